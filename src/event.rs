@@ -1,0 +1,219 @@
+//! Events: sealed facts, and the only two ways to have one.
+//!
+//! Invariants:
+//! - an event's id is the hash of its canonical bytes; the bytes are kept as written and never re-made;
+//! - [`Event::seal`] and [`Event::open`] are the only makers, so nobody re-checks a hash downstream;
+//! - no user content: a body is small, typed and closed; content lives in payloads.
+
+pub mod body;
+
+use std::collections::BTreeMap;
+
+use ipld_core::ipld::Ipld;
+use serde::{Deserialize, Serialize};
+
+pub use self::body::{Body, Kind};
+use crate::block::{Block, Cid, Codec, DecodeError, decode, encode};
+
+/// Bytes of one event.
+pub const EVENT_MAX: usize = 16 * 1024;
+/// Other causal parents of one event.
+pub const REFS_MAX: usize = 32;
+/// Payloads of one event.
+pub const PAYLOADS_MAX: usize = 16;
+/// Bytes of a kind's name.
+pub const KIND_MAX: usize = 32;
+
+/// Who asked for what an event records.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Actor {
+    pub id: String,
+    pub role: String,
+    pub proof: Option<Cid>,
+}
+
+/// What a payload is to its event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Input,
+    Output,
+    Error,
+    Log,
+    Artifact,
+    Note,
+}
+
+/// A payload by name, with the bytes of content it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PayloadRef {
+    pub cid: Cid,
+    pub len: u64,
+    pub role: Role,
+}
+
+/// The log's identity block: never a key, because keys rotate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Genesis {
+    pub v: u64,
+    pub origin: String,
+    /// The Ed25519 public key that signed the log's first heads.
+    #[serde(with = "serde_bytes")]
+    pub key: Vec<u8>,
+    /// Microseconds since the epoch.
+    pub created: u64,
+    #[serde(with = "serde_bytes")]
+    pub nonce: Vec<u8>,
+}
+
+/// A fact before it is sealed: what happened, without its place in the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fact {
+    pub cause: Option<Cid>,
+    pub refs: Vec<Cid>,
+    pub actor: Actor,
+    pub subject: String,
+    pub tool: Option<Cid>,
+    pub payloads: Vec<PayloadRef>,
+    pub body: Body,
+}
+
+/// Where in which log, and when, a fact is sealed.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub log: Cid,
+    pub seq: u64,
+    pub prev: Option<Cid>,
+    /// Microseconds since the epoch, never before the previous event's.
+    pub ts: u64,
+}
+
+/// The map that is hashed: exactly these keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fields {
+    pub v: u64,
+    pub kind: String,
+    pub log: Cid,
+    pub seq: u64,
+    pub prev: Option<Cid>,
+    pub cause: Option<Cid>,
+    pub refs: Vec<Cid>,
+    pub actor: Actor,
+    pub subject: String,
+    pub tool: Option<Cid>,
+    pub pay: Vec<PayloadRef>,
+    pub body: BTreeMap<String, Ipld>,
+    pub ts: u64,
+}
+
+/// A sealed fact: its canonical bytes, its id, and its fields read once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    cid: Cid,
+    bytes: Vec<u8>,
+    fields: Fields,
+}
+
+/// Why a fact cannot be sealed, or bytes are not an event.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    #[error("event of {len} bytes is over the bound of 16384")]
+    TooLarge { len: usize },
+    #[error("event breaks the rule of its field `{field}`")]
+    Field { field: &'static str },
+    #[error("event bytes cannot be read")]
+    Decode(#[from] DecodeError),
+    #[error("event bytes do not have the digest they are stored under")]
+    Digest,
+}
+
+impl Event {
+    /// Makes the event of `fact` at `place`.
+    pub fn seal(fact: Fact, place: Place) -> Result<Self, EventError> {
+        let mut refs = fact.refs;
+        refs.sort_unstable();
+        refs.dedup();
+        let fields = Fields {
+            v: 1,
+            kind: fact.body.kind().as_str().to_owned(),
+            log: place.log,
+            seq: place.seq,
+            prev: place.prev,
+            cause: fact.cause,
+            refs,
+            actor: fact.actor,
+            subject: fact.subject,
+            tool: fact.tool,
+            pay: fact.payloads,
+            body: fact.body.into_map(),
+            ts: place.ts,
+        };
+        fields.check()?;
+        let bytes = encode(&fields);
+        if bytes.len() > EVENT_MAX {
+            return Err(EventError::TooLarge { len: bytes.len() });
+        }
+        Ok(Self { cid: Cid::of(Codec::DagCbor, &bytes), bytes, fields })
+    }
+
+    /// Reads an event from its bytes, whoever wrote them.
+    pub fn open(bytes: Vec<u8>) -> Result<Self, EventError> {
+        if bytes.len() > EVENT_MAX {
+            return Err(EventError::TooLarge { len: bytes.len() });
+        }
+        let fields: Fields = decode(&bytes)?;
+        fields.check()?;
+        Ok(Self { cid: Cid::of(Codec::DagCbor, &bytes), bytes, fields })
+    }
+
+    pub fn cid(&self) -> Cid {
+        self.cid
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub fn fields(&self) -> &Fields {
+        &self.fields
+    }
+
+    /// The facts of a known kind and version; none for kinds this build does not know, which stay opaque.
+    pub fn body(&self) -> Option<Body> {
+        Body::read(&self.fields.kind, &self.fields.body)
+    }
+
+    /// The event as a block, for stores and exports.
+    pub fn to_block(&self) -> Block {
+        Block::new(Codec::DagCbor, self.bytes.clone())
+    }
+}
+
+impl Fields {
+    /// The rules that hold for every kind and version.
+    fn check(&self) -> Result<(), EventError> {
+        let rule = |holds: bool, field| if holds { Ok(()) } else { Err(EventError::Field { field }) };
+        rule(self.v >= 1, "v")?;
+        rule(!self.kind.is_empty() && self.kind.len() <= KIND_MAX, "kind")?;
+        rule((self.seq == 0) == self.prev.is_none(), "prev")?;
+        rule(self.refs.len() <= REFS_MAX && self.refs.is_sorted_by(|a, b| a < b), "refs")?;
+        rule(self.pay.len() <= PAYLOADS_MAX, "pay")?;
+        rule(!self.body.values().any(has_float), "body")
+    }
+}
+
+fn has_float(value: &Ipld) -> bool {
+    match value {
+        Ipld::Float(_) => true,
+        Ipld::List(items) => items.iter().any(has_float),
+        Ipld::Map(entries) => entries.values().any(has_float),
+        Ipld::Null | Ipld::Bool(_) | Ipld::Integer(_) | Ipld::String(_) | Ipld::Bytes(_) | Ipld::Link(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,41 @@
+//! Cairn: an event-sourced provenance server for the Model Context Protocol.
+//!
+//! Modules are listed lowest floor first. A module uses only modules listed above it;
+//! `tests/it/floors.rs` reads this list and every `crate::` path and fails on an arrow that points up.
+
+// Floor 0, words: bytes, content identifiers, canonical forms, keys, the Merkle tree.
+pub mod block;
+pub mod identity;
+pub mod merkle;
+
+// Floor 1, facts: what can have happened, and what a tool promises.
+pub mod contract;
+pub mod event;
+
+// Floor 2, rules: one entity a file, pure.
+pub mod call;
+pub mod catalogue;
+
+// Floor 3, memory: the log, what is derived from it, and the questions about both.
+pub mod log;
+pub mod state;
+pub mod query;
+
+// Floor 4, the one writer.
+pub mod ledger;
+
+// Floor 5, hands: where a tool runs, and running it.
+pub mod router;
+pub mod runtime;
+
+// Floor 7, languages: method names, tool definitions, the audit API.
+pub mod audit;
+pub mod mcp;
+pub mod tools;
+
+// Floor 8, doors: sockets, limits, tokens, flags, exit codes.
+pub mod config;
+pub mod auth;
+pub mod http;
+pub mod stdio;
+pub mod cli;
