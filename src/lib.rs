@@ -18,8 +18,8 @@ pub mod catalogue;
 
 // Floor 3, memory: the log, what is derived from it, and the questions about both.
 pub mod log;
-pub mod state;
 pub mod query;
+pub mod state;
 
 // Floor 4, the one writer.
 pub mod ledger;
@@ -34,8 +34,8 @@ pub mod mcp;
 pub mod tools;
 
 // Floor 8, doors: sockets, limits, tokens, flags, exit codes.
-pub mod config;
 pub mod auth;
+pub mod cli;
+pub mod config;
 pub mod http;
 pub mod stdio;
-pub mod cli;

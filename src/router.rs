@@ -147,11 +147,16 @@ pub struct Invocation {
 #[derive(Debug)]
 pub enum Outcome {
     /// A result object. `is_error` is the tool's own claim.
-    Result { result: Box<RawValue>, is_error: bool },
+    Result {
+        result: Box<RawValue>,
+        is_error: bool,
+    },
     /// The tool's server answered with a JSON-RPC error.
     Rpc(RpcError),
     /// The tool's server could not be reached, died or broke the protocol.
-    Transport { message: String },
+    Transport {
+        message: String,
+    },
     TimedOut,
     Cancelled,
 }

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use ipld_core::{ipld::Ipld, serde::{from_ipld, to_ipld}};
+use ipld_core::{
+    ipld::Ipld,
+    serde::{from_ipld, to_ipld},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::block::Cid;
@@ -71,4 +74,141 @@ fn to_map<T: Serialize>(facts: &T) -> BTreeMap<String, Ipld> {
 
 fn from_map<T: DeserializeOwned>(map: &BTreeMap<String, Ipld>) -> Option<T> {
     from_ipld(Ipld::Map(map.clone())).ok()
+}
+
+/// The log's first event: which software opened it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogOpened {
+    pub genesis: Cid,
+    pub software: String,
+}
+
+/// A start found calls without an ending and ended them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogRecovered {
+    /// Calls ended as interrupted.
+    pub interrupted: u64,
+}
+
+/// A source offers a tool under this contract from now on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContractPublished {
+    pub contract: Cid,
+    pub name: String,
+    pub source: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prev: Option<Cid>,
+}
+
+/// A source no longer offers a tool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContractRetired {
+    pub contract: Cid,
+    pub name: String,
+    pub source: String,
+}
+
+/// A call will be tried: durable before its effect.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallStarted {
+    /// The MCP method: `tools/call`, `resources/read`, `prompts/get`, `completion/complete`.
+    pub method: String,
+    /// The tool's or prompt's public name; empty where the name is the caller's own text (a resource URI).
+    pub name: String,
+    /// Who offers it: `builtin`, or an upstream's name.
+    pub source: String,
+    /// The lane it runs in.
+    pub runtime: String,
+    /// The rule that chose the lane.
+    pub rule: String,
+    /// The process that runs it: open calls of a process that has ended are interrupted.
+    pub runner: String,
+    /// A keyed commitment to the caller's idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
+    pub key: Option<Vec<u8>>,
+    /// W3C `traceparent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
+}
+
+/// The tool gave a result that it does not call an error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallSucceeded {
+    pub took_us: u64,
+    /// True when the result asks the caller for more input (`resultType: input_required`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub input_required: bool,
+}
+
+/// How a call failed. The first three are never told apart by a status code alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Failure {
+    /// The tool's server was not reached, died, or broke the protocol.
+    Transport,
+    /// The tool's server answered with a JSON-RPC error.
+    Protocol,
+    /// The tool answered `isError: true`.
+    Tool,
+    /// No answer within the tool's time.
+    Timeout,
+    /// This node broke.
+    Internal,
+}
+
+/// The call was tried and failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallFailed {
+    pub failure: Failure,
+    pub took_us: u64,
+    /// The JSON-RPC error code of a protocol failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<i64>,
+}
+
+/// The rules forbade the call; nothing ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallRefused {
+    /// One of the closed list of error codes.
+    pub code: String,
+}
+
+/// The process that ran the call ended before the call did; its effect is not known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallInterrupted {
+    pub runner: String,
+}
+
+/// The caller went away or asked to stop, or the server stopped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallCancelled {
+    pub took_us: u64,
+}
+
+/// A payload's content was deleted; its CID and every proof stay valid.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PayloadErased {
+    pub payload: Cid,
+    /// Why, as a short code: `gdpr-17`, `secret`, `retention`, ...
+    pub basis: String,
+}
+
+/// Part of the log was exported.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessExported {
+    pub format: String,
+    pub from_seq: u64,
+    pub to_seq: u64,
 }
