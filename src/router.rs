@@ -166,3 +166,40 @@ pub trait Run: Send + Sync {
     /// Runs to an outcome. Stops early when `invocation.cancel` fires.
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome>;
 }
+
+/// A tool as offered to callers.
+#[derive(Debug)]
+pub struct Tool {
+    /// The public name, prefix included.
+    pub name: String,
+    /// The tool object of `tools/list`, as its source gave it but for the public name.
+    pub definition: Box<RawValue>,
+    pub contract: Cid,
+}
+
+/// A prompt, resource or resource template as offered to callers.
+#[derive(Debug)]
+pub struct Listed {
+    /// The public name of a prompt; the URI or URI template of a resource.
+    pub name: String,
+    pub definition: Box<RawValue>,
+}
+
+/// Everything on offer at one moment, each list in its stable order.
+#[derive(Debug, Default)]
+pub struct Offer {
+    pub tools: Vec<Arc<Tool>>,
+    pub prompts: Vec<Arc<Listed>>,
+    pub resources: Vec<Arc<Listed>>,
+    pub templates: Vec<Arc<Listed>>,
+    /// Whether any source completes arguments.
+    pub completions: bool,
+}
+
+/// Which list of the offer has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Tools,
+    Prompts,
+    Resources,
+}
