@@ -18,6 +18,7 @@ pub mod catalogue;
 
 // Floor 3, memory: the log, what is derived from it, and the questions about both.
 pub mod log;
+pub mod metrics;
 pub mod query;
 pub mod state;
 
