@@ -20,6 +20,8 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::auth::{Access, AuthError, Tokens, Verifier};
+
 /// Bytes of a configuration file.
 const FILE_MAX: u64 = 1024 * 1024;
 
@@ -327,6 +329,24 @@ impl Config {
         match report.faults {
             faults if faults.is_empty() => Ok(config),
             faults => Err(ConfigError::Faults(faults)),
+        }
+    }
+}
+
+impl Config {
+    /// Opens what callers are told apart by; static tokens are those of the data directory.
+    pub fn access(&self, directory: &Path) -> Result<Access, AuthError> {
+        match self.auth.mode {
+            AuthMode::None => Ok(Access::Open),
+            AuthMode::Static => Tokens::open(directory).map(Access::Static),
+            AuthMode::Jwt => {
+                let public = self.server.public_url.as_deref().unwrap_or_default();
+                let canonical = || format!("{}/mcp", public.trim_end_matches('/'));
+                let audience = self.auth.audience.clone().unwrap_or_else(canonical);
+                let issuer = self.auth.issuer.as_deref().unwrap_or_default();
+                let keys = self.auth.jwks_file.clone().unwrap_or_default();
+                Verifier::open(keys, issuer, &audience).map(Access::Jwt)
+            }
         }
     }
 }
