@@ -7,7 +7,7 @@
 
 mod folding;
 pub mod opening;
-mod writer;
+pub mod writer;
 
 use std::sync::Arc;
 
@@ -49,8 +49,8 @@ pub enum Command {
         end: End,
         output: Option<SealedPayload>,
     },
-    /// End every running call of a process that has ended.
-    Interrupt { runner: String },
+    /// End every running call of processes that have ended, and record how many there were.
+    Recover { runners: Vec<String> },
     /// Delete a payload's content, keeping its name and every proof.
     Erase {
         payload: Cid,

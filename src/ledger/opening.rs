@@ -14,10 +14,7 @@ use crate::{
     call::Call,
     catalogue::Entry,
     contract::Contract,
-    event::{
-        Body, Event, Genesis, Place,
-        body::{LogOpened, LogRecovered},
-    },
+    event::{Body, Event, Genesis, Place, body::LogOpened},
     identity::{Signer, Verifier, open_checkpoint},
     ledger::{
         About, Command, GROUP_MAX, Ledger, Reach, Stopped, WAITING_MAX,
@@ -145,7 +142,7 @@ pub fn open(
             found,
         });
     }
-    let mut folder = derive(home, log.as_ref(), birth.step)?;
+    let folder = derive(home, log.as_ref(), birth.step)?;
     if let Some((size, root)) = signed
         && merkle::root_at(&StoredTiles(folder.state()), size).ok() != Some(root)
     {
@@ -202,8 +199,8 @@ pub fn open(
         about,
         home: home.clone(),
     };
-    for runner in dead {
-        ledger.submit_blocking(Command::Interrupt { runner })?;
+    if !dead.is_empty() {
+        ledger.submit_blocking(Command::Recover { runners: dead })?;
     }
     Ok((
         ledger,

@@ -15,7 +15,7 @@ use crate::{
     catalogue::{self, Entry},
     event::{
         Actor, Body, Event, EventError, Fact, PayloadRef, Place, Role,
-        body::{AccessExported, CallRefused, PayloadErased},
+        body::{AccessExported, CallRefused, LogRecovered, PayloadErased},
     },
     ledger::{Ask, Command, Ruling, Sealed},
     log::{Batch, Log, LogError, Stored, Tip},
@@ -130,7 +130,7 @@ impl Writer {
                 refused,
             } => self.start(*start, input, refused, draft),
             Command::End { end, output } => self.end(&end, output, draft),
-            Command::Interrupt { runner } => self.interrupt(&runner, draft),
+            Command::Recover { runners } => self.recover(&runners, draft),
             Command::Publish { contract, actor } => self.publish(contract, &actor, draft),
             Command::Retire {
                 source,
@@ -246,16 +246,19 @@ impl Writer {
         Ok(Ruling::Done((&event).into()))
     }
 
-    fn interrupt(&mut self, runner: &str, draft: &mut Draft) -> Result<Ruling, Fault> {
-        let mut ids: Vec<String> = self
+    fn recover(&mut self, runners: &[String], draft: &mut Draft) -> Result<Ruling, Fault> {
+        let lost = self
             .working
             .open
             .values()
-            .filter(|call| call.runner == runner)
-            .map(|call| call.id.clone())
-            .collect();
+            .filter(|call| runners.contains(&call.runner));
+        let mut ids: Vec<String> = lost.map(|call| call.id.clone()).collect();
+        if ids.is_empty() {
+            return Ok(Ruling::Unchanged);
+        }
+        // The map has no order of its own; the log must not depend on chance.
         ids.sort_unstable();
-        let mut last = Ruling::Unchanged;
+        let interrupted = ids.len() as u64;
         for id in ids {
             let end = End {
                 id,
@@ -263,9 +266,12 @@ impl Writer {
                 output: None,
                 took_us: 0,
             };
-            last = self.end(&end, None, draft)?;
+            self.end(&end, None, draft)?;
         }
-        Ok(last)
+        let body = Body::LogRecovered(LogRecovered { interrupted });
+        Ok(Ruling::Done(
+            self.seal(log_fact(node(), body), draft)?.into(),
+        ))
     }
 
     fn publish(
