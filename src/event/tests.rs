@@ -93,10 +93,8 @@ impl Story {
             Role::Input,
             r#"{"name":"echo","arguments":{"message":"hi"}}"#,
         );
-        let (output_block, output) = payload(
-            Role::Output,
-            r#"{"content":[{"type":"text","text":"hi"}]}"#,
-        );
+        let (output_block, output) =
+            payload(Role::Output, r#"{"content":[{"type":"text","text":"hi"}]}"#);
         let blocks = [
             ("genesis", &genesis),
             ("contract", &contract),
