@@ -3,3 +3,5 @@
 //! One binary. Other people's programs come from `tests/clients/setup`.
 
 mod floors;
+mod formats;
+mod harness;
