@@ -5,3 +5,4 @@
 mod floors;
 mod formats;
 mod harness;
+mod schemas;
