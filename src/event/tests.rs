@@ -1,7 +1,7 @@
 //! Golden bytes of every kind, and what is refused.
 //!
-//! `schemas/golden.json` is one small log: a genesis, a contract, two payloads and, in order of `seq`, at
-//! least one event of every kind. Kinds are only ever added at its end: released bytes never change.
+//! `schemas/golden.json` is one small log under a signed head: a genesis, a contract, two payloads and, in order
+//! of `seq`, at least one event of every kind. Kinds are only ever added at its end: released bytes never change.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +22,8 @@ use crate::{
             LogRecovered, PayloadErased,
         },
     },
+    identity::Signer,
+    merkle::{Growing, leaf_hash},
 };
 
 const GOLDEN: &str = include_str!("../../schemas/golden.json");
@@ -32,6 +34,10 @@ const START_US: u64 = 1_767_225_600_000_000;
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Golden {
+    /// The key that checks `checkpoint`.
+    vkey: String,
+    /// The signed head over all events.
+    checkpoint: String,
     blocks: Vec<Line>,
     events: Vec<Line>,
 }
@@ -42,6 +48,11 @@ struct Line {
     name: String,
     cid: String,
     hex: String,
+}
+
+/// The identity that signs the golden log's head.
+fn signer() -> Signer {
+    Signer::new("cairn.example/golden", [3; 32]).expect("a key name without spaces or pluses")
 }
 
 fn line(name: &str, cid: Cid, bytes: &[u8]) -> Line {
@@ -66,8 +77,8 @@ impl Story {
     fn tell() -> Self {
         let genesis = Block::encode(&Genesis {
             v: 1,
-            origin: "cairn.example/golden".into(),
-            key: (0..32).collect(),
+            origin: signer().origin().to_owned(),
+            key: signer().public_key().to_vec(),
             created: START_US,
             nonce: vec![7; 16],
         });
@@ -80,7 +91,7 @@ impl Story {
             "input": Ipld::Bytes(br#"{"type":"object","properties":{"message":{"type":"string"}},"required":["message"]}"#.into()),
             "output": null,
             "annotations": Ipld::Bytes(br#"{"readOnlyHint":true}"#.into()),
-            "effects": {},
+            "effects": {"read_only": true, "idempotent": true, "destructive": false, "open_world": true},
             "prev": null,
         }));
         let key = SaltKey::new([9; 32]);
@@ -127,7 +138,10 @@ impl Story {
             source: "everything".into(),
             prev: None,
         };
-        self.add("contract/echo", Body::ContractPublished(published));
+        self.add(
+            "contract/everything/echo",
+            Body::ContractPublished(published),
+        );
     }
 
     /// One call for each ending; the first carries everything a call can.
@@ -197,7 +211,7 @@ impl Story {
             name: "echo".into(),
             source: "everything".into(),
         };
-        self.add("contract/echo", Body::ContractRetired(retired));
+        self.add("contract/everything/echo", Body::ContractRetired(retired));
     }
 
     /// A fact with what its kind usually carries beside its body.
@@ -249,7 +263,13 @@ impl Story {
 #[test]
 fn every_kind_seals_to_its_golden_bytes() {
     let story = Story::tell();
+    let mut tree = Growing::new();
+    for event in &story.events {
+        tree.push(leaf_hash(&event.cid()));
+    }
     let told = Golden {
+        vkey: signer().vkey(),
+        checkpoint: signer().sign_checkpoint(story.events.len() as u64, &tree.root()),
         events: story
             .events
             .iter()
