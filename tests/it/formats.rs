@@ -103,7 +103,7 @@ fn the_document_prints_the_golden_log() {
 }
 
 fn is_hex(word: &str) -> bool {
-    word.len() % 2 == 0
+    word.len().is_multiple_of(2)
         && word
             .bytes()
             .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())

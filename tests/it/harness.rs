@@ -15,7 +15,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex,
-        mpsc::{Receiver, RecvTimeoutError, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
     time::{Duration, Instant},
@@ -51,6 +51,8 @@ pub struct Process {
     child: Child,
     lines: Receiver<String>,
     errors: Arc<Mutex<String>>,
+    /// Closed once standard error has been read to its end.
+    errors_open: Receiver<()>,
 }
 
 impl Process {
@@ -73,7 +75,9 @@ impl Process {
         let errors = Arc::new(Mutex::new(String::new()));
         let stderr = BufReader::new(child.stderr.take().expect("stderr was asked for"));
         let kept = Arc::clone(&errors);
+        let (open, errors_open) = channel();
         thread::spawn(move || {
+            let _open: Sender<()> = open;
             for line in stderr.lines().map_while(Result::ok) {
                 let mut kept = kept.lock().expect("no holder of this lock panics");
                 kept.push_str(&line);
@@ -84,6 +88,7 @@ impl Process {
             child,
             lines,
             errors,
+            errors_open,
         }
     }
 
@@ -113,6 +118,12 @@ impl Process {
     pub fn errors(&self) -> String {
         let kept = self.errors.lock().expect("no holder of this lock panics");
         kept.clone()
+    }
+
+    /// All it said on standard error, once it has ended; what was said so far where a child of its own still may.
+    pub fn last_errors(&self) -> String {
+        let _ = self.errors_open.recv_timeout(STOP_MAX);
+        self.errors()
     }
 
     pub fn id(&self) -> u32 {
@@ -179,7 +190,10 @@ impl Server {
     pub fn start_as(command: Command) -> Self {
         let process = Process::start(command);
         let Some(ready) = process.line(READY_MAX) else {
-            panic!("ended before it was ready; stderr:\n{}", process.errors())
+            panic!(
+                "ended before it was ready; stderr:\n{}",
+                process.last_errors()
+            )
         };
         let url = address(&ready)
             .unwrap_or_else(|| panic!("no http address in the ready line: {ready}"))
@@ -379,7 +393,7 @@ pub fn run(command: Command) -> Ran {
     Ran {
         status,
         stdout,
-        stderr: process.errors(),
+        stderr: process.last_errors(),
     }
 }
 
