@@ -11,6 +11,7 @@ pub mod merkle;
 // Floor 1, facts: what can have happened, and what a tool promises.
 pub mod contract;
 pub mod event;
+pub mod receipt;
 
 // Floor 2, rules: one entity a file, pure.
 pub mod call;
