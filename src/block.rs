@@ -289,10 +289,8 @@ fn scan(bytes: &[u8]) -> Result<Vec<Cid>, DecodeError> {
                         .filter(|end| *end <= bytes.len())
                         .ok_or_else(truncated)?;
                 }
+                4 | 5 if open.len() == DEPTH_MAX => return Err(DecodeError::Depth),
                 4 | 5 if argument > 0 => {
-                    if open.len() == DEPTH_MAX {
-                        return Err(DecodeError::Depth);
-                    }
                     let items = if major == 5 {
                         argument.saturating_mul(2)
                     } else {
