@@ -7,6 +7,7 @@
 pub mod car;
 pub mod json;
 pub mod payload;
+pub mod splice;
 
 use std::{fmt, str::FromStr};
 

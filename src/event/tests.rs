@@ -415,9 +415,21 @@ fn bytes_in_any_other_form_are_refused() {
         map.insert(key.into(), Ipld::Null);
         encode(&map)
     };
+    let actor_without = |key: &str| {
+        let mut map: BTreeMap<String, Ipld> =
+            serde_ipld_dagcbor::from_slice(&bytes).expect("an event is a map");
+        if let Some(Ipld::Map(actor)) = map.get_mut("actor") {
+            actor.remove(key);
+        }
+        encode(&map)
+    };
     for bad in [
+        missing("prev"),
+        missing("cause"),
+        missing("tool"),
         missing("ts"),
         extra("sig"),
+        actor_without("proof"),
         [&bytes[..], &[0xf6]].concat(),
         bytes[..bytes.len() - 1].to_vec(),
         Vec::new(),

@@ -17,7 +17,9 @@ pub struct NotObject;
 /// The value of member `key`; the last one where a key stands twice.
 pub fn member<'a>(object: &'a RawValue, key: &str) -> Result<Option<&'a RawValue>, NotObject> {
     let mut members = members(object)?.into_iter();
-    Ok(members.rfind(|member| member.is(key)).map(|member| member.value))
+    Ok(members
+        .rfind(|member| member.is(key))
+        .map(|member| member.value))
 }
 
 /// `object` with the members of `set` replaced where they stand or else added at its end, and those
@@ -60,12 +62,12 @@ pub fn edit(
 }
 
 /// `text`, which the caller knows to be JSON, as a raw value.
-pub(super) fn raw(text: String) -> Box<RawValue> {
+pub fn raw(text: String) -> Box<RawValue> {
     RawValue::from_string(text).expect("joining valid json by json's own rules gives valid json")
 }
 
 /// `text` as a JSON string, quotes included.
-pub(super) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     serde_json::to_string(text).expect("any text has a json form")
 }
 
