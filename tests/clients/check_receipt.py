@@ -50,11 +50,14 @@ def check(receipt, vkey):
     except ImportError:
         skipped.append("fields")
     else:
-        fields, block = dag_cbor.decode(event), dag_cbor.decode(genesis)
-        need(dag_cbor.encode(fields) == event, "event is not canonical")
-        need(fields["seq"] == receipt["index"], "event has another seq")
-        need(bytes(fields["log"]) == b"\x01\x71\x12\x20" + sha256(genesis), "event is of another log")
-        need(block["origin"] == origin, "genesis block has another origin")
+        try:
+            fields = dag_cbor.decode(event)
+            need(dag_cbor.encode(fields) == event, "event is not canonical")
+            need(fields["seq"] == receipt["index"], "event has another seq")
+            need(bytes(fields["log"]) == b"\x01\x71\x12\x20" + sha256(genesis), "event is of another log")
+            need(dag_cbor.decode(genesis)["origin"] == origin, "genesis block has another origin")
+        except dag_cbor.decoding.err.CBORDecodingError as err:
+            raise Bad("event or genesis block is not dag-cbor") from err
         checked.append("fields")
     return {"origin": origin, "size": size, "seq": receipt["index"], "checked": checked, "skipped": skipped}
 

@@ -99,6 +99,14 @@ fn every_fault_is_named_with_its_place() {
         (r#"{"a":1,"\u0061":2}"#, duplicate(7)),
         (r#"[{"x":{"é":1,"\u00e9":2}}]"#, duplicate(14)),
         (
+            r#"{"$serde_json::private::RawValue":"{}"}"#,
+            Err(Fault::ReservedKey { at: 1 }),
+        ),
+        (
+            r#"[{"\u0024serde_json::private::RawValue":"1"}]"#,
+            Err(Fault::ReservedKey { at: 2 }),
+        ),
+        (
             r#"{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g":7,"h":8,"i":9,"c":0}"#,
             duplicate(55),
         ),
@@ -112,6 +120,13 @@ fn every_fault_is_named_with_its_place() {
     verdict(b"\"a\xff\"", Err(Fault::Utf8 { at: 2 }));
     verdict(b"\"\xed\xa0\x80\"", Err(Fault::Utf8 { at: 1 }));
     verdict(b"\"\xc0\x80\"", Err(Fault::Utf8 { at: 1 }));
+}
+
+#[test]
+fn the_reserved_key_is_one_the_parser_would_misread() {
+    let text = format!(r#"{{"{RESERVED_KEY}":"[1]"}}"#);
+    let value: Value = serde_json::from_str(&text).expect("json");
+    assert_eq!(value, serde_json::json!([1]));
 }
 
 #[test]
