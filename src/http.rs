@@ -7,7 +7,6 @@
 
 mod listen;
 mod origin;
-mod problem;
 #[cfg(test)]
 mod tests;
 
@@ -39,19 +38,14 @@ use http::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
 
-pub use self::{
-    listen::serve,
-    problem::{internal, problem},
-};
-use self::{
-    origin::Gate,
-    problem::{answer, rpc_problem},
-};
+pub use self::listen::serve;
+use self::origin::Gate;
 use crate::{
     auth::{Access, Denied, scope_name},
     block::json,
     config::Server,
     metrics::Metrics,
+    problem::{answer, panicked, problem, rpc_problem},
     router::{BoxFuture, Caller, Scope},
 };
 
@@ -238,7 +232,7 @@ async fn admit(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> R
     // Nothing of a request outlives it but what has its own locks, so a panic leaves nothing half done here.
     let mut response = match AssertUnwindSafe(answer).catch_unwind().await {
         Ok(response) => response,
-        Err(panic) => problem::panicked(panic.as_ref()),
+        Err(panic) => panicked(panic.as_ref()),
     };
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -288,6 +282,7 @@ async fn mcp(
             | json::Fault::Trailing { .. } => PARSE_ERROR,
             json::Fault::Depth { .. }
             | json::Fault::DuplicateKey { .. }
+            | json::Fault::ReservedKey { .. }
             | json::Fault::Number { .. } => INVALID_REQUEST,
         };
         return rpc_problem(StatusCode::BAD_REQUEST, code, &fault.to_string());

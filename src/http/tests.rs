@@ -15,7 +15,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{App, Mcp, internal, listen, serve};
+use super::{App, Mcp, listen, serve};
+use crate::problem::internal;
 use crate::{
     auth::{Access, Tokens, tokens},
     config::Server,

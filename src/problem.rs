@@ -33,19 +33,19 @@ pub fn internal(err: &(dyn Error + 'static)) -> Response {
 }
 
 /// The same for a panic, of which there is only what it said.
-pub(super) fn panicked(panic: &(dyn Any + Send)) -> Response {
+pub fn panicked(panic: &(dyn Any + Send)) -> Response {
     let said = panic.downcast_ref::<&str>().copied();
     let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     fault(&format!("panic: {}", said.unwrap_or("of another type")))
 }
 
 /// An answer in JSON.
-pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
+pub fn answer(status: StatusCode, body: &Value) -> Response {
     typed(status, JSON, body)
 }
 
 /// A JSON-RPC error that answers no request in particular: its id could not be read.
-pub(super) fn rpc_problem(status: StatusCode, code: i64, message: &str) -> Response {
+pub fn rpc_problem(status: StatusCode, code: i64, message: &str) -> Response {
     let error = json!({"code": code, "message": message});
     answer(
         status,
