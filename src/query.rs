@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
     block::{Cid, decode, payload::Payload},
+    log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
     state::StateError,
 };
 
@@ -11,6 +12,28 @@ use crate::{
 pub fn payload_parts(block: &[u8]) -> Option<Vec<Cid>> {
     let payload: Payload = decode(block).ok()?;
     Some(payload.parts.unwrap_or_default())
+}
+
+/// The content of a payload, put together from its parts; none where it is erased or no payload.
+pub fn content(home: &Home, payload: &Cid) -> Result<Option<Vec<u8>>, LogError> {
+    let log = SqliteReader::open(&home.log_path())?;
+    let Some(Stored::Present(bytes)) = log.block(payload)? else {
+        return Ok(None);
+    };
+    let Ok(payload) = decode::<Payload>(&bytes) else {
+        return Ok(None);
+    };
+    if let Some(data) = payload.data {
+        return Ok(Some(data));
+    }
+    let mut content = Vec::new();
+    for part in payload.parts.unwrap_or_default() {
+        let Some(Stored::Present(bytes)) = log.block(&part)? else {
+            return Ok(None);
+        };
+        content.extend(bytes);
+    }
+    Ok(Some(content))
 }
 
 /// The latest call of an idempotency key: the seq of its start and of its ending.
