@@ -53,7 +53,10 @@ impl Child {
     ) -> Result<Self, String> {
         let mut starting = Command::new(command);
         starting.args(args).process_group(0).kill_on_drop(true);
-        starting.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        starting
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         for (key, _) in std::env::vars_os() {
             if key.to_string_lossy().starts_with(OUR_ENVIRONMENT) {
                 starting.env_remove(key);
@@ -63,11 +66,15 @@ impl Child {
         if let Some(directory) = directory {
             starting.current_dir(directory);
         }
-        let mut process =
-            starting.spawn().map_err(|error| format!("cannot start {command:?}: {error}"))?;
+        let mut process = starting
+            .spawn()
+            .map_err(|error| format!("cannot start {command:?}: {error}"))?;
         let group = Group::of(&process);
-        let (stdin, stdout, stderr) =
-            (process.stdin.take(), process.stdout.take(), process.stderr.take());
+        let (stdin, stdout, stderr) = (
+            process.stdin.take(),
+            process.stdout.take(),
+            process.stderr.take(),
+        );
         let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
             return Err(format!("cannot reach the pipes of {command:?}"));
         };
@@ -91,7 +98,12 @@ impl Child {
             finished.cancel();
         });
         let guard = closing.clone().drop_guard();
-        Ok(Self { outbox, closing, gone, _guard: guard })
+        Ok(Self {
+            outbox,
+            closing,
+            gone,
+            _guard: guard,
+        })
     }
 
     /// Ends the child: closes its input, then asks, then kills. Returns when the group is gone.
@@ -106,7 +118,11 @@ struct Group(Option<Pid>);
 
 impl Group {
     fn of(process: &Process) -> Self {
-        Self(process.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)))
+        Self(
+            process
+                .id()
+                .and_then(|id| Pid::from_raw(id.try_into().ok()?)),
+        )
     }
 
     fn signal(&self, signal: Signal) {
@@ -234,8 +250,9 @@ async fn read(
             Line::Cut => return End::Broken(format!("a line is over {LINE_MAX} bytes")),
             Line::End => return End::Closed,
         }
-        let delivered =
-            std::str::from_utf8(&line).ok().and_then(|text| inbox.deliver(text, None).ok());
+        let delivered = std::str::from_utf8(&line)
+            .ok()
+            .and_then(|text| inbox.deliver(text, None).ok());
         match delivered {
             Some(back) => {
                 garbage = 0;

@@ -96,7 +96,11 @@ impl Http {
                 posting.post_aside(letter).await;
             }
         });
-        Ok(Self { outbox, wire, _poster: poster })
+        Ok(Self {
+            outbox,
+            wire,
+            _poster: poster,
+        })
     }
 
     /// Fixes what every later message says it speaks.
@@ -134,7 +138,9 @@ impl Http {
         loop {
             let response = match self.wire.get(parser.last_id()).await {
                 Ok(response) if response.status().is_success() => response,
-                Ok(response) if response.status() == StatusCode::NOT_FOUND && self.has_session() => {
+                Ok(response)
+                    if response.status() == StatusCode::NOT_FOUND && self.has_session() =>
+                {
                     self.wire.expire();
                     return;
                 }
@@ -152,10 +158,14 @@ impl Http {
 
     /// Ends the session, where there is one.
     pub async fn close(&self) {
-        if self.has_session() {
+        if self.has_session() && !self.expired() {
             let request = self.wire.client.delete(self.wire.url.clone());
             // The server ends an abandoned session by itself.
-            let _ = request.headers(self.wire.headers()).timeout(ASIDE_TIMEOUT).send().await;
+            let _ = request
+                .headers(self.wire.headers())
+                .timeout(ASIDE_TIMEOUT)
+                .send()
+                .await;
         }
         self.wire.inbox.lose("stopped");
     }
@@ -200,7 +210,9 @@ impl Http {
         match (status.is_success(), delivered) {
             (true, true) => Failure::Broken("the response answers another request".to_owned()),
             (true, false) => Failure::Broken("the response is no json-rpc message".to_owned()),
-            (false, _) => Failure::Unavailable { message: format!("answered {status}") },
+            (false, _) => Failure::Unavailable {
+                message: format!("answered {status}"),
+            },
         }
     }
 
@@ -212,7 +224,9 @@ impl Http {
             if let Err(failure) = self.pump(response, &mut parser, Some(id)).await {
                 return failure;
             }
-            let Some(last) = parser.last_id() else { return Failure::Died };
+            let Some(last) = parser.last_id() else {
+                return Failure::Died;
+            };
             sleep(pause(&parser)).await;
             response = match self.wire.get(Some(last)).await {
                 Ok(next) if next.status().is_success() && is_stream(&next) => next,
@@ -233,6 +247,10 @@ impl Http {
         // A stream cut off midway ends like one that was closed.
         while let Ok(Some(bytes)) = response.chunk().await {
             for event in parser.push(&bytes).map_err(|_| Failure::TooLarge)? {
+                // An event without data only says where the stream can be taken up again.
+                if event.data.is_empty() {
+                    continue;
+                }
                 let text = String::from_utf8(event.data)
                     .map_err(|_| Failure::Broken("an event is not utf-8".to_owned()))?;
                 let back = self.wire.inbox.deliver(&text, context);
@@ -258,7 +276,11 @@ impl Wire {
     }
 
     async fn post(&self, body: String, headers: HeaderMap) -> reqwest::Result<Response> {
-        let request = self.client.post(self.url.clone()).headers(self.headers()).headers(headers);
+        let request = self
+            .client
+            .post(self.url.clone())
+            .headers(self.headers())
+            .headers(headers);
         request
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json, text/event-stream")
@@ -352,7 +374,10 @@ fn same_origin(attempt: redirect::Attempt) -> redirect::Action {
 }
 
 fn is_stream(response: &Response) -> bool {
-    let media = response.headers().get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok());
+    let media = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|media| media.to_str().ok());
     media.is_some_and(|media| media.trim_start().starts_with("text/event-stream"))
 }
 
@@ -361,7 +386,9 @@ async fn read_whole(response: Response) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
-            Ok(Some(bytes)) if body.len() + bytes.len() > ANSWER_MAX => return Err(Failure::TooLarge),
+            Ok(Some(bytes)) if body.len() + bytes.len() > ANSWER_MAX => {
+                return Err(Failure::TooLarge);
+            }
             Ok(Some(bytes)) => body.extend_from_slice(&bytes),
             Ok(None) => return Ok(body),
             Err(_) => return Err(Failure::Died),
@@ -370,7 +397,10 @@ async fn read_whole(response: Response) -> Result<Vec<u8>, Failure> {
 }
 
 fn pause(parser: &Parser) -> Duration {
-    parser.retry_ms().map_or(REOPEN, Duration::from_millis).min(REOPEN_MAX)
+    parser
+        .retry_ms()
+        .map_or(REOPEN, Duration::from_millis)
+        .min(REOPEN_MAX)
 }
 
 /// What went wrong: the innermost cause, for the outer ones name the URL.

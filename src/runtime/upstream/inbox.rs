@@ -92,7 +92,9 @@ impl Inbox {
 
     /// Stops waiting for `id`. True when it was still unanswered.
     pub fn forget(&self, id: u64) -> bool {
-        self.waiting().as_mut().is_some_and(|map| map.remove(&id).is_some())
+        self.waiting()
+            .as_mut()
+            .is_some_and(|map| map.remove(&id).is_some())
     }
 
     /// Ends everything that waits with `failure`, and whatever would wait later with `Died`.
@@ -167,14 +169,21 @@ impl Inbox {
     }
 
     fn progress(&self, notification: Notification) {
-        let Some(id) = wire::progress_of(&notification.params) else { return };
+        let Some(id) = wire::progress_of(&notification.params) else {
+            return;
+        };
         let waiting = self.waiting();
         let Some(Waiting { sink, .. }) = waiting.as_ref().and_then(|map| map.get(&id)) else {
             return;
         };
-        let (Some(to), Some(token)) = (&sink.to, &sink.token) else { return };
+        let (Some(to), Some(token)) = (&sink.to, &sink.token) else {
+            return;
+        };
         if let Ok(params) = wire::with_token(&notification.params, token) {
-            let _ = to.try_send(Notification { params, ..notification });
+            let _ = to.try_send(Notification {
+                params,
+                ..notification
+            });
         }
     }
 

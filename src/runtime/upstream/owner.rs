@@ -56,7 +56,13 @@ impl Owner {
         link: watch::Sender<Option<Arc<Link>>>,
         stopping: CancellationToken,
     ) -> Self {
-        Self { settings, offered, link, stopping, shy: false }
+        Self {
+            settings,
+            offered,
+            link,
+            stopping,
+            shy: false,
+        }
     }
 
     /// Runs until it is told to stop.
@@ -171,10 +177,13 @@ impl Owner {
         let version = text(&result, "protocolVersion").unwrap_or_default();
         let known = wire::SESSIONS.into_iter().find(|known| *known == version);
         let Some(known) = known else {
-            return Err(Failure::Broken("it speaks none of our revisions".to_owned()));
+            return Err(Failure::Broken(
+                "it speaks none of our revisions".to_owned(),
+            ));
         };
         link.settle(Protocol::Session(known));
-        link.notify("notifications/initialized", &wire::empty()).await;
+        link.notify("notifications/initialized", &wire::empty())
+            .await;
         offered.protocol = Some(Protocol::Session(known));
         Ok(offered)
     }
@@ -226,7 +235,9 @@ impl Owner {
                 items.truncate(ITEMS_MAX);
                 break;
             }
-            let Some(cursor) = text(&page, "nextCursor") else { return Ok(items) };
+            let Some(cursor) = text(&page, "nextCursor") else {
+                return Ok(items);
+            };
             params = splice::raw(format!(r#"{{"cursor":{}}}"#, splice::quoted(&cursor)));
         }
         tracing::warn!(upstream = %self.settings.name, method, "list cut off at its bound");
@@ -234,7 +245,8 @@ impl Owner {
     }
 
     fn publish(&self, change: impl FnOnce(&mut Offered)) {
-        self.offered.send_modify(|offered| change(Arc::make_mut(offered)));
+        self.offered
+            .send_modify(|offered| change(Arc::make_mut(offered)));
     }
 }
 

@@ -22,7 +22,10 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        self.wfile.write(body)
+        try:
+            self.wfile.write(body)
+        except OSError:
+            self.close_connection = True
 
     def do_GET(self):
         last = self.headers.get("Last-Event-ID")
@@ -75,6 +78,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(200, "retry: 1\r\nid: e%s\r\ndata:\r\n\r\n" % id, "text/event-stream")
         if name == "cut":
             return self.reply(200, ": nothing\n\ndata: {\"json", "text/event-stream")
+        if name == "vast":
+            return self.result(id, {"text": "a" * (65 * 1024 * 1024)})
         if name == "other":
             return self.reply(200, '{"jsonrpc":"2.0","id":9999,"result":{}}')
         if name == "page":
