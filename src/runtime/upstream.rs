@@ -7,6 +7,7 @@
 //! - environment values, headers and URLs are in no error, log line or `Debug` text.
 
 mod child;
+mod headers;
 mod http;
 mod inbox;
 mod link;

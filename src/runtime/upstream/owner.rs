@@ -201,6 +201,7 @@ impl Owner {
         let can = offered.capabilities;
         if can.tools && seen.tools != now.tools {
             offered.tools = self.list(link, "tools/list", "tools").await?;
+            link.learn(&offered.tools);
         }
         if can.prompts && seen.prompts != now.prompts {
             offered.prompts = self.list(link, "prompts/list", "prompts").await?;
