@@ -130,10 +130,15 @@ pub struct Ledger {
     home: Home,
 }
 
-/// A command and where its ruling goes.
-struct Ask {
-    command: Command,
-    reply: oneshot::Sender<Ruling>,
+/// What reaches the writer.
+enum Ask {
+    /// A command, and where its ruling goes.
+    Rule {
+        command: Command,
+        reply: oneshot::Sender<Ruling>,
+    },
+    /// Commit what came before this, and end.
+    Close,
 }
 
 impl Ledger {
@@ -143,17 +148,23 @@ impl Ledger {
     pub async fn submit(&self, command: Command) -> Result<Ruling, Stopped> {
         let (reply, ruling) = oneshot::channel();
         self.inbox
-            .send(Ask { command, reply })
+            .send(Ask::Rule { command, reply })
             .await
             .map_err(|_| Stopped)?;
         ruling.await.map_err(|_| Stopped)
+    }
+
+    /// Ends the ledger once everything submitted before is committed.
+    pub async fn close(&self) {
+        // A ledger that takes no more is closed already.
+        let _ = self.inbox.send(Ask::Close).await;
     }
 
     /// Like [`Ledger::submit`], for threads outside the runtime.
     pub fn submit_blocking(&self, command: Command) -> Result<Ruling, Stopped> {
         let (reply, ruling) = oneshot::channel();
         self.inbox
-            .blocking_send(Ask { command, reply })
+            .blocking_send(Ask::Rule { command, reply })
             .map_err(|_| Stopped)?;
         ruling.blocking_recv().map_err(|_| Stopped)
     }

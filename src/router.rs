@@ -20,7 +20,7 @@ use serde_json::{Value, value::RawValue};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-pub use crate::router::board::{Entry, Offered, Offering};
+pub use crate::router::board::{Entry, Offered, Offering, renamed};
 use crate::{
     block::{Cid, payload::SaltKey},
     call::Refusal,

@@ -83,19 +83,33 @@ impl Writer {
     pub fn run(mut self, mut inbox: mpsc::Receiver<Ask>) {
         let mut asks = Vec::with_capacity(self.group_max);
         while inbox.blocking_recv_many(&mut asks, self.group_max) > 0 {
-            if let Err(fault) = self.commit(asks.drain(..)) {
+            let mut closing = false;
+            let rules = asks.drain(..).map_while(|ask| match ask {
+                Ask::Rule { command, reply } => Some((command, reply)),
+                Ask::Close => {
+                    closing = true;
+                    None
+                }
+            });
+            if let Err(fault) = self.commit(rules) {
                 tracing::error!(err = %Chain(&fault), "commit failed; ledger stops");
+                return;
+            }
+            if closing {
                 return;
             }
         }
     }
 
-    fn commit(&mut self, asks: impl Iterator<Item = Ask>) -> Result<(), Fault> {
+    fn commit(
+        &mut self,
+        asks: impl Iterator<Item = (Command, oneshot::Sender<Ruling>)>,
+    ) -> Result<(), Fault> {
         let expected = self.tip.map(|tip| tip.cid);
         let mut draft = Draft::default();
-        for ask in asks {
-            let ruling = self.rule(ask.command, &mut draft)?;
-            draft.replies.push((ask.reply, ruling));
+        for (command, reply) in asks {
+            let ruling = self.rule(command, &mut draft)?;
+            draft.replies.push((reply, ruling));
         }
         let Draft {
             batch,
