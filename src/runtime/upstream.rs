@@ -208,7 +208,7 @@ impl Upstream {
         }
     }
 
-    /// Ends the connection; a child process and all its children are gone when this returns.
+    /// Ends the connection; a child process and its whole group have been killed when this returns.
     pub async fn stop(&self) {
         self.stopping.cancel();
         let mut offered = self.offered.clone();

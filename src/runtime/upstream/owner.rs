@@ -37,7 +37,7 @@ const HEALTHY: Duration = Duration::from_secs(30);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Changes within this time are followed by one fetch.
 const GATHER: Duration = Duration::from_millis(100);
-/// The pause before a subscription that ended is opened again.
+/// The pause before a subscription that ended is opened again, or a list that failed fetched again.
 const RELISTEN: Duration = Duration::from_secs(5);
 
 pub struct Owner {
@@ -138,12 +138,17 @@ impl Owner {
                     let now = *changes.borrow_and_update();
                     let mut next = Offered::clone(&self.offered.borrow());
                     match self.refresh(link, &mut next, seen, now).await {
-                        Ok(()) => self.publish(|current| *current = next),
+                        Ok(()) => {
+                            seen = now;
+                            self.publish(|current| *current = next);
+                        }
+                        Err(_) if link.inbox.is_lost() => {}
                         Err(failure) => {
-                            tracing::warn!(upstream = %self.settings.name, %failure, "lists are kept as they were");
+                            tracing::warn!(upstream = %self.settings.name, %failure, "lists are kept for now");
+                            sleep(RELISTEN).await;
+                            link.inbox.all_changed();
                         }
                     }
-                    seen = now;
                 }
             }
         }
