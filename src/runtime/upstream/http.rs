@@ -19,11 +19,10 @@ use reqwest::{Client, Response, Url, redirect};
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 
 use crate::runtime::upstream::{
-    Failure,
+    Failure, Protocol,
     headers::{self, SESSION, VERSION},
     inbox::{Answer, Inbox},
     sse::Parser,
-    wire::Protocol,
 };
 
 /// The largest answer, or single event of a stream.

@@ -10,13 +10,12 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::runtime::upstream::{
-    Failure, Notification, Settings, Transport,
+    Failure, Notification, Protocol, Settings, Transport,
     child::Child,
     headers::{self, Shown},
     http::Http,
     inbox::{Answer, Inbox, Sink},
     splice, wire,
-    wire::Protocol,
 };
 
 pub struct Link {

@@ -17,11 +17,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime::upstream::{
-    Capabilities, Failure, Offered, Reply, Settings, State,
+    Capabilities, Failure, Offered, Protocol, Reply, Settings, State,
     inbox::Changes,
     link::Link,
     splice::{self, member},
-    wire::{self, Protocol},
+    wire,
 };
 
 /// Pages read of one list.

@@ -103,6 +103,41 @@ fn no_text_is_too_odd_to_be_read() {
 }
 
 #[test]
+fn mutated_messages_are_read_or_refused_and_edits_stay_json() {
+    const SEED: u64 = 0x0cab_1e5e_ed00_0001;
+    const BYTES: &[u8] = b"{}[]\",:\\u0d8e1.- \n\xff_metan";
+    let model =
+        br#"{"id":1,"params":{"_meta":{"progressToken":"\u00e9"},"x.y" : [1.0,{}]},"method":"m"}"#;
+    let mut state = SEED;
+    let mut random = |bound: usize| {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 33) as usize % bound
+    };
+    for round in 0..50_000 {
+        let mut bytes = model.to_vec();
+        for _ in 0..=random(4) {
+            let at = random(bytes.len());
+            bytes[at] = BYTES[random(BYTES.len())];
+        }
+        let _ = sse::Parser::new(32).push(&bytes);
+        let Ok(text) = String::from_utf8(bytes) else {
+            continue;
+        };
+        let _ = wire::parse(&text);
+        let Ok(whole) = RawValue::from_string(text) else {
+            continue;
+        };
+        let fitted = wire::outgoing(&whole, 7, Protocol::Modern);
+        if let Ok((fitted, _)) = fitted {
+            let again = serde_json::from_str::<&RawValue>(fitted.get());
+            assert!(again.is_ok(), "seed {SEED:#x}, round {round}: {fitted}");
+        }
+    }
+}
+
+#[test]
 fn secrets_are_in_no_debug_text() {
     let settings = Settings {
         transport: Transport::Http {
