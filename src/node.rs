@@ -38,7 +38,7 @@ use crate::{
 /// How long the first start waits for upstreams before it serves without them.
 const UPSTREAM_WAIT: Duration = Duration::from_secs(10);
 /// How long running calls may take to end on the way down.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
+const DRAIN_MAX: Duration = Duration::from_secs(1);
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::Access,
