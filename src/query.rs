@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::{
     block::{Cid, decode, payload::Payload},
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
-    state::StateError,
+    state::{StateError, subject_key},
 };
 
 /// The parts of a payload's content; none where the block is no payload.
@@ -55,6 +55,14 @@ pub fn keyed_call(
             Ok((row.get(0)?, row.get(1)?))
         })
         .optional()?)
+}
+
+/// The call of this id: the seq of its start and of its ending.
+pub fn call_of(state: &Connection, id: &str) -> Result<Option<(u64, Option<u64>)>, StateError> {
+    let sql = "SELECT call.id, call.ended FROM subject JOIN call ON call.id = subject.id WHERE subject.name = ?1";
+    let mut statement = state.prepare_cached(sql)?;
+    let key = subject_key(&crate::call::subject(id));
+    Ok(statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
 }
 
 /// Calls without an ending, by the seq of their start.

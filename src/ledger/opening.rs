@@ -23,7 +23,7 @@ use crate::{
     },
     log::{
         Batch, Log, LogError, Reader, Stored,
-        home::{Home, HomeError, Lock, Runner},
+        home::{Home, HomeError, Lock},
         sqlite::SqliteLog,
     },
     merkle, query,
@@ -81,8 +81,6 @@ pub struct Running {
     writer: thread::JoinHandle<()>,
     folding: thread::JoinHandle<()>,
     lock: Lock,
-    /// The mark of this process's own calls.
-    pub runner: Runner,
 }
 
 impl Running {
@@ -103,8 +101,6 @@ impl Running {
 
 /// What the caller gives that rules may not take for themselves: a name, and randomness.
 pub struct Birth<'a> {
-    /// This process, for calls it will run.
-    pub runner: &'a str,
     /// Said in the lock file.
     pub owner: &'a str,
     pub random: &'a mut dyn FnMut() -> [u8; 32],
@@ -120,7 +116,6 @@ pub fn open(
     birth: Birth<'_>,
 ) -> Result<(Ledger, Running), OpenError> {
     let lock = home.lock(birth.owner)?;
-    let runner = home.enrol(birth.runner)?;
     let keys = home.keys(&mut *birth.random)?;
     let mut log: Box<dyn Log> = Box::new(SqliteLog::open(&home.log_path(), settings.fsync)?);
     let reader = log.reader()?;
@@ -208,7 +203,6 @@ pub fn open(
             writer,
             folding,
             lock,
-            runner,
         },
     ))
 }
