@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::task::JoinSet;
+use tokio::{sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     },
     runtime::{
         gateway,
-        upstream::{self, State, Upstream},
+        upstream::{self, Upstream},
     },
     tools,
 };
@@ -146,17 +146,22 @@ impl Node {
         reasons
     }
 
-    fn follow(&mut self, at: upstream::Settings, shown: gateway::Settings) -> (Upstream, Router) {
-        let upstream = Upstream::start(at);
+    fn follow(
+        &mut self,
+        at: upstream::Settings,
+        shown: gateway::Settings,
+    ) -> oneshot::Receiver<()> {
+        let (settled, waiting) = oneshot::channel();
         let follower = gateway::follow(
-            upstream.clone(),
+            Upstream::start(at),
             shown,
             self.router.clone(),
             self.metrics.clone(),
             self.stopping.clone(),
+            settled,
         );
         self.followers.spawn(follower);
-        (upstream, self.router.clone())
+        waiting
     }
 }
 
@@ -189,19 +194,10 @@ pub fn random() -> [u8; 32] {
     bytes
 }
 
-/// Waits until every upstream was reached or has failed once, and its tools are on offer.
-async fn wait_for(upstreams: Vec<(Upstream, Router)>) {
-    let settled = upstreams.into_iter().map(|(upstream, _router)| async move {
-        let mut offer = upstream.offer();
-        // An upstream that ends while it is waited for has nothing more to say.
-        let _ = offer
-            .wait_for(|offered| offered.state != State::Connecting)
-            .await;
-    });
-    if tokio::time::timeout(UPSTREAM_WAIT, futures_util::future::join_all(settled))
-        .await
-        .is_err()
-    {
+/// Waits until the tools of every upstream are on offer, or it has failed once.
+async fn wait_for(upstreams: Vec<oneshot::Receiver<()>>) {
+    let settled = futures_util::future::join_all(upstreams);
+    if tokio::time::timeout(UPSTREAM_WAIT, settled).await.is_err() {
         tracing::warn!("some upstreams are not connected yet; serving without them");
     }
 }

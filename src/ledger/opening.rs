@@ -149,6 +149,7 @@ pub fn open(
     });
     let working = working(folder.state(), reader.as_ref())?;
     let dead = dead_runners(&working, home);
+    home.sweep();
     let (inbox, asks) = mpsc::channel(WAITING_MAX);
     let (fold, commits) = std::sync::mpsc::sync_channel(FOLD_BACKLOG);
     let (committed, committed_rx) = watch::channel(found);

@@ -142,6 +142,17 @@ impl Home {
         }
     }
 
+    /// Takes away the marks of processes that have ended.
+    pub fn sweep(&self) {
+        let marks = fs::read_dir(self.dir.join("runners"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        for mark in marks {
+            self.runs(&mark.file_name().to_string_lossy());
+        }
+    }
+
     fn runner_path(&self, runner: &str) -> PathBuf {
         let name: String = runner.chars().filter(char::is_ascii_alphanumeric).collect();
         self.dir.join("runners").join(name)
