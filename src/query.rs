@@ -13,7 +13,6 @@ pub mod list;
 pub mod lookup;
 pub mod proof;
 pub mod summary;
-#[cfg(any())]
 pub mod verify;
 pub mod walk;
 
