@@ -189,6 +189,12 @@ impl Home {
         }
     }
 
+    /// The texts of the last signed heads, without writing anything.
+    pub fn signed_heads(&self) -> Result<Vec<String>, HomeError> {
+        let file = self.io(File::open(self.dir.join("head")))?;
+        self.io(HeadFile { file, slot: 0 }.read())
+    }
+
     /// Opens the file of the last signed head.
     pub fn head(&self) -> Result<HeadFile, HomeError> {
         let mut options = OpenOptions::new();
