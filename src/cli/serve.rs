@@ -98,10 +98,7 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
         .command
         .split_first()
         .context("name the server's program after `--`")?;
-    let stem = std::path::Path::new(program)
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned());
-    let name = args.name.or(stem).unwrap_or_else(|| "wrapped".to_owned());
+    let name = args.name.unwrap_or_else(|| server_name(program, arguments));
     let at = upstream::Settings {
         name: name.clone(),
         transport: upstream::Transport::Child {
