@@ -1,1 +1,3 @@
 //! Room to be furnished.
+
+pub mod conformance;

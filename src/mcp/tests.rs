@@ -1,0 +1,1 @@
+//! Claims about the MCP language, at its doors.
