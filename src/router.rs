@@ -203,3 +203,59 @@ pub enum Change {
     Prompts,
     Resources,
 }
+
+/// Scaffold: runs unrecorded.
+pub struct Router {
+    offer: Arc<Offer>,
+    run: Arc<dyn Run>,
+    changes: tokio::sync::broadcast::Sender<Change>,
+}
+
+impl Router {
+    pub fn new(
+        offer: Offer,
+        run: Arc<dyn Run>,
+        changes: tokio::sync::broadcast::Sender<Change>,
+    ) -> Self {
+        Self { offer: Arc::new(offer), run, changes }
+    }
+
+    pub async fn call(&self, request: Request) -> Result<Answer, RpcError> {
+        let error = |code, message: String, data| RpcError { code, message, data, record: None };
+        if request.method == Method::ToolsCall && !self.offer.tools.iter().any(|t| t.name == request.name) {
+            return Err(error(-32602, format!("unknown tool: {}", request.name), None));
+        }
+        let outcome = self
+            .run
+            .run(Invocation {
+                method: request.method,
+                name: request.name,
+                params: request.params,
+                caller: request.caller,
+                client: request.client,
+                progress_token: request.meta.progress_token,
+                cancel: request.cancel,
+                started: None,
+            })
+            .await;
+        match outcome {
+            Outcome::Result { result, .. } => Ok(Answer { result, record: None }),
+            Outcome::Rpc(error) => Err(error),
+            Outcome::Transport { message } => Err(error(-32603, message, None)),
+            Outcome::TimedOut => Err(error(-32603, "timed out".into(), None)),
+            Outcome::Cancelled => Err(error(-32603, "cancelled".into(), None)),
+        }
+    }
+
+    pub fn offer(&self) -> Arc<Offer> {
+        self.offer.clone()
+    }
+
+    pub fn changes(&self) -> tokio::sync::broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    pub fn notify(&self, change: Change) {
+        let _ = self.changes.send(change);
+    }
+}
