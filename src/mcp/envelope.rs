@@ -10,6 +10,7 @@ use std::{collections::HashMap, sync::Arc};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json, value::RawValue};
 
+use super::answer::Era;
 use crate::{
     block::Cid,
     router::{Caller, Meta, RpcError},
@@ -17,6 +18,9 @@ use crate::{
 
 /// Characters of an idempotency key.
 pub const IDEMPOTENCY_KEY_MAX: usize = 128;
+
+/// The revision that did away with sessions.
+pub const FIRST_STATELESS: &str = "2026-07-28";
 
 pub const PARSE_ERROR: i64 = -32700;
 pub const INVALID_REQUEST: i64 = -32600;
@@ -31,6 +35,15 @@ enum Shape {
     Object,
     ObjectOrAbsent,
 }
+
+/// Methods that a request which stands alone does not have.
+const SESSION_ONLY: &[&str] = &[
+    "initialize",
+    "ping",
+    "logging/setLevel",
+    "resources/subscribe",
+    "resources/unsubscribe",
+];
 
 /// The params of the methods we know. `initialize` is here so that a wrong one is told so.
 const SHAPES: &[(&str, &[(&str, Shape)])] = &[
@@ -176,6 +189,8 @@ struct MetaFields<'a> {
     traceparent: Option<Value>,
     #[serde(rename = "progressToken")]
     progress_token: Option<Value>,
+    #[serde(rename = "io.modelcontextprotocol/protocolVersion")]
+    protocol_version: Option<Value>,
     #[serde(rename = "io.modelcontextprotocol/logLevel")]
     log_level: Option<Value>,
     #[serde(borrow, rename = "io.modelcontextprotocol/clientCapabilities")]
@@ -224,10 +239,10 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
     if fields.get("_meta").is_some_and(|meta| !meta.get().starts_with('{')) {
         return Err(fault(invalid_params("_meta must be an object"), true));
     }
-    if id.is_some() {
+    let (asked, era) = ask(params, &fields, caller).map_err(|error| fault(error, false))?;
+    if id.is_some() && is_known(&method, era) {
         check_shape(&method, &fields).map_err(|error| fault(error, false))?;
     }
-    let asked = ask(params, &fields, caller).map_err(|error| fault(error, false))?;
     let slim = SLIMMED
         .contains(&method.as_str())
         .then(|| Slim { id: id.map(RawValue::get), method: method.clone(), fields });
@@ -235,9 +250,10 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
     Ok(Message::Asks { asked: Arc::new(asked), method, id, slim })
 }
 
-/// Whether `method` is one of MCP's that we answer.
-pub fn is_known(method: &str) -> bool {
-    SHAPES.iter().any(|(known, _)| *known == method)
+/// Whether `method` is one of MCP's that we answer in `era`.
+pub fn is_known(method: &str, era: Era) -> bool {
+    let removed = era == Era::Stateless && SESSION_ONLY.contains(&method);
+    !removed && SHAPES.iter().any(|(known, _)| *known == method)
 }
 
 pub fn invalid_params(message: impl Into<String>) -> RpcError {
@@ -277,7 +293,7 @@ fn ask(
     params: &str,
     fields: &HashMap<String, &RawValue>,
     caller: &Caller,
-) -> Result<Asked, RpcError> {
+) -> Result<(Asked, Era), RpcError> {
     let text = |field| {
         let value: &&RawValue = fields.get(field)?;
         serde_json::from_str::<String>(value.get()).ok()
@@ -291,7 +307,12 @@ fn ask(
         .capabilities
         .or_else(|| fields.get("capabilities").copied())
         .and_then(|capabilities| serde_json::from_str(capabilities.get()).ok());
-    Ok(Asked {
+    let era = match meta.protocol_version.as_ref().and_then(Value::as_str) {
+        // Revisions are dates, and compare as text.
+        Some(version) if version >= FIRST_STATELESS => Era::Stateless,
+        _ => Era::Session,
+    };
+    let asked = Asked {
         caller: caller.clone(),
         name: text("name").or_else(|| text("uri")).unwrap_or_default(),
         params: RawValue::from_string(params.to_owned())
@@ -304,7 +325,8 @@ fn ask(
             traceparent: meta.traceparent.and_then(traceparent),
             progress_token: meta.progress_token,
         },
-    })
+    };
+    Ok((asked, era))
 }
 
 fn idempotency_key(value: Value) -> Result<String, RpcError> {

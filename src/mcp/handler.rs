@@ -33,7 +33,7 @@ use super::{
     Shared,
     answer::{Era, LIST_TTL_MS, READ_TTL_MS, finish, finish_error},
     client::{CallClient, Logs, relay, rpc_error, to_library},
-    envelope::{Asked, INTERNAL_ERROR, invalid_params, is_known},
+    envelope::{Asked, FIRST_STATELESS, INTERNAL_ERROR, invalid_params, is_known},
     list::page,
     raw::pack,
 };
@@ -355,9 +355,9 @@ impl ServerHandler for Handler {
     async fn on_custom_request(
         &self,
         request: CustomRequest,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
-        if is_known(&request.method) {
+        if is_known(&request.method, era(&context)) {
             let message = format!("{}: the params do not have the shape of this method", request.method);
             return Err(to_library(invalid_params(message)));
         }
@@ -412,7 +412,7 @@ fn method_not_found(method: &str) -> ErrorData {
 
 fn era(context: &RequestContext<RoleServer>) -> Era {
     match context.protocol_version() {
-        Some(version) if version.as_str() >= ProtocolVersion::V_2026_07_28.as_str() => Era::Stateless,
+        Some(version) if version.as_str() >= FIRST_STATELESS => Era::Stateless,
         _ => Era::Session,
     }
 }
