@@ -45,7 +45,7 @@ fn router() -> Arc<Router> {
         Arc::new(Tool { name: v["name"].as_str().unwrap().into(), contract: Cid::of(Codec::Raw, definition.get().as_bytes()), definition })
     };
     let mut tools: Vec<_> = fixtures.tools.into_iter().map(tool).collect();
-    tools.push(tool(RawValue::from_string(r#"{"name":"echo","inputSchema":{"type":"object" , "x-z":1.0},"execution":{"taskSupport":"optional"},"unknown_field": [1, 2.50]}"#.into()).unwrap()));
+    tools.push(tool(RawValue::from_string(r#"{"name":"echo","description":"Echo","inputSchema":{"type":"object" , "x-z":1.0},"execution":{"taskSupport":"optional"},"unknown_field": [1, 2.50]}"#.into()).unwrap()));
     let offer = Offer {
         tools,
         prompts: fixtures.prompts.into_iter().map(Arc::new).collect(),
