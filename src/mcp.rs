@@ -24,7 +24,10 @@ use rmcp::{
     ServiceExt,
     transport::{StreamableHttpServerConfig, StreamableHttpService},
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -34,6 +37,9 @@ use self::{
     sessions::Sessions,
 };
 use crate::router::{Caller, Router};
+
+/// Listen streams open at once: each holds a connection and about 20 KB.
+pub const LISTENERS_MAX: usize = 1_024;
 
 const SESSION_ID: &str = "mcp-session-id";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -53,6 +59,18 @@ pub struct Settings {
 struct Shared {
     router: Arc<Router>,
     settings: Settings,
+    /// One permit for each listen stream.
+    listeners: Semaphore,
+}
+
+impl Shared {
+    fn new(router: Arc<Router>, settings: Settings) -> Self {
+        Self {
+            router,
+            settings,
+            listeners: Semaphore::new(LISTENERS_MAX),
+        }
+    }
 }
 
 /// The MCP endpoint of the HTTP door.
@@ -68,7 +86,7 @@ impl Endpoint {
         config.json_response = true;
         config.max_request_body_bytes = usize::MAX;
         config.cancellation_token = settings.shutdown.clone();
-        let shared = Arc::new(Shared { router, settings });
+        let shared = Arc::new(Shared::new(router, settings));
         let sessions = Arc::new(Sessions::new());
         let handlers = shared.clone();
         let library = StreamableHttpService::new(
@@ -76,7 +94,11 @@ impl Endpoint {
             sessions.clone(),
             config,
         );
-        Self { shared, sessions, library }
+        Self {
+            shared,
+            sessions,
+            library,
+        }
     }
 
     /// Answers a POST, GET or DELETE on the endpoint's path. `body` must be strict JSON for a POST.
@@ -84,13 +106,17 @@ impl Endpoint {
     /// Dropping the response (or this future) of a request of revision 2026-07-28 cancels it.
     pub async fn respond(&self, mut parts: Parts, body: Bytes, caller: Caller) -> Response<Body> {
         if let Some(id) = parts.headers.get(SESSION_ID) {
-            let owned = id.to_str().is_ok_and(|id| self.sessions.owned(id, &caller.actor.id));
+            let owned = id
+                .to_str()
+                .is_ok_and(|id| self.sessions.owned(id, &caller.actor.id));
             if !owned && parts.method == Method::DELETE {
                 return refuse(StatusCode::NOT_FOUND, "null", "there is no such session");
             }
             if !owned {
                 // No session has this name, so the library answers as for any unknown one, in either era.
-                parts.headers.insert(SESSION_ID, HeaderValue::from_static("-"));
+                parts
+                    .headers
+                    .insert(SESSION_ID, HeaderValue::from_static("-"));
             }
         }
         let method = parts.method.clone();
@@ -107,7 +133,10 @@ impl Endpoint {
             .handle(http::Request::from_parts(parts, Full::new(body)))
             .await;
         let (mut head, body) = response.into_parts();
-        let kind = head.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let kind = head
+            .headers
+            .get(header::CONTENT_TYPE)
+            .map(HeaderValue::as_bytes);
         if kind.is_some_and(|kind| kind.starts_with(b"text/event-stream")) {
             let events = body.map_frame(|frame| frame.map_data(raw::unpack_event));
             return Response::from_parts(head, Body::new(events));
@@ -143,7 +172,12 @@ impl Endpoint {
     ) -> Result<(String, Bytes), Response<Body>> {
         match envelope::read(&body, caller).map_err(|fault| faulty(&fault))? {
             Message::Answers => Ok(("null".to_owned(), body)),
-            Message::Asks { asked, method, id, slim } => {
+            Message::Asks {
+                asked,
+                method,
+                id,
+                slim,
+            } => {
                 let id = id.unwrap_or("null").to_owned();
                 if method == "initialize" && !self.sessions.admits() {
                     return Err(refuse(
@@ -172,8 +206,13 @@ pub async fn serve_stdio(
     reader: impl AsyncRead + Send + Unpin + 'static,
     writer: impl AsyncWrite + Send + Unpin + 'static,
 ) -> std::io::Result<()> {
+    // Whatever listens ends with its input, or with everything else.
     let shutdown = settings.shutdown.clone();
-    let shared = Arc::new(Shared { router, settings });
+    let settings = Settings {
+        shutdown: shutdown.child_token(),
+        ..settings
+    };
+    let shared = Arc::new(Shared::new(router, settings));
     let (lines, written) = Lines::new(shared.clone(), caller, reader);
     let serve = async move {
         match Handler::new(shared).serve_with_ct(lines, shutdown).await {
@@ -192,7 +231,11 @@ pub async fn serve_stdio(
 }
 
 fn faulty(fault: &Fault) -> Response<Body> {
-    let status = if fault.malformed { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+    let status = if fault.malformed {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::OK
+    };
     json(status, fault.to_json())
 }
 

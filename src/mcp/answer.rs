@@ -50,13 +50,23 @@ pub fn finish(
     let top: Top = Some(result)
         .filter(|result| result.starts_with('{'))
         .and_then(|result| serde_json::from_str(result).ok())
-        .ok_or_else(|| error(INTERNAL_ERROR, "the result is not an object with each field once"))?;
-    let complete = top.result_type.is_none_or(|kind| kind.get() == r#""complete""#);
+        .ok_or_else(|| {
+            error(
+                INTERNAL_ERROR,
+                "the result is not an object with each field once",
+            )
+        })?;
+    let complete = top
+        .result_type
+        .is_none_or(|kind| kind.get() == r#""complete""#);
     let mut members = Vec::new();
     let mut meta = record.map(record_members).unwrap_or_default();
     match era {
         Era::Session => {
-            if top.result_type.is_some_and(|kind| kind.get() == r#""input_required""#) {
+            if top
+                .result_type
+                .is_some_and(|kind| kind.get() == r#""input_required""#)
+            {
                 return Err(error(
                     INVALID_REQUEST,
                     "the answer asks for input in a way that needs protocol version 2026-07-28",
@@ -89,7 +99,10 @@ pub fn finish(
     let start = old.get().as_ptr().addr() - result.as_ptr().addr();
     let end = start + old.get().len();
     let merged = merge_meta(old.get(), meta);
-    Ok(splice(&[&result[..start], &merged, &result[end..]].concat(), &members))
+    Ok(splice(
+        &[&result[..start], &merged, &result[end..]].concat(),
+        &members,
+    ))
 }
 
 /// What we say of ourselves in every stateless result.
@@ -112,7 +125,12 @@ pub fn finish_error(error: RpcError) -> RpcError {
 }
 
 fn error(code: i64, message: &str) -> RpcError {
-    RpcError { code, message: message.to_owned(), data: None, record: None }
+    RpcError {
+        code,
+        message: message.to_owned(),
+        data: None,
+        record: None,
+    }
 }
 
 fn record_members(record: &Record) -> Map<String, Value> {
@@ -141,7 +159,10 @@ fn merge_meta(old: &str, new: Map<String, Value>) -> String {
     if !old.starts_with('{') {
         return Value::Object(new).to_string();
     }
-    if [RECORD, SERVER_INFO, "\\"].iter().any(|mark| old.contains(mark)) {
+    if [RECORD, SERVER_INFO, "\\"]
+        .iter()
+        .any(|mark| old.contains(mark))
+    {
         let mut kept: Map<String, Value> = serde_json::from_str(old).unwrap_or_default();
         if new.keys().any(|key| key.starts_with(RECORD)) {
             kept.retain(|key, _| !key.starts_with(RECORD));
@@ -159,6 +180,10 @@ fn splice(object: &str, members: &[String]) -> String {
         return object.to_owned();
     }
     let rest = &object[1..];
-    let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
+    let comma = if rest.trim_start().starts_with('}') {
+        ""
+    } else {
+        ","
+    };
     ["{", &members.join(","), comma, rest].concat()
 }

@@ -9,7 +9,7 @@ use std::pin::pin;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rmcp::{
     ErrorData, Peer, RoleServer, ServiceError,
-    model::{CustomRequest, ErrorCode, ServerNotification, ServerRequest},
+    model::{CustomNotification, CustomRequest, ErrorCode, ServerNotification, ServerRequest},
 };
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -26,7 +26,14 @@ const QUEUE_MAX: usize = 256;
 
 /// Log levels, least severe first (RFC 5424).
 const LEVELS: &[&str] = &[
-    "debug", "info", "notice", "warning", "error", "critical", "alert", "emergency",
+    "debug",
+    "info",
+    "notice",
+    "warning",
+    "error",
+    "critical",
+    "alert",
+    "emergency",
 ];
 
 /// The capability a client declares to be asked each of these.
@@ -47,7 +54,10 @@ pub enum Logs {
 
 impl Logs {
     pub fn from_level(level: &str) -> Option<Self> {
-        LEVELS.iter().position(|known| *known == level).map(Self::From)
+        LEVELS
+            .iter()
+            .position(|known| *known == level)
+            .map(Self::From)
     }
 
     fn take(self, params: &Value) -> bool {
@@ -79,7 +89,15 @@ pub struct CallClient {
 impl CallClient {
     pub fn new(era: Era, logs: Logs, capabilities: Value) -> (Self, mpsc::Receiver<Said>) {
         let (said, heard) = mpsc::channel(QUEUE_MAX);
-        (Self { said, era, logs, capabilities }, heard)
+        (
+            Self {
+                said,
+                era,
+                logs,
+                capabilities,
+            },
+            heard,
+        )
     }
 }
 
@@ -88,11 +106,17 @@ impl Client for CallClient {
         if method == "notifications/message" && !self.logs.take(&params) {
             return;
         }
-        let message = json!({"method": method, "params": params});
-        if let Ok(notification) = serde_json::from_value(message) {
-            // A full queue means a client that does not read: its progress is not worth waiting for.
-            let _ = self.said.try_send(Said::Note(notification));
-        }
+        // Progress must be typed: by its token the library finds the stream it belongs to.
+        let typed = (method == "notifications/progress")
+            .then(|| {
+                serde_json::from_value(json!({"method": method, "params": params.clone()})).ok()
+            })
+            .flatten();
+        let notification = typed.unwrap_or_else(|| {
+            ServerNotification::CustomNotification(CustomNotification::new(method, Some(params)))
+        });
+        // A full queue means a client that does not read: its progress is not worth waiting for.
+        let _ = self.said.try_send(Said::Note(notification));
     }
 
     fn request(&self, method: &str, params: Value) -> BoxFuture<'_, Result<Value, RpcError>> {
@@ -102,13 +126,19 @@ impl Client for CallClient {
         let method = method.to_owned();
         Box::pin(async move {
             if self.era == Era::Stateless || !declared {
-                return Err(rpc_error(METHOD_NOT_FOUND, format!("the client cannot be asked {method}")));
+                return Err(rpc_error(
+                    METHOD_NOT_FOUND,
+                    format!("the client cannot be asked {method}"),
+                ));
             }
             // The library's own types of these requests drop fields they do not know.
             let request = ServerRequest::CustomRequest(CustomRequest::new(method, Some(params)));
             let (reply, answer) = oneshot::channel();
             let gone = || rpc_error(INTERNAL_ERROR, "the client is gone".to_owned());
-            self.said.send(Said::Ask(request, reply)).await.map_err(|_| gone())?;
+            self.said
+                .send(Said::Ask(request, reply))
+                .await
+                .map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
         })
     }
@@ -154,7 +184,12 @@ pub async fn relay<T>(
 }
 
 pub fn rpc_error(code: i64, message: String) -> RpcError {
-    RpcError { code, message, data: None, record: None }
+    RpcError {
+        code,
+        message,
+        data: None,
+        record: None,
+    }
 }
 
 /// The library's form of an error; a code that does not fit JSON-RPC's range becomes an internal error.
@@ -163,7 +198,11 @@ pub fn to_library(error: RpcError) -> ErrorData {
     ErrorData::new(code, error.message, error.data)
 }
 
-async fn note(peer: &Peer<RoleServer>, notification: ServerNotification, cancel: &CancellationToken) {
+async fn note(
+    peer: &Peer<RoleServer>,
+    notification: ServerNotification,
+    cancel: &CancellationToken,
+) {
     if !cancel.is_cancelled() {
         // A client that is gone hears nothing; its request is cancelled by the door.
         let _ = peer.send_notification(notification).await;
@@ -172,14 +211,21 @@ async fn note(peer: &Peer<RoleServer>, notification: ServerNotification, cancel:
 
 async fn ask(peer: &Peer<RoleServer>, request: ServerRequest) -> Result<Value, RpcError> {
     match peer.send_request(request).await {
-        Ok(result) => serde_json::to_value(result)
-            .map_err(|_| rpc_error(INTERNAL_ERROR, "the client's answer cannot be read".to_owned())),
+        Ok(result) => serde_json::to_value(result).map_err(|_| {
+            rpc_error(
+                INTERNAL_ERROR,
+                "the client's answer cannot be read".to_owned(),
+            )
+        }),
         Err(ServiceError::McpError(error)) => Err(RpcError {
             code: error.code.0.into(),
             message: error.message.into_owned(),
             data: error.data,
             record: None,
         }),
-        Err(_) => Err(rpc_error(INTERNAL_ERROR, "the client did not answer".to_owned())),
+        Err(_) => Err(rpc_error(
+            INTERNAL_ERROR,
+            "the client did not answer".to_owned(),
+        )),
     }
 }

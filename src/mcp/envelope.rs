@@ -71,7 +71,10 @@ const SHAPES: &[(&str, &[(&str, Shape)])] = &[
     ("tools/list", &[("cursor", Shape::TextOrAbsent)]),
     ("prompts/list", &[("cursor", Shape::TextOrAbsent)]),
     ("resources/list", &[("cursor", Shape::TextOrAbsent)]),
-    ("resources/templates/list", &[("cursor", Shape::TextOrAbsent)]),
+    (
+        "resources/templates/list",
+        &[("cursor", Shape::TextOrAbsent)],
+    ),
     (
         "completion/complete",
         &[("ref", Shape::Object), ("argument", Shape::Object)],
@@ -206,7 +209,10 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
         malformed: true,
     };
     if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(invalid(None, "a message is one JSON object; batches are not taken"));
+        return Err(invalid(
+            None,
+            "a message is one JSON object; batches are not taken",
+        ));
     }
     let fields: Fields = serde_json::from_slice(body)
         .map_err(|_| invalid(None, "a message has each of its fields once"))?;
@@ -214,13 +220,19 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
     if fields.id.is_some() && id.is_none() {
         return Err(invalid(None, "id must be a string or an integer"));
     }
-    if fields.jsonrpc.is_none_or(|version| version.get() != r#""2.0""#) {
+    if fields
+        .jsonrpc
+        .is_none_or(|version| version.get() != r#""2.0""#)
+    {
         return Err(invalid(id, "jsonrpc must be \"2.0\""));
     }
     let Some(method) = fields.method else {
         return match (id, fields.result, fields.error) {
             (Some(_), Some(_), None) | (_, None, Some(_)) => Ok(Message::Answers),
-            _ => Err(invalid(id, "a message has a method, or an id and a result or an error")),
+            _ => Err(invalid(
+                id,
+                "a message has a method, or an id and a result or an error",
+            )),
         };
     };
     let Ok(method) = serde_json::from_str::<String>(method.get()) else {
@@ -236,18 +248,28 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
     let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(params) else {
         return Err(fault(invalid_params("params must be an object"), true));
     };
-    if fields.get("_meta").is_some_and(|meta| !meta.get().starts_with('{')) {
+    if fields
+        .get("_meta")
+        .is_some_and(|meta| !meta.get().starts_with('{'))
+    {
         return Err(fault(invalid_params("_meta must be an object"), true));
     }
     let (asked, era) = ask(params, &fields, caller).map_err(|error| fault(error, false))?;
     if id.is_some() && is_known(&method, era) {
         check_shape(&method, &fields).map_err(|error| fault(error, false))?;
     }
-    let slim = SLIMMED
-        .contains(&method.as_str())
-        .then(|| Slim { id: id.map(RawValue::get), method: method.clone(), fields });
+    let slim = SLIMMED.contains(&method.as_str()).then(|| Slim {
+        id: id.map(RawValue::get),
+        method: method.clone(),
+        fields,
+    });
     let id = id.map(RawValue::get);
-    Ok(Message::Asks { asked: Arc::new(asked), method, id, slim })
+    Ok(Message::Asks {
+        asked: Arc::new(asked),
+        method,
+        id,
+        slim,
+    })
 }
 
 /// Whether `method` is one of MCP's that we answer in `era`.
@@ -283,7 +305,9 @@ fn check_shape(method: &str, fields: &HashMap<String, &RawValue>) -> Result<(), 
             Shape::ObjectOrAbsent => (first.is_none_or(|byte| byte == b'{'), "an object"),
         };
         if !fits {
-            return Err(invalid_params(format!("{method}: {field} must be {wanted}")));
+            return Err(invalid_params(format!(
+                "{method}: {field} must be {wanted}"
+            )));
         }
     }
     Ok(())
@@ -317,7 +341,11 @@ fn ask(
         name: text("name").or_else(|| text("uri")).unwrap_or_default(),
         params: RawValue::from_string(params.to_owned())
             .expect("params were read as JSON a moment ago"),
-        log_level: meta.log_level.as_ref().and_then(Value::as_str).map(str::to_owned),
+        log_level: meta
+            .log_level
+            .as_ref()
+            .and_then(Value::as_str)
+            .map(str::to_owned),
         capabilities,
         meta: Meta {
             idempotency_key: meta.idempotency_key.map(idempotency_key).transpose()?,

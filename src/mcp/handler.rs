@@ -67,7 +67,10 @@ struct Session {
 
 impl Handler {
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, session: OnceLock::new() }
+        Self {
+            shared,
+            session: OnceLock::new(),
+        }
     }
 
     /// Asks the router, and gives the parcel of its answer.
@@ -79,7 +82,8 @@ impl Handler {
     ) -> Result<MetaObject, ErrorData> {
         let asked = asked(&context.extensions)?;
         let era = era(&context);
-        let (client, heard) = CallClient::new(era, self.logs(&asked, era), self.capabilities(&asked, era));
+        let (client, heard) =
+            CallClient::new(era, self.logs(&asked, era), self.capabilities(&asked, era));
         let request = Request {
             method,
             name: asked.name.clone(),
@@ -95,7 +99,12 @@ impl Handler {
         let answer = answer.map_err(finish_error).map_err(to_library)?;
         finish(answer.result.get(), era, ttl_ms, answer.record.as_ref())
             .map(pack)
-            .map_err(|error| to_library(finish_error(RpcError { record: answer.record, ..error })))
+            .map_err(|error| {
+                to_library(finish_error(RpcError {
+                    record: answer.record,
+                    ..error
+                }))
+            })
     }
 
     /// The parcel of one page of `items`.
@@ -120,7 +129,11 @@ impl Handler {
 
     fn logs(&self, asked: &Asked, era: Era) -> Logs {
         match era {
-            Era::Stateless => asked.log_level.as_deref().and_then(Logs::from_level).unwrap_or(Logs::None),
+            Era::Stateless => asked
+                .log_level
+                .as_deref()
+                .and_then(Logs::from_level)
+                .unwrap_or(Logs::None),
             Era::Session => self.session.get().map_or(Logs::All, |session| {
                 *session.logs.lock().unwrap_or_else(PoisonError::into_inner)
             }),
@@ -130,7 +143,10 @@ impl Handler {
     fn capabilities(&self, asked: &Asked, era: Era) -> Value {
         match era {
             Era::Stateless => asked.capabilities.clone(),
-            Era::Session => self.session.get().map(|session| session.capabilities.clone()),
+            Era::Session => self
+                .session
+                .get()
+                .map(|session| session.capabilities.clone()),
         }
         .unwrap_or_else(|| json!({}))
     }
@@ -142,7 +158,10 @@ impl ServerHandler for Handler {
     }
 
     fn get_info(&self) -> InitializeResult {
-        let mut info = InitializeResult::new(capabilities(&self.offer(), self.shared.settings.subscriptions));
+        let mut info = InitializeResult::new(capabilities(
+            &self.offer(),
+            self.shared.settings.subscriptions,
+        ));
         info.server_info = Implementation::new("cairn", env!("CARGO_PKG_VERSION"));
         info.instructions = self.shared.settings.instructions.clone();
         info
@@ -155,7 +174,10 @@ impl ServerHandler for Handler {
     ) -> Result<InitializeResult, ErrorData> {
         let open = CancellationToken::new();
         let session = Session {
-            capabilities: asked(&context.extensions)?.capabilities.clone().unwrap_or_else(|| json!({})),
+            capabilities: asked(&context.extensions)?
+                .capabilities
+                .clone()
+                .unwrap_or_else(|| json!({})),
             logs: Mutex::new(Logs::All),
             _close: open.clone().drop_guard(),
             open,
@@ -223,7 +245,10 @@ impl ServerHandler for Handler {
     ) -> Result<ReadResourceResponse, ErrorData> {
         declared(has_resources(&self.offer()), "resources/read")?;
         let mut result = ReadResourceResult::new(Vec::new());
-        result.meta = Some(self.recorded(Method::ResourcesRead, Some(READ_TTL_MS), context).await?);
+        result.meta = Some(
+            self.recorded(Method::ResourcesRead, Some(READ_TTL_MS), context)
+                .await?,
+        );
         Ok(ReadResourceResponse::Complete(result))
     }
 
@@ -246,7 +271,10 @@ impl ServerHandler for Handler {
         let offer = self.offer();
         declared(!offer.tools.is_empty(), "tools/list")?;
         let meta = self.listed("tools", &offer.tools, tool_entry, params, &context)?;
-        Ok(ListToolsResult { meta: Some(meta), ..ListToolsResult::default() })
+        Ok(ListToolsResult {
+            meta: Some(meta),
+            ..ListToolsResult::default()
+        })
     }
 
     async fn list_prompts(
@@ -257,7 +285,10 @@ impl ServerHandler for Handler {
         let offer = self.offer();
         declared(!offer.prompts.is_empty(), "prompts/list")?;
         let meta = self.listed("prompts", &offer.prompts, listed_entry, params, &context)?;
-        Ok(ListPromptsResult { meta: Some(meta), ..ListPromptsResult::default() })
+        Ok(ListPromptsResult {
+            meta: Some(meta),
+            ..ListPromptsResult::default()
+        })
     }
 
     async fn list_resources(
@@ -267,8 +298,17 @@ impl ServerHandler for Handler {
     ) -> Result<ListResourcesResult, ErrorData> {
         let offer = self.offer();
         declared(has_resources(&offer), "resources/list")?;
-        let meta = self.listed("resources", &offer.resources, listed_entry, params, &context)?;
-        Ok(ListResourcesResult { meta: Some(meta), ..ListResourcesResult::default() })
+        let meta = self.listed(
+            "resources",
+            &offer.resources,
+            listed_entry,
+            params,
+            &context,
+        )?;
+        Ok(ListResourcesResult {
+            meta: Some(meta),
+            ..ListResourcesResult::default()
+        })
     }
 
     async fn list_resource_templates(
@@ -278,8 +318,17 @@ impl ServerHandler for Handler {
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
         let offer = self.offer();
         declared(has_resources(&offer), "resources/templates/list")?;
-        let meta = self.listed("resourceTemplates", &offer.templates, listed_entry, params, &context)?;
-        Ok(ListResourceTemplatesResult { meta: Some(meta), ..ListResourceTemplatesResult::default() })
+        let meta = self.listed(
+            "resourceTemplates",
+            &offer.templates,
+            listed_entry,
+            params,
+            &context,
+        )?;
+        Ok(ListResourceTemplatesResult {
+            meta: Some(meta),
+            ..ListResourceTemplatesResult::default()
+        })
     }
 
     async fn set_level(
@@ -287,10 +336,14 @@ impl ServerHandler for Handler {
         request: SetLevelRequestParams,
         _: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        let session = self.session.get().ok_or_else(|| method_not_found("logging/setLevel"))?;
+        let session = self
+            .session
+            .get()
+            .ok_or_else(|| method_not_found("logging/setLevel"))?;
         let level = serde_json::to_value(request.level).unwrap_or_default();
         let logs = level.as_str().and_then(Logs::from_level);
-        let logs = logs.ok_or_else(|| to_library(invalid_params("logging/setLevel: unknown level")))?;
+        let logs =
+            logs.ok_or_else(|| to_library(invalid_params("logging/setLevel: unknown level")))?;
         *session.logs.lock().unwrap_or_else(PoisonError::into_inner) = logs;
         Ok(())
     }
@@ -301,11 +354,19 @@ impl ServerHandler for Handler {
         _: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
         declared(self.shared.settings.subscriptions, "resources/subscribe")?;
-        if self.offer().resources.iter().any(|resource| resource.name == request.uri) {
+        if self
+            .offer()
+            .resources
+            .iter()
+            .any(|resource| resource.name == request.uri)
+        {
             return Ok(());
         }
         let data = json!({"uri": request.uri});
-        Err(ErrorData::resource_not_found("there is no such resource", Some(data)))
+        Err(ErrorData::resource_not_found(
+            "there is no such resource",
+            Some(data),
+        ))
     }
 
     async fn unsubscribe(
@@ -317,11 +378,18 @@ impl ServerHandler for Handler {
     }
 
     /// Everything asked for: the library keeps of it what the capabilities declare.
-    fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+    fn accepted_subscription_filter(
+        &self,
+        requested: &SubscriptionFilter,
+    ) -> Option<SubscriptionFilter> {
         Some(requested.clone())
     }
 
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        let Ok(_permit) = self.shared.listeners.try_acquire() else {
+            let message = "all listen streams are in use; try again later".to_owned();
+            return Err(to_library(rpc_error(INTERNAL_ERROR, message)));
+        };
         let mut changes = self.shared.router.changes();
         let sink = context.sink();
         loop {
@@ -358,7 +426,10 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
         if is_known(&request.method, era(&context)) {
-            let message = format!("{}: the params do not have the shape of this method", request.method);
+            let message = format!(
+                "{}: the params do not have the shape of this method",
+                request.method
+            );
             return Err(to_library(invalid_params(message)));
         }
         Err(method_not_found(&request.method))
@@ -390,8 +461,16 @@ fn capabilities(offer: &Offer, subscriptions: bool) -> ServerCapabilities {
             declared[key] = value;
         }
     };
-    declare(!offer.tools.is_empty(), "tools", json!({"listChanged": true}));
-    declare(!offer.prompts.is_empty(), "prompts", json!({"listChanged": true}));
+    declare(
+        !offer.tools.is_empty(),
+        "tools",
+        json!({"listChanged": true}),
+    );
+    declare(
+        !offer.prompts.is_empty(),
+        "prompts",
+        json!({"listChanged": true}),
+    );
     let resources = if subscriptions {
         json!({"listChanged": true, "subscribe": true})
     } else {
@@ -403,11 +482,19 @@ fn capabilities(offer: &Offer, subscriptions: bool) -> ServerCapabilities {
 }
 
 fn declared(declared: bool, method: &str) -> Result<(), ErrorData> {
-    if declared { Ok(()) } else { Err(method_not_found(method)) }
+    if declared {
+        Ok(())
+    } else {
+        Err(method_not_found(method))
+    }
 }
 
 fn method_not_found(method: &str) -> ErrorData {
-    ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("there is no method {method}"), None)
+    ErrorData::new(
+        ErrorCode::METHOD_NOT_FOUND,
+        format!("there is no method {method}"),
+        None,
+    )
 }
 
 fn era(context: &RequestContext<RoleServer>) -> Era {
@@ -422,7 +509,12 @@ fn asked(extensions: &Extensions) -> Result<&Arc<Asked>, ErrorData> {
     extensions
         .get::<Arc<Asked>>()
         .or_else(|| extensions.get::<http::request::Parts>()?.extensions.get())
-        .ok_or_else(|| to_library(rpc_error(INTERNAL_ERROR, "the request was not read".to_owned())))
+        .ok_or_else(|| {
+            to_library(rpc_error(
+                INTERNAL_ERROR,
+                "the request was not read".to_owned(),
+            ))
+        })
 }
 
 /// The lists to announce; none once the router is gone. After missing some, all of them.

@@ -90,7 +90,12 @@ impl<R: AsyncRead + Send + Unpin> Lines<R> {
     fn read(&self, line: &[u8]) -> Result<ClientJsonRpcMessage, Fault> {
         let parse_error = |_| fault(PARSE_ERROR, "the line is not one JSON value");
         serde_json::from_slice::<&serde_json::value::RawValue>(line).map_err(parse_error)?;
-        let unread = |_| fault(INVALID_REQUEST, "the line is not a message of this protocol");
+        let unread = |_| {
+            fault(
+                INVALID_REQUEST,
+                "the line is not a message of this protocol",
+            )
+        };
         match envelope::read(line, &self.caller)? {
             Message::Answers => serde_json::from_slice(line).map_err(unread),
             Message::Asks { asked, slim, .. } => {
@@ -121,7 +126,9 @@ impl<R: AsyncRead + Send + Unpin + 'static> Transport<RoleServer> for Lines<R> {
             let mut line = unpack(&line).unwrap_or(line);
             one_line(&mut line);
             line.push(b'\n');
-            out.send(line.into()).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
+            out.send(line.into())
+                .await
+                .map_err(|_| io::ErrorKind::BrokenPipe.into())
         }
     }
 
@@ -131,7 +138,10 @@ impl<R: AsyncRead + Send + Unpin + 'static> Transport<RoleServer> for Lines<R> {
                 let permit = self.out.reserve().await.ok()?;
                 permit.send(self.fault.take()?);
             }
-            let line = self.next_line().await?;
+            let Some(line) = self.next_line().await else {
+                self.shared.settings.shutdown.cancel();
+                return None;
+            };
             let blank = |line: &Vec<u8>| line.trim_ascii().is_empty();
             if line.as_ref().is_ok_and(blank) {
                 continue;
@@ -153,7 +163,10 @@ impl<R: AsyncRead + Send + Unpin + 'static> Transport<RoleServer> for Lines<R> {
 }
 
 /// Writes lines until their queue ends, flushing whenever nothing more waits.
-pub async fn write(mut lines: mpsc::Receiver<Bytes>, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+pub async fn write(
+    mut lines: mpsc::Receiver<Bytes>,
+    mut to: impl AsyncWrite + Unpin,
+) -> io::Result<()> {
     while let Some(line) = lines.recv().await {
         to.write_all(&line).await?;
         while let Ok(line) = lines.try_recv() {
@@ -165,5 +178,10 @@ pub async fn write(mut lines: mpsc::Receiver<Bytes>, mut to: impl AsyncWrite + U
 }
 
 fn fault(code: i64, message: &str) -> Fault {
-    Fault { id: "null".to_owned(), code, message: message.to_owned(), malformed: true }
+    Fault {
+        id: "null".to_owned(),
+        code,
+        message: message.to_owned(),
+        malformed: true,
+    }
 }

@@ -60,12 +60,17 @@ impl Sessions {
         config.keep_alive = Some(IDLE_MAX);
         let mut library = LocalSessionManager::default();
         library.session_config = config;
-        Self { library, known: Arc::default() }
+        Self {
+            library,
+            known: Arc::default(),
+        }
     }
 
     /// Whether `id` is a session of `actor`.
     pub fn owned(&self, id: &str, actor: &str) -> bool {
-        lock(&self.known).get(id).is_some_and(|known| known.owner.as_deref() == Some(actor))
+        lock(&self.known)
+            .get(id)
+            .is_some_and(|known| known.owner.as_deref() == Some(actor))
     }
 
     /// Whether there is room for one more, or something that can make room.
@@ -85,7 +90,10 @@ impl Sessions {
             known.used = Instant::now();
             known.streams += 1;
         }
-        Open { id: id.clone(), known: self.known.clone() }
+        Open {
+            id: id.clone(),
+            known: self.known.clone(),
+        }
     }
 
     /// Takes the longest idle session out of the table when the table is full.
@@ -95,7 +103,9 @@ impl Sessions {
             return Ok(None);
         }
         let idle = known.iter().filter(|(_, session)| session.streams == 0);
-        let longest = idle.min_by_key(|(_, session)| session.used).map(|(id, _)| id.clone());
+        let longest = idle
+            .min_by_key(|(_, session)| session.used)
+            .map(|(id, _)| id.clone());
         let longest = longest.ok_or(SessionError::Full)?;
         known.remove(&longest);
         Ok(Some(longest))
@@ -134,7 +144,11 @@ impl SessionManager for Sessions {
             self.library.close_session(&idle).await?;
         }
         let (id, transport) = self.library.create_session().await?;
-        let session = Known { owner: None, used: Instant::now(), streams: 0 };
+        let session = Known {
+            owner: None,
+            used: Instant::now(),
+            streams: 0,
+        };
         lock(&self.known).insert(id.clone(), session);
         Ok((id, transport))
     }
@@ -173,7 +187,10 @@ impl SessionManager for Sessions {
         message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, SessionError> {
         let open = self.open(id);
-        Ok(holding(self.library.create_stream(id, message).await?, open))
+        Ok(holding(
+            self.library.create_stream(id, message).await?,
+            open,
+        ))
     }
 
     async fn accept_message(
@@ -190,7 +207,10 @@ impl SessionManager for Sessions {
         id: &SessionId,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, SessionError> {
         let open = self.open(id);
-        Ok(holding(self.library.create_standalone_stream(id).await?, open))
+        Ok(holding(
+            self.library.create_standalone_stream(id).await?,
+            open,
+        ))
     }
 
     async fn resume(

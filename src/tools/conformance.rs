@@ -50,8 +50,14 @@ pub fn fixtures(state_key: [u8; 32], announce: Announce) -> Fixtures {
     };
     Fixtures {
         tools: tools().into_iter().map(tool).collect(),
-        prompts: prompts().into_iter().map(|prompt| listed("name", prompt)).collect(),
-        resources: resources().into_iter().map(|resource| listed("uri", resource)).collect(),
+        prompts: prompts()
+            .into_iter()
+            .map(|prompt| listed("name", prompt))
+            .collect(),
+        resources: resources()
+            .into_iter()
+            .map(|resource| listed("uri", resource))
+            .collect(),
         templates: vec![listed(
             "uriTemplate",
             json!({
@@ -61,7 +67,10 @@ pub fn fixtures(state_key: [u8; 32], announce: Announce) -> Fixtures {
                 "mimeType": "application/json",
             }),
         )],
-        run: Arc::new(Fixture { state_key, announce }),
+        run: Arc::new(Fixture {
+            state_key,
+            announce,
+        }),
     }
 }
 
@@ -101,7 +110,9 @@ impl Fixture {
             Method::ToolsCall => self.call(&name, &params, invocation).await,
             Method::PromptsGet => self.prompt(&name, &params),
             Method::ResourcesRead => read(&name),
-            Method::Complete => Ok(json!({"completion": {"values": [], "total": 0, "hasMore": false}})),
+            Method::Complete => {
+                Ok(json!({"completion": {"values": [], "total": 0, "hasMore": false}}))
+            }
         }
     }
 
@@ -112,19 +123,26 @@ impl Fixture {
             "test_tool_with_logging" => {
                 for line in ["started", "processing", "completed"] {
                     let data = format!("Tool execution {line}");
-                    client.notify("notifications/message", json!({"level": "info", "data": data}));
+                    client.notify(
+                        "notifications/message",
+                        json!({"level": "info", "data": data}),
+                    );
                     tokio::time::sleep(PAUSE).await;
                 }
                 Ok(text("Tool with logging executed."))
             }
             "test_logging_tool" => {
-                client.notify("notifications/message", json!({"level": "info", "data": "A log line."}));
+                client.notify(
+                    "notifications/message",
+                    json!({"level": "info", "data": "A log line."}),
+                );
                 Ok(text("Logged."))
             }
             "test_tool_with_progress" => {
                 for progress in [0, 50, 100] {
                     if let Some(token) = &invocation.progress_token {
-                        let params = json!({"progressToken": token, "progress": progress, "total": 100});
+                        let params =
+                            json!({"progressToken": token, "progress": progress, "total": 100});
                         client.notify("notifications/progress", params);
                     }
                     tokio::time::sleep(PAUSE).await;
@@ -156,17 +174,27 @@ impl Fixture {
                 Ok(text(&format!("User response: {}", elicited(&answer))))
             }
             "test_elicitation_sep1034_defaults" | "test_elicitation_sep1330_enums" => {
-                let properties = if name.ends_with("defaults") { defaults() } else { enums() };
+                let properties = if name.ends_with("defaults") {
+                    defaults()
+                } else {
+                    enums()
+                };
                 let schema = json!({"type": "object", "properties": properties, "required": []});
-                let params = json!({"message": "Please review the form", "requestedSchema": schema});
+                let params =
+                    json!({"message": "Please review the form", "requestedSchema": schema});
                 let answer = client.request("elicitation/create", params).await?;
-                Ok(text(&format!("Elicitation completed: {}", elicited(&answer))))
+                Ok(text(&format!(
+                    "Elicitation completed: {}",
+                    elicited(&answer)
+                )))
             }
-            "test_missing_capability" if client.capabilities().get("sampling").is_none() => Err(error(
-                MISSING_CLIENT_CAPABILITY,
-                "Missing required client capability",
-                Some(json!({"requiredCapabilities": {"sampling": {}}})),
-            )),
+            "test_missing_capability" if client.capabilities().get("sampling").is_none() => {
+                Err(error(
+                    MISSING_CLIENT_CAPABILITY,
+                    "Missing required client capability",
+                    Some(json!({"requiredCapabilities": {"sampling": {}}})),
+                ))
+            }
             "test_trigger_tool_change" => {
                 (self.announce)(Change::Tools);
                 Ok(text("The tool list has changed."))
@@ -178,17 +206,27 @@ impl Fixture {
             "test_custom_header" => Ok(text(&format!("value: {}", arguments["value"]))),
             "test_input_required_result_capabilities" => {
                 let declared = client.capabilities();
-                let asked = [("elicitation", "user_name"), ("sampling", "greeting"), ("roots", "client_roots")];
-                let asked = asked.into_iter().filter(|(needs, _)| declared.get(needs).is_some());
+                let asked = [
+                    ("elicitation", "user_name"),
+                    ("sampling", "greeting"),
+                    ("roots", "client_roots"),
+                ];
+                let asked = asked
+                    .into_iter()
+                    .filter(|(needs, _)| declared.get(needs).is_some());
                 let asked: Vec<&str> = asked.map(|(_, key)| key).collect();
                 if asked.is_empty() {
                     return Ok(text("The client can be asked nothing."));
                 }
-                self.rounds(name, &[&asked], false, params, |_| text("Every input is here."))
+                self.rounds(name, &[&asked], false, params, |_| {
+                    text("Every input is here.")
+                })
             }
             _ => match ROUNDS.iter().find(|dialogue| dialogue.name == name) {
                 Some(dialogue) => {
-                    self.rounds(name, dialogue.rounds, dialogue.sealed, params, |inputs| text(&(dialogue.done)(inputs)))
+                    self.rounds(name, dialogue.rounds, dialogue.sealed, params, |inputs| {
+                        text(&(dialogue.done)(inputs))
+                    })
                 }
                 None => plain(name),
             },
@@ -196,10 +234,17 @@ impl Fixture {
     }
 
     fn prompt(&self, name: &str, params: &Value) -> Answered {
-        let argument = |name: &str| params["arguments"][name].as_str().unwrap_or_default().to_owned();
+        let argument = |name: &str| {
+            params["arguments"][name]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
         let said = |contents: &[Value]| {
-            let messages: Vec<Value> =
-                contents.iter().map(|content| json!({"role": "user", "content": content})).collect();
+            let messages: Vec<Value> = contents
+                .iter()
+                .map(|content| json!({"role": "user", "content": content}))
+                .collect();
             json!({"messages": messages})
         };
         let words = |text: &str| json!({"type": "text", "text": text});
@@ -224,11 +269,19 @@ impl Fixture {
             ]),
             "test_input_required_result_prompt" => {
                 return self.rounds(name, &[&["user_context"]], false, params, |inputs| {
-                    let context = inputs["user_context"]["content"]["context"].as_str().unwrap_or_default();
+                    let context = inputs["user_context"]["content"]["context"]
+                        .as_str()
+                        .unwrap_or_default();
                     said(&[words(&format!("Context: {context}"))])
                 });
             }
-            _ => return Err(error(INVALID_PARAMS, &format!("unknown prompt: {name}"), None)),
+            _ => {
+                return Err(error(
+                    INVALID_PARAMS,
+                    &format!("unknown prompt: {name}"),
+                    None,
+                ));
+            }
         })
     }
 
@@ -245,7 +298,13 @@ impl Fixture {
         let mut round = match params.get("requestState") {
             Some(state) => self
                 .unseal(name, state.as_str().unwrap_or_default())
-                .ok_or_else(|| error(INVALID_PARAMS, "requestState fails its integrity check", None))?,
+                .ok_or_else(|| {
+                    error(
+                        INVALID_PARAMS,
+                        "requestState fails its integrity check",
+                        None,
+                    )
+                })?,
             None => 0,
         };
         let asked = rounds.get(round).copied().unwrap_or_default();
@@ -256,8 +315,10 @@ impl Fixture {
         let Some(asked) = rounds.get(round) else {
             return Ok(done(inputs));
         };
-        let requests: Map<String, Value> =
-            asked.iter().map(|key| ((*key).to_owned(), question(key))).collect();
+        let requests: Map<String, Value> = asked
+            .iter()
+            .map(|key| ((*key).to_owned(), question(key)))
+            .collect();
         let mut result = json!({"resultType": "input_required", "inputRequests": requests});
         if sealed {
             result["requestState"] = self.seal(name, round).into();
@@ -268,20 +329,27 @@ impl Fixture {
     fn seal(&self, name: &str, round: usize) -> String {
         let state = format!("{name}\n{round}");
         let tag = self.mac(&state).finalize().into_bytes();
-        format!("{}.{}", URL_SAFE_NO_PAD.encode(&state), URL_SAFE_NO_PAD.encode(tag))
+        format!(
+            "{}.{}",
+            URL_SAFE_NO_PAD.encode(&state),
+            URL_SAFE_NO_PAD.encode(tag)
+        )
     }
 
     /// The round a state of `name` names; none unless it was sealed here.
     fn unseal(&self, name: &str, state: &str) -> Option<usize> {
         let (state, tag) = state.split_once('.')?;
         let state = String::from_utf8(URL_SAFE_NO_PAD.decode(state).ok()?).ok()?;
-        self.mac(&state).verify_slice(&URL_SAFE_NO_PAD.decode(tag).ok()?).ok()?;
+        self.mac(&state)
+            .verify_slice(&URL_SAFE_NO_PAD.decode(tag).ok()?)
+            .ok()?;
         let (owner, round) = state.split_once('\n')?;
         (owner == name).then(|| round.parse().ok())?
     }
 
     fn mac(&self, state: &str) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.state_key).expect("HMAC takes keys of any length");
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&self.state_key).expect("HMAC takes keys of any length");
         mac.update(state.as_bytes());
         mac
     }
@@ -301,7 +369,14 @@ const ROUNDS: &[Dialogue] = &[
         name: "test_input_required_result_elicitation",
         rounds: &[&["user_name"]],
         sealed: false,
-        done: |inputs| format!("Hello, {}!", inputs["user_name"]["content"]["name"].as_str().unwrap_or_default()),
+        done: |inputs| {
+            format!(
+                "Hello, {}!",
+                inputs["user_name"]["content"]["name"]
+                    .as_str()
+                    .unwrap_or_default()
+            )
+        },
     },
     Dialogue {
         name: "test_streaming_elicitation",
@@ -313,7 +388,12 @@ const ROUNDS: &[Dialogue] = &[
         name: "test_input_required_result_sampling",
         rounds: &[&["capital_question"]],
         sealed: false,
-        done: |inputs| inputs["capital_question"]["content"]["text"].as_str().unwrap_or_default().to_owned(),
+        done: |inputs| {
+            inputs["capital_question"]["content"]["text"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        },
     },
     Dialogue {
         name: "test_input_required_result_list_roots",
@@ -360,7 +440,8 @@ fn question(key: &str) -> Value {
             },
         }})
     };
-    let sample = |prompt, max| json!({"method": "sampling/createMessage", "params": sampling(prompt, max)});
+    let sample =
+        |prompt, max| json!({"method": "sampling/createMessage", "params": sampling(prompt, max)});
     match key {
         "user_name" => form("What is your name?", "name", "string"),
         "step1" => form("Step 1: What is your name?", "name", "string"),
@@ -388,7 +469,9 @@ fn plain(name: &str) -> Answered {
     Ok(match name {
         "test_simple_text" => text("This is a simple text response for testing."),
         "test_image_content" => json!({"content": [image]}),
-        "test_audio_content" => json!({"content": [{"type": "audio", "data": WAV, "mimeType": "audio/wav"}]}),
+        "test_audio_content" => {
+            json!({"content": [{"type": "audio", "data": WAV, "mimeType": "audio/wav"}]})
+        }
         "test_embedded_resource" => json!({"content": [{"type": "resource", "resource": {
             "uri": "test://embedded-resource",
             "mimeType": "text/plain",
@@ -409,22 +492,45 @@ fn plain(name: &str) -> Answered {
         }),
         "json_schema_2020_12_tool" => text("JSON Schema 2020-12 tool called."),
         "test_missing_capability" => text("The client can sample."),
-        _ => return Err(error(INVALID_PARAMS, &format!("unknown tool: {name}"), None)),
+        _ => {
+            return Err(error(
+                INVALID_PARAMS,
+                &format!("unknown tool: {name}"),
+                None,
+            ));
+        }
     })
 }
 
 fn read(uri: &str) -> Answered {
-    let contents = |mime: &str, text: &str| Ok(json!({"contents": [{"uri": uri, "mimeType": mime, "text": text}]}));
+    let contents = |mime: &str, text: &str| {
+        Ok(json!({"contents": [{"uri": uri, "mimeType": mime, "text": text}]}))
+    };
     match uri {
-        "test://static-text" => contents("text/plain", "This is the content of the static text resource."),
-        "test://static-binary" => Ok(json!({"contents": [{"uri": uri, "mimeType": "image/png", "blob": PNG}]})),
-        "test://watched-resource" => contents("text/plain", "This is the content of the watched resource."),
-        _ => match uri.strip_prefix("test://template/").and_then(|rest| rest.strip_suffix("/data")) {
+        "test://static-text" => contents(
+            "text/plain",
+            "This is the content of the static text resource.",
+        ),
+        "test://static-binary" => {
+            Ok(json!({"contents": [{"uri": uri, "mimeType": "image/png", "blob": PNG}]}))
+        }
+        "test://watched-resource" => {
+            contents("text/plain", "This is the content of the watched resource.")
+        }
+        _ => match uri
+            .strip_prefix("test://template/")
+            .and_then(|rest| rest.strip_suffix("/data"))
+        {
             Some(id) if !id.is_empty() && !id.contains('/') => {
-                let data = json!({"id": id, "templateTest": true, "data": format!("Data for ID: {id}")});
+                let data =
+                    json!({"id": id, "templateTest": true, "data": format!("Data for ID: {id}")});
                 contents("application/json", &data.to_string())
             }
-            _ => Err(error(RESOURCE_NOT_FOUND, "there is no such resource", Some(json!({"uri": uri})))),
+            _ => Err(error(
+                RESOURCE_NOT_FOUND,
+                "there is no such resource",
+                Some(json!({"uri": uri})),
+            )),
         },
     }
 }
@@ -449,9 +555,7 @@ fn tools() -> Vec<(&'static str, Value)> {
         "test_trigger_prompt_change",
         "test_input_required_result_capabilities",
     ];
-    let text = |field: &str| {
-        json!({"type": "object", "properties": {field: {"type": "string"}}, "required": [field]})
-    };
+    let text = |field: &str| json!({"type": "object", "properties": {field: {"type": "string"}}, "required": [field]});
     let empty = || json!({"type": "object", "properties": {}});
     let mut tools: Vec<_> = NO_INPUT.iter().map(|name| (*name, empty())).collect();
     tools.extend(ROUNDS.iter().map(|dialogue| (dialogue.name, empty())));
@@ -508,9 +612,7 @@ fn prompts() -> Vec<Value> {
 }
 
 fn resources() -> Vec<Value> {
-    let resource = |uri: &str, name: &str, mime: &str| {
-        json!({"uri": uri, "name": name, "description": format!("Conformance fixture {name}"), "mimeType": mime})
-    };
+    let resource = |uri: &str, name: &str, mime: &str| json!({"uri": uri, "name": name, "description": format!("Conformance fixture {name}"), "mimeType": mime});
     vec![
         resource("test://static-text", "Static text", "text/plain"),
         resource("test://static-binary", "Static binary", "image/png"),
@@ -565,7 +667,12 @@ fn text(text: &str) -> Value {
 }
 
 fn error(code: i64, message: &str, data: Option<Value>) -> RpcError {
-    RpcError { code, message: message.to_owned(), data, record: None }
+    RpcError {
+        code,
+        message: message.to_owned(),
+        data,
+        record: None,
+    }
 }
 
 fn raw(value: &Value) -> Box<RawValue> {
