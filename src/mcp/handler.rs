@@ -83,7 +83,7 @@ impl Handler {
         let asked = asked(&context.extensions)?;
         let era = era(&context);
         let (client, heard) =
-            CallClient::new(era, self.logs(&asked, era), self.capabilities(&asked, era));
+            CallClient::new(era, self.logs(asked, era), self.capabilities(asked, era));
         let request = Request {
             method,
             name: asked.name.clone(),
