@@ -17,6 +17,14 @@ impl Run for Echo {
             let result = RawValue::from_string(format!(r#"{{"content":[{{"type":"text","text":"hi"}}],"x-unknown":1.50,"raw":{}}}"#, i.params.get())).unwrap();
             return Box::pin(async { Outcome::Result { result, is_error: false } });
         }
+        if i.name == "slow" {
+            return Box::pin(async move {
+                tokio::select! {
+                    () = i.cancel.cancelled() => { eprintln!("slow cancelled"); Outcome::Cancelled }
+                    () = tokio::time::sleep(std::time::Duration::from_secs(3)) => { eprintln!("slow done"); Outcome::Result { result: RawValue::from_string(r#"{"content":[]}"#.into()).unwrap(), is_error: false } }
+                }
+            });
+        }
         self.0.run(i)
     }
 }
@@ -46,6 +54,7 @@ fn router() -> Arc<Router> {
     };
     let mut tools: Vec<_> = fixtures.tools.into_iter().map(tool).collect();
     tools.push(tool(RawValue::from_string(r#"{"name":"echo","description":"Echo","inputSchema":{"type":"object" , "x-z":1.0},"execution":{"taskSupport":"optional"},"unknown_field": [1, 2.50]}"#.into()).unwrap()));
+    tools.push(tool(RawValue::from_string(r#"{"name":"slow","description":"Slow","inputSchema":{"type":"object"}}"#.into()).unwrap()));
     let offer = Offer {
         tools,
         prompts: fixtures.prompts.into_iter().map(Arc::new).collect(),
