@@ -7,6 +7,7 @@
 pub mod car;
 pub mod json;
 pub mod payload;
+pub mod splice;
 
 use std::{fmt, str::FromStr};
 
@@ -207,6 +208,22 @@ impl Block {
     }
 }
 
+/// On the wire between processes of one node: the name is made again from the bytes.
+impl Serialize for Block {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (self.cid.codec as u8, serde_bytes::Bytes::new(&self.bytes)).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Block {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (codec, bytes): (u8, serde_bytes::ByteBuf) = Deserialize::deserialize(deserializer)?;
+        let codec = Codec::from_code(codec.into())
+            .ok_or_else(|| serde::de::Error::custom("unknown codec"))?;
+        Ok(Self::new(codec, bytes.into_vec()))
+    }
+}
+
 /// Why bytes are not a DAG-CBOR block of ours.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -273,10 +290,8 @@ fn scan(bytes: &[u8]) -> Result<Vec<Cid>, DecodeError> {
                         .filter(|end| *end <= bytes.len())
                         .ok_or_else(truncated)?;
                 }
+                4 | 5 if open.len() == DEPTH_MAX => return Err(DecodeError::Depth),
                 4 | 5 if argument > 0 => {
-                    if open.len() == DEPTH_MAX {
-                        return Err(DecodeError::Depth);
-                    }
                     let items = if major == 5 {
                         argument.saturating_mul(2)
                     } else {

@@ -1,1 +1,348 @@
-//! Room to be furnished.
+//! Calls: a request's life from the moment it will be tried to its one ending.
+//!
+//! Invariants:
+//! - a started call gets exactly one ending;
+//! - a key asked for again gives the first answer, or says why it cannot; it never runs a tool twice whose
+//!   contract does not allow it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    block::Cid,
+    event::{
+        Actor, Body, Event, Fact, PayloadRef, Role,
+        body::{
+            CallCancelled, CallFailed, CallInterrupted, CallRefused, CallStarted, CallSucceeded,
+            Failure,
+        },
+    },
+};
+
+/// Bytes of a keyed commitment to an idempotency key.
+pub const KEY_LEN: usize = 16;
+
+/// One call, as the log remembers it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    pub id: String,
+    pub actor: Actor,
+    pub tool: Option<Cid>,
+    pub name: String,
+    pub input: Option<Cid>,
+    pub key: Option<Vec<u8>>,
+    pub runner: String,
+    pub started: Cid,
+    pub ending: Option<Ending>,
+}
+
+/// How a call ended, and where that stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    pub how: How,
+    pub event: Cid,
+    pub seq: u64,
+    pub output: Option<Cid>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum How {
+    Succeeded,
+    Failed(Failure),
+    Refused,
+    Cancelled,
+    Interrupted,
+}
+
+/// The wish to try a call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    pub id: String,
+    pub actor: Actor,
+    pub tool: Option<Cid>,
+    pub input: Option<PayloadRef>,
+    pub facts: CallStarted,
+    pub cause: Option<Cid>,
+    /// Whether the contract says that running twice does no more than running once.
+    pub repeatable: bool,
+    /// What is already known to forbid it: it is recorded, and nothing runs.
+    pub refusal: Option<Refusal>,
+}
+
+/// Why the rules forbid what was asked: one of the closed list of codes, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub code: Code,
+    pub message: String,
+    pub retryable: bool,
+    pub hint: Option<String>,
+}
+
+/// The closed list of domain error codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    InvalidArgument,
+    NotFound,
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    PermissionDenied,
+    ResourceExhausted,
+    DeadlineExceeded,
+    Cancelled,
+    Unavailable,
+    Internal,
+}
+
+/// What the rules say to a [`Start`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ruling {
+    /// Append this and run the tool.
+    Run(Box<Fact>),
+    /// Append both: the call and that it was refused; the second fact's cause is the first's event.
+    Refuse(Box<Fact>, CallRefused),
+    /// Append nothing: this is the first answer to the same key.
+    Answered(Ending),
+    /// Append nothing: the key cannot be answered now.
+    Denied(Refusal),
+}
+
+/// How a running call ended, as the hands tell it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct End {
+    pub id: String,
+    pub outcome: EndOutcome,
+    pub output: Option<PayloadRef>,
+    pub took_us: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum EndOutcome {
+    Succeeded { input_required: bool },
+    Failed { failure: Failure, code: Option<i64> },
+    Cancelled,
+    Interrupted,
+}
+
+impl Code {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "invalid_argument",
+            Self::NotFound => "not_found",
+            Self::AlreadyExists => "already_exists",
+            Self::Conflict => "conflict",
+            Self::FailedPrecondition => "failed_precondition",
+            Self::PermissionDenied => "permission_denied",
+            Self::ResourceExhausted => "resource_exhausted",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Cancelled => "cancelled",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl Refusal {
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            retryable: false,
+            hint: None,
+        }
+    }
+
+    pub fn retryable(self) -> Self {
+        Self {
+            retryable: true,
+            ..self
+        }
+    }
+
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
+    }
+}
+
+/// The subject of a call's events.
+pub fn subject(id: &str) -> String {
+    format!("call/{id}")
+}
+
+/// Asks whether a call may be tried. `earlier` is the latest call with the same actor, name and key.
+pub fn start(earlier: Option<&Call>, wish: &Start) -> Ruling {
+    let started = Fact {
+        cause: wish.cause,
+        refs: Vec::new(),
+        actor: wish.actor.clone(),
+        subject: subject(&wish.id),
+        tool: wish.tool,
+        payloads: wish.input.into_iter().collect(),
+        body: Body::CallStarted(wish.facts.clone()),
+    };
+    if let Some(refusal) = &wish.refusal {
+        let refused = CallRefused {
+            code: refusal.code.as_str().to_owned(),
+        };
+        return Ruling::Refuse(Box::new(started), refused);
+    }
+    match earlier.map(|earlier| again(earlier, wish)) {
+        None | Some(Again::Run) => Ruling::Run(Box::new(started)),
+        Some(Again::After(first)) => Ruling::Run(Box::new(Fact {
+            refs: vec![first],
+            ..started
+        })),
+        Some(Again::Answered(ending)) => Ruling::Answered(ending),
+        Some(Again::Denied(refusal)) => Ruling::Denied(refusal),
+    }
+}
+
+/// What a key means the second time.
+enum Again {
+    Run,
+    /// Run, and name the attempt whose outcome is unknown.
+    After(Cid),
+    Answered(Ending),
+    Denied(Refusal),
+}
+
+fn again(earlier: &Call, wish: &Start) -> Again {
+    let same = earlier.input == wish.input.map(|input| input.cid) && earlier.tool == wish.tool;
+    let Some(ending) = earlier.ending.as_ref() else {
+        return match same {
+            true => Again::Denied(
+                Refusal::new(
+                    Code::Conflict,
+                    "a call with this idempotency key is still running",
+                )
+                .retryable()
+                .hint("ask again with the same key"),
+            ),
+            false => Again::Denied(other_content()),
+        };
+    };
+    match ending.how {
+        How::Refused => Again::Run,
+        _ if !same => Again::Denied(other_content()),
+        How::Succeeded | How::Failed(Failure::Tool | Failure::Protocol) => Again::Answered(ending.clone()),
+        How::Failed(Failure::Transport | Failure::Timeout | Failure::Internal)
+        | How::Cancelled
+        | How::Interrupted => match wish.repeatable {
+            true => Again::After(ending.event),
+            false => Again::Denied(
+                Refusal::new(
+                    Code::FailedPrecondition,
+                    "the first call with this idempotency key ended without an answer; whether it took effect is not known",
+                )
+                .hint("look at the first call's event, then use a new key"),
+            ),
+        },
+    }
+}
+
+fn other_content() -> Refusal {
+    Refusal::new(
+        Code::AlreadyExists,
+        "this idempotency key was used for a call with other content",
+    )
+    .hint("use a new key for new content")
+}
+
+/// Ends an open call. `open` is none where no such call is running.
+pub fn end(open: Option<&Call>, end: &End) -> Result<Fact, Refusal> {
+    let open = open.filter(|call| call.ending.is_none()).ok_or_else(|| {
+        Refusal::new(
+            Code::Conflict,
+            "this call is not running: it has ended, or never started",
+        )
+    })?;
+    let took_us = end.took_us;
+    let body = match end.outcome {
+        EndOutcome::Succeeded { input_required } => Body::CallSucceeded(CallSucceeded {
+            took_us,
+            input_required,
+        }),
+        EndOutcome::Failed { failure, code } => Body::CallFailed(CallFailed {
+            failure,
+            took_us,
+            code,
+        }),
+        EndOutcome::Cancelled => Body::CallCancelled(CallCancelled { took_us }),
+        EndOutcome::Interrupted => Body::CallInterrupted(CallInterrupted {
+            runner: open.runner.clone(),
+        }),
+    };
+    Ok(ending_fact(open, body, end.output))
+}
+
+/// The refusal of a call that was just started.
+pub fn refuse(open: &Call, facts: CallRefused, output: Option<PayloadRef>) -> Fact {
+    ending_fact(open, Body::CallRefused(facts), output)
+}
+
+fn ending_fact(open: &Call, body: Body, output: Option<PayloadRef>) -> Fact {
+    Fact {
+        cause: Some(open.started),
+        refs: Vec::new(),
+        actor: open.actor.clone(),
+        subject: subject(&open.id),
+        tool: open.tool,
+        payloads: output.into_iter().collect(),
+        body,
+    }
+}
+
+impl Call {
+    /// The call that a `call.started` event begins.
+    pub fn begun(event: &Event) -> Option<Self> {
+        let fields = event.fields();
+        let Some(Body::CallStarted(facts)) = event.body() else {
+            return None;
+        };
+        Some(Self {
+            id: fields.subject.strip_prefix("call/")?.to_owned(),
+            actor: fields.actor.clone(),
+            tool: fields.tool,
+            name: facts.name,
+            input: payload(event, &[Role::Input]),
+            key: facts.key,
+            runner: facts.runner,
+            started: event.cid(),
+            ending: None,
+        })
+    }
+
+    /// Folds a later event of this call.
+    pub fn apply(&mut self, event: &Event) {
+        let how = match event.body() {
+            Some(Body::CallSucceeded(_)) => How::Succeeded,
+            Some(Body::CallFailed(facts)) => How::Failed(facts.failure),
+            Some(Body::CallRefused(_)) => How::Refused,
+            Some(Body::CallCancelled(_)) => How::Cancelled,
+            Some(Body::CallInterrupted(_)) => How::Interrupted,
+            _ => return,
+        };
+        self.ending = Some(Ending {
+            how,
+            event: event.cid(),
+            seq: event.fields().seq,
+            output: payload(event, &[Role::Output, Role::Error]),
+        });
+    }
+}
+
+/// The first payload of an event in one of these roles.
+pub fn payload(event: &Event, roles: &[Role]) -> Option<Cid> {
+    event
+        .fields()
+        .pay
+        .iter()
+        .find(|pay| roles.contains(&pay.role))
+        .map(|pay| pay.cid)
+}
+
+#[cfg(test)]
+mod tests;

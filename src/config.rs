@@ -1,1 +1,451 @@
-//! Room to be furnished.
+//! Configuration: what an operator may set, what holds when nothing is set, and every fault in it at once.
+//!
+//! Invariants:
+//! - a [`Config`] that exists has passed every rule: nobody downstream checks a bound again;
+//! - the file gives way to `CAIRN__SECTION__KEY` variables, and both give way to flags;
+//! - no value that came from outside is repeated in an error, and no secret in a `Debug`.
+
+mod read;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    io::Read,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use crate::auth::{Access, AuthError, Tokens, Verifier};
+
+/// Bytes of a configuration file.
+const FILE_MAX: u64 = 1024 * 1024;
+
+/// The whole configuration; every section may be absent.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    pub server: Server,
+    pub auth: Auth,
+    pub log: Log,
+    pub upstream: Vec<Upstream>,
+    pub tasks: Tasks,
+    pub p2p: P2p,
+    pub capture: Captures,
+    pub telemetry: Telemetry,
+    pub router: Router,
+    /// Metadata by public tool name; what is set here wins over what the tool's source says.
+    pub tools: BTreeMap<String, Tool>,
+}
+
+/// `[server]`: the socket, and the bounds of what comes in by it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Server {
+    /// Default `127.0.0.1:7420`. Port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// The URL callers use, without `/mcp`; by default `http://` and the listening address.
+    pub public_url: Option<String>,
+    /// Default 4 MiB; 1 KiB to 64 MiB.
+    pub max_body_bytes: usize,
+    /// How long an answer may take to begin. Default 300,000; 100 to 3,600,000.
+    pub request_timeout_ms: u64,
+    /// Origins of web pages that may call, as `https://host[:port]`. The server's own is always allowed.
+    pub allowed_origins: Vec<String>,
+    /// `Host` values beside the loopback names, the listening address and the public URL: `name[:port]`.
+    pub allowed_hosts: Vec<String>,
+    /// Requests a second of one principal. Default 20,000; 1 to 1,000,000.
+    pub rate_limit_per_second: u32,
+    /// Requests of one principal at once. Default 20,000; 1 to 1,000,000.
+    pub rate_limit_burst: u32,
+}
+
+/// `[auth]`: who may call.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Auth {
+    pub mode: AuthMode,
+    /// The keys that sign tokens, as a JWK set. For `jwt`.
+    pub jwks_file: Option<PathBuf>,
+    /// The `iss` of every token. For `jwt`.
+    pub issuer: Option<String>,
+    /// The `aud` of every token; by default the public URL with `/mcp`. For `jwt`.
+    pub audience: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMode {
+    /// Everyone who reaches the socket may do everything; only on a loopback address.
+    #[default]
+    None,
+    /// Opaque tokens kept, hashed, in the data directory.
+    Static,
+    /// Signed tokens of an issuer.
+    Jwt,
+}
+
+/// `[log]`: how events reach the disk.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    pub store: Store,
+    /// Commands that share one commit at most. Default 1024; 1 to 65,536.
+    pub group_max: usize,
+    /// Whether a commit waits for the disk. Default true.
+    pub fsync: bool,
+    /// How often a new head is signed. Default 1000; 10 to 3,600,000.
+    pub checkpoint_interval_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Store {
+    #[default]
+    Sqlite,
+}
+
+/// `[[upstream]]`: an MCP server this node stands in front of.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Upstream {
+    /// 1 to 64 of `A-Z a-z 0-9 _ -`, used once.
+    pub name: String,
+    /// The program of a stdio server; exactly one of `command` and `url`.
+    pub command: Option<String>,
+    pub args: Vec<String>,
+    pub env: Secrets,
+    pub cwd: Option<PathBuf>,
+    /// The URL of a Streamable HTTP server.
+    pub url: Option<String>,
+    pub headers: Secrets,
+    /// Put before every tool and prompt name. Default `<name>_`; empty shows the names as they are.
+    pub prefix: Option<String>,
+    /// When not empty, only these tools, by their names at the source.
+    pub enable: Vec<String>,
+    pub disable: Vec<String>,
+    /// How long one call may take. By default the lane's timeout.
+    pub timeout_ms: Option<u64>,
+    pub lane: Option<String>,
+}
+
+/// Named values that are never shown.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secrets(pub BTreeMap<String, String>);
+
+/// `[tasks]`: the task queue.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Tasks {
+    /// Default 30,000; 100 to 86,400,000.
+    pub lease_ms: u64,
+    /// A waiting task gains one step of priority each. Default 60,000; 100 to 86,400,000.
+    pub ageing_ms: u64,
+    /// Default 10,000; 1 to 1,000,000.
+    pub max_queue: usize,
+    /// Default 5; 1 to 1000.
+    pub max_attempts: u32,
+}
+
+/// `[p2p]`: the network of nodes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct P2p {
+    pub enable: bool,
+    pub listen: Vec<String>,
+    pub bootstrap: Vec<String>,
+    pub mdns: bool,
+    pub dht: bool,
+    pub relay: bool,
+    pub peers_file: Option<PathBuf>,
+    pub github: Option<String>,
+    pub external_services: bool,
+}
+
+/// `[capture]`: how much of a payload the log keeps.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Captures {
+    pub default: Capture,
+    /// By public tool name.
+    pub tools: BTreeMap<String, Capture>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Capture {
+    #[default]
+    Full,
+    /// All but what the contract marks secret.
+    Redacted,
+    /// Only digests and lengths.
+    Digest,
+}
+
+/// `[telemetry]`: what this process says of itself.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Telemetry {
+    pub otlp_endpoint: Option<String>,
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// `[router]`: lanes by name.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Router {
+    pub lanes: BTreeMap<String, Lane>,
+}
+
+/// `[router.lanes.<name>]`: what is not set keeps the lane's own default.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lane {
+    /// 1 to 10,000.
+    pub concurrency: Option<usize>,
+    /// 0 to 1,000,000.
+    pub queue: Option<usize>,
+    /// 1 to 86,400,000.
+    pub timeout_ms: Option<u64>,
+}
+
+/// `[tools."<name>"]`: what the router is told of a tool.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tool {
+    pub runtime: Option<String>,
+    pub category: Option<String>,
+    /// 0 to 100.
+    pub priority: Option<u8>,
+    /// 1 to 86,400,000.
+    pub timeout_ms: Option<u64>,
+    pub retry: Option<Retry>,
+    pub cpu: Option<Need>,
+    pub io: Option<Need>,
+    pub memory: Option<Need>,
+}
+
+/// How often, and after what waits, a failed run is tried again.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// Default 0; at most 100.
+    pub max_retries: u32,
+    /// Default 1000; at most `max_backoff_ms`.
+    pub backoff_ms: u64,
+    /// Default 2; 1 to 10.
+    pub backoff_factor: f64,
+    /// Default 60,000; at most 86,400,000.
+    pub max_backoff_ms: u64,
+    pub jitter: bool,
+}
+
+/// How much of a resource a tool needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Need {
+    Low,
+    Medium,
+    High,
+}
+
+/// What flags say; it wins over the file and the environment.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    pub listen: Option<SocketAddr>,
+    pub no_p2p: bool,
+}
+
+/// One thing that is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The key, as `section.key` or `upstream[0].key`; empty for the file itself.
+    pub place: String,
+    pub origin: Origin,
+    pub message: String,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A line of the file, counted from 1.
+    Line(usize),
+    /// An environment variable, by its name.
+    Variable(String),
+    /// A flag, a default, or a key that is missing.
+    Elsewhere,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration file {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("configuration is not usable: {}", join(.0))]
+    Faults(Vec<Fault>),
+}
+
+impl Config {
+    /// Reads the file, lays the environment and the flags over it, and checks the whole.
+    ///
+    /// `env` is every variable of the process; those that do not begin with `CAIRN__` are passed over.
+    pub fn load(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<Self, ConfigError> {
+        let text = match path {
+            Some(path) => read_file(path).map_err(|source| ConfigError::Read {
+                path: path.to_owned(),
+                source,
+            })?,
+            None => String::new(),
+        };
+        let (mut config, mut report) = read::read(&text, env);
+        if let Some(listen) = overrides.listen {
+            config.server.listen = listen;
+        }
+        if overrides.no_p2p {
+            config.p2p.enable = false;
+        }
+        rules::check(&config, &mut report);
+        match report.faults {
+            faults if faults.is_empty() => Ok(config),
+            faults => Err(ConfigError::Faults(faults)),
+        }
+    }
+}
+
+impl Config {
+    /// Opens what callers are told apart by; static tokens are those of the data directory.
+    pub fn access(&self, directory: &Path) -> Result<Access, AuthError> {
+        match self.auth.mode {
+            AuthMode::None => Ok(Access::Open),
+            AuthMode::Static => Tokens::open(directory).map(Access::Static),
+            AuthMode::Jwt => {
+                let public = self.server.public_url.as_deref().unwrap_or_default();
+                let canonical = || format!("{}/mcp", public.trim_end_matches('/'));
+                let audience = self.auth.audience.clone().unwrap_or_else(canonical);
+                let issuer = self.auth.issuer.as_deref().unwrap_or_default();
+                let keys = self.auth.jwks_file.clone().unwrap_or_default();
+                Verifier::open(keys, issuer, &audience).map(Access::Jwt)
+            }
+        }
+    }
+}
+
+impl Upstream {
+    /// What is put before every public name.
+    pub fn prefix(&self) -> String {
+        self.prefix
+            .clone()
+            .unwrap_or_else(|| format!("{}_", self.name))
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7420)),
+            public_url: None,
+            max_body_bytes: 4 * 1024 * 1024,
+            request_timeout_ms: 300_000,
+            allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            rate_limit_per_second: 20_000,
+            rate_limit_burst: 20_000,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            store: Store::Sqlite,
+            group_max: 1024,
+            fsync: true,
+            checkpoint_interval_ms: 1000,
+        }
+    }
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self {
+            lease_ms: 30_000,
+            ageing_ms: 60_000,
+            max_queue: 10_000,
+            max_attempts: 5,
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max_retries: 0,
+            backoff_ms: 1000,
+            backoff_factor: 2.0,
+            max_backoff_ms: 60_000,
+            jitter: true,
+        }
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.0.keys().map(|name| (name, "***")))
+            .finish()
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.origin, self.place.as_str()) {
+            (Origin::Line(line), "") => write!(f, "line {line}: {}", self.message),
+            (Origin::Line(line), place) => write!(f, "line {line}: {place}: {}", self.message),
+            (Origin::Variable(name), _) => write!(f, "{name}: {}", self.message),
+            (Origin::Elsewhere, place) => write!(f, "{place}: {}", self.message),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = fs::File::open(path)?
+        .take(FILE_MAX + 1)
+        .read_to_string(&mut text)?;
+    if read as u64 > FILE_MAX {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "the file is over 1 MiB",
+        ));
+    }
+    Ok(text)
+}
+
+fn join(faults: &[Fault]) -> String {
+    faults
+        .iter()
+        .map(Fault::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}

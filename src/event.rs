@@ -10,7 +10,7 @@ pub mod body;
 use std::collections::BTreeMap;
 
 use ipld_core::ipld::Ipld;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::body::{Body, Kind};
 use crate::block::{Block, Cid, Codec, DecodeError, decode, encode};
@@ -30,6 +30,7 @@ pub const KIND_MAX: usize = 32;
 pub struct Actor {
     pub id: String,
     pub role: String,
+    #[serde(deserialize_with = "present")]
     pub proof: Option<Cid>,
 }
 
@@ -99,11 +100,14 @@ pub struct Fields {
     pub kind: String,
     pub log: Cid,
     pub seq: u64,
+    #[serde(deserialize_with = "present")]
     pub prev: Option<Cid>,
+    #[serde(deserialize_with = "present")]
     pub cause: Option<Cid>,
     pub refs: Vec<Cid>,
     pub actor: Actor,
     pub subject: String,
+    #[serde(deserialize_with = "present")]
     pub tool: Option<Cid>,
     pub pay: Vec<PayloadRef>,
     pub body: BTreeMap<String, Ipld>,
@@ -221,6 +225,11 @@ impl Fields {
         rule(self.pay.len() <= PAYLOADS_MAX, "pay")?;
         rule(!self.body.values().any(has_float), "body")
     }
+}
+
+/// Reads a key that may be null but must be there, so that decoding and re-encoding gives the same bytes.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cid>, D::Error> {
+    Option::deserialize(deserializer)
 }
 
 fn has_float(value: &Ipld) -> bool {

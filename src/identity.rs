@@ -1,1 +1,224 @@
-//! Room to be furnished.
+//! The log's signing identity: its name, its Ed25519 key, and the heads it signs.
+//!
+//! Invariants:
+//! - a head is a C2SP tlog-checkpoint in a C2SP signed-note, under a key named by the log's origin;
+//! - what [`open_checkpoint`] gives was signed by the key asked for; other signatures prove nothing here;
+//! - a verifier key has one text, and no `Debug` shows a seed.
+
+use std::fmt;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use signed_note::{Note, is_key_name_valid, key_id, new_ed25519_verifier_key};
+
+use crate::block::Sha256Digest;
+
+/// Bytes of an origin.
+pub const ORIGIN_MAX: usize = 255;
+/// Bytes of a signed head.
+pub const CHECKPOINT_MAX: usize = 16 * 1024;
+/// Signatures on one head; C2SP asks verifiers to take at least 16.
+pub const SIGNATURES_MAX: usize = 16;
+
+/// The signature type of Ed25519 in signed-note.
+const ALGORITHM: u8 = 1;
+
+/// What a log signs: this many events, under this root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    pub origin: String,
+    pub size: u64,
+    pub root: Sha256Digest,
+}
+
+/// Why an origin or a key cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum KeyError {
+    #[error(
+        "origin is not a key name: 1 to 255 bytes without spaces, pluses or control characters"
+    )]
+    Origin,
+    #[error("not an ed25519 public key")]
+    Key,
+    #[error("not a verifier key: expected origin+hash+base64 of an ed25519 key")]
+    Malformed,
+}
+
+/// Why a note is not a head of the log asked for.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum CheckpointError {
+    #[error("not a signed note of at most 16384 bytes and 16 signatures")]
+    Note,
+    #[error("note is signed but holds no checkpoint")]
+    Malformed,
+    #[error("note has no signature of the expected key")]
+    Unsigned,
+    #[error("signature of the expected key is wrong")]
+    Signature,
+    #[error("checkpoint is of another log: {origin}")]
+    Origin { origin: String },
+}
+
+/// Signs the log's heads.
+pub struct Signer {
+    verifier: Verifier,
+    key: SigningKey,
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Signer").field(&self.vkey()).finish()
+    }
+}
+
+impl Signer {
+    /// The identity named `origin` with the Ed25519 key of `seed`.
+    pub fn new(origin: &str, seed: [u8; 32]) -> Result<Self, KeyError> {
+        let key = SigningKey::from_bytes(&seed);
+        let verifier = Verifier::from_key(origin, key.verifying_key().to_bytes())?;
+        Ok(Self { verifier, key })
+    }
+
+    pub fn origin(&self) -> &str {
+        self.verifier.origin()
+    }
+
+    pub fn public_key(&self) -> [u8; 32] {
+        self.verifier.public_key()
+    }
+
+    /// The verifier key as text: `origin+hash+base64`.
+    pub fn vkey(&self) -> String {
+        self.verifier.vkey()
+    }
+
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
+    /// The signed head over `size` events under `root`. Sign only what is durable.
+    pub fn sign_checkpoint(&self, size: u64, root: &Sha256Digest) -> String {
+        let origin = self.origin();
+        let text = format!("{origin}\n{size}\n{}\n", BASE64_STANDARD.encode(root));
+        let id = self.verifier.id.to_be_bytes();
+        let signature = self.key.sign(text.as_bytes()).to_bytes();
+        let signed = BASE64_STANDARD.encode([&id[..], &signature].concat());
+        format!("{text}\n\u{2014} {origin} {signed}\n")
+    }
+}
+
+/// A log's name and public key: enough to check its heads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verifier {
+    origin: String,
+    id: u32,
+    key: VerifyingKey,
+}
+
+impl Verifier {
+    pub fn from_key(origin: &str, key: [u8; 32]) -> Result<Self, KeyError> {
+        let named = origin.len() <= ORIGIN_MAX
+            && is_key_name_valid(origin)
+            && !origin.contains(char::is_control);
+        if !named {
+            return Err(KeyError::Origin);
+        }
+        let id = key_id(origin, &[&[ALGORITHM], &key[..]].concat());
+        let key = VerifyingKey::from_bytes(&key).map_err(|_| KeyError::Key)?;
+        // Anyone can sign for a key of small order.
+        if key.is_weak() {
+            return Err(KeyError::Key);
+        }
+        Ok(Self {
+            origin: origin.to_owned(),
+            id,
+            key,
+        })
+    }
+
+    /// Reads `origin+hash+base64`.
+    pub fn from_vkey(vkey: &str) -> Result<Self, KeyError> {
+        let mut parts = vkey.splitn(3, '+');
+        let (Some(origin), Some(_), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(KeyError::Malformed);
+        };
+        let key = BASE64_STANDARD.decode(key).ok();
+        let Some([ALGORITHM, key @ ..]) = key.as_deref() else {
+            return Err(KeyError::Malformed);
+        };
+        let key = key.try_into().map_err(|_| KeyError::Malformed)?;
+        let verifier = Self::from_key(origin, key)?;
+        // Writing it again settles the hash and the spelling.
+        match verifier.vkey() == vkey {
+            true => Ok(verifier),
+            false => Err(KeyError::Malformed),
+        }
+    }
+
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    pub fn public_key(&self) -> [u8; 32] {
+        self.key.to_bytes()
+    }
+
+    /// The verifier key as text: `origin+hash+base64`.
+    pub fn vkey(&self) -> String {
+        new_ed25519_verifier_key(&self.origin, &self.key)
+    }
+}
+
+/// Reads a head that `verifier` signed.
+///
+/// Signatures of other keys are ignored; a wrong one of this key refuses the note, whatever else signed it.
+pub fn open_checkpoint(note: &str, verifier: &Verifier) -> Result<Checkpoint, CheckpointError> {
+    if note.len() > CHECKPOINT_MAX {
+        return Err(CheckpointError::Note);
+    }
+    let parsed = Note::from_bytes(note.as_bytes()).map_err(|_| CheckpointError::Note)?;
+    let text = parsed.text();
+    let mut signed = false;
+    // One blank line stands between the text and the signatures.
+    for (nth, line) in note[text.len() + 1..].lines().enumerate() {
+        if nth == SIGNATURES_MAX {
+            return Err(CheckpointError::Note);
+        }
+        let signature = signed_note::Signature::from_bytes(line.as_bytes())
+            .map_err(|_| CheckpointError::Note)?;
+        if (signature.name(), signature.id()) == (verifier.origin(), verifier.id) {
+            Signature::from_slice(signature.signature())
+                .and_then(|signature| verifier.key.verify_strict(text, &signature))
+                .map_err(|_| CheckpointError::Signature)?;
+            signed = true;
+        }
+    }
+    if !signed {
+        return Err(CheckpointError::Unsigned);
+    }
+    let checkpoint = parse(&note[..text.len()]).ok_or(CheckpointError::Malformed)?;
+    match checkpoint.origin == verifier.origin {
+        true => Ok(checkpoint),
+        false => Err(CheckpointError::Origin {
+            origin: checkpoint.origin,
+        }),
+    }
+}
+
+/// Reads the text of a checkpoint. Extension lines, which are ours to ignore, must not be empty.
+fn parse(text: &str) -> Option<Checkpoint> {
+    let mut lines = text.strip_suffix('\n')?.split('\n');
+    let (origin, size, root) = (lines.next()?, lines.next()?, lines.next()?);
+    let number: u64 = size.parse().ok()?;
+    let canonical =
+        number.to_string() == size && !origin.is_empty() && lines.all(|l| !l.is_empty());
+    let root = BASE64_STANDARD.decode(root).ok()?.try_into().ok()?;
+    canonical.then(|| Checkpoint {
+        origin: origin.to_owned(),
+        size: number,
+        root,
+    })
+}
+
+#[cfg(test)]
+mod tests;

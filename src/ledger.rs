@@ -1,1 +1,207 @@
-//! Room to be furnished.
+//! The ledger: the one writer. Commands come in, rulings go out, and what a ruling says is durable.
+//!
+//! Invariants:
+//! - one thread writes; commands that wait share one commit and one fsync;
+//! - a reply leaves only after the commit that makes it true;
+//! - a failed commit stops the ledger: nothing is built on what may not be there.
+
+mod folding;
+pub mod opening;
+pub mod writer;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    block::{Cid, payload::SealedPayload},
+    call::{End, Ending, Refusal, Start},
+    contract::Contract,
+    event::Actor,
+    log::home::Home,
+};
+
+/// Commands that may wait for the writer; more wait at the door.
+pub const WAITING_MAX: usize = 8 * 1024;
+/// Commands in one commit by default.
+pub const GROUP_MAX: usize = 1024;
+
+/// What somebody wishes to become true.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// Offer a tool under this contract; its `prev` is set by the rules.
+    Publish { contract: Contract, actor: Actor },
+    /// Stop offering a tool.
+    Retire {
+        source: String,
+        name: String,
+        actor: Actor,
+    },
+    /// Try a call. `refused` is the answer to record where `start.refusal` is set.
+    Start {
+        start: Box<Start>,
+        input: Option<SealedPayload>,
+        refused: Option<SealedPayload>,
+    },
+    /// End a running call.
+    End {
+        end: End,
+        output: Option<SealedPayload>,
+    },
+    /// End every running call of processes that have ended, and record how many there were.
+    Recover { runners: Vec<String> },
+    /// Delete a payload's content, keeping its name and every proof.
+    Erase {
+        payload: Cid,
+        basis: String,
+        actor: Actor,
+    },
+    /// Record that part of the log was handed out.
+    Export {
+        format: String,
+        from_seq: u64,
+        to_seq: u64,
+        actor: Actor,
+    },
+}
+
+/// Where an event stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    pub cid: Cid,
+    pub seq: u64,
+}
+
+/// What the rules answered, durable when it is seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Ruling {
+    /// The tool stands under this contract; `contract` is as published, its `prev` set.
+    Published {
+        cid: Cid,
+        contract: Box<Contract>,
+        new: bool,
+    },
+    /// Run the call; its start is this event.
+    Run(Sealed),
+    /// The call was recorded as refused; its ending is this event.
+    Refused(Sealed),
+    /// The first answer to the same idempotency key.
+    Answered(Ending),
+    /// The rules forbid it; nothing was recorded.
+    Denied(Refusal),
+    /// Recorded by this event.
+    Done(Sealed),
+    /// Nothing had to change.
+    Unchanged,
+}
+
+/// The ledger has ended: nothing more can be recorded by this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the ledger has stopped; look for the reason in the server's log, then start it again")]
+pub struct Stopped;
+
+/// What the log is, for whoever asks.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The genesis block's CID: the log's name.
+    pub log: Cid,
+    pub origin: String,
+    /// The signed-note verifier key of the log's heads.
+    pub vkey: String,
+}
+
+/// How far the log is written, folded and signed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Events folded into the state.
+    pub applied: u64,
+    /// The signed checkpoint over exactly those.
+    pub checkpoint: String,
+}
+
+/// The handle: cheap to clone, safe to drop.
+#[derive(Clone)]
+pub struct Ledger {
+    inbox: mpsc::Sender<Ask>,
+    committed: watch::Receiver<u64>,
+    reach: watch::Receiver<Reach>,
+    about: Arc<About>,
+    home: Home,
+}
+
+/// A command and where its ruling goes.
+struct Ask {
+    command: Command,
+    reply: oneshot::Sender<Ruling>,
+}
+
+impl Ledger {
+    /// Asks for a ruling. When this returns, the ruling's events are durable.
+    ///
+    /// Safe to drop midway: the command may still be carried out.
+    pub async fn submit(&self, command: Command) -> Result<Ruling, Stopped> {
+        let (reply, ruling) = oneshot::channel();
+        self.inbox
+            .send(Ask { command, reply })
+            .await
+            .map_err(|_| Stopped)?;
+        ruling.await.map_err(|_| Stopped)
+    }
+
+    /// Like [`Ledger::submit`], for threads outside the runtime.
+    pub fn submit_blocking(&self, command: Command) -> Result<Ruling, Stopped> {
+        let (reply, ruling) = oneshot::channel();
+        self.inbox
+            .blocking_send(Ask { command, reply })
+            .map_err(|_| Stopped)?;
+        ruling.blocking_recv().map_err(|_| Stopped)
+    }
+
+    /// Waits until what is committed now is folded, so that a question sees every answer given before it.
+    pub async fn settled(&self) -> Result<Reach, Stopped> {
+        let committed = *self.committed.borrow();
+        let mut reach = self.reach.clone();
+        let reached = reach
+            .wait_for(|reach| reach.applied >= committed)
+            .await
+            .map_err(|_| Stopped)?;
+        Ok(reached.clone())
+    }
+
+    /// Events committed so far; changes at each commit.
+    pub fn committed(&self) -> watch::Receiver<u64> {
+        self.committed.clone()
+    }
+
+    /// What is folded and signed; changes after each fold.
+    pub fn reach(&self) -> watch::Receiver<Reach> {
+        self.reach.clone()
+    }
+
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Commands waiting for the writer.
+    pub fn waiting(&self) -> usize {
+        self.inbox.max_capacity() - self.inbox.capacity()
+    }
+
+    /// Whether commands are still taken.
+    pub fn runs(&self) -> bool {
+        !self.inbox.is_closed()
+    }
+
+    /// Waits until the ledger takes no more commands.
+    pub async fn stopped(&self) {
+        self.inbox.closed().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

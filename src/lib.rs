@@ -5,21 +5,27 @@
 
 // Floor 0, words: bytes, content identifiers, canonical forms, keys, the Merkle tree.
 pub mod block;
+
 pub mod identity;
 pub mod merkle;
 
-// Floor 1, facts: what can have happened, and what a tool promises.
+// Floor 1, facts: what can have happened, what a tool promises, what an auditor takes away.
 pub mod contract;
 pub mod event;
+
+pub mod receipt;
 
 // Floor 2, rules: one entity a file, pure.
 pub mod call;
 pub mod catalogue;
 
-// Floor 3, memory: the log, what is derived from it, and the questions about both.
+// Floor 3, memory: the log, what is derived from it, the questions about both, and plain counters.
 pub mod log;
-pub mod query;
+pub mod metrics;
+
 pub mod state;
+
+pub mod query;
 
 // Floor 4, the one writer.
 pub mod ledger;
@@ -28,14 +34,18 @@ pub mod ledger;
 pub mod router;
 pub mod runtime;
 
-// Floor 7, languages: method names, tool definitions, the audit API.
+// Floor 7, languages: method names, tool definitions, the audit API, errors on the wire.
+pub mod problem;
+
 pub mod audit;
 pub mod mcp;
 pub mod tools;
 
 // Floor 8, doors: sockets, limits, tokens, flags, exit codes.
 pub mod auth;
-pub mod cli;
 pub mod config;
+
 pub mod http;
 pub mod stdio;
+
+pub mod cli;

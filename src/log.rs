@@ -1,1 +1,123 @@
-//! Room to be furnished.
+//! The log: every event and block this node knows, in order of arrival.
+//!
+//! Invariants:
+//! - append-only: events are never changed or removed; erasing a block leaves its name;
+//! - an append is all or nothing, and durable when it returns;
+//! - no caller above this room knows which store is behind it.
+
+pub mod home;
+pub mod sqlite;
+
+use std::ops::ControlFlow;
+
+use crate::{
+    block::{Block, Cid, Codec, Sha256Digest},
+    event::Event,
+};
+
+/// The last event of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tip {
+    pub seq: u64,
+    pub cid: Cid,
+    /// Microseconds since the epoch.
+    pub ts: u64,
+}
+
+/// What one commit adds: blocks first, then the events that link to them.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub blocks: Vec<Block>,
+    pub events: Vec<Event>,
+}
+
+/// One event as stored, not yet checked.
+#[derive(Clone, Copy, Debug)]
+pub struct EventRow<'a> {
+    pub seq: u64,
+    pub digest: Sha256Digest,
+    pub bytes: &'a [u8],
+}
+
+/// One block as stored, not yet checked. Its number is its place in the order of arrival.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockRow<'a> {
+    pub number: u64,
+    pub codec: Option<Codec>,
+    pub digest: Sha256Digest,
+    pub bytes: Option<&'a [u8]>,
+}
+
+/// A block's bytes, or that they were erased.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stored {
+    Present(Vec<u8>),
+    Erased,
+}
+
+/// Why the log could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The log is not where the caller believed: somebody else wrote.
+    #[error("the log's last event is not the expected one: another writer was here")]
+    Conflict,
+    /// An event names a cause that is not in the log.
+    #[error("event {cid} names a cause that is not stored")]
+    Orphan { cid: Cid },
+    #[error("the disk is full; free space, then start again")]
+    Full,
+    #[error("the log's files hold bytes that are not a log: {what}")]
+    Corrupt { what: &'static str },
+    #[error("the log's store failed")]
+    Store(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The writing side: one owner.
+pub trait Log: Send {
+    /// Appends `batch` if the last event is `expected`, durably. An event that is stored already is not stored twice.
+    fn append(&mut self, expected: Option<Cid>, batch: &Batch) -> Result<(), LogError>;
+
+    /// Deletes the bytes of a block and keeps its name; false where the block is not known or erased already.
+    fn erase(&mut self, cid: &Cid) -> Result<bool, LogError>;
+
+    /// Opens another reading side on the same log.
+    fn reader(&self) -> Result<Box<dyn Reader>, LogError>;
+}
+
+/// The reading side: sees whole commits only.
+pub trait Reader: Send {
+    fn tip(&self) -> Result<Option<Tip>, LogError>;
+
+    /// The event of this id.
+    fn event(&self, cid: &Cid) -> Result<Option<Event>, LogError>;
+
+    fn event_at(&self, seq: u64) -> Result<Option<Event>, LogError>;
+
+    fn seq_of(&self, cid: &Cid) -> Result<Option<u64>, LogError>;
+
+    /// Walks events in order from `from`, until there are no more or `visit` breaks.
+    fn events(
+        &self,
+        from: u64,
+        visit: &mut dyn FnMut(EventRow<'_>) -> ControlFlow<()>,
+    ) -> Result<(), LogError>;
+
+    fn block(&self, cid: &Cid) -> Result<Option<Stored>, LogError>;
+
+    fn number_of(&self, cid: &Cid) -> Result<Option<u64>, LogError>;
+
+    fn block_named(&self, number: u64) -> Result<Option<Cid>, LogError>;
+
+    /// Walks blocks in order from `from`, until there are no more or `visit` breaks.
+    fn blocks(
+        &self,
+        from: u64,
+        visit: &mut dyn FnMut(BlockRow<'_>) -> ControlFlow<()>,
+    ) -> Result<(), LogError>;
+
+    /// Bytes on disk.
+    fn size(&self) -> Result<u64, LogError>;
+}
+
+#[cfg(test)]
+mod tests;

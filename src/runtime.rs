@@ -1,1 +1,7 @@
-//! Room to be furnished.
+//! The runtimes: where a tool runs once the router has found its place.
+//!
+//! Invariants:
+//! - a runtime answers with what came of one invocation, and records nothing;
+//! - whatever a runtime starts ends with it: no task, socket or process outlives it.
+
+pub mod upstream;

@@ -1,1 +1,116 @@
-//! Room to be furnished.
+//! Derived state: tables that answer questions, folded from the log into `state.db`.
+//!
+//! Invariants:
+//! - a fold of the log and nothing else: folding the same events gives the same rows, byte for byte;
+//! - never ahead of the log; behind it only between a commit and its fold;
+//! - projections read bodies, subjects, causes and contracts, never a payload's content.
+
+pub mod digest;
+pub mod fold;
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite_migration::{M, Migrations};
+
+use crate::{
+    block::{Cid, Codec, Sha256Digest},
+    log::LogError,
+    merkle,
+};
+
+const MIGRATIONS: &[M<'_>] = &[M::up(include_str!("../migrations/state/01-state.sql"))];
+
+/// Pages in the WAL before it is folded back.
+const WAL_PAGES: u32 = 4_000;
+/// KiB of page cache of the folding connection.
+const FOLD_CACHE_KIB: i64 = 16 * 1024;
+/// KiB of page cache of each reading connection.
+const READER_CACHE_KIB: i64 = 4 * 1024;
+
+/// Why the state could not be read or folded.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("the derived state cannot be read or written")]
+    Store(#[from] rusqlite::Error),
+    #[error("the derived state's tables cannot be made")]
+    Migration(#[from] rusqlite_migration::Error),
+    #[error("the log behind the state cannot be read")]
+    Log(#[from] LogError),
+    #[error("the derived state does not fit the log: {what}; run `cairn rebuild`")]
+    Broken { what: &'static str },
+}
+
+/// How far the state has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Events folded; the next seq to fold.
+    pub applied: u64,
+    /// The last folded event.
+    pub last: Option<Cid>,
+}
+
+/// Opens the state for folding, making it where there is none.
+pub fn open(path: &Path) -> Result<Connection, StateError> {
+    let mut connection = Connection::open(path)?;
+    connection.pragma_update(None, "page_size", 8192)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    // No fsync at a commit: what a power cut loses is folded again from the log.
+    connection.pragma_update(None, "synchronous", "normal")?;
+    connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
+    connection.pragma_update(None, "cache_size", -FOLD_CACHE_KIB)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Migrations::from_slice(MIGRATIONS).to_latest(&mut connection)?;
+    Ok(connection)
+}
+
+/// Opens the state for questions, with the log's tables beside it as `log`.
+pub fn open_reader(state: &Path, log: &Path) -> Result<Connection, StateError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(state, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.execute("ATTACH DATABASE ?1 AS log", [log.to_string_lossy()])?;
+    connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+pub fn progress(connection: &Connection) -> Result<Progress, StateError> {
+    let mut statement = connection.prepare_cached("SELECT applied, last FROM progress")?;
+    let (applied, last): (u64, Option<Sha256Digest>) =
+        statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(Progress {
+        applied,
+        last: last.map(|digest| Cid::from_digest(Codec::DagCbor, digest)),
+    })
+}
+
+/// The tree's tiles as they stand in the state.
+pub struct StoredTiles<'a>(pub &'a Connection);
+
+impl merkle::Tiles for StoredTiles<'_> {
+    type Error = StateError;
+
+    fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, StateError> {
+        let mut statement = self
+            .0
+            .prepare_cached("SELECT hashes FROM tile WHERE id = ?1")?;
+        Ok(statement
+            .query_row([tile_id(level, index)], |row| row.get(0))
+            .optional()?)
+    }
+}
+
+/// The row a tile stands in.
+fn tile_id(level: u8, index: u64) -> u64 {
+    u64::from(level) << 48 | index
+}
+
+/// A subject as stored: `call/<32 hex>` in 17 bytes, anything else as it is.
+pub fn subject_key(subject: &str) -> Vec<u8> {
+    let id = subject.strip_prefix("call/").filter(|id| id.len() == 32);
+    match id.and_then(|id| data_encoding::HEXLOWER.decode(id.as_bytes()).ok()) {
+        Some(id) => [&[0], &id[..]].concat(),
+        None => subject.as_bytes().to_vec(),
+    }
+}

@@ -1,1 +1,392 @@
-//! JSON
+//! JSON at the edge: a strict check of text from outside, and DAG-JSON for showing blocks.
+//!
+//! Invariants:
+//! - what [`check`] lets pass means the same to every reader: no duplicate keys, no lone surrogates, no infinite
+//!   numbers, no key that our own parser would take for a sign;
+//! - it builds no tree and does not recurse, so no text exhausts the stack.
+
+use std::borrow::Cow;
+
+use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
+use ipld_core::ipld::Ipld;
+use serde_json::{Map, Number, Value};
+
+use crate::block::Cid;
+
+/// Arrays and objects one inside the other.
+pub const DEPTH_MAX: usize = 64;
+
+/// Objects of at most this many keys are compared pair by pair, larger ones sorted.
+const PAIRWISE_MAX: usize = 8;
+/// A whole number of fewer digits than this is finite as a 64-bit float.
+const FINITE_DIGITS: usize = 300;
+
+/// A key that `serde_json` takes for its own sign that the value is JSON inside a string.
+const RESERVED_KEY: &str = "$serde_json::private::RawValue";
+
+/// Why text is not strict JSON, and at which byte.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Fault {
+    #[error("not json at byte {at}")]
+    Syntax { at: usize },
+    #[error("not utf-8 at byte {at}")]
+    Utf8 { at: usize },
+    #[error("lone surrogate in an escape at byte {at}")]
+    Surrogate { at: usize },
+    #[error("nested deeper than 64 levels at byte {at}")]
+    Depth { at: usize },
+    #[error("key stands twice in one object at byte {at}")]
+    DuplicateKey { at: usize },
+    #[error("key at byte {at} is reserved")]
+    ReservedKey { at: usize },
+    #[error("more text after the value at byte {at}")]
+    Trailing { at: usize },
+    #[error("malformed or infinite number at byte {at}")]
+    Number { at: usize },
+}
+
+/// Whether `bytes` are one JSON value (RFC 8259) that means the same to every reader.
+pub fn check(bytes: &[u8]) -> Result<(), Fault> {
+    std::str::from_utf8(bytes).map_err(|err| Fault::Utf8 {
+        at: err.valid_up_to(),
+    })?;
+    let mut checker = Checker {
+        text: bytes,
+        at: 0,
+        open: Vec::new(),
+        keys: Vec::new(),
+    };
+    checker.run()
+}
+
+enum Open {
+    Array,
+    /// Keys of this object stand in `Checker::keys` from here on.
+    Object {
+        first_key: usize,
+    },
+}
+
+struct Checker<'a> {
+    text: &'a [u8],
+    at: usize,
+    open: Vec<Open>,
+    /// Keys of all open objects, unescaped, and where they stand.
+    keys: Vec<(Cow<'a, [u8]>, usize)>,
+}
+
+impl<'a> Checker<'a> {
+    fn run(&mut self) -> Result<(), Fault> {
+        loop {
+            self.skip_space();
+            let at = self.at;
+            match self.peek() {
+                Some(b'{') => {
+                    self.enter(Open::Object {
+                        first_key: self.keys.len(),
+                    })?;
+                    if self.peek() != Some(b'}') {
+                        self.key()?;
+                        continue;
+                    }
+                }
+                Some(b'[') => {
+                    self.enter(Open::Array)?;
+                    if self.peek() != Some(b']') {
+                        continue;
+                    }
+                }
+                Some(b'"') => {
+                    self.string()?;
+                }
+                Some(b'-' | b'0'..=b'9') => self.number()?,
+                Some(b't') => self.word(b"true")?,
+                Some(b'f') => self.word(b"false")?,
+                Some(b'n') => self.word(b"null")?,
+                _ => return Err(Fault::Syntax { at }),
+            }
+            if self.leave()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Goes from the end of a value to the start of the next; true where the text ends instead.
+    fn leave(&mut self) -> Result<bool, Fault> {
+        loop {
+            self.skip_space();
+            let at = self.at;
+            let Some(open) = self.open.last() else {
+                return match self.peek() {
+                    None => Ok(true),
+                    Some(_) => Err(Fault::Trailing { at }),
+                };
+            };
+            match (open, self.peek()) {
+                (Open::Array, Some(b',')) => {
+                    self.at += 1;
+                    return Ok(false);
+                }
+                (Open::Object { .. }, Some(b',')) => {
+                    self.at += 1;
+                    self.skip_space();
+                    self.key()?;
+                    return Ok(false);
+                }
+                (Open::Array, Some(b']')) => {}
+                (&Open::Object { first_key }, Some(b'}')) => {
+                    check_unique(&mut self.keys[first_key..])?;
+                    self.keys.truncate(first_key);
+                }
+                _ => return Err(Fault::Syntax { at }),
+            }
+            self.at += 1;
+            self.open.pop();
+        }
+    }
+
+    fn enter(&mut self, open: Open) -> Result<(), Fault> {
+        if self.open.len() == DEPTH_MAX {
+            return Err(Fault::Depth { at: self.at });
+        }
+        self.open.push(open);
+        self.at += 1;
+        self.skip_space();
+        Ok(())
+    }
+
+    /// A key and its colon.
+    fn key(&mut self) -> Result<(), Fault> {
+        let start = self.at;
+        if self.peek() != Some(b'"') {
+            return Err(Fault::Syntax { at: start });
+        }
+        let text = self.text;
+        let key = match self.string()? {
+            false => Cow::Borrowed(&text[start + 1..self.at - 1]),
+            true => {
+                let key: String = serde_json::from_slice(&text[start..self.at])
+                    .expect("the string has just been checked");
+                Cow::Owned(key.into_bytes())
+            }
+        };
+        if *key == *RESERVED_KEY.as_bytes() {
+            return Err(Fault::ReservedKey { at: start });
+        }
+        self.keys.push((key, start));
+        self.skip_space();
+        self.word(b":")
+    }
+
+    /// A string; says whether it has escapes.
+    fn string(&mut self) -> Result<bool, Fault> {
+        self.at += 1;
+        let mut escaped = false;
+        loop {
+            self.at += plain_len(&self.text[self.at..]);
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(escaped);
+                }
+                Some(b'\\') => {
+                    self.escape()?;
+                    escaped = true;
+                }
+                _ => return Err(Fault::Syntax { at: self.at }),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), Fault> {
+        let at = self.at;
+        match self.text.get(at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
+                self.at += 2;
+                Ok(())
+            }
+            Some(b'u') => match self.unit()? {
+                0xd800..=0xdbff if self.text[self.at..].starts_with(b"\\u") => match self.unit()? {
+                    0xdc00..=0xdfff => Ok(()),
+                    _ => Err(Fault::Surrogate { at }),
+                },
+                0xd800..=0xdfff => Err(Fault::Surrogate { at }),
+                _ => Ok(()),
+            },
+            _ => Err(Fault::Syntax { at }),
+        }
+    }
+
+    /// The UTF-16 unit of a `\u` escape.
+    fn unit(&mut self) -> Result<u32, Fault> {
+        let at = self.at;
+        let digits = self.text.get(at + 2..at + 6).ok_or(Fault::Syntax { at })?;
+        self.at += 6;
+        digits.iter().try_fold(0, |unit, digit| {
+            let digit = char::from(*digit).to_digit(16);
+            digit
+                .map(|digit| unit << 4 | digit)
+                .ok_or(Fault::Syntax { at })
+        })
+    }
+
+    fn number(&mut self) -> Result<(), Fault> {
+        let start = self.at;
+        let fault = Fault::Number { at: start };
+        self.at += usize::from(self.peek() == Some(b'-'));
+        let leading_zero = self.peek() == Some(b'0');
+        let whole = self.digits();
+        if whole == 0 || leading_zero && whole > 1 {
+            return Err(fault);
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            if self.digits() == 0 {
+                return Err(fault);
+            }
+        }
+        let exponent = matches!(self.peek(), Some(b'e' | b'E'));
+        if exponent {
+            self.at += 1;
+            self.at += usize::from(matches!(self.peek(), Some(b'+' | b'-')));
+            if self.digits() == 0 {
+                return Err(fault);
+            }
+        }
+        if exponent || whole > FINITE_DIGITS {
+            let text = std::str::from_utf8(&self.text[start..self.at]);
+            let value: Option<f64> = text.ok().and_then(|text| text.parse().ok());
+            return value.filter(|v| v.is_finite()).map(|_| ()).ok_or(fault);
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) -> usize {
+        let rest = &self.text[self.at..];
+        let count = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+        self.at += count;
+        count
+    }
+
+    fn word(&mut self, word: &[u8]) -> Result<(), Fault> {
+        if !self.text[self.at..].starts_with(word) {
+            return Err(Fault::Syntax { at: self.at });
+        }
+        self.at += word.len();
+        Ok(())
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+}
+
+/// How many bytes stand for themselves in a string. Whole strides are looked at together, which compiles to vector code.
+fn plain_len(text: &[u8]) -> usize {
+    const STRIDE: usize = 16;
+    let special = |byte: &u8| (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
+    let strides = text.chunks_exact(STRIDE);
+    let plain =
+        strides.take_while(|stride| !stride.iter().fold(false, |any, byte| any | special(byte)));
+    let start = plain.count() * STRIDE;
+    let end = text[start..].iter().position(special);
+    end.map_or(text.len(), |end| start + end)
+}
+
+/// Never quadratic: large objects are sorted, which is also safe from chosen hash collisions.
+fn check_unique(keys: &mut [(Cow<'_, [u8]>, usize)]) -> Result<(), Fault> {
+    let twice = if keys.len() <= PAIRWISE_MAX {
+        let pairs = (1..keys.len()).flat_map(|later| (0..later).map(move |first| (first, later)));
+        pairs
+            .into_iter()
+            .find(|(first, later)| keys[*first].0 == keys[*later].0)
+            .map(|(_, later)| keys[later].1)
+    } else {
+        keys.sort_unstable();
+        let same = keys.windows(2).find(|pair| pair[0].0 == pair[1].0);
+        same.map(|pair| pair[1].1)
+    };
+    twice.map_or(Ok(()), |at| Err(Fault::DuplicateKey { at }))
+}
+
+/// A block's data as DAG-JSON: links `{"/": cid}`, bytes `{"/": {"bytes": base64}}`, keys in the order of their bytes.
+///
+/// Integers below -2^63 come out as the nearest float.
+pub fn dag(ipld: &Ipld) -> Value {
+    match ipld {
+        Ipld::Null => Value::Null,
+        Ipld::Bool(flag) => Value::Bool(*flag),
+        Ipld::Integer(number) => Number::from_i128(*number)
+            .or_else(|| Number::from_f64(*number as f64))
+            .map_or(Value::Null, Value::Number),
+        Ipld::Float(number) => Number::from_f64(*number).map_or(Value::Null, Value::Number),
+        Ipld::String(text) => Value::String(text.clone()),
+        Ipld::Bytes(bytes) => slash(slash_bytes(bytes)),
+        Ipld::List(items) => items.iter().map(dag).collect(),
+        Ipld::Map(entries) => entries.iter().map(|(k, v)| (k.clone(), dag(v))).collect(),
+        Ipld::Link(cid) => slash(Value::String(cid.to_string())),
+    }
+}
+
+/// DAG-JSON as text, without spaces.
+pub fn dag_text(ipld: &Ipld) -> String {
+    dag(ipld).to_string()
+}
+
+/// Why JSON is not DAG-JSON of ours.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum UndagError {
+    #[error("`/` holds neither a link nor bytes")]
+    Slash,
+}
+
+/// Reads DAG-JSON back. A map with the key `/` is a link, bytes, or an error.
+pub fn undag(json: &Value) -> Result<Ipld, UndagError> {
+    Ok(match json {
+        Value::Null => Ipld::Null,
+        Value::Bool(flag) => Ipld::Bool(*flag),
+        Value::Number(number) => match number.as_i128() {
+            Some(integer) => Ipld::Integer(integer),
+            None => Ipld::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Value::String(text) => Ipld::String(text.clone()),
+        Value::Array(items) => Ipld::List(items.iter().map(undag).collect::<Result<_, _>>()?),
+        Value::Object(entries) => match entries.get("/") {
+            Some(special) if entries.len() == 1 => unslash(special).ok_or(UndagError::Slash)?,
+            Some(_) => return Err(UndagError::Slash),
+            None => {
+                let read = entries.iter().map(|(k, v)| Ok((k.clone(), undag(v)?)));
+                Ipld::Map(read.collect::<Result<_, _>>()?)
+            }
+        },
+    })
+}
+
+fn slash(value: Value) -> Value {
+    Value::Object(Map::from_iter([("/".to_owned(), value)]))
+}
+
+fn slash_bytes(bytes: &[u8]) -> Value {
+    let text = Value::String(BASE64_STANDARD_NO_PAD.encode(bytes));
+    Value::Object(Map::from_iter([("bytes".to_owned(), text)]))
+}
+
+fn unslash(special: &Value) -> Option<Ipld> {
+    match special {
+        Value::String(cid) => Some(Ipld::Link(cid.parse::<Cid>().ok()?.into())),
+        Value::Object(map) if map.len() == 1 => {
+            let text = map.get("bytes")?.as_str()?;
+            Some(Ipld::Bytes(BASE64_STANDARD_NO_PAD.decode(text).ok()?))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

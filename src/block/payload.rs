@@ -62,7 +62,7 @@ pub enum PayloadError {
 }
 
 /// A payload ready to be stored: its envelope, then the raw parts where it has any.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedPayload {
     pub envelope: Block,
     pub parts: Vec<Block>,

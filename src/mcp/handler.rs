@@ -32,7 +32,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     Shared,
     answer::{Era, LIST_TTL_MS, READ_TTL_MS, finish, finish_error},
-    client::{CallClient, Logs, relay, rpc_error, to_library},
+    client::{CallClient, Logs, relay, to_library},
     envelope::{Asked, FIRST_STATELESS, INTERNAL_ERROR, invalid_params, is_known},
     list::page,
     raw::pack,
@@ -97,7 +97,7 @@ impl Handler {
         let call = self.shared.router.call(request);
         let answer = relay(call, heard, &context.peer, &context.ct).await;
         let answer = answer.map_err(finish_error).map_err(to_library)?;
-        finish(answer.result.get(), era, ttl_ms, answer.record.as_ref())
+        finish(&answer.result, era, ttl_ms, answer.record.as_ref())
             .map(pack)
             .map_err(|error| {
                 to_library(finish_error(RpcError {
@@ -387,8 +387,8 @@ impl ServerHandler for Handler {
 
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
         let Ok(_permit) = self.shared.listeners.try_acquire() else {
-            let message = "all listen streams are in use; try again later".to_owned();
-            return Err(to_library(rpc_error(INTERNAL_ERROR, message)));
+            let message = "all listen streams are in use; try again later";
+            return Err(to_library(RpcError::new(INTERNAL_ERROR, message)));
         };
         let mut changes = self.shared.router.changes();
         let sink = context.sink();
@@ -509,12 +509,7 @@ fn asked(extensions: &Extensions) -> Result<&Arc<Asked>, ErrorData> {
     extensions
         .get::<Arc<Asked>>()
         .or_else(|| extensions.get::<http::request::Parts>()?.extensions.get())
-        .ok_or_else(|| {
-            to_library(rpc_error(
-                INTERNAL_ERROR,
-                "the request was not read".to_owned(),
-            ))
-        })
+        .ok_or_else(|| to_library(RpcError::new(INTERNAL_ERROR, "the request was not read")))
 }
 
 /// The lists to announce; none once the router is gone. After missing some, all of them.

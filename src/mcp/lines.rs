@@ -23,7 +23,7 @@ use super::{
     handler::header_tool,
     raw::{one_line, unpack},
 };
-use crate::router::Caller;
+use crate::{block::json, router::Caller};
 
 /// Bytes of one line.
 pub const LINE_MAX: usize = 16 * 1024 * 1024;
@@ -88,8 +88,7 @@ impl<R: AsyncRead + Send + Unpin> Lines<R> {
     }
 
     fn read(&self, line: &[u8]) -> Result<ClientJsonRpcMessage, Fault> {
-        let parse_error = |_| fault(PARSE_ERROR, "the line is not one JSON value");
-        serde_json::from_slice::<&serde_json::value::RawValue>(line).map_err(parse_error)?;
+        json::check(line).map_err(|found| fault(code(found), &found.to_string()))?;
         let unread = |_| {
             fault(
                 INVALID_REQUEST,
@@ -183,5 +182,19 @@ fn fault(code: i64, message: &str) -> Fault {
         code,
         message: message.to_owned(),
         malformed: true,
+    }
+}
+
+/// What is not JSON cannot be parsed; what is, but not the strict kind, is not a request.
+fn code(fault: json::Fault) -> i64 {
+    match fault {
+        json::Fault::Syntax { .. }
+        | json::Fault::Utf8 { .. }
+        | json::Fault::Surrogate { .. }
+        | json::Fault::Trailing { .. } => PARSE_ERROR,
+        json::Fault::Depth { .. }
+        | json::Fault::DuplicateKey { .. }
+        | json::Fault::ReservedKey { .. }
+        | json::Fault::Number { .. } => INVALID_REQUEST,
     }
 }

@@ -95,7 +95,7 @@ impl Run for Fixture {
                     is_error: result["isError"] == true,
                     result: raw(&result),
                 },
-                Err(error) => Outcome::Rpc(error),
+                Err(error) => Outcome::Rpc(Box::new(error)),
             }
         })
     }

@@ -1,0 +1,153 @@
+//! The ledger alone: echo calls with payloads from many submitters, beside the machine's own fdatasync.
+//!
+//! `cargo bench --bench ledger [-- SECONDS]`. Prints medians of five rounds; every commit is durable.
+
+use std::{
+    fs::File,
+    io::Write,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use cairn::{
+    block::payload::{JSON, Payload, SaltKey},
+    call::{End, EndOutcome, Start},
+    event::{Actor, Role, body::CallStarted},
+    ledger::{
+        Command, Ledger, Ruling,
+        opening::{self, Birth, Settings},
+        writer::payload_ref,
+    },
+    log::home::Home,
+};
+
+const ROUNDS: usize = 5;
+
+fn main() {
+    let seconds: f64 = std::env::args()
+        .filter_map(|arg| arg.parse().ok())
+        .next()
+        .unwrap_or(2.0);
+    println!(
+        "fdatasync p50: {:.3} ms",
+        fdatasync_p50().as_secs_f64() * 1e3
+    );
+    for submitters in [1, 64, 256, 1024] {
+        let mut rates: Vec<f64> = (0..ROUNDS).map(|_| round(submitters, seconds)).collect();
+        rates.sort_by(f64::total_cmp);
+        println!(
+            "{submitters:>5} submitters: median {:>7.0} events/s (of {:.0} .. {:.0})",
+            rates[ROUNDS / 2],
+            rates[0],
+            rates[ROUNDS - 1]
+        );
+    }
+}
+
+/// Events per second with `submitters` calls in flight.
+fn round(submitters: usize, seconds: f64) -> f64 {
+    let dir = tempfile::tempdir_in(".").expect("a directory for the log");
+    let home = Home::open(dir.path()).expect("a home for the log");
+    let mut random = || [7; 32];
+    let birth = Birth {
+        runner: "bench",
+        owner: "bench",
+        random: &mut random,
+        now_us: 1,
+        step: &mut |_| {},
+    };
+    let (ledger, running) =
+        opening::open(&home, &Settings::default(), birth).expect("a new log opens");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let done = std::sync::Arc::new(AtomicU64::new(0));
+    let begun = Instant::now();
+    let until = begun + Duration::from_secs_f64(seconds);
+    runtime.block_on(async {
+        let tasks: Vec<_> = (0..submitters)
+            .map(|n| tokio::spawn(submit(ledger.clone(), n, until, done.clone())))
+            .collect();
+        for task in tasks {
+            task.await.expect("a submitter ends");
+        }
+    });
+    let rate = done.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
+    drop(ledger);
+    running.join();
+    rate
+}
+
+async fn submit(ledger: Ledger, submitter: usize, until: Instant, done: std::sync::Arc<AtomicU64>) {
+    let key = SaltKey::new([3; 32]);
+    let actor = Actor {
+        id: "bench".into(),
+        role: "client".into(),
+        proof: None,
+    };
+    for turn in 0_u64.. {
+        if Instant::now() >= until {
+            return;
+        }
+        let id = format!("{:016x}{:016x}", turn, submitter);
+        let text = format!(r#"{{"message":"echo {submitter} {turn}"}}"#);
+        let input = Payload::seal(&key, JSON, text.as_bytes()).expect("small");
+        let text = format!(r#"{{"content":[{{"type":"text","text":"echo {submitter} {turn}"}}]}}"#);
+        let output = Payload::seal(&key, JSON, text.as_bytes()).expect("small");
+        let start = Start {
+            id: id.clone(),
+            actor: actor.clone(),
+            tool: None,
+            input: Some(payload_ref(&input, Role::Input)),
+            facts: CallStarted {
+                method: "tools/call".into(),
+                name: "echo".into(),
+                source: "builtin".into(),
+                runtime: "builtin".into(),
+                rule: "source".into(),
+                runner: "bench".into(),
+                key: None,
+                trace: None,
+            },
+            cause: None,
+            repeatable: true,
+            refusal: None,
+        };
+        let start = Command::Start {
+            start: Box::new(start),
+            input: Some(input),
+            refused: None,
+        };
+        let ruling = ledger.submit(start).await.expect("the ledger runs");
+        assert!(matches!(ruling, Ruling::Run(_)), "an echo is never refused");
+        let end = End {
+            id,
+            outcome: EndOutcome::Succeeded {
+                input_required: false,
+            },
+            output: Some(payload_ref(&output, Role::Output)),
+            took_us: 1,
+        };
+        let ruling = ledger
+            .submit(Command::End {
+                end,
+                output: Some(output),
+            })
+            .await;
+        assert!(matches!(ruling, Ok(Ruling::Done(_))), "a running call ends");
+        done.fetch_add(2, Ordering::Relaxed);
+    }
+}
+
+fn fdatasync_p50() -> Duration {
+    let file = tempfile::tempdir_in(".").expect("a directory");
+    let mut file = File::create(file.path().join("probe")).expect("a file");
+    let mut times: Vec<Duration> = (0..200)
+        .map(|_| {
+            file.write_all(&[0; 4096]).expect("4 KiB are written");
+            let begun = Instant::now();
+            file.sync_data().expect("they are synced");
+            begun.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    times[times.len() / 2]
+}

@@ -1,0 +1,177 @@
+//! Signed tokens (RFC 7519, RFC 9068), verified with the keys of a JWK set on disk.
+//!
+//! Invariants:
+//! - one key has one algorithm: RSA is RS256, P-256 is ES256, Ed25519 is EdDSA; other keys are passed over;
+//! - issuer, audience, expiry and subject are required, and an unknown critical header refuses the token;
+//! - nothing is fetched.
+
+use std::{io, path::PathBuf};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{
+    Algorithm, DecodingKey, Validation, decode, decode_header,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse},
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{AuthError, Denied, actor, is_actor_id, scope_named, watched::Watched};
+use crate::router::{Caller, Scope};
+
+/// How far the issuer's clock may be from ours.
+const LEEWAY_S: u64 = 30;
+/// Keys of one set: a token without `kid` is possible only when there is one.
+const KEYS_MAX: usize = 100;
+/// Shortest RSA modulus (RFC 7518, section 3.3).
+const RSA_BYTES_MIN: usize = 2048 / 8;
+
+/// What is required of every token.
+pub struct Verifier {
+    issuer: String,
+    audience: String,
+    keys: Watched<Vec<Key>>,
+}
+
+struct Key {
+    id: Option<String>,
+    algorithm: Algorithm,
+    key: DecodingKey,
+}
+
+#[derive(Deserialize)]
+struct KeySet {
+    keys: Vec<Value>,
+}
+
+/// What is read of a token, once its signature holds. A claim of the wrong type refuses it.
+#[derive(Deserialize)]
+struct Claims {
+    iss: String,
+    sub: String,
+    scope: Option<String>,
+    scp: Option<Scopes>,
+}
+
+/// `scp` is a list with some issuers, and words with others.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scopes {
+    List(Vec<String>),
+    Words(String),
+}
+
+impl Verifier {
+    /// Reads the keys; `audience` is the URI by which callers name this server.
+    pub fn open(jwks_file: PathBuf, issuer: &str, audience: &str) -> Result<Self, AuthError> {
+        let keys = Watched::open(jwks_file.clone(), parse)?;
+        if keys.current().is_empty() {
+            return Err(AuthError::NoKey { path: jwks_file });
+        }
+        Ok(Self {
+            issuer: issuer.to_owned(),
+            audience: audience.to_owned(),
+            keys,
+        })
+    }
+
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The caller an issuer's token speaks for: its subject, with the scopes it names.
+    pub(super) fn authenticate(&self, token: &str) -> Result<Caller, Denied> {
+        let claims = self.verify(token).ok_or(Denied::Invalid)?;
+        if claims.iss != self.issuer || !is_actor_id(&claims.sub) {
+            return Err(Denied::Invalid);
+        }
+        let scopes = scopes(&claims);
+        Ok(Caller {
+            actor: actor(claims.sub),
+            scopes,
+        })
+    }
+
+    /// The claims, when the signature and the required claims hold.
+    fn verify(&self, token: &str) -> Option<Claims> {
+        let header = decode_header(token).ok()?;
+        if header.crit.is_some() {
+            return None;
+        }
+        let keys = self.keys.current();
+        let key = match (&header.kid, keys.as_slice()) {
+            (Some(kid), keys) => keys.iter().find(|key| key.id.as_ref() == Some(kid)),
+            (None, [only]) => Some(only),
+            (None, _) => None,
+        }?;
+        let mut rules = Validation::new(key.algorithm);
+        rules.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+        rules.set_issuer(&[&self.issuer]);
+        rules.set_audience(&[&self.audience]);
+        rules.leeway = LEEWAY_S;
+        rules.validate_nbf = true;
+        decode::<Claims>(token, &key.key, &rules)
+            .ok()
+            .map(|token| token.claims)
+    }
+}
+
+fn scopes(claims: &Claims) -> Vec<Scope> {
+    let words = claims.scope.as_deref().unwrap_or_default().split(' ');
+    let listed: Vec<&str> = match &claims.scp {
+        Some(Scopes::List(list)) => list.iter().map(String::as_str).collect(),
+        Some(Scopes::Words(words)) => words.split(' ').collect(),
+        None => Vec::new(),
+    };
+    words.chain(listed).filter_map(scope_named).collect()
+}
+
+fn parse(bytes: Option<&[u8]>) -> io::Result<Vec<Key>> {
+    let bytes = bytes.ok_or(io::ErrorKind::NotFound)?;
+    let set: KeySet = serde_json::from_slice(bytes)?;
+    if set.keys.len() > KEYS_MAX {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "there are more than 100 keys",
+        ));
+    }
+    Ok(set.keys.into_iter().filter_map(key).collect())
+}
+
+/// A key this server verifies with; none for a kind, use or strength that is not.
+fn key(value: Value) -> Option<Key> {
+    let jwk: Jwk = serde_json::from_value(value).ok()?;
+    let (algorithm, named) = match &jwk.algorithm {
+        AlgorithmParameters::RSA(rsa) if modulus_len(&rsa.n) >= RSA_BYTES_MIN => {
+            (Algorithm::RS256, KeyAlgorithm::RS256)
+        }
+        AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => {
+            (Algorithm::ES256, KeyAlgorithm::ES256)
+        }
+        AlgorithmParameters::OctetKeyPair(okp) if okp.curve == EllipticCurve::Ed25519 => {
+            (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
+        }
+        // The library's list is open: whatever is not named above is not verified with.
+        _ => return None,
+    };
+    let signs = matches!(
+        jwk.common.public_key_use,
+        None | Some(PublicKeyUse::Signature)
+    );
+    let agrees = jwk.common.key_algorithm.is_none_or(|said| said == named);
+    if !signs || !agrees {
+        return None;
+    }
+    let key = DecodingKey::from_jwk(&jwk).ok()?;
+    Some(Key {
+        id: jwk.common.key_id,
+        algorithm,
+        key,
+    })
+}
+
+/// Bytes of an RSA modulus, leading zeros not counted; 0 when it cannot be read.
+fn modulus_len(n: &str) -> usize {
+    URL_SAFE_NO_PAD.decode(n).map_or(0, |bytes| {
+        bytes.iter().skip_while(|byte| **byte == 0).count()
+    })
+}

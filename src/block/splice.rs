@@ -1,0 +1,118 @@
+//! Edits of JSON text in place: members of an object are replaced, removed or added, and every other byte stays.
+//!
+//! Invariants:
+//! - nothing is parsed into values and printed again: numbers, key order, escapes and spacing survive;
+//! - an edit of valid JSON is valid JSON.
+
+use std::{fmt, ops::Range};
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// The text is JSON, but not an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a json object")]
+pub struct NotObject;
+
+/// The value of member `key`; the last one where a key stands twice.
+pub fn member<'a>(object: &'a RawValue, key: &str) -> Result<Option<&'a RawValue>, NotObject> {
+    let mut members = members(object)?.into_iter();
+    Ok(members
+        .rfind(|member| member.is(key))
+        .map(|member| member.value))
+}
+
+/// `object` with the members of `set` replaced where they stand or else added at its end, and those
+/// whose key `unwanted` names removed. A key in both is set.
+pub fn edit(
+    object: &RawValue,
+    set: &[(&str, &RawValue)],
+    unwanted: impl Fn(&str) -> bool,
+) -> Result<Box<RawValue>, NotObject> {
+    let members = members(object)?;
+    let text = object.get();
+    let mut edited = String::with_capacity(text.len());
+    edited.push('{');
+    let mut end = 1;
+    for member in &members {
+        let key = member.key();
+        let span = member.span(text);
+        // What leads to a member (comma and spacing) goes and stays with it.
+        let lead = &text[end..span.start];
+        end = span.end;
+        let value = set.iter().find(|(name, _)| key.as_deref() == Some(*name));
+        if value.is_none() && key.as_deref().is_some_and(&unwanted) {
+            continue;
+        }
+        match edited.len() {
+            1 => edited.push_str(&lead.replacen(',', "", 1)),
+            _ => edited.push_str(lead),
+        }
+        edited.push_str(&text[span.start..offset(text, member.value.get())]);
+        edited.push_str(value.map_or(member.value.get(), |(_, value)| value.get()));
+    }
+    for (name, value) in set {
+        if !members.iter().any(|member| member.is(name)) {
+            let comma = if edited.len() == 1 { "" } else { "," };
+            edited.push_str(&format!("{comma}{}:{}", quoted(name), value.get()));
+        }
+    }
+    edited.push_str(&text[end..]);
+    Ok(raw(edited))
+}
+
+/// `text`, which the caller knows to be JSON, as a raw value.
+pub fn raw(text: String) -> Box<RawValue> {
+    RawValue::from_string(text).expect("joining valid json by json's own rules gives valid json")
+}
+
+/// `text` as a JSON string, quotes included.
+pub fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("any text has a json form")
+}
+
+struct Member<'a> {
+    quoted: &'a RawValue,
+    value: &'a RawValue,
+}
+
+impl Member<'_> {
+    /// The key's text; absent where its escapes name no characters (a lone surrogate).
+    fn key(&self) -> Option<String> {
+        serde_json::from_str(self.quoted.get()).ok()
+    }
+
+    fn is(&self, key: &str) -> bool {
+        self.key().as_deref() == Some(key)
+    }
+
+    fn span(&self, text: &str) -> Range<usize> {
+        offset(text, self.quoted.get())..offset(text, self.value.get()) + self.value.get().len()
+    }
+}
+
+/// Where `part`, a slice of `text`, begins in it.
+fn offset(text: &str, part: &str) -> usize {
+    part.as_ptr() as usize - text.as_ptr() as usize
+}
+
+fn members(object: &RawValue) -> Result<Vec<Member<'_>>, NotObject> {
+    struct Members;
+    impl<'de> Visitor<'de> for Members {
+        type Value = Vec<Member<'de>>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+            formatter.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut members = Vec::new();
+            while let Some((quoted, value)) = map.next_entry()? {
+                members.push(Member { quoted, value });
+            }
+            Ok(members)
+        }
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(object.get());
+    deserializer.deserialize_map(Members).map_err(|_| NotObject)
+}

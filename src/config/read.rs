@@ -1,0 +1,365 @@
+//! Reading: from text and variables to typed sections, one key at a time, so that each fault has its own place.
+//!
+//! Invariants:
+//! - the known keys are the fields of the structs, asked of them, and written down nowhere else;
+//! - what a value should have been is said, what it was is not: it may be a secret.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserializer, de, de::DeserializeOwned, de::Visitor, forward_to_deserialize_any};
+use toml::{
+    Table, Value,
+    de::{DeTable, DeValue},
+};
+
+use super::{Config, Fault, Origin, Upstream};
+
+const PREFIX: &str = "CAIRN__";
+/// How alike an unknown key must be to a known one to be offered in its place (Jaro-Winkler).
+const ALIKE_MIN: f64 = 0.75;
+/// The sections that hold plain keys, which a variable can name.
+const PLAIN: [&str; 8] = [
+    "server",
+    "auth",
+    "log",
+    "tasks",
+    "p2p",
+    "capture",
+    "telemetry",
+    "router",
+];
+
+/// Where every key came from, and what is wrong so far.
+#[derive(Default)]
+pub(super) struct Report {
+    pub(super) faults: Vec<Fault>,
+    origins: BTreeMap<String, Origin>,
+}
+
+/// One table's keys, each with the readings its value may have, best first.
+type Entries = BTreeMap<String, Vec<Value>>;
+
+impl Report {
+    pub(super) fn fault(&mut self, place: &str, message: impl Into<String>) {
+        let origin = self
+            .origins
+            .get(place)
+            .cloned()
+            .unwrap_or(Origin::Elsewhere);
+        self.faults.push(Fault {
+            place: place.to_owned(),
+            origin,
+            message: message.into(),
+        });
+    }
+}
+
+/// Reads all that can be read; what cannot is a fault in the report, and keeps its default.
+pub(super) fn read(
+    text: &str,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> (Config, Report) {
+    let mut report = Report::default();
+    let mut file = parse(text, &mut report);
+    let mut variables = variables(env, &mut report);
+    let mut section = |name: &str| {
+        let table = match file.remove(name) {
+            None => Table::new(),
+            Some(Value::Table(table)) => table,
+            Some(_) => {
+                report.fault(name, "expected a table");
+                Table::new()
+            }
+        };
+        let mut entries = single(table);
+        entries.append(&mut variables.remove(name).unwrap_or_default());
+        entries
+    };
+    let (server, auth, log) = (section("server"), section("auth"), section("log"));
+    let (tasks, p2p, capture) = (section("tasks"), section("p2p"), section("capture"));
+    let (telemetry, mut router, tools) =
+        (section("telemetry"), section("router"), section("tools"));
+    let lanes = members(router.remove("lanes"), "router.lanes", &mut report);
+    let upstream = file.remove("upstream");
+
+    let mut config = Config {
+        server: table(server, "server", &mut report),
+        auth: table(auth, "auth", &mut report),
+        log: table(log, "log", &mut report),
+        upstream: upstreams(upstream, &mut report),
+        tasks: table(tasks, "tasks", &mut report),
+        p2p: table(p2p, "p2p", &mut report),
+        capture: table(capture, "capture", &mut report),
+        telemetry: table(telemetry, "telemetry", &mut report),
+        router: table(router, "router", &mut report),
+        tools: tables(tools, "tools", &mut report),
+    };
+    config.router.lanes = tables(lanes, "router.lanes", &mut report);
+    for key in file.keys() {
+        unknown(key, key, fields::<Config>(), &mut report);
+    }
+    (config, report)
+}
+
+/// The file's values; beside them, in the report, the line of every key.
+fn parse(text: &str, report: &mut Report) -> Table {
+    let parsed = DeTable::parse(text).and_then(|lines| {
+        note_lines(text, lines.get_ref(), "", report);
+        toml::from_str::<Table>(text)
+    });
+    parsed.unwrap_or_else(|error| {
+        let line = error.span().map_or(Origin::Elsewhere, |span| {
+            Origin::Line(line_of(text, span.start))
+        });
+        report.origins.insert(String::new(), line);
+        // Only what TOML expected: its own text quotes the line.
+        report.fault("", "is not TOML from here on");
+        Table::new()
+    })
+}
+
+fn note_lines(text: &str, table: &DeTable<'_>, path: &str, report: &mut Report) {
+    for (key, value) in table {
+        let place = below(path, key.get_ref());
+        report
+            .origins
+            .insert(place.clone(), Origin::Line(line_of(text, key.span().start)));
+        note_value(text, value.get_ref(), &place, report);
+    }
+}
+
+fn note_value(text: &str, value: &DeValue<'_>, place: &str, report: &mut Report) {
+    match value {
+        DeValue::Table(table) => note_lines(text, table, place, report),
+        DeValue::Array(array) => {
+            for (index, item) in array.iter().enumerate() {
+                let place = format!("{place}[{index}]");
+                report.origins.insert(
+                    place.clone(),
+                    Origin::Line(line_of(text, item.span().start)),
+                );
+                note_value(text, item.get_ref(), &place, report);
+            }
+        }
+        DeValue::String(_)
+        | DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_) => {}
+    }
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    1 + text
+        .as_bytes()
+        .iter()
+        .take(at)
+        .filter(|byte| **byte == b'\n')
+        .count()
+}
+
+/// `CAIRN__SECTION__KEY` by section. A value is a plain string where the key takes one, else a TOML value.
+fn variables(
+    env: impl IntoIterator<Item = (String, String)>,
+    report: &mut Report,
+) -> BTreeMap<String, Entries> {
+    let mut sections = BTreeMap::<String, Entries>::new();
+    for (name, text) in env {
+        let Some(rest) = name.strip_prefix(PREFIX) else {
+            continue;
+        };
+        let path = rest.to_ascii_lowercase();
+        let origin = Origin::Variable(name.clone());
+        let Some((section, key)) = path
+            .split_once("__")
+            .filter(|(section, _)| PLAIN.contains(section))
+        else {
+            report.origins.insert(path.clone(), origin);
+            report.fault(
+                &path,
+                format!(
+                    "expected CAIRN__SECTION__KEY with a section of {}",
+                    PLAIN.join(", ")
+                ),
+            );
+            continue;
+        };
+        report.origins.insert(below(section, key), origin);
+        let mut readings = vec![Value::String(text.clone())];
+        let typed = toml::from_str::<Table>(&format!("value = {text}")).unwrap_or_default();
+        readings.extend(
+            typed
+                .into_iter()
+                .filter(|(key, _)| key == "value")
+                .map(|(_, value)| value),
+        );
+        sections
+            .entry(section.to_owned())
+            .or_default()
+            .insert(key.to_owned(), readings);
+    }
+    sections
+}
+
+fn upstreams(value: Option<Value>, report: &mut Report) -> Vec<Upstream> {
+    let items = match value {
+        None => Vec::new(),
+        Some(Value::Array(items)) => items,
+        Some(_) => {
+            report.fault("upstream", "expected [[upstream]], with two brackets");
+            Vec::new()
+        }
+    };
+    let mut upstreams = Vec::with_capacity(items.len());
+    for (index, item) in items.into_iter().enumerate() {
+        let place = format!("upstream[{index}]");
+        let entries = members(Some(vec![item]), &place, report);
+        upstreams.push(table(entries, &place, report));
+    }
+    upstreams
+}
+
+/// A table of tables, read one by one.
+fn tables<T: DeserializeOwned + Default>(
+    entries: Entries,
+    path: &str,
+    report: &mut Report,
+) -> BTreeMap<String, T> {
+    let mut read = BTreeMap::new();
+    for (name, readings) in entries {
+        let place = below(path, &name);
+        let entries = members(Some(readings), &place, report);
+        read.insert(name, table(entries, &place, report));
+    }
+    read
+}
+
+/// The keys of a value that has to be a table.
+fn members(readings: Option<Vec<Value>>, place: &str, report: &mut Report) -> Entries {
+    let Some(readings) = readings else {
+        return Entries::new();
+    };
+    let found = readings.into_iter().find_map(|reading| match reading {
+        Value::Table(table) => Some(single(table)),
+        Value::String(_)
+        | Value::Integer(_)
+        | Value::Float(_)
+        | Value::Boolean(_)
+        | Value::Datetime(_)
+        | Value::Array(_) => None,
+    });
+    found.unwrap_or_else(|| {
+        report.fault(place, "expected a table");
+        Entries::new()
+    })
+}
+
+fn single(table: Table) -> Entries {
+    table
+        .into_iter()
+        .map(|(key, value)| (key, vec![value]))
+        .collect()
+}
+
+/// Reads a struct whose every field has a default: each key is tried alone, and the good ones together.
+fn table<T: DeserializeOwned + Default>(entries: Entries, path: &str, report: &mut Report) -> T {
+    let known = fields::<T>();
+    let mut good = Table::new();
+    for (key, readings) in entries {
+        let place = below(path, &key);
+        if !known.contains(&key.as_str()) {
+            unknown(&key, &place, known, report);
+            continue;
+        }
+        let mut refusal = None;
+        let read = readings.into_iter().find(|reading| {
+            let alone = Table::from_iter([(key.clone(), reading.clone())]);
+            refusal = alone.try_into::<T>().err();
+            refusal.is_none()
+        });
+        match (read, refusal) {
+            (Some(value), _) => {
+                good.insert(key, value);
+            }
+            (None, refusal) => report.fault(&place, expected(refusal)),
+        }
+    }
+    good.try_into().unwrap_or_default()
+}
+
+/// What a value should have been, without what it was.
+fn expected(refusal: Option<toml::de::Error>) -> String {
+    let text = refusal.map_or_else(String::new, |error| error.message().to_owned());
+    match text.rsplit_once(", expected ") {
+        Some((_, wanted)) => format!("expected {}", wanted.lines().next().unwrap_or_default()),
+        None => "has a value that cannot be read".to_owned(),
+    }
+}
+
+fn unknown(key: &str, place: &str, known: &[&str], report: &mut Report) {
+    let nearest = known
+        .iter()
+        .map(|name| (strsim::jaro_winkler(key, name), *name))
+        .filter(|(alike, _)| *alike >= ALIKE_MIN)
+        .max_by(|left, right| left.0.total_cmp(&right.0));
+    match nearest {
+        Some((_, name)) => report.fault(place, format!("unknown key; did you mean `{name}`?")),
+        None => report.fault(
+            place,
+            format!("unknown key; known are {}", known.join(", ")),
+        ),
+    }
+}
+
+fn below(path: &str, key: &str) -> String {
+    match path {
+        "" => key.to_owned(),
+        path => format!("{path}.{key}"),
+    }
+}
+
+/// The names of a struct's fields, as its `Deserialize` asks for them.
+fn fields<T: DeserializeOwned>() -> &'static [&'static str] {
+    T::deserialize(Probe).map_or_else(|asked| asked.0, |_| &[])
+}
+
+struct Probe;
+
+#[derive(Debug)]
+struct Asked(&'static [&'static str]);
+
+impl<'de> Deserializer<'de> for Probe {
+    type Error = Asked;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Asked> {
+        Err(Asked(&[]))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Asked> {
+        Err(Asked(fields))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+impl de::Error for Asked {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self(&[])
+    }
+}
+
+impl std::error::Error for Asked {}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("asked for its fields")
+    }
+}

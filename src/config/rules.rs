@@ -1,0 +1,350 @@
+//! The rules a configuration keeps beyond its types.
+//!
+//! Invariants:
+//! - every broken rule is reported, not only the first;
+//! - no rule reads a file, resolves a name or opens a socket.
+
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
+
+use http::{HeaderName, HeaderValue, Uri, uri::Authority};
+
+use super::{AuthMode, Config, Retry, Server, Tool, Upstream, read::Report};
+
+/// Characters of an upstream's or lane's name.
+const NAME_MAX: usize = 64;
+/// Characters of a public tool name.
+const TOOL_NAME_MAX: usize = 128;
+const UPSTREAMS_MAX: usize = 256;
+const LISTED_MAX: usize = 1000;
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+const HOUR_MS: u64 = 60 * 60 * 1000;
+
+/// Adds a fault for every rule that `config` breaks.
+pub(super) fn check(config: &Config, report: &mut Report) {
+    server(&config.server, report);
+    auth(config, report);
+    let (log, tasks) = (&config.log, &config.tasks);
+    bound("log.group_max", log.group_max as u64, 1..=65_536, report);
+    bound(
+        "log.checkpoint_interval_ms",
+        log.checkpoint_interval_ms,
+        10..=HOUR_MS,
+        report,
+    );
+    bound("tasks.lease_ms", tasks.lease_ms, 100..=DAY_MS, report);
+    bound("tasks.ageing_ms", tasks.ageing_ms, 100..=DAY_MS, report);
+    bound(
+        "tasks.max_queue",
+        tasks.max_queue as u64,
+        1..=1_000_000,
+        report,
+    );
+    bound(
+        "tasks.max_attempts",
+        tasks.max_attempts.into(),
+        1..=1000,
+        report,
+    );
+    if config.p2p.enable {
+        report.fault("p2p.enable", "peers are not in this build; leave it false");
+    }
+    if config.telemetry.otlp_endpoint.is_some() {
+        report.fault(
+            "telemetry.otlp_endpoint",
+            "export of traces is not in this build; leave it out",
+        );
+    }
+    for name in config.capture.tools.keys() {
+        tool_name("capture.tools", name, report);
+    }
+    for (name, lane) in &config.router.lanes {
+        let place = format!("router.lanes.{name}");
+        plain_name(&place, name, report);
+        optional(
+            &format!("{place}.concurrency"),
+            lane.concurrency.map(|n| n as u64),
+            1..=10_000,
+            report,
+        );
+        optional(
+            &format!("{place}.queue"),
+            lane.queue.map(|n| n as u64),
+            0..=1_000_000,
+            report,
+        );
+        optional(
+            &format!("{place}.timeout_ms"),
+            lane.timeout_ms,
+            1..=DAY_MS,
+            report,
+        );
+    }
+    for (name, metadata) in &config.tools {
+        tool(name, metadata, report);
+    }
+    upstreams(&config.upstream, report);
+}
+
+fn server(server: &Server, report: &mut Report) {
+    bound(
+        "server.max_body_bytes",
+        server.max_body_bytes as u64,
+        1024..=64 * 1024 * 1024,
+        report,
+    );
+    bound(
+        "server.request_timeout_ms",
+        server.request_timeout_ms,
+        100..=HOUR_MS,
+        report,
+    );
+    bound(
+        "server.rate_limit_per_second",
+        server.rate_limit_per_second.into(),
+        1..=1_000_000,
+        report,
+    );
+    bound(
+        "server.rate_limit_burst",
+        server.rate_limit_burst.into(),
+        1..=1_000_000,
+        report,
+    );
+    if server
+        .public_url
+        .as_deref()
+        .is_some_and(|url| !is_url(url) || url.contains('?'))
+    {
+        report.fault(
+            "server.public_url",
+            "expected http(s)://host[:port][/path], without user or query",
+        );
+    }
+    for list in [&server.allowed_origins, &server.allowed_hosts] {
+        if list.len() > LISTED_MAX {
+            report.fault(
+                "server",
+                format!("a list has more than {LISTED_MAX} entries"),
+            );
+        }
+    }
+    for (index, origin) in server.allowed_origins.iter().enumerate() {
+        let bare = origin.splitn(4, '/').count() == 3;
+        if !is_url(origin) || !bare || *origin != origin.to_ascii_lowercase() {
+            let place = format!("server.allowed_origins[{index}]");
+            report.fault(
+                &place,
+                "expected http(s)://host[:port] in lower case, without a path or wildcard",
+            );
+        }
+    }
+    for (index, host) in server.allowed_hosts.iter().enumerate() {
+        if host.contains(['@', '*']) || host.parse::<Authority>().is_err() {
+            report.fault(
+                &format!("server.allowed_hosts[{index}]"),
+                "expected name[:port], without a wildcard",
+            );
+        }
+    }
+}
+
+fn auth(config: &Config, report: &mut Report) {
+    let auth = &config.auth;
+    match auth.mode {
+        AuthMode::None if !is_loopback(config.server.listen.ip()) => report.fault(
+            "auth.mode",
+            "none is only for a loopback address; set auth.mode to static or jwt, or listen on 127.0.0.1",
+        ),
+        AuthMode::None | AuthMode::Static => {}
+        AuthMode::Jwt => {
+            if auth.jwks_file.is_none() {
+                report.fault("auth.jwks_file", "is needed for mode jwt");
+            }
+            if auth.issuer.as_deref().is_none_or(str::is_empty) {
+                report.fault("auth.issuer", "is needed for mode jwt");
+            }
+            if auth.audience.is_none() && config.server.public_url.is_none() {
+                report.fault("auth.audience", "is needed for mode jwt where server.public_url is not set");
+            }
+        }
+    }
+}
+
+/// An IPv4 loopback address may also be written as IPv6.
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+fn upstreams(upstreams: &[Upstream], report: &mut Report) {
+    if upstreams.len() > UPSTREAMS_MAX {
+        report.fault("upstream", format!("more than {UPSTREAMS_MAX} servers"));
+    }
+    let mut names = BTreeSet::new();
+    for (index, upstream) in upstreams.iter().enumerate() {
+        let place = |key: &str| format!("upstream[{index}].{key}");
+        plain_name(&place("name"), &upstream.name, report);
+        if !names.insert(&upstream.name) {
+            report.fault(&place("name"), "another upstream has this name");
+        }
+        reach(upstream, &place, report);
+        if !upstream
+            .prefix
+            .as_deref()
+            .is_none_or(|prefix| is_name(prefix, 0, NAME_MAX, b"_-./"))
+        {
+            report.fault(
+                &place("prefix"),
+                "expected at most 64 of A-Z a-z 0-9 _ - . /",
+            );
+        }
+        for (key, list) in [
+            ("args", &upstream.args),
+            ("enable", &upstream.enable),
+            ("disable", &upstream.disable),
+        ] {
+            if list.len() > LISTED_MAX {
+                report.fault(&place(key), format!("more than {LISTED_MAX} entries"));
+            }
+        }
+        optional(
+            &place("timeout_ms"),
+            upstream.timeout_ms,
+            1..=DAY_MS,
+            report,
+        );
+        if let Some(lane) = &upstream.lane {
+            plain_name(&place("lane"), lane, report);
+        }
+    }
+}
+
+/// How an upstream is reached: as a program with arguments, or at a URL with headers.
+fn reach(upstream: &Upstream, place: &dyn Fn(&str) -> String, report: &mut Report) {
+    match (&upstream.command, &upstream.url) {
+        (Some(_), Some(_)) => report.fault(&place("url"), "has a command too; keep exactly one"),
+        (None, None) => report.fault(
+            &place("command"),
+            "is missing; set exactly one of command and url",
+        ),
+        (Some(command), None) => {
+            if command.is_empty() || command.contains('\0') {
+                report.fault(&place("command"), "expected a program");
+            }
+            if !upstream.headers.0.is_empty() {
+                report.fault(&place("headers"), "are for a url; a command takes env");
+            }
+        }
+        (None, Some(url)) => {
+            if !is_url(url) {
+                report.fault(
+                    &place("url"),
+                    "expected http(s)://host[:port][/path], without user",
+                );
+            }
+            for (key, set) in [
+                ("args", !upstream.args.is_empty()),
+                ("env", !upstream.env.0.is_empty()),
+                ("cwd", upstream.cwd.is_some()),
+            ] {
+                if set {
+                    report.fault(&place(key), "is for a command; a url takes headers");
+                }
+            }
+        }
+    }
+    for (name, value) in &upstream.env.0 {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            report.fault(
+                &place("env"),
+                "has a name or value that no environment can hold",
+            );
+        }
+    }
+    for (name, value) in &upstream.headers.0 {
+        if name.parse::<HeaderName>().is_err() || value.parse::<HeaderValue>().is_err() {
+            report.fault(
+                &place("headers"),
+                "has a name or value that no header can hold",
+            );
+        }
+    }
+}
+
+fn tool(name: &str, tool: &Tool, report: &mut Report) {
+    let place = |key: &str| format!("tools.{name}.{key}");
+    tool_name("tools", name, report);
+    for (key, value) in [("runtime", &tool.runtime), ("category", &tool.category)] {
+        if let Some(value) = value {
+            plain_name(&place(key), value, report);
+        }
+    }
+    optional(
+        &place("priority"),
+        tool.priority.map(u64::from),
+        0..=100,
+        report,
+    );
+    optional(&place("timeout_ms"), tool.timeout_ms, 1..=DAY_MS, report);
+    if let Some(retry) = &tool.retry {
+        let Retry {
+            max_retries,
+            backoff_ms,
+            backoff_factor,
+            max_backoff_ms,
+            jitter: _,
+        } = retry;
+        bound(&place("retry"), u64::from(*max_retries), 0..=100, report);
+        bound(&place("retry"), *max_backoff_ms, 0..=DAY_MS, report);
+        if backoff_ms > max_backoff_ms {
+            report.fault(&place("retry"), "backoff_ms is over max_backoff_ms");
+        }
+        if !(1.0..=10.0).contains(backoff_factor) {
+            report.fault(&place("retry"), "backoff_factor is expected from 1 to 10");
+        }
+    }
+}
+
+fn bound(place: &str, value: u64, range: RangeInclusive<u64>, report: &mut Report) {
+    if !range.contains(&value) {
+        report.fault(
+            place,
+            format!("expected {} to {}", range.start(), range.end()),
+        );
+    }
+}
+
+fn optional(place: &str, value: Option<u64>, range: RangeInclusive<u64>, report: &mut Report) {
+    if let Some(value) = value {
+        bound(place, value, range, report);
+    }
+}
+
+fn plain_name(place: &str, name: &str, report: &mut Report) {
+    if !is_name(name, 1, NAME_MAX, b"_-") {
+        report.fault(place, "expected 1 to 64 of A-Z a-z 0-9 _ -");
+    }
+}
+
+fn tool_name(place: &str, name: &str, report: &mut Report) {
+    if !is_name(name, 1, TOOL_NAME_MAX, b"._:/-") {
+        report.fault(place, "a tool's name is 1 to 128 of A-Z a-z 0-9 . _ : / -");
+    }
+}
+
+fn is_name(name: &str, min: usize, max: usize, marks: &[u8]) -> bool {
+    (min..=max).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || marks.contains(&byte))
+}
+
+/// Whether this is an absolute `http` or `https` URL that names no user.
+fn is_url(text: &str) -> bool {
+    text.parse::<Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri
+                .authority()
+                .is_some_and(|at| !at.host().is_empty() && !at.as_str().contains('@'))
+            && !text.contains('#')
+    })
+}

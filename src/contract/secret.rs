@@ -1,0 +1,161 @@
+//! Secret fields: where a schema says that a value must never be stored, and taking it out.
+//!
+//! Invariants:
+//! - a marked value is replaced before anything is hashed; the tool still receives it;
+//! - the same secret under the same key is the same commitment, so replays can be compared.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::block::payload::SaltKey;
+
+/// How deep a schema is followed for marks, through properties, items and references.
+const SCHEMA_DEPTH_MAX: usize = 32;
+/// Shorter secrets are not looked for in other text: they would match by chance.
+const ECHO_MIN: usize = 6;
+
+/// Where secrets stand in an input: JSON Pointers with `*` for any array item or any other property.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths(BTreeSet<Vec<String>>);
+
+impl Paths {
+    /// Finds every field marked `writeOnly: true` or `x-secret: true`.
+    pub fn of_schema(schema: &Value) -> Self {
+        let mut found = Self::default();
+        found.walk(schema, schema, &mut Vec::new(), 0);
+        found
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = String> {
+        self.0
+            .iter()
+            .map(|path| path.iter().map(|step| format!("/{step}")).collect())
+    }
+
+    /// Replaces the values at these paths by `{"$redacted": commitment}`; returns the texts taken out.
+    pub fn redact(&self, value: &mut Value, key: &SaltKey) -> Vec<String> {
+        let mut taken = Vec::new();
+        for path in &self.0 {
+            redact_at(value, path, key, &mut taken);
+        }
+        taken
+    }
+
+    fn walk(&mut self, root: &Value, schema: &Value, path: &mut Vec<String>, depth: usize) {
+        let Value::Object(map) = schema else { return };
+        if depth > SCHEMA_DEPTH_MAX {
+            return;
+        }
+        let marked = |name| map.get(name) == Some(&Value::Bool(true));
+        if marked("writeOnly") || marked("x-secret") {
+            self.0.insert(path.clone());
+            return;
+        }
+        if let Some(target) = map
+            .get("$ref")
+            .and_then(Value::as_str)
+            .and_then(|r| r.strip_prefix('#'))
+            && let Some(target) = root.pointer(target)
+        {
+            self.walk(root, target, path, depth + 1);
+        }
+        for keyword in ["allOf", "anyOf", "oneOf", "prefixItems"] {
+            let item = keyword == "prefixItems";
+            for branch in map
+                .get(keyword)
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
+                self.step(root, branch, item.then_some("*"), path, depth);
+            }
+        }
+        for keyword in ["if", "then", "else"] {
+            if let Some(branch) = map.get(keyword) {
+                self.walk(root, branch, path, depth + 1);
+            }
+        }
+        for keyword in ["items", "additionalProperties"] {
+            if let Some(rest) = map.get(keyword) {
+                self.step(root, rest, Some("*"), path, depth);
+            }
+        }
+        for (name, property) in map
+            .get("properties")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
+            self.step(root, property, Some(name), path, depth);
+        }
+    }
+
+    fn step(
+        &mut self,
+        root: &Value,
+        schema: &Value,
+        step: Option<&str>,
+        path: &mut Vec<String>,
+        depth: usize,
+    ) {
+        let before = path.len();
+        path.extend(step.map(str::to_owned));
+        self.walk(root, schema, path, depth + 1);
+        path.truncate(before);
+    }
+}
+
+/// Takes texts that were redacted out of other JSON text (a result that echoes its input).
+pub fn scrub(text: &str, secrets: &[String]) -> Option<String> {
+    let mut scrubbed = text.to_owned();
+    for secret in secrets.iter().filter(|secret| secret.len() >= ECHO_MIN) {
+        let quoted = Value::String(secret.clone()).to_string();
+        scrubbed = scrubbed.replace(&quoted[1..quoted.len() - 1], "$redacted");
+    }
+    (scrubbed != text).then_some(scrubbed)
+}
+
+/// The whole of `value` replaced by one commitment.
+pub fn commitment(value: &Value, key: &SaltKey) -> Value {
+    let digest = key.commit("application/json", value.to_string().as_bytes());
+    json!({ "$redacted": data_encoding::HEXLOWER.encode(&digest) })
+}
+
+fn redact_at(value: &mut Value, path: &[String], key: &SaltKey, taken: &mut Vec<String>) {
+    let Some((step, rest)) = path.split_first() else {
+        collect_texts(value, taken);
+        *value = commitment(value, key);
+        return;
+    };
+    match value {
+        Value::Object(map) if step == "*" => {
+            map.values_mut()
+                .for_each(|inner| redact_at(inner, rest, key, taken));
+        }
+        Value::Object(map) => {
+            if let Some(inner) = map.get_mut(step) {
+                redact_at(inner, rest, key, taken);
+            }
+        }
+        Value::Array(items) if step == "*" => {
+            items
+                .iter_mut()
+                .for_each(|inner| redact_at(inner, rest, key, taken));
+        }
+        _ => {}
+    }
+}
+
+fn collect_texts(value: &Value, taken: &mut Vec<String>) {
+    match value {
+        Value::String(text) => taken.push(text.clone()),
+        Value::Array(items) => items.iter().for_each(|item| collect_texts(item, taken)),
+        Value::Object(map) => map.values().for_each(|item| collect_texts(item, taken)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}

@@ -1,0 +1,99 @@
+//! Sockets: accepting connections, speaking HTTP/1.1 on them, and letting go of them in time.
+//!
+//! Invariants:
+//! - the number of connections, the size of headers and the wait for them are bounded;
+//! - a stop lets answers that have begun end, and waits for them no longer than [`DRAIN_MAX`].
+
+use std::{io, pin::pin, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time,
+};
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use super::{App, Edge, routes};
+
+/// Connections at once; more wait in the kernel's backlog.
+const CONNECTIONS_MAX: usize = 4096;
+/// Bytes of a request's line and headers, of which there may be 100.
+const HEADERS_MAX: usize = 32 * 1024;
+/// How long headers may take, and a connection may stay open between requests.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long begun answers may take to end after a stop: less than the 10 s the whole process has.
+const DRAIN_MAX: Duration = Duration::from_secs(8);
+/// The wait after a failed accept: most often there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `app` until `shutdown`, then drains. Errors: the listener has no address.
+///
+/// Dropping it midway closes every connection at once.
+pub async fn serve(listener: TcpListener, app: App, shutdown: CancellationToken) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    // Behind a public URL the caller on the loopback is a proxy, and may be anyone.
+    let metrics_open = address.ip().to_canonical().is_loopback() && app.server.public_url.is_none();
+    let (edge, audit) = Edge::new(app, address);
+    let router = routes(&Arc::new(edge), audit, metrics_open);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = accept(&listener), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok(stream) => {
+                    connections.spawn(converse(stream, router.clone(), shutdown.clone()));
+                }
+                Err(err) => {
+                    tracing::warn!(%err, "connection not accepted");
+                    time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if time::timeout(DRAIN_MAX, drained).await.is_err() {
+        tracing::warn!(
+            connections = connections.len(),
+            "answers cut off by the stop"
+        );
+        connections.shutdown().await;
+    }
+    Ok(())
+}
+
+/// The next connection, set to send small answers at once.
+pub(super) async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    let (stream, _) = listener.accept().await?;
+    if let Err(err) = stream.set_nodelay(true) {
+        tracing::debug!(%err, "connection was gone before it was served");
+    }
+    Ok(stream)
+}
+
+async fn converse(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        router.clone().call(request.map(Body::new))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_TIMEOUT)
+        .max_header_size(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(err) = ended {
+        tracing::debug!(%err, "connection broke");
+    }
+}

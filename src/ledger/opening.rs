@@ -1,0 +1,403 @@
+//! Opening a ledger: lock, keys, log, state, and the checks that make a bad day visible before it spreads.
+//!
+//! Invariants:
+//! - a log that does not contain the last signed head is not opened;
+//! - opening runs no tool; what was running when a process died is ended as interrupted.
+
+use std::{fs, sync::Arc, thread, time::Duration};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    block::{Block, Cid, decode},
+    call::Call,
+    catalogue::Entry,
+    contract::Contract,
+    event::{Body, Event, Genesis, Place, body::LogOpened},
+    identity::{Signer, Verifier, open_checkpoint},
+    ledger::{
+        About, Command, GROUP_MAX, Ledger, Reach, Stopped, WAITING_MAX,
+        folding::{Folding, catch_up},
+        writer::{Working, Writer, log_fact, node},
+    },
+    log::{
+        Batch, Log, LogError, Reader, Stored,
+        home::{Home, HomeError, Lock, Runner},
+        sqlite::SqliteLog,
+    },
+    merkle, query,
+    state::{self, StateError, StoredTiles, fold::Folder},
+};
+
+/// Commits that may wait for the fold; then the writer waits too.
+const FOLD_BACKLOG: usize = 64;
+
+/// How a ledger is run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub group_max: usize,
+    pub fsync: bool,
+    pub checkpoint_interval: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            group_max: GROUP_MAX,
+            fsync: true,
+            checkpoint_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Why a ledger cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error("the log cannot be opened")]
+    Log(#[from] LogError),
+    #[error("the state cannot be derived")]
+    State(#[from] StateError),
+    #[error(
+        "the log has {found} events, but a head over {signed} was signed: events were lost or an older copy was put back; restore the newest copy of log.db"
+    )]
+    RolledBack { signed: u64, found: u64 },
+    #[error(
+        "the log is not the one whose head was signed at {signed} events: it was changed or replaced; check it with `cairn log verify` and restore the copy that was signed"
+    )]
+    Forked { signed: u64 },
+    #[error("the log's signing key does not fit the log; restore keys/log.key from your backup")]
+    Key,
+    #[error("the head file cannot be read or written")]
+    Head(#[source] std::io::Error),
+    #[error("the ledger stopped while it was being opened")]
+    Stopped(#[from] Stopped),
+}
+
+/// The running threads, and the right to write. Dropping every [`Ledger`] and joining this ends them in order.
+pub struct Running {
+    writer: thread::JoinHandle<()>,
+    folding: thread::JoinHandle<()>,
+    lock: Lock,
+    /// The mark of this process's own calls.
+    pub runner: Runner,
+}
+
+impl Running {
+    /// Waits until the threads have ended; they do once every handle is dropped.
+    pub fn join(self) {
+        // A panicked thread has said so on standard error; there is nothing left to hand on.
+        let _ = self.writer.join();
+        let _ = self.folding.join();
+    }
+
+    /// Says who owns the directory, for whoever finds it in use.
+    pub fn say(&self, owner: &str) {
+        if let Err(err) = self.lock.say(owner) {
+            tracing::warn!(%err, "the lock file cannot say who owns the directory");
+        }
+    }
+}
+
+/// What the caller gives that rules may not take for themselves: a name, and randomness.
+pub struct Birth<'a> {
+    /// This process, for calls it will run.
+    pub runner: &'a str,
+    /// Said in the lock file.
+    pub owner: &'a str,
+    pub random: &'a mut dyn FnMut() -> [u8; 32],
+    pub now_us: u64,
+    /// Told how many events are folded while the state catches up.
+    pub step: &'a mut dyn FnMut(u64),
+}
+
+/// Opens the log of `home` and starts its writer.
+pub fn open(
+    home: &Home,
+    settings: &Settings,
+    birth: Birth<'_>,
+) -> Result<(Ledger, Running), OpenError> {
+    let lock = home.lock(birth.owner)?;
+    let runner = home.enrol(birth.runner)?;
+    let keys = home.keys(&mut *birth.random)?;
+    let mut log: Box<dyn Log> = Box::new(SqliteLog::open(&home.log_path(), settings.fsync)?);
+    let reader = log.reader()?;
+    if reader.tip()?.is_none() {
+        begin(log.as_mut(), &keys.seed, (birth.random)(), birth.now_us)?;
+    }
+    let genesis = genesis(reader.as_ref())?;
+    let name = Block::encode(&genesis).cid();
+    let signer = Signer::new(&genesis.origin, keys.seed).map_err(|_| OpenError::Key)?;
+    if signer.public_key()[..] != genesis.key[..] {
+        return Err(OpenError::Key);
+    }
+    let mut head = home.head()?;
+    let signed = last_signed(&head.read().map_err(OpenError::Head)?, &signer)?;
+    let found = reader.tip()?.map_or(0, |tip| tip.seq + 1);
+    if let Some((size, _)) = signed.filter(|(size, _)| *size > found) {
+        return Err(OpenError::RolledBack {
+            signed: size,
+            found,
+        });
+    }
+    let folder = derive(home, log.as_ref(), birth.step)?;
+    if let Some((size, root)) = signed
+        && merkle::root_at(&StoredTiles(folder.state()), size).ok() != Some(root)
+    {
+        return Err(OpenError::Forked { signed: size });
+    }
+    erase_again(folder.state(), log.as_mut(), reader.as_ref())?;
+    folder
+        .state()
+        .execute_batch("PRAGMA optimize")
+        .map_err(StateError::from)?;
+
+    let about = Arc::new(About {
+        log: name,
+        origin: genesis.origin.clone(),
+        vkey: signer.vkey(),
+    });
+    let working = working(folder.state(), reader.as_ref())?;
+    let dead = dead_runners(&working, home);
+    let (inbox, asks) = mpsc::channel(WAITING_MAX);
+    let (fold, commits) = std::sync::mpsc::sync_channel(FOLD_BACKLOG);
+    let (committed, committed_rx) = watch::channel(found);
+    let (reach, reach_rx) = watch::channel(Reach::default());
+    let mut folding = Folding {
+        folder,
+        signer,
+        head,
+        reach,
+        sync_every: settings.checkpoint_interval,
+    };
+    folding.sign(true).map_err(OpenError::Head)?;
+    let writer = Writer {
+        tip: reader.tip()?,
+        log,
+        state: state::open_reader(&home.state_path(), &home.log_path())?,
+        name,
+        working,
+        fold,
+        committed,
+        applied: reach_rx.clone(),
+        group_max: settings.group_max.clamp(1, WAITING_MAX),
+    };
+    let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(work)
+            .map_err(OpenError::Head)
+    };
+    let folding = spawn("fold", Box::new(move || folding.run(commits)))?;
+    let writer = spawn("ledger", Box::new(move || writer.run(asks)))?;
+    let ledger = Ledger {
+        inbox,
+        committed: committed_rx,
+        reach: reach_rx,
+        about,
+        home: home.clone(),
+    };
+    if !dead.is_empty() {
+        ledger.submit_blocking(Command::Recover { runners: dead })?;
+    }
+    Ok((
+        ledger,
+        Running {
+            writer,
+            folding,
+            lock,
+            runner,
+        },
+    ))
+}
+
+/// Derives the state again from the log alone.
+pub fn rebuild(home: &Home, step: &mut dyn FnMut(u64)) -> Result<Folder, OpenError> {
+    let log = SqliteLog::open(&home.log_path(), true)?;
+    remove_state(home)?;
+    Ok(derive(home, &log, step)?)
+}
+
+fn begin(
+    log: &mut dyn Log,
+    seed: &[u8; 32],
+    nonce: [u8; 32],
+    now_us: u64,
+) -> Result<(), OpenError> {
+    let origin = format!("cairn/{}", &data_encoding::HEXLOWER.encode(&nonce)[..16]);
+    let signer = Signer::new(&origin, *seed).map_err(|_| OpenError::Key)?;
+    let genesis = Block::encode(&Genesis {
+        v: 1,
+        origin,
+        key: signer.public_key().to_vec(),
+        created: now_us,
+        nonce: nonce[..16].to_vec(),
+    });
+    let software = format!("cairn {}", env!("CARGO_PKG_VERSION"));
+    let opened = LogOpened {
+        genesis: genesis.cid(),
+        software,
+    };
+    let place = Place {
+        log: genesis.cid(),
+        seq: 0,
+        prev: None,
+        ts: now_us,
+    };
+    let event = Event::seal(log_fact(node(), Body::LogOpened(opened)), place).map_err(|_| {
+        LogError::Corrupt {
+            what: "the first event cannot be sealed",
+        }
+    })?;
+    // A crash before this leaves an empty log, which the next start begins again.
+    log.append(
+        None,
+        &Batch {
+            blocks: vec![genesis],
+            events: vec![event],
+        },
+    )?;
+    Ok(())
+}
+
+/// The genesis block the first event names.
+pub fn genesis(reader: &dyn Reader) -> Result<Genesis, LogError> {
+    let missing = || LogError::Corrupt {
+        what: "the log has no readable genesis block",
+    };
+    let first = reader.event_at(0)?.ok_or_else(missing)?;
+    match reader.block(&first.fields().log)? {
+        Some(Stored::Present(bytes)) => decode(&bytes).map_err(|_| missing()),
+        Some(Stored::Erased) | None => Err(missing()),
+    }
+}
+
+/// The largest head of the file whose signature is ours.
+fn last_signed(
+    notes: &[String],
+    signer: &Signer,
+) -> Result<Option<(u64, merkle::Hash)>, OpenError> {
+    let verifier = Verifier::from_vkey(&signer.vkey()).map_err(|_| OpenError::Key)?;
+    let heads = notes
+        .iter()
+        .filter_map(|note| open_checkpoint(note, &verifier).ok());
+    Ok(heads
+        .map(|head| (head.size, head.root))
+        .max_by_key(|(size, _)| *size))
+}
+
+/// The state, caught up with the log; made anew where it is damaged or another log's.
+fn derive(home: &Home, log: &dyn Log, step: &mut dyn FnMut(u64)) -> Result<Folder, StateError> {
+    let resumed = state::open(&home.state_path())
+        .and_then(|state| Folder::resume(state, log.reader()?))
+        .and_then(|folder| Ok(belongs(&folder, log.reader()?.as_ref())?.then_some(folder)));
+    let mut folder = match resumed {
+        Ok(Some(folder)) => folder,
+        Ok(None)
+        | Err(StateError::Store(_) | StateError::Broken { .. } | StateError::Migration(_)) => {
+            tracing::warn!("state.db is damaged or not this log's; deriving it again");
+            remove_state(home).map_err(|_| StateError::Broken {
+                what: "state.db cannot be removed",
+            })?;
+            Folder::resume(state::open(&home.state_path())?, log.reader()?)?
+        }
+        Err(err) => return Err(err),
+    };
+    catch_up(&mut folder, log.reader()?.as_ref(), step)?;
+    Ok(folder)
+}
+
+/// Whether the state's last event is the log's at that place: events pin everything before them.
+fn belongs(folder: &Folder, reader: &dyn Reader) -> Result<bool, LogError> {
+    let Some(last) = folder.applied().checked_sub(1) else {
+        return Ok(true);
+    };
+    Ok(reader.event_at(last)?.map(|event| event.cid()) == folder.last())
+}
+
+fn remove_state(home: &Home) -> Result<(), HomeError> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut path = home.state_path().into_os_string();
+        path.push(suffix);
+        match fs::remove_file(&path) {
+            Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+                return Err(HomeError::Io {
+                    dir: home.dir().display().to_string(),
+                    source: err,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Erases again what is on record as erased: a crash may have come between the two.
+fn erase_again(
+    state: &Connection,
+    log: &mut dyn Log,
+    reader: &dyn Reader,
+) -> Result<(), OpenError> {
+    for number in query::erased(state)? {
+        let Some(cid) = reader.block_named(number)? else {
+            continue;
+        };
+        let Some(Stored::Present(bytes)) = reader.block(&cid)? else {
+            continue;
+        };
+        for cid in query::payload_parts(&bytes)
+            .unwrap_or_default()
+            .into_iter()
+            .chain([cid])
+        {
+            log.erase(&cid)?;
+        }
+    }
+    Ok(())
+}
+
+fn working(state: &Connection, reader: &dyn Reader) -> Result<Working, OpenError> {
+    let mut working = Working::default();
+    for seq in query::open_calls(state)? {
+        if let Some(call) = reader.event_at(seq)?.as_ref().and_then(Call::begun) {
+            working.open.insert(call.id.clone(), call);
+        }
+    }
+    for (number, offered) in query::contract_numbers(state)? {
+        let missing = LogError::Corrupt {
+            what: "a published contract's block is missing",
+        };
+        let cid: Cid = reader.block_named(number)?.ok_or(missing)?;
+        let Some(Stored::Present(bytes)) = reader.block(&cid)? else {
+            continue;
+        };
+        let contract: Contract = decode(&bytes).map_err(|_| LogError::Corrupt {
+            what: "a contract cannot be read",
+        })?;
+        let id = (contract.source.clone(), contract.name.clone());
+        working.contracts.insert(
+            id,
+            Entry {
+                cid,
+                contract,
+                offered,
+            },
+        );
+    }
+    Ok(working)
+}
+
+/// Runners of open calls whose processes have ended.
+fn dead_runners(working: &Working, home: &Home) -> Vec<String> {
+    let mut runners: Vec<String> = working
+        .open
+        .values()
+        .map(|call| call.runner.clone())
+        .collect();
+    runners.sort_unstable();
+    runners.dedup();
+    runners.retain(|runner| !home.runs(runner));
+    runners
+}

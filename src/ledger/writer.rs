@@ -1,0 +1,473 @@
+//! The writing thread: takes what waits, rules, seals, appends, answers.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::mpsc::SyncSender,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    block::{Cid, payload::SealedPayload},
+    call::{self, Call, End, EndOutcome, Refusal, Start},
+    catalogue::{self, Entry},
+    event::{
+        Actor, Body, Event, EventError, Fact, PayloadRef, Place, Role,
+        body::{AccessExported, CallRefused, LogRecovered, PayloadErased},
+    },
+    ledger::{Ask, Command, Ruling, Sealed},
+    log::{Batch, Log, LogError, Stored, Tip},
+    query,
+};
+
+/// Who the node itself is in its events.
+pub fn node() -> Actor {
+    Actor {
+        id: "cairn".to_owned(),
+        role: "system".to_owned(),
+        proof: None,
+    }
+}
+
+/// Why the writer had to stop.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("the commit failed")]
+    Log(#[from] LogError),
+    #[error("an event could not be sealed")]
+    Seal(#[from] EventError),
+    #[error("the derived state could not be read")]
+    State(#[from] crate::state::StateError),
+    #[error("the fold has stopped")]
+    Fold,
+}
+
+/// The latest call of an idempotency key: actor, name, keyed commitment.
+type Key = (String, String, Vec<u8>);
+
+/// The entities the rules need at once: running calls, contracts, keys whose calls are not folded yet.
+#[derive(Default)]
+pub(super) struct Working {
+    pub open: HashMap<String, Call>,
+    pub contracts: HashMap<(String, String), Entry>,
+    keyed: HashMap<Key, Call>,
+    /// Ended keyed calls by the seq of their ending: dropped once the state has them.
+    ended: VecDeque<(u64, Key)>,
+}
+
+pub(super) struct Writer {
+    pub log: Box<dyn Log>,
+    /// Answers about calls that are folded already.
+    pub state: Connection,
+    pub name: Cid,
+    pub tip: Option<Tip>,
+    pub working: Working,
+    pub fold: SyncSender<Vec<Event>>,
+    pub committed: watch::Sender<u64>,
+    pub applied: watch::Receiver<super::Reach>,
+    pub group_max: usize,
+}
+
+/// What one commit will hold, and who waits for it.
+#[derive(Default)]
+struct Draft {
+    batch: Batch,
+    replies: Vec<(oneshot::Sender<Ruling>, Ruling)>,
+    erasures: Vec<Cid>,
+}
+
+impl Writer {
+    /// Rules until every handle is dropped or a commit fails. Closing the inbox tells everybody who waits.
+    pub fn run(mut self, mut inbox: mpsc::Receiver<Ask>) {
+        let mut asks = Vec::with_capacity(self.group_max);
+        while inbox.blocking_recv_many(&mut asks, self.group_max) > 0 {
+            if let Err(fault) = self.commit(asks.drain(..)) {
+                tracing::error!(err = %Chain(&fault), "commit failed; ledger stops");
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self, asks: impl Iterator<Item = Ask>) -> Result<(), Fault> {
+        let expected = self.tip.map(|tip| tip.cid);
+        let mut draft = Draft::default();
+        for ask in asks {
+            let ruling = self.rule(ask.command, &mut draft)?;
+            draft.replies.push((ask.reply, ruling));
+        }
+        let Draft {
+            batch,
+            replies,
+            erasures,
+        } = draft;
+        if !batch.events.is_empty() {
+            // A crash before this returns loses the whole group; nobody has been answered.
+            self.log.append(expected, &batch)?;
+            // A crash from here on loses no answer: the state catches up from the log at start.
+            self.committed
+                .send_replace(self.tip.map_or(0, |tip| tip.seq + 1));
+            self.fold.send(batch.events).map_err(|_| Fault::Fold)?;
+        }
+        for payload in erasures {
+            // A crash before this leaves an erasure on record and the bytes in place; the next start repeats it.
+            self.log.erase(&payload)?;
+        }
+        for (reply, ruling) in replies {
+            // Whoever asked may have gone away; the ruling stands all the same.
+            let _ = reply.send(ruling);
+        }
+        self.forget();
+        Ok(())
+    }
+
+    fn rule(&mut self, command: Command, draft: &mut Draft) -> Result<Ruling, Fault> {
+        match command {
+            Command::Start {
+                start,
+                input,
+                refused,
+            } => self.start(*start, input, refused, draft),
+            Command::End { end, output } => self.end(&end, output, draft),
+            Command::Recover { runners } => self.recover(&runners, draft),
+            Command::Publish { contract, actor } => self.publish(contract, &actor, draft),
+            Command::Retire {
+                source,
+                name,
+                actor,
+            } => {
+                let entry = self.working.contracts.get_mut(&(source, name));
+                let Some(fact) = catalogue::retire(entry.as_deref(), &actor) else {
+                    return Ok(Ruling::Unchanged);
+                };
+                if let Some(entry) = entry {
+                    entry.offered = false;
+                }
+                Ok(Ruling::Done(self.seal(fact, draft)?.into()))
+            }
+            Command::Erase {
+                payload,
+                basis,
+                actor,
+            } => self.erase(payload, basis, actor, draft),
+            Command::Export {
+                format,
+                from_seq,
+                to_seq,
+                actor,
+            } => {
+                let body = Body::AccessExported(AccessExported {
+                    format,
+                    from_seq,
+                    to_seq,
+                });
+                Ok(Ruling::Done(
+                    self.seal(log_fact(actor, body), draft)?.into(),
+                ))
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        start: Start,
+        input: Option<SealedPayload>,
+        refused: Option<SealedPayload>,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        let key = start
+            .facts
+            .key
+            .clone()
+            .map(|key| (start.actor.id.clone(), start.facts.name.clone(), key));
+        let earlier = match &key {
+            Some(key) => self.keyed(key)?,
+            None => None,
+        };
+        let (fact, refusal) = match call::start(earlier.as_ref(), &start) {
+            call::Ruling::Run(fact) => (fact, None),
+            call::Ruling::Refuse(fact, facts) => (fact, Some(facts)),
+            call::Ruling::Answered(ending) => return Ok(Ruling::Answered(ending)),
+            call::Ruling::Denied(refusal) => return Ok(Ruling::Denied(refusal)),
+        };
+        draft.store(input);
+        let event = self.seal(*fact, draft)?;
+        let sealed = Sealed::from(event);
+        let call = Call::begun(event).ok_or(EventError::Field { field: "body" })?;
+        if let Some(key) = &key {
+            self.working.keyed.insert(key.clone(), call.clone());
+        }
+        match refusal {
+            None => {
+                self.working.open.insert(call.id.clone(), call);
+                Ok(Ruling::Run(sealed))
+            }
+            Some(facts) => self.refuse(call, facts, refused, key, draft),
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        call: Call,
+        facts: CallRefused,
+        output: Option<SealedPayload>,
+        key: Option<Key>,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        let pay = output
+            .as_ref()
+            .map(|output| payload_ref(output, Role::Error));
+        draft.store(output);
+        let event = self.seal(call::refuse(&call, facts, pay), draft)?.clone();
+        self.remember_ending(call, key, &event);
+        Ok(Ruling::Refused((&event).into()))
+    }
+
+    fn end(
+        &mut self,
+        end: &End,
+        output: Option<SealedPayload>,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        let fact = match call::end(self.working.open.get(&end.id), end) {
+            Ok(fact) => fact,
+            Err(refusal) => return Ok(Ruling::Denied(refusal)),
+        };
+        draft.store(output);
+        let event = self.seal(fact, draft)?.clone();
+        if let Some(call) = self.working.open.remove(&end.id) {
+            let key = call
+                .key
+                .clone()
+                .map(|key| (call.actor.id.clone(), call.name.clone(), key));
+            self.remember_ending(call, key, &event);
+        }
+        Ok(Ruling::Done((&event).into()))
+    }
+
+    fn recover(&mut self, runners: &[String], draft: &mut Draft) -> Result<Ruling, Fault> {
+        let lost = self
+            .working
+            .open
+            .values()
+            .filter(|call| runners.contains(&call.runner));
+        let mut ids: Vec<String> = lost.map(|call| call.id.clone()).collect();
+        if ids.is_empty() {
+            return Ok(Ruling::Unchanged);
+        }
+        // The map has no order of its own; the log must not depend on chance.
+        ids.sort_unstable();
+        let interrupted = ids.len() as u64;
+        for id in ids {
+            let end = End {
+                id,
+                outcome: EndOutcome::Interrupted,
+                output: None,
+                took_us: 0,
+            };
+            self.end(&end, None, draft)?;
+        }
+        let body = Body::LogRecovered(LogRecovered { interrupted });
+        Ok(Ruling::Done(
+            self.seal(log_fact(node(), body), draft)?.into(),
+        ))
+    }
+
+    fn publish(
+        &mut self,
+        contract: crate::contract::Contract,
+        actor: &Actor,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        let id = (contract.source.clone(), contract.name.clone());
+        match catalogue::publish(self.working.contracts.get(&id), contract, actor) {
+            catalogue::Published::Known(cid) => {
+                let contract = self.working.contracts[&id].contract.clone();
+                Ok(Ruling::Published {
+                    cid,
+                    contract: Box::new(contract),
+                    new: false,
+                })
+            }
+            catalogue::Published::New {
+                fact,
+                block,
+                contract,
+            } => {
+                let cid = block.cid();
+                draft.batch.blocks.push(block);
+                self.seal(*fact, draft)?;
+                let entry = Entry {
+                    cid,
+                    contract: (*contract).clone(),
+                    offered: true,
+                };
+                self.working.contracts.insert(id, entry);
+                Ok(Ruling::Published {
+                    cid,
+                    contract,
+                    new: true,
+                })
+            }
+        }
+    }
+
+    fn erase(
+        &mut self,
+        payload: Cid,
+        basis: String,
+        actor: Actor,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        let reader = self.log.reader()?;
+        let parts = match reader.block(&payload)? {
+            None => {
+                let refusal =
+                    Refusal::new(call::Code::NotFound, "no payload of this cid is in the log");
+                return Ok(Ruling::Denied(refusal));
+            }
+            Some(Stored::Erased) => return Ok(Ruling::Unchanged),
+            Some(Stored::Present(bytes)) => query::payload_parts(&bytes),
+        };
+        let Some(parts) = parts else {
+            let refusal = Refusal::new(
+                call::Code::FailedPrecondition,
+                "only payloads can be erased; this block is part of the log itself",
+            );
+            return Ok(Ruling::Denied(refusal));
+        };
+        draft.erasures.push(payload);
+        draft.erasures.extend(parts);
+        let body = Body::PayloadErased(PayloadErased { payload, basis });
+        Ok(Ruling::Done(
+            self.seal(log_fact(actor, body), draft)?.into(),
+        ))
+    }
+
+    /// Seals `fact` as the next event of this commit.
+    fn seal<'d>(&mut self, fact: Fact, draft: &'d mut Draft) -> Result<&'d Event, Fault> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_micros() as u64);
+        let place = Place {
+            log: self.name,
+            seq: self.tip.map_or(0, |tip| tip.seq + 1),
+            prev: self.tip.map(|tip| tip.cid),
+            ts: self.tip.map_or(now, |tip| now.max(tip.ts)),
+        };
+        let event = Event::seal(fact, place)?;
+        self.tip = Some(Tip {
+            seq: place.seq,
+            cid: event.cid(),
+            ts: place.ts,
+        });
+        draft.batch.events.push(event);
+        Ok(draft
+            .batch
+            .events
+            .last()
+            .expect("one was pushed on the line before"))
+    }
+
+    /// The latest call of a key: among those not folded yet, or in the state.
+    fn keyed(&self, key: &Key) -> Result<Option<Call>, Fault> {
+        if let Some(call) = self.working.keyed.get(key) {
+            return Ok(Some(call.clone()));
+        }
+        let (actor, name, key) = key;
+        let Some((started, ended)) = query::keyed_call(&self.state, actor, name, key)? else {
+            return Ok(None);
+        };
+        let reader = self.log.reader()?;
+        let Some(mut call) = reader.event_at(started)?.as_ref().and_then(Call::begun) else {
+            return Ok(None);
+        };
+        if let Some(open) = self.working.open.get(&call.id) {
+            return Ok(Some(open.clone()));
+        }
+        if let Some(event) = ended.map(|seq| reader.event_at(seq)).transpose()?.flatten() {
+            call.apply(&event);
+        }
+        Ok(Some(call))
+    }
+
+    fn remember_ending(&mut self, mut call: Call, key: Option<Key>, event: &Event) {
+        let Some(key) = key else { return };
+        call.apply(event);
+        self.working.keyed.insert(key.clone(), call);
+        self.working.ended.push_back((event.fields().seq, key));
+    }
+
+    /// Drops ended keyed calls that the state can answer for.
+    fn forget(&mut self) {
+        let applied = self.applied.borrow().applied;
+        while let Some((seq, _)) = self.working.ended.front()
+            && *seq < applied
+        {
+            if let Some((_, key)) = self.working.ended.pop_front()
+                && self.working.keyed.get(&key).is_some_and(|call| {
+                    call.ending
+                        .as_ref()
+                        .is_some_and(|ending| ending.seq < applied)
+                })
+            {
+                self.working.keyed.remove(&key);
+            }
+        }
+    }
+}
+
+impl Draft {
+    fn store(&mut self, payload: Option<SealedPayload>) {
+        let Some(payload) = payload else { return };
+        self.batch.blocks.push(payload.envelope);
+        self.batch.blocks.extend(payload.parts);
+    }
+}
+
+impl From<&Event> for Sealed {
+    fn from(event: &Event) -> Self {
+        Self {
+            cid: event.cid(),
+            seq: event.fields().seq,
+        }
+    }
+}
+
+/// How an event names a sealed payload.
+pub fn payload_ref(payload: &SealedPayload, role: Role) -> PayloadRef {
+    PayloadRef {
+        cid: payload.envelope.cid(),
+        len: payload.len,
+        role,
+    }
+}
+
+/// A fact about the log itself.
+pub(super) fn log_fact(actor: Actor, body: Body) -> Fact {
+    Fact {
+        cause: None,
+        refs: Vec::new(),
+        actor,
+        subject: "log".to_owned(),
+        tool: None,
+        payloads: Vec::new(),
+        body,
+    }
+}
+
+/// An error with all its sources, for one log line.
+pub(super) struct Chain<'a>(pub &'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(err) = source {
+            write!(f, ": {err}")?;
+            source = err.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,261 @@
+//! The data directory: its files, its lock, its keys, and the last signed head.
+//!
+//! Invariants:
+//! - one process owns the log: the lock is the kernel's and falls with the process;
+//! - keys are made once, readable by their owner only;
+//! - the signed head is written after the commit it speaks of, never before.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::block::payload::SaltKey;
+
+/// Bytes of one of the two slots of the head file; a signed checkpoint is about 200.
+const HEAD_SLOT: usize = 1024;
+
+/// A directory that holds one log.
+#[derive(Clone, Debug)]
+pub struct Home {
+    dir: PathBuf,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    #[error("data directory is in use by {owner}; stop it first, or use another --data")]
+    Owned { owner: String },
+    #[error("data directory `{dir}` cannot be used")]
+    Io {
+        dir: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("key file `{file}` does not hold 32 bytes in hex; restore it from your backup")]
+    Key { file: &'static str },
+}
+
+/// The right to write, held as long as this lives.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+}
+
+/// What only this node knows.
+pub struct Keys {
+    /// The Ed25519 seed that signs heads.
+    pub seed: [u8; 32],
+    pub salt: SaltKey,
+}
+
+impl Home {
+    /// Uses `dir`, making it where there is none.
+    pub fn open(dir: &Path) -> Result<Self, HomeError> {
+        let home = Self {
+            dir: dir.to_owned(),
+        };
+        home.io(fs::create_dir_all(dir.join("runners")))?;
+        Ok(home)
+    }
+
+    /// Uses `dir` only where there is a log in it.
+    pub fn existing(dir: &Path) -> Result<Self, HomeError> {
+        let home = Self {
+            dir: dir.to_owned(),
+        };
+        home.io(fs::metadata(home.log_path()))?;
+        Ok(home)
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.join("log.db")
+    }
+
+    pub fn state_path(&self) -> PathBuf {
+        self.dir.join("state.db")
+    }
+
+    pub fn socket_path(&self) -> PathBuf {
+        self.dir.join("ledger.sock")
+    }
+
+    pub fn tokens_path(&self) -> PathBuf {
+        self.dir.join("tokens.json")
+    }
+
+    /// Takes the right to write, and says in the lock file who has it.
+    pub fn lock(&self, owner: &str) -> Result<Lock, HomeError> {
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true);
+        let mut file = self.io(options.open(self.dir.join("lock")))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let mut owner = String::new();
+                self.io(file.read_to_string(&mut owner))?;
+                return Err(HomeError::Owned { owner });
+            }
+            Err(fs::TryLockError::Error(source)) => return self.io(Err(source)),
+        }
+        let lock = Lock { file };
+        self.io(lock.say(owner))?;
+        Ok(lock)
+    }
+
+    /// Marks a process as running, so that its open calls are not taken for interrupted ones.
+    pub fn enrol(&self, runner: &str) -> Result<Runner, HomeError> {
+        let path = self.runner_path(runner);
+        self.io(fs::create_dir_all(self.dir.join("runners")))?;
+        let file = self.io(File::create(&path))?;
+        self.io(file.try_lock().map_err(io::Error::from))?;
+        Ok(Runner { path, _file: file })
+    }
+
+    /// Whether the process that enrolled as `runner` still runs.
+    pub fn runs(&self, runner: &str) -> bool {
+        let Ok(file) = File::open(self.runner_path(runner)) else {
+            return false;
+        };
+        match file.try_lock_shared() {
+            Ok(()) => {
+                // Nobody holds it: the process ended without taking its mark away.
+                let _ = fs::remove_file(self.runner_path(runner));
+                false
+            }
+            Err(_) => true,
+        }
+    }
+
+    fn runner_path(&self, runner: &str) -> PathBuf {
+        let name: String = runner.chars().filter(char::is_ascii_alphanumeric).collect();
+        self.dir.join("runners").join(name)
+    }
+
+    /// Reads the keys, making those that are missing from `fresh`.
+    pub fn keys(&self, mut fresh: impl FnMut() -> [u8; 32]) -> Result<Keys, HomeError> {
+        Ok(Keys {
+            seed: self.key("log.key", &mut fresh)?,
+            salt: SaltKey::new(self.key("salt.key", &mut fresh)?),
+        })
+    }
+
+    fn key(
+        &self,
+        name: &'static str,
+        fresh: &mut dyn FnMut() -> [u8; 32],
+    ) -> Result<[u8; 32], HomeError> {
+        let path = self.dir.join("keys").join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => data_encoding::HEXLOWER
+                .decode(text.trim().as_bytes())
+                .ok()
+                .and_then(|bytes| bytes.try_into().ok())
+                .ok_or(HomeError::Key { file: name }),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                let key = fresh();
+                let text = format!("{}\n", data_encoding::HEXLOWER.encode(&key));
+                self.io(fs::create_dir_all(self.dir.join("keys")))?;
+                self.io(write_secret(&path, text.as_bytes()))?;
+                Ok(key)
+            }
+            Err(source) => self.io(Err(source)),
+        }
+    }
+
+    /// Opens the file of the last signed head.
+    pub fn head(&self) -> Result<HeadFile, HomeError> {
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true);
+        let file = self.io(options.open(self.dir.join("head")))?;
+        Ok(HeadFile { file, slot: 0 })
+    }
+
+    fn io<T>(&self, result: io::Result<T>) -> Result<T, HomeError> {
+        result.map_err(|source| HomeError::Io {
+            dir: self.dir.display().to_string(),
+            source,
+        })
+    }
+}
+
+impl Lock {
+    /// Replaces what others are told about the owner.
+    pub fn say(&self, owner: &str) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.write_all_at(owner.as_bytes(), 0)
+    }
+}
+
+/// A process's mark; gone when it ends, however it ends.
+#[derive(Debug)]
+pub struct Runner {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The last signed heads in two slots, written in turn: a torn write leaves the other one.
+#[derive(Debug)]
+pub struct HeadFile {
+    file: File,
+    slot: u64,
+}
+
+impl HeadFile {
+    /// The texts of both slots; the caller takes the larger one whose signature is good.
+    pub fn read(&mut self) -> io::Result<Vec<String>> {
+        let mut bytes = Vec::new();
+        self.file.seek(SeekFrom::Start(0))?;
+        (&mut self.file)
+            .take(2 * HEAD_SLOT as u64)
+            .read_to_end(&mut bytes)?;
+        let texts = bytes.chunks(HEAD_SLOT).filter_map(|slot| {
+            let text = slot.split(|byte| *byte == 0).next()?;
+            std::str::from_utf8(text)
+                .ok()
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
+        });
+        Ok(texts.collect())
+    }
+
+    /// Writes a signed head. Without `sync` it survives this process, not yet a power cut.
+    pub fn write(&mut self, note: &str, sync: bool) -> io::Result<()> {
+        let mut slot = [0; HEAD_SLOT];
+        let text = note.as_bytes();
+        slot.get_mut(..text.len())
+            .ok_or(io::ErrorKind::FileTooLarge)?
+            .copy_from_slice(text);
+        self.file
+            .write_all_at(&slot, self.slot * HEAD_SLOT as u64)?;
+        self.slot = 1 - self.slot;
+        if sync { self.file.sync_data() } else { Ok(()) }
+    }
+}
+
+/// Writes a file that only its owner may read, whole or not at all.
+pub fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}

@@ -1,0 +1,321 @@
+//! The log in one SQLite file, `log.db`: the embedded default.
+//!
+//! Invariants:
+//! - WAL with `synchronous=FULL`: a commit that returned survives a power cut;
+//! - triggers refuse update and delete, whoever opens the file with them in place.
+
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
+use rusqlite_migration::{M, Migrations};
+
+use crate::{
+    block::{Cid, Codec, Sha256Digest},
+    event::Event,
+    log::{Batch, BlockRow, EventRow, Log, LogError, Reader, Stored, Tip},
+};
+
+const MIGRATIONS: &[M<'_>] = &[M::up(include_str!("../../migrations/log/01-log.sql"))];
+
+/// Pages in the WAL before it is folded back: large, so that checkpoints are rare and the file is overwritten in place.
+const WAL_PAGES: u32 = 4_000;
+/// KiB of page cache of the writing connection.
+const WRITER_CACHE_KIB: i64 = 16 * 1024;
+/// KiB of page cache of each reading connection.
+const READER_CACHE_KIB: i64 = 4 * 1024;
+
+pub struct SqliteLog {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl SqliteLog {
+    /// Opens the log at `path`, making it where there is none. With `fsync` off (benchmarks), a power cut loses commits.
+    pub fn open(path: &Path, fsync: bool) -> Result<Self, LogError> {
+        let mut connection = Connection::open(path)?;
+        connection.pragma_update(None, "page_size", 8192)?;
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        connection.pragma_update(None, "synchronous", if fsync { "full" } else { "off" })?;
+        connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
+        connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+        connection.pragma_update(None, "secure_delete", true)?;
+        connection.pragma_update(None, "trusted_schema", false)?;
+        Migrations::from_slice(MIGRATIONS)
+            .to_latest(&mut connection)
+            .map_err(|err| LogError::Store(Box::new(err)))?;
+        Ok(Self {
+            connection,
+            path: path.to_owned(),
+        })
+    }
+}
+
+impl Log for SqliteLog {
+    fn append(&mut self, expected: Option<Cid>, batch: &Batch) -> Result<(), LogError> {
+        let fresh = fresh_events(&self.connection, batch)?;
+        let commit = self.connection.transaction()?;
+        if tip(&commit)?.map(|tip| tip.cid) != expected && !fresh.is_empty() {
+            return Err(LogError::Conflict);
+        }
+        {
+            let mut insert = commit.prepare_cached(
+                "INSERT INTO block (digest, codec, bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            )?;
+            for block in &batch.blocks {
+                insert.execute(params![
+                    block.cid().digest(),
+                    block.cid().codec() as u8,
+                    block.bytes()
+                ])?;
+            }
+            let mut insert = commit
+                .prepare_cached("INSERT INTO event (seq, digest, bytes) VALUES (?1, ?2, ?3)")?;
+            for event in fresh {
+                if let Some(cause) = event.fields().cause
+                    && seq_of(&commit, &cause)?.is_none()
+                {
+                    return Err(LogError::Orphan { cid: event.cid() });
+                }
+                insert.execute(params![
+                    event.fields().seq,
+                    event.cid().digest(),
+                    event.bytes()
+                ])?;
+            }
+        }
+        // A crash before this line leaves nothing of the batch; after it, all of it. No answer has left yet.
+        commit.commit()?;
+        Ok(())
+    }
+
+    fn erase(&mut self, cid: &Cid) -> Result<bool, LogError> {
+        let changed = self.connection.execute(
+            "UPDATE block SET bytes = NULL WHERE digest = ?1 AND bytes IS NOT NULL",
+            [cid.digest()],
+        )?;
+        // The old bytes also stand in the write-ahead log until it is folded back and cut.
+        self.connection
+            .pragma(None, "wal_checkpoint", "truncate", |_| Ok(()))?;
+        Ok(changed > 0)
+    }
+
+    fn reader(&self) -> Result<Box<dyn Reader>, LogError> {
+        Ok(Box::new(SqliteReader::open(&self.path)?))
+    }
+}
+
+/// A reading connection: takes no lock that could hold the writer up.
+pub struct SqliteReader {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl SqliteReader {
+    pub fn open(path: &Path) -> Result<Self, LogError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
+        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        Ok(Self {
+            connection,
+            path: path.to_owned(),
+        })
+    }
+}
+
+impl Reader for SqliteReader {
+    fn tip(&self) -> Result<Option<Tip>, LogError> {
+        tip(&self.connection)
+    }
+
+    fn event(&self, cid: &Cid) -> Result<Option<Event>, LogError> {
+        let sql = "SELECT bytes FROM event WHERE digest = ?1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let bytes = statement
+            .query_row([cid.digest()], |row| row.get(0))
+            .optional()?;
+        bytes.map(|bytes| open_as(bytes, Some(cid))).transpose()
+    }
+
+    fn event_at(&self, seq: u64) -> Result<Option<Event>, LogError> {
+        event_at(&self.connection, seq)
+    }
+
+    fn seq_of(&self, cid: &Cid) -> Result<Option<u64>, LogError> {
+        seq_of(&self.connection, cid)
+    }
+
+    fn events(
+        &self,
+        from: u64,
+        visit: &mut dyn FnMut(EventRow<'_>) -> ControlFlow<()>,
+    ) -> Result<(), LogError> {
+        let sql = "SELECT seq, digest, bytes FROM event WHERE seq >= ?1 ORDER BY seq";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([from])?;
+        while let Some(row) = rows.next()? {
+            let visited = EventRow {
+                seq: row.get(0)?,
+                digest: digest(row, 1)?,
+                bytes: blob(row, 2)?,
+            };
+            if visit(visited).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn block(&self, cid: &Cid) -> Result<Option<Stored>, LogError> {
+        let sql = "SELECT bytes FROM block WHERE digest = ?1 AND codec = ?2";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let found: Option<Option<Vec<u8>>> = statement
+            .query_row(params![cid.digest(), cid.codec() as u8], |row| row.get(0))
+            .optional()?;
+        match found {
+            None => Ok(None),
+            Some(None) => Ok(Some(Stored::Erased)),
+            Some(Some(bytes)) if cid.names(&bytes) => Ok(Some(Stored::Present(bytes))),
+            Some(Some(_)) => Err(LogError::Corrupt {
+                what: "a block's bytes do not have its digest",
+            }),
+        }
+    }
+
+    fn number_of(&self, cid: &Cid) -> Result<Option<u64>, LogError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT id FROM block WHERE digest = ?1")?;
+        Ok(statement
+            .query_row([cid.digest()], |row| row.get(0))
+            .optional()?)
+    }
+
+    fn block_named(&self, number: u64) -> Result<Option<Cid>, LogError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT digest, codec FROM block WHERE id = ?1")?;
+        let found: Option<(Sha256Digest, u64)> = statement
+            .query_row([number], |row| Ok((digest(row, 0)?, row.get(1)?)))
+            .optional()?;
+        let Some((digest, codec)) = found else {
+            return Ok(None);
+        };
+        let codec = Codec::from_code(codec).ok_or(LogError::Corrupt {
+            what: "a block of unknown codec",
+        })?;
+        Ok(Some(Cid::from_digest(codec, digest)))
+    }
+
+    fn blocks(
+        &self,
+        from: u64,
+        visit: &mut dyn FnMut(BlockRow<'_>) -> ControlFlow<()>,
+    ) -> Result<(), LogError> {
+        let sql = "SELECT id, codec, digest, bytes FROM block WHERE id >= ?1 ORDER BY id";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([from])?;
+        while let Some(row) = rows.next()? {
+            let visited = BlockRow {
+                number: row.get(0)?,
+                codec: Codec::from_code(row.get(1)?),
+                digest: digest(row, 2)?,
+                bytes: row
+                    .get_ref(3)?
+                    .as_blob_or_null()
+                    .map_err(rusqlite::Error::from)?,
+            };
+            if visit(visited).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn size(&self) -> Result<u64, LogError> {
+        let on_disk = |path: &Path| std::fs::metadata(path).map(|file| file.len()).unwrap_or(0);
+        let mut wal = self.path.clone().into_os_string();
+        wal.push("-wal");
+        Ok(on_disk(&self.path) + on_disk(Path::new(&wal)))
+    }
+}
+
+impl From<rusqlite::Error> for LogError {
+    fn from(err: rusqlite::Error) -> Self {
+        match err.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full,
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Corrupt {
+                what: "sqlite says the file is damaged",
+            },
+            _ => Self::Store(Box::new(err)),
+        }
+    }
+}
+
+/// The events of a batch that are not stored yet.
+fn fresh_events<'a>(connection: &Connection, batch: &'a Batch) -> Result<Vec<&'a Event>, LogError> {
+    let last = tip(connection)?.map_or(0, |tip| tip.seq + 1);
+    let mut fresh = Vec::with_capacity(batch.events.len());
+    for event in &batch.events {
+        if event.fields().seq >= last {
+            fresh.push(event);
+        } else if seq_of(connection, &event.cid())? != Some(event.fields().seq) {
+            return Err(LogError::Conflict);
+        }
+    }
+    Ok(fresh)
+}
+
+fn tip(connection: &Connection) -> Result<Option<Tip>, LogError> {
+    let sql = "SELECT bytes FROM event ORDER BY seq DESC LIMIT 1";
+    let mut statement = connection.prepare_cached(sql)?;
+    let Some(bytes) = statement.query_row([], |row| row.get(0)).optional()? else {
+        return Ok(None);
+    };
+    let event = open_as(bytes, None)?;
+    Ok(Some(Tip {
+        seq: event.fields().seq,
+        cid: event.cid(),
+        ts: event.fields().ts,
+    }))
+}
+
+fn event_at(connection: &Connection, seq: u64) -> Result<Option<Event>, LogError> {
+    let mut statement = connection.prepare_cached("SELECT bytes FROM event WHERE seq = ?1")?;
+    let bytes = statement.query_row([seq], |row| row.get(0)).optional()?;
+    bytes.map(|bytes| open_as(bytes, None)).transpose()
+}
+
+fn seq_of(connection: &Connection, cid: &Cid) -> Result<Option<u64>, LogError> {
+    let mut statement = connection.prepare_cached("SELECT seq FROM event WHERE digest = ?1")?;
+    Ok(statement
+        .query_row([cid.digest()], |row| row.get(0))
+        .optional()?)
+}
+
+/// Reads stored bytes as the event of id `named`.
+fn open_as(bytes: Vec<u8>, named: Option<&Cid>) -> Result<Event, LogError> {
+    let event = Event::open(bytes).map_err(|_| LogError::Corrupt {
+        what: "a row that is not an event",
+    })?;
+    match named {
+        Some(cid) if *cid != event.cid() => Err(LogError::Corrupt {
+            what: "an event's bytes do not have its digest",
+        }),
+        _ => Ok(event),
+    }
+}
+
+fn digest(row: &Row<'_>, column: usize) -> Result<Sha256Digest, rusqlite::Error> {
+    let bytes = blob(row, column)?;
+    bytes
+        .try_into()
+        .map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, bytes.len() as i64))
+}
+
+fn blob<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8], rusqlite::Error> {
+    Ok(row.get_ref(column)?.as_blob()?)
+}

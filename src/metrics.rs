@@ -1,0 +1,198 @@
+//! Metrics: plain counters of what this process does, as Prometheus reads them.
+//!
+//! Invariants:
+//! - the number of series is bounded: names past a bound are counted together as `other`;
+//! - nothing here is read back by a rule, and nothing is kept when the process ends.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashSet,
+    sync::{PoisonError, RwLock, atomic::AtomicU64},
+};
+
+use prometheus_client::{
+    encoding::text,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// Tool names that are counted by name.
+const TOOLS_MAX: usize = 1000;
+/// Lanes and upstreams that are counted by name.
+const NAMES_MAX: usize = 300;
+/// What stands for every name past its bound.
+const OTHER: &str = "other";
+/// From 100 microseconds to a minute: a recorded call takes a disk flush, a tool as long as it likes.
+const SECONDS: [f64; 18] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 60.0,
+];
+/// Events that shared one commit, up to the largest group a configuration may ask for.
+const GROUP: [f64; 9] = [1.0, 2.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 8192.0, 65_536.0];
+
+type Labels<const N: usize> = [(&'static str, String); N];
+
+/// The counters, shared by reference; every method may be called from anywhere and never waits on IO.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    tools: Names,
+    lanes: Names,
+    upstreams: Names,
+    calls: Family<Labels<2>, Counter>,
+    call_seconds: Family<Labels<2>, Histogram>,
+    commit_seconds: Histogram,
+    commit_events: Histogram,
+    queue_depth: Family<Labels<1>, Gauge>,
+    log_events: Gauge<u64, AtomicU64>,
+    log_bytes: Gauge<u64, AtomicU64>,
+    sessions: Gauge,
+    upstream_up: Family<Labels<1>, Gauge>,
+}
+
+/// The names seen so far, no more than a bound of them.
+#[derive(Debug)]
+struct Names {
+    max: usize,
+    seen: RwLock<HashSet<String>>,
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("cairn"),
+            tools: Names::new(TOOLS_MAX),
+            lanes: Names::new(NAMES_MAX),
+            upstreams: Names::new(NAMES_MAX),
+            calls: Family::default(),
+            call_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            commit_seconds: Histogram::new(SECONDS),
+            commit_events: Histogram::new(GROUP),
+            queue_depth: Family::default(),
+            log_events: Gauge::default(),
+            log_bytes: Gauge::default(),
+            sessions: Gauge::default(),
+            upstream_up: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    /// Counts a call that has ended. `outcome` is one of a closed list.
+    pub fn call_ended(&self, tool: &str, outcome: &'static str, lane: &str, seconds: f64) {
+        let (tool, lane) = (self.tools.bounded(tool), self.lanes.bounded(lane));
+        self.call_seconds
+            .get_or_create(&[("tool", tool.clone()), ("lane", lane)])
+            .observe(seconds);
+        self.calls
+            .get_or_create(&[("tool", tool), ("outcome", outcome.to_owned())])
+            .inc();
+    }
+
+    /// Counts a commit of this many events.
+    pub fn commit(&self, events: usize, seconds: f64) {
+        self.commit_events.observe(events as f64);
+        self.commit_seconds.observe(seconds);
+    }
+
+    /// What waits: for the ledger, or in a lane.
+    pub fn queue_depth(&self, queue: &str, waiting: usize) {
+        let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+        self.queue_depth
+            .get_or_create(&[("queue", self.lanes.bounded(queue))])
+            .set(waiting);
+    }
+
+    pub fn log_size(&self, events: u64, bytes: u64) {
+        self.log_events.set(events);
+        self.log_bytes.set(bytes);
+    }
+
+    pub fn sessions(&self, open: usize) {
+        self.sessions.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    pub fn upstream_up(&self, name: &str, up: bool) {
+        self.upstream_up
+            .get_or_create(&[("upstream", self.upstreams.bounded(name))])
+            .set(up.into());
+    }
+
+    /// The OpenMetrics text of everything.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry).expect("writing to a string cannot fail");
+        text
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("calls", "Calls that ended, by outcome", self.calls.clone());
+        registry.register_with_unit(
+            "call",
+            "From a call's start to its end",
+            Unit::Seconds,
+            self.call_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "commit",
+            "From the first event of a commit to its durability",
+            Unit::Seconds,
+            self.commit_seconds.clone(),
+        );
+        registry.register(
+            "commit_events",
+            "Events that shared one commit",
+            self.commit_events.clone(),
+        );
+        registry.register(
+            "queue_depth",
+            "What waits in a queue",
+            self.queue_depth.clone(),
+        );
+        registry.register("log_events", "Events in the log", self.log_events.clone());
+        registry.register_with_unit(
+            "log",
+            "Size of the log on disk",
+            Unit::Bytes,
+            self.log_bytes.clone(),
+        );
+        registry.register("sessions", "Open sessions", self.sessions.clone());
+        registry.register(
+            "upstream_up",
+            "1 while an upstream can be called",
+            self.upstream_up.clone(),
+        );
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Names {
+    fn new(max: usize) -> Self {
+        Self {
+            max,
+            seen: RwLock::default(),
+        }
+    }
+
+    /// The name itself, or [`OTHER`] once there are too many.
+    fn bounded(&self, name: &str) -> String {
+        let known = |seen: &HashSet<String>| seen.contains(name);
+        if known(&self.seen.read().unwrap_or_else(PoisonError::into_inner)) {
+            return name.to_owned();
+        }
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= self.max && !known(&seen) {
+            return OTHER.to_owned();
+        }
+        seen.insert(name.to_owned());
+        name.to_owned()
+    }
+}

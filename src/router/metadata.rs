@@ -1,0 +1,200 @@
+//! Tool metadata: what a tool needs and where it runs, and the rule that said so.
+//!
+//! Invariants:
+//! - the lane is found in a fixed order: cache, registry, the tool's own `_meta`, its source, name patterns, default;
+//! - the rule that decided is kept, shown by `tools_get_schema` and recorded with every call.
+
+use std::{collections::HashMap, sync::RwLock};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::block::Cid;
+
+/// The key of our hints in a tool's own `_meta`.
+pub const META_KEY: &str = "io.cairn/tool";
+/// Resolutions remembered; beyond this the cache starts again.
+const CACHE_MAX: usize = 16 * 1024;
+/// Where a tool runs that nothing else is known of.
+const DEFAULT_LANE: &str = "builtin";
+/// Words in a name that tell of work for the processor rather than for the network.
+const HEAVY_WORDS: &[&str] = &[
+    "compress",
+    "embed",
+    "encrypt",
+    "hash",
+    "index",
+    "render",
+    "transcode",
+    "train",
+    "verify",
+];
+
+/// How much of a resource a tool asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Need {
+    #[default]
+    Low,
+    Medium,
+    High,
+}
+
+/// When and how often a failed call is tried again. Only tools whose contract allows it are.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    pub max_retries: u32,
+    pub backoff_ms: u64,
+    pub backoff_factor: f64,
+    pub max_backoff_ms: u64,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max_retries: 0,
+            backoff_ms: 1_000,
+            backoff_factor: 2.0,
+            max_backoff_ms: 60_000,
+        }
+    }
+}
+
+impl Retry {
+    /// The pause before attempt `attempt` (1 is the first retry).
+    pub fn pause_ms(&self, attempt: u32) -> u64 {
+        let grown =
+            self.backoff_ms as f64 * self.backoff_factor.powi(attempt.saturating_sub(1) as i32);
+        (grown as u64).min(self.max_backoff_ms)
+    }
+}
+
+/// What one place says about a tool; silent where it says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Hints {
+    pub runtime: Option<String>,
+    pub category: Option<String>,
+    pub priority: Option<u8>,
+    pub timeout_ms: Option<u64>,
+    pub retry: Option<Retry>,
+    pub cpu: Option<Need>,
+    pub io: Option<Need>,
+    pub memory: Option<Need>,
+}
+
+/// Which rule found the lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rule {
+    Registry,
+    Meta,
+    Source,
+    Pattern,
+    Default,
+}
+
+/// A tool's metadata, complete.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Metadata {
+    pub runtime: String,
+    pub category: String,
+    /// 0 to 100; higher runs sooner.
+    pub priority: u8,
+    pub timeout_ms: Option<u64>,
+    pub retry: Retry,
+    pub cpu: Need,
+    pub io: Need,
+    pub memory: Need,
+}
+
+/// Finds lanes, and remembers what it found.
+#[derive(Default)]
+pub struct Resolver {
+    cache: RwLock<HashMap<(String, Cid), (String, Rule)>>,
+}
+
+impl Rule {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Registry => "registry",
+            Self::Meta => "meta",
+            Self::Source => "source",
+            Self::Pattern => "pattern",
+            Self::Default => "default",
+        }
+    }
+}
+
+impl Hints {
+    /// What the tool's own `_meta` says, under [`META_KEY`]. Anything unreadable says nothing.
+    pub fn of_meta(definition: &Value) -> Self {
+        let hints = definition.get("_meta").and_then(|meta| meta.get(META_KEY));
+        hints
+            .and_then(|hints| Self::deserialize(hints).ok())
+            .unwrap_or_default()
+    }
+
+    /// These hints, and where they are silent, `others`.
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            runtime: self.runtime.or(others.runtime),
+            category: self.category.or(others.category),
+            priority: self.priority.or(others.priority),
+            timeout_ms: self.timeout_ms.or(others.timeout_ms),
+            retry: self.retry.or(others.retry),
+            cpu: self.cpu.or(others.cpu),
+            io: self.io.or(others.io),
+            memory: self.memory.or(others.memory),
+        }
+    }
+}
+
+impl Resolver {
+    /// The lane of a tool, and the rule that found it. `known` answers whether a lane of that name exists.
+    pub fn lane(
+        &self,
+        (name, contract): (&str, Cid),
+        registry: Option<&str>,
+        meta: Option<&str>,
+        source: Option<&str>,
+        known: impl Fn(&str) -> bool,
+    ) -> (String, Rule) {
+        // What the registry says is asked first: it is as quick as the cache and the operator may have changed it.
+        let place = (name.to_owned(), contract);
+        if registry.is_none()
+            && let Some(found) = self
+                .cache
+                .read()
+                .ok()
+                .and_then(|cache| cache.get(&place).cloned())
+        {
+            return found;
+        }
+        let found = [
+            (registry, Rule::Registry),
+            (meta, Rule::Meta),
+            (source, Rule::Source),
+            (pattern(name), Rule::Pattern),
+        ]
+        .into_iter()
+        .find_map(|(lane, rule)| Some((lane.filter(|lane| known(lane))?.to_owned(), rule)))
+        .unwrap_or((DEFAULT_LANE.to_owned(), Rule::Default));
+        if let Ok(mut cache) = self.cache.write() {
+            if cache.len() >= CACHE_MAX {
+                cache.clear();
+            }
+            cache.insert(place, found.clone());
+        }
+        found
+    }
+}
+
+fn pattern(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    let heavy = name
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .any(|word| HEAVY_WORDS.contains(&word));
+    heavy.then_some("blocking")
+}

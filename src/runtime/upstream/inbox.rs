@@ -1,0 +1,208 @@
+//! The inbox of one connection: who waits for which answer, and what the upstream says unasked.
+//!
+//! Invariants:
+//! - every waiting request gets one answer or one failure; a second answer is dropped and counted;
+//! - delivering never waits: a caller that does not read its notifications loses them;
+//! - the lock is held for single map operations, never across an await.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::runtime::upstream::{
+    Failure, Notification, Reply,
+    wire::{self, Garbage, Incoming},
+};
+
+/// How often each list was said to have changed on this connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    pub tools: u64,
+    pub prompts: u64,
+    pub resources: u64,
+}
+
+impl Changes {
+    pub fn all(&mut self) {
+        self.tools += 1;
+        self.prompts += 1;
+        self.resources += 1;
+    }
+}
+
+pub type Answer = Result<Reply, Failure>;
+
+/// Where the notifications that belong to a request go.
+pub struct Sink {
+    pub to: Option<mpsc::Sender<Notification>>,
+    /// The caller's own progress token, which ours is changed back to.
+    pub token: Option<Box<RawValue>>,
+}
+
+struct Waiting {
+    answer: oneshot::Sender<Answer>,
+    sink: Sink,
+}
+
+pub struct Inbox {
+    name: String,
+    ids: AtomicU64,
+    /// Absent once nothing can be answered any more.
+    waiting: Mutex<Option<HashMap<u64, Waiting>>>,
+    changes: watch::Sender<Changes>,
+    strays: AtomicU64,
+    lost: CancellationToken,
+    reason: OnceLock<String>,
+}
+
+impl Inbox {
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ids: AtomicU64::new(1),
+            waiting: Mutex::new(Some(HashMap::new())),
+            changes: watch::Sender::new(Changes::default()),
+            strays: AtomicU64::new(0),
+            lost: CancellationToken::new(),
+            reason: OnceLock::new(),
+        }
+    }
+
+    /// A fresh id. No id is used twice on a connection.
+    pub fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Waits for the answer to request `id`. Errors: `Died` when the connection has ended.
+    pub fn expect(&self, id: u64, sink: Sink) -> Result<oneshot::Receiver<Answer>, Failure> {
+        let (answer, receiver) = oneshot::channel();
+        let mut waiting = self.waiting();
+        let map = waiting.as_mut().ok_or(Failure::Died)?;
+        map.insert(id, Waiting { answer, sink });
+        Ok(receiver)
+    }
+
+    /// Stops waiting for `id`. True when it was still unanswered.
+    pub fn forget(&self, id: u64) -> bool {
+        self.waiting()
+            .as_mut()
+            .is_some_and(|map| map.remove(&id).is_some())
+    }
+
+    /// Ends everything that waits with `failure`, and whatever would wait later with `Died`.
+    pub fn drain(&self, failure: impl Fn() -> Failure) {
+        for (_, waiting) in self.waiting().take().into_iter().flatten() {
+            // A caller that has gone away needs no failure.
+            let _ = waiting.answer.send(Err(failure()));
+        }
+    }
+
+    /// Says that this connection is of no more use, and why. The first reason stands.
+    pub fn lose(&self, reason: impl Into<String>) {
+        let _ = self.reason.set(reason.into());
+        self.lost.cancel();
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+
+    /// Waits until the connection is of no more use; returns why.
+    pub async fn lost(&self) -> String {
+        self.lost.cancelled().await;
+        self.reason.get().cloned().unwrap_or_default()
+    }
+
+    pub fn changes(&self) -> watch::Receiver<Changes> {
+        self.changes.subscribe()
+    }
+
+    /// Notes that every list may have changed, unseen.
+    pub fn all_changed(&self) {
+        self.changes.send_modify(Changes::all);
+    }
+
+    /// Delivers what the upstream sent. `context` is the request whose response stream it came on.
+    /// Returns the messages to send back.
+    pub fn deliver(&self, text: &str, context: Option<u64>) -> Result<Vec<String>, Garbage> {
+        let mut back = Vec::new();
+        for message in wire::parse(text)? {
+            match message {
+                Incoming::Answer { id, reply } => self.answer(id.or(context), reply),
+                Incoming::Notification(notification) => self.notify(notification, context),
+                Incoming::Request { id, method } => back.push(wire::answer(&id, &method)),
+            }
+        }
+        Ok(back)
+    }
+
+    fn answer(&self, id: Option<u64>, reply: Reply) {
+        let waiting = id.and_then(|id| self.waiting().as_mut()?.remove(&id));
+        match waiting {
+            // A caller that has gone away needs no answer.
+            Some(waiting) => drop(waiting.answer.send(Ok(reply))),
+            None => {
+                let strays = self.strays.fetch_add(1, Ordering::Relaxed) + 1;
+                tracing::debug!(upstream = %self.name, strays, "answer to no open request dropped");
+            }
+        }
+    }
+
+    fn notify(&self, notification: Notification, context: Option<u64>) {
+        match notification.method.as_str() {
+            "notifications/tools/list_changed" => self.changes.send_modify(|c| c.tools += 1),
+            "notifications/prompts/list_changed" => self.changes.send_modify(|c| c.prompts += 1),
+            "notifications/resources/list_changed" => {
+                self.changes.send_modify(|c| c.resources += 1);
+            }
+            "notifications/progress" => self.progress(notification),
+            _ => self.forward(notification, context),
+        }
+    }
+
+    fn progress(&self, notification: Notification) {
+        let Some(id) = wire::progress_of(&notification.params) else {
+            return;
+        };
+        let waiting = self.waiting();
+        let Some(Waiting { sink, .. }) = waiting.as_ref().and_then(|map| map.get(&id)) else {
+            return;
+        };
+        let (Some(to), Some(token)) = (&sink.to, &sink.token) else {
+            return;
+        };
+        if let Ok(params) = wire::with_token(&notification.params, token) {
+            let _ = to.try_send(Notification {
+                params,
+                ..notification
+            });
+        }
+    }
+
+    /// Hands a notification to the request on whose stream it came. One that came on a shared connection
+    /// belongs to the only open request, or, with several open, to none.
+    fn forward(&self, notification: Notification, context: Option<u64>) {
+        let waiting = self.waiting();
+        let Some(map) = waiting.as_ref() else { return };
+        let one = match (context, map.len()) {
+            (Some(id), _) => map.get(&id),
+            (None, 1) => map.values().next(),
+            (None, _) => None,
+        };
+        if let Some(to) = one.and_then(|waiting| waiting.sink.to.as_ref()) {
+            let _ = to.try_send(notification);
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<HashMap<u64, Waiting>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,196 @@
+//! One connection to an upstream, whatever it runs over.
+//!
+//! Invariants:
+//! - a request that ends without an answer leaves nothing behind here, and the upstream is told.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use ::http::HeaderMap;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+use crate::block::splice;
+use crate::runtime::upstream::{
+    Failure, Notification, Settings, Transport,
+    child::Child,
+    headers::{self, Shown},
+    http::Http,
+    inbox::{Answer, Inbox, Sink},
+    wire,
+    wire::Protocol,
+};
+
+pub struct Link {
+    pub inbox: Arc<Inbox>,
+    transport: Open,
+    protocol: OnceLock<Protocol>,
+    /// Which arguments HTTP requests show in headers. Locked to read or replace, never across an await.
+    shown: Mutex<Shown>,
+}
+
+enum Open {
+    Child(Child),
+    Http(Http),
+}
+
+impl Link {
+    /// Starts the process, or prepares for HTTP. Errors: why that cannot be done.
+    pub fn open(settings: &Settings) -> Result<Self, String> {
+        let inbox = Arc::new(Inbox::new(&settings.name));
+        let shared = Arc::clone(&inbox);
+        let transport = match &settings.transport {
+            Transport::Child {
+                command,
+                args,
+                env,
+                directory,
+            } => Open::Child(Child::open(
+                command,
+                args,
+                env,
+                directory.as_ref(),
+                shared,
+                &settings.name,
+            )?),
+            Transport::Http { url, headers } => Open::Http(Http::open(url, headers, shared)?),
+        };
+        Ok(Self {
+            inbox,
+            transport,
+            protocol: OnceLock::new(),
+            shown: Mutex::default(),
+        })
+    }
+
+    /// Fixes what is spoken from now on.
+    pub fn settle(&self, protocol: Protocol) {
+        let _ = self.protocol.set(protocol);
+        if let Open::Http(http) = &self.transport {
+            http.settle(protocol);
+        }
+    }
+
+    /// Learns from the tools what their calls must show.
+    pub fn learn(&self, tools: &[Box<RawValue>]) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown::of(tools);
+    }
+
+    /// Asks in the protocol agreed on.
+    pub async fn request(
+        &self,
+        method: &str,
+        params: &RawValue,
+        notifications: Option<mpsc::Sender<Notification>>,
+    ) -> Answer {
+        let protocol = self.protocol.get().copied().unwrap_or(Protocol::Modern);
+        self.request_as(protocol, method, params, notifications)
+            .await
+    }
+
+    /// Asks in a protocol not yet agreed on. Safe to drop midway: the upstream is told.
+    pub async fn request_as(
+        &self,
+        protocol: Protocol,
+        method: &str,
+        params: &RawValue,
+        notifications: Option<mpsc::Sender<Notification>>,
+    ) -> Answer {
+        let id = self.inbox.next_id();
+        let (params, token) =
+            wire::outgoing(params, id, protocol).map_err(|error| Failure::Unavailable {
+                message: error.to_string(),
+            })?;
+        let body = wire::request(id, method, &params);
+        let answer = self.inbox.expect(
+            id,
+            Sink {
+                to: notifications,
+                token,
+            },
+        )?;
+        let mut asked = Asked {
+            link: self,
+            id,
+            tell: false,
+        };
+        let outcome = match &self.transport {
+            Open::Child(child) => {
+                child.outbox.send(body).await.map_err(|_| Failure::Died)?;
+                asked.tell = true;
+                answer.await.unwrap_or(Err(Failure::Died))
+            }
+            Open::Http(http) => {
+                let headers = match protocol {
+                    Protocol::Modern => {
+                        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+                        headers::of_request(method, &params, &shown)
+                    }
+                    Protocol::Session(_) => HeaderMap::new(),
+                };
+                // Without a session, closing the stream says it all.
+                asked.tell = matches!(protocol, Protocol::Session(_));
+                http.request(id, body, headers, answer).await
+            }
+        };
+        asked.tell = false;
+        outcome
+    }
+
+    /// Sends a notification; returns when it has been handed over.
+    pub async fn notify(&self, method: &str, params: &RawValue) {
+        let body = wire::notification(method, params);
+        match &self.transport {
+            // A child that has ended is noticed elsewhere.
+            Open::Child(child) => drop(child.outbox.send(body).await),
+            Open::Http(http) => http.notify(body).await,
+        }
+    }
+
+    /// Follows list changes over HTTP in the session era, where they have a stream of their own.
+    pub async fn follow(&self) {
+        if let Open::Http(http) = &self.transport {
+            http.follow().await;
+        }
+    }
+
+    /// True when the server has forgotten the session.
+    pub fn expired(&self) -> bool {
+        match &self.transport {
+            Open::Child(_) => false,
+            Open::Http(http) => http.expired(),
+        }
+    }
+
+    /// Ends the connection and waits until it has ended.
+    pub async fn close(&self) {
+        match &self.transport {
+            Open::Child(child) => child.close().await,
+            Open::Http(http) => http.close().await,
+        }
+    }
+
+    fn outbox(&self) -> &mpsc::Sender<String> {
+        match &self.transport {
+            Open::Child(child) => &child.outbox,
+            Open::Http(http) => &http.outbox,
+        }
+    }
+}
+
+/// A request under way. Dropped before its answer, it is forgotten and, where it was sent, cancelled.
+struct Asked<'a> {
+    link: &'a Link,
+    id: u64,
+    tell: bool,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if self.link.inbox.forget(self.id) && self.tell {
+            let params = splice::raw(format!(r#"{{"requestId":{}}}"#, self.id));
+            let body = wire::notification("notifications/cancelled", &params);
+            // An upstream too busy to be told finishes for nobody.
+            let _ = self.link.outbox().try_send(body);
+        }
+    }
+}

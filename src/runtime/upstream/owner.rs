@@ -1,0 +1,348 @@
+//! The owner of one upstream: connects, agrees on a protocol, follows the lists, and starts over when lost.
+//!
+//! Invariants:
+//! - at most one connection at a time, closed before the next is opened;
+//! - lists are bounded in pages and items, and changes are gathered before a list is fetched again.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::value::RawValue;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    block::splice::{self, member},
+    runtime::upstream::{
+        Capabilities, Failure, Offered, Reply, Settings, State,
+        inbox::Changes,
+        link::Link,
+        wire::{self, Protocol},
+    },
+};
+
+/// Pages read of one list.
+pub const PAGES_MAX: usize = 1_000;
+/// Items kept of one list.
+pub const ITEMS_MAX: usize = 10_000;
+/// The first pause before connecting again; it doubles up to the longest.
+const BACKOFF_FIRST: Duration = Duration::from_millis(250);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// A connection that lasted this long was healthy: the next pause is the first again.
+const HEALTHY: Duration = Duration::from_secs(30);
+/// How long an upstream may take over a question that servers of the session era do not know.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Changes within this time are followed by one fetch.
+const GATHER: Duration = Duration::from_millis(100);
+/// The pause before a subscription that ended is opened again.
+const RELISTEN: Duration = Duration::from_secs(5);
+
+pub struct Owner {
+    settings: Arc<Settings>,
+    offered: watch::Sender<Arc<Offered>>,
+    link: watch::Sender<Option<Arc<Link>>>,
+    stopping: CancellationToken,
+    /// It ended while being greeted: next time it is not asked what only the stateless revision knows.
+    shy: bool,
+}
+
+impl Owner {
+    pub fn new(
+        settings: Arc<Settings>,
+        offered: watch::Sender<Arc<Offered>>,
+        link: watch::Sender<Option<Arc<Link>>>,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self {
+            settings,
+            offered,
+            link,
+            stopping,
+            shy: false,
+        }
+    }
+
+    /// Runs until it is told to stop.
+    pub async fn run(mut self) {
+        let mut backoff = BACKOFF_FIRST;
+        while !self.stopping.is_cancelled() {
+            let began = Instant::now();
+            self.publish(|offered| offered.state = State::Connecting);
+            let message = self.live().await;
+            if began.elapsed() >= HEALTHY {
+                backoff = BACKOFF_FIRST;
+            }
+            if !self.stopping.is_cancelled() {
+                tracing::warn!(upstream = %self.settings.name, %message, "upstream lost");
+            }
+            self.publish(|offered| offered.state = State::Failed { message });
+            tokio::select! {
+                () = self.stopping.cancelled() => {}
+                () = sleep(jittered(backoff)) => backoff = BACKOFF_MAX.min(backoff * 2),
+            }
+        }
+    }
+
+    /// One connection, from opening to closing. Returns why it ended.
+    async fn live(&mut self) -> String {
+        let link = match Link::open(&self.settings) {
+            Ok(link) => Arc::new(link),
+            Err(message) => return message,
+        };
+        let stopping = self.stopping.clone();
+        let message = tokio::select! {
+            biased;
+            () = stopping.cancelled() => "stopped".to_owned(),
+            message = self.attend(&link) => message,
+        };
+        self.link.send_replace(None);
+        link.close().await;
+        message
+    }
+
+    async fn attend(&mut self, link: &Arc<Link>) -> String {
+        let mut changes = link.inbox.changes();
+        let mut seen = Changes::default();
+        let mut offered = match self.greet(link).await {
+            Ok(offered) => offered,
+            Err(Failure::Died) => {
+                // Some servers end at a question they do not know: the next one hears the other first.
+                self.shy = !self.shy;
+                return link.inbox.lost().await;
+            }
+            Err(failure) => return failure.to_string(),
+        };
+        let capabilities = offered.capabilities;
+        let mut first = Changes::default();
+        first.all();
+        if let Err(failure) = self.refresh(link, &mut offered, seen, first).await {
+            return failure.to_string();
+        }
+        offered.state = State::Ready;
+        self.link.send_replace(Some(Arc::clone(link)));
+        let protocol = offered.protocol;
+        self.publish(|current| *current = offered);
+        let following = follow(link, protocol, capabilities);
+        tokio::pin!(following);
+        let mut follows = true;
+        loop {
+            tokio::select! {
+                biased;
+                reason = link.inbox.lost() => return reason,
+                () = &mut following, if follows => follows = false,
+                Ok(()) = changes.changed() => {
+                    sleep(GATHER).await;
+                    let now = *changes.borrow_and_update();
+                    let mut next = Offered::clone(&self.offered.borrow());
+                    match self.refresh(link, &mut next, seen, now).await {
+                        Ok(()) => self.publish(|current| *current = next),
+                        Err(failure) => {
+                            tracing::warn!(upstream = %self.settings.name, %failure, "lists are kept as they were");
+                        }
+                    }
+                    seen = now;
+                }
+            }
+        }
+    }
+
+    /// Agrees on a protocol: the stateless revision where it is known, else a session.
+    async fn greet(&mut self, link: &Link) -> Result<Offered, Failure> {
+        if !self.shy {
+            let limit = PROBE_TIMEOUT.min(self.settings.timeout);
+            let nothing = wire::empty();
+            let probe = link.request_as(Protocol::Modern, "server/discover", &nothing, None);
+            let answer = timeout(limit, probe).await;
+            if let Ok(Ok(Reply::Result(result))) = &answer
+                && let Some(offered) = discovered(result)
+            {
+                link.settle(Protocol::Modern);
+                return Ok(offered);
+            }
+            if link.inbox.is_lost() {
+                return answer.unwrap_or(Err(Failure::Died)).and(Err(Failure::Died));
+            }
+        }
+        let asked = initialize();
+        let newest = Protocol::Session(wire::SESSIONS[0]);
+        let answer = link.request_as(newest, "initialize", &asked, None);
+        let result = match timeout(self.settings.timeout, answer).await {
+            Err(_) => return Err(Failure::TimedOut),
+            Ok(reply) => result_of(reply?)?,
+        };
+        let mut offered = greeted(&result);
+        let version = text(&result, "protocolVersion").unwrap_or_default();
+        let known = wire::SESSIONS.into_iter().find(|known| *known == version);
+        let Some(known) = known else {
+            return Err(Failure::Broken(
+                "it speaks none of our revisions".to_owned(),
+            ));
+        };
+        link.settle(Protocol::Session(known));
+        link.notify("notifications/initialized", &wire::empty())
+            .await;
+        offered.protocol = Some(Protocol::Session(known));
+        Ok(offered)
+    }
+
+    /// Fetches the lists that have changed between `seen` and `now`.
+    async fn refresh(
+        &self,
+        link: &Link,
+        offered: &mut Offered,
+        seen: Changes,
+        now: Changes,
+    ) -> Result<(), Failure> {
+        let can = offered.capabilities;
+        if can.tools && seen.tools != now.tools {
+            offered.tools = self.list(link, "tools/list", "tools").await?;
+            link.learn(&offered.tools);
+        }
+        if can.prompts && seen.prompts != now.prompts {
+            offered.prompts = self.list(link, "prompts/list", "prompts").await?;
+        }
+        if can.resources && seen.resources != now.resources {
+            offered.resources = self.list(link, "resources/list", "resources").await?;
+            let templates = self.list(link, "resources/templates/list", "resourceTemplates");
+            offered.templates = templates.await?;
+        }
+        Ok(())
+    }
+
+    /// All pages of a list. An upstream that knows no such list has an empty one.
+    async fn list(
+        &self,
+        link: &Link,
+        method: &str,
+        key: &str,
+    ) -> Result<Vec<Box<RawValue>>, Failure> {
+        let mut items: Vec<Box<RawValue>> = Vec::new();
+        let mut params = wire::empty();
+        for _ in 0..PAGES_MAX {
+            let answer = timeout(self.settings.timeout, link.request(method, &params, None)).await;
+            let page = match answer.unwrap_or(Err(Failure::TimedOut))? {
+                Reply::Error { code: -32601, .. } => return Ok(items),
+                reply => result_of(reply)?,
+            };
+            let listed = member(&page, key).ok().flatten();
+            let listed = listed.and_then(|list| serde_json::from_str(list.get()).ok());
+            let listed: Vec<Box<RawValue>> =
+                listed.ok_or_else(|| Failure::Broken(format!("{method} gave no list")))?;
+            items.extend(listed);
+            if items.len() > ITEMS_MAX {
+                items.truncate(ITEMS_MAX);
+                break;
+            }
+            let Some(cursor) = text(&page, "nextCursor") else {
+                return Ok(items);
+            };
+            params = splice::raw(format!(r#"{{"cursor":{}}}"#, splice::quoted(&cursor)));
+        }
+        tracing::warn!(upstream = %self.settings.name, method, "list cut off at its bound");
+        Ok(items)
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut Offered)) {
+        self.offered
+            .send_modify(|offered| change(Arc::make_mut(offered)));
+    }
+}
+
+/// Hears of list changes for as long as the upstream tells of them. A child in a session tells unasked.
+async fn follow(link: &Link, protocol: Option<Protocol>, can: Capabilities) {
+    if !(can.tools_change || can.prompts_change || can.resources_change) {
+        return;
+    }
+    if protocol != Some(Protocol::Modern) {
+        return link.follow().await;
+    }
+    let params = splice::raw(format!(
+        r#"{{"notifications":{{"toolsListChanged":{},"promptsListChanged":{},"resourcesListChanged":{}}}}}"#,
+        can.tools_change, can.prompts_change, can.resources_change
+    ));
+    // An error is a refusal; anything else may be otherwise next time.
+    while !matches!(
+        link.request("subscriptions/listen", &params, None).await,
+        Ok(Reply::Error { .. })
+    ) {
+        sleep(RELISTEN).await;
+        link.inbox.all_changed();
+    }
+}
+
+fn initialize() -> Box<RawValue> {
+    let (version, client) = (wire::SESSIONS[0], wire::client_info());
+    splice::raw(format!(
+        r#"{{"protocolVersion":"{version}","capabilities":{{}},"clientInfo":{client}}}"#
+    ))
+}
+
+/// What a `server/discover` result says; nothing when it does not offer the stateless revision.
+fn discovered(result: &RawValue) -> Option<Offered> {
+    let versions = member(result, "supportedVersions").ok()??;
+    let versions: Vec<String> = serde_json::from_str(versions.get()).ok()?;
+    if !versions.iter().any(|version| version == wire::MODERN) {
+        return None;
+    }
+    let mut offered = greeted(result);
+    offered.protocol = Some(Protocol::Modern);
+    let meta = member(result, "_meta").ok().flatten();
+    let key = format!("{}serverInfo", wire::PROTOCOL_KEYS);
+    let server = meta.and_then(|meta| member(meta, &key).ok()?);
+    offered.server = server.map(ToOwned::to_owned).or(offered.server);
+    Some(offered)
+}
+
+/// What both eras say of a server in the same way.
+fn greeted(result: &RawValue) -> Offered {
+    let capabilities = member(result, "capabilities").ok().flatten();
+    let server = member(result, "serverInfo").ok().flatten();
+    Offered {
+        server: server.map(ToOwned::to_owned),
+        capabilities: capabilities.map(capabilities_of).unwrap_or_default(),
+        instructions: text(result, "instructions"),
+        ..Offered::default()
+    }
+}
+
+fn capabilities_of(raw: &RawValue) -> Capabilities {
+    let has = |key| member(raw, key).ok().flatten();
+    let changes = |key| {
+        let flag = has(key).and_then(|one| member(one, "listChanged").ok()?);
+        flag.is_some_and(|flag| flag.get() == "true")
+    };
+    Capabilities {
+        tools: has("tools").is_some(),
+        prompts: has("prompts").is_some(),
+        resources: has("resources").is_some(),
+        completions: has("completions").is_some(),
+        tools_change: changes("tools"),
+        prompts_change: changes("prompts"),
+        resources_change: changes("resources"),
+    }
+}
+
+fn text(object: &RawValue, key: &str) -> Option<String> {
+    serde_json::from_str(member(object, key).ok()??.get()).ok()
+}
+
+fn result_of(reply: Reply) -> Result<Box<RawValue>, Failure> {
+    match reply {
+        Reply::Result(result) => Ok(result),
+        Reply::Error { code, message, .. } => {
+            let message = format!("it answered error {code}: {message}");
+            Err(Failure::Unavailable { message })
+        }
+    }
+}
+
+/// Between half of `pause` and all of it, so that many do not return as one.
+fn jittered(pause: Duration) -> Duration {
+    let share = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
+    pause.mul_f64(0.5 + share / 2.0)
+}

@@ -1,0 +1,239 @@
+//! The wire: JSON-RPC messages as text, both ways.
+//!
+//! Invariants:
+//! - what came is kept as it came: results, errors' data and notifications' parameters are raw text;
+//! - no input panics: what is no message is `Garbage`.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    block::splice::{self, NotObject},
+    runtime::upstream::{Notification, Reply},
+};
+
+/// The stateless revision: a request stands alone and carries its own envelope.
+pub const MODERN: &str = "2026-07-28";
+/// The session revisions understood, newest first. The first is the one asked for.
+pub const SESSIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+
+const META: &str = "_meta";
+const TOKEN: &str = "progressToken";
+/// Names of the protocol's own metadata.
+pub const PROTOCOL_KEYS: &str = "io.modelcontextprotocol/";
+/// Names of our metadata: meant for us, and for nobody behind us.
+const OUR_KEYS: &str = "io.cairn/";
+
+/// How the two sides have agreed to talk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Revision 2026-07-28: no session, no handshake.
+    Modern,
+    /// A session opened by `initialize`, of the revision named.
+    Session(&'static str),
+}
+
+impl Protocol {
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::Modern => MODERN,
+            Self::Session(version) => version,
+        }
+    }
+}
+
+/// Text that is no JSON-RPC message.
+#[derive(Debug)]
+pub struct Garbage;
+
+/// One message from an upstream.
+pub enum Incoming {
+    /// An answer. No id, or one that is not ours, gives `None`.
+    Answer {
+        id: Option<u64>,
+        reply: Reply,
+    },
+    Notification(Notification),
+    /// A request, with its id as it came.
+    Request {
+        id: Box<RawValue>,
+        method: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+    #[serde(default)]
+    error: Option<ErrorObject>,
+}
+
+#[derive(Deserialize)]
+struct ErrorObject {
+    #[serde(default)]
+    code: i64,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    data: Option<Box<RawValue>>,
+}
+
+/// The messages in `text`: one, or the elements of a batch (revision 2025-03-26 has them).
+pub fn parse(text: &str) -> Result<Vec<Incoming>, Garbage> {
+    if !text.trim_start().starts_with('[') {
+        return Ok(vec![parse_one(text)?]);
+    }
+    let batch: Vec<&RawValue> = serde_json::from_str(text).map_err(|_| Garbage)?;
+    batch.into_iter().map(|one| parse_one(one.get())).collect()
+}
+
+fn parse_one(text: &str) -> Result<Incoming, Garbage> {
+    let message: Message = serde_json::from_str(text).map_err(|_| Garbage)?;
+    let our_id = message.id.and_then(|id| id.get().parse().ok());
+    match message {
+        Message {
+            method: Some(method),
+            id: Some(id),
+            ..
+        } => Ok(Incoming::Request {
+            id: id.to_owned(),
+            method: method.into_owned(),
+        }),
+        Message {
+            method: Some(method),
+            params,
+            ..
+        } => Ok(Incoming::Notification(Notification {
+            method: method.into_owned(),
+            params: params.map_or_else(empty, ToOwned::to_owned),
+        })),
+        Message {
+            error:
+                Some(ErrorObject {
+                    code,
+                    message,
+                    data,
+                }),
+            ..
+        } => Ok(Incoming::Answer {
+            id: our_id,
+            reply: Reply::Error {
+                code,
+                message,
+                data,
+            },
+        }),
+        Message {
+            result: Some(result),
+            ..
+        } => Ok(Incoming::Answer {
+            id: our_id,
+            reply: Reply::Result(result.to_owned()),
+        }),
+        Message { .. } => Err(Garbage),
+    }
+}
+
+/// The text of request `id`.
+pub fn request(id: u64, method: &str, params: &RawValue) -> String {
+    let method = splice::quoted(method);
+    line(format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"method":{method},"params":{}}}"#,
+        params.get()
+    ))
+}
+
+/// The text of a notification.
+pub fn notification(method: &str, params: &RawValue) -> String {
+    let method = splice::quoted(method);
+    line(format!(
+        r#"{{"jsonrpc":"2.0","method":{method},"params":{}}}"#,
+        params.get()
+    ))
+}
+
+/// The text of our answer to a request of theirs: `ping` is all we answer, for we declare no capability.
+pub fn answer(id: &RawValue, method: &str) -> String {
+    let id = id.get();
+    line(match method {
+        "ping" => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#),
+        _ => format!(
+            r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"method not found"}}}}"#
+        ),
+    })
+}
+
+/// A message on one line. A line break in JSON is always spacing: strings escape theirs.
+fn line(text: String) -> String {
+    match text.contains(['\n', '\r']) {
+        true => text.replace(['\n', '\r'], " "),
+        false => text,
+    }
+}
+
+/// An empty object.
+pub fn empty() -> Box<RawValue> {
+    splice::raw("{}".to_owned())
+}
+
+/// A request's parameters as the upstream gets them, and the progress token they came with.
+///
+/// Their token becomes `id`, for several callers share one connection; our own metadata is taken out;
+/// the stateless envelope is put in or, for a session, taken out.
+pub fn outgoing(
+    params: &RawValue,
+    id: u64,
+    protocol: Protocol,
+) -> Result<(Box<RawValue>, Option<Box<RawValue>>), NotObject> {
+    let nothing = empty();
+    let meta = splice::member(params, META)?;
+    let old = meta.unwrap_or(&nothing);
+    let token = splice::member(old, TOKEN)?;
+    let (version, client, none) = (splice::quoted(MODERN), client_info(), empty());
+    let (id, version) = (splice::raw(id.to_string()), splice::raw(version));
+    let mut set: Vec<(&str, &RawValue)> = Vec::new();
+    if token.is_some() {
+        set.push((TOKEN, &id));
+    }
+    let session = matches!(protocol, Protocol::Session(_));
+    if !session {
+        set.push(("io.modelcontextprotocol/protocolVersion", &version));
+        set.push(("io.modelcontextprotocol/clientInfo", &client));
+        set.push(("io.modelcontextprotocol/clientCapabilities", &none));
+    }
+    let new = splice::edit(old, &set, |key| {
+        key.starts_with(OUR_KEYS) || (session && key.starts_with(PROTOCOL_KEYS))
+    })?;
+    let params = match meta {
+        None if set.is_empty() => params.to_owned(),
+        _ => splice::edit(params, &[(META, &new)], |_| false)?,
+    };
+    Ok((params, token.map(ToOwned::to_owned)))
+}
+
+/// Who we are, to upstreams.
+pub fn client_info() -> Box<RawValue> {
+    splice::raw(format!(
+        r#"{{"name":"cairn","version":"{}"}}"#,
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+/// The id of the request that progress `params` speak of.
+pub fn progress_of(params: &RawValue) -> Option<u64> {
+    splice::member(params, TOKEN).ok()??.get().parse().ok()
+}
+
+/// Progress `params` under the caller's own `token`.
+pub fn with_token(params: &RawValue, token: &RawValue) -> Result<Box<RawValue>, NotObject> {
+    splice::edit(params, &[(TOKEN, token)], |_| false)
+}

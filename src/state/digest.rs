@@ -1,0 +1,61 @@
+//! The digest of every table: how two derivations of the same log are compared.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, types::ValueRef};
+use sha2::{Digest, Sha256};
+
+use crate::state::StateError;
+
+/// Every table with the columns its rows are ordered by.
+const TABLES: &[(&str, &str)] = &[
+    ("call", "id"),
+    ("call_key", "actor, name, key"),
+    ("contract", "source, name"),
+    ("edge", "child, parent"),
+    ("entry", "seq"),
+    ("erased", "block"),
+    ("foreign_event", "id"),
+    ("holds", "block, seq"),
+    ("progress", "id"),
+    ("subject", "id"),
+    ("tally", "kind"),
+    ("tile", "id"),
+    ("word", "id"),
+];
+
+/// SHA-256 over the rows of each table, as hex. Equal digests: the same rows, byte for byte.
+pub fn tables(connection: &Connection) -> Result<BTreeMap<String, String>, StateError> {
+    TABLES
+        .iter()
+        .map(|(table, order)| Ok(((*table).to_owned(), table_digest(connection, table, order)?)))
+        .collect()
+}
+
+fn table_digest(connection: &Connection, table: &str, order: &str) -> Result<String, StateError> {
+    let mut statement = connection.prepare(&format!("SELECT * FROM {table} ORDER BY {order}"))?;
+    let columns = statement.column_count();
+    let mut rows = statement.query([])?;
+    let mut hash = Sha256::new();
+    while let Some(row) = rows.next()? {
+        for column in 0..columns {
+            match row.get_ref(column)? {
+                ValueRef::Null => hash.update([0]),
+                ValueRef::Integer(n) => {
+                    hash.update([1]);
+                    hash.update(n.to_be_bytes());
+                }
+                ValueRef::Real(x) => {
+                    hash.update([2]);
+                    hash.update(x.to_be_bytes());
+                }
+                ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+                    hash.update([3]);
+                    hash.update((bytes.len() as u64).to_be_bytes());
+                    hash.update(bytes);
+                }
+            }
+        }
+    }
+    Ok(data_encoding::HEXLOWER.encode(&hash.finalize()))
+}

@@ -1,0 +1,287 @@
+//! The fold: one event after another into the tables.
+//!
+//! Invariants:
+//! - events are folded in order, each once; a batch is one transaction;
+//! - what a row holds depends on the log alone, not on how the events were grouped.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::{
+    block::Cid,
+    event::{Body, Event},
+    log::Reader,
+    merkle::{self, Growing},
+    state::{StateError, StoredTiles, progress, subject_key, tile_id},
+};
+
+/// Recent events whose seq is remembered, so that most causes need no look-up.
+const RECENT_MAX: usize = 16 * 1024;
+
+/// The one that folds: owns the state's writing connection.
+pub struct Folder {
+    state: Connection,
+    log: Box<dyn Reader>,
+    applied: u64,
+    last: Option<Cid>,
+    tree: Growing,
+    words: HashMap<String, u64>,
+    tally: HashMap<u64, u64>,
+    recent: HashMap<Cid, u64>,
+}
+
+impl Folder {
+    /// Takes up the state where it stands.
+    pub fn resume(state: Connection, log: Box<dyn Reader>) -> Result<Self, StateError> {
+        let at = progress(&state)?;
+        let tree =
+            Growing::resume(at.applied, &StoredTiles(&state)).map_err(|_| StateError::Broken {
+                what: "the merkle tiles are incomplete",
+            })?;
+        let words = pairs(&state, "SELECT text, id FROM word")?;
+        let tally = pairs(&state, "SELECT kind, n FROM tally")?;
+        Ok(Self {
+            state,
+            log,
+            applied: at.applied,
+            last: at.last,
+            tree,
+            words,
+            tally,
+            recent: HashMap::new(),
+        })
+    }
+
+    /// Events folded so far.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    pub fn last(&self) -> Option<Cid> {
+        self.last
+    }
+
+    pub fn root(&self) -> merkle::Hash {
+        self.tree.root()
+    }
+
+    pub fn state(&self) -> &Connection {
+        &self.state
+    }
+
+    /// Folds the next events, in one transaction.
+    pub fn apply(&mut self, events: &[Event]) -> Result<(), StateError> {
+        // A crash anywhere before the last line leaves the state as it was; the events are folded again at start.
+        self.state.execute_batch("BEGIN")?;
+        let folded = events
+            .iter()
+            .try_for_each(|event| self.fold(event))
+            .and_then(|()| self.finish());
+        if folded.is_err() {
+            self.state.execute_batch("ROLLBACK")?;
+        }
+        folded
+    }
+
+    fn finish(&mut self) -> Result<(), StateError> {
+        {
+            let mut tiles = self.state.prepare_cached(
+                "INSERT INTO tile (id, hashes) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET hashes = ?2",
+            )?;
+            for row in self.tree.take_changed() {
+                tiles.execute(params![tile_id(row.level, row.index), row.hashes])?;
+            }
+            let mut tally = self.state.prepare_cached(
+                "INSERT INTO tally (kind, n) VALUES (?1, ?2) ON CONFLICT (kind) DO UPDATE SET n = ?2",
+            )?;
+            for (kind, n) in &self.tally {
+                tally.execute(params![kind, n])?;
+            }
+            let mut progress = self
+                .state
+                .prepare_cached("UPDATE progress SET applied = ?1, last = ?2")?;
+            progress.execute(params![self.applied, self.last.map(|cid| *cid.digest())])?;
+        }
+        self.state.execute_batch("COMMIT")?;
+        if self.recent.len() > RECENT_MAX {
+            self.recent.clear();
+        }
+        Ok(())
+    }
+
+    fn fold(&mut self, event: &Event) -> Result<(), StateError> {
+        let fields = event.fields();
+        if fields.seq != self.applied {
+            return Err(StateError::Broken {
+                what: "events are missing between the state and the log",
+            });
+        }
+        let seq = fields.seq;
+        let kind = self.word(&fields.kind)?;
+        let actor = self.word(&fields.actor.id)?;
+        let subject = self.subject(&fields.subject, seq)?;
+        let tool = fields
+            .tool
+            .map(|cid| self.block(&cid))
+            .transpose()?
+            .flatten();
+        self.insert(
+            "INSERT INTO entry (seq, kind, subject, actor, tool, ts) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![seq, kind, subject, actor, tool, fields.ts],
+        )?;
+        for parent in fields.cause.iter().chain(&fields.refs) {
+            let parent = self.parent(parent)?;
+            self.insert(
+                "INSERT OR IGNORE INTO edge (child, parent) VALUES (?1, ?2)",
+                params![seq, parent],
+            )?;
+        }
+        for pay in &fields.pay {
+            if let Some(block) = self.block(&pay.cid)? {
+                self.insert(
+                    "INSERT OR IGNORE INTO holds (block, seq) VALUES (?1, ?2)",
+                    params![block, seq],
+                )?;
+            }
+        }
+        self.remember(event, actor, subject)?;
+        self.tree.push(merkle::leaf_hash(&event.cid()));
+        *self.tally.entry(kind).or_default() += 1;
+        self.recent.insert(event.cid(), seq);
+        self.applied += 1;
+        self.last = Some(event.cid());
+        Ok(())
+    }
+
+    /// What each kind changes beyond the indexes.
+    fn remember(&mut self, event: &Event, actor: u64, subject: u64) -> Result<(), StateError> {
+        let seq = event.fields().seq;
+        // Kinds this build does not know stay opaque: indexed, verified, changing nothing else.
+        let Some(body) = event.body() else {
+            return Ok(());
+        };
+        match body {
+            Body::LogOpened(_) | Body::LogRecovered(_) | Body::AccessExported(_) => Ok(()),
+            Body::ContractPublished(facts) => {
+                self.contract(&facts.source, &facts.name, &facts.contract, seq, true)
+            }
+            Body::ContractRetired(facts) => {
+                self.contract(&facts.source, &facts.name, &facts.contract, seq, false)
+            }
+            Body::CallStarted(facts) => {
+                let runner = self.word(&facts.runner)?;
+                let sql = "INSERT INTO call (id, runner, ended) VALUES (?1, ?2, NULL)";
+                self.insert(sql, params![seq, runner])?;
+                let Some(key) = facts.key else { return Ok(()) };
+                let name = self.word(&facts.name)?;
+                let sql = "INSERT INTO call_key (actor, name, key, call) VALUES (?1, ?2, ?3, ?4)
+                           ON CONFLICT (actor, name, key) DO UPDATE SET call = ?4";
+                self.insert(sql, params![actor, name, key, seq])
+            }
+            Body::CallSucceeded(_)
+            | Body::CallFailed(_)
+            | Body::CallRefused(_)
+            | Body::CallInterrupted(_)
+            | Body::CallCancelled(_) => self.insert(
+                "UPDATE call SET ended = ?2 WHERE id = ?1",
+                params![subject, seq],
+            ),
+            Body::PayloadErased(facts) => {
+                let Some(block) = self.block(&facts.payload)? else {
+                    return Ok(());
+                };
+                self.insert(
+                    "INSERT OR IGNORE INTO erased (block, seq) VALUES (?1, ?2)",
+                    params![block, seq],
+                )
+            }
+        }
+    }
+
+    fn contract(
+        &mut self,
+        source: &str,
+        name: &str,
+        cid: &Cid,
+        seq: u64,
+        offered: bool,
+    ) -> Result<(), StateError> {
+        let (source, name) = (self.word(source)?, self.word(name)?);
+        let block = self.block(cid)?.ok_or(StateError::Broken {
+            what: "a published contract has no block",
+        })?;
+        let sql =
+            "INSERT INTO contract (source, name, block, seq, offered) VALUES (?1, ?2, ?3, ?4, ?5)
+                   ON CONFLICT (source, name) DO UPDATE SET block = ?3, seq = ?4, offered = ?5";
+        self.insert(sql, params![source, name, block, seq, offered])
+    }
+
+    fn insert(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<(), StateError> {
+        self.state.prepare_cached(sql)?.execute(values)?;
+        Ok(())
+    }
+
+    fn word(&mut self, text: &str) -> Result<u64, StateError> {
+        if let Some(id) = self.words.get(text) {
+            return Ok(*id);
+        }
+        let id = self.words.len() as u64 + 1;
+        self.insert(
+            "INSERT INTO word (id, text) VALUES (?1, ?2)",
+            params![id, text],
+        )?;
+        self.words.insert(text.to_owned(), id);
+        Ok(id)
+    }
+
+    fn subject(&self, subject: &str, seq: u64) -> Result<u64, StateError> {
+        let key = subject_key(subject);
+        let mut find = self
+            .state
+            .prepare_cached("SELECT id FROM subject WHERE name = ?1")?;
+        if let Some(id) = find.query_row([&key], |row| row.get(0)).optional()? {
+            return Ok(id);
+        }
+        self.insert(
+            "INSERT INTO subject (id, name) VALUES (?1, ?2)",
+            params![seq, key],
+        )?;
+        Ok(seq)
+    }
+
+    fn block(&self, cid: &Cid) -> Result<Option<u64>, StateError> {
+        Ok(self.log.number_of(cid)?)
+    }
+
+    /// The number an edge names its parent by: a seq of this log, or minus the number of a foreign event.
+    fn parent(&self, cid: &Cid) -> Result<i64, StateError> {
+        let known = match self.recent.get(cid) {
+            Some(seq) => Some(*seq),
+            None => self.log.seq_of(cid)?,
+        };
+        if let Some(seq) = known {
+            return i64::try_from(seq).map_err(|_| StateError::Broken {
+                what: "a seq over 2^63",
+            });
+        }
+        self.insert(
+            "INSERT OR IGNORE INTO foreign_event (cid) VALUES (?1)",
+            params![cid.to_bytes()],
+        )?;
+        let mut find = self
+            .state
+            .prepare_cached("SELECT -id FROM foreign_event WHERE cid = ?1")?;
+        Ok(find.query_row([cid.to_bytes()], |row| row.get(0))?)
+    }
+}
+
+fn pairs<K, V>(state: &Connection, sql: &str) -> Result<HashMap<K, V>, StateError>
+where
+    K: rusqlite::types::FromSql + std::hash::Hash + Eq,
+    V: rusqlite::types::FromSql,
+{
+    let mut statement = state.prepare(sql)?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}

@@ -1,0 +1,156 @@
+//! The published schemas: each is valid and closed, and each example is an event this build would write.
+//!
+//! Every reference is read from `schemas/`; nothing is fetched.
+
+use std::{
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use cairn::{
+    block::{decode_ipld, json},
+    event::Kind,
+};
+use jsonschema::{Retrieve, Uri, Validator};
+use serde_json::{Value, json};
+
+/// Where the tests mount `schemas/`, so that relative references have something to resolve against.
+const BASE: &str = "file:///schemas/";
+
+/// The schema each kind of example outside `events/` is checked against.
+const BLOCKS: [(&str, &str); 4] = [
+    ("genesis", "genesis.json"),
+    ("contract", "contract.json"),
+    ("payload.input", "payload.json"),
+    ("payload.output", "payload.json"),
+];
+
+struct Folder;
+
+impl Retrieve for Folder {
+    fn retrieve(&self, uri: &Uri<String>) -> Result<Value, Box<dyn Error + Send + Sync>> {
+        let name = uri.as_str().strip_prefix(BASE).ok_or("outside schemas/")?;
+        Ok(serde_json::from_slice(&fs::read(folder().join(name))?)?)
+    }
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas")
+}
+
+fn read(name: &str) -> Value {
+    let bytes = fs::read(folder().join(name)).unwrap_or_else(|err| panic!("schemas/{name}: {err}"));
+    serde_json::from_slice(&bytes).unwrap_or_else(|err| panic!("schemas/{name}: {err}"))
+}
+
+fn validator(name: &str) -> Validator {
+    jsonschema::options()
+        .with_base_uri(format!("{BASE}{name}"))
+        .with_retriever(Folder)
+        .build(&read(name))
+        .unwrap_or_else(|err| panic!("schemas/{name}: {err}"))
+}
+
+/// Names of the JSON files in a folder under `schemas/`, without their ending.
+fn names(under: &str) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder().join(under))
+        .unwrap_or_else(|err| panic!("schemas/{under}: {err}"))
+        .map(|entry| entry.expect("a folder that was just opened").path())
+        .filter(|path| path.extension().is_some_and(|end| end == "json"))
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+fn kinds() -> Vec<String> {
+    let mut kinds: Vec<String> = Kind::ALL.iter().map(|k| k.as_str().to_owned()).collect();
+    kinds.sort();
+    kinds
+}
+
+#[test]
+fn every_schema_is_valid() {
+    let events = names("events")
+        .into_iter()
+        .map(|name| format!("events/{name}.json"));
+    let blocks = ["event", "genesis", "contract", "payload"].map(|name| format!("{name}.json"));
+    for name in events.chain(blocks) {
+        let schema = read(&name);
+        let fault = jsonschema::draft202012::meta::validate(&schema).err();
+        assert!(fault.is_none(), "schemas/{name}: {fault:?}");
+        validator(&name);
+    }
+}
+
+#[test]
+fn every_kind_has_a_schema_and_an_example() {
+    assert_eq!(names("events"), kinds());
+    assert_eq!(names("events/examples"), kinds());
+}
+
+#[test]
+fn every_example_is_valid_and_is_the_golden_block() {
+    let golden = read("golden.json");
+    let find = |list: &str, name: &str| {
+        let line = golden[list]
+            .as_array()
+            .and_then(|lines| lines.iter().find(|l| l["name"] == name));
+        let hex = line.and_then(|line| line["hex"].as_str());
+        let hex = hex.unwrap_or_else(|| panic!("golden.json has no {name} under {list}"));
+        let bytes = data_encoding::HEXLOWER
+            .decode(hex.as_bytes())
+            .expect("golden bytes are hex");
+        json::dag(&decode_ipld(&bytes).expect("golden bytes are dag-cbor"))
+    };
+    let events = kinds().into_iter().map(|kind| {
+        let files = [
+            format!("events/{kind}.json"),
+            format!("events/examples/{kind}.json"),
+        ];
+        (files, find("events", &kind))
+    });
+    let blocks = BLOCKS.into_iter().map(|(name, schema)| {
+        (
+            [schema.to_owned(), format!("examples/{name}.json")],
+            find("blocks", name),
+        )
+    });
+    for ([schema, example], written) in events.chain(blocks) {
+        let instance = read(&example);
+        let fault = validator(&schema).validate(&instance).err();
+        assert!(fault.is_none(), "schemas/{example}: {fault:?}");
+        assert_eq!(
+            instance, written,
+            "schemas/{example} is not its golden block"
+        );
+    }
+}
+
+#[test]
+fn schemas_are_closed() {
+    let link = json!({"/": "bafyreiaihsiltjz2fxfdqcckf3njfkgkkge52iakit3isbgwoevysqoria"});
+    let changes: [(&str, Value); 8] = [
+        ("/novel", json!(1)),
+        ("/body/novel", json!(1)),
+        ("/actor/novel", json!(1)),
+        ("/kind", json!("call.stopped")),
+        ("/prev", Value::Null),
+        ("/refs", json!([link, link])),
+        (
+            "/log",
+            json!({"/": "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"}),
+        ),
+        ("/body/key", json!("AQEBAQ")),
+    ];
+    let validator = validator("events/call.started.json");
+    for (pointer, value) in changes {
+        let mut instance = read("events/examples/call.started.json");
+        let (parent, key) = pointer.rsplit_once('/').expect("a pointer into the event");
+        instance
+            .pointer_mut(parent)
+            .expect("the example has this part")[key] = value;
+        assert!(!validator.is_valid(&instance), "{pointer} was let through");
+    }
+}
