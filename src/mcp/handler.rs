@@ -15,13 +15,12 @@ use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
         CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams,
-        CompleteResult, CustomRequest, CustomResult, DiscoverResult, ErrorCode, Extensions,
+        CompleteResult, CustomRequest, CustomResult, DiscoverResult, Extensions,
         GetPromptRequestParams, GetPromptResponse, GetPromptResult, Implementation,
         InitializeRequestParams, InitializeResult, ListPromptsResult, ListResourceTemplatesResult,
         ListResourcesResult, ListToolsResult, MetaObject, PaginatedRequestParams, ProtocolVersion,
-        ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, ServerCapabilities,
-        SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool,
-        UnsubscribeRequestParams,
+        ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, SetLevelRequestParams,
+        SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
@@ -35,9 +34,13 @@ use super::{
     client::{CallClient, Logs, relay, to_library},
     envelope::{Asked, FIRST_STATELESS, INTERNAL_ERROR, invalid_params, is_known},
     list::page,
+    offering::{
+        capabilities, declared, has_resources, header_tool, listed_entry, method_not_found,
+        tool_entry,
+    },
     raw::pack,
 };
-use crate::router::{self, Change, Client, Listed, Method, Offer, Request, RpcError};
+use crate::router::{Change, Client, Method, Offer, Request, RpcError};
 
 /// Revisions we speak. 2024-11-05 has another transport and is not among them.
 const VERSIONS: &[ProtocolVersion] = &[
@@ -46,9 +49,6 @@ const VERSIONS: &[ProtocolVersion] = &[
     ProtocolVersion::V_2025_11_25,
     ProtocolVersion::V_2026_07_28,
 ];
-
-/// What marks a tool whose arguments are mirrored in headers (SEP-2243).
-const HEADER_MARK: &str = "x-mcp-header";
 
 /// One session, or one request that stands alone.
 pub struct Handler {
@@ -434,67 +434,6 @@ impl ServerHandler for Handler {
         }
         Err(method_not_found(&request.method))
     }
-}
-
-/// The definition of the tool `name` when some of its arguments are mirrored in headers.
-pub fn header_tool<'a>(offer: &'a Offer, name: &str) -> Option<&'a str> {
-    let tool = offer.tools.iter().find(|tool| tool.name == name)?;
-    Some(tool.definition.get()).filter(|definition| definition.contains(HEADER_MARK))
-}
-
-fn tool_entry(tool: &Arc<router::Tool>) -> (&str, &RawValue) {
-    (&tool.name, &tool.definition)
-}
-
-fn listed_entry(item: &Arc<Listed>) -> (&str, &RawValue) {
-    (&item.name, &item.definition)
-}
-
-fn has_resources(offer: &Offer) -> bool {
-    !offer.resources.is_empty() || !offer.templates.is_empty()
-}
-
-fn capabilities(offer: &Offer, subscriptions: bool) -> ServerCapabilities {
-    let mut declared = json!({"logging": {}});
-    let mut declare = |when: bool, key: &str, value: Value| {
-        if when {
-            declared[key] = value;
-        }
-    };
-    declare(
-        !offer.tools.is_empty(),
-        "tools",
-        json!({"listChanged": true}),
-    );
-    declare(
-        !offer.prompts.is_empty(),
-        "prompts",
-        json!({"listChanged": true}),
-    );
-    let resources = if subscriptions {
-        json!({"listChanged": true, "subscribe": true})
-    } else {
-        json!({"listChanged": true})
-    };
-    declare(has_resources(offer), "resources", resources);
-    declare(offer.completions, "completions", json!({}));
-    serde_json::from_value(declared).expect("these are the library's own field names")
-}
-
-fn declared(declared: bool, method: &str) -> Result<(), ErrorData> {
-    if declared {
-        Ok(())
-    } else {
-        Err(method_not_found(method))
-    }
-}
-
-fn method_not_found(method: &str) -> ErrorData {
-    ErrorData::new(
-        ErrorCode::METHOD_NOT_FOUND,
-        format!("there is no method {method}"),
-        None,
-    )
 }
 
 fn era(context: &RequestContext<RoleServer>) -> Era {

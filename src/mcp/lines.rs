@@ -20,7 +20,7 @@ use tokio::{
 use super::{
     Shared,
     envelope::{self, Fault, INVALID_REQUEST, Message, PARSE_ERROR},
-    handler::header_tool,
+    offering::header_tool,
     raw::{one_line, unpack},
 };
 use crate::{block::json, router::Caller};
@@ -137,7 +137,13 @@ impl<R: AsyncRead + Send + Unpin + 'static> Transport<RoleServer> for Lines<R> {
                 let permit = self.out.reserve().await.ok()?;
                 permit.send(self.fault.take()?);
             }
-            let Some(line) = self.next_line().await else {
+            let out = self.out.clone();
+            let line = tokio::select! {
+                line = self.next_line() => line,
+                // Nobody reads what we write any more.
+                () = out.closed() => None,
+            };
+            let Some(line) = line else {
                 self.shared.settings.shutdown.cancel();
                 return None;
             };
