@@ -1,5 +1,7 @@
 //! Claims about the MCP language that need no router: what is read, what is added, what is listed.
 
+mod doors;
+
 use std::time::Instant;
 
 use bytes::Bytes;
