@@ -18,9 +18,9 @@ use std::{
 
 use serde_json::{Value, value::RawValue};
 use tokio::sync::broadcast;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use crate::router::board::{Entry, Offered, Offering};
+pub use crate::router::board::{Entry, Offered, Offering, renamed};
 use crate::{
     block::{Cid, payload::SaltKey},
     call::Refusal,
@@ -257,6 +257,10 @@ struct Inner {
     board: RwLock<Arc<Board>>,
     resolver: Resolver,
     changes: broadcast::Sender<Change>,
+    /// Every call's task.
+    calls: TaskTracker,
+    /// Cancelled when running calls are to end.
+    halt: CancellationToken,
     /// One publisher at a time, so that boards follow each other.
     publishing: tokio::sync::Mutex<()>,
 }
@@ -269,6 +273,8 @@ impl Router {
             board: RwLock::default(),
             resolver: Resolver::default(),
             changes,
+            calls: TaskTracker::new(),
+            halt: CancellationToken::new(),
             publishing: tokio::sync::Mutex::default(),
         };
         Self {
@@ -282,13 +288,28 @@ impl Router {
     pub async fn call(&self, request: Request) -> Result<Answer, RpcError> {
         let gone = request.cancel.clone().drop_guard();
         let router = self.clone();
-        let call = tokio::spawn(async move { router.run(request).await });
+        let call = self
+            .inner
+            .calls
+            .spawn(async move { router.run(request).await });
         let answer = call.await.unwrap_or_else(|err| {
             tracing::error!(%err, "a call's task failed");
             Err(RpcError::internal())
         });
         gone.disarm();
         answer
+    }
+
+    /// Waits for running calls; those that take longer than `patience` are cancelled, and recorded so.
+    pub async fn drain(&self, patience: std::time::Duration) {
+        self.inner.calls.close();
+        if tokio::time::timeout(patience, self.inner.calls.wait())
+            .await
+            .is_err()
+        {
+            self.inner.halt.cancel();
+            self.inner.calls.wait().await;
+        }
     }
 
     /// Everything on offer now.

@@ -1,19 +1,23 @@
-//! The stdio door: this node itself, spoken to over standard input and output.
+//! The stdio door: one client on standard input and output, message by message.
 //!
-//! Standard output carries messages and nothing else, so logs go to standard error. Whoever started the
-//! process is its only caller.
+//! Invariants:
+//! - nothing but messages is written to standard output.
 
 use std::{io, sync::Arc};
 
 use crate::{
-    mcp::{Settings, serve_stdio},
+    mcp,
     router::{Caller, Router},
 };
 
-/// Serves `caller` until standard input ends or `settings.shutdown` fires.
-///
-/// After a shutdown a read of standard input may still be waiting on its thread: leave the process, do not join.
-pub async fn serve(router: Arc<Router>, settings: Settings, caller: Caller) -> io::Result<()> {
-    let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
-    serve_stdio(router, settings, caller, input, output).await
+/// Serves the client on standard input until it closes it, or until `settings.shutdown`.
+pub async fn serve(router: Arc<Router>, settings: mcp::Settings, caller: Caller) -> io::Result<()> {
+    mcp::serve_stdio(
+        router,
+        settings,
+        caller,
+        tokio::io::stdin(),
+        tokio::io::stdout(),
+    )
+    .await
 }

@@ -71,6 +71,11 @@ enum Told {
 impl Router {
     /// Runs a request to its recorded answer. Must not be dropped midway: [`Router::call`] sees to that.
     pub(super) async fn run(&self, request: Request) -> Result<Answer, RpcError> {
+        // Stopping this call must not stop what else its caller's token belongs to.
+        let request = Request {
+            cancel: request.cancel.child_token(),
+            ..request
+        };
         if !request.caller.may(Scope::Call) {
             return Err(RpcError::new(
                 -32600,
@@ -168,11 +173,17 @@ impl Router {
                 let _turn = place.turn().await;
                 self.attempt(&request, &target, lane, started.cid).await
             };
-            let caller_left = request.cancel.clone();
+            let told_to_stop = async {
+                tokio::select! {
+                    () = request.cancel.cancelled() => {}
+                    () = self.inner.halt.cancelled() => request.cancel.cancel(),
+                }
+                // Tools are told by the same token; those that do not listen are dropped after the grace.
+                tokio::time::sleep(STOP_GRACE).await;
+            };
             tokio::select! {
                 outcome = turn => outcome,
-                // Tools are told by the same token; those that do not listen are dropped after the grace.
-                () = async { caller_left.cancelled().await; tokio::time::sleep(STOP_GRACE).await } => Outcome::Cancelled,
+                () = told_to_stop => Outcome::Cancelled,
             }
         };
         self.end(id, outcome, &target, &content, begun.elapsed(), &record)

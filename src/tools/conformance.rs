@@ -17,7 +17,13 @@ use self::{
     dialogue::{ROUNDS, answers, question, sampling},
     listing::{defaults, enums, prompts, resources, tools},
 };
-use crate::router::{BoxFuture, Change, Invocation, Listed, Method, Outcome, RpcError, Run};
+use crate::{
+    block::splice,
+    router::{
+        BoxFuture, Change, Invocation, Listed, Method, Offered, Offering, Outcome, Router,
+        RpcError, Run, metadata::Hints,
+    },
+};
 
 const INVALID_PARAMS: i64 = -32602;
 const RESOURCE_NOT_FOUND: i64 = -32002;
@@ -78,6 +84,38 @@ pub fn fixtures(state_key: [u8; 32], announce: Announce) -> Fixtures {
             state_key,
             announce,
         }),
+    }
+}
+
+/// The fixtures as one offering, after the builtin tools.
+pub fn offering(state_key: [u8; 32], router: &Router) -> Offering {
+    let announcer = router.clone();
+    let announce: Announce = Arc::new(move |change| announcer.notify(change));
+    let fixtures = fixtures(state_key, announce);
+    let offered = |listed: Listed| Offered {
+        inner: listed.name.clone(),
+        name: listed.name,
+        definition: listed.definition,
+        hints: Hints::default(),
+    };
+    let tool = |definition: Box<RawValue>| {
+        let name = splice::member(&definition, "name").ok().flatten();
+        let name: String = name
+            .and_then(|name| serde_json::from_str(name.get()).ok())
+            .unwrap_or_default();
+        offered(Listed { name, definition })
+    };
+    Offering {
+        source: "conformance".to_owned(),
+        version: String::new(),
+        rank: 1,
+        lane: None,
+        tools: fixtures.tools.into_iter().map(tool).collect(),
+        prompts: fixtures.prompts.into_iter().map(offered).collect(),
+        resources: fixtures.resources.into_iter().map(offered).collect(),
+        templates: fixtures.templates.into_iter().map(offered).collect(),
+        completions: true,
+        run: fixtures.run,
     }
 }
 

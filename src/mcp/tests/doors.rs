@@ -67,7 +67,6 @@ async fn node() -> Node {
     let mut random = || [7; 32];
     let salt = home.keys(&mut random).expect("the directory is fresh").salt;
     let birth = Birth {
-        runner: "test",
         owner: "test",
         random: &mut random,
         now_us: 1,

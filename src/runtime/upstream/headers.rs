@@ -19,9 +19,12 @@ const NAME: HeaderName = HeaderName::from_static("mcp-name");
 /// The property of an input schema that names the header its argument is shown in.
 const SHOWN: &str = "x-mcp-header";
 
+/// Headers, each with the path of the argument it shows.
+type Places = Vec<(HeaderName, Vec<String>)>;
+
 /// The arguments that tools want shown in headers: by tool, each header and where its argument stands.
 #[derive(Default)]
-pub struct Shown(HashMap<String, Vec<(HeaderName, Vec<String>)>>);
+pub struct Shown(HashMap<String, Places>);
 
 impl Shown {
     pub fn of(tools: &[Box<RawValue>]) -> Self {
@@ -30,14 +33,14 @@ impl Shown {
     }
 }
 
-fn shown_of(tool: &RawValue) -> Option<(String, Vec<(HeaderName, Vec<String>)>)> {
+fn shown_of(tool: &RawValue) -> Option<(String, Places)> {
     let tool: Value = serde_json::from_str(tool.get()).ok()?;
     let mut found = Vec::new();
     collect(tool.get("inputSchema")?, &[], &mut found);
     Some((tool.get("name")?.as_str()?.to_owned(), found))
 }
 
-fn collect(schema: &Value, path: &[String], found: &mut Vec<(HeaderName, Vec<String>)>) {
+fn collect(schema: &Value, path: &[String], found: &mut Places) {
     for (key, property) in schema
         .get("properties")
         .and_then(Value::as_object)

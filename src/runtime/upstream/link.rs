@@ -11,13 +11,12 @@ use tokio::sync::mpsc;
 
 use crate::block::splice;
 use crate::runtime::upstream::{
-    Failure, Notification, Settings, Transport,
+    Failure, Notification, Protocol, Settings, Transport,
     child::Child,
     headers::{self, Shown},
     http::Http,
     inbox::{Answer, Inbox, Sink},
     wire,
-    wire::Protocol,
 };
 
 pub struct Link {
