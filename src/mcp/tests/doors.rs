@@ -1,4 +1,6 @@
 //! Claims about the MCP language at its doors, over a router that records.
+//!
+//! The tools answer at once or wait until they are cancelled; nothing here sleeps.
 
 use std::{sync::Arc, time::Duration};
 
