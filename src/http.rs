@@ -44,6 +44,7 @@ use crate::{
     auth::{Access, Denied, scope_name},
     block::json,
     config::Server,
+    mcp::Endpoint,
     metrics::Metrics,
     problem::{answer, panicked, problem, rpc_problem},
     router::{BoxFuture, Caller, Scope},
@@ -64,6 +65,12 @@ const INVALID_REQUEST: i64 = -32600;
 pub trait Mcp: Send + Sync {
     /// Answers one request. Dropped midway when the client goes away, or the answer does not begin in time.
     fn respond(&self, parts: Parts, body: Bytes, caller: Caller) -> BoxFuture<'_, Response>;
+}
+
+impl Mcp for Endpoint {
+    fn respond(&self, parts: Parts, body: Bytes, caller: Caller) -> BoxFuture<'_, Response> {
+        Box::pin(Endpoint::respond(self, parts, body, caller))
+    }
 }
 
 /// Asked by `/readyz`: why this node is not ready, or nothing.

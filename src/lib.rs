@@ -46,6 +46,7 @@ pub mod auth;
 pub mod config;
 
 pub mod http;
+pub mod node;
 pub mod stdio;
 
 pub mod cli;

@@ -1,1 +1,275 @@
-//! Room to be furnished.
+//! MCP: one server for both ways of speaking it, over HTTP and over lines.
+//!
+//! Invariants:
+//! - the protocol library is named in this room alone: what goes in and out are router types and raw JSON;
+//! - the router sees a request's params byte for byte, and the client a result's bytes;
+//! - the HTTP edge has checked host, origin, size, token and strict JSON before [`Endpoint::respond`].
+
+mod answer;
+mod client;
+mod envelope;
+mod handler;
+mod lines;
+mod list;
+mod raw;
+mod sessions;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, Full};
+use rmcp::{
+    ServiceExt,
+    transport::{StreamableHttpServerConfig, StreamableHttpService},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    envelope::{Fault, INVALID_REQUEST, Message},
+    handler::{Handler, header_tool},
+    lines::Lines,
+    sessions::Sessions,
+};
+use crate::router::{Caller, Router};
+
+/// Listen streams open at once: each holds a connection and about 20 KB.
+pub const LISTENERS_MAX: usize = 1_024;
+
+const SESSION_ID: &str = "mcp-session-id";
+const ACCEPT_BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// What an operator may choose.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Text for the client's model about what this server is for.
+    pub instructions: Option<String>,
+    /// Whether resources can be subscribed to.
+    pub subscriptions: bool,
+    /// Ends listen streams and sessions when cancelled.
+    pub shutdown: CancellationToken,
+}
+
+/// What every handler needs.
+struct Shared {
+    router: Arc<Router>,
+    settings: Settings,
+    /// One permit for each listen stream.
+    listeners: Semaphore,
+}
+
+impl Shared {
+    fn new(router: Arc<Router>, settings: Settings) -> Self {
+        Self {
+            router,
+            settings,
+            listeners: Semaphore::new(LISTENERS_MAX),
+        }
+    }
+}
+
+/// The MCP endpoint of the HTTP door.
+pub struct Endpoint {
+    shared: Arc<Shared>,
+    sessions: Arc<Sessions>,
+    library: StreamableHttpService<Handler, Sessions>,
+}
+
+impl Endpoint {
+    /// Must be called on a runtime, where it looks for idle sessions until `settings.shutdown` fires.
+    pub fn new(router: Arc<Router>, settings: Settings) -> Self {
+        let mut config = StreamableHttpServerConfig::default().disable_allowed_hosts();
+        config.json_response = true;
+        config.max_request_body_bytes = usize::MAX;
+        config.cancellation_token = settings.shutdown.clone();
+        let shared = Arc::new(Shared::new(router, settings));
+        let sessions = Arc::new(Sessions::new());
+        let swept = sessions.clone();
+        let shutdown = shared.settings.shutdown.clone();
+        tokio::spawn(shutdown.run_until_cancelled_owned(async move { swept.sweep().await }));
+        let handlers = shared.clone();
+        let library = StreamableHttpService::new(
+            move || Ok(Handler::new(handlers.clone())),
+            sessions.clone(),
+            config,
+        );
+        Self {
+            shared,
+            sessions,
+            library,
+        }
+    }
+
+    /// Sessions open now.
+    pub fn sessions(&self) -> usize {
+        self.sessions.count()
+    }
+
+    /// Answers a POST, GET or DELETE on the endpoint's path. `body` must be strict JSON for a POST.
+    ///
+    /// Dropping the response (or this future) of a request of revision 2026-07-28 cancels it.
+    pub async fn respond(&self, mut parts: Parts, body: Bytes, caller: Caller) -> Response<Body> {
+        if let Some(id) = parts.headers.get(SESSION_ID) {
+            let owned = id
+                .to_str()
+                .is_ok_and(|id| self.sessions.owned(id, &caller.actor.id));
+            if !owned && parts.method == Method::DELETE {
+                return refuse(StatusCode::NOT_FOUND, "null", "there is no such session");
+            }
+            if !owned {
+                // No session has this name, so the library answers as for any unknown one, in either era.
+                parts
+                    .headers
+                    .insert(SESSION_ID, HeaderValue::from_static("-"));
+            }
+        }
+        let accept = parts.headers.get(header::ACCEPT);
+        if accept.is_none_or(|accept| accept.as_bytes() == b"*/*") {
+            // Whoever takes anything takes both of these, which the library wants to see named.
+            parts.headers.insert(header::ACCEPT, ACCEPT_BOTH);
+        }
+        let method = parts.method.clone();
+        let (id, body) = if method == Method::POST {
+            match self.open(&mut parts, body, &caller) {
+                Ok(body) => body,
+                Err(refusal) => return refusal,
+            }
+        } else {
+            ("null".to_owned(), Bytes::new())
+        };
+        let response = self
+            .library
+            .handle(http::Request::from_parts(parts, Full::new(body)))
+            .await;
+        let (mut head, body) = response.into_parts();
+        let kind = head
+            .headers
+            .get(header::CONTENT_TYPE)
+            .map(HeaderValue::as_bytes);
+        if kind.is_some_and(|kind| kind.starts_with(b"text/event-stream")) {
+            let events = body.map_frame(|frame| frame.map_data(raw::unpack_event));
+            return Response::from_parts(head, Body::new(events));
+        }
+        let is_json = kind.is_some_and(|kind| kind.starts_with(b"application/json"));
+        let body = match body.collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(never) => match never {},
+        };
+        if is_json {
+            let body = raw::unpack(&body).map_or(body, Bytes::from);
+            return Response::from_parts(head, Body::from(body));
+        }
+        if head.status.is_client_error() || head.status.is_server_error() {
+            let mut response = refuse(head.status, &id, &String::from_utf8_lossy(&body));
+            if let Some(allow) = head.headers.remove(header::ALLOW) {
+                response.headers_mut().insert(header::ALLOW, allow);
+            }
+            return response;
+        }
+        if method == Method::DELETE {
+            head.status = StatusCode::NO_CONTENT;
+        }
+        Response::from_parts(head, Body::from(body))
+    }
+
+    /// Reads the message, leaves what it asks in `parts`, and gives its id and the body for the library.
+    fn open(
+        &self,
+        parts: &mut Parts,
+        body: Bytes,
+        caller: &Caller,
+    ) -> Result<(String, Bytes), Response<Body>> {
+        match envelope::read(&body, caller).map_err(|fault| faulty(&fault))? {
+            Message::Answers => Ok(("null".to_owned(), body)),
+            Message::Asks {
+                asked,
+                method,
+                id,
+                slim,
+            } => {
+                let id = id.unwrap_or("null").to_owned();
+                if method == "initialize" && !self.sessions.admits() {
+                    return Err(refuse(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        &id,
+                        "all sessions are in use; try again later",
+                    ));
+                }
+                let offer = self.shared.router.offer();
+                let slim = slim.filter(|_| header_tool(&offer, &asked.name).is_none());
+                let slim = slim.map(|slim| Bytes::from(slim.to_json()));
+                parts.extensions.insert(asked);
+                Ok((id, slim.unwrap_or(body)))
+            }
+        }
+    }
+}
+
+/// Serves one client that writes messages to `reader`'s other end, until it closes it or shutdown.
+///
+/// Only messages are written to `writer`.
+pub async fn serve_stdio(
+    router: Arc<Router>,
+    settings: Settings,
+    caller: Caller,
+    reader: impl AsyncRead + Send + Unpin + 'static,
+    writer: impl AsyncWrite + Send + Unpin + 'static,
+) -> std::io::Result<()> {
+    // Whatever listens ends with its input, or with everything else.
+    let shutdown = settings.shutdown.clone();
+    let settings = Settings {
+        shutdown: shutdown.child_token(),
+        ..settings
+    };
+    let shared = Arc::new(Shared::new(router, settings));
+    let (lines, written) = Lines::new(shared.clone(), caller, reader);
+    let serve = async move {
+        match Handler::new(shared).serve_with_ct(lines, shutdown).await {
+            Ok(service) => {
+                service.waiting().await.map_err(std::io::Error::other)?;
+                Ok(())
+            }
+            // The client left before it said anything worth an answer.
+            Err(rmcp::service::ServerInitializeError::ConnectionClosed(_)) => Ok(()),
+            Err(err) => Err(std::io::Error::other(err)),
+        }
+    };
+    // The queue ends with the service, and the writer with the queue.
+    let (served, wrote) = tokio::join!(serve, lines::write(written, writer));
+    served.and(wrote)
+}
+
+fn faulty(fault: &Fault) -> Response<Body> {
+    let status = if fault.malformed {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::OK
+    };
+    json(status, fault.to_json())
+}
+
+fn refuse(status: StatusCode, id: &str, message: &str) -> Response<Body> {
+    let fault = Fault {
+        id: id.to_owned(),
+        code: INVALID_REQUEST,
+        message: message.to_owned(),
+        malformed: true,
+    };
+    json(status, fault.to_json())
+}
+
+fn json(status: StatusCode, body: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}
+
+#[cfg(test)]
+mod tests;

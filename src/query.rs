@@ -25,8 +25,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::{
     block::{Cid, decode, payload::Payload},
     call::Code,
-    log::{LogError, Reader, home::Home, sqlite::SqliteReader},
-    state::{self, StateError},
+    log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
+    state::{self, StateError, subject_key},
 };
 
 /// Connections kept open between questions; each has some MiB of page cache.
@@ -151,6 +151,28 @@ pub fn payload_parts(block: &[u8]) -> Option<Vec<Cid>> {
     Some(payload.parts.unwrap_or_default())
 }
 
+/// The content of a payload, put together from its parts; none where it is erased or no payload.
+pub fn content(home: &Home, payload: &Cid) -> Result<Option<Vec<u8>>, LogError> {
+    let log = SqliteReader::open(&home.log_path())?;
+    let Some(Stored::Present(bytes)) = log.block(payload)? else {
+        return Ok(None);
+    };
+    let Ok(payload) = decode::<Payload>(&bytes) else {
+        return Ok(None);
+    };
+    if let Some(data) = payload.data {
+        return Ok(Some(data));
+    }
+    let mut content = Vec::new();
+    for part in payload.parts.unwrap_or_default() {
+        let Some(Stored::Present(bytes)) = log.block(&part)? else {
+            return Ok(None);
+        };
+        content.extend(bytes);
+    }
+    Ok(Some(content))
+}
+
 /// The latest call of an idempotency key: the seq of its start and of its ending.
 pub fn keyed_call(
     state: &Connection,
@@ -169,6 +191,16 @@ pub fn keyed_call(
         .query_row(params![actor, name, key], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })
+        .optional()?)
+}
+
+/// The call of this id: the seq of its start and of its ending.
+pub fn call_of(state: &Connection, id: &str) -> Result<Option<(u64, Option<u64>)>, StateError> {
+    let sql = "SELECT call.id, call.ended FROM subject JOIN call ON call.id = subject.id WHERE subject.name = ?1";
+    let mut statement = state.prepare_cached(sql)?;
+    let key = subject_key(&crate::call::subject(id));
+    Ok(statement
+        .query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?)
 }
 

@@ -4,12 +4,36 @@
 //! - every call that reaches a tool has a durable `call.started`, and leaves exactly one ending;
 //! - nothing here knows JSON-RPC envelopes or HTTP: a request comes in, an answer goes out.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+mod board;
+mod calling;
+pub mod capture;
+pub mod lane;
+pub mod metadata;
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, RwLock},
+};
 
 use serde_json::{Value, value::RawValue};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::broadcast;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{block::Cid, event::Actor};
+pub use crate::router::board::{Entry, Offered, Offering, renamed};
+use crate::{
+    block::{Cid, payload::SaltKey},
+    call::Refusal,
+    event::Actor,
+    ledger::{Ledger, Stopped},
+    metrics::Metrics,
+    router::{
+        board::Board,
+        capture::Captures,
+        lane::Lanes,
+        metadata::{Hints, Resolver},
+    },
+};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -152,7 +176,9 @@ pub enum Outcome {
         is_error: bool,
     },
     /// The tool's server answered with a JSON-RPC error.
-    Rpc(RpcError),
+    Rpc(Box<RpcError>),
+    /// The rules of the tool itself forbid it: a domain error, told as a tool error.
+    Refused(Refusal),
     /// The tool's server could not be reached, died or broke the protocol.
     Transport {
         message: String,
@@ -202,4 +228,156 @@ pub enum Change {
     Tools,
     Prompts,
     Resources,
+}
+
+/// How many changes a slow listener may be behind before it is told only that it missed some.
+const CHANGES_MAX: usize = 64;
+
+/// What the router is made of.
+pub struct Parts {
+    pub ledger: Ledger,
+    pub salt: SaltKey,
+    /// This process, in the calls it starts.
+    pub runner: String,
+    pub lanes: Lanes,
+    pub captures: Captures,
+    /// Metadata from the configuration, by public tool name.
+    pub hints: std::collections::HashMap<String, Hints>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// Finds what a request names, runs it in its lane, and records both ends. Clones share it.
+#[derive(Clone)]
+pub struct Router {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: Parts,
+    board: RwLock<Arc<Board>>,
+    resolver: Resolver,
+    changes: broadcast::Sender<Change>,
+    /// Every call's task.
+    calls: TaskTracker,
+    /// Cancelled when running calls are to end.
+    halt: CancellationToken,
+    /// One publisher at a time, so that boards follow each other.
+    publishing: tokio::sync::Mutex<()>,
+}
+
+impl Router {
+    pub fn new(parts: Parts) -> Self {
+        let (changes, _) = broadcast::channel(CHANGES_MAX);
+        let inner = Inner {
+            parts,
+            board: RwLock::default(),
+            resolver: Resolver::default(),
+            changes,
+            calls: TaskTracker::new(),
+            halt: CancellationToken::new(),
+            publishing: tokio::sync::Mutex::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Runs a request to its recorded answer.
+    ///
+    /// Dropping it midway cancels the call; its ending is recorded all the same.
+    pub async fn call(&self, request: Request) -> Result<Answer, RpcError> {
+        let gone = request.cancel.clone().drop_guard();
+        let router = self.clone();
+        let call = self
+            .inner
+            .calls
+            .spawn(async move { router.run(request).await });
+        let answer = call.await.unwrap_or_else(|err| {
+            tracing::error!(%err, "a call's task failed");
+            Err(RpcError::internal())
+        });
+        gone.disarm();
+        answer
+    }
+
+    /// Waits for running calls; those that take longer than `patience` are cancelled, and recorded so.
+    pub async fn drain(&self, patience: std::time::Duration) {
+        self.inner.calls.close();
+        if tokio::time::timeout(patience, self.inner.calls.wait())
+            .await
+            .is_err()
+        {
+            self.inner.halt.cancel();
+            self.inner.calls.wait().await;
+        }
+    }
+
+    /// Everything on offer now.
+    pub fn offer(&self) -> Arc<Offer> {
+        self.board().offer.clone()
+    }
+
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Tells listeners that a list has changed.
+    pub fn notify(&self, change: Change) {
+        // Nobody listening is no fault.
+        let _ = self.inner.changes.send(change);
+    }
+
+    /// The tool of this public name or contract.
+    pub fn tool(&self, name: &str) -> Option<Arc<Entry>> {
+        self.board().tool(name)
+    }
+
+    /// Every tool, in the order of the offer.
+    pub fn tools(&self) -> Vec<Arc<Entry>> {
+        self.board().entries.clone()
+    }
+
+    /// Puts a source's offering in the place of what it offered before. Contracts are durable when this returns.
+    pub async fn put(&self, offering: Offering) -> Result<(), Stopped> {
+        let _one = self.inner.publishing.lock().await;
+        let (board, changed) = self
+            .board()
+            .with(offering, &self.inner.parts, &self.inner.resolver)
+            .await?;
+        *self
+            .inner
+            .board
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(board);
+        changed.into_iter().for_each(|change| self.notify(change));
+        Ok(())
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.inner.parts.ledger
+    }
+
+    fn board(&self) -> Arc<Board> {
+        self.inner
+            .board
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl RpcError {
+    pub fn new(code: i64, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            data: None,
+            record: None,
+        }
+    }
+
+    /// Ours broke: what happened is in the log of the server, not in the answer.
+    pub fn internal() -> Self {
+        Self::new(-32603, "internal error")
+    }
 }

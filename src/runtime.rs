@@ -4,4 +4,5 @@
 //! - a runtime answers with what came of one invocation, and records nothing;
 //! - whatever a runtime starts ends with it: no task, socket or process outlives it.
 
+pub mod gateway;
 pub mod upstream;

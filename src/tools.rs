@@ -1,1 +1,136 @@
-//! Room to be furnished.
+//! Builtin tools: one file a family, and this list.
+//!
+//! Invariants:
+//! - a tool's definition is its file in `schemas/tools`, the same bytes a client lists;
+//! - results are `{success: true, ...}`, refusals `{success: false, error}`: never a bare text.
+
+pub mod catalogue;
+pub mod conformance;
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    block::splice,
+    call::{Code, Refusal},
+    router::{
+        BoxFuture, Invocation, Offered, Offering, Outcome, Router, RpcError, Run, lane,
+        metadata::Hints,
+    },
+};
+
+/// The name builtin tools are published under.
+pub const SOURCE: &str = "builtin";
+/// Builtin tools come first in every list.
+const RANK: u32 = 0;
+
+/// One tool of this node: what it promises, where it belongs, and what does it.
+pub struct Builtin {
+    pub definition: &'static str,
+    pub category: &'static str,
+    pub lane: &'static str,
+    pub run: Arc<dyn Run>,
+}
+
+/// What every category is about.
+pub const CATEGORIES: &[(&str, &str)] = &[
+    (
+        "catalogue",
+        "find tools, read their contracts, call them by name",
+    ),
+    (
+        "provenance",
+        "ask what produced something, and check the answer",
+    ),
+];
+
+/// What a tool does with its arguments: a success object, or a domain error.
+pub type Done = Result<Value, Refusal>;
+
+/// All builtin tools as one offering.
+pub fn offering(tools: Vec<Builtin>) -> Offering {
+    let mut runs = HashMap::new();
+    let mut offered = Vec::new();
+    for tool in tools {
+        let definition: Box<RawValue> =
+            serde_json::from_str(tool.definition).expect("tests read every file of schemas/tools");
+        let name = splice::member(&definition, "name").ok().flatten();
+        let name: String = name
+            .and_then(|name| serde_json::from_str(name.get()).ok())
+            .unwrap_or_default();
+        let hints = Hints {
+            runtime: Some(tool.lane.to_owned()),
+            category: Some(tool.category.to_owned()),
+            ..Hints::default()
+        };
+        runs.insert(name.clone(), tool.run);
+        offered.push(Offered {
+            inner: name.clone(),
+            name,
+            definition,
+            hints,
+        });
+    }
+    Offering {
+        source: SOURCE.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        rank: RANK,
+        lane: Some(lane::BUILTIN.to_owned()),
+        tools: offered,
+        prompts: Vec::new(),
+        resources: Vec::new(),
+        templates: Vec::new(),
+        completions: false,
+        run: Arc::new(Dispatch(runs)),
+    }
+}
+
+/// Every builtin tool that needs nothing but the router.
+pub fn all(router: &Router) -> Vec<Builtin> {
+    catalogue::all(router)
+}
+
+/// Sends each invocation to the tool of its name.
+struct Dispatch(HashMap<String, Arc<dyn Run>>);
+
+impl Run for Dispatch {
+    fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
+        match self.0.get(&invocation.name) {
+            Some(run) => run.run(invocation),
+            None => {
+                let error = RpcError::new(-32602, format!("unknown tool: {}", invocation.name));
+                Box::pin(std::future::ready(Outcome::Rpc(Box::new(error))))
+            }
+        }
+    }
+}
+
+/// Reads the arguments of a call. The router has checked them against the schema, so a fault here is ours.
+pub fn arguments<T: DeserializeOwned>(invocation: &Invocation) -> Result<T, Refusal> {
+    let arguments = splice::member(&invocation.params, "arguments")
+        .ok()
+        .flatten();
+    serde_json::from_str(arguments.map_or("{}", RawValue::get))
+        .map_err(|err| Refusal::new(Code::InvalidArgument, format!("invalid input: {err}")))
+}
+
+/// What a tool did, as its result.
+pub fn outcome(done: Done) -> Outcome {
+    match done {
+        Ok(mut structured) => {
+            structured["success"] = json!(true);
+            let text = structured.to_string();
+            let result = json!({
+                "content": [{"type": "text", "text": text}],
+                "structuredContent": structured,
+            });
+            Outcome::Result {
+                result: splice::raw(result.to_string()),
+                is_error: false,
+            }
+        }
+        Err(refusal) => Outcome::Refused(refusal),
+    }
+}

@@ -26,7 +26,7 @@ const HEADERS_MAX: usize = 32 * 1024;
 /// How long headers may take, and a connection may stay open between requests.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long begun answers may take to end after a stop: less than the 10 s the whole process has.
-const DRAIN_MAX: Duration = Duration::from_secs(8);
+const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// The wait after a failed accept: most often there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -50,9 +50,15 @@ pub struct Lanes(HashMap<String, Arc<Lane>>);
 
 impl Lanes {
     /// The usual lanes with these changes; lanes of other names are added.
-    pub fn new(changes: impl IntoIterator<Item = (String, Option<usize>, Option<usize>, Option<Duration>)>) -> Self {
+    pub fn new(
+        changes: impl IntoIterator<Item = (String, Option<usize>, Option<usize>, Option<Duration>)>,
+    ) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let bounds = |concurrency, queue, seconds| Bounds { concurrency, queue, timeout: Duration::from_secs(seconds) };
+        let bounds = |concurrency, queue, seconds| Bounds {
+            concurrency,
+            queue,
+            timeout: Duration::from_secs(seconds),
+        };
         let mut lanes = HashMap::from([
             (BUILTIN.to_owned(), bounds(1_024, 8_192, 60)),
             (BLOCKING.to_owned(), bounds(cores, 1_024, 300)),
@@ -64,7 +70,12 @@ impl Lanes {
             lane.queue = queue.unwrap_or(lane.queue);
             lane.timeout = timeout.unwrap_or(lane.timeout);
         }
-        Self(lanes.into_iter().map(|(name, bounds)| (name.clone(), Arc::new(Lane::new(name, bounds)))).collect())
+        Self(
+            lanes
+                .into_iter()
+                .map(|(name, bounds)| (name.clone(), Arc::new(Lane::new(name, bounds))))
+                .collect(),
+        )
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<Lane>> {
@@ -84,13 +95,22 @@ impl Lanes {
 impl Lane {
     fn new(name: String, bounds: Bounds) -> Self {
         let permits = Semaphore::new(bounds.concurrency.clamp(1, Semaphore::MAX_PERMITS));
-        Self { name, bounds, permits, waiting: AtomicUsize::new(0) }
+        Self {
+            name,
+            bounds,
+            permits,
+            waiting: AtomicUsize::new(0),
+        }
     }
 
     /// Takes a place in the queue; none where it is full.
     pub fn join(&self) -> Option<Place<'_>> {
         let limit = self.bounds.queue + self.bounds.concurrency;
-        let joined = self.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1));
+        let joined = self
+            .waiting
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+                (n < limit).then_some(n + 1)
+            });
         joined.ok().map(|_| Place { lane: self })
     }
 
@@ -103,7 +123,11 @@ impl Lane {
 impl Place<'_> {
     /// Waits for the right to run, first come first served.
     pub async fn turn(&self) -> SemaphorePermit<'_> {
-        self.lane.permits.acquire().await.expect("a lane's semaphore is never closed")
+        self.lane
+            .permits
+            .acquire()
+            .await
+            .expect("a lane's semaphore is never closed")
     }
 }
 

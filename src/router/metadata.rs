@@ -18,8 +18,17 @@ const CACHE_MAX: usize = 16 * 1024;
 /// Where a tool runs that nothing else is known of.
 const DEFAULT_LANE: &str = "builtin";
 /// Words in a name that tell of work for the processor rather than for the network.
-const HEAVY_WORDS: &[&str] =
-    &["compress", "embed", "encrypt", "hash", "index", "render", "transcode", "train", "verify"];
+const HEAVY_WORDS: &[&str] = &[
+    "compress",
+    "embed",
+    "encrypt",
+    "hash",
+    "index",
+    "render",
+    "transcode",
+    "train",
+    "verify",
+];
 
 /// How much of a resource a tool asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,14 +52,20 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { max_retries: 0, backoff_ms: 1_000, backoff_factor: 2.0, max_backoff_ms: 60_000 }
+        Self {
+            max_retries: 0,
+            backoff_ms: 1_000,
+            backoff_factor: 2.0,
+            max_backoff_ms: 60_000,
+        }
     }
 }
 
 impl Retry {
     /// The pause before attempt `attempt` (1 is the first retry).
     pub fn pause_ms(&self, attempt: u32) -> u64 {
-        let grown = self.backoff_ms as f64 * self.backoff_factor.powi(attempt.saturating_sub(1) as i32);
+        let grown =
+            self.backoff_ms as f64 * self.backoff_factor.powi(attempt.saturating_sub(1) as i32);
         (grown as u64).min(self.max_backoff_ms)
     }
 }
@@ -116,7 +131,9 @@ impl Hints {
     /// What the tool's own `_meta` says, under [`META_KEY`]. Anything unreadable says nothing.
     pub fn of_meta(definition: &Value) -> Self {
         let hints = definition.get("_meta").and_then(|meta| meta.get(META_KEY));
-        hints.and_then(|hints| Self::deserialize(hints).ok()).unwrap_or_default()
+        hints
+            .and_then(|hints| Self::deserialize(hints).ok())
+            .unwrap_or_default()
     }
 
     /// These hints, and where they are silent, `others`.
@@ -147,14 +164,23 @@ impl Resolver {
         // What the registry says is asked first: it is as quick as the cache and the operator may have changed it.
         let place = (name.to_owned(), contract);
         if registry.is_none()
-            && let Some(found) = self.cache.read().ok().and_then(|cache| cache.get(&place).cloned())
+            && let Some(found) = self
+                .cache
+                .read()
+                .ok()
+                .and_then(|cache| cache.get(&place).cloned())
         {
             return found;
         }
-        let found = [(registry, Rule::Registry), (meta, Rule::Meta), (source, Rule::Source), (pattern(name), Rule::Pattern)]
-            .into_iter()
-            .find_map(|(lane, rule)| Some((lane.filter(|lane| known(lane))?.to_owned(), rule)))
-            .unwrap_or((DEFAULT_LANE.to_owned(), Rule::Default));
+        let found = [
+            (registry, Rule::Registry),
+            (meta, Rule::Meta),
+            (source, Rule::Source),
+            (pattern(name), Rule::Pattern),
+        ]
+        .into_iter()
+        .find_map(|(lane, rule)| Some((lane.filter(|lane| known(lane))?.to_owned(), rule)))
+        .unwrap_or((DEFAULT_LANE.to_owned(), Rule::Default));
         if let Ok(mut cache) = self.cache.write() {
             if cache.len() >= CACHE_MAX {
                 cache.clear();
@@ -167,6 +193,8 @@ impl Resolver {
 
 fn pattern(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
-    let heavy = name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| HEAVY_WORDS.contains(&word));
+    let heavy = name
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .any(|word| HEAVY_WORDS.contains(&word));
     heavy.then_some("blocking")
 }

@@ -1,12 +1,13 @@
 //! Upstream servers: MCP servers behind this one, each a child process or a URL.
 //!
 //! Invariants:
-//! - what an upstream offers and answers is kept as raw JSON; nothing it says is lost or printed anew;
+//! - what an upstream offers and answers is kept as raw JSON, byte for byte;
 //! - one task owns each upstream: it connects, follows its lists, and connects again when it is lost;
 //! - every request ends in a reply or one `Failure`, within its timeout, whatever the upstream does;
 //! - environment values, headers and URLs are in no error, log line or `Debug` text.
 
 mod child;
+mod headers;
 mod http;
 mod inbox;
 mod link;
@@ -26,7 +27,6 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use crate::runtime::upstream::wire::Protocol;
 use crate::runtime::upstream::{link::Link, owner::Owner};
 
 /// How an upstream is reached, and how long it may take.
@@ -86,6 +86,24 @@ pub struct Capabilities {
     pub tools_change: bool,
     pub prompts_change: bool,
     pub resources_change: bool,
+}
+
+/// How the two sides have agreed to talk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Revision 2026-07-28: no session, no handshake.
+    Modern,
+    /// A session opened by `initialize`, of the revision named.
+    Session(&'static str),
+}
+
+impl Protocol {
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::Modern => wire::MODERN,
+            Self::Session(version) => version,
+        }
+    }
 }
 
 /// What an upstream offers. While it is not `Ready`, the rest is what it offered last.
@@ -206,7 +224,7 @@ impl Upstream {
         }
     }
 
-    /// Ends the connection; a child process and all its children are gone when this returns.
+    /// Ends the connection; a child process and its whole group have been killed when this returns.
     pub async fn stop(&self) {
         self.stopping.cancel();
         let mut offered = self.offered.clone();

@@ -169,7 +169,7 @@ impl Keeper {
         let mut side = JoinSet::new();
         side.spawn(logging);
         let mut reader = tokio::spawn(reading);
-        let writer = tokio::spawn(writing);
+        let mut writer = tokio::spawn(writing);
         tokio::select! {
             biased;
             () = self.closing.cancelled() => {
@@ -184,6 +184,15 @@ impl Keeper {
                 let _ = timeout(DRAIN, &mut reader).await;
                 self.inbox.drain(|| Failure::Died);
                 self.inbox.lose(ended(status.ok()));
+            }
+            // A child that cannot be told anything is of no use, though it runs.
+            _ = &mut writer => {
+                let status = timeout(DRAIN, self.process.wait()).await.ok().and_then(Result::ok);
+                self.group.kill();
+                let _ = timeout(DRAIN, &mut reader).await;
+                self.inbox.drain(|| Failure::Died);
+                let _ = self.process.wait().await;
+                self.inbox.lose(ended(status));
             }
             end = &mut reader => {
                 let broken = match end {
@@ -220,11 +229,11 @@ impl Keeper {
 fn ended(status: Option<std::process::ExitStatus>) -> String {
     match status {
         Some(status) => format!("the process ended: {status}"),
-        None => "the process closed its output".to_owned(),
+        None => "the process closed its input or output".to_owned(),
     }
 }
 
-/// Writes message after message. Ends when the child takes no more; its exit or a timeout tells the callers.
+/// Writes message after message. Ends when the child takes no more.
 async fn write(mut stdin: ChildStdin, mut lines: mpsc::Receiver<String>) {
     while let Some(mut line) = lines.recv().await {
         line.push('\n');

@@ -14,20 +14,15 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::{Client, Response, Url, redirect};
-use serde_json::value::RawValue;
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 
-use crate::{
-    block::splice,
-    runtime::upstream::{
-        Failure,
-        inbox::{Answer, Inbox},
-        sse::Parser,
-        wire::{self, Protocol},
-    },
+use crate::runtime::upstream::{
+    Failure, Protocol,
+    headers::{self, SESSION, VERSION},
+    inbox::{Answer, Inbox},
+    sse::Parser,
 };
 
 /// The largest answer, or single event of a stream.
@@ -43,11 +38,6 @@ const RESUMES_MAX: usize = 5;
 /// The pause before a stream is opened again, where the server names none, and the longest it may name.
 const REOPEN: Duration = Duration::from_secs(1);
 const REOPEN_MAX: Duration = Duration::from_secs(30);
-
-const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
-const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-const METHOD: HeaderName = HeaderName::from_static("mcp-method");
-const NAME: HeaderName = HeaderName::from_static("mcp-name");
 
 pub struct Http {
     pub outbox: mpsc::Sender<String>,
@@ -76,12 +66,16 @@ impl Http {
         let url = Url::parse(url).map_err(|error| format!("the url is malformed: {error}"))?;
         // An error means that a provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
+        let mut client = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .default_headers(configured(headers)?)
-            .redirect(redirect::Policy::custom(same_origin))
-            .build()
-            .map_err(|error| format!("cannot prepare http: {error}"))?;
+            .default_headers(headers::configured(headers)?)
+            .redirect(redirect::Policy::custom(same_origin));
+        if url.scheme() == "http" {
+            // Without TLS, a machine without certificate authorities is good enough.
+            client = client.tls_certs_only([]);
+        }
+        let client = client.build();
+        let client = client.map_err(|error| format!("cannot prepare http: {}", cause(&error)))?;
         let wire = Arc::new(Wire {
             client,
             url,
@@ -160,7 +154,7 @@ impl Http {
 
     /// Ends the session, where there is one.
     pub async fn close(&self) {
-        if self.has_session() {
+        if self.has_session() && !self.expired() {
             let request = self.wire.client.delete(self.wire.url.clone());
             // The server ends an abandoned session by itself.
             let _ = request
@@ -249,6 +243,10 @@ impl Http {
         // A stream cut off midway ends like one that was closed.
         while let Ok(Some(bytes)) = response.chunk().await {
             for event in parser.push(&bytes).map_err(|_| Failure::TooLarge)? {
+                // An event without data only says where the stream can be taken up again.
+                if event.data.is_empty() {
+                    continue;
+                }
                 let text = String::from_utf8(event.data)
                     .map_err(|_| Failure::Broken("an event is not utf-8".to_owned()))?;
                 let back = self.wire.inbox.deliver(&text, context);
@@ -316,51 +314,6 @@ impl Wire {
     }
 }
 
-/// The headers by which the stateless revision shows a request's method and subject (SEP-2243).
-pub fn request_headers(method: &str, params: &RawValue) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(VERSION, HeaderValue::from_static(wire::MODERN));
-    if let Some(method) = header_value(method) {
-        headers.insert(METHOD, method);
-    }
-    let subject = match method {
-        "tools/call" | "prompts/get" => "name",
-        "resources/read" => "uri",
-        "tasks/get" | "tasks/update" | "tasks/cancel" => "taskId",
-        _ => return headers,
-    };
-    let subject = splice::member(params, subject).ok().flatten();
-    let subject = subject.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
-    if let Some(subject) = subject.and_then(|subject| header_value(&subject)) {
-        headers.insert(NAME, subject);
-    }
-    headers
-}
-
-/// `text` as a header value; what no header can carry as it is stands there in base64.
-fn header_value(text: &str) -> Option<HeaderValue> {
-    let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
-        && text.trim() == text
-        && !text.is_empty()
-        && !text.starts_with("=?base64?");
-    match plain {
-        true => HeaderValue::from_str(text).ok(),
-        false => HeaderValue::from_str(&format!("=?base64?{}?=", STANDARD.encode(text))).ok(),
-    }
-}
-
-fn configured(headers: &BTreeMap<String, String>) -> Result<HeaderMap, String> {
-    let mut map = HeaderMap::new();
-    for (name, value) in headers {
-        let malformed = || format!("header {name:?} is malformed");
-        let key = HeaderName::try_from(name.as_str()).map_err(|_| malformed())?;
-        let mut value = HeaderValue::try_from(value.as_str()).map_err(|_| malformed())?;
-        value.set_sensitive(true);
-        map.insert(key, value);
-    }
-    Ok(map)
-}
-
 /// Follows redirects within one origin only: configured headers are for nobody else.
 fn same_origin(attempt: redirect::Attempt) -> redirect::Action {
     let home = attempt.previous().first().map(Url::origin);
@@ -401,14 +354,18 @@ fn pause(parser: &Parser) -> Duration {
         .min(REOPEN_MAX)
 }
 
-/// What went wrong: the innermost cause, for the outer ones name the URL.
 fn describe(error: &reqwest::Error) -> String {
+    format!("cannot connect: {}", cause(error))
+}
+
+/// The innermost cause, for the outer ones may name the URL.
+fn cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
     match cause.is::<reqwest::Error>() {
-        true => "cannot connect".to_owned(),
-        false => format!("cannot connect: {cause}"),
+        true => "no cause is known".to_owned(),
+        false => cause.to_string(),
     }
 }

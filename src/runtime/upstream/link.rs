@@ -3,28 +3,28 @@
 //! Invariants:
 //! - a request that ends without an answer leaves nothing behind here, and the upstream is told.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ::http::HeaderMap;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use crate::{
-    block::splice,
-    runtime::upstream::{
-        Failure, Notification, Settings, Transport,
-        child::Child,
-        http::{self, Http},
-        inbox::{Answer, Inbox, Sink},
-        wire,
-        wire::Protocol,
-    },
+use crate::block::splice;
+use crate::runtime::upstream::{
+    Failure, Notification, Protocol, Settings, Transport,
+    child::Child,
+    headers::{self, Shown},
+    http::Http,
+    inbox::{Answer, Inbox, Sink},
+    wire,
 };
 
 pub struct Link {
     pub inbox: Arc<Inbox>,
     transport: Open,
     protocol: OnceLock<Protocol>,
+    /// Which arguments HTTP requests show in headers. Locked to read or replace, never across an await.
+    shown: Mutex<Shown>,
 }
 
 enum Open {
@@ -57,6 +57,7 @@ impl Link {
             inbox,
             transport,
             protocol: OnceLock::new(),
+            shown: Mutex::default(),
         })
     }
 
@@ -66,6 +67,11 @@ impl Link {
         if let Open::Http(http) = &self.transport {
             http.settle(protocol);
         }
+    }
+
+    /// Learns from the tools what their calls must show.
+    pub fn learn(&self, tools: &[Box<RawValue>]) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown::of(tools);
     }
 
     /// Asks in the protocol agreed on.
@@ -114,7 +120,10 @@ impl Link {
             }
             Open::Http(http) => {
                 let headers = match protocol {
-                    Protocol::Modern => http::request_headers(method, &params),
+                    Protocol::Modern => {
+                        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+                        headers::of_request(method, &params, &shown)
+                    }
                     Protocol::Session(_) => HeaderMap::new(),
                 };
                 // Without a session, closing the stream says it all.

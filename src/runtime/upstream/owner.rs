@@ -16,14 +16,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    block::splice::{self, member},
-    runtime::upstream::{
-        Capabilities, Failure, Offered, Reply, Settings, State,
-        inbox::Changes,
-        link::Link,
-        wire::{self, Protocol},
-    },
+use crate::block::splice::{self, member};
+use crate::runtime::upstream::{
+    Capabilities, Failure, Offered, Protocol, Reply, Settings, State, inbox::Changes, link::Link,
+    wire,
 };
 
 /// Pages read of one list.
@@ -39,7 +35,7 @@ const HEALTHY: Duration = Duration::from_secs(30);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Changes within this time are followed by one fetch.
 const GATHER: Duration = Duration::from_millis(100);
-/// The pause before a subscription that ended is opened again.
+/// The pause before a subscription that ended is opened again, or a list that failed fetched again.
 const RELISTEN: Duration = Duration::from_secs(5);
 
 pub struct Owner {
@@ -140,12 +136,17 @@ impl Owner {
                     let now = *changes.borrow_and_update();
                     let mut next = Offered::clone(&self.offered.borrow());
                     match self.refresh(link, &mut next, seen, now).await {
-                        Ok(()) => self.publish(|current| *current = next),
+                        Ok(()) => {
+                            seen = now;
+                            self.publish(|current| *current = next);
+                        }
+                        Err(_) if link.inbox.is_lost() => {}
                         Err(failure) => {
-                            tracing::warn!(upstream = %self.settings.name, %failure, "lists are kept as they were");
+                            tracing::warn!(upstream = %self.settings.name, %failure, "lists are kept for now");
+                            sleep(RELISTEN).await;
+                            link.inbox.all_changed();
                         }
                     }
-                    seen = now;
                 }
             }
         }
@@ -201,6 +202,7 @@ impl Owner {
         let can = offered.capabilities;
         if can.tools && seen.tools != now.tools {
             offered.tools = self.list(link, "tools/list", "tools").await?;
+            link.learn(&offered.tools);
         }
         if can.prompts && seen.prompts != now.prompts {
             offered.prompts = self.list(link, "prompts/list", "prompts").await?;

@@ -9,10 +9,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{
-    block::splice::{self, NotObject},
-    runtime::upstream::{Notification, Reply},
-};
+use crate::block::splice::{self, NotObject};
+use crate::runtime::upstream::{Notification, Protocol, Reply};
 
 /// The stateless revision: a request stands alone and carries its own envelope.
 pub const MODERN: &str = "2026-07-28";
@@ -25,24 +23,6 @@ const TOKEN: &str = "progressToken";
 pub const PROTOCOL_KEYS: &str = "io.modelcontextprotocol/";
 /// Names of our metadata: meant for us, and for nobody behind us.
 const OUR_KEYS: &str = "io.cairn/";
-
-/// How the two sides have agreed to talk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// Revision 2026-07-28: no session, no handshake.
-    Modern,
-    /// A session opened by `initialize`, of the revision named.
-    Session(&'static str),
-}
-
-impl Protocol {
-    pub fn version(self) -> &'static str {
-        match self {
-            Self::Modern => MODERN,
-            Self::Session(version) => version,
-        }
-    }
-}
 
 /// Text that is no JSON-RPC message.
 #[derive(Debug)]

@@ -54,6 +54,10 @@ def call(id, name, line, params):
         for _ in range(100):
             say('{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}')
         result(id, '{"content":[]}')
+    elif name == "deaf":
+        os.close(0)
+        result(id, '{"content":[]}')
+        time.sleep(1000)
     elif name == "stay":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         kid = subprocess.Popen(["sleep", "1000"])

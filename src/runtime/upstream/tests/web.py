@@ -22,7 +22,10 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        self.wfile.write(body)
+        try:
+            self.wfile.write(body)
+        except OSError:
+            self.close_connection = True
 
     def do_GET(self):
         last = self.headers.get("Last-Event-ID")
@@ -32,8 +35,8 @@ class Handler(BaseHTTPRequestHandler):
                    "text/event-stream")
 
     def do_DELETE(self):
-        sessions.remove(self.headers["Mcp-Session-Id"])
-        self.reply(200)
+        known = self.headers["Mcp-Session-Id"] in sessions
+        self.reply(200 if known else 404)
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
@@ -61,7 +64,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.result(id, {"protocolVersion": "2025-11-25", "capabilities": capabilities,
                                     "serverInfo": {"name": "web"}}, Mcp_Session_Id=sessions[-1])
         if method == "tools/list":
-            return self.result(id, {"tools": []})
+            shown = {"type": "object", "properties": {"in": {"properties": {"region": {
+                "type": "string", "x-mcp-header": "Region"}}}}}
+            return self.result(id, {"tools": [{"name": "headers", "inputSchema": shown}]})
         name = params["name"]
         if name == "forget":
             sessions.clear()
@@ -70,11 +75,13 @@ class Handler(BaseHTTPRequestHandler):
             runs.append(name)
             return self.result(id, {"runs": len(runs)})
         if name == "headers":
-            return self.result(id, {"secret": self.headers["X-Secret"], "name": self.headers["Mcp-Name"]})
+            return self.result(id, {"secret": self.headers["X-Secret"], "region": self.headers["Mcp-Param-Region"]})
         if name == "resume":
             return self.reply(200, "retry: 1\r\nid: e%s\r\ndata:\r\n\r\n" % id, "text/event-stream")
         if name == "cut":
             return self.reply(200, ": nothing\n\ndata: {\"json", "text/event-stream")
+        if name == "vast":
+            return self.result(id, {"text": "a" * (65 * 1024 * 1024)})
         if name == "other":
             return self.reply(200, '{"jsonrpc":"2.0","id":9999,"result":{}}')
         if name == "page":

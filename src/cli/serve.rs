@@ -1,0 +1,240 @@
+//! `cairn serve`, `cairn stdio`, `cairn wrap`: a node behind a door.
+
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::Context;
+
+use crate::{
+    auth::Access,
+    cli::{Serve, Stdio, Wrap},
+    config::{Config, LogFormat, Overrides},
+    event::Actor,
+    http::{self, App},
+    log::home::Home,
+    mcp,
+    node::{Node, Setup},
+    router::{Caller, Scope},
+    runtime::{gateway, upstream},
+    stdio,
+};
+
+/// Serves until SIGTERM or Ctrl-C, or until the ledger stops.
+pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
+    let overrides = Overrides {
+        listen: args.listen,
+        no_p2p: args.no_p2p,
+    };
+    let config = Config::load(args.config.as_deref(), std::env::vars(), &overrides)?;
+    trace(config.telemetry.log_format);
+    let home = Home::open(&args.data.data)?;
+    runtime()?.block_on(async {
+        let listener = tokio::net::TcpListener::bind(config.server.listen)
+            .await
+            .with_context(|| {
+                format!(
+                    "cannot listen on {}; choose another --listen",
+                    config.server.listen
+                )
+            })?;
+        let address = listener.local_addr()?;
+        let url = format!("http://{address}");
+        let owner = format!("`cairn serve` at {url} (process {})", std::process::id());
+        let _one = home.serve(&owner)?;
+        let setup = Setup {
+            home: &home,
+            config: &config,
+            owner,
+            upstreams: Vec::new(),
+            builtins: true,
+            fixtures: args.conformance_fixtures,
+        };
+        let node = Node::start(setup).await?;
+        let about = node.ledger.about();
+        if !quiet {
+            println!(
+                "cairn ready mcp={url}/mcp http={url} log={} key={}",
+                about.origin, about.vkey
+            );
+            // A reader that went away does not keep the server from serving.
+            let _ = std::io::stdout().flush();
+        }
+        let app = app(&config, &home, &node, args.conformance_fixtures)?;
+        let stop = node.stopping.clone();
+        let served = tokio::spawn(http::serve(listener, app, stop.clone()));
+        let failed = tokio::select! {
+            () = asked_to_stop() => false,
+            () = node.ledger.stopped() => true,
+        };
+        stop.cancel();
+        served.await.context("the door failed")??;
+        node.stop().await;
+        if failed {
+            anyhow::bail!("the ledger stopped: the log could not be written; see the error above");
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Serves this node on standard input and output.
+pub fn stdio(args: Stdio) -> anyhow::Result<ExitCode> {
+    let config = Config::load(
+        args.config.as_deref(),
+        std::env::vars(),
+        &Overrides::default(),
+    )?;
+    trace(config.telemetry.log_format);
+    on_stdio(&args.data.data, &config, Vec::new(), true)
+}
+
+/// Serves a wrapped server on standard input and output.
+pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
+    trace(LogFormat::Text);
+    let config = Config::load(None, [], &Overrides::default())?;
+    let (program, arguments) = args
+        .command
+        .split_first()
+        .context("name the server's program after `--`")?;
+    let name = args.name.unwrap_or_else(|| server_name(program, arguments));
+    let at = upstream::Settings {
+        name: name.clone(),
+        transport: upstream::Transport::Child {
+            command: program.clone(),
+            args: arguments.to_vec(),
+            env: Default::default(),
+            directory: None,
+        },
+        timeout: gateway::REQUEST_MAX,
+    };
+    let shown = gateway::Settings {
+        name,
+        prefix: String::new(),
+        enable: Vec::new(),
+        disable: Vec::new(),
+        rank: 1,
+        lane: None,
+        timeout_ms: None,
+    };
+    on_stdio(&args.data.data, &config, vec![(at, shown)], false)
+}
+
+/// What a server is called when nobody says: its program, or what a launcher is told to launch.
+fn server_name(program: &str, arguments: &[String]) -> String {
+    const LAUNCHERS: &[&str] = &["bun", "bunx", "deno", "node", "npx", "python", "python3", "uv", "uvx"];
+    let stem = |path: &str| {
+        let file = path.rsplit('/').next().unwrap_or(path);
+        file.split(['.', '@']).next().unwrap_or(file).to_owned()
+    };
+    let program = stem(program);
+    let launched = arguments.iter().find(|argument| !argument.starts_with('-') && *argument != "run");
+    let name = match launched {
+        Some(launched) if LAUNCHERS.contains(&program.as_str()) => stem(launched),
+        _ => program,
+    };
+    if name.is_empty() { "wrapped".to_owned() } else { name }
+}
+
+fn on_stdio(
+    data: &std::path::Path,
+    config: &Config,
+    upstreams: Vec<(upstream::Settings, gateway::Settings)>,
+    builtins: bool,
+) -> anyhow::Result<ExitCode> {
+    let home = Home::open(data)?;
+    let runtime = runtime()?;
+    let done = runtime.block_on(async {
+        let owner = format!(
+            "a cairn process on standard input and output (process {})",
+            std::process::id()
+        );
+        let setup = Setup {
+            home: &home,
+            config,
+            owner,
+            upstreams,
+            builtins,
+            fixtures: false,
+        };
+        let node = Node::start(setup).await?;
+        let settings = mcp::Settings {
+            instructions: None,
+            subscriptions: false,
+            shutdown: node.stopping.clone(),
+        };
+        let caller = Caller {
+            actor: Actor {
+                id: "local".to_owned(),
+                role: "client".to_owned(),
+                proof: None,
+            },
+            scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
+        };
+        let served = tokio::select! {
+            served = stdio::serve(Arc::new(node.router.clone()), settings, caller) => served,
+            () = asked_to_stop() => Ok(()),
+        };
+        node.stop().await;
+        served.context("standard input or output failed")?;
+        anyhow::Ok(ExitCode::SUCCESS)
+    });
+    // A read of standard input cannot be called back; it must not keep the process.
+    runtime.shutdown_background();
+    done
+}
+
+fn app(config: &Config, home: &Home, node: &Node, fixtures: bool) -> anyhow::Result<App> {
+    let access: Access = config.access(home.dir())?;
+    let settings = mcp::Settings {
+        instructions: None,
+        subscriptions: fixtures,
+        shutdown: node.stopping.clone(),
+    };
+    let ledger = node.ledger.clone();
+    Ok(App {
+        server: config.server.clone(),
+        access,
+        mcp: Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings)),
+        audit: axum::Router::new(),
+        ready: Box::new(move || Node::unready(&ledger)),
+        metrics: node.metrics.clone(),
+    })
+}
+
+/// Ends when the operating system asks the process to stop.
+async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        // Without a handler for Ctrl-C the process ends by it all the same.
+        Ok(()) = tokio::signal::ctrl_c() => {}
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// Log lines go to standard error: standard output belongs to programs.
+fn trace(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,cairn=info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A second initialisation is a test's; the first one stands.
+    let _ = match format {
+        LogFormat::Text => builder
+            .with_ansi(std::io::stderr().is_terminal())
+            .try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}

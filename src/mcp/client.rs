@@ -1,0 +1,231 @@
+//! The caller's side of one running request, as a tool sees it.
+//!
+//! A tool may run on any task, but the library ties what is sent to a client to the task that handles the
+//! request. So [`CallClient`] only queues, and [`relay`] sends from the handler's own task, which also
+//! keeps everything a tool said ahead of its answer.
+
+use std::pin::pin;
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use rmcp::{
+    ErrorData, Peer, RoleServer, ServiceError,
+    model::{CustomNotification, CustomRequest, ErrorCode, ServerNotification, ServerRequest},
+};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    answer::Era,
+    envelope::{INTERNAL_ERROR, METHOD_NOT_FOUND},
+};
+use crate::router::{BoxFuture, Client, RpcError};
+
+/// Messages of one request waiting to be sent to its client; later ones are dropped.
+const QUEUE_MAX: usize = 256;
+
+/// Log levels, least severe first (RFC 5424).
+const LEVELS: &[&str] = &[
+    "debug",
+    "info",
+    "notice",
+    "warning",
+    "error",
+    "critical",
+    "alert",
+    "emergency",
+];
+
+/// The capability a client declares to be asked each of these.
+const ASKABLE: &[(&str, &str)] = &[
+    ("sampling/createMessage", "sampling"),
+    ("elicitation/create", "elicitation"),
+    ("roots/list", "roots"),
+];
+
+/// Which log lines the client wants.
+#[derive(Clone, Copy, Debug)]
+pub enum Logs {
+    None,
+    All,
+    /// From this place in [`LEVELS`] on.
+    From(usize),
+}
+
+impl Logs {
+    pub fn from_level(level: &str) -> Option<Self> {
+        LEVELS
+            .iter()
+            .position(|known| *known == level)
+            .map(Self::From)
+    }
+
+    fn take(self, params: &Value) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::From(least) => params["level"]
+                .as_str()
+                .and_then(|level| LEVELS.iter().position(|known| *known == level))
+                .is_some_and(|level| level >= least),
+        }
+    }
+}
+
+/// Something to send while a request runs.
+pub enum Said {
+    Note(ServerNotification),
+    Ask(ServerRequest, oneshot::Sender<Result<Value, RpcError>>),
+}
+
+/// The tool's handle.
+pub struct CallClient {
+    said: mpsc::Sender<Said>,
+    era: Era,
+    logs: Logs,
+    capabilities: Value,
+}
+
+impl CallClient {
+    pub fn new(era: Era, logs: Logs, capabilities: Value) -> (Self, mpsc::Receiver<Said>) {
+        let (said, heard) = mpsc::channel(QUEUE_MAX);
+        (
+            Self {
+                said,
+                era,
+                logs,
+                capabilities,
+            },
+            heard,
+        )
+    }
+}
+
+impl Client for CallClient {
+    fn notify(&self, method: &str, params: Value) {
+        if method == "notifications/message" && !self.logs.take(&params) {
+            return;
+        }
+        // Progress must be typed: by its token the library finds the stream it belongs to.
+        let typed = (method == "notifications/progress")
+            .then(|| {
+                serde_json::from_value(json!({"method": method, "params": params.clone()})).ok()
+            })
+            .flatten();
+        let notification = typed.unwrap_or_else(|| {
+            ServerNotification::CustomNotification(CustomNotification::new(method, Some(params)))
+        });
+        // A full queue means a client that does not read: its progress is not worth waiting for.
+        let _ = self.said.try_send(Said::Note(notification));
+    }
+
+    fn request(&self, method: &str, params: Value) -> BoxFuture<'_, Result<Value, RpcError>> {
+        let declared = ASKABLE
+            .iter()
+            .any(|(known, needs)| *known == method && self.capabilities.get(needs).is_some());
+        let method = method.to_owned();
+        Box::pin(async move {
+            if self.era == Era::Stateless || !declared {
+                return Err(rpc_error(
+                    METHOD_NOT_FOUND,
+                    format!("the client cannot be asked {method}"),
+                ));
+            }
+            // The library's own types of these requests drop fields they do not know.
+            let request = ServerRequest::CustomRequest(CustomRequest::new(method, Some(params)));
+            let (reply, answer) = oneshot::channel();
+            let gone = || rpc_error(INTERNAL_ERROR, "the client is gone".to_owned());
+            self.said
+                .send(Said::Ask(request, reply))
+                .await
+                .map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        })
+    }
+
+    fn capabilities(&self) -> Value {
+        self.capabilities.clone()
+    }
+
+    fn stateless(&self) -> bool {
+        self.era == Era::Stateless
+    }
+}
+
+/// Runs `call` to its end, sending what is `heard` from it meanwhile. Nothing is sent once `cancel` has fired.
+pub async fn relay<T>(
+    call: impl Future<Output = T>,
+    mut heard: mpsc::Receiver<Said>,
+    peer: &Peer<RoleServer>,
+    cancel: &CancellationToken,
+) -> T {
+    let mut call = pin!(call);
+    let mut asking = FuturesUnordered::new();
+    let answer = loop {
+        tokio::select! {
+            biased;
+            Some(said) = heard.recv() => match said {
+                Said::Note(notification) => note(peer, notification, cancel).await,
+                Said::Ask(request, reply) => asking.push(async move {
+                    // The tool may have stopped waiting, and then nobody needs the answer.
+                    let _ = reply.send(ask(peer, request).await);
+                }),
+            },
+            Some(()) = asking.next() => {}
+            answer = &mut call => break answer,
+        }
+    };
+    while let Ok(said) = heard.try_recv() {
+        if let Said::Note(notification) = said {
+            note(peer, notification, cancel).await;
+        }
+    }
+    answer
+}
+
+pub fn rpc_error(code: i64, message: String) -> RpcError {
+    RpcError {
+        code,
+        message,
+        data: None,
+        record: None,
+    }
+}
+
+/// The library's form of an error; a code that does not fit JSON-RPC's range becomes an internal error.
+pub fn to_library(error: RpcError) -> ErrorData {
+    let code = i32::try_from(error.code).map_or(ErrorCode::INTERNAL_ERROR, ErrorCode);
+    ErrorData::new(code, error.message, error.data)
+}
+
+async fn note(
+    peer: &Peer<RoleServer>,
+    notification: ServerNotification,
+    cancel: &CancellationToken,
+) {
+    if !cancel.is_cancelled() {
+        // A client that is gone hears nothing; its request is cancelled by the door.
+        let _ = peer.send_notification(notification).await;
+    }
+}
+
+async fn ask(peer: &Peer<RoleServer>, request: ServerRequest) -> Result<Value, RpcError> {
+    match peer.send_request(request).await {
+        Ok(result) => serde_json::to_value(result).map_err(|_| {
+            rpc_error(
+                INTERNAL_ERROR,
+                "the client's answer cannot be read".to_owned(),
+            )
+        }),
+        Err(ServiceError::McpError(error)) => Err(RpcError {
+            code: error.code.0.into(),
+            message: error.message.into_owned(),
+            data: error.data,
+            record: None,
+        }),
+        Err(_) => Err(rpc_error(
+            INTERNAL_ERROR,
+            "the client did not answer".to_owned(),
+        )),
+    }
+}

@@ -1,0 +1,398 @@
+//! Envelopes: a JSON-RPC message as it came, read once before the protocol library sees it.
+//!
+//! Invariants:
+//! - what is [`read`] here is a well-formed message: one object, `"2.0"`, a string or integer id;
+//! - the params of every method we know have the shapes of [`SHAPES`];
+//! - `params` reach the router byte for byte; the library gets a copy without tool arguments.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json, value::RawValue};
+
+use super::answer::Era;
+use crate::{
+    block::Cid,
+    router::{Caller, Meta, RpcError},
+};
+
+/// Characters of an idempotency key.
+pub const IDEMPOTENCY_KEY_MAX: usize = 128;
+
+/// The revision that did away with sessions.
+pub const FIRST_STATELESS: &str = "2026-07-28";
+
+pub const PARSE_ERROR: i64 = -32700;
+pub const INVALID_REQUEST: i64 = -32600;
+pub const METHOD_NOT_FOUND: i64 = -32601;
+pub const INVALID_PARAMS: i64 = -32602;
+pub const INTERNAL_ERROR: i64 = -32603;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Text,
+    TextOrAbsent,
+    Object,
+    ObjectOrAbsent,
+}
+
+/// Methods that a request which stands alone does not have.
+const SESSION_ONLY: &[&str] = &[
+    "initialize",
+    "ping",
+    "logging/setLevel",
+    "resources/subscribe",
+    "resources/unsubscribe",
+];
+
+/// The params of the methods we know. `initialize` is here so that a wrong one is told so.
+const SHAPES: &[(&str, &[(&str, Shape)])] = &[
+    ("ping", &[]),
+    ("server/discover", &[]),
+    (
+        "initialize",
+        &[
+            ("protocolVersion", Shape::Text),
+            ("capabilities", Shape::Object),
+            ("clientInfo", Shape::Object),
+        ],
+    ),
+    (
+        "tools/call",
+        &[("name", Shape::Text), ("arguments", Shape::ObjectOrAbsent)],
+    ),
+    (
+        "prompts/get",
+        &[("name", Shape::Text), ("arguments", Shape::ObjectOrAbsent)],
+    ),
+    ("resources/read", &[("uri", Shape::Text)]),
+    ("resources/subscribe", &[("uri", Shape::Text)]),
+    ("resources/unsubscribe", &[("uri", Shape::Text)]),
+    ("tools/list", &[("cursor", Shape::TextOrAbsent)]),
+    ("prompts/list", &[("cursor", Shape::TextOrAbsent)]),
+    ("resources/list", &[("cursor", Shape::TextOrAbsent)]),
+    (
+        "resources/templates/list",
+        &[("cursor", Shape::TextOrAbsent)],
+    ),
+    (
+        "completion/complete",
+        &[("ref", Shape::Object), ("argument", Shape::Object)],
+    ),
+    ("logging/setLevel", &[("level", Shape::Text)]),
+    ("subscriptions/listen", &[("notifications", Shape::Object)]),
+];
+
+/// Methods whose params the library sees without what only the tool needs.
+const SLIMMED: &[&str] = &["tools/call", "prompts/get", "resources/read"];
+/// What of those params it does see: the names it compares with headers, and the metadata.
+const SLIMMED_FIELDS: &[&str] = &["name", "uri", "_meta"];
+
+/// A message that cannot be taken: what to answer, and to whom.
+#[derive(Debug)]
+pub struct Fault {
+    /// The request's id as JSON; `null` where it could not be read.
+    pub id: String,
+    pub code: i64,
+    pub message: String,
+    /// Whether the message itself is malformed, rather than what it asks for.
+    pub malformed: bool,
+}
+
+impl Fault {
+    /// The JSON-RPC error message.
+    pub fn to_json(&self) -> Vec<u8> {
+        let error = json!({"code": self.code, "message": self.message});
+        format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, self.id).into_bytes()
+    }
+}
+
+/// The caller's side of a request or notification: who asks, and exactly what.
+#[derive(Debug)]
+pub struct Asked {
+    pub caller: Caller,
+    /// The name or URI asked for; empty for methods that have none.
+    pub name: String,
+    pub params: Box<RawValue>,
+    pub meta: Meta,
+    /// `io.modelcontextprotocol/logLevel`
+    pub log_level: Option<String>,
+    /// `io.modelcontextprotocol/clientCapabilities`, or those of `initialize`.
+    pub capabilities: Option<Value>,
+}
+
+/// A message that may pass.
+pub enum Message<'a> {
+    /// A request or a notification, with the body the library is to read where it differs.
+    Asks {
+        asked: Arc<Asked>,
+        method: String,
+        /// The request's id as JSON; none for a notification.
+        id: Option<&'a str>,
+        slim: Option<Slim<'a>>,
+    },
+    /// An answer to something we asked the client.
+    Answers,
+}
+
+/// The library's copy of a request, before it is known whether it needs the arguments.
+pub struct Slim<'a> {
+    id: Option<&'a str>,
+    method: String,
+    fields: HashMap<String, &'a RawValue>,
+}
+
+impl Slim<'_> {
+    /// The request with the names and metadata of its params alone.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut out = String::from(r#"{"jsonrpc":"2.0","#);
+        if let Some(id) = self.id {
+            out.extend([r#""id":"#, id, ","]);
+        }
+        out.extend([r#""method":""#, &self.method, r#"","params":{"#]);
+        let mut comma = "";
+        for field in SLIMMED_FIELDS {
+            if let Some(value) = self.fields.get(*field) {
+                out.extend([comma, "\"", field, "\":", value.get()]);
+                comma = ",";
+            }
+        }
+        out.push_str("}}");
+        out.into_bytes()
+    }
+}
+
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    jsonrpc: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    method: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    error: Option<&'a RawValue>,
+}
+
+/// Keeps `null` apart from an absent field.
+pub fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
+}
+
+#[derive(Default, Deserialize)]
+struct MetaFields<'a> {
+    #[serde(rename = "io.cairn/idempotency-key")]
+    idempotency_key: Option<Value>,
+    #[serde(rename = "io.cairn/contract")]
+    contract: Option<Value>,
+    traceparent: Option<Value>,
+    #[serde(rename = "progressToken")]
+    progress_token: Option<Value>,
+    #[serde(rename = "io.modelcontextprotocol/protocolVersion")]
+    protocol_version: Option<Value>,
+    #[serde(rename = "io.modelcontextprotocol/logLevel")]
+    log_level: Option<Value>,
+    #[serde(borrow, rename = "io.modelcontextprotocol/clientCapabilities")]
+    capabilities: Option<&'a RawValue>,
+}
+
+/// Reads a message that is strict JSON, or says what is wrong with it.
+pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
+    let invalid = |id: Option<&RawValue>, message: &str| Fault {
+        id: id.map_or("null", RawValue::get).to_owned(),
+        code: INVALID_REQUEST,
+        message: message.to_owned(),
+        malformed: true,
+    };
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(invalid(
+            None,
+            "a message is one JSON object; batches are not taken",
+        ));
+    }
+    let fields: Fields = serde_json::from_slice(body)
+        .map_err(|_| invalid(None, "a message has each of its fields once"))?;
+    let id = fields.id.filter(|id| is_id(id));
+    if fields.id.is_some() && id.is_none() {
+        return Err(invalid(None, "id must be a string or an integer"));
+    }
+    if fields
+        .jsonrpc
+        .is_none_or(|version| version.get() != r#""2.0""#)
+    {
+        return Err(invalid(id, "jsonrpc must be \"2.0\""));
+    }
+    let Some(method) = fields.method else {
+        return match (id, fields.result, fields.error) {
+            (Some(_), Some(_), None) | (_, None, Some(_)) => Ok(Message::Answers),
+            _ => Err(invalid(
+                id,
+                "a message has a method, or an id and a result or an error",
+            )),
+        };
+    };
+    let Ok(method) = serde_json::from_str::<String>(method.get()) else {
+        return Err(invalid(id, "method must be a string"));
+    };
+    let fault = |error: RpcError, malformed| Fault {
+        id: id.map_or("null", RawValue::get).to_owned(),
+        code: error.code,
+        message: error.message,
+        malformed,
+    };
+    let params = fields.params.map_or("{}", RawValue::get);
+    let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(params) else {
+        return Err(fault(invalid_params("params must be an object"), true));
+    };
+    if fields
+        .get("_meta")
+        .is_some_and(|meta| !meta.get().starts_with('{'))
+    {
+        return Err(fault(invalid_params("_meta must be an object"), true));
+    }
+    let (asked, era) = ask(params, &fields, caller).map_err(|error| fault(error, false))?;
+    if id.is_some() && is_known(&method, era) {
+        check_shape(&method, &fields).map_err(|error| fault(error, false))?;
+    }
+    let slim = SLIMMED.contains(&method.as_str()).then(|| Slim {
+        id: id.map(RawValue::get),
+        method: method.clone(),
+        fields,
+    });
+    let id = id.map(RawValue::get);
+    Ok(Message::Asks {
+        asked: Arc::new(asked),
+        method,
+        id,
+        slim,
+    })
+}
+
+/// Whether `method` is one of MCP's that we answer in `era`.
+pub fn is_known(method: &str, era: Era) -> bool {
+    let removed = era == Era::Stateless && SESSION_ONLY.contains(&method);
+    !removed && SHAPES.iter().any(|(known, _)| *known == method)
+}
+
+pub fn invalid_params(message: impl Into<String>) -> RpcError {
+    RpcError {
+        code: INVALID_PARAMS,
+        message: message.into(),
+        data: None,
+        record: None,
+    }
+}
+
+fn is_id(id: &RawValue) -> bool {
+    id.get().starts_with('"') || serde_json::from_str::<i64>(id.get()).is_ok()
+}
+
+fn check_shape(method: &str, fields: &HashMap<String, &RawValue>) -> Result<(), RpcError> {
+    let shapes = SHAPES
+        .iter()
+        .find(|(known, _)| *known == method)
+        .map_or(&[][..], |(_, shapes)| shapes);
+    for (field, shape) in shapes {
+        let first = fields.get(*field).map(|value| value.get().as_bytes()[0]);
+        let (fits, wanted) = match shape {
+            Shape::Text => (first == Some(b'"'), "a string"),
+            Shape::TextOrAbsent => (first.is_none_or(|byte| byte == b'"'), "a string"),
+            Shape::Object => (first == Some(b'{'), "an object"),
+            Shape::ObjectOrAbsent => (first.is_none_or(|byte| byte == b'{'), "an object"),
+        };
+        if !fits {
+            return Err(invalid_params(format!(
+                "{method}: {field} must be {wanted}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn ask(
+    params: &str,
+    fields: &HashMap<String, &RawValue>,
+    caller: &Caller,
+) -> Result<(Asked, Era), RpcError> {
+    let text = |field| {
+        let value: &&RawValue = fields.get(field)?;
+        serde_json::from_str::<String>(value.get()).ok()
+    };
+    let meta: MetaFields = match fields.get("_meta") {
+        Some(meta) => serde_json::from_str(meta.get())
+            .map_err(|_| invalid_params("_meta has each of its fields once"))?,
+        None => MetaFields::default(),
+    };
+    let capabilities = meta
+        .capabilities
+        .or_else(|| fields.get("capabilities").copied())
+        .and_then(|capabilities| serde_json::from_str(capabilities.get()).ok());
+    let era = match meta.protocol_version.as_ref().and_then(Value::as_str) {
+        // Revisions are dates, and compare as text.
+        Some(version) if version >= FIRST_STATELESS => Era::Stateless,
+        _ => Era::Session,
+    };
+    let asked = Asked {
+        caller: caller.clone(),
+        name: text("name").or_else(|| text("uri")).unwrap_or_default(),
+        params: RawValue::from_string(params.to_owned())
+            .expect("params were read as JSON a moment ago"),
+        log_level: meta
+            .log_level
+            .as_ref()
+            .and_then(Value::as_str)
+            .map(str::to_owned),
+        capabilities,
+        meta: Meta {
+            idempotency_key: meta.idempotency_key.map(idempotency_key).transpose()?,
+            contract: meta.contract.map(contract).transpose()?,
+            traceparent: meta.traceparent.and_then(traceparent),
+            progress_token: meta.progress_token,
+        },
+    };
+    Ok((asked, era))
+}
+
+fn idempotency_key(value: Value) -> Result<String, RpcError> {
+    match value {
+        Value::String(key) if (1..=IDEMPOTENCY_KEY_MAX).contains(&key.chars().count()) => Ok(key),
+        _ => Err(invalid_params(
+            "io.cairn/idempotency-key must be a string of 1 to 128 characters",
+        )),
+    }
+}
+
+fn contract(value: Value) -> Result<Cid, RpcError> {
+    value
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| invalid_params("io.cairn/contract must be the CID of a contract"))
+}
+
+/// A `traceparent` that follows W3C Trace Context (section 3.2.2); anything else counts as absent.
+fn traceparent(value: Value) -> Option<String> {
+    let Value::String(text) = value else {
+        return None;
+    };
+    let parts: Vec<&str> = text.split('-').collect();
+    let hex = |part: &str, len| {
+        part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let nonzero = |part: &str| part.bytes().any(|byte| byte != b'0');
+    let [version, trace, parent, flags, more @ ..] = parts.as_slice() else {
+        return None;
+    };
+    let valid = hex(version, 2)
+        && *version != "ff"
+        && hex(trace, 32)
+        && nonzero(trace)
+        && hex(parent, 16)
+        && nonzero(parent)
+        && hex(flags, 2)
+        && (more.is_empty() || *version != "00");
+    valid.then_some(text)
+}

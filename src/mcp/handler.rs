@@ -1,0 +1,527 @@
+//! The handler: each MCP method, as the protocol library calls it.
+//!
+//! Invariants:
+//! - a list nobody declared is an unknown method, never an empty list;
+//! - results leave as parcels of raw bytes (see `raw`); only the handshake is typed.
+
+#![expect(deprecated, reason = "the session era still sets log levels")]
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use rmcp::{
+    ErrorData, RoleServer, ServerHandler,
+    model::{
+        CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams,
+        CompleteResult, CustomRequest, CustomResult, DiscoverResult, ErrorCode, Extensions,
+        GetPromptRequestParams, GetPromptResponse, GetPromptResult, Implementation,
+        InitializeRequestParams, InitializeResult, ListPromptsResult, ListResourceTemplatesResult,
+        ListResourcesResult, ListToolsResult, MetaObject, PaginatedRequestParams, ProtocolVersion,
+        ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, ServerCapabilities,
+        SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool,
+        UnsubscribeRequestParams,
+    },
+    service::{NotificationContext, RequestContext, SubscriptionContext},
+};
+use serde_json::{Value, json, value::RawValue};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    Shared,
+    answer::{Era, LIST_TTL_MS, READ_TTL_MS, finish, finish_error},
+    client::{CallClient, Logs, relay, rpc_error, to_library},
+    envelope::{Asked, FIRST_STATELESS, INTERNAL_ERROR, invalid_params, is_known},
+    list::page,
+    raw::pack,
+};
+use crate::router::{self, Change, Client, Listed, Method, Offer, Request, RpcError};
+
+/// Revisions we speak. 2024-11-05 has another transport and is not among them.
+const VERSIONS: &[ProtocolVersion] = &[
+    ProtocolVersion::V_2025_03_26,
+    ProtocolVersion::V_2025_06_18,
+    ProtocolVersion::V_2025_11_25,
+    ProtocolVersion::V_2026_07_28,
+];
+
+/// What marks a tool whose arguments are mirrored in headers (SEP-2243).
+const HEADER_MARK: &str = "x-mcp-header";
+
+/// One session, or one request that stands alone.
+pub struct Handler {
+    shared: Arc<Shared>,
+    session: OnceLock<Session>,
+}
+
+/// What a session remembers.
+struct Session {
+    capabilities: Value,
+    logs: Mutex<Logs>,
+    open: CancellationToken,
+    /// Ends the session's watch over the lists with the handler.
+    _close: DropGuard,
+}
+
+impl Handler {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            session: OnceLock::new(),
+        }
+    }
+
+    /// Asks the router, and gives the parcel of its answer.
+    async fn recorded(
+        &self,
+        method: Method,
+        ttl_ms: Option<u64>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<MetaObject, ErrorData> {
+        let asked = asked(&context.extensions)?;
+        let era = era(&context);
+        let (client, heard) =
+            CallClient::new(era, self.logs(asked, era), self.capabilities(asked, era));
+        let request = Request {
+            method,
+            name: asked.name.clone(),
+            params: asked.params.clone(),
+            meta: asked.meta.clone(),
+            caller: asked.caller.clone(),
+            client: Arc::new(client) as Arc<dyn Client>,
+            cancel: context.ct.clone(),
+            cause: None,
+        };
+        let call = self.shared.router.call(request);
+        let answer = relay(call, heard, &context.peer, &context.ct).await;
+        let answer = answer.map_err(finish_error).map_err(to_library)?;
+        finish(answer.result.get(), era, ttl_ms, answer.record.as_ref())
+            .map(pack)
+            .map_err(|error| {
+                to_library(finish_error(RpcError {
+                    record: answer.record,
+                    ..error
+                }))
+            })
+    }
+
+    /// The parcel of one page of `items`.
+    fn listed<T>(
+        &self,
+        key: &str,
+        items: &[T],
+        entry: impl Fn(&T) -> (&str, &RawValue),
+        params: Option<PaginatedRequestParams>,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<MetaObject, ErrorData> {
+        let cursor = params.and_then(|params| params.cursor);
+        page(key, items, entry, cursor.as_deref())
+            .and_then(|page| finish(&page, era(context), Some(LIST_TTL_MS), None))
+            .map(pack)
+            .map_err(to_library)
+    }
+
+    fn offer(&self) -> Arc<Offer> {
+        self.shared.router.offer()
+    }
+
+    fn logs(&self, asked: &Asked, era: Era) -> Logs {
+        match era {
+            Era::Stateless => asked
+                .log_level
+                .as_deref()
+                .and_then(Logs::from_level)
+                .unwrap_or(Logs::None),
+            Era::Session => self.session.get().map_or(Logs::All, |session| {
+                *session.logs.lock().unwrap_or_else(PoisonError::into_inner)
+            }),
+        }
+    }
+
+    fn capabilities(&self, asked: &Asked, era: Era) -> Value {
+        match era {
+            Era::Stateless => asked.capabilities.clone(),
+            Era::Session => self
+                .session
+                .get()
+                .map(|session| session.capabilities.clone()),
+        }
+        .unwrap_or_else(|| json!({}))
+    }
+}
+
+impl ServerHandler for Handler {
+    fn supported_protocol_versions(&self) -> Cow<'static, [ProtocolVersion]> {
+        Cow::Borrowed(VERSIONS)
+    }
+
+    fn get_info(&self) -> InitializeResult {
+        let mut info = InitializeResult::new(capabilities(
+            &self.offer(),
+            self.shared.settings.subscriptions,
+        ));
+        info.server_info = Implementation::new("cairn", env!("CARGO_PKG_VERSION"));
+        info.instructions = self.shared.settings.instructions.clone();
+        info
+    }
+
+    async fn initialize(
+        &self,
+        request: InitializeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<InitializeResult, ErrorData> {
+        let open = CancellationToken::new();
+        let session = Session {
+            capabilities: asked(&context.extensions)?
+                .capabilities
+                .clone()
+                .unwrap_or_else(|| json!({})),
+            logs: Mutex::new(Logs::All),
+            _close: open.clone().drop_guard(),
+            open,
+        };
+        // A second `initialize` on one session changes nothing of the first.
+        let _ = self.session.set(session);
+        let result = self.negotiate_initialize(&request)?;
+        context.peer.set_peer_info(request);
+        Ok(result)
+    }
+
+    /// Tells the session of changed lists until it ends.
+    async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
+        let Some(session) = self.session.get() else {
+            return;
+        };
+        let (open, peer) = (session.open.clone(), context.peer);
+        let mut changes = self.shared.router.changes();
+        tokio::spawn(open.run_until_cancelled_owned(async move {
+            while let Some(changed) = changed(changes.recv().await) {
+                for change in changed {
+                    let sent = match change {
+                        Change::Tools => peer.notify_tool_list_changed().await,
+                        Change::Prompts => peer.notify_prompt_list_changed().await,
+                        Change::Resources => peer.notify_resource_list_changed().await,
+                    };
+                    if sent.is_err() {
+                        return;
+                    }
+                }
+            }
+        }));
+    }
+
+    async fn discover(&self, _: RequestContext<RoleServer>) -> Result<DiscoverResult, ErrorData> {
+        let versions = self.supported_protocol_versions().into_owned();
+        Ok(DiscoverResult::from_server_info(versions, self.get_info()).with_ttl_ms(LIST_TTL_MS))
+    }
+
+    async fn call_tool(
+        &self,
+        _: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let mut result = CallToolResult::success(Vec::new());
+        result.meta = Some(self.recorded(Method::ToolsCall, None, context).await?);
+        Ok(CallToolResponse::Complete(result))
+    }
+
+    async fn get_prompt(
+        &self,
+        _: GetPromptRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        declared(!self.offer().prompts.is_empty(), "prompts/get")?;
+        let mut result = GetPromptResult::new(Vec::new());
+        result.meta = Some(self.recorded(Method::PromptsGet, None, context).await?);
+        Ok(GetPromptResponse::Complete(result))
+    }
+
+    async fn read_resource(
+        &self,
+        _: ReadResourceRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        declared(has_resources(&self.offer()), "resources/read")?;
+        let mut result = ReadResourceResult::new(Vec::new());
+        result.meta = Some(
+            self.recorded(Method::ResourcesRead, Some(READ_TTL_MS), context)
+                .await?,
+        );
+        Ok(ReadResourceResponse::Complete(result))
+    }
+
+    async fn complete(
+        &self,
+        _: CompleteRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        declared(self.offer().completions, "completion/complete")?;
+        let mut result = CompleteResult::default();
+        result.meta = Some(self.recorded(Method::Complete, None, context).await?);
+        Ok(result)
+    }
+
+    async fn list_tools(
+        &self,
+        params: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        let offer = self.offer();
+        declared(!offer.tools.is_empty(), "tools/list")?;
+        let meta = self.listed("tools", &offer.tools, tool_entry, params, &context)?;
+        Ok(ListToolsResult {
+            meta: Some(meta),
+            ..ListToolsResult::default()
+        })
+    }
+
+    async fn list_prompts(
+        &self,
+        params: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        let offer = self.offer();
+        declared(!offer.prompts.is_empty(), "prompts/list")?;
+        let meta = self.listed("prompts", &offer.prompts, listed_entry, params, &context)?;
+        Ok(ListPromptsResult {
+            meta: Some(meta),
+            ..ListPromptsResult::default()
+        })
+    }
+
+    async fn list_resources(
+        &self,
+        params: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        let offer = self.offer();
+        declared(has_resources(&offer), "resources/list")?;
+        let meta = self.listed(
+            "resources",
+            &offer.resources,
+            listed_entry,
+            params,
+            &context,
+        )?;
+        Ok(ListResourcesResult {
+            meta: Some(meta),
+            ..ListResourcesResult::default()
+        })
+    }
+
+    async fn list_resource_templates(
+        &self,
+        params: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        let offer = self.offer();
+        declared(has_resources(&offer), "resources/templates/list")?;
+        let meta = self.listed(
+            "resourceTemplates",
+            &offer.templates,
+            listed_entry,
+            params,
+            &context,
+        )?;
+        Ok(ListResourceTemplatesResult {
+            meta: Some(meta),
+            ..ListResourceTemplatesResult::default()
+        })
+    }
+
+    async fn set_level(
+        &self,
+        request: SetLevelRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let session = self
+            .session
+            .get()
+            .ok_or_else(|| method_not_found("logging/setLevel"))?;
+        let level = serde_json::to_value(request.level).unwrap_or_default();
+        let logs = level.as_str().and_then(Logs::from_level);
+        let logs =
+            logs.ok_or_else(|| to_library(invalid_params("logging/setLevel: unknown level")))?;
+        *session.logs.lock().unwrap_or_else(PoisonError::into_inner) = logs;
+        Ok(())
+    }
+
+    async fn subscribe(
+        &self,
+        request: SubscribeRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        declared(self.shared.settings.subscriptions, "resources/subscribe")?;
+        if self
+            .offer()
+            .resources
+            .iter()
+            .any(|resource| resource.name == request.uri)
+        {
+            return Ok(());
+        }
+        let data = json!({"uri": request.uri});
+        Err(ErrorData::resource_not_found(
+            "there is no such resource",
+            Some(data),
+        ))
+    }
+
+    async fn unsubscribe(
+        &self,
+        _: UnsubscribeRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        declared(self.shared.settings.subscriptions, "resources/unsubscribe")
+    }
+
+    /// Everything asked for: the library keeps of it what the capabilities declare.
+    fn accepted_subscription_filter(
+        &self,
+        requested: &SubscriptionFilter,
+    ) -> Option<SubscriptionFilter> {
+        Some(requested.clone())
+    }
+
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        let Ok(_permit) = self.shared.listeners.try_acquire() else {
+            let message = "all listen streams are in use; try again later".to_owned();
+            return Err(to_library(rpc_error(INTERNAL_ERROR, message)));
+        };
+        let mut changes = self.shared.router.changes();
+        let sink = context.sink();
+        loop {
+            let received = tokio::select! {
+                received = changes.recv() => received,
+                () = context.cancelled() => return Ok(()),
+                () = self.shared.settings.shutdown.cancelled() => return Ok(()),
+            };
+            let Some(changed) = changed(received) else {
+                return Ok(());
+            };
+            for change in changed {
+                // An error here says that this change was not asked for, or that nobody listens any more.
+                let _ = match change {
+                    Change::Tools => sink.notify_tool_list_changed().await,
+                    Change::Prompts => sink.notify_prompt_list_changed().await,
+                    Change::Resources => sink.notify_resource_list_changed().await,
+                };
+            }
+        }
+    }
+
+    /// The schema the library checks mirrored headers against; none for tools that have no such header.
+    fn get_tool(&self, name: &str) -> Option<Tool> {
+        let offer = self.offer();
+        let definition = header_tool(&offer, name)?;
+        serde_json::from_str(definition).ok()
+    }
+
+    /// Where the library puts what it could not read: a method we do not have, or params it does not take.
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        if is_known(&request.method, era(&context)) {
+            let message = format!(
+                "{}: the params do not have the shape of this method",
+                request.method
+            );
+            return Err(to_library(invalid_params(message)));
+        }
+        Err(method_not_found(&request.method))
+    }
+}
+
+/// The definition of the tool `name` when some of its arguments are mirrored in headers.
+pub fn header_tool<'a>(offer: &'a Offer, name: &str) -> Option<&'a str> {
+    let tool = offer.tools.iter().find(|tool| tool.name == name)?;
+    Some(tool.definition.get()).filter(|definition| definition.contains(HEADER_MARK))
+}
+
+fn tool_entry(tool: &Arc<router::Tool>) -> (&str, &RawValue) {
+    (&tool.name, &tool.definition)
+}
+
+fn listed_entry(item: &Arc<Listed>) -> (&str, &RawValue) {
+    (&item.name, &item.definition)
+}
+
+fn has_resources(offer: &Offer) -> bool {
+    !offer.resources.is_empty() || !offer.templates.is_empty()
+}
+
+fn capabilities(offer: &Offer, subscriptions: bool) -> ServerCapabilities {
+    let mut declared = json!({"logging": {}});
+    let mut declare = |when: bool, key: &str, value: Value| {
+        if when {
+            declared[key] = value;
+        }
+    };
+    declare(
+        !offer.tools.is_empty(),
+        "tools",
+        json!({"listChanged": true}),
+    );
+    declare(
+        !offer.prompts.is_empty(),
+        "prompts",
+        json!({"listChanged": true}),
+    );
+    let resources = if subscriptions {
+        json!({"listChanged": true, "subscribe": true})
+    } else {
+        json!({"listChanged": true})
+    };
+    declare(has_resources(offer), "resources", resources);
+    declare(offer.completions, "completions", json!({}));
+    serde_json::from_value(declared).expect("these are the library's own field names")
+}
+
+fn declared(declared: bool, method: &str) -> Result<(), ErrorData> {
+    if declared {
+        Ok(())
+    } else {
+        Err(method_not_found(method))
+    }
+}
+
+fn method_not_found(method: &str) -> ErrorData {
+    ErrorData::new(
+        ErrorCode::METHOD_NOT_FOUND,
+        format!("there is no method {method}"),
+        None,
+    )
+}
+
+fn era(context: &RequestContext<RoleServer>) -> Era {
+    match context.protocol_version() {
+        Some(version) if version.as_str() >= FIRST_STATELESS => Era::Stateless,
+        _ => Era::Session,
+    }
+}
+
+/// What the door read of this request: straight in the extensions on stdio, in the request's parts over HTTP.
+fn asked(extensions: &Extensions) -> Result<&Arc<Asked>, ErrorData> {
+    extensions
+        .get::<Arc<Asked>>()
+        .or_else(|| extensions.get::<http::request::Parts>()?.extensions.get())
+        .ok_or_else(|| {
+            to_library(rpc_error(
+                INTERNAL_ERROR,
+                "the request was not read".to_owned(),
+            ))
+        })
+}
+
+/// The lists to announce; none once the router is gone. After missing some, all of them.
+fn changed(received: Result<Change, RecvError>) -> Option<Vec<Change>> {
+    match received {
+        Ok(change) => Some(vec![change]),
+        Err(RecvError::Lagged(_)) => Some(vec![Change::Tools, Change::Prompts, Change::Resources]),
+        Err(RecvError::Closed) => None,
+    }
+}

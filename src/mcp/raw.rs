@@ -1,0 +1,93 @@
+//! Parcels: how a finished result passes through the protocol library untouched.
+//!
+//! The library's types drop the fields they do not know and print JSON anew. So the handler never gives it
+//! a real result: it [`pack`]s the finished bytes as one string in the `_meta` of an empty typed result,
+//! and where messages leave, [`unpack`] puts the bytes back in the place of that result. A parcel carries
+//! its content with it, so a resumed stream needs no table and nothing can leak or go stale.
+//!
+//! Invariants:
+//! - every result made here is packed, so nothing a tool says can pose as a parcel;
+//! - the bytes of the result in [`unpack`]'s message are those given to [`pack`].
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use rmcp::model::MetaObject;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+const PARCEL: &str = "io.cairn/parcel";
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(borrow)]
+    id: &'a RawValue,
+    #[serde(borrow)]
+    result: Packed<'a>,
+}
+
+#[derive(Deserialize)]
+struct Packed<'a> {
+    #[serde(borrow, rename = "_meta")]
+    meta: Parcel<'a>,
+}
+
+#[derive(Deserialize)]
+struct Parcel<'a> {
+    #[serde(borrow, rename = "io.cairn/parcel")]
+    content: Cow<'a, str>,
+}
+
+/// The `_meta` of a typed result that stands for the result object `content`.
+pub fn pack(content: String) -> MetaObject {
+    let mut meta = MetaObject::new();
+    meta.0.insert(PARCEL.to_owned(), Value::String(content));
+    meta
+}
+
+/// The JSON-RPC message with its packed result put back; none when `message` holds no parcel.
+pub fn unpack(message: &[u8]) -> Option<Vec<u8>> {
+    let message = str::from_utf8(message).ok()?;
+    if !message.contains(PARCEL) {
+        return None;
+    }
+    let Message { id, result } = serde_json::from_str(message).ok()?;
+    let content = result.meta.content;
+    let mut out = Vec::with_capacity(content.len() + 64);
+    out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
+    out.extend_from_slice(id.get().as_bytes());
+    out.extend_from_slice(br#","result":"#);
+    out.extend_from_slice(content.as_bytes());
+    out.push(b'}');
+    Some(out)
+}
+
+/// Like [`unpack`], for one server-sent event.
+pub fn unpack_event(event: Bytes) -> Bytes {
+    const DATA: &[u8] = b"data: ";
+    let Some(start) = event.windows(DATA.len()).position(|at| at == DATA) else {
+        return event;
+    };
+    let start = start + DATA.len();
+    let Some(len) = event[start..].iter().position(|byte| *byte == b'\n') else {
+        return event;
+    };
+    let Some(mut message) = unpack(&event[start..start + len]) else {
+        return event;
+    };
+    one_line(&mut message);
+    let mut out = Vec::with_capacity(event.len());
+    out.extend_from_slice(&event[..start]);
+    out.extend_from_slice(&message);
+    out.extend_from_slice(&event[start + len..]);
+    out.into()
+}
+
+/// Makes JSON fit on one line. Strict JSON has line ends only between its tokens, where a space says the same.
+pub fn one_line(json: &mut [u8]) {
+    for byte in json {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! A node: the ledger, the router and the upstreams of one data directory, put together and taken apart in order.
+//!
+//! Invariants:
+//! - nothing is answered before the log is open and checked;
+//! - on the way down, calls end first, then upstreams, then the ledger: every start has its ending in the log.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{sync::oneshot, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    block::payload::SaltKey,
+    config::{self, Config},
+    ledger::{
+        GROUP_MAX, Ledger, Stopped,
+        opening::{self, OpenError},
+        sharing::{self, Member, Sharing},
+    },
+    log::home::{Home, HomeError},
+    metrics::Metrics,
+    router::{
+        Parts, Router,
+        capture::{Capture, Captures},
+        lane::Lanes,
+        metadata::{Hints, Need, Retry},
+    },
+    runtime::{
+        gateway,
+        upstream::{self, Upstream},
+    },
+    tools,
+};
+
+/// How long the first start waits for upstreams before it serves without them.
+const UPSTREAM_WAIT: Duration = Duration::from_secs(10);
+/// How long running calls may take to end on the way down.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// A running node.
+pub struct Node {
+    pub ledger: Ledger,
+    pub router: Router,
+    pub metrics: Arc<Metrics>,
+    /// Cancelled when the node is to stop; whatever serves its callers watches it.
+    pub stopping: CancellationToken,
+    sharing: Sharing,
+    followers: JoinSet<()>,
+}
+
+/// What a node is started with.
+pub struct Setup<'a> {
+    pub home: &'a Home,
+    pub config: &'a Config,
+    /// Said to whoever finds the data directory in use.
+    pub owner: String,
+    /// Upstreams beside the configured ones.
+    pub upstreams: Vec<(upstream::Settings, gateway::Settings)>,
+    /// Whether this node's own tools are on offer.
+    pub builtins: bool,
+    /// Whether the tools, resources and prompts of the MCP conformance suite are.
+    pub fixtures: bool,
+}
+
+impl Node {
+    /// Opens the log, puts the builtin tools on offer and connects the upstreams.
+    pub async fn start(setup: Setup<'_>) -> Result<Self, StartError> {
+        let runner = uuid::Uuid::now_v7().simple().to_string();
+        let (ledger, sharing) = sharing::join(member(&setup, &runner)).await?;
+        let salt = setup.home.keys(random)?.salt;
+        let metrics = Arc::new(Metrics::new());
+        let router = Router::new(parts(
+            setup.config,
+            ledger.clone(),
+            salt,
+            runner,
+            metrics.clone(),
+        ));
+        if setup.builtins {
+            router.put(tools::offering(tools::all(&router))).await?;
+        }
+        if setup.fixtures {
+            let state_key = random();
+            router
+                .put(tools::conformance::offering(state_key, &router))
+                .await?;
+        }
+        let mut node = Self {
+            ledger,
+            router,
+            metrics,
+            stopping: CancellationToken::new(),
+            sharing,
+            followers: JoinSet::new(),
+        };
+        let configured = setup
+            .config
+            .upstream
+            .iter()
+            .enumerate()
+            .map(|(n, upstream)| upstream_settings(n, upstream));
+        let upstreams = configured
+            .chain(setup.upstreams)
+            .map(|(at, shown)| node.follow(at, shown))
+            .collect();
+        wait_for(upstreams).await;
+        Ok(node)
+    }
+
+    /// Stops everything in order. What is running gets a few seconds, then is cancelled and recorded so.
+    pub async fn stop(mut self) {
+        self.stopping.cancel();
+        self.router.drain(DRAIN_MAX).await;
+        while self.followers.join_next().await.is_some() {}
+        self.ledger.close().await;
+        self.sharing.end().await;
+    }
+
+    /// What keeps the node from serving, if anything does.
+    pub fn unready(ledger: &Ledger) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if !ledger.runs() {
+            reasons.push("the ledger has stopped: the log is not writable".to_owned());
+        }
+        let (committed, applied) = (
+            *ledger.committed().borrow(),
+            ledger.reach().borrow().applied,
+        );
+        if committed.saturating_sub(applied) > LAG_MAX {
+            reasons.push(format!(
+                "the state is {} events behind the log",
+                committed - applied
+            ));
+        }
+        reasons
+    }
+
+    fn follow(
+        &mut self,
+        at: upstream::Settings,
+        shown: gateway::Settings,
+    ) -> oneshot::Receiver<()> {
+        let (settled, waiting) = oneshot::channel();
+        let follower = gateway::follow(
+            Upstream::start(at),
+            shown,
+            self.router.clone(),
+            self.metrics.clone(),
+            self.stopping.clone(),
+            settled,
+        );
+        self.followers.spawn(follower);
+        waiting
+    }
+}
+
+/// Events the state may be behind before the node says that it is not ready.
+const LAG_MAX: u64 = 100_000;
+
+fn member(setup: &Setup<'_>, runner: &str) -> Member {
+    let log = &setup.config.log;
+    let settings = opening::Settings {
+        group_max: log.group_max.min(GROUP_MAX),
+        fsync: log.fsync,
+        checkpoint_interval: Duration::from_millis(log.checkpoint_interval_ms),
+    };
+    Member {
+        home: setup.home.clone(),
+        settings,
+        runner: runner.to_owned(),
+        owner: setup.owner.clone(),
+        random,
+    }
+}
+
+/// 32 bytes nobody can guess.
+///
+/// # Panics
+/// Where the operating system has no randomness to give: no key could be made then.
+pub fn random() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).expect("the operating system gives randomness");
+    bytes
+}
+
+/// Waits until the tools of every upstream are on offer, or it has failed once.
+async fn wait_for(upstreams: Vec<oneshot::Receiver<()>>) {
+    let settled = futures_util::future::join_all(upstreams);
+    if tokio::time::timeout(UPSTREAM_WAIT, settled).await.is_err() {
+        tracing::warn!("some upstreams are not connected yet; serving without them");
+    }
+}
+
+fn upstream_settings(
+    n: usize,
+    upstream: &config::Upstream,
+) -> (upstream::Settings, gateway::Settings) {
+    let transport = match (&upstream.command, &upstream.url) {
+        (Some(command), _) => upstream::Transport::Child {
+            command: command.clone(),
+            args: upstream.args.clone(),
+            env: upstream.env.0.clone(),
+            directory: upstream.cwd.clone(),
+        },
+        (None, url) => upstream::Transport::Http {
+            url: url.clone().unwrap_or_default(),
+            headers: upstream.headers.0.clone(),
+        },
+    };
+    let shown = gateway::Settings {
+        name: upstream.name.clone(),
+        prefix: upstream.prefix(),
+        enable: upstream.enable.clone(),
+        disable: upstream.disable.clone(),
+        rank: 10 + n as u32,
+        lane: upstream.lane.clone(),
+        timeout_ms: upstream.timeout_ms,
+    };
+    let at = upstream::Settings {
+        name: upstream.name.clone(),
+        transport,
+        timeout: gateway::REQUEST_MAX,
+    };
+    (at, shown)
+}
+
+fn parts(
+    config: &Config,
+    ledger: Ledger,
+    salt: SaltKey,
+    runner: String,
+    metrics: Arc<Metrics>,
+) -> Parts {
+    let lanes = config.router.lanes.iter().map(|(name, lane)| {
+        (
+            name.clone(),
+            lane.concurrency,
+            lane.queue,
+            lane.timeout_ms.map(Duration::from_millis),
+        )
+    });
+    let mode = |mode: &config::Capture| match mode {
+        config::Capture::Full => Capture::Full,
+        config::Capture::Redacted => Capture::Redacted,
+        config::Capture::Digest => Capture::Digest,
+    };
+    let captures = Captures {
+        default: mode(&config.capture.default),
+        tools: config
+            .capture
+            .tools
+            .iter()
+            .map(|(tool, capture)| (tool.clone(), mode(capture)))
+            .collect(),
+    };
+    let hints: HashMap<String, Hints> = config
+        .tools
+        .iter()
+        .map(|(name, tool)| (name.clone(), hints(tool)))
+        .collect();
+    Parts {
+        ledger,
+        salt,
+        runner,
+        lanes: Lanes::new(lanes),
+        captures,
+        hints,
+        metrics,
+    }
+}
+
+fn hints(tool: &config::Tool) -> Hints {
+    let need = |need: config::Need| match need {
+        config::Need::Low => Need::Low,
+        config::Need::Medium => Need::Medium,
+        config::Need::High => Need::High,
+    };
+    let retry = |retry: &config::Retry| Retry {
+        max_retries: retry.max_retries,
+        backoff_ms: retry.backoff_ms,
+        backoff_factor: retry.backoff_factor,
+        max_backoff_ms: retry.max_backoff_ms,
+    };
+    Hints {
+        runtime: tool.runtime.clone(),
+        category: tool.category.clone(),
+        priority: tool.priority,
+        timeout_ms: tool.timeout_ms,
+        retry: tool.retry.as_ref().map(retry),
+        cpu: tool.cpu.map(need),
+        io: tool.io.map(need),
+        memory: tool.memory.map(need),
+    }
+}

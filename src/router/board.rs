@@ -1,0 +1,535 @@
+//! The board: what every source offers, put together once per change and read without locks.
+//!
+//! Invariants:
+//! - every tool on it stands under a published contract;
+//! - where two sources offer the same name, the one configured first keeps it.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use jsonschema::Validator;
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    block::{Cid, splice},
+    call::{Code, Refusal},
+    contract::{Contract, secret::Paths},
+    ledger::{Command, Ruling, Stopped, writer::node},
+    router::{
+        Change, Listed, Offer, Parts, Run, Tool,
+        metadata::{Hints, Metadata, Resolver, Rule},
+    },
+};
+
+/// Tools one source may offer.
+pub const TOOLS_MAX: usize = 10_000;
+/// Distinct names shown when a name is not known.
+const NEAR_ENOUGH: f64 = 0.7;
+
+/// One thing a source offers: its own name for it, the public one, and the object that lists it.
+pub struct Offered {
+    pub inner: String,
+    pub name: String,
+    pub definition: Box<RawValue>,
+    /// What its registration says; silent for tools nobody registered.
+    pub hints: Hints,
+}
+
+/// Everything one source offers now.
+pub struct Offering {
+    pub source: String,
+    pub version: String,
+    /// Sources of lower rank come first in lists and keep contested names.
+    pub rank: u32,
+    /// The lane its tools run in where nothing else is said.
+    pub lane: Option<String>,
+    pub tools: Vec<Offered>,
+    pub prompts: Vec<Offered>,
+    pub resources: Vec<Offered>,
+    pub templates: Vec<Offered>,
+    pub completions: bool,
+    pub run: Arc<dyn Run>,
+}
+
+/// One source, as requests reach it.
+pub struct Source {
+    pub name: String,
+    pub rank: u32,
+    pub lane: Option<String>,
+    pub run: Arc<dyn Run>,
+    pub completions: bool,
+    tools: Vec<Arc<Entry>>,
+    prompts: Vec<(String, Arc<Listed>)>,
+    resources: Vec<Arc<Listed>>,
+    templates: Vec<Arc<Listed>>,
+}
+
+/// A tool, ready to be called.
+pub struct Entry {
+    pub tool: Arc<Tool>,
+    /// The name its source knows it by.
+    pub inner: String,
+    pub source: String,
+    pub contract: Contract,
+    pub description: String,
+    pub metadata: Metadata,
+    pub rule: Rule,
+    pub secrets: Paths,
+    pub output_secrets: Paths,
+    pub run: Arc<dyn Run>,
+    /// What inputs are checked against; a refusal where the schema itself cannot be used.
+    schema: Result<Validator, String>,
+    fields: Vec<String>,
+}
+
+/// The offer of all sources at one moment.
+#[derive(Default)]
+pub struct Board {
+    pub offer: Arc<Offer>,
+    pub entries: Vec<Arc<Entry>>,
+    sources: BTreeMap<(u32, String), Arc<Source>>,
+    tools: HashMap<String, Arc<Entry>>,
+    contracts: HashMap<Cid, Arc<Entry>>,
+    prompts: HashMap<String, (Arc<Source>, String)>,
+    resources: HashMap<String, Arc<Source>>,
+}
+
+impl Entry {
+    /// Checks an input against the contract's schema; a violation names its path.
+    pub fn check(&self, input: &Value) -> Result<(), Refusal> {
+        let schema = self.schema.as_ref().map_err(|why| {
+            Refusal::new(
+                Code::FailedPrecondition,
+                format!("the tool's input schema cannot be used: {why}"),
+            )
+        })?;
+        let Some(first) = schema.iter_errors(input).next() else {
+            return Ok(());
+        };
+        let path = first.instance_path().to_string();
+        let place = if path.is_empty() {
+            "/".to_owned()
+        } else {
+            path
+        };
+        let refusal = Refusal::new(
+            Code::InvalidArgument,
+            format!("invalid input at {place}: {first}"),
+        );
+        Err(match self.nearest_field(input) {
+            Some((unknown, known)) => refusal.hint(format!(
+                "unknown field `{unknown}`: did you mean `{known}`?"
+            )),
+            None => refusal.hint("see the tool's input schema (tools_get_schema)"),
+        })
+    }
+
+    /// The first unknown top-level field and the known one nearest to it.
+    fn nearest_field(&self, input: &Value) -> Option<(String, String)> {
+        let unknown = input
+            .as_object()?
+            .keys()
+            .find(|key| !self.fields.contains(key))?;
+        let known = nearest(unknown, self.fields.iter().map(String::as_str))?;
+        Some((unknown.clone(), known.to_owned()))
+    }
+}
+
+impl Board {
+    /// This board with `offering` in the place of its source's last one, and which lists differ.
+    pub async fn with(
+        &self,
+        offering: Offering,
+        parts: &Parts,
+        resolver: &Resolver,
+    ) -> Result<(Self, Vec<Change>), Stopped> {
+        let before = self
+            .sources
+            .values()
+            .find(|source| source.name == offering.source)
+            .cloned();
+        let source = Source::publish(offering, before.as_deref(), parts, resolver).await?;
+        let mut sources = self.sources.clone();
+        sources.retain(|_, other| other.name != source.name);
+        sources.insert((source.rank, source.name.clone()), Arc::new(source));
+        let board = Self::of(sources);
+        let changed = self.offer.differs(&board.offer);
+        Ok((board, changed))
+    }
+
+    pub fn tool(&self, name: &str) -> Option<Arc<Entry>> {
+        let by_name = self.tools.get(name);
+        by_name
+            .or_else(|| self.contracts.get(&name.parse().ok()?))
+            .cloned()
+    }
+
+    /// The tool of this public name.
+    pub fn tools_named(&self, name: &str) -> Option<Arc<Entry>> {
+        self.tools.get(name).cloned()
+    }
+
+    /// Who completes what `ref` names in a completion's params, and their name for it.
+    pub fn completes(&self, params: &RawValue) -> Option<(Arc<Source>, String)> {
+        let reference: Value =
+            serde_json::from_str(splice::member(params, "ref").ok()??.get()).ok()?;
+        let text = |key: &str| reference.get(key).and_then(Value::as_str);
+        match text("type")? {
+            "ref/prompt" => self.prompt(text("name")?),
+            "ref/resource" => {
+                let uri = text("uri")?;
+                let lists = |source: &&Arc<Source>| {
+                    source.templates.iter().any(|listed| listed.name == uri)
+                };
+                let source = self
+                    .sources
+                    .values()
+                    .find(lists)
+                    .cloned()
+                    .or_else(|| self.resource(uri))?;
+                Some((source, uri.to_owned()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The known tool name nearest to one that is not known.
+    pub fn nearest_tool(&self, name: &str) -> Option<&str> {
+        nearest(name, self.tools.keys().map(String::as_str))
+    }
+
+    /// Who gives this prompt, and their name for it.
+    pub fn prompt(&self, name: &str) -> Option<(Arc<Source>, String)> {
+        self.prompts.get(name).cloned()
+    }
+
+    /// Who gives this resource: whoever lists it, else whose template fits, else the only one with resources.
+    pub fn resource(&self, uri: &str) -> Option<Arc<Source>> {
+        if let Some(source) = self.resources.get(uri) {
+            return Some(source.clone());
+        }
+        let fits = |source: &&Arc<Source>| {
+            source
+                .templates
+                .iter()
+                .any(|listed| template_fits(&listed.name, uri))
+        };
+        if let Some(source) = self.sources.values().find(fits) {
+            return Some(source.clone());
+        }
+        let mut with_resources = self
+            .sources
+            .values()
+            .filter(|source| !source.resources.is_empty());
+        with_resources
+            .next()
+            .filter(|_| with_resources.next().is_none())
+            .cloned()
+    }
+
+    fn of(sources: BTreeMap<(u32, String), Arc<Source>>) -> Self {
+        let mut board = Self::default();
+        let mut offer = Offer::default();
+        for source in sources.values() {
+            for entry in &source.tools {
+                if board.tools.contains_key(&entry.tool.name) {
+                    tracing::warn!(
+                        tool = entry.tool.name,
+                        source = source.name,
+                        "tool name is taken by an earlier source; not offered"
+                    );
+                    continue;
+                }
+                board.tools.insert(entry.tool.name.clone(), entry.clone());
+                board.contracts.insert(entry.tool.contract, entry.clone());
+                offer.tools.push(entry.tool.clone());
+                board.entries.push(entry.clone());
+            }
+            for (inner, listed) in &source.prompts {
+                let place = (source.clone(), inner.clone());
+                if board.prompts.try_put(&listed.name, place) {
+                    offer.prompts.push(listed.clone());
+                }
+            }
+            for listed in &source.resources {
+                if board.resources.try_put(&listed.name, source.clone()) {
+                    offer.resources.push(listed.clone());
+                }
+            }
+            offer.templates.extend(source.templates.iter().cloned());
+            offer.completions |= source.completions;
+        }
+        board.offer = Arc::new(offer);
+        board.sources = sources;
+        board
+    }
+}
+
+trait TryPut<V> {
+    fn try_put(&mut self, name: &str, value: V) -> bool;
+}
+
+impl<V> TryPut<V> for HashMap<String, V> {
+    /// Puts a value where there is none; false where there is.
+    fn try_put(&mut self, name: &str, value: V) -> bool {
+        let free = !self.contains_key(name);
+        if free {
+            self.insert(name.to_owned(), value);
+        }
+        free
+    }
+}
+
+impl Offer {
+    /// Which lists of two offers differ.
+    fn differs(&self, other: &Self) -> Vec<Change> {
+        let same = |a: &[Arc<Listed>], b: &[Arc<Listed>]| {
+            a.len() == b.len()
+                && a.iter()
+                    .zip(b)
+                    .all(|(a, b)| a.definition.get() == b.definition.get())
+        };
+        let tools = self.tools.len() == other.tools.len()
+            && self
+                .tools
+                .iter()
+                .zip(&other.tools)
+                .all(|(a, b)| a.definition.get() == b.definition.get());
+        let resources =
+            same(&self.resources, &other.resources) && same(&self.templates, &other.templates);
+        [
+            (tools, Change::Tools),
+            (same(&self.prompts, &other.prompts), Change::Prompts),
+            (resources, Change::Resources),
+        ]
+        .into_iter()
+        .filter_map(|(same, change)| (!same).then_some(change))
+        .collect()
+    }
+}
+
+impl Source {
+    /// Publishes the contract of every tool, retires those that are gone, and makes the source's entries.
+    async fn publish(
+        offering: Offering,
+        before: Option<&Self>,
+        parts: &Parts,
+        resolver: &Resolver,
+    ) -> Result<Self, Stopped> {
+        let Offering {
+            source,
+            version,
+            rank,
+            lane,
+            tools,
+            prompts,
+            resources,
+            templates,
+            completions,
+            run,
+        } = offering;
+        let mut seen = HashSet::new();
+        let mut drafts = Vec::new();
+        for offered in tools.into_iter().take(TOOLS_MAX) {
+            match Contract::of_definition(&source, &version, &offered.definition) {
+                Ok(contract) if seen.insert(offered.inner.clone()) => {
+                    drafts.push((offered, contract))
+                }
+                Ok(_) => tracing::warn!(
+                    source,
+                    tool = offered.inner,
+                    "tool is listed twice; the first stands"
+                ),
+                Err(err) => {
+                    tracing::warn!(source, tool = offered.inner, %err, "tool is not offered")
+                }
+            }
+        }
+        let gone = before
+            .into_iter()
+            .flat_map(|before| &before.tools)
+            .filter(|entry| !seen.contains(&entry.inner));
+        for entry in gone {
+            let retire = Command::Retire {
+                source: source.clone(),
+                name: entry.inner.clone(),
+                actor: node(),
+            };
+            parts.ledger.submit(retire).await?;
+        }
+        let publish = |contract: &Contract| {
+            parts.ledger.submit(Command::Publish {
+                contract: contract.clone(),
+                actor: node(),
+            })
+        };
+        // All at once, so that a source of hundreds of tools costs a few commits.
+        let rulings =
+            futures_util::future::join_all(drafts.iter().map(|(_, contract)| publish(contract)))
+                .await;
+        let mut entries = Vec::with_capacity(drafts.len());
+        for ((offered, _), ruling) in drafts.into_iter().zip(rulings) {
+            let Ruling::Published { cid, contract, .. } = ruling? else {
+                continue;
+            };
+            let known = before.and_then(|before| before.same_tool(&offered, cid));
+            let entry = known.unwrap_or_else(|| {
+                Arc::new(Entry::new(
+                    offered,
+                    cid,
+                    *contract,
+                    &source,
+                    lane.as_deref(),
+                    &run,
+                    parts,
+                    resolver,
+                ))
+            });
+            entries.push(entry);
+        }
+        let listed = |offered: Offered| {
+            Arc::new(Listed {
+                name: offered.name,
+                definition: offered.definition,
+            })
+        };
+        Ok(Self {
+            name: source,
+            rank,
+            lane,
+            run,
+            completions,
+            tools: entries,
+            prompts: prompts
+                .into_iter()
+                .map(|prompt| (prompt.inner.clone(), listed(prompt)))
+                .collect(),
+            resources: resources.into_iter().map(listed).collect(),
+            templates: templates.into_iter().map(listed).collect(),
+        })
+    }
+
+    /// The entry of a tool that has not changed, so that its schema need not be compiled again.
+    fn same_tool(&self, offered: &Offered, contract: Cid) -> Option<Arc<Entry>> {
+        let same = |entry: &&Arc<Entry>| {
+            entry.inner == offered.inner
+                && entry.tool.contract == contract
+                && entry.tool.definition.get() == offered.definition.get()
+        };
+        self.tools.iter().find(same).cloned()
+    }
+}
+
+impl Entry {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called once, where all of these meet"
+    )]
+    fn new(
+        offered: Offered,
+        cid: Cid,
+        contract: Contract,
+        source: &str,
+        lane: Option<&str>,
+        run: &Arc<dyn Run>,
+        parts: &Parts,
+        resolver: &Resolver,
+    ) -> Self {
+        let definition: Value = serde_json::from_str(offered.definition.get()).unwrap_or_default();
+        let schema: Value = serde_json::from_slice(&contract.input).unwrap_or_default();
+        let output = contract
+            .output
+            .as_deref()
+            .and_then(|bytes| serde_json::from_slice(bytes).ok());
+        let meta = Hints::of_meta(&definition);
+        let registry = parts
+            .hints
+            .get(&offered.name)
+            .cloned()
+            .unwrap_or_default()
+            .or(offered.hints);
+        let (runtime, rule) = resolver.lane(
+            (&offered.name, cid),
+            registry.runtime.as_deref(),
+            meta.runtime.as_deref(),
+            lane,
+            |lane| parts.lanes.known(lane),
+        );
+        let hints = registry.or(meta);
+        let metadata = Metadata {
+            runtime,
+            category: hints.category.unwrap_or_else(|| source.to_owned()),
+            priority: hints.priority.unwrap_or(50).min(100),
+            timeout_ms: hints.timeout_ms,
+            retry: hints.retry.unwrap_or_default(),
+            cpu: hints.cpu.unwrap_or_default(),
+            io: hints.io.unwrap_or_default(),
+            memory: hints.memory.unwrap_or_default(),
+        };
+        let fields = schema.get("properties").and_then(Value::as_object);
+        Self {
+            inner: offered.inner,
+            source: source.to_owned(),
+            description: contract.description.clone(),
+            metadata,
+            rule,
+            secrets: Paths::of_schema(&schema),
+            output_secrets: output.as_ref().map(Paths::of_schema).unwrap_or_default(),
+            run: run.clone(),
+            fields: fields
+                .map(|fields| fields.keys().cloned().collect())
+                .unwrap_or_default(),
+            schema: compile(&schema),
+            contract,
+            tool: Arc::new(Tool {
+                name: offered.name,
+                definition: offered.definition,
+                contract: cid,
+            }),
+        }
+    }
+}
+
+/// Compiles a schema, 2020-12 where it names no other draft. References are never fetched.
+fn compile(schema: &Value) -> Result<Validator, String> {
+    jsonschema::options()
+        .with_draft(jsonschema::Draft::Draft202012)
+        .build(schema)
+        .map_err(|err| err.to_string())
+}
+
+/// Puts a public name in the place of a definition's own; every other byte stays.
+pub fn renamed(definition: &RawValue, name: &str) -> Option<Box<RawValue>> {
+    let quoted = splice::raw(splice::quoted(name));
+    splice::edit(definition, &[("name", &quoted)], |_| false).ok()
+}
+
+/// Whether a URI can come from a template: what stands before, between and after its expressions does.
+fn template_fits(template: &str, uri: &str) -> bool {
+    let mut rest = uri;
+    for (n, piece) in template.split('{').enumerate() {
+        let literal = if n == 0 {
+            piece
+        } else {
+            piece.split_once('}').map_or(piece, |(_, after)| after)
+        };
+        let found = if n == 0 {
+            rest.strip_prefix(literal)
+        } else {
+            rest.find(literal).map(|at| &rest[at + literal.len()..])
+        };
+        match found {
+            Some(after) => rest = after,
+            None => return false,
+        }
+    }
+    template.ends_with('}') || rest.is_empty()
+}
+
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = known.map(|candidate| (strsim::jaro_winkler(name, candidate), candidate));
+    let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    (best.0 >= NEAR_ENOUGH).then_some(best.1)
+}

@@ -1,0 +1,692 @@
+//! One call, from a request to its recorded answer.
+//!
+//! Invariants:
+//! - the start is durable before the effect, the ending before the answer;
+//! - whatever happens between them (a timeout, a panic, a caller that left), there is one ending.
+
+use std::{
+    borrow::Cow,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use serde_json::{Value, json, value::RawValue};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    block::{
+        Cid,
+        payload::{JSON, PAYLOAD_MAX, Payload, SealedPayload},
+        splice,
+    },
+    call::{Code, End, EndOutcome, Ending, How, Refusal, Start},
+    contract::secret::Paths,
+    event::{
+        Role,
+        body::{CallStarted, Failure},
+    },
+    ledger::{Command, Ruling, Sealed, writer::payload_ref},
+    router::{
+        Answer, Invocation, Method, Outcome, Record, Request, Router, RpcError, Run, Scope,
+        board::Entry,
+        capture::{self, Capture},
+        lane::{self, Lane},
+        metadata::Rule,
+    },
+};
+
+/// How long a tool that was told to stop may take to do so before it is dropped.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+const INVALID_PARAMS: i64 = -32602;
+const RESOURCE_NOT_FOUND: i64 = -32002;
+
+/// What a request names: who runs it, under which name, where.
+struct Target {
+    run: Arc<dyn Run>,
+    inner: String,
+    /// The public name as recorded; empty where it is the caller's own text.
+    recorded_name: String,
+    source: String,
+    entry: Option<Arc<Entry>>,
+    lane: String,
+    rule: Rule,
+}
+
+/// The request's content, as run and as kept.
+struct Content {
+    sealed: SealedPayload,
+    echoes: Vec<String>,
+    refusal: Option<Refusal>,
+    capture: Capture,
+}
+
+/// What a finished run is told to the caller as.
+enum Told {
+    Result(Box<RawValue>),
+    Error(RpcError),
+}
+
+impl Router {
+    /// Runs a request to its recorded answer. Must not be dropped midway: [`Router::call`] sees to that.
+    pub(super) async fn run(&self, request: Request) -> Result<Answer, RpcError> {
+        // Stopping this call must not stop what else its caller's token belongs to.
+        let request = Request {
+            cancel: request.cancel.child_token(),
+            ..request
+        };
+        if !request.caller.may(Scope::Call) {
+            return Err(RpcError::new(
+                -32600,
+                "this caller may not call tools: the scope mcp:call is needed",
+            ));
+        }
+        let target = self.target(&request)?;
+        let lane = self.inner.parts.lanes.get(&target.lane);
+        let mut content = self.content(&request, &target)?;
+        let place = match &lane {
+            None => Err(Refusal::new(
+                Code::Unavailable,
+                format!("this build has no `{}` runtime", target.lane),
+            )
+            .hint("give the tool another runtime in its [tools] configuration")),
+            Some(lane) => lane.join().ok_or_else(|| {
+                Refusal::new(
+                    Code::ResourceExhausted,
+                    format!("the queue of the `{}` lane is full", lane.name),
+                )
+                .retryable()
+                .hint("ask again later, or raise the lane's queue")
+            }),
+        };
+        content.refusal = content.refusal.or(place.as_ref().err().cloned());
+
+        let id = uuid::Uuid::now_v7().simple().to_string();
+        let input = payload_ref(&content.sealed, Role::Input);
+        let contract = target.entry.as_ref().map(|entry| entry.tool.contract);
+        let record = |sealed: Sealed, output| Record {
+            event: sealed.cid,
+            contract,
+            input: Some(input.cid),
+            output,
+            seq: sealed.seq,
+            log: self.ledger().about().log,
+            replayed: false,
+        };
+        let refused = content
+            .refusal
+            .as_ref()
+            .map(|refusal| self.seal(refusal_result(refusal).get()));
+        let refused = refused.transpose()?;
+        let refused_as = refused.as_ref().map(|payload| payload.envelope.cid());
+        let start = Start {
+            id: id.clone(),
+            actor: request.caller.actor.clone(),
+            tool: contract,
+            input: Some(input),
+            facts: self.facts(&request, &target),
+            cause: request.cause,
+            repeatable: target
+                .entry
+                .as_ref()
+                .is_none_or(|entry| entry.contract.repeatable()),
+            refusal: content.refusal.clone(),
+        };
+        let start = Command::Start {
+            start: Box::new(start),
+            input: Some(content.sealed.clone()),
+            refused,
+        };
+        let started = match self.submit(start).await? {
+            Ruling::Run(started) => started,
+            Ruling::Refused(sealed) => {
+                self.count(&target, "refused", Duration::ZERO);
+                let refusal = content
+                    .refusal
+                    .unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
+                return Ok(Answer {
+                    result: refusal_result(&refusal),
+                    record: Some(record(sealed, refused_as)),
+                });
+            }
+            Ruling::Answered(ending) => {
+                return self.first_answer(&ending, &record, content.capture).await;
+            }
+            Ruling::Denied(refusal) => {
+                return Ok(Answer {
+                    result: refusal_result(&refusal),
+                    record: None,
+                });
+            }
+            Ruling::Published { .. } | Ruling::Done(_) | Ruling::Unchanged => {
+                return Err(RpcError::internal());
+            }
+        };
+        let (Some(lane), Ok(place)) = (&lane, &place) else {
+            return Err(RpcError::internal());
+        };
+
+        let begun = Instant::now();
+        let outcome = {
+            let turn = async {
+                let _turn = place.turn().await;
+                self.attempt(&request, &target, lane, started.cid).await
+            };
+            let told_to_stop = async {
+                tokio::select! {
+                    () = request.cancel.cancelled() => {}
+                    () = self.inner.halt.cancelled() => request.cancel.cancel(),
+                }
+                // Tools are told by the same token; those that do not listen are dropped after the grace.
+                tokio::time::sleep(STOP_GRACE).await;
+            };
+            tokio::select! {
+                outcome = turn => outcome,
+                () = told_to_stop => Outcome::Cancelled,
+            }
+        };
+        self.end(id, outcome, &target, &content, begun.elapsed(), &record)
+            .await
+    }
+
+    async fn end(
+        &self,
+        id: String,
+        outcome: Outcome,
+        target: &Target,
+        content: &Content,
+        took: Duration,
+        record: &(dyn Fn(Sealed, Option<Cid>) -> Record + Sync),
+    ) -> Result<Answer, RpcError> {
+        let (ended, label, told) = judge(outcome);
+        let text: Cow<'_, str> = match &told {
+            Told::Result(result) => result.get().into(),
+            Told::Error(error) => error_text(error).into(),
+        };
+        let marked = target
+            .entry
+            .as_ref()
+            .map_or_else(Paths::default, |entry| entry.output_secrets.clone());
+        let kept = capture::output(
+            &text,
+            &marked,
+            &content.echoes,
+            content.capture,
+            &self.inner.parts.salt,
+        );
+        let role = if matches!(ended, EndOutcome::Succeeded { .. }) {
+            Role::Output
+        } else {
+            Role::Error
+        };
+        let output = match self.seal(&kept.text) {
+            Ok(output) => output,
+            Err(_) => {
+                // The tool ran; what it said is too large to keep, so it is not told either.
+                let refusal =
+                    Refusal::new(Code::ResourceExhausted, "the tool's answer is over 64 MiB");
+                self.seal(refusal_result(&refusal).get())?
+            }
+        };
+        let cid = output.envelope.cid();
+        let end = End {
+            id,
+            outcome: ended,
+            output: Some(payload_ref(&output, role)),
+            took_us: took.as_micros() as u64,
+        };
+        let sealed = match self
+            .submit(Command::End {
+                end,
+                output: Some(output),
+            })
+            .await?
+        {
+            Ruling::Done(sealed) => sealed,
+            _ => return Err(RpcError::internal()),
+        };
+        self.count(target, label, took);
+        let record = Some(record(sealed, Some(cid)));
+        match told {
+            Told::Result(result) => Ok(Answer { result, record }),
+            Told::Error(error) => Err(RpcError { record, ..error }),
+        }
+    }
+
+    /// Tries the tool, again where it failed on the way and its contract allows that.
+    async fn attempt(
+        &self,
+        request: &Request,
+        target: &Target,
+        lane: &Lane,
+        started: Cid,
+    ) -> Outcome {
+        let limit = target
+            .entry
+            .as_ref()
+            .and_then(|entry| entry.metadata.timeout_ms);
+        let limit = limit.map_or(lane.bounds.timeout, Duration::from_millis);
+        let retry = target
+            .entry
+            .as_ref()
+            .filter(|entry| entry.contract.repeatable())
+            .map(|entry| entry.metadata.retry);
+        let retry = retry.unwrap_or_default();
+        let deadline = tokio::time::Instant::now() + limit;
+        let mut tried = 0;
+        loop {
+            let cancel = request.cancel.child_token();
+            let outcome = run_in(
+                lane,
+                &target.run,
+                invocation(request, target, started, cancel.clone()),
+            );
+            let outcome = match tokio::time::timeout_at(deadline, outcome).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    cancel.cancel();
+                    return Outcome::TimedOut;
+                }
+            };
+            tried += 1;
+            if !matches!(outcome, Outcome::Transport { .. }) || tried > retry.max_retries {
+                return outcome;
+            }
+            let pause = Duration::from_millis(retry.pause_ms(tried));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = request.cancel.cancelled() => return Outcome::Cancelled,
+            }
+        }
+    }
+
+    fn target(&self, request: &Request) -> Result<Target, RpcError> {
+        let board = self.board();
+        let of_source =
+            |source: Arc<super::board::Source>, inner: String, recorded_name: String| Target {
+                run: source.run.clone(),
+                inner,
+                recorded_name,
+                source: source.name.clone(),
+                entry: None,
+                lane: source
+                    .lane
+                    .clone()
+                    .unwrap_or_else(|| lane::BUILTIN.to_owned()),
+                rule: Rule::Source,
+            };
+        match request.method {
+            Method::ToolsCall => {
+                let entry = board.tools_named(&request.name).ok_or_else(|| {
+                    let near = board.nearest_tool(&request.name);
+                    let near = near
+                        .map(|near| format!("; did you mean `{near}`?"))
+                        .unwrap_or_default();
+                    RpcError::new(
+                        INVALID_PARAMS,
+                        format!("unknown tool: {}{near}", shown(&request.name)),
+                    )
+                })?;
+                Ok(Target {
+                    run: entry.run.clone(),
+                    inner: entry.inner.clone(),
+                    recorded_name: entry.tool.name.clone(),
+                    source: entry.source.clone(),
+                    lane: entry.metadata.runtime.clone(),
+                    rule: entry.rule,
+                    entry: Some(entry),
+                })
+            }
+            Method::PromptsGet => {
+                let (source, inner) = board.prompt(&request.name).ok_or_else(|| {
+                    RpcError::new(
+                        INVALID_PARAMS,
+                        format!("unknown prompt: {}", shown(&request.name)),
+                    )
+                })?;
+                Ok(of_source(source, inner, request.name.clone()))
+            }
+            Method::ResourcesRead => {
+                let source = board
+                    .resource(&request.name)
+                    .ok_or_else(|| not_found(&request.name))?;
+                Ok(of_source(source, request.name.clone(), String::new()))
+            }
+            Method::Complete => {
+                let (source, inner) = board.completes(&request.params).ok_or_else(|| {
+                    RpcError::new(INVALID_PARAMS, "`ref` names no prompt or resource on offer")
+                })?;
+                Ok(of_source(source, inner, String::new()))
+            }
+        }
+    }
+
+    /// The input as it is kept, and what forbids running it.
+    fn content(&self, request: &Request, target: &Target) -> Result<Content, RpcError> {
+        let Some(entry) = &target.entry else {
+            let kept = splice::edit(&request.params, &[], |key| key == "_meta")
+                .map_err(|_| RpcError::new(INVALID_PARAMS, "params must be an object"))?;
+            let capture = self.inner.parts.captures.default;
+            let value = match capture {
+                Capture::Full => Value::Null,
+                Capture::Redacted | Capture::Digest => {
+                    serde_json::from_str(kept.get()).unwrap_or_default()
+                }
+            };
+            let kept = capture::input(
+                kept.get(),
+                &value,
+                &Paths::default(),
+                capture,
+                &self.inner.parts.salt,
+            );
+            return Ok(Content {
+                sealed: self.seal(&kept.text)?,
+                echoes: kept.secrets,
+                refusal: None,
+                capture,
+            });
+        };
+        let arguments = splice::member(&request.params, "arguments")
+            .map_err(|_| RpcError::new(INVALID_PARAMS, "params must be an object"))?;
+        let text = arguments.map_or("{}", RawValue::get);
+        let value: Value = serde_json::from_str(text)
+            .map_err(|_| RpcError::new(INVALID_PARAMS, "`arguments` cannot be read"))?;
+        if !value.is_object() {
+            return Err(RpcError::new(
+                INVALID_PARAMS,
+                "`arguments` must be an object",
+            ));
+        }
+        let pinned = request.meta.contract.filter(|pinned| *pinned != entry.tool.contract).map(|pinned| {
+            let current = entry.tool.contract;
+            Refusal::new(Code::FailedPrecondition, format!("the tool's contract has changed: the caller was built against {pinned}, current is {current}"))
+                .hint("read the current contract with tools_get_schema, then call again")
+        });
+        let refusal = pinned.or_else(|| entry.check(&value).err());
+        let capture = self.inner.parts.captures.of(&entry.tool.name);
+        let kept = capture::input(
+            text,
+            &value,
+            &entry.secrets,
+            capture,
+            &self.inner.parts.salt,
+        );
+        let refusal = refusal.map(|refusal| silenced(refusal, &kept.secrets));
+        Ok(Content {
+            sealed: self.seal(&kept.text)?,
+            echoes: kept.secrets,
+            refusal,
+            capture,
+        })
+    }
+
+    fn facts(&self, request: &Request, target: &Target) -> CallStarted {
+        let key = request.meta.idempotency_key.as_ref();
+        CallStarted {
+            method: request.method.as_str().to_owned(),
+            name: target.recorded_name.clone(),
+            source: target.source.clone(),
+            runtime: target.lane.clone(),
+            rule: target.rule.as_str().to_owned(),
+            runner: self.inner.parts.runner.clone(),
+            key: key.map(|key| {
+                self.inner
+                    .parts
+                    .salt
+                    .commit("idempotency-key", key.as_bytes())
+                    .to_vec()
+            }),
+            trace: request.meta.traceparent.clone(),
+        }
+    }
+
+    /// The answer that was given to the same idempotency key before.
+    async fn first_answer(
+        &self,
+        ending: &Ending,
+        record: &(dyn Fn(Sealed, Option<Cid>) -> Record + Sync),
+        capture: Capture,
+    ) -> Result<Answer, RpcError> {
+        let refused = |message| {
+            let refusal = Refusal::new(Code::FailedPrecondition, message)
+                .hint("look at the first call's event");
+            Ok(Answer {
+                result: refusal_result(&refusal),
+                record: None,
+            })
+        };
+        if capture != Capture::Full {
+            return refused("the first answer to this idempotency key was not kept in full");
+        }
+        let Some(output) = ending.output else {
+            return refused("the first call left no answer");
+        };
+        let home = self.ledger().home().clone();
+        let text = tokio::task::spawn_blocking(move || crate::query::content(&home, &output)).await;
+        let Ok(Ok(Some(text))) = text else {
+            return refused("the first answer has been erased");
+        };
+        let sealed = Sealed {
+            cid: ending.event,
+            seq: ending.seq,
+        };
+        let record = Some(Record {
+            replayed: true,
+            ..record(sealed, Some(output))
+        });
+        let raw = String::from_utf8(text)
+            .ok()
+            .and_then(|text| RawValue::from_string(text).ok());
+        let Some(raw) = raw else {
+            return refused("the first answer cannot be read");
+        };
+        match ending.how {
+            How::Failed(Failure::Protocol) => Err(RpcError {
+                record,
+                ..read_error(&raw)
+            }),
+            _ => Ok(Answer {
+                result: raw,
+                record,
+            }),
+        }
+    }
+
+    fn seal(&self, text: &str) -> Result<SealedPayload, RpcError> {
+        Payload::seal(&self.inner.parts.salt, JSON, text.as_bytes()).map_err(|_| {
+            RpcError::new(
+                INVALID_PARAMS,
+                format!(
+                    "content of {} bytes is over the bound of {PAYLOAD_MAX}",
+                    text.len()
+                ),
+            )
+        })
+    }
+
+    async fn submit(&self, command: Command) -> Result<Ruling, RpcError> {
+        self.ledger()
+            .submit(command)
+            .await
+            .map_err(|stopped| RpcError::new(-32603, stopped.to_string()))
+    }
+
+    fn count(&self, target: &Target, outcome: &'static str, took: Duration) {
+        self.inner.parts.metrics.call_ended(
+            &target.recorded_name,
+            outcome,
+            &target.lane,
+            took.as_secs_f64(),
+        );
+    }
+}
+
+/// Runs in a lane: processor work on a thread of its own, everything else where it is.
+async fn run_in(lane: &Lane, run: &Arc<dyn Run>, invocation: Invocation) -> Outcome {
+    let panicked = || {
+        tracing::error!("a tool panicked");
+        Outcome::Refused(Refusal::new(
+            Code::Internal,
+            "the tool failed inside this server",
+        ))
+    };
+    if lane.name == lane::BLOCKING {
+        let run = run.clone();
+        let runtime = tokio::runtime::Handle::current();
+        let task = tokio::task::spawn_blocking(move || runtime.block_on(run.run(invocation)));
+        return task.await.unwrap_or_else(|_| panicked());
+    }
+    AssertUnwindSafe(run.run(invocation))
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| panicked())
+}
+
+fn invocation(
+    request: &Request,
+    target: &Target,
+    started: Cid,
+    cancel: CancellationToken,
+) -> Invocation {
+    Invocation {
+        method: request.method,
+        name: target.inner.clone(),
+        params: request.params.clone(),
+        caller: request.caller.clone(),
+        client: request.client.clone(),
+        progress_token: request.meta.progress_token.clone(),
+        cancel,
+        started: Some(started),
+    }
+}
+
+/// How an outcome ends the call, what it is counted as, and what the caller is told.
+fn judge(outcome: Outcome) -> (EndOutcome, &'static str, Told) {
+    let failed = |failure, code| EndOutcome::Failed { failure, code };
+    let told = |code, message: &str| Told::Result(refusal_result(&Refusal::new(code, message)));
+    match outcome {
+        Outcome::Result {
+            result,
+            is_error: true,
+        } => (
+            failed(Failure::Tool, None),
+            "tool_error",
+            Told::Result(result),
+        ),
+        Outcome::Result {
+            result,
+            is_error: false,
+        } => {
+            let kind = splice::member(&result, "resultType").ok().flatten();
+            let input_required = kind.is_some_and(|kind| kind.get() == "\"input_required\"");
+            (
+                EndOutcome::Succeeded { input_required },
+                "succeeded",
+                Told::Result(result),
+            )
+        }
+        Outcome::Rpc(error) => (
+            failed(Failure::Protocol, Some(error.code)),
+            "protocol_error",
+            Told::Error(*error),
+        ),
+        Outcome::Refused(refusal) => {
+            let failure = if refusal.code == Code::Internal {
+                Failure::Internal
+            } else {
+                Failure::Tool
+            };
+            (
+                failed(failure, None),
+                "tool_error",
+                Told::Result(refusal_result(&refusal)),
+            )
+        }
+        Outcome::Transport { message } => {
+            let refusal = Refusal::new(Code::Unavailable, message).retryable();
+            (
+                failed(Failure::Transport, None),
+                "transport_error",
+                Told::Result(refusal_result(&refusal)),
+            )
+        }
+        Outcome::TimedOut => {
+            let message = "the tool did not answer in time";
+            (
+                failed(Failure::Timeout, None),
+                "timed_out",
+                told(Code::DeadlineExceeded, message),
+            )
+        }
+        Outcome::Cancelled => (
+            EndOutcome::Cancelled,
+            "cancelled",
+            told(Code::Cancelled, "the call was cancelled"),
+        ),
+    }
+}
+
+/// A domain error as a tool result.
+pub fn refusal_result(refusal: &Refusal) -> Box<RawValue> {
+    let mut error = json!({
+        "code": refusal.code.as_str(),
+        "message": refusal.message,
+        "retryable": refusal.retryable,
+    });
+    if let Some(hint) = &refusal.hint {
+        error["hint"] = json!(hint);
+    }
+    let text = match &refusal.hint {
+        Some(hint) => format!("{}: {} ({hint})", refusal.code.as_str(), refusal.message),
+        None => format!("{}: {}", refusal.code.as_str(), refusal.message),
+    };
+    let result = json!({
+        "content": [{"type": "text", "text": text}],
+        "structuredContent": {"success": false, "error": error},
+        "isError": true,
+    });
+    splice::raw(result.to_string())
+}
+
+/// A refusal that repeats no secret of the input it is about.
+fn silenced(refusal: Refusal, secrets: &[String]) -> Refusal {
+    let hidden = secrets.iter().filter(|secret| !secret.is_empty());
+    let message = hidden.fold(refusal.message, |message, secret| {
+        message.replace(secret.as_str(), "$redacted")
+    });
+    Refusal { message, ..refusal }
+}
+
+fn error_text(error: &RpcError) -> String {
+    json!({"code": error.code, "message": error.message, "data": error.data}).to_string()
+}
+
+fn read_error(raw: &RawValue) -> RpcError {
+    let error: Value = serde_json::from_str(raw.get()).unwrap_or_default();
+    RpcError {
+        code: error["code"].as_i64().unwrap_or(-32603),
+        message: error["message"]
+            .as_str()
+            .unwrap_or("internal error")
+            .to_owned(),
+        data: error.get("data").filter(|data| !data.is_null()).cloned(),
+        record: None,
+    }
+}
+
+fn not_found(uri: &str) -> RpcError {
+    RpcError {
+        data: Some(json!({"uri": uri})),
+        ..RpcError::new(
+            RESOURCE_NOT_FOUND,
+            format!("resource not found: {}", shown(uri)),
+        )
+    }
+}
+
+/// A caller's text as shown back: bounded, without control characters.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(128).collect()
+}
