@@ -162,7 +162,6 @@ impl Kept {
 
 fn open(home: &Home) -> (Ledger, Running) {
     let birth = Birth {
-        runner: "test",
         owner: "test",
         random: &mut || [9; 32],
         now_us: 1_700_000_000_000_000,
