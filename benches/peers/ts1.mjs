@@ -5,7 +5,7 @@ import { randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 
-const installed = createRequire(new URL('../../tests/clients/package.json', import.meta.url));
+const installed = createRequire(new URL('../../tests/clients/node_modules/', import.meta.url));
 const { McpServer } = installed('@modelcontextprotocol/sdk/server/mcp.js');
 const { StreamableHTTPServerTransport } = installed('@modelcontextprotocol/sdk/server/streamableHttp.js');
 const { z } = installed('zod');
