@@ -53,7 +53,6 @@ fn round(submitters: usize, seconds: f64) -> f64 {
     let home = Home::open(dir.path()).expect("a home for the log");
     let mut random = || [7; 32];
     let birth = Birth {
-        runner: "bench",
         owner: "bench",
         random: &mut random,
         now_us: 1,

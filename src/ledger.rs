@@ -7,6 +7,7 @@
 
 mod folding;
 pub mod opening;
+pub mod sharing;
 pub mod writer;
 
 use std::sync::Arc;
@@ -96,6 +97,17 @@ pub enum Ruling {
     Unchanged,
 }
 
+impl Ruling {
+    /// Where the last event of the ruling stands, if it appended one.
+    pub fn seq(&self) -> Option<u64> {
+        match self {
+            Self::Run(sealed) | Self::Refused(sealed) | Self::Done(sealed) => Some(sealed.seq),
+            Self::Answered(ending) => Some(ending.seq),
+            Self::Published { .. } | Self::Denied(_) | Self::Unchanged => None,
+        }
+    }
+}
+
 /// The ledger has ended: nothing more can be recorded by this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the ledger has stopped; look for the reason in the server's log, then start it again")]
@@ -132,10 +144,11 @@ pub struct Ledger {
 
 /// What reaches the writer.
 enum Ask {
-    /// A command, and where its ruling goes.
+    /// A command, and where its ruling goes. `again` where an earlier owner may have ruled it already.
     Rule {
         command: Command,
         reply: oneshot::Sender<Ruling>,
+        again: bool,
     },
     /// Commit what came before this, and end.
     Close,
@@ -146,11 +159,17 @@ impl Ledger {
     ///
     /// Safe to drop midway: the command may still be carried out.
     pub async fn submit(&self, command: Command) -> Result<Ruling, Stopped> {
+        self.ask(command, false).await
+    }
+
+    async fn ask(&self, command: Command, again: bool) -> Result<Ruling, Stopped> {
         let (reply, ruling) = oneshot::channel();
-        self.inbox
-            .send(Ask::Rule { command, reply })
-            .await
-            .map_err(|_| Stopped)?;
+        let ask = Ask::Rule {
+            command,
+            reply,
+            again,
+        };
+        self.inbox.send(ask).await.map_err(|_| Stopped)?;
         ruling.await.map_err(|_| Stopped)
     }
 
@@ -164,7 +183,11 @@ impl Ledger {
     pub fn submit_blocking(&self, command: Command) -> Result<Ruling, Stopped> {
         let (reply, ruling) = oneshot::channel();
         self.inbox
-            .blocking_send(Ask::Rule { command, reply })
+            .blocking_send(Ask::Rule {
+                command,
+                reply,
+                again: false,
+            })
             .map_err(|_| Stopped)?;
         ruling.blocking_recv().map_err(|_| Stopped)
     }

@@ -42,6 +42,7 @@ use crate::router::{Caller, Router};
 pub const LISTENERS_MAX: usize = 1_024;
 
 const SESSION_ID: &str = "mcp-session-id";
+const ACCEPT_BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// What an operator may choose.
@@ -81,6 +82,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Must be called on a runtime, where it looks for idle sessions until `settings.shutdown` fires.
     pub fn new(router: Arc<Router>, settings: Settings) -> Self {
         let mut config = StreamableHttpServerConfig::default().disable_allowed_hosts();
         config.json_response = true;
@@ -88,6 +90,9 @@ impl Endpoint {
         config.cancellation_token = settings.shutdown.clone();
         let shared = Arc::new(Shared::new(router, settings));
         let sessions = Arc::new(Sessions::new());
+        let swept = sessions.clone();
+        let shutdown = shared.settings.shutdown.clone();
+        tokio::spawn(shutdown.run_until_cancelled_owned(async move { swept.sweep().await }));
         let handlers = shared.clone();
         let library = StreamableHttpService::new(
             move || Ok(Handler::new(handlers.clone())),
@@ -99,6 +104,11 @@ impl Endpoint {
             sessions,
             library,
         }
+    }
+
+    /// Sessions open now.
+    pub fn sessions(&self) -> usize {
+        self.sessions.count()
     }
 
     /// Answers a POST, GET or DELETE on the endpoint's path. `body` must be strict JSON for a POST.
@@ -118,6 +128,11 @@ impl Endpoint {
                     .headers
                     .insert(SESSION_ID, HeaderValue::from_static("-"));
             }
+        }
+        let accept = parts.headers.get(header::ACCEPT);
+        if accept.is_none_or(|accept| accept.as_bytes() == b"*/*") {
+            // Whoever takes anything takes both of these, which the library wants to see named.
+            parts.headers.insert(header::ACCEPT, ACCEPT_BOTH);
         }
         let method = parts.method.clone();
         let (id, body) = if method == Method::POST {

@@ -42,10 +42,12 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
             })?;
         let address = listener.local_addr()?;
         let url = format!("http://{address}");
+        let owner = format!("`cairn serve` at {url} (process {})", std::process::id());
+        let _one = home.serve(&owner)?;
         let setup = Setup {
             home: &home,
             config: &config,
-            owner: format!("`cairn serve` at {url} (process {})", std::process::id()),
+            owner,
             upstreams: Vec::new(),
             builtins: true,
             fixtures: args.conformance_fixtures,
@@ -96,10 +98,7 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
         .command
         .split_first()
         .context("name the server's program after `--`")?;
-    let stem = std::path::Path::new(program)
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned());
-    let name = args.name.or(stem).unwrap_or_else(|| "wrapped".to_owned());
+    let name = args.name.unwrap_or_else(|| server_name(program, arguments));
     let at = upstream::Settings {
         name: name.clone(),
         transport: upstream::Transport::Child {
@@ -120,6 +119,22 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
         timeout_ms: None,
     };
     on_stdio(&args.data.data, &config, vec![(at, shown)], false)
+}
+
+/// What a server is called when nobody says: its program, or what a launcher is told to launch.
+fn server_name(program: &str, arguments: &[String]) -> String {
+    const LAUNCHERS: &[&str] = &["bun", "bunx", "deno", "node", "npx", "python", "python3", "uv", "uvx"];
+    let stem = |path: &str| {
+        let file = path.rsplit('/').next().unwrap_or(path);
+        file.split(['.', '@']).next().unwrap_or(file).to_owned()
+    };
+    let program = stem(program);
+    let launched = arguments.iter().find(|argument| !argument.starts_with('-') && *argument != "run");
+    let name = match launched {
+        Some(launched) if LAUNCHERS.contains(&program.as_str()) => stem(launched),
+        _ => program,
+    };
+    if name.is_empty() { "wrapped".to_owned() } else { name }
 }
 
 fn on_stdio(

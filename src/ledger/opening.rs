@@ -23,7 +23,7 @@ use crate::{
     },
     log::{
         Batch, Log, LogError, Reader, Stored,
-        home::{Home, HomeError, Lock, Runner},
+        home::{Home, HomeError, Lock},
         sqlite::SqliteLog,
     },
     merkle, query,
@@ -80,9 +80,7 @@ pub enum OpenError {
 pub struct Running {
     writer: thread::JoinHandle<()>,
     folding: thread::JoinHandle<()>,
-    lock: Lock,
-    /// The mark of this process's own calls.
-    pub runner: Runner,
+    _lock: Lock,
 }
 
 impl Running {
@@ -92,19 +90,10 @@ impl Running {
         let _ = self.writer.join();
         let _ = self.folding.join();
     }
-
-    /// Says who owns the directory, for whoever finds it in use.
-    pub fn say(&self, owner: &str) {
-        if let Err(err) = self.lock.say(owner) {
-            tracing::warn!(%err, "the lock file cannot say who owns the directory");
-        }
-    }
 }
 
 /// What the caller gives that rules may not take for themselves: a name, and randomness.
 pub struct Birth<'a> {
-    /// This process, for calls it will run.
-    pub runner: &'a str,
     /// Said in the lock file.
     pub owner: &'a str,
     pub random: &'a mut dyn FnMut() -> [u8; 32],
@@ -120,7 +109,6 @@ pub fn open(
     birth: Birth<'_>,
 ) -> Result<(Ledger, Running), OpenError> {
     let lock = home.lock(birth.owner)?;
-    let runner = home.enrol(birth.runner)?;
     let keys = home.keys(&mut *birth.random)?;
     let mut log: Box<dyn Log> = Box::new(SqliteLog::open(&home.log_path(), settings.fsync)?);
     let reader = log.reader()?;
@@ -161,6 +149,7 @@ pub fn open(
     });
     let working = working(folder.state(), reader.as_ref())?;
     let dead = dead_runners(&working, home);
+    home.sweep();
     let (inbox, asks) = mpsc::channel(WAITING_MAX);
     let (fold, commits) = std::sync::mpsc::sync_channel(FOLD_BACKLOG);
     let (committed, committed_rx) = watch::channel(found);
@@ -207,8 +196,7 @@ pub fn open(
         Running {
             writer,
             folding,
-            lock,
-            runner,
+            _lock: lock,
         },
     ))
 }

@@ -85,7 +85,11 @@ impl Writer {
         while inbox.blocking_recv_many(&mut asks, self.group_max) > 0 {
             let mut closing = false;
             let rules = asks.drain(..).map_while(|ask| match ask {
-                Ask::Rule { command, reply } => Some((command, reply)),
+                Ask::Rule {
+                    command,
+                    reply,
+                    again,
+                } => Some((command, reply, again)),
                 Ask::Close => {
                     closing = true;
                     None
@@ -103,12 +107,19 @@ impl Writer {
 
     fn commit(
         &mut self,
-        asks: impl Iterator<Item = (Command, oneshot::Sender<Ruling>)>,
+        asks: impl Iterator<Item = (Command, oneshot::Sender<Ruling>, bool)>,
     ) -> Result<(), Fault> {
         let expected = self.tip.map(|tip| tip.cid);
         let mut draft = Draft::default();
-        for (command, reply) in asks {
-            let ruling = self.rule(command, &mut draft)?;
+        for (command, reply, again) in asks {
+            let ruling = match again {
+                true => self.ruled(&command)?,
+                false => None,
+            };
+            let ruling = match ruling {
+                Some(ruling) => ruling,
+                None => self.rule(command, &mut draft)?,
+            };
             draft.replies.push((reply, ruling));
         }
         let Draft {
@@ -134,6 +145,43 @@ impl Writer {
         }
         self.forget();
         Ok(())
+    }
+
+    /// The ruling of a command that an earlier owner committed and could not answer.
+    fn ruled(&self, command: &Command) -> Result<Option<Ruling>, Fault> {
+        let id = match command {
+            Command::Start { start, .. } => &start.id,
+            Command::End { end, .. } => &end.id,
+            // These rule the same when they are ruled again.
+            Command::Publish { .. }
+            | Command::Retire { .. }
+            | Command::Recover { .. }
+            | Command::Erase { .. }
+            | Command::Export { .. } => return Ok(None),
+        };
+        if let (Some(open), Command::Start { .. }) = (self.working.open.get(id), command) {
+            let seq = self.log.reader()?.seq_of(&open.started)?;
+            return Ok(seq.map(|seq| {
+                Ruling::Run(Sealed {
+                    cid: open.started,
+                    seq,
+                })
+            }));
+        }
+        let Some((started, ended)) = query::call_of(&self.state, id)? else {
+            return Ok(None);
+        };
+        let sealed = |seq| -> Result<Option<Sealed>, Fault> {
+            Ok(self.log.reader()?.event_at(seq)?.as_ref().map(Sealed::from))
+        };
+        Ok(match (command, ended) {
+            (Command::Start { start, .. }, Some(ended)) if start.refusal.is_some() => {
+                sealed(ended)?.map(Ruling::Refused)
+            }
+            (Command::Start { .. }, _) => sealed(started)?.map(Ruling::Run),
+            (_, Some(ended)) => sealed(ended)?.map(Ruling::Done),
+            (_, None) => None,
+        })
     }
 
     fn rule(&mut self, command: Command, draft: &mut Draft) -> Result<Ruling, Fault> {

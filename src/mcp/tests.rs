@@ -1,5 +1,7 @@
 //! Claims about the MCP language that need no router: what is read, what is added, what is listed.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use rmcp::{
     model::{CallToolResult, JsonRpcMessage, NumberOrString, ServerJsonRpcMessage, ServerResult},
@@ -12,7 +14,7 @@ use super::{
     envelope::{self, Asked, Message},
     list::{PAGE_MAX, page},
     raw::{pack, unpack, unpack_event},
-    sessions::{SESSIONS_MAX, Sessions},
+    sessions::{IDLE_MAX, SESSIONS_MAX, Sessions},
 };
 use crate::{
     block::{Cid, Codec},
@@ -455,4 +457,21 @@ async fn at_the_bound_the_longest_idle_session_makes_room() {
         !sessions.owned(&latest, "ada"),
         "nobody owns what was not initialized"
     );
+}
+
+#[tokio::test]
+async fn an_idle_session_is_closed_unless_a_stream_is_open() {
+    let sessions = Sessions::new();
+    let (idle, _idle) = sessions.create_session().await.expect("there is room");
+    let (held, _held) = sessions.create_session().await.expect("there is room");
+    let stream = sessions.open(&held);
+    let later = Instant::now() + IDLE_MAX;
+    sessions.close_idle(Instant::now()).await;
+    assert_eq!(sessions.count(), 2);
+    sessions.close_idle(later).await;
+    assert_eq!(sessions.has_session(&idle).await.ok(), Some(false));
+    assert_eq!(sessions.has_session(&held).await.ok(), Some(true));
+    drop(stream);
+    sessions.close_idle(Instant::now() + IDLE_MAX).await;
+    assert_eq!(sessions.count(), 0);
 }

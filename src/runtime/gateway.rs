@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, value::RawValue};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -41,14 +41,18 @@ pub struct Settings {
 }
 
 /// Keeps the board in step with one upstream until `stop`, or until the ledger ends.
+///
+/// `settled` is told once its tools are on the board, or it was not reached the first time.
 pub async fn follow(
     upstream: Upstream,
     settings: Settings,
     router: Router,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
+    settled: oneshot::Sender<()>,
 ) {
     let mut offer = upstream.offer();
+    let mut settled = Some(settled);
     loop {
         let offered = offer.borrow_and_update().clone();
         let up = offered.state == State::Ready;
@@ -67,6 +71,12 @@ pub async fn follow(
                 message,
                 "upstream is not reachable; it is tried again"
             );
+        }
+        if offered.state != State::Connecting
+            && let Some(settled) = settled.take()
+        {
+            // Whoever started this may have stopped waiting.
+            let _ = settled.send(());
         }
         tokio::select! {
             changed = offer.changed() => if changed.is_err() { break },

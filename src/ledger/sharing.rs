@@ -1,0 +1,512 @@
+//! Sharing one data directory: whoever starts first owns the log, the others reach it through a socket in it.
+//!
+//! Invariants:
+//! - a guest's command is ruled once, even when its owner dies between the commit and the answer;
+//! - when the owner ends, one guest takes over; calls of processes that still run stay open;
+//! - the socket is as private as the directory: only its owner's user can connect.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, oneshot, watch},
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::{
+    block::{Cid, decode, encode},
+    ledger::{
+        About, Ask, Command, Ledger, Reach, Ruling, Stopped, WAITING_MAX,
+        opening::{self, Birth, OpenError, Running, Settings},
+    },
+    log::home::{Home, HomeError, Runner},
+};
+
+/// Bytes of one frame: a payload of 64 MiB in parts, and what stands around it.
+const FRAME_MAX: usize = 72 * 1024 * 1024;
+/// Commands of one guest that may be on their way.
+const GUEST_WAITING_MAX: usize = 1024;
+/// How long a process tries to find or become the owner.
+const SEARCH_MAX: Duration = Duration::from_secs(10);
+/// Between two tries.
+const SEARCH_PAUSE: Duration = Duration::from_millis(20);
+
+/// What a process brings to a directory it shares.
+#[derive(Clone)]
+pub struct Member {
+    pub home: Home,
+    pub settings: Settings,
+    /// This process, in the calls it starts.
+    pub runner: String,
+    /// Said to whoever finds the directory in use.
+    pub owner: String,
+    /// Gives 32 bytes nobody can guess.
+    pub random: fn() -> [u8; 32],
+}
+
+/// This process's part in the directory: the log itself, or the way to it.
+pub struct Sharing {
+    part: Part,
+    _mark: Runner,
+}
+
+enum Part {
+    Owner {
+        running: Running,
+        host: JoinHandle<()>,
+    },
+    Guest {
+        relay: JoinHandle<()>,
+    },
+}
+
+/// What a guest says.
+#[derive(Serialize, Deserialize)]
+enum Said {
+    Hello {
+        runner: String,
+    },
+    Rule {
+        id: u64,
+        command: Box<Command>,
+        again: bool,
+    },
+}
+
+/// What the owner says.
+#[derive(Serialize, Deserialize)]
+enum Told {
+    Welcome {
+        log: Cid,
+        origin: String,
+        vkey: String,
+    },
+    Ruling {
+        id: u64,
+        ruling: Box<Ruling>,
+    },
+    Reach {
+        applied: u64,
+        checkpoint: String,
+    },
+}
+
+/// Opens the log of a directory, or reaches the process that owns it.
+pub async fn join(member: Member) -> Result<(Ledger, Sharing), OpenError> {
+    let mark = member.home.enrol(&member.runner)?;
+    let part = find(&member).await?;
+    Ok(match part {
+        Found::Own(ledger, running) => {
+            let host = tokio::spawn(host(ledger.clone()));
+            (
+                ledger,
+                Sharing {
+                    part: Part::Owner {
+                        running: *running,
+                        host,
+                    },
+                    _mark: mark,
+                },
+            )
+        }
+        Found::Other(line) => {
+            let (inbox, asks) = mpsc::channel(WAITING_MAX);
+            let (committed_to, committed) = watch::channel(0);
+            let (reach_to, reach) = watch::channel(Reach::default());
+            let about = Arc::new(line.about.clone());
+            let ledger = Ledger {
+                inbox,
+                committed,
+                reach,
+                about,
+                home: member.home.clone(),
+            };
+            let relay = Relay {
+                member,
+                asks,
+                committed: committed_to,
+                reach: reach_to,
+                pending: BTreeMap::new(),
+                next: 0,
+            };
+            let relay = tokio::spawn(relay.run(line));
+            (
+                ledger,
+                Sharing {
+                    part: Part::Guest { relay },
+                    _mark: mark,
+                },
+            )
+        }
+    })
+}
+
+impl Sharing {
+    /// Waits until what the ledger was told before it was closed is done.
+    pub async fn end(self) {
+        match self.part {
+            Part::Owner { running, host } => {
+                // Guests see the end of their lines and look for a new owner once the lock is free.
+                host.abort();
+                // Joining blocks; the threads end as soon as the last commit is folded and signed.
+                let _ = tokio::task::spawn_blocking(move || running.join()).await;
+            }
+            Part::Guest { relay } => {
+                // A relay that failed has said so.
+                let _ = relay.await;
+            }
+        }
+    }
+}
+
+enum Found {
+    Own(Ledger, Box<Running>),
+    Other(Line),
+}
+
+/// A line to the owner, greeted.
+struct Line {
+    about: About,
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+}
+
+/// Becomes the owner where there is none, else connects to it.
+async fn find(member: &Member) -> Result<Found, OpenError> {
+    let deadline = tokio::time::Instant::now() + SEARCH_MAX;
+    loop {
+        let taken = match own(member).await {
+            Err(OpenError::Home(taken @ HomeError::Owned { .. })) => taken,
+            Ok((ledger, running)) => return Ok(Found::Own(ledger, Box::new(running))),
+            Err(err) => return Err(err),
+        };
+        if let Ok(line) = connect(member).await {
+            return Ok(Found::Other(line));
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(taken.into());
+        }
+        // The owner is still opening, or has just ended; neither can be waited for.
+        tokio::time::sleep(SEARCH_PAUSE).await;
+    }
+}
+
+async fn own(member: &Member) -> Result<(Ledger, Running), OpenError> {
+    let member = member.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        let now_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_micros() as u64);
+        let mut random = member.random;
+        let birth = Birth {
+            owner: &member.owner,
+            random: &mut random,
+            now_us,
+            step: &mut |_| {},
+        };
+        opening::open(&member.home, &member.settings, birth)
+    });
+    opened.await.unwrap_or(Err(OpenError::Stopped(Stopped)))
+}
+
+async fn connect(member: &Member) -> io::Result<Line> {
+    let (mut reader, mut writer) = UnixStream::connect(member.home.socket_path())
+        .await?
+        .into_split();
+    write_frame(
+        &mut writer,
+        &Said::Hello {
+            runner: member.runner.clone(),
+        },
+    )
+    .await?;
+    match read_frame(&mut reader).await? {
+        Told::Welcome { log, origin, vkey } => Ok(Line {
+            about: About { log, origin, vkey },
+            reader,
+            writer,
+        }),
+        Told::Ruling { .. } | Told::Reach { .. } => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Serves guests until it is aborted. Without a socket the owner works alone.
+async fn host(ledger: Ledger) {
+    let path = ledger.home().socket_path();
+    // Whoever left a socket here does not own the lock any more.
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).and_then(|listener| {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map(|()| listener)
+    });
+    let listener = match listener {
+        Ok(listener) => listener,
+        Err(err) => {
+            tracing::warn!(%err, "the data directory cannot be shared: its socket cannot be made");
+            return;
+        }
+    };
+    let mut guests = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    guests.spawn(guest(stream, ledger.clone()));
+                }
+                Err(err) => tracing::warn!(%err, "a guest of the data directory was not accepted"),
+            },
+            Some(_) = guests.join_next() => {}
+        }
+    }
+}
+
+/// One guest's line. When it ends and its process with it, its running calls are interrupted.
+async fn guest(stream: UnixStream, ledger: Ledger) {
+    let (mut reader, writer) = stream.into_split();
+    let Ok(Said::Hello { runner }) = read_frame(&mut reader).await else {
+        return;
+    };
+    let (told, telling) = mpsc::channel(GUEST_WAITING_MAX);
+    let teller = tokio::spawn(tell(writer, telling, ledger.clone()));
+    let mut rulings = JoinSet::new();
+    while let Ok(Said::Rule { id, command, again }) = read_frame(&mut reader).await {
+        let (ledger, told) = (ledger.clone(), told.clone());
+        if rulings.len() >= GUEST_WAITING_MAX {
+            rulings.join_next().await;
+        }
+        // Spawned in order and handed to the inbox at once; answers may come in any order.
+        rulings.spawn(async move {
+            if let Ok(ruling) = ledger.ask(*command, again).await {
+                // A guest that went away asks again from its next owner.
+                let _ = told
+                    .send(Told::Ruling {
+                        id,
+                        ruling: Box::new(ruling),
+                    })
+                    .await;
+            }
+        });
+        while rulings.try_join_next().is_some() {}
+    }
+    drop(told);
+    while rulings.join_next().await.is_some() {}
+    teller.abort();
+    if !ledger.home().runs(&runner) {
+        // A stopped ledger leaves this to the next start.
+        let _ = ledger
+            .submit(Command::Recover {
+                runners: vec![runner],
+            })
+            .await;
+    }
+}
+
+async fn tell(mut writer: OwnedWriteHalf, mut telling: mpsc::Receiver<Told>, ledger: Ledger) {
+    let About { log, origin, vkey } = ledger.about().clone();
+    let mut written = write_frame(&mut writer, &Told::Welcome { log, origin, vkey }).await;
+    let mut reach = ledger.reach();
+    reach.mark_changed();
+    while written.is_ok() {
+        let told = tokio::select! {
+            biased;
+            told = telling.recv() => match told {
+                Some(told) => told,
+                None => return,
+            },
+            changed = reach.changed() => match changed {
+                Ok(()) => {
+                    let Reach { applied, checkpoint } = reach.borrow_and_update().clone();
+                    Told::Reach { applied, checkpoint }
+                }
+                Err(_) => return,
+            },
+        };
+        written = write_frame(&mut writer, &told).await;
+    }
+}
+
+/// A guest's side: hands commands to the owner, and finds the next one when it ends.
+struct Relay {
+    member: Member,
+    asks: mpsc::Receiver<Ask>,
+    committed: watch::Sender<u64>,
+    reach: watch::Sender<Reach>,
+    /// Commands without a ruling, in the order they were given.
+    pending: BTreeMap<u64, (Command, oneshot::Sender<Ruling>)>,
+    next: u64,
+}
+
+/// Why a relay stopped using one owner.
+enum Left {
+    Closed,
+    Lost,
+}
+
+impl Relay {
+    async fn run(mut self, line: Line) {
+        let mut found = Found::Other(line);
+        loop {
+            let left = match found {
+                Found::Other(line) => self.through(line).await,
+                Found::Own(ledger, running) => {
+                    self.locally(&ledger).await;
+                    // Closing and joining, so that the next owner finds the lock free.
+                    ledger.close().await;
+                    let _ = tokio::task::spawn_blocking(move || running.join()).await;
+                    return;
+                }
+            };
+            if matches!(left, Left::Closed) {
+                return;
+            }
+            found = match find(&self.member).await {
+                Ok(found) => found,
+                Err(err) => {
+                    tracing::error!(%err, "no process owns the log any more, and this one cannot");
+                    return;
+                }
+            };
+        }
+    }
+
+    /// Works through another process.
+    async fn through(&mut self, mut line: Line) -> Left {
+        for (id, (command, _)) in &self.pending {
+            let said = Said::Rule {
+                id: *id,
+                command: Box::new(command.clone()),
+                again: true,
+            };
+            if write_frame(&mut line.writer, &said).await.is_err() {
+                return Left::Lost;
+            }
+        }
+        // A task of its own reads, because a frame must not be dropped midway.
+        let (told_to, mut told) = mpsc::channel(GUEST_WAITING_MAX);
+        let mut reader = line.reader;
+        let reading = tokio::spawn(async move {
+            while let Ok(frame) = read_frame::<Told>(&mut reader).await {
+                if told_to.send(frame).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let left = loop {
+            tokio::select! {
+                frame = told.recv() => match frame {
+                    Some(frame) => self.hear(frame),
+                    None => break Left::Lost,
+                },
+                ask = self.asks.recv() => match ask {
+                    Some(Ask::Rule { command, reply, .. }) => {
+                        let id = self.next;
+                        self.next += 1;
+                        let said = Said::Rule { id, command: Box::new(command.clone()), again: false };
+                        self.pending.insert(id, (command, reply));
+                        if write_frame(&mut line.writer, &said).await.is_err() {
+                            break Left::Lost;
+                        }
+                    }
+                    Some(Ask::Close) | None => break Left::Closed,
+                },
+            }
+        };
+        reading.abort();
+        left
+    }
+
+    fn hear(&mut self, frame: Told) {
+        match frame {
+            Told::Ruling { id, ruling } => {
+                if let Some(seq) = ruling.seq() {
+                    self.committed
+                        .send_modify(|committed| *committed = (*committed).max(seq + 1));
+                }
+                if let Some((_, reply)) = self.pending.remove(&id) {
+                    // Whoever asked may have gone away.
+                    let _ = reply.send(*ruling);
+                }
+            }
+            Told::Reach {
+                applied,
+                checkpoint,
+            } => {
+                self.committed
+                    .send_modify(|committed| *committed = (*committed).max(applied));
+                self.reach.send_replace(Reach {
+                    applied,
+                    checkpoint,
+                });
+            }
+            Told::Welcome { .. } => {}
+        }
+    }
+
+    /// Works as the owner, until the ledger is closed.
+    async fn locally(&mut self, ledger: &Ledger) {
+        let host = tokio::spawn(host(ledger.clone()));
+        for (command, reply) in std::mem::take(&mut self.pending).into_values() {
+            // A local ledger that has stopped has said so; whoever asked sees the reply dropped.
+            let _ = ledger
+                .inbox
+                .send(Ask::Rule {
+                    command,
+                    reply,
+                    again: true,
+                })
+                .await;
+        }
+        let (mut reach, mut committed) = (ledger.reach(), ledger.committed());
+        reach.mark_changed();
+        committed.mark_changed();
+        loop {
+            tokio::select! {
+                ask = self.asks.recv() => match ask {
+                    Some(ask @ Ask::Rule { .. }) => {
+                        if ledger.inbox.send(ask).await.is_err() {
+                            break;
+                        }
+                    }
+                    Some(Ask::Close) | None => break,
+                },
+                Ok(()) = committed.changed() => {
+                    self.committed.send_replace(*committed.borrow_and_update());
+                }
+                Ok(()) = reach.changed() => {
+                    self.reach.send_replace(reach.borrow_and_update().clone());
+                }
+                () = ledger.stopped() => break,
+            }
+        }
+        host.abort();
+    }
+}
+
+async fn write_frame<T: Serialize>(writer: &mut OwnedWriteHalf, frame: &T) -> io::Result<()> {
+    let body = encode(frame);
+    let len = u32::try_from(body.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let mut bytes = Vec::with_capacity(4 + body.len());
+    bytes.extend_from_slice(&len.to_be_bytes());
+    bytes.extend_from_slice(&body);
+    writer.write_all(&bytes).await
+}
+
+async fn read_frame<T: DeserializeOwned>(reader: &mut OwnedReadHalf) -> io::Result<T> {
+    let len = reader.read_u32().await? as usize;
+    if len > FRAME_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let mut body = vec![0; len];
+    reader.read_exact(&mut body).await?;
+    decode(&body).map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))
+}
