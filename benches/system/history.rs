@@ -107,7 +107,6 @@ fn make(dir: PathBuf) -> Cid {
     let home = Home::open(&dir).expect("a home for the log");
     let mut random = || [7; 32];
     let birth = Birth {
-        runner: "bench",
         owner: "bench",
         random: &mut random,
         now_us: 1,
