@@ -164,7 +164,11 @@ impl Ledger {
 
     async fn ask(&self, command: Command, again: bool) -> Result<Ruling, Stopped> {
         let (reply, ruling) = oneshot::channel();
-        let ask = Ask::Rule { command, reply, again };
+        let ask = Ask::Rule {
+            command,
+            reply,
+            again,
+        };
         self.inbox.send(ask).await.map_err(|_| Stopped)?;
         ruling.await.map_err(|_| Stopped)
     }
@@ -179,7 +183,11 @@ impl Ledger {
     pub fn submit_blocking(&self, command: Command) -> Result<Ruling, Stopped> {
         let (reply, ruling) = oneshot::channel();
         self.inbox
-            .blocking_send(Ask::Rule { command, reply, again: false })
+            .blocking_send(Ask::Rule {
+                command,
+                reply,
+                again: false,
+            })
             .map_err(|_| Stopped)?;
         ruling.blocking_recv().map_err(|_| Stopped)
     }

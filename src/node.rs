@@ -4,11 +4,7 @@
 //! - nothing is answered before the log is open and checked;
 //! - on the way down, calls end first, then upstreams, then the ledger: every start has its ending in the log.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +14,8 @@ use crate::{
     config::{self, Config},
     ledger::{
         GROUP_MAX, Ledger, Stopped,
-        opening::{self, Birth, OpenError, Running},
+        opening::{self, OpenError},
+        sharing::{self, Member, Sharing},
     },
     log::home::{Home, HomeError},
     metrics::Metrics,
@@ -49,8 +46,6 @@ pub enum StartError {
     Home(#[from] HomeError),
     #[error(transparent)]
     Stopped(#[from] Stopped),
-    #[error("the operating system gives no randomness")]
-    Random,
 }
 
 /// A running node.
@@ -60,7 +55,7 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     /// Cancelled when the node is to stop; whatever serves its callers watches it.
     pub stopping: CancellationToken,
-    running: Running,
+    sharing: Sharing,
     followers: JoinSet<()>,
 }
 
@@ -82,7 +77,8 @@ impl Node {
     /// Opens the log, puts the builtin tools on offer and connects the upstreams.
     pub async fn start(setup: Setup<'_>) -> Result<Self, StartError> {
         let runner = uuid::Uuid::now_v7().simple().to_string();
-        let (ledger, running, salt) = open(&setup, &runner)?;
+        let (ledger, sharing) = sharing::join(member(&setup, &runner)).await?;
+        let salt = setup.home.keys(random)?.salt;
         let metrics = Arc::new(Metrics::new());
         let router = Router::new(parts(
             setup.config,
@@ -95,7 +91,7 @@ impl Node {
             router.put(tools::offering(tools::all(&router))).await?;
         }
         if setup.fixtures {
-            let state_key = random().ok_or(StartError::Random)?;
+            let state_key = random();
             router
                 .put(tools::conformance::offering(state_key, &router))
                 .await?;
@@ -105,7 +101,7 @@ impl Node {
             router,
             metrics,
             stopping: CancellationToken::new(),
-            running,
+            sharing,
             followers: JoinSet::new(),
         };
         let configured = setup
@@ -128,14 +124,7 @@ impl Node {
         self.router.drain(DRAIN_MAX).await;
         while self.followers.join_next().await.is_some() {}
         self.ledger.close().await;
-        let running = self.running;
-        // Joining blocks; the threads end as soon as the last commit is folded and signed.
-        let _ = tokio::task::spawn_blocking(move || running.join()).await;
-    }
-
-    /// Says who owns the data directory.
-    pub fn say(&self, owner: &str) {
-        self.running.say(owner);
+        self.sharing.end().await;
     }
 
     /// What keeps the node from serving, if anything does.
@@ -174,39 +163,30 @@ impl Node {
 /// Events the state may be behind before the node says that it is not ready.
 const LAG_MAX: u64 = 100_000;
 
-fn open(setup: &Setup<'_>, runner: &str) -> Result<(Ledger, Running, SaltKey), StartError> {
-    let first = random().ok_or(StartError::Random)?;
-    let second = random().ok_or(StartError::Random)?;
-    let third = random().ok_or(StartError::Random)?;
-    // Two keys and a nonce are the most a first start asks for.
-    let mut fresh = [first, second, third].into_iter().cycle();
-    let mut random = move || fresh.next().unwrap_or(first);
+fn member(setup: &Setup<'_>, runner: &str) -> Member {
     let log = &setup.config.log;
     let settings = opening::Settings {
         group_max: log.group_max.min(GROUP_MAX),
         fsync: log.fsync,
         checkpoint_interval: Duration::from_millis(log.checkpoint_interval_ms),
     };
-    let now_us = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_micros() as u64);
-    let birth = Birth {
-        runner,
-        owner: &setup.owner,
-        random: &mut random,
-        now_us,
-        step: &mut |_| {},
-    };
-    let (ledger, running) = opening::open(setup.home, &settings, birth)?;
-    let salt = setup.home.keys(|| first)?.salt;
-    Ok((ledger, running, salt))
+    Member {
+        home: setup.home.clone(),
+        settings,
+        runner: runner.to_owned(),
+        owner: setup.owner.clone(),
+        random,
+    }
 }
 
 /// 32 bytes nobody can guess.
-pub fn random() -> Option<[u8; 32]> {
+///
+/// # Panics
+/// Where the operating system has no randomness to give: no key could be made then.
+pub fn random() -> [u8; 32] {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).ok()?;
-    Some(bytes)
+    getrandom::fill(&mut bytes).expect("the operating system gives randomness");
+    bytes
 }
 
 /// Waits until every upstream was reached or has failed once, and its tools are on offer.

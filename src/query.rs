@@ -62,7 +62,9 @@ pub fn call_of(state: &Connection, id: &str) -> Result<Option<(u64, Option<u64>)
     let sql = "SELECT call.id, call.ended FROM subject JOIN call ON call.id = subject.id WHERE subject.name = ?1";
     let mut statement = state.prepare_cached(sql)?;
     let key = subject_key(&crate::call::subject(id));
-    Ok(statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+    Ok(statement
+        .query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?)
 }
 
 /// Calls without an ending, by the seq of their start.

@@ -42,10 +42,12 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
             })?;
         let address = listener.local_addr()?;
         let url = format!("http://{address}");
+        let owner = format!("`cairn serve` at {url} (process {})", std::process::id());
+        let _one = home.serve(&owner)?;
         let setup = Setup {
             home: &home,
             config: &config,
-            owner: format!("`cairn serve` at {url} (process {})", std::process::id()),
+            owner,
             upstreams: Vec::new(),
             builtins: true,
             fixtures: args.conformance_fixtures,

@@ -80,7 +80,7 @@ pub enum OpenError {
 pub struct Running {
     writer: thread::JoinHandle<()>,
     folding: thread::JoinHandle<()>,
-    lock: Lock,
+    _lock: Lock,
 }
 
 impl Running {
@@ -89,13 +89,6 @@ impl Running {
         // A panicked thread has said so on standard error; there is nothing left to hand on.
         let _ = self.writer.join();
         let _ = self.folding.join();
-    }
-
-    /// Says who owns the directory, for whoever finds it in use.
-    pub fn say(&self, owner: &str) {
-        if let Err(err) = self.lock.say(owner) {
-            tracing::warn!(%err, "the lock file cannot say who owns the directory");
-        }
     }
 }
 
@@ -202,7 +195,7 @@ pub fn open(
         Running {
             writer,
             folding,
-            lock,
+            _lock: lock,
         },
     ))
 }

@@ -7,8 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io,
+    fs, io,
     os::unix::fs::PermissionsExt,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -63,23 +62,44 @@ pub struct Sharing {
 }
 
 enum Part {
-    Owner { running: Running, host: JoinHandle<()> },
-    Guest { relay: JoinHandle<()> },
+    Owner {
+        running: Running,
+        host: JoinHandle<()>,
+    },
+    Guest {
+        relay: JoinHandle<()>,
+    },
 }
 
 /// What a guest says.
 #[derive(Serialize, Deserialize)]
 enum Said {
-    Hello { runner: String },
-    Rule { id: u64, command: Box<Command>, again: bool },
+    Hello {
+        runner: String,
+    },
+    Rule {
+        id: u64,
+        command: Box<Command>,
+        again: bool,
+    },
 }
 
 /// What the owner says.
 #[derive(Serialize, Deserialize)]
 enum Told {
-    Welcome { log: Cid, origin: String, vkey: String },
-    Ruling { id: u64, ruling: Box<Ruling> },
-    Reach { applied: u64, checkpoint: String },
+    Welcome {
+        log: Cid,
+        origin: String,
+        vkey: String,
+    },
+    Ruling {
+        id: u64,
+        ruling: Box<Ruling>,
+    },
+    Reach {
+        applied: u64,
+        checkpoint: String,
+    },
 }
 
 /// Opens the log of a directory, or reaches the process that owns it.
@@ -89,17 +109,45 @@ pub async fn join(member: Member) -> Result<(Ledger, Sharing), OpenError> {
     Ok(match part {
         Found::Own(ledger, running) => {
             let host = tokio::spawn(host(ledger.clone()));
-            (ledger, Sharing { part: Part::Owner { running: *running, host }, _mark: mark })
+            (
+                ledger,
+                Sharing {
+                    part: Part::Owner {
+                        running: *running,
+                        host,
+                    },
+                    _mark: mark,
+                },
+            )
         }
         Found::Other(line) => {
             let (inbox, asks) = mpsc::channel(WAITING_MAX);
             let (committed_to, committed) = watch::channel(0);
             let (reach_to, reach) = watch::channel(Reach::default());
             let about = Arc::new(line.about.clone());
-            let ledger = Ledger { inbox, committed, reach, about, home: member.home.clone() };
-            let relay = Relay { member, asks, committed: committed_to, reach: reach_to, pending: BTreeMap::new(), next: 0 };
+            let ledger = Ledger {
+                inbox,
+                committed,
+                reach,
+                about,
+                home: member.home.clone(),
+            };
+            let relay = Relay {
+                member,
+                asks,
+                committed: committed_to,
+                reach: reach_to,
+                pending: BTreeMap::new(),
+                next: 0,
+            };
             let relay = tokio::spawn(relay.run(line));
-            (ledger, Sharing { part: Part::Guest { relay }, _mark: mark })
+            (
+                ledger,
+                Sharing {
+                    part: Part::Guest { relay },
+                    _mark: mark,
+                },
+            )
         }
     })
 }
@@ -157,19 +205,38 @@ async fn find(member: &Member) -> Result<Found, OpenError> {
 async fn own(member: &Member) -> Result<(Ledger, Running), OpenError> {
     let member = member.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+        let now_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_micros() as u64);
         let mut random = member.random;
-        let birth = Birth { owner: &member.owner, random: &mut random, now_us, step: &mut |_| {} };
+        let birth = Birth {
+            owner: &member.owner,
+            random: &mut random,
+            now_us,
+            step: &mut |_| {},
+        };
         opening::open(&member.home, &member.settings, birth)
     });
     opened.await.unwrap_or(Err(OpenError::Stopped(Stopped)))
 }
 
 async fn connect(member: &Member) -> io::Result<Line> {
-    let (mut reader, mut writer) = UnixStream::connect(member.home.socket_path()).await?.into_split();
-    write_frame(&mut writer, &Said::Hello { runner: member.runner.clone() }).await?;
+    let (mut reader, mut writer) = UnixStream::connect(member.home.socket_path())
+        .await?
+        .into_split();
+    write_frame(
+        &mut writer,
+        &Said::Hello {
+            runner: member.runner.clone(),
+        },
+    )
+    .await?;
     match read_frame(&mut reader).await? {
-        Told::Welcome { log, origin, vkey } => Ok(Line { about: About { log, origin, vkey }, reader, writer }),
+        Told::Welcome { log, origin, vkey } => Ok(Line {
+            about: About { log, origin, vkey },
+            reader,
+            writer,
+        }),
         Told::Ruling { .. } | Told::Reach { .. } => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -179,8 +246,9 @@ async fn host(ledger: Ledger) {
     let path = ledger.home().socket_path();
     // Whoever left a socket here does not own the lock any more.
     let _ = fs::remove_file(&path);
-    let listener = UnixListener::bind(&path)
-        .and_then(|listener| fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map(|()| listener));
+    let listener = UnixListener::bind(&path).and_then(|listener| {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map(|()| listener)
+    });
     let listener = match listener {
         Ok(listener) => listener,
         Err(err) => {
@@ -205,7 +273,9 @@ async fn host(ledger: Ledger) {
 /// One guest's line. When it ends and its process with it, its running calls are interrupted.
 async fn guest(stream: UnixStream, ledger: Ledger) {
     let (mut reader, writer) = stream.into_split();
-    let Ok(Said::Hello { runner }) = read_frame(&mut reader).await else { return };
+    let Ok(Said::Hello { runner }) = read_frame(&mut reader).await else {
+        return;
+    };
     let (told, telling) = mpsc::channel(GUEST_WAITING_MAX);
     let teller = tokio::spawn(tell(writer, telling, ledger.clone()));
     let mut rulings = JoinSet::new();
@@ -218,7 +288,12 @@ async fn guest(stream: UnixStream, ledger: Ledger) {
         rulings.spawn(async move {
             if let Ok(ruling) = ledger.ask(*command, again).await {
                 // A guest that went away asks again from its next owner.
-                let _ = told.send(Told::Ruling { id, ruling: Box::new(ruling) }).await;
+                let _ = told
+                    .send(Told::Ruling {
+                        id,
+                        ruling: Box::new(ruling),
+                    })
+                    .await;
             }
         });
         while rulings.try_join_next().is_some() {}
@@ -228,7 +303,11 @@ async fn guest(stream: UnixStream, ledger: Ledger) {
     teller.abort();
     if !ledger.home().runs(&runner) {
         // A stopped ledger leaves this to the next start.
-        let _ = ledger.submit(Command::Recover { runners: vec![runner] }).await;
+        let _ = ledger
+            .submit(Command::Recover {
+                runners: vec![runner],
+            })
+            .await;
     }
 }
 
@@ -303,7 +382,11 @@ impl Relay {
     /// Works through another process.
     async fn through(&mut self, mut line: Line) -> Left {
         for (id, (command, _)) in &self.pending {
-            let said = Said::Rule { id: *id, command: Box::new(command.clone()), again: true };
+            let said = Said::Rule {
+                id: *id,
+                command: Box::new(command.clone()),
+                again: true,
+            };
             if write_frame(&mut line.writer, &said).await.is_err() {
                 return Left::Lost;
             }
@@ -346,16 +429,24 @@ impl Relay {
         match frame {
             Told::Ruling { id, ruling } => {
                 if let Some(seq) = ruling.seq() {
-                    self.committed.send_modify(|committed| *committed = (*committed).max(seq + 1));
+                    self.committed
+                        .send_modify(|committed| *committed = (*committed).max(seq + 1));
                 }
                 if let Some((_, reply)) = self.pending.remove(&id) {
                     // Whoever asked may have gone away.
                     let _ = reply.send(*ruling);
                 }
             }
-            Told::Reach { applied, checkpoint } => {
-                self.committed.send_modify(|committed| *committed = (*committed).max(applied));
-                self.reach.send_replace(Reach { applied, checkpoint });
+            Told::Reach {
+                applied,
+                checkpoint,
+            } => {
+                self.committed
+                    .send_modify(|committed| *committed = (*committed).max(applied));
+                self.reach.send_replace(Reach {
+                    applied,
+                    checkpoint,
+                });
             }
             Told::Welcome { .. } => {}
         }
@@ -366,7 +457,14 @@ impl Relay {
         let host = tokio::spawn(host(ledger.clone()));
         for (command, reply) in std::mem::take(&mut self.pending).into_values() {
             // A local ledger that has stopped has said so; whoever asked sees the reply dropped.
-            let _ = ledger.inbox.send(Ask::Rule { command, reply, again: true }).await;
+            let _ = ledger
+                .inbox
+                .send(Ask::Rule {
+                    command,
+                    reply,
+                    again: true,
+                })
+                .await;
         }
         let (mut reach, mut committed) = (ledger.reach(), ledger.committed());
         reach.mark_changed();

@@ -85,7 +85,11 @@ impl Writer {
         while inbox.blocking_recv_many(&mut asks, self.group_max) > 0 {
             let mut closing = false;
             let rules = asks.drain(..).map_while(|ask| match ask {
-                Ask::Rule { command, reply, again } => Some((command, reply, again)),
+                Ask::Rule {
+                    command,
+                    reply,
+                    again,
+                } => Some((command, reply, again)),
                 Ask::Close => {
                     closing = true;
                     None
@@ -155,7 +159,18 @@ impl Writer {
             | Command::Erase { .. }
             | Command::Export { .. } => return Ok(None),
         };
-        let Some((started, ended)) = query::call_of(&self.state, id)? else { return Ok(None) };
+        if let (Some(open), Command::Start { .. }) = (self.working.open.get(id), command) {
+            let seq = self.log.reader()?.seq_of(&open.started)?;
+            return Ok(seq.map(|seq| {
+                Ruling::Run(Sealed {
+                    cid: open.started,
+                    seq,
+                })
+            }));
+        }
+        let Some((started, ended)) = query::call_of(&self.state, id)? else {
+            return Ok(None);
+        };
         let sealed = |seq| -> Result<Option<Sealed>, Fault> {
             Ok(self.log.reader()?.event_at(seq)?.as_ref().map(Sealed::from))
         };

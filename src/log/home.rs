@@ -92,9 +92,18 @@ impl Home {
 
     /// Takes the right to write, and says in the lock file who has it.
     pub fn lock(&self, owner: &str) -> Result<Lock, HomeError> {
+        self.claim("lock", owner)
+    }
+
+    /// Takes the right to be the one server of this directory.
+    pub fn serve(&self, owner: &str) -> Result<Lock, HomeError> {
+        self.claim("serve.lock", owner)
+    }
+
+    fn claim(&self, name: &str, owner: &str) -> Result<Lock, HomeError> {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true);
-        let mut file = self.io(options.open(self.dir.join("lock")))?;
+        let mut file = self.io(options.open(self.dir.join(name)))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
