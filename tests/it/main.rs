@@ -2,7 +2,12 @@
 //!
 //! One binary. Other people's programs come from `tests/clients/setup`.
 
+mod conformance;
+mod crashes;
 mod floors;
 mod formats;
 mod harness;
+mod record;
 mod schemas;
+mod speech;
+mod upstream;
