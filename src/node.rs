@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::task::JoinSet;
+use tokio::{sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     },
     runtime::{
         gateway,
-        upstream::{self, State, Upstream},
+        upstream::{self, Upstream},
     },
     tools,
 };
@@ -146,17 +146,23 @@ impl Node {
         reasons
     }
 
-    fn follow(&mut self, at: upstream::Settings, shown: gateway::Settings) -> (Upstream, Router) {
-        let upstream = Upstream::start(at);
+    /// The receiver ends once the upstream's tools are on offer, or it has failed for the first time.
+    fn follow(
+        &mut self,
+        at: upstream::Settings,
+        shown: gateway::Settings,
+    ) -> oneshot::Receiver<()> {
+        let (settle, settled) = oneshot::channel();
         let follower = gateway::follow(
-            upstream.clone(),
+            Upstream::start(at),
             shown,
             self.router.clone(),
             self.metrics.clone(),
             self.stopping.clone(),
+            settle,
         );
         self.followers.spawn(follower);
-        (upstream, self.router.clone())
+        settled
     }
 }
 
@@ -190,14 +196,7 @@ pub fn random() -> [u8; 32] {
 }
 
 /// Waits until every upstream was reached or has failed once, and its tools are on offer.
-async fn wait_for(upstreams: Vec<(Upstream, Router)>) {
-    let settled = upstreams.into_iter().map(|(upstream, _router)| async move {
-        let mut offer = upstream.offer();
-        // An upstream that ends while it is waited for has nothing more to say.
-        let _ = offer
-            .wait_for(|offered| offered.state != State::Connecting)
-            .await;
-    });
+async fn wait_for(settled: Vec<oneshot::Receiver<()>>) {
     if tokio::time::timeout(UPSTREAM_WAIT, futures_util::future::join_all(settled))
         .await
         .is_err()

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, value::RawValue};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -41,13 +41,17 @@ pub struct Settings {
 }
 
 /// Keeps the board in step with one upstream until `stop`, or until the ledger ends.
+///
+/// `settled` is dropped once the upstream's offer is on the board, or the upstream has failed for the first time.
 pub async fn follow(
     upstream: Upstream,
     settings: Settings,
     router: Router,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
+    settled: oneshot::Sender<()>,
 ) {
+    let mut settled = Some(settled);
     let mut offer = upstream.offer();
     loop {
         let offered = offer.borrow_and_update().clone();
@@ -68,11 +72,15 @@ pub async fn follow(
                 "upstream is not reachable; it is tried again"
             );
         }
+        if offered.state != State::Connecting {
+            settled = None;
+        }
         tokio::select! {
             changed = offer.changed() => if changed.is_err() { break },
             () = stop.cancelled() => break,
         }
     }
+    drop(settled);
     upstream.stop().await;
 }
 
