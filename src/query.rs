@@ -6,7 +6,6 @@
 
 pub mod export;
 pub mod graph;
-#[cfg(any())]
 pub mod import;
 pub mod list;
 pub mod lookup;
