@@ -253,7 +253,10 @@ impl Router {
         let record = Some(record(sealed, Some(cid)));
         match told {
             Told::Result(result) => Ok(Answer { result, record }),
-            Told::Error(error) => Err(RpcError { record: record.map(Box::new), ..error }),
+            Told::Error(error) => Err(RpcError {
+                record: record.map(Box::new),
+                ..error
+            }),
         }
     }
 

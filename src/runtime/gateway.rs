@@ -254,7 +254,10 @@ fn keyed(definitions: &[Box<RawValue>], key: &str) -> Vec<Offered> {
             hints: Hints::default(),
         })
     };
-    definitions.iter().filter_map(|definition| offered(definition)).collect()
+    definitions
+        .iter()
+        .filter_map(|definition| offered(definition))
+        .collect()
 }
 
 fn text_member(object: &RawValue, key: &str) -> Option<String> {
