@@ -2,6 +2,7 @@
 //!
 //! One binary. Other people's programs come from `tests/clients/setup`.
 
+mod audit;
 mod floors;
 mod formats;
 mod harness;
