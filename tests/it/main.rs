@@ -2,6 +2,7 @@
 //!
 //! One binary. Other people's programs come from `tests/clients/setup`.
 
+mod audit;
 mod clients;
 mod conformance;
 mod crashes;
