@@ -131,7 +131,11 @@ impl Node {
 
     /// Keeps the gauges that nobody else sets, until the node stops.
     pub fn sample(&self, sessions: Arc<dyn Fn() -> usize + Send + Sync>) {
-        let (ledger, router, metrics) = (self.ledger.clone(), self.router.clone(), self.metrics.clone());
+        let (ledger, router, metrics) = (
+            self.ledger.clone(),
+            self.router.clone(),
+            self.metrics.clone(),
+        );
         let stopping = self.stopping.clone();
         // Ends with `stopping`; a sample that is under way then is not missed.
         tokio::spawn(async move {
@@ -142,7 +146,10 @@ impl Node {
                     metrics.queue_depth(&lane, load);
                 }
                 let on_disk = |path| std::fs::metadata(path).map_or(0, |file| file.len());
-                metrics.log_size(*ledger.committed().borrow(), on_disk(ledger.home().log_path()));
+                metrics.log_size(
+                    *ledger.committed().borrow(),
+                    on_disk(ledger.home().log_path()),
+                );
                 metrics.sessions(sessions());
             }
         });

@@ -355,7 +355,12 @@ impl Router {
 
     /// Calls that wait or run in each lane.
     pub fn loads(&self) -> Vec<(String, usize)> {
-        self.inner.parts.lanes.iter().map(|lane| (lane.name.clone(), lane.load())).collect()
+        self.inner
+            .parts
+            .lanes
+            .iter()
+            .map(|lane| (lane.name.clone(), lane.load()))
+            .collect()
     }
 
     pub fn ledger(&self) -> &Ledger {

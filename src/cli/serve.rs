@@ -124,18 +124,26 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
 
 /// What a server is called when nobody says: its program, or what a launcher is told to launch.
 fn server_name(program: &str, arguments: &[String]) -> String {
-    const LAUNCHERS: &[&str] = &["bun", "bunx", "deno", "node", "npx", "python", "python3", "uv", "uvx"];
+    const LAUNCHERS: &[&str] = &[
+        "bun", "bunx", "deno", "node", "npx", "python", "python3", "uv", "uvx",
+    ];
     let stem = |path: &str| {
         let file = path.rsplit('/').next().unwrap_or(path);
         file.split(['.', '@']).next().unwrap_or(file).to_owned()
     };
     let program = stem(program);
-    let launched = arguments.iter().find(|argument| !argument.starts_with('-') && *argument != "run");
+    let launched = arguments
+        .iter()
+        .find(|argument| !argument.starts_with('-') && *argument != "run");
     let name = match launched {
         Some(launched) if LAUNCHERS.contains(&program.as_str()) => stem(launched),
         _ => program,
     };
-    if name.is_empty() { "wrapped".to_owned() } else { name }
+    if name.is_empty() {
+        "wrapped".to_owned()
+    } else {
+        name
+    }
 }
 
 fn on_stdio(
