@@ -282,7 +282,7 @@ fn last_signed(
 }
 
 /// The state, caught up with the log; made anew where it is damaged or another log's.
-fn derive(home: &Home, log: &dyn Log, step: &mut dyn FnMut(u64)) -> Result<Folder, StateError> {
+pub fn derive(home: &Home, log: &dyn Log, step: &mut dyn FnMut(u64)) -> Result<Folder, StateError> {
     let resumed = state::open(&home.state_path())
         .and_then(|state| Folder::resume(state, log.reader()?))
         .and_then(|folder| Ok(belongs(&folder, log.reader()?.as_ref())?.then_some(folder)));
