@@ -102,7 +102,6 @@ async fn submit(ledger: Ledger, submitter: usize, until: Instant, done: std::syn
                 source: "builtin".into(),
                 runtime: "builtin".into(),
                 rule: "source".into(),
-                runner: "bench".into(),
                 key: None,
                 trace: None,
             },

@@ -1,12 +1,149 @@
 //! Questions about the log and what is derived from it. A question reads, and never writes.
+//!
+//! Invariants:
+//! - a question sees whole commits, and nothing the state has not folded yet;
+//! - what is answered has been hashed: bytes that do not have their name are a fault, never an answer.
+
+pub mod export;
+pub mod graph;
+#[cfg(any())]
+pub mod import;
+pub mod list;
+pub mod lookup;
+pub mod proof;
+pub mod summary;
+pub mod verify;
+pub mod walk;
+
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
     block::{Cid, decode, payload::Payload},
+    call::Code,
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
-    state::{StateError, subject_key},
+    state::{self, StateError, subject_key},
 };
+
+/// Connections kept open between questions; each has some MiB of page cache.
+const IDLE_MAX: usize = 4;
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// What was asked makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0} is not in this log")]
+    NotFound(String),
+    #[error("the content of {0} was erased; its name and every proof stay valid")]
+    Erased(Cid),
+    /// The answer would be over a bound.
+    #[error("{0}")]
+    TooMuch(String),
+    #[error("the log or its state cannot be read")]
+    Fault(#[from] StateError),
+}
+
+impl QueryError {
+    /// The code callers are answered with.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Invalid(_) => Code::InvalidArgument,
+            Self::NotFound(_) => Code::NotFound,
+            Self::Erased(_) => Code::FailedPrecondition,
+            Self::TooMuch(_) => Code::ResourceExhausted,
+            Self::Fault(_) => Code::Internal,
+        }
+    }
+}
+
+impl From<LogError> for QueryError {
+    fn from(err: LogError) -> Self {
+        Self::Fault(err.into())
+    }
+}
+
+impl From<rusqlite::Error> for QueryError {
+    fn from(err: rusqlite::Error) -> Self {
+        Self::Fault(err.into())
+    }
+}
+
+/// One reading of the log and its state: what questions are asked of.
+pub struct View {
+    /// The state, with the log's tables beside it as `log`.
+    state: Connection,
+    log: Box<dyn Reader>,
+}
+
+impl View {
+    pub fn open(home: &Home) -> Result<Self, QueryError> {
+        Self::of_files(&home.state_path(), &home.log_path())
+    }
+
+    fn of_files(state: &Path, log: &Path) -> Result<Self, QueryError> {
+        Ok(Self {
+            state: state::open_reader(state, log)?,
+            log: Box::new(SqliteReader::open(log)?),
+        })
+    }
+
+    /// Events the state has folded: questions see exactly these.
+    pub fn applied(&self) -> Result<u64, QueryError> {
+        Ok(state::progress(&self.state)?.applied)
+    }
+}
+
+/// Views kept open between questions. Whoever asks bounds how many are asked at once.
+pub struct Readers {
+    home: Home,
+    idle: Mutex<Vec<View>>,
+}
+
+impl Readers {
+    pub fn new(home: Home) -> Self {
+        Self {
+            home,
+            idle: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Asks `question` on this thread.
+    pub fn ask<T>(
+        &self,
+        question: impl FnOnce(&View) -> Result<T, QueryError>,
+    ) -> Result<T, QueryError> {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle().pop();
+        let view = match kept {
+            Some(view) => view,
+            None => View::open(&self.home)?,
+        };
+        let answer = question(&view);
+        // After a fault the files may have been replaced: the next question opens them anew.
+        if !matches!(answer, Err(QueryError::Fault(_))) {
+            let mut idle = idle();
+            if idle.len() < IDLE_MAX {
+                idle.push(view);
+            }
+        }
+        answer
+    }
+
+    /// A view for a long question, which is not kept.
+    pub fn view(&self) -> Result<View, QueryError> {
+        View::open(&self.home)
+    }
+
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+}
 
 /// The parts of a payload's content; none where the block is no payload.
 pub fn payload_parts(block: &[u8]) -> Option<Vec<Cid>> {
@@ -89,3 +226,4 @@ fn numbers(state: &Connection, sql: &str) -> Result<Vec<u64>, StateError> {
     let rows = statement.query_map([], |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
+

@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context;
 
 use crate::{
+    audit::{self, Audit},
     auth::Access,
     cli::{Serve, Stdio, Wrap},
     config::{Config, LogFormat, Overrides},
@@ -98,10 +99,7 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
         .command
         .split_first()
         .context("name the server's program after `--`")?;
-    let stem = std::path::Path::new(program)
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned());
-    let name = args.name.or(stem).unwrap_or_else(|| "wrapped".to_owned());
+    let name = args.name.unwrap_or_else(|| server_name(program, arguments));
     let at = upstream::Settings {
         name: name.clone(),
         transport: upstream::Transport::Child {
@@ -122,6 +120,22 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
         timeout_ms: None,
     };
     on_stdio(&args.data.data, &config, vec![(at, shown)], false)
+}
+
+/// What a server is called when nobody says: its program, or what a launcher is told to launch.
+fn server_name(program: &str, arguments: &[String]) -> String {
+    const LAUNCHERS: &[&str] = &["bun", "bunx", "deno", "node", "npx", "python", "python3", "uv", "uvx"];
+    let stem = |path: &str| {
+        let file = path.rsplit('/').next().unwrap_or(path);
+        file.split(['.', '@']).next().unwrap_or(file).to_owned()
+    };
+    let program = stem(program);
+    let launched = arguments.iter().find(|argument| !argument.starts_with('-') && *argument != "run");
+    let name = match launched {
+        Some(launched) if LAUNCHERS.contains(&program.as_str()) => stem(launched),
+        _ => program,
+    };
+    if name.is_empty() { "wrapped".to_owned() } else { name }
 }
 
 fn on_stdio(
@@ -180,11 +194,14 @@ fn app(config: &Config, home: &Home, node: &Node, fixtures: bool) -> anyhow::Res
         shutdown: node.stopping.clone(),
     };
     let ledger = node.ledger.clone();
+    let endpoint = Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings));
+    let sessions = endpoint.clone();
+    node.sample(Arc::new(move || sessions.sessions()));
     Ok(App {
         server: config.server.clone(),
         access,
-        mcp: Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings)),
-        audit: axum::Router::new(),
+        mcp: endpoint,
+        audit: audit::routes(Audit::new(node.ledger.clone())),
         ready: Box::new(move || Node::unready(&ledger)),
         metrics: node.metrics.clone(),
     })
@@ -213,7 +230,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Log lines go to standard error: standard output belongs to programs.
 fn trace(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,cairn=info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,rmcp=error,cairn=info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -142,6 +142,17 @@ impl Home {
         }
     }
 
+    /// Takes away the marks of processes that have ended.
+    pub fn sweep(&self) {
+        let marks = fs::read_dir(self.dir.join("runners"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        for mark in marks {
+            self.runs(&mark.file_name().to_string_lossy());
+        }
+    }
+
     fn runner_path(&self, runner: &str) -> PathBuf {
         let name: String = runner.chars().filter(char::is_ascii_alphanumeric).collect();
         self.dir.join("runners").join(name)
@@ -176,6 +187,12 @@ impl Home {
             }
             Err(source) => self.io(Err(source)),
         }
+    }
+
+    /// The texts of the last signed heads, without writing anything.
+    pub fn signed_heads(&self) -> Result<Vec<String>, HomeError> {
+        let file = self.io(File::open(self.dir.join("head")))?;
+        self.io(HeadFile { file, slot: 0 }.read())
     }
 
     /// Opens the file of the last signed head.

@@ -42,7 +42,7 @@ pub struct Settings {
 
 /// Keeps the board in step with one upstream until `stop`, or until the ledger ends.
 ///
-/// `settled` is dropped once the upstream's offer is on the board, or the upstream has failed for the first time.
+/// `settled` is told once its tools are on the board, or it was not reached the first time.
 pub async fn follow(
     upstream: Upstream,
     settings: Settings,
@@ -51,8 +51,8 @@ pub async fn follow(
     stop: CancellationToken,
     settled: oneshot::Sender<()>,
 ) {
-    let mut settled = Some(settled);
     let mut offer = upstream.offer();
+    let mut settled = Some(settled);
     loop {
         let offered = offer.borrow_and_update().clone();
         let up = offered.state == State::Ready;
@@ -72,15 +72,17 @@ pub async fn follow(
                 "upstream is not reachable; it is tried again"
             );
         }
-        if offered.state != State::Connecting {
-            settled = None;
+        if offered.state != State::Connecting
+            && let Some(settled) = settled.take()
+        {
+            // Whoever started this may have stopped waiting.
+            let _ = settled.send(());
         }
         tokio::select! {
             changed = offer.changed() => if changed.is_err() { break },
             () = stop.cancelled() => break,
         }
     }
-    drop(settled);
     upstream.stop().await;
 }
 

@@ -9,6 +9,7 @@ mod floors;
 mod formats;
 mod harness;
 mod record;
+mod questions;
 mod schemas;
 mod speech;
 mod upstream;

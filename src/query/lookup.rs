@@ -1,0 +1,275 @@
+//! Looking up one event or block by its name, and showing it as JSON.
+//!
+//! Invariant: payload content is shown only where it was asked for, and at most [`INLINE_MAX`] bytes of it an answer.
+
+use std::cell::Cell;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use rusqlite::OptionalExtension;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{QueryError, View};
+use crate::{
+    block::{
+        Cid, Codec, decode, decode_ipld,
+        json::dag,
+        links,
+        payload::{JSON, Payload},
+    },
+    contract::Contract,
+    event::{Event, Genesis},
+    log::Stored,
+};
+
+/// Bytes of payload content in one answer; what is beyond is left out and named by its CID.
+pub const INLINE_MAX: usize = 16 * 1024 * 1024;
+
+/// What a name stands for.
+#[derive(Debug)]
+pub enum Found {
+    Event(Event),
+    Block { cid: Cid, bytes: Vec<u8> },
+}
+
+impl Found {
+    pub fn cid(&self) -> Cid {
+        match self {
+            Self::Event(event) => event.cid(),
+            Self::Block { cid, .. } => *cid,
+        }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Event(event) => event.bytes(),
+            Self::Block { bytes, .. } => bytes,
+        }
+    }
+}
+
+/// How payloads are shown within events.
+pub struct Payloads {
+    /// Bytes of content that may still be shown.
+    left: Cell<usize>,
+}
+
+impl Payloads {
+    /// Names, media types and lengths only.
+    pub fn named() -> Self {
+        Self { left: Cell::new(0) }
+    }
+
+    /// Content too, up to the bound.
+    pub fn inline() -> Self {
+        Self {
+            left: Cell::new(INLINE_MAX),
+        }
+    }
+
+    fn take(&self, len: usize) -> bool {
+        let left = self.left.get().checked_sub(len);
+        self.left.set(left.unwrap_or(self.left.get()));
+        left.is_some() && self.left.get() + len > 0
+    }
+}
+
+/// A payload's envelope without its content.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    media: &'a str,
+}
+
+impl View {
+    /// The event of this name.
+    pub fn event(&self, cid: &Cid) -> Result<Option<Event>, QueryError> {
+        match cid.codec() {
+            Codec::DagCbor => Ok(self.log.event(cid)?),
+            Codec::Raw => Ok(None),
+        }
+    }
+
+    /// The event or block of this name.
+    pub fn find(&self, cid: &Cid) -> Result<Found, QueryError> {
+        if let Some(event) = self.event(cid)? {
+            return Ok(Found::Event(event));
+        }
+        match self.log.block(cid)? {
+            Some(Stored::Present(bytes)) => Ok(Found::Block { cid: *cid, bytes }),
+            Some(Stored::Erased) => Err(QueryError::Erased(*cid)),
+            None => Err(QueryError::NotFound(cid.to_string())),
+        }
+    }
+
+    /// An event with the keys of its schema, `cid`, and for each payload its media type (null once erased).
+    pub fn event_json(&self, event: &Event, payloads: &Payloads) -> Result<Value, QueryError> {
+        let ipld = decode_ipld(event.bytes()).map_err(|_| corrupt("an event"))?;
+        let mut json = dag(&ipld);
+        let object = json.as_object_mut().ok_or_else(|| corrupt("an event"))?;
+        object.insert("cid".to_owned(), event.cid().to_string().into());
+        let shown = object.get_mut("pay").and_then(Value::as_array_mut);
+        for (pay, shown) in event.fields().pay.iter().zip(shown.into_iter().flatten()) {
+            let Some(shown) = shown.as_object_mut() else {
+                continue;
+            };
+            let media = self.media(&pay.cid)?;
+            if media.is_none() {
+                shown.insert("erased".to_owned(), true.into());
+            }
+            let inline = media.is_some() && payloads.take(pay.len as usize);
+            shown.insert("media".to_owned(), media.into());
+            if inline {
+                self.show_content(&pay.cid, shown)?;
+            }
+        }
+        Ok(json)
+    }
+
+    /// A block: its name, codec, size, links, what it is, and its value.
+    pub fn block_json(&self, cid: &Cid, bytes: &[u8], inline: bool) -> Result<Value, QueryError> {
+        let links = links(cid.codec(), bytes).map_err(|_| corrupt("a block"))?;
+        let (kind, value) = match cid.codec() {
+            Codec::Raw => ("raw", Value::Null),
+            Codec::DagCbor => self.value(cid, bytes, inline)?,
+        };
+        let codec = match cid.codec() {
+            Codec::Raw => "raw",
+            Codec::DagCbor => "dag-cbor",
+        };
+        let links: Vec<Value> = links.iter().map(link).collect();
+        let size = bytes.len();
+        let cid = cid.to_string();
+        Ok(
+            json!({"cid": cid, "codec": codec, "size": size, "links": links, "type": kind, "value": value}),
+        )
+    }
+
+    fn value(
+        &self,
+        cid: &Cid,
+        bytes: &[u8],
+        inline: bool,
+    ) -> Result<(&'static str, Value), QueryError> {
+        if let Ok(payload) = decode::<Payload>(bytes) {
+            let mut shown = Map::new();
+            shown.insert("v".to_owned(), payload.v.into());
+            shown.insert("media".to_owned(), payload.media.as_str().into());
+            shown.insert("len".to_owned(), self.content_len(&payload)?.into());
+            if let Some(parts) = &payload.parts {
+                shown.insert("parts".to_owned(), parts.iter().map(link).collect());
+            }
+            if inline {
+                self.show_content(cid, &mut shown)?;
+            }
+            return Ok(("payload", shown.into()));
+        }
+        if let Ok(contract) = decode::<Contract>(bytes) {
+            return Ok(("contract", contract_json(&contract)));
+        }
+        let ipld = decode_ipld(bytes).map_err(|_| corrupt("a block"))?;
+        let kind = match decode::<Genesis>(bytes) {
+            Ok(_) => "genesis",
+            Err(_) => "block",
+        };
+        Ok((kind, dag(&ipld)))
+    }
+
+    /// A payload's content, put together from its parts.
+    pub fn content(&self, payload: Payload) -> Result<Vec<u8>, QueryError> {
+        let mut content = payload.data.unwrap_or_default();
+        for part in payload.parts.unwrap_or_default() {
+            match self.log.block(&part)? {
+                Some(Stored::Present(bytes)) => content.extend(bytes),
+                Some(Stored::Erased) => return Err(QueryError::Erased(part)),
+                None => return Err(corrupt("a payload without one of its parts")),
+            }
+        }
+        Ok(content)
+    }
+
+    /// The payload of this name; none where it was erased or is something else.
+    pub fn payload(&self, cid: &Cid) -> Result<Option<Payload>, QueryError> {
+        match self.log.block(cid)? {
+            Some(Stored::Present(bytes)) => Ok(decode(&bytes).ok()),
+            Some(Stored::Erased) | None => Ok(None),
+        }
+    }
+
+    /// The media type of a payload, read without copying its content.
+    fn media(&self, cid: &Cid) -> Result<Option<String>, QueryError> {
+        let sql =
+            "SELECT bytes FROM log.block WHERE digest = ?1 AND codec = ?2 AND bytes IS NOT NULL";
+        let mut statement = self.state.prepare_cached(sql)?;
+        let media = |row: &rusqlite::Row<'_>| {
+            let bytes = row.get_ref(0)?.as_blob()?;
+            let envelope: Option<Envelope<'_>> = serde_ipld_dagcbor::from_slice(bytes).ok();
+            Ok(envelope.map(|envelope| envelope.media.to_owned()))
+        };
+        let key = rusqlite::params![cid.digest(), cid.codec() as u8];
+        Ok(statement.query_row(key, media).optional()?.flatten())
+    }
+
+    fn content_len(&self, payload: &Payload) -> Result<u64, QueryError> {
+        let mut len = payload.data.as_ref().map_or(0, |data| data.len() as u64);
+        let sql = "SELECT length(bytes) FROM log.block WHERE digest = ?1";
+        let mut statement = self.state.prepare_cached(sql)?;
+        for part in payload.parts.iter().flatten() {
+            let part: Option<Option<u64>> = statement
+                .query_row([part.digest()], |row| row.get(0))
+                .optional()?;
+            len += part.flatten().unwrap_or(0);
+        }
+        Ok(len)
+    }
+
+    /// Adds `content` (JSON) or `content_base64`.
+    fn show_content(&self, cid: &Cid, shown: &mut Map<String, Value>) -> Result<(), QueryError> {
+        let Some(payload) = self.payload(cid)? else {
+            return Ok(());
+        };
+        let json = payload.media == JSON;
+        let content = self.content(payload)?;
+        let parsed = json
+            .then(|| serde_json::from_slice(&content).ok())
+            .flatten();
+        match parsed {
+            Some(value) => shown.insert("content".to_owned(), value),
+            None => shown.insert(
+                "content_base64".to_owned(),
+                BASE64_STANDARD.encode(content).into(),
+            ),
+        };
+        Ok(())
+    }
+}
+
+/// A contract with its schemas and annotations as JSON.
+pub fn contract_json(contract: &Contract) -> Value {
+    let parsed = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or(Value::Null);
+    let effects: Map<String, Value> = contract
+        .effects
+        .iter()
+        .map(|(name, effect)| (name.clone(), dag(effect)))
+        .collect();
+    json!({
+        "v": contract.v,
+        "name": contract.name,
+        "source": contract.source,
+        "version": contract.version,
+        "description": contract.description,
+        "input": parsed(&contract.input),
+        "output": contract.output.as_deref().map(parsed),
+        "annotations": contract.annotations.as_deref().map(parsed),
+        "effects": effects,
+        "prev": contract.prev.as_ref().map(link),
+    })
+}
+
+/// A link in DAG-JSON.
+pub fn link(cid: &Cid) -> Value {
+    json!({"/": cid.to_string()})
+}
+
+pub(super) fn corrupt(what: &'static str) -> QueryError {
+    crate::log::LogError::Corrupt { what }.into()
+}

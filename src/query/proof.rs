@@ -1,0 +1,161 @@
+//! Proofs against a signed head: inclusion, consistency, receipts, and the tiles they are made from.
+//!
+//! Invariant: a proof is made for the tree that the given head signs, whatever the log has grown to since.
+
+use rusqlite::params;
+use serde_json::{Value, json};
+
+use super::{QueryError, View, lookup::corrupt};
+use crate::{
+    block::{Cid, Codec, Sha256Digest, decode},
+    event::{Event, Genesis},
+    log::Stored,
+    merkle::{
+        self, HASH_LEN, Hash, Level, ProofError, TILE_WIDTH, TilePath, Tiles, entries_bundle,
+        leaf_hash,
+    },
+    receipt::{self, Receipt},
+    state::{StateError, StoredTiles},
+};
+
+/// A signed head: the note over this many events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    pub size: u64,
+    pub note: String,
+}
+
+impl View {
+    /// The proof that an event is under the head, as JSON: hashes are base64.
+    pub fn inclusion(&self, cid: &Cid, head: &Head) -> Result<Value, QueryError> {
+        let (_, index, proof) = self.proven(cid, head)?;
+        Ok(json!({
+            "cid": cid.to_string(),
+            "index": index,
+            "size": head.size,
+            "leaf": base64(&leaf_hash(cid)),
+            "root": base64(&self.root(head.size)?),
+            "proof": proof.iter().map(base64).collect::<Vec<_>>(),
+            "checkpoint": head.note,
+        }))
+    }
+
+    /// The proof that the log at `new` begins with the log at `old`.
+    pub fn consistency(&self, old: u64, new: u64, head: &Head) -> Result<Value, QueryError> {
+        if old > new || new > head.size {
+            return Err(QueryError::Invalid(format!(
+                "old must be at most new, and new at most the signed head's {}",
+                head.size
+            )));
+        }
+        let proof = merkle::consistency(&StoredTiles(&self.state), old, new).map_err(broken)?;
+        Ok(json!({
+            "old": old,
+            "new": new,
+            "old_root": base64(&self.root(old)?),
+            "new_root": base64(&self.root(new)?),
+            "proof": proof.iter().map(base64).collect::<Vec<_>>(),
+            "checkpoint": head.note,
+        }))
+    }
+
+    /// What an auditor needs to check one event without this node.
+    pub fn receipt(&self, cid: &Cid, head: &Head) -> Result<Receipt, QueryError> {
+        let (event, index, proof) = self.proven(cid, head)?;
+        let (_, genesis) = self.genesis(&event.fields().log)?;
+        Ok(Receipt {
+            v: receipt::VERSION,
+            cid: *cid,
+            event: event.bytes().to_vec(),
+            genesis,
+            index,
+            proof,
+            checkpoint: head.note.clone(),
+        })
+    }
+
+    /// A tile of the tree under the head; none where it has no tile of this width there.
+    pub fn tile(&self, path: &TilePath, head: &Head) -> Result<Option<Vec<u8>>, QueryError> {
+        let level = match path.level {
+            Level::Hashes(level) => level,
+            Level::Entries => 0,
+        };
+        // Each hash of a level stands for 256 of the level below.
+        let hashes = 8_u32
+            .checked_mul(level.into())
+            .and_then(|shift| head.size.checked_shr(shift))
+            .unwrap_or(0);
+        let first = path.index.checked_mul(TILE_WIDTH as u64);
+        let end = first.and_then(|first| first.checked_add(path.width as u64));
+        let (Some(first), Some(end)) = (first, end.filter(|end| *end <= hashes)) else {
+            return Ok(None);
+        };
+        if path.level == Level::Entries {
+            return Ok(Some(entries_bundle(&self.names(first, end)?)));
+        }
+        let stored = StoredTiles(&self.state).tile(level, path.index)?;
+        let mut tile = stored.ok_or_else(|| corrupt("a tile is missing"))?;
+        let len = path.width * HASH_LEN;
+        if tile.len() < len {
+            return Err(corrupt("a tile is too short"));
+        }
+        tile.truncate(len);
+        Ok(Some(tile))
+    }
+
+    /// The root of the first `size` events.
+    pub fn root(&self, size: u64) -> Result<Hash, QueryError> {
+        merkle::root_at(&StoredTiles(&self.state), size).map_err(broken)
+    }
+
+    /// The names of the events from `from` to before `to`.
+    fn names(&self, from: u64, to: u64) -> Result<Vec<Cid>, QueryError> {
+        let sql = "SELECT digest FROM log.event WHERE seq >= ?1 AND seq < ?2 ORDER BY seq";
+        let mut statement = self.state.prepare_cached(sql)?;
+        let rows = statement.query_map(params![from, to], |row| {
+            let digest: Sha256Digest = row.get(0)?;
+            Ok(Cid::from_digest(Codec::DagCbor, digest))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The genesis block, read and as it is.
+    pub fn genesis(&self, name: &Cid) -> Result<(Genesis, Vec<u8>), QueryError> {
+        match self.log.block(name)? {
+            Some(Stored::Present(bytes)) => {
+                let genesis = decode(&bytes).map_err(|_| corrupt("a genesis block"))?;
+                Ok((genesis, bytes))
+            }
+            Some(Stored::Erased) | None => Err(corrupt("a log without its genesis block")),
+        }
+    }
+
+    fn proven(&self, cid: &Cid, head: &Head) -> Result<(Event, u64, Vec<Hash>), QueryError> {
+        let event = self.event(cid)?;
+        let event = event.ok_or_else(|| QueryError::NotFound(format!("event {cid}")))?;
+        let index = event.fields().seq;
+        if index >= head.size {
+            return Err(QueryError::NotFound(format!(
+                "a signed head over event {cid}"
+            )));
+        }
+        let tiles = StoredTiles(&self.state);
+        let proof = merkle::inclusion(&tiles, index, head.size).map_err(broken)?;
+        Ok((event, index, proof))
+    }
+}
+
+fn broken(err: ProofError<StateError>) -> QueryError {
+    match err {
+        ProofError::Tiles(err) => err.into(),
+        ProofError::Range { .. } | ProofError::Missing { .. } => StateError::Broken {
+            what: "the merkle tiles are incomplete",
+        }
+        .into(),
+    }
+}
+
+pub(super) fn base64(hash: &Hash) -> String {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    BASE64_STANDARD.encode(hash)
+}

@@ -1,0 +1,82 @@
+//! What the state comes to: counts, digests, contracts.
+//!
+//! Invariant: everything answered together was read at one `seq`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    QueryError, View,
+    lookup::{contract_json, corrupt, link},
+};
+use crate::{
+    block::{Cid, decode},
+    contract::Contract,
+    log::Stored,
+    state::digest,
+};
+
+/// The state at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// Events folded.
+    pub size: u64,
+    pub root: String,
+    pub counts: BTreeMap<String, u64>,
+    /// SHA-256 of every table's rows, in hex.
+    pub digests: BTreeMap<String, String>,
+}
+
+impl View {
+    /// Reads every row of every table: some seconds for a log of millions.
+    pub fn summary(&self) -> Result<Summary, QueryError> {
+        // One transaction, so that counts, root and digests are of the same events.
+        let moment = self.state.unchecked_transaction()?;
+        let size = self.applied()?;
+        let mut statement = moment.prepare_cached(
+            "SELECT word.text, tally.n FROM tally JOIN word ON word.id = tally.kind",
+        )?;
+        let counts = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(Summary {
+            size,
+            root: data_encoding::HEXLOWER.encode(&self.root(size)?),
+            counts: counts.collect::<Result<_, _>>()?,
+            digests: digest::tables(&moment)?,
+        })
+    }
+
+    /// The current contract of every tool, in the order of their publication.
+    pub fn contracts(&self) -> Result<Vec<Value>, QueryError> {
+        let numbers = super::contract_numbers(&self.state)?;
+        let shown = numbers.into_iter().map(|(number, offered)| {
+            let cid = self.log.block_named(number)?;
+            let cid = cid.ok_or_else(|| corrupt("a contract without its block"))?;
+            let contract = self.contract(&cid)?;
+            let mut shown = Map::new();
+            shown.insert("cid".to_owned(), cid.to_string().into());
+            shown.insert("name".to_owned(), contract.name.into());
+            shown.insert("source".to_owned(), contract.source.into());
+            shown.insert("description".to_owned(), contract.description.into());
+            shown.insert("prev".to_owned(), contract.prev.as_ref().map(link).into());
+            shown.insert("offered".to_owned(), offered.into());
+            Ok(shown.into())
+        });
+        shown.collect()
+    }
+
+    /// One contract, whole, with its name.
+    pub fn contract_shown(&self, cid: &Cid) -> Result<Value, QueryError> {
+        let mut shown = contract_json(&self.contract(cid)?);
+        shown["cid"] = json!(cid.to_string());
+        Ok(shown)
+    }
+
+    pub fn contract(&self, cid: &Cid) -> Result<Contract, QueryError> {
+        let not_found = || QueryError::NotFound(format!("contract {cid}"));
+        match self.log.block(cid)? {
+            Some(Stored::Present(bytes)) => decode(&bytes).map_err(|_| not_found()),
+            Some(Stored::Erased) | None => Err(not_found()),
+        }
+    }
+}

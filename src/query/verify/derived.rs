@@ -1,0 +1,81 @@
+//! Derives the state again, beside the one in use, and compares every table.
+//!
+//! Invariant: the state in use is only read, and as it was at one moment.
+
+use std::{fs, ops::ControlFlow, path::Path};
+
+use crate::{
+    event::Event,
+    log::{LogError, Reader, home::Home, sqlite::SqliteReader},
+    state::{self, StateError, digest, fold::Folder},
+};
+
+/// Events folded in one transaction.
+const FOLD_MAX: usize = 8 * 1024;
+
+/// The tables whose rows are not what the log gives.
+pub(super) fn compare(
+    home: &Home,
+    step: &mut dyn FnMut(u64, u64),
+) -> Result<Vec<String>, StateError> {
+    let state = state::open_reader(&home.state_path(), &home.log_path())?;
+    let moment = state.unchecked_transaction()?;
+    let size = state::progress(&moment)?.applied;
+    let ours = digest::tables(&moment)?;
+    drop(moment);
+    let beside = home
+        .dir()
+        .join(format!("state.check.{}", std::process::id()));
+    let theirs = derive(home, &beside, size, step);
+    remove(&beside);
+    let theirs = theirs?;
+    let differing = ours
+        .into_iter()
+        .filter(|(table, digest)| theirs.get(table) != Some(digest));
+    Ok(differing.map(|(table, _)| table).collect())
+}
+
+/// The digests after the first `size` events.
+fn derive(
+    home: &Home,
+    beside: &Path,
+    size: u64,
+    step: &mut dyn FnMut(u64, u64),
+) -> Result<std::collections::BTreeMap<String, String>, StateError> {
+    let log = SqliteReader::open(&home.log_path())?;
+    let mut folder = Folder::resume(
+        state::open(beside)?,
+        Box::new(SqliteReader::open(&home.log_path())?),
+    )?;
+    while folder.applied() < size {
+        let room =
+            usize::try_from(size - folder.applied()).map_or(FOLD_MAX, |left| left.min(FOLD_MAX));
+        let mut events = Vec::with_capacity(room);
+        log.events(folder.applied(), &mut |row| {
+            events.extend(Event::open(row.bytes.to_vec()));
+            if events.len() < room {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })?;
+        if events.is_empty() {
+            return Err(LogError::Corrupt {
+                what: "the state is ahead of the log",
+            }
+            .into());
+        }
+        folder.apply(&events)?;
+        step(folder.applied(), size);
+    }
+    digest::tables(folder.state())
+}
+
+fn remove(beside: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut path = beside.as_os_str().to_owned();
+        path.push(suffix);
+        // What cannot be removed here is overwritten by no one and read by no one.
+        let _ = fs::remove_file(path);
+    }
+}

@@ -1,0 +1,216 @@
+//! Reads an event where it lies, building nothing: what a verifier of millions needs of each.
+//!
+//! Invariant: it takes exactly the bytes that `Event::open` takes; a test compares the two on damaged events.
+
+use crate::{
+    block::{CID_LEN, Cid, DEPTH_MAX},
+    event::{EVENT_MAX, KIND_MAX, PAYLOADS_MAX, REFS_MAX},
+};
+
+/// Tag 42, a byte string of 37, the multibase prefix of binary.
+const LINK_HEAD: [u8; 5] = [0xd8, 0x2a, 0x58, 0x25, 0x00];
+const NULL: u8 = 0xf6;
+const ROLES: &[&[u8]] = &[b"input", b"output", b"error", b"log", b"artifact", b"note"];
+
+/// The fields that other events and blocks are checked against.
+#[derive(Debug, PartialEq)]
+pub struct Checked<'a> {
+    pub kind: &'a str,
+    pub log: Cid,
+    pub seq: u64,
+    pub prev: Option<Cid>,
+    pub cause: Option<Cid>,
+    pub tool: Option<Cid>,
+    pub ts: u64,
+}
+
+/// Reads one event. Its refs and payloads are put into the vectors given, which are emptied first.
+///
+/// None: these bytes are not an event.
+pub fn read<'a>(bytes: &'a [u8], refs: &mut Vec<Cid>, pay: &mut Vec<Cid>) -> Option<Checked<'a>> {
+    refs.clear();
+    pay.clear();
+    if bytes.len() > EVENT_MAX {
+        return None;
+    }
+    let mut at = Cursor { bytes };
+    holds(at.head()? == (5, 13))?;
+    at.key(b"v")?;
+    at.number().filter(|v| *v >= 1)?;
+    at.key(b"ts")?;
+    let ts = at.number()?;
+    at.key(b"log")?;
+    let log = at.link()?;
+    at.key(b"pay")?;
+    for _ in 0..at.list(PAYLOADS_MAX)? {
+        pay.push(at.payload()?);
+    }
+    at.key(b"seq")?;
+    let seq = at.number()?;
+    at.key(b"body")?;
+    at.body()?;
+    at.key(b"kind")?;
+    let kind = at.text()?;
+    holds(!kind.is_empty() && kind.len() <= KIND_MAX)?;
+    at.key(b"prev")?;
+    let prev = at.nullable_link()?;
+    holds((seq == 0) == prev.is_none())?;
+    at.key(b"refs")?;
+    for _ in 0..at.list(REFS_MAX)? {
+        refs.push(at.link()?);
+    }
+    holds(refs.is_sorted_by(|a, b| a < b))?;
+    at.key(b"tool")?;
+    let tool = at.nullable_link()?;
+    at.key(b"actor")?;
+    at.actor()?;
+    at.key(b"cause")?;
+    let cause = at.nullable_link()?;
+    at.key(b"subject")?;
+    at.text()?;
+    holds(at.bytes.is_empty())?;
+    Some(Checked {
+        kind,
+        log,
+        seq,
+        prev,
+        cause,
+        tool,
+        ts,
+    })
+}
+
+/// What is left to read. Every step gives none where the bytes are not in the one form a writer gives.
+struct Cursor<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.bytes.split_at_checked(len)?;
+        self.bytes = rest;
+        Some(taken)
+    }
+
+    /// Major type and argument in its shortest form.
+    fn head(&mut self) -> Option<(u8, u64)> {
+        let first = self.take(1)?[0];
+        let (major, info) = (first >> 5, first & 0x1f);
+        let (width, least) = match info {
+            0..=23 => return Some((major, info.into())),
+            24 => (1, 24),
+            25 => (2, 1 << 8),
+            26 => (4, 1 << 16),
+            27 => (8, 1 << 32),
+            _ => return None,
+        };
+        let argument = self.take(width)?;
+        let argument = argument
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        (argument >= least).then_some((major, argument))
+    }
+
+    /// A map's key that must be this one.
+    fn key(&mut self, name: &[u8]) -> Option<()> {
+        let key = self.take(1 + name.len())?;
+        holds(key[0] == 0x60 | name.len() as u8 && key[1..] == *name)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let (major, number) = self.head()?;
+        (major == 0).then_some(number)
+    }
+
+    fn list(&mut self, max: usize) -> Option<u64> {
+        let (major, len) = self.head()?;
+        (major == 4 && len <= max as u64).then_some(len)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let (major, len) = self.head()?;
+        holds(major == 3)?;
+        std::str::from_utf8(self.take(usize::try_from(len).ok()?)?).ok()
+    }
+
+    fn link(&mut self) -> Option<Cid> {
+        let link = self.take(LINK_HEAD.len() + CID_LEN)?;
+        holds(link[..LINK_HEAD.len()] == LINK_HEAD)?;
+        Cid::from_bytes(&link[LINK_HEAD.len()..]).ok()
+    }
+
+    fn nullable_link(&mut self) -> Option<Option<Cid>> {
+        if self.bytes.first() == Some(&NULL) {
+            self.take(1)?;
+            return Some(None);
+        }
+        self.link().map(Some)
+    }
+
+    fn payload(&mut self) -> Option<Cid> {
+        holds(self.head()? == (5, 3))?;
+        self.key(b"cid")?;
+        let cid = self.link()?;
+        self.key(b"len")?;
+        self.number()?;
+        self.key(b"role")?;
+        let role = self.text()?;
+        ROLES.contains(&role.as_bytes()).then_some(cid)
+    }
+
+    fn actor(&mut self) -> Option<()> {
+        holds(self.head()? == (5, 3))?;
+        self.key(b"id")?;
+        self.text()?;
+        self.key(b"role")?;
+        self.text()?;
+        self.key(b"proof")?;
+        self.nullable_link().map(|_| ())
+    }
+
+    /// The map of facts: any value without floats. It stands on the second level.
+    fn body(&mut self) -> Option<()> {
+        holds(self.bytes.first()? >> 5 == 5)?;
+        self.value(1)
+    }
+
+    /// Any value, below `depth` open containers.
+    fn value(&mut self, depth: usize) -> Option<()> {
+        let first = *self.bytes.first()?;
+        match first >> 5 {
+            0 | 1 => self.head().map(|_| ()),
+            2 => {
+                let (_, len) = self.head()?;
+                self.take(usize::try_from(len).ok()?).map(|_| ())
+            }
+            3 => self.text().map(|_| ()),
+            4 => {
+                let (_, len) = self.head()?;
+                holds(depth < DEPTH_MAX)?;
+                (0..len).try_for_each(|_| self.value(depth + 1))
+            }
+            5 => {
+                let (_, len) = self.head()?;
+                holds(depth < DEPTH_MAX)?;
+                let mut last: Option<&str> = None;
+                for _ in 0..len {
+                    let key = self.text()?;
+                    let order = |key: &'a str| (key.len(), key.as_bytes());
+                    holds(last.is_none_or(|last| order(last) < order(key)))?;
+                    last = Some(key);
+                    self.value(depth + 1)?;
+                }
+                Some(())
+            }
+            6 => self.link().map(|_| ()),
+            // False, true and null; the rest are floats and what DAG-CBOR does not have.
+            _ => self
+                .take(1)
+                .and_then(|byte| holds((0xf4..=0xf6).contains(&byte[0]))),
+        }
+    }
+}
+
+fn holds(rule: bool) -> Option<()> {
+    rule.then_some(())
+}
