@@ -117,6 +117,15 @@ impl Audit {
     }
 }
 
+/// An error with all its causes, for one log line.
+pub struct Chain<'a>(pub &'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&crate::query::verify::chain(self.0))
+    }
+}
+
 /// Every path of the audit language.
 pub fn routes(state: Audit) -> Router {
     Router::new()

@@ -6,7 +6,6 @@
 
 pub mod export;
 pub mod graph;
-#[cfg(any())]
 pub mod import;
 pub mod list;
 pub mod lookup;
@@ -226,4 +225,3 @@ fn numbers(state: &Connection, sql: &str) -> Result<Vec<u64>, StateError> {
     let rows = statement.query_map([], |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
-

@@ -28,7 +28,7 @@ use tokio::{
 
 use super::{
     Audit, Unanswered,
-    content::{CAR, asked, bad, cid},
+    content::{asked, bad, cid},
     reading::Answer,
 };
 use crate::{
@@ -36,6 +36,7 @@ use crate::{
     query::{
         View,
         export::{ExportError, Format, Scope, Selected},
+        verify::{self, Checks, Report},
     },
     router::Caller,
 };
@@ -77,22 +78,14 @@ pub(super) async fn export(
     };
     let place = audit.long_question()?;
     let selected = audit.export(scope, format, &caller).await?;
-    let media = match format {
-        Format::Car => CAR,
-        Format::JsonLines => "application/x-ndjson",
-        Format::ProvJson => "application/json",
-    };
-    let ending = match format {
-        Format::Car => "car",
-        Format::JsonLines => "jsonl",
-        Format::ProvJson => "prov.json",
-    };
     let name = format!(
-        "attachment; filename=\"events-{}-{}.{ending}\"",
-        selected.from, selected.to
+        "attachment; filename=\"events-{}-{}.{}\"",
+        selected.from,
+        selected.to,
+        format.extension()
     );
     let headers: [(HeaderName, String); 3] = [
-        (CONTENT_TYPE, media.to_owned()),
+        (CONTENT_TYPE, format.media_type().to_owned()),
         (CACHE_CONTROL, "no-store".to_owned()),
         (CONTENT_DISPOSITION, name),
     ];
@@ -108,6 +101,17 @@ impl Audit {
         Arc::clone(&self.long)
             .try_acquire_owned()
             .map_err(|_| Unanswered::Busy)
+    }
+
+    /// Verifies the log, or part of it. Takes as long as it takes.
+    pub async fn verify(&self, checks: Checks) -> Result<Report, Unanswered> {
+        let place = self.long_question()?;
+        let home = self.readers.home().clone();
+        let verified = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            verify::verify(&home, &checks, &mut |_| {})
+        });
+        Ok(verified.await?)
     }
 
     /// Finds what is to be exported, and records that it is.

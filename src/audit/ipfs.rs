@@ -65,11 +65,7 @@ pub(super) async fn get(
     Ok(response)
 }
 
-async fn archive(
-    audit: &Audit,
-    name: crate::block::Cid,
-    all: bool,
-) -> Result<Response, Refused> {
+async fn archive(audit: &Audit, name: crate::block::Cid, all: bool) -> Result<Response, Refused> {
     let place = audit.long_question()?;
     let question = audit.ask(move |view, _| match all {
         true => view.graph(&name),

@@ -62,6 +62,23 @@ impl Format {
             Self::ProvJson => "prov-json",
         }
     }
+
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Car => "application/vnd.ipld.car; version=1",
+            Self::JsonLines => "application/x-ndjson",
+            Self::ProvJson => "application/json",
+        }
+    }
+
+    /// What a file of it ends with.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Car => "car",
+            Self::JsonLines => "jsonl",
+            Self::ProvJson => "prov.json",
+        }
+    }
 }
 
 /// A scope, found in the log.
@@ -78,7 +95,10 @@ pub struct Selected {
 #[derive(Clone, Debug)]
 enum Seqs {
     /// All that fit; whether they follow each other without gaps.
-    Fitting { filter: Filter, gapless: bool },
+    Fitting {
+        filter: Filter,
+        gapless: bool,
+    },
     These(Vec<u64>),
 }
 
@@ -103,7 +123,10 @@ impl View {
                     ..Filter::default()
                 };
                 let gapless = true;
-                (Seqs::Fitting { filter, gapless }, "no event of this range".to_owned())
+                (
+                    Seqs::Fitting { filter, gapless },
+                    "no event of this range".to_owned(),
+                )
             }
             Scope::Subject(subject) => {
                 let filter = Filter {
@@ -112,7 +135,10 @@ impl View {
                     ..Filter::default()
                 };
                 let gapless = false;
-                (Seqs::Fitting { filter, gapless }, format!("subject {subject}"))
+                (
+                    Seqs::Fitting { filter, gapless },
+                    format!("subject {subject}"),
+                )
             }
             Scope::Ancestors(cid) => {
                 let starts = match self.find(cid) {
@@ -122,11 +148,18 @@ impl View {
                     }
                     Err(err) => return Err(err),
                 };
-                (Seqs::These(self.ancestors(&starts, ANCESTORS_MAX)?), format!("an event of {cid}"))
+                (
+                    Seqs::These(self.ancestors(&starts, ANCESTORS_MAX)?),
+                    format!("an event of {cid}"),
+                )
             }
         };
         let (from, to, count) = match &seqs {
-            Seqs::These(seqs) => (seqs.first().copied(), seqs.last().copied(), seqs.len() as u64),
+            Seqs::These(seqs) => (
+                seqs.first().copied(),
+                seqs.last().copied(),
+                seqs.len() as u64,
+            ),
             Seqs::Fitting { filter, .. } => {
                 let first = self.seqs(filter, 0, 1)?.first().copied();
                 (first, self.last_seq(filter)?, self.count(filter)?)
@@ -135,7 +168,13 @@ impl View {
         let (Some(from), Some(to)) = (from, to) else {
             return Err(QueryError::NotFound(what));
         };
-        Ok(Selected { seqs, from, to, count, head: head.clone() })
+        Ok(Selected {
+            seqs,
+            from,
+            to,
+            count,
+            head: head.clone(),
+        })
     }
 
     /// Writes what was selected.
@@ -172,7 +211,9 @@ impl View {
                 let mut next = selected.from;
                 loop {
                     let seqs = self.seqs(filter, next, BATCH)?;
-                    let Some(last) = seqs.last() else { return Ok(()) };
+                    let Some(last) = seqs.last() else {
+                        return Ok(());
+                    };
                     next = last + 1;
                     seqs.into_iter().try_for_each(&mut one)?;
                 }

@@ -151,7 +151,8 @@ impl View {
             conditions.sql
         );
         let mut statement = self.state.prepare_cached(&sql)?;
-        let rows = statement.query_map(params![conditions.from, conditions.to], |row| row.get(0))?;
+        let rows =
+            statement.query_map(params![conditions.from, conditions.to], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 

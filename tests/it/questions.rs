@@ -1,4 +1,6 @@
 //! Questions over logs that a real ledger wrote, and what verifying says of damaged ones.
+//!
+//! Invariant: a question sees everything recorded before it was asked, and damage is never answered as if it were whole.
 
 use std::{fs, path::Path};
 
@@ -19,6 +21,8 @@ use cairn::{
     log::home::Home,
     query::{
         QueryError, View,
+        export::{Format, Scope},
+        import::{ImportError, import},
         list::{Filter, moment},
         lookup::{Found, Payloads},
         proof::Head,
@@ -623,4 +627,155 @@ fn copy(from: &Path, to: &Path) {
             fs::copy(entry.path(), &to).expect("a copy");
         }
     }
+}
+
+/// A whole export of `kept` in one format.
+fn exported(kept: &Kept, scope: &Scope, format: Format) -> Vec<u8> {
+    let (view, head) = kept.view();
+    let selected = view.select(scope, &head).expect("something is selected");
+    let mut bytes = Vec::new();
+    view.export(&selected, format, &mut bytes)
+        .expect("it is exported");
+    bytes
+}
+
+const WHOLE: Scope = Scope::Range {
+    from: None,
+    to: None,
+};
+
+#[test]
+fn a_whole_export_becomes_the_same_log_again() {
+    let mut kept = Kept::new();
+    let first = kept.call("ada", "1", None);
+    let large = format!("\"{}\"", "x".repeat(600_000));
+    for input in ["1", "2", &large, "2"] {
+        kept.call("ben", input, Some(first.ended.cid));
+    }
+    let erase = Command::Erase {
+        payload: first.output,
+        basis: "test".to_owned(),
+        actor: actor("operator"),
+    };
+    kept.ledger.submit_blocking(erase).expect("it runs");
+    let archive = exported(&kept, &WHOLE, Format::Car);
+    let (home, _dir) = kept.close();
+    let original = verify(&home, &Checks::default(), &mut |_| {});
+    assert!(original.verified, "{original:?}");
+
+    let aside = harness::temp();
+    let report = import(&archive[..], aside.path(), &mut |_| {}).expect("it is a whole log");
+    assert_eq!(report.root, original.root);
+    let copy = Home::existing(aside.path()).expect("a log");
+    assert!(verify(&copy, &Checks::default(), &mut |_| {}).verified);
+    assert!(matches!(
+        import(&archive[..], aside.path(), &mut |_| {}),
+        Err(ImportError::Occupied { .. })
+    ));
+    // Without the key nobody goes on with it.
+    let birth = Birth {
+        owner: "other",
+        random: &mut || [8; 32],
+        now_us: 1,
+        step: &mut |_| {},
+    };
+    let refused = opening::open(&copy, &Settings::default(), birth);
+    assert!(matches!(refused, Err(opening::OpenError::Key)));
+}
+
+#[test]
+fn what_is_not_a_whole_log_is_not_imported() {
+    let mut kept = Kept::new();
+    let call = kept.call("ada", "1", None);
+    kept.call("ada", "2", Some(call.ended.cid));
+    let whole = exported(&kept, &WHOLE, Format::Car);
+    let range = Scope::Range {
+        from: Some(2),
+        to: Some(4),
+    };
+    let part = exported(&kept, &range, Format::Car);
+    let subject = exported(
+        &kept,
+        &Scope::Subject(format!("call/{:032x}", 1)),
+        Format::Car,
+    );
+    let ancestors = exported(&kept, &Scope::Ancestors(call.ended.cid), Format::Car);
+    let flipped: Vec<u8> = {
+        let mut bytes = whole.clone();
+        let at = bytes.len() - 10;
+        bytes[at] ^= 1;
+        bytes
+    };
+    let cases: [(&[u8], &str); 6] = [
+        (&part, "not a whole log"),
+        (&subject, "not a whole log"),
+        (&ancestors, "not a whole log"),
+        (&whole[..whole.len() - 3], "refused"),
+        (&flipped, "refused"),
+        (b"hello", "refused"),
+    ];
+    for (archive, why) in cases {
+        let dir = harness::temp();
+        let refused = import(archive, dir.path(), &mut |_| {}).expect_err("it is refused");
+        assert!(refused.to_string().contains(why), "{refused}");
+        assert!(!dir.path().join("log.db").exists());
+        assert!(!dir.path().join("import").exists());
+    }
+}
+
+#[test]
+fn exports_say_what_happened_in_other_peoples_words() {
+    let mut kept = Kept::new();
+    let first = kept.call("ada", "1", None);
+    let second = kept.call("ben", r#"{"of":2}"#, Some(first.ended.cid));
+    let lines = exported(&kept, &WHOLE, Format::JsonLines);
+    let lines = String::from_utf8(lines).expect("text");
+    let events: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of json"))
+        .collect();
+    let seqs: Vec<u64> = events
+        .iter()
+        .filter_map(|event| event["seq"].as_u64())
+        .collect();
+    assert_eq!(seqs, [0, 1, 2, 3, 4, 5]);
+    for event in events {
+        let cid = event["cid"].as_str().expect("a name").to_owned();
+        let mut fields = event;
+        fields.as_object_mut().expect("an object").remove("cid");
+        let ipld = cairn::block::json::undag(&fields).expect("dag-json");
+        assert_eq!(cairn::block::Block::encode(&ipld).cid().to_string(), cid);
+    }
+    let prov = exported(&kept, &Scope::Ancestors(second.ended.cid), Format::ProvJson);
+    let prov: Value = serde_json::from_slice(&prov).expect("json");
+    let id = |cid: &Cid| format!("ipld:{cid}");
+    let activity = &prov["activity"][id(&second.started.cid)];
+    assert!(activity["prov:endTime"].is_string(), "{prov:#}");
+    let says = |part: &str, statement: Value| {
+        let statements = prov[part].as_object().expect("a part");
+        let fits = |said: &&Value| {
+            let wanted = statement.as_object().expect("an object");
+            wanted.iter().all(|(key, value)| said[key] == *value)
+        };
+        assert!(
+            statements.values().any(|said| fits(&said)),
+            "{part} {statement}: {prov:#}"
+        );
+    };
+    let (a, b) = (id(&first.started.cid), id(&second.started.cid));
+    says(
+        "used",
+        json!({"prov:activity": b, "prov:entity": id(&second.input)}),
+    );
+    says(
+        "wasGeneratedBy",
+        json!({"prov:activity": a, "prov:entity": id(&first.output)}),
+    );
+    says(
+        "wasInformedBy",
+        json!({"prov:informed": b, "prov:informant": a}),
+    );
+    says("wasAssociatedWith", json!({"prov:activity": b}));
+    assert_eq!(prov["agent"].as_object().expect("agents").len(), 2);
+    assert_eq!(prov["activity"].as_object().expect("activities").len(), 2);
 }

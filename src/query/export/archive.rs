@@ -11,10 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{ExportError, Selected, Seqs};
 use crate::{
-    block::{Block, Cid, car, links, payload::Payload, decode},
+    block::{Block, Cid, car, decode, links, payload::Payload},
     event::Event,
     log::Stored,
-    query::{QueryError, View, lookup::{Found, corrupt}, walk::{Walk, What}},
+    query::{
+        QueryError, View,
+        lookup::{Found, corrupt},
+        walk::{Walk, What},
+    },
 };
 
 /// The version of the manifest's form.
@@ -46,7 +50,10 @@ impl View {
         to: &mut dyn Write,
     ) -> Result<(), ExportError> {
         let first = self.log.event_at(selected.from).map_err(QueryError::from)?;
-        let log = first.ok_or_else(|| corrupt("an event is missing"))?.fields().log;
+        let log = first
+            .ok_or_else(|| corrupt("an event is missing"))?
+            .fields()
+            .log;
         let manifest = Block::encode(&Manifest {
             v: VERSION,
             log,
@@ -61,7 +68,12 @@ impl View {
         for number in self.contracts_in(selected)? {
             let cid = self.log.block_named(number).map_err(QueryError::from)?;
             let cid = cid.ok_or_else(|| corrupt("a contract is missing"))?;
-            archive.write(&cid, &self.stored(&cid)?.ok_or_else(|| corrupt("a contract is missing"))?)?;
+            archive.write(
+                &cid,
+                &self
+                    .stored(&cid)?
+                    .ok_or_else(|| corrupt("a contract is missing"))?,
+            )?;
         }
         self.visit(selected, &mut |event| {
             archive.append(&event.cid(), event.bytes())?;
@@ -121,10 +133,14 @@ impl View {
     /// Block numbers of the contracts that the selected events name.
     fn contracts_in(&self, selected: &Selected) -> Result<Vec<u64>, QueryError> {
         let Seqs::These(seqs) = &selected.seqs else {
-            let Seqs::Fitting { filter, .. } = &selected.seqs else { return Ok(Vec::new()) };
+            let Seqs::Fitting { filter, .. } = &selected.seqs else {
+                return Ok(Vec::new());
+            };
             return self.contracts_fitting(filter);
         };
-        let mut statement = self.state.prepare_cached("SELECT tool FROM entry WHERE seq = ?1")?;
+        let mut statement = self
+            .state
+            .prepare_cached("SELECT tool FROM entry WHERE seq = ?1")?;
         let mut numbers = BTreeSet::new();
         for seq in seqs {
             let number: Option<u64> = statement.query_row([seq], |row| row.get(0))?;
@@ -197,7 +213,12 @@ impl View {
     }
 
     /// Writes the blocks of these names behind `root`.
-    pub fn write_graph(&self, root: &Cid, cids: &[Cid], to: &mut dyn Write) -> Result<(), ExportError> {
+    pub fn write_graph(
+        &self,
+        root: &Cid,
+        cids: &[Cid],
+        to: &mut dyn Write,
+    ) -> Result<(), ExportError> {
         let mut archive = car::Writer::new(to, *root)?;
         for cid in cids {
             match self.find(cid)? {
