@@ -14,3 +14,4 @@ mod record;
 mod schemas;
 mod speech;
 mod upstream;
+mod upstreams;

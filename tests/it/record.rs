@@ -12,7 +12,7 @@ use std::{
 
 use cairn::{
     block::Cid,
-    event::{Body, Event},
+    event::{Body, Event, body::Failure},
     log::{Reader, Stored, home::Home, sqlite::SqliteReader},
     state,
 };
@@ -78,6 +78,22 @@ pub fn ended(data: &Path, name: &str) -> Event {
     until(&format!("an ending of {name}"), || {
         endings(&events(data), name).pop()
     })
+}
+
+/// How the calls to `name` ended, by kind.
+pub fn kinds(data: &Path, name: &str) -> Vec<String> {
+    endings(&events(data), name)
+        .iter()
+        .map(|event| kind(event).to_owned())
+        .collect()
+}
+
+/// How a failed call failed.
+pub fn failure(ending: &Event) -> Failure {
+    match ending.body() {
+        Some(Body::CallFailed(facts)) => facts.failure,
+        other => panic!("not a failure: {other:?}"),
+    }
 }
 
 /// The content of a payload.

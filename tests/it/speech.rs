@@ -131,6 +131,18 @@ impl Connection {
         self.stream.get_mut().write_all(&bytes).ok()
     }
 
+    /// Opens the stream of the connection's session, on which the server speaks unasked.
+    pub fn listen(&mut self) {
+        let session = self.session.as_deref().expect("a session was opened");
+        let head = format!(
+            "GET /mcp HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\nmcp-session-id: {session}\r\n\r\n",
+            self.host
+        );
+        let sent = self.stream.get_mut().write_all(head.as_bytes());
+        sent.expect("the server listens");
+        assert_eq!(self.head().expect("the server answers").status, 200);
+    }
+
     /// Reads one reply to its end.
     pub fn reply(&mut self) -> Option<Reply> {
         let mut reply = self.head()?;
