@@ -2,9 +2,10 @@
 //!
 //! `cargo bench --bench ledger [-- SECONDS]`. Prints medians of five rounds; every commit is durable.
 
+mod machine;
+
 use std::{
-    fs::File,
-    io::Write,
+    path::Path,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -21,6 +22,8 @@ use cairn::{
     log::home::Home,
 };
 
+use machine::fdatasync_p50;
+
 const ROUNDS: usize = 5;
 
 fn main() {
@@ -30,7 +33,7 @@ fn main() {
         .unwrap_or(2.0);
     println!(
         "fdatasync p50: {:.3} ms",
-        fdatasync_p50().as_secs_f64() * 1e3
+        fdatasync_p50(Path::new(".")).as_secs_f64() * 1e3
     );
     for submitters in [1, 64, 256, 1024] {
         let mut rates: Vec<f64> = (0..ROUNDS).map(|_| round(submitters, seconds)).collect();
@@ -134,19 +137,4 @@ async fn submit(ledger: Ledger, submitter: usize, until: Instant, done: std::syn
         assert!(matches!(ruling, Ok(Ruling::Done(_))), "a running call ends");
         done.fetch_add(2, Ordering::Relaxed);
     }
-}
-
-fn fdatasync_p50() -> Duration {
-    let file = tempfile::tempdir_in(".").expect("a directory");
-    let mut file = File::create(file.path().join("probe")).expect("a file");
-    let mut times: Vec<Duration> = (0..200)
-        .map(|_| {
-            file.write_all(&[0; 4096]).expect("4 KiB are written");
-            let begun = Instant::now();
-            file.sync_data().expect("they are synced");
-            begun.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    times[times.len() / 2]
 }

@@ -34,6 +34,8 @@ use crate::{
 
 /// How long the first start waits for upstreams before it serves without them.
 const UPSTREAM_WAIT: Duration = Duration::from_secs(10);
+/// Between two readings of the gauges.
+const SAMPLE_PAUSE: Duration = Duration::from_secs(2);
 /// How long running calls may take to end on the way down.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
 
@@ -77,9 +79,9 @@ impl Node {
     /// Opens the log, puts the builtin tools on offer and connects the upstreams.
     pub async fn start(setup: Setup<'_>) -> Result<Self, StartError> {
         let runner = uuid::Uuid::now_v7().simple().to_string();
-        let (ledger, sharing) = sharing::join(member(&setup, &runner)).await?;
-        let salt = setup.home.keys(random)?.salt;
         let metrics = Arc::new(Metrics::new());
+        let (ledger, sharing) = sharing::join(member(&setup, &runner, metrics.clone())).await?;
+        let salt = setup.home.keys(random)?.salt;
         let router = Router::new(parts(
             setup.config,
             ledger.clone(),
@@ -127,6 +129,25 @@ impl Node {
         self.sharing.end().await;
     }
 
+    /// Keeps the gauges that nobody else sets, until the node stops.
+    pub fn sample(&self, sessions: Arc<dyn Fn() -> usize + Send + Sync>) {
+        let (ledger, router, metrics) = (self.ledger.clone(), self.router.clone(), self.metrics.clone());
+        let stopping = self.stopping.clone();
+        // Ends with `stopping`; a sample that is under way then is not missed.
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(SAMPLE_PAUSE);
+            while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+                metrics.queue_depth("ledger", ledger.waiting());
+                for (lane, load) in router.loads() {
+                    metrics.queue_depth(&lane, load);
+                }
+                let on_disk = |path| std::fs::metadata(path).map_or(0, |file| file.len());
+                metrics.log_size(*ledger.committed().borrow(), on_disk(ledger.home().log_path()));
+                metrics.sessions(sessions());
+            }
+        });
+    }
+
     /// What keeps the node from serving, if anything does.
     pub fn unready(ledger: &Ledger) -> Vec<String> {
         let mut reasons = Vec::new();
@@ -168,12 +189,13 @@ impl Node {
 /// Events the state may be behind before the node says that it is not ready.
 const LAG_MAX: u64 = 100_000;
 
-fn member(setup: &Setup<'_>, runner: &str) -> Member {
+fn member(setup: &Setup<'_>, runner: &str, metrics: Arc<Metrics>) -> Member {
     let log = &setup.config.log;
     let settings = opening::Settings {
         group_max: log.group_max.min(GROUP_MAX),
         fsync: log.fsync,
         checkpoint_interval: Duration::from_millis(log.checkpoint_interval_ms),
+        metrics: Some(metrics),
     };
     Member {
         home: setup.home.clone(),

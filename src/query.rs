@@ -4,10 +4,8 @@
 //! - a question sees whole commits, and nothing the state has not folded yet;
 //! - what is answered has been hashed: bytes that do not have their name are a fault, never an answer.
 
-#[cfg(any())]
 pub mod export;
 pub mod graph;
-#[cfg(any())]
 pub mod import;
 pub mod list;
 pub mod lookup;
@@ -228,6 +226,3 @@ fn numbers(state: &Connection, sql: &str) -> Result<Vec<u64>, StateError> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-#[cfg(test)]
-#[cfg(any())]
-mod tests;

@@ -353,6 +353,11 @@ impl Router {
         Ok(())
     }
 
+    /// Calls that wait or run in each lane.
+    pub fn loads(&self) -> Vec<(String, usize)> {
+        self.inner.parts.lanes.iter().map(|lane| (lane.name.clone(), lane.load())).collect()
+    }
+
     pub fn ledger(&self) -> &Ledger {
         &self.inner.parts.ledger
     }

@@ -6,6 +6,7 @@
 
 pub mod catalogue;
 pub mod conformance;
+pub mod provenance;
 
 use std::{collections::HashMap, sync::Arc};
 

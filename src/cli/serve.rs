@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context;
 
 use crate::{
+    audit::{self, Audit},
     auth::Access,
     cli::{Serve, Stdio, Wrap},
     config::{Config, LogFormat, Overrides},
@@ -193,11 +194,14 @@ fn app(config: &Config, home: &Home, node: &Node, fixtures: bool) -> anyhow::Res
         shutdown: node.stopping.clone(),
     };
     let ledger = node.ledger.clone();
+    let endpoint = Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings));
+    let sessions = endpoint.clone();
+    node.sample(Arc::new(move || sessions.sessions()));
     Ok(App {
         server: config.server.clone(),
         access,
-        mcp: Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings)),
-        audit: axum::Router::new(),
+        mcp: endpoint,
+        audit: audit::routes(Audit::new(node.ledger.clone())),
         ready: Box::new(move || Node::unready(&ledger)),
         metrics: node.metrics.clone(),
     })
@@ -216,7 +220,7 @@ async fn asked_to_stop() {
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -226,7 +230,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Log lines go to standard error: standard output belongs to programs.
 fn trace(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,cairn=info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,rmcp=error,cairn=info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -26,7 +26,9 @@ use crate::{
         home::{Home, HomeError, Lock},
         sqlite::SqliteLog,
     },
-    merkle, query,
+    merkle,
+    metrics::Metrics,
+    query,
     state::{self, StateError, StoredTiles, fold::Folder},
 };
 
@@ -34,11 +36,13 @@ use crate::{
 const FOLD_BACKLOG: usize = 64;
 
 /// How a ledger is run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     pub group_max: usize,
     pub fsync: bool,
     pub checkpoint_interval: Duration,
+    /// Told of every commit.
+    pub metrics: Option<Arc<Metrics>>,
 }
 
 impl Default for Settings {
@@ -47,6 +51,7 @@ impl Default for Settings {
             group_max: GROUP_MAX,
             fsync: true,
             checkpoint_interval: Duration::from_secs(1),
+            metrics: None,
         }
     }
 }
@@ -171,6 +176,7 @@ pub fn open(
         fold,
         committed,
         applied: reach_rx.clone(),
+        metrics: settings.metrics.clone(),
         group_max: settings.group_max.clamp(1, WAITING_MAX),
     };
     let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {

@@ -26,6 +26,8 @@ use crate::{
     identity::{Checkpoint, Verifier, open_checkpoint},
     log::{BlockRow, EventRow, LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
     merkle::{self, Growing},
+    query::{QueryError, View, proof::Head},
+    state::StoredTiles,
 };
 
 /// Faults told one by one; the rest are counted.
@@ -128,7 +130,8 @@ pub fn verify(home: &Home, checks: &Checks, step: &mut dyn FnMut(Step)) -> Repor
             format!("the log cannot be read on: {}", chain(&err)),
         );
     }
-    if checks.derived && found.verdict < Verdict::Invalid {
+    // Only what a whole log gives can be compared.
+    if checks.derived && found.verdict == Verdict::Verified {
         match derived::compare(home, &mut |done, of| step(Step::Derived(done, of))) {
             Ok(differing) => {
                 for table in differing {
@@ -148,6 +151,49 @@ pub fn verify(home: &Home, checks: &Checks, step: &mut dyn FnMut(Step)) -> Repor
         }
     }
     found.report()
+}
+
+impl View {
+    /// Verifies one event, with what it links to and its place under the signed head; or one block.
+    pub fn verify_one(&self, cid: &Cid, head: &Head) -> Result<Report, QueryError> {
+        let mut found = Found::default();
+        if let Some(seq) = self.log.seq_of(cid)? {
+            let checks = Checks {
+                from_seq: seq,
+                to_seq: Some(seq),
+                ..Checks::default()
+            };
+            let chain =
+                found.check_events(self.log.as_ref(), &checks, Vec::new(), &mut |_| {})?;
+            found.end(chain, HashSet::new())?;
+            let root = self.root(head.size)?;
+            let proof = merkle::inclusion(&StoredTiles(&self.state), seq, head.size);
+            let leaf = merkle::leaf_hash(cid);
+            let under = proof
+                .is_ok_and(|proof| merkle::verify_inclusion(&leaf, seq, head.size, &proof, &root));
+            if !under {
+                found.fault(
+                    Verdict::Forked,
+                    Some(seq),
+                    Some(cid),
+                    "the event is not under the signed head",
+                );
+            }
+            found.root = Some(root);
+            return Ok(found.report());
+        }
+        found.blocks = 1;
+        match self.log.block(cid) {
+            Ok(Some(Stored::Present(bytes))) => {
+                found.check_block(cid, &bytes, None, self.log.as_ref())?;
+            }
+            Ok(Some(Stored::Erased)) => return Err(QueryError::Erased(*cid)),
+            Ok(None) => return Err(QueryError::NotFound(cid.to_string())),
+            Err(LogError::Corrupt { what }) => found.fault(Verdict::Invalid, None, Some(cid), what),
+            Err(err) => return Err(err.into()),
+        }
+        Ok(found.report())
+    }
 }
 
 /// What verifying has found so far.
@@ -211,6 +257,19 @@ impl Found {
             true => self.check_blocks(log, step)?,
             false => HashSet::new(),
         };
+        let chain = self.check_events(log, checks, heads, step)?;
+        self.end(chain, nulls)
+    }
+
+    /// Walks over the events that are asked for.
+    fn check_events<'a>(
+        &mut self,
+        log: &'a dyn Reader,
+        checks: &Checks,
+        heads: Vec<(Checkpoint, &'static str)>,
+        step: &mut dyn FnMut(Step),
+    ) -> Result<Chain<'a>, LogError> {
+        let whole = checks.from_seq == 0 && checks.to_seq.is_none();
         let total = log.tip().ok().flatten().map_or(0, |tip| tip.seq + 1);
         let before = checks
             .from_seq
@@ -252,7 +311,7 @@ impl Found {
             return Err(err);
         }
         step(Step::Events(self.events, total));
-        self.end(chain, nulls)
+        Ok(chain)
     }
 
     /// The signed heads the log must contain.
@@ -770,7 +829,7 @@ impl Chain<'_> {
 }
 
 /// An error with its causes, in one line.
-fn chain(err: &dyn std::error::Error) -> String {
+pub fn chain(err: &dyn std::error::Error) -> String {
     let mut text = err.to_string();
     let mut source = err.source();
     while let Some(cause) = source {

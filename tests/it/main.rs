@@ -5,4 +5,5 @@
 mod floors;
 mod formats;
 mod harness;
+mod questions;
 mod schemas;
