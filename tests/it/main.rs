@@ -2,8 +2,14 @@
 //!
 //! One binary. Other people's programs come from `tests/clients/setup`.
 
+mod clients;
+mod conformance;
+mod crashes;
 mod floors;
 mod formats;
 mod harness;
 mod questions;
+mod record;
 mod schemas;
+mod speech;
+mod upstream;
