@@ -225,4 +225,3 @@ fn numbers(state: &Connection, sql: &str) -> Result<Vec<u64>, StateError> {
     let rows = statement.query_map([], |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
-

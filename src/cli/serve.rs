@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 
 use crate::{
-    audit::{self, Audit},
+    audit,
     auth::Access,
     cli::{Serve, Stdio, Wrap},
     config::{Config, LogFormat, Overrides},
@@ -49,6 +49,13 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
             home: &home,
             config: &config,
             owner,
+            base: Some(
+                config
+                    .server
+                    .public_url
+                    .clone()
+                    .unwrap_or_else(|| url.clone()),
+            ),
             upstreams: Vec::new(),
             builtins: true,
             fixtures: args.conformance_fixtures,
@@ -124,18 +131,26 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
 
 /// What a server is called when nobody says: its program, or what a launcher is told to launch.
 fn server_name(program: &str, arguments: &[String]) -> String {
-    const LAUNCHERS: &[&str] = &["bun", "bunx", "deno", "node", "npx", "python", "python3", "uv", "uvx"];
+    const LAUNCHERS: &[&str] = &[
+        "bun", "bunx", "deno", "node", "npx", "python", "python3", "uv", "uvx",
+    ];
     let stem = |path: &str| {
         let file = path.rsplit('/').next().unwrap_or(path);
         file.split(['.', '@']).next().unwrap_or(file).to_owned()
     };
     let program = stem(program);
-    let launched = arguments.iter().find(|argument| !argument.starts_with('-') && *argument != "run");
+    let launched = arguments
+        .iter()
+        .find(|argument| !argument.starts_with('-') && *argument != "run");
     let name = match launched {
         Some(launched) if LAUNCHERS.contains(&program.as_str()) => stem(launched),
         _ => program,
     };
-    if name.is_empty() { "wrapped".to_owned() } else { name }
+    if name.is_empty() {
+        "wrapped".to_owned()
+    } else {
+        name
+    }
 }
 
 fn on_stdio(
@@ -155,6 +170,7 @@ fn on_stdio(
             home: &home,
             config,
             owner,
+            base: None,
             upstreams,
             builtins,
             fixtures: false,
@@ -201,7 +217,7 @@ fn app(config: &Config, home: &Home, node: &Node, fixtures: bool) -> anyhow::Res
         server: config.server.clone(),
         access,
         mcp: endpoint,
-        audit: audit::routes(Audit::new(node.ledger.clone())),
+        audit: audit::routes(node.audit.clone()),
         ready: Box::new(move || Node::unready(&ledger)),
         metrics: node.metrics.clone(),
     })
