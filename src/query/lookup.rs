@@ -28,7 +28,7 @@ pub const INLINE_MAX: usize = 16 * 1024 * 1024;
 /// What a name stands for.
 #[derive(Debug)]
 pub enum Found {
-    Event(Event),
+    Event(Box<Event>),
     Block { cid: Cid, bytes: Vec<u8> },
 }
 
@@ -92,7 +92,7 @@ impl View {
     /// The event or block of this name.
     pub fn find(&self, cid: &Cid) -> Result<Found, QueryError> {
         if let Some(event) = self.event(cid)? {
-            return Ok(Found::Event(event));
+            return Ok(Found::Event(Box::new(event)));
         }
         match self.log.block(cid)? {
             Some(Stored::Present(bytes)) => Ok(Found::Block { cid: *cid, bytes }),
