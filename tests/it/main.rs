@@ -9,6 +9,7 @@ mod crashes;
 mod floors;
 mod formats;
 mod harness;
+mod provenance;
 mod questions;
 mod record;
 mod schemas;
