@@ -1,4 +1,8 @@
-//! `cairn call`: one tool call. The result goes to standard output, its event's CID to standard error.
+//! `cairn call`: one tool call.
+//!
+//! Invariants:
+//! - standard output holds the result as it came and nothing else; the event's CID goes to standard error;
+//! - arguments reach the tool byte for byte.
 
 use std::{
     io::{Read, stdin},

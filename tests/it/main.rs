@@ -3,6 +3,7 @@
 //! One binary. Other people's programs come from `tests/clients/setup`.
 
 mod audit;
+mod command_line;
 mod floors;
 mod formats;
 mod harness;
