@@ -10,6 +10,7 @@ use tokio::{sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit::Audit,
     block::payload::SaltKey,
     config::{self, Config},
     ledger::{
@@ -53,6 +54,7 @@ pub enum StartError {
 /// A running node.
 pub struct Node {
     pub ledger: Ledger,
+    pub audit: Audit,
     pub router: Router,
     pub metrics: Arc<Metrics>,
     /// Cancelled when the node is to stop; whatever serves its callers watches it.
@@ -69,6 +71,8 @@ pub struct Setup<'a> {
     pub owner: String,
     /// Upstreams beside the configured ones.
     pub upstreams: Vec<(upstream::Settings, gateway::Settings)>,
+    /// The URL the node is reached under, where it is served over HTTP.
+    pub base: Option<String>,
     /// Whether this node's own tools are on offer.
     pub builtins: bool,
     /// Whether the tools, resources and prompts of the MCP conformance suite are.
@@ -89,8 +93,10 @@ impl Node {
             runner,
             metrics.clone(),
         ));
+        let audit = Audit::new(ledger.clone());
         if setup.builtins {
-            router.put(tools::offering(tools::all(&router))).await?;
+            let tools = tools::all(&router, &audit, setup.base.as_deref());
+            router.put(tools::offering(tools)).await?;
         }
         if setup.fixtures {
             let state_key = random();
@@ -100,6 +106,7 @@ impl Node {
         }
         let mut node = Self {
             ledger,
+            audit,
             router,
             metrics,
             stopping: CancellationToken::new(),

@@ -149,7 +149,7 @@ pub struct RpcError {
     pub code: i64,
     pub message: String,
     pub data: Option<Value>,
-    pub record: Option<Record>,
+    pub record: Option<Box<Record>>,
 }
 
 /// What a runtime is given to run.

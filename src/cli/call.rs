@@ -53,6 +53,13 @@ impl Called {
         Ok((member("structuredContent").unwrap_or(result), failed))
     }
 
+    /// Whether the tool answered with questions instead of a result.
+    fn asks(&self) -> bool {
+        let kind = self.answer.as_deref().ok();
+        let kind = kind.and_then(|result| splice::member(result, "resultType").ok().flatten());
+        kind.is_some_and(|kind| kind.get() == r#""input_required""#)
+    }
+
     /// The structured content of a success.
     pub fn success(&self) -> anyhow::Result<Value> {
         let (content, failed) = self.content()?;
@@ -83,6 +90,11 @@ pub fn run(args: Call, quiet: bool) -> anyhow::Result<ExitCode> {
     }
     let (content, failed) = called.content()?;
     print(content)?;
+    if called.asks() {
+        anyhow::bail!(
+            "the tool asks for input, which a command line cannot give; nothing was done yet"
+        );
+    }
     Ok(match failed {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,

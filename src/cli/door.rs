@@ -58,6 +58,7 @@ async fn start(data: &Path, config: Option<&Path>) -> anyhow::Result<Node> {
         home: &home,
         config: &config,
         owner: format!("`cairn call` (process {})", std::process::id()),
+        base: None,
         upstreams: Vec::new(),
         builtins: true,
         fixtures: false,

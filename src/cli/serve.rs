@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 
 use crate::{
-    audit::{self, Audit},
+    audit,
     auth::Access,
     cli::{Serve, Stdio, Wrap},
     config::{Config, LogFormat, Overrides},
@@ -49,6 +49,13 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
             home: &home,
             config: &config,
             owner,
+            base: Some(
+                config
+                    .server
+                    .public_url
+                    .clone()
+                    .unwrap_or_else(|| url.clone()),
+            ),
             upstreams: Vec::new(),
             builtins: true,
             fixtures: args.conformance_fixtures,
@@ -163,6 +170,7 @@ fn on_stdio(
             home: &home,
             config,
             owner,
+            base: None,
             upstreams,
             builtins,
             fixtures: false,
@@ -209,7 +217,7 @@ fn app(config: &Config, home: &Home, node: &Node, fixtures: bool) -> anyhow::Res
         server: config.server.clone(),
         access,
         mcp: endpoint,
-        audit: audit::routes(Audit::new(node.ledger.clone())),
+        audit: audit::routes(node.audit.clone()),
         ready: Box::new(move || Node::unready(&ledger)),
         metrics: node.metrics.clone(),
     })

@@ -6,7 +6,6 @@
 
 use std::{fs, sync::Arc, thread, time::Duration};
 
-use rusqlite::Connection;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -29,7 +28,7 @@ use crate::{
     merkle,
     metrics::Metrics,
     query,
-    state::{self, StateError, StoredTiles, fold::Folder},
+    state::{self, Database, StateError, StoredTiles, fold::Folder},
 };
 
 /// Commits that may wait for the fold; then the writer waits too.
@@ -329,11 +328,7 @@ fn remove_state(home: &Home) -> Result<(), HomeError> {
 }
 
 /// Erases again what is on record as erased: a crash may have come between the two.
-fn erase_again(
-    state: &Connection,
-    log: &mut dyn Log,
-    reader: &dyn Reader,
-) -> Result<(), OpenError> {
+fn erase_again(state: &Database, log: &mut dyn Log, reader: &dyn Reader) -> Result<(), OpenError> {
     for number in query::erased(state)? {
         let Some(cid) = reader.block_named(number)? else {
             continue;
@@ -352,7 +347,7 @@ fn erase_again(
     Ok(())
 }
 
-fn working(state: &Connection, reader: &dyn Reader) -> Result<Working, OpenError> {
+fn working(state: &Database, reader: &dyn Reader) -> Result<Working, OpenError> {
     let mut working = Working::default();
     for seq in query::open_calls(state)? {
         if let Some(call) = reader.event_at(seq)?.as_ref().and_then(Call::begun) {

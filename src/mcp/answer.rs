@@ -111,7 +111,7 @@ pub fn server_info() -> Value {
 
 /// The error as it leaves: the keys of its record are in `data`, where that can hold them.
 pub fn finish_error(error: RpcError) -> RpcError {
-    let members = error.record.as_ref().map(record_members);
+    let members = error.record.as_deref().map(record_members);
     let data = match (error.data, members) {
         (None, Some(members)) => Some(Value::Object(members)),
         (Some(Value::Object(mut data)), Some(members)) => {

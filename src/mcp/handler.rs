@@ -101,7 +101,7 @@ impl Handler {
             .map(pack)
             .map_err(|error| {
                 to_library(finish_error(RpcError {
-                    record: answer.record,
+                    record: answer.record.map(Box::new),
                     ..error
                 }))
             })

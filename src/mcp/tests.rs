@@ -359,7 +359,7 @@ fn an_error_carries_its_record_where_data_can_hold_it() {
         code: -1,
         message: "no".into(),
         data,
-        record: Some(record()),
+        record: Some(Box::new(record())),
     };
     let event = json!(record().event.to_string());
     assert_eq!(

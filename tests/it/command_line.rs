@@ -171,3 +171,24 @@ fn what_is_not_there_is_said_in_one_line() {
     let closed = exits(1, &["call", "x", "--url", "http://127.0.0.1:1"]);
     assert!(closed.stderr.contains("cairn serve"), "{closed:?}");
 }
+
+#[test]
+fn a_reader_that_goes_away_ends_the_program_quietly() {
+    let temp = temp();
+    let data = text(temp.path());
+    exits(0, &["call", "tools_list_tools", "--data", data]);
+    for args in [
+        &["log", "query", "--json", "--limit", "1000"][..],
+        &["log", "export", "--format", "jsonl", "-o", "-"],
+    ] {
+        let mut command = cairn(&[args, &["--data", data]].concat());
+        let (reader, writer) = std::io::pipe().expect("the system has pipes");
+        drop(reader);
+        let ran = command
+            .stdout(writer)
+            .stderr(std::process::Stdio::piped())
+            .output()
+            .expect("cairn was built");
+        assert!(ran.status.success() && ran.stderr.is_empty(), "{ran:?}");
+    }
+}

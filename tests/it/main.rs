@@ -3,9 +3,16 @@
 //! One binary. Other people's programs come from `tests/clients/setup`.
 
 mod audit;
+mod clients;
 mod command_line;
+mod conformance;
+mod crashes;
 mod floors;
 mod formats;
 mod harness;
 mod questions;
+mod record;
 mod schemas;
+mod speech;
+mod upstream;
+mod upstreams;
