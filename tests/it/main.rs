@@ -4,6 +4,7 @@
 
 mod audit;
 mod clients;
+mod command_line;
 mod conformance;
 mod crashes;
 mod floors;
