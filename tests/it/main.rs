@@ -2,6 +2,7 @@
 //!
 //! One binary. Other people's programs come from `tests/clients/setup`.
 
+mod bad_input;
 mod clients;
 mod conformance;
 mod crashes;
@@ -10,7 +11,9 @@ mod formats;
 mod harness;
 mod questions;
 mod record;
+mod restart;
 mod schemas;
+mod sessions;
 mod speech;
 mod upstream;
 mod upstreams;
