@@ -3,18 +3,26 @@
 //! Exit codes: 0 done, 1 the tool or server answered with an error, 2 wrong usage; `log verify` has its own.
 //! Errors go to standard error, one line, with what to do next.
 
+mod args;
 mod call;
 mod config;
 mod door;
+mod erase;
+mod export;
 mod key;
+mod log;
 mod out;
 mod progress;
 mod rebuild;
+mod receipt;
 mod remote;
 mod serve;
+mod source;
 mod table;
 mod token;
 mod tools;
+mod trace;
+mod verify;
 
 use std::{
     net::SocketAddr,
@@ -57,6 +65,15 @@ enum Command {
     Call(Call),
     /// List the tools on offer.
     Tools(Tools),
+    /// Read, verify, export and import a log.
+    #[command(subcommand)]
+    Log(args::LogCommand),
+    /// Take an offline proof of one event, or check one.
+    Receipt(args::Receipt),
+    /// Show what produced something, and what came of it.
+    Trace(args::Trace),
+    /// Delete a payload's content; its name and every proof stay.
+    Erase(args::Erase),
     /// Derive the state again from the log, and compare.
     Rebuild(Rebuild),
     /// Show who signs a log.
@@ -291,6 +308,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Wrap(args) => serve::wrap(args),
         Command::Call(args) => call::run(args, quiet),
         Command::Tools(args) => tools::run(args),
+        Command::Log(command) => log::run(command, quiet),
+        Command::Receipt(args) => receipt::run(args, quiet),
+        Command::Trace(args) => trace::run(args, quiet),
+        Command::Erase(args) => erase::run(args, quiet),
         Command::Rebuild(args) => rebuild::run(args, quiet),
         Command::Key(args) => key::run(args),
         Command::Token(args) => token::run(args, quiet),

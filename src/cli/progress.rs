@@ -34,6 +34,15 @@ impl Progress {
         }
     }
 
+    /// Counts bytes, whose end is not known.
+    pub fn bytes(what: &'static str, quiet: bool) -> Self {
+        let progress = Self::new(what, 0, quiet);
+        if let Ok(style) = ProgressStyle::with_template("{msg} {bytes} {elapsed}") {
+            progress.bar.set_style(style);
+        }
+        progress
+    }
+
     /// Says what is done now, and what its end is.
     pub fn stage(&mut self, what: &'static str, total: u64) {
         self.bar.set_message(what);

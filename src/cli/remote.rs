@@ -25,6 +25,14 @@ pub const ANSWER_MAX: usize = 64 * 1024 * 1024;
 /// Characters of an error's body that are shown.
 const ERROR_MAX: usize = 500;
 
+/// The server's own word for why it does not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{said}")]
+pub struct Refused {
+    pub status: StatusCode,
+    said: String,
+}
+
 pub struct Remote {
     client: Client,
     base: Url,
@@ -107,7 +115,8 @@ impl Remote {
         let status = response.status();
         if !status.is_success() {
             let body = Messages::new(response).rest().await?;
-            bail!("{}", refusal(status, &body));
+            let said = refusal(status, &body);
+            return Err(Refused { status, said }.into());
         }
         Ok(response)
     }
@@ -121,6 +130,12 @@ impl Remote {
     ) -> anyhow::Result<Vec<u8>> {
         let response = self.get(path, query, accept).await?;
         Messages::new(response).rest().await
+    }
+
+    /// The same, as JSON.
+    pub async fn json(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+        let body = self.read(path, query, "application/json").await?;
+        serde_json::from_slice(&body).context("the server's answer is not json")
     }
 
     fn at(&self, path: &str) -> Url {

@@ -6,7 +6,6 @@
 
 use std::{fs, sync::Arc, thread, time::Duration};
 
-use rusqlite::Connection;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -29,7 +28,7 @@ use crate::{
     merkle,
     metrics::Metrics,
     query,
-    state::{self, StateError, StoredTiles, fold::Folder},
+    state::{self, Database, StateError, StoredTiles, fold::Folder},
 };
 
 /// Commits that may wait for the fold; then the writer waits too.
@@ -283,7 +282,7 @@ fn last_signed(
 }
 
 /// The state, caught up with the log; made anew where it is damaged or another log's.
-fn derive(home: &Home, log: &dyn Log, step: &mut dyn FnMut(u64)) -> Result<Folder, StateError> {
+pub fn derive(home: &Home, log: &dyn Log, step: &mut dyn FnMut(u64)) -> Result<Folder, StateError> {
     let resumed = state::open(&home.state_path())
         .and_then(|state| Folder::resume(state, log.reader()?))
         .and_then(|folder| Ok(belongs(&folder, log.reader()?.as_ref())?.then_some(folder)));
@@ -329,11 +328,7 @@ fn remove_state(home: &Home) -> Result<(), HomeError> {
 }
 
 /// Erases again what is on record as erased: a crash may have come between the two.
-fn erase_again(
-    state: &Connection,
-    log: &mut dyn Log,
-    reader: &dyn Reader,
-) -> Result<(), OpenError> {
+fn erase_again(state: &Database, log: &mut dyn Log, reader: &dyn Reader) -> Result<(), OpenError> {
     for number in query::erased(state)? {
         let Some(cid) = reader.block_named(number)? else {
             continue;
@@ -352,7 +347,7 @@ fn erase_again(
     Ok(())
 }
 
-fn working(state: &Connection, reader: &dyn Reader) -> Result<Working, OpenError> {
+fn working(state: &Database, reader: &dyn Reader) -> Result<Working, OpenError> {
     let mut working = Working::default();
     for seq in query::open_calls(state)? {
         if let Some(call) = reader.event_at(seq)?.as_ref().and_then(Call::begun) {

@@ -6,7 +6,6 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
@@ -21,6 +20,7 @@ use crate::{
     log::{Batch, Log, LogError, Stored, Tip},
     metrics::Metrics,
     query,
+    state::Database,
 };
 
 /// Who the node itself is in its events.
@@ -61,7 +61,7 @@ pub(super) struct Working {
 pub(super) struct Writer {
     pub log: Box<dyn Log>,
     /// Answers about calls that are folded already.
-    pub state: Connection,
+    pub state: Database,
     pub name: Cid,
     pub tip: Option<Tip>,
     pub working: Working,

@@ -2,7 +2,9 @@
 //!
 //! One binary. Other people's programs come from `tests/clients/setup`.
 
+mod audit;
 mod bad_input;
+mod audit;
 mod clients;
 mod conformance;
 mod crashes;
