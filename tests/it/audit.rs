@@ -1,442 +1,333 @@
-//! The audit API from outside: what an auditor asks for over HTTP, checked with programs that are not ours.
+//! The audit language: what its paths answer over a log that a real ledger wrote.
+//!
+//! Invariant: requests go through the router that is served, with the caller that its door would name.
 
-use std::fs;
-
-use cairn::block::{Cid, Codec};
-use serde_json::{Value, json};
-use tempfile::TempDir;
-
-use crate::{
-    harness::{Reply, Server, node, python, temp},
-    record,
-    speech::{Connection, call, event, modern, result},
+use axum::{Router, body::Body};
+use cairn::{
+    audit::{Audit, routes},
+    block::{Cid, car, json::undag},
+    identity::Verifier,
+    ledger::Command,
+    receipt::Receipt,
+    router::{Caller, Scope},
 };
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tower::Service;
 
-/// Enough for a whole tile of 256 and a part of the next.
-const CALLS: u64 = 150;
+use crate::questions::{Kept, actor};
 
-/// A server with some calls behind it.
-struct Audited {
-    server: Server,
-    data: TempDir,
-    /// The ending of each call.
-    events: Vec<String>,
+struct Answer {
+    status: StatusCode,
+    headers: http::HeaderMap,
+    body: Vec<u8>,
 }
 
-fn audited(calls: u64) -> Audited {
-    let data = temp();
-    let server = Server::start(data.path(), &["--conformance-fixtures"]);
-    let mut connection = Connection::open(&server.url).expect("the server listens");
-    let events = (0..calls).map(|n| {
-        let params = call("test_simple_text", &json!({"n": n}));
-        event(&connection.request(n, "tools/call", params)).to_owned()
-    });
-    let events = events.collect();
-    Audited {
-        server,
-        data,
-        events,
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|err| panic!("{err}: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().expect("text"))
     }
 }
 
-fn get(server: &Server, path: &str) -> Value {
-    let reply = server.get(path);
-    assert_eq!(reply.status, 200, "{path}: {}", reply.text());
-    reply.json()
+/// A runtime, and the routes as they are served.
+struct Served {
+    runtime: tokio::runtime::Runtime,
+    router: Router,
 }
 
-/// A problem document of this status.
-fn problem(reply: &Reply, status: u16) -> String {
-    assert_eq!(reply.status, status, "{}", reply.text());
-    assert_eq!(
-        reply.header("content-type"),
-        Some("application/problem+json")
-    );
-    let problem = reply.json();
-    assert_eq!(problem["status"], status);
-    problem["detail"].to_string()
-}
-
-fn cids(page: &Value) -> Vec<String> {
-    let events = page["events"]
-        .as_array()
-        .unwrap_or_else(|| panic!("{page}"));
-    assert_eq!(page["returned_count"], events.len());
-    events
-        .iter()
-        .filter_map(|event| event["cid"].as_str())
-        .map(str::to_owned)
-        .collect()
-}
-
-#[test]
-fn pages_hold_every_event_once_while_others_write() {
-    let Audited {
-        server,
-        data,
-        events,
-    } = audited(12);
-    let mut seen = Vec::new();
-    let mut path = "/v1/events?limit=7".to_owned();
-    loop {
-        let page = get(&server, &path);
-        seen.extend(cids(&page));
-        if seen.len() < 30 {
-            result(&server, "test_simple_text", json!({"between": "pages"}));
-        }
-        let Some(cursor) = page["next_cursor"].as_str() else {
-            assert_eq!(page["has_more"], false);
-            break;
+impl Served {
+    fn new(kept: &Kept) -> Self {
+        let caller = Caller {
+            actor: actor("auditor"),
+            scopes: vec![Scope::Audit],
         };
-        assert_eq!(page["has_more"], true);
-        path = format!("/v1/events?limit=7&cursor={cursor}");
-    }
-    assert!(events.iter().all(|event| seen.contains(event)));
-    let cursor = path
-        .split("cursor=")
-        .nth(1)
-        .expect("there was a second page");
-    for (query, detail) in [
-        (format!("kind=call.started&cursor={cursor}"), "cursor"),
-        ("cursor=nonsense".to_owned(), "cursor"),
-        ("limit=0".to_owned(), "limit"),
-        ("limit=1001".to_owned(), "limit"),
-        ("limit=many".to_owned(), ""),
-        ("sort=asc".to_owned(), "sort"),
-        ("after=yesterday".to_owned(), ""),
-    ] {
-        let said = problem(&server.get(&format!("/v1/events?{query}")), 400);
-        assert!(said.contains(detail), "{query}: {said}");
-    }
-    assert!(server.stop().success());
-    let stored: Vec<String> = record::check(data.path())
-        .iter()
-        .map(|event| event.cid().to_string())
-        .collect();
-    assert_eq!(seen, stored);
-}
-
-#[test]
-fn filters_find_what_an_event_says_of_itself() {
-    let Audited { server, events, .. } = audited(3);
-    let last = get(&server, &format!("/v1/events/{}", events[2]));
-    assert_eq!(last["cid"], events[2].as_str());
-    assert_eq!(last["kind"], "call.succeeded");
-    let link = |value: &Value| {
-        value["/"]
-            .as_str()
-            .unwrap_or_else(|| panic!("no link: {value}"))
-            .to_owned()
-    };
-    let subject = last["subject"].as_str().expect("an event has a subject");
-    let one = cids(&get(&server, &format!("/v1/events?subject={subject}")));
-    assert_eq!(one, [link(&last["cause"]), events[2].clone()]);
-    let payload = link(&last["pay"][0]["cid"]);
-    for (query, count) in [
-        ("kind=call.succeeded".to_owned(), 3),
-        ("kind=call.failed".to_owned(), 0),
-        ("tool=test_simple_text&kind=call.started".to_owned(), 3),
-        (
-            format!("contract={}&kind=call.succeeded", link(&last["tool"])),
-            3,
-        ),
-        (format!("payload={payload}"), 3),
-        (format!("from_seq={}", last["seq"]), 1),
-        ("actor=nobody".to_owned(), 0),
-        ("before=2020-01-01T00:00:00Z".to_owned(), 0),
-    ] {
-        assert_eq!(
-            cids(&get(&server, &format!("/v1/events?{query}"))).len(),
-            count,
-            "{query}"
-        );
-    }
-    assert_eq!(last["pay"][0]["media"], "application/json");
-    let inline = get(
-        &server,
-        &format!("/v1/events/{}?payloads=inline", events[2]),
-    );
-    assert!(
-        inline["pay"][0]
-            .to_string()
-            .contains("simple text response"),
-        "{inline}"
-    );
-}
-
-#[test]
-fn names_that_make_no_sense_are_400_and_unknown_ones_404() {
-    let Audited { server, events, .. } = audited(1);
-    let good = &events[0];
-    let unknown = Cid::of(Codec::DagCbor, b"nobody has this").to_string();
-    let last = good.chars().next_back().expect("a cid is not empty");
-    // 36 bytes leave two bits over in the last of 58 digits; set, they name nothing.
-    const DIGITS: &str = "abcdefghijklmnopqrstuvwxyz234567";
-    let value = DIGITS.find(last).expect("a cid is base32");
-    let spare = DIGITS.chars().nth(value | 1).expect("five bits");
-    let trailing = format!("{}{spare}", &good[..good.len() - 1]);
-    assert_ne!(&trailing, good, "the spare bits of a good cid are zero");
-    for path in ["events", "blocks", "provenance", "proof", "receipts"] {
-        for bad in [
-            trailing.as_str(),
-            &good.to_uppercase(),
-            &format!("{good}a"),
-            "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG",
-            "x",
-        ] {
-            problem(&server.get(&format!("/v1/{path}/{bad}")), 400);
+        Self {
+            runtime: tokio::runtime::Runtime::new().expect("a runtime"),
+            router: routes(Audit::new(kept.ledger.clone())).layer(axum::Extension(caller)),
         }
-        problem(&server.get(&format!("/v1/{path}/{unknown}")), 404);
     }
-    problem(&server.get(&format!("/ipfs/{trailing}")), 400);
-    problem(&server.get(&format!("/ipfs/{unknown}")), 404);
-    problem(&server.get("/v1/nothing"), 404);
-    problem(&server.send("POST", "/v1/events", &[], b""), 405);
-}
 
-#[test]
-fn an_event_is_served_as_its_bytes_and_never_twice() {
-    let Audited { server, events, .. } = audited(1);
-    let path = format!("/v1/events/{}", events[0]);
-    let tag = format!("\"{}\"", events[0]);
-    for form in [
-        "application/json",
-        "application/vnd.ipld.dag-json",
-        "application/vnd.ipld.raw",
-    ] {
-        let reply = server.send("GET", &path, &[("accept", form)], b"");
-        assert_eq!(reply.header("etag"), Some(tag.as_str()));
-        assert!(
-            reply
-                .header("cache-control")
-                .is_some_and(|cache| cache.contains("immutable"))
-        );
-        assert_eq!(reply.header("content-type"), Some(form));
-        if form.ends_with("raw") {
-            assert_eq!(Cid::of(Codec::DagCbor, &reply.body).to_string(), events[0]);
-        }
-        let again = server.send(
-            "GET",
-            &path,
-            &[("accept", form), ("if-none-match", &tag)],
-            b"",
-        );
-        assert_eq!((again.status, again.body.len()), (304, 0));
+    fn ask(&self, request: Request<Body>) -> Answer {
+        self.runtime.block_on(async {
+            let Ok(response) = self.router.clone().call(request).await;
+            let (parts, body) = response.into_parts();
+            let body = body.collect().await.expect("a whole body").to_bytes();
+            Answer {
+                status: parts.status,
+                headers: parts.headers,
+                body: body.to_vec(),
+            }
+        })
     }
-    problem(
-        &server.send("GET", &path, &[("accept", "image/png")], b""),
-        406,
-    );
-    let block = server.get(&format!("/ipfs/{}?format=raw", events[0]));
-    assert_eq!(Cid::of(Codec::DagCbor, &block.body).to_string(), events[0]);
-}
 
-#[test]
-fn a_stream_goes_on_where_its_reader_left_it() {
-    let Audited {
-        server,
-        data,
-        events,
-    } = audited(5);
-    let stored = record::events(data.path());
-    let open = |path: &str, headers: &[(&str, &str)]| {
-        let mut connection = Connection::open(&server.url).expect("the server listens");
-        connection.stream(path, headers);
-        connection
-    };
-    let last = &events[4];
-    let whole = open("/v1/events/stream?from_seq=0", &[]).until(&format!(r#""cid":"{last}""#));
-    for event in &stored {
-        assert!(
-            whole.contains(&format!(r#""cid":"{}""#, event.cid())),
-            "{} is not in the stream",
-            event.cid()
-        );
+    fn get(&self, path: &str) -> Answer {
+        self.with(path, &[])
     }
-    let seen = stored.len() - 2;
-    let mut again = open(
-        "/v1/events/stream?from_seq=0",
-        &[("last-event-id", &(seen - 1).to_string())],
-    );
-    let rest = again.until(&format!(r#""cid":"{last}""#));
-    assert!(rest.starts_with(&format!("id: {seen}\n")), "{rest}");
-    let mut live = open("/v1/events/stream", &[]);
-    let answer = result(&server, "test_simple_text", json!({"n": "new"}));
-    let new = answer["_meta"]["io.cairn/event"]
-        .as_str()
-        .expect("a result names its event");
-    for stream in [&mut again, &mut live] {
-        stream.until(&format!(r#""cid":"{new}""#));
-    }
-    let bad = server.send("GET", "/v1/events/stream", &[("last-event-id", "x")], b"");
-    problem(&bad, 400);
-}
 
-/// What a check of `tests/clients` says of a file.
-fn checked(said: &str) -> Value {
-    let report: Value = serde_json::from_str(said).unwrap_or_else(|err| panic!("{err}: {said}"));
-    if let Some(skipped) = report["skipped"].as_array() {
-        assert!(skipped.is_empty(), "every check has its package: {report}");
-    }
-    report
-}
-
-#[test]
-fn proofs_tiles_and_archives_convince_programs_that_are_not_ours() {
-    let Audited {
-        server,
-        data,
-        events,
-    } = audited(CALLS);
-    let state = get(&server, "/v1/state");
-    let key = state["key"].as_str().expect("the state names the key");
-    assert!(server.ready.contains(key), "the ready line names the same");
-    let log = checked(&python("check_log.py", &[&format!("{}/log", server.url), key]).succeeded());
-    assert_eq!(log["size"], state["size"], "{log}");
-    assert!(log["size"].as_u64() > Some(256), "{log}");
-
-    let files = temp();
-    let file = |name: &str, reply: Reply| {
-        assert_eq!(
-            reply.status,
-            200,
-            "{name}: {}",
-            String::from_utf8_lossy(&reply.body)
-        );
-        let path = files.path().join(name);
-        fs::write(&path, reply.body).expect("the directory can be written");
-        path.to_str().expect("temporary paths are text").to_owned()
-    };
-    for (n, event) in [(0, &events[0]), (1, &events[149])] {
-        let receipt = file(
-            &format!("{n}.json"),
-            server.get(&format!("/v1/receipts/{event}")),
-        );
-        let report = checked(&python("check_receipt.py", &[&receipt, key]).succeeded());
-        assert_eq!(report["origin"], state["origin"]);
-        let text = fs::read_to_string(&receipt).expect("it was just written");
-        let other = text.replacen(event.as_str(), &events[70], 1);
-        fs::write(&receipt, other).expect("the directory can be written");
-        assert!(
-            !python("check_receipt.py", &[&receipt, key])
-                .status
-                .success(),
-            "a changed receipt proves nothing"
-        );
-    }
-    let proof = get(&server, &format!("/v1/proof/{}", events[3]));
-    assert!(
-        proof["proof"].is_array() || proof["hashes"].is_array(),
-        "{proof}"
-    );
-    let consistency = server.get("/v1/consistency?old=10");
-    assert_eq!(consistency.status, 200, "{}", consistency.text());
-    problem(&server.get("/v1/consistency?old=100000"), 400);
-
-    let one = &get(&server, &format!("/v1/events/{}", events[9]))["subject"];
-    let subject = one.as_str().expect("an event has a subject");
-    for (name, path, least) in [
-        ("all.car", "/v1/export?format=car".to_owned(), 300),
-        (
-            "one.car",
-            format!("/v1/export?format=car&subject={subject}"),
-            2,
-        ),
-        (
-            "walk.car",
-            format!("/v1/provenance/{}?format=car", events[9]),
-            2,
-        ),
-        ("block.car", format!("/ipfs/{}?format=car", events[9]), 1),
-        (
-            "dag.car",
-            format!("/ipfs/{}?format=car&dag-scope=all", events[9]),
-            2,
-        ),
-    ] {
-        let car = file(name, server.get(&path));
-        let report = checked(&node("check_car.mjs", &[&car]).succeeded());
-        assert!(report["events"].as_u64() >= Some(least), "{name}: {report}");
-    }
-    let lines = server.get("/v1/export?format=jsonl");
-    assert!(
-        lines
-            .text()
-            .lines()
-            .all(|line| serde_json::from_str::<Value>(line).is_ok())
-    );
-    assert!(lines.text().contains(&events[9]));
-    let prov = server.get(&format!("/v1/export?format=prov-json&subject={subject}"));
-    let prov: Value = serde_json::from_str(prov.text()).expect("prov-json is json");
-    assert!(
-        prov["activity"].is_object()
-            && prov["used"].is_object()
-            && prov["wasGeneratedBy"].is_object(),
-        "{prov}"
-    );
-    assert!(server.stop().success());
-    let events = record::check(data.path());
-    assert!(
-        events
+    fn with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let request = headers
             .iter()
-            .any(|event| record::kind(event) == "access.exported"),
-        "exports are on record"
+            .fold(Request::get(path), |r, (n, v)| r.header(*n, *v));
+        self.ask(request.body(Body::empty()).expect("a request"))
+    }
+}
+
+#[test]
+fn blocks_come_in_the_form_that_was_asked_for() {
+    let mut kept = Kept::new();
+    let call = kept.call("ada", r#"{"a":1}"#, None);
+    let served = Served::new(&kept);
+    let path = format!("/v1/events/{}", call.started.cid);
+    let event = served.get(&path);
+    assert_eq!(event.header("content-type"), "application/json");
+    assert_eq!(event.header("etag"), format!("\"{}\"", call.started.cid));
+    assert!(event.header("cache-control").contains("immutable"));
+    assert_eq!(event.json()["kind"], "call.started");
+    let raw = served.with(
+        &path,
+        &[("accept", "text/html;q=0.9, application/vnd.ipld.raw")],
+    );
+    assert!(call.started.cid.names(&raw.body));
+    let dag = served.with(&path, &[("accept", "application/vnd.ipld.dag-json")]);
+    let ipld = undag(&dag.json()).expect("dag-json");
+    assert_eq!(cairn::block::Block::encode(&ipld).cid(), call.started.cid);
+    assert_eq!(served.with(&path, &[("accept", "text/html")]).status, 406);
+    let tag = event.header("etag").to_owned();
+    let known = served.with(&path, &[("if-none-match", &tag)]);
+    assert_eq!((known.status.as_u16(), known.body.len()), (304, 0));
+    let head = Request::head(&path).body(Body::empty()).expect("a request");
+    let head = served.ask(head);
+    assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));
+    let inline = served.get(&format!("{path}?payloads=inline"));
+    assert_eq!(inline.json()["pay"][0]["content"]["a"], 1);
+    assert_eq!(inline.header("cache-control"), "no-store");
+    let payload = served.get(&format!("/v1/blocks/{}", call.input)).json();
+    assert_eq!(
+        (payload["type"].as_str(), &payload["value"]["len"]),
+        (Some("payload"), &7.into())
+    );
+    assert_eq!(payload["value"].get("content"), None);
+}
+
+#[test]
+fn what_cannot_be_answered_says_why() {
+    let mut kept = Kept::new();
+    let call = kept.call("ada", "1", None);
+    let erase = Command::Erase {
+        payload: call.input,
+        basis: "test".to_owned(),
+        actor: actor("operator"),
+    };
+    kept.ledger.submit_blocking(erase).expect("it runs");
+    let served = Served::new(&kept);
+    let unknown = Cid::of(cairn::block::Codec::DagCbor, b"nothing");
+    let upper = call.input.to_string().to_uppercase();
+    let mut trailing = call.input.to_string();
+    trailing.replace_range(58.., "b");
+    let cases = [
+        (format!("/v1/events/{unknown}"), 404),
+        (format!("/v1/events/{}", call.input), 404),
+        (format!("/v1/blocks/{unknown}"), 404),
+        (format!("/v1/blocks/{}", call.input), 410),
+        (format!("/ipfs/{}?format=raw", call.input), 410),
+        (format!("/v1/blocks/{upper}"), 400),
+        (format!("/v1/blocks/{trailing}"), 400),
+        ("/v1/blocks/hello".to_owned(), 400),
+        ("/v1/events?limit=0".to_owned(), 400),
+        ("/v1/events?limit=1001".to_owned(), 400),
+        ("/v1/events?colour=blue".to_owned(), 400),
+        ("/v1/events?after=yesterday".to_owned(), 400),
+        ("/v1/events?cursor=AAAAAAAAAAAAAAAAAAAAAA".to_owned(), 400),
+        (format!("/v1/provenance/{unknown}"), 404),
+        (format!("/v1/provenance/{}?depth=0", call.started.cid), 400),
+        (
+            format!("/v1/provenance/{}?direction=up", call.started.cid),
+            400,
+        ),
+        (format!("/v1/proof/{unknown}"), 404),
+        ("/v1/consistency?old=3&new=2".to_owned(), 400),
+        ("/v1/consistency?old=0&new=99".to_owned(), 400),
+        ("/v1/consistency".to_owned(), 400),
+        (format!("/v1/contracts/{}", call.output), 404),
+        ("/v1/export?subject=nobody".to_owned(), 404),
+        ("/v1/export?format=zip".to_owned(), 400),
+        ("/log/tile/0/000.p/255".to_owned(), 404),
+        ("/log/tile/0/0".to_owned(), 400),
+        (
+            format!("/ipfs/{}?format=raw&dag-scope=all", call.output),
+            400,
+        ),
+    ];
+    for (path, status) in cases {
+        let answer = served.get(&path);
+        assert_eq!(
+            answer.status.as_u16(),
+            status,
+            "{path}: {}",
+            String::from_utf8_lossy(&answer.body)
+        );
+        assert_eq!(
+            answer.header("content-type"),
+            "application/problem+json",
+            "{path}"
+        );
+        assert_eq!(answer.json()["status"], status, "{path}");
+    }
+}
+
+#[test]
+fn an_auditor_checks_the_log_with_what_is_served() {
+    let mut kept = Kept::new();
+    let first = kept.call("ada", "1", None);
+    let call = kept.call("ada", "2", Some(first.ended.cid));
+    let served = Served::new(&kept);
+    let verifier = Verifier::from_vkey(&kept.ledger.about().vkey).expect("a key");
+
+    let receipt = served
+        .get(&format!("/v1/receipts/{}", call.ended.cid))
+        .json();
+    let verified = Receipt::from_json(receipt)
+        .expect("a receipt")
+        .verify(&verifier);
+    assert_eq!(verified.expect("it holds").size, 6);
+    let note = String::from_utf8(served.get("/log/checkpoint").body).expect("text");
+    let head = cairn::identity::open_checkpoint(&note, &verifier).expect("it is signed");
+    assert_eq!(head.size, 6);
+    let state = served.get("/v1/state").json();
+    assert_eq!(state["root"], data_encoding::HEXLOWER.encode(&head.root));
+    assert_eq!(
+        (&state["seq"], &state["counts"]["call.started"]),
+        (&5.into(), &2.into())
+    );
+    assert_eq!(state["digests"].as_object().expect("digests").len(), 13);
+    assert_eq!(served.get("/log/tile/0/000.p/6").body.len(), 6 * 32);
+    assert_eq!(
+        served.get("/v1/consistency?old=3").json()["proof"]
+            .as_array()
+            .map(Vec::len),
+        Some(4)
+    );
+
+    let list = served.get("/v1/events?kind=call.started&limit=1").json();
+    assert_eq!(
+        (&list["returned_count"], &list["has_more"]),
+        (&1.into(), &true.into())
+    );
+    let cursor = list["next_cursor"].as_str().expect("more");
+    let list = served
+        .get(&format!(
+            "/v1/events?kind=call.started&limit=1&cursor={cursor}"
+        ))
+        .json();
+    assert_eq!(list["events"][0]["seq"], 4);
+    assert_eq!(list["has_more"], false);
+    let contracts = served.get("/v1/contracts").json();
+    let contract = contracts["contracts"][0]["cid"]
+        .as_str()
+        .expect("a name")
+        .to_owned();
+    let contract = served.get(&format!("/v1/contracts/{contract}")).json();
+    assert_eq!(contract["input"]["type"], "object");
+
+    let walk = format!("/v1/provenance/{}", call.ended.cid);
+    assert_eq!(served.get(&walk).json()["truncated"], false);
+    let dot = String::from_utf8(served.get(&format!("{walk}?format=dot")).body).expect("text");
+    assert!(
+        dot.starts_with("digraph") && dot.contains("call.succeeded"),
+        "{dot}"
+    );
+    let mermaid = served.get(&format!("{walk}?format=mermaid")).body;
+    assert!(mermaid.starts_with(b"flowchart"));
+    assert_eq!(
+        blocks(&served.get(&format!("{walk}?format=car")).body).len(),
+        9
     );
 }
 
 #[test]
-fn a_walk_names_what_an_answer_came_from() {
-    let Audited { server, .. } = audited(2);
-    let mut connection = Connection::open(&server.url).expect("the server listens");
-    let params = call(
-        "tools_dispatch",
-        &json!({"tool": "test_simple_text", "params": {}}),
+fn archives_hold_what_they_are_named_for_and_exports_are_recorded() {
+    let mut kept = Kept::new();
+    let call = kept.call("ada", "1", None);
+    let served = Served::new(&kept);
+    let ipfs = format!("/ipfs/{}", call.ended.cid);
+    let raw = served.with(&ipfs, &[("accept", "application/vnd.ipld.raw")]);
+    assert!(call.ended.cid.names(&raw.body));
+    assert_eq!(
+        blocks(&served.get(&format!("{ipfs}?format=car")).body),
+        [call.ended.cid]
     );
-    let answer = connection
-        .ask(&modern(1, "tools/call", params))
-        .expect("the server answers")
-        .json();
-    let outer = event(&answer).to_owned();
-    let meta = &answer["result"]["_meta"];
-    let walk = get(
-        &server,
-        &format!("/v1/provenance/{outer}?direction=ancestors"),
+    // The whole log hangs on its last event: four events, a genesis, a contract, two payloads.
+    let all = served.get(&format!("{ipfs}?format=car&dag-scope=all"));
+    assert_eq!(blocks(&all.body).len(), 8);
+    let export = served.get("/v1/export?format=car");
+    assert_eq!(blocks(&export.body).len(), 9);
+    let lines = served.get(&format!("/v1/export?format=jsonl&cid={}", call.ended.cid));
+    assert_eq!(
+        String::from_utf8(lines.body).expect("text").lines().count(),
+        2
     );
-    for name in ["io.cairn/contract", "io.cairn/output", "io.cairn/event"] {
-        let cid = meta[name].as_str().expect("a result names its blocks");
-        assert!(walk.to_string().contains(cid), "{name} is not in {walk}");
-    }
-    let started = get(&server, &format!("/v1/events/{outer}"))["cause"]["/"]
-        .as_str()
-        .map(str::to_owned);
-    let started = started.expect("an ending names its start");
-    let down = get(
-        &server,
-        &format!("/v1/provenance/{started}?direction=descendants"),
-    );
-    assert!(down.to_string().contains(&outer), "{down}");
-    let inner = cids(&get(
-        &server,
-        "/v1/events?tool=test_simple_text&kind=call.started",
-    ));
-    assert!(
-        down.to_string().contains(&inner[2]),
-        "the dispatched call came of it: {down}"
-    );
-    let short = get(
-        &server,
-        &format!("/v1/provenance/{started}?direction=descendants&limit=1"),
-    );
-    assert_eq!(short["truncated"], true, "{short}");
-    for format in ["dot", "mermaid"] {
-        let graph = server.get(&format!("/v1/provenance/{outer}?format={format}"));
-        assert!(
-            graph.status == 200 && graph.text().contains("graph"),
-            "{}",
-            graph.text()
-        );
-    }
-    for query in ["direction=up", "depth=0", "limit=1001", "format=png"] {
-        problem(&server.get(&format!("/v1/provenance/{outer}?{query}")), 400);
-    }
+    let recorded = served.get("/v1/events?kind=access.exported").json();
+    assert_eq!(recorded["returned_count"], 2);
+    assert_eq!(recorded["events"][0]["actor"]["id"], "auditor");
+    assert_eq!(recorded["events"][0]["body"]["to_seq"], 3);
+}
+
+fn blocks(archive: &[u8]) -> Vec<Cid> {
+    let limits = car::Limits {
+        section_max: car::SECTION_MAX,
+        total_max: u64::MAX,
+    };
+    let reader = car::Reader::new(archive, limits).expect("an archive");
+    reader.map(|section| section.expect("a block").0).collect()
+}
+
+#[test]
+fn the_stream_goes_on_where_its_reader_left_it() {
+    let mut kept = Kept::new();
+    kept.call("ada", "1", None);
+    let served = Served::new(&kept);
+    let open = |headers: &[(&str, &str)]| {
+        let request = headers
+            .iter()
+            .fold(Request::get("/v1/events/stream?from_seq=1"), |r, (n, v)| {
+                r.header(*n, *v)
+            });
+        let request = request.body(Body::empty()).expect("a request");
+        served.runtime.block_on(async {
+            let Ok(response) = served.router.clone().call(request).await;
+            response.into_body()
+        })
+    };
+    let next = |body: &mut Body| -> Vec<u64> {
+        let frame = served.runtime.block_on(async {
+            let wait = std::time::Duration::from_secs(60);
+            tokio::time::timeout(wait, body.frame())
+                .await
+                .expect("in time")
+        });
+        let frame = frame
+            .expect("more")
+            .expect("a frame")
+            .into_data()
+            .expect("data");
+        let text = String::from_utf8(frame.to_vec()).expect("text");
+        text.lines()
+            .filter_map(|line| line.strip_prefix("id: ")?.parse().ok())
+            .collect()
+    };
+    let mut first = open(&[]);
+    assert_eq!(next(&mut first), [1, 2, 3]);
+    let mut second = open(&[("last-event-id", "2")]);
+    assert_eq!(next(&mut second), [3]);
+    kept.publish("more");
+    assert_eq!(next(&mut first), [4]);
+    assert_eq!(next(&mut second), [4]);
 }

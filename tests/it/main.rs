@@ -3,8 +3,8 @@
 //! One binary. Other people's programs come from `tests/clients/setup`.
 
 mod audit;
+mod auditor;
 mod bad_input;
-mod audit;
 mod clients;
 mod conformance;
 mod crashes;
