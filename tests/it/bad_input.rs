@@ -389,6 +389,65 @@ fn a_log_with_another_event_in_it_is_not_opened() {
     }
 }
 
+#[test]
+fn a_flipped_byte_is_found_wherever_it_is() {
+    let flip = |column: &str| {
+        format!("cast(substr({column}, 1, 40) || x'ff' || substr({column}, 42) AS BLOB)")
+    };
+    for (what, sql) in [
+        (
+            "an event",
+            format!("UPDATE event SET bytes = {} WHERE seq = 4", flip("bytes")),
+        ),
+        (
+            "a block",
+            format!("UPDATE block SET bytes = {} WHERE id = 4", flip("bytes")),
+        ),
+        (
+            "an event's digest",
+            "UPDATE event SET digest = zeroblob(32) WHERE seq = 4".to_owned(),
+        ),
+        (
+            "a middle event",
+            "DELETE FROM event WHERE seq = 4".to_owned(),
+        ),
+        (
+            "the last event",
+            "DELETE FROM event WHERE seq = (SELECT max(seq) FROM event)".to_owned(),
+        ),
+        (
+            "a block that is gone",
+            "DELETE FROM block WHERE id = 4".to_owned(),
+        ),
+    ] {
+        let data = temp();
+        at_rest(data.path());
+        let (code, report) = record::verify(data.path());
+        assert_eq!(code, Some(0), "before {what}: {report}");
+        tamper(data.path(), &sql);
+        let (code, report) = record::verify(data.path());
+        assert!(
+            matches!(code, Some(20 | 30 | 40 | 50)),
+            "{what}: {code:?} {report}"
+        );
+    }
+    let data = temp();
+    at_rest(data.path());
+    let state =
+        rusqlite::Connection::open(data.path().join("state.db")).expect("the state is at rest");
+    state
+        .execute_batch("UPDATE tally SET n = n + 1")
+        .expect("nothing guards the state");
+    drop(state);
+    let (code, report) = record::verify(data.path());
+    assert_ne!(code, Some(0), "a state row: {report}");
+    let mut rebuild = cairn(&["rebuild", "--data"]);
+    rebuild.arg(data.path());
+    run(rebuild).succeeded();
+    let (code, report) = record::verify(data.path());
+    assert_eq!(code, Some(0), "after a rebuild: {report}");
+}
+
 /// A file system of its own, small enough to fill; none where this user may not mount.
 struct Small(PathBuf);
 

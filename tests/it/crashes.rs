@@ -153,6 +153,8 @@ fn kills_at_random_lose_and_double_nothing() {
     record::forget_state(data.path());
     assert!(Server::start(data.path(), &extra).stop().success());
     assert_eq!(before, record::digests(data.path()));
+    let (code, report) = record::verify(data.path());
+    assert_eq!(code, Some(0), "{report}");
 }
 
 /// A kill at any moment of a start: the next start must not mind.
