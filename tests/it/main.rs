@@ -11,6 +11,7 @@ mod crashes;
 mod floors;
 mod formats;
 mod harness;
+mod lines;
 mod questions;
 mod record;
 mod restart;
