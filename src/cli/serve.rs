@@ -65,12 +65,13 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
         // Before the ready line: who has read it may ask to stop at once, and is to get a drained stop.
         let asked = asked_to_stop();
         if !quiet {
-            println!(
-                "cairn ready mcp={url}/mcp http={url} log={} key={}",
-                about.origin, about.vkey
-            );
             // A reader that went away does not keep the server from serving.
-            let _ = std::io::stdout().flush();
+            let _ = writeln!(
+                std::io::stdout(),
+                "cairn ready mcp={url}/mcp http={url} log={} key={}",
+                about.origin,
+                about.vkey
+            );
         }
         let app = app(&config, &home, &node, args.conformance_fixtures)?;
         let stop = node.stopping.clone();
