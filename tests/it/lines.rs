@@ -1,14 +1,24 @@
 //! Standard input and output: this node itself, wrapped servers, and several of them on one data directory.
 
-use std::{path::Path, process::Command};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    process::Command,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+};
 
 use cairn::event::Body;
 use serde_json::{Value, json};
 
 use crate::{
+    crashes::Random,
     harness::{Process, Server, cairn, needs, on_path, temp},
     record::{self, until},
-    speech::{LEGACY, ask, call, event, modern, result},
+    speech::{LEGACY, ask, call, event, keyed, modern, result},
     upstream::Upstream,
 };
 
@@ -43,21 +53,35 @@ impl Lines {
     }
 
     fn send(&mut self, method: &str, params: &Value) {
+        assert!(
+            self.try_send(method, params),
+            "{}",
+            self.process.last_errors()
+        );
+    }
+
+    /// False where the server has ended.
+    fn try_send(&mut self, method: &str, params: &Value) -> bool {
         self.asked += 1;
         let message =
             json!({"jsonrpc": "2.0", "id": self.asked, "method": method, "params": params});
-        self.process.tell(&message.to_string());
+        self.process.try_tell(&message.to_string())
     }
 
     /// The answer to the last request; notifications before it are passed over.
     fn answer(&mut self) -> Value {
+        let answer = self.answered();
+        answer.unwrap_or_else(|| panic!("it ended: {}", self.process.last_errors()))
+    }
+
+    /// The same; none where the server ends first.
+    fn answered(&mut self) -> Option<Value> {
         loop {
-            let line = self.process.line(record::PATIENCE);
-            let line = line.unwrap_or_else(|| panic!("it ended: {}", self.process.last_errors()));
+            let line = self.process.line(record::PATIENCE)?;
             let message: Value =
                 serde_json::from_str(&line).unwrap_or_else(|err| panic!("{err}: {line}"));
             if message["id"] == self.asked && message.get("method").is_none() {
-                return message;
+                return Some(message);
             }
         }
     }
@@ -229,4 +253,89 @@ fn many_share_one_directory_and_take_over_from_one_that_is_killed() {
     assert_eq!(sources, ["conformance", "w0", "w1", "w2"]);
     let (code, report) = record::verify(data.path());
     assert_eq!(code, Some(0), "{report}");
+}
+
+/// Nodes that are killed one after another, whether they own the log or reach it through another.
+#[test]
+fn kills_of_any_of_many_lose_and_double_nothing() {
+    const NODES: usize = 4;
+    const KILLS: usize = 20;
+    const ANSWERS_MAX: usize = 40;
+    let mut random = Random::seeded();
+    let data = temp();
+    let done = AtomicBool::new(false);
+    let answered = Mutex::new(HashMap::new());
+    let running = [const { AtomicU32::new(0) }; NODES];
+    thread::scope(|scope| {
+        for (node, pid) in running.iter().enumerate() {
+            let (data, done, answered) = (data.path(), &done, &answered);
+            scope.spawn(move || {
+                for life in 0.. {
+                    if done.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    live(data, &format!("{node}/{life}"), done, pid, answered);
+                }
+            });
+        }
+        let count = || answered.lock().expect("no node panics").len();
+        for _ in 0..KILLS {
+            let enough = count() + 1 + random.below(ANSWERS_MAX);
+            until("enough answers", || (count() >= enough).then_some(()));
+            let victim = &running[random.below(NODES)];
+            let pid = until("a node to kill", || {
+                Some(victim.swap(0, Ordering::SeqCst)).filter(|pid| *pid > 0)
+            });
+            let kill = Command::new("kill")
+                .args(["-s", "KILL", &pid.to_string()])
+                .status();
+            assert!(kill.is_ok_and(|killed| killed.success()), "the node ran");
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    // Whoever starts next ends what the killed left open.
+    assert!(Server::start(data.path(), &[]).stop().success());
+    let events = record::check(data.path());
+    crate::crashes::once(&events);
+    let stored: HashSet<String> = events.iter().map(|event| event.cid().to_string()).collect();
+    let answered = answered.into_inner().expect("no node panics");
+    for (key, event) in &answered {
+        assert!(
+            stored.contains(event),
+            "{key} was answered with {event}, which is gone"
+        );
+    }
+    let distinct: HashSet<&String> = answered.values().collect();
+    assert_eq!(distinct.len(), answered.len(), "two keys have one answer");
+    let (code, report) = record::verify(data.path());
+    assert_eq!(code, Some(0), "{report}");
+}
+
+/// One life of a node: calls, each with a key of its own, until it is killed or all is done.
+fn live(
+    data: &Path,
+    name: &str,
+    done: &AtomicBool,
+    pid: &AtomicU32,
+    answered: &Mutex<HashMap<String, String>>,
+) {
+    let mut command = cairn(&["stdio", "--data"]);
+    command.arg(data);
+    let mut lines = Lines::start(command);
+    pid.store(lines.process.id(), Ordering::SeqCst);
+    for n in 0.. {
+        if done.load(Ordering::SeqCst) {
+            return lines.finish();
+        }
+        let key = format!("{name}/{n}");
+        let params = keyed("tools_list_categories", &json!({}), &key);
+        if !lines.try_send("tools/call", &params) {
+            return;
+        }
+        let Some(answer) = lines.answered() else {
+            return;
+        };
+        let event = event(&answer).to_owned();
+        answered.lock().expect("no node panics").insert(key, event);
+    }
 }
