@@ -270,7 +270,7 @@ fn a_secret_is_in_no_file_and_in_no_error() {
 }
 
 /// Reads every file under `dir`, whatever it is.
-fn no_file_holds(dir: &Path, secret: &str) {
+pub fn no_file_holds(dir: &Path, secret: &str) {
     for entry in fs::read_dir(dir).expect("the directory is there") {
         let path = entry.expect("the directory is there").path();
         if path.is_dir() {

@@ -5,6 +5,7 @@
 mod audit;
 mod auditor;
 mod bad_input;
+mod calls;
 mod clients;
 mod conformance;
 mod crashes;

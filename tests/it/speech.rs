@@ -219,7 +219,12 @@ impl Connection {
 
 /// One request of revision 2026-07-28 over a connection of its own.
 pub fn ask(server: &Server, method: &str, params: Value) -> Value {
-    let mut connection = Connection::open(&server.url).expect("the server listens");
+    ask_at(&server.url, method, params)
+}
+
+/// The same, for threads that share no [`Server`].
+pub fn ask_at(url: &str, method: &str, params: Value) -> Value {
+    let mut connection = Connection::open(url).expect("the server listens");
     connection.request(1, method, params)
 }
 
