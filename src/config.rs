@@ -179,11 +179,12 @@ pub struct Captures {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Capture {
+    /// Everything but what the contract marks secret.
     #[default]
     Full,
-    /// All but what the contract marks secret.
+    /// Keys and structure; a keyed commitment in the place of every value.
     Redacted,
-    /// Only digests and lengths.
+    /// One keyed commitment to the whole.
     Digest,
 }
 

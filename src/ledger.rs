@@ -33,10 +33,10 @@ pub const GROUP_MAX: usize = 1024;
 pub enum Command {
     /// Offer a tool under this contract; its `prev` is set by the rules.
     Publish { contract: Contract, actor: Actor },
-    /// Stop offering a tool.
-    Retire {
+    /// Stop offering every tool of a source but these.
+    Retain {
         source: String,
-        name: String,
+        names: Vec<String>,
         actor: Actor,
     },
     /// Try a call. `refused` is the answer to record where `start.refusal` is set.

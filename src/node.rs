@@ -327,6 +327,7 @@ fn hints(tool: &config::Tool) -> Hints {
         backoff_ms: retry.backoff_ms,
         backoff_factor: retry.backoff_factor,
         max_backoff_ms: retry.max_backoff_ms,
+        jitter: retry.jitter,
     };
     Hints {
         runtime: tool.runtime.clone(),

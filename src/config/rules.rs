@@ -24,7 +24,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     server(&config.server, report);
     auth(config, report);
     let (log, tasks) = (&config.log, &config.tasks);
-    bound("log.group_max", log.group_max as u64, 1..=65_536, report);
+    bound("log.group_max", log.group_max as u64, 1..=1_024, report);
     bound(
         "log.checkpoint_interval_ms",
         log.checkpoint_interval_ms,

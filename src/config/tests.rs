@@ -227,7 +227,7 @@ fn each_rule_names_its_key() {
             "server.max_body_bytes = -1",
             "server.max_body_bytes: expected usize",
         ),
-        ("log.group_max = 0", "log.group_max: expected 1 to 65536"),
+        ("log.group_max = 0", "log.group_max: expected 1 to 1024"),
         ("tasks.lease_ms = 1", "tasks.lease_ms: expected 100 to"),
         ("upstream = 1", "upstream: expected [[upstream]]"),
         ("upstream = [1]", "upstream[0]: expected a table"),

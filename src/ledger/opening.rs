@@ -324,7 +324,7 @@ fn remove_state(home: &Home) -> Result<(), HomeError> {
             _ => {}
         }
     }
-    Ok(())
+    home.keep_private()
 }
 
 /// Erases again what is on record as erased: a crash may have come between the two.

@@ -1,7 +1,7 @@
 //! The writing thread: takes what waits, rules, seals, appends, answers.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, mpsc::SyncSender},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -120,7 +120,7 @@ impl Writer {
             };
             let ruling = match ruling {
                 Some(ruling) => ruling,
-                None => self.rule(command, &mut draft)?,
+                None => self.rule(command, &mut draft).or_else(unsealed)?,
             };
             draft.replies.push((reply, ruling));
         }
@@ -160,7 +160,7 @@ impl Writer {
             Command::End { end, .. } => &end.id,
             // These rule the same when they are ruled again.
             Command::Publish { .. }
-            | Command::Retire { .. }
+            | Command::Retain { .. }
             | Command::Recover { .. }
             | Command::Erase { .. }
             | Command::Export { .. } => return Ok(None),
@@ -200,20 +200,11 @@ impl Writer {
             Command::End { end, output } => self.end(&end, output, draft),
             Command::Recover { runners } => self.recover(&runners, draft),
             Command::Publish { contract, actor } => self.publish(contract, &actor, draft),
-            Command::Retire {
+            Command::Retain {
                 source,
-                name,
+                names,
                 actor,
-            } => {
-                let entry = self.working.contracts.get_mut(&(source, name));
-                let Some(fact) = catalogue::retire(entry.as_deref(), &actor) else {
-                    return Ok(Ruling::Unchanged);
-                };
-                if let Some(entry) = entry {
-                    entry.offered = false;
-                }
-                Ok(Ruling::Done(self.seal(fact, draft)?.into()))
-            }
+            } => self.retain(&source, &names, &actor, draft),
             Command::Erase {
                 payload,
                 basis,
@@ -381,6 +372,36 @@ impl Writer {
         }
     }
 
+    /// Stops offering what a source no longer lists.
+    fn retain(
+        &mut self,
+        source: &str,
+        names: &[String],
+        actor: &Actor,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        let names: HashSet<&str> = names.iter().map(String::as_str).collect();
+        let gone = |(id, entry): (&(String, String), &Entry)| {
+            let listed = id.0 != source || names.contains(id.1.as_str());
+            (!listed && entry.offered).then(|| id.clone())
+        };
+        let mut gone: Vec<_> = self.working.contracts.iter().filter_map(gone).collect();
+        // The map has no order of its own; the log must not depend on chance.
+        gone.sort_unstable();
+        let mut ruling = Ruling::Unchanged;
+        for id in gone {
+            let entry = self.working.contracts.get(&id);
+            let Some(fact) = catalogue::retire(entry, actor) else {
+                continue;
+            };
+            ruling = Ruling::Done(self.seal(fact, draft)?.into());
+            if let Some(entry) = self.working.contracts.get_mut(&id) {
+                entry.offered = false;
+            }
+        }
+        Ok(ruling)
+    }
+
     fn erase(
         &mut self,
         payload: Cid,
@@ -483,6 +504,20 @@ impl Writer {
                 self.working.keyed.remove(&key);
             }
         }
+    }
+}
+
+/// A command whose event cannot be sealed (it is too large, say) is refused; it alone.
+fn unsealed(fault: Fault) -> Result<Ruling, Fault> {
+    match fault {
+        Fault::Seal(err) => {
+            let refusal = Refusal::new(
+                call::Code::InvalidArgument,
+                format!("it cannot be recorded: {err}"),
+            );
+            Ok(Ruling::Denied(refusal.hint("use shorter names")))
+        }
+        Fault::Log(_) | Fault::State(_) | Fault::Fold => Err(fault),
     }
 }
 

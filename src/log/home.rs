@@ -8,7 +8,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -57,8 +57,20 @@ impl Home {
         let home = Self {
             dir: dir.to_owned(),
         };
-        home.io(fs::create_dir_all(dir.join("runners")))?;
+        let mut private = fs::DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        home.io(private.create(dir.join("runners")))?;
+        home.keep_private()?;
         Ok(home)
+    }
+
+    /// Makes the databases' files, readable by their owner only; their side files take after them.
+    pub fn keep_private(&self) -> Result<(), HomeError> {
+        for file in [self.log_path(), self.state_path()] {
+            let mut options = OpenOptions::new();
+            self.io(options.create(true).append(true).mode(0o600).open(file))?;
+        }
+        Ok(())
     }
 
     /// Uses `dir` only where there is a log in it.
@@ -102,7 +114,12 @@ impl Home {
 
     fn claim(&self, name: &str, owner: &str) -> Result<Lock, HomeError> {
         let mut options = OpenOptions::new();
-        options.create(true).truncate(false).read(true).write(true);
+        options
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600);
         let mut file = self.io(options.open(self.dir.join(name)))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -198,7 +215,12 @@ impl Home {
     /// Opens the file of the last signed head.
     pub fn head(&self) -> Result<HeadFile, HomeError> {
         let mut options = OpenOptions::new();
-        options.create(true).truncate(false).read(true).write(true);
+        options
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600);
         let file = self.io(options.open(self.dir.join("head")))?;
         Ok(HeadFile { file, slot: 0 })
     }

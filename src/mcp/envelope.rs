@@ -368,6 +368,9 @@ fn contract(value: Value) -> Result<Cid, RpcError> {
         .ok_or_else(|| invalid_params("io.cairn/contract must be the CID of a contract"))
 }
 
+/// Characters of a `traceparent` up to its flags.
+const TRACEPARENT_LEN: usize = 55;
+
 /// A `traceparent` that follows W3C Trace Context (section 3.2.2); anything else counts as absent.
 fn traceparent(value: Value) -> Option<String> {
     let Value::String(text) = value else {
@@ -389,5 +392,6 @@ fn traceparent(value: Value) -> Option<String> {
         && nonzero(parent)
         && hex(flags, 2)
         && (more.is_empty() || *version != "00");
-    valid.then_some(text)
+    // What a later version adds behind the flags is not ours to keep.
+    valid.then(|| text[..TRACEPARENT_LEN].to_owned())
 }

@@ -19,13 +19,15 @@ use crate::{
     ledger::{Command, Ruling, Stopped, writer::node},
     router::{
         Change, Listed, Offer, Parts, Run, Tool,
-        metadata::{Hints, Metadata, Resolver, Rule},
+        metadata::{Hints, Metadata, PRIORITY, Resolver, Rule},
     },
 };
 
 /// Tools one source may offer.
 pub const TOOLS_MAX: usize = 10_000;
-/// Distinct names shown when a name is not known.
+/// Bytes of a tool's or prompt's name: events name them.
+pub const NAME_MAX: usize = 256;
+/// How alike two names are for one to be offered in the other's place.
 const NEAR_ENOUGH: f64 = 0.7;
 
 /// One thing a source offers: its own name for it, the public one, and the object that lists it.
@@ -334,9 +336,21 @@ impl Source {
         let mut seen = HashSet::new();
         let mut drafts = Vec::new();
         for offered in tools.into_iter().take(TOOLS_MAX) {
+            if !sayable(&offered.inner) {
+                tracing::warn!(
+                    source,
+                    "a tool is not offered: its name is over {NAME_MAX} bytes or has control characters"
+                );
+                continue;
+            }
             match Contract::of_definition(&source, &version, &offered.definition) {
                 Ok(contract) if seen.insert(offered.inner.clone()) => {
-                    drafts.push((offered, contract))
+                    // Under its source's own name: a prefix is the operator's choice, not the tool's promise.
+                    let contract = Contract {
+                        name: offered.inner.clone(),
+                        ..contract
+                    };
+                    drafts.push((offered, contract));
                 }
                 Ok(_) => tracing::warn!(
                     source,
@@ -348,18 +362,16 @@ impl Source {
                 }
             }
         }
-        let gone = before
-            .into_iter()
-            .flat_map(|before| &before.tools)
-            .filter(|entry| !seen.contains(&entry.inner));
-        for entry in gone {
-            let retire = Command::Retire {
-                source: source.clone(),
-                name: entry.inner.clone(),
-                actor: node(),
-            };
-            parts.ledger.submit(retire).await?;
-        }
+        let names = drafts
+            .iter()
+            .map(|(offered, _)| offered.inner.clone())
+            .collect();
+        let retain = Command::Retain {
+            source: source.clone(),
+            names,
+            actor: node(),
+        };
+        parts.ledger.submit(retain).await?;
         let publish = |contract: &Contract| {
             parts.ledger.submit(Command::Publish {
                 contract: contract.clone(),
@@ -372,8 +384,17 @@ impl Source {
                 .await;
         let mut entries = Vec::with_capacity(drafts.len());
         for ((offered, _), ruling) in drafts.into_iter().zip(rulings) {
-            let Ruling::Published { cid, contract, .. } = ruling? else {
-                continue;
+            let (cid, contract) = match ruling? {
+                Ruling::Published { cid, contract, .. } => (cid, contract),
+                other => {
+                    tracing::warn!(
+                        source,
+                        tool = offered.inner,
+                        ?other,
+                        "tool is not offered: its contract was not published"
+                    );
+                    continue;
+                }
             };
             let known = before.and_then(|before| before.same_tool(&offered, cid));
             let entry = known.unwrap_or_else(|| {
@@ -405,6 +426,7 @@ impl Source {
             tools: entries,
             prompts: prompts
                 .into_iter()
+                .filter(|prompt| sayable(&prompt.inner))
                 .map(|prompt| (prompt.inner.clone(), listed(prompt)))
                 .collect(),
             resources: resources.into_iter().map(listed).collect(),
@@ -462,7 +484,7 @@ impl Entry {
         let metadata = Metadata {
             runtime,
             category: hints.category.unwrap_or_else(|| source.to_owned()),
-            priority: hints.priority.unwrap_or(50).min(100),
+            priority: hints.priority.unwrap_or(PRIORITY).min(100),
             timeout_ms: hints.timeout_ms,
             retry: hints.retry.unwrap_or_default(),
             cpu: hints.cpu.unwrap_or_default(),
@@ -491,6 +513,11 @@ impl Entry {
             }),
         }
     }
+}
+
+/// Whether a name can stand in an event and in a log line.
+fn sayable(name: &str) -> bool {
+    (1..=NAME_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
 /// Compiles a schema, 2020-12 where it names no other draft. References are never fetched.

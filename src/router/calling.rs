@@ -34,7 +34,7 @@ use crate::{
         board::Entry,
         capture::{self, Capture},
         lane::{self, Lane},
-        metadata::Rule,
+        metadata::{PRIORITY, Rule},
     },
 };
 
@@ -170,9 +170,13 @@ impl Router {
 
         let span = tracing::info_span!("call", tool = target.recorded_name, event = %started.cid);
         let begun = Instant::now();
+        let priority = target
+            .entry
+            .as_ref()
+            .map_or(PRIORITY, |entry| entry.metadata.priority);
         let outcome = {
             let turn = async {
-                let _turn = place.turn().await;
+                let _turn = place.turn(priority).await;
                 self.attempt(&request, &target, lane, started.cid).await
             }
             .instrument(span.clone());
@@ -299,7 +303,7 @@ impl Router {
             if !matches!(outcome, Outcome::Transport { .. }) || tried > retry.max_retries {
                 return outcome;
             }
-            let pause = Duration::from_millis(retry.pause_ms(tried));
+            let pause = Duration::from_millis(retry.pause_ms(tried, &started));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = request.cancel.cancelled() => return Outcome::Cancelled,

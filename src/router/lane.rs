@@ -5,15 +5,13 @@
 //! - a lane that this build cannot run is named and refused with a clear reason.
 
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::oneshot;
 
 /// The async tools of this node.
 pub const BUILTIN: &str = "builtin";
@@ -36,12 +34,26 @@ pub struct Bounds {
 pub struct Lane {
     pub name: String,
     pub bounds: Bounds,
-    permits: Semaphore,
-    waiting: AtomicUsize,
+    queue: Mutex<Queue>,
 }
 
-/// A place in a lane's queue. Dropping it leaves the queue.
+/// Who runs and who waits: higher priority first, first come first served within one.
+#[derive(Default)]
+struct Queue {
+    /// Places taken: waiting, running, or about to do either.
+    places: usize,
+    running: usize,
+    arrivals: u64,
+    waiting: BTreeMap<(Reverse<u8>, u64), oneshot::Sender<()>>,
+}
+
+/// A place in a lane. Dropping it leaves the lane.
 pub struct Place<'a> {
+    lane: &'a Lane,
+}
+
+/// The right to run. Dropping it lets the next one run.
+pub struct Turn<'a> {
     lane: &'a Lane,
 }
 
@@ -94,45 +106,96 @@ impl Lanes {
 
 impl Lane {
     fn new(name: String, bounds: Bounds) -> Self {
-        let permits = Semaphore::new(bounds.concurrency.clamp(1, Semaphore::MAX_PERMITS));
         Self {
             name,
             bounds,
-            permits,
-            waiting: AtomicUsize::new(0),
+            queue: Mutex::default(),
         }
     }
 
-    /// Takes a place in the queue; none where it is full.
+    /// Takes a place; none where as many wait and run as may.
     pub fn join(&self) -> Option<Place<'_>> {
-        let limit = self.bounds.queue + self.bounds.concurrency;
-        let joined = self
-            .waiting
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
-                (n < limit).then_some(n + 1)
-            });
-        joined.ok().map(|_| Place { lane: self })
+        let mut queue = self.queue();
+        let free = queue.places < self.bounds.concurrency + self.bounds.queue;
+        queue.places += usize::from(free);
+        free.then_some(Place { lane: self })
     }
 
     /// Calls that wait or run here.
     pub fn load(&self) -> usize {
-        self.waiting.load(Ordering::Acquire)
+        self.queue().places
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Place<'_> {
-    /// Waits for the right to run, first come first served.
-    pub async fn turn(&self) -> SemaphorePermit<'_> {
-        self.lane
-            .permits
-            .acquire()
-            .await
-            .expect("a lane's semaphore is never closed")
+impl<'a> Place<'a> {
+    /// Waits for the right to run. Safe to drop midway: the turn goes to the next.
+    pub async fn turn(&self, priority: u8) -> Turn<'a> {
+        let (place, waiting) = {
+            let mut queue = self.lane.queue();
+            if queue.running < self.lane.bounds.concurrency {
+                queue.running += 1;
+                return Turn { lane: self.lane };
+            }
+            let (turn, waiting) = oneshot::channel();
+            queue.arrivals += 1;
+            let place = (Reverse(priority), queue.arrivals);
+            queue.waiting.insert(place, turn);
+            (place, waiting)
+        };
+        // A turn that is handed over is held by nobody for a moment; `Handed` keeps it from being lost.
+        let mut handed = Handed {
+            lane: self.lane,
+            place,
+            waiting: Some(waiting),
+        };
+        if let Some(waiting) = handed.waiting.as_mut() {
+            waiting
+                .await
+                .expect("a lane hands its turns over and never drops them");
+        }
+        handed.waiting = None;
+        Turn { lane: self.lane }
+    }
+}
+
+/// Somebody waiting for a turn: leaves the queue, and passes on a turn that came too late.
+struct Handed<'a> {
+    lane: &'a Lane,
+    place: (Reverse<u8>, u64),
+    waiting: Option<oneshot::Receiver<()>>,
+}
+
+impl Drop for Handed<'_> {
+    fn drop(&mut self) {
+        if let Some(mut waiting) = self.waiting.take() {
+            self.lane.queue().waiting.remove(&self.place);
+            waiting.close();
+            if waiting.try_recv().is_ok() {
+                drop(Turn { lane: self.lane });
+            }
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.lane.queue();
+        while let Some((_, next)) = queue.waiting.pop_first() {
+            // Whoever left does not take it; the one after does.
+            if next.send(()).is_ok() {
+                return;
+            }
+        }
+        queue.running -= 1;
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.lane.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.lane.queue().places -= 1;
     }
 }

@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use crate::block::Cid;
 
+/// Where a tool stands in its lane's queue when nothing is said; 0 to 100, higher runs sooner.
+pub const PRIORITY: u8 = 50;
 /// The key of our hints in a tool's own `_meta`.
 pub const META_KEY: &str = "io.cairn/tool";
 /// Resolutions remembered; beyond this the cache starts again.
@@ -48,6 +50,8 @@ pub struct Retry {
     pub backoff_ms: u64,
     pub backoff_factor: f64,
     pub max_backoff_ms: u64,
+    /// Whether pauses are spread, so that many callers do not come back at once.
+    pub jitter: bool,
 }
 
 impl Default for Retry {
@@ -57,16 +61,24 @@ impl Default for Retry {
             backoff_ms: 1_000,
             backoff_factor: 2.0,
             max_backoff_ms: 60_000,
+            jitter: true,
         }
     }
 }
 
 impl Retry {
-    /// The pause before attempt `attempt` (1 is the first retry).
-    pub fn pause_ms(&self, attempt: u32) -> u64 {
+    /// The pause before attempt `attempt` (1 is the first retry). `draw` is what spreads it: the call's own
+    /// event, so that the same call always waits the same.
+    pub fn pause_ms(&self, attempt: u32, draw: &Cid) -> u64 {
         let grown =
             self.backoff_ms as f64 * self.backoff_factor.powi(attempt.saturating_sub(1) as i32);
-        (grown as u64).min(self.max_backoff_ms)
+        let pause = (grown as u64).min(self.max_backoff_ms);
+        let byte = draw.digest()[attempt as usize % draw.digest().len()];
+        if self.jitter {
+            pause / 2 + pause / 2 * u64::from(byte) / 255
+        } else {
+            pause
+        }
     }
 }
 

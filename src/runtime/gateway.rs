@@ -65,13 +65,6 @@ pub async fn follow(
         {
             break;
         }
-        if let State::Failed { message } = &offered.state {
-            tracing::warn!(
-                upstream = settings.name,
-                message,
-                "upstream is not reachable; it is tried again"
-            );
-        }
         if offered.state != State::Connecting
             && let Some(settled) = settled.take()
         {
