@@ -62,19 +62,22 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
         };
         let node = Node::start(setup).await?;
         let about = node.ledger.about();
+        // Before the ready line: who has read it may ask to stop at once, and is to get a drained stop.
+        let asked = asked_to_stop();
         if !quiet {
-            println!(
-                "cairn ready mcp={url}/mcp http={url} log={} key={}",
-                about.origin, about.vkey
-            );
             // A reader that went away does not keep the server from serving.
-            let _ = std::io::stdout().flush();
+            let _ = writeln!(
+                std::io::stdout(),
+                "cairn ready mcp={url}/mcp http={url} log={} key={}",
+                about.origin,
+                about.vkey
+            );
         }
         let app = app(&config, &home, &node, args.conformance_fixtures)?;
         let stop = node.stopping.clone();
         let served = tokio::spawn(http::serve(listener, app, stop.clone()));
         let failed = tokio::select! {
-            () = asked_to_stop() => false,
+            () = asked => false,
             () = node.ledger.stopped() => true,
         };
         stop.cancel();
@@ -189,9 +192,10 @@ fn on_stdio(
             },
             scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
         };
+        let asked = asked_to_stop();
         let served = tokio::select! {
             served = stdio::serve(Arc::new(node.router.clone()), settings, caller) => served,
-            () = asked_to_stop() => Ok(()),
+            () = asked => Ok(()),
         };
         node.stop().await;
         served.context("standard input or output failed")?;
@@ -223,16 +227,20 @@ fn app(config: &Config, home: &Home, node: &Node, fixtures: bool) -> anyhow::Res
     })
 }
 
-/// Ends when the operating system asks the process to stop.
-async fn asked_to_stop() {
+/// Ends when the operating system asks the process to stop: from this call on, however late it is polled.
+fn asked_to_stop() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        // Without a handler for Ctrl-C the process ends by it all the same.
-        Ok(()) = tokio::signal::ctrl_c() => {}
+    let terminate = signal(SignalKind::terminate());
+    let interrupt = signal(SignalKind::interrupt());
+    async {
+        // Without its handler, a signal ends the process all the same.
+        let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
 }
 

@@ -14,7 +14,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use cairn::{block::Cid, event::Body};
+use cairn::{
+    block::Cid,
+    event::{Body, Event},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -30,10 +33,10 @@ const CALLERS: usize = 12;
 const ANSWERS_MAX: usize = 120;
 
 /// A small generator whose seed is printed; `CAIRN_TEST_SEED` gives a seed again.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn seeded() -> Self {
+    pub fn seeded() -> Self {
         let clock = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(1, |now| now.as_nanos() as u64);
@@ -45,7 +48,7 @@ impl Random {
         Self(seed)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -153,6 +156,8 @@ fn kills_at_random_lose_and_double_nothing() {
     record::forget_state(data.path());
     assert!(Server::start(data.path(), &extra).stop().success());
     assert_eq!(before, record::digests(data.path()));
+    let (code, report) = record::verify(data.path());
+    assert_eq!(code, Some(0), "{report}");
 }
 
 /// A kill at any moment of a start: the next start must not mind.
@@ -198,10 +203,26 @@ fn check(data: &Path, answered: &HashMap<String, String>, upstream: &Upstream) {
             "{key} was answered with {event}, which is gone"
         );
     }
+    let interrupted = once(&events);
+    assert!(
+        interrupted >= KILLS,
+        "only {interrupted} interrupted calls: the kills missed the load"
+    );
+    let calls = upstream.calls();
+    let counted: Vec<&String> = calls
+        .iter()
+        .filter(|call| call.starts_with("count"))
+        .collect();
+    let once: HashSet<&&String> = counted.iter().collect();
+    assert_eq!(once.len(), counted.len(), "an effect happened twice");
+}
+
+/// Checks that no idempotency key succeeded twice; gives the number of interrupted calls.
+pub fn once(events: &[Event]) -> usize {
     let mut keys: HashMap<Cid, Vec<u8>> = HashMap::new();
     let mut succeeded = HashSet::new();
     let mut interrupted = 0;
-    for event in &events {
+    for event in events {
         match event.body() {
             Some(Body::CallStarted(facts)) => {
                 keys.extend(facts.key.map(|key| (event.cid(), key)));
@@ -215,17 +236,7 @@ fn check(data: &Path, answered: &HashMap<String, String>, upstream: &Upstream) {
             _ => {}
         }
     }
-    assert!(
-        interrupted >= KILLS,
-        "only {interrupted} interrupted calls: the kills missed the load"
-    );
-    let calls = upstream.calls();
-    let counted: Vec<&String> = calls
-        .iter()
-        .filter(|call| call.starts_with("count"))
-        .collect();
-    let once: HashSet<&&String> = counted.iter().collect();
-    assert_eq!(once.len(), counted.len(), "an effect happened twice");
+    interrupted
 }
 
 /// Killed between the durable start and the ending: the upstream has the call, and nobody has an answer.

@@ -105,8 +105,17 @@ impl Process {
 
     /// Writes one line to standard input.
     pub fn tell(&mut self, line: &str) {
+        assert!(
+            self.try_tell(line),
+            "it has ended; stderr:\n{}",
+            self.errors()
+        );
+    }
+
+    /// The same; false where nobody reads it any more.
+    pub fn try_tell(&mut self, line: &str) -> bool {
         let stdin = self.child.stdin.as_mut().expect("stdin is still open");
-        writeln!(stdin, "{line}").unwrap_or_else(|err| panic!("{err}; stderr:\n{}", self.errors()));
+        writeln!(stdin, "{line}").is_ok()
     }
 
     /// Closes standard input.
@@ -217,7 +226,11 @@ impl Server {
     /// Asks it to drain and stop; gives how it ended.
     pub fn stop(mut self) -> ExitStatus {
         self.process.signal("TERM");
-        self.process.wait(STOP_MAX)
+        let status = self.process.wait(STOP_MAX);
+        if !status.success() {
+            eprintln!("{status}; stderr:\n{}", self.process.last_errors());
+        }
+        status
     }
 
     pub fn get(&self, path: &str) -> Reply {

@@ -3,6 +3,9 @@
 //! One binary. Other people's programs come from `tests/clients/setup`.
 
 mod audit;
+mod auditor;
+mod bad_input;
+mod calls;
 mod clients;
 mod command_line;
 mod conformance;
@@ -10,10 +13,13 @@ mod crashes;
 mod floors;
 mod formats;
 mod harness;
+mod lines;
 mod provenance;
 mod questions;
 mod record;
+mod restart;
 mod schemas;
+mod sessions;
 mod speech;
 mod upstream;
 mod upstreams;

@@ -16,6 +16,9 @@ use cairn::{
     log::{Reader, Stored, home::Home, sqlite::SqliteReader},
     state,
 };
+use serde_json::Value;
+
+use crate::harness::{cairn, run};
 
 /// How long something that must happen may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -141,6 +144,16 @@ pub fn check(data: &Path) -> Vec<Event> {
         assert_eq!(*ended, 1, "endings of the call started by {started}");
     }
     events
+}
+
+/// Runs `cairn log verify` on the files, the state too; gives its exit code and report.
+pub fn verify(data: &Path) -> (Option<i32>, Value) {
+    let mut command = cairn(&["log", "verify", "--state", "--json", "--data"]);
+    command.arg(data);
+    let ran = run(command);
+    let report = serde_json::from_str(&ran.stdout);
+    let report = report.unwrap_or_else(|err| panic!("{err}: {} {}", ran.stdout, ran.stderr));
+    (ran.status.code(), report)
 }
 
 /// The digest of every table of the state. The server must not be running.

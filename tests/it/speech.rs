@@ -133,12 +133,23 @@ impl Connection {
 
     /// Opens the stream of the connection's session, on which the server speaks unasked.
     pub fn listen(&mut self) {
-        let session = self.session.as_deref().expect("a session was opened");
-        let head = format!(
-            "GET /mcp HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\nmcp-session-id: {session}\r\n\r\n",
+        let session = self.session.clone().expect("a session was opened");
+        self.stream("/mcp", &[("mcp-session-id", &session)]);
+    }
+
+    /// Opens an event stream.
+    pub fn stream(&mut self, path: &str, headers: &[(&str, &str)]) {
+        let mut head = format!(
+            "GET {path} HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\n",
             self.host
         );
-        let sent = self.stream.get_mut().write_all(head.as_bytes());
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        let sent = self
+            .stream
+            .get_mut()
+            .write_all(format!("{head}\r\n").as_bytes());
         sent.expect("the server listens");
         assert_eq!(self.head().expect("the server answers").status, 200);
     }
@@ -208,7 +219,12 @@ impl Connection {
 
 /// One request of revision 2026-07-28 over a connection of its own.
 pub fn ask(server: &Server, method: &str, params: Value) -> Value {
-    let mut connection = Connection::open(&server.url).expect("the server listens");
+    ask_at(&server.url, method, params)
+}
+
+/// The same, for threads that share no [`Server`].
+pub fn ask_at(url: &str, method: &str, params: Value) -> Value {
+    let mut connection = Connection::open(url).expect("the server listens");
     connection.request(1, method, params)
 }
 

@@ -75,6 +75,11 @@ impl Upstream {
         )
     }
 
+    /// The directory its program is told.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     fn path(&self, file: &str) -> PathBuf {
         self.dir.path().join(file)
     }
