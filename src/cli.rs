@@ -3,11 +3,38 @@
 //! Exit codes: 0 done, 1 the tool or server answered with an error, 2 wrong usage; `log verify` has its own.
 //! Errors go to standard error, one line, with what to do next.
 
+mod args;
+mod call;
+mod config;
+mod door;
+mod erase;
+mod export;
+mod key;
+mod log;
+mod out;
+mod progress;
+mod rebuild;
+mod receipt;
+mod remote;
 mod serve;
+mod source;
+mod table;
+mod token;
+mod tools;
+mod trace;
+mod verify;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use clap::{Args, Parser, Subcommand};
+use anyhow::Context;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use self::{call::Called, out::OutError, serve::runtime};
+use crate::{log::home::Home, router::Scope};
 
 /// Wrong usage.
 const USAGE: u8 = 2;
@@ -34,6 +61,29 @@ enum Command {
     Stdio(Stdio),
     /// Stand in front of a stdio MCP server: same tools, every call recorded.
     Wrap(Wrap),
+    /// Call one tool: its result on standard output, its event's CID on standard error.
+    Call(Call),
+    /// List the tools on offer.
+    Tools(Tools),
+    /// Read, verify, export and import a log.
+    #[command(subcommand)]
+    Log(args::LogCommand),
+    /// Take an offline proof of one event, or check one.
+    Receipt(args::Receipt),
+    /// Show what produced something, and what came of it.
+    Trace(args::Trace),
+    /// Delete a payload's content; its name and every proof stay.
+    Erase(args::Erase),
+    /// Derive the state again from the log, and compare.
+    Rebuild(Rebuild),
+    /// Show who signs a log.
+    Key(Key),
+    /// Make, list and revoke tokens of callers.
+    Token(Token),
+    /// Check a configuration file.
+    Config(Config),
+    /// Print completions for a shell.
+    Completions { shell: clap_complete::Shell },
 }
 
 /// Where the log is.
@@ -88,6 +138,141 @@ struct Wrap {
     command: Vec<String>,
 }
 
+/// Which node's tools.
+#[derive(Args)]
+struct Reach {
+    /// The server's URL [default: http://127.0.0.1:7420].
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// A token of the server.
+    #[arg(long, value_name = "T", env = "CAIRN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Start the node of this data directory in this process instead.
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    data: Option<PathBuf>,
+    /// The configuration file (TOML) of that node.
+    #[arg(long, value_name = "FILE", requires = "data")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Call {
+    /// The tool's name.
+    tool: String,
+    /// Its arguments, a JSON object; `-` reads them from standard input.
+    #[arg(value_name = "JSON")]
+    arguments: Option<String>,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Args)]
+struct Tools {
+    #[command(flatten)]
+    reach: Reach,
+    /// One JSON document for programs.
+    #[arg(long)]
+    json: bool,
+    /// Show CIDs in full.
+    #[arg(long)]
+    wide: bool,
+}
+
+#[derive(Args)]
+struct Rebuild {
+    #[command(flatten)]
+    data: Data,
+    /// Show digests in full.
+    #[arg(long)]
+    wide: bool,
+}
+
+#[derive(Args)]
+struct Key {
+    #[command(flatten)]
+    data: Data,
+    /// One JSON document for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Token {
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Make a token and print it, this once.
+    Add(TokenAdd),
+    /// Show who has a token.
+    List(TokenList),
+    /// Take a token out of force.
+    Revoke(TokenRevoke),
+}
+
+#[derive(Args)]
+struct TokenAdd {
+    /// Whose token it is: the actor of every event it asks for.
+    name: String,
+    /// What it allows: mcp:call, audit:read or admin; may be repeated.
+    #[arg(long = "scope", value_name = "SCOPE", required = true, value_parser = token::scope)]
+    scopes: Vec<Scope>,
+    /// How long it is good for, like 30d or 12h; for ever by default.
+    #[arg(long, value_name = "PERIOD", value_parser = token::period)]
+    expires: Option<u64>,
+    #[command(flatten)]
+    data: Data,
+    /// One JSON document for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct TokenList {
+    #[command(flatten)]
+    data: Data,
+    /// One JSON document for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct TokenRevoke {
+    /// The token's id, as `cairn token list` shows it.
+    id: String,
+    #[command(flatten)]
+    data: Data,
+}
+
+#[derive(Args)]
+struct Config {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Say `ok`, or everything that is wrong with a file.
+    Check { file: PathBuf },
+}
+
+/// The data directory of a log that is there.
+fn existing(data: &Path) -> anyhow::Result<Home> {
+    Home::existing(data).with_context(|| {
+        format!(
+            "there is no log in {}; name its directory with --data",
+            data.display()
+        )
+    })
+}
+
+/// What was typed can be parsed and makes no sense all the same.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
 /// Reads the command line, does what it says, and tells the exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -103,16 +288,39 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    let done = match cli.command {
-        Command::Serve(args) => serve::serve(args, cli.quiet),
+    run(cli).unwrap_or_else(|err| {
+        if let Some(OutError::Closed) = err.downcast_ref() {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("cairn: {}", format!("{err:#}").replace('\n', " "));
+        match err.is::<Usage>() {
+            true => ExitCode::from(USAGE),
+            false => ExitCode::FAILURE,
+        }
+    })
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let quiet = cli.quiet;
+    match cli.command {
+        Command::Serve(args) => serve::serve(args, quiet),
         Command::Stdio(args) => serve::stdio(args),
         Command::Wrap(args) => serve::wrap(args),
-    };
-    match done {
-        Ok(code) => code,
-        Err(err) => {
-            eprintln!("cairn: {err:#}");
-            ExitCode::FAILURE
+        Command::Call(args) => call::run(args, quiet),
+        Command::Tools(args) => tools::run(args),
+        Command::Log(command) => log::run(command, quiet),
+        Command::Receipt(args) => receipt::run(args, quiet),
+        Command::Trace(args) => trace::run(args, quiet),
+        Command::Erase(args) => erase::run(args, quiet),
+        Command::Rebuild(args) => rebuild::run(args, quiet),
+        Command::Key(args) => key::run(args),
+        Command::Token(args) => token::run(args, quiet),
+        Command::Config(args) => config::run(args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "cairn", &mut script);
+            out::print(&String::from_utf8_lossy(&script))?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }

@@ -143,6 +143,10 @@ pub struct Ledger {
 }
 
 /// What reaches the writer.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "all but one of a process's asks are rules"
+)]
 enum Ask {
     /// A command, and where its ruling goes. `again` where an earlier owner may have ruled it already.
     Rule {

@@ -11,15 +11,16 @@ mod envelope;
 mod handler;
 mod lines;
 mod list;
+mod offering;
 mod raw;
 mod sessions;
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use rmcp::{
     ServiceExt,
     transport::{StreamableHttpServerConfig, StreamableHttpService},
@@ -32,8 +33,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     envelope::{Fault, INVALID_REQUEST, Message},
-    handler::{Handler, header_tool},
+    handler::Handler,
     lines::Lines,
+    offering::header_tool,
     sessions::Sessions,
 };
 use crate::router::{Caller, Router};
@@ -138,44 +140,13 @@ impl Endpoint {
         let (id, body) = if method == Method::POST {
             match self.open(&mut parts, body, &caller) {
                 Ok(body) => body,
-                Err(refusal) => return refusal,
+                Err(refusal) => return *refusal,
             }
         } else {
             ("null".to_owned(), Bytes::new())
         };
-        let response = self
-            .library
-            .handle(http::Request::from_parts(parts, Full::new(body)))
-            .await;
-        let (mut head, body) = response.into_parts();
-        let kind = head
-            .headers
-            .get(header::CONTENT_TYPE)
-            .map(HeaderValue::as_bytes);
-        if kind.is_some_and(|kind| kind.starts_with(b"text/event-stream")) {
-            let events = body.map_frame(|frame| frame.map_data(raw::unpack_event));
-            return Response::from_parts(head, Body::new(events));
-        }
-        let is_json = kind.is_some_and(|kind| kind.starts_with(b"application/json"));
-        let body = match body.collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(never) => match never {},
-        };
-        if is_json {
-            let body = raw::unpack(&body).map_or(body, Bytes::from);
-            return Response::from_parts(head, Body::from(body));
-        }
-        if head.status.is_client_error() || head.status.is_server_error() {
-            let mut response = refuse(head.status, &id, &String::from_utf8_lossy(&body));
-            if let Some(allow) = head.headers.remove(header::ALLOW) {
-                response.headers_mut().insert(header::ALLOW, allow);
-            }
-            return response;
-        }
-        if method == Method::DELETE {
-            head.status = StatusCode::NO_CONTENT;
-        }
-        Response::from_parts(head, Body::from(body))
+        let request = http::Request::from_parts(parts, Full::new(body));
+        deliver(self.library.handle(request).await, &method, &id).await
     }
 
     /// Reads the message, leaves what it asks in `parts`, and gives its id and the body for the library.
@@ -184,8 +155,8 @@ impl Endpoint {
         parts: &mut Parts,
         body: Bytes,
         caller: &Caller,
-    ) -> Result<(String, Bytes), Response<Body>> {
-        match envelope::read(&body, caller).map_err(|fault| faulty(&fault))? {
+    ) -> Result<(String, Bytes), Box<Response<Body>>> {
+        match envelope::read(&body, caller).map_err(|fault| Box::new(faulty(&fault)))? {
             Message::Answers => Ok(("null".to_owned(), body)),
             Message::Asks {
                 asked,
@@ -195,11 +166,9 @@ impl Endpoint {
             } => {
                 let id = id.unwrap_or("null").to_owned();
                 if method == "initialize" && !self.sessions.admits() {
-                    return Err(refuse(
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        &id,
-                        "all sessions are in use; try again later",
-                    ));
+                    let message = "all sessions are in use; try again later";
+                    let refusal = refuse(StatusCode::SERVICE_UNAVAILABLE, &id, message);
+                    return Err(Box::new(refusal));
                 }
                 let offer = self.shared.router.offer();
                 let slim = slim.filter(|_| header_tool(&offer, &asked.name).is_none());
@@ -243,6 +212,42 @@ pub async fn serve_stdio(
     // The queue ends with the service, and the writer with the queue.
     let (served, wrote) = tokio::join!(serve, lines::write(written, writer));
     served.and(wrote)
+}
+
+/// The library's response as it leaves: parcels opened, plain text turned into JSON-RPC errors.
+async fn deliver(
+    response: Response<BoxBody<Bytes, Infallible>>,
+    method: &Method,
+    id: &str,
+) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    let kind = head.headers.get(header::CONTENT_TYPE);
+    let is = |wanted: &[u8]| kind.is_some_and(|kind| kind.as_bytes().starts_with(wanted));
+    if is(b"text/event-stream") {
+        // The library gives each event as a frame of its own.
+        let events = body.map_frame(|frame| frame.map_data(raw::unpack_event));
+        return Response::from_parts(head, Body::new(events));
+    }
+    let is_json = is(b"application/json");
+    let body = match body.collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(never) => match never {},
+    };
+    if is_json {
+        let body = raw::unpack(&body).map_or(body, Bytes::from);
+        return Response::from_parts(head, Body::from(body));
+    }
+    if head.status.is_client_error() || head.status.is_server_error() {
+        let mut response = refuse(head.status, id, &String::from_utf8_lossy(&body));
+        if let Some(allow) = head.headers.remove(header::ALLOW) {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+        return response;
+    }
+    if *method == Method::DELETE {
+        head.status = StatusCode::NO_CONTENT;
+    }
+    Response::from_parts(head, Body::from(body))
 }
 
 fn faulty(fault: &Fault) -> Response<Body> {

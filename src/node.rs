@@ -10,6 +10,7 @@ use tokio::{sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit::Audit,
     block::payload::SaltKey,
     config::{self, Config},
     ledger::{
@@ -34,6 +35,8 @@ use crate::{
 
 /// How long the first start waits for upstreams before it serves without them.
 const UPSTREAM_WAIT: Duration = Duration::from_secs(10);
+/// Between two readings of the gauges.
+const SAMPLE_PAUSE: Duration = Duration::from_secs(2);
 /// How long running calls may take to end on the way down.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
 
@@ -51,6 +54,7 @@ pub enum StartError {
 /// A running node.
 pub struct Node {
     pub ledger: Ledger,
+    pub audit: Audit,
     pub router: Router,
     pub metrics: Arc<Metrics>,
     /// Cancelled when the node is to stop; whatever serves its callers watches it.
@@ -67,6 +71,8 @@ pub struct Setup<'a> {
     pub owner: String,
     /// Upstreams beside the configured ones.
     pub upstreams: Vec<(upstream::Settings, gateway::Settings)>,
+    /// The URL the node is reached under, where it is served over HTTP.
+    pub base: Option<String>,
     /// Whether this node's own tools are on offer.
     pub builtins: bool,
     /// Whether the tools, resources and prompts of the MCP conformance suite are.
@@ -77,9 +83,9 @@ impl Node {
     /// Opens the log, puts the builtin tools on offer and connects the upstreams.
     pub async fn start(setup: Setup<'_>) -> Result<Self, StartError> {
         let runner = uuid::Uuid::now_v7().simple().to_string();
-        let (ledger, sharing) = sharing::join(member(&setup, &runner)).await?;
-        let salt = setup.home.keys(random)?.salt;
         let metrics = Arc::new(Metrics::new());
+        let (ledger, sharing) = sharing::join(member(&setup, &runner, metrics.clone())).await?;
+        let salt = setup.home.keys(random)?.salt;
         let router = Router::new(parts(
             setup.config,
             ledger.clone(),
@@ -87,8 +93,10 @@ impl Node {
             runner,
             metrics.clone(),
         ));
+        let audit = Audit::new(ledger.clone());
         if setup.builtins {
-            router.put(tools::offering(tools::all(&router))).await?;
+            let tools = tools::all(&router, &audit, setup.base.as_deref());
+            router.put(tools::offering(tools)).await?;
         }
         if setup.fixtures {
             let state_key = random();
@@ -98,6 +106,7 @@ impl Node {
         }
         let mut node = Self {
             ledger,
+            audit,
             router,
             metrics,
             stopping: CancellationToken::new(),
@@ -125,6 +134,32 @@ impl Node {
         while self.followers.join_next().await.is_some() {}
         self.ledger.close().await;
         self.sharing.end().await;
+    }
+
+    /// Keeps the gauges that nobody else sets, until the node stops.
+    pub fn sample(&self, sessions: Arc<dyn Fn() -> usize + Send + Sync>) {
+        let (ledger, router, metrics) = (
+            self.ledger.clone(),
+            self.router.clone(),
+            self.metrics.clone(),
+        );
+        let stopping = self.stopping.clone();
+        // Ends with `stopping`; a sample that is under way then is not missed.
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(SAMPLE_PAUSE);
+            while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+                metrics.queue_depth("ledger", ledger.waiting());
+                for (lane, load) in router.loads() {
+                    metrics.queue_depth(&lane, load);
+                }
+                let on_disk = |path| std::fs::metadata(path).map_or(0, |file| file.len());
+                metrics.log_size(
+                    *ledger.committed().borrow(),
+                    on_disk(ledger.home().log_path()),
+                );
+                metrics.sessions(sessions());
+            }
+        });
     }
 
     /// What keeps the node from serving, if anything does.
@@ -168,12 +203,13 @@ impl Node {
 /// Events the state may be behind before the node says that it is not ready.
 const LAG_MAX: u64 = 100_000;
 
-fn member(setup: &Setup<'_>, runner: &str) -> Member {
+fn member(setup: &Setup<'_>, runner: &str, metrics: Arc<Metrics>) -> Member {
     let log = &setup.config.log;
     let settings = opening::Settings {
         group_max: log.group_max.min(GROUP_MAX),
         fsync: log.fsync,
         checkpoint_interval: Duration::from_millis(log.checkpoint_interval_ms),
+        metrics: Some(metrics),
     };
     Member {
         home: setup.home.clone(),

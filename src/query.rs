@@ -4,10 +4,8 @@
 //! - a question sees whole commits, and nothing the state has not folded yet;
 //! - what is answered has been hashed: bytes that do not have their name are a fault, never an answer.
 
-#[cfg(any())]
 pub mod export;
 pub mod graph;
-#[cfg(any())]
 pub mod import;
 pub mod list;
 pub mod lookup;
@@ -227,7 +225,3 @@ fn numbers(state: &Connection, sql: &str) -> Result<Vec<u64>, StateError> {
     let rows = statement.query_map([], |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
-
-#[cfg(test)]
-#[cfg(any())]
-mod tests;

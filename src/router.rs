@@ -149,7 +149,7 @@ pub struct RpcError {
     pub code: i64,
     pub message: String,
     pub data: Option<Value>,
-    pub record: Option<Record>,
+    pub record: Option<Box<Record>>,
 }
 
 /// What a runtime is given to run.
@@ -351,6 +351,16 @@ impl Router {
             .unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(board);
         changed.into_iter().for_each(|change| self.notify(change));
         Ok(())
+    }
+
+    /// Calls that wait or run in each lane.
+    pub fn loads(&self) -> Vec<(String, usize)> {
+        self.inner
+            .parts
+            .lanes
+            .iter()
+            .map(|lane| (lane.name.clone(), lane.load()))
+            .collect()
     }
 
     pub fn ledger(&self) -> &Ledger {

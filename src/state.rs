@@ -50,8 +50,11 @@ pub struct Progress {
     pub last: Option<Cid>,
 }
 
+/// A connection to the state's tables.
+pub type Database = Connection;
+
 /// Opens the state for folding, making it where there is none.
-pub fn open(path: &Path) -> Result<Connection, StateError> {
+pub fn open(path: &Path) -> Result<Database, StateError> {
     let mut connection = Connection::open(path)?;
     connection.pragma_update(None, "page_size", 8192)?;
     connection.pragma_update(None, "journal_mode", "wal")?;

@@ -6,6 +6,7 @@
 
 pub mod catalogue;
 pub mod conformance;
+pub mod provenance;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
+    audit::Audit,
     block::splice,
     call::{Code, Refusal},
     router::{
@@ -87,9 +89,12 @@ pub fn offering(tools: Vec<Builtin>) -> Offering {
     }
 }
 
-/// Every builtin tool that needs nothing but the router.
-pub fn all(router: &Router) -> Vec<Builtin> {
-    catalogue::all(router)
+/// Every builtin tool. `base` is the URL this node is reached under, where it is served over HTTP.
+pub fn all(router: &Router, audit: &Audit, base: Option<&str>) -> Vec<Builtin> {
+    [catalogue::all(router), provenance::all(audit, base)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Sends each invocation to the tool of its name.

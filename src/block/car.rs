@@ -55,10 +55,17 @@ impl<W: Write> Writer<W> {
         if !self.written.insert(*cid) {
             return Ok(false);
         }
+        self.append(cid, bytes)?;
+        Ok(true)
+    }
+
+    /// Adds a block that the caller knows is not in the archive, and will not be given to [`Writer::write`].
+    ///
+    /// Nothing is remembered of it, so that archives of any size need little memory.
+    pub fn append(&mut self, cid: &Cid, bytes: &[u8]) -> io::Result<()> {
         write_varint(&mut self.to, CID_LEN + bytes.len())?;
         self.to.write_all(&cid.to_bytes())?;
-        self.to.write_all(bytes)?;
-        Ok(true)
+        self.to.write_all(bytes)
     }
 
     /// Ends the archive and gives back what it was written to, flushed.

@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context;
 
 use crate::{
+    audit,
     auth::Access,
     cli::{Serve, Stdio, Wrap},
     config::{Config, LogFormat, Overrides},
@@ -48,6 +49,13 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
             home: &home,
             config: &config,
             owner,
+            base: Some(
+                config
+                    .server
+                    .public_url
+                    .clone()
+                    .unwrap_or_else(|| url.clone()),
+            ),
             upstreams: Vec::new(),
             builtins: true,
             fixtures: args.conformance_fixtures,
@@ -123,18 +131,26 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
 
 /// What a server is called when nobody says: its program, or what a launcher is told to launch.
 fn server_name(program: &str, arguments: &[String]) -> String {
-    const LAUNCHERS: &[&str] = &["bun", "bunx", "deno", "node", "npx", "python", "python3", "uv", "uvx"];
+    const LAUNCHERS: &[&str] = &[
+        "bun", "bunx", "deno", "node", "npx", "python", "python3", "uv", "uvx",
+    ];
     let stem = |path: &str| {
         let file = path.rsplit('/').next().unwrap_or(path);
         file.split(['.', '@']).next().unwrap_or(file).to_owned()
     };
     let program = stem(program);
-    let launched = arguments.iter().find(|argument| !argument.starts_with('-') && *argument != "run");
+    let launched = arguments
+        .iter()
+        .find(|argument| !argument.starts_with('-') && *argument != "run");
     let name = match launched {
         Some(launched) if LAUNCHERS.contains(&program.as_str()) => stem(launched),
         _ => program,
     };
-    if name.is_empty() { "wrapped".to_owned() } else { name }
+    if name.is_empty() {
+        "wrapped".to_owned()
+    } else {
+        name
+    }
 }
 
 fn on_stdio(
@@ -154,6 +170,7 @@ fn on_stdio(
             home: &home,
             config,
             owner,
+            base: None,
             upstreams,
             builtins,
             fixtures: false,
@@ -193,11 +210,14 @@ fn app(config: &Config, home: &Home, node: &Node, fixtures: bool) -> anyhow::Res
         shutdown: node.stopping.clone(),
     };
     let ledger = node.ledger.clone();
+    let endpoint = Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings));
+    let sessions = endpoint.clone();
+    node.sample(Arc::new(move || sessions.sessions()));
     Ok(App {
         server: config.server.clone(),
         access,
-        mcp: Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings)),
-        audit: axum::Router::new(),
+        mcp: endpoint,
+        audit: audit::routes(node.audit.clone()),
         ready: Box::new(move || Node::unready(&ledger)),
         metrics: node.metrics.clone(),
     })
@@ -216,7 +236,7 @@ async fn asked_to_stop() {
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -226,7 +246,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Log lines go to standard error: standard output belongs to programs.
 fn trace(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,cairn=info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,rmcp=error,cairn=info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

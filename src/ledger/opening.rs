@@ -6,7 +6,6 @@
 
 use std::{fs, sync::Arc, thread, time::Duration};
 
-use rusqlite::Connection;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -26,19 +25,23 @@ use crate::{
         home::{Home, HomeError, Lock},
         sqlite::SqliteLog,
     },
-    merkle, query,
-    state::{self, StateError, StoredTiles, fold::Folder},
+    merkle,
+    metrics::Metrics,
+    query,
+    state::{self, Database, StateError, StoredTiles, fold::Folder},
 };
 
 /// Commits that may wait for the fold; then the writer waits too.
 const FOLD_BACKLOG: usize = 64;
 
 /// How a ledger is run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     pub group_max: usize,
     pub fsync: bool,
     pub checkpoint_interval: Duration,
+    /// Told of every commit.
+    pub metrics: Option<Arc<Metrics>>,
 }
 
 impl Default for Settings {
@@ -47,6 +50,7 @@ impl Default for Settings {
             group_max: GROUP_MAX,
             fsync: true,
             checkpoint_interval: Duration::from_secs(1),
+            metrics: None,
         }
     }
 }
@@ -171,6 +175,7 @@ pub fn open(
         fold,
         committed,
         applied: reach_rx.clone(),
+        metrics: settings.metrics.clone(),
         group_max: settings.group_max.clamp(1, WAITING_MAX),
     };
     let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
@@ -277,7 +282,7 @@ fn last_signed(
 }
 
 /// The state, caught up with the log; made anew where it is damaged or another log's.
-fn derive(home: &Home, log: &dyn Log, step: &mut dyn FnMut(u64)) -> Result<Folder, StateError> {
+pub fn derive(home: &Home, log: &dyn Log, step: &mut dyn FnMut(u64)) -> Result<Folder, StateError> {
     let resumed = state::open(&home.state_path())
         .and_then(|state| Folder::resume(state, log.reader()?))
         .and_then(|folder| Ok(belongs(&folder, log.reader()?.as_ref())?.then_some(folder)));
@@ -323,11 +328,7 @@ fn remove_state(home: &Home) -> Result<(), HomeError> {
 }
 
 /// Erases again what is on record as erased: a crash may have come between the two.
-fn erase_again(
-    state: &Connection,
-    log: &mut dyn Log,
-    reader: &dyn Reader,
-) -> Result<(), OpenError> {
+fn erase_again(state: &Database, log: &mut dyn Log, reader: &dyn Reader) -> Result<(), OpenError> {
     for number in query::erased(state)? {
         let Some(cid) = reader.block_named(number)? else {
             continue;
@@ -346,7 +347,7 @@ fn erase_again(
     Ok(())
 }
 
-fn working(state: &Connection, reader: &dyn Reader) -> Result<Working, OpenError> {
+fn working(state: &Database, reader: &dyn Reader) -> Result<Working, OpenError> {
     let mut working = Working::default();
     for seq in query::open_calls(state)? {
         if let Some(call) = reader.event_at(seq)?.as_ref().and_then(Call::begun) {

@@ -1,1 +1,413 @@
+//! The ledger over a real directory: what is answered is there, and bad days are seen at the door.
 
+use std::{fs, path::Path};
+
+use super::{
+    opening::{self, Birth, OpenError, Running, Settings},
+    writer::{node, payload_ref},
+    *,
+};
+use crate::{
+    block::payload::{JSON, Payload, SaltKey},
+    call::{Code, EndOutcome, How},
+    event::{Body, Role, body::CallStarted},
+    log::{
+        Log, Reader,
+        home::HomeError,
+        sqlite::{SqliteLog, SqliteReader},
+    },
+    state,
+};
+
+fn open(dir: &Path) -> Result<(Ledger, Running), OpenError> {
+    let home = Home::open(dir)?;
+    let mut seed = 0;
+    let mut random = || {
+        seed += 1;
+        [seed; 32]
+    };
+    let birth = Birth {
+        owner: "a test",
+        random: &mut random,
+        now_us: 1,
+        step: &mut |_| {},
+    };
+    opening::open(&home, &Settings::default(), birth)
+}
+
+fn opened(dir: &Path) -> (Ledger, Running) {
+    open(dir).expect("the log opens")
+}
+
+fn closed((ledger, running): (Ledger, Running)) {
+    drop(ledger);
+    running.join();
+}
+
+fn sealed(text: &str) -> SealedPayload {
+    Payload::seal(&SaltKey::new([1; 32]), JSON, text.as_bytes()).expect("small")
+}
+
+fn start(id: &str, key: Option<u8>) -> Command {
+    let input = sealed("{}");
+    let facts = CallStarted {
+        method: "tools/call".into(),
+        name: "echo".into(),
+        source: "builtin".into(),
+        runtime: "builtin".into(),
+        rule: "registry".into(),
+        runner: "gone".into(),
+        key: key.map(|key| vec![key; 16]),
+        trace: None,
+    };
+    let start = Start {
+        id: id.into(),
+        actor: node(),
+        tool: None,
+        input: Some(payload_ref(&input, Role::Input)),
+        facts,
+        cause: None,
+        repeatable: false,
+        refusal: None,
+    };
+    Command::Start {
+        start: Box::new(start),
+        input: Some(input),
+        refused: None,
+    }
+}
+
+fn end(id: &str) -> Command {
+    let output = sealed(r#"{"content":[]}"#);
+    let end = End {
+        id: id.into(),
+        outcome: EndOutcome::Succeeded {
+            input_required: false,
+        },
+        output: Some(payload_ref(&output, Role::Output)),
+        took_us: 1,
+    };
+    Command::End {
+        end,
+        output: Some(output),
+    }
+}
+
+fn echo(ledger: &Ledger, id: &str, key: Option<u8>) -> Ruling {
+    assert!(matches!(
+        ledger.submit_blocking(start(id, key)),
+        Ok(Ruling::Run(_))
+    ));
+    ledger.submit_blocking(end(id)).expect("the ledger runs")
+}
+
+fn kinds(dir: &Path) -> Vec<String> {
+    let reader = SqliteReader::open(&dir.join("log.db")).expect("reads");
+    let mut kinds = Vec::new();
+    let read = |seq| reader.event_at(seq).expect("reads");
+    while let Some(event) = read(kinds.len() as u64) {
+        kinds.push(event.fields().kind.clone());
+    }
+    kinds
+}
+
+fn digests(dir: &Path) -> std::collections::BTreeMap<String, String> {
+    let state = state::open(&dir.join("state.db")).expect("opens");
+    state::digest::tables(&state).expect("reads")
+}
+
+/// Changes the log's file behind everybody's back.
+fn tamper(dir: &Path, sql: &str) {
+    let connection = rusqlite::Connection::open(dir.join("log.db")).expect("opens");
+    for trigger in [
+        "event_update",
+        "event_delete",
+        "block_update",
+        "block_delete",
+    ] {
+        connection
+            .execute_batch(&format!("DROP TRIGGER {trigger}"))
+            .expect("drops");
+    }
+    connection.execute_batch(sql).expect("changes the file");
+}
+
+#[test]
+fn what_is_answered_is_in_the_log_in_order() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    let Ruling::Done(ended) = echo(&ledger, "c1", None) else {
+        panic!("it ends")
+    };
+    assert_eq!(ended.seq, 2);
+    let again = ledger.submit_blocking(end("c1")).expect("the ledger runs");
+    assert!(matches!(again, Ruling::Denied(refusal) if refusal.code == Code::Conflict));
+    closed((ledger, running));
+    assert_eq!(
+        kinds(dir.path()),
+        ["log.opened", "call.started", "call.succeeded"]
+    );
+}
+
+#[test]
+fn a_key_is_remembered_before_and_after_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    let Ruling::Done(first) = echo(&ledger, "c1", Some(7)) else {
+        panic!("it ends")
+    };
+    let expect_first = |ledger: &Ledger, id: &str| {
+        let ruling = ledger
+            .submit_blocking(start(id, Some(7)))
+            .expect("the ledger runs");
+        assert!(
+            matches!(&ruling, Ruling::Answered(ending) if ending.event == first.cid && ending.how == How::Succeeded),
+            "{ruling:?}"
+        );
+    };
+    expect_first(&ledger, "c2");
+    closed((ledger, running));
+    let (ledger, running) = opened(dir.path());
+    expect_first(&ledger, "c3");
+    closed((ledger, running));
+}
+
+#[test]
+fn calls_of_a_process_that_ended_are_interrupted_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    for id in ["c1", "c2"] {
+        ledger
+            .submit_blocking(start(id, None))
+            .expect("the ledger runs");
+    }
+    closed((ledger, running));
+    closed(opened(dir.path()));
+    closed(opened(dir.path()));
+    let expected = [
+        "log.opened",
+        "call.started",
+        "call.started",
+        "call.interrupted",
+        "call.interrupted",
+        "log.recovered",
+    ];
+    assert_eq!(kinds(dir.path()), expected);
+}
+
+#[test]
+fn calls_of_a_process_that_still_runs_stay_open() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mark = Home::open(dir.path())
+        .and_then(|home| home.enrol("gone"))
+        .expect("enrols");
+    let (ledger, running) = opened(dir.path());
+    ledger
+        .submit_blocking(start("c1", None))
+        .expect("the ledger runs");
+    closed((ledger, running));
+    let (ledger, running) = opened(dir.path());
+    assert!(matches!(
+        ledger.submit_blocking(end("c1")),
+        Ok(Ruling::Done(_))
+    ));
+    closed((ledger, running));
+    drop(mark);
+}
+
+#[test]
+fn deleting_the_state_changes_no_answer() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    for n in 0..200 {
+        echo(&ledger, &format!("{n:032x}"), Some(n as u8));
+    }
+    closed((ledger, running));
+    let before = digests(dir.path());
+    fs::remove_file(dir.path().join("state.db")).expect("removes");
+    closed(opened(dir.path()));
+    assert_eq!(digests(dir.path()), before, "after a plain start");
+    fs::write(dir.path().join("state.db"), b"not a database at all").expect("writes");
+    closed(opened(dir.path()));
+    assert_eq!(digests(dir.path()), before, "after damage");
+    opening::rebuild(&Home::open(dir.path()).expect("opens"), &mut |_| {}).expect("rebuilds");
+    assert_eq!(digests(dir.path()), before, "after a rebuild");
+}
+
+#[test]
+fn one_directory_has_one_owner() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let first = opened(dir.path());
+    let Err(OpenError::Home(HomeError::Owned { owner })) = open(dir.path()) else {
+        panic!("it is owned")
+    };
+    assert_eq!(owner, "a test");
+    closed(first);
+    closed(opened(dir.path()));
+}
+
+#[test]
+fn an_older_copy_of_the_log_is_not_opened() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    echo(&ledger, "c1", None);
+    closed((ledger, running));
+    let copy = fs::read(dir.path().join("log.db")).expect("reads");
+    let (ledger, running) = opened(dir.path());
+    echo(&ledger, "c2", None);
+    closed((ledger, running));
+    fs::write(dir.path().join("log.db"), copy).expect("puts the old one back");
+    assert!(matches!(
+        open(dir.path()),
+        Err(OpenError::RolledBack {
+            signed: 5,
+            found: 3
+        })
+    ));
+}
+
+#[test]
+fn a_log_without_its_last_event_is_not_opened() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    echo(&ledger, "c1", None);
+    closed((ledger, running));
+    tamper(dir.path(), "DELETE FROM event WHERE seq = 2");
+    assert!(matches!(
+        open(dir.path()),
+        Err(OpenError::RolledBack {
+            signed: 3,
+            found: 2
+        })
+    ));
+}
+
+#[test]
+fn another_history_of_the_same_length_is_not_opened() {
+    let (dir, other) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
+    closed(opened(dir.path()));
+    for file in ["log.db", "keys/log.key", "keys/salt.key"] {
+        fs::create_dir_all(other.path().join("keys")).expect("makes a directory");
+        fs::copy(dir.path().join(file), other.path().join(file)).expect("copies");
+    }
+    for (dir, id) in [(&dir, "c1"), (&other, "c2")] {
+        let (ledger, running) = opened(dir.path());
+        echo(&ledger, id, None);
+        closed((ledger, running));
+    }
+    fs::copy(other.path().join("log.db"), dir.path().join("log.db")).expect("copies");
+    assert!(matches!(
+        open(dir.path()),
+        Err(OpenError::Forked { signed: 3 })
+    ));
+}
+
+#[test]
+fn a_log_is_not_continued_with_another_key() {
+    let dir = tempfile::tempdir().expect("a directory");
+    closed(opened(dir.path()));
+    fs::write(dir.path().join("keys/log.key"), "22".repeat(32)).expect("writes");
+    assert!(matches!(open(dir.path()), Err(OpenError::Key)));
+}
+
+#[test]
+fn a_failed_commit_stops_the_ledger() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    echo(&ledger, "c1", None);
+    // Another writer on the same file is what the expected head is there to notice.
+    let mut log = SqliteLog::open(&dir.path().join("log.db"), true).expect("opens");
+    let tip = log
+        .reader()
+        .expect("reads")
+        .tip()
+        .expect("reads")
+        .expect("has events");
+    let fact = writer::log_fact(
+        node(),
+        Body::LogRecovered(crate::event::body::LogRecovered { interrupted: 0 }),
+    );
+    let place = crate::event::Place {
+        log: ledger.about().log,
+        seq: tip.seq + 1,
+        prev: Some(tip.cid),
+        ts: tip.ts,
+    };
+    let event = crate::event::Event::seal(fact, place).expect("a small fact");
+    log.append(
+        Some(tip.cid),
+        &crate::log::Batch {
+            blocks: Vec::new(),
+            events: vec![event],
+        },
+    )
+    .expect("appends");
+
+    assert_eq!(ledger.submit_blocking(start("c2", None)), Err(Stopped));
+    assert_eq!(ledger.submit_blocking(start("c3", None)), Err(Stopped));
+    assert!(!ledger.runs());
+    closed((ledger, running));
+}
+
+#[test]
+fn erasing_keeps_the_name_and_survives_a_crash_between_record_and_deed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    echo(&ledger, "c1", None);
+    let payload = sealed("{}").envelope;
+    let erase = Command::Erase {
+        payload: payload.cid(),
+        basis: "secret".into(),
+        actor: node(),
+    };
+    assert!(matches!(
+        ledger.submit_blocking(erase.clone()),
+        Ok(Ruling::Done(_))
+    ));
+    assert_eq!(ledger.submit_blocking(erase), Ok(Ruling::Unchanged));
+    closed((ledger, running));
+    // What a crash before the deed leaves: the record, and the bytes.
+    let connection = rusqlite::Connection::open(dir.path().join("log.db")).expect("opens");
+    connection
+        .execute_batch("DROP TRIGGER block_update")
+        .expect("drops");
+    let sql = "UPDATE block SET bytes = ?2 WHERE digest = ?1";
+    connection
+        .execute(
+            sql,
+            rusqlite::params![payload.cid().digest(), payload.bytes()],
+        )
+        .expect("puts back");
+    drop(connection);
+    closed(opened(dir.path()));
+    let reader = SqliteReader::open(&dir.path().join("log.db")).expect("reads");
+    assert_eq!(
+        reader.block(&payload.cid()).expect("reads"),
+        Some(crate::log::Stored::Erased)
+    );
+}
+
+#[test]
+fn what_is_no_payload_cannot_be_erased() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    let erase = |payload| Command::Erase {
+        payload,
+        basis: "x".into(),
+        actor: node(),
+    };
+    let genesis = ledger.about().log;
+    let denied = ledger
+        .submit_blocking(erase(genesis))
+        .expect("the ledger runs");
+    assert!(matches!(denied, Ruling::Denied(refusal) if refusal.code == Code::FailedPrecondition));
+    let unknown = sealed("never stored").envelope.cid();
+    let denied = ledger
+        .submit_blocking(erase(unknown))
+        .expect("the ledger runs");
+    assert!(matches!(denied, Ruling::Denied(refusal) if refusal.code == Code::NotFound));
+    closed((ledger, running));
+}

@@ -2,11 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::mpsc::SyncSender,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{Arc, mpsc::SyncSender},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
@@ -19,7 +18,9 @@ use crate::{
     },
     ledger::{Ask, Command, Ruling, Sealed},
     log::{Batch, Log, LogError, Stored, Tip},
+    metrics::Metrics,
     query,
+    state::Database,
 };
 
 /// Who the node itself is in its events.
@@ -60,7 +61,7 @@ pub(super) struct Working {
 pub(super) struct Writer {
     pub log: Box<dyn Log>,
     /// Answers about calls that are folded already.
-    pub state: Connection,
+    pub state: Database,
     pub name: Cid,
     pub tip: Option<Tip>,
     pub working: Working,
@@ -68,6 +69,7 @@ pub(super) struct Writer {
     pub committed: watch::Sender<u64>,
     pub applied: watch::Receiver<super::Reach>,
     pub group_max: usize,
+    pub metrics: Option<Arc<Metrics>>,
 }
 
 /// What one commit will hold, and who waits for it.
@@ -129,7 +131,11 @@ impl Writer {
         } = draft;
         if !batch.events.is_empty() {
             // A crash before this returns loses the whole group; nobody has been answered.
+            let begun = Instant::now();
             self.log.append(expected, &batch)?;
+            if let Some(metrics) = &self.metrics {
+                metrics.commit(batch.events.len(), begun.elapsed().as_secs_f64());
+            }
             // A crash from here on loses no answer: the state catches up from the log at start.
             self.committed
                 .send_replace(self.tip.map_or(0, |tip| tip.seq + 1));

@@ -107,6 +107,18 @@ impl Log for SqliteLog {
     }
 }
 
+impl Drop for SqliteLog {
+    /// Folds the write-ahead log back, so that a copy of a stopped node's `log.db` is the whole log.
+    fn drop(&mut self) {
+        let folded = self
+            .connection
+            .pragma(None, "wal_checkpoint", "truncate", |_| Ok(()));
+        if let Err(err) = folded {
+            tracing::warn!(%err, "the log's write-ahead file stays; copy it with log.db");
+        }
+    }
+}
+
 /// A reading connection: takes no lock that could hold the writer up.
 pub struct SqliteReader {
     connection: Connection,

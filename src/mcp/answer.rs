@@ -5,11 +5,17 @@
 //! - our own `_meta` keys always say what we say: a source that used them is overruled;
 //! - a session-era result gets nothing but the record.
 
-use serde::Deserialize;
-use serde_json::{Map, Value, json, value::RawValue};
+use serde::{Deserialize, Serialize};
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 use super::envelope::{INTERNAL_ERROR, INVALID_REQUEST, present};
-use crate::router::{Record, RpcError};
+use crate::{
+    block::splice::edit,
+    router::{Record, RpcError},
+};
 
 /// Milliseconds a list may be taken for fresh.
 pub const LIST_TTL_MS: u64 = 5_000;
@@ -42,32 +48,26 @@ struct Top<'a> {
 
 /// The result as it leaves for a client of `era`. `ttl_ms` is given for results that may be cached.
 pub fn finish(
-    result: &str,
+    result: &RawValue,
     era: Era,
     ttl_ms: Option<u64>,
     record: Option<&Record>,
-) -> Result<String, RpcError> {
-    let top: Top = Some(result)
-        .filter(|result| result.starts_with('{'))
-        .and_then(|result| serde_json::from_str(result).ok())
+) -> Result<Box<RawValue>, RpcError> {
+    let top: Top = Some(result.get())
+        .filter(|text| text.starts_with('{'))
+        .and_then(|text| serde_json::from_str(text).ok())
         .ok_or_else(|| {
-            error(
+            RpcError::new(
                 INTERNAL_ERROR,
                 "the result is not an object with each field once",
             )
         })?;
-    let complete = top
-        .result_type
-        .is_none_or(|kind| kind.get() == r#""complete""#);
-    let mut members = Vec::new();
+    let mut members: Vec<(&str, Box<RawValue>)> = Vec::new();
     let mut meta = record.map(record_members).unwrap_or_default();
     match era {
         Era::Session => {
-            if top
-                .result_type
-                .is_some_and(|kind| kind.get() == r#""input_required""#)
-            {
-                return Err(error(
+            if top.is("input_required") {
+                return Err(RpcError::new(
                     INVALID_REQUEST,
                     "the answer asks for input in a way that needs protocol version 2026-07-28",
                 ));
@@ -75,34 +75,33 @@ pub fn finish(
         }
         Era::Stateless => {
             meta.insert(SERVER_INFO.to_owned(), server_info());
+            let complete = top.result_type.is_none() || top.is("complete");
             if top.result_type.is_none() {
-                members.push(r#""resultType":"complete""#.to_owned());
+                members.push(("resultType", raw(&"complete")));
             }
             if let Some(ttl_ms) = ttl_ms.filter(|_| complete) {
                 if top.ttl_ms.is_none() {
-                    members.push(format!(r#""ttlMs":{ttl_ms}"#));
+                    members.push(("ttlMs", raw(&ttl_ms)));
                 }
                 if top.cache_scope.is_none() {
-                    members.push(r#""cacheScope":"private""#.to_owned());
+                    members.push(("cacheScope", raw(&"private")));
                 }
             }
         }
     }
-    if meta.is_empty() {
-        return Ok(splice(result, &members));
+    if !meta.is_empty() {
+        members.push(("_meta", merge_meta(top.meta, &meta, record.is_some())));
     }
-    let Some(old) = top.meta else {
-        members.push(format!(r#""_meta":{}"#, Value::Object(meta)));
-        return Ok(splice(result, &members));
-    };
-    // `old` borrows from `result`, so its place is the distance between the two.
-    let start = old.get().as_ptr().addr() - result.as_ptr().addr();
-    let end = start + old.get().len();
-    let merged = merge_meta(old.get(), meta);
-    Ok(splice(
-        &[&result[..start], &merged, &result[end..]].concat(),
-        &members,
-    ))
+    Ok(edited(result, &members, |_| false))
+}
+
+impl Top<'_> {
+    fn is(&self, result_type: &str) -> bool {
+        let given = self
+            .result_type
+            .and_then(|given| serde_json::from_str::<String>(given.get()).ok());
+        given.as_deref() == Some(result_type)
+    }
 }
 
 /// What we say of ourselves in every stateless result.
@@ -112,7 +111,7 @@ pub fn server_info() -> Value {
 
 /// The error as it leaves: the keys of its record are in `data`, where that can hold them.
 pub fn finish_error(error: RpcError) -> RpcError {
-    let members = error.record.as_ref().map(record_members);
+    let members = error.record.as_deref().map(record_members);
     let data = match (error.data, members) {
         (None, Some(members)) => Some(Value::Object(members)),
         (Some(Value::Object(mut data)), Some(members)) => {
@@ -122,15 +121,6 @@ pub fn finish_error(error: RpcError) -> RpcError {
         (data, _) => data,
     };
     RpcError { data, ..error }
-}
-
-fn error(code: i64, message: &str) -> RpcError {
-    RpcError {
-        code,
-        message: message.to_owned(),
-        data: None,
-        record: None,
-    }
 }
 
 fn record_members(record: &Record) -> Map<String, Value> {
@@ -154,36 +144,27 @@ fn record_members(record: &Record) -> Map<String, Value> {
     members
 }
 
-/// `old` with `new` in it. Only where `old` uses keys of ours (or may hide one behind an escape) is it written anew.
-fn merge_meta(old: &str, new: Map<String, Value>) -> String {
-    if !old.starts_with('{') {
-        return Value::Object(new).to_string();
-    }
-    if [RECORD, SERVER_INFO, "\\"]
+/// `old` with `new` in it. Where there is a record, no other word on one stays.
+fn merge_meta(old: Option<&RawValue>, new: &Map<String, Value>, recorded: bool) -> Box<RawValue> {
+    let Some(old) = old.filter(|old| old.get().starts_with('{')) else {
+        return raw(new);
+    };
+    let members: Vec<(&str, Box<RawValue>)> = new
         .iter()
-        .any(|mark| old.contains(mark))
-    {
-        let mut kept: Map<String, Value> = serde_json::from_str(old).unwrap_or_default();
-        if new.keys().any(|key| key.starts_with(RECORD)) {
-            kept.retain(|key, _| !key.starts_with(RECORD));
-        }
-        kept.extend(new);
-        return Value::Object(kept).to_string();
-    }
-    let new = Value::Object(new).to_string();
-    splice(old, &[new[1..new.len() - 1].to_owned()])
+        .map(|(key, value)| (key.as_str(), raw(value)))
+        .collect();
+    edited(old, &members, |key| recorded && key.starts_with(RECORD))
 }
 
-/// `object` with `members` before its own.
-fn splice(object: &str, members: &[String]) -> String {
-    if members.is_empty() {
-        return object.to_owned();
-    }
-    let rest = &object[1..];
-    let comma = if rest.trim_start().starts_with('}') {
-        ""
-    } else {
-        ","
-    };
-    ["{", &members.join(","), comma, rest].concat()
+fn edited(
+    object: &RawValue,
+    set: &[(&str, Box<RawValue>)],
+    unwanted: impl Fn(&str) -> bool,
+) -> Box<RawValue> {
+    let set: Vec<(&str, &RawValue)> = set.iter().map(|(key, value)| (*key, &**value)).collect();
+    edit(object, &set, unwanted).expect("what starts with a brace and is JSON is an object")
+}
+
+fn raw(value: &impl Serialize) -> Box<RawValue> {
+    to_raw_value(value).expect("text, numbers and JSON values are always printable")
 }

@@ -126,7 +126,7 @@ impl Client for CallClient {
         let method = method.to_owned();
         Box::pin(async move {
             if self.era == Era::Stateless || !declared {
-                return Err(rpc_error(
+                return Err(RpcError::new(
                     METHOD_NOT_FOUND,
                     format!("the client cannot be asked {method}"),
                 ));
@@ -134,7 +134,7 @@ impl Client for CallClient {
             // The library's own types of these requests drop fields they do not know.
             let request = ServerRequest::CustomRequest(CustomRequest::new(method, Some(params)));
             let (reply, answer) = oneshot::channel();
-            let gone = || rpc_error(INTERNAL_ERROR, "the client is gone".to_owned());
+            let gone = || RpcError::new(INTERNAL_ERROR, "the client is gone");
             self.said
                 .send(Said::Ask(request, reply))
                 .await
@@ -183,15 +183,6 @@ pub async fn relay<T>(
     answer
 }
 
-pub fn rpc_error(code: i64, message: String) -> RpcError {
-    RpcError {
-        code,
-        message,
-        data: None,
-        record: None,
-    }
-}
-
 /// The library's form of an error; a code that does not fit JSON-RPC's range becomes an internal error.
 pub fn to_library(error: RpcError) -> ErrorData {
     let code = i32::try_from(error.code).map_or(ErrorCode::INTERNAL_ERROR, ErrorCode);
@@ -211,21 +202,14 @@ async fn note(
 
 async fn ask(peer: &Peer<RoleServer>, request: ServerRequest) -> Result<Value, RpcError> {
     match peer.send_request(request).await {
-        Ok(result) => serde_json::to_value(result).map_err(|_| {
-            rpc_error(
-                INTERNAL_ERROR,
-                "the client's answer cannot be read".to_owned(),
-            )
-        }),
+        Ok(result) => serde_json::to_value(result)
+            .map_err(|_| RpcError::new(INTERNAL_ERROR, "the client's answer cannot be read")),
         Err(ServiceError::McpError(error)) => Err(RpcError {
             code: error.code.0.into(),
             message: error.message.into_owned(),
             data: error.data,
             record: None,
         }),
-        Err(_) => Err(rpc_error(
-            INTERNAL_ERROR,
-            "the client did not answer".to_owned(),
-        )),
+        Err(_) => Err(RpcError::new(INTERNAL_ERROR, "the client did not answer")),
     }
 }

@@ -279,12 +279,7 @@ pub fn is_known(method: &str, era: Era) -> bool {
 }
 
 pub fn invalid_params(message: impl Into<String>) -> RpcError {
-    RpcError {
-        code: INVALID_PARAMS,
-        message: message.into(),
-        data: None,
-        record: None,
-    }
+    RpcError::new(INVALID_PARAMS, message)
 }
 
 fn is_id(id: &RawValue) -> bool {

@@ -15,13 +15,12 @@ use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
         CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams,
-        CompleteResult, CustomRequest, CustomResult, DiscoverResult, ErrorCode, Extensions,
+        CompleteResult, CustomRequest, CustomResult, DiscoverResult, Extensions,
         GetPromptRequestParams, GetPromptResponse, GetPromptResult, Implementation,
         InitializeRequestParams, InitializeResult, ListPromptsResult, ListResourceTemplatesResult,
         ListResourcesResult, ListToolsResult, MetaObject, PaginatedRequestParams, ProtocolVersion,
-        ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, ServerCapabilities,
-        SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool,
-        UnsubscribeRequestParams,
+        ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, SetLevelRequestParams,
+        SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
@@ -32,12 +31,16 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     Shared,
     answer::{Era, LIST_TTL_MS, READ_TTL_MS, finish, finish_error},
-    client::{CallClient, Logs, relay, rpc_error, to_library},
+    client::{CallClient, Logs, relay, to_library},
     envelope::{Asked, FIRST_STATELESS, INTERNAL_ERROR, invalid_params, is_known},
     list::page,
+    offering::{
+        capabilities, declared, has_resources, header_tool, listed_entry, method_not_found,
+        tool_entry,
+    },
     raw::pack,
 };
-use crate::router::{self, Change, Client, Listed, Method, Offer, Request, RpcError};
+use crate::router::{Change, Client, Method, Offer, Request, RpcError};
 
 /// Revisions we speak. 2024-11-05 has another transport and is not among them.
 const VERSIONS: &[ProtocolVersion] = &[
@@ -46,9 +49,6 @@ const VERSIONS: &[ProtocolVersion] = &[
     ProtocolVersion::V_2025_11_25,
     ProtocolVersion::V_2026_07_28,
 ];
-
-/// What marks a tool whose arguments are mirrored in headers (SEP-2243).
-const HEADER_MARK: &str = "x-mcp-header";
 
 /// One session, or one request that stands alone.
 pub struct Handler {
@@ -97,11 +97,11 @@ impl Handler {
         let call = self.shared.router.call(request);
         let answer = relay(call, heard, &context.peer, &context.ct).await;
         let answer = answer.map_err(finish_error).map_err(to_library)?;
-        finish(answer.result.get(), era, ttl_ms, answer.record.as_ref())
+        finish(&answer.result, era, ttl_ms, answer.record.as_ref())
             .map(pack)
             .map_err(|error| {
                 to_library(finish_error(RpcError {
-                    record: answer.record,
+                    record: answer.record.map(Box::new),
                     ..error
                 }))
             })
@@ -387,8 +387,8 @@ impl ServerHandler for Handler {
 
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
         let Ok(_permit) = self.shared.listeners.try_acquire() else {
-            let message = "all listen streams are in use; try again later".to_owned();
-            return Err(to_library(rpc_error(INTERNAL_ERROR, message)));
+            let message = "all listen streams are in use; try again later";
+            return Err(to_library(RpcError::new(INTERNAL_ERROR, message)));
         };
         let mut changes = self.shared.router.changes();
         let sink = context.sink();
@@ -436,67 +436,6 @@ impl ServerHandler for Handler {
     }
 }
 
-/// The definition of the tool `name` when some of its arguments are mirrored in headers.
-pub fn header_tool<'a>(offer: &'a Offer, name: &str) -> Option<&'a str> {
-    let tool = offer.tools.iter().find(|tool| tool.name == name)?;
-    Some(tool.definition.get()).filter(|definition| definition.contains(HEADER_MARK))
-}
-
-fn tool_entry(tool: &Arc<router::Tool>) -> (&str, &RawValue) {
-    (&tool.name, &tool.definition)
-}
-
-fn listed_entry(item: &Arc<Listed>) -> (&str, &RawValue) {
-    (&item.name, &item.definition)
-}
-
-fn has_resources(offer: &Offer) -> bool {
-    !offer.resources.is_empty() || !offer.templates.is_empty()
-}
-
-fn capabilities(offer: &Offer, subscriptions: bool) -> ServerCapabilities {
-    let mut declared = json!({"logging": {}});
-    let mut declare = |when: bool, key: &str, value: Value| {
-        if when {
-            declared[key] = value;
-        }
-    };
-    declare(
-        !offer.tools.is_empty(),
-        "tools",
-        json!({"listChanged": true}),
-    );
-    declare(
-        !offer.prompts.is_empty(),
-        "prompts",
-        json!({"listChanged": true}),
-    );
-    let resources = if subscriptions {
-        json!({"listChanged": true, "subscribe": true})
-    } else {
-        json!({"listChanged": true})
-    };
-    declare(has_resources(offer), "resources", resources);
-    declare(offer.completions, "completions", json!({}));
-    serde_json::from_value(declared).expect("these are the library's own field names")
-}
-
-fn declared(declared: bool, method: &str) -> Result<(), ErrorData> {
-    if declared {
-        Ok(())
-    } else {
-        Err(method_not_found(method))
-    }
-}
-
-fn method_not_found(method: &str) -> ErrorData {
-    ErrorData::new(
-        ErrorCode::METHOD_NOT_FOUND,
-        format!("there is no method {method}"),
-        None,
-    )
-}
-
 fn era(context: &RequestContext<RoleServer>) -> Era {
     match context.protocol_version() {
         Some(version) if version.as_str() >= FIRST_STATELESS => Era::Stateless,
@@ -509,12 +448,7 @@ fn asked(extensions: &Extensions) -> Result<&Arc<Asked>, ErrorData> {
     extensions
         .get::<Arc<Asked>>()
         .or_else(|| extensions.get::<http::request::Parts>()?.extensions.get())
-        .ok_or_else(|| {
-            to_library(rpc_error(
-                INTERNAL_ERROR,
-                "the request was not read".to_owned(),
-            ))
-        })
+        .ok_or_else(|| to_library(RpcError::new(INTERNAL_ERROR, "the request was not read")))
 }
 
 /// The lists to announce; none once the router is gone. After missing some, all of them.

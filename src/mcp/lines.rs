@@ -20,10 +20,10 @@ use tokio::{
 use super::{
     Shared,
     envelope::{self, Fault, INVALID_REQUEST, Message, PARSE_ERROR},
-    handler::header_tool,
+    offering::header_tool,
     raw::{one_line, unpack},
 };
-use crate::router::Caller;
+use crate::{block::json, router::Caller};
 
 /// Bytes of one line.
 pub const LINE_MAX: usize = 16 * 1024 * 1024;
@@ -88,8 +88,7 @@ impl<R: AsyncRead + Send + Unpin> Lines<R> {
     }
 
     fn read(&self, line: &[u8]) -> Result<ClientJsonRpcMessage, Fault> {
-        let parse_error = |_| fault(PARSE_ERROR, "the line is not one JSON value");
-        serde_json::from_slice::<&serde_json::value::RawValue>(line).map_err(parse_error)?;
+        json::check(line).map_err(|found| fault(code(found), &found.to_string()))?;
         let unread = |_| {
             fault(
                 INVALID_REQUEST,
@@ -138,7 +137,13 @@ impl<R: AsyncRead + Send + Unpin + 'static> Transport<RoleServer> for Lines<R> {
                 let permit = self.out.reserve().await.ok()?;
                 permit.send(self.fault.take()?);
             }
-            let Some(line) = self.next_line().await else {
+            let out = self.out.clone();
+            let line = tokio::select! {
+                line = self.next_line() => line,
+                // Nobody reads what we write any more.
+                () = out.closed() => None,
+            };
+            let Some(line) = line else {
                 self.shared.settings.shutdown.cancel();
                 return None;
             };
@@ -183,5 +188,19 @@ fn fault(code: i64, message: &str) -> Fault {
         code,
         message: message.to_owned(),
         malformed: true,
+    }
+}
+
+/// What is not JSON cannot be parsed; what is, but not the strict kind, is not a request.
+fn code(fault: json::Fault) -> i64 {
+    match fault {
+        json::Fault::Syntax { .. }
+        | json::Fault::Utf8 { .. }
+        | json::Fault::Surrogate { .. }
+        | json::Fault::Trailing { .. } => PARSE_ERROR,
+        json::Fault::Depth { .. }
+        | json::Fault::DuplicateKey { .. }
+        | json::Fault::ReservedKey { .. }
+        | json::Fault::Number { .. } => INVALID_REQUEST,
     }
 }

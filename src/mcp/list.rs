@@ -18,7 +18,7 @@ pub fn page<T>(
     items: &[T],
     entry: impl Fn(&T) -> (&str, &RawValue),
     cursor: Option<&str>,
-) -> Result<String, RpcError> {
+) -> Result<Box<RawValue>, RpcError> {
     let start = match cursor {
         None => 0,
         Some(cursor) => {
@@ -47,7 +47,8 @@ pub fn page<T>(
         ]);
     }
     out.push('}');
-    Ok(out)
+    Ok(RawValue::from_string(out)
+        .expect("definitions and cursors are JSON, and so is a list of them"))
 }
 
 fn seal(key: &str, last: &str) -> String {

@@ -39,9 +39,12 @@ struct Parcel<'a> {
 }
 
 /// The `_meta` of a typed result that stands for the result object `content`.
-pub fn pack(content: String) -> MetaObject {
+pub fn pack(content: Box<RawValue>) -> MetaObject {
     let mut meta = MetaObject::new();
-    meta.0.insert(PARCEL.to_owned(), Value::String(content));
+    meta.0.insert(
+        PARCEL.to_owned(),
+        Value::String(String::from(Box::<str>::from(content))),
+    );
     meta
 }
 

@@ -1,5 +1,7 @@
 //! Claims about the MCP language that need no router: what is read, what is added, what is listed.
 
+mod doors;
+
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -47,12 +49,16 @@ fn record() -> Record {
     }
 }
 
+fn raw(json: &str) -> Box<RawValue> {
+    RawValue::from_string(json.to_owned()).expect("the test's own JSON")
+}
+
 // ---- parcels
 
 /// A typed message as the library would print it, around `content`.
 fn typed(content: &str) -> Vec<u8> {
     let mut result = CallToolResult::success(Vec::new());
-    result.meta = Some(pack(content.to_owned()));
+    result.meta = Some(pack(raw(content)));
     let id = NumberOrString::String("a\"b".into());
     let message: ServerJsonRpcMessage =
         JsonRpcMessage::response(ServerResult::CallToolResult(result), id);
@@ -254,7 +260,8 @@ fn request_metadata_is_read() {
 // ---- answers
 
 fn finished(result: &str, era: Era, ttl_ms: Option<u64>, record: Option<&Record>) -> String {
-    finish(result, era, ttl_ms, record).expect("the result is an object")
+    let result = finish(&raw(result), era, ttl_ms, record);
+    result.expect("the result is an object").get().to_owned()
 }
 
 #[test]
@@ -280,17 +287,17 @@ fn a_stateless_result_gains_what_it_lacks() {
     check(
         r#"{ "x":1.0 }"#,
         Some(9),
-        r#"{"resultType":"complete","ttlMs":9,"cacheScope":"private",INFO, "x":1.0 }"#,
+        r#"{ "x":1.0,"resultType":"complete","ttlMs":9,"cacheScope":"private",INFO }"#,
     );
     check(
         r#"{"ttlMs":1,"resultType":"complete"}"#,
         Some(9),
-        r#"{"cacheScope":"private",INFO,"ttlMs":1,"resultType":"complete"}"#,
+        r#"{"ttlMs":1,"resultType":"complete","cacheScope":"private",INFO}"#,
     );
     check(
         r#"{"resultType":"input_required"}"#,
         Some(9),
-        r#"{INFO,"resultType":"input_required"}"#,
+        r#"{"resultType":"input_required",INFO}"#,
     );
 }
 
@@ -302,11 +309,9 @@ fn the_record_joins_a_meta_that_is_there() {
         None,
         Some(&record()),
     );
-    assert!(
-        result.starts_with(r#"{"a":[1.0 ],"_meta":{"io.cairn/event":"bafkrei"#),
-        "{result}"
-    );
-    assert!(result.ends_with(r#", "k": 1.50},"b":2}"#), "{result}");
+    let start = r#"{"a":[1.0 ],"_meta":{ "k": 1.50,"io.cairn/event":"bafkrei"#;
+    assert!(result.starts_with(start), "{result}");
+    assert!(result.ends_with(r#"},"b":2}"#), "{result}");
     let meta = serde_json::from_str::<Value>(&result).expect("still JSON")["_meta"].clone();
     assert_eq!(meta["io.cairn/seq"], 7);
     assert_eq!(meta.get("io.cairn/output"), None);
@@ -343,7 +348,7 @@ fn a_result_that_cannot_be_given_is_an_error() {
         ),
         (r#"{"resultType":"input_required"}"#, Era::Session, -32600),
     ] {
-        let given = finish(result, era, None, None);
+        let given = finish(&raw(result), era, None, None).map(|result| result.to_string());
         assert_eq!(given.map_err(|error| error.code), Err(code), "{result}");
     }
 }
@@ -354,7 +359,7 @@ fn an_error_carries_its_record_where_data_can_hold_it() {
         code: -1,
         message: "no".into(),
         data,
-        record: Some(record()),
+        record: Some(Box::new(record())),
     };
     let event = json!(record().event.to_string());
     assert_eq!(
@@ -398,7 +403,7 @@ fn pages(
         cursor,
     );
     page.map_err(|error| error.code)
-        .map(|page| serde_json::from_str(&page).expect("a page is JSON"))
+        .map(|page| serde_json::from_str(page.get()).expect("a page is JSON"))
 }
 
 #[test]
@@ -410,7 +415,7 @@ fn definitions_are_listed_as_written() {
         None,
     );
     let wanted = r#"{"tools":[{"name":"t0", "x-unknown":1.0},{"name":"t1", "x-unknown":1.0}]}"#;
-    assert_eq!(listed.ok().as_deref(), Some(wanted));
+    assert_eq!(listed.ok().as_deref().map(RawValue::get), Some(wanted));
 }
 
 #[test]

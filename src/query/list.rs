@@ -131,6 +131,31 @@ impl View {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// The last seq that fits.
+    pub fn last_seq(&self, filter: &Filter) -> Result<Option<u64>, QueryError> {
+        let Some(conditions) = self.conditions(filter, self.applied()?)? else {
+            return Ok(None);
+        };
+        let sql = format!("SELECT max(entry.seq) FROM entry WHERE {}", conditions.sql);
+        let mut statement = self.state.prepare_cached(&sql)?;
+        Ok(statement.query_row(params![conditions.from, conditions.to], |row| row.get(0))?)
+    }
+
+    /// The block numbers of all contracts that fitting events name.
+    pub fn contracts_fitting(&self, filter: &Filter) -> Result<Vec<u64>, QueryError> {
+        let Some(conditions) = self.conditions(filter, self.applied()?)? else {
+            return Ok(Vec::new());
+        };
+        let sql = format!(
+            "SELECT DISTINCT entry.tool FROM entry WHERE entry.tool IS NOT NULL AND {} ORDER BY 1",
+            conditions.sql
+        );
+        let mut statement = self.state.prepare_cached(&sql)?;
+        let rows =
+            statement.query_map(params![conditions.from, conditions.to], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     /// The filter as a condition on `entry`, over seqs `?1` to before `?2`.
     fn conditions(&self, filter: &Filter, applied: u64) -> Result<Option<Conditions>, QueryError> {
         let mut sql = String::from("entry.seq >= ?1 AND entry.seq < ?2");

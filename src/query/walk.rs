@@ -174,10 +174,10 @@ impl View {
         Ok(bytes.and_then(|bytes| Cid::from_bytes(&bytes).ok()))
     }
 
-    /// The seqs of all causal ancestors of an event, itself included, in order. At most `max`.
-    pub fn ancestors(&self, seq: u64, max: usize) -> Result<Vec<u64>, QueryError> {
-        let mut known = BTreeSet::from([seq]);
-        let mut open = vec![seq as i64];
+    /// The seqs of events and all their causal ancestors, in order.
+    pub fn ancestors(&self, seqs: &[u64], max: usize) -> Result<Vec<u64>, QueryError> {
+        let mut known: BTreeSet<u64> = seqs.iter().copied().collect();
+        let mut open: Vec<i64> = seqs.iter().map(|seq| *seq as i64).collect();
         while let Some(at) = open.pop() {
             for parent in self.parents(at)? {
                 if parent >= 0 && known.insert(parent as u64) {

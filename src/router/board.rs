@@ -114,16 +114,17 @@ impl Entry {
         } else {
             path
         };
-        let refusal = Refusal::new(
-            Code::InvalidArgument,
-            format!("invalid input at {place}: {first}"),
+        let near = self.nearest_field(input);
+        let near = near
+            .map(|(unknown, known)| format!("; `{unknown}` is not known: did you mean `{known}`?"));
+        // Masked: a value may be secret, or megabytes long.
+        let message = format!(
+            "invalid input at {place}: {}{}",
+            first.masked(),
+            near.unwrap_or_default()
         );
-        Err(match self.nearest_field(input) {
-            Some((unknown, known)) => refusal.hint(format!(
-                "unknown field `{unknown}`: did you mean `{known}`?"
-            )),
-            None => refusal.hint("see the tool's input schema (tools_get_schema)"),
-        })
+        Err(Refusal::new(Code::InvalidArgument, message)
+            .hint("see the tool's input schema (tools_get_schema)"))
     }
 
     /// The first unknown top-level field and the known one nearest to it.

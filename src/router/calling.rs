@@ -14,6 +14,7 @@ use std::{
 use futures_util::FutureExt;
 use serde_json::{Value, json, value::RawValue};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::{
     block::{
@@ -167,12 +168,14 @@ impl Router {
             return Err(RpcError::internal());
         };
 
+        let span = tracing::info_span!("call", tool = target.recorded_name, event = %started.cid);
         let begun = Instant::now();
         let outcome = {
             let turn = async {
                 let _turn = place.turn().await;
                 self.attempt(&request, &target, lane, started.cid).await
-            };
+            }
+            .instrument(span.clone());
             let told_to_stop = async {
                 tokio::select! {
                     () = request.cancel.cancelled() => {}
@@ -250,7 +253,10 @@ impl Router {
         let record = Some(record(sealed, Some(cid)));
         match told {
             Told::Result(result) => Ok(Answer { result, record }),
-            Told::Error(error) => Err(RpcError { record, ..error }),
+            Told::Error(error) => Err(RpcError {
+                record: record.map(Box::new),
+                ..error
+            }),
         }
     }
 
@@ -484,7 +490,7 @@ impl Router {
         };
         match ending.how {
             How::Failed(Failure::Protocol) => Err(RpcError {
-                record,
+                record: record.map(Box::new),
                 ..read_error(&raw)
             }),
             _ => Ok(Answer {

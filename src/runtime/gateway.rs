@@ -245,16 +245,19 @@ fn outcome(reply: Result<Reply, Failure>) -> Outcome {
 }
 
 fn keyed(definitions: &[Box<RawValue>], key: &str) -> Vec<Offered> {
-    let offered = |definition: &Box<RawValue>| {
+    let offered = |definition: &RawValue| {
         let inner = text_member(definition, key)?;
         Some(Offered {
             name: inner.clone(),
             inner,
-            definition: definition.clone(),
+            definition: definition.to_owned(),
             hints: Hints::default(),
         })
     };
-    definitions.iter().filter_map(offered).collect()
+    definitions
+        .iter()
+        .filter_map(|definition| offered(definition))
+        .collect()
 }
 
 fn text_member(object: &RawValue, key: &str) -> Option<String> {

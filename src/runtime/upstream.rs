@@ -7,12 +7,12 @@
 //! - environment values, headers and URLs are in no error, log line or `Debug` text.
 
 mod child;
-mod headers;
+pub mod headers;
 mod http;
 mod inbox;
 mod link;
 mod owner;
-mod sse;
+pub mod sse;
 mod wire;
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 //! They are tools like any other and know nothing of the protocol but results, so the suite exercises the
 //! path of every call. `requestState` is sealed with HMAC-SHA-256: a state that was touched is refused.
 
+mod dialogue;
+mod listing;
+
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -10,6 +13,10 @@ use hmac::{Hmac, Mac};
 use serde_json::{Map, Value, json, value::RawValue};
 use sha2::Sha256;
 
+use self::{
+    dialogue::{ROUNDS, answers, question, sampling},
+    listing::{defaults, enums, prompts, resources, tools},
+};
 use crate::{
     block::splice,
     router::{
@@ -393,114 +400,6 @@ impl Fixture {
     }
 }
 
-/// A tool that asks before it answers: the inputs of each round, by key.
-struct Dialogue {
-    name: &'static str,
-    rounds: &'static [&'static [&'static str]],
-    /// Whether the round is carried in a sealed `requestState`.
-    sealed: bool,
-    done: fn(&Value) -> String,
-}
-
-const ROUNDS: &[Dialogue] = &[
-    Dialogue {
-        name: "test_input_required_result_elicitation",
-        rounds: &[&["user_name"]],
-        sealed: false,
-        done: |inputs| {
-            format!(
-                "Hello, {}!",
-                inputs["user_name"]["content"]["name"]
-                    .as_str()
-                    .unwrap_or_default()
-            )
-        },
-    },
-    Dialogue {
-        name: "test_streaming_elicitation",
-        rounds: &[&["user_name"]],
-        sealed: false,
-        done: |_| "Elicited.".to_owned(),
-    },
-    Dialogue {
-        name: "test_input_required_result_sampling",
-        rounds: &[&["capital_question"]],
-        sealed: false,
-        done: |inputs| {
-            inputs["capital_question"]["content"]["text"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned()
-        },
-    },
-    Dialogue {
-        name: "test_input_required_result_list_roots",
-        rounds: &[&["client_roots"]],
-        sealed: false,
-        done: |inputs| format!("Roots: {}", inputs["client_roots"]["roots"]),
-    },
-    Dialogue {
-        name: "test_input_required_result_request_state",
-        rounds: &[&["confirm"]],
-        sealed: true,
-        done: |_| "state-ok".to_owned(),
-    },
-    Dialogue {
-        name: "test_input_required_result_tampered_state",
-        rounds: &[&["confirm"]],
-        sealed: true,
-        done: |_| "state-ok".to_owned(),
-    },
-    Dialogue {
-        name: "test_input_required_result_multiple_inputs",
-        rounds: &[&["user_name", "greeting", "client_roots"]],
-        sealed: true,
-        done: |_| "All inputs received.".to_owned(),
-    },
-    Dialogue {
-        name: "test_input_required_result_multi_round",
-        rounds: &[&["step1"], &["step2"]],
-        sealed: true,
-        done: |_| "All rounds completed.".to_owned(),
-    },
-];
-
-/// What is asked under `key`.
-fn question(key: &str) -> Value {
-    let form = |message: &str, field: &str, kind: &str| {
-        json!({"method": "elicitation/create", "params": {
-            "mode": "form",
-            "message": message,
-            "requestedSchema": {
-                "type": "object",
-                "properties": {field: {"type": kind}},
-                "required": [field],
-            },
-        }})
-    };
-    let sample =
-        |prompt, max| json!({"method": "sampling/createMessage", "params": sampling(prompt, max)});
-    match key {
-        "user_name" => form("What is your name?", "name", "string"),
-        "step1" => form("Step 1: What is your name?", "name", "string"),
-        "step2" => form("Step 2: What is your favorite color?", "color", "string"),
-        "confirm" => form("Please confirm", "ok", "boolean"),
-        "user_context" => form("What context should the prompt use?", "context", "string"),
-        "capital_question" => sample("What is the capital of France?", 100),
-        "greeting" => sample("Generate a greeting", 50),
-        _ => json!({"method": "roots/list", "params": {}}),
-    }
-}
-
-/// Whether `input` has the shape of an answer to what was asked under `key`.
-fn answers(key: &str, input: &Value) -> bool {
-    match key {
-        "capital_question" | "greeting" => input["content"].is_object(),
-        "client_roots" => input["roots"].is_array(),
-        _ => input["action"].is_string(),
-    }
-}
-
 /// The tools that only answer.
 fn plain(name: &str) -> Answered {
     let image = json!({"type": "image", "data": PNG, "mimeType": "image/png"});
@@ -571,128 +470,6 @@ fn read(uri: &str) -> Answered {
             )),
         },
     }
-}
-
-/// Every tool's name and input schema.
-fn tools() -> Vec<(&'static str, Value)> {
-    const NO_INPUT: &[&str] = &[
-        "test_simple_text",
-        "test_image_content",
-        "test_audio_content",
-        "test_embedded_resource",
-        "test_multiple_content_types",
-        "test_tool_with_logging",
-        "test_error_handling",
-        "test_tool_with_progress",
-        "test_elicitation_sep1034_defaults",
-        "test_elicitation_sep1330_enums",
-        "test_reconnection",
-        "test_missing_capability",
-        "test_logging_tool",
-        "test_trigger_tool_change",
-        "test_trigger_prompt_change",
-        "test_input_required_result_capabilities",
-    ];
-    let text = |field: &str| json!({"type": "object", "properties": {field: {"type": "string"}}, "required": [field]});
-    let empty = || json!({"type": "object", "properties": {}});
-    let mut tools: Vec<_> = NO_INPUT.iter().map(|name| (*name, empty())).collect();
-    tools.extend(ROUNDS.iter().map(|dialogue| (dialogue.name, empty())));
-    tools.push(("test_sampling", text("prompt")));
-    tools.push(("test_elicitation", text("message")));
-    tools.push((
-        "test_custom_header",
-        json!({"type": "object", "properties": {"value": {"type": "string", "x-mcp-header": "Value"}}}),
-    ));
-    tools.push((
-        "json_schema_2020_12_tool",
-        json!({
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "type": "object",
-            "$defs": {
-                "address": {
-                    "$anchor": "addressDef",
-                    "type": "object",
-                    "properties": {"street": {"type": "string"}, "city": {"type": "string"}},
-                },
-            },
-            "properties": {
-                "name": {"type": "string"},
-                "address": {"$ref": "#/$defs/address"},
-                "contactMethod": {"type": "string", "enum": ["phone", "email"]},
-                "phone": {"type": "string"},
-                "email": {"type": "string"},
-            },
-            "allOf": [{"anyOf": [{"required": ["phone"]}, {"required": ["email"]}]}],
-            "if": {"properties": {"contactMethod": {"const": "phone"}}, "required": ["contactMethod"]},
-            "then": {"required": ["phone"]},
-            "else": {"required": ["email"]},
-            "additionalProperties": false,
-        }),
-    ));
-    tools
-}
-
-fn prompts() -> Vec<Value> {
-    let prompt = |name: &str, arguments: &[&str]| {
-        let arguments: Vec<Value> = arguments
-            .iter()
-            .map(|argument| json!({"name": argument, "description": "A test argument", "required": true}))
-            .collect();
-        json!({"name": name, "description": format!("Conformance fixture {name}"), "arguments": arguments})
-    };
-    vec![
-        prompt("test_simple_prompt", &[]),
-        prompt("test_prompt_with_arguments", &["arg1", "arg2"]),
-        prompt("test_prompt_with_embedded_resource", &["resourceUri"]),
-        prompt("test_prompt_with_image", &[]),
-        prompt("test_input_required_result_prompt", &[]),
-    ]
-}
-
-fn resources() -> Vec<Value> {
-    let resource = |uri: &str, name: &str, mime: &str| json!({"uri": uri, "name": name, "description": format!("Conformance fixture {name}"), "mimeType": mime});
-    vec![
-        resource("test://static-text", "Static text", "text/plain"),
-        resource("test://static-binary", "Static binary", "image/png"),
-        resource("test://watched-resource", "Watched resource", "text/plain"),
-    ]
-}
-
-fn defaults() -> Value {
-    json!({
-        "name": {"type": "string", "default": "John Doe"},
-        "age": {"type": "integer", "default": 30},
-        "score": {"type": "number", "default": 95.5},
-        "status": {"type": "string", "enum": ["active", "inactive", "pending"], "default": "active"},
-        "verified": {"type": "boolean", "default": true},
-    })
-}
-
-fn enums() -> Value {
-    let options = ["option1", "option2", "option3"];
-    let titled = |word: &str| {
-        json!([
-            {"const": "value1", "title": format!("First {word}")},
-            {"const": "value2", "title": format!("Second {word}")},
-            {"const": "value3", "title": format!("Third {word}")},
-        ])
-    };
-    json!({
-        "untitledSingle": {"type": "string", "enum": options},
-        "titledSingle": {"type": "string", "oneOf": titled("Option")},
-        "legacyEnum": {
-            "type": "string",
-            "enum": ["opt1", "opt2", "opt3"],
-            "enumNames": ["Option One", "Option Two", "Option Three"],
-        },
-        "untitledMulti": {"type": "array", "items": {"type": "string", "enum": options}},
-        "titledMulti": {"type": "array", "items": {"anyOf": titled("Choice")}},
-    })
-}
-
-fn sampling(prompt: &str, tokens_max: u64) -> Value {
-    let message = json!({"role": "user", "content": {"type": "text", "text": prompt}});
-    json!({"messages": [message], "maxTokens": tokens_max})
 }
 
 fn elicited(answer: &Value) -> String {

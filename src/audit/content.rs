@@ -1,0 +1,201 @@
+//! What an answer looks like: the form that was asked for, its name, and how long it may be kept.
+//!
+//! Invariant: an entity tag is a CID, so what it names never changes.
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY},
+};
+use serde_json::Value;
+
+use super::Unanswered;
+use crate::{
+    block::{Cid, Codec, decode_ipld, json::dag_text},
+    problem::{internal, problem},
+    query::QueryError,
+};
+
+pub const RAW: &str = "application/vnd.ipld.raw";
+pub const DAG_JSON: &str = "application/vnd.ipld.dag-json";
+pub const CAR: &str = "application/vnd.ipld.car; version=1; order=dfs; dups=n";
+const IMMUTABLE: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// How bytes are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Json,
+    Raw,
+    DagJson,
+}
+
+impl Form {
+    /// The form the `Accept` headers weigh most; JSON where there is none.
+    pub fn accepted(headers: &HeaderMap) -> Result<Self, Refused> {
+        let wishes: Vec<(f32, Self)> = headers
+            .get_all(ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(wish)
+            .collect();
+        if headers.get(ACCEPT).is_none() {
+            return Ok(Self::Json);
+        }
+        // Of equal weights the first stands.
+        let best = wishes
+            .into_iter()
+            .filter(|(weight, _)| *weight > 0.0)
+            .reduce(|best, next| if next.0 > best.0 { next } else { best });
+        best.map(|(_, form)| form).ok_or_else(|| {
+            let detail =
+                format!("served here: application/json, application/vnd.ipld.dag-json, {RAW}");
+            Refused::new(problem(
+                StatusCode::NOT_ACCEPTABLE,
+                "not acceptable",
+                &detail,
+            ))
+        })
+    }
+}
+
+/// One media range of `Accept` with its weight; none where it is nothing that is served here.
+fn wish(range: &str) -> Option<(f32, Form)> {
+    let mut parts = range.split(';').map(str::trim);
+    let form = match parts.next()?.to_ascii_lowercase().as_str() {
+        "*/*" | "application/*" | "application/json" => Form::Json,
+        RAW => Form::Raw,
+        DAG_JSON => Form::DagJson,
+        _ => return None,
+    };
+    let weight = parts.find_map(|part| part.strip_prefix("q="));
+    Some((weight.map_or(Some(1.0), |q| q.parse().ok())?, form))
+}
+
+/// Whether the caller has the block of this name already.
+pub fn known(headers: &HeaderMap, cid: &Cid) -> Option<Response> {
+    let tag = format!("\"{cid}\"");
+    let tags = headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let matches = tags.flat_map(|tags| tags.split(',')).any(|other| {
+        let other = other.trim();
+        other == "*" || other.strip_prefix("W/").unwrap_or(other) == tag
+    });
+    matches.then(|| {
+        let mut response = StatusCode::NOT_MODIFIED.into_response();
+        name(response.headers_mut(), cid);
+        response
+    })
+}
+
+/// Content named by `cid`, which never changes.
+pub fn immutable(cid: &Cid, media: &'static str, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    name(headers, cid);
+    response
+}
+
+/// The same, with content that may be erased later and must not be kept.
+pub fn passing(json: &Value) -> Response {
+    let mut response = crate::problem::answer(StatusCode::OK, json);
+    response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
+    response
+}
+
+/// A block's bytes in one of the forms that are not our JSON.
+pub fn bytes(cid: &Cid, form: Form, bytes: Vec<u8>) -> Response {
+    match (form, cid.codec()) {
+        (Form::DagJson, Codec::DagCbor) => match decode_ipld(&bytes) {
+            Ok(ipld) => immutable(cid, DAG_JSON, dag_text(&ipld)),
+            Err(err) => internal(&err),
+        },
+        (Form::DagJson, Codec::Raw) => immutable(
+            cid,
+            DAG_JSON,
+            dag_text(&ipld_core::ipld::Ipld::Bytes(bytes)),
+        ),
+        (Form::Raw | Form::Json, _) => immutable(cid, RAW, bytes),
+    }
+}
+
+fn name(headers: &mut HeaderMap, cid: &Cid) {
+    let tag = HeaderValue::try_from(format!("\"{cid}\""));
+    headers.insert(ETAG, tag.expect("a cid is plain ascii"));
+    headers.insert(CACHE_CONTROL, IMMUTABLE);
+    headers.insert(VARY, HeaderValue::from_static("accept"));
+}
+
+/// The name in a path.
+pub fn cid(text: &str) -> Result<Cid, Refused> {
+    text.parse().map_err(|err| {
+        Refused::new(problem(
+            StatusCode::BAD_REQUEST,
+            "malformed cid",
+            &format!("{err}"),
+        ))
+    })
+}
+
+/// What a query string must be, or the answer to one that is not.
+pub fn asked<T>(
+    query: Result<axum::extract::Query<T>, axum::extract::rejection::QueryRejection>,
+) -> Result<T, Refused> {
+    match query {
+        Ok(axum::extract::Query(query)) => Ok(query),
+        Err(err) => {
+            let detail = err.body_text();
+            let detail = detail.strip_prefix("Failed to deserialize query string: ");
+            Err(bad(detail.unwrap_or("the query string makes no sense")))
+        }
+    }
+}
+
+pub fn bad(detail: &str) -> Refused {
+    Refused::new(problem(StatusCode::BAD_REQUEST, "invalid argument", detail))
+}
+
+impl IntoResponse for Unanswered {
+    fn into_response(self) -> Response {
+        let detail = self.to_string();
+        let (status, title) = match &self {
+            Self::Query(QueryError::Fault(err)) => return internal(err),
+            Self::Broken(err) => return internal(err),
+            Self::Query(QueryError::Invalid(_)) => (StatusCode::BAD_REQUEST, "invalid argument"),
+            Self::Query(QueryError::NotFound(_)) => (StatusCode::NOT_FOUND, "not found"),
+            Self::Query(QueryError::Erased(_)) => (StatusCode::GONE, "erased"),
+            Self::Query(QueryError::TooMuch(_)) => (StatusCode::PAYLOAD_TOO_LARGE, "too much"),
+            Self::Busy | Self::Stopped(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        };
+        problem(status, title, &detail)
+    }
+}
+
+/// A problem that is answered instead of what was asked for. Boxed, for it is large and rare.
+#[derive(Debug)]
+pub struct Refused(Box<Response>);
+
+impl Refused {
+    pub fn new(response: Response) -> Self {
+        Self(Box::new(response))
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        *self.0
+    }
+}
+
+impl From<Unanswered> for Refused {
+    fn from(err: Unanswered) -> Self {
+        Self::new(err.into_response())
+    }
+}

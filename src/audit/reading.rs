@@ -1,0 +1,318 @@
+//! Reading: one event or block, lists, walks, proofs, contracts, the state.
+//!
+//! Invariant: every handler is one question and how its answer is shown.
+
+use axum::{
+    extract::{Path, Query, State, rejection::QueryRejection},
+    response::{IntoResponse, Response},
+};
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Audit,
+    content::{self, Form, Refused, asked, bad, bytes, cid, immutable, known, passing},
+};
+use crate::{
+    merkle::{TILE_WIDTH, parse_tile_path},
+    problem::{answer, problem},
+    query::{
+        graph,
+        list::{self, Filter, moment},
+        lookup::Payloads,
+        walk::{self, Direction},
+    },
+};
+
+pub(super) type Answer = Result<Response, Refused>;
+type Asked<T> = Result<Query<T>, QueryRejection>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Shown {
+    payloads: Option<Inline>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Inline {
+    Inline,
+}
+
+pub(super) async fn event(
+    State(audit): State<Audit>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    query: Asked<Shown>,
+) -> Answer {
+    let (name, inline) = (cid(&name)?, asked(query)?.payloads.is_some());
+    let form = Form::accepted(&headers)?;
+    let not_modified = known(&headers, &name).filter(|_| !inline);
+    let question = audit.ask(move |view, _| {
+        let event = view.event(&name)?;
+        let not_found = || crate::query::QueryError::NotFound(format!("event {name}"));
+        let event = event.ok_or_else(not_found)?;
+        let shown = match form {
+            Form::Json => view.event_json(&event, &payloads(inline))?,
+            Form::Raw | Form::DagJson => Value::Null,
+        };
+        Ok((event, shown))
+    });
+    let (event, shown) = question.await?;
+    Ok(match (not_modified, form) {
+        (Some(not_modified), _) => not_modified,
+        (None, Form::Json) if inline => passing(&shown),
+        (None, Form::Json) => immutable(&name, "application/json", shown.to_string()),
+        (None, Form::Raw | Form::DagJson) => bytes(&name, form, event.bytes().to_vec()),
+    })
+}
+
+pub(super) async fn block(
+    State(audit): State<Audit>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    query: Asked<Shown>,
+) -> Answer {
+    let (name, inline) = (cid(&name)?, asked(query)?.payloads.is_some());
+    let form = Form::accepted(&headers)?;
+    let not_modified = known(&headers, &name).filter(|_| !inline);
+    let question = audit.ask(move |view, _| {
+        let found = view.find(&name)?;
+        let shown = match form {
+            Form::Json => view.block_json(&name, found.bytes(), inline)?,
+            Form::Raw | Form::DagJson => Value::Null,
+        };
+        Ok((found, shown))
+    });
+    let (found, shown) = question.await?;
+    Ok(match (not_modified, form) {
+        (Some(not_modified), _) => not_modified,
+        (None, Form::Json) if inline => passing(&shown),
+        (None, Form::Json) => immutable(&name, "application/json", shown.to_string()),
+        (None, Form::Raw | Form::DagJson) => bytes(&name, form, found.bytes().to_vec()),
+    })
+}
+
+fn payloads(inline: bool) -> Payloads {
+    match inline {
+        true => Payloads::inline(),
+        false => Payloads::named(),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listed {
+    kind: Option<String>,
+    subject: Option<String>,
+    actor: Option<String>,
+    tool: Option<String>,
+    contract: Option<String>,
+    payload: Option<String>,
+    after: Option<String>,
+    before: Option<String>,
+    from_seq: Option<u64>,
+    to_seq: Option<u64>,
+    limit: Option<u64>,
+    cursor: Option<String>,
+    payloads: Option<Inline>,
+}
+
+pub(super) async fn events(State(audit): State<Audit>, query: Asked<Listed>) -> Answer {
+    let asked = asked(query)?;
+    let inline = asked.payloads.is_some();
+    let limit = asked.limit.unwrap_or(list::LIMIT_DEFAULT);
+    if !(1..=list::LIMIT_MAX).contains(&limit) {
+        return Err(bad("limit must be 1 to 1000"));
+    }
+    let time = |text: Option<&str>| {
+        text.map(moment)
+            .transpose()
+            .map_err(|err| bad(&err.to_string()))
+    };
+    let name = |text: Option<&str>| text.map(cid).transpose();
+    let filter = Filter {
+        contract: name(asked.contract.as_deref())?,
+        payload: name(asked.payload.as_deref())?,
+        after: time(asked.after.as_deref())?,
+        before: time(asked.before.as_deref())?,
+        kind: asked.kind,
+        subject: asked.subject,
+        actor: asked.actor,
+        tool: asked.tool,
+        from_seq: asked.from_seq,
+        to_seq: asked.to_seq,
+    };
+    let question = audit.ask(move |view, _| {
+        let page = view.list(&filter, limit, asked.cursor.as_deref())?;
+        let payloads = payloads(inline);
+        let events = page.events.iter();
+        let events: Result<Vec<Value>, _> = events
+            .map(|event| view.event_json(event, &payloads))
+            .collect();
+        Ok((events?, page.next_cursor))
+    });
+    let (events, next_cursor) = question.await?;
+    Ok(passing(&json!({
+        "returned_count": events.len(),
+        "has_more": next_cursor.is_some(),
+        "next_cursor": next_cursor,
+        "events": events,
+    })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Walked {
+    direction: Option<String>,
+    #[serde(alias = "max_depth")]
+    depth: Option<u32>,
+    limit: Option<usize>,
+    format: Option<String>,
+}
+
+pub(super) async fn provenance(
+    State(audit): State<Audit>,
+    Path(name): Path<String>,
+    query: Asked<Walked>,
+) -> Answer {
+    let (name, asked) = (cid(&name)?, asked(query)?);
+    let direction = match asked.direction.as_deref().map(Direction::named) {
+        None => Direction::default(),
+        Some(Some(direction)) => direction,
+        Some(None) => return Err(bad("direction must be ancestors, descendants or both")),
+    };
+    let depth = asked.depth.unwrap_or(walk::DEPTH_DEFAULT);
+    let limit = asked.limit.unwrap_or(walk::LIMIT_MAX);
+    if !(1..=walk::DEPTH_MAX).contains(&depth) || !(1..=walk::LIMIT_MAX).contains(&limit) {
+        return Err(bad("depth must be 1 to 1024, and limit 1 to 1000"));
+    }
+    let format = asked.format.unwrap_or_else(|| "json".to_owned());
+    if !["json", "dot", "mermaid", "car"].contains(&format.as_str()) {
+        return Err(bad("format must be json, dot, mermaid or car"));
+    }
+    let car = format == "car";
+    let question = audit.ask(move |view, _| {
+        let walk = view.walk(&name, direction, depth, limit)?;
+        let archive = car.then(|| view.walk_car(&name, &walk)).transpose()?;
+        Ok((walk, archive))
+    });
+    let (walk, archive) = question.await?;
+    Ok(match (format.as_str(), archive) {
+        (_, Some(archive)) => ([(CONTENT_TYPE, content::CAR)], archive).into_response(),
+        ("dot", _) => text("text/vnd.graphviz", graph::dot(&walk)),
+        ("mermaid", _) => text("text/vnd.mermaid", graph::mermaid(&walk)),
+        _ => match serde_json::to_value(&walk) {
+            Ok(walk) => answer(StatusCode::OK, &walk),
+            Err(err) => crate::problem::internal(&err),
+        },
+    })
+}
+
+pub(super) async fn proof(State(audit): State<Audit>, Path(name): Path<String>) -> Answer {
+    let name = cid(&name)?;
+    let proof = audit.ask(move |view, head| view.inclusion(&name, head));
+    Ok(answer(StatusCode::OK, &proof.await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Between {
+    old: u64,
+    new: Option<u64>,
+}
+
+pub(super) async fn consistency(State(audit): State<Audit>, query: Asked<Between>) -> Answer {
+    let Between { old, new } = asked(query)?;
+    let proof = audit.ask(move |view, head| view.consistency(old, new.unwrap_or(head.size), head));
+    Ok(answer(StatusCode::OK, &proof.await?))
+}
+
+pub(super) async fn receipt(State(audit): State<Audit>, Path(name): Path<String>) -> Answer {
+    let name = cid(&name)?;
+    let receipt = audit.ask(move |view, head| view.receipt(&name, head));
+    Ok(answer(StatusCode::OK, &receipt.await?.to_json()))
+}
+
+pub(super) async fn contracts(State(audit): State<Audit>) -> Answer {
+    let contracts = audit.ask(|view, _| view.contracts()).await?;
+    let count = contracts.len();
+    Ok(answer(
+        StatusCode::OK,
+        &json!({"contracts": contracts, "returned_count": count}),
+    ))
+}
+
+pub(super) async fn contract(
+    State(audit): State<Audit>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Answer {
+    let name = cid(&name)?;
+    let form = Form::accepted(&headers)?;
+    let question = audit.ask(move |view, _| {
+        let shown = view.contract_shown(&name)?;
+        Ok((shown, view.find(&name)?))
+    });
+    let (shown, found) = question.await?;
+    if let Some(not_modified) = known(&headers, &name) {
+        return Ok(not_modified);
+    }
+    Ok(match form {
+        Form::Json => immutable(&name, "application/json", shown.to_string()),
+        Form::Raw | Form::DagJson => bytes(&name, form, found.bytes().to_vec()),
+    })
+}
+
+pub(super) async fn state(State(audit): State<Audit>) -> Answer {
+    let summary = audit.summary().await?;
+    let about = audit.ledger().about();
+    Ok(passing(&json!({
+        "origin": about.origin,
+        "key": about.vkey,
+        "log": about.log.to_string(),
+        "seq": summary.size.saturating_sub(1),
+        "size": summary.size,
+        "root": summary.root,
+        "counts": summary.counts,
+        "digests": summary.digests,
+        "peer": null,
+    })))
+}
+
+pub(super) async fn checkpoint(State(audit): State<Audit>) -> Response {
+    let mut response = text("text/plain; charset=utf-8", audit.head().await.note);
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+pub(super) async fn tile(State(audit): State<Audit>, Path(path): Path<String>) -> Answer {
+    let no_tile = |status, detail| Refused::new(problem(status, "no such tile", detail));
+    let path = parse_tile_path(&format!("tile/{path}"));
+    let path =
+        path.ok_or_else(|| no_tile(StatusCode::BAD_REQUEST, "not a path of C2SP tlog-tiles"))?;
+    let full = path.width == TILE_WIDTH;
+    let tile = audit.ask(move |view, head| view.tile(&path, head)).await?;
+    let tile = tile.ok_or_else(|| {
+        no_tile(
+            StatusCode::NOT_FOUND,
+            "the tree has no tile of this width here",
+        )
+    })?;
+    // A partial tile stays true too, but is of no more use once the full one is there.
+    let kept = match full {
+        true => "private, max-age=31536000, immutable",
+        false => "private, max-age=3600",
+    };
+    let media = (CONTENT_TYPE, "application/octet-stream");
+    Ok(([media, (CACHE_CONTROL, kept)], tile).into_response())
+}
+
+fn text(media: &'static str, text: String) -> Response {
+    ([(CONTENT_TYPE, media)], text).into_response()
+}

@@ -1,0 +1,172 @@
+//! The log as server-sent events: what is there from a seq on, then what comes.
+//!
+//! Invariants:
+//! - an event's id is its seq, so that a reader who comes back goes on after the last it saw;
+//! - a reader who falls behind holds nobody up: it is told so and let go.
+
+use std::{convert::Infallible, ops::ControlFlow, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{Query, State, rejection::QueryRejection},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{
+    HeaderMap, HeaderName, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::{
+    Audit, Unanswered,
+    content::{Refused, asked, bad},
+    reading::Answer,
+};
+use crate::{
+    problem::problem,
+    query::{list::Filter, lookup::Payloads},
+};
+
+/// Events read at once.
+const BATCH: u64 = 256;
+/// Batches that may wait for a reader.
+const BACKLOG: usize = 4;
+/// How long a reader may leave a full backlog before it is let go.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Silence after which a comment shows that the connection lives.
+const QUIET: Duration = Duration::from_secs(15);
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct From {
+    from_seq: Option<u64>,
+}
+
+/// Why a stream ends while its reader is there.
+enum Ended {
+    Slow,
+    Unanswered(Unanswered),
+    /// The reader went away, or the ledger has stopped.
+    Over,
+}
+
+pub(super) async fn events(
+    State(audit): State<Audit>,
+    headers: HeaderMap,
+    query: Result<Query<From>, QueryRejection>,
+) -> Answer {
+    let asked = asked(query)?.from_seq;
+    let last = headers.get(LAST_EVENT_ID).map(|id| {
+        let id: Option<u64> = id.to_str().ok().and_then(|id| id.parse().ok());
+        id.ok_or_else(|| bad("last-event-id must be the seq of an event"))
+    });
+    // Who comes back goes on after what it saw, whatever its URL says.
+    let next = match last.transpose()? {
+        Some(last) => last.saturating_add(1),
+        None => asked.unwrap_or(audit.head().await.size),
+    };
+    let Ok(place) = Arc::clone(&audit.streams).try_acquire_owned() else {
+        let detail = "as many readers as allowed are connected";
+        return Err(Refused::new(problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            detail,
+        )));
+    };
+    let (to, from) = mpsc::channel(BACKLOG);
+    let feed = tokio::spawn(async move {
+        let _place = place;
+        feed(audit, next, to).await
+    });
+    Ok(answer(from, feed))
+}
+
+/// The backlog as a body, and after it why the stream ended.
+fn answer(from: mpsc::Receiver<Bytes>, feed: tokio::task::JoinHandle<Ended>) -> Response {
+    let frames = stream::unfold(Some((from, feed)), async |state| {
+        let (mut from, feed) = state?;
+        match from.recv().await {
+            Some(frame) => Some((Ok::<_, Infallible>(frame), Some((from, feed)))),
+            None => {
+                let (code, message) = match feed.await {
+                    Ok(Ended::Over) => return None,
+                    Ok(Ended::Slow) => (
+                        "slow_reader",
+                        "fell behind; come back with last-event-id".to_owned(),
+                    ),
+                    Ok(Ended::Unanswered(err)) => {
+                        tracing::error!(%err, "an event stream broke off");
+                        (
+                            "internal",
+                            "the stream broke off; come back with last-event-id".to_owned(),
+                        )
+                    }
+                    Err(_) => ("internal", "the stream broke off".to_owned()),
+                };
+                let data = serde_json::json!({"code": code, "message": message});
+                let frame = format!("event: error\ndata: {data}\n\n");
+                Some((Ok(frame.into()), None))
+            }
+        }
+    });
+    let headers = [
+        (CONTENT_TYPE, "text/event-stream"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    (headers, Body::from_stream(frames)).into_response()
+}
+
+/// Sends batch after batch until the reader is gone or too slow.
+async fn feed(audit: Audit, mut next: u64, to: mpsc::Sender<Bytes>) -> Ended {
+    let mut committed = audit.ledger().committed();
+    loop {
+        committed.mark_unchanged();
+        let batch = audit.ask(move |view, _| {
+            let filter = Filter {
+                from_seq: Some(next),
+                ..Filter::default()
+            };
+            let page = view.list(&filter, BATCH, None)?;
+            let mut text = String::new();
+            for event in &page.events {
+                let seq = event.fields().seq;
+                let data = view.event_json(event, &Payloads::named())?;
+                text += &format!("id: {seq}\ndata: {data}\n\n");
+            }
+            Ok((text, page.events.len() as u64))
+        });
+        let (text, count) = match batch.await {
+            Ok(batch) => batch,
+            Err(err) => return Ended::Unanswered(err),
+        };
+        if count > 0 {
+            next += count;
+            if let ControlFlow::Break(ended) = send(&to, text.into()).await {
+                return ended;
+            }
+            continue;
+        }
+        tokio::select! {
+            changed = committed.changed() => if changed.is_err() { return Ended::Over },
+            () = tokio::time::sleep(QUIET) => {
+                if let ControlFlow::Break(ended) = send(&to, Bytes::from_static(b": here\n\n")).await {
+                    return ended;
+                }
+            }
+            () = to.closed() => return Ended::Over,
+        }
+    }
+}
+
+async fn send(to: &mpsc::Sender<Bytes>, frame: Bytes) -> ControlFlow<Ended> {
+    use mpsc::error::SendTimeoutError;
+    match to.send_timeout(frame, PATIENCE).await {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(SendTimeoutError::Timeout(_)) => ControlFlow::Break(Ended::Slow),
+        Err(SendTimeoutError::Closed(_)) => ControlFlow::Break(Ended::Over),
+    }
+}

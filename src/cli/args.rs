@@ -1,0 +1,242 @@
+//! The arguments of the commands that read a log.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::{
+    block::Cid,
+    cli::Data,
+    identity::Verifier,
+    query::{
+        export::Format,
+        list::moment,
+        walk::{DEPTH_DEFAULT, DEPTH_MAX, Direction, LIMIT_MAX},
+    },
+};
+
+/// Which log is read: the files of a directory, or a server's.
+#[derive(Args, Clone)]
+pub struct Place {
+    #[command(flatten)]
+    pub data: Data,
+    /// Ask the server at this URL instead of reading files.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// A token of that server.
+    #[arg(long, value_name = "T", env = "CAIRN_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+#[derive(Args, Clone, Copy)]
+pub struct Shown {
+    /// JSON for programs: one document, or one line an event.
+    #[arg(long)]
+    pub json: bool,
+    /// Show CIDs in full.
+    #[arg(long)]
+    pub wide: bool,
+}
+
+#[derive(Subcommand)]
+pub enum LogCommand {
+    /// Show one event or block.
+    Show {
+        cid: Cid,
+        /// Show the content of payloads too.
+        #[arg(long)]
+        payloads: bool,
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Show the last events.
+    Tail {
+        /// How many.
+        #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=LIMIT_MAX as u64))]
+        lines: u64,
+        /// Go on with those that come.
+        #[arg(short, long)]
+        follow: bool,
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Find events.
+    Query {
+        #[command(flatten)]
+        wanted: Wanted,
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Check every event, block, link, root and signed head.
+    Verify(Verify),
+    /// Write events for other people's programs.
+    Export(Export),
+    /// Make a data directory from an exported log (car).
+    Import {
+        file: PathBuf,
+        /// The data directory to make.
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+    },
+}
+
+/// Which events: those that fit all that is given.
+#[derive(Args)]
+pub struct Wanted {
+    /// The kind, like call.succeeded.
+    #[arg(long)]
+    pub kind: Option<String>,
+    /// The entity, like call/<id>.
+    #[arg(long)]
+    pub subject: Option<String>,
+    /// The actor's id.
+    #[arg(long)]
+    pub actor: Option<String>,
+    /// A tool's name: every contract it had.
+    #[arg(long)]
+    pub tool: Option<String>,
+    /// One contract.
+    #[arg(long, value_name = "CID")]
+    pub contract: Option<Cid>,
+    /// A payload they hold.
+    #[arg(long, value_name = "CID")]
+    pub payload: Option<Cid>,
+    /// Later than this moment (RFC 3339, or microseconds).
+    #[arg(long, value_name = "TIME", value_parser = micros)]
+    pub after: Option<u64>,
+    /// Earlier than this moment.
+    #[arg(long, value_name = "TIME", value_parser = micros)]
+    pub before: Option<u64>,
+    /// From this event of the log on.
+    #[arg(long, value_name = "SEQ")]
+    pub from_seq: Option<u64>,
+    /// The most events to show.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: u64,
+}
+
+#[derive(Args)]
+pub struct Verify {
+    #[command(flatten)]
+    pub data: Data,
+    /// A signed head kept elsewhere, which the log must contain.
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+    /// The key of the log's heads; the log's own word by default.
+    #[arg(long, value_name = "VKEY", value_parser = vkey)]
+    pub key: Option<Verifier>,
+    /// Derive the state again too, and compare every table.
+    #[arg(long)]
+    pub state: bool,
+    /// The report as one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Export {
+    /// car, jsonl or prov-json.
+    #[arg(long, default_value = "car", value_parser = format)]
+    pub format: Format,
+    /// Only what is about this entity.
+    #[arg(long, conflicts_with = "cid")]
+    pub subject: Option<String>,
+    /// Only this event and what led to it, or those that hold this payload.
+    #[arg(long)]
+    pub cid: Option<Cid>,
+    /// The file to write; `-` is standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// `cairn receipt CID`, or `cairn receipt verify FILE`.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Receipt {
+    #[command(subcommand)]
+    pub command: Option<ReceiptCommand>,
+    /// The event.
+    #[arg(required = true)]
+    pub cid: Option<Cid>,
+    /// The file to write; `-` is standard output.
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+#[derive(Subcommand)]
+pub enum ReceiptCommand {
+    /// Check a receipt, without any log at hand.
+    Verify {
+        file: PathBuf,
+        /// The verifier key of the log it is of, as `cairn key` shows it.
+        #[arg(long, value_name = "VKEY", value_parser = vkey)]
+        key: Verifier,
+        /// One JSON document for programs.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+pub struct Trace {
+    /// An event, a payload or a contract.
+    pub cid: Cid,
+    #[arg(long, value_enum, default_value_t = Drawn::Text)]
+    pub format: Drawn,
+    /// ancestors, descendants or both.
+    #[arg(long, default_value = "ancestors", value_parser = direction)]
+    pub direction: Direction,
+    /// Steps from the start.
+    #[arg(long, default_value_t = DEPTH_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=i64::from(DEPTH_MAX)))]
+    pub depth: u32,
+    /// Show CIDs in full.
+    #[arg(long)]
+    pub wide: bool,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Drawn {
+    Text,
+    Dot,
+    Mermaid,
+    Json,
+}
+
+#[derive(Args)]
+pub struct Erase {
+    /// The payload whose content is to go.
+    pub cid: Cid,
+    /// Why, as a short code: gdpr-17, secret, retention.
+    #[arg(long, value_name = "CODE")]
+    pub basis: String,
+    #[command(flatten)]
+    pub data: Data,
+}
+
+fn micros(text: &str) -> Result<u64, String> {
+    moment(text).map_err(|err| err.to_string())
+}
+
+fn vkey(text: &str) -> Result<Verifier, String> {
+    Verifier::from_vkey(text).map_err(|err| err.to_string())
+}
+
+fn format(name: &str) -> Result<Format, String> {
+    Format::named(name).ok_or_else(|| "the formats are car, jsonl and prov-json".to_owned())
+}
+
+fn direction(name: &str) -> Result<Direction, String> {
+    Direction::named(name).ok_or_else(|| "it goes to ancestors, descendants or both".to_owned())
+}

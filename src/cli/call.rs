@@ -1,0 +1,118 @@
+//! `cairn call`: one tool call. The result goes to standard output, its event's CID to standard error.
+
+use std::{
+    io::{Read, stdin},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    block::splice,
+    cli::{Call, Usage, door::Door, out, runtime},
+};
+
+/// Bytes of arguments on standard input.
+const ARGUMENTS_MAX: u64 = 64 * 1024 * 1024;
+
+/// The answer to a call, from wherever it came.
+pub struct Called {
+    /// The result object; or why there is none.
+    pub answer: Result<Box<RawValue>, String>,
+    /// The call's ending, by CID.
+    pub event: Option<String>,
+}
+
+impl Called {
+    /// `event` is read from the result's `_meta` where it is not known otherwise.
+    pub fn of_result(result: Box<RawValue>, event: Option<String>) -> Self {
+        let event = event.or_else(|| {
+            let meta = splice::member(&result, "_meta").ok().flatten()?;
+            let event = splice::member(meta, "io.cairn/event").ok().flatten()?;
+            serde_json::from_str(event.get()).ok()
+        });
+        Self {
+            answer: Ok(result),
+            event,
+        }
+    }
+
+    /// The structured content, or the whole result where there is none; and whether the tool calls it an error.
+    pub fn content(&self) -> anyhow::Result<(&RawValue, bool)> {
+        let result = match &self.answer {
+            Ok(result) => result,
+            Err(message) => anyhow::bail!("{message}"),
+        };
+        let member = |key| splice::member(result, key).ok().flatten();
+        let failed = member("isError").is_some_and(|raw| raw.get() == "true");
+        Ok((member("structuredContent").unwrap_or(result), failed))
+    }
+
+    /// The structured content of a success.
+    pub fn success(&self) -> anyhow::Result<Value> {
+        let (content, failed) = self.content()?;
+        let content: Value =
+            serde_json::from_str(content.get()).context("the result is not json")?;
+        match failed {
+            true => anyhow::bail!(
+                "{}",
+                content["error"]["message"]
+                    .as_str()
+                    .unwrap_or("the tool answered with an error")
+            ),
+            false => Ok(content),
+        }
+    }
+}
+
+pub fn run(args: Call, quiet: bool) -> anyhow::Result<ExitCode> {
+    let arguments = arguments(args.arguments.as_deref())?;
+    let called = runtime()?.block_on(async {
+        let door = Door::open(&args.reach).await?;
+        let called = door.call(&args.tool, &arguments).await;
+        door.close().await;
+        called
+    })?;
+    if let Some(event) = called.event.as_ref().filter(|_| !quiet) {
+        eprintln!("{event}");
+    }
+    let (content, failed) = called.content()?;
+    print(content)?;
+    Ok(match failed {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
+}
+
+/// Prints JSON as it came; indented where people read it.
+fn print(content: &RawValue) -> anyhow::Result<()> {
+    use std::io::IsTerminal;
+    if std::io::stdout().is_terminal()
+        && let Ok(value) = serde_json::from_str::<Value>(content.get())
+    {
+        return Ok(out::print_json(&value)?);
+    }
+    Ok(out::print(content.get())?)
+}
+
+/// The arguments as typed, from standard input where that is asked for; they must be an object.
+fn arguments(typed: Option<&str>) -> anyhow::Result<Box<RawValue>> {
+    let mut text = typed.unwrap_or("{}").to_owned();
+    if text == "-" {
+        text.clear();
+        let read = stdin().take(ARGUMENTS_MAX + 1).read_to_string(&mut text);
+        let read = read.context("cannot read the arguments from standard input")?;
+        if read as u64 > ARGUMENTS_MAX {
+            return Err(Usage("the arguments are over 64 MiB".to_owned()).into());
+        }
+    }
+    let arguments = serde_json::from_str::<Box<RawValue>>(&text);
+    let arguments = arguments.map_err(|err| Usage(format!("the arguments are not json: {err}")))?;
+    match arguments.get().starts_with('{') {
+        true => Ok(arguments),
+        false => {
+            Err(Usage("the arguments must be a json object, like '{\"a\": 1}'".to_owned()).into())
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! `cairn config check`: says what is wrong with a configuration, all of it at once.
+
+use std::process::ExitCode;
+
+use crate::{
+    cli::{Config, ConfigCommand, out},
+    config::{self, ConfigError, Overrides},
+};
+
+/// Reads the file as `cairn serve` would, variables of the environment included.
+pub fn run(args: Config) -> anyhow::Result<ExitCode> {
+    let ConfigCommand::Check { file } = args.command;
+    match config::Config::load(Some(&file), std::env::vars(), &Overrides::default()) {
+        Ok(_) => {
+            out::print("ok")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(ConfigError::Faults(faults)) => {
+            for fault in &faults {
+                eprintln!("cairn: {fault}");
+            }
+            Ok(ExitCode::FAILURE)
+        }
+        Err(err @ ConfigError::Read { .. }) => Err(err.into()),
+    }
+}

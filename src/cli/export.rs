@@ -1,0 +1,106 @@
+//! `cairn log export` and `cairn log import`: a log as a file, and back.
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use anyhow::Context;
+
+use crate::{
+    cli::{
+        Usage,
+        args::Export,
+        out,
+        progress::Progress,
+        remote::Messages,
+        runtime,
+        source::{self, Source},
+        verify,
+    },
+    query::{
+        export::{Format, Scope},
+        import,
+    },
+};
+
+pub fn run(args: Export, quiet: bool) -> anyhow::Result<ExitCode> {
+    let binary = args.format == Format::Car;
+    if binary && args.output.as_os_str() == "-" && io::stdout().is_terminal() {
+        return Err(Usage("a car is not text; name a file with -o".to_owned()).into());
+    }
+    let source = Source::open(&args.place, quiet)?;
+    let mut progress = Progress::bytes("exporting", quiet);
+    out::to_file(&args.output, |to| {
+        let mut to = Counted {
+            to,
+            bytes: 0,
+            progress: &mut progress,
+        };
+        match &source {
+            Source::Files { home, view } => {
+                let scope = match (args.subject, args.cid) {
+                    (Some(subject), _) => Scope::Subject(subject),
+                    (None, Some(cid)) => Scope::Ancestors(cid),
+                    (None, None) => Scope::Range {
+                        from: None,
+                        to: None,
+                    },
+                };
+                let selected = view.select(&scope, &source::head(home, view)?)?;
+                Ok(view.export(&selected, args.format, &mut to)?)
+            }
+            Source::Server(remote) => {
+                let mut query = vec![("format", args.format.as_str().to_owned())];
+                query.extend(args.subject.map(|subject| ("subject", subject)));
+                query.extend(args.cid.map(|cid| ("cid", cid.to_string())));
+                runtime()?.block_on(async {
+                    let mut body = Messages::new(remote.get("/v1/export", &query, "*/*").await?);
+                    while let Some(bytes) = body.chunk().await? {
+                        to.write_all(&bytes)?;
+                    }
+                    Ok(())
+                })
+            }
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn import(file: &Path, data: &Path, quiet: bool) -> anyhow::Result<ExitCode> {
+    let archive = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let mut progress = Progress::new("blocks", 0, quiet);
+    let report = import::import(archive, data, &mut |step| verify::tell(&mut progress, step))?;
+    drop(progress);
+    if !quiet {
+        eprintln!(
+            "imported {} events and {} blocks into {}",
+            report.checked_events,
+            report.checked_blocks,
+            data.display()
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells how much was written.
+struct Counted<'a> {
+    to: &'a mut dyn Write,
+    bytes: u64,
+    progress: &'a mut Progress,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.bytes += written as u64;
+        self.progress.at(self.bytes);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}

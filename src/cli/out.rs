@@ -1,0 +1,97 @@
+//! Standard output: for pipes as much as for people.
+//!
+//! Invariants:
+//! - a reader that goes away ends the program quietly, never with a panic;
+//! - lines are written in large pieces; who waits for the next one sees the last.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, IsTerminal, Write},
+    path::Path,
+};
+
+use serde_json::Value;
+
+/// Why nothing more can be said.
+#[derive(Debug, thiserror::Error)]
+pub enum OutError {
+    /// The reader has gone: it has read all it wants.
+    #[error("standard output is closed")]
+    Closed,
+    #[error("cannot write to standard output")]
+    Write(#[source] io::Error),
+}
+
+impl From<io::Error> for OutError {
+    fn from(err: io::Error) -> Self {
+        match err.kind() {
+            io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Write(err),
+        }
+    }
+}
+
+/// Standard output, buffered. [`Out::flush`] at the end, or before waiting.
+pub struct Out(BufWriter<io::Stdout>);
+
+impl Out {
+    pub fn new() -> Self {
+        Self(BufWriter::new(io::stdout()))
+    }
+
+    pub fn line(&mut self, text: &str) -> Result<(), OutError> {
+        Ok(writeln!(self.0, "{text}")?)
+    }
+
+    pub fn flush(&mut self) -> Result<(), OutError> {
+        Ok(self.0.flush()?)
+    }
+}
+
+/// Prints one text and a line end.
+pub fn print(text: &str) -> Result<(), OutError> {
+    let mut out = Out::new();
+    out.line(text.trim_end_matches('\n'))?;
+    out.flush()
+}
+
+/// Prints one JSON document: indented for people, on one line for programs.
+pub fn print_json(value: &Value) -> Result<(), OutError> {
+    match io::stdout().is_terminal() {
+        true => print(&format!("{value:#}")),
+        false => print(&value.to_string()),
+    }
+}
+
+/// Writes a whole file, or standard output where the path is `-`, through `write`.
+///
+/// What was there before stays until all of the new file is on disk.
+pub fn to_file<T>(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    if path.as_os_str() == "-" {
+        let mut out = BufWriter::new(io::stdout());
+        let written = write(&mut out)?;
+        out.flush().map_err(OutError::from)?;
+        return Ok(written);
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(".part");
+    let part = Path::new(&name);
+    let context = || format!("cannot write {}", path.display());
+    let with = |err: io::Error| anyhow::Error::new(err).context(context());
+    let mut file = BufWriter::new(File::create(part).map_err(with)?);
+    let written = write(&mut file).and_then(|written| {
+        file.flush().map_err(with)?;
+        file.get_ref().sync_all().map_err(with)?;
+        Ok(written)
+    });
+    if written.is_err() {
+        // The half-written file is of no use to anyone; failing to remove it must not hide why.
+        let _ = std::fs::remove_file(part);
+        return written;
+    }
+    std::fs::rename(part, path).map_err(with)?;
+    written
+}

@@ -1,0 +1,65 @@
+//! Progress on a terminal, for work that takes longer than a moment.
+//!
+//! Invariants:
+//! - nothing is drawn in the first second, nor where standard error is no terminal, nor when asked to be quiet;
+//! - the bar is gone before anything else is printed.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How long work may take without a word.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pub struct Progress {
+    bar: ProgressBar,
+    since: Instant,
+    waiting: bool,
+}
+
+impl Progress {
+    /// `total` is what the position ends at.
+    pub fn new(what: &'static str, total: u64, quiet: bool) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+        let style = ProgressStyle::with_template(
+            "{msg} [{wide_bar}] {human_pos}/{human_len} {per_sec} eta {eta}",
+        );
+        // The template is ours; a plain bar does where it cannot be read.
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_message(what);
+        Self {
+            bar,
+            since: Instant::now(),
+            waiting: !quiet,
+        }
+    }
+
+    /// Counts bytes, whose end is not known.
+    pub fn bytes(what: &'static str, quiet: bool) -> Self {
+        let progress = Self::new(what, 0, quiet);
+        if let Ok(style) = ProgressStyle::with_template("{msg} {bytes} {elapsed}") {
+            progress.bar.set_style(style);
+        }
+        progress
+    }
+
+    /// Says what is done now, and what its end is.
+    pub fn stage(&mut self, what: &'static str, total: u64) {
+        self.bar.set_message(what);
+        self.bar.set_length(total);
+    }
+
+    pub fn at(&mut self, position: u64) {
+        if self.waiting && self.since.elapsed() >= PATIENCE {
+            self.waiting = false;
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        self.bar.set_position(position);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

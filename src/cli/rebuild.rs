@@ -1,0 +1,53 @@
+//! `cairn rebuild`: `state.db` derived again from `log.db`, with the digest of every table before and after.
+
+use std::{collections::BTreeMap, process::ExitCode};
+
+use crate::{
+    cli::{Rebuild, existing, out, progress::Progress, table::Table},
+    ledger::opening,
+    log::{Reader, sqlite::SqliteReader},
+    state,
+};
+
+/// Characters of a digest in the table, unless it is wide.
+const DIGEST_SHOWN: usize = 16;
+
+pub fn run(args: Rebuild, quiet: bool) -> anyhow::Result<ExitCode> {
+    let home = existing(&args.data.data)?;
+    let _one = home.lock(&format!("`cairn rebuild` (process {})", std::process::id()))?;
+    let events = SqliteReader::open(&home.log_path())?
+        .tip()?
+        .map_or(0, |tip| tip.seq + 1);
+    // What cannot be read is what a rebuild is for.
+    let before = state::open_reader(&home.state_path(), &home.log_path()).and_then(|state| {
+        Ok((
+            state::progress(&state)?.applied,
+            state::digest::tables(&state)?,
+        ))
+    });
+    let (applied, before) = before.unwrap_or((0, BTreeMap::new()));
+    let mut progress = Progress::new("folding", events, quiet);
+    let folder = opening::rebuild(&home, &mut |applied| progress.at(applied))?;
+    drop(progress);
+    let after = state::digest::tables(folder.state())?;
+
+    let mut table = Table::new(&["table", "before", "after", "same"]);
+    for (name, digest) in &after {
+        let old = before.get(name);
+        let shown = |digest: &str| match args.wide {
+            true => digest.to_owned(),
+            false => digest.chars().take(DIGEST_SHOWN).collect(),
+        };
+        table.row(vec![
+            name.clone(),
+            old.map_or_else(|| "-".to_owned(), |old| shown(old)),
+            shown(digest),
+            if old == Some(digest) { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    out::print(&table.render())?;
+    if !quiet && applied < events {
+        eprintln!("the state was at event {applied} of {events} before");
+    }
+    Ok(ExitCode::SUCCESS)
+}

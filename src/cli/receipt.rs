@@ -1,0 +1,77 @@
+//! `cairn receipt`: the proof of one event as a file, and the check of such a file without us.
+
+use std::{fs::File, io::Read, path::Path, process::ExitCode};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{
+        Usage,
+        args::{Receipt, ReceiptCommand},
+        out, runtime,
+        source::{self, Source},
+        table,
+    },
+    identity::Verifier,
+    receipt,
+};
+
+/// Bytes of a receipt's file: an event, a genesis block and some hashes are far below.
+const RECEIPT_MAX: u64 = 1024 * 1024;
+
+pub fn run(args: Receipt, quiet: bool) -> anyhow::Result<ExitCode> {
+    if let Some(ReceiptCommand::Verify { file, key, json }) = args.command {
+        return verify(&file, &key, json);
+    }
+    let cid = args.cid.ok_or_else(|| Usage("name an event".to_owned()))?;
+    let receipt = match Source::open(&args.place, quiet)? {
+        Source::Files { home, view } => view.receipt(&cid, &source::head(&home, &view)?)?.to_json(),
+        Source::Server(remote) => {
+            runtime()?.block_on(remote.json(&format!("/v1/receipts/{cid}"), &[]))?
+        }
+    };
+    out::to_file(&args.output, |to| Ok(writeln!(to, "{receipt:#}")?))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(file: &Path, key: &Verifier, json: bool) -> anyhow::Result<ExitCode> {
+    let read = || format!("cannot read {}", file.display());
+    let mut bytes = Vec::new();
+    let opened = File::open(file).with_context(read)?;
+    opened
+        .take(RECEIPT_MAX)
+        .read_to_end(&mut bytes)
+        .with_context(read)?;
+    let refused = || format!("{} proves nothing", file.display());
+    let receipt: Value = serde_json::from_slice(&bytes).with_context(refused)?;
+    let receipt = receipt::Receipt::from_json(receipt).with_context(refused)?;
+    let verified = receipt.verify(key).with_context(refused)?;
+    let fields = verified.event.fields();
+    let cid = verified.event.cid().to_string();
+    if json {
+        out::print_json(&json!({
+            "verified": true,
+            "cid": cid,
+            "origin": verified.origin,
+            "size": verified.size,
+            "seq": verified.seq,
+            "kind": fields.kind,
+            "subject": fields.subject,
+            "actor": fields.actor.id,
+            "ts": fields.ts,
+        }))?;
+    } else {
+        out::print(&format!(
+            "verified: event {} of {} under the signed head of {}\nevent    {cid}\nkind     {}\nsubject  {}\nactor    {}\ntime     {}",
+            verified.seq,
+            verified.size,
+            verified.origin,
+            table::printable(&fields.kind),
+            table::printable(&fields.subject),
+            table::printable(&fields.actor.id),
+            table::moment(fields.ts),
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

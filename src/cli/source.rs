@@ -1,0 +1,200 @@
+//! Where a log is read: its files, or a server that has it.
+//!
+//! Invariants:
+//! - both give the same JSON, so that what is shown does not depend on where it came from;
+//! - reading files writes nothing into the log; a state that is behind is folded first, where nobody owns the log.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{
+    block::{Block, Cid},
+    cli::{
+        args::Place,
+        existing,
+        progress::Progress,
+        remote::{Refused, Remote},
+    },
+    identity::{Verifier, open_checkpoint},
+    ledger::opening,
+    log::{Log, Reader, home::Home, sqlite::SqliteLog, sqlite::SqliteReader},
+    query::{
+        QueryError, View,
+        list::Filter,
+        lookup::{Found, Payloads},
+        proof::Head,
+    },
+};
+
+pub enum Source {
+    Files { home: Home, view: View },
+    Server(Remote),
+}
+
+/// Some events of a list, as JSON.
+pub struct Page {
+    pub events: Vec<Value>,
+    pub next_cursor: Option<String>,
+}
+
+impl Source {
+    pub fn open(place: &Place, quiet: bool) -> anyhow::Result<Self> {
+        match &place.url {
+            Some(url) => Ok(Self::Server(Remote::new(url, place.token.clone())?)),
+            None => Self::files(&place.data.data, quiet),
+        }
+    }
+
+    fn files(data: &Path, quiet: bool) -> anyhow::Result<Self> {
+        let home = existing(data)?;
+        catch_up(&home, quiet)?;
+        let view = View::open(&home)?;
+        Ok(Self::Files { home, view })
+    }
+
+    /// The event or block of this name.
+    pub async fn find(&self, cid: &Cid, payloads: bool) -> anyhow::Result<Value> {
+        match self {
+            Self::Files { view, .. } => Ok(match view.find(cid)? {
+                Found::Event(event) if payloads => view.event_json(&event, &Payloads::inline())?,
+                Found::Event(event) => view.event_json(&event, &Payloads::named())?,
+                Found::Block { cid, bytes } => view.block_json(&cid, &bytes, payloads)?,
+            }),
+            Self::Server(remote) => {
+                let query: &[_] = match payloads {
+                    true => &[("payloads", "inline".to_owned())],
+                    false => &[],
+                };
+                let event = remote.json(&format!("/v1/events/{cid}"), query).await;
+                match event {
+                    Err(err) if is_unknown(&err) => {
+                        remote.json(&format!("/v1/blocks/{cid}"), query).await
+                    }
+                    event => event,
+                }
+            }
+        }
+    }
+
+    pub async fn page(
+        &self,
+        filter: &Filter,
+        limit: u64,
+        cursor: Option<&str>,
+    ) -> anyhow::Result<Page> {
+        match self {
+            Self::Files { view, .. } => {
+                let page = view.list(filter, limit, cursor)?;
+                let events = page.events.iter();
+                let events = events.map(|event| view.event_json(event, &Payloads::named()));
+                Ok(Page {
+                    events: events.collect::<Result<_, QueryError>>()?,
+                    next_cursor: page.next_cursor,
+                })
+            }
+            Self::Server(remote) => {
+                let mut query = parameters(filter);
+                query.push(("limit", limit.to_string()));
+                query.extend(cursor.map(|cursor| ("cursor", cursor.to_owned())));
+                let mut page = remote.json("/v1/events", &query).await?;
+                let events = match page["events"].take() {
+                    Value::Array(events) => events,
+                    _ => anyhow::bail!("the server's answer is no list of events"),
+                };
+                let next_cursor = page["next_cursor"].as_str().map(str::to_owned);
+                Ok(Page {
+                    events,
+                    next_cursor,
+                })
+            }
+        }
+    }
+
+    /// Events that can be asked for now.
+    pub async fn size(&self) -> anyhow::Result<u64> {
+        match self {
+            Self::Files { view, .. } => Ok(view.applied()?),
+            Self::Server(remote) => {
+                let note = remote.read("/log/checkpoint", &[], "text/plain").await?;
+                let note = String::from_utf8_lossy(&note);
+                // The second line of a C2SP checkpoint.
+                let size = note.lines().nth(1).and_then(|size| size.parse().ok());
+                size.ok_or_else(|| anyhow::anyhow!("the server's checkpoint cannot be read"))
+            }
+        }
+    }
+}
+
+/// The last signed head of a data directory that its state reaches.
+pub fn head(home: &Home, view: &View) -> anyhow::Result<Head> {
+    let log = SqliteReader::open(&home.log_path())?;
+    let genesis = opening::genesis(&log)?;
+    let verifier = genesis
+        .key
+        .as_slice()
+        .try_into()
+        .ok()
+        .and_then(|key| Verifier::from_key(&genesis.origin, key).ok())
+        .ok_or_else(|| anyhow::anyhow!("the genesis block holds no ed25519 key"))?;
+    let applied = view.applied()?;
+    let heads = home.head()?.read()?.into_iter().filter_map(|note| {
+        let size = open_checkpoint(&note, &verifier).ok()?.size;
+        (size <= applied).then_some(Head { size, note })
+    });
+    heads.max_by_key(|head| head.size).ok_or_else(|| {
+        anyhow::anyhow!(
+            "no signed head of the log {} is beside it; start the server once to sign one",
+            Block::encode(&genesis).cid()
+        )
+    })
+}
+
+/// Folds what the state lacks, where no process owns the log and does it anyway.
+fn catch_up(home: &Home, quiet: bool) -> anyhow::Result<()> {
+    let events = SqliteReader::open(&home.log_path())?
+        .tip()?
+        .map_or(0, |tip| tip.seq + 1);
+    let reached = View::open(home).and_then(|view| view.applied());
+    if reached.is_ok_and(|applied| applied >= events) {
+        return Ok(());
+    }
+    let owner = format!(
+        "a cairn process that reads the log (process {})",
+        std::process::id()
+    );
+    let Ok(_one) = home.lock(&owner) else {
+        return Ok(());
+    };
+    let log = SqliteLog::open(&home.log_path(), true)?;
+    let log: &dyn Log = &log;
+    let mut progress = Progress::new("folding", events, quiet);
+    opening::derive(home, log, &mut |applied| progress.at(applied))?;
+    Ok(())
+}
+
+/// The filter as the audit API's parameters.
+fn parameters(filter: &Filter) -> Vec<(&'static str, String)> {
+    let cid = |cid: &Option<Cid>| cid.as_ref().map(Cid::to_string);
+    let number = |number: Option<u64>| number.map(|number| number.to_string());
+    [
+        ("kind", filter.kind.clone()),
+        ("subject", filter.subject.clone()),
+        ("actor", filter.actor.clone()),
+        ("tool", filter.tool.clone()),
+        ("contract", cid(&filter.contract)),
+        ("payload", cid(&filter.payload)),
+        ("after", number(filter.after)),
+        ("before", number(filter.before)),
+        ("from_seq", number(filter.from_seq)),
+        ("to_seq", number(filter.to_seq)),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+    .collect()
+}
+
+fn is_unknown(err: &anyhow::Error) -> bool {
+    err.downcast_ref::<Refused>()
+        .is_some_and(|refused| refused.status == http::StatusCode::NOT_FOUND)
+}

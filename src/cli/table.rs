@@ -1,0 +1,108 @@
+//! Tables for people: columns aligned, names shortened, times readable.
+//!
+//! Invariant: what users wrote cannot move the cursor or start a line: control characters become `?`.
+
+/// The end of a CID that is kept when it is shortened: its beginning is the same for all.
+const CID_TAIL: usize = 12;
+/// Characters of free text in a cell.
+const TEXT_MAX: usize = 60;
+const GAP: &str = "  ";
+
+/// Rows under a head. The last column is not padded.
+pub struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub fn new(head: &[&str]) -> Self {
+        Self {
+            rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()],
+        }
+    }
+
+    /// Adds a row; `cells` are as many as the head's.
+    pub fn row(&mut self, cells: Vec<String>) {
+        self.rows
+            .push(cells.iter().map(|cell| printable(cell)).collect());
+    }
+
+    /// The table as text, one line a row.
+    pub fn render(&self) -> String {
+        let columns = self.rows.first().map_or(0, Vec::len);
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let line = |row: &Vec<String>| {
+            let cells = row.iter().zip(&widths);
+            let padded: Vec<String> = cells
+                .map(|(cell, width)| format!("{cell:width$}"))
+                .collect();
+            padded.join(GAP).trim_end().to_owned()
+        };
+        self.rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A CID as it stands in a table: its last characters, or all of it.
+pub fn short(cid: &str, wide: bool) -> String {
+    let skipped = cid.chars().count().saturating_sub(CID_TAIL);
+    match wide || skipped == 0 {
+        true => cid.to_owned(),
+        false => format!("\u{2026}{}", cid.chars().skip(skipped).collect::<String>()),
+    }
+}
+
+/// The first line of a text, cut to a cell's length.
+pub fn brief(text: &str) -> String {
+    let line = text.trim().lines().next().unwrap_or_default();
+    match line.chars().count() > TEXT_MAX {
+        true => line
+            .chars()
+            .take(TEXT_MAX - 1)
+            .chain(['\u{2026}'])
+            .collect(),
+        false => line.to_owned(),
+    }
+}
+
+/// Microseconds since the epoch as RFC 3339 with milliseconds.
+pub fn moment(micros: u64) -> String {
+    let moment = i64::try_from(micros).ok();
+    let moment = moment.and_then(|micros| jiff::Timestamp::from_microsecond(micros).ok());
+    moment.map_or_else(|| micros.to_string(), |moment| format!("{moment:.3}"))
+}
+
+/// Text that moves no cursor.
+pub fn printable(cell: &str) -> String {
+    let shown = |c: char| if c.is_control() { '?' } else { c };
+    cell.chars().map(shown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_lines_have_no_tail() {
+        let mut table = Table::new(&["name", "n"]);
+        table.row(vec!["a\nb".to_owned(), "1".to_owned()]);
+        table.row(vec!["längerer".to_owned(), String::new()]);
+        assert_eq!(table.render(), "name      n\na?b       1\nlängerer");
+    }
+
+    #[test]
+    fn times_have_milliseconds() {
+        assert_eq!(moment(1_700_000_000_123_999), "2023-11-14T22:13:20.123Z");
+        assert_eq!(moment(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(moment(u64::MAX), u64::MAX.to_string());
+    }
+
+    #[test]
+    fn cids_keep_their_end() {
+        let text = "bafyreigd5574isnriyjfykehmwmup74chj4tvmank42ixq6yiwhkoqvs24";
+        assert_eq!(short(text, true), text);
+        assert_eq!(short(text, false), "\u{2026}6yiwhkoqvs24");
+    }
+}

@@ -1,0 +1,138 @@
+//! `cairn token`: who may call a server whose `auth.mode` is `static`.
+//!
+//! Invariant: a token is printed once, when it is made, alone on standard output.
+
+use std::{
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    auth::tokens::{self, Entry},
+    cli::{
+        Token, TokenCommand, existing, out,
+        table::{self, Table},
+    },
+    log::home::Home,
+    router::Scope,
+};
+
+pub fn run(args: Token, quiet: bool) -> anyhow::Result<ExitCode> {
+    match args.command {
+        TokenCommand::Add(args) => {
+            let home = Home::open(&args.data.data)?;
+            let expires = args.expires.map(|seconds| now().saturating_add(seconds));
+            let (entry, token) = tokens::add(home.dir(), &args.name, &args.scopes, expires)?;
+            if args.json {
+                let mut shown = shown(&entry);
+                shown["token"] = Value::String(token);
+                out::print_json(&shown)?;
+            } else {
+                if !quiet {
+                    eprintln!(
+                        "token {} for {}; it is not shown again",
+                        entry.id, entry.name
+                    );
+                }
+                out::print(&token)?;
+            }
+        }
+        TokenCommand::List(args) => {
+            let home = existing(&args.data.data)?;
+            list(&tokens::list(home.dir())?, args.json)?;
+        }
+        TokenCommand::Revoke(args) => {
+            let home = existing(&args.data.data)?;
+            tokens::revoke(home.dir(), &args.id)?;
+            if !quiet {
+                eprintln!("token {} revoked", args.id);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(entries: &[Entry], json: bool) -> anyhow::Result<()> {
+    if json {
+        let entries: Vec<Value> = entries.iter().map(shown).collect();
+        return Ok(out::print_json(&Value::Array(entries))?);
+    }
+    let mut table = Table::new(&["id", "name", "scopes", "created", "expires"]);
+    for entry in entries {
+        let expires = match entry.expires {
+            None => "never".to_owned(),
+            Some(at) if at <= now() => format!("{} (expired)", moment(at)),
+            Some(at) => moment(at),
+        };
+        table.row(vec![
+            entry.id.clone(),
+            entry.name.clone(),
+            entry.scopes.join(" "),
+            moment(entry.created),
+            expires,
+        ]);
+    }
+    Ok(out::print(&table.render())?)
+}
+
+/// An entry without the digest of its token.
+fn shown(entry: &Entry) -> Value {
+    json!({
+        "id": entry.id,
+        "name": entry.name,
+        "scopes": entry.scopes,
+        "created": moment(entry.created),
+        "expires": entry.expires.map(moment),
+    })
+}
+
+/// Seconds since the epoch as RFC 3339.
+fn moment(seconds: u64) -> String {
+    table::moment(seconds.saturating_mul(1_000_000))
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// A scope by its name on the command line.
+pub fn scope(name: &str) -> Result<Scope, String> {
+    crate::auth::scope_named(name)
+        .ok_or_else(|| "the scopes are mcp:call, audit:read and admin".to_owned())
+}
+
+/// A length of time in seconds: a number and `s`, `m`, `h` or `d`.
+pub fn period(text: &str) -> Result<u64, String> {
+    let units = [('s', 1), ('m', 60), ('h', 60 * 60), ('d', 24 * 60 * 60)];
+    let seconds = units.iter().find_map(|(unit, seconds)| {
+        let number: u64 = text.strip_suffix(*unit)?.parse().ok()?;
+        number.checked_mul(*seconds).filter(|seconds| *seconds > 0)
+    });
+    seconds.ok_or_else(|| "expected a number and a unit, like 30d, 12h, 45m or 90s".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::period;
+
+    #[test]
+    fn periods_have_a_unit() {
+        for (text, seconds) in [
+            ("30d", Some(2_592_000)),
+            ("12h", Some(43_200)),
+            ("1s", Some(1)),
+            ("0s", None),
+            ("30", None),
+            ("-1d", None),
+            ("d", None),
+            ("99999999999999999999d", None),
+            ("18446744073709551615d", None),
+        ] {
+            assert_eq!(period(text).ok(), seconds, "{text}");
+        }
+    }
+}

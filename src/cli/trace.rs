@@ -1,0 +1,137 @@
+//! `cairn trace`: what produced something, and what came of it.
+
+use std::{collections::HashMap, process::ExitCode};
+
+use serde_json::Value;
+
+use crate::{
+    cli::{
+        args::{Drawn, Trace},
+        out, runtime,
+        source::Source,
+        table,
+    },
+    query::{
+        graph,
+        walk::{Direction, LIMIT_MAX},
+    },
+};
+
+pub fn run(args: Trace, quiet: bool) -> anyhow::Result<ExitCode> {
+    let drawn = match Source::open(&args.place, quiet)? {
+        Source::Files { view, .. } => {
+            let walk = view.walk(&args.cid, args.direction, args.depth, LIMIT_MAX)?;
+            match args.format {
+                Drawn::Dot => graph::dot(&walk),
+                Drawn::Mermaid => graph::mermaid(&walk),
+                Drawn::Json => return json(&serde_json::to_value(&walk)?),
+                Drawn::Text => text(&serde_json::to_value(&walk)?, args.wide),
+            }
+        }
+        Source::Server(remote) => {
+            let format = match args.format {
+                Drawn::Dot => "dot",
+                Drawn::Mermaid => "mermaid",
+                Drawn::Json | Drawn::Text => "json",
+            };
+            let direction = match args.direction {
+                Direction::Ancestors => "ancestors",
+                Direction::Descendants => "descendants",
+                Direction::Both => "both",
+            };
+            let query = [
+                ("format", format.to_owned()),
+                ("direction", direction.to_owned()),
+                ("depth", args.depth.to_string()),
+            ];
+            let path = format!("/v1/provenance/{}", args.cid);
+            let body = runtime()?.block_on(remote.read(&path, &query, "*/*"))?;
+            match args.format {
+                Drawn::Dot | Drawn::Mermaid => String::from_utf8(body)?,
+                Drawn::Json => return json(&serde_json::from_slice(&body)?),
+                Drawn::Text => text(&serde_json::from_slice(&body)?, args.wide),
+            }
+        }
+    };
+    out::print(&drawn)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn json(walk: &Value) -> anyhow::Result<ExitCode> {
+    out::print_json(walk)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The walk as a tree: each node once, under one of those it was reached from.
+fn text(walk: &Value, wide: bool) -> String {
+    let list = |key: &str| walk[key].as_array().map_or(&[][..], Vec::as_slice);
+    let depths: HashMap<&str, u64> = list("nodes")
+        .iter()
+        .filter_map(|node| Some((node["cid"].as_str()?, node["depth"].as_u64()?)))
+        .collect();
+    // The edge by which a node was reached: one to a node a step nearer to the start.
+    let mut reached: HashMap<&str, (&str, String)> = HashMap::new();
+    for edge in list("edges") {
+        let name = |key: &str| edge[key].as_str().unwrap_or_default();
+        let (from, to) = (name("from"), name("to"));
+        let (Some(a), Some(b)) = (depths.get(from), depths.get(to)) else {
+            continue;
+        };
+        if a < b {
+            reached
+                .entry(to)
+                .or_insert((from, format!("{}: ", name("kind"))));
+        } else if b < a {
+            reached
+                .entry(from)
+                .or_insert((to, format!("{} of: ", name("kind"))));
+        }
+    }
+    let mut under: HashMap<&str, Vec<&Value>> = HashMap::new();
+    let mut roots = Vec::new();
+    for node in list("nodes").iter().rev() {
+        match node["cid"].as_str().and_then(|cid| reached.get(cid)) {
+            Some((parent, _)) => under.entry(parent).or_default().push(node),
+            None => roots.push(node),
+        }
+    }
+    let mut lines = Vec::new();
+    let mut open: Vec<(usize, &Value)> = roots.into_iter().map(|node| (0, node)).collect();
+    while let Some((indent, node)) = open.pop() {
+        let cid = node["cid"].as_str().unwrap_or_default();
+        let via = reached.get(cid).map_or("", |(_, via)| via.as_str());
+        lines.push(format!(
+            "{}{via}{}  {}",
+            "  ".repeat(indent),
+            table::printable(&label(node)),
+            table::short(cid, wide)
+        ));
+        let children = under.remove(cid).unwrap_or_default();
+        open.extend(children.into_iter().map(|child| (indent + 1, child)));
+    }
+    if walk["truncated"] == true {
+        lines.push(format!(
+            "there is more beyond {} events; raise --depth, or go on from them (--format json names them)",
+            list("frontier").len()
+        ));
+    }
+    lines.join("\n")
+}
+
+/// What a node is, in a few words.
+fn label(node: &Value) -> String {
+    let text = |key: &str| node[key].as_str().unwrap_or_default();
+    match text("type") {
+        "event" => format!(
+            "{} {} {} by {} at {}",
+            node["seq"],
+            text("kind"),
+            text("subject"),
+            text("actor"),
+            table::moment(node["ts"].as_u64().unwrap_or(0))
+        ),
+        "payload" => format!("payload of {} bytes", node["len"]),
+        "contract" => format!("contract {}/{}", text("source"), text("name")),
+        _ => "an event of another log".to_owned(),
+    }
+}

@@ -1,0 +1,96 @@
+//! `cairn log verify`: what a log is, and the exit code that says so.
+//!
+//! Exit codes: 0 verified, 20 incomplete, 30 forked, 40 invalid, 50 unreadable.
+
+use std::{fs, process::ExitCode};
+
+use anyhow::Context;
+
+use crate::{
+    cli::{
+        args::Verify,
+        existing, out,
+        progress::Progress,
+        table::{self, Table},
+    },
+    query::verify::{Checks, Report, Step, Verdict, verify},
+};
+
+pub fn run(args: Verify, quiet: bool) -> anyhow::Result<ExitCode> {
+    let checkpoint = args.checkpoint.as_ref().map(|file| {
+        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+    });
+    let checks = Checks {
+        checkpoint: checkpoint.transpose()?,
+        key: args.key.map(|key| key.vkey()),
+        derived: args.state,
+        ..Checks::default()
+    };
+    let home = match existing(&args.data.data) {
+        Ok(home) => home,
+        Err(err) => {
+            eprintln!("cairn: {err:#}");
+            return Ok(ExitCode::from(Verdict::Unreadable.exit_code()));
+        }
+    };
+    let mut progress = Progress::new("blocks", 0, quiet);
+    let report = verify(&home, &checks, &mut |step| tell(&mut progress, step));
+    drop(progress);
+    match args.json {
+        true => out::print_json(&serde_json::to_value(&report)?)?,
+        false => out::print(&shown(&report))?,
+    }
+    Ok(ExitCode::from(report.verdict.exit_code()))
+}
+
+/// Moves the bar to where verifying is.
+pub fn tell(progress: &mut Progress, step: Step) {
+    let (what, done, of) = match step {
+        Step::Blocks(done) => ("blocks", done, done),
+        Step::Events(done, of) => ("events", done, of),
+        Step::Derived(done, of) => ("state", done, of),
+    };
+    progress.stage(what, of);
+    progress.at(done);
+}
+
+fn shown(report: &Report) -> String {
+    let verdict = match report.verdict {
+        Verdict::Verified => "verified",
+        Verdict::Incomplete => "incomplete",
+        Verdict::Forked => "forked",
+        Verdict::Invalid => "invalid",
+        Verdict::Unreadable => "unreadable",
+    };
+    let mut text = format!(
+        "{verdict}: {} events, {} blocks",
+        report.checked_events, report.checked_blocks
+    );
+    if let Some(root) = &report.root {
+        text += &format!(", root {root}");
+    }
+    if report.faults.is_empty() {
+        return text;
+    }
+    let mut faults = Table::new(&["seq", "name", "fault"]);
+    for fault in &report.faults {
+        faults.row(vec![
+            fault
+                .seq
+                .map_or_else(|| "-".to_owned(), |seq| seq.to_string()),
+            fault
+                .cid
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |cid| table::short(cid, true)),
+            fault.fault.clone(),
+        ]);
+    }
+    text += &format!("\n{}", faults.render());
+    let more = report
+        .faults_total
+        .saturating_sub(report.faults.len() as u64);
+    if more > 0 {
+        text += &format!("\nand {more} more");
+    }
+    text
+}

@@ -1,0 +1,78 @@
+//! What the offer lets us claim: capabilities, and the lists behind them.
+//!
+//! Invariants:
+//! - what is not on offer is not declared, and what is not declared is no method.
+
+use std::sync::Arc;
+
+use rmcp::{
+    ErrorData,
+    model::{ErrorCode, ServerCapabilities},
+};
+use serde_json::{Value, json, value::RawValue};
+
+use crate::router::{Listed, Offer, Tool};
+
+/// What marks a tool whose arguments are mirrored in headers (SEP-2243).
+const HEADER_MARK: &str = "x-mcp-header";
+
+/// The definition of the tool `name` when some of its arguments are mirrored in headers.
+pub fn header_tool<'a>(offer: &'a Offer, name: &str) -> Option<&'a str> {
+    let tool = offer.tools.iter().find(|tool| tool.name == name)?;
+    Some(tool.definition.get()).filter(|definition| definition.contains(HEADER_MARK))
+}
+
+pub fn tool_entry(tool: &Arc<Tool>) -> (&str, &RawValue) {
+    (&tool.name, &tool.definition)
+}
+
+pub fn listed_entry(item: &Arc<Listed>) -> (&str, &RawValue) {
+    (&item.name, &item.definition)
+}
+
+pub fn has_resources(offer: &Offer) -> bool {
+    !offer.resources.is_empty() || !offer.templates.is_empty()
+}
+
+pub fn capabilities(offer: &Offer, subscriptions: bool) -> ServerCapabilities {
+    let mut declared = json!({"logging": {}});
+    let mut declare = |when: bool, key: &str, value: Value| {
+        if when {
+            declared[key] = value;
+        }
+    };
+    declare(
+        !offer.tools.is_empty(),
+        "tools",
+        json!({"listChanged": true}),
+    );
+    declare(
+        !offer.prompts.is_empty(),
+        "prompts",
+        json!({"listChanged": true}),
+    );
+    let resources = if subscriptions {
+        json!({"listChanged": true, "subscribe": true})
+    } else {
+        json!({"listChanged": true})
+    };
+    declare(has_resources(offer), "resources", resources);
+    declare(offer.completions, "completions", json!({}));
+    serde_json::from_value(declared).expect("these are the library's own field names")
+}
+
+pub fn declared(declared: bool, method: &str) -> Result<(), ErrorData> {
+    if declared {
+        Ok(())
+    } else {
+        Err(method_not_found(method))
+    }
+}
+
+pub fn method_not_found(method: &str) -> ErrorData {
+    ErrorData::new(
+        ErrorCode::METHOD_NOT_FOUND,
+        format!("there is no method {method}"),
+        None,
+    )
+}

@@ -1,0 +1,346 @@
+//! Claims about the MCP language at its doors, over a router that records.
+//!
+//! The tools answer at once or wait until they are cancelled; nothing here sleeps.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::body::to_bytes;
+use bytes::Bytes;
+use http::{Method, Request, request::Parts};
+use serde_json::{Value, json, value::RawValue};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    sync::mpsc,
+};
+
+use super::{caller, raw};
+use crate::{
+    ledger::opening::{self, Birth, Running},
+    log::home::Home,
+    mcp::{Endpoint, Settings, serve_stdio},
+    metrics::Metrics,
+    router::{
+        self, BoxFuture, Caller, Invocation, Offered, Offering, Outcome, Router, Run,
+        capture::Captures, lane::Lanes, metadata::Hints,
+    },
+};
+
+const ANSWER_MAX: usize = 1 << 20;
+/// A definition and a result as no library of ours would print them.
+const DEFINITION: &str =
+    r#"{"name":"echo", "inputSchema":{"type":"object" },"x-unknown":[1, 2.50]}"#;
+const RESULT: &str = r#"{"content":[ ],"x-unknown":1.50"#;
+
+/// Answers `echo` at once; for anything else waits until it is cancelled, and says so.
+struct Tools {
+    cancelled: mpsc::UnboundedSender<()>,
+}
+
+impl Run for Tools {
+    fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
+        Box::pin(async move {
+            if invocation.name == "echo" {
+                let result = raw(&format!("{RESULT}}}"));
+                return Outcome::Result {
+                    result,
+                    is_error: false,
+                };
+            }
+            invocation.cancel.cancelled().await;
+            // The test may have ended already.
+            let _ = self.cancelled.send(());
+            Outcome::Cancelled
+        })
+    }
+}
+
+/// A node with two tools and nothing else.
+struct Node {
+    router: Arc<Router>,
+    endpoint: Endpoint,
+    cancelled: mpsc::UnboundedReceiver<()>,
+    _running: Running,
+    _dir: tempfile::TempDir,
+}
+
+async fn node() -> Node {
+    let dir = tempfile::tempdir().expect("a directory for the test");
+    let home = Home::open(dir.path()).expect("the directory is fresh");
+    let mut random = || [7; 32];
+    let salt = home.keys(&mut random).expect("the directory is fresh").salt;
+    let birth = Birth {
+        owner: "test",
+        random: &mut random,
+        now_us: 1,
+        step: &mut |_| {},
+    };
+    let opened = opening::open(&home, &opening::Settings::default(), birth);
+    let (ledger, running) = opened.expect("the log is fresh");
+    let router = Arc::new(Router::new(router::Parts {
+        ledger,
+        salt,
+        runner: "test".into(),
+        lanes: Lanes::new([]),
+        captures: Captures::default(),
+        hints: Default::default(),
+        metrics: Arc::new(Metrics::new()),
+    }));
+    let tool = |name: &str, definition: &str| Offered {
+        inner: name.into(),
+        name: name.into(),
+        definition: raw(definition),
+        hints: Hints::default(),
+    };
+    let (told, cancelled) = mpsc::unbounded_channel();
+    let offering = Offering {
+        source: "test".into(),
+        version: "1".into(),
+        rank: 0,
+        lane: None,
+        tools: vec![
+            tool("echo", DEFINITION),
+            tool("wait", r#"{"name":"wait","inputSchema":{"type":"object"}}"#),
+        ],
+        prompts: Vec::new(),
+        resources: Vec::new(),
+        templates: Vec::new(),
+        completions: false,
+        run: Arc::new(Tools { cancelled: told }),
+    };
+    router.put(offering).await.expect("the ledger runs");
+    Node {
+        endpoint: Endpoint::new(router.clone(), Settings::default()),
+        router,
+        cancelled,
+        _running: running,
+        _dir: dir,
+    }
+}
+
+fn parts(headers: &[(&str, &str)]) -> Parts {
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .uri("/mcp")
+        .header("host", "localhost")
+        .header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request
+        .body(())
+        .expect("the test's own headers")
+        .into_parts()
+        .0
+}
+
+/// A request of revision 2026-07-28, with the headers it needs.
+fn stateless(method: &str, mut params: Value) -> (Parts, Bytes) {
+    let field = if method == "resources/read" {
+        "uri"
+    } else {
+        "name"
+    };
+    let name = params[field].as_str().map(str::to_owned);
+    params["_meta"] = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let mut headers = vec![
+        ("mcp-protocol-version", "2026-07-28"),
+        ("mcp-method", method),
+    ];
+    headers.extend(name.as_deref().map(|name| ("mcp-name", name)));
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+    (parts(&headers), body.to_string().into())
+}
+
+impl Node {
+    /// Status, session id, and the answer's text.
+    async fn post(&self, parts: Parts, body: Bytes, caller: Caller) -> (u16, String, String) {
+        let response = self.endpoint.respond(parts, body, caller).await;
+        let session = response.headers().get("mcp-session-id");
+        let session = session
+            .and_then(|id| id.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body(), ANSWER_MAX)
+            .await
+            .expect("a short answer");
+        (status, session, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    async fn stateless(&self, method: &str, params: Value) -> (u16, String) {
+        let (parts, body) = stateless(method, params);
+        let (status, _, text) = self.post(parts, body, caller()).await;
+        (status, text)
+    }
+
+    /// Opens a session; the answer is its id.
+    async fn initialize(&self) -> String {
+        let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+        let body = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params});
+        let (_, session, _) = self
+            .post(parts(&[]), body.to_string().into(), caller())
+            .await;
+        let body = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+        let (status, _, _) = self.in_session(&session, body, caller()).await;
+        assert_eq!(status, 202);
+        session
+    }
+
+    async fn in_session(&self, session: &str, body: &str, caller: Caller) -> (u16, String, String) {
+        let headers = [
+            ("mcp-session-id", session),
+            ("mcp-protocol-version", "2025-11-25"),
+        ];
+        self.post(parts(&headers), Bytes::from(body.to_owned()), caller)
+            .await
+    }
+}
+
+#[tokio::test]
+async fn unknown_fields_survive_byte_for_byte_in_both_eras() {
+    let node = node().await;
+    let session = node.initialize().await;
+    let list = r#"{"jsonrpc":"2.0","id":2,"method":"tools/list"}"#;
+    let call = r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"echo"}}"#;
+    for text in [
+        node.stateless("tools/list", json!({})).await.1,
+        node.in_session(&session, list, caller()).await.2,
+    ] {
+        assert!(text.contains(DEFINITION), "{text}");
+    }
+    for text in [
+        node.stateless("tools/call", json!({"name": "echo"}))
+            .await
+            .1,
+        node.in_session(&session, call, caller()).await.2,
+    ] {
+        assert!(
+            text.contains(RESULT) && text.contains("io.cairn/event"),
+            "{text}"
+        );
+        assert!(!text.contains("parcel"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_declared_is_no_method() {
+    let node = node().await;
+    for method in [
+        "prompts/list",
+        "prompts/get",
+        "resources/list",
+        "resources/templates/list",
+        "resources/read",
+        "ping",
+        "no/such",
+    ] {
+        let (status, text) = node
+            .stateless(method, json!({"name": "x", "uri": "x:y"}))
+            .await;
+        assert!(
+            status == 404 && text.contains("-32601"),
+            "{method}: {status} {text}"
+        );
+    }
+    let (_, text) = node.stateless("server/discover", json!({})).await;
+    assert!(
+        text.contains(r#""tools":{"#) && !text.contains("prompts"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn an_unknown_tool_is_a_protocol_error_that_names_it() {
+    let (_, text) = node()
+        .await
+        .stateless("tools/call", json!({"name": "ech"}))
+        .await;
+    assert!(text.contains("-32602") && text.contains("ech"), "{text}");
+}
+
+#[tokio::test]
+async fn a_session_answers_only_its_owner() {
+    let node = node().await;
+    let session = node.initialize().await;
+    let ping = r#"{"jsonrpc":"2.0","id":2,"method":"ping"}"#;
+    assert_eq!(node.in_session(&session, ping, caller()).await.0, 200);
+    let mut eve = caller();
+    eve.actor.id = "eve".into();
+    assert_eq!(node.in_session(&session, ping, eve).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_cancels_its_call() {
+    let mut node = node().await;
+    let (parts, body) = stateless("tools/call", json!({"name": "wait"}));
+    let call = node.endpoint.respond(parts, body, caller());
+    let gone = tokio::time::timeout(Duration::from_millis(200), call).await;
+    assert!(gone.is_err(), "the tool waits");
+    node.cancelled.recv().await.expect("the tool is told");
+}
+
+#[tokio::test]
+async fn a_session_cancels_by_notification_and_hears_nothing_more() {
+    let mut node = node().await;
+    let session = node.initialize().await;
+    let call = r#"{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"wait"}}"#;
+    let headers = [
+        ("mcp-session-id", session.as_str()),
+        ("mcp-protocol-version", "2025-11-25"),
+    ];
+    // The session has taken the call once the head of its stream is here.
+    let stream = node
+        .endpoint
+        .respond(parts(&headers), Bytes::from(call), caller())
+        .await;
+    let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":5}}"#;
+    assert_eq!(node.in_session(&session, cancel, caller()).await.0, 202);
+    node.cancelled.recv().await.expect("the tool is told");
+    let rest = to_bytes(stream.into_body(), ANSWER_MAX)
+        .await
+        .expect("the stream ends");
+    assert!(!String::from_utf8_lossy(&rest).contains("jsonrpc"));
+}
+
+#[tokio::test]
+async fn lines_carry_messages_and_nothing_else() {
+    let node = node().await;
+    let (client, server) = tokio::io::duplex(1 << 16);
+    let (reader, writer) = tokio::io::split(server);
+    let served = tokio::spawn(serve_stdio(
+        node.router.clone(),
+        Settings::default(),
+        caller(),
+        reader,
+        writer,
+    ));
+    let (answers, mut asks) = tokio::io::split(client);
+    let mut answers = BufReader::new(answers).lines();
+    let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+    let call = format!(
+        r#"{{"jsonrpc":"2.0","id":"c","method":"tools/call","params":{{"name":"echo",{meta}}}}}"#
+    );
+    for (ask, wanted) in [
+        ("garbage", "-32700"),
+        (r#"{"a":1,"a":2}"#, "-32600"),
+        ("[]", "-32600"),
+        (call.as_str(), RESULT),
+    ] {
+        asks.write_all(format!("{ask}\n\n").as_bytes())
+            .await
+            .expect("the server reads");
+        let line = answers
+            .next_line()
+            .await
+            .expect("the server writes")
+            .expect("an answer");
+        let _: &RawValue = serde_json::from_str(&line).expect("a line is one message");
+        assert!(line.contains(wanted), "{ask}: {line}");
+    }
+    asks.shutdown().await.expect("the client may leave");
+    drop((asks, answers));
+    served.await.expect("no panic").expect("no failure");
+}

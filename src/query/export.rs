@@ -1,0 +1,231 @@
+//! Exports: part of the log, or all of it, as other people's programs read it.
+//!
+//! Invariants:
+//! - what is exported was fixed when it was selected; what is written meanwhile is not in it;
+//! - memory does not grow with the export: events and blocks pass through one by one.
+
+pub mod archive;
+mod prov;
+
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+use super::{
+    QueryError, View,
+    list::Filter,
+    lookup::{Found, corrupt},
+    proof::Head,
+};
+use crate::{
+    block::{Cid, decode_ipld, json::dag},
+    event::Event,
+};
+
+/// Ancestors in one export.
+const ANCESTORS_MAX: usize = 1_000_000;
+/// Seqs looked up at once.
+const BATCH: u64 = 1024;
+
+/// What is exported.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scope {
+    /// The events from `from` to `to`, both included; all of them where neither is set.
+    Range { from: Option<u64>, to: Option<u64> },
+    /// Everything about one entity.
+    Subject(String),
+    /// An event and all its causal ancestors, or those of every event that holds a payload.
+    Ancestors(Cid),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Car,
+    JsonLines,
+    ProvJson,
+}
+
+impl Format {
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "car" => Some(Self::Car),
+            "jsonl" => Some(Self::JsonLines),
+            "prov-json" => Some(Self::ProvJson),
+            _ => None,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Car => "car",
+            Self::JsonLines => "jsonl",
+            Self::ProvJson => "prov-json",
+        }
+    }
+
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Car => "application/vnd.ipld.car; version=1",
+            Self::JsonLines => "application/x-ndjson",
+            Self::ProvJson => "application/json",
+        }
+    }
+
+    /// What a file of it ends with.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Car => "car",
+            Self::JsonLines => "jsonl",
+            Self::ProvJson => "prov.json",
+        }
+    }
+}
+
+/// A scope, found in the log.
+#[derive(Clone, Debug)]
+pub struct Selected {
+    seqs: Seqs,
+    /// The first and the last seq.
+    pub from: u64,
+    pub to: u64,
+    pub count: u64,
+    head: Head,
+}
+
+#[derive(Clone, Debug)]
+enum Seqs {
+    /// All that fit; whether they follow each other without gaps.
+    Fitting {
+        filter: Filter,
+        gapless: bool,
+    },
+    These(Vec<u64>),
+}
+
+/// Why an export broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    #[error("the export cannot be written")]
+    Io(#[from] io::Error),
+}
+
+impl View {
+    /// Finds the events of `scope` under the signed head.
+    pub fn select(&self, scope: &Scope, head: &Head) -> Result<Selected, QueryError> {
+        let last = head.size.saturating_sub(1);
+        let (seqs, what) = match scope {
+            Scope::Range { from, to } => {
+                let filter = Filter {
+                    from_seq: Some(from.unwrap_or(0)),
+                    to_seq: Some(to.unwrap_or(last).min(last)),
+                    ..Filter::default()
+                };
+                let gapless = true;
+                (
+                    Seqs::Fitting { filter, gapless },
+                    "no event of this range".to_owned(),
+                )
+            }
+            Scope::Subject(subject) => {
+                let filter = Filter {
+                    subject: Some(subject.clone()),
+                    to_seq: Some(last),
+                    ..Filter::default()
+                };
+                let gapless = false;
+                (
+                    Seqs::Fitting { filter, gapless },
+                    format!("subject {subject}"),
+                )
+            }
+            Scope::Ancestors(cid) => {
+                let starts = match self.find(cid) {
+                    Ok(Found::Event(event)) => vec![event.fields().seq],
+                    Ok(Found::Block { .. }) | Err(QueryError::Erased(_)) => {
+                        self.holders(cid, ANCESTORS_MAX)?
+                    }
+                    Err(err) => return Err(err),
+                };
+                (
+                    Seqs::These(self.ancestors(&starts, ANCESTORS_MAX)?),
+                    format!("an event of {cid}"),
+                )
+            }
+        };
+        let (from, to, count) = match &seqs {
+            Seqs::These(seqs) => (
+                seqs.first().copied(),
+                seqs.last().copied(),
+                seqs.len() as u64,
+            ),
+            Seqs::Fitting { filter, .. } => {
+                let first = self.seqs(filter, 0, 1)?.first().copied();
+                (first, self.last_seq(filter)?, self.count(filter)?)
+            }
+        };
+        let (Some(from), Some(to)) = (from, to) else {
+            return Err(QueryError::NotFound(what));
+        };
+        Ok(Selected {
+            seqs,
+            from,
+            to,
+            count,
+            head: head.clone(),
+        })
+    }
+
+    /// Writes what was selected.
+    pub fn export(
+        &self,
+        selected: &Selected,
+        format: Format,
+        to: &mut dyn Write,
+    ) -> Result<(), ExportError> {
+        match format {
+            Format::Car => self.export_car(selected, to),
+            Format::JsonLines => self.visit(selected, &mut |event| {
+                writeln!(to, "{}", line(event)?)?;
+                Ok(())
+            }),
+            Format::ProvJson => self.export_prov(selected, to),
+        }?;
+        Ok(to.flush()?)
+    }
+
+    /// Gives every selected event to `visit`, in order.
+    fn visit(
+        &self,
+        selected: &Selected,
+        visit: &mut dyn FnMut(&Event) -> Result<(), ExportError>,
+    ) -> Result<(), ExportError> {
+        let mut one = |seq: u64| -> Result<(), ExportError> {
+            let event = self.log.event_at(seq).map_err(QueryError::from)?;
+            visit(&event.ok_or_else(|| corrupt("an event is missing"))?)
+        };
+        match &selected.seqs {
+            Seqs::These(seqs) => seqs.iter().try_for_each(|seq| one(*seq)),
+            Seqs::Fitting { filter, .. } => {
+                let mut next = selected.from;
+                loop {
+                    let seqs = self.seqs(filter, next, BATCH)?;
+                    let Some(last) = seqs.last() else {
+                        return Ok(());
+                    };
+                    next = last + 1;
+                    seqs.into_iter().try_for_each(&mut one)?;
+                }
+            }
+        }
+    }
+}
+
+/// An event in DAG-JSON with its own name added.
+fn line(event: &Event) -> Result<Value, ExportError> {
+    let ipld = decode_ipld(event.bytes()).map_err(|_| corrupt("an event"))?;
+    let mut line = dag(&ipld);
+    line["cid"] = event.cid().to_string().into();
+    Ok(line)
+}

@@ -1,0 +1,238 @@
+//! Exports and parts of the graph as CARv1 archives.
+//!
+//! Invariant: an archive of a whole log from seq 0 is enough to have that log again, under its signed head.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    io::Write,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ExportError, Selected, Seqs};
+use crate::{
+    block::{Block, Cid, car, decode, links, payload::Payload},
+    event::Event,
+    log::Stored,
+    query::{
+        QueryError, View,
+        lookup::{Found, corrupt},
+        walk::{Walk, What},
+    },
+};
+
+/// The version of the manifest's form.
+const VERSION: u64 = 1;
+/// Blocks of one archive of a graph.
+pub const BLOCKS_MAX: usize = 10_000;
+/// Bytes of one archive of a graph.
+pub const BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The root of an export: what it claims to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub v: u64,
+    pub log: Cid,
+    /// The first and the last seq.
+    pub from: u64,
+    pub to: u64,
+    /// Events in the archive.
+    pub count: u64,
+    /// A signed head of the log, over at least these events.
+    pub checkpoint: String,
+}
+
+impl View {
+    pub(super) fn export_car(
+        &self,
+        selected: &Selected,
+        to: &mut dyn Write,
+    ) -> Result<(), ExportError> {
+        let first = self.log.event_at(selected.from).map_err(QueryError::from)?;
+        let log = first
+            .ok_or_else(|| corrupt("an event is missing"))?
+            .fields()
+            .log;
+        let manifest = Block::encode(&Manifest {
+            v: VERSION,
+            log,
+            from: selected.from,
+            to: selected.to,
+            count: selected.count,
+            checkpoint: selected.head.note.clone(),
+        });
+        let mut archive = car::Writer::new(to, manifest.cid())?;
+        archive.write(&manifest.cid(), manifest.bytes())?;
+        archive.write(&log, &self.genesis(&log)?.1)?;
+        for number in self.contracts_in(selected)? {
+            let cid = self.log.block_named(number).map_err(QueryError::from)?;
+            let cid = cid.ok_or_else(|| corrupt("a contract is missing"))?;
+            archive.write(
+                &cid,
+                &self
+                    .stored(&cid)?
+                    .ok_or_else(|| corrupt("a contract is missing"))?,
+            )?;
+        }
+        self.visit(selected, &mut |event| {
+            archive.append(&event.cid(), event.bytes())?;
+            self.write_payloads(event, selected, &mut archive)
+        })?;
+        archive.finish()?;
+        Ok(())
+    }
+
+    /// Payloads follow the first event that holds them; where that is known from the index, nothing is remembered.
+    fn write_payloads<W: Write>(
+        &self,
+        event: &Event,
+        selected: &Selected,
+        archive: &mut car::Writer<W>,
+    ) -> Result<(), ExportError> {
+        let mut here = HashSet::new();
+        for pay in &event.fields().pay {
+            if !here.insert(pay.cid) {
+                continue;
+            }
+            let gapless = matches!(selected.seqs, Seqs::Fitting { gapless: true, .. });
+            if gapless && !self.held_first(&pay.cid, event.fields().seq, selected.from)? {
+                continue;
+            }
+            let Some(bytes) = self.stored(&pay.cid)? else {
+                continue;
+            };
+            let new = match gapless {
+                true => archive.append(&pay.cid, &bytes).map(|()| true)?,
+                false => archive.write(&pay.cid, &bytes)?,
+            };
+            if !new {
+                continue;
+            }
+            let payload: Option<Payload> = decode(&bytes).ok();
+            for part in payload.and_then(|payload| payload.parts).iter().flatten() {
+                if let Some(bytes) = self.stored(part)? {
+                    archive.write(part, &bytes)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether no event from `from` to before `seq` holds the payload.
+    fn held_first(&self, payload: &Cid, seq: u64, from: u64) -> Result<bool, QueryError> {
+        let Some(number) = self.log.number_of(payload)? else {
+            return Ok(true);
+        };
+        let sql = "SELECT min(seq) FROM holds WHERE block = ?1 AND seq >= ?2";
+        let mut statement = self.state.prepare_cached(sql)?;
+        let first: Option<u64> = statement.query_row([number, from], |row| row.get(0))?;
+        Ok(first.is_none_or(|first| first >= seq))
+    }
+
+    /// Block numbers of the contracts that the selected events name.
+    fn contracts_in(&self, selected: &Selected) -> Result<Vec<u64>, QueryError> {
+        let Seqs::These(seqs) = &selected.seqs else {
+            let Seqs::Fitting { filter, .. } = &selected.seqs else {
+                return Ok(Vec::new());
+            };
+            return self.contracts_fitting(filter);
+        };
+        let mut statement = self
+            .state
+            .prepare_cached("SELECT tool FROM entry WHERE seq = ?1")?;
+        let mut numbers = BTreeSet::new();
+        for seq in seqs {
+            let number: Option<u64> = statement.query_row([seq], |row| row.get(0))?;
+            numbers.extend(number);
+        }
+        Ok(numbers.into_iter().collect())
+    }
+
+    /// A block's bytes; none where they were erased or are not here.
+    fn stored(&self, cid: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
+        Ok(match self.log.block(cid)? {
+            Some(Stored::Present(bytes)) => Some(bytes),
+            Some(Stored::Erased) | None => None,
+        })
+    }
+
+    /// The blocks of a walk under its start.
+    pub fn walk_car(&self, start: &Cid, walk: &Walk) -> Result<Vec<u8>, QueryError> {
+        let here = walk.nodes.iter().filter(|node| node.what != What::Foreign);
+        let mut cids = vec![*start];
+        cids.extend(here.map(|node| node.cid));
+        let mut archive = Vec::new();
+        self.write_graph(start, &self.bounded(cids)?, &mut archive)
+            .map_err(|_| corrupt("a block is missing"))?;
+        Ok(archive)
+    }
+
+    /// Everything `root` links to, near and far, in the order it is met. Over a bound it is refused whole.
+    pub fn graph(&self, root: &Cid) -> Result<Vec<Cid>, QueryError> {
+        self.find(root)?;
+        let mut known = HashSet::from([*root]);
+        let mut open = vec![*root];
+        let mut met = Vec::new();
+        let mut bytes = 0;
+        while let Some(cid) = open.pop() {
+            let found = match self.find(&cid) {
+                Ok(found) => found,
+                // Erased, or another log's: the graph ends here.
+                Err(QueryError::Erased(_) | QueryError::NotFound(_)) => continue,
+                Err(err) => return Err(err),
+            };
+            met.push(cid);
+            bytes += found.bytes().len();
+            if met.len() > BLOCKS_MAX || bytes > BYTES_MAX {
+                return Err(too_much());
+            }
+            let links = links(cid.codec(), found.bytes()).map_err(|_| corrupt("a block"))?;
+            // The first link is to be met first.
+            open.extend(links.into_iter().rev().filter(|link| known.insert(*link)));
+        }
+        Ok(met)
+    }
+
+    /// The given blocks that are here, while they stay within the bound.
+    fn bounded(&self, cids: Vec<Cid>) -> Result<Vec<Cid>, QueryError> {
+        let mut here = Vec::with_capacity(cids.len());
+        let mut bytes = 0;
+        for cid in cids {
+            match self.find(&cid) {
+                Ok(found) => bytes += found.bytes().len(),
+                Err(QueryError::Erased(_) | QueryError::NotFound(_)) => continue,
+                Err(err) => return Err(err),
+            }
+            if bytes > BYTES_MAX {
+                return Err(too_much());
+            }
+            here.push(cid);
+        }
+        Ok(here)
+    }
+
+    /// Writes the blocks of these names behind `root`.
+    pub fn write_graph(
+        &self,
+        root: &Cid,
+        cids: &[Cid],
+        to: &mut dyn Write,
+    ) -> Result<(), ExportError> {
+        let mut archive = car::Writer::new(to, *root)?;
+        for cid in cids {
+            match self.find(cid)? {
+                Found::Event(event) => archive.write(cid, event.bytes())?,
+                Found::Block { bytes, .. } => archive.write(cid, &bytes)?,
+            };
+        }
+        archive.finish()?;
+        Ok(())
+    }
+}
+
+fn too_much() -> QueryError {
+    QueryError::TooMuch(format!(
+        "the graph is over the bound of {BLOCKS_MAX} blocks or {BYTES_MAX} bytes; ask for parts of it"
+    ))
+}

@@ -1,0 +1,192 @@
+//! Import: an archive of a whole log becomes a data directory that can be verified, asked and exported.
+//!
+//! Invariants:
+//! - nothing is left behind of an archive that is refused: the log takes its name once it is whole and verified;
+//! - no key comes with an archive, so nobody can go on writing the log that is imported.
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::Path,
+};
+
+use super::{
+    export::archive::Manifest,
+    verify::{Checks, Report, Step, verify},
+};
+use crate::{
+    block::{
+        Block, Cid, Codec,
+        car::{CarError, Limits, Reader, SECTION_MAX},
+        decode,
+    },
+    event::Event,
+    log::{
+        Batch, Log, LogError,
+        home::{Home, HomeError},
+        sqlite::SqliteLog,
+    },
+};
+
+/// Events of one commit.
+const BATCH_EVENTS: usize = 4096;
+/// Bytes of one commit.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// Why an archive was not imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    #[error("`{dir}` holds a log already; import into an empty directory")]
+    Occupied { dir: String },
+    #[error("the archive is refused")]
+    Car(#[from] CarError),
+    #[error("the archive is not an export of a log: its root is no manifest")]
+    NoManifest,
+    #[error(
+        "the archive holds {count} events from {from} to {to}, not a whole log: export it without a subject, cid or range"
+    )]
+    Partial { from: u64, to: u64, count: u64 },
+    #[error(
+        "the archive goes from event {expected} to event {found}: the events between are missing"
+    )]
+    Gap { expected: u64, found: u64 },
+    #[error("the archive ends before event {expected} of {count}")]
+    Short { expected: u64, count: u64 },
+    #[error("what the archive holds does not verify: {}", faults(.0))]
+    Unverified(Box<Report>),
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error("the log cannot be written")]
+    Log(#[from] LogError),
+    #[error("the data directory cannot be written")]
+    Io(#[from] io::Error),
+}
+
+fn faults(report: &Report) -> String {
+    let first = report
+        .faults
+        .first()
+        .map_or("no fault", |fault| &fault.fault);
+    match report.faults_total {
+        0 | 1 => first.to_owned(),
+        more => format!("{first}, and {} more faults", more - 1),
+    }
+}
+
+/// Writes the log of `archive` into `dir`, which must hold none. `step` is told how far verifying it is.
+pub fn import(
+    archive: impl Read,
+    dir: &Path,
+    step: &mut dyn FnMut(Step),
+) -> Result<Report, ImportError> {
+    let home = Home::open(dir)?;
+    if home.log_path().exists() {
+        return Err(ImportError::Occupied {
+            dir: dir.display().to_string(),
+        });
+    }
+    // An import that a crash broke off may have left its part here.
+    let part = dir.join("import");
+    if part.exists() {
+        fs::remove_dir_all(&part)?;
+    }
+    let part = Home::open(&part)?;
+    let imported = write(archive, &part).and_then(|()| {
+        let report = verify(&part, &Checks::default(), step);
+        match report.verified {
+            true => Ok(report),
+            false => Err(ImportError::Unverified(Box::new(report))),
+        }
+    });
+    let imported = imported.and_then(|report| {
+        for name in ["head", "log.db"] {
+            // The log comes last: a crash before leaves a directory without one.
+            fs::rename(part.dir().join(name), dir.join(name))?;
+        }
+        Ok(report)
+    });
+    fs::remove_dir_all(part.dir())?;
+    imported
+}
+
+/// Writes the log and its signed head.
+fn write(archive: impl Read, home: &Home) -> Result<(), ImportError> {
+    let limits = Limits {
+        section_max: SECTION_MAX,
+        total_max: u64::MAX,
+    };
+    let mut archive = Reader::new(io::BufReader::new(archive), limits)?;
+    let root = archive.root();
+    let Some((cid, bytes)) = archive.next().transpose()? else {
+        return Err(ImportError::NoManifest);
+    };
+    let manifest: Manifest = match cid == root {
+        true => decode(&bytes).map_err(|_| ImportError::NoManifest)?,
+        false => return Err(ImportError::NoManifest),
+    };
+    let Manifest {
+        from, to, count, ..
+    } = manifest;
+    if from != 0 || to.checked_add(1) != Some(count) {
+        return Err(ImportError::Partial { from, to, count });
+    }
+    let mut log = Filling {
+        log: SqliteLog::open(&home.log_path(), true)?,
+        batch: Batch::default(),
+        bytes: 0,
+        tip: None,
+    };
+    let mut next = 0;
+    for section in archive {
+        let (cid, bytes) = section?;
+        let event = match cid.codec() {
+            Codec::DagCbor => Event::open(bytes.clone()).ok(),
+            Codec::Raw => None,
+        };
+        log.bytes += bytes.len();
+        match event.filter(|event| event.fields().log == manifest.log) {
+            None => log.batch.blocks.push(Block::new(cid.codec(), bytes)),
+            Some(event) if event.fields().seq == next => {
+                next += 1;
+                log.batch.events.push(event);
+            }
+            Some(event) => {
+                let found = event.fields().seq;
+                return Err(ImportError::Gap {
+                    expected: next,
+                    found,
+                });
+            }
+        }
+        if log.bytes >= BATCH_BYTES || log.batch.events.len() >= BATCH_EVENTS {
+            log.flush()?;
+        }
+    }
+    log.flush()?;
+    if next != count {
+        return Err(ImportError::Short {
+            expected: next,
+            count,
+        });
+    }
+    home.head()?.write(&manifest.checkpoint, true)?;
+    Ok(())
+}
+
+/// A log that is being filled.
+struct Filling {
+    log: SqliteLog,
+    batch: Batch,
+    bytes: usize,
+    tip: Option<Cid>,
+}
+
+impl Filling {
+    fn flush(&mut self) -> Result<(), LogError> {
+        let batch = std::mem::take(&mut self.batch);
+        self.bytes = 0;
+        self.log.append(self.tip, &batch)?;
+        self.tip = batch.events.last().map(Event::cid).or(self.tip);
+        Ok(())
+    }
+}

@@ -1,0 +1,346 @@
+//! Every event in order: its bytes, its place, its parents, what it links to, and the tree over all of them.
+//!
+//! Invariants:
+//! - an event whose bytes are in doubt is not in the tree, and no head is compared after it;
+//! - memory grows with open calls, erased and missing payloads, not with the log.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ops::ControlFlow,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    block::{Cid, Codec, Sha256Digest},
+    event::{Body, Event},
+    identity::Checkpoint,
+    log::{EventRow, LogError, Reader, Stored},
+    merkle::{self, Growing},
+    query::verify::{Checks, Found, STEP, Step, Verdict, strict},
+};
+
+/// Recent events by name, so that most causes need no look-up.
+const RECENT_MAX: usize = 16 * 1024;
+
+/// What the walk over the events carries along.
+pub(super) struct Chain<'a> {
+    pub log: &'a dyn Reader,
+    pub whole: bool,
+    pub genesis: Option<Cid>,
+    pub next: u64,
+    pub prev: Option<(Cid, u64)>,
+    /// The tree so far; none once a leaf is missing or in doubt.
+    pub tree: Option<Growing>,
+    pub heads: Vec<(Checkpoint, &'static str)>,
+    pub recent: HashMap<Sha256Digest, u64>,
+    pub contracts: HashSet<Cid>,
+    pub open_calls: HashSet<Cid>,
+    pub erased: HashSet<Cid>,
+    /// Payloads without bytes, and the first event that names each.
+    pub missing: HashMap<Cid, u64>,
+    pub refs: Vec<Cid>,
+    pub pay: Vec<Cid>,
+}
+
+impl Found {
+    /// Walks over the events that are asked for.
+    pub(super) fn check_events<'a>(
+        &mut self,
+        log: &'a dyn Reader,
+        checks: &Checks,
+        heads: Vec<(Checkpoint, &'static str)>,
+        step: &mut dyn FnMut(Step),
+    ) -> Result<Chain<'a>, LogError> {
+        let whole = checks.from_seq == 0 && checks.to_seq.is_none();
+        let total = log.tip().ok().flatten().map_or(0, |tip| tip.seq + 1);
+        let before = checks
+            .from_seq
+            .checked_sub(1)
+            .map(|seq| log.event_at(seq))
+            .transpose()?
+            .flatten();
+        let mut chain = Chain {
+            log,
+            whole,
+            genesis: before.as_ref().map(|event| event.fields().log),
+            next: checks.from_seq,
+            prev: before.map(|event| (event.cid(), event.fields().ts)),
+            tree: whole.then(Growing::new),
+            heads,
+            recent: HashMap::new(),
+            contracts: HashSet::new(),
+            open_calls: HashSet::new(),
+            erased: HashSet::new(),
+            missing: HashMap::new(),
+            refs: Vec::new(),
+            pay: Vec::new(),
+        };
+        let mut failed = None;
+        log.events(checks.from_seq, &mut |row| {
+            if checks.to_seq.is_some_and(|to| row.seq > to) {
+                return ControlFlow::Break(());
+            }
+            if let Err(err) = self.check_event(row, &mut chain) {
+                failed = Some(err);
+                return ControlFlow::Break(());
+            }
+            if self.events.is_multiple_of(STEP) {
+                step(Step::Events(self.events, total));
+            }
+            ControlFlow::Continue(())
+        })?;
+        if let Some(err) = failed {
+            return Err(err);
+        }
+        step(Step::Events(self.events, total));
+        Ok(chain)
+    }
+
+    fn check_event(&mut self, row: EventRow<'_>, chain: &mut Chain<'_>) -> Result<(), LogError> {
+        self.events += 1;
+        let seq = row.seq;
+        let cid = Cid::from_digest(Codec::DagCbor, Sha256::digest(row.bytes).into());
+        if row.seq != chain.next {
+            let fault = match row.seq - chain.next {
+                1 => format!("event {} is missing", chain.next),
+                _ => format!("events {} to {} are missing", chain.next, row.seq - 1),
+            };
+            self.fault(Verdict::Incomplete, Some(chain.next), None, fault);
+            chain.break_off();
+        }
+        chain.next = seq + 1;
+        if cid.digest() != &row.digest {
+            self.fault(
+                Verdict::Invalid,
+                Some(seq),
+                Some(&cid),
+                "the event's bytes do not have its name",
+            );
+            chain.break_off();
+            return Ok(());
+        }
+        let (mut refs, mut pay) = (
+            std::mem::take(&mut chain.refs),
+            std::mem::take(&mut chain.pay),
+        );
+        let Some(event) = strict::read(row.bytes, &mut refs, &mut pay) else {
+            self.fault(
+                Verdict::Invalid,
+                Some(seq),
+                Some(&cid),
+                "the bytes are not an event",
+            );
+            chain.break_off();
+            return Ok(());
+        };
+        self.check_place(&event, seq, &cid, chain);
+        self.check_parents(&event, &refs, &cid, chain)?;
+        self.check_links(&event, &pay, row.bytes, &cid, chain)?;
+        chain.prev = Some((cid, event.ts));
+        if chain.recent.len() == RECENT_MAX {
+            chain.recent.clear();
+        }
+        chain.recent.insert(*cid.digest(), seq);
+        if let Some(tree) = &mut chain.tree {
+            tree.push(merkle::leaf_hash(&cid));
+            // Tiles are the server's business; the tree's edge is all that is needed here.
+            tree.take_changed();
+            self.check_heads(chain);
+        }
+        (chain.refs, chain.pay) = (refs, pay);
+        Ok(())
+    }
+
+    /// The event's place in its log.
+    fn check_place(
+        &mut self,
+        event: &strict::Checked<'_>,
+        seq: u64,
+        cid: &Cid,
+        chain: &mut Chain<'_>,
+    ) {
+        let mut rule = |holds: bool, fault: &str| {
+            if !holds {
+                self.fault(Verdict::Invalid, Some(seq), Some(cid), fault);
+            }
+        };
+        rule(
+            event.seq == seq,
+            "the event is stored under another seq than its own",
+        );
+        let genesis = *chain.genesis.get_or_insert(event.log);
+        rule(event.log == genesis, "the event is of another log");
+        if let Some((prev, ts)) = chain.prev {
+            rule(event.prev == Some(prev), "`prev` is not the event before");
+            rule(event.ts >= ts, "`ts` is before that of the event before");
+        }
+        rule(
+            seq > 0 || event.kind == "log.opened",
+            "the first event is not log.opened",
+        );
+    }
+
+    /// Causal parents come before their children, and a call ends once.
+    fn check_parents(
+        &mut self,
+        event: &strict::Checked<'_>,
+        refs: &[Cid],
+        cid: &Cid,
+        chain: &mut Chain<'_>,
+    ) -> Result<(), LogError> {
+        let seq = event.seq;
+        if let Some(cause) = &event.cause {
+            match chain.seq_of(cause)? {
+                Some(parent) if parent < seq => {}
+                Some(_) => self.fault(
+                    Verdict::Invalid,
+                    Some(seq),
+                    Some(cid),
+                    "`cause` is a later event",
+                ),
+                None => self.fault(
+                    Verdict::Incomplete,
+                    Some(seq),
+                    Some(cause),
+                    "the event's cause is missing",
+                ),
+            }
+        }
+        for parent in refs {
+            if chain.seq_of(parent)?.is_some_and(|parent| parent >= seq) {
+                self.fault(
+                    Verdict::Invalid,
+                    Some(seq),
+                    Some(cid),
+                    "a ref is a later event",
+                );
+            }
+        }
+        if !chain.whole {
+            return Ok(());
+        }
+        match event.kind {
+            "call.started" => {
+                chain.open_calls.insert(*cid);
+            }
+            "call.succeeded" | "call.failed" | "call.refused" | "call.interrupted"
+            | "call.cancelled" => {
+                if !event
+                    .cause
+                    .is_some_and(|cause| chain.open_calls.remove(&cause))
+                {
+                    self.fault(
+                        Verdict::Invalid,
+                        Some(seq),
+                        Some(cid),
+                        "ends a call that is not open",
+                    );
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Contracts and payloads are there, or erased.
+    fn check_links(
+        &mut self,
+        event: &strict::Checked<'_>,
+        pay: &[Cid],
+        bytes: &[u8],
+        cid: &Cid,
+        chain: &mut Chain<'_>,
+    ) -> Result<(), LogError> {
+        let seq = event.seq;
+        for block in event
+            .tool
+            .iter()
+            .filter(|tool| !chain.contracts.contains(tool))
+        {
+            match self.block(block, seq, chain)? {
+                true => {}
+                false => self.fault(
+                    Verdict::Incomplete,
+                    Some(seq),
+                    Some(block),
+                    "the call's contract is missing",
+                ),
+            }
+        }
+        chain.contracts.extend(event.tool);
+        for payload in pay {
+            if !self.block(payload, seq, chain)? {
+                chain.missing.entry(*payload).or_insert(seq);
+            }
+        }
+        if event.kind == "payload.erased"
+            && let Some(Body::PayloadErased(facts)) = Event::open(bytes.to_vec())
+                .ok()
+                .and_then(|event| event.body())
+        {
+            chain.erased.insert(facts.payload);
+        }
+        if seq == 0 && !self.block(&event.log, seq, chain)? {
+            self.fault(
+                Verdict::Incomplete,
+                Some(0),
+                Some(cid),
+                "the genesis block is missing",
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether a block is stored. In part of a log it is checked here; in a whole one it has been.
+    fn block(&mut self, cid: &Cid, seq: u64, chain: &Chain<'_>) -> Result<bool, LogError> {
+        if chain.whole {
+            return Ok(chain.log.number_of(cid)?.is_some());
+        }
+        self.blocks += 1;
+        match chain.log.block(cid) {
+            Ok(Some(Stored::Present(bytes))) => {
+                self.check_block(cid, &bytes, Some(seq), chain.log)?;
+                Ok(true)
+            }
+            // Its erasure may be recorded outside the part that is checked.
+            Ok(Some(Stored::Erased)) => Ok(true),
+            Ok(None) => Ok(false),
+            Err(LogError::Corrupt { what }) => {
+                self.fault(Verdict::Invalid, Some(seq), Some(cid), what);
+                Ok(true)
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Compares the tree with the heads that are of its size.
+    fn check_heads(&mut self, chain: &Chain<'_>) {
+        let Some(tree) = &chain.tree else { return };
+        for (head, what) in chain
+            .heads
+            .iter()
+            .filter(|(head, _)| head.size == tree.size())
+        {
+            if tree.root() != head.root {
+                let fault = format!("{what} over {} events is of another log", head.size);
+                self.fault(Verdict::Forked, Some(head.size - 1), None, fault);
+            }
+        }
+    }
+}
+
+impl Chain<'_> {
+    /// After a hole nothing can be said of the tree, nor of the next event's `prev`.
+    fn break_off(&mut self) {
+        self.tree = None;
+        self.prev = None;
+    }
+
+    fn seq_of(&self, cid: &Cid) -> Result<Option<u64>, LogError> {
+        match self.recent.get(cid.digest()) {
+            Some(seq) => Ok(Some(*seq)),
+            None => self.log.seq_of(cid),
+        }
+    }
+}
