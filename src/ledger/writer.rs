@@ -425,8 +425,11 @@ impl Writer {
             );
             return Ok(Ruling::Denied(refusal));
         };
+        let shared = query::shared_parts(reader.as_ref(), &payload, &parts)?;
         draft.erasures.push(payload);
-        draft.erasures.extend(parts);
+        draft
+            .erasures
+            .extend(parts.into_iter().filter(|part| !shared.contains(part)));
         let body = Body::PayloadErased(PayloadErased { payload, basis });
         Ok(Ruling::Done(
             self.seal(log_fact(actor, body), draft)?.into(),
