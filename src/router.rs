@@ -9,6 +9,7 @@ mod calling;
 pub mod capture;
 pub mod lane;
 pub mod metadata;
+mod telling;
 
 use std::{
     future::Future,

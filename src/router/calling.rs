@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, value::RawValue};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -35,13 +35,15 @@ use crate::{
         capture::{self, Capture},
         lane::{self, Lane},
         metadata::{PRIORITY, Rule},
+        telling::{
+            Told, error_text, judge, not_found, read_error, refusal_result, shown, silenced,
+        },
     },
 };
 
 /// How long a tool that was told to stop may take to do so before it is dropped.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 const INVALID_PARAMS: i64 = -32602;
-const RESOURCE_NOT_FOUND: i64 = -32002;
 
 /// What a request names: who runs it, under which name, where.
 struct Target {
@@ -61,12 +63,6 @@ struct Content {
     echoes: Vec<String>,
     refusal: Option<Refusal>,
     capture: Capture,
-}
-
-/// What a finished run is told to the caller as.
-enum Told {
-    Result(Box<RawValue>),
-    Error(RpcError),
 }
 
 impl Router {
@@ -570,133 +566,4 @@ fn invocation(
         cancel,
         started: Some(started),
     }
-}
-
-/// How an outcome ends the call, what it is counted as, and what the caller is told.
-fn judge(outcome: Outcome) -> (EndOutcome, &'static str, Told) {
-    let failed = |failure, code| EndOutcome::Failed { failure, code };
-    let told = |code, message: &str| Told::Result(refusal_result(&Refusal::new(code, message)));
-    match outcome {
-        Outcome::Result {
-            result,
-            is_error: true,
-        } => (
-            failed(Failure::Tool, None),
-            "tool_error",
-            Told::Result(result),
-        ),
-        Outcome::Result {
-            result,
-            is_error: false,
-        } => {
-            let kind = splice::member(&result, "resultType").ok().flatten();
-            let input_required = kind.is_some_and(|kind| kind.get() == "\"input_required\"");
-            (
-                EndOutcome::Succeeded { input_required },
-                "succeeded",
-                Told::Result(result),
-            )
-        }
-        Outcome::Rpc(error) => (
-            failed(Failure::Protocol, Some(error.code)),
-            "protocol_error",
-            Told::Error(*error),
-        ),
-        Outcome::Refused(refusal) => {
-            let failure = if refusal.code == Code::Internal {
-                Failure::Internal
-            } else {
-                Failure::Tool
-            };
-            (
-                failed(failure, None),
-                "tool_error",
-                Told::Result(refusal_result(&refusal)),
-            )
-        }
-        Outcome::Transport { message } => {
-            let refusal = Refusal::new(Code::Unavailable, message).retryable();
-            (
-                failed(Failure::Transport, None),
-                "transport_error",
-                Told::Result(refusal_result(&refusal)),
-            )
-        }
-        Outcome::TimedOut => {
-            let message = "the tool did not answer in time";
-            (
-                failed(Failure::Timeout, None),
-                "timed_out",
-                told(Code::DeadlineExceeded, message),
-            )
-        }
-        Outcome::Cancelled => (
-            EndOutcome::Cancelled,
-            "cancelled",
-            told(Code::Cancelled, "the call was cancelled"),
-        ),
-    }
-}
-
-/// A domain error as a tool result.
-pub fn refusal_result(refusal: &Refusal) -> Box<RawValue> {
-    let mut error = json!({
-        "code": refusal.code.as_str(),
-        "message": refusal.message,
-        "retryable": refusal.retryable,
-    });
-    if let Some(hint) = &refusal.hint {
-        error["hint"] = json!(hint);
-    }
-    let text = match &refusal.hint {
-        Some(hint) => format!("{}: {} ({hint})", refusal.code.as_str(), refusal.message),
-        None => format!("{}: {}", refusal.code.as_str(), refusal.message),
-    };
-    let result = json!({
-        "content": [{"type": "text", "text": text}],
-        "structuredContent": {"success": false, "error": error},
-        "isError": true,
-    });
-    splice::raw(result.to_string())
-}
-
-/// A refusal that repeats no secret of the input it is about.
-fn silenced(refusal: Refusal, secrets: &[String]) -> Refusal {
-    let hidden = secrets.iter().filter(|secret| !secret.is_empty());
-    let message = hidden.fold(refusal.message, |message, secret| {
-        message.replace(secret.as_str(), "$redacted")
-    });
-    Refusal { message, ..refusal }
-}
-
-fn error_text(error: &RpcError) -> String {
-    json!({"code": error.code, "message": error.message, "data": error.data}).to_string()
-}
-
-fn read_error(raw: &RawValue) -> RpcError {
-    let error: Value = serde_json::from_str(raw.get()).unwrap_or_default();
-    RpcError {
-        code: error["code"].as_i64().unwrap_or(-32603),
-        message: error["message"]
-            .as_str()
-            .unwrap_or("internal error")
-            .to_owned(),
-        data: error.get("data").filter(|data| !data.is_null()).cloned(),
-        record: None,
-    }
-}
-
-fn not_found(uri: &str) -> RpcError {
-    RpcError {
-        data: Some(json!({"uri": uri})),
-        ..RpcError::new(
-            RESOURCE_NOT_FOUND,
-            format!("resource not found: {}", shown(uri)),
-        )
-    }
-}
-
-/// A caller's text as shown back: bounded, without control characters.
-fn shown(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(128).collect()
 }

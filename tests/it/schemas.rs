@@ -163,17 +163,26 @@ fn every_tool_is_whole_and_its_example_fits() {
         for field in ["title", "description", "inputSchema", "annotations"] {
             assert!(!tool[field].is_null(), "tools/{name}.json has no {field}");
         }
-        assert_eq!(tool["inputSchema"]["additionalProperties"], false, "{name} takes unknown fields");
+        assert_eq!(
+            tool["inputSchema"]["additionalProperties"], false,
+            "{name} takes unknown fields"
+        );
         let example = read(&format!("tools/examples/{name}.json"));
         // Dispatch answers as the tool it calls does, so it promises no shape of its own.
-        for (side, schema) in [("input", &tool["inputSchema"]), ("output", &tool["outputSchema"])] {
+        for (side, schema) in [
+            ("input", &tool["inputSchema"]),
+            ("output", &tool["outputSchema"]),
+        ] {
             if schema.is_null() && name == "tools_dispatch" {
                 continue;
             }
             let schema = jsonschema::draft202012::new(schema)
                 .unwrap_or_else(|err| panic!("{side} schema of {name}: {err}"));
             if let Some(fault) = schema.iter_errors(&example[side]).next() {
-                panic!("{side} of tools/examples/{name}.json at {}: {fault}", fault.instance_path());
+                panic!(
+                    "{side} of tools/examples/{name}.json at {}: {fault}",
+                    fault.instance_path()
+                );
             }
         }
     }

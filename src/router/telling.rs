@@ -1,0 +1,151 @@
+//! What came of a call, as it is recorded, counted and told to the caller.
+//!
+//! Invariants:
+//! - transport failures, JSON-RPC errors and `isError` results stay apart, in the log and in the answer;
+//! - a message never holds a secret of the input, and a caller's own text only bounded and printable.
+
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    block::splice,
+    call::{Code, EndOutcome, Refusal},
+    event::body::Failure,
+    router::{Outcome, RpcError},
+};
+
+const RESOURCE_NOT_FOUND: i64 = -32002;
+
+/// What a finished run is told to the caller as.
+pub enum Told {
+    Result(Box<RawValue>),
+    Error(RpcError),
+}
+
+/// How an outcome ends the call, what it is counted as, and what the caller is told.
+pub fn judge(outcome: Outcome) -> (EndOutcome, &'static str, Told) {
+    let failed = |failure, code| EndOutcome::Failed { failure, code };
+    let told = |code, message: &str| Told::Result(refusal_result(&Refusal::new(code, message)));
+    match outcome {
+        Outcome::Result {
+            result,
+            is_error: true,
+        } => (
+            failed(Failure::Tool, None),
+            "tool_error",
+            Told::Result(result),
+        ),
+        Outcome::Result {
+            result,
+            is_error: false,
+        } => {
+            let kind = splice::member(&result, "resultType").ok().flatten();
+            let input_required = kind.is_some_and(|kind| kind.get() == "\"input_required\"");
+            (
+                EndOutcome::Succeeded { input_required },
+                "succeeded",
+                Told::Result(result),
+            )
+        }
+        Outcome::Rpc(error) => (
+            failed(Failure::Protocol, Some(error.code)),
+            "protocol_error",
+            Told::Error(*error),
+        ),
+        Outcome::Refused(refusal) => {
+            let failure = if refusal.code == Code::Internal {
+                Failure::Internal
+            } else {
+                Failure::Tool
+            };
+            (
+                failed(failure, None),
+                "tool_error",
+                Told::Result(refusal_result(&refusal)),
+            )
+        }
+        Outcome::Transport { message } => {
+            let refusal = Refusal::new(Code::Unavailable, message).retryable();
+            (
+                failed(Failure::Transport, None),
+                "transport_error",
+                Told::Result(refusal_result(&refusal)),
+            )
+        }
+        Outcome::TimedOut => {
+            let message = "the tool did not answer in time";
+            (
+                failed(Failure::Timeout, None),
+                "timed_out",
+                told(Code::DeadlineExceeded, message),
+            )
+        }
+        Outcome::Cancelled => (
+            EndOutcome::Cancelled,
+            "cancelled",
+            told(Code::Cancelled, "the call was cancelled"),
+        ),
+    }
+}
+
+/// A domain error as a tool result.
+pub fn refusal_result(refusal: &Refusal) -> Box<RawValue> {
+    let mut error = json!({
+        "code": refusal.code.as_str(),
+        "message": refusal.message,
+        "retryable": refusal.retryable,
+    });
+    if let Some(hint) = &refusal.hint {
+        error["hint"] = json!(hint);
+    }
+    let text = match &refusal.hint {
+        Some(hint) => format!("{}: {} ({hint})", refusal.code.as_str(), refusal.message),
+        None => format!("{}: {}", refusal.code.as_str(), refusal.message),
+    };
+    let result = json!({
+        "content": [{"type": "text", "text": text}],
+        "structuredContent": {"success": false, "error": error},
+        "isError": true,
+    });
+    splice::raw(result.to_string())
+}
+
+/// A refusal that repeats no secret of the input it is about.
+pub fn silenced(refusal: Refusal, secrets: &[String]) -> Refusal {
+    let hidden = secrets.iter().filter(|secret| !secret.is_empty());
+    let message = hidden.fold(refusal.message, |message, secret| {
+        message.replace(secret.as_str(), "$redacted")
+    });
+    Refusal { message, ..refusal }
+}
+
+pub fn error_text(error: &RpcError) -> String {
+    json!({"code": error.code, "message": error.message, "data": error.data}).to_string()
+}
+
+pub fn read_error(raw: &RawValue) -> RpcError {
+    let error: Value = serde_json::from_str(raw.get()).unwrap_or_default();
+    RpcError {
+        code: error["code"].as_i64().unwrap_or(-32603),
+        message: error["message"]
+            .as_str()
+            .unwrap_or("internal error")
+            .to_owned(),
+        data: error.get("data").filter(|data| !data.is_null()).cloned(),
+        record: None,
+    }
+}
+
+pub fn not_found(uri: &str) -> RpcError {
+    RpcError {
+        data: Some(json!({"uri": uri})),
+        ..RpcError::new(
+            RESOURCE_NOT_FOUND,
+            format!("resource not found: {}", shown(uri)),
+        )
+    }
+}
+
+/// A caller's text as shown back: bounded, without control characters.
+pub fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(128).collect()
+}
