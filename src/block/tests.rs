@@ -1,3 +1,5 @@
+//! Strictness as data: which bytes are a block or a CID of ours, and which are not.
+
 use data_encoding::HEXLOWER;
 
 use super::*;

@@ -1,4 +1,8 @@
 //! `cairn serve`, `cairn stdio`, `cairn wrap`: a node behind a door.
+//!
+//! Invariants:
+//! - standard output carries the ready line, or messages, and nothing else; log lines go to standard error;
+//! - SIGTERM and Ctrl-C drain and stop; a ledger that stops ends the process with an error.
 
 use std::{
     io::{IsTerminal, Write},

@@ -1,3 +1,5 @@
+//! Signed heads: opened by other readers, and refused when anything about them is off.
+
 use super::*;
 
 const ORIGIN: &str = "cairn.example/log1";

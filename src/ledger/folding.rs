@@ -1,4 +1,8 @@
 //! The folding thread: after each commit, the state, then the signed head.
+//!
+//! Invariants:
+//! - a head is signed only over events that are committed and folded;
+//! - when this thread ends, the writer stops at its next commit.
 
 use std::{
     sync::mpsc::Receiver,

@@ -1,4 +1,8 @@
 //! The writing thread: takes what waits, rules, seals, appends, answers.
+//!
+//! Invariants:
+//! - rulings of one commit see each other; nobody outside sees any of them before all are durable;
+//! - a command whose event cannot be sealed is refused alone; a commit that fails ends the thread.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},

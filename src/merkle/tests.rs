@@ -1,3 +1,5 @@
+//! The tree beside two other implementations, the vectors of RFC 6962, and the paths of C2SP tlog-tiles.
+
 use std::{collections::HashMap, convert::Infallible};
 
 use ct_merkle::{HashableLeaf, digest::Update, mem_backed_tree::MemoryBackedTree};

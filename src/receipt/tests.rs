@@ -1,3 +1,5 @@
+//! Receipts: whole ones verify, and each single change is refused with its reason.
+
 use std::{collections::HashMap, convert::Infallible};
 
 use super::*;

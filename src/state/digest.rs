@@ -1,4 +1,7 @@
 //! The digest of every table: how two derivations of the same log are compared.
+//!
+//! Invariants:
+//! - every table has its row here; a digest depends on the rows alone, not on how they are stored.
 
 use std::collections::BTreeMap;
 

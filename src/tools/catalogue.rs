@@ -1,4 +1,7 @@
 //! The catalogue tools: find tools, read their contracts, call them by name.
+//!
+//! Invariants:
+//! - a dispatched call is a call of its own in the log, caused by the dispatch, with the dispatched tool's answer.
 
 use std::{collections::BTreeMap, sync::Arc};
 

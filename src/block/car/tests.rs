@@ -1,3 +1,5 @@
+//! Archives as data: what is written is read back, and every kind of damage is named.
+
 use super::*;
 use crate::block::{Block, Codec};
 

@@ -1,3 +1,5 @@
+//! JSON from outside as data: what is strict JSON, and which fault anything else is.
+
 use super::*;
 use crate::block::{Codec, decode_ipld, encode};
 
