@@ -118,7 +118,7 @@ impl Lane {
         let mut queue = self.queue();
         let free = queue.places < self.bounds.concurrency + self.bounds.queue;
         queue.places += usize::from(free);
-        free.then_some(Place { lane: self })
+        free.then(|| Place { lane: self })
     }
 
     /// Calls that wait or run here.
