@@ -22,7 +22,7 @@ use cairn::{
     log::home::Home,
 };
 
-use machine::fdatasync_p50;
+use machine::{Place, fdatasync_p50};
 
 const ROUNDS: usize = 5;
 
@@ -31,9 +31,11 @@ fn main() {
         .filter_map(|arg| arg.parse().ok())
         .next()
         .unwrap_or(2.0);
+    let fdatasync = |place| fdatasync_p50(Path::new("."), place).as_secs_f64() * 1e3;
     println!(
-        "fdatasync p50: {:.3} ms",
-        fdatasync_p50(Path::new(".")).as_secs_f64() * 1e3
+        "fdatasync p50: {:.3} ms growing a file, {:.3} ms overwriting it",
+        fdatasync(Place::End),
+        fdatasync(Place::Over)
     );
     for submitters in [1, 64, 256, 1024] {
         let mut rates: Vec<f64> = (0..ROUNDS).map(|_| round(submitters, seconds)).collect();

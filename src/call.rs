@@ -295,6 +295,23 @@ fn ending_fact(open: &Call, body: Body, output: Option<PayloadRef>) -> Fact {
     }
 }
 
+impl Start {
+    /// The call as it stands once this wish is recorded by the event `started`: what [`Call::begun`] reads from it.
+    pub fn begun(self, started: Cid) -> Call {
+        Call {
+            id: self.id,
+            actor: self.actor,
+            tool: self.tool,
+            name: self.facts.name,
+            input: self.input.map(|input| input.cid),
+            key: self.facts.key,
+            runner: self.facts.runner,
+            started,
+            ending: None,
+        }
+    }
+}
+
 impl Call {
     /// The call that a `call.started` event begins.
     pub fn begun(event: &Event) -> Option<Self> {

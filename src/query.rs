@@ -15,6 +15,8 @@ pub mod verify;
 pub mod walk;
 
 use std::{
+    collections::HashSet,
+    ops::ControlFlow,
     path::Path,
     sync::{Mutex, PoisonError},
 };
@@ -22,7 +24,7 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
-    block::{Cid, decode, payload::Payload},
+    block::{Cid, Codec, decode, payload::Payload},
     call::Code,
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
     state::{self, StateError, subject_key},
@@ -148,6 +150,30 @@ impl Readers {
 pub fn payload_parts(block: &[u8]) -> Option<Vec<Cid>> {
     let payload: Payload = decode(block).ok()?;
     Some(payload.parts.unwrap_or_default())
+}
+
+/// Which of a payload's parts other payloads hold too: parts carry no salt, so the same content shares them.
+///
+/// Reads every block; payloads in parts are rare, and so is erasing one.
+pub fn shared_parts(
+    log: &dyn Reader,
+    payload: &Cid,
+    parts: &[Cid],
+) -> Result<HashSet<Cid>, LogError> {
+    let mut shared = HashSet::new();
+    if parts.is_empty() {
+        return Ok(shared);
+    }
+    log.blocks(0, &mut |row| {
+        let other = row.codec == Some(Codec::DagCbor) && row.digest != *payload.digest();
+        if let Some(bytes) = row.bytes.filter(|_| other)
+            && let Some(held) = payload_parts(bytes)
+        {
+            shared.extend(held.into_iter().filter(|part| parts.contains(part)));
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(shared)
 }
 
 /// The content of a payload, put together from its parts; none where it is erased or no payload.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     data_dir,
     load::{self, Client, Load, Script},
-    machine::fdatasync_p50,
+    machine::{Place, fdatasync_p50},
     server::Server,
     table::{Bound, absent, milliseconds, row},
 };
@@ -47,9 +47,9 @@ pub fn section() {
     }
     let mut rounds = Rounds::default();
     for _ in 0..ROUNDS {
-        rounds
-            .fdatasync
-            .push(milliseconds(fdatasync_p50(data.path())));
+        let fdatasync = |place| milliseconds(fdatasync_p50(data.path(), place));
+        rounds.appended.push(fdatasync(Place::End));
+        rounds.overwritten.push(fdatasync(Place::Over));
         rounds
             .alone
             .push(load::run(&Stateless, cairn.address, 1, ROUND_ALONE));
@@ -70,7 +70,8 @@ pub fn section() {
 
 #[derive(Default)]
 struct Rounds {
-    fdatasync: Vec<f64>,
+    appended: Vec<f64>,
+    overwritten: Vec<f64>,
     alone: Vec<Load>,
     cairn: Vec<Load>,
     peer: Vec<Load>,
@@ -82,7 +83,18 @@ impl Rounds {
         let rates = |loads: &[Load]| loads.iter().map(|load| load.rate).collect::<Vec<f64>>();
         let p50 = |loads: &[Load]| loads.iter().map(|load| milliseconds(load.p50)).collect();
         let p99 = |loads: &[Load]| loads.iter().map(|load| milliseconds(load.p99)).collect();
-        let fdatasync = row("fdatasync p50", "ms", self.fdatasync, Bound::None);
+        row(
+            "fdatasync p50, growing file",
+            "ms",
+            self.appended,
+            Bound::None,
+        );
+        let fdatasync = row(
+            "fdatasync p50, overwritten file",
+            "ms",
+            self.overwritten,
+            Bound::None,
+        );
         row(
             "axum echo, 64 callers",
             "calls/s",

@@ -1,4 +1,6 @@
 //! The arguments of the commands that read a log.
+//!
+//! Invariant: what is parsed here has its type: no command reads a CID, a key, a moment or a format from text again.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,8 @@
-//! `cairn call`: one tool call. The result goes to standard output, its event's CID to standard error.
+//! `cairn call`: one tool call.
+//!
+//! Invariants:
+//! - standard output holds the result as it came and nothing else; the event's CID goes to standard error;
+//! - arguments reach the tool byte for byte.
 
 use std::{
     io::{Read, stdin},
@@ -49,6 +53,13 @@ impl Called {
         Ok((member("structuredContent").unwrap_or(result), failed))
     }
 
+    /// Whether the tool answered with questions instead of a result.
+    fn asks(&self) -> bool {
+        let kind = self.answer.as_deref().ok();
+        let kind = kind.and_then(|result| splice::member(result, "resultType").ok().flatten());
+        kind.is_some_and(|kind| kind.get() == r#""input_required""#)
+    }
+
     /// The structured content of a success.
     pub fn success(&self) -> anyhow::Result<Value> {
         let (content, failed) = self.content()?;
@@ -79,6 +90,11 @@ pub fn run(args: Call, quiet: bool) -> anyhow::Result<ExitCode> {
     }
     let (content, failed) = called.content()?;
     print(content)?;
+    if called.asks() {
+        anyhow::bail!(
+            "the tool asks for input, which a command line cannot give; nothing was done yet"
+        );
+    }
     Ok(match failed {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,

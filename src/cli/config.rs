@@ -1,4 +1,6 @@
 //! `cairn config check`: says what is wrong with a configuration, all of it at once.
+//!
+//! Invariant: what passes here is what `cairn serve` would start with, in the same environment.
 
 use std::process::ExitCode;
 

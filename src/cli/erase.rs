@@ -1,4 +1,6 @@
-//! `cairn erase`: deletes a payload's content, by the one writer, and keeps its name and every proof.
+//! `cairn erase`: deletes a payload's content and keeps its name and every proof.
+//!
+//! Invariant: the one writer does it, whichever process that is; nothing here touches the log's files.
 
 use std::process::ExitCode;
 

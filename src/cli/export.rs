@@ -1,4 +1,6 @@
 //! `cairn log export` and `cairn log import`: a log as a file, and back.
+//!
+//! Invariant: a file under the asked name is whole; what breaks off leaves none.
 
 use std::{
     fs::File,

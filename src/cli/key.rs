@@ -1,4 +1,6 @@
 //! `cairn key`: who signs this log, read from its files.
+//!
+//! Invariant: only what is public is read; no secret key is opened.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,6 @@
 //! `cairn log show`, `tail` and `query`: events as rows, or as JSON.
+//!
+//! Invariant: rows leave as they come, so that a list of any length takes the memory of one page.
 
 use std::{process::ExitCode, time::Duration};
 

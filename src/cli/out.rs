@@ -71,10 +71,17 @@ pub fn to_file<T>(
     write: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     if path.as_os_str() == "-" {
-        let mut out = BufWriter::new(io::stdout());
-        let written = write(&mut out)?;
-        out.flush().map_err(OutError::from)?;
-        return Ok(written);
+        let mut pipe = Pipe::default();
+        let mut out = BufWriter::new(&mut pipe);
+        let written = write(&mut out).and_then(|written| {
+            out.flush().map_err(OutError::from)?;
+            Ok(written)
+        });
+        drop(out);
+        return match pipe.closed {
+            true => Err(OutError::Closed.into()),
+            false => written,
+        };
     }
     let mut name = path.as_os_str().to_owned();
     name.push(".part");
@@ -94,4 +101,30 @@ pub fn to_file<T>(
     }
     std::fs::rename(part, path).map_err(with)?;
     written
+}
+
+/// Standard output that remembers whether its reader has gone, whatever the writer makes of the error.
+#[derive(Default)]
+struct Pipe {
+    closed: bool,
+}
+
+impl Pipe {
+    fn noted<T>(&mut self, done: io::Result<T>) -> io::Result<T> {
+        let broken = |err: &io::Error| err.kind() == io::ErrorKind::BrokenPipe;
+        self.closed |= done.as_ref().is_err_and(broken);
+        done
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let done = io::stdout().write(bytes);
+        self.noted(done)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let done = io::stdout().flush();
+        self.noted(done)
+    }
 }

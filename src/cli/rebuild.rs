@@ -1,4 +1,6 @@
 //! `cairn rebuild`: `state.db` derived again from `log.db`, with the digest of every table before and after.
+//!
+//! Invariant: nobody else writes meanwhile: the right to write is held until it is done.
 
 use std::{collections::BTreeMap, process::ExitCode};
 

@@ -1,4 +1,6 @@
-//! `cairn receipt`: the proof of one event as a file, and the check of such a file without us.
+//! `cairn receipt`: the proof of one event as a file, and the check of such a file.
+//!
+//! Invariant: the check needs the file and a key, and looks at no log.
 
 use std::{fs::File, io::Read, path::Path, process::ExitCode};
 

@@ -3,6 +3,7 @@
 //! Invariant: a token is printed once, when it is made, alone on standard output.
 
 use std::{
+    path::Path,
     process::ExitCode,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     auth::tokens::{self, Entry},
     cli::{
-        Token, TokenCommand, existing, out,
+        Token, TokenCommand, out,
         table::{self, Table},
     },
     log::home::Home,
@@ -40,18 +41,27 @@ pub fn run(args: Token, quiet: bool) -> anyhow::Result<ExitCode> {
             }
         }
         TokenCommand::List(args) => {
-            let home = existing(&args.data.data)?;
-            list(&tokens::list(home.dir())?, args.json)?;
+            list(&tokens::list(directory(&args.data.data)?)?, args.json)?;
         }
         TokenCommand::Revoke(args) => {
-            let home = existing(&args.data.data)?;
-            tokens::revoke(home.dir(), &args.id)?;
+            tokens::revoke(directory(&args.data.data)?, &args.id)?;
             if !quiet {
                 eprintln!("token {} revoked", args.id);
             }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A directory that is there; tokens may be older than its log.
+fn directory(data: &Path) -> anyhow::Result<&Path> {
+    match data.is_dir() {
+        true => Ok(data),
+        false => anyhow::bail!(
+            "there is no data directory {}; name it with --data",
+            data.display()
+        ),
+    }
 }
 
 fn list(entries: &[Entry], json: bool) -> anyhow::Result<()> {

@@ -1,4 +1,6 @@
-//! `cairn tools`: what is on offer, as a table.
+//! `cairn tools`: what is on offer, as a table or as JSON.
+//!
+//! Invariant: the list is asked for by calling a tool, so that what is shown is what any caller gets.
 
 use std::process::ExitCode;
 

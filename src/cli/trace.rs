@@ -1,4 +1,6 @@
 //! `cairn trace`: what produced something, and what came of it.
+//!
+//! Invariant: each node is shown once, at its shortest way from the start.
 
 use std::{collections::HashMap, process::ExitCode};
 

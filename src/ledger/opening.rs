@@ -336,9 +336,11 @@ fn erase_again(state: &Database, log: &mut dyn Log, reader: &dyn Reader) -> Resu
         let Some(Stored::Present(bytes)) = reader.block(&cid)? else {
             continue;
         };
-        for cid in query::payload_parts(&bytes)
-            .unwrap_or_default()
+        let parts = query::payload_parts(&bytes).unwrap_or_default();
+        let shared = query::shared_parts(reader, &cid, &parts)?;
+        for cid in parts
             .into_iter()
+            .filter(|part| !shared.contains(part))
             .chain([cid])
         {
             log.erase(&cid)?;

@@ -391,6 +391,55 @@ fn erasing_keeps_the_name_and_survives_a_crash_between_record_and_deed() {
 }
 
 #[test]
+fn erasing_leaves_the_parts_that_another_payload_holds() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    let large = |media: &str| {
+        let key = SaltKey::new([1; 32]);
+        Payload::seal(&key, media, &vec![b'x'; 600 * 1024]).expect("under the bound")
+    };
+    let (erased, kept) = (large(JSON), large("text/plain"));
+    assert_eq!(
+        erased.parts[0].cid(),
+        kept.parts[0].cid(),
+        "the same content in the same parts"
+    );
+    for (id, payload) in [("c1", &erased), ("c2", &kept)] {
+        let Command::Start { mut start, .. } = start(id, None) else {
+            unreachable!("it is a start")
+        };
+        start.input = Some(payload_ref(payload, Role::Input));
+        let command = Command::Start {
+            start,
+            input: Some(payload.clone()),
+            refused: None,
+        };
+        assert!(matches!(
+            ledger.submit_blocking(command),
+            Ok(Ruling::Run(_))
+        ));
+    }
+    let erase = |payload: &SealedPayload| Command::Erase {
+        payload: payload.envelope.cid(),
+        basis: "secret".into(),
+        actor: node(),
+    };
+    let reader = SqliteReader::open(&dir.path().join("log.db")).expect("reads");
+    let part = |payload: &SealedPayload| reader.block(&payload.parts[0].cid()).expect("reads");
+    assert!(matches!(
+        ledger.submit_blocking(erase(&erased)),
+        Ok(Ruling::Done(_))
+    ));
+    assert!(matches!(part(&kept), Some(crate::log::Stored::Present(_))));
+    assert!(matches!(
+        ledger.submit_blocking(erase(&kept)),
+        Ok(Ruling::Done(_))
+    ));
+    assert_eq!(part(&kept), Some(crate::log::Stored::Erased));
+    closed((ledger, running));
+}
+
+#[test]
 fn what_is_no_payload_cannot_be_erased() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ledger, running) = opened(dir.path());

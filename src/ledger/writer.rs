@@ -251,9 +251,8 @@ impl Writer {
             call::Ruling::Denied(refusal) => return Ok(Ruling::Denied(refusal)),
         };
         draft.store(input);
-        let event = self.seal(*fact, draft)?;
-        let sealed = Sealed::from(event);
-        let call = Call::begun(event).ok_or(EventError::Field { field: "body" })?;
+        let sealed = Sealed::from(self.seal(*fact, draft)?);
+        let call = start.begun(sealed.cid);
         if let Some(key) = &key {
             self.working.keyed.insert(key.clone(), call.clone());
         }
@@ -278,9 +277,9 @@ impl Writer {
             .as_ref()
             .map(|output| payload_ref(output, Role::Error));
         draft.store(output);
-        let event = self.seal(call::refuse(&call, facts, pay), draft)?.clone();
-        self.remember_ending(call, key, &event);
-        Ok(Ruling::Refused((&event).into()))
+        let event = self.seal(call::refuse(&call, facts, pay), draft)?;
+        self.remember_ending(call, key, event);
+        Ok(Ruling::Refused(event.into()))
     }
 
     fn end(
@@ -294,15 +293,15 @@ impl Writer {
             Err(refusal) => return Ok(Ruling::Denied(refusal)),
         };
         draft.store(output);
-        let event = self.seal(fact, draft)?.clone();
+        let event = self.seal(fact, draft)?;
         if let Some(call) = self.working.open.remove(&end.id) {
             let key = call
                 .key
                 .clone()
                 .map(|key| (call.actor.id.clone(), call.name.clone(), key));
-            self.remember_ending(call, key, &event);
+            self.remember_ending(call, key, event);
         }
-        Ok(Ruling::Done((&event).into()))
+        Ok(Ruling::Done(event.into()))
     }
 
     fn recover(&mut self, runners: &[String], draft: &mut Draft) -> Result<Ruling, Fault> {
@@ -426,8 +425,11 @@ impl Writer {
             );
             return Ok(Ruling::Denied(refusal));
         };
+        let shared = query::shared_parts(reader.as_ref(), &payload, &parts)?;
         draft.erasures.push(payload);
-        draft.erasures.extend(parts);
+        draft
+            .erasures
+            .extend(parts.into_iter().filter(|part| !shared.contains(part)));
         let body = Body::PayloadErased(PayloadErased { payload, basis });
         Ok(Ruling::Done(
             self.seal(log_fact(actor, body), draft)?.into(),

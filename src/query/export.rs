@@ -96,7 +96,7 @@ pub struct Selected {
 enum Seqs {
     /// All that fit; whether they follow each other without gaps.
     Fitting {
-        filter: Filter,
+        filter: Box<Filter>,
         gapless: bool,
     },
     These(Vec<u64>),
@@ -117,11 +117,11 @@ impl View {
         let last = head.size.saturating_sub(1);
         let (seqs, what) = match scope {
             Scope::Range { from, to } => {
-                let filter = Filter {
+                let filter = Box::new(Filter {
                     from_seq: Some(from.unwrap_or(0)),
                     to_seq: Some(to.unwrap_or(last).min(last)),
                     ..Filter::default()
-                };
+                });
                 let gapless = true;
                 (
                     Seqs::Fitting { filter, gapless },
@@ -129,11 +129,11 @@ impl View {
                 )
             }
             Scope::Subject(subject) => {
-                let filter = Filter {
+                let filter = Box::new(Filter {
                     subject: Some(subject.clone()),
                     to_seq: Some(last),
                     ..Filter::default()
-                };
+                });
                 let gapless = false;
                 (
                     Seqs::Fitting { filter, gapless },

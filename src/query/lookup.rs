@@ -18,7 +18,7 @@ use crate::{
         payload::{JSON, Payload},
     },
     contract::Contract,
-    event::{Event, Genesis},
+    event::{Event, Genesis, PayloadRef},
     log::Stored,
 };
 
@@ -28,7 +28,7 @@ pub const INLINE_MAX: usize = 16 * 1024 * 1024;
 /// What a name stands for.
 #[derive(Debug)]
 pub enum Found {
-    Event(Event),
+    Event(Box<Event>),
     Block { cid: Cid, bytes: Vec<u8> },
 }
 
@@ -92,7 +92,7 @@ impl View {
     /// The event or block of this name.
     pub fn find(&self, cid: &Cid) -> Result<Found, QueryError> {
         if let Some(event) = self.event(cid)? {
-            return Ok(Found::Event(event));
+            return Ok(Found::Event(Box::new(event)));
         }
         match self.log.block(cid)? {
             Some(Stored::Present(bytes)) => Ok(Found::Block { cid: *cid, bytes }),
@@ -103,10 +103,10 @@ impl View {
 
     /// An event with the keys of its schema, `cid`, and for each payload its media type (null once erased).
     pub fn event_json(&self, event: &Event, payloads: &Payloads) -> Result<Value, QueryError> {
-        let ipld = decode_ipld(event.bytes()).map_err(|_| corrupt("an event"))?;
-        let mut json = dag(&ipld);
-        let object = json.as_object_mut().ok_or_else(|| corrupt("an event"))?;
-        object.insert("cid".to_owned(), event.cid().to_string().into());
+        let mut json = fields_json(event);
+        let Some(object) = json.as_object_mut() else {
+            return Ok(json);
+        };
         let shown = object.get_mut("pay").and_then(Value::as_array_mut);
         for (pay, shown) in event.fields().pay.iter().zip(shown.into_iter().flatten()) {
             let Some(shown) = shown.as_object_mut() else {
@@ -241,6 +241,38 @@ impl View {
         };
         Ok(())
     }
+}
+
+/// An event's fields as they were read, without decoding its bytes again.
+fn fields_json(event: &Event) -> Value {
+    let fields = event.fields();
+    let nullable = |cid: &Option<Cid>| cid.as_ref().map(link);
+    let pay = |pay: &PayloadRef| json!({"cid": link(&pay.cid), "len": pay.len, "role": pay.role});
+    let body: Map<String, Value> = fields
+        .body
+        .iter()
+        .map(|(name, fact)| (name.clone(), dag(fact)))
+        .collect();
+    json!({
+        "cid": event.cid().to_string(),
+        "v": fields.v,
+        "kind": fields.kind,
+        "log": link(&fields.log),
+        "seq": fields.seq,
+        "prev": nullable(&fields.prev),
+        "cause": nullable(&fields.cause),
+        "refs": fields.refs.iter().map(link).collect::<Vec<_>>(),
+        "actor": {
+            "id": fields.actor.id,
+            "role": fields.actor.role,
+            "proof": nullable(&fields.actor.proof),
+        },
+        "subject": fields.subject,
+        "tool": nullable(&fields.tool),
+        "pay": fields.pay.iter().map(pay).collect::<Vec<_>>(),
+        "body": body,
+        "ts": fields.ts,
+    })
 }
 
 /// A contract with its schemas and annotations as JSON.

@@ -199,3 +199,6 @@ impl Drop for Place<'_> {
         self.lane.queue().places -= 1;
     }
 }
+
+#[cfg(test)]
+mod tests;

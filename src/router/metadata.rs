@@ -210,3 +210,6 @@ fn pattern(name: &str) -> Option<&'static str> {
         .any(|word| HEAVY_WORDS.contains(&word));
     heavy.then_some("blocking")
 }
+
+#[cfg(test)]
+mod tests;

@@ -225,18 +225,17 @@ impl Found {
                 chain.open_calls.insert(*cid);
             }
             "call.succeeded" | "call.failed" | "call.refused" | "call.interrupted"
-            | "call.cancelled" => {
+            | "call.cancelled"
                 if !event
                     .cause
-                    .is_some_and(|cause| chain.open_calls.remove(&cause))
-                {
-                    self.fault(
-                        Verdict::Invalid,
-                        Some(seq),
-                        Some(cid),
-                        "ends a call that is not open",
-                    );
-                }
+                    .is_some_and(|cause| chain.open_calls.remove(&cause)) =>
+            {
+                self.fault(
+                    Verdict::Invalid,
+                    Some(seq),
+                    Some(cid),
+                    "ends a call that is not open",
+                );
             }
             _ => {}
         }
