@@ -27,10 +27,7 @@ use machine::{Place, fdatasync_p50};
 const ROUNDS: usize = 5;
 
 fn main() {
-    let seconds: f64 = std::env::args()
-        .filter_map(|arg| arg.parse().ok())
-        .next()
-        .unwrap_or(2.0);
+    let seconds: f64 = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(2.0);
     let fdatasync = |place| fdatasync_p50(Path::new("."), place).as_secs_f64() * 1e3;
     println!(
         "fdatasync p50: {:.3} ms growing a file, {:.3} ms overwriting it",
@@ -54,22 +51,15 @@ fn round(submitters: usize, seconds: f64) -> f64 {
     let dir = tempfile::tempdir_in(".").expect("a directory for the log");
     let home = Home::open(dir.path()).expect("a home for the log");
     let mut random = || [7; 32];
-    let birth = Birth {
-        owner: "bench",
-        random: &mut random,
-        now_us: 1,
-        step: &mut |_| {},
-    };
-    let (ledger, running) =
-        opening::open(&home, &Settings::default(), birth).expect("a new log opens");
+    let birth = Birth { owner: "bench", random: &mut random, now_us: 1, step: &mut |_| {} };
+    let (ledger, running) = opening::open(&home, &Settings::default(), birth).expect("a new log opens");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let done = std::sync::Arc::new(AtomicU64::new(0));
     let begun = Instant::now();
     let until = begun + Duration::from_secs_f64(seconds);
     runtime.block_on(async {
-        let tasks: Vec<_> = (0..submitters)
-            .map(|n| tokio::spawn(submit(ledger.clone(), n, until, done.clone())))
-            .collect();
+        let tasks: Vec<_> =
+            (0..submitters).map(|n| tokio::spawn(submit(ledger.clone(), n, until, done.clone()))).collect();
         for task in tasks {
             task.await.expect("a submitter ends");
         }
@@ -82,11 +72,7 @@ fn round(submitters: usize, seconds: f64) -> f64 {
 
 async fn submit(ledger: Ledger, submitter: usize, until: Instant, done: std::sync::Arc<AtomicU64>) {
     let key = SaltKey::new([3; 32]);
-    let actor = Actor {
-        id: "bench".into(),
-        role: "client".into(),
-        proof: None,
-    };
+    let actor = Actor { id: "bench".into(), role: "client".into(), proof: None };
     for turn in 0_u64.. {
         if Instant::now() >= until {
             return;
@@ -115,27 +101,16 @@ async fn submit(ledger: Ledger, submitter: usize, until: Instant, done: std::syn
             repeatable: true,
             refusal: None,
         };
-        let start = Command::Start {
-            start: Box::new(start),
-            input: Some(input),
-            refused: None,
-        };
+        let start = Command::Start { start: Box::new(start), input: Some(input), refused: None };
         let ruling = ledger.submit(start).await.expect("the ledger runs");
         assert!(matches!(ruling, Ruling::Run(_)), "an echo is never refused");
         let end = End {
             id,
-            outcome: EndOutcome::Succeeded {
-                input_required: false,
-            },
+            outcome: EndOutcome::Succeeded { input_required: false },
             output: Some(payload_ref(&output, Role::Output)),
             took_us: 1,
         };
-        let ruling = ledger
-            .submit(Command::End {
-                end,
-                output: Some(output),
-            })
-            .await;
+        let ruling = ledger.submit(Command::End { end, output: Some(output) }).await;
         assert!(matches!(ruling, Ok(Ruling::Done(_))), "a running call ends");
         done.fetch_add(2, Ordering::Relaxed);
     }

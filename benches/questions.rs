@@ -27,10 +27,7 @@ const ROUNDS: usize = 21;
 const CHAIN: u64 = 500;
 
 fn main() {
-    let events: u64 = std::env::args()
-        .filter_map(|arg| arg.parse().ok())
-        .next()
-        .unwrap_or(1_000_000);
+    let events: u64 = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(1_000_000);
     let dir = tempfile::tempdir_in(".").expect("a directory for the log");
     let home = Home::open(dir.path()).expect("a home for the log");
     let names = fill(&home, events);
@@ -39,9 +36,7 @@ fn main() {
     rate("rebuild", events, on_core() - begun);
     let signer = Signer::new("bench", [1; 32]).expect("a signer");
     let note = signer.sign_checkpoint(folder.applied(), &folder.root());
-    home.head()
-        .and_then(|mut head| Ok(head.write(&note, true).expect("a head")))
-        .expect("a head");
+    home.head().and_then(|mut head| Ok(head.write(&note, true).expect("a head"))).expect("a head");
     drop(folder);
 
     let view = View::open(&home).expect("a view");
@@ -49,33 +44,14 @@ fn main() {
     median("event by cid, as json", || {
         nth = (nth + names.len() / ROUNDS) % names.len();
         let event = view.event(&names[nth]).expect("a log").expect("known");
-        view.event_json(&event, &Payloads::named())
-            .expect("json")
-            .to_string()
-            .len()
+        view.event_json(&event, &Payloads::named()).expect("json").to_string().len()
     });
     for (what, filter) in [
-        (
-            "page of 1000",
-            Filter {
-                from_seq: Some(events / 2),
-                ..Filter::default()
-            },
-        ),
-        (
-            "page of 1000 of a kind",
-            Filter {
-                kind: Some("call.succeeded".into()),
-                ..Filter::default()
-            },
-        ),
+        ("page of 1000", Filter { from_seq: Some(events / 2), ..Filter::default() }),
+        ("page of 1000 of a kind", Filter { kind: Some("call.succeeded".into()), ..Filter::default() }),
         (
             "page of 1000 of a kind and an actor",
-            Filter {
-                kind: Some("call.started".into()),
-                actor: Some("a3".into()),
-                ..Filter::default()
-            },
+            Filter { kind: Some("call.started".into()), actor: Some("a3".into()), ..Filter::default() },
         ),
     ] {
         median(what, || {
@@ -83,11 +59,7 @@ fn main() {
             let shown: Vec<String> = page
                 .events
                 .iter()
-                .map(|event| {
-                    view.event_json(event, &Payloads::named())
-                        .expect("json")
-                        .to_string()
-                })
+                .map(|event| view.event_json(event, &Payloads::named()).expect("json").to_string())
                 .collect();
             shown.len()
         });
@@ -95,18 +67,10 @@ fn main() {
     }
     let end = names[names.len() / 2];
     median("walk of 1000 nodes", || {
-        let walk = view
-            .walk(&end, Direction::Ancestors, 1024, 1000)
-            .expect("a walk");
+        let walk = view.walk(&end, Direction::Ancestors, 1024, 1000).expect("a walk");
         serde_json::to_string(&walk).expect("json").len()
     });
-    println!(
-        "  nodes: {}",
-        view.walk(&end, Direction::Ancestors, 1024, 1000)
-            .expect("a walk")
-            .nodes
-            .len()
-    );
+    println!("  nodes: {}", view.walk(&end, Direction::Ancestors, 1024, 1000).expect("a walk").nodes.len());
     println!("memory before verifying: {} KiB", resident());
     let begun = on_core();
     let report = verify(&home, &Checks::default(), &mut |_| {});
@@ -128,10 +92,7 @@ fn fill(home: &Home, events: u64) -> Vec<Cid> {
     let log_name = genesis.cid();
     let mut log = SqliteLog::open(&home.log_path(), false).expect("a log");
     let mut names: Vec<Cid> = Vec::new();
-    let mut batch = Batch {
-        blocks: vec![genesis],
-        events: Vec::new(),
-    };
+    let mut batch = Batch { blocks: vec![genesis], events: Vec::new() };
     let mut tip = None;
     for seq in 0..events {
         let call = seq.saturating_sub(1) / 2;
@@ -142,14 +103,8 @@ fn fill(home: &Home, events: u64) -> Vec<Cid> {
             _ => names.last().copied(),
         };
         let body = match seq {
-            0 => Body::LogOpened(LogOpened {
-                genesis: log_name,
-                software: "bench".to_owned(),
-            }),
-            _ if seq % 2 == 0 => Body::CallSucceeded(CallSucceeded {
-                took_us: seq,
-                input_required: false,
-            }),
+            0 => Body::LogOpened(LogOpened { genesis: log_name, software: "bench".to_owned() }),
+            _ if seq % 2 == 0 => Body::CallSucceeded(CallSucceeded { took_us: seq, input_required: false }),
             _ => Body::CallStarted(CallStarted {
                 method: "tools/call".to_owned(),
                 name: "echo".to_owned(),
@@ -164,26 +119,14 @@ fn fill(home: &Home, events: u64) -> Vec<Cid> {
         let fact = Fact {
             cause,
             refs: Vec::new(),
-            actor: Actor {
-                id: format!("a{}", call % 10),
-                role: "client".to_owned(),
-                proof: None,
-            },
-            subject: if seq == 0 {
-                "log".to_owned()
-            } else {
-                format!("call/{call:032x}")
-            },
+            actor: Actor { id: format!("a{}", call % 10), role: "client".to_owned(), proof: None },
+            subject: if seq == 0 { "log".to_owned() } else { format!("call/{call:032x}") },
             tool: None,
             payloads: Vec::new(),
             body,
         };
-        let place = Place {
-            log: log_name,
-            seq,
-            prev: names.last().copied(),
-            ts: 1_700_000_000_000_000 + seq,
-        };
+        let place =
+            Place { log: log_name, seq, prev: names.last().copied(), ts: 1_700_000_000_000_000 + seq };
         let event = Event::seal(fact, place).expect("an event");
         names.push(event.cid());
         batch.events.push(event);
@@ -222,6 +165,5 @@ fn rate(what: &str, events: u64, took: Duration) {
 fn resident() -> u64 {
     let status = std::fs::read_to_string(Path::new("/proc/self/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.trim().split(' ').next()?.parse().ok())
-        .unwrap_or(0)
+    line.and_then(|line| line.trim().split(' ').next()?.parse().ok()).unwrap_or(0)
 }

@@ -94,10 +94,7 @@ impl Audit {
             Ok(reach) => reach,
             Err(_) => self.ledger.reach().borrow().clone(),
         };
-        Head {
-            size: reach.applied,
-            note: reach.checkpoint,
-        }
+        Head { size: reach.applied, note: reach.checkpoint }
     }
 
     /// Counts and digests of the state as it is now.

@@ -128,17 +128,12 @@ pub fn scope_name(scope: Scope) -> &'static str {
 
 /// The scope of that name.
 pub fn scope_named(name: &str) -> Option<Scope> {
-    [Scope::Call, Scope::Audit, Scope::Admin]
-        .into_iter()
-        .find(|scope| scope_name(*scope) == name)
+    [Scope::Call, Scope::Audit, Scope::Admin].into_iter().find(|scope| scope_name(*scope) == name)
 }
 
 /// The token of a `Bearer` header. Any other scheme is invalid, not missing: something was presented.
 fn bearer(authorization: Option<&HeaderValue>) -> Result<&str, Denied> {
-    let text = authorization
-        .ok_or(Denied::Missing)?
-        .to_str()
-        .map_err(|_| Denied::Invalid)?;
+    let text = authorization.ok_or(Denied::Missing)?.to_str().map_err(|_| Denied::Invalid)?;
     let (scheme, token) = text.split_once(' ').ok_or(Denied::Invalid)?;
     let token = token.trim_matches(' ');
     if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.len() > TOKEN_MAX {
@@ -150,23 +145,14 @@ fn bearer(authorization: Option<&HeaderValue>) -> Result<&str, Denied> {
 /// Whether this can be an actor's id: it goes into events and terminals.
 fn is_actor_id(id: &str) -> bool {
     let printable = |c: char| !c.is_control() && (c.is_ascii() || c.is_alphanumeric());
-    !id.is_empty()
-        && id.trim() == id
-        && id.chars().count() <= ACTOR_ID_MAX
-        && id.chars().all(printable)
+    !id.is_empty() && id.trim() == id && id.chars().count() <= ACTOR_ID_MAX && id.chars().all(printable)
 }
 
 fn actor(id: String) -> Actor {
-    Actor {
-        id,
-        role: ROLE.to_owned(),
-        proof: None,
-    }
+    Actor { id, role: ROLE.to_owned(), proof: None }
 }
 
 /// Seconds since the epoch.
 fn now_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -60,19 +60,14 @@ pub struct Cid {
 /// Why some bytes or text are not a CID of ours.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CidError {
-    #[error(
-        "not a cid: expected 59 characters of base32 (b...) naming a sha2-256 block in dag-cbor or raw"
-    )]
+    #[error("not a cid: expected 59 characters of base32 (b...) naming a sha2-256 block in dag-cbor or raw")]
     Malformed,
 }
 
 impl Cid {
     /// Names `bytes` under `codec`.
     pub fn of(codec: Codec, bytes: &[u8]) -> Self {
-        Self {
-            codec,
-            digest: Sha256::digest(bytes).into(),
-        }
+        Self { codec, digest: Sha256::digest(bytes).into() }
     }
 
     pub fn from_digest(codec: Codec, digest: Sha256Digest) -> Self {
@@ -125,9 +120,7 @@ impl FromStr for Cid {
             _ => Err(CidError::Malformed),
         });
         let upper: Vec<u8> = upper.collect::<Result<_, _>>()?;
-        let bytes = data_encoding::BASE32_NOPAD
-            .decode(&upper)
-            .map_err(|_| CidError::Malformed)?;
+        let bytes = data_encoding::BASE32_NOPAD.decode(&upper).map_err(|_| CidError::Malformed)?;
         Self::from_bytes(&bytes)
     }
 }
@@ -184,10 +177,7 @@ pub struct Block {
 
 impl Block {
     pub fn new(codec: Codec, bytes: Vec<u8>) -> Self {
-        Self {
-            cid: Cid::of(codec, &bytes),
-            bytes,
-        }
+        Self { cid: Cid::of(codec, &bytes), bytes }
     }
 
     /// Encodes `value` as DAG-CBOR and names it.
@@ -218,8 +208,8 @@ impl Serialize for Block {
 impl<'de> Deserialize<'de> for Block {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (codec, bytes): (u8, serde_bytes::ByteBuf) = Deserialize::deserialize(deserializer)?;
-        let codec = Codec::from_code(codec.into())
-            .ok_or_else(|| serde::de::Error::custom("unknown codec"))?;
+        let codec =
+            Codec::from_code(codec.into()).ok_or_else(|| serde::de::Error::custom("unknown codec"))?;
         Ok(Self::new(codec, bytes.into_vec()))
     }
 }
@@ -237,8 +227,7 @@ pub enum DecodeError {
 
 /// Writes canonical DAG-CBOR. `value` must be one of our own types: none of them can fail to encode.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_ipld_dagcbor::to_vec(value)
-        .expect("our own types have string keys and no unsupported values")
+    serde_ipld_dagcbor::to_vec(value).expect("our own types have string keys and no unsupported values")
 }
 
 /// Reads strict DAG-CBOR written by anyone: shortest forms, sorted keys, our links only, depth at most 16.
@@ -271,9 +260,7 @@ fn scan(bytes: &[u8]) -> Result<Vec<Cid>, DecodeError> {
     loop {
         let head = *bytes.get(at).ok_or_else(truncated)?;
         if head == LINK_HEAD[0] {
-            let link = bytes
-                .get(at..at + LINK_HEAD.len() + CID_LEN)
-                .ok_or(DecodeError::Link)?;
+            let link = bytes.get(at..at + LINK_HEAD.len() + CID_LEN).ok_or(DecodeError::Link)?;
             if link[..LINK_HEAD.len()] != LINK_HEAD {
                 return Err(DecodeError::Link);
             }
@@ -285,18 +272,11 @@ fn scan(bytes: &[u8]) -> Result<Vec<Cid>, DecodeError> {
             match major {
                 2 | 3 => {
                     let len = usize::try_from(argument).map_err(|_| truncated())?;
-                    at = at
-                        .checked_add(len)
-                        .filter(|end| *end <= bytes.len())
-                        .ok_or_else(truncated)?;
+                    at = at.checked_add(len).filter(|end| *end <= bytes.len()).ok_or_else(truncated)?;
                 }
                 4 | 5 if open.len() == DEPTH_MAX => return Err(DecodeError::Depth),
                 4 | 5 if argument > 0 => {
-                    let items = if major == 5 {
-                        argument.saturating_mul(2)
-                    } else {
-                        argument
-                    };
+                    let items = if major == 5 { argument.saturating_mul(2) } else { argument };
                     open.push(items);
                     continue;
                 }
@@ -332,10 +312,7 @@ fn read_head(bytes: &[u8]) -> Option<(u8, u64, usize)> {
         27 => 8,
         _ => return None,
     };
-    let argument = bytes
-        .get(1..1 + width)?
-        .iter()
-        .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    let argument = bytes.get(1..1 + width)?.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
     Some((major, argument, 1 + width))
 }
 

@@ -12,8 +12,7 @@ use crate::{
     event::{
         Actor, Body, Event, Fact, PayloadRef, Role,
         body::{
-            CallCancelled, CallFailed, CallInterrupted, CallRefused, CallStarted, CallSucceeded,
-            Failure,
+            CallCancelled, CallFailed, CallInterrupted, CallRefused, CallStarted, CallSucceeded, Failure,
         },
     },
 };
@@ -144,26 +143,15 @@ impl Code {
 
 impl Refusal {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            retryable: false,
-            hint: None,
-        }
+        Self { code, message: message.into(), retryable: false, hint: None }
     }
 
     pub fn retryable(self) -> Self {
-        Self {
-            retryable: true,
-            ..self
-        }
+        Self { retryable: true, ..self }
     }
 
     pub fn hint(self, hint: impl Into<String>) -> Self {
-        Self {
-            hint: Some(hint.into()),
-            ..self
-        }
+        Self { hint: Some(hint.into()), ..self }
     }
 }
 
@@ -184,17 +172,12 @@ pub fn start(earlier: Option<&Call>, wish: &Start) -> Ruling {
         body: Body::CallStarted(wish.facts.clone()),
     };
     if let Some(refusal) = &wish.refusal {
-        let refused = CallRefused {
-            code: refusal.code.as_str().to_owned(),
-        };
+        let refused = CallRefused { code: refusal.code.as_str().to_owned() };
         return Ruling::Refuse(Box::new(started), refused);
     }
     match earlier.map(|earlier| again(earlier, wish)) {
         None | Some(Again::Run) => Ruling::Run(Box::new(started)),
-        Some(Again::After(first)) => Ruling::Run(Box::new(Fact {
-            refs: vec![first],
-            ..started
-        })),
+        Some(Again::After(first)) => Ruling::Run(Box::new(Fact { refs: vec![first], ..started })),
         Some(Again::Answered(ending)) => Ruling::Answered(ending),
         Some(Again::Denied(refusal)) => Ruling::Denied(refusal),
     }
@@ -214,12 +197,9 @@ fn again(earlier: &Call, wish: &Start) -> Again {
     let Some(ending) = earlier.ending.as_ref() else {
         return match same {
             true => Again::Denied(
-                Refusal::new(
-                    Code::Conflict,
-                    "a call with this idempotency key is still running",
-                )
-                .retryable()
-                .hint("ask again with the same key"),
+                Refusal::new(Code::Conflict, "a call with this idempotency key is still running")
+                    .retryable()
+                    .hint("ask again with the same key"),
             ),
             false => Again::Denied(other_content()),
         };
@@ -244,36 +224,23 @@ fn again(earlier: &Call, wish: &Start) -> Again {
 }
 
 fn other_content() -> Refusal {
-    Refusal::new(
-        Code::AlreadyExists,
-        "this idempotency key was used for a call with other content",
-    )
-    .hint("use a new key for new content")
+    Refusal::new(Code::AlreadyExists, "this idempotency key was used for a call with other content")
+        .hint("use a new key for new content")
 }
 
 /// Ends an open call. `open` is none where no such call is running.
 pub fn end(open: Option<&Call>, end: &End) -> Result<Fact, Refusal> {
     let open = open.filter(|call| call.ending.is_none()).ok_or_else(|| {
-        Refusal::new(
-            Code::Conflict,
-            "this call is not running: it has ended, or never started",
-        )
+        Refusal::new(Code::Conflict, "this call is not running: it has ended, or never started")
     })?;
     let took_us = end.took_us;
     let body = match end.outcome {
-        EndOutcome::Succeeded { input_required } => Body::CallSucceeded(CallSucceeded {
-            took_us,
-            input_required,
-        }),
-        EndOutcome::Failed { failure, code } => Body::CallFailed(CallFailed {
-            failure,
-            took_us,
-            code,
-        }),
+        EndOutcome::Succeeded { input_required } => {
+            Body::CallSucceeded(CallSucceeded { took_us, input_required })
+        }
+        EndOutcome::Failed { failure, code } => Body::CallFailed(CallFailed { failure, took_us, code }),
         EndOutcome::Cancelled => Body::CallCancelled(CallCancelled { took_us }),
-        EndOutcome::Interrupted => Body::CallInterrupted(CallInterrupted {
-            runner: open.runner.clone(),
-        }),
+        EndOutcome::Interrupted => Body::CallInterrupted(CallInterrupted { runner: open.runner.clone() }),
     };
     Ok(ending_fact(open, body, end.output))
 }
@@ -353,12 +320,7 @@ impl Call {
 
 /// The first payload of an event in one of these roles.
 pub fn payload(event: &Event, roles: &[Role]) -> Option<Cid> {
-    event
-        .fields()
-        .pay
-        .iter()
-        .find(|pay| roles.contains(&pay.role))
-        .map(|pay| pay.cid)
+    event.fields().pay.iter().find(|pay| roles.contains(&pay.role)).map(|pay| pay.cid)
 }
 
 #[cfg(test)]

@@ -33,11 +33,7 @@ pub enum Published {
     /// The tool already stands under this contract.
     Known(Cid),
     /// The event to append, and the contract's block.
-    New {
-        fact: Box<Fact>,
-        block: Block,
-        contract: Box<Contract>,
-    },
+    New { fact: Box<Fact>, block: Block, contract: Box<Contract> },
 }
 
 /// Offers a tool under `draft`, whose `prev` is set here.
@@ -48,10 +44,7 @@ pub fn publish(entry: Option<&Entry>, draft: Contract, actor: &Actor) -> Publish
     }
     let contract = match (same, entry) {
         (Some(same), _) => same.contract.clone(),
-        (None, entry) => Contract {
-            prev: entry.map(|entry| entry.cid),
-            ..draft
-        },
+        (None, entry) => Contract { prev: entry.map(|entry| entry.cid), ..draft },
     };
     let block = contract.seal();
     let body = ContractPublished {
@@ -69,11 +62,7 @@ pub fn publish(entry: Option<&Entry>, draft: Contract, actor: &Actor) -> Publish
         payloads: Vec::new(),
         body: Body::ContractPublished(body),
     };
-    Published::New {
-        fact: Box::new(fact),
-        block,
-        contract: Box::new(contract),
-    }
+    Published::New { fact: Box::new(fact), block, contract: Box::new(contract) }
 }
 
 /// Takes a tool out of the catalogue; nothing happens where it is not offered.

@@ -90,12 +90,7 @@ enum Command {
 #[derive(Args, Clone)]
 struct Data {
     /// The data directory.
-    #[arg(
-        long,
-        default_value = "./cairn-data",
-        env = "CAIRN_DATA",
-        value_name = "DIR"
-    )]
+    #[arg(long, default_value = "./cairn-data", env = "CAIRN_DATA", value_name = "DIR")]
     data: PathBuf,
 }
 
@@ -260,12 +255,8 @@ enum ConfigCommand {
 
 /// The data directory of a log that is there.
 fn existing(data: &Path) -> anyhow::Result<Home> {
-    Home::existing(data).with_context(|| {
-        format!(
-            "there is no log in {}; name its directory with --data",
-            data.display()
-        )
-    })
+    Home::existing(data)
+        .with_context(|| format!("there is no log in {}; name its directory with --data", data.display()))
 }
 
 /// What was typed can be parsed and makes no sense all the same.
@@ -281,11 +272,7 @@ pub fn main() -> ExitCode {
             let usage = err.use_stderr();
             // Help goes to standard output, usage errors to standard error; nothing can be done if that fails.
             let _ = err.print();
-            return if usage {
-                ExitCode::from(USAGE)
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if usage { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
     run(cli).unwrap_or_else(|err| {

@@ -313,10 +313,9 @@ impl Config {
         overrides: &Overrides,
     ) -> Result<Self, ConfigError> {
         let text = match path {
-            Some(path) => read_file(path).map_err(|source| ConfigError::Read {
-                path: path.to_owned(),
-                source,
-            })?,
+            Some(path) => {
+                read_file(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?
+            }
             None => String::new(),
         };
         let (mut config, mut report) = read::read(&text, env);
@@ -355,9 +354,7 @@ impl Config {
 impl Upstream {
     /// What is put before every public name.
     pub fn prefix(&self) -> String {
-        self.prefix
-            .clone()
-            .unwrap_or_else(|| format!("{}_", self.name))
+        self.prefix.clone().unwrap_or_else(|| format!("{}_", self.name))
     }
 }
 
@@ -378,43 +375,25 @@ impl Default for Server {
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            store: Store::Sqlite,
-            group_max: 1024,
-            fsync: true,
-            checkpoint_interval_ms: 1000,
-        }
+        Self { store: Store::Sqlite, group_max: 1024, fsync: true, checkpoint_interval_ms: 1000 }
     }
 }
 
 impl Default for Tasks {
     fn default() -> Self {
-        Self {
-            lease_ms: 30_000,
-            ageing_ms: 60_000,
-            max_queue: 10_000,
-            max_attempts: 5,
-        }
+        Self { lease_ms: 30_000, ageing_ms: 60_000, max_queue: 10_000, max_attempts: 5 }
     }
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self {
-            max_retries: 0,
-            backoff_ms: 1000,
-            backoff_factor: 2.0,
-            max_backoff_ms: 60_000,
-            jitter: true,
-        }
+        Self { max_retries: 0, backoff_ms: 1000, backoff_factor: 2.0, max_backoff_ms: 60_000, jitter: true }
     }
 }
 
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map()
-            .entries(self.0.keys().map(|name| (name, "***")))
-            .finish()
+        f.debug_map().entries(self.0.keys().map(|name| (name, "***"))).finish()
     }
 }
 
@@ -431,22 +410,13 @@ impl fmt::Display for Fault {
 
 fn read_file(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    let read = fs::File::open(path)?
-        .take(FILE_MAX + 1)
-        .read_to_string(&mut text)?;
+    let read = fs::File::open(path)?.take(FILE_MAX + 1).read_to_string(&mut text)?;
     if read as u64 > FILE_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "the file is over 1 MiB",
-        ));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is over 1 MiB"));
     }
     Ok(text)
 }
 
 fn join(faults: &[Fault]) -> String {
-    faults
-        .iter()
-        .map(Fault::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+    faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("; ")
 }

@@ -76,48 +76,30 @@ struct Hints {
 
 impl Contract {
     /// Reads a tool object as `tools/list` gives it. `prev` is left to the rules that publish it.
-    pub fn of_definition(
-        source: &str,
-        version: &str,
-        definition: &RawValue,
-    ) -> Result<Self, ContractError> {
+    pub fn of_definition(source: &str, version: &str, definition: &RawValue) -> Result<Self, ContractError> {
         let text = definition.get();
         if text.len() > DEFINITION_MAX {
             return Err(ContractError::TooLarge { len: text.len() });
         }
         let parsed: Definition<'_> =
             serde_json::from_str(text).map_err(|_| ContractError::Field { field: "name" })?;
-        let input = parsed.input.ok_or(ContractError::Field {
-            field: "inputSchema",
-        })?;
+        let input = parsed.input.ok_or(ContractError::Field { field: "inputSchema" })?;
         let schema: Value =
-            serde_json::from_str(input.get()).map_err(|_| ContractError::Field {
-                field: "inputSchema",
-            })?;
+            serde_json::from_str(input.get()).map_err(|_| ContractError::Field { field: "inputSchema" })?;
         if !schema.is_object() {
-            return Err(ContractError::Field {
-                field: "inputSchema",
-            });
+            return Err(ContractError::Field { field: "inputSchema" });
         }
-        let hints: Hints = parsed
-            .annotations
-            .and_then(|raw| serde_json::from_str(raw.get()).ok())
-            .unwrap_or_default();
+        let hints: Hints =
+            parsed.annotations.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
         // The defaults are those of the MCP specification's ToolAnnotations.
         let mut effects = BTreeMap::from([
             ("read_only".to_owned(), Ipld::Bool(hints.read_only_hint)),
-            (
-                "idempotent".to_owned(),
-                Ipld::Bool(hints.read_only_hint || hints.idempotent_hint),
-            ),
+            ("idempotent".to_owned(), Ipld::Bool(hints.read_only_hint || hints.idempotent_hint)),
             (
                 "destructive".to_owned(),
                 Ipld::Bool(!hints.read_only_hint && hints.destructive_hint.unwrap_or(true)),
             ),
-            (
-                "open_world".to_owned(),
-                Ipld::Bool(hints.open_world_hint.unwrap_or(true)),
-            ),
+            ("open_world".to_owned(), Ipld::Bool(hints.open_world_hint.unwrap_or(true))),
         ]);
         let secrets = secret::Paths::of_schema(&schema);
         if !secrets.is_empty() {
@@ -150,10 +132,7 @@ impl Contract {
 
     /// Whether two contracts promise the same, whatever came before them.
     pub fn promises_same(&self, other: &Self) -> bool {
-        let without_past = |contract: &Self| Self {
-            prev: None,
-            ..contract.clone()
-        };
+        let without_past = |contract: &Self| Self { prev: None, ..contract.clone() };
         without_past(self) == without_past(other)
     }
 }

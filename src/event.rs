@@ -161,11 +161,7 @@ impl Event {
         if bytes.len() > EVENT_MAX {
             return Err(EventError::TooLarge { len: bytes.len() });
         }
-        Ok(Self {
-            cid: Cid::of(Codec::DagCbor, &bytes),
-            bytes,
-            fields,
-        })
+        Ok(Self { cid: Cid::of(Codec::DagCbor, &bytes), bytes, fields })
     }
 
     /// Reads an event from its bytes, whoever wrote them.
@@ -175,11 +171,7 @@ impl Event {
         }
         let fields: Fields = decode(&bytes)?;
         fields.check()?;
-        Ok(Self {
-            cid: Cid::of(Codec::DagCbor, &bytes),
-            bytes,
-            fields,
-        })
+        Ok(Self { cid: Cid::of(Codec::DagCbor, &bytes), bytes, fields })
     }
 
     pub fn cid(&self) -> Cid {
@@ -209,19 +201,12 @@ impl Fields {
     /// The rules that hold for every kind and version.
     fn check(&self) -> Result<(), EventError> {
         let rule = |holds: bool, field| {
-            if holds {
-                Ok(())
-            } else {
-                Err(EventError::Field { field })
-            }
+            if holds { Ok(()) } else { Err(EventError::Field { field }) }
         };
         rule(self.v >= 1, "v")?;
         rule(!self.kind.is_empty() && self.kind.len() <= KIND_MAX, "kind")?;
         rule((self.seq == 0) == self.prev.is_none(), "prev")?;
-        rule(
-            self.refs.len() <= REFS_MAX && self.refs.is_sorted_by(|a, b| a < b),
-            "refs",
-        )?;
+        rule(self.refs.len() <= REFS_MAX && self.refs.is_sorted_by(|a, b| a < b), "refs")?;
         rule(self.pay.len() <= PAYLOADS_MAX, "pay")?;
         rule(!self.body.values().any(has_float), "body")
     }
@@ -237,12 +222,9 @@ fn has_float(value: &Ipld) -> bool {
         Ipld::Float(_) => true,
         Ipld::List(items) => items.iter().any(has_float),
         Ipld::Map(entries) => entries.values().any(has_float),
-        Ipld::Null
-        | Ipld::Bool(_)
-        | Ipld::Integer(_)
-        | Ipld::String(_)
-        | Ipld::Bytes(_)
-        | Ipld::Link(_) => false,
+        Ipld::Null | Ipld::Bool(_) | Ipld::Integer(_) | Ipld::String(_) | Ipld::Bytes(_) | Ipld::Link(_) => {
+            false
+        }
     }
 }
 

@@ -117,20 +117,11 @@ enum Unread {
 /// Every URL there is, behind what guards it.
 fn routes(edge: &Arc<Edge>, audit: Router, metrics_open: bool) -> Router {
     let needs = |scope| middleware::from_fn_with_state((Arc::clone(edge), scope), allow);
-    let mcp = Router::new()
-        .route("/mcp", any(mcp))
-        .route_layer(needs(Scope::Call));
+    let mcp = Router::new().route("/mcp", any(mcp)).route_layer(needs(Scope::Call));
     let metrics = Router::new().route("/metrics", get(metrics));
-    let metrics = if metrics_open {
-        metrics
-    } else {
-        metrics.route_layer(needs(Scope::Audit))
-    };
+    let metrics = if metrics_open { metrics } else { metrics.route_layer(needs(Scope::Audit)) };
     Router::new()
-        .route(
-            "/healthz",
-            get(async || answer(StatusCode::OK, &json!({"status": "ok"}))),
-        )
+        .route("/healthz", get(async || answer(StatusCode::OK, &json!({"status": "ok"}))))
         .route("/readyz", get(readiness))
         .route(METADATA, get(metadata))
         .route(METADATA_MCP, get(metadata))
@@ -140,11 +131,7 @@ fn routes(edge: &Arc<Edge>, audit: Router, metrics_open: bool) -> Router {
         .merge(audit.layer(needs(Scope::Audit)))
         .fallback(async || problem(StatusCode::NOT_FOUND, "not found", "no such path"))
         .method_not_allowed_fallback(async || {
-            problem(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method not allowed",
-                "another method is served here",
-            )
+            problem(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", "another method is served here")
         })
         .layer(middleware::from_fn_with_state(Arc::clone(edge), admit))
 }
@@ -152,10 +139,7 @@ fn routes(edge: &Arc<Edge>, audit: Router, metrics_open: bool) -> Router {
 impl Edge {
     fn new(app: App, address: SocketAddr) -> (Self, Router) {
         let server = app.server;
-        let base = server
-            .public_url
-            .clone()
-            .unwrap_or_else(|| format!("http://{address}"));
+        let base = server.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
         let edge = Self {
             gate: Gate::new(&server, address),
             limits: Limits::new(server.rate_limit_per_second, server.rate_limit_burst),
@@ -201,10 +185,7 @@ impl Limits {
     fn new(per_second: u32, burst: u32) -> Self {
         let at_least_one = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::per_second(at_least_one(per_second)).allow_burst(at_least_one(burst));
-        Self {
-            buckets: RateLimiter::keyed(quota),
-            hasher: RandomState::new(),
-        }
+        Self { buckets: RateLimiter::keyed(quota), hasher: RandomState::new() }
     }
 
     /// Counts a request; an error says after how long the next one is let through.
@@ -229,11 +210,7 @@ async fn admit(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> R
         }
         match tokio::time::timeout(edge.timeout, next.run(request)).await {
             Ok(response) => response,
-            Err(_) => problem(
-                StatusCode::GATEWAY_TIMEOUT,
-                "timed out",
-                "the answer did not begin in time",
-            ),
+            Err(_) => problem(StatusCode::GATEWAY_TIMEOUT, "timed out", "the answer did not begin in time"),
         }
     };
     // Nothing of a request outlives it but what has its own locks, so a panic leaves nothing half done here.
@@ -315,22 +292,14 @@ async fn read(mut body: Body, max: usize) -> Result<Bytes, Unread> {
             Err(_) => Err(Unread::Broken),
         }
     };
-    tokio::time::timeout(BODY_TIMEOUT, whole)
-        .await
-        .unwrap_or(Err(Unread::TooSlow))
+    tokio::time::timeout(BODY_TIMEOUT, whole).await.unwrap_or(Err(Unread::TooSlow))
 }
 
 impl Unread {
     fn answer(&self, max: usize) -> Response {
         let (status, message) = match self {
-            Self::TooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("body is over {max} bytes"),
-            ),
-            Self::TooSlow => (
-                StatusCode::REQUEST_TIMEOUT,
-                "body did not arrive in time".to_owned(),
-            ),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, format!("body is over {max} bytes")),
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "body did not arrive in time".to_owned()),
             Self::Broken => (StatusCode::BAD_REQUEST, "body broke off".to_owned()),
         };
         rpc_problem(status, INVALID_REQUEST, &message)
@@ -340,10 +309,9 @@ impl Unread {
 async fn readiness(State(edge): State<Arc<Edge>>) -> Response {
     match (edge.ready)() {
         reasons if reasons.is_empty() => answer(StatusCode::OK, &json!({"status": "ready"})),
-        reasons => answer(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &json!({"status": "not_ready", "reasons": reasons}),
-        ),
+        reasons => {
+            answer(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not_ready", "reasons": reasons}))
+        }
     }
 }
 

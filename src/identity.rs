@@ -34,9 +34,7 @@ pub struct Checkpoint {
 /// Why an origin or a key cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyError {
-    #[error(
-        "origin is not a key name: 1 to 255 bytes without spaces, pluses or control characters"
-    )]
+    #[error("origin is not a key name: 1 to 255 bytes without spaces, pluses or control characters")]
     Origin,
     #[error("not an ed25519 public key")]
     Key,
@@ -117,9 +115,8 @@ pub struct Verifier {
 
 impl Verifier {
     pub fn from_key(origin: &str, key: [u8; 32]) -> Result<Self, KeyError> {
-        let named = origin.len() <= ORIGIN_MAX
-            && is_key_name_valid(origin)
-            && !origin.contains(char::is_control);
+        let named =
+            origin.len() <= ORIGIN_MAX && is_key_name_valid(origin) && !origin.contains(char::is_control);
         if !named {
             return Err(KeyError::Origin);
         }
@@ -129,11 +126,7 @@ impl Verifier {
         if key.is_weak() {
             return Err(KeyError::Key);
         }
-        Ok(Self {
-            origin: origin.to_owned(),
-            id,
-            key,
-        })
+        Ok(Self { origin: origin.to_owned(), id, key })
     }
 
     /// Reads `origin+hash+base64`.
@@ -184,8 +177,8 @@ pub fn open_checkpoint(note: &str, verifier: &Verifier) -> Result<Checkpoint, Ch
         if nth == SIGNATURES_MAX {
             return Err(CheckpointError::Note);
         }
-        let signature = signed_note::Signature::from_bytes(line.as_bytes())
-            .map_err(|_| CheckpointError::Note)?;
+        let signature =
+            signed_note::Signature::from_bytes(line.as_bytes()).map_err(|_| CheckpointError::Note)?;
         if (signature.name(), signature.id()) == (verifier.origin(), verifier.id) {
             Signature::from_slice(signature.signature())
                 .and_then(|signature| verifier.key.verify_strict(text, &signature))
@@ -199,9 +192,7 @@ pub fn open_checkpoint(note: &str, verifier: &Verifier) -> Result<Checkpoint, Ch
     let checkpoint = parse(&note[..text.len()]).ok_or(CheckpointError::Malformed)?;
     match checkpoint.origin == verifier.origin {
         true => Ok(checkpoint),
-        false => Err(CheckpointError::Origin {
-            origin: checkpoint.origin,
-        }),
+        false => Err(CheckpointError::Origin { origin: checkpoint.origin }),
     }
 }
 
@@ -210,14 +201,9 @@ fn parse(text: &str) -> Option<Checkpoint> {
     let mut lines = text.strip_suffix('\n')?.split('\n');
     let (origin, size, root) = (lines.next()?, lines.next()?, lines.next()?);
     let number: u64 = size.parse().ok()?;
-    let canonical =
-        number.to_string() == size && !origin.is_empty() && lines.all(|l| !l.is_empty());
+    let canonical = number.to_string() == size && !origin.is_empty() && lines.all(|l| !l.is_empty());
     let root = BASE64_STANDARD.decode(root).ok()?.try_into().ok()?;
-    canonical.then(|| Checkpoint {
-        origin: origin.to_owned(),
-        size: number,
-        root,
-    })
+    canonical.then(|| Checkpoint { origin: origin.to_owned(), size: number, root })
 }
 
 #[cfg(test)]

@@ -34,37 +34,17 @@ pub enum Command {
     /// Offer a tool under this contract; its `prev` is set by the rules.
     Publish { contract: Contract, actor: Actor },
     /// Stop offering every tool of a source but these.
-    Retain {
-        source: String,
-        names: Vec<String>,
-        actor: Actor,
-    },
+    Retain { source: String, names: Vec<String>, actor: Actor },
     /// Try a call. `refused` is the answer to record where `start.refusal` is set.
-    Start {
-        start: Box<Start>,
-        input: Option<SealedPayload>,
-        refused: Option<SealedPayload>,
-    },
+    Start { start: Box<Start>, input: Option<SealedPayload>, refused: Option<SealedPayload> },
     /// End a running call.
-    End {
-        end: End,
-        output: Option<SealedPayload>,
-    },
+    End { end: End, output: Option<SealedPayload> },
     /// End every running call of processes that have ended, and record how many there were.
     Recover { runners: Vec<String> },
     /// Delete a payload's content, keeping its name and every proof.
-    Erase {
-        payload: Cid,
-        basis: String,
-        actor: Actor,
-    },
+    Erase { payload: Cid, basis: String, actor: Actor },
     /// Record that part of the log was handed out.
-    Export {
-        format: String,
-        from_seq: u64,
-        to_seq: u64,
-        actor: Actor,
-    },
+    Export { format: String, from_seq: u64, to_seq: u64, actor: Actor },
 }
 
 /// Where an event stands.
@@ -78,11 +58,7 @@ pub struct Sealed {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Ruling {
     /// The tool stands under this contract; `contract` is as published, its `prev` set.
-    Published {
-        cid: Cid,
-        contract: Box<Contract>,
-        new: bool,
-    },
+    Published { cid: Cid, contract: Box<Contract>, new: bool },
     /// Run the call; its start is this event.
     Run(Sealed),
     /// The call was recorded as refused; its ending is this event.
@@ -143,17 +119,10 @@ pub struct Ledger {
 }
 
 /// What reaches the writer.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "all but one of a process's asks are rules"
-)]
+#[expect(clippy::large_enum_variant, reason = "all but one of a process's asks are rules")]
 enum Ask {
     /// A command, and where its ruling goes. `again` where an earlier owner may have ruled it already.
-    Rule {
-        command: Command,
-        reply: oneshot::Sender<Ruling>,
-        again: bool,
-    },
+    Rule { command: Command, reply: oneshot::Sender<Ruling>, again: bool },
     /// Commit what came before this, and end.
     Close,
 }
@@ -168,11 +137,7 @@ impl Ledger {
 
     async fn ask(&self, command: Command, again: bool) -> Result<Ruling, Stopped> {
         let (reply, ruling) = oneshot::channel();
-        let ask = Ask::Rule {
-            command,
-            reply,
-            again,
-        };
+        let ask = Ask::Rule { command, reply, again };
         self.inbox.send(ask).await.map_err(|_| Stopped)?;
         ruling.await.map_err(|_| Stopped)
     }
@@ -186,13 +151,7 @@ impl Ledger {
     /// Like [`Ledger::submit`], for threads outside the runtime.
     pub fn submit_blocking(&self, command: Command) -> Result<Ruling, Stopped> {
         let (reply, ruling) = oneshot::channel();
-        self.inbox
-            .blocking_send(Ask::Rule {
-                command,
-                reply,
-                again: false,
-            })
-            .map_err(|_| Stopped)?;
+        self.inbox.blocking_send(Ask::Rule { command, reply, again: false }).map_err(|_| Stopped)?;
         ruling.blocking_recv().map_err(|_| Stopped)
     }
 
@@ -200,10 +159,7 @@ impl Ledger {
     pub async fn settled(&self) -> Result<Reach, Stopped> {
         let committed = *self.committed.borrow();
         let mut reach = self.reach.clone();
-        let reached = reach
-            .wait_for(|reach| reach.applied >= committed)
-            .await
-            .map_err(|_| Stopped)?;
+        let reached = reach.wait_for(|reach| reach.applied >= committed).await.map_err(|_| Stopped)?;
         Ok(reached.clone())
     }
 

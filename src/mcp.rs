@@ -68,11 +68,7 @@ struct Shared {
 
 impl Shared {
     fn new(router: Arc<Router>, settings: Settings) -> Self {
-        Self {
-            router,
-            settings,
-            listeners: Semaphore::new(LISTENERS_MAX),
-        }
+        Self { router, settings, listeners: Semaphore::new(LISTENERS_MAX) }
     }
 }
 
@@ -96,16 +92,9 @@ impl Endpoint {
         let shutdown = shared.settings.shutdown.clone();
         tokio::spawn(shutdown.run_until_cancelled_owned(async move { swept.sweep().await }));
         let handlers = shared.clone();
-        let library = StreamableHttpService::new(
-            move || Ok(Handler::new(handlers.clone())),
-            sessions.clone(),
-            config,
-        );
-        Self {
-            shared,
-            sessions,
-            library,
-        }
+        let library =
+            StreamableHttpService::new(move || Ok(Handler::new(handlers.clone())), sessions.clone(), config);
+        Self { shared, sessions, library }
     }
 
     /// Sessions open now.
@@ -118,17 +107,13 @@ impl Endpoint {
     /// Dropping the response (or this future) of a request of revision 2026-07-28 cancels it.
     pub async fn respond(&self, mut parts: Parts, body: Bytes, caller: Caller) -> Response<Body> {
         if let Some(id) = parts.headers.get(SESSION_ID) {
-            let owned = id
-                .to_str()
-                .is_ok_and(|id| self.sessions.owned(id, &caller.actor.id));
+            let owned = id.to_str().is_ok_and(|id| self.sessions.owned(id, &caller.actor.id));
             if !owned && parts.method == Method::DELETE {
                 return refuse(StatusCode::NOT_FOUND, "null", "there is no such session");
             }
             if !owned {
                 // No session has this name, so the library answers as for any unknown one, in either era.
-                parts
-                    .headers
-                    .insert(SESSION_ID, HeaderValue::from_static("-"));
+                parts.headers.insert(SESSION_ID, HeaderValue::from_static("-"));
             }
         }
         let accept = parts.headers.get(header::ACCEPT);
@@ -158,12 +143,7 @@ impl Endpoint {
     ) -> Result<(String, Bytes), Box<Response<Body>>> {
         match envelope::read(&body, caller).map_err(|fault| Box::new(faulty(&fault)))? {
             Message::Answers => Ok(("null".to_owned(), body)),
-            Message::Asks {
-                asked,
-                method,
-                id,
-                slim,
-            } => {
+            Message::Asks { asked, method, id, slim } => {
                 let id = id.unwrap_or("null").to_owned();
                 if method == "initialize" && !self.sessions.admits() {
                     let message = "all sessions are in use; try again later";
@@ -192,10 +172,7 @@ pub async fn serve_stdio(
 ) -> std::io::Result<()> {
     // Whatever listens ends with its input, or with everything else.
     let shutdown = settings.shutdown.clone();
-    let settings = Settings {
-        shutdown: shutdown.child_token(),
-        ..settings
-    };
+    let settings = Settings { shutdown: shutdown.child_token(), ..settings };
     let shared = Arc::new(Shared::new(router, settings));
     let (lines, written) = Lines::new(shared.clone(), caller, reader);
     let serve = async move {
@@ -251,21 +228,13 @@ async fn deliver(
 }
 
 fn faulty(fault: &Fault) -> Response<Body> {
-    let status = if fault.malformed {
-        StatusCode::BAD_REQUEST
-    } else {
-        StatusCode::OK
-    };
+    let status = if fault.malformed { StatusCode::BAD_REQUEST } else { StatusCode::OK };
     json(status, fault.to_json())
 }
 
 fn refuse(status: StatusCode, id: &str, message: &str) -> Response<Body> {
-    let fault = Fault {
-        id: id.to_owned(),
-        code: INVALID_REQUEST,
-        message: message.to_owned(),
-        malformed: true,
-    };
+    let fault =
+        Fault { id: id.to_owned(), code: INVALID_REQUEST, message: message.to_owned(), malformed: true };
     json(status, fault.to_json())
 }
 

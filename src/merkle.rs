@@ -88,11 +88,7 @@ pub fn root_at<T: Tiles>(tiles: &T, size: u64) -> Result<Hash, ProofError<T::Err
 }
 
 /// The proof that the leaf at `index` is in the tree of `size`: RFC 9162 section 2.1.3.1.
-pub fn inclusion<T: Tiles>(
-    tiles: &T,
-    index: u64,
-    size: u64,
-) -> Result<Vec<Hash>, ProofError<T::Error>> {
+pub fn inclusion<T: Tiles>(tiles: &T, index: u64, size: u64) -> Result<Vec<Hash>, ProofError<T::Error>> {
     if index >= size {
         return Err(ProofError::Range { index, size });
     }
@@ -116,16 +112,9 @@ pub fn inclusion<T: Tiles>(
 /// The proof that the tree of `new` leaves begins with the tree of `old`: RFC 9162 section 2.1.4.1.
 ///
 /// Empty where `old` is 0 or `new`: there is nothing to prove.
-pub fn consistency<T: Tiles>(
-    tiles: &T,
-    old: u64,
-    new: u64,
-) -> Result<Vec<Hash>, ProofError<T::Error>> {
+pub fn consistency<T: Tiles>(tiles: &T, old: u64, new: u64) -> Result<Vec<Hash>, ProofError<T::Error>> {
     if old > new {
-        return Err(ProofError::Range {
-            index: old,
-            size: new,
-        });
+        return Err(ProofError::Range { index: old, size: new });
     }
     if old == 0 || old == new {
         return Ok(Vec::new());
@@ -177,13 +166,7 @@ pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, proof: &[Hash], root
 /// Whether `proof` shows that the tree `new` begins with the tree `old`: RFC 9162 section 2.1.4.2.
 ///
 /// The empty tree begins every tree, but only under its own root.
-pub fn verify_consistency(
-    old: u64,
-    old_root: &Hash,
-    new: u64,
-    new_root: &Hash,
-    proof: &[Hash],
-) -> bool {
+pub fn verify_consistency(old: u64, old_root: &Hash, new: u64, new_root: &Hash, proof: &[Hash]) -> bool {
     if old > new {
         return false;
     }
@@ -249,11 +232,7 @@ fn join(subtrees: &[Hash]) -> Hash {
 }
 
 fn hash_leaf(data: &[u8]) -> Hash {
-    Sha256::new()
-        .chain_update(LEAF_PREFIX)
-        .chain_update(data)
-        .finalize()
-        .into()
+    Sha256::new().chain_update(LEAF_PREFIX).chain_update(data).finalize().into()
 }
 
 /// Nodes of the tree, computed from stored tiles. Keeps the last tile read: neighbours in a proof often share one.
@@ -290,10 +269,7 @@ impl<'a, T: Tiles> Nodes<'a, T> {
             .map(|hash| hash.try_into().expect("chunks are of this length"))
             .collect();
         while hashes.len() > 1 {
-            hashes = hashes
-                .chunks_exact(2)
-                .map(|pair| node_hash(&pair[0], &pair[1]))
-                .collect();
+            hashes = hashes.chunks_exact(2).map(|pair| node_hash(&pair[0], &pair[1])).collect();
         }
         Ok(hashes[0])
     }

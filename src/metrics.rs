@@ -26,8 +26,8 @@ const NAMES_MAX: usize = 300;
 const OTHER: &str = "other";
 /// From 100 microseconds to a minute: a recorded call takes a disk flush, a tool as long as it likes.
 const SECONDS: [f64; 18] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 10.0, 30.0, 60.0,
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0,
 ];
 /// Events that shared one commit, up to the largest group a configuration may ask for.
 const GROUP: [f64; 9] = [1.0, 2.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 8192.0, 65_536.0];
@@ -83,12 +83,8 @@ impl Metrics {
     /// Counts a call that has ended. `outcome` is one of a closed list.
     pub fn call_ended(&self, tool: &str, outcome: &'static str, lane: &str, seconds: f64) {
         let (tool, lane) = (self.tools.bounded(tool), self.lanes.bounded(lane));
-        self.call_seconds
-            .get_or_create(&[("tool", tool.clone()), ("lane", lane)])
-            .observe(seconds);
-        self.calls
-            .get_or_create(&[("tool", tool), ("outcome", outcome.to_owned())])
-            .inc();
+        self.call_seconds.get_or_create(&[("tool", tool.clone()), ("lane", lane)]).observe(seconds);
+        self.calls.get_or_create(&[("tool", tool), ("outcome", outcome.to_owned())]).inc();
     }
 
     /// Counts a commit of this many events.
@@ -100,9 +96,7 @@ impl Metrics {
     /// What waits: for the ledger, or in a lane.
     pub fn queue_depth(&self, queue: &str, waiting: usize) {
         let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
-        self.queue_depth
-            .get_or_create(&[("queue", self.lanes.bounded(queue))])
-            .set(waiting);
+        self.queue_depth.get_or_create(&[("queue", self.lanes.bounded(queue))]).set(waiting);
     }
 
     pub fn log_size(&self, events: u64, bytes: u64) {
@@ -115,9 +109,7 @@ impl Metrics {
     }
 
     pub fn upstream_up(&self, name: &str, up: bool) {
-        self.upstream_up
-            .get_or_create(&[("upstream", self.upstreams.bounded(name))])
-            .set(up.into());
+        self.upstream_up.get_or_create(&[("upstream", self.upstreams.bounded(name))]).set(up.into());
     }
 
     /// The OpenMetrics text of everything.
@@ -142,29 +134,12 @@ impl Metrics {
             Unit::Seconds,
             self.commit_seconds.clone(),
         );
-        registry.register(
-            "commit_events",
-            "Events that shared one commit",
-            self.commit_events.clone(),
-        );
-        registry.register(
-            "queue_depth",
-            "What waits in a queue",
-            self.queue_depth.clone(),
-        );
+        registry.register("commit_events", "Events that shared one commit", self.commit_events.clone());
+        registry.register("queue_depth", "What waits in a queue", self.queue_depth.clone());
         registry.register("log_events", "Events in the log", self.log_events.clone());
-        registry.register_with_unit(
-            "log",
-            "Size of the log on disk",
-            Unit::Bytes,
-            self.log_bytes.clone(),
-        );
+        registry.register_with_unit("log", "Size of the log on disk", Unit::Bytes, self.log_bytes.clone());
         registry.register("sessions", "Open sessions", self.sessions.clone());
-        registry.register(
-            "upstream_up",
-            "1 while an upstream can be called",
-            self.upstream_up.clone(),
-        );
+        registry.register("upstream_up", "1 while an upstream can be called", self.upstream_up.clone());
     }
 }
 
@@ -176,10 +151,7 @@ impl Default for Metrics {
 
 impl Names {
     fn new(max: usize) -> Self {
-        Self {
-            max,
-            seen: RwLock::default(),
-        }
+        Self { max, seen: RwLock::default() }
     }
 
     /// The name itself, or [`OTHER`] once there are too many.

@@ -86,13 +86,7 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let (ledger, sharing) = sharing::join(member(&setup, &runner, metrics.clone())).await?;
         let salt = setup.home.keys(random)?.salt;
-        let router = Router::new(parts(
-            setup.config,
-            ledger.clone(),
-            salt,
-            runner,
-            metrics.clone(),
-        ));
+        let router = Router::new(parts(setup.config, ledger.clone(), salt, runner, metrics.clone()));
         let audit = Audit::new(ledger.clone());
         if setup.builtins {
             let tools = tools::all(&router, &audit, setup.base.as_deref());
@@ -100,9 +94,7 @@ impl Node {
         }
         if setup.fixtures {
             let state_key = random();
-            router
-                .put(tools::conformance::offering(state_key, &router))
-                .await?;
+            router.put(tools::conformance::offering(state_key, &router)).await?;
         }
         let mut node = Self {
             ledger,
@@ -113,16 +105,9 @@ impl Node {
             sharing,
             followers: JoinSet::new(),
         };
-        let configured = setup
-            .config
-            .upstream
-            .iter()
-            .enumerate()
-            .map(|(n, upstream)| upstream_settings(n, upstream));
-        let upstreams = configured
-            .chain(setup.upstreams)
-            .map(|(at, shown)| node.follow(at, shown))
-            .collect();
+        let configured =
+            setup.config.upstream.iter().enumerate().map(|(n, upstream)| upstream_settings(n, upstream));
+        let upstreams = configured.chain(setup.upstreams).map(|(at, shown)| node.follow(at, shown)).collect();
         wait_for(upstreams).await;
         Ok(node)
     }
@@ -138,11 +123,7 @@ impl Node {
 
     /// Keeps the gauges that nobody else sets, until the node stops.
     pub fn sample(&self, sessions: Arc<dyn Fn() -> usize + Send + Sync>) {
-        let (ledger, router, metrics) = (
-            self.ledger.clone(),
-            self.router.clone(),
-            self.metrics.clone(),
-        );
+        let (ledger, router, metrics) = (self.ledger.clone(), self.router.clone(), self.metrics.clone());
         let stopping = self.stopping.clone();
         // Ends with `stopping`; a sample that is under way then is not missed.
         tokio::spawn(async move {
@@ -153,10 +134,7 @@ impl Node {
                     metrics.queue_depth(&lane, load);
                 }
                 let on_disk = |path| std::fs::metadata(path).map_or(0, |file| file.len());
-                metrics.log_size(
-                    *ledger.committed().borrow(),
-                    on_disk(ledger.home().log_path()),
-                );
+                metrics.log_size(*ledger.committed().borrow(), on_disk(ledger.home().log_path()));
                 metrics.sessions(sessions());
             }
         });
@@ -168,24 +146,14 @@ impl Node {
         if !ledger.runs() {
             reasons.push("the ledger has stopped: the log is not writable".to_owned());
         }
-        let (committed, applied) = (
-            *ledger.committed().borrow(),
-            ledger.reach().borrow().applied,
-        );
+        let (committed, applied) = (*ledger.committed().borrow(), ledger.reach().borrow().applied);
         if committed.saturating_sub(applied) > LAG_MAX {
-            reasons.push(format!(
-                "the state is {} events behind the log",
-                committed - applied
-            ));
+            reasons.push(format!("the state is {} events behind the log", committed - applied));
         }
         reasons
     }
 
-    fn follow(
-        &mut self,
-        at: upstream::Settings,
-        shown: gateway::Settings,
-    ) -> oneshot::Receiver<()> {
+    fn follow(&mut self, at: upstream::Settings, shown: gateway::Settings) -> oneshot::Receiver<()> {
         let (settled, waiting) = oneshot::channel();
         let follower = gateway::follow(
             Upstream::start(at),
@@ -238,10 +206,7 @@ async fn wait_for(upstreams: Vec<oneshot::Receiver<()>>) {
     }
 }
 
-fn upstream_settings(
-    n: usize,
-    upstream: &config::Upstream,
-) -> (upstream::Settings, gateway::Settings) {
+fn upstream_settings(n: usize, upstream: &config::Upstream) -> (upstream::Settings, gateway::Settings) {
     let transport = match (&upstream.command, &upstream.url) {
         (Some(command), _) => upstream::Transport::Child {
             command: command.clone(),
@@ -263,28 +228,13 @@ fn upstream_settings(
         lane: upstream.lane.clone(),
         timeout_ms: upstream.timeout_ms,
     };
-    let at = upstream::Settings {
-        name: upstream.name.clone(),
-        transport,
-        timeout: gateway::REQUEST_MAX,
-    };
+    let at = upstream::Settings { name: upstream.name.clone(), transport, timeout: gateway::REQUEST_MAX };
     (at, shown)
 }
 
-fn parts(
-    config: &Config,
-    ledger: Ledger,
-    salt: SaltKey,
-    runner: String,
-    metrics: Arc<Metrics>,
-) -> Parts {
+fn parts(config: &Config, ledger: Ledger, salt: SaltKey, runner: String, metrics: Arc<Metrics>) -> Parts {
     let lanes = config.router.lanes.iter().map(|(name, lane)| {
-        (
-            name.clone(),
-            lane.concurrency,
-            lane.queue,
-            lane.timeout_ms.map(Duration::from_millis),
-        )
+        (name.clone(), lane.concurrency, lane.queue, lane.timeout_ms.map(Duration::from_millis))
     });
     let mode = |mode: &config::Capture| match mode {
         config::Capture::Full => Capture::Full,
@@ -293,27 +243,11 @@ fn parts(
     };
     let captures = Captures {
         default: mode(&config.capture.default),
-        tools: config
-            .capture
-            .tools
-            .iter()
-            .map(|(tool, capture)| (tool.clone(), mode(capture)))
-            .collect(),
+        tools: config.capture.tools.iter().map(|(tool, capture)| (tool.clone(), mode(capture))).collect(),
     };
-    let hints: HashMap<String, Hints> = config
-        .tools
-        .iter()
-        .map(|(name, tool)| (name.clone(), hints(tool)))
-        .collect();
-    Parts {
-        ledger,
-        salt,
-        runner,
-        lanes: Lanes::new(lanes),
-        captures,
-        hints,
-        metrics,
-    }
+    let hints: HashMap<String, Hints> =
+        config.tools.iter().map(|(name, tool)| (name.clone(), hints(tool))).collect();
+    Parts { ledger, salt, runner, lanes: Lanes::new(lanes), captures, hints, metrics }
 }
 
 fn hints(tool: &config::Tool) -> Hints {

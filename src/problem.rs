@@ -15,8 +15,7 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 
 /// A problem of the plain type: `title` is the same for all of its kind, `detail` tells of this one.
 pub fn problem(status: StatusCode, title: &str, detail: &str) -> Response {
-    let body =
-        json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
+    let body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
     typed(status, PROBLEM_JSON, &body)
 }
 
@@ -47,10 +46,7 @@ pub fn answer(status: StatusCode, body: &Value) -> Response {
 /// A JSON-RPC error that answers no request in particular: its id could not be read.
 pub fn rpc_problem(status: StatusCode, code: i64, message: &str) -> Response {
     let error = json!({"code": code, "message": message});
-    answer(
-        status,
-        &json!({"jsonrpc": "2.0", "id": null, "error": error}),
-    )
+    answer(status, &json!({"jsonrpc": "2.0", "id": null, "error": error}))
 }
 
 fn typed(status: StatusCode, content_type: HeaderValue, body: &Value) -> Response {
@@ -60,9 +56,5 @@ fn typed(status: StatusCode, content_type: HeaderValue, body: &Value) -> Respons
 fn fault(chain: &str) -> Response {
     let id = Uuid::now_v7();
     tracing::error!(%id, err = chain, "request failed");
-    problem(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "internal error",
-        &format!("fault {id}"),
-    )
+    problem(StatusCode::INTERNAL_SERVER_ERROR, "internal error", &format!("fault {id}"))
 }

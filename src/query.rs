@@ -88,10 +88,7 @@ impl View {
     }
 
     fn of_files(state: &Path, log: &Path) -> Result<Self, QueryError> {
-        Ok(Self {
-            state: state::open_reader(state, log)?,
-            log: Box::new(SqliteReader::open(log)?),
-        })
+        Ok(Self { state: state::open_reader(state, log)?, log: Box::new(SqliteReader::open(log)?) })
     }
 
     /// Events the state has folded: questions see exactly these.
@@ -108,17 +105,11 @@ pub struct Readers {
 
 impl Readers {
     pub fn new(home: Home) -> Self {
-        Self {
-            home,
-            idle: Mutex::new(Vec::new()),
-        }
+        Self { home, idle: Mutex::new(Vec::new()) }
     }
 
     /// Asks `question` on this thread.
-    pub fn ask<T>(
-        &self,
-        question: impl FnOnce(&View) -> Result<T, QueryError>,
-    ) -> Result<T, QueryError> {
+    pub fn ask<T>(&self, question: impl FnOnce(&View) -> Result<T, QueryError>) -> Result<T, QueryError> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle().pop();
         let view = match kept {
@@ -155,11 +146,7 @@ pub fn payload_parts(block: &[u8]) -> Option<Vec<Cid>> {
 /// Which of a payload's parts other payloads hold too: parts carry no salt, so the same content shares them.
 ///
 /// Reads every block; payloads in parts are rare, and so is erasing one.
-pub fn shared_parts(
-    log: &dyn Reader,
-    payload: &Cid,
-    parts: &[Cid],
-) -> Result<HashSet<Cid>, LogError> {
+pub fn shared_parts(log: &dyn Reader, payload: &Cid, parts: &[Cid]) -> Result<HashSet<Cid>, LogError> {
     let mut shared = HashSet::new();
     if parts.is_empty() {
         return Ok(shared);
@@ -212,21 +199,16 @@ pub fn keyed_call(
          JOIN call ON call.id = call_key.call
          WHERE call_key.key = ?3",
     )?;
-    Ok(statement
-        .query_row(params![actor, name, key], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
-        .optional()?)
+    Ok(statement.query_row(params![actor, name, key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
 }
 
 /// The call of this id: the seq of its start and of its ending.
 pub fn call_of(state: &Connection, id: &str) -> Result<Option<(u64, Option<u64>)>, StateError> {
-    let sql = "SELECT call.id, call.ended FROM subject JOIN call ON call.id = subject.id WHERE subject.name = ?1";
+    let sql =
+        "SELECT call.id, call.ended FROM subject JOIN call ON call.id = subject.id WHERE subject.name = ?1";
     let mut statement = state.prepare_cached(sql)?;
     let key = subject_key(&crate::call::subject(id));
-    Ok(statement
-        .query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?)
+    Ok(statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
 }
 
 /// Calls without an ending, by the seq of their start.

@@ -97,26 +97,12 @@ impl Receipt {
         let genesis: Genesis = decode(&self.genesis).map_err(ReceiptError::Genesis)?;
         let head = open_checkpoint(&self.checkpoint, verifier).map_err(ReceiptError::Checkpoint)?;
         if head.origin != genesis.origin {
-            return Err(ReceiptError::Origin {
-                checkpoint: head.origin,
-                genesis: genesis.origin,
-            });
+            return Err(ReceiptError::Origin { checkpoint: head.origin, genesis: genesis.origin });
         }
-        if !verify_inclusion(
-            &leaf_hash(&self.cid),
-            index,
-            head.size,
-            &self.proof,
-            &head.root,
-        ) {
+        if !verify_inclusion(&leaf_hash(&self.cid), index, head.size, &self.proof, &head.root) {
             return Err(ReceiptError::Inclusion);
         }
-        Ok(Verified {
-            origin: head.origin,
-            size: head.size,
-            seq,
-            event,
-        })
+        Ok(Verified { origin: head.origin, size: head.size, seq, event })
     }
 }
 

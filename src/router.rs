@@ -278,9 +278,7 @@ impl Router {
             halt: CancellationToken::new(),
             publishing: tokio::sync::Mutex::default(),
         };
-        Self {
-            inner: Arc::new(inner),
-        }
+        Self { inner: Arc::new(inner) }
     }
 
     /// Runs a request to its recorded answer.
@@ -289,10 +287,7 @@ impl Router {
     pub async fn call(&self, request: Request) -> Result<Answer, RpcError> {
         let gone = request.cancel.clone().drop_guard();
         let router = self.clone();
-        let call = self
-            .inner
-            .calls
-            .spawn(async move { router.run(request).await });
+        let call = self.inner.calls.spawn(async move { router.run(request).await });
         let answer = call.await.unwrap_or_else(|err| {
             tracing::error!(%err, "a call's task failed");
             Err(RpcError::internal())
@@ -304,10 +299,7 @@ impl Router {
     /// Waits for running calls; those that take longer than `patience` are cancelled, and recorded so.
     pub async fn drain(&self, patience: std::time::Duration) {
         self.inner.calls.close();
-        if tokio::time::timeout(patience, self.inner.calls.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(patience, self.inner.calls.wait()).await.is_err() {
             self.inner.halt.cancel();
             self.inner.calls.wait().await;
         }
@@ -341,27 +333,15 @@ impl Router {
     /// Puts a source's offering in the place of what it offered before. Contracts are durable when this returns.
     pub async fn put(&self, offering: Offering) -> Result<(), Stopped> {
         let _one = self.inner.publishing.lock().await;
-        let (board, changed) = self
-            .board()
-            .with(offering, &self.inner.parts, &self.inner.resolver)
-            .await?;
-        *self
-            .inner
-            .board
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(board);
+        let (board, changed) = self.board().with(offering, &self.inner.parts, &self.inner.resolver).await?;
+        *self.inner.board.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(board);
         changed.into_iter().for_each(|change| self.notify(change));
         Ok(())
     }
 
     /// Calls that wait or run in each lane.
     pub fn loads(&self) -> Vec<(String, usize)> {
-        self.inner
-            .parts
-            .lanes
-            .iter()
-            .map(|lane| (lane.name.clone(), lane.load()))
-            .collect()
+        self.inner.parts.lanes.iter().map(|lane| (lane.name.clone(), lane.load())).collect()
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -369,22 +349,13 @@ impl Router {
     }
 
     fn board(&self) -> Arc<Board> {
-        self.inner
-            .board
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone()
+        self.inner.board.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 }
 
 impl RpcError {
     pub fn new(code: i64, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            data: None,
-            record: None,
-        }
+        Self { code, message: message.into(), data: None, record: None }
     }
 
     /// Ours broke: what happened is in the log of the server, not in the answer.

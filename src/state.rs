@@ -82,10 +82,7 @@ pub fn progress(connection: &Connection) -> Result<Progress, StateError> {
     let mut statement = connection.prepare_cached("SELECT applied, last FROM progress")?;
     let (applied, last): (u64, Option<Sha256Digest>) =
         statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(Progress {
-        applied,
-        last: last.map(|digest| Cid::from_digest(Codec::DagCbor, digest)),
-    })
+    Ok(Progress { applied, last: last.map(|digest| Cid::from_digest(Codec::DagCbor, digest)) })
 }
 
 /// The tree's tiles as they stand in the state.
@@ -95,12 +92,8 @@ impl merkle::Tiles for StoredTiles<'_> {
     type Error = StateError;
 
     fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, StateError> {
-        let mut statement = self
-            .0
-            .prepare_cached("SELECT hashes FROM tile WHERE id = ?1")?;
-        Ok(statement
-            .query_row([tile_id(level, index)], |row| row.get(0))
-            .optional()?)
+        let mut statement = self.0.prepare_cached("SELECT hashes FROM tile WHERE id = ?1")?;
+        Ok(statement.query_row([tile_id(level, index)], |row| row.get(0)).optional()?)
     }
 }
 

@@ -12,12 +12,5 @@ use crate::{
 
 /// Serves the client on standard input until it closes it, or until `settings.shutdown`.
 pub async fn serve(router: Arc<Router>, settings: mcp::Settings, caller: Caller) -> io::Result<()> {
-    mcp::serve_stdio(
-        router,
-        settings,
-        caller,
-        tokio::io::stdin(),
-        tokio::io::stdout(),
-    )
-    .await
+    mcp::serve_stdio(router, settings, caller, tokio::io::stdin(), tokio::io::stdout()).await
 }

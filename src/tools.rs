@@ -18,8 +18,7 @@ use crate::{
     block::splice,
     call::{Code, Refusal},
     router::{
-        BoxFuture, Invocation, Offered, Offering, Outcome, Router, RpcError, Run, lane,
-        metadata::Hints,
+        BoxFuture, Invocation, Offered, Offering, Outcome, Router, RpcError, Run, lane, metadata::Hints,
     },
 };
 
@@ -38,14 +37,8 @@ pub struct Builtin {
 
 /// What every category is about.
 pub const CATEGORIES: &[(&str, &str)] = &[
-    (
-        "catalogue",
-        "find tools, read their contracts, call them by name",
-    ),
-    (
-        "provenance",
-        "ask what produced something, and check the answer",
-    ),
+    ("catalogue", "find tools, read their contracts, call them by name"),
+    ("provenance", "ask what produced something, and check the answer"),
 ];
 
 /// What a tool does with its arguments: a success object, or a domain error.
@@ -59,21 +52,14 @@ pub fn offering(tools: Vec<Builtin>) -> Offering {
         let definition: Box<RawValue> =
             serde_json::from_str(tool.definition).expect("tests read every file of schemas/tools");
         let name = splice::member(&definition, "name").ok().flatten();
-        let name: String = name
-            .and_then(|name| serde_json::from_str(name.get()).ok())
-            .unwrap_or_default();
+        let name: String = name.and_then(|name| serde_json::from_str(name.get()).ok()).unwrap_or_default();
         let hints = Hints {
             runtime: Some(tool.lane.to_owned()),
             category: Some(tool.category.to_owned()),
             ..Hints::default()
         };
         runs.insert(name.clone(), tool.run);
-        offered.push(Offered {
-            inner: name.clone(),
-            name,
-            definition,
-            hints,
-        });
+        offered.push(Offered { inner: name.clone(), name, definition, hints });
     }
     Offering {
         source: SOURCE.to_owned(),
@@ -91,10 +77,7 @@ pub fn offering(tools: Vec<Builtin>) -> Offering {
 
 /// Every builtin tool. `base` is the URL this node is reached under, where it is served over HTTP.
 pub fn all(router: &Router, audit: &Audit, base: Option<&str>) -> Vec<Builtin> {
-    [catalogue::all(router), provenance::all(audit, base)]
-        .into_iter()
-        .flatten()
-        .collect()
+    [catalogue::all(router), provenance::all(audit, base)].into_iter().flatten().collect()
 }
 
 /// Sends each invocation to the tool of its name.
@@ -114,9 +97,7 @@ impl Run for Dispatch {
 
 /// Reads the arguments of a call. The router has checked them against the schema, so a fault here is ours.
 pub fn arguments<T: DeserializeOwned>(invocation: &Invocation) -> Result<T, Refusal> {
-    let arguments = splice::member(&invocation.params, "arguments")
-        .ok()
-        .flatten();
+    let arguments = splice::member(&invocation.params, "arguments").ok().flatten();
     serde_json::from_str(arguments.map_or("{}", RawValue::get))
         .map_err(|err| Refusal::new(Code::InvalidArgument, format!("invalid input: {err}")))
 }
@@ -131,10 +112,7 @@ pub fn outcome(done: Done) -> Outcome {
                 "content": [{"type": "text", "text": text}],
                 "structuredContent": structured,
             });
-            Outcome::Result {
-                result: splice::raw(result.to_string()),
-                is_error: false,
-            }
+            Outcome::Result { result: splice::raw(result.to_string()), is_error: false }
         }
         Err(refusal) => Outcome::Refused(refusal),
     }

@@ -24,8 +24,7 @@ pub fn fdatasync_p50(dir: &Path, place: Place) -> Duration {
     let scratch = tempfile::tempdir_in(dir).expect("a directory");
     let mut file = File::create(scratch.path().join("probe")).expect("a file");
     if place == Place::Over {
-        file.write_all(&vec![1; WRITES * WRITE_LEN])
-            .expect("a file is filled");
+        file.write_all(&vec![1; WRITES * WRITE_LEN]).expect("a file is filled");
         file.sync_all().expect("it is synced");
         file.rewind().expect("its start");
     }

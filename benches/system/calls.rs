@@ -50,20 +50,12 @@ pub fn section() {
         let fdatasync = |place| milliseconds(fdatasync_p50(data.path(), place));
         rounds.appended.push(fdatasync(Place::End));
         rounds.overwritten.push(fdatasync(Place::Over));
-        rounds
-            .alone
-            .push(load::run(&Stateless, cairn.address, 1, ROUND_ALONE));
-        rounds
-            .cairn
-            .push(load::run(&Stateless, cairn.address, CALLERS, ROUND));
+        rounds.alone.push(load::run(&Stateless, cairn.address, 1, ROUND_ALONE));
+        rounds.cairn.push(load::run(&Stateless, cairn.address, CALLERS, ROUND));
         if let Some(peer) = &peer {
-            rounds
-                .peer
-                .push(load::run(&Session, peer.address, CALLERS, ROUND));
+            rounds.peer.push(load::run(&Session, peer.address, CALLERS, ROUND));
         }
-        rounds
-            .axum
-            .push(load::run(&Echo, echo, CALLERS, ROUND_ALONE));
+        rounds.axum.push(load::run(&Echo, echo, CALLERS, ROUND_ALONE));
     }
     rounds.print();
 }
@@ -83,78 +75,25 @@ impl Rounds {
         let rates = |loads: &[Load]| loads.iter().map(|load| load.rate).collect::<Vec<f64>>();
         let p50 = |loads: &[Load]| loads.iter().map(|load| milliseconds(load.p50)).collect();
         let p99 = |loads: &[Load]| loads.iter().map(|load| milliseconds(load.p99)).collect();
-        row(
-            "fdatasync p50, growing file",
-            "ms",
-            self.appended,
-            Bound::None,
-        );
-        let fdatasync = row(
-            "fdatasync p50, overwritten file",
-            "ms",
-            self.overwritten,
-            Bound::None,
-        );
-        row(
-            "axum echo, 64 callers",
-            "calls/s",
-            rates(&self.axum),
-            Bound::None,
-        );
+        row("fdatasync p50, growing file", "ms", self.appended, Bound::None);
+        let fdatasync = row("fdatasync p50, overwritten file", "ms", self.overwritten, Bound::None);
+        row("axum echo, 64 callers", "calls/s", rates(&self.axum), Bound::None);
         let name = "recorded call, 64 callers";
-        row(
-            name,
-            "calls/s",
-            rates(&self.cairn),
-            Bound::AtLeast(RATE_MIN),
-        );
-        row(
-            "recorded call, 64 callers, p50",
-            "ms",
-            p50(&self.cairn),
-            Bound::None,
-        );
-        row(
-            "recorded call, 64 callers, p99",
-            "ms",
-            p99(&self.cairn),
-            Bound::None,
-        );
+        row(name, "calls/s", rates(&self.cairn), Bound::AtLeast(RATE_MIN));
+        row("recorded call, 64 callers, p50", "ms", p50(&self.cairn), Bound::None);
+        row("recorded call, 64 callers, p99", "ms", p99(&self.cairn), Bound::None);
         let most = Bound::AtMost(2.0 * fdatasync + ALONE_EXTRA_MS);
-        row(
-            "recorded call, one caller, p50",
-            "ms",
-            p50(&self.alone),
-            most,
-        );
-        row(
-            "recorded call, one caller, p99",
-            "ms",
-            p99(&self.alone),
-            Bound::None,
-        );
+        row("recorded call, one caller, p50", "ms", p50(&self.alone), most);
+        row("recorded call, one caller, p99", "ms", p99(&self.alone), Bound::None);
         if self.peer.is_empty() {
             absent("TypeScript SDK 1.x", "run tests/clients/setup first");
             return;
         }
         let peer = rates(&self.peer);
-        row(
-            "TypeScript SDK 1.x unrecorded, 64 callers",
-            "calls/s",
-            peer.clone(),
-            Bound::None,
-        );
-        row(
-            "TypeScript SDK 1.x, 64 callers, p50",
-            "ms",
-            p50(&self.peer),
-            Bound::None,
-        );
+        row("TypeScript SDK 1.x unrecorded, 64 callers", "calls/s", peer.clone(), Bound::None);
+        row("TypeScript SDK 1.x, 64 callers, p50", "ms", p50(&self.peer), Bound::None);
         // Neighbours in time are compared, so that a disturbance of the machine meets both.
-        let ratios = rates(&self.cairn)
-            .into_iter()
-            .zip(&peer)
-            .map(|(ours, theirs)| ours / theirs);
+        let ratios = rates(&self.cairn).into_iter().zip(&peer).map(|(ours, theirs)| ours / theirs);
         let name = "recorded call over TypeScript SDK 1.x";
         row(name, "times", ratios.collect(), Bound::AtLeast(RATIO_MIN));
     }
@@ -172,9 +111,7 @@ async fn serve_echo() -> SocketAddr {
         Ok(value) => (StatusCode::OK, value.to_string()),
         Err(err) => (StatusCode::BAD_REQUEST, err.to_string()),
     };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("its address");
     let app = Router::new().route("/mcp", post(echo));
     // Ends with the runtime.
@@ -187,9 +124,7 @@ struct Stateless;
 
 impl Script for Stateless {
     async fn open(&self, _: &mut Client) -> String {
-        format!(
-            "mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: {TOOL}\r\n"
-        )
+        format!("mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: {TOOL}\r\n")
     }
 
     fn request(&self, opened: &str, connection: usize, turn: u64) -> Vec<u8> {
@@ -209,10 +144,7 @@ impl Script for Session {
     async fn open(&self, client: &mut Client) -> String {
         let hello = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#;
         let answer = client.ask(&load::post("/mcp", "", hello)).await;
-        let session = answer
-            .header("mcp-session-id")
-            .expect("a session")
-            .to_owned();
+        let session = answer.header("mcp-session-id").expect("a session").to_owned();
         let headers = format!("mcp-session-id: {session}\r\nmcp-protocol-version: 2025-11-25\r\n");
         let ready = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
         client.ask(&load::post("/mcp", &headers, ready)).await;

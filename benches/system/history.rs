@@ -59,10 +59,7 @@ pub fn history() -> History {
         fs::write(&mark, root.to_string()).expect("the mark is written");
     }
     let root = fs::read_to_string(&mark).expect("the mark is read");
-    History {
-        home: Home::open(&dir).expect("a home"),
-        root: root.parse().expect("a cid"),
-    }
+    History { home: Home::open(&dir).expect("a home"), root: root.parse().expect("a cid") }
 }
 
 impl History {
@@ -82,18 +79,11 @@ impl History {
         let (log, state) = (self.home.log_path(), self.home.state_path());
         for file in [&log, &state] {
             let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
-            open(file)
-                .query_row(sql, [], |_| Ok(()))
-                .expect("a checkpoint");
+            open(file).query_row(sql, [], |_| Ok(())).expect("a checkpoint");
         }
         let log_db = open(&log);
-        let sum = |sql| {
-            log_db
-                .query_row(sql, [], |row| row.get::<_, u64>(0))
-                .expect("a sum")
-        };
-        let raw = sum("SELECT sum(length(bytes)) FROM event")
-            + sum("SELECT sum(length(bytes)) FROM block");
+        let sum = |sql| log_db.query_row(sql, [], |row| row.get::<_, u64>(0)).expect("a sum");
+        let raw = sum("SELECT sum(length(bytes)) FROM event") + sum("SELECT sum(length(bytes)) FROM block");
         let on_disk = |file| fs::metadata(file).expect("a file").len();
         (raw, on_disk(&log) + on_disk(&state))
     }
@@ -106,25 +96,16 @@ fn open(file: &PathBuf) -> Connection {
 fn make(dir: PathBuf) -> Cid {
     let home = Home::open(&dir).expect("a home for the log");
     let mut random = || [7; 32];
-    let birth = Birth {
-        owner: "bench",
-        random: &mut random,
-        now_us: 1,
-        step: &mut |_| {},
-    };
-    let settings = Settings {
-        fsync: false,
-        ..Settings::default()
-    };
+    let birth = Birth { owner: "bench", random: &mut random, now_us: 1, step: &mut |_| {} };
+    let settings = Settings { fsync: false, ..Settings::default() };
     let (ledger, running) = opening::open(&home, &settings, birth).expect("a new log opens");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let root = runtime.block_on(async {
         let root = walk(&ledger).await;
         // The first event opened the log, and every call is two.
         let calls = Arc::new(AtomicU64::new((WALK + 1) / 2 + 1));
-        let submitters: Vec<_> = (0..SUBMITTERS)
-            .map(|_| tokio::spawn(submit(ledger.clone(), calls.clone())))
-            .collect();
+        let submitters: Vec<_> =
+            (0..SUBMITTERS).map(|_| tokio::spawn(submit(ledger.clone(), calls.clone()))).collect();
         for submitter in submitters {
             submitter.await.expect("a submitter ends");
         }
@@ -167,11 +148,7 @@ async fn call(ledger: &Ledger, n: u64, cause: Option<Cid>) -> Cid {
     let id = format!("{n:016x}{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let start = Start {
         id: id.clone(),
-        actor: Actor {
-            id: "bench".into(),
-            role: "client".into(),
-            proof: None,
-        },
+        actor: Actor { id: "bench".into(), role: "client".into(), proof: None },
         tool: None,
         input: Some(payload_ref(&input, Role::Input)),
         facts: CallStarted {
@@ -188,26 +165,17 @@ async fn call(ledger: &Ledger, n: u64, cause: Option<Cid>) -> Cid {
         repeatable: true,
         refusal: None,
     };
-    let start = Command::Start {
-        start: Box::new(start),
-        input: Some(input),
-        refused: None,
-    };
+    let start = Command::Start { start: Box::new(start), input: Some(input), refused: None };
     let Ok(Ruling::Run(started)) = ledger.submit(start).await else {
         panic!("an echo is never refused");
     };
     let end = End {
         id,
-        outcome: EndOutcome::Succeeded {
-            input_required: false,
-        },
+        outcome: EndOutcome::Succeeded { input_required: false },
         output: Some(payload_ref(&output, Role::Output)),
         took_us: 1,
     };
-    let end = Command::End {
-        end,
-        output: Some(output),
-    };
+    let end = Command::End { end, output: Some(output) };
     let ended = ledger.submit(end).await;
     assert!(matches!(ended, Ok(Ruling::Done(_))), "a running call ends");
     started.cid

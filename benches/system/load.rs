@@ -47,19 +47,11 @@ pub trait Script: Sync {
 
 /// A runtime on this thread, for the client's side.
 pub fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
 /// Lets `connections` callers ask one thing after another for `lasting`.
-pub fn run<S: Script>(
-    script: &S,
-    server: SocketAddr,
-    connections: usize,
-    lasting: Duration,
-) -> Load {
+pub fn run<S: Script>(script: &S, server: SocketAddr, connections: usize, lasting: Duration) -> Load {
     runtime().block_on(async {
         let mut callers = Vec::with_capacity(connections);
         for _ in 0..connections {
@@ -113,18 +105,12 @@ impl Client {
     pub async fn connect(server: SocketAddr) -> Self {
         let stream = TcpStream::connect(server).await.expect("a connection");
         stream.set_nodelay(true).expect("a socket option");
-        Self {
-            stream,
-            buffer: Vec::with_capacity(READ_LEN),
-        }
+        Self { stream, buffer: Vec::with_capacity(READ_LEN) }
     }
 
     /// Sends a prepared request and waits for its whole answer.
     pub async fn ask(&mut self, request: &[u8]) -> Answer<'_> {
-        self.stream
-            .write_all(request)
-            .await
-            .expect("a request leaves");
+        self.stream.write_all(request).await.expect("a request leaves");
         self.buffer.clear();
         let (head, whole) = loop {
             let read = self.stream.read_buf(&mut self.buffer).await;
@@ -143,11 +129,7 @@ impl Client {
 
     /// Where the head and the whole answer end, once both are here.
     fn complete(&self) -> Option<(usize, usize)> {
-        let head = self
-            .buffer
-            .windows(4)
-            .position(|four| four == b"\r\n\r\n")?
-            + 4;
+        let head = self.buffer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
         let text = std::str::from_utf8(&self.buffer[..head]).expect("a head is text");
         if let Some(len) = header(text, "content-length") {
             let whole = head + len.parse::<usize>().expect("a length");
@@ -186,6 +168,5 @@ pub fn post(path: &str, headers: &str, body: &str) -> Vec<u8> {
 }
 
 pub fn get(path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: application/json\r\n\r\n")
-        .into_bytes()
+    format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: application/json\r\n\r\n").into_bytes()
 }

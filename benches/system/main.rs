@@ -18,18 +18,12 @@ use std::path::PathBuf;
 /// A part of the run: its name, and what prints it.
 type Section = (&'static str, fn());
 
-const SECTIONS: &[Section] = &[
-    ("calls", calls::section),
-    ("million", million::section),
-    ("tools", tools::section),
-];
+const SECTIONS: &[Section] =
+    &[("calls", calls::section), ("million", million::section), ("tools", tools::section)];
 
 fn main() {
     // Cargo adds a flag of its own.
-    let asked: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|arg| !arg.starts_with('-'))
-        .collect();
+    let asked: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     for name in &asked {
         if !SECTIONS.iter().any(|(section, _)| section == name) {
             eprintln!("no section `{name}`; there are calls, million, tools");

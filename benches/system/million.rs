@@ -47,67 +47,29 @@ pub fn section() {
     let server = Server::cairn(data, &[]);
     ask(&server, &history);
     let resident = server.resident() as f64 / (1024.0 * 1024.0);
-    row(
-        "resident after serving",
-        "MiB",
-        vec![resident],
-        Bound::AtMost(RESIDENT_MAX_MIB),
-    );
+    row("resident after serving", "MiB", vec![resident], Bound::AtMost(RESIDENT_MAX_MIB));
     server.stop();
 
     let (raw, stored) = history.sizes();
     let ratio = stored as f64 / raw as f64;
-    row(
-        "storage over raw bytes",
-        "times",
-        vec![ratio],
-        Bound::AtMost(STORAGE_MAX),
-    );
+    row("storage over raw bytes", "times", vec![ratio], Bound::AtMost(STORAGE_MAX));
     let verify = Bound::AtLeast(VERIFY_MIN);
-    command(
-        "log verify",
-        &["log", "verify", "--no-payloads"],
-        data,
-        verify,
-    );
-    command(
-        "log verify with payloads",
-        &["log", "verify"],
-        data,
-        Bound::None,
-    );
+    command("log verify", &["log", "verify", "--no-payloads"], data, verify);
+    command("log verify with payloads", &["log", "verify"], data, Bound::None);
     command("rebuild", &["rebuild"], data, Bound::AtLeast(REBUILD_MIN));
 }
 
 fn ask(server: &Server, history: &History) {
-    let lookups: Vec<String> = history
-        .some(LOOKUPS)
-        .iter()
-        .map(|cid| format!("/v1/events/{cid}"))
-        .collect();
+    let lookups: Vec<String> = history.some(LOOKUPS).iter().map(|cid| format!("/v1/events/{cid}")).collect();
     let most = Bound::AtMost(LOOKUP_MAX_MS);
     paths("look-up of an event, p50", server, &lookups, most);
-    let walk = format!(
-        "/v1/provenance/{}?direction=descendants&depth=64&limit={WALK}",
-        history.root
-    );
+    let walk = format!("/v1/provenance/{}?direction=descendants&depth=64&limit={WALK}", history.root);
     let walks = vec![walk; WALKS as usize];
-    paths(
-        "walk of 1,000 nodes, p50",
-        server,
-        &walks,
-        Bound::AtMost(WALK_MAX_MS),
-    );
+    paths("walk of 1,000 nodes, p50", server, &walks, Bound::AtMost(WALK_MAX_MS));
     // Pages begin at different places, so that none is found warm.
-    let pages: Vec<String> = (0..WALKS)
-        .map(|n| format!("/v1/events?limit=1000&from_seq={}", n * EVENTS / WALKS))
-        .collect();
-    paths(
-        "page of 1,000 events, p50",
-        server,
-        &pages,
-        Bound::AtMost(LIST_MAX_MS),
-    );
+    let pages: Vec<String> =
+        (0..WALKS).map(|n| format!("/v1/events?limit=1000&from_seq={}", n * EVENTS / WALKS)).collect();
+    paths("page of 1,000 events, p50", server, &pages, Bound::AtMost(LIST_MAX_MS));
 }
 
 /// Asks for each path once a round, one after another.
@@ -172,8 +134,5 @@ fn children_seconds() -> f64 {
     // The program's name may hold spaces; what follows its parenthesis does not.
     let rest = stat.rsplit(')').next().unwrap_or_default();
     let fields = rest.split_whitespace().skip(13).take(2);
-    fields
-        .filter_map(|field| field.parse::<f64>().ok())
-        .sum::<f64>()
-        / 100.0
+    fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
 }

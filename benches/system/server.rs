@@ -24,11 +24,8 @@ impl Server {
     /// Starts a program and waits until it has printed a line with its URL.
     pub fn start(command: &mut Command) -> Self {
         let begun = Instant::now();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the server starts");
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the server starts");
         let output = child.stdout.take().expect("its output is piped");
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line).expect("a line");
@@ -39,11 +36,7 @@ impl Server {
             .and_then(|rest| rest.split(['/', ' ', '\n']).next())
             .and_then(|address| address.parse().ok())
             .unwrap_or_else(|| panic!("no URL in the ready line `{line}`"));
-        Self {
-            child,
-            address,
-            started_in,
-        }
+        Self { child, address, started_in }
     }
 
     /// `cairn serve` on a data directory.
@@ -59,8 +52,8 @@ impl Server {
 
     /// Bytes of memory that the process holds now.
     pub fn resident(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
-            .expect("a process has a status");
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process has a status");
         let kib = status
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:"))
@@ -73,9 +66,7 @@ impl Server {
     /// Asks it to end, and waits until it has.
     pub fn stop(mut self) {
         // A server that has ended already needs no signal.
-        let _ = Command::new("kill")
-            .arg(self.child.id().to_string())
-            .status();
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
     }
 }

@@ -12,10 +12,7 @@ pub enum Bound {
 }
 
 pub fn header() {
-    println!(
-        "  {:<52} {:>12} {:>12} {:>12}  bound",
-        "figure", "median", "lowest", "highest"
-    );
+    println!("  {:<52} {:>12} {:>12} {:>12}  bound", "figure", "median", "lowest", "highest");
 }
 
 /// Prints one figure of several rounds, and gives its median.
@@ -32,12 +29,7 @@ pub fn row(name: &str, unit: &str, mut rounds: Vec<f64>, bound: Bound) -> f64 {
         Bound::None => String::new(),
     };
     let name = format!("{name}, {unit}");
-    println!(
-        "  {name:<52} {:>12} {:>12} {:>12}  {verdict}",
-        shown(median),
-        shown(*lowest),
-        shown(*highest)
-    );
+    println!("  {name:<52} {:>12} {:>12} {:>12}  {verdict}", shown(median), shown(*lowest), shown(*highest));
     median
 }
 
@@ -54,10 +46,7 @@ pub fn milliseconds(time: Duration) -> f64 {
 pub fn quantile(times: &mut [Duration], share: f64) -> Duration {
     times.sort_unstable();
     let place = (times.len() as f64 * share) as usize;
-    times
-        .get(place.min(times.len().saturating_sub(1)))
-        .copied()
-        .unwrap_or_default()
+    times.get(place.min(times.len().saturating_sub(1))).copied().unwrap_or_default()
 }
 
 fn judged(kept: bool, relation: &str, limit: f64) -> String {

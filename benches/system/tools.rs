@@ -35,19 +35,9 @@ pub fn section() {
         starts.push(milliseconds(server.started_in));
         server.stop();
     }
-    row(
-        "cold start of an empty server",
-        "ms",
-        starts,
-        Bound::AtMost(START_MAX_MS),
-    );
+    row("cold start of an empty server", "ms", starts, Bound::AtMost(START_MAX_MS));
     let size = fs::metadata(CAIRN).expect("the program is built").len() as f64 / 1e6;
-    row(
-        "size of the program",
-        "MB",
-        vec![size],
-        Bound::AtMost(SIZE_MAX_MB),
-    );
+    row("size of the program", "MB", vec![size], Bound::AtMost(SIZE_MAX_MB));
 
     let data = tempfile::tempdir_in(data_dir()).expect("a directory");
     let config = data.path().join("cairn.toml");
@@ -58,12 +48,7 @@ pub fn section() {
     let log = data.path().join("data");
     let server = Server::cairn(&log, &[OsStr::new("--config"), config.as_os_str()]);
     let rounds = load::runtime().block_on(lists(&server));
-    row(
-        "list of 400 upstream tools, p50",
-        "ms",
-        rounds,
-        Bound::AtMost(LIST_MAX_MS),
-    );
+    row("list of 400 upstream tools, p50", "ms", rounds, Bound::AtMost(LIST_MAX_MS));
     server.stop();
 }
 
@@ -72,10 +57,7 @@ async fn lists(server: &Server) -> Vec<f64> {
     let mut client = Client::connect(server.address).await;
     let begun = Instant::now();
     while list(&mut client).await < TOOLS {
-        assert!(
-            begun.elapsed() < OFFER_MAX,
-            "the upstream's tools do not appear"
-        );
+        assert!(begun.elapsed() < OFFER_MAX, "the upstream's tools do not appear");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let mut rounds = Vec::new();
@@ -101,12 +83,7 @@ async fn list(client: &mut Client) -> usize {
             r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{{cursor}"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{{"name":"bench","version":"1"}},"io.modelcontextprotocol/clientCapabilities":{{}}}}}}}}"#
         );
         let answer = client.ask(&load::post("/mcp", headers, &body)).await;
-        assert_eq!(
-            answer.status,
-            200,
-            "{}",
-            String::from_utf8_lossy(answer.body)
-        );
+        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(answer.body));
         let answer: List = serde_json::from_slice(answer.body).expect("a list");
         listed += answer.result.tools.len();
         match answer.result.next {

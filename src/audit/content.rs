@@ -52,13 +52,8 @@ impl Form {
             .filter(|(weight, _)| *weight > 0.0)
             .reduce(|best, next| if next.0 > best.0 { next } else { best });
         best.map(|(_, form)| form).ok_or_else(|| {
-            let detail =
-                format!("served here: application/json, application/vnd.ipld.dag-json, {RAW}");
-            Refused::new(problem(
-                StatusCode::NOT_ACCEPTABLE,
-                "not acceptable",
-                &detail,
-            ))
+            let detail = format!("served here: application/json, application/vnd.ipld.dag-json, {RAW}");
+            Refused::new(problem(StatusCode::NOT_ACCEPTABLE, "not acceptable", &detail))
         })
     }
 }
@@ -79,10 +74,7 @@ fn wish(range: &str) -> Option<(f32, Form)> {
 /// Whether the caller has the block of this name already.
 pub fn known(headers: &HeaderMap, cid: &Cid) -> Option<Response> {
     let tag = format!("\"{cid}\"");
-    let tags = headers
-        .get_all(IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
+    let tags = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let matches = tags.flat_map(|tags| tags.split(',')).any(|other| {
         let other = other.trim();
         other == "*" || other.strip_prefix("W/").unwrap_or(other) == tag
@@ -117,11 +109,9 @@ pub fn bytes(cid: &Cid, form: Form, bytes: Vec<u8>) -> Response {
             Ok(ipld) => immutable(cid, DAG_JSON, dag_text(&ipld)),
             Err(err) => internal(&err),
         },
-        (Form::DagJson, Codec::Raw) => immutable(
-            cid,
-            DAG_JSON,
-            dag_text(&ipld_core::ipld::Ipld::Bytes(bytes)),
-        ),
+        (Form::DagJson, Codec::Raw) => {
+            immutable(cid, DAG_JSON, dag_text(&ipld_core::ipld::Ipld::Bytes(bytes)))
+        }
         (Form::Raw | Form::Json, _) => immutable(cid, RAW, bytes),
     }
 }
@@ -135,13 +125,8 @@ fn name(headers: &mut HeaderMap, cid: &Cid) {
 
 /// The name in a path.
 pub fn cid(text: &str) -> Result<Cid, Refused> {
-    text.parse().map_err(|err| {
-        Refused::new(problem(
-            StatusCode::BAD_REQUEST,
-            "malformed cid",
-            &format!("{err}"),
-        ))
-    })
+    text.parse()
+        .map_err(|err| Refused::new(problem(StatusCode::BAD_REQUEST, "malformed cid", &format!("{err}"))))
 }
 
 /// What a query string must be, or the answer to one that is not.

@@ -71,36 +71,26 @@ pub(super) async fn export(
         (None, Some(name), None, None) => Scope::Ancestors(cid(&name)?),
         (None, None, from, to) => Scope::Range { from, to },
         _ => {
-            return Err(bad(
-                "give a subject, a cid or a range of seqs, not several of them",
-            ));
+            return Err(bad("give a subject, a cid or a range of seqs, not several of them"));
         }
     };
     let place = audit.long_question()?;
     let selected = audit.export(scope, format, &caller).await?;
-    let name = format!(
-        "attachment; filename=\"events-{}-{}.{}\"",
-        selected.from,
-        selected.to,
-        format.extension()
-    );
+    let name =
+        format!("attachment; filename=\"events-{}-{}.{}\"", selected.from, selected.to, format.extension());
     let headers: [(HeaderName, String); 3] = [
         (CONTENT_TYPE, format.media_type().to_owned()),
         (CACHE_CONTROL, "no-store".to_owned()),
         (CONTENT_DISPOSITION, name),
     ];
-    let body = streamed(&audit, place, move |view, to| {
-        view.export(&selected, format, to)
-    });
+    let body = streamed(&audit, place, move |view, to| view.export(&selected, format, to));
     Ok((headers, body).into_response())
 }
 
 impl Audit {
     /// A place among the long questions.
     pub(super) fn long_question(&self) -> Result<OwnedSemaphorePermit, Unanswered> {
-        Arc::clone(&self.long)
-            .try_acquire_owned()
-            .map_err(|_| Unanswered::Busy)
+        Arc::clone(&self.long).try_acquire_owned().map_err(|_| Unanswered::Busy)
     }
 
     /// Verifies the log, or part of it. Takes as long as it takes.
@@ -121,9 +111,7 @@ impl Audit {
         format: Format,
         caller: &Caller,
     ) -> Result<Selected, Unanswered> {
-        let selected = self
-            .ask(move |view, head| view.select(&scope, head))
-            .await?;
+        let selected = self.ask(move |view, head| view.select(&scope, head)).await?;
         let command = Command::Export {
             format: format.as_str().to_owned(),
             from_seq: selected.from,
@@ -146,11 +134,7 @@ pub(super) fn streamed(
     // It ends by itself: with its work, or once its reader is gone or too slow.
     drop(tokio::task::spawn_blocking(move || {
         let _place = place;
-        let mut frames = Frames {
-            to,
-            frame: Vec::with_capacity(FRAME),
-            runtime: Handle::current(),
-        };
+        let mut frames = Frames { to, frame: Vec::with_capacity(FRAME), runtime: Handle::current() };
         let written = match readers.view() {
             Ok(view) => write(&view, &mut frames).and_then(|()| Ok(frames.flush()?)),
             Err(err) => Err(err.into()),
@@ -164,9 +148,7 @@ pub(super) fn streamed(
             let _ = frames.to.blocking_send(Err(broken));
         }
     }));
-    Body::from_stream(stream::unfold(from, async |mut from| {
-        from.recv().await.map(|frame| (frame, from))
-    }))
+    Body::from_stream(stream::unfold(from, async |mut from| from.recv().await.map(|frame| (frame, from))))
 }
 
 /// A file that a reader takes frame by frame.
@@ -191,8 +173,8 @@ impl Write for Frames {
         }
         let frame = std::mem::replace(&mut self.frame, Vec::with_capacity(FRAME));
         let sent = self.to.send_timeout(Ok(frame.into()), PATIENCE);
-        self.runtime.block_on(sent).map_err(|_| {
-            io::Error::new(io::ErrorKind::BrokenPipe, "the reader is gone or too slow")
-        })
+        self.runtime
+            .block_on(sent)
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the reader is gone or too slow"))
     }
 }

@@ -53,14 +53,9 @@ pub(super) async fn get(
         known(&headers, &name).unwrap_or_else(|| immutable(&name, RAW, found.bytes().to_vec()))
     };
     // Never shown as a page, whatever the bytes are.
-    let attachment = format!(
-        "attachment; filename=\"{name}.{}\"",
-        if car { "car" } else { "bin" }
-    );
+    let attachment = format!("attachment; filename=\"{name}.{}\"", if car { "car" } else { "bin" });
     if let Ok(attachment) = HeaderValue::try_from(attachment) {
-        response
-            .headers_mut()
-            .insert(CONTENT_DISPOSITION, attachment);
+        response.headers_mut().insert(CONTENT_DISPOSITION, attachment);
     }
     Ok(response)
 }
@@ -72,16 +67,11 @@ async fn archive(audit: &Audit, name: crate::block::Cid, all: bool) -> Result<Re
         false => view.find(&name).map(|_| vec![name]),
     });
     let cids = question.await?;
-    let body = streamed(audit, place, move |view, to| {
-        view.write_graph(&name, &cids, to)
-    });
+    let body = streamed(audit, place, move |view, to| view.write_graph(&name, &cids, to));
     Ok(([(CONTENT_TYPE, CAR)], body).into_response())
 }
 
 fn accepts_car(headers: &HeaderMap) -> bool {
-    let mut accepted = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
+    let mut accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     accepted.any(|value| value.contains("application/vnd.ipld.car"))
 }

@@ -129,11 +129,7 @@ pub(super) async fn events(State(audit): State<Audit>, query: Asked<Listed>) -> 
     if !(1..=list::LIMIT_MAX).contains(&limit) {
         return Err(bad("limit must be 1 to 1000"));
     }
-    let time = |text: Option<&str>| {
-        text.map(moment)
-            .transpose()
-            .map_err(|err| bad(&err.to_string()))
-    };
+    let time = |text: Option<&str>| text.map(moment).transpose().map_err(|err| bad(&err.to_string()));
     let name = |text: Option<&str>| text.map(cid).transpose();
     let filter = Filter {
         contract: name(asked.contract.as_deref())?,
@@ -151,9 +147,7 @@ pub(super) async fn events(State(audit): State<Audit>, query: Asked<Listed>) -> 
         let page = view.list(&filter, limit, asked.cursor.as_deref())?;
         let payloads = payloads(inline);
         let events = page.events.iter();
-        let events: Result<Vec<Value>, _> = events
-            .map(|event| view.event_json(event, &payloads))
-            .collect();
+        let events: Result<Vec<Value>, _> = events.map(|event| view.event_json(event, &payloads)).collect();
         Ok((events?, page.next_cursor))
     });
     let (events, next_cursor) = question.await?;
@@ -241,10 +235,7 @@ pub(super) async fn receipt(State(audit): State<Audit>, Path(name): Path<String>
 pub(super) async fn contracts(State(audit): State<Audit>) -> Answer {
     let contracts = audit.ask(|view, _| view.contracts()).await?;
     let count = contracts.len();
-    Ok(answer(
-        StatusCode::OK,
-        &json!({"contracts": contracts, "returned_count": count}),
-    ))
+    Ok(answer(StatusCode::OK, &json!({"contracts": contracts, "returned_count": count})))
 }
 
 pub(super) async fn contract(
@@ -294,16 +285,11 @@ pub(super) async fn checkpoint(State(audit): State<Audit>) -> Response {
 pub(super) async fn tile(State(audit): State<Audit>, Path(path): Path<String>) -> Answer {
     let no_tile = |status, detail| Refused::new(problem(status, "no such tile", detail));
     let path = parse_tile_path(&format!("tile/{path}"));
-    let path =
-        path.ok_or_else(|| no_tile(StatusCode::BAD_REQUEST, "not a path of C2SP tlog-tiles"))?;
+    let path = path.ok_or_else(|| no_tile(StatusCode::BAD_REQUEST, "not a path of C2SP tlog-tiles"))?;
     let full = path.width == TILE_WIDTH;
     let tile = audit.ask(move |view, head| view.tile(&path, head)).await?;
-    let tile = tile.ok_or_else(|| {
-        no_tile(
-            StatusCode::NOT_FOUND,
-            "the tree has no tile of this width here",
-        )
-    })?;
+    let tile =
+        tile.ok_or_else(|| no_tile(StatusCode::NOT_FOUND, "the tree has no tile of this width here"))?;
     // A partial tile stays true too, but is of no more use once the full one is there.
     let kept = match full {
         true => "private, max-age=31536000, immutable",

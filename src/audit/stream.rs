@@ -71,11 +71,7 @@ pub(super) async fn events(
     };
     let Ok(place) = Arc::clone(&audit.streams).try_acquire_owned() else {
         let detail = "as many readers as allowed are connected";
-        return Err(Refused::new(problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "unavailable",
-            detail,
-        )));
+        return Err(Refused::new(problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)));
     };
     let (to, from) = mpsc::channel(BACKLOG);
     let feed = tokio::spawn(async move {
@@ -94,16 +90,12 @@ fn answer(from: mpsc::Receiver<Bytes>, feed: tokio::task::JoinHandle<Ended>) -> 
             None => {
                 let (code, message) = match feed.await {
                     Ok(Ended::Over) => return None,
-                    Ok(Ended::Slow) => (
-                        "slow_reader",
-                        "fell behind; come back with last-event-id".to_owned(),
-                    ),
+                    Ok(Ended::Slow) => {
+                        ("slow_reader", "fell behind; come back with last-event-id".to_owned())
+                    }
                     Ok(Ended::Unanswered(err)) => {
                         tracing::error!(%err, "an event stream broke off");
-                        (
-                            "internal",
-                            "the stream broke off; come back with last-event-id".to_owned(),
-                        )
+                        ("internal", "the stream broke off; come back with last-event-id".to_owned())
                     }
                     Err(_) => ("internal", "the stream broke off".to_owned()),
                 };
@@ -113,10 +105,7 @@ fn answer(from: mpsc::Receiver<Bytes>, feed: tokio::task::JoinHandle<Ended>) -> 
             }
         }
     });
-    let headers = [
-        (CONTENT_TYPE, "text/event-stream"),
-        (CACHE_CONTROL, "no-store"),
-    ];
+    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
     (headers, Body::from_stream(frames)).into_response()
 }
 
@@ -126,10 +115,7 @@ async fn feed(audit: Audit, mut next: u64, to: mpsc::Sender<Bytes>) -> Ended {
     loop {
         committed.mark_unchanged();
         let batch = audit.ask(move |view, _| {
-            let filter = Filter {
-                from_seq: Some(next),
-                ..Filter::default()
-            };
+            let filter = Filter { from_seq: Some(next), ..Filter::default() };
             let page = view.list(&filter, BATCH, None)?;
             let mut text = String::new();
             for event in &page.events {

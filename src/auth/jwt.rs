@@ -67,11 +67,7 @@ impl Verifier {
         if keys.current().is_empty() {
             return Err(AuthError::NoKey { path: jwks_file });
         }
-        Ok(Self {
-            issuer: issuer.to_owned(),
-            audience: audience.to_owned(),
-            keys,
-        })
+        Ok(Self { issuer: issuer.to_owned(), audience: audience.to_owned(), keys })
     }
 
     pub(super) fn issuer(&self) -> &str {
@@ -85,10 +81,7 @@ impl Verifier {
             return Err(Denied::Invalid);
         }
         let scopes = scopes(&claims);
-        Ok(Caller {
-            actor: actor(claims.sub),
-            scopes,
-        })
+        Ok(Caller { actor: actor(claims.sub), scopes })
     }
 
     /// The claims, when the signature and the required claims hold.
@@ -109,9 +102,7 @@ impl Verifier {
         rules.set_audience(&[&self.audience]);
         rules.leeway = LEEWAY_S;
         rules.validate_nbf = true;
-        decode::<Claims>(token, &key.key, &rules)
-            .ok()
-            .map(|token| token.claims)
+        decode::<Claims>(token, &key.key, &rules).ok().map(|token| token.claims)
     }
 }
 
@@ -129,10 +120,7 @@ fn parse(bytes: Option<&[u8]>) -> io::Result<Vec<Key>> {
     let bytes = bytes.ok_or(io::ErrorKind::NotFound)?;
     let set: KeySet = serde_json::from_slice(bytes)?;
     if set.keys.len() > KEYS_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "there are more than 100 keys",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "there are more than 100 keys"));
     }
     Ok(set.keys.into_iter().filter_map(key).collect())
 }
@@ -153,25 +141,16 @@ fn key(value: Value) -> Option<Key> {
         // The library's list is open: whatever is not named above is not verified with.
         _ => return None,
     };
-    let signs = matches!(
-        jwk.common.public_key_use,
-        None | Some(PublicKeyUse::Signature)
-    );
+    let signs = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
     let agrees = jwk.common.key_algorithm.is_none_or(|said| said == named);
     if !signs || !agrees {
         return None;
     }
     let key = DecodingKey::from_jwk(&jwk).ok()?;
-    Some(Key {
-        id: jwk.common.key_id,
-        algorithm,
-        key,
-    })
+    Some(Key { id: jwk.common.key_id, algorithm, key })
 }
 
 /// Bytes of an RSA modulus, leading zeros not counted; 0 when it cannot be read.
 fn modulus_len(n: &str) -> usize {
-    URL_SAFE_NO_PAD.decode(n).map_or(0, |bytes| {
-        bytes.iter().skip_while(|byte| **byte == 0).count()
-    })
+    URL_SAFE_NO_PAD.decode(n).map_or(0, |bytes| bytes.iter().skip_while(|byte| **byte == 0).count())
 }

@@ -18,8 +18,7 @@ const ISSUER: &str = "https://issuer.example";
 const AUDIENCE: &str = "https://cairn.example/mcp";
 
 fn ask(access: &Access, token: &str) -> Result<Caller, Denied> {
-    let value =
-        HeaderValue::from_str(&format!("Bearer {token}")).expect("a token is a header value");
+    let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("a token is a header value");
     access.authenticate(Some(&value))
 }
 
@@ -30,22 +29,14 @@ fn directory() -> TempDir {
 #[test]
 fn an_open_door_lets_everyone_do_everything_as_local() {
     let caller = Access::Open.authenticate(None).expect("open is open");
-    assert_eq!(
-        (caller.actor.id.as_str(), caller.actor.role.as_str()),
-        ("local", "client")
-    );
-    assert!(
-        [Scope::Call, Scope::Audit, Scope::Admin]
-            .into_iter()
-            .all(|scope| caller.may(scope))
-    );
+    assert_eq!((caller.actor.id.as_str(), caller.actor.role.as_str()), ("local", "client"));
+    assert!([Scope::Call, Scope::Audit, Scope::Admin].into_iter().all(|scope| caller.may(scope)));
 }
 
 #[test]
 fn only_one_well_formed_bearer_header_is_read() {
     let directory = directory();
-    let (_, token) =
-        tokens::add(directory.path(), "ann", &[Scope::Call], None).expect("a token is made");
+    let (_, token) = tokens::add(directory.path(), "ann", &[Scope::Call], None).expect("a token is made");
     let access = Access::Static(Tokens::open(directory.path()).expect("the file is readable"));
     assert_eq!(access.authenticate(None).err(), Some(Denied::Missing));
     let cases = [
@@ -54,46 +45,26 @@ fn only_one_well_formed_bearer_header_is_read() {
         (token.clone(), Some(Denied::Invalid)),
         (format!("Basic {token}"), Some(Denied::Invalid)),
         ("Bearer ".to_owned(), Some(Denied::Invalid)),
-        (
-            format!("Bearer {}", "x".repeat(9000)),
-            Some(Denied::Invalid),
-        ),
+        (format!("Bearer {}", "x".repeat(9000)), Some(Denied::Invalid)),
         (format!("Bearer {token}x"), Some(Denied::Invalid)),
-        (
-            format!("Bearer {}", token.to_uppercase()),
-            Some(Denied::Invalid),
-        ),
+        (format!("Bearer {}", token.to_uppercase()), Some(Denied::Invalid)),
     ];
     for (header, expected) in cases {
         let value = HeaderValue::from_str(&header).expect("a header value");
-        assert_eq!(
-            access.authenticate(Some(&value)).err(),
-            expected,
-            "{header}"
-        );
+        assert_eq!(access.authenticate(Some(&value)).err(), expected, "{header}");
     }
 }
 
 #[test]
 fn a_static_token_is_shown_once_and_kept_as_a_digest() {
     let directory = directory();
-    let (entry, token) = tokens::add(directory.path(), "ann", &[Scope::Call, Scope::Audit], None)
-        .expect("a token is made");
+    let (entry, token) =
+        tokens::add(directory.path(), "ann", &[Scope::Call, Scope::Audit], None).expect("a token is made");
     let path = directory.path().join("tokens.json");
     let text = fs::read_to_string(&path).expect("the file is there");
     assert!(token.starts_with("cairn_") && token.len() == 58 && !text.contains(&token));
-    assert_eq!(
-        fs::metadata(&path)
-            .expect("the file is there")
-            .permissions()
-            .mode()
-            & 0o777,
-        0o600
-    );
-    assert_eq!(
-        tokens::list(directory.path()).expect("the file is readable"),
-        [entry]
-    );
+    assert_eq!(fs::metadata(&path).expect("the file is there").permissions().mode() & 0o777, 0o600);
+    assert_eq!(tokens::list(directory.path()).expect("the file is readable"), [entry]);
 
     let access = Access::Static(Tokens::open(directory.path()).expect("the file is readable"));
     let caller = ask(&access, &token).expect("the token is in force");
@@ -104,9 +75,8 @@ fn a_static_token_is_shown_once_and_kept_as_a_digest() {
 #[test]
 fn expired_and_revoked_tokens_are_refused() {
     let directory = directory();
-    let add = |expires| {
-        tokens::add(directory.path(), "ann", &[Scope::Call], expires).expect("a token is made")
-    };
+    let add =
+        |expires| tokens::add(directory.path(), "ann", &[Scope::Call], expires).expect("a token is made");
     let (_, expired) = add(Some(now_s()));
     let (_, fresh) = add(Some(now_s() + 3600));
     let (kept, revoked) = add(None);
@@ -125,21 +95,13 @@ fn expired_and_revoked_tokens_are_refused() {
 fn a_running_server_notices_a_changed_file() {
     let directory = directory();
     let tokens = Tokens::open(directory.path()).expect("no file is no tokens");
-    let (entry, token) =
-        tokens::add(directory.path(), "ann", &[Scope::Call], None).expect("a token is made");
-    let at = |seconds| {
-        tokens.authenticate_at(
-            &token,
-            std::time::Instant::now() + Duration::from_secs(seconds),
-        )
-    };
+    let (entry, token) = tokens::add(directory.path(), "ann", &[Scope::Call], None).expect("a token is made");
+    let at =
+        |seconds| tokens.authenticate_at(&token, std::time::Instant::now() + Duration::from_secs(seconds));
     assert_eq!(at(0).err(), Some(Denied::Invalid));
     assert!(at(10).is_ok());
     fs::write(directory.path().join("tokens.json"), "garbage").expect("the file can be written");
-    assert!(
-        at(20).is_ok(),
-        "an unreadable file leaves the last one in force"
-    );
+    assert!(at(20).is_ok(), "an unreadable file leaves the last one in force");
     fs::remove_file(directory.path().join("tokens.json")).expect("the file can be removed");
     assert_eq!(at(30).err(), Some(Denied::Invalid), "{}", entry.id);
 }
@@ -148,17 +110,10 @@ fn a_running_server_notices_a_changed_file() {
 fn names_and_scopes_are_checked_before_a_token_is_made() {
     let directory = directory();
     for name in ["", " ann", "a\nb", "\u{202e}ann", &"x".repeat(129)] {
-        assert!(
-            tokens::add(directory.path(), name, &[Scope::Call], None).is_err(),
-            "{name:?}"
-        );
+        assert!(tokens::add(directory.path(), name, &[Scope::Call], None).is_err(), "{name:?}");
     }
     assert!(tokens::add(directory.path(), "ann", &[], None).is_err());
-    assert!(
-        tokens::list(directory.path())
-            .expect("no file is no tokens")
-            .is_empty()
-    );
+    assert!(tokens::list(directory.path()).expect("no file is no tokens").is_empty());
 }
 
 /// An issuer with an Ed25519, a P-256 and an RSA key, and a server that trusts it.
@@ -179,15 +134,12 @@ fn issuer() -> Issuer {
     let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let jwk = |kid: &str, rest: Value| {
         let mut jwk = json!({"kid": kid, "use": "sig"});
-        jwk.as_object_mut()
-            .expect("an object")
-            .extend(rest.as_object().expect("an object").clone());
+        jwk.as_object_mut().expect("an object").extend(rest.as_object().expect("an object").clone());
         jwk
     };
     let rsa_jwk = |key: &rsa::RsaPrivateKey| json!({"kty": "RSA", "n": b64(&key.n().to_bytes_be()), "e": b64(&key.e().to_bytes_be())});
     let point = es.public_key().to_encoded_point(false);
-    let [x, y] =
-        [point.x(), point.y()].map(|part| b64(part.expect("an uncompressed point has both")));
+    let [x, y] = [point.x(), point.y()].map(|part| b64(part.expect("an uncompressed point has both")));
     let es_jwk = json!({"kty": "EC", "crv": "P-256", "alg": "ES256", "x": x, "y": y});
     let keys = json!({"keys": [
         jwk("ed", json!({"kty": "OKP", "crv": "Ed25519", "x": b64(ed.verifying_key().as_bytes())})),
@@ -203,18 +155,9 @@ fn issuer() -> Issuer {
     fs::write(&path, keys.to_string()).expect("the file can be written");
     let der = |document: &[u8]| document.to_vec();
     Issuer {
-        ed: EncodingKey::from_ed_der(&der(ed
-            .to_pkcs8_der()
-            .expect("a key has a form")
-            .as_bytes())),
-        es: EncodingKey::from_ec_der(&der(es
-            .to_pkcs8_der()
-            .expect("a key has a form")
-            .as_bytes())),
-        rs: EncodingKey::from_rsa_der(&der(rs
-            .to_pkcs1_der()
-            .expect("a key has a form")
-            .as_bytes())),
+        ed: EncodingKey::from_ed_der(&der(ed.to_pkcs8_der().expect("a key has a form").as_bytes())),
+        es: EncodingKey::from_ec_der(&der(es.to_pkcs8_der().expect("a key has a form").as_bytes())),
+        rs: EncodingKey::from_rsa_der(&der(rs.to_pkcs1_der().expect("a key has a form").as_bytes())),
         ed_public: ed.verifying_key().as_bytes().to_vec(),
         access: Access::Jwt(Verifier::open(path, ISSUER, AUDIENCE).expect("the keys are readable")),
         _directory: directory,
@@ -224,14 +167,12 @@ fn issuer() -> Issuer {
 /// A good token's claims, with `changes` over them; null removes.
 fn claims(changes: Value) -> Value {
     let now = now_s();
-    let mut claims = json!({"iss": ISSUER, "aud": AUDIENCE, "sub": "ann", "exp": now + 60, "scope": "mcp:call openid"});
+    let mut claims =
+        json!({"iss": ISSUER, "aud": AUDIENCE, "sub": "ann", "exp": now + 60, "scope": "mcp:call openid"});
     for (name, value) in changes.as_object().expect("an object") {
         claims[name] = value.clone();
     }
-    claims
-        .as_object_mut()
-        .expect("an object")
-        .retain(|_, value| !value.is_null());
+    claims.as_object_mut().expect("an object").retain(|_, value| !value.is_null());
     claims
 }
 
@@ -249,51 +190,22 @@ fn each_kind_of_key_verifies_its_own_algorithm() {
         (Algorithm::ES256, "es", &issuer.es),
         (Algorithm::RS256, "rs", &issuer.rs),
     ] {
-        let caller = ask(
-            &issuer.access,
-            &sign(algorithm, Some(kid), key, &claims(json!({}))),
-        )
-        .expect(kid);
+        let caller = ask(&issuer.access, &sign(algorithm, Some(kid), key, &claims(json!({})))).expect(kid);
         assert_eq!(caller.actor.id, "ann");
         assert_eq!(caller.scopes, [Scope::Call]);
     }
 
     let ed = |changes| sign(Algorithm::EdDSA, Some("ed"), &issuer.ed, &claims(changes));
     let refused = [
-        (
-            "an unknown key",
-            sign(
-                Algorithm::EdDSA,
-                Some("who"),
-                &issuer.ed,
-                &claims(json!({})),
-            ),
-        ),
-        (
-            "no key named among several",
-            sign(Algorithm::EdDSA, None, &issuer.ed, &claims(json!({}))),
-        ),
-        (
-            "another key of the set",
-            sign(Algorithm::EdDSA, Some("es"), &issuer.ed, &claims(json!({}))),
-        ),
-        (
-            "a key whose alg is another",
-            sign(
-                Algorithm::EdDSA,
-                Some("else"),
-                &issuer.ed,
-                &claims(json!({})),
-            ),
-        ),
+        ("an unknown key", sign(Algorithm::EdDSA, Some("who"), &issuer.ed, &claims(json!({})))),
+        ("no key named among several", sign(Algorithm::EdDSA, None, &issuer.ed, &claims(json!({})))),
+        ("another key of the set", sign(Algorithm::EdDSA, Some("es"), &issuer.ed, &claims(json!({})))),
+        ("a key whose alg is another", sign(Algorithm::EdDSA, Some("else"), &issuer.ed, &claims(json!({})))),
         (
             "another algorithm of the family",
             sign(Algorithm::RS512, Some("rs"), &issuer.rs, &claims(json!({}))),
         ),
-        (
-            "another padding",
-            sign(Algorithm::PS256, Some("rs"), &issuer.rs, &claims(json!({}))),
-        ),
+        ("another padding", sign(Algorithm::PS256, Some("rs"), &issuer.rs, &claims(json!({})))),
         (
             "a public key taken for a secret",
             sign(
@@ -315,18 +227,11 @@ fn each_kind_of_key_verifies_its_own_algorithm() {
         ("no algorithm", none(&claims(json!({})))),
         ("a changed payload", tampered(&ed(json!({})))),
         ("no signature", unsigned(&ed(json!({})))),
-        (
-            "a critical header",
-            critical(&issuer.ed, &claims(json!({}))),
-        ),
+        ("a critical header", critical(&issuer.ed, &claims(json!({})))),
         ("words", "not.a.token".to_owned()),
     ];
     for (what, token) in refused {
-        assert_eq!(
-            ask(&issuer.access, &token).err(),
-            Some(Denied::Invalid),
-            "{what}"
-        );
+        assert_eq!(ask(&issuer.access, &token).err(), Some(Denied::Invalid), "{what}");
     }
 
     let now = now_s();
@@ -352,28 +257,16 @@ fn each_kind_of_key_verifies_its_own_algorithm() {
     ];
     for (changes, allowed) in by_claims {
         let answer = ask(&issuer.access, &ed(changes.clone()));
-        assert_eq!(
-            answer.as_ref().err(),
-            (!allowed).then_some(&Denied::Invalid),
-            "{changes}"
-        );
-        assert!(
-            answer.is_err() || answer.is_ok_and(|caller| caller.scopes == [Scope::Call]),
-            "{changes}"
-        );
+        assert_eq!(answer.as_ref().err(), (!allowed).then_some(&Denied::Invalid), "{changes}");
+        assert!(answer.is_err() || answer.is_ok_and(|caller| caller.scopes == [Scope::Call]), "{changes}");
     }
-    let nobody = ask(&issuer.access, &ed(json!({"scope": null})))
-        .expect("a token without scopes is a token");
+    let nobody = ask(&issuer.access, &ed(json!({"scope": null}))).expect("a token without scopes is a token");
     assert!(!nobody.may(Scope::Call));
 }
 
 fn none(claims: &Value) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    format!(
-        "{}.{}.",
-        part(&json!({"alg": "none", "typ": "JWT", "kid": "ed"})),
-        part(claims)
-    )
+    format!("{}.{}.", part(&json!({"alg": "none", "typ": "JWT", "kid": "ed"})), part(claims))
 }
 
 fn tampered(token: &str) -> String {
@@ -398,17 +291,9 @@ fn critical(key: &EncodingKey, claims: &Value) -> String {
 fn a_set_without_a_usable_key_is_refused_at_start() {
     let directory = directory();
     let path = directory.path().join("keys.json");
-    for text in [
-        r#"{"keys": []}"#,
-        r#"{"keys": [{"kty": "oct", "k": "AAAA"}]}"#,
-        "{}",
-        "[",
-    ] {
+    for text in [r#"{"keys": []}"#, r#"{"keys": [{"kty": "oct", "k": "AAAA"}]}"#, "{}", "["] {
         fs::write(&path, text).expect("the file can be written");
-        assert!(
-            Verifier::open(path.clone(), ISSUER, AUDIENCE).is_err(),
-            "{text}"
-        );
+        assert!(Verifier::open(path.clone(), ISSUER, AUDIENCE).is_err(), "{text}");
     }
     assert!(Verifier::open(directory.path().join("none"), ISSUER, AUDIENCE).is_err());
 }
@@ -420,14 +305,8 @@ fn a_challenge_says_what_to_ask_for_and_where() {
     for (denied, error) in [
         (Denied::Missing, ""),
         (Denied::Invalid, "error=\"invalid_token\", "),
-        (
-            Denied::Insufficient { scope: Scope::Call },
-            "error=\"insufficient_scope\", ",
-        ),
+        (Denied::Insufficient { scope: Scope::Call }, "error=\"insufficient_scope\", "),
     ] {
-        assert_eq!(
-            denied.challenge(url, Scope::Call),
-            format!("Bearer {error}{rest}")
-        );
+        assert_eq!(denied.challenge(url, Scope::Call), format!("Bearer {error}{rest}"));
     }
 }

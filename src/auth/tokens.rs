@@ -66,9 +66,8 @@ struct Known {
 impl Tokens {
     /// Opens the tokens of a data directory. No file is no tokens.
     pub fn open(directory: &Path) -> Result<Self, AuthError> {
-        let known = Watched::open(directory.join(FILE), |bytes| {
-            parse(bytes)?.into_iter().map(known).collect()
-        })?;
+        let known =
+            Watched::open(directory.join(FILE), |bytes| parse(bytes)?.into_iter().map(known).collect())?;
         Ok(Self { known })
     }
 
@@ -87,10 +86,7 @@ impl Tokens {
             place.conditional_assign(&(index as u64), same);
             found |= same;
         }
-        let entry = known
-            .get(place as usize)
-            .filter(|_| found.into())
-            .ok_or(Denied::Invalid)?;
+        let entry = known.get(place as usize).filter(|_| found.into()).ok_or(Denied::Invalid)?;
         match entry.expires {
             Some(expires) if expires <= now_s() => Err(Denied::Invalid),
             Some(_) | None => Ok(entry.caller.clone()),
@@ -115,10 +111,7 @@ pub fn add(
     let entry = Entry {
         id: random::<ID_BYTES>()?,
         name: name.to_owned(),
-        scopes: scopes
-            .iter()
-            .map(|scope| scope_name(*scope).to_owned())
-            .collect(),
+        scopes: scopes.iter().map(|scope| scope_name(*scope).to_owned()).collect(),
         sha256: HEXLOWER.encode(&Sha256::digest(&token)),
         created: now_s(),
         expires,
@@ -180,12 +173,7 @@ fn replace(directory: &Path, entries: &[Entry]) -> io::Result<()> {
 
 /// An empty file that only its owner may read.
 fn private(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 fn parse(bytes: Option<&[u8]>) -> io::Result<Vec<Entry>> {
@@ -208,11 +196,7 @@ fn known(entry: Entry) -> io::Result<Known> {
     if !is_actor_id(&entry.name) {
         return Err(invalid("a name is not 1 to 128 printable characters"));
     }
-    let scopes = entry
-        .scopes
-        .iter()
-        .map(|name| scope_named(name))
-        .collect::<Option<Vec<_>>>();
+    let scopes = entry.scopes.iter().map(|name| scope_named(name)).collect::<Option<Vec<_>>>();
     Ok(Known {
         digest,
         caller: Caller {

@@ -48,11 +48,7 @@ impl<T> Watched<T> {
         match look(&path).and_then(|stamp| Ok((stamp, Arc::new(read(&path, parse)?)))) {
             Ok((stamp, value)) => {
                 let looked = Instant::now();
-                let seen = Mutex::new(Seen {
-                    looked,
-                    stamp,
-                    value,
-                });
+                let seen = Mutex::new(Seen { looked, stamp, value });
                 Ok(Self { path, parse, seen })
             }
             Err(source) => Err(AuthError::File { path, source }),
@@ -96,10 +92,7 @@ pub(super) fn read<T>(path: &Path, parse: Parse<T>) -> io::Result<T> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "the file is over 1 MiB",
-        ));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is over 1 MiB"));
     }
     parse(Some(&bytes))
 }
@@ -113,9 +106,5 @@ fn look(path: &Path) -> io::Result<Option<Stamp>> {
 }
 
 fn stamp(metadata: &Metadata) -> Stamp {
-    Stamp {
-        inode: metadata.ino(),
-        len: metadata.len(),
-        changed: (metadata.mtime(), metadata.mtime_nsec()),
-    }
+    Stamp { inode: metadata.ino(), len: metadata.len(), changed: (metadata.mtime(), metadata.mtime_nsec()) }
 }

@@ -38,16 +38,10 @@ pub struct Writer<W> {
 impl<W: Write> Writer<W> {
     /// Begins an archive of what hangs on `root`, which must be written too.
     pub fn new(mut to: W, root: Cid) -> io::Result<Self> {
-        let header = encode(&Header {
-            roots: vec![root],
-            version: 1,
-        });
+        let header = encode(&Header { roots: vec![root], version: 1 });
         write_varint(&mut to, header.len())?;
         to.write_all(&header)?;
-        Ok(Self {
-            to,
-            written: HashSet::new(),
-        })
+        Ok(Self { to, written: HashSet::new() })
     }
 
     /// Adds the block `bytes` that `cid` names; false where it stands in the archive already.
@@ -136,14 +130,7 @@ impl<R: Read> Reader<R> {
         let (1, &[root]) = (header.version, &header.roots[..]) else {
             return Err(CarError::Header);
         };
-        Ok(Self {
-            from,
-            limits,
-            root,
-            at,
-            seen: HashSet::new(),
-            ended: false,
-        })
+        Ok(Self { from, limits, root, at, seen: HashSet::new(), ended: false })
     }
 
     pub fn root(&self) -> Cid {
@@ -161,15 +148,9 @@ impl<R: Read> Reader<R> {
         if len < CID_LEN as u64 {
             return Err(CarError::Short { at });
         }
-        let Limits {
-            section_max,
-            total_max,
-        } = self.limits;
+        let Limits { section_max, total_max } = self.limits;
         if len > section_max {
-            return Err(CarError::SectionTooLarge {
-                at,
-                max: section_max,
-            });
+            return Err(CarError::SectionTooLarge { at, max: section_max });
         }
         if self.at.saturating_add(len) > total_max {
             return Err(CarError::TooLarge { max: total_max });
@@ -223,9 +204,7 @@ fn read_varint(from: &mut impl Read, at: &mut u64) -> Result<Option<u64>, CarErr
         number |= u64::from(byte & 0x7f) << (7 * place);
         if byte < 0x80 {
             let minimal = byte > 0 || place == 0;
-            return minimal
-                .then_some(Some(number))
-                .ok_or(CarError::Varint { at: start });
+            return minimal.then_some(Some(number)).ok_or(CarError::Varint { at: start });
         }
     }
     Err(CarError::Varint { at: start })

@@ -47,15 +47,8 @@ pub enum Fault {
 
 /// Whether `bytes` are one JSON value (RFC 8259) that means the same to every reader.
 pub fn check(bytes: &[u8]) -> Result<(), Fault> {
-    std::str::from_utf8(bytes).map_err(|err| Fault::Utf8 {
-        at: err.valid_up_to(),
-    })?;
-    let mut checker = Checker {
-        text: bytes,
-        at: 0,
-        open: Vec::new(),
-        keys: Vec::new(),
-    };
+    std::str::from_utf8(bytes).map_err(|err| Fault::Utf8 { at: err.valid_up_to() })?;
+    let mut checker = Checker { text: bytes, at: 0, open: Vec::new(), keys: Vec::new() };
     checker.run()
 }
 
@@ -82,9 +75,7 @@ impl<'a> Checker<'a> {
             let at = self.at;
             match self.peek() {
                 Some(b'{') => {
-                    self.enter(Open::Object {
-                        first_key: self.keys.len(),
-                    })?;
+                    self.enter(Open::Object { first_key: self.keys.len() })?;
                     if self.peek() != Some(b'}') {
                         self.key()?;
                         continue;
@@ -165,8 +156,8 @@ impl<'a> Checker<'a> {
         let key = match self.string()? {
             false => Cow::Borrowed(&text[start + 1..self.at - 1]),
             true => {
-                let key: String = serde_json::from_slice(&text[start..self.at])
-                    .expect("the string has just been checked");
+                let key: String =
+                    serde_json::from_slice(&text[start..self.at]).expect("the string has just been checked");
                 Cow::Owned(key.into_bytes())
             }
         };
@@ -224,9 +215,7 @@ impl<'a> Checker<'a> {
         self.at += 6;
         digits.iter().try_fold(0, |unit, digit| {
             let digit = char::from(*digit).to_digit(16);
-            digit
-                .map(|digit| unit << 4 | digit)
-                .ok_or(Fault::Syntax { at })
+            digit.map(|digit| unit << 4 | digit).ok_or(Fault::Syntax { at })
         })
     }
 
@@ -292,8 +281,7 @@ fn plain_len(text: &[u8]) -> usize {
     const STRIDE: usize = 16;
     let special = |byte: &u8| (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
     let strides = text.chunks_exact(STRIDE);
-    let plain =
-        strides.take_while(|stride| !stride.iter().fold(false, |any, byte| any | special(byte)));
+    let plain = strides.take_while(|stride| !stride.iter().fold(false, |any, byte| any | special(byte)));
     let start = plain.count() * STRIDE;
     let end = text[start..].iter().position(special);
     end.map_or(text.len(), |end| start + end)

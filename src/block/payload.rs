@@ -30,8 +30,7 @@ impl SaltKey {
 
     /// A keyed commitment to `data`: the first 16 bytes of HMAC-SHA256(key, `media` 00 `data`).
     pub fn commit(&self, media: &str, data: &[u8]) -> [u8; SALT_LEN] {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&self.0).expect("hmac takes a key of any length");
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("hmac takes a key of any length");
         mac.update(media.as_bytes());
         mac.update(&[0]);
         mac.update(data);
@@ -80,10 +79,7 @@ impl Payload {
         let inline = data.len() <= INLINE_MAX;
         let parts: Vec<Block> = match inline {
             true => Vec::new(),
-            false => data
-                .chunks(INLINE_MAX)
-                .map(|part| Block::new(Codec::Raw, part.to_vec()))
-                .collect(),
+            false => data.chunks(INLINE_MAX).map(|part| Block::new(Codec::Raw, part.to_vec())).collect(),
         };
         let payload = Self {
             v: 1,
@@ -92,10 +88,6 @@ impl Payload {
             data: inline.then(|| data.to_vec()),
             parts: (!inline).then(|| parts.iter().map(Block::cid).collect()),
         };
-        Ok(SealedPayload {
-            envelope: Block::encode(&payload),
-            parts,
-            len: data.len() as u64,
-        })
+        Ok(SealedPayload { envelope: Block::encode(&payload), parts, len: data.len() as u64 })
     }
 }

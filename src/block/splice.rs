@@ -17,9 +17,7 @@ pub struct NotObject;
 /// The value of member `key`; the last one where a key stands twice.
 pub fn member<'a>(object: &'a RawValue, key: &str) -> Result<Option<&'a RawValue>, NotObject> {
     let mut members = members(object)?.into_iter();
-    Ok(members
-        .rfind(|member| member.is(key))
-        .map(|member| member.value))
+    Ok(members.rfind(|member| member.is(key)).map(|member| member.value))
 }
 
 /// `object` with the members of `set` replaced where they stand or else added at its end, and those

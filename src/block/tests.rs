@@ -104,58 +104,18 @@ fn links_are_exactly_ours() {
     for (name, hex, verdict) in [
         ("dag-cbor", format!("d82a58250001711220{DIGEST}"), Accept),
         ("raw", format!("d82a58250001551220{DIGEST}"), Accept),
-        (
-            "in a list",
-            format!("82d82a58250001551220{DIGEST}00"),
-            Accept,
-        ),
-        (
-            "byte after the cid",
-            format!("d82a58260001711220{DIGEST}00"),
-            Refuse,
-        ),
-        (
-            "byte before the cid",
-            format!("d82a5826000001711220{DIGEST}"),
-            Refuse,
-        ),
-        (
-            "no multibase prefix",
-            format!("d82a582401711220{DIGEST}"),
-            Refuse,
-        ),
-        (
-            "another multibase prefix",
-            format!("d82a58250101711220{DIGEST}"),
-            Refuse,
-        ),
-        (
-            "tag in three bytes",
-            format!("d9002a58250001711220{DIGEST}"),
-            Refuse,
-        ),
-        (
-            "tag in five bytes",
-            format!("da0000002a58250001711220{DIGEST}"),
-            Refuse,
-        ),
-        (
-            "length in three bytes",
-            format!("d82a5900250001711220{DIGEST}"),
-            Refuse,
-        ),
+        ("in a list", format!("82d82a58250001551220{DIGEST}00"), Accept),
+        ("byte after the cid", format!("d82a58260001711220{DIGEST}00"), Refuse),
+        ("byte before the cid", format!("d82a5826000001711220{DIGEST}"), Refuse),
+        ("no multibase prefix", format!("d82a582401711220{DIGEST}"), Refuse),
+        ("another multibase prefix", format!("d82a58250101711220{DIGEST}"), Refuse),
+        ("tag in three bytes", format!("d9002a58250001711220{DIGEST}"), Refuse),
+        ("tag in five bytes", format!("da0000002a58250001711220{DIGEST}"), Refuse),
+        ("length in three bytes", format!("d82a5900250001711220{DIGEST}"), Refuse),
         ("identity hash", "d82a46000155000161".to_owned(), Refuse),
-        (
-            "identity hash of 32",
-            format!("d82a58250001550020{DIGEST}"),
-            Refuse,
-        ),
+        ("identity hash of 32", format!("d82a58250001550020{DIGEST}"), Refuse),
         ("blake3", format!("d82a58250001711e20{DIGEST}"), Refuse),
-        (
-            "sha2-512 cut",
-            format!("d82a58250001711320{DIGEST}"),
-            Refuse,
-        ),
+        ("sha2-512 cut", format!("d82a58250001711320{DIGEST}"), Refuse),
         ("dag-pb", format!("d82a58250001701220{DIGEST}"), Refuse),
         ("dag-json", format!("d82a58270001a9021220{DIGEST}"), Refuse),
         ("version 0", format!("d82a5823001220{DIGEST}"), Refuse),
@@ -164,11 +124,7 @@ fn links_are_exactly_ours() {
         ("text instead of bytes", "d82a6161".to_owned(), Refuse),
         ("nothing", "d82a".to_owned(), Refuse),
         ("empty", "d82a40".to_owned(), Refuse),
-        (
-            "as a key",
-            format!("a1d82a58250001711220{DIGEST}00"),
-            Refuse,
-        ),
+        ("as a key", format!("a1d82a58250001711220{DIGEST}00"), Refuse),
         ("cut", format!("d82a58250001711220{short}"), Refuse),
     ] {
         check(name, &hex, verdict);
@@ -181,11 +137,7 @@ fn nesting_is_bounded_at_16() {
         check("16 deep", &format!("{}00", open.repeat(16)), Accept);
         check("17 deep", &format!("{}00", open.repeat(17)), Refuse);
         check("the 17th empty", &format!("{}80", open.repeat(16)), Refuse);
-        check(
-            "100,000 deep",
-            &format!("{}00", open.repeat(100_000)),
-            Refuse,
-        );
+        check("100,000 deep", &format!("{}00", open.repeat(100_000)), Refuse);
     }
     // Siblings are not nested.
     check("wide", &format!("9820{}", "8100".repeat(32)), Accept);
@@ -195,10 +147,7 @@ fn nesting_is_bounded_at_16() {
 fn links_come_in_the_order_of_the_bytes() {
     let (a, b) = (Cid::of(Codec::Raw, b"a"), Cid::of(Codec::DagCbor, b"b"));
     let block = encode(&vec![Some(b), None, Some(a), Some(b)]);
-    assert_eq!(
-        links(Codec::DagCbor, &block).expect("our own bytes"),
-        [b, a, b]
-    );
+    assert_eq!(links(Codec::DagCbor, &block).expect("our own bytes"), [b, a, b]);
     assert_eq!(links(Codec::Raw, &block).expect("raw has no form"), []);
     assert!(links(Codec::DagCbor, &block[1..]).is_err());
 }
@@ -208,10 +157,7 @@ fn a_cid_has_one_text_and_one_binary_form() {
     // The empty block and the empty map, as other programs name them.
     let empty_raw = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku";
     let empty_map = "bafyreigbtj4x7ip5legnfznufuopl4sg4knzc2cof6duas4b3q2fy6swua";
-    for (text, codec, bytes) in [
-        (empty_raw, Codec::Raw, &[][..]),
-        (empty_map, Codec::DagCbor, &[0xa0]),
-    ] {
+    for (text, codec, bytes) in [(empty_raw, Codec::Raw, &[][..]), (empty_map, Codec::DagCbor, &[0xa0])] {
         let cid: Cid = text.parse().expect(text);
         assert_eq!(cid, Cid::of(codec, bytes));
         assert_eq!(cid.to_string(), text);
@@ -249,16 +195,8 @@ fn a_cid_has_one_text_and_one_binary_form() {
         assert_eq!(bad.parse::<Cid>(), Err(CidError::Malformed), "{bad:?}");
     }
     for len in [0, 35, 37, 72] {
-        let mut bytes = empty_raw
-            .parse::<Cid>()
-            .expect(empty_raw)
-            .to_bytes()
-            .to_vec();
+        let mut bytes = empty_raw.parse::<Cid>().expect(empty_raw).to_bytes().to_vec();
         bytes.resize(len, 0);
-        assert_eq!(
-            Cid::from_bytes(&bytes),
-            Err(CidError::Malformed),
-            "{len} bytes"
-        );
+        assert_eq!(Cid::from_bytes(&bytes), Err(CidError::Malformed), "{len} bytes");
     }
 }

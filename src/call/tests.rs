@@ -10,11 +10,7 @@ use crate::{
 struct Story(Vec<Event>);
 
 fn actor() -> Actor {
-    Actor {
-        id: "ada".into(),
-        role: "client".into(),
-        proof: None,
-    }
+    Actor { id: "ada".into(), role: "client".into(), proof: None }
 }
 
 fn cid(text: &str) -> Cid {
@@ -22,11 +18,7 @@ fn cid(text: &str) -> Cid {
 }
 
 fn pay(text: &str, role: Role) -> PayloadRef {
-    PayloadRef {
-        cid: cid(text),
-        len: text.len() as u64,
-        role,
-    }
+    PayloadRef { cid: cid(text), len: text.len() as u64, role }
 }
 
 fn wish(id: &str, input: &str) -> Start {
@@ -52,19 +44,12 @@ fn wish(id: &str, input: &str) -> Start {
 }
 
 fn ended(outcome: EndOutcome) -> End {
-    End {
-        id: "c1".into(),
-        outcome,
-        output: Some(pay("answer", Role::Output)),
-        took_us: 5,
-    }
+    End { id: "c1".into(), outcome, output: Some(pay("answer", Role::Output)), took_us: 5 }
 }
 
 impl Story {
     fn begun() -> Self {
-        let Ruling::Run(fact) = start(None, &wish("c1", "100 euros")) else {
-            panic!("a first call runs")
-        };
+        let Ruling::Run(fact) = start(None, &wish("c1", "100 euros")) else { panic!("a first call runs") };
         Self(Vec::new()).then(*fact)
     }
 
@@ -72,14 +57,8 @@ impl Story {
         // One event before the story, so that each has a predecessor.
         let prev = self.0.last().map_or_else(|| cid("before"), Event::cid);
         let seq = self.0.len() as u64 + 1;
-        let place = Place {
-            log: cid("genesis"),
-            seq,
-            prev: Some(prev),
-            ts: seq,
-        };
-        self.0
-            .push(Event::seal(fact, place).expect("the story's facts are small"));
+        let place = Place { log: cid("genesis"), seq, prev: Some(prev), ts: seq };
+        self.0.push(Event::seal(fact, place).expect("the story's facts are small"));
         self
     }
 
@@ -96,15 +75,10 @@ impl Story {
     }
 }
 
-const SUCCEEDED: EndOutcome = EndOutcome::Succeeded {
-    input_required: false,
-};
+const SUCCEEDED: EndOutcome = EndOutcome::Succeeded { input_required: false };
 
 fn failed(failure: Failure) -> EndOutcome {
-    EndOutcome::Failed {
-        failure,
-        code: None,
-    }
+    EndOutcome::Failed { failure, code: None }
 }
 
 /// What asking again with the same key comes to, in a word.
@@ -122,10 +96,7 @@ fn again_is(story: &Story, wish: &Start) -> String {
 fn a_key_gives_the_first_answer_or_says_why_it_cannot() {
     let same = wish("c2", "100 euros");
     let other = wish("c2", "900 euros");
-    let repeatable = Start {
-        repeatable: true,
-        ..same.clone()
-    };
+    let repeatable = Start { repeatable: true, ..same.clone() };
     let table: &[(Option<EndOutcome>, &Start, &str)] = &[
         (None, &same, "denied: conflict"),
         (None, &other, "denied: already_exists"),
@@ -133,41 +104,13 @@ fn a_key_gives_the_first_answer_or_says_why_it_cannot() {
         (Some(SUCCEEDED), &other, "denied: already_exists"),
         (Some(failed(Failure::Tool)), &same, "answered"),
         (Some(failed(Failure::Protocol)), &same, "answered"),
-        (
-            Some(failed(Failure::Transport)),
-            &same,
-            "denied: failed_precondition",
-        ),
-        (
-            Some(failed(Failure::Timeout)),
-            &same,
-            "denied: failed_precondition",
-        ),
-        (
-            Some(failed(Failure::Timeout)),
-            &repeatable,
-            "runs after the first",
-        ),
-        (
-            Some(EndOutcome::Interrupted),
-            &same,
-            "denied: failed_precondition",
-        ),
-        (
-            Some(EndOutcome::Interrupted),
-            &repeatable,
-            "runs after the first",
-        ),
-        (
-            Some(EndOutcome::Cancelled),
-            &repeatable,
-            "runs after the first",
-        ),
-        (
-            Some(EndOutcome::Cancelled),
-            &other,
-            "denied: already_exists",
-        ),
+        (Some(failed(Failure::Transport)), &same, "denied: failed_precondition"),
+        (Some(failed(Failure::Timeout)), &same, "denied: failed_precondition"),
+        (Some(failed(Failure::Timeout)), &repeatable, "runs after the first"),
+        (Some(EndOutcome::Interrupted), &same, "denied: failed_precondition"),
+        (Some(EndOutcome::Interrupted), &repeatable, "runs after the first"),
+        (Some(EndOutcome::Cancelled), &repeatable, "runs after the first"),
+        (Some(EndOutcome::Cancelled), &other, "denied: already_exists"),
     ];
     for (ending, wish, expected) in table {
         let story = match ending {
@@ -181,40 +124,22 @@ fn a_key_gives_the_first_answer_or_says_why_it_cannot() {
 #[test]
 fn a_refused_call_leaves_its_key_free() {
     let story = Story::begun();
-    let refused = refuse(
-        &story.call(),
-        CallRefused {
-            code: "invalid_argument".into(),
-        },
-        None,
-    );
-    assert_eq!(
-        again_is(&story.then(refused), &wish("c2", "anything")),
-        "runs"
-    );
+    let refused = refuse(&story.call(), CallRefused { code: "invalid_argument".into() }, None);
+    assert_eq!(again_is(&story.then(refused), &wish("c2", "anything")), "runs");
 }
 
 #[test]
 fn what_is_known_to_be_forbidden_is_recorded_and_does_not_run() {
-    let forbidden = Start {
-        refusal: Some(Refusal::new(Code::InvalidArgument, "no")),
-        ..wish("c1", "100 euros")
-    };
-    let Ruling::Refuse(fact, facts) = start(None, &forbidden) else {
-        panic!("it is refused")
-    };
+    let forbidden =
+        Start { refusal: Some(Refusal::new(Code::InvalidArgument, "no")), ..wish("c1", "100 euros") };
+    let Ruling::Refuse(fact, facts) = start(None, &forbidden) else { panic!("it is refused") };
     assert!(matches!(fact.body, Body::CallStarted(_)));
     assert_eq!(facts.code, "invalid_argument");
 }
 
 #[test]
 fn a_call_ends_once() {
-    let outcomes = [
-        SUCCEEDED,
-        failed(Failure::Tool),
-        EndOutcome::Cancelled,
-        EndOutcome::Interrupted,
-    ];
+    let outcomes = [SUCCEEDED, failed(Failure::Tool), EndOutcome::Cancelled, EndOutcome::Interrupted];
     for first in &outcomes {
         for second in &outcomes {
             let call = Story::begun().ends(first.clone()).call();
@@ -222,12 +147,7 @@ fn a_call_ends_once() {
             assert_eq!(refusal.code, Code::Conflict, "{first:?} then {second:?}");
         }
     }
-    assert_eq!(
-        end(None, &ended(SUCCEEDED))
-            .expect_err("it never started")
-            .code,
-        Code::Conflict
-    );
+    assert_eq!(end(None, &ended(SUCCEEDED)).expect_err("it never started").code, Code::Conflict);
 }
 
 #[test]
@@ -238,10 +158,7 @@ fn an_ending_names_its_start_and_its_payload() {
     assert_eq!(story.0[1].fields().subject, "call/c1");
     assert_eq!(story.0[1].fields().tool, story.0[0].fields().tool);
     let ending = call.ending.expect("it has ended");
-    assert_eq!(
-        (ending.how, ending.output),
-        (How::Succeeded, Some(cid("answer")))
-    );
+    assert_eq!((ending.how, ending.output), (How::Succeeded, Some(cid("answer"))));
 }
 
 #[test]
@@ -255,17 +172,9 @@ fn events_of_other_entities_change_nothing() {
         subject: "log".into(),
         tool: None,
         payloads: Vec::new(),
-        body: Body::LogOpened(LogOpened {
-            genesis: cid("genesis"),
-            software: "x".into(),
-        }),
+        body: Body::LogOpened(LogOpened { genesis: cid("genesis"), software: "x".into() }),
     };
-    let place = Place {
-        log: cid("genesis"),
-        seq: 1,
-        prev: Some(cid("before")),
-        ts: 1,
-    };
+    let place = Place { log: cid("genesis"), seq: 1, prev: Some(cid("before")), ts: 1 };
     call.apply(&Event::seal(fact, place).expect("a small fact"));
     assert_eq!(call, before);
 }

@@ -5,11 +5,7 @@ use serde_json::{json, value::to_raw_value};
 use super::*;
 
 fn actor() -> Actor {
-    Actor {
-        id: "cairn".into(),
-        role: "system".into(),
-        proof: None,
-    }
+    Actor { id: "cairn".into(), role: "system".into(), proof: None }
 }
 
 fn draft(description: &str) -> Contract {
@@ -23,18 +19,9 @@ fn draft(description: &str) -> Contract {
 
 fn published(entry: Option<&Entry>, draft: Contract) -> (Entry, Fact) {
     match publish(entry, draft, &actor()) {
-        Published::New {
-            fact,
-            block,
-            contract,
-        } => (
-            Entry {
-                cid: block.cid(),
-                contract: *contract,
-                offered: true,
-            },
-            *fact,
-        ),
+        Published::New { fact, block, contract } => {
+            (Entry { cid: block.cid(), contract: *contract, offered: true }, *fact)
+        }
         Published::Known(cid) => panic!("already known as {cid}"),
     }
 }
@@ -43,10 +30,7 @@ fn published(entry: Option<&Entry>, draft: Contract) -> (Entry, Fact) {
 fn the_same_promise_is_published_once() {
     let (entry, fact) = published(None, draft("adds"));
     assert_eq!(fact.subject, "contract/everything/add");
-    assert_eq!(
-        publish(Some(&entry), draft("adds"), &actor()),
-        Published::Known(entry.cid)
-    );
+    assert_eq!(publish(Some(&entry), draft("adds"), &actor()), Published::Known(entry.cid));
 }
 
 #[test]
@@ -64,11 +48,7 @@ fn a_tool_that_comes_back_unchanged_keeps_its_contract() {
     let gone = retire(Some(&entry), &actor()).expect("it was offered");
     assert!(matches!(gone.body, Body::ContractRetired(facts) if facts.contract == entry.cid));
     entry.offered = false;
-    assert_eq!(
-        retire(Some(&entry), &actor()),
-        None,
-        "it is not offered any more"
-    );
+    assert_eq!(retire(Some(&entry), &actor()), None, "it is not offered any more");
     let (back, _) = published(Some(&entry), draft("adds"));
     assert_eq!(back.cid, entry.cid);
 }

@@ -36,10 +36,7 @@ impl Called {
             let event = splice::member(meta, "io.cairn/event").ok().flatten()?;
             serde_json::from_str(event.get()).ok()
         });
-        Self {
-            answer: Ok(result),
-            event,
-        }
+        Self { answer: Ok(result), event }
     }
 
     /// The structured content, or the whole result where there is none; and whether the tool calls it an error.
@@ -63,14 +60,11 @@ impl Called {
     /// The structured content of a success.
     pub fn success(&self) -> anyhow::Result<Value> {
         let (content, failed) = self.content()?;
-        let content: Value =
-            serde_json::from_str(content.get()).context("the result is not json")?;
+        let content: Value = serde_json::from_str(content.get()).context("the result is not json")?;
         match failed {
             true => anyhow::bail!(
                 "{}",
-                content["error"]["message"]
-                    .as_str()
-                    .unwrap_or("the tool answered with an error")
+                content["error"]["message"].as_str().unwrap_or("the tool answered with an error")
             ),
             false => Ok(content),
         }
@@ -91,9 +85,7 @@ pub fn run(args: Call, quiet: bool) -> anyhow::Result<ExitCode> {
     let (content, failed) = called.content()?;
     print(content)?;
     if called.asks() {
-        anyhow::bail!(
-            "the tool asks for input, which a command line cannot give; nothing was done yet"
-        );
+        anyhow::bail!("the tool asks for input, which a command line cannot give; nothing was done yet");
     }
     Ok(match failed {
         true => ExitCode::FAILURE,
@@ -127,8 +119,6 @@ fn arguments(typed: Option<&str>) -> anyhow::Result<Box<RawValue>> {
     let arguments = arguments.map_err(|err| Usage(format!("the arguments are not json: {err}")))?;
     match arguments.get().starts_with('{') {
         true => Ok(arguments),
-        false => {
-            Err(Usage("the arguments must be a json object, like '{\"a\": 1}'".to_owned()).into())
-        }
+        false => Err(Usage("the arguments must be a json object, like '{\"a\": 1}'".to_owned()).into()),
     }
 }

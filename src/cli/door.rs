@@ -75,11 +75,7 @@ async fn call(node: &Node, tool: &str, arguments: &RawValue) -> Called {
         params: splice::raw(format!(r#"{{"name":{name},"arguments":{arguments}}}"#)),
         meta: Meta::default(),
         caller: Caller {
-            actor: Actor {
-                id: "local".to_owned(),
-                role: "client".to_owned(),
-                proof: None,
-            },
+            actor: Actor { id: "local".to_owned(), role: "client".to_owned(), proof: None },
             scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
         },
         client: Arc::new(Nobody),

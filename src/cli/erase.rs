@@ -28,11 +28,7 @@ pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
     let command = Command::Erase {
         payload: args.cid,
         basis: args.basis,
-        actor: Actor {
-            id: "local".to_owned(),
-            role: "operator".to_owned(),
-            proof: None,
-        },
+        actor: Actor { id: "local".to_owned(), role: "operator".to_owned(), proof: None },
     };
     let ruling = runtime()?.block_on(async {
         let (ledger, sharing) = sharing::join(member).await?;

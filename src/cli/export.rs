@@ -36,20 +36,13 @@ pub fn run(args: Export, quiet: bool) -> anyhow::Result<ExitCode> {
     let source = Source::open(&args.place, quiet)?;
     let mut progress = Progress::bytes("exporting", quiet);
     out::to_file(&args.output, |to| {
-        let mut to = Counted {
-            to,
-            bytes: 0,
-            progress: &mut progress,
-        };
+        let mut to = Counted { to, bytes: 0, progress: &mut progress };
         match &source {
             Source::Files { home, view } => {
                 let scope = match (args.subject, args.cid) {
                     (Some(subject), _) => Scope::Subject(subject),
                     (None, Some(cid)) => Scope::Ancestors(cid),
-                    (None, None) => Scope::Range {
-                        from: None,
-                        to: None,
-                    },
+                    (None, None) => Scope::Range { from: None, to: None },
                 };
                 let selected = view.select(&scope, &source::head(home, view)?)?;
                 Ok(view.export(&selected, args.format, &mut to)?)

@@ -25,36 +25,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub fn run(command: LogCommand, quiet: bool) -> anyhow::Result<ExitCode> {
     match command {
-        LogCommand::Show {
-            cid,
-            payloads,
-            place,
-            shown,
-        } => show(&cid, payloads, &place, shown, quiet),
-        LogCommand::Tail {
-            lines,
-            follow,
-            place,
-            shown,
-        } => tail(lines, follow, &place, shown, quiet),
-        LogCommand::Query {
-            wanted,
-            place,
-            shown,
-        } => query(wanted, &place, shown, quiet),
+        LogCommand::Show { cid, payloads, place, shown } => show(&cid, payloads, &place, shown, quiet),
+        LogCommand::Tail { lines, follow, place, shown } => tail(lines, follow, &place, shown, quiet),
+        LogCommand::Query { wanted, place, shown } => query(wanted, &place, shown, quiet),
         LogCommand::Verify(args) => verify::run(args, quiet),
         LogCommand::Export(args) => export::run(args, quiet),
         LogCommand::Import { file, data } => export::import(&file, &data, quiet),
     }
 }
 
-fn show(
-    cid: &Cid,
-    payloads: bool,
-    place: &Place,
-    shown: Shown,
-    quiet: bool,
-) -> anyhow::Result<ExitCode> {
+fn show(cid: &Cid, payloads: bool, place: &Place, shown: Shown, quiet: bool) -> anyhow::Result<ExitCode> {
     let source = Source::open(place, quiet)?;
     let found = runtime()?.block_on(source.find(cid, payloads))?;
     match shown.json {
@@ -64,13 +44,7 @@ fn show(
     Ok(ExitCode::SUCCESS)
 }
 
-fn tail(
-    lines: u64,
-    follow: bool,
-    place: &Place,
-    shown: Shown,
-    quiet: bool,
-) -> anyhow::Result<ExitCode> {
+fn tail(lines: u64, follow: bool, place: &Place, shown: Shown, quiet: bool) -> anyhow::Result<ExitCode> {
     let source = Source::open(place, quiet)?;
     runtime()?.block_on(async {
         let mut rows = Rows::new(shown);
@@ -101,9 +75,7 @@ fn tail(
 
 async fn follow_server(remote: &Remote, next: u64, rows: &mut Rows) -> anyhow::Result<()> {
     let query = [("from_seq", next.to_string())];
-    let response = remote
-        .get("/v1/events/stream", &query, "text/event-stream")
-        .await?;
+    let response = remote.get("/v1/events/stream", &query, "text/event-stream").await?;
     let mut messages = Messages::new(response);
     while let Some(data) = messages.next().await? {
         let event: Value = serde_json::from_slice(&data)?;
@@ -136,9 +108,7 @@ fn query(wanted: Wanted, place: &Place, shown: Shown, quiet: bool) -> anyhow::Re
         let mut cursor: Option<String> = None;
         let mut left = wanted.limit;
         loop {
-            let page = source
-                .page(&filter, left.min(LIMIT_MAX), cursor.as_deref())
-                .await?;
+            let page = source.page(&filter, left.min(LIMIT_MAX), cursor.as_deref()).await?;
             left -= rows.add(&page.events)?.min(left);
             cursor = page.next_cursor;
             if cursor.is_none() || left == 0 {
@@ -147,10 +117,7 @@ fn query(wanted: Wanted, place: &Place, shown: Shown, quiet: bool) -> anyhow::Re
         }
         rows.flush()?;
         if let Some(last) = rows.last.filter(|_| cursor.is_some() && !quiet) {
-            eprintln!(
-                "more events fit; go on with --from-seq {}, or raise --limit",
-                last + 1
-            );
+            eprintln!("more events fit; go on with --from-seq {}, or raise --limit", last + 1);
         }
         anyhow::Ok(())
     })?;
@@ -158,10 +125,7 @@ fn query(wanted: Wanted, place: &Place, shown: Shown, quiet: bool) -> anyhow::Re
 }
 
 fn from(seq: u64) -> Filter {
-    Filter {
-        from_seq: Some(seq),
-        ..Filter::default()
-    }
+    Filter { from_seq: Some(seq), ..Filter::default() }
 }
 
 /// Events as they come: rows under a head, or one JSON document a line.
@@ -174,11 +138,7 @@ struct Rows {
 
 impl Rows {
     fn new(shown: Shown) -> Self {
-        Self {
-            out: Out::new(),
-            shown,
-            last: None,
-        }
+        Self { out: Out::new(), shown, last: None }
     }
 
     /// Adds events; tells how many.
@@ -188,8 +148,7 @@ impl Rows {
                 self.out.line(&event.to_string())?;
             } else {
                 if self.last.is_none() {
-                    self.out
-                        .line(&row("seq", "time", "kind", "subject", "actor", "event"))?;
+                    self.out.line(&row("seq", "time", "kind", "subject", "actor", "event"))?;
                 }
                 self.out.line(&self.event(event))?;
             }
@@ -222,16 +181,10 @@ fn row(seq: &str, time: &str, kind: &str, subject: &str, actor: &str, event: &st
 
 /// An object's members, a line each: text as it is, names as CIDs, the rest as JSON.
 fn fields(found: &Value) -> String {
-    let members: Vec<(&String, String)> = found
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(key, value)| (key, field(key, value)))
-        .collect();
+    let members: Vec<(&String, String)> =
+        found.as_object().into_iter().flatten().map(|(key, value)| (key, field(key, value))).collect();
     let width = members.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
-    let lines = members
-        .iter()
-        .map(|(key, value)| format!("{key:width$}  {value}").trim_end().to_owned());
+    let lines = members.iter().map(|(key, value)| format!("{key:width$}  {value}").trim_end().to_owned());
     lines.collect::<Vec<_>>().join("\n")
 }
 

@@ -66,10 +66,7 @@ pub fn print_json(value: &Value) -> Result<(), OutError> {
 /// Writes a whole file, or standard output where the path is `-`, through `write`.
 ///
 /// What was there before stays until all of the new file is on disk.
-pub fn to_file<T>(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
+pub fn to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>) -> anyhow::Result<T> {
     if path.as_os_str() == "-" {
         let mut pipe = Pipe::default();
         let mut out = BufWriter::new(&mut pipe);

@@ -21,17 +21,12 @@ impl Progress {
     /// `total` is what the position ends at.
     pub fn new(what: &'static str, total: u64, quiet: bool) -> Self {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
-        let style = ProgressStyle::with_template(
-            "{msg} [{wide_bar}] {human_pos}/{human_len} {per_sec} eta {eta}",
-        );
+        let style =
+            ProgressStyle::with_template("{msg} [{wide_bar}] {human_pos}/{human_len} {per_sec} eta {eta}");
         // The template is ours; a plain bar does where it cannot be read.
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_message(what);
-        Self {
-            bar,
-            since: Instant::now(),
-            waiting: !quiet,
-        }
+        Self { bar, since: Instant::now(), waiting: !quiet }
     }
 
     /// Counts bytes, whose end is not known.

@@ -17,16 +17,10 @@ const DIGEST_SHOWN: usize = 16;
 pub fn run(args: Rebuild, quiet: bool) -> anyhow::Result<ExitCode> {
     let home = existing(&args.data.data)?;
     let _one = home.lock(&format!("`cairn rebuild` (process {})", std::process::id()))?;
-    let events = SqliteReader::open(&home.log_path())?
-        .tip()?
-        .map_or(0, |tip| tip.seq + 1);
+    let events = SqliteReader::open(&home.log_path())?.tip()?.map_or(0, |tip| tip.seq + 1);
     // What cannot be read is what a rebuild is for.
-    let before = state::open_reader(&home.state_path(), &home.log_path()).and_then(|state| {
-        Ok((
-            state::progress(&state)?.applied,
-            state::digest::tables(&state)?,
-        ))
-    });
+    let before = state::open_reader(&home.state_path(), &home.log_path())
+        .and_then(|state| Ok((state::progress(&state)?.applied, state::digest::tables(&state)?)));
     let (applied, before) = before.unwrap_or((0, BTreeMap::new()));
     let mut progress = Progress::new("folding", events, quiet);
     let folder = opening::rebuild(&home, &mut |applied| progress.at(applied))?;

@@ -29,9 +29,7 @@ pub fn run(args: Receipt, quiet: bool) -> anyhow::Result<ExitCode> {
     let cid = args.cid.ok_or_else(|| Usage("name an event".to_owned()))?;
     let receipt = match Source::open(&args.place, quiet)? {
         Source::Files { home, view } => view.receipt(&cid, &source::head(&home, &view)?)?.to_json(),
-        Source::Server(remote) => {
-            runtime()?.block_on(remote.json(&format!("/v1/receipts/{cid}"), &[]))?
-        }
+        Source::Server(remote) => runtime()?.block_on(remote.json(&format!("/v1/receipts/{cid}"), &[]))?,
     };
     out::to_file(&args.output, |to| Ok(writeln!(to, "{receipt:#}")?))?;
     Ok(ExitCode::SUCCESS)
@@ -41,10 +39,7 @@ fn verify(file: &Path, key: &Verifier, json: bool) -> anyhow::Result<ExitCode> {
     let read = || format!("cannot read {}", file.display());
     let mut bytes = Vec::new();
     let opened = File::open(file).with_context(read)?;
-    opened
-        .take(RECEIPT_MAX)
-        .read_to_end(&mut bytes)
-        .with_context(read)?;
+    opened.take(RECEIPT_MAX).read_to_end(&mut bytes).with_context(read)?;
     let refused = || format!("{} proves nothing", file.display());
     let receipt: Value = serde_json::from_slice(&bytes).with_context(refused)?;
     let receipt = receipt::Receipt::from_json(receipt).with_context(refused)?;

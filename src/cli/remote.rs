@@ -43,12 +43,9 @@ impl Remote {
     /// `url` is the server's, with or without `/mcp`.
     pub fn new(url: &str, token: Option<String>) -> anyhow::Result<Self> {
         let base = url.trim_end_matches('/').trim_end_matches("/mcp");
-        let base = Url::parse(base)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https"));
-        let base = base.ok_or_else(|| {
-            Usage("the url is malformed; give one like http://127.0.0.1:7420".to_owned())
-        })?;
+        let base = Url::parse(base).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let base = base
+            .ok_or_else(|| Usage("the url is malformed; give one like http://127.0.0.1:7420".to_owned()))?;
         // An error means that a provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut client = Client::builder().redirect(redirect::Policy::none());
@@ -56,11 +53,7 @@ impl Remote {
             // Without TLS, a machine without certificate authorities is good enough.
             client = client.tls_certs_only([]);
         }
-        Ok(Self {
-            client: client.build().context("cannot prepare http")?,
-            base,
-            token,
-        })
+        Ok(Self { client: client.build().context("cannot prepare http")?, base, token })
     }
 
     /// Calls a tool and waits for its answer, however long it takes.
@@ -102,12 +95,7 @@ impl Remote {
     }
 
     /// Asks the audit API. Errors: anything but success, in the server's words.
-    pub async fn get(
-        &self,
-        path: &str,
-        query: &[(&str, String)],
-        accept: &str,
-    ) -> anyhow::Result<Response> {
+    pub async fn get(&self, path: &str, query: &[(&str, String)], accept: &str) -> anyhow::Result<Response> {
         let mut url = self.at(path);
         url.query_pairs_mut().extend_pairs(query);
         let request = self.client.get(url).header(header::ACCEPT, accept);
@@ -122,12 +110,7 @@ impl Remote {
     }
 
     /// The same, read to its end.
-    pub async fn read(
-        &self,
-        path: &str,
-        query: &[(&str, String)],
-        accept: &str,
-    ) -> anyhow::Result<Vec<u8>> {
+    pub async fn read(&self, path: &str, query: &[(&str, String)], accept: &str) -> anyhow::Result<Vec<u8>> {
         let response = self.get(path, query, accept).await?;
         Messages::new(response).rest().await
     }
@@ -171,11 +154,7 @@ pub struct Messages {
 
 impl Messages {
     pub fn new(response: Response) -> Self {
-        Self {
-            response,
-            parser: Parser::new(ANSWER_MAX),
-            ready: Default::default(),
-        }
+        Self { response, parser: Parser::new(ANSWER_MAX), ready: Default::default() }
     }
 
     /// The data of the next event; none at the end.
@@ -188,8 +167,7 @@ impl Messages {
                 return Ok(None);
             };
             let events = self.parser.push(&bytes);
-            let events =
-                events.map_err(|sse::Oversized| anyhow::anyhow!("an event is over 64 MiB"))?;
+            let events = events.map_err(|sse::Oversized| anyhow::anyhow!("an event is over 64 MiB"))?;
             self.ready.extend(events);
         }
     }
@@ -209,9 +187,7 @@ impl Messages {
     /// The next piece of the body, as it comes.
     pub async fn chunk(&mut self) -> anyhow::Result<Option<bytes::Bytes>> {
         let chunk = self.response.chunk().await;
-        chunk.map_err(|err| {
-            anyhow::Error::new(err.without_url()).context("the server broke off its answer")
-        })
+        chunk.map_err(|err| anyhow::Error::new(err.without_url()).context("the server broke off its answer"))
     }
 }
 
@@ -233,9 +209,7 @@ fn answer(message: &[u8]) -> Option<Called> {
 /// Why the server gave no answer, in its own words where it has some.
 fn refusal(status: StatusCode, body: &[u8]) -> String {
     let problem: Value = serde_json::from_slice(body).unwrap_or_default();
-    let said = ["detail", "title"]
-        .iter()
-        .find_map(|key| problem[key].as_str());
+    let said = ["detail", "title"].iter().find_map(|key| problem[key].as_str());
     let said = said.or_else(|| problem["error"]["message"].as_str());
     let said: String = said.unwrap_or_default().chars().take(ERROR_MAX).collect();
     match status {

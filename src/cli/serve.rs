@@ -29,22 +29,14 @@ use crate::{
 
 /// Serves until SIGTERM or Ctrl-C, or until the ledger stops.
 pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
-    let overrides = Overrides {
-        listen: args.listen,
-        no_p2p: args.no_p2p,
-    };
+    let overrides = Overrides { listen: args.listen, no_p2p: args.no_p2p };
     let config = Config::load(args.config.as_deref(), std::env::vars(), &overrides)?;
     trace(config.telemetry.log_format);
     let home = Home::open(&args.data.data)?;
     runtime()?.block_on(async {
         let listener = tokio::net::TcpListener::bind(config.server.listen)
             .await
-            .with_context(|| {
-                format!(
-                    "cannot listen on {}; choose another --listen",
-                    config.server.listen
-                )
-            })?;
+            .with_context(|| format!("cannot listen on {}; choose another --listen", config.server.listen))?;
         let address = listener.local_addr()?;
         let url = format!("http://{address}");
         let owner = format!("`cairn serve` at {url} (process {})", std::process::id());
@@ -53,13 +45,7 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
             home: &home,
             config: &config,
             owner,
-            base: Some(
-                config
-                    .server
-                    .public_url
-                    .clone()
-                    .unwrap_or_else(|| url.clone()),
-            ),
+            base: Some(config.server.public_url.clone().unwrap_or_else(|| url.clone())),
             upstreams: Vec::new(),
             builtins: true,
             fixtures: args.conformance_fixtures,
@@ -96,11 +82,7 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
 
 /// Serves this node on standard input and output.
 pub fn stdio(args: Stdio) -> anyhow::Result<ExitCode> {
-    let config = Config::load(
-        args.config.as_deref(),
-        std::env::vars(),
-        &Overrides::default(),
-    )?;
+    let config = Config::load(args.config.as_deref(), std::env::vars(), &Overrides::default())?;
     trace(config.telemetry.log_format);
     on_stdio(&args.data.data, &config, Vec::new(), true)
 }
@@ -109,10 +91,7 @@ pub fn stdio(args: Stdio) -> anyhow::Result<ExitCode> {
 pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
     trace(LogFormat::Text);
     let config = Config::load(None, [], &Overrides::default())?;
-    let (program, arguments) = args
-        .command
-        .split_first()
-        .context("name the server's program after `--`")?;
+    let (program, arguments) = args.command.split_first().context("name the server's program after `--`")?;
     let name = args.name.unwrap_or_else(|| server_name(program, arguments));
     let at = upstream::Settings {
         name: name.clone(),
@@ -138,26 +117,18 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
 
 /// What a server is called when nobody says: its program, or what a launcher is told to launch.
 fn server_name(program: &str, arguments: &[String]) -> String {
-    const LAUNCHERS: &[&str] = &[
-        "bun", "bunx", "deno", "node", "npx", "python", "python3", "uv", "uvx",
-    ];
+    const LAUNCHERS: &[&str] = &["bun", "bunx", "deno", "node", "npx", "python", "python3", "uv", "uvx"];
     let stem = |path: &str| {
         let file = path.rsplit('/').next().unwrap_or(path);
         file.split(['.', '@']).next().unwrap_or(file).to_owned()
     };
     let program = stem(program);
-    let launched = arguments
-        .iter()
-        .find(|argument| !argument.starts_with('-') && *argument != "run");
+    let launched = arguments.iter().find(|argument| !argument.starts_with('-') && *argument != "run");
     let name = match launched {
         Some(launched) if LAUNCHERS.contains(&program.as_str()) => stem(launched),
         _ => program,
     };
-    if name.is_empty() {
-        "wrapped".to_owned()
-    } else {
-        name
-    }
+    if name.is_empty() { "wrapped".to_owned() } else { name }
 }
 
 fn on_stdio(
@@ -169,31 +140,13 @@ fn on_stdio(
     let home = Home::open(data)?;
     let runtime = runtime()?;
     let done = runtime.block_on(async {
-        let owner = format!(
-            "a cairn process on standard input and output (process {})",
-            std::process::id()
-        );
-        let setup = Setup {
-            home: &home,
-            config,
-            owner,
-            base: None,
-            upstreams,
-            builtins,
-            fixtures: false,
-        };
+        let owner = format!("a cairn process on standard input and output (process {})", std::process::id());
+        let setup = Setup { home: &home, config, owner, base: None, upstreams, builtins, fixtures: false };
         let node = Node::start(setup).await?;
-        let settings = mcp::Settings {
-            instructions: None,
-            subscriptions: false,
-            shutdown: node.stopping.clone(),
-        };
+        let settings =
+            mcp::Settings { instructions: None, subscriptions: false, shutdown: node.stopping.clone() };
         let caller = Caller {
-            actor: Actor {
-                id: "local".to_owned(),
-                role: "client".to_owned(),
-                proof: None,
-            },
+            actor: Actor { id: "local".to_owned(), role: "client".to_owned(), proof: None },
             scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
         };
         let asked = asked_to_stop();
@@ -212,11 +165,8 @@ fn on_stdio(
 
 fn app(config: &Config, home: &Home, node: &Node, fixtures: bool) -> anyhow::Result<App> {
     let access: Access = config.access(home.dir())?;
-    let settings = mcp::Settings {
-        instructions: None,
-        subscriptions: fixtures,
-        shutdown: node.stopping.clone(),
-    };
+    let settings =
+        mcp::Settings { instructions: None, subscriptions: fixtures, shutdown: node.stopping.clone() };
     let ledger = node.ledger.clone();
     let endpoint = Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings));
     let sessions = endpoint.clone();
@@ -249,24 +199,17 @@ fn asked_to_stop() -> impl Future<Output = ()> {
 }
 
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
 }
 
 /// Log lines go to standard error: standard output belongs to programs.
 fn trace(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,rmcp=error,cairn=info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second initialisation is a test's; the first one stands.
     let _ = match format {
-        LogFormat::Text => builder
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
 }

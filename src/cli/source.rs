@@ -68,30 +68,20 @@ impl Source {
                 };
                 let event = remote.json(&format!("/v1/events/{cid}"), query).await;
                 match event {
-                    Err(err) if is_unknown(&err) => {
-                        remote.json(&format!("/v1/blocks/{cid}"), query).await
-                    }
+                    Err(err) if is_unknown(&err) => remote.json(&format!("/v1/blocks/{cid}"), query).await,
                     event => event,
                 }
             }
         }
     }
 
-    pub async fn page(
-        &self,
-        filter: &Filter,
-        limit: u64,
-        cursor: Option<&str>,
-    ) -> anyhow::Result<Page> {
+    pub async fn page(&self, filter: &Filter, limit: u64, cursor: Option<&str>) -> anyhow::Result<Page> {
         match self {
             Self::Files { view, .. } => {
                 let page = view.list(filter, limit, cursor)?;
                 let events = page.events.iter();
                 let events = events.map(|event| view.event_json(event, &Payloads::named()));
-                Ok(Page {
-                    events: events.collect::<Result<_, QueryError>>()?,
-                    next_cursor: page.next_cursor,
-                })
+                Ok(Page { events: events.collect::<Result<_, QueryError>>()?, next_cursor: page.next_cursor })
             }
             Self::Server(remote) => {
                 let mut query = parameters(filter);
@@ -103,10 +93,7 @@ impl Source {
                     _ => anyhow::bail!("the server's answer is no list of events"),
                 };
                 let next_cursor = page["next_cursor"].as_str().map(str::to_owned);
-                Ok(Page {
-                    events,
-                    next_cursor,
-                })
+                Ok(Page { events, next_cursor })
             }
         }
     }
@@ -152,17 +139,12 @@ pub fn head(home: &Home, view: &View) -> anyhow::Result<Head> {
 
 /// Folds what the state lacks, where no process owns the log and does it anyway.
 fn catch_up(home: &Home, quiet: bool) -> anyhow::Result<()> {
-    let events = SqliteReader::open(&home.log_path())?
-        .tip()?
-        .map_or(0, |tip| tip.seq + 1);
+    let events = SqliteReader::open(&home.log_path())?.tip()?.map_or(0, |tip| tip.seq + 1);
     let reached = View::open(home).and_then(|view| view.applied());
     if reached.is_ok_and(|applied| applied >= events) {
         return Ok(());
     }
-    let owner = format!(
-        "a cairn process that reads the log (process {})",
-        std::process::id()
-    );
+    let owner = format!("a cairn process that reads the log (process {})", std::process::id());
     let Ok(_one) = home.lock(&owner) else {
         return Ok(());
     };
@@ -195,6 +177,5 @@ fn parameters(filter: &Filter) -> Vec<(&'static str, String)> {
 }
 
 fn is_unknown(err: &anyhow::Error) -> bool {
-    err.downcast_ref::<Refused>()
-        .is_some_and(|refused| refused.status == http::StatusCode::NOT_FOUND)
+    err.downcast_ref::<Refused>().is_some_and(|refused| refused.status == http::StatusCode::NOT_FOUND)
 }

@@ -15,15 +15,12 @@ pub struct Table {
 
 impl Table {
     pub fn new(head: &[&str]) -> Self {
-        Self {
-            rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()],
-        }
+        Self { rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()] }
     }
 
     /// Adds a row; `cells` are as many as the head's.
     pub fn row(&mut self, cells: Vec<String>) {
-        self.rows
-            .push(cells.iter().map(|cell| printable(cell)).collect());
+        self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
     }
 
     /// The table as text, one line a row.
@@ -36,9 +33,7 @@ impl Table {
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let line = |row: &Vec<String>| {
             let cells = row.iter().zip(&widths);
-            let padded: Vec<String> = cells
-                .map(|(cell, width)| format!("{cell:width$}"))
-                .collect();
+            let padded: Vec<String> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
             padded.join(GAP).trim_end().to_owned()
         };
         self.rows.iter().map(line).collect::<Vec<_>>().join("\n")
@@ -58,11 +53,7 @@ pub fn short(cid: &str, wide: bool) -> String {
 pub fn brief(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default();
     match line.chars().count() > TEXT_MAX {
-        true => line
-            .chars()
-            .take(TEXT_MAX - 1)
-            .chain(['\u{2026}'])
-            .collect(),
+        true => line.chars().take(TEXT_MAX - 1).chain(['\u{2026}']).collect(),
         false => line.to_owned(),
     }
 }

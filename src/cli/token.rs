@@ -32,10 +32,7 @@ pub fn run(args: Token, quiet: bool) -> anyhow::Result<ExitCode> {
                 out::print_json(&shown)?;
             } else {
                 if !quiet {
-                    eprintln!(
-                        "token {} for {}; it is not shown again",
-                        entry.id, entry.name
-                    );
+                    eprintln!("token {} for {}; it is not shown again", entry.id, entry.name);
                 }
                 out::print(&token)?;
             }
@@ -57,10 +54,7 @@ pub fn run(args: Token, quiet: bool) -> anyhow::Result<ExitCode> {
 fn directory(data: &Path) -> anyhow::Result<&Path> {
     match data.is_dir() {
         true => Ok(data),
-        false => anyhow::bail!(
-            "there is no data directory {}; name it with --data",
-            data.display()
-        ),
+        false => anyhow::bail!("there is no data directory {}; name it with --data", data.display()),
     }
 }
 
@@ -104,15 +98,12 @@ fn moment(seconds: u64) -> String {
 }
 
 fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// A scope by its name on the command line.
 pub fn scope(name: &str) -> Result<Scope, String> {
-    crate::auth::scope_named(name)
-        .ok_or_else(|| "the scopes are mcp:call, audit:read and admin".to_owned())
+    crate::auth::scope_named(name).ok_or_else(|| "the scopes are mcp:call, audit:read and admin".to_owned())
 }
 
 /// A length of time in seconds: a number and `s`, `m`, `h` or `d`.

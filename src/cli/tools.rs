@@ -51,9 +51,7 @@ async fn all(door: &Door) -> anyhow::Result<Vec<Value>> {
     let mut tools = Vec::new();
     let mut arguments = json!({"limit": PAGE});
     for _ in 0..PAGES_MAX {
-        let called = door
-            .call("tools_list_tools", &splice::raw(arguments.to_string()))
-            .await?;
+        let called = door.call("tools_list_tools", &splice::raw(arguments.to_string())).await?;
         let mut page = called.success()?;
         if let Value::Array(listed) = page["tools"].take() {
             tools.extend(listed);

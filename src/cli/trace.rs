@@ -80,13 +80,9 @@ fn text(walk: &Value, wide: bool) -> String {
             continue;
         };
         if a < b {
-            reached
-                .entry(to)
-                .or_insert((from, format!("{}: ", name("kind"))));
+            reached.entry(to).or_insert((from, format!("{}: ", name("kind"))));
         } else if b < a {
-            reached
-                .entry(from)
-                .or_insert((to, format!("{} of: ", name("kind"))));
+            reached.entry(from).or_insert((to, format!("{} of: ", name("kind"))));
         }
     }
     let mut under: HashMap<&str, Vec<&Value>> = HashMap::new();

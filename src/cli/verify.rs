@@ -17,9 +17,10 @@ use crate::{
 };
 
 pub fn run(args: Verify, quiet: bool) -> anyhow::Result<ExitCode> {
-    let checkpoint = args.checkpoint.as_ref().map(|file| {
-        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
-    });
+    let checkpoint = args
+        .checkpoint
+        .as_ref()
+        .map(|file| fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display())));
     let checks = Checks {
         checkpoint: checkpoint.transpose()?,
         key: args.key.map(|key| key.vkey()),
@@ -62,10 +63,7 @@ fn shown(report: &Report) -> String {
         Verdict::Invalid => "invalid",
         Verdict::Unreadable => "unreadable",
     };
-    let mut text = format!(
-        "{verdict}: {} events, {} blocks",
-        report.checked_events, report.checked_blocks
-    );
+    let mut text = format!("{verdict}: {} events, {} blocks", report.checked_events, report.checked_blocks);
     if let Some(root) = &report.root {
         text += &format!(", root {root}");
     }
@@ -75,20 +73,13 @@ fn shown(report: &Report) -> String {
     let mut faults = Table::new(&["seq", "name", "fault"]);
     for fault in &report.faults {
         faults.row(vec![
-            fault
-                .seq
-                .map_or_else(|| "-".to_owned(), |seq| seq.to_string()),
-            fault
-                .cid
-                .as_ref()
-                .map_or_else(|| "-".to_owned(), |cid| table::short(cid, true)),
+            fault.seq.map_or_else(|| "-".to_owned(), |seq| seq.to_string()),
+            fault.cid.as_ref().map_or_else(|| "-".to_owned(), |cid| table::short(cid, true)),
             fault.fault.clone(),
         ]);
     }
     text += &format!("\n{}", faults.render());
-    let more = report
-        .faults_total
-        .saturating_sub(report.faults.len() as u64);
+    let more = report.faults_total.saturating_sub(report.faults.len() as u64);
     if more > 0 {
         text += &format!("\nand {more} more");
     }

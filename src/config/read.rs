@@ -18,16 +18,7 @@ const PREFIX: &str = "CAIRN__";
 /// How alike an unknown key must be to a known one to be offered in its place (Jaro-Winkler).
 const ALIKE_MIN: f64 = 0.75;
 /// The sections that hold plain keys, which a variable can name.
-const PLAIN: [&str; 8] = [
-    "server",
-    "auth",
-    "log",
-    "tasks",
-    "p2p",
-    "capture",
-    "telemetry",
-    "router",
-];
+const PLAIN: [&str; 8] = ["server", "auth", "log", "tasks", "p2p", "capture", "telemetry", "router"];
 
 /// Where every key came from, and what is wrong so far.
 #[derive(Default)]
@@ -41,24 +32,13 @@ type Entries = BTreeMap<String, Vec<Value>>;
 
 impl Report {
     pub(super) fn fault(&mut self, place: &str, message: impl Into<String>) {
-        let origin = self
-            .origins
-            .get(place)
-            .cloned()
-            .unwrap_or(Origin::Elsewhere);
-        self.faults.push(Fault {
-            place: place.to_owned(),
-            origin,
-            message: message.into(),
-        });
+        let origin = self.origins.get(place).cloned().unwrap_or(Origin::Elsewhere);
+        self.faults.push(Fault { place: place.to_owned(), origin, message: message.into() });
     }
 }
 
 /// Reads all that can be read; what cannot is a fault in the report, and keeps its default.
-pub(super) fn read(
-    text: &str,
-    env: impl IntoIterator<Item = (String, String)>,
-) -> (Config, Report) {
+pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) -> (Config, Report) {
     let mut report = Report::default();
     let mut file = parse(text, &mut report);
     let mut variables = variables(env, &mut report);
@@ -77,8 +57,7 @@ pub(super) fn read(
     };
     let (server, auth, log) = (section("server"), section("auth"), section("log"));
     let (tasks, p2p, capture) = (section("tasks"), section("p2p"), section("capture"));
-    let (telemetry, mut router, tools) =
-        (section("telemetry"), section("router"), section("tools"));
+    let (telemetry, mut router, tools) = (section("telemetry"), section("router"), section("tools"));
     let lanes = members(router.remove("lanes"), "router.lanes", &mut report);
     let upstream = file.remove("upstream");
 
@@ -108,9 +87,7 @@ fn parse(text: &str, report: &mut Report) -> Table {
         toml::from_str::<Table>(text)
     });
     parsed.unwrap_or_else(|error| {
-        let line = error.span().map_or(Origin::Elsewhere, |span| {
-            Origin::Line(line_of(text, span.start))
-        });
+        let line = error.span().map_or(Origin::Elsewhere, |span| Origin::Line(line_of(text, span.start)));
         report.origins.insert(String::new(), line);
         // Only what TOML expected: its own text quotes the line.
         report.fault("", "is not TOML from here on");
@@ -121,9 +98,7 @@ fn parse(text: &str, report: &mut Report) -> Table {
 fn note_lines(text: &str, table: &DeTable<'_>, path: &str, report: &mut Report) {
     for (key, value) in table {
         let place = below(path, key.get_ref());
-        report
-            .origins
-            .insert(place.clone(), Origin::Line(line_of(text, key.span().start)));
+        report.origins.insert(place.clone(), Origin::Line(line_of(text, key.span().start)));
         note_value(text, value.get_ref(), &place, report);
     }
 }
@@ -134,10 +109,7 @@ fn note_value(text: &str, value: &DeValue<'_>, place: &str, report: &mut Report)
         DeValue::Array(array) => {
             for (index, item) in array.iter().enumerate() {
                 let place = format!("{place}[{index}]");
-                report.origins.insert(
-                    place.clone(),
-                    Origin::Line(line_of(text, item.span().start)),
-                );
+                report.origins.insert(place.clone(), Origin::Line(line_of(text, item.span().start)));
                 note_value(text, item.get_ref(), &place, report);
             }
         }
@@ -150,12 +122,7 @@ fn note_value(text: &str, value: &DeValue<'_>, place: &str, report: &mut Report)
 }
 
 fn line_of(text: &str, at: usize) -> usize {
-    1 + text
-        .as_bytes()
-        .iter()
-        .take(at)
-        .filter(|byte| **byte == b'\n')
-        .count()
+    1 + text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count()
 }
 
 /// `CAIRN__SECTION__KEY` by section. A value is a plain string where the key takes one, else a TOML value.
@@ -170,33 +137,18 @@ fn variables(
         };
         let path = rest.to_ascii_lowercase();
         let origin = Origin::Variable(name.clone());
-        let Some((section, key)) = path
-            .split_once("__")
-            .filter(|(section, _)| PLAIN.contains(section))
+        let Some((section, key)) = path.split_once("__").filter(|(section, _)| PLAIN.contains(section))
         else {
             report.origins.insert(path.clone(), origin);
-            report.fault(
-                &path,
-                format!(
-                    "expected CAIRN__SECTION__KEY with a section of {}",
-                    PLAIN.join(", ")
-                ),
-            );
+            report
+                .fault(&path, format!("expected CAIRN__SECTION__KEY with a section of {}", PLAIN.join(", ")));
             continue;
         };
         report.origins.insert(below(section, key), origin);
         let mut readings = vec![Value::String(text.clone())];
         let typed = toml::from_str::<Table>(&format!("value = {text}")).unwrap_or_default();
-        readings.extend(
-            typed
-                .into_iter()
-                .filter(|(key, _)| key == "value")
-                .map(|(_, value)| value),
-        );
-        sections
-            .entry(section.to_owned())
-            .or_default()
-            .insert(key.to_owned(), readings);
+        readings.extend(typed.into_iter().filter(|(key, _)| key == "value").map(|(_, value)| value));
+        sections.entry(section.to_owned()).or_default().insert(key.to_owned(), readings);
     }
     sections
 }
@@ -255,10 +207,7 @@ fn members(readings: Option<Vec<Value>>, place: &str, report: &mut Report) -> En
 }
 
 fn single(table: Table) -> Entries {
-    table
-        .into_iter()
-        .map(|(key, value)| (key, vec![value]))
-        .collect()
+    table.into_iter().map(|(key, value)| (key, vec![value])).collect()
 }
 
 /// Reads a struct whose every field has a default: each key is tried alone, and the good ones together.
@@ -304,10 +253,7 @@ fn unknown(key: &str, place: &str, known: &[&str], report: &mut Report) {
         .max_by(|left, right| left.0.total_cmp(&right.0));
     match nearest {
         Some((_, name)) => report.fault(place, format!("unknown key; did you mean `{name}`?")),
-        None => report.fault(
-            place,
-            format!("unknown key; known are {}", known.join(", ")),
-        ),
+        None => report.fault(place, format!("unknown key; known are {}", known.join(", "))),
     }
 }
 

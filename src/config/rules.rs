@@ -25,34 +25,16 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     auth(config, report);
     let (log, tasks) = (&config.log, &config.tasks);
     bound("log.group_max", log.group_max as u64, 1..=1_024, report);
-    bound(
-        "log.checkpoint_interval_ms",
-        log.checkpoint_interval_ms,
-        10..=HOUR_MS,
-        report,
-    );
+    bound("log.checkpoint_interval_ms", log.checkpoint_interval_ms, 10..=HOUR_MS, report);
     bound("tasks.lease_ms", tasks.lease_ms, 100..=DAY_MS, report);
     bound("tasks.ageing_ms", tasks.ageing_ms, 100..=DAY_MS, report);
-    bound(
-        "tasks.max_queue",
-        tasks.max_queue as u64,
-        1..=1_000_000,
-        report,
-    );
-    bound(
-        "tasks.max_attempts",
-        tasks.max_attempts.into(),
-        1..=1000,
-        report,
-    );
+    bound("tasks.max_queue", tasks.max_queue as u64, 1..=1_000_000, report);
+    bound("tasks.max_attempts", tasks.max_attempts.into(), 1..=1000, report);
     if config.p2p.enable {
         report.fault("p2p.enable", "peers are not in this build; leave it false");
     }
     if config.telemetry.otlp_endpoint.is_some() {
-        report.fault(
-            "telemetry.otlp_endpoint",
-            "export of traces is not in this build; leave it out",
-        );
+        report.fault("telemetry.otlp_endpoint", "export of traces is not in this build; leave it out");
     }
     for name in config.capture.tools.keys() {
         tool_name("capture.tools", name, report);
@@ -60,24 +42,9 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     for (name, lane) in &config.router.lanes {
         let place = format!("router.lanes.{name}");
         plain_name(&place, name, report);
-        optional(
-            &format!("{place}.concurrency"),
-            lane.concurrency.map(|n| n as u64),
-            1..=10_000,
-            report,
-        );
-        optional(
-            &format!("{place}.queue"),
-            lane.queue.map(|n| n as u64),
-            0..=1_000_000,
-            report,
-        );
-        optional(
-            &format!("{place}.timeout_ms"),
-            lane.timeout_ms,
-            1..=DAY_MS,
-            report,
-        );
+        optional(&format!("{place}.concurrency"), lane.concurrency.map(|n| n as u64), 1..=10_000, report);
+        optional(&format!("{place}.queue"), lane.queue.map(|n| n as u64), 0..=1_000_000, report);
+        optional(&format!("{place}.timeout_ms"), lane.timeout_ms, 1..=DAY_MS, report);
     }
     for (name, metadata) in &config.tools {
         tool(name, metadata, report);
@@ -86,64 +53,29 @@ pub(super) fn check(config: &Config, report: &mut Report) {
 }
 
 fn server(server: &Server, report: &mut Report) {
-    bound(
-        "server.max_body_bytes",
-        server.max_body_bytes as u64,
-        1024..=64 * 1024 * 1024,
-        report,
-    );
-    bound(
-        "server.request_timeout_ms",
-        server.request_timeout_ms,
-        100..=HOUR_MS,
-        report,
-    );
-    bound(
-        "server.rate_limit_per_second",
-        server.rate_limit_per_second.into(),
-        1..=1_000_000,
-        report,
-    );
-    bound(
-        "server.rate_limit_burst",
-        server.rate_limit_burst.into(),
-        1..=1_000_000,
-        report,
-    );
-    if server
-        .public_url
-        .as_deref()
-        .is_some_and(|url| !is_url(url) || url.contains('?'))
-    {
-        report.fault(
-            "server.public_url",
-            "expected http(s)://host[:port][/path], without user or query",
-        );
+    bound("server.max_body_bytes", server.max_body_bytes as u64, 1024..=64 * 1024 * 1024, report);
+    bound("server.request_timeout_ms", server.request_timeout_ms, 100..=HOUR_MS, report);
+    bound("server.rate_limit_per_second", server.rate_limit_per_second.into(), 1..=1_000_000, report);
+    bound("server.rate_limit_burst", server.rate_limit_burst.into(), 1..=1_000_000, report);
+    if server.public_url.as_deref().is_some_and(|url| !is_url(url) || url.contains('?')) {
+        report.fault("server.public_url", "expected http(s)://host[:port][/path], without user or query");
     }
     for list in [&server.allowed_origins, &server.allowed_hosts] {
         if list.len() > LISTED_MAX {
-            report.fault(
-                "server",
-                format!("a list has more than {LISTED_MAX} entries"),
-            );
+            report.fault("server", format!("a list has more than {LISTED_MAX} entries"));
         }
     }
     for (index, origin) in server.allowed_origins.iter().enumerate() {
         let bare = origin.splitn(4, '/').count() == 3;
         if !is_url(origin) || !bare || *origin != origin.to_ascii_lowercase() {
             let place = format!("server.allowed_origins[{index}]");
-            report.fault(
-                &place,
-                "expected http(s)://host[:port] in lower case, without a path or wildcard",
-            );
+            report.fault(&place, "expected http(s)://host[:port] in lower case, without a path or wildcard");
         }
     }
     for (index, host) in server.allowed_hosts.iter().enumerate() {
         if host.contains(['@', '*']) || host.parse::<Authority>().is_err() {
-            report.fault(
-                &format!("server.allowed_hosts[{index}]"),
-                "expected name[:port], without a wildcard",
-            );
+            report
+                .fault(&format!("server.allowed_hosts[{index}]"), "expected name[:port], without a wildcard");
         }
     }
 }
@@ -187,31 +119,17 @@ fn upstreams(upstreams: &[Upstream], report: &mut Report) {
             report.fault(&place("name"), "another upstream has this name");
         }
         reach(upstream, &place, report);
-        if !upstream
-            .prefix
-            .as_deref()
-            .is_none_or(|prefix| is_name(prefix, 0, NAME_MAX, b"_-./"))
-        {
-            report.fault(
-                &place("prefix"),
-                "expected at most 64 of A-Z a-z 0-9 _ - . /",
-            );
+        if !upstream.prefix.as_deref().is_none_or(|prefix| is_name(prefix, 0, NAME_MAX, b"_-./")) {
+            report.fault(&place("prefix"), "expected at most 64 of A-Z a-z 0-9 _ - . /");
         }
-        for (key, list) in [
-            ("args", &upstream.args),
-            ("enable", &upstream.enable),
-            ("disable", &upstream.disable),
-        ] {
+        for (key, list) in
+            [("args", &upstream.args), ("enable", &upstream.enable), ("disable", &upstream.disable)]
+        {
             if list.len() > LISTED_MAX {
                 report.fault(&place(key), format!("more than {LISTED_MAX} entries"));
             }
         }
-        optional(
-            &place("timeout_ms"),
-            upstream.timeout_ms,
-            1..=DAY_MS,
-            report,
-        );
+        optional(&place("timeout_ms"), upstream.timeout_ms, 1..=DAY_MS, report);
         if let Some(lane) = &upstream.lane {
             plain_name(&place("lane"), lane, report);
         }
@@ -222,10 +140,7 @@ fn upstreams(upstreams: &[Upstream], report: &mut Report) {
 fn reach(upstream: &Upstream, place: &dyn Fn(&str) -> String, report: &mut Report) {
     match (&upstream.command, &upstream.url) {
         (Some(_), Some(_)) => report.fault(&place("url"), "has a command too; keep exactly one"),
-        (None, None) => report.fault(
-            &place("command"),
-            "is missing; set exactly one of command and url",
-        ),
+        (None, None) => report.fault(&place("command"), "is missing; set exactly one of command and url"),
         (Some(command), None) => {
             if command.is_empty() || command.contains('\0') {
                 report.fault(&place("command"), "expected a program");
@@ -236,10 +151,7 @@ fn reach(upstream: &Upstream, place: &dyn Fn(&str) -> String, report: &mut Repor
         }
         (None, Some(url)) => {
             if !is_url(url) {
-                report.fault(
-                    &place("url"),
-                    "expected http(s)://host[:port][/path], without user",
-                );
+                report.fault(&place("url"), "expected http(s)://host[:port][/path], without user");
             }
             for (key, set) in [
                 ("args", !upstream.args.is_empty()),
@@ -254,18 +166,12 @@ fn reach(upstream: &Upstream, place: &dyn Fn(&str) -> String, report: &mut Repor
     }
     for (name, value) in &upstream.env.0 {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            report.fault(
-                &place("env"),
-                "has a name or value that no environment can hold",
-            );
+            report.fault(&place("env"), "has a name or value that no environment can hold");
         }
     }
     for (name, value) in &upstream.headers.0 {
         if name.parse::<HeaderName>().is_err() || value.parse::<HeaderValue>().is_err() {
-            report.fault(
-                &place("headers"),
-                "has a name or value that no header can hold",
-            );
+            report.fault(&place("headers"), "has a name or value that no header can hold");
         }
     }
 }
@@ -278,21 +184,10 @@ fn tool(name: &str, tool: &Tool, report: &mut Report) {
             plain_name(&place(key), value, report);
         }
     }
-    optional(
-        &place("priority"),
-        tool.priority.map(u64::from),
-        0..=100,
-        report,
-    );
+    optional(&place("priority"), tool.priority.map(u64::from), 0..=100, report);
     optional(&place("timeout_ms"), tool.timeout_ms, 1..=DAY_MS, report);
     if let Some(retry) = &tool.retry {
-        let Retry {
-            max_retries,
-            backoff_ms,
-            backoff_factor,
-            max_backoff_ms,
-            jitter: _,
-        } = retry;
+        let Retry { max_retries, backoff_ms, backoff_factor, max_backoff_ms, jitter: _ } = retry;
         bound(&place("retry"), u64::from(*max_retries), 0..=100, report);
         bound(&place("retry"), *max_backoff_ms, 0..=DAY_MS, report);
         if backoff_ms > max_backoff_ms {
@@ -306,10 +201,7 @@ fn tool(name: &str, tool: &Tool, report: &mut Report) {
 
 fn bound(place: &str, value: u64, range: RangeInclusive<u64>, report: &mut Report) {
     if !range.contains(&value) {
-        report.fault(
-            place,
-            format!("expected {} to {}", range.start(), range.end()),
-        );
+        report.fault(place, format!("expected {} to {}", range.start(), range.end()));
     }
 }
 
@@ -333,18 +225,14 @@ fn tool_name(place: &str, name: &str, report: &mut Report) {
 
 fn is_name(name: &str, min: usize, max: usize, marks: &[u8]) -> bool {
     (min..=max).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || marks.contains(&byte))
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || marks.contains(&byte))
 }
 
 /// Whether this is an absolute `http` or `https` URL that names no user.
 fn is_url(text: &str) -> bool {
     text.parse::<Uri>().is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri
-                .authority()
-                .is_some_and(|at| !at.host().is_empty() && !at.as_str().contains('@'))
+            && uri.authority().is_some_and(|at| !at.host().is_empty() && !at.as_str().contains('@'))
             && !text.contains('#')
     })
 }

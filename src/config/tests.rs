@@ -8,9 +8,7 @@ fn load(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Result<Confi
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let path = directory.path().join("cairn.toml");
     std::fs::write(&path, text).expect("a file can be written there");
-    let env = env
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     Config::load(Some(&path), env, overrides)
 }
 
@@ -29,11 +27,7 @@ fn nothing_set_is_a_loopback_server_without_tokens() {
     assert_eq!(config.server.max_body_bytes, 4_194_304);
     assert_eq!(config.auth.mode, AuthMode::None);
     assert_eq!(
-        (
-            config.log.group_max,
-            config.log.fsync,
-            config.log.checkpoint_interval_ms
-        ),
+        (config.log.group_max, config.log.fsync, config.log.checkpoint_interval_ms),
         (1024, true, 1000)
     );
     assert_eq!(config.capture.default, Capture::Full);
@@ -110,14 +104,7 @@ fn every_key_of_the_surface_is_read() {
         memory = "high"
     "#;
     let config = load(text, &[], &Overrides::default()).expect("the text keeps every rule");
-    assert_eq!(
-        config
-            .upstream
-            .iter()
-            .map(super::Upstream::prefix)
-            .collect::<Vec<_>>(),
-        ["files_", ""]
-    );
+    assert_eq!(config.upstream.iter().map(super::Upstream::prefix).collect::<Vec<_>>(), ["files_", ""]);
     assert_eq!(config.tools["files_read"].memory, Some(Need::High));
     assert_eq!(config.router.lanes["upstream"].queue, Some(0));
     assert_eq!(config.capture.tools["files_read"], Capture::Digest);
@@ -126,8 +113,7 @@ fn every_key_of_the_surface_is_read() {
 
 #[test]
 fn a_variable_wins_over_the_file_and_a_flag_over_both() {
-    let text =
-        "[server]\nlisten = \"127.0.0.1:1\"\nmax_body_bytes = 2048\n[auth]\naudience = \"a\"";
+    let text = "[server]\nlisten = \"127.0.0.1:1\"\nmax_body_bytes = 2048\n[auth]\naudience = \"a\"";
     let env = [
         ("CAIRN__SERVER__LISTEN", "127.0.0.1:2"),
         ("CAIRN__SERVER__MAX_BODY_BYTES", "4096"),
@@ -137,15 +123,8 @@ fn a_variable_wins_over_the_file_and_a_flag_over_both() {
         ("PATH", "/bin"),
     ];
     let listen = SocketAddr::from(([127, 0, 0, 1], 3));
-    let config = load(
-        text,
-        &env,
-        &Overrides {
-            listen: Some(listen),
-            no_p2p: true,
-        },
-    )
-    .expect("all is in bounds");
+    let config =
+        load(text, &env, &Overrides { listen: Some(listen), no_p2p: true }).expect("all is in bounds");
     assert_eq!(config.server.listen, listen);
     assert_eq!(config.server.max_body_bytes, 4096);
     assert_eq!(config.server.allowed_hosts, ["one", "two"]);
@@ -158,10 +137,7 @@ fn all_faults_are_listed_each_with_its_place() {
     let text = "[server]\nlisten = 7\nmax_bodybytes = 1\n[log]\nstore = \"paper\"\n\n[[upstream]]\nname = \"a b\"\n\
                 [serverr]\n[router.lanes.fast]\nconcurency = 1";
     assert_eq!(
-        faults(
-            text,
-            &[("CAIRN__LOG__GROUP_MAX", "many"), ("CAIRN__WHAT", "1")]
-        ),
+        faults(text, &[("CAIRN__LOG__GROUP_MAX", "many"), ("CAIRN__WHAT", "1")]),
         [
             "CAIRN__WHAT: expected CAIRN__SECTION__KEY with a section of \
              server, auth, log, tasks, p2p, capture, telemetry, router",
@@ -180,99 +156,42 @@ fn all_faults_are_listed_each_with_its_place() {
 #[test]
 fn each_rule_names_its_key() {
     let cases = [
-        (
-            "server.listen = \"0.0.0.0:80\"",
-            "auth.mode: none is only for a loopback address",
-        ),
-        (
-            "p2p.enable = true",
-            "p2p.enable: peers are not in this build",
-        ),
-        (
-            "telemetry.otlp_endpoint = \"x\"",
-            "telemetry.otlp_endpoint: export of traces is not in this build",
-        ),
+        ("server.listen = \"0.0.0.0:80\"", "auth.mode: none is only for a loopback address"),
+        ("p2p.enable = true", "p2p.enable: peers are not in this build"),
+        ("telemetry.otlp_endpoint = \"x\"", "telemetry.otlp_endpoint: export of traces is not in this build"),
         ("auth.mode = \"jwt\"", "auth.jwks_file: is needed"),
         ("auth.mode = \"jwt\"", "auth.issuer: is needed"),
         ("auth.mode = \"jwt\"", "auth.audience: is needed"),
-        (
-            "auth.mode = \"basic\"",
-            "auth.mode: expected one of `none`, `static`, `jwt`",
-        ),
-        (
-            "server.public_url = \"ftp://x\"",
-            "server.public_url: expected",
-        ),
-        (
-            "server.public_url = \"https://u:p@x\"",
-            "server.public_url: expected",
-        ),
-        (
-            "server.allowed_origins = [\"*\"]",
-            "server.allowed_origins[0]: expected",
-        ),
-        (
-            "server.allowed_origins = [\"https://x/\"]",
-            "server.allowed_origins[0]: expected",
-        ),
-        (
-            "server.allowed_hosts = [\"*.x\"]",
-            "server.allowed_hosts[0]: expected",
-        ),
-        (
-            "server.max_body_bytes = 1",
-            "server.max_body_bytes: expected 1024 to 67108864",
-        ),
-        (
-            "server.max_body_bytes = -1",
-            "server.max_body_bytes: expected usize",
-        ),
+        ("auth.mode = \"basic\"", "auth.mode: expected one of `none`, `static`, `jwt`"),
+        ("server.public_url = \"ftp://x\"", "server.public_url: expected"),
+        ("server.public_url = \"https://u:p@x\"", "server.public_url: expected"),
+        ("server.allowed_origins = [\"*\"]", "server.allowed_origins[0]: expected"),
+        ("server.allowed_origins = [\"https://x/\"]", "server.allowed_origins[0]: expected"),
+        ("server.allowed_hosts = [\"*.x\"]", "server.allowed_hosts[0]: expected"),
+        ("server.max_body_bytes = 1", "server.max_body_bytes: expected 1024 to 67108864"),
+        ("server.max_body_bytes = -1", "server.max_body_bytes: expected usize"),
         ("log.group_max = 0", "log.group_max: expected 1 to 1024"),
         ("tasks.lease_ms = 1", "tasks.lease_ms: expected 100 to"),
         ("upstream = 1", "upstream: expected [[upstream]]"),
         ("upstream = [1]", "upstream[0]: expected a table"),
-        (
-            "upstream = [{name=\"a\", command=\"b\", url=\"http://c\"}]",
-            "upstream[0].url: has a command too",
-        ),
-        (
-            "upstream = [{name=\"a\", url=\"c\"}]",
-            "upstream[0].url: expected",
-        ),
-        (
-            "upstream = [{name=\"a\", url=\"http://c\", args=[\"x\"]}]",
-            "upstream[0].args: is for a command",
-        ),
+        ("upstream = [{name=\"a\", command=\"b\", url=\"http://c\"}]", "upstream[0].url: has a command too"),
+        ("upstream = [{name=\"a\", url=\"c\"}]", "upstream[0].url: expected"),
+        ("upstream = [{name=\"a\", url=\"http://c\", args=[\"x\"]}]", "upstream[0].args: is for a command"),
         (
             "upstream = [{name=\"a\", command=\"b\"}, {name=\"a\", command=\"b\"}]",
             "upstream[1].name: another",
         ),
-        (
-            "upstream = [{name=\"a\", command=\"b\", prefix=\"{\"}]",
-            "upstream[0].prefix: expected",
-        ),
-        (
-            "tools.a.priority = 101",
-            "tools.a.priority: expected 0 to 100",
-        ),
-        (
-            "tools.a.retry = {max_retries = 1000}",
-            "tools.a.retry: expected 0 to 100",
-        ),
+        ("upstream = [{name=\"a\", command=\"b\", prefix=\"{\"}]", "upstream[0].prefix: expected"),
+        ("tools.a.priority = 101", "tools.a.priority: expected 0 to 100"),
+        ("tools.a.retry = {max_retries = 1000}", "tools.a.retry: expected 0 to 100"),
         ("tools.\"a b\".cpu = \"low\"", "tools: a tool's name"),
-        (
-            "router.lane = 1",
-            "router.lane: unknown key; did you mean `lanes`?",
-        ),
+        ("router.lane = 1", "router.lane: unknown key; did you mean `lanes`?"),
         ("server = 1", "server: expected a table"),
         ("server = ", "line 1: is not TOML"),
     ];
     for (text, expected) in cases {
         let found = faults(text, &[]);
-        assert!(
-            found.iter().any(|fault| fault.contains(expected)),
-            "{text}: {expected} is not in {found:?}"
-        );
+        assert!(found.iter().any(|fault| fault.contains(expected)), "{text}: {expected} is not in {found:?}");
     }
 }
 
@@ -287,20 +206,13 @@ fn a_fault_never_repeats_a_value() {
         "auth.issuer = sesame",
     ] {
         let found = faults(text, &[]).join("; ");
-        assert!(
-            !found.is_empty() && !found.contains("sesame"),
-            "{text}: {found}"
-        );
+        assert!(!found.is_empty() && !found.contains("sesame"), "{text}: {found}");
     }
 }
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = Config::load(
-        Some("/nowhere/cairn.toml".as_ref()),
-        [],
-        &Overrides::default(),
-    );
+    let error = Config::load(Some("/nowhere/cairn.toml".as_ref()), [], &Overrides::default());
     assert_eq!(
         error.expect_err("the file is missing").to_string(),
         "cannot read the configuration file /nowhere/cairn.toml"

@@ -32,9 +32,7 @@ impl Paths {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = String> {
-        self.0
-            .iter()
-            .map(|path| path.iter().map(|step| format!("/{step}")).collect())
+        self.0.iter().map(|path| path.iter().map(|step| format!("/{step}")).collect())
     }
 
     /// Replaces the values at these paths by `{"$redacted": commitment}`; returns the texts taken out.
@@ -56,22 +54,14 @@ impl Paths {
             self.0.insert(path.clone());
             return;
         }
-        if let Some(target) = map
-            .get("$ref")
-            .and_then(Value::as_str)
-            .and_then(|r| r.strip_prefix('#'))
+        if let Some(target) = map.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix('#'))
             && let Some(target) = root.pointer(target)
         {
             self.walk(root, target, path, depth + 1);
         }
         for keyword in ["allOf", "anyOf", "oneOf", "prefixItems"] {
             let item = keyword == "prefixItems";
-            for branch in map
-                .get(keyword)
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-            {
+            for branch in map.get(keyword).and_then(Value::as_array).into_iter().flatten() {
                 self.step(root, branch, item.then_some("*"), path, depth);
             }
         }
@@ -85,12 +75,7 @@ impl Paths {
                 self.step(root, rest, Some("*"), path, depth);
             }
         }
-        for (name, property) in map
-            .get("properties")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-        {
+        for (name, property) in map.get("properties").and_then(Value::as_object).into_iter().flatten() {
             self.step(root, property, Some(name), path, depth);
         }
     }
@@ -134,8 +119,7 @@ fn redact_at(value: &mut Value, path: &[String], key: &SaltKey, taken: &mut Vec<
     };
     match value {
         Value::Object(map) if step == "*" => {
-            map.values_mut()
-                .for_each(|inner| redact_at(inner, rest, key, taken));
+            map.values_mut().for_each(|inner| redact_at(inner, rest, key, taken));
         }
         Value::Object(map) => {
             if let Some(inner) = map.get_mut(step) {
@@ -143,9 +127,7 @@ fn redact_at(value: &mut Value, path: &[String], key: &SaltKey, taken: &mut Vec<
             }
         }
         Value::Array(items) if step == "*" => {
-            items
-                .iter_mut()
-                .for_each(|inner| redact_at(inner, rest, key, taken));
+            items.iter_mut().for_each(|inner| redact_at(inner, rest, key, taken));
         }
         _ => {}
     }

@@ -15,23 +15,14 @@ fn schemas_stand_as_the_bytes_they_came_as() {
     let text = r#"{"name":"t","inputSchema":{ "type":"object",  "n": 1e2 },"unknown":[1]}"#;
     let contract = contract(text).expect("a whole definition");
     assert_eq!(contract.input, br#"{ "type":"object",  "n": 1e2 }"#);
-    assert_eq!(
-        contract.effects["destructive"],
-        Ipld::Bool(true),
-        "nothing said means the worst"
-    );
+    assert_eq!(contract.effects["destructive"], Ipld::Bool(true), "nothing said means the worst");
     assert!(!contract.repeatable());
 }
 
 #[test]
 fn definitions_without_a_name_or_an_object_schema_are_refused() {
-    for text in [
-        r#"{"inputSchema":{}}"#,
-        r#"{"name":"t"}"#,
-        r#"{"name":"t","inputSchema":true}"#,
-        "[]",
-        "3",
-    ] {
+    for text in [r#"{"inputSchema":{}}"#, r#"{"name":"t"}"#, r#"{"name":"t","inputSchema":true}"#, "[]", "3"]
+    {
         assert!(contract(text).is_err(), "{text}");
     }
 }
@@ -50,10 +41,7 @@ fn secrets_are_found_wherever_a_schema_can_mark_them() {
         "$defs": {"key": {"x-secret": true}},
     });
     let found: Vec<String> = Paths::of_schema(&schema).iter().collect();
-    assert_eq!(
-        found,
-        ["/*/hush", "/keys/*", "/login/token", "/password", "/pin"]
-    );
+    assert_eq!(found, ["/*/hush", "/keys/*", "/login/token", "/password", "/pin"]);
 }
 
 #[test]
@@ -84,8 +72,5 @@ fn an_echoed_secret_is_scrubbed_in_its_json_form() {
     let text = json!({"said": "you sent pa\"ss\nword, ab"}).to_string();
     let scrubbed = secret::scrub(&text, &secrets).expect("it stands in the text");
     let scrubbed: Value = serde_json::from_str(&scrubbed).expect("still json");
-    assert_eq!(
-        scrubbed["said"], "you sent $redacted, ab",
-        "short secrets match by chance, and stay"
-    );
+    assert_eq!(scrubbed["said"], "you sent $redacted, ab", "short secrets match by chance, and stay");
 }

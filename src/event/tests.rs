@@ -14,12 +14,12 @@ use crate::{
         payload::{JSON, Payload, SaltKey},
     },
     event::{
-        Actor, EVENT_MAX, Event, EventError, Fact, Fields, Genesis, Kind, PAYLOADS_MAX, PayloadRef,
-        Place, REFS_MAX, Role,
+        Actor, EVENT_MAX, Event, EventError, Fact, Fields, Genesis, Kind, PAYLOADS_MAX, PayloadRef, Place,
+        REFS_MAX, Role,
         body::{
-            AccessExported, Body, CallCancelled, CallFailed, CallInterrupted, CallRefused,
-            CallStarted, CallSucceeded, ContractPublished, ContractRetired, Failure, LogOpened,
-            LogRecovered, PayloadErased,
+            AccessExported, Body, CallCancelled, CallFailed, CallInterrupted, CallRefused, CallStarted,
+            CallSucceeded, ContractPublished, ContractRetired, Failure, LogOpened, LogRecovered,
+            PayloadErased,
         },
     },
     identity::Signer,
@@ -56,11 +56,7 @@ fn signer() -> Signer {
 }
 
 fn line(name: &str, cid: Cid, bytes: &[u8]) -> Line {
-    Line {
-        name: name.to_owned(),
-        cid: cid.to_string(),
-        hex: data_encoding::HEXLOWER.encode(bytes),
-    }
+    Line { name: name.to_owned(), cid: cid.to_string(), hex: data_encoding::HEXLOWER.encode(bytes) }
 }
 
 /// The golden log as this build writes it.
@@ -100,12 +96,8 @@ impl Story {
             let (cid, len) = (sealed.envelope.cid(), sealed.len);
             (sealed.envelope, PayloadRef { cid, len, role })
         };
-        let (input_block, input) = payload(
-            Role::Input,
-            r#"{"name":"echo","arguments":{"message":"hi"}}"#,
-        );
-        let (output_block, output) =
-            payload(Role::Output, r#"{"content":[{"type":"text","text":"hi"}]}"#);
+        let (input_block, input) = payload(Role::Input, r#"{"name":"echo","arguments":{"message":"hi"}}"#);
+        let (output_block, output) = payload(Role::Output, r#"{"content":[{"type":"text","text":"hi"}]}"#);
         let blocks = [
             ("genesis", &genesis),
             ("contract", &contract),
@@ -117,9 +109,7 @@ impl Story {
             contract: contract.cid(),
             input,
             output,
-            blocks: blocks
-                .map(|(name, block)| line(name, block.cid(), block.bytes()))
-                .into(),
+            blocks: blocks.map(|(name, block)| line(name, block.cid(), block.bytes())).into(),
             events: Vec::new(),
         };
         story.open();
@@ -132,16 +122,9 @@ impl Story {
         let (genesis, contract) = (self.log, self.contract);
         let software = "cairn 0.1.0".into();
         self.add("log", Body::LogOpened(LogOpened { genesis, software }));
-        let published = ContractPublished {
-            contract,
-            name: "echo".into(),
-            source: "everything".into(),
-            prev: None,
-        };
-        self.add(
-            "contract/everything/echo",
-            Body::ContractPublished(published),
-        );
+        let published =
+            ContractPublished { contract, name: "echo".into(), source: "everything".into(), prev: None };
+        self.add("contract/everything/echo", Body::ContractPublished(published));
     }
 
     /// One call for each ending; the first carries everything a call can.
@@ -156,29 +139,14 @@ impl Story {
             key: Some(vec![1; 16]),
             trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         };
-        let plain = CallStarted {
-            key: None,
-            trace: None,
-            ..first.clone()
-        };
+        let plain = CallStarted { key: None, trace: None, ..first.clone() };
         let took_us = 1_234;
         let endings = [
-            Body::CallSucceeded(CallSucceeded {
-                took_us,
-                input_required: false,
-            }),
-            Body::CallFailed(CallFailed {
-                failure: Failure::Protocol,
-                took_us,
-                code: Some(-32602),
-            }),
-            Body::CallRefused(CallRefused {
-                code: "permission_denied".into(),
-            }),
+            Body::CallSucceeded(CallSucceeded { took_us, input_required: false }),
+            Body::CallFailed(CallFailed { failure: Failure::Protocol, took_us, code: Some(-32602) }),
+            Body::CallRefused(CallRefused { code: "permission_denied".into() }),
             Body::CallCancelled(CallCancelled { took_us }),
-            Body::CallInterrupted(CallInterrupted {
-                runner: first.runner.clone(),
-            }),
+            Body::CallInterrupted(CallInterrupted { runner: first.runner.clone() }),
         ];
         for (n, ending) in endings.into_iter().enumerate() {
             let started = if n == 0 { &first } else { &plain };
@@ -192,25 +160,15 @@ impl Story {
 
     fn keep(&mut self) {
         self.add("log", Body::LogRecovered(LogRecovered { interrupted: 1 }));
-        let erased = PayloadErased {
-            payload: self.output.cid,
-            basis: "gdpr-17".into(),
-        };
+        let erased = PayloadErased { payload: self.output.cid, basis: "gdpr-17".into() };
         let succeeded = self.events[3].cid();
         let mut fact = self.fact("log", Body::PayloadErased(erased));
         fact.refs = vec![succeeded];
         self.seal(fact);
-        let exported = AccessExported {
-            format: "car".into(),
-            from_seq: 0,
-            to_seq: 13,
-        };
+        let exported = AccessExported { format: "car".into(), from_seq: 0, to_seq: 13 };
         self.add("log", Body::AccessExported(exported));
-        let retired = ContractRetired {
-            contract: self.contract,
-            name: "echo".into(),
-            source: "everything".into(),
-        };
+        let retired =
+            ContractRetired { contract: self.contract, name: "echo".into(), source: "everything".into() };
         self.add("contract/everything/echo", Body::ContractRetired(retired));
     }
 
@@ -222,19 +180,11 @@ impl Story {
             _ => Vec::new(),
         };
         let call = subject.starts_with("call/");
-        let (id, role) = if call {
-            ("alice", "user")
-        } else {
-            ("cairn", "system")
-        };
+        let (id, role) = if call { ("alice", "user") } else { ("cairn", "system") };
         Fact {
             cause: None,
             refs: Vec::new(),
-            actor: Actor {
-                id: id.into(),
-                role: role.into(),
-                proof: None,
-            },
+            actor: Actor { id: id.into(), role: role.into(), proof: None },
             subject: subject.to_owned(),
             tool: call.then_some(self.contract),
             payloads,
@@ -289,10 +239,7 @@ fn every_kind_seals_to_its_golden_bytes() {
 fn every_kind_has_a_golden_event() {
     let story = Story::tell();
     for kind in Kind::ALL {
-        let told = story
-            .events
-            .iter()
-            .any(|e| e.fields().kind == kind.as_str());
+        let told = story.events.iter().any(|e| e.fields().kind == kind.as_str());
         assert!(told, "the golden log has no event of {}", kind.as_str());
     }
 }
@@ -334,9 +281,7 @@ fn an_unknown_kind_or_version_stays_opaque_and_opens() {
 #[test]
 fn what_breaks_a_rule_is_not_an_event() {
     check("body", |e| set(&mut e.body, Ipld::Float(0.5)));
-    check("body", |e| {
-        set(&mut e.body, ipld!({"deep": [{"deeper": 0.5}]}))
-    });
+    check("body", |e| set(&mut e.body, ipld!({"deep": [{"deeper": 0.5}]})));
     check("refs", |e| e.refs = [2, 1].map(link).into());
     check("refs", |e| e.refs = [1, 1].map(link).into());
     check("refs", |e| e.refs = links(REFS_MAX + 1));
@@ -366,36 +311,17 @@ fn bounds_are_allowed_and_one_more_is_not() {
 #[test]
 fn sealing_sorts_refs_and_keeps_the_same_bounds() {
     let story = Story::tell();
-    let place = Place {
-        log: story.log,
-        seq: 0,
-        prev: None,
-        ts: START_US,
-    };
+    let place = Place { log: story.log, seq: 0, prev: None, ts: START_US };
     let fact = story.fact("log", Body::LogRecovered(LogRecovered { interrupted: 0 }));
-    let with = |refs: Vec<Cid>, place| {
-        Event::seal(
-            Fact {
-                refs,
-                ..fact.clone()
-            },
-            place,
-        )
-    };
+    let with = |refs: Vec<Cid>, place| Event::seal(Fact { refs, ..fact.clone() }, place);
     let mut sorted = links(2);
     sorted.sort();
     let sealed = with(vec![sorted[1], sorted[0], sorted[1]], place).expect("two refs");
     assert_eq!(sealed.fields().refs, sorted);
     assert_eq!(refusal(with(links(REFS_MAX + 1), place)), "refs");
-    let first_with_prev = Place {
-        prev: Some(link(0)),
-        ..place
-    };
+    let first_with_prev = Place { prev: Some(link(0)), ..place };
     assert_eq!(refusal(with(Vec::new(), first_with_prev)), "prev");
-    let long = Fact {
-        subject: "s".repeat(EVENT_MAX),
-        ..fact.clone()
-    };
+    let long = Fact { subject: "s".repeat(EVENT_MAX), ..fact.clone() };
     let err = Event::seal(long, place).expect_err("over the bound");
     assert!(matches!(err, EventError::TooLarge { .. }));
 }

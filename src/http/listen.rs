@@ -58,10 +58,7 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: CancellationToken)
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
     if time::timeout(DRAIN_MAX, drained).await.is_err() {
-        tracing::warn!(
-            connections = connections.len(),
-            "answers cut off by the stop"
-        );
+        tracing::warn!(connections = connections.len(), "answers cut off by the stop");
         connections.shutdown().await;
     }
     Ok(())

@@ -28,9 +28,7 @@ const EXPOSED: &str = "WWW-Authenticate, Retry-After, ETag, Mcp-Session-Id";
 /// Why a request was turned away unread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    #[error(
-        "this server does not answer to that host; an operator can list it in server.allowed_hosts"
-    )]
+    #[error("this server does not answer to that host; an operator can list it in server.allowed_hosts")]
     Host,
     #[error("pages of that origin may not call; an operator can list it in server.allowed_origins")]
     Origin,
@@ -49,32 +47,20 @@ struct Name {
 
 impl Gate {
     pub(super) fn new(server: &Server, address: SocketAddr) -> Self {
-        let public: Option<Uri> = server
-            .public_url
-            .as_deref()
-            .and_then(|url| url.parse().ok());
+        let public: Option<Uri> = server.public_url.as_deref().and_then(|url| url.parse().ok());
         let authority = public.as_ref().and_then(Uri::authority);
-        let listed = server
-            .allowed_hosts
-            .iter()
-            .filter_map(|host| host.parse().ok());
+        let listed = server.allowed_hosts.iter().filter_map(|host| host.parse().ok());
         let mut hosts: Vec<Name> = listed.map(|host: Authority| Name::of(&host)).collect();
         hosts.extend(LOOPBACK.map(str::to_owned).map(Name::any_port));
         hosts.extend(authority.map(|at| Name::any_port(at.host().to_ascii_lowercase())));
         // Nobody is called 0.0.0.0, but browsers take it for the loopback.
         if !address.ip().is_unspecified() {
             hosts.extend(
-                address
-                    .to_string()
-                    .parse()
-                    .ok()
-                    .map(|at: Authority| Name::any_port(at.host().to_owned())),
+                address.to_string().parse().ok().map(|at: Authority| Name::any_port(at.host().to_owned())),
             );
         }
         let mut origins = server.allowed_origins.clone();
-        if let (Some(scheme), Some(authority)) =
-            (public.as_ref().and_then(Uri::scheme_str), authority)
-        {
+        if let (Some(scheme), Some(authority)) = (public.as_ref().and_then(Uri::scheme_str), authority) {
             origins.push(format!("{scheme}://{authority}").to_ascii_lowercase());
         }
         Self { hosts, origins }
@@ -82,10 +68,7 @@ impl Gate {
 
     /// The request's origin, when it has one, and both it and the host are known.
     pub(super) fn judge(&self, request: &Request) -> Result<Option<HeaderValue>, Refusal> {
-        let host = only(request.headers(), &HOST)
-            .ok()
-            .flatten()
-            .ok_or(Refusal::Host)?;
+        let host = only(request.headers(), &HOST).ok().flatten().ok_or(Refusal::Host)?;
         let host: Authority = host.as_bytes().try_into().map_err(|_| Refusal::Host)?;
         // An absolute request target names the host a second time.
         let named = request.uri().authority();
@@ -96,9 +79,7 @@ impl Gate {
             return Ok(None);
         };
         let text = origin.to_str().map_err(|_| Refusal::Origin)?;
-        let own = text
-            .strip_prefix("http://")
-            .or_else(|| text.strip_prefix("https://"));
+        let own = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
         let own = own.is_some_and(|own| own.eq_ignore_ascii_case(host.as_str()));
         if !own && !self.origins.iter().any(|listed| listed == text) {
             return Err(Refusal::Origin);
@@ -108,19 +89,15 @@ impl Gate {
 
     fn answers_to(&self, at: &Authority) -> bool {
         let asked = Name::of(at);
-        let same = |name: &Name| {
-            name.host == asked.host && name.port.is_none_or(|port| Some(port) == asked.port)
-        };
+        let same =
+            |name: &Name| name.host == asked.host && name.port.is_none_or(|port| Some(port) == asked.port);
         !at.as_str().contains('@') && self.hosts.iter().any(same)
     }
 }
 
 impl Name {
     fn of(at: &Authority) -> Self {
-        Self {
-            host: at.host().to_ascii_lowercase(),
-            port: at.port_u16(),
-        }
+        Self { host: at.host().to_ascii_lowercase(), port: at.port_u16() }
     }
 
     fn any_port(host: String) -> Self {
@@ -130,10 +107,7 @@ impl Name {
 
 /// Whether a browser asks here if a page's request may be sent (the Fetch standard, CORS preflight).
 pub(super) fn is_preflight(request: &Request) -> bool {
-    request.method() == Method::OPTIONS
-        && request
-            .headers()
-            .contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+    request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 /// Lets pages of an origin that was judged good read the answer.

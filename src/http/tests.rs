@@ -67,64 +67,32 @@ impl House {
     }
 
     async fn with(access: Access, server: Server, mcp: Arc<Parrot>, unready: Vec<String>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a port is free");
-        let address = listener
-            .local_addr()
-            .expect("a bound socket has an address");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("a bound socket has an address");
         let audit = Router::new()
-            .route(
-                "/v1/who",
-                get(async |Extension(caller): Extension<Caller>| caller.actor.id),
-            )
-            .route(
-                "/v1/panic",
-                get(async || -> String { panic!("a secret of ours") }),
-            )
-            .route(
-                "/v1/fault",
-                get(async || internal(&std::io::Error::other("a secret of ours"))),
-            );
+            .route("/v1/who", get(async |Extension(caller): Extension<Caller>| caller.actor.id))
+            .route("/v1/panic", get(async || -> String { panic!("a secret of ours") }))
+            .route("/v1/fault", get(async || internal(&std::io::Error::other("a secret of ours"))));
         let ready = Box::new(move || unready.clone());
-        let app = App {
-            server,
-            access,
-            mcp,
-            audit,
-            ready,
-            metrics: Arc::new(Metrics::new()),
-        };
+        let app = App { server, access, mcp, audit, ready, metrics: Arc::new(Metrics::new()) };
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve(listener, app, shutdown.clone()));
-        Self {
-            address,
-            shutdown,
-            task,
-        }
+        Self { address, shutdown, task }
     }
 
     async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address)
-            .await
-            .expect("the server listens")
+        TcpStream::connect(self.address).await.expect("the server listens")
     }
 
     /// One request on its own connection. `Host` is the server's address unless given.
     async fn ask(&self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let mut stream = self.connect().await;
-        stream
-            .write_all(&self.request(line, headers, body))
-            .await
-            .expect("the server reads");
+        stream.write_all(&self.request(line, headers, body)).await.expect("the server reads");
         answer(&mut stream).await
     }
 
     fn request(&self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-        let mut head = format!(
-            "{line} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n",
-            body.len()
-        );
+        let mut head = format!("{line} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
         if headers.iter().all(|(name, _)| *name != "Host") {
             write!(head, "Host: {}\r\n", self.address).expect("a string can be written");
         }
@@ -148,31 +116,17 @@ impl Answer {
 
     fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines
-            .filter(|(found, _)| found.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
-            .next()
+        lines.filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
     }
 }
 
 async fn answer(stream: &mut TcpStream) -> Answer {
     let mut bytes = Vec::new();
-    stream
-        .read_to_end(&mut bytes)
-        .await
-        .expect("the server answers and closes");
+    stream.read_to_end(&mut bytes).await.expect("the server answers and closes");
     let text = String::from_utf8(bytes).expect("the answer is text");
     let (head, body) = text.split_once("\r\n\r\n").expect("the answer has a head");
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .expect("the answer has a status");
-    Answer {
-        status,
-        head: head.to_owned(),
-        body: body.to_owned(),
-    }
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("the answer has a status");
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
 }
 
 /// Tokens for `ann` (calls), `bob` (calls and audit) and their server's access.
@@ -186,21 +140,12 @@ struct Keys {
 fn keys() -> Keys {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let add = |name, scopes: &[Scope]| {
-        let (_, token) =
-            tokens::add(directory.path(), name, scopes, None).expect("a token is made");
+        let (_, token) = tokens::add(directory.path(), name, scopes, None).expect("a token is made");
         format!("Bearer {token}")
     };
-    let (ann, bob) = (
-        add("ann", &[Scope::Call]),
-        add("bob", &[Scope::Call, Scope::Audit]),
-    );
+    let (ann, bob) = (add("ann", &[Scope::Call]), add("bob", &[Scope::Call, Scope::Audit]));
     let access = Access::Static(Tokens::open(directory.path()).expect("the file is readable"));
-    Keys {
-        ann,
-        bob,
-        access,
-        _directory: directory,
-    }
+    Keys { ann, bob, access, _directory: directory }
 }
 
 #[tokio::test]
@@ -240,11 +185,7 @@ async fn hosts_and_origins_are_judged_first() {
     ];
     for (headers, expected) in cases {
         for line in ["POST /mcp", "GET /v1/who", "GET /healthz", "GET /nowhere"] {
-            let expected = if line.ends_with("nowhere") && *expected == 200 {
-                404
-            } else {
-                *expected
-            };
+            let expected = if line.ends_with("nowhere") && *expected == 200 { 404 } else { *expected };
             let found = house.ask(line, headers, b"{}").await;
             assert_eq!(found.status, expected, "{line} {headers:?} {}", found.body);
         }
@@ -252,30 +193,15 @@ async fn hosts_and_origins_are_judged_first() {
     let absolute = house.ask("GET http://evil.example/healthz", &[], b"").await;
     assert_eq!(absolute.status, 403);
     // An unreadable body is not looked at before the origin is.
-    assert_eq!(
-        house
-            .ask("POST /mcp", &[("Origin", "null")], b"{")
-            .await
-            .status,
-        403
-    );
+    assert_eq!(house.ask("POST /mcp", &[("Origin", "null")], b"{").await.status, 403);
 
-    let preflight = [
-        ("Origin", "https://app.example"),
-        ("Access-Control-Request-Method", "POST"),
-    ];
+    let preflight = [("Origin", "https://app.example"), ("Access-Control-Request-Method", "POST")];
     let found = house.ask("OPTIONS /mcp", &preflight, b"").await;
     assert_eq!(
         (found.status, found.header("access-control-allow-origin")),
         (204, Some("https://app.example"))
     );
-    let found = house
-        .ask(
-            "GET /healthz",
-            &[("Host", &format!("localhost:{port}"))],
-            b"",
-        )
-        .await;
+    let found = house.ask("GET /healthz", &[("Host", &format!("localhost:{port}"))], b"").await;
     assert_eq!(found.header("access-control-allow-origin"), None);
 }
 
@@ -305,43 +231,23 @@ async fn only_strict_and_bounded_json_reaches_the_language() {
             0 => assert_eq!(found.json()["len"], body.len()),
             code => {
                 let told = found.json();
-                assert_eq!(
-                    (&told["error"]["code"], &told["id"]),
-                    (&json!(code), &Value::Null),
-                    "{start}"
-                );
+                assert_eq!((&told["error"]["code"], &told["id"]), (&json!(code), &Value::Null), "{start}");
             }
         }
     }
     // Only a POST has a body that means something.
-    assert_eq!(
-        house.ask("DELETE /mcp", &[], b"").await.json()["method"],
-        "DELETE"
-    );
+    assert_eq!(house.ask("DELETE /mcp", &[], b"").await.json()["method"], "DELETE");
 }
 
 #[tokio::test]
 async fn a_body_without_a_length_is_bounded_too() {
-    let house = House::open(
-        Access::Open,
-        Server {
-            max_body_bytes: 1024,
-            ..Server::default()
-        },
-    )
-    .await;
+    let house = House::open(Access::Open, Server { max_body_bytes: 1024, ..Server::default() }).await;
     for (chunks, expected) in [(1, 200), (3, 413)] {
-        let head = format!(
-            "POST /mcp HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
-            house.address
-        );
+        let head = format!("POST /mcp HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", house.address);
         let chunk = format!("200\r\n\"{}\"\r\n", "x".repeat(510)).repeat(chunks);
         let mut stream = house.connect().await;
         let request = format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunk}0\r\n\r\n");
-        stream
-            .write_all(request.as_bytes())
-            .await
-            .expect("the server reads");
+        stream.write_all(request.as_bytes()).await.expect("the server reads");
         assert_eq!(answer(&mut stream).await.status, expected);
     }
 }
@@ -349,10 +255,7 @@ async fn a_body_without_a_length_is_bounded_too() {
 #[tokio::test]
 async fn each_path_asks_for_its_scope() {
     let keys = keys();
-    let server = Server {
-        public_url: Some("https://cairn.example/".to_owned()),
-        ..Server::default()
-    };
+    let server = Server { public_url: Some("https://cairn.example/".to_owned()), ..Server::default() };
     let house = House::open(keys.access, server).await;
     let (ann, bob) = (Some(keys.ann.as_str()), Some(keys.bob.as_str()));
     let cases = [
@@ -374,55 +277,28 @@ async fn each_path_asks_for_its_scope() {
         ("POST /healthz", None, 405),
     ];
     for (line, token, expected) in cases {
-        let headers: Vec<_> = token
-            .map(|token| ("Authorization", token))
-            .into_iter()
-            .collect();
+        let headers: Vec<_> = token.map(|token| ("Authorization", token)).into_iter().collect();
         let found = house.ask(line, &headers, b"{}").await;
         assert_eq!(found.status, expected, "{line}");
-        assert!(
-            !token.is_some_and(|token| found.body.contains(&token["Bearer ".len()..])),
-            "{line}"
-        );
+        assert!(!token.is_some_and(|token| found.body.contains(&token["Bearer ".len()..])), "{line}");
         if expected >= 400 {
-            assert_eq!(
-                found.header("content-type"),
-                Some("application/problem+json"),
-                "{line}"
-            );
+            assert_eq!(found.header("content-type"), Some("application/problem+json"), "{line}");
             assert_eq!(found.json()["status"], expected);
         }
-        assert_eq!(
-            found.header("www-authenticate").is_some(),
-            [401, 403].contains(&expected),
-            "{line}"
-        );
+        assert_eq!(found.header("www-authenticate").is_some(), [401, 403].contains(&expected), "{line}");
     }
-    let twice = [
-        ("Authorization", keys.ann.as_str()),
-        ("Authorization", keys.bob.as_str()),
-    ];
+    let twice = [("Authorization", keys.ann.as_str()), ("Authorization", keys.bob.as_str())];
     assert_eq!(house.ask("POST /mcp", &twice, b"{}").await.status, 401);
 
-    let rest =
-        "resource_metadata=\"https://cairn.example/.well-known/oauth-protected-resource/mcp\"";
+    let rest = "resource_metadata=\"https://cairn.example/.well-known/oauth-protected-resource/mcp\"";
     let missing = house.ask("POST /mcp", &[], b"{}").await;
-    assert_eq!(
-        missing.header("www-authenticate"),
-        Some(&*format!("Bearer scope=\"mcp:call\", {rest}"))
-    );
-    let lacking = house
-        .ask("GET /v1/who", &[("Authorization", &keys.ann)], b"")
-        .await;
+    assert_eq!(missing.header("www-authenticate"), Some(&*format!("Bearer scope=\"mcp:call\", {rest}")));
+    let lacking = house.ask("GET /v1/who", &[("Authorization", &keys.ann)], b"").await;
     assert_eq!(
         lacking.header("www-authenticate"),
-        Some(&*format!(
-            "Bearer error=\"insufficient_scope\", scope=\"audit:read\", {rest}"
-        ))
+        Some(&*format!("Bearer error=\"insufficient_scope\", scope=\"audit:read\", {rest}"))
     );
-    let metadata = house
-        .ask("GET /.well-known/oauth-protected-resource/mcp", &[], b"")
-        .await;
+    let metadata = house.ask("GET /.well-known/oauth-protected-resource/mcp", &[], b"").await;
     assert_eq!(
         metadata.json(),
         json!({
@@ -436,17 +312,11 @@ async fn each_path_asks_for_its_scope() {
 #[tokio::test]
 async fn a_principal_that_asks_too_often_waits_alone() {
     let keys = keys();
-    let server = Server {
-        rate_limit_per_second: 1,
-        rate_limit_burst: 2,
-        ..Server::default()
-    };
+    let server = Server { rate_limit_per_second: 1, rate_limit_burst: 2, ..Server::default() };
     let house = House::open(keys.access, server).await;
     let mut refused = None;
     for _ in 0..100 {
-        let found = house
-            .ask("POST /mcp", &[("Authorization", &keys.ann)], b"{}")
-            .await;
+        let found = house.ask("POST /mcp", &[("Authorization", &keys.ann)], b"{}").await;
         if found.status == 429 {
             refused = Some(found);
             break;
@@ -454,13 +324,7 @@ async fn a_principal_that_asks_too_often_waits_alone() {
     }
     let refused = refused.expect("a hundred requests are more than the burst");
     assert_eq!(refused.header("retry-after"), Some("1"));
-    assert_eq!(
-        house
-            .ask("POST /mcp", &[("Authorization", &keys.bob)], b"{}")
-            .await
-            .status,
-        200
-    );
+    assert_eq!(house.ask("POST /mcp", &[("Authorization", &keys.bob)], b"{}").await.status, 200);
 }
 
 #[tokio::test]
@@ -468,32 +332,16 @@ async fn a_fault_of_ours_is_an_id_outside_and_ends_nothing_else() {
     let house = House::open(Access::Open, Server::default()).await;
     for line in ["GET /v1/panic", "GET /v1/fault"] {
         let found = house.ask(line, &[], b"").await;
-        assert_eq!(
-            (found.status, &found.json()["title"]),
-            (500, &json!("internal error"))
-        );
-        assert!(
-            found.body.contains("fault ") && !found.body.contains("secret"),
-            "{}",
-            found.body
-        );
+        assert_eq!((found.status, &found.json()["title"]), (500, &json!("internal error")));
+        assert!(found.body.contains("fault ") && !found.body.contains("secret"), "{}", found.body);
     }
-    assert_eq!(
-        house.ask("GET /healthz", &[], b"").await.body,
-        r#"{"status":"ok"}"#
-    );
+    assert_eq!(house.ask("GET /healthz", &[], b"").await.body, r#"{"status":"ok"}"#);
 }
 
 #[tokio::test]
 async fn a_node_that_is_not_ready_says_why() {
     let reasons = vec!["state is behind the log".to_owned()];
-    let house = House::with(
-        Access::Open,
-        Server::default(),
-        Parrot::default().into(),
-        reasons,
-    )
-    .await;
+    let house = House::with(Access::Open, Server::default(), Parrot::default().into(), reasons).await;
     let found = house.ask("GET /readyz", &[], b"").await;
     assert_eq!(found.status, 503);
     assert_eq!(found.json()["reasons"], json!(["state is behind the log"]));
@@ -504,35 +352,20 @@ async fn a_node_that_is_not_ready_says_why() {
 #[tokio::test]
 async fn an_answer_that_does_not_begin_is_ended() {
     let (waits, mut told) = mpsc::unbounded_channel();
-    let parrot = Parrot {
-        waits: Some(waits),
-        ..Parrot::default()
-    };
-    let server = Server {
-        request_timeout_ms: 100,
-        ..Server::default()
-    };
+    let parrot = Parrot { waits: Some(waits), ..Parrot::default() };
+    let server = Server { request_timeout_ms: 100, ..Server::default() };
     let house = House::with(Access::Open, server, parrot.into(), Vec::new()).await;
     assert_eq!(house.ask("POST /mcp", &[], b"{}").await.status, 504);
-    assert_eq!(
-        (told.recv().await, told.recv().await),
-        (Some("waiting"), Some("gone"))
-    );
+    assert_eq!((told.recv().await, told.recv().await), (Some("waiting"), Some("gone")));
 }
 
 #[tokio::test]
 async fn a_client_that_goes_away_drops_its_request() {
     let (waits, mut told) = mpsc::unbounded_channel();
-    let parrot = Parrot {
-        waits: Some(waits),
-        ..Parrot::default()
-    };
+    let parrot = Parrot { waits: Some(waits), ..Parrot::default() };
     let house = House::with(Access::Open, Server::default(), parrot.into(), Vec::new()).await;
     let mut stream = house.connect().await;
-    stream
-        .write_all(&house.request("POST /mcp", &[], b"{}"))
-        .await
-        .expect("the server reads");
+    stream.write_all(&house.request("POST /mcp", &[], b"{}")).await.expect("the server reads");
     assert_eq!(told.recv().await, Some("waiting"));
     drop(stream);
     assert_eq!(told.recv().await, Some("gone"));
@@ -541,38 +374,17 @@ async fn a_client_that_goes_away_drops_its_request() {
 #[tokio::test]
 async fn a_stop_lets_begun_answers_end_and_takes_no_new_ones() {
     let (waits, mut told) = mpsc::unbounded_channel();
-    let parrot = Arc::new(Parrot {
-        waits: Some(waits),
-        ..Parrot::default()
-    });
-    let house = House::with(
-        Access::Open,
-        Server::default(),
-        Arc::clone(&parrot),
-        Vec::new(),
-    )
-    .await;
+    let parrot = Arc::new(Parrot { waits: Some(waits), ..Parrot::default() });
+    let house = House::with(Access::Open, Server::default(), Arc::clone(&parrot), Vec::new()).await;
     let mut idle = house.connect().await;
     let mut stream = house.connect().await;
-    stream
-        .write_all(&house.request("POST /mcp", &[], b"{}"))
-        .await
-        .expect("the server reads");
+    stream.write_all(&house.request("POST /mcp", &[], b"{}")).await.expect("the server reads");
     assert_eq!(told.recv().await, Some("waiting"));
     house.shutdown.cancel();
-    assert_eq!(
-        idle.read(&mut [0; 1])
-            .await
-            .expect("the connection ends in order"),
-        0
-    );
+    assert_eq!(idle.read(&mut [0; 1]).await.expect("the connection ends in order"), 0);
     parrot.gate.notify_one();
     assert_eq!(answer(&mut stream).await.status, 200);
-    house
-        .task
-        .await
-        .expect("the server does not panic")
-        .expect("the server ends in order");
+    house.task.await.expect("the server does not panic").expect("the server ends in order");
     assert!(TcpStream::connect(house.address).await.is_err());
 }
 
@@ -580,10 +392,7 @@ async fn a_stop_lets_begun_answers_end_and_takes_no_new_ones() {
 async fn headers_are_bounded() {
     let house = House::open(Access::Open, Server::default()).await;
     let long = "x".repeat(64 * 1024);
-    let status = house
-        .ask("GET /healthz", &[("X-Long", &long)], b"")
-        .await
-        .status;
+    let status = house.ask("GET /healthz", &[("X-Long", &long)], b"").await.status;
     assert_eq!(status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.as_u16());
     let many = vec![("X-Many", "x"); 200];
     let status = house.ask("GET /healthz", &many, b"").await.status;
@@ -592,16 +401,8 @@ async fn headers_are_bounded() {
 
 #[tokio::test]
 async fn an_accepted_connection_does_not_wait_to_fill_packets() {
-    let listener = TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port is free");
-    let address = listener
-        .local_addr()
-        .expect("a bound socket has an address");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("a bound socket has an address");
     let (accepted, _client) = tokio::join!(listen::accept(&listener), TcpStream::connect(address));
-    assert!(
-        accepted
-            .and_then(|stream| stream.nodelay())
-            .expect("the connection is open")
-    );
+    assert!(accepted.and_then(|stream| stream.nodelay()).expect("the connection is open"));
 }

@@ -34,11 +34,7 @@ fn check(note: &str, expected: Result<u64, CheckpointError>) {
 fn a_signed_head_opens_under_its_verifier_key_and_no_other() {
     let root = [9; 32];
     let head = signer().sign_checkpoint(600, &root);
-    let expected = Checkpoint {
-        origin: ORIGIN.to_owned(),
-        size: 600,
-        root,
-    };
+    let expected = Checkpoint { origin: ORIGIN.to_owned(), size: 600, root };
     let from_text = Verifier::from_vkey(&signer().vkey()).expect("our own text");
     assert_eq!(open_checkpoint(&head, &from_text), Ok(expected));
     let (of_another_key, of_another_name) = (
@@ -67,9 +63,7 @@ fn another_make_verifies_what_we_sign() {
 fn the_rules_of_signed_note_are_kept() {
     let head = signer().sign_checkpoint(600, &[9; 32]);
     let ours = signature_of(&head);
-    let text = head
-        .strip_suffix(ours)
-        .expect("the signature ends the note");
+    let text = head.strip_suffix(ours).expect("the signature ends the note");
     let others = note(text.strip_suffix('\n').expect("a blank line"), &other());
     let theirs = signature_of(&others);
     let elsewhere = signer().sign_checkpoint(601, &[9; 32]);
@@ -80,15 +74,9 @@ fn the_rules_of_signed_note_are_kept() {
     check(&format!("{text}{ours}{theirs}"), Ok(600));
     check(&format!("{text}{theirs}"), Err(CheckpointError::Unsigned));
     check(&format!("{text}{wrong}"), Err(CheckpointError::Signature));
-    check(
-        &format!("{text}{ours}{wrong}"),
-        Err(CheckpointError::Signature),
-    );
+    check(&format!("{text}{ours}{wrong}"), Err(CheckpointError::Signature));
     check(&format!("{text}{ours}{}", theirs.repeat(15)), Ok(600));
-    check(
-        &format!("{text}{ours}{}", theirs.repeat(16)),
-        Err(CheckpointError::Note),
-    );
+    check(&format!("{text}{ours}{}", theirs.repeat(16)), Err(CheckpointError::Note));
     check(&head.replace("600", "601"), Err(CheckpointError::Signature));
     for malformed in [
         String::new(),
@@ -109,10 +97,7 @@ fn the_rules_of_signed_note_are_kept() {
 fn a_signed_text_that_is_no_checkpoint_of_ours_is_refused() {
     let root = BASE64_STANDARD.encode([9; 32]);
     let short = BASE64_STANDARD.encode([9; 31]);
-    check(
-        &note(&format!("{ORIGIN}\n5\n{root}\nextension\n"), &signer()),
-        Ok(5),
-    );
+    check(&note(&format!("{ORIGIN}\n5\n{root}\nextension\n"), &signer()), Ok(5));
     for text in [
         format!("{ORIGIN}\n"),
         format!("{ORIGIN}\n5\n"),
@@ -129,10 +114,7 @@ fn a_signed_text_that_is_no_checkpoint_of_ours_is_refused() {
     }
     let origin = "cairn.example/log2".to_owned();
     let text = format!("{origin}\n5\n{root}\n");
-    check(
-        &note(&text, &signer()),
-        Err(CheckpointError::Origin { origin }),
-    );
+    check(&note(&text, &signer()), Err(CheckpointError::Origin { origin }));
 }
 
 #[test]
@@ -157,15 +139,7 @@ fn a_verifier_key_has_one_text() {
         assert!(Verifier::from_vkey(&bad).is_err(), "{bad:?}");
     }
     let long = "x".repeat(ORIGIN_MAX + 1);
-    for origin in [
-        "",
-        "a b",
-        "a+b",
-        "a\u{a0}b",
-        "a\nb",
-        "a\u{1}b",
-        long.as_str(),
-    ] {
+    for origin in ["", "a b", "a+b", "a\u{a0}b", "a\nb", "a\u{1}b", long.as_str()] {
         assert_eq!(Signer::new(origin, SEED).err(), Some(KeyError::Origin));
     }
     // The neutral element: a key of small order.

@@ -64,10 +64,7 @@ impl Folding {
         let applied = self.folder.applied();
         let checkpoint = self.signer.sign_checkpoint(applied, &self.folder.root());
         self.head.write(&checkpoint, sync)?;
-        self.reach.send_replace(Reach {
-            applied,
-            checkpoint,
-        });
+        self.reach.send_replace(Reach { applied, checkpoint });
         Ok(())
     }
 }
@@ -82,23 +79,16 @@ pub(super) fn catch_up(
     loop {
         let mut events = Vec::with_capacity(FOLD_MAX);
         let mut unreadable = false;
-        log.events(
-            folder.applied(),
-            &mut |row| match Event::open(row.bytes.to_vec()) {
-                Ok(event) => {
-                    events.push(event);
-                    if events.len() < FOLD_MAX {
-                        ControlFlow::Continue(())
-                    } else {
-                        ControlFlow::Break(())
-                    }
-                }
-                Err(_) => {
-                    unreadable = true;
-                    ControlFlow::Break(())
-                }
-            },
-        )?;
+        log.events(folder.applied(), &mut |row| match Event::open(row.bytes.to_vec()) {
+            Ok(event) => {
+                events.push(event);
+                if events.len() < FOLD_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            }
+            Err(_) => {
+                unreadable = true;
+                ControlFlow::Break(())
+            }
+        })?;
         if events.is_empty() {
             return match unreadable {
                 true => Err(StateError::Broken {

@@ -46,12 +46,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            group_max: GROUP_MAX,
-            fsync: true,
-            checkpoint_interval: Duration::from_secs(1),
-            metrics: None,
-        }
+        Self { group_max: GROUP_MAX, fsync: true, checkpoint_interval: Duration::from_secs(1), metrics: None }
     }
 }
 
@@ -107,11 +102,7 @@ pub struct Birth<'a> {
 }
 
 /// Opens the log of `home` and starts its writer.
-pub fn open(
-    home: &Home,
-    settings: &Settings,
-    birth: Birth<'_>,
-) -> Result<(Ledger, Running), OpenError> {
+pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledger, Running), OpenError> {
     let lock = home.lock(birth.owner)?;
     let keys = home.keys(&mut *birth.random)?;
     let mut log: Box<dyn Log> = Box::new(SqliteLog::open(&home.log_path(), settings.fsync)?);
@@ -129,10 +120,7 @@ pub fn open(
     let signed = last_signed(&head.read().map_err(OpenError::Head)?, &signer)?;
     let found = reader.tip()?.map_or(0, |tip| tip.seq + 1);
     if let Some((size, _)) = signed.filter(|(size, _)| *size > found) {
-        return Err(OpenError::RolledBack {
-            signed: size,
-            found,
-        });
+        return Err(OpenError::RolledBack { signed: size, found });
     }
     let folder = derive(home, log.as_ref(), birth.step)?;
     if let Some((size, root)) = signed
@@ -141,16 +129,9 @@ pub fn open(
         return Err(OpenError::Forked { signed: size });
     }
     erase_again(folder.state(), log.as_mut(), reader.as_ref())?;
-    folder
-        .state()
-        .execute_batch("PRAGMA optimize")
-        .map_err(StateError::from)?;
+    folder.state().execute_batch("PRAGMA optimize").map_err(StateError::from)?;
 
-    let about = Arc::new(About {
-        log: name,
-        origin: genesis.origin.clone(),
-        vkey: signer.vkey(),
-    });
+    let about = Arc::new(About { log: name, origin: genesis.origin.clone(), vkey: signer.vkey() });
     let working = working(folder.state(), reader.as_ref())?;
     let dead = dead_runners(&working, home);
     home.sweep();
@@ -158,13 +139,7 @@ pub fn open(
     let (fold, commits) = std::sync::mpsc::sync_channel(FOLD_BACKLOG);
     let (committed, committed_rx) = watch::channel(found);
     let (reach, reach_rx) = watch::channel(Reach::default());
-    let mut folding = Folding {
-        folder,
-        signer,
-        head,
-        reach,
-        sync_every: settings.checkpoint_interval,
-    };
+    let mut folding = Folding { folder, signer, head, reach, sync_every: settings.checkpoint_interval };
     folding.sign(true).map_err(OpenError::Head)?;
     let writer = Writer {
         tip: reader.tip()?,
@@ -179,31 +154,15 @@ pub fn open(
         group_max: settings.group_max.clamp(1, WAITING_MAX),
     };
     let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-        thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(work)
-            .map_err(OpenError::Head)
+        thread::Builder::new().name(name.to_owned()).spawn(work).map_err(OpenError::Head)
     };
     let folding = spawn("fold", Box::new(move || folding.run(commits)))?;
     let writer = spawn("ledger", Box::new(move || writer.run(asks)))?;
-    let ledger = Ledger {
-        inbox,
-        committed: committed_rx,
-        reach: reach_rx,
-        about,
-        home: home.clone(),
-    };
+    let ledger = Ledger { inbox, committed: committed_rx, reach: reach_rx, about, home: home.clone() };
     if !dead.is_empty() {
         ledger.submit_blocking(Command::Recover { runners: dead })?;
     }
-    Ok((
-        ledger,
-        Running {
-            writer,
-            folding,
-            _lock: lock,
-        },
-    ))
+    Ok((ledger, Running { writer, folding, _lock: lock }))
 }
 
 /// Derives the state again from the log alone.
@@ -213,12 +172,7 @@ pub fn rebuild(home: &Home, step: &mut dyn FnMut(u64)) -> Result<Folder, OpenErr
     Ok(derive(home, &log, step)?)
 }
 
-fn begin(
-    log: &mut dyn Log,
-    seed: &[u8; 32],
-    nonce: [u8; 32],
-    now_us: u64,
-) -> Result<(), OpenError> {
+fn begin(log: &mut dyn Log, seed: &[u8; 32], nonce: [u8; 32], now_us: u64) -> Result<(), OpenError> {
     let origin = format!("cairn/{}", &data_encoding::HEXLOWER.encode(&nonce)[..16]);
     let signer = Signer::new(&origin, *seed).map_err(|_| OpenError::Key)?;
     let genesis = Block::encode(&Genesis {
@@ -229,37 +183,18 @@ fn begin(
         nonce: nonce[..16].to_vec(),
     });
     let software = format!("cairn {}", env!("CARGO_PKG_VERSION"));
-    let opened = LogOpened {
-        genesis: genesis.cid(),
-        software,
-    };
-    let place = Place {
-        log: genesis.cid(),
-        seq: 0,
-        prev: None,
-        ts: now_us,
-    };
-    let event = Event::seal(log_fact(node(), Body::LogOpened(opened)), place).map_err(|_| {
-        LogError::Corrupt {
-            what: "the first event cannot be sealed",
-        }
-    })?;
+    let opened = LogOpened { genesis: genesis.cid(), software };
+    let place = Place { log: genesis.cid(), seq: 0, prev: None, ts: now_us };
+    let event = Event::seal(log_fact(node(), Body::LogOpened(opened)), place)
+        .map_err(|_| LogError::Corrupt { what: "the first event cannot be sealed" })?;
     // A crash before this leaves an empty log, which the next start begins again.
-    log.append(
-        None,
-        &Batch {
-            blocks: vec![genesis],
-            events: vec![event],
-        },
-    )?;
+    log.append(None, &Batch { blocks: vec![genesis], events: vec![event] })?;
     Ok(())
 }
 
 /// The genesis block the first event names.
 pub fn genesis(reader: &dyn Reader) -> Result<Genesis, LogError> {
-    let missing = || LogError::Corrupt {
-        what: "the log has no readable genesis block",
-    };
+    let missing = || LogError::Corrupt { what: "the log has no readable genesis block" };
     let first = reader.event_at(0)?.ok_or_else(missing)?;
     match reader.block(&first.fields().log)? {
         Some(Stored::Present(bytes)) => decode(&bytes).map_err(|_| missing()),
@@ -268,17 +203,10 @@ pub fn genesis(reader: &dyn Reader) -> Result<Genesis, LogError> {
 }
 
 /// The largest head of the file whose signature is ours.
-fn last_signed(
-    notes: &[String],
-    signer: &Signer,
-) -> Result<Option<(u64, merkle::Hash)>, OpenError> {
+fn last_signed(notes: &[String], signer: &Signer) -> Result<Option<(u64, merkle::Hash)>, OpenError> {
     let verifier = Verifier::from_vkey(&signer.vkey()).map_err(|_| OpenError::Key)?;
-    let heads = notes
-        .iter()
-        .filter_map(|note| open_checkpoint(note, &verifier).ok());
-    Ok(heads
-        .map(|head| (head.size, head.root))
-        .max_by_key(|(size, _)| *size))
+    let heads = notes.iter().filter_map(|note| open_checkpoint(note, &verifier).ok());
+    Ok(heads.map(|head| (head.size, head.root)).max_by_key(|(size, _)| *size))
 }
 
 /// The state, caught up with the log; made anew where it is damaged or another log's.
@@ -288,12 +216,9 @@ pub fn derive(home: &Home, log: &dyn Log, step: &mut dyn FnMut(u64)) -> Result<F
         .and_then(|folder| Ok(belongs(&folder, log.reader()?.as_ref())?.then_some(folder)));
     let mut folder = match resumed {
         Ok(Some(folder)) => folder,
-        Ok(None)
-        | Err(StateError::Store(_) | StateError::Broken { .. } | StateError::Migration(_)) => {
+        Ok(None) | Err(StateError::Store(_) | StateError::Broken { .. } | StateError::Migration(_)) => {
             tracing::warn!("state.db is damaged or not this log's; deriving it again");
-            remove_state(home).map_err(|_| StateError::Broken {
-                what: "state.db cannot be removed",
-            })?;
+            remove_state(home).map_err(|_| StateError::Broken { what: "state.db cannot be removed" })?;
             Folder::resume(state::open(&home.state_path())?, log.reader()?)?
         }
         Err(err) => return Err(err),
@@ -316,10 +241,7 @@ fn remove_state(home: &Home) -> Result<(), HomeError> {
         path.push(suffix);
         match fs::remove_file(&path) {
             Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
-                return Err(HomeError::Io {
-                    dir: home.dir().display().to_string(),
-                    source: err,
-                });
+                return Err(HomeError::Io { dir: home.dir().display().to_string(), source: err });
             }
             _ => {}
         }
@@ -338,11 +260,7 @@ fn erase_again(state: &Database, log: &mut dyn Log, reader: &dyn Reader) -> Resu
         };
         let parts = query::payload_parts(&bytes).unwrap_or_default();
         let shared = query::shared_parts(reader, &cid, &parts)?;
-        for cid in parts
-            .into_iter()
-            .filter(|part| !shared.contains(part))
-            .chain([cid])
-        {
+        for cid in parts.into_iter().filter(|part| !shared.contains(part)).chain([cid]) {
             log.erase(&cid)?;
         }
     }
@@ -357,36 +275,22 @@ fn working(state: &Database, reader: &dyn Reader) -> Result<Working, OpenError> 
         }
     }
     for (number, offered) in query::contract_numbers(state)? {
-        let missing = LogError::Corrupt {
-            what: "a published contract's block is missing",
-        };
+        let missing = LogError::Corrupt { what: "a published contract's block is missing" };
         let cid: Cid = reader.block_named(number)?.ok_or(missing)?;
         let Some(Stored::Present(bytes)) = reader.block(&cid)? else {
             continue;
         };
-        let contract: Contract = decode(&bytes).map_err(|_| LogError::Corrupt {
-            what: "a contract cannot be read",
-        })?;
+        let contract: Contract =
+            decode(&bytes).map_err(|_| LogError::Corrupt { what: "a contract cannot be read" })?;
         let id = (contract.source.clone(), contract.name.clone());
-        working.contracts.insert(
-            id,
-            Entry {
-                cid,
-                contract,
-                offered,
-            },
-        );
+        working.contracts.insert(id, Entry { cid, contract, offered });
     }
     Ok(working)
 }
 
 /// Runners of open calls whose processes have ended.
 fn dead_runners(working: &Working, home: &Home) -> Vec<String> {
-    let mut runners: Vec<String> = working
-        .open
-        .values()
-        .map(|call| call.runner.clone())
-        .collect();
+    let mut runners: Vec<String> = working.open.values().map(|call| call.runner.clone()).collect();
     runners.sort_unstable();
     runners.dedup();
     runners.retain(|runner| !home.runs(runner));

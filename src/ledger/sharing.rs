@@ -62,44 +62,23 @@ pub struct Sharing {
 }
 
 enum Part {
-    Owner {
-        running: Running,
-        host: JoinHandle<()>,
-    },
-    Guest {
-        relay: JoinHandle<()>,
-    },
+    Owner { running: Running, host: JoinHandle<()> },
+    Guest { relay: JoinHandle<()> },
 }
 
 /// What a guest says.
 #[derive(Serialize, Deserialize)]
 enum Said {
-    Hello {
-        runner: String,
-    },
-    Rule {
-        id: u64,
-        command: Box<Command>,
-        again: bool,
-    },
+    Hello { runner: String },
+    Rule { id: u64, command: Box<Command>, again: bool },
 }
 
 /// What the owner says.
 #[derive(Serialize, Deserialize)]
 enum Told {
-    Welcome {
-        log: Cid,
-        origin: String,
-        vkey: String,
-    },
-    Ruling {
-        id: u64,
-        ruling: Box<Ruling>,
-    },
-    Reach {
-        applied: u64,
-        checkpoint: String,
-    },
+    Welcome { log: Cid, origin: String, vkey: String },
+    Ruling { id: u64, ruling: Box<Ruling> },
+    Reach { applied: u64, checkpoint: String },
 }
 
 /// Opens the log of a directory, or reaches the process that owns it.
@@ -109,29 +88,14 @@ pub async fn join(member: Member) -> Result<(Ledger, Sharing), OpenError> {
     Ok(match part {
         Found::Own(ledger, running) => {
             let host = tokio::spawn(host(ledger.clone()));
-            (
-                ledger,
-                Sharing {
-                    part: Part::Owner {
-                        running: *running,
-                        host,
-                    },
-                    _mark: mark,
-                },
-            )
+            (ledger, Sharing { part: Part::Owner { running: *running, host }, _mark: mark })
         }
         Found::Other(line) => {
             let (inbox, asks) = mpsc::channel(WAITING_MAX);
             let (committed_to, committed) = watch::channel(0);
             let (reach_to, reach) = watch::channel(Reach::default());
             let about = Arc::new(line.about.clone());
-            let ledger = Ledger {
-                inbox,
-                committed,
-                reach,
-                about,
-                home: member.home.clone(),
-            };
+            let ledger = Ledger { inbox, committed, reach, about, home: member.home.clone() };
             let relay = Relay {
                 member,
                 asks,
@@ -141,13 +105,7 @@ pub async fn join(member: Member) -> Result<(Ledger, Sharing), OpenError> {
                 next: 0,
             };
             let relay = tokio::spawn(relay.run(line));
-            (
-                ledger,
-                Sharing {
-                    part: Part::Guest { relay },
-                    _mark: mark,
-                },
-            )
+            (ledger, Sharing { part: Part::Guest { relay }, _mark: mark })
         }
     })
 }
@@ -205,38 +163,21 @@ async fn find(member: &Member) -> Result<Found, OpenError> {
 async fn own(member: &Member) -> Result<(Ledger, Running), OpenError> {
     let member = member.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        let now_us = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_micros() as u64);
+        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
         let mut random = member.random;
-        let birth = Birth {
-            owner: &member.owner,
-            random: &mut random,
-            now_us,
-            step: &mut |_| {},
-        };
+        let birth = Birth { owner: &member.owner, random: &mut random, now_us, step: &mut |_| {} };
         opening::open(&member.home, &member.settings, birth)
     });
     opened.await.unwrap_or(Err(OpenError::Stopped(Stopped)))
 }
 
 async fn connect(member: &Member) -> io::Result<Line> {
-    let (mut reader, mut writer) = UnixStream::connect(member.home.socket_path())
-        .await?
-        .into_split();
-    write_frame(
-        &mut writer,
-        &Said::Hello {
-            runner: member.runner.clone(),
-        },
-    )
-    .await?;
+    let (mut reader, mut writer) = UnixStream::connect(member.home.socket_path()).await?.into_split();
+    write_frame(&mut writer, &Said::Hello { runner: member.runner.clone() }).await?;
     match read_frame(&mut reader).await? {
-        Told::Welcome { log, origin, vkey } => Ok(Line {
-            about: About { log, origin, vkey },
-            reader,
-            writer,
-        }),
+        Told::Welcome { log, origin, vkey } => {
+            Ok(Line { about: About { log, origin, vkey }, reader, writer })
+        }
         Told::Ruling { .. } | Told::Reach { .. } => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -288,12 +229,7 @@ async fn guest(stream: UnixStream, ledger: Ledger) {
         rulings.spawn(async move {
             if let Ok(ruling) = ledger.ask(*command, again).await {
                 // A guest that went away asks again from its next owner.
-                let _ = told
-                    .send(Told::Ruling {
-                        id,
-                        ruling: Box::new(ruling),
-                    })
-                    .await;
+                let _ = told.send(Told::Ruling { id, ruling: Box::new(ruling) }).await;
             }
         });
         while rulings.try_join_next().is_some() {}
@@ -303,11 +239,7 @@ async fn guest(stream: UnixStream, ledger: Ledger) {
     teller.abort();
     if !ledger.home().runs(&runner) {
         // A stopped ledger leaves this to the next start.
-        let _ = ledger
-            .submit(Command::Recover {
-                runners: vec![runner],
-            })
-            .await;
+        let _ = ledger.submit(Command::Recover { runners: vec![runner] }).await;
     }
 }
 
@@ -382,11 +314,7 @@ impl Relay {
     /// Works through another process.
     async fn through(&mut self, mut line: Line) -> Left {
         for (id, (command, _)) in &self.pending {
-            let said = Said::Rule {
-                id: *id,
-                command: Box::new(command.clone()),
-                again: true,
-            };
+            let said = Said::Rule { id: *id, command: Box::new(command.clone()), again: true };
             if write_frame(&mut line.writer, &said).await.is_err() {
                 return Left::Lost;
             }
@@ -429,24 +357,16 @@ impl Relay {
         match frame {
             Told::Ruling { id, ruling } => {
                 if let Some(seq) = ruling.seq() {
-                    self.committed
-                        .send_modify(|committed| *committed = (*committed).max(seq + 1));
+                    self.committed.send_modify(|committed| *committed = (*committed).max(seq + 1));
                 }
                 if let Some((_, reply)) = self.pending.remove(&id) {
                     // Whoever asked may have gone away.
                     let _ = reply.send(*ruling);
                 }
             }
-            Told::Reach {
-                applied,
-                checkpoint,
-            } => {
-                self.committed
-                    .send_modify(|committed| *committed = (*committed).max(applied));
-                self.reach.send_replace(Reach {
-                    applied,
-                    checkpoint,
-                });
+            Told::Reach { applied, checkpoint } => {
+                self.committed.send_modify(|committed| *committed = (*committed).max(applied));
+                self.reach.send_replace(Reach { applied, checkpoint });
             }
             Told::Welcome { .. } => {}
         }
@@ -457,14 +377,7 @@ impl Relay {
         let host = tokio::spawn(host(ledger.clone()));
         for (command, reply) in std::mem::take(&mut self.pending).into_values() {
             // A local ledger that has stopped has said so; whoever asked sees the reply dropped.
-            let _ = ledger
-                .inbox
-                .send(Ask::Rule {
-                    command,
-                    reply,
-                    again: true,
-                })
-                .await;
+            let _ = ledger.inbox.send(Ask::Rule { command, reply, again: true }).await;
         }
         let (mut reach, mut committed) = (ledger.reach(), ledger.committed());
         reach.mark_changed();

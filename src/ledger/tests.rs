@@ -26,12 +26,7 @@ fn open(dir: &Path) -> Result<(Ledger, Running), OpenError> {
         seed += 1;
         [seed; 32]
     };
-    let birth = Birth {
-        owner: "a test",
-        random: &mut random,
-        now_us: 1,
-        step: &mut |_| {},
-    };
+    let birth = Birth { owner: "a test", random: &mut random, now_us: 1, step: &mut |_| {} };
     opening::open(&home, &Settings::default(), birth)
 }
 
@@ -70,34 +65,22 @@ fn start(id: &str, key: Option<u8>) -> Command {
         repeatable: false,
         refusal: None,
     };
-    Command::Start {
-        start: Box::new(start),
-        input: Some(input),
-        refused: None,
-    }
+    Command::Start { start: Box::new(start), input: Some(input), refused: None }
 }
 
 fn end(id: &str) -> Command {
     let output = sealed(r#"{"content":[]}"#);
     let end = End {
         id: id.into(),
-        outcome: EndOutcome::Succeeded {
-            input_required: false,
-        },
+        outcome: EndOutcome::Succeeded { input_required: false },
         output: Some(payload_ref(&output, Role::Output)),
         took_us: 1,
     };
-    Command::End {
-        end,
-        output: Some(output),
-    }
+    Command::End { end, output: Some(output) }
 }
 
 fn echo(ledger: &Ledger, id: &str, key: Option<u8>) -> Ruling {
-    assert!(matches!(
-        ledger.submit_blocking(start(id, key)),
-        Ok(Ruling::Run(_))
-    ));
+    assert!(matches!(ledger.submit_blocking(start(id, key)), Ok(Ruling::Run(_))));
     ledger.submit_blocking(end(id)).expect("the ledger runs")
 }
 
@@ -119,15 +102,8 @@ fn digests(dir: &Path) -> std::collections::BTreeMap<String, String> {
 /// Changes the log's file behind everybody's back.
 fn tamper(dir: &Path, sql: &str) {
     let connection = rusqlite::Connection::open(dir.join("log.db")).expect("opens");
-    for trigger in [
-        "event_update",
-        "event_delete",
-        "block_update",
-        "block_delete",
-    ] {
-        connection
-            .execute_batch(&format!("DROP TRIGGER {trigger}"))
-            .expect("drops");
+    for trigger in ["event_update", "event_delete", "block_update", "block_delete"] {
+        connection.execute_batch(&format!("DROP TRIGGER {trigger}")).expect("drops");
     }
     connection.execute_batch(sql).expect("changes the file");
 }
@@ -136,30 +112,21 @@ fn tamper(dir: &Path, sql: &str) {
 fn what_is_answered_is_in_the_log_in_order() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ledger, running) = opened(dir.path());
-    let Ruling::Done(ended) = echo(&ledger, "c1", None) else {
-        panic!("it ends")
-    };
+    let Ruling::Done(ended) = echo(&ledger, "c1", None) else { panic!("it ends") };
     assert_eq!(ended.seq, 2);
     let again = ledger.submit_blocking(end("c1")).expect("the ledger runs");
     assert!(matches!(again, Ruling::Denied(refusal) if refusal.code == Code::Conflict));
     closed((ledger, running));
-    assert_eq!(
-        kinds(dir.path()),
-        ["log.opened", "call.started", "call.succeeded"]
-    );
+    assert_eq!(kinds(dir.path()), ["log.opened", "call.started", "call.succeeded"]);
 }
 
 #[test]
 fn a_key_is_remembered_before_and_after_a_restart() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ledger, running) = opened(dir.path());
-    let Ruling::Done(first) = echo(&ledger, "c1", Some(7)) else {
-        panic!("it ends")
-    };
+    let Ruling::Done(first) = echo(&ledger, "c1", Some(7)) else { panic!("it ends") };
     let expect_first = |ledger: &Ledger, id: &str| {
-        let ruling = ledger
-            .submit_blocking(start(id, Some(7)))
-            .expect("the ledger runs");
+        let ruling = ledger.submit_blocking(start(id, Some(7))).expect("the ledger runs");
         assert!(
             matches!(&ruling, Ruling::Answered(ending) if ending.event == first.cid && ending.how == How::Succeeded),
             "{ruling:?}"
@@ -177,9 +144,7 @@ fn calls_of_a_process_that_ended_are_interrupted_once() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ledger, running) = opened(dir.path());
     for id in ["c1", "c2"] {
-        ledger
-            .submit_blocking(start(id, None))
-            .expect("the ledger runs");
+        ledger.submit_blocking(start(id, None)).expect("the ledger runs");
     }
     closed((ledger, running));
     closed(opened(dir.path()));
@@ -198,19 +163,12 @@ fn calls_of_a_process_that_ended_are_interrupted_once() {
 #[test]
 fn calls_of_a_process_that_still_runs_stay_open() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mark = Home::open(dir.path())
-        .and_then(|home| home.enrol("gone"))
-        .expect("enrols");
+    let mark = Home::open(dir.path()).and_then(|home| home.enrol("gone")).expect("enrols");
     let (ledger, running) = opened(dir.path());
-    ledger
-        .submit_blocking(start("c1", None))
-        .expect("the ledger runs");
+    ledger.submit_blocking(start("c1", None)).expect("the ledger runs");
     closed((ledger, running));
     let (ledger, running) = opened(dir.path());
-    assert!(matches!(
-        ledger.submit_blocking(end("c1")),
-        Ok(Ruling::Done(_))
-    ));
+    assert!(matches!(ledger.submit_blocking(end("c1")), Ok(Ruling::Done(_))));
     closed((ledger, running));
     drop(mark);
 }
@@ -238,9 +196,7 @@ fn deleting_the_state_changes_no_answer() {
 fn one_directory_has_one_owner() {
     let dir = tempfile::tempdir().expect("a directory");
     let first = opened(dir.path());
-    let Err(OpenError::Home(HomeError::Owned { owner })) = open(dir.path()) else {
-        panic!("it is owned")
-    };
+    let Err(OpenError::Home(HomeError::Owned { owner })) = open(dir.path()) else { panic!("it is owned") };
     assert_eq!(owner, "a test");
     closed(first);
     closed(opened(dir.path()));
@@ -257,13 +213,7 @@ fn an_older_copy_of_the_log_is_not_opened() {
     echo(&ledger, "c2", None);
     closed((ledger, running));
     fs::write(dir.path().join("log.db"), copy).expect("puts the old one back");
-    assert!(matches!(
-        open(dir.path()),
-        Err(OpenError::RolledBack {
-            signed: 5,
-            found: 3
-        })
-    ));
+    assert!(matches!(open(dir.path()), Err(OpenError::RolledBack { signed: 5, found: 3 })));
 }
 
 #[test]
@@ -273,21 +223,12 @@ fn a_log_without_its_last_event_is_not_opened() {
     echo(&ledger, "c1", None);
     closed((ledger, running));
     tamper(dir.path(), "DELETE FROM event WHERE seq = 2");
-    assert!(matches!(
-        open(dir.path()),
-        Err(OpenError::RolledBack {
-            signed: 3,
-            found: 2
-        })
-    ));
+    assert!(matches!(open(dir.path()), Err(OpenError::RolledBack { signed: 3, found: 2 })));
 }
 
 #[test]
 fn another_history_of_the_same_length_is_not_opened() {
-    let (dir, other) = (
-        tempfile::tempdir().expect("a directory"),
-        tempfile::tempdir().expect("a directory"),
-    );
+    let (dir, other) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     closed(opened(dir.path()));
     for file in ["log.db", "keys/log.key", "keys/salt.key"] {
         fs::create_dir_all(other.path().join("keys")).expect("makes a directory");
@@ -299,10 +240,7 @@ fn another_history_of_the_same_length_is_not_opened() {
         closed((ledger, running));
     }
     fs::copy(other.path().join("log.db"), dir.path().join("log.db")).expect("copies");
-    assert!(matches!(
-        open(dir.path()),
-        Err(OpenError::Forked { signed: 3 })
-    ));
+    assert!(matches!(open(dir.path()), Err(OpenError::Forked { signed: 3 })));
 }
 
 #[test]
@@ -320,31 +258,14 @@ fn a_failed_commit_stops_the_ledger() {
     echo(&ledger, "c1", None);
     // Another writer on the same file is what the expected head is there to notice.
     let mut log = SqliteLog::open(&dir.path().join("log.db"), true).expect("opens");
-    let tip = log
-        .reader()
-        .expect("reads")
-        .tip()
-        .expect("reads")
-        .expect("has events");
-    let fact = writer::log_fact(
-        node(),
-        Body::LogRecovered(crate::event::body::LogRecovered { interrupted: 0 }),
-    );
-    let place = crate::event::Place {
-        log: ledger.about().log,
-        seq: tip.seq + 1,
-        prev: Some(tip.cid),
-        ts: tip.ts,
-    };
+    let tip = log.reader().expect("reads").tip().expect("reads").expect("has events");
+    let fact =
+        writer::log_fact(node(), Body::LogRecovered(crate::event::body::LogRecovered { interrupted: 0 }));
+    let place =
+        crate::event::Place { log: ledger.about().log, seq: tip.seq + 1, prev: Some(tip.cid), ts: tip.ts };
     let event = crate::event::Event::seal(fact, place).expect("a small fact");
-    log.append(
-        Some(tip.cid),
-        &crate::log::Batch {
-            blocks: Vec::new(),
-            events: vec![event],
-        },
-    )
-    .expect("appends");
+    log.append(Some(tip.cid), &crate::log::Batch { blocks: Vec::new(), events: vec![event] })
+        .expect("appends");
 
     assert_eq!(ledger.submit_blocking(start("c2", None)), Err(Stopped));
     assert_eq!(ledger.submit_blocking(start("c3", None)), Err(Stopped));
@@ -358,36 +279,19 @@ fn erasing_keeps_the_name_and_survives_a_crash_between_record_and_deed() {
     let (ledger, running) = opened(dir.path());
     echo(&ledger, "c1", None);
     let payload = sealed("{}").envelope;
-    let erase = Command::Erase {
-        payload: payload.cid(),
-        basis: "secret".into(),
-        actor: node(),
-    };
-    assert!(matches!(
-        ledger.submit_blocking(erase.clone()),
-        Ok(Ruling::Done(_))
-    ));
+    let erase = Command::Erase { payload: payload.cid(), basis: "secret".into(), actor: node() };
+    assert!(matches!(ledger.submit_blocking(erase.clone()), Ok(Ruling::Done(_))));
     assert_eq!(ledger.submit_blocking(erase), Ok(Ruling::Unchanged));
     closed((ledger, running));
     // What a crash before the deed leaves: the record, and the bytes.
     let connection = rusqlite::Connection::open(dir.path().join("log.db")).expect("opens");
-    connection
-        .execute_batch("DROP TRIGGER block_update")
-        .expect("drops");
+    connection.execute_batch("DROP TRIGGER block_update").expect("drops");
     let sql = "UPDATE block SET bytes = ?2 WHERE digest = ?1";
-    connection
-        .execute(
-            sql,
-            rusqlite::params![payload.cid().digest(), payload.bytes()],
-        )
-        .expect("puts back");
+    connection.execute(sql, rusqlite::params![payload.cid().digest(), payload.bytes()]).expect("puts back");
     drop(connection);
     closed(opened(dir.path()));
     let reader = SqliteReader::open(&dir.path().join("log.db")).expect("reads");
-    assert_eq!(
-        reader.block(&payload.cid()).expect("reads"),
-        Some(crate::log::Stored::Erased)
-    );
+    assert_eq!(reader.block(&payload.cid()).expect("reads"), Some(crate::log::Stored::Erased));
 }
 
 #[test]
@@ -399,25 +303,12 @@ fn erasing_leaves_the_parts_that_another_payload_holds() {
         Payload::seal(&key, media, &vec![b'x'; 600 * 1024]).expect("under the bound")
     };
     let (erased, kept) = (large(JSON), large("text/plain"));
-    assert_eq!(
-        erased.parts[0].cid(),
-        kept.parts[0].cid(),
-        "the same content in the same parts"
-    );
+    assert_eq!(erased.parts[0].cid(), kept.parts[0].cid(), "the same content in the same parts");
     for (id, payload) in [("c1", &erased), ("c2", &kept)] {
-        let Command::Start { mut start, .. } = start(id, None) else {
-            unreachable!("it is a start")
-        };
+        let Command::Start { mut start, .. } = start(id, None) else { unreachable!("it is a start") };
         start.input = Some(payload_ref(payload, Role::Input));
-        let command = Command::Start {
-            start,
-            input: Some(payload.clone()),
-            refused: None,
-        };
-        assert!(matches!(
-            ledger.submit_blocking(command),
-            Ok(Ruling::Run(_))
-        ));
+        let command = Command::Start { start, input: Some(payload.clone()), refused: None };
+        assert!(matches!(ledger.submit_blocking(command), Ok(Ruling::Run(_))));
     }
     let erase = |payload: &SealedPayload| Command::Erase {
         payload: payload.envelope.cid(),
@@ -426,15 +317,9 @@ fn erasing_leaves_the_parts_that_another_payload_holds() {
     };
     let reader = SqliteReader::open(&dir.path().join("log.db")).expect("reads");
     let part = |payload: &SealedPayload| reader.block(&payload.parts[0].cid()).expect("reads");
-    assert!(matches!(
-        ledger.submit_blocking(erase(&erased)),
-        Ok(Ruling::Done(_))
-    ));
+    assert!(matches!(ledger.submit_blocking(erase(&erased)), Ok(Ruling::Done(_))));
     assert!(matches!(part(&kept), Some(crate::log::Stored::Present(_))));
-    assert!(matches!(
-        ledger.submit_blocking(erase(&kept)),
-        Ok(Ruling::Done(_))
-    ));
+    assert!(matches!(ledger.submit_blocking(erase(&kept)), Ok(Ruling::Done(_))));
     assert_eq!(part(&kept), Some(crate::log::Stored::Erased));
     closed((ledger, running));
 }
@@ -443,20 +328,12 @@ fn erasing_leaves_the_parts_that_another_payload_holds() {
 fn what_is_no_payload_cannot_be_erased() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ledger, running) = opened(dir.path());
-    let erase = |payload| Command::Erase {
-        payload,
-        basis: "x".into(),
-        actor: node(),
-    };
+    let erase = |payload| Command::Erase { payload, basis: "x".into(), actor: node() };
     let genesis = ledger.about().log;
-    let denied = ledger
-        .submit_blocking(erase(genesis))
-        .expect("the ledger runs");
+    let denied = ledger.submit_blocking(erase(genesis)).expect("the ledger runs");
     assert!(matches!(denied, Ruling::Denied(refusal) if refusal.code == Code::FailedPrecondition));
     let unknown = sealed("never stored").envelope.cid();
-    let denied = ledger
-        .submit_blocking(erase(unknown))
-        .expect("the ledger runs");
+    let denied = ledger.submit_blocking(erase(unknown)).expect("the ledger runs");
     assert!(matches!(denied, Ruling::Denied(refusal) if refusal.code == Code::NotFound));
     closed((ledger, running));
 }

@@ -29,11 +29,7 @@ use crate::{
 
 /// Who the node itself is in its events.
 pub fn node() -> Actor {
-    Actor {
-        id: "cairn".to_owned(),
-        role: "system".to_owned(),
-        proof: None,
-    }
+    Actor { id: "cairn".to_owned(), role: "system".to_owned(), proof: None }
 }
 
 /// Why the writer had to stop.
@@ -91,11 +87,7 @@ impl Writer {
         while inbox.blocking_recv_many(&mut asks, self.group_max) > 0 {
             let mut closing = false;
             let rules = asks.drain(..).map_while(|ask| match ask {
-                Ask::Rule {
-                    command,
-                    reply,
-                    again,
-                } => Some((command, reply, again)),
+                Ask::Rule { command, reply, again } => Some((command, reply, again)),
                 Ask::Close => {
                     closing = true;
                     None
@@ -128,11 +120,7 @@ impl Writer {
             };
             draft.replies.push((reply, ruling));
         }
-        let Draft {
-            batch,
-            replies,
-            erasures,
-        } = draft;
+        let Draft { batch, replies, erasures } = draft;
         if !batch.events.is_empty() {
             // A crash before this returns loses the whole group; nobody has been answered.
             let begun = Instant::now();
@@ -141,8 +129,7 @@ impl Writer {
                 metrics.commit(batch.events.len(), begun.elapsed().as_secs_f64());
             }
             // A crash from here on loses no answer: the state catches up from the log at start.
-            self.committed
-                .send_replace(self.tip.map_or(0, |tip| tip.seq + 1));
+            self.committed.send_replace(self.tip.map_or(0, |tip| tip.seq + 1));
             self.fold.send(batch.events).map_err(|_| Fault::Fold)?;
         }
         for payload in erasures {
@@ -171,12 +158,7 @@ impl Writer {
         };
         if let (Some(open), Command::Start { .. }) = (self.working.open.get(id), command) {
             let seq = self.log.reader()?.seq_of(&open.started)?;
-            return Ok(seq.map(|seq| {
-                Ruling::Run(Sealed {
-                    cid: open.started,
-                    seq,
-                })
-            }));
+            return Ok(seq.map(|seq| Ruling::Run(Sealed { cid: open.started, seq })));
         }
         let Some((started, ended)) = query::call_of(&self.state, id)? else {
             return Ok(None);
@@ -196,38 +178,15 @@ impl Writer {
 
     fn rule(&mut self, command: Command, draft: &mut Draft) -> Result<Ruling, Fault> {
         match command {
-            Command::Start {
-                start,
-                input,
-                refused,
-            } => self.start(*start, input, refused, draft),
+            Command::Start { start, input, refused } => self.start(*start, input, refused, draft),
             Command::End { end, output } => self.end(&end, output, draft),
             Command::Recover { runners } => self.recover(&runners, draft),
             Command::Publish { contract, actor } => self.publish(contract, &actor, draft),
-            Command::Retain {
-                source,
-                names,
-                actor,
-            } => self.retain(&source, &names, &actor, draft),
-            Command::Erase {
-                payload,
-                basis,
-                actor,
-            } => self.erase(payload, basis, actor, draft),
-            Command::Export {
-                format,
-                from_seq,
-                to_seq,
-                actor,
-            } => {
-                let body = Body::AccessExported(AccessExported {
-                    format,
-                    from_seq,
-                    to_seq,
-                });
-                Ok(Ruling::Done(
-                    self.seal(log_fact(actor, body), draft)?.into(),
-                ))
+            Command::Retain { source, names, actor } => self.retain(&source, &names, &actor, draft),
+            Command::Erase { payload, basis, actor } => self.erase(payload, basis, actor, draft),
+            Command::Export { format, from_seq, to_seq, actor } => {
+                let body = Body::AccessExported(AccessExported { format, from_seq, to_seq });
+                Ok(Ruling::Done(self.seal(log_fact(actor, body), draft)?.into()))
             }
         }
     }
@@ -239,11 +198,7 @@ impl Writer {
         refused: Option<SealedPayload>,
         draft: &mut Draft,
     ) -> Result<Ruling, Fault> {
-        let key = start
-            .facts
-            .key
-            .clone()
-            .map(|key| (start.actor.id.clone(), start.facts.name.clone(), key));
+        let key = start.facts.key.clone().map(|key| (start.actor.id.clone(), start.facts.name.clone(), key));
         let earlier = match &key {
             Some(key) => self.keyed(key)?,
             None => None,
@@ -277,21 +232,14 @@ impl Writer {
         key: Option<Key>,
         draft: &mut Draft,
     ) -> Result<Ruling, Fault> {
-        let pay = output
-            .as_ref()
-            .map(|output| payload_ref(output, Role::Error));
+        let pay = output.as_ref().map(|output| payload_ref(output, Role::Error));
         draft.store(output);
         let event = self.seal(call::refuse(&call, facts, pay), draft)?;
         self.remember_ending(call, key, event);
         Ok(Ruling::Refused(event.into()))
     }
 
-    fn end(
-        &mut self,
-        end: &End,
-        output: Option<SealedPayload>,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
+    fn end(&mut self, end: &End, output: Option<SealedPayload>, draft: &mut Draft) -> Result<Ruling, Fault> {
         let fact = match call::end(self.working.open.get(&end.id), end) {
             Ok(fact) => fact,
             Err(refusal) => return Ok(Ruling::Denied(refusal)),
@@ -299,21 +247,14 @@ impl Writer {
         draft.store(output);
         let event = self.seal(fact, draft)?;
         if let Some(call) = self.working.open.remove(&end.id) {
-            let key = call
-                .key
-                .clone()
-                .map(|key| (call.actor.id.clone(), call.name.clone(), key));
+            let key = call.key.clone().map(|key| (call.actor.id.clone(), call.name.clone(), key));
             self.remember_ending(call, key, event);
         }
         Ok(Ruling::Done(event.into()))
     }
 
     fn recover(&mut self, runners: &[String], draft: &mut Draft) -> Result<Ruling, Fault> {
-        let lost = self
-            .working
-            .open
-            .values()
-            .filter(|call| runners.contains(&call.runner));
+        let lost = self.working.open.values().filter(|call| runners.contains(&call.runner));
         let mut ids: Vec<String> = lost.map(|call| call.id.clone()).collect();
         if ids.is_empty() {
             return Ok(Ruling::Unchanged);
@@ -322,18 +263,11 @@ impl Writer {
         ids.sort_unstable();
         let interrupted = ids.len() as u64;
         for id in ids {
-            let end = End {
-                id,
-                outcome: EndOutcome::Interrupted,
-                output: None,
-                took_us: 0,
-            };
+            let end = End { id, outcome: EndOutcome::Interrupted, output: None, took_us: 0 };
             self.end(&end, None, draft)?;
         }
         let body = Body::LogRecovered(LogRecovered { interrupted });
-        Ok(Ruling::Done(
-            self.seal(log_fact(node(), body), draft)?.into(),
-        ))
+        Ok(Ruling::Done(self.seal(log_fact(node(), body), draft)?.into()))
     }
 
     fn publish(
@@ -346,31 +280,15 @@ impl Writer {
         match catalogue::publish(self.working.contracts.get(&id), contract, actor) {
             catalogue::Published::Known(cid) => {
                 let contract = self.working.contracts[&id].contract.clone();
-                Ok(Ruling::Published {
-                    cid,
-                    contract: Box::new(contract),
-                    new: false,
-                })
+                Ok(Ruling::Published { cid, contract: Box::new(contract), new: false })
             }
-            catalogue::Published::New {
-                fact,
-                block,
-                contract,
-            } => {
+            catalogue::Published::New { fact, block, contract } => {
                 let cid = block.cid();
                 draft.batch.blocks.push(block);
                 self.seal(*fact, draft)?;
-                let entry = Entry {
-                    cid,
-                    contract: (*contract).clone(),
-                    offered: true,
-                };
+                let entry = Entry { cid, contract: (*contract).clone(), offered: true };
                 self.working.contracts.insert(id, entry);
-                Ok(Ruling::Published {
-                    cid,
-                    contract,
-                    new: true,
-                })
+                Ok(Ruling::Published { cid, contract, new: true })
             }
         }
     }
@@ -415,8 +333,7 @@ impl Writer {
         let reader = self.log.reader()?;
         let parts = match reader.block(&payload)? {
             None => {
-                let refusal =
-                    Refusal::new(call::Code::NotFound, "no payload of this cid is in the log");
+                let refusal = Refusal::new(call::Code::NotFound, "no payload of this cid is in the log");
                 return Ok(Ruling::Denied(refusal));
             }
             Some(Stored::Erased) => return Ok(Ruling::Unchanged),
@@ -431,20 +348,14 @@ impl Writer {
         };
         let shared = query::shared_parts(reader.as_ref(), &payload, &parts)?;
         draft.erasures.push(payload);
-        draft
-            .erasures
-            .extend(parts.into_iter().filter(|part| !shared.contains(part)));
+        draft.erasures.extend(parts.into_iter().filter(|part| !shared.contains(part)));
         let body = Body::PayloadErased(PayloadErased { payload, basis });
-        Ok(Ruling::Done(
-            self.seal(log_fact(actor, body), draft)?.into(),
-        ))
+        Ok(Ruling::Done(self.seal(log_fact(actor, body), draft)?.into()))
     }
 
     /// Seals `fact` as the next event of this commit.
     fn seal<'d>(&mut self, fact: Fact, draft: &'d mut Draft) -> Result<&'d Event, Fault> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_micros() as u64);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
         let place = Place {
             log: self.name,
             seq: self.tip.map_or(0, |tip| tip.seq + 1),
@@ -452,17 +363,9 @@ impl Writer {
             ts: self.tip.map_or(now, |tip| now.max(tip.ts)),
         };
         let event = Event::seal(fact, place)?;
-        self.tip = Some(Tip {
-            seq: place.seq,
-            cid: event.cid(),
-            ts: place.ts,
-        });
+        self.tip = Some(Tip { seq: place.seq, cid: event.cid(), ts: place.ts });
         draft.batch.events.push(event);
-        Ok(draft
-            .batch
-            .events
-            .last()
-            .expect("one was pushed on the line before"))
+        Ok(draft.batch.events.last().expect("one was pushed on the line before"))
     }
 
     /// The latest call of a key: among those not folded yet, or in the state.
@@ -501,11 +404,11 @@ impl Writer {
             && *seq < applied
         {
             if let Some((_, key)) = self.working.ended.pop_front()
-                && self.working.keyed.get(&key).is_some_and(|call| {
-                    call.ending
-                        .as_ref()
-                        .is_some_and(|ending| ending.seq < applied)
-                })
+                && self
+                    .working
+                    .keyed
+                    .get(&key)
+                    .is_some_and(|call| call.ending.as_ref().is_some_and(|ending| ending.seq < applied))
             {
                 self.working.keyed.remove(&key);
             }
@@ -517,10 +420,7 @@ impl Writer {
 fn unsealed(fault: Fault) -> Result<Ruling, Fault> {
     match fault {
         Fault::Seal(err) => {
-            let refusal = Refusal::new(
-                call::Code::InvalidArgument,
-                format!("it cannot be recorded: {err}"),
-            );
+            let refusal = Refusal::new(call::Code::InvalidArgument, format!("it cannot be recorded: {err}"));
             Ok(Ruling::Denied(refusal.hint("use shorter names")))
         }
         Fault::Log(_) | Fault::State(_) | Fault::Fold => Err(fault),
@@ -537,20 +437,13 @@ impl Draft {
 
 impl From<&Event> for Sealed {
     fn from(event: &Event) -> Self {
-        Self {
-            cid: event.cid(),
-            seq: event.fields().seq,
-        }
+        Self { cid: event.cid(), seq: event.fields().seq }
     }
 }
 
 /// How an event names a sealed payload.
 pub fn payload_ref(payload: &SealedPayload, role: Role) -> PayloadRef {
-    PayloadRef {
-        cid: payload.envelope.cid(),
-        len: payload.len,
-        role,
-    }
+    PayloadRef { cid: payload.envelope.cid(), len: payload.len, role }
 }
 
 /// A fact about the log itself.

@@ -54,9 +54,7 @@ pub struct Keys {
 impl Home {
     /// Uses `dir`, making it where there is none.
     pub fn open(dir: &Path) -> Result<Self, HomeError> {
-        let home = Self {
-            dir: dir.to_owned(),
-        };
+        let home = Self { dir: dir.to_owned() };
         let mut private = fs::DirBuilder::new();
         private.recursive(true).mode(0o700);
         home.io(private.create(dir.join("runners")))?;
@@ -75,9 +73,7 @@ impl Home {
 
     /// Uses `dir` only where there is a log in it.
     pub fn existing(dir: &Path) -> Result<Self, HomeError> {
-        let home = Self {
-            dir: dir.to_owned(),
-        };
+        let home = Self { dir: dir.to_owned() };
         home.io(fs::metadata(home.log_path()))?;
         Ok(home)
     }
@@ -114,12 +110,7 @@ impl Home {
 
     fn claim(&self, name: &str, owner: &str) -> Result<Lock, HomeError> {
         let mut options = OpenOptions::new();
-        options
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600);
+        options.create(true).truncate(false).read(true).write(true).mode(0o600);
         let mut file = self.io(options.open(self.dir.join(name)))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -161,10 +152,7 @@ impl Home {
 
     /// Takes away the marks of processes that have ended.
     pub fn sweep(&self) {
-        let marks = fs::read_dir(self.dir.join("runners"))
-            .into_iter()
-            .flatten()
-            .flatten();
+        let marks = fs::read_dir(self.dir.join("runners")).into_iter().flatten().flatten();
         for mark in marks {
             self.runs(&mark.file_name().to_string_lossy());
         }
@@ -183,11 +171,7 @@ impl Home {
         })
     }
 
-    fn key(
-        &self,
-        name: &'static str,
-        fresh: &mut dyn FnMut() -> [u8; 32],
-    ) -> Result<[u8; 32], HomeError> {
+    fn key(&self, name: &'static str, fresh: &mut dyn FnMut() -> [u8; 32]) -> Result<[u8; 32], HomeError> {
         let path = self.dir.join("keys").join(name);
         match fs::read_to_string(&path) {
             Ok(text) => data_encoding::HEXLOWER
@@ -215,21 +199,13 @@ impl Home {
     /// Opens the file of the last signed head.
     pub fn head(&self) -> Result<HeadFile, HomeError> {
         let mut options = OpenOptions::new();
-        options
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600);
+        options.create(true).truncate(false).read(true).write(true).mode(0o600);
         let file = self.io(options.open(self.dir.join("head")))?;
         Ok(HeadFile { file, slot: 0 })
     }
 
     fn io<T>(&self, result: io::Result<T>) -> Result<T, HomeError> {
-        result.map_err(|source| HomeError::Io {
-            dir: self.dir.display().to_string(),
-            source,
-        })
+        result.map_err(|source| HomeError::Io { dir: self.dir.display().to_string(), source })
     }
 }
 
@@ -266,15 +242,10 @@ impl HeadFile {
     pub fn read(&mut self) -> io::Result<Vec<String>> {
         let mut bytes = Vec::new();
         self.file.seek(SeekFrom::Start(0))?;
-        (&mut self.file)
-            .take(2 * HEAD_SLOT as u64)
-            .read_to_end(&mut bytes)?;
+        (&mut self.file).take(2 * HEAD_SLOT as u64).read_to_end(&mut bytes)?;
         let texts = bytes.chunks(HEAD_SLOT).filter_map(|slot| {
             let text = slot.split(|byte| *byte == 0).next()?;
-            std::str::from_utf8(text)
-                .ok()
-                .filter(|text| !text.is_empty())
-                .map(str::to_owned)
+            std::str::from_utf8(text).ok().filter(|text| !text.is_empty()).map(str::to_owned)
         });
         Ok(texts.collect())
     }
@@ -283,11 +254,8 @@ impl HeadFile {
     pub fn write(&mut self, note: &str, sync: bool) -> io::Result<()> {
         let mut slot = [0; HEAD_SLOT];
         let text = note.as_bytes();
-        slot.get_mut(..text.len())
-            .ok_or(io::ErrorKind::FileTooLarge)?
-            .copy_from_slice(text);
-        self.file
-            .write_all_at(&slot, self.slot * HEAD_SLOT as u64)?;
+        slot.get_mut(..text.len()).ok_or(io::ErrorKind::FileTooLarge)?.copy_from_slice(text);
+        self.file.write_all_at(&slot, self.slot * HEAD_SLOT as u64)?;
         self.slot = 1 - self.slot;
         if sync { self.file.sync_data() } else { Ok(()) }
     }
@@ -296,12 +264,7 @@ impl HeadFile {
 /// Writes a file that only its owner may read, whole or not at all.
 pub fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&fresh)?;
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&fresh, path)?;

@@ -46,10 +46,7 @@ impl SqliteLog {
         Migrations::from_slice(MIGRATIONS)
             .to_latest(&mut connection)
             .map_err(|err| LogError::Store(Box::new(err)))?;
-        Ok(Self {
-            connection,
-            path: path.to_owned(),
-        })
+        Ok(Self { connection, path: path.to_owned() })
     }
 }
 
@@ -65,25 +62,17 @@ impl Log for SqliteLog {
                 "INSERT INTO block (digest, codec, bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
             )?;
             for block in &batch.blocks {
-                insert.execute(params![
-                    block.cid().digest(),
-                    block.cid().codec() as u8,
-                    block.bytes()
-                ])?;
+                insert.execute(params![block.cid().digest(), block.cid().codec() as u8, block.bytes()])?;
             }
-            let mut insert = commit
-                .prepare_cached("INSERT INTO event (seq, digest, bytes) VALUES (?1, ?2, ?3)")?;
+            let mut insert =
+                commit.prepare_cached("INSERT INTO event (seq, digest, bytes) VALUES (?1, ?2, ?3)")?;
             for event in fresh {
                 if let Some(cause) = event.fields().cause
                     && seq_of(&commit, &cause)?.is_none()
                 {
                     return Err(LogError::Orphan { cid: event.cid() });
                 }
-                insert.execute(params![
-                    event.fields().seq,
-                    event.cid().digest(),
-                    event.bytes()
-                ])?;
+                insert.execute(params![event.fields().seq, event.cid().digest(), event.bytes()])?;
             }
         }
         // A crash before this line leaves nothing of the batch; after it, all of it. No answer has left yet.
@@ -97,8 +86,7 @@ impl Log for SqliteLog {
             [cid.digest()],
         )?;
         // The old bytes also stand in the write-ahead log until it is folded back and cut.
-        self.connection
-            .pragma(None, "wal_checkpoint", "truncate", |_| Ok(()))?;
+        self.connection.pragma(None, "wal_checkpoint", "truncate", |_| Ok(()))?;
         Ok(changed > 0)
     }
 
@@ -110,9 +98,7 @@ impl Log for SqliteLog {
 impl Drop for SqliteLog {
     /// Folds the write-ahead log back, so that a copy of a stopped node's `log.db` is the whole log.
     fn drop(&mut self) {
-        let folded = self
-            .connection
-            .pragma(None, "wal_checkpoint", "truncate", |_| Ok(()));
+        let folded = self.connection.pragma(None, "wal_checkpoint", "truncate", |_| Ok(()));
         if let Err(err) = folded {
             tracing::warn!(%err, "the log's write-ahead file stays; copy it with log.db");
         }
@@ -131,10 +117,7 @@ impl SqliteReader {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
-        Ok(Self {
-            connection,
-            path: path.to_owned(),
-        })
+        Ok(Self { connection, path: path.to_owned() })
     }
 }
 
@@ -146,9 +129,7 @@ impl Reader for SqliteReader {
     fn event(&self, cid: &Cid) -> Result<Option<Event>, LogError> {
         let sql = "SELECT bytes FROM event WHERE digest = ?1";
         let mut statement = self.connection.prepare_cached(sql)?;
-        let bytes = statement
-            .query_row([cid.digest()], |row| row.get(0))
-            .optional()?;
+        let bytes = statement.query_row([cid.digest()], |row| row.get(0)).optional()?;
         bytes.map(|bytes| open_as(bytes, Some(cid))).transpose()
     }
 
@@ -169,11 +150,7 @@ impl Reader for SqliteReader {
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query([from])?;
         while let Some(row) = rows.next()? {
-            let visited = EventRow {
-                seq: row.get(0)?,
-                digest: digest(row, 1)?,
-                bytes: blob(row, 2)?,
-            };
+            let visited = EventRow { seq: row.get(0)?, digest: digest(row, 1)?, bytes: blob(row, 2)? };
             if visit(visited).is_break() {
                 break;
             }
@@ -184,41 +161,30 @@ impl Reader for SqliteReader {
     fn block(&self, cid: &Cid) -> Result<Option<Stored>, LogError> {
         let sql = "SELECT bytes FROM block WHERE digest = ?1 AND codec = ?2";
         let mut statement = self.connection.prepare_cached(sql)?;
-        let found: Option<Option<Vec<u8>>> = statement
-            .query_row(params![cid.digest(), cid.codec() as u8], |row| row.get(0))
-            .optional()?;
+        let found: Option<Option<Vec<u8>>> =
+            statement.query_row(params![cid.digest(), cid.codec() as u8], |row| row.get(0)).optional()?;
         match found {
             None => Ok(None),
             Some(None) => Ok(Some(Stored::Erased)),
             Some(Some(bytes)) if cid.names(&bytes) => Ok(Some(Stored::Present(bytes))),
-            Some(Some(_)) => Err(LogError::Corrupt {
-                what: "a block's bytes do not have its digest",
-            }),
+            Some(Some(_)) => Err(LogError::Corrupt { what: "a block's bytes do not have its digest" }),
         }
     }
 
     fn number_of(&self, cid: &Cid) -> Result<Option<u64>, LogError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT id FROM block WHERE digest = ?1")?;
-        Ok(statement
-            .query_row([cid.digest()], |row| row.get(0))
-            .optional()?)
+        let mut statement = self.connection.prepare_cached("SELECT id FROM block WHERE digest = ?1")?;
+        Ok(statement.query_row([cid.digest()], |row| row.get(0)).optional()?)
     }
 
     fn block_named(&self, number: u64) -> Result<Option<Cid>, LogError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT digest, codec FROM block WHERE id = ?1")?;
-        let found: Option<(Sha256Digest, u64)> = statement
-            .query_row([number], |row| Ok((digest(row, 0)?, row.get(1)?)))
-            .optional()?;
+        let mut statement =
+            self.connection.prepare_cached("SELECT digest, codec FROM block WHERE id = ?1")?;
+        let found: Option<(Sha256Digest, u64)> =
+            statement.query_row([number], |row| Ok((digest(row, 0)?, row.get(1)?))).optional()?;
         let Some((digest, codec)) = found else {
             return Ok(None);
         };
-        let codec = Codec::from_code(codec).ok_or(LogError::Corrupt {
-            what: "a block of unknown codec",
-        })?;
+        let codec = Codec::from_code(codec).ok_or(LogError::Corrupt { what: "a block of unknown codec" })?;
         Ok(Some(Cid::from_digest(codec, digest)))
     }
 
@@ -235,10 +201,7 @@ impl Reader for SqliteReader {
                 number: row.get(0)?,
                 codec: Codec::from_code(row.get(1)?),
                 digest: digest(row, 2)?,
-                bytes: row
-                    .get_ref(3)?
-                    .as_blob_or_null()
-                    .map_err(rusqlite::Error::from)?,
+                bytes: row.get_ref(3)?.as_blob_or_null().map_err(rusqlite::Error::from)?,
             };
             if visit(visited).is_break() {
                 break;
@@ -259,9 +222,9 @@ impl From<rusqlite::Error> for LogError {
     fn from(err: rusqlite::Error) -> Self {
         match err.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full,
-            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Corrupt {
-                what: "sqlite says the file is damaged",
-            },
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+                Self::Corrupt { what: "sqlite says the file is damaged" }
+            }
             _ => Self::Store(Box::new(err)),
         }
     }
@@ -288,11 +251,7 @@ fn tip(connection: &Connection) -> Result<Option<Tip>, LogError> {
         return Ok(None);
     };
     let event = open_as(bytes, None)?;
-    Ok(Some(Tip {
-        seq: event.fields().seq,
-        cid: event.cid(),
-        ts: event.fields().ts,
-    }))
+    Ok(Some(Tip { seq: event.fields().seq, cid: event.cid(), ts: event.fields().ts }))
 }
 
 fn event_at(connection: &Connection, seq: u64) -> Result<Option<Event>, LogError> {
@@ -303,29 +262,23 @@ fn event_at(connection: &Connection, seq: u64) -> Result<Option<Event>, LogError
 
 fn seq_of(connection: &Connection, cid: &Cid) -> Result<Option<u64>, LogError> {
     let mut statement = connection.prepare_cached("SELECT seq FROM event WHERE digest = ?1")?;
-    Ok(statement
-        .query_row([cid.digest()], |row| row.get(0))
-        .optional()?)
+    Ok(statement.query_row([cid.digest()], |row| row.get(0)).optional()?)
 }
 
 /// Reads stored bytes as the event of id `named`.
 fn open_as(bytes: Vec<u8>, named: Option<&Cid>) -> Result<Event, LogError> {
-    let event = Event::open(bytes).map_err(|_| LogError::Corrupt {
-        what: "a row that is not an event",
-    })?;
+    let event = Event::open(bytes).map_err(|_| LogError::Corrupt { what: "a row that is not an event" })?;
     match named {
-        Some(cid) if *cid != event.cid() => Err(LogError::Corrupt {
-            what: "an event's bytes do not have its digest",
-        }),
+        Some(cid) if *cid != event.cid() => {
+            Err(LogError::Corrupt { what: "an event's bytes do not have its digest" })
+        }
         _ => Ok(event),
     }
 }
 
 fn digest(row: &Row<'_>, column: usize) -> Result<Sha256Digest, rusqlite::Error> {
     let bytes = blob(row, column)?;
-    bytes
-        .try_into()
-        .map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, bytes.len() as i64))
+    bytes.try_into().map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, bytes.len() as i64))
 }
 
 fn blob<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8], rusqlite::Error> {

@@ -56,12 +56,7 @@ pub fn finish(
     let top: Top = Some(result.get())
         .filter(|text| text.starts_with('{'))
         .and_then(|text| serde_json::from_str(text).ok())
-        .ok_or_else(|| {
-            RpcError::new(
-                INTERNAL_ERROR,
-                "the result is not an object with each field once",
-            )
-        })?;
+        .ok_or_else(|| RpcError::new(INTERNAL_ERROR, "the result is not an object with each field once"))?;
     let mut members: Vec<(&str, Box<RawValue>)> = Vec::new();
     let mut meta = record.map(record_members).unwrap_or_default();
     match era {
@@ -97,9 +92,7 @@ pub fn finish(
 
 impl Top<'_> {
     fn is(&self, result_type: &str) -> bool {
-        let given = self
-            .result_type
-            .and_then(|given| serde_json::from_str::<String>(given.get()).ok());
+        let given = self.result_type.and_then(|given| serde_json::from_str::<String>(given.get()).ok());
         given.as_deref() == Some(result_type)
     }
 }
@@ -127,11 +120,7 @@ fn record_members(record: &Record) -> Map<String, Value> {
     let mut members = Map::new();
     let mut insert = |key: &str, value: Value| members.insert(format!("{RECORD}{key}"), value);
     insert("event", record.event.to_string().into());
-    for (key, cid) in [
-        ("contract", record.contract),
-        ("input", record.input),
-        ("output", record.output),
-    ] {
+    for (key, cid) in [("contract", record.contract), ("input", record.input), ("output", record.output)] {
         if let Some(cid) = cid {
             insert(key, cid.to_string().into());
         }
@@ -149,10 +138,8 @@ fn merge_meta(old: Option<&RawValue>, new: &Map<String, Value>, recorded: bool) 
     let Some(old) = old.filter(|old| old.get().starts_with('{')) else {
         return raw(new);
     };
-    let members: Vec<(&str, Box<RawValue>)> = new
-        .iter()
-        .map(|(key, value)| (key.as_str(), raw(value)))
-        .collect();
+    let members: Vec<(&str, Box<RawValue>)> =
+        new.iter().map(|(key, value)| (key.as_str(), raw(value))).collect();
     edited(old, &members, |key| recorded && key.starts_with(RECORD))
 }
 

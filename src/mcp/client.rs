@@ -25,23 +25,11 @@ use crate::router::{BoxFuture, Client, RpcError};
 const QUEUE_MAX: usize = 256;
 
 /// Log levels, least severe first (RFC 5424).
-const LEVELS: &[&str] = &[
-    "debug",
-    "info",
-    "notice",
-    "warning",
-    "error",
-    "critical",
-    "alert",
-    "emergency",
-];
+const LEVELS: &[&str] = &["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
 /// The capability a client declares to be asked each of these.
-const ASKABLE: &[(&str, &str)] = &[
-    ("sampling/createMessage", "sampling"),
-    ("elicitation/create", "elicitation"),
-    ("roots/list", "roots"),
-];
+const ASKABLE: &[(&str, &str)] =
+    &[("sampling/createMessage", "sampling"), ("elicitation/create", "elicitation"), ("roots/list", "roots")];
 
 /// Which log lines the client wants.
 #[derive(Clone, Copy, Debug)]
@@ -54,10 +42,7 @@ pub enum Logs {
 
 impl Logs {
     pub fn from_level(level: &str) -> Option<Self> {
-        LEVELS
-            .iter()
-            .position(|known| *known == level)
-            .map(Self::From)
+        LEVELS.iter().position(|known| *known == level).map(Self::From)
     }
 
     fn take(self, params: &Value) -> bool {
@@ -89,15 +74,7 @@ pub struct CallClient {
 impl CallClient {
     pub fn new(era: Era, logs: Logs, capabilities: Value) -> (Self, mpsc::Receiver<Said>) {
         let (said, heard) = mpsc::channel(QUEUE_MAX);
-        (
-            Self {
-                said,
-                era,
-                logs,
-                capabilities,
-            },
-            heard,
-        )
+        (Self { said, era, logs, capabilities }, heard)
     }
 }
 
@@ -108,9 +85,7 @@ impl Client for CallClient {
         }
         // Progress must be typed: by its token the library finds the stream it belongs to.
         let typed = (method == "notifications/progress")
-            .then(|| {
-                serde_json::from_value(json!({"method": method, "params": params.clone()})).ok()
-            })
+            .then(|| serde_json::from_value(json!({"method": method, "params": params.clone()})).ok())
             .flatten();
         let notification = typed.unwrap_or_else(|| {
             ServerNotification::CustomNotification(CustomNotification::new(method, Some(params)))
@@ -120,25 +95,18 @@ impl Client for CallClient {
     }
 
     fn request(&self, method: &str, params: Value) -> BoxFuture<'_, Result<Value, RpcError>> {
-        let declared = ASKABLE
-            .iter()
-            .any(|(known, needs)| *known == method && self.capabilities.get(needs).is_some());
+        let declared =
+            ASKABLE.iter().any(|(known, needs)| *known == method && self.capabilities.get(needs).is_some());
         let method = method.to_owned();
         Box::pin(async move {
             if self.era == Era::Stateless || !declared {
-                return Err(RpcError::new(
-                    METHOD_NOT_FOUND,
-                    format!("the client cannot be asked {method}"),
-                ));
+                return Err(RpcError::new(METHOD_NOT_FOUND, format!("the client cannot be asked {method}")));
             }
             // The library's own types of these requests drop fields they do not know.
             let request = ServerRequest::CustomRequest(CustomRequest::new(method, Some(params)));
             let (reply, answer) = oneshot::channel();
             let gone = || RpcError::new(INTERNAL_ERROR, "the client is gone");
-            self.said
-                .send(Said::Ask(request, reply))
-                .await
-                .map_err(|_| gone())?;
+            self.said.send(Said::Ask(request, reply)).await.map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
         })
     }
@@ -189,11 +157,7 @@ pub fn to_library(error: RpcError) -> ErrorData {
     ErrorData::new(code, error.message, error.data)
 }
 
-async fn note(
-    peer: &Peer<RoleServer>,
-    notification: ServerNotification,
-    cancel: &CancellationToken,
-) {
+async fn note(peer: &Peer<RoleServer>, notification: ServerNotification, cancel: &CancellationToken) {
     if !cancel.is_cancelled() {
         // A client that is gone hears nothing; its request is cancelled by the door.
         let _ = peer.send_notification(notification).await;

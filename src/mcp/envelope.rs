@@ -37,13 +37,8 @@ enum Shape {
 }
 
 /// Methods that a request which stands alone does not have.
-const SESSION_ONLY: &[&str] = &[
-    "initialize",
-    "ping",
-    "logging/setLevel",
-    "resources/subscribe",
-    "resources/unsubscribe",
-];
+const SESSION_ONLY: &[&str] =
+    &["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
 
 /// The params of the methods we know. `initialize` is here so that a wrong one is told so.
 const SHAPES: &[(&str, &[(&str, Shape)])] = &[
@@ -51,34 +46,18 @@ const SHAPES: &[(&str, &[(&str, Shape)])] = &[
     ("server/discover", &[]),
     (
         "initialize",
-        &[
-            ("protocolVersion", Shape::Text),
-            ("capabilities", Shape::Object),
-            ("clientInfo", Shape::Object),
-        ],
+        &[("protocolVersion", Shape::Text), ("capabilities", Shape::Object), ("clientInfo", Shape::Object)],
     ),
-    (
-        "tools/call",
-        &[("name", Shape::Text), ("arguments", Shape::ObjectOrAbsent)],
-    ),
-    (
-        "prompts/get",
-        &[("name", Shape::Text), ("arguments", Shape::ObjectOrAbsent)],
-    ),
+    ("tools/call", &[("name", Shape::Text), ("arguments", Shape::ObjectOrAbsent)]),
+    ("prompts/get", &[("name", Shape::Text), ("arguments", Shape::ObjectOrAbsent)]),
     ("resources/read", &[("uri", Shape::Text)]),
     ("resources/subscribe", &[("uri", Shape::Text)]),
     ("resources/unsubscribe", &[("uri", Shape::Text)]),
     ("tools/list", &[("cursor", Shape::TextOrAbsent)]),
     ("prompts/list", &[("cursor", Shape::TextOrAbsent)]),
     ("resources/list", &[("cursor", Shape::TextOrAbsent)]),
-    (
-        "resources/templates/list",
-        &[("cursor", Shape::TextOrAbsent)],
-    ),
-    (
-        "completion/complete",
-        &[("ref", Shape::Object), ("argument", Shape::Object)],
-    ),
+    ("resources/templates/list", &[("cursor", Shape::TextOrAbsent)]),
+    ("completion/complete", &[("ref", Shape::Object), ("argument", Shape::Object)]),
     ("logging/setLevel", &[("level", Shape::Text)]),
     ("subscriptions/listen", &[("notifications", Shape::Object)]),
 ];
@@ -209,30 +188,21 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
         malformed: true,
     };
     if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(invalid(
-            None,
-            "a message is one JSON object; batches are not taken",
-        ));
+        return Err(invalid(None, "a message is one JSON object; batches are not taken"));
     }
-    let fields: Fields = serde_json::from_slice(body)
-        .map_err(|_| invalid(None, "a message has each of its fields once"))?;
+    let fields: Fields =
+        serde_json::from_slice(body).map_err(|_| invalid(None, "a message has each of its fields once"))?;
     let id = fields.id.filter(|id| is_id(id));
     if fields.id.is_some() && id.is_none() {
         return Err(invalid(None, "id must be a string or an integer"));
     }
-    if fields
-        .jsonrpc
-        .is_none_or(|version| version.get() != r#""2.0""#)
-    {
+    if fields.jsonrpc.is_none_or(|version| version.get() != r#""2.0""#) {
         return Err(invalid(id, "jsonrpc must be \"2.0\""));
     }
     let Some(method) = fields.method else {
         return match (id, fields.result, fields.error) {
             (Some(_), Some(_), None) | (_, None, Some(_)) => Ok(Message::Answers),
-            _ => Err(invalid(
-                id,
-                "a message has a method, or an id and a result or an error",
-            )),
+            _ => Err(invalid(id, "a message has a method, or an id and a result or an error")),
         };
     };
     let Ok(method) = serde_json::from_str::<String>(method.get()) else {
@@ -248,10 +218,7 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
     let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(params) else {
         return Err(fault(invalid_params("params must be an object"), true));
     };
-    if fields
-        .get("_meta")
-        .is_some_and(|meta| !meta.get().starts_with('{'))
-    {
+    if fields.get("_meta").is_some_and(|meta| !meta.get().starts_with('{')) {
         return Err(fault(invalid_params("_meta must be an object"), true));
     }
     let (asked, era) = ask(params, &fields, caller).map_err(|error| fault(error, false))?;
@@ -264,12 +231,7 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
         fields,
     });
     let id = id.map(RawValue::get);
-    Ok(Message::Asks {
-        asked: Arc::new(asked),
-        method,
-        id,
-        slim,
-    })
+    Ok(Message::Asks { asked: Arc::new(asked), method, id, slim })
 }
 
 /// Whether `method` is one of MCP's that we answer in `era`.
@@ -287,10 +249,7 @@ fn is_id(id: &RawValue) -> bool {
 }
 
 fn check_shape(method: &str, fields: &HashMap<String, &RawValue>) -> Result<(), RpcError> {
-    let shapes = SHAPES
-        .iter()
-        .find(|(known, _)| *known == method)
-        .map_or(&[][..], |(_, shapes)| shapes);
+    let shapes = SHAPES.iter().find(|(known, _)| *known == method).map_or(&[][..], |(_, shapes)| shapes);
     for (field, shape) in shapes {
         let first = fields.get(*field).map(|value| value.get().as_bytes()[0]);
         let (fits, wanted) = match shape {
@@ -300,19 +259,13 @@ fn check_shape(method: &str, fields: &HashMap<String, &RawValue>) -> Result<(), 
             Shape::ObjectOrAbsent => (first.is_none_or(|byte| byte == b'{'), "an object"),
         };
         if !fits {
-            return Err(invalid_params(format!(
-                "{method}: {field} must be {wanted}"
-            )));
+            return Err(invalid_params(format!("{method}: {field} must be {wanted}")));
         }
     }
     Ok(())
 }
 
-fn ask(
-    params: &str,
-    fields: &HashMap<String, &RawValue>,
-    caller: &Caller,
-) -> Result<(Asked, Era), RpcError> {
+fn ask(params: &str, fields: &HashMap<String, &RawValue>, caller: &Caller) -> Result<(Asked, Era), RpcError> {
     let text = |field| {
         let value: &&RawValue = fields.get(field)?;
         serde_json::from_str::<String>(value.get()).ok()
@@ -334,13 +287,8 @@ fn ask(
     let asked = Asked {
         caller: caller.clone(),
         name: text("name").or_else(|| text("uri")).unwrap_or_default(),
-        params: RawValue::from_string(params.to_owned())
-            .expect("params were read as JSON a moment ago"),
-        log_level: meta
-            .log_level
-            .as_ref()
-            .and_then(Value::as_str)
-            .map(str::to_owned),
+        params: RawValue::from_string(params.to_owned()).expect("params were read as JSON a moment ago"),
+        log_level: meta.log_level.as_ref().and_then(Value::as_str).map(str::to_owned),
         capabilities,
         meta: Meta {
             idempotency_key: meta.idempotency_key.map(idempotency_key).transpose()?,
@@ -355,9 +303,7 @@ fn ask(
 fn idempotency_key(value: Value) -> Result<String, RpcError> {
     match value {
         Value::String(key) if (1..=IDEMPOTENCY_KEY_MAX).contains(&key.chars().count()) => Ok(key),
-        _ => Err(invalid_params(
-            "io.cairn/idempotency-key must be a string of 1 to 128 characters",
-        )),
+        _ => Err(invalid_params("io.cairn/idempotency-key must be a string of 1 to 128 characters")),
     }
 }
 
@@ -377,9 +323,8 @@ fn traceparent(value: Value) -> Option<String> {
         return None;
     };
     let parts: Vec<&str> = text.split('-').collect();
-    let hex = |part: &str, len| {
-        part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
+    let hex =
+        |part: &str, len| part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let nonzero = |part: &str| part.bytes().any(|byte| byte != b'0');
     let [version, trace, parent, flags, more @ ..] = parts.as_slice() else {
         return None;

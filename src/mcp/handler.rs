@@ -14,13 +14,13 @@ use std::{
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams,
-        CompleteResult, CustomRequest, CustomResult, DiscoverResult, Extensions,
-        GetPromptRequestParams, GetPromptResponse, GetPromptResult, Implementation,
-        InitializeRequestParams, InitializeResult, ListPromptsResult, ListResourceTemplatesResult,
-        ListResourcesResult, ListToolsResult, MetaObject, PaginatedRequestParams, ProtocolVersion,
-        ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, SetLevelRequestParams,
-        SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+        CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
+        CustomRequest, CustomResult, DiscoverResult, Extensions, GetPromptRequestParams, GetPromptResponse,
+        GetPromptResult, Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
+        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, MetaObject,
+        PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
+        ReadResourceResult, SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool,
+        UnsubscribeRequestParams,
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
@@ -35,8 +35,7 @@ use super::{
     envelope::{Asked, FIRST_STATELESS, INTERNAL_ERROR, invalid_params, is_known},
     list::page,
     offering::{
-        capabilities, declared, has_resources, header_tool, listed_entry, method_not_found,
-        tool_entry,
+        capabilities, declared, has_resources, header_tool, listed_entry, method_not_found, tool_entry,
     },
     raw::pack,
 };
@@ -67,10 +66,7 @@ struct Session {
 
 impl Handler {
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self {
-            shared,
-            session: OnceLock::new(),
-        }
+        Self { shared, session: OnceLock::new() }
     }
 
     /// Asks the router, and gives the parcel of its answer.
@@ -82,8 +78,7 @@ impl Handler {
     ) -> Result<MetaObject, ErrorData> {
         let asked = asked(&context.extensions)?;
         let era = era(&context);
-        let (client, heard) =
-            CallClient::new(era, self.logs(asked, era), self.capabilities(asked, era));
+        let (client, heard) = CallClient::new(era, self.logs(asked, era), self.capabilities(asked, era));
         let request = Request {
             method,
             name: asked.name.clone(),
@@ -97,14 +92,9 @@ impl Handler {
         let call = self.shared.router.call(request);
         let answer = relay(call, heard, &context.peer, &context.ct).await;
         let answer = answer.map_err(finish_error).map_err(to_library)?;
-        finish(&answer.result, era, ttl_ms, answer.record.as_ref())
-            .map(pack)
-            .map_err(|error| {
-                to_library(finish_error(RpcError {
-                    record: answer.record.map(Box::new),
-                    ..error
-                }))
-            })
+        finish(&answer.result, era, ttl_ms, answer.record.as_ref()).map(pack).map_err(|error| {
+            to_library(finish_error(RpcError { record: answer.record.map(Box::new), ..error }))
+        })
     }
 
     /// The parcel of one page of `items`.
@@ -129,24 +119,18 @@ impl Handler {
 
     fn logs(&self, asked: &Asked, era: Era) -> Logs {
         match era {
-            Era::Stateless => asked
-                .log_level
-                .as_deref()
-                .and_then(Logs::from_level)
-                .unwrap_or(Logs::None),
-            Era::Session => self.session.get().map_or(Logs::All, |session| {
-                *session.logs.lock().unwrap_or_else(PoisonError::into_inner)
-            }),
+            Era::Stateless => asked.log_level.as_deref().and_then(Logs::from_level).unwrap_or(Logs::None),
+            Era::Session => self
+                .session
+                .get()
+                .map_or(Logs::All, |session| *session.logs.lock().unwrap_or_else(PoisonError::into_inner)),
         }
     }
 
     fn capabilities(&self, asked: &Asked, era: Era) -> Value {
         match era {
             Era::Stateless => asked.capabilities.clone(),
-            Era::Session => self
-                .session
-                .get()
-                .map(|session| session.capabilities.clone()),
+            Era::Session => self.session.get().map(|session| session.capabilities.clone()),
         }
         .unwrap_or_else(|| json!({}))
     }
@@ -158,10 +142,7 @@ impl ServerHandler for Handler {
     }
 
     fn get_info(&self) -> InitializeResult {
-        let mut info = InitializeResult::new(capabilities(
-            &self.offer(),
-            self.shared.settings.subscriptions,
-        ));
+        let mut info = InitializeResult::new(capabilities(&self.offer(), self.shared.settings.subscriptions));
         info.server_info = Implementation::new("cairn", env!("CARGO_PKG_VERSION"));
         info.instructions = self.shared.settings.instructions.clone();
         info
@@ -174,10 +155,7 @@ impl ServerHandler for Handler {
     ) -> Result<InitializeResult, ErrorData> {
         let open = CancellationToken::new();
         let session = Session {
-            capabilities: asked(&context.extensions)?
-                .capabilities
-                .clone()
-                .unwrap_or_else(|| json!({})),
+            capabilities: asked(&context.extensions)?.capabilities.clone().unwrap_or_else(|| json!({})),
             logs: Mutex::new(Logs::All),
             _close: open.clone().drop_guard(),
             open,
@@ -245,10 +223,7 @@ impl ServerHandler for Handler {
     ) -> Result<ReadResourceResponse, ErrorData> {
         declared(has_resources(&self.offer()), "resources/read")?;
         let mut result = ReadResourceResult::new(Vec::new());
-        result.meta = Some(
-            self.recorded(Method::ResourcesRead, Some(READ_TTL_MS), context)
-                .await?,
-        );
+        result.meta = Some(self.recorded(Method::ResourcesRead, Some(READ_TTL_MS), context).await?);
         Ok(ReadResourceResponse::Complete(result))
     }
 
@@ -271,10 +246,7 @@ impl ServerHandler for Handler {
         let offer = self.offer();
         declared(!offer.tools.is_empty(), "tools/list")?;
         let meta = self.listed("tools", &offer.tools, tool_entry, params, &context)?;
-        Ok(ListToolsResult {
-            meta: Some(meta),
-            ..ListToolsResult::default()
-        })
+        Ok(ListToolsResult { meta: Some(meta), ..ListToolsResult::default() })
     }
 
     async fn list_prompts(
@@ -285,10 +257,7 @@ impl ServerHandler for Handler {
         let offer = self.offer();
         declared(!offer.prompts.is_empty(), "prompts/list")?;
         let meta = self.listed("prompts", &offer.prompts, listed_entry, params, &context)?;
-        Ok(ListPromptsResult {
-            meta: Some(meta),
-            ..ListPromptsResult::default()
-        })
+        Ok(ListPromptsResult { meta: Some(meta), ..ListPromptsResult::default() })
     }
 
     async fn list_resources(
@@ -298,17 +267,8 @@ impl ServerHandler for Handler {
     ) -> Result<ListResourcesResult, ErrorData> {
         let offer = self.offer();
         declared(has_resources(&offer), "resources/list")?;
-        let meta = self.listed(
-            "resources",
-            &offer.resources,
-            listed_entry,
-            params,
-            &context,
-        )?;
-        Ok(ListResourcesResult {
-            meta: Some(meta),
-            ..ListResourcesResult::default()
-        })
+        let meta = self.listed("resources", &offer.resources, listed_entry, params, &context)?;
+        Ok(ListResourcesResult { meta: Some(meta), ..ListResourcesResult::default() })
     }
 
     async fn list_resource_templates(
@@ -318,17 +278,8 @@ impl ServerHandler for Handler {
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
         let offer = self.offer();
         declared(has_resources(&offer), "resources/templates/list")?;
-        let meta = self.listed(
-            "resourceTemplates",
-            &offer.templates,
-            listed_entry,
-            params,
-            &context,
-        )?;
-        Ok(ListResourceTemplatesResult {
-            meta: Some(meta),
-            ..ListResourceTemplatesResult::default()
-        })
+        let meta = self.listed("resourceTemplates", &offer.templates, listed_entry, params, &context)?;
+        Ok(ListResourceTemplatesResult { meta: Some(meta), ..ListResourceTemplatesResult::default() })
     }
 
     async fn set_level(
@@ -336,14 +287,10 @@ impl ServerHandler for Handler {
         request: SetLevelRequestParams,
         _: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        let session = self
-            .session
-            .get()
-            .ok_or_else(|| method_not_found("logging/setLevel"))?;
+        let session = self.session.get().ok_or_else(|| method_not_found("logging/setLevel"))?;
         let level = serde_json::to_value(request.level).unwrap_or_default();
         let logs = level.as_str().and_then(Logs::from_level);
-        let logs =
-            logs.ok_or_else(|| to_library(invalid_params("logging/setLevel: unknown level")))?;
+        let logs = logs.ok_or_else(|| to_library(invalid_params("logging/setLevel: unknown level")))?;
         *session.logs.lock().unwrap_or_else(PoisonError::into_inner) = logs;
         Ok(())
     }
@@ -354,19 +301,11 @@ impl ServerHandler for Handler {
         _: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
         declared(self.shared.settings.subscriptions, "resources/subscribe")?;
-        if self
-            .offer()
-            .resources
-            .iter()
-            .any(|resource| resource.name == request.uri)
-        {
+        if self.offer().resources.iter().any(|resource| resource.name == request.uri) {
             return Ok(());
         }
         let data = json!({"uri": request.uri});
-        Err(ErrorData::resource_not_found(
-            "there is no such resource",
-            Some(data),
-        ))
+        Err(ErrorData::resource_not_found("there is no such resource", Some(data)))
     }
 
     async fn unsubscribe(
@@ -378,10 +317,7 @@ impl ServerHandler for Handler {
     }
 
     /// Everything asked for: the library keeps of it what the capabilities declare.
-    fn accepted_subscription_filter(
-        &self,
-        requested: &SubscriptionFilter,
-    ) -> Option<SubscriptionFilter> {
+    fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
         Some(requested.clone())
     }
 
@@ -426,10 +362,7 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
         if is_known(&request.method, era(&context)) {
-            let message = format!(
-                "{}: the params do not have the shape of this method",
-                request.method
-            );
+            let message = format!("{}: the params do not have the shape of this method", request.method);
             return Err(to_library(invalid_params(message)));
         }
         Err(method_not_found(&request.method))

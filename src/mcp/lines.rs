@@ -89,12 +89,7 @@ impl<R: AsyncRead + Send + Unpin> Lines<R> {
 
     fn read(&self, line: &[u8]) -> Result<ClientJsonRpcMessage, Fault> {
         json::check(line).map_err(|found| fault(code(found), &found.to_string()))?;
-        let unread = |_| {
-            fault(
-                INVALID_REQUEST,
-                "the line is not a message of this protocol",
-            )
-        };
+        let unread = |_| fault(INVALID_REQUEST, "the line is not a message of this protocol");
         match envelope::read(line, &self.caller)? {
             Message::Answers => serde_json::from_slice(line).map_err(unread),
             Message::Asks { asked, slim, .. } => {
@@ -125,9 +120,7 @@ impl<R: AsyncRead + Send + Unpin + 'static> Transport<RoleServer> for Lines<R> {
             let mut line = unpack(&line).unwrap_or(line);
             one_line(&mut line);
             line.push(b'\n');
-            out.send(line.into())
-                .await
-                .map_err(|_| io::ErrorKind::BrokenPipe.into())
+            out.send(line.into()).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
         }
     }
 
@@ -168,10 +161,7 @@ impl<R: AsyncRead + Send + Unpin + 'static> Transport<RoleServer> for Lines<R> {
 }
 
 /// Writes lines until their queue ends, flushing whenever nothing more waits.
-pub async fn write(
-    mut lines: mpsc::Receiver<Bytes>,
-    mut to: impl AsyncWrite + Unpin,
-) -> io::Result<()> {
+pub async fn write(mut lines: mpsc::Receiver<Bytes>, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     while let Some(line) = lines.recv().await {
         to.write_all(&line).await?;
         while let Ok(line) = lines.try_recv() {
@@ -183,12 +173,7 @@ pub async fn write(
 }
 
 fn fault(code: i64, message: &str) -> Fault {
-    Fault {
-        id: "null".to_owned(),
-        code,
-        message: message.to_owned(),
-        malformed: true,
-    }
+    Fault { id: "null".to_owned(), code, message: message.to_owned(), malformed: true }
 }
 
 /// What is not JSON cannot be parsed; what is, but not the strict kind, is not a request.

@@ -22,12 +22,10 @@ pub fn page<T>(
     let start = match cursor {
         None => 0,
         Some(cursor) => {
-            let last = open(key, cursor)
-                .ok_or_else(|| invalid_params(format!("the cursor is not one of {key}")))?;
+            let last =
+                open(key, cursor).ok_or_else(|| invalid_params(format!("the cursor is not one of {key}")))?;
             let at = items.iter().position(|item| entry(item).0 == last);
-            at.ok_or_else(|| {
-                invalid_params("the cursor's entry is gone; list again from the start")
-            })? + 1
+            at.ok_or_else(|| invalid_params("the cursor's entry is gone; list again from the start"))? + 1
         }
     };
     let end = items.len().min(start + PAGE_MAX);
@@ -40,15 +38,10 @@ pub fn page<T>(
     }
     out.push(']');
     if end < items.len() {
-        out.extend([
-            r#","nextCursor":""#,
-            &seal(key, entry(&items[end - 1]).0),
-            "\"",
-        ]);
+        out.extend([r#","nextCursor":""#, &seal(key, entry(&items[end - 1]).0), "\""]);
     }
     out.push('}');
-    Ok(RawValue::from_string(out)
-        .expect("definitions and cursors are JSON, and so is a list of them"))
+    Ok(RawValue::from_string(out).expect("definitions and cursors are JSON, and so is a list of them"))
 }
 
 fn seal(key: &str, last: &str) -> String {

@@ -41,16 +41,8 @@ pub fn capabilities(offer: &Offer, subscriptions: bool) -> ServerCapabilities {
             declared[key] = value;
         }
     };
-    declare(
-        !offer.tools.is_empty(),
-        "tools",
-        json!({"listChanged": true}),
-    );
-    declare(
-        !offer.prompts.is_empty(),
-        "prompts",
-        json!({"listChanged": true}),
-    );
+    declare(!offer.tools.is_empty(), "tools", json!({"listChanged": true}));
+    declare(!offer.prompts.is_empty(), "prompts", json!({"listChanged": true}));
     let resources = if subscriptions {
         json!({"listChanged": true, "subscribe": true})
     } else {
@@ -62,17 +54,9 @@ pub fn capabilities(offer: &Offer, subscriptions: bool) -> ServerCapabilities {
 }
 
 pub fn declared(declared: bool, method: &str) -> Result<(), ErrorData> {
-    if declared {
-        Ok(())
-    } else {
-        Err(method_not_found(method))
-    }
+    if declared { Ok(()) } else { Err(method_not_found(method)) }
 }
 
 pub fn method_not_found(method: &str) -> ErrorData {
-    ErrorData::new(
-        ErrorCode::METHOD_NOT_FOUND,
-        format!("there is no method {method}"),
-        None,
-    )
+    ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("there is no method {method}"), None)
 }

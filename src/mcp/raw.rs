@@ -41,10 +41,7 @@ struct Parcel<'a> {
 /// The `_meta` of a typed result that stands for the result object `content`.
 pub fn pack(content: Box<RawValue>) -> MetaObject {
     let mut meta = MetaObject::new();
-    meta.0.insert(
-        PARCEL.to_owned(),
-        Value::String(String::from(Box::<str>::from(content))),
-    );
+    meta.0.insert(PARCEL.to_owned(), Value::String(String::from(Box::<str>::from(content))));
     meta
 }
 

@@ -63,10 +63,7 @@ impl Sessions {
         config.keep_alive = None;
         let mut library = LocalSessionManager::default();
         library.session_config = config;
-        Self {
-            library,
-            known: Arc::default(),
-        }
+        Self { library, known: Arc::default() }
     }
 
     /// Closes idle sessions, for ever. Safe to drop at any time.
@@ -80,13 +77,10 @@ impl Sessions {
 
     /// Closes every session that at `now` has done nothing for [`IDLE_MAX`].
     pub async fn close_idle(&self, now: Instant) {
-        let idle = |session: &Known| {
-            session.streams == 0 && now.saturating_duration_since(session.used) >= IDLE_MAX
-        };
-        let gone: Vec<SessionId> = lock(&self.known)
-            .extract_if(|_, session| idle(session))
-            .map(|(id, _)| id)
-            .collect();
+        let idle =
+            |session: &Known| session.streams == 0 && now.saturating_duration_since(session.used) >= IDLE_MAX;
+        let gone: Vec<SessionId> =
+            lock(&self.known).extract_if(|_, session| idle(session)).map(|(id, _)| id).collect();
         for id in gone {
             if let Err(err) = self.library.close_session(&id).await {
                 tracing::warn!(%err, "an idle session did not close");
@@ -101,9 +95,7 @@ impl Sessions {
 
     /// Whether `id` is a session of `actor`.
     pub fn owned(&self, id: &str, actor: &str) -> bool {
-        lock(&self.known)
-            .get(id)
-            .is_some_and(|known| known.owner.as_deref() == Some(actor))
+        lock(&self.known).get(id).is_some_and(|known| known.owner.as_deref() == Some(actor))
     }
 
     /// Whether there is room for one more, or something that can make room.
@@ -124,10 +116,7 @@ impl Sessions {
             known.used = Instant::now();
             known.streams += 1;
         }
-        Open {
-            id: id.clone(),
-            known: self.known.clone(),
-        }
+        Open { id: id.clone(), known: self.known.clone() }
     }
 
     /// Takes the longest idle session out of the table when the table is full.
@@ -137,9 +126,7 @@ impl Sessions {
             return Ok(None);
         }
         let idle = known.iter().filter(|(_, session)| session.streams == 0);
-        let longest = idle
-            .min_by_key(|(_, session)| session.used)
-            .map(|(id, _)| id.clone());
+        let longest = idle.min_by_key(|(_, session)| session.used).map(|(id, _)| id.clone());
         let longest = longest.ok_or(SessionError::Full)?;
         known.remove(&longest);
         Ok(Some(longest))
@@ -178,11 +165,7 @@ impl SessionManager for Sessions {
             self.library.close_session(&idle).await?;
         }
         let (id, transport) = self.library.create_session().await?;
-        let session = Known {
-            owner: None,
-            used: Instant::now(),
-            streams: 0,
-        };
+        let session = Known { owner: None, used: Instant::now(), streams: 0 };
         lock(&self.known).insert(id.clone(), session);
         Ok((id, transport))
     }
@@ -221,10 +204,7 @@ impl SessionManager for Sessions {
         message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, SessionError> {
         let open = self.open(id);
-        Ok(holding(
-            self.library.create_stream(id, message).await?,
-            open,
-        ))
+        Ok(holding(self.library.create_stream(id, message).await?, open))
     }
 
     async fn accept_message(
@@ -241,10 +221,7 @@ impl SessionManager for Sessions {
         id: &SessionId,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, SessionError> {
         let open = self.open(id);
-        Ok(holding(
-            self.library.create_standalone_stream(id).await?,
-            open,
-        ))
+        Ok(holding(self.library.create_standalone_stream(id).await?, open))
     }
 
     async fn resume(

@@ -25,15 +25,8 @@ use crate::{
 };
 
 fn caller() -> Caller {
-    let actor = Actor {
-        id: "ada".into(),
-        role: "user".into(),
-        proof: None,
-    };
-    Caller {
-        actor,
-        scopes: vec![Scope::Call],
-    }
+    let actor = Actor { id: "ada".into(), role: "user".into(), proof: None };
+    Caller { actor, scopes: vec![Scope::Call] }
 }
 
 fn record() -> Record {
@@ -60,8 +53,7 @@ fn typed(content: &str) -> Vec<u8> {
     let mut result = CallToolResult::success(Vec::new());
     result.meta = Some(pack(raw(content)));
     let id = NumberOrString::String("a\"b".into());
-    let message: ServerJsonRpcMessage =
-        JsonRpcMessage::response(ServerResult::CallToolResult(result), id);
+    let message: ServerJsonRpcMessage = JsonRpcMessage::response(ServerResult::CallToolResult(result), id);
     serde_json::to_vec(&message).expect("the library prints its own messages")
 }
 
@@ -102,11 +94,7 @@ fn check_fault(body: &str, id: &str, code: i64, malformed: bool) {
     match envelope::read(body.as_bytes(), &caller()) {
         Ok(_) => panic!("{body} was taken"),
         Err(fault) => {
-            assert_eq!(
-                (fault.id.as_str(), fault.code, fault.malformed),
-                (id, code, malformed),
-                "{body}"
-            );
+            assert_eq!((fault.id.as_str(), fault.code, fault.malformed), (id, code, malformed), "{body}");
         }
     }
 }
@@ -128,50 +116,15 @@ fn a_malformed_envelope_is_an_invalid_request() {
     check_fault(r#"["2.0",1,"ping",{},null,null]"#, "null", -32600, true);
     check_fault("7", "null", -32600, true);
     check_fault(r#"{"id":1,"method":"ping"}"#, "1", -32600, true);
-    check_fault(
-        r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#,
-        "1",
-        -32600,
-        true,
-    );
-    check_fault(
-        r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#,
-        "null",
-        -32600,
-        true,
-    );
-    check_fault(
-        r#"{"jsonrpc":"2.0","id":1.5,"method":"ping"}"#,
-        "null",
-        -32600,
-        true,
-    );
-    check_fault(
-        r#"{"jsonrpc":"2.0","id":{},"method":"ping"}"#,
-        "null",
-        -32600,
-        true,
-    );
+    check_fault(r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#, "1", -32600, true);
+    check_fault(r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#, "null", -32600, true);
+    check_fault(r#"{"jsonrpc":"2.0","id":1.5,"method":"ping"}"#, "null", -32600, true);
+    check_fault(r#"{"jsonrpc":"2.0","id":{},"method":"ping"}"#, "null", -32600, true);
     check_fault(r#"{"jsonrpc":"2.0","id":1,"method":7}"#, "1", -32600, true);
     check_fault(r#"{"jsonrpc":"2.0","id":1}"#, "1", -32600, true);
-    check_fault(
-        r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#,
-        "1",
-        -32600,
-        true,
-    );
-    check_fault(
-        r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":[1]}"#,
-        "1",
-        -32602,
-        true,
-    );
-    check_fault(
-        r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":{"_meta":1}}"#,
-        "1",
-        -32602,
-        true,
-    );
+    check_fault(r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#, "1", -32600, true);
+    check_fault(r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":[1]}"#, "1", -32602, true);
+    check_fault(r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":{"_meta":1}}"#, "1", -32602, true);
 }
 
 #[test]
@@ -188,27 +141,16 @@ fn params_of_the_wrong_shape_are_invalid_params() {
     check("resources/read", r#"{"uri":null}"#);
     check("completion/complete", r#"{"ref":{}}"#);
     check("initialize", "{}");
-    check(
-        "tools/call",
-        r#"{"name":"t","_meta":{"io.cairn/idempotency-key":""}}"#,
-    );
+    check("tools/call", r#"{"name":"t","_meta":{"io.cairn/idempotency-key":""}}"#);
     let long = "k".repeat(129);
-    check(
-        "tools/call",
-        &format!(r#"{{"name":"t","_meta":{{"io.cairn/idempotency-key":"{long}"}}}}"#),
-    );
-    check(
-        "tools/call",
-        r#"{"name":"t","_meta":{"io.cairn/contract":"bafy"}}"#,
-    );
+    check("tools/call", &format!(r#"{{"name":"t","_meta":{{"io.cairn/idempotency-key":"{long}"}}}}"#));
+    check("tools/call", r#"{"name":"t","_meta":{"io.cairn/contract":"bafy"}}"#);
 }
 
 #[test]
 fn a_removed_method_is_not_judged_by_its_params() {
     let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}"#;
-    read(&format!(
-        r#"{{"jsonrpc":"2.0","id":1,"method":"logging/setLevel","params":{{{meta}}}}}"#
-    ));
+    read(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"logging/setLevel","params":{{{meta}}}}}"#));
     assert!(envelope::is_known("logging/setLevel", Era::Session));
     assert!(!envelope::is_known("logging/setLevel", Era::Stateless));
 }
@@ -216,14 +158,10 @@ fn a_removed_method_is_not_judged_by_its_params() {
 #[test]
 fn the_router_gets_the_params_as_they_came_and_the_library_the_names() {
     let params = r#"{ "name":"t",  "arguments":{"n":1.50}, "_meta":{"progressToken":3} }"#;
-    let (asked, slim) = read(&format!(
-        r#"{{"jsonrpc":"2.0","id":"a\"","method":"tools/call","params":{params}}}"#
-    ));
+    let (asked, slim) =
+        read(&format!(r#"{{"jsonrpc":"2.0","id":"a\"","method":"tools/call","params":{params}}}"#));
     assert_eq!(asked.params.get(), params);
-    assert_eq!(
-        (asked.name.as_str(), &asked.meta.progress_token),
-        ("t", &Some(json!(3)))
-    );
+    assert_eq!((asked.name.as_str(), &asked.meta.progress_token), ("t", &Some(json!(3))));
     let wanted = r#"{"jsonrpc":"2.0","id":"a\"","method":"tools/call","params":{"name":"t","_meta":{"progressToken":3}}}"#;
     assert_eq!(slim.as_deref(), Some(wanted));
 }
@@ -278,10 +216,7 @@ fn a_stateless_result_gains_what_it_lacks() {
         env!("CARGO_PKG_VERSION")
     );
     let check = |result: &str, ttl_ms, wanted: &str| {
-        assert_eq!(
-            finished(result, Era::Stateless, ttl_ms, None),
-            wanted.replace("INFO", &info)
-        );
+        assert_eq!(finished(result, Era::Stateless, ttl_ms, None), wanted.replace("INFO", &info));
     };
     check("{}", None, r#"{"resultType":"complete",INFO}"#);
     check(
@@ -294,21 +229,12 @@ fn a_stateless_result_gains_what_it_lacks() {
         Some(9),
         r#"{"ttlMs":1,"resultType":"complete","cacheScope":"private",INFO}"#,
     );
-    check(
-        r#"{"resultType":"input_required"}"#,
-        Some(9),
-        r#"{"resultType":"input_required",INFO}"#,
-    );
+    check(r#"{"resultType":"input_required"}"#, Some(9), r#"{"resultType":"input_required",INFO}"#);
 }
 
 #[test]
 fn the_record_joins_a_meta_that_is_there() {
-    let result = finished(
-        r#"{"a":[1.0 ],"_meta":{ "k": 1.50},"b":2}"#,
-        Era::Session,
-        None,
-        Some(&record()),
-    );
+    let result = finished(r#"{"a":[1.0 ],"_meta":{ "k": 1.50},"b":2}"#, Era::Session, None, Some(&record()));
     let start = r#"{"a":[1.0 ],"_meta":{ "k": 1.50,"io.cairn/event":"bafkrei"#;
     assert!(result.starts_with(start), "{result}");
     assert!(result.ends_with(r#"},"b":2}"#), "{result}");
@@ -330,10 +256,7 @@ fn a_source_cannot_speak_for_the_record() {
         assert_eq!((meta.get("io.cairn/output"), &meta["k"]), (None, &json!(1)));
     }
     let replaced = finished(r#"{"_meta":null}"#, Era::Session, None, Some(&record()));
-    assert!(
-        replaced.starts_with(r#"{"_meta":{"io.cairn/event""#),
-        "{replaced}"
-    );
+    assert!(replaced.starts_with(r#"{"_meta":{"io.cairn/event""#), "{replaced}");
 }
 
 #[test]
@@ -341,11 +264,7 @@ fn a_result_that_cannot_be_given_is_an_error() {
     for (result, era, code) in [
         ("[]", Era::Session, -32603),
         ("null", Era::Stateless, -32603),
-        (
-            r#"{"resultType":"a","resultType":"b"}"#,
-            Era::Stateless,
-            -32603,
-        ),
+        (r#"{"resultType":"a","resultType":"b"}"#, Era::Stateless, -32603),
         (r#"{"resultType":"input_required"}"#, Era::Session, -32600),
     ] {
         let given = finish(&raw(result), era, None, None).map(|result| result.to_string());
@@ -355,26 +274,14 @@ fn a_result_that_cannot_be_given_is_an_error() {
 
 #[test]
 fn an_error_carries_its_record_where_data_can_hold_it() {
-    let error = |data| RpcError {
-        code: -1,
-        message: "no".into(),
-        data,
-        record: Some(Box::new(record())),
-    };
+    let error = |data| RpcError { code: -1, message: "no".into(), data, record: Some(Box::new(record())) };
     let event = json!(record().event.to_string());
     assert_eq!(
-        finish_error(error(None))
-            .data
-            .map(|data| data["io.cairn/event"].clone()),
+        finish_error(error(None)).data.map(|data| data["io.cairn/event"].clone()),
         Some(event.clone())
     );
-    let data = finish_error(error(Some(json!({"uri": "u"}))))
-        .data
-        .unwrap_or_default();
-    assert_eq!(
-        (&data["uri"], &data["io.cairn/event"]),
-        (&json!("u"), &event)
-    );
+    let data = finish_error(error(Some(json!({"uri": "u"})))).data.unwrap_or_default();
+    assert_eq!((&data["uri"], &data["io.cairn/event"]), (&json!("u"), &event));
     assert_eq!(finish_error(error(Some(json!([1])))).data, Some(json!([1])));
 }
 
@@ -383,37 +290,19 @@ fn an_error_carries_its_record_where_data_can_hold_it() {
 fn entries(count: usize) -> Vec<(String, Box<RawValue>)> {
     let entry = |at: usize| {
         let definition = format!(r#"{{"name":"t{at}", "x-unknown":1.0}}"#);
-        (
-            format!("t{at}"),
-            RawValue::from_string(definition).expect("JSON"),
-        )
+        (format!("t{at}"), RawValue::from_string(definition).expect("JSON"))
     };
     (0..count).map(entry).collect()
 }
 
-fn pages(
-    entries: &[(String, Box<RawValue>)],
-    key: &str,
-    cursor: Option<&str>,
-) -> Result<Value, i64> {
-    let page = page(
-        key,
-        entries,
-        |(name, definition)| (name, definition),
-        cursor,
-    );
-    page.map_err(|error| error.code)
-        .map(|page| serde_json::from_str(page.get()).expect("a page is JSON"))
+fn pages(entries: &[(String, Box<RawValue>)], key: &str, cursor: Option<&str>) -> Result<Value, i64> {
+    let page = page(key, entries, |(name, definition)| (name, definition), cursor);
+    page.map_err(|error| error.code).map(|page| serde_json::from_str(page.get()).expect("a page is JSON"))
 }
 
 #[test]
 fn definitions_are_listed_as_written() {
-    let listed = page(
-        "tools",
-        &entries(2),
-        |(name, definition)| (name, definition),
-        None,
-    );
+    let listed = page("tools", &entries(2), |(name, definition)| (name, definition), None);
     let wanted = r#"{"tools":[{"name":"t0", "x-unknown":1.0},{"name":"t1", "x-unknown":1.0}]}"#;
     assert_eq!(listed.ok().as_deref().map(RawValue::get), Some(wanted));
 }
@@ -432,11 +321,7 @@ fn a_cursor_goes_on_where_its_page_ended() {
     entries.truncate(10);
     assert_eq!(pages(&entries, "tools", Some(cursor)), Err(-32602));
     for garbage in ["", "zzz", "%", "dG9vbHM"] {
-        assert_eq!(
-            pages(&entries, "tools", Some(garbage)),
-            Err(-32602),
-            "{garbage}"
-        );
+        assert_eq!(pages(&entries, "tools", Some(garbage)), Err(-32602), "{garbage}");
     }
 }
 
@@ -450,18 +335,12 @@ async fn at_the_bound_the_longest_idle_session_makes_room() {
         opened.push(sessions.create_session().await.expect("there is room"));
     }
     assert!(sessions.admits());
-    let (latest, _transport) = sessions
-        .create_session()
-        .await
-        .expect("an idle one makes room");
+    let (latest, _transport) = sessions.create_session().await.expect("an idle one makes room");
     let (first, second) = (&opened[0].0, &opened[1].0);
     assert_eq!(sessions.has_session(first).await.ok(), Some(false));
     assert_eq!(sessions.has_session(second).await.ok(), Some(true));
     assert_eq!(sessions.has_session(&latest).await.ok(), Some(true));
-    assert!(
-        !sessions.owned(&latest, "ada"),
-        "nobody owns what was not initialized"
-    );
+    assert!(!sessions.owned(&latest, "ada"), "nobody owns what was not initialized");
 }
 
 #[tokio::test]

@@ -3,8 +3,7 @@
 //! Invariant: the edge and the tiles taken so far are all of the tree; nothing else is needed to go on.
 
 use super::{
-    HASH_LEN, Hash, Nodes, ProofError, TILE_HEIGHT, TILE_WIDTH, TileRow, Tiles, heights, join,
-    node_hash,
+    HASH_LEN, Hash, Nodes, ProofError, TILE_HEIGHT, TILE_WIDTH, TileRow, Tiles, heights, join, node_hash,
 };
 
 /// The right edge of a growing tree: all that is needed to append leaves and to name the root.
@@ -56,12 +55,7 @@ impl Growing {
             });
             hashes = index;
         }
-        Ok(Self {
-            size,
-            stack,
-            edge,
-            full: Vec::new(),
-        })
+        Ok(Self { size, stack, edge, full: Vec::new() })
     }
 
     /// Appends a leaf: one node hash on average.
@@ -70,10 +64,7 @@ impl Growing {
         self.store(0, &leaf);
         let mut node = leaf;
         for height in 1..=self.size.trailing_zeros() {
-            let left = self
-                .stack
-                .pop()
-                .expect("the stack has a root for each bit of the size");
+            let left = self.stack.pop().expect("the stack has a root for each bit of the size");
             node = node_hash(&left, &node);
             if height % TILE_HEIGHT == 0 {
                 self.store((height / TILE_HEIGHT) as usize, &node);
@@ -99,11 +90,7 @@ impl Growing {
         let mut changed = std::mem::take(&mut self.full);
         for (level, tile) in self.edge.iter_mut().enumerate() {
             if std::mem::take(&mut tile.changed) {
-                changed.push(TileRow {
-                    level: level as u8,
-                    index: tile.index,
-                    hashes: tile.hashes.clone(),
-                });
+                changed.push(TileRow { level: level as u8, index: tile.index, hashes: tile.hashes.clone() });
             }
         }
         changed
@@ -117,16 +104,9 @@ impl Growing {
         tile.hashes.extend(hash);
         tile.changed = true;
         if tile.hashes.len() == TILE_WIDTH * HASH_LEN {
-            let next = EdgeTile {
-                index: tile.index + 1,
-                ..EdgeTile::default()
-            };
+            let next = EdgeTile { index: tile.index + 1, ..EdgeTile::default() };
             let EdgeTile { index, hashes, .. } = std::mem::replace(tile, next);
-            self.full.push(TileRow {
-                level: level as u8,
-                index,
-                hashes,
-            });
+            self.full.push(TileRow { level: level as u8, index, hashes });
         }
     }
 }

@@ -61,9 +61,5 @@ pub fn parse_tile_path(path: &str) -> Option<TilePath> {
     }
     // Writing it again settles signs, leading zeros, lengths of groups and the place of each `x`.
     let canonical = (1..=TILE_WIDTH).contains(&width) && tile_path(level, index, width) == path;
-    canonical.then_some(TilePath {
-        level,
-        index,
-        width,
-    })
+    canonical.then_some(TilePath { level, index, width })
 }

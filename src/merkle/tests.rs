@@ -68,32 +68,19 @@ impl Random {
 }
 
 fn seed() -> u64 {
-    let seed = std::time::UNIX_EPOCH
-        .elapsed()
-        .expect("the clock is past 1970")
-        .as_nanos() as u64;
+    let seed = std::time::UNIX_EPOCH.elapsed().expect("the clock is past 1970").as_nanos() as u64;
     println!("seed {seed}");
     seed
 }
 
 fn hex(text: &str) -> Vec<u8> {
-    data_encoding::HEXLOWER
-        .decode(text.as_bytes())
-        .expect("hex")
+    data_encoding::HEXLOWER.decode(text.as_bytes()).expect("hex")
 }
 
 #[test]
 fn roots_of_the_certificate_transparency_vectors() {
-    let leaves = [
-        "",
-        "00",
-        "10",
-        "2021",
-        "3031",
-        "40414243",
-        "5051525354555657",
-        "606162636465666768696a6b6c6d6e6f",
-    ];
+    let leaves =
+        ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"];
     let roots = [
         "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
@@ -167,13 +154,7 @@ fn check_inclusion(
     let leaf = leaf_hash(&cid(index));
     assert!(verify_inclusion(&leaf, index, size, &proof, root));
     assert!(!verify_inclusion(&leaf, index + 1, size, &proof, root));
-    assert!(!verify_inclusion(
-        &leaf_hash(&cid(size)),
-        index,
-        size,
-        &proof,
-        root
-    ));
+    assert!(!verify_inclusion(&leaf_hash(&cid(size)), index, size, &proof, root));
     for at in 0..proof.len() {
         let mut bad = proof.clone();
         bad[at][0] ^= 1;
@@ -184,14 +165,8 @@ fn check_inclusion(
     let longer = [&proof[..], &[*root]].concat();
     assert!(!verify_inclusion(&leaf, index, size, &longer, root));
     let record = proof.iter().map(|hash| tlog_tiles::Hash(*hash)).collect();
-    tlog_tiles::check_record(
-        &record,
-        size,
-        tlog_tiles::Hash(*root),
-        index,
-        tlog_tiles::Hash(leaf),
-    )
-    .expect("a second verifier accepts the proof");
+    tlog_tiles::check_record(&record, size, tlog_tiles::Hash(*root), index, tlog_tiles::Hash(leaf))
+        .expect("a second verifier accepts the proof");
 }
 
 fn check_consistency(
@@ -211,10 +186,7 @@ fn check_consistency(
     for at in 0..proof.len() {
         let mut bad = proof.clone();
         bad[at][31] ^= 1;
-        assert!(
-            !verify_consistency(old, &old_root, new, root, &bad),
-            "{at} of {old} to {new}"
-        );
+        assert!(!verify_consistency(old, &old_root, new, root, &bad), "{at} of {old} to {new}");
         bad.remove(at);
         assert!(!verify_consistency(old, &old_root, new, root, &bad));
     }
@@ -230,26 +202,17 @@ fn check_consistency(
 
 #[test]
 fn a_resumed_tree_grows_as_if_it_had_never_stopped() {
-    for size in [
-        0, 1, 2, 255, 256, 257, 511, 512, 600, 65_535, 65_536, 65_800,
-    ] {
+    for size in [0, 1, 2, 255, 256, 257, 511, 512, 600, 65_535, 65_536, 65_800] {
         let (mut whole, mut stored) = grown(size, 100);
         let root = whole.root();
         let mut resumed = Growing::resume(size, &stored).expect("all tiles are stored");
         assert_eq!(resumed.take_changed(), []);
         for index in size..size + 600 {
-            assert_eq!(
-                (resumed.size(), resumed.root()),
-                (whole.size(), whole.root())
-            );
+            assert_eq!((resumed.size(), resumed.root()), (whole.size(), whole.root()));
             whole.push(leaf_hash(&cid(index)));
             resumed.push(leaf_hash(&cid(index)));
         }
-        assert_eq!(
-            resumed.clone().take_changed(),
-            whole.take_changed(),
-            "resumed at {size}"
-        );
+        assert_eq!(resumed.clone().take_changed(), whole.take_changed(), "resumed at {size}");
         // Tiles that ran ahead of the size, as after a crash between two commits, change nothing.
         stored.store(&mut resumed);
         let behind = Growing::resume(size, &stored).expect("all tiles are stored");
@@ -263,10 +226,7 @@ fn tiles_of_70_000_leaves_are_those_the_specification_lists() {
     let widths = |level: u8| -> Vec<usize> {
         let mut tiles: Vec<_> = stored.0.iter().filter(|((l, _), _)| *l == level).collect();
         tiles.sort();
-        tiles
-            .iter()
-            .map(|(_, tile)| tile.len() / HASH_LEN)
-            .collect()
+        tiles.iter().map(|(_, tile)| tile.len() / HASH_LEN).collect()
     };
     assert_eq!(widths(0), [&[256; 273][..], &[112]].concat());
     assert_eq!(widths(1), [256, 17]);
@@ -277,31 +237,13 @@ fn tiles_of_70_000_leaves_are_those_the_specification_lists() {
 #[test]
 fn what_is_not_there_is_not_proven() {
     let (_, mut stored) = grown(600, 600);
-    assert!(matches!(
-        inclusion(&stored, 600, 600),
-        Err(ProofError::Range { .. })
-    ));
-    assert!(matches!(
-        inclusion(&stored, 0, 0),
-        Err(ProofError::Range { .. })
-    ));
-    assert!(matches!(
-        consistency(&stored, 601, 600),
-        Err(ProofError::Range { .. })
-    ));
-    assert!(matches!(
-        root_at(&stored, 601),
-        Err(ProofError::Missing { level: 0, index: 2 })
-    ));
+    assert!(matches!(inclusion(&stored, 600, 600), Err(ProofError::Range { .. })));
+    assert!(matches!(inclusion(&stored, 0, 0), Err(ProofError::Range { .. })));
+    assert!(matches!(consistency(&stored, 601, 600), Err(ProofError::Range { .. })));
+    assert!(matches!(root_at(&stored, 601), Err(ProofError::Missing { level: 0, index: 2 })));
     stored.0.remove(&(1, 0));
-    assert!(matches!(
-        root_at(&stored, 600),
-        Err(ProofError::Missing { level: 1, index: 0 })
-    ));
-    assert!(matches!(
-        Growing::resume(600, &stored),
-        Err(ProofError::Missing { .. })
-    ));
+    assert!(matches!(root_at(&stored, 600), Err(ProofError::Missing { level: 1, index: 0 })));
+    assert!(matches!(Growing::resume(600, &stored), Err(ProofError::Missing { .. })));
     assert!(!verify_inclusion(&[0; 32], 0, 0, &[], &empty_root()));
     assert!(verify_consistency(0, &empty_root(), 5, &[1; 32], &[]));
     assert!(!verify_consistency(0, &[1; 32], 5, &[1; 32], &[]));
@@ -313,30 +255,16 @@ fn tiles_have_one_path_each() {
     let good = [
         ("tile/0/000", Level::Hashes(0), 0, 256),
         ("tile/0/x001/x234/067", Level::Hashes(0), 1_234_067, 256),
-        (
-            "tile/0/x001/x234/067.p/112",
-            Level::Hashes(0),
-            1_234_067,
-            112,
-        ),
+        ("tile/0/x001/x234/067.p/112", Level::Hashes(0), 1_234_067, 112),
         ("tile/1/000.p/17", Level::Hashes(1), 0, 17),
         ("tile/63/999.p/1", Level::Hashes(63), 999, 1),
         ("tile/entries/x001/000.p/255", Level::Entries, 1_000, 255),
         ("tile/entries/273.p/112", Level::Entries, 273, 112),
-        (
-            "tile/0/x018/x446/x744/x073/x709/x551/615",
-            Level::Hashes(0),
-            u64::MAX,
-            256,
-        ),
+        ("tile/0/x018/x446/x744/x073/x709/x551/615", Level::Hashes(0), u64::MAX, 256),
     ];
     for (text, level, index, width) in good {
         assert_eq!(tile_path(level, index, width), text);
-        let path = TilePath {
-            level,
-            index,
-            width,
-        };
+        let path = TilePath { level, index, width };
         assert_eq!(parse_tile_path(text), Some(path), "{text}");
     }
     let bad = [
@@ -377,13 +305,7 @@ fn tiles_have_one_path_each() {
 #[test]
 fn a_bundle_is_lengths_and_cids() {
     let bundle = entries_bundle(&[cid(0), cid(1)]);
-    let expected = [
-        &[0, 36][..],
-        &cid(0).to_bytes(),
-        &[0, 36],
-        &cid(1).to_bytes(),
-    ]
-    .concat();
+    let expected = [&[0, 36][..], &cid(0).to_bytes(), &[0, 36], &cid(1).to_bytes()].concat();
     assert_eq!(bundle, expected);
     assert!(entries_bundle(&[]).is_empty());
 }

@@ -28,10 +28,7 @@ fn a_scrape_shows_what_was_counted() {
         r#"cairn_upstream_up{upstream="files"} 1"#,
         "# EOF",
     ] {
-        assert!(
-            text.lines().any(|found| found == line),
-            "{line} is not in\n{text}"
-        );
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
 }
 
@@ -42,10 +39,7 @@ fn names_past_the_bound_are_counted_together() {
         metrics.call_ended(&format!("tool{number}"), "failed", "builtin", 0.1);
     }
     let text = metrics.encode();
-    let series = text
-        .lines()
-        .filter(|line| line.starts_with("cairn_calls_total"))
-        .count();
+    let series = text.lines().filter(|line| line.starts_with("cairn_calls_total")).count();
     assert_eq!(series, TOOLS_MAX + 1);
     assert!(text.contains(r#"cairn_calls_total{tool="other",outcome="failed"} 500"#));
 }

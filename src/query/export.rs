@@ -123,10 +123,7 @@ impl View {
                     ..Filter::default()
                 });
                 let gapless = true;
-                (
-                    Seqs::Fitting { filter, gapless },
-                    "no event of this range".to_owned(),
-                )
+                (Seqs::Fitting { filter, gapless }, "no event of this range".to_owned())
             }
             Scope::Subject(subject) => {
                 let filter = Box::new(Filter {
@@ -135,10 +132,7 @@ impl View {
                     ..Filter::default()
                 });
                 let gapless = false;
-                (
-                    Seqs::Fitting { filter, gapless },
-                    format!("subject {subject}"),
-                )
+                (Seqs::Fitting { filter, gapless }, format!("subject {subject}"))
             }
             Scope::Ancestors(cid) => {
                 let starts = match self.find(cid) {
@@ -148,18 +142,11 @@ impl View {
                     }
                     Err(err) => return Err(err),
                 };
-                (
-                    Seqs::These(self.ancestors(&starts, ANCESTORS_MAX)?),
-                    format!("an event of {cid}"),
-                )
+                (Seqs::These(self.ancestors(&starts, ANCESTORS_MAX)?), format!("an event of {cid}"))
             }
         };
         let (from, to, count) = match &seqs {
-            Seqs::These(seqs) => (
-                seqs.first().copied(),
-                seqs.last().copied(),
-                seqs.len() as u64,
-            ),
+            Seqs::These(seqs) => (seqs.first().copied(), seqs.last().copied(), seqs.len() as u64),
             Seqs::Fitting { filter, .. } => {
                 let first = self.seqs(filter, 0, 1)?.first().copied();
                 (first, self.last_seq(filter)?, self.count(filter)?)
@@ -168,22 +155,11 @@ impl View {
         let (Some(from), Some(to)) = (from, to) else {
             return Err(QueryError::NotFound(what));
         };
-        Ok(Selected {
-            seqs,
-            from,
-            to,
-            count,
-            head: head.clone(),
-        })
+        Ok(Selected { seqs, from, to, count, head: head.clone() })
     }
 
     /// Writes what was selected.
-    pub fn export(
-        &self,
-        selected: &Selected,
-        format: Format,
-        to: &mut dyn Write,
-    ) -> Result<(), ExportError> {
+    pub fn export(&self, selected: &Selected, format: Format, to: &mut dyn Write) -> Result<(), ExportError> {
         match format {
             Format::Car => self.export_car(selected, to),
             Format::JsonLines => self.visit(selected, &mut |event| {

@@ -19,30 +19,18 @@ pub fn dot(walk: &Walk) -> String {
             What::Foreign => "ellipse",
         };
         let label = escape(&label(node), "\\\"", "\\n");
-        let _ = writeln!(
-            text,
-            "  \"{}\" [shape={shape}, label=\"{label}\"];",
-            node.cid
-        );
+        let _ = writeln!(text, "  \"{}\" [shape={shape}, label=\"{label}\"];", node.cid);
     }
     for edge in &walk.edges {
-        let _ = writeln!(
-            text,
-            "  \"{}\" -> \"{}\" [label=\"{}\"];",
-            edge.from, edge.to, edge.kind
-        );
+        let _ = writeln!(text, "  \"{}\" -> \"{}\" [label=\"{}\"];", edge.from, edge.to, edge.kind);
     }
     text + "}\n"
 }
 
 /// The walk as a Mermaid flowchart.
 pub fn mermaid(walk: &Walk) -> String {
-    let numbers: HashMap<Cid, usize> = walk
-        .nodes
-        .iter()
-        .enumerate()
-        .map(|(number, node)| (node.cid, number))
-        .collect();
+    let numbers: HashMap<Cid, usize> =
+        walk.nodes.iter().enumerate().map(|(number, node)| (node.cid, number)).collect();
     let mut text = String::from("flowchart BT\n");
     for (number, node) in walk.nodes.iter().enumerate() {
         let label = escape(&label(node), "#quot;", "<br/>");
@@ -66,9 +54,7 @@ fn label(node: &Node) -> String {
     let name = node.cid.to_string();
     let end = &name[name.len() - 8..];
     match &node.what {
-        What::Event {
-            seq, kind, subject, ..
-        } => format!("{seq} {kind}\n{subject} ..{end}"),
+        What::Event { seq, kind, subject, .. } => format!("{seq} {kind}\n{subject} ..{end}"),
         What::Payload { len } => format!("payload, {len} bytes\n..{end}"),
         What::Contract { name, source } => format!("{source}/{name}\n..{end}"),
         What::Foreign => format!("another log's event\n..{end}"),

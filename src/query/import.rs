@@ -46,9 +46,7 @@ pub enum ImportError {
         "the archive holds {count} events from {from} to {to}, not a whole log: export it without a subject, cid or range"
     )]
     Partial { from: u64, to: u64, count: u64 },
-    #[error(
-        "the archive goes from event {expected} to event {found}: the events between are missing"
-    )]
+    #[error("the archive goes from event {expected} to event {found}: the events between are missing")]
     Gap { expected: u64, found: u64 },
     #[error("the archive ends before event {expected} of {count}")]
     Short { expected: u64, count: u64 },
@@ -63,10 +61,7 @@ pub enum ImportError {
 }
 
 fn faults(report: &Report) -> String {
-    let first = report
-        .faults
-        .first()
-        .map_or("no fault", |fault| &fault.fault);
+    let first = report.faults.first().map_or("no fault", |fault| &fault.fault);
     match report.faults_total {
         0 | 1 => first.to_owned(),
         more => format!("{first}, and {} more faults", more - 1),
@@ -74,16 +69,10 @@ fn faults(report: &Report) -> String {
 }
 
 /// Writes the log of `archive` into `dir`, which must hold none. `step` is told how far verifying it is.
-pub fn import(
-    archive: impl Read,
-    dir: &Path,
-    step: &mut dyn FnMut(Step),
-) -> Result<Report, ImportError> {
+pub fn import(archive: impl Read, dir: &Path, step: &mut dyn FnMut(Step)) -> Result<Report, ImportError> {
     let home = Home::open(dir)?;
     if home.log_path().exists() {
-        return Err(ImportError::Occupied {
-            dir: dir.display().to_string(),
-        });
+        return Err(ImportError::Occupied { dir: dir.display().to_string() });
     }
     // An import that a crash broke off may have left its part here.
     let part = dir.join("import");
@@ -111,10 +100,7 @@ pub fn import(
 
 /// Writes the log and its signed head.
 fn write(archive: impl Read, home: &Home) -> Result<(), ImportError> {
-    let limits = Limits {
-        section_max: SECTION_MAX,
-        total_max: u64::MAX,
-    };
+    let limits = Limits { section_max: SECTION_MAX, total_max: u64::MAX };
     let mut archive = Reader::new(io::BufReader::new(archive), limits)?;
     let root = archive.root();
     let Some((cid, bytes)) = archive.next().transpose()? else {
@@ -124,9 +110,7 @@ fn write(archive: impl Read, home: &Home) -> Result<(), ImportError> {
         true => decode(&bytes).map_err(|_| ImportError::NoManifest)?,
         false => return Err(ImportError::NoManifest),
     };
-    let Manifest {
-        from, to, count, ..
-    } = manifest;
+    let Manifest { from, to, count, .. } = manifest;
     if from != 0 || to.checked_add(1) != Some(count) {
         return Err(ImportError::Partial { from, to, count });
     }
@@ -152,10 +136,7 @@ fn write(archive: impl Read, home: &Home) -> Result<(), ImportError> {
             }
             Some(event) => {
                 let found = event.fields().seq;
-                return Err(ImportError::Gap {
-                    expected: next,
-                    found,
-                });
+                return Err(ImportError::Gap { expected: next, found });
             }
         }
         if log.bytes >= BATCH_BYTES || log.batch.events.len() >= BATCH_EVENTS {
@@ -164,10 +145,7 @@ fn write(archive: impl Read, home: &Home) -> Result<(), ImportError> {
     }
     log.flush()?;
     if next != count {
-        return Err(ImportError::Short {
-            expected: next,
-            count,
-        });
+        return Err(ImportError::Short { expected: next, count });
     }
     home.head()?.write(&manifest.checkpoint, true)?;
     Ok(())

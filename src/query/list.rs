@@ -63,20 +63,11 @@ struct Conditions {
 
 impl View {
     /// The next page. `limit` is cut to 1 to [`LIMIT_MAX`].
-    pub fn list(
-        &self,
-        filter: &Filter,
-        limit: u64,
-        cursor: Option<&str>,
-    ) -> Result<Page, QueryError> {
+    pub fn list(&self, filter: &Filter, limit: u64, cursor: Option<&str>) -> Result<Page, QueryError> {
         let limit = limit.clamp(1, LIMIT_MAX);
         let after = cursor.map(|cursor| filter.open(cursor)).transpose()?;
         let applied = self.applied()?;
-        let mut page = Page {
-            events: Vec::new(),
-            next_cursor: None,
-            applied,
-        };
+        let mut page = Page { events: Vec::new(), next_cursor: None, applied };
         let Some(mut conditions) = self.conditions(filter, applied)? else {
             return Ok(page);
         };
@@ -119,15 +110,10 @@ impl View {
         let Some(conditions) = self.conditions(filter, self.applied()?)? else {
             return Ok(Vec::new());
         };
-        let sql = format!(
-            "SELECT entry.seq FROM entry WHERE {} ORDER BY entry.seq LIMIT ?3",
-            conditions.sql
-        );
+        let sql = format!("SELECT entry.seq FROM entry WHERE {} ORDER BY entry.seq LIMIT ?3", conditions.sql);
         let mut statement = self.state.prepare_cached(&sql)?;
-        let rows = statement.query_map(
-            params![conditions.from.max(from), conditions.to, max],
-            |row| row.get(0),
-        )?;
+        let rows =
+            statement.query_map(params![conditions.from.max(from), conditions.to, max], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -151,8 +137,7 @@ impl View {
             conditions.sql
         );
         let mut statement = self.state.prepare_cached(&sql)?;
-        let rows =
-            statement.query_map(params![conditions.from, conditions.to], |row| row.get(0))?;
+        let rows = statement.query_map(params![conditions.from, conditions.to], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -168,10 +153,7 @@ impl View {
             sql += &format!(" AND entry.{column} = {id}");
         }
         if let Some(subject) = &filter.subject {
-            let found = self.number(
-                "SELECT id FROM subject WHERE name = ?1",
-                subject_key(subject),
-            )?;
+            let found = self.number("SELECT id FROM subject WHERE name = ?1", subject_key(subject))?;
             let Some(id) = found else { return Ok(None) };
             sql += &format!(" AND entry.subject = {id}");
         }
@@ -195,11 +177,7 @@ impl View {
             Some(ts) => self.first_at(ts, applied)?,
             None => applied,
         };
-        Ok(Some(Conditions {
-            sql,
-            from: from.max(self.first_at(after, applied)?),
-            to: to.min(before),
-        }))
+        Ok(Some(Conditions { sql, from: from.max(self.first_at(after, applied)?), to: to.min(before) }))
     }
 
     /// The block numbers that `tool` and `contract` both allow; none where neither is set.
@@ -253,9 +231,7 @@ impl View {
 
     /// The first seq whose moment is `ts` or later: moments never fall, so it is found by halving.
     fn first_at(&self, ts: u64, applied: u64) -> Result<u64, QueryError> {
-        let mut statement = self
-            .state
-            .prepare_cached("SELECT ts FROM entry WHERE seq = ?1")?;
+        let mut statement = self.state.prepare_cached("SELECT ts FROM entry WHERE seq = ?1")?;
         let (mut low, mut high) = (0, if ts == 0 { 0 } else { applied });
         while low < high {
             let middle = low + (high - low) / 2;
@@ -305,11 +281,7 @@ pub fn moment(text: &str) -> Result<u64, QueryError> {
         return Ok(micros);
     }
     let moment: Option<jiff::Timestamp> = text.parse().ok();
-    moment
-        .and_then(|moment| u64::try_from(moment.as_microsecond()).ok())
-        .ok_or_else(|| {
-            QueryError::Invalid(format!(
-                "`{text}` is no moment: expected RFC 3339, or microseconds since 1970"
-            ))
-        })
+    moment.and_then(|moment| u64::try_from(moment.as_microsecond()).ok()).ok_or_else(|| {
+        QueryError::Invalid(format!("`{text}` is no moment: expected RFC 3339, or microseconds since 1970"))
+    })
 }

@@ -62,9 +62,7 @@ impl Payloads {
 
     /// Content too, up to the bound.
     pub fn inline() -> Self {
-        Self {
-            left: Cell::new(INLINE_MAX),
-        }
+        Self { left: Cell::new(INLINE_MAX) }
     }
 
     fn take(&self, len: usize) -> bool {
@@ -139,17 +137,10 @@ impl View {
         let links: Vec<Value> = links.iter().map(link).collect();
         let size = bytes.len();
         let cid = cid.to_string();
-        Ok(
-            json!({"cid": cid, "codec": codec, "size": size, "links": links, "type": kind, "value": value}),
-        )
+        Ok(json!({"cid": cid, "codec": codec, "size": size, "links": links, "type": kind, "value": value}))
     }
 
-    fn value(
-        &self,
-        cid: &Cid,
-        bytes: &[u8],
-        inline: bool,
-    ) -> Result<(&'static str, Value), QueryError> {
+    fn value(&self, cid: &Cid, bytes: &[u8], inline: bool) -> Result<(&'static str, Value), QueryError> {
         if let Ok(payload) = decode::<Payload>(bytes) {
             let mut shown = Map::new();
             shown.insert("v".to_owned(), payload.v.into());
@@ -197,8 +188,7 @@ impl View {
 
     /// The media type of a payload, read without copying its content.
     fn media(&self, cid: &Cid) -> Result<Option<String>, QueryError> {
-        let sql =
-            "SELECT bytes FROM log.block WHERE digest = ?1 AND codec = ?2 AND bytes IS NOT NULL";
+        let sql = "SELECT bytes FROM log.block WHERE digest = ?1 AND codec = ?2 AND bytes IS NOT NULL";
         let mut statement = self.state.prepare_cached(sql)?;
         let media = |row: &rusqlite::Row<'_>| {
             let bytes = row.get_ref(0)?.as_blob()?;
@@ -214,9 +204,8 @@ impl View {
         let sql = "SELECT length(bytes) FROM log.block WHERE digest = ?1";
         let mut statement = self.state.prepare_cached(sql)?;
         for part in payload.parts.iter().flatten() {
-            let part: Option<Option<u64>> = statement
-                .query_row([part.digest()], |row| row.get(0))
-                .optional()?;
+            let part: Option<Option<u64>> =
+                statement.query_row([part.digest()], |row| row.get(0)).optional()?;
             len += part.flatten().unwrap_or(0);
         }
         Ok(len)
@@ -229,15 +218,10 @@ impl View {
         };
         let json = payload.media == JSON;
         let content = self.content(payload)?;
-        let parsed = json
-            .then(|| serde_json::from_slice(&content).ok())
-            .flatten();
+        let parsed = json.then(|| serde_json::from_slice(&content).ok()).flatten();
         match parsed {
             Some(value) => shown.insert("content".to_owned(), value),
-            None => shown.insert(
-                "content_base64".to_owned(),
-                BASE64_STANDARD.encode(content).into(),
-            ),
+            None => shown.insert("content_base64".to_owned(), BASE64_STANDARD.encode(content).into()),
         };
         Ok(())
     }
@@ -248,11 +232,7 @@ fn fields_json(event: &Event) -> Value {
     let fields = event.fields();
     let nullable = |cid: &Option<Cid>| cid.as_ref().map(link);
     let pay = |pay: &PayloadRef| json!({"cid": link(&pay.cid), "len": pay.len, "role": pay.role});
-    let body: Map<String, Value> = fields
-        .body
-        .iter()
-        .map(|(name, fact)| (name.clone(), dag(fact)))
-        .collect();
+    let body: Map<String, Value> = fields.body.iter().map(|(name, fact)| (name.clone(), dag(fact))).collect();
     json!({
         "cid": event.cid().to_string(),
         "v": fields.v,
@@ -278,11 +258,8 @@ fn fields_json(event: &Event) -> Value {
 /// A contract with its schemas and annotations as JSON.
 pub fn contract_json(contract: &Contract) -> Value {
     let parsed = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or(Value::Null);
-    let effects: Map<String, Value> = contract
-        .effects
-        .iter()
-        .map(|(name, effect)| (name.clone(), dag(effect)))
-        .collect();
+    let effects: Map<String, Value> =
+        contract.effects.iter().map(|(name, effect)| (name.clone(), dag(effect))).collect();
     json!({
         "v": contract.v,
         "name": contract.name,

@@ -11,8 +11,7 @@ use crate::{
     event::{Event, Genesis},
     log::Stored,
     merkle::{
-        self, HASH_LEN, Hash, Level, ProofError, TILE_WIDTH, TilePath, Tiles, entries_bundle,
-        leaf_hash,
+        self, HASH_LEN, Hash, Level, ProofError, TILE_WIDTH, TilePath, Tiles, entries_bundle, leaf_hash,
     },
     receipt::{self, Receipt},
     state::{StateError, StoredTiles},
@@ -81,10 +80,8 @@ impl View {
             Level::Entries => 0,
         };
         // Each hash of a level stands for 256 of the level below.
-        let hashes = 8_u32
-            .checked_mul(level.into())
-            .and_then(|shift| head.size.checked_shr(shift))
-            .unwrap_or(0);
+        let hashes =
+            8_u32.checked_mul(level.into()).and_then(|shift| head.size.checked_shr(shift)).unwrap_or(0);
         let first = path.index.checked_mul(TILE_WIDTH as u64);
         let end = first.and_then(|first| first.checked_add(path.width as u64));
         let (Some(first), Some(end)) = (first, end.filter(|end| *end <= hashes)) else {
@@ -135,9 +132,7 @@ impl View {
         let event = event.ok_or_else(|| QueryError::NotFound(format!("event {cid}")))?;
         let index = event.fields().seq;
         if index >= head.size {
-            return Err(QueryError::NotFound(format!(
-                "a signed head over event {cid}"
-            )));
+            return Err(QueryError::NotFound(format!("a signed head over event {cid}")));
         }
         let tiles = StoredTiles(&self.state);
         let proof = merkle::inclusion(&tiles, index, head.size).map_err(broken)?;
@@ -148,10 +143,9 @@ impl View {
 fn broken(err: ProofError<StateError>) -> QueryError {
     match err {
         ProofError::Tiles(err) => err.into(),
-        ProofError::Range { .. } | ProofError::Missing { .. } => StateError::Broken {
-            what: "the merkle tiles are incomplete",
+        ProofError::Range { .. } | ProofError::Missing { .. } => {
+            StateError::Broken { what: "the merkle tiles are incomplete" }.into()
         }
-        .into(),
     }
 }
 

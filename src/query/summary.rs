@@ -34,9 +34,8 @@ impl View {
         // One transaction, so that counts, root and digests are of the same events.
         let moment = self.state.unchecked_transaction()?;
         let size = self.applied()?;
-        let mut statement = moment.prepare_cached(
-            "SELECT word.text, tally.n FROM tally JOIN word ON word.id = tally.kind",
-        )?;
+        let mut statement = moment
+            .prepare_cached("SELECT word.text, tally.n FROM tally JOIN word ON word.id = tally.kind")?;
         let counts = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(Summary {
             size,

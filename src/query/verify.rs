@@ -108,36 +108,26 @@ pub enum Step {
 /// Verifies the log of a data directory. `step` is told how far it is.
 pub fn verify(home: &Home, checks: &Checks, step: &mut dyn FnMut(Step)) -> Report {
     let mut found = Found::default();
-    let checked =
-        SqliteReader::open(&home.log_path()).and_then(|log| found.check(home, &log, checks, step));
+    let checked = SqliteReader::open(&home.log_path()).and_then(|log| found.check(home, &log, checks, step));
     if let Err(err) = checked {
         let verdict = match err {
             LogError::Corrupt { .. } => Verdict::Invalid,
             _ => Verdict::Unreadable,
         };
-        found.fault(
-            verdict,
-            None,
-            None,
-            format!("the log cannot be read on: {}", chain(&err)),
-        );
+        found.fault(verdict, None, None, format!("the log cannot be read on: {}", chain(&err)));
     }
     // Only what a whole log gives can be compared.
     if checks.derived && found.verdict == Verdict::Verified {
         match derived::compare(home, &mut |done, of| step(Step::Derived(done, of))) {
             Ok(differing) => {
                 for table in differing {
-                    let fault = format!(
-                        "table `{table}` of state.db is not what the log gives; run `cairn rebuild`"
-                    );
+                    let fault =
+                        format!("table `{table}` of state.db is not what the log gives; run `cairn rebuild`");
                     found.fault(Verdict::Invalid, None, None, fault);
                 }
             }
             Err(err) => {
-                let fault = format!(
-                    "state.db cannot be compared: {}; run `cairn rebuild`",
-                    chain(&err)
-                );
+                let fault = format!("state.db cannot be compared: {}; run `cairn rebuild`", chain(&err));
                 found.fault(Verdict::Invalid, None, None, fault);
             }
         }
@@ -150,25 +140,16 @@ impl View {
     pub fn verify_one(&self, cid: &Cid, head: &Head) -> Result<Report, QueryError> {
         let mut found = Found::default();
         if let Some(seq) = self.log.seq_of(cid)? {
-            let checks = Checks {
-                from_seq: seq,
-                to_seq: Some(seq),
-                ..Checks::default()
-            };
+            let checks = Checks { from_seq: seq, to_seq: Some(seq), ..Checks::default() };
             let chain = found.check_events(self.log.as_ref(), &checks, Vec::new(), &mut |_| {})?;
             found.end(chain, HashSet::new())?;
             let root = self.root(head.size)?;
             let proof = merkle::inclusion(&StoredTiles(&self.state), seq, head.size);
             let leaf = merkle::leaf_hash(cid);
-            let under = proof
-                .is_ok_and(|proof| merkle::verify_inclusion(&leaf, seq, head.size, &proof, &root));
+            let under =
+                proof.is_ok_and(|proof| merkle::verify_inclusion(&leaf, seq, head.size, &proof, &root));
             if !under {
-                found.fault(
-                    Verdict::Forked,
-                    Some(seq),
-                    Some(cid),
-                    "the event is not under the signed head",
-                );
+                found.fault(Verdict::Forked, Some(seq), Some(cid), "the event is not under the signed head");
             }
             found.root = Some(root);
             return Ok(found.report());
@@ -276,23 +257,12 @@ impl Found {
         Ok(())
     }
 
-    fn fault(
-        &mut self,
-        verdict: Verdict,
-        seq: Option<u64>,
-        cid: Option<&Cid>,
-        fault: impl Into<String>,
-    ) {
+    fn fault(&mut self, verdict: Verdict, seq: Option<u64>, cid: Option<&Cid>, fault: impl Into<String>) {
         self.verdict = self.verdict.max(verdict);
         self.faults_total += 1;
         if self.faults.len() < FAULTS_MAX {
             let cid = cid.map(Cid::to_string);
-            self.faults.push(Fault {
-                seq,
-                cid,
-                fault: fault.into(),
-                verdict,
-            });
+            self.faults.push(Fault { seq, cid, fault: fault.into(), verdict });
         }
     }
 

@@ -131,10 +131,7 @@ impl View {
         };
         let roots = walking.begin(start)?;
         let applied = self.applied()?;
-        let roots: Vec<(u64, u32)> = roots
-            .into_iter()
-            .filter(|(seq, _)| *seq < applied)
-            .collect();
+        let roots: Vec<(u64, u32)> = roots.into_iter().filter(|(seq, _)| *seq < applied).collect();
         if direction != Direction::Descendants {
             walking.follow(&roots, depth_max, View::parents)?;
         }
@@ -146,17 +143,11 @@ impl View {
 
     /// Events this one was caused by or refers to, as the state numbers them: another log's are negative.
     fn parents(&self, seq: i64) -> Result<Vec<i64>, QueryError> {
-        self.neighbours(
-            "SELECT parent FROM edge WHERE child = ?1 ORDER BY parent",
-            seq,
-        )
+        self.neighbours("SELECT parent FROM edge WHERE child = ?1 ORDER BY parent", seq)
     }
 
     fn children(&self, seq: i64) -> Result<Vec<i64>, QueryError> {
-        self.neighbours(
-            "SELECT child FROM edge WHERE parent = ?1 ORDER BY child LIMIT 1001",
-            seq,
-        )
+        self.neighbours("SELECT child FROM edge WHERE parent = ?1 ORDER BY child LIMIT 1001", seq)
     }
 
     fn neighbours(&self, sql: &str, seq: i64) -> Result<Vec<i64>, QueryError> {
@@ -168,9 +159,7 @@ impl View {
     fn foreign(&self, number: i64) -> Result<Option<Cid>, QueryError> {
         let sql = "SELECT cid FROM foreign_event WHERE id = ?1";
         let mut statement = self.state.prepare_cached(sql)?;
-        let bytes: Option<Vec<u8>> = statement
-            .query_row([-number], |row| row.get(0))
-            .optional()?;
+        let bytes: Option<Vec<u8>> = statement.query_row([-number], |row| row.get(0)).optional()?;
         Ok(bytes.and_then(|bytes| Cid::from_bytes(&bytes).ok()))
     }
 
@@ -193,10 +182,7 @@ impl View {
 
     /// The seqs of the events that hold a payload, in order, at most `max`.
     pub fn holders(&self, payload: &Cid, max: usize) -> Result<Vec<u64>, QueryError> {
-        let filter = Filter {
-            payload: Some(*payload),
-            ..Filter::default()
-        };
+        let filter = Filter { payload: Some(*payload), ..Filter::default() };
         self.seqs(&filter, 0, max as u64)
     }
 }
@@ -228,10 +214,7 @@ impl Walking<'_> {
             self.contract(&prev, 1)?;
             self.link(*start, prev, "prev");
         }
-        let filter = Filter {
-            contract: Some(*start),
-            ..Filter::default()
-        };
+        let filter = Filter { contract: Some(*start), ..Filter::default() };
         // Its calls are shown and not followed: a contract causes none of them.
         for seq in self.view.seqs(&filter, 0, self.limit as u64 + 1)? {
             if !self.event(seq, 1)? {
@@ -266,11 +249,7 @@ impl Walking<'_> {
                 }
                 continue;
             }
-            open.extend(
-                next.into_iter()
-                    .filter(|n| seen.insert(*n))
-                    .map(|n| (n, depth + 1)),
-            );
+            open.extend(next.into_iter().filter(|n| seen.insert(*n)).map(|n| (n, depth + 1)));
         }
         Ok(())
     }
@@ -327,8 +306,7 @@ impl Walking<'_> {
             && let Ok(Found::Block { bytes, .. }) = self.view.find(cid)
             && let Ok(contract) = decode::<Contract>(&bytes)
         {
-            self.contracts
-                .insert(*cid, (contract.name, contract.source));
+            self.contracts.insert(*cid, (contract.name, contract.source));
         }
         let Some((name, source)) = self.contracts.get(cid).cloned() else {
             return Ok(false);

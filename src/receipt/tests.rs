@@ -49,36 +49,19 @@ fn receipt() -> Receipt {
         let fact = Fact {
             cause: None,
             refs: vec![],
-            actor: Actor {
-                id: "local".to_owned(),
-                role: "operator".to_owned(),
-                proof: None,
-            },
+            actor: Actor { id: "local".to_owned(), role: "operator".to_owned(), proof: None },
             subject: "log".to_owned(),
             tool: None,
             payloads: vec![],
-            body: Body::LogOpened(LogOpened {
-                genesis: log,
-                software: "cairn".to_owned(),
-            }),
+            body: Body::LogOpened(LogOpened { genesis: log, software: "cairn".to_owned() }),
         };
-        let place = Place {
-            log,
-            seq,
-            prev: events.last().map(Event::cid),
-            ts: 1_700_000_000_000_000 + seq,
-        };
+        let place = Place { log, seq, prev: events.last().map(Event::cid), ts: 1_700_000_000_000_000 + seq };
         let event = Event::seal(fact, place).expect("the fact keeps the rules");
         growing.push(leaf_hash(&event.cid()));
         events.push(event);
     }
     let tiles = growing.take_changed();
-    let stored = Stored(
-        tiles
-            .into_iter()
-            .map(|row| ((row.level, row.index), row.hashes))
-            .collect(),
-    );
+    let stored = Stored(tiles.into_iter().map(|row| ((row.level, row.index), row.hashes)).collect());
     Receipt {
         v: VERSION,
         cid: events[5].cid(),
@@ -96,13 +79,8 @@ fn a_receipt_survives_json_and_proves_its_event() {
     let value = serde_json::from_str(&json).expect("our own text");
     let read = Receipt::from_json(value).expect("our own form");
     assert_eq!(read, receipt());
-    let verified = read
-        .verify(signer(ORIGIN).verifier())
-        .expect("an honest receipt");
-    assert_eq!(
-        (verified.origin.as_str(), verified.size, verified.seq),
-        (ORIGIN, 9, 5)
-    );
+    let verified = read.verify(signer(ORIGIN).verifier()).expect("an honest receipt");
+    assert_eq!((verified.origin.as_str(), verified.size, verified.seq), (ORIGIN, 9, 5));
     assert_eq!(verified.event.cid(), receipt().cid);
 }
 
@@ -111,40 +89,24 @@ fn every_broken_link_of_the_chain_is_found() {
     fn check(spoil: impl FnOnce(&mut Receipt), expected: &str) {
         let mut receipt = receipt();
         spoil(&mut receipt);
-        let err = receipt
-            .verify(signer(ORIGIN).verifier())
-            .expect_err(expected);
+        let err = receipt.verify(signer(ORIGIN).verifier()).expect_err(expected);
         assert!(err.to_string().contains(expected), "{err} for {expected}");
     }
     check(|r| r.v = 2, "version 2");
-    check(
-        |r| r.cid = Cid::of(Codec::DagCbor, b"other"),
-        "cid does not name",
-    );
-    check(
-        |r| r.cid = Cid::from_digest(Codec::Raw, *r.cid.digest()),
-        "cid does not name",
-    );
+    check(|r| r.cid = Cid::of(Codec::DagCbor, b"other"), "cid does not name");
+    check(|r| r.cid = Cid::from_digest(Codec::Raw, *r.cid.digest()), "cid does not name");
     check(|r| r.event.push(0), "event cannot be read");
     check(|r| r.index = 4, "number 5 of its log, not 4");
     check(|r| r.genesis[9] ^= 1, "another log");
-    check(
-        |r| r.checkpoint = r.checkpoint.replace("\n9\n", "\n8\n"),
-        "not a signed head",
-    );
+    check(|r| r.checkpoint = r.checkpoint.replace("\n9\n", "\n8\n"), "not a signed head");
     check(|r| r.proof[1][0] ^= 1, "inclusion proof");
     check(|r| r.proof.truncate(1), "inclusion proof");
     let smaller = signer(ORIGIN).sign_checkpoint(5, &[0; 32]);
     check(|r| r.checkpoint = smaller, "inclusion proof");
     let elsewhere = signer("cairn.example/log2");
     let head = elsewhere.sign_checkpoint(9, &[0; 32]);
-    let moved = Receipt {
-        checkpoint: head,
-        ..receipt()
-    };
-    let err = moved
-        .verify(elsewhere.verifier())
-        .expect_err("another origin");
+    let moved = Receipt { checkpoint: head, ..receipt() };
+    let err = moved.verify(elsewhere.verifier()).expect_err("another origin");
     assert!(matches!(err, ReceiptError::Origin { .. }));
 }
 

@@ -102,39 +102,25 @@ impl Entry {
     /// Checks an input against the contract's schema; a violation names its path.
     pub fn check(&self, input: &Value) -> Result<(), Refusal> {
         let schema = self.schema.as_ref().map_err(|why| {
-            Refusal::new(
-                Code::FailedPrecondition,
-                format!("the tool's input schema cannot be used: {why}"),
-            )
+            Refusal::new(Code::FailedPrecondition, format!("the tool's input schema cannot be used: {why}"))
         })?;
         let Some(first) = schema.iter_errors(input).next() else {
             return Ok(());
         };
         let path = first.instance_path().to_string();
-        let place = if path.is_empty() {
-            "/".to_owned()
-        } else {
-            path
-        };
+        let place = if path.is_empty() { "/".to_owned() } else { path };
         let near = self.nearest_field(input);
-        let near = near
-            .map(|(unknown, known)| format!("; `{unknown}` is not known: did you mean `{known}`?"));
+        let near =
+            near.map(|(unknown, known)| format!("; `{unknown}` is not known: did you mean `{known}`?"));
         // Masked: a value may be secret, or megabytes long.
-        let message = format!(
-            "invalid input at {place}: {}{}",
-            first.masked(),
-            near.unwrap_or_default()
-        );
+        let message = format!("invalid input at {place}: {}{}", first.masked(), near.unwrap_or_default());
         Err(Refusal::new(Code::InvalidArgument, message)
             .hint("see the tool's input schema (tools_get_schema)"))
     }
 
     /// The first unknown top-level field and the known one nearest to it.
     fn nearest_field(&self, input: &Value) -> Option<(String, String)> {
-        let unknown = input
-            .as_object()?
-            .keys()
-            .find(|key| !self.fields.contains(key))?;
+        let unknown = input.as_object()?.keys().find(|key| !self.fields.contains(key))?;
         let known = nearest(unknown, self.fields.iter().map(String::as_str))?;
         Some((unknown.clone(), known.to_owned()))
     }
@@ -148,11 +134,7 @@ impl Board {
         parts: &Parts,
         resolver: &Resolver,
     ) -> Result<(Self, Vec<Change>), Stopped> {
-        let before = self
-            .sources
-            .values()
-            .find(|source| source.name == offering.source)
-            .cloned();
+        let before = self.sources.values().find(|source| source.name == offering.source).cloned();
         let source = Source::publish(offering, before.as_deref(), parts, resolver).await?;
         let mut sources = self.sources.clone();
         sources.retain(|_, other| other.name != source.name);
@@ -164,9 +146,7 @@ impl Board {
 
     pub fn tool(&self, name: &str) -> Option<Arc<Entry>> {
         let by_name = self.tools.get(name);
-        by_name
-            .or_else(|| self.contracts.get(&name.parse().ok()?))
-            .cloned()
+        by_name.or_else(|| self.contracts.get(&name.parse().ok()?)).cloned()
     }
 
     /// The tool of this public name.
@@ -176,22 +156,14 @@ impl Board {
 
     /// Who completes what `ref` names in a completion's params, and their name for it.
     pub fn completes(&self, params: &RawValue) -> Option<(Arc<Source>, String)> {
-        let reference: Value =
-            serde_json::from_str(splice::member(params, "ref").ok()??.get()).ok()?;
+        let reference: Value = serde_json::from_str(splice::member(params, "ref").ok()??.get()).ok()?;
         let text = |key: &str| reference.get(key).and_then(Value::as_str);
         match text("type")? {
             "ref/prompt" => self.prompt(text("name")?),
             "ref/resource" => {
                 let uri = text("uri")?;
-                let lists = |source: &&Arc<Source>| {
-                    source.templates.iter().any(|listed| listed.name == uri)
-                };
-                let source = self
-                    .sources
-                    .values()
-                    .find(lists)
-                    .cloned()
-                    .or_else(|| self.resource(uri))?;
+                let lists = |source: &&Arc<Source>| source.templates.iter().any(|listed| listed.name == uri);
+                let source = self.sources.values().find(lists).cloned().or_else(|| self.resource(uri))?;
                 Some((source, uri.to_owned()))
             }
             _ => None,
@@ -213,23 +185,13 @@ impl Board {
         if let Some(source) = self.resources.get(uri) {
             return Some(source.clone());
         }
-        let fits = |source: &&Arc<Source>| {
-            source
-                .templates
-                .iter()
-                .any(|listed| template_fits(&listed.name, uri))
-        };
+        let fits =
+            |source: &&Arc<Source>| source.templates.iter().any(|listed| template_fits(&listed.name, uri));
         if let Some(source) = self.sources.values().find(fits) {
             return Some(source.clone());
         }
-        let mut with_resources = self
-            .sources
-            .values()
-            .filter(|source| !source.resources.is_empty());
-        with_resources
-            .next()
-            .filter(|_| with_resources.next().is_none())
-            .cloned()
+        let mut with_resources = self.sources.values().filter(|source| !source.resources.is_empty());
+        with_resources.next().filter(|_| with_resources.next().is_none()).cloned()
     }
 
     fn of(sources: BTreeMap<(u32, String), Arc<Source>>) -> Self {
@@ -289,19 +251,11 @@ impl Offer {
     /// Which lists of two offers differ.
     fn differs(&self, other: &Self) -> Vec<Change> {
         let same = |a: &[Arc<Listed>], b: &[Arc<Listed>]| {
-            a.len() == b.len()
-                && a.iter()
-                    .zip(b)
-                    .all(|(a, b)| a.definition.get() == b.definition.get())
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.definition.get() == b.definition.get())
         };
         let tools = self.tools.len() == other.tools.len()
-            && self
-                .tools
-                .iter()
-                .zip(&other.tools)
-                .all(|(a, b)| a.definition.get() == b.definition.get());
-        let resources =
-            same(&self.resources, &other.resources) && same(&self.templates, &other.templates);
+            && self.tools.iter().zip(&other.tools).all(|(a, b)| a.definition.get() == b.definition.get());
+        let resources = same(&self.resources, &other.resources) && same(&self.templates, &other.templates);
         [
             (tools, Change::Tools),
             (same(&self.prompts, &other.prompts), Change::Prompts),
@@ -321,18 +275,8 @@ impl Source {
         parts: &Parts,
         resolver: &Resolver,
     ) -> Result<Self, Stopped> {
-        let Offering {
-            source,
-            version,
-            rank,
-            lane,
-            tools,
-            prompts,
-            resources,
-            templates,
-            completions,
-            run,
-        } = offering;
+        let Offering { source, version, rank, lane, tools, prompts, resources, templates, completions, run } =
+            offering;
         let mut seen = HashSet::new();
         let mut drafts = Vec::new();
         for offered in tools.into_iter().take(TOOLS_MAX) {
@@ -346,42 +290,26 @@ impl Source {
             match Contract::of_definition(&source, &version, &offered.definition) {
                 Ok(contract) if seen.insert(offered.inner.clone()) => {
                     // Under its source's own name: a prefix is the operator's choice, not the tool's promise.
-                    let contract = Contract {
-                        name: offered.inner.clone(),
-                        ..contract
-                    };
+                    let contract = Contract { name: offered.inner.clone(), ..contract };
                     drafts.push((offered, contract));
                 }
-                Ok(_) => tracing::warn!(
-                    source,
-                    tool = offered.inner,
-                    "tool is listed twice; the first stands"
-                ),
+                Ok(_) => {
+                    tracing::warn!(source, tool = offered.inner, "tool is listed twice; the first stands")
+                }
                 Err(err) => {
                     tracing::warn!(source, tool = offered.inner, %err, "tool is not offered")
                 }
             }
         }
-        let names = drafts
-            .iter()
-            .map(|(offered, _)| offered.inner.clone())
-            .collect();
-        let retain = Command::Retain {
-            source: source.clone(),
-            names,
-            actor: node(),
-        };
+        let names = drafts.iter().map(|(offered, _)| offered.inner.clone()).collect();
+        let retain = Command::Retain { source: source.clone(), names, actor: node() };
         parts.ledger.submit(retain).await?;
         let publish = |contract: &Contract| {
-            parts.ledger.submit(Command::Publish {
-                contract: contract.clone(),
-                actor: node(),
-            })
+            parts.ledger.submit(Command::Publish { contract: contract.clone(), actor: node() })
         };
         // All at once, so that a source of hundreds of tools costs a few commits.
         let rulings =
-            futures_util::future::join_all(drafts.iter().map(|(_, contract)| publish(contract)))
-                .await;
+            futures_util::future::join_all(drafts.iter().map(|(_, contract)| publish(contract))).await;
         let mut entries = Vec::with_capacity(drafts.len());
         for ((offered, _), ruling) in drafts.into_iter().zip(rulings) {
             let (cid, contract) = match ruling? {
@@ -398,25 +326,12 @@ impl Source {
             };
             let known = before.and_then(|before| before.same_tool(&offered, cid));
             let entry = known.unwrap_or_else(|| {
-                Arc::new(Entry::new(
-                    offered,
-                    cid,
-                    *contract,
-                    &source,
-                    lane.as_deref(),
-                    &run,
-                    parts,
-                    resolver,
-                ))
+                Arc::new(Entry::new(offered, cid, *contract, &source, lane.as_deref(), &run, parts, resolver))
             });
             entries.push(entry);
         }
-        let listed = |offered: Offered| {
-            Arc::new(Listed {
-                name: offered.name,
-                definition: offered.definition,
-            })
-        };
+        let listed =
+            |offered: Offered| Arc::new(Listed { name: offered.name, definition: offered.definition });
         Ok(Self {
             name: source,
             rank,
@@ -446,10 +361,7 @@ impl Source {
 }
 
 impl Entry {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "called once, where all of these meet"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "called once, where all of these meet")]
     fn new(
         offered: Offered,
         cid: Cid,
@@ -462,17 +374,9 @@ impl Entry {
     ) -> Self {
         let definition: Value = serde_json::from_str(offered.definition.get()).unwrap_or_default();
         let schema: Value = serde_json::from_slice(&contract.input).unwrap_or_default();
-        let output = contract
-            .output
-            .as_deref()
-            .and_then(|bytes| serde_json::from_slice(bytes).ok());
+        let output = contract.output.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok());
         let meta = Hints::of_meta(&definition);
-        let registry = parts
-            .hints
-            .get(&offered.name)
-            .cloned()
-            .unwrap_or_default()
-            .or(offered.hints);
+        let registry = parts.hints.get(&offered.name).cloned().unwrap_or_default().or(offered.hints);
         let (runtime, rule) = resolver.lane(
             (&offered.name, cid),
             registry.runtime.as_deref(),
@@ -501,16 +405,10 @@ impl Entry {
             secrets: Paths::of_schema(&schema),
             output_secrets: output.as_ref().map(Paths::of_schema).unwrap_or_default(),
             run: run.clone(),
-            fields: fields
-                .map(|fields| fields.keys().cloned().collect())
-                .unwrap_or_default(),
+            fields: fields.map(|fields| fields.keys().cloned().collect()).unwrap_or_default(),
             schema: compile(&schema),
             contract,
-            tool: Arc::new(Tool {
-                name: offered.name,
-                definition: offered.definition,
-                contract: cid,
-            }),
+            tool: Arc::new(Tool { name: offered.name, definition: offered.definition, contract: cid }),
         }
     }
 }
@@ -538,11 +436,7 @@ pub fn renamed(definition: &RawValue, name: &str) -> Option<Box<RawValue>> {
 fn template_fits(template: &str, uri: &str) -> bool {
     let mut rest = uri;
     for (n, piece) in template.split('{').enumerate() {
-        let literal = if n == 0 {
-            piece
-        } else {
-            piece.split_once('}').map_or(piece, |(_, after)| after)
-        };
+        let literal = if n == 0 { piece } else { piece.split_once('}').map_or(piece, |(_, after)| after) };
         let found = if n == 0 {
             rest.strip_prefix(literal)
         } else {

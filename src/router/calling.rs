@@ -35,9 +35,7 @@ use crate::{
         capture::{self, Capture},
         lane::{self, Lane},
         metadata::{PRIORITY, Rule},
-        telling::{
-            Told, error_text, judge, not_found, read_error, refusal_result, shown, silenced,
-        },
+        telling::{Told, error_text, judge, not_found, read_error, refusal_result, shown, silenced},
     },
 };
 
@@ -69,10 +67,7 @@ impl Router {
     /// Runs a request to its recorded answer. Must not be dropped midway: [`Router::call`] sees to that.
     pub(super) async fn run(&self, request: Request) -> Result<Answer, RpcError> {
         // Stopping this call must not stop what else its caller's token belongs to.
-        let request = Request {
-            cancel: request.cancel.child_token(),
-            ..request
-        };
+        let request = Request { cancel: request.cancel.child_token(), ..request };
         if !request.caller.may(Scope::Call) {
             return Err(RpcError::new(
                 -32600,
@@ -83,11 +78,10 @@ impl Router {
         let lane = self.inner.parts.lanes.get(&target.lane);
         let mut content = self.content(&request, &target)?;
         let place = match &lane {
-            None => Err(Refusal::new(
-                Code::Unavailable,
-                format!("this build has no `{}` runtime", target.lane),
-            )
-            .hint("give the tool another runtime in its [tools] configuration")),
+            None => {
+                Err(Refusal::new(Code::Unavailable, format!("this build has no `{}` runtime", target.lane))
+                    .hint("give the tool another runtime in its [tools] configuration"))
+            }
             Some(lane) => lane.join().ok_or_else(|| {
                 Refusal::new(
                     Code::ResourceExhausted,
@@ -111,10 +105,7 @@ impl Router {
             log: self.ledger().about().log,
             replayed: false,
         };
-        let refused = content
-            .refusal
-            .as_ref()
-            .map(|refusal| self.seal(refusal_result(refusal).get()));
+        let refused = content.refusal.as_ref().map(|refusal| self.seal(refusal_result(refusal).get()));
         let refused = refused.transpose()?;
         let refused_as = refused.as_ref().map(|payload| payload.envelope.cid());
         let start = Start {
@@ -124,24 +115,15 @@ impl Router {
             input: Some(input),
             facts: self.facts(&request, &target),
             cause: request.cause,
-            repeatable: target
-                .entry
-                .as_ref()
-                .is_none_or(|entry| entry.contract.repeatable()),
+            repeatable: target.entry.as_ref().is_none_or(|entry| entry.contract.repeatable()),
             refusal: content.refusal.clone(),
         };
-        let start = Command::Start {
-            start: Box::new(start),
-            input: Some(content.sealed.clone()),
-            refused,
-        };
+        let start = Command::Start { start: Box::new(start), input: Some(content.sealed.clone()), refused };
         let started = match self.submit(start).await? {
             Ruling::Run(started) => started,
             Ruling::Refused(sealed) => {
                 self.count(&target, "refused", Duration::ZERO);
-                let refusal = content
-                    .refusal
-                    .unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
+                let refusal = content.refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
                 return Ok(Answer {
                     result: refusal_result(&refusal),
                     record: Some(record(sealed, refused_as)),
@@ -151,10 +133,7 @@ impl Router {
                 return self.first_answer(&ending, &record, content.capture).await;
             }
             Ruling::Denied(refusal) => {
-                return Ok(Answer {
-                    result: refusal_result(&refusal),
-                    record: None,
-                });
+                return Ok(Answer { result: refusal_result(&refusal), record: None });
             }
             Ruling::Published { .. } | Ruling::Done(_) | Ruling::Unchanged => {
                 return Err(RpcError::internal());
@@ -166,10 +145,7 @@ impl Router {
 
         let span = tracing::info_span!("call", tool = target.recorded_name, event = %started.cid);
         let begun = Instant::now();
-        let priority = target
-            .entry
-            .as_ref()
-            .map_or(PRIORITY, |entry| entry.metadata.priority);
+        let priority = target.entry.as_ref().map_or(PRIORITY, |entry| entry.metadata.priority);
         let outcome = {
             let turn = async {
                 let _turn = place.turn(priority).await;
@@ -189,8 +165,7 @@ impl Router {
                 () = told_to_stop => Outcome::Cancelled,
             }
         };
-        self.end(id, outcome, &target, &content, begun.elapsed(), &record)
-            .await
+        self.end(id, outcome, &target, &content, begun.elapsed(), &record).await
     }
 
     async fn end(
@@ -207,28 +182,14 @@ impl Router {
             Told::Result(result) => result.get().into(),
             Told::Error(error) => error_text(error).into(),
         };
-        let marked = target
-            .entry
-            .as_ref()
-            .map_or_else(Paths::default, |entry| entry.output_secrets.clone());
-        let kept = capture::output(
-            &text,
-            &marked,
-            &content.echoes,
-            content.capture,
-            &self.inner.parts.salt,
-        );
-        let role = if matches!(ended, EndOutcome::Succeeded { .. }) {
-            Role::Output
-        } else {
-            Role::Error
-        };
+        let marked = target.entry.as_ref().map_or_else(Paths::default, |entry| entry.output_secrets.clone());
+        let kept = capture::output(&text, &marked, &content.echoes, content.capture, &self.inner.parts.salt);
+        let role = if matches!(ended, EndOutcome::Succeeded { .. }) { Role::Output } else { Role::Error };
         let output = match self.seal(&kept.text) {
             Ok(output) => output,
             Err(_) => {
                 // The tool ran; what it said is too large to keep, so it is not told either.
-                let refusal =
-                    Refusal::new(Code::ResourceExhausted, "the tool's answer is over 64 MiB");
+                let refusal = Refusal::new(Code::ResourceExhausted, "the tool's answer is over 64 MiB");
                 self.seal(refusal_result(&refusal).get())?
             }
         };
@@ -239,13 +200,7 @@ impl Router {
             output: Some(payload_ref(&output, role)),
             took_us: took.as_micros() as u64,
         };
-        let sealed = match self
-            .submit(Command::End {
-                end,
-                output: Some(output),
-            })
-            .await?
-        {
+        let sealed = match self.submit(Command::End { end, output: Some(output) }).await? {
             Ruling::Done(sealed) => sealed,
             _ => return Err(RpcError::internal()),
         };
@@ -253,25 +208,13 @@ impl Router {
         let record = Some(record(sealed, Some(cid)));
         match told {
             Told::Result(result) => Ok(Answer { result, record }),
-            Told::Error(error) => Err(RpcError {
-                record: record.map(Box::new),
-                ..error
-            }),
+            Told::Error(error) => Err(RpcError { record: record.map(Box::new), ..error }),
         }
     }
 
     /// Tries the tool, again where it failed on the way and its contract allows that.
-    async fn attempt(
-        &self,
-        request: &Request,
-        target: &Target,
-        lane: &Lane,
-        started: Cid,
-    ) -> Outcome {
-        let limit = target
-            .entry
-            .as_ref()
-            .and_then(|entry| entry.metadata.timeout_ms);
+    async fn attempt(&self, request: &Request, target: &Target, lane: &Lane, started: Cid) -> Outcome {
+        let limit = target.entry.as_ref().and_then(|entry| entry.metadata.timeout_ms);
         let limit = limit.map_or(lane.bounds.timeout, Duration::from_millis);
         let retry = target
             .entry
@@ -283,11 +226,7 @@ impl Router {
         let mut tried = 0;
         loop {
             let cancel = request.cancel.child_token();
-            let outcome = run_in(
-                lane,
-                &target.run,
-                invocation(request, target, started, cancel.clone()),
-            );
+            let outcome = run_in(lane, &target.run, invocation(request, target, started, cancel.clone()));
             let outcome = match tokio::time::timeout_at(deadline, outcome).await {
                 Ok(outcome) => outcome,
                 Err(_) => {
@@ -309,30 +248,21 @@ impl Router {
 
     fn target(&self, request: &Request) -> Result<Target, RpcError> {
         let board = self.board();
-        let of_source =
-            |source: Arc<super::board::Source>, inner: String, recorded_name: String| Target {
-                run: source.run.clone(),
-                inner,
-                recorded_name,
-                source: source.name.clone(),
-                entry: None,
-                lane: source
-                    .lane
-                    .clone()
-                    .unwrap_or_else(|| lane::BUILTIN.to_owned()),
-                rule: Rule::Source,
-            };
+        let of_source = |source: Arc<super::board::Source>, inner: String, recorded_name: String| Target {
+            run: source.run.clone(),
+            inner,
+            recorded_name,
+            source: source.name.clone(),
+            entry: None,
+            lane: source.lane.clone().unwrap_or_else(|| lane::BUILTIN.to_owned()),
+            rule: Rule::Source,
+        };
         match request.method {
             Method::ToolsCall => {
                 let entry = board.tools_named(&request.name).ok_or_else(|| {
                     let near = board.nearest_tool(&request.name);
-                    let near = near
-                        .map(|near| format!("; did you mean `{near}`?"))
-                        .unwrap_or_default();
-                    RpcError::new(
-                        INVALID_PARAMS,
-                        format!("unknown tool: {}{near}", shown(&request.name)),
-                    )
+                    let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+                    RpcError::new(INVALID_PARAMS, format!("unknown tool: {}{near}", shown(&request.name)))
                 })?;
                 Ok(Target {
                     run: entry.run.clone(),
@@ -346,17 +276,12 @@ impl Router {
             }
             Method::PromptsGet => {
                 let (source, inner) = board.prompt(&request.name).ok_or_else(|| {
-                    RpcError::new(
-                        INVALID_PARAMS,
-                        format!("unknown prompt: {}", shown(&request.name)),
-                    )
+                    RpcError::new(INVALID_PARAMS, format!("unknown prompt: {}", shown(&request.name)))
                 })?;
                 Ok(of_source(source, inner, request.name.clone()))
             }
             Method::ResourcesRead => {
-                let source = board
-                    .resource(&request.name)
-                    .ok_or_else(|| not_found(&request.name))?;
+                let source = board.resource(&request.name).ok_or_else(|| not_found(&request.name))?;
                 Ok(of_source(source, request.name.clone(), String::new()))
             }
             Method::Complete => {
@@ -376,17 +301,9 @@ impl Router {
             let capture = self.inner.parts.captures.default;
             let value = match capture {
                 Capture::Full => Value::Null,
-                Capture::Redacted | Capture::Digest => {
-                    serde_json::from_str(kept.get()).unwrap_or_default()
-                }
+                Capture::Redacted | Capture::Digest => serde_json::from_str(kept.get()).unwrap_or_default(),
             };
-            let kept = capture::input(
-                kept.get(),
-                &value,
-                &Paths::default(),
-                capture,
-                &self.inner.parts.salt,
-            );
+            let kept = capture::input(kept.get(), &value, &Paths::default(), capture, &self.inner.parts.salt);
             return Ok(Content {
                 sealed: self.seal(&kept.text)?,
                 echoes: kept.secrets,
@@ -400,10 +317,7 @@ impl Router {
         let value: Value = serde_json::from_str(text)
             .map_err(|_| RpcError::new(INVALID_PARAMS, "`arguments` cannot be read"))?;
         if !value.is_object() {
-            return Err(RpcError::new(
-                INVALID_PARAMS,
-                "`arguments` must be an object",
-            ));
+            return Err(RpcError::new(INVALID_PARAMS, "`arguments` must be an object"));
         }
         let pinned = request.meta.contract.filter(|pinned| *pinned != entry.tool.contract).map(|pinned| {
             let current = entry.tool.contract;
@@ -412,20 +326,9 @@ impl Router {
         });
         let refusal = pinned.or_else(|| entry.check(&value).err());
         let capture = self.inner.parts.captures.of(&entry.tool.name);
-        let kept = capture::input(
-            text,
-            &value,
-            &entry.secrets,
-            capture,
-            &self.inner.parts.salt,
-        );
+        let kept = capture::input(text, &value, &entry.secrets, capture, &self.inner.parts.salt);
         let refusal = refusal.map(|refusal| silenced(refusal, &kept.secrets));
-        Ok(Content {
-            sealed: self.seal(&kept.text)?,
-            echoes: kept.secrets,
-            refusal,
-            capture,
-        })
+        Ok(Content { sealed: self.seal(&kept.text)?, echoes: kept.secrets, refusal, capture })
     }
 
     fn facts(&self, request: &Request, target: &Target) -> CallStarted {
@@ -437,13 +340,7 @@ impl Router {
             runtime: target.lane.clone(),
             rule: target.rule.as_str().to_owned(),
             runner: self.inner.parts.runner.clone(),
-            key: key.map(|key| {
-                self.inner
-                    .parts
-                    .salt
-                    .commit("idempotency-key", key.as_bytes())
-                    .to_vec()
-            }),
+            key: key.map(|key| self.inner.parts.salt.commit("idempotency-key", key.as_bytes()).to_vec()),
             trace: request.meta.traceparent.clone(),
         }
     }
@@ -456,12 +353,9 @@ impl Router {
         capture: Capture,
     ) -> Result<Answer, RpcError> {
         let refused = |message| {
-            let refusal = Refusal::new(Code::FailedPrecondition, message)
-                .hint("look at the first call's event");
-            Ok(Answer {
-                result: refusal_result(&refusal),
-                record: None,
-            })
+            let refusal =
+                Refusal::new(Code::FailedPrecondition, message).hint("look at the first call's event");
+            Ok(Answer { result: refusal_result(&refusal), record: None })
         };
         if capture != Capture::Full {
             return refused("the first answer to this idempotency key was not kept in full");
@@ -474,29 +368,17 @@ impl Router {
         let Ok(Ok(Some(text))) = text else {
             return refused("the first answer has been erased");
         };
-        let sealed = Sealed {
-            cid: ending.event,
-            seq: ending.seq,
-        };
-        let record = Some(Record {
-            replayed: true,
-            ..record(sealed, Some(output))
-        });
-        let raw = String::from_utf8(text)
-            .ok()
-            .and_then(|text| RawValue::from_string(text).ok());
+        let sealed = Sealed { cid: ending.event, seq: ending.seq };
+        let record = Some(Record { replayed: true, ..record(sealed, Some(output)) });
+        let raw = String::from_utf8(text).ok().and_then(|text| RawValue::from_string(text).ok());
         let Some(raw) = raw else {
             return refused("the first answer cannot be read");
         };
         match ending.how {
-            How::Failed(Failure::Protocol) => Err(RpcError {
-                record: record.map(Box::new),
-                ..read_error(&raw)
-            }),
-            _ => Ok(Answer {
-                result: raw,
-                record,
-            }),
+            How::Failed(Failure::Protocol) => {
+                Err(RpcError { record: record.map(Box::new), ..read_error(&raw) })
+            }
+            _ => Ok(Answer { result: raw, record }),
         }
     }
 
@@ -504,28 +386,17 @@ impl Router {
         Payload::seal(&self.inner.parts.salt, JSON, text.as_bytes()).map_err(|_| {
             RpcError::new(
                 INVALID_PARAMS,
-                format!(
-                    "content of {} bytes is over the bound of {PAYLOAD_MAX}",
-                    text.len()
-                ),
+                format!("content of {} bytes is over the bound of {PAYLOAD_MAX}", text.len()),
             )
         })
     }
 
     async fn submit(&self, command: Command) -> Result<Ruling, RpcError> {
-        self.ledger()
-            .submit(command)
-            .await
-            .map_err(|stopped| RpcError::new(-32603, stopped.to_string()))
+        self.ledger().submit(command).await.map_err(|stopped| RpcError::new(-32603, stopped.to_string()))
     }
 
     fn count(&self, target: &Target, outcome: &'static str, took: Duration) {
-        self.inner.parts.metrics.call_ended(
-            &target.recorded_name,
-            outcome,
-            &target.lane,
-            took.as_secs_f64(),
-        );
+        self.inner.parts.metrics.call_ended(&target.recorded_name, outcome, &target.lane, took.as_secs_f64());
     }
 }
 
@@ -533,10 +404,7 @@ impl Router {
 async fn run_in(lane: &Lane, run: &Arc<dyn Run>, invocation: Invocation) -> Outcome {
     let panicked = || {
         tracing::error!("a tool panicked");
-        Outcome::Refused(Refusal::new(
-            Code::Internal,
-            "the tool failed inside this server",
-        ))
+        Outcome::Refused(Refusal::new(Code::Internal, "the tool failed inside this server"))
     };
     if lane.name == lane::BLOCKING {
         let run = run.clone();
@@ -544,18 +412,10 @@ async fn run_in(lane: &Lane, run: &Arc<dyn Run>, invocation: Invocation) -> Outc
         let task = tokio::task::spawn_blocking(move || runtime.block_on(run.run(invocation)));
         return task.await.unwrap_or_else(|_| panicked());
     }
-    AssertUnwindSafe(run.run(invocation))
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|_| panicked())
+    AssertUnwindSafe(run.run(invocation)).catch_unwind().await.unwrap_or_else(|_| panicked())
 }
 
-fn invocation(
-    request: &Request,
-    target: &Target,
-    started: Cid,
-    cancel: CancellationToken,
-) -> Invocation {
+fn invocation(request: &Request, target: &Target, started: Cid, cancel: CancellationToken) -> Invocation {
     Invocation {
         method: request.method,
         name: target.inner.clone(),

@@ -49,42 +49,24 @@ impl Captures {
 /// What is kept of an input: `value` is `text`, read.
 pub fn input(text: &str, value: &Value, secrets: &Paths, capture: Capture, key: &SaltKey) -> Kept {
     if secrets.is_empty() && capture == Capture::Full {
-        return Kept {
-            text: text.to_owned(),
-            secrets: Vec::new(),
-            whole: true,
-        };
+        return Kept { text: text.to_owned(), secrets: Vec::new(), whole: true };
     }
     let mut kept = value.clone();
     let secrets = secrets.redact(&mut kept, key);
     let whole = secrets.is_empty() && capture == Capture::Full;
     Kept {
-        text: if whole {
-            text.to_owned()
-        } else {
-            reduced(kept, capture, key).to_string()
-        },
+        text: if whole { text.to_owned() } else { reduced(kept, capture, key).to_string() },
         secrets,
         whole,
     }
 }
 
 /// What is kept of an answer to a call whose input held `echoes`.
-pub fn output(
-    text: &str,
-    marked: &Paths,
-    echoes: &[String],
-    capture: Capture,
-    key: &SaltKey,
-) -> Kept {
+pub fn output(text: &str, marked: &Paths, echoes: &[String], capture: Capture, key: &SaltKey) -> Kept {
     if marked.is_empty() && capture == Capture::Full {
         let scrubbed = secret::scrub(text, echoes);
         let whole = scrubbed.is_none();
-        return Kept {
-            text: scrubbed.unwrap_or_else(|| text.to_owned()),
-            secrets: Vec::new(),
-            whole,
-        };
+        return Kept { text: scrubbed.unwrap_or_else(|| text.to_owned()), secrets: Vec::new(), whole };
     }
     let Ok(mut value) = serde_json::from_str::<Value>(text) else {
         return Kept {
@@ -99,11 +81,7 @@ pub fn output(
     }
     let text = reduced(value, capture, key).to_string();
     let text = secret::scrub(&text, &echoes).unwrap_or(text);
-    Kept {
-        text,
-        secrets: Vec::new(),
-        whole: false,
-    }
+    Kept { text, secrets: Vec::new(), whole: false }
 }
 
 fn reduced(value: Value, capture: Capture, key: &SaltKey) -> Value {
@@ -118,14 +96,9 @@ fn shape(value: Value, key: &SaltKey) -> Value {
     match value {
         // A commitment that stands already is not committed to again.
         Value::Object(map) if map.len() == 1 && map.contains_key("$redacted") => Value::Object(map),
-        Value::Object(map) => map
-            .into_iter()
-            .map(|(name, inner)| (name, shape(inner, key)))
-            .collect(),
+        Value::Object(map) => map.into_iter().map(|(name, inner)| (name, shape(inner, key))).collect(),
         Value::Array(items) => items.into_iter().map(|item| shape(item, key)).collect(),
         Value::Null => Value::Null,
-        leaf @ (Value::Bool(_) | Value::Number(_) | Value::String(_)) => {
-            secret::commitment(&leaf, key)
-        }
+        leaf @ (Value::Bool(_) | Value::Number(_) | Value::String(_)) => secret::commitment(&leaf, key),
     }
 }

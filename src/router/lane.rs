@@ -106,11 +106,7 @@ impl Lanes {
 
 impl Lane {
     fn new(name: String, bounds: Bounds) -> Self {
-        Self {
-            name,
-            bounds,
-            queue: Mutex::default(),
-        }
+        Self { name, bounds, queue: Mutex::default() }
     }
 
     /// Takes a place; none where as many wait and run as may.
@@ -147,15 +143,9 @@ impl<'a> Place<'a> {
             (place, waiting)
         };
         // A turn that is handed over is held by nobody for a moment; `Handed` keeps it from being lost.
-        let mut handed = Handed {
-            lane: self.lane,
-            place,
-            waiting: Some(waiting),
-        };
+        let mut handed = Handed { lane: self.lane, place, waiting: Some(waiting) };
         if let Some(waiting) = handed.waiting.as_mut() {
-            waiting
-                .await
-                .expect("a lane hands its turns over and never drops them");
+            waiting.await.expect("a lane hands its turns over and never drops them");
         }
         handed.waiting = None;
         Turn { lane: self.lane }

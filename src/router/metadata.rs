@@ -20,17 +20,8 @@ const CACHE_MAX: usize = 16 * 1024;
 /// Where a tool runs that nothing else is known of.
 const DEFAULT_LANE: &str = "builtin";
 /// Words in a name that tell of work for the processor rather than for the network.
-const HEAVY_WORDS: &[&str] = &[
-    "compress",
-    "embed",
-    "encrypt",
-    "hash",
-    "index",
-    "render",
-    "transcode",
-    "train",
-    "verify",
-];
+const HEAVY_WORDS: &[&str] =
+    &["compress", "embed", "encrypt", "hash", "index", "render", "transcode", "train", "verify"];
 
 /// How much of a resource a tool asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,13 +47,7 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self {
-            max_retries: 0,
-            backoff_ms: 1_000,
-            backoff_factor: 2.0,
-            max_backoff_ms: 60_000,
-            jitter: true,
-        }
+        Self { max_retries: 0, backoff_ms: 1_000, backoff_factor: 2.0, max_backoff_ms: 60_000, jitter: true }
     }
 }
 
@@ -70,15 +55,10 @@ impl Retry {
     /// The pause before attempt `attempt` (1 is the first retry). `draw` is what spreads it: the call's own
     /// event, so that the same call always waits the same.
     pub fn pause_ms(&self, attempt: u32, draw: &Cid) -> u64 {
-        let grown =
-            self.backoff_ms as f64 * self.backoff_factor.powi(attempt.saturating_sub(1) as i32);
+        let grown = self.backoff_ms as f64 * self.backoff_factor.powi(attempt.saturating_sub(1) as i32);
         let pause = (grown as u64).min(self.max_backoff_ms);
         let byte = draw.digest()[attempt as usize % draw.digest().len()];
-        if self.jitter {
-            pause / 2 + pause / 2 * u64::from(byte) / 255
-        } else {
-            pause
-        }
+        if self.jitter { pause / 2 + pause / 2 * u64::from(byte) / 255 } else { pause }
     }
 }
 
@@ -143,9 +123,7 @@ impl Hints {
     /// What the tool's own `_meta` says, under [`META_KEY`]. Anything unreadable says nothing.
     pub fn of_meta(definition: &Value) -> Self {
         let hints = definition.get("_meta").and_then(|meta| meta.get(META_KEY));
-        hints
-            .and_then(|hints| Self::deserialize(hints).ok())
-            .unwrap_or_default()
+        hints.and_then(|hints| Self::deserialize(hints).ok()).unwrap_or_default()
     }
 
     /// These hints, and where they are silent, `others`.
@@ -176,11 +154,7 @@ impl Resolver {
         // What the registry says is asked first: it is as quick as the cache and the operator may have changed it.
         let place = (name.to_owned(), contract);
         if registry.is_none()
-            && let Some(found) = self
-                .cache
-                .read()
-                .ok()
-                .and_then(|cache| cache.get(&place).cloned())
+            && let Some(found) = self.cache.read().ok().and_then(|cache| cache.get(&place).cloned())
         {
             return found;
         }
@@ -205,9 +179,7 @@ impl Resolver {
 
 fn pattern(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
-    let heavy = name
-        .split(|c: char| !c.is_ascii_alphanumeric())
-        .any(|word| HEAVY_WORDS.contains(&word));
+    let heavy = name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| HEAVY_WORDS.contains(&word));
     heavy.then_some("blocking")
 }
 

@@ -26,64 +26,32 @@ pub fn judge(outcome: Outcome) -> (EndOutcome, &'static str, Told) {
     let failed = |failure, code| EndOutcome::Failed { failure, code };
     let told = |code, message: &str| Told::Result(refusal_result(&Refusal::new(code, message)));
     match outcome {
-        Outcome::Result {
-            result,
-            is_error: true,
-        } => (
-            failed(Failure::Tool, None),
-            "tool_error",
-            Told::Result(result),
-        ),
-        Outcome::Result {
-            result,
-            is_error: false,
-        } => {
+        Outcome::Result { result, is_error: true } => {
+            (failed(Failure::Tool, None), "tool_error", Told::Result(result))
+        }
+        Outcome::Result { result, is_error: false } => {
             let kind = splice::member(&result, "resultType").ok().flatten();
             let input_required = kind.is_some_and(|kind| kind.get() == "\"input_required\"");
-            (
-                EndOutcome::Succeeded { input_required },
-                "succeeded",
-                Told::Result(result),
-            )
+            (EndOutcome::Succeeded { input_required }, "succeeded", Told::Result(result))
         }
-        Outcome::Rpc(error) => (
-            failed(Failure::Protocol, Some(error.code)),
-            "protocol_error",
-            Told::Error(*error),
-        ),
+        Outcome::Rpc(error) => {
+            (failed(Failure::Protocol, Some(error.code)), "protocol_error", Told::Error(*error))
+        }
         Outcome::Refused(refusal) => {
-            let failure = if refusal.code == Code::Internal {
-                Failure::Internal
-            } else {
-                Failure::Tool
-            };
-            (
-                failed(failure, None),
-                "tool_error",
-                Told::Result(refusal_result(&refusal)),
-            )
+            let failure = if refusal.code == Code::Internal { Failure::Internal } else { Failure::Tool };
+            (failed(failure, None), "tool_error", Told::Result(refusal_result(&refusal)))
         }
         Outcome::Transport { message } => {
             let refusal = Refusal::new(Code::Unavailable, message).retryable();
-            (
-                failed(Failure::Transport, None),
-                "transport_error",
-                Told::Result(refusal_result(&refusal)),
-            )
+            (failed(Failure::Transport, None), "transport_error", Told::Result(refusal_result(&refusal)))
         }
         Outcome::TimedOut => {
             let message = "the tool did not answer in time";
-            (
-                failed(Failure::Timeout, None),
-                "timed_out",
-                told(Code::DeadlineExceeded, message),
-            )
+            (failed(Failure::Timeout, None), "timed_out", told(Code::DeadlineExceeded, message))
         }
-        Outcome::Cancelled => (
-            EndOutcome::Cancelled,
-            "cancelled",
-            told(Code::Cancelled, "the call was cancelled"),
-        ),
+        Outcome::Cancelled => {
+            (EndOutcome::Cancelled, "cancelled", told(Code::Cancelled, "the call was cancelled"))
+        }
     }
 }
 
@@ -112,9 +80,8 @@ pub fn refusal_result(refusal: &Refusal) -> Box<RawValue> {
 /// A refusal that repeats no secret of the input it is about.
 pub fn silenced(refusal: Refusal, secrets: &[String]) -> Refusal {
     let hidden = secrets.iter().filter(|secret| !secret.is_empty());
-    let message = hidden.fold(refusal.message, |message, secret| {
-        message.replace(secret.as_str(), "$redacted")
-    });
+    let message =
+        hidden.fold(refusal.message, |message, secret| message.replace(secret.as_str(), "$redacted"));
     Refusal { message, ..refusal }
 }
 
@@ -126,10 +93,7 @@ pub fn read_error(raw: &RawValue) -> RpcError {
     let error: Value = serde_json::from_str(raw.get()).unwrap_or_default();
     RpcError {
         code: error["code"].as_i64().unwrap_or(-32603),
-        message: error["message"]
-            .as_str()
-            .unwrap_or("internal error")
-            .to_owned(),
+        message: error["message"].as_str().unwrap_or("internal error").to_owned(),
         data: error.get("data").filter(|data| !data.is_null()).cloned(),
         record: None,
     }
@@ -138,10 +102,7 @@ pub fn read_error(raw: &RawValue) -> RpcError {
 pub fn not_found(uri: &str) -> RpcError {
     RpcError {
         data: Some(json!({"uri": uri})),
-        ..RpcError::new(
-            RESOURCE_NOT_FOUND,
-            format!("resource not found: {}", shown(uri)),
-        )
+        ..RpcError::new(RESOURCE_NOT_FOUND, format!("resource not found: {}", shown(uri)))
     }
 }
 

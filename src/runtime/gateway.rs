@@ -57,12 +57,7 @@ pub async fn follow(
         let offered = offer.borrow_and_update().clone();
         let up = offered.state == State::Ready;
         metrics.upstream_up(&settings.name, up);
-        if up
-            && router
-                .put(settings.offering(&offered, upstream.clone()))
-                .await
-                .is_err()
-        {
+        if up && router.put(settings.offering(&offered, upstream.clone())).await.is_err() {
             break;
         }
         if offered.state != State::Connecting
@@ -81,23 +76,12 @@ pub async fn follow(
 
 impl Settings {
     fn offering(&self, offered: &upstream::Offered, upstream: Upstream) -> Offering {
-        let server = offered
-            .server
-            .as_ref()
-            .and_then(|server| serde_json::from_str::<Value>(server.get()).ok());
-        let version = server
-            .as_ref()
-            .and_then(|server| server["version"].as_str())
-            .unwrap_or_default();
-        let hints = Hints {
-            timeout_ms: self.timeout_ms,
-            ..Hints::default()
-        };
+        let server =
+            offered.server.as_ref().and_then(|server| serde_json::from_str::<Value>(server.get()).ok());
+        let version = server.as_ref().and_then(|server| server["version"].as_str()).unwrap_or_default();
+        let hints = Hints { timeout_ms: self.timeout_ms, ..Hints::default() };
         let named = |definitions: &[Box<RawValue>]| -> Vec<Offered> {
-            definitions
-                .iter()
-                .filter_map(|definition| self.named(definition, &hints))
-                .collect()
+            definitions.iter().filter_map(|definition| self.named(definition, &hints)).collect()
         };
         let mut tools = named(&offered.tools);
         tools.retain(|tool| self.offers(&tool.inner));
@@ -105,20 +89,13 @@ impl Settings {
             source: self.name.clone(),
             version: version.to_owned(),
             rank: self.rank,
-            lane: Some(
-                self.lane
-                    .clone()
-                    .unwrap_or_else(|| lane::UPSTREAM.to_owned()),
-            ),
+            lane: Some(self.lane.clone().unwrap_or_else(|| lane::UPSTREAM.to_owned())),
             tools,
             prompts: named(&offered.prompts),
             resources: keyed(&offered.resources, "uri"),
             templates: keyed(&offered.templates, "uriTemplate"),
             completions: offered.capabilities.completions,
-            run: Arc::new(Gateway {
-                upstream,
-                prefix: self.prefix.clone(),
-            }),
+            run: Arc::new(Gateway { upstream, prefix: self.prefix.clone() }),
         }
     }
 
@@ -130,12 +107,7 @@ impl Settings {
             true => definition.to_owned(),
             false => renamed(definition, &name)?,
         };
-        Some(Offered {
-            inner,
-            name,
-            definition,
-            hints: hints.clone(),
-        })
+        Some(Offered { inner, name, definition, hints: hints.clone() })
     }
 
     fn offers(&self, tool: &str) -> bool {
@@ -162,9 +134,7 @@ impl Run for Gateway {
                 cancel: invocation.cancel.clone(),
                 notifications: Some(notifications),
             };
-            let request = self
-                .upstream
-                .request(invocation.method.as_str(), params, options);
+            let request = self.upstream.request(invocation.method.as_str(), params, options);
             tokio::pin!(request);
             let reply = loop {
                 tokio::select! {
@@ -208,32 +178,17 @@ fn outcome(reply: Result<Reply, Failure>) -> Outcome {
     match reply {
         Ok(Reply::Result(result)) => {
             let is_error = splice::member(&result, "isError").ok().flatten();
-            Outcome::Result {
-                is_error: is_error.is_some_and(|claim| claim.get() == "true"),
-                result,
-            }
+            Outcome::Result { is_error: is_error.is_some_and(|claim| claim.get() == "true"), result }
         }
-        Ok(Reply::Error {
-            code,
-            message,
-            data,
-        }) => {
+        Ok(Reply::Error { code, message, data }) => {
             let data = data.and_then(|data| serde_json::from_str(data.get()).ok());
-            Outcome::Rpc(Box::new(RpcError {
-                data,
-                ..RpcError::new(code, message)
-            }))
+            Outcome::Rpc(Box::new(RpcError { data, ..RpcError::new(code, message) }))
         }
         Err(Failure::TimedOut) => Outcome::TimedOut,
         Err(Failure::Cancelled) => Outcome::Cancelled,
         Err(
-            failure @ (Failure::Unavailable { .. }
-            | Failure::Died
-            | Failure::Broken(_)
-            | Failure::TooLarge),
-        ) => Outcome::Transport {
-            message: failure.to_string(),
-        },
+            failure @ (Failure::Unavailable { .. } | Failure::Died | Failure::Broken(_) | Failure::TooLarge),
+        ) => Outcome::Transport { message: failure.to_string() },
     }
 }
 
@@ -247,10 +202,7 @@ fn keyed(definitions: &[Box<RawValue>], key: &str) -> Vec<Offered> {
             hints: Hints::default(),
         })
     };
-    definitions
-        .iter()
-        .filter_map(|definition| offered(definition))
-        .collect()
+    definitions.iter().filter_map(|definition| offered(definition)).collect()
 }
 
 fn text_member(object: &RawValue, key: &str) -> Option<String> {

@@ -49,18 +49,12 @@ pub enum Transport {
         directory: Option<PathBuf>,
     },
     /// Streamable HTTP.
-    Http {
-        url: String,
-        headers: BTreeMap<String, String>,
-    },
+    Http { url: String, headers: BTreeMap<String, String> },
 }
 
 impl fmt::Debug for Settings {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter
-            .debug_struct("Settings")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Settings").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -141,11 +135,7 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub enum Reply {
     Result(Box<RawValue>),
-    Error {
-        code: i64,
-        message: String,
-        data: Option<Box<RawValue>>,
-    },
+    Error { code: i64, message: String, data: Option<Box<RawValue>> },
 }
 
 /// Why there is no reply.
@@ -187,13 +177,7 @@ impl Upstream {
         // Ended by `stopping`; joined by `stop`, which sees its channels close.
         tokio::spawn(owner.run());
         let guard = Arc::new(stopping.clone().drop_guard());
-        Self {
-            settings,
-            offered,
-            link,
-            stopping,
-            _guard: guard,
-        }
+        Self { settings, offered, link, stopping, _guard: guard }
     }
 
     pub fn name(&self) -> &str {
@@ -238,22 +222,14 @@ impl Upstream {
         notifications: Option<mpsc::Sender<Notification>>,
     ) -> Result<Reply, Failure> {
         let mut links = self.link.clone();
-        let link = links
-            .borrow_and_update()
-            .clone()
-            .ok_or_else(|| self.unavailable())?;
+        let link = links.borrow_and_update().clone().ok_or_else(|| self.unavailable())?;
         let answer = link.request(method, params, notifications.clone()).await;
         if !(matches!(answer, Err(Failure::Unavailable { .. })) && link.expired()) {
             return answer;
         }
         // The server has forgotten the session and run nothing: it is asked again in the next one.
-        let fresh = links
-            .wait_for(|next| next.as_ref().is_some_and(|next| !next.expired()))
-            .await;
-        let fresh = fresh
-            .map_err(|_| self.unavailable())?
-            .clone()
-            .ok_or_else(|| self.unavailable())?;
+        let fresh = links.wait_for(|next| next.as_ref().is_some_and(|next| !next.expired())).await;
+        let fresh = fresh.map_err(|_| self.unavailable())?.clone().ok_or_else(|| self.unavailable())?;
         fresh.request(method, params, notifications).await
     }
 

@@ -35,10 +35,8 @@ impl Folder {
     /// Takes up the state where it stands.
     pub fn resume(state: Connection, log: Box<dyn Reader>) -> Result<Self, StateError> {
         let at = progress(&state)?;
-        let tree =
-            Growing::resume(at.applied, &StoredTiles(&state)).map_err(|_| StateError::Broken {
-                what: "the merkle tiles are incomplete",
-            })?;
+        let tree = Growing::resume(at.applied, &StoredTiles(&state))
+            .map_err(|_| StateError::Broken { what: "the merkle tiles are incomplete" })?;
         let words = pairs(&state, "SELECT text, id FROM word")?;
         let tally = pairs(&state, "SELECT kind, n FROM tally")?;
         Ok(Self {
@@ -74,10 +72,7 @@ impl Folder {
     pub fn apply(&mut self, events: &[Event]) -> Result<(), StateError> {
         // A crash anywhere before the last line leaves the state as it was; the events are folded again at start.
         self.state.execute_batch("BEGIN")?;
-        let folded = events
-            .iter()
-            .try_for_each(|event| self.fold(event))
-            .and_then(|()| self.finish());
+        let folded = events.iter().try_for_each(|event| self.fold(event)).and_then(|()| self.finish());
         if folded.is_err() {
             self.state.execute_batch("ROLLBACK")?;
         }
@@ -98,9 +93,7 @@ impl Folder {
             for (kind, n) in &self.tally {
                 tally.execute(params![kind, n])?;
             }
-            let mut progress = self
-                .state
-                .prepare_cached("UPDATE progress SET applied = ?1, last = ?2")?;
+            let mut progress = self.state.prepare_cached("UPDATE progress SET applied = ?1, last = ?2")?;
             progress.execute(params![self.applied, self.last.map(|cid| *cid.digest())])?;
         }
         self.state.execute_batch("COMMIT")?;
@@ -113,36 +106,24 @@ impl Folder {
     fn fold(&mut self, event: &Event) -> Result<(), StateError> {
         let fields = event.fields();
         if fields.seq != self.applied {
-            return Err(StateError::Broken {
-                what: "events are missing between the state and the log",
-            });
+            return Err(StateError::Broken { what: "events are missing between the state and the log" });
         }
         let seq = fields.seq;
         let kind = self.word(&fields.kind)?;
         let actor = self.word(&fields.actor.id)?;
         let subject = self.subject(&fields.subject, seq)?;
-        let tool = fields
-            .tool
-            .map(|cid| self.block(&cid))
-            .transpose()?
-            .flatten();
+        let tool = fields.tool.map(|cid| self.block(&cid)).transpose()?.flatten();
         self.insert(
             "INSERT INTO entry (seq, kind, subject, actor, tool, ts) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![seq, kind, subject, actor, tool, fields.ts],
         )?;
         for parent in fields.cause.iter().chain(&fields.refs) {
             let parent = self.parent(parent)?;
-            self.insert(
-                "INSERT OR IGNORE INTO edge (child, parent) VALUES (?1, ?2)",
-                params![seq, parent],
-            )?;
+            self.insert("INSERT OR IGNORE INTO edge (child, parent) VALUES (?1, ?2)", params![seq, parent])?;
         }
         for pay in &fields.pay {
             if let Some(block) = self.block(&pay.cid)? {
-                self.insert(
-                    "INSERT OR IGNORE INTO holds (block, seq) VALUES (?1, ?2)",
-                    params![block, seq],
-                )?;
+                self.insert("INSERT OR IGNORE INTO holds (block, seq) VALUES (?1, ?2)", params![block, seq])?;
             }
         }
         self.remember(event, actor, subject)?;
@@ -183,18 +164,14 @@ impl Folder {
             | Body::CallFailed(_)
             | Body::CallRefused(_)
             | Body::CallInterrupted(_)
-            | Body::CallCancelled(_) => self.insert(
-                "UPDATE call SET ended = ?2 WHERE id = ?1",
-                params![subject, seq],
-            ),
+            | Body::CallCancelled(_) => {
+                self.insert("UPDATE call SET ended = ?2 WHERE id = ?1", params![subject, seq])
+            }
             Body::PayloadErased(facts) => {
                 let Some(block) = self.block(&facts.payload)? else {
                     return Ok(());
                 };
-                self.insert(
-                    "INSERT OR IGNORE INTO erased (block, seq) VALUES (?1, ?2)",
-                    params![block, seq],
-                )
+                self.insert("INSERT OR IGNORE INTO erased (block, seq) VALUES (?1, ?2)", params![block, seq])
             }
         }
     }
@@ -208,11 +185,9 @@ impl Folder {
         offered: bool,
     ) -> Result<(), StateError> {
         let (source, name) = (self.word(source)?, self.word(name)?);
-        let block = self.block(cid)?.ok_or(StateError::Broken {
-            what: "a published contract has no block",
-        })?;
-        let sql =
-            "INSERT INTO contract (source, name, block, seq, offered) VALUES (?1, ?2, ?3, ?4, ?5)
+        let block =
+            self.block(cid)?.ok_or(StateError::Broken { what: "a published contract has no block" })?;
+        let sql = "INSERT INTO contract (source, name, block, seq, offered) VALUES (?1, ?2, ?3, ?4, ?5)
                    ON CONFLICT (source, name) DO UPDATE SET block = ?3, seq = ?4, offered = ?5";
         self.insert(sql, params![source, name, block, seq, offered])
     }
@@ -227,26 +202,18 @@ impl Folder {
             return Ok(*id);
         }
         let id = self.words.len() as u64 + 1;
-        self.insert(
-            "INSERT INTO word (id, text) VALUES (?1, ?2)",
-            params![id, text],
-        )?;
+        self.insert("INSERT INTO word (id, text) VALUES (?1, ?2)", params![id, text])?;
         self.words.insert(text.to_owned(), id);
         Ok(id)
     }
 
     fn subject(&self, subject: &str, seq: u64) -> Result<u64, StateError> {
         let key = subject_key(subject);
-        let mut find = self
-            .state
-            .prepare_cached("SELECT id FROM subject WHERE name = ?1")?;
+        let mut find = self.state.prepare_cached("SELECT id FROM subject WHERE name = ?1")?;
         if let Some(id) = find.query_row([&key], |row| row.get(0)).optional()? {
             return Ok(id);
         }
-        self.insert(
-            "INSERT INTO subject (id, name) VALUES (?1, ?2)",
-            params![seq, key],
-        )?;
+        self.insert("INSERT INTO subject (id, name) VALUES (?1, ?2)", params![seq, key])?;
         Ok(seq)
     }
 
@@ -261,17 +228,10 @@ impl Folder {
             None => self.log.seq_of(cid)?,
         };
         if let Some(seq) = known {
-            return i64::try_from(seq).map_err(|_| StateError::Broken {
-                what: "a seq over 2^63",
-            });
+            return i64::try_from(seq).map_err(|_| StateError::Broken { what: "a seq over 2^63" });
         }
-        self.insert(
-            "INSERT OR IGNORE INTO foreign_event (cid) VALUES (?1)",
-            params![cid.to_bytes()],
-        )?;
-        let mut find = self
-            .state
-            .prepare_cached("SELECT -id FROM foreign_event WHERE cid = ?1")?;
+        self.insert("INSERT OR IGNORE INTO foreign_event (cid) VALUES (?1)", params![cid.to_bytes()])?;
+        let mut find = self.state.prepare_cached("SELECT -id FROM foreign_event WHERE cid = ?1")?;
         Ok(find.query_row([cid.to_bytes()], |row| row.get(0))?)
     }
 }

@@ -26,28 +26,13 @@ pub fn all(router: &Router) -> Vec<Builtin> {
         definition,
         category: "catalogue",
         lane: lane::BUILTIN,
-        run: Arc::new(Tool {
-            router: router.clone(),
-            does,
-        }),
+        run: Arc::new(Tool { router: router.clone(), does }),
     };
     vec![
-        tool(
-            include_str!("../../schemas/tools/tools_list_categories.json"),
-            Does::ListCategories,
-        ),
-        tool(
-            include_str!("../../schemas/tools/tools_list_tools.json"),
-            Does::ListTools,
-        ),
-        tool(
-            include_str!("../../schemas/tools/tools_get_schema.json"),
-            Does::GetSchema,
-        ),
-        tool(
-            include_str!("../../schemas/tools/tools_dispatch.json"),
-            Does::Dispatch,
-        ),
+        tool(include_str!("../../schemas/tools/tools_list_categories.json"), Does::ListCategories),
+        tool(include_str!("../../schemas/tools/tools_list_tools.json"), Does::ListTools),
+        tool(include_str!("../../schemas/tools/tools_get_schema.json"), Does::GetSchema),
+        tool(include_str!("../../schemas/tools/tools_dispatch.json"), Does::Dispatch),
     ]
 }
 
@@ -111,10 +96,7 @@ impl Tool {
         }
         let described = |name: &str| {
             let known = CATEGORIES.iter().find(|(known, _)| *known == name);
-            known.map_or_else(
-                || format!("tools of {name}"),
-                |(_, what)| (*what).to_owned(),
-            )
+            known.map_or_else(|| format!("tools of {name}"), |(_, what)| (*what).to_owned())
         };
         let category = |(name, count): (&String, &u64)| {
             let mut category = json!({"name": name, "description": described(name)});
@@ -132,10 +114,8 @@ impl Tool {
         if let Some(category) = &asked.category {
             entries.retain(|entry| entry.metadata.category == *category);
             if entries.is_empty() {
-                return Err(
-                    Refusal::new(Code::NotFound, format!("no category `{category}`"))
-                        .hint("tools_list_categories names them"),
-                );
+                return Err(Refusal::new(Code::NotFound, format!("no category `{category}`"))
+                    .hint("tools_list_categories names them"));
             }
         }
         // Pages follow names, so that they stay stable while sources come and go.
@@ -143,9 +123,9 @@ impl Tool {
         let total = entries.len();
         let from = match &asked.cursor {
             Some(cursor) => {
-                let last = cursor.strip_prefix("after:").ok_or_else(|| {
-                    Refusal::new(Code::InvalidArgument, "`cursor` is not one of this list")
-                })?;
+                let last = cursor
+                    .strip_prefix("after:")
+                    .ok_or_else(|| Refusal::new(Code::InvalidArgument, "`cursor` is not one of this list"))?;
                 entries.partition_point(|entry| entry.tool.name.as_str() <= last)
             }
             None => asked.offset.unwrap_or(0).min(total),
@@ -153,10 +133,7 @@ impl Tool {
         let limit = asked.limit.unwrap_or(PAGE);
         let page: Vec<_> = entries[from..].iter().take(limit).collect();
         let has_more = from + page.len() < total;
-        let next = page
-            .last()
-            .filter(|_| has_more)
-            .map(|entry| format!("after:{}", entry.tool.name));
+        let next = page.last().filter(|_| has_more).map(|entry| format!("after:{}", entry.tool.name));
         let listed = |entry: &&Arc<Entry>| {
             json!({
                 "name": entry.tool.name,
@@ -178,28 +155,21 @@ impl Tool {
     async fn get_schema(&self, invocation: &Invocation) -> Done {
         let GetSchema { tool } = arguments(invocation)?;
         let entry = self.router.tool(&tool);
-        let cid = entry
-            .as_ref()
-            .map(|entry| entry.tool.contract)
-            .or_else(|| tool.parse().ok());
+        let cid = entry.as_ref().map(|entry| entry.tool.contract).or_else(|| tool.parse().ok());
         let not_found = || {
             Refusal::new(Code::NotFound, format!("no tool or contract `{tool}`"))
                 .hint("tools_list_tools names the tools on offer")
         };
         let cid = cid.ok_or_else(not_found)?;
         let path = self.router.ledger().home().log_path();
-        let read =
-            tokio::task::spawn_blocking(move || lineage(&SqliteReader::open(&path)?, cid)).await;
+        let read = tokio::task::spawn_blocking(move || lineage(&SqliteReader::open(&path)?, cid)).await;
         let lineage = read.ok().and_then(Result::ok);
         let (contract, superseded) = lineage
             .ok_or_else(|| Refusal::new(Code::Internal, "the contract cannot be read"))?
             .ok_or_else(not_found)?;
         let parsed = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or_default();
-        let effects: BTreeMap<&String, Value> = contract
-            .effects
-            .iter()
-            .map(|(name, value)| (name, dag(value)))
-            .collect();
+        let effects: BTreeMap<&String, Value> =
+            contract.effects.iter().map(|(name, value)| (name, dag(value))).collect();
         Ok(json!({
             "name": entry.as_ref().map_or(&contract.name, |entry| &entry.tool.name),
             "source": contract.source,
@@ -228,25 +198,15 @@ impl Tool {
             return Outcome::Refused(refusal.hint("tools_list_tools names the tools on offer"));
         };
         let contract = asked.contract.and_then(|cid| cid.parse().ok());
-        let arguments = splice::member(&invocation.params, "arguments")
-            .ok()
-            .flatten();
-        let params =
-            arguments.and_then(|arguments| splice::member(arguments, "params").ok().flatten());
+        let arguments = splice::member(&invocation.params, "arguments").ok().flatten();
+        let params = arguments.and_then(|arguments| splice::member(arguments, "params").ok().flatten());
         let name = splice::quoted(&entry.tool.name);
-        let params = format!(
-            r#"{{"name":{name},"arguments":{}}}"#,
-            params.map_or("{}", RawValue::get)
-        );
+        let params = format!(r#"{{"name":{name},"arguments":{}}}"#, params.map_or("{}", RawValue::get));
         let request = Request {
             method: Method::ToolsCall,
             name: entry.tool.name.clone(),
             params: splice::raw(params),
-            meta: Meta {
-                contract,
-                progress_token: invocation.progress_token.clone(),
-                ..Meta::default()
-            },
+            meta: Meta { contract, progress_token: invocation.progress_token.clone(), ..Meta::default() },
             caller: invocation.caller,
             client: invocation.client,
             cancel: invocation.cancel,
@@ -256,10 +216,7 @@ impl Tool {
             Ok(answer) => {
                 let claim = splice::member(&answer.result, "isError").ok().flatten();
                 let is_error = claim.is_some_and(|claim| claim.get() == "true");
-                Outcome::Result {
-                    result: answer.result,
-                    is_error,
-                }
+                Outcome::Result { result: answer.result, is_error }
             }
             Err(error) => Outcome::Rpc(Box::new(error)),
         }
@@ -267,10 +224,7 @@ impl Tool {
 }
 
 /// A contract and those it took the place of, newest first; none where there is no such contract.
-fn lineage(
-    log: &SqliteReader,
-    cid: Cid,
-) -> Result<Option<(Contract, Vec<Cid>)>, crate::log::LogError> {
+fn lineage(log: &SqliteReader, cid: Cid) -> Result<Option<(Contract, Vec<Cid>)>, crate::log::LogError> {
     let read = |cid: &Cid| -> Result<Option<Contract>, crate::log::LogError> {
         Ok(match log.block(cid)? {
             Some(Stored::Present(bytes)) => decode(&bytes).ok(),

@@ -20,8 +20,8 @@ use self::{
 use crate::{
     block::splice,
     router::{
-        BoxFuture, Change, Invocation, Listed, Method, Offered, Offering, Outcome, Router,
-        RpcError, Run, metadata::Hints,
+        BoxFuture, Change, Invocation, Listed, Method, Offered, Offering, Outcome, Router, RpcError, Run,
+        metadata::Hints,
     },
 };
 
@@ -32,7 +32,8 @@ const MISSING_CLIENT_CAPABILITY: i64 = -32021;
 /// Between two notifications of one call.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A red pixel.
-const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg==";
+const PNG: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg==";
 /// A header and no samples.
 const WAV: &str = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQAAAAA=";
 
@@ -63,14 +64,8 @@ pub fn fixtures(state_key: [u8; 32], announce: Announce) -> Fixtures {
     };
     Fixtures {
         tools: tools().into_iter().map(tool).collect(),
-        prompts: prompts()
-            .into_iter()
-            .map(|prompt| listed("name", prompt))
-            .collect(),
-        resources: resources()
-            .into_iter()
-            .map(|resource| listed("uri", resource))
-            .collect(),
+        prompts: prompts().into_iter().map(|prompt| listed("name", prompt)).collect(),
+        resources: resources().into_iter().map(|resource| listed("uri", resource)).collect(),
         templates: vec![listed(
             "uriTemplate",
             json!({
@@ -80,10 +75,7 @@ pub fn fixtures(state_key: [u8; 32], announce: Announce) -> Fixtures {
                 "mimeType": "application/json",
             }),
         )],
-        run: Arc::new(Fixture {
-            state_key,
-            announce,
-        }),
+        run: Arc::new(Fixture { state_key, announce }),
     }
 }
 
@@ -100,9 +92,7 @@ pub fn offering(state_key: [u8; 32], router: &Router) -> Offering {
     };
     let tool = |definition: Box<RawValue>| {
         let name = splice::member(&definition, "name").ok().flatten();
-        let name: String = name
-            .and_then(|name| serde_json::from_str(name.get()).ok())
-            .unwrap_or_default();
+        let name: String = name.and_then(|name| serde_json::from_str(name.get()).ok()).unwrap_or_default();
         offered(Listed { name, definition })
     };
     Offering {
@@ -136,10 +126,7 @@ impl Run for Fixture {
                 () = cancel.cancelled() => return Outcome::Cancelled,
             };
             match answered {
-                Ok(result) => Outcome::Result {
-                    is_error: result["isError"] == true,
-                    result: raw(&result),
-                },
+                Ok(result) => Outcome::Result { is_error: result["isError"] == true, result: raw(&result) },
                 Err(error) => Outcome::Rpc(Box::new(error)),
             }
         })
@@ -155,9 +142,7 @@ impl Fixture {
             Method::ToolsCall => self.call(&name, &params, invocation).await,
             Method::PromptsGet => self.prompt(&name, &params),
             Method::ResourcesRead => read(&name),
-            Method::Complete => {
-                Ok(json!({"completion": {"values": [], "total": 0, "hasMore": false}}))
-            }
+            Method::Complete => Ok(json!({"completion": {"values": [], "total": 0, "hasMore": false}})),
         }
     }
 
@@ -168,26 +153,19 @@ impl Fixture {
             "test_tool_with_logging" => {
                 for line in ["started", "processing", "completed"] {
                     let data = format!("Tool execution {line}");
-                    client.notify(
-                        "notifications/message",
-                        json!({"level": "info", "data": data}),
-                    );
+                    client.notify("notifications/message", json!({"level": "info", "data": data}));
                     tokio::time::sleep(PAUSE).await;
                 }
                 Ok(text("Tool with logging executed."))
             }
             "test_logging_tool" => {
-                client.notify(
-                    "notifications/message",
-                    json!({"level": "info", "data": "A log line."}),
-                );
+                client.notify("notifications/message", json!({"level": "info", "data": "A log line."}));
                 Ok(text("Logged."))
             }
             "test_tool_with_progress" => {
                 for progress in [0, 50, 100] {
                     if let Some(token) = &invocation.progress_token {
-                        let params =
-                            json!({"progressToken": token, "progress": progress, "total": 100});
+                        let params = json!({"progressToken": token, "progress": progress, "total": 100});
                         client.notify("notifications/progress", params);
                     }
                     tokio::time::sleep(PAUSE).await;
@@ -219,27 +197,17 @@ impl Fixture {
                 Ok(text(&format!("User response: {}", elicited(&answer))))
             }
             "test_elicitation_sep1034_defaults" | "test_elicitation_sep1330_enums" => {
-                let properties = if name.ends_with("defaults") {
-                    defaults()
-                } else {
-                    enums()
-                };
+                let properties = if name.ends_with("defaults") { defaults() } else { enums() };
                 let schema = json!({"type": "object", "properties": properties, "required": []});
-                let params =
-                    json!({"message": "Please review the form", "requestedSchema": schema});
+                let params = json!({"message": "Please review the form", "requestedSchema": schema});
                 let answer = client.request("elicitation/create", params).await?;
-                Ok(text(&format!(
-                    "Elicitation completed: {}",
-                    elicited(&answer)
-                )))
+                Ok(text(&format!("Elicitation completed: {}", elicited(&answer))))
             }
-            "test_missing_capability" if client.capabilities().get("sampling").is_none() => {
-                Err(error(
-                    MISSING_CLIENT_CAPABILITY,
-                    "Missing required client capability",
-                    Some(json!({"requiredCapabilities": {"sampling": {}}})),
-                ))
-            }
+            "test_missing_capability" if client.capabilities().get("sampling").is_none() => Err(error(
+                MISSING_CLIENT_CAPABILITY,
+                "Missing required client capability",
+                Some(json!({"requiredCapabilities": {"sampling": {}}})),
+            )),
             "test_trigger_tool_change" => {
                 (self.announce)(Change::Tools);
                 Ok(text("The tool list has changed."))
@@ -251,45 +219,29 @@ impl Fixture {
             "test_custom_header" => Ok(text(&format!("value: {}", arguments["value"]))),
             "test_input_required_result_capabilities" => {
                 let declared = client.capabilities();
-                let asked = [
-                    ("elicitation", "user_name"),
-                    ("sampling", "greeting"),
-                    ("roots", "client_roots"),
-                ];
-                let asked = asked
-                    .into_iter()
-                    .filter(|(needs, _)| declared.get(needs).is_some());
+                let asked =
+                    [("elicitation", "user_name"), ("sampling", "greeting"), ("roots", "client_roots")];
+                let asked = asked.into_iter().filter(|(needs, _)| declared.get(needs).is_some());
                 let asked: Vec<&str> = asked.map(|(_, key)| key).collect();
                 if asked.is_empty() {
                     return Ok(text("The client can be asked nothing."));
                 }
-                self.rounds(name, &[&asked], false, params, |_| {
-                    text("Every input is here.")
-                })
+                self.rounds(name, &[&asked], false, params, |_| text("Every input is here."))
             }
             _ => match ROUNDS.iter().find(|dialogue| dialogue.name == name) {
-                Some(dialogue) => {
-                    self.rounds(name, dialogue.rounds, dialogue.sealed, params, |inputs| {
-                        text(&(dialogue.done)(inputs))
-                    })
-                }
+                Some(dialogue) => self.rounds(name, dialogue.rounds, dialogue.sealed, params, |inputs| {
+                    text(&(dialogue.done)(inputs))
+                }),
                 None => plain(name),
             },
         }
     }
 
     fn prompt(&self, name: &str, params: &Value) -> Answered {
-        let argument = |name: &str| {
-            params["arguments"][name]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let argument = |name: &str| params["arguments"][name].as_str().unwrap_or_default().to_owned();
         let said = |contents: &[Value]| {
-            let messages: Vec<Value> = contents
-                .iter()
-                .map(|content| json!({"role": "user", "content": content}))
-                .collect();
+            let messages: Vec<Value> =
+                contents.iter().map(|content| json!({"role": "user", "content": content})).collect();
             json!({"messages": messages})
         };
         let words = |text: &str| json!({"type": "text", "text": text});
@@ -314,18 +266,12 @@ impl Fixture {
             ]),
             "test_input_required_result_prompt" => {
                 return self.rounds(name, &[&["user_context"]], false, params, |inputs| {
-                    let context = inputs["user_context"]["content"]["context"]
-                        .as_str()
-                        .unwrap_or_default();
+                    let context = inputs["user_context"]["content"]["context"].as_str().unwrap_or_default();
                     said(&[words(&format!("Context: {context}"))])
                 });
             }
             _ => {
-                return Err(error(
-                    INVALID_PARAMS,
-                    &format!("unknown prompt: {name}"),
-                    None,
-                ));
+                return Err(error(INVALID_PARAMS, &format!("unknown prompt: {name}"), None));
             }
         })
     }
@@ -343,13 +289,7 @@ impl Fixture {
         let mut round = match params.get("requestState") {
             Some(state) => self
                 .unseal(name, state.as_str().unwrap_or_default())
-                .ok_or_else(|| {
-                    error(
-                        INVALID_PARAMS,
-                        "requestState fails its integrity check",
-                        None,
-                    )
-                })?,
+                .ok_or_else(|| error(INVALID_PARAMS, "requestState fails its integrity check", None))?,
             None => 0,
         };
         let asked = rounds.get(round).copied().unwrap_or_default();
@@ -360,10 +300,8 @@ impl Fixture {
         let Some(asked) = rounds.get(round) else {
             return Ok(done(inputs));
         };
-        let requests: Map<String, Value> = asked
-            .iter()
-            .map(|key| ((*key).to_owned(), question(key)))
-            .collect();
+        let requests: Map<String, Value> =
+            asked.iter().map(|key| ((*key).to_owned(), question(key))).collect();
         let mut result = json!({"resultType": "input_required", "inputRequests": requests});
         if sealed {
             result["requestState"] = self.seal(name, round).into();
@@ -374,27 +312,20 @@ impl Fixture {
     fn seal(&self, name: &str, round: usize) -> String {
         let state = format!("{name}\n{round}");
         let tag = self.mac(&state).finalize().into_bytes();
-        format!(
-            "{}.{}",
-            URL_SAFE_NO_PAD.encode(&state),
-            URL_SAFE_NO_PAD.encode(tag)
-        )
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(&state), URL_SAFE_NO_PAD.encode(tag))
     }
 
     /// The round a state of `name` names; none unless it was sealed here.
     fn unseal(&self, name: &str, state: &str) -> Option<usize> {
         let (state, tag) = state.split_once('.')?;
         let state = String::from_utf8(URL_SAFE_NO_PAD.decode(state).ok()?).ok()?;
-        self.mac(&state)
-            .verify_slice(&URL_SAFE_NO_PAD.decode(tag).ok()?)
-            .ok()?;
+        self.mac(&state).verify_slice(&URL_SAFE_NO_PAD.decode(tag).ok()?).ok()?;
         let (owner, round) = state.split_once('\n')?;
         (owner == name).then(|| round.parse().ok())?
     }
 
     fn mac(&self, state: &str) -> Hmac<Sha256> {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&self.state_key).expect("HMAC takes keys of any length");
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.state_key).expect("HMAC takes keys of any length");
         mac.update(state.as_bytes());
         mac
     }
@@ -430,44 +361,26 @@ fn plain(name: &str) -> Answered {
         "json_schema_2020_12_tool" => text("JSON Schema 2020-12 tool called."),
         "test_missing_capability" => text("The client can sample."),
         _ => {
-            return Err(error(
-                INVALID_PARAMS,
-                &format!("unknown tool: {name}"),
-                None,
-            ));
+            return Err(error(INVALID_PARAMS, &format!("unknown tool: {name}"), None));
         }
     })
 }
 
 fn read(uri: &str) -> Answered {
-    let contents = |mime: &str, text: &str| {
-        Ok(json!({"contents": [{"uri": uri, "mimeType": mime, "text": text}]}))
-    };
+    let contents =
+        |mime: &str, text: &str| Ok(json!({"contents": [{"uri": uri, "mimeType": mime, "text": text}]}));
     match uri {
-        "test://static-text" => contents(
-            "text/plain",
-            "This is the content of the static text resource.",
-        ),
+        "test://static-text" => contents("text/plain", "This is the content of the static text resource."),
         "test://static-binary" => {
             Ok(json!({"contents": [{"uri": uri, "mimeType": "image/png", "blob": PNG}]}))
         }
-        "test://watched-resource" => {
-            contents("text/plain", "This is the content of the watched resource.")
-        }
-        _ => match uri
-            .strip_prefix("test://template/")
-            .and_then(|rest| rest.strip_suffix("/data"))
-        {
+        "test://watched-resource" => contents("text/plain", "This is the content of the watched resource."),
+        _ => match uri.strip_prefix("test://template/").and_then(|rest| rest.strip_suffix("/data")) {
             Some(id) if !id.is_empty() && !id.contains('/') => {
-                let data =
-                    json!({"id": id, "templateTest": true, "data": format!("Data for ID: {id}")});
+                let data = json!({"id": id, "templateTest": true, "data": format!("Data for ID: {id}")});
                 contents("application/json", &data.to_string())
             }
-            _ => Err(error(
-                RESOURCE_NOT_FOUND,
-                "there is no such resource",
-                Some(json!({"uri": uri})),
-            )),
+            _ => Err(error(RESOURCE_NOT_FOUND, "there is no such resource", Some(json!({"uri": uri})))),
         },
     }
 }
@@ -482,12 +395,7 @@ fn text(text: &str) -> Value {
 }
 
 fn error(code: i64, message: &str, data: Option<Value>) -> RpcError {
-    RpcError {
-        code,
-        message: message.to_owned(),
-        data,
-        record: None,
-    }
+    RpcError { code, message: message.to_owned(), data, record: None }
 }
 
 fn raw(value: &Value) -> Box<RawValue> {

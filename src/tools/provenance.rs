@@ -31,37 +31,15 @@ pub fn all(audit: &Audit, base: Option<&str>) -> Vec<Builtin> {
         definition,
         category: "provenance",
         lane: lane::BUILTIN,
-        run: Arc::new(Tool {
-            audit: audit.clone(),
-            base: base.map(str::to_owned),
-            does,
-        }),
+        run: Arc::new(Tool { audit: audit.clone(), base: base.map(str::to_owned), does }),
     };
     vec![
-        tool(
-            include_str!("../../schemas/tools/provenance_get.json"),
-            Does::Get,
-        ),
-        tool(
-            include_str!("../../schemas/tools/provenance_query.json"),
-            Does::Query,
-        ),
-        tool(
-            include_str!("../../schemas/tools/provenance_trace.json"),
-            Does::Trace,
-        ),
-        tool(
-            include_str!("../../schemas/tools/provenance_verify.json"),
-            Does::Verify,
-        ),
-        tool(
-            include_str!("../../schemas/tools/provenance_receipt.json"),
-            Does::Receipt,
-        ),
-        tool(
-            include_str!("../../schemas/tools/provenance_export.json"),
-            Does::Export,
-        ),
+        tool(include_str!("../../schemas/tools/provenance_get.json"), Does::Get),
+        tool(include_str!("../../schemas/tools/provenance_query.json"), Does::Query),
+        tool(include_str!("../../schemas/tools/provenance_trace.json"), Does::Trace),
+        tool(include_str!("../../schemas/tools/provenance_verify.json"), Does::Verify),
+        tool(include_str!("../../schemas/tools/provenance_receipt.json"), Does::Receipt),
+        tool(include_str!("../../schemas/tools/provenance_export.json"), Does::Export),
     ]
 }
 
@@ -85,9 +63,8 @@ impl Run for Tool {
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
             if !invocation.caller.may(router::Scope::Audit) {
-                let refusal =
-                    Refusal::new(Code::PermissionDenied, "this reads the log of all callers")
-                        .hint("call with a token that has the scope audit:read");
+                let refusal = Refusal::new(Code::PermissionDenied, "this reads the log of all callers")
+                    .hint("call with a token that has the scope audit:read");
                 return Outcome::Refused(refusal);
             }
             match self.does {
@@ -155,10 +132,7 @@ struct Export {
 
 impl Tool {
     async fn get(&self, invocation: &Invocation) -> Done {
-        let Get {
-            cid,
-            include_content,
-        } = arguments(invocation)?;
+        let Get { cid, include_content } = arguments(invocation)?;
         let cid = named(&cid)?;
         let question = self.audit.ask(move |view, head| {
             let mut shown = match view.find(&cid)? {
@@ -208,9 +182,8 @@ impl Tool {
             let page = view.list(&filter, limit, asked.cursor.as_deref())?;
             let payloads = Payloads::named();
             let events = page.events.iter();
-            let events: Result<Vec<Value>, _> = events
-                .map(|event| view.event_json(event, &payloads))
-                .collect();
+            let events: Result<Vec<Value>, _> =
+                events.map(|event| view.event_json(event, &payloads)).collect();
             Ok(json!({
                 "returned_count": page.events.len(),
                 "events": events?,
@@ -244,9 +217,7 @@ impl Tool {
         let report = match asked.cid {
             Some(cid) => {
                 let cid = named(&cid)?;
-                self.audit
-                    .ask(move |view, head| view.verify_one(&cid, head))
-                    .await
+                self.audit.ask(move |view, head| view.verify_one(&cid, head)).await
             }
             None => {
                 let checks = Checks {
@@ -263,9 +234,8 @@ impl Tool {
     async fn receipt(&self, invocation: &Invocation) -> Done {
         let Receipt { cid } = arguments(invocation)?;
         let cid = named(&cid)?;
-        let question = self
-            .audit
-            .ask(move |view, head| Ok((view.receipt(&cid, head)?, head.size.saturating_sub(1))));
+        let question =
+            self.audit.ask(move |view, head| Ok((view.receipt(&cid, head)?, head.size.saturating_sub(1))));
         let (receipt, seq) = question.await.map_err(refusal)?;
         let about = self.audit.ledger().about();
         Ok(json!({
@@ -291,10 +261,7 @@ impl Tool {
         });
         let text = json!({"type": "text", "text": structured.to_string()});
         let result = json!({"content": [text, link], "structuredContent": structured});
-        Outcome::Result {
-            result: splice::raw(result.to_string()),
-            is_error: false,
-        }
+        Outcome::Result { result: splice::raw(result.to_string()), is_error: false }
     }
 
     async fn exported(&self, invocation: &Invocation) -> Done {
@@ -316,15 +283,10 @@ impl Tool {
                 for (name, bound) in bounds {
                     query += &bound.map_or_else(String::new, |bound| format!("&{name}={bound}"));
                 }
-                Scope::Range {
-                    from: asked.from_seq,
-                    to: asked.to_seq,
-                }
+                Scope::Range { from: asked.from_seq, to: asked.to_seq }
             }
         };
-        let question = self
-            .audit
-            .ask(move |view, head| Ok((view.select(&scope, head)?, head.size)));
+        let question = self.audit.ask(move |view, head| Ok((view.select(&scope, head)?, head.size)));
         let (selected, size) = question.await.map_err(refusal)?;
         let uri = match &self.base {
             Some(base) => format!("{}/v1/export?{query}", base.trim_end_matches('/')),
@@ -344,8 +306,7 @@ impl Tool {
 }
 
 fn named(text: &str) -> Result<Cid, Refusal> {
-    text.parse()
-        .map_err(|err| Refusal::new(Code::InvalidArgument, format!("{err}")))
+    text.parse().map_err(|err| Refusal::new(Code::InvalidArgument, format!("{err}")))
 }
 
 /// Why there is no answer, in the closed list of codes.

@@ -31,9 +31,7 @@ impl Answer {
     }
 
     fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().expect("text"))
+        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
     }
 }
 
@@ -45,10 +43,7 @@ struct Served {
 
 impl Served {
     fn new(kept: &Kept) -> Self {
-        let caller = Caller {
-            actor: actor("auditor"),
-            scopes: vec![Scope::Audit],
-        };
+        let caller = Caller { actor: actor("auditor"), scopes: vec![Scope::Audit] };
         Self {
             runtime: tokio::runtime::Runtime::new().expect("a runtime"),
             router: routes(Audit::new(kept.ledger.clone())).layer(axum::Extension(caller)),
@@ -60,11 +55,7 @@ impl Served {
             let Ok(response) = self.router.clone().call(request).await;
             let (parts, body) = response.into_parts();
             let body = body.collect().await.expect("a whole body").to_bytes();
-            Answer {
-                status: parts.status,
-                headers: parts.headers,
-                body: body.to_vec(),
-            }
+            Answer { status: parts.status, headers: parts.headers, body: body.to_vec() }
         })
     }
 
@@ -73,9 +64,7 @@ impl Served {
     }
 
     fn with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
-        let request = headers
-            .iter()
-            .fold(Request::get(path), |r, (n, v)| r.header(*n, *v));
+        let request = headers.iter().fold(Request::get(path), |r, (n, v)| r.header(*n, *v));
         self.ask(request.body(Body::empty()).expect("a request"))
     }
 }
@@ -91,10 +80,7 @@ fn blocks_come_in_the_form_that_was_asked_for() {
     assert_eq!(event.header("etag"), format!("\"{}\"", call.started.cid));
     assert!(event.header("cache-control").contains("immutable"));
     assert_eq!(event.json()["kind"], "call.started");
-    let raw = served.with(
-        &path,
-        &[("accept", "text/html;q=0.9, application/vnd.ipld.raw")],
-    );
+    let raw = served.with(&path, &[("accept", "text/html;q=0.9, application/vnd.ipld.raw")]);
     assert!(call.started.cid.names(&raw.body));
     let dag = served.with(&path, &[("accept", "application/vnd.ipld.dag-json")]);
     let ipld = undag(&dag.json()).expect("dag-json");
@@ -110,10 +96,7 @@ fn blocks_come_in_the_form_that_was_asked_for() {
     assert_eq!(inline.json()["pay"][0]["content"]["a"], 1);
     assert_eq!(inline.header("cache-control"), "no-store");
     let payload = served.get(&format!("/v1/blocks/{}", call.input)).json();
-    assert_eq!(
-        (payload["type"].as_str(), &payload["value"]["len"]),
-        (Some("payload"), &7.into())
-    );
+    assert_eq!((payload["type"].as_str(), &payload["value"]["len"]), (Some("payload"), &7.into()));
     assert_eq!(payload["value"].get("content"), None);
 }
 
@@ -121,11 +104,7 @@ fn blocks_come_in_the_form_that_was_asked_for() {
 fn what_cannot_be_answered_says_why() {
     let mut kept = Kept::new();
     let call = kept.call("ada", "1", None);
-    let erase = Command::Erase {
-        payload: call.input,
-        basis: "test".to_owned(),
-        actor: actor("operator"),
-    };
+    let erase = Command::Erase { payload: call.input, basis: "test".to_owned(), actor: actor("operator") };
     kept.ledger.submit_blocking(erase).expect("it runs");
     let served = Served::new(&kept);
     let unknown = Cid::of(cairn::block::Codec::DagCbor, b"nothing");
@@ -148,10 +127,7 @@ fn what_cannot_be_answered_says_why() {
         ("/v1/events?cursor=AAAAAAAAAAAAAAAAAAAAAA".to_owned(), 400),
         (format!("/v1/provenance/{unknown}"), 404),
         (format!("/v1/provenance/{}?depth=0", call.started.cid), 400),
-        (
-            format!("/v1/provenance/{}?direction=up", call.started.cid),
-            400,
-        ),
+        (format!("/v1/provenance/{}?direction=up", call.started.cid), 400),
         (format!("/v1/proof/{unknown}"), 404),
         ("/v1/consistency?old=3&new=2".to_owned(), 400),
         ("/v1/consistency?old=0&new=99".to_owned(), 400),
@@ -161,24 +137,12 @@ fn what_cannot_be_answered_says_why() {
         ("/v1/export?format=zip".to_owned(), 400),
         ("/log/tile/0/000.p/255".to_owned(), 404),
         ("/log/tile/0/0".to_owned(), 400),
-        (
-            format!("/ipfs/{}?format=raw&dag-scope=all", call.output),
-            400,
-        ),
+        (format!("/ipfs/{}?format=raw&dag-scope=all", call.output), 400),
     ];
     for (path, status) in cases {
         let answer = served.get(&path);
-        assert_eq!(
-            answer.status.as_u16(),
-            status,
-            "{path}: {}",
-            String::from_utf8_lossy(&answer.body)
-        );
-        assert_eq!(
-            answer.header("content-type"),
-            "application/problem+json",
-            "{path}"
-        );
+        assert_eq!(answer.status.as_u16(), status, "{path}: {}", String::from_utf8_lossy(&answer.body));
+        assert_eq!(answer.header("content-type"), "application/problem+json", "{path}");
         assert_eq!(answer.json()["status"], status, "{path}");
     }
 }
@@ -191,65 +155,37 @@ fn an_auditor_checks_the_log_with_what_is_served() {
     let served = Served::new(&kept);
     let verifier = Verifier::from_vkey(&kept.ledger.about().vkey).expect("a key");
 
-    let receipt = served
-        .get(&format!("/v1/receipts/{}", call.ended.cid))
-        .json();
-    let verified = Receipt::from_json(receipt)
-        .expect("a receipt")
-        .verify(&verifier);
+    let receipt = served.get(&format!("/v1/receipts/{}", call.ended.cid)).json();
+    let verified = Receipt::from_json(receipt).expect("a receipt").verify(&verifier);
     assert_eq!(verified.expect("it holds").size, 6);
     let note = String::from_utf8(served.get("/log/checkpoint").body).expect("text");
     let head = cairn::identity::open_checkpoint(&note, &verifier).expect("it is signed");
     assert_eq!(head.size, 6);
     let state = served.get("/v1/state").json();
     assert_eq!(state["root"], data_encoding::HEXLOWER.encode(&head.root));
-    assert_eq!(
-        (&state["seq"], &state["counts"]["call.started"]),
-        (&5.into(), &2.into())
-    );
+    assert_eq!((&state["seq"], &state["counts"]["call.started"]), (&5.into(), &2.into()));
     assert_eq!(state["digests"].as_object().expect("digests").len(), 13);
     assert_eq!(served.get("/log/tile/0/000.p/6").body.len(), 6 * 32);
-    assert_eq!(
-        served.get("/v1/consistency?old=3").json()["proof"]
-            .as_array()
-            .map(Vec::len),
-        Some(4)
-    );
+    assert_eq!(served.get("/v1/consistency?old=3").json()["proof"].as_array().map(Vec::len), Some(4));
 
     let list = served.get("/v1/events?kind=call.started&limit=1").json();
-    assert_eq!(
-        (&list["returned_count"], &list["has_more"]),
-        (&1.into(), &true.into())
-    );
+    assert_eq!((&list["returned_count"], &list["has_more"]), (&1.into(), &true.into()));
     let cursor = list["next_cursor"].as_str().expect("more");
-    let list = served
-        .get(&format!(
-            "/v1/events?kind=call.started&limit=1&cursor={cursor}"
-        ))
-        .json();
+    let list = served.get(&format!("/v1/events?kind=call.started&limit=1&cursor={cursor}")).json();
     assert_eq!(list["events"][0]["seq"], 4);
     assert_eq!(list["has_more"], false);
     let contracts = served.get("/v1/contracts").json();
-    let contract = contracts["contracts"][0]["cid"]
-        .as_str()
-        .expect("a name")
-        .to_owned();
+    let contract = contracts["contracts"][0]["cid"].as_str().expect("a name").to_owned();
     let contract = served.get(&format!("/v1/contracts/{contract}")).json();
     assert_eq!(contract["input"]["type"], "object");
 
     let walk = format!("/v1/provenance/{}", call.ended.cid);
     assert_eq!(served.get(&walk).json()["truncated"], false);
     let dot = String::from_utf8(served.get(&format!("{walk}?format=dot")).body).expect("text");
-    assert!(
-        dot.starts_with("digraph") && dot.contains("call.succeeded"),
-        "{dot}"
-    );
+    assert!(dot.starts_with("digraph") && dot.contains("call.succeeded"), "{dot}");
     let mermaid = served.get(&format!("{walk}?format=mermaid")).body;
     assert!(mermaid.starts_with(b"flowchart"));
-    assert_eq!(
-        blocks(&served.get(&format!("{walk}?format=car")).body).len(),
-        9
-    );
+    assert_eq!(blocks(&served.get(&format!("{walk}?format=car")).body).len(), 9);
 }
 
 #[test]
@@ -260,20 +196,14 @@ fn archives_hold_what_they_are_named_for_and_exports_are_recorded() {
     let ipfs = format!("/ipfs/{}", call.ended.cid);
     let raw = served.with(&ipfs, &[("accept", "application/vnd.ipld.raw")]);
     assert!(call.ended.cid.names(&raw.body));
-    assert_eq!(
-        blocks(&served.get(&format!("{ipfs}?format=car")).body),
-        [call.ended.cid]
-    );
+    assert_eq!(blocks(&served.get(&format!("{ipfs}?format=car")).body), [call.ended.cid]);
     // The whole log hangs on its last event: four events, a genesis, a contract, two payloads.
     let all = served.get(&format!("{ipfs}?format=car&dag-scope=all"));
     assert_eq!(blocks(&all.body).len(), 8);
     let export = served.get("/v1/export?format=car");
     assert_eq!(blocks(&export.body).len(), 9);
     let lines = served.get(&format!("/v1/export?format=jsonl&cid={}", call.ended.cid));
-    assert_eq!(
-        String::from_utf8(lines.body).expect("text").lines().count(),
-        2
-    );
+    assert_eq!(String::from_utf8(lines.body).expect("text").lines().count(), 2);
     let recorded = served.get("/v1/events?kind=access.exported").json();
     assert_eq!(recorded["returned_count"], 2);
     assert_eq!(recorded["events"][0]["actor"]["id"], "auditor");
@@ -281,10 +211,7 @@ fn archives_hold_what_they_are_named_for_and_exports_are_recorded() {
 }
 
 fn blocks(archive: &[u8]) -> Vec<Cid> {
-    let limits = car::Limits {
-        section_max: car::SECTION_MAX,
-        total_max: u64::MAX,
-    };
+    let limits = car::Limits { section_max: car::SECTION_MAX, total_max: u64::MAX };
     let reader = car::Reader::new(archive, limits).expect("an archive");
     reader.map(|section| section.expect("a block").0).collect()
 }
@@ -295,11 +222,8 @@ fn the_stream_goes_on_where_its_reader_left_it() {
     kept.call("ada", "1", None);
     let served = Served::new(&kept);
     let open = |headers: &[(&str, &str)]| {
-        let request = headers
-            .iter()
-            .fold(Request::get("/v1/events/stream?from_seq=1"), |r, (n, v)| {
-                r.header(*n, *v)
-            });
+        let request =
+            headers.iter().fold(Request::get("/v1/events/stream?from_seq=1"), |r, (n, v)| r.header(*n, *v));
         let request = request.body(Body::empty()).expect("a request");
         served.runtime.block_on(async {
             let Ok(response) = served.router.clone().call(request).await;
@@ -309,19 +233,11 @@ fn the_stream_goes_on_where_its_reader_left_it() {
     let next = |body: &mut Body| -> Vec<u64> {
         let frame = served.runtime.block_on(async {
             let wait = std::time::Duration::from_secs(60);
-            tokio::time::timeout(wait, body.frame())
-                .await
-                .expect("in time")
+            tokio::time::timeout(wait, body.frame()).await.expect("in time")
         });
-        let frame = frame
-            .expect("more")
-            .expect("a frame")
-            .into_data()
-            .expect("data");
+        let frame = frame.expect("more").expect("a frame").into_data().expect("data");
         let text = String::from_utf8(frame.to_vec()).expect("text");
-        text.lines()
-            .filter_map(|line| line.strip_prefix("id: ")?.parse().ok())
-            .collect()
+        text.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect()
     };
     let mut first = open(&[]);
     assert_eq!(next(&mut first), [1, 2, 3]);

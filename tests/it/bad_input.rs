@@ -20,19 +20,14 @@ use crate::{
 const FIXTURES: &[&str] = &["--conformance-fixtures"];
 
 fn post(server: &Server, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-    let usual = [
-        ("content-type", "application/json"),
-        ("accept", "application/json, text/event-stream"),
-    ];
+    let usual = [("content-type", "application/json"), ("accept", "application/json, text/event-stream")];
     server.send("POST", "/mcp", &[&usual[..], headers].concat(), body)
 }
 
 /// A tool call around this text for its arguments.
 fn around(arguments: &str) -> Vec<u8> {
     let message = modern(1, "tools/call", call("test_simple_text", &json!({}))).to_string();
-    message
-        .replace("\"arguments\":{}", &format!("\"arguments\":{arguments}"))
-        .into_bytes()
+    message.replace("\"arguments\":{}", &format!("\"arguments\":{arguments}")).into_bytes()
 }
 
 #[test]
@@ -48,69 +43,31 @@ fn bytes_that_make_no_sense_are_answered_and_not_recorded() {
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
     for (what, body, code) in [
         ("a duplicate key", around(r#"{"a":1,"a":2}"#), -32600),
-        (
-            "a duplicate key behind an escape",
-            around(r#"{"a":1,"\u0061":2}"#),
-            -32600,
-        ),
+        ("a duplicate key behind an escape", around(r#"{"a":1,"\u0061":2}"#), -32600),
         ("depth", around(&deep), -32600),
         ("a lone surrogate", around(r#"{"a":"\ud800"}"#), -32700),
-        (
-            "invalid utf-8",
-            [around(r#"{"a":""#), vec![0xff]].concat(),
-            -32700,
-        ),
-        (
-            "trailing data",
-            [around("{}"), b"{}".to_vec()].concat(),
-            -32700,
-        ),
+        ("invalid utf-8", [around(r#"{"a":""#), vec![0xff]].concat(), -32700),
+        ("trailing data", [around("{}"), b"{}".to_vec()].concat(), -32700),
         ("no end", b"{\"jsonrpc\":".to_vec(), -32700),
         ("nothing", Vec::new(), -32700),
         ("a batch", b"[]".to_vec(), -32600),
-        (
-            "another version",
-            br#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#.to_vec(),
-            -32600,
-        ),
-        (
-            "an odd id",
-            br#"{"jsonrpc":"2.0","id":{},"method":"ping"}"#.to_vec(),
-            -32600,
-        ),
+        ("another version", br#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#.to_vec(), -32600),
+        ("an odd id", br#"{"jsonrpc":"2.0","id":{},"method":"ping"}"#.to_vec(), -32600),
     ] {
         let reply = post(&server, &headers, &body);
         assert_eq!(reply.status, 400, "{what}: {}", reply.text());
-        assert_eq!(
-            reply.json()["error"]["code"],
-            code,
-            "{what}: {}",
-            reply.text()
-        );
+        assert_eq!(reply.json()["error"]["code"], code, "{what}: {}", reply.text());
     }
-    for (what, arguments) in [
-        ("a list", "[]"),
-        ("a text", "\"x\""),
-        ("a number", "1"),
-        ("null", "null"),
-    ] {
+    for (what, arguments) in [("a list", "[]"), ("a text", "\"x\""), ("a number", "1"), ("null", "null")] {
         let answer = post(&server, &headers, &around(arguments)).json();
         assert_eq!(answer["error"]["code"], -32602, "{what}: {answer}");
     }
     let vast = vec![b' '; 5 * 1024 * 1024];
     let reply = post(&server, &headers, &vast);
     assert_eq!(reply.status, 413, "{}", reply.text());
-    assert_eq!(
-        post(&server, &headers, &around("{}")).status,
-        200,
-        "the server is well"
-    );
+    assert_eq!(post(&server, &headers, &around("{}")).status, 200, "the server is well");
     assert!(server.stop().success());
-    assert_eq!(
-        record::check(data.path()).len(),
-        recorded + 2,
-        "one call was good"
-    );
+    assert_eq!(record::check(data.path()).len(), recorded + 2, "one call was good");
 }
 
 #[test]
@@ -142,10 +99,7 @@ fn wrong_calls_are_told_what_is_wrong() {
     let server = serve(data.path(), &upstream.table("up", ""));
     let unknown = ask(&server, "tools/call", call("up_strickt", &json!({})));
     assert_eq!(unknown["error"]["code"], -32602);
-    assert!(
-        unknown.to_string().contains("did you mean `up_strict`"),
-        "{unknown}"
-    );
+    assert!(unknown.to_string().contains("did you mean `up_strict`"), "{unknown}");
 
     let refusal = |arguments: Value| {
         let refused = result(&server, "up_strict", arguments);
@@ -155,15 +109,9 @@ fn wrong_calls_are_told_what_is_wrong() {
         error.to_string()
     };
     let violated = refusal(json!({"deep": {"count": "seven"}}));
-    assert!(
-        violated.contains("/deep/count"),
-        "the place is named: {violated}"
-    );
+    assert!(violated.contains("/deep/count"), "the place is named: {violated}");
     let misspelt = refusal(json!({"color": "red"}));
-    assert!(
-        misspelt.contains("`colour`"),
-        "the nearest field is named: {misspelt}"
-    );
+    assert!(misspelt.contains("`colour`"), "the nearest field is named: {misspelt}");
     assert!(upstream.calls().is_empty(), "nothing ran");
 
     let bad = |meta: Value| {
@@ -173,20 +121,13 @@ fn wrong_calls_are_told_what_is_wrong() {
     };
     assert_eq!(bad(json!({"io.cairn/contract": "bafynot"})), -32602);
     assert_eq!(bad(json!({"io.cairn/idempotency-key": ""})), -32602);
-    assert_eq!(
-        bad(json!({"io.cairn/idempotency-key": "k".repeat(129)})),
-        -32602
-    );
+    assert_eq!(bad(json!({"io.cairn/idempotency-key": "k".repeat(129)})), -32602);
     assert!(server.stop().success());
     let kinds: Vec<_> = record::endings(&record::check(data.path()), "up_strict")
         .iter()
         .map(|event| record::kind(event).to_owned())
         .collect();
-    assert_eq!(
-        kinds,
-        ["call.refused", "call.refused"],
-        "an auditor sees what was refused"
-    );
+    assert_eq!(kinds, ["call.refused", "call.refused"], "an auditor sees what was refused");
 }
 
 #[test]
@@ -194,27 +135,12 @@ fn a_key_with_other_content_is_refused() {
     let data = temp();
     let upstream = Upstream::new(&["tool"]);
     let server = serve(data.path(), &upstream.table("up", ""));
-    let first = ask(
-        &server,
-        "tools/call",
-        keyed("up_tool", &json!({"n": 1}), "k"),
-    );
-    let again = ask(
-        &server,
-        "tools/call",
-        keyed("up_tool", &json!({"n": 1}), "k"),
-    );
+    let first = ask(&server, "tools/call", keyed("up_tool", &json!({"n": 1}), "k"));
+    let again = ask(&server, "tools/call", keyed("up_tool", &json!({"n": 1}), "k"));
     assert_eq!(first["result"]["content"], again["result"]["content"]);
     assert_eq!(again["result"]["_meta"]["io.cairn/replayed"], true);
-    let other = ask(
-        &server,
-        "tools/call",
-        keyed("up_tool", &json!({"n": 2}), "k"),
-    );
-    assert_eq!(
-        other["result"]["structuredContent"]["error"]["code"], "already_exists",
-        "{other}"
-    );
+    let other = ask(&server, "tools/call", keyed("up_tool", &json!({"n": 2}), "k"));
+    assert_eq!(other["result"]["structuredContent"]["error"]["code"], "already_exists", "{other}");
     assert_eq!(upstream.calls().len(), 1);
 }
 
@@ -225,34 +151,20 @@ fn a_secret_is_in_no_file_and_in_no_error() {
     let upstream = Upstream::new(&[
         r#"{"name":"login","inputSchema":{"type":"object","properties":{"user":{"type":"string"},"password":{"type":"string","x-secret":true},"token":{"type":"string","writeOnly":true,"maxLength":20},"list":{"type":"array","items":{"type":"object","properties":{"key":{"type":"string","x-secret":true}}}}}}}"#,
     ]);
-    upstream.write(
-        "login.result",
-        r#"{"content":[{"type":"text","text":"welcome, hunter2-password"}]}"#,
-    );
+    upstream.write("login.result", r#"{"content":[{"type":"text","text":"welcome, hunter2-password"}]}"#);
     let mut server = serve(data.path(), &upstream.table("up", ""));
     let [password, token, deep] = SECRETS;
-    let arguments =
-        json!({"user": "ada", "password": password, "token": token, "list": [{"key": deep}]});
+    let arguments = json!({"user": "ada", "password": password, "token": token, "list": [{"key": deep}]});
     let told = result(&server, "up_login", arguments.clone());
     assert!(told.to_string().contains("welcome"), "{told}");
     for secret in SECRETS {
-        assert!(
-            upstream.calls()[0].contains(secret),
-            "the tool still receives {secret}"
-        );
+        assert!(upstream.calls()[0].contains(secret), "the tool still receives {secret}");
     }
-    let again = ask(
-        &server,
-        "tools/call",
-        keyed("up_login", &arguments, "secret-key-of-caller"),
-    );
+    let again = ask(&server, "tools/call", keyed("up_login", &arguments, "secret-key-of-caller"));
     assert!(again["result"].is_object(), "{again}");
     let long = format!("{token}{token}{token}");
     let refused = result(&server, "up_login", json!({"token": long, "password": 7}));
-    assert!(
-        !refused.to_string().contains(token),
-        "a refusal repeats no secret: {refused}"
-    );
+    assert!(!refused.to_string().contains(token), "a refusal repeats no secret: {refused}");
     let never = SECRETS.into_iter().chain(["secret-key-of-caller"]);
     for secret in never.clone() {
         no_file_holds(data.path(), secret);
@@ -263,10 +175,7 @@ fn a_secret_is_in_no_file_and_in_no_error() {
         no_file_holds(data.path(), secret);
     }
     let said = server.process.last_errors();
-    assert!(
-        !SECRETS.iter().any(|secret| said.contains(secret)),
-        "{said}"
-    );
+    assert!(!SECRETS.iter().any(|secret| said.contains(secret)), "{said}");
 }
 
 /// Reads every file under `dir`, whatever it is.
@@ -279,9 +188,7 @@ pub fn no_file_holds(dir: &Path, secret: &str) {
         }
         // A file that is gone by now holds nothing.
         let bytes = fs::read(&path).unwrap_or_default();
-        let found = bytes
-            .windows(secret.len())
-            .any(|window| window == secret.as_bytes());
+        let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
         assert!(!found, "{} holds {secret}", path.display());
     }
 }
@@ -294,16 +201,8 @@ fn a_second_server_on_the_directory_names_the_first() {
     second.arg(data.path());
     let ran = run(second);
     assert!(!ran.status.success());
-    assert!(
-        ran.stderr.contains(&server.url),
-        "the first is named: {}",
-        ran.stderr
-    );
-    assert!(
-        ran.stderr.contains(&server.process.id().to_string()),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains(&server.url), "the first is named: {}", ran.stderr);
+    assert!(ran.stderr.contains(&server.process.id().to_string()), "{}", ran.stderr);
     result(&server, "tools_list_categories", json!({}));
 }
 
@@ -351,13 +250,9 @@ fn tamper(data: &Path, sql: &str) {
         .prepare("SELECT name FROM sqlite_master WHERE type = 'trigger'")
         .and_then(|mut names| names.query_map([], |row| row.get(0))?.collect())
         .expect("the schema can be read");
-    assert!(
-        log.execute_batch(sql).is_err(),
-        "the triggers let it pass: {sql}"
-    );
+    assert!(log.execute_batch(sql).is_err(), "the triggers let it pass: {sql}");
     for trigger in triggers {
-        log.execute_batch(&format!("DROP TRIGGER {trigger}"))
-            .expect("the trigger is there");
+        log.execute_batch(&format!("DROP TRIGGER {trigger}")).expect("the trigger is there");
     }
     log.execute_batch(sql).expect("nothing refuses any more");
 }
@@ -366,19 +261,15 @@ fn tamper(data: &Path, sql: &str) {
 fn a_log_without_its_last_event_is_not_opened() {
     let data = temp();
     at_rest(data.path());
-    tamper(
-        data.path(),
-        "DELETE FROM event WHERE seq = (SELECT max(seq) FROM event)",
-    );
+    tamper(data.path(), "DELETE FROM event WHERE seq = (SELECT max(seq) FROM event)");
     assert!(refused(data.path()).contains("events were lost"));
 }
 
 #[test]
 fn a_log_with_another_event_in_it_is_not_opened() {
-    for sql in [
-        "DELETE FROM event WHERE seq = 3",
-        "UPDATE event SET bytes = zeroblob(length(bytes)) WHERE seq = 3",
-    ] {
+    for sql in
+        ["DELETE FROM event WHERE seq = 3", "UPDATE event SET bytes = zeroblob(length(bytes)) WHERE seq = 3"]
+    {
         let data = temp();
         at_rest(data.path());
         tamper(data.path(), sql);
@@ -391,34 +282,15 @@ fn a_log_with_another_event_in_it_is_not_opened() {
 
 #[test]
 fn a_flipped_byte_is_found_wherever_it_is() {
-    let flip = |column: &str| {
-        format!("cast(substr({column}, 1, 40) || x'ff' || substr({column}, 42) AS BLOB)")
-    };
+    let flip =
+        |column: &str| format!("cast(substr({column}, 1, 40) || x'ff' || substr({column}, 42) AS BLOB)");
     for (what, sql) in [
-        (
-            "an event",
-            format!("UPDATE event SET bytes = {} WHERE seq = 4", flip("bytes")),
-        ),
-        (
-            "a block",
-            format!("UPDATE block SET bytes = {} WHERE id = 4", flip("bytes")),
-        ),
-        (
-            "an event's digest",
-            "UPDATE event SET digest = zeroblob(32) WHERE seq = 4".to_owned(),
-        ),
-        (
-            "a middle event",
-            "DELETE FROM event WHERE seq = 4".to_owned(),
-        ),
-        (
-            "the last event",
-            "DELETE FROM event WHERE seq = (SELECT max(seq) FROM event)".to_owned(),
-        ),
-        (
-            "a block that is gone",
-            "DELETE FROM block WHERE id = 4".to_owned(),
-        ),
+        ("an event", format!("UPDATE event SET bytes = {} WHERE seq = 4", flip("bytes"))),
+        ("a block", format!("UPDATE block SET bytes = {} WHERE id = 4", flip("bytes"))),
+        ("an event's digest", "UPDATE event SET digest = zeroblob(32) WHERE seq = 4".to_owned()),
+        ("a middle event", "DELETE FROM event WHERE seq = 4".to_owned()),
+        ("the last event", "DELETE FROM event WHERE seq = (SELECT max(seq) FROM event)".to_owned()),
+        ("a block that is gone", "DELETE FROM block WHERE id = 4".to_owned()),
     ] {
         let data = temp();
         at_rest(data.path());
@@ -426,18 +298,12 @@ fn a_flipped_byte_is_found_wherever_it_is() {
         assert_eq!(code, Some(0), "before {what}: {report}");
         tamper(data.path(), &sql);
         let (code, report) = record::verify(data.path());
-        assert!(
-            matches!(code, Some(20 | 30 | 40 | 50)),
-            "{what}: {code:?} {report}"
-        );
+        assert!(matches!(code, Some(20 | 30 | 40 | 50)), "{what}: {code:?} {report}");
     }
     let data = temp();
     at_rest(data.path());
-    let state =
-        rusqlite::Connection::open(data.path().join("state.db")).expect("the state is at rest");
-    state
-        .execute_batch("UPDATE tally SET n = n + 1")
-        .expect("nothing guards the state");
+    let state = rusqlite::Connection::open(data.path().join("state.db")).expect("the state is at rest");
+    state.execute_batch("UPDATE tally SET n = n + 1").expect("nothing guards the state");
     drop(state);
     let (code, report) = record::verify(data.path());
     assert_ne!(code, Some(0), "a state row: {report}");
@@ -478,30 +344,23 @@ fn fill(server: &Server) -> Vec<String> {
             };
             for n in 0..100_000 {
                 let arguments = json!({"n": n, "caller": caller, "text": "x".repeat(20_000)});
-                let Some(reply) = connection.ask(&modern(
-                    n,
-                    "tools/call",
-                    call("test_simple_text", &arguments),
-                )) else {
+                let Some(reply) =
+                    connection.ask(&modern(n, "tools/call", call("test_simple_text", &arguments)))
+                else {
                     return;
                 };
                 let answer = reply.json();
                 let Some(event) = answer["result"]["_meta"]["io.cairn/event"].as_str() else {
                     return;
                 };
-                events
-                    .lock()
-                    .expect("no caller panics")
-                    .push(event.to_owned());
+                events.lock().expect("no caller panics").push(event.to_owned());
             }
         })
     });
     for caller in callers.collect::<Vec<_>>() {
         caller.join().expect("a caller only calls");
     }
-    Arc::into_inner(events)
-        .and_then(|events| events.into_inner().ok())
-        .expect("all callers have ended")
+    Arc::into_inner(events).and_then(|events| events.into_inner().ok()).expect("all callers have ended")
 }
 
 #[test]
@@ -522,21 +381,11 @@ fn a_full_disk_stops_the_server_and_loses_no_answer() {
     command.arg(&data).args(FIXTURES);
     let mut server = Server::start_as(command);
     let answered = fill(&server);
-    assert!(
-        answered.len() > 10,
-        "only {} answers fitted",
-        answered.len()
-    );
+    assert!(answered.len() > 10, "only {} answers fitted", answered.len());
     let status = server.process.wait(record::PATIENCE);
-    assert!(
-        !status.success(),
-        "a server that cannot write ends with an error"
-    );
+    assert!(!status.success(), "a server that cannot write ends with an error");
     let said = server.process.last_errors();
-    assert!(
-        said.contains("disk is full") || said.contains("could not be written"),
-        "{said}"
-    );
+    assert!(said.contains("disk is full") || said.contains("could not be written"), "{said}");
 
     let kept = place.path().join("kept");
     let mut copy = Command::new("cp");
@@ -545,10 +394,7 @@ fn a_full_disk_stops_the_server_and_loses_no_answer() {
     let server = Server::start(&kept, FIXTURES);
     result(&server, "test_simple_text", json!({}));
     assert!(server.stop().success());
-    let stored: Vec<String> = record::check(&kept)
-        .iter()
-        .map(|event| event.cid().to_string())
-        .collect();
+    let stored: Vec<String> = record::check(&kept).iter().map(|event| event.cid().to_string()).collect();
     for event in answered {
         assert!(stored.contains(&event), "{event} was answered and is gone");
     }
@@ -567,11 +413,7 @@ fn a_reader_of_the_ready_line_may_leave() {
     command.args(["-c", &shell]);
     let process = Process::start(command);
     let ready = process.line(record::PATIENCE).expect("the ready line");
-    let url = ready
-        .split("http=")
-        .nth(1)
-        .and_then(|rest| rest.split(' ').next())
-        .expect("an address");
+    let url = ready.split("http=").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address");
     let mut connection = Connection::open(url).expect("the server listens");
     let answer = connection.request(1, "tools/list", json!({}));
     assert!(answer["result"].is_object(), "{answer}");

@@ -24,20 +24,16 @@ fn one_of_many_calls_with_one_key_runs() {
     let server = serve(data.path(), &upstream.table("up", ""));
     let (url, params) = (server.url.as_str(), keyed("up_wait", &json!({}), "one"));
     let answers: Vec<Value> = thread::scope(|scope| {
-        let callers: Vec<_> = (0..CALLERS)
-            .map(|_| scope.spawn(|| ask_at(url, "tools/call", params.clone())))
-            .collect();
+        let callers: Vec<_> =
+            (0..CALLERS).map(|_| scope.spawn(|| ask_at(url, "tools/call", params.clone()))).collect();
         upstream.reached("wait", 1);
         // All but the one that runs are told so at once; only then may it end.
         let (first, rest): (Vec<_>, Vec<_>) = {
             record::until("the refusals", || {
-                (callers.iter().filter(|caller| caller.is_finished()).count() == CALLERS - 1)
-                    .then_some(())
+                (callers.iter().filter(|caller| caller.is_finished()).count() == CALLERS - 1).then_some(())
             });
             upstream.write("go", "");
-            let answers = callers
-                .into_iter()
-                .map(|caller| caller.join().expect("a caller only calls"));
+            let answers = callers.into_iter().map(|caller| caller.join().expect("a caller only calls"));
             answers.partition(|answer| answer["result"]["isError"].is_null())
         };
         assert_eq!(first.len(), 1);
@@ -45,10 +41,7 @@ fn one_of_many_calls_with_one_key_runs() {
     });
     for refused in &answers[..CALLERS - 1] {
         assert_eq!(code(refused), "conflict", "{refused}");
-        assert_eq!(
-            refused["result"]["structuredContent"]["error"]["retryable"], true,
-            "{refused}"
-        );
+        assert_eq!(refused["result"]["structuredContent"]["error"]["retryable"], true, "{refused}");
     }
     let again = ask(&server, "tools/call", params.clone());
     assert_eq!(event(&again), event(&answers[CALLERS - 1]));
@@ -72,12 +65,7 @@ fn a_full_lane_refuses_and_says_so() {
         waits.send(&modern(1, "tools/call", call("up_wait", &json!({"n": 2}))));
         let started = |event: &cairn::event::Event| matches!(event.body(), Some(Body::CallStarted(facts)) if facts.name == "up_wait");
         record::until("the waiting call", || {
-            (record::events(data.path())
-                .iter()
-                .filter(|event| started(event))
-                .count()
-                == 2)
-                .then_some(())
+            (record::events(data.path()).iter().filter(|event| started(event)).count() == 2).then_some(())
         });
         let refused = ask(&server, "tools/call", call("up_wait", &json!({"n": 3})));
         assert_eq!(code(&refused), "resource_exhausted", "{refused}");
@@ -111,18 +99,10 @@ fn large_content_is_kept_in_parts_and_given_again_byte_for_byte() {
     assert!(server.stop().success());
     let events = record::check(data.path());
     let ending = &record::endings(&events, "up_tool")[0];
-    assert_eq!(
-        record::content(data.path(), &ending.fields().pay[0].cid),
-        answer
-    );
-    let started = events
-        .iter()
-        .find(|event| Some(event.cid()) == ending.fields().cause);
+    assert_eq!(record::content(data.path(), &ending.fields().pay[0].cid), answer);
+    let started = events.iter().find(|event| Some(event.cid()) == ending.fields().cause);
     let input = started.expect("an ending names its start").fields().pay[0].cid;
-    assert_eq!(
-        record::content(data.path(), &input),
-        json!({"text": text}).to_string()
-    );
+    assert_eq!(record::content(data.path(), &input), json!({"text": text}).to_string());
 }
 
 #[test]
@@ -138,12 +118,7 @@ fn a_long_list_comes_in_pages_that_hold_everything_once() {
     loop {
         let page = ask(&server, "tools/list", params)["result"].clone();
         let tools = page["tools"].as_array().unwrap_or_else(|| panic!("{page}"));
-        seen.extend(
-            tools
-                .iter()
-                .filter_map(|tool| tool["name"].as_str())
-                .map(str::to_owned),
-        );
+        seen.extend(tools.iter().filter_map(|tool| tool["name"].as_str()).map(str::to_owned));
         let Some(cursor) = page["nextCursor"].as_str() else {
             break;
         };
@@ -151,11 +126,7 @@ fn a_long_list_comes_in_pages_that_hold_everything_once() {
     }
     let distinct: HashSet<&String> = seen.iter().collect();
     assert_eq!(distinct.len(), seen.len(), "no tool comes twice");
-    assert!(
-        names
-            .iter()
-            .all(|name| distinct.contains(&format!("up_{name}")))
-    );
+    assert!(names.iter().all(|name| distinct.contains(&format!("up_{name}"))));
     let bad = ask(&server, "tools/list", json!({"cursor": "nonsense"}));
     assert_eq!(bad["error"]["code"], -32602, "{bad}");
 }
@@ -171,12 +142,10 @@ fn a_trace_is_kept_with_its_call_and_nonsense_is_not() {
         event(&ask(&server, "tools/call", params));
     }
     assert!(server.stop().success());
-    let traces = record::check(data.path())
-        .into_iter()
-        .filter_map(|event| match event.body() {
-            Some(Body::CallStarted(facts)) => Some(facts.trace),
-            _ => None,
-        });
+    let traces = record::check(data.path()).into_iter().filter_map(|event| match event.body() {
+        Some(Body::CallStarted(facts)) => Some(facts.trace),
+        _ => None,
+    });
     assert_eq!(traces.collect::<Vec<_>>(), [Some(good.to_owned()), None]);
 }
 
@@ -187,29 +156,17 @@ fn a_token_says_whose_call_it_was_and_is_nowhere_to_be_found() {
         let mut command: Command = cairn(&["token", "add", name, "--scope", scope, "--data"]);
         command.arg(data.path());
         let said = run(command).succeeded();
-        said.split_whitespace()
-            .max_by_key(|word| word.len())
-            .expect("a token")
-            .to_owned()
+        said.split_whitespace().max_by_key(|word| word.len()).expect("a token").to_owned()
     };
     let (ada, auditor) = (token("ada", "mcp:call"), token("iris", "audit:read"));
     let config = configure(data.path(), "[auth]\nmode = \"static\"\n");
-    let server = Server::start(
-        data.path(),
-        &["--conformance-fixtures", "--config", &config],
-    );
+    let server = Server::start(data.path(), &["--conformance-fixtures", "--config", &config]);
     let host = server.url.trim_start_matches("http://");
     let message = modern(1, "tools/call", call("test_simple_text", &json!({})));
     let post = |authorization: Option<String>| {
-        let line = authorization
-            .map(|value| format!("authorization: {value}\r\n"))
-            .unwrap_or_default();
+        let line = authorization.map(|value| format!("authorization: {value}\r\n")).unwrap_or_default();
         let bytes = String::from_utf8(request(host, None, &message)).expect("a request is text");
-        server.exchange(
-            bytes
-                .replacen("\r\n", &format!("\r\n{line}connection: close\r\n"), 1)
-                .as_bytes(),
-        )
+        server.exchange(bytes.replacen("\r\n", &format!("\r\n{line}connection: close\r\n"), 1).as_bytes())
     };
     for (authorization, status) in [
         (None, 401),
@@ -224,24 +181,11 @@ fn a_token_says_whose_call_it_was_and_is_nowhere_to_be_found() {
         assert_eq!(challenge.is_some(), status != 200);
         assert!(challenge.is_none_or(|challenge| challenge.contains("resource_metadata=")));
     }
-    let list = |token: &str| {
-        server.send(
-            "GET",
-            "/v1/events",
-            &[("authorization", &format!("Bearer {token}"))],
-            b"",
-        )
-    };
+    let list =
+        |token: &str| server.send("GET", "/v1/events", &[("authorization", &format!("Bearer {token}"))], b"");
     assert_eq!((list(&ada).status, list(&auditor).status), (403, 200));
-    for path in [
-        "/.well-known/oauth-protected-resource",
-        "/.well-known/oauth-protected-resource/mcp",
-    ] {
-        assert_eq!(
-            server.get(path).json()["resource"],
-            format!("{}/mcp", server.url),
-            "{path}"
-        );
+    for path in ["/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"] {
+        assert_eq!(server.get(path).json()["resource"], format!("{}/mcp", server.url), "{path}");
     }
     let mut server = server;
     server.process.signal("TERM");
@@ -249,11 +193,7 @@ fn a_token_says_whose_call_it_was_and_is_nowhere_to_be_found() {
     let events = record::check(data.path());
     let endings = record::endings(&events, "test_simple_text");
     assert_eq!(endings.len(), 1);
-    assert!(
-        endings[0].fields().actor.id.contains("ada"),
-        "{:?}",
-        endings[0].fields().actor
-    );
+    assert!(endings[0].fields().actor.id.contains("ada"), "{:?}", endings[0].fields().actor);
     for token in [&ada, &auditor] {
         crate::bad_input::no_file_holds(data.path(), token);
         assert!(!server.process.errors().contains(token.as_str()));
@@ -263,22 +203,13 @@ fn a_token_says_whose_call_it_was_and_is_nowhere_to_be_found() {
 #[test]
 fn requests_that_come_too_fast_are_told_when_to_come_back() {
     let data = temp();
-    let config = configure(
-        data.path(),
-        "[server]\nrate_limit_per_second = 1\nrate_limit_burst = 3\n",
-    );
+    let config = configure(data.path(), "[server]\nrate_limit_per_second = 1\nrate_limit_burst = 3\n");
     let server = Server::start(data.path(), &["--config", &config]);
     let mut connection = Connection::open(&server.url).expect("the server listens");
-    let replies = (0..10).map(|id| {
-        connection
-            .ask(&modern(id, "tools/list", json!({})))
-            .expect("the server answers")
-    });
+    let replies =
+        (0..10).map(|id| connection.ask(&modern(id, "tools/list", json!({}))).expect("the server answers"));
     let replies: Vec<_> = replies.collect();
     assert_eq!(replies[0].status, 200);
-    let late = replies
-        .iter()
-        .find(|reply| reply.status == 429)
-        .expect("ten are more than three");
+    let late = replies.iter().find(|reply| reply.status == 429).expect("ten are more than three");
     assert!(late.header("retry-after").is_some(), "{late:?}");
 }

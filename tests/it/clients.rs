@@ -15,8 +15,7 @@ use crate::{
 
 const EVERYTHING: &str = "node_modules/@modelcontextprotocol/server-everything/dist/index.js";
 const FILESYSTEM: &str = "node_modules/@modelcontextprotocol/server-filesystem/dist/index.js";
-const INSPECTOR: &str =
-    "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js";
+const INSPECTOR: &str = "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js";
 /// A tool of `server-everything` that reports progress and can be stopped.
 const LONG: &str = "trigger-long-running-operation";
 
@@ -29,9 +28,7 @@ struct House {
 }
 
 fn node_program() -> String {
-    needs("node_modules/node/bin/node")
-        .to_string_lossy()
-        .into_owned()
+    needs("node_modules/node/bin/node").to_string_lossy().into_owned()
 }
 
 /// `server-everything` over HTTP, at a port that was free a moment ago.
@@ -39,14 +36,9 @@ fn everything_over_http() -> (Process, String) {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let port = free.expect("loopback has a free port").port();
     let mut command = Command::new(node_program());
-    command
-        .arg(needs(EVERYTHING))
-        .arg("streamableHttp")
-        .env("PORT", port.to_string());
+    command.arg(needs(EVERYTHING)).arg("streamableHttp").env("PORT", port.to_string());
     let process = Process::start(on_path(command));
-    until("server-everything over HTTP", || {
-        process.errors().contains("listening").then_some(())
-    });
+    until("server-everything over HTTP", || process.errors().contains("listening").then_some(()));
     (process, format!("http://127.0.0.1:{port}/mcp"))
 }
 
@@ -56,9 +48,7 @@ fn house() -> House {
     fs::write(files.path().join("note.txt"), "a note").expect("the directory can be written");
     let stdio = |name: &str, script: &str, argument: &Path| {
         let (command, script) = (node_program(), needs(script));
-        format!(
-            "[[upstream]]\nname = {name:?}\ncommand = {command:?}\nargs = [{script:?}, {argument:?}]\n"
-        )
+        format!("[[upstream]]\nname = {name:?}\ncommand = {command:?}\nargs = [{script:?}, {argument:?}]\n")
     };
     let config = [
         stdio("io", EVERYTHING, Path::new("stdio")),
@@ -66,16 +56,8 @@ fn house() -> House {
         stdio("files", FILESYSTEM, files.path()),
     ];
     let config = configure(data.path(), &config.concat());
-    let server = Server::start(
-        data.path(),
-        &["--conformance-fixtures", "--config", &config],
-    );
-    House {
-        server,
-        data,
-        files,
-        _web: web,
-    }
+    let server = Server::start(data.path(), &["--conformance-fixtures", "--config", &config]);
+    House { server, data, files, _web: web }
 }
 
 /// What a client does at each server, and what it must have seen.
@@ -132,33 +114,17 @@ fn check(version: &str, run: impl Fn(&str, &str) -> String) {
         if !plan["progress"].is_null() {
             assert!(seen["progress"].as_u64() >= Some(1), "no progress: {seen}");
         }
-        let lists = |list: &str, name: &Value| {
-            seen[list]
-                .as_array()
-                .is_some_and(|list| list.contains(name))
-        };
+        let lists = |list: &str, name: &Value| seen[list].as_array().is_some_and(|list| list.contains(name));
         assert!(lists("tools", &plan["call"]["name"]), "{seen}");
-        assert!(
-            plan["get"].is_null() || lists("prompts", &plan["get"]["name"]),
-            "{seen}"
-        );
+        assert!(plan["get"].is_null() || lists("prompts", &plan["get"]["name"]), "{seen}");
         assert!(lists("resources", &json!("test://static-text")), "{seen}");
-        assert!(
-            lists(
-                "templates",
-                &json!("demo://resource/dynamic/text/{resourceId}")
-            ),
-            "{seen}"
-        );
+        assert!(lists("templates", &json!("demo://resource/dynamic/text/{resourceId}")), "{seen}");
     }
     for prefix in ["io", "web"] {
         let long = format!("{prefix}_{LONG}");
         let kinds = || {
             let endings = record::endings(&record::events(house.data.path()), &long);
-            endings
-                .iter()
-                .map(|event| record::kind(event).to_owned())
-                .collect::<Vec<_>>()
+            endings.iter().map(|event| record::kind(event).to_owned()).collect::<Vec<_>>()
         };
         until(&format!("the end of {long}"), || {
             (kinds() == ["call.succeeded", "call.cancelled"]).then_some(())
@@ -170,44 +136,32 @@ fn check(version: &str, run: impl Fn(&str, &str) -> String) {
 
 #[test]
 fn the_python_sdk_on_its_own_terms() {
-    check("2026-07-28", |url, plan| {
-        python("drive.py", &["auto", url, plan]).succeeded()
-    });
+    check("2026-07-28", |url, plan| python("drive.py", &["auto", url, plan]).succeeded());
 }
 
 #[test]
 fn the_python_sdk_with_a_session() {
-    check("2025-11-25", |url, plan| {
-        python("drive.py", &["legacy", url, plan]).succeeded()
-    });
+    check("2025-11-25", |url, plan| python("drive.py", &["legacy", url, plan]).succeeded());
 }
 
 #[test]
 fn the_typescript_client_on_its_own_terms() {
-    check("2026-07-28", |url, plan| {
-        node("drive.mjs", &["client", "auto", url, plan]).succeeded()
-    });
+    check("2026-07-28", |url, plan| node("drive.mjs", &["client", "auto", url, plan]).succeeded());
 }
 
 #[test]
 fn the_typescript_client_with_a_session() {
-    check("2025-11-25", |url, plan| {
-        node("drive.mjs", &["client", "legacy", url, plan]).succeeded()
-    });
+    check("2025-11-25", |url, plan| node("drive.mjs", &["client", "legacy", url, plan]).succeeded());
 }
 
 #[test]
 fn the_typescript_client_pinned() {
-    check("2026-07-28", |url, plan| {
-        node("drive.mjs", &["client", "2026-07-28", url, plan]).succeeded()
-    });
+    check("2026-07-28", |url, plan| node("drive.mjs", &["client", "2026-07-28", url, plan]).succeeded());
 }
 
 #[test]
 fn the_first_typescript_sdk() {
-    check("session", |url, plan| {
-        node("drive.mjs", &["sdk", "", url, plan]).succeeded()
-    });
+    check("session", |url, plan| node("drive.mjs", &["sdk", "", url, plan]).succeeded());
 }
 
 #[test]
@@ -229,39 +183,18 @@ fn the_inspector_in_both_eras() {
                 method,
             ];
             let said = node(INSPECTOR, &[&args[..], more].concat()).succeeded();
-            serde_json::from_str::<Value>(&said)
-                .unwrap_or_else(|err| panic!("{era} {method}: {err}: {said}"))
+            serde_json::from_str::<Value>(&said).unwrap_or_else(|err| panic!("{era} {method}: {err}: {said}"))
         };
         let tools = inspect("tools/list", &[]);
         let names = tools["tools"].to_string();
-        for tool in [
-            "tools_get_schema",
-            "test_simple_text",
-            "io_echo",
-            "web_echo",
-            "files_read_text_file",
-        ] {
-            assert!(
-                names.contains(&format!("{tool:?}")),
-                "{tool} is not in {names}"
-            );
+        for tool in ["tools_get_schema", "test_simple_text", "io_echo", "web_echo", "files_read_text_file"] {
+            assert!(names.contains(&format!("{tool:?}")), "{tool} is not in {names}");
         }
-        assert!(
-            inspect("prompts/list", &[])["prompts"]
-                .to_string()
-                .contains("io_simple-prompt")
-        );
-        assert!(
-            inspect("resources/list", &[])["resources"]
-                .to_string()
-                .contains("test://static-text")
-        );
+        assert!(inspect("prompts/list", &[])["prompts"].to_string().contains("io_simple-prompt"));
+        assert!(inspect("resources/list", &[])["resources"].to_string().contains("test://static-text"));
         for prefix in ["io", "web"] {
             let echo = format!("{prefix}_echo");
-            let called = inspect(
-                "tools/call",
-                &["--tool-name", &echo, "--tool-arg", "message=hello"],
-            );
+            let called = inspect("tools/call", &["--tool-name", &echo, "--tool-arg", "message=hello"]);
             assert_eq!(called["content"][0]["text"], "Echo: hello");
             assert!(called["_meta"]["io.cairn/event"].is_string(), "{called}");
             let prompt = format!("{prefix}_simple-prompt");

@@ -38,16 +38,7 @@ fn a_call_can_be_followed_from_its_answer_to_its_proof() {
     let called = exits(0, &["call", "tools_list_categories", "--url", &url]);
     assert!(called.stdout.contains("\"success\":true"), "{called:?}");
     let event = called.stderr.trim().to_owned();
-    let refused = exits(
-        1,
-        &[
-            "call",
-            "tools_get_schema",
-            r#"{"tool":"none"}"#,
-            "--url",
-            &url,
-        ],
-    );
+    let refused = exits(1, &["call", "tools_get_schema", r#"{"tool":"none"}"#, "--url", &url]);
     assert!(refused.stdout.contains("not_found"), "{refused:?}");
     exits(1, &["call", "no_such_tool", "--url", &url]);
     exits(2, &["call", "tools_list_tools", "[1]", "--url", &url]);
@@ -81,10 +72,7 @@ fn a_call_can_be_followed_from_its_answer_to_its_proof() {
     let verified = json(&["receipt", "verify", receipt, "--key", key, "--json"]);
     assert_eq!(verified["cid"], *event);
 
-    exits(
-        0,
-        &["log", "verify", "--data", data, "--key", key, "--state"],
-    );
+    exits(0, &["log", "verify", "--data", data, "--key", key, "--state"]);
     let rebuilt = exits(0, &["rebuild", "--data", data]).stdout;
     let same = rebuilt.lines().skip(1).all(|row| row.ends_with("yes"));
     assert!(same, "{rebuilt}");
@@ -110,14 +98,7 @@ fn an_erased_payload_is_gone_and_the_log_still_verifies() {
     let data = temp.path().join("data");
     let data = text(&data);
     let called = exits(0, &["call", "tools_list_categories", "--data", data]);
-    let event = json(&[
-        "log",
-        "show",
-        called.stderr.trim(),
-        "--json",
-        "--data",
-        data,
-    ]);
+    let event = json(&["log", "show", called.stderr.trim(), "--json", "--data", data]);
     let payload = event["pay"][0]["cid"]["/"].as_str().expect("an output");
     exits(0, &["log", "show", payload, "--data", data]);
     exits(0, &["erase", payload, "--basis", "secret", "--data", data]);
@@ -130,17 +111,7 @@ fn an_erased_payload_is_gone_and_the_log_still_verifies() {
 fn tokens_are_shown_once() {
     let temp = temp();
     let data = text(temp.path());
-    let add = [
-        "token",
-        "add",
-        "alice",
-        "--scope",
-        "mcp:call",
-        "--expires",
-        "30d",
-        "--data",
-        data,
-    ];
+    let add = ["token", "add", "alice", "--scope", "mcp:call", "--expires", "30d", "--data", data];
     let token = exits(0, &add).stdout;
     assert!(token.starts_with("cairn_"), "{token}");
     let list = json(&["token", "list", "--json", "--data", data]);
@@ -184,11 +155,8 @@ fn a_reader_that_goes_away_ends_the_program_quietly() {
         let mut command = cairn(&[args, &["--data", data]].concat());
         let (reader, writer) = std::io::pipe().expect("the system has pipes");
         drop(reader);
-        let ran = command
-            .stdout(writer)
-            .stderr(std::process::Stdio::piped())
-            .output()
-            .expect("cairn was built");
+        let ran =
+            command.stdout(writer).stderr(std::process::Stdio::piped()).output().expect("cairn was built");
         assert!(ran.status.success() && ran.stderr.is_empty(), "{ran:?}");
     }
 }

@@ -8,20 +8,8 @@ fn check(revision: &str) {
     let server = Server::start(data.path(), &["--conformance-fixtures"]);
     let results = results.path().to_str().expect("temporary paths are text");
     let url = server.mcp();
-    let args = [
-        "server",
-        "--url",
-        &url,
-        "--requirements",
-        revision,
-        "-o",
-        results,
-    ];
-    let said = node(
-        "node_modules/@modelcontextprotocol/conformance/dist/index.js",
-        &args,
-    )
-    .succeeded();
+    let args = ["server", "--url", &url, "--requirements", revision, "-o", results];
+    let said = node("node_modules/@modelcontextprotocol/conformance/dist/index.js", &args).succeeded();
     assert!(said.contains("0 failed"), "{said}");
     assert!(server.stop().success());
     crate::record::check(data.path());

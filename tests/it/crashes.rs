@@ -37,13 +37,9 @@ pub struct Random(u64);
 
 impl Random {
     pub fn seeded() -> Self {
-        let clock = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(1, |now| now.as_nanos() as u64);
-        let seed = std::env::var("CAIRN_TEST_SEED")
-            .ok()
-            .and_then(|seed| seed.parse().ok())
-            .unwrap_or(clock | 1);
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
+        let seed =
+            std::env::var("CAIRN_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(clock | 1);
         println!("CAIRN_TEST_SEED={seed}");
         Self(seed)
     }
@@ -76,11 +72,7 @@ impl Load {
             return;
         };
         for n in 0.. {
-            let tool = if n % 3 == 0 {
-                "up_count"
-            } else {
-                "test_simple_text"
-            };
+            let tool = if n % 3 == 0 { "up_count" } else { "test_simple_text" };
             let key = format!("{tool}/{round}/{caller}/{n}");
             let params = keyed(tool, &json!({"key": key}), &key);
             let reply = connection.ask(&modern(n, "tools/call", params));
@@ -109,10 +101,7 @@ fn kills_at_random_lose_and_double_nothing() {
     let upstream = Upstream::new(&["count", "wait"]);
     let config = configure(data.path(), &upstream.table("up", ""));
     let extra = ["--conformance-fixtures", "--config", &config];
-    let load = Load {
-        known: Arc::default(),
-        answers: Arc::default(),
-    };
+    let load = Load { known: Arc::default(), answers: Arc::default() };
 
     for round in 0..KILLS {
         kill_while_starting(data.path(), &extra, &mut random);
@@ -126,15 +115,9 @@ fn kills_at_random_lose_and_double_nothing() {
             })
             .collect();
         let mut hung = Connection::open(&server.url).expect("the server listens");
-        hung.send(&modern(
-            1,
-            "tools/call",
-            keyed("up_wait", &json!({}), &format!("wait/{round}")),
-        ));
+        hung.send(&modern(1, "tools/call", keyed("up_wait", &json!({}), &format!("wait/{round}"))));
         let enough = 1 + random.below(ANSWERS_MAX);
-        until("enough answers", || {
-            (load.answers.load(Ordering::SeqCst) >= enough).then_some(())
-        });
+        until("enough answers", || (load.answers.load(Ordering::SeqCst) >= enough).then_some(()));
         server.kill();
         for caller in callers {
             caller.join().expect("a caller only calls");
@@ -146,11 +129,7 @@ fn kills_at_random_lose_and_double_nothing() {
     assert!(server.stop().success());
     let known = load.known.lock().expect("no caller panics");
     check(data.path(), &known.answered, &upstream);
-    println!(
-        "{} answered, {} unknown",
-        known.answered.len(),
-        known.unknown.len()
-    );
+    println!("{} answered, {} unknown", known.answered.len(), known.unknown.len());
 
     let before = record::digests(data.path());
     record::forget_state(data.path());
@@ -178,10 +157,7 @@ fn ask_again(server: &Server, load: &Load, random: &mut Random) {
         let key = &sample[random.below(sample.len())];
         let answer = again(server, key);
         assert_eq!(event(&answer), known.answered[key], "{key}: {answer}");
-        assert_eq!(
-            answer["result"]["_meta"]["io.cairn/replayed"], true,
-            "{answer}"
-        );
+        assert_eq!(answer["result"]["_meta"]["io.cairn/replayed"], true, "{answer}");
     }
     for key in std::mem::take(&mut known.unknown) {
         let answer = again(server, &key);
@@ -198,21 +174,12 @@ fn check(data: &Path, answered: &HashMap<String, String>, upstream: &Upstream) {
     let events = record::check(data);
     let stored: HashSet<String> = events.iter().map(|event| event.cid().to_string()).collect();
     for (key, event) in answered {
-        assert!(
-            stored.contains(event),
-            "{key} was answered with {event}, which is gone"
-        );
+        assert!(stored.contains(event), "{key} was answered with {event}, which is gone");
     }
     let interrupted = once(&events);
-    assert!(
-        interrupted >= KILLS,
-        "only {interrupted} interrupted calls: the kills missed the load"
-    );
+    assert!(interrupted >= KILLS, "only {interrupted} interrupted calls: the kills missed the load");
     let calls = upstream.calls();
-    let counted: Vec<&String> = calls
-        .iter()
-        .filter(|call| call.starts_with("count"))
-        .collect();
+    let counted: Vec<&String> = calls.iter().filter(|call| call.starts_with("count")).collect();
     let once: HashSet<&&String> = counted.iter().collect();
     assert_eq!(once.len(), counted.len(), "an effect happened twice");
 }
@@ -248,11 +215,7 @@ fn a_call_killed_midway_is_interrupted_and_runs_once() {
     let extra = ["--config", config.as_str()];
     let server = Server::start(data.path(), &extra);
     let mut connection = Connection::open(&server.url).expect("the server listens");
-    connection.send(&modern(
-        1,
-        "tools/call",
-        keyed("up_wait", &json!({}), "once"),
-    ));
+    connection.send(&modern(1, "tools/call", keyed("up_wait", &json!({}), "once")));
     upstream.reached("wait", 1);
     server.kill();
     assert!(connection.reply().is_none());
@@ -265,15 +228,8 @@ fn a_call_killed_midway_is_interrupted_and_runs_once() {
     assert!(server.stop().success());
     let events = record::check(data.path());
     let endings = record::endings(&events, "up_wait");
-    assert_eq!(
-        endings.iter().map(record::kind).collect::<Vec<_>>(),
-        ["call.interrupted"]
-    );
-    assert!(
-        events
-            .iter()
-            .any(|event| record::kind(event) == "log.recovered")
-    );
+    assert_eq!(endings.iter().map(record::kind).collect::<Vec<_>>(), ["call.interrupted"]);
+    assert!(events.iter().any(|event| record::kind(event) == "log.recovered"));
     assert_eq!(upstream.calls().len(), 1);
 }
 
@@ -294,8 +250,5 @@ fn an_answer_outlives_a_kill_right_after_it() {
         assert_eq!(event(&ask(&server, "tools/call", params)), first);
     }
     assert!(server.stop().success());
-    assert_eq!(
-        record::endings(&record::check(data.path()), "test_simple_text").len(),
-        answers.len()
-    );
+    assert_eq!(record::endings(&record::check(data.path()), "test_simple_text").len(), answers.len());
 }

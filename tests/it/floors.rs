@@ -15,23 +15,12 @@ const HEAD_LINES: std::ops::RangeInclusive<usize> = 2..=12;
 /// The last of the floors that are pure.
 const PURE_FLOOR_LAST: u32 = 2;
 /// Crates and types that a pure floor does not know: IO, async, clock, randomness, logging.
-const IMPURE: [&str; 7] = [
-    "tokio",
-    "tracing",
-    "rusqlite",
-    "SystemTime",
-    "Instant",
-    "rand",
-    "getrandom",
-];
+const IMPURE: [&str; 7] = ["tokio", "tracing", "rusqlite", "SystemTime", "Instant", "rand", "getrandom"];
 /// Parts of `std` that a pure floor does not know.
 const IMPURE_STD: [&str; 4] = ["fs", "net", "process", "thread"];
 /// Crates that only some rooms may name.
-const OWNED: [(&str, &[&str]); 3] = [
-    ("rmcp", &["mcp"]),
-    ("rusqlite", &["log", "state", "query"]),
-    ("rusqlite_migration", &["log", "state"]),
-];
+const OWNED: [(&str, &[&str]); 3] =
+    [("rmcp", &["mcp"]), ("rusqlite", &["log", "state", "query"]), ("rusqlite_migration", &["log", "state"])];
 /// Marks of unfinished work, and of tests that do not run.
 const UNFINISHED: [&str; 4] = ["todo!(", "unimplemented!(", "dbg!(", "#[ignore"];
 
@@ -53,11 +42,7 @@ impl Source {
     fn read(path: &Path) -> Self {
         let full = root().join(path);
         let text = fs::read_to_string(&full).unwrap_or_else(|err| panic!("{path:?}: {err}"));
-        Self {
-            path: path.display().to_string(),
-            code: blank(&text),
-            text,
-        }
+        Self { path: path.display().to_string(), code: blank(&text), text }
     }
 
     /// The module of `src/lib.rs` this file belongs to; none for `lib.rs`, `main.rs` and the tests.
@@ -68,9 +53,7 @@ impl Source {
     }
 
     fn is_test(&self) -> bool {
-        self.path.starts_with("tests/")
-            || self.path.ends_with("/tests.rs")
-            || self.path.contains("/tests/")
+        self.path.starts_with("tests/") || self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
     /// The code that is built into the program: all but tests.
@@ -91,10 +74,7 @@ fn no_arrow_points_up() {
     for source in sources(&["src"]) {
         let Some(own) = source.room() else { continue };
         let Some(at) = place(own) else {
-            faults.push(format!(
-                "{}: `{own}` is not listed in src/lib.rs",
-                source.path
-            ));
+            faults.push(format!("{}: `{own}` is not listed in src/lib.rs", source.path));
             continue;
         };
         for (line, name) in paths(&source.code, "crate").chain(paths(&source.code, "cairn")) {
@@ -113,11 +93,7 @@ fn no_arrow_points_up() {
 fn every_file_opens_with_its_head() {
     let mut faults = Vec::new();
     for source in sources(&["src", "tests", "benches"]) {
-        let head = source
-            .text
-            .lines()
-            .take_while(|line| line.starts_with("//!"))
-            .count();
+        let head = source.text.lines().take_while(|line| line.starts_with("//!")).count();
         let product = source.path.starts_with("src/") && !source.path.ends_with("/tests.rs");
         // What always holds is said of the product; a test or a benchmark may have only what it is for.
         let allowed = if product { HEAD_LINES } else { 1..=*HEAD_LINES.end() };
@@ -138,15 +114,13 @@ fn pure_floors_know_no_effects() {
     let rooms = rooms();
     let mut faults = Vec::new();
     for source in sources(&["src"]) {
-        let pure = |room: &&Room| {
-            Some(room.name.as_str()) == source.room() && room.floor <= PURE_FLOOR_LAST
-        };
+        let pure = |room: &&Room| Some(room.name.as_str()) == source.room() && room.floor <= PURE_FLOOR_LAST;
         let Some(room) = rooms.iter().find(pure) else {
             continue;
         };
-        let words = IMPURE.iter().flat_map(|word| {
-            words(source.shipped(), word).map(move |line| (line, (*word).to_owned()))
-        });
+        let words = IMPURE
+            .iter()
+            .flat_map(|word| words(source.shipped(), word).map(move |line| (line, (*word).to_owned())));
         let std = paths(source.shipped(), "std")
             .filter(|(_, name)| IMPURE_STD.contains(&name.as_str()))
             .map(|(line, name)| (line, format!("std::{name}")));
@@ -204,10 +178,7 @@ fn nothing_unwraps_and_nothing_is_unfinished() {
 #[test]
 fn files_are_short_enough_to_read() {
     let mut faults = Vec::new();
-    for source in sources(&["src"])
-        .into_iter()
-        .filter(|source| !source.is_test())
-    {
+    for source in sources(&["src"]).into_iter().filter(|source| !source.is_test()) {
         let lines = source.text.lines().count();
         if lines > LINES_MAX {
             faults.push(format!(
@@ -227,9 +198,8 @@ fn the_rules_see_what_they_forbid() {
     let found: Vec<_> = paths(&code, "crate").collect();
     let expected = [(2, "block"), (3, "ledger"), (6, "tools")];
     assert_eq!(found, expected.map(|(line, name)| (line, name.to_owned())));
-    let code = blank(
-        "let random = operand; /* rand */ rand::random(); '\"'; r#\"rand \"#; 'a: loop { rand }",
-    );
+    let code =
+        blank("let random = operand; /* rand */ rand::random(); '\"'; r#\"rand \"#; 'a: loop { rand }");
     assert_eq!(words(&code, "rand").count(), 2);
 }
 
@@ -249,18 +219,12 @@ fn rooms() -> Vec<Room> {
     let mut rooms = Vec::new();
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("// Floor ") {
-            floor = rest
-                .split(|c: char| !c.is_ascii_digit())
-                .next()
-                .and_then(|n| n.parse().ok());
+            floor = rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok());
         }
         let module = line.trim_start_matches("pub ").strip_prefix("mod ");
         if let Some(name) = module.and_then(|rest| rest.strip_suffix(';')) {
             let floor = floor.unwrap_or_else(|| panic!("src/lib.rs: `{name}` stands on no floor"));
-            rooms.push(Room {
-                name: name.to_owned(),
-                floor,
-            });
+            rooms.push(Room { name: name.to_owned(), floor });
         }
     }
     assert!(!rooms.is_empty(), "src/lib.rs lists no modules");
@@ -295,10 +259,7 @@ fn sources(folders: &[&str]) -> Vec<Source> {
 fn paths(code: &str, root: &str) -> impl Iterator<Item = (usize, String)> {
     let prefix = format!("{root}::");
     let mut found = Vec::new();
-    for (at, _) in code
-        .match_indices(&prefix)
-        .filter(|(at, _)| !inside_word(code, *at))
-    {
+    for (at, _) in code.match_indices(&prefix).filter(|(at, _)| !inside_word(code, *at)) {
         let start = at + prefix.len();
         let Some(group) = code[start..].strip_prefix('{') else {
             found.push((line_of(code, at), word_at(&code[start..]).to_owned()));
@@ -363,10 +324,7 @@ fn blank(text: &str) -> String {
             out.push_str(part);
         } else {
             // One byte for one byte, so that offsets stay true.
-            out.extend(
-                part.bytes()
-                    .map(|byte| if byte == b'\n' { '\n' } else { ' ' }),
-            );
+            out.extend(part.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }));
         }
         rest = after;
     }
@@ -375,11 +333,8 @@ fn blank(text: &str) -> String {
 
 /// Bytes of the comment, string or character literal that `rest` opens with; zero where it opens with code.
 fn hidden(rest: &str, before: Option<char>) -> usize {
-    let until = |open: usize, close: &str| {
-        rest[open..]
-            .find(close)
-            .map_or(rest.len(), |at| open + at + close.len())
-    };
+    let until =
+        |open: usize, close: &str| rest[open..].find(close).map_or(rest.len(), |at| open + at + close.len());
     if rest.starts_with("//") {
         return rest.find('\n').unwrap_or(rest.len());
     }

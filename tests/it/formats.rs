@@ -42,22 +42,15 @@ fn the_program_of_the_document_verifies_the_golden_log() {
         let mut command = Command::new(harness::needs("venv/bin/python"));
         command.args(["-c", program]);
         for line in &lines {
-            command
-                .arg(text(&line["cid"]))
-                .arg(change(text(&line["hex"])));
+            command.arg(text(&line["cid"])).arg(change(text(&line["hex"])));
         }
         harness::run(command)
     };
     let said = verify(str::to_owned).succeeded();
     assert_eq!(said.lines().count(), lines.len(), "{said}");
     // One bit of the last byte.
-    let changed = verify(|hex| {
-        format!(
-            "{}{}",
-            &hex[..hex.len() - 1],
-            if hex.ends_with('0') { 1 } else { 0 }
-        )
-    });
+    let changed =
+        verify(|hex| format!("{}{}", &hex[..hex.len() - 1], if hex.ends_with('0') { 1 } else { 0 }));
     assert!(!changed.status.success());
 }
 
@@ -65,21 +58,11 @@ fn the_program_of_the_document_verifies_the_golden_log() {
 fn the_document_prints_the_golden_log() {
     let (document, golden) = (document(), golden());
     let first = &golden["events"][0];
-    for printed in [
-        &golden["vkey"],
-        &golden["checkpoint"],
-        &first["cid"],
-        &golden["blocks"][0]["cid"],
-    ] {
-        assert!(
-            document.contains(text(printed)),
-            "not in the document: {printed}"
-        );
+    for printed in [&golden["vkey"], &golden["checkpoint"], &first["cid"], &golden["blocks"][0]["cid"]] {
+        assert!(document.contains(text(printed)), "not in the document: {printed}");
     }
     let root = text(&golden["checkpoint"]).lines().nth(2).expect("a root");
-    let root = data_encoding::BASE64
-        .decode(root.as_bytes())
-        .expect("base64");
+    let root = data_encoding::BASE64.decode(root.as_bytes()).expect("base64");
     assert!(document.contains(&data_encoding::HEXLOWER.encode(&root)));
     let listing = document
         .split_once("## Example")
@@ -94,17 +77,12 @@ fn the_document_prints_the_golden_log() {
     let cut = format!("{}..{}", &digest[..4], &digest[60..]);
     let bytes: String = listing
         .lines()
-        .flat_map(|line| {
-            line.split_whitespace()
-                .take_while(|word| is_hex(word) || *word == cut)
-        })
+        .flat_map(|line| line.split_whitespace().take_while(|word| is_hex(word) || *word == cut))
         .collect();
     assert_eq!(bytes.replace(&cut, &digest), text(&first["hex"]));
 }
 
 fn is_hex(word: &str) -> bool {
     word.len().is_multiple_of(2)
-        && word
-            .bytes()
-            .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
+        && word.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
 }

@@ -84,12 +84,7 @@ impl Process {
                 kept.push('\n');
             }
         });
-        Self {
-            child,
-            lines,
-            errors,
-            errors_open,
-        }
+        Self { child, lines, errors, errors_open }
     }
 
     /// The next line of standard output; none once it is closed. Fails after `within`.
@@ -105,11 +100,7 @@ impl Process {
 
     /// Writes one line to standard input.
     pub fn tell(&mut self, line: &str) {
-        assert!(
-            self.try_tell(line),
-            "it has ended; stderr:\n{}",
-            self.errors()
-        );
+        assert!(self.try_tell(line), "it has ended; stderr:\n{}", self.errors());
     }
 
     /// The same; false where nobody reads it any more.
@@ -142,10 +133,7 @@ impl Process {
     /// Sends a signal, by name, to the child and its own children.
     pub fn signal(&self, name: &str) {
         let group = format!("-{}", self.child.id());
-        let sent = Command::new("kill")
-            .args(["-s", name, "--", &group])
-            .stderr(Stdio::null())
-            .status();
+        let sent = Command::new("kill").args(["-s", name, "--", &group]).stderr(Stdio::null()).status();
         assert!(sent.is_ok(), "the system has no `kill`");
     }
 
@@ -199,19 +187,12 @@ impl Server {
     pub fn start_as(command: Command) -> Self {
         let process = Process::start(command);
         let Some(ready) = process.line(READY_MAX) else {
-            panic!(
-                "ended before it was ready; stderr:\n{}",
-                process.last_errors()
-            )
+            panic!("ended before it was ready; stderr:\n{}", process.last_errors())
         };
         let url = address(&ready)
             .unwrap_or_else(|| panic!("no http address in the ready line: {ready}"))
             .to_owned();
-        Self {
-            process,
-            ready,
-            url,
-        }
+        Self { process, ready, url }
     }
 
     pub fn mcp(&self) -> String {
@@ -239,10 +220,8 @@ impl Server {
 
     /// Posts one JSON-RPC message to `/mcp` with the headers every client sends.
     pub fn post(&self, message: &Value) -> Reply {
-        let headers = [
-            ("content-type", "application/json"),
-            ("accept", "application/json, text/event-stream"),
-        ];
+        let headers =
+            [("content-type", "application/json"), ("accept", "application/json, text/event-stream")];
         self.send("POST", "/mcp", &headers, message.to_string().as_bytes())
     }
 
@@ -253,16 +232,10 @@ impl Server {
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
         }
-        if !headers
-            .iter()
-            .any(|(name, _)| name.eq_ignore_ascii_case("host"))
-        {
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             head += &format!("host: {host}\r\n");
         }
-        head += &format!(
-            "content-length: {}\r\nconnection: close\r\n\r\n",
-            body.len()
-        );
+        head += &format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len());
         self.exchange(&[head.as_bytes(), body].concat())
     }
 
@@ -279,10 +252,7 @@ impl Server {
         let end = stream.read_to_end(&mut raw);
         Reply::read(&raw).unwrap_or_else(|| {
             let text = String::from_utf8_lossy(&raw);
-            panic!(
-                "not an http reply ({end:?}): {text}; stderr:\n{}",
-                self.process.errors()
-            )
+            panic!("not an http reply ({end:?}): {text}; stderr:\n{}", self.process.errors())
         })
     }
 }
@@ -314,11 +284,7 @@ impl Reply {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        let mut reply = Self {
-            status,
-            headers,
-            body: raw[split + 4..].to_vec(),
-        };
+        let mut reply = Self { status, headers, body: raw[split + 4..].to_vec() };
         if reply.header("transfer-encoding") == Some("chunked") {
             reply.body = join(&reply.body)?;
         }
@@ -339,11 +305,7 @@ impl Reply {
     pub fn json(&self) -> Value {
         let stream = self.header("content-type") == Some("text/event-stream");
         let text = match stream {
-            true => self
-                .text()
-                .lines()
-                .filter_map(|line| line.strip_prefix("data:"))
-                .next_back(),
+            true => self.text().lines().filter_map(|line| line.strip_prefix("data:")).next_back(),
             false => Some(self.text()),
         };
         let text = text.unwrap_or_else(|| panic!("no message in {self:?}"));
@@ -378,16 +340,9 @@ pub struct Ran {
 impl Ran {
     /// Standard output of a program that succeeded; fails with all it said where it did not.
     pub fn succeeded(self) -> String {
-        let Self {
-            status,
-            stdout,
-            stderr,
-        } = self;
+        let Self { status, stdout, stderr } = self;
         let signal = status.signal();
-        assert!(
-            status.success(),
-            "{status} (signal {signal:?})\nstdout:\n{stdout}\nstderr:\n{stderr}"
-        );
+        assert!(status.success(), "{status} (signal {signal:?})\nstdout:\n{stdout}\nstderr:\n{stderr}");
         stdout
     }
 }
@@ -403,11 +358,7 @@ pub fn run(command: Command) -> Ran {
         stdout.push('\n');
     }
     let status = process.wait(STOP_MAX);
-    Ran {
-        status,
-        stdout,
-        stderr: process.last_errors(),
-    }
+    Ran { status, stdout, stderr: process.last_errors() }
 }
 
 /// Runs a script of `tests/clients`, or of a package installed there, with the Node.js installed there.
@@ -436,13 +387,7 @@ pub fn on_path(mut command: Command) -> Command {
 
 /// A file of `tests/clients` that must be there.
 pub fn needs(path: &str) -> PathBuf {
-    let full = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/clients")
-        .join(path);
-    assert!(
-        full.exists(),
-        "{} is missing: run tests/clients/setup",
-        full.display()
-    );
+    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(path);
+    assert!(full.exists(), "{} is missing: run tests/clients/setup", full.display());
     full
 }

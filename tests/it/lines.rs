@@ -32,17 +32,12 @@ struct Lines {
 
 impl Lines {
     fn start(command: Command) -> Self {
-        let mut lines = Self {
-            process: Process::start(on_path(command)),
-            asked: 0,
-        };
+        let mut lines = Self { process: Process::start(on_path(command)), asked: 0 };
         let params = json!({"protocolVersion": LEGACY, "capabilities": {},
                             "clientInfo": {"name": "tests", "version": "1"}});
         let answer = lines.request("initialize", params);
         assert!(answer["result"]["serverInfo"].is_object(), "{answer}");
-        lines
-            .process
-            .tell(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+        lines.process.tell(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
         lines
     }
 
@@ -53,18 +48,13 @@ impl Lines {
     }
 
     fn send(&mut self, method: &str, params: &Value) {
-        assert!(
-            self.try_send(method, params),
-            "{}",
-            self.process.last_errors()
-        );
+        assert!(self.try_send(method, params), "{}", self.process.last_errors());
     }
 
     /// False where the server has ended.
     fn try_send(&mut self, method: &str, params: &Value) -> bool {
         self.asked += 1;
-        let message =
-            json!({"jsonrpc": "2.0", "id": self.asked, "method": method, "params": params});
+        let message = json!({"jsonrpc": "2.0", "id": self.asked, "method": method, "params": params});
         self.process.try_tell(&message.to_string())
     }
 
@@ -78,8 +68,7 @@ impl Lines {
     fn answered(&mut self) -> Option<Value> {
         loop {
             let line = self.process.line(record::PATIENCE)?;
-            let message: Value =
-                serde_json::from_str(&line).unwrap_or_else(|err| panic!("{err}: {line}"));
+            let message: Value = serde_json::from_str(&line).unwrap_or_else(|err| panic!("{err}: {line}"));
             if message["id"] == self.asked && message.get("method").is_none() {
                 return Some(message);
             }
@@ -104,35 +93,21 @@ impl Lines {
 }
 
 fn names(answer: &Value) -> Vec<String> {
-    let tools = answer["result"]["tools"]
-        .as_array()
-        .unwrap_or_else(|| panic!("{answer}"));
-    tools
-        .iter()
-        .filter_map(|tool| tool["name"].as_str())
-        .map(str::to_owned)
-        .collect()
+    let tools = answer["result"]["tools"].as_array().unwrap_or_else(|| panic!("{answer}"));
+    tools.iter().filter_map(|tool| tool["name"].as_str()).map(str::to_owned).collect()
 }
 
 #[test]
 fn a_wrapped_server_is_the_server_with_every_call_recorded() {
     let data = temp();
     let (node, script) = (needs("node_modules/node/bin/node"), needs(EVERYTHING));
-    let program = [
-        node.to_str().expect("a text"),
-        script.to_str().expect("a text"),
-        "stdio",
-    ];
+    let program = [node.to_str().expect("a text"), script.to_str().expect("a text"), "stdio"];
     let mut bare = Command::new(program[0]);
     bare.args(&program[1..]);
     let mut bare = Lines::start(bare);
     let mut wrapped = Lines::wrap(data.path(), &program);
     let list = |lines: &mut Lines| names(&lines.request("tools/list", json!({})));
-    assert_eq!(
-        list(&mut wrapped),
-        list(&mut bare),
-        "the same tools under the same names"
-    );
+    assert_eq!(list(&mut wrapped), list(&mut bare), "the same tools under the same names");
     let answer = wrapped.call("echo", json!({"message": "hello"}));
     let expected = bare.call("echo", json!({"message": "hello"}));
     assert_eq!(answer["result"]["content"], expected["result"]["content"]);
@@ -148,9 +123,7 @@ fn this_node_speaks_both_eras_on_standard_output() {
     let mut command = cairn(&["stdio", "--data"]);
     command.arg(data.path());
     let mut lines = Lines::start(command);
-    assert!(
-        names(&lines.request("tools/list", json!({}))).contains(&"tools_get_schema".to_owned())
-    );
+    assert!(names(&lines.request("tools/list", json!({}))).contains(&"tools_get_schema".to_owned()));
     let answer = lines.call("tools_list_categories", json!({}));
     event(&answer);
     lines.process.tell("{ not json");
@@ -170,15 +143,8 @@ fn this_node_speaks_both_eras_on_standard_output() {
     let answer: Value = serde_json::from_str(&line).unwrap_or_else(|err| panic!("{err}: {line}"));
     assert_eq!(answer["result"]["resultType"], "complete", "{answer}");
     process.hang_up();
-    assert!(
-        process.wait(record::PATIENCE).success(),
-        "{}",
-        process.last_errors()
-    );
-    assert_eq!(
-        record::kinds(data.path(), "tools_list_categories"),
-        ["call.succeeded"; 3]
-    );
+    assert!(process.wait(record::PATIENCE).success(), "{}", process.last_errors());
+    assert_eq!(record::kinds(data.path(), "tools_list_categories"), ["call.succeeded"; 3]);
     record::check(data.path());
 }
 
@@ -186,22 +152,13 @@ fn this_node_speaks_both_eras_on_standard_output() {
 fn many_share_one_directory_and_take_over_from_one_that_is_killed() {
     let data = temp();
     let (python, script) = (needs("venv/bin/python"), needs("upstream.py"));
-    let upstreams = [
-        Upstream::new(&["tool", "wait"]),
-        Upstream::new(&["tool"]),
-        Upstream::new(&["tool"]),
-    ];
+    let upstreams = [Upstream::new(&["tool", "wait"]), Upstream::new(&["tool"]), Upstream::new(&["tool"])];
     let mut wraps: Vec<Lines> = upstreams
         .iter()
         .enumerate()
         .map(|(n, upstream)| {
             let mut command = cairn(&["wrap", "--name", &format!("w{n}"), "--data"]);
-            command
-                .arg(data.path())
-                .arg("--")
-                .arg(&python)
-                .arg(&script)
-                .arg(upstream.dir());
+            command.arg(data.path()).arg("--").arg(&python).arg(&script).arg(upstream.dir());
             Lines::start(command)
         })
         .collect();
@@ -228,14 +185,7 @@ fn many_share_one_directory_and_take_over_from_one_that_is_killed() {
     for wrap in wraps {
         wrap.finish();
     }
-    answered.push(
-        event(&ask(
-            &server,
-            "tools/call",
-            call("test_simple_text", &json!({})),
-        ))
-        .to_owned(),
-    );
+    answered.push(event(&ask(&server, "tools/call", call("test_simple_text", &json!({})))).to_owned());
     assert!(server.stop().success());
 
     let events = record::check(data.path());
@@ -283,12 +233,9 @@ fn kills_of_any_of_many_lose_and_double_nothing() {
             let enough = count() + 1 + random.below(ANSWERS_MAX);
             until("enough answers", || (count() >= enough).then_some(()));
             let victim = &running[random.below(NODES)];
-            let pid = until("a node to kill", || {
-                Some(victim.swap(0, Ordering::SeqCst)).filter(|pid| *pid > 0)
-            });
-            let kill = Command::new("kill")
-                .args(["-s", "KILL", &pid.to_string()])
-                .status();
+            let pid =
+                until("a node to kill", || Some(victim.swap(0, Ordering::SeqCst)).filter(|pid| *pid > 0));
+            let kill = Command::new("kill").args(["-s", "KILL", &pid.to_string()]).status();
             assert!(kill.is_ok_and(|killed| killed.success()), "the node ran");
         }
         done.store(true, Ordering::SeqCst);
@@ -300,10 +247,7 @@ fn kills_of_any_of_many_lose_and_double_nothing() {
     let stored: HashSet<String> = events.iter().map(|event| event.cid().to_string()).collect();
     let answered = answered.into_inner().expect("no node panics");
     for (key, event) in &answered {
-        assert!(
-            stored.contains(event),
-            "{key} was answered with {event}, which is gone"
-        );
+        assert!(stored.contains(event), "{key} was answered with {event}, which is gone");
     }
     let distinct: HashSet<&String> = answered.values().collect();
     assert_eq!(distinct.len(), answered.len(), "two keys have one answer");

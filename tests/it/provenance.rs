@@ -8,13 +8,7 @@ use crate::harness::{Server, cairn, run, temp};
 
 /// Calls a tool; its structured output.
 fn call(server: &Server, tool: &str, arguments: Value) -> Value {
-    let ran = run(cairn(&[
-        "call",
-        tool,
-        &arguments.to_string(),
-        "--url",
-        &server.url,
-    ]));
+    let ran = run(cairn(&["call", tool, &arguments.to_string(), "--url", &server.url]));
     serde_json::from_str(ran.stdout.trim()).unwrap_or_else(|err| panic!("{err}: {}", ran.stdout))
 }
 
@@ -25,40 +19,20 @@ fn an_agent_asks_what_happened_and_checks_it() {
     call(&server, "tools_list_categories", json!({}));
     let query = json!({"kind": "call.succeeded", "tool": "tools_list_categories"});
     let found = call(&server, "provenance_query", query);
-    assert_eq!(
-        (&found["total_count"], &found["has_more"]),
-        (&json!(1), &json!(false))
-    );
+    assert_eq!((&found["total_count"], &found["has_more"]), (&json!(1), &json!(false)));
     let ended = found["events"][0]["cid"].clone();
-    let event = call(
-        &server,
-        "provenance_get",
-        json!({"cid": ended, "include_content": true}),
-    );
+    let event = call(&server, "provenance_get", json!({"cid": ended, "include_content": true}));
     assert_eq!(event["type"], "event");
     assert_eq!(event["value"]["pay"][0]["content"]["isError"], Value::Null);
     let walk = call(&server, "provenance_trace", json!({"cid": ended}));
-    let kinds: Vec<&Value> = walk["nodes"]
-        .as_array()
-        .expect("nodes")
-        .iter()
-        .map(|n| &n["type"])
-        .collect();
+    let kinds: Vec<&Value> = walk["nodes"].as_array().expect("nodes").iter().map(|n| &n["type"]).collect();
     assert_eq!(kinds, ["event", "payload", "contract", "event", "payload"]);
     let receipt = call(&server, "provenance_receipt", json!({"cid": ended}));
     assert_eq!(receipt["receipt"]["cid"], ended);
-    for scope in [
-        json!({"cid": ended}),
-        json!({"from_seq": 2, "to_seq": 4}),
-        json!({}),
-    ] {
+    for scope in [json!({"cid": ended}), json!({"from_seq": 2, "to_seq": 4}), json!({})] {
         assert_eq!(call(&server, "provenance_verify", scope)["verified"], true);
     }
-    let export = call(
-        &server,
-        "provenance_export",
-        json!({"cid": ended, "format": "jsonl"}),
-    );
+    let export = call(&server, "provenance_export", json!({"cid": ended, "format": "jsonl"}));
     assert_eq!(export["count"], 2);
     let uri = export["uri"].as_str().expect("a uri");
     let path = &uri[uri.find("/v1/").expect("a path")..];
@@ -69,31 +43,11 @@ fn an_agent_asks_what_happened_and_checks_it() {
             json!({"cid": "bafyreifxj6z7iilrj7uvv63c76hp4pcjjezoii4htax23bubtodya6ilxm"}),
             "not_found",
         ),
-        (
-            "provenance_get",
-            json!({"cid": "hello"}),
-            "invalid_argument",
-        ),
-        (
-            "provenance_query",
-            json!({"cursor": "AAAA"}),
-            "invalid_argument",
-        ),
-        (
-            "provenance_query",
-            json!({"limit": 1001}),
-            "invalid_argument",
-        ),
-        (
-            "provenance_query",
-            json!({"colour": "blue"}),
-            "invalid_argument",
-        ),
-        (
-            "provenance_export",
-            json!({"subject": "nobody"}),
-            "not_found",
-        ),
+        ("provenance_get", json!({"cid": "hello"}), "invalid_argument"),
+        ("provenance_query", json!({"cursor": "AAAA"}), "invalid_argument"),
+        ("provenance_query", json!({"limit": 1001}), "invalid_argument"),
+        ("provenance_query", json!({"colour": "blue"}), "invalid_argument"),
+        ("provenance_export", json!({"subject": "nobody"}), "not_found"),
     ] {
         let answer = call(&server, tool, arguments);
         assert_eq!(

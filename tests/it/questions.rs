@@ -58,14 +58,8 @@ impl Kept {
         let dir = harness::temp();
         let home = Home::open(dir.path()).expect("a data directory");
         let (ledger, running) = open(&home);
-        let mut kept = Self {
-            ledger,
-            running,
-            home,
-            dir,
-            contract: Cid::of(cairn::block::Codec::Raw, b""),
-            calls: 0,
-        };
+        let mut kept =
+            Self { ledger, running, home, dir, contract: Cid::of(cairn::block::Codec::Raw, b""), calls: 0 };
         kept.contract = kept.publish("echo");
         kept
     }
@@ -74,10 +68,7 @@ impl Kept {
         let definition = json!({"name": name, "inputSchema": {"type": "object"}}).to_string();
         let definition = RawValue::from_string(definition).expect("json");
         let contract = Contract::of_definition("test", "1", &definition).expect("a contract");
-        let command = Command::Publish {
-            contract,
-            actor: actor("operator"),
-        };
+        let command = Command::Publish { contract, actor: actor("operator") };
         match self.ledger.submit_blocking(command) {
             Ok(Ruling::Published { cid, .. }) => cid,
             other => panic!("{other:?}"),
@@ -88,9 +79,8 @@ impl Kept {
     pub fn call(&mut self, who: &str, input: &str, cause: Option<Cid>) -> Call {
         self.calls += 1;
         let id = format!("{:032x}", self.calls);
-        let seal = |text: &str| {
-            Payload::seal(&SaltKey::new([7; 32]), JSON, text.as_bytes()).expect("a payload")
-        };
+        let seal =
+            |text: &str| Payload::seal(&SaltKey::new([7; 32]), JSON, text.as_bytes()).expect("a payload");
         let (input, output) = (seal(input), seal(&format!("{{\"echo\":{input}}}")));
         let (input_cid, output_cid) = (input.envelope.cid(), output.envelope.cid());
         let start = Start {
@@ -112,47 +102,28 @@ impl Kept {
             repeatable: false,
             refusal: None,
         };
-        let start = Command::Start {
-            start: Box::new(start),
-            input: Some(input),
-            refused: None,
-        };
+        let start = Command::Start { start: Box::new(start), input: Some(input), refused: None };
         let Ok(Ruling::Run(started)) = self.ledger.submit_blocking(start) else {
             panic!("the call starts");
         };
         let end = End {
             id,
-            outcome: EndOutcome::Succeeded {
-                input_required: false,
-            },
+            outcome: EndOutcome::Succeeded { input_required: false },
             output: Some(payload_ref(&output, Role::Output)),
             took_us: 5,
         };
-        let end = Command::End {
-            end,
-            output: Some(output),
-        };
+        let end = Command::End { end, output: Some(output) };
         let Ok(Ruling::Done(ended)) = self.ledger.submit_blocking(end) else {
             panic!("the call ends");
         };
-        Call {
-            started,
-            ended,
-            input: input_cid,
-            output: output_cid,
-        }
+        Call { started, ended, input: input_cid, output: output_cid }
     }
 
     /// What is recorded now, folded, with its signed head.
     pub fn view(&self) -> (View, Head) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let reach = runtime.block_on(self.ledger.settled()).expect("it runs");
-        let head = Head {
-            size: reach.applied,
-            note: reach.checkpoint,
-        };
+        let head = Head { size: reach.applied, note: reach.checkpoint };
         (View::open(&self.home).expect("a view"), head)
     }
 
@@ -165,29 +136,18 @@ impl Kept {
 }
 
 fn open(home: &Home) -> (Ledger, Running) {
-    let birth = Birth {
-        owner: "test",
-        random: &mut || [9; 32],
-        now_us: 1_700_000_000_000_000,
-        step: &mut |_| {},
-    };
+    let birth =
+        Birth { owner: "test", random: &mut || [9; 32], now_us: 1_700_000_000_000_000, step: &mut |_| {} };
     opening::open(home, &Settings::default(), birth).expect("the ledger opens")
 }
 
 pub fn actor(id: &str) -> Actor {
-    Actor {
-        id: id.to_owned(),
-        role: "client".to_owned(),
-        proof: None,
-    }
+    Actor { id: id.to_owned(), role: "client".to_owned(), proof: None }
 }
 
 fn seqs(view: &View, filter: &Filter) -> Vec<u64> {
     let page = view.list(filter, 1000, None).expect("a page");
-    assert_eq!(
-        view.count(filter).expect("a count"),
-        page.events.len() as u64
-    );
+    assert_eq!(view.count(filter).expect("a count"), page.events.len() as u64);
     page.events.iter().map(|event| event.fields().seq).collect()
 }
 
@@ -209,82 +169,28 @@ fn filters_find_what_fits_all_of_them() {
     };
     let cases: Vec<(Filter, Vec<u64>)> = vec![
         (all.clone(), (0..8).collect()),
-        (
-            some(|f| f.kind = Some("call.started".into())),
-            vec![2, 4, 6],
-        ),
+        (some(|f| f.kind = Some("call.started".into())), vec![2, 4, 6]),
         (some(|f| f.kind = Some("task.submitted".into())), vec![]),
         (some(|f| f.actor = Some("ada".into())), vec![2, 3, 6, 7]),
-        (
-            some(|f| f.subject = Some(format!("call/{:032x}", 2))),
-            vec![4, 5],
-        ),
+        (some(|f| f.subject = Some(format!("call/{:032x}", 2))), vec![4, 5]),
         (some(|f| f.subject = Some("call/nobody".into())), vec![]),
-        (
-            some(|f| f.tool = Some("echo".into())),
-            vec![1, 2, 3, 4, 5, 6, 7],
-        ),
+        (some(|f| f.tool = Some("echo".into())), vec![1, 2, 3, 4, 5, 6, 7]),
         (some(|f| f.tool = Some("other".into())), vec![]),
         (
-            Filter {
-                contract: Some(contract),
-                kind: Some("call.succeeded".into()),
-                ..all.clone()
-            },
+            Filter { contract: Some(contract), kind: Some("call.succeeded".into()), ..all.clone() },
             vec![3, 5, 7],
         ),
-        (
-            Filter {
-                tool: Some(contract.to_string()),
-                actor: Some("ben".into()),
-                ..all.clone()
-            },
-            vec![4, 5],
-        ),
-        (
-            Filter {
-                payload: Some(first.input),
-                ..all.clone()
-            },
-            vec![2, 4],
-        ),
-        (
-            Filter {
-                payload: Some(last.output),
-                ..all.clone()
-            },
-            vec![7],
-        ),
-        (
-            Filter {
-                from_seq: Some(3),
-                to_seq: Some(5),
-                ..all.clone()
-            },
-            vec![3, 4, 5],
-        ),
-        (
-            Filter {
-                before: Some(ts(&first.started.cid)),
-                ..all.clone()
-            },
-            vec![0, 1],
-        ),
-        (
-            Filter {
-                after: Some(ts(&last.started.cid)),
-                ..all.clone()
-            },
-            vec![7],
-        ),
+        (Filter { tool: Some(contract.to_string()), actor: Some("ben".into()), ..all.clone() }, vec![4, 5]),
+        (Filter { payload: Some(first.input), ..all.clone() }, vec![2, 4]),
+        (Filter { payload: Some(last.output), ..all.clone() }, vec![7]),
+        (Filter { from_seq: Some(3), to_seq: Some(5), ..all.clone() }, vec![3, 4, 5]),
+        (Filter { before: Some(ts(&first.started.cid)), ..all.clone() }, vec![0, 1]),
+        (Filter { after: Some(ts(&last.started.cid)), ..all.clone() }, vec![7]),
     ];
     for (filter, expected) in cases {
         assert_eq!(seqs(&view, &filter), expected, "{filter:?}");
     }
-    assert_eq!(
-        moment("1970-01-01T00:00:01.5Z").expect("a moment"),
-        1_500_000
-    );
+    assert_eq!(moment("1970-01-01T00:00:01.5Z").expect("a moment"), 1_500_000);
     assert_eq!(moment("17").expect("a moment"), 17);
     assert!(matches!(moment("yesterday"), Err(QueryError::Invalid(_))));
 }
@@ -295,10 +201,7 @@ fn pages_stay_as_they_are_while_others_write() {
     for n in 0..5 {
         kept.call("ada", &n.to_string(), None);
     }
-    let filter = Filter {
-        kind: Some("call.started".to_owned()),
-        ..Filter::default()
-    };
+    let filter = Filter { kind: Some("call.started".to_owned()), ..Filter::default() };
     let mut seen = Vec::new();
     let mut cursor = None;
     loop {
@@ -328,10 +231,7 @@ fn an_event_is_shown_with_its_payloads_until_they_are_erased() {
     let call = kept.call("ada", r#"{"a":1.50}"#, None);
     let show = |kept: &Kept, payloads: Payloads| -> Value {
         let (view, _) = kept.view();
-        let event = view
-            .event(&call.started.cid)
-            .expect("a log")
-            .expect("known");
+        let event = view.event(&call.started.cid).expect("a log").expect("known");
         view.event_json(&event, &payloads).expect("json")
     };
     let shown = show(&kept, Payloads::named());
@@ -341,11 +241,7 @@ fn an_event_is_shown_with_its_payloads_until_they_are_erased() {
     assert_eq!(shown["pay"][0].get("content"), None);
     let shown = show(&kept, Payloads::inline());
     assert_eq!(shown["pay"][0]["content"], json!({"a": 1.5}));
-    let erase = Command::Erase {
-        payload: call.input,
-        basis: "test".to_owned(),
-        actor: actor("operator"),
-    };
+    let erase = Command::Erase { payload: call.input, basis: "test".to_owned(), actor: actor("operator") };
     let erased = kept.ledger.submit_blocking(erase);
     assert!(matches!(erased, Ok(Ruling::Done(_))), "{erased:?}");
     let shown = show(&kept, Payloads::inline());
@@ -376,37 +272,14 @@ fn a_diamond_is_walked_once() {
         (seqs.collect(), walk.truncated, walk.frontier.len())
     };
     use Direction::{Ancestors, Both, Descendants};
-    assert_eq!(
-        events(&left.ended.cid, Ancestors, 64, 1000),
-        (vec![5, 4, 3, 2], false, 0)
-    );
-    assert_eq!(
-        events(&top.started.cid, Descendants, 64, 1000),
-        (vec![2, 3, 4, 6, 5, 7], false, 0)
-    );
-    assert_eq!(
-        events(&right.started.cid, Both, 64, 1000),
-        (vec![6, 3, 2, 7], false, 0)
-    );
-    assert_eq!(
-        events(&left.ended.cid, Ancestors, 1, 1000),
-        (vec![5, 4], true, 1)
-    );
-    assert_eq!(
-        events(&left.ended.cid, Ancestors, 64, 4),
-        (vec![5, 4], true, 1)
-    );
-    assert_eq!(
-        events(&left.input, Ancestors, 64, 1000),
-        (vec![4, 3, 2], false, 0)
-    );
-    assert_eq!(
-        events(&kept.contract, Ancestors, 64, 1000).0,
-        (1..8).collect::<Vec<_>>()
-    );
-    let walk = view
-        .walk(&top.ended.cid, Ancestors, 64, 1000)
-        .expect("a walk");
+    assert_eq!(events(&left.ended.cid, Ancestors, 64, 1000), (vec![5, 4, 3, 2], false, 0));
+    assert_eq!(events(&top.started.cid, Descendants, 64, 1000), (vec![2, 3, 4, 6, 5, 7], false, 0));
+    assert_eq!(events(&right.started.cid, Both, 64, 1000), (vec![6, 3, 2, 7], false, 0));
+    assert_eq!(events(&left.ended.cid, Ancestors, 1, 1000), (vec![5, 4], true, 1));
+    assert_eq!(events(&left.ended.cid, Ancestors, 64, 4), (vec![5, 4], true, 1));
+    assert_eq!(events(&left.input, Ancestors, 64, 1000), (vec![4, 3, 2], false, 0));
+    assert_eq!(events(&kept.contract, Ancestors, 64, 1000).0, (1..8).collect::<Vec<_>>());
+    let walk = view.walk(&top.ended.cid, Ancestors, 64, 1000).expect("a walk");
     let kinds: Vec<&str> = walk.edges.iter().map(|edge| edge.kind).collect();
     for kind in ["cause", "used", "input", "output"] {
         assert!(kinds.contains(&kind), "{kind} of {kinds:?}");
@@ -427,15 +300,10 @@ fn proofs_and_receipts_hold_without_the_node() {
     assert_eq!(verified.seq, call.started.seq);
     let proof = view.consistency(100, head.size, &head).expect("a proof");
     assert_eq!(proof["new"], head.size);
-    assert!(matches!(
-        view.consistency(5, head.size + 1, &head),
-        Err(QueryError::Invalid(_))
-    ));
+    assert!(matches!(view.consistency(5, head.size + 1, &head), Err(QueryError::Invalid(_))));
     let tile = |path: &str| {
         let path = cairn::merkle::parse_tile_path(path).expect("a path");
-        view.tile(&path, &head)
-            .expect("tiles")
-            .map(|tile| tile.len())
+        view.tile(&path, &head).expect("tiles").map(|tile| tile.len())
     };
     // 604 events: two full tiles, and 92 hashes in a third.
     assert_eq!(head.size, 604);
@@ -456,26 +324,14 @@ fn damaged(sql: &[&str], file: &str) -> Report {
     }
     let (home, _dir) = kept.close();
     let files = Connection::open(home.dir().join(file)).expect("the file");
-    for trigger in [
-        "event_update",
-        "event_delete",
-        "block_delete",
-        "block_update",
-    ] {
-        files
-            .execute_batch(&format!("DROP TRIGGER IF EXISTS {trigger}"))
-            .expect("triggers fall");
+    for trigger in ["event_update", "event_delete", "block_delete", "block_update"] {
+        files.execute_batch(&format!("DROP TRIGGER IF EXISTS {trigger}")).expect("triggers fall");
     }
     for sql in sql {
-        files
-            .execute_batch(sql)
-            .unwrap_or_else(|err| panic!("{sql}: {err}"));
+        files.execute_batch(sql).unwrap_or_else(|err| panic!("{sql}: {err}"));
     }
     drop(files);
-    let checks = Checks {
-        derived: true,
-        ..Checks::default()
-    };
+    let checks = Checks { derived: true, ..Checks::default() };
     verify(&home, &checks, &mut |_| {})
 }
 
@@ -503,56 +359,28 @@ fn damage_is_found_and_called_by_its_name() {
             Verdict::Invalid,
             "the block's bytes do not have its name",
         ),
-        (
-            &["DELETE FROM event WHERE seq = 5"],
-            "log.db",
-            Verdict::Incomplete,
-            "event 5 is missing",
-        ),
+        (&["DELETE FROM event WHERE seq = 5"], "log.db", Verdict::Incomplete, "event 5 is missing"),
         (
             &["DELETE FROM event WHERE seq >= 10"],
             "log.db",
             Verdict::Incomplete,
             "the last events are missing",
         ),
-        (
-            &["DELETE FROM block WHERE id = 4"],
-            "log.db",
-            Verdict::Incomplete,
-            "no event says it was erased",
-        ),
+        (&["DELETE FROM block WHERE id = 4"], "log.db", Verdict::Incomplete, "no event says it was erased"),
         (
             &["UPDATE block SET bytes = NULL WHERE id = 4"],
             "log.db",
             Verdict::Incomplete,
             "no event says they were erased",
         ),
-        (
-            &["UPDATE entry SET actor = 1 WHERE seq = 6"],
-            "state.db",
-            Verdict::Invalid,
-            "table `entry`",
-        ),
-        (
-            &["DELETE FROM edge WHERE child = 7"],
-            "state.db",
-            Verdict::Invalid,
-            "table `edge`",
-        ),
-        (
-            &["DROP TABLE event"],
-            "log.db",
-            Verdict::Unreadable,
-            "cannot be read",
-        ),
+        (&["UPDATE entry SET actor = 1 WHERE seq = 6"], "state.db", Verdict::Invalid, "table `entry`"),
+        (&["DELETE FROM edge WHERE child = 7"], "state.db", Verdict::Invalid, "table `edge`"),
+        (&["DROP TABLE event"], "log.db", Verdict::Unreadable, "cannot be read"),
     ];
     for (sql, file, verdict, fault) in cases {
         let report = damaged(sql, file);
         assert_eq!(report.verdict, *verdict, "{sql:?}: {report:?}");
-        let said = report
-            .faults
-            .iter()
-            .any(|found| found.fault.contains(fault));
+        let said = report.faults.iter().any(|found| found.fault.contains(fault));
         assert!(said || fault.is_empty(), "{sql:?}: {report:?}");
     }
 }
@@ -568,12 +396,8 @@ fn another_log_under_the_same_head_is_a_fork() {
     // The same key goes on from the same place in two ways.
     let grow = |home: &Home, input: &str| {
         let (ledger, running) = open(home);
-        let export = Command::Export {
-            format: input.to_owned(),
-            from_seq: 0,
-            to_seq: 1,
-            actor: actor("ada"),
-        };
+        let export =
+            Command::Export { format: input.to_owned(), from_seq: 0, to_seq: 1, actor: actor("ada") };
         ledger.submit_blocking(export).expect("it is recorded");
         drop(ledger);
         running.join();
@@ -583,14 +407,8 @@ fn another_log_under_the_same_head_is_a_fork() {
     grow(&other, "jsonl");
     let note = other.signed_heads().expect("a head");
     let note = note.into_iter().max_by_key(|note| note.len()).expect("one");
-    let checks = Checks {
-        checkpoint: Some(note),
-        ..Checks::default()
-    };
-    assert_eq!(
-        verify(&home, &Checks::default(), &mut |_| {}).verdict,
-        Verdict::Verified
-    );
+    let checks = Checks { checkpoint: Some(note), ..Checks::default() };
+    assert_eq!(verify(&home, &Checks::default(), &mut |_| {}).verdict, Verdict::Verified);
     let report = verify(&home, &checks, &mut |_| {});
     assert_eq!(report.verdict, Verdict::Forked, "{report:?}");
     assert_eq!(report.verdict.exit_code(), 30);
@@ -604,11 +422,7 @@ fn part_of_a_log_is_verified_alone() {
         kept.call("ada", &n.to_string(), None);
     }
     let (home, _dir) = kept.close();
-    let checks = Checks {
-        from_seq: 4,
-        to_seq: Some(7),
-        ..Checks::default()
-    };
+    let checks = Checks { from_seq: 4, to_seq: Some(7), ..Checks::default() };
     let mut steps = Vec::new();
     let report = verify(&home, &checks, &mut |step| steps.push(step));
     assert!(report.verified, "{report:?}");
@@ -634,15 +448,11 @@ fn exported(kept: &Kept, scope: &Scope, format: Format) -> Vec<u8> {
     let (view, head) = kept.view();
     let selected = view.select(scope, &head).expect("something is selected");
     let mut bytes = Vec::new();
-    view.export(&selected, format, &mut bytes)
-        .expect("it is exported");
+    view.export(&selected, format, &mut bytes).expect("it is exported");
     bytes
 }
 
-const WHOLE: Scope = Scope::Range {
-    from: None,
-    to: None,
-};
+const WHOLE: Scope = Scope::Range { from: None, to: None };
 
 #[test]
 fn a_whole_export_becomes_the_same_log_again() {
@@ -652,11 +462,7 @@ fn a_whole_export_becomes_the_same_log_again() {
     for input in ["1", "2", &large, "2"] {
         kept.call("ben", input, Some(first.ended.cid));
     }
-    let erase = Command::Erase {
-        payload: first.output,
-        basis: "test".to_owned(),
-        actor: actor("operator"),
-    };
+    let erase = Command::Erase { payload: first.output, basis: "test".to_owned(), actor: actor("operator") };
     kept.ledger.submit_blocking(erase).expect("it runs");
     let archive = exported(&kept, &WHOLE, Format::Car);
     let (home, _dir) = kept.close();
@@ -668,17 +474,9 @@ fn a_whole_export_becomes_the_same_log_again() {
     assert_eq!(report.root, original.root);
     let copy = Home::existing(aside.path()).expect("a log");
     assert!(verify(&copy, &Checks::default(), &mut |_| {}).verified);
-    assert!(matches!(
-        import(&archive[..], aside.path(), &mut |_| {}),
-        Err(ImportError::Occupied { .. })
-    ));
+    assert!(matches!(import(&archive[..], aside.path(), &mut |_| {}), Err(ImportError::Occupied { .. })));
     // Without the key nobody goes on with it.
-    let birth = Birth {
-        owner: "other",
-        random: &mut || [8; 32],
-        now_us: 1,
-        step: &mut |_| {},
-    };
+    let birth = Birth { owner: "other", random: &mut || [8; 32], now_us: 1, step: &mut |_| {} };
     let refused = opening::open(&copy, &Settings::default(), birth);
     assert!(matches!(refused, Err(opening::OpenError::Key)));
 }
@@ -689,16 +487,9 @@ fn what_is_not_a_whole_log_is_not_imported() {
     let call = kept.call("ada", "1", None);
     kept.call("ada", "2", Some(call.ended.cid));
     let whole = exported(&kept, &WHOLE, Format::Car);
-    let range = Scope::Range {
-        from: Some(2),
-        to: Some(4),
-    };
+    let range = Scope::Range { from: Some(2), to: Some(4) };
     let part = exported(&kept, &range, Format::Car);
-    let subject = exported(
-        &kept,
-        &Scope::Subject(format!("call/{:032x}", 1)),
-        Format::Car,
-    );
+    let subject = exported(&kept, &Scope::Subject(format!("call/{:032x}", 1)), Format::Car);
     let ancestors = exported(&kept, &Scope::Ancestors(call.ended.cid), Format::Car);
     let flipped: Vec<u8> = {
         let mut bytes = whole.clone();
@@ -730,14 +521,9 @@ fn exports_say_what_happened_in_other_peoples_words() {
     let second = kept.call("ben", r#"{"of":2}"#, Some(first.ended.cid));
     let lines = exported(&kept, &WHOLE, Format::JsonLines);
     let lines = String::from_utf8(lines).expect("text");
-    let events: Vec<Value> = lines
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("a line of json"))
-        .collect();
-    let seqs: Vec<u64> = events
-        .iter()
-        .filter_map(|event| event["seq"].as_u64())
-        .collect();
+    let events: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str(line).expect("a line of json")).collect();
+    let seqs: Vec<u64> = events.iter().filter_map(|event| event["seq"].as_u64()).collect();
     assert_eq!(seqs, [0, 1, 2, 3, 4, 5]);
     for event in events {
         let cid = event["cid"].as_str().expect("a name").to_owned();
@@ -757,24 +543,12 @@ fn exports_say_what_happened_in_other_peoples_words() {
             let wanted = statement.as_object().expect("an object");
             wanted.iter().all(|(key, value)| said[key] == *value)
         };
-        assert!(
-            statements.values().any(|said| fits(&said)),
-            "{part} {statement}: {prov:#}"
-        );
+        assert!(statements.values().any(|said| fits(&said)), "{part} {statement}: {prov:#}");
     };
     let (a, b) = (id(&first.started.cid), id(&second.started.cid));
-    says(
-        "used",
-        json!({"prov:activity": b, "prov:entity": id(&second.input)}),
-    );
-    says(
-        "wasGeneratedBy",
-        json!({"prov:activity": a, "prov:entity": id(&first.output)}),
-    );
-    says(
-        "wasInformedBy",
-        json!({"prov:informed": b, "prov:informant": a}),
-    );
+    says("used", json!({"prov:activity": b, "prov:entity": id(&second.input)}));
+    says("wasGeneratedBy", json!({"prov:activity": a, "prov:entity": id(&first.output)}));
+    says("wasInformedBy", json!({"prov:informed": b, "prov:informant": a}));
     says("wasAssociatedWith", json!({"prov:activity": b}));
     assert_eq!(prov["agent"].as_object().expect("agents").len(), 2);
     assert_eq!(prov["activity"].as_object().expect("activities").len(), 2);

@@ -67,28 +67,18 @@ pub fn kind(event: &Event) -> &str {
 pub fn endings(events: &[Event], name: &str) -> Vec<Event> {
     let named = |event: &&Event| matches!(event.body(), Some(Body::CallStarted(facts)) if facts.name == name);
     let started: Vec<Cid> = events.iter().filter(named).map(Event::cid).collect();
-    let ends = |event: &&Event| {
-        event
-            .fields()
-            .cause
-            .is_some_and(|cause| started.contains(&cause))
-    };
+    let ends = |event: &&Event| event.fields().cause.is_some_and(|cause| started.contains(&cause));
     events.iter().filter(ends).cloned().collect()
 }
 
 /// Waits until a call to `name` has ended, and gives its ending.
 pub fn ended(data: &Path, name: &str) -> Event {
-    until(&format!("an ending of {name}"), || {
-        endings(&events(data), name).pop()
-    })
+    until(&format!("an ending of {name}"), || endings(&events(data), name).pop())
 }
 
 /// How the calls to `name` ended, by kind.
 pub fn kinds(data: &Path, name: &str) -> Vec<String> {
-    endings(&events(data), name)
-        .iter()
-        .map(|event| kind(event).to_owned())
-        .collect()
+    endings(&events(data), name).iter().map(|event| kind(event).to_owned()).collect()
 }
 
 /// How a failed call failed.
@@ -117,10 +107,7 @@ pub fn check(data: &Path) -> Vec<Event> {
         assert_eq!(fields.prev, prev, "event {seq} names the one before it");
         for pay in &fields.pay {
             let block = log.block(&pay.cid).expect("blocks can be read");
-            assert!(
-                matches!(block, Some(Stored::Present(_))),
-                "event {seq} lacks its payload"
-            );
+            assert!(matches!(block, Some(Stored::Present(_))), "event {seq} lacks its payload");
         }
         match event.body() {
             Some(Body::CallStarted(_)) => {

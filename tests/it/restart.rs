@@ -22,23 +22,18 @@ fn a_restart_answers_a_key_from_the_log_and_runs_nothing() {
     let server = serve(data.path(), &config);
     let first = [again(&server, "up_tool"), again(&server, "up_protocol")];
     assert!(server.stop().success());
-    let at_rest = (
-        record::events(data.path()).len(),
-        record::digests(data.path()),
-    );
+    let at_rest = (record::events(data.path()).len(), record::digests(data.path()));
 
     let damages: [(&str, &dyn Fn()); 4] = [
         ("nothing", &|| ()),
         ("the state deleted", &|| record::forget_state(data.path())),
         ("the state garbage", &|| {
             record::forget_state(data.path());
-            fs::write(data.path().join("state.db"), "not a database at all")
-                .expect("it can be written");
+            fs::write(data.path().join("state.db"), "not a database at all").expect("it can be written");
         }),
         ("the state cut short", &|| {
             let state = fs::read(data.path().join("state.db")).expect("there is a state");
-            fs::write(data.path().join("state.db"), &state[..state.len() / 2])
-                .expect("it can be written");
+            fs::write(data.path().join("state.db"), &state[..state.len() / 2]).expect("it can be written");
         }),
     ];
     for (what, damage) in damages {
@@ -47,20 +42,11 @@ fn a_restart_answers_a_key_from_the_log_and_runs_nothing() {
         for (tool, first) in ["up_tool", "up_protocol"].into_iter().zip(&first) {
             let answer = again(&server, tool);
             assert_eq!(event(&answer), event(first), "{what}: {tool}");
-            assert_eq!(
-                answer["result"]["content"], first["result"]["content"],
-                "{what}: {tool}"
-            );
-            assert_eq!(
-                answer["error"]["code"], first["error"]["code"],
-                "{what}: {tool}"
-            );
+            assert_eq!(answer["result"]["content"], first["result"]["content"], "{what}: {tool}");
+            assert_eq!(answer["error"]["code"], first["error"]["code"], "{what}: {tool}");
         }
         assert!(server.stop().success());
-        let now = (
-            record::check(data.path()).len(),
-            record::digests(data.path()),
-        );
+        let now = (record::check(data.path()).len(), record::digests(data.path()));
         assert_eq!(now, at_rest, "{what}");
         assert_eq!(upstream.calls().len(), 2, "{what}: a start runs nothing");
     }

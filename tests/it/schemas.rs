@@ -72,9 +72,7 @@ fn kinds() -> Vec<String> {
 
 #[test]
 fn every_schema_is_valid() {
-    let events = names("events")
-        .into_iter()
-        .map(|name| format!("events/{name}.json"));
+    let events = names("events").into_iter().map(|name| format!("events/{name}.json"));
     let blocks = ["event", "genesis", "contract", "payload"].map(|name| format!("{name}.json"));
     for name in events.chain(blocks) {
         let schema = read(&name);
@@ -94,37 +92,24 @@ fn every_kind_has_a_schema_and_an_example() {
 fn every_example_is_valid_and_is_the_golden_block() {
     let golden = read("golden.json");
     let find = |list: &str, name: &str| {
-        let line = golden[list]
-            .as_array()
-            .and_then(|lines| lines.iter().find(|l| l["name"] == name));
+        let line = golden[list].as_array().and_then(|lines| lines.iter().find(|l| l["name"] == name));
         let hex = line.and_then(|line| line["hex"].as_str());
         let hex = hex.unwrap_or_else(|| panic!("golden.json has no {name} under {list}"));
-        let bytes = data_encoding::HEXLOWER
-            .decode(hex.as_bytes())
-            .expect("golden bytes are hex");
+        let bytes = data_encoding::HEXLOWER.decode(hex.as_bytes()).expect("golden bytes are hex");
         json::dag(&decode_ipld(&bytes).expect("golden bytes are dag-cbor"))
     };
     let events = kinds().into_iter().map(|kind| {
-        let files = [
-            format!("events/{kind}.json"),
-            format!("events/examples/{kind}.json"),
-        ];
+        let files = [format!("events/{kind}.json"), format!("events/examples/{kind}.json")];
         (files, find("events", &kind))
     });
-    let blocks = BLOCKS.into_iter().map(|(name, schema)| {
-        (
-            [schema.to_owned(), format!("examples/{name}.json")],
-            find("blocks", name),
-        )
-    });
+    let blocks = BLOCKS
+        .into_iter()
+        .map(|(name, schema)| ([schema.to_owned(), format!("examples/{name}.json")], find("blocks", name)));
     for ([schema, example], written) in events.chain(blocks) {
         let instance = read(&example);
         let fault = validator(&schema).validate(&instance).err();
         assert!(fault.is_none(), "schemas/{example}: {fault:?}");
-        assert_eq!(
-            instance, written,
-            "schemas/{example} is not its golden block"
-        );
+        assert_eq!(instance, written, "schemas/{example} is not its golden block");
     }
 }
 
@@ -138,19 +123,14 @@ fn schemas_are_closed() {
         ("/kind", json!("call.stopped")),
         ("/prev", Value::Null),
         ("/refs", json!([link, link])),
-        (
-            "/log",
-            json!({"/": "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"}),
-        ),
+        ("/log", json!({"/": "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"})),
         ("/body/key", json!("AQEBAQ")),
     ];
     let validator = validator("events/call.started.json");
     for (pointer, value) in changes {
         let mut instance = read("events/examples/call.started.json");
         let (parent, key) = pointer.rsplit_once('/').expect("a pointer into the event");
-        instance
-            .pointer_mut(parent)
-            .expect("the example has this part")[key] = value;
+        instance.pointer_mut(parent).expect("the example has this part")[key] = value;
         assert!(!validator.is_valid(&instance), "{pointer} was let through");
     }
 }
@@ -163,26 +143,17 @@ fn every_tool_is_whole_and_its_example_fits() {
         for field in ["title", "description", "inputSchema", "annotations"] {
             assert!(!tool[field].is_null(), "tools/{name}.json has no {field}");
         }
-        assert_eq!(
-            tool["inputSchema"]["additionalProperties"], false,
-            "{name} takes unknown fields"
-        );
+        assert_eq!(tool["inputSchema"]["additionalProperties"], false, "{name} takes unknown fields");
         let example = read(&format!("tools/examples/{name}.json"));
         // Dispatch answers as the tool it calls does, so it promises no shape of its own.
-        for (side, schema) in [
-            ("input", &tool["inputSchema"]),
-            ("output", &tool["outputSchema"]),
-        ] {
+        for (side, schema) in [("input", &tool["inputSchema"]), ("output", &tool["outputSchema"])] {
             if schema.is_null() && name == "tools_dispatch" {
                 continue;
             }
             let schema = jsonschema::draft202012::new(schema)
                 .unwrap_or_else(|err| panic!("{side} schema of {name}: {err}"));
             if let Some(fault) = schema.iter_errors(&example[side]).next() {
-                panic!(
-                    "{side} of tools/examples/{name}.json at {}: {fault}",
-                    fault.instance_path()
-                );
+                panic!("{side} of tools/examples/{name}.json at {}: {fault}", fault.instance_path());
             }
         }
     }

@@ -40,22 +40,12 @@ fn abandoned_sessions_stay_small() {
     }
     let grown = resident(&server).saturating_sub(before);
     println!("{ABANDONED} abandoned sessions: {} KiB", grown / 1024);
-    assert!(
-        grown < GROWTH_MAX,
-        "{ABANDONED} sessions hold {grown} bytes"
-    );
+    assert!(grown < GROWTH_MAX, "{ABANDONED} sessions hold {grown} bytes");
     let answer = connection.request(1, "tools/call", call("test_simple_text", &json!({})));
-    assert!(
-        answer["result"].is_object(),
-        "the last session works: {answer}"
-    );
+    assert!(answer["result"].is_object(), "the last session works: {answer}");
     connection.session = first;
     let gone = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
-    assert_eq!(
-        connection.ask(&gone).expect("the server answers").status,
-        404,
-        "the first made room"
-    );
+    assert_eq!(connection.ask(&gone).expect("the server answers").status, 404, "the first made room");
 }
 
 #[test]
@@ -67,19 +57,12 @@ fn a_call_in_a_session_is_quick() {
     let mut took: Vec<u128> = (0..CALLS)
         .map(|id| {
             let begun = Instant::now();
-            connection.request(
-                id as u64,
-                "tools/call",
-                call("test_simple_text", &json!({})),
-            );
+            connection.request(id as u64, "tools/call", call("test_simple_text", &json!({})));
             begun.elapsed().as_micros()
         })
         .collect();
     took.sort_unstable();
     let median = took[CALLS / 2];
-    println!(
-        "a call in a session: p50 {median} us, p99 {} us",
-        took[CALLS * 99 / 100]
-    );
+    println!("a call in a session: p50 {median} us, p99 {} us", took[CALLS * 99 / 100]);
     assert!(median < MEDIAN_MAX_MS * 1000, "p50 {median} us");
 }

@@ -29,10 +29,7 @@ pub fn modern(id: u64, method: &str, mut params: Value) -> Value {
     }
     meta["io.modelcontextprotocol/protocolVersion"] = json!(MODERN);
     meta["io.modelcontextprotocol/clientInfo"] = json!({"name": "tests", "version": "1"});
-    if meta
-        .get("io.modelcontextprotocol/clientCapabilities")
-        .is_none()
-    {
+    if meta.get("io.modelcontextprotocol/clientCapabilities").is_none() {
         meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
     }
     json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
@@ -60,10 +57,7 @@ pub fn request(host: &str, session: Option<&str>, message: &Value) -> Vec<u8> {
     let version = &params["_meta"]["io.modelcontextprotocol/protocolVersion"];
     if let Some(version) = version.as_str() {
         head += &format!("mcp-protocol-version: {version}\r\n");
-        head += &format!(
-            "mcp-method: {}\r\n",
-            message["method"].as_str().unwrap_or("")
-        );
+        head += &format!("mcp-method: {}\r\n", message["method"].as_str().unwrap_or(""));
         if let Some(name) = params["name"].as_str().or_else(|| params["uri"].as_str()) {
             head += &format!("mcp-name: {name}\r\n");
         }
@@ -91,11 +85,7 @@ impl Connection {
         let stream = TcpStream::connect(&host).ok()?;
         stream.set_read_timeout(Some(ANSWER_MAX)).ok()?;
         stream.set_nodelay(true).ok()?;
-        Some(Self {
-            host,
-            stream: BufReader::new(stream),
-            session: None,
-        })
+        Some(Self { host, stream: BufReader::new(stream), session: None })
     }
 
     /// Opens a session of the older era.
@@ -139,17 +129,11 @@ impl Connection {
 
     /// Opens an event stream.
     pub fn stream(&mut self, path: &str, headers: &[(&str, &str)]) {
-        let mut head = format!(
-            "GET {path} HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\n",
-            self.host
-        );
+        let mut head = format!("GET {path} HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\n", self.host);
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
         }
-        let sent = self
-            .stream
-            .get_mut()
-            .write_all(format!("{head}\r\n").as_bytes());
+        let sent = self.stream.get_mut().write_all(format!("{head}\r\n").as_bytes());
         sent.expect("the server listens");
         assert_eq!(self.head().expect("the server answers").status, 200);
     }
@@ -180,11 +164,7 @@ impl Connection {
             };
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        Some(Reply {
-            status,
-            headers,
-            body: Vec::new(),
-        })
+        Some(Reply { status, headers, body: Vec::new() })
     }
 
     /// Reads the next chunk of a chunked body; none at its end.
@@ -209,10 +189,7 @@ impl Connection {
 
     fn line(&mut self) -> Option<String> {
         let mut line = String::new();
-        self.stream
-            .read_line(&mut line)
-            .ok()
-            .filter(|read| *read > 0)?;
+        self.stream.read_line(&mut line).ok().filter(|read| *read > 0)?;
         Some(line.trim_end().to_owned())
     }
 }
@@ -238,8 +215,6 @@ pub fn result(server: &Server, name: &str, arguments: Value) -> Value {
 /// The ending event a result or an error names.
 pub fn event(answer: &Value) -> &str {
     let result = &answer["result"]["_meta"]["io.cairn/event"];
-    let event = result
-        .as_str()
-        .or_else(|| answer["error"]["data"]["io.cairn/event"].as_str());
+    let event = result.as_str().or_else(|| answer["error"]["data"]["io.cairn/event"].as_str());
     event.unwrap_or_else(|| panic!("no event in {answer}"))
 }

@@ -54,15 +54,8 @@ impl Upstream {
 
     /// Waits until `line` has begun as many lines of the calls as `count`.
     pub fn reached(&self, line: &str, count: usize) {
-        let begun = || {
-            self.calls()
-                .iter()
-                .filter(|call| call.starts_with(line))
-                .count()
-        };
-        until(&format!("{line} at the upstream"), || {
-            (begun() >= count).then_some(())
-        });
+        let begun = || self.calls().iter().filter(|call| call.starts_with(line)).count();
+        until(&format!("{line} at the upstream"), || (begun() >= count).then_some(()));
     }
 
     /// The table of the configuration; `more` are further lines of it.
@@ -70,9 +63,7 @@ impl Upstream {
         let python = needs("venv/bin/python");
         let script = needs("upstream.py");
         let dir = self.dir.path();
-        format!(
-            "[[upstream]]\nname = {name:?}\ncommand = {python:?}\nargs = [{script:?}, {dir:?}]\n{more}\n"
-        )
+        format!("[[upstream]]\nname = {name:?}\ncommand = {python:?}\nargs = [{script:?}, {dir:?}]\n{more}\n")
     }
 
     /// The directory its program is told.

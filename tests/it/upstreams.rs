@@ -15,7 +15,8 @@ use crate::{
 /// A definition, and a result, that any typed reader would change.
 const ODD: &str =
     r#"{ "name":"odd",  "inputSchema":{"type":"object","x-n":1.0e2},"unknown":[1,2.50,"\u00e9"]}"#;
-const ODD_RESULT: &str = r#" "content" : [ ],"n":1.0e2 , "u":"\u00e9","unknown":[ {} ],"big":12345678901234567890123.10"#;
+const ODD_RESULT: &str =
+    r#" "content" : [ ],"n":1.0e2 , "u":"\u00e9","unknown":[ {} ],"big":12345678901234567890123.10"#;
 
 fn transparent(upstream: &Upstream) -> String {
     upstream.table("up", "prefix = \"\"")
@@ -32,9 +33,7 @@ fn text(bytes: &[u8]) -> &str {
 /// The code of a domain error.
 fn code(result: &Value) -> &str {
     assert_eq!(result["isError"], true, "{result}");
-    result["structuredContent"]["error"]["code"]
-        .as_str()
-        .unwrap_or_else(|| panic!("{result}"))
+    result["structuredContent"]["error"]["code"].as_str().unwrap_or_else(|| panic!("{result}"))
 }
 
 #[test]
@@ -46,7 +45,8 @@ fn every_byte_of_a_tool_and_its_result_passes_in_both_eras() {
     let mut session = connect(&server);
     session.initialize();
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
-    let called = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call("odd", &json!({}))});
+    let called =
+        json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call("odd", &json!({}))});
     for (message, part) in [(list, ODD), (called, ODD_RESULT)] {
         let reply = session.ask(&message).expect("the server answers");
         assert!(text(&reply.body).contains(part), "{}", reply.text());
@@ -62,10 +62,7 @@ fn every_byte_of_a_tool_and_its_result_passes_in_both_eras() {
     assert!(server.stop().success());
     let kept = record::endings(&record::check(data.path()), "odd");
     let pay = kept[0].fields().pay[0].cid;
-    assert_eq!(
-        record::content(data.path(), &pay),
-        format!("{{{ODD_RESULT}}}")
-    );
+    assert_eq!(record::content(data.path(), &pay), format!("{{{ODD_RESULT}}}"));
 }
 
 #[test]
@@ -75,20 +72,14 @@ fn names_are_prefixed_or_passed_and_lists_choose() {
     let second = Upstream::new(&["alpha", "gamma"]);
     let third = Upstream::new(&["alpha"]);
     let config = [
-        first.table(
-            "one",
-            "enable = [\"alpha\", \"list_*\"]\ndisable = [\"list_b\"]",
-        ),
+        first.table("one", "enable = [\"alpha\", \"list_*\"]\ndisable = [\"list_b\"]"),
         second.table("two", "prefix = \"\""),
         third.table("three", "prefix = \"\""),
     ];
     let server = serve(data.path(), &config.concat());
     let answer = ask(&server, "tools/list", json!({}));
     let tools = answer["result"]["tools"].as_array().expect("a list");
-    let names: Vec<_> = tools
-        .iter()
-        .filter_map(|tool| tool["name"].as_str())
-        .collect();
+    let names: Vec<_> = tools.iter().filter_map(|tool| tool["name"].as_str()).collect();
     for (name, offered) in [
         ("one_alpha", true),
         ("one_beta", false),
@@ -114,29 +105,18 @@ fn a_changed_definition_is_a_new_contract_that_everyone_hears_of() {
     let data = temp();
     let upstream = Upstream::new(&["tool"]);
     let server = serve(data.path(), &transparent(&upstream));
-    let meta = |result: &Value| {
-        result["_meta"]["io.cairn/contract"]
-            .as_str()
-            .map(str::to_owned)
-    };
+    let meta = |result: &Value| result["_meta"]["io.cairn/contract"].as_str().map(str::to_owned);
     let old = meta(&result(&server, "tool", json!({}))).expect("a result names its contract");
 
     let mut session = connect(&server);
     session.initialize();
     session.listen();
     let mut listener = connect(&server);
-    listener.send(&modern(
-        1,
-        "subscriptions/listen",
-        json!({"notifications": {"toolsListChanged": true}}),
-    ));
+    listener.send(&modern(1, "subscriptions/listen", json!({"notifications": {"toolsListChanged": true}})));
     assert_eq!(listener.head().expect("the server answers").status, 200);
     listener.until("notifications/subscriptions/acknowledged");
 
-    upstream.offer(&[
-        r#"{"name":"tool","description":"new","inputSchema":{"type":"object"}}"#,
-        "added",
-    ]);
+    upstream.offer(&[r#"{"name":"tool","description":"new","inputSchema":{"type":"object"}}"#, "added"]);
     session.until("notifications/tools/list_changed");
     listener.until("notifications/tools/list_changed");
     let new = meta(&result(&server, "tool", json!({}))).expect("a result names its contract");
@@ -150,10 +130,7 @@ fn a_changed_definition_is_a_new_contract_that_everyone_hears_of() {
     let refused = pinned(&old);
     assert_eq!(code(&refused), "failed_precondition");
     let said = refused.to_string();
-    assert!(
-        said.contains(&old) && said.contains(&new),
-        "both contracts are named: {said}"
-    );
+    assert!(said.contains(&old) && said.contains(&new), "both contracts are named: {said}");
     assert_eq!(upstream.calls().len(), 3, "the refused call ran nothing");
 
     upstream.offer(&["added"]);
@@ -165,24 +142,14 @@ fn a_changed_definition_is_a_new_contract_that_everyone_hears_of() {
         _ => None,
     });
     let chain: Vec<_> = published
-        .map(|facts| {
-            (
-                facts.contract.to_string(),
-                facts.prev.map(|prev| prev.to_string()),
-            )
-        })
+        .map(|facts| (facts.contract.to_string(), facts.prev.map(|prev| prev.to_string())))
         .collect();
     assert_eq!(chain, [(old.clone(), None), (new, Some(old))]);
     let retired = |event: &cairn::event::Event| matches!(event.body(), Some(Body::ContractRetired(facts)) if facts.name == "tool");
     assert!(events.iter().any(retired), "a tool that is gone is retired");
     assert_eq!(
         record::kinds(data.path(), "tool"),
-        [
-            "call.succeeded",
-            "call.succeeded",
-            "call.succeeded",
-            "call.refused"
-        ]
+        ["call.succeeded", "call.succeeded", "call.succeeded", "call.refused"]
     );
 }
 
@@ -190,10 +157,7 @@ fn a_changed_definition_is_a_new_contract_that_everyone_hears_of() {
 fn three_outcomes_stay_apart() {
     let data = temp();
     let upstream = Upstream::new(&["protocol", "tool", "transport"]);
-    upstream.write(
-        "tool.result",
-        r#"{"content":[{"type":"text","text":"no"}],"isError":true,"x":1}"#,
-    );
+    upstream.write("tool.result", r#"{"content":[{"type":"text","text":"no"}],"isError":true,"x":1}"#);
     let server = serve(data.path(), &transparent(&upstream));
 
     let protocol = ask(&server, "tools/call", call("protocol", &json!({})));
@@ -201,20 +165,10 @@ fn three_outcomes_stay_apart() {
     assert_eq!(protocol["error"]["data"]["kept"], 1.5, "{protocol}");
     event(&protocol);
     let tool = result(&server, "tool", json!({}));
-    assert_eq!(
-        (&tool["isError"], &tool["x"]),
-        (&json!(true), &json!(1)),
-        "{tool}"
-    );
-    assert!(
-        tool.get("structuredContent").is_none(),
-        "the tool's own error is not replaced: {tool}"
-    );
+    assert_eq!((&tool["isError"], &tool["x"]), (&json!(true), &json!(1)), "{tool}");
+    assert!(tool.get("structuredContent").is_none(), "the tool's own error is not replaced: {tool}");
     upstream.write("die", "");
-    assert_eq!(
-        code(&result(&server, "transport", json!({}))),
-        "unavailable"
-    );
+    assert_eq!(code(&result(&server, "transport", json!({}))), "unavailable");
 
     upstream.remove("die");
     until("the upstream's return", || {
@@ -222,11 +176,9 @@ fn three_outcomes_stay_apart() {
     });
     assert!(server.stop().success());
     let events = record::check(data.path());
-    for (name, failure) in [
-        ("protocol", Failure::Protocol),
-        ("tool", Failure::Tool),
-        ("transport", Failure::Transport),
-    ] {
+    for (name, failure) in
+        [("protocol", Failure::Protocol), ("tool", Failure::Tool), ("transport", Failure::Transport)]
+    {
         let ending = &record::endings(&events, name)[0];
         assert_eq!(record::failure(ending), failure, "{name}");
     }
@@ -237,21 +189,12 @@ fn a_hanging_upstream_is_told_to_stop_in_time() {
     let data = temp();
     let upstream = Upstream::new(&["wait", "other"]);
     let server = serve(data.path(), &upstream.table("up", "timeout_ms = 300"));
-    assert_eq!(
-        code(&result(&server, "up_wait", json!({}))),
-        "deadline_exceeded"
-    );
+    assert_eq!(code(&result(&server, "up_wait", json!({}))), "deadline_exceeded");
     upstream.reached("cancelled", 1);
-    assert_eq!(
-        result(&server, "up_other", json!({}))["isError"],
-        Value::Null
-    );
+    assert_eq!(result(&server, "up_other", json!({}))["isError"], Value::Null);
     assert!(server.stop().success());
     let events = record::check(data.path());
-    assert_eq!(
-        record::failure(&record::endings(&events, "up_wait")[0]),
-        Failure::Timeout
-    );
+    assert_eq!(record::failure(&record::endings(&events, "up_wait")[0]), Failure::Timeout);
 }
 
 #[test]
@@ -264,46 +207,28 @@ fn floods_garbage_and_second_answers_do_no_harm() {
         "[[upstream]]\nname = \"odd\"\ncommand = {python:?}\nargs = [{odd:?}, \"session\"]\nprefix = \"\"\n"
     );
     // The script offers one tool and answers to more; a copy offers them all.
-    let offered = tools
-        .map(|tool| format!("'{{\"name\":\"{tool}\",\"inputSchema\":{{\"type\":\"object\"}}}}'"));
+    let offered =
+        tools.map(|tool| format!("'{{\"name\":\"{tool}\",\"inputSchema\":{{\"type\":\"object\"}}}}'"));
     let script = fs::read_to_string(&odd).expect("the script is there");
-    let script = script.replace(
-        "\ncancelled = []",
-        &format!("\ntools += [{}]\ncancelled = []", offered.join(",")),
-    );
-    let script = script.replace(
-        r#"{"name":"grown"}"#,
-        r#"{"name":"grown","inputSchema":{"type":"object"}}"#,
-    );
+    let script =
+        script.replace("\ncancelled = []", &format!("\ntools += [{}]\ncancelled = []", offered.join(",")));
+    let script = script.replace(r#"{"name":"grown"}"#, r#"{"name":"grown","inputSchema":{"type":"object"}}"#);
     let copy = data.path().join("odd.py");
     fs::write(&copy, script).expect("the directory can be written");
     let config = config.replace(&format!("{odd:?}"), &format!("{copy:?}"));
     let server = serve(data.path(), &config);
 
     assert_eq!(result(&server, "flood", json!({}))["isError"], Value::Null);
-    assert_eq!(
-        result(&server, "garbage", json!({"lines": 20}))["isError"],
-        Value::Null
-    );
+    assert_eq!(result(&server, "garbage", json!({"lines": 20}))["isError"], Value::Null);
     assert_eq!(result(&server, "twice", json!({}))["n"], 1);
     assert_eq!(result(&server, "flood", json!({}))["isError"], Value::Null);
     assert_eq!(code(&result(&server, "huge", json!({}))), "unavailable");
-    until("the upstream's return", || {
-        (result(&server, "twice", json!({}))["n"] == 1).then_some(())
-    });
-    assert_eq!(
-        code(&result(&server, "garbage", json!({"lines": 100_000}))),
-        "unavailable"
-    );
-    until("the upstream's return", || {
-        (result(&server, "twice", json!({}))["n"] == 1).then_some(())
-    });
+    until("the upstream's return", || (result(&server, "twice", json!({}))["n"] == 1).then_some(()));
+    assert_eq!(code(&result(&server, "garbage", json!({"lines": 100_000}))), "unavailable");
+    until("the upstream's return", || (result(&server, "twice", json!({}))["n"] == 1).then_some(()));
     result(&server, "grow", json!({}));
     until("the grown tool", || {
-        ask(&server, "tools/list", json!({}))
-            .to_string()
-            .contains("grown")
-            .then_some(())
+        ask(&server, "tools/list", json!({})).to_string().contains("grown").then_some(())
     });
     assert!(server.stop().success());
     record::check(data.path());
@@ -316,41 +241,24 @@ fn resources_prompts_and_completions_are_recorded_by_method() {
     let server = serve(data.path(), &upstream.table("up", ""));
     let listed = ask(&server, "resources/list", json!({}));
     assert!(listed.to_string().contains("mem://one"), "{listed}");
-    let contents = |uri: &str| {
-        ask(&server, "resources/read", json!({"uri": uri}))["result"]["contents"][0].clone()
-    };
+    let contents =
+        |uri: &str| ask(&server, "resources/read", json!({"uri": uri}))["result"]["contents"][0].clone();
     assert_eq!(contents("mem://one")["text"], "contents");
     assert_eq!(contents("mem://else")["uri"], "mem://else");
-    let got = ask(
-        &server,
-        "prompts/get",
-        json!({"name": "up_greet", "arguments": {"who": "Ada"}}),
-    );
-    assert_eq!(
-        got["result"]["messages"][0]["content"]["text"],
-        "Hello, Ada!"
-    );
+    let got = ask(&server, "prompts/get", json!({"name": "up_greet", "arguments": {"who": "Ada"}}));
+    assert_eq!(got["result"]["messages"][0]["content"]["text"], "Hello, Ada!");
     let reference = json!({"type": "ref/prompt", "name": "up_greet"});
     let argument = json!({"name": "who", "value": "A"});
-    let completed = ask(
-        &server,
-        "completion/complete",
-        json!({"ref": reference, "argument": argument}),
-    );
-    assert_eq!(
-        completed["result"]["completion"]["values"],
-        json!(["A-done"])
-    );
+    let completed = ask(&server, "completion/complete", json!({"ref": reference, "argument": argument}));
+    assert_eq!(completed["result"]["completion"]["values"], json!(["A-done"]));
     for answer in [&got, &completed] {
         event(answer);
     }
     assert!(server.stop().success());
-    let started = record::check(data.path())
-        .into_iter()
-        .filter_map(|event| match event.body() {
-            Some(Body::CallStarted(facts)) => Some((facts.method, facts.name, facts.source)),
-            _ => None,
-        });
+    let started = record::check(data.path()).into_iter().filter_map(|event| match event.body() {
+        Some(Body::CallStarted(facts)) => Some((facts.method, facts.name, facts.source)),
+        _ => None,
+    });
     let started: Vec<_> = started.collect();
     let expected = [
         ("resources/read", ""),
@@ -358,8 +266,7 @@ fn resources_prompts_and_completions_are_recorded_by_method() {
         ("prompts/get", "up_greet"),
         ("completion/complete", ""),
     ];
-    let expected =
-        expected.map(|(method, name)| (method.to_owned(), name.to_owned(), "up".to_owned()));
+    let expected = expected.map(|(method, name)| (method.to_owned(), name.to_owned(), "up".to_owned()));
     assert_eq!(started, expected);
 }
 
@@ -374,36 +281,34 @@ fn a_client_that_goes_away_cancels_its_call() {
     stateless.send(&modern(1, "tools/call", call("up_wait", &json!({}))));
     upstream.reached("wait", 1);
     drop(stateless);
-    until("the first cancellation", || {
-        (kinds() == ["call.cancelled"]).then_some(())
-    });
+    until("the first cancellation", || (kinds() == ["call.cancelled"]).then_some(()));
     upstream.reached("cancelled", 1);
 
     let mut session = connect(&server);
     session.initialize();
-    session.send(&json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": call("up_wait", &json!({}))}));
+    session.send(
+        &json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": call("up_wait", &json!({}))}),
+    );
     upstream.reached("wait", 2);
     let mut other = connect(&server);
     other.session.clone_from(&session.session);
     let params = json!({"requestId": 7, "reason": "enough"});
     let note = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params});
     assert_eq!(other.ask(&note).expect("the server answers").status, 202);
-    until("the second cancellation", || {
-        (kinds() == ["call.cancelled"; 2]).then_some(())
-    });
+    until("the second cancellation", || (kinds() == ["call.cancelled"; 2]).then_some(()));
     upstream.reached("cancelled", 2);
 
     // A session that is deleted takes its calls with it.
     let mut leaving = connect(&server);
     leaving.initialize();
-    leaving.send(&json!({"jsonrpc": "2.0", "id": 8, "method": "tools/call", "params": call("up_wait", &json!({}))}));
+    leaving.send(
+        &json!({"jsonrpc": "2.0", "id": 8, "method": "tools/call", "params": call("up_wait", &json!({}))}),
+    );
     upstream.reached("wait", 3);
     let session = leaving.session.clone().expect("a session was opened");
     let deleted = server.send("DELETE", "/mcp", &[("mcp-session-id", &session)], b"");
     assert_eq!(deleted.status, 204);
-    until("the third cancellation", || {
-        (kinds() == ["call.cancelled"; 3]).then_some(())
-    });
+    until("the third cancellation", || (kinds() == ["call.cancelled"; 3]).then_some(()));
 
     // So does a server that is told to stop.
     let mut last = connect(&server);
@@ -425,10 +330,7 @@ fn progress_reaches_callers_of_both_eras() {
     session.initialize();
     let mut stateless = connect(&server);
     for (connection, message) in [
-        (
-            &mut session,
-            json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params.clone()}),
-        ),
+        (&mut session, json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params.clone()})),
         (&mut stateless, modern(1, "tools/call", params)),
     ] {
         let reply = connection.ask(&message).expect("the server answers");

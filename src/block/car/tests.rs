@@ -3,10 +3,7 @@
 use super::*;
 use crate::block::{Block, Codec};
 
-const LIMITS: Limits = Limits {
-    section_max: SECTION_MAX,
-    total_max: 64 * 1024 * 1024,
-};
+const LIMITS: Limits = Limits { section_max: SECTION_MAX, total_max: 64 * 1024 * 1024 };
 
 fn blocks() -> Vec<Block> {
     let mut blocks = vec![Block::encode(&"manifest")];
@@ -19,11 +16,7 @@ fn archive(blocks: &[Block]) -> Vec<u8> {
     for block in blocks {
         assert!(writer.write(&block.cid(), block.bytes()).expect("memory"));
     }
-    assert!(
-        !writer
-            .write(&blocks[0].cid(), blocks[0].bytes())
-            .expect("memory")
-    );
+    assert!(!writer.write(&blocks[0].cid(), blocks[0].bytes()).expect("memory"));
     writer.finish().expect("memory")
 }
 
@@ -49,10 +42,7 @@ fn an_archive_gives_back_its_blocks_in_order() {
     let reader = Reader::new(&bytes[..], LIMITS).expect("our own header");
     assert_eq!(reader.root(), blocks[0].cid());
     let read: Result<Vec<_>, _> = reader.collect();
-    let expected: Vec<_> = blocks
-        .into_iter()
-        .map(|b| (b.cid(), b.into_bytes()))
-        .collect();
+    let expected: Vec<_> = blocks.into_iter().map(|b| (b.cid(), b.into_bytes())).collect();
     assert_eq!(read.expect("our own archive"), expected);
 }
 
@@ -91,10 +81,7 @@ fn what_the_format_leaves_open_is_closed_here() {
     check(&with(&[0x80]), "ends within");
     check(&with(&[0xa4, 0x80, 0x00]), "minimal varint");
     check(&with(&[0xff; 10]), "minimal varint");
-    check(
-        &with(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]),
-        "over the bound of 2097152",
-    );
+    check(&with(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]), "over the bound of 2097152");
     let mut wrong = second.cid().to_bytes().to_vec();
     wrong.push(8);
     check(&with(&section(&wrong)), "digest");
@@ -102,20 +89,11 @@ fn what_the_format_leaves_open_is_closed_here() {
     check(&with(&section(&identity)), "cid of this log's profile");
     let blake3 = [&[1, 0x55, 0x1e, 32][..], &[7; 40]].concat();
     check(&with(&section(&blake3)), "cid of this log's profile");
-    let version_0 = [
-        &[0x12, 0x20][..],
-        second.cid().digest(),
-        second.bytes(),
-        &[0; 8],
-    ]
-    .concat();
+    let version_0 = [&[0x12, 0x20][..], second.cid().digest(), second.bytes(), &[0; 8]].concat();
     check(&with(&section(&version_0)), "cid of this log's profile");
 
     let header = |roots: &[Cid], version| {
-        let header = Header {
-            roots: roots.to_vec(),
-            version,
-        };
+        let header = Header { roots: roots.to_vec(), version };
         [section(&encode(&header)), block_section(root)].concat()
     };
     check(&header(&[], 1), "header");
@@ -131,27 +109,12 @@ fn what_the_format_leaves_open_is_closed_here() {
 #[test]
 fn bounds_hold() {
     let bytes = archive(&blocks());
-    let tight = Limits {
-        total_max: bytes.len() as u64,
-        ..LIMITS
-    };
+    let tight = Limits { total_max: bytes.len() as u64, ..LIMITS };
     assert!(read(&bytes, tight).is_ok());
-    let total = Limits {
-        total_max: bytes.len() as u64 - 1,
-        ..LIMITS
-    };
-    assert!(matches!(
-        read(&bytes, total),
-        Err(CarError::TooLarge { .. })
-    ));
-    let section = Limits {
-        section_max: 70_000,
-        ..LIMITS
-    };
-    assert!(matches!(
-        read(&bytes, section),
-        Err(CarError::SectionTooLarge { .. })
-    ));
+    let total = Limits { total_max: bytes.len() as u64 - 1, ..LIMITS };
+    assert!(matches!(read(&bytes, total), Err(CarError::TooLarge { .. })));
+    let section = Limits { section_max: 70_000, ..LIMITS };
+    assert!(matches!(read(&bytes, section), Err(CarError::SectionTooLarge { .. })));
 }
 
 #[test]

@@ -100,18 +100,9 @@ fn every_fault_is_named_with_its_place() {
         (r#"{"a":1,"a":2}"#, duplicate(7)),
         (r#"{"a":1,"\u0061":2}"#, duplicate(7)),
         (r#"[{"x":{"é":1,"\u00e9":2}}]"#, duplicate(14)),
-        (
-            r#"{"$serde_json::private::RawValue":"{}"}"#,
-            Err(Fault::ReservedKey { at: 1 }),
-        ),
-        (
-            r#"[{"\u0024serde_json::private::RawValue":"1"}]"#,
-            Err(Fault::ReservedKey { at: 2 }),
-        ),
-        (
-            r#"{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g":7,"h":8,"i":9,"c":0}"#,
-            duplicate(55),
-        ),
+        (r#"{"$serde_json::private::RawValue":"{}"}"#, Err(Fault::ReservedKey { at: 1 })),
+        (r#"[{"\u0024serde_json::private::RawValue":"1"}]"#, Err(Fault::ReservedKey { at: 2 })),
+        (r#"{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g":7,"h":8,"i":9,"c":0}"#, duplicate(55)),
     ] {
         verdict(text, expected);
     }
@@ -148,11 +139,7 @@ fn what_passes_is_what_the_parser_reads() {
         let parsed = serde_json::from_slice::<Value>(bytes).is_ok();
         let checked = check(bytes);
         let stricter = matches!(checked, Err(Fault::DuplicateKey { .. }));
-        assert!(
-            parsed == checked.is_ok() || stricter,
-            "{}",
-            String::from_utf8_lossy(bytes)
-        );
+        assert!(parsed == checked.is_ok() || stricter, "{}", String::from_utf8_lossy(bytes));
     };
     for end in 0..=text.len() {
         agree(&text[..end]);
@@ -173,10 +160,7 @@ fn dag_json_goes_there_and_back() {
         [
             ("bytes".to_owned(), Ipld::Bytes(vec![0, 255])),
             ("a".to_owned(), Ipld::Link(cid.into())),
-            (
-                "list".to_owned(),
-                Ipld::List(vec![Ipld::Null, Ipld::Bool(true)]),
-            ),
+            ("list".to_owned(), Ipld::List(vec![Ipld::Null, Ipld::Bool(true)])),
             ("int".to_owned(), Ipld::Integer(u64::MAX.into())),
             ("text".to_owned(), Ipld::String("é\n".to_owned())),
         ]

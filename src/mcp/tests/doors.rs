@@ -20,15 +20,14 @@ use crate::{
     mcp::{Endpoint, Settings, serve_stdio},
     metrics::Metrics,
     router::{
-        self, BoxFuture, Caller, Invocation, Offered, Offering, Outcome, Router, Run,
-        capture::Captures, lane::Lanes, metadata::Hints,
+        self, BoxFuture, Caller, Invocation, Offered, Offering, Outcome, Router, Run, capture::Captures,
+        lane::Lanes, metadata::Hints,
     },
 };
 
 const ANSWER_MAX: usize = 1 << 20;
 /// A definition and a result as no library of ours would print them.
-const DEFINITION: &str =
-    r#"{"name":"echo", "inputSchema":{"type":"object" },"x-unknown":[1, 2.50]}"#;
+const DEFINITION: &str = r#"{"name":"echo", "inputSchema":{"type":"object" },"x-unknown":[1, 2.50]}"#;
 const RESULT: &str = r#"{"content":[ ],"x-unknown":1.50"#;
 
 /// Answers `echo` at once; for anything else waits until it is cancelled, and says so.
@@ -41,10 +40,7 @@ impl Run for Tools {
         Box::pin(async move {
             if invocation.name == "echo" {
                 let result = raw(&format!("{RESULT}}}"));
-                return Outcome::Result {
-                    result,
-                    is_error: false,
-                };
+                return Outcome::Result { result, is_error: false };
             }
             invocation.cancel.cancelled().await;
             // The test may have ended already.
@@ -68,12 +64,7 @@ async fn node() -> Node {
     let home = Home::open(dir.path()).expect("the directory is fresh");
     let mut random = || [7; 32];
     let salt = home.keys(&mut random).expect("the directory is fresh").salt;
-    let birth = Birth {
-        owner: "test",
-        random: &mut random,
-        now_us: 1,
-        step: &mut |_| {},
-    };
+    let birth = Birth { owner: "test", random: &mut random, now_us: 1, step: &mut |_| {} };
     let opened = opening::open(&home, &opening::Settings::default(), birth);
     let (ledger, running) = opened.expect("the log is fresh");
     let router = Arc::new(Router::new(router::Parts {
@@ -126,29 +117,18 @@ fn parts(headers: &[(&str, &str)]) -> Parts {
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    request
-        .body(())
-        .expect("the test's own headers")
-        .into_parts()
-        .0
+    request.body(()).expect("the test's own headers").into_parts().0
 }
 
 /// A request of revision 2026-07-28, with the headers it needs.
 fn stateless(method: &str, mut params: Value) -> (Parts, Bytes) {
-    let field = if method == "resources/read" {
-        "uri"
-    } else {
-        "name"
-    };
+    let field = if method == "resources/read" { "uri" } else { "name" };
     let name = params[field].as_str().map(str::to_owned);
     params["_meta"] = json!({
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
         "io.modelcontextprotocol/clientCapabilities": {},
     });
-    let mut headers = vec![
-        ("mcp-protocol-version", "2026-07-28"),
-        ("mcp-method", method),
-    ];
+    let mut headers = vec![("mcp-protocol-version", "2026-07-28"), ("mcp-method", method)];
     headers.extend(name.as_deref().map(|name| ("mcp-name", name)));
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
     (parts(&headers), body.to_string().into())
@@ -159,14 +139,9 @@ impl Node {
     async fn post(&self, parts: Parts, body: Bytes, caller: Caller) -> (u16, String, String) {
         let response = self.endpoint.respond(parts, body, caller).await;
         let session = response.headers().get("mcp-session-id");
-        let session = session
-            .and_then(|id| id.to_str().ok())
-            .unwrap_or_default()
-            .to_owned();
+        let session = session.and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
         let status = response.status().as_u16();
-        let body = to_bytes(response.into_body(), ANSWER_MAX)
-            .await
-            .expect("a short answer");
+        let body = to_bytes(response.into_body(), ANSWER_MAX).await.expect("a short answer");
         (status, session, String::from_utf8_lossy(&body).into_owned())
     }
 
@@ -180,9 +155,7 @@ impl Node {
     async fn initialize(&self) -> String {
         let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
         let body = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params});
-        let (_, session, _) = self
-            .post(parts(&[]), body.to_string().into(), caller())
-            .await;
+        let (_, session, _) = self.post(parts(&[]), body.to_string().into(), caller()).await;
         let body = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
         let (status, _, _) = self.in_session(&session, body, caller()).await;
         assert_eq!(status, 202);
@@ -190,12 +163,8 @@ impl Node {
     }
 
     async fn in_session(&self, session: &str, body: &str, caller: Caller) -> (u16, String, String) {
-        let headers = [
-            ("mcp-session-id", session),
-            ("mcp-protocol-version", "2025-11-25"),
-        ];
-        self.post(parts(&headers), Bytes::from(body.to_owned()), caller)
-            .await
+        let headers = [("mcp-session-id", session), ("mcp-protocol-version", "2025-11-25")];
+        self.post(parts(&headers), Bytes::from(body.to_owned()), caller).await
     }
 }
 
@@ -205,22 +174,16 @@ async fn unknown_fields_survive_byte_for_byte_in_both_eras() {
     let session = node.initialize().await;
     let list = r#"{"jsonrpc":"2.0","id":2,"method":"tools/list"}"#;
     let call = r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"echo"}}"#;
-    for text in [
-        node.stateless("tools/list", json!({})).await.1,
-        node.in_session(&session, list, caller()).await.2,
-    ] {
+    for text in
+        [node.stateless("tools/list", json!({})).await.1, node.in_session(&session, list, caller()).await.2]
+    {
         assert!(text.contains(DEFINITION), "{text}");
     }
     for text in [
-        node.stateless("tools/call", json!({"name": "echo"}))
-            .await
-            .1,
+        node.stateless("tools/call", json!({"name": "echo"})).await.1,
         node.in_session(&session, call, caller()).await.2,
     ] {
-        assert!(
-            text.contains(RESULT) && text.contains("io.cairn/event"),
-            "{text}"
-        );
+        assert!(text.contains(RESULT) && text.contains("io.cairn/event"), "{text}");
         assert!(!text.contains("parcel"), "{text}");
     }
 }
@@ -237,27 +200,16 @@ async fn what_is_not_declared_is_no_method() {
         "ping",
         "no/such",
     ] {
-        let (status, text) = node
-            .stateless(method, json!({"name": "x", "uri": "x:y"}))
-            .await;
-        assert!(
-            status == 404 && text.contains("-32601"),
-            "{method}: {status} {text}"
-        );
+        let (status, text) = node.stateless(method, json!({"name": "x", "uri": "x:y"})).await;
+        assert!(status == 404 && text.contains("-32601"), "{method}: {status} {text}");
     }
     let (_, text) = node.stateless("server/discover", json!({})).await;
-    assert!(
-        text.contains(r#""tools":{"#) && !text.contains("prompts"),
-        "{text}"
-    );
+    assert!(text.contains(r#""tools":{"#) && !text.contains("prompts"), "{text}");
 }
 
 #[tokio::test]
 async fn an_unknown_tool_is_a_protocol_error_that_names_it() {
-    let (_, text) = node()
-        .await
-        .stateless("tools/call", json!({"name": "ech"}))
-        .await;
+    let (_, text) = node().await.stateless("tools/call", json!({"name": "ech"})).await;
     assert!(text.contains("-32602") && text.contains("ech"), "{text}");
 }
 
@@ -287,21 +239,13 @@ async fn a_session_cancels_by_notification_and_hears_nothing_more() {
     let mut node = node().await;
     let session = node.initialize().await;
     let call = r#"{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"wait"}}"#;
-    let headers = [
-        ("mcp-session-id", session.as_str()),
-        ("mcp-protocol-version", "2025-11-25"),
-    ];
+    let headers = [("mcp-session-id", session.as_str()), ("mcp-protocol-version", "2025-11-25")];
     // The session has taken the call once the head of its stream is here.
-    let stream = node
-        .endpoint
-        .respond(parts(&headers), Bytes::from(call), caller())
-        .await;
+    let stream = node.endpoint.respond(parts(&headers), Bytes::from(call), caller()).await;
     let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":5}}"#;
     assert_eq!(node.in_session(&session, cancel, caller()).await.0, 202);
     node.cancelled.recv().await.expect("the tool is told");
-    let rest = to_bytes(stream.into_body(), ANSWER_MAX)
-        .await
-        .expect("the stream ends");
+    let rest = to_bytes(stream.into_body(), ANSWER_MAX).await.expect("the stream ends");
     assert!(!String::from_utf8_lossy(&rest).contains("jsonrpc"));
 }
 
@@ -310,33 +254,18 @@ async fn lines_carry_messages_and_nothing_else() {
     let node = node().await;
     let (client, server) = tokio::io::duplex(1 << 16);
     let (reader, writer) = tokio::io::split(server);
-    let served = tokio::spawn(serve_stdio(
-        node.router.clone(),
-        Settings::default(),
-        caller(),
-        reader,
-        writer,
-    ));
+    let served =
+        tokio::spawn(serve_stdio(node.router.clone(), Settings::default(), caller(), reader, writer));
     let (answers, mut asks) = tokio::io::split(client);
     let mut answers = BufReader::new(answers).lines();
     let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
-    let call = format!(
-        r#"{{"jsonrpc":"2.0","id":"c","method":"tools/call","params":{{"name":"echo",{meta}}}}}"#
-    );
-    for (ask, wanted) in [
-        ("garbage", "-32700"),
-        (r#"{"a":1,"a":2}"#, "-32600"),
-        ("[]", "-32600"),
-        (call.as_str(), RESULT),
-    ] {
-        asks.write_all(format!("{ask}\n\n").as_bytes())
-            .await
-            .expect("the server reads");
-        let line = answers
-            .next_line()
-            .await
-            .expect("the server writes")
-            .expect("an answer");
+    let call =
+        format!(r#"{{"jsonrpc":"2.0","id":"c","method":"tools/call","params":{{"name":"echo",{meta}}}}}"#);
+    for (ask, wanted) in
+        [("garbage", "-32700"), (r#"{"a":1,"a":2}"#, "-32600"), ("[]", "-32600"), (call.as_str(), RESULT)]
+    {
+        asks.write_all(format!("{ask}\n\n").as_bytes()).await.expect("the server reads");
+        let line = answers.next_line().await.expect("the server writes").expect("an answer");
         let _: &RawValue = serde_json::from_str(&line).expect("a line is one message");
         assert!(line.contains(wanted), "{ask}: {line}");
     }

@@ -44,16 +44,9 @@ pub struct Manifest {
 }
 
 impl View {
-    pub(super) fn export_car(
-        &self,
-        selected: &Selected,
-        to: &mut dyn Write,
-    ) -> Result<(), ExportError> {
+    pub(super) fn export_car(&self, selected: &Selected, to: &mut dyn Write) -> Result<(), ExportError> {
         let first = self.log.event_at(selected.from).map_err(QueryError::from)?;
-        let log = first
-            .ok_or_else(|| corrupt("an event is missing"))?
-            .fields()
-            .log;
+        let log = first.ok_or_else(|| corrupt("an event is missing"))?.fields().log;
         let manifest = Block::encode(&Manifest {
             v: VERSION,
             log,
@@ -68,12 +61,7 @@ impl View {
         for number in self.contracts_in(selected)? {
             let cid = self.log.block_named(number).map_err(QueryError::from)?;
             let cid = cid.ok_or_else(|| corrupt("a contract is missing"))?;
-            archive.write(
-                &cid,
-                &self
-                    .stored(&cid)?
-                    .ok_or_else(|| corrupt("a contract is missing"))?,
-            )?;
+            archive.write(&cid, &self.stored(&cid)?.ok_or_else(|| corrupt("a contract is missing"))?)?;
         }
         self.visit(selected, &mut |event| {
             archive.append(&event.cid(), event.bytes())?;
@@ -138,9 +126,7 @@ impl View {
             };
             return self.contracts_fitting(filter);
         };
-        let mut statement = self
-            .state
-            .prepare_cached("SELECT tool FROM entry WHERE seq = ?1")?;
+        let mut statement = self.state.prepare_cached("SELECT tool FROM entry WHERE seq = ?1")?;
         let mut numbers = BTreeSet::new();
         for seq in seqs {
             let number: Option<u64> = statement.query_row([seq], |row| row.get(0))?;
@@ -213,12 +199,7 @@ impl View {
     }
 
     /// Writes the blocks of these names behind `root`.
-    pub fn write_graph(
-        &self,
-        root: &Cid,
-        cids: &[Cid],
-        to: &mut dyn Write,
-    ) -> Result<(), ExportError> {
+    pub fn write_graph(&self, root: &Cid, cids: &[Cid], to: &mut dyn Write) -> Result<(), ExportError> {
         let mut archive = car::Writer::new(to, *root)?;
         for cid in cids {
             match self.find(cid)? {

@@ -41,11 +41,7 @@ impl Part {
 
 impl View {
     /// One pass for each part: the document groups statements by kind, the log has them in order.
-    pub(super) fn export_prov(
-        &self,
-        selected: &Selected,
-        to: &mut dyn Write,
-    ) -> Result<(), ExportError> {
+    pub(super) fn export_prov(&self, selected: &Selected, to: &mut dyn Write) -> Result<(), ExportError> {
         write!(to, "{{\"prefix\": {PREFIXES}")?;
         for (part, name) in Part::ALL {
             write!(to, ",\n\"{name}\": {{")?;
@@ -92,9 +88,7 @@ impl View {
                     let about = json!({"prov:type": "cairn:payload", "cairn:bytes": pay.len});
                     (id(&pay.cid), about)
                 };
-                let contract = fields
-                    .tool
-                    .map(|cid| (id(&cid), json!({"prov:type": "cairn:contract"})));
+                let contract = fields.tool.map(|cid| (id(&cid), json!({"prov:type": "cairn:contract"})));
                 fields.pay.iter().map(payload).chain(contract).collect()
             }
             Part::Agent if started => {
@@ -104,18 +98,8 @@ impl View {
             Part::Used => payloads
                 .filter(|(_, pay)| pay.role == Role::Input)
                 .map(|(n, pay)| (format!("_:u{seq}.{n}"), id(&pay.cid)))
-                .chain(
-                    fields
-                        .tool
-                        .filter(|_| started)
-                        .map(|tool| (format!("_:u{seq}.tool"), id(&tool))),
-                )
-                .map(|(name, entity)| {
-                    (
-                        name,
-                        json!({"prov:activity": activity, "prov:entity": entity}),
-                    )
-                })
+                .chain(fields.tool.filter(|_| started).map(|tool| (format!("_:u{seq}.tool"), id(&tool))))
+                .map(|(name, entity)| (name, json!({"prov:activity": activity, "prov:entity": entity})))
                 .collect(),
             Part::WasGeneratedBy => payloads
                 .filter(|(_, pay)| pay.role != Role::Input)
@@ -134,8 +118,7 @@ impl View {
                     if let Some(parent) = self.event(parent)?
                         && let Some(informant) = self.activity(&parent)?
                     {
-                        let informed =
-                            json!({"prov:informed": activity, "prov:informant": informant});
+                        let informed = json!({"prov:informed": activity, "prov:informant": informant});
                         informants.push((format!("_:i{seq}.{n}"), informed));
                     }
                 }
@@ -145,9 +128,7 @@ impl View {
                 let statement = json!({"prov:activity": activity, "prov:agent": agent(event)});
                 vec![(format!("_:a{seq}"), statement)]
             }
-            Part::Activity | Part::Agent | Part::WasInformedBy | Part::WasAssociatedWith => {
-                Vec::new()
-            }
+            Part::Activity | Part::Agent | Part::WasInformedBy | Part::WasAssociatedWith => Vec::new(),
         })
     }
 
@@ -164,8 +145,7 @@ impl View {
     /// When the call that started at `seq` ended.
     fn ended(&self, seq: u64) -> Result<Option<u64>, QueryError> {
         use rusqlite::OptionalExtension;
-        let sql =
-            "SELECT entry.ts FROM call JOIN entry ON entry.seq = call.ended WHERE call.id = ?1";
+        let sql = "SELECT entry.ts FROM call JOIN entry ON entry.seq = call.ended WHERE call.id = ?1";
         let mut statement = self.state.prepare_cached(sql)?;
         Ok(statement.query_row([seq], |row| row.get(0)).optional()?)
     }
@@ -184,6 +164,5 @@ fn agent(event: &Event) -> String {
 /// RFC 3339 with microseconds.
 fn time(ts: u64) -> String {
     let micros = i64::try_from(ts).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_microsecond(micros)
-        .map_or_else(|_| ts.to_string(), |time| time.to_string())
+    jiff::Timestamp::from_microsecond(micros).map_or_else(|_| ts.to_string(), |time| time.to_string())
 }

@@ -52,12 +52,7 @@ impl Found {
         log: &SqliteReader,
     ) -> Result<Option<Cid>, LogError> {
         let Some(codec) = row.codec else {
-            self.fault(
-                Verdict::Invalid,
-                None,
-                None,
-                format!("block {} has an unknown codec", row.number),
-            );
+            self.fault(Verdict::Invalid, None, None, format!("block {} has an unknown codec", row.number));
             return Ok(None);
         };
         let cid = Cid::from_digest(codec, row.digest);
@@ -77,12 +72,7 @@ impl Found {
         log: &dyn Reader,
     ) -> Result<(), LogError> {
         if !cid.names(bytes) {
-            self.fault(
-                Verdict::Invalid,
-                seq,
-                Some(cid),
-                "the block's bytes do not have its name",
-            );
+            self.fault(Verdict::Invalid, seq, Some(cid), "the block's bytes do not have its name");
             return Ok(());
         }
         if cid.codec() == Codec::Raw {
@@ -91,12 +81,7 @@ impl Found {
         let Ok(payload) = decode::<Payload>(bytes) else {
             let known = decode::<Contract>(bytes).is_ok() || decode_ipld(bytes).is_ok();
             if !known {
-                self.fault(
-                    Verdict::Invalid,
-                    seq,
-                    Some(cid),
-                    "the block is not strict dag-cbor",
-                );
+                self.fault(Verdict::Invalid, seq, Some(cid), "the block is not strict dag-cbor");
             }
             return Ok(());
         };

@@ -14,24 +14,17 @@ use crate::{
 const FOLD_MAX: usize = 8 * 1024;
 
 /// The tables whose rows are not what the log gives.
-pub(super) fn compare(
-    home: &Home,
-    step: &mut dyn FnMut(u64, u64),
-) -> Result<Vec<String>, StateError> {
+pub(super) fn compare(home: &Home, step: &mut dyn FnMut(u64, u64)) -> Result<Vec<String>, StateError> {
     let state = state::open_reader(&home.state_path(), &home.log_path())?;
     let moment = state.unchecked_transaction()?;
     let size = state::progress(&moment)?.applied;
     let ours = digest::tables(&moment)?;
     drop(moment);
-    let beside = home
-        .dir()
-        .join(format!("state.check.{}", std::process::id()));
+    let beside = home.dir().join(format!("state.check.{}", std::process::id()));
     let theirs = derive(home, &beside, size, step);
     remove(&beside);
     let theirs = theirs?;
-    let differing = ours
-        .into_iter()
-        .filter(|(table, digest)| theirs.get(table) != Some(digest));
+    let differing = ours.into_iter().filter(|(table, digest)| theirs.get(table) != Some(digest));
     Ok(differing.map(|(table, _)| table).collect())
 }
 
@@ -43,27 +36,16 @@ fn derive(
     step: &mut dyn FnMut(u64, u64),
 ) -> Result<std::collections::BTreeMap<String, String>, StateError> {
     let log = SqliteReader::open(&home.log_path())?;
-    let mut folder = Folder::resume(
-        state::open(beside)?,
-        Box::new(SqliteReader::open(&home.log_path())?),
-    )?;
+    let mut folder = Folder::resume(state::open(beside)?, Box::new(SqliteReader::open(&home.log_path())?))?;
     while folder.applied() < size {
-        let room =
-            usize::try_from(size - folder.applied()).map_or(FOLD_MAX, |left| left.min(FOLD_MAX));
+        let room = usize::try_from(size - folder.applied()).map_or(FOLD_MAX, |left| left.min(FOLD_MAX));
         let mut events = Vec::with_capacity(room);
         log.events(folder.applied(), &mut |row| {
             events.extend(Event::open(row.bytes.to_vec()));
-            if events.len() < room {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            }
+            if events.len() < room { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         if events.is_empty() {
-            return Err(LogError::Corrupt {
-                what: "the state is ahead of the log",
-            }
-            .into());
+            return Err(LogError::Corrupt { what: "the state is ahead of the log" }.into());
         }
         folder.apply(&events)?;
         step(folder.applied(), size);

@@ -54,12 +54,7 @@ impl Found {
     ) -> Result<Chain<'a>, LogError> {
         let whole = checks.from_seq == 0 && checks.to_seq.is_none();
         let total = log.tip().ok().flatten().map_or(0, |tip| tip.seq + 1);
-        let before = checks
-            .from_seq
-            .checked_sub(1)
-            .map(|seq| log.event_at(seq))
-            .transpose()?
-            .flatten();
+        let before = checks.from_seq.checked_sub(1).map(|seq| log.event_at(seq)).transpose()?.flatten();
         let mut chain = Chain {
             log,
             whole,
@@ -111,26 +106,13 @@ impl Found {
         }
         chain.next = seq + 1;
         if cid.digest() != &row.digest {
-            self.fault(
-                Verdict::Invalid,
-                Some(seq),
-                Some(&cid),
-                "the event's bytes do not have its name",
-            );
+            self.fault(Verdict::Invalid, Some(seq), Some(&cid), "the event's bytes do not have its name");
             chain.break_off();
             return Ok(());
         }
-        let (mut refs, mut pay) = (
-            std::mem::take(&mut chain.refs),
-            std::mem::take(&mut chain.pay),
-        );
+        let (mut refs, mut pay) = (std::mem::take(&mut chain.refs), std::mem::take(&mut chain.pay));
         let Some(event) = strict::read(row.bytes, &mut refs, &mut pay) else {
-            self.fault(
-                Verdict::Invalid,
-                Some(seq),
-                Some(&cid),
-                "the bytes are not an event",
-            );
+            self.fault(Verdict::Invalid, Some(seq), Some(&cid), "the bytes are not an event");
             chain.break_off();
             return Ok(());
         };
@@ -153,32 +135,20 @@ impl Found {
     }
 
     /// The event's place in its log.
-    fn check_place(
-        &mut self,
-        event: &strict::Checked<'_>,
-        seq: u64,
-        cid: &Cid,
-        chain: &mut Chain<'_>,
-    ) {
+    fn check_place(&mut self, event: &strict::Checked<'_>, seq: u64, cid: &Cid, chain: &mut Chain<'_>) {
         let mut rule = |holds: bool, fault: &str| {
             if !holds {
                 self.fault(Verdict::Invalid, Some(seq), Some(cid), fault);
             }
         };
-        rule(
-            event.seq == seq,
-            "the event is stored under another seq than its own",
-        );
+        rule(event.seq == seq, "the event is stored under another seq than its own");
         let genesis = *chain.genesis.get_or_insert(event.log);
         rule(event.log == genesis, "the event is of another log");
         if let Some((prev, ts)) = chain.prev {
             rule(event.prev == Some(prev), "`prev` is not the event before");
             rule(event.ts >= ts, "`ts` is before that of the event before");
         }
-        rule(
-            seq > 0 || event.kind == "log.opened",
-            "the first event is not log.opened",
-        );
+        rule(seq > 0 || event.kind == "log.opened", "the first event is not log.opened");
     }
 
     /// Causal parents come before their children, and a call ends once.
@@ -193,28 +163,15 @@ impl Found {
         if let Some(cause) = &event.cause {
             match chain.seq_of(cause)? {
                 Some(parent) if parent < seq => {}
-                Some(_) => self.fault(
-                    Verdict::Invalid,
-                    Some(seq),
-                    Some(cid),
-                    "`cause` is a later event",
-                ),
-                None => self.fault(
-                    Verdict::Incomplete,
-                    Some(seq),
-                    Some(cause),
-                    "the event's cause is missing",
-                ),
+                Some(_) => self.fault(Verdict::Invalid, Some(seq), Some(cid), "`cause` is a later event"),
+                None => {
+                    self.fault(Verdict::Incomplete, Some(seq), Some(cause), "the event's cause is missing")
+                }
             }
         }
         for parent in refs {
             if chain.seq_of(parent)?.is_some_and(|parent| parent >= seq) {
-                self.fault(
-                    Verdict::Invalid,
-                    Some(seq),
-                    Some(cid),
-                    "a ref is a later event",
-                );
+                self.fault(Verdict::Invalid, Some(seq), Some(cid), "a ref is a later event");
             }
         }
         if !chain.whole {
@@ -224,18 +181,10 @@ impl Found {
             "call.started" => {
                 chain.open_calls.insert(*cid);
             }
-            "call.succeeded" | "call.failed" | "call.refused" | "call.interrupted"
-            | "call.cancelled"
-                if !event
-                    .cause
-                    .is_some_and(|cause| chain.open_calls.remove(&cause)) =>
+            "call.succeeded" | "call.failed" | "call.refused" | "call.interrupted" | "call.cancelled"
+                if !event.cause.is_some_and(|cause| chain.open_calls.remove(&cause)) =>
             {
-                self.fault(
-                    Verdict::Invalid,
-                    Some(seq),
-                    Some(cid),
-                    "ends a call that is not open",
-                );
+                self.fault(Verdict::Invalid, Some(seq), Some(cid), "ends a call that is not open");
             }
             _ => {}
         }
@@ -252,19 +201,12 @@ impl Found {
         chain: &mut Chain<'_>,
     ) -> Result<(), LogError> {
         let seq = event.seq;
-        for block in event
-            .tool
-            .iter()
-            .filter(|tool| !chain.contracts.contains(tool))
-        {
+        for block in event.tool.iter().filter(|tool| !chain.contracts.contains(tool)) {
             match self.block(block, seq, chain)? {
                 true => {}
-                false => self.fault(
-                    Verdict::Incomplete,
-                    Some(seq),
-                    Some(block),
-                    "the call's contract is missing",
-                ),
+                false => {
+                    self.fault(Verdict::Incomplete, Some(seq), Some(block), "the call's contract is missing")
+                }
             }
         }
         chain.contracts.extend(event.tool);
@@ -274,19 +216,13 @@ impl Found {
             }
         }
         if event.kind == "payload.erased"
-            && let Some(Body::PayloadErased(facts)) = Event::open(bytes.to_vec())
-                .ok()
-                .and_then(|event| event.body())
+            && let Some(Body::PayloadErased(facts)) =
+                Event::open(bytes.to_vec()).ok().and_then(|event| event.body())
         {
             chain.erased.insert(facts.payload);
         }
         if seq == 0 && !self.block(&event.log, seq, chain)? {
-            self.fault(
-                Verdict::Incomplete,
-                Some(0),
-                Some(cid),
-                "the genesis block is missing",
-            );
+            self.fault(Verdict::Incomplete, Some(0), Some(cid), "the genesis block is missing");
         }
         Ok(())
     }
@@ -316,11 +252,7 @@ impl Found {
     /// Compares the tree with the heads that are of its size.
     fn check_heads(&mut self, chain: &Chain<'_>) {
         let Some(tree) = &chain.tree else { return };
-        for (head, what) in chain
-            .heads
-            .iter()
-            .filter(|(head, _)| head.size == tree.size())
-        {
+        for (head, what) in chain.heads.iter().filter(|(head, _)| head.size == tree.size()) {
             if tree.root() != head.root {
                 let fault = format!("{what} over {} events is of another log", head.size);
                 self.fault(Verdict::Forked, Some(head.size - 1), None, fault);

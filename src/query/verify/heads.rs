@@ -19,27 +19,17 @@ impl Found {
         checks: &Checks,
     ) -> Result<Vec<(Checkpoint, &'static str)>, LogError> {
         let first = log.event_at(0).ok().flatten();
-        let Some(genesis) = first
-            .map(|event| log.block(&event.fields().log))
-            .transpose()?
-            .flatten()
-        else {
+        let Some(genesis) = first.map(|event| log.block(&event.fields().log)).transpose()?.flatten() else {
             return Ok(Vec::new());
         };
         let Stored::Present(bytes) = genesis else {
             return Ok(Vec::new());
         };
         let genesis: Option<Genesis> = decode(&bytes).ok();
-        let own = genesis.and_then(|genesis| {
-            Verifier::from_key(&genesis.origin, genesis.key.try_into().ok()?).ok()
-        });
+        let own = genesis
+            .and_then(|genesis| Verifier::from_key(&genesis.origin, genesis.key.try_into().ok()?).ok());
         let Some(own) = own else {
-            self.fault(
-                Verdict::Invalid,
-                Some(0),
-                None,
-                "the genesis block holds no usable key",
-            );
+            self.fault(Verdict::Invalid, Some(0), None, "the genesis block holds no usable key");
             return Ok(Vec::new());
         };
         let given = match &checks.key {
@@ -47,51 +37,25 @@ impl Found {
             Some(key) => match Verifier::from_vkey(key) {
                 Ok(verifier) => verifier,
                 Err(err) => {
-                    self.fault(
-                        Verdict::Invalid,
-                        None,
-                        None,
-                        format!("the key given is unusable: {err}"),
-                    );
+                    self.fault(Verdict::Invalid, None, None, format!("the key given is unusable: {err}"));
                     return Ok(Vec::new());
                 }
             },
         };
         if given != own {
-            self.fault(
-                Verdict::Forked,
-                None,
-                None,
-                "the genesis block names another key than the one given",
-            );
+            self.fault(Verdict::Forked, None, None, "the genesis block names another key than the one given");
         }
         let mut heads = Vec::new();
         let notes = home.signed_heads().unwrap_or_default();
-        let kept = notes
-            .iter()
-            .filter_map(|note| open_checkpoint(note, &own).ok());
+        let kept = notes.iter().filter_map(|note| open_checkpoint(note, &own).ok());
         match kept.max_by_key(|head| head.size) {
             Some(head) => heads.push((head, "the signed head beside the log")),
-            None => self.fault(
-                Verdict::Incomplete,
-                None,
-                None,
-                "no signed head stands beside the log",
-            ),
+            None => self.fault(Verdict::Incomplete, None, None, "no signed head stands beside the log"),
         }
-        match checks
-            .checkpoint
-            .as_deref()
-            .map(|note| open_checkpoint(note, &given))
-        {
+        match checks.checkpoint.as_deref().map(|note| open_checkpoint(note, &given)) {
             Some(Ok(head)) => heads.push((head, "the checkpoint given")),
             Some(Err(err)) => {
-                self.fault(
-                    Verdict::Invalid,
-                    None,
-                    None,
-                    format!("the checkpoint given: {err}"),
-                );
+                self.fault(Verdict::Invalid, None, None, format!("the checkpoint given: {err}"));
             }
             None => {}
         }

@@ -69,15 +69,7 @@ pub fn read<'a>(bytes: &'a [u8], refs: &mut Vec<Cid>, pay: &mut Vec<Cid>) -> Opt
     at.key(b"subject")?;
     at.text()?;
     holds(at.bytes.is_empty())?;
-    Some(Checked {
-        kind,
-        log,
-        seq,
-        prev,
-        cause,
-        tool,
-        ts,
-    })
+    Some(Checked { kind, log, seq, prev, cause, tool, ts })
 }
 
 /// What is left to read. Every step gives none where the bytes are not in the one form a writer gives.
@@ -105,9 +97,7 @@ impl<'a> Cursor<'a> {
             _ => return None,
         };
         let argument = self.take(width)?;
-        let argument = argument
-            .iter()
-            .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let argument = argument.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         (argument >= least).then_some((major, argument))
     }
 
@@ -204,9 +194,7 @@ impl<'a> Cursor<'a> {
             }
             6 => self.link().map(|_| ()),
             // False, true and null; the rest are floats and what DAG-CBOR does not have.
-            _ => self
-                .take(1)
-                .and_then(|byte| holds((0xf4..=0xf6).contains(&byte[0]))),
+            _ => self.take(1).and_then(|byte| holds((0xf4..=0xf6).contains(&byte[0]))),
         }
     }
 }

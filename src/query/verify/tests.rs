@@ -12,8 +12,7 @@ fn golden() -> Vec<Vec<u8>> {
         serde_json::from_str(include_str!("../../../schemas/golden.json")).expect("json");
     let events = golden["events"].as_array().expect("events");
     let hex = events.iter().filter_map(|event| event["hex"].as_str());
-    hex.map(|hex| data_encoding::HEXLOWER.decode(hex.as_bytes()).expect("hex"))
-        .collect()
+    hex.map(|hex| data_encoding::HEXLOWER.decode(hex.as_bytes()).expect("hex")).collect()
 }
 
 fn agree(bytes: &[u8]) -> bool {
@@ -32,10 +31,9 @@ fn agree(bytes: &[u8]) -> bool {
             assert!(same, "{read:?} is not {fields:?}");
             true
         }
-        (read, opened) => panic!(
-            "{}: strict {read:?}, open {opened:?}",
-            data_encoding::HEXLOWER.encode(bytes)
-        ),
+        (read, opened) => {
+            panic!("{}: strict {read:?}, open {opened:?}", data_encoding::HEXLOWER.encode(bytes))
+        }
     }
 }
 
@@ -78,9 +76,7 @@ fn both_readers_draw_the_same_lines() {
         change(&mut fields);
         agree(&encode(&fields))
     };
-    let nested = |levels: usize| {
-        (1..levels).fold(Ipld::List(Vec::new()), |inner, _| Ipld::List(vec![inner]))
-    };
+    let nested = |levels: usize| (1..levels).fold(Ipld::List(Vec::new()), |inner, _| Ipld::List(vec![inner]));
     let link = |n: u8| Cid::of(Codec::DagCbor, &[n]);
     let mut sorted: Vec<Cid> = (0..33).map(link).collect();
     sorted.sort_unstable();

@@ -6,9 +6,7 @@ use super::*;
 
 fn lane(concurrency: usize, queue: usize) -> Arc<Lane> {
     let change = ("l".to_owned(), Some(concurrency), Some(queue), None);
-    Lanes::new([change])
-        .get("l")
-        .expect("the lane was just added")
+    Lanes::new([change]).get("l").expect("the lane was just added")
 }
 
 /// Asks for a turn, and gets in line by asking once.
@@ -21,22 +19,16 @@ fn in_line<'a>(place: &'a Place<'a>, priority: u8) -> BoxFuture<'a, Turn<'a>> {
 #[test]
 fn higher_priority_runs_sooner_and_equals_by_arrival() {
     let lane = lane(1, 10);
-    let places: Vec<_> = (0..5)
-        .map(|_| lane.join().expect("there is room"))
-        .collect();
+    let places: Vec<_> = (0..5).map(|_| lane.join().expect("there is room")).collect();
     let mut running = places[0].turn(50).now_or_never();
     let waiting = [(1, 10), (2, 90), (3, 50), (4, 90)];
-    let mut waiting: Vec<_> = waiting
-        .iter()
-        .map(|(n, priority)| (*n, in_line(&places[*n], *priority)))
-        .collect();
+    let mut waiting: Vec<_> =
+        waiting.iter().map(|(n, priority)| (*n, in_line(&places[*n], *priority))).collect();
     let mut order = Vec::new();
     while !waiting.is_empty() {
         running.take();
-        let next = waiting
-            .iter_mut()
-            .enumerate()
-            .find_map(|(at, (_, turn))| Some((at, turn.now_or_never()?)));
+        let next =
+            waiting.iter_mut().enumerate().find_map(|(at, (_, turn))| Some((at, turn.now_or_never()?)));
         let (at, turn) = next.expect("the turn was handed over");
         running = Some(turn);
         order.push(waiting.remove(at).0);
@@ -47,9 +39,7 @@ fn higher_priority_runs_sooner_and_equals_by_arrival() {
 #[test]
 fn a_full_lane_says_so_and_has_room_again() {
     let lane = lane(1, 1);
-    let places: Vec<_> = (0..2)
-        .map(|_| lane.join().expect("there is room"))
-        .collect();
+    let places: Vec<_> = (0..2).map(|_| lane.join().expect("there is room")).collect();
     assert!(lane.join().is_none());
     assert_eq!(lane.load(), 2);
     drop(places);
@@ -59,15 +49,10 @@ fn a_full_lane_says_so_and_has_room_again() {
 #[test]
 fn whoever_leaves_the_line_or_a_turn_handed_over_keeps_nobody_waiting() {
     let lane = lane(1, 10);
-    let places: Vec<_> = (0..4)
-        .map(|_| lane.join().expect("there is room"))
-        .collect();
+    let places: Vec<_> = (0..4).map(|_| lane.join().expect("there is room")).collect();
     let running = places[0].turn(50).now_or_never();
-    let (leaves, too_late, last) = (
-        in_line(&places[1], 50),
-        in_line(&places[2], 50),
-        in_line(&places[3], 50),
-    );
+    let (leaves, too_late, last) =
+        (in_line(&places[1], 50), in_line(&places[2], 50), in_line(&places[3], 50));
     drop(leaves);
     drop(running);
     // The turn is on its way to somebody who has gone before taking it.

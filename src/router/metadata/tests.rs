@@ -14,70 +14,23 @@ const KNOWN: &[&str] = &["builtin", "blocking", "upstream", "gpu"];
 #[test]
 fn the_first_rule_that_names_a_known_lane_decides() {
     // Name, registry, `_meta`, source; then lane and rule.
-    type Row<'a> = (
-        &'a str,
-        Option<&'a str>,
-        Option<&'a str>,
-        Option<&'a str>,
-        &'a str,
-        Rule,
-    );
+    type Row<'a> = (&'a str, Option<&'a str>, Option<&'a str>, Option<&'a str>, &'a str, Rule);
     let table: &[Row<'_>] = &[
-        (
-            "add",
-            Some("gpu"),
-            Some("blocking"),
-            Some("upstream"),
-            "gpu",
-            Rule::Registry,
-        ),
-        (
-            "add",
-            None,
-            Some("blocking"),
-            Some("upstream"),
-            "blocking",
-            Rule::Meta,
-        ),
-        (
-            "add",
-            None,
-            None,
-            Some("upstream"),
-            "upstream",
-            Rule::Source,
-        ),
-        (
-            "hash_file",
-            None,
-            None,
-            Some("upstream"),
-            "upstream",
-            Rule::Source,
-        ),
+        ("add", Some("gpu"), Some("blocking"), Some("upstream"), "gpu", Rule::Registry),
+        ("add", None, Some("blocking"), Some("upstream"), "blocking", Rule::Meta),
+        ("add", None, None, Some("upstream"), "upstream", Rule::Source),
+        ("hash_file", None, None, Some("upstream"), "upstream", Rule::Source),
         ("hash_file", None, None, None, "blocking", Rule::Pattern),
         ("add", None, None, None, "builtin", Rule::Default),
-        (
-            "add",
-            Some("nowhere"),
-            None,
-            Some("upstream"),
-            "upstream",
-            Rule::Source,
-        ),
+        ("add", Some("nowhere"), None, Some("upstream"), "upstream", Rule::Source),
         ("add", None, Some("nowhere"), None, "builtin", Rule::Default),
     ];
     for (name, registry, meta, source, lane, rule) in table {
         let resolver = Resolver::default();
         for again in [false, true] {
-            let found = resolver.lane((name, cid("c")), *registry, *meta, *source, |lane| {
-                KNOWN.contains(&lane)
-            });
-            assert_eq!(
-                found,
-                ((*lane).to_owned(), *rule),
-                "{name}, asked again: {again}"
-            );
+            let found =
+                resolver.lane((name, cid("c")), *registry, *meta, *source, |lane| KNOWN.contains(&lane));
+            assert_eq!(found, ((*lane).to_owned(), *rule), "{name}, asked again: {again}");
         }
     }
 }
@@ -86,17 +39,11 @@ fn the_first_rule_that_names_a_known_lane_decides() {
 fn the_cache_answers_for_one_contract_alone() {
     let resolver = Resolver::default();
     let ask = |contract, meta| {
-        resolver.lane(("add", cid(contract)), None, meta, None, |lane| {
-            KNOWN.contains(&lane)
-        })
+        resolver.lane(("add", cid(contract)), None, meta, None, |lane| KNOWN.contains(&lane))
     };
     assert_eq!(ask("old", Some("blocking")).0, "blocking");
     assert_eq!(ask("old", None).0, "blocking", "remembered");
-    assert_eq!(
-        ask("new", None).0,
-        "builtin",
-        "a new contract is looked at anew"
-    );
+    assert_eq!(ask("new", None).0, "builtin", "a new contract is looked at anew");
 }
 
 #[test]
@@ -113,17 +60,9 @@ fn a_tools_own_hints_are_read_and_nonsense_says_nothing() {
 
 #[test]
 fn pauses_grow_to_their_bound_and_the_same_call_waits_the_same() {
-    let still = Retry {
-        jitter: false,
-        ..Retry::default()
-    };
-    let pauses: Vec<u64> = (1..=8)
-        .map(|attempt| still.pause_ms(attempt, &cid("call")))
-        .collect();
-    assert_eq!(
-        pauses,
-        [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]
-    );
+    let still = Retry { jitter: false, ..Retry::default() };
+    let pauses: Vec<u64> = (1..=8).map(|attempt| still.pause_ms(attempt, &cid("call"))).collect();
+    assert_eq!(pauses, [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
     let spread = Retry::default();
     for attempt in 1..=8 {
         let pause = spread.pause_ms(attempt, &cid("call"));

@@ -53,10 +53,7 @@ impl Child {
     ) -> Result<Self, String> {
         let mut starting = Command::new(command);
         starting.args(args).process_group(0).kill_on_drop(true);
-        starting
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        starting.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for (key, _) in std::env::vars_os() {
             if key.to_string_lossy().starts_with(OUR_ENVIRONMENT) {
                 starting.env_remove(key);
@@ -66,15 +63,9 @@ impl Child {
         if let Some(directory) = directory {
             starting.current_dir(directory);
         }
-        let mut process = starting
-            .spawn()
-            .map_err(|error| format!("cannot start {command:?}: {error}"))?;
+        let mut process = starting.spawn().map_err(|error| format!("cannot start {command:?}: {error}"))?;
         let group = Group::of(&process);
-        let (stdin, stdout, stderr) = (
-            process.stdin.take(),
-            process.stdout.take(),
-            process.stderr.take(),
-        );
+        let (stdin, stdout, stderr) = (process.stdin.take(), process.stdout.take(), process.stderr.take());
         let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
             return Err(format!("cannot reach the pipes of {command:?}"));
         };
@@ -82,12 +73,7 @@ impl Child {
         let (outbox, lines) = mpsc::channel(OUTBOX_MAX);
         let closing = CancellationToken::new();
         let gone = CancellationToken::new();
-        let keeper = Keeper {
-            process,
-            group,
-            inbox: Arc::clone(&inbox),
-            closing: closing.clone(),
-        };
+        let keeper = Keeper { process, group, inbox: Arc::clone(&inbox), closing: closing.clone() };
         let answers = outbox.downgrade();
         let reading = read(stdout, inbox, answers);
         let logging = log(stderr, name.to_owned());
@@ -98,12 +84,7 @@ impl Child {
             finished.cancel();
         });
         let guard = closing.clone().drop_guard();
-        Ok(Self {
-            outbox,
-            closing,
-            gone,
-            _guard: guard,
-        })
+        Ok(Self { outbox, closing, gone, _guard: guard })
     }
 
     /// Ends the child: closes its input, then asks, then kills. Returns when the group is gone.
@@ -118,11 +99,7 @@ struct Group(Option<Pid>);
 
 impl Group {
     fn of(process: &Process) -> Self {
-        Self(
-            process
-                .id()
-                .and_then(|id| Pid::from_raw(id.try_into().ok()?)),
-        )
+        Self(process.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)))
     }
 
     fn signal(&self, signal: Signal) {
@@ -243,11 +220,7 @@ async fn write(mut stdin: ChildStdin, mut lines: mpsc::Receiver<String>) {
     }
 }
 
-async fn read(
-    stdout: impl AsyncRead + Unpin,
-    inbox: Arc<Inbox>,
-    outbox: mpsc::WeakSender<String>,
-) -> End {
+async fn read(stdout: impl AsyncRead + Unpin, inbox: Arc<Inbox>, outbox: mpsc::WeakSender<String>) -> End {
     let mut stdout = BufReader::with_capacity(64 * 1024, stdout);
     let mut garbage = 0;
     let mut line = Vec::new();
@@ -259,9 +232,7 @@ async fn read(
             Line::Cut => return End::Broken(format!("a line is over {LINE_MAX} bytes")),
             Line::End => return End::Closed,
         }
-        let delivered = std::str::from_utf8(&line)
-            .ok()
-            .and_then(|text| inbox.deliver(text, None).ok());
+        let delivered = std::str::from_utf8(&line).ok().and_then(|text| inbox.deliver(text, None).ok());
         match delivered {
             Some(back) => {
                 garbage = 0;
@@ -300,11 +271,7 @@ enum Line {
 }
 
 /// Reads up to a line feed, which is taken but not kept. An unfinished last line counts as none.
-async fn read_line(
-    reader: &mut (impl AsyncBufRead + Unpin),
-    line: &mut Vec<u8>,
-    limit: usize,
-) -> Line {
+async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>, limit: usize) -> Line {
     loop {
         let available = match reader.fill_buf().await {
             Ok([]) | Err(_) => return Line::End,

@@ -41,12 +41,7 @@ fn shown_of(tool: &RawValue) -> Option<(String, Places)> {
 }
 
 fn collect(schema: &Value, path: &[String], found: &mut Places) {
-    for (key, property) in schema
-        .get("properties")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-    {
+    for (key, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
         let path = [path, std::slice::from_ref(key)].concat();
         let header = property.get(SHOWN).and_then(Value::as_str);
         let header = header.and_then(|name| HeaderName::try_from(format!("mcp-param-{name}")).ok());
@@ -85,9 +80,7 @@ fn arguments(params: &RawValue, wanted: &[(HeaderName, Vec<String>)]) -> HeaderM
         return HeaderMap::new();
     };
     let shown = wanted.iter().filter_map(|(header, path)| {
-        let argument = path
-            .iter()
-            .try_fold(&arguments, |value, key| value.get(key))?;
+        let argument = path.iter().try_fold(&arguments, |value, key| value.get(key))?;
         let text = match argument {
             Value::String(text) => text.clone(),
             Value::Bool(_) | Value::Number(_) => argument.to_string(),

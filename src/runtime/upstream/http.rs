@@ -58,11 +58,7 @@ struct Wire {
 
 impl Http {
     /// Prepares a connection; nothing is sent yet. Errors: which setting makes no sense, without its value.
-    pub fn open(
-        url: &str,
-        headers: &BTreeMap<String, String>,
-        inbox: Arc<Inbox>,
-    ) -> Result<Self, String> {
+    pub fn open(url: &str, headers: &BTreeMap<String, String>, inbox: Arc<Inbox>) -> Result<Self, String> {
         let url = Url::parse(url).map_err(|error| format!("the url is malformed: {error}"))?;
         // An error means that a provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -92,11 +88,7 @@ impl Http {
                 posting.post_aside(letter).await;
             }
         });
-        Ok(Self {
-            outbox,
-            wire,
-            _poster: poster,
-        })
+        Ok(Self { outbox, wire, _poster: poster })
     }
 
     /// Fixes what every later message says it speaks.
@@ -134,9 +126,7 @@ impl Http {
         loop {
             let response = match self.wire.get(parser.last_id()).await {
                 Ok(response) if response.status().is_success() => response,
-                Ok(response)
-                    if response.status() == StatusCode::NOT_FOUND && self.has_session() =>
-                {
+                Ok(response) if response.status() == StatusCode::NOT_FOUND && self.has_session() => {
                     self.wire.expire();
                     return;
                 }
@@ -157,11 +147,7 @@ impl Http {
         if self.has_session() && !self.expired() {
             let request = self.wire.client.delete(self.wire.url.clone());
             // The server ends an abandoned session by itself.
-            let _ = request
-                .headers(self.wire.headers())
-                .timeout(ASIDE_TIMEOUT)
-                .send()
-                .await;
+            let _ = request.headers(self.wire.headers()).timeout(ASIDE_TIMEOUT).send().await;
         }
         self.wire.inbox.lose("stopped");
     }
@@ -201,14 +187,12 @@ impl Http {
             Ok(body) => body,
             Err(failure) => return failure,
         };
-        let delivered = std::str::from_utf8(&body)
-            .is_ok_and(|text| self.wire.inbox.deliver(text, Some(id)).is_ok());
+        let delivered =
+            std::str::from_utf8(&body).is_ok_and(|text| self.wire.inbox.deliver(text, Some(id)).is_ok());
         match (status.is_success(), delivered) {
             (true, true) => Failure::Broken("the response answers another request".to_owned()),
             (true, false) => Failure::Broken("the response is no json-rpc message".to_owned()),
-            (false, _) => Failure::Unavailable {
-                message: format!("answered {status}"),
-            },
+            (false, _) => Failure::Unavailable { message: format!("answered {status}") },
         }
     }
 
@@ -250,8 +234,7 @@ impl Http {
                 let text = String::from_utf8(event.data)
                     .map_err(|_| Failure::Broken("an event is not utf-8".to_owned()))?;
                 let back = self.wire.inbox.deliver(&text, context);
-                let back = back
-                    .map_err(|_| Failure::Broken("an event is no json-rpc message".to_owned()))?;
+                let back = back.map_err(|_| Failure::Broken("an event is no json-rpc message".to_owned()))?;
                 for letter in back {
                     // A server that asks faster than it takes answers loses some.
                     let _ = self.outbox.try_send(letter);
@@ -272,11 +255,7 @@ impl Wire {
     }
 
     async fn post(&self, body: String, headers: HeaderMap) -> reqwest::Result<Response> {
-        let request = self
-            .client
-            .post(self.url.clone())
-            .headers(self.headers())
-            .headers(headers);
+        let request = self.client.post(self.url.clone()).headers(self.headers()).headers(headers);
         request
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json, text/event-stream")
@@ -325,10 +304,7 @@ fn same_origin(attempt: redirect::Attempt) -> redirect::Action {
 }
 
 fn is_stream(response: &Response) -> bool {
-    let media = response
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|media| media.to_str().ok());
+    let media = response.headers().get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok());
     media.is_some_and(|media| media.trim_start().starts_with("text/event-stream"))
 }
 
@@ -348,10 +324,7 @@ async fn read_whole(response: Response) -> Result<Vec<u8>, Failure> {
 }
 
 fn pause(parser: &Parser) -> Duration {
-    parser
-        .retry_ms()
-        .map_or(REOPEN, Duration::from_millis)
-        .min(REOPEN_MAX)
+    parser.retry_ms().map_or(REOPEN, Duration::from_millis).min(REOPEN_MAX)
 }
 
 fn describe(error: &reqwest::Error) -> String {

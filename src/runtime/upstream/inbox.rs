@@ -92,9 +92,7 @@ impl Inbox {
 
     /// Stops waiting for `id`. True when it was still unanswered.
     pub fn forget(&self, id: u64) -> bool {
-        self.waiting()
-            .as_mut()
-            .is_some_and(|map| map.remove(&id).is_some())
+        self.waiting().as_mut().is_some_and(|map| map.remove(&id).is_some())
     }
 
     /// Ends everything that waits with `failure`, and whatever would wait later with `Died`.
@@ -180,10 +178,7 @@ impl Inbox {
             return;
         };
         if let Ok(params) = wire::with_token(&notification.params, token) {
-            let _ = to.try_send(Notification {
-                params,
-                ..notification
-            });
+            let _ = to.try_send(Notification { params, ..notification });
         }
     }
 

@@ -38,27 +38,12 @@ impl Link {
         let inbox = Arc::new(Inbox::new(&settings.name));
         let shared = Arc::clone(&inbox);
         let transport = match &settings.transport {
-            Transport::Child {
-                command,
-                args,
-                env,
-                directory,
-            } => Open::Child(Child::open(
-                command,
-                args,
-                env,
-                directory.as_ref(),
-                shared,
-                &settings.name,
-            )?),
+            Transport::Child { command, args, env, directory } => {
+                Open::Child(Child::open(command, args, env, directory.as_ref(), shared, &settings.name)?)
+            }
             Transport::Http { url, headers } => Open::Http(Http::open(url, headers, shared)?),
         };
-        Ok(Self {
-            inbox,
-            transport,
-            protocol: OnceLock::new(),
-            shown: Mutex::default(),
-        })
+        Ok(Self { inbox, transport, protocol: OnceLock::new(), shown: Mutex::default() })
     }
 
     /// Fixes what is spoken from now on.
@@ -82,8 +67,7 @@ impl Link {
         notifications: Option<mpsc::Sender<Notification>>,
     ) -> Answer {
         let protocol = self.protocol.get().copied().unwrap_or(Protocol::Modern);
-        self.request_as(protocol, method, params, notifications)
-            .await
+        self.request_as(protocol, method, params, notifications).await
     }
 
     /// Asks in a protocol not yet agreed on. Safe to drop midway: the upstream is told.
@@ -95,23 +79,11 @@ impl Link {
         notifications: Option<mpsc::Sender<Notification>>,
     ) -> Answer {
         let id = self.inbox.next_id();
-        let (params, token) =
-            wire::outgoing(params, id, protocol).map_err(|error| Failure::Unavailable {
-                message: error.to_string(),
-            })?;
+        let (params, token) = wire::outgoing(params, id, protocol)
+            .map_err(|error| Failure::Unavailable { message: error.to_string() })?;
         let body = wire::request(id, method, &params);
-        let answer = self.inbox.expect(
-            id,
-            Sink {
-                to: notifications,
-                token,
-            },
-        )?;
-        let mut asked = Asked {
-            link: self,
-            id,
-            tell: false,
-        };
+        let answer = self.inbox.expect(id, Sink { to: notifications, token })?;
+        let mut asked = Asked { link: self, id, tell: false };
         let outcome = match &self.transport {
             Open::Child(child) => {
                 child.outbox.send(body).await.map_err(|_| Failure::Died)?;

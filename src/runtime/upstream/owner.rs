@@ -18,8 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::block::splice::{self, member};
 use crate::runtime::upstream::{
-    Capabilities, Failure, Offered, Protocol, Reply, Settings, State, inbox::Changes, link::Link,
-    wire,
+    Capabilities, Failure, Offered, Protocol, Reply, Settings, State, inbox::Changes, link::Link, wire,
 };
 
 /// Pages read of one list.
@@ -54,13 +53,7 @@ impl Owner {
         link: watch::Sender<Option<Arc<Link>>>,
         stopping: CancellationToken,
     ) -> Self {
-        Self {
-            settings,
-            offered,
-            link,
-            stopping,
-            shy: false,
-        }
+        Self { settings, offered, link, stopping, shy: false }
     }
 
     /// Runs until it is told to stop.
@@ -180,13 +173,10 @@ impl Owner {
         let version = text(&result, "protocolVersion").unwrap_or_default();
         let known = wire::SESSIONS.into_iter().find(|known| *known == version);
         let Some(known) = known else {
-            return Err(Failure::Broken(
-                "it speaks none of our revisions".to_owned(),
-            ));
+            return Err(Failure::Broken("it speaks none of our revisions".to_owned()));
         };
         link.settle(Protocol::Session(known));
-        link.notify("notifications/initialized", &wire::empty())
-            .await;
+        link.notify("notifications/initialized", &wire::empty()).await;
         offered.protocol = Some(Protocol::Session(known));
         Ok(offered)
     }
@@ -216,12 +206,7 @@ impl Owner {
     }
 
     /// All pages of a list. An upstream that knows no such list has an empty one.
-    async fn list(
-        &self,
-        link: &Link,
-        method: &str,
-        key: &str,
-    ) -> Result<Vec<Box<RawValue>>, Failure> {
+    async fn list(&self, link: &Link, method: &str, key: &str) -> Result<Vec<Box<RawValue>>, Failure> {
         let mut items: Vec<Box<RawValue>> = Vec::new();
         let mut params = wire::empty();
         for _ in 0..PAGES_MAX {
@@ -249,8 +234,7 @@ impl Owner {
     }
 
     fn publish(&self, change: impl FnOnce(&mut Offered)) {
-        self.offered
-            .send_modify(|offered| change(Arc::make_mut(offered)));
+        self.offered.send_modify(|offered| change(Arc::make_mut(offered)));
     }
 }
 
@@ -267,10 +251,7 @@ async fn follow(link: &Link, protocol: Option<Protocol>, can: Capabilities) {
         can.tools_change, can.prompts_change, can.resources_change
     ));
     // An error is a refusal; anything else may be otherwise next time.
-    while !matches!(
-        link.request("subscriptions/listen", &params, None).await,
-        Ok(Reply::Error { .. })
-    ) {
+    while !matches!(link.request("subscriptions/listen", &params, None).await, Ok(Reply::Error { .. })) {
         sleep(RELISTEN).await;
         link.inbox.all_changed();
     }
@@ -278,9 +259,7 @@ async fn follow(link: &Link, protocol: Option<Protocol>, can: Capabilities) {
 
 fn initialize() -> Box<RawValue> {
     let (version, client) = (wire::SESSIONS[0], wire::client_info());
-    splice::raw(format!(
-        r#"{{"protocolVersion":"{version}","capabilities":{{}},"clientInfo":{client}}}"#
-    ))
+    splice::raw(format!(r#"{{"protocolVersion":"{version}","capabilities":{{}},"clientInfo":{client}}}"#))
 }
 
 /// What a `server/discover` result says; nothing when it does not offer the stateless revision.

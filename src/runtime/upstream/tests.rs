@@ -36,23 +36,11 @@ fn an_edit_leaves_every_other_byte() {
     check("{}", r#"{"a":1.0,"b":1.0}"#);
     check("{ }", r#"{"a":1.0,"b":1.0 }"#);
     check(r#"{"x.a":1}"#, r#"{"a":1.0,"b":1.0}"#);
-    check(
-        r#"{ "x.a":1 , "c" : 2e0 }"#,
-        r#"{  "c" : 2e0,"a":1.0,"b":1.0 }"#,
-    );
-    check(
-        r#"{"c":[{}, 1],"x.b":{"a":1}, "\u0061" : 5}"#,
-        r#"{"c":[{}, 1], "\u0061" : 1.0,"b":1.0}"#,
-    );
-    check(
-        r#"{"a":1,"a":2,"\ud800":3,"b":4}"#,
-        r#"{"a":1.0,"a":1.0,"\ud800":3,"b":1.0}"#,
-    );
+    check(r#"{ "x.a":1 , "c" : 2e0 }"#, r#"{  "c" : 2e0,"a":1.0,"b":1.0 }"#);
+    check(r#"{"c":[{}, 1],"x.b":{"a":1}, "\u0061" : 5}"#, r#"{"c":[{}, 1], "\u0061" : 1.0,"b":1.0}"#);
+    check(r#"{"a":1,"a":2,"\ud800":3,"b":4}"#, r#"{"a":1.0,"a":1.0,"\ud800":3,"b":1.0}"#);
     for other in ["[]", "1", "null", "\"{}\""] {
-        assert!(
-            splice::edit(&raw(other), &[], |_| false).is_err(),
-            "{other}"
-        );
+        assert!(splice::edit(&raw(other), &[], |_| false).is_err(), "{other}");
     }
 }
 
@@ -65,39 +53,19 @@ fn events_come_out_the_same_however_the_bytes_are_cut() {
         let (head, tail) = stream.as_bytes().split_at(cut);
         let mut events = parser.push(head).expect("within bounds");
         events.extend(parser.push(tail).expect("within bounds"));
-        let data: Vec<_> = events
-            .iter()
-            .map(|event| str::from_utf8(&event.data))
-            .collect();
+        let data: Vec<_> = events.iter().map(|event| str::from_utf8(&event.data)).collect();
         assert_eq!(data, expected.map(Ok), "cut at {cut}");
         assert_eq!((parser.last_id(), parser.retry_ms()), (Some("7"), Some(20)));
     }
     assert!(sse::Parser::new(64).push(&[b'a'; 65]).is_err());
-    assert!(
-        sse::Parser::new(64)
-            .push(format!("data:{}\ndata:{0}\n", "a".repeat(40)).as_bytes())
-            .is_err()
-    );
+    assert!(sse::Parser::new(64).push(format!("data:{}\ndata:{0}\n", "a".repeat(40)).as_bytes()).is_err());
 }
 
 #[test]
 fn no_text_is_too_odd_to_be_read() {
-    let deep = format!(
-        r#"{{"id":1,"result":{}{}}}"#,
-        "[".repeat(100_000),
-        "]".repeat(100_000)
-    );
+    let deep = format!(r#"{{"id":1,"result":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     assert!(wire::parse(&deep).is_ok());
-    for odd in [
-        "",
-        "{",
-        "[",
-        "[1]",
-        "null",
-        "{}",
-        r#"{"id":{},"method":5}"#,
-        r#"{"id":1,"error":7}"#,
-    ] {
+    for odd in ["", "{", "[", "[1]", "null", "{}", r#"{"id":{},"method":5}"#, r#"{"id":1,"error":7}"#] {
         assert!(wire::parse(odd).is_err(), "{odd}");
     }
 }
@@ -106,13 +74,10 @@ fn no_text_is_too_odd_to_be_read() {
 fn mutated_messages_are_read_or_refused_and_edits_stay_json() {
     const SEED: u64 = 0x0cab_1e5e_ed00_0001;
     const BYTES: &[u8] = b"{}[]\",:\\u0d8e1.- \n\xff_metan";
-    let model =
-        br#"{"id":1,"params":{"_meta":{"progressToken":"\u00e9"},"x.y" : [1.0,{}]},"method":"m"}"#;
+    let model = br#"{"id":1,"params":{"_meta":{"progressToken":"\u00e9"},"x.y" : [1.0,{}]},"method":"m"}"#;
     let mut state = SEED;
     let mut random = |bound: usize| {
-        state = state
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (state >> 33) as usize % bound
     };
     for round in 0..50_000 {
@@ -161,19 +126,9 @@ async fn the_everything_server_is_offered_whole_over_http() {
     let port = free_port();
     let mut command = Command::new(binary("mcp-server-everything"));
     command.arg("streamableHttp").env("PORT", port.to_string());
-    let mut server = command
-        .kill_on_drop(true)
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("node runs");
+    let mut server = command.kill_on_drop(true).stderr(Stdio::piped()).spawn().expect("node runs");
     let mut lines = BufReader::new(server.stderr.take().expect("piped")).lines();
-    while !lines
-        .next_line()
-        .await
-        .expect("readable")
-        .expect("it says so")
-        .contains("listening")
-    {}
+    while !lines.next_line().await.expect("readable").expect("it says so").contains("listening") {}
     let upstream = Upstream::start(web(format!("http://127.0.0.1:{port}/mcp")));
     everything(&upstream).await;
     upstream.stop().await;
@@ -186,28 +141,15 @@ async fn everything(upstream: &Upstream) {
     assert!(offered.capabilities.completions && offered.instructions.is_some());
     assert!(offered.tools.len() >= 10 && offered.prompts.len() >= 3);
     assert!(!offered.resources.is_empty() && !offered.templates.is_empty());
-    assert!(
-        offered
-            .tools
-            .iter()
-            .all(|tool| tool.get().contains(r#""execution":{"taskSupport":"#))
-    );
+    assert!(offered.tools.iter().all(|tool| tool.get().contains(r#""execution":{"taskSupport":"#)));
 
     let echo = call(upstream, "echo", json!({"message": "hello"})).await;
-    assert_eq!(
-        text(&echo),
-        r#"{"content":[{"type":"text","text":"Echo: hello"}]}"#
-    );
+    assert_eq!(text(&echo), r#"{"content":[{"type":"text","text":"Echo: hello"}]}"#);
 
     let (to, mut notifications) = mpsc::channel(64);
-    let params = raw(
-        r#"{"name":"trigger-long-running-operation","arguments":{"duration":0.4,"steps":4},
-            "_meta":{"progressToken":"mine","io.cairn/contract":"x"}}"#,
-    );
-    let options = Options {
-        notifications: Some(to),
-        ..Options::default()
-    };
+    let params = raw(r#"{"name":"trigger-long-running-operation","arguments":{"duration":0.4,"steps":4},
+            "_meta":{"progressToken":"mine","io.cairn/contract":"x"}}"#);
+    let options = Options { notifications: Some(to), ..Options::default() };
     let reply = upstream.request("tools/call", params, options).await;
     assert!(matches!(reply, Ok(Reply::Result(_))));
     for step in 1..=4 {
@@ -218,10 +160,7 @@ async fn everything(upstream: &Upstream) {
     }
 
     let params = raw(r#"{"name":"trigger-long-running-operation","arguments":{"duration":60}}"#);
-    let options = Options {
-        timeout: Some(Duration::from_millis(100)),
-        ..Options::default()
-    };
+    let options = Options { timeout: Some(Duration::from_millis(100)), ..Options::default() };
     let late = upstream.request("tools/call", params, options).await;
     assert_eq!(late.err(), Some(Failure::TimedOut));
     let again = call(upstream, "get-sum", json!({"a": 2, "b": 3})).await;
@@ -254,15 +193,8 @@ async fn unknown_fields_survive_byte_for_byte() {
         r#"{ "content" : [ ],"x":1.0e2,"x":2,"\u0041":"\ud800" , "n":12345678901234567890123.10}"#
     );
     match call(&upstream, "no such", json!({})).await {
-        Ok(Reply::Error {
-            code: -32602,
-            message,
-            data: Some(data),
-        }) => {
-            assert_eq!(
-                (message.as_str(), data.get()),
-                ("unknown tool", r#"{"a": 1}"#)
-            );
+        Ok(Reply::Error { code: -32602, message, data: Some(data) }) => {
+            assert_eq!((message.as_str(), data.get()), ("unknown tool", r#"{"a": 1}"#));
         }
         other => panic!("expected an error, got {other:?}"),
     }
@@ -277,18 +209,10 @@ async fn params_are_fitted_to_the_era_and_otherwise_kept() {
         session.contains("{\"name\":\"line\",  \"n\": 1.50, \"_meta\" : {\"progressToken\":"),
         "{session}"
     );
-    assert!(
-        session.contains("\"traceparent\":\"00-1\"}}") && !session.contains("io."),
-        "{session}"
-    );
+    assert!(session.contains("\"traceparent\":\"00-1\"}}") && !session.contains("io."), "{session}");
     let modern = sent("modern", asked).await;
-    assert!(
-        modern.contains("\"io.modelcontextprotocol/logLevel\":\"info\", \"traceparent\":\"00-1\",")
-    );
-    assert!(
-        modern.contains("\"io.modelcontextprotocol/clientCapabilities\":{}"),
-        "{modern}"
-    );
+    assert!(modern.contains("\"io.modelcontextprotocol/logLevel\":\"info\", \"traceparent\":\"00-1\","));
+    assert!(modern.contains("\"io.modelcontextprotocol/clientCapabilities\":{}"), "{modern}");
     let bare = sent("session", r#"{"name":"line"}"#).await;
     assert!(bare.contains(r#""params":{"name":"line"}"#), "{bare}");
 }
@@ -297,9 +221,7 @@ async fn params_are_fitted_to_the_era_and_otherwise_kept() {
 async fn sent(era: &str, params: &str) -> String {
     let upstream = Upstream::start(odd(era));
     ready(&upstream).await;
-    let reply = upstream
-        .request("tools/call", raw(params), Options::default())
-        .await;
+    let reply = upstream.request("tools/call", raw(params), Options::default()).await;
     let value: Value = serde_json::from_str(&text(&reply)).expect("json");
     value["line"].as_str().expect("text").to_owned()
 }
@@ -309,20 +231,14 @@ async fn a_stateless_upstream_tells_of_changes_through_a_subscription() {
     let upstream = Upstream::start(odd("modern"));
     let offered = ready(&upstream).await;
     assert_eq!(offered.protocol, Some(Protocol::Modern));
-    assert_eq!(
-        offered.server.as_ref().map(|server| server.get()),
-        Some(r#"{"name": "odd"}"#)
-    );
+    assert_eq!(offered.server.as_ref().map(|server| server.get()), Some(r#"{"name": "odd"}"#));
     grows(&upstream).await;
 }
 
 #[tokio::test]
 async fn a_changed_list_is_fetched_again_page_by_page() {
     let upstream = Upstream::start(odd("session"));
-    assert_eq!(
-        ready(&upstream).await.instructions.as_deref(),
-        Some("beware")
-    );
+    assert_eq!(ready(&upstream).await.instructions.as_deref(), Some("beware"));
     grows(&upstream).await;
 }
 
@@ -330,19 +246,13 @@ async fn grows(upstream: &Upstream) {
     assert!(call(upstream, "grow", json!({})).await.is_ok());
     let mut offer = upstream.offer();
     let grown = timeout(PATIENCE, offer.wait_for(|offered| offered.tools.len() == 2)).await;
-    assert_eq!(
-        grown.expect("in time").expect("alive").tools[1].get(),
-        r#"{"name":"grown"}"#
-    );
+    assert_eq!(grown.expect("in time").expect("alive").tools[1].get(), r#"{"name":"grown"}"#);
 }
 
 #[tokio::test]
 async fn a_server_that_ends_at_the_first_question_is_asked_the_other_one() {
     let upstream = Upstream::start(odd("shy"));
-    assert_eq!(
-        ready(&upstream).await.protocol,
-        Some(Protocol::Session("2025-06-18"))
-    );
+    assert_eq!(ready(&upstream).await.protocol, Some(Protocol::Session("2025-06-18")));
 }
 
 #[tokio::test]
@@ -351,26 +261,12 @@ async fn a_death_ends_every_call_at_once_and_the_server_comes_back() {
     ready(&upstream).await;
     let mut offer = upstream.offer();
     let began = Instant::now();
-    let (hanging, dead) = tokio::join!(
-        call(&upstream, "hang", json!({})),
-        call(&upstream, "die", json!({}))
-    );
-    assert_eq!(
-        (hanging.err(), dead.err()),
-        (Some(Failure::Died), Some(Failure::Died))
-    );
+    let (hanging, dead) = tokio::join!(call(&upstream, "hang", json!({})), call(&upstream, "die", json!({})));
+    assert_eq!((hanging.err(), dead.err()), (Some(Failure::Died), Some(Failure::Died)));
     assert!(began.elapsed() < Duration::from_secs(10));
-    let failed = timeout(
-        PATIENCE,
-        offer.wait_for(|offered| matches!(offered.state, State::Failed { .. })),
-    );
+    let failed = timeout(PATIENCE, offer.wait_for(|offered| matches!(offered.state, State::Failed { .. })));
     let failed = failed.await.expect("in time").expect("alive").state.clone();
-    assert_eq!(
-        failed,
-        State::Failed {
-            message: "the process ended: exit status: 3".to_owned()
-        }
-    );
+    assert_eq!(failed, State::Failed { message: "the process ended: exit status: 3".to_owned() });
     ready(&upstream).await;
     assert!(call(&upstream, "twice", json!({})).await.is_ok());
 }
@@ -381,31 +277,19 @@ async fn timeouts_cancellations_and_dropped_calls_are_told() {
     ready(&upstream).await;
     let hang = || raw(r#"{"name":"hang"}"#);
     let brief = Duration::from_millis(50);
-    let options = Options {
-        timeout: Some(brief),
-        ..Options::default()
-    };
+    let options = Options { timeout: Some(brief), ..Options::default() };
     let late = upstream.request("tools/call", hang(), options).await;
     assert_eq!(late.err(), Some(Failure::TimedOut));
 
     let cancel = CancellationToken::new();
-    let options = Options {
-        cancel: cancel.clone(),
-        ..Options::default()
-    };
+    let options = Options { cancel: cancel.clone(), ..Options::default() };
     let (cancelled, ()) = tokio::join!(upstream.request("tools/call", hang(), options), async {
-        call(&upstream, "cancelled", json!({}))
-            .await
-            .expect("a reply");
+        call(&upstream, "cancelled", json!({})).await.expect("a reply");
         cancel.cancel();
     });
     assert_eq!(cancelled.err(), Some(Failure::Cancelled));
 
-    let dropped = timeout(
-        brief,
-        upstream.request("tools/call", hang(), Options::default()),
-    )
-    .await;
+    let dropped = timeout(brief, upstream.request("tools/call", hang(), Options::default())).await;
     assert!(dropped.is_err());
     let told = text(&call(&upstream, "cancelled", json!({})).await);
     let told: Value = serde_json::from_str(&told).expect("json");
@@ -417,38 +301,22 @@ async fn floods_garbage_and_second_answers_harm_nobody() {
     let upstream = Upstream::start(odd("session"));
     ready(&upstream).await;
     let (to, mut notifications) = mpsc::channel(8);
-    let options = Options {
-        notifications: Some(to),
-        ..Options::default()
-    };
-    let flood = upstream
-        .request("tools/call", raw(r#"{"name":"flood"}"#), options)
-        .await;
+    let options = Options { notifications: Some(to), ..Options::default() };
+    let flood = upstream.request("tools/call", raw(r#"{"name":"flood"}"#), options).await;
     assert!(flood.is_ok());
     assert!(notifications.recv().await.is_some());
-    assert!(
-        call(&upstream, "garbage", json!({"lines": 900}))
-            .await
-            .is_ok()
-    );
-    assert_eq!(
-        text(&call(&upstream, "twice", json!({})).await),
-        r#"{"n":1}"#
-    );
+    assert!(call(&upstream, "garbage", json!({"lines": 900})).await.is_ok());
+    assert_eq!(text(&call(&upstream, "twice", json!({})).await), r#"{"n":1}"#);
     let asked = text(&call(&upstream, "ask", json!({})).await);
-    assert!(
-        asked.contains(r#"\"id\":\"p\",\"result\":{}"#) && asked.contains("-32601"),
-        "{asked}"
-    );
+    assert!(asked.contains(r#"\"id\":\"p\",\"result\":{}"#) && asked.contains("-32601"), "{asked}");
 }
 
 #[tokio::test]
 async fn endless_garbage_and_huge_lines_end_the_server() {
     let upstream = Upstream::start(odd("session"));
-    for (tool, arguments, how) in [
-        ("garbage", json!({"lines": 100_000}), "no messages"),
-        ("huge", json!({}), "16777216 bytes"),
-    ] {
+    for (tool, arguments, how) in
+        [("garbage", json!({"lines": 100_000}), "no messages"), ("huge", json!({}), "16777216 bytes")]
+    {
         ready(&upstream).await;
         match call(&upstream, tool, arguments).await {
             Err(Failure::Broken(message)) => assert!(message.contains(how), "{message}"),
@@ -456,10 +324,7 @@ async fn endless_garbage_and_huge_lines_end_the_server() {
         }
         let mut offer = upstream.offer();
         let failed = offer.wait_for(|offered| offered.state != State::Ready);
-        timeout(PATIENCE, failed)
-            .await
-            .expect("in time")
-            .expect("alive");
+        timeout(PATIENCE, failed).await.expect("in time").expect("alive");
     }
     ready(&upstream).await;
 }
@@ -473,10 +338,7 @@ async fn a_server_that_no_longer_listens_is_started_again() {
     let unheard = call(&upstream, "twice", json!({})).await;
     assert_eq!(unheard.err(), Some(Failure::Died));
     let failed = offer.wait_for(|offered| offered.state != State::Ready);
-    timeout(PATIENCE, failed)
-        .await
-        .expect("in time")
-        .expect("alive");
+    timeout(PATIENCE, failed).await.expect("in time").expect("alive");
     ready(&upstream).await;
     assert!(call(&upstream, "twice", json!({})).await.is_ok());
 }
@@ -495,17 +357,10 @@ async fn stopping_leaves_no_process_behind() {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(Duration::from_secs(10), gone)
-            .await
-            .expect("no process is left");
+        timeout(Duration::from_secs(10), gone).await.expect("no process is left");
     }
     let refused = call(&upstream, "twice", json!({})).await;
-    assert_eq!(
-        refused.err(),
-        Some(Failure::Unavailable {
-            message: "stopped".to_owned()
-        })
-    );
+    assert_eq!(refused.err(), Some(Failure::Unavailable { message: "stopped".to_owned() }));
 }
 
 /// Whether a process runs still. One that waits to be reaped does not.
@@ -521,26 +376,15 @@ async fn what_cannot_be_reached_says_why_without_secrets() {
     let (upstream, _server, port) = web_server("session").await;
     upstream.stop().await;
     let plain = web(format!("https://127.0.0.1:{port}/?key=hush"));
-    for (settings, why) in [
-        (missing, "No such file"),
-        (closed, "refused"),
-        (plain, "cannot"),
-    ] {
+    for (settings, why) in [(missing, "No such file"), (closed, "refused"), (plain, "cannot")] {
         let upstream = Upstream::start(settings);
         let mut offer = upstream.offer();
         let failed = offer.wait_for(|offered| matches!(offered.state, State::Failed { .. }));
-        let failed = timeout(PATIENCE, failed)
-            .await
-            .expect("in time")
-            .expect("alive")
-            .clone();
+        let failed = timeout(PATIENCE, failed).await.expect("in time").expect("alive").clone();
         let State::Failed { message } = &failed.state else {
             continue;
         };
-        assert!(
-            message.contains(why) && !message.contains("hush"),
-            "{message}"
-        );
+        assert!(message.contains(why) && !message.contains("hush"), "{message}");
         let refused = call(&upstream, "any", json!({})).await;
         assert!(matches!(refused, Err(Failure::Unavailable { .. })));
     }
@@ -550,10 +394,7 @@ async fn what_cannot_be_reached_says_why_without_secrets() {
 async fn a_forgotten_session_is_opened_again_and_the_call_runs_once() {
     let (upstream, _server, _) = web_server("session").await;
     assert!(call(&upstream, "forget", json!({})).await.is_ok());
-    assert_eq!(
-        text(&call(&upstream, "run", json!({})).await),
-        r#"{"runs": 1}"#
-    );
+    assert_eq!(text(&call(&upstream, "run", json!({})).await), r#"{"runs": 1}"#);
     upstream.stop().await;
 }
 
@@ -562,22 +403,10 @@ async fn http_answers_become_replies_or_the_right_failure() {
     for era in ["session", "modern"] {
         let (upstream, _server, _) = web_server(era).await;
         let check = async |tool: &str, failure: Failure| {
-            assert_eq!(
-                call(&upstream, tool, json!({})).await.err(),
-                Some(failure),
-                "{era} {tool}"
-            );
+            assert_eq!(call(&upstream, tool, json!({})).await.err(), Some(failure), "{era} {tool}");
         };
-        check(
-            "other",
-            Failure::Broken("the response answers another request".to_owned()),
-        )
-        .await;
-        check(
-            "page",
-            Failure::Broken("the response is no json-rpc message".to_owned()),
-        )
-        .await;
+        check("other", Failure::Broken("the response answers another request".to_owned())).await;
+        check("page", Failure::Broken("the response is no json-rpc message".to_owned())).await;
         let busy = "answered 503 Service Unavailable".to_owned();
         check("busy", Failure::Unavailable { message: busy }).await;
         check("cut", Failure::Died).await;
@@ -604,18 +433,10 @@ async fn http_answers_become_replies_or_the_right_failure() {
 /// An upstream connected to a running server of `tests/web.py`, the server, and its port.
 async fn web_server(era: &str) -> (Upstream, Child, String) {
     let mut command = Command::new("python3");
-    command
-        .arg(script("web.py"))
-        .arg(era)
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
+    command.arg(script("web.py")).arg(era).stdout(Stdio::piped()).kill_on_drop(true);
     let mut server = command.spawn().expect("python3 runs");
     let mut lines = BufReader::new(server.stdout.take().expect("piped")).lines();
-    let port = lines
-        .next_line()
-        .await
-        .expect("readable")
-        .expect("it says its port");
+    let port = lines.next_line().await.expect("readable").expect("it says its port");
     let upstream = Upstream::start(web(format!("http://127.0.0.1:{port}/mcp")));
     ready(&upstream).await;
     (upstream, server, port)
@@ -623,21 +444,14 @@ async fn web_server(era: &str) -> (Upstream, Child, String) {
 
 async fn ready(upstream: &Upstream) -> Arc<Offered> {
     let mut offer = upstream.offer();
-    let ready = timeout(
-        PATIENCE,
-        offer.wait_for(|offered| offered.state == State::Ready),
-    )
-    .await;
-    let ready =
-        ready.unwrap_or_else(|_| panic!("not ready: {:?}", upstream.offer().borrow().state));
+    let ready = timeout(PATIENCE, offer.wait_for(|offered| offered.state == State::Ready)).await;
+    let ready = ready.unwrap_or_else(|_| panic!("not ready: {:?}", upstream.offer().borrow().state));
     Arc::clone(&*ready.expect("its owner lives"))
 }
 
 async fn call(upstream: &Upstream, tool: &str, arguments: Value) -> Result<Reply, Failure> {
     let params = raw(&json!({"name": tool, "arguments": arguments}).to_string());
-    upstream
-        .request("tools/call", params, Options::default())
-        .await
+    upstream.request("tools/call", params, Options::default()).await
 }
 
 fn text(reply: &Result<Reply, Failure>) -> String {
@@ -653,10 +467,7 @@ fn raw(json: &str) -> Box<RawValue> {
 
 fn odd(era: &str) -> Settings {
     let script = script("odd.py");
-    child(
-        Path::new("python3"),
-        &[script.to_str().expect("utf-8"), era],
-    )
+    child(Path::new("python3"), &[script.to_str().expect("utf-8"), era])
 }
 
 fn child(command: &Path, args: &[&str]) -> Settings {
@@ -674,17 +485,11 @@ fn child(command: &Path, args: &[&str]) -> Settings {
 
 fn web(url: String) -> Settings {
     let headers = BTreeMap::from([("X-Secret".to_owned(), "hush".to_owned())]);
-    Settings {
-        name: "test".to_owned(),
-        transport: Transport::Http { url, headers },
-        timeout: PATIENCE,
-    }
+    Settings { name: "test".to_owned(), transport: Transport::Http { url, headers }, timeout: PATIENCE }
 }
 
 fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("src/runtime/upstream/tests")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/runtime/upstream/tests").join(name)
 }
 
 /// A program of the npm packages that the tests run.

@@ -80,45 +80,19 @@ fn parse_one(text: &str) -> Result<Incoming, Garbage> {
     let message: Message = serde_json::from_str(text).map_err(|_| Garbage)?;
     let our_id = message.id.and_then(|id| id.get().parse().ok());
     match message {
-        Message {
-            method: Some(method),
-            id: Some(id),
-            ..
-        } => Ok(Incoming::Request {
-            id: id.to_owned(),
-            method: method.into_owned(),
-        }),
-        Message {
-            method: Some(method),
-            params,
-            ..
-        } => Ok(Incoming::Notification(Notification {
+        Message { method: Some(method), id: Some(id), .. } => {
+            Ok(Incoming::Request { id: id.to_owned(), method: method.into_owned() })
+        }
+        Message { method: Some(method), params, .. } => Ok(Incoming::Notification(Notification {
             method: method.into_owned(),
             params: params.map_or_else(empty, ToOwned::to_owned),
         })),
-        Message {
-            error:
-                Some(ErrorObject {
-                    code,
-                    message,
-                    data,
-                }),
-            ..
-        } => Ok(Incoming::Answer {
-            id: our_id,
-            reply: Reply::Error {
-                code,
-                message,
-                data,
-            },
-        }),
-        Message {
-            result: Some(result),
-            ..
-        } => Ok(Incoming::Answer {
-            id: our_id,
-            reply: Reply::Result(result.to_owned()),
-        }),
+        Message { error: Some(ErrorObject { code, message, data }), .. } => {
+            Ok(Incoming::Answer { id: our_id, reply: Reply::Error { code, message, data } })
+        }
+        Message { result: Some(result), .. } => {
+            Ok(Incoming::Answer { id: our_id, reply: Reply::Result(result.to_owned()) })
+        }
         Message { .. } => Err(Garbage),
     }
 }
@@ -126,19 +100,13 @@ fn parse_one(text: &str) -> Result<Incoming, Garbage> {
 /// The text of request `id`.
 pub fn request(id: u64, method: &str, params: &RawValue) -> String {
     let method = splice::quoted(method);
-    line(format!(
-        r#"{{"jsonrpc":"2.0","id":{id},"method":{method},"params":{}}}"#,
-        params.get()
-    ))
+    line(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{method},"params":{}}}"#, params.get()))
 }
 
 /// The text of a notification.
 pub fn notification(method: &str, params: &RawValue) -> String {
     let method = splice::quoted(method);
-    line(format!(
-        r#"{{"jsonrpc":"2.0","method":{method},"params":{}}}"#,
-        params.get()
-    ))
+    line(format!(r#"{{"jsonrpc":"2.0","method":{method},"params":{}}}"#, params.get()))
 }
 
 /// The text of our answer to a request of theirs: `ping` is all we answer, for we declare no capability.
@@ -146,9 +114,9 @@ pub fn answer(id: &RawValue, method: &str) -> String {
     let id = id.get();
     line(match method {
         "ping" => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#),
-        _ => format!(
-            r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"method not found"}}}}"#
-        ),
+        _ => {
+            format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"method not found"}}}}"#)
+        }
     })
 }
 
@@ -202,10 +170,7 @@ pub fn outgoing(
 
 /// Who we are, to upstreams.
 pub fn client_info() -> Box<RawValue> {
-    splice::raw(format!(
-        r#"{{"name":"cairn","version":"{}"}}"#,
-        env!("CARGO_PKG_VERSION")
-    ))
+    splice::raw(format!(r#"{{"name":"cairn","version":"{}"}}"#, env!("CARGO_PKG_VERSION")))
 }
 
 /// The id of the request that progress `params` speak of.

@@ -19,12 +19,7 @@ pub const ROUNDS: &[Dialogue] = &[
         rounds: &[&["user_name"]],
         sealed: false,
         done: |inputs| {
-            format!(
-                "Hello, {}!",
-                inputs["user_name"]["content"]["name"]
-                    .as_str()
-                    .unwrap_or_default()
-            )
+            format!("Hello, {}!", inputs["user_name"]["content"]["name"].as_str().unwrap_or_default())
         },
     },
     Dialogue {
@@ -37,12 +32,7 @@ pub const ROUNDS: &[Dialogue] = &[
         name: "test_input_required_result_sampling",
         rounds: &[&["capital_question"]],
         sealed: false,
-        done: |inputs| {
-            inputs["capital_question"]["content"]["text"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned()
-        },
+        done: |inputs| inputs["capital_question"]["content"]["text"].as_str().unwrap_or_default().to_owned(),
     },
     Dialogue {
         name: "test_input_required_result_list_roots",
@@ -89,8 +79,7 @@ pub fn question(key: &str) -> Value {
             },
         }})
     };
-    let sample =
-        |prompt, max| json!({"method": "sampling/createMessage", "params": sampling(prompt, max)});
+    let sample = |prompt, max| json!({"method": "sampling/createMessage", "params": sampling(prompt, max)});
     match key {
         "user_name" => form("What is your name?", "name", "string"),
         "step1" => form("Step 1: What is your name?", "name", "string"),
