@@ -79,8 +79,7 @@ pub fn import(
     dir: &Path,
     step: &mut dyn FnMut(Step),
 ) -> Result<Report, ImportError> {
-    let home = Home::open(dir)?;
-    if home.log_path().exists() {
+    if Home::existing(dir).is_ok() {
         return Err(ImportError::Occupied {
             dir: dir.display().to_string(),
         });
