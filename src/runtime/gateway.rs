@@ -49,7 +49,7 @@ pub async fn follow(
     router: Router,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
-    settled: oneshot::Sender<()>,
+    settled: oneshot::Sender<State>,
 ) {
     let mut offer = upstream.offer();
     let mut settled = Some(settled);
@@ -64,7 +64,7 @@ pub async fn follow(
             && let Some(settled) = settled.take()
         {
             // Whoever started this may have stopped waiting.
-            let _ = settled.send(());
+            let _ = settled.send(offered.state.clone());
         }
         tokio::select! {
             changed = offer.changed() => if changed.is_err() { break },

@@ -63,10 +63,10 @@ async fn node() -> Node {
     let dir = tempfile::tempdir().expect("a directory for the test");
     let home = Home::open(dir.path()).expect("the directory is fresh");
     let mut random = || [7; 32];
-    let salt = home.keys(&mut random).expect("the directory is fresh").salt;
     let birth = Birth { owner: "test", random: &mut random, now_us: 1, step: &mut |_| {} };
     let opened = opening::open(&home, &opening::Settings::default(), birth);
     let (ledger, running) = opened.expect("the log is fresh");
+    let salt = home.keys().expect("the log was opened").salt;
     let router = Arc::new(Router::new(router::Parts {
         ledger,
         salt,
