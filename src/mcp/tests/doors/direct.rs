@@ -1,4 +1,6 @@
 //! Claims about calls answered without the library: they are answered as the library answers them.
+//!
+//! Each request goes both ways: as it is, and accepting the same in a form that is left to the library.
 
 use std::time::Duration;
 
