@@ -156,8 +156,8 @@ impl Gateway {
     fn params(&self, invocation: &Invocation) -> Option<Box<RawValue>> {
         let name = splice::raw(splice::quoted(&invocation.name));
         match invocation.method {
-            Method::ResourcesRead => Some(invocation.params.clone()),
-            _ if self.prefix.is_empty() => Some(invocation.params.clone()),
+            Method::ResourcesRead => Some((*invocation.params).to_owned()),
+            _ if self.prefix.is_empty() => Some((*invocation.params).to_owned()),
             Method::ToolsCall | Method::PromptsGet => {
                 splice::edit(&invocation.params, &[("name", &name)], |_| false).ok()
             }
