@@ -95,6 +95,9 @@ pub trait Reader: Send {
 
     fn seq_of(&self, cid: &Cid) -> Result<Option<u64>, LogError>;
 
+    /// The ids of the events from `from` up to, not with, `to`.
+    fn cids(&self, from: u64, to: u64) -> Result<Vec<Cid>, LogError>;
+
     /// Walks events in order from `from`, until there are no more or `visit` breaks.
     fn events(
         &self,

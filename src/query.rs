@@ -28,7 +28,7 @@ use crate::{
     block::{Cid, Codec, decode, payload::Payload},
     call::Code,
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
-    state::{self, StateError, subject_key},
+    state::{self, StateError, StoredTiles, subject_key},
 };
 
 /// Connections kept open between questions; each has some MiB of page cache.
@@ -86,6 +86,11 @@ pub struct View {
 impl View {
     pub fn open(home: &Home) -> Result<Self, QueryError> {
         Self::of_files(&home.state_path(), &home.log_path())
+    }
+
+    /// The tree as far as it is folded.
+    fn tiles(&self) -> StoredTiles<'_> {
+        StoredTiles { state: &self.state, log: self.log.as_ref() }
     }
 
     fn of_files(state: &Path, log: &Path) -> Result<Self, QueryError> {
@@ -186,35 +191,47 @@ pub fn content(home: &Home, payload: &Cid) -> Result<Option<Vec<u8>>, LogError> 
     Ok(Some(content))
 }
 
-/// The latest call of an idempotency key: the seq of its start and of its ending.
+/// A call by the seq of its start, and of its ending where it has one.
+pub type CallSeqs = (u64, Option<u64>);
+
+/// What ended the call that began at `?`: the child of its start with the same subject.
+const ENDED: &str = "(SELECT edge.child FROM edge JOIN entry ON entry.seq = edge.child
+                      WHERE edge.parent = call AND entry.subject = call)";
+
+/// The latest call of an idempotency key.
 pub fn keyed_call(
     state: &Connection,
     actor: &str,
     name: &str,
     key: &[u8],
-) -> Result<Option<(u64, Option<u64>)>, StateError> {
-    let mut statement = state.prepare_cached(
-        "SELECT call.id, call.ended FROM call_key
+) -> Result<Option<CallSeqs>, StateError> {
+    let sql = format!(
+        "SELECT call, {ENDED} FROM call_key
          JOIN word AS actor ON actor.id = call_key.actor AND actor.text = ?1
          JOIN word AS name ON name.id = call_key.name AND name.text = ?2
-         JOIN call ON call.id = call_key.call
-         WHERE call_key.key = ?3",
-    )?;
+         WHERE call_key.key = ?3"
+    );
+    let mut statement = state.prepare_cached(&sql)?;
     Ok(statement.query_row(params![actor, name, key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
 }
 
-/// The call of this id: the seq of its start and of its ending.
-pub fn call_of(state: &Connection, id: &str) -> Result<Option<(u64, Option<u64>)>, StateError> {
-    let sql =
-        "SELECT call.id, call.ended FROM subject JOIN call ON call.id = subject.id WHERE subject.name = ?1";
-    let mut statement = state.prepare_cached(sql)?;
+/// The call of this id.
+pub fn call_of(state: &Connection, id: &str) -> Result<Option<CallSeqs>, StateError> {
+    let sql = format!("SELECT call, {ENDED} FROM (SELECT id AS call FROM subject WHERE name = ?1)");
+    let mut statement = state.prepare_cached(&sql)?;
     let key = subject_key(&crate::call::subject(id));
     Ok(statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
 }
 
+/// The seq of what ended the call that began at `started`.
+pub fn ending_of(state: &Connection, started: u64) -> Result<Option<u64>, StateError> {
+    let sql = format!("SELECT {ENDED} FROM (SELECT ?1 AS call)");
+    Ok(state.prepare_cached(&sql)?.query_row([started], |row| row.get(0))?)
+}
+
 /// Calls without an ending, by the seq of their start.
 pub fn open_calls(state: &Connection) -> Result<Vec<u64>, StateError> {
-    numbers(state, "SELECT id FROM call WHERE ended IS NULL ORDER BY id")
+    numbers(state, "SELECT id FROM running ORDER BY id")
 }
 
 /// Block numbers of erased payloads.

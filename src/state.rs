@@ -15,7 +15,7 @@ use rusqlite_migration::{M, Migrations};
 
 use crate::{
     block::{Cid, Codec, Sha256Digest},
-    log::LogError,
+    log::{LogError, Reader},
     merkle,
 };
 
@@ -85,15 +85,23 @@ pub fn progress(connection: &Connection) -> Result<Progress, StateError> {
     Ok(Progress { applied, last: last.map(|digest| Cid::from_digest(Codec::DagCbor, digest)) })
 }
 
-/// The tree's tiles as they stand in the state.
-pub struct StoredTiles<'a>(pub &'a Connection);
+/// The tree's tiles: those above level 0 from the state, those at it from the log's own digests.
+pub struct StoredTiles<'a> {
+    pub state: &'a Connection,
+    pub log: &'a dyn Reader,
+}
 
 impl merkle::Tiles for StoredTiles<'_> {
     type Error = StateError;
 
     fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, StateError> {
-        let mut statement = self.0.prepare_cached("SELECT hashes FROM tile WHERE id = ?1")?;
-        Ok(statement.query_row([tile_id(level, index)], |row| row.get(0)).optional()?)
+        if level > 0 {
+            let mut statement = self.state.prepare_cached("SELECT hashes FROM tile WHERE id = ?1")?;
+            return Ok(statement.query_row([tile_id(level, index)], |row| row.get(0)).optional()?);
+        }
+        let width = merkle::TILE_WIDTH as u64;
+        let cids = self.log.cids(index * width, (index + 1) * width)?;
+        Ok((!cids.is_empty()).then(|| cids.iter().flat_map(merkle::leaf_hash).collect()))
     }
 }
 

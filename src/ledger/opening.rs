@@ -124,7 +124,8 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
     }
     let folder = derive(home, log.as_ref(), birth.step)?;
     if let Some((size, root)) = signed
-        && merkle::root_at(&StoredTiles(folder.state()), size).ok() != Some(root)
+        && merkle::root_at(&StoredTiles { state: folder.state(), log: reader.as_ref() }, size).ok()
+            != Some(root)
     {
         return Err(OpenError::Forked { signed: size });
     }

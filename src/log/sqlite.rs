@@ -5,6 +5,7 @@
 //! - triggers refuse update and delete, whoever opens the file with them in place.
 
 use std::{
+    collections::HashSet,
     ops::ControlFlow,
     path::{Path, PathBuf},
 };
@@ -22,6 +23,8 @@ const MIGRATIONS: &[M<'_>] = &[M::up(include_str!("../../migrations/log/01-log.s
 
 /// Pages in the WAL before it is folded back: large, so that checkpoints are rare and the file is overwritten in place.
 const WAL_PAGES: u32 = 4_000;
+/// Events remembered as appended lately.
+const RECENT_MAX: usize = 16 * 1024;
 /// KiB of page cache of the writing connection.
 const WRITER_CACHE_KIB: i64 = 16 * 1024;
 /// KiB of page cache of each reading connection.
@@ -30,6 +33,10 @@ const READER_CACHE_KIB: i64 = 4 * 1024;
 pub struct SqliteLog {
     connection: Connection,
     path: PathBuf,
+    /// The last event: this is the only writer, and a second one would meet the keys of its rows.
+    tip: Option<Tip>,
+    /// Events appended lately, whose children need no look-up.
+    recent: HashSet<Cid>,
 }
 
 impl SqliteLog {
@@ -46,17 +53,32 @@ impl SqliteLog {
         Migrations::from_slice(MIGRATIONS)
             .to_latest(&mut connection)
             .map_err(|err| LogError::Store(Box::new(err)))?;
-        Ok(Self { connection, path: path.to_owned() })
+        let tip = tip(&connection)?;
+        Ok(Self { connection, path: path.to_owned(), tip, recent: HashSet::new() })
+    }
+
+    /// The events of a batch that are not stored yet.
+    fn fresh<'a>(&self, batch: &'a Batch) -> Result<Vec<&'a Event>, LogError> {
+        let next = self.tip.map_or(0, |tip| tip.seq + 1);
+        let mut fresh = Vec::with_capacity(batch.events.len());
+        for event in &batch.events {
+            if event.fields().seq >= next {
+                fresh.push(event);
+            } else if seq_of(&self.connection, &event.cid())? != Some(event.fields().seq) {
+                return Err(LogError::Conflict);
+            }
+        }
+        Ok(fresh)
     }
 }
 
 impl Log for SqliteLog {
     fn append(&mut self, expected: Option<Cid>, batch: &Batch) -> Result<(), LogError> {
-        let fresh = fresh_events(&self.connection, batch)?;
-        let commit = self.connection.transaction()?;
-        if tip(&commit)?.map(|tip| tip.cid) != expected && !fresh.is_empty() {
+        let fresh = self.fresh(batch)?;
+        if self.tip.map(|tip| tip.cid) != expected && !fresh.is_empty() {
             return Err(LogError::Conflict);
         }
+        let commit = self.connection.transaction()?;
         {
             let mut insert = commit.prepare_cached(
                 "INSERT INTO block (digest, codec, bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
@@ -66,8 +88,9 @@ impl Log for SqliteLog {
             }
             let mut insert =
                 commit.prepare_cached("INSERT INTO event (seq, digest, bytes) VALUES (?1, ?2, ?3)")?;
-            for event in fresh {
+            for event in &fresh {
                 if let Some(cause) = event.fields().cause
+                    && !self.recent.contains(&cause)
                     && seq_of(&commit, &cause)?.is_none()
                 {
                     return Err(LogError::Orphan { cid: event.cid() });
@@ -77,6 +100,11 @@ impl Log for SqliteLog {
         }
         // A crash before this line leaves nothing of the batch; after it, all of it. No answer has left yet.
         commit.commit()?;
+        if self.recent.len() > RECENT_MAX {
+            self.recent.clear();
+        }
+        self.recent.extend(fresh.iter().map(|event| event.cid()));
+        self.tip = fresh.last().map_or(self.tip, |event| Some(tip_of(event)));
         Ok(())
     }
 
@@ -139,6 +167,13 @@ impl Reader for SqliteReader {
 
     fn seq_of(&self, cid: &Cid) -> Result<Option<u64>, LogError> {
         seq_of(&self.connection, cid)
+    }
+
+    fn cids(&self, from: u64, to: u64) -> Result<Vec<Cid>, LogError> {
+        let sql = "SELECT digest FROM event WHERE seq >= ?1 AND seq < ?2 ORDER BY seq";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let rows = statement.query_map([from, to], |row| digest(row, 0))?;
+        rows.map(|digest| Ok(Cid::from_digest(Codec::DagCbor, digest?))).collect()
     }
 
     fn events(
@@ -225,33 +260,22 @@ impl From<rusqlite::Error> for LogError {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
                 Self::Corrupt { what: "sqlite says the file is damaged" }
             }
+            // Two rows under one key: somebody else wrote what was to be written here.
+            Some(ErrorCode::ConstraintViolation) => Self::Conflict,
             _ => Self::Store(Box::new(err)),
         }
     }
 }
 
-/// The events of a batch that are not stored yet.
-fn fresh_events<'a>(connection: &Connection, batch: &'a Batch) -> Result<Vec<&'a Event>, LogError> {
-    let last = tip(connection)?.map_or(0, |tip| tip.seq + 1);
-    let mut fresh = Vec::with_capacity(batch.events.len());
-    for event in &batch.events {
-        if event.fields().seq >= last {
-            fresh.push(event);
-        } else if seq_of(connection, &event.cid())? != Some(event.fields().seq) {
-            return Err(LogError::Conflict);
-        }
-    }
-    Ok(fresh)
-}
-
 fn tip(connection: &Connection) -> Result<Option<Tip>, LogError> {
     let sql = "SELECT bytes FROM event ORDER BY seq DESC LIMIT 1";
     let mut statement = connection.prepare_cached(sql)?;
-    let Some(bytes) = statement.query_row([], |row| row.get(0)).optional()? else {
-        return Ok(None);
-    };
-    let event = open_as(bytes, None)?;
-    Ok(Some(Tip { seq: event.fields().seq, cid: event.cid(), ts: event.fields().ts }))
+    let bytes = statement.query_row([], |row| row.get(0)).optional()?;
+    bytes.map(|bytes| Ok(tip_of(&open_as(bytes, None)?))).transpose()
+}
+
+fn tip_of(event: &Event) -> Tip {
+    Tip { seq: event.fields().seq, cid: event.cid(), ts: event.fields().ts }
 }
 
 fn event_at(connection: &Connection, seq: u64) -> Result<Option<Event>, LogError> {

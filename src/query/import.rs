@@ -70,8 +70,7 @@ fn faults(report: &Report) -> String {
 
 /// Writes the log of `archive` into `dir`, which must hold none. `step` is told how far verifying it is.
 pub fn import(archive: impl Read, dir: &Path, step: &mut dyn FnMut(Step)) -> Result<Report, ImportError> {
-    let home = Home::open(dir)?;
-    if home.log_path().exists() {
+    if Home::existing(dir).is_ok() {
         return Err(ImportError::Occupied { dir: dir.display().to_string() });
     }
     // An import that a crash broke off may have left its part here.

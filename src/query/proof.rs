@@ -14,7 +14,7 @@ use crate::{
         self, HASH_LEN, Hash, Level, ProofError, TILE_WIDTH, TilePath, Tiles, entries_bundle, leaf_hash,
     },
     receipt::{self, Receipt},
-    state::{StateError, StoredTiles},
+    state::StateError,
 };
 
 /// A signed head: the note over this many events.
@@ -47,7 +47,7 @@ impl View {
                 head.size
             )));
         }
-        let proof = merkle::consistency(&StoredTiles(&self.state), old, new).map_err(broken)?;
+        let proof = merkle::consistency(&self.tiles(), old, new).map_err(broken)?;
         Ok(json!({
             "old": old,
             "new": new,
@@ -90,7 +90,7 @@ impl View {
         if path.level == Level::Entries {
             return Ok(Some(entries_bundle(&self.names(first, end)?)));
         }
-        let stored = StoredTiles(&self.state).tile(level, path.index)?;
+        let stored = self.tiles().tile(level, path.index)?;
         let mut tile = stored.ok_or_else(|| corrupt("a tile is missing"))?;
         let len = path.width * HASH_LEN;
         if tile.len() < len {
@@ -102,7 +102,7 @@ impl View {
 
     /// The root of the first `size` events.
     pub fn root(&self, size: u64) -> Result<Hash, QueryError> {
-        merkle::root_at(&StoredTiles(&self.state), size).map_err(broken)
+        merkle::root_at(&self.tiles(), size).map_err(broken)
     }
 
     /// The names of the events from `from` to before `to`.
@@ -134,7 +134,7 @@ impl View {
         if index >= head.size {
             return Err(QueryError::NotFound(format!("a signed head over event {cid}")));
         }
-        let tiles = StoredTiles(&self.state);
+        let tiles = self.tiles();
         let proof = merkle::inclusion(&tiles, index, head.size).map_err(broken)?;
         Ok((event, index, proof))
     }

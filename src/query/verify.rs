@@ -24,7 +24,6 @@ use crate::{
     log::{LogError, Stored, home::Home, sqlite::SqliteReader},
     merkle,
     query::{QueryError, View, proof::Head},
-    state::StoredTiles,
 };
 
 /// Faults told one by one; the rest are counted.
@@ -157,7 +156,7 @@ impl View {
             let chain = found.check_events(self.log.as_ref(), &checks, Vec::new(), &mut |_| {})?;
             found.end(chain, Blocks::default())?;
             let root = self.root(head.size)?;
-            let proof = merkle::inclusion(&StoredTiles(&self.state), seq, head.size);
+            let proof = merkle::inclusion(&self.tiles(), seq, head.size);
             let leaf = merkle::leaf_hash(cid);
             let under =
                 proof.is_ok_and(|proof| merkle::verify_inclusion(&leaf, seq, head.size, &proof, &root));

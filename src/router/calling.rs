@@ -55,9 +55,8 @@ struct Target {
     rule: Rule,
 }
 
-/// The request's content, as run and as kept.
+/// What is known of a request's content.
 struct Content {
-    sealed: SealedPayload,
     echoes: Vec<String>,
     refusal: Option<Refusal>,
     capture: Capture,
@@ -76,7 +75,7 @@ impl Router {
         }
         let target = self.target(&request)?;
         let lane = self.inner.parts.lanes.get(&target.lane);
-        let mut content = self.content(&request, &target)?;
+        let (sealed_input, mut content) = self.content(&request, &target)?;
         let place = match &lane {
             None => {
                 Err(Refusal::new(Code::Unavailable, format!("this build has no `{}` runtime", target.lane))
@@ -94,7 +93,7 @@ impl Router {
         content.refusal = content.refusal.or(place.as_ref().err().cloned());
 
         let id = uuid::Uuid::now_v7().simple().to_string();
-        let input = payload_ref(&content.sealed, Role::Input);
+        let input = payload_ref(&sealed_input, Role::Input);
         let contract = target.entry.as_ref().map(|entry| entry.tool.contract);
         let record = |sealed: Sealed, output| Record {
             event: sealed.cid,
@@ -118,7 +117,7 @@ impl Router {
             repeatable: target.entry.as_ref().is_none_or(|entry| entry.contract.repeatable()),
             refusal: content.refusal.clone(),
         };
-        let start = Command::Start { start: Box::new(start), input: Some(content.sealed.clone()), refused };
+        let start = Command::Start { start: Box::new(start), input: Some(sealed_input), refused };
         let started = match self.submit(start).await? {
             Ruling::Run(started) => started,
             Ruling::Refused(sealed) => {
@@ -293,8 +292,8 @@ impl Router {
         }
     }
 
-    /// The input as it is kept, and what forbids running it.
-    fn content(&self, request: &Request, target: &Target) -> Result<Content, RpcError> {
+    /// The input as it is kept, what of it must not be kept elsewhere, and what forbids running it.
+    fn content(&self, request: &Request, target: &Target) -> Result<(SealedPayload, Content), RpcError> {
         let Some(entry) = &target.entry else {
             let kept = splice::edit(&request.params, &[], |key| key == "_meta")
                 .map_err(|_| RpcError::new(INVALID_PARAMS, "params must be an object"))?;
@@ -304,12 +303,7 @@ impl Router {
                 Capture::Redacted | Capture::Digest => serde_json::from_str(kept.get()).unwrap_or_default(),
             };
             let kept = capture::input(kept.get(), &value, &Paths::default(), capture, &self.inner.parts.salt);
-            return Ok(Content {
-                sealed: self.seal(&kept.text)?,
-                echoes: kept.secrets,
-                refusal: None,
-                capture,
-            });
+            return Ok((self.seal(&kept.text)?, Content { echoes: kept.secrets, refusal: None, capture }));
         };
         let arguments = splice::member(&request.params, "arguments")
             .map_err(|_| RpcError::new(INVALID_PARAMS, "params must be an object"))?;
@@ -328,7 +322,7 @@ impl Router {
         let capture = self.inner.parts.captures.of(&entry.tool.name);
         let kept = capture::input(text, &value, &entry.secrets, capture, &self.inner.parts.salt);
         let refusal = refusal.map(|refusal| silenced(refusal, &kept.secrets));
-        Ok(Content { sealed: self.seal(&kept.text)?, echoes: kept.secrets, refusal, capture })
+        Ok((self.seal(&kept.text)?, Content { echoes: kept.secrets, refusal, capture }))
     }
 
     fn facts(&self, request: &Request, target: &Target) -> CallStarted {

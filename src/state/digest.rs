@@ -12,7 +12,6 @@ use crate::state::StateError;
 
 /// Every table with the columns its rows are ordered by.
 const TABLES: &[(&str, &str)] = &[
-    ("call", "id"),
     ("call_key", "actor, name, key"),
     ("contract", "source, name"),
     ("edge", "child, parent"),
@@ -21,7 +20,8 @@ const TABLES: &[(&str, &str)] = &[
     ("foreign_event", "id"),
     ("holds", "block, seq"),
     ("progress", "id"),
-    ("subject", "id"),
+    ("running", "id"),
+    ("subject", "name"),
     ("tally", "kind"),
     ("tile", "id"),
     ("word", "id"),

@@ -35,7 +35,7 @@ impl Folder {
     /// Takes up the state where it stands.
     pub fn resume(state: Connection, log: Box<dyn Reader>) -> Result<Self, StateError> {
         let at = progress(&state)?;
-        let tree = Growing::resume(at.applied, &StoredTiles(&state))
+        let tree = Growing::resume(at.applied, &StoredTiles { state: &state, log: log.as_ref() })
             .map_err(|_| StateError::Broken { what: "the merkle tiles are incomplete" })?;
         let words = pairs(&state, "SELECT text, id FROM word")?;
         let tally = pairs(&state, "SELECT kind, n FROM tally")?;
@@ -84,7 +84,8 @@ impl Folder {
             let mut tiles = self.state.prepare_cached(
                 "INSERT INTO tile (id, hashes) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET hashes = ?2",
             )?;
-            for row in self.tree.take_changed() {
+            // Level 0 stands in the log: its hashes are made from the events' digests when they are asked for.
+            for row in self.tree.take_changed().into_iter().filter(|row| row.level > 0) {
                 tiles.execute(params![tile_id(row.level, row.index), row.hashes])?;
             }
             let mut tally = self.state.prepare_cached(
@@ -152,7 +153,7 @@ impl Folder {
             }
             Body::CallStarted(facts) => {
                 let runner = self.word(&facts.runner)?;
-                let sql = "INSERT INTO call (id, runner, ended) VALUES (?1, ?2, NULL)";
+                let sql = "INSERT INTO running (id, runner) VALUES (?1, ?2)";
                 self.insert(sql, params![seq, runner])?;
                 let Some(key) = facts.key else { return Ok(()) };
                 let name = self.word(&facts.name)?;
@@ -164,9 +165,7 @@ impl Folder {
             | Body::CallFailed(_)
             | Body::CallRefused(_)
             | Body::CallInterrupted(_)
-            | Body::CallCancelled(_) => {
-                self.insert("UPDATE call SET ended = ?2 WHERE id = ?1", params![subject, seq])
-            }
+            | Body::CallCancelled(_) => self.insert("DELETE FROM running WHERE id = ?1", params![subject]),
             Body::PayloadErased(facts) => {
                 let Some(block) = self.block(&facts.payload)? else {
                     return Ok(());
@@ -213,7 +212,7 @@ impl Folder {
         if let Some(id) = find.query_row([&key], |row| row.get(0)).optional()? {
             return Ok(id);
         }
-        self.insert("INSERT INTO subject (id, name) VALUES (?1, ?2)", params![seq, key])?;
+        self.insert("INSERT INTO subject (name, id) VALUES (?1, ?2)", params![key, seq])?;
         Ok(seq)
     }
 

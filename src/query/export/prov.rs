@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{ExportError, Selected};
 use crate::{
     event::{Event, Role},
-    query::{QueryError, View},
+    query::{self, QueryError, View},
 };
 
 /// What the ids and attributes begin with.
@@ -144,10 +144,9 @@ impl View {
 
     /// When the call that started at `seq` ended.
     fn ended(&self, seq: u64) -> Result<Option<u64>, QueryError> {
-        use rusqlite::OptionalExtension;
-        let sql = "SELECT entry.ts FROM call JOIN entry ON entry.seq = call.ended WHERE call.id = ?1";
-        let mut statement = self.state.prepare_cached(sql)?;
-        Ok(statement.query_row([seq], |row| row.get(0)).optional()?)
+        let Some(ended) = query::ending_of(&self.state, seq)? else { return Ok(None) };
+        let mut statement = self.state.prepare_cached("SELECT ts FROM entry WHERE seq = ?1")?;
+        Ok(Some(statement.query_row([ended], |row| row.get(0))?))
     }
 }
 
