@@ -209,8 +209,8 @@ pub(super) async fn provenance(
         (_, Some(archive)) => ([(CONTENT_TYPE, content::CAR)], archive).into_response(),
         ("dot", _) => text("text/vnd.graphviz", graph::dot(&walk)),
         ("mermaid", _) => text("text/vnd.mermaid", graph::mermaid(&walk)),
-        _ => match serde_json::to_value(&walk) {
-            Ok(walk) => answer(StatusCode::OK, &walk),
+        _ => match serde_json::to_string(&walk) {
+            Ok(walk) => text("application/json", walk),
             Err(err) => crate::problem::internal(&err),
         },
     })
