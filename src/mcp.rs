@@ -136,7 +136,7 @@ impl Endpoint {
             match self.open(&mut parts, body, &caller) {
                 Ok(Opened::Library { id, body }) => (id, body),
                 Ok(Opened::Direct { id, asked }) => {
-                    return direct::answer(&self.shared.router, &asked, &id).await;
+                    return direct::answer(&self.shared, &asked, &id).await;
                 }
                 Err(refusal) => return *refusal,
             }

@@ -19,14 +19,15 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    SESSION_ID,
+    SESSION_ID, Shared,
     answer::{Era, conclude},
     client::{Silent, to_library},
     envelope::{Asked, FIRST_STATELESS},
     json,
     offering::has_plain_tool,
+    refuse,
 };
-use crate::router::{Method, Offer, Router};
+use crate::router::{Method, Offer};
 
 /// How a name that does not fit a header begins there.
 const ENCODED: &str = "=?";
@@ -49,11 +50,15 @@ pub fn takes(headers: &HeaderMap, method: &str, asked: &Asked, offer: &Offer) ->
         && has_plain_tool(offer, &asked.name)
 }
 
-/// Runs the call that [`takes`] took. Dropping this midway cancels it.
-pub async fn answer(router: &Router, asked: &Asked, id: &str) -> Response<Body> {
+/// Runs the call that [`takes`] took. Dropping this midway cancels it, and so does shutdown.
+pub async fn answer(shared: &Shared, asked: &Asked, id: &str) -> Response<Body> {
     let client = Silent { capabilities: asked.capabilities.clone().unwrap_or_default() };
     let request = asked.request(Method::ToolsCall, Arc::new(client), CancellationToken::new());
-    let answer = router.call(request).await;
+    let call = shared.router.call(request);
+    let Some(answer) = shared.settings.shutdown.run_until_cancelled(call).await else {
+        let message = "the server is stopping, and the call was cancelled";
+        return refuse(StatusCode::INTERNAL_SERVER_ERROR, id, message);
+    };
     let mut out = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"#);
     let status = match conclude(&mut out, answer, Era::Stateless, None).map_err(to_library) {
         Ok(()) => StatusCode::OK,
