@@ -46,7 +46,7 @@ use crate::{
     config::Server,
     mcp::Endpoint,
     metrics::Metrics,
-    problem::{answer, panicked, problem, rpc_problem},
+    problem::{INVALID_REQUEST, answer, json_code, panicked, problem, rpc_problem},
     router::{BoxFuture, Caller, Scope},
 };
 
@@ -58,8 +58,6 @@ const DISCARD_MAX: usize = 16 * 1024 * 1024;
 const METADATA: &str = "/.well-known/oauth-protected-resource";
 const METADATA_MCP: &str = "/.well-known/oauth-protected-resource/mcp";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-const PARSE_ERROR: i64 = -32700;
-const INVALID_REQUEST: i64 = -32600;
 
 /// The language behind `/mcp`.
 pub trait Mcp: Send + Sync {
@@ -259,17 +257,7 @@ async fn mcp(
     if parts.method == Method::POST
         && let Err(fault) = json::check(&body)
     {
-        let code = match fault {
-            json::Fault::Syntax { .. }
-            | json::Fault::Utf8 { .. }
-            | json::Fault::Surrogate { .. }
-            | json::Fault::Trailing { .. } => PARSE_ERROR,
-            json::Fault::Depth { .. }
-            | json::Fault::DuplicateKey { .. }
-            | json::Fault::ReservedKey { .. }
-            | json::Fault::Number { .. } => INVALID_REQUEST,
-        };
-        return rpc_problem(StatusCode::BAD_REQUEST, code, &fault.to_string());
+        return rpc_problem(StatusCode::BAD_REQUEST, json_code(&fault), &fault.to_string());
     }
     edge.mcp.respond(parts, body, caller).await
 }

@@ -36,13 +36,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    envelope::{Asked, Fault, INVALID_REQUEST, Message},
+    envelope::{Asked, Fault, Message},
     handler::Handler,
     lines::Lines,
     offering::header_tool,
     sessions::Sessions,
 };
-use crate::router::{Caller, Router};
+use crate::{
+    problem::INVALID_REQUEST,
+    router::{Caller, Router},
+};
 
 /// Listen streams open at once: each holds a connection and about 20 KB.
 pub const LISTENERS_MAX: usize = 1_024;

@@ -7,15 +7,21 @@ use std::{any::Any, error::Error, fmt::Write};
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
-use serde_json::{Value, json};
+use serde_json::{Value, json as value};
 use uuid::Uuid;
+
+use crate::block::json;
+
+/// JSON-RPC 2.0, section 5.1.
+pub const PARSE_ERROR: i64 = -32700;
+pub const INVALID_REQUEST: i64 = -32600;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// A problem of the plain type: `title` is the same for all of its kind, `detail` tells of this one.
 pub fn problem(status: StatusCode, title: &str, detail: &str) -> Response {
-    let body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
+    let body = value!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
     typed(status, PROBLEM_JSON, &body)
 }
 
@@ -45,8 +51,23 @@ pub fn answer(status: StatusCode, body: &Value) -> Response {
 
 /// A JSON-RPC error that answers no request in particular: its id could not be read.
 pub fn rpc_problem(status: StatusCode, code: i64, message: &str) -> Response {
-    let error = json!({"code": code, "message": message});
-    answer(status, &json!({"jsonrpc": "2.0", "id": null, "error": error}))
+    let error = value!({"code": code, "message": message});
+    answer(status, &value!({"jsonrpc": "2.0", "id": null, "error": error}))
+}
+
+/// The JSON-RPC code of bytes that are not strict JSON: what is not JSON cannot be parsed; what is, but not the
+/// strict kind, is no request.
+pub fn json_code(fault: &json::Fault) -> i64 {
+    match fault {
+        json::Fault::Syntax { .. }
+        | json::Fault::Utf8 { .. }
+        | json::Fault::Surrogate { .. }
+        | json::Fault::Trailing { .. } => PARSE_ERROR,
+        json::Fault::Depth { .. }
+        | json::Fault::DuplicateKey { .. }
+        | json::Fault::ReservedKey { .. }
+        | json::Fault::Number { .. } => INVALID_REQUEST,
+    }
 }
 
 fn typed(status: StatusCode, content_type: HeaderValue, body: &Value) -> Response {

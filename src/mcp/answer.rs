@@ -10,9 +10,10 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
-use super::envelope::{INTERNAL_ERROR, INVALID_REQUEST, present};
+use super::envelope::{INTERNAL_ERROR, present};
 use crate::{
     block::{Cid, splice::edit_into},
+    problem::INVALID_REQUEST,
     router::{Answer, Record, RpcError},
 };
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::Era;
 use crate::{
     block::Cid,
+    problem::INVALID_REQUEST,
     router::{Caller, Client, Meta, Method, Request, RpcError},
 };
 
@@ -23,8 +24,6 @@ pub const IDEMPOTENCY_KEY_MAX: usize = 128;
 /// The revision that did away with sessions.
 pub const FIRST_STATELESS: &str = "2026-07-28";
 
-pub const PARSE_ERROR: i64 = -32700;
-pub const INVALID_REQUEST: i64 = -32600;
 pub const METHOD_NOT_FOUND: i64 = -32601;
 pub const INVALID_PARAMS: i64 = -32602;
 pub const INTERNAL_ERROR: i64 = -32603;

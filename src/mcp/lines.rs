@@ -19,11 +19,15 @@ use tokio::{
 
 use super::{
     Shared,
-    envelope::{self, Fault, INVALID_REQUEST, Message, PARSE_ERROR},
+    envelope::{self, Fault, Message},
     offering::header_tool,
     raw::{one_line, unpack},
 };
-use crate::{block::json, router::Caller};
+use crate::{
+    block::json,
+    problem::{INVALID_REQUEST, json_code},
+    router::Caller,
+};
 
 /// Bytes of one line.
 pub const LINE_MAX: usize = 16 * 1024 * 1024;
@@ -88,7 +92,7 @@ impl<R: AsyncRead + Send + Unpin> Lines<R> {
     }
 
     fn read(&self, line: &[u8]) -> Result<ClientJsonRpcMessage, Fault> {
-        json::check(line).map_err(|found| fault(code(found), &found.to_string()))?;
+        json::check(line).map_err(|found| fault(json_code(&found), &found.to_string()))?;
         let unread = |_| fault(INVALID_REQUEST, "the line is not a message of this protocol");
         match envelope::read(line, &self.caller)? {
             Message::Answers => serde_json::from_slice(line).map_err(unread),
@@ -174,18 +178,4 @@ pub async fn write(mut lines: mpsc::Receiver<Bytes>, mut to: impl AsyncWrite + U
 
 fn fault(code: i64, message: &str) -> Fault {
     Fault { id: "null".to_owned(), code, message: message.to_owned(), malformed: true }
-}
-
-/// What is not JSON cannot be parsed; what is, but not the strict kind, is not a request.
-fn code(fault: json::Fault) -> i64 {
-    match fault {
-        json::Fault::Syntax { .. }
-        | json::Fault::Utf8 { .. }
-        | json::Fault::Surrogate { .. }
-        | json::Fault::Trailing { .. } => PARSE_ERROR,
-        json::Fault::Depth { .. }
-        | json::Fault::DuplicateKey { .. }
-        | json::Fault::ReservedKey { .. }
-        | json::Fault::Number { .. } => INVALID_REQUEST,
-    }
 }
