@@ -16,7 +16,7 @@ use cairn::{
     query::{
         View,
         list::Filter,
-        lookup::Payloads,
+        shown::Payloads,
         verify::{Checks, verify},
         walk::Direction,
     },
@@ -56,12 +56,8 @@ fn main() {
     ] {
         median(what, || {
             let page = view.list(&filter, 1000, None).expect("a page");
-            let shown: Vec<String> = page
-                .events
-                .iter()
-                .map(|event| view.event_json(event, &Payloads::named()).expect("json").to_string())
-                .collect();
-            shown.len()
+            let shown = view.shown(&page.events, &Payloads::named()).expect("shown");
+            serde_json::to_string(&shown).expect("json").len()
         });
         median("  its count", || view.count(&filter).expect("a count"));
     }
@@ -72,10 +68,12 @@ fn main() {
     });
     println!("  nodes: {}", view.walk(&end, Direction::Ancestors, 1024, 1000).expect("a walk").nodes.len());
     println!("memory before verifying: {} KiB", resident());
-    let begun = on_core();
-    let report = verify(&home, &Checks::default(), &mut |_| {});
-    rate("verify", events, on_core() - begun);
-    assert!(report.verified, "{report:?}");
+    for (what, payloads) in [("verify without payloads", false), ("verify", true)] {
+        let begun = on_core();
+        let report = verify(&home, &Checks { payloads, ..Checks::default() }, &mut |_| {});
+        rate(what, events, on_core() - begun);
+        assert!(report.verified, "{report:?}");
+    }
     println!("memory: {} KiB", resident());
 }
 

@@ -127,9 +127,10 @@ impl FromStr for Cid {
 
 impl fmt::Display for Cid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = data_encoding::BASE32_NOPAD.encode(&self.to_bytes());
+        let mut text = [b'b'; CID_TEXT_LEN];
+        data_encoding::BASE32_NOPAD.encode_mut(&self.to_bytes(), &mut text[1..]);
         text.make_ascii_lowercase();
-        write!(f, "b{text}")
+        f.write_str(std::str::from_utf8(&text).expect("base32 is ascii"))
     }
 }
 

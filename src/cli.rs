@@ -180,6 +180,9 @@ struct Rebuild {
     /// Show digests in full.
     #[arg(long)]
     wide: bool,
+    /// Sign the log as it stands, in the place of a head that is lost or does not fit. Only for a log you trust.
+    #[arg(long)]
+    sign: bool,
 }
 
 #[derive(Args)]

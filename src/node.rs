@@ -28,7 +28,7 @@ use crate::{
     },
     runtime::{
         gateway,
-        upstream::{self, Upstream},
+        upstream::{self, State, Upstream},
     },
     tools,
 };
@@ -59,6 +59,8 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     /// Cancelled when the node is to stop; whatever serves its callers watches it.
     pub stopping: CancellationToken,
+    /// Why an upstream could not be reached at first, if one could not.
+    pub lost: Option<String>,
     sharing: Sharing,
     followers: JoinSet<()>,
 }
@@ -85,7 +87,7 @@ impl Node {
         let runner = uuid::Uuid::now_v7().simple().to_string();
         let metrics = Arc::new(Metrics::new());
         let (ledger, sharing) = sharing::join(member(&setup, &runner, metrics.clone())).await?;
-        let salt = setup.home.keys(random)?.salt;
+        let salt = setup.home.keys()?.salt;
         let router = Router::new(parts(setup.config, ledger.clone(), salt, runner, metrics.clone()));
         let audit = Audit::new(ledger.clone());
         if setup.builtins {
@@ -102,20 +104,26 @@ impl Node {
             router,
             metrics,
             stopping: CancellationToken::new(),
+            lost: None,
             sharing,
             followers: JoinSet::new(),
         };
         let configured =
             setup.config.upstream.iter().enumerate().map(|(n, upstream)| upstream_settings(n, upstream));
         let upstreams = configured.chain(setup.upstreams).map(|(at, shown)| node.follow(at, shown)).collect();
-        wait_for(upstreams).await;
+        node.lost = wait_for(upstreams).await;
         Ok(node)
+    }
+
+    /// Lets running calls end; those that take longer than a moment are cancelled, and recorded and answered so.
+    pub async fn quiet(&self) {
+        self.router.drain(DRAIN_MAX).await;
+        self.stopping.cancel();
     }
 
     /// Stops everything in order. What is running gets a few seconds, then is cancelled and recorded so.
     pub async fn stop(mut self) {
-        self.stopping.cancel();
-        self.router.drain(DRAIN_MAX).await;
+        self.quiet().await;
         while self.followers.join_next().await.is_some() {}
         self.ledger.close().await;
         self.sharing.end().await;
@@ -153,7 +161,7 @@ impl Node {
         reasons
     }
 
-    fn follow(&mut self, at: upstream::Settings, shown: gateway::Settings) -> oneshot::Receiver<()> {
+    fn follow(&mut self, at: upstream::Settings, shown: gateway::Settings) -> oneshot::Receiver<State> {
         let (settled, waiting) = oneshot::channel();
         let follower = gateway::follow(
             Upstream::start(at),
@@ -198,12 +206,17 @@ pub fn random() -> [u8; 32] {
     bytes
 }
 
-/// Waits until the tools of every upstream are on offer, or it has failed once.
-async fn wait_for(upstreams: Vec<oneshot::Receiver<()>>) {
+/// Waits until the tools of every upstream are on offer, or it has failed once; says why the first to fail did.
+async fn wait_for(upstreams: Vec<oneshot::Receiver<State>>) -> Option<String> {
     let settled = futures_util::future::join_all(upstreams);
-    if tokio::time::timeout(UPSTREAM_WAIT, settled).await.is_err() {
+    let Ok(settled) = tokio::time::timeout(UPSTREAM_WAIT, settled).await else {
         tracing::warn!("some upstreams are not connected yet; serving without them");
-    }
+        return None;
+    };
+    settled.into_iter().find_map(|state| match state {
+        Ok(State::Failed { message }) => Some(message),
+        Ok(State::Ready | State::Connecting) | Err(_) => None,
+    })
 }
 
 fn upstream_settings(n: usize, upstream: &config::Upstream) -> (upstream::Settings, gateway::Settings) {

@@ -10,6 +10,7 @@ pub mod import;
 pub mod list;
 pub mod lookup;
 pub mod proof;
+pub mod shown;
 pub mod summary;
 pub mod verify;
 pub mod walk;

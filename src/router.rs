@@ -101,7 +101,7 @@ pub struct Request {
     /// The tool's or prompt's name, or the resource's URI. Empty for completion.
     pub name: String,
     /// The request's whole `params` object, as it came.
-    pub params: Box<RawValue>,
+    pub params: Arc<RawValue>,
     pub meta: Meta,
     pub caller: Caller,
     pub client: Arc<dyn Client>,
@@ -159,7 +159,7 @@ pub struct Invocation {
     /// The name the tool's source knows it by.
     pub name: String,
     /// The request's whole `params` object.
-    pub params: Box<RawValue>,
+    pub params: Arc<RawValue>,
     pub caller: Caller,
     pub client: Arc<dyn Client>,
     pub progress_token: Option<Value>,

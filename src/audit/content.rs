@@ -97,9 +97,13 @@ pub fn immutable(cid: &Cid, media: &'static str, body: impl Into<Body>) -> Respo
 
 /// The same, with content that may be erased later and must not be kept.
 pub fn passing(json: &Value) -> Response {
-    let mut response = crate::problem::answer(StatusCode::OK, json);
-    response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
-    response
+    passing_text(json.to_string())
+}
+
+/// The same for an answer that is JSON text already.
+pub fn passing_text(json: String) -> Response {
+    let media = HeaderValue::from_static("application/json");
+    ([(CONTENT_TYPE, media), (CACHE_CONTROL, NO_STORE)], json).into_response()
 }
 
 /// A block's bytes in one of the forms that are not our JSON.

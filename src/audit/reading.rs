@@ -10,12 +10,12 @@ use http::{
     HeaderMap, HeaderValue, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
     Audit,
-    content::{self, Form, Refused, asked, bad, bytes, cid, immutable, known, passing},
+    content::{self, Form, Refused, asked, bad, bytes, cid, immutable, known, passing, passing_text},
 };
 use crate::{
     merkle::{TILE_WIDTH, parse_tile_path},
@@ -23,7 +23,7 @@ use crate::{
     query::{
         graph,
         list::{self, Filter, moment},
-        lookup::Payloads,
+        shown::{self, Payloads},
         walk::{self, Direction},
     },
 };
@@ -145,18 +145,27 @@ pub(super) async fn events(State(audit): State<Audit>, query: Asked<Listed>) -> 
     };
     let question = audit.ask(move |view, _| {
         let page = view.list(&filter, limit, asked.cursor.as_deref())?;
-        let payloads = payloads(inline);
-        let events = page.events.iter();
-        let events: Result<Vec<Value>, _> = events.map(|event| view.event_json(event, &payloads)).collect();
-        Ok((events?, page.next_cursor))
+        let events = view.shown(&page.events, &payloads(inline))?;
+        Ok(serde_json::to_string(&ListedEvents {
+            returned_count: events.len(),
+            has_more: page.next_cursor.is_some(),
+            next_cursor: page.next_cursor,
+            events,
+        }))
     });
-    let (events, next_cursor) = question.await?;
-    Ok(passing(&json!({
-        "returned_count": events.len(),
-        "has_more": next_cursor.is_some(),
-        "next_cursor": next_cursor,
-        "events": events,
-    })))
+    Ok(match question.await? {
+        Ok(page) => passing_text(page),
+        Err(err) => crate::problem::internal(&err),
+    })
+}
+
+/// A page is large: it is written as text where it is read, without values in between.
+#[derive(Serialize)]
+struct ListedEvents<'a> {
+    returned_count: usize,
+    has_more: bool,
+    next_cursor: Option<String>,
+    events: Vec<shown::Shown<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -200,8 +209,8 @@ pub(super) async fn provenance(
         (_, Some(archive)) => ([(CONTENT_TYPE, content::CAR)], archive).into_response(),
         ("dot", _) => text("text/vnd.graphviz", graph::dot(&walk)),
         ("mermaid", _) => text("text/vnd.mermaid", graph::mermaid(&walk)),
-        _ => match serde_json::to_value(&walk) {
-            Ok(walk) => answer(StatusCode::OK, &walk),
+        _ => match serde_json::to_string(&walk) {
+            Ok(walk) => text("application/json", walk),
             Err(err) => crate::problem::internal(&err),
         },
     })

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     problem::problem,
-    query::{list::Filter, lookup::Payloads},
+    query::{list::Filter, shown::Payloads},
 };
 
 /// Events read at once.
@@ -118,10 +118,9 @@ async fn feed(audit: Audit, mut next: u64, to: mpsc::Sender<Bytes>) -> Ended {
             let filter = Filter { from_seq: Some(next), ..Filter::default() };
             let page = view.list(&filter, BATCH, None)?;
             let mut text = String::new();
-            for event in &page.events {
+            for (event, shown) in page.events.iter().zip(view.shown(&page.events, &Payloads::named())?) {
                 let seq = event.fields().seq;
-                let data = view.event_json(event, &Payloads::named())?;
-                text += &format!("id: {seq}\ndata: {data}\n\n");
+                text += &format!("id: {seq}\ndata: {}\n\n", shown.text());
             }
             Ok((text, page.events.len() as u64))
         });

@@ -5,11 +5,12 @@
 //!   numbers, no key that our own parser would take for a sign;
 //! - it builds no tree and does not recurse, so no text exhausts the stack.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashMap};
 
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use ipld_core::ipld::Ipld;
-use serde_json::{Map, Number, Value};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use crate::block::Cid;
 
@@ -306,25 +307,59 @@ fn check_unique(keys: &mut [(Cow<'_, [u8]>, usize)]) -> Result<(), Fault> {
 /// A block's data as DAG-JSON: links `{"/": cid}`, bytes `{"/": {"bytes": base64}}`, keys in the order of their bytes.
 ///
 /// Integers below -2^63 come out as the nearest float.
-pub fn dag(ipld: &Ipld) -> Value {
-    match ipld {
-        Ipld::Null => Value::Null,
-        Ipld::Bool(flag) => Value::Bool(*flag),
-        Ipld::Integer(number) => Number::from_i128(*number)
-            .or_else(|| Number::from_f64(*number as f64))
-            .map_or(Value::Null, Value::Number),
-        Ipld::Float(number) => Number::from_f64(*number).map_or(Value::Null, Value::Number),
-        Ipld::String(text) => Value::String(text.clone()),
-        Ipld::Bytes(bytes) => slash(slash_bytes(bytes)),
-        Ipld::List(items) => items.iter().map(dag).collect(),
-        Ipld::Map(entries) => entries.iter().map(|(k, v)| (k.clone(), dag(v))).collect(),
-        Ipld::Link(cid) => slash(Value::String(cid.to_string())),
+pub struct Dag<'a>(pub &'a Ipld);
+
+/// A link in DAG-JSON.
+pub struct Link(pub Cid);
+
+/// A CID as its text, not as a link.
+pub struct Text(pub Cid);
+
+impl Serialize for Dag<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Ipld::Null => serializer.serialize_unit(),
+            Ipld::Bool(flag) => serializer.serialize_bool(*flag),
+            Ipld::Integer(number) => match (u64::try_from(*number), i64::try_from(*number)) {
+                (Ok(number), _) => serializer.serialize_u64(number),
+                (_, Ok(number)) => serializer.serialize_i64(number),
+                _ => serializer.serialize_f64(*number as f64),
+            },
+            Ipld::Float(number) => serializer.serialize_f64(*number),
+            Ipld::String(text) => serializer.serialize_str(text),
+            Ipld::Bytes(bytes) => {
+                let text = BASE64_STANDARD_NO_PAD.encode(bytes);
+                serializer.collect_map([("/", HashMap::from([("bytes", text)]))])
+            }
+            Ipld::List(items) => serializer.collect_seq(items.iter().map(Dag)),
+            Ipld::Map(entries) => {
+                serializer.collect_map(entries.iter().map(|(key, value)| (key, Dag(value))))
+            }
+            Ipld::Link(cid) => serializer.collect_map([("/", cid.to_string())]),
+        }
     }
+}
+
+impl Serialize for Link {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map([("/", Text(self.0))])
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// DAG-JSON as a value.
+pub fn dag(ipld: &Ipld) -> Value {
+    serde_json::to_value(Dag(ipld)).expect("dag-json has text keys and no failing values")
 }
 
 /// DAG-JSON as text, without spaces.
 pub fn dag_text(ipld: &Ipld) -> String {
-    dag(ipld).to_string()
+    serde_json::to_string(&Dag(ipld)).expect("dag-json has text keys and no failing values")
 }
 
 /// Why JSON is not DAG-JSON of ours.
@@ -354,15 +389,6 @@ pub fn undag(json: &Value) -> Result<Ipld, UndagError> {
             }
         },
     })
-}
-
-fn slash(value: Value) -> Value {
-    Value::Object(Map::from_iter([("/".to_owned(), value)]))
-}
-
-fn slash_bytes(bytes: &[u8]) -> Value {
-    let text = Value::String(BASE64_STANDARD_NO_PAD.encode(bytes));
-    Value::Object(Map::from_iter([("bytes".to_owned(), text)]))
 }
 
 fn unslash(special: &Value) -> Option<Ipld> {

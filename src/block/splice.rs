@@ -4,7 +4,7 @@
 //! - nothing is parsed into values and printed again: numbers, key order, escapes and spacing survive;
 //! - an edit of valid JSON is valid JSON.
 
-use std::{fmt, ops::Range};
+use std::{borrow::Cow, fmt, ops::Range};
 
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -27,10 +27,23 @@ pub fn edit(
     set: &[(&str, &RawValue)],
     unwanted: impl Fn(&str) -> bool,
 ) -> Result<Box<RawValue>, NotObject> {
+    let set: Vec<(&str, &str)> = set.iter().map(|(key, value)| (*key, value.get())).collect();
+    let mut edited = String::with_capacity(object.get().len());
+    edit_into(&mut edited, object, &set, unwanted)?;
+    Ok(raw(edited))
+}
+
+/// Like [`edit`], written at the end of `out`. The values of `set` must be JSON.
+pub fn edit_into(
+    out: &mut String,
+    object: &RawValue,
+    set: &[(&str, impl AsRef<str>)],
+    unwanted: impl Fn(&str) -> bool,
+) -> Result<(), NotObject> {
     let members = members(object)?;
     let text = object.get();
-    let mut edited = String::with_capacity(text.len());
-    edited.push('{');
+    out.push('{');
+    let empty = out.len();
     let mut end = 1;
     for member in &members {
         let key = member.key();
@@ -42,21 +55,22 @@ pub fn edit(
         if value.is_none() && key.as_deref().is_some_and(&unwanted) {
             continue;
         }
-        match edited.len() {
-            1 => edited.push_str(&lead.replacen(',', "", 1)),
-            _ => edited.push_str(lead),
+        if out.len() == empty {
+            out.push_str(&lead.replacen(',', "", 1));
+        } else {
+            out.push_str(lead);
         }
-        edited.push_str(&text[span.start..offset(text, member.value.get())]);
-        edited.push_str(value.map_or(member.value.get(), |(_, value)| value.get()));
+        out.push_str(&text[span.start..offset(text, member.value.get())]);
+        out.push_str(value.map_or(member.value.get(), |(_, value)| value.as_ref()));
     }
     for (name, value) in set {
         if !members.iter().any(|member| member.is(name)) {
-            let comma = if edited.len() == 1 { "" } else { "," };
-            edited.push_str(&format!("{comma}{}:{}", quoted(name), value.get()));
+            let comma = if out.len() == empty { "" } else { "," };
+            out.extend([comma, &quoted(name), ":", value.as_ref()]);
         }
     }
-    edited.push_str(&text[end..]);
-    Ok(raw(edited))
+    out.push_str(&text[end..]);
+    Ok(())
 }
 
 /// `text`, which the caller knows to be JSON, as a raw value.
@@ -74,10 +88,14 @@ struct Member<'a> {
     value: &'a RawValue,
 }
 
-impl Member<'_> {
+impl<'a> Member<'a> {
     /// The key's text; absent where its escapes name no characters (a lone surrogate).
-    fn key(&self) -> Option<String> {
-        serde_json::from_str(self.quoted.get()).ok()
+    fn key(&self) -> Option<Cow<'a, str>> {
+        let quoted = self.quoted.get();
+        if quoted.contains('\\') {
+            return serde_json::from_str(quoted).ok().map(Cow::Owned);
+        }
+        quoted.strip_prefix('"')?.strip_suffix('"').map(Cow::Borrowed)
     }
 
     fn is(&self, key: &str) -> bool {

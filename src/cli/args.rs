@@ -136,6 +136,9 @@ pub struct Verify {
     /// Derive the state again too, and compare every table.
     #[arg(long)]
     pub state: bool,
+    /// Leave payloads out: neither hash them nor look whether they are there.
+    #[arg(long)]
+    pub no_payloads: bool,
     /// The report as one JSON document.
     #[arg(long)]
     pub json: bool,

@@ -72,7 +72,7 @@ async fn call(node: &Node, tool: &str, arguments: &RawValue) -> Called {
     let request = Request {
         method: Method::ToolsCall,
         name: tool.to_owned(),
-        params: splice::raw(format!(r#"{{"name":{name},"arguments":{arguments}}}"#)),
+        params: splice::raw(format!(r#"{{"name":{name},"arguments":{arguments}}}"#)).into(),
         meta: Meta::default(),
         caller: Caller {
             actor: Actor { id: "local".to_owned(), role: "client".to_owned(), proof: None },

@@ -25,6 +25,9 @@ pub fn run(args: Rebuild, quiet: bool) -> anyhow::Result<ExitCode> {
     let mut progress = Progress::new("folding", events, quiet);
     let folder = opening::rebuild(&home, &mut |applied| progress.at(applied))?;
     drop(progress);
+    if args.sign {
+        opening::sign(&home, &folder)?;
+    }
     let after = state::digest::tables(folder.state())?;
 
     let mut table = Table::new(&["table", "before", "after", "same"]);

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::Context;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit,
@@ -54,6 +55,7 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
         let about = node.ledger.about();
         // Before the ready line: who has read it may ask to stop at once, and is to get a drained stop.
         let asked = asked_to_stop();
+        let app = app(&config, &home, &node, args.conformance_fixtures)?;
         if !quiet {
             // A reader that went away does not keep the server from serving.
             let _ = writeln!(
@@ -63,14 +65,15 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
                 about.vkey
             );
         }
-        let app = app(&config, &home, &node, args.conformance_fixtures)?;
-        let stop = node.stopping.clone();
-        let served = tokio::spawn(http::serve(listener, app, stop.clone()));
+        let closing = CancellationToken::new();
+        let served = tokio::spawn(http::serve(listener, app, closing.clone()));
         let failed = tokio::select! {
             () = asked => false,
             () = node.ledger.stopped() => true,
         };
-        stop.cancel();
+        // No new connections; then calls end and are answered; then streams and sessions; then the rest.
+        closing.cancel();
+        node.quiet().await;
         served.await.context("the door failed")??;
         node.stop().await;
         if failed {
@@ -118,9 +121,17 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
 /// What a server is called when nobody says: its program, or what a launcher is told to launch.
 fn server_name(program: &str, arguments: &[String]) -> String {
     const LAUNCHERS: &[&str] = &["bun", "bunx", "deno", "node", "npx", "python", "python3", "uv", "uvx"];
+    // What an entry file or its folder is called when it says nothing of the server.
+    const PLAIN: &[&str] = &["bin", "build", "cli", "dist", "index", "lib", "main", "out", "server", "src"];
     let stem = |path: &str| {
-        let file = path.rsplit('/').next().unwrap_or(path);
-        file.split(['.', '@']).next().unwrap_or(file).to_owned()
+        let stems = path.rsplit('/').map(|part| part.split(['.', '@']).next().unwrap_or(part));
+        let mut stems = stems.filter(|stem| !stem.is_empty());
+        let last = stems.next().unwrap_or(path).to_owned();
+        if PLAIN.contains(&last.as_str()) {
+            stems.find(|stem| !PLAIN.contains(stem)).map_or(last, str::to_owned)
+        } else {
+            last
+        }
     };
     let program = stem(program);
     let launched = arguments.iter().find(|argument| !argument.starts_with('-') && *argument != "run");
@@ -143,6 +154,11 @@ fn on_stdio(
         let owner = format!("a cairn process on standard input and output (process {})", std::process::id());
         let setup = Setup { home: &home, config, owner, base: None, upstreams, builtins, fixtures: false };
         let node = Node::start(setup).await?;
+        if let Some(reason) = node.lost.as_ref().filter(|_| !builtins) {
+            let reason = reason.clone();
+            node.stop().await;
+            anyhow::bail!("the wrapped server did not start: {reason}");
+        }
         let settings =
             mcp::Settings { instructions: None, subscriptions: false, shutdown: node.stopping.clone() };
         let caller = Caller {

@@ -19,12 +19,7 @@ use crate::{
     identity::{Verifier, open_checkpoint},
     ledger::opening,
     log::{Log, Reader, home::Home, sqlite::SqliteLog, sqlite::SqliteReader},
-    query::{
-        QueryError, View,
-        list::Filter,
-        lookup::{Found, Payloads},
-        proof::Head,
-    },
+    query::{View, list::Filter, lookup::Found, proof::Head, shown::Payloads},
 };
 
 pub enum Source {
@@ -79,9 +74,9 @@ impl Source {
         match self {
             Self::Files { view, .. } => {
                 let page = view.list(filter, limit, cursor)?;
-                let events = page.events.iter();
-                let events = events.map(|event| view.event_json(event, &Payloads::named()));
-                Ok(Page { events: events.collect::<Result<_, QueryError>>()?, next_cursor: page.next_cursor })
+                let shown = view.shown(&page.events, &Payloads::named())?;
+                let events = shown.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
+                Ok(Page { events, next_cursor: page.next_cursor })
             }
             Self::Server(remote) => {
                 let mut query = parameters(filter);

@@ -25,6 +25,7 @@ pub fn run(args: Verify, quiet: bool) -> anyhow::Result<ExitCode> {
         checkpoint: checkpoint.transpose()?,
         key: args.key.map(|key| key.vkey()),
         derived: args.state,
+        payloads: !args.no_payloads,
         ..Checks::default()
     };
     let home = match existing(&args.data.data) {
@@ -66,6 +67,9 @@ fn shown(report: &Report) -> String {
     let mut text = format!("{verdict}: {} events, {} blocks", report.checked_events, report.checked_blocks);
     if let Some(root) = &report.root {
         text += &format!(", root {root}");
+    }
+    if let Some(payloads) = report.payloads {
+        text += &format!(", payloads {payloads}");
     }
     if report.faults.is_empty() {
         return text;

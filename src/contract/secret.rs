@@ -12,6 +12,8 @@ use crate::block::payload::SaltKey;
 
 /// How deep a schema is followed for marks, through properties, items and references.
 const SCHEMA_DEPTH_MAX: usize = 32;
+/// How many strings of JSON within each other an echo is looked for in.
+const NESTED_MAX: usize = 3;
 /// Shorter secrets are not looked for in other text: they would match by chance.
 const ECHO_MIN: usize = 6;
 
@@ -33,6 +35,17 @@ impl Paths {
 
     pub fn iter(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(|path| path.iter().map(|step| format!("/{step}")).collect())
+    }
+
+    /// These paths below the field `name`, and `others` beside them.
+    pub fn below(&self, name: &str, others: &Self) -> Self {
+        let below = self.0.iter().map(|path| [&[name.to_owned()], &path[..]].concat());
+        Self(below.chain(others.0.iter().cloned()).collect())
+    }
+
+    /// These paths and `others`.
+    pub fn and(&self, others: &Self) -> Self {
+        Self(self.0.union(&others.0).cloned().collect())
     }
 
     /// Replaces the values at these paths by `{"$redacted": commitment}`; returns the texts taken out.
@@ -95,12 +108,20 @@ impl Paths {
     }
 }
 
-/// Takes texts that were redacted out of other JSON text (a result that echoes its input).
+/// Takes texts that were redacted out of other JSON text (a result that echoes its input), also where they
+/// stand in JSON that stands in a string, [`NESTED_MAX`] deep.
 pub fn scrub(text: &str, secrets: &[String]) -> Option<String> {
     let mut scrubbed = text.to_owned();
     for secret in secrets.iter().filter(|secret| secret.len() >= ECHO_MIN) {
-        let quoted = Value::String(secret.clone()).to_string();
-        scrubbed = scrubbed.replace(&quoted[1..quoted.len() - 1], "$redacted");
+        let mut forms = vec![secret.clone()];
+        for _ in 0..NESTED_MAX {
+            let quoted = Value::String(forms[forms.len() - 1].clone()).to_string();
+            forms.push(quoted[1..quoted.len() - 1].to_owned());
+        }
+        // The deepest form first: a shallower one may be part of it. The first form is not JSON's.
+        for form in forms[1..].iter().rev() {
+            scrubbed = scrubbed.replace(form, "$redacted");
+        }
     }
     (scrubbed != text).then_some(scrubbed)
 }

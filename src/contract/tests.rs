@@ -73,4 +73,10 @@ fn an_echoed_secret_is_scrubbed_in_its_json_form() {
     let scrubbed = secret::scrub(&text, &secrets).expect("it stands in the text");
     let scrubbed: Value = serde_json::from_str(&scrubbed).expect("still json");
     assert_eq!(scrubbed["said"], "you sent $redacted, ab", "short secrets match by chance, and stay");
+    let mut nested = json!({"pem": "pa\"ss\nword"}).to_string();
+    for depth in 1..=2 {
+        nested = json!({"text": nested}).to_string();
+        let scrubbed = secret::scrub(&nested, &secrets).unwrap_or_else(|| panic!("missed at depth {depth}"));
+        assert!(!scrubbed.contains("ss") && serde_json::from_str::<Value>(&scrubbed).is_ok(), "{scrubbed}");
+    }
 }

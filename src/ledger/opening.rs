@@ -67,6 +67,10 @@ pub enum OpenError {
         "the log is not the one whose head was signed at {signed} events: it was changed or replaced; check it with `cairn log verify` and restore the copy that was signed"
     )]
     Forked { signed: u64 },
+    #[error(
+        "the log has {found} events but no readable signed head; restore the file `head` beside log.db, or, if you trust this log, sign it as it stands with `cairn rebuild --sign`"
+    )]
+    Headless { found: u64 },
     #[error("the log's signing key does not fit the log; restore keys/log.key from your backup")]
     Key,
     #[error("the head file cannot be read or written")]
@@ -104,24 +108,22 @@ pub struct Birth<'a> {
 /// Opens the log of `home` and starts its writer.
 pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledger, Running), OpenError> {
     let lock = home.lock(birth.owner)?;
-    let keys = home.keys(&mut *birth.random)?;
     let mut log: Box<dyn Log> = Box::new(SqliteLog::open(&home.log_path(), settings.fsync)?);
     let reader = log.reader()?;
+    let mut head = home.head()?;
+    let notes = head.read().map_err(OpenError::Head)?;
     if reader.tip()?.is_none() {
-        begin(log.as_mut(), &keys.seed, (birth.random)(), birth.now_us)?;
+        if let Some(signed) = notes.iter().map(|note| claimed_size(note)).max() {
+            return Err(OpenError::RolledBack { signed, found: 0 });
+        }
+        home.make_keys(&mut *birth.random)?;
+        begin(log.as_mut(), &home.keys()?.seed, (birth.random)(), birth.now_us)?;
     }
     let genesis = genesis(reader.as_ref())?;
     let name = Block::encode(&genesis).cid();
-    let signer = Signer::new(&genesis.origin, keys.seed).map_err(|_| OpenError::Key)?;
-    if signer.public_key()[..] != genesis.key[..] {
-        return Err(OpenError::Key);
-    }
-    let mut head = home.head()?;
-    let signed = last_signed(&head.read().map_err(OpenError::Head)?, &signer)?;
+    let signer = signer(home, &genesis)?;
     let found = reader.tip()?.map_or(0, |tip| tip.seq + 1);
-    if let Some((size, _)) = signed.filter(|(size, _)| *size > found) {
-        return Err(OpenError::RolledBack { signed: size, found });
-    }
+    let signed = last_signed(&notes, &signer, found)?;
     let folder = derive(home, log.as_ref(), birth.step)?;
     if let Some((size, root)) = signed
         && merkle::root_at(&StoredTiles { state: folder.state(), log: reader.as_ref() }, size).ok()
@@ -166,6 +168,16 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
     Ok((ledger, Running { writer, folding, _lock: lock }))
 }
 
+/// Signs the log as it stands, for an operator who trusts it: what was signed before is forgotten.
+pub fn sign(home: &Home, folder: &Folder) -> Result<(), OpenError> {
+    let log = SqliteLog::open(&home.log_path(), true)?;
+    let signer = signer(home, &genesis(log.reader()?.as_ref())?)?;
+    let note = signer.sign_checkpoint(folder.applied(), &folder.root());
+    let mut head = home.head()?;
+    // Both slots, so that no older head is left to be believed.
+    head.write(&note, true).and_then(|()| head.write(&note, true)).map_err(OpenError::Head)
+}
+
 /// Derives the state again from the log alone.
 pub fn rebuild(home: &Home, step: &mut dyn FnMut(u64)) -> Result<Folder, OpenError> {
     let log = SqliteLog::open(&home.log_path(), true)?;
@@ -203,11 +215,39 @@ pub fn genesis(reader: &dyn Reader) -> Result<Genesis, LogError> {
     }
 }
 
-/// The largest head of the file whose signature is ours.
-fn last_signed(notes: &[String], signer: &Signer) -> Result<Option<(u64, merkle::Hash)>, OpenError> {
+/// The log's signer, if the key beside the log is the log's.
+fn signer(home: &Home, genesis: &Genesis) -> Result<Signer, OpenError> {
+    let signer = Signer::new(&genesis.origin, home.keys()?.seed).map_err(|_| OpenError::Key)?;
+    match signer.public_key()[..] == genesis.key[..] {
+        true => Ok(signer),
+        false => Err(OpenError::Key),
+    }
+}
+
+/// The last head signed for this log of `found` events.
+///
+/// A log of one event may have none: a first start can end between its first commit and its first head.
+fn last_signed(
+    notes: &[String],
+    signer: &Signer,
+    found: u64,
+) -> Result<Option<(u64, merkle::Hash)>, OpenError> {
     let verifier = Verifier::from_vkey(&signer.vkey()).map_err(|_| OpenError::Key)?;
-    let heads = notes.iter().filter_map(|note| open_checkpoint(note, &verifier).ok());
-    Ok(heads.map(|head| (head.size, head.root)).max_by_key(|(size, _)| *size))
+    let ours = notes.iter().filter_map(|note| open_checkpoint(note, &verifier).ok());
+    match ours.map(|head| (head.size, head.root)).max_by_key(|(size, _)| *size) {
+        Some((signed, _)) if signed > found => Err(OpenError::RolledBack { signed, found }),
+        Some(signed) => Ok(Some(signed)),
+        None => match notes.iter().map(|note| claimed_size(note)).max() {
+            Some(signed) if signed > 0 => Err(OpenError::Forked { signed }),
+            _ if found > 1 => Err(OpenError::Headless { found }),
+            _ => Ok(None),
+        },
+    }
+}
+
+/// The size a head claims, whoever signed it; 0 where the text is no head.
+fn claimed_size(note: &str) -> u64 {
+    note.lines().nth(1).and_then(|size| size.parse().ok()).unwrap_or(0)
 }
 
 /// The state, caught up with the log; made anew where it is damaged or another log's.
@@ -224,7 +264,13 @@ pub fn derive(home: &Home, log: &dyn Log, step: &mut dyn FnMut(u64)) -> Result<F
         }
         Err(err) => return Err(err),
     };
-    catch_up(&mut folder, log.reader()?.as_ref(), step)?;
+    // The state is this log's as far as it goes, so what cannot be folded is the log's own fault.
+    catch_up(&mut folder, log.reader()?.as_ref(), step).map_err(|err| match err {
+        StateError::Broken { .. } => StateError::Log(LogError::Corrupt {
+            what: "events are missing, out of order or unreadable; see `cairn log verify`, then restore your backup",
+        }),
+        other => other,
+    })?;
     Ok(folder)
 }
 

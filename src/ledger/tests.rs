@@ -252,6 +252,59 @@ fn a_log_is_not_continued_with_another_key() {
 }
 
 #[test]
+fn a_lost_key_is_missed_and_none_is_made_in_its_place() {
+    for name in ["log.key", "salt.key"] {
+        let dir = tempfile::tempdir().expect("a directory");
+        closed(opened(dir.path()));
+        let key = dir.path().join("keys").join(name);
+        fs::remove_file(&key).expect("removes");
+        let refused = open(dir.path()).err().expect("it is not opened").to_string();
+        assert!(refused.contains(name) && refused.contains("missing"), "{refused}");
+        assert!(!key.exists());
+    }
+}
+
+#[test]
+fn an_emptied_log_is_not_begun_again_under_its_head() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    echo(&ledger, "c1", None);
+    closed((ledger, running));
+    fs::write(dir.path().join("log.db"), b"").expect("empties");
+    let _ = fs::remove_file(dir.path().join("log.db-wal"));
+    assert!(matches!(open(dir.path()), Err(OpenError::RolledBack { signed: 3, found: 0 })));
+}
+
+#[test]
+fn a_log_without_a_readable_head_is_opened_only_once_it_is_signed_as_it_stands() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    echo(&ledger, "c1", None);
+    closed((ledger, running));
+    for head in [&b""[..], &[0; 2048], &[0xa5; 2048]] {
+        fs::write(dir.path().join("head"), head).expect("writes");
+        assert!(matches!(open(dir.path()), Err(OpenError::Headless { found: 3 })), "{} bytes", head.len());
+    }
+    let home = Home::open(dir.path()).expect("opens");
+    let folder = opening::rebuild(&home, &mut |_| {}).expect("rebuilds");
+    opening::sign(&home, &folder).expect("signs");
+    drop(folder);
+    closed(opened(dir.path()));
+}
+
+#[test]
+fn a_command_that_cannot_be_recorded_is_refused_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    let Command::Start { mut start, input, .. } = start("c1", None) else { unreachable!("it is a start") };
+    start.facts.name = "n".repeat(20 * 1024);
+    let denied = ledger.submit_blocking(Command::Start { start, input, refused: None });
+    assert!(matches!(denied, Ok(Ruling::Denied(refusal)) if refusal.code == Code::InvalidArgument));
+    assert!(matches!(echo(&ledger, "c2", None), Ruling::Done(sealed) if sealed.seq == 2));
+    closed((ledger, running));
+}
+
+#[test]
 fn a_failed_commit_stops_the_ledger() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ledger, running) = opened(dir.path());

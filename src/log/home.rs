@@ -17,6 +17,9 @@ use crate::block::payload::SaltKey;
 /// Bytes of one of the two slots of the head file; a signed checkpoint is about 200.
 const HEAD_SLOT: usize = 1024;
 
+/// The files of the keys: the seed that signs heads, and the key of payload salts.
+const KEYS: [&str; 2] = ["log.key", "salt.key"];
+
 /// A directory that holds one log.
 #[derive(Clone, Debug)]
 pub struct Home {
@@ -34,7 +37,9 @@ pub enum HomeError {
         #[source]
         source: io::Error,
     },
-    #[error("key file `{file}` does not hold 32 bytes in hex; restore it from your backup")]
+    #[error("key file `keys/{file}` is missing; restore it from your backup")]
+    NoKey { file: &'static str },
+    #[error("key file `keys/{file}` does not hold 32 bytes in hex; restore it from your backup")]
     Key { file: &'static str },
 }
 
@@ -74,7 +79,11 @@ impl Home {
     /// Uses `dir` only where there is a log in it.
     pub fn existing(dir: &Path) -> Result<Self, HomeError> {
         let home = Self { dir: dir.to_owned() };
-        home.io(fs::metadata(home.log_path()))?;
+        let log = home.io(fs::metadata(home.log_path()))?;
+        // A start that failed leaves the file empty.
+        if log.len() == 0 {
+            home.io(Err(io::ErrorKind::NotFound.into()))?;
+        }
         Ok(home)
     }
 
@@ -163,29 +172,34 @@ impl Home {
         self.dir.join("runners").join(name)
     }
 
-    /// Reads the keys, making those that are missing from `fresh`.
-    pub fn keys(&self, mut fresh: impl FnMut() -> [u8; 32]) -> Result<Keys, HomeError> {
-        Ok(Keys {
-            seed: self.key("log.key", &mut fresh)?,
-            salt: SaltKey::new(self.key("salt.key", &mut fresh)?),
-        })
+    /// Makes the keys of a new log from `fresh`; a key that is there already is kept.
+    pub fn make_keys(&self, mut fresh: impl FnMut() -> [u8; 32]) -> Result<(), HomeError> {
+        for name in KEYS {
+            let path = self.dir.join("keys").join(name);
+            if path.exists() {
+                continue;
+            }
+            let text = format!("{}\n", data_encoding::HEXLOWER.encode(&fresh()));
+            self.io(fs::DirBuilder::new().recursive(true).mode(0o700).create(self.dir.join("keys")))?;
+            self.io(write_secret(&path, text.as_bytes()))?;
+        }
+        Ok(())
     }
 
-    fn key(&self, name: &'static str, fresh: &mut dyn FnMut() -> [u8; 32]) -> Result<[u8; 32], HomeError> {
-        let path = self.dir.join("keys").join(name);
-        match fs::read_to_string(&path) {
+    /// Reads the keys. A log is not continued without its own: none is ever made in a lost one's place.
+    pub fn keys(&self) -> Result<Keys, HomeError> {
+        let [seed, salt] = KEYS;
+        Ok(Keys { seed: self.key(seed)?, salt: SaltKey::new(self.key(salt)?) })
+    }
+
+    fn key(&self, name: &'static str) -> Result<[u8; 32], HomeError> {
+        match fs::read_to_string(self.dir.join("keys").join(name)) {
             Ok(text) => data_encoding::HEXLOWER
                 .decode(text.trim().as_bytes())
                 .ok()
                 .and_then(|bytes| bytes.try_into().ok())
                 .ok_or(HomeError::Key { file: name }),
-            Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                let key = fresh();
-                let text = format!("{}\n", data_encoding::HEXLOWER.encode(&key));
-                self.io(fs::create_dir_all(self.dir.join("keys")))?;
-                self.io(write_secret(&path, text.as_bytes()))?;
-                Ok(key)
-            }
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Err(HomeError::NoKey { file: name }),
             Err(source) => self.io(Err(source)),
         }
     }

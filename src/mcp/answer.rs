@@ -5,16 +5,15 @@
 //! - our own `_meta` keys always say what we say: a source that used them is overruled;
 //! - a session-era result gets nothing but the record.
 
-use serde::{Deserialize, Serialize};
-use serde_json::{
-    Map, Value, json,
-    value::{RawValue, to_raw_value},
-};
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
 
 use super::envelope::{INTERNAL_ERROR, INVALID_REQUEST, present};
 use crate::{
-    block::splice::edit,
-    router::{Record, RpcError},
+    block::{Cid, splice::edit_into},
+    router::{Answer, Record, RpcError},
 };
 
 /// Milliseconds a list may be taken for fresh.
@@ -22,8 +21,17 @@ pub const LIST_TTL_MS: u64 = 5_000;
 /// Milliseconds a resource may be taken for fresh: only its source knows, and it did not say.
 pub const READ_TTL_MS: u64 = 0;
 
-const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 const RECORD: &str = "io.cairn/";
+/// What we say of ourselves in every stateless result.
+const SERVER_INFO: Member = (
+    "io.modelcontextprotocol/serverInfo",
+    Cow::Borrowed(concat!(r#"{"name":"cairn","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#)),
+);
+/// Bytes that what is added takes at most, as a rule.
+const ADDED: usize = 640;
+
+/// A key, and its value as JSON.
+type Member = (&'static str, Cow<'static, str>);
 
 /// The two ways of speaking MCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,18 +54,32 @@ struct Top<'a> {
     cache_scope: Option<&'a RawValue>,
 }
 
-/// The result as it leaves for a client of `era`. `ttl_ms` is given for results that may be cached.
+/// The router's answer as it leaves for a client of `era`, written at the end of `out`; or the error that
+/// leaves in its place. `ttl_ms` is given for results that may be cached.
+pub fn conclude(
+    out: &mut String,
+    answer: Result<Answer, RpcError>,
+    era: Era,
+    ttl_ms: Option<u64>,
+) -> Result<(), RpcError> {
+    let Answer { result, record } = answer.map_err(finish_error)?;
+    finish(out, &result, era, ttl_ms, record.as_ref())
+        .map_err(|error| finish_error(RpcError { record: record.map(Box::new), ..error }))
+}
+
+/// Writes `result` at the end of `out` as it leaves. Writes nothing where it cannot leave.
 pub fn finish(
+    out: &mut String,
     result: &RawValue,
     era: Era,
     ttl_ms: Option<u64>,
     record: Option<&Record>,
-) -> Result<Box<RawValue>, RpcError> {
+) -> Result<(), RpcError> {
     let top: Top = Some(result.get())
         .filter(|text| text.starts_with('{'))
         .and_then(|text| serde_json::from_str(text).ok())
         .ok_or_else(|| RpcError::new(INTERNAL_ERROR, "the result is not an object with each field once"))?;
-    let mut members: Vec<(&str, Box<RawValue>)> = Vec::new();
+    let mut members: Vec<Member> = Vec::new();
     let mut meta = record.map(record_members).unwrap_or_default();
     match era {
         Era::Session => {
@@ -69,25 +91,27 @@ pub fn finish(
             }
         }
         Era::Stateless => {
-            meta.insert(SERVER_INFO.to_owned(), server_info());
+            meta.push(SERVER_INFO);
             let complete = top.result_type.is_none() || top.is("complete");
             if top.result_type.is_none() {
-                members.push(("resultType", raw(&"complete")));
+                members.push(("resultType", r#""complete""#.into()));
             }
             if let Some(ttl_ms) = ttl_ms.filter(|_| complete) {
                 if top.ttl_ms.is_none() {
-                    members.push(("ttlMs", raw(&ttl_ms)));
+                    members.push(("ttlMs", ttl_ms.to_string().into()));
                 }
                 if top.cache_scope.is_none() {
-                    members.push(("cacheScope", raw(&"private")));
+                    members.push(("cacheScope", r#""private""#.into()));
                 }
             }
         }
     }
     if !meta.is_empty() {
-        members.push(("_meta", merge_meta(top.meta, &meta, record.is_some())));
+        members.push(("_meta", merge_meta(top.meta, &meta, record.is_some()).into()));
     }
-    Ok(edited(result, &members, |_| false))
+    out.reserve(result.get().len() + ADDED);
+    edit(out, result, &members, |_| false);
+    Ok(())
 }
 
 impl Top<'_> {
@@ -97,61 +121,44 @@ impl Top<'_> {
     }
 }
 
-/// What we say of ourselves in every stateless result.
-pub fn server_info() -> Value {
-    json!({"name": "cairn", "version": env!("CARGO_PKG_VERSION")})
-}
-
 /// The error as it leaves: the keys of its record are in `data`, where that can hold them.
 pub fn finish_error(error: RpcError) -> RpcError {
-    let members = error.record.as_deref().map(record_members);
-    let data = match (error.data, members) {
-        (None, Some(members)) => Some(Value::Object(members)),
-        (Some(Value::Object(mut data)), Some(members)) => {
-            data.extend(members);
-            Some(Value::Object(data))
-        }
+    let data = match (error.data, error.record.as_deref()) {
+        (None, Some(record)) => Some(with_record(Map::new(), record)),
+        (Some(Value::Object(data)), Some(record)) => Some(with_record(data, record)),
         (data, _) => data,
     };
     RpcError { data, ..error }
 }
 
-fn record_members(record: &Record) -> Map<String, Value> {
-    let mut members = Map::new();
-    let mut insert = |key: &str, value: Value| members.insert(format!("{RECORD}{key}"), value);
-    insert("event", record.event.to_string().into());
-    for (key, cid) in [("contract", record.contract), ("input", record.input), ("output", record.output)] {
-        if let Some(cid) = cid {
-            insert(key, cid.to_string().into());
-        }
+fn with_record(mut data: Map<String, Value>, record: &Record) -> Value {
+    for (key, value) in record_members(record) {
+        data.insert(key.to_owned(), serde_json::from_str(&value).expect("every member's value is JSON"));
     }
-    insert("seq", record.seq.into());
-    insert("log", record.log.to_string().into());
-    if record.replayed {
-        insert("replayed", true.into());
-    }
+    Value::Object(data)
+}
+
+fn record_members(record: &Record) -> Vec<Member> {
+    let cid = |key, cid: Cid| (key, format!("\"{cid}\"").into());
+    let mut members: Vec<Member> = vec![cid("io.cairn/event", record.event)];
+    members.extend(record.contract.map(|contract| cid("io.cairn/contract", contract)));
+    members.extend(record.input.map(|input| cid("io.cairn/input", input)));
+    members.extend(record.output.map(|output| cid("io.cairn/output", output)));
+    members.push(("io.cairn/seq", record.seq.to_string().into()));
+    members.push(cid("io.cairn/log", record.log));
+    members.extend(record.replayed.then_some(("io.cairn/replayed", "true".into())));
     members
 }
 
 /// `old` with `new` in it. Where there is a record, no other word on one stays.
-fn merge_meta(old: Option<&RawValue>, new: &Map<String, Value>, recorded: bool) -> Box<RawValue> {
-    let Some(old) = old.filter(|old| old.get().starts_with('{')) else {
-        return raw(new);
-    };
-    let members: Vec<(&str, Box<RawValue>)> =
-        new.iter().map(|(key, value)| (key.as_str(), raw(value))).collect();
-    edited(old, &members, |key| recorded && key.starts_with(RECORD))
+fn merge_meta(old: Option<&RawValue>, new: &[Member], recorded: bool) -> String {
+    let empty = || serde_json::from_str("{}").expect("this is JSON");
+    let old = old.filter(|old| old.get().starts_with('{')).unwrap_or_else(empty);
+    let mut out = String::with_capacity(old.get().len() + ADDED);
+    edit(&mut out, old, new, |key| recorded && key.starts_with(RECORD));
+    out
 }
 
-fn edited(
-    object: &RawValue,
-    set: &[(&str, Box<RawValue>)],
-    unwanted: impl Fn(&str) -> bool,
-) -> Box<RawValue> {
-    let set: Vec<(&str, &RawValue)> = set.iter().map(|(key, value)| (*key, &**value)).collect();
-    edit(object, &set, unwanted).expect("what starts with a brace and is JSON is an object")
-}
-
-fn raw(value: &impl Serialize) -> Box<RawValue> {
-    to_raw_value(value).expect("text, numbers and JSON values are always printable")
+fn edit(out: &mut String, object: &RawValue, set: &[Member], unwanted: impl Fn(&str) -> bool) {
+    edit_into(out, object, set, unwanted).expect("what starts with a brace and is JSON is an object");
 }

@@ -4,7 +4,7 @@
 //! request. So [`CallClient`] only queues, and [`relay`] sends from the handler's own task, which also
 //! keeps everything a tool said ahead of its answer.
 
-use std::pin::pin;
+use std::{future::ready, pin::pin};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rmcp::{
@@ -100,7 +100,7 @@ impl Client for CallClient {
         let method = method.to_owned();
         Box::pin(async move {
             if self.era == Era::Stateless || !declared {
-                return Err(RpcError::new(METHOD_NOT_FOUND, format!("the client cannot be asked {method}")));
+                return Err(cannot_be_asked(&method));
             }
             // The library's own types of these requests drop fields they do not know.
             let request = ServerRequest::CustomRequest(CustomRequest::new(method, Some(params)));
@@ -118,6 +118,31 @@ impl Client for CallClient {
     fn stateless(&self) -> bool {
         self.era == Era::Stateless
     }
+}
+
+/// The handle of a request that stands alone and wants to hear nothing but its answer.
+pub struct Silent {
+    pub capabilities: Value,
+}
+
+impl Client for Silent {
+    fn notify(&self, _: &str, _: Value) {}
+
+    fn request(&self, method: &str, _: Value) -> BoxFuture<'_, Result<Value, RpcError>> {
+        Box::pin(ready(Err(cannot_be_asked(method))))
+    }
+
+    fn capabilities(&self) -> Value {
+        self.capabilities.clone()
+    }
+
+    fn stateless(&self) -> bool {
+        true
+    }
+}
+
+fn cannot_be_asked(method: &str) -> RpcError {
+    RpcError::new(METHOD_NOT_FOUND, format!("the client cannot be asked {method}"))
 }
 
 /// Runs `call` to its end, sending what is `heard` from it meanwhile. Nothing is sent once `cancel` has fired.

@@ -9,11 +9,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json, value::RawValue};
+use tokio_util::sync::CancellationToken;
 
 use super::answer::Era;
 use crate::{
     block::Cid,
-    router::{Caller, Meta, RpcError},
+    router::{Caller, Client, Meta, Method, Request, RpcError},
 };
 
 /// Characters of an idempotency key.
@@ -92,12 +93,38 @@ pub struct Asked {
     pub caller: Caller,
     /// The name or URI asked for; empty for methods that have none.
     pub name: String,
-    pub params: Box<RawValue>,
+    pub params: Arc<RawValue>,
     pub meta: Meta,
+    /// `io.modelcontextprotocol/protocolVersion`
+    pub version: Option<String>,
     /// `io.modelcontextprotocol/logLevel`
     pub log_level: Option<String>,
     /// `io.modelcontextprotocol/clientCapabilities`, or those of `initialize`.
     pub capabilities: Option<Value>,
+}
+
+impl Asked {
+    /// What the router is asked.
+    pub fn request(&self, method: Method, client: Arc<dyn Client>, cancel: CancellationToken) -> Request {
+        Request {
+            method,
+            name: self.name.clone(),
+            params: self.params.clone(),
+            meta: self.meta.clone(),
+            caller: self.caller.clone(),
+            client,
+            cancel,
+            cause: None,
+        }
+    }
+
+    fn era(&self) -> Era {
+        match &self.version {
+            // Revisions are dates, and compare as text.
+            Some(version) if version.as_str() >= FIRST_STATELESS => Era::Stateless,
+            _ => Era::Session,
+        }
+    }
 }
 
 /// A message that may pass.
@@ -214,15 +241,15 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
         message: error.message,
         malformed,
     };
-    let params = fields.params.map_or("{}", RawValue::get);
-    let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(params) else {
+    let params = fields.params.unwrap_or_else(|| serde_json::from_str("{}").expect("this is JSON"));
+    let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(params.get()) else {
         return Err(fault(invalid_params("params must be an object"), true));
     };
     if fields.get("_meta").is_some_and(|meta| !meta.get().starts_with('{')) {
         return Err(fault(invalid_params("_meta must be an object"), true));
     }
-    let (asked, era) = ask(params, &fields, caller).map_err(|error| fault(error, false))?;
-    if id.is_some() && is_known(&method, era) {
+    let asked = ask(&method, params, &fields, caller).map_err(|error| fault(error, false))?;
+    if id.is_some() && is_known(&method, asked.era()) {
         check_shape(&method, &fields).map_err(|error| fault(error, false))?;
     }
     let slim = SLIMMED.contains(&method.as_str()).then(|| Slim {
@@ -265,7 +292,12 @@ fn check_shape(method: &str, fields: &HashMap<String, &RawValue>) -> Result<(), 
     Ok(())
 }
 
-fn ask(params: &str, fields: &HashMap<String, &RawValue>, caller: &Caller) -> Result<(Asked, Era), RpcError> {
+fn ask(
+    method: &str,
+    params: &RawValue,
+    fields: &HashMap<String, &RawValue>,
+    caller: &Caller,
+) -> Result<Asked, RpcError> {
     let text = |field| {
         let value: &&RawValue = fields.get(field)?;
         serde_json::from_str::<String>(value.get()).ok()
@@ -275,21 +307,15 @@ fn ask(params: &str, fields: &HashMap<String, &RawValue>, caller: &Caller) -> Re
             .map_err(|_| invalid_params("_meta has each of its fields once"))?,
         None => MetaFields::default(),
     };
-    let capabilities = meta
-        .capabilities
-        .or_else(|| fields.get("capabilities").copied())
-        .and_then(|capabilities| serde_json::from_str(capabilities.get()).ok());
-    let era = match meta.protocol_version.as_ref().and_then(Value::as_str) {
-        // Revisions are dates, and compare as text.
-        Some(version) if version >= FIRST_STATELESS => Era::Stateless,
-        _ => Era::Session,
-    };
+    let of_initialize = || fields.get("capabilities").copied().filter(|_| method == "initialize");
+    let capabilities = meta.capabilities.or_else(of_initialize);
     let asked = Asked {
         caller: caller.clone(),
         name: text("name").or_else(|| text("uri")).unwrap_or_default(),
-        params: RawValue::from_string(params.to_owned()).expect("params were read as JSON a moment ago"),
+        params: params.to_owned().into(),
+        version: meta.protocol_version.as_ref().and_then(Value::as_str).map(str::to_owned),
         log_level: meta.log_level.as_ref().and_then(Value::as_str).map(str::to_owned),
-        capabilities,
+        capabilities: capabilities.and_then(|given| serde_json::from_str(given.get()).ok()),
         meta: Meta {
             idempotency_key: meta.idempotency_key.map(idempotency_key).transpose()?,
             contract: meta.contract.map(contract).transpose()?,
@@ -297,7 +323,7 @@ fn ask(params: &str, fields: &HashMap<String, &RawValue>, caller: &Caller) -> Re
             progress_token: meta.progress_token,
         },
     };
-    Ok((asked, era))
+    Ok(asked)
 }
 
 fn idempotency_key(value: Value) -> Result<String, RpcError> {

@@ -30,7 +30,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Shared,
-    answer::{Era, LIST_TTL_MS, READ_TTL_MS, finish, finish_error},
+    answer::{Era, LIST_TTL_MS, READ_TTL_MS, conclude, finish},
     client::{CallClient, Logs, relay, to_library},
     envelope::{Asked, FIRST_STATELESS, INTERNAL_ERROR, invalid_params, is_known},
     list::page,
@@ -39,7 +39,7 @@ use super::{
     },
     raw::pack,
 };
-use crate::router::{Change, Client, Method, Offer, Request, RpcError};
+use crate::router::{Change, Method, Offer, RpcError};
 
 /// Revisions we speak. 2024-11-05 has another transport and is not among them.
 const VERSIONS: &[ProtocolVersion] = &[
@@ -79,22 +79,12 @@ impl Handler {
         let asked = asked(&context.extensions)?;
         let era = era(&context);
         let (client, heard) = CallClient::new(era, self.logs(asked, era), self.capabilities(asked, era));
-        let request = Request {
-            method,
-            name: asked.name.clone(),
-            params: asked.params.clone(),
-            meta: asked.meta.clone(),
-            caller: asked.caller.clone(),
-            client: Arc::new(client) as Arc<dyn Client>,
-            cancel: context.ct.clone(),
-            cause: None,
-        };
+        let request = asked.request(method, Arc::new(client), context.ct.clone());
         let call = self.shared.router.call(request);
         let answer = relay(call, heard, &context.peer, &context.ct).await;
-        let answer = answer.map_err(finish_error).map_err(to_library)?;
-        finish(&answer.result, era, ttl_ms, answer.record.as_ref()).map(pack).map_err(|error| {
-            to_library(finish_error(RpcError { record: answer.record.map(Box::new), ..error }))
-        })
+        let mut out = String::new();
+        conclude(&mut out, answer, era, ttl_ms).map_err(to_library)?;
+        Ok(pack(out))
     }
 
     /// The parcel of one page of `items`.
@@ -107,10 +97,11 @@ impl Handler {
         context: &RequestContext<RoleServer>,
     ) -> Result<MetaObject, ErrorData> {
         let cursor = params.and_then(|params| params.cursor);
+        let mut out = String::new();
         page(key, items, entry, cursor.as_deref())
-            .and_then(|page| finish(&page, era(context), Some(LIST_TTL_MS), None))
-            .map(pack)
-            .map_err(to_library)
+            .and_then(|page| finish(&mut out, &page, era(context), Some(LIST_TTL_MS), None))
+            .map_err(to_library)?;
+        Ok(pack(out))
     }
 
     fn offer(&self) -> Arc<Offer> {

@@ -22,6 +22,11 @@ pub fn header_tool<'a>(offer: &'a Offer, name: &str) -> Option<&'a str> {
     Some(tool.definition.get()).filter(|definition| definition.contains(HEADER_MARK))
 }
 
+/// Whether there is a tool `name` that has no such arguments.
+pub fn has_plain_tool(offer: &Offer, name: &str) -> bool {
+    offer.tools.iter().any(|tool| tool.name == name && !tool.definition.get().contains(HEADER_MARK))
+}
+
 pub fn tool_entry(tool: &Arc<Tool>) -> (&str, &RawValue) {
     (&tool.name, &tool.definition)
 }

@@ -38,10 +38,10 @@ struct Parcel<'a> {
     content: Cow<'a, str>,
 }
 
-/// The `_meta` of a typed result that stands for the result object `content`.
-pub fn pack(content: Box<RawValue>) -> MetaObject {
+/// The `_meta` of a typed result that stands for the result object whose JSON is `content`.
+pub fn pack(content: String) -> MetaObject {
     let mut meta = MetaObject::new();
-    meta.0.insert(PARCEL.to_owned(), Value::String(String::from(Box::<str>::from(content))));
+    meta.0.insert(PARCEL.to_owned(), Value::String(content));
     meta
 }
 

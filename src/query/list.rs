@@ -21,9 +21,9 @@ use crate::{
 /// Events on one page.
 pub const LIMIT_MAX: u64 = 1000;
 pub const LIMIT_DEFAULT: u64 = 100;
-/// Contracts that are followed back from a tool's name.
 /// The words `call.started` and `call.succeeded`, which are not indexed: they are almost every event.
 const COMMON_KINDS: u64 = 2;
+/// Contracts that are followed back from a tool's name.
 const PAST_CONTRACTS_MAX: usize = 1000;
 /// Bytes of a filter's digest in its cursors.
 const BOUND_LEN: usize = 8;

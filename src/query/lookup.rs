@@ -1,12 +1,9 @@
-//! Looking up one event or block by its name, and showing it as JSON.
+//! Looking up one event or block by its name, and showing blocks as JSON.
 //!
-//! Invariant: payload content is shown only where it was asked for, and at most [`INLINE_MAX`] bytes of it an answer.
-
-use std::cell::Cell;
+//! Invariant: payload content is shown only where it was asked for.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rusqlite::OptionalExtension;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{QueryError, View};
@@ -18,12 +15,9 @@ use crate::{
         payload::{JSON, Payload},
     },
     contract::Contract,
-    event::{Event, Genesis, PayloadRef},
+    event::{Event, Genesis},
     log::Stored,
 };
-
-/// Bytes of payload content in one answer; what is beyond is left out and named by its CID.
-pub const INLINE_MAX: usize = 16 * 1024 * 1024;
 
 /// What a name stands for.
 #[derive(Debug)]
@@ -48,36 +42,6 @@ impl Found {
     }
 }
 
-/// How payloads are shown within events.
-pub struct Payloads {
-    /// Bytes of content that may still be shown.
-    left: Cell<usize>,
-}
-
-impl Payloads {
-    /// Names, media types and lengths only.
-    pub fn named() -> Self {
-        Self { left: Cell::new(0) }
-    }
-
-    /// Content too, up to the bound.
-    pub fn inline() -> Self {
-        Self { left: Cell::new(INLINE_MAX) }
-    }
-
-    fn take(&self, len: usize) -> bool {
-        let left = self.left.get().checked_sub(len);
-        self.left.set(left.unwrap_or(self.left.get()));
-        left.is_some() && self.left.get() + len > 0
-    }
-}
-
-/// A payload's envelope without its content.
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    media: &'a str,
-}
-
 impl View {
     /// The event of this name.
     pub fn event(&self, cid: &Cid) -> Result<Option<Event>, QueryError> {
@@ -97,30 +61,6 @@ impl View {
             Some(Stored::Erased) => Err(QueryError::Erased(*cid)),
             None => Err(QueryError::NotFound(cid.to_string())),
         }
-    }
-
-    /// An event with the keys of its schema, `cid`, and for each payload its media type (null once erased).
-    pub fn event_json(&self, event: &Event, payloads: &Payloads) -> Result<Value, QueryError> {
-        let mut json = fields_json(event);
-        let Some(object) = json.as_object_mut() else {
-            return Ok(json);
-        };
-        let shown = object.get_mut("pay").and_then(Value::as_array_mut);
-        for (pay, shown) in event.fields().pay.iter().zip(shown.into_iter().flatten()) {
-            let Some(shown) = shown.as_object_mut() else {
-                continue;
-            };
-            let media = self.media(&pay.cid)?;
-            if media.is_none() {
-                shown.insert("erased".to_owned(), true.into());
-            }
-            let inline = media.is_some() && payloads.take(pay.len as usize);
-            shown.insert("media".to_owned(), media.into());
-            if inline {
-                self.show_content(&pay.cid, shown)?;
-            }
-        }
-        Ok(json)
     }
 
     /// A block: its name, codec, size, links, what it is, and its value.
@@ -186,19 +126,6 @@ impl View {
         }
     }
 
-    /// The media type of a payload, read without copying its content.
-    fn media(&self, cid: &Cid) -> Result<Option<String>, QueryError> {
-        let sql = "SELECT bytes FROM log.block WHERE digest = ?1 AND codec = ?2 AND bytes IS NOT NULL";
-        let mut statement = self.state.prepare_cached(sql)?;
-        let media = |row: &rusqlite::Row<'_>| {
-            let bytes = row.get_ref(0)?.as_blob()?;
-            let envelope: Option<Envelope<'_>> = serde_ipld_dagcbor::from_slice(bytes).ok();
-            Ok(envelope.map(|envelope| envelope.media.to_owned()))
-        };
-        let key = rusqlite::params![cid.digest(), cid.codec() as u8];
-        Ok(statement.query_row(key, media).optional()?.flatten())
-    }
-
     fn content_len(&self, payload: &Payload) -> Result<u64, QueryError> {
         let mut len = payload.data.as_ref().map_or(0, |data| data.len() as u64);
         let sql = "SELECT length(bytes) FROM log.block WHERE digest = ?1";
@@ -212,7 +139,7 @@ impl View {
     }
 
     /// Adds `content` (JSON) or `content_base64`.
-    fn show_content(&self, cid: &Cid, shown: &mut Map<String, Value>) -> Result<(), QueryError> {
+    pub(super) fn show_content(&self, cid: &Cid, shown: &mut Map<String, Value>) -> Result<(), QueryError> {
         let Some(payload) = self.payload(cid)? else {
             return Ok(());
         };
@@ -225,34 +152,6 @@ impl View {
         };
         Ok(())
     }
-}
-
-/// An event's fields as they were read, without decoding its bytes again.
-fn fields_json(event: &Event) -> Value {
-    let fields = event.fields();
-    let nullable = |cid: &Option<Cid>| cid.as_ref().map(link);
-    let pay = |pay: &PayloadRef| json!({"cid": link(&pay.cid), "len": pay.len, "role": pay.role});
-    let body: Map<String, Value> = fields.body.iter().map(|(name, fact)| (name.clone(), dag(fact))).collect();
-    json!({
-        "cid": event.cid().to_string(),
-        "v": fields.v,
-        "kind": fields.kind,
-        "log": link(&fields.log),
-        "seq": fields.seq,
-        "prev": nullable(&fields.prev),
-        "cause": nullable(&fields.cause),
-        "refs": fields.refs.iter().map(link).collect::<Vec<_>>(),
-        "actor": {
-            "id": fields.actor.id,
-            "role": fields.actor.role,
-            "proof": nullable(&fields.actor.proof),
-        },
-        "subject": fields.subject,
-        "tool": nullable(&fields.tool),
-        "pay": fields.pay.iter().map(pay).collect::<Vec<_>>(),
-        "body": body,
-        "ts": fields.ts,
-    })
 }
 
 /// A contract with its schemas and annotations as JSON.

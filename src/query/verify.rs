@@ -13,11 +13,12 @@ mod strict;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
-
 use serde::Serialize;
 
-use self::events::Chain;
+use self::{
+    blocks::{Blocks, PART_GONE},
+    events::Chain,
+};
 use crate::{
     block::{Cid, Codec},
     log::{LogError, Stored, home::Home, sqlite::SqliteReader},
@@ -58,7 +59,7 @@ impl Verdict {
 }
 
 /// What is verified.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Checks {
     /// The first seq; anything but 0 leaves out what only a whole log shows: its root, its heads, blocks nobody names.
     pub from_seq: u64,
@@ -70,6 +71,15 @@ pub struct Checks {
     pub key: Option<String>,
     /// Derive the state again and compare every table.
     pub derived: bool,
+    /// Hash every block and look for every payload; else only blocks that an event cannot be understood without.
+    pub payloads: bool,
+}
+
+impl Default for Checks {
+    /// The whole log, by its own word, without its state.
+    fn default() -> Self {
+        Self { from_seq: 0, to_seq: None, checkpoint: None, key: None, derived: false, payloads: true }
+    }
 }
 
 /// Something that does not hold.
@@ -90,6 +100,9 @@ pub struct Report {
     pub checked_blocks: u64,
     /// The Merkle root of the whole log, in hex.
     pub root: Option<String>,
+    /// Where payloads were left out, that they were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payloads: Option<&'static str>,
     pub faults: Vec<Fault>,
     pub faults_total: u64,
 }
@@ -106,7 +119,7 @@ pub enum Step {
 
 /// Verifies the log of a data directory. `step` is told how far it is.
 pub fn verify(home: &Home, checks: &Checks, step: &mut dyn FnMut(Step)) -> Report {
-    let mut found = Found::default();
+    let mut found = Found { payloads: checks.payloads, ..Found::default() };
     let checked = SqliteReader::open(&home.log_path()).and_then(|log| found.check(home, &log, checks, step));
     if let Err(err) = checked {
         let verdict = match err {
@@ -141,7 +154,7 @@ impl View {
         if let Some(seq) = self.log.seq_of(cid)? {
             let checks = Checks { from_seq: seq, to_seq: Some(seq), ..Checks::default() };
             let chain = found.check_events(self.log.as_ref(), &checks, Vec::new(), &mut |_| {})?;
-            found.end(chain, HashSet::new())?;
+            found.end(chain, Blocks::default())?;
             let root = self.root(head.size)?;
             let proof = merkle::inclusion(&self.tiles(), seq, head.size);
             let leaf = merkle::leaf_hash(cid);
@@ -156,7 +169,7 @@ impl View {
         found.blocks = 1;
         match self.log.block(cid) {
             Ok(Some(Stored::Present(bytes))) => {
-                found.check_block(cid, &bytes, None, self.log.as_ref())?;
+                found.check_block_alone(cid, &bytes, None, self.log.as_ref())?;
             }
             Ok(Some(Stored::Erased)) => return Err(QueryError::Erased(*cid)),
             Ok(None) => return Err(QueryError::NotFound(cid.to_string())),
@@ -174,6 +187,7 @@ struct Found {
     faults_total: u64,
     events: u64,
     blocks: u64,
+    payloads: bool,
     root: Option<merkle::Hash>,
 }
 
@@ -185,6 +199,7 @@ impl Default for Found {
             faults_total: 0,
             events: 0,
             blocks: 0,
+            payloads: true,
             root: None,
         }
     }
@@ -204,15 +219,15 @@ impl Found {
             true => self.heads(home, log, checks)?,
             false => Vec::new(),
         };
-        let nulls = match whole {
+        let blocks = match whole && checks.payloads {
             true => self.check_blocks(log, step)?,
-            false => HashSet::new(),
+            false => Blocks::default(),
         };
         let chain = self.check_events(log, checks, heads, step)?;
-        self.end(chain, nulls)
+        self.end(chain, blocks)
     }
 
-    fn end(&mut self, chain: Chain<'_>, nulls: HashSet<Cid>) -> Result<(), LogError> {
+    fn end(&mut self, chain: Chain<'_>, blocks: Blocks) -> Result<(), LogError> {
         for (head, what) in &chain.heads {
             if head.size > chain.next {
                 let fault = format!(
@@ -237,7 +252,11 @@ impl Found {
                 );
             }
         }
-        for block in nulls {
+        for block in blocks.nulls {
+            if blocks.parts.contains(&block) {
+                self.fault(Verdict::Incomplete, None, Some(&block), PART_GONE);
+                continue;
+            }
             // The parts of an erased payload have no link left that would lead to them.
             let on_record = match block.codec() {
                 Codec::Raw => !chain.erased.is_empty(),
@@ -272,6 +291,7 @@ impl Found {
             checked_events: self.events,
             checked_blocks: self.blocks,
             root: self.root.map(|root| data_encoding::HEXLOWER.encode(&root)),
+            payloads: (!self.payloads).then_some("not checked"),
             faults: self.faults,
             faults_total: self.faults_total,
         }

@@ -23,6 +23,8 @@ use crate::{
     },
 };
 
+/// The key in a tool's `_meta` that says that it calls another tool.
+pub const DISPATCHES: &str = "io.cairn/dispatches";
 /// Tools one source may offer.
 pub const TOOLS_MAX: usize = 10_000;
 /// Bytes of a tool's or prompt's name: events name them.
@@ -81,6 +83,8 @@ pub struct Entry {
     pub secrets: Paths,
     pub output_secrets: Paths,
     pub run: Arc<dyn Run>,
+    /// Whether it calls another tool, named by its `tool` with `params`: it keeps no more than that one may.
+    pub dispatches: bool,
     /// What inputs are checked against; a refusal where the schema itself cannot be used.
     schema: Result<Validator, String>,
     fields: Vec<String>,
@@ -109,11 +113,12 @@ impl Entry {
         };
         let path = first.instance_path().to_string();
         let place = if path.is_empty() { "/".to_owned() } else { path };
-        let near = self.nearest_field(input);
-        let near =
-            near.map(|(unknown, known)| format!("; `{unknown}` is not known: did you mean `{known}`?"));
         // Masked: a value may be secret, or megabytes long.
-        let message = format!("invalid input at {place}: {}{}", first.masked(), near.unwrap_or_default());
+        let fault = match self.nearest_field(input) {
+            Some((unknown, known)) => format!("`{unknown}` is not known: did you mean `{known}`?"),
+            None => first.masked().to_string(),
+        };
+        let message = format!("invalid input at {place}: {fault}");
         Err(Refusal::new(Code::InvalidArgument, message)
             .hint("see the tool's input schema (tools_get_schema)"))
     }
@@ -405,6 +410,7 @@ impl Entry {
             secrets: Paths::of_schema(&schema),
             output_secrets: output.as_ref().map(Paths::of_schema).unwrap_or_default(),
             run: run.clone(),
+            dispatches: definition["_meta"][DISPATCHES] == true,
             fields: fields.map(|fields| fields.keys().cloned().collect()).unwrap_or_default(),
             schema: compile(&schema),
             contract,

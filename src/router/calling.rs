@@ -45,6 +45,7 @@ const INVALID_PARAMS: i64 = -32602;
 
 /// What a request names: who runs it, under which name, where.
 struct Target {
+    method: Method,
     run: Arc<dyn Run>,
     inner: String,
     /// The public name as recorded; empty where it is the caller's own text.
@@ -55,10 +56,26 @@ struct Target {
     rule: Rule,
 }
 
+impl Target {
+    /// What calls of this kind are counted under: a tool's name, or the method of anything else.
+    fn label(&self) -> &str {
+        self.entry.as_ref().map_or(self.method.as_str(), |entry| &entry.tool.name)
+    }
+}
+
 /// What is known of a request's content.
 struct Content {
     echoes: Vec<String>,
+    /// Where the answer's own secrets stand.
+    marked: Paths,
     refusal: Option<Refusal>,
+    capture: Capture,
+}
+
+/// What of a tool's input and answer may be kept.
+struct Keeping {
+    secrets: Paths,
+    marked: Paths,
     capture: Capture,
 }
 
@@ -181,8 +198,8 @@ impl Router {
             Told::Result(result) => result.get().into(),
             Told::Error(error) => error_text(error).into(),
         };
-        let marked = target.entry.as_ref().map_or_else(Paths::default, |entry| entry.output_secrets.clone());
-        let kept = capture::output(&text, &marked, &content.echoes, content.capture, &self.inner.parts.salt);
+        let kept =
+            capture::output(&text, &content.marked, &content.echoes, content.capture, &self.inner.parts.salt);
         let role = if matches!(ended, EndOutcome::Succeeded { .. }) { Role::Output } else { Role::Error };
         let output = match self.seal(&kept.text) {
             Ok(output) => output,
@@ -248,6 +265,7 @@ impl Router {
     fn target(&self, request: &Request) -> Result<Target, RpcError> {
         let board = self.board();
         let of_source = |source: Arc<super::board::Source>, inner: String, recorded_name: String| Target {
+            method: request.method,
             run: source.run.clone(),
             inner,
             recorded_name,
@@ -264,6 +282,7 @@ impl Router {
                     RpcError::new(INVALID_PARAMS, format!("unknown tool: {}{near}", shown(&request.name)))
                 })?;
                 Ok(Target {
+                    method: request.method,
                     run: entry.run.clone(),
                     inner: entry.inner.clone(),
                     recorded_name: entry.tool.name.clone(),
@@ -303,7 +322,10 @@ impl Router {
                 Capture::Redacted | Capture::Digest => serde_json::from_str(kept.get()).unwrap_or_default(),
             };
             let kept = capture::input(kept.get(), &value, &Paths::default(), capture, &self.inner.parts.salt);
-            return Ok((self.seal(&kept.text)?, Content { echoes: kept.secrets, refusal: None, capture }));
+            return Ok((
+                self.seal(&kept.text)?,
+                Content { echoes: kept.secrets, marked: Paths::default(), refusal: None, capture },
+            ));
         };
         let arguments = splice::member(&request.params, "arguments")
             .map_err(|_| RpcError::new(INVALID_PARAMS, "params must be an object"))?;
@@ -319,10 +341,41 @@ impl Router {
                 .hint("read the current contract with tools_get_schema, then call again")
         });
         let refusal = pinned.or_else(|| entry.check(&value).err());
-        let capture = self.inner.parts.captures.of(&entry.tool.name);
-        let kept = capture::input(text, &value, &entry.secrets, capture, &self.inner.parts.salt);
+        let keeping = self.keeping(entry, &value);
+        let capture = keeping.capture;
+        let kept = capture::input(text, &value, &keeping.secrets, capture, &self.inner.parts.salt);
         let refusal = refusal.map(|refusal| silenced(refusal, &kept.secrets));
-        Ok((self.seal(&kept.text)?, Content { echoes: kept.secrets, refusal, capture }))
+        Ok((
+            self.seal(&kept.text)?,
+            Content { echoes: kept.secrets, marked: keeping.marked, refusal, capture },
+        ))
+    }
+
+    /// What of a tool's content may be kept; of a tool that calls another, no more than of that one.
+    fn keeping(&self, entry: &Entry, input: &Value) -> Keeping {
+        let captures = &self.inner.parts.captures;
+        let own = Keeping {
+            secrets: entry.secrets.clone(),
+            marked: entry.output_secrets.clone(),
+            capture: captures.of(&entry.tool.name),
+        };
+        let called = input.get("tool").and_then(Value::as_str).filter(|_| entry.dispatches);
+        let Some(called) = called.and_then(|name| self.tool(name)) else { return own };
+        let params = input.get("params").unwrap_or(&Value::Null);
+        let inner = if called.dispatches {
+            self.keeping(&called, params)
+        } else {
+            Keeping {
+                secrets: called.secrets.clone(),
+                marked: called.output_secrets.clone(),
+                capture: captures.of(&called.tool.name),
+            }
+        };
+        Keeping {
+            secrets: inner.secrets.below("params", &own.secrets),
+            marked: inner.marked.and(&own.marked),
+            capture: inner.capture.max(own.capture),
+        }
     }
 
     fn facts(&self, request: &Request, target: &Target) -> CallStarted {
@@ -390,7 +443,7 @@ impl Router {
     }
 
     fn count(&self, target: &Target, outcome: &'static str, took: Duration) {
-        self.inner.parts.metrics.call_ended(&target.recorded_name, outcome, &target.lane, took.as_secs_f64());
+        self.inner.parts.metrics.call_ended(target.label(), outcome, &target.lane, took.as_secs_f64());
     }
 }
 

@@ -13,8 +13,8 @@ use crate::{
     contract::secret::{self, Paths},
 };
 
-/// How much of a payload is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How much of a payload is kept, the most first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Capture {
     /// The bytes as they came.
     #[default]

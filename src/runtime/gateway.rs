@@ -49,7 +49,7 @@ pub async fn follow(
     router: Router,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
-    settled: oneshot::Sender<()>,
+    settled: oneshot::Sender<State>,
 ) {
     let mut offer = upstream.offer();
     let mut settled = Some(settled);
@@ -64,7 +64,7 @@ pub async fn follow(
             && let Some(settled) = settled.take()
         {
             // Whoever started this may have stopped waiting.
-            let _ = settled.send(());
+            let _ = settled.send(offered.state.clone());
         }
         tokio::select! {
             changed = offer.changed() => if changed.is_err() { break },
@@ -156,8 +156,8 @@ impl Gateway {
     fn params(&self, invocation: &Invocation) -> Option<Box<RawValue>> {
         let name = splice::raw(splice::quoted(&invocation.name));
         match invocation.method {
-            Method::ResourcesRead => Some(invocation.params.clone()),
-            _ if self.prefix.is_empty() => Some(invocation.params.clone()),
+            Method::ResourcesRead => Some((*invocation.params).to_owned()),
+            _ if self.prefix.is_empty() => Some((*invocation.params).to_owned()),
             Method::ToolsCall | Method::PromptsGet => {
                 splice::edit(&invocation.params, &[("name", &name)], |_| false).ok()
             }

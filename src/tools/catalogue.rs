@@ -205,7 +205,7 @@ impl Tool {
         let request = Request {
             method: Method::ToolsCall,
             name: entry.tool.name.clone(),
-            params: splice::raw(params),
+            params: splice::raw(params).into(),
             meta: Meta { contract, progress_token: invocation.progress_token.clone(), ..Meta::default() },
             caller: invocation.caller,
             client: invocation.client,

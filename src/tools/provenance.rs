@@ -17,7 +17,8 @@ use crate::{
         QueryError,
         export::{Format, Scope},
         list::{self, Filter, moment},
-        lookup::{Found, Payloads, link},
+        lookup::{Found, link},
+        shown::Payloads,
         verify::Checks,
         walk::{self, Direction},
     },
@@ -180,13 +181,10 @@ impl Tool {
         let question = self.audit.ask(move |view, _| {
             let limit = asked.limit.unwrap_or(list::LIMIT_DEFAULT);
             let page = view.list(&filter, limit, asked.cursor.as_deref())?;
-            let payloads = Payloads::named();
-            let events = page.events.iter();
-            let events: Result<Vec<Value>, _> =
-                events.map(|event| view.event_json(event, &payloads)).collect();
+            let events = view.shown(&page.events, &Payloads::named())?;
             Ok(json!({
                 "returned_count": page.events.len(),
-                "events": events?,
+                "events": events,
                 "total_count": view.count(&filter)?,
                 "has_more": page.next_cursor.is_some(),
                 "next_cursor": page.next_cursor,

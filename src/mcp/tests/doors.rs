@@ -2,7 +2,9 @@
 //!
 //! The tools answer at once or wait until they are cancelled; nothing here sleeps.
 
-use std::{sync::Arc, time::Duration};
+mod direct;
+
+use std::sync::Arc;
 
 use axum::body::to_bytes;
 use bytes::Bytes;
@@ -15,22 +17,24 @@ use tokio::{
 
 use super::{caller, raw};
 use crate::{
+    call::{Code, Refusal},
     ledger::opening::{self, Birth, Running},
     log::home::Home,
     mcp::{Endpoint, Settings, serve_stdio},
     metrics::Metrics,
     router::{
-        self, BoxFuture, Caller, Invocation, Offered, Offering, Outcome, Router, Run, capture::Captures,
-        lane::Lanes, metadata::Hints,
+        self, BoxFuture, Caller, Invocation, Offered, Offering, Outcome, Router, RpcError, Run,
+        capture::Captures, lane::Lanes, metadata::Hints,
     },
 };
 
 const ANSWER_MAX: usize = 1 << 20;
 /// A definition and a result as no library of ours would print them.
 const DEFINITION: &str = r#"{"name":"echo", "inputSchema":{"type":"object" },"x-unknown":[1, 2.50]}"#;
+const MIRROR: &str = r#"{"name":"mirror","inputSchema":{"type":"object","properties":{"a":{"type":"string","x-mcp-header":"A"}}}}"#;
 const RESULT: &str = r#"{"content":[ ],"x-unknown":1.50"#;
 
-/// Answers `echo` at once; for anything else waits until it is cancelled, and says so.
+/// Tools whose names say how they end; `wait` waits until it is cancelled, and says so.
 struct Tools {
     cancelled: mpsc::UnboundedSender<()>,
 }
@@ -38,9 +42,32 @@ struct Tools {
 impl Run for Tools {
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
-            if invocation.name == "echo" {
-                let result = raw(&format!("{RESULT}}}"));
-                return Outcome::Result { result, is_error: false };
+            let result = |text: &str, is_error| Outcome::Result {
+                result: raw(&format!("{RESULT}{text}}}")),
+                is_error,
+            };
+            let error = |code, data| Outcome::Rpc(Box::new(RpcError { data, ..RpcError::new(code, "no") }));
+            match invocation.name.as_str() {
+                "echo" => return result("", false),
+                "fail" => return result(r#","isError":true"#, true),
+                "input" => return result(r#","resultType":"input_required","inputRequests":{}"#, false),
+                "forge" => return result(r#","_meta":{ "io.cairn/event":"mine", "k": 1.0}"#, false),
+                "twice" => return result(r#","resultType":"a","resultType":"b""#, false),
+                "error" => return error(-32000, None),
+                "data" => return error(-32602, Some(json!({"uri": "a\"b"}))),
+                "list" => return error(-32603, Some(json!([1.50]))),
+                "capability" => return error(-32021, None),
+                "method" => return error(-32601, None),
+                "far" => return error(i64::MAX, None),
+                "refuse" => return Outcome::Refused(Refusal::new(Code::NotFound, "no such thing")),
+                "transport" => return Outcome::Transport { message: "broken".into() },
+                "late" => return Outcome::TimedOut,
+                "cancel" => return Outcome::Cancelled,
+                "ask" => {
+                    let asked = invocation.client.request("roots/list", json!({})).await;
+                    return Outcome::Rpc(Box::new(asked.expect_err("the client stands alone")));
+                }
+                _ => {}
             }
             invocation.cancel.cancelled().await;
             // The test may have ended already.
@@ -50,7 +77,27 @@ impl Run for Tools {
     }
 }
 
-/// A node with two tools and nothing else.
+/// Tools without arguments, by how they end.
+const ENDS: &[&str] = &[
+    "wait",
+    "fail",
+    "input",
+    "forge",
+    "twice",
+    "error",
+    "data",
+    "list",
+    "capability",
+    "method",
+    "far",
+    "refuse",
+    "transport",
+    "late",
+    "cancel",
+    "ask",
+];
+
+/// A node with tools and nothing else.
 struct Node {
     router: Arc<Router>,
     endpoint: Endpoint,
@@ -63,10 +110,10 @@ async fn node() -> Node {
     let dir = tempfile::tempdir().expect("a directory for the test");
     let home = Home::open(dir.path()).expect("the directory is fresh");
     let mut random = || [7; 32];
-    let salt = home.keys(&mut random).expect("the directory is fresh").salt;
     let birth = Birth { owner: "test", random: &mut random, now_us: 1, step: &mut |_| {} };
     let opened = opening::open(&home, &opening::Settings::default(), birth);
     let (ledger, running) = opened.expect("the log is fresh");
+    let salt = home.keys().expect("the log was opened").salt;
     let router = Arc::new(Router::new(router::Parts {
         ledger,
         salt,
@@ -88,10 +135,13 @@ async fn node() -> Node {
         version: "1".into(),
         rank: 0,
         lane: None,
-        tools: vec![
-            tool("echo", DEFINITION),
-            tool("wait", r#"{"name":"wait","inputSchema":{"type":"object"}}"#),
-        ],
+        tools: [tool("echo", DEFINITION), tool("mirror", MIRROR)]
+            .into_iter()
+            .chain(ENDS.iter().map(|name| {
+                let schema = r#"{"type":"object","additionalProperties":false}"#;
+                tool(name, &format!(r#"{{"name":"{name}","inputSchema":{schema}}}"#))
+            }))
+            .collect(),
         prompts: Vec::new(),
         resources: Vec::new(),
         templates: Vec::new(),
@@ -222,16 +272,6 @@ async fn a_session_answers_only_its_owner() {
     let mut eve = caller();
     eve.actor.id = "eve".into();
     assert_eq!(node.in_session(&session, ping, eve).await.0, 404);
-}
-
-#[tokio::test]
-async fn a_client_that_goes_away_cancels_its_call() {
-    let mut node = node().await;
-    let (parts, body) = stateless("tools/call", json!({"name": "wait"}));
-    let call = node.endpoint.respond(parts, body, caller());
-    let gone = tokio::time::timeout(Duration::from_millis(200), call).await;
-    assert!(gone.is_err(), "the tool waits");
-    node.cancelled.recv().await.expect("the tool is told");
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - an event whose bytes are in doubt is not in the tree, and no head is compared after it;
-//! - memory grows with open calls, erased and missing payloads, not with the log.
+//! - memory grows with open calls, erased and missing payloads, not with the log;
+//! - an event whose parents are recent is checked without asking the store again.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,8 +21,10 @@ use crate::{
     query::verify::{Checks, Found, STEP, Step, Verdict, strict},
 };
 
-/// Recent events by name, so that most causes need no look-up.
+/// Recent events that are known by name, so that most causes need no look-up. A power of two.
 const RECENT_MAX: usize = 16 * 1024;
+/// Leaves between two clearings of the tiles that grow with the tree, which nobody here needs.
+const TILES_EVERY: u64 = 4096;
 
 /// What the walk over the events carries along.
 pub(super) struct Chain<'a> {
@@ -33,8 +36,9 @@ pub(super) struct Chain<'a> {
     /// The tree so far; none once a leaf is missing or in doubt.
     pub tree: Option<Growing>,
     pub heads: Vec<(Checkpoint, &'static str)>,
-    pub recent: HashMap<Sha256Digest, u64>,
-    pub contracts: HashSet<Cid>,
+    recent: Recent,
+    /// Contracts that were found.
+    contracts: HashSet<Cid>,
     pub open_calls: HashSet<Cid>,
     pub erased: HashSet<Cid>,
     /// Payloads without bytes, and the first event that names each.
@@ -42,6 +46,17 @@ pub(super) struct Chain<'a> {
     pub refs: Vec<Cid>,
     pub pay: Vec<Cid>,
 }
+
+/// What is stored under a block's name.
+#[derive(PartialEq, Eq)]
+enum Held {
+    There,
+    Erased,
+    Missing,
+}
+
+/// The seqs of recent events by digest. A digest has one place, and the latest to claim it has it.
+struct Recent(Vec<(Sha256Digest, u64)>);
 
 impl Found {
     /// Walks over the events that are asked for.
@@ -63,7 +78,7 @@ impl Found {
             prev: before.map(|event| (event.cid(), event.fields().ts)),
             tree: whole.then(Growing::new),
             heads,
-            recent: HashMap::new(),
+            recent: Recent::new(),
             contracts: HashSet::new(),
             open_calls: HashSet::new(),
             erased: HashSet::new(),
@@ -120,14 +135,12 @@ impl Found {
         self.check_parents(&event, &refs, &cid, chain)?;
         self.check_links(&event, &pay, row.bytes, &cid, chain)?;
         chain.prev = Some((cid, event.ts));
-        if chain.recent.len() == RECENT_MAX {
-            chain.recent.clear();
-        }
-        chain.recent.insert(*cid.digest(), seq);
+        chain.recent.put(cid.digest(), seq);
         if let Some(tree) = &mut chain.tree {
             tree.push(merkle::leaf_hash(&cid));
-            // Tiles are the server's business; the tree's edge is all that is needed here.
-            tree.take_changed();
+            if tree.size().is_multiple_of(TILES_EVERY) {
+                tree.take_changed();
+            }
             self.check_heads(chain);
         }
         (chain.refs, chain.pay) = (refs, pay);
@@ -201,17 +214,16 @@ impl Found {
         chain: &mut Chain<'_>,
     ) -> Result<(), LogError> {
         let seq = event.seq;
-        for block in event.tool.iter().filter(|tool| !chain.contracts.contains(tool)) {
-            match self.block(block, seq, chain)? {
-                true => {}
-                false => {
-                    self.fault(Verdict::Incomplete, Some(seq), Some(block), "the call's contract is missing")
-                }
+        if let Some(contract) = event.tool.filter(|contract| !chain.contracts.contains(contract)) {
+            if self.block(&contract, seq, chain)? != Held::There {
+                self.fault(Verdict::Incomplete, Some(seq), Some(&contract), "the call's contract is missing");
             }
+            chain.contracts.insert(contract);
         }
-        chain.contracts.extend(event.tool);
-        for payload in pay {
-            if !self.block(payload, seq, chain)? {
+        let payloads = if self.payloads { pay } else { &[] };
+        for payload in payloads {
+            // Its erasure may be recorded outside the part that is checked.
+            if self.block(payload, seq, chain)? == Held::Missing {
                 chain.missing.entry(*payload).or_insert(seq);
             }
         }
@@ -221,29 +233,28 @@ impl Found {
         {
             chain.erased.insert(facts.payload);
         }
-        if seq == 0 && !self.block(&event.log, seq, chain)? {
+        if seq == 0 && self.block(&event.log, seq, chain)? != Held::There {
             self.fault(Verdict::Incomplete, Some(0), Some(cid), "the genesis block is missing");
         }
         Ok(())
     }
 
-    /// Whether a block is stored. In part of a log it is checked here; in a whole one it has been.
-    fn block(&mut self, cid: &Cid, seq: u64, chain: &Chain<'_>) -> Result<bool, LogError> {
-        if chain.whole {
-            return Ok(chain.log.number_of(cid)?.is_some());
+    /// Whether a block is stored. It is checked here, unless all blocks have been.
+    fn block(&mut self, cid: &Cid, seq: u64, chain: &Chain<'_>) -> Result<Held, LogError> {
+        if chain.whole && self.payloads {
+            return Ok(chain.log.number_of(cid)?.map_or(Held::Missing, |_| Held::There));
         }
         self.blocks += 1;
         match chain.log.block(cid) {
             Ok(Some(Stored::Present(bytes))) => {
-                self.check_block(cid, &bytes, Some(seq), chain.log)?;
-                Ok(true)
+                self.check_block_alone(cid, &bytes, Some(seq), chain.log)?;
+                Ok(Held::There)
             }
-            // Its erasure may be recorded outside the part that is checked.
-            Ok(Some(Stored::Erased)) => Ok(true),
-            Ok(None) => Ok(false),
+            Ok(Some(Stored::Erased)) => Ok(Held::Erased),
+            Ok(None) => Ok(Held::Missing),
             Err(LogError::Corrupt { what }) => {
                 self.fault(Verdict::Invalid, Some(seq), Some(cid), what);
-                Ok(true)
+                Ok(Held::There)
             }
             Err(err) => Err(err),
         }
@@ -270,8 +281,29 @@ impl Chain<'_> {
 
     fn seq_of(&self, cid: &Cid) -> Result<Option<u64>, LogError> {
         match self.recent.get(cid.digest()) {
-            Some(seq) => Ok(Some(*seq)),
+            Some(seq) => Ok(Some(seq)),
             None => self.log.seq_of(cid),
         }
+    }
+}
+
+impl Recent {
+    fn new() -> Self {
+        // No event has this seq.
+        Self(vec![([0; 32], u64::MAX); RECENT_MAX])
+    }
+
+    fn put(&mut self, digest: &Sha256Digest, seq: u64) {
+        self.0[Self::place(digest)] = (*digest, seq);
+    }
+
+    fn get(&self, digest: &Sha256Digest) -> Option<u64> {
+        let (held, seq) = self.0[Self::place(digest)];
+        (held == *digest && seq != u64::MAX).then_some(seq)
+    }
+
+    /// Digests are even already: their first bytes are as good as a hash.
+    fn place(digest: &Sha256Digest) -> usize {
+        usize::from(u16::from_be_bytes([digest[0], digest[1]])) % RECENT_MAX
     }
 }

@@ -259,7 +259,7 @@ async fn log(stderr: impl AsyncRead + Unpin, name: String) {
         if let Line::End = read_line(&mut stderr, &mut line, STDERR_LINE_MAX).await {
             return;
         }
-        tracing::debug!(upstream = %name, line = %String::from_utf8_lossy(&line), "stderr");
+        tracing::info!(upstream = %name, line = %String::from_utf8_lossy(&line), "stderr");
     }
 }
 

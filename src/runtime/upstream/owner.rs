@@ -67,7 +67,7 @@ impl Owner {
                 backoff = BACKOFF_FIRST;
             }
             if !self.stopping.is_cancelled() {
-                tracing::warn!(upstream = %self.settings.name, %message, "upstream lost");
+                tracing::warn!(upstream = %self.settings.name, reason = %message, "upstream lost");
             }
             self.publish(|offered| offered.state = State::Failed { message });
             tokio::select! {
