@@ -160,6 +160,8 @@ fn a_secret_is_in_no_file_and_in_no_error() {
     for secret in SECRETS {
         assert!(upstream.calls()[0].contains(secret), "the tool still receives {secret}");
     }
+    let dispatched = result(&server, "tools_dispatch", json!({"tool": "up_login", "params": arguments}));
+    assert!(dispatched.to_string().contains("welcome"), "{dispatched}");
     let again = ask(&server, "tools/call", keyed("up_login", &arguments, "secret-key-of-caller"));
     assert!(again["result"].is_object(), "{again}");
     let long = format!("{token}{token}{token}");
