@@ -36,7 +36,7 @@ fn main() {
     rate("rebuild", events, on_core() - begun);
     let signer = Signer::new("bench", [1; 32]).expect("a signer");
     let note = signer.sign_checkpoint(folder.applied(), &folder.root());
-    home.head().and_then(|mut head| Ok(head.write(&note, true).expect("a head"))).expect("a head");
+    home.head().expect("a head").write(&note, true).expect("a head");
     drop(folder);
 
     let view = View::open(&home).expect("a view");

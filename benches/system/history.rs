@@ -103,7 +103,7 @@ fn make(dir: PathBuf) -> Cid {
     let root = runtime.block_on(async {
         let root = walk(&ledger).await;
         // The first event opened the log, and every call is two.
-        let calls = Arc::new(AtomicU64::new((WALK + 1) / 2 + 1));
+        let calls = Arc::new(AtomicU64::new(WALK.div_ceil(2) + 1));
         let submitters: Vec<_> =
             (0..SUBMITTERS).map(|_| tokio::spawn(submit(ledger.clone(), calls.clone()))).collect();
         for submitter in submitters {
