@@ -149,16 +149,17 @@ pub fn payload_parts(block: &[u8]) -> Option<Vec<Cid>> {
     Some(payload.parts.unwrap_or_default())
 }
 
-/// Which of a payload's parts other payloads hold too: parts carry no salt, so the same content shares them.
+/// Which of a payload's parts payloads that are not `gone` hold too: parts carry no salt, so the same content shares them.
 ///
 /// Reads every block; payloads in parts are rare, and so is erasing one.
-pub fn shared_parts(log: &dyn Reader, payload: &Cid, parts: &[Cid]) -> Result<HashSet<Cid>, LogError> {
+pub fn shared_parts(log: &dyn Reader, gone: &[Cid], parts: &[Cid]) -> Result<HashSet<Cid>, LogError> {
     let mut shared = HashSet::new();
     if parts.is_empty() {
         return Ok(shared);
     }
     log.blocks(0, &mut |row| {
-        let other = row.codec == Some(Codec::DagCbor) && row.digest != *payload.digest();
+        let other =
+            row.codec == Some(Codec::DagCbor) && !gone.iter().any(|gone| *gone.digest() == row.digest);
         if let Some(bytes) = row.bytes.filter(|_| other)
             && let Some(held) = payload_parts(bytes)
         {

@@ -67,6 +67,13 @@ pub fn open(path: &Path) -> Result<Database, StateError> {
     Ok(connection)
 }
 
+/// Whether every table of this build's state is there.
+pub fn whole(connection: &Connection) -> bool {
+    digest::TABLES
+        .iter()
+        .all(|(table, _)| connection.prepare(&format!("SELECT * FROM {table} LIMIT 0")).is_ok())
+}
+
 /// Opens the state for questions, with the log's tables beside it as `log`.
 pub fn open_reader(state: &Path, log: &Path) -> Result<Connection, StateError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -276,6 +276,9 @@ pub fn derive(home: &Home, log: &dyn Log, step: &mut dyn FnMut(u64)) -> Result<F
 
 /// Whether the state's last event is the log's at that place: events pin everything before them.
 fn belongs(folder: &Folder, reader: &dyn Reader) -> Result<bool, LogError> {
+    if !state::whole(folder.state()) {
+        return Ok(false);
+    }
     let Some(last) = folder.applied().checked_sub(1) else {
         return Ok(true);
     };
@@ -306,7 +309,7 @@ fn erase_again(state: &Database, log: &mut dyn Log, reader: &dyn Reader) -> Resu
             continue;
         };
         let parts = query::payload_parts(&bytes).unwrap_or_default();
-        let shared = query::shared_parts(reader, &cid, &parts)?;
+        let shared = query::shared_parts(reader, &[cid], &parts)?;
         for cid in parts.into_iter().filter(|part| !shared.contains(part)).chain([cid]) {
             log.erase(&cid)?;
         }

@@ -188,6 +188,11 @@ fn deleting_the_state_changes_no_answer() {
     fs::write(dir.path().join("state.db"), b"not a database at all").expect("writes");
     closed(opened(dir.path()));
     assert_eq!(digests(dir.path()), before, "after damage");
+    let state = rusqlite::Connection::open(dir.path().join("state.db")).expect("opens");
+    state.execute_batch("DROP TABLE running").expect("drops");
+    drop(state);
+    closed(opened(dir.path()));
+    assert_eq!(digests(dir.path()), before, "after a table was lost");
     opening::rebuild(&Home::open(dir.path()).expect("opens"), &mut |_| {}).expect("rebuilds");
     assert_eq!(digests(dir.path()), before, "after a rebuild");
 }

@@ -346,8 +346,9 @@ impl Writer {
             );
             return Ok(Ruling::Denied(refusal));
         };
-        let shared = query::shared_parts(reader.as_ref(), &payload, &parts)?;
         draft.erasures.push(payload);
+        // Two payloads erased in one commit do not keep each other's parts.
+        let shared = query::shared_parts(reader.as_ref(), &draft.erasures, &parts)?;
         draft.erasures.extend(parts.into_iter().filter(|part| !shared.contains(part)));
         let body = Body::PayloadErased(PayloadErased { payload, basis });
         Ok(Ruling::Done(self.seal(log_fact(actor, body), draft)?.into()))

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::state::StateError;
 
 /// Every table with the columns its rows are ordered by.
-const TABLES: &[(&str, &str)] = &[
+pub(super) const TABLES: &[(&str, &str)] = &[
     ("call_key", "actor, name, key"),
     ("contract", "source, name"),
     ("edge", "child, parent"),
