@@ -416,6 +416,25 @@ fn another_log_under_the_same_head_is_a_fork() {
 }
 
 #[test]
+fn a_checkpoint_of_another_log_is_a_fork_and_a_damaged_one_is_not() {
+    let (home, _dir) = Kept::new().close();
+    let (other, _other_dir) = Kept::new().close();
+    let newest = |home: &Home| home.signed_heads().expect("a head").pop().expect("one");
+    let own = newest(&home);
+    let head = own.lines().nth(1).expect("a size");
+    for (note, verdict) in [
+        (newest(&other), Verdict::Forked),
+        (own.clone(), Verdict::Verified),
+        (own.replace(&format!("\n{head}\n"), "\n1\n"), Verdict::Invalid),
+        ("not a note".to_owned(), Verdict::Invalid),
+    ] {
+        let checks = Checks { checkpoint: Some(note), ..Checks::default() };
+        let report = verify(&home, &checks, &mut |_| {});
+        assert_eq!(report.verdict, verdict, "{report:?}");
+    }
+}
+
+#[test]
 fn part_of_a_log_is_verified_alone() {
     let mut kept = Kept::new();
     for n in 0..5 {
