@@ -64,8 +64,6 @@ pub enum AuthError {
         #[source]
         source: io::Error,
     },
-    #[error("{} holds no key for RS256, ES256 or EdDSA", path.display())]
-    NoKey { path: PathBuf },
     #[error("a token's name is 1 to 128 printable characters")]
     Name,
     #[error("at least one scope is needed")]

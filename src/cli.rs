@@ -253,7 +253,11 @@ struct Config {
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Say `ok`, or everything that is wrong with a file.
-    Check { file: PathBuf },
+    Check {
+        file: PathBuf,
+        #[command(flatten)]
+        data: Data,
+    },
 }
 
 /// The data directory of a log that is there.

@@ -326,7 +326,7 @@ impl Config {
             config.p2p.enable = false;
         }
         rules::check(&config, &mut report);
-        match report.faults {
+        match report.into_faults() {
             faults if faults.is_empty() => Ok(config),
             faults => Err(ConfigError::Faults(faults)),
         }

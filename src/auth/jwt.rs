@@ -2,10 +2,11 @@
 //!
 //! Invariants:
 //! - one key has one algorithm: RSA is RS256, P-256 is ES256, Ed25519 is EdDSA; other keys are passed over;
+//! - a set without a usable key is refused whole, at start and later: the keys read before it stay in force;
 //! - issuer, audience, expiry and subject are required, and an unknown critical header refuses the token;
 //! - nothing is fetched.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Instant};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{
@@ -63,10 +64,7 @@ enum Scopes {
 impl Verifier {
     /// Reads the keys; `audience` is the URI by which callers name this server.
     pub fn open(jwks_file: PathBuf, issuer: &str, audience: &str) -> Result<Self, AuthError> {
-        let keys = Watched::open(jwks_file.clone(), parse)?;
-        if keys.current().is_empty() {
-            return Err(AuthError::NoKey { path: jwks_file });
-        }
+        let keys = Watched::open(jwks_file, parse)?;
         Ok(Self { issuer: issuer.to_owned(), audience: audience.to_owned(), keys })
     }
 
@@ -76,7 +74,12 @@ impl Verifier {
 
     /// The caller an issuer's token speaks for: its subject, with the scopes it names.
     pub(super) fn authenticate(&self, token: &str) -> Result<Caller, Denied> {
-        let claims = self.verify(token).ok_or(Denied::Invalid)?;
+        self.authenticate_at(token, Instant::now())
+    }
+
+    /// Expiry is told by the wall clock; `now` says only whether to look at the file again.
+    pub(super) fn authenticate_at(&self, token: &str, now: Instant) -> Result<Caller, Denied> {
+        let claims = self.verify(token, now).ok_or(Denied::Invalid)?;
         if claims.iss != self.issuer || !is_actor_id(&claims.sub) {
             return Err(Denied::Invalid);
         }
@@ -85,12 +88,12 @@ impl Verifier {
     }
 
     /// The claims, when the signature and the required claims hold.
-    fn verify(&self, token: &str) -> Option<Claims> {
+    fn verify(&self, token: &str, now: Instant) -> Option<Claims> {
         let header = decode_header(token).ok()?;
         if header.crit.is_some() {
             return None;
         }
-        let keys = self.keys.current();
+        let keys = self.keys.current_at(now);
         let key = match (&header.kid, keys.as_slice()) {
             (Some(kid), keys) => keys.iter().find(|key| key.id.as_ref() == Some(kid)),
             (None, [only]) => Some(only),
@@ -116,13 +119,19 @@ fn scopes(claims: &Claims) -> Vec<Scope> {
     words.chain(listed).filter_map(scope_named).collect()
 }
 
+/// The keys of a set that this server verifies with: at least one.
 fn parse(bytes: Option<&[u8]>) -> io::Result<Vec<Key>> {
+    let invalid = |message| io::Error::new(io::ErrorKind::InvalidData, message);
     let bytes = bytes.ok_or(io::ErrorKind::NotFound)?;
     let set: KeySet = serde_json::from_slice(bytes)?;
     if set.keys.len() > KEYS_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "there are more than 100 keys"));
+        return Err(invalid("there are more than 100 keys"));
     }
-    Ok(set.keys.into_iter().filter_map(key).collect())
+    let keys: Vec<Key> = set.keys.into_iter().filter_map(key).collect();
+    match keys.is_empty() {
+        true => Err(invalid("there is no key for RS256, ES256 or EdDSA")),
+        false => Ok(keys),
+    }
 }
 
 /// A key this server verifies with; none for a kind, use or strength that is not.

@@ -123,7 +123,7 @@ struct Issuer {
     rs: EncodingKey,
     ed_public: Vec<u8>,
     access: Access,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 fn issuer() -> Issuer {
@@ -160,7 +160,7 @@ fn issuer() -> Issuer {
         rs: EncodingKey::from_rsa_der(&der(rs.to_pkcs1_der().expect("a key has a form").as_bytes())),
         ed_public: ed.verifying_key().as_bytes().to_vec(),
         access: Access::Jwt(Verifier::open(path, ISSUER, AUDIENCE).expect("the keys are readable")),
-        _directory: directory,
+        directory,
     }
 }
 
@@ -296,6 +296,29 @@ fn a_set_without_a_usable_key_is_refused_at_start() {
         assert!(Verifier::open(path.clone(), ISSUER, AUDIENCE).is_err(), "{text}");
     }
     assert!(Verifier::open(directory.path().join("none"), ISSUER, AUDIENCE).is_err());
+}
+
+#[test]
+fn keys_stay_in_force_until_the_file_holds_others() {
+    let issuer = issuer();
+    let Access::Jwt(verifier) = &issuer.access else { panic!("an issuer is trusted") };
+    let token = sign(Algorithm::EdDSA, Some("ed"), &issuer.ed, &claims(json!({})));
+    let path = issuer.directory.path().join("keys.json");
+    let started = std::time::Instant::now();
+    let other = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "ed",
+                              "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    let replaced = [
+        (r#"{"keys": []}"#, true),
+        (r#"{"keys": [{"kty": "oct", "k": "AAAA"}]}"#, true),
+        ("{}", true),
+        ("", true),
+        (other, false),
+    ];
+    for (nth, (text, let_in)) in (1..).zip(replaced) {
+        fs::write(&path, text).expect("the file can be written");
+        let looked = started + Duration::from_secs(10 * nth);
+        assert_eq!(verifier.authenticate_at(&token, looked).is_ok(), let_in, "{text}");
+    }
 }
 
 #[test]

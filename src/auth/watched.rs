@@ -56,10 +56,7 @@ impl<T> Watched<T> {
     }
 
     /// The value as the file says now, or said up to a second ago.
-    pub(super) fn current(&self) -> Arc<T> {
-        self.current_at(Instant::now())
-    }
-
+    ///
     /// Reads on the caller's thread: the file is small, and changes seldom.
     pub(super) fn current_at(&self, now: Instant) -> Arc<T> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,11 +9,13 @@ use crate::{
     config::{self, ConfigError, Overrides},
 };
 
-/// Reads the file as `cairn serve` would, variables of the environment included.
+/// Reads the file as `cairn serve` would, variables of the environment included, and opens the keys or tokens it
+/// needs to let callers in.
 pub fn run(args: Config) -> anyhow::Result<ExitCode> {
-    let ConfigCommand::Check { file } = args.command;
+    let ConfigCommand::Check { file, data } = args.command;
     match config::Config::load(Some(&file), std::env::vars(), &Overrides::default()) {
-        Ok(_) => {
+        Ok(config) => {
+            config.access(&data.data)?;
             out::print("ok")?;
             Ok(ExitCode::SUCCESS)
         }

@@ -25,6 +25,8 @@ const PLAIN: [&str; 8] = ["server", "auth", "log", "tasks", "p2p", "capture", "t
 pub(super) struct Report {
     pub(super) faults: Vec<Fault>,
     origins: BTreeMap<String, Origin>,
+    /// Places that kept their default because they could not be read: no rule is asked about them.
+    unread: Vec<String>,
 }
 
 /// One table's keys, each with the readings its value may have, best first.
@@ -32,8 +34,21 @@ type Entries = BTreeMap<String, Vec<Value>>;
 
 impl Report {
     pub(super) fn fault(&mut self, place: &str, message: impl Into<String>) {
+        if self.unread.iter().any(|unread| is_within(place, unread)) {
+            return;
+        }
         let origin = self.origins.get(place).cloned().unwrap_or(Origin::Elsewhere);
         self.faults.push(Fault { place: place.to_owned(), origin, message: message.into() });
+    }
+
+    /// The faults in the order of the file's lines, then those of variables, then the rest.
+    pub(super) fn into_faults(mut self) -> Vec<Fault> {
+        self.faults.sort_by_key(|fault| match fault.origin {
+            Origin::Line(line) => (0, line),
+            Origin::Variable(_) => (1, 0),
+            Origin::Elsewhere => (2, 0),
+        });
+        self.faults
     }
 }
 
@@ -77,6 +92,7 @@ pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) 
     for key in file.keys() {
         unknown(key, key, fields::<Config>(), &mut report);
     }
+    report.unread = report.faults.iter().map(|fault| fault.place.clone()).collect();
     (config, report)
 }
 
@@ -255,6 +271,12 @@ fn unknown(key: &str, place: &str, known: &[&str], report: &mut Report) {
         Some((_, name)) => report.fault(place, format!("unknown key; did you mean `{name}`?")),
         None => report.fault(place, format!("unknown key; known are {}", known.join(", "))),
     }
+}
+
+/// Whether `place` is `outer`, or below it.
+fn is_within(place: &str, outer: &str) -> bool {
+    let rest = place.strip_prefix(outer);
+    rest.is_some_and(|rest| outer.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 fn below(path: &str, key: &str) -> String {

@@ -139,15 +139,15 @@ fn all_faults_are_listed_each_with_its_place() {
     assert_eq!(
         faults(text, &[("CAIRN__LOG__GROUP_MAX", "many"), ("CAIRN__WHAT", "1")]),
         [
-            "CAIRN__WHAT: expected CAIRN__SECTION__KEY with a section of \
-             server, auth, log, tasks, p2p, capture, telemetry, router",
             "line 2: server.listen: expected socket address",
             "line 3: server.max_bodybytes: unknown key; did you mean `max_body_bytes`?",
-            "CAIRN__LOG__GROUP_MAX: expected usize",
             "line 5: log.store: expected `sqlite`",
-            "line 11: router.lanes.fast.concurency: unknown key; did you mean `concurrency`?",
-            "line 9: serverr: unknown key; did you mean `server`?",
             "line 8: upstream[0].name: expected 1 to 64 of A-Z a-z 0-9 _ -",
+            "line 9: serverr: unknown key; did you mean `server`?",
+            "line 11: router.lanes.fast.concurency: unknown key; did you mean `concurrency`?",
+            "CAIRN__WHAT: expected CAIRN__SECTION__KEY with a section of \
+             server, auth, log, tasks, p2p, capture, telemetry, router",
+            "CAIRN__LOG__GROUP_MAX: expected usize",
             "upstream[0].command: is missing; set exactly one of command and url",
         ]
     );
@@ -192,6 +192,21 @@ fn each_rule_names_its_key() {
     for (text, expected) in cases {
         let found = faults(text, &[]);
         assert!(found.iter().any(|fault| fault.contains(expected)), "{text}: {expected} is not in {found:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_has_one_fault() {
+    for text in [
+        "server.listen = \"0.0.0.0:80\"\nauth.mode = \"oauth\"",
+        "auth.mode = \"jwt\"\nauth.issuer = \"i\"\nauth.audience = \"a\"\nauth.jwks_file = 7",
+        "server.listen = \"0.0.0.0:80\"\nauth = 1",
+        "upstream = [{name = \"a\", command = 7}]",
+        "upstream = [1]",
+        "[server]\nlisten = ",
+    ] {
+        let found = faults(text, &[("CAIRN__LOG__FSYNC", "true")]);
+        assert_eq!(found.len(), 1, "{text}: {found:?}");
     }
 }
 

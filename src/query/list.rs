@@ -13,7 +13,7 @@ use super::{QueryError, View};
 use crate::{
     block::{Cid, decode, encode},
     contract::Contract,
-    event::Event,
+    event::{Event, Kind},
     log::Stored,
     state::subject_key,
 };
@@ -146,6 +146,9 @@ impl View {
     /// The filter as a condition on `entry`, over seqs `?1` to before `?2`.
     fn conditions(&self, filter: &Filter, applied: u64) -> Result<Option<Conditions>, QueryError> {
         let mut sql = String::from("entry.seq >= ?1 AND entry.seq < ?2");
+        if let Some(kind) = &filter.kind {
+            self.check_kind(kind)?;
+        }
         let words = [("kind", &filter.kind), ("actor", &filter.actor)];
         for (column, text) in words {
             let Some(text) = text else { continue };
@@ -250,6 +253,26 @@ impl View {
             }
         }
         Ok(low)
+    }
+
+    /// A kind is one that this build knows, or one that stands in the log: anything else is a slip.
+    fn check_kind(&self, kind: &str) -> Result<(), QueryError> {
+        let mut kinds: Vec<String> = Kind::ALL.iter().map(|known| known.as_str().to_owned()).collect();
+        if kinds.iter().any(|known| known == kind) {
+            return Ok(());
+        }
+        let mut statement =
+            self.state.prepare_cached("SELECT word.text FROM tally JOIN word ON word.id = tally.kind")?;
+        for held in statement.query_map([], |row| row.get(0))? {
+            kinds.push(held?);
+        }
+        if kinds.iter().any(|held| held == kind) {
+            return Ok(());
+        }
+        let alike = |known: &String| strsim::jaro_winkler(kind, known);
+        let nearest = kinds.iter().max_by(|left, right| alike(left).total_cmp(&alike(right)));
+        let nearest = nearest.map_or_else(String::new, |known| format!("; did you mean `{known}`?"));
+        Err(QueryError::Invalid(format!("no event is of this kind{nearest}")))
     }
 
     fn number(&self, sql: &str, name: impl rusqlite::ToSql) -> Result<Option<u64>, QueryError> {

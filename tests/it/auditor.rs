@@ -149,6 +149,8 @@ fn names_that_make_no_sense_are_400_and_unknown_ones_404() {
     }
     problem(&server.get(&format!("/ipfs/{trailing}")), 400);
     problem(&server.get(&format!("/ipfs/{unknown}")), 404);
+    let said = problem(&server.get("/v1/events?kind=call.suceeded"), 400);
+    assert!(said.contains("`call.succeeded`"), "{said}");
     problem(&server.get("/v1/nothing"), 404);
     problem(&server.send("POST", "/v1/events", &[], b""), 405);
 }

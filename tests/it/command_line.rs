@@ -2,7 +2,7 @@
 //!
 //! One server, then its files once it was killed: both must be read the same.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use serde_json::Value;
 
@@ -141,6 +141,35 @@ fn what_is_not_there_is_said_in_one_line() {
     assert!(!Path::new(none).exists());
     let closed = exits(1, &["call", "x", "--url", "http://127.0.0.1:1"]);
     assert!(closed.stderr.contains("cairn serve"), "{closed:?}");
+}
+
+#[test]
+fn a_configuration_is_good_when_its_callers_could_be_let_in() {
+    let temp = temp();
+    let at = |name: &str| temp.path().join(name);
+    let jwt = |file: &str| {
+        let keys = at(file);
+        format!("[auth]\nmode = 'jwt'\nissuer = 'i'\naudience = 'a'\njwks_file = '{}'\n", text(&keys))
+    };
+    fs::write(at("none.json"), r#"{"keys": []}"#).expect("the file can be written");
+    let key =
+        r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    fs::write(at("keys.json"), key).expect("the file can be written");
+    fs::write(at("tokens.json"), "[").expect("the file can be written");
+    let (config, elsewhere) = (at("cairn.toml"), at("elsewhere"));
+    let tokens = "auth.mode = 'static'".to_owned();
+    for (toml, data, code, said) in [
+        (jwt("missing.json"), &elsewhere, 1, "missing.json"),
+        (jwt("none.json"), &elsewhere, 1, "none.json"),
+        (jwt("keys.json"), &elsewhere, 0, ""),
+        (tokens.clone(), &temp.path().to_owned(), 1, "tokens.json"),
+        (tokens, &elsewhere, 0, ""),
+    ] {
+        fs::write(&config, &toml).expect("the file can be written");
+        let ran = exits(code, &["config", "check", text(&config), "--data", text(data)]);
+        assert!(ran.stderr.contains(said) && (code == 0) == (ran.stdout == "ok\n"), "{toml}: {ran:?}");
+    }
+    assert!(!elsewhere.exists());
 }
 
 #[test]

@@ -44,6 +44,7 @@ fn an_agent_asks_what_happened_and_checks_it() {
             "not_found",
         ),
         ("provenance_get", json!({"cid": "hello"}), "invalid_argument"),
+        ("provenance_query", json!({"kind": "nosuch"}), "invalid_argument"),
         ("provenance_query", json!({"cursor": "AAAA"}), "invalid_argument"),
         ("provenance_query", json!({"limit": 1001}), "invalid_argument"),
         ("provenance_query", json!({"colour": "blue"}), "invalid_argument"),

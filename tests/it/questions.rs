@@ -172,7 +172,7 @@ fn filters_find_what_fits_all_of_them() {
     let cases: Vec<(Filter, Vec<u64>)> = vec![
         (all.clone(), (0..8).collect()),
         (some(|f| f.kind = Some("call.started".into())), vec![2, 4, 6]),
-        (some(|f| f.kind = Some("task.submitted".into())), vec![]),
+        (some(|f| f.kind = Some("call.refused".into())), vec![]),
         (some(|f| f.actor = Some("ada".into())), vec![2, 3, 6, 7]),
         (some(|f| f.subject = Some(format!("call/{:032x}", 2))), vec![4, 5]),
         (some(|f| f.subject = Some("call/nobody".into())), vec![]),
@@ -195,6 +195,31 @@ fn filters_find_what_fits_all_of_them() {
     assert_eq!(moment("1970-01-01T00:00:01.5Z").expect("a moment"), 1_500_000);
     assert_eq!(moment("17").expect("a moment"), 17);
     assert!(matches!(moment("yesterday"), Err(QueryError::Invalid(_))));
+}
+
+#[test]
+fn a_kind_is_one_that_is_known_or_stands_in_the_log() {
+    let (home, _dir) = Kept::new().close();
+    let state = Connection::open(home.state_path()).expect("a database");
+    // As a log looks that a later build wrote.
+    let later = "UPDATE word SET text = 'task.submitted' WHERE text = 'contract.published'";
+    assert_eq!(state.execute(later, []).expect("it is written"), 1);
+    let view = View::open(&home).expect("a state");
+    let of = |kind: &str| Filter { kind: Some(kind.to_owned()), ..Filter::default() };
+    for (kind, nearest) in [
+        ("nosuch", "`"),
+        ("call.suceeded", "`call.succeeded`"),
+        ("Log.opened", "`log.opened`"),
+        ("task.submited", "`task.submitted`"),
+        ("echo", "`"),
+        ("", "`"),
+    ] {
+        let Err(QueryError::Invalid(said)) = view.list(&of(kind), 1, None) else { panic!("{kind} is taken") };
+        assert!(said.contains(nearest), "{kind}: {said}");
+    }
+    for (kind, expected) in [("log.opened", vec![0]), ("call.failed", vec![]), ("task.submitted", vec![1])] {
+        assert_eq!(seqs(&view, &of(kind)), expected, "{kind}");
+    }
 }
 
 #[test]
@@ -511,6 +536,25 @@ fn another_log_under_the_same_head_is_a_fork() {
     assert_eq!(report.verdict, Verdict::Forked, "{report:?}");
     assert_eq!(report.verdict.exit_code(), 30);
     drop(head);
+}
+
+#[test]
+fn a_checkpoint_of_another_log_is_a_fork_and_a_damaged_one_is_not() {
+    let (home, _dir) = Kept::new().close();
+    let (other, _other_dir) = Kept::new().close();
+    let newest = |home: &Home| home.signed_heads().expect("a head").pop().expect("one");
+    let own = newest(&home);
+    let head = own.lines().nth(1).expect("a size");
+    for (note, verdict) in [
+        (newest(&other), Verdict::Forked),
+        (own.clone(), Verdict::Verified),
+        (own.replace(&format!("\n{head}\n"), "\n1\n"), Verdict::Invalid),
+        ("not a note".to_owned(), Verdict::Invalid),
+    ] {
+        let checks = Checks { checkpoint: Some(note), ..Checks::default() };
+        let report = verify(&home, &checks, &mut |_| {});
+        assert_eq!(report.verdict, verdict, "{report:?}");
+    }
 }
 
 #[test]

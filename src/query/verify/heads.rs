@@ -5,7 +5,7 @@
 use crate::{
     block::decode,
     event::Genesis,
-    identity::{Checkpoint, Verifier, open_checkpoint},
+    identity::{Checkpoint, CheckpointError, Verifier, open_checkpoint},
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
     query::verify::{Checks, Found, Verdict},
 };
@@ -55,7 +55,13 @@ impl Found {
         match checks.checkpoint.as_deref().map(|note| open_checkpoint(note, &given)) {
             Some(Ok(head)) => heads.push((head, "the checkpoint given")),
             Some(Err(err)) => {
-                self.fault(Verdict::Invalid, None, None, format!("the checkpoint given: {err}"));
+                let verdict = match err {
+                    CheckpointError::Unsigned | CheckpointError::Origin { .. } => Verdict::Forked,
+                    CheckpointError::Note | CheckpointError::Malformed | CheckpointError::Signature => {
+                        Verdict::Invalid
+                    }
+                };
+                self.fault(verdict, None, None, format!("the checkpoint given: {err}"));
             }
             None => {}
         }
