@@ -193,22 +193,25 @@ impl Router {
         took: Duration,
         record: &(dyn Fn(Sealed, Option<Cid>) -> Record + Sync),
     ) -> Result<Answer, RpcError> {
-        let (ended, label, told) = judge(outcome);
+        let (mut ended, mut label, mut told) = judge(outcome);
         let text: Cow<'_, str> = match &told {
             Told::Result(result) => result.get().into(),
             Told::Error(error) => error_text(error).into(),
         };
         let kept =
             capture::output(&text, &content.marked, &content.echoes, content.capture, &self.inner.parts.salt);
-        let role = if matches!(ended, EndOutcome::Succeeded { .. }) { Role::Output } else { Role::Error };
         let output = match self.seal(&kept.text) {
             Ok(output) => output,
             Err(_) => {
                 // The tool ran; what it said is too large to keep, so it is not told either.
-                let refusal = Refusal::new(Code::ResourceExhausted, "the tool's answer is over 64 MiB");
-                self.seal(refusal_result(&refusal).get())?
+                let message = format!("the tool's answer is over the bound of {PAYLOAD_MAX} bytes");
+                let refusal = Refusal::new(Code::ResourceExhausted, message);
+                let output = self.seal(refusal_result(&refusal).get())?;
+                (ended, label, told) = judge(Outcome::Refused(refusal));
+                output
             }
         };
+        let role = if matches!(ended, EndOutcome::Succeeded { .. }) { Role::Output } else { Role::Error };
         let cid = output.envelope.cid();
         let end = End {
             id,
