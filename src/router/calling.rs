@@ -258,8 +258,13 @@ impl Router {
                 return outcome;
             }
             let pause = Duration::from_millis(retry.pause_ms(tried, &started));
+            let next = tokio::time::Instant::now() + pause;
+            // A pause beyond the call's time would only hold its place in the lane.
+            if next >= deadline {
+                return outcome;
+            }
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep_until(next) => {}
                 () = request.cancel.cancelled() => return Outcome::Cancelled,
             }
         }
