@@ -6,12 +6,16 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::block::payload::SaltKey;
 
 /// How deep a schema is followed for marks, through properties, items and references.
 const SCHEMA_DEPTH_MAX: usize = 32;
+/// Schemas visited in one schema: references that meet each other again branch without end.
+const SCHEMA_VISITS_MAX: usize = 100_000;
+/// What marks a field as secret where it is `true`.
+const MARKS: [&str; 2] = ["writeOnly", "x-secret"];
 /// How many strings of JSON within each other an echo is looked for in.
 const NESTED_MAX: usize = 3;
 /// Shorter secrets are not looked for in other text: they would match by chance.
@@ -23,10 +27,18 @@ pub struct Paths(BTreeSet<Vec<String>>);
 
 impl Paths {
     /// Finds every field marked `writeOnly: true` or `x-secret: true`.
+    ///
+    /// Where a schema with marks branches beyond [`SCHEMA_VISITS_MAX`], the whole input is taken for secret.
     pub fn of_schema(schema: &Value) -> Self {
-        let mut found = Self::default();
-        found.walk(schema, schema, &mut Vec::new(), 0);
-        found
+        if !marked_anywhere(schema) {
+            return Self::default();
+        }
+        let mut walk = Walk { root: schema, found: Self::default(), visits: 0 };
+        walk.schema(schema, &mut Vec::new(), 0);
+        if walk.visits > SCHEMA_VISITS_MAX {
+            return Self(BTreeSet::from([Vec::new()]));
+        }
+        walk.found
     }
 
     pub fn is_empty(&self) -> bool {
@@ -56,55 +68,70 @@ impl Paths {
         }
         taken
     }
+}
 
-    fn walk(&mut self, root: &Value, schema: &Value, path: &mut Vec<String>, depth: usize) {
+/// One search of a schema for its marks.
+struct Walk<'a> {
+    root: &'a Value,
+    found: Paths,
+    visits: usize,
+}
+
+impl Walk<'_> {
+    fn schema(&mut self, schema: &Value, path: &mut Vec<String>, depth: usize) {
         let Value::Object(map) = schema else { return };
-        if depth > SCHEMA_DEPTH_MAX {
+        self.visits += 1;
+        if depth > SCHEMA_DEPTH_MAX || self.visits > SCHEMA_VISITS_MAX {
             return;
         }
-        let marked = |name| map.get(name) == Some(&Value::Bool(true));
-        if marked("writeOnly") || marked("x-secret") {
-            self.0.insert(path.clone());
+        if marked(map) {
+            self.found.0.insert(path.clone());
             return;
         }
         if let Some(target) = map.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix('#'))
-            && let Some(target) = root.pointer(target)
+            && let Some(target) = self.root.pointer(target)
         {
-            self.walk(root, target, path, depth + 1);
+            self.schema(target, path, depth + 1);
         }
         for keyword in ["allOf", "anyOf", "oneOf", "prefixItems"] {
             let item = keyword == "prefixItems";
             for branch in map.get(keyword).and_then(Value::as_array).into_iter().flatten() {
-                self.step(root, branch, item.then_some("*"), path, depth);
+                self.step(branch, item.then_some("*"), path, depth);
             }
         }
         for keyword in ["if", "then", "else"] {
             if let Some(branch) = map.get(keyword) {
-                self.walk(root, branch, path, depth + 1);
+                self.schema(branch, path, depth + 1);
             }
         }
         for keyword in ["items", "additionalProperties"] {
             if let Some(rest) = map.get(keyword) {
-                self.step(root, rest, Some("*"), path, depth);
+                self.step(rest, Some("*"), path, depth);
             }
         }
         for (name, property) in map.get("properties").and_then(Value::as_object).into_iter().flatten() {
-            self.step(root, property, Some(name), path, depth);
+            self.step(property, Some(name), path, depth);
         }
     }
 
-    fn step(
-        &mut self,
-        root: &Value,
-        schema: &Value,
-        step: Option<&str>,
-        path: &mut Vec<String>,
-        depth: usize,
-    ) {
+    fn step(&mut self, schema: &Value, step: Option<&str>, path: &mut Vec<String>, depth: usize) {
         let before = path.len();
         path.extend(step.map(str::to_owned));
-        self.walk(root, schema, path, depth + 1);
+        self.schema(schema, path, depth + 1);
         path.truncate(before);
+    }
+}
+
+fn marked(schema: &Map<String, Value>) -> bool {
+    MARKS.iter().any(|mark| schema.get(*mark) == Some(&Value::Bool(true)))
+}
+
+/// Whether there is a mark at all: most schemas have none, however they branch.
+fn marked_anywhere(schema: &Value) -> bool {
+    match schema {
+        Value::Object(map) => marked(map) || map.values().any(marked_anywhere),
+        Value::Array(items) => items.iter().any(marked_anywhere),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 

@@ -51,6 +51,15 @@ fn a_schema_that_refers_to_itself_ends() {
 }
 
 #[test]
+fn a_schema_that_branches_without_end_is_secret_as_a_whole_where_it_has_marks() {
+    let again = vec![json!({"$ref": "#/$defs/tree"}); 16];
+    let mut schema = json!({"$ref": "#/$defs/tree", "$defs": {"tree": {"anyOf": again}}});
+    assert!(Paths::of_schema(&schema).is_empty());
+    schema["properties"] = json!({"pin": {"x-secret": true}});
+    assert_eq!(Paths::of_schema(&schema).iter().collect::<Vec<_>>(), [""], "the path of everything");
+}
+
+#[test]
 fn a_secret_is_replaced_by_the_same_commitment_each_time() {
     let key = SaltKey::new([1; 32]);
     let paths = Paths::of_schema(&json!({"properties": {"pin": {"x-secret": true}}}));

@@ -22,7 +22,7 @@ use crate::{
     },
     log::{
         Batch, Log, LogError, Reader, Stored,
-        home::{Home, HomeError, Lock},
+        home::{HeadFile, Home, HomeError, Lock},
         sqlite::SqliteLog,
     },
     merkle,
@@ -75,6 +75,8 @@ pub enum OpenError {
     Key,
     #[error("the head file cannot be read or written")]
     Head(#[source] std::io::Error),
+    #[error("the ledger's threads cannot be started")]
+    Thread(#[source] std::io::Error),
     #[error("the ledger stopped while it was being opened")]
     Stopped(#[from] Stopped),
 }
@@ -120,7 +122,6 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
         begin(log.as_mut(), &home.keys()?.seed, (birth.random)(), birth.now_us)?;
     }
     let genesis = genesis(reader.as_ref())?;
-    let name = Block::encode(&genesis).cid();
     let signer = signer(home, &genesis)?;
     let found = reader.tip()?.map_or(0, |tip| tip.seq + 1);
     let signed = last_signed(&notes, &signer, found)?;
@@ -134,21 +135,44 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
     erase_again(folder.state(), log.as_mut(), reader.as_ref())?;
     folder.state().execute_batch("PRAGMA optimize").map_err(StateError::from)?;
 
-    let about = Arc::new(About { log: name, origin: genesis.origin.clone(), vkey: signer.vkey() });
+    let about = About { log: Block::encode(&genesis).cid(), origin: genesis.origin, vkey: signer.vkey() };
     let working = working(folder.state(), reader.as_ref())?;
     let dead = dead_runners(&working, home);
     home.sweep();
+    let (ledger, running) =
+        start(home, settings, Checked { lock, log, head, signer, folder, working, about })?;
+    if !dead.is_empty() {
+        ledger.submit_blocking(Command::Recover { runners: dead })?;
+    }
+    Ok((ledger, running))
+}
+
+/// A log that may be written: what the checks of [`open`] have found good.
+struct Checked {
+    lock: Lock,
+    log: Box<dyn Log>,
+    head: HeadFile,
+    signer: Signer,
+    folder: Folder,
+    working: Working,
+    about: About,
+}
+
+/// Signs the log as it stands and starts the threads that write and fold it.
+fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, Running), OpenError> {
+    let Checked { lock, log, head, signer, folder, working, about } = checked;
+    let tip = log.reader()?.tip()?;
     let (inbox, asks) = mpsc::channel(WAITING_MAX);
     let (fold, commits) = std::sync::mpsc::sync_channel(FOLD_BACKLOG);
-    let (committed, committed_rx) = watch::channel(found);
+    let (committed, committed_rx) = watch::channel(tip.map_or(0, |tip| tip.seq + 1));
     let (reach, reach_rx) = watch::channel(Reach::default());
     let mut folding = Folding { folder, signer, head, reach, sync_every: settings.checkpoint_interval };
     folding.sign(true).map_err(OpenError::Head)?;
     let writer = Writer {
-        tip: reader.tip()?,
+        tip,
         log,
         state: state::open_reader(&home.state_path(), &home.log_path())?,
-        name,
+        name: about.log,
         working,
         fold,
         committed,
@@ -157,14 +181,17 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
         group_max: settings.group_max.clamp(1, WAITING_MAX),
     };
     let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-        thread::Builder::new().name(name.to_owned()).spawn(work).map_err(OpenError::Head)
+        thread::Builder::new().name(name.to_owned()).spawn(work).map_err(OpenError::Thread)
     };
     let folding = spawn("fold", Box::new(move || folding.run(commits)))?;
     let writer = spawn("ledger", Box::new(move || writer.run(asks)))?;
-    let ledger = Ledger { inbox, committed: committed_rx, reach: reach_rx, about, home: home.clone() };
-    if !dead.is_empty() {
-        ledger.submit_blocking(Command::Recover { runners: dead })?;
-    }
+    let ledger = Ledger {
+        inbox,
+        committed: committed_rx,
+        reach: reach_rx,
+        about: Arc::new(about),
+        home: home.clone(),
+    };
     Ok((ledger, Running { writer, folding, _lock: lock }))
 }
 

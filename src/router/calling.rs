@@ -33,7 +33,7 @@ use crate::{
         Answer, Invocation, Method, Outcome, Record, Request, Router, RpcError, Run, Scope,
         board::Entry,
         capture::{self, Capture},
-        lane::{self, Lane},
+        lane::{self, Lane, Place},
         metadata::{PRIORITY, Rule},
         telling::{Told, error_text, judge, not_found, read_error, refusal_result, shown, silenced},
     },
@@ -60,6 +60,11 @@ impl Target {
     /// What calls of this kind are counted under: a tool's name, or the method of anything else.
     fn label(&self) -> &str {
         self.entry.as_ref().map_or(self.method.as_str(), |entry| &entry.tool.name)
+    }
+
+    /// The contract a tool is called under; none for anything but tools.
+    fn contract(&self) -> Option<Cid> {
+        self.entry.as_ref().map(|entry| entry.tool.contract)
     }
 }
 
@@ -93,28 +98,14 @@ impl Router {
         let target = self.target(&request)?;
         let lane = self.inner.parts.lanes.get(&target.lane);
         let (sealed_input, mut content) = self.content(&request, &target)?;
-        let place = match &lane {
-            None => {
-                Err(Refusal::new(Code::Unavailable, format!("this build has no `{}` runtime", target.lane))
-                    .hint("give the tool another runtime in its [tools] configuration"))
-            }
-            Some(lane) => lane.join().ok_or_else(|| {
-                Refusal::new(
-                    Code::ResourceExhausted,
-                    format!("the queue of the `{}` lane is full", lane.name),
-                )
-                .retryable()
-                .hint("ask again later, or raise the lane's queue")
-            }),
-        };
+        let place = join(lane.as_deref(), &target.lane);
         content.refusal = content.refusal.or(place.as_ref().err().cloned());
 
         let id = uuid::Uuid::now_v7().simple().to_string();
         let input = payload_ref(&sealed_input, Role::Input);
-        let contract = target.entry.as_ref().map(|entry| entry.tool.contract);
         let record = |sealed: Sealed, output| Record {
             event: sealed.cid,
-            contract,
+            contract: target.contract(),
             input: Some(input.cid),
             output,
             seq: sealed.seq,
@@ -125,14 +116,9 @@ impl Router {
         let refused = refused.transpose()?;
         let refused_as = refused.as_ref().map(|payload| payload.envelope.cid());
         let start = Start {
-            id: id.clone(),
-            actor: request.caller.actor.clone(),
-            tool: contract,
             input: Some(input),
-            facts: self.facts(&request, &target),
-            cause: request.cause,
-            repeatable: target.entry.as_ref().is_none_or(|entry| entry.contract.repeatable()),
             refusal: content.refusal.clone(),
+            ..self.wish(id.clone(), &request, &target)
         };
         let start = Command::Start { start: Box::new(start), input: Some(sealed_input), refused };
         let started = match self.submit(start).await? {
@@ -140,10 +126,8 @@ impl Router {
             Ruling::Refused(sealed) => {
                 self.count(&target, "refused", Duration::ZERO);
                 let refusal = content.refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
-                return Ok(Answer {
-                    result: refusal_result(&refusal),
-                    record: Some(record(sealed, refused_as)),
-                });
+                let record = Some(record(sealed, refused_as));
+                return Ok(Answer { result: refusal_result(&refusal), record });
             }
             Ruling::Answered(ending) => {
                 return self.first_answer(&ending, &record, content.capture).await;
@@ -155,35 +139,38 @@ impl Router {
                 return Err(RpcError::internal());
             }
         };
-        let (Some(lane), Ok(place)) = (&lane, &place) else {
+        let Ok(place) = &place else {
             return Err(RpcError::internal());
         };
 
-        let span = tracing::info_span!("call", tool = target.recorded_name, event = %started.cid);
         let begun = Instant::now();
-        let priority = target.entry.as_ref().map_or(PRIORITY, |entry| entry.metadata.priority);
-        let outcome = {
-            let turn = async {
-                let _turn = place.turn(priority).await;
-                self.attempt(&request, &target, lane, started.cid).await
-            }
-            .instrument(span.clone());
-            let told_to_stop = async {
-                tokio::select! {
-                    () = request.cancel.cancelled() => {}
-                    () = self.inner.halt.cancelled() => request.cancel.cancel(),
-                }
-                // Tools are told by the same token; those that do not listen are dropped after the grace.
-                tokio::time::sleep(STOP_GRACE).await;
-            };
-            tokio::select! {
-                outcome = turn => outcome,
-                () = told_to_stop => Outcome::Cancelled,
-            }
-        };
+        let outcome = self.effect(&request, &target, place, started.cid).await;
         self.end(id, outcome, &target, &content, begun.elapsed(), &record).await
     }
 
+    /// Waits for a turn and runs the tool; a call that is told to stop gets its grace to do so.
+    async fn effect(&self, request: &Request, target: &Target, place: &Place<'_>, started: Cid) -> Outcome {
+        let span = tracing::info_span!("call", tool = target.recorded_name, event = %started);
+        let priority = target.entry.as_ref().map_or(PRIORITY, |entry| entry.metadata.priority);
+        let turn = async {
+            let _turn = place.turn(priority).await;
+            self.attempt(request, target, place.lane, started).await
+        };
+        let told_to_stop = async {
+            tokio::select! {
+                () = request.cancel.cancelled() => {}
+                () = self.inner.halt.cancelled() => request.cancel.cancel(),
+            }
+            // Tools are told by the same token; those that do not listen are dropped after the grace.
+            tokio::time::sleep(STOP_GRACE).await;
+        };
+        tokio::select! {
+            outcome = turn.instrument(span) => outcome,
+            () = told_to_stop => Outcome::Cancelled,
+        }
+    }
+
+    /// Records how a call ended, and tells it.
     async fn end(
         &self,
         id: String,
@@ -193,22 +180,25 @@ impl Router {
         took: Duration,
         record: &(dyn Fn(Sealed, Option<Cid>) -> Record + Sync),
     ) -> Result<Answer, RpcError> {
-        let (ended, label, told) = judge(outcome);
+        let (mut ended, mut label, mut told) = judge(outcome);
         let text: Cow<'_, str> = match &told {
             Told::Result(result) => result.get().into(),
             Told::Error(error) => error_text(error).into(),
         };
         let kept =
             capture::output(&text, &content.marked, &content.echoes, content.capture, &self.inner.parts.salt);
-        let role = if matches!(ended, EndOutcome::Succeeded { .. }) { Role::Output } else { Role::Error };
         let output = match self.seal(&kept.text) {
             Ok(output) => output,
             Err(_) => {
                 // The tool ran; what it said is too large to keep, so it is not told either.
-                let refusal = Refusal::new(Code::ResourceExhausted, "the tool's answer is over 64 MiB");
-                self.seal(refusal_result(&refusal).get())?
+                let message = format!("the tool's answer is over the bound of {PAYLOAD_MAX} bytes");
+                let refusal = Refusal::new(Code::ResourceExhausted, message);
+                let output = self.seal(refusal_result(&refusal).get())?;
+                (ended, label, told) = judge(Outcome::Refused(refusal));
+                output
             }
         };
+        let role = if matches!(ended, EndOutcome::Succeeded { .. }) { Role::Output } else { Role::Error };
         let cid = output.envelope.cid();
         let end = End {
             id,
@@ -255,8 +245,13 @@ impl Router {
                 return outcome;
             }
             let pause = Duration::from_millis(retry.pause_ms(tried, &started));
+            let next = tokio::time::Instant::now() + pause;
+            // A pause beyond the call's time would only hold its place in the lane.
+            if next >= deadline {
+                return outcome;
+            }
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep_until(next) => {}
                 () = request.cancel.cancelled() => return Outcome::Cancelled,
             }
         }
@@ -378,9 +373,10 @@ impl Router {
         }
     }
 
-    fn facts(&self, request: &Request, target: &Target) -> CallStarted {
+    /// The wish to try a call, but for its input and what forbids it.
+    fn wish(&self, id: String, request: &Request, target: &Target) -> Start {
         let key = request.meta.idempotency_key.as_ref();
-        CallStarted {
+        let facts = CallStarted {
             method: request.method.as_str().to_owned(),
             name: target.recorded_name.clone(),
             source: target.source.clone(),
@@ -389,6 +385,16 @@ impl Router {
             runner: self.inner.parts.runner.clone(),
             key: key.map(|key| self.inner.parts.salt.commit("idempotency-key", key.as_bytes()).to_vec()),
             trace: request.meta.traceparent.clone(),
+        };
+        Start {
+            id,
+            actor: request.caller.actor.clone(),
+            tool: target.contract(),
+            input: None,
+            facts,
+            cause: request.cause,
+            repeatable: target.entry.as_ref().is_none_or(|entry| entry.contract.repeatable()),
+            refusal: None,
         }
     }
 
@@ -447,6 +453,19 @@ impl Router {
     }
 }
 
+/// A place in the lane a call belongs to, or why it cannot have one.
+fn join<'a>(lane: Option<&'a Lane>, name: &str) -> Result<Place<'a>, Refusal> {
+    let lane = lane.ok_or_else(|| {
+        Refusal::new(Code::Unavailable, format!("this build has no `{name}` runtime"))
+            .hint("give the tool another runtime in its [tools] configuration")
+    })?;
+    lane.join().ok_or_else(|| {
+        Refusal::new(Code::ResourceExhausted, format!("the queue of the `{name}` lane is full"))
+            .retryable()
+            .hint("ask again later, or raise the lane's queue")
+    })
+}
+
 /// Runs in a lane: processor work on a thread of its own, everything else where it is.
 async fn run_in(lane: &Lane, run: &Arc<dyn Run>, invocation: Invocation) -> Outcome {
     let panicked = || {
@@ -459,7 +478,7 @@ async fn run_in(lane: &Lane, run: &Arc<dyn Run>, invocation: Invocation) -> Outc
         let task = tokio::task::spawn_blocking(move || runtime.block_on(run.run(invocation)));
         return task.await.unwrap_or_else(|_| panicked());
     }
-    AssertUnwindSafe(run.run(invocation)).catch_unwind().await.unwrap_or_else(|_| panicked())
+    AssertUnwindSafe(async { run.run(invocation).await }).catch_unwind().await.unwrap_or_else(|_| panicked())
 }
 
 fn invocation(request: &Request, target: &Target, started: Cid, cancel: CancellationToken) -> Invocation {

@@ -49,7 +49,7 @@ struct Queue {
 
 /// A place in a lane. Dropping it leaves the lane.
 pub struct Place<'a> {
-    lane: &'a Lane,
+    pub(super) lane: &'a Lane,
 }
 
 /// The right to run. Dropping it lets the next one run.

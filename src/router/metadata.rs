@@ -55,10 +55,13 @@ impl Retry {
     /// The pause before attempt `attempt` (1 is the first retry). `draw` is what spreads it: the call's own
     /// event, so that the same call always waits the same.
     pub fn pause_ms(&self, attempt: u32, draw: &Cid) -> u64 {
-        let grown = self.backoff_ms as f64 * self.backoff_factor.powi(attempt.saturating_sub(1) as i32);
+        let steps = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+        let grown = self.backoff_ms as f64 * self.backoff_factor.powi(steps);
         let pause = (grown as u64).min(self.max_backoff_ms);
         let byte = draw.digest()[attempt as usize % draw.digest().len()];
-        if self.jitter { pause / 2 + pause / 2 * u64::from(byte) / 255 } else { pause }
+        // In twice the width: a tool's own `_meta` may ask for any number.
+        let spread = u128::from(pause / 2) * u128::from(byte) / 255;
+        if self.jitter { pause / 2 + spread as u64 } else { pause }
     }
 }
 

@@ -18,6 +18,8 @@ use crate::{
 
 /// Recent events whose seq is remembered, so that most causes need no look-up.
 const RECENT_MAX: usize = 16 * 1024;
+/// Words remembered: kinds, tool names and the actors of the moment; the others are looked up.
+const WORDS_MAX: usize = 16 * 1024;
 
 /// The one that folds: owns the state's writing connection.
 pub struct Folder {
@@ -26,6 +28,8 @@ pub struct Folder {
     applied: u64,
     last: Option<Cid>,
     tree: Growing,
+    /// Words the tables hold; the next one's number is one more.
+    word_count: u64,
     words: HashMap<String, u64>,
     tally: HashMap<u64, u64>,
     recent: HashMap<Cid, u64>,
@@ -37,7 +41,7 @@ impl Folder {
         let at = progress(&state)?;
         let tree = Growing::resume(at.applied, &StoredTiles { state: &state, log: log.as_ref() })
             .map_err(|_| StateError::Broken { what: "the merkle tiles are incomplete" })?;
-        let words = pairs(&state, "SELECT text, id FROM word")?;
+        let word_count = state.query_row("SELECT coalesce(max(id), 0) FROM word", [], |row| row.get(0))?;
         let tally = pairs(&state, "SELECT kind, n FROM tally")?;
         Ok(Self {
             state,
@@ -45,7 +49,8 @@ impl Folder {
             applied: at.applied,
             last: at.last,
             tree,
-            words,
+            word_count,
+            words: HashMap::new(),
             tally,
             recent: HashMap::new(),
         })
@@ -68,7 +73,7 @@ impl Folder {
         &self.state
     }
 
-    /// Folds the next events, in one transaction.
+    /// Folds the next events, in one transaction. After an error this folder is ahead of its tables: drop it.
     pub fn apply(&mut self, events: &[Event]) -> Result<(), StateError> {
         // A crash anywhere before the last line leaves the state as it was; the events are folded again at start.
         self.state.execute_batch("BEGIN")?;
@@ -200,8 +205,21 @@ impl Folder {
         if let Some(id) = self.words.get(text) {
             return Ok(*id);
         }
-        let id = self.words.len() as u64 + 1;
-        self.insert("INSERT INTO word (id, text) VALUES (?1, ?2)", params![id, text])?;
+        let known = {
+            let mut find = self.state.prepare_cached("SELECT id FROM word WHERE text = ?1")?;
+            find.query_row([text], |row| row.get(0)).optional()?
+        };
+        let id = match known {
+            Some(id) => id,
+            None => {
+                self.word_count += 1;
+                self.insert("INSERT INTO word (id, text) VALUES (?1, ?2)", params![self.word_count, text])?;
+                self.word_count
+            }
+        };
+        if self.words.len() >= WORDS_MAX {
+            self.words.clear();
+        }
         self.words.insert(text.to_owned(), id);
         Ok(id)
     }

@@ -70,4 +70,6 @@ fn pauses_grow_to_their_bound_and_the_same_call_waits_the_same() {
         let whole = still.pause_ms(attempt, &cid("call"));
         assert!((whole / 2..=whole).contains(&pause), "{pause} of {whole}");
     }
+    let boundless = Retry { backoff_ms: u64::MAX, max_backoff_ms: u64::MAX, ..Retry::default() };
+    assert!(boundless.pause_ms(u32::MAX, &cid("call")) >= u64::MAX / 2, "whatever a tool asks for");
 }
