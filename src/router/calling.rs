@@ -187,7 +187,7 @@ impl Router {
         };
         let kept =
             capture::output(&text, &content.marked, &content.echoes, content.capture, &self.inner.parts.salt);
-        let output = match self.seal(&kept.text) {
+        let output = match self.seal(&kept) {
             Ok(output) => output,
             Err(_) => {
                 // The tool ran; what it said is too large to keep, so it is not told either.
