@@ -43,6 +43,7 @@ pub struct Ending {
     pub output: Option<Cid>,
 }
 
+/// The five endings of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum How {
     Succeeded,
@@ -155,6 +156,62 @@ impl Refusal {
     }
 }
 
+impl Start {
+    /// The call as it stands once this wish is recorded by the event `started`: what [`Call::begun`] reads from it.
+    pub fn begun(self, started: Cid) -> Call {
+        Call {
+            id: self.id,
+            actor: self.actor,
+            tool: self.tool,
+            name: self.facts.name,
+            input: self.input.map(|input| input.cid),
+            key: self.facts.key,
+            runner: self.facts.runner,
+            started,
+            ending: None,
+        }
+    }
+}
+
+impl Call {
+    /// The call that a `call.started` event begins.
+    pub fn begun(event: &Event) -> Option<Self> {
+        let fields = event.fields();
+        let Some(Body::CallStarted(facts)) = event.body() else {
+            return None;
+        };
+        Some(Self {
+            id: fields.subject.strip_prefix("call/")?.to_owned(),
+            actor: fields.actor.clone(),
+            tool: fields.tool,
+            name: facts.name,
+            input: payload(event, &[Role::Input]),
+            key: facts.key,
+            runner: facts.runner,
+            started: event.cid(),
+            ending: None,
+        })
+    }
+
+    /// Folds a later event of this call.
+    pub fn apply(&mut self, event: &Event) {
+        let how = match event.body() {
+            Some(Body::CallSucceeded(_)) => How::Succeeded,
+            Some(Body::CallFailed(facts)) => How::Failed(facts.failure),
+            Some(Body::CallRefused(_)) => How::Refused,
+            Some(Body::CallCancelled(_)) => How::Cancelled,
+            Some(Body::CallInterrupted(_)) => How::Interrupted,
+            _ => return,
+        };
+        self.ending = Some(Ending {
+            how,
+            event: event.cid(),
+            seq: event.fields().seq,
+            output: payload(event, &[Role::Output, Role::Error]),
+        });
+    }
+}
+
 /// The subject of a call's events.
 pub fn subject(id: &str) -> String {
     format!("call/{id}")
@@ -259,62 +316,6 @@ fn ending_fact(open: &Call, body: Body, output: Option<PayloadRef>) -> Fact {
         tool: open.tool,
         payloads: output.into_iter().collect(),
         body,
-    }
-}
-
-impl Start {
-    /// The call as it stands once this wish is recorded by the event `started`: what [`Call::begun`] reads from it.
-    pub fn begun(self, started: Cid) -> Call {
-        Call {
-            id: self.id,
-            actor: self.actor,
-            tool: self.tool,
-            name: self.facts.name,
-            input: self.input.map(|input| input.cid),
-            key: self.facts.key,
-            runner: self.facts.runner,
-            started,
-            ending: None,
-        }
-    }
-}
-
-impl Call {
-    /// The call that a `call.started` event begins.
-    pub fn begun(event: &Event) -> Option<Self> {
-        let fields = event.fields();
-        let Some(Body::CallStarted(facts)) = event.body() else {
-            return None;
-        };
-        Some(Self {
-            id: fields.subject.strip_prefix("call/")?.to_owned(),
-            actor: fields.actor.clone(),
-            tool: fields.tool,
-            name: facts.name,
-            input: payload(event, &[Role::Input]),
-            key: facts.key,
-            runner: facts.runner,
-            started: event.cid(),
-            ending: None,
-        })
-    }
-
-    /// Folds a later event of this call.
-    pub fn apply(&mut self, event: &Event) {
-        let how = match event.body() {
-            Some(Body::CallSucceeded(_)) => How::Succeeded,
-            Some(Body::CallFailed(facts)) => How::Failed(facts.failure),
-            Some(Body::CallRefused(_)) => How::Refused,
-            Some(Body::CallCancelled(_)) => How::Cancelled,
-            Some(Body::CallInterrupted(_)) => How::Interrupted,
-            _ => return,
-        };
-        self.ending = Some(Ending {
-            how,
-            event: event.cid(),
-            seq: event.fields().seq,
-            output: payload(event, &[Role::Output, Role::Error]),
-        });
     }
 }
 

@@ -14,6 +14,9 @@ use serde_json::{Value, value::RawValue};
 
 use crate::block::{Block, Cid};
 
+/// Bytes of one tool definition.
+pub const DEFINITION_MAX: usize = 1024 * 1024;
+
 /// The block that is hashed: exactly these keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,12 +48,9 @@ pub struct Contract {
 pub enum ContractError {
     #[error("tool definition has no usable `{field}`")]
     Field { field: &'static str },
-    #[error("tool definition of {len} bytes is over the bound of 1048576")]
+    #[error("tool definition of {len} bytes is over the bound of {max}", max = DEFINITION_MAX)]
     TooLarge { len: usize },
 }
-
-/// Bytes of one tool definition.
-pub const DEFINITION_MAX: usize = 1024 * 1024;
 
 #[derive(Deserialize)]
 struct Definition<'a> {

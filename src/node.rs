@@ -39,6 +39,10 @@ const UPSTREAM_WAIT: Duration = Duration::from_secs(10);
 const SAMPLE_PAUSE: Duration = Duration::from_secs(2);
 /// How long running calls may take to end on the way down.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
+/// Events the state may be behind before the node says that it is not ready.
+const LAG_MAX: u64 = 100_000;
+/// The rank of the first configured upstream: below it stand the builtin tools, the fixtures and a wrapped server.
+const UPSTREAM_RANK: u32 = 10;
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +125,7 @@ impl Node {
         self.stopping.cancel();
     }
 
-    /// Stops everything in order. What is running gets a few seconds, then is cancelled and recorded so.
+    /// Stops everything in order: calls as in [`Node::quiet`], then upstreams, then the ledger.
     pub async fn stop(mut self) {
         self.quiet().await;
         while self.followers.join_next().await.is_some() {}
@@ -175,9 +179,6 @@ impl Node {
         waiting
     }
 }
-
-/// Events the state may be behind before the node says that it is not ready.
-const LAG_MAX: u64 = 100_000;
 
 fn member(setup: &Setup<'_>, runner: &str, metrics: Arc<Metrics>) -> Member {
     let log = &setup.config.log;
@@ -237,7 +238,7 @@ fn upstream_settings(n: usize, upstream: &config::Upstream) -> (upstream::Settin
         prefix: upstream.prefix(),
         enable: upstream.enable.clone(),
         disable: upstream.disable.clone(),
-        rank: 10 + n as u32,
+        rank: UPSTREAM_RANK + n as u32,
         lane: upstream.lane.clone(),
         timeout_ms: upstream.timeout_ms,
     };

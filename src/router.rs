@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::router::board::{Entry, Offered, Offering, renamed};
 use crate::{
-    block::{Cid, payload::SaltKey},
+    block::{Cid, payload::SaltKey, splice},
     call::Refusal,
     event::Actor,
     ledger::{Ledger, Stopped},
@@ -186,6 +186,15 @@ pub enum Outcome {
     },
     TimedOut,
     Cancelled,
+}
+
+impl Outcome {
+    /// A tool's result with the claim of failure that stands in it.
+    pub fn of_result(result: Box<RawValue>) -> Self {
+        let claim = splice::member(&result, "isError").ok().flatten();
+        let is_error = claim.is_some_and(|claim| claim.get() == "true");
+        Self::Result { result, is_error }
+    }
 }
 
 /// A hand: something that runs invocations.
@@ -356,6 +365,11 @@ impl Router {
 impl RpcError {
     pub fn new(code: i64, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), data: None, record: None }
+    }
+
+    /// They asked with parameters that make no sense.
+    pub fn invalid_params(message: impl Into<String>) -> Self {
+        Self::new(-32602, message)
     }
 
     /// Ours broke: what happened is in the log of the server, not in the answer.

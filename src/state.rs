@@ -8,7 +8,7 @@
 pub mod digest;
 pub mod fold;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use rusqlite_migration::{M, Migrations};
@@ -27,6 +27,10 @@ const WAL_PAGES: u32 = 4_000;
 const FOLD_CACHE_KIB: i64 = 16 * 1024;
 /// KiB of page cache of each reading connection.
 const READER_CACHE_KIB: i64 = 4 * 1024;
+/// How long a reader waits while the state is being opened or recovered; folds never hold it up.
+const BUSY_MAX: Duration = Duration::from_secs(5);
+/// Statements each connection keeps prepared.
+const STATEMENTS_MAX: usize = 64;
 
 /// Why the state could not be read or folded.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +66,7 @@ pub fn open(path: &Path) -> Result<Database, StateError> {
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     connection.pragma_update(None, "cache_size", -FOLD_CACHE_KIB)?;
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Migrations::from_slice(MIGRATIONS).to_latest(&mut connection)?;
     Ok(connection)
 }
@@ -78,10 +82,10 @@ pub fn whole(connection: &Connection) -> bool {
 pub fn open_reader(state: &Path, log: &Path) -> Result<Connection, StateError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(state, flags)?;
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.busy_timeout(BUSY_MAX)?;
     connection.execute("ATTACH DATABASE ?1 AS log", [log.to_string_lossy()])?;
     connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(connection)
 }
 

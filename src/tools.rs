@@ -88,7 +88,7 @@ impl Run for Dispatch {
         match self.0.get(&invocation.name) {
             Some(run) => run.run(invocation),
             None => {
-                let error = RpcError::new(-32602, format!("unknown tool: {}", invocation.name));
+                let error = RpcError::invalid_params(format!("unknown tool: {}", invocation.name));
                 Box::pin(std::future::ready(Outcome::Rpc(Box::new(error))))
             }
         }

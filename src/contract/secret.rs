@@ -16,6 +16,15 @@ const SCHEMA_DEPTH_MAX: usize = 32;
 const SCHEMA_VISITS_MAX: usize = 100_000;
 /// What marks a field as secret where it is `true`.
 const MARKS: [&str; 2] = ["writeOnly", "x-secret"];
+/// Keywords whose one schema is about items or properties that are not named.
+const REST: [&str; 6] = [
+    "items",
+    "additionalItems",
+    "unevaluatedItems",
+    "contains",
+    "additionalProperties",
+    "unevaluatedProperties",
+];
 /// How many strings of JSON within each other an echo is looked for in.
 const NESTED_MAX: usize = 3;
 /// Shorter secrets are not looked for in other text: they would match by chance.
@@ -104,10 +113,15 @@ impl Walk<'_> {
                 self.schema(branch, path, depth + 1);
             }
         }
-        for keyword in ["items", "additionalProperties"] {
+        for keyword in REST {
             if let Some(rest) = map.get(keyword) {
                 self.step(rest, Some("*"), path, depth);
             }
+        }
+        for pattern in
+            map.get("patternProperties").and_then(Value::as_object).into_iter().flat_map(Map::values)
+        {
+            self.step(pattern, Some("*"), path, depth);
         }
         for (name, property) in map.get("properties").and_then(Value::as_object).into_iter().flatten() {
             self.step(property, Some(name), path, depth);

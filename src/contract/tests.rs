@@ -38,10 +38,11 @@ fn secrets_are_found_wherever_a_schema_can_mark_them() {
         },
         "anyOf": [{"properties": {"pin": {"x-secret": true}}}],
         "additionalProperties": {"properties": {"hush": {"x-secret": true}}},
+        "patternProperties": {"^x-": {"properties": {"cookie": {"x-secret": true}}}},
         "$defs": {"key": {"x-secret": true}},
     });
     let found: Vec<String> = Paths::of_schema(&schema).iter().collect();
-    assert_eq!(found, ["/*/hush", "/keys/*", "/login/token", "/password", "/pin"]);
+    assert_eq!(found, ["/*/cookie", "/*/hush", "/keys/*", "/login/token", "/password", "/pin"]);
 }
 
 #[test]

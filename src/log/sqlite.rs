@@ -8,6 +8,7 @@ use std::{
     collections::HashSet,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
@@ -29,6 +30,8 @@ const RECENT_MAX: usize = 16 * 1024;
 const WRITER_CACHE_KIB: i64 = 16 * 1024;
 /// KiB of page cache of each reading connection.
 const READER_CACHE_KIB: i64 = 4 * 1024;
+/// How long a reader waits while the log is being opened or recovered; commits never hold it up.
+const BUSY_MAX: Duration = Duration::from_secs(5);
 
 pub struct SqliteLog {
     connection: Connection,
@@ -144,7 +147,7 @@ impl SqliteReader {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
-        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        connection.busy_timeout(BUSY_MAX)?;
         Ok(Self { connection, path: path.to_owned() })
     }
 }

@@ -155,7 +155,7 @@ impl Board {
     }
 
     /// The tool of this public name.
-    pub fn tools_named(&self, name: &str) -> Option<Arc<Entry>> {
+    pub fn tool_named(&self, name: &str) -> Option<Arc<Entry>> {
         self.tools.get(name).cloned()
     }
 
@@ -282,30 +282,7 @@ impl Source {
     ) -> Result<Self, Stopped> {
         let Offering { source, version, rank, lane, tools, prompts, resources, templates, completions, run } =
             offering;
-        let mut seen = HashSet::new();
-        let mut drafts = Vec::new();
-        for offered in tools.into_iter().take(TOOLS_MAX) {
-            if !sayable(&offered.inner) {
-                tracing::warn!(
-                    source,
-                    "a tool is not offered: its name is over {NAME_MAX} bytes or has control characters"
-                );
-                continue;
-            }
-            match Contract::of_definition(&source, &version, &offered.definition) {
-                Ok(contract) if seen.insert(offered.inner.clone()) => {
-                    // Under its source's own name: a prefix is the operator's choice, not the tool's promise.
-                    let contract = Contract { name: offered.inner.clone(), ..contract };
-                    drafts.push((offered, contract));
-                }
-                Ok(_) => {
-                    tracing::warn!(source, tool = offered.inner, "tool is listed twice; the first stands")
-                }
-                Err(err) => {
-                    tracing::warn!(source, tool = offered.inner, %err, "tool is not offered")
-                }
-            }
-        }
+        let drafts = drafts(&source, &version, tools);
         let names = drafts.iter().map(|(offered, _)| offered.inner.clone()).collect();
         let retain = Command::Retain { source: source.clone(), names, actor: node() };
         parts.ledger.submit(retain).await?;
@@ -417,6 +394,35 @@ impl Entry {
             tool: Arc::new(Tool { name: offered.name, definition: offered.definition, contract: cid }),
         }
     }
+}
+
+/// The tools that can be offered, each with its contract; the others are told to the operator.
+fn drafts(source: &str, version: &str, tools: Vec<Offered>) -> Vec<(Offered, Contract)> {
+    let mut seen = HashSet::new();
+    let mut drafts = Vec::new();
+    for offered in tools.into_iter().take(TOOLS_MAX) {
+        if !sayable(&offered.inner) {
+            tracing::warn!(
+                source,
+                "a tool is not offered: its name is over {NAME_MAX} bytes or has control characters"
+            );
+            continue;
+        }
+        match Contract::of_definition(source, version, &offered.definition) {
+            Ok(contract) if seen.insert(offered.inner.clone()) => {
+                // Under its source's own name: a prefix is the operator's choice, not the tool's promise.
+                let contract = Contract { name: offered.inner.clone(), ..contract };
+                drafts.push((offered, contract));
+            }
+            Ok(_) => {
+                tracing::warn!(source, tool = offered.inner, "tool is listed twice; the first stands")
+            }
+            Err(err) => {
+                tracing::warn!(source, tool = offered.inner, %err, "tool is not offered")
+            }
+        }
+    }
+    drafts
 }
 
 /// Whether a name can stand in an event and in a log line.

@@ -41,7 +41,6 @@ use crate::{
 
 /// How long a tool that was told to stop may take to do so before it is dropped.
 const STOP_GRACE: Duration = Duration::from_secs(2);
-const INVALID_PARAMS: i64 = -32602;
 
 /// What a request names: who runs it, under which name, where.
 struct Target {
@@ -187,7 +186,7 @@ impl Router {
         };
         let kept =
             capture::output(&text, &content.marked, &content.echoes, content.capture, &self.inner.parts.salt);
-        let output = match self.seal(&kept.text) {
+        let output = match self.seal(&kept) {
             Ok(output) => output,
             Err(_) => {
                 // The tool ran; what it said is too large to keep, so it is not told either.
@@ -271,10 +270,10 @@ impl Router {
         };
         match request.method {
             Method::ToolsCall => {
-                let entry = board.tools_named(&request.name).ok_or_else(|| {
+                let entry = board.tool_named(&request.name).ok_or_else(|| {
                     let near = board.nearest_tool(&request.name);
                     let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                    RpcError::new(INVALID_PARAMS, format!("unknown tool: {}{near}", shown(&request.name)))
+                    RpcError::invalid_params(format!("unknown tool: {}{near}", shown(&request.name)))
                 })?;
                 Ok(Target {
                     method: request.method,
@@ -289,7 +288,7 @@ impl Router {
             }
             Method::PromptsGet => {
                 let (source, inner) = board.prompt(&request.name).ok_or_else(|| {
-                    RpcError::new(INVALID_PARAMS, format!("unknown prompt: {}", shown(&request.name)))
+                    RpcError::invalid_params(format!("unknown prompt: {}", shown(&request.name)))
                 })?;
                 Ok(of_source(source, inner, request.name.clone()))
             }
@@ -298,9 +297,9 @@ impl Router {
                 Ok(of_source(source, request.name.clone(), String::new()))
             }
             Method::Complete => {
-                let (source, inner) = board.completes(&request.params).ok_or_else(|| {
-                    RpcError::new(INVALID_PARAMS, "`ref` names no prompt or resource on offer")
-                })?;
+                let (source, inner) = board
+                    .completes(&request.params)
+                    .ok_or_else(|| RpcError::invalid_params("`ref` names no prompt or resource on offer"))?;
                 Ok(of_source(source, inner, String::new()))
             }
         }
@@ -310,7 +309,7 @@ impl Router {
     fn content(&self, request: &Request, target: &Target) -> Result<(SealedPayload, Content), RpcError> {
         let Some(entry) = &target.entry else {
             let kept = splice::edit(&request.params, &[], |key| key == "_meta")
-                .map_err(|_| RpcError::new(INVALID_PARAMS, "params must be an object"))?;
+                .map_err(|_| RpcError::invalid_params("params must be an object"))?;
             let capture = self.inner.parts.captures.default;
             let value = match capture {
                 Capture::Full => Value::Null,
@@ -323,12 +322,12 @@ impl Router {
             ));
         };
         let arguments = splice::member(&request.params, "arguments")
-            .map_err(|_| RpcError::new(INVALID_PARAMS, "params must be an object"))?;
+            .map_err(|_| RpcError::invalid_params("params must be an object"))?;
         let text = arguments.map_or("{}", RawValue::get);
-        let value: Value = serde_json::from_str(text)
-            .map_err(|_| RpcError::new(INVALID_PARAMS, "`arguments` cannot be read"))?;
+        let value: Value =
+            serde_json::from_str(text).map_err(|_| RpcError::invalid_params("`arguments` cannot be read"))?;
         if !value.is_object() {
-            return Err(RpcError::new(INVALID_PARAMS, "`arguments` must be an object"));
+            return Err(RpcError::invalid_params("`arguments` must be an object"));
         }
         let pinned = request.meta.contract.filter(|pinned| *pinned != entry.tool.contract).map(|pinned| {
             let current = entry.tool.contract;
@@ -437,10 +436,10 @@ impl Router {
 
     fn seal(&self, text: &str) -> Result<SealedPayload, RpcError> {
         Payload::seal(&self.inner.parts.salt, JSON, text.as_bytes()).map_err(|_| {
-            RpcError::new(
-                INVALID_PARAMS,
-                format!("content of {} bytes is over the bound of {PAYLOAD_MAX}", text.len()),
-            )
+            RpcError::invalid_params(format!(
+                "content of {} bytes is over the bound of {PAYLOAD_MAX}",
+                text.len()
+            ))
         })
     }
 

@@ -32,12 +32,10 @@ pub struct Captures {
     pub tools: HashMap<String, Capture>,
 }
 
-/// Content as it is kept, and the secret texts that were taken out of it.
+/// An input as it is kept, and the secret texts that were taken out of it.
 pub struct Kept {
     pub text: String,
     pub secrets: Vec<String>,
-    /// Whether it is the content as it came.
-    pub whole: bool,
 }
 
 impl Captures {
@@ -49,39 +47,28 @@ impl Captures {
 /// What is kept of an input: `value` is `text`, read.
 pub fn input(text: &str, value: &Value, secrets: &Paths, capture: Capture, key: &SaltKey) -> Kept {
     if secrets.is_empty() && capture == Capture::Full {
-        return Kept { text: text.to_owned(), secrets: Vec::new(), whole: true };
+        return Kept { text: text.to_owned(), secrets: Vec::new() };
     }
     let mut kept = value.clone();
     let secrets = secrets.redact(&mut kept, key);
     let whole = secrets.is_empty() && capture == Capture::Full;
-    Kept {
-        text: if whole { text.to_owned() } else { reduced(kept, capture, key).to_string() },
-        secrets,
-        whole,
-    }
+    Kept { text: if whole { text.to_owned() } else { reduced(kept, capture, key).to_string() }, secrets }
 }
 
 /// What is kept of an answer to a call whose input held `echoes`.
-pub fn output(text: &str, marked: &Paths, echoes: &[String], capture: Capture, key: &SaltKey) -> Kept {
+pub fn output(text: &str, marked: &Paths, echoes: &[String], capture: Capture, key: &SaltKey) -> String {
     if marked.is_empty() && capture == Capture::Full {
-        let scrubbed = secret::scrub(text, echoes);
-        let whole = scrubbed.is_none();
-        return Kept { text: scrubbed.unwrap_or_else(|| text.to_owned()), secrets: Vec::new(), whole };
+        return secret::scrub(text, echoes).unwrap_or_else(|| text.to_owned());
     }
     let Ok(mut value) = serde_json::from_str::<Value>(text) else {
-        return Kept {
-            text: secret::commitment(&Value::String(text.to_owned()), key).to_string(),
-            secrets: Vec::new(),
-            whole: false,
-        };
+        return secret::commitment(&Value::String(text.to_owned()), key).to_string();
     };
     let mut echoes = echoes.to_vec();
     if let Some(content) = value.get_mut("structuredContent") {
         echoes.extend(marked.redact(content, key));
     }
     let text = reduced(value, capture, key).to_string();
-    let text = secret::scrub(&text, &echoes).unwrap_or(text);
-    Kept { text, secrets: Vec::new(), whole: false }
+    secret::scrub(&text, &echoes).unwrap_or(text)
 }
 
 fn reduced(value: Value, capture: Capture, key: &SaltKey) -> Value {

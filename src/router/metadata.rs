@@ -1,7 +1,7 @@
 //! Tool metadata: what a tool needs and where it runs, and the rule that said so.
 //!
 //! Invariants:
-//! - the lane is found in a fixed order: cache, registry, the tool's own `_meta`, its source, name patterns, default;
+//! - the lane is found in a fixed order: registry, cache, the tool's own `_meta`, its source, name patterns, default;
 //! - the rule that decided is kept, shown by `tools_get_schema` and recorded with every call.
 
 use std::{collections::HashMap, sync::RwLock};
@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::RwLock};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::block::Cid;
+use crate::{block::Cid, router::lane};
 
 /// Where a tool stands in its lane's queue when nothing is said; 0 to 100, higher runs sooner.
 pub const PRIORITY: u8 = 50;
@@ -18,7 +18,7 @@ pub const META_KEY: &str = "io.cairn/tool";
 /// Resolutions remembered; beyond this the cache starts again.
 const CACHE_MAX: usize = 16 * 1024;
 /// Where a tool runs that nothing else is known of.
-const DEFAULT_LANE: &str = "builtin";
+const DEFAULT_LANE: &str = lane::BUILTIN;
 /// Words in a name that tell of work for the processor rather than for the network.
 const HEAVY_WORDS: &[&str] =
     &["compress", "embed", "encrypt", "hash", "index", "render", "transcode", "train", "verify"];
@@ -183,7 +183,7 @@ impl Resolver {
 fn pattern(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
     let heavy = name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| HEAVY_WORDS.contains(&word));
-    heavy.then_some("blocking")
+    heavy.then_some(lane::BLOCKING)
 }
 
 #[cfg(test)]

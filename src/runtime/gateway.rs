@@ -126,7 +126,7 @@ impl Run for Gateway {
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
             let Some(params) = self.params(&invocation) else {
-                return Outcome::Rpc(Box::new(RpcError::new(-32602, "params must be an object")));
+                return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object")));
             };
             let (notifications, mut told) = mpsc::channel(NOTIFICATIONS_MAX);
             let options = Options {
@@ -176,10 +176,7 @@ impl Gateway {
 
 fn outcome(reply: Result<Reply, Failure>) -> Outcome {
     match reply {
-        Ok(Reply::Result(result)) => {
-            let is_error = splice::member(&result, "isError").ok().flatten();
-            Outcome::Result { is_error: is_error.is_some_and(|claim| claim.get() == "true"), result }
-        }
+        Ok(Reply::Result(result)) => Outcome::of_result(result),
         Ok(Reply::Error { code, message, data }) => {
             let data = data.and_then(|data| serde_json::from_str(data.get()).ok());
             Outcome::Rpc(Box::new(RpcError { data, ..RpcError::new(code, message) }))

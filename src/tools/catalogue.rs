@@ -213,11 +213,7 @@ impl Tool {
             cause: invocation.started,
         };
         match self.router.call(request).await {
-            Ok(answer) => {
-                let claim = splice::member(&answer.result, "isError").ok().flatten();
-                let is_error = claim.is_some_and(|claim| claim.get() == "true");
-                Outcome::Result { result: answer.result, is_error }
-            }
+            Ok(answer) => Outcome::of_result(answer.result),
             Err(error) => Outcome::Rpc(Box::new(error)),
         }
     }
