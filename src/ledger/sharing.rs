@@ -6,7 +6,7 @@
 //! - the socket is as private as the directory: only its owner's user can connect.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs, io,
     os::unix::fs::PermissionsExt,
     sync::Arc,
@@ -312,44 +312,45 @@ impl Relay {
     }
 
     /// Works through another process.
-    async fn through(&mut self, mut line: Line) -> Left {
-        for (id, (command, _)) in &self.pending {
-            let said = Said::Rule { id: *id, command: Box::new(command.clone()), again: true };
-            if write_frame(&mut line.writer, &said).await.is_err() {
-                return Left::Lost;
-            }
-        }
-        // A task of its own reads, because a frame must not be dropped midway.
+    async fn through(&mut self, line: Line) -> Left {
+        // A task of its own reads and one writes: a frame must not be dropped midway, and neither side may
+        // wait for the other to read while it does not read itself.
         let (told_to, mut told) = mpsc::channel(GUEST_WAITING_MAX);
-        let mut reader = line.reader;
-        let reading = tokio::spawn(async move {
-            while let Ok(frame) = read_frame::<Told>(&mut reader).await {
-                if told_to.send(frame).await.is_err() {
-                    break;
-                }
-            }
-        });
+        let (say, saying) = mpsc::channel(GUEST_WAITING_MAX);
+        let reading = tokio::spawn(read_all(line.reader, told_to));
+        let writing = tokio::spawn(write_all(line.writer, saying));
+        let mut unsaid: VecDeque<u64> = self.pending.keys().copied().collect();
+        let mut again = unsaid.len();
         let left = loop {
             tokio::select! {
                 frame = told.recv() => match frame {
                     Some(frame) => self.hear(frame),
                     None => break Left::Lost,
                 },
-                ask = self.asks.recv() => match ask {
-                    Some(Ask::Rule { command, reply, .. }) => {
-                        let id = self.next;
-                        self.next += 1;
-                        let said = Said::Rule { id, command: Box::new(command.clone()), again: false };
-                        self.pending.insert(id, (command, reply));
-                        if write_frame(&mut line.writer, &said).await.is_err() {
-                            break Left::Lost;
+                permit = say.reserve(), if !unsaid.is_empty() => match (permit, unsaid.pop_front()) {
+                    (Ok(permit), Some(id)) => {
+                        // Those that came from an earlier owner are said first.
+                        let asked_before = again > 0;
+                        again = again.saturating_sub(1);
+                        if let Some((command, _)) = self.pending.get(&id) {
+                            permit.send(Said::Rule { id, command: Box::new(command.clone()), again: asked_before });
                         }
+                    }
+                    (Err(_), _) => break Left::Lost,
+                    (Ok(_), None) => {}
+                },
+                ask = self.asks.recv(), if self.pending.len() < WAITING_MAX => match ask {
+                    Some(Ask::Rule { command, reply, .. }) => {
+                        self.pending.insert(self.next, (command, reply));
+                        unsaid.push_back(self.next);
+                        self.next += 1;
                     }
                     Some(Ask::Close) | None => break Left::Closed,
                 },
             }
         };
         reading.abort();
+        writing.abort();
         left
     }
 
@@ -402,6 +403,22 @@ impl Relay {
             }
         }
         host.abort();
+    }
+}
+
+async fn read_all(mut reader: OwnedReadHalf, told: mpsc::Sender<Told>) {
+    while let Ok(frame) = read_frame(&mut reader).await {
+        if told.send(frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn write_all(mut writer: OwnedWriteHalf, mut saying: mpsc::Receiver<Said>) {
+    while let Some(said) = saying.recv().await {
+        if write_frame(&mut writer, &said).await.is_err() {
+            return;
+        }
     }
 }
 

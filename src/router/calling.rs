@@ -33,7 +33,7 @@ use crate::{
         Answer, Invocation, Method, Outcome, Record, Request, Router, RpcError, Run, Scope,
         board::Entry,
         capture::{self, Capture},
-        lane::{self, Lane, Place},
+        lane::{self, Lane, Place, Turn},
         metadata::{PRIORITY, Rule},
         telling::{Told, error_text, judge, not_found, read_error, refusal_result, shown, silenced},
     },
@@ -97,7 +97,7 @@ impl Router {
         let target = self.target(&request)?;
         let lane = self.inner.parts.lanes.get(&target.lane);
         let (sealed_input, mut content) = self.content(&request, &target)?;
-        let place = join(lane.as_deref(), &target.lane);
+        let place = join(lane.as_ref(), &target.lane);
         content.refusal = content.refusal.or(place.as_ref().err().cloned());
 
         let id = uuid::Uuid::now_v7().simple().to_string();
@@ -148,12 +148,13 @@ impl Router {
     }
 
     /// Waits for a turn and runs the tool; a call that is told to stop gets its grace to do so.
-    async fn effect(&self, request: &Request, target: &Target, place: &Place<'_>, started: Cid) -> Outcome {
+    async fn effect(&self, request: &Request, target: &Target, place: &Place, started: Cid) -> Outcome {
         let span = tracing::info_span!("call", tool = target.recorded_name, event = %started);
         let priority = target.entry.as_ref().map_or(PRIORITY, |entry| entry.metadata.priority);
         let turn = async {
-            let _turn = place.turn(priority).await;
-            self.attempt(request, target, place.lane, started).await
+            // Shared with work that cannot be stopped: its thread holds the turn until it is done.
+            let turn = Arc::new(place.turn(priority).await);
+            self.attempt(request, target, &place.lane, &turn, started).await
         };
         let told_to_stop = async {
             tokio::select! {
@@ -218,7 +219,14 @@ impl Router {
     }
 
     /// Tries the tool, again where it failed on the way and its contract allows that.
-    async fn attempt(&self, request: &Request, target: &Target, lane: &Lane, started: Cid) -> Outcome {
+    async fn attempt(
+        &self,
+        request: &Request,
+        target: &Target,
+        lane: &Lane,
+        turn: &Arc<Turn>,
+        started: Cid,
+    ) -> Outcome {
         let limit = target.entry.as_ref().and_then(|entry| entry.metadata.timeout_ms);
         let limit = limit.map_or(lane.bounds.timeout, Duration::from_millis);
         let retry = target
@@ -231,7 +239,8 @@ impl Router {
         let mut tried = 0;
         loop {
             let cancel = request.cancel.child_token();
-            let outcome = run_in(lane, &target.run, invocation(request, target, started, cancel.clone()));
+            let invocation = invocation(request, target, started, cancel.clone());
+            let outcome = run_in(lane, turn, &target.run, invocation);
             let outcome = match tokio::time::timeout_at(deadline, outcome).await {
                 Ok(outcome) => outcome,
                 Err(_) => {
@@ -453,7 +462,7 @@ impl Router {
 }
 
 /// A place in the lane a call belongs to, or why it cannot have one.
-fn join<'a>(lane: Option<&'a Lane>, name: &str) -> Result<Place<'a>, Refusal> {
+fn join(lane: Option<&Arc<Lane>>, name: &str) -> Result<Place, Refusal> {
     let lane = lane.ok_or_else(|| {
         Refusal::new(Code::Unavailable, format!("this build has no `{name}` runtime"))
             .hint("give the tool another runtime in its [tools] configuration")
@@ -466,7 +475,7 @@ fn join<'a>(lane: Option<&'a Lane>, name: &str) -> Result<Place<'a>, Refusal> {
 }
 
 /// Runs in a lane: processor work on a thread of its own, everything else where it is.
-async fn run_in(lane: &Lane, run: &Arc<dyn Run>, invocation: Invocation) -> Outcome {
+async fn run_in(lane: &Lane, turn: &Arc<Turn>, run: &Arc<dyn Run>, invocation: Invocation) -> Outcome {
     let panicked = || {
         tracing::error!("a tool panicked");
         Outcome::Refused(Refusal::new(Code::Internal, "the tool failed inside this server"))
@@ -474,7 +483,12 @@ async fn run_in(lane: &Lane, run: &Arc<dyn Run>, invocation: Invocation) -> Outc
     if lane.name == lane::BLOCKING {
         let run = run.clone();
         let runtime = tokio::runtime::Handle::current();
-        let task = tokio::task::spawn_blocking(move || runtime.block_on(run.run(invocation)));
+        let turn = turn.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let outcome = runtime.block_on(run.run(invocation));
+            drop(turn);
+            outcome
+        });
         return task.await.unwrap_or_else(|_| panicked());
     }
     AssertUnwindSafe(async { run.run(invocation).await }).catch_unwind().await.unwrap_or_else(|_| panicked())

@@ -48,13 +48,13 @@ struct Queue {
 }
 
 /// A place in a lane. Dropping it leaves the lane.
-pub struct Place<'a> {
-    pub(super) lane: &'a Lane,
+pub struct Place {
+    pub(super) lane: Arc<Lane>,
 }
 
 /// The right to run. Dropping it lets the next one run.
-pub struct Turn<'a> {
-    lane: &'a Lane,
+pub struct Turn {
+    lane: Arc<Lane>,
 }
 
 /// Every lane of this node, by name.
@@ -110,11 +110,12 @@ impl Lane {
     }
 
     /// Takes a place; none where as many wait and run as may.
-    pub fn join(&self) -> Option<Place<'_>> {
+    pub fn join(self: &Arc<Self>) -> Option<Place> {
         let mut queue = self.queue();
         let free = queue.places < self.bounds.concurrency + self.bounds.queue;
         queue.places += usize::from(free);
-        free.then(|| Place { lane: self })
+        drop(queue);
+        free.then(|| Place { lane: self.clone() })
     }
 
     /// Calls that wait or run here.
@@ -127,14 +128,14 @@ impl Lane {
     }
 }
 
-impl<'a> Place<'a> {
+impl Place {
     /// Waits for the right to run. Safe to drop midway: the turn goes to the next.
-    pub async fn turn(&self, priority: u8) -> Turn<'a> {
+    pub async fn turn(&self, priority: u8) -> Turn {
         let (place, waiting) = {
             let mut queue = self.lane.queue();
             if queue.running < self.lane.bounds.concurrency {
                 queue.running += 1;
-                return Turn { lane: self.lane };
+                return Turn { lane: self.lane.clone() };
             }
             let (turn, waiting) = oneshot::channel();
             queue.arrivals += 1;
@@ -143,18 +144,18 @@ impl<'a> Place<'a> {
             (place, waiting)
         };
         // A turn that is handed over is held by nobody for a moment; `Handed` keeps it from being lost.
-        let mut handed = Handed { lane: self.lane, place, waiting: Some(waiting) };
+        let mut handed = Handed { lane: &self.lane, place, waiting: Some(waiting) };
         if let Some(waiting) = handed.waiting.as_mut() {
             waiting.await.expect("a lane hands its turns over and never drops them");
         }
         handed.waiting = None;
-        Turn { lane: self.lane }
+        Turn { lane: self.lane.clone() }
     }
 }
 
 /// Somebody waiting for a turn: leaves the queue, and passes on a turn that came too late.
 struct Handed<'a> {
-    lane: &'a Lane,
+    lane: &'a Arc<Lane>,
     place: (Reverse<u8>, u64),
     waiting: Option<oneshot::Receiver<()>>,
 }
@@ -165,13 +166,13 @@ impl Drop for Handed<'_> {
             self.lane.queue().waiting.remove(&self.place);
             waiting.close();
             if waiting.try_recv().is_ok() {
-                drop(Turn { lane: self.lane });
+                drop(Turn { lane: self.lane.clone() });
             }
         }
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         let mut queue = self.lane.queue();
         while let Some((_, next)) = queue.waiting.pop_first() {
@@ -184,7 +185,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.lane.queue().places -= 1;
     }

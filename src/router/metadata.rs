@@ -15,6 +15,9 @@ use crate::{block::Cid, router::lane};
 pub const PRIORITY: u8 = 50;
 /// The key of our hints in a tool's own `_meta`.
 pub const META_KEY: &str = "io.cairn/tool";
+/// What a tool's own `_meta` may ask for at most; an operator's configuration has the same bounds.
+const RETRIES_MAX: u32 = 100;
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// Resolutions remembered; beyond this the cache starts again.
 const CACHE_MAX: usize = 16 * 1024;
 /// Where a tool runs that nothing else is known of.
@@ -107,7 +110,8 @@ pub struct Metadata {
 /// Finds lanes, and remembers what it found.
 #[derive(Default)]
 pub struct Resolver {
-    cache: RwLock<HashMap<(String, Cid), (String, Rule)>>,
+    /// By name, contract and what the tool's `_meta` says, which is no part of the contract.
+    cache: RwLock<HashMap<(String, Cid, Option<String>), (String, Rule)>>,
 }
 
 impl Rule {
@@ -126,7 +130,22 @@ impl Hints {
     /// What the tool's own `_meta` says, under [`META_KEY`]. Anything unreadable says nothing.
     pub fn of_meta(definition: &Value) -> Self {
         let hints = definition.get("_meta").and_then(|meta| meta.get(META_KEY));
-        hints.and_then(|hints| Self::deserialize(hints).ok()).unwrap_or_default()
+        let hints: Self = hints.and_then(|hints| Self::deserialize(hints).ok()).unwrap_or_default();
+        let bounded = |retry: Retry| Retry {
+            max_retries: retry.max_retries.min(RETRIES_MAX),
+            backoff_factor: if retry.backoff_factor.is_finite() {
+                retry.backoff_factor.clamp(1.0, 10.0)
+            } else {
+                1.0
+            },
+            max_backoff_ms: retry.max_backoff_ms.min(DAY_MS),
+            ..retry
+        };
+        Self {
+            timeout_ms: hints.timeout_ms.map(|ms| ms.min(DAY_MS)),
+            retry: hints.retry.map(bounded),
+            ..hints
+        }
     }
 
     /// These hints, and where they are silent, `others`.
@@ -155,7 +174,7 @@ impl Resolver {
         known: impl Fn(&str) -> bool,
     ) -> (String, Rule) {
         // What the registry says is asked first: it is as quick as the cache and the operator may have changed it.
-        let place = (name.to_owned(), contract);
+        let place = (name.to_owned(), contract, meta.map(str::to_owned));
         if registry.is_none()
             && let Some(found) = self.cache.read().ok().and_then(|cache| cache.get(&place).cloned())
         {

@@ -36,14 +36,15 @@ fn the_first_rule_that_names_a_known_lane_decides() {
 }
 
 #[test]
-fn the_cache_answers_for_one_contract_alone() {
+fn the_cache_answers_for_one_contract_and_one_meta_alone() {
     let resolver = Resolver::default();
-    let ask = |contract, meta| {
-        resolver.lane(("add", cid(contract)), None, meta, None, |lane| KNOWN.contains(&lane))
+    let ask = |contract, meta, known: &[&str]| {
+        resolver.lane(("add", cid(contract)), None, meta, None, |lane| known.contains(&lane)).0
     };
-    assert_eq!(ask("old", Some("blocking")).0, "blocking");
-    assert_eq!(ask("old", None).0, "blocking", "remembered");
-    assert_eq!(ask("new", None).0, "builtin", "a new contract is looked at anew");
+    assert_eq!(ask("old", Some("blocking"), KNOWN), "blocking");
+    assert_eq!(ask("old", Some("blocking"), &[]), "blocking", "remembered");
+    assert_eq!(ask("old", None, KNOWN), "builtin", "a tool that takes its hint back is looked at anew");
+    assert_eq!(ask("new", Some("blocking"), &[]), "builtin", "and so is a new contract");
 }
 
 #[test]
