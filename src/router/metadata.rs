@@ -107,11 +107,13 @@ pub struct Metadata {
     pub memory: Need,
 }
 
+/// A tool by name and contract, and what its `_meta` says, which is no part of the contract.
+type Asked = (String, Cid, Option<String>);
+
 /// Finds lanes, and remembers what it found.
 #[derive(Default)]
 pub struct Resolver {
-    /// By name, contract and what the tool's `_meta` says, which is no part of the contract.
-    cache: RwLock<HashMap<(String, Cid, Option<String>), (String, Rule)>>,
+    cache: RwLock<HashMap<Asked, (String, Rule)>>,
 }
 
 impl Rule {
