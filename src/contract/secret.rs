@@ -13,7 +13,7 @@ use crate::block::payload::SaltKey;
 /// How deep a schema is followed for marks, through properties, items and references.
 const SCHEMA_DEPTH_MAX: usize = 32;
 /// Schemas visited in one schema: references that meet each other again branch without end.
-const SCHEMA_VISITS_MAX: usize = 100_000;
+pub const SCHEMA_VISITS_MAX: usize = 100_000;
 /// What marks a field as secret where it is `true`.
 const MARKS: [&str; 2] = ["writeOnly", "x-secret"];
 /// Keywords whose one schema is about items or properties that are not named.
@@ -26,7 +26,7 @@ const REST: [&str; 6] = [
     "unevaluatedProperties",
 ];
 /// How many strings of JSON within each other an echo is looked for in.
-const NESTED_MAX: usize = 3;
+pub const NESTED_MAX: usize = 3;
 /// Shorter secrets are not looked for in other text: they would match by chance.
 const ECHO_MIN: usize = 6;
 
