@@ -6,12 +6,10 @@
 
 use std::{
     borrow::Cow,
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
 use serde_json::{Value, value::RawValue};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -240,7 +238,7 @@ impl Router {
         loop {
             let cancel = request.cancel.child_token();
             let invocation = invocation(request, target, started, cancel.clone());
-            let outcome = run_in(lane, turn, &target.run, invocation);
+            let outcome = lane.run(turn, &target.run, invocation);
             let outcome = match tokio::time::timeout_at(deadline, outcome).await {
                 Ok(outcome) => outcome,
                 Err(_) => {
@@ -472,26 +470,6 @@ fn join(lane: Option<&Arc<Lane>>, name: &str) -> Result<Place, Refusal> {
             .retryable()
             .hint("ask again later, or raise the lane's queue")
     })
-}
-
-/// Runs in a lane: processor work on a thread of its own, everything else where it is.
-async fn run_in(lane: &Lane, turn: &Arc<Turn>, run: &Arc<dyn Run>, invocation: Invocation) -> Outcome {
-    let panicked = || {
-        tracing::error!("a tool panicked");
-        Outcome::Refused(Refusal::new(Code::Internal, "the tool failed inside this server"))
-    };
-    if lane.name == lane::BLOCKING {
-        let run = run.clone();
-        let runtime = tokio::runtime::Handle::current();
-        let turn = turn.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            let outcome = runtime.block_on(run.run(invocation));
-            drop(turn);
-            outcome
-        });
-        return task.await.unwrap_or_else(|_| panicked());
-    }
-    AssertUnwindSafe(async { run.run(invocation).await }).catch_unwind().await.unwrap_or_else(|_| panicked())
 }
 
 fn invocation(request: &Request, target: &Target, started: Cid, cancel: CancellationToken) -> Invocation {

@@ -7,11 +7,18 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
+
+use crate::{
+    call::{Code, Refusal},
+    router::{Invocation, Outcome, Run},
+};
 
 /// The async tools of this node.
 pub const BUILTIN: &str = "builtin";
@@ -116,6 +123,29 @@ impl Lane {
         queue.places += usize::from(free);
         drop(queue);
         free.then(|| Place { lane: self.clone() })
+    }
+
+    /// Runs here: processor work on a thread of its own, everything else where it is.
+    pub async fn run(&self, turn: &Arc<Turn>, run: &Arc<dyn Run>, invocation: Invocation) -> Outcome {
+        let panicked = || {
+            tracing::error!("a tool panicked");
+            Outcome::Refused(Refusal::new(Code::Internal, "the tool failed inside this server"))
+        };
+        if self.name == BLOCKING {
+            let run = run.clone();
+            let runtime = tokio::runtime::Handle::current();
+            let turn = turn.clone();
+            let task = tokio::task::spawn_blocking(move || {
+                let outcome = runtime.block_on(run.run(invocation));
+                drop(turn);
+                outcome
+            });
+            return task.await.unwrap_or_else(|_| panicked());
+        }
+        AssertUnwindSafe(async { run.run(invocation).await })
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| panicked())
     }
 
     /// Calls that wait or run here.

@@ -12,8 +12,8 @@ use crate::{
 const ABANDONED: usize = 10_000;
 /// Bytes that all of them together may hold.
 const GROWTH_MAX: usize = 64 * 1024 * 1024;
-/// The worst median of a call with a session: Nagle's algorithm alone would make it 40.
-const MEDIAN_MAX_MS: u128 = 5;
+/// The longest that the quicker tenth of calls in a session may take: Nagle's algorithm alone would make it 40.
+const QUICK_MAX_MS: u128 = 5;
 const CALLS: usize = 200;
 
 /// Resident bytes of a process.
@@ -62,7 +62,8 @@ fn a_call_in_a_session_is_quick() {
         })
         .collect();
     took.sort_unstable();
-    let median = took[CALLS / 2];
-    println!("a call in a session: p50 {median} us, p99 {} us", took[CALLS * 99 / 100]);
-    assert!(median < MEDIAN_MAX_MS * 1000, "p50 {median} us");
+    let (quick, median) = (took[CALLS / 10], took[CALLS / 2]);
+    println!("a call in a session: p10 {quick} us, p50 {median} us, p99 {} us", took[CALLS * 99 / 100]);
+    // What delays packets (no TCP_NODELAY: 40 ms) delays every call; what other tests take, only some.
+    assert!(quick < QUICK_MAX_MS * 1000, "p10 {quick} us, p50 {median} us");
 }
