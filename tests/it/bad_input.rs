@@ -420,3 +420,14 @@ fn a_reader_of_the_ready_line_may_leave() {
     let answer = connection.request(1, "tools/list", json!({}));
     assert!(answer["result"].is_object(), "{answer}");
 }
+
+#[test]
+fn a_dispatch_under_a_pin_that_cannot_be_read_runs_nothing() {
+    let data = temp();
+    let server = Server::start(data.path(), &[]);
+    // 58 characters of base32, as the schema wants, and no CID of ours.
+    let pin = format!("b{}", "a".repeat(58));
+    let refused =
+        result(&server, "tools_dispatch", json!({"tool": "tools_list_categories", "contract": pin}));
+    assert_eq!(refused["structuredContent"]["error"]["code"], "invalid_argument", "{refused}");
+}
