@@ -5,9 +5,16 @@
 //! - a reply leaves only after the commit that makes it true;
 //! - a failed commit stops the ledger: nothing is built on what may not be there.
 
+mod clock;
+mod crew;
 mod folding;
+mod holding;
+mod loading;
 pub mod opening;
+mod runs;
 pub mod sharing;
+mod tasks;
+pub mod work;
 pub mod writer;
 
 use std::sync::Arc;
@@ -20,6 +27,7 @@ use crate::{
     call::{End, Ending, Refusal, Start},
     contract::Contract,
     event::Actor,
+    ledger::work::{Attempt, Work, Worked},
     log::home::Home,
 };
 
@@ -37,9 +45,11 @@ pub enum Command {
     Retain { source: String, names: Vec<String>, actor: Actor },
     /// Try a call. `refused` is the answer to record where `start.refusal` is set.
     Start { start: Box<Start>, input: Option<SealedPayload>, refused: Option<SealedPayload> },
-    /// End a running call.
-    End { end: End, output: Option<SealedPayload> },
-    /// End every running call of processes that have ended, and record how many there were.
+    /// End a running call, and the attempt it was made for.
+    End { end: End, output: Option<SealedPayload>, attempt: Option<Box<Attempt>> },
+    /// Change durable work.
+    Work(Box<Work>),
+    /// End every running call and attempt of processes that have ended, and record how many there were.
     Recover { runners: Vec<String> },
     /// Delete a payload's content, keeping its name and every proof.
     Erase { payload: Cid, basis: String, actor: Actor },
@@ -67,6 +77,8 @@ pub enum Ruling {
     Answered(Ending),
     /// The rules forbid it; nothing was recorded.
     Denied(Refusal),
+    /// What was ruled about durable work.
+    Worked(Box<Worked>),
     /// Recorded by this event.
     Done(Sealed),
     /// Nothing had to change.
@@ -79,7 +91,7 @@ impl Ruling {
         match self {
             Self::Run(sealed) | Self::Refused(sealed) | Self::Done(sealed) => Some(sealed.seq),
             Self::Answered(ending) => Some(ending.seq),
-            Self::Published { .. } | Self::Denied(_) | Self::Unchanged => None,
+            Self::Published { .. } | Self::Worked(_) | Self::Denied(_) | Self::Unchanged => None,
         }
     }
 }
@@ -123,6 +135,8 @@ pub struct Ledger {
 enum Ask {
     /// A command, and where its ruling goes. `again` where an earlier owner may have ruled it already.
     Rule { command: Command, reply: oneshot::Sender<Ruling>, again: bool },
+    /// Look at what is due.
+    Tick,
     /// Commit what came before this, and end.
     Close,
 }

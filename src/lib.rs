@@ -34,6 +34,8 @@ pub mod ledger;
 pub mod router;
 pub mod runtime;
 
+pub mod engine;
+
 // Floor 7, languages: method names, tool definitions, the audit API, errors on the wire.
 pub mod problem;
 

@@ -109,6 +109,18 @@ pub struct Request {
     pub cancel: CancellationToken,
     /// The event this call is made for, where there is one.
     pub cause: Option<Cid>,
+    /// The attempt at a task that this call is, where it is one.
+    pub attempt: Option<Arc<Trial>>,
+}
+
+/// An attempt at a task, made by a call: it ends with the call.
+#[derive(Debug)]
+pub struct Trial {
+    pub worker: String,
+    pub task: String,
+    pub fence: u64,
+    /// Whether the call's ending was the attempt's.
+    pub ended: std::sync::atomic::AtomicBool,
 }
 
 /// What of a request's `_meta` the router acts on.
@@ -351,6 +363,11 @@ impl Router {
     /// Calls that wait or run in each lane.
     pub fn loads(&self) -> Vec<(String, usize)> {
         self.inner.parts.lanes.iter().map(|lane| (lane.name.clone(), lane.load())).collect()
+    }
+
+    /// Calls each lane runs at once.
+    pub fn bounds(&self) -> Vec<(String, usize)> {
+        self.inner.parts.lanes.iter().map(|lane| (lane.name.clone(), lane.bounds.concurrency)).collect()
     }
 
     pub fn ledger(&self) -> &Ledger {

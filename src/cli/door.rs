@@ -81,6 +81,7 @@ async fn call(node: &Node, tool: &str, arguments: &RawValue) -> Called {
         client: Arc::new(Nobody),
         cancel: cancel.clone(),
         cause: None,
+        attempt: None,
     };
     let call = node.router.call(request);
     tokio::pin!(call);

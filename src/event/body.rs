@@ -136,6 +136,13 @@ pub struct LogOpened {
 pub struct LogRecovered {
     /// Calls ended as interrupted.
     pub interrupted: u64,
+    /// Attempts at tasks ended as interrupted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempts: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// A source offers a tool under this contract from now on.

@@ -76,7 +76,7 @@ fn end(id: &str) -> Command {
         output: Some(payload_ref(&output, Role::Output)),
         took_us: 1,
     };
-    Command::End { end, output: Some(output) }
+    Command::End { end, output: Some(output), attempt: None }
 }
 
 fn echo(ledger: &Ledger, id: &str, key: Option<u8>) -> Ruling {

@@ -13,18 +13,27 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    block::{Cid, payload::SealedPayload},
+    block::{
+        Cid,
+        payload::{SaltKey, SealedPayload},
+    },
     call::{self, Call, End, EndOutcome, Refusal, Start},
     catalogue::{self, Entry},
     event::{
         Actor, Body, Event, EventError, Fact, PayloadRef, Place, Role,
         body::{AccessExported, CallRefused, LogRecovered, PayloadErased},
     },
-    ledger::{Ask, Command, Ruling, Sealed},
-    log::{Batch, Log, LogError, Stored, Tip},
+    ledger::{
+        Ask, Command, Ruling, Sealed,
+        holding::Holding,
+        tasks::{Answer, text_of},
+        work::Attempt,
+    },
+    log::{Batch, Log, LogError, Reader, Stored, Tip},
     metrics::Metrics,
     query,
     state::Database,
+    task::Limits,
 };
 
 /// Who the node itself is in its events.
@@ -43,6 +52,8 @@ pub(super) enum Fault {
     State(#[from] crate::state::StateError),
     #[error("the fold has stopped")]
     Fold,
+    #[error("the entities do not fit the log: {what}")]
+    Broken { what: &'static str },
 }
 
 /// The latest call of an idempotency key: actor, name, keyed commitment.
@@ -58,13 +69,26 @@ pub(super) struct Working {
     ended: VecDeque<(u64, Key)>,
 }
 
+/// Places facts in the log, one after another.
+pub(super) struct Sealer {
+    /// The log's name.
+    pub log: Cid,
+    pub tip: Option<Tip>,
+}
+
 pub(super) struct Writer {
     pub log: Box<dyn Log>,
+    /// Sees what is committed.
+    pub reader: Box<dyn Reader>,
     /// Answers about calls that are folded already.
     pub state: Database,
-    pub name: Cid,
-    pub tip: Option<Tip>,
+    pub sealer: Sealer,
     pub working: Working,
+    pub holding: Holding,
+    pub limits: Limits,
+    pub salt: SaltKey,
+    /// Told when the next thing is due, as milliseconds since the epoch.
+    pub alarm: std::sync::mpsc::Sender<Option<u64>>,
     pub fold: SyncSender<Vec<Event>>,
     pub committed: watch::Sender<u64>,
     pub applied: watch::Receiver<super::Reach>,
@@ -74,9 +98,9 @@ pub(super) struct Writer {
 
 /// What one commit will hold, and who waits for it.
 #[derive(Default)]
-struct Draft {
-    batch: Batch,
-    replies: Vec<(oneshot::Sender<Ruling>, Ruling)>,
+pub(super) struct Draft {
+    pub batch: Batch,
+    pub replies: Vec<(oneshot::Sender<Ruling>, Ruling)>,
     erasures: Vec<Cid>,
 }
 
@@ -84,42 +108,41 @@ impl Writer {
     /// Rules until every handle is dropped or a commit fails. Closing the inbox tells everybody who waits.
     pub fn run(mut self, mut inbox: mpsc::Receiver<Ask>) {
         let mut asks = Vec::with_capacity(self.group_max);
+        self.set_alarm();
         while inbox.blocking_recv_many(&mut asks, self.group_max) > 0 {
-            let mut closing = false;
-            let rules = asks.drain(..).map_while(|ask| match ask {
-                Ask::Rule { command, reply, again } => Some((command, reply, again)),
-                Ask::Close => {
-                    closing = true;
-                    None
-                }
-            });
-            if let Err(fault) = self.commit(rules) {
+            let closing = asks.iter().position(|ask| matches!(ask, Ask::Close));
+            asks.truncate(closing.unwrap_or(asks.len()));
+            if let Err(fault) = self.commit(asks.drain(..)) {
                 tracing::error!(err = %Chain(&fault), "commit failed; ledger stops");
                 return;
             }
-            if closing {
+            self.set_alarm();
+            if closing.is_some() {
                 return;
             }
         }
     }
 
-    fn commit(
-        &mut self,
-        asks: impl Iterator<Item = (Command, oneshot::Sender<Ruling>, bool)>,
-    ) -> Result<(), Fault> {
-        let expected = self.tip.map(|tip| tip.cid);
+    fn set_alarm(&self) {
+        // Without its clock the ledger still rules; nothing that waits for a time alone happens then.
+        let _ = self.alarm.send(self.holding.next_ms());
+    }
+
+    fn commit(&mut self, asks: impl Iterator<Item = Ask>) -> Result<(), Fault> {
+        let expected = self.sealer.tip.map(|tip| tip.cid);
         let mut draft = Draft::default();
-        for (command, reply, again) in asks {
-            let ruling = match again {
-                true => self.ruled(&command)?,
-                false => None,
-            };
-            let ruling = match ruling {
-                Some(ruling) => ruling,
-                None => self.rule(command, &mut draft).or_else(unsealed)?,
-            };
-            draft.replies.push((reply, ruling));
+        for ask in asks {
+            match ask {
+                Ask::Rule { command, reply, again } => {
+                    if let Some(ruled) = self.answer(command, reply, again, &mut draft)? {
+                        draft.replies.push(ruled);
+                    }
+                }
+                Ask::Tick => self.tick(&mut draft)?,
+                Ask::Close => {}
+            }
         }
+        self.serve_parked(&mut draft)?;
         let Draft { batch, replies, erasures } = draft;
         if !batch.events.is_empty() {
             // A crash before this returns loses the whole group; nobody has been answered.
@@ -129,7 +152,7 @@ impl Writer {
                 metrics.commit(batch.events.len(), begun.elapsed().as_secs_f64());
             }
             // A crash from here on loses no answer: the state catches up from the log at start.
-            self.committed.send_replace(self.tip.map_or(0, |tip| tip.seq + 1));
+            self.committed.send_replace(self.sealer.tip.map_or(0, |tip| tip.seq + 1));
             self.fold.send(batch.events).map_err(|_| Fault::Fold)?;
         }
         for payload in erasures {
@@ -144,13 +167,39 @@ impl Writer {
         Ok(())
     }
 
+    /// Rules a command; none where its answer has to wait.
+    fn answer(
+        &mut self,
+        command: Command,
+        reply: oneshot::Sender<Ruling>,
+        again: bool,
+        draft: &mut Draft,
+    ) -> Result<Option<(oneshot::Sender<Ruling>, Ruling)>, Fault> {
+        if again && let Some(ruling) = self.ruled(&command)? {
+            return Ok(Some((reply, ruling)));
+        }
+        if let Command::Work(work) = command {
+            return Ok(match self.work(*work, draft) {
+                Ok(Answer::Now(ruling)) => Some((reply, ruling)),
+                Ok(Answer::Later(waiting)) => {
+                    let parked = waiting.park(reply, self.now_ms());
+                    self.holding.parked.push_back(parked);
+                    None
+                }
+                Err(fault) => Some((reply, unsealed(fault)?)),
+            });
+        }
+        Ok(Some((reply, self.rule(command, draft).or_else(unsealed)?)))
+    }
+
     /// The ruling of a command that an earlier owner committed and could not answer.
     fn ruled(&self, command: &Command) -> Result<Option<Ruling>, Fault> {
         let id = match command {
             Command::Start { start, .. } => &start.id,
             Command::End { end, .. } => &end.id,
             // These rule the same when they are ruled again.
-            Command::Publish { .. }
+            Command::Work(_)
+            | Command::Publish { .. }
             | Command::Retain { .. }
             | Command::Recover { .. }
             | Command::Erase { .. }
@@ -179,14 +228,15 @@ impl Writer {
     fn rule(&mut self, command: Command, draft: &mut Draft) -> Result<Ruling, Fault> {
         match command {
             Command::Start { start, input, refused } => self.start(*start, input, refused, draft),
-            Command::End { end, output } => self.end(&end, output, draft),
+            Command::End { end, output, attempt } => self.end(&end, output, attempt.as_deref(), draft),
+            Command::Work(_) => Ok(Ruling::Unchanged),
             Command::Recover { runners } => self.recover(&runners, draft),
             Command::Publish { contract, actor } => self.publish(contract, &actor, draft),
             Command::Retain { source, names, actor } => self.retain(&source, &names, &actor, draft),
             Command::Erase { payload, basis, actor } => self.erase(payload, basis, actor, draft),
             Command::Export { format, from_seq, to_seq, actor } => {
                 let body = Body::AccessExported(AccessExported { format, from_seq, to_seq });
-                Ok(Ruling::Done(self.seal(log_fact(actor, body), draft)?.into()))
+                Ok(Ruling::Done(self.sealer.seal(log_fact(actor, body), draft)?.into()))
             }
         }
     }
@@ -210,7 +260,7 @@ impl Writer {
             call::Ruling::Denied(refusal) => return Ok(Ruling::Denied(refusal)),
         };
         draft.store(input);
-        let sealed = Sealed::from(self.seal(*fact, draft)?);
+        let sealed = Sealed::from(self.sealer.seal(*fact, draft)?);
         let call = start.begun(sealed.cid);
         if let Some(key) = &key {
             self.working.keyed.insert(key.clone(), call.clone());
@@ -234,29 +284,46 @@ impl Writer {
     ) -> Result<Ruling, Fault> {
         let pay = output.as_ref().map(|output| payload_ref(output, Role::Error));
         draft.store(output);
-        let event = self.seal(call::refuse(&call, facts, pay), draft)?;
-        self.remember_ending(call, key, event);
-        Ok(Ruling::Refused(event.into()))
+        let event = self.sealer.seal(call::refuse(&call, facts, pay), draft)?;
+        let sealed = Sealed::from(event);
+        remember_ending(&mut self.working, call, key, event);
+        Ok(Ruling::Refused(sealed))
     }
 
-    fn end(&mut self, end: &End, output: Option<SealedPayload>, draft: &mut Draft) -> Result<Ruling, Fault> {
+    fn end(
+        &mut self,
+        end: &End,
+        output: Option<SealedPayload>,
+        attempt: Option<&Attempt>,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
         let fact = match call::end(self.working.open.get(&end.id), end) {
             Ok(fact) => fact,
             Err(refusal) => return Ok(Ruling::Denied(refusal)),
         };
+        let text = attempt.and(output.as_ref()).and_then(text_of);
         draft.store(output);
-        let event = self.seal(fact, draft)?;
+        let event = self.sealer.seal(fact, draft)?;
+        let sealed = Sealed::from(event);
         if let Some(call) = self.working.open.remove(&end.id) {
             let key = call.key.clone().map(|key| (call.actor.id.clone(), call.name.clone(), key));
-            self.remember_ending(call, key, event);
+            remember_ending(&mut self.working, call, key, event);
         }
-        Ok(Ruling::Done(event.into()))
+        if let Some(attempt) = attempt {
+            if let (Some(text), Some(output)) = (text, end.output) {
+                self.holding.contents.put(output.cid, text.into());
+            }
+            let succeeded = matches!(end.outcome, EndOutcome::Succeeded { .. });
+            self.end_attempt(attempt, end.output, succeeded, sealed.cid, draft)?;
+        }
+        Ok(Ruling::Done(sealed))
     }
 
     fn recover(&mut self, runners: &[String], draft: &mut Draft) -> Result<Ruling, Fault> {
         let lost = self.working.open.values().filter(|call| runners.contains(&call.runner));
         let mut ids: Vec<String> = lost.map(|call| call.id.clone()).collect();
-        if ids.is_empty() {
+        let attempts = self.interrupt(runners, draft)?;
+        if ids.is_empty() && attempts == 0 {
             return Ok(Ruling::Unchanged);
         }
         // The map has no order of its own; the log must not depend on chance.
@@ -264,10 +331,10 @@ impl Writer {
         let interrupted = ids.len() as u64;
         for id in ids {
             let end = End { id, outcome: EndOutcome::Interrupted, output: None, took_us: 0 };
-            self.end(&end, None, draft)?;
+            self.end(&end, None, None, draft)?;
         }
-        let body = Body::LogRecovered(LogRecovered { interrupted });
-        Ok(Ruling::Done(self.seal(log_fact(node(), body), draft)?.into()))
+        let body = Body::LogRecovered(LogRecovered { interrupted, attempts });
+        Ok(Ruling::Done(self.sealer.seal(log_fact(node(), body), draft)?.into()))
     }
 
     fn publish(
@@ -285,7 +352,7 @@ impl Writer {
             catalogue::Published::New { fact, block, contract } => {
                 let cid = block.cid();
                 draft.batch.blocks.push(block);
-                self.seal(*fact, draft)?;
+                self.sealer.seal(*fact, draft)?;
                 let entry = Entry { cid, contract: (*contract).clone(), offered: true };
                 self.working.contracts.insert(id, entry);
                 Ok(Ruling::Published { cid, contract, new: true })
@@ -315,7 +382,7 @@ impl Writer {
             let Some(fact) = catalogue::retire(entry, actor) else {
                 continue;
             };
-            ruling = Ruling::Done(self.seal(fact, draft)?.into());
+            ruling = Ruling::Done(self.sealer.seal(fact, draft)?.into());
             if let Some(entry) = self.working.contracts.get_mut(&id) {
                 entry.offered = false;
             }
@@ -351,22 +418,7 @@ impl Writer {
         let shared = query::shared_parts(reader.as_ref(), &draft.erasures, &parts)?;
         draft.erasures.extend(parts.into_iter().filter(|part| !shared.contains(part)));
         let body = Body::PayloadErased(PayloadErased { payload, basis });
-        Ok(Ruling::Done(self.seal(log_fact(actor, body), draft)?.into()))
-    }
-
-    /// Seals `fact` as the next event of this commit.
-    fn seal<'d>(&mut self, fact: Fact, draft: &'d mut Draft) -> Result<&'d Event, Fault> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
-        let place = Place {
-            log: self.name,
-            seq: self.tip.map_or(0, |tip| tip.seq + 1),
-            prev: self.tip.map(|tip| tip.cid),
-            ts: self.tip.map_or(now, |tip| now.max(tip.ts)),
-        };
-        let event = Event::seal(fact, place)?;
-        self.tip = Some(Tip { seq: place.seq, cid: event.cid(), ts: place.ts });
-        draft.batch.events.push(event);
-        Ok(draft.batch.events.last().expect("one was pushed on the line before"))
+        Ok(Ruling::Done(self.sealer.seal(log_fact(actor, body), draft)?.into()))
     }
 
     /// The latest call of a key: among those not folded yet, or in the state.
@@ -391,16 +443,15 @@ impl Writer {
         Ok(Some(call))
     }
 
-    fn remember_ending(&mut self, mut call: Call, key: Option<Key>, event: &Event) {
-        let Some(key) = key else { return };
-        call.apply(event);
-        self.working.keyed.insert(key.clone(), call);
-        self.working.ended.push_back((event.fields().seq, key));
+    /// Milliseconds since the epoch, never before the last event.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.sealer.now_us() / 1000
     }
 
-    /// Drops ended keyed calls that the state can answer for.
+    /// Drops what the state can answer for.
     fn forget(&mut self) {
         let applied = self.applied.borrow().applied;
+        self.holding.forget(applied);
         while let Some((seq, _)) = self.working.ended.front()
             && *seq < applied
         {
@@ -417,6 +468,35 @@ impl Writer {
     }
 }
 
+impl Sealer {
+    /// Microseconds since the epoch, never before the last event: what the next event is told.
+    pub fn now_us(&self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+        self.tip.map_or(now, |tip| now.max(tip.ts))
+    }
+
+    /// Seals `fact` as the next event of this commit.
+    pub(super) fn seal<'d>(&mut self, fact: Fact, draft: &'d mut Draft) -> Result<&'d Event, Fault> {
+        let place = Place {
+            log: self.log,
+            seq: self.tip.map_or(0, |tip| tip.seq + 1),
+            prev: self.tip.map(|tip| tip.cid),
+            ts: self.now_us(),
+        };
+        let event = Event::seal(fact, place)?;
+        self.tip = Some(Tip { seq: place.seq, cid: event.cid(), ts: place.ts });
+        draft.batch.events.push(event);
+        Ok(draft.batch.events.last().expect("one was pushed on the line before"))
+    }
+}
+
+fn remember_ending(working: &mut Working, mut call: Call, key: Option<Key>, event: &Event) {
+    let Some(key) = key else { return };
+    call.apply(event);
+    working.keyed.insert(key.clone(), call);
+    working.ended.push_back((event.fields().seq, key));
+}
+
 /// A command whose event cannot be sealed (it is too large, say) is refused; it alone.
 fn unsealed(fault: Fault) -> Result<Ruling, Fault> {
     match fault {
@@ -424,12 +504,12 @@ fn unsealed(fault: Fault) -> Result<Ruling, Fault> {
             let refusal = Refusal::new(call::Code::InvalidArgument, format!("it cannot be recorded: {err}"));
             Ok(Ruling::Denied(refusal.hint("use shorter names")))
         }
-        Fault::Log(_) | Fault::State(_) | Fault::Fold => Err(fault),
+        Fault::Log(_) | Fault::State(_) | Fault::Fold | Fault::Broken { .. } => Err(fault),
     }
 }
 
 impl Draft {
-    fn store(&mut self, payload: Option<SealedPayload>) {
+    pub(super) fn store(&mut self, payload: Option<SealedPayload>) {
         let Some(payload) = payload else { return };
         self.batch.blocks.push(payload.envelope);
         self.batch.blocks.extend(payload.parts);

@@ -114,6 +114,7 @@ impl Asked {
             client,
             cancel,
             cause: None,
+            attempt: None,
         }
     }
 

@@ -26,9 +26,9 @@ use crate::{
         Role,
         body::{CallStarted, Failure},
     },
-    ledger::{Command, Ruling, Sealed, writer::payload_ref},
+    ledger::{Command, Ruling, Sealed, work::Attempt, writer::payload_ref},
     router::{
-        Answer, Invocation, Method, Outcome, Record, Request, Router, RpcError, Run, Scope,
+        Answer, Invocation, Method, Outcome, Record, Request, Router, RpcError, Run, Scope, Trial,
         board::Entry,
         capture::{self, Capture},
         lane::{self, Lane, Place, Turn},
@@ -132,7 +132,7 @@ impl Router {
             Ruling::Denied(refusal) => {
                 return Ok(Answer { result: refusal_result(&refusal), record: None });
             }
-            Ruling::Published { .. } | Ruling::Done(_) | Ruling::Unchanged => {
+            Ruling::Published { .. } | Ruling::Worked(_) | Ruling::Done(_) | Ruling::Unchanged => {
                 return Err(RpcError::internal());
             }
         };
@@ -142,7 +142,8 @@ impl Router {
 
         let begun = Instant::now();
         let outcome = self.effect(&request, &target, place, started.cid).await;
-        self.end(id, outcome, &target, &content, begun.elapsed(), &record).await
+        let trial = request.attempt.as_deref();
+        self.end(id, outcome, &target, &content, begun.elapsed(), trial, &record).await
     }
 
     /// Waits for a turn and runs the tool; a call that is told to stop gets its grace to do so.
@@ -176,8 +177,10 @@ impl Router {
         target: &Target,
         content: &Content,
         took: Duration,
+        trial: Option<&Trial>,
         record: &(dyn Fn(Sealed, Option<Cid>) -> Record + Sync),
     ) -> Result<Answer, RpcError> {
+        let mut attempt = trial.and_then(|trial| trial.attempt(&outcome));
         let (mut ended, mut label, mut told) = judge(outcome);
         let text: Cow<'_, str> = match &told {
             Told::Result(result) => result.get().into(),
@@ -192,6 +195,9 @@ impl Router {
                 let message = format!("the tool's answer is over the bound of {PAYLOAD_MAX} bytes");
                 let refusal = Refusal::new(Code::ResourceExhausted, message);
                 let output = self.seal(refusal_result(&refusal).get())?;
+                if let Some(attempt) = &mut attempt {
+                    (attempt.code, attempt.retryable) = (refusal.code.as_str().to_owned(), false);
+                }
                 (ended, label, told) = judge(Outcome::Refused(refusal));
                 output
             }
@@ -204,10 +210,15 @@ impl Router {
             output: Some(payload_ref(&output, role)),
             took_us: took.as_micros() as u64,
         };
-        let sealed = match self.submit(Command::End { end, output: Some(output) }).await? {
+        let ends = attempt.is_some();
+        let end = Command::End { end, output: Some(output), attempt: attempt.map(Box::new) };
+        let sealed = match self.submit(end).await? {
             Ruling::Done(sealed) => sealed,
             _ => return Err(RpcError::internal()),
         };
+        if let Some(trial) = trial {
+            trial.ended.store(ends, std::sync::atomic::Ordering::Release);
+        }
         self.count(target, label, took);
         let record = Some(record(sealed, Some(cid)));
         match told {
@@ -456,6 +467,31 @@ impl Router {
 
     fn count(&self, target: &Target, outcome: &'static str, took: Duration) {
         self.inner.parts.metrics.call_ended(target.label(), outcome, &target.lane, took.as_secs_f64());
+    }
+}
+
+impl Trial {
+    /// How the attempt ends with this outcome of its call; none where the rules end it.
+    fn attempt(&self, outcome: &Outcome) -> Option<Attempt> {
+        let (code, retryable, unknown) = match outcome {
+            Outcome::Result { is_error: false, .. } => (Code::Internal, false, false),
+            Outcome::Result { is_error: true, .. } => (Code::Internal, true, false),
+            Outcome::Rpc(error) if error.code == -32602 => (Code::InvalidArgument, false, false),
+            Outcome::Rpc(_) => (Code::Internal, true, false),
+            Outcome::Refused(refusal) => (refusal.code, refusal.retryable, false),
+            Outcome::Transport { .. } => (Code::Unavailable, true, true),
+            Outcome::TimedOut => (Code::DeadlineExceeded, true, true),
+            // Whoever stopped the call has ended the attempt, or is about to.
+            Outcome::Cancelled => return None,
+        };
+        Some(Attempt {
+            worker: self.worker.clone(),
+            task: self.task.clone(),
+            fence: self.fence,
+            code: code.as_str().to_owned(),
+            retryable,
+            unknown,
+        })
     }
 }
 

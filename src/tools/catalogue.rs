@@ -215,6 +215,7 @@ impl Tool {
             client: invocation.client,
             cancel: invocation.cancel,
             cause: invocation.started,
+            attempt: None,
         };
         match self.router.call(request).await {
             Ok(answer) => Outcome::of_result(answer.result),

@@ -114,7 +114,7 @@ impl Kept {
             output: Some(payload_ref(&output, Role::Output)),
             took_us: 5,
         };
-        let end = Command::End { end, output: Some(output) };
+        let end = Command::End { end, output: Some(output), attempt: None };
         let Ok(Ruling::Done(ended)) = self.ledger.submit_blocking(end) else {
             panic!("the call ends");
         };

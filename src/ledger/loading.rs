@@ -1,0 +1,168 @@
+//! Loading: the entities that the rules need at once, from the state and the log, at start.
+//!
+//! Invariants:
+//! - an entity is the fold of its events: what is loaded is what was there before.
+
+use serde_json::Value;
+
+use crate::{
+    block::{Cid, decode, payload::Payload},
+    event::{Body, Event, Role},
+    ledger::{
+        holding::{Due, Holding, LiveRun, Timetable},
+        opening::OpenError,
+        work::Made,
+    },
+    log::{LogError, Reader, Stored},
+    query::{self, work::WaitingRow},
+    queue::{Class, Queue, Rates, Waiting},
+    schedule::Schedule,
+    state::{Database, StateError},
+    task::Task,
+    worker::Worker,
+    workflow::{Plan, run::Run},
+};
+
+/// The state and the log, as they stand when nobody writes.
+pub(super) struct Loading<'a> {
+    pub state: &'a Database,
+    pub log: &'a dyn Reader,
+    pub now_ms: u64,
+}
+
+impl Loading<'_> {
+    pub fn holding(&self, rates: &Rates) -> Result<Holding, OpenError> {
+        let mut holding = Holding { queue: Queue::new(rates.clone()), ..Holding::default() };
+        self.waiting(&mut holding)?;
+        for id in query::work::running_tasks(self.state)? {
+            if let Some(task) = self.task(&id)? {
+                holding.index(&task, self.now_ms);
+                holding.keep(task, None);
+            }
+        }
+        for id in query::work::workers(self.state)? {
+            if let Some(worker) = self.fold(&crate::worker::subject(&id), Worker::begun, Worker::apply)? {
+                // Nobody was heard while the node was down.
+                holding.due.push(std::cmp::Reverse((self.now_ms, Due::Worker(id.clone()))));
+                holding.workers.insert(id, worker);
+            }
+        }
+        for id in query::work::open_runs(self.state)? {
+            if let Some(live) = load_run(self.state, self.log, &id)? {
+                holding.hold_run(live);
+            }
+        }
+        for id in query::work::schedules(self.state)? {
+            if let Some(timetable) = self.timetable(&id)? {
+                let next = timetable.schedule.next_ms;
+                holding.due.push(std::cmp::Reverse((next, Due::Schedule(id.clone()))));
+                holding.schedules.insert(id, timetable);
+            }
+        }
+        holding.queue.pause(query::work::paused(self.state)?);
+        Ok(holding)
+    }
+
+    fn waiting(&self, holding: &mut Holding) -> Result<(), OpenError> {
+        let now_ms = self.now_ms;
+        let queue = &mut holding.queue;
+        query::work::waiting_tasks(self.state, &mut |row: WaitingRow<'_>| {
+            let class = Class::read(row.class);
+            queue.put(
+                &Waiting {
+                    seq: row.seq,
+                    order: row.order,
+                    ready_ms: row.ready_ms,
+                    class: &class,
+                    concurrency_key: row.concurrency_key,
+                    rate_key: row.rate_key,
+                },
+                now_ms,
+            );
+        })?;
+        Ok(())
+    }
+
+    fn task(&self, id: &str) -> Result<Option<Task>, OpenError> {
+        self.fold(&crate::task::subject(id), Task::begun, Task::apply)
+    }
+
+    fn timetable(&self, id: &str) -> Result<Option<Timetable>, OpenError> {
+        let mut what = None;
+        for seq in query::work::events_of(self.state, &crate::schedule::subject(id))? {
+            let Some(event) = self.log.event_at(seq)? else { continue };
+            if let Some(Body::ScheduleCreated(_)) = event.body() {
+                what = crate::call::payload(&event, &[Role::Input]);
+            }
+        }
+        let schedule = self.fold(&crate::schedule::subject(id), Schedule::begun, Schedule::apply)?;
+        let Some(bytes) = what.map(|what| content(self.log, &what)).transpose()?.flatten() else {
+            tracing::warn!(schedule = id, "what the schedule makes was erased; it does not fire");
+            return Ok(None);
+        };
+        let makes: Option<Made> = decode(&bytes).ok();
+        Ok(schedule.zip(makes).map(|(schedule, makes)| Timetable { schedule, makes }))
+    }
+
+    fn fold<T>(
+        &self,
+        subject: &str,
+        begun: fn(&Event) -> Option<T>,
+        apply: fn(&mut T, &Event),
+    ) -> Result<Option<T>, OpenError> {
+        let mut entity = None;
+        for seq in query::work::events_of(self.state, subject)? {
+            let Some(event) = self.log.event_at(seq)? else { continue };
+            match &mut entity {
+                None => entity = begun(&event),
+                Some(entity) => apply(entity, &event),
+            }
+        }
+        Ok(entity)
+    }
+}
+
+/// A run with its plan and inputs, folded from its events and those of its tasks.
+pub(super) fn load_run(state: &Database, log: &dyn Reader, id: &str) -> Result<Option<LiveRun>, StateError> {
+    let mut live: Option<LiveRun> = None;
+    for seq in query::work::events_of_run(state, id)? {
+        let Some(event) = log.event_at(seq)? else { continue };
+        match &mut live {
+            None => {
+                let Some(run) = begin_run(log, &event)? else { return Ok(None) };
+                live = Some(LiveRun { run, last: event.cid(), last_seq: seq });
+            }
+            Some(live) => live.apply(&event),
+        }
+    }
+    Ok(live)
+}
+
+/// The run that a submission begins, with its plan and inputs from the log.
+fn begin_run(log: &dyn Reader, event: &Event) -> Result<Option<Run>, StateError> {
+    let Some(Body::WorkflowSubmitted(facts)) = event.body() else {
+        return Ok(None);
+    };
+    let missing = || StateError::Log(LogError::Corrupt { what: "a run's plan cannot be read" });
+    let plan: Plan = match log.block(&facts.plan)? {
+        Some(Stored::Present(bytes)) => decode(&bytes).map_err(|_| missing())?,
+        Some(Stored::Erased) | None => return Err(missing()),
+    };
+    // Erased inputs leave a run that can be read; its steps that need them fail with that reason.
+    let inputs = crate::call::payload(event, &[Role::Input]);
+    let inputs = inputs.map(|inputs| content(log, &inputs)).transpose()?.flatten();
+    let inputs: Value = inputs.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    Ok(Run::begun(event, plan, inputs))
+}
+
+/// A payload's content; none where it was erased.
+pub(super) fn content(log: &dyn Reader, payload: &Cid) -> Result<Option<Vec<u8>>, LogError> {
+    let Some(Stored::Present(bytes)) = log.block(payload)? else { return Ok(None) };
+    let Ok(payload) = decode::<Payload>(&bytes) else { return Ok(None) };
+    let mut content = payload.data.unwrap_or_default();
+    for part in payload.parts.unwrap_or_default() {
+        let Some(Stored::Present(bytes)) = log.block(&part)? else { return Ok(None) };
+        content.extend(bytes);
+    }
+    Ok(Some(content))
+}
