@@ -14,6 +14,7 @@ pub mod shown;
 pub mod summary;
 pub mod verify;
 pub mod walk;
+pub mod work;
 
 use std::{
     collections::HashSet,
