@@ -154,7 +154,8 @@ impl Graph {
         }
         for (status, members) in classes {
             let look = look(status);
-            let _ = writeln!(text, "  classDef {status} fill:{},stroke:{},color:#1f2328", look.fill, look.line);
+            let _ =
+                writeln!(text, "  classDef {status} fill:{},stroke:{},color:#1f2328", look.fill, look.line);
             let _ = writeln!(text, "  class {} {status}", members.join(","));
         }
         if !thick.is_empty() {

@@ -15,12 +15,21 @@ fn graph(text: &str) -> Graph {
             duration_ms: parts.next().and_then(|ms| ms.parse().ok()),
         }
     };
-    Graph::new("g", steps.into_iter().map(node).collect(), edges.into_iter().filter_map(|edge| edge.split_once('>')))
+    Graph::new(
+        "g",
+        steps.into_iter().map(node).collect(),
+        edges.into_iter().filter_map(|edge| edge.split_once('>')),
+    )
 }
 
 fn critical(text: &str) -> String {
     let graph = graph(text);
-    graph.critical_path().into_iter().map(|place| graph.nodes[place].id.as_str()).collect::<Vec<_>>().join(" ")
+    graph
+        .critical_path()
+        .into_iter()
+        .map(|place| graph.nodes[place].id.as_str())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[test]
@@ -66,7 +75,12 @@ fn a_graph_is_read_from_its_own_json() {
 fn text_shows_status_and_the_critical_path() {
     let graph = graph("a:succeeded:1200 b:failed c:odd a>b a>c");
     let dot = graph.dot();
-    assert!(dot.contains(r##"n0 [label="a\ndo-a\nsucceeded, 1.2 s", fillcolor="#e2f5e6", color="#2e8540", penwidth=3]"##), "{dot}");
+    assert!(
+        dot.contains(
+            r##"n0 [label="a\ndo-a\nsucceeded, 1.2 s", fillcolor="#e2f5e6", color="#2e8540", penwidth=3]"##
+        ),
+        "{dot}"
+    );
     assert!(dot.contains("n0 -> n1 [penwidth=3];\n  n0 -> n2;"), "{dot}");
     let mermaid = graph.mermaid();
     for line in [
@@ -83,7 +97,8 @@ fn text_shows_status_and_the_critical_path() {
 #[test]
 fn no_label_becomes_markup() {
     let evil = "\"];x[\"\\\n`<script>&#35;%%{init}";
-    let node = Node { id: evil.to_owned(), label: evil.to_owned(), status: evil.to_owned(), duration_ms: None };
+    let node =
+        Node { id: evil.to_owned(), label: evil.to_owned(), status: evil.to_owned(), duration_ms: None };
     let graph = Graph::new(evil, vec![node], [(evil, evil)]);
     let dot = graph.dot();
     let unescaped = dot.replace("\\\\", "").replace("\\\"", "");
