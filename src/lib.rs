@@ -19,6 +19,10 @@ pub mod receipt;
 pub mod call;
 pub mod catalogue;
 
+pub mod task;
+
+pub mod queue;
+
 // Floor 3, memory: the log, what is derived from it, the questions about both, and plain counters.
 pub mod log;
 pub mod metrics;
