@@ -7,6 +7,7 @@
 
 pub mod inputs;
 pub mod plan;
+pub mod run;
 
 /// The subject of a run's own events.
 pub fn subject(id: &str) -> String {
