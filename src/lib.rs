@@ -23,6 +23,10 @@ pub mod task;
 
 pub mod queue;
 
+pub mod worker;
+
+pub mod schedule;
+
 // Floor 3, memory: the log, what is derived from it, the questions about both, and plain counters.
 pub mod log;
 pub mod metrics;
