@@ -141,7 +141,7 @@ impl Writer {
             Wish::ResumeQueue => self.pause(false, by, draft),
             Wish::ClearQueue { status } => self.clear(status, by, draft),
             Wish::RegisterWorker { worker, facts, metadata } => {
-                self.register(worker, facts, metadata, by, draft)
+                self.register(&worker, facts, metadata, by, draft)
             }
             Wish::UnregisterWorker { worker, graceful, timeout_ms } => {
                 self.unregister(&worker, graceful, timeout_ms, by, draft)
@@ -221,10 +221,10 @@ impl Writer {
             subject: task::subject(id),
             tool,
             payloads,
-            body: Body::TaskSubmitted(facts),
+            body: Body::TaskSubmitted(facts.clone()),
         };
         let event = self.sealer.seal(fact, draft)?;
-        let task = Task::begun(event).ok_or(Fault::Broken { what: "a submitted task cannot be read" })?;
+        let task = Task::begun_with(facts, event).ok_or(Fault::Broken { what: "a submitted task cannot be read" })?;
         self.holding.enter(task, input, now_ms);
         if let Some(run) = run {
             self.holding.tell_run(&run, event);
@@ -266,7 +266,7 @@ impl Writer {
         let capabilities = match &hand {
             Some(hand) => hand.capabilities.clone(),
             None => match self.heard(&worker, &by, draft)? {
-                Ok(capabilities) => capabilities,
+                Ok(()) => self.capabilities(&worker),
                 Err(refusal) => return Ok(Answer::Now(Ruling::Denied(refusal))),
             },
         };
@@ -304,10 +304,9 @@ impl Writer {
             return Ok(handed);
         }
         let moment = self.moment();
-        let held = self.holding.held.get(worker).map_or(0, BTreeSet::len);
         let room = match (hand, self.holding.workers.get(worker)) {
             (Some(_), _) => max,
-            (None, Some(worker)) => max.min(worker.may_take(held as u64) as usize),
+            (None, Some(worker)) => worker.may_take(max as u64) as usize,
             (None, None) => 0,
         };
         while handed.len() < room.min(CLAIM_MAX) {
@@ -406,10 +405,9 @@ impl Writer {
         by: &By,
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
-        let capabilities = match self.heard(worker, by, draft)? {
-            Ok(capabilities) => capabilities,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        if let Err(refusal) = self.heard(worker, by, draft)? {
+            return Ok(Err(refusal));
+        }
         if !self.load_task(id)? {
             return Ok(Err(no_task(id)));
         }
@@ -430,7 +428,7 @@ impl Writer {
         // What this frees is in the line before the worker claims.
         self.advance(draft)?;
         let next = match claim_next {
-            true => self.hand_out(worker, 1, None, &capabilities, by, draft)?,
+            true => self.hand_out(worker, 1, None, &self.capabilities(worker), by, draft)?,
             false => Vec::new(),
         };
         Ok(Ok(Worked::Ended { task: Box::new(self.holding.tasks[id].task.clone()), next }))
@@ -603,8 +601,9 @@ impl Writer {
         payloads.extend(by.note);
         let fact = live.task.fact(body, by.actor.clone(), by.cause, by.refs.clone(), payloads);
         let run = live.task.facts.run.clone();
+        let body = fact.body.clone();
         let event = self.sealer.seal(fact, draft)?;
-        self.holding.apply(id, event, now_ms);
+        self.holding.apply(id, &body, event, now_ms);
         if let Some(run) = run {
             self.holding.tell_run(&run, event);
         }

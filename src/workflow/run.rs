@@ -9,6 +9,7 @@ mod change;
 mod decide;
 mod fold;
 mod take;
+mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
