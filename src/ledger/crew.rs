@@ -134,7 +134,8 @@ impl Writer {
         let quietly = By { note: None, ..by.clone() };
         for task in &held {
             let moment = self.moment();
-            let bodies = self.holding.tasks.get(task).map(|live| live.task.release(&moment)).unwrap_or_default();
+            let bodies =
+                self.holding.tasks.get(task).map(|live| live.task.release(&moment)).unwrap_or_default();
             self.change_all(task, bodies, &quietly, draft)?;
         }
         Ok(held.len() as u64)
@@ -182,9 +183,9 @@ impl Writer {
         // The map has no order of its own; the log must not depend on chance.
         lost.sort_unstable();
         // Claims that wait for a process that has ended are answered to nobody.
-        self.holding.parked.retain(|parked| {
-            !parked.hand.as_ref().is_some_and(|hand| runners.contains(&hand.runner))
-        });
+        self.holding
+            .parked
+            .retain(|parked| !parked.hand.as_ref().is_some_and(|hand| runners.contains(&hand.runner)));
         let by = By { actor: node(), cause: None, note: None, refs: Vec::new() };
         for (_, id) in &lost {
             let moment = self.moment();
@@ -286,7 +287,9 @@ impl Writer {
         };
         if self.holding.schedules.len() >= SCHEDULES_MAX {
             let refusal = format!("there are {SCHEDULES_MAX} schedules already");
-            return Ok(Err(Refusal::new(Code::ResourceExhausted, refusal).hint("delete those that are not needed")));
+            return Ok(Err(
+                Refusal::new(Code::ResourceExhausted, refusal).hint("delete those that are not needed")
+            ));
         }
         let mut payloads = vec![what_ref];
         payloads.extend(by.note);
@@ -380,7 +383,8 @@ impl Writer {
 }
 
 fn no_worker(id: &str) -> Refusal {
-    Refusal::new(Code::NotFound, format!("no worker `{id}` is registered")).hint("register it with worker_register")
+    Refusal::new(Code::NotFound, format!("no worker `{id}` is registered"))
+        .hint("register it with worker_register")
 }
 
 fn schedule_fact(id: &str, by: &By, payloads: Vec<PayloadRef>, body: Body) -> Fact {

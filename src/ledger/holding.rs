@@ -182,7 +182,9 @@ impl Holding {
         if before.waits.is_some() {
             self.queue.remove(&waiting(&live.task, &class));
         }
-        if let Some(worker) = before.worker.as_ref().or(claimant(body)).and_then(|id| self.workers.get_mut(id)) {
+        if let Some(worker) =
+            before.worker.as_ref().or(claimant(body)).and_then(|id| self.workers.get_mut(id))
+        {
             worker.apply_task(body);
         }
         live.task.apply_body(body, event);

@@ -34,7 +34,8 @@ pub(super) struct Loading<'a> {
 
 impl Loading<'_> {
     pub fn holding(&self, rates: &Rates) -> Result<Holding, OpenError> {
-        let mut holding = Holding { queue: Queue::new(rates.clone()), ..Holding::default() };
+        let mut holding = Holding::default();
+        holding.queue = Queue::new(rates.clone());
         self.waiting(&mut holding)?;
         for first in query::work::running_tasks(self.state)? {
             if let Some(task) = self.fold_from(first, Task::begun, Task::apply)? {

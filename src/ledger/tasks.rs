@@ -21,7 +21,7 @@ use crate::{
     ledger::{
         Ruling, Sealed,
         holding::Parked,
-        work::{CLAIM_MAX, Handed, Hand, Work, Worked, Wish},
+        work::{CLAIM_MAX, Hand, Handed, Wish, Work, Worked},
         writer::{Draft, Fault, Writer, payload_ref},
     },
     log::Stored,
@@ -126,17 +126,19 @@ impl Writer {
                 self.fail(&worker, &task, fence, error, (&code, retryable), by, draft)
             }
             Wish::CancelTask { task, force } => self.each(&task, by, draft, |task, _| task.cancel(force)),
-            Wish::Reprioritise { task, priority } => {
-                self.each(&task, by, draft, |task, moment| task.reprioritise(priority, moment).map(|body| vec![body]))
-            }
-            Wish::RetryTask { task, max_retries, timeout_ms } => self.each(&task, by, draft, |task, moment| {
-                if task.facts.run.is_some() {
-                    let refusal = "this task is a step: its workflow decides whether it runs again";
-                    return Err(Refusal::new(Code::FailedPrecondition, refusal)
-                        .hint("continue the run with workflow_reschedule"));
-                }
-                task.retry(max_retries, timeout_ms, moment).map(|body| vec![body])
+            Wish::Reprioritise { task, priority } => self.each(&task, by, draft, |task, moment| {
+                task.reprioritise(priority, moment).map(|body| vec![body])
             }),
+            Wish::RetryTask { task, max_retries, timeout_ms } => {
+                self.each(&task, by, draft, |task, moment| {
+                    if task.facts.run.is_some() {
+                        let refusal = "this task is a step: its workflow decides whether it runs again";
+                        return Err(Refusal::new(Code::FailedPrecondition, refusal)
+                            .hint("continue the run with workflow_reschedule"));
+                    }
+                    task.retry(max_retries, timeout_ms, moment).map(|body| vec![body])
+                })
+            }
             Wish::PauseQueue => self.pause(true, by, draft),
             Wish::ResumeQueue => self.pause(false, by, draft),
             Wish::ClearQueue { status } => self.clear(status, by, draft),
@@ -187,8 +189,11 @@ impl Writer {
         if let Some(key) = &facts.unique_key
             && let Some(holder) = self.holder_of(key)?
         {
-            let message = format!("the unique key `{key}` is held by the task `{holder}`, which has not ended");
-            return Ok(Err(Refusal::new(Code::AlreadyExists, message).hint("wait for that task, or use another key")));
+            let message =
+                format!("the unique key `{key}` is held by the task `{holder}`, which has not ended");
+            return Ok(Err(
+                Refusal::new(Code::AlreadyExists, message).hint("wait for that task, or use another key")
+            ));
         }
         let text: Option<Arc<str>> = text_of(&input).map(Arc::from);
         let mut payloads = vec![input_ref];
@@ -224,7 +229,8 @@ impl Writer {
             body: Body::TaskSubmitted(facts.clone()),
         };
         let event = self.sealer.seal(fact, draft)?;
-        let task = Task::begun_with(facts, event).ok_or(Fault::Broken { what: "a submitted task cannot be read" })?;
+        let task = Task::begun_with(facts, event)
+            .ok_or(Fault::Broken { what: "a submitted task cannot be read" })?;
         self.holding.enter(task, input, now_ms);
         if let Some(run) = run {
             self.holding.tell_run(&run, event);
@@ -317,7 +323,9 @@ impl Writer {
             let claim = live.task.claim(worker, runner, taken.rate_until_ms, &moment);
             let input = match &live.input {
                 Some(input) => Some(input.to_string()),
-                None => self.text(live.task.input.map(|input| input.cid), draft)?.map(|text| text.to_string()),
+                None => {
+                    self.text(live.task.input.map(|input| input.cid), draft)?.map(|text| text.to_string())
+                }
             };
             let lease_until_ms = claim.lease_until_ms;
             let (attempt, fence) = (claim.attempt, claim.fence);
@@ -558,8 +566,10 @@ impl Writer {
     fn clearable(&mut self, status: Status) -> Result<Vec<String>, Fault> {
         let known = query::work::of_status(&self.state, status.as_str(), CLEAR_MAX)?;
         let mut ids = known.into_iter().map(|seq| self.number(seq)).collect::<Result<Vec<_>, _>>()?;
-        let unfolded = self.holding.tasks.values().filter(|live| live.task.status == status && !live.task.cleared);
-        let mut unfolded: Vec<(u64, String)> = unfolded.map(|live| (live.task.seq, live.task.id.clone())).collect();
+        let unfolded =
+            self.holding.tasks.values().filter(|live| live.task.status == status && !live.task.cleared);
+        let mut unfolded: Vec<(u64, String)> =
+            unfolded.map(|live| (live.task.seq, live.task.id.clone())).collect();
         unfolded.sort_unstable();
         let known: BTreeSet<&String> = ids.iter().collect();
         let more: Vec<String> =
