@@ -13,3 +13,6 @@ pub mod run;
 pub fn subject(id: &str) -> String {
     format!("workflow/{id}")
 }
+
+#[cfg(test)]
+mod tests;
