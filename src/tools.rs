@@ -7,6 +7,7 @@
 pub mod catalogue;
 pub mod conformance;
 pub mod provenance;
+pub mod reading;
 
 use std::{collections::HashMap, sync::Arc};
 
