@@ -8,6 +8,7 @@
 pub mod graph;
 pub mod inputs;
 pub mod plan;
+pub mod replay;
 pub mod run;
 pub mod svg;
 
