@@ -39,6 +39,11 @@ pub struct Builtin {
 pub const CATEGORIES: &[(&str, &str)] = &[
     ("catalogue", "find tools, read their contracts, call them by name"),
     ("provenance", "ask what produced something, and check the answer"),
+    ("workflows", "run steps that depend on each other, follow them, reproduce them"),
+    ("tasks", "put work into the queue, follow it, and do it as a worker"),
+    ("queue", "watch, pause, resume and clear what waits"),
+    ("workers", "make workers known, see what they do, let them leave"),
+    ("schedules", "submit work again and again"),
 ];
 
 /// What a tool does with its arguments: a success object, or a domain error.
