@@ -20,6 +20,10 @@ pub mod call;
 pub mod catalogue;
 pub mod workflow;
 
+pub mod task;
+
+pub mod queue;
+
 // Floor 3, memory: the log, what is derived from it, the questions about both, and plain counters.
 pub mod log;
 pub mod metrics;
