@@ -16,6 +16,7 @@ mod progress;
 mod rebuild;
 mod receipt;
 mod remote;
+mod replay;
 mod serve;
 mod source;
 mod table;
@@ -23,6 +24,8 @@ mod token;
 mod tools;
 mod trace;
 mod verify;
+mod watch;
+mod workflow;
 
 use std::{
     net::SocketAddr,
@@ -72,6 +75,13 @@ enum Command {
     Receipt(args::Receipt),
     /// Show what produced something, and what came of it.
     Trace(args::Trace),
+    /// Submit, follow, draw and stop runs of workflows.
+    #[command(subcommand)]
+    Workflow(args::WorkflowCommand),
+    /// Decide a run again from the log, or run it again, and compare.
+    Replay(args::Replay),
+    /// Compare two runs step by step.
+    Diff(args::Diff),
     /// Delete a payload's content; its name and every proof stay.
     Erase(args::Erase),
     /// Derive the state again from the log, and compare.
@@ -305,6 +315,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Log(command) => log::run(command, quiet),
         Command::Receipt(args) => receipt::run(args, quiet),
         Command::Trace(args) => trace::run(args, quiet),
+        Command::Workflow(command) => workflow::run(command, quiet),
+        Command::Replay(args) => replay::replay(args),
+        Command::Diff(args) => replay::diff(args),
         Command::Erase(args) => erase::run(args, quiet),
         Command::Rebuild(args) => rebuild::run(args, quiet),
         Command::Key(args) => key::run(args),
