@@ -1,0 +1,424 @@
+//! What the tools of durable work share: wishing, asking, and how tasks are told.
+//!
+//! Invariants:
+//! - a wish carries the caller, the call it is made by, and the reason given;
+//! - content is handed out as the text it was recorded as: no number in it changes on the way;
+//! - a refusal names the ids that were asked about.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json, value::RawValue};
+
+use crate::{
+    audit::Audit,
+    block::{
+        Cid,
+        payload::{JSON, PAYLOAD_MAX, Payload, SaltKey, SealedPayload},
+        splice,
+    },
+    call::{Code, Refusal},
+    event::{Body, Event, Role},
+    ledger::{
+        Command, Ruling, Stopped,
+        work::{Handed, Wish, Work, Worked},
+    },
+    query::{QueryError, View},
+    router::{BoxFuture, Invocation, Outcome, Router, Run, lane},
+    task::{self, Status, Task},
+    tools::{Builtin, refusal},
+    workflow::plan::Fault,
+};
+
+/// Lines of log in one answer, the newest.
+const LOGS_MAX: usize = 1000;
+/// Arguments that name what a call is about.
+const IDS: [&str; 7] =
+    ["task_id", "workflow_id", "new_workflow_id", "worker_id", "schedule_id", "left", "right"];
+
+/// Where the tools of durable work do what they do.
+#[derive(Clone)]
+pub struct Desk {
+    pub router: Router,
+    audit: Audit,
+    salt: SaltKey,
+}
+
+/// A success object as text, or why there is none.
+pub type Told = Result<String, Denied>;
+
+/// Why a tool did not do what was asked.
+#[derive(Debug)]
+pub struct Denied {
+    refusal: Refusal,
+    /// What is wrong with a definition, where that was asked about.
+    faults: Vec<Fault>,
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, faults: Vec::new() }
+    }
+}
+
+impl Denied {
+    /// A definition with these faults.
+    pub fn faulty(what: &str, faults: Vec<Fault>) -> Self {
+        let lines: Vec<String> =
+            faults.iter().map(|Fault { place, fault }| format!("{place}: {fault}")).collect();
+        let message = format!("{what} has {} faults: {}", faults.len(), lines.join("; "));
+        Self { refusal: Refusal::new(Code::InvalidArgument, message), faults }
+    }
+
+    /// The same with a hint at what to do.
+    pub fn hint(self, hint: &str) -> Self {
+        Self { refusal: self.refusal.hint(hint), ..self }
+    }
+
+    fn outcome(self, invocation: &Invocation) -> Outcome {
+        let Refusal { code, message, retryable, hint } = &self.refusal;
+        if *code == Code::Internal {
+            return Outcome::Refused(self.refusal);
+        }
+        let mut error = json!({"code": code.as_str(), "message": message, "retryable": retryable});
+        let mut text = format!("{}: {message}", code.as_str());
+        if let Some(hint) = hint {
+            error["hint"] = json!(hint);
+            text += &format!(" ({hint})");
+        }
+        if !self.faults.is_empty() {
+            error["faults"] = json!(self.faults);
+        }
+        let mut structured = json!({"success": false, "error": error});
+        for (name, id) in asked_about(invocation) {
+            structured[name] = id;
+        }
+        let result = json!({
+            "content": [{"type": "text", "text": text}],
+            "structuredContent": structured,
+            "isError": true,
+        });
+        Outcome::Result { result: splice::raw(result.to_string()), is_error: true }
+    }
+}
+
+/// The ids among the arguments of a call.
+fn asked_about(invocation: &Invocation) -> Map<String, Value> {
+    let arguments = splice::member(&invocation.params, "arguments").ok().flatten();
+    let id = |name: &&str| {
+        let id = splice::member(arguments?, name).ok().flatten()?;
+        let id: String = serde_json::from_str(id.get()).ok()?;
+        Some(((*name).to_owned(), json!(id)))
+    };
+    IDS.iter().filter_map(id).collect()
+}
+
+/// What one tool of a family does.
+pub type Does = fn(Desk, Arc<Invocation>) -> BoxFuture<'static, Told>;
+
+struct Tool {
+    desk: Desk,
+    does: Does,
+}
+
+impl Run for Tool {
+    fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
+        Box::pin(async move {
+            let invocation = Arc::new(invocation);
+            let told = tokio::select! {
+                told = (self.does)(self.desk.clone(), invocation.clone()) => told,
+                () = invocation.cancel.cancelled() => return Outcome::Cancelled,
+            };
+            match told {
+                Ok(structured) => {
+                    let text = splice::quoted(&structured);
+                    let content = format!(r#"[{{"type":"text","text":{text}}}]"#);
+                    let result = format!(r#"{{"content":{content},"structuredContent":{structured}}}"#);
+                    Outcome::Result { result: splice::raw(result), is_error: false }
+                }
+                Err(denied) => denied.outcome(&invocation),
+            }
+        })
+    }
+}
+
+/// A success object.
+pub fn told<T: Serialize>(answer: &T) -> Told {
+    #[derive(Serialize)]
+    struct Success<'a, T> {
+        success: bool,
+        #[serde(flatten)]
+        answer: &'a T,
+    }
+    let told = serde_json::to_string(&Success { success: true, answer });
+    told.map_err(|err| {
+        tracing::error!(%err, "an answer cannot be written");
+        internal().into()
+    })
+}
+
+impl Desk {
+    pub fn new(router: &Router, salt: &SaltKey) -> Self {
+        let audit = Audit::new(router.ledger().clone());
+        Self { router: router.clone(), audit, salt: salt.clone() }
+    }
+
+    /// A tool at this desk.
+    pub fn tool(&self, category: &'static str, definition: &'static str, does: Does) -> Builtin {
+        let run = Arc::new(Tool { desk: self.clone(), does });
+        Builtin { definition, category, lane: lane::BUILTIN, run }
+    }
+
+    /// Asks the ledger for a change.
+    ///
+    /// Safe to drop midway: it may still be made.
+    pub async fn wish(
+        &self,
+        invocation: &Invocation,
+        reason: Option<&str>,
+        wish: Wish,
+    ) -> Result<Worked, Refusal> {
+        let note = reason.map(|reason| self.seal_text(reason)).transpose()?;
+        let work = Work { wish, actor: invocation.caller.actor.clone(), cause: invocation.started, note };
+        match self.router.ledger().submit(Command::Work(Box::new(work))).await {
+            Ok(Ruling::Worked(worked)) => Ok(*worked),
+            Ok(Ruling::Denied(refusal)) => Err(refusal),
+            Ok(_) => Err(unexpected()),
+            Err(stopped @ Stopped) => Err(Refusal::new(Code::Unavailable, stopped.to_string())),
+        }
+    }
+
+    /// Asks a question of everything recorded before now, with the seq of its last event.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&View, u64) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let asked = self.audit.ask(move |view, head| question(view, head.size.saturating_sub(1)));
+        asked.await.map_err(refusal)
+    }
+
+    /// JSON as a payload.
+    pub fn seal(&self, json: &str) -> Result<SealedPayload, Refusal> {
+        Payload::seal(&self.salt, JSON, json.as_bytes()).map_err(|_| {
+            let len = json.len();
+            let message = format!("content of {len} bytes is over the bound of {PAYLOAD_MAX}");
+            Refusal::new(Code::ResourceExhausted, message)
+        })
+    }
+
+    /// Text as a payload, written as JSON.
+    pub fn seal_text(&self, text: &str) -> Result<SealedPayload, Refusal> {
+        self.seal(&splice::quoted(text))
+    }
+
+    /// A payload for metadata that says anything.
+    pub fn seal_metadata(&self, metadata: Option<&RawValue>) -> Result<Option<SealedPayload>, Refusal> {
+        let said = metadata.filter(|metadata| metadata.get() != "{}");
+        said.map(|metadata| self.seal(metadata.get())).transpose()
+    }
+}
+
+pub fn internal() -> Refusal {
+    Refusal::new(Code::Internal, "internal error")
+}
+
+/// The ledger answered another question than was asked.
+pub fn unexpected() -> Refusal {
+    tracing::error!("the ledger answered a wish with a ruling of another kind");
+    internal()
+}
+
+pub fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal::new(Code::InvalidArgument, message)
+}
+
+/// There is none of this id.
+pub fn unknown(what: &str, id: &str, lister: &str) -> Refusal {
+    Refusal::new(Code::NotFound, format!("no {what} `{id}`")).hint(format!("{lister} names those there are"))
+}
+
+/// A moment as RFC 3339 with milliseconds.
+pub fn time(ms: u64) -> String {
+    let moment = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    format!("{:.3}", moment.unwrap_or(jiff::Timestamp::MAX))
+}
+
+/// A moment that was given as RFC 3339.
+pub fn moment_ms(field: &str, text: &str) -> Result<u64, Refusal> {
+    let moment: Option<jiff::Timestamp> = text.parse().ok();
+    let moment = moment.and_then(|moment| u64::try_from(moment.as_millisecond()).ok());
+    moment.ok_or_else(|| invalid(format!("`{field}` is no moment: expected RFC 3339, after 1970")))
+}
+
+pub fn now_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+/// Which events of an entity are asked for.
+pub fn until(as_of_seq: Option<u64>, last: u64) -> u64 {
+    as_of_seq.map_or(last, |seq| seq.min(last))
+}
+
+/// A task and its events, as it stood after the event `until`.
+pub fn task_as_of(view: &View, id: &str, until: u64) -> Result<Option<(Task, Vec<Event>)>, QueryError> {
+    let events = view.load(&task::subject(id), Some(until))?;
+    let Some((first, later)) = events.split_first() else { return Ok(None) };
+    let Some(mut task) = Task::begun(first) else { return Ok(None) };
+    later.iter().for_each(|event| task.apply(event));
+    Ok(Some((task, events)))
+}
+
+/// The content of a payload as the JSON it is; none where it was erased.
+pub fn content(view: &View, payload: &Cid) -> Result<Option<Box<RawValue>>, QueryError> {
+    let Some(payload) = view.payload(payload)? else { return Ok(None) };
+    let content = match view.content(payload) {
+        Ok(content) => content,
+        Err(QueryError::Erased(_)) => return Ok(None),
+        Err(err) => return Err(err),
+    };
+    Ok(String::from_utf8(content).ok().and_then(|text| RawValue::from_string(text).ok()))
+}
+
+/// What a tool's recorded result says: its structured content, else the JSON or the text of its only block.
+pub fn worth(result: Box<RawValue>) -> Box<RawValue> {
+    let member = |of: &RawValue, name| splice::member(of, name).ok().flatten().map(RawValue::to_owned);
+    if let Some(structured) = member(&result, "structuredContent").filter(|raw| raw.get() != "null") {
+        return structured;
+    }
+    let blocks = member(&result, "content");
+    let blocks: Option<Vec<Box<RawValue>>> = blocks.and_then(|raw| serde_json::from_str(raw.get()).ok());
+    let Some([block]) = blocks.as_deref() else { return result };
+    let text = member(block, "text").and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+    match text {
+        Some(text) if serde_json::from_str::<&RawValue>(&text).is_ok() => splice::raw(text),
+        Some(text) => splice::raw(json!({"text": text}).to_string()),
+        None => result,
+    }
+}
+
+/// What a task gave, as other steps read it.
+pub fn output(view: &View, task: &Task) -> Result<Option<Box<RawValue>>, QueryError> {
+    let Some(output) = &task.output else { return Ok(None) };
+    let content = content(view, &output.cid)?;
+    let of_tool = task.tool.is_some() && task.status == Status::Succeeded;
+    Ok(if of_tool { content.map(worth) } else { content })
+}
+
+/// One line of what workers and failures said.
+#[derive(Serialize)]
+pub struct Line {
+    #[serde(skip)]
+    pub seq: u64,
+    time: String,
+    task_id: String,
+    attempt: u64,
+    message: String,
+}
+
+/// What was said in a task's events, the newest lines of it.
+pub fn lines(view: &View, id: &str, events: &[Event]) -> Result<Vec<Line>, QueryError> {
+    let mut attempt = 0;
+    let mut said = Vec::new();
+    for event in events {
+        if let Some(Body::TaskClaimed(facts)) = event.body() {
+            attempt = facts.attempt;
+        }
+        let heard = event.fields().pay.iter().find(|pay| matches!(pay.role, Role::Log | Role::Error));
+        said.extend(heard.map(|pay| (event, attempt, pay.cid)));
+    }
+    let newest = said.len().saturating_sub(LOGS_MAX);
+    let mut lines = Vec::new();
+    for (event, attempt, cid) in said.drain(newest..) {
+        let Some(content) = content(view, &cid)? else { continue };
+        lines.push(Line {
+            seq: event.fields().seq,
+            time: time(event.fields().ts / 1000),
+            task_id: id.to_owned(),
+            attempt,
+            message: message(&content),
+        });
+    }
+    Ok(lines)
+}
+
+/// What a log line or an error says to people.
+fn message(content: &RawValue) -> String {
+    let text = match serde_json::from_str(content.get()) {
+        Ok(Value::String(text)) => Some(text),
+        Ok(Value::Object(said)) => {
+            let text = |value: &Value| value.as_str().map(str::to_owned);
+            let block = said.get("content").and_then(|blocks| text(&blocks[0]["text"]));
+            said.get("message").and_then(text).or(block)
+        }
+        Ok(_) | Err(_) => None,
+    };
+    text.unwrap_or_else(|| content.get().to_owned())
+}
+
+/// A task as a list shows it.
+pub fn listed(task: &Task) -> Value {
+    json!({
+        "task_id": task.id,
+        "task_type": task.facts.task_type,
+        "status": task.status.as_str(),
+        "priority": task.facts.priority,
+        "tags": task.facts.tags,
+        "worker_id": worker(task),
+        "attempt": task.attempt,
+        "submitted_at": time(task.submitted_ms),
+        "start_time": task.started_ms.map(time),
+        "end_time": task.ended_ms.map(time),
+    })
+}
+
+/// Who has the task, or had it when it ended.
+pub fn worker(task: &Task) -> Option<&str> {
+    task.lease.as_ref().map(|lease| lease.worker.as_str())
+}
+
+/// A task as its worker gets it.
+#[derive(Serialize)]
+pub struct Given {
+    task_id: String,
+    task_type: String,
+    payload: Option<Box<RawValue>>,
+    attempt: u64,
+    lease_until: String,
+    fence: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workflow_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step_id: Option<String>,
+}
+
+impl From<Handed> for Given {
+    fn from(handed: Handed) -> Self {
+        Self {
+            task_id: handed.task,
+            task_type: handed.task_type,
+            payload: handed.input.and_then(|input| RawValue::from_string(input).ok()),
+            attempt: handed.attempt,
+            lease_until: time(handed.lease_until_ms),
+            fence: handed.fence,
+            timeout_ms: handed.timeout_ms,
+            workflow_id: handed.run,
+            step_id: handed.step,
+        }
+    }
+}
+
+/// One page of a list, under the name of what it lists.
+pub fn page(name: &str, items: Vec<Value>, total: u64, next: Option<String>, seq: u64) -> Value {
+    let returned = items.len();
+    let mut page = json!({
+        "total_count": total,
+        "returned_count": returned,
+        "has_more": next.is_some(),
+        "next_cursor": next,
+        "seq": seq,
+    });
+    page[name] = Value::Array(items);
+    page
+}
