@@ -41,7 +41,7 @@ struct Concurrency {
 #[derive(Debug)]
 struct Rated {
     rate: Rate,
-    /// The theoretical arrival time: when the whole burst is allowed again.
+    /// The theoretical arrival time: when the whole burst is allowed again. 0 once that was seen to have come.
     whole_ms: u64,
     closed: bool,
     /// By class.
@@ -189,8 +189,11 @@ impl Gates {
             self.clocks.remove(&(at_ms, Arc::clone(&key)));
             if let Some(rated) = self.rated.get_mut(&key) {
                 rated.closed = false;
-                if rated.whole_ms > now_ms {
-                    self.clocks.insert((rated.whole_ms, Arc::clone(&key)));
+                match rated.whole_ms > now_ms {
+                    true => {
+                        self.clocks.insert((rated.whole_ms, Arc::clone(&key)));
+                    }
+                    false => rated.whole_ms = 0,
                 }
             }
             self.settle_rate(classes, &key);

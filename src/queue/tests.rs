@@ -183,6 +183,7 @@ impl Model {
         let ready = self.waiting.iter().filter(|row| row.ready_ms <= now_ms);
         self.ready.extend(ready.map(|row| row.seq));
         self.closed_until.retain(|_, until_ms| *until_ms > now_ms);
+        self.whole_ms.retain(|_, whole_ms| *whole_ms > now_ms);
     }
 
     fn take(&mut self, capabilities: &BTreeSet<String>, now_ms: u64) -> Option<Row> {
@@ -268,6 +269,7 @@ fn any_history_gives_what_a_search_of_all_tasks_gives() {
                         queue.freed(key);
                     }
                     if chance.one_in(3) {
+                        model.ready.remove(&row.seq);
                         queue.put(row.waiting(), now_ms);
                         model.waiting.push(row);
                         model.wake(now_ms);
