@@ -8,6 +8,7 @@
 pub mod graph;
 pub mod inputs;
 pub mod plan;
+pub mod run;
 pub mod svg;
 
 /// The subject of a run's own events.

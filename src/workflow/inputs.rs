@@ -86,7 +86,10 @@ impl<'a> Reference<'a> {
 
     pub fn nothing(&self) -> Wrong {
         let Self { step, pointer, .. } = self;
-        Wrong::new(Code::FailedPrecondition, format!("the output of step `{step}` has nothing at `{pointer}`"))
+        Wrong::new(
+            Code::FailedPrecondition,
+            format!("the output of step `{step}` has nothing at `{pointer}`"),
+        )
     }
 }
 

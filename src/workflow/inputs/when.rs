@@ -90,7 +90,9 @@ fn passes(found: &Value, test: &str, wanted: &Value) -> bool {
 /// Equal as JSON, where 1 and 1.0 are one number.
 fn same(left: &Value, right: &Value) -> bool {
     match (left, right) {
-        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64() && (a.is_f64() || b.is_f64()),
+        (Value::Number(a), Value::Number(b)) => {
+            a == b || a.as_f64() == b.as_f64() && (a.is_f64() || b.is_f64())
+        }
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
         (Value::Object(a), Value::Object(b)) => {
             a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| same(a, b)))
@@ -137,7 +139,9 @@ impl<'a> Form<'a> {
         };
         match fits {
             true => Ok(Self::Test(reference, name, wanted)),
-            false => Err("`in` takes a list, `exists` true or false, `greater_than` and `less_than` a number"),
+            false => {
+                Err("`in` takes a list, `exists` true or false, `greater_than` and `less_than` a number")
+            }
         }
     }
 }

@@ -24,7 +24,8 @@ impl Faults {
         if self.0.len() < FAULTS_MAX {
             self.0.push(Fault { place: place.into(), fault: fault.into() });
         } else if self.0.len() == FAULTS_MAX {
-            self.0.push(Fault { place: String::new(), fault: "there are more faults than are listed".into() });
+            self.0
+                .push(Fault { place: String::new(), fault: "there are more faults than are listed".into() });
         }
     }
 
@@ -35,7 +36,8 @@ impl Faults {
 
 /// Whether `name` is made of the characters that names are made of, and of `more`.
 pub fn is_name(name: &str, more: &str) -> bool {
-    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-:@".contains(c) || more.contains(c))
+    !name.is_empty()
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-:@".contains(c) || more.contains(c))
 }
 
 /// The one of `known` that is most like `name`, if any is.

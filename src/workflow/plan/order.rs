@@ -5,7 +5,11 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::{EDGES_MAX, Standing, fields::{self, Faults, join}, step::Draft};
+use super::{
+    EDGES_MAX, Standing,
+    fields::{self, Faults, join},
+    step::Draft,
+};
 
 /// Steps of a cycle that a fault names.
 const NAMED_MAX: usize = 32;
@@ -93,7 +97,10 @@ fn cycle(drafts: &[Draft], parents: &[Vec<usize>], order: &[usize]) -> String {
     match names.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
         None => format!("the steps wait for each other: {}", names.join(" -> ")),
         Some(more) => {
-            format!("the steps wait for each other: {} -> ... and {more} more", names[..NAMED_MAX].join(" -> "))
+            format!(
+                "the steps wait for each other: {} -> ... and {more} more",
+                names[..NAMED_MAX].join(" -> ")
+            )
         }
     }
 }

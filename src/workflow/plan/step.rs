@@ -58,7 +58,13 @@ struct Action {
 }
 
 /// Reads a step; none where it has no usable id.
-pub fn read(value: &Value, place: &str, reuse: bool, tools: &dyn Tools, faults: &mut Faults) -> Option<Draft> {
+pub fn read(
+    value: &Value,
+    place: &str,
+    reuse: bool,
+    tools: &dyn Tools,
+    faults: &mut Faults,
+) -> Option<Draft> {
     let object = Object::open(value, place, &STEP_FIELDS, faults)?;
     let id = object.required("step_id", faults).and_then(|_| object.text("step_id", NAME_MAX, faults));
     if id.is_some_and(|id| !fields::is_name(id, "")) {
@@ -69,7 +75,10 @@ pub fn read(value: &Value, place: &str, reuse: bool, tools: &dyn Tools, faults: 
     let waits = name.is_some_and(|name| [WAIT_SIGNAL, WAIT_TIME, WORKFLOW_RUN].contains(&name));
     for field in ["retry", "timeout_ms", "compensate"].into_iter().filter(|_| waits) {
         if object.get(field).is_some() {
-            faults.add(object.place(field), "a step that waits has no attempts: its bounds stand in its inputs");
+            faults.add(
+                object.place(field),
+                "a step that waits has no attempts: its bounds stand in its inputs",
+            );
         }
     }
     let wish = object.flag("reuse", faults);
@@ -95,8 +104,12 @@ pub fn read(value: &Value, place: &str, reuse: bool, tools: &dyn Tools, faults: 
         parts.insert("when".into(), condition.clone());
     }
     let compensate = compensate(&object, tools, &mut parts, &mut reads, faults);
-    let action =
-        action.unwrap_or(Action { task_type: String::new(), tool: None, repeatable: false, read_only: false });
+    let action = action.unwrap_or(Action {
+        task_type: String::new(),
+        tool: None,
+        repeatable: false,
+        read_only: false,
+    });
     let step = Step {
         id: id?.to_owned(),
         action: name.unwrap_or_default().to_owned(),
@@ -215,7 +228,9 @@ fn take_inputs(
         match special {
             Special::From(reference) => reads.push(Read::new(reference, place.to_owned(), rule.undo)),
             Special::Item(_) if rule.items => {}
-            Special::Item(_) => faults.add(place, "`$item` stands only in the inputs of a step with `for_each`"),
+            Special::Item(_) => {
+                faults.add(place, "`$item` stands only in the inputs of a step with `for_each`")
+            }
             Special::Malformed(fault) => faults.add(place, fault),
         }
         Ok(Value::Null)
@@ -267,5 +282,10 @@ fn compensate(
     let mut undo = Map::new();
     take_inputs(&object, rule, tools, &mut undo, reads, faults);
     parts.insert("compensate".into(), Value::Object(undo));
-    Some(Undo { action: name.to_owned(), task_type: found.task_type, tool: found.tool, repeatable: found.repeatable })
+    Some(Undo {
+        action: name.to_owned(),
+        task_type: found.task_type,
+        tool: found.tool,
+        repeatable: found.repeatable,
+    })
 }

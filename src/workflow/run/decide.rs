@@ -1,0 +1,509 @@
+//! What a run asks for next, by where it stands.
+//!
+//! Invariants:
+//! - deciding changes nothing: the writer seals what is decided, folds it, and asks again until nothing is left;
+//! - a run that has ended asks only for its open tasks to be cancelled.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::{CONDITION, Piece, Run, Slot, StepStatus, UPSTREAM, WorkStatus, take::Taken};
+use crate::{
+    block::Cid,
+    call::Code,
+    event::{
+        Body, PayloadRef,
+        work::{
+            Hold, Part, RetryPolicy, WorkflowFailed, WorkflowStarted, WorkflowSucceeded, WorkflowTimedOut,
+        },
+    },
+    workflow::{
+        inputs::{self, Output, Reference, Special, Wrong, weigh, when},
+        plan::{self, Step, WAIT_SIGNAL, WAIT_TIME, WORKFLOW_RUN},
+    },
+};
+
+/// Decisions of one answer; what is left is in the next.
+const DECISIONS_MAX: usize = 1_000;
+/// Bytes of the gathered outputs of a step that runs over a list.
+const GATHERED_MAX: u64 = 16 * 1024 * 1024;
+
+/// The content of payloads. The same one is asked for many times over.
+pub trait Contents {
+    /// A payload's content, parsed; none where it was erased.
+    fn json(&self, payload: &Cid) -> Option<Arc<Value>>;
+}
+
+/// What is to be done about a run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// The first step was taken by a worker, or is held.
+    Begin(WorkflowStarted),
+    Submit {
+        task_id: String,
+        step: String,
+        part: Part,
+        task_type: String,
+        tool: Option<Cid>,
+        /// JSON text.
+        input: String,
+        hold: Option<Hold>,
+        retry: Option<RetryPolicy>,
+        timeout_ms: Option<u64>,
+        repeatable: bool,
+        reuse: bool,
+    },
+    /// A task of this id was there and has ended: it runs again, with this input. A child run that holds it, too.
+    Retry {
+        task_id: String,
+        step: String,
+        part: Part,
+        input: String,
+        hold: Option<Hold>,
+    },
+    /// A task that is held by a child run, and the run.
+    Child {
+        task_id: String,
+        step: String,
+        part: Part,
+        run: String,
+        definition: Value,
+    },
+    /// A task that ends at once with what another run has: `task.submitted`, then `task.succeeded` with `reused`
+    /// and a reference to `from`.
+    Take {
+        task_id: String,
+        step: String,
+        task_type: String,
+        tool: Option<Cid>,
+        input: Option<PayloadRef>,
+        output: Option<PayloadRef>,
+        from: Cid,
+    },
+    /// The same for a step over a list: `step.gathered` with a reference to `from`.
+    TakeGathered {
+        step: String,
+        parts: u64,
+        output: Option<PayloadRef>,
+        from: Cid,
+    },
+    /// `step.skipped`.
+    Skip {
+        step: String,
+        reason: &'static str,
+    },
+    /// `step.failed`; the message is the error payload's.
+    Fail {
+        step: String,
+        code: String,
+        message: String,
+    },
+    /// `step.gathered`; the output is JSON text.
+    Gather {
+        step: String,
+        output: String,
+        parts: u64,
+    },
+    /// The signal that a held task waits for has come.
+    Settle {
+        task_id: String,
+        output: Option<PayloadRef>,
+        signal: Cid,
+    },
+    Cancel {
+        task_id: String,
+        /// The child run that holds it, which is cancelled with it.
+        run: Option<String>,
+        force: bool,
+    },
+    End(Body),
+}
+
+/// One answer while it is made.
+struct Answer<'a> {
+    contents: &'a dyn Contents,
+    now_ms: u64,
+    /// Tasks that may still start.
+    free: u64,
+    decisions: Vec<Decision>,
+}
+
+impl Answer<'_> {
+    fn full(&self) -> bool {
+        self.free == 0 || self.decisions.len() >= DECISIONS_MAX
+    }
+}
+
+impl Run {
+    /// What is to be done now. Asked again after each answer was sealed and applied, until it is empty.
+    pub fn decide(&self, contents: &dyn Contents, now_ms: u64) -> Vec<Decision> {
+        if self.phase.ended() {
+            return self.stop();
+        }
+        if self.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) {
+            return vec![Decision::End(Body::WorkflowTimedOut(WorkflowTimedOut {}))];
+        }
+        if self.dependencies.values().any(|ended| *ended == Some(false)) {
+            let failed = WorkflowFailed { step: None, reason: "dependency_failed".into() };
+            return vec![Decision::End(Body::WorkflowFailed(failed))];
+        }
+        if self.dependencies.values().any(Option::is_none) {
+            return Vec::new();
+        }
+        let free = self.facts.max_parallel.map_or(u64::MAX, |max| max.saturating_sub(self.busy));
+        let mut answer = Answer { contents, now_ms, free, decisions: Vec::new() };
+        if self.touched && self.started_ms.is_none() {
+            answer.decisions.push(Decision::Begin(WorkflowStarted {}));
+        }
+        self.settle(&mut answer);
+        for &at in &self.wide {
+            self.try_step(at, &mut answer, Self::spread);
+        }
+        for &(_, at) in &self.line {
+            if answer.full() {
+                break;
+            }
+            self.try_step(at, &mut answer, Self::start);
+        }
+        if self.open == 0 {
+            self.finish_up(&mut answer);
+        }
+        answer.decisions
+    }
+
+    /// Cancels what must not start, and with force what has.
+    fn stop(&self) -> Vec<Decision> {
+        let running = self.running.iter().filter(|_| self.force);
+        let slots = self.idle.iter().chain(running);
+        let cancel = slots.filter_map(|&slot| {
+            let work = self.work(slot).filter(|work| !work.cancel_requested)?;
+            let run = match &work.hold {
+                Some(Hold::Run { run }) => Some(run.clone()),
+                Some(Hold::Signal { .. } | Hold::Time { .. }) | None => None,
+            };
+            Some(Decision::Cancel { task_id: self.task_id(slot), run, force: self.force })
+        });
+        cancel.take(DECISIONS_MAX).collect()
+    }
+
+    /// Hands signals to the tasks that wait for them, the first to the one that has waited longest.
+    fn settle(&self, answer: &mut Answer<'_>) {
+        let met = self.signals.iter().filter_map(|(name, sent)| Some((sent, self.awaited.get(name)?)));
+        for (sent, waiting) in met {
+            let pairs = sent.iter().zip(waiting).map(|(signal, (_, slot))| Decision::Settle {
+                task_id: self.task_id(*slot),
+                output: signal.payload,
+                signal: signal.event,
+            });
+            answer.decisions.extend(pairs);
+        }
+    }
+
+    /// Decides about one step; where its inputs cannot be made out, it fails.
+    fn try_step(
+        &self,
+        at: usize,
+        answer: &mut Answer<'_>,
+        decide: impl Fn(&Self, usize, &mut Answer<'_>) -> Result<(), Wrong>,
+    ) {
+        if let Err(wrong) = decide(self, at, answer) {
+            answer.decisions.push(self.fail(at, wrong));
+        }
+    }
+
+    fn fail(&self, at: usize, wrong: Wrong) -> Decision {
+        Decision::Fail { step: self.id_of(at), code: wrong.code.as_str().into(), message: wrong.message }
+    }
+
+    /// Decides about a step whose dependencies are done, or never will be.
+    fn start(&self, at: usize, answer: &mut Answer<'_>) -> Result<(), Wrong> {
+        let step = &self.plan.steps[at];
+        if self.steps[at].doomed {
+            answer.decisions.push(Decision::Skip { step: step.id.clone(), reason: UPSTREAM });
+            return Ok(());
+        }
+        if let Some(taken) = self.taken.get(&at) {
+            answer.decisions.push(self.take(at, taken));
+            return Ok(());
+        }
+        if step.when && !self.holds(at, answer)? {
+            answer.decisions.push(Decision::Skip { step: step.id.clone(), reason: CONDITION });
+            return Ok(());
+        }
+        if step.each.is_some() {
+            return self.spread(at, answer);
+        }
+        let input = self.resolve(at, &step.action, self.inputs_of(at, "inputs"), None, answer)?;
+        let decision = self.submit(Slot { step: at, piece: Piece::Whole }, input, answer.now_ms)?;
+        answer.decisions.push(decision);
+        answer.free -= 1;
+        Ok(())
+    }
+
+    fn take(&self, at: usize, taken: &Taken) -> Decision {
+        let step = self.plan.steps[at].id.clone();
+        match *taken {
+            Taken::Output { input, output, from } => Decision::Take {
+                task_id: self.task_id(Slot { step: at, piece: Piece::Whole }),
+                step,
+                task_type: self.plan.steps[at].task_type.clone(),
+                tool: self.plan.steps[at].tool,
+                input,
+                output,
+                from,
+            },
+            Taken::Gathered { parts, output, from } => Decision::TakeGathered { step, parts, output, from },
+            Taken::Failed { ref code } => Decision::Fail {
+                message: format!("the run that this one repeats has no result for step `{step}`"),
+                step,
+                code: code.clone(),
+            },
+        }
+    }
+
+    fn holds(&self, at: usize, answer: &Answer<'_>) -> Result<bool, Wrong> {
+        when::holds(self.inputs_of(at, "when"), &|reference: Reference<'_>| {
+            let output = self.output(reference.step, answer)?;
+            Ok(reference.find(output.value()))
+        })
+    }
+
+    /// Decides about a step that runs over a list: more of its parts, or their outputs together.
+    fn spread(&self, at: usize, answer: &mut Answer<'_>) -> Result<(), Wrong> {
+        let (step, state) = (&self.plan.steps[at], &self.steps[at]);
+        if state.open_parts > 0 && (state.failed_parts > 0 || answer.full()) {
+            return Ok(());
+        }
+        if state.failed_parts > 0 {
+            return Err(self.part_failed(at));
+        }
+        let list = self.list(at, answer)?;
+        let items = list.as_array().map(Vec::as_slice).unwrap_or_default();
+        for (index, item) in items.iter().enumerate() {
+            if answer.full() {
+                return Ok(());
+            }
+            let none = state.parts.get(index).is_none_or(|part| part.status == WorkStatus::None);
+            if none {
+                let slot = Slot { step: at, piece: Piece::Each(index) };
+                let input =
+                    self.resolve(at, &step.action, self.inputs_of(at, "inputs"), Some(item), answer)?;
+                answer.decisions.push(self.submit(slot, input, answer.now_ms)?);
+                answer.free -= 1;
+            }
+        }
+        let succeeded = |part: &super::Work| part.status == WorkStatus::Succeeded;
+        if state.parts.len() >= items.len() && state.parts.iter().take(items.len()).all(succeeded) {
+            answer.decisions.push(self.gather(at, items.len(), answer)?);
+        }
+        Ok(())
+    }
+
+    fn part_failed(&self, at: usize) -> Wrong {
+        let failed =
+            |status| matches!(status, WorkStatus::Failed | WorkStatus::Cancelled | WorkStatus::TimedOut);
+        let part = self.steps[at].parts.iter().enumerate().find(|(_, part)| failed(part.status));
+        let (index, code) = part.map_or((0, ""), |(index, part)| (index, part.code.as_deref().unwrap_or("")));
+        Wrong::new(Code::FailedPrecondition, format!("element {index} failed: {code}"))
+    }
+
+    /// The list that a step runs over.
+    fn list(&self, at: usize, answer: &Answer<'_>) -> Result<Value, Wrong> {
+        let fields = self.inputs_of(at, "for_each").as_object();
+        let Some(Special::From(reference)) = fields.and_then(Special::read) else {
+            return Err(Wrong::new(Code::InvalidArgument, "`for_each` names no list"));
+        };
+        let output = self.output(reference.step, answer)?;
+        let list = reference.find(output.value()).ok_or_else(|| reference.nothing())?;
+        let (step, pointer) = (reference.step, reference.pointer);
+        let Some(items) = list.as_array() else {
+            let message = format!("the output of step `{step}` has no list at `{pointer}`");
+            return Err(Wrong::new(Code::FailedPrecondition, message));
+        };
+        let max = self.plan.steps[at].each.unwrap_or(0);
+        if items.len() as u64 > max {
+            let message = format!(
+                "{} elements at `{pointer}` of step `{step}` are over the bound of {max}",
+                items.len()
+            );
+            return Err(Wrong::new(Code::ResourceExhausted, message));
+        }
+        Ok(list)
+    }
+
+    fn gather(&self, at: usize, count: usize, answer: &Answer<'_>) -> Result<Decision, Wrong> {
+        let (step, parts) = (&self.plan.steps[at], &self.steps[at].parts[..count]);
+        let len: u64 = parts.iter().filter_map(|part| part.output).map(|output| output.len).sum();
+        if len > GATHERED_MAX {
+            let message = format!("outputs of {len} bytes are over the bound of {GATHERED_MAX}");
+            return Err(Wrong::new(Code::ResourceExhausted, message));
+        }
+        let outputs = parts.iter().map(|part| self.read(step, part.output, answer));
+        let outputs: Vec<Output> = outputs.collect::<Result<_, _>>()?;
+        let items: Vec<&Value> = outputs.iter().map(Output::value).collect();
+        let output = json!({ "items": items }).to_string();
+        Ok(Decision::Gather { step: step.id.clone(), output, parts: count as u64 })
+    }
+
+    /// Ends the run, after what can be taken back was.
+    fn finish_up(&self, answer: &mut Answer<'_>) {
+        let Some(failed) = self.failed else {
+            return answer.decisions.push(Decision::End(Body::WorkflowSucceeded(WorkflowSucceeded {})));
+        };
+        let Some(&at) = self.to_undo.last() else {
+            let failed = WorkflowFailed { step: Some(self.id_of(failed)), reason: "step_failed".into() };
+            return answer.decisions.push(Decision::End(Body::WorkflowFailed(failed)));
+        };
+        if self.steps[at].undo_status() == WorkStatus::None {
+            self.try_step(at, answer, Self::undo);
+        }
+    }
+
+    fn undo(&self, at: usize, answer: &mut Answer<'_>) -> Result<(), Wrong> {
+        let inputs = self.inputs_of(at, "compensate").get("inputs").unwrap_or(&Value::Null);
+        let action = self.plan.steps[at].compensate.as_ref().map_or("", |undo| undo.action.as_str());
+        let input = self.resolve(at, action, inputs, None, answer)?;
+        let decision = self.submit(Slot { step: at, piece: Piece::Undo }, input, answer.now_ms)?;
+        answer.decisions.push(decision);
+        Ok(())
+    }
+
+    /// A new task, or one that was there before.
+    fn submit(&self, slot: Slot, input: Value, now_ms: u64) -> Result<Decision, Wrong> {
+        let step = &self.plan.steps[slot.step];
+        let (task_id, part) = (self.task_id(slot), slot.piece.part());
+        let known = self.work(slot).is_some();
+        let undo = step.compensate.as_ref().filter(|_| slot.piece == Piece::Undo);
+        let hold = match (undo, step.action.as_str()) {
+            (None, WAIT_SIGNAL | WAIT_TIME) => Some(plan::hold(&step.action, &input, now_ms)?),
+            (None, WORKFLOW_RUN) => {
+                let run = self.child_id(slot, &input);
+                if !known {
+                    let step = step.id.clone();
+                    return Ok(Decision::Child { task_id, step, part, run, definition: input });
+                }
+                Some(Hold::Run { run })
+            }
+            _ => None,
+        };
+        let input = input.to_string();
+        if known {
+            return Ok(Decision::Retry { task_id, step: step.id.clone(), part, input, hold });
+        }
+        let (task_type, tool, repeatable) = match undo {
+            Some(undo) => (&undo.task_type, undo.tool, undo.repeatable),
+            None => (&step.task_type, step.tool, step.repeatable),
+        };
+        let rerun = self.facts.origin.as_ref().is_some_and(|origin| origin.rerun);
+        Ok(Decision::Submit {
+            task_id,
+            step: step.id.clone(),
+            part,
+            task_type: task_type.clone(),
+            tool,
+            input,
+            hold,
+            retry: step.retry,
+            timeout_ms: step.timeout_ms,
+            repeatable,
+            reuse: step.reuse && undo.is_none() && !rerun,
+        })
+    }
+
+    fn child_id(&self, slot: Slot, definition: &Value) -> String {
+        let given = definition.get("workflow_id").and_then(Value::as_str);
+        let own = || match slot.piece {
+            Piece::Each(index) => format!("{}/{}/{index}", self.id, self.id_of(slot.step)),
+            Piece::Whole | Piece::Undo => format!("{}/{}", self.id, self.id_of(slot.step)),
+        };
+        given.map_or_else(own, str::to_owned)
+    }
+
+    /// Puts the values of earlier steps, and the element, into inputs.
+    fn resolve(
+        &self,
+        at: usize,
+        action: &str,
+        inputs: &Value,
+        item: Option<&Value>,
+        answer: &Answer<'_>,
+    ) -> Result<Value, Wrong> {
+        let mut left = self.plan.limits.output_max;
+        inputs::replace(inputs, action, "", &mut |special, _| {
+            let value = match special {
+                Special::From(reference) => {
+                    let output = self.output(reference.step, answer)?;
+                    reference.find(output.value()).ok_or_else(|| reference.nothing())?
+                }
+                Special::Item(pointer) => {
+                    let found = item.and_then(|item| item.pointer(pointer)).cloned();
+                    found.ok_or_else(|| {
+                        let message =
+                            format!("the element of step `{}` has nothing at `{pointer}`", self.id_of(at));
+                        Wrong::new(Code::FailedPrecondition, message)
+                    })?
+                }
+                Special::Malformed(fault) => return Err(Wrong::new(Code::InvalidArgument, fault)),
+            };
+            left = left.checked_sub(weigh(&value)).ok_or_else(|| {
+                let max = self.plan.limits.output_max;
+                let message =
+                    format!("what step `{}` takes is over the bound of {max} bytes", self.id_of(at));
+                Wrong::new(Code::ResourceExhausted, message)
+            })?;
+            Ok(value)
+        })
+    }
+
+    /// What a step gave, for another to read.
+    fn output(&self, id: &str, answer: &Answer<'_>) -> Result<Output, Wrong> {
+        let at = self.step(id).filter(|&at| self.steps[at].status == StepStatus::Succeeded);
+        let at = at.ok_or_else(|| {
+            Wrong::new(
+                Code::FailedPrecondition,
+                format!("step `{id}` did not run, so it has no output to read"),
+            )
+        })?;
+        let (step, state) = (&self.plan.steps[at], &self.steps[at]);
+        match step.each {
+            None => self.read(step, state.output, answer),
+            Some(_) => self.content(step, state.output, answer).map(Output::Itself),
+        }
+    }
+
+    fn read(&self, step: &Step, output: Option<PayloadRef>, answer: &Answer<'_>) -> Result<Output, Wrong> {
+        Ok(Output::of(step, self.content(step, output, answer)?))
+    }
+
+    fn content(
+        &self,
+        step: &Step,
+        output: Option<PayloadRef>,
+        answer: &Answer<'_>,
+    ) -> Result<Arc<Value>, Wrong> {
+        let Some(output) = output else { return Ok(Arc::new(Value::Null)) };
+        let max = if step.each.is_some() { GATHERED_MAX } else { self.plan.limits.output_max };
+        if output.len > max {
+            let message = format!(
+                "the output of step `{}` of {} bytes is over the bound of {max}",
+                step.id, output.len
+            );
+            return Err(Wrong::new(Code::ResourceExhausted, message));
+        }
+        answer.contents.json(&output.cid).ok_or_else(|| {
+            Wrong::new(Code::FailedPrecondition, format!("the output of step `{}` was erased", step.id))
+        })
+    }
+
+    /// What the run's input says about a step.
+    fn inputs_of(&self, at: usize, name: &str) -> &Value {
+        let steps = self.inputs.get("steps").and_then(Value::as_object);
+        let step = steps.and_then(|steps: &Map<String, Value>| steps.get(&self.plan.steps[at].id));
+        step.and_then(|step| step.get(name)).unwrap_or(&Value::Null)
+    }
+
+    fn id_of(&self, at: usize) -> String {
+        self.plan.steps[at].id.clone()
+    }
+}
