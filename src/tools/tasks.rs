@@ -1,0 +1,592 @@
+//! The task tools: what callers ask of one piece of work, and what workers say of it.
+//!
+//! Invariants:
+//! - they hold no rule: what may be done to a task, the writer says;
+//! - a claim's work is durable before its worker sees it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    block::Cid,
+    call::{Code, Refusal},
+    event::{
+        Body, Event,
+        work::{Part, RetryPolicy, TaskSubmitted},
+    },
+    ledger::work::{Wish, Worked},
+    query::work::TaskFilter,
+    router::Invocation,
+    task::{POISON, RETRIES_SPENT, Status, Task, WAIT_PREFIX},
+    tools::{
+        Builtin, arguments,
+        work::{
+            Desk, Given, Line, Told, content, invalid, lines, listed, moment_ms, now_ms, output, page,
+            task_as_of, time, told, unexpected, unknown, until, worker,
+        },
+    },
+};
+
+/// What the type of a task begins with that runs a tool of this node.
+pub const TOOL: &str = "tool:";
+pub const PRIORITY: u64 = 50;
+const LISTER: &str = "task_list";
+
+pub fn all(desk: &Desk) -> Vec<Builtin> {
+    let tool = |definition, does| desk.tool("tasks", definition, does);
+    vec![
+        tool(include_str!("../../schemas/tools/task_submit.json"), |desk, call| {
+            Box::pin(async move { submit(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_status.json"), |desk, call| {
+            Box::pin(async move { status(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_cancel.json"), |desk, call| {
+            Box::pin(async move { cancel(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_list.json"), |desk, call| {
+            Box::pin(async move { list(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_priority.json"), |desk, call| {
+            Box::pin(async move { priority(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_retry.json"), |desk, call| {
+            Box::pin(async move { retry(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_result.json"), |desk, call| {
+            Box::pin(async move { result(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_claim.json"), |desk, call| {
+            Box::pin(async move { claim(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_heartbeat.json"), |desk, call| {
+            Box::pin(async move { heartbeat(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_complete.json"), |desk, call| {
+            Box::pin(async move { complete(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_fail.json"), |desk, call| {
+            Box::pin(async move { fail(&desk, &call).await })
+        }),
+    ]
+}
+
+/// What a task is made of, but for its id: as it is submitted, and as a schedule makes it.
+#[derive(Deserialize)]
+pub struct Making {
+    task_type: String,
+    payload: Box<RawValue>,
+    #[serde(default = "priority_default")]
+    priority: u64,
+    #[serde(default)]
+    tags: Vec<String>,
+    timeout_ms: Option<u64>,
+    /// In seconds.
+    timeout: Option<u64>,
+    #[serde(default)]
+    retry_policy: Retries,
+    metadata: Option<Box<RawValue>>,
+    not_before: Option<String>,
+    unique_key: Option<String>,
+    concurrency_key: Option<String>,
+    rate_key: Option<String>,
+    #[serde(default)]
+    requires: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct Retries {
+    max_retries: u64,
+    backoff_ms: u64,
+    backoff_factor: f64,
+    max_backoff_ms: u64,
+    jitter: bool,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self { max_retries: 0, backoff_ms: 1000, backoff_factor: 2.0, max_backoff_ms: 60_000, jitter: true }
+    }
+}
+
+fn priority_default() -> u64 {
+    PRIORITY
+}
+
+/// A task as it was checked against the catalogue.
+pub struct Made {
+    pub facts: TaskSubmitted,
+    pub tool: Option<Cid>,
+    /// JSON.
+    pub input: Box<RawValue>,
+    pub metadata: Option<Box<RawValue>>,
+}
+
+impl Making {
+    /// Checks what only the catalogue knows; the writer checks the rest.
+    pub fn check(self, desk: &Desk) -> Result<Made, Refusal> {
+        if self.task_type.starts_with(WAIT_PREFIX) {
+            let refusal = invalid(format!("types that begin with `{WAIT_PREFIX}` are the node's own"));
+            return Err(refusal.hint("use another task_type, or wait in a workflow step"));
+        }
+        let tool = self.task_type.strip_prefix(TOOL);
+        let tool = tool.map(|name| on_offer(desk, name, &self.payload)).transpose()?;
+        let not_before = self.not_before.as_deref().map(|text| moment_ms("not_before", text));
+        let retry = &self.retry_policy;
+        let facts = TaskSubmitted {
+            task_type: self.task_type,
+            priority: self.priority,
+            order: 0,
+            not_before_ms: not_before.transpose()?,
+            timeout_ms: self.timeout_ms.or(self.timeout.map(|seconds| seconds.saturating_mul(1000))),
+            retry: RetryPolicy {
+                max_retries: retry.max_retries,
+                backoff_ms: retry.backoff_ms,
+                // The schema bounds the factor to 1 to 100.
+                factor_milli: (retry.backoff_factor * 1000.0).round() as u64,
+                max_backoff_ms: retry.max_backoff_ms,
+                jitter: retry.jitter,
+            },
+            tags: self.tags,
+            requires: self.requires,
+            unique_key: self.unique_key,
+            concurrency_key: self.concurrency_key,
+            rate_key: self.rate_key,
+            run: None,
+            step: None,
+            part: Part::Whole,
+            hold: None,
+            repeatable: tool.is_some_and(|(_, repeatable)| repeatable),
+            reuse: false,
+        };
+        Ok(Made { facts, tool: tool.map(|(cid, _)| cid), input: self.payload, metadata: self.metadata })
+    }
+}
+
+/// The contract of the tool a task runs, and whether that may run again; refused where the input does not fit it.
+fn on_offer(desk: &Desk, name: &str, input: &RawValue) -> Result<(Cid, bool), Refusal> {
+    let entry = desk.router.tool(name).filter(|entry| entry.tool.name == name);
+    let entry = entry.ok_or_else(|| {
+        invalid(format!("`task_type` names a tool that is not on offer: `{name}`"))
+            .hint("tools_list_tools names the tools on offer")
+    })?;
+    let value: Value = serde_json::from_str(input.get()).map_err(|_| invalid("`payload` cannot be read"))?;
+    entry.check(&value)?;
+    // The refusal does not repeat what it is about.
+    if entry.secrets.iter().any(|path| value.pointer(&path).is_some_and(|held| !held.is_null())) {
+        let refusal = invalid("`payload` holds a value that the tool marks as secret, and work is kept");
+        return Err(refusal.hint("call the tool directly, or give its server the secret"));
+    }
+    Ok((entry.tool.contract, entry.contract.repeatable()))
+}
+
+#[derive(Deserialize)]
+struct Submit {
+    task_id: String,
+    reason: Option<String>,
+}
+
+async fn submit(desk: &Desk, call: &Invocation) -> Told {
+    let Submit { task_id: id, reason } = arguments(call)?;
+    let Made { facts, tool, input, metadata } = arguments::<Making>(call)?.check(desk)?;
+    let input = desk.seal(input.get())?;
+    let metadata = desk.seal_metadata(metadata.as_deref())?;
+    let wish = Wish::SubmitTask { id, facts: Box::new(facts), tool, input, metadata };
+    let Worked::Task { task, position, replayed } = desk.wish(call, reason.as_deref(), wish).await? else {
+        return Err(unexpected().into());
+    };
+    let waits = task.status == Status::Queued;
+    let start = match waits {
+        true => Some(desk.start_of(task.ready_ms, position.unwrap_or(0)).await),
+        false => task.started_ms,
+    };
+    told(&json!({
+        "task_id": task.id,
+        "status": task.status.as_str(),
+        "queue_position": position,
+        "estimated_start_time": start.map(time),
+        "assigned_worker": worker(&task),
+        "replayed": replayed,
+    }))
+}
+
+#[derive(Deserialize)]
+struct AskStatus {
+    task_id: String,
+    #[serde(default)]
+    include_logs: bool,
+    #[serde(default)]
+    include_metrics: bool,
+    as_of_seq: Option<u64>,
+}
+
+/// A task as `task_status` tells it.
+struct Seen {
+    task: Task,
+    position: Option<u64>,
+    lines: Option<Vec<Line>>,
+    metrics: Option<Value>,
+    seq: u64,
+}
+
+async fn status(desk: &Desk, call: &Invocation) -> Told {
+    let asked: AskStatus = arguments(call)?;
+    let id = asked.task_id.clone();
+    let seen = desk.ask(move |view, last| {
+        let seq = until(asked.as_of_seq, last);
+        let Some((task, events)) = task_as_of(view, &asked.task_id, seq)? else { return Ok(None) };
+        let position = match asked.as_of_seq {
+            None => view.queue_position(&task)?,
+            Some(_) => None,
+        };
+        let lines = asked.include_logs.then(|| lines(view, &task.id, &events)).transpose()?;
+        let metrics = asked.include_metrics.then(|| metrics(&task, &events));
+        Ok(Some(Seen { task, position, lines, metrics, seq }))
+    });
+    let Seen { task, position, lines, metrics, seq } = seen.await?.ok_or_else(|| unknown("task", &id, LISTER))?;
+    let queued = task.status == Status::Queued;
+    let held = task.status == Status::Running;
+    let mut shown = listed(&task);
+    let more = json!({
+        "progress": task.progress,
+        "queue_position": position,
+        "not_before": task.facts.not_before_ms.map(time),
+        "retry_at": (queued && task.code.is_some()).then(|| time(task.ready_ms)),
+        "lease_until": task.lease.as_ref().filter(|_| held).map(|lease| time(lease.until_ms)),
+        "cancel_requested": task.cancel_requested,
+        "dead_reason": dead_reason(&task),
+        "workflow_id": task.facts.run,
+        "step_id": task.facts.step,
+        "seq": seq,
+    });
+    add(&mut shown, more);
+    add(&mut shown, json!({ "logs": lines, "metrics": metrics }));
+    told(&shown)
+}
+
+/// Adds the members of `more` that are there.
+fn add(shown: &mut Value, more: Value) {
+    let (Value::Object(shown), Value::Object(more)) = (shown, more) else { return };
+    let optional = ["logs", "metrics"];
+    shown.extend(more.into_iter().filter(|(name, value)| !(value.is_null() && optional.contains(&name.as_str()))));
+}
+
+fn dead_reason(task: &Task) -> Option<&'static str> {
+    (task.status == Status::Dead).then(|| match task.code.as_deref() {
+        Some(POISON) => POISON,
+        _ => RETRIES_SPENT,
+    })
+}
+
+/// What a task's history adds up to.
+fn metrics(task: &Task, events: &[Event]) -> Value {
+    let (mut attempts, mut lapses, mut waited_ms, mut worked_ms) = (0u64, 0u64, 0u64, 0u64);
+    let mut ready_ms = Some(task.submitted_ms);
+    let mut claimed_ms = None;
+    for event in events {
+        let at_ms = event.fields().ts / 1000;
+        let retry_at_ms = match event.body() {
+            Some(Body::TaskSubmitted(facts)) => {
+                ready_ms = Some(facts.not_before_ms.unwrap_or(0).max(at_ms));
+                continue;
+            }
+            Some(Body::TaskClaimed(_)) => {
+                attempts += 1;
+                waited_ms += ready_ms.take().map_or(0, |ready_ms| at_ms.saturating_sub(ready_ms));
+                claimed_ms = Some(at_ms);
+                continue;
+            }
+            Some(Body::TaskLeaseExpired(_) | Body::TaskInterrupted(_)) => {
+                lapses += 1;
+                None
+            }
+            Some(Body::TaskFailed(facts)) => facts.retry_at_ms,
+            Some(Body::TaskTimedOut(facts)) => facts.retry_at_ms,
+            Some(Body::TaskSucceeded(_) | Body::TaskCancelled(_) | Body::TaskRetried(_)) => None,
+            Some(_) | None => continue,
+        };
+        worked_ms += claimed_ms.take().map_or(0, |claimed_ms| at_ms.saturating_sub(claimed_ms));
+        ready_ms = Some(retry_at_ms.unwrap_or(at_ms));
+    }
+    json!({
+        "queue_wait_ms": waited_ms,
+        "execution_time_ms": worked_ms,
+        "attempts": attempts,
+        "lapses": lapses,
+        "retry_count": task.retries,
+    })
+}
+
+#[derive(Deserialize)]
+struct Cancel {
+    task_id: String,
+    reason: Option<String>,
+    #[serde(default)]
+    force: bool,
+}
+
+async fn cancel(desk: &Desk, call: &Invocation) -> Told {
+    let Cancel { task_id: task, reason, force } = arguments(call)?;
+    let wish = Wish::CancelTask { task, force };
+    let Worked::Task { task, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
+        return Err(unexpected().into());
+    };
+    let cancelled = task.status == Status::Cancelled;
+    told(&json!({
+        "task_id": task.id,
+        "status": task.status.as_str(),
+        "cancelled_at": task.ended_ms.filter(|_| cancelled).map(time),
+        // What a worker was doing may have to be taken back.
+        "cleanup_required": cancelled && task.lease.is_some(),
+    }))
+}
+
+#[derive(Deserialize)]
+struct List {
+    status_filter: Option<String>,
+    worker_filter: Option<String>,
+    #[serde(default)]
+    tag_filter: Vec<String>,
+    priority_min: Option<u64>,
+    limit: Option<u64>,
+    cursor: Option<String>,
+    offset: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Prioritise {
+    task_id: String,
+    new_priority: u64,
+    reason: Option<String>,
+}
+
+async fn priority(desk: &Desk, call: &Invocation) -> Told {
+    let Prioritise { task_id, new_priority, reason } = arguments(call)?;
+    let wish = Wish::Reprioritise { task: task_id, priority: new_priority };
+    let Worked::Task { task, position, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
+        return Err(unexpected().into());
+    };
+    let last = task.last;
+    let changed = desk.ask(move |view, _| Ok(view.event(&last)?.and_then(|event| event.body()))).await?;
+    let old_priority = match changed {
+        Some(Body::TaskReprioritised(facts)) => facts.from,
+        Some(_) | None => new_priority,
+    };
+    told(&json!({
+        "task_id": task.id,
+        "old_priority": old_priority,
+        "new_priority": task.facts.priority,
+        "new_queue_position": position,
+    }))
+}
+
+#[derive(Deserialize)]
+struct Retry {
+    task_id: String,
+    #[serde(default)]
+    retry_config: RetryConfig,
+    reason: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct RetryConfig {
+    max_retries: Option<u64>,
+    timeout_ms: Option<u64>,
+}
+
+async fn retry(desk: &Desk, call: &Invocation) -> Told {
+    let Retry { task_id: task, retry_config: RetryConfig { max_retries, timeout_ms }, reason } = arguments(call)?;
+    let wish = Wish::RetryTask { task, max_retries, timeout_ms };
+    let Worked::Task { task, position, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
+        return Err(unexpected().into());
+    };
+    told(&json!({
+        "task_id": task.id,
+        "status": task.status.as_str(),
+        "retry_count": task.retries,
+        "queue_position": position,
+    }))
+}
+
+#[derive(Deserialize)]
+struct AskResult {
+    task_id: String,
+    #[serde(default = "yes")]
+    include_output: bool,
+    #[serde(default)]
+    include_logs: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Serialize)]
+struct Gave {
+    task_id: String,
+    status: &'static str,
+    result: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logs: Option<Vec<Line>>,
+    execution_time_ms: u64,
+    seq: u64,
+}
+
+async fn result(desk: &Desk, call: &Invocation) -> Told {
+    let asked: AskResult = arguments(call)?;
+    let id = asked.task_id.clone();
+    let gave = desk.ask(move |view, seq| {
+        let Some((task, events)) = task_as_of(view, &asked.task_id, seq)? else { return Ok(None) };
+        let wanted = asked.include_output && task.status.ended();
+        let output = wanted.then(|| output(view, &task)).transpose()?.flatten();
+        let logs = asked.include_logs.then(|| lines(view, &task.id, &events)).transpose()?;
+        let gave = Gave {
+            task_id: task.id.clone(),
+            status: task.status.as_str(),
+            result: json!({
+                "output": task.output.map(|output| output.cid.to_string()),
+                "size": task.output.map(|output| output.len),
+                "attempts": task.attempt,
+                "reused": task.reused,
+            }),
+            output,
+            logs,
+            execution_time_ms: span(task.started_ms, task.ended_ms),
+            seq,
+        };
+        Ok(Some((gave, task.status)))
+    });
+    let (gave, status) = gave.await?.ok_or_else(|| unknown("task", &id, LISTER))?;
+    if !status.ended() {
+        let message = format!("task {id} has not ended: it is {}", status.as_str());
+        return Err(Refusal::new(Code::FailedPrecondition, message).retryable().hint("follow it with task_status").into());
+    }
+    told(&gave)
+}
+
+/// The time between two moments; none where there was no beginning.
+pub fn span(started_ms: Option<u64>, ended_ms: Option<u64>) -> u64 {
+    started_ms.zip(ended_ms).map_or(0, |(started_ms, ended_ms)| ended_ms.saturating_sub(started_ms))
+}
+
+#[derive(Deserialize)]
+struct Claim {
+    worker_id: String,
+    #[serde(default = "one")]
+    max_tasks: usize,
+    #[serde(default)]
+    wait_ms: u64,
+    reason: Option<String>,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[derive(Serialize)]
+struct Claimed {
+    tasks: Vec<Given>,
+}
+
+async fn claim(desk: &Desk, call: &Invocation) -> Told {
+    let Claim { worker_id: worker, max_tasks: max, wait_ms, reason } = arguments(call)?;
+    let wish = Wish::Claim { worker, max, wait_ms, hand: None };
+    let Worked::Claimed(handed) = desk.wish(call, reason.as_deref(), wish).await? else {
+        return Err(unexpected().into());
+    };
+    told(&Claimed { tasks: handed.into_iter().map(Given::from).collect() })
+}
+
+/// What a worker says of an attempt: whose, of which task, under which fence.
+#[derive(Deserialize)]
+struct Attempt {
+    worker_id: String,
+    task_id: String,
+    fence: u64,
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Beat {
+    progress: Option<u64>,
+    log: Option<String>,
+}
+
+async fn heartbeat(desk: &Desk, call: &Invocation) -> Told {
+    let Attempt { worker_id: worker, task_id: task, fence, reason } = arguments(call)?;
+    let Beat { progress, log } = arguments(call)?;
+    let log = log.map(|log| desk.seal_text(&log)).transpose()?;
+    let wish = Wish::Renew { worker, task: task.clone(), fence, progress, log };
+    let Worked::Renewed { lease_until_ms, cancel_requested } = desk.wish(call, reason.as_deref(), wish).await?
+    else {
+        return Err(unexpected().into());
+    };
+    told(&json!({
+        "task_id": task,
+        "lease_until": time(lease_until_ms),
+        "cancel_requested": cancel_requested,
+    }))
+}
+
+#[derive(Deserialize)]
+struct Outcome {
+    output: Box<RawValue>,
+    #[serde(default)]
+    claim_next: bool,
+}
+
+#[derive(Serialize)]
+struct Completed {
+    task_id: String,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tasks: Option<Vec<Given>>,
+}
+
+async fn complete(desk: &Desk, call: &Invocation) -> Told {
+    let Attempt { worker_id: worker, task_id: task, fence, reason } = arguments(call)?;
+    let Outcome { output, claim_next } = arguments(call)?;
+    let output = desk.seal(output.get())?;
+    let wish = Wish::Complete { worker, task, fence, output, claim_next };
+    let Worked::Ended { task, next } = desk.wish(call, reason.as_deref(), wish).await? else {
+        return Err(unexpected().into());
+    };
+    told(&Completed {
+        task_id: task.id,
+        status: task.status.as_str(),
+        tasks: claim_next.then(|| next.into_iter().map(Given::from).collect()),
+    })
+}
+
+#[derive(Deserialize)]
+struct Failing {
+    error: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Failed {
+    code: String,
+    #[serde(default = "yes")]
+    retryable: bool,
+}
+
+async fn fail(desk: &Desk, call: &Invocation) -> Told {
+    let Attempt { worker_id: worker, task_id: task, fence, reason } = arguments(call)?;
+    let Failing { error } = arguments(call)?;
+    let Failed { code, retryable } =
+        serde_json::from_str(error.get()).map_err(|err| invalid(format!("invalid input at /error: {err}")))?;
+    let error = desk.seal(error.get())?;
+    let wish = Wish::Fail { worker, task, fence, error, code, retryable };
+    let Worked::Ended { task, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
+        return Err(unexpected().into());
+    };
+    let again = task.status == Status::Queued;
+    told(&json!({
+        "task_id": task.id,
+        "status": task.status.as_str(),
+        "retry_at": again.then(|| time(task.ready_ms)),
+    }))
+}
