@@ -18,11 +18,12 @@ pub mod receipt;
 // Floor 2, rules: one entity a file, pure.
 pub mod call;
 pub mod catalogue;
-pub mod workflow;
 
 pub mod task;
 
 pub mod queue;
+
+pub mod workflow;
 
 // Floor 3, memory: the log, what is derived from it, the questions about both, and plain counters.
 pub mod log;

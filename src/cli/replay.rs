@@ -17,7 +17,7 @@ use crate::{
 
 pub fn replay(args: Replay) -> anyhow::Result<ExitCode> {
     let mode = if args.rerun { "rerun" } else { "verify" };
-    let arguments = json!({"workflow_id": args.workflow, "mode": mode});
+    let arguments = json!({"workflow_id": args.workflow, "mode": mode, "include_steps": true});
     let report = ask(&args.asked.reach, "workflow_replay", &splice::raw(arguments.to_string()))?;
     show(&report, &args.asked, |report| {
         let mut table = Table::new(&["step", "verdict"]);
@@ -34,16 +34,29 @@ pub fn diff(args: Diff) -> anyhow::Result<ExitCode> {
     let arguments = json!({"left": args.left, "right": args.right});
     let report = ask(&args.asked.reach, "workflow_diff", &splice::raw(arguments.to_string()))?;
     show(&report, &args.asked, |report| {
-        let mut table = Table::new(&["step", "contract", "input", "output", "status"]);
-        for step in rows(report, |step| {
-            ["contract", "input", "output", "status"].iter().any(|key| step[key] != "same")
-        }) {
+        let mut table = Table::new(&["step", "contract", "input", "output", &args.left, &args.right]);
+        let differs = |step: &Value| {
+            let differs = |key| step[key] != "same";
+            differs("contract")
+                || differs("input")
+                || differs("output")
+                || statuses(step).0 != statuses(step).1
+        };
+        for step in rows(report, differs) {
             let cell = |key: &str| text(step, key).to_owned();
-            table.row(vec![cell("step_id"), cell("contract"), cell("input"), cell("output"), cell("status")]);
+            let (left, right) = statuses(step);
+            let (left, right) = (left.to_owned(), right.to_owned());
+            table.row(vec![cell("step_id"), cell("contract"), cell("input"), cell("output"), left, right]);
         }
         told(&format!("{} and {}", args.left, args.right), report, &table, "", args.asked.shown.wide)
     })?;
     Ok(code(report["matched"] == true))
+}
+
+/// How a step stands on either side; `none` where a run has no such step.
+fn statuses(step: &Value) -> (&str, &str) {
+    let of = |side: &str| step[side]["status"].as_str();
+    (of("left").unwrap_or("none"), of("right").unwrap_or("none"))
 }
 
 /// The steps of a report that are worth a row.
@@ -66,13 +79,13 @@ fn told(what: &str, report: &Value, differ: &Table, run: &str, wide: bool) -> St
             Value::Null => "nothing".to_owned(),
             value => value.to_string(),
         };
-        let line = format!(
-            "first at {}: {}; expected {}, found {}",
-            text(first, "step_id"),
-            text(first, "why"),
-            value("expected"),
-            value("actual")
-        );
+        let (expected, actual) = match first.get("left") {
+            Some(_) => ("left", "right"),
+            None => ("expected", "actual"),
+        };
+        let step = first["step_id"].as_str().unwrap_or("the run's end");
+        let (one, other) = (value(expected), value(actual));
+        let line = format!("first at {step}: {}; {expected} {one}, {actual} {other}", text(first, "why"));
         lines.push(table::printable(&line));
     }
     lines.join("\n")

@@ -1,13 +1,8 @@
 //! `cairn workflow`: runs of workflows, by the tools that any caller has.
 //!
-//! Invariant: a definition reaches its tool byte for byte, and what is wrong with it is shown fault by fault.
+//! Invariant: a definition reaches its tool byte for byte.
 
-use std::{
-    fs::File,
-    io::stdin,
-    path::Path,
-    process::ExitCode,
-};
+use std::{fs::File, io::stdin, path::Path, process::ExitCode};
 
 use anyhow::Context;
 use serde_json::{Value, json, value::RawValue};
@@ -56,11 +51,8 @@ pub fn run(command: WorkflowCommand, quiet: bool) -> anyhow::Result<ExitCode> {
             }
             let run = ask(&asked.reach, "workflow_cancel", &splice::raw(arguments.to_string()))?;
             show(&run, &asked, |run| {
-                let steps = match &run["cancelled_steps"] {
-                    Value::Array(steps) => steps.len().to_string(),
-                    count => count.to_string(),
-                };
-                format!("{}  {}  {steps} steps cancelled", text(run, "workflow_id"), text(run, "status"))
+                let (id, status) = (text(run, "workflow_id"), text(run, "status"));
+                format!("{id}  {status}  {} steps cancelled", run["cancelled_steps"])
             })
         }
         WorkflowCommand::Graph { id, format, svg, output, reach } => {
@@ -94,10 +86,6 @@ pub async fn call(door: &Door, tool: &str, arguments: &RawValue) -> anyhow::Resu
         return Ok(content);
     }
     let error = &content["error"];
-    for fault in error["faults"].as_array().into_iter().flatten() {
-        let (place, fault) = (text(fault, "place"), text(fault, "fault"));
-        eprintln!("{}", table::printable(&format!("{place}: {fault}")));
-    }
     let message = error["message"].as_str().unwrap_or("the tool answered with an error");
     match error["hint"].as_str() {
         Some(hint) => anyhow::bail!("{message}; {hint}"),
@@ -131,7 +119,7 @@ fn status(run: &Value) -> String {
         .map(|(end, start)| end.saturating_sub(start));
     let took = took.map_or(String::new(), |took| format!("  in {}", span(took)));
     let head = format!("{}  {}  {} %{took}", text(run, "workflow_id"), text(run, "status"), run["progress"]);
-    let mut table = Table::new(&["step", "status", "attempt", "took", "started"]);
+    let mut table = Table::new(&["step", "status", "attempt", "took", "started", "why"]);
     for step in run["steps"].as_array().into_iter().flatten() {
         let number = |key: &str| step[key].as_u64();
         table.row(vec![
@@ -140,9 +128,18 @@ fn status(run: &Value) -> String {
             number("attempt").map_or(String::new(), |attempt| attempt.to_string()),
             number("duration_ms").map_or(String::new(), span),
             text(step, "start_time").to_owned(),
+            why(step),
         ]);
     }
     format!("{}\n{}", table::printable(&head), table.render())
+}
+
+/// Why a step was skipped, or how it failed.
+fn why(step: &Value) -> String {
+    match step["error"]["message"].as_str() {
+        Some(message) => table::brief(&format!("{}: {message}", text(&step["error"], "code"))),
+        None => text(step, "reason").to_owned(),
+    }
 }
 
 fn graph(id: &str, format: Picture, output: &Path, reach: &Reach) -> anyhow::Result<ExitCode> {

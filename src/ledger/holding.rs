@@ -109,10 +109,16 @@ impl Standing {
     fn of(task: &Task) -> Self {
         Self {
             waits: waits(task).then_some((task.facts.order, task.ready_ms)),
-            worker: task.lease.as_ref().map(|lease| lease.worker.clone()),
+            worker: holder(task).map(str::to_owned),
             due_ms: task.due_ms(),
         }
     }
+}
+
+/// The worker that has it.
+fn holder(task: &Task) -> Option<&str> {
+    let lease = task.lease.as_ref().filter(|_| task.status == Status::Running);
+    lease.map(|lease| lease.worker.as_str())
 }
 
 /// Whether a worker could have it.
@@ -141,12 +147,15 @@ impl Holding {
     /// Puts a task that is in none of them into the indexes it belongs to.
     pub fn index(&mut self, task: &Task, now_ms: u64) {
         if waits(task) {
-            let class = Class::of(&task.facts);
-            self.queue.put(&waiting(task, &class), now_ms);
+            let class = class(task);
+            self.queue.put(waiting(task, &class), now_ms);
             self.fresh = true;
         }
-        if let Some(lease) = &task.lease {
-            self.held.entry(lease.worker.clone()).or_default().insert(task.id.clone());
+        if let Some(worker) = holder(task) {
+            self.held.entry(worker.to_owned()).or_default().insert(task.id.clone());
+            if let Some(key) = &task.facts.concurrency_key {
+                self.queue.held(key);
+            }
         }
         if let Some(due) = task.due_ms() {
             self.due.push(Reverse((due, Due::Task(task.id.clone()))));
@@ -157,7 +166,7 @@ impl Holding {
     pub fn apply(&mut self, id: &str, event: &Event, now_ms: u64) {
         let Some(live) = self.tasks.get_mut(id) else { return };
         let before = Standing::of(&live.task);
-        let class = Class::of(&live.task.facts);
+        let class = class(&live.task);
         if before.waits.is_some() {
             self.queue.remove(&waiting(&live.task, &class));
         }
@@ -170,7 +179,7 @@ impl Holding {
                     held.remove(id);
                 }
                 if let Some(key) = &task.facts.concurrency_key {
-                    self.queue.freed(key, now_ms);
+                    self.queue.freed(key);
                 }
                 self.fresh = true;
             }
@@ -179,7 +188,7 @@ impl Holding {
             }
         }
         if after.waits.is_some() {
-            self.queue.put(&waiting(task, &class), now_ms);
+            self.queue.put(waiting(task, &class), now_ms);
             self.fresh = true;
         }
         if let Some(due) = after.due_ms.filter(|_| before.due_ms != after.due_ms) {
@@ -190,7 +199,13 @@ impl Holding {
 
     /// Where a waiting task stands among those of its kind.
     pub fn position(&self, task: &Task) -> Option<u64> {
-        waits(task).then(|| self.queue.position(&waiting(task, &Class::of(&task.facts))))
+        waits(task).then(|| self.queue.position(&waiting(task, &class(task))))
+    }
+
+    /// Processes that hold attempts.
+    pub fn runners(&self) -> impl Iterator<Item = String> {
+        let running = self.tasks.values().filter(|live| live.task.status == Status::Running);
+        running.filter_map(|live| live.task.lease.as_ref().and_then(|lease| lease.runner.clone()))
     }
 
     /// The next moment at which something is due.
@@ -211,9 +226,8 @@ impl Holding {
             if live.task.last_seq != seq {
                 continue;
             }
-            let running = live.task.lease.is_some() || live.task.facts.hold.is_some() && !live.task.status.ended();
             let near = waits(&live.task) && self.tasks.len() <= WAITING_KEPT;
-            if running || near {
+            if live.task.status == Status::Running || near {
                 continue;
             }
             let Some(live) = self.tasks.remove(&id) else { continue };
@@ -226,6 +240,10 @@ impl Holding {
         }
         self.runs.retain(|_, live| !(live.run.at_rest() && live.last_seq < applied));
     }
+}
+
+fn class(task: &Task) -> Class {
+    Class::new(task.facts.task_type.clone(), task.facts.requires.iter().cloned())
 }
 
 fn waiting<'a>(task: &'a Task, class: &'a Class) -> Waiting<'a> {

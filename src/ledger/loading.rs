@@ -3,6 +3,8 @@
 //! Invariants:
 //! - an entity is the fold of its events: what is loaded is what was there before.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::{
@@ -14,13 +16,13 @@ use crate::{
         work::Made,
     },
     log::{LogError, Reader, Stored},
-    query::{self, work::WaitingRow},
+    query::{self, work::Waiting as WaitingRow},
     queue::{Class, Queue, Rates, Waiting},
     schedule::Schedule,
     state::{Database, StateError},
     task::Task,
     worker::Worker,
-    workflow::{Plan, run::Run},
+    workflow::{plan::Plan, run::Run},
 };
 
 /// The state and the log, as they stand when nobody writes.
@@ -34,42 +36,52 @@ impl Loading<'_> {
     pub fn holding(&self, rates: &Rates) -> Result<Holding, OpenError> {
         let mut holding = Holding { queue: Queue::new(rates.clone()), ..Holding::default() };
         self.waiting(&mut holding)?;
-        for id in query::work::running_tasks(self.state)? {
-            if let Some(task) = self.task(&id)? {
+        for first in query::work::running_tasks(self.state)? {
+            if let Some(task) = self.fold_from(first, Task::begun, Task::apply)? {
                 holding.index(&task, self.now_ms);
                 holding.keep(task, None);
             }
         }
-        for id in query::work::workers(self.state)? {
+        for query::work::Worker { id, .. } in query::work::workers(self.state)? {
             if let Some(worker) = self.fold(&crate::worker::subject(&id), Worker::begun, Worker::apply)? {
                 // Nobody was heard while the node was down.
                 holding.due.push(std::cmp::Reverse((self.now_ms, Due::Worker(id.clone()))));
                 holding.workers.insert(id, worker);
             }
         }
-        for id in query::work::open_runs(self.state)? {
-            if let Some(live) = load_run(self.state, self.log, &id)? {
+        for first in query::work::open_runs(self.state)? {
+            let subject = self.log.event_at(first)?.map(|event| event.fields().subject.clone());
+            let id = subject.as_deref().and_then(|subject| subject.strip_prefix("workflow/"));
+            if let Some(live) = id.map(|id| load_run(self.state, self.log, id)).transpose()?.flatten() {
                 holding.hold_run(live);
             }
         }
-        for id in query::work::schedules(self.state)? {
+        for query::work::Schedule { id, .. } in query::work::schedules(self.state)? {
             if let Some(timetable) = self.timetable(&id)? {
                 let next = timetable.schedule.next_ms;
                 holding.due.push(std::cmp::Reverse((next, Due::Schedule(id.clone()))));
                 holding.schedules.insert(id, timetable);
             }
         }
-        holding.queue.pause(query::work::paused(self.state)?);
+        if query::work::paused(self.state)?.is_some() {
+            holding.queue.pause();
+        }
         Ok(holding)
     }
 
     fn waiting(&self, holding: &mut Holding) -> Result<(), OpenError> {
         let now_ms = self.now_ms;
         let queue = &mut holding.queue;
+        // Rows come class by class.
+        let mut class = Class::new("", []);
+        let mut requires = String::new();
         query::work::waiting_tasks(self.state, &mut |row: WaitingRow<'_>| {
-            let class = Class::read(row.class);
+            if class.task_type != row.task_type || requires != row.requires {
+                class = Class::new(row.task_type, row.requires.split_whitespace().map(str::to_owned));
+                row.requires.clone_into(&mut requires);
+            }
             queue.put(
-                &Waiting {
+                Waiting {
                     seq: row.seq,
                     order: row.order,
                     ready_ms: row.ready_ms,
@@ -81,10 +93,6 @@ impl Loading<'_> {
             );
         })?;
         Ok(())
-    }
-
-    fn task(&self, id: &str) -> Result<Option<Task>, OpenError> {
-        self.fold(&crate::task::subject(id), Task::begun, Task::apply)
     }
 
     fn timetable(&self, id: &str) -> Result<Option<Timetable>, OpenError> {
@@ -110,8 +118,20 @@ impl Loading<'_> {
         begun: fn(&Event) -> Option<T>,
         apply: fn(&mut T, &Event),
     ) -> Result<Option<T>, OpenError> {
+        match query::work::first_of(self.state, subject)? {
+            Some(first) => self.fold_from(first, begun, apply),
+            None => Ok(None),
+        }
+    }
+
+    fn fold_from<T>(
+        &self,
+        first: u64,
+        begun: fn(&Event) -> Option<T>,
+        apply: fn(&mut T, &Event),
+    ) -> Result<Option<T>, OpenError> {
         let mut entity = None;
-        for seq in query::work::events_of(self.state, subject)? {
+        for seq in query::work::events_from(self.state, first)? {
             let Some(event) = self.log.event_at(seq)? else { continue };
             match &mut entity {
                 None => entity = begun(&event),
@@ -152,7 +172,7 @@ fn begin_run(log: &dyn Reader, event: &Event) -> Result<Option<Run>, StateError>
     let inputs = crate::call::payload(event, &[Role::Input]);
     let inputs = inputs.map(|inputs| content(log, &inputs)).transpose()?.flatten();
     let inputs: Value = inputs.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-    Ok(Run::begun(event, plan, inputs))
+    Ok(Run::begun(event, Arc::new(plan), Arc::new(inputs)))
 }
 
 /// A payload's content; none where it was erased.

@@ -176,7 +176,7 @@ impl Writer {
         self.load_task(&id)?;
         let earlier = self.holding.tasks.get(&id).map(|live| &live.task);
         let input_ref = payload_ref(&input, Role::Input);
-        let waiting = self.holding.queue.len();
+        let waiting = self.holding.queue.len() as u64;
         let facts = match task::submit(earlier, &id, facts, &input_ref, waiting, &moment) {
             Ok(Submitted::New(facts)) => *facts,
             Ok(Submitted::Known) => return Ok(Ok(self.told(&id, true))),
@@ -297,7 +297,7 @@ impl Writer {
         draft: &mut Draft,
     ) -> Result<Vec<Handed>, Fault> {
         let mut handed = Vec::new();
-        if self.holding.queue.len() == 0 || self.holding.queue.paused() {
+        if self.holding.queue.is_empty() {
             return Ok(handed);
         }
         let moment = self.moment();
@@ -310,9 +310,6 @@ impl Writer {
         while handed.len() < room.min(CLAIM_MAX) {
             let Some(taken) = self.holding.queue.take(capabilities, moment.now_ms) else { break };
             let id = self.number(taken.seq)?;
-            if let Some(hand) = hand {
-                self.enlist(worker, hand, draft)?;
-            }
             let runner = hand.map(|hand| hand.runner.as_str());
             let live = &self.holding.tasks[&id];
             let claim = live.task.claim(worker, runner, taken.rate_until_ms, &moment);
@@ -344,7 +341,7 @@ impl Writer {
 
     /// Serves claims that wait, in the order they came.
     pub(super) fn serve_parked(&mut self, draft: &mut Draft) -> Result<(), Fault> {
-        if !std::mem::take(&mut self.holding.fresh) || self.holding.queue.paused() {
+        if !std::mem::take(&mut self.holding.fresh) || self.holding.queue.is_empty() {
             return Ok(());
         }
         let mut waiting = std::mem::take(&mut self.holding.parked);
@@ -385,7 +382,7 @@ impl Writer {
             return Ok(Err(no_task(id)));
         }
         let body = match self.holding.tasks[id].task.renew(worker, fence, progress, &moment) {
-            Ok(body) => body,
+            Ok(facts) => Body::TaskRenewed(facts),
             Err(refusal) => return Ok(Err(refusal)),
         };
         let log_ref = log.as_ref().map(|log| payload_ref(log, Role::Log));
@@ -510,7 +507,10 @@ impl Writer {
                 false => Body::QueueResumed(QueueResumed {}),
             };
             self.sealer.seal(queue_fact(by, body), draft)?;
-            self.holding.queue.pause(paused);
+            match paused {
+                true => self.holding.queue.pause(),
+                false => self.holding.queue.resume(),
+            }
             self.holding.fresh = true;
         }
         Ok(Ok(self.queue_now(0)))
@@ -555,8 +555,9 @@ impl Writer {
     }
 
     /// Tasks of one status: those the state knows, and those it has not folded yet.
-    fn clearable(&self, status: Status) -> Result<Vec<String>, Fault> {
-        let mut ids = query::work::of_status(&self.state, status.as_str(), CLEAR_MAX)?;
+    fn clearable(&mut self, status: Status) -> Result<Vec<String>, Fault> {
+        let known = query::work::of_status(&self.state, status.as_str(), CLEAR_MAX)?;
+        let mut ids = known.into_iter().map(|seq| self.number(seq)).collect::<Result<Vec<_>, _>>()?;
         let unfolded = self.holding.tasks.values().filter(|live| live.task.status == status && !live.task.cleared);
         let mut unfolded: Vec<(u64, String)> = unfolded.map(|live| (live.task.seq, live.task.id.clone())).collect();
         unfolded.sort_unstable();
@@ -569,7 +570,7 @@ impl Writer {
 
     fn queue_now(&self, cleared: u64) -> Worked {
         let running = self.holding.held.values().map(|held| held.len() as u64).sum();
-        Worked::Queue { at_ms: self.now_ms(), waiting: self.holding.queue.len(), running, cleared }
+        Worked::Queue { at_ms: self.now_ms(), waiting: self.holding.queue.len() as u64, running, cleared }
     }
 
     pub(super) fn change_all(
@@ -598,13 +599,7 @@ impl Writer {
         let now_ms = self.now_ms();
         let live = self.holding.tasks.get(id).ok_or(Fault::Broken { what: "a task is not in memory" })?;
         payloads.extend(by.note);
-        let (cause, refs) = match (&live.task.lease, ends_attempt(&body)) {
-            // What came of an attempt is caused by its claim; the call that tells it stands beside.
-            (Some(lease), true) => (Some(lease.claimed), by.cause.into_iter().collect()),
-            (None, true) => (by.cause.or(Some(live.task.last)), Vec::new()),
-            (_, false) => (by.cause, Vec::new()),
-        };
-        let fact = live.task.fact(body, by.actor.clone(), cause, refs, payloads);
+        let fact = live.task.fact(body, by.actor.clone(), by.cause, Vec::new(), payloads);
         let run = live.task.facts.run.clone();
         let event = self.sealer.seal(fact, draft)?;
         self.holding.apply(id, event, now_ms);
@@ -648,7 +643,10 @@ impl Writer {
     fn holder_of(&mut self, key: &str) -> Result<Option<String>, Fault> {
         let id = match self.holding.unique.get(key) {
             Some(id) => Some(id.clone()),
-            None => query::work::live_unique(&self.state, key)?,
+            None => match query::work::live_unique(&self.state, key)? {
+                Some(seq) => Some(self.number(seq)?),
+                None => None,
+            },
         };
         let Some(id) = id else { return Ok(None) };
         let live = self.load_task(&id)? && !self.holding.tasks[&id].task.status.ended();
@@ -697,21 +695,6 @@ impl Writer {
     pub(super) fn moment(&self) -> Moment {
         Moment { now_ms: self.now_ms(), limits: self.limits }
     }
-}
-
-/// Whether an event ends an attempt, or tells of it.
-fn ends_attempt(body: &Body) -> bool {
-    matches!(
-        body.kind(),
-        crate::event::Kind::TaskRenewed
-            | crate::event::Kind::TaskSucceeded
-            | crate::event::Kind::TaskFailed
-            | crate::event::Kind::TaskTimedOut
-            | crate::event::Kind::TaskLeaseExpired
-            | crate::event::Kind::TaskInterrupted
-            | crate::event::Kind::TaskDead
-            | crate::event::Kind::TaskCancelled
-    )
 }
 
 /// A small payload's content as text.

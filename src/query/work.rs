@@ -175,6 +175,15 @@ pub fn running_tasks(state: &Connection) -> Result<Vec<u64>, StateError> {
     numbers(state, &format!("SELECT id FROM task WHERE status = {RUNNING} AND cleared = 0 ORDER BY id"))
 }
 
+/// Tasks of one status that have not left the lists, by the seq of their submission, the oldest first.
+pub fn of_status(state: &Connection, status: &str, max: u64) -> Result<Vec<u64>, StateError> {
+    let status = TASK_STATUSES.iter().position(|known| *known == status);
+    let sql = "SELECT id FROM task WHERE status = ?1 AND cleared = 0 ORDER BY id LIMIT ?2";
+    let mut statement = state.prepare_cached(sql)?;
+    let rows = statement.query_map(params![status, max], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// Runs that have not ended, by the seq of their submission.
 pub fn open_runs(state: &Connection) -> Result<Vec<u64>, StateError> {
     numbers(state, &format!("SELECT id FROM workflow WHERE status < {RUN_SUCCEEDED} ORDER BY id"))
