@@ -29,12 +29,16 @@ use crate::{
     event::Actor,
     ledger::work::{Attempt, Work, Worked},
     log::home::Home,
+    workflow::plan::Tools,
 };
 
 /// Commands that may wait for the writer; more wait at the door.
 pub const WAITING_MAX: usize = 8 * 1024;
 /// Commands in one commit by default.
 pub const GROUP_MAX: usize = 1024;
+
+/// The catalogue, as far as plans are checked against it; the rooms above fill it in once.
+pub type Shelf = Arc<std::sync::OnceLock<Box<dyn Tools + Send + Sync>>>;
 
 /// What somebody wishes to become true.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -318,6 +318,7 @@ impl Task {
                 self.facts.order = facts.order;
             }
             Body::TaskRetried(facts) => {
+                self.input = payload(event, &[Role::Input]).or(self.input);
                 self.facts.order = facts.order;
                 self.facts.retry.max_retries = facts.max_retries.unwrap_or(self.facts.retry.max_retries);
                 self.facts.timeout_ms = facts.timeout_ms.or(self.facts.timeout_ms);

@@ -191,7 +191,7 @@ impl Writer {
         self.holding.parked.retain(|parked| {
             !parked.hand.as_ref().is_some_and(|hand| runners.contains(&hand.runner))
         });
-        let by = By { actor: node(), cause: None, note: None };
+        let by = By { actor: node(), cause: None, note: None, refs: Vec::new() };
         for (_, id) in &lost {
             let moment = self.moment();
             let bodies = self.holding.tasks[id].task.interrupt(&moment);
@@ -204,7 +204,7 @@ impl Writer {
     /// Looks at what is due.
     pub(super) fn tick(&mut self, draft: &mut Draft) -> Result<(), Fault> {
         let now_ms = self.now_ms();
-        let by = By { actor: node(), cause: None, note: None };
+        let by = By { actor: node(), cause: None, note: None, refs: Vec::new() };
         for _ in 0..DUE_MAX {
             let due = self.holding.due.peek().filter(|Reverse((at, _))| *at <= now_ms);
             if due.is_none() {

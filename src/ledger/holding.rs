@@ -5,11 +5,13 @@
 //! - everything here comes back from the log at start.
 
 use std::{
+    cell::RefCell,
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap, HashMap, VecDeque},
     sync::Arc,
 };
 
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -29,6 +31,8 @@ const WAITING_KEPT: usize = 16 * 1024;
 const INPUT_KEPT: usize = 4 * 1024;
 /// Bytes of step outputs kept for the steps that read them.
 const CONTENTS_KEPT: usize = 32 * 1024 * 1024;
+/// Contents kept parsed.
+const PARSED_KEPT: usize = 256;
 
 #[derive(Default)]
 pub struct Holding {
@@ -263,11 +267,25 @@ pub struct Contents {
     texts: HashMap<Cid, Arc<str>>,
     order: VecDeque<Cid>,
     bytes: usize,
+    parsed: RefCell<HashMap<Cid, Arc<Value>>>,
 }
 
 impl Contents {
     pub fn get(&self, payload: &Cid) -> Option<Arc<str>> {
         self.texts.get(payload).cloned()
+    }
+
+    /// A content that was read before, parsed.
+    pub fn parsed(&self, payload: &Cid) -> Option<Arc<Value>> {
+        self.parsed.borrow().get(payload).cloned()
+    }
+
+    pub fn keep_parsed(&self, payload: Cid, value: Arc<Value>) {
+        let mut parsed = self.parsed.borrow_mut();
+        if parsed.len() >= PARSED_KEPT {
+            parsed.clear();
+        }
+        parsed.insert(payload, value);
     }
 
     pub fn put(&mut self, payload: Cid, text: Arc<str>) {

@@ -17,6 +17,7 @@ use crate::{
     identity::{Signer, Verifier, open_checkpoint},
     ledger::{
         About, Command, GROUP_MAX, Ledger, Reach, Stopped, WAITING_MAX, clock,
+        Shelf,
         folding::{Folding, catch_up},
         holding::Holding,
         loading::Loading,
@@ -50,6 +51,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How often tasks of a rate key may start.
     pub rates: Rates,
+    /// Filled once there is a catalogue.
+    pub tools: Shelf,
 }
 
 impl Default for Settings {
@@ -61,6 +64,7 @@ impl Default for Settings {
             metrics: None,
             limits: Limits::default(),
             rates: Rates::default(),
+            tools: Shelf::default(),
         }
     }
 }
@@ -197,6 +201,7 @@ fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, 
         holding,
         limits: settings.limits,
         salt: home.keys()?.salt,
+        tools: settings.tools.clone(),
         alarm,
         fold,
         committed,

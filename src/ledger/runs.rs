@@ -4,35 +4,40 @@
 //! - after a commit no run has a decision left that its rules would make;
 //! - a run that was cancelled submits nothing more.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, sync::Arc};
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::{
-    block::{Block, Cid, payload::SealedPayload},
+    block::{Cid, payload::SealedPayload},
     call::{Code, Refusal},
     event::{
         Body, Event, Fact, PayloadRef, Role,
         work::{
-            Origin, Part, StepFailed, StepGathered, StepSkipped, TaskSubmitted, TaskSucceeded, WorkflowReplayed,
-            WorkflowSignalled, WorkflowStarted, WorkflowSubmitted,
+            Hold, Origin, Part, RetryPolicy, StepFailed, StepGathered, StepSkipped, TaskRetried, TaskSubmitted,
+            WorkflowReplayed, WorkflowSubmitted,
         },
     },
     ledger::{
-        holding::{Holding, LiveRun},
+        holding::{Due, Holding, LiveRun},
         loading::load_run,
         tasks::By,
-        work::{NewRun, Worked},
+        work::{NewRun, RunTold, Worked},
         writer::{Draft, Fault, Writer, payload_ref},
     },
-    query, task,
-    workflow::{self, Contents, Plan, run::{self, Decision, Run}},
+    query,
+    task::{self, Settlement},
+    workflow::{
+        self,
+        plan::Plan,
+        run::{Contents, Decision, Run},
+    },
 };
 
 /// Runs that have not ended.
 const RUNS_MAX: usize = 10_000;
-/// Rounds of decisions after one command; a run's rules settle long before.
-const ROUNDS_MAX: usize = 100_000;
+/// The type of a task that is held by a run.
+const WAIT_RUN: &str = "wait:run";
 
 impl LiveRun {
     pub fn apply(&mut self, event: &Event) {
@@ -53,12 +58,650 @@ impl Holding {
     /// Takes a run into memory, with the indexes it belongs to.
     pub fn hold_run(&mut self, live: LiveRun) {
         let id = live.run.id.clone();
-        if let Some(deadline) = live.run.deadline_ms() {
-            self.due.push(std::cmp::Reverse((deadline, super::holding::Due::Run(id.clone()))));
+        if let Some(deadline) = live.run.due_ms() {
+            self.due.push(Reverse((deadline, Due::Run(id.clone()))));
         }
         for other in live.run.waits_for() {
             self.dependents.entry(other.to_owned()).or_default().insert(id.clone());
         }
         self.runs.insert(id, live);
     }
+}
+
+/// The contents that a run's rules may read, while a commit is made.
+struct Reading<'a> {
+    writer: &'a Writer,
+    draft: &'a Draft,
+}
+
+impl Contents for Reading<'_> {
+    fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
+        if let Some(value) = self.writer.holding.contents.parsed(payload) {
+            return Some(value);
+        }
+        // A log that cannot be read fails the next commit; until then the content counts as gone.
+        let text = self.writer.text(Some(*payload), self.draft).ok().flatten()?;
+        let value: Arc<Value> = Arc::new(serde_json::from_str(&text).ok()?);
+        self.writer.holding.contents.keep_parsed(*payload, value.clone());
+        Some(value)
+    }
+}
+
+impl Writer {
+    /// Carries out what the runs that something happened to decide, until none decides anything.
+    pub(super) fn advance(&mut self, draft: &mut Draft) -> Result<(), Fault> {
+        while let Some(id) = self.holding.dirty.pop() {
+            loop {
+                let Some(live) = self.holding.runs.get(&id) else { break };
+                let reading = Reading { writer: self, draft };
+                let decisions = live.run.decide(&reading, self.now_ms());
+                if decisions.is_empty() {
+                    break;
+                }
+                for decision in decisions {
+                    self.carry_out(&id, decision, draft)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn run_due(&mut self, id: &str) {
+        if let Some(live) = self.holding.runs.get(id) {
+            // A run that went on has another deadline.
+            match live.run.due_ms() {
+                Some(due) if due > self.now_ms() => {
+                    self.holding.due.push(Reverse((due, Due::Run(id.to_owned()))));
+                }
+                _ => self.holding.dirty.push(id.to_owned()),
+            }
+        }
+    }
+
+    fn carry_out(&mut self, id: &str, decision: Decision, draft: &mut Draft) -> Result<(), Fault> {
+        let by = self.by_run(id);
+        match decision {
+            Decision::Begin(facts) => self.run_event(id, Body::WorkflowStarted(facts), &by, Vec::new(), draft),
+            Decision::Submit {
+                task_id,
+                step,
+                part,
+                task_type,
+                tool,
+                input,
+                hold,
+                retry,
+                timeout_ms,
+                repeatable,
+                reuse,
+            } => {
+                let facts = TaskSubmitted {
+                    retry: retry.unwrap_or(NO_RETRY),
+                    timeout_ms,
+                    repeatable,
+                    reuse,
+                    ..self.step_facts(id, step, part, task_type, hold)
+                };
+                self.submit_step(&task_id, facts, tool, &input, &by, draft)
+            }
+            Decision::Retry { task_id, input, hold, .. } => self.retry_step(&task_id, &input, hold, &by, draft),
+            Decision::Child { task_id, step, part, run, definition } => {
+                let hold = Some(Hold::Run { run: run.clone() });
+                let facts = self.step_facts(id, step, part, WAIT_RUN.to_owned(), hold);
+                let input = definition.to_string();
+                self.submit_step(&task_id, facts, None, &input, &by, draft)?;
+                self.submit_child(&task_id, run, definition, &by, draft)
+            }
+            Decision::Take { task_id, step, task_type, tool, input, output, from } => {
+                let facts = self.step_facts(id, step, Part::Whole, task_type, None);
+                self.enter_task(&task_id, facts, tool, input.into_iter().collect(), None, &by, draft)?;
+                self.reuse(&task_id, output, from, &by, draft)
+            }
+            Decision::TakeGathered { step, parts, output, from } => {
+                let body = Body::StepGathered(StepGathered { step, parts });
+                let by = By { refs: vec![from], ..by };
+                self.run_event(id, body, &by, output.into_iter().collect(), draft)
+            }
+            Decision::Skip { step, reason } => {
+                let body = Body::StepSkipped(StepSkipped { step, reason: reason.to_owned() });
+                self.run_event(id, body, &by, Vec::new(), draft)
+            }
+            Decision::Fail { step, code, message } => {
+                let error = self.payload(&json!({"code": code, "message": message}).to_string())?;
+                let error_ref = payload_ref(&error, Role::Error);
+                draft.store(Some(error));
+                let body = Body::StepFailed(StepFailed { step, code });
+                self.run_event(id, body, &by, vec![error_ref], draft)
+            }
+            Decision::Gather { step, output, parts } => {
+                let payload = self.payload(&output)?;
+                let output_ref = payload_ref(&payload, Role::Output);
+                self.holding.contents.put(output_ref.cid, Arc::from(output));
+                draft.store(Some(payload));
+                let body = Body::StepGathered(StepGathered { step, parts });
+                self.run_event(id, body, &by, vec![output_ref], draft)
+            }
+            Decision::Settle { task_id, output, signal } => {
+                let by = By { refs: vec![signal], ..by };
+                self.settle_task(&task_id, Settlement::Succeeded, output, &by, draft)
+            }
+            Decision::Cancel { task_id, run, force } => {
+                if self.load_task(&task_id)?
+                    && let Ok(bodies) = self.holding.tasks[&task_id].task.cancel(force)
+                {
+                    self.change_all(&task_id, bodies, &by, draft)?;
+                }
+                if let Some(run) = run {
+                    // A child that has ended already is not cancelled.
+                    let _ = self.cancel_run(&run, force, &by, draft)?;
+                }
+                Ok(())
+            }
+            Decision::End(body) => self.run_event(id, body, &by, Vec::new(), draft),
+        }
+    }
+
+    /// What a run decides is caused by what happened to it last, on behalf of who submitted it.
+    fn by_run(&self, id: &str) -> By {
+        let live = &self.holding.runs[id];
+        By { actor: live.run.actor.clone(), cause: Some(live.last), note: None, refs: Vec::new() }
+    }
+
+    fn step_facts(
+        &self,
+        id: &str,
+        step: String,
+        part: Part,
+        task_type: String,
+        hold: Option<Hold>,
+    ) -> TaskSubmitted {
+        let priority = self.holding.runs.get(id).map_or(50, |live| live.run.facts.priority);
+        TaskSubmitted {
+            task_type,
+            priority,
+            order: task::order(self.now_ms(), priority, self.limits.ageing_ms),
+            not_before_ms: None,
+            timeout_ms: None,
+            retry: NO_RETRY,
+            tags: Vec::new(),
+            requires: Vec::new(),
+            unique_key: None,
+            concurrency_key: None,
+            rate_key: None,
+            run: Some(id.to_owned()),
+            step: Some(step),
+            part,
+            hold,
+            repeatable: false,
+            reuse: false,
+        }
+    }
+
+    fn submit_step(
+        &mut self,
+        task_id: &str,
+        facts: TaskSubmitted,
+        tool: Option<Cid>,
+        input: &str,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        let reuse = tool.filter(|_| facts.reuse);
+        let payload = self.payload(input)?;
+        let input_ref = payload_ref(&payload, Role::Input);
+        draft.store(Some(payload));
+        self.enter_task(task_id, facts, tool, vec![input_ref], Some(Arc::from(input)), by, draft)?;
+        let Some(tool) = reuse else { return Ok(()) };
+        let Some(seq) = query::work::reusable(&self.state, self.reader.as_ref(), &tool, &input_ref.cid)? else {
+            return Ok(());
+        };
+        let Some(earlier) = self.reader.event_at(seq)? else { return Ok(()) };
+        let output = earlier.fields().pay.iter().find(|pay| pay.role == Role::Output).copied();
+        self.reuse(task_id, output, earlier.cid(), by, draft)
+    }
+
+    /// Ends a task that need not run with what another one gave.
+    fn reuse(
+        &mut self,
+        task_id: &str,
+        output: Option<PayloadRef>,
+        from: Cid,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        let by = By { refs: vec![from], ..by.clone() };
+        self.settle_task(task_id, Settlement::Reused, output, &by, draft)
+    }
+
+    fn settle_task(
+        &mut self,
+        task_id: &str,
+        how: Settlement<'_>,
+        output: Option<PayloadRef>,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        if !self.load_task(task_id)? {
+            return Ok(());
+        }
+        // What has ended in the meantime stays as it ended.
+        let Ok(body) = self.holding.tasks[task_id].task.settle(how) else { return Ok(()) };
+        let role = if matches!(how, Settlement::Failed { .. }) { Role::Error } else { Role::Output };
+        let output = output.map(|output| PayloadRef { role, ..output });
+        self.change(task_id, body, by, output.into_iter().collect(), draft)?;
+        Ok(())
+    }
+
+    fn retry_step(
+        &mut self,
+        task_id: &str,
+        input: &str,
+        hold: Option<Hold>,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        if !self.load_task(task_id)? {
+            return Ok(());
+        }
+        let payload = self.payload(input)?;
+        let input_ref = payload_ref(&payload, Role::Input);
+        draft.store(Some(payload));
+        let task = &self.holding.tasks[task_id].task;
+        let order = task::order(self.now_ms(), task.facts.priority, self.limits.ageing_ms);
+        let body = Body::TaskRetried(TaskRetried { order, max_retries: None, timeout_ms: None });
+        self.change(task_id, body, by, vec![input_ref], draft)?;
+        if let Some(live) = self.holding.tasks.get_mut(task_id) {
+            live.input = Some(Arc::from(input));
+        }
+        if let Some(Hold::Run { run }) = hold {
+            // A child that cannot go on has not failed: its end is told as it stands.
+            if self.reschedule_run(&run, None, None, by, draft)?.is_err() {
+                self.tell_parent(&run, draft)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Submits the run that a step waits for. One that is not sound fails the step.
+    fn submit_child(
+        &mut self,
+        task_id: &str,
+        run: String,
+        mut definition: Value,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        definition["workflow_id"] = json!(run);
+        let planned = match self.tools.get() {
+            Some(tools) => workflow::plan::plan(&definition, tools.as_ref())
+                .map_err(|faults| faults.iter().map(|fault| format!("{}: {}", fault.place, fault.fault)).collect()),
+            None => Err(vec!["this node has no catalogue".to_owned()]),
+        };
+        let refused = match planned {
+            Ok(planned) => {
+                let inputs = self.payload(&planned.inputs.to_string())?;
+                let new = NewRun {
+                    id: run,
+                    inputs,
+                    priority: planned.priority,
+                    tags: planned.tags,
+                    dependencies: planned.dependencies,
+                    max_parallel: planned.max_parallel,
+                    deadline_ms: planned.deadline_ms,
+                    plan: planned.plan,
+                };
+                match self.begin_run(new, None, Some(task_id.to_owned()), by, draft)? {
+                    Ok(_) => return Ok(()),
+                    Err(refusal) => vec![refusal.message],
+                }
+            }
+            Err(faults) => faults,
+        };
+        let code = Code::InvalidArgument.as_str();
+        let error = self.payload(&json!({"code": code, "message": refused.join("; ")}).to_string())?;
+        let error_ref = payload_ref(&error, Role::Error);
+        draft.store(Some(error));
+        self.settle_task(task_id, Settlement::Failed { code }, Some(error_ref), by, draft)
+    }
+
+    pub(super) fn submit_run(
+        &mut self,
+        new: NewRun,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Result<Worked, Refusal>, Fault> {
+        self.begin_run(new, None, None, by, draft)
+    }
+
+    fn begin_run(
+        &mut self,
+        new: NewRun,
+        origin: Option<Origin>,
+        parent: Option<String>,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Result<Worked, Refusal>, Fault> {
+        let input_ref = payload_ref(&new.inputs, Role::Input);
+        let plan = new.plan.block();
+        let now_ms = self.now_ms();
+        let facts = WorkflowSubmitted {
+            plan: plan.cid(),
+            steps: new.plan.steps.len() as u64,
+            priority: new.priority,
+            tags: new.tags,
+            dependencies: new.dependencies,
+            max_parallel: new.max_parallel,
+            deadline_ms: new.deadline_ms.map(|deadline_ms| now_ms.saturating_add(deadline_ms)),
+            origin,
+            parent,
+        };
+        if self.load_run(&new.id)? {
+            let known = &self.holding.runs[&new.id].run;
+            // A deadline is counted from the submission that was accepted.
+            let relative = |facts: &WorkflowSubmitted, from: u64| facts.deadline_ms.map(|at| at.saturating_sub(from));
+            let same = WorkflowSubmitted { deadline_ms: None, ..facts.clone() }
+                == WorkflowSubmitted { deadline_ms: None, priority: facts.priority, ..known.facts.clone() }
+                && relative(&facts, now_ms) == relative(&known.facts, known.submitted_ms)
+                && known.input.map(|input| input.cid) == Some(input_ref.cid);
+            return Ok(match same {
+                true => Ok(self.run_told(&new.id, true, Vec::new())),
+                false => {
+                    let message = format!("the workflow `{}` was submitted with other content", new.id);
+                    Err(Refusal::new(Code::AlreadyExists, message)
+                        .hint("use another workflow_id, or make a new run of it with workflow_fork"))
+                }
+            });
+        }
+        if self.holding.runs.len() >= RUNS_MAX {
+            let message = format!("{RUNS_MAX} workflows have not ended yet");
+            return Ok(Err(Refusal::new(Code::ResourceExhausted, message).retryable().hint("submit it again later")));
+        }
+        for other in &facts.dependencies {
+            if other == &new.id || !self.load_run(other)? {
+                let message = format!("the workflow `{other}`, which must succeed first, does not exist");
+                return Ok(Err(Refusal::new(Code::NotFound, message)));
+            }
+        }
+        let old = match &facts.origin {
+            Some(origin) => self.loaded_run(&origin.run)?.cloned(),
+            None => None,
+        };
+        let inputs = self.json_of(&new.inputs)?;
+        draft.batch.blocks.push(plan);
+        draft.store(Some(new.inputs));
+        let mut payloads = vec![input_ref];
+        payloads.extend(by.note);
+        let mut refs = by.refs.clone();
+        refs.extend(facts.origin.as_ref().map(|origin| origin.submitted));
+        let fact = Fact {
+            cause: by.cause,
+            refs,
+            actor: by.actor.clone(),
+            subject: workflow::subject(&new.id),
+            tool: None,
+            payloads,
+            body: Body::WorkflowSubmitted(facts),
+        };
+        let event = self.sealer.seal(fact, draft)?;
+        let (last, last_seq) = (event.cid(), event.fields().seq);
+        let run = Run::begun(event, Arc::new(new.plan), inputs);
+        let mut run = run.ok_or(Fault::Broken { what: "a submitted run cannot be read" })?;
+        if let Some(old) = old {
+            run.take_over(&old);
+        }
+        let waits: Vec<String> = run.waits_for().map(str::to_owned).collect();
+        for other in waits {
+            let ended = self.loaded_run(&other)?.map(Run::status).filter(|status| status.ended());
+            if let Some(status) = ended {
+                run.dependency_ended(&other, status == workflow::run::Status::Succeeded);
+            }
+        }
+        self.holding.hold_run(LiveRun { run, last, last_seq });
+        self.holding.dirty.push(new.id.clone());
+        self.advance(draft)?;
+        Ok(Ok(self.run_told(&new.id, false, Vec::new())))
+    }
+
+    pub(super) fn cancel_run(
+        &mut self,
+        id: &str,
+        force: bool,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Result<Worked, Refusal>, Fault> {
+        if !self.load_run(id)? {
+            return Ok(Err(no_run(id)));
+        }
+        let run = &self.holding.runs[id].run;
+        let before: Vec<bool> = run.steps.iter().map(|step| step.status.ended()).collect();
+        match run.cancel(force) {
+            Err(refusal) => return Ok(Err(refusal)),
+            Ok(None) => {}
+            Ok(Some(body)) => self.run_event(id, body, by, by.note.into_iter().collect(), draft)?,
+        }
+        self.advance(draft)?;
+        let run = &self.holding.runs[id].run;
+        let steps = run.steps.iter().zip(&run.plan.steps).zip(before);
+        let cancelled = steps.filter(|((step, _), before)| {
+            !before && step.status == workflow::run::StepStatus::Cancelled
+        });
+        let cancelled = cancelled.map(|((_, step), _)| step.id.clone()).collect();
+        Ok(Ok(self.run_told(id, false, cancelled)))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a fork is made of, once")]
+    pub(super) fn fork_run(
+        &mut self,
+        id: &str,
+        new: String,
+        from_step: Option<String>,
+        overrides: &str,
+        rerun: bool,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Result<Worked, Refusal>, Fault> {
+        if !self.load_run(id)? {
+            return Ok(Err(no_run(id)));
+        }
+        let old = self.holding.runs[id].run.clone();
+        if let Some(step) = from_step.as_ref().filter(|step| old.step(step).is_none()) {
+            return Ok(Err(Refusal::new(Code::NotFound, format!("workflow `{id}` has no step `{step}`"))));
+        }
+        if rerun && !old.status().ended() {
+            let message = format!("workflow `{id}` has not ended: it is {}", old.status().as_str());
+            return Ok(Err(Refusal::new(Code::FailedPrecondition, message).retryable()));
+        }
+        let mut inputs = (*old.inputs).clone();
+        let overrides: Map<String, Value> = serde_json::from_str(overrides).unwrap_or_default();
+        for (step, input) in overrides {
+            if old.step(&step).is_none() {
+                return Ok(Err(Refusal::new(Code::NotFound, format!("workflow `{id}` has no step `{step}`"))));
+            }
+            inputs["steps"][&step]["inputs"] = input;
+        }
+        let inputs = self.payload(&inputs.to_string())?;
+        let origin = Origin { run: id.to_owned(), submitted: old.submitted, from_step, rerun };
+        let deadline_ms = old.facts.deadline_ms.map(|at| at.saturating_sub(old.submitted_ms));
+        let new = NewRun {
+            id: new,
+            plan: Plan::clone(&old.plan),
+            inputs,
+            priority: old.facts.priority,
+            tags: old.facts.tags.clone(),
+            dependencies: Vec::new(),
+            max_parallel: old.facts.max_parallel,
+            deadline_ms,
+        };
+        self.begin_run(new, Some(origin), None, by, draft)
+    }
+
+    pub(super) fn reschedule_run(
+        &mut self,
+        id: &str,
+        from_step: Option<String>,
+        priority: Option<u64>,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Result<Worked, Refusal>, Fault> {
+        if !self.load_run(id)? {
+            return Ok(Err(no_run(id)));
+        }
+        let run = &self.holding.runs[id].run;
+        let again: Vec<String> = run.rerun_steps(from_step.as_deref()).into_iter().map(str::to_owned).collect();
+        match run.reschedule(from_step.as_deref(), priority) {
+            Err(refusal) => return Ok(Err(refusal)),
+            Ok(body) => self.run_event(id, body, by, by.note.into_iter().collect(), draft)?,
+        }
+        if let Some(due) = self.holding.runs[id].run.due_ms() {
+            self.holding.due.push(Reverse((due, Due::Run(id.to_owned()))));
+        }
+        self.advance(draft)?;
+        Ok(Ok(self.run_told(id, false, again)))
+    }
+
+    pub(super) fn signal(
+        &mut self,
+        id: &str,
+        signal: &str,
+        input: SealedPayload,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Result<Worked, Refusal>, Fault> {
+        if !self.load_run(id)? {
+            return Ok(Err(no_run(id)));
+        }
+        let body = match self.holding.runs[id].run.signal(signal) {
+            Ok(body) => body,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let mut payloads = vec![payload_ref(&input, Role::Input)];
+        payloads.extend(by.note);
+        draft.store(Some(input));
+        self.run_event(id, body, by, payloads, draft)?;
+        self.advance(draft)?;
+        Ok(Ok(self.run_told(id, false, Vec::new())))
+    }
+
+    pub(super) fn replayed(
+        &mut self,
+        id: &str,
+        facts: WorkflowReplayed,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Result<Worked, Refusal>, Fault> {
+        if !self.load_run(id)? {
+            return Ok(Err(no_run(id)));
+        }
+        self.run_event(id, Body::WorkflowReplayed(facts), by, by.note.into_iter().collect(), draft)?;
+        Ok(Ok(self.run_told(id, false, Vec::new())))
+    }
+
+    /// Records what happened to a run in memory, and tells whoever waits for it when it ends.
+    fn run_event(
+        &mut self,
+        id: &str,
+        body: Body,
+        by: &By,
+        payloads: Vec<PayloadRef>,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        let fact = Fact {
+            cause: by.cause,
+            refs: by.refs.clone(),
+            actor: by.actor.clone(),
+            subject: workflow::subject(id),
+            tool: None,
+            payloads,
+            body,
+        };
+        let before = self.holding.runs.get(id).map(|live| live.run.status());
+        let event = self.sealer.seal(fact, draft)?;
+        self.holding.tell_run(id, event);
+        let now = self.holding.runs.get(id).map(|live| live.run.status());
+        let ended = now.filter(|now| now.ended() && before.is_some_and(|before| !before.ended()));
+        let Some(status) = ended else { return Ok(()) };
+        for other in self.holding.dependents.remove(id).unwrap_or_default() {
+            if let Some(live) = self.holding.runs.get_mut(&other) {
+                live.run.dependency_ended(id, status == workflow::run::Status::Succeeded);
+                self.holding.dirty.push(other);
+            }
+        }
+        self.tell_parent(id, draft)
+    }
+
+    /// Ends the step that waits for a run, once the run has ended.
+    fn tell_parent(&mut self, id: &str, draft: &mut Draft) -> Result<(), Fault> {
+        let Some(live) = self.holding.runs.get(id) else { return Ok(()) };
+        let status = live.run.status();
+        let Some(parent) = live.run.facts.parent.clone().filter(|_| status.ended()) else { return Ok(()) };
+        let by = self.by_run(id);
+        let succeeded = status == workflow::run::Status::Succeeded;
+        let text = match succeeded {
+            true => live.run.result(&Reading { writer: self, draft }).to_string(),
+            false => {
+                let message = format!("the workflow `{id}` ended as {}", status.as_str());
+                json!({"code": Code::FailedPrecondition.as_str(), "message": message}).to_string()
+            }
+        };
+        let payload = self.payload(&text)?;
+        let output = payload_ref(&payload, if succeeded { Role::Output } else { Role::Error });
+        self.holding.contents.put(output.cid, Arc::from(text));
+        draft.store(Some(payload));
+        let code = Code::FailedPrecondition.as_str();
+        let how = if succeeded { Settlement::Succeeded } else { Settlement::Failed { code } };
+        let run = match self.load_task(&parent)? {
+            true => self.holding.tasks[&parent].task.facts.run.clone(),
+            false => None,
+        };
+        // The parent's run hears of its task only where it is in memory.
+        if let Some(run) = run {
+            self.load_run(&run)?;
+        }
+        self.settle_task(&parent, how, Some(output), &by, draft)
+    }
+
+    /// Makes sure a run is in memory; false where there is none of this id.
+    pub(super) fn load_run(&mut self, id: &str) -> Result<bool, Fault> {
+        if self.holding.runs.contains_key(id) {
+            return Ok(true);
+        }
+        match load_run(&self.state, self.reader.as_ref(), id)? {
+            Some(live) => {
+                self.holding.hold_run(live);
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    fn loaded_run(&mut self, id: &str) -> Result<Option<&Run>, Fault> {
+        self.load_run(id)?;
+        Ok(self.holding.runs.get(id).map(|live| &live.run))
+    }
+
+    fn json_of(&self, payload: &SealedPayload) -> Result<Arc<Value>, Fault> {
+        let text = super::tasks::whole_text(payload);
+        let value = text.and_then(|text| serde_json::from_str(&text).ok());
+        value.map(Arc::new).ok_or(Fault::Broken { what: "a run's inputs are not json" })
+    }
+
+    fn run_told(&self, id: &str, replayed: bool, steps: Vec<String>) -> Worked {
+        let run = &self.holding.runs[id].run;
+        let told = RunTold {
+            id: id.to_owned(),
+            status: run.status().as_str().to_owned(),
+            definition: run.facts.plan,
+            submitted: run.submitted,
+            submitted_ms: run.submitted_ms,
+        };
+        Worked::Run { run: told, replayed, steps }
+    }
+}
+
+/// A step that says nothing of retries has none.
+const NO_RETRY: RetryPolicy =
+    RetryPolicy { max_retries: 0, backoff_ms: 1000, factor_milli: 2000, max_backoff_ms: 60_000, jitter: true };
+
+fn no_run(id: &str) -> Refusal {
+    Refusal::new(Code::NotFound, format!("no workflow `{id}`")).hint("workflow_list names those there are")
 }

@@ -38,6 +38,8 @@ pub(super) struct By {
     pub actor: Actor,
     pub cause: Option<Cid>,
     pub note: Option<PayloadRef>,
+    /// Other events it follows from.
+    pub refs: Vec<Cid>,
 }
 
 /// What a wish about work comes to at once.
@@ -85,7 +87,7 @@ impl Writer {
         let Work { wish, actor, cause, note } = work;
         let note_ref = note.as_ref().map(|note| payload_ref(note, Role::Note));
         draft.store(note);
-        let by = By { actor, cause, note: note_ref };
+        let by = By { actor, cause, note: note_ref, refs: Vec::new() };
         if let Wish::Claim { worker, max, wait_ms, hand } = wish {
             return self.claim(worker, max, wait_ms, hand, by, draft);
         }
@@ -152,7 +154,7 @@ impl Writer {
             Wish::RescheduleRun { run, from_step, priority } => {
                 self.reschedule_run(&run, from_step, priority, by, draft)
             }
-            Wish::Signal { run, signal, input } => self.signal(&run, signal, input, by, draft),
+            Wish::Signal { run, signal, input } => self.signal(&run, &signal, input, by, draft),
             Wish::Replayed { run, facts } => self.replayed(&run, facts, by, draft),
             Wish::CreateSchedule { schedule, rhythm, catch_up, makes } => {
                 self.create_schedule(schedule, rhythm, catch_up, *makes, by, draft)
@@ -214,7 +216,7 @@ impl Writer {
         let run = facts.run.clone();
         let fact = crate::event::Fact {
             cause: by.cause,
-            refs: Vec::new(),
+            refs: by.refs.clone(),
             actor: by.actor.clone(),
             subject: task::subject(id),
             tool,
@@ -280,6 +282,7 @@ impl Writer {
             }
         }
         let handed = self.hand_out(&worker, max, hand.as_ref(), &capabilities, &by, draft)?;
+        self.advance(draft)?;
         if handed.is_empty() && wait_ms > 0 {
             return Ok(Answer::Later(Box::new(Waiting { worker, max, wait_ms, hand, capabilities, by })));
         }
@@ -317,7 +320,6 @@ impl Writer {
                 Some(input) => Some(input.to_string()),
                 None => self.text(live.task.input.map(|input| input.cid), draft)?.map(|text| text.to_string()),
             };
-            self.start_run_of(&id, draft)?;
             let lease_until_ms = claim.lease_until_ms;
             let (attempt, fence) = (claim.attempt, claim.fence);
             let claimed = self.change(&id, Body::TaskClaimed(claim), by, Vec::new(), draft)?;
@@ -350,7 +352,7 @@ impl Writer {
             if parked.reply.is_closed() {
                 continue;
             }
-            let by = By { actor: parked.actor.clone(), cause: parked.cause, note: None };
+            let by = By { actor: parked.actor.clone(), cause: parked.cause, note: None, refs: Vec::new() };
             let Parked { worker, max, hand, capabilities, .. } = &parked;
             let handed = self.hand_out(worker, *max, hand.as_ref(), capabilities, &by, draft)?;
             match handed.is_empty() {
@@ -492,7 +494,7 @@ impl Writer {
         };
         // Somebody ended the attempt before its call did: the call's ending stands alone.
         let Ok(bodies) = decided else { return Ok(()) };
-        let by = By { actor: task.actor.clone(), cause: Some(call), note: None };
+        let by = By { actor: task.actor.clone(), cause: Some(call), note: None, refs: Vec::new() };
         for (n, body) in bodies.into_iter().enumerate() {
             let payloads = if n == 0 { output.into_iter().collect() } else { Vec::new() };
             self.change(&attempt.task, body, &by, payloads, draft)?;
@@ -599,7 +601,7 @@ impl Writer {
         let now_ms = self.now_ms();
         let live = self.holding.tasks.get(id).ok_or(Fault::Broken { what: "a task is not in memory" })?;
         payloads.extend(by.note);
-        let fact = live.task.fact(body, by.actor.clone(), by.cause, Vec::new(), payloads);
+        let fact = live.task.fact(body, by.actor.clone(), by.cause, by.refs.clone(), payloads);
         let run = live.task.facts.run.clone();
         let event = self.sealer.seal(fact, draft)?;
         self.holding.apply(id, event, now_ms);
@@ -701,6 +703,15 @@ impl Writer {
 pub(super) fn text_of(payload: &SealedPayload) -> Option<String> {
     let payload: Payload = decode(payload.envelope.bytes()).ok()?;
     payload.data.and_then(|data| String::from_utf8(data).ok())
+}
+
+/// A payload's content as text, from the payload itself.
+pub(super) fn whole_text(payload: &SealedPayload) -> Option<String> {
+    if payload.parts.is_empty() {
+        return text_of(payload);
+    }
+    let content = payload.parts.iter().flat_map(|part| part.bytes().iter().copied()).collect();
+    String::from_utf8(content).ok()
 }
 
 fn queue_fact(by: &By, body: Body) -> crate::event::Fact {

@@ -16,7 +16,7 @@ use crate::{
     ledger::Sealed,
     task::{Status, Task},
     worker::Worker,
-    workflow::{Plan, run},
+    workflow::plan::Plan,
 };
 
 /// Tasks handed out by one claim.
@@ -144,8 +144,21 @@ pub enum Worked {
     Ended { task: Box<Task>, next: Vec<Handed> },
     Queue { at_ms: u64, waiting: u64, running: u64, cleared: u64 },
     Worker { worker: Box<Worker>, at_ms: u64, lease_ms: u64, abandoned: u64 },
-    Run { run: Box<run::Summary>, replayed: bool, changed: Vec<String> },
+    /// A run as it stands now, and the steps that were cancelled or run again.
+    Run { run: RunTold, replayed: bool, steps: Vec<String> },
     Schedule { schedule: String, next_ms: Option<u64>, replayed: bool },
+}
+
+/// A run as it stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunTold {
+    pub id: String,
+    pub status: String,
+    /// The plan.
+    pub definition: Cid,
+    /// The event that submitted it.
+    pub submitted: Cid,
+    pub submitted_ms: u64,
 }
 
 /// The attempt a call was made for: it ends with the call, in the same commit.

@@ -24,7 +24,7 @@ use crate::{
         body::{AccessExported, CallRefused, LogRecovered, PayloadErased},
     },
     ledger::{
-        Ask, Command, Ruling, Sealed,
+        Ask, Command, Ruling, Sealed, Shelf,
         holding::Holding,
         tasks::{Answer, text_of},
         work::Attempt,
@@ -87,6 +87,8 @@ pub(super) struct Writer {
     pub holding: Holding,
     pub limits: Limits,
     pub salt: SaltKey,
+    /// What the steps of child runs are checked against.
+    pub tools: Shelf,
     /// Told when the next thing is due, as milliseconds since the epoch.
     pub alarm: std::sync::mpsc::Sender<Option<u64>>,
     pub fold: SyncSender<Vec<Event>>,
