@@ -24,6 +24,9 @@ pub mod task;
 pub mod queue;
 
 pub mod workflow;
+pub mod worker;
+
+pub mod schedule;
 
 // Floor 3, memory: the log, what is derived from it, the questions about both, and plain counters.
 pub mod log;

@@ -1,0 +1,2 @@
+//! The rules of tasks as data.
+//! x
