@@ -4,6 +4,7 @@
 //! - a question sees whole commits, and nothing the state has not folded yet;
 //! - what is answered has been hashed: bytes that do not have their name are a fault, never an answer.
 
+mod cursor;
 pub mod export;
 pub mod graph;
 pub mod import;

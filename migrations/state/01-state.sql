@@ -120,7 +120,7 @@ CREATE TABLE task (
 );
 -- Every list is a merge of these ranges, one for each row of `task_tally` that it wants.
 CREATE INDEX task_listed ON task (status, priority) WHERE cleared = 0;
-CREATE INDEX task_worker ON task (worker, status) WHERE worker IS NOT NULL;
+CREATE INDEX task_worker ON task (worker, status) WHERE worker IS NOT NULL AND cleared = 0;
 CREATE INDEX task_run ON task (run) WHERE run IS NOT NULL;
 CREATE INDEX task_unique ON task (unique_key) WHERE unique_key IS NOT NULL AND status < 2;
 
@@ -150,6 +150,7 @@ CREATE TABLE outcome (
 CREATE TABLE workflow (
     id         INTEGER PRIMARY KEY,
     status     INTEGER NOT NULL,       -- 0 submitted, 1 waiting, 2 running, 3 succeeded, 4 failed, 5 cancelled, 6 timed_out
+    name       TEXT,                   -- from the plan
     priority   INTEGER NOT NULL,
     plan       INTEGER,                -- the plan's block number
     steps      INTEGER NOT NULL,

@@ -4,6 +4,9 @@
 //! - tasks and runs are named by the seq of their submission, whose event says the rest;
 //! - what is answered in bulk is visited row by row and never held whole.
 
+pub mod history;
+pub mod page;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
@@ -15,6 +18,13 @@ use crate::{
         work::{QUEUED, RUN_STATUSES, RUN_SUCCEEDED, RUNNING, TASK_STATUSES, WORKER_STATUSES},
     },
 };
+
+/// An answer, and how many events were folded when it was given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct At<T> {
+    pub applied: u64,
+    pub what: T,
+}
 
 /// A task in the line.
 #[derive(Clone, Copy, Debug)]

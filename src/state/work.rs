@@ -8,8 +8,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::Deserialize;
 
 use crate::{
+    block::{Cid, decode},
     event::{
         Body, Event, Role,
         work::{
@@ -17,6 +19,7 @@ use crate::{
             WorkerRegistered, WorkflowSubmitted,
         },
     },
+    log::Stored,
     state::{StateError, fold::Folder, subject_key},
 };
 
@@ -183,6 +186,12 @@ struct Before {
     run: Option<u64>,
     tool: Option<u64>,
     input: Option<u64>,
+}
+
+/// What the tables keep of a plan.
+#[derive(Deserialize)]
+struct Named {
+    name: String,
 }
 
 /// How an attempt ended.
@@ -482,10 +491,11 @@ impl Folder {
 
     fn run_submitted(&mut self, facts: &WorkflowSubmitted, id: u64) -> Result<(), StateError> {
         let status = if facts.dependencies.is_empty() { RUN_SUBMITTED } else { RUN_WAITING };
-        let plan = self.block(&facts.plan)?;
+        let (plan, name) = (self.block(&facts.plan)?, self.plan_name(&facts.plan)?);
         self.insert(
-            "INSERT INTO workflow (id, status, priority, plan, steps, done) VALUES (?1, ?2, ?3, ?4, ?5, 0)",
-            params![id, status, facts.priority, plan, facts.steps],
+            "INSERT INTO workflow (id, status, name, priority, plan, steps, done)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)",
+            params![id, status, name, facts.priority, plan, facts.steps],
         )?;
         self.tag("INSERT OR IGNORE INTO workflow_tag (tag, workflow) VALUES (?1, ?2)", &facts.tags, id)?;
         for needs in &facts.dependencies {
@@ -524,6 +534,13 @@ impl Folder {
             minute.runs_failed += u64::from(status == RUN_FAILED || status == RUN_TIMED_OUT);
         }
         Ok(())
+    }
+
+    fn plan_name(&self, plan: &Cid) -> Result<Option<String>, StateError> {
+        Ok(match self.log.block(plan)? {
+            Some(Stored::Present(bytes)) => decode::<Named>(&bytes).ok().map(|plan| plan.name),
+            Some(Stored::Erased) | None => None,
+        })
     }
 
     fn run_status(&self, id: u64) -> Result<Option<u8>, StateError> {
