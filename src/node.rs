@@ -92,10 +92,10 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let (ledger, sharing) = sharing::join(member(&setup, &runner, metrics.clone())).await?;
         let salt = setup.home.keys()?.salt;
-        let router = Router::new(parts(setup.config, ledger.clone(), salt, runner, metrics.clone()));
+        let router = Router::new(parts(setup.config, ledger.clone(), salt.clone(), runner, metrics.clone()));
         let audit = Audit::new(ledger.clone());
         if setup.builtins {
-            let tools = tools::all(&router, &audit, setup.base.as_deref());
+            let tools = tools::all(&router, &audit, &salt, setup.base.as_deref());
             router.put(tools::offering(tools)).await?;
         }
         if setup.fixtures {

@@ -307,19 +307,6 @@ fn named(text: &str) -> Result<Cid, Refusal> {
     text.parse().map_err(|err| Refusal::new(Code::InvalidArgument, format!("{err}")))
 }
 
-/// Why there is no answer, in the closed list of codes.
-fn refusal(err: Unanswered) -> Refusal {
-    match err {
-        Unanswered::Query(QueryError::Fault(_)) | Unanswered::Broken(_) => {
-            tracing::error!(err = %crate::audit::Chain(&err), "a question could not be answered");
-            Refusal::new(Code::Internal, "internal error")
-        }
-        Unanswered::Query(err) => Refusal::new(err.code(), err.to_string()),
-        Unanswered::Busy => Refusal::new(Code::ResourceExhausted, err.to_string()).retryable(),
-        Unanswered::Stopped(_) => Refusal::new(Code::Unavailable, err.to_string()),
-    }
-}
-
 /// Text as it may stand in a query string (RFC 3986: unreserved characters stay).
 fn percent(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
