@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    audit::{Audit, Unanswered},
+    audit::Audit,
     block::{Cid, splice},
     call::{Code, Refusal},
     query::{
@@ -23,7 +23,7 @@ use crate::{
         walk::{self, Direction},
     },
     router::{self, BoxFuture, Invocation, Outcome, Run, lane},
-    tools::{Builtin, Done, arguments, outcome},
+    tools::{Builtin, Done, arguments, outcome, refusal},
 };
 
 /// The tools over `audit`. `base` is the URL this node is reached under, where it is served over HTTP.

@@ -15,14 +15,14 @@ use crate::{
         work::{Part, RetryPolicy, TaskSubmitted},
     },
     ledger::work::{Wish, Worked},
-    query::work::TaskFilter,
+    query::{QueryError, View, work::TaskFilter},
     router::Invocation,
     task::{POISON, RETRIES_SPENT, Status, Task, WAIT_PREFIX},
     tools::{
         Builtin, arguments,
         work::{
-            Desk, Given, Line, Told, content, invalid, lines, listed, moment_ms, now_ms, output, page,
-            task_as_of, time, told, unexpected, unknown, until, worker,
+            Desk, Given, Line, Paging, SECRET, Told, content, invalid, lines, message, moment_ms, output, page,
+            task_as_of, time, told, unexpected, unknown, worker,
         },
     },
 };
@@ -173,9 +173,8 @@ fn on_offer(desk: &Desk, name: &str, input: &RawValue) -> Result<(Cid, bool), Re
     })?;
     let value: Value = serde_json::from_str(input.get()).map_err(|_| invalid("`payload` cannot be read"))?;
     entry.check(&value)?;
-    // The refusal does not repeat what it is about.
-    if entry.secrets.iter().any(|path| value.pointer(&path).is_some_and(|held| !held.is_null())) {
-        let refusal = invalid("`payload` holds a value that the tool marks as secret, and work is kept");
+    if desk.keeps_secret(&entry, &value) {
+        let refusal = invalid(format!("invalid input at /payload: {SECRET}"));
         return Err(refusal.hint("call the tool directly, or give its server the secret"));
     }
     Ok((entry.tool.contract, entry.contract.repeatable()))
@@ -227,29 +226,39 @@ struct Seen {
     position: Option<u64>,
     lines: Option<Vec<Line>>,
     metrics: Option<Value>,
+    error: Option<Value>,
     seq: u64,
 }
 
 async fn status(desk: &Desk, call: &Invocation) -> Told {
     let asked: AskStatus = arguments(call)?;
     let id = asked.task_id.clone();
-    let seen = desk.ask(move |view, last| {
-        let seq = until(asked.as_of_seq, last);
-        let Some((task, events)) = task_as_of(view, &asked.task_id, seq)? else { return Ok(None) };
-        let position = match asked.as_of_seq {
-            None => view.queue_position(&task)?,
-            Some(_) => None,
+    let seen = desk.ask(move |view| {
+        let Some((task, events, seq)) = task_as_of(view, &asked.task_id, asked.as_of_seq)? else {
+            return Ok(None);
         };
-        let lines = asked.include_logs.then(|| lines(view, &task.id, &events)).transpose()?;
+        let position = None;
+        let lines = asked.include_logs.then(|| lines(view, &events)).transpose()?;
         let metrics = asked.include_metrics.then(|| metrics(&task, &events));
-        Ok(Some(Seen { task, position, lines, metrics, seq }))
+        let error = error(view, &task)?;
+        Ok(Some(Seen { task, position, lines, metrics, error, seq }))
     });
-    let Seen { task, position, lines, metrics, seq } = seen.await?.ok_or_else(|| unknown("task", &id, LISTER))?;
+    let seen = seen.await?.ok_or_else(|| unknown("task", &id, LISTER))?;
+    let Seen { task, position, lines, metrics, error, seq } = seen;
     let queued = task.status == Status::Queued;
     let held = task.status == Status::Running;
-    let mut shown = listed(&task);
-    let more = json!({
+    let mut shown = json!({
+        "task_id": task.id,
+        "task_type": task.facts.task_type,
+        "status": task.status.as_str(),
         "progress": task.progress,
+        "worker_id": worker(&task),
+        "attempt": task.attempt,
+        "priority": task.facts.priority,
+        "tags": task.facts.tags,
+        "submitted_at": time(task.submitted_ms),
+        "start_time": task.started_ms.map(time),
+        "end_time": task.ended_ms.map(time),
         "queue_position": position,
         "not_before": task.facts.not_before_ms.map(time),
         "retry_at": (queued && task.code.is_some()).then(|| time(task.ready_ms)),
@@ -260,16 +269,16 @@ async fn status(desk: &Desk, call: &Invocation) -> Told {
         "step_id": task.facts.step,
         "seq": seq,
     });
-    add(&mut shown, more);
-    add(&mut shown, json!({ "logs": lines, "metrics": metrics }));
+    if let Some(lines) = lines {
+        shown["logs"] = json!(lines);
+    }
+    if let Some(metrics) = metrics {
+        shown["metrics"] = metrics;
+    }
+    if let Some(error) = error {
+        shown["error"] = error;
+    }
     told(&shown)
-}
-
-/// Adds the members of `more` that are there.
-fn add(shown: &mut Value, more: Value) {
-    let (Value::Object(shown), Value::Object(more)) = (shown, more) else { return };
-    let optional = ["logs", "metrics"];
-    shown.extend(more.into_iter().filter(|(name, value)| !(value.is_null() && optional.contains(&name.as_str()))));
 }
 
 fn dead_reason(task: &Task) -> Option<&'static str> {
@@ -277,6 +286,17 @@ fn dead_reason(task: &Task) -> Option<&'static str> {
         Some(POISON) => POISON,
         _ => RETRIES_SPENT,
     })
+}
+
+/// How a task that did not succeed failed last.
+fn error(view: &View, task: &Task) -> Result<Option<Value>, QueryError> {
+    let Some(code) = task.code.as_ref().filter(|_| task.status != Status::Succeeded) else { return Ok(None) };
+    let said = match &task.output {
+        Some(error) => content(view, &error.cid)?,
+        None => None,
+    };
+    let message = said.map(|said| message(&said)).unwrap_or_default();
+    Ok(Some(json!({"code": code, "message": message, "retryable": !task.status.ended()})))
 }
 
 /// What a task's history adds up to.
@@ -349,9 +369,32 @@ struct List {
     #[serde(default)]
     tag_filter: Vec<String>,
     priority_min: Option<u64>,
-    limit: Option<u64>,
-    cursor: Option<String>,
-    offset: Option<u64>,
+}
+
+async fn list(desk: &Desk, call: &Invocation) -> Told {
+    let asked: List = arguments(call)?;
+    let paging: Paging = arguments(call)?;
+    let filter = TaskFilter {
+        status: asked.status_filter,
+        worker: asked.worker_filter,
+        tags: asked.tag_filter,
+        priority_min: asked.priority_min,
+    };
+    let listed = desk.ask(move |view| view.tasks(&filter, paging.limit(), paging.from())).await?;
+    told(&page("tasks", listed, |row| {
+        json!({
+            "task_id": row.id,
+            "task_type": row.facts.task_type,
+            "status": row.status,
+            "priority": row.priority,
+            "tags": row.facts.tags,
+            "worker_id": row.worker,
+            "attempt": row.attempt,
+            "submitted_at": time(row.submitted_ms),
+            "start_time": row.started_ms.map(time),
+            "end_time": row.ended_ms.map(time),
+        })
+    }))
 }
 
 #[derive(Deserialize)]
@@ -368,7 +411,7 @@ async fn priority(desk: &Desk, call: &Invocation) -> Told {
         return Err(unexpected().into());
     };
     let last = task.last;
-    let changed = desk.ask(move |view, _| Ok(view.event(&last)?.and_then(|event| event.body()))).await?;
+    let changed = desk.ask(move |view| Ok(view.event(&last)?.and_then(|event| event.body()))).await?;
     let old_priority = match changed {
         Some(Body::TaskReprioritised(facts)) => facts.from,
         Some(_) | None => new_priority,
@@ -438,11 +481,11 @@ struct Gave {
 async fn result(desk: &Desk, call: &Invocation) -> Told {
     let asked: AskResult = arguments(call)?;
     let id = asked.task_id.clone();
-    let gave = desk.ask(move |view, seq| {
-        let Some((task, events)) = task_as_of(view, &asked.task_id, seq)? else { return Ok(None) };
+    let gave = desk.ask(move |view| {
+        let Some((task, events, seq)) = task_as_of(view, &asked.task_id, None)? else { return Ok(None) };
         let wanted = asked.include_output && task.status.ended();
         let output = wanted.then(|| output(view, &task)).transpose()?.flatten();
-        let logs = asked.include_logs.then(|| lines(view, &task.id, &events)).transpose()?;
+        let logs = asked.include_logs.then(|| lines(view, &events)).transpose()?;
         let gave = Gave {
             task_id: task.id.clone(),
             status: task.status.as_str(),

@@ -5,9 +5,9 @@
 //! - content is handed out as the text it was recorded as: no number in it changes on the way;
 //! - a refusal names the ids that were asked about.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
@@ -23,8 +23,12 @@ use crate::{
         Command, Ruling, Stopped,
         work::{Handed, Wish, Work, Worked},
     },
-    query::{QueryError, View},
-    router::{BoxFuture, Invocation, Outcome, Router, Run, lane},
+    query::{
+        QueryError, View,
+        list::LIMIT_DEFAULT,
+        work::{At, From, Page},
+    },
+    router::{BoxFuture, Entry, Invocation, Outcome, Router, Run, lane},
     task::{self, Status, Task},
     tools::{Builtin, refusal},
     workflow::plan::Fault,
@@ -55,7 +59,7 @@ pub struct Denied {
     faults: Vec<Fault>,
 }
 
-impl From<Refusal> for Denied {
+impl std::convert::From<Refusal> for Denied {
     fn from(refusal: Refusal) -> Self {
         Self { refusal, faults: Vec::new() }
     }
@@ -188,13 +192,29 @@ impl Desk {
         }
     }
 
-    /// Asks a question of everything recorded before now, with the seq of its last event.
+    /// Asks a question of everything recorded before now.
     pub async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&View, u64) -> Result<T, QueryError> + Send + 'static,
+        question: impl FnOnce(&View) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let asked = self.audit.ask(move |view, head| question(view, head.size.saturating_sub(1)));
-        asked.await.map_err(refusal)
+        self.audit.ask(move |view, _| question(view)).await.map_err(refusal)
+    }
+
+    /// When a task that is ready at `ready_ms` starts, if those before it take as long as tasks did lately.
+    pub async fn start_of(&self, ready_ms: u64, before: u64) -> u64 {
+        let _ = before;
+        ready_ms.max(now_ms())
+    }
+
+    /// Whether an input holds what the tool marks as secret, other than by reference to another step.
+    pub fn keeps_secret(&self, entry: &Entry, input: &Value) -> bool {
+        if entry.secrets.is_empty() {
+            return false;
+        }
+        let mut literal = input.clone();
+        blank(&mut literal);
+        // A reference stands for null, and a null is no secret.
+        entry.secrets.redact(&mut literal, &self.salt).iter().any(|taken| taken != "null")
     }
 
     /// JSON as a payload.
@@ -215,6 +235,19 @@ impl Desk {
     pub fn seal_metadata(&self, metadata: Option<&RawValue>) -> Result<Option<SealedPayload>, Refusal> {
         let said = metadata.filter(|metadata| metadata.get() != "{}");
         said.map(|metadata| self.seal(metadata.get())).transpose()
+    }
+}
+
+/// What is wrong with durable work that holds a secret.
+pub const SECRET: &str = "the tool marks this value as secret, and what is queued is kept";
+
+/// Puts null in the place of every reference to another step.
+fn blank(value: &mut Value) {
+    match value {
+        Value::Object(fields) if fields.contains_key("$from") || fields.contains_key("$item") => *value = Value::Null,
+        Value::Object(fields) => fields.values_mut().for_each(blank),
+        Value::Array(items) => items.iter_mut().for_each(blank),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -254,18 +287,23 @@ pub fn now_ms() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 
-/// Which events of an entity are asked for.
-pub fn until(as_of_seq: Option<u64>, last: u64) -> u64 {
-    as_of_seq.map_or(last, |seq| seq.min(last))
+/// The seq an answer was given at: that of the last event it saw, or could have seen.
+pub fn seen(applied: u64, as_of: Option<u64>) -> u64 {
+    let last = applied.saturating_sub(1);
+    as_of.map_or(last, |seq| seq.min(last))
 }
 
-/// A task and its events, as it stood after the event `until`.
-pub fn task_as_of(view: &View, id: &str, until: u64) -> Result<Option<(Task, Vec<Event>)>, QueryError> {
-    let events = view.load(&task::subject(id), Some(until))?;
+/// A task, its events up to and with `as_of`, and the seq it was read at.
+pub fn task_as_of(
+    view: &View,
+    id: &str,
+    as_of: Option<u64>,
+) -> Result<Option<(Task, Vec<Event>, u64)>, QueryError> {
+    let At { applied, what: events } = view.load(&task::subject(id), as_of)?;
     let Some((first, later)) = events.split_first() else { return Ok(None) };
     let Some(mut task) = Task::begun(first) else { return Ok(None) };
     later.iter().for_each(|event| task.apply(event));
-    Ok(Some((task, events)))
+    Ok(Some((task, events, seen(applied, as_of))))
 }
 
 /// The content of a payload as the JSON it is; none where it was erased.
@@ -307,42 +345,37 @@ pub fn output(view: &View, task: &Task) -> Result<Option<Box<RawValue>>, QueryEr
 /// One line of what workers and failures said.
 #[derive(Serialize)]
 pub struct Line {
-    #[serde(skip)]
-    pub seq: u64,
     time: String,
     task_id: String,
     attempt: u64,
     message: String,
 }
 
-/// What was said in a task's events, the newest lines of it.
-pub fn lines(view: &View, id: &str, events: &[Event]) -> Result<Vec<Line>, QueryError> {
-    let mut attempt = 0;
+/// What was said in the events of tasks, the newest lines of it.
+pub fn lines(view: &View, events: &[Event]) -> Result<Vec<Line>, QueryError> {
+    let mut attempts: HashMap<&str, u64> = HashMap::new();
     let mut said = Vec::new();
     for event in events {
+        let fields = event.fields();
+        let Some(id) = fields.subject.strip_prefix("task/") else { continue };
         if let Some(Body::TaskClaimed(facts)) = event.body() {
-            attempt = facts.attempt;
+            attempts.insert(id, facts.attempt);
         }
-        let heard = event.fields().pay.iter().find(|pay| matches!(pay.role, Role::Log | Role::Error));
-        said.extend(heard.map(|pay| (event, attempt, pay.cid)));
+        let heard = fields.pay.iter().find(|pay| matches!(pay.role, Role::Log | Role::Error));
+        said.extend(heard.map(|pay| (id, attempts.get(id).copied(), fields.ts / 1000, pay.cid)));
     }
-    let newest = said.len().saturating_sub(LOGS_MAX);
+    let older = said.len().saturating_sub(LOGS_MAX);
     let mut lines = Vec::new();
-    for (event, attempt, cid) in said.drain(newest..) {
+    for (id, attempt, at_ms, cid) in said.drain(older..) {
         let Some(content) = content(view, &cid)? else { continue };
-        lines.push(Line {
-            seq: event.fields().seq,
-            time: time(event.fields().ts / 1000),
-            task_id: id.to_owned(),
-            attempt,
-            message: message(&content),
-        });
+        let (task_id, attempt) = (id.to_owned(), attempt.unwrap_or(0));
+        lines.push(Line { time: time(at_ms), task_id, attempt, message: message(&content) });
     }
     Ok(lines)
 }
 
 /// What a log line or an error says to people.
-fn message(content: &RawValue) -> String {
+pub fn message(content: &RawValue) -> String {
     let text = match serde_json::from_str(content.get()) {
         Ok(Value::String(text)) => Some(text),
         Ok(Value::Object(said)) => {
@@ -353,22 +386,6 @@ fn message(content: &RawValue) -> String {
         Ok(_) | Err(_) => None,
     };
     text.unwrap_or_else(|| content.get().to_owned())
-}
-
-/// A task as a list shows it.
-pub fn listed(task: &Task) -> Value {
-    json!({
-        "task_id": task.id,
-        "task_type": task.facts.task_type,
-        "status": task.status.as_str(),
-        "priority": task.facts.priority,
-        "tags": task.facts.tags,
-        "worker_id": worker(task),
-        "attempt": task.attempt,
-        "submitted_at": time(task.submitted_ms),
-        "start_time": task.started_ms.map(time),
-        "end_time": task.ended_ms.map(time),
-    })
 }
 
 /// Who has the task, or had it when it ended.
@@ -393,7 +410,7 @@ pub struct Given {
     step_id: Option<String>,
 }
 
-impl From<Handed> for Given {
+impl std::convert::From<Handed> for Given {
     fn from(handed: Handed) -> Self {
         Self {
             task_id: handed.task,
@@ -409,16 +426,37 @@ impl From<Handed> for Given {
     }
 }
 
+/// Which page of a list is asked for.
+#[derive(Deserialize)]
+pub struct Paging {
+    limit: Option<u64>,
+    cursor: Option<String>,
+    offset: Option<u64>,
+}
+
+impl Paging {
+    pub fn limit(&self) -> u64 {
+        self.limit.unwrap_or(LIMIT_DEFAULT)
+    }
+
+    pub fn from(&self) -> From<'_> {
+        match &self.cursor {
+            Some(cursor) => From::Cursor(cursor),
+            None => From::Offset(self.offset.unwrap_or(0)),
+        }
+    }
+}
+
 /// One page of a list, under the name of what it lists.
-pub fn page(name: &str, items: Vec<Value>, total: u64, next: Option<String>, seq: u64) -> Value {
-    let returned = items.len();
+pub fn page<T>(name: &str, listed: At<Page<T>>, shown: impl Fn(T) -> Value) -> Value {
+    let At { applied, what: Page { rows, total, next_cursor } } = listed;
     let mut page = json!({
         "total_count": total,
-        "returned_count": returned,
-        "has_more": next.is_some(),
-        "next_cursor": next,
-        "seq": seq,
+        "returned_count": rows.len(),
+        "has_more": next_cursor.is_some(),
+        "next_cursor": next_cursor,
+        "seq": seen(applied, None),
     });
-    page[name] = Value::Array(items);
+    page[name] = rows.into_iter().map(shown).collect();
     page
 }
