@@ -61,7 +61,11 @@ fn main() {
         fdatasync(Place::Over)
     );
     if wanted("tasks") {
-        report("tasks end to end, 64 in flight", "tasks/s", (0..ROUNDS).map(|_| tasks(Duration::from_secs(3))));
+        report(
+            "tasks end to end, 64 in flight",
+            "tasks/s",
+            (0..ROUNDS).map(|_| tasks(Duration::from_secs(3))),
+        );
     }
     if wanted("chain") {
         report("chain of 100 steps", "ms a step", (0..ROUNDS).map(|_| chain()));

@@ -147,7 +147,11 @@ impl Engine {
         let told = match request(&handed, &trial, cancel.clone()) {
             Some(request) => match self.router.call(request).await {
                 Ok(answer) => Some((Code::FailedPrecondition, false, answer.result.get().to_owned())),
-                Err(error) => Some((Code::InvalidArgument, false, json!({"code": error.code, "message": error.message}).to_string())),
+                Err(error) => Some((
+                    Code::InvalidArgument,
+                    false,
+                    json!({"code": error.code, "message": error.message}).to_string(),
+                )),
             },
             None => {
                 let message = "the task's input was erased";
@@ -155,7 +159,9 @@ impl Engine {
             }
         };
         self.running().remove(&handed.task);
-        let Some((code, retryable, text)) = told.filter(|_| !trial.ended.load(Ordering::Acquire)) else { return };
+        let Some((code, retryable, text)) = told.filter(|_| !trial.ended.load(Ordering::Acquire)) else {
+            return;
+        };
         if cancel.is_cancelled() {
             return;
         }

@@ -23,8 +23,8 @@ pub mod task;
 
 pub mod queue;
 
-pub mod workflow;
 pub mod worker;
+pub mod workflow;
 
 pub mod schedule;
 

@@ -13,13 +13,15 @@ use crate::{
     audit::Audit,
     block::payload::SaltKey,
     config::{self, Config},
+    engine::Engine,
     ledger::{
-        GROUP_MAX, Ledger, Stopped,
+        GROUP_MAX, Ledger, Shelf, Stopped,
         opening::{self, OpenError},
         sharing::{self, Member, Sharing},
     },
     log::home::{Home, HomeError},
     metrics::Metrics,
+    queue::{Rate, Rates},
     router::{
         Parts, Router,
         capture::{Capture, Captures},
@@ -30,6 +32,7 @@ use crate::{
         gateway,
         upstream::{self, State, Upstream},
     },
+    task::Limits,
     tools,
 };
 
@@ -90,9 +93,13 @@ impl Node {
     pub async fn start(setup: Setup<'_>) -> Result<Self, StartError> {
         let runner = uuid::Uuid::now_v7().simple().to_string();
         let metrics = Arc::new(Metrics::new());
-        let (ledger, sharing) = sharing::join(member(&setup, &runner, metrics.clone())).await?;
+        let shelf = Shelf::default();
+        let member = member(&setup, &runner, metrics.clone(), shelf.clone());
+        let (ledger, sharing) = sharing::join(member).await?;
         let salt = setup.home.keys()?.salt;
-        let router = Router::new(parts(setup.config, ledger.clone(), salt.clone(), runner, metrics.clone()));
+        let lease = Duration::from_millis(setup.config.tasks.lease_ms);
+        let parts = parts(setup.config, ledger.clone(), salt.clone(), runner.clone(), metrics.clone());
+        let router = Router::new(parts);
         let audit = Audit::new(ledger.clone());
         if setup.builtins {
             let tools = tools::all(&router, &audit, &salt, setup.base.as_deref());
@@ -116,6 +123,8 @@ impl Node {
             setup.config.upstream.iter().enumerate().map(|(n, upstream)| upstream_settings(n, upstream));
         let upstreams = configured.chain(setup.upstreams).map(|(at, shown)| node.follow(at, shown)).collect();
         node.lost = wait_for(upstreams).await;
+        let engine = Engine::new(node.router.clone(), salt, runner, lease);
+        node.followers.spawn(engine.run(node.stopping.clone()));
         Ok(node)
     }
 
@@ -180,13 +189,16 @@ impl Node {
     }
 }
 
-fn member(setup: &Setup<'_>, runner: &str, metrics: Arc<Metrics>) -> Member {
+fn member(setup: &Setup<'_>, runner: &str, metrics: Arc<Metrics>, shelf: Shelf) -> Member {
     let log = &setup.config.log;
     let settings = opening::Settings {
         group_max: log.group_max.min(GROUP_MAX),
         fsync: log.fsync,
         checkpoint_interval: Duration::from_millis(log.checkpoint_interval_ms),
         metrics: Some(metrics),
+        limits: limits(&setup.config.tasks),
+        rates: rates(&setup.config.tasks),
+        tools: shelf,
     };
     Member {
         home: setup.home.clone(),
@@ -194,6 +206,23 @@ fn member(setup: &Setup<'_>, runner: &str, metrics: Arc<Metrics>) -> Member {
         runner: runner.to_owned(),
         owner: setup.owner.clone(),
         random,
+    }
+}
+
+fn limits(tasks: &config::Tasks) -> Limits {
+    Limits {
+        lease_ms: tasks.lease_ms,
+        ageing_ms: tasks.ageing_ms,
+        queue_max: tasks.max_queue as u64,
+        attempts_max: tasks.max_attempts.into(),
+    }
+}
+
+fn rates(tasks: &config::Tasks) -> Rates {
+    let rate = |rate: &config::Rate| Rate { interval_ms: rate.interval_ms, burst: rate.burst };
+    Rates {
+        default: None,
+        keys: tasks.rates.iter().map(|(key, of_key)| (key.clone(), rate(of_key))).collect(),
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod catalogue;
 pub mod conformance;
 pub mod provenance;
+pub mod reading;
 pub mod tasks;
 pub mod work;
 

@@ -8,6 +8,7 @@
 pub mod graph;
 pub mod inputs;
 pub mod plan;
+pub mod replay;
 pub mod run;
 pub mod svg;
 
@@ -15,3 +16,6 @@ pub mod svg;
 pub fn subject(id: &str) -> String {
     format!("workflow/{id}")
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use crate::{
     call::{Code, Refusal},
     event::{
         Body, Fact, PayloadRef, Role,
-        work::{Rhythm, ScheduleDeleted, WorkerRegistered},
+        work::{Rhythm, ScheduleCreated, WorkerRegistered},
     },
     ledger::{
         holding::{Due, Timetable},
@@ -22,9 +22,9 @@ use crate::{
         work::{Made, NewRun, Worked},
         writer::{Draft, Fault, Writer, node, payload_ref},
     },
-    schedule::{self, Schedule},
+    schedule::{self, Created, Schedule},
     task::{self, Submitted},
-    worker::{self, Worker},
+    worker::{self, Presence, Registered, Worker},
 };
 
 /// Things looked at in one commit because they are due.
@@ -37,26 +37,24 @@ const DAG_CBOR: &str = "application/vnd.ipld.dag-cbor";
 impl Writer {
     pub(super) fn register(
         &mut self,
-        id: String,
+        id: &str,
         facts: WorkerRegistered,
         metadata: Option<SealedPayload>,
         by: &By,
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
-        let moment = self.moment();
-        let known = self.holding.workers.get(&id);
-        match worker::register(known, &id, &by.actor, facts, &moment) {
+        match worker::register(self.holding.workers.get(id), id, &by.actor, facts) {
             Err(refusal) => return Ok(Err(refusal)),
-            Ok(worker::Registered::Known) => {}
-            Ok(worker::Registered::New(facts)) => {
+            Ok(Registered::Known) => {}
+            Ok(Registered::New(facts)) => {
                 let mut payloads: Vec<PayloadRef> = by.note.into_iter().collect();
                 payloads.extend(metadata.as_ref().map(|metadata| payload_ref(metadata, Role::Artifact)));
                 draft.store(metadata);
-                self.crew_event(&id, Body::WorkerRegistered(facts), by, payloads, draft)?;
+                self.crew_event(id, Body::WorkerRegistered(facts), by, payloads, draft)?;
             }
         }
-        self.hear(&id);
-        Ok(Ok(self.worker_told(&id, 0)))
+        self.hear(id);
+        Ok(Ok(self.worker_told(id, 0)))
     }
 
     pub(super) fn unregister(
@@ -69,62 +67,55 @@ impl Writer {
     ) -> Result<Result<Worked, Refusal>, Fault> {
         let moment = self.moment();
         let Some(worker) = self.holding.workers.get(id) else { return Ok(Err(no_worker(id))) };
-        if let Err(refusal) = worker.owned_by(&by.actor) {
-            return Ok(Err(refusal));
+        let decided = match graceful {
+            true => worker.drain(&by.actor, timeout_ms, &moment),
+            false => worker.unregister(&by.actor),
+        };
+        let bodies = match decided {
+            Ok(bodies) => bodies,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        for body in bodies {
+            self.crew_event(id, body, by, by.note.into_iter().collect(), draft)?;
         }
-        let held = self.holding.held.get(id).map_or(0, BTreeSet::len) as u64;
-        if graceful && held > 0 {
-            if let Some(body) = worker.drain(timeout_ms, &moment) {
-                self.crew_event(id, body, by, by.note.into_iter().collect(), draft)?;
-            }
-            return Ok(Ok(self.worker_told(id, 0)));
-        }
-        let abandoned = self.release_all(id, by, draft)?;
-        self.leave(id, abandoned, by, draft)?;
+        let abandoned = match self.holding.workers[id].presence {
+            Presence::Unregistered => self.release_all(id, by, draft)?,
+            Presence::Registered | Presence::Draining { .. } | Presence::Lost => 0,
+        };
         Ok(Ok(self.worker_told(id, abandoned)))
     }
 
-    fn leave(&mut self, id: &str, abandoned: u64, by: &By, draft: &mut Draft) -> Result<(), Fault> {
-        let body = self.holding.workers.get(id).and_then(|worker| worker.unregister(abandoned));
-        if let Some(body) = body {
-            self.crew_event(id, body, by, by.note.into_iter().collect(), draft)?;
-        }
-        Ok(())
-    }
-
-    /// A worker's call: it lives, it is who registered it, and these are its capabilities.
+    /// A worker's call: it lives, and it is who registered it.
     pub(super) fn heard(
         &mut self,
         id: &str,
         by: &By,
         draft: &mut Draft,
-    ) -> Result<Result<Arc<BTreeSet<String>>, Refusal>, Fault> {
+    ) -> Result<Result<(), Refusal>, Fault> {
         // The node's own workers are the node.
         if by.actor == node() {
-            return Ok(Ok(Arc::default()));
+            return Ok(Ok(()));
         }
-        let moment = self.moment();
         let Some(worker) = self.holding.workers.get(id) else { return Ok(Err(no_worker(id))) };
-        match worker.heard(&by.actor, &moment) {
+        match worker.called_by(&by.actor) {
             Err(refusal) => return Ok(Err(refusal)),
             Ok(None) => {}
-            Ok(Some(facts)) => {
-                self.crew_event(id, Body::WorkerRegistered(facts), by, Vec::new(), draft)?;
-            }
+            Ok(Some(body)) => self.crew_event(id, body, by, Vec::new(), draft)?,
         }
         self.hear(id);
-        Ok(Ok(self.holding.workers[id].capabilities.clone()))
+        Ok(Ok(()))
+    }
+
+    /// What a registered worker can do.
+    pub(super) fn capabilities(&self, id: &str) -> Arc<BTreeSet<String>> {
+        let words = self.holding.workers.get(id).map(|worker| worker.facts.capabilities.iter().cloned());
+        Arc::new(words.into_iter().flatten().collect())
     }
 
     fn hear(&mut self, id: &str) {
         let now_ms = self.now_ms();
         if let Some(worker) = self.holding.workers.get_mut(id) {
-            let first = worker.last_heard_ms == 0;
-            worker.last_heard_ms = now_ms;
-            if first {
-                let due = now_ms.saturating_add(worker::silence_max_ms(&self.limits));
-                self.holding.due.push(Reverse((due, Due::Worker(id.to_owned()))));
-            }
+            worker.heard(now_ms);
         }
     }
 
@@ -143,7 +134,8 @@ impl Writer {
         let quietly = By { note: None, ..by.clone() };
         for task in &held {
             let moment = self.moment();
-            let bodies = self.holding.tasks.get(task).map(|live| live.task.release(&moment)).unwrap_or_default();
+            let bodies =
+                self.holding.tasks.get(task).map(|live| live.task.release(&moment)).unwrap_or_default();
             self.change_all(task, bodies, &quietly, draft)?;
         }
         Ok(held.len() as u64)
@@ -174,6 +166,9 @@ impl Writer {
                 self.holding.workers.insert(id.to_owned(), worker);
             }
         }
+        if let Some(due) = self.holding.workers[id].due_ms(&self.limits) {
+            self.holding.due.push(Reverse((due, Due::Worker(id.to_owned()))));
+        }
         Ok(())
     }
 
@@ -188,9 +183,9 @@ impl Writer {
         // The map has no order of its own; the log must not depend on chance.
         lost.sort_unstable();
         // Claims that wait for a process that has ended are answered to nobody.
-        self.holding.parked.retain(|parked| {
-            !parked.hand.as_ref().is_some_and(|hand| runners.contains(&hand.runner))
-        });
+        self.holding
+            .parked
+            .retain(|parked| !parked.hand.as_ref().is_some_and(|hand| runners.contains(&hand.runner)));
         let by = By { actor: node(), cause: None, note: None, refs: Vec::new() };
         for (_, id) in &lost {
             let moment = self.moment();
@@ -248,31 +243,19 @@ impl Writer {
 
     fn worker_due(&mut self, id: &str, by: &By, draft: &mut Draft) -> Result<(), Fault> {
         let moment = self.moment();
-        let held = self.holding.held.get(id).map_or(0, BTreeSet::len) as u64;
         let waits = self.holding.parked.iter().any(|parked| parked.worker == id && !parked.reply.is_closed());
         let Some(worker) = self.holding.workers.get_mut(id) else { return Ok(()) };
-        if waits || worker.last_heard_ms == 0 {
-            // A claim that waits is a sign of life; so is a start of the node, once.
-            worker.last_heard_ms = moment.now_ms;
+        if waits {
+            // A claim that waits is a sign of life.
+            worker.heard(moment.now_ms);
         }
-        if worker.left() {
-            return Ok(());
+        if let Some(body) = worker.drained(&moment).or_else(|| worker.lost(&moment)) {
+            self.crew_event(id, body, by, Vec::new(), draft)?;
+            self.release_all(id, by, draft)?;
+        } else if let Some(due) = worker.due_ms(&self.limits) {
+            self.holding.due.push(Reverse((due.max(moment.now_ms + 1), Due::Worker(id.to_owned()))));
         }
-        if worker.drained(held, &moment) {
-            let abandoned = self.release_all(id, by, draft)?;
-            return self.leave(id, abandoned, by, draft);
-        }
-        match worker.lost(&moment) {
-            Some(body) => {
-                self.release_all(id, by, draft)?;
-                self.crew_event(id, body, by, Vec::new(), draft)
-            }
-            None => {
-                let due = worker.due_ms(&self.limits).max(moment.now_ms + 1);
-                self.holding.due.push(Reverse((due, Due::Worker(id.to_owned()))));
-                Ok(())
-            }
-        }
+        Ok(())
     }
 
     pub(super) fn create_schedule(
@@ -289,26 +272,26 @@ impl Writer {
             Made::Task { .. } => "task",
             Made::Workflow { .. } => "workflow",
         };
-        if let Some(known) = self.holding.schedules.get(&id) {
-            let same = known.makes == makes && known.schedule.same(&rhythm, catch_up);
-            let next_ms = Some(known.schedule.next_ms);
-            return Ok(match same {
-                true => Ok(Worked::Schedule { schedule: id, next_ms, replayed: true }),
-                false => Err(Refusal::new(Code::AlreadyExists, format!("the schedule `{id}` has other content"))
-                    .hint("delete it first, or use another id")),
-            });
-        }
-        if self.holding.schedules.len() >= SCHEDULES_MAX {
-            let refusal = format!("there are {SCHEDULES_MAX} schedules already");
-            return Ok(Err(Refusal::new(Code::ResourceExhausted, refusal).hint("delete those that are not needed")));
-        }
-        let facts = match schedule::create(&id, rhythm, kind, catch_up, &moment) {
-            Ok(facts) => facts,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
         let what = Payload::seal(&self.salt, DAG_CBOR, &encode(&makes))
             .map_err(|_| Fault::Broken { what: "what a schedule makes is over the bound of a payload" })?;
-        let mut payloads = vec![payload_ref(&what, Role::Input)];
+        let what_ref = payload_ref(&what, Role::Input);
+        let facts = ScheduleCreated { rhythm, makes: kind.to_owned(), catch_up, next_ms: 0 };
+        let known = self.holding.schedules.get(&id).map(|timetable| &timetable.schedule);
+        let facts = match schedule::create(known, &id, facts, &what_ref, &moment) {
+            Err(refusal) => return Ok(Err(refusal)),
+            Ok(Created::Known) => {
+                let next_ms = known.map(|known| known.next_ms);
+                return Ok(Ok(Worked::Schedule { schedule: id, next_ms, replayed: true }));
+            }
+            Ok(Created::New(facts)) => facts,
+        };
+        if self.holding.schedules.len() >= SCHEDULES_MAX {
+            let refusal = format!("there are {SCHEDULES_MAX} schedules already");
+            return Ok(Err(
+                Refusal::new(Code::ResourceExhausted, refusal).hint("delete those that are not needed")
+            ));
+        }
+        let mut payloads = vec![what_ref];
         payloads.extend(by.note);
         draft.store(Some(what));
         let fact = schedule_fact(&id, by, payloads, Body::ScheduleCreated(facts));
@@ -326,13 +309,14 @@ impl Writer {
         by: &By,
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
-        if self.holding.schedules.remove(id).is_none() {
+        let Some(timetable) = self.holding.schedules.remove(id) else {
             let refusal = Refusal::new(Code::NotFound, format!("no schedule `{id}`"));
             return Ok(Err(refusal.hint("schedule_list names those there are")));
+        };
+        if let Some(body) = timetable.schedule.delete() {
+            let fact = schedule_fact(id, by, by.note.into_iter().collect(), body);
+            self.sealer.seal(fact, draft)?;
         }
-        let payloads = by.note.into_iter().collect();
-        let fact = schedule_fact(id, by, payloads, Body::ScheduleDeleted(ScheduleDeleted {}));
-        self.sealer.seal(fact, draft)?;
         Ok(Ok(Worked::Schedule { schedule: id.to_owned(), next_ms: None, replayed: false }))
     }
 
@@ -341,7 +325,7 @@ impl Writer {
         let moment = self.moment();
         let Some(timetable) = self.holding.schedules.get(id) else { return Ok(()) };
         if let Some(facts) = timetable.schedule.fire(&moment) {
-            let (at_ms, makes) = (facts.at_ms, timetable.makes.clone());
+            let (tick, makes) = (timetable.schedule.tick_id(facts.at_ms), timetable.makes.clone());
             let fact = schedule_fact(id, by, Vec::new(), Body::ScheduleFired(facts));
             let event = self.sealer.seal(fact, draft)?;
             let fired = event.cid();
@@ -349,10 +333,10 @@ impl Writer {
                 timetable.schedule.apply(event);
             }
             let by = By { cause: Some(fired), ..by.clone() };
-            self.make(&schedule::tick_id(id, at_ms), makes, &by, draft)?;
+            self.make(&tick, makes, &by, draft)?;
         }
-        if let Some(timetable) = self.holding.schedules.get(id) {
-            self.holding.due.push(Reverse((timetable.schedule.next_ms, Due::Schedule(id.to_owned()))));
+        if let Some(due) = self.holding.schedules.get(id).and_then(|timetable| timetable.schedule.due_ms()) {
+            self.holding.due.push(Reverse((due, Due::Schedule(id.to_owned()))));
         }
         Ok(())
     }
@@ -399,7 +383,8 @@ impl Writer {
 }
 
 fn no_worker(id: &str) -> Refusal {
-    Refusal::new(Code::NotFound, format!("no worker `{id}` is registered")).hint("register it with worker_register")
+    Refusal::new(Code::NotFound, format!("no worker `{id}` is registered"))
+        .hint("register it with worker_register")
 }
 
 fn schedule_fact(id: &str, by: &By, payloads: Vec<PayloadRef>, body: Body) -> Fact {

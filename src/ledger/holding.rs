@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     block::Cid,
-    event::Event,
+    event::{Body, Event},
     ledger::{Ruling, work::Hand},
     queue::{Class, Queue, Waiting},
     schedule::Schedule,
@@ -125,6 +125,14 @@ fn holder(task: &Task) -> Option<&str> {
     lease.map(|lease| lease.worker.as_str())
 }
 
+/// The worker that an event gives a task to.
+fn claimant(body: &Body) -> Option<&String> {
+    match body {
+        Body::TaskClaimed(facts) => Some(&facts.worker),
+        _ => None,
+    }
+}
+
 /// Whether a worker could have it.
 fn waits(task: &Task) -> bool {
     task.status == Status::Queued && task.facts.hold.is_none()
@@ -167,14 +175,19 @@ impl Holding {
     }
 
     /// Folds an event of a task, and what follows for the indexes.
-    pub fn apply(&mut self, id: &str, event: &Event, now_ms: u64) {
+    pub fn apply(&mut self, id: &str, body: &Body, event: &Event, now_ms: u64) {
         let Some(live) = self.tasks.get_mut(id) else { return };
         let before = Standing::of(&live.task);
         let class = class(&live.task);
         if before.waits.is_some() {
             self.queue.remove(&waiting(&live.task, &class));
         }
-        live.task.apply(event);
+        if let Some(worker) =
+            before.worker.as_ref().or(claimant(body)).and_then(|id| self.workers.get_mut(id))
+        {
+            worker.apply_task(body);
+        }
+        live.task.apply_body(body, event);
         let after = Standing::of(&live.task);
         let task = &live.task;
         if before.worker != after.worker {

@@ -34,7 +34,8 @@ pub(super) struct Loading<'a> {
 
 impl Loading<'_> {
     pub fn holding(&self, rates: &Rates) -> Result<Holding, OpenError> {
-        let mut holding = Holding { queue: Queue::new(rates.clone()), ..Holding::default() };
+        let mut holding = Holding::default();
+        holding.queue = Queue::new(rates.clone());
         self.waiting(&mut holding)?;
         for first in query::work::running_tasks(self.state)? {
             if let Some(task) = self.fold_from(first, Task::begun, Task::apply)? {
@@ -43,8 +44,10 @@ impl Loading<'_> {
             }
         }
         for query::work::Worker { id, .. } in query::work::workers(self.state)? {
-            if let Some(worker) = self.fold(&crate::worker::subject(&id), Worker::begun, Worker::apply)? {
-                // Nobody was heard while the node was down.
+            if let Some(mut worker) = self.fold(&crate::worker::subject(&id), Worker::begun, Worker::apply)? {
+                // Nobody was heard while the node was down; their silence counts from now.
+                worker.heard(self.now_ms);
+                worker.running = holding.held.get(&id).map_or(0, |held| held.len() as u64);
                 holding.due.push(std::cmp::Reverse((self.now_ms, Due::Worker(id.clone()))));
                 holding.workers.insert(id, worker);
             }
@@ -144,12 +147,33 @@ impl Loading<'_> {
 
 /// A run with its plan and inputs, folded from its events and those of its tasks.
 pub(super) fn load_run(state: &Database, log: &dyn Reader, id: &str) -> Result<Option<LiveRun>, StateError> {
+    fold_run(state, log, id, u64::MAX, |run| match &run.facts.origin {
+        // What the other run had done by then is all in its events.
+        Some(origin) => {
+            let old = fold_run(state, log, &origin.run, run.seq, |_| Ok(None))?;
+            Ok(old.map(|old| old.run))
+        }
+        None => Ok(None),
+    })
+}
+
+/// A run as it stood before `end`. `origin` gives the run it takes over from, if it is to.
+fn fold_run(
+    state: &Database,
+    log: &dyn Reader,
+    id: &str,
+    end: u64,
+    origin: impl Fn(&Run) -> Result<Option<Run>, StateError>,
+) -> Result<Option<LiveRun>, StateError> {
     let mut live: Option<LiveRun> = None;
-    for seq in query::work::events_of_run(state, id)? {
+    for seq in query::work::events_of_run(state, id)?.into_iter().filter(|seq| *seq < end) {
         let Some(event) = log.event_at(seq)? else { continue };
         match &mut live {
             None => {
-                let Some(run) = begin_run(log, &event)? else { return Ok(None) };
+                let Some(mut run) = begin_run(log, &event)? else { return Ok(None) };
+                if let Some(old) = origin(&run)? {
+                    run.take_over(&old);
+                }
                 live = Some(LiveRun { run, last: event.cid(), last_seq: seq });
             }
             Some(live) => live.apply(&event),

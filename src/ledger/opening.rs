@@ -16,8 +16,7 @@ use crate::{
     event::{Body, Event, Genesis, Place, body::LogOpened},
     identity::{Signer, Verifier, open_checkpoint},
     ledger::{
-        About, Command, GROUP_MAX, Ledger, Reach, Stopped, WAITING_MAX, clock,
-        Shelf,
+        About, Command, GROUP_MAX, Ledger, Reach, Shelf, Stopped, WAITING_MAX, clock,
         folding::{Folding, catch_up},
         holding::Holding,
         loading::Loading,
@@ -158,7 +157,8 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
 
     let about = About { log: Block::encode(&genesis).cid(), origin: genesis.origin, vkey: signer.vkey() };
     let working = working(folder.state(), reader.as_ref())?;
-    let holding = Loading { state: folder.state(), log: reader.as_ref(), now_ms: birth.now_us / 1000 }.holding(&settings.rates)?;
+    let holding = Loading { state: folder.state(), log: reader.as_ref(), now_ms: birth.now_us / 1000 }
+        .holding(&settings.rates)?;
     let dead = dead_runners(&working, &holding, home);
     home.sweep();
     let (ledger, running) =

@@ -14,8 +14,8 @@ use crate::{
     event::{
         Body, Event, Fact, PayloadRef, Role,
         work::{
-            Hold, Origin, Part, RetryPolicy, StepFailed, StepGathered, StepSkipped, TaskRetried, TaskSubmitted,
-            WorkflowReplayed, WorkflowSubmitted,
+            Hold, Origin, Part, RetryPolicy, StepFailed, StepGathered, StepSkipped, TaskRetried,
+            TaskSubmitted, WorkflowReplayed, WorkflowSubmitted,
         },
     },
     ledger::{
@@ -121,7 +121,9 @@ impl Writer {
     fn carry_out(&mut self, id: &str, decision: Decision, draft: &mut Draft) -> Result<(), Fault> {
         let by = self.by_run(id);
         match decision {
-            Decision::Begin(facts) => self.run_event(id, Body::WorkflowStarted(facts), &by, Vec::new(), draft),
+            Decision::Begin(facts) => {
+                self.run_event(id, Body::WorkflowStarted(facts), &by, Vec::new(), draft)
+            }
             Decision::Submit {
                 task_id,
                 step,
@@ -144,7 +146,9 @@ impl Writer {
                 };
                 self.submit_step(&task_id, facts, tool, &input, &by, draft)
             }
-            Decision::Retry { task_id, input, hold, .. } => self.retry_step(&task_id, &input, hold, &by, draft),
+            Decision::Retry { task_id, input, hold, .. } => {
+                self.retry_step(&task_id, &input, hold, &by, draft)
+            }
             Decision::Child { task_id, step, part, run, definition } => {
                 let hold = Some(Hold::Run { run: run.clone() });
                 let facts = self.step_facts(id, step, part, WAIT_RUN.to_owned(), hold);
@@ -252,7 +256,8 @@ impl Writer {
         draft.store(Some(payload));
         self.enter_task(task_id, facts, tool, vec![input_ref], Some(Arc::from(input)), by, draft)?;
         let Some(tool) = reuse else { return Ok(()) };
-        let Some(seq) = query::work::reusable(&self.state, self.reader.as_ref(), &tool, &input_ref.cid)? else {
+        let Some(seq) = query::work::reusable(&self.state, self.reader.as_ref(), &tool, &input_ref.cid)?
+        else {
             return Ok(());
         };
         let Some(earlier) = self.reader.event_at(seq)? else { return Ok(()) };
@@ -333,8 +338,9 @@ impl Writer {
     ) -> Result<(), Fault> {
         definition["workflow_id"] = json!(run);
         let planned = match self.tools.get() {
-            Some(tools) => workflow::plan::plan(&definition, tools.as_ref())
-                .map_err(|faults| faults.iter().map(|fault| format!("{}: {}", fault.place, fault.fault)).collect()),
+            Some(tools) => workflow::plan::plan(&definition, tools.as_ref()).map_err(|faults| {
+                faults.iter().map(|fault| format!("{}: {}", fault.place, fault.fault)).collect()
+            }),
             None => Err(vec!["this node has no catalogue".to_owned()]),
         };
         let refused = match planned {
@@ -398,7 +404,8 @@ impl Writer {
         if self.load_run(&new.id)? {
             let known = &self.holding.runs[&new.id].run;
             // A deadline is counted from the submission that was accepted.
-            let relative = |facts: &WorkflowSubmitted, from: u64| facts.deadline_ms.map(|at| at.saturating_sub(from));
+            let relative =
+                |facts: &WorkflowSubmitted, from: u64| facts.deadline_ms.map(|at| at.saturating_sub(from));
             let same = WorkflowSubmitted { deadline_ms: None, ..facts.clone() }
                 == WorkflowSubmitted { deadline_ms: None, priority: facts.priority, ..known.facts.clone() }
                 && relative(&facts, now_ms) == relative(&known.facts, known.submitted_ms)
@@ -414,7 +421,9 @@ impl Writer {
         }
         if self.holding.runs.len() >= RUNS_MAX {
             let message = format!("{RUNS_MAX} workflows have not ended yet");
-            return Ok(Err(Refusal::new(Code::ResourceExhausted, message).retryable().hint("submit it again later")));
+            return Ok(Err(Refusal::new(Code::ResourceExhausted, message)
+                .retryable()
+                .hint("submit it again later")));
         }
         for other in &facts.dependencies {
             if other == &new.id || !self.load_run(other)? {
@@ -482,9 +491,8 @@ impl Writer {
         self.advance(draft)?;
         let run = &self.holding.runs[id].run;
         let steps = run.steps.iter().zip(&run.plan.steps).zip(before);
-        let cancelled = steps.filter(|((step, _), before)| {
-            !before && step.status == workflow::run::StepStatus::Cancelled
-        });
+        let cancelled = steps
+            .filter(|((step, _), before)| !before && step.status == workflow::run::StepStatus::Cancelled);
         let cancelled = cancelled.map(|((_, step), _)| step.id.clone()).collect();
         Ok(Ok(self.run_told(id, false, cancelled)))
     }
@@ -515,7 +523,10 @@ impl Writer {
         let overrides: Map<String, Value> = serde_json::from_str(overrides).unwrap_or_default();
         for (step, input) in overrides {
             if old.step(&step).is_none() {
-                return Ok(Err(Refusal::new(Code::NotFound, format!("workflow `{id}` has no step `{step}`"))));
+                return Ok(Err(Refusal::new(
+                    Code::NotFound,
+                    format!("workflow `{id}` has no step `{step}`"),
+                )));
             }
             inputs["steps"][&step]["inputs"] = input;
         }
@@ -547,7 +558,8 @@ impl Writer {
             return Ok(Err(no_run(id)));
         }
         let run = &self.holding.runs[id].run;
-        let again: Vec<String> = run.rerun_steps(from_step.as_deref()).into_iter().map(str::to_owned).collect();
+        let again: Vec<String> =
+            run.rerun_steps(from_step.as_deref()).into_iter().map(str::to_owned).collect();
         match run.reschedule(from_step.as_deref(), priority) {
             Err(refusal) => return Ok(Err(refusal)),
             Ok(body) => self.run_event(id, body, by, by.note.into_iter().collect(), draft)?,
@@ -699,8 +711,13 @@ impl Writer {
 }
 
 /// A step that says nothing of retries has none.
-const NO_RETRY: RetryPolicy =
-    RetryPolicy { max_retries: 0, backoff_ms: 1000, factor_milli: 2000, max_backoff_ms: 60_000, jitter: true };
+const NO_RETRY: RetryPolicy = RetryPolicy {
+    max_retries: 0,
+    backoff_ms: 1000,
+    factor_milli: 2000,
+    max_backoff_ms: 60_000,
+    jitter: true,
+};
 
 fn no_run(id: &str) -> Refusal {
     Refusal::new(Code::NotFound, format!("no workflow `{id}`")).hint("workflow_list names those there are")

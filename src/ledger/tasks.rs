@@ -21,7 +21,7 @@ use crate::{
     ledger::{
         Ruling, Sealed,
         holding::Parked,
-        work::{CLAIM_MAX, Handed, Hand, Work, Worked, Wish},
+        work::{CLAIM_MAX, Hand, Handed, Wish, Work, Worked},
         writer::{Draft, Fault, Writer, payload_ref},
     },
     log::Stored,
@@ -126,22 +126,24 @@ impl Writer {
                 self.fail(&worker, &task, fence, error, (&code, retryable), by, draft)
             }
             Wish::CancelTask { task, force } => self.each(&task, by, draft, |task, _| task.cancel(force)),
-            Wish::Reprioritise { task, priority } => {
-                self.each(&task, by, draft, |task, moment| task.reprioritise(priority, moment).map(|body| vec![body]))
-            }
-            Wish::RetryTask { task, max_retries, timeout_ms } => self.each(&task, by, draft, |task, moment| {
-                if task.facts.run.is_some() {
-                    let refusal = "this task is a step: its workflow decides whether it runs again";
-                    return Err(Refusal::new(Code::FailedPrecondition, refusal)
-                        .hint("continue the run with workflow_reschedule"));
-                }
-                task.retry(max_retries, timeout_ms, moment).map(|body| vec![body])
+            Wish::Reprioritise { task, priority } => self.each(&task, by, draft, |task, moment| {
+                task.reprioritise(priority, moment).map(|body| vec![body])
             }),
+            Wish::RetryTask { task, max_retries, timeout_ms } => {
+                self.each(&task, by, draft, |task, moment| {
+                    if task.facts.run.is_some() {
+                        let refusal = "this task is a step: its workflow decides whether it runs again";
+                        return Err(Refusal::new(Code::FailedPrecondition, refusal)
+                            .hint("continue the run with workflow_reschedule"));
+                    }
+                    task.retry(max_retries, timeout_ms, moment).map(|body| vec![body])
+                })
+            }
             Wish::PauseQueue => self.pause(true, by, draft),
             Wish::ResumeQueue => self.pause(false, by, draft),
             Wish::ClearQueue { status } => self.clear(status, by, draft),
             Wish::RegisterWorker { worker, facts, metadata } => {
-                self.register(worker, facts, metadata, by, draft)
+                self.register(&worker, facts, metadata, by, draft)
             }
             Wish::UnregisterWorker { worker, graceful, timeout_ms } => {
                 self.unregister(&worker, graceful, timeout_ms, by, draft)
@@ -187,8 +189,11 @@ impl Writer {
         if let Some(key) = &facts.unique_key
             && let Some(holder) = self.holder_of(key)?
         {
-            let message = format!("the unique key `{key}` is held by the task `{holder}`, which has not ended");
-            return Ok(Err(Refusal::new(Code::AlreadyExists, message).hint("wait for that task, or use another key")));
+            let message =
+                format!("the unique key `{key}` is held by the task `{holder}`, which has not ended");
+            return Ok(Err(
+                Refusal::new(Code::AlreadyExists, message).hint("wait for that task, or use another key")
+            ));
         }
         let text: Option<Arc<str>> = text_of(&input).map(Arc::from);
         let mut payloads = vec![input_ref];
@@ -221,10 +226,11 @@ impl Writer {
             subject: task::subject(id),
             tool,
             payloads,
-            body: Body::TaskSubmitted(facts),
+            body: Body::TaskSubmitted(facts.clone()),
         };
         let event = self.sealer.seal(fact, draft)?;
-        let task = Task::begun(event).ok_or(Fault::Broken { what: "a submitted task cannot be read" })?;
+        let task = Task::begun_with(facts, event)
+            .ok_or(Fault::Broken { what: "a submitted task cannot be read" })?;
         self.holding.enter(task, input, now_ms);
         if let Some(run) = run {
             self.holding.tell_run(&run, event);
@@ -266,7 +272,7 @@ impl Writer {
         let capabilities = match &hand {
             Some(hand) => hand.capabilities.clone(),
             None => match self.heard(&worker, &by, draft)? {
-                Ok(capabilities) => capabilities,
+                Ok(()) => self.capabilities(&worker),
                 Err(refusal) => return Ok(Answer::Now(Ruling::Denied(refusal))),
             },
         };
@@ -304,10 +310,9 @@ impl Writer {
             return Ok(handed);
         }
         let moment = self.moment();
-        let held = self.holding.held.get(worker).map_or(0, BTreeSet::len);
         let room = match (hand, self.holding.workers.get(worker)) {
             (Some(_), _) => max,
-            (None, Some(worker)) => max.min(worker.may_take(held as u64) as usize),
+            (None, Some(worker)) => worker.may_take(max as u64) as usize,
             (None, None) => 0,
         };
         while handed.len() < room.min(CLAIM_MAX) {
@@ -318,7 +323,9 @@ impl Writer {
             let claim = live.task.claim(worker, runner, taken.rate_until_ms, &moment);
             let input = match &live.input {
                 Some(input) => Some(input.to_string()),
-                None => self.text(live.task.input.map(|input| input.cid), draft)?.map(|text| text.to_string()),
+                None => {
+                    self.text(live.task.input.map(|input| input.cid), draft)?.map(|text| text.to_string())
+                }
             };
             let lease_until_ms = claim.lease_until_ms;
             let (attempt, fence) = (claim.attempt, claim.fence);
@@ -406,10 +413,9 @@ impl Writer {
         by: &By,
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
-        let capabilities = match self.heard(worker, by, draft)? {
-            Ok(capabilities) => capabilities,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        if let Err(refusal) = self.heard(worker, by, draft)? {
+            return Ok(Err(refusal));
+        }
         if !self.load_task(id)? {
             return Ok(Err(no_task(id)));
         }
@@ -430,7 +436,7 @@ impl Writer {
         // What this frees is in the line before the worker claims.
         self.advance(draft)?;
         let next = match claim_next {
-            true => self.hand_out(worker, 1, None, &capabilities, by, draft)?,
+            true => self.hand_out(worker, 1, None, &self.capabilities(worker), by, draft)?,
             false => Vec::new(),
         };
         Ok(Ok(Worked::Ended { task: Box::new(self.holding.tasks[id].task.clone()), next }))
@@ -560,8 +566,10 @@ impl Writer {
     fn clearable(&mut self, status: Status) -> Result<Vec<String>, Fault> {
         let known = query::work::of_status(&self.state, status.as_str(), CLEAR_MAX)?;
         let mut ids = known.into_iter().map(|seq| self.number(seq)).collect::<Result<Vec<_>, _>>()?;
-        let unfolded = self.holding.tasks.values().filter(|live| live.task.status == status && !live.task.cleared);
-        let mut unfolded: Vec<(u64, String)> = unfolded.map(|live| (live.task.seq, live.task.id.clone())).collect();
+        let unfolded =
+            self.holding.tasks.values().filter(|live| live.task.status == status && !live.task.cleared);
+        let mut unfolded: Vec<(u64, String)> =
+            unfolded.map(|live| (live.task.seq, live.task.id.clone())).collect();
         unfolded.sort_unstable();
         let known: BTreeSet<&String> = ids.iter().collect();
         let more: Vec<String> =
@@ -603,8 +611,9 @@ impl Writer {
         payloads.extend(by.note);
         let fact = live.task.fact(body, by.actor.clone(), by.cause, by.refs.clone(), payloads);
         let run = live.task.facts.run.clone();
+        let body = fact.body.clone();
         let event = self.sealer.seal(fact, draft)?;
-        self.holding.apply(id, event, now_ms);
+        self.holding.apply(id, &body, event, now_ms);
         if let Some(run) = run {
             self.holding.tell_run(&run, event);
         }

@@ -43,31 +43,105 @@ pub enum Wish {
         metadata: Option<SealedPayload>,
     },
     /// Take waiting tasks. Where there are none, the answer waits until there are, or until `wait_ms` has passed.
-    Claim { worker: String, max: usize, wait_ms: u64, hand: Option<Hand> },
+    Claim {
+        worker: String,
+        max: usize,
+        wait_ms: u64,
+        hand: Option<Hand>,
+    },
     /// Ask which of these attempts a worker has no more, or should stop.
-    Check { worker: String, attempts: Vec<(String, u64)> },
-    Renew { worker: String, task: String, fence: u64, progress: Option<u64>, log: Option<SealedPayload> },
-    Complete { worker: String, task: String, fence: u64, output: SealedPayload, claim_next: bool },
-    Fail { worker: String, task: String, fence: u64, error: SealedPayload, code: String, retryable: bool },
-    CancelTask { task: String, force: bool },
-    Reprioritise { task: String, priority: u64 },
-    RetryTask { task: String, max_retries: Option<u64>, timeout_ms: Option<u64> },
+    Check {
+        worker: String,
+        attempts: Vec<(String, u64)>,
+    },
+    Renew {
+        worker: String,
+        task: String,
+        fence: u64,
+        progress: Option<u64>,
+        log: Option<SealedPayload>,
+    },
+    Complete {
+        worker: String,
+        task: String,
+        fence: u64,
+        output: SealedPayload,
+        claim_next: bool,
+    },
+    Fail {
+        worker: String,
+        task: String,
+        fence: u64,
+        error: SealedPayload,
+        code: String,
+        retryable: bool,
+    },
+    CancelTask {
+        task: String,
+        force: bool,
+    },
+    Reprioritise {
+        task: String,
+        priority: u64,
+    },
+    RetryTask {
+        task: String,
+        max_retries: Option<u64>,
+        timeout_ms: Option<u64>,
+    },
     PauseQueue,
     ResumeQueue,
     /// Take at most this many tasks of one status out of the queue or the lists.
-    ClearQueue { status: Option<Status> },
-    RegisterWorker { worker: String, facts: WorkerRegistered, metadata: Option<SealedPayload> },
-    UnregisterWorker { worker: String, graceful: bool, timeout_ms: u64 },
+    ClearQueue {
+        status: Option<Status>,
+    },
+    RegisterWorker {
+        worker: String,
+        facts: WorkerRegistered,
+        metadata: Option<SealedPayload>,
+    },
+    UnregisterWorker {
+        worker: String,
+        graceful: bool,
+        timeout_ms: u64,
+    },
     SubmitRun(Box<NewRun>),
-    CancelRun { run: String, force: bool },
+    CancelRun {
+        run: String,
+        force: bool,
+    },
     /// A new run that takes over what an old one has already done.
-    ForkRun { run: String, new: String, from_step: Option<String>, overrides: String, rerun: bool },
-    RescheduleRun { run: String, from_step: Option<String>, priority: Option<u64> },
-    Signal { run: String, signal: String, input: SealedPayload },
+    ForkRun {
+        run: String,
+        new: String,
+        from_step: Option<String>,
+        overrides: String,
+        rerun: bool,
+    },
+    RescheduleRun {
+        run: String,
+        from_step: Option<String>,
+        priority: Option<u64>,
+    },
+    Signal {
+        run: String,
+        signal: String,
+        input: SealedPayload,
+    },
     /// A comparison was made of a run.
-    Replayed { run: String, facts: WorkflowReplayed },
-    CreateSchedule { schedule: String, rhythm: Rhythm, catch_up: bool, makes: Box<Made> },
-    DeleteSchedule { schedule: String },
+    Replayed {
+        run: String,
+        facts: WorkflowReplayed,
+    },
+    CreateSchedule {
+        schedule: String,
+        rhythm: Rhythm,
+        catch_up: bool,
+        makes: Box<Made>,
+    },
+    DeleteSchedule {
+        schedule: String,
+    },
 }
 
 /// What a schedule makes at each of its ticks, as it was checked when the schedule was made.
@@ -135,18 +209,46 @@ pub struct Handed {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Worked {
     /// A task as it stands now.
-    Task { task: Box<Task>, position: Option<u64>, replayed: bool },
+    Task {
+        task: Box<Task>,
+        position: Option<u64>,
+        replayed: bool,
+    },
     Claimed(Vec<Handed>),
     /// Tasks whose attempts are over or should stop.
     Checked(Vec<String>),
-    Renewed { lease_until_ms: u64, cancel_requested: bool },
+    Renewed {
+        lease_until_ms: u64,
+        cancel_requested: bool,
+    },
     /// An attempt was ended; what the same call claimed next.
-    Ended { task: Box<Task>, next: Vec<Handed> },
-    Queue { at_ms: u64, waiting: u64, running: u64, cleared: u64 },
-    Worker { worker: Box<Worker>, at_ms: u64, lease_ms: u64, abandoned: u64 },
+    Ended {
+        task: Box<Task>,
+        next: Vec<Handed>,
+    },
+    Queue {
+        at_ms: u64,
+        waiting: u64,
+        running: u64,
+        cleared: u64,
+    },
+    Worker {
+        worker: Box<Worker>,
+        at_ms: u64,
+        lease_ms: u64,
+        abandoned: u64,
+    },
     /// A run as it stands now, and the steps that were cancelled or run again.
-    Run { run: RunTold, replayed: bool, steps: Vec<String> },
-    Schedule { schedule: String, next_ms: Option<u64>, replayed: bool },
+    Run {
+        run: RunTold,
+        replayed: bool,
+        steps: Vec<String>,
+    },
+    Schedule {
+        schedule: String,
+        next_ms: Option<u64>,
+        replayed: bool,
+    },
 }
 
 /// A run as it stands.

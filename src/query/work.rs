@@ -320,3 +320,6 @@ pub fn schedules(state: &Connection) -> Result<Vec<Schedule>, StateError> {
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
+
+#[cfg(test)]
+mod tests;

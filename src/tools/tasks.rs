@@ -10,26 +10,22 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{
     block::Cid,
     call::{Code, Refusal},
-    event::{
-        Body, Event,
-        work::{Part, RetryPolicy, TaskSubmitted},
-    },
+    engine::TOOL,
+    event::{Body, Event, work::TaskSubmitted},
     ledger::work::{Wish, Worked},
-    query::{QueryError, View, work::TaskFilter},
+    query::{QueryError, View, work::page::TaskFilter},
     router::Invocation,
     task::{POISON, RETRIES_SPENT, Status, Task, WAIT_PREFIX},
     tools::{
-        Builtin, arguments,
+        Builtin, arguments, reading::{self, time},
         work::{
-            Desk, Given, Line, Paging, SECRET, Told, content, invalid, lines, message, moment_ms, output, page,
-            task_as_of, time, told, unexpected, unknown, worker,
+            Desk, Given, Line, Paging, SECRET, Told, content, invalid, lines, message, output, page,
+            task_as_of, told, unexpected, unknown, worker,
         },
     },
 };
 
-/// What the type of a task begins with that runs a tool of this node.
-pub const TOOL: &str = "tool:";
-pub const PRIORITY: u64 = 50;
+
 const LISTER: &str = "task_list";
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
@@ -71,97 +67,16 @@ pub fn all(desk: &Desk) -> Vec<Builtin> {
     ]
 }
 
-/// What a task is made of, but for its id: as it is submitted, and as a schedule makes it.
-#[derive(Deserialize)]
-pub struct Making {
-    task_type: String,
-    payload: Box<RawValue>,
-    #[serde(default = "priority_default")]
-    priority: u64,
-    #[serde(default)]
-    tags: Vec<String>,
-    timeout_ms: Option<u64>,
-    /// In seconds.
-    timeout: Option<u64>,
-    #[serde(default)]
-    retry_policy: Retries,
-    metadata: Option<Box<RawValue>>,
-    not_before: Option<String>,
-    unique_key: Option<String>,
-    concurrency_key: Option<String>,
-    rate_key: Option<String>,
-    #[serde(default)]
-    requires: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(default)]
-struct Retries {
-    max_retries: u64,
-    backoff_ms: u64,
-    backoff_factor: f64,
-    max_backoff_ms: u64,
-    jitter: bool,
-}
-
-impl Default for Retries {
-    fn default() -> Self {
-        Self { max_retries: 0, backoff_ms: 1000, backoff_factor: 2.0, max_backoff_ms: 60_000, jitter: true }
+/// Checks what only the catalogue knows of a task; the writer checks the rest.
+pub fn checked(desk: &Desk, asked: &reading::Wish) -> Result<(TaskSubmitted, Option<Cid>), Refusal> {
+    if asked.task_type.starts_with(WAIT_PREFIX) {
+        let refusal = invalid(format!("types that begin with `{WAIT_PREFIX}` are the node's own"));
+        return Err(refusal.hint("use another task_type, or wait in a workflow step"));
     }
-}
-
-fn priority_default() -> u64 {
-    PRIORITY
-}
-
-/// A task as it was checked against the catalogue.
-pub struct Made {
-    pub facts: TaskSubmitted,
-    pub tool: Option<Cid>,
-    /// JSON.
-    pub input: Box<RawValue>,
-    pub metadata: Option<Box<RawValue>>,
-}
-
-impl Making {
-    /// Checks what only the catalogue knows; the writer checks the rest.
-    pub fn check(self, desk: &Desk) -> Result<Made, Refusal> {
-        if self.task_type.starts_with(WAIT_PREFIX) {
-            let refusal = invalid(format!("types that begin with `{WAIT_PREFIX}` are the node's own"));
-            return Err(refusal.hint("use another task_type, or wait in a workflow step"));
-        }
-        let tool = self.task_type.strip_prefix(TOOL);
-        let tool = tool.map(|name| on_offer(desk, name, &self.payload)).transpose()?;
-        let not_before = self.not_before.as_deref().map(|text| moment_ms("not_before", text));
-        let retry = &self.retry_policy;
-        let facts = TaskSubmitted {
-            task_type: self.task_type,
-            priority: self.priority,
-            order: 0,
-            not_before_ms: not_before.transpose()?,
-            timeout_ms: self.timeout_ms.or(self.timeout.map(|seconds| seconds.saturating_mul(1000))),
-            retry: RetryPolicy {
-                max_retries: retry.max_retries,
-                backoff_ms: retry.backoff_ms,
-                // The schema bounds the factor to 1 to 100.
-                factor_milli: (retry.backoff_factor * 1000.0).round() as u64,
-                max_backoff_ms: retry.max_backoff_ms,
-                jitter: retry.jitter,
-            },
-            tags: self.tags,
-            requires: self.requires,
-            unique_key: self.unique_key,
-            concurrency_key: self.concurrency_key,
-            rate_key: self.rate_key,
-            run: None,
-            step: None,
-            part: Part::Whole,
-            hold: None,
-            repeatable: tool.is_some_and(|(_, repeatable)| repeatable),
-            reuse: false,
-        };
-        Ok(Made { facts, tool: tool.map(|(cid, _)| cid), input: self.payload, metadata: self.metadata })
-    }
+    let tool = asked.task_type.strip_prefix(TOOL);
+    let tool = tool.map(|name| on_offer(desk, name, &asked.payload)).transpose()?;
+    let repeatable = tool.is_some_and(|(_, repeatable)| repeatable);
+    Ok((TaskSubmitted { repeatable, ..asked.facts()? }, tool.map(|(contract, _)| contract)))
 }
 
 /// The contract of the tool a task runs, and whether that may run again; refused where the input does not fit it.
@@ -180,17 +95,12 @@ fn on_offer(desk: &Desk, name: &str, input: &RawValue) -> Result<(Cid, bool), Re
     Ok((entry.tool.contract, entry.contract.repeatable()))
 }
 
-#[derive(Deserialize)]
-struct Submit {
-    task_id: String,
-    reason: Option<String>,
-}
-
 async fn submit(desk: &Desk, call: &Invocation) -> Told {
-    let Submit { task_id: id, reason } = arguments(call)?;
-    let Made { facts, tool, input, metadata } = arguments::<Making>(call)?.check(desk)?;
-    let input = desk.seal(input.get())?;
-    let metadata = desk.seal_metadata(metadata.as_deref())?;
+    let asked: reading::Wish = arguments(call)?;
+    let (facts, tool) = checked(desk, &asked)?;
+    let input = desk.seal(asked.payload.get())?;
+    let metadata = desk.seal_metadata(asked.metadata.as_deref())?;
+    let (id, reason) = (asked.task_id.unwrap_or_default(), asked.reason);
     let wish = Wish::SubmitTask { id, facts: Box::new(facts), tool, input, metadata };
     let Worked::Task { task, position, replayed } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());

@@ -26,11 +26,14 @@ use crate::{
     query::{
         QueryError, View,
         list::LIMIT_DEFAULT,
-        work::{At, From, Page},
+        work::{
+            At,
+            page::{From, Page},
+        },
     },
     router::{BoxFuture, Entry, Invocation, Outcome, Router, Run, lane},
     task::{self, Status, Task},
-    tools::{Builtin, refusal},
+    tools::{Builtin, reading::time, refusal},
     workflow::plan::Fault,
 };
 
@@ -213,8 +216,9 @@ impl Desk {
         }
         let mut literal = input.clone();
         blank(&mut literal);
-        // A reference stands for null, and a null is no secret.
-        entry.secrets.redact(&mut literal, &self.salt).iter().any(|taken| taken != "null")
+        let mut kept = literal.clone();
+        entry.secrets.redact(&mut kept, &self.salt);
+        taken_out(&literal, &kept)
     }
 
     /// JSON as a payload.
@@ -251,6 +255,20 @@ fn blank(value: &mut Value) {
     }
 }
 
+/// Whether `after` lacks anything of `before` but nulls, which references left behind.
+fn taken_out(before: &Value, after: &Value) -> bool {
+    match (before, after) {
+        (Value::Null, _) => false,
+        (Value::Object(before), Value::Object(after)) => {
+            before.iter().any(|(name, value)| taken_out(value, after.get(name).unwrap_or(&Value::Null)))
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            before.iter().zip(after).any(|(before, after)| taken_out(before, after))
+        }
+        (before, after) => before != after,
+    }
+}
+
 pub fn internal() -> Refusal {
     Refusal::new(Code::Internal, "internal error")
 }
@@ -268,19 +286,6 @@ pub fn invalid(message: impl Into<String>) -> Refusal {
 /// There is none of this id.
 pub fn unknown(what: &str, id: &str, lister: &str) -> Refusal {
     Refusal::new(Code::NotFound, format!("no {what} `{id}`")).hint(format!("{lister} names those there are"))
-}
-
-/// A moment as RFC 3339 with milliseconds.
-pub fn time(ms: u64) -> String {
-    let moment = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    format!("{:.3}", moment.unwrap_or(jiff::Timestamp::MAX))
-}
-
-/// A moment that was given as RFC 3339.
-pub fn moment_ms(field: &str, text: &str) -> Result<u64, Refusal> {
-    let moment: Option<jiff::Timestamp> = text.parse().ok();
-    let moment = moment.and_then(|moment| u64::try_from(moment.as_millisecond()).ok());
-    moment.ok_or_else(|| invalid(format!("`{field}` is no moment: expected RFC 3339, after 1970")))
 }
 
 pub fn now_ms() -> u64 {

@@ -12,6 +12,11 @@ use std::{
 
 use serde_json::{Value, json};
 
+use super::{
+    plan::Step,
+    run::{Run, StepState},
+};
+
 /// How a status is drawn: its name, the fill of a box and the line around it.
 pub struct Look {
     pub status: &'static str,
@@ -62,6 +67,22 @@ impl Graph {
         let known = |(from, to)| Some((*places.get(from)?, *places.get(to)?));
         let edges = edges.into_iter().filter_map(known).collect();
         Self { title: title.to_owned(), nodes, edges }
+    }
+
+    /// The graph of a run as it stands.
+    pub fn of(run: &Run) -> Self {
+        let node = |(step, state): (&Step, &StepState)| Node {
+            id: step.id.clone(),
+            label: step.action.clone(),
+            status: state.status.as_str().to_owned(),
+            duration_ms: state.started_ms.zip(state.ended_ms).map(|(start, end)| end.saturating_sub(start)),
+        };
+        let nodes = run.plan.steps.iter().zip(&run.steps).map(node).collect();
+        let edges = run.plan.steps.iter().flat_map(|step| {
+            let id = step.id.as_str();
+            step.depends_on.iter().map(move |name| (name.as_str(), id))
+        });
+        Self::new(&run.id, nodes, edges)
     }
 
     /// Reads what [`Graph::json`] gives; none where it has another shape.
