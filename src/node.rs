@@ -102,7 +102,7 @@ impl Node {
         let router = Router::new(parts);
         let audit = Audit::new(ledger.clone());
         if setup.builtins {
-            let tools = tools::all(&router, &audit, setup.base.as_deref());
+            let tools = tools::all(&router, &audit, &salt, setup.base.as_deref());
             router.put(tools::offering(tools)).await?;
         }
         if setup.fixtures {

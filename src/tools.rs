@@ -8,6 +8,8 @@ pub mod catalogue;
 pub mod conformance;
 pub mod provenance;
 pub mod reading;
+pub mod tasks;
+pub mod work;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,12 +17,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    audit::Audit,
-    block::splice,
+    audit::{Audit, Chain, Unanswered},
+    block::{payload::SaltKey, splice},
     call::{Code, Refusal},
+    query::QueryError,
     router::{
         BoxFuture, Invocation, Offered, Offering, Outcome, Router, RpcError, Run, lane, metadata::Hints,
     },
+    tools::work::Desk,
 };
 
 /// The name builtin tools are published under.
@@ -82,8 +86,23 @@ pub fn offering(tools: Vec<Builtin>) -> Offering {
 }
 
 /// Every builtin tool. `base` is the URL this node is reached under, where it is served over HTTP.
-pub fn all(router: &Router, audit: &Audit, base: Option<&str>) -> Vec<Builtin> {
-    [catalogue::all(router), provenance::all(audit, base)].into_iter().flatten().collect()
+pub fn all(router: &Router, audit: &Audit, salt: &SaltKey, base: Option<&str>) -> Vec<Builtin> {
+    let desk = Desk::new(router, salt);
+    let families = [catalogue::all(router), provenance::all(audit, base), tasks::all(&desk)];
+    families.into_iter().flatten().collect()
+}
+
+/// Why a question has no answer, in the closed list of codes.
+fn refusal(err: Unanswered) -> Refusal {
+    match err {
+        Unanswered::Query(QueryError::Fault(_)) | Unanswered::Broken(_) => {
+            tracing::error!(err = %Chain(&err), "a question could not be answered");
+            Refusal::new(Code::Internal, "internal error")
+        }
+        Unanswered::Query(err) => Refusal::new(err.code(), err.to_string()),
+        Unanswered::Busy => Refusal::new(Code::ResourceExhausted, err.to_string()).retryable(),
+        Unanswered::Stopped(_) => Refusal::new(Code::Unavailable, err.to_string()),
+    }
 }
 
 /// Sends each invocation to the tool of its name.
