@@ -166,7 +166,7 @@ impl Story {
     }
 
     fn keep(&mut self) {
-        self.add("log", Body::LogRecovered(LogRecovered { interrupted: 1 }));
+        self.add("log", Body::LogRecovered(LogRecovered { interrupted: 1, attempts: 0 }));
         let erased = PayloadErased { payload: self.output.cid, basis: "gdpr-17".into() };
         let succeeded = self.events[3].cid();
         let mut fact = self.fact("log", Body::PayloadErased(erased));
@@ -323,7 +323,7 @@ fn bounds_are_allowed_and_one_more_is_not() {
 fn sealing_sorts_refs_and_keeps_the_same_bounds() {
     let story = Story::tell();
     let place = Place { log: story.log, seq: 0, prev: None, ts: START_US };
-    let fact = story.fact("log", Body::LogRecovered(LogRecovered { interrupted: 0 }));
+    let fact = story.fact("log", Body::LogRecovered(LogRecovered { interrupted: 0, attempts: 0 }));
     let with = |refs: Vec<Cid>, place| Event::seal(Fact { refs, ..fact.clone() }, place);
     let mut sorted = links(2);
     sorted.sort();
