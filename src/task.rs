@@ -6,6 +6,8 @@
 //! - `order` is `ready_ms` less one ageing interval a priority, so a line never has to be sorted again;
 //! - the same fold is used live, at restart, for the past and for replays.
 
+#[cfg(test)]
+pub(crate) mod chance;
 mod checks;
 mod ruling;
 
