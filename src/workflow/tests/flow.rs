@@ -1,4 +1,6 @@
 //! What starts when, and with which values.
+//!
+//! Invariant: a step waits for its own dependencies and for nothing else.
 
 use serde_json::json;
 

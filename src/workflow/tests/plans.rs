@@ -1,4 +1,6 @@
 //! Definitions: what is accepted, and every fault with its place.
+//!
+//! Invariant: one fault hides no other.
 
 use serde_json::{Value, json};
 
