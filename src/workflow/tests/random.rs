@@ -164,8 +164,7 @@ fn every_run_comes_to_its_end_and_decides_the_same_again() {
             let undone = state.undo.as_ref().is_some_and(|undo| undo.status != WorkStatus::None);
             assert!(!undone || step.compensate.is_some(), "seed {seed}: step {} cannot be undone", step.id);
         }
-        *seen.entry(StepStatus::Pending).or_insert(0) += 1;
         story.verify();
     }
-    assert_eq!(seen.len(), 6, "the histories reach every end: {seen:?}");
+    assert_eq!(seen.len(), 5, "the histories reach every end: {seen:?}");
 }
