@@ -5,7 +5,10 @@
 //! - counts are kept as changes and added up when a batch ends, so how events were grouped leaves no trace;
 //! - minutes older than a day before the last one are dropped, so that table is bounded.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    iter,
+};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Deserialize;
@@ -31,6 +34,9 @@ pub const RUN_STATUSES: [&str; 7] =
     ["submitted", "waiting", "running", "succeeded", "failed", "cancelled", "timed_out"];
 /// The statuses of a worker.
 pub const WORKER_STATUSES: [&str; 3] = ["active", "draining", "offline"];
+
+/// The tag every task is listed under.
+pub(crate) const EVERY_TASK: u64 = 0;
 
 pub(crate) const QUEUED: u8 = 0;
 pub(crate) const RUNNING: u8 = 1;
@@ -62,8 +68,8 @@ const MICROS_A_MINUTE: u64 = 60_000_000;
 /// What the counts have changed by since they were last written.
 #[derive(Default)]
 pub(super) struct Counts {
-    /// By status and priority.
-    tasks: HashMap<(u8, u64), i64>,
+    /// By tag, status and priority.
+    tasks: HashMap<(u64, u8, u64), i64>,
     runs: HashMap<u8, i64>,
     /// By the word of the worker.
     workers: HashMap<u64, Load>,
@@ -95,11 +101,11 @@ impl Counts {
     /// Adds the changes to the tables.
     pub(super) fn write(&mut self, state: &Connection) -> Result<(), StateError> {
         let mut tasks = state.prepare_cached(
-            "INSERT INTO task_tally (status, priority, n) VALUES (?1, ?2, ?3)
-             ON CONFLICT (status, priority) DO UPDATE SET n = n + ?3",
+            "INSERT INTO task_tally (tag, status, priority, n) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (tag, status, priority) DO UPDATE SET n = n + ?4",
         )?;
-        for ((status, priority), n) in self.tasks.drain() {
-            tasks.execute(params![status, priority, n])?;
+        for ((tag, status, priority), n) in self.tasks.drain() {
+            tasks.execute(params![tag, status, priority, n])?;
         }
         let mut runs = state.prepare_cached(
             "INSERT INTO workflow_tally (status, n) VALUES (?1, ?2)
@@ -151,11 +157,6 @@ impl Counts {
         Ok(())
     }
 
-    fn move_task(&mut self, from: (u8, u64), to: (u8, u64)) {
-        *self.tasks.entry(from).or_default() -= 1;
-        *self.tasks.entry(to).or_default() += 1;
-    }
-
     fn move_run(&mut self, from: u8, to: u8) {
         *self.runs.entry(from).or_default() -= 1;
         *self.runs.entry(to).or_default() += 1;
@@ -186,6 +187,7 @@ struct Before {
     run: Option<u64>,
     tool: Option<u64>,
     input: Option<u64>,
+    tags: Vec<u64>,
 }
 
 /// What the tables keep of a plan.
@@ -311,6 +313,9 @@ impl Folder {
         let input = fields.pay.iter().find(|pay| pay.role == Role::Input);
         let input = input.map(|pay| self.block(&pay.cid)).transpose()?.flatten();
         let tool = fields.tool.map(|cid| self.block(&cid)).transpose()?.flatten();
+        let mut tags = facts.tags.iter().map(|tag| self.word(tag)).collect::<Result<Vec<_>, _>>()?;
+        tags.sort_unstable();
+        tags.dedup();
         let held = facts.hold.is_some();
         let status = waiting(held);
         let part = match facts.part {
@@ -320,8 +325,8 @@ impl Folder {
         };
         self.insert(
             "INSERT INTO task (id, status, cleared, held, priority, class, ord, ready_ms, attempt, retries, part,
-             started_ms, run, tool, input, concurrency_key, rate_key, unique_key)
-             VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, 0, 0, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+             started_ms, run, tool, input, concurrency_key, rate_key, unique_key, tags)
+             VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, 0, 0, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
             params![
                 id,
                 status,
@@ -338,10 +343,10 @@ impl Folder {
                 facts.concurrency_key,
                 facts.rate_key,
                 facts.unique_key,
+                (!tags.is_empty()).then(|| words_text(&tags)),
             ],
         )?;
-        self.tag("INSERT OR IGNORE INTO task_tag (tag, task) VALUES (?1, ?2)", &facts.tags, id)?;
-        *self.counts.tasks.entry((status, facts.priority)).or_default() += 1;
+        self.list(id, &tags, None, Some((status, facts.priority)))?;
         self.counts.minute(moment).submitted += 1;
         Ok(())
     }
@@ -353,7 +358,7 @@ impl Folder {
             "UPDATE task SET status = ?2, worker = ?3, attempt = ?4, started_ms = ?5 WHERE id = ?1",
             params![id, RUNNING, worker, facts.attempt, moment.ms],
         )?;
-        self.count_move(&before, RUNNING);
+        self.relist(id, &before, (RUNNING, before.priority))?;
         self.counts.workers.entry(worker).or_default().running += 1;
         let minute = self.counts.minute(moment);
         minute.started += 1;
@@ -425,8 +430,7 @@ impl Folder {
                 *status
             }
         };
-        self.count_move(before, status);
-        Ok(())
+        self.relist(id, before, (status, before.priority))
     }
 
     fn count_attempt(&mut self, worker: u64, before: &Before, outcome: Outcome, moment: &Moment) {
@@ -444,20 +448,44 @@ impl Folder {
         minute.execution_ms += took_ms;
     }
 
-    fn count_move(&mut self, before: &Before, status: u8) {
-        if !before.cleared {
-            self.counts.move_task((before.status, before.priority), (status, before.priority));
+    /// Moves a task that is listed to where it stands now.
+    fn relist(&mut self, id: u64, before: &Before, to: (u8, u64)) -> Result<(), StateError> {
+        let from = (before.status, before.priority);
+        if before.cleared || from == to {
+            return Ok(());
         }
+        self.list(id, &before.tags, Some(from), Some(to))
+    }
+
+    /// Lists a task under all its tags where it stands now, and no more where it stood.
+    fn list(
+        &mut self,
+        id: u64,
+        tags: &[u64],
+        from: Option<(u8, u64)>,
+        to: Option<(u8, u64)>,
+    ) -> Result<(), StateError> {
+        for tag in iter::once(EVERY_TASK).chain(tags.iter().copied()) {
+            if let Some((status, priority)) = from {
+                let sql =
+                    "DELETE FROM task_listed WHERE tag = ?1 AND status = ?2 AND priority = ?3 AND task = ?4";
+                self.insert(sql, params![tag, status, priority, id])?;
+                *self.counts.tasks.entry((tag, status, priority)).or_default() -= 1;
+            }
+            if let Some((status, priority)) = to {
+                let sql = "INSERT INTO task_listed (tag, status, priority, task) VALUES (?1, ?2, ?3, ?4)";
+                self.insert(sql, params![tag, status, priority, id])?;
+                *self.counts.tasks.entry((tag, status, priority)).or_default() += 1;
+            }
+        }
+        Ok(())
     }
 
     fn task_reprioritised(&mut self, facts: &TaskReprioritised, id: u64) -> Result<(), StateError> {
         let Some(before) = self.before(id)? else { return Ok(()) };
         let sql = "UPDATE task SET priority = ?2, ord = ?3 WHERE id = ?1";
         self.insert(sql, params![id, facts.to, facts.order])?;
-        if !before.cleared {
-            self.counts.move_task((before.status, before.priority), (before.status, facts.to));
-        }
-        Ok(())
+        self.relist(id, &before, (before.status, facts.to))
     }
 
     fn task_retried(&mut self, facts: &TaskRetried, id: u64, moment: &Moment) -> Result<(), StateError> {
@@ -469,11 +497,9 @@ impl Folder {
             params![id, status, facts.order, moment.ms, before.held.then_some(moment.ms)],
         )?;
         if before.cleared {
-            let tags = self.tags_of(id)?;
-            self.tag("INSERT OR IGNORE INTO task_tag (tag, task) VALUES (?1, ?2)", &tags, id)?;
-            *self.counts.tasks.entry((status, before.priority)).or_default() += 1;
+            self.list(id, &before.tags, None, Some((status, before.priority)))?;
         } else {
-            self.count_move(&before, status);
+            self.relist(id, &before, (status, before.priority))?;
         }
         match (before.run, before.part, before.status) {
             (Some(run), 0, SUCCEEDED) => self.step_done(run, -1),
@@ -484,9 +510,7 @@ impl Folder {
     fn task_cleared(&mut self, id: u64) -> Result<(), StateError> {
         let Some(before) = self.before(id)?.filter(|before| !before.cleared) else { return Ok(()) };
         self.insert("UPDATE task SET cleared = 1 WHERE id = ?1", params![id])?;
-        *self.counts.tasks.entry((before.status, before.priority)).or_default() -= 1;
-        let tags = self.tags_of(id)?;
-        self.tag("DELETE FROM task_tag WHERE tag = ?1 AND task = ?2", &tags, id)
+        self.list(id, &before.tags, Some((before.status, before.priority)), None)
     }
 
     fn run_submitted(&mut self, facts: &WorkflowSubmitted, id: u64) -> Result<(), StateError> {
@@ -497,7 +521,11 @@ impl Folder {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)",
             params![id, status, name, facts.priority, plan, facts.steps],
         )?;
-        self.tag("INSERT OR IGNORE INTO workflow_tag (tag, workflow) VALUES (?1, ?2)", &facts.tags, id)?;
+        for tag in &facts.tags {
+            let tag = self.word(tag)?;
+            let sql = "INSERT OR IGNORE INTO workflow_tag (tag, workflow) VALUES (?1, ?2)";
+            self.insert(sql, params![tag, id])?;
+        }
         for needs in &facts.dependencies {
             let sql = "INSERT OR IGNORE INTO dependency (needs, workflow)
                        SELECT id, ?2 FROM subject WHERE name = ?1";
@@ -621,26 +649,10 @@ impl Folder {
 
     fn before(&self, id: u64) -> Result<Option<Before>, StateError> {
         let mut find = self.state.prepare_cached(
-            "SELECT status, cleared, held, priority, ready_ms, part, worker, started_ms, run, tool, input
+            "SELECT status, cleared, held, priority, ready_ms, part, worker, started_ms, run, tool, input, tags
              FROM task WHERE id = ?1",
         )?;
         Ok(find.query_row([id], before).optional()?)
-    }
-
-    fn tag(&mut self, sql: &str, tags: &[String], id: u64) -> Result<(), StateError> {
-        for tag in tags {
-            let tag = self.word(tag)?;
-            self.insert(sql, params![tag, id])?;
-        }
-        Ok(())
-    }
-
-    /// The tags a task was submitted with, from the log.
-    fn tags_of(&self, id: u64) -> Result<Vec<String>, StateError> {
-        Ok(match self.log.event_at(id)?.and_then(|event| event.body()) {
-            Some(Body::TaskSubmitted(facts)) => facts.tags,
-            _ => Vec::new(),
-        })
     }
 }
 
@@ -655,6 +667,15 @@ fn class(task_type: &str, requires: &[String]) -> String {
 /// The status of a task that waits: what is held counts as running.
 fn waiting(held: bool) -> u8 {
     if held { RUNNING } else { QUEUED }
+}
+
+/// Words by number, as a row keeps them.
+fn words_text(words: &[u64]) -> String {
+    words.iter().map(u64::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn words_of(text: &str) -> Vec<u64> {
+    text.split(' ').filter_map(|word| word.parse().ok()).collect()
 }
 
 fn name_in<'a>(event: &'a Event, prefix: &str) -> &'a str {
@@ -675,5 +696,6 @@ fn before(row: &Row<'_>) -> rusqlite::Result<Before> {
         run: row.get(8)?,
         tool: row.get(9)?,
         input: row.get(10)?,
+        tags: row.get_ref(11)?.as_str_or_null()?.map_or_else(Vec::new, words_of),
     })
 }
