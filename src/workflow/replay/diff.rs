@@ -137,7 +137,7 @@ impl Likeness {
 
 impl Pair {
     /// What differs first, in a word, and the payloads or contracts that show it; none where nothing does.
-    fn differs(&self) -> Option<(&'static str, Option<Cid>, Option<Cid>)> {
+    pub(super) fn differs(&self) -> Option<(&'static str, Option<Cid>, Option<Cid>)> {
         let (left, right) = match (&self.left, &self.right) {
             (Some(left), Some(right)) => (left, right),
             (None, _) => return Some(("the left run lacks the step", None, None)),
