@@ -16,3 +16,6 @@ pub mod svg;
 pub fn subject(id: &str) -> String {
     format!("workflow/{id}")
 }
+
+#[cfg(test)]
+mod tests;

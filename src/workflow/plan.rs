@@ -7,6 +7,7 @@
 
 pub mod fields;
 mod order;
+mod restore;
 mod step;
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
@@ -255,8 +256,8 @@ pub fn hold(action: &str, inputs: &Value, now_ms: u64) -> Result<Hold, Wrong> {
     match (hold, faults.list().first()) {
         (Some(hold), None) => Ok(hold),
         (_, fault) => {
-            let text = fault.map_or_else(String::new, |fault| format!("{}: {}", fault.place, fault.fault));
-            Err(Wrong::new(Code::InvalidArgument, format!("{action}: {text}")))
+            let text = fault.map_or_else(String::new, |fault| format!("{} {}", fault.place, fault.fault));
+            Err(Wrong::new(Code::InvalidArgument, format!("{action} {}", text.trim_start())))
         }
     }
 }

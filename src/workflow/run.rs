@@ -9,6 +9,7 @@ mod change;
 mod decide;
 mod fold;
 mod take;
+mod values;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -430,6 +431,11 @@ impl Run {
             Piece::Each(index) => format!("{run}#{step}#{index}"),
             Piece::Undo => format!("{run}#{step}#undo"),
         }
+    }
+
+    /// The tasks that have not ended.
+    pub fn open_tasks(&self) -> impl Iterator<Item = Slot> {
+        self.idle.iter().chain(&self.running).copied()
     }
 
     /// The place of a task by its id; none for a task of another run.

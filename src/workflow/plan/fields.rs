@@ -10,6 +10,8 @@ use super::Fault;
 
 /// Faults that one answer lists; a definition with more is broken as a whole.
 const FAULTS_MAX: usize = 1_000;
+/// Faults that come with a suggestion: each looks at every known name.
+const SUGGESTIONS_MAX: usize = 50;
 /// How alike a name must be to be offered instead.
 const ALIKE: f64 = 0.8;
 
@@ -27,6 +29,11 @@ impl Faults {
             self.0
                 .push(Fault { place: String::new(), fault: "there are more faults than are listed".into() });
         }
+    }
+
+    /// Whether it is worth looking for what may have been meant.
+    pub fn few(&self) -> bool {
+        self.0.len() < SUGGESTIONS_MAX
     }
 
     pub fn list(self) -> Vec<Fault> {

@@ -37,7 +37,7 @@ pub fn check(drafts: &[Draft], faults: &mut Faults) -> Edges {
             match ids.get(name) {
                 Some(&parent) if parent == at => faults.add(place(), "a step cannot wait for itself"),
                 Some(&parent) => parents[at].push(parent),
-                None => faults.add(place(), unknown(name, &ids)),
+                None => faults.add(place(), unknown(name, &ids, faults)),
             }
         }
     }
@@ -48,8 +48,8 @@ pub fn check(drafts: &[Draft], faults: &mut Faults) -> Edges {
     Edges { ids, parents, order }
 }
 
-fn unknown(name: &str, ids: &HashMap<String, usize>) -> String {
-    let mut known: Vec<&str> = ids.keys().map(String::as_str).collect();
+fn unknown(name: &str, ids: &HashMap<String, usize>, faults: &Faults) -> String {
+    let mut known: Vec<&str> = ids.keys().map(String::as_str).filter(|_| faults.few()).collect();
     known.sort_unstable();
     format!("there is no step `{name}`{}", fields::suggestion(fields::nearest(name, known.into_iter())))
 }
@@ -112,7 +112,7 @@ pub fn check_references(drafts: &[Draft], edges: &Edges, standing: Standing, fau
         for read in &draft.reads {
             let Some(&target) = edges.ids.get(&read.step) else {
                 if standing == Standing::Own {
-                    faults.add(&read.place, unknown(&read.step, &edges.ids));
+                    faults.add(&read.place, unknown(&read.step, &edges.ids, faults));
                 }
                 continue;
             };

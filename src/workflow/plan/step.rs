@@ -148,13 +148,16 @@ fn action(name: &str, place: &str, tools: &dyn Tools, faults: &mut Faults) -> Op
     if let Some(word) = name.strip_prefix("worker:") {
         let free = !["tool:", "wait:"].iter().any(|taken| word.starts_with(taken));
         if !fields::is_name(word, "/") || word.len() > NAME_MAX || !free {
-            faults.add(place, format!("the type of a task {}", fields::NOT_A_NAME));
+            let rule = format!("{}, and not start with `tool:` or `wait:`", fields::NOT_A_RUN_ID);
+            faults.add(place, format!("the type of a task {rule}"));
         }
         return Some(own(word));
     }
     let Some(facts) = tools.tool(name) else {
         let own = fields::nearest(name, [WAIT_SIGNAL, WAIT_TIME, WORKFLOW_RUN].into_iter());
-        let nearest = fields::suggestion(own.map(str::to_owned).or_else(|| tools.nearest(name)));
+        let nearest = fields::suggestion(
+            own.map(str::to_owned).or_else(|| if faults.few() { tools.nearest(name) } else { None }),
+        );
         faults.add(place, format!("there is no action `{name}`{nearest}"));
         return None;
     };

@@ -4,6 +4,8 @@
 //! - a rule answers with the fact that is to be recorded, or says why not;
 //! - a run that goes on keeps what has succeeded and was not taken back.
 
+use serde_json::{Map, Value};
+
 use super::{Run, Status, StepStatus, Work, WorkStatus};
 use crate::{
     call::{Code, Refusal},
@@ -46,10 +48,34 @@ impl Run {
         Ok(Body::WorkflowSignalled(WorkflowSignalled { signal: signal.to_owned() }))
     }
 
+    /// The definition of a run under another id, with other inputs for some steps. It is checked like any other.
+    pub fn fork(
+        &self,
+        new_id: &str,
+        from_step: Option<&str>,
+        overrides: &Map<String, Value>,
+    ) -> Result<Value, Refusal> {
+        if let Some(id) =
+            overrides.keys().map(String::as_str).chain(from_step).find(|id| self.step(id).is_none())
+        {
+            return Err(self.no_step(id));
+        }
+        let mut definition = self.plan.definition(&self.inputs, overrides);
+        definition["workflow_id"] = new_id.into();
+        definition["priority"] = self.facts.priority.into();
+        definition["tags"] = self.facts.tags.clone().into();
+        definition["dependencies"] = self.facts.dependencies.clone().into();
+        definition["max_parallel_steps"] = self.facts.max_parallel.into();
+        let allowed_ms =
+            self.facts.deadline_ms.map(|deadline_ms| deadline_ms.saturating_sub(self.submitted_ms));
+        definition["deadline_ms"] = allowed_ms.into();
+        Ok(definition)
+    }
+
     /// Lets an ended run go on, from what has not succeeded and from a step on.
     pub fn reschedule(&self, from_step: Option<&str>, priority: Option<u64>) -> Result<Body, Refusal> {
         if let Some(id) = from_step.filter(|id| self.step(id).is_none()) {
-            return Err(Refusal::new(Code::NotFound, format!("workflow `{}` has no step `{id}`", self.id)));
+            return Err(self.no_step(id));
         }
         if priority.is_some_and(|priority| !PRIORITY.contains(&priority)) {
             return Err(Refusal::new(
@@ -144,6 +170,10 @@ impl Run {
         for part in step.parts.iter_mut().filter(|part| fresh || part.status != WorkStatus::Succeeded) {
             *part = part.again();
         }
+    }
+
+    fn no_step(&self, id: &str) -> Refusal {
+        Refusal::new(Code::NotFound, format!("workflow `{}` has no step `{id}`", self.id))
     }
 
     fn has_ended(&self, wish: &str) -> Refusal {

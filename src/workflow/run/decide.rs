@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{CONDITION, Piece, Run, Slot, StepStatus, UPSTREAM, WorkStatus, take::Taken};
+use super::{CONDITION, Piece, Run, Slot, UPSTREAM, WorkStatus, take::Taken, values::GATHERED_MAX};
 use crate::{
     block::Cid,
     call::Code,
@@ -19,16 +19,13 @@ use crate::{
         },
     },
     workflow::{
-        inputs::{self, Output, Reference, Special, Wrong, weigh, when},
-        plan::{self, Step, WAIT_SIGNAL, WAIT_TIME, WORKFLOW_RUN},
+        inputs::{Output, Reference, Wrong, when},
+        plan::{self, WAIT_SIGNAL, WAIT_TIME, WORKFLOW_RUN},
     },
 };
 
 /// Decisions of one answer; what is left is in the next.
 const DECISIONS_MAX: usize = 1_000;
-/// Bytes of the gathered outputs of a step that runs over a list.
-const GATHERED_MAX: u64 = 16 * 1024 * 1024;
-
 /// The content of payloads. The same one is asked for many times over.
 pub trait Contents {
     /// A payload's content, parsed; none where it was erased.
@@ -121,8 +118,8 @@ pub enum Decision {
 }
 
 /// One answer while it is made.
-struct Answer<'a> {
-    contents: &'a dyn Contents,
+pub(super) struct Answer<'a> {
+    pub contents: &'a dyn Contents,
     now_ms: u64,
     /// Tasks that may still start.
     free: u64,
@@ -223,12 +220,15 @@ impl Run {
             answer.decisions.push(Decision::Skip { step: step.id.clone(), reason: UPSTREAM });
             return Ok(());
         }
-        if let Some(taken) = self.taken.get(&at) {
-            answer.decisions.push(self.take(at, taken));
+        let taken = self.taken.get(&at);
+        // A fork has what its conditions read unchanged; a repetition decides them again.
+        let asked = step.when && (taken.is_none() || self.repeats());
+        if asked && !self.holds(at, answer)? {
+            answer.decisions.push(Decision::Skip { step: step.id.clone(), reason: CONDITION });
             return Ok(());
         }
-        if step.when && !self.holds(at, answer)? {
-            answer.decisions.push(Decision::Skip { step: step.id.clone(), reason: CONDITION });
+        if let Some(taken) = taken {
+            answer.decisions.push(self.take(at, taken));
             return Ok(());
         }
         if step.each.is_some() {
@@ -308,30 +308,6 @@ impl Run {
         Wrong::new(Code::FailedPrecondition, format!("element {index} failed: {code}"))
     }
 
-    /// The list that a step runs over.
-    fn list(&self, at: usize, answer: &Answer<'_>) -> Result<Value, Wrong> {
-        let fields = self.inputs_of(at, "for_each").as_object();
-        let Some(Special::From(reference)) = fields.and_then(Special::read) else {
-            return Err(Wrong::new(Code::InvalidArgument, "`for_each` names no list"));
-        };
-        let output = self.output(reference.step, answer)?;
-        let list = reference.find(output.value()).ok_or_else(|| reference.nothing())?;
-        let (step, pointer) = (reference.step, reference.pointer);
-        let Some(items) = list.as_array() else {
-            let message = format!("the output of step `{step}` has no list at `{pointer}`");
-            return Err(Wrong::new(Code::FailedPrecondition, message));
-        };
-        let max = self.plan.steps[at].each.unwrap_or(0);
-        if items.len() as u64 > max {
-            let message = format!(
-                "{} elements at `{pointer}` of step `{step}` are over the bound of {max}",
-                items.len()
-            );
-            return Err(Wrong::new(Code::ResourceExhausted, message));
-        }
-        Ok(list)
-    }
-
     fn gather(&self, at: usize, count: usize, answer: &Answer<'_>) -> Result<Decision, Wrong> {
         let (step, parts) = (&self.plan.steps[at], &self.steps[at].parts[..count]);
         let len: u64 = parts.iter().filter_map(|part| part.output).map(|output| output.len).sum();
@@ -395,7 +371,6 @@ impl Run {
             Some(undo) => (&undo.task_type, undo.tool, undo.repeatable),
             None => (&step.task_type, step.tool, step.repeatable),
         };
-        let rerun = self.facts.origin.as_ref().is_some_and(|origin| origin.rerun);
         Ok(Decision::Submit {
             task_id,
             step: step.id.clone(),
@@ -407,8 +382,13 @@ impl Run {
             retry: step.retry,
             timeout_ms: step.timeout_ms,
             repeatable,
-            reuse: step.reuse && undo.is_none() && !rerun,
+            reuse: step.reuse && undo.is_none() && !self.repeats(),
         })
+    }
+
+    /// Whether the run is there to be compared with another.
+    fn repeats(&self) -> bool {
+        self.facts.origin.as_ref().is_some_and(|origin| origin.rerun)
     }
 
     fn child_id(&self, slot: Slot, definition: &Value) -> String {
@@ -420,90 +400,7 @@ impl Run {
         given.map_or_else(own, str::to_owned)
     }
 
-    /// Puts the values of earlier steps, and the element, into inputs.
-    fn resolve(
-        &self,
-        at: usize,
-        action: &str,
-        inputs: &Value,
-        item: Option<&Value>,
-        answer: &Answer<'_>,
-    ) -> Result<Value, Wrong> {
-        let mut left = self.plan.limits.output_max;
-        inputs::replace(inputs, action, "", &mut |special, _| {
-            let value = match special {
-                Special::From(reference) => {
-                    let output = self.output(reference.step, answer)?;
-                    reference.find(output.value()).ok_or_else(|| reference.nothing())?
-                }
-                Special::Item(pointer) => {
-                    let found = item.and_then(|item| item.pointer(pointer)).cloned();
-                    found.ok_or_else(|| {
-                        let message =
-                            format!("the element of step `{}` has nothing at `{pointer}`", self.id_of(at));
-                        Wrong::new(Code::FailedPrecondition, message)
-                    })?
-                }
-                Special::Malformed(fault) => return Err(Wrong::new(Code::InvalidArgument, fault)),
-            };
-            left = left.checked_sub(weigh(&value)).ok_or_else(|| {
-                let max = self.plan.limits.output_max;
-                let message =
-                    format!("what step `{}` takes is over the bound of {max} bytes", self.id_of(at));
-                Wrong::new(Code::ResourceExhausted, message)
-            })?;
-            Ok(value)
-        })
-    }
-
-    /// What a step gave, for another to read.
-    fn output(&self, id: &str, answer: &Answer<'_>) -> Result<Output, Wrong> {
-        let at = self.step(id).filter(|&at| self.steps[at].status == StepStatus::Succeeded);
-        let at = at.ok_or_else(|| {
-            Wrong::new(
-                Code::FailedPrecondition,
-                format!("step `{id}` did not run, so it has no output to read"),
-            )
-        })?;
-        let (step, state) = (&self.plan.steps[at], &self.steps[at]);
-        match step.each {
-            None => self.read(step, state.output, answer),
-            Some(_) => self.content(step, state.output, answer).map(Output::Itself),
-        }
-    }
-
-    fn read(&self, step: &Step, output: Option<PayloadRef>, answer: &Answer<'_>) -> Result<Output, Wrong> {
-        Ok(Output::of(step, self.content(step, output, answer)?))
-    }
-
-    fn content(
-        &self,
-        step: &Step,
-        output: Option<PayloadRef>,
-        answer: &Answer<'_>,
-    ) -> Result<Arc<Value>, Wrong> {
-        let Some(output) = output else { return Ok(Arc::new(Value::Null)) };
-        let max = if step.each.is_some() { GATHERED_MAX } else { self.plan.limits.output_max };
-        if output.len > max {
-            let message = format!(
-                "the output of step `{}` of {} bytes is over the bound of {max}",
-                step.id, output.len
-            );
-            return Err(Wrong::new(Code::ResourceExhausted, message));
-        }
-        answer.contents.json(&output.cid).ok_or_else(|| {
-            Wrong::new(Code::FailedPrecondition, format!("the output of step `{}` was erased", step.id))
-        })
-    }
-
-    /// What the run's input says about a step.
-    fn inputs_of(&self, at: usize, name: &str) -> &Value {
-        let steps = self.inputs.get("steps").and_then(Value::as_object);
-        let step = steps.and_then(|steps: &Map<String, Value>| steps.get(&self.plan.steps[at].id));
-        step.and_then(|step| step.get(name)).unwrap_or(&Value::Null)
-    }
-
-    fn id_of(&self, at: usize) -> String {
+    pub(super) fn id_of(&self, at: usize) -> String {
         self.plan.steps[at].id.clone()
     }
 }

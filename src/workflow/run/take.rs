@@ -4,8 +4,10 @@
 //! - a fork takes a step only if nothing that comes before it runs again;
 //! - a repetition runs for real only what may be repeated.
 
+use std::collections::BTreeMap;
+
 use super::{CONDITION, Run, StepState, StepStatus};
-use crate::{block::Cid, event::PayloadRef, workflow::plan::Step};
+use crate::{block::Cid, call::Code, event::PayloadRef, workflow::plan::Step};
 
 /// What another run has of a step.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,13 +33,13 @@ impl Run {
         self.taken.keys().map(|&at| self.plan.steps[at].id.as_str())
     }
 
-    fn recorded(&self, old: &Run) -> std::collections::BTreeMap<usize, Taken> {
+    fn recorded(&self, old: &Run) -> BTreeMap<usize, Taken> {
         let steps = self.plan.steps.iter().enumerate().filter(|(_, step)| !step.repeatable);
         let found = steps.filter_map(|(at, step)| {
             let state = &old.steps[old.step(&step.id)?];
             let taken = match state.status {
                 StepStatus::Succeeded => taken(state)?,
-                StepStatus::Skipped => return None,
+                StepStatus::Skipped => Taken::Failed { code: Code::FailedPrecondition.as_str().to_owned() },
                 status => {
                     Taken::Failed { code: state.reason.clone().unwrap_or_else(|| status.as_str().to_owned()) }
                 }
@@ -47,11 +49,11 @@ impl Run {
         found.collect()
     }
 
-    fn kept(&self, old: &Run, from_step: Option<&str>) -> std::collections::BTreeMap<usize, Taken> {
+    fn kept(&self, old: &Run, from_step: Option<&str>) -> BTreeMap<usize, Taken> {
         let from = from_step.and_then(|id| self.step(id));
         let mut runs: Vec<usize> = (0..self.steps.len()).filter(|&at| !self.same(at, old)).collect();
         if from.is_none() && runs.is_empty() {
-            return std::collections::BTreeMap::new();
+            return BTreeMap::new();
         }
         runs.extend(from);
         let stands = |at: &usize| old.step(&self.plan.steps[*at].id).map(|at| &old.steps[at]);

@@ -1,0 +1,3 @@
+//! Changes asked of a run.
+//!
+//! Filled below.
