@@ -13,7 +13,7 @@ mod values;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use serde_json::Value;
@@ -115,8 +115,25 @@ pub struct StepState {
     missing: usize,
     /// Whether a dependency will never be done.
     doomed: bool,
+    /// How many parts it gathered.
+    gathered: Option<u64>,
+    /// Parts that are or were in the line since the step was last opened, those of them that have not ended, and
+    /// those that failed.
+    begun_parts: usize,
     open_parts: usize,
     failed_parts: usize,
+    width: Width,
+}
+
+/// The length of the list a step runs over, once it was made out. It follows from what the run's events say, so runs
+/// are equal without it.
+#[derive(Clone, Debug, Default)]
+struct Width(OnceLock<usize>);
+
+impl PartialEq for Width {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// One task's place in the run.
@@ -285,8 +302,11 @@ impl StepState {
             turn: None,
             missing: 0,
             doomed: false,
+            gathered: None,
+            begun_parts: 0,
             open_parts: 0,
             failed_parts: 0,
+            width: Width::default(),
         }
     }
 

@@ -98,14 +98,21 @@ fn definition(steps: Vec<Value>, more: Value) -> Value {
     definition
 }
 
+/// What was decided after how many events, at which time, and which dependencies had ended by then.
+struct Asked {
+    events: usize,
+    now_ms: u64,
+    ended: Vec<(String, bool)>,
+    decisions: Vec<Decision>,
+}
+
 /// A run and its writer.
 struct Story {
     run: Run,
     definition: Definition,
     old: Option<Run>,
     events: Vec<Event>,
-    /// What was decided after how many events, at which time, and which dependencies had ended by then.
-    asked: Vec<(usize, u64, Vec<(String, bool)>, Vec<Decision>)>,
+    asked: Vec<Asked>,
     ended: Vec<(String, bool)>,
     memory: Memory,
     now_ms: u64,
@@ -160,7 +167,12 @@ impl Story {
         let mut all = Vec::new();
         loop {
             let decisions = self.run.decide(&self.memory, self.now_ms);
-            self.asked.push((self.events.len(), self.now_ms, self.ended.clone(), decisions.clone()));
+            self.asked.push(Asked {
+                events: self.events.len(),
+                now_ms: self.now_ms,
+                ended: self.ended.clone(),
+                decisions: decisions.clone(),
+            });
             if decisions.is_empty() {
                 return all;
             }
@@ -171,7 +183,24 @@ impl Story {
         }
     }
 
+    /// Nothing starts before what it depends on, or after the run has ended.
+    fn may_start(&self, task_id: &str) {
+        let slot = self.run.slot(task_id).expect("the task is the run's");
+        assert!(!self.run.status().ended(), "{task_id} starts in a run that has ended");
+        for parent in &self.run.plan.steps[slot.step].depends_on {
+            let parent = self.run.step(parent).expect("the plan is sound");
+            assert!(self.run.steps[parent].done(), "{task_id} starts before what it depends on");
+        }
+    }
+
     fn carry_out(&mut self, decision: Decision) {
+        if let Decision::Submit { task_id, .. }
+        | Decision::Child { task_id, .. }
+        | Decision::Retry { task_id, .. }
+        | Decision::Take { task_id, .. } = &decision
+        {
+            self.may_start(task_id);
+        }
         match decision {
             Decision::Begin(facts) => self.own(vec![], Body::WorkflowStarted(facts)),
             Decision::Submit {
@@ -343,7 +372,7 @@ impl Story {
     fn verify(&self) {
         let mut run = begin(&self.events[0], &self.definition, self.old.as_ref());
         let mut folded = 1;
-        for (events, now_ms, ended, decisions) in &self.asked {
+        for Asked { events, now_ms, ended, decisions } in &self.asked {
             self.events[folded..*events].iter().for_each(|event| run.apply(event));
             folded = *events;
             ended.iter().for_each(|(id, succeeded)| run.dependency_ended(id, *succeeded));

@@ -71,6 +71,7 @@ impl Run {
                 let step = self.step(&facts.step)?;
                 self.met();
                 self.steps[step].output = payload(event, &[Role::Output]);
+                self.steps[step].gathered = Some(facts.parts);
                 // Gathered without a part of its own: taken over, or a list of none.
                 let taken = self.taken.contains_key(&step);
                 self.steps[step].whole.reused = taken;
@@ -298,6 +299,7 @@ impl Run {
         let failed =
             |status| matches!(status, WorkStatus::Failed | WorkStatus::Cancelled | WorkStatus::TimedOut);
         step.failed_parts = step.failed_parts + usize::from(failed(to)) - usize::from(failed(from));
+        step.begun_parts += usize::from(from == WorkStatus::None);
         let none_open = step.open_parts == 0;
         let status = match to {
             WorkStatus::Held | WorkStatus::Running => StepStatus::Running,

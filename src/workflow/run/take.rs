@@ -98,8 +98,8 @@ impl StepState {
 
 fn taken(state: &StepState) -> Option<Taken> {
     let from = state.ended.filter(|_| state.status == StepStatus::Succeeded)?;
-    Some(match state.whole.submitted {
-        Some(_) => Taken::Output { input: state.whole.input, output: state.output, from },
-        None => Taken::Gathered { parts: state.parts.len() as u64, output: state.output, from },
+    Some(match state.gathered {
+        Some(parts) => Taken::Gathered { parts, output: state.output, from },
+        None => Taken::Output { input: state.whole.input, output: state.output, from },
     })
 }

@@ -1,4 +1,6 @@
 //! What is asked of a run from outside: to stop, to go on, to be made again.
+//!
+//! Invariant: what was answered holds: a cancelled run starts nothing, a fork runs nothing that it takes.
 
 use serde_json::{Map, Value, json};
 
