@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     plan::{Definition, ToolFacts, Tools, plan},
+    replay,
     run::{Contents, Decision, Piece, Run, Slot, WorkStatus},
 };
 use crate::{
@@ -138,7 +139,8 @@ impl Story {
         };
         let input = memory.keep(&definition.inputs.to_string(), Role::Input);
         let id = definition.id.clone().expect("the definition names its run");
-        let event = seal(&super::subject(&id), vec![input], Body::WorkflowSubmitted(submitted), 0, now_ms);
+        let body = Body::WorkflowSubmitted(submitted);
+        let event = seal(&super::subject(&id), None, vec![input], body, 0, now_ms);
         let run = begin(&event, &definition, old.as_ref());
         let mut story =
             Self { run, definition, old, events: vec![event], asked: vec![], ended: vec![], memory, now_ms };
@@ -146,18 +148,18 @@ impl Story {
         story
     }
 
-    fn record(&mut self, subject: &str, payloads: Vec<PayloadRef>, body: Body) {
-        let event = seal(subject, payloads, body, self.events.len() as u64, self.now_ms);
+    fn record(&mut self, subject: &str, tool: Option<Cid>, payloads: Vec<PayloadRef>, body: Body) {
+        let event = seal(subject, tool, payloads, body, self.events.len() as u64, self.now_ms);
         self.run.apply(&event);
         self.events.push(event);
     }
 
     fn own(&mut self, payloads: Vec<PayloadRef>, body: Body) {
-        self.record(&super::subject(&self.run.id.clone()), payloads, body);
+        self.record(&super::subject(&self.run.id.clone()), None, payloads, body);
     }
 
     fn task(&mut self, task_id: &str, payloads: Vec<PayloadRef>, body: Body) {
-        self.record(&format!("task/{task_id}"), payloads, body);
+        self.record(&format!("task/{task_id}"), None, payloads, body);
     }
 
     /// Carries out all that the run asks for, and says what it was.
@@ -201,10 +203,23 @@ impl Story {
         }
         match decision {
             Decision::Begin(facts) => self.own(vec![], Body::WorkflowStarted(facts)),
-            Decision::Submit { task_id, step, part, task_type, input, hold, retry, .. } => {
+            Decision::Submit {
+                task_id,
+                step,
+                part,
+                task_type,
+                tool,
+                input,
+                hold,
+                retry,
+                timeout_ms,
+                repeatable,
+                reuse,
+            } => {
                 let input = self.memory.keep(&input, Role::Input);
                 let facts = submitted(&self.run.id, &step, part, &task_type, hold, retry);
-                self.task(&task_id, vec![input], Body::TaskSubmitted(facts));
+                let facts = TaskSubmitted { timeout_ms, repeatable, reuse, ..facts };
+                self.record(&format!("task/{task_id}"), tool, vec![input], Body::TaskSubmitted(facts));
             }
             Decision::Child { task_id, step, part, run, definition } => {
                 let input = self.memory.keep(&definition.to_string(), Role::Input);
@@ -216,9 +231,10 @@ impl Story {
                 let facts = TaskRetried { order: 0, max_retries: None, timeout_ms: None };
                 self.task(&task_id, vec![input], Body::TaskRetried(facts));
             }
-            Decision::Take { task_id, step, task_type, input, output, .. } => {
+            Decision::Take { task_id, step, task_type, tool, input, output, .. } => {
                 let facts = submitted(&self.run.id, &step, Default::default(), &task_type, None, None);
-                self.task(&task_id, input.into_iter().collect(), Body::TaskSubmitted(facts));
+                let (subject, input) = (format!("task/{task_id}"), input.into_iter().collect());
+                self.record(&subject, tool, input, Body::TaskSubmitted(facts));
                 let facts = TaskSucceeded { fence: 0, attempt: 0, reused: true };
                 self.task(&task_id, output.into_iter().collect(), Body::TaskSucceeded(facts));
             }
@@ -363,6 +379,9 @@ impl Story {
             assert_eq!(run.decide(&self.memory, *now_ms), *decisions, "after {events} events");
         }
         self.events[folded..].iter().for_each(|event| run.apply(event));
+        let begun = begin(&self.events[0], &self.definition, self.old.as_ref());
+        let report = replay::verify(begun, &self.events[1..], &self.memory);
+        assert!(report.matched(), "decided again, the story differs: {report:#?}");
         assert!(run == self.run, "the run that was folded again is not the run that was lived");
     }
 
@@ -392,13 +411,20 @@ fn begin(event: &Event, definition: &Definition, old: Option<&Run>) -> Run {
     run
 }
 
-fn seal(subject: &str, payloads: Vec<PayloadRef>, body: Body, seq: u64, now_ms: u64) -> Event {
+fn seal(
+    subject: &str,
+    tool: Option<Cid>,
+    payloads: Vec<PayloadRef>,
+    body: Body,
+    seq: u64,
+    now_ms: u64,
+) -> Event {
     let fact = Fact {
         cause: None,
         refs: Vec::new(),
         actor: Actor { id: "ada".into(), role: "client".into(), proof: None },
         subject: subject.to_owned(),
-        tool: None,
+        tool,
         payloads,
         body,
     };
