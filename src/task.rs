@@ -153,6 +153,7 @@ pub enum Submitted {
 }
 
 /// What completing comes to.
+#[expect(clippy::large_enum_variant, reason = "all but a repeated word is new, and is sealed at once")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Completed {
     New(Body),

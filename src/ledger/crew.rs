@@ -324,6 +324,7 @@ impl Writer {
     fn schedule_due(&mut self, id: &str, by: &By, draft: &mut Draft) -> Result<(), Fault> {
         let moment = self.moment();
         let Some(timetable) = self.holding.schedules.get(id) else { return Ok(()) };
+        // Ticks that are made up for come one a commit, so that a long absence does not hold up everything else.
         if let Some(facts) = timetable.schedule.fire(&moment) {
             let (tick, makes) = (timetable.schedule.tick_id(facts.at_ms), timetable.makes.clone());
             let fact = schedule_fact(id, by, Vec::new(), Body::ScheduleFired(facts));

@@ -36,6 +36,8 @@ use crate::{
 
 /// Runs that have not ended.
 const RUNS_MAX: usize = 10_000;
+/// Bytes of a run's result that its parent may read.
+const RESULT_MAX: usize = 16 * 1024 * 1024;
 /// The type of a task that is held by a run.
 const WAIT_RUN: &str = "wait:run";
 
@@ -51,6 +53,9 @@ impl Holding {
     pub fn tell_run(&mut self, run: &str, event: &Event) {
         if let Some(live) = self.runs.get_mut(run) {
             live.apply(event);
+            if live.run.at_rest() {
+                self.rested.push_back((live.last_seq, run.to_owned()));
+            }
             self.dirty.push(run.to_owned());
         }
     }
@@ -63,6 +68,9 @@ impl Holding {
         }
         for other in live.run.waits_for() {
             self.dependents.entry(other.to_owned()).or_default().insert(id.clone());
+        }
+        if live.run.at_rest() {
+            self.rested.push_back((live.last_seq, id.clone()));
         }
         self.runs.insert(id, live);
     }
@@ -90,6 +98,17 @@ impl Contents for Reading<'_> {
 impl Writer {
     /// Carries out what the runs that something happened to decide, until none decides anything.
     pub(super) fn advance(&mut self, draft: &mut Draft) -> Result<(), Fault> {
+        // What a decision brings about is decided on after the decisions it was made with.
+        if self.holding.advancing {
+            return Ok(());
+        }
+        self.holding.advancing = true;
+        let advanced = self.settle_runs(draft);
+        self.holding.advancing = false;
+        advanced
+    }
+
+    fn settle_runs(&mut self, draft: &mut Draft) -> Result<(), Fault> {
         while let Some(id) = self.holding.dirty.pop() {
             loop {
                 let Some(live) = self.holding.runs.get(&id) else { break };
@@ -647,10 +666,16 @@ impl Writer {
         let status = live.run.status();
         let Some(parent) = live.run.facts.parent.clone().filter(|_| status.ended()) else { return Ok(()) };
         let by = self.by_run(id);
-        let succeeded = status == workflow::run::Status::Succeeded;
-        let text = match succeeded {
-            true => live.run.result(&Reading { writer: self, draft }).to_string(),
-            false => {
+        let mut succeeded = status == workflow::run::Status::Succeeded;
+        let result = succeeded.then(|| live.run.result(&Reading { writer: self, draft }).to_string());
+        let text = match result {
+            Some(result) if result.len() <= RESULT_MAX => result,
+            Some(result) => {
+                succeeded = false;
+                let message = format!("the result of {} bytes is over the bound of {RESULT_MAX}", result.len());
+                json!({"code": Code::ResourceExhausted.as_str(), "message": message}).to_string()
+            }
+            None => {
                 let message = format!("the workflow `{id}` ended as {}", status.as_str());
                 json!({"code": Code::FailedPrecondition.as_str(), "message": message}).to_string()
             }

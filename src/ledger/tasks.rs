@@ -29,6 +29,8 @@ use crate::{
     task::{self, Completed, Moment, Status, Submitted, Task},
 };
 
+/// Claims that may wait for work.
+const PARKED_MAX: usize = 10_000;
 /// Tasks that one command takes out of the queue.
 const CLEAR_MAX: u64 = 1000;
 
@@ -290,6 +292,11 @@ impl Writer {
         let handed = self.hand_out(&worker, max, hand.as_ref(), &capabilities, &by, draft)?;
         self.advance(draft)?;
         if handed.is_empty() && wait_ms > 0 {
+            if self.holding.parked.len() >= PARKED_MAX {
+                let refusal = format!("{PARKED_MAX} claims wait already");
+                let refusal = Refusal::new(Code::ResourceExhausted, refusal).retryable();
+                return Ok(Answer::Now(Ruling::Denied(refusal.hint("claim again later"))));
+            }
             return Ok(Answer::Later(Box::new(Waiting { worker, max, wait_ms, hand, capabilities, by })));
         }
         Ok(Answer::Now(worked(Worked::Claimed(handed))))
@@ -541,7 +548,8 @@ impl Writer {
                 continue;
             }
             let task = &self.holding.tasks[&id].task;
-            if task.status != status || task.cleared || cleared >= CLEAR_MAX {
+            let step = task.facts.run.is_some();
+            if task.status != status || task.cleared || step || cleared >= CLEAR_MAX {
                 continue;
             }
             let bodies = match status {
