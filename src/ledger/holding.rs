@@ -21,7 +21,7 @@ use crate::{
     queue::{Class, Queue, Waiting},
     schedule::Schedule,
     task::{Status, Task},
-    worker::Worker,
+    worker::{Presence, Worker},
     workflow::run::Run,
 };
 
@@ -190,6 +190,10 @@ impl Holding {
             before.worker.as_ref().or(claimant(body)).and_then(|id| self.workers.get_mut(id))
         {
             worker.apply_task(body);
+            if worker.running == 0 && matches!(worker.presence, Presence::Draining { .. }) {
+                // Its work is done: it leaves at the next tick, not at the end of its time.
+                self.due.push(Reverse((now_ms, Due::Worker(worker.id.clone()))));
+            }
         }
         live.task.apply_body(body, event);
         let after = Standing::of(&live.task);
