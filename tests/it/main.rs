@@ -19,6 +19,7 @@ mod provenance;
 mod questions;
 mod record;
 mod restart;
+mod runs;
 mod schemas;
 mod sessions;
 mod speech;
