@@ -14,7 +14,11 @@ use serde_json::{Value, json};
 
 use super::{
     plan::{Definition, ToolFacts, Tools, plan},
-    run::{Contents, Decision, Piece, Run, Slot, WorkStatus},
+    run::{
+        Piece, Run, Slot,
+        decide::{Contents, Decision},
+        status::WorkStatus,
+    },
 };
 use crate::{
     block::{Cid, Codec},
@@ -312,6 +316,9 @@ impl Story {
                 self.task(&task_id, vec![], Body::TaskLeaseExpired(facts));
             }
             "die" => self.task(&task_id, vec![], Body::TaskDead(TaskDead { reason: "poison".into() })),
+            "ask" => {
+                self.task(&task_id, vec![], Body::TaskCancelRequested(TaskCancelRequested { force: false }))
+            }
             "lose" => self.task(&task_id, vec![], Body::TaskCancelled(TaskCancelled { running: false })),
             "signal" => {
                 let payload = self.memory.keep(content, Role::Input);
