@@ -12,7 +12,16 @@ use super::{
 };
 use crate::{
     block::{Block, Cid, Codec},
-    event::{Actor, Body, Event, Fact, PayloadRef, Place, Role, work::*},
+    event::{
+        Actor, Body, Event, Fact, PayloadRef, Place, Role,
+        work::{
+            Hold, Part, QueuePaused, QueueResumed, RetryPolicy, Rhythm, ScheduleCreated, ScheduleDeleted,
+            ScheduleFired, StepSkipped, TaskCancelled, TaskClaimed, TaskCleared, TaskDead, TaskFailed,
+            TaskInterrupted, TaskLeaseExpired, TaskReprioritised, TaskRetried, TaskSubmitted, TaskSucceeded,
+            TaskTimedOut, WorkerLost, WorkerRegistered, WorkflowStarted, WorkflowSubmitted,
+            WorkflowSucceeded,
+        },
+    },
     log::{
         Batch, Log,
         sqlite::{SqliteLog, SqliteReader},
