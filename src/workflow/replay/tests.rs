@@ -445,6 +445,14 @@ fn runs_are_compared_by_content_step_by_step() {
     assert_eq!(differ, [("d", "output"), ("e", "the left run lacks the step")]);
     let gave = left.run.steps[3].output.map(|output| output.cid);
     assert_eq!(diff.first_divergence(), Some(("d", "output", gave, None)));
+    let verdicts: Vec<Verdict> = diff.report().steps.iter().map(|step| step.verdict).collect();
+    let same = Verdict::Match;
+    assert_eq!(verdicts, [same, same, same, Verdict::OutputDiffers, Verdict::Extra]);
+    let erased: Vec<Cid> = left.run.steps[1].output.iter().map(|output| output.cid).collect();
+    erased.iter().for_each(|cid| drop(store.0.remove(cid)));
+    let diff = super::diff(&left.run, &right.run, &store);
+    assert_eq!(diff.steps[1].output, Likeness::Unknown);
+    assert_eq!(diff.report().steps[1].verdict, Verdict::Unverifiable);
 }
 
 #[test]
