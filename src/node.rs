@@ -101,6 +101,8 @@ impl Node {
         let parts = parts(setup.config, ledger.clone(), salt.clone(), runner.clone(), metrics.clone());
         let router = Router::new(parts);
         let audit = Audit::new(ledger.clone());
+        // Nobody else fills the shelf.
+        let _ = shelf.set(Box::new(tools::workflows::Catalogue(tools::work::Desk::new(&router, &salt))));
         if setup.builtins {
             let tools = tools::all(&router, &audit, &salt, setup.base.as_deref());
             router.put(tools::offering(tools)).await?;

@@ -7,9 +7,14 @@
 pub mod catalogue;
 pub mod conformance;
 pub mod provenance;
+pub mod queue;
 pub mod reading;
+pub mod replaying;
+pub mod schedules;
 pub mod tasks;
 pub mod work;
+pub mod workers;
+pub mod workflows;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -88,7 +93,16 @@ pub fn offering(tools: Vec<Builtin>) -> Offering {
 /// Every builtin tool. `base` is the URL this node is reached under, where it is served over HTTP.
 pub fn all(router: &Router, audit: &Audit, salt: &SaltKey, base: Option<&str>) -> Vec<Builtin> {
     let desk = Desk::new(router, salt);
-    let families = [catalogue::all(router), provenance::all(audit, base), tasks::all(&desk)];
+    let families = [
+        catalogue::all(router),
+        provenance::all(audit, base),
+        replaying::all(&desk),
+        workflows::all(&desk),
+        tasks::all(&desk),
+        queue::all(&desk),
+        workers::all(&desk),
+        schedules::all(&desk),
+    ];
     families.into_iter().flatten().collect()
 }
 

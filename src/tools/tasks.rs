@@ -20,7 +20,7 @@ use crate::{
         Builtin, arguments, reading::{self, time},
         work::{
             Desk, Given, Line, Paging, SECRET, Told, content, invalid, lines, message, output, page,
-            task_as_of, told, unexpected, unknown, worker,
+            span, task_as_of, told, unexpected, unknown, worker,
         },
     },
 };
@@ -81,8 +81,7 @@ pub fn checked(desk: &Desk, asked: &reading::Wish) -> Result<(TaskSubmitted, Opt
 
 /// The contract of the tool a task runs, and whether that may run again; refused where the input does not fit it.
 fn on_offer(desk: &Desk, name: &str, input: &RawValue) -> Result<(Cid, bool), Refusal> {
-    let entry = desk.router.tool(name).filter(|entry| entry.tool.name == name);
-    let entry = entry.ok_or_else(|| {
+    let entry = desk.offered(name).ok_or_else(|| {
         invalid(format!("`task_type` names a tool that is not on offer: `{name}`"))
             .hint("tools_list_tools names the tools on offer")
     })?;
@@ -418,11 +417,6 @@ async fn result(desk: &Desk, call: &Invocation) -> Told {
         return Err(Refusal::new(Code::FailedPrecondition, message).retryable().hint("follow it with task_status").into());
     }
     told(&gave)
-}
-
-/// The time between two moments; none where there was no beginning.
-pub fn span(started_ms: Option<u64>, ended_ms: Option<u64>) -> u64 {
-    started_ms.zip(ended_ms).map_or(0, |(started_ms, ended_ms)| ended_ms.saturating_sub(started_ms))
 }
 
 #[derive(Deserialize)]

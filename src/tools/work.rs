@@ -209,6 +209,11 @@ impl Desk {
         ready_ms.max(now_ms())
     }
 
+    /// The tool of this public name.
+    pub fn offered(&self, name: &str) -> Option<Arc<Entry>> {
+        self.router.tool(name).filter(|entry| entry.tool.name == name)
+    }
+
     /// Whether an input holds what the tool marks as secret, other than by reference to another step.
     pub fn keeps_secret(&self, entry: &Entry, input: &Value) -> bool {
         if entry.secrets.is_empty() {
@@ -286,6 +291,11 @@ pub fn invalid(message: impl Into<String>) -> Refusal {
 /// There is none of this id.
 pub fn unknown(what: &str, id: &str, lister: &str) -> Refusal {
     Refusal::new(Code::NotFound, format!("no {what} `{id}`")).hint(format!("{lister} names those there are"))
+}
+
+/// The time between two moments; none where there was no beginning.
+pub fn span(started_ms: Option<u64>, ended_ms: Option<u64>) -> u64 {
+    started_ms.zip(ended_ms).map_or(0, |(started_ms, ended_ms)| ended_ms.saturating_sub(started_ms))
 }
 
 pub fn now_ms() -> u64 {

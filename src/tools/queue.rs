@@ -1,0 +1,282 @@
+//! The queue tools: watch, pause, resume and clear what waits.
+//!
+//! Invariants:
+//! - numbers are counted from the log's state, at one seq;
+//! - an alert is a rule over these numbers and nothing else.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    call::Refusal,
+    ledger::work::{Wish, Worked},
+    query::work::{
+        At, Worker,
+        history::{Minute, QueueStats},
+    },
+    router::Invocation,
+    state::work::{RUN_STATUSES, TASK_STATUSES},
+    task::Status,
+    tools::{
+        Builtin, arguments,
+        reading::time,
+        work::{Desk, Told, invalid, now_ms, seen, told, unexpected},
+    },
+};
+
+const MINUTE_MS: u64 = 60_000;
+/// Minutes that averages and alerts are over, and that a history shows.
+const WINDOW: u64 = 60;
+/// Minutes that the throughput is over.
+const LATELY: u64 = 5;
+/// Runs that must have ended for their failures to mean something, and tasks.
+const RUNS_MIN: u64 = 5;
+const TASKS_MIN: u64 = 20;
+/// The share of failures that is too much.
+const FAILED_SHARE_MAX: f64 = 0.2;
+/// Milliseconds that tasks wait on average before it is too much.
+const WAIT_MAX_MS: u64 = 60_000;
+/// Milliseconds that a task may wait while nothing starts.
+const STALL_MAX_MS: u64 = 300_000;
+
+pub fn all(desk: &Desk) -> Vec<Builtin> {
+    let tool = |definition, does| desk.tool("queue", definition, does);
+    vec![
+        tool(include_str!("../../schemas/tools/queue_stats.json"), |desk, call| {
+            Box::pin(async move { stats(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/queue_pause.json"), |desk, call| {
+            Box::pin(async move { pause(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/queue_resume.json"), |desk, call| {
+            Box::pin(async move { resume(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/queue_clear.json"), |desk, call| {
+            Box::pin(async move { clear(&desk, &call).await })
+        }),
+    ]
+}
+
+#[derive(Deserialize)]
+struct AskStats {
+    #[serde(default)]
+    include_worker_stats: bool,
+    #[serde(default)]
+    include_historical: bool,
+}
+
+/// The queue now, and lately.
+struct Look {
+    stats: QueueStats,
+    /// The last [`WINDOW`] of them in which something happened.
+    minutes: Vec<Minute>,
+    now_ms: u64,
+}
+
+async fn stats(desk: &Desk, call: &Invocation) -> Told {
+    let asked: AskStats = arguments(call)?;
+    let now_ms = now_ms();
+    let shown = desk.ask(move |view| {
+        let At { applied, what: stats } = view.queue_stats()?;
+        let minutes = view.minutes((now_ms / MINUTE_MS).saturating_sub(WINDOW - 1))?.what;
+        let look = Look { stats, minutes, now_ms };
+        let mut shown = look.shown();
+        if asked.include_worker_stats {
+            shown["worker_stats"] = view.workers()?.what.iter().map(worker).collect();
+        }
+        if asked.include_historical {
+            shown["historical"] = look.minutes.iter().map(minute).collect();
+            shown["alerts"] = look.alerts().into();
+        }
+        shown["seq"] = json!(seen(applied, None));
+        Ok(shown)
+    });
+    told(&shown.await?)
+}
+
+impl Look {
+    fn shown(&self) -> Value {
+        let counts = &self.stats.counts;
+        let named = |names: &[&str], counts: &[u64]| -> Map<String, Value> {
+            names.iter().zip(counts).map(|(name, n)| ((*name).to_owned(), json!(n))).collect()
+        };
+        json!({
+            "counts": named(&TASK_STATUSES, &counts.tasks),
+            "workflows": named(&RUN_STATUSES, &counts.runs),
+            "paused": self.stats.paused.is_some(),
+            "average_wait_time_ms": self.average_wait_ms(),
+            "average_execution_time_ms": average(self.sum(|minute| minute.execution_ms), self.sum(|minute| minute.executed)),
+            "throughput_per_minute": self.throughput(),
+            "oldest_queued_ms": self.oldest_ms(),
+        })
+    }
+
+    fn sum(&self, of: impl Fn(&Minute) -> u64) -> u64 {
+        self.minutes.iter().map(of).sum()
+    }
+
+    fn average_wait_ms(&self) -> Option<u64> {
+        average(self.sum(|minute| minute.wait_ms), self.sum(|minute| minute.started))
+    }
+
+    fn oldest_ms(&self) -> Option<u64> {
+        self.stats.oldest_queued_ms.map(|at_ms| self.now_ms.saturating_sub(at_ms))
+    }
+
+    fn lately(&self, of: impl Fn(&Minute) -> u64) -> u64 {
+        let first = (self.now_ms / MINUTE_MS).saturating_sub(LATELY - 1);
+        self.minutes.iter().filter(|minute| minute.minute >= first).map(of).sum()
+    }
+
+    fn throughput(&self) -> f64 {
+        self.lately(|minute| minute.executed) as f64 / LATELY as f64
+    }
+
+    /// Every rule, whether it says that something is wrong or not.
+    fn alerts(&self) -> Vec<Value> {
+        let share = |failed: u64, of: u64, min: u64| (of >= min).then(|| failed as f64 / of as f64);
+        let runs = share(self.sum(|m| m.runs_failed), self.sum(|m| m.runs_ended), RUNS_MIN);
+        let tasks = share(self.sum(|m| m.failed), self.sum(|m| m.executed), TASKS_MIN);
+        let stalled = self.stats.paused.is_none() && self.lately(|minute| minute.started) == 0;
+        let oldest = self.oldest_ms().filter(|_| stalled);
+        let number = |n: u64| n as f64;
+        vec![
+            alert(
+                "workflow_failures",
+                runs,
+                FAILED_SHARE_MAX,
+                "the share of workflows that failed, of at least 5 that ended in the last hour",
+            ),
+            alert(
+                "task_failures",
+                tasks,
+                FAILED_SHARE_MAX,
+                "the share of attempts that failed, of at least 20 in the last hour",
+            ),
+            alert(
+                "queue_wait",
+                self.average_wait_ms().map(number),
+                number(WAIT_MAX_MS),
+                "milliseconds that tasks which started in the last hour had waited on average",
+            ),
+            alert(
+                "queue_stalled",
+                oldest.map(number),
+                number(STALL_MAX_MS),
+                "milliseconds that the oldest task waits, while none started in the last five minutes",
+            ),
+        ]
+    }
+}
+
+fn alert(name: &str, value: Option<f64>, threshold: f64, message: &str) -> Value {
+    let firing = value.is_some_and(|value| value > threshold);
+    json!({"name": name, "firing": firing, "value": value, "threshold": threshold, "message": message})
+}
+
+fn average(sum: u64, of: u64) -> Option<u64> {
+    sum.checked_div(of)
+}
+
+fn minute(minute: &Minute) -> Value {
+    json!({
+        "minute": time(minute.minute * MINUTE_MS),
+        "submitted": minute.submitted,
+        "succeeded": minute.succeeded,
+        "failed": minute.failed,
+        "average_wait_time_ms": average(minute.wait_ms, minute.started),
+        "average_execution_time_ms": average(minute.execution_ms, minute.executed),
+    })
+}
+
+fn worker(worker: &Worker) -> Value {
+    json!({
+        "worker_id": worker.id,
+        "status": standing(worker.status, worker.load.running, worker.max_concurrent),
+        "running_tasks": worker.load.running,
+        "max_concurrent_tasks": worker.max_concurrent,
+        "completed_tasks": worker.load.succeeded,
+        "failed_tasks": worker.load.failed,
+    })
+}
+
+/// How a worker stands: by its presence, then by what it has to do.
+pub fn standing(presence: &str, running: u64, max: u64) -> &str {
+    match presence {
+        "active" if running >= max => "busy",
+        "active" if running == 0 => "idle",
+        other => other,
+    }
+}
+
+#[derive(Deserialize)]
+struct Reason {
+    reason: Option<String>,
+}
+
+/// When a wish about the queue was carried out, and what waits and runs then.
+struct Queue {
+    at_ms: u64,
+    waiting: u64,
+    running: u64,
+    cleared: u64,
+}
+
+async fn wish(desk: &Desk, call: &Invocation, reason: Option<&str>, wish: Wish) -> Result<Queue, Refusal> {
+    match desk.wish(call, reason, wish).await? {
+        Worked::Queue { at_ms, waiting, running, cleared } => Ok(Queue { at_ms, waiting, running, cleared }),
+        _ => Err(unexpected()),
+    }
+}
+
+async fn pause(desk: &Desk, call: &Invocation) -> Told {
+    let Reason { reason } = arguments(call)?;
+    let queue = wish(desk, call, reason.as_deref(), Wish::PauseQueue).await?;
+    told(&json!({
+        "status": "paused",
+        "paused_at": time(queue.at_ms),
+        "reason": reason,
+        "queued_tasks": queue.waiting,
+        "running_tasks": queue.running,
+    }))
+}
+
+async fn resume(desk: &Desk, call: &Invocation) -> Told {
+    let Reason { reason } = arguments(call)?;
+    let queue = wish(desk, call, reason.as_deref(), Wish::ResumeQueue).await?;
+    told(&json!({
+        "status": "active",
+        "resumed_at": time(queue.at_ms),
+        "queued_tasks": queue.waiting,
+        // The line is always in its order.
+        "reordered": false,
+    }))
+}
+
+#[derive(Deserialize)]
+struct Clear {
+    status_filter: Option<String>,
+    reason: Option<String>,
+}
+
+/// Clears until nothing is left of the status: one wish takes a bounded number out.
+async fn clear(desk: &Desk, call: &Invocation) -> Told {
+    let Clear { status_filter, reason } = arguments(call)?;
+    let status = status_filter.as_deref().map(|text| {
+        Status::parse(text).ok_or_else(|| invalid(format!("`status_filter`: `{text}` is no status")))
+    });
+    let status = status.transpose()?;
+    let mut cleared = 0;
+    let last = loop {
+        let queue = wish(desk, call, reason.as_deref(), Wish::ClearQueue { status }).await?;
+        cleared += queue.cleared;
+        if queue.cleared == 0 {
+            break queue;
+        }
+    };
+    told(&json!({
+        "cleared_count": cleared,
+        "remaining_count": last.waiting,
+        "cleared_at": time(last.at_ms),
+    }))
+}
