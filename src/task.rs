@@ -328,6 +328,7 @@ impl Task {
             }
             Body::TaskRetried(facts) => {
                 self.input = payload(event, &[Role::Input]).or(self.input);
+                self.facts.hold = facts.hold.clone().or_else(|| self.facts.hold.take());
                 self.facts.order = facts.order;
                 self.facts.retry.max_retries = facts.max_retries.unwrap_or(self.facts.retry.max_retries);
                 self.facts.timeout_ms = facts.timeout_ms.or(self.facts.timeout_ms);

@@ -30,7 +30,10 @@ use crate::{
     workflow::{
         self,
         plan::Plan,
-        run::{Contents, Decision, Run},
+        run::{
+            Run,
+            decide::{Contents, Decision},
+        },
     },
 };
 
@@ -38,6 +41,8 @@ use crate::{
 const RUNS_MAX: usize = 10_000;
 /// Bytes of a run's result that its parent may read.
 const RESULT_MAX: usize = 16 * 1024 * 1024;
+/// Runs inside each other.
+const DEPTH_MAX: usize = 16;
 /// The type of a task that is held by a run.
 const WAIT_RUN: &str = "wait:run";
 
@@ -332,7 +337,8 @@ impl Writer {
         draft.store(Some(payload));
         let task = &self.holding.tasks[task_id].task;
         let order = task::order(self.now_ms(), task.facts.priority, self.limits.ageing_ms);
-        let body = Body::TaskRetried(TaskRetried { order, max_retries: None, timeout_ms: None });
+        let body =
+            Body::TaskRetried(TaskRetried { order, hold: hold.clone(), max_retries: None, timeout_ms: None });
         self.change(task_id, body, by, vec![input_ref], draft)?;
         if let Some(live) = self.holding.tasks.get_mut(task_id) {
             live.input = Some(Arc::from(input));
@@ -344,6 +350,40 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// Tells a run in memory of those it waits for that have ended.
+    fn tell_dependencies(&mut self, id: &str) -> Result<(), Fault> {
+        let waits: Vec<String> = self
+            .holding
+            .runs
+            .get(id)
+            .into_iter()
+            .flat_map(|live| live.run.waits_for())
+            .map(str::to_owned)
+            .collect();
+        for other in waits {
+            let ended = self.loaded_run(&other)?.map(Run::status).filter(|status| status.ended());
+            match (ended, self.holding.runs.get_mut(id)) {
+                (Some(status), Some(live)) => {
+                    live.run.dependency_ended(&other, status == workflow::run::status::Status::Succeeded);
+                }
+                (None, _) => {
+                    self.holding.dependents.entry(other).or_default().insert(id.to_owned());
+                }
+                (Some(_), None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// How many runs a run is inside of, counted as far as they are open.
+    fn depth(&self, id: &str) -> usize {
+        let parent = |id: &str| {
+            let parent = self.holding.runs.get(id)?.run.facts.parent.as_deref()?;
+            parent.split_once('#').map(|(run, _)| run)
+        };
+        std::iter::successors(parent(id), |id| parent(id)).take(DEPTH_MAX + 1).count()
     }
 
     /// Submits the run that a step waits for. One that is not sound fails the step.
@@ -362,7 +402,9 @@ impl Writer {
             }),
             None => Err(vec!["this node has no catalogue".to_owned()]),
         };
+        let depth = task_id.split_once('#').map_or(0, |(parent, _)| self.depth(parent));
         let refused = match planned {
+            Ok(_) if depth >= DEPTH_MAX => vec![format!("workflows are nested deeper than {DEPTH_MAX}")],
             Ok(planned) => {
                 let inputs = self.payload(&planned.inputs.to_string())?;
                 let new = NewRun {
@@ -477,14 +519,8 @@ impl Writer {
         if let Some(old) = old {
             run.take_over(&old);
         }
-        let waits: Vec<String> = run.waits_for().map(str::to_owned).collect();
-        for other in waits {
-            let ended = self.loaded_run(&other)?.map(Run::status).filter(|status| status.ended());
-            if let Some(status) = ended {
-                run.dependency_ended(&other, status == workflow::run::Status::Succeeded);
-            }
-        }
         self.holding.hold_run(LiveRun { run, last, last_seq });
+        self.tell_dependencies(&new.id)?;
         self.holding.dirty.push(new.id.clone());
         self.advance(draft)?;
         Ok(Ok(self.run_told(&new.id, false, Vec::new())))
@@ -510,8 +546,9 @@ impl Writer {
         self.advance(draft)?;
         let run = &self.holding.runs[id].run;
         let steps = run.steps.iter().zip(&run.plan.steps).zip(before);
-        let cancelled = steps
-            .filter(|((step, _), before)| !before && step.status == workflow::run::StepStatus::Cancelled);
+        let cancelled = steps.filter(|((step, _), before)| {
+            !before && step.status == workflow::run::status::StepStatus::Cancelled
+        });
         let cancelled = cancelled.map(|((_, step), _)| step.id.clone()).collect();
         Ok(Ok(self.run_told(id, false, cancelled)))
     }
@@ -583,6 +620,7 @@ impl Writer {
             Err(refusal) => return Ok(Err(refusal)),
             Ok(body) => self.run_event(id, body, by, by.note.into_iter().collect(), draft)?,
         }
+        self.tell_dependencies(id)?;
         if let Some(due) = self.holding.runs[id].run.due_ms() {
             self.holding.due.push(Reverse((due, Due::Run(id.to_owned()))));
         }
@@ -653,7 +691,7 @@ impl Writer {
         let Some(status) = ended else { return Ok(()) };
         for other in self.holding.dependents.remove(id).unwrap_or_default() {
             if let Some(live) = self.holding.runs.get_mut(&other) {
-                live.run.dependency_ended(id, status == workflow::run::Status::Succeeded);
+                live.run.dependency_ended(id, status == workflow::run::status::Status::Succeeded);
                 self.holding.dirty.push(other);
             }
         }
@@ -666,13 +704,14 @@ impl Writer {
         let status = live.run.status();
         let Some(parent) = live.run.facts.parent.clone().filter(|_| status.ended()) else { return Ok(()) };
         let by = self.by_run(id);
-        let mut succeeded = status == workflow::run::Status::Succeeded;
+        let mut succeeded = status == workflow::run::status::Status::Succeeded;
         let result = succeeded.then(|| live.run.result(&Reading { writer: self, draft }).to_string());
         let text = match result {
             Some(result) if result.len() <= RESULT_MAX => result,
             Some(result) => {
                 succeeded = false;
-                let message = format!("the result of {} bytes is over the bound of {RESULT_MAX}", result.len());
+                let message =
+                    format!("the result of {} bytes is over the bound of {RESULT_MAX}", result.len());
                 json!({"code": Code::ResourceExhausted.as_str(), "message": message}).to_string()
             }
             None => {

@@ -24,7 +24,7 @@ use crate::{
     },
     workflow::{
         replay::{diff, verify},
-        run::Contents,
+        run::decide::Contents,
     },
 };
 
@@ -170,7 +170,9 @@ async fn compared(desk: &Desk, left: String, right: String) -> Result<Value, Ref
         () if step["left"].is_null() => "extra",
         () if step["right"].is_null() => "missing",
         () if step["contract"] == "different" || step["input"] == "different" => "input_differs",
-        () if step["output"] == "different" || step["left"]["status"] != step["right"]["status"] => "output_differs",
+        () if step["output"] == "different" || step["left"]["status"] != step["right"]["status"] => {
+            "output_differs"
+        }
         () => "match",
     };
     let step = |step: &Value| {

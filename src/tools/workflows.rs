@@ -21,15 +21,18 @@ use crate::{
         Builtin, arguments,
         reading::time,
         work::{
-            Denied, Desk, Line, Paging, SECRET, Told, content, lines, message, page, seen, span,
-            told, unexpected, unknown, worth,
+            Denied, Desk, Line, Paging, SECRET, Told, content, lines, message, page, seen, span, told,
+            unexpected, unknown, worth,
         },
     },
     workflow::{
         self,
         graph::Graph,
         plan::{Definition, Fault, Plan, ToolFacts, Tools, WORKFLOW_RUN, plan},
-        run::{Piece, Run, Slot, Status, StepStatus, WorkStatus},
+        run::{
+            Piece, Run, Slot,
+            status::{Status, StepStatus, WorkStatus},
+        },
     },
 };
 
@@ -130,7 +133,11 @@ impl Tools for Known<'_> {
 }
 
 /// Checks a definition against the catalogue and the runs on record; `what` names it in a refusal.
-pub async fn checked(desk: &Desk, what: &'static str, definition: Map<String, Value>) -> Result<Definition, Denied> {
+pub async fn checked(
+    desk: &Desk,
+    what: &'static str,
+    definition: Map<String, Value>,
+) -> Result<Definition, Denied> {
     let definition = Value::Object(definition);
     let catalogue = Catalogue(desk.clone());
     let planned = desk.ask(move |view| {

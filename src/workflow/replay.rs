@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 
 pub use self::diff::{Diff, Likeness, Side, diff};
 use self::match_up::{Found, Key};
-use super::run::{Contents, Decision, Run};
+use super::run::{
+    Run,
+    decide::{Contents, Decision},
+};
 use crate::{
     block::Cid,
     event::{Body, Event, PayloadRef, Role, work::Hold},

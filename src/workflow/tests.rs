@@ -232,7 +232,7 @@ impl Story {
             }
             Decision::Retry { task_id, input, .. } => {
                 let input = self.memory.keep(&input, Role::Input);
-                let facts = TaskRetried { order: 0, max_retries: None, timeout_ms: None };
+                let facts = TaskRetried { hold: None, order: 0, max_retries: None, timeout_ms: None };
                 self.task(&task_id, vec![input], Body::TaskRetried(facts));
             }
             Decision::Take { task_id, step, task_type, tool, input, output, .. } => {

@@ -196,7 +196,7 @@ fn cancelled() -> Body {
 }
 
 fn retried() -> Body {
-    Body::TaskRetried(TaskRetried { order: -7, max_retries: None, timeout_ms: None })
+    Body::TaskRetried(TaskRetried { hold: None, order: -7, max_retries: None, timeout_ms: None })
 }
 
 fn ids(page: &At<super::page::Page<super::page::TaskRow>>) -> Vec<&str> {
