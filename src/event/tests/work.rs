@@ -1,4 +1,6 @@
-//! The part of the golden log that tells of durable work.
+//! The part of the golden log that tells of durable work: the first event of each kind carries everything it can.
+//!
+//! Invariant: what is told here goes after all that was told before.
 
 use ipld_core::{ipld, ipld::Ipld};
 
