@@ -246,9 +246,18 @@ impl Replay<'_> {
                 match_up::compare(&decision, event, body, &self.contents)
             }
             None if self.could_not_tell(step.as_deref()) => Found::Erased,
-            None => Found::differs(Verdict::Extra, event, "the rules do not decide this"),
+            None => Found::differs(Verdict::Extra, event, self.instead(step.as_deref())),
         };
         self.note(step, found);
+    }
+
+    /// What the rules decide about a step, where that is not what is on record.
+    fn instead(&self, step: Option<&str>) -> String {
+        let of = |decision: &&Decision| match_up::step_decided(decision, &self.run).as_deref() == step;
+        match self.decided.iter().find(of) {
+            Some(decision) => format!("the rules decide otherwise: {}", match_up::told(decision)),
+            None => "the rules do not decide this".to_owned(),
+        }
     }
 
     /// Whether the rules gave this step up because content that they need was erased meanwhile.

@@ -400,6 +400,18 @@ fn what_the_record_lacks_is_missing_and_what_it_has_beside_is_extra() {
 }
 
 #[test]
+fn a_step_that_was_skipped_without_a_condition_is_extra() {
+    let mut record = Record::begin(&definition("a b<a"));
+    let body = Body::StepSkipped(StepSkipped { step: "a".to_owned(), reason: "condition".to_owned() });
+    record.events.clear();
+    record.put("workflow/w", body, Vec::new(), None, Vec::new());
+    let report = record.verify();
+    let first = report.first_divergence().expect("it differs");
+    assert_eq!(first.verdict, Verdict::Extra);
+    assert_eq!(first.why, "the rules decide otherwise: task w#a is submitted");
+}
+
+#[test]
 fn a_step_that_starts_after_a_cancel_is_extra() {
     let mut record = Record::begin(&definition("a b<a"));
     record.claim("a");
