@@ -5,16 +5,18 @@
 //! - contents are compared, not names: the same content has another CID where another key salts it;
 //! - content that was erased is neither equal nor different: it is said to be unverifiable.
 
-mod diff;
+pub mod diff;
 mod match_up;
 
 use std::{cell::Cell, collections::HashMap, sync::Arc};
 
 use serde_json::{Value, json};
 
-pub use self::diff::{Diff, Likeness, Side, diff};
 use self::match_up::{Found, Key};
-use super::run::{Contents, Decision, Run};
+use super::run::{
+    Run,
+    decide::{Contents, Decision},
+};
 use crate::{
     block::Cid,
     event::{Body, Event, PayloadRef, Role, work::Hold},

@@ -12,7 +12,7 @@ use crate::{
     event::PayloadRef,
     workflow::{
         graph::Graph,
-        run::{Contents, Run, Work},
+        run::{Run, Work, decide::Contents},
     },
 };
 

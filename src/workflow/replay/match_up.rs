@@ -11,7 +11,10 @@ use crate::{
         Body, Event, PayloadRef, Role,
         work::{Hold, Part, TaskSubmitted},
     },
-    workflow::run::{Contents, Decision, Run},
+    workflow::run::{
+        Run,
+        decide::{Contents, Decision},
+    },
 };
 
 /// What a decision is about.

@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    diff::{Likeness, diff},
+    *,
+};
 use crate::{
     block::Codec,
     event::{
@@ -462,7 +465,7 @@ fn runs_are_compared_by_content_step_by_step() {
     assert_eq!(verdicts, [same, same, same, Verdict::OutputDiffers, Verdict::Extra]);
     let erased: Vec<Cid> = left.run.steps[1].output.iter().map(|output| output.cid).collect();
     erased.iter().for_each(|cid| drop(store.0.remove(cid)));
-    let diff = super::diff(&left.run, &right.run, &store);
+    let diff = super::diff::diff(&left.run, &right.run, &store);
     assert_eq!(diff.steps[1].output, Likeness::Unknown);
     assert_eq!(diff.report().steps[1].verdict, Verdict::Unverifiable);
 }

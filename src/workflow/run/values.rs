@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{Run, StepStatus, decide::Answer};
+use super::{Run, decide::Answer, status::StepStatus};
 use crate::{
     call::Code,
     event::PayloadRef,
