@@ -1,4 +1,6 @@
 //! A decision of the rules, beside the event that should be it.
+//!
+//! Invariant: times, and the place a task has in the queue, are outcomes and not compared.
 
 use serde_json::Value;
 
