@@ -90,6 +90,8 @@ pub struct Selected {
     pub to: u64,
     pub count: u64,
     head: Head,
+    /// The entity it is the record of.
+    subject: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -155,7 +157,11 @@ impl View {
         let (Some(from), Some(to)) = (from, to) else {
             return Err(QueryError::NotFound(what));
         };
-        Ok(Selected { seqs, from, to, count, head: head.clone() })
+        let subject = match scope {
+            Scope::Subject(subject) => Some(subject.clone()),
+            Scope::Range { .. } | Scope::Ancestors(_) => None,
+        };
+        Ok(Selected { seqs, from, to, count, head: head.clone(), subject })
     }
 
     /// Writes what was selected.

@@ -41,6 +41,9 @@ pub struct Manifest {
     pub count: u64,
     /// A signed head of the log, over at least these events.
     pub checkpoint: String,
+    /// The entity whose record this is, where it is one entity's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
 }
 
 impl View {
@@ -54,6 +57,7 @@ impl View {
             to: selected.to,
             count: selected.count,
             checkpoint: selected.head.note.clone(),
+            subject: selected.subject.clone(),
         });
         let mut archive = car::Writer::new(to, manifest.cid())?;
         archive.write(&manifest.cid(), manifest.bytes())?;
