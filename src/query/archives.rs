@@ -61,7 +61,9 @@ impl Archive {
             }
             let file = File::open(&path).map_err(unreadable)?;
             let kept = file.metadata().and_then(|about| about.modified()).map_err(unreadable)?;
-            let manifest = car::Reader::new(BufReader::new(&file), limits()).ok().and_then(|mut archive| manifest(&mut archive));
+            let manifest = car::Reader::new(BufReader::new(&file), limits())
+                .ok()
+                .and_then(|mut archive| manifest(&mut archive));
             let wanted = manifest.is_some_and(|manifest| manifest.subject.as_deref() == Some(subject));
             let later = latest.as_ref().is_none_or(|(than, name, _)| (*than, name) < (kept, &path));
             if wanted && later {
@@ -84,7 +86,8 @@ impl Archive {
             places.insert(cid, place);
             if log.is_none() {
                 log = decode::<Manifest>(&bytes).ok().map(|manifest| manifest.log);
-            } else if cid.codec() == Codec::DagCbor && let Ok(event) = Event::open(bytes)
+            } else if cid.codec() == Codec::DagCbor
+                && let Ok(event) = Event::open(bytes)
                 && log == Some(event.fields().log)
             {
                 events.push(event);
@@ -104,7 +107,8 @@ impl Source for Archive {
         let (run, tasks) = (format!("workflow/{id}"), format!("task/{id}#"));
         let of_run = |event: &&Event| {
             let fields = event.fields();
-            (fields.subject == run || fields.subject.starts_with(&tasks)) && as_of.is_none_or(|as_of| fields.seq <= as_of)
+            (fields.subject == run || fields.subject.starts_with(&tasks))
+                && as_of.is_none_or(|as_of| fields.seq <= as_of)
         };
         Ok(self.events.iter().filter(of_run).cloned().collect())
     }

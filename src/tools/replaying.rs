@@ -160,7 +160,9 @@ async fn compared(desk: &Desk, left: String, right: String) -> Result<Value, Ref
         () if step["left"].is_null() => "extra",
         () if step["right"].is_null() => "missing",
         () if step["contract"] == "different" || step["input"] == "different" => "input_differs",
-        () if step["output"] == "different" || step["left"]["status"] != step["right"]["status"] => "output_differs",
+        () if step["output"] == "different" || step["left"]["status"] != step["right"]["status"] => {
+            "output_differs"
+        }
         () => "match",
     };
     let step = |step: &Value| {
@@ -200,7 +202,7 @@ async fn differing(desk: &Desk, left: String, right: String) -> Result<Value, Re
     let differing = desk.ask(move |view| {
         let Some((one, _, seq)) = run_as_of(view, &left, None)? else { return Ok(Err(left)) };
         let Some((other, _, _)) = run_as_of(view, &right, Some(seq))? else { return Ok(Err(right)) };
-        let mut shown = diff(&one, &other, &Recorded::new(view)).json();
+        let mut shown = diff::diff(&one, &other, &Recorded::new(view)).json();
         shown["left"] = json!(left);
         shown["right"] = json!(right);
         shown["seq"] = json!(seq);
