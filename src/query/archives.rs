@@ -109,7 +109,8 @@ impl Source for Archive {
         let (run, tasks) = (format!("workflow/{id}"), format!("task/{id}#"));
         let of_run = |event: &&Event| {
             let fields = event.fields();
-            (fields.subject == run || fields.subject.starts_with(&tasks)) && as_of.is_none_or(|as_of| fields.seq <= as_of)
+            (fields.subject == run || fields.subject.starts_with(&tasks))
+                && as_of.is_none_or(|as_of| fields.seq <= as_of)
         };
         Ok(self.events.iter().filter(of_run).cloned().collect())
     }

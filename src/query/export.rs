@@ -182,7 +182,8 @@ impl View {
         seqs.extend(work::calls_of_run(&self.state, id)?);
         let first = work::run_known(&self.state, id)?.map(|first| self.log.event_at(first)).transpose()?;
         if let Some(event) = first.flatten()
-            && let Some(Body::WorkflowSubmitted(WorkflowSubmitted { origin: Some(origin), .. })) = event.body()
+            && let Some(Body::WorkflowSubmitted(WorkflowSubmitted { origin: Some(origin), .. })) =
+                event.body()
         {
             let before = work::events_of_run(&self.state, &origin.run)?;
             seqs.extend(before.into_iter().filter(|seq| *seq < event.fields().seq));

@@ -160,7 +160,9 @@ async fn compared(desk: &Desk, left: String, right: String) -> Result<Value, Ref
         () if step["left"].is_null() => "extra",
         () if step["right"].is_null() => "missing",
         () if step["contract"] == "different" || step["input"] == "different" => "input_differs",
-        () if step["output"] == "different" || step["left"]["status"] != step["right"]["status"] => "output_differs",
+        () if step["output"] == "different" || step["left"]["status"] != step["right"]["status"] => {
+            "output_differs"
+        }
         () => "match",
     };
     let step = |step: &Value| {

@@ -2,6 +2,15 @@
 
 use std::{fs, path::Path};
 
+use cairn::{
+    block::{
+        Block, Cid,
+        car::{Limits, Reader, SECTION_MAX, Writer},
+        decode,
+    },
+    event::Event,
+    workflow::plan::Plan,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -55,7 +64,8 @@ fn ran(data: &Path) -> Server {
 fn a_run_is_replayed_where_it_never_ran() {
     let temp = temp();
     let [one, other, whole] = ["one", "other", "whole"].map(|name| temp.path().join(name));
-    let [first, fork, again, all] = ["wf.car", "fork.car", "again.car", "all.car"].map(|name| temp.path().join(name));
+    let [first, fork, again, all] =
+        ["wf.car", "fork.car", "again.car", "all.car"].map(|name| temp.path().join(name));
     let [one, other, whole] = [&one, &other, &whole].map(|path| text(path));
     let [first, fork, again, all] = [&first, &fork, &again, &all].map(|path| text(path));
     let server = ran(Path::new(one));
@@ -108,27 +118,63 @@ fn a_damaged_record_is_refused_with_its_place() {
     ran(&data).kill();
     exits(0, &["export", "--subject", "workflow/wf", "-o", text(&file), "--data", text(&data)]);
     let whole = fs::read(&file).expect("an archive");
-    let find = |what: &str| {
+    let flip = |what: &str| {
         let at = whole.windows(what.len()).position(|bytes| bytes == what.as_bytes());
-        at.unwrap_or_else(|| panic!("{what} is in the archive"))
-    };
-    let flip = |at: usize| {
         let mut bytes = whole.clone();
-        bytes[at] ^= 1;
+        bytes[at.unwrap_or_else(|| panic!("{what} is in the archive"))] ^= 1;
         bytes
     };
+    // Damage behind right names: blocks left out, moved or slipped in.
+    let limits = Limits { section_max: SECTION_MAX, total_max: u64::MAX };
+    let sections: Vec<Section> =
+        Reader::new(&whole[..], limits).and_then(|archive| archive.collect()).expect("an archive");
+    let is = |section: &Section, kind: &str| {
+        Event::open(section.1.clone()).is_ok_and(|event| event.fields().kind == kind)
+    };
+    let place = |kind: &str| sections.iter().position(|section| is(section, kind)).expect("there is one");
+    let plan = sections.iter().position(|(_, bytes)| decode::<Plan>(bytes).is_ok()).expect("there is one");
+    let forged = |change: &dyn Fn(&mut Vec<Section>)| {
+        let mut sections = sections.clone();
+        change(&mut sections);
+        let mut archive = Writer::new(Vec::new(), sections[0].0).expect("it can be written");
+        for (cid, bytes) in sections {
+            archive.append(&cid, &bytes).expect("it can be written");
+        }
+        archive.finish().expect("it can be written")
+    };
+    let begun = sections[place("workflow.started")].0;
     let cases = [
-        (flip(find("workflow.started")), "does not have the digest it is named by"),
-        (flip(find("Lists tools")), "does not have the digest it is named by"),
-        (whole[..whole.len() - 3].to_vec(), "ends within a section at byte"),
-        (whole[..find("workflow.succeeded") - 200].to_vec(), "refused"),
+        (flip("workflow.started"), format!("block {begun} does not have the digest it is named by")),
+        (flip("\"limit\":3"), "does not have the digest it is named by".to_owned()),
+        (whole[..whole.len() - 3].to_vec(), "ends within a section at byte".to_owned()),
+        (
+            forged(&|all| drop(all.remove(place("workflow.succeeded")))),
+            "not those its manifest speaks of".to_owned(),
+        ),
+        (forged(&|all| drop(all.remove(plan))), "its plan is missing".to_owned()),
+        (forged(&|all| drop(all.remove(plan - 1))), "its contract is missing".to_owned()),
+        (
+            forged(&|all| all.swap(place("workflow.started"), place("workflow.succeeded"))),
+            "after a later event".to_owned(),
+        ),
+        (forged(&|all| all.insert(plan + 3, stranger())), format!("block {}: it is no event", stranger().0)),
+        (forged(&|all| all[1] = stranger()), "should".to_owned()),
     ];
     for (bytes, why) in cases {
         let other = temp.path().join("other");
         fs::write(&file, bytes).expect("a file");
         let refused = exits(1, &["log", "import", text(&file), "--data", text(&other)]);
-        assert!(refused.stderr.contains("the archive is refused: ") && refused.stderr.contains(why), "{refused:?}");
+        assert!(
+            refused.stderr.contains("the archive is refused: ") && refused.stderr.contains(&why),
+            "{refused:?}"
+        );
         assert_eq!(fs::read_dir(other.join("archives")).expect("a directory").count(), 0);
-        exits(1, &["replay", "wf", "--data", text(&other)]);
     }
+}
+
+type Section = (Cid, Vec<u8>);
+
+fn stranger() -> Section {
+    let block = Block::encode(&"a stranger");
+    (block.cid(), block.bytes().to_vec())
 }

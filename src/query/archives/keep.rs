@@ -48,7 +48,9 @@ pub enum KeepError {
     Event { seq: u64, cid: Cid, fault: &'static str },
     #[error("the archive is refused: block {cid}: {fault}")]
     Block { cid: Cid, fault: &'static str },
-    #[error("the archive is refused: it holds {found} events, from {from} to {to}, not those its manifest speaks of")]
+    #[error(
+        "the archive is refused: it holds {found} events, from {from} to {to}, not those its manifest speaks of"
+    )]
     Count { found: u64, from: u64, to: u64 },
     #[error("the archive is refused: the submission of {subject} is not in it")]
     NoSubmission { subject: String },
@@ -169,7 +171,8 @@ impl<'a> Check<'a> {
         if self.named.contains(&cid) {
             self.blocks += 1;
             if cid.codec() == Codec::DagCbor {
-                let parts = payload_parts(&bytes).ok_or(KeepError::Block { cid, fault: "the payload is malformed" })?;
+                let parts = payload_parts(&bytes)
+                    .ok_or(KeepError::Block { cid, fault: "the payload is malformed" })?;
                 self.named.extend(parts);
             }
             return Ok(());
@@ -186,7 +189,9 @@ impl<'a> Check<'a> {
         }
         match Event::open(bytes) {
             Ok(event) if cid.codec() == Codec::DagCbor => self.event(&event),
-            Ok(_) | Err(_) => Err(KeepError::Block { cid, fault: "it is no event, and nothing before it names it" }),
+            Ok(_) | Err(_) => {
+                Err(KeepError::Block { cid, fault: "it is no event, and nothing before it names it" })
+            }
         }
     }
 

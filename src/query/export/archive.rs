@@ -153,7 +153,8 @@ impl View {
                 plans.into_iter().flatten().flatten().collect()
             }
             Seqs::Fitting { gapless: true, .. } => {
-                let sql = "SELECT DISTINCT plan FROM workflow WHERE plan IS NOT NULL AND id BETWEEN ?1 AND ?2";
+                let sql =
+                    "SELECT DISTINCT plan FROM workflow WHERE plan IS NOT NULL AND id BETWEEN ?1 AND ?2";
                 let mut statement = self.state.prepare_cached(sql)?;
                 let rows = statement.query_map([selected.from, selected.to], |row| row.get(0))?;
                 rows.collect::<Result<_, _>>()?
