@@ -4,7 +4,7 @@
 //! - derived, never written: it is put together from the waiting tasks at start, and thrown away;
 //! - every line is ordered by (order, seq), so what a worker gets is the first of all it may take;
 //! - a concurrency key that is taken, or a rate key that is closed, lets none of its tasks stand in a line;
-//! - a task costs about twenty bytes, and about ten times that with a key of its own.
+//! - a waiting task costs about twenty bytes, a hundred more with a key, and a key that waits about four hundred.
 
 mod keys;
 mod sorted;

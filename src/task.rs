@@ -6,6 +6,8 @@
 //! - `order` is `ready_ms` less one ageing interval a priority, so a line never has to be sorted again;
 //! - the same fold is used live, at restart, for the past and for replays.
 
+#[cfg(test)]
+pub(crate) mod chance;
 mod checks;
 mod ruling;
 
@@ -151,6 +153,7 @@ pub enum Submitted {
 }
 
 /// What completing comes to.
+#[expect(clippy::large_enum_variant, reason = "all but a repeated word is new, and is sealed at once")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Completed {
     New(Body),
@@ -325,6 +328,7 @@ impl Task {
             }
             Body::TaskRetried(facts) => {
                 self.input = payload(event, &[Role::Input]).or(self.input);
+                self.facts.hold = facts.hold.clone().or_else(|| self.facts.hold.take());
                 self.facts.order = facts.order;
                 self.facts.retry.max_retries = facts.max_retries.unwrap_or(self.facts.retry.max_retries);
                 self.facts.timeout_ms = facts.timeout_ms.or(self.facts.timeout_ms);

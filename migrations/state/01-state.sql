@@ -116,26 +116,29 @@ CREATE TABLE task (
     input           INTEGER,           -- the payload's block number
     concurrency_key TEXT,
     rate_key        TEXT,
-    unique_key      TEXT
+    unique_key      TEXT,
+    tags            TEXT               -- words, parted by spaces; null where there are none
 );
--- Every list is a merge of these ranges, one for each row of `task_tally` that it wants.
-CREATE INDEX task_listed ON task (status, priority) WHERE cleared = 0;
 CREATE INDEX task_worker ON task (worker, status) WHERE worker IS NOT NULL AND cleared = 0;
 CREATE INDEX task_run ON task (run) WHERE run IS NOT NULL;
 CREATE INDEX task_unique ON task (unique_key) WHERE unique_key IS NOT NULL AND status < 2;
 
-CREATE TABLE task_tag (
-    tag  INTEGER NOT NULL,             -- word
-    task INTEGER NOT NULL,
-    PRIMARY KEY (tag, task)
+-- The tasks of each tag that are not cleared; tag 0 stands for every task. A list is a merge of ranges of this table.
+CREATE TABLE task_listed (
+    tag      INTEGER NOT NULL,         -- word
+    status   INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    task     INTEGER NOT NULL,
+    PRIMARY KEY (tag, status, priority, task)
 ) WITHOUT ROWID;
 
--- How many tasks there are that are not cleared.
+-- How long each of those ranges is.
 CREATE TABLE task_tally (
+    tag      INTEGER NOT NULL,
     status   INTEGER NOT NULL,
     priority INTEGER NOT NULL,
     n        INTEGER NOT NULL,
-    PRIMARY KEY (status, priority)
+    PRIMARY KEY (tag, status, priority)
 ) WITHOUT ROWID;
 
 -- The last success of a contract with an input that a worker had.

@@ -74,18 +74,13 @@ fn told(what: &str, report: &Value, differ: &Table, run: &str, wide: bool) -> St
     }
     let first = &report["first_divergence"];
     if first.is_object() {
-        let value = |key: &str| match &first[key] {
-            Value::String(value) => table::short(value, wide),
-            Value::Null => "nothing".to_owned(),
-            value => value.to_string(),
-        };
-        let (expected, actual) = match first.get("left") {
-            Some(_) => ("left", "right"),
-            None => ("expected", "actual"),
-        };
-        let step = first["step_id"].as_str().unwrap_or("the run's end");
-        let (one, other) = (value(expected), value(actual));
-        let line = format!("first at {step}: {}; {expected} {one}, {actual} {other}", text(first, "why"));
+        let step = first["step_id"].as_str().unwrap_or("the run as a whole");
+        let mut line = format!("first at {step}: {}", text(first, "why"));
+        for side in ["expected", "actual", "left", "right"] {
+            if let Some(cid) = first[side].as_str() {
+                line += &format!("; {side} {}", table::short(cid, wide));
+            }
+        }
         lines.push(table::printable(&line));
     }
     lines.join("\n")

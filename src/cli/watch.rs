@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - the tool is asked when the watch begins and when the run has ended; what happens between is read from the
-//!   log's stream, so that watching writes nothing into the log;
+//!   log's stream where the reader may have it, so that watching adds next to nothing to the log;
 //! - a terminal shows a screen that is drawn again, everything else a line for each change.
 
 mod view;

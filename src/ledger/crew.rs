@@ -19,6 +19,7 @@ use crate::{
     ledger::{
         holding::{Due, Timetable},
         tasks::By,
+        tasks::worked,
         work::{Made, NewRun, Worked},
         writer::{Draft, Fault, Writer, node, payload_ref},
     },
@@ -219,7 +220,7 @@ impl Writer {
         for _ in 0..parked.len() {
             let Some(claim) = parked.pop_front() else { break };
             match claim.until_ms <= now_ms {
-                true => draft.replies.push((claim.reply, super::tasks::worked(Worked::Claimed(Vec::new())))),
+                true => draft.replies.push((claim.reply, worked(Worked::Claimed(Vec::new())))),
                 false => parked.push_back(claim),
             }
         }
@@ -324,6 +325,7 @@ impl Writer {
     fn schedule_due(&mut self, id: &str, by: &By, draft: &mut Draft) -> Result<(), Fault> {
         let moment = self.moment();
         let Some(timetable) = self.holding.schedules.get(id) else { return Ok(()) };
+        // Ticks that are made up for come one a commit, so that a long absence does not hold up everything else.
         if let Some(facts) = timetable.schedule.fire(&moment) {
             let (tick, makes) = (timetable.schedule.tick_id(facts.at_ms), timetable.makes.clone());
             let fact = schedule_fact(id, by, Vec::new(), Body::ScheduleFired(facts));

@@ -57,6 +57,10 @@ pub struct Holding {
     pub contents: Contents,
     /// Entities in the order they were touched, so that what the state has folded can be let go.
     touched: VecDeque<(u64, String)>,
+    /// Runs that have nothing left to do, likewise.
+    pub rested: VecDeque<(u64, String)>,
+    /// Whether decisions are being carried out.
+    pub advancing: bool,
     /// Whether something may be handed out that could not before.
     pub fresh: bool,
 }
@@ -255,7 +259,14 @@ impl Holding {
                 self.unique.remove(key);
             }
         }
-        self.runs.retain(|_, live| !(live.run.at_rest() && live.last_seq < applied));
+        while let Some((seq, _)) = self.rested.front()
+            && *seq < applied
+        {
+            let Some((seq, id)) = self.rested.pop_front() else { return };
+            if self.runs.get(&id).is_some_and(|live| live.run.at_rest() && live.last_seq == seq) {
+                self.runs.remove(&id);
+            }
+        }
     }
 }
 

@@ -22,7 +22,10 @@ use crate::{
     state::{Database, StateError},
     task::Task,
     worker::Worker,
-    workflow::{plan::Plan, run::Run},
+    workflow::{
+        plan::Plan,
+        run::{Run, status::Status},
+    },
 };
 
 /// The state and the log, as they stand when nobody writes.
@@ -59,6 +62,7 @@ impl Loading<'_> {
                 holding.hold_run(live);
             }
         }
+        self.dependencies(&mut holding)?;
         for query::work::Schedule { id, .. } in query::work::schedules(self.state)? {
             if let Some(timetable) = self.timetable(&id)? {
                 let next = timetable.schedule.next_ms;
@@ -70,6 +74,23 @@ impl Loading<'_> {
             holding.queue.pause();
         }
         Ok(holding)
+    }
+
+    /// Tells runs of those they wait for that have ended.
+    fn dependencies(&self, holding: &mut Holding) -> Result<(), OpenError> {
+        let ended = holding.dependents.keys().filter(|other| !holding.runs.contains_key(*other));
+        let ended: Vec<String> = ended.cloned().collect();
+        for other in ended {
+            let status = load_run(self.state, self.log, &other)?.map(|live| live.run.status());
+            let succeeded = status == Some(Status::Succeeded);
+            for id in holding.dependents.remove(&other).unwrap_or_default() {
+                if let Some(live) = holding.runs.get_mut(&id) {
+                    live.run.dependency_ended(&other, succeeded);
+                    holding.due.push(std::cmp::Reverse((self.now_ms, Due::Run(id))));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn waiting(&self, holding: &mut Holding) -> Result<(), OpenError> {

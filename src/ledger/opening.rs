@@ -20,7 +20,8 @@ use crate::{
         folding::{Folding, catch_up},
         holding::Holding,
         loading::Loading,
-        writer::{Sealer, Working, Writer, log_fact, node},
+        sealer::Sealer,
+        writer::{Working, Writer, log_fact, node},
     },
     log::{
         Batch, Log, LogError, Reader, Stored,

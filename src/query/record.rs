@@ -17,7 +17,7 @@ use crate::{
     workflow::{
         self,
         plan::Plan,
-        run::{Contents, Run},
+        run::{Run, decide::Contents},
     },
 };
 

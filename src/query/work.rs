@@ -16,7 +16,7 @@ use crate::{
     query::numbers,
     state::{
         StateError, subject_key,
-        work::{QUEUED, RUN_STATUSES, RUN_SUCCEEDED, RUNNING, TASK_STATUSES, WORKER_STATUSES},
+        work::{EVERY_TASK, QUEUED, RUN_STATUSES, RUN_SUCCEEDED, RUNNING, TASK_STATUSES, WORKER_STATUSES},
     },
 };
 
@@ -179,11 +179,12 @@ pub fn run_known(state: &Connection, id: &str) -> Result<Option<u64>, StateError
 /// Visits every task in the line, sorted by class, order and seq.
 pub fn waiting_tasks(state: &Connection, visit: &mut dyn FnMut(Waiting<'_>)) -> Result<(), StateError> {
     let mut statement = state.prepare_cached(
-        "SELECT task.class, ord, task.id, ready_ms, concurrency_key, rate_key FROM task
-         WHERE status = ?1 AND cleared = 0 ORDER BY class, ord, task.id",
+        "SELECT class, ord, id, ready_ms, concurrency_key, rate_key
+         FROM task_listed CROSS JOIN task ON task.id = task_listed.task
+         WHERE tag = ?1 AND task_listed.status = ?2 ORDER BY class, ord, id",
     )?;
     let mut word = state.prepare_cached("SELECT text FROM word WHERE id = ?1")?;
-    let mut rows = statement.query([QUEUED])?;
+    let mut rows = statement.query(params![EVERY_TASK, QUEUED])?;
     let mut class: (Option<u64>, String) = (None, String::new());
     while let Some(row) = rows.next()? {
         let number: u64 = row.get(0)?;
@@ -206,7 +207,9 @@ pub fn waiting_tasks(state: &Connection, visit: &mut dyn FnMut(Waiting<'_>)) -> 
 
 /// Tasks that a worker has, and those that are held, by the seq of their submission.
 pub fn running_tasks(state: &Connection) -> Result<Vec<u64>, StateError> {
-    numbers(state, &format!("SELECT id FROM task WHERE status = {RUNNING} AND cleared = 0 ORDER BY id"))
+    let sql =
+        format!("SELECT task FROM task_listed WHERE tag = {EVERY_TASK} AND status = {RUNNING} ORDER BY task");
+    numbers(state, &sql)
 }
 
 /// Tasks of one status that have not left the lists, by the seq of their submission, the oldest first.
@@ -273,7 +276,7 @@ pub fn counts(state: &Connection) -> Result<Counts, StateError> {
         }
         Ok(())
     };
-    fill("SELECT status, n FROM task_tally", &mut counts.tasks)?;
+    fill(&format!("SELECT status, n FROM task_tally WHERE tag = {EVERY_TASK}"), &mut counts.tasks)?;
     fill("SELECT status, n FROM workflow_tally", &mut counts.runs)?;
     Ok(counts)
 }

@@ -92,7 +92,11 @@ impl<T: Ord + Copy> Sorted<T> {
     fn push(&mut self, entry: T) {
         match self.chunks.back_mut().filter(|chunk| chunk.len() < CHUNK_MAX) {
             Some(chunk) => chunk.push_back(entry),
-            None => self.chunks.push_back(VecDeque::from([entry])),
+            None => {
+                // Most lines of a key have one entry for ever.
+                self.chunks.reserve_exact(usize::from(self.chunks.is_empty()));
+                self.chunks.push_back(VecDeque::from([entry]));
+            }
         }
         self.len += 1;
     }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::*;
+use crate::task::chance::Chance;
 
 /// A task as the model keeps it.
 #[derive(Clone, Debug)]
@@ -151,22 +152,6 @@ fn a_paused_queue_gives_nothing_and_loses_nothing() {
     assert!(queue.take(&words(&["mail"]), 0).is_some());
 }
 
-/// Numbers that look random, from a seed that is printed on failure (splitmix64).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    fn one_in(&mut self, bound: u64) -> bool {
-        self.below(bound) == 0
-    }
-}
-
 /// The queue as a list: every answer is a search of all of it.
 #[derive(Default)]
 struct Model {
@@ -238,7 +223,7 @@ fn random_row(seq: u64, now_ms: u64, chance: &mut Chance) -> Row {
 #[test]
 fn any_history_gives_what_a_search_of_all_tasks_gives() {
     for seed in 0..300 {
-        let mut chance = Chance(seed);
+        let mut chance = Chance::seeded(seed);
         let (mut queue, mut model) = (Queue::new(rates()), Model::default());
         let mut running: Vec<Row> = Vec::new();
         let (mut now_ms, mut next_seq) = (1000, 0);
@@ -301,7 +286,7 @@ fn any_history_gives_what_a_search_of_all_tasks_gives() {
 #[test]
 fn a_sorted_set_is_a_sorted_set() {
     for seed in 0..20 {
-        let mut chance = Chance(seed);
+        let mut chance = Chance::seeded(seed);
         let (mut sorted, mut model) = (Sorted::<u64>::default(), BTreeSet::new());
         for turn in 0..20_000 {
             // Grows first, then shrinks to nothing.

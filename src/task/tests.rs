@@ -2,6 +2,9 @@
 //!
 //! A story's clock is told by each event; its task is folded from the sealed events alone.
 
+mod folding;
+mod submitting;
+
 use super::*;
 use crate::{
     block::Codec,
@@ -365,7 +368,7 @@ fn after_a_cancel_no_attempt_starts() {
 
 #[test]
 fn a_retry_revives_what_ended_without_success() {
-    let retried = TaskRetried { order: order(2000, 50, 10), max_retries: None, timeout_ms: None };
+    let retried = TaskRetried { hold: None, order: order(2000, 50, 10), max_retries: None, timeout_ms: None };
     let retried = Ok(vec![Body::TaskRetried(retried)]);
     let no = Err(Code::FailedPrecondition);
     check(facts(), &[(1001, Claim), (1002, Fail)], 2000, Retry, retried.clone());
@@ -443,122 +446,6 @@ fn clearing_touches_no_running_work() {
     check(facts(), &[(1001, Claim)], 1002, Clear, Ok(vec![]));
     check(facts(), &[(1001, Claim), (1002, Fail)], 1003, Clear, cleared());
     check(facts(), &[(1001, Cancel), (1002, Clear)], 1003, Clear, Ok(vec![]));
-}
-
-#[test]
-fn the_same_submission_is_known_and_another_is_not() {
-    let story = Story::told(facts(), &[(1001, Claim), (1002, Complete)]);
-    let again = |facts, input| {
-        let submitted = submit(Some(&story.task), "t1", facts, &pay(input, Role::Input), 99, &at(2000));
-        submitted.map_err(|refusal| refusal.code)
-    };
-    assert_eq!(again(facts(), "input"), Ok(Submitted::Known));
-    assert_eq!(again(facts(), "other"), Err(Code::AlreadyExists));
-    assert_eq!(again(TaskSubmitted { priority: 51, ..facts() }, "input"), Err(Code::AlreadyExists));
-}
-
-#[test]
-fn a_full_queue_refuses_new_work_but_no_step_of_accepted_work() {
-    let ask = |facts| submit(None, "t2", facts, &pay("input", Role::Input), LIMITS.queue_max, &at(2000));
-    let refusal = ask(facts()).expect_err("it is full");
-    assert_eq!((refusal.code, refusal.retryable), (Code::ResourceExhausted, true));
-    assert!(refusal.hint.is_some());
-    assert!(ask(TaskSubmitted { run: Some("wf".into()), ..facts() }).is_ok());
-    assert!(ask(held(Hold::Run { run: "child".into() })).is_ok());
-}
-
-#[test]
-fn a_unique_key_has_one_open_task() {
-    assert_eq!(unique(None), Ok(()));
-    let open = Story::new(facts()).task;
-    assert_eq!(unique(Some(&open)).map_err(|refusal| refusal.code), Err(Code::AlreadyExists));
-    assert_eq!(unique(Some(&Story::told(facts(), &[(1001, Cancel)]).task)), Ok(()));
-}
-
-#[test]
-fn a_later_time_is_its_place_in_the_line() {
-    let later = Story::new(TaskSubmitted { not_before_ms: Some(5000), ..facts() }).task;
-    assert_eq!((later.ready_ms, later.facts.order), (5000, 5000 - 500));
-    let past = Story::new(TaskSubmitted { not_before_ms: Some(5), ..facts() }).task;
-    assert_eq!((past.ready_ms, past.facts.order), (1000, 1000 - 500));
-}
-
-#[test]
-fn what_is_over_a_bound_is_refused_with_its_field() {
-    let long = || "x".repeat(NAME_MAX + 1);
-    let retry = |retry: RetryPolicy| TaskSubmitted { retry, ..facts() };
-    let table = [
-        ("t#1", facts(), "task_id:"),
-        ("", facts(), "task_id:"),
-        ("t1", TaskSubmitted { task_type: "a b".into(), ..facts() }, "task_type:"),
-        ("t1", TaskSubmitted { task_type: "wait:signal".into(), ..facts() }, "task_type:"),
-        ("t1", TaskSubmitted { priority: 101, ..facts() }, "priority:"),
-        ("t1", TaskSubmitted { tags: vec!["t".into(); TAGS_MAX + 1], ..facts() }, "tags:"),
-        ("t1", TaskSubmitted { tags: vec!["t".repeat(TAG_MAX + 1)], ..facts() }, "tags:"),
-        ("t1", TaskSubmitted { requires: vec!["r".into(); REQUIRES_MAX + 1], ..facts() }, "requires:"),
-        ("t1", TaskSubmitted { requires: vec![String::new()], ..facts() }, "requires:"),
-        ("t1", TaskSubmitted { unique_key: Some(long()), ..facts() }, "unique_key:"),
-        ("t1", TaskSubmitted { concurrency_key: Some(long()), ..facts() }, "concurrency_key:"),
-        ("t1", TaskSubmitted { rate_key: Some(long()), ..facts() }, "rate_key:"),
-        ("t1", retry(retries(RETRIES_MAX + 1)), "max_retries:"),
-        ("t1", retry(RetryPolicy { factor_milli: 999, ..retries(1) }), "backoff_factor:"),
-        ("t1", retry(RetryPolicy { backoff_ms: u64::MAX, ..retries(1) }), "backoff_ms:"),
-        ("t1", retry(RetryPolicy { max_backoff_ms: u64::MAX, ..retries(1) }), "max_backoff_ms:"),
-        ("t1", TaskSubmitted { timeout_ms: Some(0), ..facts() }, "timeout_ms:"),
-        ("t1", TaskSubmitted { timeout_ms: Some(u64::MAX), ..facts() }, "timeout_ms:"),
-        ("t1", TaskSubmitted { not_before_ms: Some(u64::MAX), ..facts() }, "not_before:"),
-    ];
-    for (id, facts, field) in table {
-        let refusal = submit(None, id, facts, &pay("input", Role::Input), 0, &at(0)).expect_err(field);
-        assert_eq!(refusal.code, Code::InvalidArgument, "{field}");
-        assert!(refusal.message.starts_with(field), "{field} {}", refusal.message);
-    }
-}
-
-#[test]
-fn jitter_is_drawn_from_the_claim_and_stays_within_its_bounds() {
-    let policy = RetryPolicy { backoff_ms: 1000, max_backoff_ms: 3000, jitter: true, ..retries(9) };
-    let jittery = TaskSubmitted { retry: policy, ..facts() };
-    let mut pauses = std::collections::BTreeSet::new();
-    for now_ms in 2000..2200 {
-        let story = Story::told(jittery.clone(), &[(now_ms, Claim)]);
-        let told = story.ask(Fail, now_ms).expect("w1 has it");
-        assert_eq!(story.ask(Fail, now_ms).as_ref(), Ok(&told), "the same claim gives the same pause");
-        let [Body::TaskFailed(TaskFailed { retry_at_ms: Some(retry_at_ms), .. })] = told[..] else {
-            panic!("{told:?}")
-        };
-        assert!((500..=1000).contains(&(retry_at_ms - now_ms)));
-        pauses.insert(retry_at_ms - now_ms);
-    }
-    assert!(pauses.len() > 100, "{} different pauses of 200", pauses.len());
-}
-
-#[test]
-fn an_ending_is_caused_by_its_claim_and_names_the_call() {
-    let story = Story::told(facts(), &[(1001, Claim), (1002, Renew(5)), (1003, Complete)]);
-    let [_, claim, renewal, ending] = &story.events[..] else { panic!("four events") };
-    assert_eq!((claim.fields().cause, &claim.fields().refs), (Some(cid("call")), &vec![]));
-    assert_eq!(renewal.fields().cause, Some(cid("call")));
-    assert_eq!((ending.fields().cause, &ending.fields().refs), (Some(claim.cid()), &vec![cid("call")]));
-    let lapses = [(1001, Claim), (1101, Lapse), (1102, Claim), (1202, Lapse), (1203, Claim), (1303, Lapse)];
-    let story = Story::told(facts(), &lapses);
-    let [.., expired, dead] = &story.events[..] else { panic!("it died") };
-    assert_eq!(dead.fields().cause, Some(expired.cid()));
-}
-
-#[test]
-fn the_fold_is_what_the_events_say() {
-    let story = Story::told(facts(), &[(1001, Claim), (1050, Renew(40)), (1060, Complete)]);
-    let task = &story.task;
-    assert_eq!((task.submitted_ms, task.started_ms, task.ended_ms), (1000, Some(1001), Some(1060)));
-    assert_eq!((task.progress, task.output), (100, Some(pay("output", Role::Output))));
-    assert_eq!((task.seq, task.last_seq, task.last), (1, 4, story.events[3].cid()));
-    let bytes = crate::block::encode(task);
-    assert_eq!(crate::block::decode::<Task>(&bytes).expect("it was encoded"), *task);
-    let mut other = task.clone();
-    let body = Body::LogOpened(crate::event::body::LogOpened { genesis: cid("g"), software: "x".into() });
-    other.apply(&sealed(task.fact(body, actor(), None, Vec::new(), Vec::new()), 9, 2000));
-    assert_eq!(other, *task, "events of other entities change nothing");
 }
 
 #[test]

@@ -202,7 +202,7 @@ async fn differing(desk: &Desk, left: String, right: String) -> Result<Value, Re
     let differing = desk.ask(move |view| {
         let Some((one, _, seq)) = run_as_of(view, &left, None)? else { return Ok(Err(left)) };
         let Some((other, _, _)) = run_as_of(view, &right, Some(seq))? else { return Ok(Err(right)) };
-        let mut shown = diff(&one, &other, &Recorded::new(view)).json();
+        let mut shown = diff::diff(&one, &other, &Recorded::new(view)).json();
         shown["left"] = json!(left);
         shown["right"] = json!(right);
         shown["seq"] = json!(seq);

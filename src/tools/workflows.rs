@@ -19,15 +19,18 @@ use crate::{
         Builtin, arguments,
         reading::time,
         work::{
-            Denied, Desk, Line, Paging, SECRET, Told, content, lines, message, page, seen, span,
-            told, unexpected, unknown, worth,
+            Denied, Desk, Line, Paging, SECRET, Told, content, lines, message, page, seen, span, told,
+            unexpected, unknown, worth,
         },
     },
     workflow::{
         self,
         graph::Graph,
         plan::{Definition, Fault, ToolFacts, Tools, WORKFLOW_RUN, plan},
-        run::{Piece, Run, Slot, Status, StepStatus, WorkStatus},
+        run::{
+            Piece, Run, Slot,
+            status::{Status, StepStatus, WorkStatus},
+        },
     },
 };
 
@@ -128,7 +131,11 @@ impl Tools for Known<'_> {
 }
 
 /// Checks a definition against the catalogue and the runs on record; `what` names it in a refusal.
-pub async fn checked(desk: &Desk, what: &'static str, definition: Map<String, Value>) -> Result<Definition, Denied> {
+pub async fn checked(
+    desk: &Desk,
+    what: &'static str,
+    definition: Map<String, Value>,
+) -> Result<Definition, Denied> {
     let definition = Value::Object(definition);
     let catalogue = Catalogue(desk.clone());
     let planned = desk.ask(move |view| {
@@ -203,7 +210,11 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
 
 /// A run as it was submitted, told what it takes over, with the events that followed, up to and with `as_of`, and
 /// the seq it was read at.
-fn submitted(view: &View, id: &str, as_of: Option<u64>) -> Result<Option<(Run, Vec<Event>, u64)>, QueryError> {
+fn submitted(
+    view: &View,
+    id: &str,
+    as_of: Option<u64>,
+) -> Result<Option<(Run, Vec<Event>, u64)>, QueryError> {
     let seq = seen(view.applied()?, as_of);
     let found = record::submitted(&view, id, Some(seq))?;
     Ok(found.map(|(run, events)| (run, events, seq)))

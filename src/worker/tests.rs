@@ -128,12 +128,13 @@ fn what_happened_tells_its_status_and_what_it_may_take() {
 
 #[test]
 fn registering_again_is_known_new_or_another_actors() {
+    type Row<'a> = (&'a [Body], &'a Actor, &'a WorkerRegistered, Result<&'a str, Code>);
     let same = facts(&["mail"], 2);
     let doubled = facts(&["mail", "mail"], 2);
     let other = facts(&["mail", "sms"], 2);
     let eve = actor("eve", "client");
     let denied = Err(Code::PermissionDenied);
-    let table: &[(&[Body], &Actor, &WorkerRegistered, Result<&str, Code>)] = &[
+    let table: &[Row<'_>] = &[
         (&[], &ada(), &same, Ok("known")),
         (&[], &ada(), &doubled, Ok("known")),
         (&[], &ada(), &other, Ok("new")),
@@ -178,9 +179,10 @@ fn what_cannot_be_a_worker_is_refused_with_its_fault() {
 
 #[test]
 fn a_call_is_admitted_from_who_registered_the_worker() {
+    type Row<'a> = (&'a [Body], &'a Actor, Result<Option<Body>, Code>);
     let eve = actor("eve", "client");
     let back = Some(Body::WorkerRegistered(facts(&["mail"], 2)));
-    let table: &[(&[Body], &Actor, Result<Option<Body>, Code>)] = &[
+    let table: &[Row<'_>] = &[
         (&[], &ada(), Ok(None)),
         (&[], &eve, Err(Code::PermissionDenied)),
         (&[draining(500)], &ada(), Ok(None)),

@@ -80,8 +80,11 @@ impl<'a> Reference<'a> {
     }
 
     /// What it finds within the step's output, or its default.
-    pub fn find(&self, output: &Value) -> Option<Value> {
-        output.pointer(self.pointer).or(self.default).cloned()
+    pub fn find<'v>(&self, output: &'v Value) -> Option<&'v Value>
+    where
+        'a: 'v,
+    {
+        output.pointer(self.pointer).or(self.default)
     }
 
     pub fn nothing(&self) -> Wrong {

@@ -217,9 +217,6 @@ fn check(
         Standing::Child => run_id(&object, faults),
     };
     let name = object.required("name", faults).and_then(|_| object.text("name", NAME_MAX, faults));
-    if object.get("peer").is_some() {
-        faults.add(object.place("peer"), "unavailable: this node has no peers to run steps on");
-    }
     let reuse = object.flag("reuse", faults).unwrap_or(false);
     let priority = object.whole("priority", PRIORITY, faults).unwrap_or(PRIORITY_DEFAULT);
     let tags = object.names("tags", TAGS_MAX, NAME_MAX, faults);

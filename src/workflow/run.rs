@@ -6,21 +6,24 @@
 //! - steps are counted by index in the plan's order; what is asked about one step costs no walk over all.
 
 mod change;
-mod decide;
+pub mod decide;
 mod fold;
+pub mod status;
 mod take;
 mod told;
 mod values;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use serde_json::Value;
 
-pub use self::decide::{Contents, Decision};
-use self::take::Taken;
+use self::{
+    status::{Status, StepStatus, WorkStatus},
+    take::Taken,
+};
 use super::plan::{Plan, Step};
 use crate::{
     block::Cid,
@@ -29,48 +32,6 @@ use crate::{
         work::{Hold, Part, WorkflowSubmitted},
     },
 };
-
-/// How a run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Status {
-    Submitted,
-    /// For other runs.
-    Waiting,
-    Running,
-    Succeeded,
-    Failed,
-    Cancelled,
-    TimedOut,
-}
-
-/// How a step stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum StepStatus {
-    Pending,
-    /// All it depends on is done: it waits for a worker, or for its turn.
-    Ready,
-    Running,
-    Succeeded,
-    Failed,
-    Skipped,
-    Cancelled,
-    TimedOut,
-}
-
-/// How a task of the run stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WorkStatus {
-    /// Not submitted, or to be run again.
-    #[default]
-    None,
-    Queued,
-    Held,
-    Running,
-    Succeeded,
-    Failed,
-    Cancelled,
-    TimedOut,
-}
 
 /// A task of the run, as far as the run needs to know it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -116,8 +77,25 @@ pub struct StepState {
     missing: usize,
     /// Whether a dependency will never be done.
     doomed: bool,
+    /// How many parts it gathered.
+    gathered: Option<u64>,
+    /// Parts that are or were in the line since the step was last opened, those of them that have not ended, and
+    /// those that failed.
+    begun_parts: usize,
     open_parts: usize,
     failed_parts: usize,
+    width: Width,
+}
+
+/// The length of the list a step runs over, once it was made out. It follows from what the run's events say, so runs
+/// are equal without it.
+#[derive(Clone, Debug, Default)]
+struct Width(OnceLock<usize>);
+
+impl PartialEq for Width {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// One task's place in the run.
@@ -184,6 +162,8 @@ pub struct Run {
     busy: u64,
     /// Steps that have not ended.
     open: usize,
+    /// Parts of all steps that run over lists.
+    parts: usize,
     /// Whether any task was ever started.
     touched: bool,
     /// Succeeded steps that can be taken back, the latest last.
@@ -200,67 +180,6 @@ struct Shape {
     ids: HashMap<String, usize>,
     parents: Vec<Vec<usize>>,
     children: Vec<Vec<usize>>,
-}
-
-impl Status {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Submitted => "submitted",
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::TimedOut => "timed_out",
-        }
-    }
-
-    pub fn ended(self) -> bool {
-        match self {
-            Self::Submitted | Self::Waiting | Self::Running => false,
-            Self::Succeeded | Self::Failed | Self::Cancelled | Self::TimedOut => true,
-        }
-    }
-}
-
-impl StepStatus {
-    pub const ALL: [Self; 8] = [
-        Self::Pending,
-        Self::Ready,
-        Self::Running,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Skipped,
-        Self::Cancelled,
-        Self::TimedOut,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Ready => "ready",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Skipped => "skipped",
-            Self::Cancelled => "cancelled",
-            Self::TimedOut => "timed_out",
-        }
-    }
-
-    pub fn ended(self) -> bool {
-        match self {
-            Self::Pending | Self::Ready | Self::Running => false,
-            Self::Succeeded | Self::Failed | Self::Skipped | Self::Cancelled | Self::TimedOut => true,
-        }
-    }
-}
-
-impl WorkStatus {
-    /// Whether the task is there and has not ended.
-    pub fn open(self) -> bool {
-        matches!(self, Self::Queued | Self::Held | Self::Running)
-    }
 }
 
 impl Work {
@@ -286,8 +205,11 @@ impl StepState {
             turn: None,
             missing: 0,
             doomed: false,
+            gathered: None,
+            begun_parts: 0,
             open_parts: 0,
             failed_parts: 0,
+            width: Width::default(),
         }
     }
 
@@ -376,6 +298,7 @@ impl Run {
             running: BTreeSet::new(),
             busy: 0,
             open: 0,
+            parts: 0,
             touched: false,
             to_undo: Vec::new(),
             signals: BTreeMap::new(),

@@ -14,7 +14,12 @@ use serde_json::{Value, json};
 
 use super::{
     plan::{Definition, ToolFacts, Tools, plan},
-    run::{Contents, Decision, Piece, Run, Slot, WorkStatus},
+    replay,
+    run::{
+        Piece, Run, Slot,
+        decide::{Contents, Decision},
+        status::WorkStatus,
+    },
 };
 use crate::{
     block::{Cid, Codec},
@@ -97,14 +102,21 @@ fn definition(steps: Vec<Value>, more: Value) -> Value {
     definition
 }
 
+/// What was decided after how many events, at which time, and which dependencies had ended by then.
+struct Asked {
+    events: usize,
+    now_ms: u64,
+    ended: Vec<(String, bool)>,
+    decisions: Vec<Decision>,
+}
+
 /// A run and its writer.
 struct Story {
     run: Run,
     definition: Definition,
     old: Option<Run>,
     events: Vec<Event>,
-    /// What was decided after how many events, at which time, and which dependencies had ended by then.
-    asked: Vec<(usize, u64, Vec<(String, bool)>, Vec<Decision>)>,
+    asked: Vec<Asked>,
     ended: Vec<(String, bool)>,
     memory: Memory,
     now_ms: u64,
@@ -131,7 +143,8 @@ impl Story {
         };
         let input = memory.keep(&definition.inputs.to_string(), Role::Input);
         let id = definition.id.clone().expect("the definition names its run");
-        let event = seal(&super::subject(&id), vec![input], Body::WorkflowSubmitted(submitted), 0, now_ms);
+        let body = Body::WorkflowSubmitted(submitted);
+        let event = seal(&super::subject(&id), None, vec![input], body, 0, now_ms);
         let run = begin(&event, &definition, old.as_ref());
         let mut story =
             Self { run, definition, old, events: vec![event], asked: vec![], ended: vec![], memory, now_ms };
@@ -139,18 +152,18 @@ impl Story {
         story
     }
 
-    fn record(&mut self, subject: &str, payloads: Vec<PayloadRef>, body: Body) {
-        let event = seal(subject, payloads, body, self.events.len() as u64, self.now_ms);
+    fn record(&mut self, subject: &str, tool: Option<Cid>, payloads: Vec<PayloadRef>, body: Body) {
+        let event = seal(subject, tool, payloads, body, self.events.len() as u64, self.now_ms);
         self.run.apply(&event);
         self.events.push(event);
     }
 
     fn own(&mut self, payloads: Vec<PayloadRef>, body: Body) {
-        self.record(&super::subject(&self.run.id.clone()), payloads, body);
+        self.record(&super::subject(&self.run.id.clone()), None, payloads, body);
     }
 
     fn task(&mut self, task_id: &str, payloads: Vec<PayloadRef>, body: Body) {
-        self.record(&format!("task/{task_id}"), payloads, body);
+        self.record(&format!("task/{task_id}"), None, payloads, body);
     }
 
     /// Carries out all that the run asks for, and says what it was.
@@ -158,7 +171,12 @@ impl Story {
         let mut all = Vec::new();
         loop {
             let decisions = self.run.decide(&self.memory, self.now_ms);
-            self.asked.push((self.events.len(), self.now_ms, self.ended.clone(), decisions.clone()));
+            self.asked.push(Asked {
+                events: self.events.len(),
+                now_ms: self.now_ms,
+                ended: self.ended.clone(),
+                decisions: decisions.clone(),
+            });
             if decisions.is_empty() {
                 return all;
             }
@@ -169,13 +187,43 @@ impl Story {
         }
     }
 
+    /// Nothing starts before what it depends on, or after the run has ended.
+    fn may_start(&self, task_id: &str) {
+        let slot = self.run.slot(task_id).expect("the task is the run's");
+        assert!(!self.run.status().ended(), "{task_id} starts in a run that has ended");
+        for parent in &self.run.plan.steps[slot.step].depends_on {
+            let parent = self.run.step(parent).expect("the plan is sound");
+            assert!(self.run.steps[parent].done(), "{task_id} starts before what it depends on");
+        }
+    }
+
     fn carry_out(&mut self, decision: Decision) {
+        if let Decision::Submit { task_id, .. }
+        | Decision::Child { task_id, .. }
+        | Decision::Retry { task_id, .. }
+        | Decision::Take { task_id, .. } = &decision
+        {
+            self.may_start(task_id);
+        }
         match decision {
             Decision::Begin(facts) => self.own(vec![], Body::WorkflowStarted(facts)),
-            Decision::Submit { task_id, step, part, task_type, input, hold, retry, .. } => {
+            Decision::Submit {
+                task_id,
+                step,
+                part,
+                task_type,
+                tool,
+                input,
+                hold,
+                retry,
+                timeout_ms,
+                repeatable,
+                reuse,
+            } => {
                 let input = self.memory.keep(&input, Role::Input);
                 let facts = submitted(&self.run.id, &step, part, &task_type, hold, retry);
-                self.task(&task_id, vec![input], Body::TaskSubmitted(facts));
+                let facts = TaskSubmitted { timeout_ms, repeatable, reuse, ..facts };
+                self.record(&format!("task/{task_id}"), tool, vec![input], Body::TaskSubmitted(facts));
             }
             Decision::Child { task_id, step, part, run, definition } => {
                 let input = self.memory.keep(&definition.to_string(), Role::Input);
@@ -184,12 +232,13 @@ impl Story {
             }
             Decision::Retry { task_id, input, .. } => {
                 let input = self.memory.keep(&input, Role::Input);
-                let facts = TaskRetried { order: 0, max_retries: None, timeout_ms: None };
+                let facts = TaskRetried { hold: None, order: 0, max_retries: None, timeout_ms: None };
                 self.task(&task_id, vec![input], Body::TaskRetried(facts));
             }
-            Decision::Take { task_id, step, task_type, input, output, .. } => {
+            Decision::Take { task_id, step, task_type, tool, input, output, .. } => {
                 let facts = submitted(&self.run.id, &step, Default::default(), &task_type, None, None);
-                self.task(&task_id, input.into_iter().collect(), Body::TaskSubmitted(facts));
+                let (subject, input) = (format!("task/{task_id}"), input.into_iter().collect());
+                self.record(&subject, tool, input, Body::TaskSubmitted(facts));
                 let facts = TaskSucceeded { fence: 0, attempt: 0, reused: true };
                 self.task(&task_id, output.into_iter().collect(), Body::TaskSucceeded(facts));
             }
@@ -283,6 +332,9 @@ impl Story {
                 self.task(&task_id, vec![], Body::TaskLeaseExpired(facts));
             }
             "die" => self.task(&task_id, vec![], Body::TaskDead(TaskDead { reason: "poison".into() })),
+            "ask" => {
+                self.task(&task_id, vec![], Body::TaskCancelRequested(TaskCancelRequested { force: false }))
+            }
             "lose" => self.task(&task_id, vec![], Body::TaskCancelled(TaskCancelled { running: false })),
             "signal" => {
                 let payload = self.memory.keep(content, Role::Input);
@@ -327,13 +379,16 @@ impl Story {
     fn verify(&self) {
         let mut run = begin(&self.events[0], &self.definition, self.old.as_ref());
         let mut folded = 1;
-        for (events, now_ms, ended, decisions) in &self.asked {
+        for Asked { events, now_ms, ended, decisions } in &self.asked {
             self.events[folded..*events].iter().for_each(|event| run.apply(event));
             folded = *events;
             ended.iter().for_each(|(id, succeeded)| run.dependency_ended(id, *succeeded));
             assert_eq!(run.decide(&self.memory, *now_ms), *decisions, "after {events} events");
         }
         self.events[folded..].iter().for_each(|event| run.apply(event));
+        let begun = begin(&self.events[0], &self.definition, self.old.as_ref());
+        let report = replay::verify(begun, &self.events[1..], &self.memory);
+        assert!(report.matched(), "decided again, the story differs: {report:#?}");
         assert!(run == self.run, "the run that was folded again is not the run that was lived");
     }
 
@@ -363,13 +418,20 @@ fn begin(event: &Event, definition: &Definition, old: Option<&Run>) -> Run {
     run
 }
 
-fn seal(subject: &str, payloads: Vec<PayloadRef>, body: Body, seq: u64, now_ms: u64) -> Event {
+fn seal(
+    subject: &str,
+    tool: Option<Cid>,
+    payloads: Vec<PayloadRef>,
+    body: Body,
+    seq: u64,
+    now_ms: u64,
+) -> Event {
     let fact = Fact {
         cause: None,
         refs: Vec::new(),
         actor: Actor { id: "ada".into(), role: "client".into(), proof: None },
         subject: subject.to_owned(),
-        tool: None,
+        tool,
         payloads,
         body,
     };

@@ -2,14 +2,14 @@
 //!
 //! Invariant: a history up to a seq is what it was when the log ended there.
 
-use rusqlite::OptionalExtension;
+use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
 use super::{At, Counts, Load, Schedule, Worker};
 use crate::{
     event::Event,
     query::{QueryError, View, lookup::corrupt},
-    state::work::QUEUED,
+    state::work::{EVERY_TASK, QUEUED},
 };
 
 /// The queue as it stands.
@@ -119,10 +119,10 @@ impl View {
     fn oldest_queued(&self) -> Result<Option<u64>, QueryError> {
         let mut statement = self.state.prepare_cached(
             "SELECT ts / 1000 FROM entry WHERE seq =
-               (SELECT min((SELECT min(id) FROM task
-                            WHERE cleared = 0 AND status = ?1 AND priority = task_tally.priority))
-                FROM task_tally WHERE status = ?1 AND n > 0)",
+               (SELECT min((SELECT min(task) FROM task_listed
+                            WHERE tag = ?1 AND status = ?2 AND priority = task_tally.priority))
+                FROM task_tally WHERE tag = ?1 AND status = ?2 AND n > 0)",
         )?;
-        Ok(statement.query_row([QUEUED], |row| row.get(0)).optional()?)
+        Ok(statement.query_row(params![EVERY_TASK, QUEUED], |row| row.get(0)).optional()?)
     }
 }

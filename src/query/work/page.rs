@@ -6,7 +6,7 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use rusqlite::{OptionalExtension, Row, types::FromSql};
+use rusqlite::{OptionalExtension, Row, params, types::FromSql};
 use serde::Serialize;
 
 use super::At;
@@ -17,10 +17,10 @@ use crate::{
         work::{TaskSubmitted, WorkflowSubmitted},
     },
     query::{QueryError, View, cursor, list::LIMIT_MAX, lookup::corrupt},
-    state::work::{RUN_STATUSES, TASK_STATUSES},
+    state::work::{EVERY_TASK, RUN_STATUSES, TASK_STATUSES},
 };
 
-/// A list over fewer tasks than this is found by its statuses and sifted by its tags, else the other way round.
+/// Up to this many tasks are looked at one by one for the worker they had; more are found by the worker.
 const FEW: u64 = 10_000;
 
 /// Which tasks are asked for: those that fit every field that is set. Cleared ones never are.
@@ -101,6 +101,7 @@ pub struct RunRow {
 }
 
 /// A filter in the state's numbers: queries that each give seqs in order, and how many there are in all.
+#[derive(Default)]
 struct Sources {
     /// Each with the placeholder `?1` for the first seq that may fit.
     queries: Vec<String>,
@@ -186,76 +187,55 @@ impl View {
         Ok(seqs)
     }
 
+    /// Over the shortest of the filter's tags, or over what its worker had where neither is short.
     fn task_sources(&self, filter: &TaskFilter) -> Result<Sources, QueryError> {
-        let nothing = Sources { queries: Vec::new(), total: 0 };
         let status =
             filter.status.as_deref().map(|status| place(&TASK_STATUSES, status, "task")).transpose()?;
-        let ranges = self.task_ranges(status, filter.priority_min.unwrap_or(0))?;
-        let listed: u64 = ranges.iter().map(|(_, _, n)| n).sum();
-        let Some(tags) = self.words(&filter.tags)? else { return Ok(nothing) };
-        let Some(worker) = self.words(filter.worker.as_slice())? else { return Ok(nothing) };
-        let mut rest: String = tags
-            .iter()
-            .map(|tag| {
-                format!(" AND EXISTS (SELECT 1 FROM task_tag WHERE tag = {tag} AND task_tag.task = task.id)")
-            })
-            .collect();
-        if let Some(least) = filter.priority_min {
-            rest += &format!(" AND priority >= {least}");
-        }
-        let of_status = |status| format!(" AND status = {status}");
-        let driven: Vec<String> = match (worker.first(), tags.first()) {
-            (Some(worker), _) => {
-                let wanted =
-                    (0..TASK_STATUSES.len()).filter(|known| status.is_none_or(|status| status == *known));
-                wanted
-                    .map(|status| {
-                        format!(
-                            "FROM task WHERE worker = {worker} AND cleared = 0{}{rest}",
-                            of_status(status)
-                        )
-                    })
-                    .collect()
-            }
-            (None, Some(tag)) if listed > FEW => {
-                let status = status.map(of_status).unwrap_or_default();
-                vec![format!(
-                    "FROM task_tag CROSS JOIN task ON task.id = task_tag.task
-                     WHERE tag = {tag} AND cleared = 0{status}{rest}"
-                )]
-            }
-            (None, _) => ranges
-                .iter()
-                .map(|(status, priority, _)| {
-                    format!(
-                        "FROM task WHERE cleared = 0 AND status = {status} AND priority = {priority}{rest}"
-                    )
-                })
-                .collect(),
+        let (Some(tags), Some(worker)) = (self.words(&filter.tags)?, self.words(filter.worker.as_slice())?)
+        else {
+            return Ok(Sources::default());
         };
-        let total = if worker.is_empty() && tags.is_empty() { listed } else { self.total(&driven)? };
-        let queries = driven
-            .iter()
-            .map(|from| format!("SELECT task.id {from} AND task.id >= ?1 ORDER BY task.id"))
-            .collect();
-        Ok(Sources { queries, total })
+        let least = filter.priority_min.unwrap_or(0);
+        let mut shortest = (EVERY_TASK, self.task_ranges(EVERY_TASK, status, least)?);
+        for tag in &tags {
+            let ranges = self.task_ranges(*tag, status, least)?;
+            if length(&ranges) <= length(&shortest.1) {
+                shortest = (*tag, ranges);
+            }
+        }
+        let (tag, ranges) = shortest;
+        let found = length(&ranges);
+        let sources = match worker.first() {
+            Some(worker) if found > FEW => had_by(*worker, status, least, &tags),
+            worker => listed(tag, &ranges, worker.copied(), &tags),
+        };
+        let counted = worker.is_empty() && tags.iter().all(|known| *known == tag);
+        let total = if counted { found } else { self.total(&sources)? };
+        let query = |from: &String| format!("SELECT task {from} AND task >= ?1 ORDER BY task");
+        Ok(Sources { queries: sources.iter().map(query).collect(), total })
     }
 
-    /// Statuses and priorities that tasks of the filter have, and how many have each.
-    fn task_ranges(&self, status: Option<usize>, least: u64) -> Result<Vec<(usize, u64, u64)>, QueryError> {
-        let mut statement = self
-            .state
-            .prepare_cached("SELECT status, priority, n FROM task_tally WHERE n > 0 AND priority >= ?1")?;
-        let rows = statement.query_map([least], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        let all: Vec<(usize, u64, u64)> = rows.collect::<Result<_, _>>()?;
-        Ok(all.into_iter().filter(|(of, _, _)| status.is_none_or(|status| status == *of)).collect())
+    /// Statuses and priorities that tasks of this tag have, and how many have each.
+    fn task_ranges(
+        &self,
+        tag: u64,
+        status: Option<usize>,
+        least: u64,
+    ) -> Result<Vec<(usize, u64, u64)>, QueryError> {
+        let mut statement = self.state.prepare_cached(
+            "SELECT status, priority, n FROM task_tally
+             WHERE tag = ?1 AND priority >= ?2 AND n > 0 AND (?3 IS NULL OR status = ?3)",
+        )?;
+        let rows = statement
+            .query_map(params![tag, least, status], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     fn run_sources(&self, filter: &RunFilter) -> Result<Sources, QueryError> {
         let status =
             filter.status.as_deref().map(|status| place(&RUN_STATUSES, status, "run")).transpose()?;
         let Some(tags) = self.words(&filter.tags)? else {
-            return Ok(Sources { queries: Vec::new(), total: 0 });
+            return Ok(Sources::default());
         };
         let sifted: String = tags
             .iter()
@@ -353,6 +333,48 @@ impl View {
             facts,
         })
     }
+}
+
+/// The ranges of a tag, sifted by the worker and the other tags.
+fn listed(tag: u64, ranges: &[(usize, u64, u64)], worker: Option<u64>, tags: &[u64]) -> Vec<String> {
+    let had = worker.map_or_else(String::new, |worker| {
+        format!(" AND (SELECT worker FROM task WHERE id = listed.task) = {worker}")
+    });
+    let sifted = sifted("listed", tags.iter().filter(|other| **other != tag));
+    let from = |(status, priority, _): &(usize, u64, u64)| {
+        format!(
+            "FROM task_listed AS listed WHERE tag = {tag} AND status = {status} AND priority = {priority}{had}{sifted}"
+        )
+    };
+    ranges.iter().map(from).collect()
+}
+
+/// What a worker has or had last, of each status that is wanted, sifted by priority and tags.
+fn had_by(worker: u64, status: Option<usize>, least: u64, tags: &[u64]) -> Vec<String> {
+    let sifted = sifted("had", tags.iter());
+    let wanted = (0..TASK_STATUSES.len()).filter(|of| status.is_none_or(|status| status == *of));
+    let from = |status| {
+        format!(
+            "FROM (SELECT id AS task, status, priority FROM task WHERE worker = {worker} AND cleared = 0
+             AND status = {status} AND priority >= {least}) AS had WHERE true{sifted}"
+        )
+    };
+    wanted.map(from).collect()
+}
+
+/// A condition for each tag on the tasks of the table `of`.
+fn sifted<'a>(of: &str, tags: impl Iterator<Item = &'a u64>) -> String {
+    let has = tags.map(|tag| {
+        format!(
+            " AND EXISTS (SELECT 1 FROM task_listed AS other WHERE other.tag = {tag}
+              AND other.status = {of}.status AND other.priority = {of}.priority AND other.task = {of}.task)"
+        )
+    });
+    has.collect()
+}
+
+fn length(ranges: &[(usize, u64, u64)]) -> u64 {
+    ranges.iter().map(|(_, _, n)| n).sum()
 }
 
 /// The place of a status among its like.

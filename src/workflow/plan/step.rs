@@ -1,4 +1,6 @@
 //! One step of a definition: its fields, what it runs, and which steps it reads.
+//!
+//! Invariant: what is wrong with one field keeps no other from being read.
 
 use serde_json::{Map, Value, json};
 

@@ -6,7 +6,10 @@
 
 use serde_json::{Map, Value};
 
-use super::{Run, Status, StepStatus, Work, WorkStatus};
+use super::{
+    Run, Width, Work,
+    status::{Status, StepStatus, WorkStatus},
+};
 use crate::{
     call::{Code, Refusal},
     event::{
@@ -166,10 +169,13 @@ impl Run {
         step.ended_ms = None;
         step.started_ms = None;
         step.whole = step.whole.again();
+        step.gathered = None;
         step.failed_parts = 0;
+        step.width = Width::default();
         for part in step.parts.iter_mut().filter(|part| fresh || part.status != WorkStatus::Succeeded) {
             *part = part.again();
         }
+        step.begun_parts = step.parts.iter().filter(|part| part.status != WorkStatus::None).count();
     }
 
     fn no_step(&self, id: &str) -> Refusal {

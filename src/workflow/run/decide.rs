@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{CONDITION, Piece, Run, Slot, UPSTREAM, WorkStatus, take::Taken, values::GATHERED_MAX};
+use super::{CONDITION, Piece, Run, Slot, UPSTREAM, status::WorkStatus, take::Taken, values::GATHERED_MAX};
 use crate::{
     block::Cid,
     call::Code,
@@ -26,6 +26,8 @@ use crate::{
 
 /// Decisions of one answer; what is left is in the next.
 const DECISIONS_MAX: usize = 1_000;
+/// Elements of all the lists that the steps of one run run over: what a run keeps of each is some 300 bytes.
+const PARTS_MAX: usize = 100_000;
 /// The content of payloads. The same one is asked for many times over.
 pub trait Contents {
     /// A payload's content, parsed; none where it was erased.
@@ -174,8 +176,7 @@ impl Run {
         let running = self.running.iter().filter(|_| self.force);
         let slots = self.idle.iter().chain(running);
         let cancel = slots.filter_map(|&slot| {
-            let work = self.work(slot).filter(|work| !work.cancel_requested)?;
-            let run = match &work.hold {
+            let run = match &self.work(slot)?.hold {
                 Some(Hold::Run { run }) => Some(run.clone()),
                 Some(Hold::Signal { .. } | Hold::Time { .. }) | None => None,
             };
@@ -265,39 +266,57 @@ impl Run {
     fn holds(&self, at: usize, answer: &Answer<'_>) -> Result<bool, Wrong> {
         when::holds(self.inputs_of(at, "when"), &|reference: Reference<'_>| {
             let output = self.output(reference.step, answer)?;
-            Ok(reference.find(output.value()))
+            Ok(reference.find(output.value()).cloned())
         })
     }
 
     /// Decides about a step that runs over a list: more of its parts, or their outputs together.
     fn spread(&self, at: usize, answer: &mut Answer<'_>) -> Result<(), Wrong> {
-        let (step, state) = (&self.plan.steps[at], &self.steps[at]);
-        if state.open_parts > 0 && (state.failed_parts > 0 || answer.full()) {
+        let state = &self.steps[at];
+        let all_begun = state.width.0.get() == Some(&state.begun_parts);
+        if state.open_parts > 0 && (state.failed_parts > 0 || all_begun || answer.full()) {
             return Ok(());
         }
         if state.failed_parts > 0 {
             return Err(self.part_failed(at));
         }
-        let list = self.list(at, answer)?;
-        let items = list.as_array().map(Vec::as_slice).unwrap_or_default();
-        for (index, item) in items.iter().enumerate() {
-            if answer.full() {
-                return Ok(());
-            }
-            let none = state.parts.get(index).is_none_or(|part| part.status == WorkStatus::None);
-            if none {
-                let slot = Slot { step: at, piece: Piece::Each(index) };
-                let input =
-                    self.resolve(at, &step.action, self.inputs_of(at, "inputs"), Some(item), answer)?;
-                answer.decisions.push(self.submit(slot, input, answer.now_ms)?);
-                answer.free -= 1;
-            }
+        let source = self.list_source(at, answer)?;
+        let items = self.list(at, &source)?;
+        if state.begun_parts == 0 && self.parts + items.len() > PARTS_MAX {
+            let message = format!("the lists of this workflow have more than {PARTS_MAX} elements together");
+            return Err(Wrong::new(Code::ResourceExhausted, message));
         }
+        state.width.0.get_or_init(|| items.len());
         let succeeded = |part: &super::Work| part.status == WorkStatus::Succeeded;
         if state.parts.len() >= items.len() && state.parts.iter().take(items.len()).all(succeeded) {
             answer.decisions.push(self.gather(at, items.len(), answer)?);
+            return Ok(());
         }
-        Ok(())
+        match self.more_parts(at, items, answer) {
+            // The step fails when the parts that run have ended.
+            Err(_) if state.open_parts > 0 => Ok(()),
+            Err(wrong) => Err(wrong),
+            Ok(parts) => {
+                answer.free -= parts.len() as u64;
+                answer.decisions.extend(parts);
+                Ok(())
+            }
+        }
+    }
+
+    /// The parts that may start now: none of them if the inputs of one cannot be made out.
+    fn more_parts(&self, at: usize, items: &[Value], answer: &Answer<'_>) -> Result<Vec<Decision>, Wrong> {
+        let (step, parts) = (&self.plan.steps[at], &self.steps[at].parts);
+        let room = DECISIONS_MAX.saturating_sub(answer.decisions.len());
+        let room = room.min(usize::try_from(answer.free).unwrap_or(usize::MAX));
+        let begun = |index: &usize| parts.get(*index).is_some_and(|part| part.status != WorkStatus::None);
+        let next = (0..items.len()).filter(|index| !begun(index)).take(room);
+        next.map(|index| {
+            let inputs = self.inputs_of(at, "inputs");
+            let input = self.resolve(at, &step.action, inputs, Some(&items[index]), answer)?;
+            self.submit(Slot { step: at, piece: Piece::Each(index) }, input, answer.now_ms)
+        })
+        .collect()
     }
 
     fn part_failed(&self, at: usize) -> Wrong {
@@ -356,8 +375,11 @@ impl Run {
             (None, WORKFLOW_RUN) => {
                 let run = self.child_id(slot, &input);
                 if !known {
-                    let step = step.id.clone();
-                    return Ok(Decision::Child { task_id, step, part, run, definition: input });
+                    let (step, mut definition) = (step.id.clone(), input);
+                    if let Some(fields) = definition.as_object_mut() {
+                        fields.insert("workflow_id".into(), run.clone().into());
+                    }
+                    return Ok(Decision::Child { task_id, step, part, run, definition });
                 }
                 Some(Hold::Run { run })
             }

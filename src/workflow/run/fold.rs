@@ -2,7 +2,10 @@
 //!
 //! Invariant: a step ends once; what comes for it later changes its task, not its end.
 
-use super::{DEPENDENCY, Piece, Run, Signal, Slot, Status, StepStatus, Work, WorkStatus, payload};
+use super::{
+    DEPENDENCY, Piece, Run, Signal, Slot, Work, payload,
+    status::{Status, StepStatus, WorkStatus},
+};
 use crate::{
     event::{Body, Event, Role, work::Hold},
     workflow::plan::EACH_MAX,
@@ -71,6 +74,7 @@ impl Run {
                 let step = self.step(&facts.step)?;
                 self.met();
                 self.steps[step].output = payload(event, &[Role::Output]);
+                self.steps[step].gathered = Some(facts.parts);
                 // Gathered without a part of its own: taken over, or a list of none.
                 let taken = self.taken.contains_key(&step);
                 self.steps[step].whole.reused = taken;
@@ -218,6 +222,7 @@ impl Run {
             Piece::Each(index) if index >= EACH_MAX as usize => None,
             Piece::Each(index) => {
                 if step.parts.len() <= index {
+                    self.parts += index + 1 - step.parts.len();
                     step.parts.resize_with(index + 1, Work::default);
                 }
                 step.parts.get_mut(index)
@@ -298,6 +303,7 @@ impl Run {
         let failed =
             |status| matches!(status, WorkStatus::Failed | WorkStatus::Cancelled | WorkStatus::TimedOut);
         step.failed_parts = step.failed_parts + usize::from(failed(to)) - usize::from(failed(from));
+        step.begun_parts += usize::from(from == WorkStatus::None);
         let none_open = step.open_parts == 0;
         let status = match to {
             WorkStatus::Held | WorkStatus::Running => StepStatus::Running,

@@ -6,7 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{CONDITION, Run, StepState, StepStatus};
+use super::{
+    CONDITION, Run, StepState,
+    status::{StepStatus, WorkStatus},
+};
 use crate::{block::Cid, call::Code, event::PayloadRef, workflow::plan::Step};
 
 /// What another run has of a step.
@@ -89,7 +92,7 @@ impl StepState {
     /// Whether what it did, or that it did nothing by its condition, still holds.
     pub(super) fn stands(&self) -> bool {
         match self.status {
-            StepStatus::Succeeded => self.undo_status() != super::WorkStatus::Succeeded,
+            StepStatus::Succeeded => self.undo_status() != WorkStatus::Succeeded,
             StepStatus::Skipped => self.reason.as_deref() == Some(CONDITION),
             _ => false,
         }
@@ -98,8 +101,8 @@ impl StepState {
 
 fn taken(state: &StepState) -> Option<Taken> {
     let from = state.ended.filter(|_| state.status == StepStatus::Succeeded)?;
-    Some(match state.whole.submitted {
-        Some(_) => Taken::Output { input: state.whole.input, output: state.output, from },
-        None => Taken::Gathered { parts: state.parts.len() as u64, output: state.output, from },
+    Some(match state.gathered {
+        Some(parts) => Taken::Gathered { parts, output: state.output, from },
+        None => Taken::Output { input: state.whole.input, output: state.output, from },
     })
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Contents, Run};
+use super::{Run, decide::Contents};
 use crate::workflow::inputs::Output;
 
 impl Run {

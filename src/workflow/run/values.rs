@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{Run, StepStatus, decide::Answer};
+use super::{Run, decide::Answer, status::StepStatus};
 use crate::{
     call::Code,
     event::PayloadRef,
     workflow::{
-        inputs::{self, Output, Special, Wrong, weigh},
+        inputs::{self, Output, Reference, Special, Wrong, weigh},
         plan::Step,
     },
 };
@@ -20,28 +20,34 @@ use crate::{
 pub(super) const GATHERED_MAX: u64 = 16 * 1024 * 1024;
 
 impl Run {
+    /// What a step runs over is in this output.
+    pub(super) fn list_source(&self, at: usize, answer: &Answer<'_>) -> Result<Output, Wrong> {
+        self.output(self.list_reference(at)?.step, answer)
+    }
+
     /// The list that a step runs over.
-    pub(super) fn list(&self, at: usize, answer: &Answer<'_>) -> Result<Value, Wrong> {
-        let fields = self.inputs_of(at, "for_each").as_object();
-        let Some(Special::From(reference)) = fields.and_then(Special::read) else {
-            return Err(Wrong::new(Code::InvalidArgument, "`for_each` names no list"));
-        };
-        let output = self.output(reference.step, answer)?;
-        let list = reference.find(output.value()).ok_or_else(|| reference.nothing())?;
+    pub(super) fn list<'v>(&'v self, at: usize, source: &'v Output) -> Result<&'v [Value], Wrong> {
+        let reference = self.list_reference(at)?;
+        let list = reference.find(source.value()).ok_or_else(|| reference.nothing())?;
         let (step, pointer) = (reference.step, reference.pointer);
-        let Some(items) = list.as_array() else {
+        let items = list.as_array().ok_or_else(|| {
             let message = format!("the output of step `{step}` has no list at `{pointer}`");
-            return Err(Wrong::new(Code::FailedPrecondition, message));
-        };
-        let max = self.plan.steps[at].each.unwrap_or(0);
-        if items.len() as u64 > max {
-            let message = format!(
-                "{} elements at `{pointer}` of step `{step}` are over the bound of {max}",
-                items.len()
-            );
+            Wrong::new(Code::FailedPrecondition, message)
+        })?;
+        let (len, max) = (items.len() as u64, self.plan.steps[at].each.unwrap_or(0));
+        if len > max {
+            let message =
+                format!("{len} elements at `{pointer}` of step `{step}` are over the bound of {max}");
             return Err(Wrong::new(Code::ResourceExhausted, message));
         }
-        Ok(list)
+        Ok(items)
+    }
+
+    fn list_reference(&self, at: usize) -> Result<Reference<'_>, Wrong> {
+        match self.inputs_of(at, "for_each").as_object().and_then(Special::read) {
+            Some(Special::From(reference)) => Ok(reference),
+            _ => Err(Wrong::new(Code::FailedPrecondition, "what the step runs over was erased")),
+        }
     }
 
     /// Puts the values of earlier steps, and the element, into inputs.
@@ -53,30 +59,30 @@ impl Run {
         item: Option<&Value>,
         answer: &Answer<'_>,
     ) -> Result<Value, Wrong> {
-        let mut left = self.plan.limits.output_max;
-        inputs::replace(inputs, action, "", &mut |special, _| {
-            let value = match special {
-                Special::From(reference) => {
-                    let output = self.output(reference.step, answer)?;
-                    reference.find(output.value()).ok_or_else(|| reference.nothing())?
-                }
-                Special::Item(pointer) => {
-                    let found = item.and_then(|item| item.pointer(pointer)).cloned();
-                    found.ok_or_else(|| {
-                        let message =
-                            format!("the element of step `{}` has nothing at `{pointer}`", self.id_of(at));
-                        Wrong::new(Code::FailedPrecondition, message)
-                    })?
-                }
-                Special::Malformed(fault) => return Err(Wrong::new(Code::InvalidArgument, fault)),
-            };
-            left = left.checked_sub(weigh(&value)).ok_or_else(|| {
-                let max = self.plan.limits.output_max;
+        if inputs.is_null() {
+            let message = format!("the inputs of step `{}` were erased", self.id_of(at));
+            return Err(Wrong::new(Code::FailedPrecondition, message));
+        }
+        let max = self.plan.limits.output_max;
+        let mut left = max;
+        let mut copy = |value: &Value| {
+            left = left.checked_sub(weigh(value)).ok_or_else(|| {
                 let message =
                     format!("what step `{}` takes is over the bound of {max} bytes", self.id_of(at));
                 Wrong::new(Code::ResourceExhausted, message)
             })?;
-            Ok(value)
+            Ok(value.clone())
+        };
+        inputs::replace(inputs, action, "", &mut |special, _| match special {
+            Special::From(reference) => {
+                let output = self.output(reference.step, answer)?;
+                copy(reference.find(output.value()).ok_or_else(|| reference.nothing())?)
+            }
+            Special::Item(pointer) => copy(item.and_then(|item| item.pointer(pointer)).ok_or_else(|| {
+                let message = format!("the element of step `{}` has nothing at `{pointer}`", self.id_of(at));
+                Wrong::new(Code::FailedPrecondition, message)
+            })?),
+            Special::Malformed(fault) => Err(Wrong::new(Code::InvalidArgument, fault)),
         })
     }
 

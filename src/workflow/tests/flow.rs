@@ -1,4 +1,6 @@
 //! What starts when, and with which values.
+//!
+//! Invariant: a step waits for its own dependencies and for nothing else.
 
 use serde_json::json;
 
@@ -234,6 +236,43 @@ fn a_failed_element_fails_the_step_when_the_others_have_ended() {
         ("fail l.0", ""),
         ("succeed l.1", "fail l failed_precondition, skip z upstream, end failed step_failed l"),
     ]);
+}
+
+#[test]
+fn an_element_without_inputs_fails_the_step_when_the_others_have_ended() {
+    let (list, failed) =
+        (r#"succeed a {"list":[{"n":1},{"m":2}]}"#, "fail l failed_precondition, skip z upstream");
+    let end = "end failed step_failed l";
+    Story::of(&definition(spread(json!({})), json!({})))
+        .check(&[("start", "submit a"), (list, &format!("begin, {failed}, {end}"))]);
+    Story::of(&definition(spread(json!({})), json!({ "max_parallel_steps": 1 }))).check(&[
+        ("start", "submit a"),
+        (list, "begin, submit l.0"),
+        ("succeed l.0 1", &format!("{failed}, {end}")),
+    ]);
+}
+
+#[test]
+fn a_full_run_still_gathers() {
+    let mut steps = spread(json!({}));
+    steps.push(work("x", &["a"]));
+    Story::of(&definition(steps, json!({ "max_parallel_steps": 1 }))).check(&[
+        ("start", "submit a"),
+        (r#"succeed a {"list":[{"n":1}]}"#, "begin, submit l.0"),
+        ("succeed l.0 1", "gather l of 1, submit x"),
+        ("succeed x", "submit z"),
+        ("succeed z", "end succeeded"),
+    ]);
+}
+
+#[test]
+fn what_was_erased_fails_the_step_that_reads_it() {
+    let read = json!({ "inputs": { "v": { "$from": "a" } } });
+    let steps = vec![work("a", &[]), step("b", "worker:do", &["a"], read)];
+    let mut story = Story::of(&definition(steps, json!({}))).check(&[("start", "submit a")]);
+    story.does("succeed a 1");
+    story.memory.0.clear();
+    story.check(&[("at 2000", "begin, fail b failed_precondition, end failed step_failed b")]);
 }
 
 #[test]
