@@ -4,19 +4,22 @@
 //! - a file under a root's name was checked when it was kept, and every block is hashed again when it is read;
 //! - an archive is evidence, never part of the log: nothing of it is folded, listed or exported again.
 
+pub mod keep;
+
 use std::{
     collections::HashMap,
     fs::{self, File},
-    io::{self, BufReader},
+    io::{self, BufReader, Read, Seek},
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use super::{QueryError, export::archive::Manifest, lookup::corrupt, record::Source};
 use crate::{
     block::{
         Cid, Codec,
-        car::{self, CarError, SECTION_MAX},
+        car::{self, CarError, Limits, SECTION_MAX},
         decode,
     },
     event::Event,
@@ -27,8 +30,12 @@ use crate::{
 pub const DIRECTORY: &str = "archives";
 /// What their files end with.
 pub const EXTENSION: &str = "car";
+/// Archives of one data directory: each is opened when one is looked for.
+pub const ARCHIVES_MAX: usize = 1000;
 /// Bytes of one archive.
 pub const BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Events of one archive: they are held in memory to decide a run again.
+pub const EVENTS_MAX: u64 = 1_000_000;
 
 /// An archive that was kept: its events in memory, its blocks where they lie.
 pub struct Archive {
@@ -53,38 +60,33 @@ impl Archive {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
             entries => entries.map_err(unreadable)?,
         };
-        let mut latest = None;
-        for entry in entries {
+        let mut latest: Option<(SystemTime, PathBuf, File)> = None;
+        for entry in entries.take(ARCHIVES_MAX) {
             let path = entry.map_err(unreadable)?.path();
             if path.extension().is_none_or(|extension| extension != EXTENSION) {
                 continue;
             }
             let file = File::open(&path).map_err(unreadable)?;
             let kept = file.metadata().and_then(|about| about.modified()).map_err(unreadable)?;
-            let manifest = car::Reader::new(BufReader::new(&file), limits())
-                .ok()
-                .and_then(|mut archive| manifest(&mut archive));
+            let manifest = opened(&file).ok().and_then(|mut archive| manifest(&mut archive));
             let wanted = manifest.is_some_and(|manifest| manifest.subject.as_deref() == Some(subject));
-            let later = latest.as_ref().is_none_or(|(than, name, _)| (*than, name) < (kept, &path));
-            if wanted && later {
+            if wanted && latest.as_ref().is_none_or(|(than, name, _)| (*than, name) < (kept, &path)) {
                 latest = Some((kept, path, file));
             }
         }
-        latest.map(|(.., file)| Self::read(file).map_err(broken)).transpose()
+        latest.map(|(.., file)| Self::read(file).map_err(unreadable)).transpose()
     }
 
-    fn read(file: File) -> Result<Self, CarError> {
-        use std::io::{Seek, SeekFrom};
-        (&file).seek(SeekFrom::Start(0))?;
-        let mut archive = car::Reader::new(BufReader::new(&file), limits())?;
+    fn read(mut file: File) -> Result<Self, CarError> {
+        file.rewind()?;
+        let mut archive = opened(&file)?;
         let root = archive.root();
+        let mut log = None;
         let mut events = Vec::new();
         let mut places = HashMap::new();
-        let mut log = None;
         while let Some((cid, bytes)) = archive.next().transpose()? {
-            let place = Place { at: archive.at() - bytes.len() as u64, len: bytes.len() };
-            places.insert(cid, place);
-            if log.is_none() {
+            places.insert(cid, Place { at: archive.at() - bytes.len() as u64, len: bytes.len() });
+            if cid == root {
                 log = decode::<Manifest>(&bytes).ok().map(|manifest| manifest.log);
             } else if cid.codec() == Codec::DagCbor
                 && let Ok(event) = Event::open(bytes)
@@ -124,21 +126,17 @@ impl Source for Archive {
     }
 }
 
-/// The manifest of an archive that nothing was read of yet; none where its root is no manifest.
-pub fn manifest<R: io::Read>(archive: &mut car::Reader<R>) -> Option<Manifest> {
+/// The manifest of an archive of which nothing was read yet; none where its root is no manifest.
+pub fn manifest<R: Read>(archive: &mut car::Reader<R>) -> Option<Manifest> {
     let root = archive.root();
     let (cid, bytes) = archive.next()?.ok()?;
     (cid == root).then(|| decode(&bytes).ok()).flatten()
 }
 
-pub fn limits() -> car::Limits {
-    car::Limits { section_max: SECTION_MAX, total_max: BYTES_MAX }
+fn opened(file: &File) -> Result<car::Reader<BufReader<&File>>, CarError> {
+    car::Reader::new(BufReader::new(file), Limits { section_max: SECTION_MAX, total_max: BYTES_MAX })
 }
 
-fn unreadable(err: io::Error) -> QueryError {
-    LogError::Store(Box::new(err)).into()
-}
-
-fn broken(err: CarError) -> QueryError {
+fn unreadable(err: impl std::error::Error + Send + Sync + 'static) -> QueryError {
     LogError::Store(Box::new(err)).into()
 }

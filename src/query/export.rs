@@ -29,7 +29,7 @@ use crate::{
 /// Ancestors in one export.
 const ANCESTORS_MAX: usize = 1_000_000;
 /// What the subject of a run begins with.
-const RUN: &str = "workflow/";
+pub const RUN: &str = "workflow/";
 /// Seqs looked up at once.
 const BATCH: u64 = 1024;
 
