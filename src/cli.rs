@@ -71,6 +71,8 @@ enum Command {
     /// Read, verify, export and import a log.
     #[command(subcommand)]
     Log(args::LogCommand),
+    /// Write events for other people's programs: the same as `log export`.
+    Export(args::Export),
     /// Take an offline proof of one event, or check one.
     Receipt(args::Receipt),
     /// Show what produced something, and what came of it.
@@ -313,6 +315,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Call(args) => call::run(args, quiet),
         Command::Tools(args) => tools::run(args),
         Command::Log(command) => log::run(command, quiet),
+        Command::Export(args) => export::run(args, quiet),
         Command::Receipt(args) => receipt::run(args, quiet),
         Command::Trace(args) => trace::run(args, quiet),
         Command::Workflow(command) => workflow::run(command, quiet),

@@ -5,13 +5,18 @@
 //! - a reply leaves only after the commit that makes it true;
 //! - a failed commit stops the ledger: nothing is built on what may not be there.
 
+mod claims;
 mod clock;
 mod crew;
+mod deciding;
 mod folding;
 mod holding;
 mod loading;
+mod memory;
 pub mod opening;
+mod queueing;
 mod runs;
+mod sealer;
 pub mod sharing;
 mod tasks;
 pub mod work;

@@ -56,12 +56,6 @@ pub struct Limits {
     pub attempts_max: u64,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { lease_ms: 30_000, ageing_ms: 60_000, queue_max: 10_000, attempts_max: 5 }
-    }
-}
-
 /// When a rule is asked, and under which limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
@@ -328,6 +322,7 @@ impl Task {
             }
             Body::TaskRetried(facts) => {
                 self.input = payload(event, &[Role::Input]).or(self.input);
+                self.facts.hold = facts.hold.clone().or_else(|| self.facts.hold.take());
                 self.facts.order = facts.order;
                 self.facts.retry.max_retries = facts.max_retries.unwrap_or(self.facts.retry.max_retries);
                 self.facts.timeout_ms = facts.timeout_ms.or(self.facts.timeout_ms);

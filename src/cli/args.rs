@@ -79,12 +79,11 @@ pub enum LogCommand {
     Verify(Verify),
     /// Write events for other people's programs.
     Export(Export),
-    /// Make a data directory from an exported log (car).
+    /// Make a data directory from an exported log (car), or keep the record of a run in one to replay it.
     Import {
         file: PathBuf,
-        /// The data directory to make.
-        #[arg(long, value_name = "DIR")]
-        data: PathBuf,
+        #[command(flatten)]
+        data: Data,
     },
 }
 
@@ -149,7 +148,7 @@ pub struct Export {
     /// car, jsonl or prov-json.
     #[arg(long, default_value = "car", value_parser = format)]
     pub format: Format,
-    /// Only what is about this entity.
+    /// Only what is about this entity; of workflow/ID, all that a replay needs.
     #[arg(long, conflicts_with = "cid")]
     pub subject: Option<String>,
     /// Only this event and what led to it, or those that hold this payload.

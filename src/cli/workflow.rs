@@ -1,6 +1,6 @@
 //! `cairn workflow`: runs of workflows, by the tools that any caller has.
 //!
-//! Invariant: a definition reaches its tool byte for byte.
+//! Invariant: a definition reaches its tool byte for byte, and what is wrong with it is shown fault by fault.
 
 use std::{fs::File, io::stdin, path::Path, process::ExitCode};
 
@@ -86,6 +86,10 @@ pub async fn call(door: &Door, tool: &str, arguments: &RawValue) -> anyhow::Resu
         return Ok(content);
     }
     let error = &content["error"];
+    for fault in error["faults"].as_array().into_iter().flatten() {
+        let fault = format!("{}: {}", text(fault, "place"), text(fault, "fault"));
+        eprintln!("{}", table::printable(&fault));
+    }
     let message = error["message"].as_str().unwrap_or("the tool answered with an error");
     match error["hint"].as_str() {
         Some(hint) => anyhow::bail!("{message}; {hint}"),

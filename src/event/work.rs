@@ -206,6 +206,9 @@ pub struct TaskReprioritised {
 #[serde(deny_unknown_fields)]
 pub struct TaskRetried {
     pub order: i64,
+    /// What it waits for now, where no worker does it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_retries: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -19,6 +19,7 @@ use crate::{
     ledger::{
         holding::{Due, Timetable},
         tasks::By,
+        tasks::worked,
         work::{Made, NewRun, Worked},
         writer::{Draft, Fault, Writer, node, payload_ref},
     },
@@ -219,7 +220,7 @@ impl Writer {
         for _ in 0..parked.len() {
             let Some(claim) = parked.pop_front() else { break };
             match claim.until_ms <= now_ms {
-                true => draft.replies.push((claim.reply, super::tasks::worked(Worked::Claimed(Vec::new())))),
+                true => draft.replies.push((claim.reply, worked(Worked::Claimed(Vec::new())))),
                 false => parked.push_back(claim),
             }
         }

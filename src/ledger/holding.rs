@@ -191,8 +191,8 @@ impl Holding {
         {
             worker.apply_task(body);
             if worker.running == 0 && matches!(worker.presence, Presence::Draining { .. }) {
-                // Its work is done: it leaves at the next tick, not at the end of its time.
-                self.due.push(Reverse((now_ms, Due::Worker(worker.id.clone()))));
+                // Its last task has ended: it leaves at the next look.
+                self.due.push(Reverse((0, Due::Worker(worker.id.clone()))));
             }
         }
         live.task.apply_body(body, event);

@@ -24,7 +24,7 @@ use crate::{
     worker::Worker,
     workflow::{
         plan::Plan,
-        run::{Run, Status},
+        run::{Run, status::Status},
     },
 };
 

@@ -1,45 +1,36 @@
-//! The writer's part in workflow runs: what their rules decide becomes events, in the commit of what caused it.
+//! The writer's part in workflow runs: what is asked of them, and whom their ends are told.
 //!
 //! Invariants:
-//! - after a commit no run has a decision left that its rules would make;
-//! - a run that was cancelled submits nothing more.
+//! - a run that was cancelled submits nothing more;
+//! - a run's end and what waits for it are one commit.
 
 use std::{cmp::Reverse, sync::Arc};
 
 use serde_json::{Map, Value, json};
 
 use crate::{
-    block::{Cid, payload::SealedPayload},
+    block::payload::SealedPayload,
     call::{Code, Refusal},
     event::{
         Body, Event, Fact, PayloadRef, Role,
-        work::{
-            Hold, Origin, Part, RetryPolicy, StepFailed, StepGathered, StepSkipped, TaskRetried,
-            TaskSubmitted, WorkflowReplayed, WorkflowSubmitted,
-        },
+        work::{Origin, WorkflowReplayed, WorkflowSubmitted},
     },
     ledger::{
+        deciding::Reading,
         holding::{Due, Holding, LiveRun},
         loading::load_run,
         tasks::By,
         work::{NewRun, RunTold, Worked},
         writer::{Draft, Fault, Writer, payload_ref},
     },
-    query,
-    task::{self, Settlement},
-    workflow::{
-        self,
-        plan::Plan,
-        run::{Contents, Decision, Run},
-    },
+    task::Settlement,
+    workflow::{self, plan::Plan, run::Run},
 };
 
 /// Runs that have not ended.
 const RUNS_MAX: usize = 10_000;
 /// Bytes of a run's result that its parent may read.
 const RESULT_MAX: usize = 16 * 1024 * 1024;
-/// The type of a task that is held by a run.
-const WAIT_RUN: &str = "wait:run";
 
 impl LiveRun {
     pub fn apply(&mut self, event: &Event) {
@@ -76,317 +67,30 @@ impl Holding {
     }
 }
 
-/// The contents that a run's rules may read, while a commit is made.
-struct Reading<'a> {
-    writer: &'a Writer,
-    draft: &'a Draft,
-}
-
-impl Contents for Reading<'_> {
-    fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
-        if let Some(value) = self.writer.holding.contents.parsed(payload) {
-            return Some(value);
-        }
-        // A log that cannot be read fails the next commit; until then the content counts as gone.
-        let text = self.writer.text(Some(*payload), self.draft).ok().flatten()?;
-        let value: Arc<Value> = Arc::new(serde_json::from_str(&text).ok()?);
-        self.writer.holding.contents.keep_parsed(*payload, value.clone());
-        Some(value)
-    }
-}
-
 impl Writer {
-    /// Carries out what the runs that something happened to decide, until none decides anything.
-    pub(super) fn advance(&mut self, draft: &mut Draft) -> Result<(), Fault> {
-        // What a decision brings about is decided on after the decisions it was made with.
-        if self.holding.advancing {
-            return Ok(());
-        }
-        self.holding.advancing = true;
-        let advanced = self.settle_runs(draft);
-        self.holding.advancing = false;
-        advanced
-    }
-
-    fn settle_runs(&mut self, draft: &mut Draft) -> Result<(), Fault> {
-        while let Some(id) = self.holding.dirty.pop() {
-            loop {
-                let Some(live) = self.holding.runs.get(&id) else { break };
-                let reading = Reading { writer: self, draft };
-                let decisions = live.run.decide(&reading, self.now_ms());
-                if decisions.is_empty() {
-                    break;
+    /// Tells a run in memory of those it waits for that have ended.
+    pub(super) fn tell_dependencies(&mut self, id: &str) -> Result<(), Fault> {
+        let waits: Vec<String> = self
+            .holding
+            .runs
+            .get(id)
+            .into_iter()
+            .flat_map(|live| live.run.waits_for())
+            .map(str::to_owned)
+            .collect();
+        for other in waits {
+            let ended = self.loaded_run(&other)?.map(Run::status).filter(|status| status.ended());
+            match (ended, self.holding.runs.get_mut(id)) {
+                (Some(status), Some(live)) => {
+                    live.run.dependency_ended(&other, status == workflow::run::status::Status::Succeeded);
                 }
-                for decision in decisions {
-                    self.carry_out(&id, decision, draft)?;
+                (None, _) => {
+                    self.holding.dependents.entry(other).or_default().insert(id.to_owned());
                 }
+                (Some(_), None) => {}
             }
         }
         Ok(())
-    }
-
-    pub(super) fn run_due(&mut self, id: &str) {
-        if let Some(live) = self.holding.runs.get(id) {
-            // A run that went on has another deadline.
-            match live.run.due_ms() {
-                Some(due) if due > self.now_ms() => {
-                    self.holding.due.push(Reverse((due, Due::Run(id.to_owned()))));
-                }
-                _ => self.holding.dirty.push(id.to_owned()),
-            }
-        }
-    }
-
-    fn carry_out(&mut self, id: &str, decision: Decision, draft: &mut Draft) -> Result<(), Fault> {
-        let by = self.by_run(id);
-        match decision {
-            Decision::Begin(facts) => {
-                self.run_event(id, Body::WorkflowStarted(facts), &by, Vec::new(), draft)
-            }
-            Decision::Submit {
-                task_id,
-                step,
-                part,
-                task_type,
-                tool,
-                input,
-                hold,
-                retry,
-                timeout_ms,
-                repeatable,
-                reuse,
-            } => {
-                let facts = TaskSubmitted {
-                    retry: retry.unwrap_or(NO_RETRY),
-                    timeout_ms,
-                    repeatable,
-                    reuse,
-                    ..self.step_facts(id, step, part, task_type, hold)
-                };
-                self.submit_step(&task_id, facts, tool, &input, &by, draft)
-            }
-            Decision::Retry { task_id, input, hold, .. } => {
-                self.retry_step(&task_id, &input, hold, &by, draft)
-            }
-            Decision::Child { task_id, step, part, run, definition } => {
-                let hold = Some(Hold::Run { run: run.clone() });
-                let facts = self.step_facts(id, step, part, WAIT_RUN.to_owned(), hold);
-                let input = definition.to_string();
-                self.submit_step(&task_id, facts, None, &input, &by, draft)?;
-                self.submit_child(&task_id, run, definition, &by, draft)
-            }
-            Decision::Take { task_id, step, task_type, tool, input, output, from } => {
-                let facts = self.step_facts(id, step, Part::Whole, task_type, None);
-                self.enter_task(&task_id, facts, tool, input.into_iter().collect(), None, &by, draft)?;
-                self.reuse(&task_id, output, from, &by, draft)
-            }
-            Decision::TakeGathered { step, parts, output, from } => {
-                let body = Body::StepGathered(StepGathered { step, parts });
-                let by = By { refs: vec![from], ..by };
-                self.run_event(id, body, &by, output.into_iter().collect(), draft)
-            }
-            Decision::Skip { step, reason } => {
-                let body = Body::StepSkipped(StepSkipped { step, reason: reason.to_owned() });
-                self.run_event(id, body, &by, Vec::new(), draft)
-            }
-            Decision::Fail { step, code, message } => {
-                let error = self.payload(&json!({"code": code, "message": message}).to_string())?;
-                let error_ref = payload_ref(&error, Role::Error);
-                draft.store(Some(error));
-                let body = Body::StepFailed(StepFailed { step, code });
-                self.run_event(id, body, &by, vec![error_ref], draft)
-            }
-            Decision::Gather { step, output, parts } => {
-                let payload = self.payload(&output)?;
-                let output_ref = payload_ref(&payload, Role::Output);
-                self.holding.contents.put(output_ref.cid, Arc::from(output));
-                draft.store(Some(payload));
-                let body = Body::StepGathered(StepGathered { step, parts });
-                self.run_event(id, body, &by, vec![output_ref], draft)
-            }
-            Decision::Settle { task_id, output, signal } => {
-                let by = By { refs: vec![signal], ..by };
-                self.settle_task(&task_id, Settlement::Succeeded, output, &by, draft)
-            }
-            Decision::Cancel { task_id, run, force } => {
-                if self.load_task(&task_id)?
-                    && let Ok(bodies) = self.holding.tasks[&task_id].task.cancel(force)
-                {
-                    self.change_all(&task_id, bodies, &by, draft)?;
-                }
-                if let Some(run) = run {
-                    // A child that has ended already is not cancelled.
-                    let _ = self.cancel_run(&run, force, &by, draft)?;
-                }
-                Ok(())
-            }
-            Decision::End(body) => self.run_event(id, body, &by, Vec::new(), draft),
-        }
-    }
-
-    /// What a run decides is caused by what happened to it last, on behalf of who submitted it.
-    fn by_run(&self, id: &str) -> By {
-        let live = &self.holding.runs[id];
-        By { actor: live.run.actor.clone(), cause: Some(live.last), note: None, refs: Vec::new() }
-    }
-
-    fn step_facts(
-        &self,
-        id: &str,
-        step: String,
-        part: Part,
-        task_type: String,
-        hold: Option<Hold>,
-    ) -> TaskSubmitted {
-        let priority = self.holding.runs.get(id).map_or(50, |live| live.run.facts.priority);
-        TaskSubmitted {
-            task_type,
-            priority,
-            order: task::order(self.now_ms(), priority, self.limits.ageing_ms),
-            not_before_ms: None,
-            timeout_ms: None,
-            retry: NO_RETRY,
-            tags: Vec::new(),
-            requires: Vec::new(),
-            unique_key: None,
-            concurrency_key: None,
-            rate_key: None,
-            run: Some(id.to_owned()),
-            step: Some(step),
-            part,
-            hold,
-            repeatable: false,
-            reuse: false,
-        }
-    }
-
-    fn submit_step(
-        &mut self,
-        task_id: &str,
-        facts: TaskSubmitted,
-        tool: Option<Cid>,
-        input: &str,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
-        let reuse = tool.filter(|_| facts.reuse);
-        let payload = self.payload(input)?;
-        let input_ref = payload_ref(&payload, Role::Input);
-        draft.store(Some(payload));
-        self.enter_task(task_id, facts, tool, vec![input_ref], Some(Arc::from(input)), by, draft)?;
-        let Some(tool) = reuse else { return Ok(()) };
-        let Some(seq) = query::work::reusable(&self.state, self.reader.as_ref(), &tool, &input_ref.cid)?
-        else {
-            return Ok(());
-        };
-        let Some(earlier) = self.reader.event_at(seq)? else { return Ok(()) };
-        let output = earlier.fields().pay.iter().find(|pay| pay.role == Role::Output).copied();
-        self.reuse(task_id, output, earlier.cid(), by, draft)
-    }
-
-    /// Ends a task that need not run with what another one gave.
-    fn reuse(
-        &mut self,
-        task_id: &str,
-        output: Option<PayloadRef>,
-        from: Cid,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
-        let by = By { refs: vec![from], ..by.clone() };
-        self.settle_task(task_id, Settlement::Reused, output, &by, draft)
-    }
-
-    fn settle_task(
-        &mut self,
-        task_id: &str,
-        how: Settlement<'_>,
-        output: Option<PayloadRef>,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
-        if !self.load_task(task_id)? {
-            return Ok(());
-        }
-        // What has ended in the meantime stays as it ended.
-        let Ok(body) = self.holding.tasks[task_id].task.settle(how) else { return Ok(()) };
-        let role = if matches!(how, Settlement::Failed { .. }) { Role::Error } else { Role::Output };
-        let output = output.map(|output| PayloadRef { role, ..output });
-        self.change(task_id, body, by, output.into_iter().collect(), draft)?;
-        Ok(())
-    }
-
-    fn retry_step(
-        &mut self,
-        task_id: &str,
-        input: &str,
-        hold: Option<Hold>,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
-        if !self.load_task(task_id)? {
-            return Ok(());
-        }
-        let payload = self.payload(input)?;
-        let input_ref = payload_ref(&payload, Role::Input);
-        draft.store(Some(payload));
-        let task = &self.holding.tasks[task_id].task;
-        let order = task::order(self.now_ms(), task.facts.priority, self.limits.ageing_ms);
-        let body = Body::TaskRetried(TaskRetried { order, max_retries: None, timeout_ms: None });
-        self.change(task_id, body, by, vec![input_ref], draft)?;
-        if let Some(live) = self.holding.tasks.get_mut(task_id) {
-            live.input = Some(Arc::from(input));
-        }
-        if let Some(Hold::Run { run }) = hold {
-            // A child that cannot go on has not failed: its end is told as it stands.
-            if self.reschedule_run(&run, None, None, by, draft)?.is_err() {
-                self.tell_parent(&run, draft)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Submits the run that a step waits for. One that is not sound fails the step.
-    fn submit_child(
-        &mut self,
-        task_id: &str,
-        run: String,
-        mut definition: Value,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
-        definition["workflow_id"] = json!(run);
-        let planned = match self.tools.get() {
-            Some(tools) => workflow::plan::plan(&definition, tools.as_ref()).map_err(|faults| {
-                faults.iter().map(|fault| format!("{}: {}", fault.place, fault.fault)).collect()
-            }),
-            None => Err(vec!["this node has no catalogue".to_owned()]),
-        };
-        let refused = match planned {
-            Ok(planned) => {
-                let inputs = self.payload(&planned.inputs.to_string())?;
-                let new = NewRun {
-                    id: run,
-                    inputs,
-                    priority: planned.priority,
-                    tags: planned.tags,
-                    dependencies: planned.dependencies,
-                    max_parallel: planned.max_parallel,
-                    deadline_ms: planned.deadline_ms,
-                    plan: planned.plan,
-                };
-                match self.begin_run(new, None, Some(task_id.to_owned()), by, draft)? {
-                    Ok(_) => return Ok(()),
-                    Err(refusal) => vec![refusal.message],
-                }
-            }
-            Err(faults) => faults,
-        };
-        let code = Code::InvalidArgument.as_str();
-        let error = self.payload(&json!({"code": code, "message": refused.join("; ")}).to_string())?;
-        let error_ref = payload_ref(&error, Role::Error);
-        draft.store(Some(error));
-        self.settle_task(task_id, Settlement::Failed { code }, Some(error_ref), by, draft)
     }
 
     pub(super) fn submit_run(
@@ -398,7 +102,7 @@ impl Writer {
         self.begin_run(new, None, None, by, draft)
     }
 
-    fn begin_run(
+    pub(super) fn begin_run(
         &mut self,
         new: NewRun,
         origin: Option<Origin>,
@@ -477,14 +181,8 @@ impl Writer {
         if let Some(old) = old {
             run.take_over(&old);
         }
-        let waits: Vec<String> = run.waits_for().map(str::to_owned).collect();
-        for other in waits {
-            let ended = self.loaded_run(&other)?.map(Run::status).filter(|status| status.ended());
-            if let Some(status) = ended {
-                run.dependency_ended(&other, status == workflow::run::Status::Succeeded);
-            }
-        }
         self.holding.hold_run(LiveRun { run, last, last_seq });
+        self.tell_dependencies(&new.id)?;
         self.holding.dirty.push(new.id.clone());
         self.advance(draft)?;
         Ok(Ok(self.run_told(&new.id, false, Vec::new())))
@@ -510,8 +208,9 @@ impl Writer {
         self.advance(draft)?;
         let run = &self.holding.runs[id].run;
         let steps = run.steps.iter().zip(&run.plan.steps).zip(before);
-        let cancelled = steps
-            .filter(|((step, _), before)| !before && step.status == workflow::run::StepStatus::Cancelled);
+        let cancelled = steps.filter(|((step, _), before)| {
+            !before && step.status == workflow::run::status::StepStatus::Cancelled
+        });
         let cancelled = cancelled.map(|((_, step), _)| step.id.clone()).collect();
         Ok(Ok(self.run_told(id, false, cancelled)))
     }
@@ -583,6 +282,7 @@ impl Writer {
             Err(refusal) => return Ok(Err(refusal)),
             Ok(body) => self.run_event(id, body, by, by.note.into_iter().collect(), draft)?,
         }
+        self.tell_dependencies(id)?;
         if let Some(due) = self.holding.runs[id].run.due_ms() {
             self.holding.due.push(Reverse((due, Due::Run(id.to_owned()))));
         }
@@ -628,7 +328,7 @@ impl Writer {
     }
 
     /// Records what happened to a run in memory, and tells whoever waits for it when it ends.
-    fn run_event(
+    pub(super) fn run_event(
         &mut self,
         id: &str,
         body: Body,
@@ -653,7 +353,7 @@ impl Writer {
         let Some(status) = ended else { return Ok(()) };
         for other in self.holding.dependents.remove(id).unwrap_or_default() {
             if let Some(live) = self.holding.runs.get_mut(&other) {
-                live.run.dependency_ended(id, status == workflow::run::Status::Succeeded);
+                live.run.dependency_ended(id, status == workflow::run::status::Status::Succeeded);
                 self.holding.dirty.push(other);
             }
         }
@@ -661,18 +361,19 @@ impl Writer {
     }
 
     /// Ends the step that waits for a run, once the run has ended.
-    fn tell_parent(&mut self, id: &str, draft: &mut Draft) -> Result<(), Fault> {
+    pub(super) fn tell_parent(&mut self, id: &str, draft: &mut Draft) -> Result<(), Fault> {
         let Some(live) = self.holding.runs.get(id) else { return Ok(()) };
         let status = live.run.status();
         let Some(parent) = live.run.facts.parent.clone().filter(|_| status.ended()) else { return Ok(()) };
         let by = self.by_run(id);
-        let mut succeeded = status == workflow::run::Status::Succeeded;
+        let mut succeeded = status == workflow::run::status::Status::Succeeded;
         let result = succeeded.then(|| live.run.result(&Reading { writer: self, draft }).to_string());
         let text = match result {
             Some(result) if result.len() <= RESULT_MAX => result,
             Some(result) => {
                 succeeded = false;
-                let message = format!("the result of {} bytes is over the bound of {RESULT_MAX}", result.len());
+                let message =
+                    format!("the result of {} bytes is over the bound of {RESULT_MAX}", result.len());
                 json!({"code": Code::ResourceExhausted.as_str(), "message": message}).to_string()
             }
             None => {
@@ -711,18 +412,18 @@ impl Writer {
         }
     }
 
-    fn loaded_run(&mut self, id: &str) -> Result<Option<&Run>, Fault> {
+    pub(super) fn loaded_run(&mut self, id: &str) -> Result<Option<&Run>, Fault> {
         self.load_run(id)?;
         Ok(self.holding.runs.get(id).map(|live| &live.run))
     }
 
-    fn json_of(&self, payload: &SealedPayload) -> Result<Arc<Value>, Fault> {
-        let text = super::tasks::whole_text(payload);
+    pub(super) fn json_of(&self, payload: &SealedPayload) -> Result<Arc<Value>, Fault> {
+        let text = super::memory::whole_text(payload);
         let value = text.and_then(|text| serde_json::from_str(&text).ok());
         value.map(Arc::new).ok_or(Fault::Broken { what: "a run's inputs are not json" })
     }
 
-    fn run_told(&self, id: &str, replayed: bool, steps: Vec<String>) -> Worked {
+    pub(super) fn run_told(&self, id: &str, replayed: bool, steps: Vec<String>) -> Worked {
         let run = &self.holding.runs[id].run;
         let told = RunTold {
             id: id.to_owned(),
@@ -734,15 +435,6 @@ impl Writer {
         Worked::Run { run: told, replayed, steps }
     }
 }
-
-/// A step that says nothing of retries has none.
-const NO_RETRY: RetryPolicy = RetryPolicy {
-    max_retries: 0,
-    backoff_ms: 1000,
-    factor_milli: 2000,
-    max_backoff_ms: 60_000,
-    jitter: true,
-};
 
 fn no_run(id: &str) -> Refusal {
     Refusal::new(Code::NotFound, format!("no workflow `{id}`")).hint("workflow_list names those there are")

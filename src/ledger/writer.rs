@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, mpsc::SyncSender},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -20,16 +20,14 @@ use crate::{
     call::{self, Call, End, EndOutcome, Refusal, Start},
     catalogue::{self, Entry},
     event::{
-        Actor, Body, Event, EventError, Fact, PayloadRef, Place, Role,
+        Actor, Body, Event, EventError, Fact, PayloadRef, Role,
         body::{AccessExported, CallRefused, LogRecovered, PayloadErased},
     },
     ledger::{
-        Ask, Command, Ruling, Sealed, Shelf,
-        holding::Holding,
-        tasks::{Answer, text_of},
-        work::Attempt,
+        Ask, Command, Ruling, Sealed, Shelf, claims::Answer, holding::Holding, memory::text_of,
+        sealer::Sealer, work::Attempt,
     },
-    log::{Batch, Log, LogError, Reader, Stored, Tip},
+    log::{Batch, Log, LogError, Reader, Stored},
     metrics::Metrics,
     query,
     state::Database,
@@ -67,13 +65,6 @@ pub(super) struct Working {
     keyed: HashMap<Key, Call>,
     /// Ended keyed calls by the seq of their ending: dropped once the state has them.
     ended: VecDeque<(u64, Key)>,
-}
-
-/// Places facts in the log, one after another.
-pub(super) struct Sealer {
-    /// The log's name.
-    pub log: Cid,
-    pub tip: Option<Tip>,
 }
 
 pub(super) struct Writer {
@@ -134,6 +125,7 @@ impl Writer {
         let expected = self.sealer.tip.map(|tip| tip.cid);
         let mut draft = Draft::default();
         for ask in asks {
+            self.sealer.look();
             match ask {
                 Ask::Rule { command, reply, again } => {
                     if let Some(ruled) = self.answer(command, reply, again, &mut draft)? {
@@ -467,28 +459,6 @@ impl Writer {
                 self.working.keyed.remove(&key);
             }
         }
-    }
-}
-
-impl Sealer {
-    /// Microseconds since the epoch, never before the last event: what the next event is told.
-    pub fn now_us(&self) -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
-        self.tip.map_or(now, |tip| now.max(tip.ts))
-    }
-
-    /// Seals `fact` as the next event of this commit.
-    pub(super) fn seal<'d>(&mut self, fact: Fact, draft: &'d mut Draft) -> Result<&'d Event, Fault> {
-        let place = Place {
-            log: self.log,
-            seq: self.tip.map_or(0, |tip| tip.seq + 1),
-            prev: self.tip.map(|tip| tip.cid),
-            ts: self.now_us(),
-        };
-        let event = Event::seal(fact, place)?;
-        self.tip = Some(Tip { seq: place.seq, cid: event.cid(), ts: place.ts });
-        draft.batch.events.push(event);
-        Ok(draft.batch.events.last().expect("one was pushed on the line before"))
     }
 }
 

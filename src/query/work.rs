@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
     block::Cid,
+    event::Kind,
     log::Reader,
     query::numbers,
     state::{
@@ -125,6 +126,29 @@ pub fn events_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, 
                          ON entry.subject = task.id AND entry.subject <> entry.seq WHERE task.run = ?1
                ORDER BY 1";
     let mut statement = state.prepare_cached(sql)?;
+    let rows = statement.query_map([first], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The seqs of the calls that were made for the tasks of a run, with those made for these, and of their endings.
+pub fn calls_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, StateError> {
+    let Some(first) = run_known(state, workflow_id)? else { return Ok(Vec::new()) };
+    let kinds = Kind::ALL.iter().map(|kind| kind.as_str()).filter(|kind| kind.starts_with("call."));
+    let kinds: Vec<String> = kinds.map(|kind| format!("'{kind}'")).collect();
+    let sql = format!(
+        "WITH RECURSIVE
+         kinds (id) AS MATERIALIZED (SELECT id FROM word WHERE text IN ({})),
+         made (seq) AS (
+           SELECT edge.child FROM task CROSS JOIN entry AS turn ON turn.subject = task.id AND turn.subject <> turn.seq
+             CROSS JOIN edge ON edge.parent = turn.seq CROSS JOIN entry ON entry.seq = edge.child
+             WHERE task.run = ?1 AND entry.kind IN kinds
+           UNION
+           SELECT edge.child FROM made CROSS JOIN edge ON edge.parent = made.seq
+             CROSS JOIN entry ON entry.seq = edge.child WHERE entry.kind IN kinds)
+         SELECT seq FROM made ORDER BY seq",
+        kinds.join(",")
+    );
+    let mut statement = state.prepare_cached(&sql)?;
     let rows = statement.query_map([first], |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }

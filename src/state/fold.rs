@@ -13,7 +13,7 @@ use crate::{
     event::{Body, Event},
     log::Reader,
     merkle::{self, Growing},
-    state::{StateError, StoredTiles, progress, subject_key, tile_id, work::Counts},
+    state::{StateError, StoredTiles, progress, subject_key, tile_id, work::counts::Counts},
 };
 
 /// Recent events whose seq is remembered, so that most causes need no look-up.

@@ -177,7 +177,7 @@ impl Task {
             return Err(self.stands("it was cleared from the queue", "submit a new task"));
         }
         let order = order(moment.now_ms, self.facts.priority, moment.limits.ageing_ms);
-        Ok(Body::TaskRetried(TaskRetried { order, max_retries, timeout_ms }))
+        Ok(Body::TaskRetried(TaskRetried { hold: None, order, max_retries, timeout_ms }))
     }
 
     /// Takes it out of the line or the lists; nothing where a worker has it, or it is out already.

@@ -368,7 +368,7 @@ fn after_a_cancel_no_attempt_starts() {
 
 #[test]
 fn a_retry_revives_what_ended_without_success() {
-    let retried = TaskRetried { order: order(2000, 50, 10), max_retries: None, timeout_ms: None };
+    let retried = TaskRetried { hold: None, order: order(2000, 50, 10), max_retries: None, timeout_ms: None };
     let retried = Ok(vec![Body::TaskRetried(retried)]);
     let no = Err(Code::FailedPrecondition);
     check(facts(), &[(1001, Claim), (1002, Fail)], 2000, Retry, retried.clone());

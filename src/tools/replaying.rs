@@ -2,32 +2,31 @@
 //!
 //! Invariants:
 //! - `verify` runs nothing and changes nothing but that the comparison is recorded;
+//! - a run of an archive is compared and no more: it is no part of this log;
 //! - a repetition is a run of its own, linked to the one it repeats.
 
-use std::{cell::RefCell, collections::HashMap, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    block::Cid,
     call::{Code, Refusal},
     event::work::WorkflowReplayed,
     ledger::work::{Wish, Worked},
-    query::View,
+    query::record::{Recorded, run_record},
     router::Invocation,
     tools::{
         Builtin, arguments,
-        work::{Desk, Told, content, told, unexpected, unknown},
-        workflows::{ending, run_as_of, submitted},
+        work::{Desk, Told, told, unexpected, unknown},
+        workflows::{ending, run_as_of},
     },
-    workflow::{
-        replay::{diff, verify},
-        run::Contents,
-    },
+    workflow::replay::{diff, verify},
 };
 
+/// The mode of a replay that runs nothing.
+const VERIFY: &str = "verify";
 const LISTER: &str = "workflow_list";
 /// How long a repetition is waited for; a call's own time is longer.
 const RERUN_WAIT: Duration = Duration::from_secs(50);
@@ -46,33 +45,6 @@ pub fn all(desk: &Desk) -> Vec<Builtin> {
     ]
 }
 
-/// Contents of payloads as they are on record, each read once.
-struct Recorded<'a> {
-    view: &'a View,
-    read: RefCell<HashMap<Cid, Option<Arc<Value>>>>,
-}
-
-impl<'a> Recorded<'a> {
-    fn new(view: &'a View) -> Self {
-        Self { view, read: RefCell::default() }
-    }
-}
-
-impl Contents for Recorded<'_> {
-    fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
-        if let Some(known) = self.read.borrow().get(payload) {
-            return known.clone();
-        }
-        let text = content(self.view, payload).unwrap_or_else(|err| {
-            tracing::error!(%err, "a payload cannot be read");
-            None
-        });
-        let value = text.and_then(|text| serde_json::from_str(text.get()).ok()).map(Arc::new);
-        self.read.borrow_mut().insert(*payload, value.clone());
-        value
-    }
-}
-
 #[derive(Deserialize)]
 struct Replay {
     workflow_id: String,
@@ -84,25 +56,20 @@ struct Replay {
 
 async fn replay(desk: &Desk, call: &Invocation) -> Told {
     let asked: Replay = arguments(call)?;
-    let mode = asked.mode.as_deref().unwrap_or("verify");
-    let (report, run) = match mode {
+    let mode = asked.mode.as_deref().unwrap_or(VERIFY);
+    let (report, run, ours) = match mode {
         "rerun" => {
             let new = rerun(desk, call, &asked).await?;
-            (compared(desk, asked.workflow_id.clone(), new.clone()).await?, Some(new))
+            (compared(desk, asked.workflow_id.clone(), new.clone()).await?, Some(new), true)
         }
-        _ => (verified(desk, asked.workflow_id.clone()).await?, None),
+        _ => {
+            let (report, ours) = verified(desk, asked.workflow_id.clone()).await?;
+            (report, None, ours)
+        }
     };
-    let facts = WorkflowReplayed {
-        mode: mode.to_owned(),
-        matched: report["matched"] == true,
-        compared: report["compared_steps"].as_u64().unwrap_or(0),
-        run: run.clone(),
-        diverged: report["first_divergence"]["step_id"].as_str().map(str::to_owned),
-    };
-    let wish = Wish::Replayed { run: asked.workflow_id.clone(), facts };
-    let Worked::Run { .. } = desk.wish(call, asked.reason.as_deref(), wish).await? else {
-        return Err(unexpected().into());
-    };
+    if ours {
+        record(desk, call, &asked, &report, run.clone()).await?;
+    }
     let mut shown = json!({
         "workflow_id": asked.workflow_id,
         "mode": mode,
@@ -117,12 +84,35 @@ async fn replay(desk: &Desk, call: &Invocation) -> Told {
     told(&shown)
 }
 
-/// Decides the run again from its record.
-async fn verified(desk: &Desk, id: String) -> Result<Value, Refusal> {
+/// Records what a comparison found, as an event of the run.
+async fn record(
+    desk: &Desk,
+    call: &Invocation,
+    asked: &Replay,
+    report: &Value,
+    run: Option<String>,
+) -> Result<(), Refusal> {
+    let facts = WorkflowReplayed {
+        mode: asked.mode.clone().unwrap_or_else(|| VERIFY.to_owned()),
+        matched: report["matched"] == true,
+        compared: report["compared_steps"].as_u64().unwrap_or(0),
+        run,
+        diverged: report["first_divergence"]["step_id"].as_str().map(str::to_owned),
+    };
+    let wish = Wish::Replayed { run: asked.workflow_id.clone(), facts };
+    match desk.wish(call, asked.reason.as_deref(), wish).await? {
+        Worked::Run { .. } => Ok(()),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Decides the run again from its record; tells too whether that stands in this node's log.
+async fn verified(desk: &Desk, id: String) -> Result<(Value, bool), Refusal> {
     let asked = id.clone();
     let report = desk.ask(move |view| {
-        let Some((run, events, _)) = submitted(view, &asked, None)? else { return Ok(None) };
-        Ok(Some(verify(run, &events, &Recorded::new(view)).json()))
+        let Some(record) = run_record(view, &asked)? else { return Ok(None) };
+        let report = verify(record.run, &record.events, &record.contents);
+        Ok(Some((report.json(), record.archive.is_none())))
     });
     report.await?.ok_or_else(|| unknown("workflow", &id, LISTER))
 }
@@ -170,7 +160,9 @@ async fn compared(desk: &Desk, left: String, right: String) -> Result<Value, Ref
         () if step["left"].is_null() => "extra",
         () if step["right"].is_null() => "missing",
         () if step["contract"] == "different" || step["input"] == "different" => "input_differs",
-        () if step["output"] == "different" || step["left"]["status"] != step["right"]["status"] => "output_differs",
+        () if step["output"] == "different" || step["left"]["status"] != step["right"]["status"] => {
+            "output_differs"
+        }
         () => "match",
     };
     let step = |step: &Value| {
@@ -210,7 +202,7 @@ async fn differing(desk: &Desk, left: String, right: String) -> Result<Value, Re
     let differing = desk.ask(move |view| {
         let Some((one, _, seq)) = run_as_of(view, &left, None)? else { return Ok(Err(left)) };
         let Some((other, _, _)) = run_as_of(view, &right, Some(seq))? else { return Ok(Err(right)) };
-        let mut shown = diff(&one, &other, &Recorded::new(view)).json();
+        let mut shown = diff::diff(&one, &other, &Recorded::new(view)).json();
         shown["left"] = json!(left);
         shown["right"] = json!(right);
         shown["seq"] = json!(seq);

@@ -92,7 +92,9 @@ fn task_of(desk: &Desk, schedule: &str, task: &RawValue) -> Result<Made, Refusal
     }
     fields.insert("task_id".to_owned(), json!(schedule));
     let submit = desk.offered("task_submit").ok_or_else(internal)?;
-    submit.check(&Value::Object(fields)).map_err(|refusal| invalid(format!("`task`: {}", refusal.message)))?;
+    submit
+        .check(&Value::Object(fields))
+        .map_err(|refusal| invalid(format!("`task`: {}", refusal.message)))?;
     let asked: reading::Wish =
         serde_json::from_str(task.get()).map_err(|err| invalid(format!("`task`: {err}")))?;
     let (facts, tool) = tasks::checked(desk, &asked)?;
@@ -140,7 +142,8 @@ async fn list(desk: &Desk, call: &Invocation) -> Told {
         let from = match &cursor {
             Some(cursor) => {
                 let last = cursor.strip_prefix(CURSOR);
-                let last = last.ok_or_else(|| QueryError::Invalid("`cursor` is not one of this list".to_owned()))?;
+                let last =
+                    last.ok_or_else(|| QueryError::Invalid("`cursor` is not one of this list".to_owned()))?;
                 all.partition_point(|schedule| schedule.id.as_str() <= last)
             }
             None => offset.unwrap_or(0).min(all.len() as u64) as usize,
@@ -160,7 +163,8 @@ async fn list(desk: &Desk, call: &Invocation) -> Told {
 }
 
 fn one(view: &View, schedule: &Schedule) -> Result<Value, QueryError> {
-    let created = Filter { from_seq: Some(schedule.created), to_seq: Some(schedule.created), ..Filter::default() };
+    let created =
+        Filter { from_seq: Some(schedule.created), to_seq: Some(schedule.created), ..Filter::default() };
     let page = view.list(&created, 1, None)?;
     let event = page.events.first();
     let catch_up = match event.and_then(|event| event.body()) {

@@ -17,14 +17,14 @@ use crate::{
     router::Invocation,
     task::{POISON, RETRIES_SPENT, Status, Task, WAIT_PREFIX},
     tools::{
-        Builtin, arguments, reading::{self, time},
+        Builtin, arguments,
+        reading::{self, time},
         work::{
-            Desk, Given, Line, Paging, SECRET, Told, content, invalid, lines, message, output, page,
-            span, task_as_of, told, unexpected, unknown, worker,
+            Desk, Given, Line, Paging, SECRET, Told, content, invalid, lines, message, output, page, span,
+            task_as_of, told, unexpected, unknown, worker,
         },
     },
 };
-
 
 const LISTER: &str = "task_list";
 
@@ -348,7 +348,8 @@ struct RetryConfig {
 }
 
 async fn retry(desk: &Desk, call: &Invocation) -> Told {
-    let Retry { task_id: task, retry_config: RetryConfig { max_retries, timeout_ms }, reason } = arguments(call)?;
+    let Retry { task_id: task, retry_config: RetryConfig { max_retries, timeout_ms }, reason } =
+        arguments(call)?;
     let wish = Wish::RetryTask { task, max_retries, timeout_ms };
     let Worked::Task { task, position, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());
@@ -414,7 +415,10 @@ async fn result(desk: &Desk, call: &Invocation) -> Told {
     let (gave, status) = gave.await?.ok_or_else(|| unknown("task", &id, LISTER))?;
     if !status.ended() {
         let message = format!("task {id} has not ended: it is {}", status.as_str());
-        return Err(Refusal::new(Code::FailedPrecondition, message).retryable().hint("follow it with task_status").into());
+        return Err(Refusal::new(Code::FailedPrecondition, message)
+            .retryable()
+            .hint("follow it with task_status")
+            .into());
     }
     told(&gave)
 }
@@ -467,7 +471,8 @@ async fn heartbeat(desk: &Desk, call: &Invocation) -> Told {
     let Beat { progress, log } = arguments(call)?;
     let log = log.map(|log| desk.seal_text(&log)).transpose()?;
     let wish = Wish::Renew { worker, task: task.clone(), fence, progress, log };
-    let Worked::Renewed { lease_until_ms, cancel_requested } = desk.wish(call, reason.as_deref(), wish).await?
+    let Worked::Renewed { lease_until_ms, cancel_requested } =
+        desk.wish(call, reason.as_deref(), wish).await?
     else {
         return Err(unexpected().into());
     };
@@ -523,8 +528,8 @@ struct Failed {
 async fn fail(desk: &Desk, call: &Invocation) -> Told {
     let Attempt { worker_id: worker, task_id: task, fence, reason } = arguments(call)?;
     let Failing { error } = arguments(call)?;
-    let Failed { code, retryable } =
-        serde_json::from_str(error.get()).map_err(|err| invalid(format!("invalid input at /error: {err}")))?;
+    let Failed { code, retryable } = serde_json::from_str(error.get())
+        .map_err(|err| invalid(format!("invalid input at /error: {err}")))?;
     let error = desk.seal(error.get())?;
     let wish = Wish::Fail { worker, task, fence, error, code, retryable };
     let Worked::Ended { task, .. } = desk.wish(call, reason.as_deref(), wish).await? else {

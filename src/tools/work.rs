@@ -253,7 +253,9 @@ pub const SECRET: &str = "the tool marks this value as secret, and what is queue
 /// Puts null in the place of every reference to another step.
 fn blank(value: &mut Value) {
     match value {
-        Value::Object(fields) if fields.contains_key("$from") || fields.contains_key("$item") => *value = Value::Null,
+        Value::Object(fields) if fields.contains_key("$from") || fields.contains_key("$item") => {
+            *value = Value::Null
+        }
         Value::Object(fields) => fields.values_mut().for_each(blank),
         Value::Array(items) => items.iter_mut().for_each(blank),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}

@@ -81,7 +81,8 @@ async fn register(desk: &Desk, call: &Invocation) -> Told {
     };
     let metadata = desk.seal_metadata(asked.metadata.as_deref())?;
     let wish = Wish::RegisterWorker { worker: asked.worker_id, facts, metadata };
-    let Worked::Worker { worker, lease_ms, .. } = desk.wish(call, asked.reason.as_deref(), wish).await? else {
+    let Worked::Worker { worker, lease_ms, .. } = desk.wish(call, asked.reason.as_deref(), wish).await?
+    else {
         return Err(unexpected().into());
     };
     told(&json!({
@@ -109,7 +110,8 @@ fn yes() -> bool {
 async fn unregister(desk: &Desk, call: &Invocation) -> Told {
     let Unregister { worker_id: worker, graceful, timeout_ms, reason } = arguments(call)?;
     let wish = Wish::UnregisterWorker { worker, graceful, timeout_ms: timeout_ms.unwrap_or(LEAVE_MS) };
-    let Worked::Worker { worker, at_ms, abandoned, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
+    let Worked::Worker { worker, at_ms, abandoned, .. } = desk.wish(call, reason.as_deref(), wish).await?
+    else {
         return Err(unexpected().into());
     };
     let left = worker.presence == Presence::Unregistered;
@@ -227,7 +229,8 @@ fn past(view: &View, id: &str, as_of: u64) -> Result<(Load, Vec<Task>), QueryErr
     for task in tasks {
         let Some((task, events, _)) = task_as_of(view, &task, Some(as_of))? else { continue };
         add_attempts(&mut load, id, &events);
-        let has = task.status == Status::Running && task.lease.as_ref().is_some_and(|lease| lease.worker == id);
+        let has =
+            task.status == Status::Running && task.lease.as_ref().is_some_and(|lease| lease.worker == id);
         held.extend(has.then_some(task));
     }
     load.running = held.len() as u64;

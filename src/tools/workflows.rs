@@ -4,32 +4,33 @@
 //! - a definition is checked whole before anything is wished, and every fault of it is told;
 //! - what is read is folded from the run's events: the same at restart, in the past and in a replay.
 
-use std::sync::Arc;
-
 use ipld_core::ipld::Ipld;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
-    block::{decode, payload::PAYLOAD_MAX},
+    block::payload::PAYLOAD_MAX,
     call::{Code, Refusal},
-    event::{Body, Event, PayloadRef, Role},
+    event::{Body, Event, PayloadRef},
     ledger::work::{NewRun, RunTold, Wish, Worked},
-    query::{QueryError, View, list::Filter, lookup::Found, work::At, work::page::RunFilter},
+    query::{QueryError, View, list::Filter, record, work::page::RunFilter},
     router::Invocation,
     tools::{
         Builtin, arguments,
         reading::time,
         work::{
-            Denied, Desk, Line, Paging, SECRET, Told, content, lines, message, page, seen, span,
-            told, unexpected, unknown, worth,
+            Denied, Desk, Line, Paging, SECRET, Told, content, lines, message, page, seen, span, told,
+            unexpected, unknown, worth,
         },
     },
     workflow::{
         self,
         graph::Graph,
-        plan::{Definition, Fault, Plan, ToolFacts, Tools, WORKFLOW_RUN, plan},
-        run::{Piece, Run, Slot, Status, StepStatus, WorkStatus},
+        plan::{Definition, Fault, ToolFacts, Tools, WORKFLOW_RUN, plan},
+        run::{
+            Piece, Run, Slot,
+            status::{Status, StepStatus, WorkStatus},
+        },
     },
 };
 
@@ -130,7 +131,11 @@ impl Tools for Known<'_> {
 }
 
 /// Checks a definition against the catalogue and the runs on record; `what` names it in a refusal.
-pub async fn checked(desk: &Desk, what: &'static str, definition: Map<String, Value>) -> Result<Definition, Denied> {
+pub async fn checked(
+    desk: &Desk,
+    what: &'static str,
+    definition: Map<String, Value>,
+) -> Result<Definition, Denied> {
     let definition = Value::Object(definition);
     let catalogue = Catalogue(desk.clone());
     let planned = desk.ask(move |view| {
@@ -203,47 +208,16 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
     }))
 }
 
-/// The run that an event submits, with its plan and inputs.
-fn begun(view: &View, event: &Event) -> Result<Option<Run>, QueryError> {
-    let Some(Body::WorkflowSubmitted(facts)) = event.body() else { return Ok(None) };
-    let plan: Option<Plan> = match view.find(&facts.plan)? {
-        Found::Block { bytes, .. } => decode(&bytes).ok(),
-        Found::Event(_) => None,
-    };
-    let Some(plan) = plan else {
-        let what = "a run's plan cannot be read";
-        return Err(crate::log::LogError::Corrupt { what }.into());
-    };
-    let inputs = event.fields().pay.iter().find(|pay| pay.role == Role::Input);
-    let inputs = inputs.map(|inputs| content(view, &inputs.cid)).transpose()?.flatten();
-    let inputs: Value = inputs.and_then(|text| serde_json::from_str(text.get()).ok()).unwrap_or_default();
-    Ok(Run::begun(event, Arc::new(plan), Arc::new(inputs)))
-}
-
 /// A run as it was submitted, told what it takes over, with the events that followed, up to and with `as_of`, and
 /// the seq it was read at.
-pub fn submitted(
+fn submitted(
     view: &View,
     id: &str,
     as_of: Option<u64>,
 ) -> Result<Option<(Run, Vec<Event>, u64)>, QueryError> {
-    let At { applied, what: mut events } = view.load_run(id, as_of)?;
-    if events.is_empty() {
-        return Ok(None);
-    }
-    let later = events.split_off(1);
-    let Some(mut run) = begun(view, &events[0])? else { return Ok(None) };
-    if let Some(origin) = &run.facts.origin {
-        let old = view.load_run(&origin.run, Some(run.seq))?.what;
-        // What the other run took over itself is all in its events.
-        if let Some((first, later)) = old.split_first()
-            && let Some(mut old) = begun(view, first)?
-        {
-            later.iter().for_each(|event| old.apply(event));
-            run.take_over(&old);
-        }
-    }
-    Ok(Some((run, later, seen(applied, as_of))))
+    let seq = seen(view.applied()?, as_of);
+    let found = record::submitted(&view, id, Some(seq))?;
+    Ok(found.map(|(run, events)| (run, events, seq)))
 }
 
 /// A run as it stood after `as_of`, with the events that followed its submission, and the seq it was read at.

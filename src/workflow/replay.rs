@@ -5,16 +5,18 @@
 //! - contents are compared, not names: the same content has another CID where another key salts it;
 //! - content that was erased is neither equal nor different: it is said to be unverifiable.
 
-mod diff;
+pub mod diff;
 mod match_up;
 
 use std::{cell::Cell, collections::HashMap, sync::Arc};
 
 use serde_json::{Value, json};
 
-pub use self::diff::{Diff, Likeness, Side, diff};
 use self::match_up::{Found, Key};
-use super::run::{Contents, Decision, Run};
+use super::run::{
+    Run,
+    decide::{Contents, Decision},
+};
 use crate::{
     block::Cid,
     event::{Body, Event, PayloadRef, Role, work::Hold},
@@ -246,9 +248,18 @@ impl Replay<'_> {
                 match_up::compare(&decision, event, body, &self.contents)
             }
             None if self.could_not_tell(step.as_deref()) => Found::Erased,
-            None => Found::differs(Verdict::Extra, event, "the rules do not decide this"),
+            None => Found::differs(Verdict::Extra, event, self.instead(step.as_deref())),
         };
         self.note(step, found);
+    }
+
+    /// What the rules decide about a step, where that is not what is on record.
+    fn instead(&self, step: Option<&str>) -> String {
+        let of = |decision: &&Decision| match_up::step_decided(decision, &self.run).as_deref() == step;
+        match self.decided.iter().find(of) {
+            Some(decision) => format!("the rules decide otherwise: {}", match_up::told(decision)),
+            None => "the rules do not decide this".to_owned(),
+        }
     }
 
     /// Whether the rules gave this step up because content that they need was erased meanwhile.

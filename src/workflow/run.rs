@@ -6,8 +6,9 @@
 //! - steps are counted by index in the plan's order; what is asked about one step costs no walk over all.
 
 mod change;
-mod decide;
+pub mod decide;
 mod fold;
+pub mod status;
 mod take;
 mod told;
 mod values;
@@ -19,8 +20,10 @@ use std::{
 
 use serde_json::Value;
 
-pub use self::decide::{Contents, Decision};
-use self::take::Taken;
+use self::{
+    status::{Status, StepStatus, WorkStatus},
+    take::Taken,
+};
 use super::plan::{Plan, Step};
 use crate::{
     block::Cid,
@@ -29,48 +32,6 @@ use crate::{
         work::{Hold, Part, WorkflowSubmitted},
     },
 };
-
-/// How a run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Status {
-    Submitted,
-    /// For other runs.
-    Waiting,
-    Running,
-    Succeeded,
-    Failed,
-    Cancelled,
-    TimedOut,
-}
-
-/// How a step stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum StepStatus {
-    Pending,
-    /// All it depends on is done: it waits for a worker, or for its turn.
-    Ready,
-    Running,
-    Succeeded,
-    Failed,
-    Skipped,
-    Cancelled,
-    TimedOut,
-}
-
-/// How a task of the run stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WorkStatus {
-    /// Not submitted, or to be run again.
-    #[default]
-    None,
-    Queued,
-    Held,
-    Running,
-    Succeeded,
-    Failed,
-    Cancelled,
-    TimedOut,
-}
 
 /// A task of the run, as far as the run needs to know it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -201,6 +162,8 @@ pub struct Run {
     busy: u64,
     /// Steps that have not ended.
     open: usize,
+    /// Parts of all steps that run over lists.
+    parts: usize,
     /// Whether any task was ever started.
     touched: bool,
     /// Succeeded steps that can be taken back, the latest last.
@@ -217,67 +180,6 @@ struct Shape {
     ids: HashMap<String, usize>,
     parents: Vec<Vec<usize>>,
     children: Vec<Vec<usize>>,
-}
-
-impl Status {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Submitted => "submitted",
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::TimedOut => "timed_out",
-        }
-    }
-
-    pub fn ended(self) -> bool {
-        match self {
-            Self::Submitted | Self::Waiting | Self::Running => false,
-            Self::Succeeded | Self::Failed | Self::Cancelled | Self::TimedOut => true,
-        }
-    }
-}
-
-impl StepStatus {
-    pub const ALL: [Self; 8] = [
-        Self::Pending,
-        Self::Ready,
-        Self::Running,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Skipped,
-        Self::Cancelled,
-        Self::TimedOut,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Ready => "ready",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Skipped => "skipped",
-            Self::Cancelled => "cancelled",
-            Self::TimedOut => "timed_out",
-        }
-    }
-
-    pub fn ended(self) -> bool {
-        match self {
-            Self::Pending | Self::Ready | Self::Running => false,
-            Self::Succeeded | Self::Failed | Self::Skipped | Self::Cancelled | Self::TimedOut => true,
-        }
-    }
-}
-
-impl WorkStatus {
-    /// Whether the task is there and has not ended.
-    pub fn open(self) -> bool {
-        matches!(self, Self::Queued | Self::Held | Self::Running)
-    }
 }
 
 impl Work {
@@ -396,6 +298,7 @@ impl Run {
             running: BTreeSet::new(),
             busy: 0,
             open: 0,
+            parts: 0,
             touched: false,
             to_undo: Vec::new(),
             signals: BTreeMap::new(),

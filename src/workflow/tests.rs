@@ -15,7 +15,11 @@ use serde_json::{Value, json};
 use super::{
     plan::{Definition, ToolFacts, Tools, plan},
     replay,
-    run::{Contents, Decision, Piece, Run, Slot, WorkStatus},
+    run::{
+        Piece, Run, Slot,
+        decide::{Contents, Decision},
+        status::WorkStatus,
+    },
 };
 use crate::{
     block::{Cid, Codec},
@@ -228,7 +232,7 @@ impl Story {
             }
             Decision::Retry { task_id, input, .. } => {
                 let input = self.memory.keep(&input, Role::Input);
-                let facts = TaskRetried { order: 0, max_retries: None, timeout_ms: None };
+                let facts = TaskRetried { hold: None, order: 0, max_retries: None, timeout_ms: None };
                 self.task(&task_id, vec![input], Body::TaskRetried(facts));
             }
             Decision::Take { task_id, step, task_type, tool, input, output, .. } => {
@@ -328,6 +332,9 @@ impl Story {
                 self.task(&task_id, vec![], Body::TaskLeaseExpired(facts));
             }
             "die" => self.task(&task_id, vec![], Body::TaskDead(TaskDead { reason: "poison".into() })),
+            "ask" => {
+                self.task(&task_id, vec![], Body::TaskCancelRequested(TaskCancelRequested { force: false }))
+            }
             "lose" => self.task(&task_id, vec![], Body::TaskCancelled(TaskCancelled { running: false })),
             "signal" => {
                 let payload = self.memory.keep(content, Role::Input);

@@ -2,6 +2,7 @@
 //!
 //! One binary. Other people's programs come from `tests/clients/setup`.
 
+mod archives;
 mod audit;
 mod auditor;
 mod bad_input;

@@ -1,4 +1,8 @@
-//! The part of the golden log that tells of durable work.
+//! The part of the golden log that tells of durable work: the first event of each kind carries everything it can.
+//!
+//! Every kind of durable work stands here at least once; released bytes never change.
+//!
+//! Invariant: what is told here goes after all that was told before.
 
 use ipld_core::{ipld, ipld::Ipld};
 
@@ -129,7 +133,8 @@ impl Story {
         let cause = self.add(task, Body::TaskClaimed(claimed("w1", 1)));
         self.add(task, Body::TaskCancelRequested(TaskCancelRequested { force: false }));
         self.caused(task, cause, Body::TaskCancelled(TaskCancelled { running: true }));
-        let retried = TaskRetried { order: order(50), max_retries: Some(1), timeout_ms: Some(5_000) };
+        let retried =
+            TaskRetried { hold: None, order: order(50), max_retries: Some(1), timeout_ms: Some(5_000) };
         self.add(task, Body::TaskRetried(retried));
         self.under(task, claimed("w1", 2), |at| {
             Body::TaskFailed(TaskFailed {

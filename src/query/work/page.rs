@@ -205,42 +205,9 @@ impl View {
         }
         let (tag, ranges) = shortest;
         let found = length(&ranges);
-        let sifted = |driving: u64, of: &str| -> String {
-            let others = tags.iter().filter(|tag| **tag != driving);
-            let has = others.map(|tag| {
-                format!(
-                    " AND EXISTS (SELECT 1 FROM task_listed AS other WHERE other.tag = {tag}
-                      AND other.status = {of}.status AND other.priority = {of}.priority AND other.task = {of}.task)"
-                )
-            });
-            has.collect()
-        };
-        let sources: Vec<String> = match worker.first() {
-            Some(worker) if found > FEW => {
-                let wanted = (0..TASK_STATUSES.len()).filter(|of| status.is_none_or(|status| status == *of));
-                let sifted = sifted(EVERY_TASK, "task");
-                wanted
-                    .map(|status| {
-                        format!(
-                            "FROM (SELECT id AS task, status, priority FROM task WHERE worker = {worker}
-                             AND cleared = 0 AND status = {status} AND priority >= {least}) AS task WHERE true{sifted}"
-                        )
-                    })
-                    .collect()
-            }
-            worker => {
-                let had = worker.map_or_else(String::new, |worker| {
-                    format!(" AND (SELECT worker FROM task WHERE id = listed.task) = {worker}")
-                });
-                let sifted = sifted(tag, "listed");
-                let from = |(status, priority, _): &(usize, u64, u64)| {
-                    format!(
-                        "FROM task_listed AS listed WHERE tag = {tag} AND status = {status}
-                         AND priority = {priority}{had}{sifted}"
-                    )
-                };
-                ranges.iter().map(from).collect()
-            }
+        let sources = match worker.first() {
+            Some(worker) if found > FEW => had_by(*worker, status, least, &tags),
+            worker => listed(tag, &ranges, worker.copied(), &tags),
         };
         let counted = worker.is_empty() && tags.iter().all(|known| *known == tag);
         let total = if counted { found } else { self.total(&sources)? };
@@ -366,6 +333,44 @@ impl View {
             facts,
         })
     }
+}
+
+/// The ranges of a tag, sifted by the worker and the other tags.
+fn listed(tag: u64, ranges: &[(usize, u64, u64)], worker: Option<u64>, tags: &[u64]) -> Vec<String> {
+    let had = worker.map_or_else(String::new, |worker| {
+        format!(" AND (SELECT worker FROM task WHERE id = listed.task) = {worker}")
+    });
+    let sifted = sifted("listed", tags.iter().filter(|other| **other != tag));
+    let from = |(status, priority, _): &(usize, u64, u64)| {
+        format!(
+            "FROM task_listed AS listed WHERE tag = {tag} AND status = {status} AND priority = {priority}{had}{sifted}"
+        )
+    };
+    ranges.iter().map(from).collect()
+}
+
+/// What a worker has or had last, of each status that is wanted, sifted by priority and tags.
+fn had_by(worker: u64, status: Option<usize>, least: u64, tags: &[u64]) -> Vec<String> {
+    let sifted = sifted("had", tags.iter());
+    let wanted = (0..TASK_STATUSES.len()).filter(|of| status.is_none_or(|status| status == *of));
+    let from = |status| {
+        format!(
+            "FROM (SELECT id AS task, status, priority FROM task WHERE worker = {worker} AND cleared = 0
+             AND status = {status} AND priority >= {least}) AS had WHERE true{sifted}"
+        )
+    };
+    wanted.map(from).collect()
+}
+
+/// A condition for each tag on the tasks of the table `of`.
+fn sifted<'a>(of: &str, tags: impl Iterator<Item = &'a u64>) -> String {
+    let has = tags.map(|tag| {
+        format!(
+            " AND EXISTS (SELECT 1 FROM task_listed AS other WHERE other.tag = {tag}
+              AND other.status = {of}.status AND other.priority = {of}.priority AND other.task = {of}.task)"
+        )
+    });
+    has.collect()
 }
 
 fn length(ranges: &[(usize, u64, u64)]) -> u64 {

@@ -12,13 +12,22 @@ use super::{
 };
 use crate::{
     block::{Block, Cid, Codec},
-    event::{Actor, Body, Event, Fact, PayloadRef, Place, Role, work::*},
+    event::{
+        Actor, Body, Event, Fact, PayloadRef, Place, Role,
+        work::{
+            Hold, Part, QueuePaused, QueueResumed, RetryPolicy, Rhythm, ScheduleCreated, ScheduleDeleted,
+            ScheduleFired, StepSkipped, TaskCancelled, TaskClaimed, TaskCleared, TaskDead, TaskFailed,
+            TaskInterrupted, TaskLeaseExpired, TaskReprioritised, TaskRetried, TaskSubmitted, TaskSucceeded,
+            TaskTimedOut, WorkerLost, WorkerRegistered, WorkflowStarted, WorkflowSubmitted,
+            WorkflowSucceeded,
+        },
+    },
     log::{
         Batch, Log,
         sqlite::{SqliteLog, SqliteReader},
     },
     query::{QueryError, View},
-    state::{self, digest, fold::Folder, work::MINUTES_MAX},
+    state::{self, digest, fold::Folder, work::counts::MINUTES_MAX},
 };
 
 const START_MS: u64 = 1_767_225_600_000;
@@ -187,7 +196,7 @@ fn cancelled() -> Body {
 }
 
 fn retried() -> Body {
-    Body::TaskRetried(TaskRetried { order: -7, max_retries: None, timeout_ms: None })
+    Body::TaskRetried(TaskRetried { hold: None, order: -7, max_retries: None, timeout_ms: None })
 }
 
 fn ids(page: &At<super::page::Page<super::page::TaskRow>>) -> Vec<&str> {

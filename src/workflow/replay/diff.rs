@@ -6,13 +6,13 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use super::match_up;
+use super::{Compared, Report, Verdict, match_up};
 use crate::{
     block::Cid,
     event::PayloadRef,
     workflow::{
         graph::Graph,
-        run::{Contents, Run, Work},
+        run::{Run, Work, decide::Contents},
     },
 };
 
@@ -152,6 +152,20 @@ impl Pair {
         let first = found.into_iter().find(|(differs, ..)| *differs);
         first.map(|(_, why, left, right)| (why, left, right))
     }
+
+    fn compared(&self) -> Compared {
+        let (why, expected, actual) = self.differs().unwrap_or(("", None, None));
+        let verdict = match (&self.left, &self.right) {
+            (None, _) => Verdict::Extra,
+            (_, None) => Verdict::Missing,
+            _ if [self.contract, self.input].contains(&Likeness::Different) => Verdict::InputDiffers,
+            _ if !why.is_empty() => Verdict::OutputDiffers,
+            _ if [self.input, self.output].contains(&Likeness::Unknown) => Verdict::Unverifiable,
+            _ => Verdict::Match,
+        };
+        let step_id = Some(self.step_id.clone());
+        Compared { step_id, verdict, expected, actual, why: why.to_owned() }
+    }
 }
 
 impl Diff {
@@ -165,6 +179,11 @@ impl Diff {
             let (why, left, right) = step.differs()?;
             Some((step.step_id.as_str(), why, left, right))
         })
+    }
+
+    /// The same as a replay's report: the right run is the left one, run again.
+    pub fn report(&self) -> Report {
+        Report { steps: self.steps.iter().map(Pair::compared).collect() }
     }
 
     /// Steps that both runs have.

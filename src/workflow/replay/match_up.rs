@@ -1,4 +1,6 @@
 //! A decision of the rules, beside the event that should be it.
+//!
+//! Invariant: times, and the place a task has in the queue, are outcomes and not compared.
 
 use serde_json::Value;
 
@@ -9,7 +11,10 @@ use crate::{
         Body, Event, PayloadRef, Role,
         work::{Hold, Part, TaskSubmitted},
     },
-    workflow::run::{Contents, Decision, Run},
+    workflow::run::{
+        Run,
+        decide::{Contents, Decision},
+    },
 };
 
 /// What a decision is about.

@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    diff::{Likeness, diff},
+    *,
+};
 use crate::{
     block::Codec,
     event::{
@@ -400,6 +403,18 @@ fn what_the_record_lacks_is_missing_and_what_it_has_beside_is_extra() {
 }
 
 #[test]
+fn a_step_that_was_skipped_without_a_condition_is_extra() {
+    let mut record = Record::begin(&definition("a b<a"));
+    let body = Body::StepSkipped(StepSkipped { step: "a".to_owned(), reason: "condition".to_owned() });
+    record.events.clear();
+    record.put("workflow/w", body, Vec::new(), None, Vec::new());
+    let report = record.verify();
+    let first = report.first_divergence().expect("it differs");
+    assert_eq!(first.verdict, Verdict::Extra);
+    assert_eq!(first.why, "the rules decide otherwise: task w#a is submitted");
+}
+
+#[test]
 fn a_step_that_starts_after_a_cancel_is_extra() {
     let mut record = Record::begin(&definition("a b<a"));
     record.claim("a");
@@ -445,6 +460,14 @@ fn runs_are_compared_by_content_step_by_step() {
     assert_eq!(differ, [("d", "output"), ("e", "the left run lacks the step")]);
     let gave = left.run.steps[3].output.map(|output| output.cid);
     assert_eq!(diff.first_divergence(), Some(("d", "output", gave, None)));
+    let verdicts: Vec<Verdict> = diff.report().steps.iter().map(|step| step.verdict).collect();
+    let same = Verdict::Match;
+    assert_eq!(verdicts, [same, same, same, Verdict::OutputDiffers, Verdict::Extra]);
+    let erased: Vec<Cid> = left.run.steps[1].output.iter().map(|output| output.cid).collect();
+    erased.iter().for_each(|cid| drop(store.0.remove(cid)));
+    let diff = super::diff::diff(&left.run, &right.run, &store);
+    assert_eq!(diff.steps[1].output, Likeness::Unknown);
+    assert_eq!(diff.report().steps[1].verdict, Verdict::Unverifiable);
 }
 
 #[test]

@@ -6,7 +6,10 @@
 
 use serde_json::{Map, Value};
 
-use super::{Run, Status, StepStatus, Width, Work, WorkStatus};
+use super::{
+    Run, Width, Work,
+    status::{Status, StepStatus, WorkStatus},
+};
 use crate::{
     call::{Code, Refusal},
     event::{

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{CONDITION, Piece, Run, Slot, UPSTREAM, WorkStatus, take::Taken, values::GATHERED_MAX};
+use super::{CONDITION, Piece, Run, Slot, UPSTREAM, status::WorkStatus, take::Taken, values::GATHERED_MAX};
 use crate::{
     block::Cid,
     call::Code,
@@ -26,6 +26,8 @@ use crate::{
 
 /// Decisions of one answer; what is left is in the next.
 const DECISIONS_MAX: usize = 1_000;
+/// Elements of all the lists that the steps of one run run over: what a run keeps of each is some 300 bytes.
+const PARTS_MAX: usize = 100_000;
 /// The content of payloads. The same one is asked for many times over.
 pub trait Contents {
     /// A payload's content, parsed; none where it was erased.
@@ -174,8 +176,7 @@ impl Run {
         let running = self.running.iter().filter(|_| self.force);
         let slots = self.idle.iter().chain(running);
         let cancel = slots.filter_map(|&slot| {
-            let work = self.work(slot).filter(|work| !work.cancel_requested)?;
-            let run = match &work.hold {
+            let run = match &self.work(slot)?.hold {
                 Some(Hold::Run { run }) => Some(run.clone()),
                 Some(Hold::Signal { .. } | Hold::Time { .. }) | None => None,
             };
@@ -281,6 +282,10 @@ impl Run {
         }
         let source = self.list_source(at, answer)?;
         let items = self.list(at, &source)?;
+        if state.begun_parts == 0 && self.parts + items.len() > PARTS_MAX {
+            let message = format!("the lists of this workflow have more than {PARTS_MAX} elements together");
+            return Err(Wrong::new(Code::ResourceExhausted, message));
+        }
         state.width.0.get_or_init(|| items.len());
         let succeeded = |part: &super::Work| part.status == WorkStatus::Succeeded;
         if state.parts.len() >= items.len() && state.parts.iter().take(items.len()).all(succeeded) {

@@ -2,7 +2,10 @@
 //!
 //! Invariant: a step ends once; what comes for it later changes its task, not its end.
 
-use super::{DEPENDENCY, Piece, Run, Signal, Slot, Status, StepStatus, Work, WorkStatus, payload};
+use super::{
+    DEPENDENCY, Piece, Run, Signal, Slot, Work, payload,
+    status::{Status, StepStatus, WorkStatus},
+};
 use crate::{
     event::{Body, Event, Role, work::Hold},
     workflow::plan::EACH_MAX,
@@ -219,6 +222,7 @@ impl Run {
             Piece::Each(index) if index >= EACH_MAX as usize => None,
             Piece::Each(index) => {
                 if step.parts.len() <= index {
+                    self.parts += index + 1 - step.parts.len();
                     step.parts.resize_with(index + 1, Work::default);
                 }
                 step.parts.get_mut(index)

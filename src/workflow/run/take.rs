@@ -6,7 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{CONDITION, Run, StepState, StepStatus};
+use super::{
+    CONDITION, Run, StepState,
+    status::{StepStatus, WorkStatus},
+};
 use crate::{block::Cid, call::Code, event::PayloadRef, workflow::plan::Step};
 
 /// What another run has of a step.
@@ -89,7 +92,7 @@ impl StepState {
     /// Whether what it did, or that it did nothing by its condition, still holds.
     pub(super) fn stands(&self) -> bool {
         match self.status {
-            StepStatus::Succeeded => self.undo_status() != super::WorkStatus::Succeeded,
+            StepStatus::Succeeded => self.undo_status() != WorkStatus::Succeeded,
             StepStatus::Skipped => self.reason.as_deref() == Some(CONDITION),
             _ => false,
         }

@@ -1,8 +1,11 @@
 //! What a run tells those that wait for it.
+//!
+//! Invariants:
+//! - content that was erased is told as null, never left out.
 
 use serde_json::{Map, Value};
 
-use super::{Contents, Run};
+use super::{Run, decide::Contents};
 use crate::workflow::inputs::Output;
 
 impl Run {

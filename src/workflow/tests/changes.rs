@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Board, Origin, Story, definition, plan, step, work};
+use super::{Board, Decision, Hold, Origin, Story, definition, plan, step, work};
 use crate::workflow::plan::WORKFLOW_RUN;
 
 fn chain() -> Vec<Value> {
@@ -43,6 +43,7 @@ fn a_retry_after_the_cancel_is_cancelled() {
         ("start", "submit a, submit x"),
         ("claim a", "begin"),
         ("cancel", "cancel x"),
+        ("ask a", ""),
         ("fail-again a", "cancel a"),
     ]);
     assert_eq!(story.steps_are(), "a cancelled, b cancelled, c cancelled, x cancelled");
@@ -166,6 +167,31 @@ fn what_was_taken_back_runs_again() {
         ("fail b", "skip c upstream, retry a.undo"),
         ("succeed a.undo", "end failed step_failed b"),
     ]);
+}
+
+#[test]
+fn a_child_and_a_wait_go_on_with_their_run() {
+    let child = json!({ "inputs": { "workflow_id": "kid", "name": "child", "steps": [work("one", &[])] } });
+    let wait = json!({ "inputs": { "signal": "go", "timeout_ms": 100 } });
+    let steps = vec![step("c", WORKFLOW_RUN, &[], child), step("w", "wait:signal", &[], wait)];
+    let mut story = Story::of(&definition(steps, json!({}))).check(&[
+        ("start", "child c kid, submit w, begin"),
+        ("time-out w", ""),
+        ("fail c", "end failed step_failed w"),
+        ("at 5000", ""),
+    ]);
+    story.does("reschedule");
+    let holds: Vec<Option<Hold>> = story.settle().into_iter().map(held).collect();
+    let signal = Hold::Signal { name: "go".into(), until_ms: Some(5_100) };
+    assert_eq!(holds, [Some(Hold::Run { run: "kid".into() }), Some(signal)]);
+    story.check(&[("signal go 1", "settle w"), ("succeed c {}", "end succeeded")]);
+}
+
+fn held(decision: Decision) -> Option<Hold> {
+    match decision {
+        Decision::Retry { hold, .. } => hold,
+        other => panic!("{other:?} is no retry"),
+    }
 }
 
 #[test]

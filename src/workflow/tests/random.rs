@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Story, definition, step};
 use crate::{
     event::work::Hold,
-    workflow::run::{StepStatus, WorkStatus},
+    workflow::run::status::{StepStatus, WorkStatus},
 };
 
 const HISTORIES: u64 = 400;
