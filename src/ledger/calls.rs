@@ -11,8 +11,12 @@ use crate::{
         Body, Event, Role,
         body::{CallRefused, LogRecovered},
     },
-    ledger::writer::{Draft, Fault, Key, Working, Writer, log_fact, node, payload_ref},
-    ledger::{Ruling, Sealed, memory::text_of, work::Attempt},
+    ledger::{
+        Ruling, Sealed,
+        memory::text_of,
+        work::Attempt,
+        writer::{Draft, Fault, Key, Working, Writer, log_fact, node, payload_ref},
+    },
     query,
 };
 
