@@ -33,7 +33,7 @@ use crate::{
         upstream::{self, State, Upstream},
     },
     task::Limits,
-    tools,
+    tools::{self, work::Desk},
 };
 
 /// How long the first start waits for upstreams before it serves without them.
@@ -102,9 +102,10 @@ impl Node {
         let router = Router::new(parts);
         let audit = Audit::new(ledger.clone());
         // Nobody else fills the shelf.
-        let _ = shelf.set(Box::new(tools::workflows::Catalogue(tools::work::Desk::new(&router, &salt))));
+        let desk = Desk::new(&router, &salt, limits(&setup.config.tasks));
+        let _ = shelf.set(Box::new(tools::workflows::Catalogue(desk.clone())));
         if setup.builtins {
-            let tools = tools::all(&router, &audit, &salt, setup.base.as_deref());
+            let tools = tools::all(&desk, &audit, setup.base.as_deref());
             router.put(tools::offering(tools)).await?;
         }
         if setup.fixtures {
