@@ -122,6 +122,7 @@ impl Writer {
         let expected = self.sealer.tip.map(|tip| tip.cid);
         let mut draft = Draft::default();
         for ask in asks {
+            self.sealer.look();
             match ask {
                 Ask::Rule { command, reply, again } => {
                     if let Some(ruled) = self.answer(command, reply, again, &mut draft)? {

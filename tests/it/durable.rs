@@ -465,6 +465,42 @@ fn a_rate_key_lets_through_a_burst_and_then_one_an_interval() {
 }
 
 #[test]
+fn a_rate_key_is_kept_over_a_kill() {
+    let data = temp();
+    let config = "[tasks.rates.mail]\ninterval_ms = 60000\nburst = 2\n";
+    let server = serve(data.path(), config);
+    let mut caller = Caller::new(&server);
+    for n in 0..5 {
+        caller.submit(&format!("mail-{n}"), "a", json!({"rate_key": "mail"}));
+    }
+    let mut worker = Worker::register(&server, "w", &["a"], 10);
+    assert_eq!(worker.claim(10).len(), 2);
+    server.kill();
+    let server = serve(data.path(), config);
+    assert!(worker.back(&server).claim(10).is_empty(), "the burst was spent before");
+    ended_well(server, &data);
+}
+
+#[test]
+fn a_restart_counts_what_a_worker_has_against_its_bound() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    for id in ["t1", "t2", "t3"] {
+        caller.submit(id, "a", json!({}));
+    }
+    let mut worker = Worker::register(&server, "w", &["a"], 2);
+    let tasks = worker.claim(10);
+    server.kill();
+    let server = quiet(&data);
+    let mut worker = worker.back(&server);
+    assert!(worker.claim(10).is_empty());
+    worker.complete(&tasks[0], json!(1));
+    assert_eq!(ids(&json!(worker.claim(10))), ["t3"]);
+    ended_well(server, &data);
+}
+
+#[test]
 fn a_task_waits_for_a_worker_with_every_capability_it_requires() {
     let data = temp();
     let server = quiet(&data);
