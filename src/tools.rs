@@ -26,9 +26,7 @@ use crate::{
     block::splice,
     call::{Code, Refusal},
     query::QueryError,
-    router::{
-        BoxFuture, Invocation, Offered, Offering, Outcome, RpcError, Run, lane, metadata::Hints,
-    },
+    router::{BoxFuture, Invocation, Offered, Offering, Outcome, RpcError, Run, lane, metadata::Hints},
     tools::work::Desk,
 };
 
