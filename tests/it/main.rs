@@ -25,4 +25,5 @@ mod sessions;
 mod speech;
 mod upstream;
 mod upstreams;
+mod watched;
 mod work;
