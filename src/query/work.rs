@@ -7,6 +7,7 @@
 pub mod alerts;
 pub mod history;
 pub mod page;
+pub mod pulse;
 
 use rusqlite::{Connection, OptionalExtension, params};
 

@@ -133,8 +133,11 @@ fn minute(minute: &Minute) -> Value {
     json!({
         "minute": time(minute.minute * MINUTE_MS),
         "submitted": minute.submitted,
+        "started": minute.started,
         "succeeded": minute.succeeded,
         "failed": minute.failed,
+        "workflows_ended": minute.runs_ended,
+        "workflows_failed": minute.runs_failed,
         "average_wait_time_ms": average(minute.wait_ms, minute.started),
         "average_execution_time_ms": average(minute.execution_ms, minute.executed),
     })

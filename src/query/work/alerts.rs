@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use rusqlite::params;
 use serde::Serialize;
 
-use super::{At, Counts, Worker, history::Minute};
+use super::{Counts, Worker, history::Minute};
 use crate::{
     query::{QueryError, View},
     state::work::QUEUED,
@@ -58,19 +58,18 @@ pub struct Seen {
 
 /// Every rule about the queue as it stands.
 pub fn alerts(view: &View, moment: &Moment) -> Result<Vec<Alert>, QueryError> {
-    Ok(view.seen(moment.now_ms)?.what.alerts(moment))
+    let seen = view.at(|| view.seen(moment.now_ms))?;
+    Ok(seen.what.alerts(moment))
 }
 
 impl View {
-    pub fn seen(&self, now_ms: u64) -> Result<At<Seen>, QueryError> {
-        self.at(|| {
-            let first = (now_ms / MINUTE_MS).saturating_sub(WINDOW_MINUTES - 1);
-            Ok(Seen {
-                minutes: self.minutes_from(first)?,
-                counts: super::counts(&self.state)?,
-                ready: self.ready(now_ms)?,
-                workers: super::workers(&self.state)?,
-            })
+    pub(super) fn seen(&self, now_ms: u64) -> Result<Seen, QueryError> {
+        let first = (now_ms / MINUTE_MS).saturating_sub(WINDOW_MINUTES - 1);
+        Ok(Seen {
+            minutes: self.minutes_from(first)?,
+            counts: super::counts(&self.state)?,
+            ready: self.ready(now_ms)?,
+            workers: super::workers(&self.state)?,
         })
     }
 
