@@ -4,11 +4,14 @@
 //! - nothing is answered before the log is open and checked;
 //! - on the way down, calls end first, then upstreams, then the ledger: every start has its ending in the log.
 
+mod sampling;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use self::sampling::Sampler;
 use crate::{
     audit::Audit,
     block::payload::SaltKey,
@@ -32,8 +35,11 @@ use crate::{
         gateway,
         upstream::{self, State, Upstream},
     },
-    task::Limits,
-    tools,
+    task::{Limits, Moment},
+    tools::{
+        self,
+        work::{Desk, now_ms},
+    },
 };
 
 /// How long the first start waits for upstreams before it serves without them.
@@ -68,6 +74,7 @@ pub struct Node {
     pub stopping: CancellationToken,
     /// Why an upstream could not be reached at first, if one could not.
     pub lost: Option<String>,
+    limits: Limits,
     sharing: Sharing,
     followers: JoinSet<()>,
 }
@@ -102,9 +109,11 @@ impl Node {
         let router = Router::new(parts);
         let audit = Audit::new(ledger.clone());
         // Nobody else fills the shelf.
-        let _ = shelf.set(Box::new(tools::workflows::Catalogue(tools::work::Desk::new(&router, &salt))));
+        let limits = limits(&setup.config.tasks);
+        let desk = Desk::new(&router, &salt, limits);
+        let _ = shelf.set(Box::new(tools::workflows::Catalogue(desk.clone())));
         if setup.builtins {
-            let tools = tools::all(&router, &audit, &salt, setup.base.as_deref());
+            let tools = tools::all(&desk, &audit, setup.base.as_deref());
             router.put(tools::offering(tools)).await?;
         }
         if setup.fixtures {
@@ -118,6 +127,7 @@ impl Node {
             metrics,
             stopping: CancellationToken::new(),
             lost: None,
+            limits,
             sharing,
             followers: JoinSet::new(),
         };
@@ -147,7 +157,8 @@ impl Node {
     /// Keeps the gauges that nobody else sets, until the node stops.
     pub fn sample(&self, sessions: Arc<dyn Fn() -> usize + Send + Sync>) {
         let (ledger, router, metrics) = (self.ledger.clone(), self.router.clone(), self.metrics.clone());
-        let stopping = self.stopping.clone();
+        let (stopping, audit, limits) = (self.stopping.clone(), self.audit.clone(), self.limits);
+        let mut sampler = Sampler::default();
         // Ends with `stopping`; a sample that is under way then is not missed.
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(SAMPLE_PAUSE);
@@ -159,6 +170,16 @@ impl Node {
                 let on_disk = |path| std::fs::metadata(path).map_or(0, |file| file.len());
                 metrics.log_size(*ledger.committed().borrow(), on_disk(ledger.home().log_path()));
                 metrics.sessions(sessions());
+                let moment = Moment { now_ms: now_ms(), limits };
+                let pulse = audit.ask(move |view, _| view.pulse(&sampling::kinds(), moment.now_ms)).await;
+                match pulse {
+                    Ok(pulse) => {
+                        let reading = sampler.reading(&pulse.what, &moment);
+                        metrics.queue_depth("tasks", reading.queued as usize);
+                        metrics.work.set(&reading);
+                    }
+                    Err(err) => tracing::warn!(%err, "the metrics of tasks could not be read"),
+                }
             }
         });
     }

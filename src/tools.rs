@@ -23,12 +23,10 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     audit::{Audit, Chain, Unanswered},
-    block::{payload::SaltKey, splice},
+    block::splice,
     call::{Code, Refusal},
     query::QueryError,
-    router::{
-        BoxFuture, Invocation, Offered, Offering, Outcome, Router, RpcError, Run, lane, metadata::Hints,
-    },
+    router::{BoxFuture, Invocation, Offered, Offering, Outcome, RpcError, Run, lane, metadata::Hints},
     tools::work::Desk,
 };
 
@@ -91,17 +89,16 @@ pub fn offering(tools: Vec<Builtin>) -> Offering {
 }
 
 /// Every builtin tool. `base` is the URL this node is reached under, where it is served over HTTP.
-pub fn all(router: &Router, audit: &Audit, salt: &SaltKey, base: Option<&str>) -> Vec<Builtin> {
-    let desk = Desk::new(router, salt);
+pub fn all(desk: &Desk, audit: &Audit, base: Option<&str>) -> Vec<Builtin> {
     let families = [
-        catalogue::all(router),
+        catalogue::all(&desk.router),
         provenance::all(audit, base),
-        replaying::all(&desk),
-        workflows::all(&desk),
-        tasks::all(&desk),
-        queue::all(&desk),
-        workers::all(&desk),
-        schedules::all(&desk),
+        replaying::all(desk),
+        workflows::all(desk),
+        tasks::all(desk),
+        queue::all(desk),
+        workers::all(desk),
+        schedules::all(desk),
     ];
     families.into_iter().flatten().collect()
 }

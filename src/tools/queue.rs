@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - numbers are counted from the log's state, at one seq;
-//! - an alert is a rule over these numbers and nothing else.
+//! - alerts are those that a scrape of the metrics shows.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -12,11 +12,12 @@ use crate::{
     ledger::work::{Wish, Worked},
     query::work::{
         At, Worker,
+        alerts::alerts,
         history::{Minute, QueueStats},
     },
     router::Invocation,
     state::work::{RUN_STATUSES, TASK_STATUSES},
-    task::Status,
+    task::{Moment, Status},
     tools::{
         Builtin, arguments,
         reading::time,
@@ -25,19 +26,10 @@ use crate::{
 };
 
 const MINUTE_MS: u64 = 60_000;
-/// Minutes that averages and alerts are over, and that a history shows.
+/// Minutes that averages are over, and that a history shows.
 const WINDOW: u64 = 60;
 /// Minutes that the throughput is over.
 const LATELY: u64 = 5;
-/// Runs that must have ended for their failures to mean something, and tasks.
-const RUNS_MIN: u64 = 5;
-const TASKS_MIN: u64 = 20;
-/// The share of failures that is too much.
-const FAILED_SHARE_MAX: f64 = 0.2;
-/// Milliseconds that tasks wait on average before it is too much.
-const WAIT_MAX_MS: u64 = 60_000;
-/// Milliseconds that a task may wait while nothing starts.
-const STALL_MAX_MS: u64 = 300_000;
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("queue", definition, does);
@@ -75,7 +67,7 @@ struct Look {
 
 async fn stats(desk: &Desk, call: &Invocation) -> Told {
     let asked: AskStats = arguments(call)?;
-    let now_ms = now_ms();
+    let (now_ms, limits) = (now_ms(), desk.limits);
     let shown = desk.ask(move |view| {
         let At { applied, what: stats } = view.queue_stats()?;
         let minutes = view.minutes((now_ms / MINUTE_MS).saturating_sub(WINDOW - 1))?.what;
@@ -86,7 +78,7 @@ async fn stats(desk: &Desk, call: &Invocation) -> Told {
         }
         if asked.include_historical {
             shown["historical"] = look.minutes.iter().map(minute).collect();
-            shown["alerts"] = look.alerts().into();
+            shown["alerts"] = json!(alerts(view, &Moment { now_ms, limits })?);
         }
         shown["seq"] = json!(seen(applied, None));
         Ok(shown)
@@ -131,47 +123,6 @@ impl Look {
     fn throughput(&self) -> f64 {
         self.lately(|minute| minute.executed) as f64 / LATELY as f64
     }
-
-    /// Every rule, whether it says that something is wrong or not.
-    fn alerts(&self) -> Vec<Value> {
-        let share = |failed: u64, of: u64, min: u64| (of >= min).then(|| failed as f64 / of as f64);
-        let runs = share(self.sum(|m| m.runs_failed), self.sum(|m| m.runs_ended), RUNS_MIN);
-        let tasks = share(self.sum(|m| m.failed), self.sum(|m| m.executed), TASKS_MIN);
-        let stalled = self.stats.paused.is_none() && self.lately(|minute| minute.started) == 0;
-        let oldest = self.oldest_ms().filter(|_| stalled);
-        let number = |n: u64| n as f64;
-        vec![
-            alert(
-                "workflow_failures",
-                runs,
-                FAILED_SHARE_MAX,
-                "the share of workflows that failed, of at least 5 that ended in the last hour",
-            ),
-            alert(
-                "task_failures",
-                tasks,
-                FAILED_SHARE_MAX,
-                "the share of attempts that failed, of at least 20 in the last hour",
-            ),
-            alert(
-                "queue_wait",
-                self.average_wait_ms().map(number),
-                number(WAIT_MAX_MS),
-                "milliseconds that tasks which started in the last hour had waited on average",
-            ),
-            alert(
-                "queue_stalled",
-                oldest.map(number),
-                number(STALL_MAX_MS),
-                "milliseconds that the oldest task waits, while none started in the last five minutes",
-            ),
-        ]
-    }
-}
-
-fn alert(name: &str, value: Option<f64>, threshold: f64, message: &str) -> Value {
-    let firing = value.is_some_and(|value| value > threshold);
-    json!({"name": name, "firing": firing, "value": value, "threshold": threshold, "message": message})
 }
 
 fn average(sum: u64, of: u64) -> Option<u64> {
@@ -182,8 +133,11 @@ fn minute(minute: &Minute) -> Value {
     json!({
         "minute": time(minute.minute * MINUTE_MS),
         "submitted": minute.submitted,
+        "started": minute.started,
         "succeeded": minute.succeeded,
         "failed": minute.failed,
+        "workflows_ended": minute.runs_ended,
+        "workflows_failed": minute.runs_failed,
         "average_wait_time_ms": average(minute.wait_ms, minute.started),
         "average_execution_time_ms": average(minute.execution_ms, minute.executed),
     })

@@ -32,7 +32,7 @@ use crate::{
         },
     },
     router::{BoxFuture, Entry, Invocation, Outcome, Router, Run, lane},
-    task::{self, Status, Task},
+    task::{self, Limits, Status, Task},
     tools::{Builtin, reading::time, refusal},
     workflow::plan::Fault,
 };
@@ -49,6 +49,8 @@ pub struct Desk {
     pub router: Router,
     audit: Audit,
     salt: SaltKey,
+    /// The bounds that tasks are held to.
+    pub limits: Limits,
 }
 
 /// A success object as text, or why there is none.
@@ -165,9 +167,9 @@ pub fn told<T: Serialize>(answer: &T) -> Told {
 }
 
 impl Desk {
-    pub fn new(router: &Router, salt: &SaltKey) -> Self {
+    pub fn new(router: &Router, salt: &SaltKey, limits: Limits) -> Self {
         let audit = Audit::new(router.ledger().clone());
-        Self { router: router.clone(), audit, salt: salt.clone() }
+        Self { router: router.clone(), audit, salt: salt.clone(), limits }
     }
 
     /// A tool at this desk.

@@ -128,8 +128,11 @@ fn wish(id: &str, random: &mut Random) -> (&'static str, Value) {
     let worker = |name: &str, after: &[&str]| step(name, "worker:w", after, json!({"retry": retry}));
     let steps = match random.below(6) {
         0 => {
-            return ("task_submit", json!({"task_id": id, "task_type": "w", "payload": {"of": id}, "retry_policy": retry,
-                                          "priority": random.below(101), "concurrency_key": format!("k{}", random.below(3))}));
+            return (
+                "task_submit",
+                json!({"task_id": id, "task_type": "w", "payload": {"of": id}, "retry_policy": retry,
+                                          "priority": random.below(101), "concurrency_key": format!("k{}", random.below(3))}),
+            );
         }
         1 => {
             let tool = ["tool:up_once", "tool:up_again"][random.below(2)];
@@ -144,9 +147,14 @@ fn wish(id: &str, random: &mut Random) -> (&'static str, Value) {
         ]),
         4 => json!([
             worker("list", &[]),
-            step("each", "worker:w", &["list"], json!({
+            step(
+                "each",
+                "worker:w",
+                &["list"],
+                json!({
                 "for_each": {"$from": "list", "pointer": "/items"}, "retry": retry,
-                "inputs": {"of": {"$item": "/n"}}})),
+                "inputs": {"of": {"$item": "/n"}}})
+            ),
             step("wait", "wait:signal", &["each"], json!({"inputs": {"signal": "go"}})),
             worker("end", &["wait"]),
         ]),
@@ -195,7 +203,9 @@ fn meddle(url: &str, world: &World, random: &mut Random) {
         let force = random.below(2) == 0;
         let (tool, asked) = match (is_run, random.below(3)) {
             (true, 0) => ("workflow_cancel", json!({"workflow_id": id, "force": force})),
-            (true, _) => ("workflow_signal", json!({"workflow_id": id, "signal": "go", "payload": {"by": "test"}})),
+            (true, _) => {
+                ("workflow_signal", json!({"workflow_id": id, "signal": "go", "payload": {"by": "test"}}))
+            }
             (false, 0) => ("task_cancel", json!({"task_id": id, "force": force})),
             (false, _) => ("task_status", json!({"task_id": id})),
         };
@@ -269,7 +279,8 @@ impl Worker<'_> {
 
     /// Completes with what any step reads; none where no answer came.
     fn complete(&mut self, id: &str, task: &Value, claim_next: bool) -> Option<Vec<Value>> {
-        let (name, fence) = (task["task_id"].as_str().expect("text"), task["fence"].as_u64().expect("a number"));
+        let (name, fence) =
+            (task["task_id"].as_str().expect("text"), task["fence"].as_u64().expect("a number"));
         let output = json!({"of": name, "fence": fence, "items": [{"n": 1}, {"n": 2}]});
         let asked = json!({"worker_id": id, "task_id": name, "fence": fence, "output": output, "claim_next": claim_next});
         let told = self.caller.try_call("task_complete", &asked)?;
@@ -284,7 +295,8 @@ impl Worker<'_> {
 
     fn fail(&mut self, id: &str, task: &Value) -> Option<()> {
         let error = json!({"code": "boom", "message": "on purpose"});
-        let asked = json!({"worker_id": id, "task_id": task["task_id"], "fence": task["fence"], "error": error});
+        let asked =
+            json!({"worker_id": id, "task_id": task["task_id"], "fence": task["fence"], "error": error});
         let told = self.caller.try_call("task_fail", &asked)?;
         assert!(told["success"] == true || told["error"]["code"] == "conflict", "{told}");
         Some(())
@@ -292,7 +304,14 @@ impl Worker<'_> {
 }
 
 /// Everybody works on the server until `until_when` says it is enough and ends it.
-fn round(server: Server, world: &World, effects: &Effects, number: usize, random: &mut Random, enough: impl FnOnce(Server)) {
+fn round(
+    server: Server,
+    world: &World,
+    effects: &Effects,
+    number: usize,
+    random: &mut Random,
+    enough: impl FnOnce(Server),
+) {
     let url = server.url.clone();
     let mut forks: Vec<Random> = (0..WORKERS + SUBMITTERS + 1).map(|_| random.fork()).collect();
     thread::scope(|scope| {
@@ -355,7 +374,12 @@ fn fifty_kills_under_a_mixed_load_lose_nothing_and_repeat_nothing_that_may_not_b
     let events = record::check(data.path());
     let story = Story::of(&events);
     let known = world.known();
-    println!("{} accepted, {} cancelled, {} events", known.accepted.len(), known.cancelled.len(), events.len());
+    println!(
+        "{} accepted, {} cancelled, {} events",
+        known.accepted.len(),
+        known.cancelled.len(),
+        events.len()
+    );
     for id in known.accepted.keys() {
         assert!(story.submitted.contains(id), "{id} was accepted and is lost");
         assert!(story.ended.contains(id), "{id} has not ended");
@@ -402,14 +426,22 @@ fn settle(server: Server, world: &World) {
     let deadline = Instant::now() + SETTLE_MAX;
     loop {
         let counts = caller.tell("queue_stats", json!({}));
-        let open = |of: &Value, names: &[&str]| names.iter().filter_map(|name| of[*name].as_u64()).sum::<u64>();
+        let open =
+            |of: &Value, names: &[&str]| names.iter().filter_map(|name| of[*name].as_u64()).sum::<u64>();
         let left = open(&counts["counts"], &["queued", "running"])
             + open(&counts["workflows"], &["submitted", "waiting", "running"]);
         if left == 0 {
             break;
         }
-        assert!(Instant::now() < deadline, "work is left: {counts}; {}", caller.tell("task_list", json!({"status_filter": "queued", "limit": 5})));
-        for run in caller.tell("workflow_list", json!({"status_filter": "running"}))["workflows"].as_array().expect("a list") {
+        assert!(
+            Instant::now() < deadline,
+            "work is left: {counts}; {}",
+            caller.tell("task_list", json!({"status_filter": "queued", "limit": 5}))
+        );
+        for run in caller.tell("workflow_list", json!({"status_filter": "running"}))["workflows"]
+            .as_array()
+            .expect("a list")
+        {
             let asked = json!({"workflow_id": run["workflow_id"], "signal": "go", "payload": {"by": "test"}});
             // It may have ended meanwhile.
             caller.try_call("workflow_signal", &asked).expect("the server answers");
@@ -545,7 +577,8 @@ fn check_effects(story: &Story, effects: &[(String, u64)], calls: &[String]) {
 #[test]
 fn two_nodes_share_one_queue_and_the_one_that_is_left_takes_over() {
     let data = temp();
-    let again = r#"{"name":"wait_again","inputSchema":{"type":"object"},"annotations":{"idempotentHint":true}}"#;
+    let again =
+        r#"{"name":"wait_again","inputSchema":{"type":"object"},"annotations":{"idempotentHint":true}}"#;
     let upstream = Upstream::new(&["wait_once", again, "count"]);
     let lanes = "[router.lanes.narrow]\nconcurrency = 2\n";
     let config = configure(data.path(), &format!("{lanes}{}", upstream.table("up", "lane = \"narrow\"")));
@@ -558,13 +591,17 @@ fn two_nodes_share_one_queue_and_the_one_that_is_left_takes_over() {
         assert_eq!(told["success"], true, "{name}: {told}");
         told
     };
-    let submit = |id: &str, tool: &str| {
-        json!({"task_id": id, "task_type": format!("tool:up_{tool}"), "payload": {"of": id}})
-    };
+    let submit = |id: &str, tool: &str| json!({"task_id": id, "task_type": format!("tool:up_{tool}"), "payload": {"of": id}});
     for id in ["once-1", "again-1", "once-2", "again-2"] {
         let tool = if id.starts_with("once") { "wait_once" } else { "wait_again" };
         ask("task_submit", submit(id, tool));
-        upstream.reached("wait", ["once-1", "again-1", "once-2", "again-2"].iter().position(|one| *one == id).map_or(0, |at| at + 1));
+        upstream.reached(
+            "wait",
+            ["once-1", "again-1", "once-2", "again-2"]
+                .iter()
+                .position(|one| *one == id)
+                .map_or(0, |at| at + 1),
+        );
     }
     let runner = |id: &str| {
         let subject = format!("task/{id}");

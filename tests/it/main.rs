@@ -27,4 +27,5 @@ mod sessions;
 mod speech;
 mod upstream;
 mod upstreams;
+mod watched;
 mod work;

@@ -62,13 +62,21 @@ fn values_flow_from_tools_and_workers_into_later_steps_and_the_result() {
     let mut worker = Worker::register(&server, "w", &["count"], 5);
     let steps = json!([
         step("names", "tools_list_categories", json!({"inputs": {"include_count": true}})),
-        step("count", "worker:count", json!({"depends_on": ["names"], "inputs": {
+        step(
+            "count",
+            "worker:count",
+            json!({"depends_on": ["names"], "inputs": {
             "all": from("names", "/categories"),
             "first": from("names", "/categories/0/name"),
             "none": {"$from": "names", "pointer": "/nothing", "default": [7]},
-            "literal": {"kept": [1, 2.5, null]}}})),
-        step("look", "tools_list_tools", json!({"depends_on": ["count"], "inputs": {
-            "category": from("count", "/category"), "limit": 2}})),
+            "literal": {"kept": [1, 2.5, null]}}})
+        ),
+        step(
+            "look",
+            "tools_list_tools",
+            json!({"depends_on": ["count"], "inputs": {
+            "category": from("count", "/category"), "limit": 2}})
+        ),
     ]);
     let submitted = caller.run("flow", steps.clone(), json!({"metadata": {"why": "test"}, "tags": ["x"]}));
     assert_eq!(submitted["replayed"], false, "{submitted}");
@@ -87,7 +95,10 @@ fn values_flow_from_tools_and_workers_into_later_steps_and_the_result() {
     assert_eq!(result["result"].as_object().map(|sinks| sinks.len()), Some(1), "{result}");
     let tools = result["result"]["look"]["tools"].as_array().expect("tools");
     assert!(tools.len() == 2 && tools.iter().all(|tool| tool["category"] == "tasks"), "{tools:?}");
-    assert_eq!(caller.run("flow", steps, json!({"metadata": {"why": "test"}, "tags": ["x"]}))["replayed"], true);
+    assert_eq!(
+        caller.run("flow", steps, json!({"metadata": {"why": "test"}, "tags": ["x"]}))["replayed"],
+        true
+    );
     let other = json!({"workflow_id": "flow", "name": "flow", "steps": [after("s", &[])]});
     caller.refused("workflow_submit", other, "already_exists");
     let told = replays(&mut caller, "flow");
@@ -103,7 +114,12 @@ fn a_step_starts_as_soon_as_its_own_dependencies_are_done() {
     let server = quiet(&data);
     let mut caller = Caller::new(&server);
     let mut worker = Worker::register(&server, "w", &["a"], 9);
-    let steps = json!([after("slow", &[]), after("fast", &[]), after("next", &["fast"]), after("last", &["slow", "next"])]);
+    let steps = json!([
+        after("slow", &[]),
+        after("fast", &[]),
+        after("next", &["fast"]),
+        after("last", &["slow", "next"])
+    ]);
     caller.run("r", steps, json!({}));
     let first = worker.claim(9);
     assert_eq!(ids(&json!(first)), ["r#slow", "r#fast"]);
@@ -125,9 +141,8 @@ fn conditions_skip_steps_and_what_follows_a_skipped_step_still_runs() {
     let server = quiet(&data);
     let mut caller = Caller::new(&server);
     let mut worker = Worker::register(&server, "w", &["a"], 9);
-    let when = |id: &str, condition: Value| {
-        step(id, "worker:a", json!({"depends_on": ["seen"], "when": condition}))
-    };
+    let when =
+        |id: &str, condition: Value| step(id, "worker:a", json!({"depends_on": ["seen"], "when": condition}));
     let n = |rule: &str, value: Value| json!({"$from": "seen", "pointer": "/n", rule: value});
     let steps = json!([
         after("seen", &[]),
@@ -140,7 +155,11 @@ fn conditions_skip_steps_and_what_follows_a_skipped_step_still_runs() {
         when("both", json!({"all": [n("equals", json!(3)), {"not": n("equals", json!(4))}]})),
         when("either", json!({"any": [n("equals", json!(4)), n("equals", json!(5))]})),
         after("end", &["yes", "no"]),
-        step("reads", "worker:a", json!({"depends_on": ["no"], "inputs": {"x": {"$from": "no", "pointer": "/x", "default": 1}}})),
+        step(
+            "reads",
+            "worker:a",
+            json!({"depends_on": ["no"], "inputs": {"x": {"$from": "no", "pointer": "/x", "default": 1}}})
+        ),
     ]);
     caller.run("r", steps, json!({}));
     worker.does("r#seen", json!({"n": 3}));
@@ -170,7 +189,11 @@ fn a_step_runs_for_every_element_of_a_list_and_gathers_in_order() {
     let each = json!({"$from": "list", "pointer": "/items", "max": 3});
     let steps = json!([
         after("list", &[]),
-        step("each", "worker:each", json!({"depends_on": ["list"], "for_each": each, "inputs": {"n": {"$item": "/n"}, "whole": {"$item": ""}}})),
+        step(
+            "each",
+            "worker:each",
+            json!({"depends_on": ["list"], "for_each": each, "inputs": {"n": {"$item": "/n"}, "whole": {"$item": ""}}})
+        ),
         step("sum", "worker:a", json!({"depends_on": ["each"], "inputs": {"all": from("each", "/items")}})),
     ]);
     caller.run("r", steps.clone(), json!({}));
@@ -367,7 +390,8 @@ fn a_step_waits_for_its_signal_before_or_after_it_comes_over_a_kill_too() {
     caller.run("waits", steps(json!({})), json!({}));
     caller.run("early", early, json!({}));
     caller.run("never", steps(json!({"timeout_ms": 100})), json!({}));
-    let signal = |run: &str, by: &str| json!({"workflow_id": run, "signal": "approved", "payload": {"by": by}});
+    let signal =
+        |run: &str, by: &str| json!({"workflow_id": run, "signal": "approved", "payload": {"by": by}});
     caller.tell("workflow_signal", signal("early", "ann"));
     caller.tell("workflow_signal", json!({"workflow_id": "waits", "signal": "other"}));
     assert_eq!(stand(&caller.run_status("waits"), "wait")["status"], "running");
@@ -417,9 +441,9 @@ fn a_timer_ends_when_its_time_has_come_though_the_node_was_down() {
     replays(&mut caller, "r");
     let events = ended_well(server, &data);
     let at_ms = |kind: &str, task: &str| {
-        let found = events.iter().find(|event| {
-            record::kind(event) == kind && event.fields().subject == format!("task/{task}")
-        });
+        let found = events
+            .iter()
+            .find(|event| record::kind(event) == kind && event.fields().subject == format!("task/{task}"));
         found.map(|event| event.fields().ts / 1000).expect("it happened")
     };
     let waited = at_ms("task.succeeded", "r#long") - at_ms("task.submitted", "r#long");
@@ -516,11 +540,16 @@ fn once_a_cancel_is_answered_no_step_starts_whatever_crashes() {
     let server = quiet(&data);
     let mut caller = Caller::new(&server);
     let mut worker = Worker::register(&server, "w", &["a"], 9);
-    let steps = || json!([
-        after("one", &[]), after("waits", &["one"]),
-        step("timer", "wait:time", json!({"inputs": {"ms": 50}})), after("later", &["timer"]),
-        step("signal", "wait:signal", json!({"inputs": {"signal": "go"}})), after("signalled", &["signal"]),
-    ]);
+    let steps = || {
+        json!([
+            after("one", &[]),
+            after("waits", &["one"]),
+            step("timer", "wait:time", json!({"inputs": {"ms": 50}})),
+            after("later", &["timer"]),
+            step("signal", "wait:signal", json!({"inputs": {"signal": "go"}})),
+            after("signalled", &["signal"]),
+        ])
+    };
     caller.run("soft", steps(), json!({}));
     caller.run("hard", steps(), json!({}));
     let tasks = worker.claim(2);
@@ -611,11 +640,19 @@ fn a_fork_takes_what_was_paid_for_and_runs_the_rest_with_its_new_inputs() {
     assert_eq!(caller.result("new")["outputs"]["one"], json!({"n": 1}));
     assert_eq!(caller.result("old")["outputs"], before, "the old history stays whole");
     let diff = caller.tell("workflow_diff", json!({"left": "old", "right": "new"}));
-    assert_eq!((&diff["matched"], &diff["first_divergence"]["step_id"]), (&json!(false), &json!("two")), "{diff}");
+    assert_eq!(
+        (&diff["matched"], &diff["first_divergence"]["step_id"]),
+        (&json!(false), &json!("two")),
+        "{diff}"
+    );
     for run in ["old", "new"] {
         replays(&mut caller, run);
     }
-    caller.refused("workflow_fork", json!({"workflow_id": "old", "new_workflow_id": "x", "from_step": "four"}), "not_found");
+    caller.refused(
+        "workflow_fork",
+        json!({"workflow_id": "old", "new_workflow_id": "x", "from_step": "four"}),
+        "not_found",
+    );
     caller.refused("workflow_fork", json!({"workflow_id": "none", "new_workflow_id": "x"}), "not_found");
     ended_well(server, &data);
 }
@@ -654,7 +691,8 @@ fn a_read_only_step_takes_the_recorded_output_of_the_same_input_across_runs() {
     let upstream = Upstream::new(&[read, "write"]);
     let server = serve(data.path(), &upstream.table("up", ""));
     let mut caller = Caller::new(&server);
-    let steps = |n: u64, reuse: bool| json!([step("s", "up_read", json!({"inputs": {"n": n}, "reuse": reuse}))]);
+    let steps =
+        |n: u64, reuse: bool| json!([step("s", "up_read", json!({"inputs": {"n": n}, "reuse": reuse}))]);
     let mut run = |id: &str, steps: Value| {
         caller.run(id, steps, json!({}));
         let ended = caller.run_until(id, "succeeded");
@@ -669,15 +707,19 @@ fn a_read_only_step_takes_the_recorded_output_of_the_same_input_across_runs() {
     let events = record::events(data.path());
     let ending = |task: &str| {
         let subject = format!("task/{task}");
-        let found = events.iter().find(|event| {
-            event.fields().subject == subject && record::kind(event) == "task.succeeded"
-        });
+        let found = events
+            .iter()
+            .find(|event| event.fields().subject == subject && record::kind(event) == "task.succeeded");
         found.expect("it succeeded").clone()
     };
     assert!(ending("two#s").fields().refs.contains(&ending("one#s").cid()), "it is linked to the original");
     replays(&mut caller, "two");
     let write = json!([step("s", "up_write", json!({"reuse": true}))]);
-    let told = caller.refused("workflow_submit", json!({"workflow_id": "w", "name": "w", "steps": write}), "invalid_argument");
+    let told = caller.refused(
+        "workflow_submit",
+        json!({"workflow_id": "w", "name": "w", "steps": write}),
+        "invalid_argument",
+    );
     assert_eq!(told["faults"][0]["place"], "/steps/0/reuse", "{told}");
     ended_well(server, &data);
 }
@@ -700,12 +742,23 @@ fn a_rerun_runs_what_may_be_repeated_takes_the_rest_from_the_record_and_tells_wh
     let rerun = json!({"workflow_id": "r", "mode": "rerun"});
     let same = caller.tell("workflow_replay", rerun.clone());
     assert_eq!(same["matched"], true, "{same}");
-    let calls = || upstream.calls().iter().map(|call| call.split(' ').next().unwrap_or("").to_owned()).collect::<Vec<_>>();
+    let calls = || {
+        upstream
+            .calls()
+            .iter()
+            .map(|call| call.split(' ').next().unwrap_or("").to_owned())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(calls(), ["once", "again", "once", "again"]);
     upstream.write("again.result", r#"{"content": [], "structuredContent": {"v": 2}}"#);
     let differs = caller.tell("workflow_replay", rerun);
-    assert_eq!((&differs["matched"], &differs["first_divergence"]["step_id"]), (&json!(false), &json!("again")), "{differs}");
-    let (expected, actual) = (&differs["first_divergence"]["expected"], &differs["first_divergence"]["actual"]);
+    assert_eq!(
+        (&differs["matched"], &differs["first_divergence"]["step_id"]),
+        (&json!(false), &json!("again")),
+        "{differs}"
+    );
+    let (expected, actual) =
+        (&differs["first_divergence"]["expected"], &differs["first_divergence"]["actual"]);
     assert!(expected.is_string() && actual.is_string() && expected != actual, "{differs}");
     let new = differs["run"].as_str().expect("the new run").to_owned();
     assert_ne!(json!(new), same["run"]);
@@ -751,9 +804,12 @@ fn a_bad_definition_is_refused_with_all_its_faults_and_their_places() {
         faults.iter().map(|fault| fault["place"].as_str().expect("a place").to_owned()).collect()
     };
     let steps = json!([
-        after("a", &["c"]), after("b", &["a"]), after("c", &["b"]),
+        after("a", &["c"]),
+        after("b", &["a"]),
+        after("c", &["b"]),
         after("self", &["self"]),
-        after("twice", &[]), after("twice", &[]),
+        after("twice", &[]),
+        after("twice", &[]),
         after("lost", &["nobody"]),
         step("unknown", "no_such_tool", json!({})),
         step("literal", "tools_get_schema", json!({"inputs": {"tol": "x"}})),
@@ -764,8 +820,16 @@ fn a_bad_definition_is_refused_with_all_its_faults_and_their_places() {
     let definition = json!({"workflow_id": "r", "name": "r", "steps": steps, "dependencies": ["none", "r"]});
     let error = caller.refused("workflow_submit", definition, "invalid_argument");
     let expected = [
-        "/dependencies/0", "/dependencies/1", "/steps", "/steps/11/surprise", "/steps/3/depends_on/0",
-        "/steps/5/step_id", "/steps/6/depends_on/0", "/steps/7/action", "/steps/8/inputs", "/steps/9/inputs/x",
+        "/dependencies/0",
+        "/dependencies/1",
+        "/steps",
+        "/steps/11/surprise",
+        "/steps/3/depends_on/0",
+        "/steps/5/step_id",
+        "/steps/6/depends_on/0",
+        "/steps/7/action",
+        "/steps/8/inputs",
+        "/steps/9/inputs/x",
     ];
     let found = places(&error);
     for place in expected {
@@ -906,9 +970,9 @@ fn a_step_the_nodes_executor_held_when_it_died_runs_again_only_where_it_may() {
     replays(&mut caller, "once");
     replays(&mut caller, "again");
     let events = ended_well(server, &data);
-    let parts = events.iter().filter(|event| {
-        matches!(event.body(), Some(Body::TaskSubmitted(facts)) if facts.part == Part::Whole)
-    });
+    let parts = events.iter().filter(
+        |event| matches!(event.body(), Some(Body::TaskSubmitted(facts)) if facts.part == Part::Whole),
+    );
     assert_eq!(parts.count(), 2);
     fs::remove_file(&config).expect("it was written");
 }

@@ -64,27 +64,7 @@ impl View {
 
     /// The minutes from `from` on in which something happened, at most those of the last day.
     pub fn minutes(&self, from: u64) -> Result<At<Vec<Minute>>, QueryError> {
-        self.at(|| {
-            let mut statement = self.state.prepare_cached(
-                "SELECT minute, submitted, started, succeeded, failed, executed, wait_ms, execution_ms, runs_ended,
-                 runs_failed FROM minute WHERE minute >= ?1 ORDER BY minute",
-            )?;
-            let rows = statement.query_map([from], |row| {
-                Ok(Minute {
-                    minute: row.get(0)?,
-                    submitted: row.get(1)?,
-                    started: row.get(2)?,
-                    succeeded: row.get(3)?,
-                    failed: row.get(4)?,
-                    executed: row.get(5)?,
-                    wait_ms: row.get(6)?,
-                    execution_ms: row.get(7)?,
-                    runs_ended: row.get(8)?,
-                    runs_failed: row.get(9)?,
-                })
-            })?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
+        self.at(|| self.minutes_from(from))
     }
 
     pub fn workers(&self) -> Result<At<Vec<Worker>>, QueryError> {
@@ -109,6 +89,28 @@ impl View {
     fn events_at(&self, seqs: Vec<u64>, as_of: Option<u64>) -> Result<Vec<Event>, QueryError> {
         let known = seqs.into_iter().take_while(|seq| as_of.is_none_or(|as_of| *seq <= as_of));
         known.map(|seq| self.event_of(seq)).collect()
+    }
+
+    pub(super) fn minutes_from(&self, from: u64) -> Result<Vec<Minute>, QueryError> {
+        let mut statement = self.state.prepare_cached(
+            "SELECT minute, submitted, started, succeeded, failed, executed, wait_ms, execution_ms, runs_ended,
+             runs_failed FROM minute WHERE minute >= ?1 ORDER BY minute",
+        )?;
+        let rows = statement.query_map([from], |row| {
+            Ok(Minute {
+                minute: row.get(0)?,
+                submitted: row.get(1)?,
+                started: row.get(2)?,
+                succeeded: row.get(3)?,
+                failed: row.get(4)?,
+                executed: row.get(5)?,
+                wait_ms: row.get(6)?,
+                execution_ms: row.get(7)?,
+                runs_ended: row.get(8)?,
+                runs_failed: row.get(9)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     fn event_of(&self, seq: u64) -> Result<Event, QueryError> {
