@@ -976,3 +976,176 @@ fn a_step_the_nodes_executor_held_when_it_died_runs_again_only_where_it_may() {
     assert_eq!(parts.count(), 2);
     fs::remove_file(&config).expect("it was written");
 }
+
+#[test]
+fn cancelling_the_task_of_a_step_ends_the_step_and_fails_its_run() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let mut worker = Worker::register(&server, "w", &["a"], 9);
+    let steps = json!([
+        after("ran", &[]),
+        step("timer", "wait:time", json!({"inputs": {"ms": 600_000}})),
+        after("later", &["timer"]),
+    ]);
+    caller.run("r", steps, json!({}));
+    worker.does("r#ran", json!(1));
+    caller.tell("queue_clear", json!({"confirm": true}));
+    assert_eq!(caller.task_stands("r#timer"), "running", "steps are not cleared from under their run");
+    caller.tell("task_cancel", json!({"task_id": "r#timer"}));
+    let ended = caller.run_until("r", "failed");
+    assert_eq!(stand(&ended, "timer")["status"], "cancelled", "{ended}");
+    assert_eq!(stand(&ended, "later")["status"], "skipped", "{ended}");
+    replays(&mut caller, "r");
+    ended_well(server, &data);
+}
+
+#[test]
+fn a_cancel_stops_what_is_being_taken_back() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let mut worker = Worker::register(&server, "w", &["a", "undo"], 9);
+    let undo = json!({"compensate": {"action": "worker:undo"}});
+    let booked = |id: &str, after: &[&str]| {
+        let mut step = step(id, "worker:a", undo.clone());
+        put(&mut step, json!({"depends_on": after}));
+        step
+    };
+    caller.run("r", json!([booked("one", &[]), booked("two", &["one"]), after("bad", &["two"])]), json!({}));
+    worker.does("r#one", json!(1));
+    worker.does("r#two", json!(2));
+    let bad = worker.take();
+    worker.fail(&bad, "boom", false);
+    worker.does("r#two#undo", json!({}));
+    let told = caller.tell("workflow_cancel", json!({"workflow_id": "r"}));
+    assert_eq!(told["status"], "cancelled", "{told}");
+    assert!(worker.claim(9).is_empty());
+    replays(&mut caller, "r");
+    ended_well(server, &data);
+}
+
+#[test]
+fn a_run_that_was_taken_back_goes_on_by_doing_it_all_again() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let mut worker = Worker::register(&server, "w", &["a", "undo"], 9);
+    let booked = step("book", "worker:a", json!({"compensate": {"action": "worker:undo", "inputs": {"b": from("book", "/b")}}}));
+    caller.run("r", json!([after("kept", &[]), booked, after("pay", &["book", "kept"])]), json!({}));
+    worker.does("r#kept", json!(1));
+    worker.does("r#book", json!({"b": 1}));
+    let pay = worker.take();
+    worker.fail(&pay, "declined", false);
+    assert_eq!(worker.does("r#book#undo", json!({}))["payload"], json!({"b": 1}));
+    caller.run_until("r", "failed");
+    let told = caller.tell("workflow_reschedule", json!({"workflow_id": "r"}));
+    assert_eq!(told["rerun_steps"], json!(["book", "pay"]), "{told}");
+    worker.does("r#book", json!({"b": 2}));
+    let pay = worker.take();
+    worker.fail(&pay, "declined", false);
+    assert_eq!(worker.does("r#book#undo", json!({}))["payload"], json!({"b": 2}), "what was booked last");
+    caller.run_until("r", "failed");
+    caller.tell("workflow_reschedule", json!({"workflow_id": "r"}));
+    worker.does("r#book", json!({"b": 3}));
+    worker.does("r#pay", json!(1));
+    caller.run_until("r", "succeeded");
+    replays(&mut caller, "r");
+    ended_well(server, &data);
+}
+
+#[test]
+fn a_failed_child_goes_on_with_its_parent() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let mut worker = Worker::register(&server, "w", &["a"], 9);
+    let child = json!({"name": "child", "steps": [after("in", &[]), after("out", &["in"])]});
+    caller.run("r", json!([step("sub", "workflow:run", json!({"inputs": child})), after("last", &["sub"])]), json!({}));
+    worker.does("r/sub#in", json!(1));
+    let out = worker.take();
+    worker.fail(&out, "boom", false);
+    caller.run_until("r", "failed");
+    server.kill();
+    let server = quiet(&data);
+    let (mut caller, mut worker) = (Caller::new(&server), worker.back(&server));
+    caller.tell("workflow_reschedule", json!({"workflow_id": "r"}));
+    worker.does("r/sub#out", json!(2));
+    worker.does("r#last", json!(3));
+    caller.run_until("r", "succeeded");
+    assert_eq!(caller.run_status("r/sub")["status"], "succeeded");
+    replays(&mut caller, "r");
+    replays(&mut caller, "r/sub");
+    ended_well(server, &data);
+}
+
+#[test]
+fn forks_of_forks_keep_gathered_lists_and_children_over_a_kill() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let mut worker = Worker::register(&server, "w", &["a"], 9);
+    let child = json!({"name": "child", "steps": [after("in", &[])]});
+    let steps = json!([
+        after("list", &[]),
+        step("each", "worker:a", json!({"depends_on": ["list"], "for_each": {"$from": "list", "pointer": ""}, "inputs": {"n": {"$item": ""}}})),
+        step("sub", "workflow:run", json!({"depends_on": ["each"], "inputs": child})),
+        step("end", "worker:a", json!({"depends_on": ["sub"], "inputs": {"all": from("each", "/items"), "sub": from("sub", "/in"), "k": 1}})),
+    ]);
+    caller.run("one", steps, json!({}));
+    worker.does("one#list", json!([1, 2]));
+    worker.does("one#each#0", json!(10));
+    worker.does("one#each#1", json!(20));
+    worker.does("one/sub#in", json!("s"));
+    worker.does("one#end", json!(1));
+    caller.run_until("one", "succeeded");
+    for (old, new, k) in [("one", "two", 2), ("two", "three", 3)] {
+        let inputs = json!({"all": from("each", "/items"), "sub": from("sub", "/in"), "k": k});
+        let fork = json!({"workflow_id": old, "new_workflow_id": new, "overrides": {"end": inputs}});
+        let told = caller.tell("workflow_fork", fork);
+        assert_eq!(told["rerun_steps"], json!(["end"]), "{told}");
+        if new == "three" {
+            break;
+        }
+        let end = worker.does(&format!("{new}#end"), json!(k));
+        assert_eq!(end["payload"], json!({"all": [10, 20], "sub": "s", "k": k}));
+        caller.run_until(new, "succeeded");
+    }
+    server.kill();
+    let server = quiet(&data);
+    let (mut caller, mut worker) = (Caller::new(&server), worker.back(&server));
+    let end = worker.does("three#end", json!(3));
+    assert_eq!(end["payload"], json!({"all": [10, 20], "sub": "s", "k": 3}));
+    caller.run_until("three", "succeeded");
+    for run in ["one", "two", "three"] {
+        replays(&mut caller, run);
+    }
+    ended_well(server, &data);
+}
+
+#[test]
+fn a_run_in_the_middle_of_a_list_goes_on_after_a_kill() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let mut worker = Worker::register(&server, "w", &["a"], 9);
+    let each = json!({"depends_on": ["list"], "for_each": {"$from": "list", "pointer": ""}, "inputs": {"n": {"$item": ""}}});
+    let steps = json!([after("list", &[]), step("each", "worker:a", each), after("end", &["each"])]);
+    caller.run("r", steps, json!({"max_parallel_steps": 2}));
+    worker.does("r#list", json!([0, 1, 2, 3, 4]));
+    let tasks = worker.claim(9);
+    assert_eq!(ids(&json!(tasks)), ["r#each#0", "r#each#1"]);
+    worker.complete(&tasks[0], json!(0));
+    server.kill();
+    let server = quiet(&data);
+    let (mut caller, mut worker) = (Caller::new(&server), worker.back(&server));
+    worker.complete(&tasks[1], json!(1));
+    for n in 2..5 {
+        worker.does(&format!("r#each#{n}"), json!(n));
+    }
+    worker.does("r#end", json!(1));
+    caller.run_until("r", "succeeded");
+    assert_eq!(caller.result("r")["outputs"]["each"], json!({"items": [0, 1, 2, 3, 4]}));
+    replays(&mut caller, "r");
+    ended_well(server, &data);
+}
