@@ -333,7 +333,7 @@ fn a_run_past_its_deadline_is_timed_out_and_starts_nothing_more() {
     let server = quiet(&data);
     let mut caller = Caller::new(&server);
     let mut worker = Worker::register(&server, "w", &["a"], 9);
-    caller.run("r", json!([after("one", &[]), after("two", &["one"])]), json!({"deadline_ms": 300}));
+    caller.run("r", json!([after("one", &[]), after("two", &["one"])]), json!({"deadline_ms": 1500}));
     let task = worker.take();
     let ended = caller.run_until("r", "timed_out");
     assert_eq!(stand(&ended, "two")["status"], "cancelled", "{ended}");
@@ -579,7 +579,7 @@ fn once_a_cancel_is_answered_no_step_starts_whatever_crashes() {
 #[test]
 fn a_step_that_ran_when_its_run_was_cancelled_is_not_tried_again() {
     let data = temp();
-    let server = serve(data.path(), "[tasks]\nlease_ms = 400\n");
+    let server = serve(data.path(), "[tasks]\nlease_ms = 3000\n");
     let mut caller = Caller::new(&server);
     let mut worker = Worker::register(&server, "w", &["a"], 9);
     let retry = json!({"max_retries": 5, "backoff_ms": 0});
