@@ -23,7 +23,9 @@ use crate::{
         work::{Hand, Handed, Wish, Work, Worked},
         writer::node,
     },
-    router::{BoxFuture, Caller, Change, Client, Meta, Method, Request, Router, RpcError, Scope, Trial},
+    router::{
+        BoxFuture, Caller, Change, Client, Meta, Method, Request, Router, RpcError, Scope, trial::Trial,
+    },
 };
 
 /// What the type of a task begins with that names a tool.

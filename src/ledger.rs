@@ -5,6 +5,7 @@
 //! - a reply leaves only after the commit that makes it true;
 //! - a failed commit stops the ledger: nothing is built on what may not be there.
 
+mod calls;
 mod claims;
 mod clock;
 mod crew;

@@ -10,6 +10,7 @@ pub mod capture;
 pub mod lane;
 pub mod metadata;
 mod telling;
+pub mod trial;
 
 use std::{
     future::Future,
@@ -110,17 +111,7 @@ pub struct Request {
     /// The event this call is made for, where there is one.
     pub cause: Option<Cid>,
     /// The attempt at a task that this call is, where it is one.
-    pub attempt: Option<Arc<Trial>>,
-}
-
-/// An attempt at a task, made by a call: it ends with the call.
-#[derive(Debug)]
-pub struct Trial {
-    pub worker: String,
-    pub task: String,
-    pub fence: u64,
-    /// Whether the call's ending was the attempt's.
-    pub ended: std::sync::atomic::AtomicBool,
+    pub attempt: Option<Arc<trial::Trial>>,
 }
 
 /// What of a request's `_meta` the router acts on.

@@ -56,12 +56,6 @@ pub struct Limits {
     pub attempts_max: u64,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { lease_ms: 30_000, ageing_ms: 60_000, queue_max: 10_000, attempts_max: 5 }
-    }
-}
-
 /// When a rule is asked, and under which limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {

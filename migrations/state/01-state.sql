@@ -208,6 +208,12 @@ CREATE TABLE queue (
 );
 INSERT INTO queue (id, paused) VALUES (0, NULL);
 
+-- Keys of bounded rates that were used.
+CREATE TABLE rate (
+    key      TEXT PRIMARY KEY,
+    until_ms INTEGER NOT NULL          -- when the last claim under it allowed the next one
+);
+
 -- Schedules by their subject's number.
 CREATE TABLE schedule (
     id       INTEGER PRIMARY KEY,

@@ -21,7 +21,7 @@ use crate::{
     queue::{Class, Queue, Waiting},
     schedule::Schedule,
     task::{Status, Task},
-    worker::Worker,
+    worker::{Presence, Worker},
     workflow::run::Run,
 };
 
@@ -190,6 +190,10 @@ impl Holding {
             before.worker.as_ref().or(claimant(body)).and_then(|id| self.workers.get_mut(id))
         {
             worker.apply_task(body);
+            if worker.running == 0 && matches!(worker.presence, Presence::Draining { .. }) {
+                // Its last task has ended: it leaves at the next look.
+                self.due.push(Reverse((0, Due::Worker(worker.id.clone()))));
+            }
         }
         live.task.apply_body(body, event);
         let after = Standing::of(&live.task);

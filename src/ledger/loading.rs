@@ -39,6 +39,9 @@ impl Loading<'_> {
     pub fn holding(&self, rates: &Rates) -> Result<Holding, OpenError> {
         let mut holding = Holding::default();
         holding.queue = Queue::new(rates.clone());
+        for (key, until_ms) in query::work::rates(self.state)? {
+            holding.queue.charged(&key, until_ms, self.now_ms);
+        }
         self.waiting(&mut holding)?;
         for first in query::work::running_tasks(self.state)? {
             if let Some(task) = self.fold_from(first, Task::begun, Task::apply)? {

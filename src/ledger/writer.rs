@@ -17,16 +17,13 @@ use crate::{
         Cid,
         payload::{SaltKey, SealedPayload},
     },
-    call::{self, Call, End, EndOutcome, Refusal, Start},
+    call::{self, Call, Refusal},
     catalogue::{self, Entry},
     event::{
         Actor, Body, Event, EventError, Fact, PayloadRef, Role,
-        body::{AccessExported, CallRefused, LogRecovered, PayloadErased},
+        body::{AccessExported, PayloadErased},
     },
-    ledger::{
-        Ask, Command, Ruling, Sealed, Shelf, claims::Answer, holding::Holding, memory::text_of,
-        sealer::Sealer, work::Attempt,
-    },
+    ledger::{Ask, Command, Ruling, Sealed, Shelf, claims::Answer, holding::Holding, sealer::Sealer},
     log::{Batch, Log, LogError, Reader, Stored},
     metrics::Metrics,
     query,
@@ -55,16 +52,16 @@ pub(super) enum Fault {
 }
 
 /// The latest call of an idempotency key: actor, name, keyed commitment.
-type Key = (String, String, Vec<u8>);
+pub(super) type Key = (String, String, Vec<u8>);
 
 /// The entities the rules need at once: running calls, contracts, keys whose calls are not folded yet.
 #[derive(Default)]
 pub(super) struct Working {
     pub open: HashMap<String, Call>,
     pub contracts: HashMap<(String, String), Entry>,
-    keyed: HashMap<Key, Call>,
+    pub keyed: HashMap<Key, Call>,
     /// Ended keyed calls by the seq of their ending: dropped once the state has them.
-    ended: VecDeque<(u64, Key)>,
+    pub ended: VecDeque<(u64, Key)>,
 }
 
 pub(super) struct Writer {
@@ -125,6 +122,7 @@ impl Writer {
         let expected = self.sealer.tip.map(|tip| tip.cid);
         let mut draft = Draft::default();
         for ask in asks {
+            self.sealer.look();
             match ask {
                 Ask::Rule { command, reply, again } => {
                     if let Some(ruled) = self.answer(command, reply, again, &mut draft)? {
@@ -234,102 +232,6 @@ impl Writer {
         }
     }
 
-    fn start(
-        &mut self,
-        start: Start,
-        input: Option<SealedPayload>,
-        refused: Option<SealedPayload>,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
-        let key = start.facts.key.clone().map(|key| (start.actor.id.clone(), start.facts.name.clone(), key));
-        let earlier = match &key {
-            Some(key) => self.keyed(key)?,
-            None => None,
-        };
-        let (fact, refusal) = match call::start(earlier.as_ref(), &start) {
-            call::Ruling::Run(fact) => (fact, None),
-            call::Ruling::Refuse(fact, facts) => (fact, Some(facts)),
-            call::Ruling::Answered(ending) => return Ok(Ruling::Answered(ending)),
-            call::Ruling::Denied(refusal) => return Ok(Ruling::Denied(refusal)),
-        };
-        draft.store(input);
-        let sealed = Sealed::from(self.sealer.seal(*fact, draft)?);
-        let call = start.begun(sealed.cid);
-        if let Some(key) = &key {
-            self.working.keyed.insert(key.clone(), call.clone());
-        }
-        match refusal {
-            None => {
-                self.working.open.insert(call.id.clone(), call);
-                Ok(Ruling::Run(sealed))
-            }
-            Some(facts) => self.refuse(call, facts, refused, key, draft),
-        }
-    }
-
-    fn refuse(
-        &mut self,
-        call: Call,
-        facts: CallRefused,
-        output: Option<SealedPayload>,
-        key: Option<Key>,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
-        let pay = output.as_ref().map(|output| payload_ref(output, Role::Error));
-        draft.store(output);
-        let event = self.sealer.seal(call::refuse(&call, facts, pay), draft)?;
-        let sealed = Sealed::from(event);
-        remember_ending(&mut self.working, call, key, event);
-        Ok(Ruling::Refused(sealed))
-    }
-
-    fn end(
-        &mut self,
-        end: &End,
-        output: Option<SealedPayload>,
-        attempt: Option<&Attempt>,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
-        let fact = match call::end(self.working.open.get(&end.id), end) {
-            Ok(fact) => fact,
-            Err(refusal) => return Ok(Ruling::Denied(refusal)),
-        };
-        let text = attempt.and(output.as_ref()).and_then(text_of);
-        draft.store(output);
-        let event = self.sealer.seal(fact, draft)?;
-        let sealed = Sealed::from(event);
-        if let Some(call) = self.working.open.remove(&end.id) {
-            let key = call.key.clone().map(|key| (call.actor.id.clone(), call.name.clone(), key));
-            remember_ending(&mut self.working, call, key, event);
-        }
-        if let Some(attempt) = attempt {
-            if let (Some(text), Some(output)) = (text, end.output) {
-                self.holding.contents.put(output.cid, text.into());
-            }
-            let succeeded = matches!(end.outcome, EndOutcome::Succeeded { .. });
-            self.end_attempt(attempt, end.output, succeeded, sealed.cid, draft)?;
-        }
-        Ok(Ruling::Done(sealed))
-    }
-
-    fn recover(&mut self, runners: &[String], draft: &mut Draft) -> Result<Ruling, Fault> {
-        let lost = self.working.open.values().filter(|call| runners.contains(&call.runner));
-        let mut ids: Vec<String> = lost.map(|call| call.id.clone()).collect();
-        let attempts = self.interrupt(runners, draft)?;
-        if ids.is_empty() && attempts == 0 {
-            return Ok(Ruling::Unchanged);
-        }
-        // The map has no order of its own; the log must not depend on chance.
-        ids.sort_unstable();
-        let interrupted = ids.len() as u64;
-        for id in ids {
-            let end = End { id, outcome: EndOutcome::Interrupted, output: None, took_us: 0 };
-            self.end(&end, None, None, draft)?;
-        }
-        let body = Body::LogRecovered(LogRecovered { interrupted, attempts });
-        Ok(Ruling::Done(self.sealer.seal(log_fact(node(), body), draft)?.into()))
-    }
-
     fn publish(
         &mut self,
         contract: crate::contract::Contract,
@@ -414,28 +316,6 @@ impl Writer {
         Ok(Ruling::Done(self.sealer.seal(log_fact(actor, body), draft)?.into()))
     }
 
-    /// The latest call of a key: among those not folded yet, or in the state.
-    fn keyed(&self, key: &Key) -> Result<Option<Call>, Fault> {
-        if let Some(call) = self.working.keyed.get(key) {
-            return Ok(Some(call.clone()));
-        }
-        let (actor, name, key) = key;
-        let Some((started, ended)) = query::keyed_call(&self.state, actor, name, key)? else {
-            return Ok(None);
-        };
-        let reader = self.log.reader()?;
-        let Some(mut call) = reader.event_at(started)?.as_ref().and_then(Call::begun) else {
-            return Ok(None);
-        };
-        if let Some(open) = self.working.open.get(&call.id) {
-            return Ok(Some(open.clone()));
-        }
-        if let Some(event) = ended.map(|seq| reader.event_at(seq)).transpose()?.flatten() {
-            call.apply(&event);
-        }
-        Ok(Some(call))
-    }
-
     /// Milliseconds since the epoch, never before the last event.
     pub(super) fn now_ms(&self) -> u64 {
         self.sealer.now_us() / 1000
@@ -459,13 +339,6 @@ impl Writer {
             }
         }
     }
-}
-
-fn remember_ending(working: &mut Working, mut call: Call, key: Option<Key>, event: &Event) {
-    let Some(key) = key else { return };
-    call.apply(event);
-    working.keyed.insert(key.clone(), call);
-    working.ended.push_back((event.fields().seq, key));
 }
 
 /// A command whose event cannot be sealed (it is too large, say) is refused; it alone.

@@ -214,6 +214,13 @@ pub fn running_tasks(state: &Connection) -> Result<Vec<u64>, StateError> {
     numbers(state, &sql)
 }
 
+/// When each key of a bounded rate next allows a claim.
+pub fn rates(state: &Connection) -> Result<Vec<(String, u64)>, StateError> {
+    let mut statement = state.prepare_cached("SELECT key, until_ms FROM rate ORDER BY key")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// Tasks of one status that have not left the lists, by the seq of their submission, the oldest first.
 pub fn of_status(state: &Connection, status: &str, max: u64) -> Result<Vec<u64>, StateError> {
     let status = TASK_STATUSES.iter().position(|known| *known == status);

@@ -26,14 +26,15 @@ use crate::{
         Role,
         body::{CallStarted, Failure},
     },
-    ledger::{Command, Ruling, Sealed, work::Attempt, writer::payload_ref},
+    ledger::{Command, Ruling, Sealed, writer::payload_ref},
     router::{
-        Answer, Invocation, Method, Outcome, Record, Request, Router, RpcError, Run, Scope, Trial,
+        Answer, Invocation, Method, Outcome, Record, Request, Router, RpcError, Run, Scope,
         board::Entry,
         capture::{self, Capture},
         lane::{self, Lane, Place, Turn},
         metadata::{PRIORITY, Rule},
         telling::{Told, error_text, judge, not_found, read_error, refusal_result, shown, silenced},
+        trial::Trial,
     },
 };
 
@@ -467,31 +468,6 @@ impl Router {
 
     fn count(&self, target: &Target, outcome: &'static str, took: Duration) {
         self.inner.parts.metrics.call_ended(target.label(), outcome, &target.lane, took.as_secs_f64());
-    }
-}
-
-impl Trial {
-    /// How the attempt ends with this outcome of its call; none where the rules end it.
-    fn attempt(&self, outcome: &Outcome) -> Option<Attempt> {
-        let (code, retryable, unknown) = match outcome {
-            Outcome::Result { is_error: false, .. } => (Code::Internal, false, false),
-            Outcome::Result { is_error: true, .. } => (Code::Internal, true, false),
-            Outcome::Rpc(error) if error.code == -32602 => (Code::InvalidArgument, false, false),
-            Outcome::Rpc(_) => (Code::Internal, true, false),
-            Outcome::Refused(refusal) => (refusal.code, refusal.retryable, false),
-            Outcome::Transport { .. } => (Code::Unavailable, true, true),
-            Outcome::TimedOut => (Code::DeadlineExceeded, true, true),
-            // Whoever stopped the call has ended the attempt, or is about to.
-            Outcome::Cancelled => return None,
-        };
-        Some(Attempt {
-            worker: self.worker.clone(),
-            task: self.task.clone(),
-            fence: self.fence,
-            code: code.as_str().to_owned(),
-            retryable,
-            unknown,
-        })
     }
 }
 

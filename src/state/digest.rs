@@ -24,6 +24,7 @@ pub(super) const TABLES: &[(&str, &str)] = &[
     ("outcome", "tool, input"),
     ("progress", "id"),
     ("queue", "id"),
+    ("rate", "key"),
     ("running", "id"),
     ("schedule", "id"),
     ("subject", "name"),

@@ -6,10 +6,16 @@ use crate::{
     call::{Code, Refusal},
     event::{PayloadRef, work::TaskSubmitted},
     task::{
-        FACTOR_MILLI, MOMENT_MAX_MS, NAME_MAX, PRIORITY_MAX, REQUIRES_MAX, RETRIES_MAX, SPAN_MAX_MS, TAG_MAX,
-        TAGS_MAX, Task, WAIT_PREFIX, name_allowed,
+        FACTOR_MILLI, Limits, MOMENT_MAX_MS, NAME_MAX, PRIORITY_MAX, REQUIRES_MAX, RETRIES_MAX, SPAN_MAX_MS,
+        TAG_MAX, TAGS_MAX, Task, WAIT_PREFIX, name_allowed,
     },
 };
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { lease_ms: 30_000, ageing_ms: 60_000, queue_max: 10_000, attempts_max: 5 }
+    }
+}
 
 impl Task {
     /// Whether this task was submitted with these facts and this input.

@@ -143,10 +143,13 @@ fn failures_are_retried_after_growing_pauses_until_the_task_is_dead_and_can_be_r
         })
         .collect();
     assert_eq!(pauses, [100, 300]);
-    let retries: Vec<u64> = events.iter().filter_map(|event| match event.body() {
-        Some(Body::TaskFailed(facts)) => facts.retry_at_ms,
-        _ => None,
-    }).collect();
+    let retries: Vec<u64> = events
+        .iter()
+        .filter_map(|event| match event.body() {
+            Some(Body::TaskFailed(facts)) => facts.retry_at_ms,
+            _ => None,
+        })
+        .collect();
     let claims = claims_ms(&events, |_| true);
     assert!(claims[1..].iter().zip(&retries).all(|(claim, at)| claim >= at), "{claims:?} {retries:?}");
     assert_eq!(caller.tell("task_retry", json!({"task_id": "t"}))["retry_count"], 1);
@@ -404,9 +407,7 @@ fn a_unique_key_is_held_until_its_task_has_ended() {
     let data = temp();
     let server = quiet(&data);
     let mut caller = Caller::new(&server);
-    let keyed = |id: &str| {
-        json!({"task_id": id, "task_type": "a", "payload": {}, "unique_key": "invoice-7"})
-    };
+    let keyed = |id: &str| json!({"task_id": id, "task_type": "a", "payload": {}, "unique_key": "invoice-7"});
     caller.tell("task_submit", keyed("one"));
     caller.refused("task_submit", keyed("two"), "already_exists");
     assert_eq!(caller.tell("task_submit", keyed("one"))["replayed"], true);
@@ -452,7 +453,8 @@ fn a_rate_key_lets_through_a_burst_and_then_one_an_interval() {
     }
     caller.submit("other", "a", json!({"rate_key": "not-bounded"}));
     let mut worker = Worker::register(&server, "w", &["a"], 10);
-    let claimed: Vec<String> = (0..6).map(|_| worker.take()["task_id"].as_str().expect("text").to_owned()).collect();
+    let claimed: Vec<String> =
+        (0..6).map(|_| worker.take()["task_id"].as_str().expect("text").to_owned()).collect();
     assert_eq!(&claimed[..3], ["mail-0", "mail-1", "other"]);
     let starts = claims_ms(&record::events(data.path()), |task| task.starts_with("mail"));
     for (n, at_ms) in starts.iter().enumerate().skip(2) {
@@ -463,12 +465,50 @@ fn a_rate_key_lets_through_a_burst_and_then_one_an_interval() {
 }
 
 #[test]
+fn a_rate_key_is_kept_over_a_kill() {
+    let data = temp();
+    let config = "[tasks.rates.mail]\ninterval_ms = 60000\nburst = 2\n";
+    let server = serve(data.path(), config);
+    let mut caller = Caller::new(&server);
+    for n in 0..5 {
+        caller.submit(&format!("mail-{n}"), "a", json!({"rate_key": "mail"}));
+    }
+    let mut worker = Worker::register(&server, "w", &["a"], 10);
+    assert_eq!(worker.claim(10).len(), 2);
+    server.kill();
+    let server = serve(data.path(), config);
+    assert!(worker.back(&server).claim(10).is_empty(), "the burst was spent before");
+    ended_well(server, &data);
+}
+
+#[test]
+fn a_restart_counts_what_a_worker_has_against_its_bound() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    for id in ["t1", "t2", "t3"] {
+        caller.submit(id, "a", json!({}));
+    }
+    let mut worker = Worker::register(&server, "w", &["a"], 2);
+    let tasks = worker.claim(10);
+    server.kill();
+    let server = quiet(&data);
+    let mut worker = worker.back(&server);
+    assert!(worker.claim(10).is_empty());
+    worker.complete(&tasks[0], json!(1));
+    assert_eq!(ids(&json!(worker.claim(10))), ["t3"]);
+    ended_well(server, &data);
+}
+
+#[test]
 fn a_task_waits_for_a_worker_with_every_capability_it_requires() {
     let data = temp();
     let server = quiet(&data);
     let mut caller = Caller::new(&server);
     caller.submit("t", "render", json!({"requires": ["gpu", "avx"]}));
-    for (id, capabilities) in [("plain", vec!["render"]), ("half", vec!["render", "gpu"]), ("no", vec!["gpu", "avx"])] {
+    for (id, capabilities) in
+        [("plain", vec!["render"]), ("half", vec!["render", "gpu"]), ("no", vec!["gpu", "avx"])]
+    {
         assert!(Worker::register(&server, id, &capabilities, 5).claim(1).is_empty(), "{id}");
     }
     Worker::register(&server, "whole", &["avx", "gpu", "render"], 5).does("t", json!(1));
@@ -545,9 +585,7 @@ fn a_claim_that_waits_is_answered_when_work_comes_and_empty_when_its_time_is_ove
     });
     let mut caller = Caller::new(&server);
     let asked = |data: &tempfile::TempDir| {
-        let started = |event: &cairn::event::Event| {
-            matches!(event.body(), Some(Body::CallStarted(facts)) if facts.name == "task_claim")
-        };
+        let started = |event: &cairn::event::Event| matches!(event.body(), Some(Body::CallStarted(facts)) if facts.name == "task_claim");
         record::events(data.path()).iter().filter(|event| started(event)).count()
     };
     until("the second claim", || (asked(&data) == 2).then_some(()));
@@ -665,9 +703,9 @@ fn a_task_that_names_a_tool_is_run_by_the_node_and_its_call_is_on_record() {
     assert_eq!(upstream.calls(), [r#"count {"n": 7}"#]);
     let events = record::events(data.path());
     let claim = history(data.path(), "t")[1].cid();
-    let call = events.iter().find(|event| {
-        matches!(event.body(), Some(Body::CallStarted(facts)) if facts.name == "up_count")
-    });
+    let call = events
+        .iter()
+        .find(|event| matches!(event.body(), Some(Body::CallStarted(facts)) if facts.name == "up_count"));
     assert_eq!(call.and_then(|call| call.fields().cause), Some(claim), "the claim caused the call");
     caller.refused(
         "task_submit",
@@ -679,7 +717,11 @@ fn a_task_that_names_a_tool_is_run_by_the_node_and_its_call_is_on_record() {
         json!({"task_id": "u", "task_type": "tool:tools_get_schema", "payload": {"tol": 1}}),
         "invalid_argument",
     );
-    caller.refused("task_submit", json!({"task_id": "u", "task_type": "wait:time", "payload": {}}), "invalid_argument");
+    caller.refused(
+        "task_submit",
+        json!({"task_id": "u", "task_type": "wait:time", "payload": {}}),
+        "invalid_argument",
+    );
     ended_well(server, &data);
 }
 
@@ -705,7 +747,8 @@ fn a_tool_that_fails_fails_its_task_and_is_tried_again_where_it_may() {
 fn what_the_nodes_own_executor_held_when_it_died_is_void_at_once() {
     let data = temp();
     let once = r#"{"name":"wait_once","inputSchema":{"type":"object"}}"#;
-    let again = r#"{"name":"wait_again","inputSchema":{"type":"object"},"annotations":{"idempotentHint":true}}"#;
+    let again =
+        r#"{"name":"wait_again","inputSchema":{"type":"object"},"annotations":{"idempotentHint":true}}"#;
     let upstream = Upstream::new(&[once, again]);
     let config = upstream.table("up", "");
     let server = serve(data.path(), &config);
@@ -845,7 +888,12 @@ fn a_schedule_fires_each_tick_once_over_a_kill_too_and_stops_when_deleted() {
     assert!(ticks.windows(2).all(|two| two[1] - two[0] == 1000), "{ticks:?}");
     let tasks = caller.tell("task_list", json!({}));
     assert_eq!(tasks["total_count"].as_u64(), Some(ticks.len() as u64), "{tasks}");
-    assert!(ids(&caller.tell("schedule_list", json!({}))["schedules"].as_array().map_or(json!([]), |list| json!(list))).is_empty());
+    assert!(
+        ids(&caller.tell("schedule_list", json!({}))["schedules"]
+            .as_array()
+            .map_or(json!([]), |list| json!(list)))
+        .is_empty()
+    );
     for bad in [json!({"cron": "61 * * * *"}), json!({}), json!({"every_ms": 1000, "cron": "* * * * *"})] {
         let mut asked = json!({"schedule_id": "bad", "task": {"task_type": "a", "payload": {}}});
         crate::work::put(&mut asked, bad);

@@ -1,5 +1,7 @@
 //! The part of the golden log that tells of durable work: the first event of each kind carries everything it can.
 //!
+//! Every kind of durable work stands here at least once; released bytes never change.
+//!
 //! Invariant: what is told here goes after all that was told before.
 
 use ipld_core::{ipld, ipld::Ipld};

@@ -113,6 +113,12 @@ impl Folder {
             "UPDATE task SET status = ?2, worker = ?3, attempt = ?4, started_ms = ?5 WHERE id = ?1",
             params![id, RUNNING, worker, facts.attempt, moment.ms],
         )?;
+        if let Some(until_ms) = facts.rate_until_ms {
+            let sql = "INSERT INTO rate (key, until_ms)
+                       SELECT rate_key, ?2 FROM task WHERE id = ?1 AND rate_key IS NOT NULL
+                       ON CONFLICT (key) DO UPDATE SET until_ms = ?2";
+            self.insert(sql, params![id, until_ms])?;
+        }
         self.relist(id, &before, (RUNNING, before.priority))?;
         self.counts.workers.entry(worker).or_default().running += 1;
         let minute = self.counts.minute(moment.minute);

@@ -108,6 +108,9 @@ fn cycle(drafts: &[Draft], parents: &[Vec<usize>], order: &[usize]) -> String {
 /// Notes every read of a step that does not come before the one that reads.
 pub fn check_references(drafts: &[Draft], edges: &Edges, standing: Standing, faults: &mut Faults) {
     let mut ancestors = None;
+    // Of steps in a cycle, or behind one, nobody can say what comes before them.
+    let mut ordered = vec![false; drafts.len()];
+    edges.order.iter().for_each(|&at| ordered[at] = true);
     for (at, draft) in drafts.iter().enumerate() {
         for read in &draft.reads {
             let Some(&target) = edges.ids.get(&read.step) else {
@@ -118,7 +121,7 @@ pub fn check_references(drafts: &[Draft], edges: &Edges, standing: Standing, fau
             };
             let before = read.undo && target == at
                 || edges.parents[at].contains(&target)
-                || edges.order.len() < drafts.len()
+                || !ordered[at]
                 || ancestors.get_or_insert_with(|| Ancestors::of(edges)).contains(at, target);
             if !before {
                 let (id, step) = (&draft.step.id, &read.step);

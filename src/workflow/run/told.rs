@@ -1,4 +1,7 @@
 //! What a run tells those that wait for it.
+//!
+//! Invariants:
+//! - content that was erased is told as null, never left out.
 
 use serde_json::{Map, Value};
 

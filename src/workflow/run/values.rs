@@ -22,13 +22,18 @@ pub(super) const GATHERED_MAX: u64 = 16 * 1024 * 1024;
 impl Run {
     /// What a step runs over is in this output.
     pub(super) fn list_source(&self, at: usize, answer: &Answer<'_>) -> Result<Output, Wrong> {
-        self.output(self.list_reference(at)?.step, answer)
+        let reference = self.list_reference(at)?;
+        match self.stand_in(&reference) {
+            Some(default) => Ok(Output::Made(default.clone())),
+            None => self.output(reference.step, answer),
+        }
     }
 
     /// The list that a step runs over.
     pub(super) fn list<'v>(&'v self, at: usize, source: &'v Output) -> Result<&'v [Value], Wrong> {
         let reference = self.list_reference(at)?;
-        let list = reference.find(source.value()).ok_or_else(|| reference.nothing())?;
+        let list = self.stand_in(&reference).or_else(|| reference.find(source.value()));
+        let list = list.ok_or_else(|| reference.nothing())?;
         let (step, pointer) = (reference.step, reference.pointer);
         let items = list.as_array().ok_or_else(|| {
             let message = format!("the output of step `{step}` has no list at `{pointer}`");
@@ -75,6 +80,9 @@ impl Run {
         };
         inputs::replace(inputs, action, "", &mut |special, _| match special {
             Special::From(reference) => {
+                if let Some(default) = self.stand_in(&reference) {
+                    return copy(default);
+                }
                 let output = self.output(reference.step, answer)?;
                 copy(reference.find(output.value()).ok_or_else(|| reference.nothing())?)
             }
@@ -84,6 +92,12 @@ impl Run {
             })?),
             Special::Malformed(fault) => Err(Wrong::new(Code::InvalidArgument, fault)),
         })
+    }
+
+    /// The default of a reference to a step that was skipped.
+    fn stand_in<'v>(&self, reference: &Reference<'v>) -> Option<&'v Value> {
+        let at = self.step(reference.step)?;
+        reference.default.filter(|_| self.steps[at].status == StepStatus::Skipped)
     }
 
     /// What a step gave, for another to read.
