@@ -63,7 +63,9 @@ impl Loading<'_> {
         }
         for first in query::work::open_runs(self.state)? {
             let subject = self.log.event_at(first)?.map(|event| event.fields().subject.clone());
-            runs.extend(subject.as_deref().and_then(|subject| subject.strip_prefix("workflow/")).map(str::to_owned));
+            runs.extend(
+                subject.as_deref().and_then(|subject| subject.strip_prefix("workflow/")).map(str::to_owned),
+            );
         }
         for id in runs {
             if let Some(live) = load_run(self.state, self.log, &id)? {

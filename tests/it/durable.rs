@@ -909,8 +909,11 @@ fn a_schedule_counts_what_it_missed_and_may_make_runs() {
     let server = quiet(&data);
     let mut caller = Caller::new(&server);
     let steps = json!([{"step_id": "s", "action": "tools_list_categories"}]);
-    caller.tell("schedule_create", json!({"schedule_id": "runs", "every_ms": 1000, "catch_up": false,
-                                          "workflow": {"name": "tick", "steps": steps}}));
+    caller.tell(
+        "schedule_create",
+        json!({"schedule_id": "runs", "every_ms": 1000, "catch_up": false,
+                                          "workflow": {"name": "tick", "steps": steps}}),
+    );
     let fired = |data: &tempfile::TempDir| {
         let ticks = record::events(data.path()).into_iter().filter_map(|event| match event.body() {
             Some(Body::ScheduleFired(facts)) => Some((facts.at_ms, facts.missed)),

@@ -391,7 +391,9 @@ fn fifty_kills_under_a_mixed_load_lose_nothing_and_repeat_nothing_that_may_not_b
         assert_eq!(story.successes.get(task), Some(fence), "the answered completion of {task} is lost");
     }
     let count = |kind: &str| events.iter().filter(|event| record::kind(event) == kind).count();
-    for kind in ["task.lease_expired", "task.interrupted", "task.cancelled", "workflow.cancelled", "call.interrupted"] {
+    for kind in
+        ["task.lease_expired", "task.interrupted", "task.cancelled", "workflow.cancelled", "call.interrupted"]
+    {
         println!("{kind}: {}", count(kind));
         assert!(count(kind) > 0, "the kills missed the load: no {kind}");
     }

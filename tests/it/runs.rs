@@ -583,7 +583,10 @@ fn a_step_that_ran_when_its_run_was_cancelled_is_not_tried_again() {
     let mut caller = Caller::new(&server);
     let mut worker = Worker::register(&server, "w", &["a"], 9);
     let retry = json!({"max_retries": 5, "backoff_ms": 0});
-    let steps = json!([step("fails", "worker:a", json!({"retry": retry})), step("silent", "worker:a", json!({"retry": retry}))]);
+    let steps = json!([
+        step("fails", "worker:a", json!({"retry": retry})),
+        step("silent", "worker:a", json!({"retry": retry}))
+    ]);
     let mut begin = |run: &str| {
         caller.run(run, steps.clone(), json!({}));
         let tasks = worker.claim(9);
@@ -594,7 +597,8 @@ fn a_step_that_ran_when_its_run_was_cancelled_is_not_tried_again() {
     let after = begin("after");
     worker.fail(&before[0], "boom", true);
     server.kill();
-    let server = Server::start(data.path(), &["--config", data.path().join("test.toml").to_str().expect("a text")]);
+    let server =
+        Server::start(data.path(), &["--config", data.path().join("test.toml").to_str().expect("a text")]);
     let (mut caller, mut worker) = (Caller::new(&server), worker.back(&server));
     worker.fail(&after[0], "boom", true);
     for task in ["before#fails", "before#silent", "after#fails", "after#silent"] {
@@ -1031,7 +1035,11 @@ fn a_run_that_was_taken_back_goes_on_by_doing_it_all_again() {
     let server = quiet(&data);
     let mut caller = Caller::new(&server);
     let mut worker = Worker::register(&server, "w", &["a", "undo"], 9);
-    let booked = step("book", "worker:a", json!({"compensate": {"action": "worker:undo", "inputs": {"b": from("book", "/b")}}}));
+    let booked = step(
+        "book",
+        "worker:a",
+        json!({"compensate": {"action": "worker:undo", "inputs": {"b": from("book", "/b")}}}),
+    );
     caller.run("r", json!([after("kept", &[]), booked, after("pay", &["book", "kept"])]), json!({}));
     worker.does("r#kept", json!(1));
     worker.does("r#book", json!({"b": 1}));
@@ -1061,7 +1069,11 @@ fn a_failed_child_goes_on_with_its_parent() {
     let mut caller = Caller::new(&server);
     let mut worker = Worker::register(&server, "w", &["a"], 9);
     let child = json!({"name": "child", "steps": [after("in", &[]), after("out", &["in"])]});
-    caller.run("r", json!([step("sub", "workflow:run", json!({"inputs": child})), after("last", &["sub"])]), json!({}));
+    caller.run(
+        "r",
+        json!([step("sub", "workflow:run", json!({"inputs": child})), after("last", &["sub"])]),
+        json!({}),
+    );
     worker.does("r/sub#in", json!(1));
     let out = worker.take();
     worker.fail(&out, "boom", false);
@@ -1088,9 +1100,17 @@ fn forks_of_forks_keep_gathered_lists_and_children_over_a_kill() {
     let child = json!({"name": "child", "steps": [after("in", &[])]});
     let steps = json!([
         after("list", &[]),
-        step("each", "worker:a", json!({"depends_on": ["list"], "for_each": {"$from": "list", "pointer": ""}, "inputs": {"n": {"$item": ""}}})),
+        step(
+            "each",
+            "worker:a",
+            json!({"depends_on": ["list"], "for_each": {"$from": "list", "pointer": ""}, "inputs": {"n": {"$item": ""}}})
+        ),
         step("sub", "workflow:run", json!({"depends_on": ["each"], "inputs": child})),
-        step("end", "worker:a", json!({"depends_on": ["sub"], "inputs": {"all": from("each", "/items"), "sub": from("sub", "/in"), "k": 1}})),
+        step(
+            "end",
+            "worker:a",
+            json!({"depends_on": ["sub"], "inputs": {"all": from("each", "/items"), "sub": from("sub", "/in"), "k": 1}})
+        ),
     ]);
     caller.run("one", steps, json!({}));
     worker.does("one#list", json!([1, 2]));
