@@ -220,12 +220,19 @@ async fn clear(desk: &Desk, call: &Invocation) -> Told {
         Status::parse(text).ok_or_else(|| invalid(format!("`status_filter`: `{text}` is no status")))
     });
     let status = status.transpose()?;
+    // What waits is cancelled last, so that it is still listed as that.
+    let all = vec![Status::Failed, Status::Dead, Status::Cancelled, Status::Queued];
+    let mut statuses = status.map_or(all, |status| vec![status]);
     let mut cleared = 0;
     let last = loop {
+        let status = statuses.first().copied();
         let queue = wish(desk, call, reason.as_deref(), Wish::ClearQueue { status }).await?;
         cleared += queue.cleared;
         if queue.cleared == 0 {
-            break queue;
+            statuses.remove(0);
+            if statuses.is_empty() {
+                break queue;
+            }
         }
     };
     told(&json!({
