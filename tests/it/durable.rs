@@ -398,6 +398,11 @@ fn clearing_takes_out_what_waits_and_never_what_runs() {
     assert_eq!(cleared["cleared_count"], 1, "{cleared}");
     assert!(ids(&caller.tell("task_list", json!({"status_filter": "failed"}))["tasks"]).is_empty());
     assert_eq!(caller.task_stands("fails"), "failed", "its history stays");
+    caller.submit("waits-3", "a", json!({}));
+    let cleared = caller.tell("queue_clear", json!({"confirm": true}));
+    assert_eq!(cleared["cleared_count"], 3, "two that were cancelled, and one that waits: {cleared}");
+    let listed = caller.tell("task_list", json!({}));
+    assert_eq!(ids(&listed["tasks"]), ["runs", "waits-3"], "{listed}");
     worker.complete(&tasks[1], json!(1));
     assert_eq!(caller.task_stands("runs"), "succeeded");
     ended_well(server, &data);
@@ -1007,7 +1012,8 @@ fn a_running_tool_is_stopped_by_a_cancel_and_by_its_timeout() {
 #[test]
 fn a_stop_leaves_what_the_node_ran_to_the_next_start() {
     let data = temp();
-    let again = r#"{"name":"wait_again","inputSchema":{"type":"object"},"annotations":{"idempotentHint":true}}"#;
+    let again =
+        r#"{"name":"wait_again","inputSchema":{"type":"object"},"annotations":{"idempotentHint":true}}"#;
     let upstream = Upstream::new(&["wait_once", again]);
     let server = serve(data.path(), &upstream.table("up", ""));
     let mut caller = Caller::new(&server);
