@@ -43,10 +43,13 @@ pub struct Engine {
     ledger: Ledger,
     salt: SaltKey,
     runner: String,
-    /// What runs now: by task, its fence and what stops it.
-    running: Mutex<HashMap<String, (u64, CancellationToken)>>,
+    /// What runs now, by task, and what stops it.
+    running: Mutex<HashMap<String, Running>>,
     lease: Duration,
 }
+
+/// An attempt under way, and what stops its call.
+type Running = (Arc<Trial>, CancellationToken);
 
 impl Engine {
     pub fn new(router: Router, salt: SaltKey, runner: String, lease: Duration) -> Arc<Self> {
@@ -143,9 +146,10 @@ impl Engine {
             task: handed.task.clone(),
             fence: handed.fence,
             ended: AtomicBool::new(false),
+            over: AtomicBool::new(false),
         });
         let cancel = CancellationToken::new();
-        self.running().insert(handed.task.clone(), (handed.fence, cancel.clone()));
+        self.running().insert(handed.task.clone(), (trial.clone(), cancel.clone()));
         let told = match request(&handed, &trial, cancel.clone()) {
             Some(request) => match self.router.call(request).await {
                 Ok(answer) => Some((Code::FailedPrecondition, false, answer.result.get().to_owned())),
@@ -187,7 +191,7 @@ impl Engine {
         let mut renewed = tokio::time::Instant::now();
         while stopping.run_until_cancelled(checks.tick()).await.is_some() {
             let attempts: Vec<(String, u64)> =
-                self.running().iter().map(|(task, (fence, _))| (task.clone(), *fence)).collect();
+                self.running().iter().map(|(task, (trial, _))| (task.clone(), trial.fence)).collect();
             if attempts.is_empty() {
                 renewed = tokio::time::Instant::now();
                 continue;
@@ -202,7 +206,8 @@ impl Engine {
                 Err(Stopped) => return,
             };
             for task in &over {
-                if let Some((_, cancel)) = self.running().get(task) {
+                if let Some((trial, cancel)) = self.running().get(task) {
+                    trial.over.store(true, Ordering::Release);
                     cancel.cancel();
                 }
             }
@@ -227,7 +232,7 @@ impl Engine {
         Command::Work(Box::new(Work { wish, actor: node(), cause: None, note: None }))
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<String, (u64, CancellationToken)>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

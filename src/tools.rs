@@ -99,6 +99,7 @@ pub fn all(desk: &Desk, audit: &Audit, base: Option<&str>) -> Vec<Builtin> {
         replaying::all(desk),
         workflows::all(desk),
         tasks::all(desk),
+        attempts::all(desk),
         queue::all(desk),
         workers::all(desk),
         schedules::all(desk),

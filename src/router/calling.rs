@@ -212,14 +212,13 @@ impl Router {
             output: Some(payload_ref(&output, role)),
             took_us: took.as_micros() as u64,
         };
-        let ends = attempt.is_some();
         let end = Command::End { end, output: Some(output), attempt: attempt.map(Box::new) };
         let sealed = match self.submit(end).await? {
             Ruling::Done(sealed) => sealed,
             _ => return Err(RpcError::internal()),
         };
         if let Some(trial) = trial {
-            trial.ended.store(ends, std::sync::atomic::Ordering::Release);
+            trial.ended.store(true, std::sync::atomic::Ordering::Release);
         }
         self.count(target, label, took);
         let record = Some(record(sealed, Some(cid)));

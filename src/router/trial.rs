@@ -3,7 +3,7 @@
 //! Invariants:
 //! - an attempt whose effect is not known says so: only what is repeatable is tried again then.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{call::Code, ledger::work::Attempt, router::Outcome};
 
@@ -13,8 +13,10 @@ pub struct Trial {
     pub worker: String,
     pub task: String,
     pub fence: u64,
-    /// Whether the call's ending was the attempt's.
+    /// Whether the call's ending is on record, and the attempt's with it where it has one.
     pub ended: AtomicBool,
+    /// Whether the attempt is to stop: its task is to be cancelled, or has ended without it.
+    pub over: AtomicBool,
 }
 
 impl Trial {
@@ -28,7 +30,8 @@ impl Trial {
             Outcome::Refused(refusal) => (refusal.code, refusal.retryable, false),
             Outcome::Transport { .. } => (Code::Unavailable, true, true),
             Outcome::TimedOut => (Code::DeadlineExceeded, true, true),
-            // Whoever stopped the call has ended the attempt, or is about to.
+            Outcome::Cancelled if self.over.load(Ordering::Acquire) => (Code::Cancelled, false, true),
+            // The node stops: the next start ends the attempt.
             Outcome::Cancelled => return None,
         };
         Some(Attempt {

@@ -995,9 +995,32 @@ fn a_running_tool_is_stopped_by_a_cancel_and_by_its_timeout() {
     upstream.reached("wait", 3);
     caller.tell("task_cancel", json!({"task_id": "asked"}));
     caller.tell("task_cancel", json!({"task_id": "forced", "force": true}));
+    let since = Instant::now();
     caller.task_until("asked", "cancelled");
+    assert!(since.elapsed() < Duration::from_secs(15), "no lease of 30 s is waited for");
     caller.task_until("slow", "timed_out");
     assert_eq!(caller.task_stands("forced"), "cancelled");
     upstream.reached("cancelled", 3);
+    ended_well(server, &data);
+}
+
+#[test]
+fn a_stop_leaves_what_the_node_ran_to_the_next_start() {
+    let data = temp();
+    let again = r#"{"name":"wait_again","inputSchema":{"type":"object"},"annotations":{"idempotentHint":true}}"#;
+    let upstream = Upstream::new(&["wait_once", again]);
+    let server = serve(data.path(), &upstream.table("up", ""));
+    let mut caller = Caller::new(&server);
+    for tool in ["wait_once", "wait_again"] {
+        caller.submit(tool, &format!("tool:up_{tool}"), json!({"payload": {}}));
+        upstream.reached(tool, 1);
+    }
+    assert!(server.stop().success());
+    upstream.write("go", "");
+    let server = serve(data.path(), &upstream.table("up", ""));
+    let mut caller = Caller::new(&server);
+    let failed = caller.task_until("wait_once", "failed");
+    assert_eq!(failed["error"]["code"], "interrupted", "{failed}");
+    caller.task_until("wait_again", "succeeded");
     ended_well(server, &data);
 }

@@ -39,10 +39,13 @@ impl Caller {
         Some(Self { connection: Connection::open(url)?, asked: 0 })
     }
 
-    /// What a tool answers; none where the connection broke before its answer was whole.
+    /// What a tool answers; none where the connection broke before its answer was whole, or the server stops.
     pub fn try_call(&mut self, tool: &str, arguments: &Value) -> Option<Value> {
         self.asked += 1;
         let answer = self.connection.ask(&modern(self.asked, "tools/call", call(tool, arguments)))?.json();
+        if answer["error"]["message"].as_str().is_some_and(|message| message.contains("is stopping")) {
+            return None;
+        }
         let told = &answer["result"]["structuredContent"];
         assert!(told.is_object(), "{tool} {arguments}: {answer}");
         Some(told.clone())
