@@ -111,7 +111,7 @@ impl Node {
         // Nobody else fills the shelf.
         let limits = limits(&setup.config.tasks);
         let desk = Desk::new(&router, &salt, limits);
-        let _ = shelf.set(Box::new(tools::workflows::Catalogue(desk.clone())));
+        let _ = shelf.set(Box::new(tools::planning::Catalogue(desk.clone())));
         if setup.builtins {
             let tools = tools::all(&desk, &audit, setup.base.as_deref());
             router.put(tools::offering(tools)).await?;

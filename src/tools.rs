@@ -4,8 +4,10 @@
 //! - a tool's definition is its file in `schemas/tools`, the same bytes a client lists;
 //! - results are `{success: true, ...}`, refusals `{success: false, error}`: never a bare text.
 
+pub mod attempts;
 pub mod catalogue;
 pub mod conformance;
+pub mod planning;
 pub mod provenance;
 pub mod queue;
 pub mod reading;

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - an entity is the fold of its events: what is loaded is what was there before.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 
@@ -43,8 +43,11 @@ impl Loading<'_> {
             holding.queue.charged(&key, until_ms, self.now_ms);
         }
         self.waiting(&mut holding)?;
+        // A run that has ended still hears of its tasks that run: they must not start again.
+        let mut runs = BTreeSet::new();
         for first in query::work::running_tasks(self.state)? {
             if let Some(task) = self.fold_from(first, Task::begun, Task::apply)? {
+                runs.extend(task.facts.run.clone());
                 holding.index(&task, self.now_ms);
                 holding.keep(task, None);
             }
@@ -60,8 +63,12 @@ impl Loading<'_> {
         }
         for first in query::work::open_runs(self.state)? {
             let subject = self.log.event_at(first)?.map(|event| event.fields().subject.clone());
-            let id = subject.as_deref().and_then(|subject| subject.strip_prefix("workflow/"));
-            if let Some(live) = id.map(|id| load_run(self.state, self.log, id)).transpose()?.flatten() {
+            runs.extend(
+                subject.as_deref().and_then(|subject| subject.strip_prefix("workflow/")).map(str::to_owned),
+            );
+        }
+        for id in runs {
+            if let Some(live) = load_run(self.state, self.log, &id)? {
                 holding.hold_run(live);
             }
         }

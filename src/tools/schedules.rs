@@ -17,11 +17,10 @@ use crate::{
     },
     router::Invocation,
     tools::{
-        Builtin, arguments,
+        Builtin, arguments, planning,
         reading::{self, time},
         tasks,
         work::{Denied, Desk, Told, internal, invalid, now_ms, seen, told, unexpected},
-        workflows,
     },
     workflow::plan::Fault,
 };
@@ -114,7 +113,7 @@ async fn workflow_of(desk: &Desk, schedule: &str, mut workflow: Map<String, Valu
         return Err(Denied::faulty("`workflow`", faults));
     }
     workflow.insert("workflow_id".to_owned(), json!(schedule));
-    let planned = workflows::checked(desk, "`workflow`", workflow).await?;
+    let planned = planning::checked(desk, "`workflow`", workflow).await?;
     Ok(Made::Workflow {
         plan: planned.plan,
         inputs: planned.inputs.to_string(),

@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 use crate::{
     harness::{Server, temp},
     record::{self, until},
+    speech::{ask, keyed},
     upstream::{Upstream, serve},
     work::{Caller, Worker, claims_ms, history, ids, kinds},
 };
 
 /// Leases short enough to wait for.
-const SHORT_LEASES: &str = "[tasks]\nlease_ms = 200\n";
+const SHORT_LEASES: &str = "[tasks]\nlease_ms = 1000\n";
 
 fn quiet(data: &tempfile::TempDir) -> Server {
     Server::start(data.path(), &[])
@@ -234,9 +235,9 @@ fn heartbeats_keep_a_task_far_beyond_its_first_lease() {
     let mut worker = Worker::register(&server, "w", &["a"], 5);
     let task = worker.take();
     let since = Instant::now();
-    until("four leases", || {
+    until("more than two leases", || {
         worker.beat(&task);
-        (since.elapsed() > Duration::from_millis(800)).then_some(())
+        (since.elapsed() > Duration::from_millis(2_200)).then_some(())
     });
     worker.complete(&task, json!(null));
     assert_eq!(caller.task("t")["attempt"], 1);
@@ -675,7 +676,7 @@ fn a_worker_that_leaves_at_once_gives_back_what_it_has() {
 #[test]
 fn a_worker_that_is_not_heard_of_is_lost_and_welcome_again() {
     let data = temp();
-    let server = serve(data.path(), "[tasks]\nlease_ms = 100\n");
+    let server = serve(data.path(), "[tasks]\nlease_ms = 700\n");
     let mut caller = Caller::new(&server);
     caller.submit("t", "a", json!({}));
     let mut worker = Worker::register(&server, "w", &["a"], 5);
@@ -899,5 +900,104 @@ fn a_schedule_fires_each_tick_once_over_a_kill_too_and_stops_when_deleted() {
         crate::work::put(&mut asked, bad);
         caller.refused("schedule_create", asked, "invalid_argument");
     }
+    ended_well(server, &data);
+}
+
+#[test]
+fn a_schedule_counts_what_it_missed_and_may_make_runs() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let steps = json!([{"step_id": "s", "action": "tools_list_categories"}]);
+    caller.tell(
+        "schedule_create",
+        json!({"schedule_id": "runs", "every_ms": 1000, "catch_up": false,
+                                          "workflow": {"name": "tick", "steps": steps}}),
+    );
+    let fired = |data: &tempfile::TempDir| {
+        let ticks = record::events(data.path()).into_iter().filter_map(|event| match event.body() {
+            Some(Body::ScheduleFired(facts)) => Some((facts.at_ms, facts.missed)),
+            _ => None,
+        });
+        ticks.collect::<Vec<(u64, u64)>>()
+    };
+    until("the first tick", || (!fired(&data).is_empty()).then_some(()));
+    server.kill();
+    let down = Instant::now();
+    until("two ticks to be missed", || (down.elapsed() > Duration::from_millis(2_300)).then_some(()));
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    until("a tick after that", || (fired(&data).iter().any(|(_, missed)| *missed > 0)).then_some(()));
+    caller.tell("schedule_delete", json!({"schedule_id": "runs"}));
+    let ticks = fired(&data);
+    for two in ticks.windows(2) {
+        assert_eq!(two[1].0 - two[0].0, 1000 * (1 + two[1].1), "{ticks:?}");
+    }
+    let runs = caller.tell("workflow_list", json!({}));
+    assert_eq!(runs["total_count"].as_u64(), Some(ticks.len() as u64), "{runs}");
+    until("the end of all runs", || {
+        let ended = caller.tell("workflow_list", json!({"status_filter": "succeeded"}));
+        (ended["total_count"] == runs["total_count"]).then_some(())
+    });
+    ended_well(server, &data);
+}
+
+#[test]
+fn a_task_whose_tool_is_gone_waits_until_it_is_offered_again() {
+    let data = temp();
+    let upstream = Upstream::new(&["count"]);
+    let server = serve(data.path(), &upstream.table("up", ""));
+    let mut caller = Caller::new(&server);
+    caller.tell("queue_pause", json!({}));
+    caller.submit("t", "tool:up_count", json!({"payload": {}}));
+    assert!(server.stop().success());
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    caller.tell("queue_resume", json!({}));
+    caller.submit("other", "tool:tools_list_categories", json!({"payload": {}}));
+    caller.task_until("other", "succeeded");
+    assert_eq!(caller.task_stands("t"), "queued");
+    server.kill();
+    let server = serve(data.path(), &upstream.table("up", ""));
+    Caller::new(&server).task_until("t", "succeeded");
+    ended_well(server, &data);
+}
+
+#[test]
+fn a_claim_whose_answer_was_lost_is_answered_again_by_its_key() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    caller.submit("t", "a", json!({}));
+    Worker::register(&server, "w", &["a"], 5);
+    let claim = || keyed("task_claim", &json!({"worker_id": "w"}), "claim-1");
+    let first = ask(&server, "tools/call", claim());
+    server.kill();
+    let server = quiet(&data);
+    let again = ask(&server, "tools/call", claim());
+    let tasks = |answer: &Value| answer["result"]["structuredContent"]["tasks"].clone();
+    assert_eq!(tasks(&again), tasks(&first));
+    assert_eq!(ids(&tasks(&again)), ["t"]);
+    ended_well(server, &data);
+}
+
+#[test]
+fn a_running_tool_is_stopped_by_a_cancel_and_by_its_timeout() {
+    let data = temp();
+    let upstream = Upstream::new(&["wait"]);
+    let server = serve(data.path(), &upstream.table("up", ""));
+    let mut caller = Caller::new(&server);
+    for (id, more) in [("asked", json!({})), ("forced", json!({})), ("slow", json!({"timeout_ms": 1500}))] {
+        let mut more = more;
+        crate::work::put(&mut more, json!({"payload": {}}));
+        caller.submit(id, "tool:up_wait", more);
+    }
+    upstream.reached("wait", 3);
+    caller.tell("task_cancel", json!({"task_id": "asked"}));
+    caller.tell("task_cancel", json!({"task_id": "forced", "force": true}));
+    caller.task_until("asked", "cancelled");
+    caller.task_until("slow", "timed_out");
+    assert_eq!(caller.task_stands("forced"), "cancelled");
+    upstream.reached("cancelled", 3);
     ended_well(server, &data);
 }

@@ -9,7 +9,7 @@ use std::{
     io::Write,
     path::Path,
     sync::{
-        Mutex, MutexGuard,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
@@ -33,6 +33,8 @@ const WORKERS: usize = 3;
 const SUBMITTERS: usize = 2;
 /// What one submitter asks for in one round, at most.
 const SUBMISSIONS_MAX: usize = 6;
+/// Of so many that were accepted last, one is meddled with.
+const LATEST: usize = 12;
 /// Answers of all kinds after which a round is killed at the latest.
 const ANSWERS_MAX: usize = 80;
 /// How long a round goes on though its answers do not come.
@@ -57,6 +59,8 @@ struct World {
 struct Known {
     /// Accepted tasks and runs, with what was asked for.
     accepted: BTreeMap<String, Value>,
+    /// The same in the order of their answers.
+    order: Vec<String>,
     /// Asked for without an answer: asked for again.
     unsure: Vec<(&'static str, Value)>,
     /// Runs and tasks whose cancel was answered, and when.
@@ -69,11 +73,18 @@ struct Known {
 
 impl World {
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().expect("nobody who holds it panics")
+        // A caller that fails says so itself; the others go on until the round ends.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::SeqCst)
+    }
+
+    fn accept(&self, asked: Value) {
+        let (id, mut known) = (id_of(&asked).to_owned(), self.known());
+        known.order.push(id.clone());
+        known.accepted.insert(id, asked);
     }
 
     fn answered(&self) {
@@ -170,7 +181,7 @@ fn submit(url: &str, world: &World, round: usize, number: usize, random: &mut Ra
             return world.known().unsure.push((tool, asked));
         };
         assert_eq!(told["success"], true, "{asked}: {told}");
-        world.known().accepted.insert(id_of(&asked).to_owned(), asked);
+        world.accept(asked);
         world.answered();
     }
 }
@@ -181,8 +192,8 @@ fn meddle(url: &str, world: &World, random: &mut Random) {
     loop {
         let some: Vec<(String, bool)> = {
             let known = world.known();
-            let latest = known.accepted.iter().rev().take(40);
-            latest.map(|(id, asked)| (id.clone(), asked["steps"].is_array())).collect()
+            let latest = known.order.iter().rev().take(LATEST);
+            latest.map(|id| (id.clone(), known.accepted[id]["steps"].is_array())).collect()
         };
         if some.is_empty() {
             thread::sleep(Duration::from_millis(5));
@@ -379,6 +390,13 @@ fn fifty_kills_under_a_mixed_load_lose_nothing_and_repeat_nothing_that_may_not_b
     for (task, fence) in &known.completed {
         assert_eq!(story.successes.get(task), Some(fence), "the answered completion of {task} is lost");
     }
+    let count = |kind: &str| events.iter().filter(|event| record::kind(event) == kind).count();
+    for kind in
+        ["task.lease_expired", "task.interrupted", "task.cancelled", "workflow.cancelled", "call.interrupted"]
+    {
+        println!("{kind}: {}", count(kind));
+        assert!(count(kind) > 0, "the kills missed the load: no {kind}");
+    }
     check_effects(&story, &Effects::read(&effects_path), &upstream.calls());
 
     let before = record::digests(data.path());
@@ -405,7 +423,7 @@ fn settle(server: Server, world: &World) {
     let unsure = std::mem::take(&mut world.known().unsure);
     for (tool, asked) in unsure {
         caller.tell(tool, asked.clone());
-        world.known().accepted.insert(id_of(&asked).to_owned(), asked);
+        world.accept(asked);
     }
     let deadline = Instant::now() + SETTLE_MAX;
     loop {
