@@ -142,11 +142,11 @@ pub fn calls_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, S
          kinds (id) AS MATERIALIZED (SELECT id FROM word WHERE text IN ({})),
          made (seq) AS (
            SELECT edge.child FROM task CROSS JOIN entry AS turn ON turn.subject = task.id AND turn.subject <> turn.seq
-             CROSS JOIN edge ON edge.parent = turn.seq CROSS JOIN entry ON entry.seq = edge.child
-             WHERE task.run = ?1 AND entry.kind IN kinds
+             CROSS JOIN edge ON edge.parent = turn.seq
+             WHERE task.run = ?1 AND (SELECT kind FROM entry WHERE seq = edge.child) IN kinds
            UNION
            SELECT edge.child FROM made CROSS JOIN edge ON edge.parent = made.seq
-             CROSS JOIN entry ON entry.seq = edge.child WHERE entry.kind IN kinds)
+             WHERE (SELECT kind FROM entry WHERE seq = edge.child) IN kinds)
          SELECT seq FROM made ORDER BY seq",
         kinds.join(",")
     );
