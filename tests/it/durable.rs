@@ -1007,7 +1007,8 @@ fn a_running_tool_is_stopped_by_a_cancel_and_by_its_timeout() {
 #[test]
 fn a_stop_leaves_what_the_node_ran_to_the_next_start() {
     let data = temp();
-    let again = r#"{"name":"wait_again","inputSchema":{"type":"object"},"annotations":{"idempotentHint":true}}"#;
+    let again =
+        r#"{"name":"wait_again","inputSchema":{"type":"object"},"annotations":{"idempotentHint":true}}"#;
     let upstream = Upstream::new(&["wait_once", again]);
     let server = serve(data.path(), &upstream.table("up", ""));
     let mut caller = Caller::new(&server);
