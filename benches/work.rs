@@ -334,12 +334,15 @@ async fn walk(client: &Client, steps: usize) {
     }
 }
 
+/// Runs under way: the steps each has left, and who waits for its end.
+type Open = HashMap<String, (usize, Arc<Notify>)>;
+
 /// Steps a second of many small chains.
 fn flows() -> f64 {
     let bench = Bench::new();
     let begun = Instant::now();
     runtime().block_on(async {
-        let open: Arc<Mutex<HashMap<String, (usize, Arc<Notify>)>>> = Arc::default();
+        let open: Arc<Mutex<Open>> = Arc::default();
         let left = Arc::new(AtomicU64::new((FLOWS * FLOW_STEPS) as u64));
         let mut tasks = Vec::new();
         for n in 0..WORKERS {

@@ -13,6 +13,7 @@ pub mod queue;
 pub mod reading;
 pub mod replaying;
 pub mod schedules;
+pub mod steering;
 pub mod tasks;
 pub mod work;
 pub mod workers;

@@ -76,8 +76,7 @@ impl Writer {
 
     pub(super) fn settle_runs(&mut self, draft: &mut Draft) -> Result<(), Fault> {
         while let Some(id) = self.holding.dirty.pop() {
-            loop {
-                let Some(live) = self.holding.runs.get(&id) else { break };
+            while let Some(live) = self.holding.runs.get(&id) {
                 let reading = Reading { writer: self, draft };
                 let decisions = live.run.decide(&reading, self.now_ms());
                 if decisions.is_empty() {

@@ -39,6 +39,9 @@ use crate::{
 /// Commits that may wait for the fold; then the writer waits too.
 const FOLD_BACKLOG: usize = 64;
 
+/// Events from which on the state's tables are worth statistics.
+const STATISTICS_MIN: u64 = 100_000;
+
 /// How a ledger is run.
 #[derive(Clone)]
 pub struct Settings {
@@ -154,7 +157,10 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
         return Err(OpenError::Forked { signed: size });
     }
     erase_again(folder.state(), log.as_mut(), reader.as_ref())?;
-    folder.state().execute_batch("PRAGMA optimize").map_err(StateError::from)?;
+    // Statistics of a few rows mislead the planner once there are many.
+    if folder.applied() >= STATISTICS_MIN {
+        folder.state().execute_batch("PRAGMA optimize").map_err(StateError::from)?;
+    }
 
     let about = About { log: Block::encode(&genesis).cid(), origin: genesis.origin, vkey: signer.vkey() };
     let working = working(folder.state(), reader.as_ref())?;

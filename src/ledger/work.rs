@@ -145,6 +145,7 @@ pub enum Wish {
 }
 
 /// What a schedule makes at each of its ticks, as it was checked when the schedule was made.
+#[expect(clippy::large_enum_variant, reason = "there are few schedules, and most make tasks")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Made {
     Task {

@@ -142,11 +142,11 @@ pub fn calls_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, S
          kinds (id) AS MATERIALIZED (SELECT id FROM word WHERE text IN ({})),
          made (seq) AS (
            SELECT edge.child FROM task CROSS JOIN entry AS turn ON turn.subject = task.id AND turn.subject <> turn.seq
-             CROSS JOIN edge ON edge.parent = turn.seq CROSS JOIN entry ON entry.seq = edge.child
-             WHERE task.run = ?1 AND entry.kind IN kinds
+             CROSS JOIN edge ON edge.parent = turn.seq
+             WHERE task.run = ?1 AND (SELECT kind FROM entry WHERE seq = edge.child) IN kinds
            UNION
            SELECT edge.child FROM made CROSS JOIN edge ON edge.parent = made.seq
-             CROSS JOIN entry ON entry.seq = edge.child WHERE entry.kind IN kinds)
+             WHERE (SELECT kind FROM entry WHERE seq = edge.child) IN kinds)
          SELECT seq FROM made ORDER BY seq",
         kinds.join(",")
     );
@@ -227,6 +227,16 @@ pub fn of_status(state: &Connection, status: &str, max: u64) -> Result<Vec<u64>,
     let sql = "SELECT id FROM task WHERE status = ?1 AND cleared = 0 ORDER BY id LIMIT ?2";
     let mut statement = state.prepare_cached(sql)?;
     let rows = statement.query_map(params![status, max], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The task of each rate key that started last, by the seq of its submission.
+pub fn rated(state: &Connection) -> Result<Vec<(String, u64)>, StateError> {
+    // The other column of a row with `max` is that row's own.
+    let sql = "SELECT rate_key, id, max(started_ms) FROM task
+               WHERE rate_key IS NOT NULL AND started_ms IS NOT NULL GROUP BY rate_key";
+    let mut statement = state.prepare(sql)?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

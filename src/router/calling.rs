@@ -170,7 +170,8 @@ impl Router {
         }
     }
 
-    /// Records how a call ended, and tells it.
+    /// Records how a call ended, and the attempt that it was, and tells it.
+    #[expect(clippy::too_many_arguments, reason = "all that is known of a call when it ends")]
     async fn end(
         &self,
         id: String,

@@ -179,7 +179,7 @@ async fn status(desk: &Desk, call: &Invocation) -> Told {
 }
 
 fn dead_reason(task: &Task) -> Option<&'static str> {
-    (task.status == Status::Dead).then(|| match task.code.as_deref() {
+    (task.status == Status::Dead).then_some(match task.code.as_deref() {
         Some(POISON) => POISON,
         _ => RETRIES_SPENT,
     })

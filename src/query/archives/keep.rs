@@ -76,10 +76,10 @@ pub fn keep<R: Read>(
     }
     let dir = dir.join(DIRECTORY);
     DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-    if fs::read_dir(&dir)?.count() >= ARCHIVES_MAX {
+    let file = dir.join(format!("{}.{EXTENSION}", archive.root()));
+    if !file.exists() && fs::read_dir(&dir)?.count() >= ARCHIVES_MAX {
         return Err(KeepError::TooMany);
     }
-    let file = dir.join(format!("{}.{EXTENSION}", archive.root()));
     // A crash leaves a part that nobody reads; the next import of the same archive begins it anew.
     let part = file.with_extension("part");
     let kept = write(archive, manifest, subject, &part, step).and_then(|(events, blocks)| {

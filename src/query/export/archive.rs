@@ -162,7 +162,7 @@ impl View {
             // One entity that is no run.
             Seqs::Fitting { gapless: false, .. } => BTreeSet::new(),
         };
-        let plan = |number| Ok(self.log.block_named(number)?.ok_or_else(|| corrupt("a plan is missing"))?);
+        let plan = |number| self.log.block_named(number)?.ok_or_else(|| corrupt("a plan is missing"));
         numbers.into_iter().map(plan).collect()
     }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{Counts, Worker, history::Minute};
 use crate::{
     query::{QueryError, View},
-    state::work::QUEUED,
+    state::work::{EVERY_TASK, QUEUED},
     task::{Limits, Moment},
 };
 
@@ -77,14 +77,16 @@ impl View {
     fn ready(&self, now_ms: u64) -> Result<Vec<(String, u64)>, QueryError> {
         let mut first = self.state.prepare_cached(
             "SELECT class, min(ready_ms)
-             FROM (SELECT class, ready_ms FROM task WHERE cleared = 0 AND status = ?1 AND priority = ?2 ORDER BY id LIMIT ?3)
-             WHERE ready_ms <= ?4 GROUP BY class",
+             FROM (SELECT task AS id FROM task_listed WHERE tag = ?1 AND status = ?2 AND priority = ?3 ORDER BY 1 LIMIT ?4)
+               AS first CROSS JOIN task ON task.id = first.id
+             WHERE ready_ms <= ?5 GROUP BY class",
         )?;
         let mut since: BTreeMap<u64, u64> = BTreeMap::new();
-        let mut priorities =
-            self.state.prepare_cached("SELECT priority FROM task_tally WHERE status = ?1 AND n > 0")?;
-        for priority in priorities.query_map([QUEUED], |row| row.get::<_, u64>(0))? {
-            let mut rows = first.query(params![QUEUED, priority?, LOOK_MAX, now_ms])?;
+        let mut priorities = self
+            .state
+            .prepare_cached("SELECT priority FROM task_tally WHERE tag = ?1 AND status = ?2 AND n > 0")?;
+        for priority in priorities.query_map(params![EVERY_TASK, QUEUED], |row| row.get::<_, u64>(0))? {
+            let mut rows = first.query(params![EVERY_TASK, QUEUED, priority?, LOOK_MAX, now_ms])?;
             while let Some(row) = rows.next()? {
                 let (class, ready_ms): (u64, u64) = (row.get(0)?, row.get(1)?);
                 since.entry(class).and_modify(|since| *since = ready_ms.min(*since)).or_insert(ready_ms);
