@@ -7,6 +7,7 @@
 mod board;
 mod calling;
 pub mod capture;
+mod keeping;
 pub mod lane;
 pub mod metadata;
 mod telling;

@@ -75,13 +75,6 @@ struct Content {
     capture: Capture,
 }
 
-/// What of a tool's input and answer may be kept.
-struct Keeping {
-    secrets: Paths,
-    marked: Paths,
-    capture: Capture,
-}
-
 impl Router {
     /// Runs a request to its recorded answer. Must not be dropped midway: [`Router::call`] sees to that.
     pub(super) async fn run(&self, request: Request) -> Result<Answer, RpcError> {
@@ -362,33 +355,6 @@ impl Router {
             self.seal(&kept.text)?,
             Content { echoes: kept.secrets, marked: keeping.marked, refusal, capture },
         ))
-    }
-
-    /// What of a tool's content may be kept; of a tool that calls another, no more than of that one.
-    fn keeping(&self, entry: &Entry, input: &Value) -> Keeping {
-        let captures = &self.inner.parts.captures;
-        let own = Keeping {
-            secrets: entry.secrets.clone(),
-            marked: entry.output_secrets.clone(),
-            capture: captures.of(&entry.tool.name),
-        };
-        let called = input.get("tool").and_then(Value::as_str).filter(|_| entry.dispatches);
-        let Some(called) = called.and_then(|name| self.tool(name)) else { return own };
-        let params = input.get("params").unwrap_or(&Value::Null);
-        let inner = if called.dispatches {
-            self.keeping(&called, params)
-        } else {
-            Keeping {
-                secrets: called.secrets.clone(),
-                marked: called.output_secrets.clone(),
-                capture: captures.of(&called.tool.name),
-            }
-        };
-        Keeping {
-            secrets: inner.secrets.below("params", &own.secrets),
-            marked: inner.marked.and(&own.marked),
-            capture: inner.capture.max(own.capture),
-        }
     }
 
     /// The wish to try a call, but for its input and what forbids it.
