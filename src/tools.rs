@@ -98,6 +98,7 @@ pub fn all(desk: &Desk, audit: &Audit, base: Option<&str>) -> Vec<Builtin> {
         provenance::all(audit, base),
         replaying::all(desk),
         workflows::all(desk),
+        steering::all(desk),
         tasks::all(desk),
         attempts::all(desk),
         queue::all(desk),
