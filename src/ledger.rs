@@ -55,6 +55,8 @@ pub enum Command {
     Retain { source: String, names: Vec<String>, actor: Actor },
     /// Try a call. `refused` is the answer to record where `start.refusal` is set.
     Start { start: Box<Start>, input: Option<SealedPayload>, refused: Option<SealedPayload> },
+    /// Try a call whose whole effect is a change of durable work: both become true together.
+    Begin { start: Box<Command>, work: Box<Work> },
     /// End a running call, and the attempt it was made for.
     End { end: End, output: Option<SealedPayload>, attempt: Option<Box<Attempt>> },
     /// Change durable work.
@@ -81,6 +83,8 @@ pub enum Ruling {
     Published { cid: Cid, contract: Box<Contract>, new: bool },
     /// Run the call; its start is this event.
     Run(Sealed),
+    /// The call has begun, and this was ruled about what it asks.
+    Began { started: Sealed, ruled: Box<Ruling> },
     /// The call was recorded as refused; its ending is this event.
     Refused(Sealed),
     /// The first answer to the same idempotency key.
@@ -100,6 +104,7 @@ impl Ruling {
     pub fn seq(&self) -> Option<u64> {
         match self {
             Self::Run(sealed) | Self::Refused(sealed) | Self::Done(sealed) => Some(sealed.seq),
+            Self::Began { started, ruled } => Some(ruled.seq().unwrap_or(started.seq)),
             Self::Answered(ending) => Some(ending.seq),
             Self::Published { .. } | Self::Worked(_) | Self::Denied(_) | Self::Unchanged => None,
         }

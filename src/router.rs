@@ -28,7 +28,7 @@ use crate::{
     block::{Cid, payload::SaltKey, splice},
     call::Refusal,
     event::Actor,
-    ledger::{Ledger, Stopped},
+    ledger::{Ledger, Ruling, Stopped, work::Work},
     metrics::Metrics,
     router::{
         board::Board,
@@ -170,6 +170,8 @@ pub struct Invocation {
     pub cancel: CancellationToken,
     /// The call's `call.started` event.
     pub started: Option<Cid>,
+    /// What was ruled with its start about what it was foretold to ask.
+    pub ruled: Arc<std::sync::Mutex<Option<Ruling>>>,
 }
 
 /// What came of running something: three failures stay apart (transport, JSON-RPC error, `isError`).
@@ -205,6 +207,12 @@ impl Outcome {
 pub trait Run: Send + Sync {
     /// Runs to an outcome. Stops early when `invocation.cancel` fires.
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome>;
+
+    /// The change of durable work that is all this call does, where that can be told before it starts. It is ruled
+    /// with the start, in one commit, and handed to the run as [`Invocation::ruled`].
+    fn foretell(&self, _invocation: &Invocation) -> Option<Work> {
+        None
+    }
 }
 
 /// A tool as offered to callers.

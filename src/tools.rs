@@ -28,6 +28,7 @@ use crate::{
     audit::{Audit, Chain, Unanswered},
     block::splice,
     call::{Code, Refusal},
+    ledger::work::Work,
     query::QueryError,
     router::{BoxFuture, Invocation, Offered, Offering, Outcome, RpcError, Run, lane, metadata::Hints},
     tools::work::Desk,
@@ -125,6 +126,10 @@ fn refusal(err: Unanswered) -> Refusal {
 struct Dispatch(HashMap<String, Arc<dyn Run>>);
 
 impl Run for Dispatch {
+    fn foretell(&self, invocation: &Invocation) -> Option<Work> {
+        self.0.get(&invocation.name)?.foretell(invocation)
+    }
+
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
         match self.0.get(&invocation.name) {
             Some(run) => run.run(invocation),

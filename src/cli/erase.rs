@@ -48,6 +48,7 @@ pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
         Ruling::Published { .. }
         | Ruling::Worked(_)
         | Ruling::Run(_)
+        | Ruling::Began { .. }
         | Ruling::Refused(_)
         | Ruling::Answered(_) => {
             anyhow::bail!("the ledger answered something else; nothing is known to be erased")

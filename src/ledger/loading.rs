@@ -52,9 +52,6 @@ impl Loading<'_> {
                 holding.keep(task, None);
             }
         }
-        if rates.default.is_some() || !rates.keys.is_empty() {
-            self.rates(&mut holding)?;
-        }
         for query::work::Worker { id, .. } in query::work::workers(self.state)? {
             if let Some(mut worker) = self.fold(&crate::worker::subject(&id), Worker::begun, Worker::apply)? {
                 // Nobody was heard while the node was down; their silence counts from now.
@@ -87,23 +84,6 @@ impl Loading<'_> {
             holding.queue.pause();
         }
         Ok(holding)
-    }
-
-    /// Tells the queue when each rate key next allows a claim, as its last claim recorded it.
-    fn rates(&self, holding: &mut Holding) -> Result<(), OpenError> {
-        for (key, first) in query::work::rated(self.state)? {
-            let mut until_ms = None;
-            for seq in query::work::events_from(self.state, first)? {
-                if let Some(Body::TaskClaimed(facts)) = self.log.event_at(seq)?.and_then(|event| event.body())
-                {
-                    until_ms = facts.rate_until_ms;
-                }
-            }
-            if let Some(until_ms) = until_ms {
-                holding.queue.charged(&key, until_ms, self.now_ms);
-            }
-        }
-        Ok(())
     }
 
     /// Tells runs of those they wait for that have ended.

@@ -23,7 +23,9 @@ use crate::{
         Actor, Body, Event, EventError, Fact, PayloadRef, Role,
         body::{AccessExported, PayloadErased},
     },
-    ledger::{Ask, Command, Ruling, Sealed, Shelf, claims::Answer, holding::Holding, sealer::Sealer},
+    ledger::{
+        Ask, Command, Ruling, Sealed, Shelf, claims::Answer, holding::Holding, sealer::Sealer, work::Work,
+    },
     log::{Batch, Log, LogError, Reader, Stored},
     metrics::Metrics,
     query,
@@ -183,9 +185,25 @@ impl Writer {
         Ok(Some((reply, self.rule(command, draft).or_else(unsealed)?)))
     }
 
+    /// Starts a call and changes what it asks to change, unless the start is refused or answered already.
+    fn begin(&mut self, start: Command, work: Work, draft: &mut Draft) -> Result<Ruling, Fault> {
+        let started = match self.rule(start, draft)? {
+            Ruling::Run(started) => started,
+            other => return Ok(other),
+        };
+        let ruled = match self.work(Work { cause: Some(started.cid), ..work }, draft) {
+            Ok(Answer::Now(ruling)) => ruling,
+            // Claims are not foretold; one that were would find nothing.
+            Ok(Answer::Later(_)) => Ruling::Unchanged,
+            Err(fault) => unsealed(fault)?,
+        };
+        Ok(Ruling::Began { started, ruled: Box::new(ruled) })
+    }
+
     /// The ruling of a command that an earlier owner committed and could not answer.
     fn ruled(&self, command: &Command) -> Result<Option<Ruling>, Fault> {
         let id = match command {
+            Command::Begin { start, .. } => return self.ruled(start),
             Command::Start { start, .. } => &start.id,
             Command::End { end, .. } => &end.id,
             // These rule the same when they are ruled again.
@@ -220,6 +238,7 @@ impl Writer {
         match command {
             Command::Start { start, input, refused } => self.start(*start, input, refused, draft),
             Command::End { end, output, attempt } => self.end(&end, output, attempt.as_deref(), draft),
+            Command::Begin { start, work } => self.begin(*start, *work, draft),
             Command::Work(_) => Ok(Ruling::Unchanged),
             Command::Recover { runners } => self.recover(&runners, draft),
             Command::Publish { contract, actor } => self.publish(contract, &actor, draft),

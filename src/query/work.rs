@@ -230,16 +230,6 @@ pub fn of_status(state: &Connection, status: &str, max: u64) -> Result<Vec<u64>,
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The task of each rate key that started last, by the seq of its submission.
-pub fn rated(state: &Connection) -> Result<Vec<(String, u64)>, StateError> {
-    // The other column of a row with `max` is that row's own.
-    let sql = "SELECT rate_key, id, max(started_ms) FROM task
-               WHERE rate_key IS NOT NULL AND started_ms IS NOT NULL GROUP BY rate_key";
-    let mut statement = state.prepare(sql)?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
 /// Runs that have not ended, by the seq of their submission.
 pub fn open_runs(state: &Connection) -> Result<Vec<u64>, StateError> {
     numbers(state, &format!("SELECT id FROM workflow WHERE status < {RUN_SUCCEEDED} ORDER BY id"))

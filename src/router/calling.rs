@@ -6,7 +6,7 @@
 
 use std::{
     borrow::Cow,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -112,8 +112,18 @@ impl Router {
             ..self.wish(id.clone(), &request, &target)
         };
         let start = Command::Start { start: Box::new(start), input: Some(sealed_input), refused };
-        let started = match self.submit(start).await? {
-            Ruling::Run(started) => started,
+        let unstarted = invocation(&request, &target, None, request.cancel.clone(), None);
+        let foretold = match &content.refusal {
+            None => target.run.foretell(&unstarted),
+            Some(_) => None,
+        };
+        let command = match foretold {
+            Some(work) => Command::Begin { start: Box::new(start), work: Box::new(work) },
+            None => start,
+        };
+        let (started, ruled) = match self.submit(command).await? {
+            Ruling::Run(started) => (started, None),
+            Ruling::Began { started, ruled } => (started, Some(*ruled)),
             Ruling::Refused(sealed) => {
                 self.count(&target, "refused", Duration::ZERO);
                 let refusal = content.refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
@@ -135,19 +145,26 @@ impl Router {
         };
 
         let begun = Instant::now();
-        let outcome = self.effect(&request, &target, place, started.cid).await;
+        let outcome = self.effect(&request, &target, place, started.cid, ruled).await;
         let trial = request.attempt.as_deref();
         self.end(id, outcome, &target, &content, begun.elapsed(), trial, &record).await
     }
 
     /// Waits for a turn and runs the tool; a call that is told to stop gets its grace to do so.
-    async fn effect(&self, request: &Request, target: &Target, place: &Place, started: Cid) -> Outcome {
+    async fn effect(
+        &self,
+        request: &Request,
+        target: &Target,
+        place: &Place,
+        started: Cid,
+        ruled: Option<Ruling>,
+    ) -> Outcome {
         let span = tracing::info_span!("call", tool = target.recorded_name, event = %started);
         let priority = target.entry.as_ref().map_or(PRIORITY, |entry| entry.metadata.priority);
         let turn = async {
             // Shared with work that cannot be stopped: its thread holds the turn until it is done.
             let turn = Arc::new(place.turn(priority).await);
-            self.attempt(request, target, &place.lane, &turn, started).await
+            self.attempt(request, target, &place.lane, &turn, (started, ruled)).await
         };
         let told_to_stop = async {
             tokio::select! {
@@ -228,7 +245,7 @@ impl Router {
         target: &Target,
         lane: &Lane,
         turn: &Arc<Turn>,
-        started: Cid,
+        (started, mut ruled): (Cid, Option<Ruling>),
     ) -> Outcome {
         let limit = target.entry.as_ref().and_then(|entry| entry.metadata.timeout_ms);
         let limit = limit.map_or(lane.bounds.timeout, Duration::from_millis);
@@ -242,7 +259,7 @@ impl Router {
         let mut tried = 0;
         loop {
             let cancel = request.cancel.child_token();
-            let invocation = invocation(request, target, started, cancel.clone());
+            let invocation = invocation(request, target, Some(started), cancel.clone(), ruled.take());
             let outcome = lane.run(turn, &target.run, invocation);
             let outcome = match tokio::time::timeout_at(deadline, outcome).await {
                 Ok(outcome) => outcome,
@@ -450,7 +467,13 @@ fn join(lane: Option<&Arc<Lane>>, name: &str) -> Result<Place, Refusal> {
     })
 }
 
-fn invocation(request: &Request, target: &Target, started: Cid, cancel: CancellationToken) -> Invocation {
+fn invocation(
+    request: &Request,
+    target: &Target,
+    started: Option<Cid>,
+    cancel: CancellationToken,
+    ruled: Option<Ruling>,
+) -> Invocation {
     Invocation {
         method: request.method,
         name: target.inner.clone(),
@@ -459,6 +482,7 @@ fn invocation(request: &Request, target: &Target, started: Cid, cancel: Cancella
         client: request.client.clone(),
         progress_token: request.meta.progress_token.clone(),
         cancel,
-        started: Some(started),
+        started,
+        ruled: Arc::new(Mutex::new(ruled)),
     }
 }

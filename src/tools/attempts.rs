@@ -8,31 +8,40 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
 use crate::{
+    call::Refusal,
     ledger::work::{Wish, Worked},
     router::Invocation,
     task::Status,
     tools::{
         Builtin, arguments,
         reading::time,
-        work::{Desk, Given, Told, invalid, told, unexpected},
+        work::{Desk, Foretells, Given, Told, invalid, told, unexpected},
     },
 };
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("tasks", definition, does);
+    let asking =
+        |definition, does, foretells: Foretells| desk.foretelling("tasks", definition, does, Some(foretells));
     vec![
         tool(include_str!("../../schemas/tools/task_claim.json"), |desk, call| {
             Box::pin(async move { claim(&desk, &call).await })
         }),
-        tool(include_str!("../../schemas/tools/task_heartbeat.json"), |desk, call| {
-            Box::pin(async move { heartbeat(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/task_complete.json"), |desk, call| {
-            Box::pin(async move { complete(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/task_fail.json"), |desk, call| {
-            Box::pin(async move { fail(&desk, &call).await })
-        }),
+        asking(
+            include_str!("../../schemas/tools/task_heartbeat.json"),
+            |desk, call| Box::pin(async move { heartbeat(&desk, &call).await }),
+            renewing,
+        ),
+        asking(
+            include_str!("../../schemas/tools/task_complete.json"),
+            |desk, call| Box::pin(async move { complete(&desk, &call).await }),
+            completing,
+        ),
+        asking(
+            include_str!("../../schemas/tools/task_fail.json"),
+            |desk, call| Box::pin(async move { fail(&desk, &call).await }),
+            failing,
+        ),
     ]
 }
 
@@ -79,11 +88,16 @@ struct Beat {
     log: Option<String>,
 }
 
-async fn heartbeat(desk: &Desk, call: &Invocation) -> Told {
+fn renewing(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Refusal> {
     let Attempt { worker_id: worker, task_id: task, fence, reason } = arguments(call)?;
     let Beat { progress, log } = arguments(call)?;
     let log = log.map(|log| desk.seal_text(&log)).transpose()?;
-    let wish = Wish::Renew { worker, task: task.clone(), fence, progress, log };
+    Ok((reason, Wish::Renew { worker, task, fence, progress, log }))
+}
+
+async fn heartbeat(desk: &Desk, call: &Invocation) -> Told {
+    let Attempt { task_id: task, .. } = arguments(call)?;
+    let (reason, wish) = renewing(desk, call)?;
     let Worked::Renewed { lease_until_ms, cancel_requested } =
         desk.wish(call, reason.as_deref(), wish).await?
     else {
@@ -111,11 +125,16 @@ struct Completed {
     tasks: Option<Vec<Given>>,
 }
 
-async fn complete(desk: &Desk, call: &Invocation) -> Told {
+fn completing(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Refusal> {
     let Attempt { worker_id: worker, task_id: task, fence, reason } = arguments(call)?;
     let Outcome { output, claim_next } = arguments(call)?;
     let output = desk.seal(output.get())?;
-    let wish = Wish::Complete { worker, task, fence, output, claim_next };
+    Ok((reason, Wish::Complete { worker, task, fence, output, claim_next }))
+}
+
+async fn complete(desk: &Desk, call: &Invocation) -> Told {
+    let Outcome { claim_next, .. } = arguments(call)?;
+    let (reason, wish) = completing(desk, call)?;
     let Worked::Ended { task, next } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());
     };
@@ -138,13 +157,17 @@ struct Failed {
     retryable: bool,
 }
 
-async fn fail(desk: &Desk, call: &Invocation) -> Told {
+fn failing(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Refusal> {
     let Attempt { worker_id: worker, task_id: task, fence, reason } = arguments(call)?;
     let Failing { error } = arguments(call)?;
     let Failed { code, retryable } = serde_json::from_str(error.get())
         .map_err(|err| invalid(format!("invalid input at /error: {err}")))?;
     let error = desk.seal(error.get())?;
-    let wish = Wish::Fail { worker, task, fence, error, code, retryable };
+    Ok((reason, Wish::Fail { worker, task, fence, error, code, retryable }))
+}
+
+async fn fail(desk: &Desk, call: &Invocation) -> Told {
+    let (reason, wish) = failing(desk, call)?;
     let Worked::Ended { task, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());
     };

@@ -31,9 +31,12 @@ const LISTER: &str = "task_list";
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("tasks", definition, does);
     vec![
-        tool(include_str!("../../schemas/tools/task_submit.json"), |desk, call| {
-            Box::pin(async move { submit(&desk, &call).await })
-        }),
+        desk.foretelling(
+            "tasks",
+            include_str!("../../schemas/tools/task_submit.json"),
+            |desk, call| Box::pin(async move { submit(&desk, &call).await }),
+            Some(submitting),
+        ),
         tool(include_str!("../../schemas/tools/task_status.json"), |desk, call| {
             Box::pin(async move { status(&desk, &call).await })
         }),
@@ -82,13 +85,17 @@ fn on_offer(desk: &Desk, name: &str, input: &RawValue) -> Result<(Cid, bool), Re
     Ok((entry.tool.contract, entry.contract.repeatable()))
 }
 
-async fn submit(desk: &Desk, call: &Invocation) -> Told {
+fn submitting(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Refusal> {
     let asked: reading::Wish = arguments(call)?;
     let (facts, tool) = checked(desk, &asked)?;
     let input = desk.seal(asked.payload.get())?;
     let metadata = desk.seal_metadata(asked.metadata.as_deref())?;
     let (id, reason) = (asked.task_id.unwrap_or_default(), asked.reason);
-    let wish = Wish::SubmitTask { id, facts: Box::new(facts), tool, input, metadata };
+    Ok((reason, Wish::SubmitTask { id, facts: Box::new(facts), tool, input, metadata }))
+}
+
+async fn submit(desk: &Desk, call: &Invocation) -> Told {
+    let (reason, wish) = submitting(desk, call)?;
     let Worked::Task { task, position, replayed } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());
     };

@@ -5,7 +5,10 @@
 //! - content is handed out as the text it was recorded as: no number in it changes on the way;
 //! - a refusal names the ids that were asked about.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json, value::RawValue};
@@ -125,12 +128,22 @@ fn asked_about(invocation: &Invocation) -> Map<String, Value> {
 /// What one tool of a family does.
 pub type Does = fn(Desk, Arc<Invocation>) -> BoxFuture<'static, Told>;
 
+/// What a tool will ask of the ledger, and why, where its arguments tell that.
+pub type Foretells = fn(&Desk, &Invocation) -> Result<(Option<String>, Wish), Refusal>;
+
 struct Tool {
     desk: Desk,
     does: Does,
+    foretells: Option<Foretells>,
 }
 
 impl Run for Tool {
+    fn foretell(&self, invocation: &Invocation) -> Option<Work> {
+        // What cannot be told is told as a refusal when the call runs.
+        let (reason, wish) = self.foretells?(&self.desk, invocation).ok()?;
+        self.desk.work(invocation, reason.as_deref(), wish).ok()
+    }
+
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
             let invocation = Arc::new(invocation);
@@ -174,11 +187,28 @@ impl Desk {
 
     /// A tool at this desk.
     pub fn tool(&self, category: &'static str, definition: &'static str, does: Does) -> Builtin {
-        let run = Arc::new(Tool { desk: self.clone(), does });
+        self.foretelling(category, definition, does, None)
+    }
+
+    /// A tool at this desk that does nothing but ask the ledger for one change.
+    pub fn foretelling(
+        &self,
+        category: &'static str,
+        definition: &'static str,
+        does: Does,
+        foretells: Option<Foretells>,
+    ) -> Builtin {
+        let run = Arc::new(Tool { desk: self.clone(), does, foretells });
         Builtin { definition, category, lane: lane::BUILTIN, run }
     }
 
-    /// Asks the ledger for a change.
+    /// A wish of whoever calls, by this call, for this reason.
+    pub fn work(&self, invocation: &Invocation, reason: Option<&str>, wish: Wish) -> Result<Work, Refusal> {
+        let note = reason.map(|reason| self.seal_text(reason)).transpose()?;
+        Ok(Work { wish, actor: invocation.caller.actor.clone(), cause: invocation.started, note })
+    }
+
+    /// Asks the ledger for a change, unless it was ruled with the start of the call.
     ///
     /// Safe to drop midway: it may still be made.
     pub async fn wish(
@@ -187,9 +217,15 @@ impl Desk {
         reason: Option<&str>,
         wish: Wish,
     ) -> Result<Worked, Refusal> {
-        let note = reason.map(|reason| self.seal_text(reason)).transpose()?;
-        let work = Work { wish, actor: invocation.caller.actor.clone(), cause: invocation.started, note };
-        match self.router.ledger().submit(Command::Work(Box::new(work))).await {
+        let ruled = invocation.ruled.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ruling = match ruled {
+            Some(ruling) => Ok(ruling),
+            None => {
+                let work = self.work(invocation, reason, wish)?;
+                self.router.ledger().submit(Command::Work(Box::new(work))).await
+            }
+        };
+        match ruling {
             Ok(Ruling::Worked(worked)) => Ok(*worked),
             Ok(Ruling::Denied(refusal)) => Err(refusal),
             Ok(_) => Err(unexpected()),
