@@ -6,7 +6,7 @@
 //! - a lane's tasks never wait in the lane for each other: no more are claimed than the lane runs at once.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool, atomic::Ordering},
     time::Duration,
 };
@@ -17,14 +17,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     block::payload::{JSON, Payload, SaltKey},
-    call::Code,
+    call::{Code, End, EndOutcome},
+    event::body::Failure,
     ledger::{
         Command, Ledger, Ruling, Stopped,
-        work::{Hand, Handed, Wish, Work, Worked},
+        work::{Hand, Handed, Opening, Wish, Work, Worked},
         writer::node,
     },
     router::{
-        BoxFuture, Caller, Change, Client, Meta, Method, Request, Router, RpcError, Scope, trial::Trial,
+        BoxFuture, Caller, Change, Client, Entry, Meta, Method, Request, Router, RpcError, Scope,
+        trial::Trial,
     },
 };
 
@@ -36,6 +38,16 @@ const LANE_MAX: usize = 256;
 const WAIT_MS: u64 = 3_600_000;
 /// Between two looks at whether running attempts should stop.
 const CHECK_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a lane's tools can do: the types of their tasks, and how their calls start.
+#[derive(Clone)]
+struct Able {
+    capabilities: Arc<BTreeSet<String>>,
+    openings: Arc<BTreeMap<String, Opening>>,
+}
+
+/// How a call ends that no tool was found for.
+const LOST: EndOutcome = EndOutcome::Failed { failure: Failure::Internal, code: None };
 
 /// The node's own worker.
 pub struct Engine {
@@ -76,11 +88,11 @@ impl Engine {
         let mut changes = self.router.changes();
         let mut runs: JoinSet<()> = JoinSet::new();
         let mut claim: Option<JoinHandle<Result<Vec<Handed>, Stopped>>> = None;
+        let mut able = self.able(&lane);
         loop {
             let free = bound - runs.len().min(bound);
-            let capabilities = self.capabilities(&lane);
-            if claim.is_none() && free > 0 && !capabilities.is_empty() {
-                claim = Some(self.claim(&lane, free, capabilities));
+            if claim.is_none() && free > 0 && !able.capabilities.is_empty() {
+                claim = Some(self.claim(&lane, free, &able));
             }
             tokio::select! {
                 () = stopping.cancelled() => return runs.detach_all(),
@@ -96,9 +108,10 @@ impl Engine {
                 changed = changes.recv() => match changed {
                     Ok(Change::Prompts | Change::Resources) => {}
                     Ok(Change::Tools) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
+                        able = self.able(&lane);
                         let Some(old) = claim.take() else { continue };
                         // The new claim takes the place of the old one, which is answered at once.
-                        claim = Some(self.claim(&lane, free, self.capabilities(&lane)));
+                        claim = Some(self.claim(&lane, free, &able));
                         if let Ok(Ok(handed)) = old.await {
                             for handed in handed {
                                 let engine = self.clone();
@@ -112,13 +125,9 @@ impl Engine {
         }
     }
 
-    fn claim(
-        &self,
-        lane: &str,
-        max: usize,
-        capabilities: Arc<BTreeSet<String>>,
-    ) -> JoinHandle<Result<Vec<Handed>, Stopped>> {
-        let hand = Hand { runner: self.runner.clone(), lane: lane.to_owned(), capabilities };
+    fn claim(&self, lane: &str, max: usize, able: &Able) -> JoinHandle<Result<Vec<Handed>, Stopped>> {
+        let Able { capabilities, openings } = able.clone();
+        let hand = Hand { runner: self.runner.clone(), lane: lane.to_owned(), capabilities, openings };
         let wish = Wish::Claim { worker: self.name(), max, wait_ms: WAIT_MS, hand: Some(hand) };
         let (ledger, command) = (self.ledger.clone(), self.command(wish));
         tokio::spawn(async move {
@@ -132,11 +141,16 @@ impl Engine {
         })
     }
 
-    /// The tasks of a lane, by type: a tool each.
-    fn capabilities(&self, lane: &str) -> Arc<BTreeSet<String>> {
+    /// What the tools of a lane make the node able to do.
+    fn able(&self, lane: &str) -> Able {
         let tools = self.router.tools();
-        let of_lane = tools.iter().filter(|entry| entry.metadata.runtime == lane);
-        Arc::new(of_lane.map(|entry| format!("{TOOL}{}", entry.tool.name)).collect())
+        let of_lane = || tools.iter().filter(|entry| entry.metadata.runtime == lane);
+        let task_type = |entry: &Entry| format!("{TOOL}{}", entry.tool.name);
+        let openings = of_lane().filter_map(|entry| Some((task_type(entry), self.router.opening(entry)?)));
+        Able {
+            capabilities: Arc::new(of_lane().map(|entry| task_type(entry)).collect()),
+            openings: Arc::new(openings.collect()),
+        }
     }
 
     /// Runs one attempt: a call of its own, caused by the claim, whose ending is the attempt's.
@@ -170,6 +184,11 @@ impl Engine {
         };
         if cancel.is_cancelled() {
             return;
+        }
+        if let Some((id, _)) = handed.call {
+            // It began with its claim, and nothing came of it: its tool is gone.
+            let end = End { id, outcome: LOST, output: None, took_us: 0 };
+            let _ = self.ledger.submit(Command::End { end, output: None, attempt: None }).await;
         }
         // The call was refused before it began, or could not be recorded: the attempt ends by itself.
         let Ok(error) = Payload::seal(&self.salt, JSON, text.as_bytes()) else { return };
@@ -253,6 +272,7 @@ fn request(handed: &Handed, trial: &Arc<Trial>, cancel: CancellationToken) -> Op
         cancel,
         cause: Some(handed.claimed.cid),
         attempt: Some(trial.clone()),
+        begun: handed.call.clone(),
     })
 }
 

@@ -28,7 +28,10 @@ use crate::{
     block::{Cid, payload::SaltKey, splice},
     call::Refusal,
     event::Actor,
-    ledger::{Ledger, Ruling, Stopped, work::Work},
+    ledger::{
+        Ledger, Ruling, Stopped,
+        work::{Begun, Work},
+    },
     metrics::Metrics,
     router::{
         board::Board,
@@ -113,6 +116,8 @@ pub struct Request {
     pub cause: Option<Cid>,
     /// The attempt at a task that this call is, where it is one.
     pub attempt: Option<Arc<trial::Trial>>,
+    /// The call's start, where it is recorded already.
+    pub begun: Option<Begun>,
 }
 
 /// What of a request's `_meta` the router acts on.

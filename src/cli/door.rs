@@ -82,6 +82,7 @@ async fn call(node: &Node, tool: &str, arguments: &RawValue) -> Called {
         cancel: cancel.clone(),
         cause: None,
         attempt: None,
+        begun: None,
     };
     let call = node.router.call(request);
     tokio::pin!(call);

@@ -10,14 +10,14 @@ use tokio::sync::oneshot;
 
 use crate::{
     block::{Cid, payload::SealedPayload},
-    call::{Code, Refusal},
+    call::{Code, Refusal, Start},
     event::{Body, PayloadRef, Role},
     ledger::{
-        Ruling,
+        Ruling, Sealed,
         holding::Parked,
         memory::text_of,
         tasks::{By, no_task, worked},
-        work::{CLAIM_MAX, Hand, Handed, Worked},
+        work::{Begun, CLAIM_MAX, Hand, Handed, Worked},
         writer::{Draft, Fault, Writer, payload_ref},
     },
     task::Completed,
@@ -134,8 +134,13 @@ impl Writer {
             let lease_until_ms = claim.lease_until_ms;
             let (attempt, fence) = (claim.attempt, claim.fence);
             let claimed = self.change(&id, Body::TaskClaimed(claim), by, Vec::new(), draft)?;
+            let call = match hand.filter(|_| input.is_some()) {
+                Some(hand) => self.open_call(&id, hand, claimed, draft)?,
+                None => None,
+            };
             let task = &self.holding.tasks[&id].task;
             handed.push(Handed {
+                call,
                 task: id.clone(),
                 task_type: task.facts.task_type.clone(),
                 actor: task.actor.clone(),
@@ -150,6 +155,34 @@ impl Writer {
             });
         }
         Ok(handed)
+    }
+
+    /// Starts the call that does a task with its claim, where what it records is known already.
+    fn open_call(
+        &mut self,
+        id: &str,
+        hand: &Hand,
+        claimed: Sealed,
+        draft: &mut Draft,
+    ) -> Result<Option<Begun>, Fault> {
+        let task = &self.holding.tasks[id].task;
+        let Some(opening) = hand.openings.get(&task.facts.task_type) else { return Ok(None) };
+        // An attempt makes one call, so its claim names it.
+        let call = data_encoding::HEXLOWER.encode(&claimed.cid.digest()[..16]);
+        let start = Start {
+            id: call.clone(),
+            actor: task.actor.clone(),
+            tool: Some(opening.tool),
+            input: task.input,
+            facts: opening.facts.clone(),
+            cause: Some(claimed.cid),
+            repeatable: opening.repeatable,
+            refusal: None,
+        };
+        Ok(match self.start(start, None, None, draft)? {
+            Ruling::Run(started) => Some((call, started)),
+            _ => None,
+        })
     }
 
     /// Serves claims that wait, in the order they came.

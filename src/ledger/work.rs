@@ -3,7 +3,10 @@
 //! Invariants:
 //! - every wish is one commit with all that follows from it: a step's end and the steps it frees become true together.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +14,7 @@ use crate::{
     block::{Cid, payload::SealedPayload},
     event::{
         Actor,
+        body::CallStarted,
         work::{Rhythm, TaskSubmitted, WorkerRegistered, WorkflowReplayed},
     },
     ledger::Sealed,
@@ -187,7 +191,20 @@ pub struct Hand {
     /// One claim of each lane waits at a time; a new one takes the place of the old.
     pub lane: String,
     pub capabilities: Arc<BTreeSet<String>>,
+    /// By task type: how the calls of its tasks start, where they may start with their claims.
+    pub openings: Arc<BTreeMap<String, Opening>>,
 }
+
+/// How a call of a tool starts, but for its task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Opening {
+    pub tool: Cid,
+    pub facts: CallStarted,
+    pub repeatable: bool,
+}
+
+/// A call that has started: its id, and the event.
+pub type Begun = (String, Sealed);
 
 /// A task as it is handed to a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -202,6 +219,8 @@ pub struct Handed {
     pub lease_until_ms: u64,
     pub timeout_ms: Option<u64>,
     pub claimed: Sealed,
+    /// The call that does it, where that has started with the claim.
+    pub call: Option<Begun>,
     pub run: Option<String>,
     pub step: Option<String>,
 }

@@ -115,6 +115,7 @@ impl Asked {
             cancel,
             cause: None,
             attempt: None,
+            begun: None,
         }
     }
 

@@ -92,7 +92,6 @@ impl Router {
         let place = join(lane.as_ref(), &target.lane);
         content.refusal = content.refusal.or(place.as_ref().err().cloned());
 
-        let id = uuid::Uuid::now_v7().simple().to_string();
         let input = payload_ref(&sealed_input, Role::Input);
         let record = |sealed: Sealed, output| Record {
             event: sealed.cid,
@@ -103,49 +102,58 @@ impl Router {
             log: self.ledger().about().log,
             replayed: false,
         };
-        let refused = content.refusal.as_ref().map(|refusal| self.seal(refusal_result(refusal).get()));
-        let refused = refused.transpose()?;
-        let refused_as = refused.as_ref().map(|payload| payload.envelope.cid());
-        let start = Start {
-            input: Some(input),
-            refusal: content.refusal.clone(),
-            ..self.wish(id.clone(), &request, &target)
-        };
-        let start = Command::Start { start: Box::new(start), input: Some(sealed_input), refused };
-        let unstarted = invocation(&request, &target, None, request.cancel.clone(), None);
-        let foretold = match &content.refusal {
-            None => target.run.foretell(&unstarted),
-            Some(_) => None,
-        };
-        let command = match foretold {
-            Some(work) => Command::Begin { start: Box::new(start), work: Box::new(work) },
-            None => start,
-        };
-        let (started, ruled) = match self.submit(command).await? {
-            Ruling::Run(started) => (started, None),
-            Ruling::Began { started, ruled } => (started, Some(*ruled)),
-            Ruling::Refused(sealed) => {
-                self.count(&target, "refused", Duration::ZERO);
-                let refusal = content.refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
-                let record = Some(record(sealed, refused_as));
-                return Ok(Answer { result: refusal_result(&refusal), record });
+        let (id, started, ruled) = match &request.begun {
+            Some((id, started)) => (id.clone(), *started, None),
+            None => {
+                let id = uuid::Uuid::now_v7().simple().to_string();
+                let refused =
+                    content.refusal.as_ref().map(|refusal| self.seal(refusal_result(refusal).get()));
+                let refused = refused.transpose()?;
+                let refused_as = refused.as_ref().map(|payload| payload.envelope.cid());
+                let start = Start {
+                    input: Some(input),
+                    refusal: content.refusal.clone(),
+                    ..self.wish(id.clone(), &request, &target)
+                };
+                let start = Command::Start { start: Box::new(start), input: Some(sealed_input), refused };
+                let unstarted = invocation(&request, &target, None, request.cancel.clone(), None);
+                let foretold = match &content.refusal {
+                    None => target.run.foretell(&unstarted),
+                    Some(_) => None,
+                };
+                let command = match foretold {
+                    Some(work) => Command::Begin { start: Box::new(start), work: Box::new(work) },
+                    None => start,
+                };
+                match self.submit(command).await? {
+                    Ruling::Run(started) => (id, started, None),
+                    Ruling::Began { started, ruled } => (id, started, Some(*ruled)),
+                    Ruling::Refused(sealed) => {
+                        self.count(&target, "refused", Duration::ZERO);
+                        let refusal =
+                            content.refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
+                        let record = Some(record(sealed, refused_as));
+                        return Ok(Answer { result: refusal_result(&refusal), record });
+                    }
+                    Ruling::Answered(ending) => {
+                        return self.first_answer(&ending, &record, content.capture).await;
+                    }
+                    Ruling::Denied(refusal) => {
+                        return Ok(Answer { result: refusal_result(&refusal), record: None });
+                    }
+                    Ruling::Published { .. } | Ruling::Worked(_) | Ruling::Done(_) | Ruling::Unchanged => {
+                        return Err(RpcError::internal());
+                    }
+                }
             }
-            Ruling::Answered(ending) => {
-                return self.first_answer(&ending, &record, content.capture).await;
-            }
-            Ruling::Denied(refusal) => {
-                return Ok(Answer { result: refusal_result(&refusal), record: None });
-            }
-            Ruling::Published { .. } | Ruling::Worked(_) | Ruling::Done(_) | Ruling::Unchanged => {
-                return Err(RpcError::internal());
-            }
         };
-        let Ok(place) = &place else {
-            return Err(RpcError::internal());
-        };
-
         let begun = Instant::now();
-        let outcome = self.effect(&request, &target, place, started.cid, ruled).await;
+        let outcome = match (content.refusal.take(), &place) {
+            // It started with its claim, before its input could be checked.
+            (Some(refusal), _) => Outcome::Refused(refusal),
+            (None, Err(refusal)) => Outcome::Refused(refusal.clone()),
+            (None, Ok(place)) => self.effect(&request, &target, place, started.cid, ruled).await,
+        };
         let trial = request.attempt.as_deref();
         self.end(id, outcome, &target, &content, begun.elapsed(), trial, &record).await
     }

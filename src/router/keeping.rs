@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use crate::{
     contract::secret::Paths,
-    router::{Router, board::Entry, capture::Capture},
+    event::body::CallStarted,
+    ledger::work::Opening,
+    router::{Method, Router, board::Entry, capture::Capture},
 };
 
 /// What the type of a task begins with that names a tool.
@@ -21,6 +23,25 @@ pub(super) struct Keeping {
 }
 
 impl Router {
+    /// How a tool's calls start, where all that their start records is known without the call: nothing of their
+    /// input is left out.
+    pub fn opening(&self, entry: &Entry) -> Option<Opening> {
+        let whole =
+            self.inner.parts.captures.of(&entry.tool.name) == Capture::Full && entry.secrets.is_empty();
+        let facts = CallStarted {
+            method: Method::ToolsCall.as_str().to_owned(),
+            name: entry.tool.name.clone(),
+            source: entry.source.clone(),
+            runtime: entry.metadata.runtime.clone(),
+            rule: entry.rule.as_str().to_owned(),
+            runner: self.inner.parts.runner.clone(),
+            key: None,
+            trace: None,
+        };
+        let opening = Opening { tool: entry.tool.contract, facts, repeatable: entry.contract.repeatable() };
+        (whole && !entry.dispatches && !entry.plans).then_some(opening)
+    }
+
     /// What of a tool's content may be kept; of a tool that calls another, no more than of that one.
     pub(super) fn keeping(&self, entry: &Entry, input: &Value) -> Keeping {
         let mut own = Keeping {

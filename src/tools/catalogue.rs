@@ -216,6 +216,7 @@ impl Tool {
             cancel: invocation.cancel,
             cause: invocation.started,
             attempt: None,
+            begun: None,
         };
         match self.router.call(request).await {
             Ok(answer) => Outcome::of_result(answer.result),
