@@ -3,7 +3,7 @@
 //! Invariants:
 //! - nothing is loaded and nothing runs: no script, no style sheet, no reference to the outside;
 //! - what users wrote is text, never markup;
-//! - the picture is bounded: [`STEPS_MAX`] boxes and [`BENDS_MAX`] bends, whatever the run.
+//! - the picture is bounded: `STEPS_MAX` boxes and `BENDS_MAX` bends, whatever the run.
 
 use std::{collections::HashMap, fmt::Write};
 
