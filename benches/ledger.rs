@@ -110,7 +110,7 @@ async fn submit(ledger: Ledger, submitter: usize, until: Instant, done: std::syn
             output: Some(payload_ref(&output, Role::Output)),
             took_us: 1,
         };
-        let ruling = ledger.submit(Command::End { end, output: Some(output) }).await;
+        let ruling = ledger.submit(Command::End { end, output: Some(output), attempt: None }).await;
         assert!(matches!(ruling, Ok(Ruling::Done(_))), "a running call ends");
         done.fetch_add(2, Ordering::Relaxed);
     }

@@ -16,6 +16,7 @@ mod progress;
 mod rebuild;
 mod receipt;
 mod remote;
+mod replay;
 mod serve;
 mod source;
 mod table;
@@ -23,6 +24,8 @@ mod token;
 mod tools;
 mod trace;
 mod verify;
+mod watch;
+mod workflow;
 
 use std::{
     net::SocketAddr,
@@ -68,10 +71,19 @@ enum Command {
     /// Read, verify, export and import a log.
     #[command(subcommand)]
     Log(args::LogCommand),
+    /// Write events for other people's programs: the same as `log export`.
+    Export(args::Export),
     /// Take an offline proof of one event, or check one.
     Receipt(args::Receipt),
     /// Show what produced something, and what came of it.
     Trace(args::Trace),
+    /// Submit, follow, draw and stop runs of workflows.
+    #[command(subcommand)]
+    Workflow(args::WorkflowCommand),
+    /// Decide a run again from the log, or run it again, and compare.
+    Replay(args::Replay),
+    /// Compare two runs step by step.
+    Diff(args::Diff),
     /// Delete a payload's content; its name and every proof stay.
     Erase(args::Erase),
     /// Derive the state again from the log, and compare.
@@ -303,8 +315,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Call(args) => call::run(args, quiet),
         Command::Tools(args) => tools::run(args),
         Command::Log(command) => log::run(command, quiet),
+        Command::Export(args) => export::run(args, quiet),
         Command::Receipt(args) => receipt::run(args, quiet),
         Command::Trace(args) => trace::run(args, quiet),
+        Command::Workflow(command) => workflow::run(command, quiet),
+        Command::Replay(args) => replay::replay(args),
+        Command::Diff(args) => replay::diff(args),
         Command::Erase(args) => erase::run(args, quiet),
         Command::Rebuild(args) => rebuild::run(args, quiet),
         Command::Key(args) => key::run(args),

@@ -146,10 +146,23 @@ pub struct Tasks {
     pub lease_ms: u64,
     /// A waiting task gains one step of priority each. Default 60,000; 100 to 86,400,000.
     pub ageing_ms: u64,
-    /// Default 10,000; 1 to 1,000,000.
+    /// Default 10,000; 1 to 10,000,000. The steps of an accepted workflow wait whatever the bound.
     pub max_queue: usize,
-    /// Default 5; 1 to 1000.
+    /// Attempts that may end without an outcome. Default 5; 1 to 1000.
     pub max_attempts: u32,
+    /// By rate key: how often its tasks may start; keys without one are not bounded.
+    #[serde(skip)]
+    pub rates: BTreeMap<String, Rate>,
+}
+
+/// `[tasks.rates.<key>]`: `burst` at once, then one an interval.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Rate {
+    /// Default 1000; 1 to 86,400,000.
+    pub interval_ms: u64,
+    /// Default 1; 1 to 1,000,000.
+    pub burst: u64,
 }
 
 /// `[p2p]`: the network of nodes.
@@ -381,7 +394,19 @@ impl Default for Log {
 
 impl Default for Tasks {
     fn default() -> Self {
-        Self { lease_ms: 30_000, ageing_ms: 60_000, max_queue: 10_000, max_attempts: 5 }
+        Self {
+            lease_ms: 30_000,
+            ageing_ms: 60_000,
+            max_queue: 10_000,
+            max_attempts: 5,
+            rates: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self { interval_ms: 1000, burst: 1 }
     }
 }
 

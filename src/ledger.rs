@@ -5,9 +5,22 @@
 //! - a reply leaves only after the commit that makes it true;
 //! - a failed commit stops the ledger: nothing is built on what may not be there.
 
+mod calls;
+mod claims;
+mod clock;
+mod crew;
+mod deciding;
 mod folding;
+mod holding;
+mod loading;
+mod memory;
 pub mod opening;
+mod queueing;
+mod runs;
+mod sealer;
 pub mod sharing;
+mod tasks;
+pub mod work;
 pub mod writer;
 
 use std::sync::Arc;
@@ -20,13 +33,18 @@ use crate::{
     call::{End, Ending, Refusal, Start},
     contract::Contract,
     event::Actor,
+    ledger::work::{Attempt, Work, Worked},
     log::home::Home,
+    workflow::plan::Tools,
 };
 
 /// Commands that may wait for the writer; more wait at the door.
 pub const WAITING_MAX: usize = 8 * 1024;
 /// Commands in one commit by default.
 pub const GROUP_MAX: usize = 1024;
+
+/// The catalogue, as far as plans are checked against it; the rooms above fill it in once.
+pub type Shelf = Arc<std::sync::OnceLock<Box<dyn Tools + Send + Sync>>>;
 
 /// What somebody wishes to become true.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,9 +55,13 @@ pub enum Command {
     Retain { source: String, names: Vec<String>, actor: Actor },
     /// Try a call. `refused` is the answer to record where `start.refusal` is set.
     Start { start: Box<Start>, input: Option<SealedPayload>, refused: Option<SealedPayload> },
-    /// End a running call.
-    End { end: End, output: Option<SealedPayload> },
-    /// End every running call of processes that have ended, and record how many there were.
+    /// Try a call whose whole effect is a change of durable work: both become true together.
+    Begin { start: Box<Command>, work: Box<Work> },
+    /// End a running call, and the attempt it was made for.
+    End { end: End, output: Option<SealedPayload>, attempt: Option<Box<Attempt>> },
+    /// Change durable work.
+    Work(Box<Work>),
+    /// End every running call and attempt of processes that have ended, and record how many there were.
     Recover { runners: Vec<String> },
     /// Delete a payload's content, keeping its name and every proof.
     Erase { payload: Cid, basis: String, actor: Actor },
@@ -61,12 +83,16 @@ pub enum Ruling {
     Published { cid: Cid, contract: Box<Contract>, new: bool },
     /// Run the call; its start is this event.
     Run(Sealed),
+    /// The call has begun, and this was ruled about what it asks.
+    Began { started: Sealed, ruled: Box<Ruling> },
     /// The call was recorded as refused; its ending is this event.
     Refused(Sealed),
     /// The first answer to the same idempotency key.
     Answered(Ending),
     /// The rules forbid it; nothing was recorded.
     Denied(Refusal),
+    /// What was ruled about durable work.
+    Worked(Box<Worked>),
     /// Recorded by this event.
     Done(Sealed),
     /// Nothing had to change.
@@ -78,8 +104,9 @@ impl Ruling {
     pub fn seq(&self) -> Option<u64> {
         match self {
             Self::Run(sealed) | Self::Refused(sealed) | Self::Done(sealed) => Some(sealed.seq),
+            Self::Began { started, ruled } => Some(ruled.seq().unwrap_or(started.seq)),
             Self::Answered(ending) => Some(ending.seq),
-            Self::Published { .. } | Self::Denied(_) | Self::Unchanged => None,
+            Self::Published { .. } | Self::Worked(_) | Self::Denied(_) | Self::Unchanged => None,
         }
     }
 }
@@ -123,6 +150,8 @@ pub struct Ledger {
 enum Ask {
     /// A command, and where its ruling goes. `again` where an earlier owner may have ruled it already.
     Rule { command: Command, reply: oneshot::Sender<Ruling>, again: bool },
+    /// Look at what is due.
+    Tick,
     /// Commit what came before this, and end.
     Close,
 }

@@ -19,6 +19,15 @@ pub mod receipt;
 pub mod call;
 pub mod catalogue;
 
+pub mod task;
+
+pub mod queue;
+
+pub mod worker;
+pub mod workflow;
+
+pub mod schedule;
+
 // Floor 3, memory: the log, what is derived from it, the questions about both, and plain counters.
 pub mod log;
 pub mod metrics;
@@ -33,6 +42,8 @@ pub mod ledger;
 // Floor 5, hands: where a tool runs, and running it.
 pub mod router;
 pub mod runtime;
+
+pub mod engine;
 
 // Floor 7, languages: method names, tool definitions, the audit API, errors on the wire.
 pub mod problem;

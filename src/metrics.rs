@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod tests;
+pub mod work;
 
 use std::{
     collections::HashSet,
@@ -50,6 +51,7 @@ pub struct Metrics {
     log_bytes: Gauge<u64, AtomicU64>,
     sessions: Gauge,
     upstream_up: Family<Labels<1>, Gauge>,
+    pub work: work::Work,
 }
 
 /// The names seen so far, no more than a bound of them.
@@ -75,6 +77,7 @@ impl Metrics {
             log_bytes: Gauge::default(),
             sessions: Gauge::default(),
             upstream_up: Family::default(),
+            work: work::Work::default(),
         };
         metrics.register();
         metrics
@@ -140,6 +143,7 @@ impl Metrics {
         registry.register_with_unit("log", "Size of the log on disk", Unit::Bytes, self.log_bytes.clone());
         registry.register("sessions", "Open sessions", self.sessions.clone());
         registry.register("upstream_up", "1 while an upstream can be called", self.upstream_up.clone());
+        self.work.register(registry);
     }
 }
 

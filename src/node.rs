@@ -4,22 +4,27 @@
 //! - nothing is answered before the log is open and checked;
 //! - on the way down, calls end first, then upstreams, then the ledger: every start has its ending in the log.
 
+mod sampling;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use self::sampling::Sampler;
 use crate::{
     audit::Audit,
     block::payload::SaltKey,
     config::{self, Config},
+    engine::Engine,
     ledger::{
-        GROUP_MAX, Ledger, Stopped,
+        GROUP_MAX, Ledger, Shelf, Stopped,
         opening::{self, OpenError},
         sharing::{self, Member, Sharing},
     },
     log::home::{Home, HomeError},
     metrics::Metrics,
+    queue::{Rate, Rates},
     router::{
         Parts, Router,
         capture::{Capture, Captures},
@@ -30,7 +35,11 @@ use crate::{
         gateway,
         upstream::{self, State, Upstream},
     },
-    tools,
+    task::{Limits, Moment},
+    tools::{
+        self,
+        work::{Desk, now_ms},
+    },
 };
 
 /// How long the first start waits for upstreams before it serves without them.
@@ -65,6 +74,7 @@ pub struct Node {
     pub stopping: CancellationToken,
     /// Why an upstream could not be reached at first, if one could not.
     pub lost: Option<String>,
+    limits: Limits,
     sharing: Sharing,
     followers: JoinSet<()>,
 }
@@ -90,12 +100,20 @@ impl Node {
     pub async fn start(setup: Setup<'_>) -> Result<Self, StartError> {
         let runner = uuid::Uuid::now_v7().simple().to_string();
         let metrics = Arc::new(Metrics::new());
-        let (ledger, sharing) = sharing::join(member(&setup, &runner, metrics.clone())).await?;
+        let shelf = Shelf::default();
+        let member = member(&setup, &runner, metrics.clone(), shelf.clone());
+        let (ledger, sharing) = sharing::join(member).await?;
         let salt = setup.home.keys()?.salt;
-        let router = Router::new(parts(setup.config, ledger.clone(), salt, runner, metrics.clone()));
+        let lease = Duration::from_millis(setup.config.tasks.lease_ms);
+        let parts = parts(setup.config, ledger.clone(), salt.clone(), runner.clone(), metrics.clone());
+        let router = Router::new(parts);
         let audit = Audit::new(ledger.clone());
+        // Nobody else fills the shelf.
+        let limits = limits(&setup.config.tasks);
+        let desk = Desk::new(&router, &salt, limits);
+        let _ = shelf.set(Box::new(tools::planning::Catalogue(desk.clone())));
         if setup.builtins {
-            let tools = tools::all(&router, &audit, setup.base.as_deref());
+            let tools = tools::all(&desk, &audit, setup.base.as_deref());
             router.put(tools::offering(tools)).await?;
         }
         if setup.fixtures {
@@ -109,6 +127,7 @@ impl Node {
             metrics,
             stopping: CancellationToken::new(),
             lost: None,
+            limits,
             sharing,
             followers: JoinSet::new(),
         };
@@ -116,6 +135,8 @@ impl Node {
             setup.config.upstream.iter().enumerate().map(|(n, upstream)| upstream_settings(n, upstream));
         let upstreams = configured.chain(setup.upstreams).map(|(at, shown)| node.follow(at, shown)).collect();
         node.lost = wait_for(upstreams).await;
+        let engine = Engine::new(node.router.clone(), salt, runner, lease);
+        node.followers.spawn(engine.run(node.stopping.clone()));
         Ok(node)
     }
 
@@ -136,7 +157,8 @@ impl Node {
     /// Keeps the gauges that nobody else sets, until the node stops.
     pub fn sample(&self, sessions: Arc<dyn Fn() -> usize + Send + Sync>) {
         let (ledger, router, metrics) = (self.ledger.clone(), self.router.clone(), self.metrics.clone());
-        let stopping = self.stopping.clone();
+        let (stopping, audit, limits) = (self.stopping.clone(), self.audit.clone(), self.limits);
+        let mut sampler = Sampler::default();
         // Ends with `stopping`; a sample that is under way then is not missed.
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(SAMPLE_PAUSE);
@@ -148,6 +170,16 @@ impl Node {
                 let on_disk = |path| std::fs::metadata(path).map_or(0, |file| file.len());
                 metrics.log_size(*ledger.committed().borrow(), on_disk(ledger.home().log_path()));
                 metrics.sessions(sessions());
+                let moment = Moment { now_ms: now_ms(), limits };
+                let pulse = audit.ask(move |view, _| view.pulse(&sampling::kinds(), moment.now_ms)).await;
+                match pulse {
+                    Ok(pulse) => {
+                        let reading = sampler.reading(&pulse.what, &moment);
+                        metrics.queue_depth("tasks", reading.queued as usize);
+                        metrics.work.set(&reading);
+                    }
+                    Err(err) => tracing::warn!(%err, "the metrics of tasks could not be read"),
+                }
             }
         });
     }
@@ -180,13 +212,16 @@ impl Node {
     }
 }
 
-fn member(setup: &Setup<'_>, runner: &str, metrics: Arc<Metrics>) -> Member {
+fn member(setup: &Setup<'_>, runner: &str, metrics: Arc<Metrics>, shelf: Shelf) -> Member {
     let log = &setup.config.log;
     let settings = opening::Settings {
         group_max: log.group_max.min(GROUP_MAX),
         fsync: log.fsync,
         checkpoint_interval: Duration::from_millis(log.checkpoint_interval_ms),
         metrics: Some(metrics),
+        limits: limits(&setup.config.tasks),
+        rates: rates(&setup.config.tasks),
+        tools: shelf,
     };
     Member {
         home: setup.home.clone(),
@@ -194,6 +229,23 @@ fn member(setup: &Setup<'_>, runner: &str, metrics: Arc<Metrics>) -> Member {
         runner: runner.to_owned(),
         owner: setup.owner.clone(),
         random,
+    }
+}
+
+fn limits(tasks: &config::Tasks) -> Limits {
+    Limits {
+        lease_ms: tasks.lease_ms,
+        ageing_ms: tasks.ageing_ms,
+        queue_max: tasks.max_queue as u64,
+        attempts_max: tasks.max_attempts.into(),
+    }
+}
+
+fn rates(tasks: &config::Tasks) -> Rates {
+    let rate = |rate: &config::Rate| Rate { interval_ms: rate.interval_ms, burst: rate.burst };
+    Rates {
+        default: None,
+        keys: tasks.rates.iter().map(|(key, of_key)| (key.clone(), rate(of_key))).collect(),
     }
 }
 

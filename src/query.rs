@@ -4,21 +4,25 @@
 //! - a question sees whole commits, and nothing the state has not folded yet;
 //! - what is answered has been hashed: bytes that do not have their name are a fault, never an answer.
 
+pub mod archives;
+mod cursor;
 pub mod export;
 pub mod graph;
 pub mod import;
 pub mod list;
 pub mod lookup;
 pub mod proof;
+pub mod record;
 pub mod shown;
 pub mod summary;
 pub mod verify;
 pub mod walk;
+pub mod work;
 
 use std::{
     collections::HashSet,
     ops::ControlFlow,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
@@ -81,6 +85,8 @@ pub struct View {
     /// The state, with the log's tables beside it as `log`.
     state: Connection,
     log: Box<dyn Reader>,
+    /// Where archives are kept beside the log.
+    archives: PathBuf,
 }
 
 impl View {
@@ -94,7 +100,12 @@ impl View {
     }
 
     fn of_files(state: &Path, log: &Path) -> Result<Self, QueryError> {
-        Ok(Self { state: state::open_reader(state, log)?, log: Box::new(SqliteReader::open(log)?) })
+        let archives = log.with_file_name(archives::DIRECTORY);
+        Ok(Self { state: state::open_reader(state, log)?, log: Box::new(SqliteReader::open(log)?), archives })
+    }
+
+    fn archives(&self) -> &Path {
+        &self.archives
     }
 
     /// Events the state has folded: questions see exactly these.

@@ -7,9 +7,11 @@
 mod board;
 mod calling;
 pub mod capture;
+mod keeping;
 pub mod lane;
 pub mod metadata;
 mod telling;
+pub mod trial;
 
 use std::{
     future::Future,
@@ -26,7 +28,10 @@ use crate::{
     block::{Cid, payload::SaltKey, splice},
     call::Refusal,
     event::Actor,
-    ledger::{Ledger, Stopped},
+    ledger::{
+        Ledger, Ruling, Stopped,
+        work::{Begun, Work},
+    },
     metrics::Metrics,
     router::{
         board::Board,
@@ -109,6 +114,10 @@ pub struct Request {
     pub cancel: CancellationToken,
     /// The event this call is made for, where there is one.
     pub cause: Option<Cid>,
+    /// The attempt at a task that this call is, where it is one.
+    pub attempt: Option<Arc<trial::Trial>>,
+    /// The call's start, where it is recorded already.
+    pub begun: Option<Begun>,
 }
 
 /// What of a request's `_meta` the router acts on.
@@ -166,6 +175,8 @@ pub struct Invocation {
     pub cancel: CancellationToken,
     /// The call's `call.started` event.
     pub started: Option<Cid>,
+    /// What was ruled with its start about what it was foretold to ask.
+    pub ruled: Arc<std::sync::Mutex<Option<Ruling>>>,
 }
 
 /// What came of running something: three failures stay apart (transport, JSON-RPC error, `isError`).
@@ -201,6 +212,12 @@ impl Outcome {
 pub trait Run: Send + Sync {
     /// Runs to an outcome. Stops early when `invocation.cancel` fires.
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome>;
+
+    /// The change of durable work that is all this call does, where that can be told before it starts. It is ruled
+    /// with the start, in one commit, and handed to the run as [`Invocation::ruled`].
+    fn foretell(&self, _invocation: &Invocation) -> Option<Work> {
+        None
+    }
 }
 
 /// A tool as offered to callers.
@@ -351,6 +368,11 @@ impl Router {
     /// Calls that wait or run in each lane.
     pub fn loads(&self) -> Vec<(String, usize)> {
         self.inner.parts.lanes.iter().map(|lane| (lane.name.clone(), lane.load())).collect()
+    }
+
+    /// Calls each lane runs at once.
+    pub fn bounds(&self) -> Vec<(String, usize)> {
+        self.inner.parts.lanes.iter().map(|lane| (lane.name.clone(), lane.bounds.concurrency)).collect()
     }
 
     pub fn ledger(&self) -> &Ledger {

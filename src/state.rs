@@ -7,6 +7,7 @@
 
 pub mod digest;
 pub mod fold;
+pub mod work;
 
 use std::{path::Path, time::Duration};
 
@@ -30,7 +31,7 @@ const READER_CACHE_KIB: i64 = 4 * 1024;
 /// How long a reader waits while the state is being opened or recovered; folds never hold it up.
 const BUSY_MAX: Duration = Duration::from_secs(5);
 /// Statements each connection keeps prepared.
-const STATEMENTS_MAX: usize = 64;
+const STATEMENTS_MAX: usize = 128;
 
 /// Why the state could not be read or folded.
 #[derive(Debug, thiserror::Error)]

@@ -4,9 +4,20 @@
 //! - a tool's definition is its file in `schemas/tools`, the same bytes a client lists;
 //! - results are `{success: true, ...}`, refusals `{success: false, error}`: never a bare text.
 
+pub mod attempts;
 pub mod catalogue;
 pub mod conformance;
+pub mod planning;
 pub mod provenance;
+pub mod queue;
+pub mod reading;
+pub mod replaying;
+pub mod schedules;
+pub mod steering;
+pub mod tasks;
+pub mod work;
+pub mod workers;
+pub mod workflows;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,12 +25,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    audit::Audit,
+    audit::{Audit, Chain, Unanswered},
     block::splice,
     call::{Code, Refusal},
-    router::{
-        BoxFuture, Invocation, Offered, Offering, Outcome, Router, RpcError, Run, lane, metadata::Hints,
-    },
+    ledger::work::Work,
+    query::QueryError,
+    router::{BoxFuture, Invocation, Offered, Offering, Outcome, RpcError, Run, lane, metadata::Hints},
+    tools::work::Desk,
 };
 
 /// The name builtin tools are published under.
@@ -39,6 +51,11 @@ pub struct Builtin {
 pub const CATEGORIES: &[(&str, &str)] = &[
     ("catalogue", "find tools, read their contracts, call them by name"),
     ("provenance", "ask what produced something, and check the answer"),
+    ("workflows", "run steps that depend on each other, follow them, reproduce them"),
+    ("tasks", "put work into the queue, follow it, and do it as a worker"),
+    ("queue", "watch, pause, resume and clear what waits"),
+    ("workers", "make workers known, see what they do, let them leave"),
+    ("schedules", "submit work again and again"),
 ];
 
 /// What a tool does with its arguments: a success object, or a domain error.
@@ -76,14 +93,43 @@ pub fn offering(tools: Vec<Builtin>) -> Offering {
 }
 
 /// Every builtin tool. `base` is the URL this node is reached under, where it is served over HTTP.
-pub fn all(router: &Router, audit: &Audit, base: Option<&str>) -> Vec<Builtin> {
-    [catalogue::all(router), provenance::all(audit, base)].into_iter().flatten().collect()
+pub fn all(desk: &Desk, audit: &Audit, base: Option<&str>) -> Vec<Builtin> {
+    let families = [
+        catalogue::all(&desk.router),
+        provenance::all(audit, base),
+        replaying::all(desk),
+        workflows::all(desk),
+        steering::all(desk),
+        tasks::all(desk),
+        attempts::all(desk),
+        queue::all(desk),
+        workers::all(desk),
+        schedules::all(desk),
+    ];
+    families.into_iter().flatten().collect()
+}
+
+/// Why a question has no answer, in the closed list of codes.
+fn refusal(err: Unanswered) -> Refusal {
+    match err {
+        Unanswered::Query(QueryError::Fault(_)) | Unanswered::Broken(_) => {
+            tracing::error!(err = %Chain(&err), "a question could not be answered");
+            Refusal::new(Code::Internal, "internal error")
+        }
+        Unanswered::Query(err) => Refusal::new(err.code(), err.to_string()),
+        Unanswered::Busy => Refusal::new(Code::ResourceExhausted, err.to_string()).retryable(),
+        Unanswered::Stopped(_) => Refusal::new(Code::Unavailable, err.to_string()),
+    }
 }
 
 /// Sends each invocation to the tool of its name.
 struct Dispatch(HashMap<String, Arc<dyn Run>>);
 
 impl Run for Dispatch {
+    fn foretell(&self, invocation: &Invocation) -> Option<Work> {
+        self.0.get(&invocation.name)?.foretell(invocation)
+    }
+
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
         match self.0.get(&invocation.name) {
             Some(run) => run.run(invocation),

@@ -175,7 +175,7 @@ async fn call(ledger: &Ledger, n: u64, cause: Option<Cid>) -> Cid {
         output: Some(payload_ref(&output, Role::Output)),
         took_us: 1,
     };
-    let end = Command::End { end, output: Some(output) };
+    let end = Command::End { end, output: Some(output), attempt: None };
     let ended = ledger.submit(end).await;
     assert!(matches!(ended, Ok(Ruling::Done(_))), "a running call ends");
     started.cid

@@ -1,9 +1,10 @@
 //! The whole server from outside, beside the machine's own limits and another server in the same run.
 //!
-//! `cargo bench --bench system [-- calls|million|tools ...]`; without a name, all of them. Prints medians and
+//! `cargo bench --bench system [-- calls|durable|million|tools ...]`; without a name, all of them. Prints medians and
 //! ranges of at least five rounds, and PASS or FAIL beside each bound; README.md says what is measured how.
 
 mod calls;
+mod durable;
 mod history;
 mod load;
 #[path = "../machine/mod.rs"]
@@ -18,15 +19,19 @@ use std::path::PathBuf;
 /// A part of the run: its name, and what prints it.
 type Section = (&'static str, fn());
 
-const SECTIONS: &[Section] =
-    &[("calls", calls::section), ("million", million::section), ("tools", tools::section)];
+const SECTIONS: &[Section] = &[
+    ("calls", calls::section),
+    ("durable", durable::section),
+    ("million", million::section),
+    ("tools", tools::section),
+];
 
 fn main() {
     // Cargo adds a flag of its own.
     let asked: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     for name in &asked {
         if !SECTIONS.iter().any(|(section, _)| section == name) {
-            eprintln!("no section `{name}`; there are calls, million, tools");
+            eprintln!("no section `{name}`; there are calls, durable, million, tools");
             std::process::exit(2);
         }
     }

@@ -94,3 +94,150 @@ CREATE TABLE erased (
     block INTEGER PRIMARY KEY,
     seq   INTEGER NOT NULL
 );
+
+-- Tasks by the seq of their submission, which is also their subject's number.
+CREATE TABLE task (
+    id              INTEGER PRIMARY KEY,
+    status          INTEGER NOT NULL,  -- 0 queued, 1 running, 2 succeeded, 3 failed, 4 dead, 5 cancelled, 6 timed_out
+    cleared         INTEGER NOT NULL,  -- 1: left the lists
+    priority        INTEGER NOT NULL,
+    class           INTEGER NOT NULL,  -- word: the type and what it requires, parted by spaces
+    ord             INTEGER NOT NULL,  -- its place in the line: lower first, then id
+    ready_ms        INTEGER NOT NULL,
+    attempt         INTEGER NOT NULL,
+    retries         INTEGER NOT NULL,  -- times it was revived
+    held            INTEGER NOT NULL,  -- 1: no worker does it; while it waits it counts as running
+    part            INTEGER NOT NULL,  -- 0 a whole step, 1 one of many, 2 what takes a step back
+    worker          INTEGER,           -- word: who has it or had it last; null while it waits
+    started_ms      INTEGER,           -- of the last attempt
+    ended_ms        INTEGER,
+    run             INTEGER,           -- workflow
+    tool            INTEGER,           -- the contract's block number
+    input           INTEGER,           -- the payload's block number
+    concurrency_key TEXT,
+    rate_key        TEXT,
+    unique_key      TEXT,
+    tags            TEXT               -- words, parted by spaces; null where there are none
+);
+CREATE INDEX task_worker ON task (worker, status) WHERE worker IS NOT NULL AND cleared = 0;
+CREATE INDEX task_run ON task (run) WHERE run IS NOT NULL;
+CREATE INDEX task_unique ON task (unique_key) WHERE unique_key IS NOT NULL AND status < 2;
+
+-- The tasks of each tag that are not cleared; tag 0 stands for every task. A list is a merge of ranges of this table.
+CREATE TABLE task_listed (
+    tag      INTEGER NOT NULL,         -- word
+    status   INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    task     INTEGER NOT NULL,
+    PRIMARY KEY (tag, status, priority, task)
+) WITHOUT ROWID;
+
+-- How long each of those ranges is.
+CREATE TABLE task_tally (
+    tag      INTEGER NOT NULL,
+    status   INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    n        INTEGER NOT NULL,
+    PRIMARY KEY (tag, status, priority)
+) WITHOUT ROWID;
+
+-- The last success of a contract with an input that a worker had.
+CREATE TABLE outcome (
+    tool  INTEGER NOT NULL,            -- the contract's block number
+    input INTEGER NOT NULL,            -- the payload's block number
+    seq   INTEGER NOT NULL,
+    PRIMARY KEY (tool, input)
+) WITHOUT ROWID;
+
+-- Runs by the seq of their submission, which is also their subject's number.
+CREATE TABLE workflow (
+    id         INTEGER PRIMARY KEY,
+    status     INTEGER NOT NULL,       -- 0 submitted, 1 waiting, 2 running, 3 succeeded, 4 failed, 5 cancelled, 6 timed_out
+    name       TEXT,                   -- from the plan
+    priority   INTEGER NOT NULL,
+    plan       INTEGER,                -- the plan's block number
+    steps      INTEGER NOT NULL,
+    done       INTEGER NOT NULL,       -- steps that succeeded, or that their condition skipped
+    started_ms INTEGER,
+    ended_ms   INTEGER
+);
+CREATE INDEX workflow_status ON workflow (status);
+
+CREATE TABLE workflow_tag (
+    tag      INTEGER NOT NULL,         -- word
+    workflow INTEGER NOT NULL,
+    PRIMARY KEY (tag, workflow)
+) WITHOUT ROWID;
+
+CREATE TABLE workflow_tally (
+    status INTEGER PRIMARY KEY,
+    n      INTEGER NOT NULL
+);
+
+-- Which runs wait for which to succeed.
+CREATE TABLE dependency (
+    needs    INTEGER NOT NULL,         -- workflow
+    workflow INTEGER NOT NULL,
+    PRIMARY KEY (needs, workflow)
+) WITHOUT ROWID;
+
+-- Workers by their subject's number; what the node's own executor does needs no row.
+CREATE TABLE worker (
+    id             INTEGER PRIMARY KEY,
+    name           INTEGER NOT NULL,   -- word
+    status         INTEGER NOT NULL,   -- 0 active, 1 draining, 2 offline
+    capabilities   TEXT NOT NULL,      -- JSON array
+    max_concurrent INTEGER NOT NULL,
+    registered_ms  INTEGER NOT NULL,
+    until_ms       INTEGER,            -- when draining ends
+    seq            INTEGER NOT NULL    -- the event its status is from
+);
+
+-- What came of the tasks each worker claimed.
+CREATE TABLE worker_tally (
+    worker       INTEGER PRIMARY KEY,  -- word
+    running      INTEGER NOT NULL,
+    succeeded    INTEGER NOT NULL,
+    failed       INTEGER NOT NULL,
+    execution_ms INTEGER NOT NULL
+);
+
+CREATE TABLE queue (
+    id     INTEGER PRIMARY KEY CHECK (id = 0),
+    paused INTEGER                     -- seq of `queue.paused`; null while it is active
+);
+INSERT INTO queue (id, paused) VALUES (0, NULL);
+
+-- Keys of bounded rates that were used.
+CREATE TABLE rate (
+    key      TEXT PRIMARY KEY,
+    until_ms INTEGER NOT NULL          -- when the last claim under it allowed the next one
+);
+
+-- Schedules by their subject's number.
+CREATE TABLE schedule (
+    id       INTEGER PRIMARY KEY,
+    name     INTEGER NOT NULL,         -- word
+    created  INTEGER NOT NULL,         -- seq of the `schedule.created` that holds
+    cron     TEXT,
+    every_ms INTEGER,
+    makes    TEXT NOT NULL,
+    next_ms  INTEGER NOT NULL,
+    last_ms  INTEGER,                  -- the tick that fired last
+    fired    INTEGER NOT NULL,
+    deleted  INTEGER NOT NULL
+);
+
+-- What happened in each minute of the last day in which something did.
+CREATE TABLE minute (
+    minute         INTEGER PRIMARY KEY, -- since the epoch
+    submitted      INTEGER NOT NULL,
+    started        INTEGER NOT NULL,
+    succeeded      INTEGER NOT NULL,
+    failed         INTEGER NOT NULL,
+    executed       INTEGER NOT NULL,   -- attempts that ended with an outcome, of which `execution_ms` is the sum
+    wait_ms        INTEGER NOT NULL,   -- the sum over `started`
+    execution_ms   INTEGER NOT NULL,
+    runs_ended     INTEGER NOT NULL,
+    runs_failed    INTEGER NOT NULL
+);

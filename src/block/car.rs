@@ -137,6 +137,11 @@ impl<R: Read> Reader<R> {
         self.root
     }
 
+    /// Bytes read: the last section ends here.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
     fn section(&mut self) -> Result<Option<(Cid, Vec<u8>)>, CarError> {
         let at = self.at;
         let Some(len) = read_varint(&mut self.from, &mut self.at)? else {

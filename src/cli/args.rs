@@ -1,4 +1,4 @@
-//! The arguments of the commands that read a log.
+//! The arguments of the commands that read a log, and of those that follow a run.
 //!
 //! Invariant: what is parsed here has its type: no command reads a CID, a key, a moment or a format from text again.
 
@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::{
     block::Cid,
-    cli::Data,
+    cli::{Data, Reach},
     identity::Verifier,
     query::{
         export::Format,
@@ -79,12 +79,11 @@ pub enum LogCommand {
     Verify(Verify),
     /// Write events for other people's programs.
     Export(Export),
-    /// Make a data directory from an exported log (car).
+    /// Make a data directory from an exported log (car), or keep the record of a run in one to replay it.
     Import {
         file: PathBuf,
-        /// The data directory to make.
-        #[arg(long, value_name = "DIR")]
-        data: PathBuf,
+        #[command(flatten)]
+        data: Data,
     },
 }
 
@@ -149,7 +148,7 @@ pub struct Export {
     /// car, jsonl or prov-json.
     #[arg(long, default_value = "car", value_parser = format)]
     pub format: Format,
-    /// Only what is about this entity.
+    /// Only what is about this entity; of workflow/ID, all that a replay needs.
     #[arg(long, conflicts_with = "cid")]
     pub subject: Option<String>,
     /// Only this event and what led to it, or those that hold this payload.
@@ -228,6 +227,107 @@ pub struct Erase {
     pub basis: String,
     #[command(flatten)]
     pub data: Data,
+}
+
+#[derive(Subcommand)]
+pub enum WorkflowCommand {
+    /// Submit a definition, as `workflow_submit` takes it.
+    Submit {
+        /// A JSON file; `-` is standard input.
+        file: PathBuf,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Show how far a run and its steps are.
+    Status {
+        /// The run.
+        id: String,
+        /// As the log stood when it had this event.
+        #[arg(long, value_name = "SEQ")]
+        as_of_seq: Option<u64>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Follow a run until it ends; exit 0 when it succeeded, else 1.
+    Watch {
+        /// The run.
+        id: String,
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Stop a run: no further step starts.
+    Cancel {
+        /// The run.
+        id: String,
+        /// Stop running steps too.
+        #[arg(long)]
+        force: bool,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: Option<String>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Draw a run's steps, what waits for what, and the path that took longest.
+    Graph {
+        /// The run.
+        id: String,
+        #[arg(long, value_enum, default_value_t = Picture::Mermaid)]
+        format: Picture,
+        /// A picture: the same as --format svg.
+        #[arg(long, conflicts_with = "format")]
+        svg: bool,
+        /// The file to write; `-` is standard output.
+        #[arg(short, long, value_name = "FILE", default_value = "-")]
+        output: PathBuf,
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Show what an ended run gave, as JSON.
+    Result {
+        /// The run.
+        id: String,
+        #[command(flatten)]
+        reach: Reach,
+    },
+}
+
+/// A node's tools, and how their answer is shown.
+#[derive(Args)]
+pub struct Asked {
+    #[command(flatten)]
+    pub reach: Reach,
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Picture {
+    Json,
+    Dot,
+    Mermaid,
+    Svg,
+}
+
+#[derive(Args)]
+pub struct Replay {
+    /// The run.
+    pub workflow: String,
+    /// Run repeatable tools again, and compare what they give now.
+    #[arg(long)]
+    pub rerun: bool,
+    #[command(flatten)]
+    pub asked: Asked,
+}
+
+#[derive(Args)]
+pub struct Diff {
+    /// A run.
+    pub left: String,
+    /// The run it is compared with.
+    pub right: String,
+    #[command(flatten)]
+    pub asked: Asked,
 }
 
 fn micros(text: &str) -> Result<u64, String> {

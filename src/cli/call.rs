@@ -17,7 +17,7 @@ use crate::{
     cli::{Call, Usage, door::Door, out, runtime},
 };
 
-/// Bytes of arguments on standard input.
+/// Bytes of arguments from standard input or a file.
 const ARGUMENTS_MAX: u64 = 64 * 1024 * 1024;
 
 /// The answer to a call, from wherever it came.
@@ -106,16 +106,25 @@ fn print(content: &RawValue) -> anyhow::Result<()> {
 
 /// The arguments as typed, from standard input where that is asked for; they must be an object.
 fn arguments(typed: Option<&str>) -> anyhow::Result<Box<RawValue>> {
-    let mut text = typed.unwrap_or("{}").to_owned();
-    if text == "-" {
-        text.clear();
-        let read = stdin().take(ARGUMENTS_MAX + 1).read_to_string(&mut text);
-        let read = read.context("cannot read the arguments from standard input")?;
-        if read as u64 > ARGUMENTS_MAX {
-            return Err(Usage("the arguments are over 64 MiB".to_owned()).into());
-        }
+    match typed {
+        Some("-") => object(&text(stdin()).context("cannot read the arguments from standard input")?),
+        typed => object(typed.unwrap_or("{}")),
     }
-    let arguments = serde_json::from_str::<Box<RawValue>>(&text);
+}
+
+/// All of a text that may be arguments.
+pub fn text(from: impl Read) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let read = from.take(ARGUMENTS_MAX + 1).read_to_string(&mut text)?;
+    match read as u64 > ARGUMENTS_MAX {
+        true => Err(Usage("the arguments are over 64 MiB".to_owned()).into()),
+        false => Ok(text),
+    }
+}
+
+/// A text as arguments: it must be a JSON object.
+pub fn object(text: &str) -> anyhow::Result<Box<RawValue>> {
+    let arguments = serde_json::from_str::<Box<RawValue>>(text);
     let arguments = arguments.map_err(|err| Usage(format!("the arguments are not json: {err}")))?;
     match arguments.get().starts_with('{') {
         true => Ok(arguments),

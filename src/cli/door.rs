@@ -81,6 +81,8 @@ async fn call(node: &Node, tool: &str, arguments: &RawValue) -> Called {
         client: Arc::new(Nobody),
         cancel: cancel.clone(),
         cause: None,
+        attempt: None,
+        begun: None,
     };
     let call = node.router.call(request);
     tokio::pin!(call);

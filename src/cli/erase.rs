@@ -45,7 +45,12 @@ pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
             }
         }
         Ruling::Denied(refusal) => anyhow::bail!("{}", refusal.message),
-        Ruling::Published { .. } | Ruling::Run(_) | Ruling::Refused(_) | Ruling::Answered(_) => {
+        Ruling::Published { .. }
+        | Ruling::Worked(_)
+        | Ruling::Run(_)
+        | Ruling::Began { .. }
+        | Ruling::Refused(_)
+        | Ruling::Answered(_) => {
             anyhow::bail!("the ledger answered something else; nothing is known to be erased")
         }
     }

@@ -1,4 +1,4 @@
-//! `cairn log export` and `cairn log import`: a log as a file, and back.
+//! `cairn log export` and `cairn log import`: a log or a run as a file, and back.
 //!
 //! Invariant: a file under the asked name is whole; what breaks off leaves none.
 
@@ -20,11 +20,11 @@ use crate::{
         remote::Messages,
         runtime,
         source::{self, Source},
-        verify,
+        table, verify,
     },
     query::{
         export::{Format, Scope},
-        import,
+        import::{self, Imported},
     },
 };
 
@@ -67,15 +67,25 @@ pub fn run(args: Export, quiet: bool) -> anyhow::Result<ExitCode> {
 pub fn import(file: &Path, data: &Path, quiet: bool) -> anyhow::Result<ExitCode> {
     let archive = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut progress = Progress::new("blocks", 0, quiet);
-    let report = import::import(archive, data, &mut |step| verify::tell(&mut progress, step))?;
+    let imported = import::import(archive, data, &mut |step| verify::tell(&mut progress, step))?;
     drop(progress);
-    if !quiet {
-        eprintln!(
+    if quiet {
+        return Ok(ExitCode::SUCCESS);
+    }
+    match imported {
+        Imported::Log(report) => eprintln!(
             "imported {} events and {} blocks into {}",
             report.checked_events,
             report.checked_blocks,
             data.display()
-        );
+        ),
+        Imported::Run(kept) => eprintln!(
+            "imported {}, {} events and {} blocks, as {}",
+            table::printable(&kept.subject),
+            kept.events,
+            kept.blocks,
+            kept.file.display()
+        ),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -23,6 +23,11 @@ impl Table {
         self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
     }
 
+    /// Whether there is no row under the head.
+    pub fn is_empty(&self) -> bool {
+        self.rows.len() <= 1
+    }
+
     /// The table as text, one line a row.
     pub fn render(&self) -> String {
         let columns = self.rows.first().map_or(0, Vec::len);

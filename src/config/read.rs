@@ -71,9 +71,10 @@ pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) 
         entries
     };
     let (server, auth, log) = (section("server"), section("auth"), section("log"));
-    let (tasks, p2p, capture) = (section("tasks"), section("p2p"), section("capture"));
+    let (mut tasks, p2p, capture) = (section("tasks"), section("p2p"), section("capture"));
     let (telemetry, mut router, tools) = (section("telemetry"), section("router"), section("tools"));
     let lanes = members(router.remove("lanes"), "router.lanes", &mut report);
+    let rates = members(tasks.remove("rates"), "tasks.rates", &mut report);
     let upstream = file.remove("upstream");
 
     let mut config = Config {
@@ -88,6 +89,7 @@ pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) 
         router: table(router, "router", &mut report),
         tools: tables(tools, "tools", &mut report),
     };
+    config.tasks.rates = tables(rates, "tasks.rates", &mut report);
     config.router.lanes = tables(lanes, "router.lanes", &mut report);
     for key in file.keys() {
         unknown(key, key, fields::<Config>(), &mut report);

@@ -28,8 +28,12 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     bound("log.checkpoint_interval_ms", log.checkpoint_interval_ms, 10..=HOUR_MS, report);
     bound("tasks.lease_ms", tasks.lease_ms, 100..=DAY_MS, report);
     bound("tasks.ageing_ms", tasks.ageing_ms, 100..=DAY_MS, report);
-    bound("tasks.max_queue", tasks.max_queue as u64, 1..=1_000_000, report);
+    bound("tasks.max_queue", tasks.max_queue as u64, 1..=10_000_000, report);
     bound("tasks.max_attempts", tasks.max_attempts.into(), 1..=1000, report);
+    for (key, rate) in &tasks.rates {
+        bound(&format!("tasks.rates.{key}.interval_ms"), rate.interval_ms, 1..=DAY_MS, report);
+        bound(&format!("tasks.rates.{key}.burst"), rate.burst, 1..=1_000_000, report);
+    }
     if config.p2p.enable {
         report.fault("p2p.enable", "peers are not in this build; leave it false");
     }

@@ -64,6 +64,11 @@ impl Paths {
         Self(below.chain(others.0.iter().cloned()).collect())
     }
 
+    /// Adds the paths of `others`, below a place.
+    pub fn add(&mut self, place: &[String], others: &Self) {
+        self.0.extend(others.0.iter().map(|path| [place, &path[..]].concat()));
+    }
+
     /// These paths and `others`.
     pub fn and(&self, others: &Self) -> Self {
         Self(self.0.union(&others.0).cloned().collect())
@@ -191,7 +196,12 @@ fn redact_at(value: &mut Value, path: &[String], key: &SaltKey, taken: &mut Vec<
         Value::Array(items) if step == "*" => {
             items.iter_mut().for_each(|inner| redact_at(inner, rest, key, taken));
         }
-        _ => {}
+        Value::Array(items) => {
+            if let Some(inner) = step.parse().ok().and_then(|at: usize| items.get_mut(at)) {
+                redact_at(inner, rest, key, taken);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 

@@ -11,7 +11,17 @@ use ipld_core::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::block::Cid;
+use crate::{
+    block::Cid,
+    event::work::{
+        QueueCleared, QueuePaused, QueueResumed, ScheduleCreated, ScheduleDeleted, ScheduleFired, StepFailed,
+        StepGathered, StepSkipped, TaskCancelRequested, TaskCancelled, TaskClaimed, TaskCleared, TaskDead,
+        TaskFailed, TaskInterrupted, TaskLeaseExpired, TaskRenewed, TaskReprioritised, TaskRetried,
+        TaskSubmitted, TaskSucceeded, TaskTimedOut, WorkerDraining, WorkerLost, WorkerRegistered,
+        WorkerUnregistered, WorkflowCancelled, WorkflowFailed, WorkflowReplayed, WorkflowRescheduled,
+        WorkflowSignalled, WorkflowStarted, WorkflowSubmitted, WorkflowSucceeded, WorkflowTimedOut,
+    },
+};
 
 /// Declares [`Kind`] and [`Body`] from one list, so that a kind cannot have a name without facts.
 macro_rules! kinds {
@@ -63,6 +73,42 @@ kinds! {
     CallCancelled = "call.cancelled",
     PayloadErased = "payload.erased",
     AccessExported = "access.exported",
+    TaskSubmitted = "task.submitted",
+    TaskClaimed = "task.claimed",
+    TaskRenewed = "task.renewed",
+    TaskSucceeded = "task.succeeded",
+    TaskFailed = "task.failed",
+    TaskTimedOut = "task.timed_out",
+    TaskLeaseExpired = "task.lease_expired",
+    TaskInterrupted = "task.interrupted",
+    TaskDead = "task.dead",
+    TaskCancelRequested = "task.cancel_requested",
+    TaskCancelled = "task.cancelled",
+    TaskReprioritised = "task.reprioritised",
+    TaskRetried = "task.retried",
+    TaskCleared = "task.cleared",
+    QueuePaused = "queue.paused",
+    QueueResumed = "queue.resumed",
+    QueueCleared = "queue.cleared",
+    WorkerRegistered = "worker.registered",
+    WorkerDraining = "worker.draining",
+    WorkerUnregistered = "worker.unregistered",
+    WorkerLost = "worker.lost",
+    WorkflowSubmitted = "workflow.submitted",
+    WorkflowStarted = "workflow.started",
+    WorkflowSucceeded = "workflow.succeeded",
+    WorkflowFailed = "workflow.failed",
+    WorkflowCancelled = "workflow.cancelled",
+    WorkflowTimedOut = "workflow.timed_out",
+    WorkflowRescheduled = "workflow.rescheduled",
+    WorkflowSignalled = "workflow.signalled",
+    WorkflowReplayed = "workflow.replayed",
+    StepSkipped = "step.skipped",
+    StepFailed = "step.failed",
+    StepGathered = "step.gathered",
+    ScheduleCreated = "schedule.created",
+    ScheduleFired = "schedule.fired",
+    ScheduleDeleted = "schedule.deleted",
 }
 
 fn to_map<T: Serialize>(facts: &T) -> BTreeMap<String, Ipld> {
@@ -90,6 +136,13 @@ pub struct LogOpened {
 pub struct LogRecovered {
     /// Calls ended as interrupted.
     pub interrupted: u64,
+    /// Attempts at tasks ended as interrupted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempts: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// A source offers a tool under this contract from now on.

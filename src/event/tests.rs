@@ -1,7 +1,9 @@
 //! Golden bytes of every kind, and what is refused.
 //!
-//! `schemas/golden.json` is one small log under a signed head: a genesis, a contract, two payloads and, in order
+//! `schemas/golden.json` is one small log under a signed head: a genesis, a contract, two payloads, a plan and, in order
 //! of `seq`, at least one event of every kind. Kinds are only ever added at its end: released bytes never change.
+
+mod work;
 
 use std::collections::BTreeMap;
 
@@ -63,6 +65,7 @@ fn line(name: &str, cid: Cid, bytes: &[u8]) -> Line {
 struct Story {
     log: Cid,
     contract: Cid,
+    plan: Cid,
     input: PayloadRef,
     output: PayloadRef,
     blocks: Vec<Line>,
@@ -90,6 +93,7 @@ impl Story {
             "effects": {"read_only": true, "idempotent": true, "destructive": false, "open_world": true},
             "prev": null,
         }));
+        let plan = work::plan(contract.cid());
         let key = SaltKey::new([9; 32]);
         let payload = |role, data: &str| {
             let sealed = Payload::seal(&key, JSON, data.as_bytes()).expect("a few bytes");
@@ -103,10 +107,12 @@ impl Story {
             ("contract", &contract),
             ("payload.input", &input_block),
             ("payload.output", &output_block),
+            ("plan", &plan),
         ];
         let mut story = Self {
             log: genesis.cid(),
             contract: contract.cid(),
+            plan: plan.cid(),
             input,
             output,
             blocks: blocks.map(|(name, block)| line(name, block.cid(), block.bytes())).into(),
@@ -115,6 +121,7 @@ impl Story {
         story.open();
         story.call();
         story.keep();
+        story.work();
         story
     }
 
@@ -159,7 +166,7 @@ impl Story {
     }
 
     fn keep(&mut self) {
-        self.add("log", Body::LogRecovered(LogRecovered { interrupted: 1 }));
+        self.add("log", Body::LogRecovered(LogRecovered { interrupted: 1, attempts: 0 }));
         let erased = PayloadErased { payload: self.output.cid, basis: "gdpr-17".into() };
         let succeeded = self.events[3].cid();
         let mut fact = self.fact("log", Body::PayloadErased(erased));
@@ -175,8 +182,12 @@ impl Story {
     /// A fact with what its kind usually carries beside its body.
     fn fact(&self, subject: &str, body: Body) -> Fact {
         let payloads = match body.kind() {
-            Kind::CallStarted => vec![self.input],
-            Kind::CallSucceeded => vec![self.output],
+            Kind::CallStarted
+            | Kind::TaskSubmitted
+            | Kind::WorkflowSubmitted
+            | Kind::WorkflowSignalled
+            | Kind::ScheduleCreated => vec![self.input],
+            Kind::CallSucceeded | Kind::TaskSucceeded | Kind::StepGathered => vec![self.output],
             _ => Vec::new(),
         };
         let call = subject.starts_with("call/");
@@ -312,7 +323,7 @@ fn bounds_are_allowed_and_one_more_is_not() {
 fn sealing_sorts_refs_and_keeps_the_same_bounds() {
     let story = Story::tell();
     let place = Place { log: story.log, seq: 0, prev: None, ts: START_US };
-    let fact = story.fact("log", Body::LogRecovered(LogRecovered { interrupted: 0 }));
+    let fact = story.fact("log", Body::LogRecovered(LogRecovered { interrupted: 0, attempts: 0 }));
     let with = |refs: Vec<Cid>, place| Event::seal(Fact { refs, ..fact.clone() }, place);
     let mut sorted = links(2);
     sorted.sort();

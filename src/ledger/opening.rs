@@ -16,8 +16,11 @@ use crate::{
     event::{Body, Event, Genesis, Place, body::LogOpened},
     identity::{Signer, Verifier, open_checkpoint},
     ledger::{
-        About, Command, GROUP_MAX, Ledger, Reach, Stopped, WAITING_MAX,
+        About, Command, GROUP_MAX, Ledger, Reach, Shelf, Stopped, WAITING_MAX, clock,
         folding::{Folding, catch_up},
+        holding::Holding,
+        loading::Loading,
+        sealer::Sealer,
         writer::{Working, Writer, log_fact, node},
     },
     log::{
@@ -28,11 +31,16 @@ use crate::{
     merkle,
     metrics::Metrics,
     query,
+    queue::Rates,
     state::{self, Database, StateError, StoredTiles, fold::Folder},
+    task::Limits,
 };
 
 /// Commits that may wait for the fold; then the writer waits too.
 const FOLD_BACKLOG: usize = 64;
+
+/// Events from which on the state's tables are worth statistics.
+const STATISTICS_MIN: u64 = 100_000;
 
 /// How a ledger is run.
 #[derive(Clone)]
@@ -42,11 +50,25 @@ pub struct Settings {
     pub checkpoint_interval: Duration,
     /// Told of every commit.
     pub metrics: Option<Arc<Metrics>>,
+    /// The bounds of durable work.
+    pub limits: Limits,
+    /// How often tasks of a rate key may start.
+    pub rates: Rates,
+    /// Filled once there is a catalogue.
+    pub tools: Shelf,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { group_max: GROUP_MAX, fsync: true, checkpoint_interval: Duration::from_secs(1), metrics: None }
+        Self {
+            group_max: GROUP_MAX,
+            fsync: true,
+            checkpoint_interval: Duration::from_secs(1),
+            metrics: None,
+            limits: Limits::default(),
+            rates: Rates::default(),
+            tools: Shelf::default(),
+        }
     }
 }
 
@@ -85,6 +107,7 @@ pub enum OpenError {
 pub struct Running {
     writer: thread::JoinHandle<()>,
     folding: thread::JoinHandle<()>,
+    clock: thread::JoinHandle<()>,
     _lock: Lock,
 }
 
@@ -94,6 +117,7 @@ impl Running {
         // A panicked thread has said so on standard error; there is nothing left to hand on.
         let _ = self.writer.join();
         let _ = self.folding.join();
+        let _ = self.clock.join();
     }
 }
 
@@ -133,14 +157,19 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
         return Err(OpenError::Forked { signed: size });
     }
     erase_again(folder.state(), log.as_mut(), reader.as_ref())?;
-    folder.state().execute_batch("PRAGMA optimize").map_err(StateError::from)?;
+    // Statistics of a few rows mislead the planner once there are many.
+    if folder.applied() >= STATISTICS_MIN {
+        folder.state().execute_batch("PRAGMA optimize").map_err(StateError::from)?;
+    }
 
     let about = About { log: Block::encode(&genesis).cid(), origin: genesis.origin, vkey: signer.vkey() };
     let working = working(folder.state(), reader.as_ref())?;
-    let dead = dead_runners(&working, home);
+    let holding = Loading { state: folder.state(), log: reader.as_ref(), now_ms: birth.now_us / 1000 }
+        .holding(&settings.rates)?;
+    let dead = dead_runners(&working, &holding, home);
     home.sweep();
     let (ledger, running) =
-        start(home, settings, Checked { lock, log, head, signer, folder, working, about })?;
+        start(home, settings, Checked { lock, log, head, signer, folder, working, holding, about })?;
     if !dead.is_empty() {
         ledger.submit_blocking(Command::Recover { runners: dead })?;
     }
@@ -155,12 +184,13 @@ struct Checked {
     signer: Signer,
     folder: Folder,
     working: Working,
+    holding: Holding,
     about: About,
 }
 
 /// Signs the log as it stands and starts the threads that write and fold it.
 fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, Running), OpenError> {
-    let Checked { lock, log, head, signer, folder, working, about } = checked;
+    let Checked { lock, log, head, signer, folder, working, holding, about } = checked;
     let tip = log.reader()?.tip()?;
     let (inbox, asks) = mpsc::channel(WAITING_MAX);
     let (fold, commits) = std::sync::mpsc::sync_channel(FOLD_BACKLOG);
@@ -168,12 +198,18 @@ fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, 
     let (reach, reach_rx) = watch::channel(Reach::default());
     let mut folding = Folding { folder, signer, head, reach, sync_every: settings.checkpoint_interval };
     folding.sign(true).map_err(OpenError::Head)?;
+    let (alarm, alarms) = std::sync::mpsc::channel();
     let writer = Writer {
-        tip,
+        reader: log.reader()?,
         log,
         state: state::open_reader(&home.state_path(), &home.log_path())?,
-        name: about.log,
+        sealer: Sealer { log: about.log, tip, looked_us: 0 },
         working,
+        holding,
+        limits: settings.limits,
+        salt: home.keys()?.salt,
+        tools: settings.tools.clone(),
+        alarm,
         fold,
         committed,
         applied: reach_rx.clone(),
@@ -184,6 +220,8 @@ fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, 
         thread::Builder::new().name(name.to_owned()).spawn(work).map_err(OpenError::Thread)
     };
     let folding = spawn("fold", Box::new(move || folding.run(commits)))?;
+    let weak = inbox.downgrade();
+    let clock = spawn("clock", Box::new(move || clock::run(&alarms, &weak)))?;
     let writer = spawn("ledger", Box::new(move || writer.run(asks)))?;
     let ledger = Ledger {
         inbox,
@@ -192,7 +230,7 @@ fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, 
         about: Arc::new(about),
         home: home.clone(),
     };
-    Ok((ledger, Running { writer, folding, _lock: lock }))
+    Ok((ledger, Running { writer, folding, clock, _lock: lock }))
 }
 
 /// Signs the log as it stands, for an operator who trusts it: what was signed before is forgotten.
@@ -365,9 +403,10 @@ fn working(state: &Database, reader: &dyn Reader) -> Result<Working, OpenError> 
     Ok(working)
 }
 
-/// Runners of open calls whose processes have ended.
-fn dead_runners(working: &Working, home: &Home) -> Vec<String> {
+/// Runners of open calls and attempts whose processes have ended.
+fn dead_runners(working: &Working, holding: &Holding, home: &Home) -> Vec<String> {
     let mut runners: Vec<String> = working.open.values().map(|call| call.runner.clone()).collect();
+    runners.extend(holding.runners());
     runners.sort_unstable();
     runners.dedup();
     runners.retain(|runner| !home.runs(runner));

@@ -39,6 +39,8 @@ const FRAME_MAX: usize = 72 * 1024 * 1024;
 const GUEST_WAITING_MAX: usize = 1024;
 /// How long a process tries to find or become the owner.
 const SEARCH_MAX: Duration = Duration::from_secs(10);
+/// How long the commands of a guest that left may take.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// Between two tries.
 const SEARCH_PAUSE: Duration = Duration::from_millis(20);
 
@@ -235,7 +237,10 @@ async fn guest(stream: UnixStream, ledger: Ledger) {
         while rulings.try_join_next().is_some() {}
     }
     drop(told);
-    while rulings.join_next().await.is_some() {}
+    // Claims that wait have nobody left to be answered; everything else is ruled within a moment.
+    let ruled = async { while rulings.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LEAVE_MAX, ruled).await;
+    rulings.abort_all();
     teller.abort();
     if !ledger.home().runs(&runner) {
         // A stopped ledger leaves this to the next start.
@@ -345,6 +350,7 @@ impl Relay {
                         unsaid.push_back(self.next);
                         self.next += 1;
                     }
+                    Some(Ask::Tick) => {}
                     Some(Ask::Close) | None => break Left::Closed,
                 },
             }
@@ -391,6 +397,7 @@ impl Relay {
                             break;
                         }
                     }
+                    Some(Ask::Tick) => {}
                     Some(Ask::Close) | None => break,
                 },
                 Ok(()) = committed.changed() => {

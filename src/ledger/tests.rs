@@ -76,7 +76,7 @@ fn end(id: &str) -> Command {
         output: Some(payload_ref(&output, Role::Output)),
         took_us: 1,
     };
-    Command::End { end, output: Some(output) }
+    Command::End { end, output: Some(output), attempt: None }
 }
 
 fn echo(ledger: &Ledger, id: &str, key: Option<u8>) -> Ruling {
@@ -317,8 +317,10 @@ fn a_failed_commit_stops_the_ledger() {
     // Another writer on the same file is what the expected head is there to notice.
     let mut log = SqliteLog::open(&dir.path().join("log.db"), true).expect("opens");
     let tip = log.reader().expect("reads").tip().expect("reads").expect("has events");
-    let fact =
-        writer::log_fact(node(), Body::LogRecovered(crate::event::body::LogRecovered { interrupted: 0 }));
+    let fact = writer::log_fact(
+        node(),
+        Body::LogRecovered(crate::event::body::LogRecovered { interrupted: 0, attempts: 0 }),
+    );
     let place =
         crate::event::Place { log: ledger.about().log, seq: tip.seq + 1, prev: Some(tip.cid), ts: tip.ts };
     let event = crate::event::Event::seal(fact, place).expect("a small fact");

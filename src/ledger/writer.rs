@@ -7,24 +7,30 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, mpsc::SyncSender},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    block::{Cid, payload::SealedPayload},
-    call::{self, Call, End, EndOutcome, Refusal, Start},
+    block::{
+        Cid,
+        payload::{SaltKey, SealedPayload},
+    },
+    call::{self, Call, Refusal},
     catalogue::{self, Entry},
     event::{
-        Actor, Body, Event, EventError, Fact, PayloadRef, Place, Role,
-        body::{AccessExported, CallRefused, LogRecovered, PayloadErased},
+        Actor, Body, Event, EventError, Fact, PayloadRef, Role,
+        body::{AccessExported, PayloadErased},
     },
-    ledger::{Ask, Command, Ruling, Sealed},
-    log::{Batch, Log, LogError, Stored, Tip},
+    ledger::{
+        Ask, Command, Ruling, Sealed, Shelf, claims::Answer, holding::Holding, sealer::Sealer, work::Work,
+    },
+    log::{Batch, Log, LogError, Reader, Stored},
     metrics::Metrics,
     query,
     state::Database,
+    task::Limits,
 };
 
 /// Who the node itself is in its events.
@@ -43,28 +49,38 @@ pub(super) enum Fault {
     State(#[from] crate::state::StateError),
     #[error("the fold has stopped")]
     Fold,
+    #[error("the entities do not fit the log: {what}")]
+    Broken { what: &'static str },
 }
 
 /// The latest call of an idempotency key: actor, name, keyed commitment.
-type Key = (String, String, Vec<u8>);
+pub(super) type Key = (String, String, Vec<u8>);
 
 /// The entities the rules need at once: running calls, contracts, keys whose calls are not folded yet.
 #[derive(Default)]
 pub(super) struct Working {
     pub open: HashMap<String, Call>,
     pub contracts: HashMap<(String, String), Entry>,
-    keyed: HashMap<Key, Call>,
+    pub keyed: HashMap<Key, Call>,
     /// Ended keyed calls by the seq of their ending: dropped once the state has them.
-    ended: VecDeque<(u64, Key)>,
+    pub ended: VecDeque<(u64, Key)>,
 }
 
 pub(super) struct Writer {
     pub log: Box<dyn Log>,
+    /// Sees what is committed.
+    pub reader: Box<dyn Reader>,
     /// Answers about calls that are folded already.
     pub state: Database,
-    pub name: Cid,
-    pub tip: Option<Tip>,
+    pub sealer: Sealer,
     pub working: Working,
+    pub holding: Holding,
+    pub limits: Limits,
+    pub salt: SaltKey,
+    /// What the steps of child runs are checked against.
+    pub tools: Shelf,
+    /// Told when the next thing is due, as milliseconds since the epoch.
+    pub alarm: std::sync::mpsc::Sender<Option<u64>>,
     pub fold: SyncSender<Vec<Event>>,
     pub committed: watch::Sender<u64>,
     pub applied: watch::Receiver<super::Reach>,
@@ -74,9 +90,9 @@ pub(super) struct Writer {
 
 /// What one commit will hold, and who waits for it.
 #[derive(Default)]
-struct Draft {
-    batch: Batch,
-    replies: Vec<(oneshot::Sender<Ruling>, Ruling)>,
+pub(super) struct Draft {
+    pub batch: Batch,
+    pub replies: Vec<(oneshot::Sender<Ruling>, Ruling)>,
     erasures: Vec<Cid>,
 }
 
@@ -84,42 +100,42 @@ impl Writer {
     /// Rules until every handle is dropped or a commit fails. Closing the inbox tells everybody who waits.
     pub fn run(mut self, mut inbox: mpsc::Receiver<Ask>) {
         let mut asks = Vec::with_capacity(self.group_max);
+        self.set_alarm();
         while inbox.blocking_recv_many(&mut asks, self.group_max) > 0 {
-            let mut closing = false;
-            let rules = asks.drain(..).map_while(|ask| match ask {
-                Ask::Rule { command, reply, again } => Some((command, reply, again)),
-                Ask::Close => {
-                    closing = true;
-                    None
-                }
-            });
-            if let Err(fault) = self.commit(rules) {
+            let closing = asks.iter().position(|ask| matches!(ask, Ask::Close));
+            asks.truncate(closing.unwrap_or(asks.len()));
+            if let Err(fault) = self.commit(asks.drain(..)) {
                 tracing::error!(err = %Chain(&fault), "commit failed; ledger stops");
                 return;
             }
-            if closing {
+            self.set_alarm();
+            if closing.is_some() {
                 return;
             }
         }
     }
 
-    fn commit(
-        &mut self,
-        asks: impl Iterator<Item = (Command, oneshot::Sender<Ruling>, bool)>,
-    ) -> Result<(), Fault> {
-        let expected = self.tip.map(|tip| tip.cid);
+    fn set_alarm(&self) {
+        // Without its clock the ledger still rules; nothing that waits for a time alone happens then.
+        let _ = self.alarm.send(self.holding.next_ms());
+    }
+
+    fn commit(&mut self, asks: impl Iterator<Item = Ask>) -> Result<(), Fault> {
+        let expected = self.sealer.tip.map(|tip| tip.cid);
         let mut draft = Draft::default();
-        for (command, reply, again) in asks {
-            let ruling = match again {
-                true => self.ruled(&command)?,
-                false => None,
-            };
-            let ruling = match ruling {
-                Some(ruling) => ruling,
-                None => self.rule(command, &mut draft).or_else(unsealed)?,
-            };
-            draft.replies.push((reply, ruling));
+        for ask in asks {
+            self.sealer.look();
+            match ask {
+                Ask::Rule { command, reply, again } => {
+                    if let Some(ruled) = self.answer(command, reply, again, &mut draft)? {
+                        draft.replies.push(ruled);
+                    }
+                }
+                Ask::Tick => self.tick(&mut draft)?,
+                Ask::Close => {}
+            }
         }
+        self.serve_parked(&mut draft)?;
         let Draft { batch, replies, erasures } = draft;
         if !batch.events.is_empty() {
             // A crash before this returns loses the whole group; nobody has been answered.
@@ -129,7 +145,7 @@ impl Writer {
                 metrics.commit(batch.events.len(), begun.elapsed().as_secs_f64());
             }
             // A crash from here on loses no answer: the state catches up from the log at start.
-            self.committed.send_replace(self.tip.map_or(0, |tip| tip.seq + 1));
+            self.committed.send_replace(self.sealer.tip.map_or(0, |tip| tip.seq + 1));
             self.fold.send(batch.events).map_err(|_| Fault::Fold)?;
         }
         for payload in erasures {
@@ -144,13 +160,55 @@ impl Writer {
         Ok(())
     }
 
+    /// Rules a command; none where its answer has to wait.
+    fn answer(
+        &mut self,
+        command: Command,
+        reply: oneshot::Sender<Ruling>,
+        again: bool,
+        draft: &mut Draft,
+    ) -> Result<Option<(oneshot::Sender<Ruling>, Ruling)>, Fault> {
+        if again && let Some(ruling) = self.ruled(&command)? {
+            return Ok(Some((reply, ruling)));
+        }
+        if let Command::Work(work) = command {
+            return Ok(match self.work(*work, draft) {
+                Ok(Answer::Now(ruling)) => Some((reply, ruling)),
+                Ok(Answer::Later(waiting)) => {
+                    let parked = waiting.park(reply, self.now_ms());
+                    self.holding.parked.push_back(parked);
+                    None
+                }
+                Err(fault) => Some((reply, unsealed(fault)?)),
+            });
+        }
+        Ok(Some((reply, self.rule(command, draft).or_else(unsealed)?)))
+    }
+
+    /// Starts a call and changes what it asks to change, unless the start is refused or answered already.
+    fn begin(&mut self, start: Command, work: Work, draft: &mut Draft) -> Result<Ruling, Fault> {
+        let started = match self.rule(start, draft)? {
+            Ruling::Run(started) => started,
+            other => return Ok(other),
+        };
+        let ruled = match self.work(Work { cause: Some(started.cid), ..work }, draft) {
+            Ok(Answer::Now(ruling)) => ruling,
+            // Claims are not foretold; one that were would find nothing.
+            Ok(Answer::Later(_)) => Ruling::Unchanged,
+            Err(fault) => unsealed(fault)?,
+        };
+        Ok(Ruling::Began { started, ruled: Box::new(ruled) })
+    }
+
     /// The ruling of a command that an earlier owner committed and could not answer.
     fn ruled(&self, command: &Command) -> Result<Option<Ruling>, Fault> {
         let id = match command {
+            Command::Begin { start, .. } => return self.ruled(start),
             Command::Start { start, .. } => &start.id,
             Command::End { end, .. } => &end.id,
             // These rule the same when they are ruled again.
-            Command::Publish { .. }
+            Command::Work(_)
+            | Command::Publish { .. }
             | Command::Retain { .. }
             | Command::Recover { .. }
             | Command::Erase { .. }
@@ -179,95 +237,18 @@ impl Writer {
     fn rule(&mut self, command: Command, draft: &mut Draft) -> Result<Ruling, Fault> {
         match command {
             Command::Start { start, input, refused } => self.start(*start, input, refused, draft),
-            Command::End { end, output } => self.end(&end, output, draft),
+            Command::End { end, output, attempt } => self.end(&end, output, attempt.as_deref(), draft),
+            Command::Begin { start, work } => self.begin(*start, *work, draft),
+            Command::Work(_) => Ok(Ruling::Unchanged),
             Command::Recover { runners } => self.recover(&runners, draft),
             Command::Publish { contract, actor } => self.publish(contract, &actor, draft),
             Command::Retain { source, names, actor } => self.retain(&source, &names, &actor, draft),
             Command::Erase { payload, basis, actor } => self.erase(payload, basis, actor, draft),
             Command::Export { format, from_seq, to_seq, actor } => {
                 let body = Body::AccessExported(AccessExported { format, from_seq, to_seq });
-                Ok(Ruling::Done(self.seal(log_fact(actor, body), draft)?.into()))
+                Ok(Ruling::Done(self.sealer.seal(log_fact(actor, body), draft)?.into()))
             }
         }
-    }
-
-    fn start(
-        &mut self,
-        start: Start,
-        input: Option<SealedPayload>,
-        refused: Option<SealedPayload>,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
-        let key = start.facts.key.clone().map(|key| (start.actor.id.clone(), start.facts.name.clone(), key));
-        let earlier = match &key {
-            Some(key) => self.keyed(key)?,
-            None => None,
-        };
-        let (fact, refusal) = match call::start(earlier.as_ref(), &start) {
-            call::Ruling::Run(fact) => (fact, None),
-            call::Ruling::Refuse(fact, facts) => (fact, Some(facts)),
-            call::Ruling::Answered(ending) => return Ok(Ruling::Answered(ending)),
-            call::Ruling::Denied(refusal) => return Ok(Ruling::Denied(refusal)),
-        };
-        draft.store(input);
-        let sealed = Sealed::from(self.seal(*fact, draft)?);
-        let call = start.begun(sealed.cid);
-        if let Some(key) = &key {
-            self.working.keyed.insert(key.clone(), call.clone());
-        }
-        match refusal {
-            None => {
-                self.working.open.insert(call.id.clone(), call);
-                Ok(Ruling::Run(sealed))
-            }
-            Some(facts) => self.refuse(call, facts, refused, key, draft),
-        }
-    }
-
-    fn refuse(
-        &mut self,
-        call: Call,
-        facts: CallRefused,
-        output: Option<SealedPayload>,
-        key: Option<Key>,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
-        let pay = output.as_ref().map(|output| payload_ref(output, Role::Error));
-        draft.store(output);
-        let event = self.seal(call::refuse(&call, facts, pay), draft)?;
-        self.remember_ending(call, key, event);
-        Ok(Ruling::Refused(event.into()))
-    }
-
-    fn end(&mut self, end: &End, output: Option<SealedPayload>, draft: &mut Draft) -> Result<Ruling, Fault> {
-        let fact = match call::end(self.working.open.get(&end.id), end) {
-            Ok(fact) => fact,
-            Err(refusal) => return Ok(Ruling::Denied(refusal)),
-        };
-        draft.store(output);
-        let event = self.seal(fact, draft)?;
-        if let Some(call) = self.working.open.remove(&end.id) {
-            let key = call.key.clone().map(|key| (call.actor.id.clone(), call.name.clone(), key));
-            self.remember_ending(call, key, event);
-        }
-        Ok(Ruling::Done(event.into()))
-    }
-
-    fn recover(&mut self, runners: &[String], draft: &mut Draft) -> Result<Ruling, Fault> {
-        let lost = self.working.open.values().filter(|call| runners.contains(&call.runner));
-        let mut ids: Vec<String> = lost.map(|call| call.id.clone()).collect();
-        if ids.is_empty() {
-            return Ok(Ruling::Unchanged);
-        }
-        // The map has no order of its own; the log must not depend on chance.
-        ids.sort_unstable();
-        let interrupted = ids.len() as u64;
-        for id in ids {
-            let end = End { id, outcome: EndOutcome::Interrupted, output: None, took_us: 0 };
-            self.end(&end, None, draft)?;
-        }
-        let body = Body::LogRecovered(LogRecovered { interrupted });
-        Ok(Ruling::Done(self.seal(log_fact(node(), body), draft)?.into()))
     }
 
     fn publish(
@@ -285,7 +266,7 @@ impl Writer {
             catalogue::Published::New { fact, block, contract } => {
                 let cid = block.cid();
                 draft.batch.blocks.push(block);
-                self.seal(*fact, draft)?;
+                self.sealer.seal(*fact, draft)?;
                 let entry = Entry { cid, contract: (*contract).clone(), offered: true };
                 self.working.contracts.insert(id, entry);
                 Ok(Ruling::Published { cid, contract, new: true })
@@ -315,7 +296,7 @@ impl Writer {
             let Some(fact) = catalogue::retire(entry, actor) else {
                 continue;
             };
-            ruling = Ruling::Done(self.seal(fact, draft)?.into());
+            ruling = Ruling::Done(self.sealer.seal(fact, draft)?.into());
             if let Some(entry) = self.working.contracts.get_mut(&id) {
                 entry.offered = false;
             }
@@ -351,56 +332,18 @@ impl Writer {
         let shared = query::shared_parts(reader.as_ref(), &draft.erasures, &parts)?;
         draft.erasures.extend(parts.into_iter().filter(|part| !shared.contains(part)));
         let body = Body::PayloadErased(PayloadErased { payload, basis });
-        Ok(Ruling::Done(self.seal(log_fact(actor, body), draft)?.into()))
+        Ok(Ruling::Done(self.sealer.seal(log_fact(actor, body), draft)?.into()))
     }
 
-    /// Seals `fact` as the next event of this commit.
-    fn seal<'d>(&mut self, fact: Fact, draft: &'d mut Draft) -> Result<&'d Event, Fault> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
-        let place = Place {
-            log: self.name,
-            seq: self.tip.map_or(0, |tip| tip.seq + 1),
-            prev: self.tip.map(|tip| tip.cid),
-            ts: self.tip.map_or(now, |tip| now.max(tip.ts)),
-        };
-        let event = Event::seal(fact, place)?;
-        self.tip = Some(Tip { seq: place.seq, cid: event.cid(), ts: place.ts });
-        draft.batch.events.push(event);
-        Ok(draft.batch.events.last().expect("one was pushed on the line before"))
+    /// Milliseconds since the epoch, never before the last event.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.sealer.now_us() / 1000
     }
 
-    /// The latest call of a key: among those not folded yet, or in the state.
-    fn keyed(&self, key: &Key) -> Result<Option<Call>, Fault> {
-        if let Some(call) = self.working.keyed.get(key) {
-            return Ok(Some(call.clone()));
-        }
-        let (actor, name, key) = key;
-        let Some((started, ended)) = query::keyed_call(&self.state, actor, name, key)? else {
-            return Ok(None);
-        };
-        let reader = self.log.reader()?;
-        let Some(mut call) = reader.event_at(started)?.as_ref().and_then(Call::begun) else {
-            return Ok(None);
-        };
-        if let Some(open) = self.working.open.get(&call.id) {
-            return Ok(Some(open.clone()));
-        }
-        if let Some(event) = ended.map(|seq| reader.event_at(seq)).transpose()?.flatten() {
-            call.apply(&event);
-        }
-        Ok(Some(call))
-    }
-
-    fn remember_ending(&mut self, mut call: Call, key: Option<Key>, event: &Event) {
-        let Some(key) = key else { return };
-        call.apply(event);
-        self.working.keyed.insert(key.clone(), call);
-        self.working.ended.push_back((event.fields().seq, key));
-    }
-
-    /// Drops ended keyed calls that the state can answer for.
+    /// Drops what the state can answer for.
     fn forget(&mut self) {
         let applied = self.applied.borrow().applied;
+        self.holding.forget(applied);
         while let Some((seq, _)) = self.working.ended.front()
             && *seq < applied
         {
@@ -424,12 +367,12 @@ fn unsealed(fault: Fault) -> Result<Ruling, Fault> {
             let refusal = Refusal::new(call::Code::InvalidArgument, format!("it cannot be recorded: {err}"));
             Ok(Ruling::Denied(refusal.hint("use shorter names")))
         }
-        Fault::Log(_) | Fault::State(_) | Fault::Fold => Err(fault),
+        Fault::Log(_) | Fault::State(_) | Fault::Fold | Fault::Broken { .. } => Err(fault),
     }
 }
 
 impl Draft {
-    fn store(&mut self, payload: Option<SealedPayload>) {
+    pub(super) fn store(&mut self, payload: Option<SealedPayload>) {
         let Some(payload) = payload else { return };
         self.batch.blocks.push(payload.envelope);
         self.batch.blocks.extend(payload.parts);

@@ -33,7 +33,7 @@ fn event(seq: u64, prev: Option<Cid>, cause: Option<Cid>) -> Event {
         subject: "log".into(),
         tool: None,
         payloads: Vec::new(),
-        body: Body::LogRecovered(LogRecovered { interrupted: seq }),
+        body: Body::LogRecovered(LogRecovered { interrupted: seq, attempts: 0 }),
     };
     let log = Cid::of(Codec::DagCbor, b"genesis");
     Event::seal(fact, Place { log, seq, prev, ts: seq }).expect("a small fact")

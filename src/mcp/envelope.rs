@@ -114,6 +114,8 @@ impl Asked {
             client,
             cancel,
             cause: None,
+            attempt: None,
+            begun: None,
         }
     }
 

@@ -7,7 +7,10 @@
 pub mod archive;
 mod prov;
 
-use std::io::{self, Write};
+use std::{
+    collections::BTreeSet,
+    io::{self, Write},
+};
 
 use serde_json::Value;
 
@@ -16,14 +19,17 @@ use super::{
     list::Filter,
     lookup::{Found, corrupt},
     proof::Head,
+    work,
 };
 use crate::{
     block::{Cid, decode_ipld, json::dag},
-    event::Event,
+    event::{Body, Event, work::WorkflowSubmitted},
 };
 
 /// Ancestors in one export.
 const ANCESTORS_MAX: usize = 1_000_000;
+/// What the subject of a run begins with.
+pub const RUN: &str = "workflow/";
 /// Seqs looked up at once.
 const BATCH: u64 = 1024;
 
@@ -32,7 +38,7 @@ const BATCH: u64 = 1024;
 pub enum Scope {
     /// The events from `from` to `to`, both included; all of them where neither is set.
     Range { from: Option<u64>, to: Option<u64> },
-    /// Everything about one entity.
+    /// Everything about one entity; of a run, all that it takes to decide it again, and the calls it made.
     Subject(String),
     /// An event and all its causal ancestors, or those of every event that holds a payload.
     Ancestors(Cid),
@@ -90,6 +96,8 @@ pub struct Selected {
     pub to: u64,
     pub count: u64,
     head: Head,
+    /// The entity it is the record of.
+    subject: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -125,6 +133,11 @@ impl View {
                 let gapless = true;
                 (Seqs::Fitting { filter, gapless }, "no event of this range".to_owned())
             }
+            Scope::Subject(subject) if subject.starts_with(RUN) => {
+                let mut seqs = self.run_seqs(&subject[RUN.len()..])?;
+                seqs.retain(|seq| *seq <= last);
+                (Seqs::These(seqs), format!("subject {subject}"))
+            }
             Scope::Subject(subject) => {
                 let filter = Box::new(Filter {
                     subject: Some(subject.clone()),
@@ -155,7 +168,27 @@ impl View {
         let (Some(from), Some(to)) = (from, to) else {
             return Err(QueryError::NotFound(what));
         };
-        Ok(Selected { seqs, from, to, count, head: head.clone() })
+        let subject = match scope {
+            Scope::Subject(subject) => Some(subject.clone()),
+            Scope::Range { .. } | Scope::Ancestors(_) => None,
+        };
+        Ok(Selected { seqs, from, to, count, head: head.clone(), subject })
+    }
+
+    /// The seqs of a run's events, those of its tasks and of the calls made for them; where it was made from another run,
+    /// also what that run and its tasks had come to by then.
+    fn run_seqs(&self, id: &str) -> Result<Vec<u64>, QueryError> {
+        let mut seqs = BTreeSet::from_iter(work::events_of_run(&self.state, id)?);
+        seqs.extend(work::calls_of_run(&self.state, id)?);
+        let first = work::run_known(&self.state, id)?.map(|first| self.log.event_at(first)).transpose()?;
+        if let Some(event) = first.flatten()
+            && let Some(Body::WorkflowSubmitted(WorkflowSubmitted { origin: Some(origin), .. })) =
+                event.body()
+        {
+            let before = work::events_of_run(&self.state, &origin.run)?;
+            seqs.extend(before.into_iter().filter(|seq| *seq < event.fields().seq));
+        }
+        Ok(seqs.into_iter().collect())
     }
 
     /// Writes what was selected.

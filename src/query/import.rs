@@ -1,4 +1,5 @@
-//! Import: an archive of a whole log becomes a data directory that can be verified, asked and exported.
+//! Import: an archive of a whole log becomes a data directory that can be verified, asked and exported; the record of a
+//! run is kept as an archive beside whatever log is there.
 //!
 //! Invariants:
 //! - nothing is left behind of an archive that is refused: the log takes its name once it is whole and verified;
@@ -11,14 +12,17 @@ use std::{
 };
 
 use super::{
-    export::archive::Manifest,
+    archives::{
+        self,
+        keep::{KeepError, Kept, keep},
+    },
+    export::{RUN, archive::Manifest},
     verify::{Checks, Report, Step, verify},
 };
 use crate::{
     block::{
         Block, Cid, Codec,
         car::{CarError, Limits, Reader, SECTION_MAX},
-        decode,
     },
     event::Event,
     log::{
@@ -43,7 +47,8 @@ pub enum ImportError {
     #[error("the archive is not an export of a log: its root is no manifest")]
     NoManifest,
     #[error(
-        "the archive holds {count} events from {from} to {to}, not a whole log: export it without a subject, cid or range"
+        "the archive holds {count} events from {from} to {to}: it is not a whole log, nor the record of a run; export it \
+         without a subject, cid or range, or with the subject workflow/ID"
     )]
     Partial { from: u64, to: u64, count: u64 },
     #[error("the archive goes from event {expected} to event {found}: the events between are missing")]
@@ -52,6 +57,8 @@ pub enum ImportError {
     Short { expected: u64, count: u64 },
     #[error("what the archive holds does not verify: {}", faults(.0))]
     Unverified(Box<Report>),
+    #[error(transparent)]
+    Keep(#[from] KeepError),
     #[error(transparent)]
     Home(#[from] HomeError),
     #[error("the log cannot be written")]
@@ -68,8 +75,40 @@ fn faults(report: &Report) -> String {
     }
 }
 
-/// Writes the log of `archive` into `dir`, which must hold none. `step` is told how far verifying it is.
-pub fn import(archive: impl Read, dir: &Path, step: &mut dyn FnMut(Step)) -> Result<Report, ImportError> {
+/// What an archive became.
+#[derive(Debug)]
+pub enum Imported {
+    /// The log of the directory.
+    Log(Report),
+    /// The record of a run, beside whatever log is there.
+    Run(Kept),
+}
+
+/// Takes `archive` into `dir`; a whole log only where there is none. `step` is told how far checking it is.
+pub fn import(archive: impl Read, dir: &Path, step: &mut dyn FnMut(Step)) -> Result<Imported, ImportError> {
+    let limits = Limits { section_max: SECTION_MAX, total_max: u64::MAX };
+    let mut archive = Reader::new(io::BufReader::new(archive), limits)?;
+    let manifest = archives::manifest(&mut archive).ok_or(ImportError::NoManifest)?;
+    let Manifest { from, to, count, .. } = manifest;
+    match &manifest.subject {
+        None if from == 0 && to.checked_add(1) == Some(count) => {
+            import_log(archive, &manifest, dir, step).map(Imported::Log)
+        }
+        Some(subject) if subject.starts_with(RUN) => {
+            let step = &mut |events| step(Step::Events(events, count));
+            Ok(Imported::Run(keep(archive, &manifest, subject, dir, step)?))
+        }
+        None | Some(_) => Err(ImportError::Partial { from, to, count }),
+    }
+}
+
+/// Writes the log of `archive` into `dir`, which must hold none.
+fn import_log(
+    archive: Reader<impl Read>,
+    manifest: &Manifest,
+    dir: &Path,
+    step: &mut dyn FnMut(Step),
+) -> Result<Report, ImportError> {
     if Home::existing(dir).is_ok() {
         return Err(ImportError::Occupied { dir: dir.display().to_string() });
     }
@@ -79,7 +118,7 @@ pub fn import(archive: impl Read, dir: &Path, step: &mut dyn FnMut(Step)) -> Res
         fs::remove_dir_all(&part)?;
     }
     let part = Home::open(&part)?;
-    let imported = write(archive, &part).and_then(|()| {
+    let imported = write(archive, manifest, &part).and_then(|()| {
         let report = verify(&part, &Checks::default(), step);
         match report.verified {
             true => Ok(report),
@@ -98,21 +137,7 @@ pub fn import(archive: impl Read, dir: &Path, step: &mut dyn FnMut(Step)) -> Res
 }
 
 /// Writes the log and its signed head.
-fn write(archive: impl Read, home: &Home) -> Result<(), ImportError> {
-    let limits = Limits { section_max: SECTION_MAX, total_max: u64::MAX };
-    let mut archive = Reader::new(io::BufReader::new(archive), limits)?;
-    let root = archive.root();
-    let Some((cid, bytes)) = archive.next().transpose()? else {
-        return Err(ImportError::NoManifest);
-    };
-    let manifest: Manifest = match cid == root {
-        true => decode(&bytes).map_err(|_| ImportError::NoManifest)?,
-        false => return Err(ImportError::NoManifest),
-    };
-    let Manifest { from, to, count, .. } = manifest;
-    if from != 0 || to.checked_add(1) != Some(count) {
-        return Err(ImportError::Partial { from, to, count });
-    }
+fn write(archive: Reader<impl Read>, manifest: &Manifest, home: &Home) -> Result<(), ImportError> {
     let mut log = Filling {
         log: SqliteLog::open(&home.log_path(), true)?,
         batch: Batch::default(),
@@ -143,8 +168,8 @@ fn write(archive: impl Read, home: &Home) -> Result<(), ImportError> {
         }
     }
     log.flush()?;
-    if next != count {
-        return Err(ImportError::Short { expected: next, count });
+    if next != manifest.count {
+        return Err(ImportError::Short { expected: next, count: manifest.count });
     }
     home.head()?.write(&manifest.checkpoint, true)?;
     Ok(())

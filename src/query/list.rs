@@ -4,14 +4,12 @@
 //! - pages are cut by `seq`, so they stay as they are while others write;
 //! - a cursor goes on with the query that gave it and with no other.
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use super::{QueryError, View};
+use super::{QueryError, View, cursor};
 use crate::{
-    block::{Cid, decode, encode},
+    block::{Cid, decode},
     contract::Contract,
     event::{Event, Kind},
     log::Stored,
@@ -25,8 +23,6 @@ pub const LIMIT_DEFAULT: u64 = 100;
 const COMMON_KINDS: u64 = 2;
 /// Contracts that are followed back from a tool's name.
 const PAST_CONTRACTS_MAX: usize = 1000;
-/// Bytes of a filter's digest in its cursors.
-const BOUND_LEN: usize = 8;
 
 /// Which events are asked for: those that fit every field that is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -67,7 +63,7 @@ impl View {
     /// The next page. `limit` is cut to 1 to [`LIMIT_MAX`].
     pub fn list(&self, filter: &Filter, limit: u64, cursor: Option<&str>) -> Result<Page, QueryError> {
         let limit = limit.clamp(1, LIMIT_MAX);
-        let after = cursor.map(|cursor| filter.open(cursor)).transpose()?;
+        let after = cursor.map(|cursor| cursor::open(filter, cursor)).transpose()?;
         let applied = self.applied()?;
         let mut page = Page { events: Vec::new(), next_cursor: None, applied };
         let Some(mut conditions) = self.conditions(filter, applied)? else {
@@ -84,7 +80,7 @@ impl View {
         while let Some(row) = rows.next()? {
             let seq: u64 = row.get(0)?;
             if page.events.len() as u64 == limit {
-                page.next_cursor = Some(filter.cursor(seq));
+                page.next_cursor = Some(cursor::name(filter, seq));
                 break;
             }
             let event = Event::open(row.get(1)?).map_err(|_| super::lookup::corrupt("an event"))?;
@@ -278,30 +274,6 @@ impl View {
     fn number(&self, sql: &str, name: impl rusqlite::ToSql) -> Result<Option<u64>, QueryError> {
         let mut statement = self.state.prepare_cached(sql)?;
         Ok(statement.query_row([name], |row| row.get(0)).optional()?)
-    }
-}
-
-impl Filter {
-    /// Names the next seq of this query.
-    fn cursor(&self, seq: u64) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode([&seq.to_be_bytes()[..], &self.bound()].concat())
-    }
-
-    fn open(&self, cursor: &str) -> Result<u64, QueryError> {
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).unwrap_or_default();
-        match bytes.split_first_chunk() {
-            Some((seq, bound)) if bound == self.bound() => Ok(u64::from_be_bytes(*seq)),
-            _ => Err(QueryError::Invalid(
-                "cursor is not one of this query; ask for the first page again".to_owned(),
-            )),
-        }
-    }
-
-    fn bound(&self) -> [u8; BOUND_LEN] {
-        let digest: [u8; 32] = Sha256::digest(encode(self)).into();
-        let mut bound = [0; BOUND_LEN];
-        bound.copy_from_slice(&digest[..BOUND_LEN]);
-        bound
     }
 }
 

@@ -25,6 +25,8 @@ use crate::{
 
 /// The key in a tool's `_meta` that says that it calls another tool.
 pub const DISPATCHES: &str = "io.cairn/dispatches";
+/// The key in a tool's `_meta` that says that it takes plans which name tools.
+pub const PLANS: &str = "io.cairn/plans";
 /// Tools one source may offer.
 pub const TOOLS_MAX: usize = 10_000;
 /// Bytes of a tool's or prompt's name: events name them.
@@ -85,6 +87,8 @@ pub struct Entry {
     pub run: Arc<dyn Run>,
     /// Whether it calls another tool, named by its `tool` with `params`: it keeps no more than that one may.
     pub dispatches: bool,
+    /// Whether it takes plans whose parts name tools and their inputs: it keeps no more than those may.
+    pub plans: bool,
     /// What inputs are checked against; a refusal where the schema itself cannot be used.
     schema: Result<Validator, String>,
     fields: Vec<String>,
@@ -388,6 +392,7 @@ impl Entry {
             output_secrets: output.as_ref().map(Paths::of_schema).unwrap_or_default(),
             run: run.clone(),
             dispatches: definition["_meta"][DISPATCHES] == true,
+            plans: definition["_meta"][PLANS] == true,
             fields: fields.map(|fields| fields.keys().cloned().collect()).unwrap_or_default(),
             schema: compile(&schema),
             contract,

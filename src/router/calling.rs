@@ -6,7 +6,7 @@
 
 use std::{
     borrow::Cow,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -34,6 +34,7 @@ use crate::{
         lane::{self, Lane, Place, Turn},
         metadata::{PRIORITY, Rule},
         telling::{Told, error_text, judge, not_found, read_error, refusal_result, shown, silenced},
+        trial::Trial,
     },
 };
 
@@ -74,13 +75,6 @@ struct Content {
     capture: Capture,
 }
 
-/// What of a tool's input and answer may be kept.
-struct Keeping {
-    secrets: Paths,
-    marked: Paths,
-    capture: Capture,
-}
-
 impl Router {
     /// Runs a request to its recorded answer. Must not be dropped midway: [`Router::call`] sees to that.
     pub(super) async fn run(&self, request: Request) -> Result<Answer, RpcError> {
@@ -98,7 +92,6 @@ impl Router {
         let place = join(lane.as_ref(), &target.lane);
         content.refusal = content.refusal.or(place.as_ref().err().cloned());
 
-        let id = uuid::Uuid::now_v7().simple().to_string();
         let input = payload_ref(&sealed_input, Role::Input);
         let record = |sealed: Sealed, output| Record {
             event: sealed.cid,
@@ -109,50 +102,77 @@ impl Router {
             log: self.ledger().about().log,
             replayed: false,
         };
-        let refused = content.refusal.as_ref().map(|refusal| self.seal(refusal_result(refusal).get()));
-        let refused = refused.transpose()?;
-        let refused_as = refused.as_ref().map(|payload| payload.envelope.cid());
-        let start = Start {
-            input: Some(input),
-            refusal: content.refusal.clone(),
-            ..self.wish(id.clone(), &request, &target)
+        let (id, started, ruled) = match &request.begun {
+            Some((id, started)) => (id.clone(), *started, None),
+            None => {
+                let id = uuid::Uuid::now_v7().simple().to_string();
+                let refused =
+                    content.refusal.as_ref().map(|refusal| self.seal(refusal_result(refusal).get()));
+                let refused = refused.transpose()?;
+                let refused_as = refused.as_ref().map(|payload| payload.envelope.cid());
+                let start = Start {
+                    input: Some(input),
+                    refusal: content.refusal.clone(),
+                    ..self.wish(id.clone(), &request, &target)
+                };
+                let start = Command::Start { start: Box::new(start), input: Some(sealed_input), refused };
+                let unstarted = invocation(&request, &target, None, request.cancel.clone(), None);
+                let foretold = match &content.refusal {
+                    None => target.run.foretell(&unstarted),
+                    Some(_) => None,
+                };
+                let command = match foretold {
+                    Some(work) => Command::Begin { start: Box::new(start), work: Box::new(work) },
+                    None => start,
+                };
+                match self.submit(command).await? {
+                    Ruling::Run(started) => (id, started, None),
+                    Ruling::Began { started, ruled } => (id, started, Some(*ruled)),
+                    Ruling::Refused(sealed) => {
+                        self.count(&target, "refused", Duration::ZERO);
+                        let refusal =
+                            content.refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
+                        let record = Some(record(sealed, refused_as));
+                        return Ok(Answer { result: refusal_result(&refusal), record });
+                    }
+                    Ruling::Answered(ending) => {
+                        return self.first_answer(&ending, &record, content.capture).await;
+                    }
+                    Ruling::Denied(refusal) => {
+                        return Ok(Answer { result: refusal_result(&refusal), record: None });
+                    }
+                    Ruling::Published { .. } | Ruling::Worked(_) | Ruling::Done(_) | Ruling::Unchanged => {
+                        return Err(RpcError::internal());
+                    }
+                }
+            }
         };
-        let start = Command::Start { start: Box::new(start), input: Some(sealed_input), refused };
-        let started = match self.submit(start).await? {
-            Ruling::Run(started) => started,
-            Ruling::Refused(sealed) => {
-                self.count(&target, "refused", Duration::ZERO);
-                let refusal = content.refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
-                let record = Some(record(sealed, refused_as));
-                return Ok(Answer { result: refusal_result(&refusal), record });
-            }
-            Ruling::Answered(ending) => {
-                return self.first_answer(&ending, &record, content.capture).await;
-            }
-            Ruling::Denied(refusal) => {
-                return Ok(Answer { result: refusal_result(&refusal), record: None });
-            }
-            Ruling::Published { .. } | Ruling::Done(_) | Ruling::Unchanged => {
-                return Err(RpcError::internal());
-            }
-        };
-        let Ok(place) = &place else {
-            return Err(RpcError::internal());
-        };
-
         let begun = Instant::now();
-        let outcome = self.effect(&request, &target, place, started.cid).await;
-        self.end(id, outcome, &target, &content, begun.elapsed(), &record).await
+        let outcome = match (content.refusal.take(), &place) {
+            // It started with its claim, before its input could be checked.
+            (Some(refusal), _) => Outcome::Refused(refusal),
+            (None, Err(refusal)) => Outcome::Refused(refusal.clone()),
+            (None, Ok(place)) => self.effect(&request, &target, place, started.cid, ruled).await,
+        };
+        let trial = request.attempt.as_deref();
+        self.end(id, outcome, &target, &content, begun.elapsed(), trial, &record).await
     }
 
     /// Waits for a turn and runs the tool; a call that is told to stop gets its grace to do so.
-    async fn effect(&self, request: &Request, target: &Target, place: &Place, started: Cid) -> Outcome {
+    async fn effect(
+        &self,
+        request: &Request,
+        target: &Target,
+        place: &Place,
+        started: Cid,
+        ruled: Option<Ruling>,
+    ) -> Outcome {
         let span = tracing::info_span!("call", tool = target.recorded_name, event = %started);
         let priority = target.entry.as_ref().map_or(PRIORITY, |entry| entry.metadata.priority);
         let turn = async {
             // Shared with work that cannot be stopped: its thread holds the turn until it is done.
             let turn = Arc::new(place.turn(priority).await);
-            self.attempt(request, target, &place.lane, &turn, started).await
+            self.attempt(request, target, &place.lane, &turn, (started, ruled)).await
         };
         let told_to_stop = async {
             tokio::select! {
@@ -168,7 +188,8 @@ impl Router {
         }
     }
 
-    /// Records how a call ended, and tells it.
+    /// Records how a call ended, and the attempt that it was, and tells it.
+    #[expect(clippy::too_many_arguments, reason = "all that is known of a call when it ends")]
     async fn end(
         &self,
         id: String,
@@ -176,8 +197,10 @@ impl Router {
         target: &Target,
         content: &Content,
         took: Duration,
+        trial: Option<&Trial>,
         record: &(dyn Fn(Sealed, Option<Cid>) -> Record + Sync),
     ) -> Result<Answer, RpcError> {
+        let mut attempt = trial.and_then(|trial| trial.attempt(&outcome));
         let (mut ended, mut label, mut told) = judge(outcome);
         let text: Cow<'_, str> = match &told {
             Told::Result(result) => result.get().into(),
@@ -192,6 +215,9 @@ impl Router {
                 let message = format!("the tool's answer is over the bound of {PAYLOAD_MAX} bytes");
                 let refusal = Refusal::new(Code::ResourceExhausted, message);
                 let output = self.seal(refusal_result(&refusal).get())?;
+                if let Some(attempt) = &mut attempt {
+                    (attempt.code, attempt.retryable) = (refusal.code.as_str().to_owned(), false);
+                }
                 (ended, label, told) = judge(Outcome::Refused(refusal));
                 output
             }
@@ -204,10 +230,14 @@ impl Router {
             output: Some(payload_ref(&output, role)),
             took_us: took.as_micros() as u64,
         };
-        let sealed = match self.submit(Command::End { end, output: Some(output) }).await? {
+        let end = Command::End { end, output: Some(output), attempt: attempt.map(Box::new) };
+        let sealed = match self.submit(end).await? {
             Ruling::Done(sealed) => sealed,
             _ => return Err(RpcError::internal()),
         };
+        if let Some(trial) = trial {
+            trial.ended.store(true, std::sync::atomic::Ordering::Release);
+        }
         self.count(target, label, took);
         let record = Some(record(sealed, Some(cid)));
         match told {
@@ -223,7 +253,7 @@ impl Router {
         target: &Target,
         lane: &Lane,
         turn: &Arc<Turn>,
-        started: Cid,
+        (started, mut ruled): (Cid, Option<Ruling>),
     ) -> Outcome {
         let limit = target.entry.as_ref().and_then(|entry| entry.metadata.timeout_ms);
         let limit = limit.map_or(lane.bounds.timeout, Duration::from_millis);
@@ -237,7 +267,7 @@ impl Router {
         let mut tried = 0;
         loop {
             let cancel = request.cancel.child_token();
-            let invocation = invocation(request, target, started, cancel.clone());
+            let invocation = invocation(request, target, Some(started), cancel.clone(), ruled.take());
             let outcome = lane.run(turn, &target.run, invocation);
             let outcome = match tokio::time::timeout_at(deadline, outcome).await {
                 Ok(outcome) => outcome,
@@ -352,33 +382,6 @@ impl Router {
         ))
     }
 
-    /// What of a tool's content may be kept; of a tool that calls another, no more than of that one.
-    fn keeping(&self, entry: &Entry, input: &Value) -> Keeping {
-        let captures = &self.inner.parts.captures;
-        let own = Keeping {
-            secrets: entry.secrets.clone(),
-            marked: entry.output_secrets.clone(),
-            capture: captures.of(&entry.tool.name),
-        };
-        let called = input.get("tool").and_then(Value::as_str).filter(|_| entry.dispatches);
-        let Some(called) = called.and_then(|name| self.tool(name)) else { return own };
-        let params = input.get("params").unwrap_or(&Value::Null);
-        let inner = if called.dispatches {
-            self.keeping(&called, params)
-        } else {
-            Keeping {
-                secrets: called.secrets.clone(),
-                marked: called.output_secrets.clone(),
-                capture: captures.of(&called.tool.name),
-            }
-        };
-        Keeping {
-            secrets: inner.secrets.below("params", &own.secrets),
-            marked: inner.marked.and(&own.marked),
-            capture: inner.capture.max(own.capture),
-        }
-    }
-
     /// The wish to try a call, but for its input and what forbids it.
     fn wish(&self, id: String, request: &Request, target: &Target) -> Start {
         let key = request.meta.idempotency_key.as_ref();
@@ -472,7 +475,13 @@ fn join(lane: Option<&Arc<Lane>>, name: &str) -> Result<Place, Refusal> {
     })
 }
 
-fn invocation(request: &Request, target: &Target, started: Cid, cancel: CancellationToken) -> Invocation {
+fn invocation(
+    request: &Request,
+    target: &Target,
+    started: Option<Cid>,
+    cancel: CancellationToken,
+    ruled: Option<Ruling>,
+) -> Invocation {
     Invocation {
         method: request.method,
         name: target.inner.clone(),
@@ -481,6 +490,7 @@ fn invocation(request: &Request, target: &Target, started: Cid, cancel: Cancella
         client: request.client.clone(),
         progress_token: request.meta.progress_token.clone(),
         cancel,
-        started: Some(started),
+        started,
+        ruled: Arc::new(Mutex::new(ruled)),
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     event::{Body, Event},
     log::Reader,
     merkle::{self, Growing},
-    state::{StateError, StoredTiles, progress, subject_key, tile_id},
+    state::{StateError, StoredTiles, progress, subject_key, tile_id, work::counts::Counts},
 };
 
 /// Recent events whose seq is remembered, so that most causes need no look-up.
@@ -23,8 +23,8 @@ const WORDS_MAX: usize = 16 * 1024;
 
 /// The one that folds: owns the state's writing connection.
 pub struct Folder {
-    state: Connection,
-    log: Box<dyn Reader>,
+    pub(super) state: Connection,
+    pub(super) log: Box<dyn Reader>,
     applied: u64,
     last: Option<Cid>,
     tree: Growing,
@@ -33,6 +33,8 @@ pub struct Folder {
     words: HashMap<String, u64>,
     tally: HashMap<u64, u64>,
     recent: HashMap<Cid, u64>,
+    /// What the counts have changed by since they were last written.
+    pub(super) counts: Counts,
 }
 
 impl Folder {
@@ -53,6 +55,7 @@ impl Folder {
             words: HashMap::new(),
             tally,
             recent: HashMap::new(),
+            counts: Counts::default(),
         })
     }
 
@@ -99,6 +102,7 @@ impl Folder {
             for (kind, n) in &self.tally {
                 tally.execute(params![kind, n])?;
             }
+            self.counts.write(&self.state)?;
             let mut progress = self.state.prepare_cached("UPDATE progress SET applied = ?1, last = ?2")?;
             progress.execute(params![self.applied, self.last.map(|cid| *cid.digest())])?;
         }
@@ -177,6 +181,7 @@ impl Folder {
                 };
                 self.insert("INSERT OR IGNORE INTO erased (block, seq) VALUES (?1, ?2)", params![block, seq])
             }
+            work => self.remember_work(event, work, subject),
         }
     }
 
@@ -196,12 +201,12 @@ impl Folder {
         self.insert(sql, params![source, name, block, seq, offered])
     }
 
-    fn insert(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<(), StateError> {
+    pub(super) fn insert(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<(), StateError> {
         self.state.prepare_cached(sql)?.execute(values)?;
         Ok(())
     }
 
-    fn word(&mut self, text: &str) -> Result<u64, StateError> {
+    pub(super) fn word(&mut self, text: &str) -> Result<u64, StateError> {
         if let Some(id) = self.words.get(text) {
             return Ok(*id);
         }
@@ -234,7 +239,7 @@ impl Folder {
         Ok(seq)
     }
 
-    fn block(&self, cid: &Cid) -> Result<Option<u64>, StateError> {
+    pub(super) fn block(&self, cid: &Cid) -> Result<Option<u64>, StateError> {
         Ok(self.log.number_of(cid)?)
     }
 

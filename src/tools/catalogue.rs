@@ -215,6 +215,8 @@ impl Tool {
             client: invocation.client,
             cancel: invocation.cancel,
             cause: invocation.started,
+            attempt: None,
+            begun: None,
         };
         match self.router.call(request).await {
             Ok(answer) => Outcome::of_result(answer.result),

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    audit::{Audit, Unanswered},
+    audit::Audit,
     block::{Cid, splice},
     call::{Code, Refusal},
     query::{
@@ -23,7 +23,7 @@ use crate::{
         walk::{self, Direction},
     },
     router::{self, BoxFuture, Invocation, Outcome, Run, lane},
-    tools::{Builtin, Done, arguments, outcome},
+    tools::{Builtin, Done, arguments, outcome, refusal},
 };
 
 /// The tools over `audit`. `base` is the URL this node is reached under, where it is served over HTTP.
@@ -305,19 +305,6 @@ impl Tool {
 
 fn named(text: &str) -> Result<Cid, Refusal> {
     text.parse().map_err(|err| Refusal::new(Code::InvalidArgument, format!("{err}")))
-}
-
-/// Why there is no answer, in the closed list of codes.
-fn refusal(err: Unanswered) -> Refusal {
-    match err {
-        Unanswered::Query(QueryError::Fault(_)) | Unanswered::Broken(_) => {
-            tracing::error!(err = %crate::audit::Chain(&err), "a question could not be answered");
-            Refusal::new(Code::Internal, "internal error")
-        }
-        Unanswered::Query(err) => Refusal::new(err.code(), err.to_string()),
-        Unanswered::Busy => Refusal::new(Code::ResourceExhausted, err.to_string()).retryable(),
-        Unanswered::Stopped(_) => Refusal::new(Code::Unavailable, err.to_string()),
-    }
 }
 
 /// Text as it may stand in a query string (RFC 3986: unreserved characters stay).

@@ -164,7 +164,8 @@ fn an_auditor_checks_the_log_with_what_is_served() {
     let state = served.get("/v1/state").json();
     assert_eq!(state["root"], data_encoding::HEXLOWER.encode(&head.root));
     assert_eq!((&state["seq"], &state["counts"]["call.started"]), (&5.into(), &2.into()));
-    assert_eq!(state["digests"].as_object().expect("digests").len(), 13);
+    let digests = state["digests"].as_object().expect("digests");
+    assert!(["entry", "task", "tile"].iter().all(|table| digests.contains_key(*table)));
     assert_eq!(served.get("/log/tile/0/000.p/6").body.len(), 6 * 32);
     assert_eq!(served.get("/v1/consistency?old=3").json()["proof"].as_array().map(Vec::len), Some(4));
 

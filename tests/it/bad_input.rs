@@ -162,6 +162,15 @@ fn a_secret_is_in_no_file_and_in_no_error() {
     }
     let dispatched = result(&server, "tools_dispatch", json!({"tool": "up_login", "params": arguments}));
     assert!(dispatched.to_string().contains("welcome"), "{dispatched}");
+    let step = json!({"step_id": "in", "action": "up_login", "inputs": arguments});
+    let plan = json!({"workflow_id": "w", "name": "w", "steps": [step]});
+    let task = json!({"task_id": "t", "task_type": "tool:up_login", "payload": arguments});
+    for (tool, given) in [("workflow_submit", plan.clone()), ("task_submit", task)] {
+        let inner = json!({"tool": tool, "params": given});
+        for refused in [result(&server, tool, given), result(&server, "tools_dispatch", inner)] {
+            assert_eq!(refused["isError"], true, "durable work cannot keep a secret: {refused}");
+        }
+    }
     let again = ask(&server, "tools/call", keyed("up_login", &arguments, "secret-key-of-caller"));
     assert!(again["result"].is_object(), "{again}");
     let long = format!("{token}{token}{token}");

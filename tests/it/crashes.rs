@@ -44,6 +44,11 @@ impl Random {
         Self(seed)
     }
 
+    /// Another generator, for a thread of its own.
+    pub fn fork(&mut self) -> Self {
+        Self((self.below(usize::MAX) as u64) | 1)
+    }
+
     pub fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

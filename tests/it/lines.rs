@@ -25,13 +25,13 @@ use crate::{
 const EVERYTHING: &str = "node_modules/@modelcontextprotocol/server-everything/dist/index.js";
 
 /// A server on standard input and output, with a session open.
-struct Lines {
+pub struct Lines {
     process: Process,
     asked: u64,
 }
 
 impl Lines {
-    fn start(command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
         let mut lines = Self { process: Process::start(on_path(command)), asked: 0 };
         let params = json!({"protocolVersion": LEGACY, "capabilities": {},
                             "clientInfo": {"name": "tests", "version": "1"}});
@@ -80,12 +80,12 @@ impl Lines {
         self.answer()
     }
 
-    fn call(&mut self, name: &str, arguments: Value) -> Value {
+    pub fn call(&mut self, name: &str, arguments: Value) -> Value {
         self.request("tools/call", call(name, &arguments))
     }
 
     /// Closes its input, as a client does that is done.
-    fn finish(mut self) {
+    pub fn finish(mut self) {
         self.process.hang_up();
         let status = self.process.wait(record::PATIENCE);
         assert!(status.success(), "{status}: {}", self.process.last_errors());

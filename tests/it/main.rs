@@ -2,6 +2,7 @@
 //!
 //! One binary. Other people's programs come from `tests/clients/setup`.
 
+mod archives;
 mod audit;
 mod auditor;
 mod bad_input;
@@ -10,16 +11,21 @@ mod clients;
 mod command_line;
 mod conformance;
 mod crashes;
+mod durable;
 mod floors;
 mod formats;
 mod harness;
+mod killed;
 mod lines;
 mod provenance;
 mod questions;
 mod record;
 mod restart;
+mod runs;
 mod schemas;
 mod sessions;
 mod speech;
 mod upstream;
 mod upstreams;
+mod watched;
+mod work;

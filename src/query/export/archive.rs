@@ -7,6 +7,7 @@ use std::{
     io::Write,
 };
 
+use rusqlite::OptionalExtension;
 use serde::{Deserialize, Serialize};
 
 use super::{ExportError, Selected, Seqs};
@@ -41,6 +42,9 @@ pub struct Manifest {
     pub count: u64,
     /// A signed head of the log, over at least these events.
     pub checkpoint: String,
+    /// The entity whose record this is, where it is one entity's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
 }
 
 impl View {
@@ -54,6 +58,7 @@ impl View {
             to: selected.to,
             count: selected.count,
             checkpoint: selected.head.note.clone(),
+            subject: selected.subject.clone(),
         });
         let mut archive = car::Writer::new(to, manifest.cid())?;
         archive.write(&manifest.cid(), manifest.bytes())?;
@@ -62,6 +67,9 @@ impl View {
             let cid = self.log.block_named(number).map_err(QueryError::from)?;
             let cid = cid.ok_or_else(|| corrupt("a contract is missing"))?;
             archive.write(&cid, &self.stored(&cid)?.ok_or_else(|| corrupt("a contract is missing"))?)?;
+        }
+        for plan in self.plans_in(selected)? {
+            archive.write(&plan, &self.stored(&plan)?.ok_or_else(|| corrupt("a plan is missing"))?)?;
         }
         self.visit(selected, &mut |event| {
             archive.append(&event.cid(), event.bytes())?;
@@ -133,6 +141,29 @@ impl View {
             numbers.extend(number);
         }
         Ok(numbers.into_iter().collect())
+    }
+
+    /// The plans of the runs that the selected events submit.
+    fn plans_in(&self, selected: &Selected) -> Result<Vec<Cid>, QueryError> {
+        let numbers: BTreeSet<u64> = match &selected.seqs {
+            Seqs::These(seqs) => {
+                let mut statement = self.state.prepare_cached("SELECT plan FROM workflow WHERE id = ?1")?;
+                let plan = |seq| statement.query_row([seq], |row| row.get::<_, Option<u64>>(0)).optional();
+                let plans = seqs.iter().map(plan).collect::<Result<Vec<_>, _>>()?;
+                plans.into_iter().flatten().flatten().collect()
+            }
+            Seqs::Fitting { gapless: true, .. } => {
+                let sql =
+                    "SELECT DISTINCT plan FROM workflow WHERE plan IS NOT NULL AND id BETWEEN ?1 AND ?2";
+                let mut statement = self.state.prepare_cached(sql)?;
+                let rows = statement.query_map([selected.from, selected.to], |row| row.get(0))?;
+                rows.collect::<Result<_, _>>()?
+            }
+            // One entity that is no run.
+            Seqs::Fitting { gapless: false, .. } => BTreeSet::new(),
+        };
+        let plan = |number| self.log.block_named(number)?.ok_or_else(|| corrupt("a plan is missing"));
+        numbers.into_iter().map(plan).collect()
     }
 
     /// A block's bytes; none where they were erased or are not here.

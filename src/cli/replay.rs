@@ -1,0 +1,94 @@
+//! `cairn replay` and `cairn diff`: whether a run can be reproduced, and where two runs part.
+//!
+//! Invariant: exit 0 says that everything that was compared is the same, 1 that something is not.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::{
+    block::splice,
+    cli::{
+        args::{Diff, Replay},
+        table::{self, Table},
+        workflow::{ask, show, text},
+    },
+};
+
+pub fn replay(args: Replay) -> anyhow::Result<ExitCode> {
+    let mode = if args.rerun { "rerun" } else { "verify" };
+    let arguments = json!({"workflow_id": args.workflow, "mode": mode, "include_steps": true});
+    let report = ask(&args.asked.reach, "workflow_replay", &splice::raw(arguments.to_string()))?;
+    show(&report, &args.asked, |report| {
+        let mut table = Table::new(&["step", "verdict"]);
+        for step in rows(report, |step| step["verdict"] != "match") {
+            table.row(vec![text(step, "step_id").to_owned(), text(step, "verdict").to_owned()]);
+        }
+        let run = report["run"].as_str().map_or(String::new(), |run| format!("  run again as {run}"));
+        told(&args.workflow, report, &table, &run, args.asked.shown.wide)
+    })?;
+    Ok(code(report["matched"] == true))
+}
+
+pub fn diff(args: Diff) -> anyhow::Result<ExitCode> {
+    let arguments = json!({"left": args.left, "right": args.right});
+    let report = ask(&args.asked.reach, "workflow_diff", &splice::raw(arguments.to_string()))?;
+    show(&report, &args.asked, |report| {
+        let mut table = Table::new(&["step", "contract", "input", "output", &args.left, &args.right]);
+        let differs = |step: &Value| {
+            let differs = |key| step[key] != "same";
+            differs("contract")
+                || differs("input")
+                || differs("output")
+                || statuses(step).0 != statuses(step).1
+        };
+        for step in rows(report, differs) {
+            let cell = |key: &str| text(step, key).to_owned();
+            let (left, right) = statuses(step);
+            let (left, right) = (left.to_owned(), right.to_owned());
+            table.row(vec![cell("step_id"), cell("contract"), cell("input"), cell("output"), left, right]);
+        }
+        told(&format!("{} and {}", args.left, args.right), report, &table, "", args.asked.shown.wide)
+    })?;
+    Ok(code(report["matched"] == true))
+}
+
+/// How a step stands on either side; `none` where a run has no such step.
+fn statuses(step: &Value) -> (&str, &str) {
+    let of = |side: &str| step[side]["status"].as_str();
+    (of("left").unwrap_or("none"), of("right").unwrap_or("none"))
+}
+
+/// The steps of a report that are worth a row.
+fn rows(report: &Value, worth: impl Fn(&Value) -> bool) -> impl Iterator<Item = &Value> {
+    report["steps"].as_array().into_iter().flatten().filter(move |step| worth(step))
+}
+
+/// A report for people: what was found, the steps that differ, and where that began.
+fn told(what: &str, report: &Value, differ: &Table, run: &str, wide: bool) -> String {
+    let verdict = if report["matched"] == true { "matched" } else { "differs" };
+    let compared = report["compared_steps"].as_u64().unwrap_or(0);
+    let mut lines = vec![table::printable(&format!("{what}  {verdict}  {compared} steps compared{run}"))];
+    if !differ.is_empty() {
+        lines.push(differ.render());
+    }
+    let first = &report["first_divergence"];
+    if first.is_object() {
+        let step = first["step_id"].as_str().unwrap_or("the run as a whole");
+        let mut line = format!("first at {step}: {}", text(first, "why"));
+        for side in ["expected", "actual", "left", "right"] {
+            if let Some(cid) = first[side].as_str() {
+                line += &format!("; {side} {}", table::short(cid, wide));
+            }
+        }
+        lines.push(table::printable(&line));
+    }
+    lines.join("\n")
+}
+
+fn code(matched: bool) -> ExitCode {
+    match matched {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}

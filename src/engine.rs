@@ -1,0 +1,297 @@
+//! The engine: this node's own worker, which runs tasks that name a tool of its catalogue.
+//!
+//! Invariants:
+//! - it is a worker like any other: it claims, renews and ends its attempts by commands, and holds no rule;
+//! - it wakes when the ledger hands it work, never by asking again and again;
+//! - a lane's tasks never wait in the lane for each other: no more are claimed than the lane runs at once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool, atomic::Ordering},
+    time::Duration,
+};
+
+use serde_json::{Value, json, value::RawValue};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    block::payload::{JSON, Payload, SaltKey},
+    call::{Code, End, EndOutcome},
+    event::body::Failure,
+    ledger::{
+        Command, Ledger, Ruling, Stopped,
+        work::{Hand, Handed, Opening, Wish, Work, Worked},
+        writer::node,
+    },
+    router::{
+        BoxFuture, Caller, Change, Client, Entry, Meta, Method, Request, Router, RpcError, Scope,
+        trial::Trial,
+    },
+};
+
+/// What the type of a task begins with that names a tool.
+pub const TOOL: &str = "tool:";
+/// Attempts of one lane at a time, where the lane itself allows more.
+const LANE_MAX: usize = 256;
+/// How long a claim may wait; it is asked again then.
+const WAIT_MS: u64 = 3_600_000;
+/// Between two looks at whether running attempts should stop.
+const CHECK_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a lane's tools can do: the types of their tasks, and how their calls start.
+#[derive(Clone)]
+struct Able {
+    capabilities: Arc<BTreeSet<String>>,
+    openings: Arc<BTreeMap<String, Opening>>,
+}
+
+/// How a call ends that no tool was found for.
+const LOST: EndOutcome = EndOutcome::Failed { failure: Failure::Internal, code: None };
+
+/// The node's own worker.
+pub struct Engine {
+    router: Router,
+    ledger: Ledger,
+    salt: SaltKey,
+    runner: String,
+    /// What runs now, by task, and what stops it.
+    running: Mutex<HashMap<String, Running>>,
+    lease: Duration,
+}
+
+/// An attempt under way, and what stops its call.
+type Running = (Arc<Trial>, CancellationToken);
+
+impl Engine {
+    pub fn new(router: Router, salt: SaltKey, runner: String, lease: Duration) -> Arc<Self> {
+        let ledger = router.ledger().clone();
+        Arc::new(Self { router, ledger, salt, runner, running: Mutex::default(), lease })
+    }
+
+    /// Runs until `stopping`; attempts that run then are left to the router to end.
+    pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
+        let mut parts = JoinSet::new();
+        for (lane, bound) in self.router.bounds() {
+            let engine = self.clone();
+            let stopping = stopping.clone();
+            parts.spawn(async move { engine.serve(lane, bound.min(LANE_MAX), stopping).await });
+        }
+        let engine = self.clone();
+        let renewing = stopping.clone();
+        parts.spawn(async move { engine.keep(renewing).await });
+        while parts.join_next().await.is_some() {}
+    }
+
+    /// Claims and runs the tasks of one lane.
+    async fn serve(self: Arc<Self>, lane: String, bound: usize, stopping: CancellationToken) {
+        let mut changes = self.router.changes();
+        let mut runs: JoinSet<()> = JoinSet::new();
+        let mut claim: Option<JoinHandle<Result<Vec<Handed>, Stopped>>> = None;
+        let mut able = self.able(&lane);
+        loop {
+            let free = bound - runs.len().min(bound);
+            if claim.is_none() && free > 0 && !able.capabilities.is_empty() {
+                claim = Some(self.claim(&lane, free, &able));
+            }
+            tokio::select! {
+                () = stopping.cancelled() => return runs.detach_all(),
+                handed = async { claim.as_mut().expect("guarded by the condition").await }, if claim.is_some() => {
+                    claim = None;
+                    let Ok(Ok(handed)) = handed else { return runs.detach_all() };
+                    for handed in handed {
+                        let engine = self.clone();
+                        runs.spawn(async move { engine.attempt(handed).await });
+                    }
+                }
+                Some(_) = runs.join_next() => {}
+                changed = changes.recv() => match changed {
+                    Ok(Change::Prompts | Change::Resources) => {}
+                    Ok(Change::Tools) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
+                        able = self.able(&lane);
+                        let Some(old) = claim.take() else { continue };
+                        // The new claim takes the place of the old one, which is answered at once.
+                        claim = Some(self.claim(&lane, free, &able));
+                        if let Ok(Ok(handed)) = old.await {
+                            for handed in handed {
+                                let engine = self.clone();
+                                runs.spawn(async move { engine.attempt(handed).await });
+                            }
+                        }
+                    }
+                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return runs.detach_all(),
+                },
+            }
+        }
+    }
+
+    fn claim(&self, lane: &str, max: usize, able: &Able) -> JoinHandle<Result<Vec<Handed>, Stopped>> {
+        let Able { capabilities, openings } = able.clone();
+        let hand = Hand { runner: self.runner.clone(), lane: lane.to_owned(), capabilities, openings };
+        let wish = Wish::Claim { worker: self.name(), max, wait_ms: WAIT_MS, hand: Some(hand) };
+        let (ledger, command) = (self.ledger.clone(), self.command(wish));
+        tokio::spawn(async move {
+            match ledger.submit(command).await? {
+                Ruling::Worked(worked) => match *worked {
+                    Worked::Claimed(handed) => Ok(handed),
+                    _ => Ok(Vec::new()),
+                },
+                _ => Ok(Vec::new()),
+            }
+        })
+    }
+
+    /// What the tools of a lane make the node able to do.
+    fn able(&self, lane: &str) -> Able {
+        let tools = self.router.tools();
+        let of_lane = || tools.iter().filter(|entry| entry.metadata.runtime == lane);
+        let task_type = |entry: &Entry| format!("{TOOL}{}", entry.tool.name);
+        let openings = of_lane().filter_map(|entry| Some((task_type(entry), self.router.opening(entry)?)));
+        Able {
+            capabilities: Arc::new(of_lane().map(|entry| task_type(entry)).collect()),
+            openings: Arc::new(openings.collect()),
+        }
+    }
+
+    /// Runs one attempt: a call of its own, caused by the claim, whose ending is the attempt's.
+    async fn attempt(self: Arc<Self>, handed: Handed) {
+        let trial = Arc::new(Trial {
+            worker: self.name(),
+            task: handed.task.clone(),
+            fence: handed.fence,
+            ended: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+        });
+        let cancel = CancellationToken::new();
+        self.running().insert(handed.task.clone(), (trial.clone(), cancel.clone()));
+        let told = match request(&handed, &trial, cancel.clone()) {
+            Some(request) => match self.router.call(request).await {
+                Ok(answer) => Some((Code::FailedPrecondition, false, answer.result.get().to_owned())),
+                Err(error) => Some((
+                    Code::InvalidArgument,
+                    false,
+                    json!({"code": error.code, "message": error.message}).to_string(),
+                )),
+            },
+            None => {
+                let message = "the task's input was erased";
+                Some((Code::FailedPrecondition, false, json!({"message": message}).to_string()))
+            }
+        };
+        self.running().remove(&handed.task);
+        let Some((code, retryable, text)) = told.filter(|_| !trial.ended.load(Ordering::Acquire)) else {
+            return;
+        };
+        if cancel.is_cancelled() {
+            return;
+        }
+        if let Some((id, _)) = handed.call {
+            // It began with its claim, and nothing came of it: its tool is gone.
+            let end = End { id, outcome: LOST, output: None, took_us: 0 };
+            let _ = self.ledger.submit(Command::End { end, output: None, attempt: None }).await;
+        }
+        // The call was refused before it began, or could not be recorded: the attempt ends by itself.
+        let Ok(error) = Payload::seal(&self.salt, JSON, text.as_bytes()) else { return };
+        let wish = Wish::Fail {
+            worker: self.name(),
+            task: handed.task,
+            fence: handed.fence,
+            error,
+            code: code.as_str().to_owned(),
+            retryable,
+        };
+        // A stopped ledger leaves the attempt to the next start.
+        let _ = self.ledger.submit(self.command(wish)).await;
+    }
+
+    /// Renews what runs long, and stops what is to stop.
+    async fn keep(&self, stopping: CancellationToken) {
+        let mut checks = tokio::time::interval(CHECK_PAUSE);
+        let mut renewed = tokio::time::Instant::now();
+        while stopping.run_until_cancelled(checks.tick()).await.is_some() {
+            let attempts: Vec<(String, u64)> =
+                self.running().iter().map(|(task, (trial, _))| (task.clone(), trial.fence)).collect();
+            if attempts.is_empty() {
+                renewed = tokio::time::Instant::now();
+                continue;
+            }
+            let wish = Wish::Check { worker: self.name(), attempts: attempts.clone() };
+            let over = match self.ledger.submit(self.command(wish)).await {
+                Ok(Ruling::Worked(worked)) => match *worked {
+                    Worked::Checked(over) => over,
+                    _ => Vec::new(),
+                },
+                Ok(_) => Vec::new(),
+                Err(Stopped) => return,
+            };
+            for task in &over {
+                if let Some((trial, cancel)) = self.running().get(task) {
+                    trial.over.store(true, Ordering::Release);
+                    cancel.cancel();
+                }
+            }
+            if renewed.elapsed() < self.lease / 3 {
+                continue;
+            }
+            renewed = tokio::time::Instant::now();
+            for (task, fence) in attempts.into_iter().filter(|(task, _)| !over.contains(task)) {
+                let wish = Wish::Renew { worker: self.name(), task, fence, progress: None, log: None };
+                if self.ledger.submit(self.command(wish)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("node/{}", self.runner)
+    }
+
+    fn command(&self, wish: Wish) -> Command {
+        Command::Work(Box::new(Work { wish, actor: node(), cause: None, note: None }))
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The call an attempt makes; none where its input is gone.
+fn request(handed: &Handed, trial: &Arc<Trial>, cancel: CancellationToken) -> Option<Request> {
+    let name = handed.task_type.strip_prefix(TOOL)?.to_owned();
+    let arguments = handed.input.as_ref()?;
+    let quoted = serde_json::to_string(&name).ok()?;
+    let params = RawValue::from_string(format!(r#"{{"name":{quoted},"arguments":{arguments}}}"#)).ok()?;
+    Some(Request {
+        method: Method::ToolsCall,
+        name,
+        params: params.into(),
+        meta: Meta::default(),
+        caller: Caller { actor: handed.actor.clone(), scopes: vec![Scope::Call] },
+        client: Arc::new(Nobody),
+        cancel,
+        cause: Some(handed.claimed.cid),
+        attempt: Some(trial.clone()),
+        begun: handed.call.clone(),
+    })
+}
+
+/// Nobody waits at the other end of a task's call.
+struct Nobody;
+
+impl Client for Nobody {
+    fn notify(&self, _method: &str, _params: Value) {}
+
+    fn request(&self, _method: &str, _params: Value) -> BoxFuture<'_, Result<Value, RpcError>> {
+        let message = "a task has no caller that could be asked";
+        Box::pin(std::future::ready(Err(RpcError::new(-32600, message))))
+    }
+
+    fn capabilities(&self) -> Value {
+        json!({})
+    }
+
+    fn stateless(&self) -> bool {
+        true
+    }
+}

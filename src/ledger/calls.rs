@@ -1,0 +1,148 @@
+//! The writer's part in calls: their starts, their endings, and those that nobody ends any more.
+//!
+//! Invariants:
+//! - a started call gets one ending, and the attempt it was made for ends with it;
+//! - a key gives the first answer, whether the state has folded it yet or not.
+
+use crate::{
+    block::payload::SealedPayload,
+    call::{self, Call, End, EndOutcome, Start},
+    event::{
+        Body, Event, Role,
+        body::{CallRefused, LogRecovered},
+    },
+    ledger::{
+        Ruling, Sealed,
+        memory::text_of,
+        work::Attempt,
+        writer::{Draft, Fault, Key, Working, Writer, log_fact, node, payload_ref},
+    },
+    query,
+};
+
+impl Writer {
+    pub(super) fn start(
+        &mut self,
+        start: Start,
+        input: Option<SealedPayload>,
+        refused: Option<SealedPayload>,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        let key = start.facts.key.clone().map(|key| (start.actor.id.clone(), start.facts.name.clone(), key));
+        let earlier = match &key {
+            Some(key) => self.keyed(key)?,
+            None => None,
+        };
+        let (fact, refusal) = match call::start(earlier.as_ref(), &start) {
+            call::Ruling::Run(fact) => (fact, None),
+            call::Ruling::Refuse(fact, facts) => (fact, Some(facts)),
+            call::Ruling::Answered(ending) => return Ok(Ruling::Answered(ending)),
+            call::Ruling::Denied(refusal) => return Ok(Ruling::Denied(refusal)),
+        };
+        draft.store(input);
+        let sealed = Sealed::from(self.sealer.seal(*fact, draft)?);
+        let call = start.begun(sealed.cid);
+        if let Some(key) = &key {
+            self.working.keyed.insert(key.clone(), call.clone());
+        }
+        match refusal {
+            None => {
+                self.working.open.insert(call.id.clone(), call);
+                Ok(Ruling::Run(sealed))
+            }
+            Some(facts) => self.refuse(call, facts, refused, key, draft),
+        }
+    }
+
+    pub(super) fn refuse(
+        &mut self,
+        call: Call,
+        facts: CallRefused,
+        output: Option<SealedPayload>,
+        key: Option<Key>,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        let pay = output.as_ref().map(|output| payload_ref(output, Role::Error));
+        draft.store(output);
+        let event = self.sealer.seal(call::refuse(&call, facts, pay), draft)?;
+        let sealed = Sealed::from(event);
+        remember_ending(&mut self.working, call, key, event);
+        Ok(Ruling::Refused(sealed))
+    }
+
+    pub(super) fn end(
+        &mut self,
+        end: &End,
+        output: Option<SealedPayload>,
+        attempt: Option<&Attempt>,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        let fact = match call::end(self.working.open.get(&end.id), end) {
+            Ok(fact) => fact,
+            Err(refusal) => return Ok(Ruling::Denied(refusal)),
+        };
+        let text = attempt.and(output.as_ref()).and_then(text_of);
+        draft.store(output);
+        let event = self.sealer.seal(fact, draft)?;
+        let sealed = Sealed::from(event);
+        if let Some(call) = self.working.open.remove(&end.id) {
+            let key = call.key.clone().map(|key| (call.actor.id.clone(), call.name.clone(), key));
+            remember_ending(&mut self.working, call, key, event);
+        }
+        if let Some(attempt) = attempt {
+            if let (Some(text), Some(output)) = (text, end.output) {
+                self.holding.contents.put(output.cid, text.into());
+            }
+            let succeeded = matches!(end.outcome, EndOutcome::Succeeded { .. });
+            self.end_attempt(attempt, end.output, succeeded, sealed.cid, draft)?;
+        }
+        Ok(Ruling::Done(sealed))
+    }
+
+    pub(super) fn recover(&mut self, runners: &[String], draft: &mut Draft) -> Result<Ruling, Fault> {
+        let lost = self.working.open.values().filter(|call| runners.contains(&call.runner));
+        let mut ids: Vec<String> = lost.map(|call| call.id.clone()).collect();
+        let attempts = self.interrupt(runners, draft)?;
+        if ids.is_empty() && attempts == 0 {
+            return Ok(Ruling::Unchanged);
+        }
+        // The map has no order of its own; the log must not depend on chance.
+        ids.sort_unstable();
+        let interrupted = ids.len() as u64;
+        for id in ids {
+            let end = End { id, outcome: EndOutcome::Interrupted, output: None, took_us: 0 };
+            self.end(&end, None, None, draft)?;
+        }
+        let body = Body::LogRecovered(LogRecovered { interrupted, attempts });
+        Ok(Ruling::Done(self.sealer.seal(log_fact(node(), body), draft)?.into()))
+    }
+
+    /// The latest call of a key: among those not folded yet, or in the state.
+    pub(super) fn keyed(&self, key: &Key) -> Result<Option<Call>, Fault> {
+        if let Some(call) = self.working.keyed.get(key) {
+            return Ok(Some(call.clone()));
+        }
+        let (actor, name, key) = key;
+        let Some((started, ended)) = query::keyed_call(&self.state, actor, name, key)? else {
+            return Ok(None);
+        };
+        let reader = self.log.reader()?;
+        let Some(mut call) = reader.event_at(started)?.as_ref().and_then(Call::begun) else {
+            return Ok(None);
+        };
+        if let Some(open) = self.working.open.get(&call.id) {
+            return Ok(Some(open.clone()));
+        }
+        if let Some(event) = ended.map(|seq| reader.event_at(seq)).transpose()?.flatten() {
+            call.apply(&event);
+        }
+        Ok(Some(call))
+    }
+}
+
+fn remember_ending(working: &mut Working, mut call: Call, key: Option<Key>, event: &Event) {
+    let Some(key) = key else { return };
+    call.apply(event);
+    working.keyed.insert(key.clone(), call);
+    working.ended.push_back((event.fields().seq, key));
+}

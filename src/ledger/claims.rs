@@ -1,0 +1,347 @@
+//! The writer's part in claims: work is handed out, renewed and ended.
+//!
+//! Invariants:
+//! - a claim is durable before the work is handed out;
+//! - a claim that finds nothing waits here, and is served by the commit that brings it work.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    block::{Cid, payload::SealedPayload},
+    call::{Code, Refusal, Start},
+    event::{Body, PayloadRef, Role},
+    ledger::{
+        Ruling, Sealed,
+        holding::Parked,
+        memory::text_of,
+        tasks::{By, no_task, worked},
+        work::{Begun, CLAIM_MAX, Hand, Handed, Worked},
+        writer::{Draft, Fault, Writer, payload_ref},
+    },
+    task::Completed,
+};
+
+/// Claims that may wait for work.
+const PARKED_MAX: usize = 10_000;
+
+/// What a wish about work comes to at once.
+pub(super) enum Answer {
+    Now(Ruling),
+    /// The claim waits; whoever asked is answered when there is work, or when its time is over.
+    Later(Box<Waiting>),
+}
+
+/// A claim that found nothing, without the one who asked.
+pub(super) struct Waiting {
+    worker: String,
+    max: usize,
+    wait_ms: u64,
+    hand: Option<Hand>,
+    capabilities: Arc<BTreeSet<String>>,
+    by: By,
+}
+
+impl Waiting {
+    pub fn park(self, reply: oneshot::Sender<Ruling>, now_ms: u64) -> Parked {
+        Parked {
+            worker: self.worker,
+            max: self.max,
+            hand: self.hand,
+            capabilities: self.capabilities,
+            until_ms: now_ms.saturating_add(self.wait_ms),
+            actor: self.by.actor,
+            cause: self.by.cause,
+            reply,
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn claim(
+        &mut self,
+        worker: String,
+        max: usize,
+        wait_ms: u64,
+        hand: Option<Hand>,
+        by: By,
+        draft: &mut Draft,
+    ) -> Result<Answer, Fault> {
+        let capabilities = match &hand {
+            Some(hand) => hand.capabilities.clone(),
+            None => match self.heard(&worker, &by, draft)? {
+                Ok(()) => self.capabilities(&worker),
+                Err(refusal) => return Ok(Answer::Now(Ruling::Denied(refusal))),
+            },
+        };
+        // A lane's new claim takes the place of its last one: what it can run has changed.
+        if let Some(hand) = &hand {
+            let same = |parked: &Parked| {
+                parked.worker == worker && parked.hand.as_ref().is_some_and(|other| other.lane == hand.lane)
+            };
+            if let Some(at) = self.holding.parked.iter().position(same)
+                && let Some(parked) = self.holding.parked.remove(at)
+            {
+                draft.replies.push((parked.reply, worked(Worked::Claimed(Vec::new()))));
+            }
+        }
+        let handed = self.hand_out(&worker, max, hand.as_ref(), &capabilities, &by, draft)?;
+        self.advance(draft)?;
+        if handed.is_empty() && wait_ms > 0 {
+            if self.holding.parked.len() >= PARKED_MAX {
+                let refusal = format!("{PARKED_MAX} claims wait already");
+                let refusal = Refusal::new(Code::ResourceExhausted, refusal).retryable();
+                return Ok(Answer::Now(Ruling::Denied(refusal.hint("claim again later"))));
+            }
+            return Ok(Answer::Later(Box::new(Waiting { worker, max, wait_ms, hand, capabilities, by })));
+        }
+        Ok(Answer::Now(worked(Worked::Claimed(handed))))
+    }
+
+    /// Claims for a worker what it may have now.
+    pub(super) fn hand_out(
+        &mut self,
+        worker: &str,
+        max: usize,
+        hand: Option<&Hand>,
+        capabilities: &BTreeSet<String>,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Vec<Handed>, Fault> {
+        let mut handed = Vec::new();
+        if self.holding.queue.is_empty() {
+            return Ok(handed);
+        }
+        let moment = self.moment();
+        let room = match (hand, self.holding.workers.get(worker)) {
+            (Some(_), _) => max,
+            (None, Some(worker)) => worker.may_take(max as u64) as usize,
+            (None, None) => 0,
+        };
+        while handed.len() < room.min(CLAIM_MAX) {
+            let Some(taken) = self.holding.queue.take(capabilities, moment.now_ms) else { break };
+            let id = self.number(taken.seq)?;
+            let runner = hand.map(|hand| hand.runner.as_str());
+            let live = &self.holding.tasks[&id];
+            let claim = live.task.claim(worker, runner, taken.rate_until_ms, &moment);
+            let input = match &live.input {
+                Some(input) => Some(input.to_string()),
+                None => {
+                    self.text(live.task.input.map(|input| input.cid), draft)?.map(|text| text.to_string())
+                }
+            };
+            let lease_until_ms = claim.lease_until_ms;
+            let (attempt, fence) = (claim.attempt, claim.fence);
+            let claimed = self.change(&id, Body::TaskClaimed(claim), by, Vec::new(), draft)?;
+            let call = match hand.filter(|_| input.is_some()) {
+                Some(hand) => self.open_call(&id, hand, claimed, draft)?,
+                None => None,
+            };
+            let task = &self.holding.tasks[&id].task;
+            handed.push(Handed {
+                call,
+                task: id.clone(),
+                task_type: task.facts.task_type.clone(),
+                actor: task.actor.clone(),
+                input,
+                attempt,
+                fence,
+                lease_until_ms,
+                timeout_ms: task.facts.timeout_ms,
+                claimed,
+                run: task.facts.run.clone(),
+                step: task.facts.step.clone(),
+            });
+        }
+        Ok(handed)
+    }
+
+    /// Starts the call that does a task with its claim, where what it records is known already.
+    fn open_call(
+        &mut self,
+        id: &str,
+        hand: &Hand,
+        claimed: Sealed,
+        draft: &mut Draft,
+    ) -> Result<Option<Begun>, Fault> {
+        let task = &self.holding.tasks[id].task;
+        let Some(opening) = hand.openings.get(&task.facts.task_type) else { return Ok(None) };
+        // An attempt makes one call, so its claim names it.
+        let call = data_encoding::HEXLOWER.encode(&claimed.cid.digest()[..16]);
+        let start = Start {
+            id: call.clone(),
+            actor: task.actor.clone(),
+            tool: Some(opening.tool),
+            input: task.input,
+            facts: opening.facts.clone(),
+            cause: Some(claimed.cid),
+            repeatable: opening.repeatable,
+            refusal: None,
+        };
+        Ok(match self.start(start, None, None, draft)? {
+            Ruling::Run(started) => Some((call, started)),
+            _ => None,
+        })
+    }
+
+    /// Serves claims that wait, in the order they came.
+    pub(super) fn serve_parked(&mut self, draft: &mut Draft) -> Result<(), Fault> {
+        if !std::mem::take(&mut self.holding.fresh) || self.holding.queue.is_empty() {
+            return Ok(());
+        }
+        let mut waiting = std::mem::take(&mut self.holding.parked);
+        let mut left = std::collections::VecDeque::with_capacity(waiting.len());
+        while let Some(parked) = waiting.pop_front() {
+            if parked.reply.is_closed() {
+                continue;
+            }
+            let by = By { actor: parked.actor.clone(), cause: parked.cause, note: None, refs: Vec::new() };
+            let Parked { worker, max, hand, capabilities, .. } = &parked;
+            let handed = self.hand_out(worker, *max, hand.as_ref(), capabilities, &by, draft)?;
+            match handed.is_empty() {
+                true => left.push_back(parked),
+                false => draft.replies.push((parked.reply, worked(Worked::Claimed(handed)))),
+            }
+        }
+        self.holding.parked = left;
+        // Starting a run by its first claim frees nothing, but its rules want to know.
+        self.advance(draft)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a heartbeat says")]
+    pub(super) fn renew(
+        &mut self,
+        worker: &str,
+        id: &str,
+        fence: u64,
+        progress: Option<u64>,
+        log: Option<SealedPayload>,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Result<Worked, Refusal>, Fault> {
+        if let Err(refusal) = self.heard(worker, by, draft)? {
+            return Ok(Err(refusal));
+        }
+        let moment = self.moment();
+        if !self.load_task(id)? {
+            return Ok(Err(no_task(id)));
+        }
+        let body = match self.holding.tasks[id].task.renew(worker, fence, progress, &moment) {
+            Ok(facts) => Body::TaskRenewed(facts),
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let log_ref = log.as_ref().map(|log| payload_ref(log, Role::Log));
+        draft.store(log);
+        self.change(id, body, by, log_ref.into_iter().collect(), draft)?;
+        let task = &self.holding.tasks[id].task;
+        let lease_until_ms = task.lease.as_ref().map_or(0, |lease| lease.until_ms);
+        Ok(Ok(Worked::Renewed { lease_until_ms, cancel_requested: task.cancel_requested }))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a completion says")]
+    pub(super) fn complete(
+        &mut self,
+        worker: &str,
+        id: &str,
+        fence: u64,
+        output: SealedPayload,
+        claim_next: bool,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Result<Worked, Refusal>, Fault> {
+        if let Err(refusal) = self.heard(worker, by, draft)? {
+            return Ok(Err(refusal));
+        }
+        if !self.load_task(id)? {
+            return Ok(Err(no_task(id)));
+        }
+        let output_ref = payload_ref(&output, Role::Output);
+        match self.holding.tasks[id].task.complete(worker, fence, &output_ref) {
+            Ok(Completed::New(body)) => {
+                if self.holding.tasks[id].task.facts.run.is_some()
+                    && let Some(text) = text_of(&output)
+                {
+                    self.holding.contents.put(output_ref.cid, Arc::from(text));
+                }
+                draft.store(Some(output));
+                self.change(id, body, by, vec![output_ref], draft)?;
+            }
+            Ok(Completed::Known) => {}
+            Err(refusal) => return Ok(Err(refusal)),
+        }
+        // What this frees is in the line before the worker claims.
+        self.advance(draft)?;
+        let next = match claim_next {
+            true => self.hand_out(worker, 1, None, &self.capabilities(worker), by, draft)?,
+            false => Vec::new(),
+        };
+        Ok(Ok(Worked::Ended { task: Box::new(self.holding.tasks[id].task.clone()), next }))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a failure says")]
+    pub(super) fn fail(
+        &mut self,
+        worker: &str,
+        id: &str,
+        fence: u64,
+        error: SealedPayload,
+        (code, retryable): (&str, bool),
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Result<Worked, Refusal>, Fault> {
+        if let Err(refusal) = self.heard(worker, by, draft)? {
+            return Ok(Err(refusal));
+        }
+        let moment = self.moment();
+        if !self.load_task(id)? {
+            return Ok(Err(no_task(id)));
+        }
+        let bodies = match self.holding.tasks[id].task.fail(worker, fence, code, retryable, &moment) {
+            Ok(bodies) => bodies,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let error_ref = payload_ref(&error, Role::Error);
+        draft.store(Some(error));
+        for (n, body) in bodies.into_iter().enumerate() {
+            let payloads = if n == 0 { vec![error_ref] } else { Vec::new() };
+            self.change(id, body, by, payloads, draft)?;
+        }
+        Ok(Ok(Worked::Ended { task: Box::new(self.holding.tasks[id].task.clone()), next: Vec::new() }))
+    }
+
+    /// Ends the attempt a call was made for, with the call.
+    pub(super) fn end_attempt(
+        &mut self,
+        attempt: &super::work::Attempt,
+        output: Option<PayloadRef>,
+        succeeded: bool,
+        call: Cid,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        let moment = self.moment();
+        if !self.load_task(&attempt.task)? {
+            return Ok(());
+        }
+        let task = &self.holding.tasks[&attempt.task].task;
+        let (worker, fence) = (&attempt.worker, attempt.fence);
+        let decided = match (succeeded, output) {
+            (true, Some(output)) => task.complete(worker, fence, &output).map(|completed| match completed {
+                Completed::New(body) => vec![body],
+                Completed::Known => Vec::new(),
+            }),
+            _ => {
+                let retryable = attempt.retryable && (!attempt.unknown || task.facts.repeatable);
+                task.fail(worker, fence, &attempt.code, retryable, &moment)
+            }
+        };
+        // Somebody ended the attempt before its call did: the call's ending stands alone.
+        let Ok(bodies) = decided else { return Ok(()) };
+        let by = By { actor: task.actor.clone(), cause: Some(call), note: None, refs: Vec::new() };
+        for (n, body) in bodies.into_iter().enumerate() {
+            let payloads = if n == 0 { output.into_iter().collect() } else { Vec::new() };
+            self.change(&attempt.task, body, &by, payloads, draft)?;
+        }
+        self.advance(draft)
+    }
+}

@@ -1,0 +1,368 @@
+//! Carrying out what runs decide: each decision becomes events, in the commit of what it follows from.
+//!
+//! Invariants:
+//! - after a commit no run has a decision left that its rules would make;
+//! - a decision is carried out once: what it brings about is decided on after those it was made with.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use serde_json::{Value, json};
+
+use crate::{
+    block::Cid,
+    call::Code,
+    event::{
+        Body, PayloadRef, Role,
+        work::{Hold, Part, RetryPolicy, StepFailed, StepGathered, StepSkipped, TaskRetried, TaskSubmitted},
+    },
+    ledger::{
+        holding::Due,
+        tasks::By,
+        work::NewRun,
+        writer::{Draft, Fault, Writer, payload_ref},
+    },
+    query,
+    task::{self, Settlement},
+    workflow::{
+        self,
+        run::decide::{Contents, Decision},
+    },
+};
+
+/// Runs inside each other.
+const DEPTH_MAX: usize = 16;
+/// The type of a task that is held by a run.
+const WAIT_RUN: &str = "wait:run";
+/// A step that says nothing of retries has none.
+const NO_RETRY: RetryPolicy = RetryPolicy {
+    max_retries: 0,
+    backoff_ms: 1000,
+    factor_milli: 2000,
+    max_backoff_ms: 60_000,
+    jitter: true,
+};
+
+/// The contents that a run's rules may read, while a commit is made.
+pub(super) struct Reading<'a> {
+    pub writer: &'a Writer,
+    pub draft: &'a Draft,
+}
+
+impl Contents for Reading<'_> {
+    fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
+        if let Some(value) = self.writer.holding.contents.parsed(payload) {
+            return Some(value);
+        }
+        // A log that cannot be read fails the next commit; until then the content counts as gone.
+        let text = self.writer.text(Some(*payload), self.draft).ok().flatten()?;
+        let value: Arc<Value> = Arc::new(serde_json::from_str(&text).ok()?);
+        self.writer.holding.contents.keep_parsed(*payload, value.clone());
+        Some(value)
+    }
+}
+
+impl Writer {
+    /// Carries out what the runs that something happened to decide, until none decides anything.
+    pub(super) fn advance(&mut self, draft: &mut Draft) -> Result<(), Fault> {
+        // What a decision brings about is decided on after the decisions it was made with.
+        if self.holding.advancing {
+            return Ok(());
+        }
+        self.holding.advancing = true;
+        let advanced = self.settle_runs(draft);
+        self.holding.advancing = false;
+        advanced
+    }
+
+    pub(super) fn settle_runs(&mut self, draft: &mut Draft) -> Result<(), Fault> {
+        while let Some(id) = self.holding.dirty.pop() {
+            while let Some(live) = self.holding.runs.get(&id) {
+                let reading = Reading { writer: self, draft };
+                let decisions = live.run.decide(&reading, self.now_ms());
+                if decisions.is_empty() {
+                    break;
+                }
+                for decision in decisions {
+                    self.carry_out(&id, decision, draft)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn run_due(&mut self, id: &str) {
+        if let Some(live) = self.holding.runs.get(id) {
+            // A run that went on has another deadline.
+            match live.run.due_ms() {
+                Some(due) if due > self.now_ms() => {
+                    self.holding.due.push(Reverse((due, Due::Run(id.to_owned()))));
+                }
+                _ => self.holding.dirty.push(id.to_owned()),
+            }
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, id: &str, decision: Decision, draft: &mut Draft) -> Result<(), Fault> {
+        let by = self.by_run(id);
+        match decision {
+            Decision::Begin(facts) => {
+                self.run_event(id, Body::WorkflowStarted(facts), &by, Vec::new(), draft)
+            }
+            Decision::Submit {
+                task_id,
+                step,
+                part,
+                task_type,
+                tool,
+                input,
+                hold,
+                retry,
+                timeout_ms,
+                repeatable,
+                reuse,
+            } => {
+                let facts = TaskSubmitted {
+                    retry: retry.unwrap_or(NO_RETRY),
+                    timeout_ms,
+                    repeatable,
+                    reuse,
+                    ..self.step_facts(id, step, part, task_type, hold)
+                };
+                self.submit_step(&task_id, facts, tool, &input, &by, draft)
+            }
+            Decision::Retry { task_id, input, hold, .. } => {
+                self.retry_step(&task_id, &input, hold, &by, draft)
+            }
+            Decision::Child { task_id, step, part, run, definition } => {
+                let hold = Some(Hold::Run { run: run.clone() });
+                let facts = self.step_facts(id, step, part, WAIT_RUN.to_owned(), hold);
+                let input = definition.to_string();
+                self.submit_step(&task_id, facts, None, &input, &by, draft)?;
+                self.submit_child(&task_id, run, definition, &by, draft)
+            }
+            Decision::Take { task_id, step, task_type, tool, input, output, from } => {
+                let facts = self.step_facts(id, step, Part::Whole, task_type, None);
+                self.enter_task(&task_id, facts, tool, input.into_iter().collect(), None, &by, draft)?;
+                self.reuse(&task_id, output, from, &by, draft)
+            }
+            Decision::TakeGathered { step, parts, output, from } => {
+                let body = Body::StepGathered(StepGathered { step, parts });
+                let by = By { refs: vec![from], ..by };
+                self.run_event(id, body, &by, output.into_iter().collect(), draft)
+            }
+            Decision::Skip { step, reason } => {
+                let body = Body::StepSkipped(StepSkipped { step, reason: reason.to_owned() });
+                self.run_event(id, body, &by, Vec::new(), draft)
+            }
+            Decision::Fail { step, code, message } => {
+                let error = self.payload(&json!({"code": code, "message": message}).to_string())?;
+                let error_ref = payload_ref(&error, Role::Error);
+                draft.store(Some(error));
+                let body = Body::StepFailed(StepFailed { step, code });
+                self.run_event(id, body, &by, vec![error_ref], draft)
+            }
+            Decision::Gather { step, output, parts } => {
+                let payload = self.payload(&output)?;
+                let output_ref = payload_ref(&payload, Role::Output);
+                self.holding.contents.put(output_ref.cid, Arc::from(output));
+                draft.store(Some(payload));
+                let body = Body::StepGathered(StepGathered { step, parts });
+                self.run_event(id, body, &by, vec![output_ref], draft)
+            }
+            Decision::Settle { task_id, output, signal } => {
+                let by = By { refs: vec![signal], ..by };
+                self.settle_task(&task_id, Settlement::Succeeded, output, &by, draft)
+            }
+            Decision::Cancel { task_id, run, force } => {
+                if self.load_task(&task_id)?
+                    && let Ok(bodies) = self.holding.tasks[&task_id].task.cancel(force)
+                {
+                    self.change_all(&task_id, bodies, &by, draft)?;
+                }
+                if let Some(run) = run {
+                    // A child that has ended already is not cancelled.
+                    let _ = self.cancel_run(&run, force, &by, draft)?;
+                }
+                Ok(())
+            }
+            Decision::End(body) => self.run_event(id, body, &by, Vec::new(), draft),
+        }
+    }
+
+    /// What a run decides is caused by what happened to it last, on behalf of who submitted it.
+    pub(super) fn by_run(&self, id: &str) -> By {
+        let live = &self.holding.runs[id];
+        By { actor: live.run.actor.clone(), cause: Some(live.last), note: None, refs: Vec::new() }
+    }
+
+    pub(super) fn step_facts(
+        &self,
+        id: &str,
+        step: String,
+        part: Part,
+        task_type: String,
+        hold: Option<Hold>,
+    ) -> TaskSubmitted {
+        let priority = self.holding.runs.get(id).map_or(50, |live| live.run.facts.priority);
+        TaskSubmitted {
+            task_type,
+            priority,
+            order: task::order(self.now_ms(), priority, self.limits.ageing_ms),
+            not_before_ms: None,
+            timeout_ms: None,
+            retry: NO_RETRY,
+            tags: Vec::new(),
+            requires: Vec::new(),
+            unique_key: None,
+            concurrency_key: None,
+            rate_key: None,
+            run: Some(id.to_owned()),
+            step: Some(step),
+            part,
+            hold,
+            repeatable: false,
+            reuse: false,
+        }
+    }
+
+    pub(super) fn submit_step(
+        &mut self,
+        task_id: &str,
+        facts: TaskSubmitted,
+        tool: Option<Cid>,
+        input: &str,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        let reuse = tool.filter(|_| facts.reuse);
+        let payload = self.payload(input)?;
+        let input_ref = payload_ref(&payload, Role::Input);
+        draft.store(Some(payload));
+        self.enter_task(task_id, facts, tool, vec![input_ref], Some(Arc::from(input)), by, draft)?;
+        let Some(tool) = reuse else { return Ok(()) };
+        let Some(seq) = query::work::reusable(&self.state, self.reader.as_ref(), &tool, &input_ref.cid)?
+        else {
+            return Ok(());
+        };
+        let Some(earlier) = self.reader.event_at(seq)? else { return Ok(()) };
+        let output = earlier.fields().pay.iter().find(|pay| pay.role == Role::Output).copied();
+        self.reuse(task_id, output, earlier.cid(), by, draft)
+    }
+
+    /// Ends a task that need not run with what another one gave.
+    pub(super) fn reuse(
+        &mut self,
+        task_id: &str,
+        output: Option<PayloadRef>,
+        from: Cid,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        let by = By { refs: vec![from], ..by.clone() };
+        self.settle_task(task_id, Settlement::Reused, output, &by, draft)
+    }
+
+    pub(super) fn settle_task(
+        &mut self,
+        task_id: &str,
+        how: Settlement<'_>,
+        output: Option<PayloadRef>,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        if !self.load_task(task_id)? {
+            return Ok(());
+        }
+        // What has ended in the meantime stays as it ended.
+        let Ok(body) = self.holding.tasks[task_id].task.settle(how) else { return Ok(()) };
+        let role = if matches!(how, Settlement::Failed { .. }) { Role::Error } else { Role::Output };
+        let output = output.map(|output| PayloadRef { role, ..output });
+        self.change(task_id, body, by, output.into_iter().collect(), draft)?;
+        Ok(())
+    }
+
+    pub(super) fn retry_step(
+        &mut self,
+        task_id: &str,
+        input: &str,
+        hold: Option<Hold>,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        if !self.load_task(task_id)? {
+            return Ok(());
+        }
+        let payload = self.payload(input)?;
+        let input_ref = payload_ref(&payload, Role::Input);
+        draft.store(Some(payload));
+        let task = &self.holding.tasks[task_id].task;
+        let order = task::order(self.now_ms(), task.facts.priority, self.limits.ageing_ms);
+        let body =
+            Body::TaskRetried(TaskRetried { order, hold: hold.clone(), max_retries: None, timeout_ms: None });
+        self.change(task_id, body, by, vec![input_ref], draft)?;
+        if let Some(live) = self.holding.tasks.get_mut(task_id) {
+            live.input = Some(Arc::from(input));
+        }
+        if let Some(Hold::Run { run }) = hold {
+            // A child that cannot go on has not failed: its end is told as it stands.
+            if self.reschedule_run(&run, None, None, by, draft)?.is_err() {
+                self.tell_parent(&run, draft)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many runs a run is inside of, counted as far as they are open.
+    pub(super) fn depth(&self, id: &str) -> usize {
+        let parent = |id: &str| {
+            let parent = self.holding.runs.get(id)?.run.facts.parent.as_deref()?;
+            parent.split_once('#').map(|(run, _)| run)
+        };
+        std::iter::successors(parent(id), |id| parent(id)).take(DEPTH_MAX + 1).count()
+    }
+
+    /// Submits the run that a step waits for. One that is not sound fails the step.
+    pub(super) fn submit_child(
+        &mut self,
+        task_id: &str,
+        run: String,
+        mut definition: Value,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        definition["workflow_id"] = json!(run);
+        let planned = match self.tools.get() {
+            Some(tools) => workflow::plan::plan(&definition, tools.as_ref()).map_err(|faults| {
+                faults.iter().map(|fault| format!("{}: {}", fault.place, fault.fault)).collect()
+            }),
+            None => Err(vec!["this node has no catalogue".to_owned()]),
+        };
+        let depth = task_id.split_once('#').map_or(0, |(parent, _)| self.depth(parent));
+        let refused = match planned {
+            Ok(_) if depth >= DEPTH_MAX => vec![format!("workflows are nested deeper than {DEPTH_MAX}")],
+            Ok(planned) => {
+                let inputs = self.payload(&planned.inputs.to_string())?;
+                let new = NewRun {
+                    id: run,
+                    inputs,
+                    priority: planned.priority,
+                    tags: planned.tags,
+                    dependencies: planned.dependencies,
+                    max_parallel: planned.max_parallel,
+                    deadline_ms: planned.deadline_ms,
+                    plan: planned.plan,
+                };
+                match self.begin_run(new, None, Some(task_id.to_owned()), by, draft)? {
+                    Ok(_) => return Ok(()),
+                    Err(refusal) => vec![refusal.message],
+                }
+            }
+            Err(faults) => faults,
+        };
+        let code = Code::InvalidArgument.as_str();
+        let error = self.payload(&json!({"code": code, "message": refused.join("; ")}).to_string())?;
+        let error_ref = payload_ref(&error, Role::Error);
+        draft.store(Some(error));
+        self.settle_task(task_id, Settlement::Failed { code }, Some(error_ref), by, draft)
+    }
+}

@@ -1,0 +1,164 @@
+//! Tasks in the writer's memory: changed by events, loaded from them, told.
+//!
+//! Invariants:
+//! - a task changes by its event alone, and its run hears of it in the same commit.
+
+use std::sync::Arc;
+
+use crate::{
+    block::{
+        Cid, decode,
+        payload::{JSON, Payload, SealedPayload},
+    },
+    event::{Body, PayloadRef},
+    ledger::{
+        Sealed,
+        tasks::By,
+        work::Worked,
+        writer::{Draft, Fault, Writer},
+    },
+    log::Stored,
+    query,
+    task::{self, Moment, Task},
+};
+
+impl Writer {
+    pub(super) fn change_all(
+        &mut self,
+        id: &str,
+        bodies: Vec<Body>,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        for (n, body) in bodies.into_iter().enumerate() {
+            let note = by.note.filter(|_| n == 0);
+            self.change(id, body, &By { note: None, ..by.clone() }, note.into_iter().collect(), draft)?;
+        }
+        Ok(())
+    }
+
+    /// Records what happened to a task in memory, and tells its run.
+    pub(super) fn change(
+        &mut self,
+        id: &str,
+        body: Body,
+        by: &By,
+        mut payloads: Vec<PayloadRef>,
+        draft: &mut Draft,
+    ) -> Result<Sealed, Fault> {
+        let now_ms = self.now_ms();
+        let live = self.holding.tasks.get(id).ok_or(Fault::Broken { what: "a task is not in memory" })?;
+        payloads.extend(by.note);
+        let fact = live.task.fact(body, by.actor.clone(), by.cause, by.refs.clone(), payloads);
+        let run = live.task.facts.run.clone();
+        let body = fact.body.clone();
+        let event = self.sealer.seal(fact, draft)?;
+        self.holding.apply(id, &body, event, now_ms);
+        if let Some(run) = run {
+            self.holding.tell_run(&run, event);
+        }
+        Ok(event.into())
+    }
+
+    /// Makes sure a task is in memory; false where there is none of this id.
+    pub(super) fn load_task(&mut self, id: &str) -> Result<bool, Fault> {
+        if self.holding.tasks.contains_key(id) {
+            return Ok(true);
+        }
+        let mut task: Option<Task> = None;
+        for seq in query::work::events_of(&self.state, &task::subject(id))? {
+            let Some(event) = self.reader.event_at(seq)? else { continue };
+            match &mut task {
+                None => task = Task::begun(&event),
+                Some(task) => task.apply(&event),
+            }
+        }
+        let Some(task) = task else { return Ok(false) };
+        self.holding.keep(task, None);
+        Ok(true)
+    }
+
+    /// The id of the task that was submitted at `seq`, which is in memory then.
+    pub(super) fn number(&mut self, seq: u64) -> Result<String, Fault> {
+        if let Some(id) = self.holding.numbers.get(&seq) {
+            return Ok(id.clone());
+        }
+        let event = self.reader.event_at(seq)?;
+        let id = event.as_ref().and_then(Task::begun).map(|task| task.id);
+        let id = id.ok_or(Fault::Broken { what: "the queue names a task that is not in the log" })?;
+        self.load_task(&id)?;
+        Ok(id)
+    }
+
+    /// The live task that holds a unique key.
+    pub(super) fn holder_of(&mut self, key: &str) -> Result<Option<String>, Fault> {
+        let id = match self.holding.unique.get(key) {
+            Some(id) => Some(id.clone()),
+            None => match query::work::live_unique(&self.state, key)? {
+                Some(seq) => Some(self.number(seq)?),
+                None => None,
+            },
+        };
+        let Some(id) = id else { return Ok(None) };
+        let live = self.load_task(&id)? && !self.holding.tasks[&id].task.status.ended();
+        Ok(live.then_some(id))
+    }
+
+    pub(super) fn told(&self, id: &str, replayed: bool) -> Worked {
+        let task = self.holding.tasks[id].task.clone();
+        let position = self.holding.position(&task);
+        Worked::Task { task: Box::new(task), position, replayed }
+    }
+
+    /// The content of a payload, as text: from memory, from what is about to be committed, or from the log.
+    pub(super) fn text(&self, payload: Option<Cid>, draft: &Draft) -> Result<Option<Arc<str>>, Fault> {
+        let Some(cid) = payload else { return Ok(None) };
+        if let Some(text) = self.holding.contents.get(&cid) {
+            return Ok(Some(text));
+        }
+        let block = |cid: &Cid| -> Result<Option<Vec<u8>>, Fault> {
+            let drafted = draft.batch.blocks.iter().rev().find(|block| block.cid() == *cid);
+            Ok(match drafted {
+                Some(block) => Some(block.bytes().to_vec()),
+                None => match self.reader.block(cid)? {
+                    Some(Stored::Present(bytes)) => Some(bytes),
+                    Some(Stored::Erased) | None => None,
+                },
+            })
+        };
+        let Some(payload) = block(&cid)?.and_then(|bytes| decode::<Payload>(&bytes).ok()) else {
+            return Ok(None);
+        };
+        let mut content = payload.data.unwrap_or_default();
+        for part in payload.parts.unwrap_or_default() {
+            let Some(bytes) = block(&part)? else { return Ok(None) };
+            content.extend(bytes);
+        }
+        Ok(String::from_utf8(content).ok().map(Arc::from))
+    }
+
+    /// A payload of this node's own making.
+    pub(super) fn payload(&self, text: &str) -> Result<SealedPayload, Fault> {
+        Payload::seal(&self.salt, JSON, text.as_bytes())
+            .map_err(|_| Fault::Broken { what: "content is over the bound of a payload" })
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        Moment { now_ms: self.now_ms(), limits: self.limits }
+    }
+}
+
+/// A small payload's content as text.
+pub(super) fn text_of(payload: &SealedPayload) -> Option<String> {
+    let payload: Payload = decode(payload.envelope.bytes()).ok()?;
+    payload.data.and_then(|data| String::from_utf8(data).ok())
+}
+
+/// A payload's content as text, from the payload itself.
+pub(super) fn whole_text(payload: &SealedPayload) -> Option<String> {
+    if payload.parts.is_empty() {
+        return text_of(payload);
+    }
+    let content = payload.parts.iter().flat_map(|part| part.bytes().iter().copied()).collect();
+    String::from_utf8(content).ok()
+}

@@ -1,0 +1,176 @@
+//! Durable work in numbers: what waits and runs, what came of it, who works, and what an operator should look at.
+//!
+//! Invariants:
+//! - nothing is counted here: what is set was read from the state;
+//! - totals only grow; they begin with the process, as counters do.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError, atomic::AtomicU64},
+};
+
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+use super::{Labels, NAMES_MAX, OTHER};
+
+type Seconds = Gauge<f64, AtomicU64>;
+type SecondsTotal = Counter<f64, AtomicU64>;
+
+/// Numbers by a name of a closed list.
+pub type Named = Vec<(&'static str, u64)>;
+
+/// What is read of durable work at one time.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Tasks, runs and workers by status.
+    pub tasks: Named,
+    pub workflows: Named,
+    pub workers: Named,
+    /// Tasks that each worker has which is there.
+    pub loads: Vec<(String, u64)>,
+    pub queued: u64,
+    pub paused: bool,
+    /// How long the task has waited that may run for longest.
+    pub longest_wait_ms: u64,
+    /// Whether each alert fires.
+    pub alerts: Vec<(&'static str, bool)>,
+    pub totals: Totals,
+}
+
+/// What has happened since the process began.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Totals {
+    pub submitted: u64,
+    pub starts: u64,
+    /// The sum over `starts`.
+    pub wait_ms: u64,
+    /// Attempts that ended with an outcome.
+    pub attempts: u64,
+    /// The sum over `attempts`.
+    pub execution_ms: u64,
+    /// Tasks that ended, and runs, by how.
+    pub task_ends: Named,
+    pub workflow_ends: Named,
+    /// Attempts that ended without an outcome, by why.
+    pub lapses: Named,
+}
+
+/// The series of durable work.
+#[derive(Debug, Default)]
+pub struct Work {
+    tasks: Family<Labels<1>, Gauge>,
+    workflows: Family<Labels<1>, Gauge>,
+    workers: Family<Labels<1>, Gauge>,
+    worker_tasks: Family<Labels<1>, Gauge>,
+    /// The workers that have a series.
+    shown: Mutex<BTreeSet<String>>,
+    queue_paused: Gauge,
+    queue_wait: Seconds,
+    alert: Family<Labels<1>, Gauge>,
+    submitted: Counter,
+    starts: Counter,
+    wait: SecondsTotal,
+    attempts: Counter,
+    execution: SecondsTotal,
+    task_ends: Family<Labels<1>, Counter>,
+    workflow_ends: Family<Labels<1>, Counter>,
+    lapses: Family<Labels<1>, Counter>,
+}
+
+impl Work {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register("tasks", "Tasks by status, steps of workflows too", self.tasks.clone());
+        registry.register("workflows", "Workflows by status", self.workflows.clone());
+        registry.register("workers", "Workers by status", self.workers.clone());
+        registry.register("worker_tasks", "Tasks that a worker has", self.worker_tasks.clone());
+        registry.register("queue_paused", "1 while the queue is paused", self.queue_paused.clone());
+        registry.register_with_unit(
+            "queue_longest_wait",
+            "How long the task has waited that may run for longest",
+            Unit::Seconds,
+            self.queue_wait.clone(),
+        );
+        registry.register("alert", "1 while an alert fires", self.alert.clone());
+        registry.register("tasks_submitted", "Tasks that were accepted", self.submitted.clone());
+        registry.register("task_starts", "Tasks that a worker took", self.starts.clone());
+        let help = "The time between when a task could run and when a worker took it";
+        registry.register_with_unit("task_wait", help, Unit::Seconds, self.wait.clone());
+        registry.register("task_attempts", "Attempts that ended with an outcome", self.attempts.clone());
+        let help = "The time that attempts took which ended with an outcome";
+        registry.register_with_unit("task_execution", help, Unit::Seconds, self.execution.clone());
+        registry.register("task_ends", "Tasks that succeeded, or failed for good", self.task_ends.clone());
+        registry.register("workflow_ends", "Workflows that ended, by how", self.workflow_ends.clone());
+        let help = "Attempts that ended without an outcome, by why";
+        registry.register("task_lapses", help, self.lapses.clone());
+    }
+
+    /// Shows what was read; series of workers that are not there any more go.
+    pub fn set(&self, reading: &Reading) {
+        for (family, label, named) in [
+            (&self.tasks, "status", &reading.tasks),
+            (&self.workflows, "status", &reading.workflows),
+            (&self.workers, "status", &reading.workers),
+        ] {
+            for (name, n) in named {
+                family.get_or_create(&[(label, (*name).to_owned())]).set(signed(*n));
+            }
+        }
+        for (name, firing) in &reading.alerts {
+            self.alert.get_or_create(&[("name", (*name).to_owned())]).set((*firing).into());
+        }
+        self.queue_paused.set(reading.paused.into());
+        self.queue_wait.set(reading.longest_wait_ms as f64 / 1000.0);
+        self.set_loads(&reading.loads);
+        self.set_totals(&reading.totals);
+    }
+
+    fn set_loads(&self, loads: &[(String, u64)]) {
+        let (named, rest) = loads.split_at(loads.len().min(NAMES_MAX));
+        let mut shown: Vec<(String, u64)> = named.to_vec();
+        if !rest.is_empty() {
+            shown.push((OTHER.to_owned(), rest.iter().map(|(_, n)| n).sum()));
+        }
+        let label = |worker: &str| [("worker", worker.to_owned())];
+        for (worker, n) in &shown {
+            self.worker_tasks.get_or_create(&label(worker)).set(signed(*n));
+        }
+        let now: BTreeSet<String> = shown.into_iter().map(|(worker, _)| worker).collect();
+        let mut before = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for gone in before.difference(&now) {
+            self.worker_tasks.remove(&label(gone));
+        }
+        *before = now;
+    }
+
+    fn set_totals(&self, totals: &Totals) {
+        raise(&self.submitted, totals.submitted);
+        raise(&self.starts, totals.starts);
+        raise(&self.attempts, totals.attempts);
+        raise_ms(&self.wait, totals.wait_ms);
+        raise_ms(&self.execution, totals.execution_ms);
+        for (family, label, named) in [
+            (&self.task_ends, "outcome", &totals.task_ends),
+            (&self.workflow_ends, "outcome", &totals.workflow_ends),
+            (&self.lapses, "reason", &totals.lapses),
+        ] {
+            for (name, n) in named {
+                raise(&family.get_or_create(&[(label, (*name).to_owned())]), *n);
+            }
+        }
+    }
+}
+
+fn raise(counter: &Counter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
+}
+
+fn raise_ms(counter: &SecondsTotal, to_ms: u64) {
+    counter.inc_by((to_ms as f64 / 1000.0 - counter.get()).max(0.0));
+}
+
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,143 @@
+//! Runs on record: in the log, or in an archive that was imported beside it.
+//!
+//! Invariants:
+//! - a run is begun and followed the same way wherever its events are;
+//! - the log comes first: archives are asked only for what the log has never heard of;
+//! - a payload is read and parsed once for each record.
+
+use std::{cell::RefCell, collections::HashMap, sync::Arc};
+
+use serde_json::Value;
+
+use super::{QueryError, View, archives::Archive, lookup::corrupt};
+use crate::{
+    block::{Cid, decode, payload::Payload},
+    event::{Body, Event, Role},
+    log::Stored,
+    workflow::{
+        self,
+        plan::Plan,
+        run::{Run, decide::Contents},
+    },
+};
+
+/// All that a run is decided from.
+pub struct RunRecord<'a> {
+    /// As its submission left it, told what it takes over; with its plan and inputs.
+    pub run: Run,
+    /// What followed, in order: the run's own events and those of its tasks.
+    pub events: Vec<Event>,
+    pub contents: Recorded<'a>,
+    /// The root of the archive it was found in; none where it stands in the log.
+    pub archive: Option<Cid>,
+}
+
+/// Where events and blocks are.
+pub trait Source {
+    /// The events of a run and of its tasks, in order, up to and with `as_of` where it is given.
+    fn events_of_run(&self, id: &str, as_of: Option<u64>) -> Result<Vec<Event>, QueryError>;
+
+    /// A block's bytes; none where they were erased or are not here.
+    fn bytes(&self, cid: &Cid) -> Result<Option<Vec<u8>>, QueryError>;
+}
+
+impl Source for &View {
+    fn events_of_run(&self, id: &str, as_of: Option<u64>) -> Result<Vec<Event>, QueryError> {
+        Ok(self.load_run(id, as_of)?.what)
+    }
+
+    fn bytes(&self, cid: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
+        Ok(match self.log.block(cid)? {
+            Some(Stored::Present(bytes)) => Some(bytes),
+            Some(Stored::Erased) | None => None,
+        })
+    }
+}
+
+/// Contents of payloads as they are on record.
+pub struct Recorded<'a> {
+    source: Box<dyn Source + 'a>,
+    read: RefCell<HashMap<Cid, Option<Arc<Value>>>>,
+}
+
+impl<'a> Recorded<'a> {
+    pub fn new(source: impl Source + 'a) -> Self {
+        Self { source: Box::new(source), read: RefCell::default() }
+    }
+}
+
+impl Contents for Recorded<'_> {
+    fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
+        if let Some(known) = self.read.borrow().get(payload) {
+            return known.clone();
+        }
+        // What cannot be read counts as gone: a replay says of it that it is not verifiable.
+        let content = content(self.source.as_ref(), payload).ok().flatten();
+        let value = content.and_then(|content| serde_json::from_slice(&content).ok()).map(Arc::new);
+        self.read.borrow_mut().insert(*payload, value.clone());
+        value
+    }
+}
+
+/// The record of a run, from the log or else from the archives beside it; none where neither has it.
+pub fn run_record<'a>(view: &'a View, workflow_id: &str) -> Result<Option<RunRecord<'a>>, QueryError> {
+    if let Some((run, events)) = submitted(&view, workflow_id, None)? {
+        let contents = Recorded::new(view);
+        return Ok(Some(RunRecord { run, events, contents, archive: None }));
+    }
+    let Some(archive) = Archive::of_subject(view.archives(), &workflow::subject(workflow_id))? else {
+        return Ok(None);
+    };
+    let Some((run, events)) = submitted(&archive, workflow_id, None)? else { return Ok(None) };
+    let root = Some(archive.root());
+    Ok(Some(RunRecord { run, events, contents: Recorded::new(archive), archive: root }))
+}
+
+/// A run as it was submitted, told what it takes over, with the events that followed, up to and with `as_of`.
+pub fn submitted(
+    source: &dyn Source,
+    id: &str,
+    as_of: Option<u64>,
+) -> Result<Option<(Run, Vec<Event>)>, QueryError> {
+    let mut events = source.events_of_run(id, as_of)?;
+    if events.is_empty() {
+        return Ok(None);
+    }
+    let later = events.split_off(1);
+    let Some(mut run) = begun(source, &events[0])? else { return Ok(None) };
+    if let Some(origin) = &run.facts.origin {
+        let old = source.events_of_run(&origin.run, Some(run.seq))?;
+        // What the other run took over itself is all in its events.
+        if let Some((first, later)) = old.split_first()
+            && let Some(mut old) = begun(source, first)?
+        {
+            later.iter().for_each(|event| old.apply(event));
+            run.take_over(&old);
+        }
+    }
+    Ok(Some((run, later)))
+}
+
+/// The run that an event submits, with its plan and inputs.
+fn begun(source: &dyn Source, event: &Event) -> Result<Option<Run>, QueryError> {
+    let Some(Body::WorkflowSubmitted(facts)) = event.body() else { return Ok(None) };
+    let plan = source.bytes(&facts.plan)?.and_then(|bytes| decode::<Plan>(&bytes).ok());
+    let plan = plan.ok_or_else(|| corrupt("a run's plan cannot be read"))?;
+    // Erased inputs leave a run that can be read.
+    let inputs = event.fields().pay.iter().find(|pay| pay.role == Role::Input);
+    let inputs = inputs.map(|inputs| content(source, &inputs.cid)).transpose()?.flatten();
+    let inputs: Value = inputs.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    Ok(Run::begun(event, Arc::new(plan), Arc::new(inputs)))
+}
+
+/// A payload's content, put together from its parts; none where some of it was erased.
+fn content(source: &dyn Source, payload: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
+    let payload: Option<Payload> = source.bytes(payload)?.and_then(|bytes| decode(&bytes).ok());
+    let Some(payload) = payload else { return Ok(None) };
+    let mut content = payload.data.unwrap_or_default();
+    for part in payload.parts.unwrap_or_default() {
+        let Some(bytes) = source.bytes(&part)? else { return Ok(None) };
+        content.extend(bytes);
+    }
+    Ok(Some(content))
+}

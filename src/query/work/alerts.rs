@@ -1,0 +1,190 @@
+//! Alerts: what an operator should look at, as rules over counts, the last hour's minutes and what waits longest.
+//!
+//! Invariants:
+//! - a rule is a sum compared with a threshold: the same numbers give the same alerts;
+//! - every rule is told each time, whether it fires or not, so that a reader knows what is watched;
+//! - looking costs the same however long the queue is.
+
+use std::collections::BTreeMap;
+
+use rusqlite::params;
+use serde::Serialize;
+
+use super::{Counts, Worker, history::Minute};
+use crate::{
+    query::{QueryError, View},
+    state::work::{EVERY_TASK, QUEUED},
+    task::{Limits, Moment},
+};
+
+/// Minutes that failures are counted over, the current one included.
+pub const WINDOW_MINUTES: u64 = 60;
+/// Runs that must have ended for their failures to mean something, and tasks.
+pub const RUNS_MIN: u64 = 5;
+pub const TASKS_MIN: u64 = 20;
+/// The share of failures above which there is something wrong.
+pub const FAILED_SHARE_MAX: f64 = 0.2;
+/// Milliseconds that a task which may run waits before it is too long.
+pub const WAIT_MAX_MS: u64 = 10 * 60_000;
+/// The share of the queue's bound above which it is about to refuse.
+pub const FILLED_SHARE_MAX: f64 = 0.9;
+
+/// Waiting tasks of each priority that are looked at, those submitted first.
+const LOOK_MAX: u64 = 100;
+const MINUTE_MS: u64 = 60_000;
+
+/// A rule, and whether it holds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Alert {
+    pub name: &'static str,
+    pub firing: bool,
+    /// What was compared; none where there is too little to say anything.
+    pub value: Option<f64>,
+    /// What it must be over to fire.
+    pub threshold: f64,
+    pub message: String,
+}
+
+/// What the rules are told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Those of the last hour in which something happened.
+    pub minutes: Vec<Minute>,
+    pub counts: Counts,
+    /// Types that wait, with what they require, each with the time since when one of it may run.
+    pub ready: Vec<(String, u64)>,
+    pub workers: Vec<Worker>,
+}
+
+/// Every rule about the queue as it stands.
+pub fn alerts(view: &View, moment: &Moment) -> Result<Vec<Alert>, QueryError> {
+    let seen = view.at(|| view.seen(moment.now_ms))?;
+    Ok(seen.what.alerts(moment))
+}
+
+impl View {
+    pub(super) fn seen(&self, now_ms: u64) -> Result<Seen, QueryError> {
+        let first = (now_ms / MINUTE_MS).saturating_sub(WINDOW_MINUTES - 1);
+        Ok(Seen {
+            minutes: self.minutes_from(first)?,
+            counts: super::counts(&self.state)?,
+            ready: self.ready(now_ms)?,
+            workers: super::workers(&self.state)?,
+        })
+    }
+
+    /// The types among those that wait longest. What nobody takes is there in the end: all else leaves the line.
+    fn ready(&self, now_ms: u64) -> Result<Vec<(String, u64)>, QueryError> {
+        let mut first = self.state.prepare_cached(
+            "SELECT class, min(ready_ms)
+             FROM (SELECT task AS id FROM task_listed WHERE tag = ?1 AND status = ?2 AND priority = ?3 ORDER BY 1 LIMIT ?4)
+               AS first CROSS JOIN task ON task.id = first.id
+             WHERE ready_ms <= ?5 GROUP BY class",
+        )?;
+        let mut since: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut priorities = self
+            .state
+            .prepare_cached("SELECT priority FROM task_tally WHERE tag = ?1 AND status = ?2 AND n > 0")?;
+        for priority in priorities.query_map(params![EVERY_TASK, QUEUED], |row| row.get::<_, u64>(0))? {
+            let mut rows = first.query(params![EVERY_TASK, QUEUED, priority?, LOOK_MAX, now_ms])?;
+            while let Some(row) = rows.next()? {
+                let (class, ready_ms): (u64, u64) = (row.get(0)?, row.get(1)?);
+                since.entry(class).and_modify(|since| *since = ready_ms.min(*since)).or_insert(ready_ms);
+            }
+        }
+        let mut word = self.state.prepare_cached("SELECT text FROM word WHERE id = ?1")?;
+        let named =
+            since.into_iter().map(|(class, since)| Ok((word.query_row([class], |row| row.get(0))?, since)));
+        named.collect()
+    }
+}
+
+impl Seen {
+    pub fn alerts(&self, moment: &Moment) -> Vec<Alert> {
+        vec![
+            self.workflow_failures(),
+            self.task_failures(),
+            self.queue_wait(moment.now_ms),
+            self.dead_letters(),
+            self.no_worker(),
+            self.queue_full(&moment.limits),
+        ]
+    }
+
+    /// How long the task that may run for longest has waited.
+    pub fn longest_wait_ms(&self, now_ms: u64) -> Option<u64> {
+        self.ready.iter().map(|(_, since)| now_ms.saturating_sub(*since)).max()
+    }
+
+    fn workflow_failures(&self) -> Alert {
+        let (failed, ended) = (self.sum(|minute| minute.runs_failed), self.sum(|minute| minute.runs_ended));
+        let message = format!("{failed} of {ended} workflows that ended in the last hour failed");
+        alert("workflow_failures", share(failed, ended, RUNS_MIN), FAILED_SHARE_MAX, message)
+    }
+
+    fn task_failures(&self) -> Alert {
+        let failed = self.sum(|minute| minute.failed);
+        let ended = failed + self.sum(|minute| minute.succeeded);
+        let message = format!("{failed} of {ended} tasks that ended in the last hour failed");
+        alert("task_failures", share(failed, ended, TASKS_MIN), FAILED_SHARE_MAX, message)
+    }
+
+    fn queue_wait(&self, now_ms: u64) -> Alert {
+        let waits = self.longest_wait_ms(now_ms);
+        let message = match waits {
+            Some(ms) => format!("the oldest task that may run has waited for {} s", ms / 1000),
+            None => "no task waits".to_owned(),
+        };
+        alert("queue_wait", waits.map(|ms| ms as f64), WAIT_MAX_MS as f64, message)
+    }
+
+    fn dead_letters(&self) -> Alert {
+        let dead = self.counts.tasks_of("dead");
+        let message = format!("{dead} tasks are dead; task_list tells which, task_retry revives them");
+        alert("dead_letters", Some(dead as f64), 0.0, message)
+    }
+
+    fn no_worker(&self) -> Alert {
+        let unserved: Vec<&str> =
+            self.ready.iter().map(|(class, _)| class.as_str()).filter(|class| !self.served(class)).collect();
+        let message = match unserved.first() {
+            Some(class) => format!("types wait that no worker takes, `{class}` among them"),
+            None => "every type that waits has a worker".to_owned(),
+        };
+        alert("no_worker", Some(unserved.len() as f64), 0.0, message)
+    }
+
+    fn queue_full(&self, limits: &Limits) -> Alert {
+        let (queued, max) = (self.counts.tasks_of("queued"), limits.queue_max);
+        let message = format!("{queued} tasks wait; beyond {max} none is accepted");
+        alert("queue_full", share(queued, max, 1), FILLED_SHARE_MAX, message)
+    }
+
+    /// Whether somebody takes tasks of this type that require what follows it.
+    fn served(&self, class: &str) -> bool {
+        // The node runs its tools itself.
+        if class.starts_with("tool:") && !class.contains(' ') {
+            return true;
+        }
+        let takes = |worker: &Worker| {
+            class.split(' ').all(|word| worker.capabilities.iter().any(|capability| capability == word))
+        };
+        self.workers.iter().any(|worker| worker.status == "active" && takes(worker))
+    }
+
+    fn sum(&self, of: impl Fn(&Minute) -> u64) -> u64 {
+        self.minutes.iter().map(of).sum()
+    }
+}
+
+fn alert(name: &'static str, value: Option<f64>, threshold: f64, message: String) -> Alert {
+    Alert { name, firing: value.is_some_and(|value| value > threshold), value, threshold, message }
+}
+
+/// What share of `of` is `part`; none where `of` is under `min`.
+fn share(part: u64, of: u64, min: u64) -> Option<f64> {
+    (of >= min).then(|| part as f64 / of as f64)
+}
+
+#[cfg(test)]
+mod tests;

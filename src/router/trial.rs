@@ -1,0 +1,46 @@
+//! Attempts at tasks that are calls: how the call's outcome ends the attempt.
+//!
+//! Invariants:
+//! - an attempt whose effect is not known says so: only what is repeatable is tried again then.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::{call::Code, ledger::work::Attempt, router::Outcome};
+
+/// An attempt at a task, made by a call: it ends with the call.
+#[derive(Debug)]
+pub struct Trial {
+    pub worker: String,
+    pub task: String,
+    pub fence: u64,
+    /// Whether the call's ending is on record, and the attempt's with it where it has one.
+    pub ended: AtomicBool,
+    /// Whether the attempt is to stop: its task is to be cancelled, or has ended without it.
+    pub over: AtomicBool,
+}
+
+impl Trial {
+    /// How the attempt ends with this outcome of its call; none where the rules end it.
+    pub(super) fn attempt(&self, outcome: &Outcome) -> Option<Attempt> {
+        let (code, retryable, unknown) = match outcome {
+            Outcome::Result { is_error: false, .. } => (Code::Internal, false, false),
+            Outcome::Result { is_error: true, .. } => (Code::Internal, true, false),
+            Outcome::Rpc(error) if error.code == -32602 => (Code::InvalidArgument, false, false),
+            Outcome::Rpc(_) => (Code::Internal, true, false),
+            Outcome::Refused(refusal) => (refusal.code, refusal.retryable, false),
+            Outcome::Transport { .. } => (Code::Unavailable, true, true),
+            Outcome::TimedOut => (Code::DeadlineExceeded, true, true),
+            Outcome::Cancelled if self.over.load(Ordering::Acquire) => (Code::Cancelled, false, true),
+            // The node stops: the next start ends the attempt.
+            Outcome::Cancelled => return None,
+        };
+        Some(Attempt {
+            worker: self.worker.clone(),
+            task: self.task.clone(),
+            fence: self.fence,
+            code: code.as_str().to_owned(),
+            retryable,
+            unknown,
+        })
+    }
+}

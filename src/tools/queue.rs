@@ -1,0 +1,243 @@
+//! The queue tools: watch, pause, resume and clear what waits.
+//!
+//! Invariants:
+//! - numbers are counted from the log's state, at one seq;
+//! - alerts are those that a scrape of the metrics shows.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    call::Refusal,
+    ledger::work::{Wish, Worked},
+    query::work::{
+        At, Worker,
+        alerts::alerts,
+        history::{Minute, QueueStats},
+    },
+    router::Invocation,
+    state::work::{RUN_STATUSES, TASK_STATUSES},
+    task::{Moment, Status},
+    tools::{
+        Builtin, arguments,
+        reading::time,
+        work::{Desk, Told, invalid, now_ms, seen, told, unexpected},
+    },
+};
+
+const MINUTE_MS: u64 = 60_000;
+/// Minutes that averages are over, and that a history shows.
+const WINDOW: u64 = 60;
+/// Minutes that the throughput is over.
+const LATELY: u64 = 5;
+
+pub fn all(desk: &Desk) -> Vec<Builtin> {
+    let tool = |definition, does| desk.tool("queue", definition, does);
+    vec![
+        tool(include_str!("../../schemas/tools/queue_stats.json"), |desk, call| {
+            Box::pin(async move { stats(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/queue_pause.json"), |desk, call| {
+            Box::pin(async move { pause(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/queue_resume.json"), |desk, call| {
+            Box::pin(async move { resume(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/queue_clear.json"), |desk, call| {
+            Box::pin(async move { clear(&desk, &call).await })
+        }),
+    ]
+}
+
+#[derive(Deserialize)]
+struct AskStats {
+    #[serde(default)]
+    include_worker_stats: bool,
+    #[serde(default)]
+    include_historical: bool,
+}
+
+/// The queue now, and lately.
+struct Look {
+    stats: QueueStats,
+    /// The last [`WINDOW`] of them in which something happened.
+    minutes: Vec<Minute>,
+    now_ms: u64,
+}
+
+async fn stats(desk: &Desk, call: &Invocation) -> Told {
+    let asked: AskStats = arguments(call)?;
+    let (now_ms, limits) = (now_ms(), desk.limits);
+    let shown = desk.ask(move |view| {
+        let At { applied, what: stats } = view.queue_stats()?;
+        let minutes = view.minutes((now_ms / MINUTE_MS).saturating_sub(WINDOW - 1))?.what;
+        let look = Look { stats, minutes, now_ms };
+        let mut shown = look.shown();
+        if asked.include_worker_stats {
+            shown["worker_stats"] = view.workers()?.what.iter().map(worker).collect();
+        }
+        if asked.include_historical {
+            shown["historical"] = look.minutes.iter().map(minute).collect();
+            shown["alerts"] = json!(alerts(view, &Moment { now_ms, limits })?);
+        }
+        shown["seq"] = json!(seen(applied, None));
+        Ok(shown)
+    });
+    told(&shown.await?)
+}
+
+impl Look {
+    fn shown(&self) -> Value {
+        let counts = &self.stats.counts;
+        let named = |names: &[&str], counts: &[u64]| -> Map<String, Value> {
+            names.iter().zip(counts).map(|(name, n)| ((*name).to_owned(), json!(n))).collect()
+        };
+        json!({
+            "counts": named(&TASK_STATUSES, &counts.tasks),
+            "workflows": named(&RUN_STATUSES, &counts.runs),
+            "paused": self.stats.paused.is_some(),
+            "average_wait_time_ms": self.average_wait_ms(),
+            "average_execution_time_ms": average(self.sum(|minute| minute.execution_ms), self.sum(|minute| minute.executed)),
+            "throughput_per_minute": self.throughput(),
+            "oldest_queued_ms": self.oldest_ms(),
+        })
+    }
+
+    fn sum(&self, of: impl Fn(&Minute) -> u64) -> u64 {
+        self.minutes.iter().map(of).sum()
+    }
+
+    fn average_wait_ms(&self) -> Option<u64> {
+        average(self.sum(|minute| minute.wait_ms), self.sum(|minute| minute.started))
+    }
+
+    fn oldest_ms(&self) -> Option<u64> {
+        self.stats.oldest_queued_ms.map(|at_ms| self.now_ms.saturating_sub(at_ms))
+    }
+
+    fn lately(&self, of: impl Fn(&Minute) -> u64) -> u64 {
+        let first = (self.now_ms / MINUTE_MS).saturating_sub(LATELY - 1);
+        self.minutes.iter().filter(|minute| minute.minute >= first).map(of).sum()
+    }
+
+    fn throughput(&self) -> f64 {
+        self.lately(|minute| minute.executed) as f64 / LATELY as f64
+    }
+}
+
+fn average(sum: u64, of: u64) -> Option<u64> {
+    sum.checked_div(of)
+}
+
+fn minute(minute: &Minute) -> Value {
+    json!({
+        "minute": time(minute.minute * MINUTE_MS),
+        "submitted": minute.submitted,
+        "started": minute.started,
+        "succeeded": minute.succeeded,
+        "failed": minute.failed,
+        "workflows_ended": minute.runs_ended,
+        "workflows_failed": minute.runs_failed,
+        "average_wait_time_ms": average(minute.wait_ms, minute.started),
+        "average_execution_time_ms": average(minute.execution_ms, minute.executed),
+    })
+}
+
+fn worker(worker: &Worker) -> Value {
+    json!({
+        "worker_id": worker.id,
+        "status": standing(worker.status, worker.load.running, worker.max_concurrent),
+        "running_tasks": worker.load.running,
+        "max_concurrent_tasks": worker.max_concurrent,
+        "completed_tasks": worker.load.succeeded,
+        "failed_tasks": worker.load.failed,
+    })
+}
+
+/// How a worker stands: by its presence, then by what it has to do.
+pub fn standing(presence: &str, running: u64, max: u64) -> &str {
+    match presence {
+        "active" if running >= max => "busy",
+        "active" if running == 0 => "idle",
+        other => other,
+    }
+}
+
+#[derive(Deserialize)]
+struct Reason {
+    reason: Option<String>,
+}
+
+/// When a wish about the queue was carried out, and what waits and runs then.
+struct Queue {
+    at_ms: u64,
+    waiting: u64,
+    running: u64,
+    cleared: u64,
+}
+
+async fn wish(desk: &Desk, call: &Invocation, reason: Option<&str>, wish: Wish) -> Result<Queue, Refusal> {
+    match desk.wish(call, reason, wish).await? {
+        Worked::Queue { at_ms, waiting, running, cleared } => Ok(Queue { at_ms, waiting, running, cleared }),
+        _ => Err(unexpected()),
+    }
+}
+
+async fn pause(desk: &Desk, call: &Invocation) -> Told {
+    let Reason { reason } = arguments(call)?;
+    let queue = wish(desk, call, reason.as_deref(), Wish::PauseQueue).await?;
+    told(&json!({
+        "status": "paused",
+        "paused_at": time(queue.at_ms),
+        "reason": reason,
+        "queued_tasks": queue.waiting,
+        "running_tasks": queue.running,
+    }))
+}
+
+async fn resume(desk: &Desk, call: &Invocation) -> Told {
+    let Reason { reason } = arguments(call)?;
+    let queue = wish(desk, call, reason.as_deref(), Wish::ResumeQueue).await?;
+    told(&json!({
+        "status": "active",
+        "resumed_at": time(queue.at_ms),
+        "queued_tasks": queue.waiting,
+        // The line is always in its order.
+        "reordered": false,
+    }))
+}
+
+#[derive(Deserialize)]
+struct Clear {
+    status_filter: Option<String>,
+    reason: Option<String>,
+}
+
+/// Clears until nothing is left of the status: one wish takes a bounded number out.
+async fn clear(desk: &Desk, call: &Invocation) -> Told {
+    let Clear { status_filter, reason } = arguments(call)?;
+    let status = status_filter.as_deref().map(|text| {
+        Status::parse(text).ok_or_else(|| invalid(format!("`status_filter`: `{text}` is no status")))
+    });
+    let status = status.transpose()?;
+    // What waits is cancelled last, so that it is still listed as that.
+    let all = vec![Status::Failed, Status::Dead, Status::Cancelled, Status::Queued];
+    let mut statuses = status.map_or(all, |status| vec![status]);
+    let mut cleared = 0;
+    let last = loop {
+        let status = statuses.first().copied();
+        let queue = wish(desk, call, reason.as_deref(), Wish::ClearQueue { status }).await?;
+        cleared += queue.cleared;
+        if queue.cleared == 0 {
+            statuses.remove(0);
+            if statuses.is_empty() {
+                break queue;
+            }
+        }
+    };
+    told(&json!({
+        "cleared_count": cleared,
+        "remaining_count": last.waiting,
+        "cleared_at": time(last.at_ms),
+    }))
+}

@@ -1,0 +1,212 @@
+//! The tools that reproduce runs: decide one again from its record, run it again, compare two.
+//!
+//! Invariants:
+//! - `verify` runs nothing and changes nothing but that the comparison is recorded;
+//! - a run of an archive is compared and no more: it is no part of this log;
+//! - a repetition is a run of its own, linked to the one it repeats.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::{
+    call::{Code, Refusal},
+    event::work::WorkflowReplayed,
+    ledger::work::{Wish, Worked},
+    query::record::{Recorded, run_record},
+    router::Invocation,
+    tools::{
+        Builtin, arguments,
+        work::{Desk, Told, told, unexpected, unknown},
+        workflows::{ending, run_as_of},
+    },
+    workflow::replay::{diff, verify},
+};
+
+/// The mode of a replay that runs nothing.
+const VERIFY: &str = "verify";
+const LISTER: &str = "workflow_list";
+/// How long a repetition is waited for; a call's own time is longer.
+const RERUN_WAIT: Duration = Duration::from_secs(50);
+/// Between two looks at whether it has ended.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
+pub fn all(desk: &Desk) -> Vec<Builtin> {
+    let tool = |definition, does| desk.tool("provenance", definition, does);
+    vec![
+        tool(include_str!("../../schemas/tools/workflow_replay.json"), |desk, call| {
+            Box::pin(async move { replay(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/workflow_diff.json"), |desk, call| {
+            Box::pin(async move { compare(&desk, &call).await })
+        }),
+    ]
+}
+
+#[derive(Deserialize)]
+struct Replay {
+    workflow_id: String,
+    mode: Option<String>,
+    #[serde(default)]
+    include_steps: bool,
+    reason: Option<String>,
+}
+
+async fn replay(desk: &Desk, call: &Invocation) -> Told {
+    let asked: Replay = arguments(call)?;
+    let mode = asked.mode.as_deref().unwrap_or(VERIFY);
+    let (report, run, ours) = match mode {
+        "rerun" => {
+            let new = rerun(desk, call, &asked).await?;
+            (compared(desk, asked.workflow_id.clone(), new.clone()).await?, Some(new), true)
+        }
+        _ => {
+            let (report, ours) = verified(desk, asked.workflow_id.clone()).await?;
+            (report, None, ours)
+        }
+    };
+    if ours {
+        record(desk, call, &asked, &report, run.clone()).await?;
+    }
+    let mut shown = json!({
+        "workflow_id": asked.workflow_id,
+        "mode": mode,
+        "matched": report["matched"],
+        "compared_steps": report["compared_steps"],
+        "first_divergence": report["first_divergence"],
+        "run": run,
+    });
+    if asked.include_steps {
+        shown["steps"] = report["steps"].clone();
+    }
+    told(&shown)
+}
+
+/// Records what a comparison found, as an event of the run.
+async fn record(
+    desk: &Desk,
+    call: &Invocation,
+    asked: &Replay,
+    report: &Value,
+    run: Option<String>,
+) -> Result<(), Refusal> {
+    let facts = WorkflowReplayed {
+        mode: asked.mode.clone().unwrap_or_else(|| VERIFY.to_owned()),
+        matched: report["matched"] == true,
+        compared: report["compared_steps"].as_u64().unwrap_or(0),
+        run,
+        diverged: report["first_divergence"]["step_id"].as_str().map(str::to_owned),
+    };
+    let wish = Wish::Replayed { run: asked.workflow_id.clone(), facts };
+    match desk.wish(call, asked.reason.as_deref(), wish).await? {
+        Worked::Run { .. } => Ok(()),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Decides the run again from its record; tells too whether that stands in this node's log.
+async fn verified(desk: &Desk, id: String) -> Result<(Value, bool), Refusal> {
+    let asked = id.clone();
+    let report = desk.ask(move |view| {
+        let Some(record) = run_record(view, &asked)? else { return Ok(None) };
+        let report = verify(record.run, &record.events, &record.contents);
+        Ok(Some((report.json(), record.archive.is_none())))
+    });
+    report.await?.ok_or_else(|| unknown("workflow", &id, LISTER))
+}
+
+/// Runs the run again, and waits until that has ended; gives the new run's id.
+async fn rerun(desk: &Desk, call: &Invocation, asked: &Replay) -> Result<String, Refusal> {
+    let id = &asked.workflow_id;
+    let ledger = desk.router.ledger();
+    let new = format!("{id}/rerun-{}", *ledger.committed().borrow());
+    let wish = Wish::ForkRun {
+        run: id.clone(),
+        new: new.clone(),
+        from_step: None,
+        overrides: "{}".to_owned(),
+        rerun: true,
+    };
+    let Worked::Run { .. } = desk.wish(call, asked.reason.as_deref(), wish).await? else {
+        return Err(unexpected());
+    };
+    let deadline = Instant::now() + RERUN_WAIT;
+    let mut committed = ledger.committed();
+    loop {
+        let looked = *committed.borrow_and_update();
+        let run = new.clone();
+        if desk.ask(move |view| ending(view, &run, looked)).await?.is_some() {
+            return Ok(new);
+        }
+        tokio::time::sleep(LOOK_PAUSE).await;
+        match tokio::time::timeout_at(deadline, committed.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Refusal::new(Code::Unavailable, "the ledger has stopped")),
+            Err(_) => {
+                let message = format!("the new run `{new}` has not ended yet");
+                let hint = "follow it with workflow_status, then compare both with workflow_diff";
+                return Err(Refusal::new(Code::DeadlineExceeded, message).hint(hint));
+            }
+        }
+    }
+}
+
+/// Compares a repetition with what it repeats, in the words of a replay.
+async fn compared(desk: &Desk, left: String, right: String) -> Result<Value, Refusal> {
+    let diff = differing(desk, left, right).await?;
+    let verdict = |step: &Value| match () {
+        () if step["left"].is_null() => "extra",
+        () if step["right"].is_null() => "missing",
+        () if step["contract"] == "different" || step["input"] == "different" => "input_differs",
+        () if step["output"] == "different" || step["left"]["status"] != step["right"]["status"] => {
+            "output_differs"
+        }
+        () => "match",
+    };
+    let step = |step: &Value| {
+        let side = if verdict(step) == "input_differs" { "input" } else { "output" };
+        json!({
+            "step_id": step["step_id"],
+            "verdict": verdict(step),
+            "expected": step["left"][side],
+            "actual": step["right"][side],
+        })
+    };
+    let first = &diff["first_divergence"];
+    let first = (!first.is_null()).then(|| {
+        json!({"step_id": first["step_id"], "expected": first["left"], "actual": first["right"], "why": first["why"]})
+    });
+    Ok(json!({
+        "matched": diff["matched"],
+        "compared_steps": diff["compared_steps"],
+        "first_divergence": first,
+        "steps": diff["steps"].as_array().into_iter().flatten().map(step).collect::<Vec<_>>(),
+    }))
+}
+
+#[derive(Deserialize)]
+struct Compare {
+    left: String,
+    right: String,
+}
+
+async fn compare(desk: &Desk, call: &Invocation) -> Told {
+    let Compare { left, right } = arguments(call)?;
+    told(&differing(desk, left, right).await?)
+}
+
+/// Two runs side by side.
+async fn differing(desk: &Desk, left: String, right: String) -> Result<Value, Refusal> {
+    let differing = desk.ask(move |view| {
+        let Some((one, _, seq)) = run_as_of(view, &left, None)? else { return Ok(Err(left)) };
+        let Some((other, _, _)) = run_as_of(view, &right, Some(seq))? else { return Ok(Err(right)) };
+        let mut shown = diff::diff(&one, &other, &Recorded::new(view)).json();
+        shown["left"] = json!(left);
+        shown["right"] = json!(right);
+        shown["seq"] = json!(seq);
+        Ok(Ok(shown))
+    });
+    differing.await?.map_err(|id| unknown("workflow", &id, LISTER))
+}

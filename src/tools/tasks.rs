@@ -1,0 +1,419 @@
+//! The task tools: what callers ask of one piece of work, and what workers say of it.
+//!
+//! Invariants:
+//! - they hold no rule: what may be done to a task, the writer says;
+//! - a claim's work is durable before its worker sees it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    block::Cid,
+    call::{Code, Refusal},
+    engine::TOOL,
+    event::{Body, Event, work::TaskSubmitted},
+    ledger::work::{Wish, Worked},
+    query::{QueryError, View, work::page::TaskFilter},
+    router::Invocation,
+    task::{POISON, RETRIES_SPENT, Status, Task, WAIT_PREFIX},
+    tools::{
+        Builtin, arguments,
+        reading::{self, time},
+        work::{
+            Desk, Line, Paging, SECRET, Told, content, invalid, lines, message, output, page, span,
+            task_as_of, told, unexpected, unknown, worker,
+        },
+    },
+};
+
+const LISTER: &str = "task_list";
+
+pub fn all(desk: &Desk) -> Vec<Builtin> {
+    let tool = |definition, does| desk.tool("tasks", definition, does);
+    vec![
+        desk.foretelling(
+            "tasks",
+            include_str!("../../schemas/tools/task_submit.json"),
+            |desk, call| Box::pin(async move { submit(&desk, &call).await }),
+            Some(submitting),
+        ),
+        tool(include_str!("../../schemas/tools/task_status.json"), |desk, call| {
+            Box::pin(async move { status(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_cancel.json"), |desk, call| {
+            Box::pin(async move { cancel(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_list.json"), |desk, call| {
+            Box::pin(async move { list(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_priority.json"), |desk, call| {
+            Box::pin(async move { priority(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_retry.json"), |desk, call| {
+            Box::pin(async move { retry(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/task_result.json"), |desk, call| {
+            Box::pin(async move { result(&desk, &call).await })
+        }),
+    ]
+}
+
+/// Checks what only the catalogue knows of a task; the writer checks the rest.
+pub fn checked(desk: &Desk, asked: &reading::Wish) -> Result<(TaskSubmitted, Option<Cid>), Refusal> {
+    if asked.task_type.starts_with(WAIT_PREFIX) {
+        let refusal = invalid(format!("types that begin with `{WAIT_PREFIX}` are the node's own"));
+        return Err(refusal.hint("use another task_type, or wait in a workflow step"));
+    }
+    let tool = asked.task_type.strip_prefix(TOOL);
+    let tool = tool.map(|name| on_offer(desk, name, &asked.payload)).transpose()?;
+    let repeatable = tool.is_some_and(|(_, repeatable)| repeatable);
+    Ok((TaskSubmitted { repeatable, ..asked.facts()? }, tool.map(|(contract, _)| contract)))
+}
+
+/// The contract of the tool a task runs, and whether that may run again; refused where the input does not fit it.
+fn on_offer(desk: &Desk, name: &str, input: &RawValue) -> Result<(Cid, bool), Refusal> {
+    let entry = desk.offered(name).ok_or_else(|| {
+        invalid(format!("`task_type` names a tool that is not on offer: `{name}`"))
+            .hint("tools_list_tools names the tools on offer")
+    })?;
+    let value: Value = serde_json::from_str(input.get()).map_err(|_| invalid("`payload` cannot be read"))?;
+    entry.check(&value)?;
+    if desk.keeps_secret(&entry, &value) {
+        let refusal = invalid(format!("invalid input at /payload: {SECRET}"));
+        return Err(refusal.hint("call the tool directly, or give its server the secret"));
+    }
+    Ok((entry.tool.contract, entry.contract.repeatable()))
+}
+
+fn submitting(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Refusal> {
+    let asked: reading::Wish = arguments(call)?;
+    let (facts, tool) = checked(desk, &asked)?;
+    let input = desk.seal(asked.payload.get())?;
+    let metadata = desk.seal_metadata(asked.metadata.as_deref())?;
+    let (id, reason) = (asked.task_id.unwrap_or_default(), asked.reason);
+    Ok((reason, Wish::SubmitTask { id, facts: Box::new(facts), tool, input, metadata }))
+}
+
+async fn submit(desk: &Desk, call: &Invocation) -> Told {
+    let (reason, wish) = submitting(desk, call)?;
+    let Worked::Task { task, position, replayed } = desk.wish(call, reason.as_deref(), wish).await? else {
+        return Err(unexpected().into());
+    };
+    let waits = task.status == Status::Queued;
+    let start = match waits {
+        true => Some(desk.start_of(task.ready_ms, position.unwrap_or(0)).await),
+        false => task.started_ms,
+    };
+    told(&json!({
+        "task_id": task.id,
+        "status": task.status.as_str(),
+        "queue_position": position,
+        "estimated_start_time": start.map(time),
+        "assigned_worker": worker(&task),
+        "replayed": replayed,
+    }))
+}
+
+#[derive(Deserialize)]
+struct AskStatus {
+    task_id: String,
+    #[serde(default)]
+    include_logs: bool,
+    #[serde(default)]
+    include_metrics: bool,
+    as_of_seq: Option<u64>,
+}
+
+/// A task as `task_status` tells it.
+struct Seen {
+    task: Task,
+    position: Option<u64>,
+    lines: Option<Vec<Line>>,
+    metrics: Option<Value>,
+    error: Option<Value>,
+    seq: u64,
+}
+
+async fn status(desk: &Desk, call: &Invocation) -> Told {
+    let asked: AskStatus = arguments(call)?;
+    let id = asked.task_id.clone();
+    let seen = desk.ask(move |view| {
+        let Some((task, events, seq)) = task_as_of(view, &asked.task_id, asked.as_of_seq)? else {
+            return Ok(None);
+        };
+        let position = None;
+        let lines = asked.include_logs.then(|| lines(view, &events)).transpose()?;
+        let metrics = asked.include_metrics.then(|| metrics(&task, &events));
+        let error = error(view, &task)?;
+        Ok(Some(Seen { task, position, lines, metrics, error, seq }))
+    });
+    let seen = seen.await?.ok_or_else(|| unknown("task", &id, LISTER))?;
+    let Seen { task, position, lines, metrics, error, seq } = seen;
+    let queued = task.status == Status::Queued;
+    let held = task.status == Status::Running;
+    let mut shown = json!({
+        "task_id": task.id,
+        "task_type": task.facts.task_type,
+        "status": task.status.as_str(),
+        "progress": task.progress,
+        "worker_id": worker(&task),
+        "attempt": task.attempt,
+        "priority": task.facts.priority,
+        "tags": task.facts.tags,
+        "submitted_at": time(task.submitted_ms),
+        "start_time": task.started_ms.map(time),
+        "end_time": task.ended_ms.map(time),
+        "queue_position": position,
+        "not_before": task.facts.not_before_ms.map(time),
+        "retry_at": (queued && task.code.is_some()).then(|| time(task.ready_ms)),
+        "lease_until": task.lease.as_ref().filter(|_| held).map(|lease| time(lease.until_ms)),
+        "cancel_requested": task.cancel_requested,
+        "dead_reason": dead_reason(&task),
+        "workflow_id": task.facts.run,
+        "step_id": task.facts.step,
+        "seq": seq,
+    });
+    if let Some(lines) = lines {
+        shown["logs"] = json!(lines);
+    }
+    if let Some(metrics) = metrics {
+        shown["metrics"] = metrics;
+    }
+    if let Some(error) = error {
+        shown["error"] = error;
+    }
+    told(&shown)
+}
+
+fn dead_reason(task: &Task) -> Option<&'static str> {
+    (task.status == Status::Dead).then_some(match task.code.as_deref() {
+        Some(POISON) => POISON,
+        _ => RETRIES_SPENT,
+    })
+}
+
+/// How a task that did not succeed failed last.
+fn error(view: &View, task: &Task) -> Result<Option<Value>, QueryError> {
+    let Some(code) = task.code.as_ref().filter(|_| task.status != Status::Succeeded) else { return Ok(None) };
+    let said = match &task.output {
+        Some(error) => content(view, &error.cid)?,
+        None => None,
+    };
+    let message = said.map(|said| message(&said)).unwrap_or_default();
+    Ok(Some(json!({"code": code, "message": message, "retryable": !task.status.ended()})))
+}
+
+/// What a task's history adds up to.
+fn metrics(task: &Task, events: &[Event]) -> Value {
+    let (mut attempts, mut lapses, mut waited_ms, mut worked_ms) = (0u64, 0u64, 0u64, 0u64);
+    let mut ready_ms = Some(task.submitted_ms);
+    let mut claimed_ms = None;
+    for event in events {
+        let at_ms = event.fields().ts / 1000;
+        let retry_at_ms = match event.body() {
+            Some(Body::TaskSubmitted(facts)) => {
+                ready_ms = Some(facts.not_before_ms.unwrap_or(0).max(at_ms));
+                continue;
+            }
+            Some(Body::TaskClaimed(_)) => {
+                attempts += 1;
+                waited_ms += ready_ms.take().map_or(0, |ready_ms| at_ms.saturating_sub(ready_ms));
+                claimed_ms = Some(at_ms);
+                continue;
+            }
+            Some(Body::TaskLeaseExpired(_) | Body::TaskInterrupted(_)) => {
+                lapses += 1;
+                None
+            }
+            Some(Body::TaskFailed(facts)) => facts.retry_at_ms,
+            Some(Body::TaskTimedOut(facts)) => facts.retry_at_ms,
+            Some(Body::TaskSucceeded(_) | Body::TaskCancelled(_) | Body::TaskRetried(_)) => None,
+            Some(_) | None => continue,
+        };
+        worked_ms += claimed_ms.take().map_or(0, |claimed_ms| at_ms.saturating_sub(claimed_ms));
+        ready_ms = Some(retry_at_ms.unwrap_or(at_ms));
+    }
+    json!({
+        "queue_wait_ms": waited_ms,
+        "execution_time_ms": worked_ms,
+        "attempts": attempts,
+        "lapses": lapses,
+        "retry_count": task.retries,
+    })
+}
+
+#[derive(Deserialize)]
+struct Cancel {
+    task_id: String,
+    reason: Option<String>,
+    #[serde(default)]
+    force: bool,
+}
+
+async fn cancel(desk: &Desk, call: &Invocation) -> Told {
+    let Cancel { task_id: task, reason, force } = arguments(call)?;
+    let wish = Wish::CancelTask { task, force };
+    let Worked::Task { task, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
+        return Err(unexpected().into());
+    };
+    let cancelled = task.status == Status::Cancelled;
+    told(&json!({
+        "task_id": task.id,
+        "status": task.status.as_str(),
+        "cancelled_at": task.ended_ms.filter(|_| cancelled).map(time),
+        // What a worker was doing may have to be taken back.
+        "cleanup_required": cancelled && task.lease.is_some(),
+    }))
+}
+
+#[derive(Deserialize)]
+struct List {
+    status_filter: Option<String>,
+    worker_filter: Option<String>,
+    #[serde(default)]
+    tag_filter: Vec<String>,
+    priority_min: Option<u64>,
+}
+
+async fn list(desk: &Desk, call: &Invocation) -> Told {
+    let asked: List = arguments(call)?;
+    let paging: Paging = arguments(call)?;
+    let filter = TaskFilter {
+        status: asked.status_filter,
+        worker: asked.worker_filter,
+        tags: asked.tag_filter,
+        priority_min: asked.priority_min,
+    };
+    let listed = desk.ask(move |view| view.tasks(&filter, paging.limit(), paging.from())).await?;
+    told(&page("tasks", listed, |row| {
+        json!({
+            "task_id": row.id,
+            "task_type": row.facts.task_type,
+            "status": row.status,
+            "priority": row.priority,
+            "tags": row.facts.tags,
+            "worker_id": row.worker,
+            "attempt": row.attempt,
+            "submitted_at": time(row.submitted_ms),
+            "start_time": row.started_ms.map(time),
+            "end_time": row.ended_ms.map(time),
+        })
+    }))
+}
+
+#[derive(Deserialize)]
+struct Prioritise {
+    task_id: String,
+    new_priority: u64,
+    reason: Option<String>,
+}
+
+async fn priority(desk: &Desk, call: &Invocation) -> Told {
+    let Prioritise { task_id, new_priority, reason } = arguments(call)?;
+    let wish = Wish::Reprioritise { task: task_id, priority: new_priority };
+    let Worked::Task { task, position, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
+        return Err(unexpected().into());
+    };
+    let last = task.last;
+    let changed = desk.ask(move |view| Ok(view.event(&last)?.and_then(|event| event.body()))).await?;
+    let old_priority = match changed {
+        Some(Body::TaskReprioritised(facts)) => facts.from,
+        Some(_) | None => new_priority,
+    };
+    told(&json!({
+        "task_id": task.id,
+        "old_priority": old_priority,
+        "new_priority": task.facts.priority,
+        "new_queue_position": position,
+    }))
+}
+
+#[derive(Deserialize)]
+struct Retry {
+    task_id: String,
+    #[serde(default)]
+    retry_config: RetryConfig,
+    reason: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct RetryConfig {
+    max_retries: Option<u64>,
+    timeout_ms: Option<u64>,
+}
+
+async fn retry(desk: &Desk, call: &Invocation) -> Told {
+    let Retry { task_id: task, retry_config: RetryConfig { max_retries, timeout_ms }, reason } =
+        arguments(call)?;
+    let wish = Wish::RetryTask { task, max_retries, timeout_ms };
+    let Worked::Task { task, position, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
+        return Err(unexpected().into());
+    };
+    told(&json!({
+        "task_id": task.id,
+        "status": task.status.as_str(),
+        "retry_count": task.retries,
+        "queue_position": position,
+    }))
+}
+
+#[derive(Deserialize)]
+struct AskResult {
+    task_id: String,
+    #[serde(default = "yes")]
+    include_output: bool,
+    #[serde(default)]
+    include_logs: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Serialize)]
+struct Gave {
+    task_id: String,
+    status: &'static str,
+    result: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logs: Option<Vec<Line>>,
+    execution_time_ms: u64,
+    seq: u64,
+}
+
+async fn result(desk: &Desk, call: &Invocation) -> Told {
+    let asked: AskResult = arguments(call)?;
+    let id = asked.task_id.clone();
+    let gave = desk.ask(move |view| {
+        let Some((task, events, seq)) = task_as_of(view, &asked.task_id, None)? else { return Ok(None) };
+        let wanted = asked.include_output && task.status.ended();
+        let output = wanted.then(|| output(view, &task)).transpose()?.flatten();
+        let logs = asked.include_logs.then(|| lines(view, &events)).transpose()?;
+        let gave = Gave {
+            task_id: task.id.clone(),
+            status: task.status.as_str(),
+            result: json!({
+                "output": task.output.map(|output| output.cid.to_string()),
+                "size": task.output.map(|output| output.len),
+                "attempts": task.attempt,
+                "reused": task.reused,
+            }),
+            output,
+            logs,
+            execution_time_ms: span(task.started_ms, task.ended_ms),
+            seq,
+        };
+        Ok(Some((gave, task.status)))
+    });
+    let (gave, status) = gave.await?.ok_or_else(|| unknown("task", &id, LISTER))?;
+    if !status.ended() {
+        let message = format!("task {id} has not ended: it is {}", status.as_str());
+        return Err(Refusal::new(Code::FailedPrecondition, message)
+            .retryable()
+            .hint("follow it with task_status")
+            .into());
+    }
+    told(&gave)
+}

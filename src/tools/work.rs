@@ -1,0 +1,517 @@
+//! What the tools of durable work share: wishing, asking, and how tasks are told.
+//!
+//! Invariants:
+//! - a wish carries the caller, the call it is made by, and the reason given;
+//! - content is handed out as the text it was recorded as: no number in it changes on the way;
+//! - a refusal names the ids that were asked about.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json, value::RawValue};
+
+use crate::{
+    audit::Audit,
+    block::{
+        Cid,
+        payload::{JSON, PAYLOAD_MAX, Payload, SaltKey, SealedPayload},
+        splice,
+    },
+    call::{Code, Refusal},
+    event::{Body, Event, Role},
+    ledger::{
+        Command, Ruling, Stopped,
+        work::{Handed, Wish, Work, Worked},
+    },
+    query::{
+        QueryError, View,
+        list::LIMIT_DEFAULT,
+        work::{
+            At,
+            page::{From, Page},
+        },
+    },
+    router::{BoxFuture, Entry, Invocation, Outcome, Router, Run, lane},
+    task::{self, Limits, Status, Task},
+    tools::{Builtin, reading::time, refusal},
+    workflow::plan::Fault,
+};
+
+/// Lines of log in one answer, the newest.
+const LOGS_MAX: usize = 1000;
+/// Arguments that name what a call is about.
+const IDS: [&str; 7] =
+    ["task_id", "workflow_id", "new_workflow_id", "worker_id", "schedule_id", "left", "right"];
+
+/// Where the tools of durable work do what they do.
+#[derive(Clone)]
+pub struct Desk {
+    pub router: Router,
+    audit: Audit,
+    salt: SaltKey,
+    /// The bounds that tasks are held to.
+    pub limits: Limits,
+}
+
+/// A success object as text, or why there is none.
+pub type Told = Result<String, Denied>;
+
+/// Why a tool did not do what was asked.
+#[derive(Debug)]
+pub struct Denied {
+    refusal: Refusal,
+    /// What is wrong with a definition, where that was asked about.
+    faults: Vec<Fault>,
+}
+
+impl std::convert::From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, faults: Vec::new() }
+    }
+}
+
+impl Denied {
+    /// A definition with these faults.
+    pub fn faulty(what: &str, faults: Vec<Fault>) -> Self {
+        let lines: Vec<String> =
+            faults.iter().map(|Fault { place, fault }| format!("{place}: {fault}")).collect();
+        let message = format!("{what} has {} faults: {}", faults.len(), lines.join("; "));
+        Self { refusal: Refusal::new(Code::InvalidArgument, message), faults }
+    }
+
+    /// The same with a hint at what to do.
+    pub fn hint(self, hint: &str) -> Self {
+        Self { refusal: self.refusal.hint(hint), ..self }
+    }
+
+    fn outcome(self, invocation: &Invocation) -> Outcome {
+        let Refusal { code, message, retryable, hint } = &self.refusal;
+        if *code == Code::Internal {
+            return Outcome::Refused(self.refusal);
+        }
+        let mut error = json!({"code": code.as_str(), "message": message, "retryable": retryable});
+        let mut text = format!("{}: {message}", code.as_str());
+        if let Some(hint) = hint {
+            error["hint"] = json!(hint);
+            text += &format!(" ({hint})");
+        }
+        if !self.faults.is_empty() {
+            error["faults"] = json!(self.faults);
+        }
+        let mut structured = json!({"success": false, "error": error});
+        for (name, id) in asked_about(invocation) {
+            structured[name] = id;
+        }
+        let result = json!({
+            "content": [{"type": "text", "text": text}],
+            "structuredContent": structured,
+            "isError": true,
+        });
+        Outcome::Result { result: splice::raw(result.to_string()), is_error: true }
+    }
+}
+
+/// The ids among the arguments of a call.
+fn asked_about(invocation: &Invocation) -> Map<String, Value> {
+    let arguments = splice::member(&invocation.params, "arguments").ok().flatten();
+    let id = |name: &&str| {
+        let id = splice::member(arguments?, name).ok().flatten()?;
+        let id: String = serde_json::from_str(id.get()).ok()?;
+        Some(((*name).to_owned(), json!(id)))
+    };
+    IDS.iter().filter_map(id).collect()
+}
+
+/// What one tool of a family does.
+pub type Does = fn(Desk, Arc<Invocation>) -> BoxFuture<'static, Told>;
+
+/// What a tool will ask of the ledger, and why, where its arguments tell that.
+pub type Foretells = fn(&Desk, &Invocation) -> Result<(Option<String>, Wish), Refusal>;
+
+struct Tool {
+    desk: Desk,
+    does: Does,
+    foretells: Option<Foretells>,
+}
+
+impl Run for Tool {
+    fn foretell(&self, invocation: &Invocation) -> Option<Work> {
+        // What cannot be told is told as a refusal when the call runs.
+        let (reason, wish) = self.foretells?(&self.desk, invocation).ok()?;
+        self.desk.work(invocation, reason.as_deref(), wish).ok()
+    }
+
+    fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
+        Box::pin(async move {
+            let invocation = Arc::new(invocation);
+            let told = tokio::select! {
+                told = (self.does)(self.desk.clone(), invocation.clone()) => told,
+                () = invocation.cancel.cancelled() => return Outcome::Cancelled,
+            };
+            match told {
+                Ok(structured) => {
+                    let text = splice::quoted(&structured);
+                    let content = format!(r#"[{{"type":"text","text":{text}}}]"#);
+                    let result = format!(r#"{{"content":{content},"structuredContent":{structured}}}"#);
+                    Outcome::Result { result: splice::raw(result), is_error: false }
+                }
+                Err(denied) => denied.outcome(&invocation),
+            }
+        })
+    }
+}
+
+/// A success object.
+pub fn told<T: Serialize>(answer: &T) -> Told {
+    #[derive(Serialize)]
+    struct Success<'a, T> {
+        success: bool,
+        #[serde(flatten)]
+        answer: &'a T,
+    }
+    let told = serde_json::to_string(&Success { success: true, answer });
+    told.map_err(|err| {
+        tracing::error!(%err, "an answer cannot be written");
+        internal().into()
+    })
+}
+
+impl Desk {
+    pub fn new(router: &Router, salt: &SaltKey, limits: Limits) -> Self {
+        let audit = Audit::new(router.ledger().clone());
+        Self { router: router.clone(), audit, salt: salt.clone(), limits }
+    }
+
+    /// A tool at this desk.
+    pub fn tool(&self, category: &'static str, definition: &'static str, does: Does) -> Builtin {
+        self.foretelling(category, definition, does, None)
+    }
+
+    /// A tool at this desk that does nothing but ask the ledger for one change.
+    pub fn foretelling(
+        &self,
+        category: &'static str,
+        definition: &'static str,
+        does: Does,
+        foretells: Option<Foretells>,
+    ) -> Builtin {
+        let run = Arc::new(Tool { desk: self.clone(), does, foretells });
+        Builtin { definition, category, lane: lane::BUILTIN, run }
+    }
+
+    /// A wish of whoever calls, by this call, for this reason.
+    pub fn work(&self, invocation: &Invocation, reason: Option<&str>, wish: Wish) -> Result<Work, Refusal> {
+        let note = reason.map(|reason| self.seal_text(reason)).transpose()?;
+        Ok(Work { wish, actor: invocation.caller.actor.clone(), cause: invocation.started, note })
+    }
+
+    /// Asks the ledger for a change, unless it was ruled with the start of the call.
+    ///
+    /// Safe to drop midway: it may still be made.
+    pub async fn wish(
+        &self,
+        invocation: &Invocation,
+        reason: Option<&str>,
+        wish: Wish,
+    ) -> Result<Worked, Refusal> {
+        let ruled = invocation.ruled.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ruling = match ruled {
+            Some(ruling) => Ok(ruling),
+            None => {
+                let work = self.work(invocation, reason, wish)?;
+                self.router.ledger().submit(Command::Work(Box::new(work))).await
+            }
+        };
+        match ruling {
+            Ok(Ruling::Worked(worked)) => Ok(*worked),
+            Ok(Ruling::Denied(refusal)) => Err(refusal),
+            Ok(_) => Err(unexpected()),
+            Err(stopped @ Stopped) => Err(Refusal::new(Code::Unavailable, stopped.to_string())),
+        }
+    }
+
+    /// Asks a question of everything recorded before now.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&View) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.audit.ask(move |view, _| question(view)).await.map_err(refusal)
+    }
+
+    /// When a task that is ready at `ready_ms` starts, if those before it take as long as tasks did lately.
+    pub async fn start_of(&self, ready_ms: u64, before: u64) -> u64 {
+        let _ = before;
+        ready_ms.max(now_ms())
+    }
+
+    /// The tool of this public name.
+    pub fn offered(&self, name: &str) -> Option<Arc<Entry>> {
+        self.router.tool(name).filter(|entry| entry.tool.name == name)
+    }
+
+    /// Whether an input holds what the tool marks as secret, other than by reference to another step.
+    pub fn keeps_secret(&self, entry: &Entry, input: &Value) -> bool {
+        if entry.secrets.is_empty() {
+            return false;
+        }
+        let mut literal = input.clone();
+        blank(&mut literal);
+        let mut kept = literal.clone();
+        entry.secrets.redact(&mut kept, &self.salt);
+        taken_out(&literal, &kept)
+    }
+
+    /// JSON as a payload.
+    pub fn seal(&self, json: &str) -> Result<SealedPayload, Refusal> {
+        Payload::seal(&self.salt, JSON, json.as_bytes()).map_err(|_| {
+            let len = json.len();
+            let message = format!("content of {len} bytes is over the bound of {PAYLOAD_MAX}");
+            Refusal::new(Code::ResourceExhausted, message)
+        })
+    }
+
+    /// Text as a payload, written as JSON.
+    pub fn seal_text(&self, text: &str) -> Result<SealedPayload, Refusal> {
+        self.seal(&splice::quoted(text))
+    }
+
+    /// A payload for metadata that says anything.
+    pub fn seal_metadata(&self, metadata: Option<&RawValue>) -> Result<Option<SealedPayload>, Refusal> {
+        let said = metadata.filter(|metadata| metadata.get() != "{}");
+        said.map(|metadata| self.seal(metadata.get())).transpose()
+    }
+}
+
+/// What is wrong with durable work that holds a secret.
+pub const SECRET: &str = "the tool marks this value as secret, and what is queued is kept";
+
+/// Puts null in the place of every reference to another step.
+fn blank(value: &mut Value) {
+    match value {
+        Value::Object(fields) if fields.contains_key("$from") || fields.contains_key("$item") => {
+            *value = Value::Null
+        }
+        Value::Object(fields) => fields.values_mut().for_each(blank),
+        Value::Array(items) => items.iter_mut().for_each(blank),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Whether `after` lacks anything of `before` but nulls, which references left behind.
+fn taken_out(before: &Value, after: &Value) -> bool {
+    match (before, after) {
+        (Value::Null, _) => false,
+        (Value::Object(before), Value::Object(after)) => {
+            before.iter().any(|(name, value)| taken_out(value, after.get(name).unwrap_or(&Value::Null)))
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            before.iter().zip(after).any(|(before, after)| taken_out(before, after))
+        }
+        (before, after) => before != after,
+    }
+}
+
+pub fn internal() -> Refusal {
+    Refusal::new(Code::Internal, "internal error")
+}
+
+/// The ledger answered another question than was asked.
+pub fn unexpected() -> Refusal {
+    tracing::error!("the ledger answered a wish with a ruling of another kind");
+    internal()
+}
+
+pub fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal::new(Code::InvalidArgument, message)
+}
+
+/// There is none of this id.
+pub fn unknown(what: &str, id: &str, lister: &str) -> Refusal {
+    Refusal::new(Code::NotFound, format!("no {what} `{id}`")).hint(format!("{lister} names those there are"))
+}
+
+/// The time between two moments; none where there was no beginning.
+pub fn span(started_ms: Option<u64>, ended_ms: Option<u64>) -> u64 {
+    started_ms.zip(ended_ms).map_or(0, |(started_ms, ended_ms)| ended_ms.saturating_sub(started_ms))
+}
+
+pub fn now_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+/// The seq an answer was given at: that of the last event it saw, or could have seen.
+pub fn seen(applied: u64, as_of: Option<u64>) -> u64 {
+    let last = applied.saturating_sub(1);
+    as_of.map_or(last, |seq| seq.min(last))
+}
+
+/// A task, its events up to and with `as_of`, and the seq it was read at.
+pub fn task_as_of(
+    view: &View,
+    id: &str,
+    as_of: Option<u64>,
+) -> Result<Option<(Task, Vec<Event>, u64)>, QueryError> {
+    let At { applied, what: events } = view.load(&task::subject(id), as_of)?;
+    let Some((first, later)) = events.split_first() else { return Ok(None) };
+    let Some(mut task) = Task::begun(first) else { return Ok(None) };
+    later.iter().for_each(|event| task.apply(event));
+    Ok(Some((task, events, seen(applied, as_of))))
+}
+
+/// The content of a payload as the JSON it is; none where it was erased.
+pub fn content(view: &View, payload: &Cid) -> Result<Option<Box<RawValue>>, QueryError> {
+    let Some(payload) = view.payload(payload)? else { return Ok(None) };
+    let content = match view.content(payload) {
+        Ok(content) => content,
+        Err(QueryError::Erased(_)) => return Ok(None),
+        Err(err) => return Err(err),
+    };
+    Ok(String::from_utf8(content).ok().and_then(|text| RawValue::from_string(text).ok()))
+}
+
+/// What a tool's recorded result says: its structured content, else the JSON or the text of its only block.
+pub fn worth(result: Box<RawValue>) -> Box<RawValue> {
+    let member = |of: &RawValue, name| splice::member(of, name).ok().flatten().map(RawValue::to_owned);
+    if let Some(structured) = member(&result, "structuredContent").filter(|raw| raw.get() != "null") {
+        return structured;
+    }
+    let blocks = member(&result, "content");
+    let blocks: Option<Vec<Box<RawValue>>> = blocks.and_then(|raw| serde_json::from_str(raw.get()).ok());
+    let Some([block]) = blocks.as_deref() else { return result };
+    let text = member(block, "text").and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+    match text {
+        Some(text) if serde_json::from_str::<&RawValue>(&text).is_ok() => splice::raw(text),
+        Some(text) => splice::raw(json!({"text": text}).to_string()),
+        None => result,
+    }
+}
+
+/// What a task gave, as other steps read it.
+pub fn output(view: &View, task: &Task) -> Result<Option<Box<RawValue>>, QueryError> {
+    let Some(output) = &task.output else { return Ok(None) };
+    let content = content(view, &output.cid)?;
+    let of_tool = task.tool.is_some() && task.status == Status::Succeeded;
+    Ok(if of_tool { content.map(worth) } else { content })
+}
+
+/// One line of what workers and failures said.
+#[derive(Serialize)]
+pub struct Line {
+    time: String,
+    task_id: String,
+    attempt: u64,
+    message: String,
+}
+
+/// What was said in the events of tasks, the newest lines of it.
+pub fn lines(view: &View, events: &[Event]) -> Result<Vec<Line>, QueryError> {
+    let mut attempts: HashMap<&str, u64> = HashMap::new();
+    let mut said = Vec::new();
+    for event in events {
+        let fields = event.fields();
+        let Some(id) = fields.subject.strip_prefix("task/") else { continue };
+        if let Some(Body::TaskClaimed(facts)) = event.body() {
+            attempts.insert(id, facts.attempt);
+        }
+        let heard = fields.pay.iter().find(|pay| matches!(pay.role, Role::Log | Role::Error));
+        said.extend(heard.map(|pay| (id, attempts.get(id).copied(), fields.ts / 1000, pay.cid)));
+    }
+    let older = said.len().saturating_sub(LOGS_MAX);
+    let mut lines = Vec::new();
+    for (id, attempt, at_ms, cid) in said.drain(older..) {
+        let Some(content) = content(view, &cid)? else { continue };
+        let (task_id, attempt) = (id.to_owned(), attempt.unwrap_or(0));
+        lines.push(Line { time: time(at_ms), task_id, attempt, message: message(&content) });
+    }
+    Ok(lines)
+}
+
+/// What a log line or an error says to people.
+pub fn message(content: &RawValue) -> String {
+    let text = match serde_json::from_str(content.get()) {
+        Ok(Value::String(text)) => Some(text),
+        Ok(Value::Object(said)) => {
+            let text = |value: &Value| value.as_str().map(str::to_owned);
+            let block = said.get("content").and_then(|blocks| text(&blocks[0]["text"]));
+            said.get("message").and_then(text).or(block)
+        }
+        Ok(_) | Err(_) => None,
+    };
+    text.unwrap_or_else(|| content.get().to_owned())
+}
+
+/// Who has the task, or had it when it ended.
+pub fn worker(task: &Task) -> Option<&str> {
+    task.lease.as_ref().map(|lease| lease.worker.as_str())
+}
+
+/// A task as its worker gets it.
+#[derive(Serialize)]
+pub struct Given {
+    task_id: String,
+    task_type: String,
+    payload: Option<Box<RawValue>>,
+    attempt: u64,
+    lease_until: String,
+    fence: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workflow_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step_id: Option<String>,
+}
+
+impl std::convert::From<Handed> for Given {
+    fn from(handed: Handed) -> Self {
+        Self {
+            task_id: handed.task,
+            task_type: handed.task_type,
+            payload: handed.input.and_then(|input| RawValue::from_string(input).ok()),
+            attempt: handed.attempt,
+            lease_until: time(handed.lease_until_ms),
+            fence: handed.fence,
+            timeout_ms: handed.timeout_ms,
+            workflow_id: handed.run,
+            step_id: handed.step,
+        }
+    }
+}
+
+/// Which page of a list is asked for.
+#[derive(Deserialize)]
+pub struct Paging {
+    limit: Option<u64>,
+    cursor: Option<String>,
+    offset: Option<u64>,
+}
+
+impl Paging {
+    pub fn limit(&self) -> u64 {
+        self.limit.unwrap_or(LIMIT_DEFAULT)
+    }
+
+    pub fn from(&self) -> From<'_> {
+        match &self.cursor {
+            Some(cursor) => From::Cursor(cursor),
+            None => From::Offset(self.offset.unwrap_or(0)),
+        }
+    }
+}
+
+/// One page of a list, under the name of what it lists.
+pub fn page<T>(name: &str, listed: At<Page<T>>, shown: impl Fn(T) -> Value) -> Value {
+    let At { applied, what: Page { rows, total, next_cursor } } = listed;
+    let mut page = json!({
+        "total_count": total,
+        "returned_count": rows.len(),
+        "has_more": next_cursor.is_some(),
+        "next_cursor": next_cursor,
+        "seq": seen(applied, None),
+    });
+    page[name] = rows.into_iter().map(shown).collect();
+    page
+}

@@ -1,0 +1,332 @@
+//! A run as a graph: what waits for what, how far it is, and the way through it that took longest.
+//!
+//! Invariants:
+//! - an edge goes from a step to one that waits for it, and both are nodes of the graph;
+//! - what users wrote is quoted, so that no label becomes markup;
+//! - nothing recurses: a chain of 10,000 steps is walked like any other.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write,
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    plan::Step,
+    run::{Run, StepState},
+};
+
+/// How a status is drawn: its name, the fill of a box and the line around it.
+pub struct Look {
+    pub status: &'static str,
+    pub fill: &'static str,
+    pub line: &'static str,
+}
+
+/// Every status of a step; one that is not among them looks like the first.
+const LOOKS: [Look; 8] = [
+    Look { status: "pending", fill: "#f6f7f9", line: "#8b949e" },
+    Look { status: "ready", fill: "#fff8e1", line: "#b7860b" },
+    Look { status: "running", fill: "#ddeeff", line: "#1f6feb" },
+    Look { status: "succeeded", fill: "#e2f5e6", line: "#2e8540" },
+    Look { status: "failed", fill: "#fde4e1", line: "#c62828" },
+    Look { status: "skipped", fill: "#eeeeee", line: "#a0a0a0" },
+    Look { status: "cancelled", fill: "#f0e6f6", line: "#7b4fa0" },
+    Look { status: "timed_out", fill: "#ffe8d6", line: "#d2691e" },
+];
+
+/// One step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    pub id: String,
+    /// What it does, for people: its action.
+    pub label: String,
+    pub status: String,
+    /// Measured; none where it has not ended, or never ran.
+    pub duration_ms: Option<u64>,
+}
+
+/// The steps of one run. Made by [`Graph::new`] or [`Graph::read`] only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph {
+    title: String,
+    nodes: Vec<Node>,
+    edges: Vec<(usize, usize)>,
+}
+
+impl Graph {
+    /// `edges` name steps, each before what waits for it; those that name no node are left out.
+    pub fn new<'a>(
+        title: &str,
+        nodes: Vec<Node>,
+        edges: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Self {
+        let places: HashMap<&str, usize> =
+            nodes.iter().enumerate().map(|(place, node)| (node.id.as_str(), place)).collect();
+        let known = |(from, to)| Some((*places.get(from)?, *places.get(to)?));
+        let edges = edges.into_iter().filter_map(known).collect();
+        Self { title: title.to_owned(), nodes, edges }
+    }
+
+    /// The graph of a run as it stands.
+    pub fn of(run: &Run) -> Self {
+        let node = |(step, state): (&Step, &StepState)| Node {
+            id: step.id.clone(),
+            label: step.action.clone(),
+            status: state.status.as_str().to_owned(),
+            duration_ms: state.started_ms.zip(state.ended_ms).map(|(start, end)| end.saturating_sub(start)),
+        };
+        let nodes = run.plan.steps.iter().zip(&run.steps).map(node).collect();
+        let edges = run.plan.steps.iter().flat_map(|step| {
+            let id = step.id.as_str();
+            step.depends_on.iter().map(move |name| (name.as_str(), id))
+        });
+        Self::new(&run.id, nodes, edges)
+    }
+
+    /// Reads what [`Graph::json`] gives; none where it has another shape.
+    pub fn read(title: &str, graph: &Value) -> Option<Self> {
+        let text = |value: &Value, key: &str| Some(value[key].as_str()?.to_owned());
+        let node = |node: &Value| {
+            Some(Node {
+                id: text(node, "id")?,
+                label: text(node, "label")?,
+                status: text(node, "status")?,
+                duration_ms: node["duration_ms"].as_u64(),
+            })
+        };
+        let edge = |edge: &'_ Value| Some((text(edge, "from")?, text(edge, "to")?));
+        let nodes = graph["nodes"].as_array()?.iter().map(node).collect::<Option<_>>()?;
+        let edges = graph["edges"].as_array()?.iter().map(edge).collect::<Option<Vec<_>>>()?;
+        Some(Self::new(title, nodes, edges.iter().map(|(from, to)| (from.as_str(), to.as_str()))))
+    }
+
+    pub fn title(&self) -> &str {
+        &self.title
+    }
+
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Places in [`Graph::nodes`]: a step, and one that waits for it.
+    pub fn edges(&self) -> &[(usize, usize)] {
+        &self.edges
+    }
+
+    /// `{nodes: [{id, label, status, duration_ms?}], edges: [{from, to}], critical_path: [id]}`.
+    pub fn json(&self) -> Value {
+        let node = |node: &Node| {
+            let mut json = json!({"id": node.id, "label": node.label, "status": node.status});
+            if let Some(took) = node.duration_ms {
+                json["duration_ms"] = took.into();
+            }
+            json
+        };
+        let id = |place: usize| self.nodes[place].id.as_str();
+        let edge = |&(from, to): &(usize, usize)| json!({"from": id(from), "to": id(to)});
+        json!({
+            "nodes": self.nodes.iter().map(node).collect::<Vec<_>>(),
+            "edges": self.edges.iter().map(edge).collect::<Vec<_>>(),
+            "critical_path": self.critical_path().into_iter().map(id).collect::<Vec<_>>(),
+        })
+    }
+
+    /// The graph in Graphviz's language.
+    pub fn dot(&self) -> String {
+        let critical = self.critical();
+        let mut text = format!("digraph \"{}\" {{\n", quoted(&self.title, &Tongue::Dot));
+        text += "  rankdir=LR;\n  node [shape=box, style=\"rounded,filled\", fontsize=10];\n";
+        // Writing to a string does not fail, here and below.
+        for (place, node) in self.nodes.iter().enumerate() {
+            let look = look(&node.status);
+            let width = if critical.node(place) { 3 } else { 1 };
+            let _ = writeln!(
+                text,
+                "  n{place} [label=\"{}\", fillcolor=\"{}\", color=\"{}\", penwidth={width}];",
+                quoted(&caption(node), &Tongue::Dot),
+                look.fill,
+                look.line
+            );
+        }
+        for &(from, to) in &self.edges {
+            let width = if critical.edge(from, to) { " [penwidth=3]" } else { "" };
+            let _ = writeln!(text, "  n{from} -> n{to}{width};");
+        }
+        text + "}\n"
+    }
+
+    /// The graph as a Mermaid flowchart.
+    pub fn mermaid(&self) -> String {
+        let critical = self.critical();
+        let mut text = String::from("flowchart LR\n");
+        let mut classes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (place, node) in self.nodes.iter().enumerate() {
+            let _ = writeln!(text, "  n{place}[\"{}\"]", quoted(&caption(node), &Tongue::Mermaid));
+            classes.entry(look(&node.status).status).or_default().push(format!("n{place}"));
+        }
+        let mut thick = Vec::new();
+        for (number, &(from, to)) in self.edges.iter().enumerate() {
+            let _ = writeln!(text, "  n{from} --> n{to}");
+            if critical.edge(from, to) {
+                thick.push(number.to_string());
+            }
+        }
+        for (status, members) in classes {
+            let look = look(status);
+            let _ =
+                writeln!(text, "  classDef {status} fill:{},stroke:{},color:#1f2328", look.fill, look.line);
+            let _ = writeln!(text, "  class {} {status}", members.join(","));
+        }
+        if !thick.is_empty() {
+            let _ = writeln!(text, "  linkStyle {} stroke-width:3px", thick.join(","));
+        }
+        text
+    }
+
+    /// The way from a first to a last step that took longest, by place; a step of unknown duration weighs one
+    /// millisecond. Among equals the one of more steps, then the one whose steps are named first.
+    pub fn critical_path(&self) -> Vec<usize> {
+        let mut longest: Vec<(u64, u64)> = vec![(0, 0); self.nodes.len()];
+        let mut before: Vec<Option<usize>> = vec![None; self.nodes.len()];
+        let after = self.after();
+        let mut last: Option<usize> = None;
+        for place in self.order() {
+            let (weight, steps) = longest[place];
+            let reached = (weight.saturating_add(self.nodes[place].duration_ms.unwrap_or(1)), steps + 1);
+            longest[place] = reached;
+            for &next in &after[place] {
+                let nearer = before[next].is_some_and(|before| before <= place);
+                if longest[next] < reached || (longest[next] == reached && !nearer) {
+                    longest[next] = reached;
+                    before[next] = Some(place);
+                }
+            }
+            if last.is_none_or(|last| longest[last] < reached || (longest[last] == reached && place < last)) {
+                last = Some(place);
+            }
+        }
+        let mut path: Vec<usize> = std::iter::successors(last, |&place| before[place]).collect();
+        path.reverse();
+        path
+    }
+
+    /// The critical path, to be asked about nodes and edges.
+    pub(super) fn critical(&self) -> Critical {
+        let mut follows = vec![None; self.nodes.len()];
+        let path = self.critical_path();
+        for (step, place) in path.iter().enumerate() {
+            follows[*place] = Some(path.get(step + 1).copied());
+        }
+        Critical { follows }
+    }
+
+    /// What waits for each node.
+    pub(super) fn after(&self) -> Vec<Vec<usize>> {
+        let mut after = vec![Vec::new(); self.nodes.len()];
+        for &(from, to) in &self.edges {
+            after[from].push(to);
+        }
+        after
+    }
+
+    /// The nodes, each after all it waits for. Those on a cycle, which no plan has, are left out.
+    pub(super) fn order(&self) -> Vec<usize> {
+        let after = self.after();
+        let mut waits = vec![0_usize; self.nodes.len()];
+        for &(_, to) in &self.edges {
+            waits[to] += 1;
+        }
+        let mut order: Vec<usize> = (0..self.nodes.len()).filter(|&place| waits[place] == 0).collect();
+        let mut next = 0;
+        while let Some(&place) = order.get(next) {
+            next += 1;
+            for &to in &after[place] {
+                waits[to] -= 1;
+                if waits[to] == 0 {
+                    order.push(to);
+                }
+            }
+        }
+        order
+    }
+}
+
+/// Which nodes and edges are on the critical path.
+pub(super) struct Critical {
+    /// For each node on the path, the node that follows it there.
+    follows: Vec<Option<Option<usize>>>,
+}
+
+impl Critical {
+    pub fn node(&self, place: usize) -> bool {
+        self.follows[place].is_some()
+    }
+
+    pub fn edge(&self, from: usize, to: usize) -> bool {
+        self.follows[from] == Some(Some(to))
+    }
+}
+
+/// How a step of this status is drawn.
+pub fn look(status: &str) -> &'static Look {
+    LOOKS.iter().find(|look| look.status == status).unwrap_or(&LOOKS[0])
+}
+
+/// A duration for people: two units at most.
+pub fn span(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..60_000 => format!("{seconds}.{} s", ms % 1000 / 100),
+        60_000..3_600_000 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// What stands in a node's box: its id, what it does where that is another word, and how far it is.
+fn caption(node: &Node) -> String {
+    let mut lines = vec![node.id.clone()];
+    if node.label != node.id {
+        lines.push(node.label.clone());
+    }
+    lines.push(standing(node));
+    lines.join("\n")
+}
+
+/// How far a step is, in a few words.
+pub(super) fn standing(node: &Node) -> String {
+    match node.duration_ms {
+        Some(ms) => format!("{}, {}", node.status, span(ms)),
+        None => node.status.clone(),
+    }
+}
+
+/// A language whose strings stand in double quotes.
+enum Tongue {
+    Dot,
+    Mermaid,
+}
+
+/// Text as it stands between double quotes; `\n` starts a line there.
+fn quoted(text: &str, tongue: &Tongue) -> String {
+    let mut quoted = String::with_capacity(text.len());
+    for c in text.chars() {
+        match (c, tongue) {
+            ('\n', Tongue::Dot) => quoted += "\\n",
+            ('\n', Tongue::Mermaid) => quoted += "<br/>",
+            ('"' | '\\', Tongue::Dot) => quoted.extend(['\\', c]),
+            ('&', Tongue::Dot) => quoted += "&amp;",
+            ('"' | '\\' | '<' | '>' | '&' | '#' | '`' | '%' | ';' | '{' | '}', Tongue::Mermaid) => {
+                let _ = write!(quoted, "#{};", u32::from(c));
+            }
+            (c, _) if c.is_control() => quoted.push(' '),
+            (c, _) => quoted.push(c),
+        }
+    }
+    quoted
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,333 @@
+//! Plans: what a definition says, checked whole and made into a block.
+//!
+//! Invariants:
+//! - a plan holds the structure of the steps and none of what users wrote into their inputs;
+//! - a refusal lists every fault, each with its place as a JSON pointer;
+//! - no check recurses over the graph: chains of ten thousand steps are as safe as short ones.
+
+pub mod fields;
+mod order;
+mod restore;
+mod step;
+
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use self::{
+    fields::{Faults, Object},
+    step::Draft,
+};
+use crate::{
+    block::{Block, Cid},
+    call::Code,
+    event::work::{Hold, RetryPolicy},
+    workflow::inputs::Wrong,
+};
+
+/// Steps of one workflow.
+pub const STEPS_MAX: usize = 10_000;
+/// Dependencies between the steps of one workflow.
+pub const EDGES_MAX: usize = 100_000;
+/// Elements of a list that a step runs over, where the step names no bound.
+pub const EACH_DEFAULT: u64 = 1_000;
+/// The highest bound a step may name.
+pub const EACH_MAX: u64 = 10_000;
+/// Bytes of a step's output that other steps may read, and of what inputs take from them.
+pub const OUTPUT_MAX: u64 = 4 * 1024 * 1024;
+/// Tags of one run, and runs it waits for: both stand in its first event.
+pub const TAGS_MAX: usize = 32;
+pub const DEPENDENCIES_MAX: usize = 32;
+/// Bytes of the name of a step, of a task's type, of a tag.
+pub const NAME_MAX: usize = 128;
+/// Bytes of the id of a run. Long enough for children of children, short enough for an event.
+pub const RUN_ID_MAX: usize = 256;
+
+/// Actions and task types of the node's own.
+pub const WAIT_SIGNAL: &str = "wait:signal";
+pub const WAIT_TIME: &str = "wait:time";
+pub const WORKFLOW_RUN: &str = "workflow:run";
+pub const WAIT_RUN: &str = "wait:run";
+
+/// The longest time that may be named: a hundred years.
+pub const MS_MAX: u64 = 100 * 366 * 24 * 60 * 60 * 1_000;
+pub const PRIORITY: RangeInclusive<u64> = 0..=100;
+pub const PRIORITY_DEFAULT: u64 = 50;
+
+const DEFINITION_FIELDS: [&str; 11] = [
+    "workflow_id",
+    "name",
+    "steps",
+    "priority",
+    "tags",
+    "dependencies",
+    "metadata",
+    "max_parallel_steps",
+    "deadline_ms",
+    "peer",
+    "reuse",
+];
+
+/// The structure of a workflow, as the block that a run names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    pub v: u64,
+    pub name: String,
+    /// In the order they were given.
+    pub steps: Vec<Step>,
+    /// The bounds that runs of it are decided under, so that a later build decides them alike.
+    pub limits: Limits,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    pub output_max: u64,
+}
+
+/// One step, without its inputs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    pub id: String,
+    /// As it was given: a tool, `worker:<type>`, `wait:signal`, `wait:time`, `workflow:run`.
+    pub action: String,
+    /// The type of the step's tasks.
+    pub task_type: String,
+    /// The contract of its tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<Cid>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryPolicy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Whether it has a condition.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub when: bool,
+    /// The most elements of the list it runs over, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub each: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compensate: Option<Undo>,
+    /// Whether an earlier result of the same contract and input may stand for its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reuse: bool,
+    /// Whether it may run again where nobody knows how an attempt ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repeatable: bool,
+}
+
+/// What takes a step back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Undo {
+    pub action: String,
+    pub task_type: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<Cid>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repeatable: bool,
+}
+
+/// A definition that was found whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Definition {
+    pub plan: Plan,
+    /// `{"steps": {id: {"inputs", "when"?, "for_each"?, "compensate"?}}, "metadata": {...}}`: the run's payload.
+    pub inputs: Value,
+    /// None where a child leaves it to its parent.
+    pub id: Option<String>,
+    pub priority: u64,
+    pub tags: Vec<String>,
+    /// Runs that must succeed first.
+    pub dependencies: Vec<String>,
+    pub max_parallel: Option<u64>,
+    /// How long the run may take.
+    pub deadline_ms: Option<u64>,
+}
+
+/// One thing that is wrong with a definition, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// A JSON pointer into the definition.
+    pub place: String,
+    pub fault: String,
+}
+
+/// What the rules ask about tools and runs.
+pub trait Tools {
+    fn tool(&self, name: &str) -> Option<ToolFacts>;
+
+    /// What is wrong with `input` under the tool's schema.
+    fn check(&self, name: &str, input: &Value) -> Option<String>;
+
+    fn run_exists(&self, id: &str) -> bool;
+
+    /// The known tool with the name most like this one.
+    fn nearest(&self, _name: &str) -> Option<String> {
+        None
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ToolFacts {
+    pub contract: Cid,
+    pub repeatable: bool,
+    pub read_only: bool,
+}
+
+impl Plan {
+    pub fn block(&self) -> Block {
+        Block::encode(self)
+    }
+}
+
+/// Checks a definition and makes its plan, or lists all its faults.
+pub fn plan(definition: &Value, tools: &dyn Tools) -> Result<Definition, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let checked = check(definition, "", Standing::Own, tools, &mut faults);
+    match (checked, faults.list()) {
+        (Some(definition), faults) if faults.is_empty() => Ok(definition),
+        (_, faults) => Err(faults),
+    }
+}
+
+/// Whose definition it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Own,
+    /// Of a child run: what it takes from steps it does not have, it takes from its parent's.
+    Child,
+}
+
+fn check(
+    definition: &Value,
+    place: &str,
+    standing: Standing,
+    tools: &dyn Tools,
+    faults: &mut Faults,
+) -> Option<Definition> {
+    let object = Object::open(definition, place, &DEFINITION_FIELDS, faults)?;
+    let id = match standing {
+        Standing::Own => object.required("workflow_id", faults).and_then(|_| run_id(&object, faults)),
+        Standing::Child => run_id(&object, faults),
+    };
+    let name = object.required("name", faults).and_then(|_| object.text("name", NAME_MAX, faults));
+    let reuse = object.flag("reuse", faults).unwrap_or(false);
+    let priority = object.whole("priority", PRIORITY, faults).unwrap_or(PRIORITY_DEFAULT);
+    let tags = object.names("tags", TAGS_MAX, NAME_MAX, faults);
+    let dependencies = object.names("dependencies", DEPENDENCIES_MAX, RUN_ID_MAX, faults);
+    check_dependencies(&object, &dependencies, id.as_deref(), tools, faults);
+    let max_parallel = object.whole("max_parallel_steps", 1..=STEPS_MAX as u64, faults);
+    let deadline_ms = object.whole("deadline_ms", 1..=MS_MAX, faults);
+    let metadata = object.object("metadata", faults);
+    let drafts = steps(&object, reuse, tools, faults)?;
+    let edges = order::check(&drafts, faults);
+    order::check_references(&drafts, &edges, standing, faults);
+
+    let (steps, inputs): (Vec<Step>, Map<String, Value>) =
+        drafts.into_iter().map(|draft| (draft.step.clone(), (draft.step.id, draft.inputs))).unzip();
+    let plan = Plan { v: 1, name: name?.to_owned(), steps, limits: Limits { output_max: OUTPUT_MAX } };
+    let inputs = json!({ "steps": inputs, "metadata": metadata.cloned().unwrap_or_default() });
+    Some(Definition { plan, inputs, id, priority, tags, dependencies, max_parallel, deadline_ms })
+}
+
+/// What a waiting step is held by, with its inputs as they were made out.
+pub fn hold(action: &str, inputs: &Value, now_ms: u64) -> Result<Hold, Wrong> {
+    let mut faults = Faults::default();
+    let hold = match action == WAIT_SIGNAL {
+        true => Object::open(inputs, "", &["signal", "timeout_ms"], &mut faults).and_then(|object| {
+            let timeout_ms = object.whole("timeout_ms", 1..=MS_MAX, &mut faults);
+            object.required("signal", &mut faults)?;
+            let name = object.text("signal", NAME_MAX, &mut faults)?.to_owned();
+            Some(Hold::Signal { name, until_ms: timeout_ms.map(|ms| now_ms.saturating_add(ms)) })
+        }),
+        false => Object::open(inputs, "", &["ms", "until"], &mut faults)
+            .and_then(|object| until(&object, now_ms, &mut faults))
+            .map(|until_ms| Hold::Time { until_ms }),
+    };
+    match (hold, faults.list().first()) {
+        (Some(hold), None) => Ok(hold),
+        (_, fault) => {
+            let text = fault.map_or_else(String::new, |fault| format!("{} {}", fault.place, fault.fault));
+            Err(Wrong::new(Code::InvalidArgument, format!("{action} {}", text.trim_start())))
+        }
+    }
+}
+
+fn until(object: &Object<'_>, now_ms: u64, faults: &mut Faults) -> Option<u64> {
+    match (object.get("ms"), object.get("until")) {
+        (Some(_), None) => Some(now_ms.saturating_add(object.whole("ms", 0..=MS_MAX, faults)?)),
+        (None, Some(until)) => {
+            let instant = until.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+            let ms = instant.and_then(|instant| u64::try_from(instant.as_millisecond()).ok());
+            if ms.is_none() {
+                faults.add(object.place("until"), "must be a time as RFC 3339 writes it");
+            }
+            ms
+        }
+        _ => {
+            faults.add("", "needs one of `ms` and `until`");
+            None
+        }
+    }
+}
+
+fn run_id(object: &Object<'_>, faults: &mut Faults) -> Option<String> {
+    let id = object.text("workflow_id", RUN_ID_MAX, faults)?;
+    if !fields::is_name(id, "/") {
+        faults.add(object.place("workflow_id"), fields::NOT_A_RUN_ID);
+    }
+    Some(id.to_owned())
+}
+
+fn check_dependencies(
+    object: &Object<'_>,
+    dependencies: &[String],
+    own: Option<&str>,
+    tools: &dyn Tools,
+    faults: &mut Faults,
+) {
+    for (at, id) in dependencies.iter().enumerate() {
+        let place = || format!("{}/{at}", object.place("dependencies"));
+        if own == Some(id) {
+            faults.add(place(), "a workflow cannot wait for itself");
+        } else if !tools.run_exists(id) {
+            faults.add(place(), format!("there is no workflow `{id}`"));
+        }
+    }
+}
+
+fn steps(object: &Object<'_>, reuse: bool, tools: &dyn Tools, faults: &mut Faults) -> Option<Vec<Draft>> {
+    object.required("steps", faults)?;
+    let list = object.list("steps", faults)?;
+    let place = object.place("steps");
+    if list.is_empty() {
+        faults.add(place, "a workflow needs at least one step");
+        return None;
+    }
+    if list.len() > STEPS_MAX {
+        faults.add(place, format!("{} steps are over the bound of {STEPS_MAX}", list.len()));
+        return None;
+    }
+    let mut first_at = BTreeMap::new();
+    let mut drafts = Vec::with_capacity(list.len());
+    for (at, value) in list.iter().enumerate() {
+        let Some(draft) = step::read(value, &format!("{place}/{at}"), reuse, tools, faults) else { continue };
+        match first_at.get(&draft.step.id) {
+            Some(first) => faults.add(
+                format!("{place}/{at}/step_id"),
+                format!("`{}` is the id of step {first} already", draft.step.id),
+            ),
+            None => {
+                first_at.insert(draft.step.id.clone(), at);
+                drafts.push(draft);
+            }
+        }
+    }
+    Some(drafts)
+}

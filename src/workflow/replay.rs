@@ -1,0 +1,355 @@
+//! Replays: a run decided again from what is on record, and two runs compared.
+//!
+//! Invariants:
+//! - a run is decided again by the rules it was decided by, [`Run::decide`], from recorded inputs and outcomes;
+//! - contents are compared, not names: the same content has another CID where another key salts it;
+//! - content that was erased is neither equal nor different: it is said to be unverifiable.
+
+pub mod diff;
+mod match_up;
+
+use std::{cell::Cell, collections::HashMap, sync::Arc};
+
+use serde_json::{Value, json};
+
+use self::match_up::{Found, Key};
+use super::run::{
+    Run,
+    decide::{Contents, Decision},
+};
+use crate::{
+    block::Cid,
+    event::{Body, Event, PayloadRef, Role, work::Hold},
+};
+
+/// What a comparison says about a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Match,
+    /// The rules start it otherwise: with another input, contract or condition.
+    InputDiffers,
+    OutputDiffers,
+    /// The rules decide what is not on record.
+    Missing,
+    /// On record is what the rules do not decide.
+    Extra,
+    /// Content that this depends on was erased.
+    Unverifiable,
+}
+
+/// One step that was compared; the first difference stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// None for what is decided about the run as a whole: its beginning and its end.
+    pub step_id: Option<String>,
+    pub verdict: Verdict,
+    /// What the rules, or the call that gave it, say; none where that is no payload.
+    pub expected: Option<Cid>,
+    /// What is on record.
+    pub actual: Option<Cid>,
+    /// Empty where it matches.
+    pub why: String,
+}
+
+/// What a replay found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// In the order in which they were first decided.
+    pub steps: Vec<Compared>,
+}
+
+impl Verdict {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Match => "match",
+            Self::InputDiffers => "input_differs",
+            Self::OutputDiffers => "output_differs",
+            Self::Missing => "missing",
+            Self::Extra => "extra",
+            Self::Unverifiable => "unverifiable",
+        }
+    }
+
+    fn diverges(self) -> bool {
+        !matches!(self, Self::Match | Self::Unverifiable)
+    }
+}
+
+impl Report {
+    /// Whether nothing differs. What is unverifiable does not.
+    pub fn matched(&self) -> bool {
+        self.first_divergence().is_none()
+    }
+
+    /// Steps of which enough is on record to compare them.
+    pub fn compared_steps(&self) -> u64 {
+        let compared = |step: &&Compared| step.step_id.is_some() && step.verdict != Verdict::Unverifiable;
+        self.steps.iter().filter(compared).count() as u64
+    }
+
+    pub fn first_divergence(&self) -> Option<&Compared> {
+        self.steps.iter().find(|step| step.verdict.diverges())
+    }
+
+    /// `{matched, compared_steps, first_divergence: {step_id, expected, actual, why} | null, steps: [{step_id,
+    /// verdict, expected, actual}]}`.
+    pub fn json(&self) -> Value {
+        let name = |cid: Option<Cid>| cid.map(|cid| cid.to_string());
+        let step = |step: &Compared| {
+            json!({
+                "step_id": step.step_id,
+                "verdict": step.verdict.as_str(),
+                "expected": name(step.expected),
+                "actual": name(step.actual),
+            })
+        };
+        let first = |step: &Compared| {
+            json!({
+                "step_id": step.step_id,
+                "expected": name(step.expected),
+                "actual": name(step.actual),
+                "why": step.why,
+            })
+        };
+        json!({
+            "matched": self.matched(),
+            "compared_steps": self.compared_steps(),
+            "first_divergence": self.first_divergence().map(first),
+            "steps": self.steps.iter().filter(|step| step.step_id.is_some()).map(step).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Decides a run again and compares every decision with the record.
+///
+/// `run` is as its submission left it, told what it takes over where it does. `events` are what followed, in order: the
+/// run's own and those of its tasks. Endings of calls may stand among them; the success of a task that refers to one
+/// must have its output.
+pub fn verify(run: Run, events: &[Event], contents: &dyn Contents) -> Report {
+    let mut replay = Replay {
+        run,
+        contents: Watched { contents, erased: Cell::new(false) },
+        calls: outputs_of_calls(events),
+        decided: Vec::new(),
+        steps: Vec::new(),
+        places: HashMap::new(),
+    };
+    for event in events {
+        replay.event(event);
+    }
+    replay.miss();
+    Report { steps: replay.steps }
+}
+
+struct Replay<'a> {
+    run: Run,
+    contents: Watched<'a>,
+    /// The outputs of calls, by their endings.
+    calls: HashMap<Cid, PayloadRef>,
+    /// What the rules decided and the record has not shown yet, the first last.
+    decided: Vec<Decision>,
+    steps: Vec<Compared>,
+    places: HashMap<Option<String>, usize>,
+}
+
+/// Contents that remember whether any was erased.
+struct Watched<'a> {
+    contents: &'a dyn Contents,
+    erased: Cell<bool>,
+}
+
+impl Contents for Watched<'_> {
+    fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
+        let json = self.contents.json(payload);
+        if json.is_none() {
+            self.erased.set(true);
+        }
+        json
+    }
+}
+
+impl Replay<'_> {
+    fn event(&mut self, event: &Event) {
+        let fields = event.fields();
+        let task = fields.subject.strip_prefix("task/").and_then(|task| self.run.slot(task));
+        if task.is_none() && fields.subject != super::subject(&self.run.id) {
+            return;
+        }
+        let Some(body) = event.body() else { return };
+        if turns(&body) {
+            self.miss();
+        }
+        let step = match task {
+            Some(slot) => self.run.plan.steps.get(slot.step).map(|step| step.id.clone()),
+            None => match_up::step_of(&body),
+        };
+        match match_up::key(event, &body) {
+            Some(key) if self.decides(&body, event) => self.decision(event, &body, &key, step),
+            Some(_) | None if matches!(body, Body::TaskSucceeded(_)) => self.outcome(event, step),
+            Some(_) | None => {}
+        }
+        self.run.apply(event);
+    }
+
+    /// Whether what is on record is the rules' own decision, not what somebody asked for or a worker did.
+    fn decides(&mut self, body: &Body, event: &Event) -> bool {
+        let slot = event.fields().subject.strip_prefix("task/").and_then(|task| self.run.slot(task));
+        match body {
+            // A task that waits for a signal has it from the rules, and from nobody else.
+            Body::TaskSucceeded(_) => {
+                let hold = slot.and_then(|slot| self.run.work(slot)).and_then(|work| work.hold.as_ref());
+                matches!(hold, Some(Hold::Signal { .. }))
+            }
+            // Whoever has a task run again by hand gives it no input.
+            Body::TaskRetried(_) => match_up::payload(event, Role::Input).is_some(),
+            Body::TaskCancelRequested(_) | Body::TaskCancelled(_) => {
+                let key = match_up::key(event, body);
+                key.is_some_and(|key| self.find(event, &key).is_some())
+            }
+            _ => true,
+        }
+    }
+
+    /// The place among what is decided of a decision; the rules are asked where they have not said it yet.
+    fn find(&mut self, event: &Event, key: &Key) -> Option<usize> {
+        let place = |decided: &[Decision]| decided.iter().rposition(|decision| key.is_of(decision));
+        if let Some(place) = place(&self.decided) {
+            return Some(place);
+        }
+        self.know_dependencies(event);
+        self.decide(event.fields().ts / 1_000);
+        place(&self.decided)
+    }
+
+    fn decide(&mut self, now_ms: u64) {
+        self.contents.erased.set(false);
+        self.decided = self.run.decide(&self.contents, now_ms);
+        self.decided.reverse();
+    }
+
+    /// Other runs are not part of the record; what came of them is seen from what followed.
+    fn know_dependencies(&mut self, event: &Event) {
+        let failed = match event.body() {
+            Some(Body::WorkflowFailed(facts)) => facts.step.is_none() && facts.reason == "dependency_failed",
+            Some(Body::WorkflowTimedOut(_)) => return,
+            _ => false,
+        };
+        let waits: Vec<String> = self.run.waits_for().map(str::to_owned).collect();
+        for (number, id) in waits.iter().enumerate() {
+            self.run.dependency_ended(id, !(failed && number == 0));
+        }
+    }
+
+    /// Compares a decision on record with that of the rules.
+    fn decision(&mut self, event: &Event, body: &Body, key: &Key, step: Option<String>) {
+        let found = match self.find(event, key) {
+            Some(place) => {
+                let decision = self.decided.remove(place);
+                match_up::compare(&decision, event, body, &self.contents)
+            }
+            None if self.could_not_tell(step.as_deref()) => Found::Erased,
+            None => Found::differs(Verdict::Extra, event, self.instead(step.as_deref())),
+        };
+        self.note(step, found);
+    }
+
+    /// What the rules decide about a step, where that is not what is on record.
+    fn instead(&self, step: Option<&str>) -> String {
+        let of = |decision: &&Decision| match_up::step_decided(decision, &self.run).as_deref() == step;
+        match self.decided.iter().find(of) {
+            Some(decision) => format!("the rules decide otherwise: {}", match_up::told(decision)),
+            None => "the rules do not decide this".to_owned(),
+        }
+    }
+
+    /// Whether the rules gave this step up because content that they need was erased meanwhile.
+    fn could_not_tell(&mut self, step: Option<&str>) -> bool {
+        let failed = |decision: &Decision| matches!(decision, Decision::Fail { step: failed, .. } if step == Some(failed));
+        let place = self.decided.iter().rposition(failed).filter(|_| self.contents.erased.get());
+        place.map(|place| self.decided.remove(place)).is_some()
+    }
+
+    /// Compares the output of a task with what its call gave.
+    fn outcome(&mut self, event: &Event, step: Option<String>) {
+        let given = event.fields().refs.iter().find_map(|cid| self.calls.get(cid).copied());
+        let Some(given) = given else { return };
+        let recorded = match_up::payload(event, Role::Output).map(|output| output.cid);
+        let same = match recorded {
+            Some(recorded) => match_up::same(&given.cid, &recorded, &self.contents),
+            None => Some(false),
+        };
+        let found = match same {
+            Some(true) => Found::Same,
+            None => Found::Erased,
+            Some(false) => Found::Differs {
+                verdict: Verdict::OutputDiffers,
+                expected: Some(given.cid),
+                actual: recorded,
+                why: "the output is not what its call gave".to_owned(),
+            },
+        };
+        self.note(step, found);
+    }
+
+    /// Notes what the rules decide and the record does not show before the run takes another turn.
+    fn miss(&mut self) {
+        // At no time: whether a deadline has passed is the clock's to say.
+        self.decide(0);
+        for decision in std::mem::take(&mut self.decided).into_iter().rev() {
+            let step = match_up::step_decided(&decision, &self.run);
+            let found = match (&decision, self.contents.erased.get()) {
+                (Decision::Fail { .. }, true) => Found::Erased,
+                _ => Found::Differs {
+                    verdict: Verdict::Missing,
+                    expected: None,
+                    actual: None,
+                    why: format!("the rules decide: {}; that is not on record", match_up::told(&decision)),
+                },
+            };
+            self.note(step, found);
+        }
+    }
+
+    fn note(&mut self, step_id: Option<String>, found: Found) {
+        let (verdict, expected, actual, why) = match found {
+            Found::Same => (Verdict::Match, None, None, String::new()),
+            Found::Erased => (Verdict::Unverifiable, None, None, "content was erased".to_owned()),
+            Found::Differs { verdict, expected, actual, why } => (verdict, expected, actual, why),
+        };
+        let compared = Compared { step_id: step_id.clone(), verdict, expected, actual, why };
+        match self.places.get(&step_id) {
+            Some(&place) => {
+                let known = &mut self.steps[place];
+                let worse = match known.verdict {
+                    Verdict::Match => true,
+                    Verdict::Unverifiable => verdict.diverges(),
+                    _ => false,
+                };
+                if worse {
+                    *known = compared;
+                }
+            }
+            None => {
+                self.places.insert(step_id, self.steps.len());
+                self.steps.push(compared);
+            }
+        }
+    }
+}
+
+/// Whether after this the rules may decide otherwise than before, though no step has ended.
+fn turns(body: &Body) -> bool {
+    matches!(body, Body::WorkflowCancelled(_) | Body::WorkflowTimedOut(_) | Body::WorkflowRescheduled(_))
+}
+
+/// What calls gave, and tasks and lists whose results were taken over.
+fn outputs_of_calls(events: &[Event]) -> HashMap<Cid, PayloadRef> {
+    let given = |event: &&Event| {
+        matches!(event.fields().kind.as_str(), "call.succeeded" | "task.succeeded" | "step.gathered")
+    };
+    let output = |event: &Event| Some((event.cid(), match_up::payload(event, Role::Output)?));
+    events.iter().filter(given).filter_map(output).collect()
+}
+
+#[cfg(test)]
+mod tests;

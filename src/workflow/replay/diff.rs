@@ -1,0 +1,227 @@
+//! Two runs side by side.
+//!
+//! Invariant: a step is compared with the step of the same name, whatever else the runs have.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use super::{Compared, Report, Verdict, match_up};
+use crate::{
+    block::Cid,
+    event::PayloadRef,
+    workflow::{
+        graph::Graph,
+        run::{Run, Work, decide::Contents},
+    },
+};
+
+/// Whether two steps have the same of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Likeness {
+    Same,
+    Different,
+    /// Content was erased, so that nobody can tell.
+    Unknown,
+}
+
+/// A step of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Side {
+    pub status: &'static str,
+    pub contract: Option<Cid>,
+    pub input: Option<Cid>,
+    pub output: Option<Cid>,
+    pub duration_ms: Option<u64>,
+}
+
+/// A step of either run, or of both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    pub step_id: String,
+    pub contract: Likeness,
+    pub input: Likeness,
+    pub output: Likeness,
+    pub left: Option<Side>,
+    pub right: Option<Side>,
+}
+
+/// Two runs compared: the left one's steps, each after all it waits for, then those that only the right one has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diff {
+    pub steps: Vec<Pair>,
+}
+
+/// Compares two runs step by step.
+pub fn diff(left: &Run, right: &Run, contents: &dyn Contents) -> Diff {
+    let ids = |run: &Run| -> Vec<String> {
+        let order = Graph::of(run).order();
+        order.into_iter().map(|at| run.plan.steps[at].id.clone()).collect()
+    };
+    let mut all = ids(left);
+    let known: HashSet<String> = all.iter().cloned().collect();
+    all.extend(ids(right).into_iter().filter(|id| !known.contains(id)));
+    let steps = all.into_iter().map(|id| pair(id, left, right, contents)).collect();
+    Diff { steps }
+}
+
+fn pair(step_id: String, left: &Run, right: &Run, contents: &dyn Contents) -> Pair {
+    let (Some(one), Some(other)) = (left.step(&step_id), right.step(&step_id)) else {
+        let side = |run: &Run| run.step(&step_id).map(|at| side(run, at));
+        let differ = Likeness::Different;
+        let (left, right) = (side(left), side(right));
+        return Pair { step_id, contract: differ, input: differ, output: differ, left, right };
+    };
+    let contract = |run: &Run, at: usize| {
+        let step = &run.plan.steps[at];
+        (step.action.clone(), step.tool)
+    };
+    let inputs = |run: &Run, at: usize| -> Vec<Option<PayloadRef>> {
+        let state = &run.steps[at];
+        std::iter::once(&state.whole).chain(&state.parts).map(|work: &Work| work.input).collect()
+    };
+    let output = |run: &Run, at: usize| vec![run.steps[at].output];
+    Pair {
+        contract: match contract(left, one) == contract(right, other) {
+            true => Likeness::Same,
+            false => Likeness::Different,
+        },
+        input: alike(&inputs(left, one), &inputs(right, other), contents),
+        output: alike(&output(left, one), &output(right, other), contents),
+        left: Some(side(left, one)),
+        right: Some(side(right, other)),
+        step_id,
+    }
+}
+
+fn side(run: &Run, at: usize) -> Side {
+    let state = &run.steps[at];
+    Side {
+        status: state.status.as_str(),
+        contract: run.plan.steps[at].tool,
+        input: state.whole.input.map(|input| input.cid),
+        output: state.output.map(|output| output.cid),
+        duration_ms: state.started_ms.zip(state.ended_ms).map(|(start, end)| end.saturating_sub(start)),
+    }
+}
+
+/// Whether payloads have the same contents, one by one.
+fn alike(left: &[Option<PayloadRef>], right: &[Option<PayloadRef>], contents: &dyn Contents) -> Likeness {
+    if left.len() != right.len() {
+        return Likeness::Different;
+    }
+    let mut likeness = Likeness::Same;
+    for pair in left.iter().zip(right) {
+        let same = match pair {
+            (Some(left), Some(right)) => match_up::same(&left.cid, &right.cid, contents),
+            (left, right) => Some(left.is_none() && right.is_none()),
+        };
+        match same {
+            Some(true) => {}
+            Some(false) => return Likeness::Different,
+            None => likeness = Likeness::Unknown,
+        }
+    }
+    likeness
+}
+
+impl Likeness {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Different => "different",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Pair {
+    /// What differs first, in a word, and the payloads or contracts that show it; none where nothing does.
+    pub(super) fn differs(&self) -> Option<(&'static str, Option<Cid>, Option<Cid>)> {
+        let (left, right) = match (&self.left, &self.right) {
+            (Some(left), Some(right)) => (left, right),
+            (None, _) => return Some(("the left run lacks the step", None, None)),
+            (_, None) => return Some(("the right run lacks the step", None, None)),
+        };
+        let found = [
+            (self.contract == Likeness::Different, "contract", left.contract, right.contract),
+            (self.input == Likeness::Different, "input", left.input, right.input),
+            (self.output == Likeness::Different, "output", left.output, right.output),
+            (left.status != right.status, "status", None, None),
+        ];
+        let first = found.into_iter().find(|(differs, ..)| *differs);
+        first.map(|(_, why, left, right)| (why, left, right))
+    }
+
+    fn compared(&self) -> Compared {
+        let (why, expected, actual) = self.differs().unwrap_or(("", None, None));
+        let verdict = match (&self.left, &self.right) {
+            (None, _) => Verdict::Extra,
+            (_, None) => Verdict::Missing,
+            _ if [self.contract, self.input].contains(&Likeness::Different) => Verdict::InputDiffers,
+            _ if !why.is_empty() => Verdict::OutputDiffers,
+            _ if [self.input, self.output].contains(&Likeness::Unknown) => Verdict::Unverifiable,
+            _ => Verdict::Match,
+        };
+        let step_id = Some(self.step_id.clone());
+        Compared { step_id, verdict, expected, actual, why: why.to_owned() }
+    }
+}
+
+impl Diff {
+    pub fn matched(&self) -> bool {
+        self.steps.iter().all(|step| step.differs().is_none())
+    }
+
+    /// The first step that differs, why, and what shows it on either side.
+    pub fn first_divergence(&self) -> Option<(&str, &'static str, Option<Cid>, Option<Cid>)> {
+        self.steps.iter().find_map(|step| {
+            let (why, left, right) = step.differs()?;
+            Some((step.step_id.as_str(), why, left, right))
+        })
+    }
+
+    /// The same as a replay's report: the right run is the left one, run again.
+    pub fn report(&self) -> Report {
+        Report { steps: self.steps.iter().map(Pair::compared).collect() }
+    }
+
+    /// Steps that both runs have.
+    pub fn compared_steps(&self) -> u64 {
+        self.steps.iter().filter(|step| step.left.is_some() && step.right.is_some()).count() as u64
+    }
+
+    /// `{matched, compared_steps, steps: [{step_id, contract, input, output, left, right}], first_divergence:
+    /// {step_id, left, right, why} | null}`.
+    pub fn json(&self) -> Value {
+        let name = |cid: Option<Cid>| cid.map(|cid| cid.to_string());
+        let side = |side: &Side| {
+            json!({
+                "status": side.status,
+                "contract": name(side.contract),
+                "input": name(side.input),
+                "output": name(side.output),
+                "duration_ms": side.duration_ms,
+            })
+        };
+        let step = |step: &Pair| {
+            json!({
+                "step_id": step.step_id,
+                "contract": step.contract.as_str(),
+                "input": step.input.as_str(),
+                "output": step.output.as_str(),
+                "left": step.left.as_ref().map(side),
+                "right": step.right.as_ref().map(side),
+            })
+        };
+        let first = self.first_divergence().map(|(step_id, why, left, right)| {
+            json!({"step_id": step_id, "left": name(left), "right": name(right), "why": why})
+        });
+        json!({
+            "matched": self.matched(),
+            "compared_steps": self.compared_steps(),
+            "steps": self.steps.iter().map(step).collect::<Vec<_>>(),
+            "first_divergence": first,
+        })
+    }
+}

@@ -1,0 +1,428 @@
+//! What a run asks for next, by where it stands.
+//!
+//! Invariants:
+//! - deciding changes nothing: the writer seals what is decided, folds it, and asks again until nothing is left;
+//! - a run that has ended asks only for its open tasks to be cancelled.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{CONDITION, Piece, Run, Slot, UPSTREAM, status::WorkStatus, take::Taken, values::GATHERED_MAX};
+use crate::{
+    block::Cid,
+    call::Code,
+    event::{
+        Body, PayloadRef,
+        work::{
+            Hold, Part, RetryPolicy, WorkflowFailed, WorkflowStarted, WorkflowSucceeded, WorkflowTimedOut,
+        },
+    },
+    workflow::{
+        inputs::{Output, Reference, Wrong, when},
+        plan::{self, WAIT_SIGNAL, WAIT_TIME, WORKFLOW_RUN},
+    },
+};
+
+/// Decisions of one answer; what is left is in the next.
+const DECISIONS_MAX: usize = 1_000;
+/// Elements of all the lists that the steps of one run run over: what a run keeps of each is some 300 bytes.
+const PARTS_MAX: usize = 100_000;
+/// The content of payloads. The same one is asked for many times over.
+pub trait Contents {
+    /// A payload's content, parsed; none where it was erased.
+    fn json(&self, payload: &Cid) -> Option<Arc<Value>>;
+}
+
+/// What is to be done about a run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// The first step was taken by a worker, or is held.
+    Begin(WorkflowStarted),
+    Submit {
+        task_id: String,
+        step: String,
+        part: Part,
+        task_type: String,
+        tool: Option<Cid>,
+        /// JSON text.
+        input: String,
+        hold: Option<Hold>,
+        retry: Option<RetryPolicy>,
+        timeout_ms: Option<u64>,
+        repeatable: bool,
+        reuse: bool,
+    },
+    /// A task of this id was there and has ended: it runs again, with this input. A child run that holds it, too.
+    Retry {
+        task_id: String,
+        step: String,
+        part: Part,
+        input: String,
+        hold: Option<Hold>,
+    },
+    /// A task that is held by a child run, and the run.
+    Child {
+        task_id: String,
+        step: String,
+        part: Part,
+        run: String,
+        definition: Value,
+    },
+    /// A task that ends at once with what another run has: `task.submitted`, then `task.succeeded` with `reused`
+    /// and a reference to `from`.
+    Take {
+        task_id: String,
+        step: String,
+        task_type: String,
+        tool: Option<Cid>,
+        input: Option<PayloadRef>,
+        output: Option<PayloadRef>,
+        from: Cid,
+    },
+    /// The same for a step over a list: `step.gathered` with a reference to `from`.
+    TakeGathered {
+        step: String,
+        parts: u64,
+        output: Option<PayloadRef>,
+        from: Cid,
+    },
+    /// `step.skipped`.
+    Skip {
+        step: String,
+        reason: &'static str,
+    },
+    /// `step.failed`; the message is the error payload's.
+    Fail {
+        step: String,
+        code: String,
+        message: String,
+    },
+    /// `step.gathered`; the output is JSON text.
+    Gather {
+        step: String,
+        output: String,
+        parts: u64,
+    },
+    /// The signal that a held task waits for has come.
+    Settle {
+        task_id: String,
+        output: Option<PayloadRef>,
+        signal: Cid,
+    },
+    Cancel {
+        task_id: String,
+        /// The child run that holds it, which is cancelled with it.
+        run: Option<String>,
+        force: bool,
+    },
+    End(Body),
+}
+
+/// One answer while it is made.
+pub(super) struct Answer<'a> {
+    pub contents: &'a dyn Contents,
+    now_ms: u64,
+    /// Tasks that may still start.
+    free: u64,
+    decisions: Vec<Decision>,
+}
+
+impl Answer<'_> {
+    fn full(&self) -> bool {
+        self.free == 0 || self.decisions.len() >= DECISIONS_MAX
+    }
+}
+
+impl Run {
+    /// What is to be done now. Asked again after each answer was sealed and applied, until it is empty.
+    pub fn decide(&self, contents: &dyn Contents, now_ms: u64) -> Vec<Decision> {
+        if self.phase.ended() {
+            return self.stop();
+        }
+        if self.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) {
+            return vec![Decision::End(Body::WorkflowTimedOut(WorkflowTimedOut {}))];
+        }
+        if self.dependencies.values().any(|ended| *ended == Some(false)) {
+            let failed = WorkflowFailed { step: None, reason: "dependency_failed".into() };
+            return vec![Decision::End(Body::WorkflowFailed(failed))];
+        }
+        if self.dependencies.values().any(Option::is_none) {
+            return Vec::new();
+        }
+        let free = self.facts.max_parallel.map_or(u64::MAX, |max| max.saturating_sub(self.busy));
+        let mut answer = Answer { contents, now_ms, free, decisions: Vec::new() };
+        if self.touched && self.started_ms.is_none() {
+            answer.decisions.push(Decision::Begin(WorkflowStarted {}));
+        }
+        self.settle(&mut answer);
+        for &at in &self.wide {
+            self.try_step(at, &mut answer, Self::spread);
+        }
+        for &(_, at) in &self.line {
+            if answer.full() {
+                break;
+            }
+            self.try_step(at, &mut answer, Self::start);
+        }
+        if self.open == 0 {
+            self.finish_up(&mut answer);
+        }
+        answer.decisions
+    }
+
+    /// Cancels what must not start, and with force what has.
+    fn stop(&self) -> Vec<Decision> {
+        let running = self.running.iter().filter(|_| self.force);
+        let slots = self.idle.iter().chain(running);
+        let cancel = slots.filter_map(|&slot| {
+            let run = match &self.work(slot)?.hold {
+                Some(Hold::Run { run }) => Some(run.clone()),
+                Some(Hold::Signal { .. } | Hold::Time { .. }) | None => None,
+            };
+            Some(Decision::Cancel { task_id: self.task_id(slot), run, force: self.force })
+        });
+        cancel.take(DECISIONS_MAX).collect()
+    }
+
+    /// Hands signals to the tasks that wait for them, the first to the one that has waited longest.
+    fn settle(&self, answer: &mut Answer<'_>) {
+        let met = self.signals.iter().filter_map(|(name, sent)| Some((sent, self.awaited.get(name)?)));
+        for (sent, waiting) in met {
+            let pairs = sent.iter().zip(waiting).map(|(signal, (_, slot))| Decision::Settle {
+                task_id: self.task_id(*slot),
+                output: signal.payload,
+                signal: signal.event,
+            });
+            answer.decisions.extend(pairs);
+        }
+    }
+
+    /// Decides about one step; where its inputs cannot be made out, it fails.
+    fn try_step(
+        &self,
+        at: usize,
+        answer: &mut Answer<'_>,
+        decide: impl Fn(&Self, usize, &mut Answer<'_>) -> Result<(), Wrong>,
+    ) {
+        if let Err(wrong) = decide(self, at, answer) {
+            answer.decisions.push(self.fail(at, wrong));
+        }
+    }
+
+    fn fail(&self, at: usize, wrong: Wrong) -> Decision {
+        Decision::Fail { step: self.id_of(at), code: wrong.code.as_str().into(), message: wrong.message }
+    }
+
+    /// Decides about a step whose dependencies are done, or never will be.
+    fn start(&self, at: usize, answer: &mut Answer<'_>) -> Result<(), Wrong> {
+        let step = &self.plan.steps[at];
+        if self.steps[at].doomed {
+            answer.decisions.push(Decision::Skip { step: step.id.clone(), reason: UPSTREAM });
+            return Ok(());
+        }
+        let taken = self.taken.get(&at);
+        // A fork has what its conditions read unchanged; a repetition decides them again.
+        let asked = step.when && (taken.is_none() || self.repeats());
+        if asked && !self.holds(at, answer)? {
+            answer.decisions.push(Decision::Skip { step: step.id.clone(), reason: CONDITION });
+            return Ok(());
+        }
+        if let Some(taken) = taken {
+            answer.decisions.push(self.take(at, taken));
+            return Ok(());
+        }
+        if step.each.is_some() {
+            return self.spread(at, answer);
+        }
+        let input = self.resolve(at, &step.action, self.inputs_of(at, "inputs"), None, answer)?;
+        let decision = self.submit(Slot { step: at, piece: Piece::Whole }, input, answer.now_ms)?;
+        answer.decisions.push(decision);
+        answer.free -= 1;
+        Ok(())
+    }
+
+    fn take(&self, at: usize, taken: &Taken) -> Decision {
+        let step = self.plan.steps[at].id.clone();
+        match *taken {
+            Taken::Output { input, output, from } => Decision::Take {
+                task_id: self.task_id(Slot { step: at, piece: Piece::Whole }),
+                step,
+                task_type: self.plan.steps[at].task_type.clone(),
+                tool: self.plan.steps[at].tool,
+                input,
+                output,
+                from,
+            },
+            Taken::Gathered { parts, output, from } => Decision::TakeGathered { step, parts, output, from },
+            Taken::Failed { ref code } => Decision::Fail {
+                message: format!("the run that this one repeats has no result for step `{step}`"),
+                step,
+                code: code.clone(),
+            },
+        }
+    }
+
+    fn holds(&self, at: usize, answer: &Answer<'_>) -> Result<bool, Wrong> {
+        when::holds(self.inputs_of(at, "when"), &|reference: Reference<'_>| {
+            let output = self.output(reference.step, answer)?;
+            Ok(reference.find(output.value()).cloned())
+        })
+    }
+
+    /// Decides about a step that runs over a list: more of its parts, or their outputs together.
+    fn spread(&self, at: usize, answer: &mut Answer<'_>) -> Result<(), Wrong> {
+        let state = &self.steps[at];
+        let all_begun = state.width.0.get() == Some(&state.begun_parts);
+        if state.open_parts > 0 && (state.failed_parts > 0 || all_begun || answer.full()) {
+            return Ok(());
+        }
+        if state.failed_parts > 0 {
+            return Err(self.part_failed(at));
+        }
+        let source = self.list_source(at, answer)?;
+        let items = self.list(at, &source)?;
+        if state.begun_parts == 0 && self.parts + items.len() > PARTS_MAX {
+            let message = format!("the lists of this workflow have more than {PARTS_MAX} elements together");
+            return Err(Wrong::new(Code::ResourceExhausted, message));
+        }
+        state.width.0.get_or_init(|| items.len());
+        let succeeded = |part: &super::Work| part.status == WorkStatus::Succeeded;
+        if state.parts.len() >= items.len() && state.parts.iter().take(items.len()).all(succeeded) {
+            answer.decisions.push(self.gather(at, items.len(), answer)?);
+            return Ok(());
+        }
+        match self.more_parts(at, items, answer) {
+            // The step fails when the parts that run have ended.
+            Err(_) if state.open_parts > 0 => Ok(()),
+            Err(wrong) => Err(wrong),
+            Ok(parts) => {
+                answer.free -= parts.len() as u64;
+                answer.decisions.extend(parts);
+                Ok(())
+            }
+        }
+    }
+
+    /// The parts that may start now: none of them if the inputs of one cannot be made out.
+    fn more_parts(&self, at: usize, items: &[Value], answer: &Answer<'_>) -> Result<Vec<Decision>, Wrong> {
+        let (step, parts) = (&self.plan.steps[at], &self.steps[at].parts);
+        let room = DECISIONS_MAX.saturating_sub(answer.decisions.len());
+        let room = room.min(usize::try_from(answer.free).unwrap_or(usize::MAX));
+        let begun = |index: &usize| parts.get(*index).is_some_and(|part| part.status != WorkStatus::None);
+        let next = (0..items.len()).filter(|index| !begun(index)).take(room);
+        next.map(|index| {
+            let inputs = self.inputs_of(at, "inputs");
+            let input = self.resolve(at, &step.action, inputs, Some(&items[index]), answer)?;
+            self.submit(Slot { step: at, piece: Piece::Each(index) }, input, answer.now_ms)
+        })
+        .collect()
+    }
+
+    fn part_failed(&self, at: usize) -> Wrong {
+        let failed =
+            |status| matches!(status, WorkStatus::Failed | WorkStatus::Cancelled | WorkStatus::TimedOut);
+        let part = self.steps[at].parts.iter().enumerate().find(|(_, part)| failed(part.status));
+        let (index, code) = part.map_or((0, ""), |(index, part)| (index, part.code.as_deref().unwrap_or("")));
+        Wrong::new(Code::FailedPrecondition, format!("element {index} failed: {code}"))
+    }
+
+    fn gather(&self, at: usize, count: usize, answer: &Answer<'_>) -> Result<Decision, Wrong> {
+        let (step, parts) = (&self.plan.steps[at], &self.steps[at].parts[..count]);
+        let len: u64 = parts.iter().filter_map(|part| part.output).map(|output| output.len).sum();
+        if len > GATHERED_MAX {
+            let message = format!("outputs of {len} bytes are over the bound of {GATHERED_MAX}");
+            return Err(Wrong::new(Code::ResourceExhausted, message));
+        }
+        let outputs = parts.iter().map(|part| self.read(step, part.output, answer));
+        let outputs: Vec<Output> = outputs.collect::<Result<_, _>>()?;
+        let items: Vec<&Value> = outputs.iter().map(Output::value).collect();
+        let output = json!({ "items": items }).to_string();
+        Ok(Decision::Gather { step: step.id.clone(), output, parts: count as u64 })
+    }
+
+    /// Ends the run, after what can be taken back was.
+    fn finish_up(&self, answer: &mut Answer<'_>) {
+        let Some(failed) = self.failed else {
+            return answer.decisions.push(Decision::End(Body::WorkflowSucceeded(WorkflowSucceeded {})));
+        };
+        let Some(&at) = self.to_undo.last() else {
+            let failed = WorkflowFailed { step: Some(self.id_of(failed)), reason: "step_failed".into() };
+            return answer.decisions.push(Decision::End(Body::WorkflowFailed(failed)));
+        };
+        if self.steps[at].undo_status() == WorkStatus::None {
+            self.try_step(at, answer, Self::undo);
+        }
+    }
+
+    fn undo(&self, at: usize, answer: &mut Answer<'_>) -> Result<(), Wrong> {
+        let inputs = self.inputs_of(at, "compensate").get("inputs").unwrap_or(&Value::Null);
+        let action = self.plan.steps[at].compensate.as_ref().map_or("", |undo| undo.action.as_str());
+        let input = self.resolve(at, action, inputs, None, answer)?;
+        let decision = self.submit(Slot { step: at, piece: Piece::Undo }, input, answer.now_ms)?;
+        answer.decisions.push(decision);
+        Ok(())
+    }
+
+    /// A new task, or one that was there before.
+    fn submit(&self, slot: Slot, input: Value, now_ms: u64) -> Result<Decision, Wrong> {
+        let step = &self.plan.steps[slot.step];
+        let (task_id, part) = (self.task_id(slot), slot.piece.part());
+        let known = self.work(slot).is_some();
+        let undo = step.compensate.as_ref().filter(|_| slot.piece == Piece::Undo);
+        let hold = match (undo, step.action.as_str()) {
+            (None, WAIT_SIGNAL | WAIT_TIME) => Some(plan::hold(&step.action, &input, now_ms)?),
+            (None, WORKFLOW_RUN) => {
+                let run = self.child_id(slot, &input);
+                if !known {
+                    let (step, mut definition) = (step.id.clone(), input);
+                    if let Some(fields) = definition.as_object_mut() {
+                        fields.insert("workflow_id".into(), run.clone().into());
+                    }
+                    return Ok(Decision::Child { task_id, step, part, run, definition });
+                }
+                Some(Hold::Run { run })
+            }
+            _ => None,
+        };
+        let input = input.to_string();
+        if known {
+            return Ok(Decision::Retry { task_id, step: step.id.clone(), part, input, hold });
+        }
+        let (task_type, tool, repeatable) = match undo {
+            Some(undo) => (&undo.task_type, undo.tool, undo.repeatable),
+            None => (&step.task_type, step.tool, step.repeatable),
+        };
+        Ok(Decision::Submit {
+            task_id,
+            step: step.id.clone(),
+            part,
+            task_type: task_type.clone(),
+            tool,
+            input,
+            hold,
+            retry: step.retry,
+            timeout_ms: step.timeout_ms,
+            repeatable,
+            reuse: step.reuse && undo.is_none() && !self.repeats(),
+        })
+    }
+
+    /// Whether the run is there to be compared with another.
+    fn repeats(&self) -> bool {
+        self.facts.origin.as_ref().is_some_and(|origin| origin.rerun)
+    }
+
+    fn child_id(&self, slot: Slot, definition: &Value) -> String {
+        let given = definition.get("workflow_id").and_then(Value::as_str);
+        let own = || match slot.piece {
+            Piece::Each(index) => format!("{}/{}/{index}", self.id, self.id_of(slot.step)),
+            Piece::Whole | Piece::Undo => format!("{}/{}", self.id, self.id_of(slot.step)),
+        };
+        given.map_or_else(own, str::to_owned)
+    }
+
+    pub(super) fn id_of(&self, at: usize) -> String {
+        self.plan.steps[at].id.clone()
+    }
+}

@@ -1,0 +1,108 @@
+//! Taking over what another run has done: forks, and runs that repeat a run to compare.
+//!
+//! Invariants:
+//! - a fork takes a step only if nothing that comes before it runs again;
+//! - a repetition runs for real only what may be repeated.
+
+use std::collections::BTreeMap;
+
+use super::{
+    CONDITION, Run, StepState,
+    status::{StepStatus, WorkStatus},
+};
+use crate::{block::Cid, call::Code, event::PayloadRef, workflow::plan::Step};
+
+/// What another run has of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Taken {
+    Output { input: Option<PayloadRef>, output: Option<PayloadRef>, from: Cid },
+    Gathered { parts: u64, output: Option<PayloadRef>, from: Cid },
+    Failed { code: String },
+}
+
+impl Run {
+    /// Tells a run with an origin what that run has done, as it stood when this one was submitted. Told whenever the
+    /// run is begun, before anything else is folded.
+    pub fn take_over(&mut self, old: &Run) {
+        let Some(origin) = self.facts.origin.clone() else { return };
+        self.taken = match origin.rerun {
+            true => self.recorded(old),
+            false => self.kept(old, origin.from_step.as_deref()),
+        };
+    }
+
+    /// The steps that do not run, because they stand as the other run left them.
+    pub fn taken_steps(&self) -> impl Iterator<Item = &str> {
+        self.taken.keys().map(|&at| self.plan.steps[at].id.as_str())
+    }
+
+    fn recorded(&self, old: &Run) -> BTreeMap<usize, Taken> {
+        let steps = self.plan.steps.iter().enumerate().filter(|(_, step)| !step.repeatable);
+        let found = steps.filter_map(|(at, step)| {
+            let state = &old.steps[old.step(&step.id)?];
+            let taken = match state.status {
+                StepStatus::Succeeded => taken(state)?,
+                StepStatus::Skipped => Taken::Failed { code: Code::FailedPrecondition.as_str().to_owned() },
+                status => {
+                    Taken::Failed { code: state.reason.clone().unwrap_or_else(|| status.as_str().to_owned()) }
+                }
+            };
+            Some((at, taken))
+        });
+        found.collect()
+    }
+
+    fn kept(&self, old: &Run, from_step: Option<&str>) -> BTreeMap<usize, Taken> {
+        let from = from_step.and_then(|id| self.step(id));
+        let mut runs: Vec<usize> = (0..self.steps.len()).filter(|&at| !self.same(at, old)).collect();
+        if from.is_none() && runs.is_empty() {
+            return BTreeMap::new();
+        }
+        runs.extend(from);
+        let stands = |at: &usize| old.step(&self.plan.steps[*at].id).map(|at| &old.steps[at]);
+        let undone = (0..self.steps.len()).filter(|at| !stands(at).is_some_and(StepState::stands));
+        runs.extend(undone);
+        let again = self.with_descendants(runs);
+        let kept = (0..self.steps.len()).filter(|at| !again[*at]);
+        kept.filter_map(|at| Some((at, taken(stands(&at)?)?))).collect()
+    }
+
+    /// Whether a step is asked for as it was in the other run. Its tool may have another contract by now.
+    fn same(&self, at: usize, old: &Run) -> bool {
+        let plain = |step: &Step| Step { tool: None, ..step.clone() };
+        let step = &self.plan.steps[at];
+        let inputs = |run: &Run| run.inputs.get("steps").and_then(|steps| steps.get(&step.id)).cloned();
+        old.step(&step.id).is_some_and(|other| plain(step) == plain(&old.plan.steps[other]))
+            && inputs(self) == inputs(old)
+    }
+
+    /// Which steps are one of `steps` or come after one.
+    pub(super) fn with_descendants(&self, mut steps: Vec<usize>) -> Vec<bool> {
+        let mut reached = vec![false; self.steps.len()];
+        while let Some(at) = steps.pop() {
+            if !std::mem::replace(&mut reached[at], true) {
+                steps.extend(&self.shape.children[at]);
+            }
+        }
+        reached
+    }
+}
+
+impl StepState {
+    /// Whether what it did, or that it did nothing by its condition, still holds.
+    pub(super) fn stands(&self) -> bool {
+        match self.status {
+            StepStatus::Succeeded => self.undo_status() != WorkStatus::Succeeded,
+            StepStatus::Skipped => self.reason.as_deref() == Some(CONDITION),
+            _ => false,
+        }
+    }
+}
+
+fn taken(state: &StepState) -> Option<Taken> {
+    let from = state.ended.filter(|_| state.status == StepStatus::Succeeded)?;
+    Some(match state.gathered {
+        Some(parts) => Taken::Gathered { parts, output: state.output, from },
+        None => Taken::Output { input: state.whole.input, output: state.output, from },
+    })
+}

@@ -1,0 +1,180 @@
+//! A run handed on: exported from the node that ran it, imported by one that never heard of it, replayed there.
+
+use std::{fs, path::Path};
+
+use cairn::{
+    block::{
+        Block, Cid,
+        car::{Limits, Reader, SECTION_MAX, Writer},
+        decode,
+    },
+    event::Event,
+    workflow::plan::Plan,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Ran, Server, cairn, run, temp},
+    speech::result,
+};
+
+/// Runs `cairn ARGS...` and checks its exit code.
+fn exits(code: i32, args: &[&str]) -> Ran {
+    let ran = run(cairn(args));
+    assert_eq!(ran.status.code(), Some(code), "{args:?}: {ran:?}");
+    ran
+}
+
+fn json(args: &[&str]) -> Value {
+    let ran = exits(0, args);
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|err| panic!("{args:?}: {err} in {ran:?}"))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}
+
+/// Lists tools, reads the contract of each, then one of them through another tool.
+fn definition(id: &str) -> Value {
+    let each = json!({"$from": "list", "pointer": "/tools", "max": 5});
+    json!({"workflow_id": id, "name": "contracts", "steps": [
+        {"step_id": "list", "action": "tools_list_tools", "inputs": {"limit": 3}},
+        {"step_id": "read", "action": "tools_get_schema", "depends_on": ["list"], "for_each": each,
+         "inputs": {"tool": {"$item": "/name"}}},
+        {"step_id": "again", "action": "tools_dispatch", "depends_on": ["read"],
+         "inputs": {"tool": "tools_get_schema", "params": {"tool": {"$from": "list", "pointer": "/tools/1/name"}}}},
+    ]})
+}
+
+/// A node that ran `wf`, and `wf/b`, which takes the list over from it.
+fn ran(data: &Path) -> Server {
+    let server = Server::start(data, &[]);
+    let done = |name: &str, arguments: Value| {
+        let answer = result(&server, name, arguments);
+        assert_ne!(answer["isError"], true, "{name}: {answer}");
+    };
+    done("workflow_submit", definition("wf"));
+    exits(0, &["workflow", "watch", "wf", "--url", &server.url]);
+    done("workflow_fork", json!({"workflow_id": "wf", "new_workflow_id": "wf/b", "from_step": "read"}));
+    exits(0, &["workflow", "watch", "wf/b", "--url", &server.url]);
+    server
+}
+
+#[test]
+fn a_run_is_replayed_where_it_never_ran() {
+    let temp = temp();
+    let [one, other, whole] = ["one", "other", "whole"].map(|name| temp.path().join(name));
+    let [first, fork, again, all] =
+        ["wf.car", "fork.car", "again.car", "all.car"].map(|name| temp.path().join(name));
+    let [one, other, whole] = [&one, &other, &whole].map(|path| text(path));
+    let [first, fork, again, all] = [&first, &fork, &again, &all].map(|path| text(path));
+    let server = ran(Path::new(one));
+    let at_home = json(&["replay", "wf", "--json", "--url", &server.url]);
+    assert_eq!((&at_home["matched"], &at_home["compared_steps"]), (&json!(true), &json!(3)), "{at_home}");
+    exits(0, &["log", "export", "--subject", "workflow/wf", "-o", first, "--url", &server.url]);
+    exits(0, &["export", "--subject", "workflow/wf", "-o", again, "--url", &server.url]);
+    exits(1, &["export", "--subject", "workflow/nobody", "-o", fork, "--url", &server.url]);
+    server.kill();
+    exits(0, &["export", "--subject", "workflow/wf/b", "-o", fork, "--data", one]);
+    exits(0, &["export", "-o", all, "--data", one]);
+
+    // Nothing of a log is written; what is imported twice is kept once.
+    for (file, runs) in [(first, 1), (again, 1), (fork, 2)] {
+        exits(0, &["log", "import", file, "--data", other]);
+        let kept = fs::read_dir(Path::new(other).join("archives")).expect("archives are kept");
+        assert!(kept.count() >= runs, "{file}");
+        assert!(!Path::new(other).join("log.db").exists());
+    }
+    for run in ["wf", "wf/b"] {
+        let there = json(&["replay", run, "--json", "--data", other]);
+        assert_eq!((&there["matched"], &there["steps"]), (&json!(true), &at_home["steps"]), "{run}: {there}");
+    }
+    // Beside a log too, which neither takes them in nor runs them.
+    let server = Server::start(Path::new(other), &[]);
+    exits(0, &["log", "import", first, "--data", other]);
+    assert_eq!(json(&["replay", "wf", "--json", "--url", &server.url])["matched"], true);
+    exits(1, &["replay", "nobody", "--url", &server.url]);
+    exits(1, &["workflow", "status", "wf", "--url", &server.url]);
+    exits(1, &["replay", "wf", "--rerun", "--url", &server.url]);
+    assert!(server.stop().success());
+    exits(0, &["log", "verify", "--data", other]);
+
+    // A whole log brings its runs with their plans.
+    exits(0, &["log", "import", all, "--data", whole]);
+    exits(0, &["log", "verify", "--data", whole]);
+    let keys = Path::new(whole).join("keys");
+    fs::create_dir(&keys).expect("a directory");
+    for key in ["log.key", "salt.key"] {
+        fs::copy(Path::new(one).join("keys").join(key), keys.join(key)).expect("a key");
+    }
+    assert_eq!(json(&["replay", "wf", "--json", "--data", whole])["matched"], true);
+}
+
+#[test]
+fn a_damaged_record_is_refused_with_its_place() {
+    let temp = temp();
+    let data = temp.path().join("data");
+    let file = temp.path().join("wf.car");
+    ran(&data).kill();
+    exits(0, &["export", "--subject", "workflow/wf", "-o", text(&file), "--data", text(&data)]);
+    let whole = fs::read(&file).expect("an archive");
+    let flip = |what: &str| {
+        let at = whole.windows(what.len()).position(|bytes| bytes == what.as_bytes());
+        let mut bytes = whole.clone();
+        bytes[at.unwrap_or_else(|| panic!("{what} is in the archive"))] ^= 1;
+        bytes
+    };
+    // Damage behind right names: blocks left out, moved or slipped in.
+    let limits = Limits { section_max: SECTION_MAX, total_max: u64::MAX };
+    let sections: Vec<Section> =
+        Reader::new(&whole[..], limits).and_then(|archive| archive.collect()).expect("an archive");
+    let is = |section: &Section, kind: &str| {
+        Event::open(section.1.clone()).is_ok_and(|event| event.fields().kind == kind)
+    };
+    let place = |kind: &str| sections.iter().position(|section| is(section, kind)).expect("there is one");
+    let plan = sections.iter().position(|(_, bytes)| decode::<Plan>(bytes).is_ok()).expect("there is one");
+    let forged = |change: &dyn Fn(&mut Vec<Section>)| {
+        let mut sections = sections.clone();
+        change(&mut sections);
+        let mut archive = Writer::new(Vec::new(), sections[0].0).expect("it can be written");
+        for (cid, bytes) in sections {
+            archive.append(&cid, &bytes).expect("it can be written");
+        }
+        archive.finish().expect("it can be written")
+    };
+    let begun = sections[place("workflow.started")].0;
+    let cases = [
+        (flip("workflow.started"), format!("block {begun} does not have the digest it is named by")),
+        (flip("\"limit\":3"), "does not have the digest it is named by".to_owned()),
+        (whole[..whole.len() - 3].to_vec(), "ends within a section at byte".to_owned()),
+        (
+            forged(&|all| drop(all.remove(place("workflow.succeeded")))),
+            "not those its manifest speaks of".to_owned(),
+        ),
+        (forged(&|all| drop(all.remove(plan))), "its plan is missing".to_owned()),
+        (forged(&|all| drop(all.remove(plan - 1))), "its contract is missing".to_owned()),
+        (
+            forged(&|all| all.swap(place("workflow.started"), place("workflow.succeeded"))),
+            "after a later event".to_owned(),
+        ),
+        (forged(&|all| all.insert(plan + 3, stranger())), format!("block {}: it is no event", stranger().0)),
+        (forged(&|all| all[1] = stranger()), "should".to_owned()),
+    ];
+    for (bytes, why) in cases {
+        let other = temp.path().join("other");
+        fs::write(&file, bytes).expect("a file");
+        let refused = exits(1, &["log", "import", text(&file), "--data", text(&other)]);
+        assert!(
+            refused.stderr.contains("the archive is refused: ") && refused.stderr.contains(&why),
+            "{refused:?}"
+        );
+        assert_eq!(fs::read_dir(other.join("archives")).expect("a directory").count(), 0);
+    }
+}
+
+type Section = (Cid, Vec<u8>);
+
+fn stranger() -> Section {
+    let block = Block::encode(&"a stranger");
+    (block.cid(), block.bytes().to_vec())
+}

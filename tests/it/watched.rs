@@ -1,0 +1,130 @@
+//! What an operator sees of durable work: a scrape of the metrics and the alerts, while work waits, runs and fails.
+
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Server, temp},
+    record::until,
+    upstream::serve,
+    work::{Caller, Worker},
+};
+
+/// Waits until a scrape has all these lines.
+fn scraped(server: &Server, lines: &[&str]) {
+    until(&format!("{lines:#?}"), || {
+        let reply = server.get("/metrics");
+        let shown = |line: &&str| reply.text().lines().any(|found| found == *line);
+        lines.iter().all(shown).then_some(())
+    });
+}
+
+/// The alerts that fire, each with its value.
+fn firing(caller: &mut Caller) -> Value {
+    let stats = caller.tell("queue_stats", json!({"include_historical": true}));
+    let alerts = stats["alerts"].as_array().expect("alerts are told").iter();
+    let firing = alerts.filter(|alert| alert["firing"] == true);
+    firing.map(|alert| (alert["name"].as_str().expect("a name").to_owned(), alert["value"].clone())).collect()
+}
+
+#[test]
+fn what_waits_runs_and_fails_is_seen_by_whoever_scrapes() {
+    let data = temp();
+    let server = serve(data.path(), "[tasks]\nmax_queue = 3\n");
+    let mut caller = Caller::new(&server);
+    scraped(&server, &[r#"cairn_tasks{status="queued"} 0"#, r#"cairn_alert{name="queue_full"} 0"#]);
+    assert_eq!(firing(&mut caller), json!({}));
+
+    let mut worker = Worker::register(&server, "w", &["echo"], 2);
+    caller.submit("good", "echo", json!({}));
+    worker.does("good", json!({}));
+    caller.submit("bad", "echo", json!({}));
+    let task = worker.take();
+    worker.fail(&task, "internal", false);
+    let failing = json!([{"step_id": "a", "action": "tools_get_schema", "inputs": {"tool": "nobody"}}]);
+    caller.tell("workflow_submit", json!({"workflow_id": "wf", "name": "fails", "steps": failing}));
+    for id in ["r1", "r2", "r3"] {
+        caller.submit(id, "render", json!({"priority": 10}));
+    }
+    scraped(
+        &server,
+        &[
+            r#"cairn_tasks{status="queued"} 3"#,
+            r#"cairn_tasks{status="succeeded"} 1"#,
+            r#"cairn_tasks{status="failed"} 2"#,
+            r#"cairn_workflows{status="failed"} 1"#,
+            r#"cairn_workers{status="idle"} 1"#,
+            r#"cairn_worker_tasks{worker="w"} 0"#,
+            r#"cairn_queue_depth{queue="tasks"} 3"#,
+            "cairn_tasks_submitted_total 6",
+            "cairn_task_starts_total 3",
+            "cairn_task_attempts_total 3",
+            r#"cairn_task_ends_total{outcome="succeeded"} 1"#,
+            r#"cairn_task_ends_total{outcome="failed"} 2"#,
+            r#"cairn_workflow_ends_total{outcome="failed"} 1"#,
+            r#"cairn_alert{name="no_worker"} 1"#,
+            r#"cairn_alert{name="queue_full"} 1"#,
+            r#"cairn_alert{name="workflow_failures"} 0"#,
+            r#"cairn_alert{name="dead_letters"} 0"#,
+        ],
+    );
+    assert_eq!(firing(&mut caller), json!({"no_worker": 1.0, "queue_full": 1.0}));
+
+    // Each is over once its cause is.
+    caller.tell("queue_clear", json!({"confirm": true, "status_filter": "queued"}));
+    caller.tell("worker_unregister", json!({"worker_id": "w", "graceful": false}));
+    scraped(
+        &server,
+        &[
+            r#"cairn_workers{status="offline"} 1"#,
+            r#"cairn_alert{name="no_worker"} 0"#,
+            r#"cairn_alert{name="queue_full"} 0"#,
+        ],
+    );
+    assert!(!server.get("/metrics").text().contains("cairn_worker_tasks{"));
+    assert_eq!(firing(&mut caller), json!({}));
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_worker_that_fell_silent_is_counted() {
+    let data = temp();
+    let server = serve(data.path(), "[tasks]\nlease_ms = 200\n");
+    let mut caller = Caller::new(&server);
+    scraped(&server, &[r#"cairn_task_lapses_total{reason="lease_expired"} 0"#]);
+    let mut worker = Worker::register(&server, "w", &["echo"], 1);
+    caller.submit("t", "echo", json!({}));
+    worker.take();
+    let lines = [
+        r#"cairn_task_lapses_total{reason="lease_expired"} 1"#,
+        r#"cairn_workers{status="offline"} 1"#,
+        r#"cairn_alert{name="no_worker"} 1"#,
+    ];
+    scraped(&server, &lines);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn five_failed_workflows_and_a_dead_task_call_for_somebody() {
+    let data = temp();
+    let server = Server::start(data.path(), &[]);
+    let mut caller = Caller::new(&server);
+    let failing = json!([{"step_id": "a", "action": "tools_get_schema", "inputs": {"tool": "nobody"}}]);
+    for n in 0..5 {
+        let workflow = json!({"workflow_id": format!("wf{n}"), "name": "fails", "steps": failing});
+        caller.tell("workflow_submit", workflow);
+    }
+    let retry = json!({"max_retries": 1, "backoff_ms": 0});
+    caller.submit("t", "echo", json!({"retry_policy": retry}));
+    let mut worker = Worker::register(&server, "w", &["echo"], 1);
+    for _ in 0..2 {
+        let task = worker.take();
+        worker.fail(&task, "internal", true);
+    }
+    let expected = json!({"workflow_failures": 1.0, "dead_letters": 1.0});
+    until("both alerts", || (firing(&mut caller) == expected).then_some(()));
+    scraped(
+        &server,
+        &[r#"cairn_alert{name="workflow_failures"} 1"#, r#"cairn_alert{name="dead_letters"} 1"#],
+    );
+    assert!(server.stop().success());
+}
