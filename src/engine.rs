@@ -36,11 +36,13 @@ pub const TOOL: &str = "tool:";
 const LANE_MAX: usize = 256;
 /// How long a claim may wait; it is asked again then.
 const WAIT_MS: u64 = 3_600_000;
+/// Before a claim that was refused is made again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks at whether running attempts should stop.
 const CHECK_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a lane's tools can do: the types of their tasks, and how their calls start.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Able {
     capabilities: Arc<BTreeSet<String>>,
     openings: Arc<BTreeMap<String, Opening>>,
@@ -55,8 +57,8 @@ pub struct Engine {
     ledger: Ledger,
     salt: SaltKey,
     runner: String,
-    /// What runs now, by task, and what stops it.
-    running: Mutex<HashMap<String, Running>>,
+    /// What runs now, by task and fence, and what stops it.
+    running: Mutex<HashMap<(String, u64), Running>>,
     lease: Duration,
 }
 
@@ -69,13 +71,13 @@ impl Engine {
         Arc::new(Self { router, ledger, salt, runner, running: Mutex::default(), lease })
     }
 
-    /// Runs until `stopping`; attempts that run then are left to the router to end.
-    pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
+    /// Claims until `claiming` is cancelled, and looks after what runs until `stopping` is; the router ends it.
+    pub async fn run(self: Arc<Self>, claiming: CancellationToken, stopping: CancellationToken) {
         let mut parts = JoinSet::new();
         for (lane, bound) in self.router.bounds() {
             let engine = self.clone();
-            let stopping = stopping.clone();
-            parts.spawn(async move { engine.serve(lane, bound.min(LANE_MAX), stopping).await });
+            let claiming = claiming.clone();
+            parts.spawn(async move { engine.serve(lane, bound.min(LANE_MAX), claiming).await });
         }
         let engine = self.clone();
         let renewing = stopping.clone();
@@ -84,7 +86,7 @@ impl Engine {
     }
 
     /// Claims and runs the tasks of one lane.
-    async fn serve(self: Arc<Self>, lane: String, bound: usize, stopping: CancellationToken) {
+    async fn serve(self: Arc<Self>, lane: String, bound: usize, claiming: CancellationToken) {
         let mut changes = self.router.changes();
         let mut runs: JoinSet<()> = JoinSet::new();
         let mut claim: Option<JoinHandle<Result<Vec<Handed>, Stopped>>> = None;
@@ -95,7 +97,11 @@ impl Engine {
                 claim = Some(self.claim(&lane, free, &able));
             }
             tokio::select! {
-                () = stopping.cancelled() => return runs.detach_all(),
+                () = claiming.cancelled() => {
+                    // A claim for nothing takes the place of the one that waits, which is answered at once.
+                    let _ = self.claim(&lane, 0, &Able::default()).await;
+                    return runs.detach_all();
+                }
                 handed = async { claim.as_mut().expect("guarded by the condition").await }, if claim.is_some() => {
                     claim = None;
                     let Ok(Ok(handed)) = handed else { return runs.detach_all() };
@@ -136,7 +142,11 @@ impl Engine {
                     Worked::Claimed(handed) => Ok(handed),
                     _ => Ok(Vec::new()),
                 },
-                _ => Ok(Vec::new()),
+                _ => {
+                    // Too many claims wait: not at once again.
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                    Ok(Vec::new())
+                }
             }
         })
     }
@@ -163,7 +173,8 @@ impl Engine {
             over: AtomicBool::new(false),
         });
         let cancel = CancellationToken::new();
-        self.running().insert(handed.task.clone(), (trial.clone(), cancel.clone()));
+        let key = (handed.task.clone(), handed.fence);
+        self.running().insert(key.clone(), (trial.clone(), cancel.clone()));
         let told = match request(&handed, &trial, cancel.clone()) {
             Some(request) => match self.router.call(request).await {
                 Ok(answer) => Some((Code::FailedPrecondition, false, answer.result.get().to_owned())),
@@ -178,7 +189,7 @@ impl Engine {
                 Some((Code::FailedPrecondition, false, json!({"message": message}).to_string()))
             }
         };
-        self.running().remove(&handed.task);
+        self.running().remove(&key);
         let Some((code, retryable, text)) = told.filter(|_| !trial.ended.load(Ordering::Acquire)) else {
             return;
         };
@@ -209,8 +220,7 @@ impl Engine {
         let mut checks = tokio::time::interval(CHECK_PAUSE);
         let mut renewed = tokio::time::Instant::now();
         while stopping.run_until_cancelled(checks.tick()).await.is_some() {
-            let attempts: Vec<(String, u64)> =
-                self.running().iter().map(|(task, (trial, _))| (task.clone(), trial.fence)).collect();
+            let attempts: Vec<(String, u64)> = self.running().keys().cloned().collect();
             if attempts.is_empty() {
                 renewed = tokio::time::Instant::now();
                 continue;
@@ -224,8 +234,8 @@ impl Engine {
                 Ok(_) => Vec::new(),
                 Err(Stopped) => return,
             };
-            for task in &over {
-                if let Some((trial, cancel)) = self.running().get(task) {
+            for attempt in &over {
+                if let Some((trial, cancel)) = self.running().get(attempt) {
                     trial.over.store(true, Ordering::Release);
                     cancel.cancel();
                 }
@@ -234,7 +244,7 @@ impl Engine {
                 continue;
             }
             renewed = tokio::time::Instant::now();
-            for (task, fence) in attempts.into_iter().filter(|(task, _)| !over.contains(task)) {
+            for (task, fence) in attempts.into_iter().filter(|attempt| !over.contains(attempt)) {
                 let wish = Wish::Renew { worker: self.name(), task, fence, progress: None, log: None };
                 if self.ledger.submit(self.command(wish)).await.is_err() {
                     return;
@@ -251,7 +261,7 @@ impl Engine {
         Command::Work(Box::new(Work { wish, actor: node(), cause: None, note: None }))
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<String, Running>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<(String, u64), Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -72,6 +72,8 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     /// Cancelled when the node is to stop; whatever serves its callers watches it.
     pub stopping: CancellationToken,
+    /// Cancelled before: the node's own worker claims nothing then.
+    claiming: CancellationToken,
     /// Why an upstream could not be reached at first, if one could not.
     pub lost: Option<String>,
     limits: Limits,
@@ -126,6 +128,7 @@ impl Node {
             router,
             metrics,
             stopping: CancellationToken::new(),
+            claiming: CancellationToken::new(),
             lost: None,
             limits,
             sharing,
@@ -136,12 +139,14 @@ impl Node {
         let upstreams = configured.chain(setup.upstreams).map(|(at, shown)| node.follow(at, shown)).collect();
         node.lost = wait_for(upstreams).await;
         let engine = Engine::new(node.router.clone(), salt, runner, lease);
-        node.followers.spawn(engine.run(node.stopping.clone()));
+        node.followers.spawn(engine.run(node.claiming.clone(), node.stopping.clone()));
         Ok(node)
     }
 
     /// Lets running calls end; those that take longer than a moment are cancelled, and recorded and answered so.
     pub async fn quiet(&self) {
+        // The node's own worker takes nothing more, so that what waits is not begun only to be cancelled.
+        self.claiming.cancel();
         self.router.drain(DRAIN_MAX).await;
         self.stopping.cancel();
     }

@@ -7,6 +7,7 @@
 pub mod attempts;
 pub mod catalogue;
 pub mod conformance;
+pub mod denied;
 pub mod planning;
 pub mod provenance;
 pub mod queue;

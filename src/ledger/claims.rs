@@ -23,6 +23,8 @@ use crate::{
     task::Completed,
 };
 
+/// Bytes of input after which one claim hands out no more tasks: an answer has a bound of its own.
+const HANDED_BYTES: usize = 8 * 1024 * 1024;
 /// Claims that may wait for work.
 const PARKED_MAX: usize = 10_000;
 
@@ -90,6 +92,9 @@ impl Writer {
         self.advance(draft)?;
         if handed.is_empty() && wait_ms > 0 {
             if self.holding.parked.len() >= PARKED_MAX {
+                self.holding.parked.retain(|parked| !parked.reply.is_closed());
+            }
+            if self.holding.parked.len() >= PARKED_MAX {
                 let refusal = format!("{PARKED_MAX} claims wait already");
                 let refusal = Refusal::new(Code::ResourceExhausted, refusal).retryable();
                 return Ok(Answer::Now(Ruling::Denied(refusal.hint("claim again later"))));
@@ -119,7 +124,8 @@ impl Writer {
             (None, Some(worker)) => worker.may_take(max as u64) as usize,
             (None, None) => 0,
         };
-        while handed.len() < room.min(CLAIM_MAX) {
+        let mut bytes = 0;
+        while handed.len() < room.min(CLAIM_MAX) && bytes < HANDED_BYTES {
             let Some(taken) = self.holding.queue.take(capabilities, moment.now_ms) else { break };
             let id = self.number(taken.seq)?;
             let runner = hand.map(|hand| hand.runner.as_str());
@@ -131,6 +137,7 @@ impl Writer {
                     self.text(live.task.input.map(|input| input.cid), draft)?.map(|text| text.to_string())
                 }
             };
+            bytes += input.as_ref().map_or(0, String::len);
             let lease_until_ms = claim.lease_until_ms;
             let (attempt, fence) = (claim.attempt, claim.fence);
             let claimed = self.change(&id, Body::TaskClaimed(claim), by, Vec::new(), draft)?;

@@ -4,7 +4,11 @@
 //! - what a worker held when it left, was lost, or when its process ended is back in the line in the same commit;
 //! - a tick of a schedule is one commit with what it makes.
 
-use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
     block::{
@@ -79,6 +83,12 @@ impl Writer {
         for body in bodies {
             self.crew_event(id, body, by, by.note.into_iter().collect(), draft)?;
         }
+        // Whoever registers under this name next has claims of their own.
+        let (left, parked): (VecDeque<_>, _) =
+            std::mem::take(&mut self.holding.parked).into_iter().partition(|parked| parked.worker == id);
+        self.holding.parked = parked;
+        let empty = || worked(Worked::Claimed(Vec::new()));
+        draft.replies.extend(left.into_iter().map(|parked| (parked.reply, empty())));
         let abandoned = match self.holding.workers[id].presence {
             Presence::Unregistered => self.release_all(id, by, draft)?,
             Presence::Registered | Presence::Draining { .. } | Presence::Lost => 0,
@@ -94,7 +104,7 @@ impl Writer {
         draft: &mut Draft,
     ) -> Result<Result<(), Refusal>, Fault> {
         // The node's own workers are the node.
-        if by.actor == node() {
+        if by.actor == node() && id.starts_with(worker::NODE_PREFIX) {
             return Ok(Ok(()));
         }
         let Some(worker) = self.holding.workers.get(id) else { return Ok(Err(no_worker(id))) };
@@ -232,13 +242,8 @@ impl Writer {
         let moment = self.moment();
         // Tasks that are not in memory neither run nor are held.
         let Some(live) = self.holding.tasks.get(id) else { return Ok(()) };
+        // Nothing, where the time has moved: the later one has an entry of its own.
         let bodies = live.task.lapse(&moment);
-        if bodies.is_empty() {
-            if let Some(due) = live.task.due_ms() {
-                self.holding.due.push(Reverse((due, Due::Task(id.to_owned()))));
-            }
-            return Ok(());
-        }
         self.change_all(id, bodies, by, draft)
     }
 
@@ -273,8 +278,10 @@ impl Writer {
             Made::Task { .. } => "task",
             Made::Workflow { .. } => "workflow",
         };
-        let what = Payload::seal(&self.salt, DAG_CBOR, &encode(&makes))
-            .map_err(|_| Fault::Broken { what: "what a schedule makes is over the bound of a payload" })?;
+        let Ok(what) = Payload::seal(&self.salt, DAG_CBOR, &encode(&makes)) else {
+            let refusal = "what the schedule makes is over the bound of a payload";
+            return Ok(Err(Refusal::new(Code::ResourceExhausted, refusal)));
+        };
         let what_ref = payload_ref(&what, Role::Input);
         let facts = ScheduleCreated { rhythm, makes: kind.to_owned(), catch_up, next_ms: 0 };
         let known = self.holding.schedules.get(&id).map(|timetable| &timetable.schedule);
@@ -334,7 +341,13 @@ impl Writer {
             if let Some(timetable) = self.holding.schedules.get_mut(id) {
                 timetable.schedule.apply(event);
             }
-            let by = By { cause: Some(fired), ..by.clone() };
+            // What it makes is asked for by who made the schedule.
+            let actor = self
+                .holding
+                .schedules
+                .get(id)
+                .map_or_else(node, |timetable| timetable.schedule.actor.clone());
+            let by = By { actor, cause: Some(fired), ..by.clone() };
             self.make(&tick, makes, &by, draft)?;
         }
         if let Some(due) = self.holding.schedules.get(id).and_then(|timetable| timetable.schedule.due_ms()) {

@@ -4,7 +4,7 @@
 //! - after a commit no run has a decision left that its rules would make;
 //! - a decision is carried out once: what it brings about is decided on after those it was made with.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,6 @@ use crate::{
         work::{Hold, Part, RetryPolicy, StepFailed, StepGathered, StepSkipped, TaskRetried, TaskSubmitted},
     },
     ledger::{
-        holding::Due,
         tasks::By,
         work::NewRun,
         writer::{Draft, Fault, Writer, payload_ref},
@@ -94,9 +93,7 @@ impl Writer {
         if let Some(live) = self.holding.runs.get(id) {
             // A run that went on has another deadline.
             match live.run.due_ms() {
-                Some(due) if due > self.now_ms() => {
-                    self.holding.due.push(Reverse((due, Due::Run(id.to_owned()))));
-                }
+                Some(due) if due > self.now_ms() => {}
                 _ => self.holding.dirty.push(id.to_owned()),
             }
         }

@@ -86,8 +86,10 @@ impl Writer {
         let event = self.reader.event_at(seq)?;
         let id = event.as_ref().and_then(Task::begun).map(|task| task.id);
         let id = id.ok_or(Fault::Broken { what: "the queue names a task that is not in the log" })?;
-        self.load_task(&id)?;
-        Ok(id)
+        match self.load_task(&id)? {
+            true => Ok(id),
+            false => Err(Fault::Broken { what: "the queue names a task that the state does not have" }),
+        }
     }
 
     /// The live task that holds a unique key.

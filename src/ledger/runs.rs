@@ -9,7 +9,7 @@ use std::{cmp::Reverse, sync::Arc};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    block::payload::SealedPayload,
+    block::payload::{PAYLOAD_MAX, SealedPayload},
     call::{Code, Refusal},
     event::{
         Body, Event, Fact, PayloadRef, Role,
@@ -248,7 +248,12 @@ impl Writer {
             }
             inputs["steps"][&step]["inputs"] = input;
         }
-        let inputs = self.payload(&inputs.to_string())?;
+        let inputs = inputs.to_string();
+        if inputs.len() > PAYLOAD_MAX {
+            let message = format!("inputs of {} bytes are over the bound of {PAYLOAD_MAX}", inputs.len());
+            return Ok(Err(Refusal::new(Code::ResourceExhausted, message)));
+        }
+        let inputs = self.payload(&inputs)?;
         let origin = Origin { run: id.to_owned(), submitted: old.submitted, from_step, rerun };
         let deadline_ms = old.facts.deadline_ms.map(|at| at.saturating_sub(old.submitted_ms));
         let new = NewRun {

@@ -73,8 +73,7 @@ impl Writer {
                         held && task.fence == *fence && !task.cancel_requested
                     })
                 };
-                let over = attempts.iter().filter(|attempt| over(attempt)).map(|(task, _)| task.clone());
-                Ok(Ok(Worked::Checked(over.collect())))
+                Ok(Ok(Worked::Checked(attempts.iter().filter(|attempt| over(attempt)).cloned().collect())))
             }
             Wish::Renew { worker, task, fence, progress, log } => {
                 self.renew(&worker, &task, fence, progress, log, by, draft)

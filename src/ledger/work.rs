@@ -235,8 +235,8 @@ pub enum Worked {
         replayed: bool,
     },
     Claimed(Vec<Handed>),
-    /// Tasks whose attempts are over or should stop.
-    Checked(Vec<String>),
+    /// The attempts that are over or should stop.
+    Checked(Vec<(String, u64)>),
     Renewed {
         lease_until_ms: u64,
         cancel_requested: bool,

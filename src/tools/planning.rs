@@ -6,9 +6,10 @@
 use ipld_core::ipld::Ipld;
 use serde_json::{Map, Value};
 
+use crate::tools::denied::Denied;
 use crate::{
     query::{View, list::Filter},
-    tools::work::{Denied, Desk, SECRET},
+    tools::work::{Desk, SECRET},
     workflow::{
         self,
         plan::{Definition, Fault, ToolFacts, Tools, WORKFLOW_RUN, plan},

@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
+use crate::tools::denied::Denied;
 use crate::{
     call::Refusal,
     event::{Body, work::Rhythm},
@@ -20,7 +21,7 @@ use crate::{
         Builtin, arguments, planning,
         reading::{self, time},
         tasks,
-        work::{Denied, Desk, Told, internal, invalid, now_ms, seen, told, unexpected},
+        work::{Desk, Told, internal, invalid, now_ms, seen, told, unexpected},
     },
     workflow::plan::Fault,
 };

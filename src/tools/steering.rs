@@ -6,13 +6,14 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
+use crate::tools::denied::Denied;
 use crate::{
     ledger::work::{RunTold, Wish, Worked},
     router::Invocation,
     tools::{
         Builtin, arguments,
         planning::Catalogue,
-        work::{Denied, Desk, SECRET, Told, told, unexpected, unknown},
+        work::{Desk, SECRET, Told, told, unexpected, unknown},
         workflows::{LISTER, submitted},
     },
     workflow::{plan::Fault, run::Run},

@@ -11,8 +11,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
+use crate::tools::denied::Denied;
 use crate::{
     audit::Audit,
     block::{
@@ -37,14 +38,10 @@ use crate::{
     router::{BoxFuture, Entry, Invocation, Outcome, Router, Run, lane},
     task::{self, Limits, Status, Task},
     tools::{Builtin, reading::time, refusal},
-    workflow::plan::Fault,
 };
 
 /// Lines of log in one answer, the newest.
 const LOGS_MAX: usize = 1000;
-/// Arguments that name what a call is about.
-const IDS: [&str; 7] =
-    ["task_id", "workflow_id", "new_workflow_id", "worker_id", "schedule_id", "left", "right"];
 
 /// Where the tools of durable work do what they do.
 #[derive(Clone)]
@@ -58,72 +55,6 @@ pub struct Desk {
 
 /// A success object as text, or why there is none.
 pub type Told = Result<String, Denied>;
-
-/// Why a tool did not do what was asked.
-#[derive(Debug)]
-pub struct Denied {
-    refusal: Refusal,
-    /// What is wrong with a definition, where that was asked about.
-    faults: Vec<Fault>,
-}
-
-impl std::convert::From<Refusal> for Denied {
-    fn from(refusal: Refusal) -> Self {
-        Self { refusal, faults: Vec::new() }
-    }
-}
-
-impl Denied {
-    /// A definition with these faults.
-    pub fn faulty(what: &str, faults: Vec<Fault>) -> Self {
-        let lines: Vec<String> =
-            faults.iter().map(|Fault { place, fault }| format!("{place}: {fault}")).collect();
-        let message = format!("{what} has {} faults: {}", faults.len(), lines.join("; "));
-        Self { refusal: Refusal::new(Code::InvalidArgument, message), faults }
-    }
-
-    /// The same with a hint at what to do.
-    pub fn hint(self, hint: &str) -> Self {
-        Self { refusal: self.refusal.hint(hint), ..self }
-    }
-
-    fn outcome(self, invocation: &Invocation) -> Outcome {
-        let Refusal { code, message, retryable, hint } = &self.refusal;
-        if *code == Code::Internal {
-            return Outcome::Refused(self.refusal);
-        }
-        let mut error = json!({"code": code.as_str(), "message": message, "retryable": retryable});
-        let mut text = format!("{}: {message}", code.as_str());
-        if let Some(hint) = hint {
-            error["hint"] = json!(hint);
-            text += &format!(" ({hint})");
-        }
-        if !self.faults.is_empty() {
-            error["faults"] = json!(self.faults);
-        }
-        let mut structured = json!({"success": false, "error": error});
-        for (name, id) in asked_about(invocation) {
-            structured[name] = id;
-        }
-        let result = json!({
-            "content": [{"type": "text", "text": text}],
-            "structuredContent": structured,
-            "isError": true,
-        });
-        Outcome::Result { result: splice::raw(result.to_string()), is_error: true }
-    }
-}
-
-/// The ids among the arguments of a call.
-fn asked_about(invocation: &Invocation) -> Map<String, Value> {
-    let arguments = splice::member(&invocation.params, "arguments").ok().flatten();
-    let id = |name: &&str| {
-        let id = splice::member(arguments?, name).ok().flatten()?;
-        let id: String = serde_json::from_str(id.get()).ok()?;
-        Some(((*name).to_owned(), json!(id)))
-    };
-    IDS.iter().filter_map(id).collect()
-}
 
 /// What one tool of a family does.
 pub type Does = fn(Desk, Arc<Invocation>) -> BoxFuture<'static, Told>;
@@ -288,11 +219,11 @@ impl Desk {
 /// What is wrong with durable work that holds a secret.
 pub const SECRET: &str = "the tool marks this value as secret, and what is queued is kept";
 
-/// Puts null in the place of every reference to another step.
+/// Puts its default, or null, in the place of every reference to another step.
 fn blank(value: &mut Value) {
     match value {
         Value::Object(fields) if fields.contains_key("$from") || fields.contains_key("$item") => {
-            *value = Value::Null
+            *value = fields.remove("default").unwrap_or_default();
         }
         Value::Object(fields) => fields.values_mut().for_each(blank),
         Value::Array(items) => items.iter_mut().for_each(blank),

@@ -1,0 +1,83 @@
+//! Refusals of durable work: a domain error, with the ids that were asked about and the faults of a definition.
+//!
+//! Invariants:
+//! - a refusal names the ids that were asked about, and all that is wrong with a definition.
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    block::splice,
+    call::{Code, Refusal},
+    router::{Invocation, Outcome},
+    workflow::plan::Fault,
+};
+
+/// Arguments that name what a call is about.
+const IDS: [&str; 7] =
+    ["task_id", "workflow_id", "new_workflow_id", "worker_id", "schedule_id", "left", "right"];
+
+/// Why a tool did not do what was asked.
+#[derive(Debug)]
+pub struct Denied {
+    refusal: Refusal,
+    /// What is wrong with a definition, where that was asked about.
+    faults: Vec<Fault>,
+}
+
+impl std::convert::From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, faults: Vec::new() }
+    }
+}
+
+impl Denied {
+    /// A definition with these faults.
+    pub fn faulty(what: &str, faults: Vec<Fault>) -> Self {
+        let lines: Vec<String> =
+            faults.iter().map(|Fault { place, fault }| format!("{place}: {fault}")).collect();
+        let message = format!("{what} has {} faults: {}", faults.len(), lines.join("; "));
+        Self { refusal: Refusal::new(Code::InvalidArgument, message), faults }
+    }
+
+    /// The same with a hint at what to do.
+    pub fn hint(self, hint: &str) -> Self {
+        Self { refusal: self.refusal.hint(hint), ..self }
+    }
+
+    pub(super) fn outcome(self, invocation: &Invocation) -> Outcome {
+        let Refusal { code, message, retryable, hint } = &self.refusal;
+        if *code == Code::Internal {
+            return Outcome::Refused(self.refusal);
+        }
+        let mut error = json!({"code": code.as_str(), "message": message, "retryable": retryable});
+        let mut text = format!("{}: {message}", code.as_str());
+        if let Some(hint) = hint {
+            error["hint"] = json!(hint);
+            text += &format!(" ({hint})");
+        }
+        if !self.faults.is_empty() {
+            error["faults"] = json!(self.faults);
+        }
+        let mut structured = json!({"success": false, "error": error});
+        for (name, id) in asked_about(invocation) {
+            structured[name] = id;
+        }
+        let result = json!({
+            "content": [{"type": "text", "text": text}],
+            "structuredContent": structured,
+            "isError": true,
+        });
+        Outcome::Result { result: splice::raw(result.to_string()), is_error: true }
+    }
+}
+
+/// The ids among the arguments of a call.
+fn asked_about(invocation: &Invocation) -> Map<String, Value> {
+    let arguments = splice::member(&invocation.params, "arguments").ok().flatten();
+    let id = |name: &&str| {
+        let id = splice::member(arguments?, name).ok().flatten()?;
+        let id: String = serde_json::from_str(id.get()).ok()?;
+        Some(((*name).to_owned(), json!(id)))
+    };
+    IDS.iter().filter_map(id).collect()
+}
