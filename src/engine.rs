@@ -134,7 +134,9 @@ impl Engine {
     fn claim(&self, lane: &str, max: usize, able: &Able) -> JoinHandle<Result<Vec<Handed>, Stopped>> {
         let Able { capabilities, openings } = able.clone();
         let hand = Hand { runner: self.runner.clone(), lane: lane.to_owned(), capabilities, openings };
-        let wish = Wish::Claim { worker: self.name(), max, wait_ms: WAIT_MS, hand: Some(hand) };
+        // A claim for nothing does not wait.
+        let wait_ms = if max == 0 { 0 } else { WAIT_MS };
+        let wish = Wish::Claim { worker: self.name(), max, wait_ms, hand: Some(hand) };
         let (ledger, command) = (self.ledger.clone(), self.command(wish));
         tokio::spawn(async move {
             match ledger.submit(command).await? {
