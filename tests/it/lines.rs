@@ -269,7 +269,11 @@ fn live(
     pid.store(lines.process.id(), Ordering::SeqCst);
     for n in 0.. {
         if done.load(Ordering::SeqCst) {
-            return lines.finish();
+            // Whoever took the process id has killed it.
+            if pid.swap(0, Ordering::SeqCst) > 0 {
+                lines.finish();
+            }
+            return;
         }
         let key = format!("{name}/{n}");
         let params = keyed("tools_list_categories", &json!({}), &key);
