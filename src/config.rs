@@ -5,6 +5,7 @@
 //! - the file gives way to `CAIRN__SECTION__KEY` variables, and both give way to flags;
 //! - no value that came from outside is repeated in an error, and no secret in a `Debug`.
 
+mod p2p;
 mod read;
 mod rules;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use std::{
 
 use serde::Deserialize;
 
+pub use self::p2p::{Entry, P2p};
 use crate::auth::{Access, AuthError, Tokens, Verifier};
 
 /// Bytes of a configuration file.
@@ -163,21 +165,6 @@ pub struct Rate {
     pub interval_ms: u64,
     /// Default 1; 1 to 1,000,000.
     pub burst: u64,
-}
-
-/// `[p2p]`: the network of nodes.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct P2p {
-    pub enable: bool,
-    pub listen: Vec<String>,
-    pub bootstrap: Vec<String>,
-    pub mdns: bool,
-    pub dht: bool,
-    pub relay: bool,
-    pub peers_file: Option<PathBuf>,
-    pub github: Option<String>,
-    pub external_services: bool,
 }
 
 /// `[capture]`: how much of a payload the log keeps.

@@ -12,7 +12,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Config, Fault, Origin, Upstream};
+use super::{Config, Fault, Origin};
 
 const PREFIX: &str = "CAIRN__";
 /// How alike an unknown key must be to a known one to be offered in its place (Jaro-Winkler).
@@ -71,17 +71,18 @@ pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) 
         entries
     };
     let (server, auth, log) = (section("server"), section("auth"), section("log"));
-    let (mut tasks, p2p, capture) = (section("tasks"), section("p2p"), section("capture"));
+    let (mut tasks, mut p2p, capture) = (section("tasks"), section("p2p"), section("capture"));
     let (telemetry, mut router, tools) = (section("telemetry"), section("router"), section("tools"));
     let lanes = members(router.remove("lanes"), "router.lanes", &mut report);
     let rates = members(tasks.remove("rates"), "tasks.rates", &mut report);
+    let peers = p2p.remove("peers").and_then(|mut readings| readings.pop());
     let upstream = file.remove("upstream");
 
     let mut config = Config {
         server: table(server, "server", &mut report),
         auth: table(auth, "auth", &mut report),
         log: table(log, "log", &mut report),
-        upstream: upstreams(upstream, &mut report),
+        upstream: list(upstream, "upstream", &mut report),
         tasks: table(tasks, "tasks", &mut report),
         p2p: table(p2p, "p2p", &mut report),
         capture: table(capture, "capture", &mut report),
@@ -89,6 +90,7 @@ pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) 
         router: table(router, "router", &mut report),
         tools: tables(tools, "tools", &mut report),
     };
+    config.p2p.peers = list(peers, "p2p.peers", &mut report);
     config.tasks.rates = tables(rates, "tasks.rates", &mut report);
     config.router.lanes = tables(lanes, "router.lanes", &mut report);
     for key in file.keys() {
@@ -171,22 +173,23 @@ fn variables(
     sections
 }
 
-fn upstreams(value: Option<Value>, report: &mut Report) -> Vec<Upstream> {
+/// An array of tables, read one by one.
+fn list<T: DeserializeOwned + Default>(value: Option<Value>, path: &str, report: &mut Report) -> Vec<T> {
     let items = match value {
         None => Vec::new(),
         Some(Value::Array(items)) => items,
         Some(_) => {
-            report.fault("upstream", "expected [[upstream]], with two brackets");
+            report.fault(path, format!("expected [[{path}]], with two brackets"));
             Vec::new()
         }
     };
-    let mut upstreams = Vec::with_capacity(items.len());
+    let mut read = Vec::with_capacity(items.len());
     for (index, item) in items.into_iter().enumerate() {
-        let place = format!("upstream[{index}]");
+        let place = format!("{path}[{index}]");
         let entries = members(Some(vec![item]), &place, report);
-        upstreams.push(table(entries, &place, report));
+        read.push(table(entries, &place, report));
     }
-    upstreams
+    read
 }
 
 /// A table of tables, read one by one.

@@ -8,15 +8,15 @@ use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
 use http::{HeaderName, HeaderValue, Uri, uri::Authority};
 
-use super::{AuthMode, Config, Retry, Server, Tool, Upstream, read::Report};
+use super::{AuthMode, Config, Retry, Server, Tool, Upstream, p2p, read::Report};
 
 /// Characters of an upstream's or lane's name.
 const NAME_MAX: usize = 64;
 /// Characters of a public tool name.
 const TOOL_NAME_MAX: usize = 128;
 const UPSTREAMS_MAX: usize = 256;
-const LISTED_MAX: usize = 1000;
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+pub(super) const LISTED_MAX: usize = 1000;
+pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
 /// Adds a fault for every rule that `config` breaks.
@@ -34,9 +34,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
         bound(&format!("tasks.rates.{key}.interval_ms"), rate.interval_ms, 1..=DAY_MS, report);
         bound(&format!("tasks.rates.{key}.burst"), rate.burst, 1..=1_000_000, report);
     }
-    if config.p2p.enable {
-        report.fault("p2p.enable", "peers are not in this build; leave it false");
-    }
+    p2p::check(&config.p2p, report);
     if config.telemetry.otlp_endpoint.is_some() {
         report.fault("telemetry.otlp_endpoint", "export of traces is not in this build; leave it out");
     }
@@ -203,7 +201,7 @@ fn tool(name: &str, tool: &Tool, report: &mut Report) {
     }
 }
 
-fn bound(place: &str, value: u64, range: RangeInclusive<u64>, report: &mut Report) {
+pub(super) fn bound(place: &str, value: u64, range: RangeInclusive<u64>, report: &mut Report) {
     if !range.contains(&value) {
         report.fault(place, format!("expected {} to {}", range.start(), range.end()));
     }
@@ -227,13 +225,13 @@ fn tool_name(place: &str, name: &str, report: &mut Report) {
     }
 }
 
-fn is_name(name: &str, min: usize, max: usize, marks: &[u8]) -> bool {
+pub(super) fn is_name(name: &str, min: usize, max: usize, marks: &[u8]) -> bool {
     (min..=max).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || marks.contains(&byte))
 }
 
 /// Whether this is an absolute `http` or `https` URL that names no user.
-fn is_url(text: &str) -> bool {
+pub(super) fn is_url(text: &str) -> bool {
     text.parse::<Uri>().is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.authority().is_some_and(|at| !at.host().is_empty() && !at.as_str().contains('@'))

@@ -81,9 +81,29 @@ fn every_key_of_the_surface_is_read() {
         mdns = true
         dht = true
         relay = true
+        dht_protocol = "/private/kad/1"
+        upnp = true
+        announce_addrs = ["/dns4/cairn.example/tcp/4001"]
         peers_file = "peers"
         github = "a/b"
-        external_services = true
+        github_api = "https://api.example"
+        external_services = ["https://address.example"]
+        announce = false
+        ttl_s = 10
+        min_connections = 0
+        max_connections = 1
+        request_timeout_ms = 100
+        idle_ms = 1000
+        allow = ["12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"]
+        block = []
+        [[p2p.peers]]
+        id = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+        addrs = ["/ip4/192.0.2.1/tcp/4001"]
+        scopes = ["mcp:call"]
+        tools = ["files_*"]
+        follow = true
+        offer = false
+        work = ["tool:files_read"]
         [capture]
         default = "redacted"
         tools = { "files_read" = "digest" }
@@ -108,6 +128,7 @@ fn every_key_of_the_surface_is_read() {
     assert_eq!(config.tools["files_read"].memory, Some(Need::High));
     assert_eq!(config.router.lanes["upstream"].queue, Some(0));
     assert_eq!(config.capture.tools["files_read"], Capture::Digest);
+    assert_eq!(config.p2p.peers[0].tools, ["files_*"]);
     assert!(!format!("{config:?}").contains("sesame"));
 }
 
@@ -157,7 +178,16 @@ fn all_faults_are_listed_each_with_its_place() {
 fn each_rule_names_its_key() {
     let cases = [
         ("server.listen = \"0.0.0.0:80\"", "auth.mode: none is only for a loopback address"),
-        ("p2p.enable = true", "p2p.enable: peers are not in this build"),
+        ("p2p.listen = [\"127.0.0.1\"]", "p2p.listen[0]: expected a multiaddr"),
+        (
+            "p2p.bootstrap = [\"/ip4/192.0.2.1/tcp/1\"]",
+            "p2p.bootstrap[0]: expected a multiaddr that ends in /p2p/",
+        ),
+        ("p2p.external_services = true", "p2p.external_services: names no service"),
+        ("p2p.github = \"a\"", "p2p.github: expected owner/repository"),
+        ("p2p.min_connections = 65", "p2p.min_connections: is over p2p.max_connections"),
+        ("[[p2p.peers]]\nid = \"x\"", "p2p.peers[0].id: expected a peer id"),
+        ("p2p.peers = 1", "p2p.peers: expected [[p2p.peers]]"),
         ("telemetry.otlp_endpoint = \"x\"", "telemetry.otlp_endpoint: export of traces is not in this build"),
         ("auth.mode = \"jwt\"", "auth.jwks_file: is needed"),
         ("auth.mode = \"jwt\"", "auth.issuer: is needed"),
