@@ -1,0 +1,4 @@
+//! The network of nodes.
+
+pub mod bootstrap;
+pub mod discovery;
