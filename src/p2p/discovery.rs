@@ -9,6 +9,7 @@ pub mod book;
 mod entry;
 pub mod file;
 pub mod github;
+pub mod live;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

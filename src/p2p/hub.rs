@@ -1,0 +1,320 @@
+//! The hub: what this node does among others, and what of it is worth an event.
+//!
+//! Invariants:
+//! - what the swarm tells is recorded in the order it was told; a listener that fell behind asks how things stand;
+//! - nobody is dialled unasked but the peers that the configuration names and those that a caller wished to keep;
+//! - everything found is merged in one book, and everything the hub runs ends with it.
+
+mod announcing;
+mod joining;
+mod keeping;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::joining::{Goal, Joined};
+use crate::{
+    event::{
+        Actor,
+        peer::{PeerDiscovered, Source as Heard},
+    },
+    ledger::{
+        Command, Ledger,
+        peers::Peering,
+    },
+    p2p::{
+        Connected, NetError, Peer, Transport,
+        discovery::{Book, Fared, Found, Known, LookError, Origin, Source, Wanted, ask, file::PeersFile, github::Github, live::Neighbours},
+        handle::Net,
+    },
+    peer::News,
+    router::Router,
+};
+
+/// The pause before the first further try at a peer; it doubles.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// How long calls under way at a peer may take to end before it is let go.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// What the hub is made of.
+pub struct Parts {
+    pub net: Net,
+    pub ledger: Ledger,
+    pub router: Router,
+    /// This process, in the connections it records.
+    pub runner: String,
+    pub sources: Vec<Arc<dyn Source>>,
+    pub neighbours: Neighbours,
+    pub file: Option<Arc<PeersFile>>,
+    pub github: Option<Arc<Github>>,
+    /// Whether this node's own contracts are announced.
+    pub announce: bool,
+    pub ttl: Duration,
+    /// Connections to keep up, and the nodes to join by where there are fewer.
+    pub goal: (usize, usize),
+    pub bootstrap: Vec<String>,
+    /// Peers to stay connected with, and where they are dialled.
+    pub keep: BTreeMap<Peer, Vec<String>>,
+}
+
+/// This node among others. Clones share it.
+#[derive(Clone)]
+pub struct Hub {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: Parts,
+    book: Mutex<Book>,
+    /// Peers to stay connected with, and where they are dialled.
+    keep: Mutex<BTreeMap<Peer, Vec<String>>>,
+    /// One bootstrap at a time.
+    joining: tokio::sync::Mutex<()>,
+    tallies: Mutex<HashMap<Peer, Arc<Tally>>>,
+    connected: watch::Sender<BTreeSet<Peer>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Requests that passed between this node and a peer since it connected.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub served: AtomicU64,
+    pub sent: AtomicU64,
+    pub failures: AtomicU64,
+    pub running: AtomicU64,
+}
+
+/// What a search came to.
+#[derive(Debug)]
+pub struct Discovered {
+    /// Those that have every capability, whom we heard of last first.
+    pub peers: Vec<Known>,
+    pub sources: Fared,
+    pub took: Duration,
+}
+
+/// What a wish to connect came to.
+#[derive(Debug)]
+pub struct Attempted {
+    pub connected: Result<Connected, NetError>,
+    pub attempts: u32,
+}
+
+impl Hub {
+    /// Takes part from now on. Must be called on a runtime.
+    pub fn start(parts: Parts) -> Self {
+        let inner = Inner {
+            book: Mutex::new(Book::new(parts.ttl.as_millis() as u64)),
+            keep: Mutex::new(parts.keep.clone()),
+            joining: tokio::sync::Mutex::default(),
+            tallies: Mutex::default(),
+            connected: watch::Sender::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            parts,
+        };
+        let hub = Self { inner: Arc::new(inner) };
+        let events = hub.net().events();
+        hub.spawn(keeping::events(hub.clone(), events));
+        hub.spawn(keeping::keep(hub.clone()));
+        hub.spawn(keeping::measure(hub.clone()));
+        hub.spawn(announcing::announce(hub.clone()));
+        hub
+    }
+
+    pub fn net(&self) -> &Net {
+        &self.inner.parts.net
+    }
+
+    /// The peers that are connected, and whenever that changes.
+    pub fn connected(&self) -> watch::Receiver<BTreeSet<Peer>> {
+        self.inner.connected.subscribe()
+    }
+
+    /// Where requests with a peer are counted.
+    pub fn tally(&self, peer: &str) -> Arc<Tally> {
+        let mut tallies = self.inner.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        tallies.entry(peer.to_owned()).or_default().clone()
+    }
+
+    /// Runs a task of the network until the hub stops.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.inner.stop.clone();
+        self.inner.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Asks the sources named (all, where none is), each for at most `timeout`.
+    pub async fn discover(
+        &self,
+        capabilities: &BTreeSet<String>,
+        max: usize,
+        timeout: Duration,
+        origins: &[Origin],
+    ) -> Discovered {
+        let begun = Instant::now();
+        let asked = |source: &&Arc<dyn Source>| origins.is_empty() || origins.contains(&source.origin());
+        let sources: Vec<_> = self.inner.parts.sources.iter().filter(asked).cloned().collect();
+        let wanted = Wanted { capabilities: capabilities.clone(), max };
+        let mut fared = ask(&sources, &wanted, now_ms(), timeout).await;
+        for origin in origins.iter().filter(|origin| !fared.contains_key(origin)).copied().collect::<Vec<_>>() {
+            let off = format!("{} is not configured on this node", origin.as_str());
+            fared.insert(origin, Err(LookError::Unavailable(off)));
+        }
+        for found in fared.values().filter_map(|looked| looked.as_ref().ok()).flat_map(|looked| looked.found.clone()) {
+            self.found(found).await;
+        }
+        let now_ms = now_ms();
+        let book = self.book();
+        let among = |known: &&Known| origins.is_empty() || origins.iter().any(|origin| known.origins.contains(origin));
+        let peers = book.with(capabilities, now_ms).into_iter().filter(among).take(max).cloned().collect();
+        Discovered { peers, sources: fared, took: begun.elapsed() }
+    }
+
+    /// Connects with a peer: at the address given, or wherever it is known to be.
+    pub async fn connect(
+        &self,
+        peer: &str,
+        address: Option<String>,
+        timeout: Duration,
+        retries: u32,
+        persist: bool,
+    ) -> Attempted {
+        let deadline = Instant::now() + timeout;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let mut pause = RETRY_FIRST;
+        let mut attempts = 0;
+        let connected = loop {
+            attempts += 1;
+            let addrs = match &address {
+                Some(address) => vec![address.clone()],
+                None => self.addresses(peer, left()).await,
+            };
+            let failure = match self.net().dial(peer, addrs, left()).await {
+                Ok(connected) => break Ok(connected),
+                Err(failure) => failure,
+            };
+            // Another try cannot change who answers there, nor what the text says.
+            if attempts > retries || left() <= pause || !failure.may_pass() {
+                break Err(failure);
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        };
+        if persist && connected.is_ok() {
+            self.keep().insert(peer.to_owned(), address.into_iter().collect());
+        }
+        Attempted { connected, attempts }
+    }
+
+    /// Lets a peer go, and dials it no more. False: it was not connected.
+    pub async fn disconnect(&self, peer: &str, graceful: bool) -> bool {
+        self.keep().remove(peer);
+        if graceful {
+            let tally = self.tally(peer);
+            let idle = async {
+                while tally.running.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            // Whatever runs longer is cut off.
+            let _ = tokio::time::timeout(DRAIN_MAX, idle).await;
+        }
+        self.net().disconnect(peer).await
+    }
+
+    /// Stops everything it runs, then the network itself.
+    pub async fn stop(&self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        announcing::withdraw(self).await;
+        self.net().stop().await;
+    }
+
+    /// Where a peer is known to be: kept addresses, the book's, and the table's where there is nothing else.
+    async fn addresses(&self, peer: &str, patience: Duration) -> Vec<String> {
+        let kept = self.keep().get(peer).cloned().unwrap_or_default();
+        let booked = self.book().get(peer).map(|known| known.addrs.clone()).unwrap_or_default();
+        let mut addrs: Vec<String> = kept.into_iter().chain(booked).collect();
+        if addrs.is_empty() {
+            // A table that is off or does not know leaves it to the swarm to say that there is no address.
+            addrs = self.net().find_peer(peer, patience / 2).await.unwrap_or_default();
+        }
+        addrs
+    }
+
+    /// Takes in what was found, and records it where it is news.
+    async fn found(&self, found: Found) {
+        if found.peer == self.net().local() {
+            return;
+        }
+        let (now_ms, ttl_ms) = (now_ms(), self.inner.parts.ttl.as_millis() as u64);
+        if !self.book().put(found.clone(), now_ms) {
+            return;
+        }
+        let facts = PeerDiscovered {
+            source: heard(found.origin),
+            addrs: found.addrs,
+            capabilities: (!found.capabilities.is_empty()).then(|| found.capabilities.into_iter().collect()),
+        };
+        self.record(&found.peer, News::Discovered { facts, ttl_ms }).await;
+    }
+
+    /// Records news; the ledger passes over what changes nothing.
+    async fn record(&self, id: &str, news: News) {
+        let peering = Peering::of(id, news, node());
+        if let Err(stopped) = self.inner.parts.ledger.submit(Command::Peer(Box::new(peering))).await {
+            tracing::warn!(%stopped, "news of a peer is not recorded");
+        }
+    }
+
+    /// Whether there is anybody to join by.
+    fn may_join(&self) -> bool {
+        !self.inner.parts.bootstrap.is_empty() || !self.inner.parts.sources.is_empty()
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.inner.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self) -> MutexGuard<'_, BTreeMap<Peer, Vec<String>>> {
+        self.inner.keep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The node itself, as the author of what it notices.
+fn node() -> Actor {
+    crate::ledger::writer::node()
+}
+
+fn heard(origin: Origin) -> Heard {
+    match origin {
+        Origin::Bootstrap => Heard::Bootstrap,
+        Origin::File => Heard::File,
+        Origin::Github => Heard::Github,
+        Origin::Mdns => Heard::Mdns,
+        Origin::Dht => Heard::Dht,
+    }
+}
+
+fn carried(transport: Transport) -> crate::event::peer::Transport {
+    match transport {
+        Transport::Tcp => crate::event::peer::Transport::Tcp,
+        Transport::Quic => crate::event::peer::Transport::Quic,
+        Transport::Relay => crate::event::peer::Transport::Relay,
+    }
+}
+
+/// Milliseconds since the epoch.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,220 @@
+//! Keeping: what the swarm tells is taken in and recorded, kept peers are dialled again, and what passed is measured.
+//!
+//! Invariants:
+//! - a peer's connection is recorded once it has said who it is, its end after that;
+//! - a peer that cannot be reached is tried at growing pauses, for as long as it is to be kept.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use super::{Goal, Hub, carried, now_ms};
+use crate::{
+    event::peer::{Direction, Parting, PeerConnected, PeerMeasured, PeerUnreachable},
+    p2p::{
+        self, Cause, Link, NetEvent, Peer,
+        discovery::{Found, Origin},
+    },
+    peer::News,
+};
+
+/// Between two looks at who is missing.
+const KEEP_PAUSE: Duration = Duration::from_secs(2);
+/// The first pause before a kept peer is dialled again; it doubles up to the longest.
+const REDIAL_FIRST: Duration = Duration::from_secs(2);
+const REDIAL_MAX: Duration = Duration::from_secs(300);
+/// One dial of a kept peer.
+const DIAL_MAX: Duration = Duration::from_secs(15);
+/// Between two attempts to have enough connections.
+const JOIN_PAUSE: Duration = Duration::from_secs(60);
+const JOIN_MAX: Duration = Duration::from_secs(60);
+/// The window of one measure.
+const MEASURE: Duration = Duration::from_secs(60);
+
+/// Takes in what the swarm tells, until it has ended.
+pub(super) async fn events(hub: Hub, mut events: broadcast::Receiver<NetEvent>) {
+    loop {
+        match events.recv().await {
+            Ok(event) => heard(&hub, event).await,
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "events of the network were missed; asking how it stands");
+                reconcile(&hub).await;
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+async fn heard(hub: &Hub, event: NetEvent) {
+    match event {
+        NetEvent::Found { peer, addrs, source } => {
+            if let Some(origin) = Origin::parse(source) {
+                if origin == Origin::Mdns {
+                    hub.inner.parts.neighbours.hear(&peer, addrs.clone(), now_ms());
+                }
+                let found = Found { peer, addrs, capabilities: BTreeSet::new(), origin, seen_ms: now_ms() };
+                hub.found(found).await;
+            }
+        }
+        NetEvent::Connected(connected) => {
+            let facts = PeerConnected {
+                address: connected.address.clone(),
+                transport: carried(connected.transport),
+                direction: direction(connected.direction),
+                runner: hub.inner.parts.runner.clone(),
+                took_us: Some(connected.took.as_micros() as u64),
+                agent: connected.agent.clone(),
+                protocols: connected.protocols.clone(),
+            };
+            hub.record(&connected.peer, News::Connected(facts)).await;
+            hub.inner.connected.send_modify(|peers| {
+                peers.insert(connected.peer.clone());
+            });
+        }
+        NetEvent::Disconnected { peer, cause } => parted(hub, &peer, cause).await,
+        NetEvent::Unreachable { peer, address, cause } => {
+            let facts = PeerUnreachable { address, cause: cause.code().to_owned(), attempts: 1 };
+            hub.record(&peer, News::Unreachable(facts)).await;
+        }
+        // Who speaks is recorded with the connection; what a limit turned away is counted in the snapshot.
+        NetEvent::Identified { .. } | NetEvent::Limited { .. } => {}
+    }
+}
+
+async fn parted(hub: &Hub, peer: &str, cause: Cause) {
+    hub.inner.connected.send_modify(|peers| {
+        peers.remove(peer);
+    });
+    let cause = match cause {
+        Cause::Closed => Parting::Closed,
+        Cause::Local | Cause::Denied => Parting::Local,
+        Cause::Idle => Parting::Idle,
+        Cause::Stopped => Parting::Stopped,
+        Cause::Error | Cause::Refused | Cause::Timeout | Cause::WrongPeer | Cause::Address => Parting::Error,
+    };
+    hub.record(peer, News::Disconnected(cause)).await;
+}
+
+/// Brings what is recorded in line with the connections that stand.
+async fn reconcile(hub: &Hub) {
+    let links = hub.net().snapshot().await.connections;
+    let standing: BTreeSet<Peer> = links.iter().map(|link| link.peer.clone()).collect();
+    let gone: Vec<Peer> = hub.inner.connected.borrow().difference(&standing).cloned().collect();
+    for peer in gone {
+        parted(hub, &peer, Cause::Error).await;
+    }
+    for link in links {
+        let facts = PeerConnected {
+            address: link.address,
+            transport: carried(link.transport),
+            direction: direction(link.direction),
+            runner: hub.inner.parts.runner.clone(),
+            took_us: None,
+            agent: link.agent,
+            protocols: link.protocols,
+        };
+        hub.record(&link.peer, News::Connected(facts)).await;
+        hub.inner.connected.send_modify(|peers| {
+            peers.insert(link.peer.clone());
+        });
+    }
+}
+
+fn direction(direction: p2p::Direction) -> Direction {
+    match direction {
+        p2p::Direction::In => Direction::In,
+        p2p::Direction::Out => Direction::Out,
+    }
+}
+
+/// When a peer is dialled next, and the pause after that.
+struct Due {
+    at: Instant,
+    pause: Duration,
+}
+
+/// Dials kept peers that are not connected, and joins by others where there are too few, until it is dropped.
+pub(super) async fn keep(hub: Hub) {
+    let mut due: HashMap<Peer, Due> = HashMap::new();
+    let mut join = Instant::now();
+    loop {
+        hub.book().sweep(now_ms());
+        let connected = hub.inner.connected.borrow().clone();
+        let kept = hub.keep().clone();
+        due.retain(|peer, _| kept.contains_key(peer) && !connected.contains(peer));
+        for peer in kept.into_keys().filter(|peer| !connected.contains(peer)) {
+            let now = Instant::now();
+            let next = due.entry(peer.clone()).or_insert(Due { at: now, pause: REDIAL_FIRST });
+            if next.at <= now {
+                next.at = now + next.pause;
+                next.pause = REDIAL_MAX.min(next.pause * 2);
+                let hub = hub.clone();
+                hub.clone().spawn(async move {
+                    let addrs = hub.addresses(&peer, DIAL_MAX).await;
+                    if let Err(err) = hub.net().dial(&peer, addrs, DIAL_MAX).await {
+                        tracing::debug!(peer, %err, "a kept peer is not reached");
+                    }
+                });
+            }
+        }
+        let (min, max) = hub.inner.parts.goal;
+        if connected.len() < min && join <= Instant::now() && hub.may_join() {
+            join = Instant::now() + JOIN_PAUSE;
+            let goal = Goal { nodes: Vec::new(), min, max, timeout: JOIN_MAX };
+            let hub = hub.clone();
+            hub.clone().spawn(async move {
+                hub.bootstrap(goal).await;
+            });
+        }
+        tokio::time::sleep(KEEP_PAUSE).await;
+    }
+}
+
+/// Measures what passed with every connected peer, once a window, until it is dropped.
+pub(super) async fn measure(hub: Hub) {
+    let mut before: BTreeMap<Peer, (Link, [u64; 3], Instant)> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(MEASURE).await;
+        let mut now = BTreeMap::new();
+        for link in hub.net().snapshot().await.connections {
+            let tally = hub.tally(&link.peer);
+            let counts = [&tally.served, &tally.sent, &tally.failures].map(|count| count.load(Ordering::Relaxed));
+            let last = before.get(&link.peer).filter(|(last, _, _)| last.since == link.since);
+            let window = last.map_or(MEASURE, |(_, _, at)| at.elapsed());
+            let old = last.map(|(last, counts, _)| (last.bytes_in, last.bytes_out, *counts));
+            let (bytes_in, bytes_out, counted) = old.unwrap_or((0, 0, [0; 3]));
+            let stood = link.since.elapsed().unwrap_or_default().min(window);
+            let (p50, p99) = percentiles(&link.ping_us);
+            let facts = PeerMeasured {
+                window_ms: window.as_millis() as u64,
+                latency_p50_us: p50,
+                latency_p99_us: p99,
+                samples: link.ping_us.len() as u64,
+                bytes_in: link.bytes_in.saturating_sub(bytes_in),
+                bytes_out: link.bytes_out.saturating_sub(bytes_out),
+                served: counts[0].saturating_sub(counted[0]),
+                sent: counts[1].saturating_sub(counted[1]),
+                failures: counts[2].saturating_sub(counted[2]),
+                connected_ms: stood.as_millis() as u64,
+            };
+            hub.record(&link.peer, News::Measured(facts)).await;
+            now.insert(link.peer.clone(), (link, counts, Instant::now()));
+        }
+        before = now;
+    }
+}
+
+/// The median and the 99th percentile, by nearest rank.
+fn percentiles(values: &[u64]) -> (Option<u64>, Option<u64>) {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    let at = |percent: usize| {
+        let rank = (sorted.len() * percent).div_ceil(100);
+        sorted.get(rank.saturating_sub(1)).copied()
+    };
+    (at(50), at(99))
+}
