@@ -45,7 +45,7 @@ pub mod runtime;
 
 pub mod engine;
 
-// Floor 6, net: the swarm, and the protocols between nodes.
+// Floor 6, peers: other nodes, found, dialled and spoken to; the only floor that knows the network between them.
 pub mod p2p;
 
 // Floor 7, languages: method names, tool definitions, the audit API, errors on the wire.

@@ -1,4 +1,367 @@
-//! The network of nodes.
+//! Peers: other nodes, found, dialled and spoken to over libp2p.
+//!
+//! Invariants:
+//! - a peer id says who speaks, never what they may do;
+//! - one task owns the swarm; all else speaks to it through [`handle::Net`], over bounded channels;
+//! - libp2p's types are named in `swarm` only: peers and addresses go in and out as text, checked on entry;
+//! - nothing is asked of anyone who is not in the configuration: no public bootstrap node, no public table.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
 
 pub mod bootstrap;
 pub mod discovery;
+pub mod handle;
+pub mod hub;
+pub mod limits;
+mod swarm;
+
+/// A peer's id in base58, as [`peer_id`] checks it.
+pub type Peer = String;
+
+/// A stream of bytes both ways.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+pub type Stream = Box<dyn Duplex>;
+
+/// What a stream carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wire {
+    Mcp,
+    Log,
+}
+
+impl Wire {
+    pub const ALL: [Self; 2] = [Self::Mcp, Self::Log];
+
+    /// The protocol's name in the negotiation of a stream.
+    pub const fn protocol(self) -> &'static str {
+        match self {
+            Self::Mcp => "/mcp+p2p/1.0.0",
+            Self::Log => "/cairn/log/1.0.0",
+        }
+    }
+}
+
+/// A stream that a peer has opened.
+pub struct Inbound {
+    pub peer: Peer,
+    pub wire: Wire,
+    pub stream: Stream,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    Tcp,
+    Quic,
+    Relay,
+}
+
+/// Who has dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    In,
+    Out,
+}
+
+/// A connection that stands, and what the peer has said of itself by then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connected {
+    pub peer: Peer,
+    pub address: String,
+    pub transport: Transport,
+    pub direction: Direction,
+    pub connection_id: String,
+    /// From the wish to dial until the connection stood; of an inbound one, its handshakes.
+    pub took: Duration,
+    /// The connection was there already.
+    pub reused: bool,
+    pub agent: Option<String>,
+    pub protocol_version: Option<String>,
+    pub protocols: Vec<String>,
+}
+
+/// Why a connection ended or never came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The other side closed it.
+    Closed,
+    /// This node was asked to.
+    Local,
+    Idle,
+    Error,
+    /// This node stops.
+    Stopped,
+    Refused,
+    Timeout,
+    /// Another peer answered at the address.
+    WrongPeer,
+    /// A list or a limit of this node forbids it.
+    Denied,
+    /// No transport for the address, or none known.
+    Address,
+}
+
+impl Cause {
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Local => "local",
+            Self::Idle => "idle",
+            Self::Error => "error",
+            Self::Stopped => "stopped",
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::WrongPeer => "wrong_peer",
+            Self::Denied => "denied",
+            Self::Address => "address",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// What has happened between this node and its peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetEvent {
+    Found { peer: Peer, addrs: Vec<String>, source: &'static str },
+    Connected(Connected),
+    /// A peer has said who it is, or that something changed.
+    Identified { peer: Peer, agent: String, protocol_version: String, protocols: Vec<String>, addrs: Vec<String> },
+    Disconnected { peer: Peer, cause: Cause },
+    Unreachable { peer: Peer, address: String, cause: Cause },
+    /// A limit has turned something away since the last such event; told once a second at most.
+    Limited { what: &'static str },
+}
+
+/// A peer that says it serves a key, and where it was last known to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub peer: Peer,
+    pub addrs: Vec<String>,
+}
+
+/// A signed head as it came by gossip. It goes on to others only once [`handle::Net::judge`] accepts it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Who published it, by their signature on the message.
+    pub author: Peer,
+    /// Who passed it on to this node.
+    pub from: Peer,
+    pub bytes: Vec<u8>,
+    id: Vec<u8>,
+}
+
+/// What is to become of a message of gossip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// True: it is passed on.
+    Accept,
+    /// False: it is not passed on, and counts against who sent it.
+    Reject,
+    /// Of no use here: it is not passed on, and nobody is blamed.
+    Ignore,
+}
+
+/// Whether others can reach this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Nat {
+    Public,
+    Private,
+    #[default]
+    Unknown,
+}
+
+/// The network as it stands.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub connections: Vec<Link>,
+    /// Addresses that others have confirmed, or the configuration names.
+    pub external: Vec<String>,
+    pub nat: Nat,
+    pub refused: Refused,
+}
+
+/// One connected peer.
+#[derive(Clone, Debug)]
+pub struct Link {
+    pub peer: Peer,
+    pub address: String,
+    pub transport: Transport,
+    pub direction: Direction,
+    pub since: SystemTime,
+    /// Bytes of this node's streams with the peer since it connected.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub agent: Option<String>,
+    pub protocols: Vec<String>,
+    /// The last round trips, oldest first.
+    pub ping_us: Vec<u64>,
+}
+
+/// What was turned away since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// Connections over a limit.
+    pub connections: u64,
+    /// Connections of peers that a list forbids.
+    pub peers: u64,
+    /// Streams that came faster than they were taken, or over a peer's share.
+    pub streams: u64,
+    /// Records of others that the table had no room for.
+    pub records: u64,
+    /// Heads that nobody listened for, or that came too fast.
+    pub heads: u64,
+}
+
+/// How a node takes part.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The seed of the log's key; the node's own is derived from it.
+    pub seed: [u8; 32],
+    pub listen: Vec<String>,
+    /// Addresses at which the operator says that this node is reached.
+    pub external: Vec<String>,
+    pub mdns: bool,
+    pub dht: bool,
+    pub dht_protocol: String,
+    /// Serves others as a relay.
+    pub relay: bool,
+    pub upnp: bool,
+    pub connections_max: u32,
+    pub idle: Duration,
+    /// How long a provider record is kept and stays true without being told again.
+    pub record_ttl: Duration,
+    /// Peers to speak with, and no others; empty: all.
+    pub allow: HashSet<Peer>,
+    pub block: HashSet<Peer>,
+}
+
+impl Settings {
+    /// A node on loopback that takes part in its own table and in nothing else.
+    pub fn new(seed: [u8; 32]) -> Self {
+        Self {
+            seed,
+            listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
+            external: Vec::new(),
+            mdns: false,
+            dht: true,
+            dht_protocol: limits::DHT_PROTOCOL.to_owned(),
+            relay: false,
+            upnp: false,
+            connections_max: limits::CONNECTIONS_DEFAULT,
+            idle: limits::IDLE_DEFAULT,
+            record_ttl: limits::RECORD_TTL_DEFAULT,
+            allow: HashSet::new(),
+            block: HashSet::new(),
+        }
+    }
+}
+
+/// A text that names no peer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a peer id: {text}")]
+pub struct BadPeer {
+    pub text: String,
+}
+
+/// Why the network did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetError {
+    #[error(transparent)]
+    BadPeer(#[from] BadPeer),
+    #[error("not an address this node can use: {address}: {reason}")]
+    BadAddress { address: String, reason: String },
+    #[error("not a protocol name: {name}")]
+    BadProtocol { name: String },
+    #[error("cannot start {what}: {reason}")]
+    Start { what: &'static str, reason: String },
+    #[error("no address known of this peer")]
+    NoAddress,
+    #[error("{peer} cannot be reached: {cause}: {reason}")]
+    Unreachable { peer: Peer, cause: Cause, reason: String },
+    #[error("not connected with {peer}")]
+    NotConnected { peer: Peer },
+    #[error("{peer} does not speak {protocol}")]
+    Unsupported { peer: Peer, protocol: &'static str },
+    #[error("stream was not opened: {reason}")]
+    Stream { reason: String },
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("too much of this kind is under way")]
+    Busy,
+    #[error("switched off in the configuration: {0}")]
+    Off(&'static str),
+    #[error("network has stopped")]
+    Stopped,
+}
+
+impl NetError {
+    /// Whether another try at the same may go otherwise.
+    pub const fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { cause, .. } => !matches!(cause, Cause::WrongPeer | Cause::Denied | Cause::Address),
+            Self::NotConnected { .. } | Self::Stream { .. } | Self::Timeout(_) | Self::Busy | Self::NoAddress => true,
+            Self::BadPeer(_)
+            | Self::BadAddress { .. }
+            | Self::BadProtocol { .. }
+            | Self::Start { .. }
+            | Self::Unsupported { .. }
+            | Self::Off(_)
+            | Self::Stopped => false,
+        }
+    }
+
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::BadPeer(_) => "bad_peer",
+            Self::BadAddress { .. } => "bad_address",
+            Self::BadProtocol { .. } => "bad_protocol",
+            Self::Start { .. } => "start",
+            Self::NoAddress => "no_address",
+            Self::Unreachable { cause, .. } => cause.code(),
+            Self::NotConnected { .. } => "not_connected",
+            Self::Unsupported { .. } => "unsupported",
+            Self::Stream { .. } => "stream",
+            Self::Timeout(_) => "timeout",
+            Self::Busy => "busy",
+            Self::Off(_) => "off",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// The peer's id in its one text. Errors: the text is no multihash of a public key.
+pub fn peer_id(text: &str) -> Result<Peer, BadPeer> {
+    swarm::addresses::peer(text).map(|peer| peer.to_base58())
+}
+
+/// The id of the node whose log is signed with this seed.
+pub fn local_peer(seed: &[u8; 32]) -> Peer {
+    swarm::addresses::keypair(seed).public().to_peer_id().to_base58()
+}
+
+/// Starts the node's network: its handle, and the streams that peers open.
+///
+/// The network ends when [`handle::Net::stop`] is called or the last handle is dropped. Needs a tokio runtime.
+/// Errors: an address that cannot be read or listened on, a list entry that names no peer.
+pub fn start(settings: Settings) -> Result<(handle::Net, mpsc::Receiver<Inbound>), NetError> {
+    swarm::start(settings)
+}
+
+#[cfg(test)]
+mod tests;

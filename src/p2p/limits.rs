@@ -1,0 +1,107 @@
+//! Every bound of the network, each with its reason.
+//!
+//! Invariants:
+//! - nothing a peer sends or asks for is kept without one of these bounds;
+//! - the bounds hold whatever the configuration says; it may only ask for less.
+
+use std::time::Duration;
+
+/// The table that nodes of this kind share; never the public one.
+pub const DHT_PROTOCOL: &str = "/cairn/kad/1.0.0";
+
+/// Wishes to the network that wait for their turn: one turn of the loop takes them all.
+pub const COMMANDS_MAX: usize = 256;
+/// Inbound streams that wait to be taken: bursts of some hundred come when a peer fans out.
+pub const INBOUND_MAX: usize = 512;
+/// Events a slow listener may fall behind before it is told that it missed some.
+pub const EVENTS_MAX: usize = 1024;
+/// Heads a slow listener may fall behind.
+pub const HEADS_MAX: usize = 256;
+
+/// Connections with all peers, unless configured.
+pub const CONNECTIONS_DEFAULT: u32 = 64;
+/// Connections with one peer: hole punching needs the relayed and the direct one side by side.
+pub const CONNECTIONS_PER_PEER_MAX: u32 = 2;
+/// Half-open connections, so that those who never finish a handshake cannot hold all memory.
+pub const PENDING_IN_MAX: u32 = 64;
+/// Dials under way.
+pub const PENDING_OUT_MAX: u32 = 64;
+/// Peers that somebody waits to be connected with.
+pub const DIALS_MAX: usize = 256;
+/// Those who wait for one peer.
+pub const WAITERS_MAX: usize = 256;
+/// A connection that takes longer to stand than this never will.
+pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// A connection without streams is closed after this, unless configured.
+pub const IDLE_DEFAULT: Duration = Duration::from_secs(300);
+/// The share of the machine's memory above which no connection is taken: the last fence.
+pub const MEMORY_SHARE_MAX: f64 = 0.9;
+
+/// Streams that one peer may hold open towards this node.
+pub const STREAMS_PER_PEER_MAX: usize = 256;
+/// Streams of both sides on one connection, those of the network's own protocols among them.
+pub const STREAMS_PER_CONNECTION_MAX: usize = 1024;
+/// Inbound streams of a connection that have not yet said what they carry.
+pub const STREAMS_NEGOTIATING_MAX: usize = 256;
+/// Wishes for a stream on one connection that wait for it.
+pub const OPENING_MAX: usize = 512;
+/// The negotiation of one stream.
+pub const OPEN_MAX: Duration = Duration::from_secs(10);
+
+/// How long a new connection waits for the peer to say who it is before it is answered without.
+pub const IDENTIFY_WAIT: Duration = Duration::from_secs(3);
+/// Addresses kept of one peer: what one event may carry.
+pub const ADDRESSES_PER_PEER_MAX: usize = 16;
+/// Protocols kept of one peer.
+pub const PROTOCOLS_MAX: usize = 32;
+/// Characters kept of what a peer says of its software.
+pub const AGENT_MAX: usize = 128;
+/// Peers whose addresses are kept beyond their connection.
+pub const BOOK_MAX: usize = 4096;
+/// Peers that were let go and are not dialled until asked for again.
+pub const LEFT_MAX: usize = 4096;
+
+/// Round trips kept of one peer.
+pub const PINGS_KEPT: usize = 128;
+pub const PING_INTERVAL: Duration = Duration::from_secs(15);
+pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pings in a row without an answer after which a connection counts as dead.
+pub const PINGS_MISSED_MAX: u32 = 2;
+
+/// Questions to the table under way.
+pub const QUERIES_MAX: usize = 256;
+/// One question to the table.
+pub const QUERY_MAX: Duration = Duration::from_secs(30);
+/// One walk of the table: a question for each distance.
+pub const WALK_MAX: Duration = Duration::from_secs(60);
+/// Own keys are told again this long after someone new came near, so that many newcomers cost one telling.
+pub const TELL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Own keys that are told of in one go.
+pub const TOLD_AT_ONCE: usize = 32;
+/// Providers of one key that are named.
+pub const PROVIDERS_MAX: usize = 20;
+/// Keys that this node may provide at once.
+pub const PROVIDED_MAX: usize = 4096;
+/// Provider records kept for others.
+pub const RECORDS_MAX: usize = 16_384;
+/// Provider records kept for one other peer, so that none can fill the table.
+pub const RECORDS_PER_PEER_MAX: usize = 1024;
+/// A provider record stays true this long without being told again, unless configured.
+pub const RECORD_TTL_DEFAULT: Duration = Duration::from_secs(3600);
+/// The table is walked again after this; more often costs a thousand messages for nothing.
+pub const DHT_REFRESH: Duration = Duration::from_secs(600);
+/// Nodes that start together spread their first walk of the table over this.
+pub const DHT_STAGGER: Duration = Duration::from_millis(500);
+
+/// One message of gossip; a signed head takes some hundred bytes.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+pub const HEADS_TOPIC: &str = "/cairn/heads/1";
+
+/// One relayed circuit of this node as a relay: long and large enough for calls and a log, not only for a punch.
+pub const CIRCUIT_TIME_MAX: Duration = Duration::from_secs(3600);
+pub const CIRCUIT_BYTES_MAX: u64 = 1 << 30;
+pub const CIRCUITS_MAX: usize = 64;
+/// A listener that was lost is tried again after this.
+pub const RELISTEN_AFTER: Duration = Duration::from_secs(30);
+/// How often the network looks after what time alone decides.
+pub const SWEEP_EVERY: Duration = Duration::from_millis(250);

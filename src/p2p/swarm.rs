@@ -1,0 +1,60 @@
+//! The swarm: libp2p, composed, driven by one task, and told in this crate's own words.
+//!
+//! Invariants:
+//! - this folder alone names libp2p's types;
+//! - one task owns the swarm and awaits nothing but its next input;
+//! - the task ends when it is asked to or when nobody holds a handle.
+
+use std::collections::HashMap;
+
+use libp2p::{Multiaddr, Swarm, core::transport::ListenerId};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::p2p::{Inbound, NetError, Settings, handle::Net, limits};
+
+pub mod addresses;
+mod behaviour;
+mod driver;
+mod links;
+mod records;
+mod streams;
+mod table;
+
+/// Starts to listen and spawns the task.
+pub fn start(settings: Settings) -> Result<(Net, mpsc::Receiver<Inbound>), NetError> {
+    let counters = behaviour::Counters::default();
+    let (inbound, streams) = mpsc::channel(limits::INBOUND_MAX);
+    let mut swarm = behaviour::swarm(&settings, inbound, &counters)?;
+    let listeners = listen(&mut swarm, &settings)?;
+    for external in &settings.external {
+        swarm.add_external_address(addresses::address_of(swarm.local_peer_id(), external)?);
+    }
+    let (commands, wishes) = mpsc::channel(limits::COMMANDS_MAX);
+    let (addrs, told) = watch::channel(Vec::new());
+    let net = Net {
+        local: swarm.local_peer_id().to_base58(),
+        commands,
+        addrs: told,
+        events: broadcast::Sender::new(limits::EVENTS_MAX),
+        heads: broadcast::Sender::new(limits::HEADS_MAX),
+    };
+    let outlets = driver::Outlets { events: net.events.clone(), heads: net.heads.clone(), addrs };
+    let driver = driver::Driver::new(swarm, wishes, outlets, counters, listeners, &settings);
+    tokio::spawn(driver.run());
+    Ok((net, streams))
+}
+
+fn listen(
+    swarm: &mut Swarm<behaviour::Behaviour>,
+    settings: &Settings,
+) -> Result<HashMap<ListenerId, Multiaddr>, NetError> {
+    let listening = settings.listen.iter().map(|text| {
+        let address = addresses::address(text)?;
+        let listener = swarm.listen_on(address.clone()).map_err(|err| NetError::BadAddress {
+            address: text.clone(),
+            reason: links::reason(&err),
+        })?;
+        Ok((listener, address))
+    });
+    listening.collect()
+}

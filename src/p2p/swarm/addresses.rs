@@ -1,0 +1,112 @@
+//! Addresses and ids as text, and what an address tells: whose it is, how it is spoken to, how far it reaches.
+//!
+//! Invariants:
+//! - what is accepted as a peer's address names that peer or none;
+//! - an address is never passed on to where it cannot be reached: loopback stays on loopback, private in private.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use libp2p::{Multiaddr, PeerId, identity::Keypair, multiaddr::Protocol};
+use sha2::{Digest as _, Sha256};
+
+use crate::p2p::{BadPeer, NetError, Transport};
+
+/// Separates the node's identity from the log's signing key, from which it is derived.
+const KEY_DOMAIN: &[u8] = b"cairn p2p identity v1";
+
+/// How far an address reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    Loopback,
+    Private,
+    Public,
+}
+
+/// The node's identity: stable for a log, and not the key that signs its heads.
+pub fn keypair(seed: &[u8; 32]) -> Keypair {
+    let derived: [u8; 32] = Sha256::new().chain_update(KEY_DOMAIN).chain_update(seed).finalize().into();
+    Keypair::ed25519_from_bytes(derived).expect("every 32 bytes are an ed25519 seed")
+}
+
+pub fn peer(text: &str) -> Result<PeerId, BadPeer> {
+    text.parse().map_err(|_| BadPeer { text: text.chars().take(128).collect() })
+}
+
+pub fn address(text: &str) -> Result<Multiaddr, NetError> {
+    text.parse().map_err(|err: libp2p::multiaddr::Error| bad(text, err.to_string()))
+}
+
+/// The address without the peer at its end. Errors: it names another peer.
+pub fn address_of(peer: &PeerId, text: &str) -> Result<Multiaddr, NetError> {
+    let mut address = address(text)?;
+    let Some(Protocol::P2p(named)) = address.iter().last() else {
+        return Ok(address);
+    };
+    if named != *peer {
+        return Err(bad(text, format!("names the peer {named}")));
+    }
+    address.pop();
+    if address.is_empty() {
+        return Err(bad(text, "names a peer but no place".to_owned()));
+    }
+    Ok(address)
+}
+
+/// The address with the peer at its end.
+pub fn with_peer(address: &Multiaddr, peer: &PeerId) -> Multiaddr {
+    match address.iter().last() {
+        Some(Protocol::P2p(named)) if named == *peer => address.clone(),
+        _ => address.clone().with(Protocol::P2p(*peer)),
+    }
+}
+
+pub fn transport(address: &Multiaddr) -> Transport {
+    let mut transport = Transport::Tcp;
+    for part in address {
+        match part {
+            Protocol::P2pCircuit => return Transport::Relay,
+            Protocol::Quic | Protocol::QuicV1 => transport = Transport::Quic,
+            _ => {}
+        }
+    }
+    transport
+}
+
+/// How far the address reaches; a name reaches as far as it resolves, so it counts as public.
+pub fn reach(address: &Multiaddr) -> Reach {
+    let ip = match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => IpAddr::V4(ip),
+        Some(Protocol::Ip6(ip)) => ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4),
+        _ => return Reach::Public,
+    };
+    match ip {
+        ip if ip.is_loopback() => Reach::Loopback,
+        IpAddr::V4(ip) if private_v4(ip) => Reach::Private,
+        IpAddr::V6(ip) if private_v6(ip) => Reach::Private,
+        _ => Reach::Public,
+    }
+}
+
+/// Whether a peer that is spoken to at `over` can mean `claimed` as a place of its own that others may try.
+pub fn plausible(claimed: &Multiaddr, over: &Multiaddr) -> bool {
+    let unspecified = claimed.iter().any(|part| match part {
+        Protocol::Ip4(ip) => ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast(),
+        Protocol::Ip6(ip) => ip.is_unspecified() || ip.is_multicast(),
+        Protocol::Tcp(port) | Protocol::Udp(port) => port == 0,
+        _ => false,
+    });
+    !unspecified && (transport(over) == Transport::Relay || reach(claimed) >= reach(over))
+}
+
+fn private_v4(ip: Ipv4Addr) -> bool {
+    let shared = ip.octets()[0] == 100 && (64..128).contains(&ip.octets()[1]);
+    ip.is_private() || ip.is_link_local() || ip.is_unspecified() || shared
+}
+
+fn private_v6(ip: Ipv6Addr) -> bool {
+    ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_unspecified()
+}
+
+fn bad(text: &str, reason: String) -> NetError {
+    NetError::BadAddress { address: text.chars().take(256).collect(), reason }
+}
