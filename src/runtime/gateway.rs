@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     block::splice,
+    call::{Code, Refusal},
     metrics::Metrics,
     router::{
         BoxFuture, Invocation, Method, Offered, Offering, Outcome, Router, RpcError, Run, lane,
@@ -180,6 +181,9 @@ fn outcome(reply: Result<Reply, Failure>) -> Outcome {
         Ok(Reply::Error { code, message, data }) => {
             let data = data.and_then(|data| serde_json::from_str(data.get()).ok());
             Outcome::Rpc(Box::new(RpcError { data, ..RpcError::new(code, message) }))
+        }
+        Err(failure @ Failure::Oversize { .. }) => {
+            Outcome::Refused(Refusal::new(Code::ResourceExhausted, failure.to_string()))
         }
         Err(Failure::TimedOut) => Outcome::TimedOut,
         Err(Failure::Cancelled) => Outcome::Cancelled,
