@@ -5,12 +5,13 @@
 //! - memory follows the bytes that came, never the length that was announced;
 //! - reading may be dropped midway: what has come of a frame is kept for the next time.
 
-use std::io;
+use std::{io, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter},
     sync::mpsc,
+    time::timeout,
 };
 
 /// Bytes of one frame's content, for whoever says nothing else.
@@ -80,17 +81,22 @@ impl<R: AsyncRead + Unpin> Frames<R> {
 
 /// Writes each message as a frame until their queue ends, flushing whenever nothing more waits.
 ///
-/// A message that is empty, or too long for its length to be said, ends it.
-pub async fn write(mut messages: mpsc::Receiver<Bytes>, to: impl AsyncWrite + Unpin) -> io::Result<()> {
+/// Ended by a message that is empty or too long for its length to be said, and by a reader who does not take
+/// one message within `patience`.
+pub async fn write(
+    mut messages: mpsc::Receiver<Bytes>,
+    to: impl AsyncWrite + Unpin,
+    patience: Duration,
+) -> io::Result<()> {
     let mut to = BufWriter::with_capacity(STEP, to);
     while let Some(message) = messages.recv().await {
-        put(&mut to, &message).await?;
+        timeout(patience, put(&mut to, &message)).await??;
         while let Ok(message) = messages.try_recv() {
-            put(&mut to, &message).await?;
+            timeout(patience, put(&mut to, &message)).await??;
         }
-        to.flush().await?;
+        timeout(patience, to.flush()).await??;
     }
-    to.shutdown().await
+    timeout(patience, to.shutdown()).await?
 }
 
 async fn put(to: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io::Result<()> {

@@ -108,7 +108,7 @@ impl Settings {
             true => definition.to_owned(),
             false => renamed(definition, &name)?,
         };
-        Some(Offered { inner, name, definition, hints: hints.clone() })
+        Some(Offered { inner, name, definition, hints: hints.clone(), contract: None })
     }
 
     fn offers(&self, tool: &str) -> bool {
@@ -201,6 +201,7 @@ fn keyed(definitions: &[Box<RawValue>], key: &str) -> Vec<Offered> {
             inner,
             definition: definition.to_owned(),
             hints: Hints::default(),
+            contract: None,
         })
     };
     definitions.iter().filter_map(|definition| offered(definition)).collect()

@@ -1,5 +1,7 @@
 //! Frames from outside: cut anywhere, empty, too long, false about their length.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::{
     io::{AsyncWriteExt, duplex},
@@ -98,7 +100,7 @@ async fn reading_that_is_dropped_midway_loses_nothing() {
 async fn what_is_written_is_read() {
     let (near, far) = duplex(16);
     let (messages, waiting) = mpsc::channel(4);
-    let writing = tokio::spawn(write(waiting, near));
+    let writing = tokio::spawn(write(waiting, near, Duration::from_secs(60)));
     let mut frames = Frames::new(far, MAX);
     let large = Bytes::from(vec![b'x'; MAX]);
     for message in [Bytes::from_static(b"{}"), large, Bytes::from_static(b"1")] {

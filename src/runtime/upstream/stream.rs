@@ -5,9 +5,12 @@
 //! - a frame that is no message ends the stream: whoever frames has nothing else to say on it;
 //! - no request leaves that is longer than what the other side takes.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -26,6 +29,8 @@ use crate::runtime::{
 pub const UNTOLD_MAX: usize = 1024 * 1024;
 /// Messages written but not yet taken by the peer; beyond this, callers wait.
 const OUTBOX_MAX: usize = 64;
+/// How long the peer may take to take one message.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Stream {
     pub outbox: mpsc::Sender<Bytes>,
@@ -51,7 +56,7 @@ impl Stream {
                 () = asked.cancelled() => (Failure::Died, "stopped".to_owned()),
                 end = reading => end,
                 // A peer that cannot be told anything is of no use, though it talks.
-                _ = frames::write(messages, writer) => closed(),
+                _ = frames::write(messages, writer, PATIENCE) => closed(),
             };
             inbox.drain(|| failure.clone());
             inbox.lose(reason);
