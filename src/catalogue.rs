@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - a changed definition is a new contract whose `prev` is the one it replaces;
-//! - a tool that comes back unchanged stands under the contract it had.
+//! - a tool that comes back unchanged stands under the contract it had;
+//! - a contract made elsewhere is adopted as it is, under a name of this node's own.
 
 use crate::{
     block::{Block, Cid},
@@ -12,6 +13,9 @@ use crate::{
         body::{ContractPublished, ContractRetired},
     },
 };
+
+/// The source of contracts made elsewhere.
+pub const PEERS: &str = "peers";
 
 /// The subject every event about one tool's contract carries.
 pub fn subject(source: &str, name: &str) -> String {
@@ -46,18 +50,31 @@ pub fn publish(entry: Option<&Entry>, draft: Contract, actor: &Actor) -> Publish
         (Some(same), _) => same.contract.clone(),
         (None, entry) => Contract { prev: entry.map(|entry| entry.cid), ..draft },
     };
+    let id = (contract.source.clone(), contract.name.clone());
+    offered_as((&id.0, &id.1), contract.prev, contract, actor)
+}
+
+/// Offers a tool of another node under the `contract` it has there. Here it is called `name`.
+pub fn adopt(entry: Option<&Entry>, name: &str, contract: Contract, actor: &Actor) -> Published {
+    let cid = contract.seal().cid();
+    match entry {
+        Some(entry) if entry.cid == cid && entry.offered => Published::Known(cid),
+        entry => {
+            let prev = entry.map(|entry| entry.cid).filter(|prev| *prev != cid);
+            offered_as((PEERS, name), prev, contract, actor)
+        }
+    }
+}
+
+fn offered_as(id: (&str, &str), prev: Option<Cid>, contract: Contract, actor: &Actor) -> Published {
     let block = contract.seal();
-    let body = ContractPublished {
-        contract: block.cid(),
-        name: contract.name.clone(),
-        source: contract.source.clone(),
-        prev: contract.prev,
-    };
+    let body =
+        ContractPublished { contract: block.cid(), name: id.1.to_owned(), source: id.0.to_owned(), prev };
     let fact = Fact {
         cause: None,
         refs: Vec::new(),
         actor: actor.clone(),
-        subject: subject(&contract.source, &contract.name),
+        subject: subject(id.0, id.1),
         tool: Some(block.cid()),
         payloads: Vec::new(),
         body: Body::ContractPublished(body),
@@ -66,9 +83,8 @@ pub fn publish(entry: Option<&Entry>, draft: Contract, actor: &Actor) -> Publish
 }
 
 /// Takes a tool out of the catalogue; nothing happens where it is not offered.
-pub fn retire(entry: Option<&Entry>, actor: &Actor) -> Option<Fact> {
+pub fn retire((source, name): (&str, &str), entry: Option<&Entry>, actor: &Actor) -> Option<Fact> {
     let entry = entry.filter(|entry| entry.offered)?;
-    let Contract { name, source, .. } = &entry.contract;
     Some(Fact {
         cause: None,
         refs: Vec::new(),
@@ -78,8 +94,8 @@ pub fn retire(entry: Option<&Entry>, actor: &Actor) -> Option<Fact> {
         payloads: Vec::new(),
         body: Body::ContractRetired(ContractRetired {
             contract: entry.cid,
-            name: name.clone(),
-            source: source.clone(),
+            name: name.to_owned(),
+            source: source.to_owned(),
         }),
     })
 }

@@ -51,6 +51,8 @@ pub type Shelf = Arc<std::sync::OnceLock<Box<dyn Tools + Send + Sync>>>;
 pub enum Command {
     /// Offer a tool under this contract; its `prev` is set by the rules.
     Publish { contract: Contract, actor: Actor },
+    /// Offer another node's tool under the contract it has there, which is kept as it is.
+    Adopt { contract: Contract, name: String, actor: Actor },
     /// Stop offering every tool of a source but these.
     Retain { source: String, names: Vec<String>, actor: Actor },
     /// Try a call. `refused` is the answer to record where `start.refusal` is set.

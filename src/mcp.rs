@@ -1,4 +1,4 @@
-//! MCP: one server for both ways of speaking it, over HTTP and over lines.
+//! MCP: one server for both ways of speaking it, over HTTP, over lines and over frames.
 //!
 //! The protocol library answers every message but one kind: a recorded tool call that stands alone and is
 //! plainly in order is answered by `direct`, as the library would, at a fraction of its cost.
@@ -12,14 +12,17 @@ mod answer;
 mod client;
 mod direct;
 mod envelope;
+mod framed;
 mod handler;
 mod lines;
 mod list;
 mod offering;
+mod pipe;
+pub mod quota;
 mod raw;
 mod sessions;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, fmt, io, sync::Arc};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -37,14 +40,18 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     envelope::{Asked, Fault, Message},
+    framed::Framed,
     handler::Handler,
     lines::Lines,
     offering::header_tool,
+    pipe::{Framing, Pipe},
+    quota::{Bounds, Quotas},
     sessions::Sessions,
 };
 use crate::{
     problem::INVALID_REQUEST,
-    router::{Caller, Router},
+    router::{Caller, Router, Scope},
+    runtime::{frames, upstream::Duplex},
 };
 
 /// Listen streams open at once: each holds a connection and about 20 KB.
@@ -63,19 +70,49 @@ pub struct Settings {
     pub subscriptions: bool,
     /// Ends listen streams and sessions when cancelled.
     pub shutdown: CancellationToken,
+    /// Whether each tool is listed with its contract, and those of our own peers are not: for peers.
+    pub contracts: bool,
+    /// What a token in a request over frames allows; none where tokens mean nothing there.
+    pub tokens: Option<Tokens>,
+    /// What callers over frames may ask for; all doors that share this count together.
+    pub quotas: Quotas,
+}
+
+/// Says which scopes a token grants; none for one that is not valid.
+#[derive(Clone)]
+pub struct Tokens(Arc<Granting>);
+
+type Granting = dyn Fn(&str) -> Option<Vec<Scope>> + Send + Sync;
+
+impl Tokens {
+    pub fn new(grants: impl Fn(&str) -> Option<Vec<Scope>> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(grants))
+    }
+
+    fn scopes(&self, token: &str) -> Option<Vec<Scope>> {
+        (self.0)(token)
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("Tokens")
+    }
 }
 
 /// What every handler needs.
 struct Shared {
     router: Arc<Router>,
     settings: Settings,
+    /// What each caller is held to, and told of; none where the door itself sees to that.
+    bounds: Option<Bounds>,
     /// One permit for each listen stream.
     listeners: Semaphore,
 }
 
 impl Shared {
     fn new(router: Arc<Router>, settings: Settings) -> Self {
-        Self { router, settings, listeners: Semaphore::new(LISTENERS_MAX) }
+        Self { router, settings, bounds: None, listeners: Semaphore::new(LISTENERS_MAX) }
     }
 }
 
@@ -183,26 +220,49 @@ pub async fn serve_stdio(
     caller: Caller,
     reader: impl AsyncRead + Send + Unpin + 'static,
     writer: impl AsyncWrite + Send + Unpin + 'static,
-) -> std::io::Result<()> {
-    // Whatever listens ends with its input, or with everything else.
-    let shutdown = settings.shutdown.clone();
-    let settings = Settings { shutdown: shutdown.child_token(), ..settings };
-    let shared = Arc::new(Shared::new(router, settings));
-    let (lines, written) = Lines::new(shared.clone(), caller, reader);
-    let serve = async move {
-        match Handler::new(shared).serve_with_ct(lines, shutdown).await {
-            Ok(service) => {
-                service.waiting().await.map_err(std::io::Error::other)?;
-                Ok(())
-            }
-            // The client left before it said anything worth an answer.
-            Err(rmcp::service::ServerInitializeError::ConnectionClosed(_)) => Ok(()),
-            Err(err) => Err(std::io::Error::other(err)),
-        }
-    };
+) -> io::Result<()> {
+    let shared = Arc::new(Shared::new(router, ended_alone(settings)));
+    let (pipe, written) = Pipe::new(shared.clone(), caller, Lines::new(reader), None);
     // The queue ends with the service, and the writer with the queue.
-    let (served, wrote) = tokio::join!(serve, lines::write(written, writer));
+    let (served, wrote) = tokio::join!(serve(shared, pipe), lines::write(written, writer));
     served.and(wrote)
+}
+
+/// Serves one stream of a peer, until it closes it, breaks the rules, is idle for too long, or shutdown.
+///
+/// The caller is counted with every other stream of its that has the same `settings.quotas`.
+pub async fn serve_frames(
+    router: Arc<Router>,
+    settings: Settings,
+    caller: Caller,
+    stream: impl Duplex + 'static,
+) -> io::Result<()> {
+    let bounds = settings.quotas.bounds;
+    let counted = settings.quotas.stream(&caller.actor.id);
+    let shared = Shared { bounds: Some(bounds), ..Shared::new(router, ended_alone(settings)) };
+    let shared = Arc::new(shared);
+    let (reader, writer) = tokio::io::split(stream);
+    let (pipe, written) = Pipe::new(shared.clone(), caller, Framed::new(reader), Some(counted));
+    let (served, wrote) = tokio::join!(serve(shared, pipe), frames::write(written, writer, bounds.idle));
+    served.and(wrote)
+}
+
+/// Whatever listens on a stream ends with its input, or with everything else.
+fn ended_alone(settings: Settings) -> Settings {
+    Settings { shutdown: settings.shutdown.child_token(), ..settings }
+}
+
+async fn serve<F: Framing>(shared: Arc<Shared>, pipe: Pipe<F>) -> io::Result<()> {
+    let shutdown = shared.settings.shutdown.clone();
+    match Handler::new(shared).serve_with_ct(pipe, shutdown).await {
+        Ok(service) => {
+            service.waiting().await.map_err(io::Error::other)?;
+            Ok(())
+        }
+        // The client left before it said anything worth an answer.
+        Err(rmcp::service::ServerInitializeError::ConnectionClosed(_)) => Ok(()),
+        Err(err) => Err(io::Error::other(err)),
+    }
 }
 
 /// The library's response as it leaves: parcels opened, plain text turned into JSON-RPC errors.
@@ -247,8 +307,7 @@ fn faulty(fault: &Fault) -> Response<Body> {
 }
 
 fn refuse(status: StatusCode, id: &str, message: &str) -> Response<Body> {
-    let fault =
-        Fault { id: id.to_owned(), code: INVALID_REQUEST, message: message.to_owned(), malformed: true };
+    let fault = Fault { id: id.to_owned(), ..Fault::malformed(INVALID_REQUEST, message) };
     json(status, fault.to_json())
 }
 

@@ -251,10 +251,27 @@ pub fn erased(state: &Connection) -> Result<Vec<u64>, StateError> {
     numbers(state, "SELECT block FROM erased ORDER BY block")
 }
 
-/// The current contract of every tool: its block number, and whether it is offered.
-pub fn contract_numbers(state: &Connection) -> Result<Vec<(u64, bool)>, StateError> {
-    let mut statement = state.prepare_cached("SELECT block, offered FROM contract ORDER BY seq")?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+/// A tool's current contract.
+pub struct Current {
+    /// As its publication says: a contract made elsewhere names neither of these.
+    pub source: String,
+    pub name: String,
+    /// The number of the contract's block.
+    pub block: u64,
+    pub offered: bool,
+}
+
+/// The current contract of every tool, in the order of their publication.
+pub fn current_contracts(state: &Connection) -> Result<Vec<Current>, StateError> {
+    let mut statement = state.prepare_cached(
+        "SELECT source.text, name.text, block, offered FROM contract
+         JOIN word source ON source.id = contract.source JOIN word name ON name.id = contract.name
+         ORDER BY seq",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let (source, name) = (row.get(0)?, row.get(1)?);
+        Ok(Current { source, name, block: row.get(2)?, offered: row.get(3)? })
+    })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

@@ -127,6 +127,8 @@ pub struct Meta {
     pub idempotency_key: Option<String>,
     /// `io.cairn/contract`
     pub contract: Option<Cid>,
+    /// `io.cairn/refs`: events of the caller's own log that this request comes from.
+    pub refs: Vec<Cid>,
     /// `traceparent` (W3C trace context), validated.
     pub traceparent: Option<String>,
     /// `progressToken`, as it came; absent when the caller wants no progress.

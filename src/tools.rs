@@ -77,7 +77,7 @@ pub fn offering(tools: Vec<Builtin>) -> Offering {
             ..Hints::default()
         };
         runs.insert(name.clone(), tool.run);
-        offered.push(Offered { inner: name.clone(), name, definition, hints });
+        offered.push(Offered { inner: name.clone(), name, definition, hints, contract: None });
     }
     Offering {
         source: SOURCE.to_owned(),

@@ -4,6 +4,8 @@ use serde_json::{json, value::to_raw_value};
 
 use super::*;
 
+const ADD: (&str, &str) = ("everything", "add");
+
 fn actor() -> Actor {
     Actor { id: "cairn".into(), role: "system".into(), proof: None }
 }
@@ -45,10 +47,33 @@ fn a_changed_promise_names_the_one_it_replaces() {
 #[test]
 fn a_tool_that_comes_back_unchanged_keeps_its_contract() {
     let (mut entry, _) = published(None, draft("adds"));
-    let gone = retire(Some(&entry), &actor()).expect("it was offered");
+    let gone = retire(ADD, Some(&entry), &actor()).expect("it was offered");
     assert!(matches!(gone.body, Body::ContractRetired(facts) if facts.contract == entry.cid));
     entry.offered = false;
-    assert_eq!(retire(Some(&entry), &actor()), None, "it is not offered any more");
+    assert_eq!(retire(ADD, Some(&entry), &actor()), None, "it is not offered any more");
     let (back, _) = published(Some(&entry), draft("adds"));
     assert_eq!(back.cid, entry.cid);
+}
+
+#[test]
+fn a_contract_of_another_node_is_adopted_as_it_is() {
+    let theirs = Contract { prev: Some(draft("older").seal().cid()), ..draft("adds") };
+    let cid = theirs.seal().cid();
+    let Published::New { fact, block, contract } = adopt(None, "peers_add", theirs.clone(), &actor()) else {
+        panic!("nobody offered it");
+    };
+    assert_eq!((block.cid(), fact.tool, fact.subject.as_str()), (cid, Some(cid), "contract/peers/peers_add"));
+    assert!(matches!(fact.body, Body::ContractPublished(facts)
+        if facts.prev.is_none() && facts.source == PEERS && facts.name == "peers_add"));
+    let mut entry = Entry { cid, contract: *contract, offered: true };
+    assert_eq!(adopt(Some(&entry), "peers_add", theirs.clone(), &actor()), Published::Known(cid));
+    let gone = retire((PEERS, "peers_add"), Some(&entry), &actor()).expect("it was offered");
+    assert_eq!(gone.subject, "contract/peers/peers_add");
+    entry.offered = false;
+    let Published::New { fact, block, .. } = adopt(Some(&entry), "peers_add", draft("subtracts"), &actor())
+    else {
+        panic!("another contract took its name");
+    };
+    assert_ne!(block.cid(), cid);
+    assert!(matches!(fact.body, Body::ContractPublished(facts) if facts.prev == Some(cid)));
 }

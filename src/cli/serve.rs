@@ -159,8 +159,7 @@ fn on_stdio(
             node.stop().await;
             anyhow::bail!("the wrapped server did not start: {reason}");
         }
-        let settings =
-            mcp::Settings { instructions: None, subscriptions: false, shutdown: node.stopping.clone() };
+        let settings = mcp::Settings { shutdown: node.stopping.clone(), ..mcp::Settings::default() };
         let caller = Caller {
             actor: Actor { id: "local".to_owned(), role: "client".to_owned(), proof: None },
             scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
@@ -181,8 +180,11 @@ fn on_stdio(
 
 fn app(config: &Config, home: &Home, node: &Node, fixtures: bool) -> anyhow::Result<App> {
     let access: Access = config.access(home.dir())?;
-    let settings =
-        mcp::Settings { instructions: None, subscriptions: fixtures, shutdown: node.stopping.clone() };
+    let settings = mcp::Settings {
+        subscriptions: fixtures,
+        shutdown: node.stopping.clone(),
+        ..mcp::Settings::default()
+    };
     let ledger = node.ledger.clone();
     let endpoint = Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings));
     let sessions = endpoint.clone();

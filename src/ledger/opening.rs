@@ -389,16 +389,15 @@ fn working(state: &Database, reader: &dyn Reader) -> Result<Working, OpenError> 
             working.open.insert(call.id.clone(), call);
         }
     }
-    for (number, offered) in query::contract_numbers(state)? {
+    for query::Current { source, name, block, offered } in query::current_contracts(state)? {
         let missing = LogError::Corrupt { what: "a published contract's block is missing" };
-        let cid: Cid = reader.block_named(number)?.ok_or(missing)?;
+        let cid: Cid = reader.block_named(block)?.ok_or(missing)?;
         let Some(Stored::Present(bytes)) = reader.block(&cid)? else {
             continue;
         };
         let contract: Contract =
             decode(&bytes).map_err(|_| LogError::Corrupt { what: "a contract cannot be read" })?;
-        let id = (contract.source.clone(), contract.name.clone());
-        working.contracts.insert(id, Entry { cid, contract, offered });
+        working.contracts.insert((source, name), Entry { cid, contract, offered });
     }
     Ok(working)
 }

@@ -209,6 +209,7 @@ impl Writer {
             // These rule the same when they are ruled again.
             Command::Work(_)
             | Command::Publish { .. }
+            | Command::Adopt { .. }
             | Command::Retain { .. }
             | Command::Recover { .. }
             | Command::Erase { .. }
@@ -241,7 +242,17 @@ impl Writer {
             Command::Begin { start, work } => self.begin(*start, *work, draft),
             Command::Work(_) => Ok(Ruling::Unchanged),
             Command::Recover { runners } => self.recover(&runners, draft),
-            Command::Publish { contract, actor } => self.publish(contract, &actor, draft),
+            Command::Publish { contract, actor } => {
+                let id = (contract.source.clone(), contract.name.clone());
+                let ruled = catalogue::publish(self.working.contracts.get(&id), contract, &actor);
+                self.publish(id, ruled, draft)
+            }
+            Command::Adopt { contract, name, actor } => {
+                let id = (catalogue::PEERS.to_owned(), name);
+                let known = self.working.contracts.get(&id);
+                let ruled = catalogue::adopt(known, &id.1, contract, &actor);
+                self.publish(id, ruled, draft)
+            }
             Command::Retain { source, names, actor } => self.retain(&source, &names, &actor, draft),
             Command::Erase { payload, basis, actor } => self.erase(payload, basis, actor, draft),
             Command::Export { format, from_seq, to_seq, actor } => {
@@ -251,14 +262,14 @@ impl Writer {
         }
     }
 
+    /// Records what publishing comes to for the tool of this source and name.
     fn publish(
         &mut self,
-        contract: crate::contract::Contract,
-        actor: &Actor,
+        id: (String, String),
+        ruled: catalogue::Published,
         draft: &mut Draft,
     ) -> Result<Ruling, Fault> {
-        let id = (contract.source.clone(), contract.name.clone());
-        match catalogue::publish(self.working.contracts.get(&id), contract, actor) {
+        match ruled {
             catalogue::Published::Known(cid) => {
                 let contract = self.working.contracts[&id].contract.clone();
                 Ok(Ruling::Published { cid, contract: Box::new(contract), new: false })
@@ -293,7 +304,7 @@ impl Writer {
         let mut ruling = Ruling::Unchanged;
         for id in gone {
             let entry = self.working.contracts.get(&id);
-            let Some(fact) = catalogue::retire(entry, actor) else {
+            let Some(fact) = catalogue::retire((&id.0, &id.1), entry, actor) else {
                 continue;
             };
             ruling = Ruling::Done(self.sealer.seal(fact, draft)?.into());

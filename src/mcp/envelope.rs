@@ -13,13 +13,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::Era;
 use crate::{
-    block::Cid,
+    block::{Cid, splice},
     problem::INVALID_REQUEST,
     router::{Caller, Client, Meta, Method, Request, RpcError},
 };
 
 /// Characters of an idempotency key.
 pub const IDEMPOTENCY_KEY_MAX: usize = 128;
+
+/// Events of its own log that a peer may name in one request.
+pub const REFS_MAX: usize = 8;
+/// The role of callers that are other nodes.
+const PEER: &str = "peer";
+/// The key of a token in a request's metadata.
+const TOKEN: &str = "io.cairn/token";
 
 /// The revision that did away with sessions.
 pub const FIRST_STATELESS: &str = "2026-07-28";
@@ -74,14 +81,29 @@ pub struct Fault {
     pub id: String,
     pub code: i64,
     pub message: String,
+    pub data: Option<Value>,
     /// Whether the message itself is malformed, rather than what it asks for.
     pub malformed: bool,
 }
 
 impl Fault {
+    /// What is no message, and so has no id to be answered by.
+    pub fn malformed(code: i64, message: impl Into<String>) -> Self {
+        Self { id: "null".to_owned(), code, message: message.into(), data: None, malformed: true }
+    }
+
+    /// The refusal of a message that is in order.
+    pub fn of(id: &str, error: RpcError) -> Self {
+        let RpcError { code, message, data, .. } = error;
+        Self { id: id.to_owned(), code, message, data, malformed: false }
+    }
+
     /// The JSON-RPC error message.
     pub fn to_json(&self) -> Vec<u8> {
-        let error = json!({"code": self.code, "message": self.message});
+        let mut error = json!({"code": self.code, "message": self.message});
+        if let Some(data) = &self.data {
+            error["data"] = data.clone();
+        }
         format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, self.id).into_bytes()
     }
 }
@@ -100,6 +122,8 @@ pub struct Asked {
     pub log_level: Option<String>,
     /// `io.modelcontextprotocol/clientCapabilities`, or those of `initialize`.
     pub capabilities: Option<Value>,
+    /// `io.cairn/token`; it is in no copy of the params that leaves this room.
+    pub token: Option<String>,
 }
 
 impl Asked {
@@ -196,6 +220,10 @@ struct MetaFields<'a> {
     idempotency_key: Option<Value>,
     #[serde(rename = "io.cairn/contract")]
     contract: Option<Value>,
+    #[serde(rename = "io.cairn/refs")]
+    refs: Option<Value>,
+    #[serde(rename = "io.cairn/token")]
+    token: Option<Value>,
     traceparent: Option<Value>,
     #[serde(rename = "progressToken")]
     progress_token: Option<Value>,
@@ -211,9 +239,7 @@ struct MetaFields<'a> {
 pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
     let invalid = |id: Option<&RawValue>, message: &str| Fault {
         id: id.map_or("null", RawValue::get).to_owned(),
-        code: INVALID_REQUEST,
-        message: message.to_owned(),
-        malformed: true,
+        ..Fault::malformed(INVALID_REQUEST, message)
     };
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(invalid(None, "a message is one JSON object; batches are not taken"));
@@ -236,12 +262,7 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
     let Ok(method) = serde_json::from_str::<String>(method.get()) else {
         return Err(invalid(id, "method must be a string"));
     };
-    let fault = |error: RpcError, malformed| Fault {
-        id: id.map_or("null", RawValue::get).to_owned(),
-        code: error.code,
-        message: error.message,
-        malformed,
-    };
+    let fault = |error, malformed| Fault { malformed, ..Fault::of(id.map_or("null", RawValue::get), error) };
     let params = fields.params.unwrap_or_else(|| serde_json::from_str("{}").expect("this is JSON"));
     let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(params.get()) else {
         return Err(fault(invalid_params("params must be an object"), true));
@@ -313,13 +334,15 @@ fn ask(
     let asked = Asked {
         caller: caller.clone(),
         name: text("name").or_else(|| text("uri")).unwrap_or_default(),
-        params: params.to_owned().into(),
+        params: untold(params, meta.token.is_some())?.into(),
         version: meta.protocol_version.as_ref().and_then(Value::as_str).map(str::to_owned),
         log_level: meta.log_level.as_ref().and_then(Value::as_str).map(str::to_owned),
         capabilities: capabilities.and_then(|given| serde_json::from_str(given.get()).ok()),
+        token: meta.token.map(token).transpose()?,
         meta: Meta {
             idempotency_key: meta.idempotency_key.map(idempotency_key).transpose()?,
             contract: meta.contract.map(contract).transpose()?,
+            refs: meta.refs.filter(|_| caller.actor.role == PEER).map(refs).transpose()?.unwrap_or_default(),
             traceparent: meta.traceparent.and_then(traceparent),
             progress_token: meta.progress_token,
         },
@@ -332,6 +355,31 @@ fn idempotency_key(value: Value) -> Result<String, RpcError> {
         Value::String(key) if (1..=IDEMPOTENCY_KEY_MAX).contains(&key.chars().count()) => Ok(key),
         _ => Err(invalid_params("io.cairn/idempotency-key must be a string of 1 to 128 characters")),
     }
+}
+
+/// The params as they may go on: without the token, where there is one.
+fn untold(params: &RawValue, has_token: bool) -> Result<Box<RawValue>, RpcError> {
+    let told = || -> Result<Box<RawValue>, splice::NotObject> {
+        let Some(meta) = splice::member(params, "_meta")?.filter(|_| has_token) else {
+            return Ok(params.to_owned());
+        };
+        let meta = splice::edit(meta, &[], |key| key == TOKEN)?;
+        splice::edit(params, &[("_meta", &meta)], |_| false)
+    };
+    told().map_err(|_| invalid_params("params must be an object"))
+}
+
+fn token(value: Value) -> Result<String, RpcError> {
+    match value {
+        Value::String(token) => Ok(token),
+        _ => Err(invalid_params("io.cairn/token must be a string")),
+    }
+}
+
+fn refs(value: Value) -> Result<Vec<Cid>, RpcError> {
+    let refs = value.as_array().filter(|refs| refs.len() <= REFS_MAX);
+    let refs = refs.and_then(|refs| refs.iter().map(|one| one.as_str()?.parse().ok()).collect());
+    refs.ok_or_else(|| invalid_params("io.cairn/refs must be a list of at most 8 CIDs"))
 }
 
 fn contract(value: Value) -> Result<Cid, RpcError> {

@@ -24,8 +24,9 @@ use rmcp::{
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
+use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::{sync::broadcast::error::RecvError, time::timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -35,7 +36,8 @@ use super::{
     envelope::{Asked, FIRST_STATELESS, INTERNAL_ERROR, invalid_params, is_known},
     list::page,
     offering::{
-        capabilities, declared, has_resources, header_tool, listed_entry, method_not_found, tool_entry,
+        capabilities, contract_entry, declared, has_resources, header_tool, listed_entry, method_not_found,
+        own_tools, tool_entry,
     },
     raw::pack,
 };
@@ -48,6 +50,9 @@ const VERSIONS: &[ProtocolVersion] = &[
     ProtocolVersion::V_2025_11_25,
     ProtocolVersion::V_2026_07_28,
 ];
+
+/// The error of a request that took too long; MCP's own libraries use it.
+const REQUEST_TIMEOUT: i64 = -32001;
 
 /// One session, or one request that stands alone.
 pub struct Handler {
@@ -81,7 +86,14 @@ impl Handler {
         let (client, heard) = CallClient::new(era, self.logs(asked, era), self.capabilities(asked, era));
         let request = asked.request(method, Arc::new(client), context.ct.clone());
         let call = self.shared.router.call(request);
-        let answer = relay(call, heard, &context.peer, &context.ct).await;
+        let answer = relay(call, heard, &context.peer, &context.ct);
+        let answer = match self.shared.bounds {
+            None => answer.await,
+            // Dropped in time, the call is cancelled, and recorded so.
+            Some(bounds) => timeout(bounds.request_timeout, answer).await.unwrap_or_else(|_| {
+                Err(RpcError::new(REQUEST_TIMEOUT, "the request was not answered in time"))
+            }),
+        };
         let mut out = String::new();
         conclude(&mut out, answer, era, ttl_ms).map_err(to_library)?;
         Ok(pack(out))
@@ -92,7 +104,7 @@ impl Handler {
         &self,
         key: &str,
         items: &[T],
-        entry: impl Fn(&T) -> (&str, &RawValue),
+        entry: impl Fn(&T) -> (&str, Cow<'_, RawValue>),
         params: Option<PaginatedRequestParams>,
         context: &RequestContext<RoleServer>,
     ) -> Result<MetaObject, ErrorData> {
@@ -102,6 +114,15 @@ impl Handler {
             .and_then(|page| finish(&mut out, &page, era(context), Some(LIST_TTL_MS), None))
             .map_err(to_library)?;
         Ok(pack(out))
+    }
+
+    /// The parcel of a handshake's result that says what the caller is held to; none where it is held to nothing.
+    fn with_limits(&self, result: &impl Serialize) -> Option<MetaObject> {
+        let limits = self.shared.bounds?.told();
+        let mut result = serde_json::to_value(result).ok()?;
+        result["limits"] = limits.clone();
+        result["_meta"]["io.cairn/limits"] = limits;
+        Some(pack(result.to_string()))
     }
 
     fn offer(&self) -> Arc<Offer> {
@@ -153,7 +174,10 @@ impl ServerHandler for Handler {
         };
         // A second `initialize` on one session changes nothing of the first.
         let _ = self.session.set(session);
-        let result = self.negotiate_initialize(&request)?;
+        let mut result = self.negotiate_initialize(&request)?;
+        if let Some(told) = self.with_limits(&result) {
+            result.meta = Some(told);
+        }
         context.peer.set_peer_info(request);
         Ok(result)
     }
@@ -183,7 +207,11 @@ impl ServerHandler for Handler {
 
     async fn discover(&self, _: RequestContext<RoleServer>) -> Result<DiscoverResult, ErrorData> {
         let versions = self.supported_protocol_versions().into_owned();
-        Ok(DiscoverResult::from_server_info(versions, self.get_info()).with_ttl_ms(LIST_TTL_MS))
+        let mut result = DiscoverResult::from_server_info(versions, self.get_info()).with_ttl_ms(LIST_TTL_MS);
+        if let Some(told) = self.with_limits(&result) {
+            result.meta = Some(told);
+        }
+        Ok(result)
     }
 
     async fn call_tool(
@@ -236,7 +264,12 @@ impl ServerHandler for Handler {
     ) -> Result<ListToolsResult, ErrorData> {
         let offer = self.offer();
         declared(!offer.tools.is_empty(), "tools/list")?;
-        let meta = self.listed("tools", &offer.tools, tool_entry, params, &context)?;
+        let meta = if self.shared.settings.contracts {
+            let own = own_tools(&self.shared.router.tools());
+            self.listed("tools", &own, contract_entry, params, &context)?
+        } else {
+            self.listed("tools", &offer.tools, tool_entry, params, &context)?
+        };
         Ok(ListToolsResult { meta: Some(meta), ..ListToolsResult::default() })
     }
 

@@ -3,6 +3,8 @@
 //! A cursor names the list and the last entry given, so a page goes on where the last one ended even when
 //! entries came or went before it. A cursor of another list, or of an entry that is gone, is refused.
 
+use std::borrow::Cow;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::value::RawValue;
 
@@ -16,7 +18,7 @@ pub const PAGE_MAX: usize = 1_000;
 pub fn page<T>(
     key: &str,
     items: &[T],
-    entry: impl Fn(&T) -> (&str, &RawValue),
+    entry: impl Fn(&T) -> (&str, Cow<'_, RawValue>),
     cursor: Option<&str>,
 ) -> Result<Box<RawValue>, RpcError> {
     let start = match cursor {

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - what is not on offer is not declared, and what is not declared is no method.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use rmcp::{
     ErrorData,
@@ -11,10 +11,17 @@ use rmcp::{
 };
 use serde_json::{Value, json, value::RawValue};
 
-use crate::router::{Listed, Offer, Tool};
+use crate::{
+    block::splice,
+    catalogue::PEERS,
+    router::{Entry, Listed, Offer, Tool},
+};
 
 /// What marks a tool whose arguments are mirrored in headers (SEP-2243).
 const HEADER_MARK: &str = "x-mcp-header";
+
+/// Where a listed tool's contract stands, for peers.
+const CONTRACT: &str = "io.cairn/contract";
 
 /// The definition of the tool `name` when some of its arguments are mirrored in headers.
 pub fn header_tool<'a>(offer: &'a Offer, name: &str) -> Option<&'a str> {
@@ -27,12 +34,30 @@ pub fn has_plain_tool(offer: &Offer, name: &str) -> bool {
     offer.tools.iter().any(|tool| tool.name == name && !tool.definition.get().contains(HEADER_MARK))
 }
 
-pub fn tool_entry(tool: &Arc<Tool>) -> (&str, &RawValue) {
-    (&tool.name, &tool.definition)
+pub fn tool_entry(tool: &Arc<Tool>) -> (&str, Cow<'_, RawValue>) {
+    (&tool.name, Cow::Borrowed(&tool.definition))
 }
 
-pub fn listed_entry(item: &Arc<Listed>) -> (&str, &RawValue) {
-    (&item.name, &item.definition)
+/// Like [`tool_entry`], with the tool's contract in its metadata.
+pub fn contract_entry(tool: &Arc<Tool>) -> (&str, Cow<'_, RawValue>) {
+    let contract = splice::raw(splice::quoted(&tool.contract.to_string()));
+    let empty = splice::raw("{}".to_owned());
+    let named = || {
+        let meta = splice::member(&tool.definition, "_meta")?.unwrap_or(&empty);
+        let meta = splice::edit(meta, &[(CONTRACT, &contract)], |_| false)?;
+        splice::edit(&tool.definition, &[("_meta", &meta)], |_| false)
+    };
+    // A definition whose metadata is no object has no room for ours, and is listed as it is.
+    (&tool.name, named().map_or(Cow::Borrowed(&*tool.definition), Cow::Owned))
+}
+
+/// The tools that are not those of our own peers: nobody is sent on through us.
+pub fn own_tools(entries: &[Arc<Entry>]) -> Vec<Arc<Tool>> {
+    entries.iter().filter(|entry| entry.source != PEERS).map(|entry| entry.tool.clone()).collect()
+}
+
+pub fn listed_entry(item: &Arc<Listed>) -> (&str, Cow<'_, RawValue>) {
+    (&item.name, Cow::Borrowed(&item.definition))
 }
 
 pub fn has_resources(offer: &Offer) -> bool {

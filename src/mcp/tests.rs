@@ -2,7 +2,7 @@
 
 mod doors;
 
-use std::time::Instant;
+use std::{borrow::Cow, time::Instant};
 
 use bytes::Bytes;
 use rmcp::{
@@ -298,13 +298,13 @@ fn entries(count: usize) -> Vec<(String, Box<RawValue>)> {
 }
 
 fn pages(entries: &[(String, Box<RawValue>)], key: &str, cursor: Option<&str>) -> Result<Value, i64> {
-    let page = page(key, entries, |(name, definition)| (name, definition), cursor);
+    let page = page(key, entries, |(name, definition)| (name, Cow::Borrowed(definition)), cursor);
     page.map_err(|error| error.code).map(|page| serde_json::from_str(page.get()).expect("a page is JSON"))
 }
 
 #[test]
 fn definitions_are_listed_as_written() {
-    let listed = page("tools", &entries(2), |(name, definition)| (name, definition), None);
+    let listed = page("tools", &entries(2), |(name, definition)| (name, Cow::Borrowed(definition)), None);
     let wanted = r#"{"tools":[{"name":"t0", "x-unknown":1.0},{"name":"t1", "x-unknown":1.0}]}"#;
     assert_eq!(listed.ok().as_deref().map(RawValue::get), Some(wanted));
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::{
-    QueryError, View,
+    Current, QueryError, View,
     lookup::{contract_json, corrupt, link},
 };
 use crate::{
@@ -47,15 +47,15 @@ impl View {
 
     /// The current contract of every tool, in the order of their publication.
     pub fn contracts(&self) -> Result<Vec<Value>, QueryError> {
-        let numbers = super::contract_numbers(&self.state)?;
-        let shown = numbers.into_iter().map(|(number, offered)| {
-            let cid = self.log.block_named(number)?;
+        let current = super::current_contracts(&self.state)?;
+        let shown = current.into_iter().map(|Current { source, name, block, offered }| {
+            let cid = self.log.block_named(block)?;
             let cid = cid.ok_or_else(|| corrupt("a contract without its block"))?;
             let contract = self.contract(&cid)?;
             let mut shown = Map::new();
             shown.insert("cid".to_owned(), cid.to_string().into());
-            shown.insert("name".to_owned(), contract.name.into());
-            shown.insert("source".to_owned(), contract.source.into());
+            shown.insert("name".to_owned(), name.into());
+            shown.insert("source".to_owned(), source.into());
             shown.insert("description".to_owned(), contract.description.into());
             shown.insert("prev".to_owned(), contract.prev.as_ref().map(link).into());
             shown.insert("offered".to_owned(), offered.into());

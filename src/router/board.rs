@@ -41,6 +41,8 @@ pub struct Offered {
     pub definition: Box<RawValue>,
     /// What its registration says; silent for tools nobody registered.
     pub hints: Hints,
+    /// The contract it has elsewhere, kept as it is; none where its definition makes one here.
+    pub contract: Option<Contract>,
 }
 
 /// Everything one source offers now.
@@ -106,6 +108,13 @@ pub struct Board {
     resources: HashMap<String, Arc<Source>>,
 }
 
+impl Offered {
+    /// Its name in the catalogue: its source's own, or for an adopted contract the one that this node gives it.
+    fn filed_as(&self) -> &str {
+        if self.contract.is_some() { &self.name } else { &self.inner }
+    }
+}
+
 impl Entry {
     /// Checks an input against the contract's schema; a violation names its path.
     pub fn check(&self, input: &Value) -> Result<(), Refusal> {
@@ -153,14 +162,10 @@ impl Board {
         Ok((board, changed))
     }
 
+    /// The tool of this public name or contract.
     pub fn tool(&self, name: &str) -> Option<Arc<Entry>> {
         let by_name = self.tools.get(name);
         by_name.or_else(|| self.contracts.get(&name.parse().ok()?)).cloned()
-    }
-
-    /// The tool of this public name.
-    pub fn tool_named(&self, name: &str) -> Option<Arc<Entry>> {
-        self.tools.get(name).cloned()
     }
 
     /// Who completes what `ref` names in a completion's params, and their name for it.
@@ -287,15 +292,18 @@ impl Source {
         let Offering { source, version, rank, lane, tools, prompts, resources, templates, completions, run } =
             offering;
         let drafts = drafts(&source, &version, tools);
-        let names = drafts.iter().map(|(offered, _)| offered.inner.clone()).collect();
+        let names = drafts.iter().map(|(offered, _)| offered.filed_as().to_owned()).collect();
         let retain = Command::Retain { source: source.clone(), names, actor: node() };
         parts.ledger.submit(retain).await?;
-        let publish = |contract: &Contract| {
-            parts.ledger.submit(Command::Publish { contract: contract.clone(), actor: node() })
+        let publish = |(offered, contract): &(Offered, Contract)| {
+            let contract = contract.clone();
+            parts.ledger.submit(match offered.contract {
+                None => Command::Publish { contract, actor: node() },
+                Some(_) => Command::Adopt { contract, name: offered.name.clone(), actor: node() },
+            })
         };
         // All at once, so that a source of hundreds of tools costs a few commits.
-        let rulings =
-            futures_util::future::join_all(drafts.iter().map(|(_, contract)| publish(contract))).await;
+        let rulings = futures_util::future::join_all(drafts.iter().map(publish)).await;
         let mut entries = Vec::with_capacity(drafts.len());
         for ((offered, _), ruling) in drafts.into_iter().zip(rulings) {
             let (cid, contract) = match ruling? {
@@ -413,10 +421,14 @@ fn drafts(source: &str, version: &str, tools: Vec<Offered>) -> Vec<(Offered, Con
             );
             continue;
         }
-        match Contract::of_definition(source, version, &offered.definition) {
+        let draft = match &offered.contract {
+            Some(adopted) => Ok(adopted.clone()),
+            // Under its source's own name: a prefix is the operator's choice, not the tool's promise.
+            None => Contract::of_definition(source, version, &offered.definition)
+                .map(|contract| Contract { name: offered.inner.clone(), ..contract }),
+        };
+        match draft {
             Ok(contract) if seen.insert(offered.inner.clone()) => {
-                // Under its source's own name: a prefix is the operator's choice, not the tool's promise.
-                let contract = Contract { name: offered.inner.clone(), ..contract };
                 drafts.push((offered, contract));
             }
             Ok(_) => {

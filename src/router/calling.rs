@@ -307,7 +307,7 @@ impl Router {
         };
         match request.method {
             Method::ToolsCall => {
-                let entry = board.tool_named(&request.name).ok_or_else(|| {
+                let entry = board.tool(&request.name).ok_or_else(|| {
                     let near = board.nearest_tool(&request.name);
                     let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
                     RpcError::invalid_params(format!("unknown tool: {}{near}", shown(&request.name)))

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     block::splice,
+    call::{Code, Refusal},
     metrics::Metrics,
     router::{
         BoxFuture, Invocation, Method, Offered, Offering, Outcome, Router, RpcError, Run, lane,
@@ -107,7 +108,7 @@ impl Settings {
             true => definition.to_owned(),
             false => renamed(definition, &name)?,
         };
-        Some(Offered { inner, name, definition, hints: hints.clone() })
+        Some(Offered { inner, name, definition, hints: hints.clone(), contract: None })
     }
 
     fn offers(&self, tool: &str) -> bool {
@@ -181,6 +182,9 @@ fn outcome(reply: Result<Reply, Failure>) -> Outcome {
             let data = data.and_then(|data| serde_json::from_str(data.get()).ok());
             Outcome::Rpc(Box::new(RpcError { data, ..RpcError::new(code, message) }))
         }
+        Err(failure @ Failure::Oversize { .. }) => {
+            Outcome::Refused(Refusal::new(Code::ResourceExhausted, failure.to_string()))
+        }
         Err(Failure::TimedOut) => Outcome::TimedOut,
         Err(Failure::Cancelled) => Outcome::Cancelled,
         Err(
@@ -197,6 +201,7 @@ fn keyed(definitions: &[Box<RawValue>], key: &str) -> Vec<Offered> {
             inner,
             definition: definition.to_owned(),
             hints: Hints::default(),
+            contract: None,
         })
     };
     definitions.iter().filter_map(|definition| offered(definition)).collect()

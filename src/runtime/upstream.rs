@@ -1,4 +1,4 @@
-//! Upstream servers: MCP servers behind this one, each a child process or a URL.
+//! Upstream servers: MCP servers behind this one, each a child process, a URL or a stream.
 //!
 //! Invariants:
 //! - what an upstream offers and answers is kept as raw JSON, byte for byte;
@@ -13,15 +13,17 @@ mod inbox;
 mod link;
 mod owner;
 pub mod sse;
+pub mod stream;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     sync::{mpsc, watch},
     time::timeout,
 };
@@ -50,6 +52,19 @@ pub enum Transport {
     },
     /// Streamable HTTP.
     Http { url: String, headers: BTreeMap<String, String> },
+    /// Frames on a stream that somebody else opens, to a peer who understands our metadata.
+    Stream { open: Arc<dyn OpenStream> },
+}
+
+/// Bytes both ways.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// Opens streams to one peer.
+pub trait OpenStream: Send + Sync {
+    /// A fresh stream. Errors: why there is none, in words an operator may read.
+    fn open(&self) -> Pin<Box<dyn Future<Output = Result<Box<dyn Duplex>, String>> + Send + '_>>;
 }
 
 impl fmt::Debug for Settings {
@@ -154,6 +169,9 @@ pub enum Failure {
     Broken(String),
     #[error("the upstream's answer is too large")]
     TooLarge,
+    /// It was not asked: it would not take as much.
+    #[error("the request of {len} bytes is over the bound of {max} bytes that the upstream takes")]
+    Oversize { len: usize, max: usize },
 }
 
 /// One upstream server. Clones share it; it ends when `stop` is called or the last one is dropped.

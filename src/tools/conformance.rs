@@ -89,6 +89,7 @@ pub fn offering(state_key: [u8; 32], router: &Router) -> Offering {
         name: listed.name,
         definition: listed.definition,
         hints: Hints::default(),
+        contract: None,
     };
     let tool = |definition: Box<RawValue>| {
         let name = splice::member(&definition, "name").ok().flatten();

@@ -3,6 +3,7 @@
 //! The tools answer at once or wait until they are cancelled; nothing here sleeps.
 
 mod direct;
+mod frames;
 
 use std::sync::Arc;
 
@@ -128,6 +129,7 @@ async fn node() -> Node {
         name: name.into(),
         definition: raw(definition),
         hints: Hints::default(),
+        contract: None,
     };
     let (told, cancelled) = mpsc::unbounded_channel();
     let offering = Offering {

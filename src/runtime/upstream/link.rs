@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ::http::HeaderMap;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::block::splice;
 use crate::runtime::upstream::{
@@ -16,6 +16,7 @@ use crate::runtime::upstream::{
     headers::{self, Shown},
     http::Http,
     inbox::{Answer, Inbox, Sink},
+    stream::Stream,
     wire,
 };
 
@@ -30,11 +31,12 @@ pub struct Link {
 enum Open {
     Child(Child),
     Http(Http),
+    Stream(Stream),
 }
 
 impl Link {
-    /// Starts the process, or prepares for HTTP. Errors: why that cannot be done.
-    pub fn open(settings: &Settings) -> Result<Self, String> {
+    /// Starts the process, opens the stream, or prepares for HTTP. Errors: why that cannot be done.
+    pub async fn open(settings: &Settings) -> Result<Self, String> {
         let inbox = Arc::new(Inbox::new(&settings.name));
         let shared = Arc::clone(&inbox);
         let transport = match &settings.transport {
@@ -42,6 +44,11 @@ impl Link {
                 Open::Child(Child::open(command, args, env, directory.as_ref(), shared, &settings.name)?)
             }
             Transport::Http { url, headers } => Open::Http(Http::open(url, headers, shared)?),
+            Transport::Stream { open } => {
+                let opened = timeout(settings.timeout, open.open()).await;
+                let opened = opened.unwrap_or_else(|_| Err("the stream was not opened in time".to_owned()));
+                Open::Stream(Stream::new(opened?, shared))
+            }
         };
         Ok(Self { inbox, transport, protocol: OnceLock::new(), shown: Mutex::default() })
     }
@@ -57,6 +64,13 @@ impl Link {
     /// Learns from the tools what their calls must show.
     pub fn learn(&self, tools: &[Box<RawValue>]) {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown::of(tools);
+    }
+
+    /// Learns from what the upstream said of itself how much it takes at once.
+    pub fn heed(&self, greeting: &RawValue) {
+        if let (Open::Stream(stream), Some(max)) = (&self.transport, wire::frame_max(greeting)) {
+            stream.learn(max);
+        }
     }
 
     /// Asks in the protocol agreed on.
@@ -79,7 +93,8 @@ impl Link {
         notifications: Option<mpsc::Sender<Notification>>,
     ) -> Answer {
         let id = self.inbox.next_id();
-        let (params, token) = wire::outgoing(params, id, protocol)
+        let peer = matches!(self.transport, Open::Stream(_));
+        let (params, token) = wire::outgoing(params, id, protocol, peer)
             .map_err(|error| Failure::Unavailable { message: error.to_string() })?;
         let body = wire::request(id, method, &params);
         let answer = self.inbox.expect(id, Sink { to: notifications, token })?;
@@ -87,6 +102,11 @@ impl Link {
         let outcome = match &self.transport {
             Open::Child(child) => {
                 child.outbox.send(body).await.map_err(|_| Failure::Died)?;
+                asked.tell = true;
+                answer.await.unwrap_or(Err(Failure::Died))
+            }
+            Open::Stream(stream) => {
+                stream.send(body).await?;
                 asked.tell = true;
                 answer.await.unwrap_or(Err(Failure::Died))
             }
@@ -114,6 +134,8 @@ impl Link {
             // A child that has ended is noticed elsewhere.
             Open::Child(child) => drop(child.outbox.send(body).await),
             Open::Http(http) => http.notify(body).await,
+            // Likewise a stream.
+            Open::Stream(stream) => drop(stream.send(body).await),
         }
     }
 
@@ -127,7 +149,7 @@ impl Link {
     /// True when the server has forgotten the session.
     pub fn expired(&self) -> bool {
         match &self.transport {
-            Open::Child(_) => false,
+            Open::Child(_) | Open::Stream(_) => false,
             Open::Http(http) => http.expired(),
         }
     }
@@ -137,14 +159,17 @@ impl Link {
         match &self.transport {
             Open::Child(child) => child.close().await,
             Open::Http(http) => http.close().await,
+            Open::Stream(stream) => stream.close().await,
         }
     }
 
-    fn outbox(&self) -> &mpsc::Sender<String> {
-        match &self.transport {
-            Open::Child(child) => &child.outbox,
-            Open::Http(http) => &http.outbox,
-        }
+    /// Hands a message over where there is room for it: an upstream too busy to be told goes without.
+    fn try_tell(&self, body: String) {
+        let _ = match &self.transport {
+            Open::Child(child) => child.outbox.try_send(body).is_ok(),
+            Open::Http(http) => http.outbox.try_send(body).is_ok(),
+            Open::Stream(stream) => stream.outbox.try_send(body.into()).is_ok(),
+        };
     }
 }
 
@@ -160,8 +185,8 @@ impl Drop for Asked<'_> {
         if self.link.inbox.forget(self.id) && self.tell {
             let params = splice::raw(format!(r#"{{"requestId":{}}}"#, self.id));
             let body = wire::notification("notifications/cancelled", &params);
-            // An upstream too busy to be told finishes for nobody.
-            let _ = self.link.outbox().try_send(body);
+            // One that is not told finishes for nobody.
+            self.link.try_tell(body);
         }
     }
 }

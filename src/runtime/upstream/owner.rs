@@ -79,11 +79,12 @@ impl Owner {
 
     /// One connection, from opening to closing. Returns why it ended.
     async fn live(&mut self) -> String {
-        let link = match Link::open(&self.settings) {
-            Ok(link) => Arc::new(link),
-            Err(message) => return message,
-        };
         let stopping = self.stopping.clone();
+        let link = match stopping.run_until_cancelled(Link::open(&self.settings)).await {
+            Some(Ok(link)) => Arc::new(link),
+            Some(Err(message)) => return message,
+            None => return "stopped".to_owned(),
+        };
         let message = tokio::select! {
             biased;
             () = stopping.cancelled() => "stopped".to_owned(),
@@ -156,6 +157,7 @@ impl Owner {
                 && let Some(offered) = discovered(result)
             {
                 link.settle(Protocol::Modern);
+                link.heed(result);
                 return Ok(offered);
             }
             if link.inbox.is_lost() {
@@ -169,6 +171,7 @@ impl Owner {
             Err(_) => return Err(Failure::TimedOut),
             Ok(reply) => result_of(reply?)?,
         };
+        link.heed(&result);
         let mut offered = greeted(&result);
         let version = text(&result, "protocolVersion").unwrap_or_default();
         let known = wire::SESSIONS.into_iter().find(|known| *known == version);

@@ -94,7 +94,7 @@ fn mutated_messages_are_read_or_refused_and_edits_stay_json() {
         let Ok(whole) = RawValue::from_string(text) else {
             continue;
         };
-        let fitted = wire::outgoing(&whole, 7, Protocol::Modern);
+        let fitted = wire::outgoing(&whole, 7, Protocol::Modern, false);
         if let Ok((fitted, _)) = fitted {
             let again = serde_json::from_str::<&RawValue>(fitted.get());
             assert!(again.is_ok(), "seed {SEED:#x}, round {round}: {fitted}");

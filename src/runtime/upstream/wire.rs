@@ -21,8 +21,10 @@ const META: &str = "_meta";
 const TOKEN: &str = "progressToken";
 /// Names of the protocol's own metadata.
 pub const PROTOCOL_KEYS: &str = "io.modelcontextprotocol/";
-/// Names of our metadata: meant for us, and for nobody behind us.
+/// Names of our metadata: meant for us and our peers, and for nobody behind us.
 const OUR_KEYS: &str = "io.cairn/";
+/// Where a peer says what it takes.
+const LIMITS: &str = "io.cairn/limits";
 
 /// Text that is no JSON-RPC message.
 #[derive(Debug)]
@@ -135,12 +137,13 @@ pub fn empty() -> Box<RawValue> {
 
 /// A request's parameters as the upstream gets them, and the progress token they came with.
 ///
-/// Their token becomes `id`, for several callers share one connection; our own metadata is taken out;
-/// the stateless envelope is put in or, for a session, taken out.
+/// Their token becomes `id`, for several callers share one connection; our own metadata is taken out, unless
+/// the upstream is a `peer`; the stateless envelope is put in or, for a session, taken out.
 pub fn outgoing(
     params: &RawValue,
     id: u64,
     protocol: Protocol,
+    peer: bool,
 ) -> Result<(Box<RawValue>, Option<Box<RawValue>>), NotObject> {
     let nothing = empty();
     let meta = splice::member(params, META)?;
@@ -159,13 +162,20 @@ pub fn outgoing(
         set.push(("io.modelcontextprotocol/clientCapabilities", &none));
     }
     let new = splice::edit(old, &set, |key| {
-        key.starts_with(OUR_KEYS) || (session && key.starts_with(PROTOCOL_KEYS))
+        (!peer && key.starts_with(OUR_KEYS)) || (session && key.starts_with(PROTOCOL_KEYS))
     })?;
     let params = match meta {
         None if set.is_empty() => params.to_owned(),
         _ => splice::edit(params, &[(META, &new)], |_| false)?,
     };
     Ok((params, token.map(ToOwned::to_owned)))
+}
+
+/// The bytes of a frame that a server says it takes, in its answer to `initialize` or `server/discover`.
+pub fn frame_max(greeting: &RawValue) -> Option<usize> {
+    let own = || splice::member(splice::member(greeting, META).ok()??, LIMITS).ok()?;
+    let limits = own().or_else(|| splice::member(greeting, "limits").ok()?)?;
+    splice::member(limits, "max_frame_bytes").ok()??.get().parse().ok()
 }
 
 /// Who we are, to upstreams.

@@ -1,0 +1,173 @@
+//! Quotas: how much one caller may ask of us over streams, however many of those it opens.
+//!
+//! Invariants:
+//! - a place is held from a request's arrival until nothing works on it any more;
+//! - what is over a quota is refused at once, with the time after which it is worth asking again.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until},
+};
+
+use crate::{router::RpcError, runtime::frames::FRAME_MAX};
+
+/// The error of a request over a quota; MCP servers over libp2p share it.
+pub const RATE_LIMITED: i64 = -32010;
+/// When to ask again after too many requests at once: no one knows when the first of them ends.
+const RETRY: Duration = Duration::from_millis(100);
+/// Callers remembered; beyond this, those without a stream are forgotten.
+const CALLERS_MAX: usize = 1_024;
+
+/// What one caller may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Requests under way at once.
+    pub in_flight: usize,
+    pub requests_per_second: u32,
+    /// How long a stream may say nothing while nothing is under way on it.
+    pub idle: Duration,
+    /// How long one request may take.
+    pub request_timeout: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            in_flight: 256,
+            requests_per_second: 10_000,
+            idle: Duration::from_secs(300),
+            request_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Bounds {
+    /// What a caller is told of them in the handshake.
+    pub fn told(&self) -> Value {
+        json!({
+            "max_frame_bytes": FRAME_MAX,
+            "in_flight": self.in_flight,
+            "requests_per_second": self.requests_per_second,
+        })
+    }
+}
+
+/// The quotas of every caller. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Quotas {
+    pub bounds: Bounds,
+    callers: Arc<Mutex<HashMap<String, Arc<Quotum>>>>,
+}
+
+/// What one caller has left.
+#[derive(Debug)]
+struct Quotum {
+    rate: DefaultDirectRateLimiter,
+    places: Arc<Semaphore>,
+}
+
+/// One stream, counted for its caller.
+pub struct Counted {
+    bounds: Bounds,
+    own: Arc<Quotum>,
+    activity: Arc<Mutex<Activity>>,
+}
+
+struct Activity {
+    under_way: usize,
+    last: Instant,
+}
+
+/// The right to have one request under way. Dropping it gives it back.
+pub struct Place {
+    activity: Arc<Mutex<Activity>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Quotas {
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, callers: Arc::default() }
+    }
+
+    /// A stream of the caller of this id.
+    pub fn stream(&self, caller: &str) -> Counted {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        if callers.len() >= CALLERS_MAX {
+            callers.retain(|_, known| Arc::strong_count(known) > 1);
+        }
+        let per_second = NonZeroU32::new(self.bounds.requests_per_second).unwrap_or(NonZeroU32::MIN);
+        let fresh = || {
+            Arc::new(Quotum {
+                rate: RateLimiter::direct(Quota::per_second(per_second)),
+                places: Arc::new(Semaphore::new(self.bounds.in_flight.min(Semaphore::MAX_PERMITS))),
+            })
+        };
+        let own = callers.entry(caller.to_owned()).or_insert_with(fresh).clone();
+        let activity = Activity { under_way: 0, last: Instant::now() };
+        Counted { bounds: self.bounds, own, activity: Arc::new(Mutex::new(activity)) }
+    }
+}
+
+impl Counted {
+    /// Counts a message. Errors: after how long the next one is taken.
+    pub fn count(&self) -> Result<(), RpcError> {
+        let rate = &self.own.rate;
+        let wait = rate.check().map_err(|until| until.wait_time_from(rate.clock().now()));
+        wait.map_err(|wait| limited("requests_per_second", self.bounds.requests_per_second as usize, wait))
+    }
+
+    /// A place for a request.
+    pub fn place(&self) -> Result<Place, RpcError> {
+        let permit = self.own.places.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| limited("in_flight", self.bounds.in_flight, RETRY))?;
+        lock(&self.activity).under_way += 1;
+        Ok(Place { activity: self.activity.clone(), _permit: permit })
+    }
+
+    /// Notes that the client said something.
+    pub fn heard(&self) {
+        lock(&self.activity).last = Instant::now();
+    }
+
+    /// Waits until nothing was said or under way on the stream for as long as it may be idle.
+    pub async fn idle(&self) {
+        loop {
+            let until = {
+                let activity = lock(&self.activity);
+                let since = if activity.under_way > 0 { Instant::now() } else { activity.last };
+                since + self.bounds.idle
+            };
+            if until <= Instant::now() {
+                return;
+            }
+            sleep_until(until).await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut activity = lock(&self.activity);
+        activity.under_way -= 1;
+        activity.last = Instant::now();
+    }
+}
+
+fn lock(activity: &Mutex<Activity>) -> MutexGuard<'_, Activity> {
+    activity.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn limited(which: &str, bound: usize, wait: Duration) -> RpcError {
+    let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+    let data = json!({"code": "rate_limited", "limit": which, "bound": bound, "retry_after_ms": millis});
+    RpcError { data: Some(data), ..RpcError::new(RATE_LIMITED, "rate_limited") }
+}
