@@ -45,6 +45,9 @@ pub mod runtime;
 
 pub mod engine;
 
+// Floor 6, peers: other nodes, and what is exchanged with them.
+pub mod p2p;
+
 // Floor 7, languages: method names, tool definitions, the audit API, errors on the wire.
 pub mod problem;
 
