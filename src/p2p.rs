@@ -23,6 +23,7 @@ pub mod handle;
 pub mod hub;
 pub mod limits;
 mod swarm;
+pub mod sync;
 
 /// A peer's id in base58, as [`peer_id`] checks it.
 pub type Peer = String;

@@ -15,6 +15,7 @@ pub mod proof;
 pub mod record;
 pub mod shown;
 pub mod summary;
+pub mod tail;
 pub mod verify;
 pub mod walk;
 pub mod work;

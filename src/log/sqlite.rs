@@ -15,7 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params}
 use rusqlite_migration::{M, Migrations};
 
 use crate::{
-    block::{Cid, Codec, Sha256Digest},
+    block::{Block, Cid, Codec, Sha256Digest},
     event::Event,
     log::{Batch, BlockRow, EventRow, Log, LogError, Reader, Stored, Tip},
 };
@@ -72,6 +72,55 @@ impl SqliteLog {
             }
         }
         Ok(fresh)
+    }
+}
+
+/// An event of another's log, checked by whoever copies it.
+#[derive(Clone, Debug)]
+pub struct Copied {
+    pub seq: u64,
+    pub cid: Cid,
+    /// Microseconds since the epoch.
+    pub ts: u64,
+    pub bytes: Vec<u8>,
+}
+
+impl SqliteLog {
+    /// Appends events of another's log, with blocks, durably: all or nothing. What `erased` names loses its bytes here too.
+    ///
+    /// The caller has checked that the events follow the last one here, each with its name and its cause.
+    pub fn copy(&mut self, blocks: &[Block], erased: &[Cid], events: &[Copied]) -> Result<(), LogError> {
+        let commit = self.connection.transaction()?;
+        {
+            let mut insert = commit.prepare_cached(
+                "INSERT INTO block (digest, codec, bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            )?;
+            for block in blocks {
+                insert.execute(params![block.cid().digest(), block.cid().codec() as u8, block.bytes()])?;
+            }
+            let mut erase = commit.prepare_cached(
+                "INSERT INTO block (digest, codec, bytes) VALUES (?1, ?2, NULL)
+                 ON CONFLICT (digest) DO UPDATE SET bytes = NULL",
+            )?;
+            for cid in erased {
+                erase.execute(params![cid.digest(), cid.codec() as u8])?;
+            }
+            let mut insert =
+                commit.prepare_cached("INSERT INTO event (seq, digest, bytes) VALUES (?1, ?2, ?3)")?;
+            for event in events {
+                insert.execute(params![event.seq, event.cid.digest(), event.bytes])?;
+            }
+        }
+        // A crash before this line leaves nothing of it; after it, all.
+        commit.commit()?;
+        if let Some(last) = events.last() {
+            self.tip = Some(Tip { seq: last.seq, cid: last.cid, ts: last.ts });
+        }
+        if !erased.is_empty() {
+            // A crash before this leaves the old bytes in the write-ahead log, until it is folded back and cut.
+            self.connection.pragma(None, "wal_checkpoint", "truncate", |_| Ok(()))?;
+        }
+        Ok(())
     }
 }
 

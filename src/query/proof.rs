@@ -140,7 +140,7 @@ impl View {
     }
 }
 
-fn broken(err: ProofError<StateError>) -> QueryError {
+pub(super) fn broken(err: ProofError<StateError>) -> QueryError {
     match err {
         ProofError::Tiles(err) => err.into(),
         ProofError::Range { .. } | ProofError::Missing { .. } => {

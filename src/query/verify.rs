@@ -9,7 +9,7 @@ mod blocks;
 mod derived;
 mod events;
 mod heads;
-mod strict;
+pub mod strict;
 #[cfg(test)]
 mod tests;
 

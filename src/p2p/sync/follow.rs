@@ -1,0 +1,232 @@
+//! Following a log over a stream: reads, writes and the store around the follower's rules.
+//!
+//! Invariants:
+//! - the rules and the store run on one blocking thread; what waits for it is bounded;
+//! - dropping it midway is safe: what was kept stays, and the next time goes on after it.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+    task::JoinError,
+    time::timeout,
+};
+
+use super::{
+    Refused,
+    evidence::Evidence,
+    followed::{Followed, FollowedError},
+    machine::{Ending, Lacking, Machine, Wish, genesis},
+    store::Store,
+    wire::{AskHead, Request, Response, ToldHead, WireError, read, read_frame, write_frame},
+};
+use crate::{
+    block::Cid,
+    identity::Verifier,
+    log::home::Home,
+    query::QueryError,
+};
+
+/// Frames that wait for the store: at most this many MiB.
+const FRAMES_WAITING: usize = 8;
+/// Requests that wait for the stream.
+const REQUESTS_WAITING: usize = 8;
+/// How long a peer may take to send or to take one frame.
+const FRAME_WAIT: Duration = Duration::from_secs(60);
+
+/// Which log is expected of the peer; where nothing is known of it yet, whatever it shows.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    pub log: Option<Cid>,
+    /// The verifier key as text.
+    pub vkey: Option<String>,
+}
+
+/// How far following has come. Told after each batch is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub log: Cid,
+    pub origin: String,
+    /// Events held, and checked.
+    pub held: u64,
+    /// Events under the signed head.
+    pub signed: u64,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub log: Cid,
+    pub origin: String,
+    pub vkey: String,
+    pub ending: Ending,
+    /// Events held before and after.
+    pub before: u64,
+    pub held: u64,
+    pub lacking: Lacking,
+}
+
+/// Why following ended without an outcome. All that was kept before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// The peer broke the rules: nothing of what it sent last was kept.
+    #[error("what the peer sent is refused")]
+    Refused(#[from] Refused),
+    /// The log forked before, and nobody has lifted the quarantine.
+    #[error("the log has forked and is not followed until that is lifted")]
+    Quarantined(Box<Evidence>),
+    #[error("the stream to the peer failed")]
+    Wire(#[from] WireError),
+    #[error("the peer closed the stream before it was done")]
+    Closed,
+    #[error("the followed log cannot be written")]
+    Store(#[from] FollowedError),
+    #[error("the followed log cannot be folded")]
+    Fold(#[from] QueryError),
+    #[error("following broke off")]
+    Broken(#[from] JoinError),
+}
+
+impl FollowError {
+    /// Whether the peer is at fault, and is to be counted down for it.
+    pub fn is_peers_fault(&self) -> bool {
+        match self {
+            Self::Refused(Refused::Declined(_) | Refused::Held(_)) => false,
+            Self::Refused(_) | Self::Wire(WireError::Length { .. } | WireError::Malformed) => true,
+            Self::Wire(WireError::Cut | WireError::Idle | WireError::Io(_))
+            | Self::Quarantined(_)
+            | Self::Closed
+            | Self::Store(_)
+            | Self::Fold(_)
+            | Self::Broken(_) => false,
+        }
+    }
+}
+
+/// Brings the copy of the log behind `stream` as far as its owner's signed head, into `home`.
+///
+/// Safe to drop midway. One pass: call it again where the peer tells of a larger head.
+pub async fn follow<S>(
+    stream: S,
+    home: &Home,
+    expected: Expected,
+    told: impl FnMut(Progress) + Send + 'static,
+) -> Result<Outcome, FollowError>
+where
+    S: AsyncRead + AsyncWrite + Send,
+{
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    bounded(write_frame(&mut writer, &Request::Head(AskHead { held: 0 }))).await?;
+    let frame = bounded(read_frame(&mut reader)).await?.ok_or(FollowError::Closed)?;
+    let (log, verifier) = introduced(&frame, &expected)?;
+
+    let (frames, inbox) = mpsc::channel(FRAMES_WAITING);
+    let (asks, mut outbox) = mpsc::channel(REQUESTS_WAITING);
+    let data = home.clone();
+    let mut rules = tokio::task::spawn_blocking(move || run(&data, log, verifier, inbox, asks, told));
+    let wire = async {
+        let reading = async {
+            while let Some(frame) = bounded(read_frame(&mut reader)).await? {
+                if frames.send(frame).await.is_err() {
+                    break;
+                }
+            }
+            Err::<(), _>(FollowError::Closed)
+        };
+        let writing = async {
+            while let Some(request) = outbox.recv().await {
+                bounded(write_frame(&mut writer, &request)).await?;
+            }
+            Ok(std::future::pending().await)
+        };
+        tokio::try_join!(reading, writing).map(|((), ())| FollowError::Closed).unwrap_or_else(|err| err)
+    };
+    let ended = tokio::select! {
+        ended = &mut rules => return finish(home, ended??).await,
+        err = wire => err,
+    };
+    // The stream is over, but what had come may have been enough; and a reason of ours says more than the stream's end.
+    drop((frames, outbox));
+    match rules.await? {
+        Err(FollowError::Closed) => Err(ended),
+        ended => finish(home, ended?).await,
+    }
+}
+
+/// Folds what was kept, so that it can be asked.
+async fn finish(home: &Home, outcome: Outcome) -> Result<Outcome, FollowError> {
+    let followed = Followed::open(home, &outcome.log);
+    tokio::task::spawn_blocking(move || followed.map_or(Ok(()), |followed| followed.fold())).await??;
+    Ok(outcome)
+}
+
+async fn bounded<T>(io: impl Future<Output = Result<T, WireError>>) -> Result<T, FollowError> {
+    Ok(timeout(FRAME_WAIT, io).await.map_err(|_| WireError::Idle)??)
+}
+
+/// Which log the peer shows, where it is one that is expected.
+fn introduced(frame: &[u8], expected: &Expected) -> Result<(Cid, Verifier), FollowError> {
+    let told: Box<ToldHead> = match read(frame)? {
+        Response::Head(told) => told,
+        Response::Refused(reason) => return Err(Refused::Declined(reason).into()),
+        Response::Events(_) | Response::End(_) | Response::Block(_) => return Err(Refused::Unasked.into()),
+    };
+    let (log, verifier) = genesis(&told)?;
+    let other = expected.log.is_some_and(|expected| expected != log)
+        || expected.vkey.as_ref().is_some_and(|vkey| *vkey != verifier.vkey());
+    if other {
+        return Err(Refused::Identity.into());
+    }
+    crate::identity::open_checkpoint(&told.checkpoint, &verifier).map_err(Refused::Head)?;
+    Ok((log, verifier))
+}
+
+/// Does what the rules wish, until they are done or the stream ends.
+fn run(
+    home: &Home,
+    log: Cid,
+    verifier: Verifier,
+    mut inbox: mpsc::Receiver<Vec<u8>>,
+    asks: mpsc::Sender<Request>,
+    mut told: impl FnMut(Progress),
+) -> Result<Outcome, FollowError> {
+    let mut store = Store::open(home, &log)?;
+    if let Some(evidence) = store.evidence()? {
+        return Err(FollowError::Quarantined(Box::new(evidence)));
+    }
+    let (origin, vkey) = (verifier.origin().to_owned(), verifier.vkey());
+    let edge = store.edge().map_err(FollowedError::from)?;
+    let before = edge.tree.size();
+    let mut held = before;
+    let signed = store.signed(&verifier);
+    let mut machine = Machine::new(log, verifier, signed, edge);
+    let ask = |request| asks.blocking_send(request).map_err(|_| FollowError::Closed);
+    ask(machine.begin())?;
+    while let Some(frame) = inbox.blocking_recv() {
+        for wish in machine.handle(read(&frame)?, &store)? {
+            match wish {
+                Wish::Ask(request) => ask(request)?,
+                // A crash after this leaves a head over more events than are held: the next time goes on to it.
+                Wish::Note(head) => store.note(&head).map_err(FollowedError::from)?,
+                Wish::Keep(batch) => {
+                    store.keep(&batch).map_err(FollowedError::from)?;
+                    let last = batch.events.last().map(|event| event.seq + 1);
+                    held = last.unwrap_or(held);
+                    if last.is_some() {
+                        let (_, signed) = machine.reached();
+                        told(Progress { log, origin: origin.clone(), held, signed });
+                    }
+                }
+                Wish::Done(ending) => {
+                    if let Ending::Forked(evidence) = &ending {
+                        store.keep_evidence(evidence).map_err(FollowedError::from)?;
+                    }
+                    let lacking = machine.lacking();
+                    return Ok(Outcome { log, origin, vkey, ending, before, held, lacking });
+                }
+            }
+        }
+    }
+    Err(FollowError::Closed)
+}

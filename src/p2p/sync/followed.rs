@@ -1,0 +1,189 @@
+//! Followed logs on disk: one data directory each, under `followed/` and the log's name.
+//!
+//! Invariants:
+//! - what stands there was checked before it was written; what is read is hashed again all the same;
+//! - a directory goes only when somebody says so; evidence of a fork stays until somebody lifts it.
+
+use std::{fs, io, path::PathBuf};
+
+use serde_json::{Value, json};
+
+use super::evidence::Evidence;
+use crate::{
+    block::{Cid, Codec, decode},
+    event::Genesis,
+    identity::{Verifier, open_checkpoint},
+    ledger::opening,
+    log::{
+        LogError, Reader, Stored,
+        home::{Home, HomeError, write_secret},
+        sqlite::{SqliteLog, SqliteReader},
+    },
+    p2p::sync::machine::Signed,
+    query::{QueryError, View},
+};
+
+/// The directory of followed logs, within the data directory.
+pub const DIRECTORY: &str = "followed";
+/// Followed logs of one node: each is asked where a name is not known.
+pub const FOLLOWED_MAX: usize = 256;
+
+/// The file of the evidence that a log forked.
+const FORK: &str = "fork.json";
+/// Bytes of evidence: two heads and a proof of at most 64 hashes.
+const FORK_MAX: u64 = 64 * 1024;
+
+/// A log that is followed, or was.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    pub log: Cid,
+    home: Home,
+}
+
+/// Why followed logs cannot be read or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowedError {
+    #[error("no log of this name is followed")]
+    Unknown,
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error("the followed log cannot be read")]
+    Log(#[from] LogError),
+    #[error("the directory of followed logs cannot be used")]
+    Io(#[from] io::Error),
+    #[error("the evidence of a fork cannot be read")]
+    Evidence(#[source] serde_json::Error),
+}
+
+impl Followed {
+    /// The logs that the node of `home` follows, by name.
+    pub fn list(home: &Home) -> Result<Vec<Self>, FollowedError> {
+        let entries = match fs::read_dir(home.dir().join(DIRECTORY)) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut names: Vec<Cid> = Vec::new();
+        for entry in entries {
+            names.extend(entry?.file_name().to_string_lossy().parse::<Cid>());
+        }
+        names.sort_unstable();
+        Ok(names.iter().take(FOLLOWED_MAX).filter_map(|name| Self::open(home, name)).collect())
+    }
+
+    /// The followed log of this name; none where nothing of it is held.
+    pub fn open(home: &Home, log: &Cid) -> Option<Self> {
+        let home = Home::existing(&path(home, log)).ok()?;
+        Some(Self { log: *log, home })
+    }
+
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Events held.
+    pub fn size(&self) -> Result<u64, LogError> {
+        let tip = SqliteReader::open(&self.home.log_path())?.tip()?;
+        Ok(tip.map_or(0, |tip| tip.seq + 1))
+    }
+
+    /// The genesis block and the key of the log's heads; none before the first events are held.
+    pub fn genesis(&self) -> Result<Option<(Genesis, Verifier)>, LogError> {
+        let reader = SqliteReader::open(&self.home.log_path())?;
+        let Some(Stored::Present(bytes)) = reader.block(&self.log)? else {
+            return Ok(None);
+        };
+        let corrupt = || LogError::Corrupt { what: "a genesis block" };
+        let genesis: Genesis = decode(&bytes).map_err(|_| corrupt())?;
+        let key = genesis.key.as_slice().try_into().map_err(|_| corrupt())?;
+        let verifier = Verifier::from_key(&genesis.origin, key).map_err(|_| corrupt())?;
+        Ok(Some((genesis, verifier)))
+    }
+
+    /// The largest signed head that was accepted; while events still come, it is over more than are held.
+    pub fn signed(&self, verifier: &Verifier) -> Option<Signed> {
+        signed(&self.home, verifier)
+    }
+
+    /// The evidence that ended the following of this log.
+    pub fn evidence(&self) -> Result<Option<Evidence>, FollowedError> {
+        evidence(&self.home)
+    }
+
+    /// Lets the log be followed again, after somebody has looked at the evidence. False where there is none.
+    pub fn lift(&self) -> Result<bool, FollowedError> {
+        match fs::remove_file(self.home.dir().join(FORK)) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+            removed => Ok(removed.map(|()| true)?),
+        }
+    }
+
+    /// Forgets the log and all that is held of it. Refused while it is being followed.
+    pub fn remove(self) -> Result<(), FollowedError> {
+        let _lock = self.home.lock("cairn, which is removing this followed log")?;
+        Ok(fs::remove_dir_all(self.home.dir())?)
+    }
+
+    /// Folds into the state what is held and not folded yet, where nobody follows the log at the moment.
+    pub fn fold(&self) -> Result<(), QueryError> {
+        let behind = match View::open(&self.home).and_then(|view| view.applied()) {
+            Ok(applied) => applied < self.size()?,
+            Err(_) => true,
+        };
+        if behind && let Ok(_lock) = self.home.lock("cairn, which is folding this followed log") {
+            let log = SqliteLog::open(&self.home.log_path(), true)?;
+            opening::derive(&self.home, &log, &mut |_| {})?;
+        }
+        Ok(())
+    }
+
+    /// What is held, in a few words.
+    pub fn shown(&self) -> Result<Value, FollowedError> {
+        let genesis = self.genesis()?;
+        let signed = genesis.as_ref().and_then(|(_, verifier)| self.signed(verifier));
+        let forked = self.evidence()?.is_some();
+        Ok(json!({
+            "log": self.log.to_string(),
+            "origin": genesis.as_ref().map(|(genesis, _)| &genesis.origin),
+            "key": genesis.as_ref().map(|(_, verifier)| verifier.vkey()),
+            "size": self.size()?,
+            "signed": signed.map(|signed| signed.head.size),
+            "status": if forked { "forked" } else { "followed" },
+        }))
+    }
+}
+
+/// The directory of the followed log `log`.
+pub(super) fn path(home: &Home, log: &Cid) -> PathBuf {
+    home.dir().join(DIRECTORY).join(log.to_string())
+}
+
+pub(super) fn signed(home: &Home, verifier: &Verifier) -> Option<Signed> {
+    let notes = home.signed_heads().unwrap_or_default();
+    let heads = notes.into_iter().filter_map(|note| {
+        let head = open_checkpoint(&note, verifier).ok()?;
+        Some(Signed { note, head })
+    });
+    heads.max_by_key(|signed| signed.head.size)
+}
+
+pub(super) fn evidence(home: &Home) -> Result<Option<Evidence>, FollowedError> {
+    let path = home.dir().join(FORK);
+    match fs::metadata(&path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Ok(file) if file.len() > FORK_MAX => {
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge).into());
+        }
+        file => file?,
+    };
+    serde_json::from_slice(&fs::read(path)?).map(Some).map_err(FollowedError::Evidence)
+}
+
+pub(super) fn keep_evidence(home: &Home, evidence: &Evidence) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(evidence).expect("evidence is text under string keys");
+    write_secret(&home.dir().join(FORK), &text)
+}
+
+/// Whether the block of `bytes` is the genesis block of some log.
+pub(super) fn is_genesis(cid: &Cid, bytes: &[u8]) -> bool {
+    cid.codec() == Codec::DagCbor && decode::<Genesis>(bytes).is_ok()
+}

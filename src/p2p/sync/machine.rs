@@ -1,0 +1,348 @@
+//! The follower's rules: what is asked next, and what is kept of what is answered.
+//!
+//! Invariants:
+//! - pure: messages in, wishes out; the driver holds no rule;
+//! - a signed head is noted before the first event under it is kept, so no owner can take it back unseen;
+//! - events are kept once the tree over them is proven to begin the signed one, with the blocks they link to.
+
+use std::collections::VecDeque;
+
+use super::{
+    Refused,
+    chain::{Chain, Checked, Edge, Held, Wanted},
+    evidence::{Evidence, begins},
+    wire::{
+        Answer, AskBlocks, AskHead, AskTail, BLOCK_MAX, End, NAMES_MAX, Request, Response, TAIL_BYTES_MAX,
+        TAIL_FRAME, TAIL_MAX, ToldHead, proof,
+    },
+};
+use crate::{
+    block::{Block, Cid, Codec, decode, links, payload::Payload},
+    event::Genesis,
+    identity::{Checkpoint, Verifier, open_checkpoint},
+    log::sqlite::Copied,
+    merkle::Hash,
+};
+
+/// Bytes of a signed head that can be kept beside a log.
+pub const NOTE_MAX: usize = 1000;
+/// Requests for blocks under way at once.
+const ASKED_MAX: usize = 4;
+/// Bytes of blocks held before they are stored, ahead of their events.
+const BLOCKS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Parts of one payload: 64 MiB in pieces of 256 KiB.
+const PARTS_MAX: usize = 256;
+
+/// A head whose signature holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    pub note: String,
+    pub head: Checkpoint,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Wish {
+    Ask(Request),
+    /// Keep this head, durably, before anything that follows.
+    Note(String),
+    /// Keep these, durably and together.
+    Keep(Batch),
+    /// Nothing more is to be had now.
+    Done(Ending),
+}
+
+/// What is kept at once: blocks, what is erased, and events.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub blocks: Vec<Block>,
+    pub erased: Vec<Cid>,
+    pub events: Vec<Copied>,
+}
+
+/// How following ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All events under the peer's head are held.
+    Current,
+    /// The peer has, or shows, an older head of the same log.
+    Behind { told: u64 },
+    /// The peer showed a head that cannot be of the log that is held.
+    Forked(Box<Evidence>),
+}
+
+/// Blocks that did not come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lacking {
+    pub withheld: u64,
+    pub erased: u64,
+    pub unknown: u64,
+}
+
+pub struct Machine {
+    log: Cid,
+    verifier: Verifier,
+    /// The largest head that was accepted.
+    held: Option<Signed>,
+    chain: Chain,
+    stage: Stage,
+    lacking: Lacking,
+}
+
+enum Stage {
+    Head,
+    Tail { checked: Checked, bytes: usize },
+    Blocks(Box<Fetching>),
+    Done,
+}
+
+/// Blocks that are under way, and the events that wait for them.
+struct Fetching {
+    checked: Checked,
+    /// Not yet asked for.
+    wanted: VecDeque<Wanted>,
+    /// Asked for, in the order in which answers come.
+    asked: VecDeque<Wanted>,
+    /// Pieces of the next block.
+    piece: Vec<u8>,
+    blocks: Vec<Block>,
+    bytes: usize,
+}
+
+impl Machine {
+    /// Goes on from `edge`, under the largest head accepted so far.
+    pub fn new(log: Cid, verifier: Verifier, held: Option<Signed>, edge: Edge) -> Self {
+        let chain = Chain::new(log, edge);
+        Self { log, verifier, held, chain, stage: Stage::Head, lacking: Lacking::default() }
+    }
+
+    /// The first request.
+    pub fn begin(&mut self) -> Request {
+        self.stage = Stage::Head;
+        Request::Head(AskHead { held: self.held.as_ref().map_or(0, |held| held.head.size) })
+    }
+
+    pub fn lacking(&self) -> Lacking {
+        self.lacking
+    }
+
+    /// Events that are checked, and the size of the head they are checked against.
+    pub fn reached(&self) -> (u64, u64) {
+        (self.chain.size(), self.held.as_ref().map_or(0, |held| held.head.size))
+    }
+
+    /// Takes one message and says what is to be done, in order. After an error nothing more may be asked of this machine.
+    pub fn handle(&mut self, message: Response, held: &dyn Held) -> Result<Vec<Wish>, Refused> {
+        if let Response::Refused(reason) = message {
+            return Err(Refused::Declined(reason));
+        }
+        match (std::mem::replace(&mut self.stage, Stage::Done), message) {
+            (Stage::Head, Response::Head(told)) => self.head(&told, held),
+            (Stage::Tail { checked, bytes }, Response::Events(events)) => {
+                self.events(checked, bytes, events, held)
+            }
+            (Stage::Tail { checked, .. }, Response::End(end)) => self.end(checked, &end),
+            (Stage::Blocks(fetching), Response::Block(answer)) => self.block(fetching, answer, held),
+            _ => Err(Refused::Unasked),
+        }
+    }
+
+    fn head(&mut self, told: &ToldHead, held: &dyn Held) -> Result<Vec<Wish>, Refused> {
+        if genesis(told)? != (self.log, self.verifier.clone()) {
+            return Err(Refused::Identity);
+        }
+        let head = open_checkpoint(&told.checkpoint, &self.verifier).map_err(Refused::Head)?;
+        if told.checkpoint.len() > NOTE_MAX || head.size == 0 {
+            return Err(Refused::HeadForm);
+        }
+        let signed = Signed { note: told.checkpoint.clone(), head };
+        let known = self.held.as_ref();
+        if let Some(known) = known.filter(|known| signed.head.size < known.head.size) {
+            return self.older(known, &signed, held);
+        }
+        let root: Hash = told.root.as_slice().try_into().map_err(|_| Refused::Proof)?;
+        let proof = proof(&told.proof).ok_or(Refused::Proof)?;
+        let size = known.map_or(0, |known| known.head.size);
+        if !begins(size, &root, &signed.head, &proof) {
+            return Err(Refused::Proof);
+        }
+        match known {
+            Some(known) if known.head.root != root => Ok(self.forked(known, &signed, &root, &proof)),
+            Some(known) if known.head.size == signed.head.size => Ok(self.go_on(Vec::new())),
+            Some(_) | None => {
+                let note = Wish::Note(signed.note.clone());
+                self.held = Some(signed);
+                Ok(self.go_on(vec![note]))
+            }
+        }
+    }
+
+    /// An older head is one of the same log, as far as what is held can tell.
+    fn older(&self, known: &Signed, told: &Signed, held: &dyn Held) -> Result<Vec<Wish>, Refused> {
+        let behind = Ok(vec![Wish::Done(Ending::Behind { told: told.head.size })]);
+        if told.head.size > self.chain.size() {
+            return behind;
+        }
+        let (root, proof) = held.prefix(told.head.size)?;
+        if root == told.head.root {
+            return behind;
+        }
+        if self.chain.size() == known.head.size {
+            return Ok(self.forked(known, told, &root, &proof));
+        }
+        // The proof would be over events that are not all here yet.
+        Err(Refused::Proof)
+    }
+
+    fn forked(&self, known: &Signed, told: &Signed, root: &Hash, proof: &[Hash]) -> Vec<Wish> {
+        let log = self.log.to_string();
+        let evidence = Evidence::new(log, &self.verifier, &known.note, &told.note, root, proof);
+        vec![Wish::Done(Ending::Forked(Box::new(evidence)))]
+    }
+
+    /// Asks for the next tail, or ends where there is none.
+    fn go_on(&mut self, mut wishes: Vec<Wish>) -> Vec<Wish> {
+        let (from, size) = self.reached();
+        if from >= size {
+            wishes.push(Wish::Done(Ending::Current));
+            return wishes;
+        }
+        self.stage = Stage::Tail { checked: Checked::default(), bytes: 0 };
+        wishes.push(Wish::Ask(Request::Tail(AskTail { from, max: TAIL_MAX, size })));
+        wishes
+    }
+
+    fn events(
+        &mut self,
+        mut checked: Checked,
+        mut bytes: usize,
+        events: Vec<serde_bytes::ByteBuf>,
+        held: &dyn Held,
+    ) -> Result<Vec<Wish>, Refused> {
+        let size = self.reached().1;
+        for event in events {
+            bytes += event.len();
+            let many = checked.events.len() as u64 >= TAIL_MAX || bytes > TAIL_BYTES_MAX + TAIL_FRAME;
+            if many || self.chain.size() >= size {
+                return Err(Refused::TooMuch);
+            }
+            self.chain.push(event.into_vec(), &mut checked, held)?;
+        }
+        self.stage = Stage::Tail { checked, bytes };
+        Ok(Vec::new())
+    }
+
+    fn end(&mut self, mut checked: Checked, end: &End) -> Result<Vec<Wish>, Refused> {
+        let known = self.held.as_ref().ok_or(Refused::Unasked)?;
+        if checked.events.is_empty() || end.next != self.chain.size() {
+            return Err(Refused::Stalled);
+        }
+        let proven = proof(&end.proof)
+            .is_some_and(|proof| begins(self.chain.size(), &self.chain.root(), &known.head, &proof));
+        if !proven {
+            return Err(Refused::Root { size: self.chain.size() });
+        }
+        let wanted = std::mem::take(&mut checked.wanted).into();
+        let (asked, piece, blocks) = (VecDeque::new(), Vec::new(), Vec::new());
+        self.fetch(Box::new(Fetching { checked, wanted, asked, piece, blocks, bytes: 0 }), Vec::new())
+    }
+
+    /// Asks for more blocks; where none are left, keeps the events and goes on.
+    fn fetch(&mut self, mut fetching: Box<Fetching>, mut wishes: Vec<Wish>) -> Result<Vec<Wish>, Refused> {
+        while !fetching.wanted.is_empty() && fetching.asked.len() <= (ASKED_MAX - 1) * NAMES_MAX {
+            let names = fetching.wanted.len().min(NAMES_MAX);
+            let cids = fetching.wanted.iter().take(names).map(|wanted| wanted.cid).collect();
+            wishes.push(Wish::Ask(Request::Blocks(AskBlocks { cids })));
+            let asked = fetching.wanted.drain(..names);
+            fetching.asked.extend(asked);
+        }
+        if !fetching.asked.is_empty() {
+            self.stage = Stage::Blocks(fetching);
+            return Ok(wishes);
+        }
+        // Asking first lets the next events come while these are being stored.
+        let mut wishes = self.go_on(wishes);
+        let Fetching { checked, blocks, .. } = *fetching;
+        let keep = Wish::Keep(Batch { blocks, erased: checked.erased, events: checked.events });
+        let last = wishes.len() - usize::from(matches!(wishes.last(), Some(Wish::Done(_))));
+        wishes.insert(last, keep);
+        Ok(wishes)
+    }
+
+    fn block(
+        &mut self,
+        mut fetching: Box<Fetching>,
+        answer: Answer,
+        held: &dyn Held,
+    ) -> Result<Vec<Wish>, Refused> {
+        let wanted = *fetching.asked.front().ok_or(Refused::Unasked)?;
+        match answer {
+            Answer::Piece(bytes) | Answer::Present(bytes) if fetching.piece.len() + bytes.len() > BLOCK_MAX => {
+                return Err(Refused::Block { cid: wanted.cid });
+            }
+            Answer::Piece(bytes) if !bytes.is_empty() => {
+                fetching.piece.extend(bytes.into_vec());
+                self.stage = Stage::Blocks(fetching);
+                return Ok(Vec::new());
+            }
+            Answer::Present(bytes) => {
+                let mut whole = std::mem::take(&mut fetching.piece);
+                whole.extend(bytes.into_vec());
+                fetching.take(&wanted, whole, held)?;
+            }
+            Answer::Piece(_) => return Err(Refused::Unasked),
+            absent if wanted.needed || !fetching.piece.is_empty() => {
+                return Err(Refused::Absent { cid: wanted.cid, answer: Box::new(absent) });
+            }
+            Answer::Erased => self.lacking.erased += 1,
+            Answer::Withheld => self.lacking.withheld += 1,
+            Answer::Unknown => self.lacking.unknown += 1,
+        }
+        fetching.asked.pop_front();
+        let mut wishes = Vec::new();
+        if fetching.bytes >= BLOCKS_BYTES_MAX {
+            fetching.bytes = 0;
+            let blocks = std::mem::take(&mut fetching.blocks);
+            wishes.push(Wish::Keep(Batch { blocks, ..Batch::default() }));
+        }
+        self.fetch(fetching, wishes)
+    }
+}
+
+impl Fetching {
+    /// Takes a block that came whole, and wants the parts it names.
+    fn take(&mut self, wanted: &Wanted, bytes: Vec<u8>, held: &dyn Held) -> Result<(), Refused> {
+        let refused = || Refused::Block { cid: wanted.cid };
+        let block = Block::new(wanted.cid.codec(), bytes);
+        if block.cid() != wanted.cid || links(block.cid().codec(), block.bytes()).is_err() {
+            return Err(refused());
+        }
+        if wanted.cid.codec() == Codec::DagCbor
+            && let Ok(payload) = decode::<Payload>(block.bytes())
+        {
+            let parts = payload.parts.unwrap_or_default();
+            if parts.len() > PARTS_MAX || parts.iter().any(|part| part.codec() != Codec::Raw) {
+                return Err(refused());
+            }
+            for part in parts {
+                if !held.has_block(&part)? {
+                    self.wanted.push_front(Wanted { cid: part, needed: false });
+                }
+            }
+        }
+        self.bytes += block.bytes().len();
+        self.blocks.push(block);
+        Ok(())
+    }
+}
+
+/// The name and the key of the log that a head is told of.
+pub fn genesis(told: &ToldHead) -> Result<(Cid, Verifier), Refused> {
+    let genesis: Genesis = decode(&told.genesis).map_err(|_| Refused::Identity)?;
+    let key = genesis.key.as_slice().try_into().map_err(|_| Refused::Identity)?;
+    let verifier = Verifier::from_key(&genesis.origin, key).map_err(|_| Refused::Identity)?;
+    if verifier.vkey() != told.vkey {
+        return Err(Refused::Identity);
+    }
+    Ok((Cid::of(Codec::DagCbor, &told.genesis), verifier))
+}

@@ -1,0 +1,287 @@
+//! Serving this node's log to those who follow it: in ranges, from reading connections, on blocking threads.
+//!
+//! Invariants:
+//! - contracts and the log's head are for everybody; events, plans and content for whom the owner lets read them;
+//! - no reading of the log stays open while a peer takes its time;
+//! - what a peer can hold of ours is bounded: streams, ranges, frames, and how long it may be silent.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde_bytes::ByteBuf;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+
+use super::{
+    followed::is_genesis,
+    wire::{
+        Answer, AskHead, AskTail, BLOCK_MAX, End, NAMES_MAX, PIECE, Reason, Request, Response,
+        TAIL_BYTES_MAX, TAIL_FRAME, TAIL_MAX, ToldHead, WireError, hashes, read, read_frame, write_frame,
+    },
+};
+use crate::{
+    block::{Cid, Codec, decode},
+    contract::Contract,
+    log::{Stored, home::Home},
+    query::{QueryError, Readers, View, proof::Head},
+};
+
+/// Streams of one peer that are served at once.
+pub const STREAMS_MAX: usize = 4;
+/// How long a stream may be silent between two requests.
+const IDLE_MAX: Duration = Duration::from_secs(300);
+/// How long a peer may take to take one frame.
+const FRAME_WAIT: Duration = Duration::from_secs(60);
+
+/// Blocks in memory at once: each at most 2 MiB, nearly all far below.
+const BLOCKS_AT_ONCE: usize = 16;
+
+/// What a peer asks to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Events,
+    /// Payloads, their parts, plans: every block that is no contract and no genesis.
+    Content,
+}
+
+/// Whether the peer of this id may read that.
+pub type May = Arc<dyn Fn(&str, What) -> bool + Send + Sync>;
+/// The last signed head, whose events are all folded.
+pub type Last = Arc<dyn Fn() -> Head + Send + Sync>;
+
+/// The log as it is served. Cheap to clone.
+#[derive(Clone)]
+pub struct Server {
+    log: Cid,
+    vkey: String,
+    readers: Arc<Readers>,
+    last: Last,
+    may: May,
+    streams: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+/// What one stream was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    pub requests: u64,
+    pub events: u64,
+    pub blocks: u64,
+}
+
+impl Server {
+    /// Serves the log of `home`, named `log`, whose heads `vkey` verifies.
+    pub fn new(home: &Home, log: Cid, vkey: String, last: Last, may: May) -> Self {
+        let readers = Arc::new(Readers::new(home.clone()));
+        Self { log, vkey, readers, last, may, streams: Arc::default() }
+    }
+
+    /// Answers what `peer` asks, until it closes the stream. Safe to drop midway.
+    pub async fn serve<S>(&self, mut stream: S, peer: &str) -> Result<Served, WireError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut served = Served::default();
+        let Some(_place) = Place::take(&self.streams, peer) else {
+            write(&mut stream, &Response::Refused(Reason::Busy)).await?;
+            return Ok(served);
+        };
+        while let Some(frame) = timeout(IDLE_MAX, read_frame(&mut stream)).await.map_err(|_| WireError::Idle)?? {
+            let Ok(request) = read(&frame) else {
+                write(&mut stream, &Response::Refused(Reason::Malformed)).await?;
+                return Err(WireError::Malformed);
+            };
+            served.requests += 1;
+            let answered = match request {
+                Request::Head(ask) => self.head(&mut stream, ask).await?,
+                Request::Tail(ask) => self.tail(&mut stream, peer, ask, &mut served).await?,
+                Request::Blocks(ask) => self.blocks(&mut stream, peer, ask.cids, &mut served).await?,
+            };
+            if let Err(reason) = answered {
+                write(&mut stream, &Response::Refused(reason)).await?;
+            }
+        }
+        Ok(served)
+    }
+
+    async fn head<S: AsyncWrite + Unpin>(&self, stream: &mut S, ask: AskHead) -> Answered {
+        let (head, log) = ((self.last)(), self.log);
+        let note = head.note.clone();
+        let found = self.ask(move |view| {
+            let (_, genesis) = view.genesis(&log)?;
+            let (root, proof) = view.extension(ask.held.min(head.size), head.size)?;
+            Ok((genesis, root, proof))
+        });
+        let (genesis, root, proof) = match found.await {
+            Ok(found) => found,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let told = ToldHead {
+            genesis: ByteBuf::from(genesis),
+            vkey: self.vkey.clone(),
+            checkpoint: note,
+            root: ByteBuf::from(root.to_vec()),
+            proof: hashes(&proof),
+        };
+        write(stream, &Response::Head(Box::new(told))).await.map(Ok)
+    }
+
+    async fn tail<S: AsyncWrite + Unpin>(
+        &self,
+        stream: &mut S,
+        peer: &str,
+        ask: AskTail,
+        served: &mut Served,
+    ) -> Answered {
+        if !(self.may)(peer, What::Events) {
+            return Ok(Err(Reason::Denied));
+        }
+        if ask.max == 0 || ask.from >= ask.size || ask.size > (self.last)().size {
+            return Ok(Err(Reason::Malformed));
+        }
+        let to = ask.size.min(ask.from + ask.max.min(TAIL_MAX));
+        let (mut next, mut left) = (ask.from, TAIL_BYTES_MAX);
+        while next < to && left > 0 {
+            let from = next;
+            let events = match self.ask(move |view| view.event_bytes(from, to, TAIL_FRAME)).await {
+                Ok(events) if events.is_empty() => return Ok(Err(Reason::Unavailable)),
+                Ok(events) => events,
+                Err(reason) => return Ok(Err(reason)),
+            };
+            next += events.len() as u64;
+            served.events += events.len() as u64;
+            left = left.saturating_sub(events.iter().map(Vec::len).sum());
+            write(stream, &Response::Events(events.into_iter().map(ByteBuf::from).collect())).await?;
+        }
+        match self.ask(move |view| view.extension(next, ask.size)).await {
+            Ok((_, proof)) => {
+                write(stream, &Response::End(End { next, proof: hashes(&proof) })).await.map(Ok)
+            }
+            Err(reason) => Ok(Err(reason)),
+        }
+    }
+
+    async fn blocks<S: AsyncWrite + Unpin>(
+        &self,
+        stream: &mut S,
+        peer: &str,
+        cids: Vec<Cid>,
+        served: &mut Served,
+    ) -> Answered {
+        if cids.is_empty() || cids.len() > NAMES_MAX {
+            return Ok(Err(Reason::Malformed));
+        }
+        let content = (self.may)(peer, What::Content);
+        let mut cids = cids.into_iter().peekable();
+        while cids.peek().is_some() {
+            let asked: Vec<Cid> = cids.by_ref().take(BLOCKS_AT_ONCE).collect();
+            let found = self.ask(move |view| {
+                asked.iter().map(|cid| found(view, cid, content)).collect::<Result<Vec<_>, _>>()
+            });
+            let answers = match found.await {
+                Ok(answers) => answers,
+                Err(reason) => return Ok(Err(reason)),
+            };
+            for answer in answers {
+                served.blocks += 1;
+                for piece in pieces(answer) {
+                    write(stream, &Response::Block(piece)).await?;
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Asks the log on a blocking thread.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&View) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, Reason> {
+        let readers = Arc::clone(&self.readers);
+        match tokio::task::spawn_blocking(move || readers.ask(question)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(err)) => {
+                tracing::error!(err = %crate::query::verify::chain(&err), "a follower's request failed");
+                Err(Reason::Unavailable)
+            }
+            Err(err) => {
+                tracing::error!(%err, "a follower's request broke off");
+                Err(Reason::Unavailable)
+            }
+        }
+    }
+}
+
+/// Answered; or why not, which the peer is told; or the stream is at its end.
+type Answered = Result<Result<(), Reason>, WireError>;
+
+async fn write<S: AsyncWrite + Unpin>(stream: &mut S, response: &Response) -> Result<(), WireError> {
+    timeout(FRAME_WAIT, write_frame(stream, response)).await.map_err(|_| WireError::Idle)?
+}
+
+/// What a peer is told of a block.
+fn found(view: &View, cid: &Cid, content: bool) -> Result<Answer, QueryError> {
+    Ok(match (view.block(cid)?, content) {
+        (None, true) => Answer::Unknown,
+        (Some(Stored::Erased), true) => Answer::Erased,
+        (Some(Stored::Present(bytes)), _) if bytes.len() > BLOCK_MAX => Answer::Unknown,
+        (Some(Stored::Present(bytes)), true) => Answer::Present(bytes.into()),
+        (Some(Stored::Present(bytes)), false) if is_public(cid, &bytes) => Answer::Present(bytes.into()),
+        // Whoever may not read content does not learn either what there is.
+        (None | Some(Stored::Erased | Stored::Present(_)), false) => Answer::Withheld,
+    })
+}
+
+/// Whether a block is for everybody: what a tool promises, and whose log it is.
+fn is_public(cid: &Cid, bytes: &[u8]) -> bool {
+    cid.codec() == Codec::DagCbor && (decode::<Contract>(bytes).is_ok() || is_genesis(cid, bytes))
+}
+
+/// An answer in frames.
+fn pieces(answer: Answer) -> Vec<Answer> {
+    let Answer::Present(bytes) = answer else {
+        return vec![answer];
+    };
+    let mut rest = bytes.into_vec();
+    let mut pieces = Vec::new();
+    while rest.len() > PIECE {
+        let tail = rest.split_off(PIECE);
+        pieces.push(Answer::Piece(std::mem::replace(&mut rest, tail).into()));
+    }
+    pieces.push(Answer::Present(rest.into()));
+    pieces
+}
+
+/// One of a peer's streams.
+struct Place {
+    streams: Arc<Mutex<HashMap<String, usize>>>,
+    peer: String,
+}
+
+impl Place {
+    fn take(streams: &Arc<Mutex<HashMap<String, usize>>>, peer: &str) -> Option<Self> {
+        let mut open = streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(peer.to_owned()).or_default();
+        if *count >= STREAMS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Self { streams: Arc::clone(streams), peer: peer.to_owned() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.peer);
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Where a followed log is written: the one writer of its directory, as long as it is followed.
+//!
+//! Invariants:
+//! - one follower at a time: it holds the directory's lock;
+//! - each batch is one commit: a crash leaves it whole or not at all, and following goes on after it.
+
+use std::{fs, io, os::unix::fs::DirBuilderExt};
+
+use super::{
+    chain::{Edge, Held},
+    evidence::Evidence,
+    followed::{FollowedError, evidence, keep_evidence, path, signed},
+    machine::{Batch, Signed},
+};
+use crate::{
+    block::{Cid, Codec},
+    identity::Verifier,
+    log::{
+        LogError, Reader, Stored,
+        home::{Home, Lock, write_secret},
+        sqlite::{SqliteLog, SqliteReader},
+    },
+    merkle::{self, Growing, Hash, TileRow, Tiles, leaf_hash},
+    query::{self, View},
+};
+
+/// Names read at once.
+const NAMES_READ: u64 = 4096;
+
+pub struct Store {
+    home: Home,
+    log: SqliteLog,
+    reader: SqliteReader,
+    _lock: Lock,
+}
+
+impl Store {
+    /// Takes the directory of `log` for writing, making it where there is none.
+    pub fn open(home: &Home, log: &Cid) -> Result<Self, FollowedError> {
+        let dir = path(home, log);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        let home = Home::open(&dir)?;
+        let lock = home.lock(&format!("a cairn process that follows this log (process {})", std::process::id()))?;
+        let log = SqliteLog::open(&home.log_path(), true)?;
+        let reader = SqliteReader::open(&home.log_path())?;
+        Ok(Self { home, log, reader, _lock: lock })
+    }
+
+    pub fn signed(&self, verifier: &Verifier) -> Option<Signed> {
+        signed(&self.home, verifier)
+    }
+
+    pub fn evidence(&self) -> Result<Option<Evidence>, FollowedError> {
+        evidence(&self.home)
+    }
+
+    /// The end of what is held. What the state has folded is not hashed again; a wrong fold shows in the next root.
+    pub fn edge(&self) -> Result<Edge, LogError> {
+        let Some(tip) = self.reader.tip()? else {
+            return Ok(Edge::default());
+        };
+        let folded = View::open(&self.home).and_then(|view| view.edge()).unwrap_or_default();
+        let mut tree = if folded.size() <= tip.seq + 1 { folded } else { Growing::new() };
+        let from = tree.size();
+        self.leaves(from, tip.seq + 1, &mut |leaf| {
+            tree.push(leaf);
+            if tree.size().is_multiple_of(NAMES_READ) {
+                tree.take_changed();
+            }
+        })?;
+        tree.take_changed();
+        Ok(Edge { tree, last: Some((tip.cid, tip.ts)) })
+    }
+
+    /// Notes the largest signed head: whole or not at all.
+    pub fn note(&self, head: &str) -> io::Result<()> {
+        write_secret(&self.home.dir().join("head"), head.as_bytes())
+    }
+
+    pub fn keep(&mut self, batch: &Batch) -> Result<(), LogError> {
+        let erased = self.with_parts(&batch.erased)?;
+        self.log.copy(&batch.blocks, &erased, &batch.events)
+    }
+
+    pub fn keep_evidence(&self, evidence: &Evidence) -> io::Result<()> {
+        keep_evidence(&self.home, evidence)
+    }
+
+    /// Erased payloads, with those of their parts that no other payload holds.
+    fn with_parts(&self, payloads: &[Cid]) -> Result<Vec<Cid>, LogError> {
+        let mut gone = payloads.to_vec();
+        for payload in payloads {
+            let Some(Stored::Present(bytes)) = self.reader.block(payload)? else {
+                continue;
+            };
+            let parts = query::payload_parts(&bytes).unwrap_or_default();
+            let shared = query::shared_parts(&self.reader, payloads, &parts)?;
+            gone.extend(parts.into_iter().filter(|part| !shared.contains(part)));
+        }
+        Ok(gone)
+    }
+
+    fn leaves(&self, from: u64, to: u64, visit: &mut dyn FnMut(Hash)) -> Result<(), LogError> {
+        let mut at = from;
+        while at < to {
+            let cids = self.reader.cids(at, to.min(at + NAMES_READ))?;
+            if cids.is_empty() {
+                return Err(LogError::Corrupt { what: "events are missing" });
+            }
+            at += cids.len() as u64;
+            cids.iter().for_each(|cid| visit(leaf_hash(cid)));
+        }
+        Ok(())
+    }
+}
+
+impl Held for Store {
+    fn has_event(&self, cid: &Cid) -> Result<bool, LogError> {
+        Ok(cid.codec() == Codec::DagCbor && self.reader.seq_of(cid)?.is_some())
+    }
+
+    fn has_block(&self, cid: &Cid) -> Result<bool, LogError> {
+        Ok(self.reader.number_of(cid)?.is_some())
+    }
+
+    fn prefix(&self, size: u64) -> Result<(Hash, Vec<Hash>), LogError> {
+        let events = self.reader.tip()?.map_or(0, |tip| tip.seq + 1);
+        let mut tree = Growing::new();
+        self.leaves(0, events, &mut |leaf| tree.push(leaf))?;
+        let tiles = Kept(tree.take_changed());
+        let proven = merkle::root_at(&tiles, size)
+            .and_then(|root| Ok((root, merkle::consistency(&tiles, size, events)?)));
+        proven.map_err(|_| LogError::Corrupt { what: "events are missing" })
+    }
+}
+
+/// Tiles in memory: of a whole log, about 32 bytes an event, for as long as one proof is made.
+struct Kept(Vec<TileRow>);
+
+impl Tiles for Kept {
+    type Error = std::convert::Infallible;
+
+    fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, Self::Error> {
+        let mut rows = self.0.iter();
+        Ok(rows.find(|row| (row.level, row.index) == (level, index)).map(|row| row.hashes.clone()))
+    }
+}

@@ -1,0 +1,1 @@
+//! Following: what a follower takes, refuses and keeps.

@@ -1,0 +1,198 @@
+//! `/cairn/log/1.0.0`: frames of a big-endian `u32` length and strict DAG-CBOR, and what may stand in them.
+//!
+//! Invariants:
+//! - a length over [`FRAME_MAX`], or of nothing, ends the stream before anything is allocated for it;
+//! - a buffer grows with the bytes that have come, never with what a peer says will come.
+
+use std::io;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_bytes::ByteBuf;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::{
+    block::{Cid, decode, encode},
+    merkle::Hash,
+};
+
+/// Bytes of one frame, without its length.
+pub const FRAME_MAX: usize = 1024 * 1024;
+/// Names in one request for blocks.
+pub const NAMES_MAX: usize = 64;
+/// Events of one tail.
+pub const TAIL_MAX: u64 = 4096;
+/// Bytes of the events in one tail: what a follower holds before it can check the root.
+pub const TAIL_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of the events in one frame.
+pub const TAIL_FRAME: usize = 256 * 1024;
+/// Bytes of one block in one frame; a contract may be larger and comes in several.
+pub const PIECE: usize = 512 * 1024;
+/// Bytes of one block.
+pub const BLOCK_MAX: usize = 2 * 1024 * 1024;
+
+/// A buffer grows by this much.
+const STEP: usize = 64 * 1024;
+
+/// What the follower asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Request {
+    /// The log's name, key and last signed head, compared with the head over `held` events.
+    Head(AskHead),
+    Tail(AskTail),
+    /// Blocks by name, at most [`NAMES_MAX`].
+    Blocks(AskBlocks),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskHead {
+    pub held: u64,
+}
+
+/// Events from `from` on, at most `max` and none at or after `size`, with the proof that the tree over `size` has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskTail {
+    pub from: u64,
+    pub max: u64,
+    pub size: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskBlocks {
+    pub cids: Vec<Cid>,
+}
+
+/// What is answered: to a head one of it, to a tail any number of events and an end, to blocks one answer each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Response {
+    Head(Box<ToldHead>),
+    Events(Vec<ByteBuf>),
+    End(End),
+    Block(Answer),
+    Refused(Reason),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToldHead {
+    /// The genesis block, whose CID is the log's name.
+    pub genesis: ByteBuf,
+    pub vkey: String,
+    pub checkpoint: String,
+    /// The root over the first events: as many as `held`, or all where there are fewer.
+    pub root: ByteBuf,
+    /// That the checkpoint's tree begins with them.
+    pub proof: Vec<ByteBuf>,
+}
+
+/// The end of a tail: the proof that the tree asked for begins with all events up to here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct End {
+    pub next: u64,
+    pub proof: Vec<ByteBuf>,
+}
+
+/// What is known of one block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// A piece of the block; more of it follows.
+    Piece(ByteBuf),
+    /// The block, or its last piece.
+    Present(ByteBuf),
+    Erased,
+    /// There, but not for this peer.
+    Withheld,
+    Unknown,
+}
+
+/// Why a request is not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// The owner does not let this peer read it.
+    Denied,
+    /// The peer has as many streams open as it may.
+    Busy,
+    /// The request makes no sense.
+    Malformed,
+    /// The log cannot be read at the moment.
+    Unavailable,
+}
+
+/// Why the wire gave no message.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    #[error("a frame of {len} bytes, where 1 to 1048576 are allowed")]
+    Length { len: u32 },
+    #[error("the stream ended within a frame")]
+    Cut,
+    #[error("a frame holds no message of this protocol")]
+    Malformed,
+    #[error("the peer neither sent nor took anything for too long")]
+    Idle,
+    #[error("the stream failed")]
+    Io(#[source] io::Error),
+}
+
+/// The next frame; none where the stream ended between two. Dropping it midway loses what was read.
+pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Vec<u8>>, WireError> {
+    let mut head = [0; 4];
+    let mut got = 0;
+    while got < head.len() {
+        match stream.read(&mut head[got..]).await.map_err(WireError::Io)? {
+            0 if got == 0 => return Ok(None),
+            0 => return Err(WireError::Cut),
+            more => got += more,
+        }
+    }
+    let len = u32::from_be_bytes(head);
+    if len == 0 || len as usize > FRAME_MAX {
+        return Err(WireError::Length { len });
+    }
+    let len = len as usize;
+    let mut frame = Vec::new();
+    while frame.len() < len {
+        let at = frame.len();
+        frame.resize(len.min(at + STEP), 0);
+        let read = stream.read(&mut frame[at..]).await.map_err(WireError::Io)?;
+        if read == 0 {
+            return Err(WireError::Cut);
+        }
+        frame.truncate(at + read);
+    }
+    Ok(Some(frame))
+}
+
+/// Writes `message` as one frame. Messages of ours are below the bound by how they are made.
+pub async fn write_frame<T: Serialize>(
+    stream: &mut (impl AsyncWrite + Unpin),
+    message: &T,
+) -> Result<(), WireError> {
+    let body = encode(message);
+    debug_assert!(body.len() <= FRAME_MAX, "a message of {} bytes", body.len());
+    let mut frame = Vec::with_capacity(4 + body.len());
+    frame.extend((body.len() as u32).to_be_bytes());
+    frame.extend(body);
+    stream.write_all(&frame).await.map_err(WireError::Io)?;
+    stream.flush().await.map_err(WireError::Io)
+}
+
+/// Reads a frame as a message.
+pub fn read<T: DeserializeOwned>(frame: &[u8]) -> Result<T, WireError> {
+    decode(frame).map_err(|_| WireError::Malformed)
+}
+
+pub fn hashes(proof: &[Hash]) -> Vec<ByteBuf> {
+    proof.iter().map(|hash| ByteBuf::from(hash.to_vec())).collect()
+}
+
+/// A proof as it came; none where something in it is no hash.
+pub fn proof(hashes: &[ByteBuf]) -> Option<Vec<Hash>> {
+    hashes.iter().map(|hash| hash.as_slice().try_into().ok()).collect()
+}
