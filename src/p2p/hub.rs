@@ -6,8 +6,10 @@
 //! - everything found is merged in one book, and everything the hub runs ends with it.
 
 mod announcing;
+mod following;
 mod joining;
 mod keeping;
+mod kept;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,12 +20,11 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::joining::{Goal, Joined};
+pub use self::joining::{Goal, Joined, Tried};
+use self::{following::Following, kept::Kept};
 use crate::{
-    event::{
-        Actor,
-        peer::{PeerDiscovered, Source as Heard},
-    },
+    block::payload::SaltKey,
+    event::peer::{PeerDiscovered, Source as Heard},
     ledger::{
         Command, Ledger,
         peers::Peering,
@@ -61,6 +62,10 @@ pub struct Parts {
     pub bootstrap: Vec<String>,
     /// Peers to stay connected with, and where they are dialled.
     pub keep: BTreeMap<Peer, Vec<String>>,
+    /// Peers whose logs are followed.
+    pub follow: BTreeSet<Peer>,
+    /// What payloads of ours are salted with.
+    pub salt: SaltKey,
 }
 
 /// This node among others. Clones share it.
@@ -72,8 +77,9 @@ pub struct Hub {
 struct Inner {
     parts: Parts,
     book: Mutex<Book>,
-    /// Peers to stay connected with, and where they are dialled.
-    keep: Mutex<BTreeMap<Peer, Vec<String>>>,
+    kept: Kept,
+    /// Tells each followed peer's task to look again.
+    follows: Mutex<HashMap<Peer, Following>>,
     /// One bootstrap at a time.
     joining: tokio::sync::Mutex<()>,
     tallies: Mutex<HashMap<Peer, Arc<Tally>>>,
@@ -112,7 +118,8 @@ impl Hub {
     pub fn start(parts: Parts) -> Self {
         let inner = Inner {
             book: Mutex::new(Book::new(parts.ttl.as_millis() as u64)),
-            keep: Mutex::new(parts.keep.clone()),
+            kept: Kept::open(parts.ledger.home(), parts.keep.clone(), parts.follow.clone()),
+            follows: Mutex::default(),
             joining: tokio::sync::Mutex::default(),
             tallies: Mutex::default(),
             connected: watch::Sender::default(),
@@ -126,6 +133,11 @@ impl Hub {
         hub.spawn(keeping::keep(hub.clone()));
         hub.spawn(keeping::measure(hub.clone()));
         hub.spawn(announcing::announce(hub.clone()));
+        hub.spawn(following::publish(hub.clone()));
+        hub.spawn(following::listen(hub.clone()));
+        for peer in hub.inner.kept.followed() {
+            hub.begin_following(peer);
+        }
         hub
     }
 
@@ -210,14 +222,14 @@ impl Hub {
             pause *= 2;
         };
         if persist && connected.is_ok() {
-            self.keep().insert(peer.to_owned(), address.into_iter().collect());
+            self.inner.kept.keep(peer, address.into_iter().collect());
         }
         Attempted { connected, attempts }
     }
 
     /// Lets a peer go, and dials it no more. False: it was not connected.
     pub async fn disconnect(&self, peer: &str, graceful: bool) -> bool {
-        self.keep().remove(peer);
+        self.inner.kept.let_go(peer);
         if graceful {
             let tally = self.tally(peer);
             let idle = async {
@@ -242,7 +254,7 @@ impl Hub {
 
     /// Where a peer is known to be: kept addresses, the book's, and the table's where there is nothing else.
     async fn addresses(&self, peer: &str, patience: Duration) -> Vec<String> {
-        let kept = self.keep().get(peer).cloned().unwrap_or_default();
+        let kept = self.inner.kept.addrs(peer);
         let booked = self.book().get(peer).map(|known| known.addrs.clone()).unwrap_or_default();
         let mut addrs: Vec<String> = kept.into_iter().chain(booked).collect();
         if addrs.is_empty() {
@@ -271,7 +283,7 @@ impl Hub {
 
     /// Records news; the ledger passes over what changes nothing.
     async fn record(&self, id: &str, news: News) {
-        let peering = Peering::of(id, news, node());
+        let peering = Peering::new(id, news);
         if let Err(stopped) = self.inner.parts.ledger.submit(Command::Peer(Box::new(peering))).await {
             tracing::warn!(%stopped, "news of a peer is not recorded");
         }
@@ -285,15 +297,6 @@ impl Hub {
     fn book(&self) -> MutexGuard<'_, Book> {
         self.inner.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn keep(&self) -> MutexGuard<'_, BTreeMap<Peer, Vec<String>>> {
-        self.inner.keep.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The node itself, as the author of what it notices.
-fn node() -> Actor {
-    crate::ledger::writer::node()
 }
 
 fn heard(origin: Origin) -> Heard {

@@ -15,7 +15,7 @@ use crate::{
         CAPABILITIES_MAX, Found, Origin,
         live::{everybody, key},
     },
-    runtime::peers::SOURCE,
+    catalogue::PEERS,
 };
 
 /// Changes of the offer within this time are announced together.
@@ -84,7 +84,7 @@ pub(super) async fn withdraw(hub: &Hub) {
 /// What this node offers: the names of its tools, and their contracts.
 pub(super) fn offered(hub: &Hub) -> (Vec<String>, Vec<Cid>) {
     let tools = hub.inner.parts.router.tools();
-    let own = tools.iter().filter(|entry| entry.source != SOURCE);
+    let own = tools.iter().filter(|entry| entry.source != PEERS);
     own.map(|entry| (entry.tool.name.clone(), entry.tool.contract)).unzip()
 }
 

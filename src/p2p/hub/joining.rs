@@ -172,7 +172,7 @@ impl Hub {
 
     /// Those the node keeps up with, and those heard of last.
     fn known(&self) -> Vec<Node> {
-        let kept = self.keep().clone().into_iter().map(|(peer, addrs)| Node { peer: Some(peer), addrs });
+        let kept = self.inner.kept.peers().into_iter().map(|(peer, addrs)| Node { peer: Some(peer), addrs });
         let book = self.book();
         let booked = book.with(&Default::default(), now_ms()).into_iter().take(KNOWN_MAX);
         let booked = booked.map(|known| Node { peer: Some(known.peer.clone()), addrs: known.addrs.clone() });

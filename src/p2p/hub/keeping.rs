@@ -144,7 +144,7 @@ pub(super) async fn keep(hub: Hub) {
     loop {
         hub.book().sweep(now_ms());
         let connected = hub.inner.connected.borrow().clone();
-        let kept = hub.keep().clone();
+        let kept = hub.inner.kept.peers();
         due.retain(|peer, _| kept.contains_key(peer) && !connected.contains(peer));
         for peer in kept.into_keys().filter(|peer| !connected.contains(peer)) {
             let now = Instant::now();

@@ -1,0 +1,223 @@
+//! Following: heads are told and heard, and the logs of followed peers are kept up with.
+//!
+//! Invariants:
+//! - a head is passed on only by a node that has checked its signature, and told at most once a second;
+//! - one pass at a time for each peer; whatever asks for another meanwhile asks for one;
+//! - a log that forked is not followed on: the evidence is recorded, and an operator decides.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::Hub;
+use crate::{
+    block::{
+        Cid,
+        payload::{JSON, Payload},
+    },
+    event::peer::PeerForked,
+    identity::{CHECKPOINT_MAX, Verifier, open_checkpoint},
+    ledger::{Command, peers::Peering},
+    p2p::{
+        Peer, Verdict, Wire,
+        sync::{
+            evidence::Evidence,
+            follow::{Expected, FollowError, Outcome, follow},
+            machine::Ending,
+        },
+    },
+    peer::News,
+};
+
+/// Between two heads that are told.
+const TELL_PAUSE: Duration = Duration::from_secs(1);
+/// How long a followed log is left alone where nobody tells of a new head.
+const POLL: Duration = Duration::from_secs(30);
+/// The pause after a pass that failed.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// A head as it is told: whose, and signed.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Told {
+    log: Cid,
+    vkey: String,
+    checkpoint: String,
+}
+
+/// The task that keeps up with one peer.
+pub(super) struct Following {
+    look: Arc<Notify>,
+    end: CancellationToken,
+}
+
+impl Hub {
+    /// Keeps up with a peer's log from now on. False: it is done already.
+    pub fn follow(&self, peer: &str) -> bool {
+        let new = self.inner.kept.follow(peer);
+        if new {
+            self.begin_following(peer.to_owned());
+        }
+        new
+    }
+
+    /// Keeps up with it no longer; what is held stays. False: it was not followed.
+    pub fn unfollow(&self, peer: &str) -> bool {
+        if let Some(following) = self.follows().remove(peer) {
+            following.end.cancel();
+        }
+        self.inner.kept.unfollow(peer)
+    }
+
+    pub(super) fn begin_following(&self, peer: Peer) {
+        let following = Following { look: Arc::default(), end: CancellationToken::new() };
+        let (look, end) = (following.look.clone(), following.end.clone());
+        if let Some(before) = self.follows().insert(peer.clone(), following) {
+            before.end.cancel();
+        }
+        let hub = self.clone();
+        self.spawn(async move {
+            end.run_until_cancelled(keep_up(hub, peer, look)).await;
+        });
+    }
+
+    /// Makes the task of a followed peer look again.
+    pub(super) fn look_again(&self, peer: &str) {
+        if let Some(following) = self.follows().get(peer) {
+            following.look.notify_one();
+        }
+    }
+
+    fn follows(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<Peer, Following>> {
+        self.inner.follows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells the head of this node's log whenever it has changed, until it is dropped.
+pub(super) async fn publish(hub: Hub) {
+    let mut reach = hub.inner.parts.ledger.reach();
+    let about = hub.inner.parts.ledger.about().clone();
+    loop {
+        let checkpoint = reach.borrow_and_update().checkpoint.clone();
+        if !checkpoint.is_empty() && !hub.inner.connected.borrow().is_empty() {
+            let told = Told { log: about.log, vkey: about.vkey.clone(), checkpoint };
+            match serde_ipld_dagcbor::to_vec(&told) {
+                Ok(bytes) => hub.net().publish_head(bytes).await,
+                Err(err) => tracing::error!(%err, "a head cannot be told"),
+            }
+        }
+        tokio::time::sleep(TELL_PAUSE).await;
+        if reach.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Hears heads, judges them, and looks at followed logs that have grown, until it is dropped.
+pub(super) async fn listen(hub: Hub) {
+    let mut heads = hub.net().heads();
+    loop {
+        let head = match heads.recv().await {
+            Ok(head) => head,
+            // Those that were missed are told again.
+            Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => continue,
+            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+        };
+        let verdict = match signed(&head.bytes) {
+            true => Verdict::Accept,
+            false => Verdict::Reject,
+        };
+        hub.net().judge(&head, verdict).await;
+        if verdict == Verdict::Accept {
+            hub.look_again(&head.author);
+        }
+    }
+}
+
+/// Whether these bytes are a head that the key they name has signed.
+fn signed(bytes: &[u8]) -> bool {
+    if bytes.len() > 2 * CHECKPOINT_MAX {
+        return false;
+    }
+    let Ok(told) = serde_ipld_dagcbor::from_slice::<Told>(bytes) else {
+        return false;
+    };
+    Verifier::from_vkey(&told.vkey).is_ok_and(|verifier| open_checkpoint(&told.checkpoint, &verifier).is_ok())
+}
+
+/// Passes over one peer's log again and again, until it forks or this is dropped.
+async fn keep_up(hub: Hub, peer: Peer, look: Arc<Notify>) {
+    let mut connected = hub.connected();
+    // What one peer showed first is what it is held to.
+    let mut expected = Expected { log: hub.followed_log(&peer).await, vkey: None };
+    loop {
+        if connected.wait_for(|peers| peers.contains(&peer)).await.is_err() {
+            return;
+        }
+        let pause = match pass(&hub, &peer, expected.clone()).await {
+            Ok(outcome) => {
+                expected = Expected { log: Some(outcome.log), vkey: Some(outcome.vkey.clone()) };
+                if let Ending::Forked(evidence) = &outcome.ending {
+                    forked(&hub, &peer, &outcome, evidence).await;
+                    return;
+                }
+                let news = News::Followed { log: outcome.log, origin: outcome.origin, size: outcome.held };
+                hub.record(&peer, news).await;
+                POLL
+            }
+            Err(Failed::Follow(FollowError::Quarantined(_))) => {
+                tracing::warn!(peer, "its log has forked and is not followed");
+                return;
+            }
+            Err(err) => {
+                tracing::warn!(peer, %err, "its log could not be followed; trying again");
+                RETRY
+            }
+        };
+        tokio::select! {
+            () = look.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Net(#[from] crate::p2p::NetError),
+    #[error("{}", crate::query::verify::chain(.0))]
+    Follow(#[from] FollowError),
+}
+
+async fn pass(hub: &Hub, peer: &str, expected: Expected) -> Result<Outcome, Failed> {
+    let stream = hub.net().open(peer, Wire::Log).await?;
+    let home = hub.inner.parts.ledger.home();
+    Ok(follow(stream, home, expected, |progress| tracing::debug!(?progress, "following")).await?)
+}
+
+/// Records that a peer signed two histories, with the evidence.
+async fn forked(hub: &Hub, peer: &str, outcome: &Outcome, evidence: &Evidence) {
+    let Ok(sizes) = evidence.check() else {
+        tracing::error!(peer, "evidence of a fork does not hold; nothing is recorded");
+        return;
+    };
+    let facts = PeerForked {
+        log: outcome.log,
+        origin: outcome.origin.clone(),
+        size_a: sizes.held,
+        size_b: sizes.told,
+    };
+    let shown = serde_json::to_vec(evidence).unwrap_or_default();
+    let sealed = Payload::seal(&hub.inner.parts.salt, JSON, &shown);
+    let mut peering = Peering::new(peer, News::Forked(facts));
+    peering.artifacts = sealed.into_iter().collect();
+    tracing::error!(peer, "its log has forked: the evidence is kept, and it takes no part until it is released");
+    if let Err(stopped) = hub.inner.parts.ledger.submit(Command::Peer(Box::new(peering))).await {
+        tracing::warn!(%stopped, "a fork is not recorded");
+    }
+}
