@@ -210,6 +210,7 @@ impl Writer {
             Command::Work(_)
             | Command::Publish { .. }
             | Command::Retain { .. }
+            | Command::Peer(_)
             | Command::Recover { .. }
             | Command::Erase { .. }
             | Command::Export { .. } => return Ok(None),
@@ -240,6 +241,7 @@ impl Writer {
             Command::End { end, output, attempt } => self.end(&end, output, attempt.as_deref(), draft),
             Command::Begin { start, work } => self.begin(*start, *work, draft),
             Command::Work(_) => Ok(Ruling::Unchanged),
+            Command::Peer(peering) => self.peering(*peering, draft),
             Command::Recover { runners } => self.recover(&runners, draft),
             Command::Publish { contract, actor } => self.publish(contract, &actor, draft),
             Command::Retain { source, names, actor } => self.retain(&source, &names, &actor, draft),

@@ -109,8 +109,8 @@ impl Story {
     fn doubted(&mut self) {
         let subject = ["peer/", PEER].concat();
         let origin = "cairn.example/other".to_owned();
-        let mut fact =
-            self.fact(&subject, Body::PeerForked(PeerForked { log: link(6), origin, size_a: 40, size_b: 41 }));
+        let mut fact = self
+            .fact(&subject, Body::PeerForked(PeerForked { log: link(6), origin, size_a: 40, size_b: 41 }));
         fact.payloads = vec![self.output];
         fact.payloads[0].role = Role::Artifact;
         self.seal(fact);
