@@ -139,14 +139,33 @@ impl fmt::Display for Cause {
 /// What has happened between this node and its peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetEvent {
-    Found { peer: Peer, addrs: Vec<String>, source: &'static str },
+    Found {
+        peer: Peer,
+        addrs: Vec<String>,
+        source: &'static str,
+    },
     Connected(Connected),
     /// A peer has said who it is, or that something changed.
-    Identified { peer: Peer, agent: String, protocol_version: String, protocols: Vec<String>, addrs: Vec<String> },
-    Disconnected { peer: Peer, cause: Cause },
-    Unreachable { peer: Peer, address: String, cause: Cause },
+    Identified {
+        peer: Peer,
+        agent: String,
+        protocol_version: String,
+        protocols: Vec<String>,
+        addrs: Vec<String>,
+    },
+    Disconnected {
+        peer: Peer,
+        cause: Cause,
+    },
+    Unreachable {
+        peer: Peer,
+        address: String,
+        cause: Cause,
+    },
     /// A limit has turned something away since the last such event; told once a second at most.
-    Limited { what: &'static str },
+    Limited {
+        what: &'static str,
+    },
 }
 
 /// A peer that says it serves a key, and where it was last known to listen.
@@ -315,8 +334,14 @@ impl NetError {
     /// Whether another try at the same may go otherwise.
     pub const fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable { cause, .. } => !matches!(cause, Cause::WrongPeer | Cause::Denied | Cause::Address),
-            Self::NotConnected { .. } | Self::Stream { .. } | Self::Timeout(_) | Self::Busy | Self::NoAddress => true,
+            Self::Unreachable { cause, .. } => {
+                !matches!(cause, Cause::WrongPeer | Cause::Denied | Cause::Address)
+            }
+            Self::NotConnected { .. }
+            | Self::Stream { .. }
+            | Self::Timeout(_)
+            | Self::Busy
+            | Self::NoAddress => true,
             Self::BadPeer(_)
             | Self::BadAddress { .. }
             | Self::BadProtocol { .. }

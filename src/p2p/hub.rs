@@ -25,16 +25,17 @@ use self::{following::Following, kept::Kept};
 use crate::{
     block::payload::SaltKey,
     event::peer::{PeerDiscovered, Source as Heard},
-    ledger::{
-        Command, Ledger,
-        peers::Peering,
-    },
+    ledger::{Command, Ledger, peers::Peering},
     p2p::{
         Connected, NetError, Peer, Transport,
-        discovery::{Book, Fared, Found, Known, LookError, Origin, Source, Wanted, ask, file::PeersFile, github::Github, live::Neighbours},
+        discovery::{
+            Book, Fared, Found, Known, LookError, Origin, Source, Wanted, ask, file::PeersFile,
+            github::Github, live::Neighbours,
+        },
         handle::Net,
     },
     peer::News,
+    query::{QueryError, Readers},
     router::Router,
 };
 
@@ -84,6 +85,7 @@ struct Inner {
     joining: tokio::sync::Mutex<()>,
     tallies: Mutex<HashMap<Peer, Arc<Tally>>>,
     connected: watch::Sender<BTreeSet<Peer>>,
+    readers: Arc<Readers>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -123,6 +125,7 @@ impl Hub {
             joining: tokio::sync::Mutex::default(),
             tallies: Mutex::default(),
             connected: watch::Sender::default(),
+            readers: Arc::new(Readers::new(parts.ledger.home().clone())),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             parts,
@@ -177,16 +180,21 @@ impl Hub {
         let sources: Vec<_> = self.inner.parts.sources.iter().filter(asked).cloned().collect();
         let wanted = Wanted { capabilities: capabilities.clone(), max };
         let mut fared = ask(&sources, &wanted, now_ms(), timeout).await;
-        for origin in origins.iter().filter(|origin| !fared.contains_key(origin)).copied().collect::<Vec<_>>() {
+        for origin in origins.iter().filter(|origin| !fared.contains_key(origin)).copied().collect::<Vec<_>>()
+        {
             let off = format!("{} is not configured on this node", origin.as_str());
             fared.insert(origin, Err(LookError::Unavailable(off)));
         }
-        for found in fared.values().filter_map(|looked| looked.as_ref().ok()).flat_map(|looked| looked.found.clone()) {
+        for found in
+            fared.values().filter_map(|looked| looked.as_ref().ok()).flat_map(|looked| looked.found.clone())
+        {
             self.found(found).await;
         }
         let now_ms = now_ms();
         let book = self.book();
-        let among = |known: &&Known| origins.is_empty() || origins.iter().any(|origin| known.origins.contains(origin));
+        let among = |known: &&Known| {
+            origins.is_empty() || origins.iter().any(|origin| known.origins.contains(origin))
+        };
         let peers = book.with(capabilities, now_ms).into_iter().filter(among).take(max).cloned().collect();
         Discovered { peers, sources: fared, took: begun.elapsed() }
     }
@@ -286,6 +294,24 @@ impl Hub {
         let peering = Peering::new(id, news);
         if let Err(stopped) = self.inner.parts.ledger.submit(Command::Peer(Box::new(peering))).await {
             tracing::warn!(%stopped, "news of a peer is not recorded");
+        }
+    }
+
+    /// What the log knows of a peer; none where it never heard of it, or cannot be asked.
+    async fn known(&self, peer: &str) -> Option<crate::peer::Peer> {
+        let (readers, peer) = (self.inner.readers.clone(), peer.to_owned());
+        let asked = tokio::task::spawn_blocking(move || readers.ask(|view| view.peer(&peer, None))).await;
+        match asked {
+            Ok(Ok(known)) => Some(known.what),
+            Ok(Err(QueryError::NotFound(_))) => None,
+            Ok(Err(err)) => {
+                tracing::warn!(%err, "what is known of a peer cannot be read");
+                None
+            }
+            Err(err) => {
+                tracing::error!(%err, "what is known of a peer cannot be read");
+                None
+            }
         }
     }
 

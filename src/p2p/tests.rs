@@ -10,8 +10,8 @@ use tokio::{
 };
 
 use super::{
-    Cause, Connected, Direction, Inbound, Nat, NetError, NetEvent, Settings, Stream, Transport, Verdict, Wire,
-    handle::Net, limits, local_peer, peer_id, start,
+    Cause, Connected, Direction, Inbound, Nat, NetError, NetEvent, Settings, Stream, Transport, Verdict,
+    Wire, handle::Net, limits, local_peer, peer_id, start,
 };
 use crate::block::{Cid, Codec};
 

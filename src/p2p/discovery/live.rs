@@ -61,7 +61,11 @@ impl Source for Table {
     fn look(&self, wanted: Wanted, now_ms: u64) -> BoxFuture<'_, Result<Looked, LookError>> {
         Box::pin(async move {
             let names: Vec<String> = wanted.capabilities.into_iter().take(KEYS_MAX).collect();
-            let keys = if names.is_empty() { vec![everybody()] } else { names.iter().map(|name| key(name)).collect() };
+            let keys = if names.is_empty() {
+                vec![everybody()]
+            } else {
+                names.iter().map(|name| key(name)).collect()
+            };
             let asked = keys.into_iter().map(|key| self.0.providers(key, TABLE_MAX));
             let mut found: BTreeMap<String, Found> = BTreeMap::new();
             for (nth, answer) in join_all(asked).await.into_iter().enumerate() {

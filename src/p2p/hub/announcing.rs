@@ -11,11 +11,11 @@ use tokio::time::Instant;
 use super::{Hub, now_ms};
 use crate::{
     block::Cid,
+    catalogue::PEERS,
     p2p::discovery::{
         CAPABILITIES_MAX, Found, Origin,
         live::{everybody, key},
     },
-    catalogue::PEERS,
 };
 
 /// Changes of the offer within this time are announced together.
@@ -90,7 +90,8 @@ pub(super) fn offered(hub: &Hub) -> (Vec<String>, Vec<Cid>) {
 
 fn own(hub: &Hub) -> Found {
     let (names, contracts) = offered(hub);
-    let bare = |address: &String| address.rsplit_once("/p2p/").map_or(address.clone(), |(bare, _)| bare.to_owned());
+    let bare =
+        |address: &String| address.rsplit_once("/p2p/").map_or(address.clone(), |(bare, _)| bare.to_owned());
     let words = contracts.iter().map(Cid::to_string).chain(names).take(CAPABILITIES_MAX);
     Found {
         peer: hub.net().local(),

@@ -154,7 +154,10 @@ fn signed(bytes: &[u8]) -> bool {
 async fn keep_up(hub: Hub, peer: Peer, look: Arc<Notify>) {
     let mut connected = hub.connected();
     // What one peer showed first is what it is held to.
-    let mut expected = Expected { log: hub.followed_log(&peer).await, vkey: None };
+    let mut expected = Expected {
+        log: hub.known(&peer).await.and_then(|known| known.followed.first().map(|held| held.log)),
+        vkey: None,
+    };
     loop {
         if connected.wait_for(|peers| peers.contains(&peer)).await.is_err() {
             return;
@@ -216,7 +219,10 @@ async fn forked(hub: &Hub, peer: &str, outcome: &Outcome, evidence: &Evidence) {
     let sealed = Payload::seal(&hub.inner.parts.salt, JSON, &shown);
     let mut peering = Peering::new(peer, News::Forked(facts));
     peering.artifacts = sealed.into_iter().collect();
-    tracing::error!(peer, "its log has forked: the evidence is kept, and it takes no part until it is released");
+    tracing::error!(
+        peer,
+        "its log has forked: the evidence is kept, and it takes no part until it is released"
+    );
     if let Err(stopped) = hub.inner.parts.ledger.submit(Command::Peer(Box::new(peering))).await {
         tracing::warn!(%stopped, "a fork is not recorded");
     }

@@ -17,7 +17,7 @@ use crate::{
     p2p::{
         Nat, Peer,
         bootstrap::{Bootstrap, Goal as Rule, Input, Method, Node, Output},
-        discovery::{Origin, Source, Wanted},
+        discovery::{Origin, Wanted},
     },
     peer::News,
 };
@@ -72,7 +72,8 @@ impl Hub {
             timeout_ms: goal.timeout.as_millis() as u64,
         };
         self.record(&id, News::BootstrapStarted(started)).await;
-        let rule = Rule { min: goal.min, max: goal.max, deadline_ms: now_ms() + goal.timeout.as_millis() as u64 };
+        let rule =
+            Rule { min: goal.min, max: goal.max, deadline_ms: now_ms() + goal.timeout.as_millis() as u64 };
         let connected = self.connected().borrow().clone();
         let rule = self.drive(Bootstrap::new(rule, &Method::ALL, connected), &configured, goal.timeout).await;
         let snapshot = self.net().snapshot().await;
@@ -114,7 +115,8 @@ impl Hub {
                     }
                     Output::Try { attempt, node } => {
                         let hub = self.clone();
-                        running.spawn(async move { Input::Ended { attempt, with: hub.try_node(node).await } });
+                        running
+                            .spawn(async move { Input::Ended { attempt, with: hub.try_node(node).await } });
                     }
                     // Dials under way are dropped with their set.
                     Output::Finish => return rule,
@@ -143,7 +145,7 @@ impl Hub {
     async fn nodes(&self, method: Method, configured: Vec<Node>) -> Vec<Node> {
         let origin = match method {
             Method::Configured => return configured,
-            Method::Known => return self.known(),
+            Method::Known => return self.met(),
             Method::File => Origin::File,
             Method::Github => Origin::Github,
             Method::Mdns => Origin::Mdns,
@@ -171,7 +173,7 @@ impl Hub {
     }
 
     /// Those the node keeps up with, and those heard of last.
-    fn known(&self) -> Vec<Node> {
+    fn met(&self) -> Vec<Node> {
         let kept = self.inner.kept.peers().into_iter().map(|(peer, addrs)| Node { peer: Some(peer), addrs });
         let book = self.book();
         let booked = book.with(&Default::default(), now_ms()).into_iter().take(KNOWN_MAX);

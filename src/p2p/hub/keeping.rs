@@ -182,7 +182,8 @@ pub(super) async fn measure(hub: Hub) {
         let mut now = BTreeMap::new();
         for link in hub.net().snapshot().await.connections {
             let tally = hub.tally(&link.peer);
-            let counts = [&tally.served, &tally.sent, &tally.failures].map(|count| count.load(Ordering::Relaxed));
+            let counts =
+                [&tally.served, &tally.sent, &tally.failures].map(|count| count.load(Ordering::Relaxed));
             let last = before.get(&link.peer).filter(|(last, _, _)| last.since == link.since);
             let window = last.map_or(MEASURE, |(_, _, at)| at.elapsed());
             let old = last.map(|(last, counts, _)| (last.bytes_in, last.bytes_out, *counts));

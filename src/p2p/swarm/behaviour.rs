@@ -130,9 +130,8 @@ fn behaviour(
     counters: &Counters,
 ) -> Result<Behaviour, NetError> {
     let local = key.public().to_peer_id();
-    let peers = |list: &HashSet<String>| {
-        list.iter().map(|peer| addresses::peer(peer)).collect::<Result<Vec<_>, _>>()
-    };
+    let peers =
+        |list: &HashSet<String>| list.iter().map(|peer| addresses::peer(peer)).collect::<Result<Vec<_>, _>>();
     let allowed = peers(&settings.allow)?;
     let allowed = (!allowed.is_empty()).then(|| {
         let mut list = allow_block_list::Behaviour::<AllowedPeers>::default();

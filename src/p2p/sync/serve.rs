@@ -90,7 +90,9 @@ impl Server {
             write(&mut stream, &Response::Refused(Reason::Busy)).await?;
             return Ok(served);
         };
-        while let Some(frame) = timeout(IDLE_MAX, read_frame(&mut stream)).await.map_err(|_| WireError::Idle)?? {
+        while let Some(frame) =
+            timeout(IDLE_MAX, read_frame(&mut stream)).await.map_err(|_| WireError::Idle)??
+        {
             let Ok(request) = read(&frame) else {
                 write(&mut stream, &Response::Refused(Reason::Malformed)).await?;
                 return Err(WireError::Malformed);

@@ -40,7 +40,8 @@ impl Store {
         let dir = path(home, log);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         let home = Home::open(&dir)?;
-        let lock = home.lock(&format!("a cairn process that follows this log (process {})", std::process::id()))?;
+        let lock =
+            home.lock(&format!("a cairn process that follows this log (process {})", std::process::id()))?;
         let log = SqliteLog::open(&home.log_path(), true)?;
         let reader = SqliteReader::open(&home.log_path())?;
         Ok(Self { home, log, reader, _lock: lock })
