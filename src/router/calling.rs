@@ -20,7 +20,7 @@ use crate::{
         payload::{JSON, PAYLOAD_MAX, Payload, SealedPayload},
         splice,
     },
-    call::{Code, End, EndOutcome, Ending, How, Refusal, Start},
+    call::{Code, End, EndOutcome, Ending, How, Refusal, Remote, Start},
     contract::secret::Paths,
     event::{
         Role,
@@ -52,6 +52,8 @@ struct Target {
     entry: Option<Arc<Entry>>,
     lane: String,
     rule: Rule,
+    /// The peers it was tried at, as the run tells of them.
+    remotes: Arc<Mutex<Vec<Remote>>>,
 }
 
 impl Target {
@@ -304,6 +306,7 @@ impl Router {
             entry: None,
             lane: source.lane.clone().unwrap_or_else(|| lane::BUILTIN.to_owned()),
             rule: Rule::Source,
+            remotes: Arc::default(),
         };
         match request.method {
             Method::ToolsCall => {
@@ -320,6 +323,7 @@ impl Router {
                     source: entry.source.clone(),
                     lane: entry.metadata.runtime.clone(),
                     rule: entry.rule,
+                    remotes: Arc::default(),
                     entry: Some(entry),
                 })
             }
@@ -492,5 +496,6 @@ fn invocation(
         cancel,
         started,
         ruled: Arc::new(Mutex::new(ruled)),
+        remotes: target.remotes.clone(),
     }
 }
