@@ -14,11 +14,16 @@ use crate::{
         body::{
             CallCancelled, CallFailed, CallInterrupted, CallRefused, CallStarted, CallSucceeded, Failure,
         },
+        peer::RemoteCalled,
     },
 };
 
 /// Bytes of a keyed commitment to an idempotency key.
 pub const KEY_LEN: usize = 16;
+/// Events elsewhere that a caller may name.
+pub const START_REFS_MAX: usize = 8;
+/// Peers that one call may be tried at.
+pub const REMOTE_MAX: usize = 8;
 
 /// One call, as the log remembers it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +67,8 @@ pub struct Start {
     pub input: Option<PayloadRef>,
     pub facts: CallStarted,
     pub cause: Option<Cid>,
+    /// Events elsewhere that it follows from, as its caller names them; at most [`START_REFS_MAX`].
+    pub refs: Vec<Cid>,
     /// Whether the contract says that running twice does no more than running once.
     pub repeatable: bool,
     /// What is already known to forbid it: it is recorded, and nothing runs.
@@ -114,6 +121,15 @@ pub struct End {
     pub outcome: EndOutcome,
     pub output: Option<PayloadRef>,
     pub took_us: u64,
+    /// The peers it was tried at, in order; at most [`REMOTE_MAX`].
+    pub remote: Vec<Remote>,
+}
+
+/// One try of a call at a peer, and the peer's own event of it where it named one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Remote {
+    pub facts: RemoteCalled,
+    pub refs: Vec<Cid>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -221,7 +237,7 @@ pub fn subject(id: &str) -> String {
 pub fn start(earlier: Option<&Call>, wish: &Start) -> Ruling {
     let started = Fact {
         cause: wish.cause,
-        refs: Vec::new(),
+        refs: wish.refs.iter().copied().take(START_REFS_MAX).collect(),
         actor: wish.actor.clone(),
         subject: subject(&wish.id),
         tool: wish.tool,
@@ -234,7 +250,10 @@ pub fn start(earlier: Option<&Call>, wish: &Start) -> Ruling {
     }
     match earlier.map(|earlier| again(earlier, wish)) {
         None | Some(Again::Run) => Ruling::Run(Box::new(started)),
-        Some(Again::After(first)) => Ruling::Run(Box::new(Fact { refs: vec![first], ..started })),
+        Some(Again::After(first)) => {
+            let refs = started.refs.iter().copied().chain([first]).collect();
+            Ruling::Run(Box::new(Fact { refs, ..started }))
+        }
         Some(Again::Answered(ending)) => Ruling::Answered(ending),
         Some(Again::Denied(refusal)) => Ruling::Denied(refusal),
     }

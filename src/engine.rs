@@ -200,7 +200,7 @@ impl Engine {
         }
         if let Some((id, _)) = handed.call {
             // It began with its claim, and nothing came of it: its tool is gone.
-            let end = End { id, outcome: LOST, output: None, took_us: 0 };
+            let end = End { id, outcome: LOST, output: None, took_us: 0, remote: Vec::new() };
             let _ = self.ledger.submit(Command::End { end, output: None, attempt: None }).await;
         }
         // The call was refused before it began, or could not be recorded: the attempt ends by itself.

@@ -15,6 +15,7 @@ mod holding;
 mod loading;
 mod memory;
 pub mod opening;
+pub mod peers;
 mod queueing;
 mod runs;
 mod sealer;
@@ -33,7 +34,10 @@ use crate::{
     call::{End, Ending, Refusal, Start},
     contract::Contract,
     event::Actor,
-    ledger::work::{Attempt, Work, Worked},
+    ledger::{
+        peers::Peering,
+        work::{Attempt, Work, Worked},
+    },
     log::home::Home,
     workflow::plan::Tools,
 };
@@ -63,6 +67,8 @@ pub enum Command {
     End { end: End, output: Option<SealedPayload>, attempt: Option<Box<Attempt>> },
     /// Change durable work.
     Work(Box<Work>),
+    /// Record news about another node, where it changes anything.
+    Peer(Box<Peering>),
     /// End every running call and attempt of processes that have ended, and record how many there were.
     Recover { runners: Vec<String> },
     /// Delete a payload's content, keeping its name and every proof.

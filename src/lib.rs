@@ -28,6 +28,8 @@ pub mod workflow;
 
 pub mod schedule;
 
+pub mod peer;
+
 // Floor 3, memory: the log, what is derived from it, the questions about both, and plain counters.
 pub mod log;
 pub mod metrics;

@@ -11,6 +11,7 @@ pub mod graph;
 pub mod import;
 pub mod list;
 pub mod lookup;
+pub mod peers;
 pub mod proof;
 pub mod record;
 pub mod shown;

@@ -7,6 +7,7 @@
 
 pub mod digest;
 pub mod fold;
+pub mod peers;
 pub mod work;
 
 use std::{path::Path, time::Duration};

@@ -241,3 +241,23 @@ CREATE TABLE minute (
     runs_ended     INTEGER NOT NULL,
     runs_failed    INTEGER NOT NULL
 );
+
+-- Other nodes by their subject's number, each as its last event left it.
+CREATE TABLE peer (
+    id           INTEGER PRIMARY KEY,
+    name         TEXT NOT NULL UNIQUE,
+    status       INTEGER NOT NULL,     -- 0 connected, 1 disconnected, 2 unreachable
+    last_seen_ms INTEGER,
+    latency_us   INTEGER,
+    bandwidth    INTEGER,              -- bytes a second
+    reliability  INTEGER,              -- parts per million
+    entity       BLOB NOT NULL         -- the whole of it, as DAG-CBOR
+);
+CREATE INDEX peer_status ON peer (status);
+
+CREATE TABLE peer_capability (
+    peer       INTEGER NOT NULL,
+    capability TEXT NOT NULL,
+    PRIMARY KEY (peer, capability)
+) WITHOUT ROWID;
+CREATE INDEX peer_able ON peer_capability (capability, peer);

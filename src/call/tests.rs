@@ -38,13 +38,20 @@ fn wish(id: &str, input: &str) -> Start {
             trace: None,
         },
         cause: None,
+        refs: Vec::new(),
         repeatable: false,
         refusal: None,
     }
 }
 
 fn ended(outcome: EndOutcome) -> End {
-    End { id: "c1".into(), outcome, output: Some(pay("answer", Role::Output)), took_us: 5 }
+    End {
+        id: "c1".into(),
+        outcome,
+        output: Some(pay("answer", Role::Output)),
+        took_us: 5,
+        remote: Vec::new(),
+    }
 }
 
 impl Story {

@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     block::Cid,
+    event::peer::{
+        BootstrapFinished, BootstrapStarted, LogFollowed, PeerConnected, PeerDisconnected, PeerDiscovered,
+        PeerForked, PeerMeasured, PeerReleased, PeerUnreachable, RemoteCalled,
+    },
     event::work::{
         QueueCleared, QueuePaused, QueueResumed, ScheduleCreated, ScheduleDeleted, ScheduleFired, StepFailed,
         StepGathered, StepSkipped, TaskCancelRequested, TaskCancelled, TaskClaimed, TaskCleared, TaskDead,
@@ -109,6 +113,17 @@ kinds! {
     ScheduleCreated = "schedule.created",
     ScheduleFired = "schedule.fired",
     ScheduleDeleted = "schedule.deleted",
+    PeerDiscovered = "peer.discovered",
+    PeerConnected = "peer.connected",
+    PeerDisconnected = "peer.disconnected",
+    PeerUnreachable = "peer.unreachable",
+    PeerMeasured = "peer.measured",
+    PeerForked = "peer.forked",
+    PeerReleased = "peer.released",
+    BootstrapStarted = "bootstrap.started",
+    BootstrapFinished = "bootstrap.finished",
+    RemoteCalled = "remote.called",
+    LogFollowed = "log.followed",
 }
 
 fn to_map<T: Serialize>(facts: &T) -> BTreeMap<String, Ipld> {

@@ -3,6 +3,7 @@
 //! `schemas/golden.json` is one small log under a signed head: a genesis, a contract, two payloads, a plan and, in order
 //! of `seq`, at least one event of every kind. Kinds are only ever added at its end: released bytes never change.
 
+mod peer;
 mod work;
 
 use std::collections::BTreeMap;
@@ -122,6 +123,7 @@ impl Story {
         story.call();
         story.keep();
         story.work();
+        story.peers();
         story
     }
 

@@ -6,7 +6,7 @@
 
 use crate::{
     block::payload::SealedPayload,
-    call::{self, Call, End, EndOutcome, Start},
+    call::{self, Call, End, EndOutcome, REMOTE_MAX, Start},
     event::{
         Body, Event, Role,
         body::{CallRefused, LogRecovered},
@@ -81,6 +81,10 @@ impl Writer {
             Ok(fact) => fact,
             Err(refusal) => return Ok(Ruling::Denied(refusal)),
         };
+        let started = fact.cause;
+        for remote in end.remote.iter().take(REMOTE_MAX) {
+            self.remote_called(remote, &fact.actor, started, draft)?;
+        }
         let text = attempt.and(output.as_ref()).and_then(text_of);
         draft.store(output);
         let event = self.sealer.seal(fact, draft)?;
@@ -103,14 +107,16 @@ impl Writer {
         let lost = self.working.open.values().filter(|call| runners.contains(&call.runner));
         let mut ids: Vec<String> = lost.map(|call| call.id.clone()).collect();
         let attempts = self.interrupt(runners, draft)?;
+        let parted = self.part(runners, draft)?;
         if ids.is_empty() && attempts == 0 {
-            return Ok(Ruling::Unchanged);
+            return Ok(parted.map_or(Ruling::Unchanged, Ruling::Done));
         }
         // The map has no order of its own; the log must not depend on chance.
         ids.sort_unstable();
         let interrupted = ids.len() as u64;
         for id in ids {
-            let end = End { id, outcome: EndOutcome::Interrupted, output: None, took_us: 0 };
+            let end =
+                End { id, outcome: EndOutcome::Interrupted, output: None, took_us: 0, remote: Vec::new() };
             self.end(&end, None, None, draft)?;
         }
         let body = Body::LogRecovered(LogRecovered { interrupted, attempts });

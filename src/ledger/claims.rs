@@ -183,6 +183,7 @@ impl Writer {
             input: task.input,
             facts: opening.facts.clone(),
             cause: Some(claimed.cid),
+            refs: Vec::new(),
             repeatable: opening.repeatable,
             refusal: None,
         };

@@ -18,6 +18,7 @@ use crate::{
     block::Cid,
     event::{Body, Event},
     ledger::{Ruling, work::Hand},
+    peer::Peer,
     queue::{Class, Queue, Waiting},
     schedule::Schedule,
     task::{Status, Task},
@@ -53,6 +54,8 @@ pub struct Holding {
     pub dependents: HashMap<String, BTreeSet<String>>,
     pub workers: HashMap<String, Worker>,
     pub schedules: HashMap<String, Timetable>,
+    /// Peers that are connected, or that something was heard of lately.
+    pub peers: HashMap<String, Peer>,
     pub parked: VecDeque<Parked>,
     pub contents: Contents,
     /// Entities in the order they were touched, so that what the state has folded can be let go.
@@ -230,7 +233,20 @@ impl Holding {
     /// Processes that hold attempts.
     pub fn runners(&self) -> impl Iterator<Item = String> {
         let running = self.tasks.values().filter(|live| live.task.status == Status::Running);
-        running.filter_map(|live| live.task.lease.as_ref().and_then(|lease| lease.runner.clone()))
+        let linked = self.peers.values().filter_map(|peer| peer.link.as_ref());
+        running
+            .filter_map(|live| live.task.lease.as_ref().and_then(|lease| lease.runner.clone()))
+            .chain(linked.map(|link| link.runner.clone()))
+    }
+
+    /// Leaves to the state the peers that it has folded, that are not connected, and whose last events are the oldest.
+    pub fn leave_peers(&mut self, count: usize, applied: u64) {
+        let left = self.peers.values().filter(|peer| peer.link.is_none() && peer.last_seq < applied);
+        let mut left: Vec<(u64, String)> = left.map(|peer| (peer.last_seq, peer.id.clone())).collect();
+        left.sort_unstable();
+        for (_, id) in left.into_iter().take(count) {
+            self.peers.remove(&id);
+        }
     }
 
     /// The next moment at which something is due.

@@ -80,6 +80,9 @@ impl Loading<'_> {
                 holding.schedules.insert(id, timetable);
             }
         }
+        for peer in query::peers::connected(self.state)? {
+            holding.peers.insert(peer.id.clone(), peer);
+        }
         if query::work::paused(self.state)?.is_some() {
             holding.queue.pause();
         }

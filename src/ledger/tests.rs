@@ -62,6 +62,7 @@ fn start(id: &str, key: Option<u8>) -> Command {
         input: Some(payload_ref(&input, Role::Input)),
         facts,
         cause: None,
+        refs: Vec::new(),
         repeatable: false,
         refusal: None,
     };
@@ -75,6 +76,7 @@ fn end(id: &str) -> Command {
         outcome: EndOutcome::Succeeded { input_required: false },
         output: Some(payload_ref(&output, Role::Output)),
         took_us: 1,
+        remote: Vec::new(),
     };
     Command::End { end, output: Some(output), attempt: None }
 }

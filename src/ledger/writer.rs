@@ -211,6 +211,7 @@ impl Writer {
             | Command::Publish { .. }
             | Command::Adopt { .. }
             | Command::Retain { .. }
+            | Command::Peer(_)
             | Command::Recover { .. }
             | Command::Erase { .. }
             | Command::Export { .. } => return Ok(None),
@@ -241,6 +242,7 @@ impl Writer {
             Command::End { end, output, attempt } => self.end(&end, output, attempt.as_deref(), draft),
             Command::Begin { start, work } => self.begin(*start, *work, draft),
             Command::Work(_) => Ok(Ruling::Unchanged),
+            Command::Peer(peering) => self.peering(*peering, draft),
             Command::Recover { runners } => self.recover(&runners, draft),
             Command::Publish { contract, actor } => {
                 let id = (contract.source.clone(), contract.name.clone());

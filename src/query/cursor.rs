@@ -1,4 +1,4 @@
-//! Cursors: the seq a list goes on from, bound to the filter it was asked with.
+//! Cursors: the seq, or the rank and row, a list goes on from, bound to the filter it was asked with.
 //!
 //! Invariant: a cursor goes on with the query that gave it and with no other.
 
@@ -21,10 +21,26 @@ pub(super) fn open(filter: &impl Serialize, cursor: &str) -> Result<u64, QueryEr
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).unwrap_or_default();
     match bytes.split_first_chunk() {
         Some((seq, rest)) if rest == bound(filter) => Ok(u64::from_be_bytes(*seq)),
-        _ => Err(QueryError::Invalid(
-            "cursor is not one of this query; ask for the first page again".to_owned(),
-        )),
+        _ => Err(strange()),
     }
+}
+
+/// Names the row that comes after those of this rank up to the one of this number.
+pub(super) fn name_ranked(filter: &impl Serialize, rank: i64, id: u64) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode([&rank.to_be_bytes()[..], &id.to_be_bytes(), &bound(filter)].concat())
+}
+
+pub(super) fn open_ranked(filter: &impl Serialize, cursor: &str) -> Result<(i64, u64), QueryError> {
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).unwrap_or_default();
+    let (rank, rest) = bytes.split_first_chunk().ok_or_else(strange)?;
+    match rest.split_first_chunk() {
+        Some((id, rest)) if rest == bound(filter) => Ok((i64::from_be_bytes(*rank), u64::from_be_bytes(*id))),
+        _ => Err(strange()),
+    }
+}
+
+fn strange() -> QueryError {
+    QueryError::Invalid("cursor is not one of this query; ask for the first page again".to_owned())
 }
 
 fn bound(filter: &impl Serialize) -> [u8; BOUND_LEN] {

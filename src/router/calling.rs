@@ -231,6 +231,7 @@ impl Router {
             outcome: ended,
             output: Some(payload_ref(&output, role)),
             took_us: took.as_micros() as u64,
+            remote: Vec::new(),
         };
         let end = Command::End { end, output: Some(output), attempt: attempt.map(Box::new) };
         let sealed = match self.submit(end).await? {
@@ -406,6 +407,7 @@ impl Router {
             input: None,
             facts,
             cause: request.cause,
+            refs: Vec::new(),
             repeatable: target.entry.as_ref().is_none_or(|entry| entry.contract.repeatable()),
             refusal: None,
         }

@@ -22,6 +22,8 @@ pub(super) const TABLES: &[(&str, &str)] = &[
     ("holds", "block, seq"),
     ("minute", "minute"),
     ("outcome", "tool, input"),
+    ("peer", "id"),
+    ("peer_capability", "peer, capability"),
     ("progress", "id"),
     ("queue", "id"),
     ("rate", "key"),

@@ -13,7 +13,8 @@ use crate::{
     event::{Body, Event},
     log::Reader,
     merkle::{self, Growing},
-    state::{StateError, StoredTiles, progress, subject_key, tile_id, work::counts::Counts},
+    peer::Peer,
+    state::{StateError, StoredTiles, peers, progress, subject_key, tile_id, work::counts::Counts},
 };
 
 /// Recent events whose seq is remembered, so that most causes need no look-up.
@@ -35,6 +36,8 @@ pub struct Folder {
     recent: HashMap<Cid, u64>,
     /// What the counts have changed by since they were last written.
     pub(super) counts: Counts,
+    /// Peers as the events of this batch leave them, by their subjects' numbers.
+    pub(super) peers: HashMap<u64, Peer>,
 }
 
 impl Folder {
@@ -56,6 +59,7 @@ impl Folder {
             tally,
             recent: HashMap::new(),
             counts: Counts::default(),
+            peers: HashMap::new(),
         })
     }
 
@@ -103,6 +107,7 @@ impl Folder {
                 tally.execute(params![kind, n])?;
             }
             self.counts.write(&self.state)?;
+            peers::write(&self.state, &mut self.peers)?;
             let mut progress = self.state.prepare_cached("UPDATE progress SET applied = ?1, last = ?2")?;
             progress.execute(params![self.applied, self.last.map(|cid| *cid.digest())])?;
         }
@@ -181,6 +186,15 @@ impl Folder {
                 };
                 self.insert("INSERT OR IGNORE INTO erased (block, seq) VALUES (?1, ?2)", params![block, seq])
             }
+            Body::PeerDiscovered(_)
+            | Body::PeerConnected(_)
+            | Body::PeerDisconnected(_)
+            | Body::PeerUnreachable(_)
+            | Body::PeerMeasured(_)
+            | Body::PeerForked(_)
+            | Body::PeerReleased(_)
+            | Body::RemoteCalled(_)
+            | Body::LogFollowed(_) => self.remember_peer(event, subject),
             work => self.remember_work(event, work, subject),
         }
     }

@@ -101,6 +101,7 @@ impl Kept {
                 trace: None,
             },
             cause,
+            refs: Vec::new(),
             repeatable: false,
             refusal: None,
         };
@@ -112,6 +113,7 @@ impl Kept {
             id,
             outcome: EndOutcome::Succeeded { input_required: false },
             output: Some(payload_ref(&output, Role::Output)),
+            remote: Vec::new(),
             took_us: 5,
         };
         let end = Command::End { end, output: Some(output), attempt: None };

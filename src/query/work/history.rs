@@ -81,7 +81,10 @@ impl View {
     }
 
     /// Answers with all that is asked read at one seq.
-    pub(super) fn at<T>(&self, ask: impl FnOnce() -> Result<T, QueryError>) -> Result<At<T>, QueryError> {
+    pub(in crate::query) fn at<T>(
+        &self,
+        ask: impl FnOnce() -> Result<T, QueryError>,
+    ) -> Result<At<T>, QueryError> {
         let _moment = self.state.unchecked_transaction()?;
         Ok(At { applied: self.applied()?, what: ask()? })
     }

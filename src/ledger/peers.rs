@@ -1,0 +1,169 @@
+//! The writer's part in other nodes: news about them becomes events, where the rules say that it changes anything.
+//!
+//! Invariants:
+//! - a peer changes by its events alone; what is connected is in memory;
+//! - memory is bounded: of peers that are not connected, those not heard of the longest are left to the state.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    block::{Cid, payload::SealedPayload},
+    call::{Code, Refusal, Remote},
+    event::{
+        Actor, Body, Fact, PayloadRef, REFS_MAX, Role,
+        peer::{Parting, PeerDisconnected},
+    },
+    ledger::{
+        Ruling, Sealed,
+        writer::{Draft, Fault, Writer, node, payload_ref},
+    },
+    peer::{self, News, Peer, Subject, WORD_MAX},
+    query,
+};
+
+/// Peers in memory.
+const PEERS_KEPT: usize = 10_000;
+/// Peers that are left to the state at a time.
+const PEERS_LEFT: usize = 1_000;
+/// Artefacts of one event; beside them there is room for a note.
+const ARTIFACTS_MAX: usize = 8;
+
+/// News about another node, or about finding any: who tells it, from which event it follows, and what goes with it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Peering {
+    /// The peer's id; of a bootstrap, the bootstrap's own.
+    pub id: String,
+    pub news: News,
+    pub actor: Actor,
+    /// The event that brought it about: the call that asked, say; of `bootstrap.finished`, its start.
+    pub cause: Option<Cid>,
+    pub refs: Vec<Cid>,
+    /// The reason given.
+    pub note: Option<SealedPayload>,
+    /// What proves it.
+    pub artifacts: Vec<SealedPayload>,
+}
+
+impl Peering {
+    /// News that this node tells of its own accord.
+    pub fn new(id: impl Into<String>, news: News) -> Self {
+        Self {
+            id: id.into(),
+            news,
+            actor: node(),
+            cause: None,
+            refs: Vec::new(),
+            note: None,
+            artifacts: Vec::new(),
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn peering(&mut self, peering: Peering, draft: &mut Draft) -> Result<Ruling, Fault> {
+        let Peering { id, news, actor, cause, mut refs, note, artifacts } = peering;
+        if !(1..=WORD_MAX).contains(&id.len()) || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let refusal =
+                format!("a name of a peer or a bootstrap is 1 to {WORD_MAX} visible ascii characters");
+            return Ok(Ruling::Denied(Refusal::new(Code::InvalidArgument, refusal)));
+        }
+        let (subject, now_ms) = (news.subject(), self.now_ms());
+        let known = match subject {
+            Subject::Peer => self.load_peer(&id)?,
+            Subject::Bootstrap => None,
+        };
+        let Some(body) = peer::told(known, &id, news, now_ms) else {
+            return Ok(Ruling::Unchanged);
+        };
+        refs.truncate(REFS_MAX);
+        let mut payloads: Vec<PayloadRef> = note.iter().map(|note| payload_ref(note, Role::Note)).collect();
+        draft.store(note);
+        for artifact in artifacts.into_iter().take(ARTIFACTS_MAX) {
+            payloads.push(payload_ref(&artifact, Role::Artifact));
+            draft.store(Some(artifact));
+        }
+        let fact = |subject| Fact { cause, refs, actor, subject, tool: None, payloads, body };
+        let sealed = match subject {
+            Subject::Peer => self.peer_event(&id, fact(peer::subject(&id)), draft)?,
+            Subject::Bootstrap => self.sealer.seal(fact(["bootstrap/", &id].concat()), draft)?.into(),
+        };
+        Ok(Ruling::Done(sealed))
+    }
+
+    /// Records that a call was tried at a peer.
+    pub(super) fn remote_called(
+        &mut self,
+        remote: &Remote,
+        actor: &Actor,
+        started: Option<Cid>,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        let id = &remote.facts.peer;
+        self.load_peer(id)?;
+        let fact = Fact {
+            cause: started,
+            refs: remote.refs.iter().copied().take(REFS_MAX).collect(),
+            actor: actor.clone(),
+            subject: peer::subject(id),
+            tool: None,
+            payloads: Vec::new(),
+            body: Body::RemoteCalled(remote.facts.clone()),
+        };
+        self.peer_event(id, fact, draft)?;
+        Ok(())
+    }
+
+    /// Parts from the peers whose connections processes held that have ended; says where the last is told.
+    pub(super) fn part(&mut self, runners: &[String], draft: &mut Draft) -> Result<Option<Sealed>, Fault> {
+        let held = |peer: &&Peer| peer.link.as_ref().is_some_and(|link| runners.contains(&link.runner));
+        let mut lost: Vec<String> =
+            self.holding.peers.values().filter(held).map(|peer| peer.id.clone()).collect();
+        // The map has no order of its own; the log must not depend on chance.
+        lost.sort_unstable();
+        let mut last = None;
+        for id in lost {
+            let fact = Fact {
+                cause: None,
+                refs: Vec::new(),
+                actor: node(),
+                subject: peer::subject(&id),
+                tool: None,
+                payloads: Vec::new(),
+                body: Body::PeerDisconnected(PeerDisconnected { cause: Parting::Stopped }),
+            };
+            last = Some(self.peer_event(&id, fact, draft)?);
+        }
+        Ok(last)
+    }
+
+    /// The peer, if it was ever heard of.
+    fn load_peer(&mut self, id: &str) -> Result<Option<&Peer>, Fault> {
+        if !self.holding.peers.contains_key(id)
+            && let Some(peer) = query::peers::peer(&self.state, id)?
+        {
+            self.keep_peer(peer);
+        }
+        Ok(self.holding.peers.get(id))
+    }
+
+    fn peer_event(&mut self, id: &str, fact: Fact, draft: &mut Draft) -> Result<Sealed, Fault> {
+        let event = self.sealer.seal(fact, draft)?;
+        let sealed = event.into();
+        match self.holding.peers.get_mut(id) {
+            Some(peer) => peer.apply(event),
+            None => {
+                let peer = Peer::begun(event).ok_or(Fault::Broken { what: "a peer cannot be read" })?;
+                self.keep_peer(peer);
+            }
+        }
+        Ok(sealed)
+    }
+
+    fn keep_peer(&mut self, peer: Peer) {
+        if self.holding.peers.len() >= PEERS_KEPT {
+            let applied = self.applied.borrow().applied;
+            self.holding.leave_peers(PEERS_LEFT, applied);
+        }
+        self.holding.peers.insert(peer.id.clone(), peer);
+    }
+}

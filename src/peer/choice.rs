@@ -1,0 +1,1 @@
+//! Choosing a peer for a call.

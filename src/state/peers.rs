@@ -1,0 +1,85 @@
+//! Other nodes in the state: each as its events left it, with what lists are sorted and filtered by.
+//!
+//! Invariants:
+//! - a row is the fold of the peer's events; it is written once a batch, so how events were grouped leaves no trace.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::{
+    block::{decode, encode},
+    event::Event,
+    peer::{Peer, Status},
+    state::{StateError, fold::Folder},
+};
+
+/// The statuses of peers, by the number they are stored as.
+pub const PEER_STATUSES: [Status; 3] = [Status::Connected, Status::Disconnected, Status::Unreachable];
+
+impl Folder {
+    pub(super) fn remember_peer(&mut self, event: &Event, subject: u64) -> Result<(), StateError> {
+        if !self.peers.contains_key(&subject) {
+            match stored(&self.state, subject)? {
+                Some(mut peer) => {
+                    peer.apply(event);
+                    self.peers.insert(subject, peer);
+                }
+                None => self.peers.extend(Peer::begun(event).map(|peer| (subject, peer))),
+            }
+        } else if let Some(peer) = self.peers.get_mut(&subject) {
+            peer.apply(event);
+        }
+        Ok(())
+    }
+}
+
+/// Writes the peers that changed in this batch.
+pub(super) fn write(state: &Connection, changed: &mut HashMap<u64, Peer>) -> Result<(), StateError> {
+    let mut row = state.prepare_cached(
+        "INSERT INTO peer (id, name, status, last_seen_ms, latency_us, bandwidth, reliability, entity)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+         ON CONFLICT (id) DO UPDATE SET status = ?3, last_seen_ms = ?4, latency_us = ?5, bandwidth = ?6,
+         reliability = ?7, entity = ?8",
+    )?;
+    let mut forget = state.prepare_cached("DELETE FROM peer_capability WHERE peer = ?1")?;
+    let mut capability =
+        state.prepare_cached("INSERT OR IGNORE INTO peer_capability (capability, peer) VALUES (?1, ?2)")?;
+    for (id, peer) in changed.drain() {
+        let status = PEER_STATUSES.iter().position(|status| *status == peer.status);
+        let latency = peer.measure.and_then(|measure| measure.latency_p50_us);
+        let bandwidth = peer.measure.and_then(|measure| measure.bandwidth);
+        row.execute(params![
+            id,
+            peer.id,
+            status,
+            peer.last_seen_ms,
+            latency.map(stored_number),
+            bandwidth.map(stored_number),
+            peer.reliability(),
+            encode(&peer)
+        ])?;
+        forget.execute([id])?;
+        for word in peer.capabilities.iter().flatten() {
+            capability.execute(params![word, id])?;
+        }
+    }
+    Ok(())
+}
+
+/// The peer of a row.
+fn stored(state: &Connection, id: u64) -> Result<Option<Peer>, StateError> {
+    let mut find = state.prepare_cached("SELECT entity FROM peer WHERE id = ?1")?;
+    let bytes: Option<Vec<u8>> = find.query_row([id], |row| row.get(0)).optional()?;
+    bytes.map(|bytes| read(&bytes)).transpose()
+}
+
+/// The peer that a row's `entity` holds.
+pub fn read(entity: &[u8]) -> Result<Peer, StateError> {
+    decode(entity).map_err(|_| StateError::Broken { what: "a peer's row cannot be read" })
+}
+
+/// What a peer measured may be any number; the tables hold those below 2^63.
+fn stored_number(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
