@@ -6,7 +6,7 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -231,7 +231,7 @@ impl Router {
             outcome: ended,
             output: Some(payload_ref(&output, role)),
             took_us: took.as_micros() as u64,
-            remote: Vec::new(),
+            remote: std::mem::take(&mut *target.remotes.lock().unwrap_or_else(PoisonError::into_inner)),
         };
         let end = Command::End { end, output: Some(output), attempt: attempt.map(Box::new) };
         let sealed = match self.submit(end).await? {
@@ -407,7 +407,7 @@ impl Router {
             input: None,
             facts,
             cause: request.cause,
-            refs: Vec::new(),
+            refs: request.meta.refs.clone(),
             repeatable: target.entry.as_ref().is_none_or(|entry| entry.contract.repeatable()),
             refusal: None,
         }

@@ -9,9 +9,6 @@
 mod call;
 mod offers;
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     collections::BTreeMap,
     sync::{
@@ -31,7 +28,6 @@ use crate::{
     block::Cid,
     catalogue::PEERS,
     contract::Contract,
-    peer::choice::Standing,
     router::{BoxFuture, Offering, Router, lane},
     runtime::{
         peers::offers::{Names, Offer, listed, read},
@@ -49,13 +45,24 @@ pub const PEERS_MAX: usize = 1_000;
 pub struct Ties {
     /// The bytes of a contract's block, as a peer gives them.
     pub fetch: Arc<Fetch>,
-    /// What is known of a peer that may be called; none where it may not be.
-    pub standing: Arc<dyn Fn(&str) -> Option<Standing> + Send + Sync>,
+    /// Picks who is asked.
+    pub choose: Arc<Choose>,
     /// The place of their source among the others of the board.
     pub rank: u32,
     /// How long one peer may take for one call.
     pub timeout: Duration,
 }
+
+/// A peer that could be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub peer: String,
+    /// Calls of this node that it has not answered yet.
+    pub in_flight: usize,
+}
+
+/// Picks one of those that could be asked, and says by which rule; none where nobody should be.
+pub type Choose = dyn Fn(&[Candidate]) -> Option<(usize, String)> + Send + Sync;
 
 pub type Fetch = dyn Fn(String, Cid) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync;
 
@@ -145,7 +152,27 @@ impl Peers {
     /// The peers that offer tools now, and the contracts they offer.
     pub fn offered(&self) -> Vec<(String, Vec<Cid>)> {
         let known = self.inner.known();
-        known.iter().map(|(peer, known)| (peer.clone(), lock(&known.offers).keys().copied().collect())).collect()
+        known
+            .iter()
+            .map(|(peer, known)| (peer.clone(), lock(&known.offers).keys().copied().collect()))
+            .collect()
+    }
+
+    /// Who is asked for a tool next, by which rule, and how that peer is reached.
+    fn choose(&self, contract: &Cid, asked: &[String]) -> Option<(String, String, Arc<Known>)> {
+        let candidates: Vec<(Candidate, Arc<Known>)> = {
+            let known = self.inner.known();
+            let open = known.iter().filter(|(peer, known)| !asked.contains(peer) && known.serves(contract));
+            open.map(|(peer, known)| {
+                let in_flight = known.in_flight.load(Ordering::Relaxed);
+                (Candidate { peer: peer.clone(), in_flight }, known.clone())
+            })
+            .collect()
+        };
+        let shown: Vec<Candidate> = candidates.iter().map(|(candidate, _)| candidate.clone()).collect();
+        let (at, rule) = (self.inner.ties.choose)(&shown)?;
+        let (candidate, known) = candidates.into_iter().nth(at)?;
+        Some((candidate.peer, rule, known))
     }
 
     /// Contracts that were refused because their bytes were not theirs.
@@ -259,6 +286,11 @@ impl Peers {
 }
 
 impl Known {
+    /// Whether it can be asked for this now.
+    fn serves(&self, cid: &Cid) -> bool {
+        self.upstream.is_ready() && lock(&self.offers).contains_key(cid)
+    }
+
     fn offer(&self, cid: &Cid) -> Option<Offer> {
         lock(&self.offers).get(cid).cloned()
     }

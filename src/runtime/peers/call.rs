@@ -50,7 +50,8 @@ impl Peers {
             _ => return Outcome::Rpc(Box::new(RpcError::invalid_params("peers offer tools alone"))),
         };
         let mut asked = Vec::new();
-        let mut last = Outcome::Transport { message: "no peer that offers this tool can be asked now".to_owned() };
+        let mut last =
+            Outcome::Transport { message: "no peer that offers this tool can be asked now".to_owned() };
         for attempt in 1..=TRIES_MAX {
             let Some((peer, rule, known)) = self.choose(&contract, &asked) else {
                 return last;
@@ -61,15 +62,19 @@ impl Peers {
             let Some(params) = params(&invocation, &contract, &offer.name) else {
                 return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object")));
             };
-            let trying = Trying::new(&invocation, &known, RemoteCalled {
-                peer: peer.clone(),
-                contract,
-                ok: false,
-                code: None,
-                took_us: 0,
-                rule,
-                attempt,
-            });
+            let trying = Trying::new(
+                &invocation,
+                &known,
+                RemoteCalled {
+                    peer: peer.clone(),
+                    contract,
+                    ok: false,
+                    code: None,
+                    took_us: 0,
+                    rule,
+                    attempt,
+                },
+            );
             let reply = ask(&known.upstream, &invocation, params).await;
             let failed = trying.end(&reply);
             last = outcome(reply);

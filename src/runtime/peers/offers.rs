@@ -50,7 +50,8 @@ pub fn read(cid: &Cid, bytes: &[u8]) -> Option<Contract> {
         return None;
     }
     let contract: Contract = decode(bytes).ok()?;
-    let sayable = (1..=NAME_MAX).contains(&contract.name.len()) && !contract.name.chars().any(char::is_control);
+    let sayable =
+        (1..=NAME_MAX).contains(&contract.name.len()) && !contract.name.chars().any(char::is_control);
     // What would be written otherwise than it came has another CID here.
     (sayable && contract.seal().cid() == *cid && definition(&contract.name, &contract).is_some())
         .then_some(contract)
