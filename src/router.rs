@@ -16,7 +16,7 @@ pub mod trial;
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use serde_json::{Value, value::RawValue};
@@ -26,7 +26,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use crate::router::board::{Entry, Offered, Offering, renamed};
 use crate::{
     block::{Cid, payload::SaltKey, splice},
-    call::Refusal,
+    call::{Refusal, Remote},
+    contract::Contract,
     event::Actor,
     ledger::{
         Ledger, Ruling, Stopped,
@@ -178,7 +179,9 @@ pub struct Invocation {
     /// The call's `call.started` event.
     pub started: Option<Cid>,
     /// What was ruled with its start about what it was foretold to ask.
-    pub ruled: Arc<std::sync::Mutex<Option<Ruling>>>,
+    pub ruled: Arc<Mutex<Option<Ruling>>>,
+    /// Where the run leaves the peers that it tried: they are recorded with the call's ending.
+    pub remotes: Arc<Mutex<Vec<Remote>>>,
 }
 
 /// What came of running something: three failures stay apart (transport, JSON-RPC error, `isError`).
@@ -351,6 +354,11 @@ impl Router {
     /// The tool of this public name or contract.
     pub fn tool(&self, name: &str) -> Option<Arc<Entry>> {
         self.board().tool(name)
+    }
+
+    /// The contract of this CID, where a tool on offer stands under it.
+    pub fn contract(&self, cid: &Cid) -> Option<Contract> {
+        self.board().tool_under(cid).map(|entry| entry.contract.clone())
     }
 
     /// Every tool, in the order of the offer.

@@ -6,4 +6,5 @@
 
 pub mod frames;
 pub mod gateway;
+pub mod peers;
 pub mod upstream;

@@ -165,7 +165,12 @@ impl Board {
     /// The tool of this public name or contract.
     pub fn tool(&self, name: &str) -> Option<Arc<Entry>> {
         let by_name = self.tools.get(name);
-        by_name.or_else(|| self.contracts.get(&name.parse().ok()?)).cloned()
+        by_name.cloned().or_else(|| self.tool_under(&name.parse().ok()?))
+    }
+
+    /// The tool under this contract.
+    pub fn tool_under(&self, contract: &Cid) -> Option<Arc<Entry>> {
+        self.contracts.get(contract).cloned()
     }
 
     /// Who completes what `ref` names in a completion's params, and their name for it.

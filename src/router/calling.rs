@@ -6,7 +6,7 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use crate::{
         payload::{JSON, PAYLOAD_MAX, Payload, SealedPayload},
         splice,
     },
-    call::{Code, End, EndOutcome, Ending, How, Refusal, Start},
+    call::{Code, End, EndOutcome, Ending, How, Refusal, Remote, Start},
     contract::secret::Paths,
     event::{
         Role,
@@ -52,6 +52,8 @@ struct Target {
     entry: Option<Arc<Entry>>,
     lane: String,
     rule: Rule,
+    /// The peers it was tried at, as the run tells of them.
+    remotes: Arc<Mutex<Vec<Remote>>>,
 }
 
 impl Target {
@@ -229,7 +231,7 @@ impl Router {
             outcome: ended,
             output: Some(payload_ref(&output, role)),
             took_us: took.as_micros() as u64,
-            remote: Vec::new(),
+            remote: std::mem::take(&mut *target.remotes.lock().unwrap_or_else(PoisonError::into_inner)),
         };
         let end = Command::End { end, output: Some(output), attempt: attempt.map(Box::new) };
         let sealed = match self.submit(end).await? {
@@ -305,6 +307,7 @@ impl Router {
             entry: None,
             lane: source.lane.clone().unwrap_or_else(|| lane::BUILTIN.to_owned()),
             rule: Rule::Source,
+            remotes: Arc::default(),
         };
         match request.method {
             Method::ToolsCall => {
@@ -321,6 +324,7 @@ impl Router {
                     source: entry.source.clone(),
                     lane: entry.metadata.runtime.clone(),
                     rule: entry.rule,
+                    remotes: Arc::default(),
                     entry: Some(entry),
                 })
             }
@@ -403,7 +407,7 @@ impl Router {
             input: None,
             facts,
             cause: request.cause,
-            refs: Vec::new(),
+            refs: request.meta.refs.clone(),
             repeatable: target.entry.as_ref().is_none_or(|entry| entry.contract.repeatable()),
             refusal: None,
         }
@@ -494,5 +498,6 @@ fn invocation(
         cancel,
         started,
         ruled: Arc::new(Mutex::new(ruled)),
+        remotes: target.remotes.clone(),
     }
 }

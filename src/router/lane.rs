@@ -26,9 +26,11 @@ pub const BUILTIN: &str = "builtin";
 pub const BLOCKING: &str = "blocking";
 /// MCP servers behind this one.
 pub const UPSTREAM: &str = "upstream";
+/// Tools of other nodes.
+pub const PEER: &str = "peer";
 
 /// Lanes that exist by name and need a runtime this build does not have.
-const ABSENT: &[&str] = &["worker", "peer", "wasm"];
+const ABSENT: &[&str] = &["worker", "wasm"];
 
 /// The bounds of one lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +84,7 @@ impl Lanes {
             (BUILTIN.to_owned(), bounds(1_024, 8_192, 60)),
             (BLOCKING.to_owned(), bounds(cores, 1_024, 300)),
             (UPSTREAM.to_owned(), bounds(256, 8_192, 60)),
+            (PEER.to_owned(), bounds(256, 8_192, 60)),
         ]);
         for (name, concurrency, queue, timeout) in changes {
             let lane = lanes.entry(name).or_insert_with(|| bounds(256, 8_192, 60));

@@ -129,25 +129,7 @@ impl Run for Gateway {
             let Some(params) = self.params(&invocation) else {
                 return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object")));
             };
-            let (notifications, mut told) = mpsc::channel(NOTIFICATIONS_MAX);
-            let options = Options {
-                timeout: None,
-                cancel: invocation.cancel.clone(),
-                notifications: Some(notifications),
-            };
-            let request = self.upstream.request(invocation.method.as_str(), params, options);
-            tokio::pin!(request);
-            let reply = loop {
-                tokio::select! {
-                    biased;
-                    Some(notification) = told.recv() => {
-                        let params = serde_json::from_str(notification.params.get()).unwrap_or_default();
-                        invocation.client.notify(&notification.method, params);
-                    }
-                    reply = &mut request => break reply,
-                }
-            };
-            outcome(reply)
+            outcome(ask(&self.upstream, &invocation, params).await)
         })
     }
 }
@@ -175,7 +157,30 @@ impl Gateway {
     }
 }
 
-fn outcome(reply: Result<Reply, Failure>) -> Outcome {
+/// Hands an invocation to an upstream, and what the upstream says meanwhile to the caller.
+pub(super) async fn ask(
+    upstream: &Upstream,
+    invocation: &Invocation,
+    params: Box<RawValue>,
+) -> Result<Reply, Failure> {
+    let (notifications, mut told) = mpsc::channel(NOTIFICATIONS_MAX);
+    let options =
+        Options { timeout: None, cancel: invocation.cancel.clone(), notifications: Some(notifications) };
+    let request = upstream.request(invocation.method.as_str(), params, options);
+    tokio::pin!(request);
+    loop {
+        tokio::select! {
+            biased;
+            Some(notification) = told.recv() => {
+                let params = serde_json::from_str(notification.params.get()).unwrap_or_default();
+                invocation.client.notify(&notification.method, params);
+            }
+            reply = &mut request => return reply,
+        }
+    }
+}
+
+pub(super) fn outcome(reply: Result<Reply, Failure>) -> Outcome {
     match reply {
         Ok(Reply::Result(result)) => Outcome::of_result(result),
         Ok(Reply::Error { code, message, data }) => {
@@ -207,7 +212,7 @@ fn keyed(definitions: &[Box<RawValue>], key: &str) -> Vec<Offered> {
     definitions.iter().filter_map(|definition| offered(definition)).collect()
 }
 
-fn text_member(object: &RawValue, key: &str) -> Option<String> {
+pub(super) fn text_member(object: &RawValue, key: &str) -> Option<String> {
     serde_json::from_str(splice::member(object, key).ok()??.get()).ok()
 }
 

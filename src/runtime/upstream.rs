@@ -207,6 +207,11 @@ impl Upstream {
         self.offered.clone()
     }
 
+    /// Whether it is connected and has said what it offers.
+    pub fn is_ready(&self) -> bool {
+        self.link.borrow().is_some()
+    }
+
     /// Asks the upstream. `params` is a JSON object; its `_meta` is fitted to the upstream's revision.
     ///
     /// Safe to drop midway: the upstream is told that the request is cancelled, as with `cancel` and timeouts.

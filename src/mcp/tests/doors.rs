@@ -4,6 +4,7 @@
 
 mod direct;
 mod frames;
+mod peers;
 
 use std::sync::Arc;
 
@@ -107,10 +108,17 @@ struct Node {
     _dir: tempfile::TempDir,
 }
 
-async fn node() -> Node {
+/// A router with nothing on its board, over a log of its own.
+struct House {
+    router: Arc<Router>,
+    running: Running,
+    dir: tempfile::TempDir,
+}
+
+fn house(seed: u8) -> House {
     let dir = tempfile::tempdir().expect("a directory for the test");
     let home = Home::open(dir.path()).expect("the directory is fresh");
-    let mut random = || [7; 32];
+    let mut random = || [seed; 32];
     let birth = Birth { owner: "test", random: &mut random, now_us: 1, step: &mut |_| {} };
     let opened = opening::open(&home, &opening::Settings::default(), birth);
     let (ledger, running) = opened.expect("the log is fresh");
@@ -124,6 +132,11 @@ async fn node() -> Node {
         hints: Default::default(),
         metrics: Arc::new(Metrics::new()),
     }));
+    House { router, running, dir }
+}
+
+async fn node() -> Node {
+    let House { router, running, dir } = house(7);
     let tool = |name: &str, definition: &str| Offered {
         inner: name.into(),
         name: name.into(),

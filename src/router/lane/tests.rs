@@ -63,7 +63,7 @@ fn whoever_leaves_the_line_or_a_turn_handed_over_keeps_nobody_waiting() {
 #[test]
 fn lanes_of_runtimes_that_are_not_here_are_known_but_cannot_be_had() {
     let lanes = Lanes::new([]);
-    for name in ["worker", "peer", "wasm"] {
+    for name in ["worker", "wasm"] {
         assert!(lanes.known(name) && lanes.get(name).is_none(), "{name}");
     }
     assert!(!lanes.known("nowhere"));
