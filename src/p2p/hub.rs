@@ -13,7 +13,7 @@ mod kept;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -67,6 +67,8 @@ pub struct Parts {
     pub follow: BTreeSet<Peer>,
     /// What payloads of ours are salted with.
     pub salt: SaltKey,
+    /// What passed with a peer so far.
+    pub traffic: Arc<dyn Fn(&str) -> Traffic + Send + Sync>,
 }
 
 /// This node among others. Clones share it.
@@ -83,20 +85,22 @@ struct Inner {
     follows: Mutex<HashMap<Peer, Following>>,
     /// One bootstrap at a time.
     joining: tokio::sync::Mutex<()>,
-    tallies: Mutex<HashMap<Peer, Arc<Tally>>>,
     connected: watch::Sender<BTreeSet<Peer>>,
     readers: Arc<Readers>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
-/// Requests that passed between this node and a peer since it connected.
-#[derive(Debug, Default)]
-pub struct Tally {
-    pub served: AtomicU64,
-    pub sent: AtomicU64,
-    pub failures: AtomicU64,
-    pub running: AtomicU64,
+/// Requests that passed between this node and a peer since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// The peer's requests that this node took.
+    pub served: u64,
+    /// This node's calls, and those of them that the peer did not answer.
+    pub sent: u64,
+    pub failures: u64,
+    /// This node's calls that are under way.
+    pub running: u64,
 }
 
 /// What a search came to.
@@ -123,7 +127,6 @@ impl Hub {
             kept: Kept::open(parts.ledger.home(), parts.keep.clone(), parts.follow.clone()),
             follows: Mutex::default(),
             joining: tokio::sync::Mutex::default(),
-            tallies: Mutex::default(),
             connected: watch::Sender::default(),
             readers: Arc::new(Readers::new(parts.ledger.home().clone())),
             stop: CancellationToken::new(),
@@ -151,12 +154,6 @@ impl Hub {
     /// The peers that are connected, and whenever that changes.
     pub fn connected(&self) -> watch::Receiver<BTreeSet<Peer>> {
         self.inner.connected.subscribe()
-    }
-
-    /// Where requests with a peer are counted.
-    pub fn tally(&self, peer: &str) -> Arc<Tally> {
-        let mut tallies = self.inner.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        tallies.entry(peer.to_owned()).or_default().clone()
     }
 
     /// Runs a task of the network until the hub stops.
@@ -239,9 +236,8 @@ impl Hub {
     pub async fn disconnect(&self, peer: &str, graceful: bool) -> bool {
         self.inner.kept.let_go(peer);
         if graceful {
-            let tally = self.tally(peer);
             let idle = async {
-                while tally.running.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+                while (self.inner.parts.traffic)(peer).running > 0 {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             };

@@ -7,6 +7,7 @@
 
 pub mod chain;
 pub mod evidence;
+pub mod fetch;
 pub mod follow;
 pub mod followed;
 pub mod machine;

@@ -6,13 +6,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use super::{Goal, Hub, carried, now_ms};
+use super::{Goal, Hub, Traffic, carried, now_ms};
 use crate::{
     event::peer::{Direction, Parting, PeerConnected, PeerMeasured, PeerUnreachable},
     p2p::{
@@ -176,18 +175,17 @@ pub(super) async fn keep(hub: Hub) {
 
 /// Measures what passed with every connected peer, once a window, until it is dropped.
 pub(super) async fn measure(hub: Hub) {
-    let mut before: BTreeMap<Peer, (Link, [u64; 3], Instant)> = BTreeMap::new();
+    let mut before: BTreeMap<Peer, (Link, Traffic, Instant)> = BTreeMap::new();
     loop {
         tokio::time::sleep(MEASURE).await;
         let mut now = BTreeMap::new();
         for link in hub.net().snapshot().await.connections {
-            let tally = hub.tally(&link.peer);
-            let counts =
-                [&tally.served, &tally.sent, &tally.failures].map(|count| count.load(Ordering::Relaxed));
+            let traffic = (hub.inner.parts.traffic)(&link.peer);
             let last = before.get(&link.peer).filter(|(last, _, _)| last.since == link.since);
             let window = last.map_or(MEASURE, |(_, _, at)| at.elapsed());
-            let old = last.map(|(last, counts, _)| (last.bytes_in, last.bytes_out, *counts));
-            let (bytes_in, bytes_out, counted) = old.unwrap_or((0, 0, [0; 3]));
+            let old = last.map(|(last, traffic, _)| (last.bytes_in, last.bytes_out, *traffic));
+            // Of a new connection all bytes are new; calls are counted for longer than a connection lasts.
+            let (bytes_in, bytes_out, old) = old.unwrap_or((0, 0, traffic));
             let stood = link.since.elapsed().unwrap_or_default().min(window);
             let (p50, p99) = percentiles(&link.ping_us);
             let facts = PeerMeasured {
@@ -197,13 +195,13 @@ pub(super) async fn measure(hub: Hub) {
                 samples: link.ping_us.len() as u64,
                 bytes_in: link.bytes_in.saturating_sub(bytes_in),
                 bytes_out: link.bytes_out.saturating_sub(bytes_out),
-                served: counts[0].saturating_sub(counted[0]),
-                sent: counts[1].saturating_sub(counted[1]),
-                failures: counts[2].saturating_sub(counted[2]),
+                served: traffic.served.saturating_sub(old.served),
+                sent: traffic.sent.saturating_sub(old.sent),
+                failures: traffic.failures.saturating_sub(old.failures),
                 connected_ms: stood.as_millis() as u64,
             };
             hub.record(&link.peer, News::Measured(facts)).await;
-            now.insert(link.peer.clone(), (link, counts, Instant::now()));
+            now.insert(link.peer.clone(), (link, traffic, Instant::now()));
         }
         before = now;
     }
