@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::evidence::Evidence;
 use crate::{
-    block::{Cid, Codec, decode},
+    block::{Cid, decode},
     event::Genesis,
     identity::{Verifier, open_checkpoint},
     ledger::opening,
@@ -181,9 +181,4 @@ pub(super) fn evidence(home: &Home) -> Result<Option<Evidence>, FollowedError> {
 pub(super) fn keep_evidence(home: &Home, evidence: &Evidence) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(evidence).expect("evidence is text under string keys");
     write_secret(&home.dir().join(FORK), &text)
-}
-
-/// Whether the block of `bytes` is the genesis block of some log.
-pub(super) fn is_genesis(cid: &Cid, bytes: &[u8]) -> bool {
-    cid.codec() == Codec::DagCbor && decode::<Genesis>(bytes).is_ok()
 }
