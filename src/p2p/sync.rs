@@ -57,4 +57,4 @@ pub enum Refused {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

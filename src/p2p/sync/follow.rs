@@ -21,12 +21,7 @@ use super::{
     store::Store,
     wire::{AskHead, Request, Response, ToldHead, WireError, read, read_frame, write_frame},
 };
-use crate::{
-    block::Cid,
-    identity::Verifier,
-    log::home::Home,
-    query::QueryError,
-};
+use crate::{block::Cid, identity::Verifier, log::home::Home, query::QueryError};
 
 /// Frames that wait for the store: at most this many MiB.
 const FRAMES_WAITING: usize = 8;

@@ -277,7 +277,9 @@ impl Machine {
     ) -> Result<Vec<Wish>, Refused> {
         let wanted = *fetching.asked.front().ok_or(Refused::Unasked)?;
         match answer {
-            Answer::Piece(bytes) | Answer::Present(bytes) if fetching.piece.len() + bytes.len() > BLOCK_MAX => {
+            Answer::Piece(bytes) | Answer::Present(bytes)
+                if fetching.piece.len() + bytes.len() > BLOCK_MAX =>
+            {
                 return Err(Refused::Block { cid: wanted.cid });
             }
             Answer::Piece(bytes) if !bytes.is_empty() => {

@@ -17,11 +17,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    wire::{
-        Answer, AskHead, AskTail, BLOCK_MAX, End, NAMES_MAX, PIECE, Reason, Request, Response,
-        TAIL_BYTES_MAX, TAIL_FRAME, TAIL_MAX, ToldHead, WireError, hashes, read, read_frame, write_frame,
-    },
+use super::wire::{
+    Answer, AskHead, AskTail, BLOCK_MAX, End, NAMES_MAX, PIECE, Reason, Request, Response, TAIL_BYTES_MAX,
+    TAIL_FRAME, TAIL_MAX, ToldHead, WireError, hashes, read, read_frame, write_frame,
 };
 use crate::{
     block::{Cid, Codec, decode, payload::Payload},
@@ -91,7 +89,9 @@ impl Server {
             write(&mut stream, &Response::Refused(Reason::Busy)).await?;
             return Ok(served);
         };
-        while let Some(frame) = timeout(IDLE_MAX, read_frame(&mut stream)).await.map_err(|_| WireError::Idle)?? {
+        while let Some(frame) =
+            timeout(IDLE_MAX, read_frame(&mut stream)).await.map_err(|_| WireError::Idle)??
+        {
             let Ok(request) = read(&frame) else {
                 write(&mut stream, &Response::Refused(Reason::Malformed)).await?;
                 return Err(WireError::Malformed);
@@ -176,10 +176,8 @@ impl Server {
         if cids.is_empty() || cids.len() > NAMES_MAX {
             return Ok(Err(Reason::Malformed));
         }
-        let rights = Rights {
-            events: (self.may)(peer, What::Events),
-            content: (self.may)(peer, What::Content),
-        };
+        let rights =
+            Rights { events: (self.may)(peer, What::Events), content: (self.may)(peer, What::Content) };
         let mut cids = cids.into_iter().peekable();
         while cids.peek().is_some() {
             let asked: Vec<Cid> = cids.by_ref().take(BLOCKS_AT_ONCE).collect();

@@ -169,7 +169,11 @@ async fn lies_about_heads_are_refused() {
         })
     };
     refused!(owner, forged, Refused::Head(_));
-    refused!(owner, |r, _| head(r, |told| told.checkpoint = told.checkpoint.replace("\n2", "\n3")), Refused::Head(_));
+    refused!(
+        owner,
+        |r, _| head(r, |told| told.checkpoint = told.checkpoint.replace("\n2", "\n3")),
+        Refused::Head(_)
+    );
     refused!(owner, |r, _| head(r, |told| told.vkey.push('x')), Refused::Identity);
     refused!(owner, |r, _| head(r, |told| told.genesis = ByteBuf::from(vec![0xa0])), Refused::Identity);
     refused!(owner, |r, _| head(r, |told| told.root = ByteBuf::from(vec![1; 32])), Refused::Proof);

@@ -59,12 +59,8 @@ impl Owner {
         let home = Home::open(dir.path()).expect("a home");
         let mut random = || [seed; 32];
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after the epoch");
-        let birth = Birth {
-            owner: "test",
-            random: &mut random,
-            now_us: now.as_micros() as u64,
-            step: &mut |_| {},
-        };
+        let birth =
+            Birth { owner: "test", random: &mut random, now_us: now.as_micros() as u64, step: &mut |_| {} };
         let settings = Settings { fsync: false, ..Settings::default() };
         let (ledger, running) = opening::open(&home, &settings, birth).expect("a log opens");
         Self { dir, home, ledger, running }

@@ -206,7 +206,11 @@ async fn a_follower_that_is_killed_goes_on_with_a_true_log() {
         let (socket, at) = (socket.clone(), dir.path().to_owned());
         let killed = tokio::task::spawn_blocking(move || {
             let mut child = Command::new(std::env::current_exe().expect("this test's program"))
-                .args(["--exact", "p2p::sync::tests::streams::a_follower_in_a_process_of_its_own", "--nocapture"])
+                .args([
+                    "--exact",
+                    "p2p::sync::tests::streams::a_follower_in_a_process_of_its_own",
+                    "--nocapture",
+                ])
                 .env(SOCKET, socket)
                 .env(DIRECTORY, at)
                 .stdout(Stdio::piped())
