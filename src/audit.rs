@@ -7,6 +7,7 @@
 
 mod content;
 mod export;
+mod followed;
 mod ipfs;
 mod reading;
 mod stream;
@@ -138,6 +139,9 @@ pub fn routes(state: Audit) -> Router {
         .route("/v1/contracts/{cid}", get(reading::contract))
         .route("/v1/state", get(reading::state))
         .route("/v1/export", get(export::export))
+        .route("/v1/followed", get(followed::list))
+        .route("/v1/followed/{genesis}/checkpoint", get(followed::checkpoint))
+        .route("/v1/followed/{genesis}/events", get(followed::events))
         .route("/log/checkpoint", get(reading::checkpoint))
         .route("/log/tile/{*path}", get(reading::tile))
         .route("/ipfs/{cid}", get(ipfs::get))

@@ -21,7 +21,7 @@ use crate::{
     merkle::{TILE_WIDTH, parse_tile_path},
     problem::{answer, problem},
     query::{
-        graph,
+        QueryError, View, graph,
         list::{self, Filter, moment},
         shown::{self, Payloads},
         walk::{self, Direction},
@@ -29,7 +29,7 @@ use crate::{
 };
 
 pub(super) type Answer = Result<Response, Refused>;
-type Asked<T> = Result<Query<T>, QueryRejection>;
+pub(super) type Asked<T> = Result<Query<T>, QueryRejection>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,9 +52,9 @@ pub(super) async fn event(
     let (name, inline) = (cid(&name)?, asked(query)?.payloads.is_some());
     let form = Form::accepted(&headers)?;
     let not_modified = known(&headers, &name).filter(|_| !inline);
-    let question = audit.ask(move |view, _| {
+    let question = audit.ask_any(move |view| {
         let event = view.event(&name)?;
-        let not_found = || crate::query::QueryError::NotFound(format!("event {name}"));
+        let not_found = || QueryError::NotFound(format!("event {name}"));
         let event = event.ok_or_else(not_found)?;
         let shown = match form {
             Form::Json => view.event_json(&event, &payloads(inline))?,
@@ -80,7 +80,7 @@ pub(super) async fn block(
     let (name, inline) = (cid(&name)?, asked(query)?.payloads.is_some());
     let form = Form::accepted(&headers)?;
     let not_modified = known(&headers, &name).filter(|_| !inline);
-    let question = audit.ask(move |view, _| {
+    let question = audit.ask_any(move |view| {
         let found = view.find(&name)?;
         let shown = match form {
             Form::Json => view.block_json(&name, found.bytes(), inline)?,
@@ -122,41 +122,64 @@ pub(super) struct Listed {
     payloads: Option<Inline>,
 }
 
-pub(super) async fn events(State(audit): State<Audit>, query: Asked<Listed>) -> Answer {
-    let asked = asked(query)?;
-    let inline = asked.payloads.is_some();
-    let limit = asked.limit.unwrap_or(list::LIMIT_DEFAULT);
-    if !(1..=list::LIMIT_MAX).contains(&limit) {
-        return Err(bad("limit must be 1 to 1000"));
+/// A page that is asked for.
+pub(super) struct WantedPage {
+    filter: Filter,
+    limit: u64,
+    cursor: Option<String>,
+    inline: bool,
+}
+
+impl Listed {
+    pub(super) fn page(self) -> Result<WantedPage, Refused> {
+        let inline = self.payloads.is_some();
+        let limit = self.limit.unwrap_or(list::LIMIT_DEFAULT);
+        if !(1..=list::LIMIT_MAX).contains(&limit) {
+            return Err(bad("limit must be 1 to 1000"));
+        }
+        let time = |text: Option<&str>| text.map(moment).transpose().map_err(|err| bad(&err.to_string()));
+        let name = |text: Option<&str>| text.map(cid).transpose();
+        let filter = Filter {
+            contract: name(self.contract.as_deref())?,
+            payload: name(self.payload.as_deref())?,
+            after: time(self.after.as_deref())?,
+            before: time(self.before.as_deref())?,
+            kind: self.kind,
+            subject: self.subject,
+            actor: self.actor,
+            tool: self.tool,
+            from_seq: self.from_seq,
+            to_seq: self.to_seq,
+        };
+        Ok(WantedPage { filter, limit, cursor: self.cursor, inline })
     }
-    let time = |text: Option<&str>| text.map(moment).transpose().map_err(|err| bad(&err.to_string()));
-    let name = |text: Option<&str>| text.map(cid).transpose();
-    let filter = Filter {
-        contract: name(asked.contract.as_deref())?,
-        payload: name(asked.payload.as_deref())?,
-        after: time(asked.after.as_deref())?,
-        before: time(asked.before.as_deref())?,
-        kind: asked.kind,
-        subject: asked.subject,
-        actor: asked.actor,
-        tool: asked.tool,
-        from_seq: asked.from_seq,
-        to_seq: asked.to_seq,
-    };
-    let question = audit.ask(move |view, _| {
-        let page = view.list(&filter, limit, asked.cursor.as_deref())?;
-        let events = view.shown(&page.events, &payloads(inline))?;
+}
+
+impl WantedPage {
+    /// The page as JSON text.
+    pub(super) fn of(&self, view: &View) -> Result<serde_json::Result<String>, QueryError> {
+        let page = view.list(&self.filter, self.limit, self.cursor.as_deref())?;
+        let events = view.shown(&page.events, &payloads(self.inline))?;
         Ok(serde_json::to_string(&ListedEvents {
             returned_count: events.len(),
             has_more: page.next_cursor.is_some(),
             next_cursor: page.next_cursor,
             events,
         }))
-    });
-    Ok(match question.await? {
+    }
+}
+
+pub(super) async fn events(State(audit): State<Audit>, query: Asked<Listed>) -> Answer {
+    let wanted = asked(query)?.page()?;
+    Ok(page(audit.ask(move |view, _| wanted.of(view)).await?))
+}
+
+/// A page that was written, as an answer.
+pub(super) fn page(written: serde_json::Result<String>) -> Response {
+    match written {
         Ok(page) => passing_text(page),
         Err(err) => crate::problem::internal(&err),
-    })
+    }
 }
 
 /// A page is large: it is written as text where it is read, without values in between.
@@ -308,6 +331,6 @@ pub(super) async fn tile(State(audit): State<Audit>, Path(path): Path<String>) -
     Ok(([media, (CACHE_CONTROL, kept)], tile).into_response())
 }
 
-fn text(media: &'static str, text: String) -> Response {
+pub(super) fn text(media: &'static str, text: String) -> Response {
     ([(CONTENT_TYPE, media)], text).into_response()
 }

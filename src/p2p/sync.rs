@@ -58,4 +58,4 @@ pub enum Refused {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,15 +4,15 @@
 //! - what stands there was checked before it was written; what is read is hashed again all the same;
 //! - a directory goes only when somebody says so; evidence of a fork stays until somebody lifts it.
 
-use std::{fs, io, path::PathBuf};
+use std::{cmp::Ordering, fs, io, path::PathBuf};
 
 use serde_json::{Value, json};
 
 use super::evidence::Evidence;
 use crate::{
-    block::{Cid, Codec, decode},
+    block::{Cid, decode},
     event::Genesis,
-    identity::{Verifier, open_checkpoint},
+    identity::{CheckpointError, Verifier, open_checkpoint},
     ledger::opening,
     log::{
         LogError, Reader, Stored,
@@ -43,10 +43,12 @@ pub struct Followed {
 /// Why followed logs cannot be read or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum FollowedError {
-    #[error("no log of this name is followed")]
-    Unknown,
+    #[error("as many logs are followed as may be: 256; remove one first")]
+    TooMany,
     #[error(transparent)]
     Home(#[from] HomeError),
+    #[error("the head is not signed by the log's key")]
+    Head(#[from] CheckpointError),
     #[error("the followed log cannot be read")]
     Log(#[from] LogError),
     #[error("the directory of followed logs cannot be used")]
@@ -58,16 +60,13 @@ pub enum FollowedError {
 impl Followed {
     /// The logs that the node of `home` follows, by name.
     pub fn list(home: &Home) -> Result<Vec<Self>, FollowedError> {
-        let entries = match fs::read_dir(home.dir().join(DIRECTORY)) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        let mut names: Vec<Cid> = Vec::new();
-        for entry in entries {
-            names.extend(entry?.file_name().to_string_lossy().parse::<Cid>());
-        }
-        names.sort_unstable();
+        let names = names(home)?;
         Ok(names.iter().take(FOLLOWED_MAX).filter_map(|name| Self::open(home, name)).collect())
+    }
+
+    /// How many logs have a directory here.
+    pub(super) fn count(home: &Home) -> Result<usize, FollowedError> {
+        Ok(names(home)?.len())
     }
 
     /// The followed log of this name; none where nothing of it is held.
@@ -102,6 +101,19 @@ impl Followed {
     /// The largest signed head that was accepted; while events still come, it is over more than are held.
     pub fn signed(&self, verifier: &Verifier) -> Option<Signed> {
         signed(&self.home, verifier)
+    }
+
+    /// Whether a head that somebody tells of is worth following: it is larger than the one held, or disagrees with it.
+    pub fn is_news(&self, note: &str) -> Result<bool, FollowedError> {
+        let Some((_, verifier)) = self.genesis()? else {
+            return Ok(true);
+        };
+        let told = open_checkpoint(note, &verifier)?;
+        Ok(self.signed(&verifier).is_none_or(|held| match told.size.cmp(&held.head.size) {
+            Ordering::Greater => true,
+            Ordering::Equal => told.root != held.head.root,
+            Ordering::Less => false,
+        }))
     }
 
     /// The evidence that ended the following of this log.
@@ -152,6 +164,19 @@ impl Followed {
     }
 }
 
+fn names(home: &Home) -> io::Result<Vec<Cid>> {
+    let entries = match fs::read_dir(home.dir().join(DIRECTORY)) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names: Vec<Cid> = Vec::new();
+    for entry in entries {
+        names.extend(entry?.file_name().to_string_lossy().parse::<Cid>());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
 /// The directory of the followed log `log`.
 pub(super) fn path(home: &Home, log: &Cid) -> PathBuf {
     home.dir().join(DIRECTORY).join(log.to_string())
@@ -181,9 +206,4 @@ pub(super) fn evidence(home: &Home) -> Result<Option<Evidence>, FollowedError> {
 pub(super) fn keep_evidence(home: &Home, evidence: &Evidence) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(evidence).expect("evidence is text under string keys");
     write_secret(&home.dir().join(FORK), &text)
-}
-
-/// Whether the block of `bytes` is the genesis block of some log.
-pub(super) fn is_genesis(cid: &Cid, bytes: &[u8]) -> bool {
-    cid.codec() == Codec::DagCbor && decode::<Genesis>(bytes).is_ok()
 }

@@ -1,7 +1,7 @@
 //! Serving this node's log to those who follow it: in ranges, from reading connections, on blocking threads.
 //!
 //! Invariants:
-//! - contracts and the log's head are for everybody; events, plans and content for whom the owner lets read them;
+//! - contracts and the log's head are for everybody; events and content for whom the owner lets read them;
 //! - no reading of the log stays open while a peer takes its time;
 //! - what a peer can hold of ours is bounded: streams, ranges, frames, and how long it may be silent.
 
@@ -17,16 +17,14 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    followed::is_genesis,
-    wire::{
-        Answer, AskHead, AskTail, BLOCK_MAX, End, NAMES_MAX, PIECE, Reason, Request, Response,
-        TAIL_BYTES_MAX, TAIL_FRAME, TAIL_MAX, ToldHead, WireError, hashes, read, read_frame, write_frame,
-    },
+use super::wire::{
+    Answer, AskHead, AskTail, BLOCK_MAX, End, NAMES_MAX, PIECE, Reason, Request, Response, TAIL_BYTES_MAX,
+    TAIL_FRAME, TAIL_MAX, ToldHead, WireError, hashes, read, read_frame, write_frame,
 };
 use crate::{
-    block::{Cid, Codec, decode},
+    block::{Cid, Codec, decode, payload::Payload},
     contract::Contract,
+    event::Genesis,
     log::{Stored, home::Home},
     query::{QueryError, Readers, View, proof::Head},
 };
@@ -44,8 +42,9 @@ const BLOCKS_AT_ONCE: usize = 16;
 /// What a peer asks to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
+    /// Events, and the plans they name.
     Events,
-    /// Payloads, their parts, plans: every block that is no contract and no genesis.
+    /// Payloads and their parts.
     Content,
 }
 
@@ -177,12 +176,13 @@ impl Server {
         if cids.is_empty() || cids.len() > NAMES_MAX {
             return Ok(Err(Reason::Malformed));
         }
-        let content = (self.may)(peer, What::Content);
+        let rights =
+            Rights { events: (self.may)(peer, What::Events), content: (self.may)(peer, What::Content) };
         let mut cids = cids.into_iter().peekable();
         while cids.peek().is_some() {
             let asked: Vec<Cid> = cids.by_ref().take(BLOCKS_AT_ONCE).collect();
             let found = self.ask(move |view| {
-                asked.iter().map(|cid| found(view, cid, content)).collect::<Result<Vec<_>, _>>()
+                asked.iter().map(|cid| found(view, cid, rights)).collect::<Result<Vec<_>, _>>()
             });
             let answers = match found.await {
                 Ok(answers) => answers,
@@ -225,22 +225,32 @@ async fn write<S: AsyncWrite + Unpin>(stream: &mut S, response: &Response) -> Re
     timeout(FRAME_WAIT, write_frame(stream, response)).await.map_err(|_| WireError::Idle)?
 }
 
-/// What a peer is told of a block.
-fn found(view: &View, cid: &Cid, content: bool) -> Result<Answer, QueryError> {
-    Ok(match (view.block(cid)?, content) {
-        (None, true) => Answer::Unknown,
-        (Some(Stored::Erased), true) => Answer::Erased,
-        (Some(Stored::Present(bytes)), _) if bytes.len() > BLOCK_MAX => Answer::Unknown,
-        (Some(Stored::Present(bytes)), true) => Answer::Present(bytes.into()),
-        (Some(Stored::Present(bytes)), false) if is_public(cid, &bytes) => Answer::Present(bytes.into()),
-        // Whoever may not read content does not learn either what there is.
-        (None | Some(Stored::Erased | Stored::Present(_)), false) => Answer::Withheld,
+/// What a peer may read.
+#[derive(Clone, Copy)]
+struct Rights {
+    events: bool,
+    content: bool,
+}
+
+/// What a peer is told of a block. Whoever may not read content does not learn either what there is of it.
+fn found(view: &View, cid: &Cid, rights: Rights) -> Result<Answer, QueryError> {
+    Ok(match view.block(cid)? {
+        Some(Stored::Present(bytes)) if bytes.len() > BLOCK_MAX => Answer::Unknown,
+        Some(Stored::Present(bytes)) if rights.content || open(cid, &bytes, rights) => {
+            Answer::Present(bytes.into())
+        }
+        Some(Stored::Erased) if rights.content => Answer::Erased,
+        None if rights.content => Answer::Unknown,
+        None | Some(Stored::Erased | Stored::Present(_)) => Answer::Withheld,
     })
 }
 
-/// Whether a block is for everybody: what a tool promises, and whose log it is.
-fn is_public(cid: &Cid, bytes: &[u8]) -> bool {
-    cid.codec() == Codec::DagCbor && (decode::<Contract>(bytes).is_ok() || is_genesis(cid, bytes))
+/// Whether a block is no content: contracts and genesis are for everybody, plans for whoever reads events.
+fn open(cid: &Cid, bytes: &[u8], rights: Rights) -> bool {
+    if cid.codec() == Codec::Raw || decode::<Payload>(bytes).is_ok() {
+        return false;
+    }
+    rights.events || decode::<Contract>(bytes).is_ok() || decode::<Genesis>(bytes).is_ok()
 }
 
 /// An answer in frames.

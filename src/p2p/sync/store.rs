@@ -9,7 +9,7 @@ use std::{fs, io, os::unix::fs::DirBuilderExt};
 use super::{
     chain::{Edge, Held},
     evidence::Evidence,
-    followed::{FollowedError, evidence, keep_evidence, path, signed},
+    followed::{FOLLOWED_MAX, Followed, FollowedError, evidence, keep_evidence, path, signed},
     machine::{Batch, Signed},
 };
 use crate::{
@@ -38,6 +38,9 @@ impl Store {
     /// Takes the directory of `log` for writing, making it where there is none.
     pub fn open(home: &Home, log: &Cid) -> Result<Self, FollowedError> {
         let dir = path(home, log);
+        if !dir.exists() && Followed::count(home)? >= FOLLOWED_MAX {
+            return Err(FollowedError::TooMany);
+        }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         let home = Home::open(&dir)?;
         let lock =
@@ -79,7 +82,7 @@ impl Store {
     }
 
     pub fn keep(&mut self, batch: &Batch) -> Result<(), LogError> {
-        let erased = self.with_parts(&batch.erased)?;
+        let erased = self.with_parts(batch)?;
         self.log.copy(&batch.blocks, &erased, &batch.events)
     }
 
@@ -88,14 +91,19 @@ impl Store {
     }
 
     /// Erased payloads, with those of their parts that no other payload holds.
-    fn with_parts(&self, payloads: &[Cid]) -> Result<Vec<Cid>, LogError> {
-        let mut gone = payloads.to_vec();
-        for payload in payloads {
-            let Some(Stored::Present(bytes)) = self.reader.block(payload)? else {
-                continue;
+    fn with_parts(&self, batch: &Batch) -> Result<Vec<Cid>, LogError> {
+        let mut gone = batch.erased.clone();
+        for payload in &batch.erased {
+            let parts = match self.reader.block(payload)? {
+                Some(Stored::Present(bytes)) => query::payload_parts(&bytes),
+                // The owner records an erasure just before it is done: the bytes may still have come.
+                Some(Stored::Erased) | None => {
+                    let coming = batch.blocks.iter().find(|block| block.cid() == *payload);
+                    coming.and_then(|block| query::payload_parts(block.bytes()))
+                }
             };
-            let parts = query::payload_parts(&bytes).unwrap_or_default();
-            let shared = query::shared_parts(&self.reader, payloads, &parts)?;
+            let parts = parts.unwrap_or_default();
+            let shared = query::shared_parts(&self.reader, &batch.erased, &parts)?;
             gone.extend(parts.into_iter().filter(|part| !shared.contains(part)));
         }
         Ok(gone)

@@ -1,0 +1,122 @@
+//! Followed logs: which there are, their signed heads and events, and names that only they know.
+//!
+//! Invariants:
+//! - an answer is of one log: events of different logs are never mixed in a list;
+//! - our own log is asked first; a name it knows is never looked for elsewhere.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, State},
+    response::{IntoResponse, Response},
+};
+use http::{StatusCode, header::CACHE_CONTROL};
+use serde_json::json;
+
+use super::{
+    Audit, Unanswered,
+    content::{Refused, asked, cid, passing},
+    reading::{Answer, Asked, Listed, page, text},
+};
+use crate::{
+    block::Cid,
+    p2p::sync::followed::{Followed, FollowedError},
+    problem::{internal, problem},
+    query::{QueryError, View},
+};
+
+impl Audit {
+    /// Asks a question of everything recorded before now; where the name is not found, of each followed log.
+    ///
+    /// Safe to drop midway.
+    pub(super) async fn ask_any<T: Send + 'static>(
+        &self,
+        question: impl Fn(&View) -> Result<T, QueryError> + Send + Sync + 'static,
+    ) -> Result<T, Unanswered> {
+        let question = Arc::new(question);
+        let own = Arc::clone(&question);
+        match self.ask(move |view, _| own(view)).await {
+            Err(Unanswered::Query(not_found @ QueryError::NotFound(_))) => {
+                self.of_followed(move |logs| {
+                    let answers = logs.iter().map(|followed| of(followed, question.as_ref()));
+                    // A log that is being followed for the first time cannot be asked yet.
+                    let unknown =
+                        |err: &QueryError| matches!(err, QueryError::NotFound(_) | QueryError::Fault(_));
+                    let known = |answer: &Result<T, QueryError>| !answer.as_ref().is_err_and(unknown);
+                    answers.into_iter().find(known).unwrap_or(Err(not_found))
+                })
+                .await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Asks a question about the followed logs.
+    async fn of_followed<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&[Followed]) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, Unanswered> {
+        let permit = Arc::clone(&self.questions).acquire_owned().await.ok();
+        let home = self.ledger.home().clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let logs = Followed::list(&home).unwrap_or_else(|err| {
+                tracing::warn!(%err, "followed logs cannot be read");
+                Vec::new()
+            });
+            question(&logs)
+        });
+        Ok(asked.await??)
+    }
+}
+
+/// Asks a question of a followed log, as far as it is folded.
+fn of<T>(
+    followed: &Followed,
+    question: impl FnOnce(&View) -> Result<T, QueryError>,
+) -> Result<T, QueryError> {
+    followed.fold()?;
+    question(&View::open(followed.home())?)
+}
+
+fn find<'a>(logs: &'a [Followed], name: &Cid) -> Result<&'a Followed, QueryError> {
+    let found = logs.iter().find(|followed| followed.log == *name);
+    found.ok_or_else(|| QueryError::NotFound(format!("log {name}, which is not followed,")))
+}
+
+pub(super) async fn list(State(audit): State<Audit>) -> Answer {
+    let shown = audit
+        .of_followed(|logs| Ok(logs.iter().map(Followed::shown).collect::<Result<Vec<_>, FollowedError>>()));
+    Ok(match shown.await? {
+        Ok(logs) => passing(&json!({"returned_count": logs.len(), "followed": logs})),
+        Err(err) => internal(&err),
+    })
+}
+
+pub(super) async fn checkpoint(State(audit): State<Audit>, Path(genesis): Path<String>) -> Answer {
+    let name = cid(&genesis)?;
+    let signed = audit.of_followed(move |logs| {
+        let followed = find(logs, &name)?;
+        let key = followed.genesis()?;
+        Ok(key.and_then(|(_, verifier)| followed.signed(&verifier)))
+    });
+    let Some(signed) = signed.await? else {
+        let detail = "nothing of this log is held yet";
+        return Err(Refused::new(problem(StatusCode::NOT_FOUND, "no signed head", detail)));
+    };
+    let response: Response = text("text/plain; charset=utf-8", signed.note);
+    Ok(([(CACHE_CONTROL, "no-cache")], response).into_response())
+}
+
+pub(super) async fn events(
+    State(audit): State<Audit>,
+    Path(genesis): Path<String>,
+    query: Asked<Listed>,
+) -> Answer {
+    let (name, wanted) = (cid(&genesis)?, asked(query)?.page()?);
+    let written = audit.of_followed(move |logs| of(find(logs, &name)?, |view| wanted.of(view)));
+    Ok(page(written.await?))
+}
+
+#[cfg(test)]
+mod tests;
