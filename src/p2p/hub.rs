@@ -10,10 +10,11 @@ mod following;
 mod joining;
 mod keeping;
 mod kept;
+mod standing;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,8 +24,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::joining::{Goal, Joined, Tried};
 use self::{following::Following, kept::Kept};
 use crate::{
-    block::payload::SaltKey,
-    event::peer::{PeerDiscovered, Source as Heard},
+    block::{
+        Cid,
+        payload::{SaltKey, SealedPayload},
+    },
+    event::{
+        Actor,
+        peer::{PeerDiscovered, Source as Heard},
+    },
     ledger::{Command, Ledger, peers::Peering},
     p2p::{
         Connected, NetError, Peer, Transport,
@@ -86,6 +93,10 @@ struct Inner {
     /// One bootstrap at a time.
     joining: tokio::sync::Mutex<()>,
     connected: watch::Sender<BTreeSet<Peer>>,
+    /// Who asked for the next change of a peer's connection.
+    asked: Mutex<HashMap<Peer, By>>,
+    /// What the log knows of connected peers, a moment ago.
+    standing: RwLock<HashMap<Peer, crate::peer::Peer>>,
     readers: Arc<Readers>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -101,6 +112,14 @@ pub struct Traffic {
     pub failures: u64,
     /// This node's calls that are under way.
     pub running: u64,
+}
+
+/// Who asked for something, by which call, and why.
+#[derive(Clone, Debug)]
+pub struct By {
+    pub actor: Actor,
+    pub cause: Option<Cid>,
+    pub note: Option<SealedPayload>,
 }
 
 /// What a search came to.
@@ -128,6 +147,8 @@ impl Hub {
             follows: Mutex::default(),
             joining: tokio::sync::Mutex::default(),
             connected: watch::Sender::default(),
+            asked: Mutex::default(),
+            standing: RwLock::default(),
             readers: Arc::new(Readers::new(parts.ledger.home().clone())),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -141,6 +162,7 @@ impl Hub {
         hub.spawn(announcing::announce(hub.clone()));
         hub.spawn(following::publish(hub.clone()));
         hub.spawn(following::listen(hub.clone()));
+        hub.spawn(standing::refresh(hub.clone()));
         for peer in hub.inner.kept.followed() {
             hub.begin_following(peer);
         }
@@ -204,7 +226,9 @@ impl Hub {
         timeout: Duration,
         retries: u32,
         persist: bool,
+        by: By,
     ) -> Attempted {
+        self.asks(peer, by);
         let deadline = Instant::now() + timeout;
         let left = || deadline.saturating_duration_since(Instant::now());
         let mut pause = RETRY_FIRST;
@@ -226,6 +250,7 @@ impl Hub {
             tokio::time::sleep(pause).await;
             pause *= 2;
         };
+        self.asked_no_more(peer);
         if persist && connected.is_ok() {
             self.inner.kept.keep(peer, address.into_iter().collect());
         }
@@ -233,7 +258,7 @@ impl Hub {
     }
 
     /// Lets a peer go, and dials it no more. False: it was not connected.
-    pub async fn disconnect(&self, peer: &str, graceful: bool) -> bool {
+    pub async fn disconnect(&self, peer: &str, graceful: bool, by: By) -> bool {
         self.inner.kept.let_go(peer);
         if graceful {
             let idle = async {
@@ -244,7 +269,12 @@ impl Hub {
             // Whatever runs longer is cut off.
             let _ = tokio::time::timeout(DRAIN_MAX, idle).await;
         }
-        self.net().disconnect(peer).await
+        self.asks(peer, by);
+        let was = self.net().disconnect(peer).await;
+        if !was {
+            self.asked_no_more(peer);
+        }
+        was
     }
 
     /// Stops everything it runs, then the network itself.
@@ -287,7 +317,14 @@ impl Hub {
 
     /// Records news; the ledger passes over what changes nothing.
     async fn record(&self, id: &str, news: News) {
-        let peering = Peering::new(id, news);
+        self.record_by(id, news, None).await;
+    }
+
+    async fn record_by(&self, id: &str, news: News, by: Option<By>) {
+        let mut peering = Peering::new(id, news);
+        if let Some(By { actor, cause, note }) = by {
+            (peering.actor, peering.cause, peering.note) = (actor, cause, note);
+        }
         if let Err(stopped) = self.inner.parts.ledger.submit(Command::Peer(Box::new(peering))).await {
             tracing::warn!(%stopped, "news of a peer is not recorded");
         }
@@ -309,6 +346,15 @@ impl Hub {
                 None
             }
         }
+    }
+
+    /// Notes who asks for the next change of a peer's connection.
+    fn asks(&self, peer: &str, by: By) {
+        self.inner.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(peer.to_owned(), by);
+    }
+
+    fn asked_no_more(&self, peer: &str) -> Option<By> {
+        self.inner.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(peer)
     }
 
     /// Whether there is anybody to join by.

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::task::JoinSet;
 
-use super::{Hub, now_ms};
+use super::{By, Hub, now_ms};
 use crate::{
     event::peer::{self, BootstrapFinished, BootstrapStarted},
     p2p::{
@@ -59,7 +59,7 @@ pub struct Joined {
 
 impl Hub {
     /// Connects until `goal.min` is reached, or there is nobody left to try, or no time.
-    pub async fn bootstrap(&self, goal: Goal) -> Joined {
+    pub async fn bootstrap(&self, goal: Goal, by: Option<By>) -> Joined {
         let _one = self.inner.joining.lock().await;
         let begun = Instant::now();
         let id = uuid::Uuid::now_v7().simple().to_string();
@@ -71,7 +71,7 @@ impl Hub {
             max: goal.max as u64,
             timeout_ms: goal.timeout.as_millis() as u64,
         };
-        self.record(&id, News::BootstrapStarted(started)).await;
+        self.record_by(&id, News::BootstrapStarted(started), by.clone()).await;
         let rule =
             Rule { min: goal.min, max: goal.max, deadline_ms: now_ms() + goal.timeout.as_millis() as u64 };
         let connected = self.connected().borrow().clone();
@@ -86,7 +86,7 @@ impl Hub {
             took: begun.elapsed(),
             attempts,
         };
-        self.record(&id, News::BootstrapFinished(joined.facts())).await;
+        self.record_by(&id, News::BootstrapFinished(joined.facts()), by).await;
         if joined.ready {
             // Who is connected can tell of others: the table fills while nobody waits for it.
             let hub = self.clone();

@@ -69,7 +69,8 @@ async fn heard(hub: &Hub, event: NetEvent) {
                 agent: connected.agent.clone(),
                 protocols: connected.protocols.clone(),
             };
-            hub.record(&connected.peer, News::Connected(facts)).await;
+            let by = hub.asked_no_more(&connected.peer).filter(|_| facts.direction == Direction::Out);
+            hub.record_by(&connected.peer, News::Connected(facts), by).await;
             hub.inner.connected.send_modify(|peers| {
                 peers.insert(connected.peer.clone());
             });
@@ -77,6 +78,7 @@ async fn heard(hub: &Hub, event: NetEvent) {
         NetEvent::Disconnected { peer, cause } => parted(hub, &peer, cause).await,
         NetEvent::Unreachable { peer, address, cause } => {
             let facts = PeerUnreachable { address, cause: cause.code().to_owned(), attempts: 1 };
+            // A further try may follow: who asked is not forgotten.
             hub.record(&peer, News::Unreachable(facts)).await;
         }
         // Who speaks is recorded with the connection; what a limit turned away is counted in the snapshot.
@@ -95,7 +97,8 @@ async fn parted(hub: &Hub, peer: &str, cause: Cause) {
         Cause::Stopped => Parting::Stopped,
         Cause::Error | Cause::Refused | Cause::Timeout | Cause::WrongPeer | Cause::Address => Parting::Error,
     };
-    hub.record(peer, News::Disconnected(cause)).await;
+    let by = hub.asked_no_more(peer).filter(|_| cause == Parting::Local);
+    hub.record_by(peer, News::Disconnected(cause), by).await;
 }
 
 /// Brings what is recorded in line with the connections that stand.
@@ -166,7 +169,7 @@ pub(super) async fn keep(hub: Hub) {
             let goal = Goal { nodes: Vec::new(), min, max, timeout: JOIN_MAX };
             let hub = hub.clone();
             hub.clone().spawn(async move {
-                hub.bootstrap(goal).await;
+                hub.bootstrap(goal, None).await;
             });
         }
         tokio::time::sleep(KEEP_PAUSE).await;
