@@ -1,0 +1,339 @@
+//! The node among others: the network, the peers' tools, and the doors that peers come in by, put together.
+//!
+//! Invariants:
+//! - a peer acts with what its entry or a token of ours grants; its id alone lets it list tools and nothing more;
+//! - only peers with an entry offer their tools here: a stranger's words do not reach callers;
+//! - everything begun here ends with [`Network::stop`], calls before connections.
+
+mod door;
+mod work;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    auth::{Access, scope_named},
+    block::payload::SaltKey,
+    config,
+    event::Actor,
+    ledger::Ledger,
+    mcp,
+    p2p::{
+        self, Inbound, NetError, Wire,
+        discovery::{
+            Configured, Source,
+            file::PeersFile,
+            github::{Github, PUBLIC_API},
+            live::{Neighbours, Table},
+        },
+        handle::Net,
+        hub::{self, Hub, Traffic},
+        sync::{
+            fetch,
+            serve::{Last, May, Server, What},
+        },
+    },
+    query::{proof::Head, verify::chain},
+    router::{BoxFuture, Caller, Router, Scope},
+    runtime::{
+        peers::{Peers, Ties},
+        upstream::{Duplex, OpenStream},
+    },
+};
+
+/// The rank of peers' tools: after everything that is offered here.
+const RANK: u32 = 10_000;
+/// The role of a caller that is another node.
+const ROLE: &str = "peer";
+/// The environment variable that holds the registry's token.
+const GITHUB_TOKEN: &str = "CAIRN_GITHUB_TOKEN";
+/// How long the ready line waits for an address.
+const LISTENING_MAX: Duration = Duration::from_secs(5);
+
+/// What a network is started with.
+pub(super) struct Setup<'a> {
+    pub config: &'a config::P2p,
+    /// The seed of the log's key.
+    pub seed: [u8; 32],
+    pub salt: SaltKey,
+    pub router: Router,
+    pub runner: String,
+    /// What tokens of ours grant; none where this node asks nobody for one.
+    pub access: Option<Access>,
+}
+
+/// This node's part in the network.
+pub struct Network {
+    hub: Hub,
+    peers: Peers,
+    publishing: JoinHandle<()>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Network {
+    pub(super) async fn start(setup: Setup<'_>) -> Result<Self, NetError> {
+        let (config, router) = (setup.config, setup.router.clone());
+        let (net, inbound) = p2p::start(settings(config, setup.seed))?;
+        let listening = net.listening(LISTENING_MAX).await;
+        if let Err(err) = listening {
+            tracing::warn!(%err, "the network listens nowhere yet");
+        }
+        let entries = Arc::new(Entries::new(&config.peers));
+        let quotas = mcp::Quotas::new(mcp::Bounds {
+            idle: Duration::from_millis(config.idle_ms),
+            request_timeout: Duration::from_millis(config.request_timeout_ms),
+            ..mcp::Bounds::default()
+        });
+        // The hub is asked by what it is made of: it is put here once it is there.
+        let place: Arc<OnceLock<Hub>> = Arc::default();
+        let ties = Ties {
+            fetch: fetching(net.clone()),
+            choose: {
+                let place = place.clone();
+                Arc::new(move |among| place.get()?.choose(among))
+            },
+            rank: RANK,
+            timeout: Duration::from_millis(config.request_timeout_ms),
+        };
+        let (peers, publishing) = Peers::start(router.clone(), ties);
+        let traffic = {
+            let (peers, quotas) = (peers.clone(), quotas.clone());
+            Arc::new(move |peer: &str| {
+                let (sent, failures, running) = peers.traffic(peer);
+                Traffic { served: quotas.taken(peer), sent, failures, running }
+            })
+        };
+        let hub = Hub::start(parts(&setup, net.clone(), traffic));
+        // Nobody else fills the place.
+        let _ = place.set(hub.clone());
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let network = Self { hub: hub.clone(), peers: peers.clone(), publishing, tasks: tasks.clone(), stop: stop.clone() };
+        let access = setup.access.map(Arc::new);
+        let settings = mcp::Settings {
+            contracts: true,
+            shutdown: stop.clone(),
+            tokens: access.map(granting),
+            quotas,
+            ..mcp::Settings::default()
+        };
+        let server = log_server(router.ledger(), entries.clone());
+        let door = Door { router: Arc::new(router.clone()), settings, server, entries: entries.clone(), tasks: tasks.clone() };
+        tasks.spawn(stop.clone().run_until_cancelled_owned(door.accept(inbound)));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(join(hub.clone(), peers, entries.clone())));
+        for entry in config.peers.iter().filter(|entry| !entry.work.is_empty()) {
+            let worker = work::Worker::new(&hub, &router, entry);
+            tasks.spawn(stop.clone().run_until_cancelled_owned(worker.run()));
+        }
+        Ok(network)
+    }
+
+    /// Who this node is to others.
+    pub fn shown(&self) -> Value {
+        json!({"peer_id": self.hub.net().local(), "multiaddrs": self.hub.net().addrs()})
+    }
+
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Ends what peers ask of this node and what it asks of them, then the connections.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        self.peers.stop();
+        self.tasks.close();
+        self.tasks.wait().await;
+        if let Err(err) = self.publishing.await {
+            tracing::error!(%err, "the peers' tools were not kept in step");
+        }
+        self.hub.stop().await;
+    }
+}
+
+/// What each known peer may do here.
+struct Entries(BTreeMap<String, config::Entry>);
+
+impl Entries {
+    fn new(entries: &[config::Entry]) -> Self {
+        Self(entries.iter().map(|entry| (entry.id.clone(), entry.clone())).collect())
+    }
+
+    /// The caller that a peer is.
+    fn caller(&self, peer: &str) -> Caller {
+        let entry = self.0.get(peer);
+        let scopes = entry.map(|entry| entry.scopes.iter().filter_map(|scope| scope_named(scope)).collect());
+        Caller {
+            actor: Actor { id: peer.to_owned(), role: ROLE.to_owned(), proof: None },
+            scopes: scopes.unwrap_or_default(),
+            tools: entry.map(|entry| entry.tools.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn offers(&self, peer: &str) -> bool {
+        self.0.get(peer).is_some_and(|entry| entry.offer)
+    }
+}
+
+/// Where peers come in.
+struct Door {
+    router: Arc<Router>,
+    settings: mcp::Settings,
+    server: Server,
+    entries: Arc<Entries>,
+    tasks: TaskTracker,
+}
+
+impl Door {
+    /// Serves every stream that a peer opens.
+    async fn accept(self, mut inbound: mpsc::Receiver<Inbound>) {
+        while let Some(Inbound { peer, wire, stream }) = inbound.recv().await {
+            match wire {
+                Wire::Mcp => {
+                    let (router, settings) = (self.router.clone(), self.settings.clone());
+                    let caller = self.entries.caller(&peer);
+                    self.tasks.spawn(async move {
+                        if let Err(err) = mcp::serve_frames(router, settings, caller, stream).await {
+                            tracing::debug!(peer, %err, "a peer's stream ended");
+                        }
+                    });
+                }
+                Wire::Log => {
+                    let (server, stop) = (self.server.clone(), self.settings.shutdown.clone());
+                    self.tasks.spawn(stop.run_until_cancelled_owned(async move {
+                        if let Err(err) = server.serve(stream, &peer).await {
+                            tracing::debug!(peer, %err, "a peer's stream ended");
+                        }
+                    }));
+                }
+            }
+        }
+    }
+}
+
+/// Opens streams to one peer.
+struct Opener {
+    net: Net,
+    peer: String,
+}
+
+impl OpenStream for Opener {
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Duplex>, String>> {
+        Box::pin(async move { self.net.open(&self.peer, Wire::Mcp).await.map_err(|err| err.to_string()) })
+    }
+}
+
+/// Asks connected peers for their tools, and forgets them when they are gone.
+async fn join(hub: Hub, peers: Peers, entries: Arc<Entries>) {
+    let mut connected = hub.connected();
+    let mut joined = BTreeSet::new();
+    loop {
+        let now = connected.borrow_and_update().clone();
+        for peer in joined.difference(&now) {
+            peers.leave(peer);
+        }
+        for peer in now.difference(&joined).filter(|peer| entries.offers(peer)) {
+            peers.join(peer, Arc::new(Opener { net: hub.net().clone(), peer: peer.clone() }));
+        }
+        joined = now;
+        if connected.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn fetching(net: Net) -> Arc<crate::runtime::peers::Fetch> {
+    Arc::new(move |peer, cid| {
+        let net = net.clone();
+        Box::pin(async move {
+            let stream = net.open(&peer, Wire::Log).await.map_err(|err| err.to_string())?;
+            fetch::block(stream, cid).await.map_err(|err| chain(&err))
+        })
+    })
+}
+
+fn granting(access: Arc<Access>) -> mcp::Tokens {
+    mcp::Tokens::new(move |token| {
+        let header = format!("Bearer {token}").parse().ok()?;
+        Some(access.authenticate(Some(&header)).ok()?.scopes)
+    })
+}
+
+/// This node's log, for peers that may read it.
+fn log_server(ledger: &Ledger, entries: Arc<Entries>) -> Server {
+    let reach = ledger.reach();
+    let last: Last = Arc::new(move || {
+        let reach = reach.borrow();
+        Head { size: reach.applied, note: reach.checkpoint.clone() }
+    });
+    let may: May = Arc::new(move |peer, what| match what {
+        What::Events | What::Content => entries.caller(peer).may(Scope::Audit),
+    });
+    let about = ledger.about();
+    Server::new(ledger.home(), about.log, about.vkey.clone(), last, may)
+}
+
+fn settings(config: &config::P2p, seed: [u8; 32]) -> p2p::Settings {
+    p2p::Settings {
+        seed,
+        listen: config.listen.clone(),
+        external: config.announce_addrs.clone(),
+        mdns: config.mdns,
+        dht: config.dht,
+        dht_protocol: config.dht_protocol.clone(),
+        relay: config.relay,
+        upnp: config.upnp,
+        connections_max: config.max_connections,
+        idle: Duration::from_millis(config.idle_ms),
+        record_ttl: Duration::from_secs(config.ttl_s),
+        allow: config.allow.iter().cloned().collect(),
+        block: config.block.iter().cloned().collect(),
+    }
+}
+
+fn parts(setup: &Setup<'_>, net: Net, traffic: Arc<dyn Fn(&str) -> Traffic + Send + Sync>) -> hub::Parts {
+    let config = setup.config;
+    let ttl_ms = config.ttl_s * 1_000;
+    let file = config.peers_file.clone().map(|path| Arc::new(PeersFile::new(path, ttl_ms)));
+    let api = config.github_api.as_deref().unwrap_or(PUBLIC_API);
+    let token = std::env::var(GITHUB_TOKEN).ok().filter(|token| !token.is_empty());
+    let github = config.github.as_deref().and_then(|name| Github::new(api, name, token, ttl_ms)).map(Arc::new);
+    let neighbours = Neighbours::new(ttl_ms);
+    let mut sources: Vec<Arc<dyn Source>> = Vec::new();
+    if !config.bootstrap.is_empty() {
+        sources.push(Arc::new(Configured::new(&config.bootstrap)));
+    }
+    sources.extend(file.clone().map(|file| file as Arc<dyn Source>));
+    sources.extend(github.clone().map(|github| github as Arc<dyn Source>));
+    if config.mdns {
+        sources.push(Arc::new(neighbours.clone()));
+    }
+    if config.dht {
+        sources.push(Arc::new(Table(net.clone())));
+    }
+    let kept = config.peers.iter().filter(|entry| !entry.addrs.is_empty());
+    hub::Parts {
+        net,
+        ledger: setup.router.ledger().clone(),
+        router: setup.router.clone(),
+        runner: setup.runner.clone(),
+        sources,
+        neighbours,
+        file,
+        github,
+        announce: config.announce,
+        ttl: Duration::from_secs(config.ttl_s),
+        goal: (config.min_connections as usize, config.max_connections as usize),
+        bootstrap: config.bootstrap.clone(),
+        keep: kept.map(|entry| (entry.id.clone(), entry.addrs.clone())).collect(),
+        follow: config.peers.iter().filter(|entry| entry.follow).map(|entry| entry.id.clone()).collect(),
+        salt: setup.salt.clone(),
+        traffic,
+    }
+}
