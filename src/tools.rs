@@ -8,6 +8,7 @@ pub mod attempts;
 pub mod catalogue;
 pub mod conformance;
 pub mod denied;
+pub mod peers;
 pub mod planning;
 pub mod provenance;
 pub mod queue;
@@ -57,6 +58,7 @@ pub const CATEGORIES: &[(&str, &str)] = &[
     ("queue", "watch, pause, resume and clear what waits"),
     ("workers", "make workers known, see what they do, let them leave"),
     ("schedules", "submit work again and again"),
+    ("peers", "find other nodes, connect to them, see how they do, keep their logs"),
 ];
 
 /// What a tool does with its arguments: a success object, or a domain error.
@@ -106,6 +108,7 @@ pub fn all(desk: &Desk, audit: &Audit, base: Option<&str>) -> Vec<Builtin> {
         queue::all(desk),
         workers::all(desk),
         schedules::all(desk),
+        peers::all(desk),
     ];
     families.into_iter().flatten().collect()
 }

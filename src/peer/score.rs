@@ -17,34 +17,21 @@ pub const HALF_LIFE_MIN: u64 = 24 * 60;
 
 /// Half-lives after which a sample counts nothing.
 const LIVES_MAX: u64 = 40;
-/// What is left after 0, 1, ... 24 hours, in parts per thousand million: `2^(-h/24)`.
-const LEFT_AFTER_HOURS: [u64; 25] = [
-    1_000_000_000,
-    971_531_941,
-    943_874_313,
-    917_004_043,
-    890_898_718,
-    865_536_561,
-    840_896_415,
-    816_957_727,
-    793_700_526,
-    771_105_413,
-    749_153_538,
-    727_826_587,
-    707_106_781,
-    686_976_838,
-    667_419_927,
-    648_419_777,
-    629_960_525,
-    612_026_774,
-    594_603_558,
-    577_676_349,
-    561_231_024,
-    545_253_866,
-    529_731_547,
-    514_651_118,
-    500_000_000,
+/// What is left after 1, 2, 4, ... 1024 minutes, in parts per [`WHOLE`]: `2^(-m/1440)`.
+const LEFT_AFTER: [u128; 11] = [
+    999_518_763_623,
+    999_037_758_834,
+    998_076_443_576,
+    996_156_587_221,
+    992_327_946_263,
+    984_714_752_934,
+    969_663_144_647,
+    940_246_614_086,
+    884_063_695_300,
+    781_568_617_348,
+    610_849_503_624,
 ];
+const WHOLE: u128 = 1_000_000_000_000;
 
 /// Decayed counts of what succeeded and failed, in millionths of a sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,11 +98,10 @@ fn decayed(count: u64, minutes: u64) -> u64 {
     if lives > LIVES_MAX {
         return 0;
     }
-    let (hour, rest) = ((minutes % HALF_LIFE_MIN / 60) as usize, minutes % 60);
-    // Within an hour the curve is a straight line, near enough.
-    let (from, to) = (LEFT_AFTER_HOURS[hour], LEFT_AFTER_HOURS[hour + 1]);
-    let left = from - (from - to) * rest / 60;
-    (u128::from(count >> lives) * u128::from(left) / 1_000_000_000) as u64
+    let minutes = minutes % HALF_LIFE_MIN;
+    let passed = LEFT_AFTER.iter().enumerate().filter(|(bit, _)| minutes >> bit & 1 == 1);
+    let left = passed.fold(WHOLE, |left, (_, factor)| left * factor / WHOLE);
+    (u128::from(count >> lives) * left / WHOLE) as u64
 }
 
 #[cfg(test)]

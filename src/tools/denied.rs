@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// Arguments that name what a call is about.
-const IDS: [&str; 7] =
-    ["task_id", "workflow_id", "new_workflow_id", "worker_id", "schedule_id", "left", "right"];
+const IDS: [&str; 8] =
+    ["task_id", "workflow_id", "new_workflow_id", "worker_id", "schedule_id", "peer_id", "left", "right"];
 
 /// Why a tool did not do what was asked.
 #[derive(Debug)]

@@ -37,7 +37,7 @@ use crate::{
     },
     router::{BoxFuture, Entry, Invocation, Outcome, Router, Run, lane},
     task::{self, Limits, Status, Task},
-    tools::{Builtin, reading::time, refusal},
+    tools::{Builtin, peers, reading::time, refusal},
 };
 
 /// Lines of log in one answer, the newest.
@@ -51,6 +51,8 @@ pub struct Desk {
     salt: SaltKey,
     /// The bounds that tasks are held to.
     pub limits: Limits,
+    /// Filled once there is a network.
+    pub network: peers::Slot,
 }
 
 /// A success object as text, or why there is none.
@@ -113,7 +115,7 @@ pub fn told<T: Serialize>(answer: &T) -> Told {
 impl Desk {
     pub fn new(router: &Router, salt: &SaltKey, limits: Limits) -> Self {
         let audit = Audit::new(router.ledger().clone());
-        Self { router: router.clone(), audit, salt: salt.clone(), limits }
+        Self { router: router.clone(), audit, salt: salt.clone(), limits, network: peers::Slot::default() }
     }
 
     /// A tool at this desk.

@@ -1,0 +1,625 @@
+//! The peer tools: find other nodes, connect, part, and see how they do.
+//!
+//! Invariants:
+//! - without a network every one of them says so, and names the setting; no peer is ever invented;
+//! - what is told of a peer is read from the log; what was not measured is null.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    block::{Cid, payload::SealedPayload},
+    call::{Code, Refusal},
+    event::{
+        Actor,
+        peer::{Nat, Source, Transport},
+    },
+    ledger::{Command, Ruling, peers::Peering},
+    peer::{News, Peer, Status, score::ONE},
+    query::{
+        QueryError,
+        peers::{Filter, Point, Sort},
+        work::At,
+    },
+    router::{BoxFuture, Invocation, Scope},
+    tools::{
+        Builtin, arguments,
+        reading::time,
+        work::{Desk, Paging, Told, now_ms, page, seen, told, unexpected, unknown},
+    },
+};
+
+const LISTER: &str = "peer_list";
+const PEERS: u64 = 10;
+const TIMEOUT_MS: u64 = 30_000;
+const RETRIES: u32 = 3;
+const BOOTSTRAP_MS: u64 = 60_000;
+const CONNECTIONS_MIN: u64 = 1;
+const CONNECTIONS_MAX: u64 = 10;
+const HISTORY_HOURS: u64 = 24;
+const HOUR_MS: u64 = 60 * 60_000;
+
+/// The network as these tools use it. Every refusal says what to do.
+///
+/// What happens at a network it tells the ledger itself, naming `by` as who asked and by which call.
+pub trait Network: Send + Sync {
+    fn discover(&self, ask: Discover, by: By) -> BoxFuture<'_, Result<Discovered, Refusal>>;
+    fn connect(&self, ask: Connect, by: By) -> BoxFuture<'_, Result<Connected, Refusal>>;
+    fn disconnect(&self, ask: Disconnect, by: By) -> BoxFuture<'_, Result<Disconnected, Refusal>>;
+    fn bootstrap(&self, ask: Bootstrap, by: By) -> BoxFuture<'_, Result<Bootstrapped, Refusal>>;
+    /// Begins to keep the peer's log here; it goes on until it is told to stop.
+    fn follow(&self, peer: String, by: By) -> BoxFuture<'_, Result<Following, Refusal>>;
+    /// Stops; what is kept stays. False where it was not followed.
+    fn unfollow(&self, peer: String, by: By) -> BoxFuture<'_, Result<bool, Refusal>>;
+    /// Peers that are being dialled now.
+    fn dialling(&self) -> Vec<String>;
+}
+
+/// Where the network is, once there is one.
+pub type Slot = Arc<OnceLock<Arc<dyn Network>>>;
+
+/// Who asks, by which call, and why.
+#[derive(Clone, Debug)]
+pub struct By {
+    pub actor: Actor,
+    pub cause: Option<Cid>,
+    pub note: Option<SealedPayload>,
+}
+
+impl By {
+    /// News that came of what was asked.
+    pub fn tells(&self, id: impl Into<String>, news: News) -> Peering {
+        let Self { actor, cause, note } = self.clone();
+        Peering { actor, cause, note, ..Peering::new(id, news) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Discover {
+    /// All of them.
+    pub capabilities: Vec<String>,
+    pub max: usize,
+    pub timeout: Duration,
+    /// Empty: all there are.
+    pub sources: Vec<Source>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    pub peer: String,
+    pub addrs: Vec<String>,
+    pub capabilities: Vec<String>,
+    pub source: Source,
+    pub seen_ms: u64,
+}
+
+/// What one source came to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Search {
+    pub found: u64,
+    /// Why it could not be asked, for people.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Discovered {
+    pub peers: Vec<Found>,
+    /// By the name of the source.
+    pub sources: BTreeMap<String, Search>,
+    pub took: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connect {
+    pub peer: String,
+    /// None: where it is known to be.
+    pub address: Option<String>,
+    /// Of all tries together.
+    pub timeout: Duration,
+    /// Further tries.
+    pub retries: u32,
+    /// Whether it is connected again when the connection is lost.
+    pub persist: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connected {
+    pub peer: String,
+    pub address: String,
+    pub connection_id: String,
+    pub took: Duration,
+    pub protocol_version: Option<String>,
+    pub agent: Option<String>,
+    pub capabilities: Vec<String>,
+    pub attempts: u32,
+    pub transport: Transport,
+    /// Whether there was a connection already.
+    pub reused: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Disconnect {
+    pub peer: String,
+    /// Whether running calls may end first.
+    pub graceful: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Disconnected {
+    pub was_connected: bool,
+    pub took: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bootstrap {
+    /// None: those of the configuration.
+    pub nodes: Option<Vec<String>>,
+    pub timeout: Duration,
+    pub min: u64,
+    pub max: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tried {
+    pub address: String,
+    pub method: String,
+    pub ok: bool,
+    /// Why not, for people.
+    pub error: Option<String>,
+    pub took: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bootstrapped {
+    pub attempts: Vec<Tried>,
+    /// Peers that are connected now.
+    pub connected: Vec<String>,
+    pub ready: bool,
+    pub public_addrs: Vec<String>,
+    pub nat: Nat,
+    pub took: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Following {
+    /// The log's genesis, and how far it is kept here; none where the peer has not told yet.
+    pub log: Option<Cid>,
+    pub size: Option<u64>,
+}
+
+pub fn all(desk: &Desk) -> Vec<Builtin> {
+    let tool = |definition, does| desk.tool("peers", definition, does);
+    vec![
+        tool(include_str!("../../schemas/tools/peer_discover.json"), |desk, call| {
+            Box::pin(async move { discover(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/peer_connect.json"), |desk, call| {
+            Box::pin(async move { connect(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/peer_disconnect.json"), |desk, call| {
+            Box::pin(async move { disconnect(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/peer_list.json"), |desk, call| {
+            Box::pin(async move { list(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/peer_metrics.json"), |desk, call| {
+            Box::pin(async move { metrics(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/bootstrap_network.json"), |desk, call| {
+            Box::pin(async move { bootstrap(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/peer_follow.json"), |desk, call| {
+            Box::pin(async move { follow(&desk, &call).await })
+        }),
+        tool(include_str!("../../schemas/tools/peer_unfollow.json"), |desk, call| {
+            Box::pin(async move { unfollow(&desk, &call).await })
+        }),
+    ]
+}
+
+fn network(desk: &Desk) -> Result<Arc<dyn Network>, Refusal> {
+    desk.network.get().cloned().ok_or_else(|| {
+        Refusal::new(Code::Unavailable, "this node has no network")
+            .hint("set p2p.enable = true in the configuration and start without --no-p2p")
+    })
+}
+
+fn by(desk: &Desk, call: &Invocation, reason: Option<&str>) -> Result<By, Refusal> {
+    let note = reason.map(|reason| desk.seal_text(reason)).transpose()?;
+    Ok(By { actor: call.caller.actor.clone(), cause: call.started, note })
+}
+
+fn millis(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[derive(Deserialize)]
+struct AskDiscover {
+    #[serde(default)]
+    capability_filter: Vec<String>,
+    max_peers: Option<u64>,
+    timeout_ms: Option<u64>,
+    #[serde(default)]
+    include_metrics: bool,
+    #[serde(default)]
+    sources: Vec<String>,
+}
+
+async fn discover(desk: &Desk, call: &Invocation) -> Told {
+    let network = network(desk)?;
+    let asked: AskDiscover = arguments(call)?;
+    // The schema closes the list; `all` is every source, as is none.
+    let named = |name: &String| serde_json::from_value::<Source>(json!(name)).ok();
+    let all = asked.sources.iter().any(|name| name == "all");
+    let sources = if all { Vec::new() } else { asked.sources.iter().filter_map(named).collect() };
+    let ask = Discover {
+        capabilities: asked.capability_filter,
+        max: asked.max_peers.unwrap_or(PEERS) as usize,
+        timeout: Duration::from_millis(asked.timeout_ms.unwrap_or(TIMEOUT_MS)),
+        sources,
+    };
+    let Discovered { peers, sources, took } = network.discover(ask, by(desk, call, None)?).await?;
+    let mut shown = Vec::with_capacity(peers.len());
+    for found in peers {
+        let mut peer = json!({
+            "peer_id": found.peer,
+            "multiaddrs": found.addrs,
+            "capabilities": found.capabilities,
+            "source": found.source,
+            "last_seen": time(found.seen_ms),
+        });
+        if asked.include_metrics {
+            peer["metrics"] =
+                known(desk, &found.peer, None).await?.map_or(Value::Null, |at| measured(&at.what));
+        }
+        shown.push(peer);
+    }
+    let sources: BTreeMap<String, Value> = sources
+        .into_iter()
+        .map(|(name, Search { found, error })| match error {
+            Some(error) => (name, json!({"found": found, "error": error})),
+            None => (name, json!({"found": found})),
+        })
+        .collect();
+    told(&json!({
+        "discovered_count": shown.len(),
+        "peers": shown,
+        "search_time_ms": millis(took),
+        "sources": sources,
+    }))
+}
+
+#[derive(Deserialize)]
+struct AskConnect {
+    peer_id: String,
+    multiaddr: Option<String>,
+    timeout_ms: Option<u64>,
+    retry_count: Option<u32>,
+    persist: Option<bool>,
+    reason: Option<String>,
+}
+
+async fn connect(desk: &Desk, call: &Invocation) -> Told {
+    let network = network(desk)?;
+    let asked: AskConnect = arguments(call)?;
+    let persist = asked.persist.unwrap_or(true);
+    let ask = Connect {
+        peer: asked.peer_id,
+        address: asked.multiaddr,
+        timeout: Duration::from_millis(asked.timeout_ms.unwrap_or(TIMEOUT_MS)),
+        retries: asked.retry_count.unwrap_or(RETRIES),
+        persist,
+    };
+    let made = network.connect(ask, by(desk, call, asked.reason.as_deref())?).await?;
+    told(&json!({
+        "peer_id": made.peer,
+        "multiaddr": made.address,
+        "connection_id": made.connection_id,
+        "connection_time_ms": millis(made.took),
+        "protocol_version": made.protocol_version,
+        "agent": made.agent,
+        "peer_capabilities": made.capabilities,
+        "persist": persist,
+        "attempts": made.attempts,
+        "transport": made.transport,
+        "reused": made.reused,
+    }))
+}
+
+#[derive(Deserialize)]
+struct AskDisconnect {
+    peer_id: String,
+    reason: Option<String>,
+    graceful: Option<bool>,
+}
+
+async fn disconnect(desk: &Desk, call: &Invocation) -> Told {
+    let network = network(desk)?;
+    let AskDisconnect { peer_id, reason, graceful } = arguments(call)?;
+    let graceful = graceful.unwrap_or(true);
+    let ask = Disconnect { peer: peer_id.clone(), graceful };
+    let by = by(desk, call, reason.as_deref())?;
+    let Disconnected { was_connected, took } = network.disconnect(ask, by).await?;
+    told(&json!({
+        "peer_id": peer_id,
+        "was_connected": was_connected,
+        "graceful": graceful,
+        "reason": reason,
+        "disconnection_time_ms": millis(took),
+    }))
+}
+
+#[derive(Deserialize)]
+struct AskBootstrap {
+    bootstrap_nodes: Option<Vec<String>>,
+    timeout_ms: Option<u64>,
+    min_connections: Option<u64>,
+    max_connections: Option<u64>,
+}
+
+async fn bootstrap(desk: &Desk, call: &Invocation) -> Told {
+    let network = network(desk)?;
+    let asked: AskBootstrap = arguments(call)?;
+    let min = asked.min_connections.unwrap_or(CONNECTIONS_MIN);
+    let max = asked.max_connections.unwrap_or(CONNECTIONS_MAX.max(min));
+    if min > max {
+        let message = format!("min_connections is {min}, which is over max_connections, {max}");
+        return Err(Refusal::new(Code::InvalidArgument, message).hint("raise max_connections").into());
+    }
+    let timeout = Duration::from_millis(asked.timeout_ms.unwrap_or(BOOTSTRAP_MS));
+    let ask = Bootstrap { nodes: asked.bootstrap_nodes, timeout, min, max };
+    let done = network.bootstrap(ask, by(desk, call, None)?).await?;
+    let attempt = |tried: &Tried| {
+        let mut attempt = json!({
+            "multiaddr": tried.address,
+            "method": tried.method,
+            "ok": tried.ok,
+            "duration_ms": millis(tried.took),
+        });
+        if let Some(error) = &tried.error {
+            attempt["error"] = json!(error);
+        }
+        attempt
+    };
+    // A bootstrap that did not come to a network is told in full: its attempts say why.
+    let shown = json!({
+        "success": done.ready,
+        "connected_count": done.connected.len(),
+        "failed_count": done.attempts.iter().filter(|tried| !tried.ok).count(),
+        "attempts": done.attempts.iter().map(attempt).collect::<Vec<_>>(),
+        "connected_peers": done.connected,
+        "network_ready": done.ready,
+        "public_addrs": done.public_addrs,
+        "nat_status": done.nat,
+        "bootstrap_time_ms": millis(done.took),
+    });
+    Ok(shown.to_string())
+}
+
+#[derive(Deserialize)]
+struct AskList {
+    status_filter: Option<String>,
+    #[serde(default)]
+    capability_filter: Vec<String>,
+    sort_by: Option<String>,
+    #[serde(flatten)]
+    paging: Paging,
+}
+
+async fn list(desk: &Desk, call: &Invocation) -> Told {
+    let dialling = network(desk)?.dialling();
+    let asked: AskList = arguments(call)?;
+    let sort = Sort::ALL.into_iter().find(|sort| asked.sort_by.as_deref() == Some(sort.as_str()));
+    let sort = sort.unwrap_or_default();
+    let connecting = asked.status_filter.as_deref() == Some("connecting");
+    let statuses = [Status::Connected, Status::Disconnected, Status::Unreachable];
+    let filter = Filter {
+        status: statuses.into_iter().find(|status| asked.status_filter.as_deref() == Some(status.as_str())),
+        capabilities: asked.capability_filter,
+        among: connecting.then(|| dialling.clone()),
+        sort,
+    };
+    let listed = desk.ask(move |view| view.peers(&filter, asked.paging.from(), asked.paging.limit())).await?;
+    let mut shown = page("peers", listed, |peer| {
+        let status = match peer.status {
+            Status::Disconnected | Status::Unreachable if dialling.contains(&peer.id) => "connecting",
+            status => status.as_str(),
+        };
+        row(&peer, status)
+    });
+    shown["sort_by"] = json!(sort.as_str());
+    told(&shown)
+}
+
+fn row(peer: &Peer, status: &str) -> Value {
+    json!({
+        "peer_id": peer.id,
+        "multiaddrs": peer.addrs,
+        "status": status,
+        "capabilities": peer.capabilities.as_deref().unwrap_or_default(),
+        "last_seen": peer.last_seen_ms.map(time),
+        "connected_since": peer.link.as_ref().map(|link| time(link.since_ms)),
+        "latency_ms": latency(peer).0,
+        "reliability_score": peer.reliability().map(whole),
+        "quarantined": peer.quarantine.is_some(),
+    })
+}
+
+#[derive(Deserialize)]
+struct AskMetrics {
+    peer_id: String,
+    #[serde(default)]
+    include_history: bool,
+    history_hours: Option<u64>,
+    as_of_seq: Option<u64>,
+}
+
+async fn metrics(desk: &Desk, call: &Invocation) -> Told {
+    network(desk)?;
+    let asked: AskMetrics = arguments(call)?;
+    let id = asked.peer_id;
+    let At { applied, what: peer } =
+        known(desk, &id, asked.as_of_seq).await?.ok_or_else(|| unknown("peer", &id, LISTER))?;
+    let mut shown = json!({
+        "peer_id": peer.id,
+        "current_metrics": measured(&peer),
+        "connection_info": connection(&peer),
+        "seq": seen(applied, asked.as_of_seq),
+    });
+    if asked.include_history {
+        let hours = asked.history_hours.unwrap_or(HISTORY_HOURS);
+        let from_ms = now_ms().saturating_sub(hours * HOUR_MS);
+        let points = desk.ask(move |view| view.peer_history(&id, from_ms, asked.as_of_seq)).await?;
+        shown["history"] = points.iter().map(point).collect();
+    }
+    told(&shown)
+}
+
+/// The peer as the log knows it; none where nothing was ever heard of it.
+async fn known(desk: &Desk, id: &str, as_of: Option<u64>) -> Result<Option<At<Peer>>, Refusal> {
+    let id = id.to_owned();
+    desk.ask(move |view| match view.peer(&id, as_of) {
+        Ok(peer) => Ok(Some(peer)),
+        Err(QueryError::NotFound(_)) => Ok(None),
+        Err(err) => Err(err),
+    })
+    .await
+}
+
+fn measured(peer: &Peer) -> Value {
+    let counters = &peer.counters;
+    let (p50, p99) = latency(peer);
+    json!({
+        "latency_ms": {"p50": p50, "p99": p99},
+        "bytes_sent": counters.bytes_out,
+        "bytes_received": counters.bytes_in,
+        "requests_served": counters.served,
+        "requests_sent": counters.sent,
+        "failures": counters.failures,
+        "connection_quality": peer.connection_quality().map(whole),
+        "reliability_score": peer.reliability().map(whole),
+        "uptime_s": peer.link.as_ref().map(|link| now_ms().saturating_sub(link.since_ms) / 1000),
+    })
+}
+
+fn connection(peer: &Peer) -> Value {
+    let link = peer.link.as_ref();
+    json!({
+        "status": peer.status.as_str(),
+        "multiaddr": link.map(|link| &link.address),
+        "transport": link.map(|link| link.transport),
+        "direction": link.map(|link| link.direction),
+        "connected_since": link.map(|link| time(link.since_ms)),
+        "connection_time_ms": link.and_then(|link| link.took_us).map(|us| us / 1000),
+        "agent": peer.agent,
+        "protocols": peer.protocols,
+        "connections": peer.counters.connections,
+        "calls": peer.counters.calls,
+        "calls_failed": peer.counters.calls_failed,
+        "followed": peer.followed.iter().map(|followed| json!({
+            "log": followed.log.to_string(),
+            "origin": followed.origin,
+            "size": followed.size,
+        })).collect::<Vec<_>>(),
+        "quarantine": peer.quarantine.map(|held| held.event.to_string()),
+    })
+}
+
+fn point(point: &Point) -> Value {
+    let measured = &point.measured;
+    json!({
+        "time": time(point.at_ms),
+        "window_ms": measured.window_ms,
+        "latency_ms": {"p50": measured.latency_p50_us.map(milli), "p99": measured.latency_p99_us.map(milli)},
+        "bytes_sent": measured.bytes_out,
+        "bytes_received": measured.bytes_in,
+        "requests_served": measured.served,
+        "requests_sent": measured.sent,
+        "failures": measured.failures,
+        "connected_ms": measured.connected_ms,
+    })
+}
+
+/// The last measured latencies in milliseconds: half of the pings, and all but a hundredth.
+fn latency(peer: &Peer) -> (Option<f64>, Option<f64>) {
+    let measure = peer.measure.as_ref();
+    let of = |us: Option<u64>| us.map(milli);
+    (of(measure.and_then(|at| at.latency_p50_us)), of(measure.and_then(|at| at.latency_p99_us)))
+}
+
+fn milli(us: u64) -> f64 {
+    us as f64 / 1000.0
+}
+
+/// Parts per million as a share of one.
+fn whole(ppm: u64) -> f64 {
+    ppm as f64 / ONE as f64
+}
+
+#[derive(Deserialize)]
+struct AskFollow {
+    peer_id: String,
+    #[serde(default)]
+    release: bool,
+    reason: Option<String>,
+}
+
+async fn follow(desk: &Desk, call: &Invocation) -> Told {
+    let network = network(desk)?;
+    operator(call)?;
+    let AskFollow { peer_id, release, reason } = arguments(call)?;
+    let by = by(desk, call, reason.as_deref())?;
+    let held = known(desk, &peer_id, None).await?.is_some_and(|at| at.what.quarantine.is_some());
+    if held && !release {
+        let message = "this peer signed two histories of its log and takes no part until it is released";
+        let hint = "look at its peer.forked event, then ask again with release: true";
+        return Err(Refusal::new(Code::FailedPrecondition, message).hint(hint).into());
+    }
+    if held {
+        let peering = by.tells(peer_id.clone(), News::Released);
+        match desk.router.ledger().submit(Command::Peer(Box::new(peering))).await {
+            Ok(Ruling::Done(_) | Ruling::Unchanged) => {}
+            Ok(Ruling::Denied(refusal)) => return Err(refusal.into()),
+            Ok(_) => return Err(unexpected().into()),
+            Err(stopped) => return Err(Refusal::new(Code::Unavailable, stopped.to_string()).into()),
+        }
+    }
+    let Following { log, size } = network.follow(peer_id.clone(), by).await?;
+    told(&json!({
+        "peer_id": peer_id,
+        "following": true,
+        "released": held,
+        "log": log.map(|log| log.to_string()),
+        "size": size,
+    }))
+}
+
+#[derive(Deserialize)]
+struct AskUnfollow {
+    peer_id: String,
+    reason: Option<String>,
+}
+
+async fn unfollow(desk: &Desk, call: &Invocation) -> Told {
+    let network = network(desk)?;
+    operator(call)?;
+    let AskUnfollow { peer_id, reason } = arguments(call)?;
+    let by = by(desk, call, reason.as_deref())?;
+    let was_following = network.unfollow(peer_id.clone(), by).await?;
+    told(&json!({"peer_id": peer_id, "following": false, "was_following": was_following}))
+}
+
+/// Whose log is kept here, an operator decides.
+fn operator(call: &Invocation) -> Result<(), Refusal> {
+    match call.caller.scopes.contains(&Scope::Admin) {
+        true => Ok(()),
+        false => Err(Refusal::new(Code::PermissionDenied, "this needs the scope admin")
+            .hint("call with a token that has the scope admin")),
+    }
+}
