@@ -16,7 +16,7 @@ pub mod trial;
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use serde_json::{Value, value::RawValue};
@@ -181,7 +181,21 @@ pub struct Invocation {
     /// What was ruled with its start about what it was foretold to ask.
     pub ruled: Arc<Mutex<Option<Ruling>>>,
     /// Where the run leaves the peers that it tried: they are recorded with the call's ending.
-    pub remotes: Arc<Mutex<Vec<Remote>>>,
+    pub remotes: Remotes,
+}
+
+/// The peers that one call was tried at, in order. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Remotes(Arc<Mutex<Vec<Remote>>>);
+
+impl Remotes {
+    pub fn tell(&self, remote: Remote) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(remote);
+    }
+
+    fn take(&self) -> Vec<Remote> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// What came of running something: three failures stay apart (transport, JSON-RPC error, `isError`).
@@ -370,7 +384,7 @@ impl Router {
     pub async fn put(&self, offering: Offering) -> Result<(), Stopped> {
         let _one = self.inner.publishing.lock().await;
         let (board, changed) = self.board().with(offering, &self.inner.parts, &self.inner.resolver).await?;
-        *self.inner.board.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(board);
+        *self.inner.board.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(board);
         changed.into_iter().for_each(|change| self.notify(change));
         Ok(())
     }
@@ -390,7 +404,7 @@ impl Router {
     }
 
     fn board(&self) -> Arc<Board> {
-        self.inner.board.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.inner.board.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -81,7 +81,7 @@ pub struct Fault {
     pub id: String,
     pub code: i64,
     pub message: String,
-    pub data: Option<Value>,
+    pub data: Option<Box<Value>>,
     /// Whether the message itself is malformed, rather than what it asks for.
     pub malformed: bool,
 }
@@ -95,14 +95,14 @@ impl Fault {
     /// The refusal of a message that is in order.
     pub fn of(id: &str, error: RpcError) -> Self {
         let RpcError { code, message, data, .. } = error;
-        Self { id: id.to_owned(), code, message, data, malformed: false }
+        Self { id: id.to_owned(), code, message, data: data.map(Box::new), malformed: false }
     }
 
     /// The JSON-RPC error message.
     pub fn to_json(&self) -> Vec<u8> {
         let mut error = json!({"code": self.code, "message": self.message});
         if let Some(data) = &self.data {
-            error["data"] = data.clone();
+            error["data"] = Value::clone(data);
         }
         format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, self.id).into_bytes()
     }

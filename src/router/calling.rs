@@ -6,7 +6,7 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use crate::{
         payload::{JSON, PAYLOAD_MAX, Payload, SealedPayload},
         splice,
     },
-    call::{Code, End, EndOutcome, Ending, How, Refusal, Remote, Start},
+    call::{Code, End, EndOutcome, Ending, How, Refusal, Start},
     contract::secret::Paths,
     event::{
         Role,
@@ -28,7 +28,7 @@ use crate::{
     },
     ledger::{Command, Ruling, Sealed, writer::payload_ref},
     router::{
-        Answer, Invocation, Method, Outcome, Record, Request, Router, RpcError, Run, Scope,
+        Answer, Invocation, Method, Outcome, Record, Remotes, Request, Router, RpcError, Run, Scope,
         board::Entry,
         capture::{self, Capture},
         lane::{self, Lane, Place, Turn},
@@ -53,7 +53,7 @@ struct Target {
     lane: String,
     rule: Rule,
     /// The peers it was tried at, as the run tells of them.
-    remotes: Arc<Mutex<Vec<Remote>>>,
+    remotes: Remotes,
 }
 
 impl Target {
@@ -89,9 +89,8 @@ impl Router {
             ));
         }
         let target = self.target(&request)?;
-        let lane = self.inner.parts.lanes.get(&target.lane);
         let (sealed_input, mut content) = self.content(&request, &target)?;
-        let place = join(lane.as_ref(), &target.lane);
+        let place = self.inner.parts.lanes.place(&target.lane);
         content.refusal = content.refusal.or(place.as_ref().err().cloned());
 
         let input = payload_ref(&sealed_input, Role::Input);
@@ -231,7 +230,7 @@ impl Router {
             outcome: ended,
             output: Some(payload_ref(&output, role)),
             took_us: took.as_micros() as u64,
-            remote: std::mem::take(&mut *target.remotes.lock().unwrap_or_else(PoisonError::into_inner)),
+            remote: target.remotes.take(),
         };
         let end = Command::End { end, output: Some(output), attempt: attempt.map(Box::new) };
         let sealed = match self.submit(end).await? {
@@ -307,7 +306,7 @@ impl Router {
             entry: None,
             lane: source.lane.clone().unwrap_or_else(|| lane::BUILTIN.to_owned()),
             rule: Rule::Source,
-            remotes: Arc::default(),
+            remotes: Remotes::default(),
         };
         match request.method {
             Method::ToolsCall => {
@@ -324,7 +323,7 @@ impl Router {
                     source: entry.source.clone(),
                     lane: entry.metadata.runtime.clone(),
                     rule: entry.rule,
-                    remotes: Arc::default(),
+                    remotes: Remotes::default(),
                     entry: Some(entry),
                 })
             }
@@ -466,19 +465,6 @@ impl Router {
     fn count(&self, target: &Target, outcome: &'static str, took: Duration) {
         self.inner.parts.metrics.call_ended(target.label(), outcome, &target.lane, took.as_secs_f64());
     }
-}
-
-/// A place in the lane a call belongs to, or why it cannot have one.
-fn join(lane: Option<&Arc<Lane>>, name: &str) -> Result<Place, Refusal> {
-    let lane = lane.ok_or_else(|| {
-        Refusal::new(Code::Unavailable, format!("this build has no `{name}` runtime"))
-            .hint("give the tool another runtime in its [tools] configuration")
-    })?;
-    lane.join().ok_or_else(|| {
-        Refusal::new(Code::ResourceExhausted, format!("the queue of the `{name}` lane is full"))
-            .retryable()
-            .hint("ask again later, or raise the lane's queue")
-    })
 }
 
 fn invocation(

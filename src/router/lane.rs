@@ -104,6 +104,19 @@ impl Lanes {
         self.0.get(name).cloned()
     }
 
+    /// A place in the lane a call belongs to, or why it cannot have one.
+    pub fn place(&self, name: &str) -> Result<Place, Refusal> {
+        let lane = self.get(name).ok_or_else(|| {
+            Refusal::new(Code::Unavailable, format!("this build has no `{name}` runtime"))
+                .hint("give the tool another runtime in its [tools] configuration")
+        })?;
+        lane.join().ok_or_else(|| {
+            Refusal::new(Code::ResourceExhausted, format!("the queue of the `{name}` lane is full"))
+                .retryable()
+                .hint("ask again later, or raise the lane's queue")
+        })
+    }
+
     /// Whether a tool may be put in a lane of this name, even if it cannot run there yet.
     pub fn known(&self, name: &str) -> bool {
         self.0.contains_key(name) || ABSENT.contains(&name)

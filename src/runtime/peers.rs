@@ -15,7 +15,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{
@@ -28,6 +28,10 @@ use crate::{
     block::Cid,
     catalogue::PEERS,
     contract::Contract,
+    peer::{
+        Peer,
+        choice::{self, Candidate, Choice},
+    },
     router::{BoxFuture, Offering, Router, lane},
     runtime::{
         peers::offers::{Names, Offer, listed, read},
@@ -45,24 +49,16 @@ pub const PEERS_MAX: usize = 1_000;
 pub struct Ties {
     /// The bytes of a contract's block, as a peer gives them.
     pub fetch: Arc<Fetch>,
-    /// Picks who is asked.
-    pub choose: Arc<Choose>,
+    /// What is known of a peer, for choosing among several.
+    pub facts: Arc<Facts>,
     /// The place of their source among the others of the board.
     pub rank: u32,
     /// How long one peer may take for one call.
     pub timeout: Duration,
 }
 
-/// A peer that could be asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
-    pub peer: String,
-    /// Calls of this node that it has not answered yet.
-    pub in_flight: usize,
-}
-
-/// Picks one of those that could be asked, and says by which rule; none where nobody should be.
-pub type Choose = dyn Fn(&[Candidate]) -> Option<(usize, String)> + Send + Sync;
+/// What is known of a peer; none where that is nothing yet.
+pub type Facts = dyn Fn(&str) -> Option<Arc<Peer>> + Send + Sync;
 
 pub type Fetch = dyn Fn(String, Cid) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync;
 
@@ -160,19 +156,23 @@ impl Peers {
 
     /// Who is asked for a tool next, by which rule, and how that peer is reached.
     fn choose(&self, contract: &Cid, asked: &[String]) -> Option<(String, String, Arc<Known>)> {
-        let candidates: Vec<(Candidate, Arc<Known>)> = {
+        let open: Vec<(String, Arc<Known>)> = {
             let known = self.inner.known();
             let open = known.iter().filter(|(peer, known)| !asked.contains(peer) && known.serves(contract));
-            open.map(|(peer, known)| {
-                let in_flight = known.in_flight.load(Ordering::Relaxed);
-                (Candidate { peer: peer.clone(), in_flight }, known.clone())
-            })
-            .collect()
+            open.map(|(peer, known)| (peer.clone(), known.clone())).collect()
         };
-        let shown: Vec<Candidate> = candidates.iter().map(|(candidate, _)| candidate.clone()).collect();
-        let (at, rule) = (self.inner.ties.choose)(&shown)?;
-        let (candidate, known) = candidates.into_iter().nth(at)?;
-        Some((candidate.peer, rule, known))
+        let facts: Vec<Option<Arc<Peer>>> =
+            open.iter().map(|(peer, _)| (self.inner.ties.facts)(peer)).collect();
+        let candidates: Vec<Candidate<'_>> = open
+            .iter()
+            .zip(&facts)
+            .map(|((peer, known), facts)| known.candidate(peer, facts.as_deref()))
+            .collect();
+        let random = getrandom::u64().unwrap_or_default();
+        let Choice { order, rule } = choice::choose(&candidates, now_ms(), random)?;
+        let first = order.into_iter().next()?;
+        let (peer, known) = open.into_iter().find(|(peer, _)| *peer == first)?;
+        Some((peer, rule, known))
     }
 
     /// Contracts that were refused because their bytes were not theirs.
@@ -286,6 +286,20 @@ impl Peers {
 }
 
 impl Known {
+    /// How it stands for a choice. Whatever was recorded last: it is reached now.
+    fn candidate<'a>(&self, peer: &'a str, facts: Option<&Peer>) -> Candidate<'a> {
+        let in_flight = self.in_flight.load(Ordering::Relaxed) as u64;
+        Candidate {
+            peer,
+            connected: true,
+            quarantined: facts.is_some_and(|facts| facts.quarantine.is_some()),
+            success: facts.map(|facts| facts.success).unwrap_or_default(),
+            call_us: facts.and_then(|facts| facts.call_us),
+            latency_us: facts.and_then(|facts| facts.measure?.latency_p50_us),
+            in_flight,
+        }
+    }
+
     /// Whether it can be asked for this now.
     fn serves(&self, cid: &Cid) -> bool {
         self.upstream.is_ready() && lock(&self.offers).contains_key(cid)
@@ -300,6 +314,10 @@ impl Inner {
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Known>>> {
         lock(&self.known)
     }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

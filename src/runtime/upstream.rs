@@ -19,7 +19,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt, future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 use tokio::{
@@ -29,7 +29,10 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::runtime::upstream::{link::Link, owner::Owner};
+use crate::{
+    router::BoxFuture,
+    runtime::upstream::{link::Link, owner::Owner},
+};
 
 /// How an upstream is reached, and how long it may take.
 #[derive(Clone)]
@@ -64,7 +67,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// Opens streams to one peer.
 pub trait OpenStream: Send + Sync {
     /// A fresh stream. Errors: why there is none, in words an operator may read.
-    fn open(&self) -> Pin<Box<dyn Future<Output = Result<Box<dyn Duplex>, String>> + Send + '_>>;
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Duplex>, String>>;
 }
 
 impl fmt::Debug for Settings {

@@ -4,10 +4,7 @@
 //! - every peer that was asked is told of once, whatever became of the call;
 //! - the peer is asked for this contract and no other, and hears of the event that asks.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-    time::Instant,
-};
+use std::{sync::atomic::Ordering, time::Instant};
 
 use serde_json::{json, value::RawValue};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +13,7 @@ use crate::{
     block::{Cid, splice},
     call::{Code, Refusal, Remote},
     event::peer::RemoteCalled,
-    router::{BoxFuture, Invocation, Method, Outcome, RpcError, Run},
+    router::{BoxFuture, Invocation, Method, Outcome, Remotes, RpcError, Run},
     runtime::{
         gateway::{ask, outcome, text_member},
         peers::{Known, Peers},
@@ -89,7 +86,7 @@ impl Peers {
 
 /// A peer is being asked. Dropped before it has answered, it is told of as one that did not.
 struct Trying<'a> {
-    remotes: Arc<Mutex<Vec<Remote>>>,
+    remotes: Remotes,
     known: &'a Known,
     facts: Option<RemoteCalled>,
     begun: Instant,
@@ -137,8 +134,7 @@ impl<'a> Trying<'a> {
         self.known.in_flight.fetch_sub(1, Ordering::Relaxed);
         let took_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         let facts = RemoteCalled { ok: code.is_none(), code: code.map(str::to_owned), took_us, ..facts };
-        let mut remotes = self.remotes.lock().unwrap_or_else(PoisonError::into_inner);
-        remotes.push(Remote { facts, refs: event.into_iter().collect() });
+        self.remotes.tell(Remote { facts, refs: event.into_iter().collect() });
     }
 }
 

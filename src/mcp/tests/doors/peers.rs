@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    future::Future,
-    pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -24,6 +22,7 @@ use crate::{
     event::{Actor, Body, Event, peer::RemoteCalled},
     log::{Reader, sqlite::SqliteReader},
     mcp::{Settings, client::Silent, serve_frames},
+    peer::{Counters, Peer, Quarantine, Status, score::Score},
     router::{
         Answer, BoxFuture, Caller, Invocation, Meta, Method, Offered, Offering, Outcome, Request, Router,
         RpcError, Run, Scope, metadata::Hints,
@@ -168,7 +167,7 @@ impl Way {
 }
 
 impl OpenStream for Way {
-    fn open(&self) -> Pin<Box<dyn Future<Output = Result<Box<dyn Duplex>, String>> + Send + '_>> {
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Duplex>, String>> {
         Box::pin(async {
             let (near, far) = duplex(1 << 16);
             let actor = Actor { id: "12D3KooWcaller".into(), role: "peer".into(), proof: None };
@@ -196,12 +195,7 @@ fn board(node: &Node, sources: &[&Node]) -> (Peers, JoinHandle<()>) {
 fn ties(
     fetch: impl Fn(String, Cid) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync + 'static,
 ) -> Ties {
-    Ties {
-        fetch: Arc::new(fetch),
-        choose: Arc::new(|candidates| (!candidates.is_empty()).then(|| (0, "first".to_owned()))),
-        rank: 100,
-        timeout: PATIENCE,
-    }
+    Ties { fetch: Arc::new(fetch), facts: Arc::new(|_| None), rank: 100, timeout: PATIENCE }
 }
 
 fn remotes(events: &[Event]) -> Vec<(&Event, RemoteCalled)> {
@@ -234,7 +228,8 @@ async fn a_call_stands_in_both_logs_and_each_names_the_others_event() {
     assert_eq!(event.fields().refs, [ending_there.cid()], "it names the peer's ending");
     assert_eq!((event.fields().cause, event.fields().subject.as_str()), (Some(start.cid()), "peer/peer-b"));
     let contract = b.router().tool("again").expect("it is offered").tool.contract;
-    assert_eq!((facts.contract, facts.ok, facts.attempt, facts.rule.as_str()), (contract, true, 1, "first"));
+    assert_eq!((facts.contract, facts.ok, facts.attempt), (contract, true, 1));
+    assert!(facts.rule.starts_with("best 1 of 1"), "{}", facts.rule);
     assert_eq!((start.fields().tool, start_there.fields().tool), (Some(contract), Some(contract)));
     let published = here.iter().find_map(|event| match event.body() {
         Some(Body::ContractPublished(facts)) if facts.contract == contract => Some(facts),
@@ -291,18 +286,15 @@ async fn what_may_run_twice_is_asked_of_the_next_peer_and_nothing_else_is() {
         let (to_b, to_c) = (Way::to(&b), Way::to(&c));
         peers.join("peer-b", to_b.clone());
         a.offers(&["peers_again", "peers_fail", "peers_once"]).await;
-        peers.join("peer-c", to_c);
-        let both = async {
+        let meanwhile = async {
+            b.running.recv().await.expect("it runs there");
+            peers.join("peer-c", to_c);
             while peers.offered().iter().filter(|(_, offers)| offers.len() == 3).count() < 2 {
                 tokio::task::yield_now().await;
             }
-        };
-        timeout(PATIENCE, both).await.expect("both offer their tools");
-        let running = async {
-            b.running.recv().await.expect("it runs there");
             to_b.cut();
         };
-        let (answer, ()) = tokio::join!(a.call(tool, "user"), running);
+        let (answer, ()) = tokio::join!(a.call(tool, "user"), meanwhile);
         let result = answer.expect("a result").result;
         assert_eq!(result.get().contains(r#""who":"c""#), attempts == 2, "{tool}: {result}");
         let here = a.events();
@@ -313,6 +305,46 @@ async fn what_may_run_twice_is_asked_of_the_next_peer_and_nothing_else_is() {
         peers.leave("peer-c");
         a.offers(&[]).await;
     }
+}
+
+#[tokio::test]
+async fn a_peer_in_quarantine_is_not_asked() {
+    let (a, b) = (node("a", 1, &[], false).await, node("b", 2, BOTH, false).await);
+    let (sources, contract) =
+        (b.router().clone(), b.router().tool("once").expect("it is offered").tool.contract);
+    let fetch = move |_: String, cid: Cid| -> BoxFuture<'static, Result<Vec<u8>, String>> {
+        let contract = sources.contract(&cid);
+        Box::pin(async move { Ok(contract.ok_or("unknown")?.seal().bytes().to_vec()) })
+    };
+    let facts = Arc::new(Peer {
+        id: "peer-b".into(),
+        seq: 1,
+        last_seq: 2,
+        status: Status::Connected,
+        addrs: Vec::new(),
+        source: None,
+        capabilities: None,
+        agent: None,
+        protocols: Vec::new(),
+        discovered_ms: None,
+        last_seen_ms: None,
+        link: None,
+        unreachable: None,
+        counters: Counters::default(),
+        measure: None,
+        success: Score::default(),
+        links: Score::default(),
+        call_us: None,
+        followed: Vec::new(),
+        quarantine: Some(Quarantine { event: contract, log: contract, size_a: 1, size_b: 2 }),
+    });
+    let ties = Ties { facts: Arc::new(move |_| Some(facts.clone())), ..ties(fetch) };
+    let (peers, _publishing) = Peers::start(Router::clone(a.router()), ties);
+    peers.join("peer-b", Way::to(&b));
+    a.offers(&["peers_again", "peers_fail", "peers_once"]).await;
+    let refused = a.call("peers_once", "user").await.expect("a result that says so").result;
+    assert!(refused.get().contains("no peer that offers this tool"), "{refused}");
+    assert_eq!(remotes(&a.events()).len(), 0);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Streams to peers that keep the protocol, and to those that do not.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde_json::{Value, json, value::RawValue};
@@ -11,9 +11,12 @@ use tokio::{
 };
 
 use super::UNTOLD_MAX;
-use crate::runtime::{
-    frames::{FRAME_MAX, Frames},
-    upstream::{Duplex, Failure, OpenStream, Options, Reply, Settings, State, Transport, Upstream},
+use crate::{
+    router::BoxFuture,
+    runtime::{
+        frames::{FRAME_MAX, Frames},
+        upstream::{Duplex, Failure, OpenStream, Options, Reply, Settings, State, Transport, Upstream},
+    },
 };
 
 /// Longer than anything here takes on a busy machine.
@@ -23,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Pairs(mpsc::Sender<DuplexStream>);
 
 impl OpenStream for Pairs {
-    fn open(&self) -> Pin<Box<dyn Future<Output = Result<Box<dyn Duplex>, String>> + Send + '_>> {
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Duplex>, String>> {
         Box::pin(async {
             let (near, far) = duplex(1 << 16);
             self.0.send(far).await.map_err(|_| "the peer is gone".to_owned())?;
