@@ -135,14 +135,33 @@ impl fmt::Display for Cause {
 /// What has happened between this node and its peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetEvent {
-    Found { peer: Peer, addrs: Vec<String>, source: &'static str },
+    Found {
+        peer: Peer,
+        addrs: Vec<String>,
+        source: &'static str,
+    },
     Connected(Connected),
     /// A peer has said who it is, or that something changed.
-    Identified { peer: Peer, agent: String, protocol_version: String, protocols: Vec<String>, addrs: Vec<String> },
-    Disconnected { peer: Peer, cause: Cause },
-    Unreachable { peer: Peer, address: String, cause: Cause },
+    Identified {
+        peer: Peer,
+        agent: String,
+        protocol_version: String,
+        protocols: Vec<String>,
+        addrs: Vec<String>,
+    },
+    Disconnected {
+        peer: Peer,
+        cause: Cause,
+    },
+    Unreachable {
+        peer: Peer,
+        address: String,
+        cause: Cause,
+    },
     /// A limit has turned something away since the last such event; told once a second at most.
-    Limited { what: &'static str },
+    Limited {
+        what: &'static str,
+    },
 }
 
 /// A peer that says it serves a key, and where it was last known to listen.

@@ -137,7 +137,8 @@ impl Net {
     /// Walks the table, so that this node is known in it. A walk that is under way is joined.
     pub async fn bootstrap_dht(&self) -> Result<(), NetError> {
         let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|err| NetError::Start { what: "a walk", reason: err.to_string() })?;
+        getrandom::fill(&mut random)
+            .map_err(|err| NetError::Start { what: "a walk", reason: err.to_string() })?;
         let spread = limits::DHT_STAGGER.as_millis() as u64;
         time::sleep(Duration::from_millis(u64::from_le_bytes(random) % spread)).await;
         self.ask(limits::WALK_MAX, |answer| Command::BootstrapDht { answer }).await?
@@ -176,7 +177,11 @@ impl Net {
         }
     }
 
-    async fn ask<T>(&self, timeout: Duration, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, NetError> {
+    async fn ask<T>(
+        &self,
+        timeout: Duration,
+        command: impl FnOnce(Answer<T>) -> Command,
+    ) -> Result<T, NetError> {
         let (answer, answered) = oneshot::channel();
         let asked = async {
             self.commands.send(command(answer)).await.map_err(|_| NetError::Stopped)?;

@@ -50,11 +50,13 @@ fn listen(
 ) -> Result<HashMap<ListenerId, Multiaddr>, NetError> {
     let listening = settings.listen.iter().map(|text| {
         let address = addresses::address(text)?;
-        let listener = swarm.listen_on(address.clone()).map_err(|err| NetError::BadAddress {
-            address: text.clone(),
-            reason: links::reason(&err),
-        })?;
+        let listener = swarm
+            .listen_on(address.clone())
+            .map_err(|err| NetError::BadAddress { address: text.clone(), reason: links::reason(&err) })?;
         Ok((listener, address))
     });
     listening.collect()
 }
+
+#[cfg(test)]
+mod tests;

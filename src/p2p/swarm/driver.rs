@@ -4,11 +4,7 @@
 //! - no arm of the loop awaits: every output is sent without waiting, and counted where it did not fit;
 //! - a dial, a question or a stream under way is kept under its id until it is answered, refused or given up.
 
-use std::{
-    collections::HashMap,
-    sync::atomic::Ordering::Relaxed,
-    time::Instant,
-};
+use std::{collections::HashMap, sync::atomic::Ordering::Relaxed, time::Instant};
 
 use libp2p::{
     Multiaddr, PeerId, Swarm,
@@ -354,7 +350,10 @@ impl Driver {
         let local = self.swarm.local_peer_id();
         Snapshot {
             connections: links.collect(),
-            external: external.iter().map(|address| addresses::with_peer(address, local).to_string()).collect(),
+            external: external
+                .iter()
+                .map(|address| addresses::with_peer(address, local).to_string())
+                .collect(),
             nat,
             refused: self.refused(),
         }

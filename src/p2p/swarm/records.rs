@@ -43,14 +43,7 @@ pub struct Records {
 
 impl Records {
     pub fn new(local: PeerId, refused: Arc<AtomicU64>) -> Self {
-        Self {
-            local,
-            own: BTreeMap::new(),
-            others: HashMap::new(),
-            shares: HashMap::new(),
-            held: 0,
-            refused,
-        }
+        Self { local, own: BTreeMap::new(), others: HashMap::new(), shares: HashMap::new(), held: 0, refused }
     }
 
     /// Drops what has not been told again in time.

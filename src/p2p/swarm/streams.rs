@@ -20,14 +20,12 @@ use std::{
 
 use libp2p::{
     Multiaddr, PeerId,
-    core::{
-        Endpoint, InboundUpgrade, UpgradeInfo, transport::PortUse, upgrade::ReadyUpgrade,
-    },
+    core::{Endpoint, InboundUpgrade, UpgradeInfo, transport::PortUse, upgrade::ReadyUpgrade},
     futures::{AsyncRead as _, AsyncWrite as _},
     swarm::{
-        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
-        NotifyHandler, StreamProtocol, StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent,
-        THandlerOutEvent, ToSwarm,
+        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
+        NetworkBehaviour, NotifyHandler, StreamProtocol, StreamUpgradeError, SubstreamProtocol, THandler,
+        THandlerInEvent, THandlerOutEvent, ToSwarm,
         handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
@@ -251,8 +249,7 @@ impl ConnectionHandler for Handler {
                 self.take(protocol.0, protocol.1);
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, info }) => {
-                let stream =
-                    Counted { stream: protocol, traffic: Arc::clone(&self.traffic), _held: None };
+                let stream = Counted { stream: protocol, traffic: Arc::clone(&self.traffic), _held: None };
                 let _ = info.send(Ok(Box::new(stream)));
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {

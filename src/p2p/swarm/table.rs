@@ -62,6 +62,13 @@ impl Questions {
 
     pub fn walk(&mut self, kad: &mut Kad, answer: Walked) {
         if self.walk.is_none() {
+            // The table walks by itself when someone new is in it.
+            self.walk = kad
+                .iter_queries()
+                .find(|query| matches!(query.info(), kad::QueryInfo::Bootstrap { .. }))
+                .map(|query| query.id());
+        }
+        if self.walk.is_none() {
             match kad.bootstrap() {
                 Ok(id) => self.walk = Some(id),
                 Err(_) => {
@@ -78,7 +85,11 @@ impl Questions {
     }
 
     /// Keys to tell of, now or in a while. Errors: `Busy` where they are more than one node may provide.
-    pub fn provide(&mut self, kad: &mut Kad, keys: impl ExactSizeIterator<Item = RecordKey>) -> Result<(), NetError> {
+    pub fn provide(
+        &mut self,
+        kad: &mut Kad,
+        keys: impl ExactSizeIterator<Item = RecordKey>,
+    ) -> Result<(), NetError> {
         if kad.store_mut().provided().count() + self.untold.len() + keys.len() > limits::PROVIDED_MAX {
             return Err(NetError::Busy);
         }
@@ -139,7 +150,8 @@ impl Questions {
 
     /// Ends what is over time or no longer waited for, and tells of some more keys.
     pub fn sweep(&mut self, kad: &mut Kad, now: Instant) {
-        let over: Vec<_> = self.open.iter().filter(|(_, question)| question.over(now)).map(|(id, _)| *id).collect();
+        let over: Vec<_> =
+            self.open.iter().filter(|(_, question)| question.over(now)).map(|(id, _)| *id).collect();
         for id in over {
             if let Some(mut query) = kad.query_mut(&id) {
                 query.finish();

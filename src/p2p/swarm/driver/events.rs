@@ -10,10 +10,13 @@ use std::{
 };
 
 use libp2p::{
-    Multiaddr, PeerId, allow_block_list, autonat::v2 as autonat, connection_limits,
+    Multiaddr, PeerId, allow_block_list,
+    autonat::v2 as autonat,
+    connection_limits,
     core::ConnectedPoint,
-    gossipsub, identify, kad, mdns, memory_connection_limits, ping,
+    gossipsub, identify, kad,
     kad::store::RecordStore as _,
+    mdns, memory_connection_limits, ping,
     swarm::{ConnectionDenied, ConnectionId, DialError, ListenError, SwarmEvent},
 };
 
@@ -34,7 +37,9 @@ impl Driver {
     pub(super) fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, established_in, .. } => {
+            SwarmEvent::ConnectionEstablished {
+                peer_id, connection_id, endpoint, established_in, ..
+            } => {
                 self.connected(peer_id, connection_id, &endpoint, established_in);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
@@ -43,7 +48,9 @@ impl Driver {
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), connection_id, error } => {
                 self.not_reached(peer, connection_id, &error);
             }
-            SwarmEvent::IncomingConnectionError { error: ListenError::Denied { cause }, .. } => self.denied(&cause),
+            SwarmEvent::IncomingConnectionError { error: ListenError::Denied { cause }, .. } => {
+                self.denied(&cause)
+            }
             SwarmEvent::NewListenAddr { address, .. } => {
                 tracing::info!(%address, "listening for peers");
                 self.listening();
@@ -78,7 +85,9 @@ impl Driver {
             BehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
                 self.on_head(propagation_source, message_id, message);
             }
-            BehaviourEvent::Autonat(autonat::client::Event { result, .. }) => self.unreachable = result.is_err(),
+            BehaviourEvent::Autonat(autonat::client::Event { result, .. }) => {
+                self.unreachable = result.is_err()
+            }
             BehaviourEvent::Gossip(_)
             | BehaviourEvent::RelayClient(_)
             | BehaviourEvent::Relay(_)
@@ -145,7 +154,8 @@ impl Driver {
         let listeners: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
         let external = self.swarm.external_addresses().cloned();
         let all = listeners.iter().cloned().chain(external);
-        let mut addrs: Vec<_> = all.map(|address| addresses::with_peer(&address, &local).to_string()).collect();
+        let mut addrs: Vec<_> =
+            all.map(|address| addresses::with_peer(&address, &local).to_string()).collect();
         addrs.sort_unstable();
         addrs.dedup();
         self.outlets.addrs.send_replace(addrs);
@@ -187,7 +197,12 @@ impl Driver {
                 peer: peer.to_base58(),
                 agent: info.agent_version.chars().take(limits::AGENT_MAX).collect(),
                 protocol_version: info.protocol_version.chars().take(limits::AGENT_MAX).collect(),
-                protocols: info.protocols.iter().take(limits::PROTOCOLS_MAX).map(ToString::to_string).collect(),
+                protocols: info
+                    .protocols
+                    .iter()
+                    .take(limits::PROTOCOLS_MAX)
+                    .map(ToString::to_string)
+                    .collect(),
                 addrs: told,
             });
         }
@@ -230,11 +245,15 @@ impl Driver {
             return;
         };
         match event {
-            kad::Event::InboundRequest { request: kad::InboundRequest::AddProvider { record: Some(record) } } => {
+            kad::Event::InboundRequest {
+                request: kad::InboundRequest::AddProvider { record: Some(record) },
+            } => {
                 // The table has checked that the sender is the provider; what does not fit is counted there.
                 let _ = kad.store_mut().add_provider(record);
             }
-            kad::Event::InboundRequest { request: kad::InboundRequest::PutRecord { record: Some(record), .. } } => {
+            kad::Event::InboundRequest {
+                request: kad::InboundRequest::PutRecord { record: Some(record), .. },
+            } => {
                 let _ = kad.store_mut().put(record);
             }
             kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
@@ -324,7 +343,8 @@ impl Driver {
         let reason = "connection closed before the peer said who it is".to_owned();
         for waiter in dial.waiters {
             let peer = peer.to_base58();
-            let _ = waiter.send(Err(crate::p2p::NetError::Unreachable { peer, cause, reason: reason.clone() }));
+            let _ =
+                waiter.send(Err(crate::p2p::NetError::Unreachable { peer, cause, reason: reason.clone() }));
         }
     }
 
