@@ -4,7 +4,7 @@
 //! - nothing a peer sends or asks for is kept without one of these bounds;
 //! - the bounds hold whatever the configuration says; it may only ask for less.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 /// The table that nodes of this kind share; never the public one.
 pub const DHT_PROTOCOL: &str = "/cairn/kad/1.0.0";
@@ -76,6 +76,9 @@ pub const QUERY_MAX: Duration = Duration::from_secs(30);
 pub const WALK_MAX: Duration = Duration::from_secs(60);
 /// Own keys are told again this long after someone new came near, so that many newcomers cost one telling.
 pub const TELL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Nodes that keep a record, and that one lookup ends with. The public table takes 20 because its nodes come and
+/// go by the hour; a walk costs this many dials for each distance.
+pub const REPLICATION: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
 /// Own keys that are told of in one go.
 pub const TOLD_AT_ONCE: usize = 32;
 /// Providers of one key that are named.

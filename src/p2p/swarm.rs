@@ -57,3 +57,6 @@ fn listen(
     });
     listening.collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 
 use crate::p2p::{
     Inbound, NetError, Settings, limits,
-    swarm::{addresses, records::Records, streams},
+    swarm::{addresses, links, records::Records, streams},
 };
 
 /// What this node says of itself.
@@ -96,10 +96,14 @@ fn transport(key: &Keypair) -> Result<(Boxed<(PeerId, StreamMuxerBox)>, relay::c
     quic.max_concurrent_stream_limit = limits::STREAMS_PER_CONNECTION_MAX as u32;
     let direct = || {
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+            .map_err(links::Socket)
             .upgrade(Version::V1Lazy)
             .authenticate(noise.clone())
             .multiplex(yamux.clone());
-        let quic = quic::tokio::Transport::new(quic.clone());
+        let quic = quic::tokio::Transport::new(quic.clone()).map_err(|err| match err {
+            quic::Error::HandshakeTimedOut => links::Socket(io::ErrorKind::TimedOut.into()),
+            err => links::Socket(io::Error::other(err)),
+        });
         quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
             .or_transport(tcp.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))))
             .map(|either, _| either.into_inner())
@@ -116,8 +120,10 @@ fn transport(key: &Keypair) -> Result<(Boxed<(PeerId, StreamMuxerBox)>, relay::c
     let relayed = relay.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux);
     let transport = relayed
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed()
         .or_transport(named)
         .map(|either, _| either.into_inner())
+        .map_err(|either| either.into_inner())
         .boxed();
     Ok((TransportTimeout::new(transport, limits::HANDSHAKE_MAX).boxed(), relay_client))
 }
@@ -197,6 +203,7 @@ fn table(
     let mut config = kad::Config::new(protocol);
     config
         .set_query_timeout(limits::QUERY_MAX)
+        .set_replication_factor(limits::REPLICATION)
         .set_record_ttl(None)
         .set_replication_interval(None)
         .set_publication_interval(None)

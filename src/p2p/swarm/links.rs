@@ -14,7 +14,7 @@ use std::{
 use libp2p::{
     Multiaddr, PeerId, TransportError,
     core::{ConnectedPoint, transport::timeout::TransportTimeoutError},
-    identify,
+    dns, identify,
     swarm::{ConnectionError, ConnectionId, DialError},
 };
 
@@ -179,6 +179,7 @@ pub fn failed(peer: &PeerId, error: &DialError) -> (Option<Multiaddr>, NetError)
                     let cause = match root.kind {
                         io::ErrorKind::ConnectionRefused => Cause::Refused,
                         io::ErrorKind::TimedOut => Cause::Timeout,
+                        io::ErrorKind::Unsupported => Cause::Address,
                         _ => Cause::Error,
                     };
                     (cause, root.text)
@@ -191,6 +192,11 @@ pub fn failed(peer: &PeerId, error: &DialError) -> (Option<Multiaddr>, NetError)
         }
     }
 }
+
+/// An error of a socket, which transports around it would hide in their own.
+#[derive(Debug, thiserror::Error)]
+#[error("socket failed")]
+pub struct Socket(#[source] pub io::Error);
 
 /// The text of the error at the root.
 pub fn reason(error: &(dyn Error + 'static)) -> String {
@@ -215,6 +221,16 @@ fn root(error: &(dyn Error + 'static)) -> Root {
         }
         if let Some(TransportTimeoutError::Timeout) = at.downcast_ref::<TransportTimeoutError<io::Error>>() {
             return Root { kind: io::ErrorKind::TimedOut, text: at.to_string() };
+        }
+        match at.downcast_ref::<dns::Error<io::Error>>() {
+            Some(dns::Error::MultiaddrNotSupported(_)) => {
+                return Root {
+                    kind: io::ErrorKind::Unsupported,
+                    text: "no transport for this address".to_owned(),
+                };
+            }
+            Some(dns::Error::Dial(tried)) => inner = tried.last().map(|last| last as &(dyn Error + 'static)),
+            Some(_) | None => {}
         }
         match inner {
             Some(inner) => at = inner,

@@ -62,6 +62,13 @@ impl Questions {
 
     pub fn walk(&mut self, kad: &mut Kad, answer: Walked) {
         if self.walk.is_none() {
+            // The table walks by itself when someone new is in it.
+            self.walk = kad
+                .iter_queries()
+                .find(|query| matches!(query.info(), kad::QueryInfo::Bootstrap { .. }))
+                .map(|query| query.id());
+        }
+        if self.walk.is_none() {
             match kad.bootstrap() {
                 Ok(id) => self.walk = Some(id),
                 Err(_) => {
