@@ -12,9 +12,10 @@ mod ipfs;
 mod reading;
 mod stream;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::{Router, routing::get};
+use serde_json::Value;
 use tokio::{sync::Semaphore, task::JoinError};
 
 use crate::{
@@ -38,9 +39,13 @@ pub struct Audit {
     questions: Arc<Semaphore>,
     long: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    /// What this node is to others, once it takes part in the network.
+    peer: Arc<OnceLock<Box<Shown>>>,
     /// The last summary: it takes long, and holds as long as nothing is recorded.
     summary: Arc<Mutex<Option<Summary>>>,
 }
+
+type Shown = dyn Fn() -> Value + Send + Sync;
 
 /// Why an asked question came back without an answer.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +68,19 @@ impl Audit {
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             long: Arc::new(Semaphore::new(LONG_MAX)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            peer: Arc::default(),
             summary: Arc::new(Mutex::new(None)),
         }
+    }
+
+    /// Shows what this node is to others from now on; only the first to say so is asked.
+    pub fn shows_peer(&self, peer: impl Fn() -> Value + Send + Sync + 'static) {
+        let _ = self.peer.set(Box::new(peer));
+    }
+
+    /// What this node is to others; null where it takes no part.
+    fn peer(&self) -> Value {
+        self.peer.get().map_or(Value::Null, |peer| peer())
     }
 
     pub fn ledger(&self) -> &Ledger {

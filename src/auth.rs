@@ -85,6 +85,7 @@ impl Access {
             Self::Open => Ok(Caller {
                 actor: actor(LOCAL.to_owned()),
                 scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
+                tools: Vec::new(),
             }),
             Self::Static(tokens) => tokens.authenticate(bearer(authorization)?),
             Self::Jwt(verifier) => verifier.authenticate(bearer(authorization)?),

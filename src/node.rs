@@ -4,6 +4,7 @@
 //! - nothing is answered before the log is open and checked;
 //! - on the way down, calls end first, then upstreams, then the ledger: every start has its ending in the log.
 
+pub mod network;
 mod sampling;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -11,7 +12,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::sampling::Sampler;
+use self::{network::Network, sampling::Sampler};
 use crate::{
     audit::Audit,
     block::payload::SaltKey,
@@ -24,6 +25,7 @@ use crate::{
     },
     log::home::{Home, HomeError},
     metrics::Metrics,
+    p2p::NetError,
     queue::{Rate, Rates},
     router::{
         Parts, Router,
@@ -62,6 +64,8 @@ pub enum StartError {
     Home(#[from] HomeError),
     #[error(transparent)]
     Stopped(#[from] Stopped),
+    #[error("the network cannot start: {0}")]
+    Network(#[from] NetError),
 }
 
 /// A running node.
@@ -76,6 +80,8 @@ pub struct Node {
     claiming: CancellationToken,
     /// Why an upstream could not be reached at first, if one could not.
     pub lost: Option<String>,
+    /// This node among others, where it takes part.
+    network: Option<Network>,
     limits: Limits,
     sharing: Sharing,
     followers: JoinSet<()>,
@@ -95,11 +101,13 @@ pub struct Setup<'a> {
     pub builtins: bool,
     /// Whether the tools, resources and prompts of the MCP conformance suite are.
     pub fixtures: bool,
+    /// Whether it takes part in the network, where that is configured.
+    pub networked: bool,
 }
 
 impl Node {
     /// Opens the log, puts the builtin tools on offer and connects the upstreams.
-    pub async fn start(setup: Setup<'_>) -> Result<Self, StartError> {
+    pub async fn start(mut setup: Setup<'_>) -> Result<Self, StartError> {
         let runner = uuid::Uuid::now_v7().simple().to_string();
         let metrics = Arc::new(Metrics::new());
         let shelf = Shelf::default();
@@ -130,14 +138,18 @@ impl Node {
             stopping: CancellationToken::new(),
             claiming: CancellationToken::new(),
             lost: None,
+            network: None,
             limits,
             sharing,
             followers: JoinSet::new(),
         };
         let configured =
             setup.config.upstream.iter().enumerate().map(|(n, upstream)| upstream_settings(n, upstream));
-        let upstreams = configured.chain(setup.upstreams).map(|(at, shown)| node.follow(at, shown)).collect();
+        let upstreams = configured.chain(std::mem::take(&mut setup.upstreams)).map(|(at, shown)| node.follow(at, shown)).collect();
         node.lost = wait_for(upstreams).await;
+        if setup.config.p2p.enable && setup.networked {
+            node.network = Some(node.join(&setup, &desk, salt.clone(), runner.clone()).await?);
+        }
         let engine = Engine::new(node.router.clone(), salt, runner, lease);
         node.followers.spawn(engine.run(node.claiming.clone(), node.stopping.clone()));
         Ok(node)
@@ -151,9 +163,12 @@ impl Node {
         self.stopping.cancel();
     }
 
-    /// Stops everything in order: calls as in [`Node::quiet`], then upstreams, then the ledger.
+    /// Stops everything in order: calls as in [`Node::quiet`], then the network and upstreams, then the ledger.
     pub async fn stop(mut self) {
         self.quiet().await;
+        if let Some(network) = self.network.take() {
+            network.stop().await;
+        }
         while self.followers.join_next().await.is_some() {}
         self.ledger.close().await;
         self.sharing.end().await;
@@ -200,6 +215,41 @@ impl Node {
             reasons.push(format!("the state is {} events behind the log", committed - applied));
         }
         reasons
+    }
+
+    /// Takes part in the network, and hands it to the tools and to auditors.
+    async fn join(
+        &self,
+        setup: &Setup<'_>,
+        desk: &Desk,
+        salt: SaltKey,
+        runner: String,
+    ) -> Result<Network, StartError> {
+        let access = match setup.config.auth.mode {
+            // Whoever reaches the socket may do everything there: that is not so here.
+            config::AuthMode::None => None,
+            config::AuthMode::Static | config::AuthMode::Jwt => setup
+                .config
+                .access(setup.home.dir())
+                .inspect_err(|err| tracing::warn!(%err, "tokens mean nothing to peers"))
+                .ok(),
+        };
+        let network = Network::start(network::Setup {
+            config: &setup.config.p2p,
+            seed: setup.home.keys()?.seed,
+            salt,
+            router: self.router.clone(),
+            runner,
+            access,
+        });
+        let network = network.await?;
+        network.offer_to(desk, &self.audit);
+        Ok(network)
+    }
+
+    /// What others know this node by, where it takes part.
+    pub fn peer(&self) -> Option<String> {
+        Some(self.network.as_ref()?.hub().net().local())
     }
 
     fn follow(&mut self, at: upstream::Settings, shown: gateway::Settings) -> oneshot::Receiver<State> {

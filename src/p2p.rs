@@ -12,10 +12,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
+
+use crate::runtime::upstream::Duplex;
 
 pub mod bootstrap;
 pub mod discovery;
@@ -29,10 +28,6 @@ pub mod sync;
 pub type Peer = String;
 
 /// A stream of bytes both ways.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
 pub type Stream = Box<dyn Duplex>;
 
 /// What a stream carries.

@@ -60,11 +60,26 @@ pub enum Scope {
 pub struct Caller {
     pub actor: Actor,
     pub scopes: Vec<Scope>,
+    /// The tools it may call, by public name, a trailing `*` for any ending; empty: those that its scopes allow.
+    pub tools: Vec<String>,
 }
 
 impl Caller {
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
+    }
+
+    /// Whether it may call this tool, as far as names go.
+    pub fn may_call(&self, tool: &str) -> bool {
+        self.tools.is_empty() || self.tools.iter().any(|pattern| fits(pattern, tool))
+    }
+}
+
+/// Whether a name is the one the pattern says; a trailing `*` stands for any ending.
+pub fn fits(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => pattern == name,
     }
 }
 

@@ -303,7 +303,7 @@ pub(super) async fn state(State(audit): State<Audit>) -> Answer {
         "root": summary.root,
         "counts": summary.counts,
         "digests": summary.digests,
-        "peer": null,
+        "peer": audit.peer(),
     })))
 }
 

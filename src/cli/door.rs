@@ -62,6 +62,7 @@ async fn start(data: &Path, config: Option<&Path>) -> anyhow::Result<Node> {
         upstreams: Vec::new(),
         builtins: true,
         fixtures: false,
+        networked: false,
     };
     Ok(Node::start(setup).await?)
 }
@@ -77,6 +78,7 @@ async fn call(node: &Node, tool: &str, arguments: &RawValue) -> Called {
         caller: Caller {
             actor: Actor { id: "local".to_owned(), role: "client".to_owned(), proof: None },
             scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
+            tools: Vec::new(),
         },
         client: Arc::new(Nobody),
         cancel: cancel.clone(),

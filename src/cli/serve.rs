@@ -50,6 +50,7 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
             upstreams: Vec::new(),
             builtins: true,
             fixtures: args.conformance_fixtures,
+            networked: true,
         };
         let node = Node::start(setup).await?;
         let about = node.ledger.about();
@@ -60,9 +61,10 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
             // A reader that went away does not keep the server from serving.
             let _ = writeln!(
                 std::io::stdout(),
-                "cairn ready mcp={url}/mcp http={url} log={} key={}",
+                "cairn ready mcp={url}/mcp http={url} log={} key={}{}",
                 about.origin,
-                about.vkey
+                about.vkey,
+                node.peer().map(|peer| format!(" peer={peer}")).unwrap_or_default()
             );
         }
         let closing = CancellationToken::new();
@@ -152,7 +154,16 @@ fn on_stdio(
     let runtime = runtime()?;
     let done = runtime.block_on(async {
         let owner = format!("a cairn process on standard input and output (process {})", std::process::id());
-        let setup = Setup { home: &home, config, owner, base: None, upstreams, builtins, fixtures: false };
+        let setup = Setup {
+            home: &home,
+            config,
+            owner,
+            base: None,
+            upstreams,
+            builtins,
+            fixtures: false,
+            networked: false,
+        };
         let node = Node::start(setup).await?;
         if let Some(reason) = node.lost.as_ref().filter(|_| !builtins) {
             let reason = reason.clone();
@@ -163,6 +174,7 @@ fn on_stdio(
         let caller = Caller {
             actor: Actor { id: "local".to_owned(), role: "client".to_owned(), proof: None },
             scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
+            tools: Vec::new(),
         };
         let asked = asked_to_stop();
         let served = tokio::select! {

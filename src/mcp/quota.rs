@@ -7,7 +7,10 @@
 use std::{
     collections::HashMap,
     num::NonZeroU32,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -73,6 +76,8 @@ pub struct Quotas {
 struct Quotum {
     rate: DefaultDirectRateLimiter,
     places: Arc<Semaphore>,
+    /// Requests that were given a place.
+    taken: AtomicU64,
 }
 
 /// One stream, counted for its caller.
@@ -98,6 +103,12 @@ impl Quotas {
         Self { bounds, callers: Arc::default() }
     }
 
+    /// Requests that were taken of this caller so far.
+    pub fn taken(&self, caller: &str) -> u64 {
+        let callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        callers.get(caller).map_or(0, |own| own.taken.load(Ordering::Relaxed))
+    }
+
     /// A stream of the caller of this id.
     pub fn stream(&self, caller: &str) -> Counted {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,6 +120,7 @@ impl Quotas {
             Arc::new(Quotum {
                 rate: RateLimiter::direct(Quota::per_second(per_second)),
                 places: Arc::new(Semaphore::new(self.bounds.in_flight.min(Semaphore::MAX_PERMITS))),
+                taken: AtomicU64::new(0),
             })
         };
         let own = callers.entry(caller.to_owned()).or_insert_with(fresh).clone();
@@ -129,6 +141,7 @@ impl Counted {
     pub fn place(&self) -> Result<Place, RpcError> {
         let permit = self.own.places.clone().try_acquire_owned();
         let permit = permit.map_err(|_| limited("in_flight", self.bounds.in_flight, RETRY))?;
+        self.own.taken.fetch_add(1, Ordering::Relaxed);
         lock(&self.activity).under_way += 1;
         Ok(Place { activity: self.activity.clone(), _permit: permit })
     }

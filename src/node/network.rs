@@ -6,7 +6,6 @@
 //! - everything begun here ends with [`Network::stop`], calls before connections.
 
 mod door;
-mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,17 +13,21 @@ use std::{
     time::Duration,
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    audit::Audit,
     auth::{Access, scope_named},
     block::payload::SaltKey,
     config,
     event::Actor,
     ledger::Ledger,
-    mcp,
+    mcp::{
+        self,
+        quota::{Bounds, Quotas},
+    },
     p2p::{
         self, Inbound, NetError, Wire,
         discovery::{
@@ -46,6 +49,7 @@ use crate::{
         peers::{Peers, Ties},
         upstream::{Duplex, OpenStream},
     },
+    tools::work::Desk,
 };
 
 /// The rank of peers' tools: after everything that is offered here.
@@ -87,18 +91,18 @@ impl Network {
             tracing::warn!(%err, "the network listens nowhere yet");
         }
         let entries = Arc::new(Entries::new(&config.peers));
-        let quotas = mcp::Quotas::new(mcp::Bounds {
+        let quotas = Quotas::new(Bounds {
             idle: Duration::from_millis(config.idle_ms),
             request_timeout: Duration::from_millis(config.request_timeout_ms),
-            ..mcp::Bounds::default()
+            ..Bounds::default()
         });
         // The hub is asked by what it is made of: it is put here once it is there.
         let place: Arc<OnceLock<Hub>> = Arc::default();
         let ties = Ties {
             fetch: fetching(net.clone()),
-            choose: {
+            facts: {
                 let place = place.clone();
-                Arc::new(move |among| place.get()?.choose(among))
+                Arc::new(move |peer| place.get()?.facts(peer))
             },
             rank: RANK,
             timeout: Duration::from_millis(config.request_timeout_ms),
@@ -115,7 +119,13 @@ impl Network {
         // Nobody else fills the place.
         let _ = place.set(hub.clone());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let network = Self { hub: hub.clone(), peers: peers.clone(), publishing, tasks: tasks.clone(), stop: stop.clone() };
+        let network = Self {
+            hub: hub.clone(),
+            peers: peers.clone(),
+            publishing,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
         let access = setup.access.map(Arc::new);
         let settings = mcp::Settings {
             contracts: true,
@@ -125,19 +135,24 @@ impl Network {
             ..mcp::Settings::default()
         };
         let server = log_server(router.ledger(), entries.clone());
-        let door = Door { router: Arc::new(router.clone()), settings, server, entries: entries.clone(), tasks: tasks.clone() };
+        let door = Door {
+            router: Arc::new(router.clone()),
+            settings,
+            server,
+            entries: entries.clone(),
+            tasks: tasks.clone(),
+        };
         tasks.spawn(stop.clone().run_until_cancelled_owned(door.accept(inbound)));
         tasks.spawn(stop.clone().run_until_cancelled_owned(join(hub.clone(), peers, entries.clone())));
-        for entry in config.peers.iter().filter(|entry| !entry.work.is_empty()) {
-            let worker = work::Worker::new(&hub, &router, entry);
-            tasks.spawn(stop.clone().run_until_cancelled_owned(worker.run()));
-        }
         Ok(network)
     }
 
-    /// Who this node is to others.
-    pub fn shown(&self) -> Value {
-        json!({"peer_id": self.hub.net().local(), "multiaddrs": self.hub.net().addrs()})
+    /// Hands the network to the peer tools, and this node's name in it to auditors.
+    pub(super) fn offer_to(&self, desk: &Desk, audit: &Audit) {
+        // A node has one network, and one of each.
+        let _ = desk.network.set(Arc::new(door::Tools(self.hub.clone())));
+        let hub = self.hub.clone();
+        audit.shows_peer(move || json!({"peer_id": hub.net().local(), "multiaddrs": hub.net().addrs()}));
     }
 
     pub fn hub(&self) -> &Hub {
@@ -303,7 +318,8 @@ fn parts(setup: &Setup<'_>, net: Net, traffic: Arc<dyn Fn(&str) -> Traffic + Sen
     let file = config.peers_file.clone().map(|path| Arc::new(PeersFile::new(path, ttl_ms)));
     let api = config.github_api.as_deref().unwrap_or(PUBLIC_API);
     let token = std::env::var(GITHUB_TOKEN).ok().filter(|token| !token.is_empty());
-    let github = config.github.as_deref().and_then(|name| Github::new(api, name, token, ttl_ms)).map(Arc::new);
+    let github =
+        config.github.as_deref().and_then(|name| Github::new(api, name, token, ttl_ms)).map(Arc::new);
     let neighbours = Neighbours::new(ttl_ms);
     let mut sources: Vec<Arc<dyn Source>> = Vec::new();
     if !config.bootstrap.is_empty() {

@@ -87,6 +87,8 @@ pub struct Hub {
 struct Inner {
     parts: Parts,
     book: Mutex<Book>,
+    /// Peers that are being dialled because somebody asked.
+    dialling: Mutex<BTreeMap<Peer, usize>>,
     kept: Kept,
     /// Tells each followed peer's task to look again.
     follows: Mutex<HashMap<Peer, Following>>,
@@ -96,7 +98,7 @@ struct Inner {
     /// Who asked for the next change of a peer's connection.
     asked: Mutex<HashMap<Peer, By>>,
     /// What the log knows of connected peers, a moment ago.
-    standing: RwLock<HashMap<Peer, crate::peer::Peer>>,
+    standing: RwLock<HashMap<Peer, Arc<crate::peer::Peer>>>,
     readers: Arc<Readers>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -120,6 +122,14 @@ pub struct By {
     pub actor: Actor,
     pub cause: Option<Cid>,
     pub note: Option<SealedPayload>,
+}
+
+impl By {
+    /// News that came of what was asked.
+    pub fn tells(&self, id: impl Into<String>, news: News) -> Peering {
+        let Self { actor, cause, note } = self.clone();
+        Peering { actor, cause, note, ..Peering::new(id, news) }
+    }
 }
 
 /// What a search came to.
@@ -148,6 +158,7 @@ impl Hub {
             joining: tokio::sync::Mutex::default(),
             connected: watch::Sender::default(),
             asked: Mutex::default(),
+            dialling: Mutex::default(),
             standing: RwLock::default(),
             readers: Arc::new(Readers::new(parts.ledger.home().clone())),
             stop: CancellationToken::new(),
@@ -229,6 +240,7 @@ impl Hub {
         by: By,
     ) -> Attempted {
         self.asks(peer, by);
+        let _dialling = Dialling::new(&self.inner, peer);
         let deadline = Instant::now() + timeout;
         let left = || deadline.saturating_duration_since(Instant::now());
         let mut pause = RETRY_FIRST;
@@ -255,6 +267,17 @@ impl Hub {
             self.inner.kept.keep(peer, address.into_iter().collect());
         }
         Attempted { connected, attempts }
+    }
+
+    /// Peers that are being dialled because somebody asked.
+    pub fn dialling(&self) -> Vec<Peer> {
+        lock(&self.inner.dialling).keys().cloned().collect()
+    }
+
+    /// What a peer is said to offer.
+    pub fn capabilities(&self, peer: &str) -> Vec<String> {
+        let booked = self.book().get(peer).map(|known| known.capabilities.clone());
+        booked.unwrap_or_default().into_iter().collect()
     }
 
     /// Lets a peer go, and dials it no more. False: it was not connected.
@@ -321,10 +344,10 @@ impl Hub {
     }
 
     async fn record_by(&self, id: &str, news: News, by: Option<By>) {
-        let mut peering = Peering::new(id, news);
-        if let Some(By { actor, cause, note }) = by {
-            (peering.actor, peering.cause, peering.note) = (actor, cause, note);
-        }
+        let peering = match by {
+            Some(by) => by.tells(id, news),
+            None => Peering::new(id, news),
+        };
         if let Err(stopped) = self.inner.parts.ledger.submit(Command::Peer(Box::new(peering))).await {
             tracing::warn!(%stopped, "news of a peer is not recorded");
         }
@@ -350,11 +373,11 @@ impl Hub {
 
     /// Notes who asks for the next change of a peer's connection.
     fn asks(&self, peer: &str, by: By) {
-        self.inner.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(peer.to_owned(), by);
+        lock(&self.inner.asked).insert(peer.to_owned(), by);
     }
 
     fn asked_no_more(&self, peer: &str) -> Option<By> {
-        self.inner.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(peer)
+        lock(&self.inner.asked).remove(peer)
     }
 
     /// Whether there is anybody to join by.
@@ -363,8 +386,37 @@ impl Hub {
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.inner.book.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.book)
     }
+}
+
+/// A dial that somebody asked for, as long as it lasts.
+struct Dialling<'a> {
+    inner: &'a Inner,
+    peer: Peer,
+}
+
+impl<'a> Dialling<'a> {
+    fn new(inner: &'a Inner, peer: &str) -> Self {
+        *lock(&inner.dialling).entry(peer.to_owned()).or_default() += 1;
+        Self { inner, peer: peer.to_owned() }
+    }
+}
+
+impl Drop for Dialling<'_> {
+    fn drop(&mut self) {
+        let mut dialling = lock(&self.inner.dialling);
+        if let Some(count) = dialling.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                dialling.remove(&self.peer);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn heard(origin: Origin) -> Heard {

@@ -10,7 +10,7 @@ mod call;
 mod offers;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -43,6 +43,8 @@ use crate::{
 pub const TOOLS_MAX: usize = 1_000;
 /// Peers that offer tools at once.
 pub const PEERS_MAX: usize = 1_000;
+/// Peers whose calls are counted.
+const COUNTED_MAX: usize = 10_000;
 
 /// What the rooms above know and do for the peers' tools.
 #[derive(Clone)]
@@ -76,6 +78,15 @@ struct Inner {
     changed: Notify,
     stopping: CancellationToken,
     refused: AtomicU64,
+    /// By peer, whether it is still connected or not.
+    counts: Mutex<HashMap<String, Arc<Counts>>>,
+}
+
+/// This node's calls of one peer since the process began.
+#[derive(Debug, Default)]
+struct Counts {
+    sent: AtomicU64,
+    failures: AtomicU64,
 }
 
 /// One connected peer.
@@ -83,6 +94,7 @@ struct Known {
     upstream: Upstream,
     offers: Mutex<BTreeMap<Cid, Offer>>,
     in_flight: AtomicUsize,
+    counts: Arc<Counts>,
     /// Ends its follower.
     leaving: CancellationToken,
 }
@@ -97,6 +109,7 @@ impl Peers {
             changed: Notify::new(),
             stopping: CancellationToken::new(),
             refused: AtomicU64::new(0),
+            counts: Mutex::default(),
         };
         let peers = Self { inner: Arc::new(inner) };
         let publishing = tokio::spawn(peers.clone().publish());
@@ -116,6 +129,7 @@ impl Peers {
             upstream,
             offers: Mutex::default(),
             in_flight: AtomicUsize::new(0),
+            counts: self.counts(peer),
             leaving: self.inner.stopping.child_token(),
         });
         let before = {
@@ -173,6 +187,22 @@ impl Peers {
         let first = order.into_iter().next()?;
         let (peer, known) = open.into_iter().find(|(peer, _)| *peer == first)?;
         Some((peer, rule, known))
+    }
+
+    /// This node's calls of a peer, those of them that it did not answer, and those under way.
+    pub fn traffic(&self, peer: &str) -> (u64, u64, u64) {
+        let counts = lock(&self.inner.counts).get(peer).cloned().unwrap_or_default();
+        let running = self.inner.known().get(peer).map_or(0, |known| known.in_flight.load(Ordering::Relaxed));
+        (counts.sent.load(Ordering::Relaxed), counts.failures.load(Ordering::Relaxed), running as u64)
+    }
+
+    fn counts(&self, peer: &str) -> Arc<Counts> {
+        let mut counts = lock(&self.inner.counts);
+        if counts.len() >= COUNTED_MAX {
+            // Whoever is connected holds its own.
+            counts.retain(|_, counts| Arc::strong_count(counts) > 1);
+        }
+        counts.entry(peer.to_owned()).or_default().clone()
     }
 
     /// Contracts that were refused because their bytes were not theirs.

@@ -14,13 +14,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    block::{Cid, payload::SealedPayload},
+    block::Cid,
     call::{Code, Refusal},
-    event::{
-        Actor,
-        peer::{Nat, Source, Transport},
-    },
-    ledger::{Command, Ruling, peers::Peering},
+    event::peer::{Nat, Source, Transport},
+    ledger::{Command, Ruling},
+    p2p::hub::By,
     peer::{News, Peer, Status, score::ONE},
     query::{
         QueryError,
@@ -63,22 +61,6 @@ pub trait Network: Send + Sync {
 
 /// Where the network is, once there is one.
 pub type Slot = Arc<OnceLock<Arc<dyn Network>>>;
-
-/// Who asks, by which call, and why.
-#[derive(Clone, Debug)]
-pub struct By {
-    pub actor: Actor,
-    pub cause: Option<Cid>,
-    pub note: Option<SealedPayload>,
-}
-
-impl By {
-    /// News that came of what was asked.
-    pub fn tells(&self, id: impl Into<String>, news: News) -> Peering {
-        let Self { actor, cause, note } = self.clone();
-        Peering { actor, cause, note, ..Peering::new(id, news) }
-    }
-}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Discover {

@@ -8,12 +8,12 @@ use crate::{
     p2p::{
         self, NetError,
         discovery::{Known, Origin},
-        hub::{self, Attempted, Goal, Hub},
+        hub::{self, Attempted, By, Goal, Hub},
     },
     router::BoxFuture,
     tools::peers::{
-        Bootstrap, Bootstrapped, By, Connect, Connected, Disconnect, Disconnected, Discover, Discovered, Following,
-        Found, Network, Search, Tried,
+        Bootstrap, Bootstrapped, Connect, Connected, Disconnect, Disconnected, Discover, Discovered,
+        Following, Found, Network, Search, Tried,
     },
 };
 
@@ -51,7 +51,7 @@ impl Network for Tools {
                 return Err(refusal.hint("name another peer"));
             }
             let Attempted { connected, attempts } =
-                self.0.connect(&peer, address, timeout, retries, persist, asked(by)).await;
+                self.0.connect(&peer, address, timeout, retries, persist, by).await;
             let made = connected.map_err(|err| refusal(&err, attempts))?;
             Ok(Connected {
                 capabilities: self.0.capabilities(&made.peer),
@@ -76,7 +76,7 @@ impl Network for Tools {
         Box::pin(async move {
             p2p::peer_id(&ask.peer).map_err(|err| Refusal::new(Code::InvalidArgument, err.to_string()))?;
             let begun = std::time::Instant::now();
-            let was_connected = self.0.disconnect(&ask.peer, ask.graceful, asked(by)).await;
+            let was_connected = self.0.disconnect(&ask.peer, ask.graceful, by).await;
             Ok(Disconnected { was_connected, took: begun.elapsed() })
         })
     }
@@ -90,7 +90,7 @@ impl Network for Tools {
                 return Err(refusal.hint("give multiaddrs that end in /p2p/<peer id>"));
             }
             let goal = Goal { nodes, min: ask.min as usize, max: ask.max as usize, timeout: ask.timeout };
-            let joined = self.0.bootstrap(goal, Some(asked(by))).await;
+            let joined = self.0.bootstrap(goal, Some(by)).await;
             let tried = |tried: hub::Tried| Tried {
                 address: tried.address,
                 method: tried.method.to_owned(),
@@ -113,10 +113,10 @@ impl Network for Tools {
         })
     }
 
-    fn follow(&self, peer: String, by: By) -> BoxFuture<'_, Result<Following, Refusal>> {
+    fn follow(&self, peer: String, _: By) -> BoxFuture<'_, Result<Following, Refusal>> {
         Box::pin(async move {
             p2p::peer_id(&peer).map_err(|err| Refusal::new(Code::InvalidArgument, err.to_string()))?;
-            let held = self.0.follow(&peer, asked(by)).await;
+            let held = self.0.follow(&peer).await;
             let (log, size) = held.unzip();
             Ok(Following { log, size })
         })
@@ -131,10 +131,6 @@ impl Network for Tools {
     }
 }
 
-fn asked(by: By) -> hub::By {
-    hub::By { actor: by.actor, cause: by.cause, note: by.note }
-}
-
 /// What a failed connection means to whoever asked for it.
 fn refusal(err: &NetError, attempts: u32) -> Refusal {
     let told = match attempts {
@@ -143,14 +139,23 @@ fn refusal(err: &NetError, attempts: u32) -> Refusal {
     };
     match err {
         NetError::BadPeer(_) | NetError::BadAddress { .. } | NetError::BadProtocol { .. } => {
-            Refusal::new(Code::InvalidArgument, told).hint("give a peer id, and a multiaddr such as /ip4/192.0.2.1/tcp/4001")
+            Refusal::new(Code::InvalidArgument, told)
+                .hint("give a peer id, and a multiaddr such as /ip4/192.0.2.1/tcp/4001")
         }
-        NetError::NoAddress => Refusal::new(Code::NotFound, told).hint("give its multiaddr, or find it with peer_discover first"),
-        NetError::Timeout(_) => Refusal::new(Code::DeadlineExceeded, told).retryable().hint("ask again with a longer timeout_ms"),
+        NetError::NoAddress => {
+            Refusal::new(Code::NotFound, told).hint("give its multiaddr, or find it with peer_discover first")
+        }
+        NetError::Timeout(_) => {
+            Refusal::new(Code::DeadlineExceeded, told).retryable().hint("ask again with a longer timeout_ms")
+        }
         NetError::Busy => Refusal::new(Code::ResourceExhausted, told).retryable().hint("ask again later"),
         NetError::Unreachable { .. } | NetError::NotConnected { .. } | NetError::Stream { .. } => {
             let refusal = Refusal::new(Code::Unavailable, told);
-            if err.may_pass() { refusal.retryable().hint("see that the peer runs and listens there") } else { refusal }
+            if err.may_pass() {
+                refusal.retryable().hint("see that the peer runs and listens there")
+            } else {
+                refusal
+            }
         }
         NetError::Unsupported { .. } | NetError::Off(_) | NetError::Start { .. } | NetError::Stopped => {
             Refusal::new(Code::Unavailable, told)
@@ -159,7 +164,8 @@ fn refusal(err: &NetError, attempts: u32) -> Refusal {
 }
 
 fn names_peer(address: &str) -> bool {
-    address.starts_with('/') && address.rsplit_once("/p2p/").is_some_and(|(_, peer)| p2p::peer_id(peer).is_ok())
+    address.starts_with('/')
+        && address.rsplit_once("/p2p/").is_some_and(|(_, peer)| p2p::peer_id(peer).is_ok())
 }
 
 fn origin(source: Source) -> Option<Origin> {

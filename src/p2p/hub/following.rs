@@ -28,6 +28,7 @@ use crate::{
         sync::{
             evidence::Evidence,
             follow::{Expected, FollowError, Outcome, follow},
+            followed::Followed,
             machine::Ending,
         },
     },
@@ -57,13 +58,22 @@ pub(super) struct Following {
 }
 
 impl Hub {
-    /// Keeps up with a peer's log from now on. False: it is done already.
-    pub fn follow(&self, peer: &str) -> bool {
+    /// Keeps up with a peer's log from now on, and lets it take part again where its log had forked. Gives the log,
+    /// and how far it is held, where that is known.
+    pub async fn follow(&self, peer: &str) -> Option<(Cid, u64)> {
+        let known = self.known(peer).await;
+        let held = known.as_ref().and_then(|known| known.followed.first()).map(|held| (held.log, held.size));
+        let home = self.inner.parts.ledger.home().clone();
+        let lifted = held.and_then(|(log, _)| Followed::open(&home, &log)).map(|followed| followed.lift());
+        match &lifted {
+            None | Some(Ok(_)) => {}
+            Some(Err(err)) => tracing::warn!(peer, %err, "the evidence of its fork cannot be set aside"),
+        }
         let new = self.inner.kept.follow(peer);
-        if new {
+        if new || matches!(lifted, Some(Ok(true))) {
             self.begin_following(peer.to_owned());
         }
-        new
+        held
     }
 
     /// Keeps up with it no longer; what is held stays. False: it was not followed.

@@ -96,6 +96,7 @@ struct Trying<'a> {
 impl<'a> Trying<'a> {
     fn new(invocation: &Invocation, known: &'a Known, facts: RemoteCalled) -> Self {
         known.in_flight.fetch_add(1, Ordering::Relaxed);
+        known.counts.sent.fetch_add(1, Ordering::Relaxed);
         Self {
             remotes: invocation.remotes.clone(),
             known,
@@ -132,6 +133,9 @@ impl<'a> Trying<'a> {
     fn tell(&mut self, code: Option<&str>, event: Option<Cid>) {
         let Some(facts) = self.facts.take() else { return };
         self.known.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if code.is_some() {
+            self.known.counts.failures.fetch_add(1, Ordering::Relaxed);
+        }
         let took_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         let facts = RemoteCalled { ok: code.is_none(), code: code.map(str::to_owned), took_us, ..facts };
         self.remotes.tell(Remote { facts, refs: event.into_iter().collect() });

@@ -33,7 +33,7 @@ struct Client {
 
 fn peer(scopes: &[Scope]) -> Caller {
     let actor = Actor { id: "12D3KooWpeer".into(), role: "peer".into(), proof: None };
-    Caller { actor, scopes: scopes.to_vec() }
+    Caller { actor, scopes: scopes.to_vec(), tools: Vec::new() }
 }
 
 fn connect(node: &Node, settings: &Settings, scopes: &[Scope]) -> Client {
