@@ -44,6 +44,9 @@ use crate::{
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// The role of callers that are other nodes.
+const PEER: &str = "peer";
+
 /// What a caller may do. An operation names the one scope it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -63,6 +66,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whether it is another node.
+    pub fn is_peer(&self) -> bool {
+        self.actor.role == PEER
+    }
+
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
     }

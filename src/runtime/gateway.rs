@@ -216,7 +216,8 @@ pub(super) fn text_member(object: &RawValue, key: &str) -> Option<String> {
     serde_json::from_str(splice::member(object, key).ok()??.get()).ok()
 }
 
-fn fits(pattern: &str, name: &str) -> bool {
+/// Whether a name is what the pattern says; a trailing `*` stands for any ending.
+pub fn fits(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(beginning) => name.starts_with(beginning),
         None => pattern == name,

@@ -166,6 +166,40 @@ async fn without_scopes_a_peer_lists_and_pings_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_peer_sees_and_calls_the_tools_it_is_allowed() {
+    let node = node().await;
+    let settings = Settings { tools: vec!["e*".into(), "fail".into()], ..settings() };
+    let mut client = connect(&node, &settings, &[Scope::Call]);
+    let listed = client.ask(modern(json!(1), "tools/list", json!({}), json!({}))).await;
+    let names: Vec<&str> = listed["result"]["tools"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|tool| tool["name"].as_str())
+        .collect();
+    assert_eq!(names, ["echo", "fail", "error"]);
+    assert!(client.ask(call(2, "echo")).await["result"].is_object());
+    let contract = node.router.tool("data").expect("it is offered").tool.contract.to_string();
+    for name in ["data", &contract] {
+        let refused = client.ask(call(3, name)).await;
+        assert!(refused["error"]["message"].to_string().contains("may not call"), "{name}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_request_comes_from_is_for_peers_to_say() {
+    let node = node().await;
+    let mut client = connect(&node, &settings(), &[Scope::Call]);
+    let cid = node.router.tools()[0].tool.contract.to_string();
+    let ask =
+        |refs: Value| modern(json!(1), "tools/call", json!({"name": "echo"}), json!({"io.cairn/refs": refs}));
+    assert!(client.ask(ask(json!([cid]))).await["result"].is_object());
+    for refs in [json!(vec![cid.as_str(); 9]), json!(["no CID"]), json!("text")] {
+        assert_eq!(client.ask(ask(refs.clone())).await["error"]["code"], -32602, "{refs}");
+    }
+}
+
+#[tokio::test]
 async fn a_violation_closes_the_stream() {
     let node = node().await;
     for bytes in [&[0, 0, 0, 0][..], &[1, 0, 0, 1], &[255; 8]] {
