@@ -1,4 +1,6 @@
 //! Claims about MCP over frames: both eras, what a peer is told and held to, and what ends its stream.
+//!
+//! The peer is written by hand, frame by frame, so that it can say what no library would.
 
 use std::time::{Duration, Instant};
 
