@@ -85,7 +85,6 @@ impl Access {
             Self::Open => Ok(Caller {
                 actor: actor(LOCAL.to_owned()),
                 scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
-                tools: Vec::new(),
             }),
             Self::Static(tokens) => tokens.authenticate(bearer(authorization)?),
             Self::Jwt(verifier) => verifier.authenticate(bearer(authorization)?),

@@ -279,7 +279,7 @@ fn request(handed: &Handed, trial: &Arc<Trial>, cancel: CancellationToken) -> Op
         name,
         params: params.into(),
         meta: Meta::default(),
-        caller: Caller { actor: handed.actor.clone(), scopes: vec![Scope::Call], tools: Vec::new() },
+        caller: Caller { actor: handed.actor.clone(), scopes: vec![Scope::Call] },
         client: Arc::new(Nobody),
         cancel,
         cause: Some(handed.claimed.cid),

@@ -51,7 +51,7 @@ use self::{
 use crate::{
     problem::INVALID_REQUEST,
     router::{Caller, Router, Scope},
-    runtime::{frames, upstream::Duplex},
+    runtime::{frames, gateway::fits, upstream::Duplex},
 };
 
 /// Listen streams open at once: each holds a connection and about 20 KB.
@@ -72,6 +72,9 @@ pub struct Settings {
     pub shutdown: CancellationToken,
     /// Whether each tool is listed with its contract, and those of our own peers are not: for peers.
     pub contracts: bool,
+    /// Tools that callers over frames see and may call, by their names here; empty: all. A trailing `*` stands for
+    /// any ending.
+    pub tools: Vec<String>,
     /// What a token in a request over frames allows; none where tokens mean nothing there.
     pub tokens: Option<Tokens>,
     /// What callers over frames may ask for; all doors that share this count together.
@@ -111,6 +114,12 @@ struct Shared {
 }
 
 impl Shared {
+    /// Whether callers may call the tool of this public name.
+    fn shows(&self, tool: &str) -> bool {
+        let tools = &self.settings.tools;
+        tools.is_empty() || tools.iter().any(|pattern| fits(pattern, tool))
+    }
+
     fn new(router: Arc<Router>, settings: Settings) -> Self {
         Self { router, settings, bounds: None, listeners: Semaphore::new(LISTENERS_MAX) }
     }

@@ -145,7 +145,10 @@ impl Node {
         };
         let configured =
             setup.config.upstream.iter().enumerate().map(|(n, upstream)| upstream_settings(n, upstream));
-        let upstreams = configured.chain(std::mem::take(&mut setup.upstreams)).map(|(at, shown)| node.follow(at, shown)).collect();
+        let upstreams = configured
+            .chain(std::mem::take(&mut setup.upstreams))
+            .map(|(at, shown)| node.follow(at, shown))
+            .collect();
         node.lost = wait_for(upstreams).await;
         if setup.config.p2p.enable && setup.networked {
             node.network = Some(node.join(&setup, &desk, salt.clone(), runner.clone()).await?);

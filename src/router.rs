@@ -44,6 +44,9 @@ use crate::{
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// The role of callers that are other nodes.
+const PEER: &str = "peer";
+
 /// What a caller may do. An operation names the one scope it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -60,26 +63,16 @@ pub enum Scope {
 pub struct Caller {
     pub actor: Actor,
     pub scopes: Vec<Scope>,
-    /// The tools it may call, by public name, a trailing `*` for any ending; empty: those that its scopes allow.
-    pub tools: Vec<String>,
 }
 
 impl Caller {
+    /// Whether it is another node.
+    pub fn is_peer(&self) -> bool {
+        self.actor.role == PEER
+    }
+
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
-    }
-
-    /// Whether it may call this tool, as far as names go.
-    pub fn may_call(&self, tool: &str) -> bool {
-        self.tools.is_empty() || self.tools.iter().any(|pattern| fits(pattern, tool))
-    }
-}
-
-/// Whether a name is the one the pattern says; a trailing `*` stands for any ending.
-pub fn fits(pattern: &str, name: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(beginning) => name.starts_with(beginning),
-        None => pattern == name,
     }
 }
 

@@ -84,7 +84,7 @@ impl Verifier {
             return Err(Denied::Invalid);
         }
         let scopes = scopes(&claims);
-        Ok(Caller { actor: actor(claims.sub), scopes, tools: Vec::new() })
+        Ok(Caller { actor: actor(claims.sub), scopes })
     }
 
     /// The claims, when the signature and the required claims hold.

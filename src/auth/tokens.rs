@@ -202,7 +202,6 @@ fn known(entry: Entry) -> io::Result<Known> {
         caller: Caller {
             actor: actor(entry.name),
             scopes: scopes.ok_or_else(|| invalid("a scope is not known"))?,
-            tools: Vec::new(),
         },
         expires: entry.expires,
     })

@@ -78,7 +78,6 @@ async fn call(node: &Node, tool: &str, arguments: &RawValue) -> Called {
         caller: Caller {
             actor: Actor { id: "local".to_owned(), role: "client".to_owned(), proof: None },
             scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
-            tools: Vec::new(),
         },
         client: Arc::new(Nobody),
         cancel: cancel.clone(),

@@ -174,7 +174,6 @@ fn on_stdio(
         let caller = Caller {
             actor: Actor { id: "local".to_owned(), role: "client".to_owned(), proof: None },
             scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
-            tools: Vec::new(),
         };
         let asked = asked_to_stop();
         let served = tokio::select! {

@@ -399,3 +399,26 @@ fn what_is_no_payload_cannot_be_erased() {
     assert!(matches!(denied, Ruling::Denied(refusal) if refusal.code == Code::NotFound));
     closed((ledger, running));
 }
+
+#[test]
+fn an_adopted_contract_is_known_by_its_name_here_after_a_restart() {
+    let definition = serde_json::json!({"name": "add", "inputSchema": {"type": "object"}});
+    let definition = serde_json::value::to_raw_value(&definition).expect("json is json");
+    let theirs =
+        crate::contract::Contract::of_definition("builtin", "2", &definition).expect("a whole definition");
+    let cid = theirs.seal().cid();
+    let adopt = || Command::Adopt { contract: theirs.clone(), name: "peers_add".into(), actor: node() };
+    let retain = |source: &str| Command::Retain { source: source.into(), names: Vec::new(), actor: node() };
+    let dir = tempfile::tempdir().expect("a directory");
+    for new in [true, false] {
+        let (ledger, running) = opened(dir.path());
+        let ruling = ledger.submit_blocking(adopt()).expect("the ledger runs");
+        assert!(matches!(ruling, Ruling::Published { cid: known, new: is, .. } if known == cid && is == new));
+        closed((ledger, running));
+    }
+    let (ledger, running) = opened(dir.path());
+    assert_eq!(ledger.submit_blocking(retain("builtin")), Ok(Ruling::Unchanged));
+    assert!(matches!(ledger.submit_blocking(retain("peers")), Ok(Ruling::Done(_))));
+    closed((ledger, running));
+    assert_eq!(kinds(dir.path()), ["log.opened", "contract.published", "contract.retired"]);
+}

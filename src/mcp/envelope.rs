@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::Era;
 use crate::{
     block::{Cid, splice},
+    call::START_REFS_MAX,
     problem::INVALID_REQUEST,
     router::{Caller, Client, Meta, Method, Request, RpcError},
 };
@@ -21,10 +22,6 @@ use crate::{
 /// Characters of an idempotency key.
 pub const IDEMPOTENCY_KEY_MAX: usize = 128;
 
-/// Events of its own log that a peer may name in one request.
-pub const REFS_MAX: usize = 8;
-/// The role of callers that are other nodes.
-const PEER: &str = "peer";
 /// The key of a token in a request's metadata.
 const TOKEN: &str = "io.cairn/token";
 
@@ -342,7 +339,7 @@ fn ask(
         meta: Meta {
             idempotency_key: meta.idempotency_key.map(idempotency_key).transpose()?,
             contract: meta.contract.map(contract).transpose()?,
-            refs: meta.refs.filter(|_| caller.actor.role == PEER).map(refs).transpose()?.unwrap_or_default(),
+            refs: meta.refs.filter(|_| caller.is_peer()).map(refs).transpose()?.unwrap_or_default(),
             traceparent: meta.traceparent.and_then(traceparent),
             progress_token: meta.progress_token,
         },
@@ -377,7 +374,7 @@ fn token(value: Value) -> Result<String, RpcError> {
 }
 
 fn refs(value: Value) -> Result<Vec<Cid>, RpcError> {
-    let refs = value.as_array().filter(|refs| refs.len() <= REFS_MAX);
+    let refs = value.as_array().filter(|refs| refs.len() <= START_REFS_MAX);
     let refs = refs.and_then(|refs| refs.iter().map(|one| one.as_str()?.parse().ok()).collect());
     refs.ok_or_else(|| invalid_params("io.cairn/refs must be a list of at most 8 CIDs"))
 }

@@ -265,7 +265,8 @@ impl ServerHandler for Handler {
         let offer = self.offer();
         declared(!offer.tools.is_empty(), "tools/list")?;
         let meta = if self.shared.settings.contracts {
-            let own = own_tools(&self.shared.router.tools());
+            let mut own = own_tools(&self.shared.router.tools());
+            own.retain(|tool| self.shared.shows(&tool.name));
             self.listed("tools", &own, contract_entry, params, &context)?
         } else {
             self.listed("tools", &offer.tools, tool_entry, params, &context)?

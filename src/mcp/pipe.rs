@@ -25,7 +25,7 @@ use super::{
 use crate::{
     block::json,
     problem::{INVALID_REQUEST, json_code},
-    router::{Caller, RpcError},
+    router::{Caller, Method, RpcError},
 };
 
 /// Messages waiting to be written.
@@ -99,6 +99,9 @@ impl<F: Framing> Pipe<F> {
             }
         };
         self.admit(&mut asked).map_err(refused)?;
+        if method == Method::ToolsCall.as_str() {
+            self.check_tool(&asked.name).map_err(refused)?;
+        }
         let offer = self.shared.router.offer();
         let slim = slim.filter(|_| header_tool(&offer, &asked.name).is_none());
         let mut message: ClientJsonRpcMessage = match slim {
@@ -125,6 +128,15 @@ impl<F: Framing> Pipe<F> {
         let refused = || RpcError::new(INVALID_REQUEST, "the token of this request is not valid");
         asked.caller.scopes.extend(tokens.scopes(&token).ok_or_else(refused)?);
         Ok(())
+    }
+
+    /// Refuses a tool that callers here may not call, whether it is named or its contract is.
+    fn check_tool(&self, name: &str) -> Result<(), RpcError> {
+        let tool = self.shared.router.tool(name);
+        match tool.is_none_or(|entry| self.shared.shows(&entry.tool.name)) {
+            true => Ok(()),
+            false => Err(RpcError::new(INVALID_REQUEST, "this caller may not call this tool")),
+        }
     }
 
     /// The next message's bytes; none at the end of input, or when the client has been idle for too long.

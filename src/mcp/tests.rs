@@ -26,7 +26,7 @@ use crate::{
 
 fn caller() -> Caller {
     let actor = Actor { id: "ada".into(), role: "user".into(), proof: None };
-    Caller { actor, scopes: vec![Scope::Call], tools: Vec::new() }
+    Caller { actor, scopes: vec![Scope::Call] }
 }
 
 fn record() -> Record {

@@ -187,8 +187,12 @@ impl Entries {
         Caller {
             actor: Actor { id: peer.to_owned(), role: ROLE.to_owned(), proof: None },
             scopes: scopes.unwrap_or_default(),
-            tools: entry.map(|entry| entry.tools.clone()).unwrap_or_default(),
         }
+    }
+
+    /// The tools that a peer may see and call; all that its scopes allow where there is none.
+    fn tools(&self, peer: &str) -> Vec<String> {
+        self.0.get(peer).map(|entry| entry.tools.clone()).unwrap_or_default()
     }
 
     fn offers(&self, peer: &str) -> bool {
@@ -211,7 +215,9 @@ impl Door {
         while let Some(Inbound { peer, wire, stream }) = inbound.recv().await {
             match wire {
                 Wire::Mcp => {
-                    let (router, settings) = (self.router.clone(), self.settings.clone());
+                    let tools = self.entries.tools(&peer);
+                    let (router, settings) =
+                        (self.router.clone(), mcp::Settings { tools, ..self.settings.clone() });
                     let caller = self.entries.caller(&peer);
                     self.tasks.spawn(async move {
                         if let Err(err) = mcp::serve_frames(router, settings, caller, stream).await {

@@ -89,12 +89,6 @@ impl Router {
             ));
         }
         let target = self.target(&request)?;
-        if let Some(entry) = target.entry.as_ref().filter(|entry| !request.caller.may_call(&entry.tool.name))
-        {
-            let message =
-                format!("this caller may not call {}: its entry names other tools", entry.tool.name);
-            return Err(RpcError::new(-32600, message));
-        }
         let (sealed_input, mut content) = self.content(&request, &target)?;
         let place = self.inner.parts.lanes.place(&target.lane);
         content.refusal = content.refusal.or(place.as_ref().err().cloned());

@@ -15,7 +15,7 @@ use crate::{
     call::{Code, Refusal},
     metrics::Metrics,
     router::{
-        BoxFuture, Invocation, Method, Offered, Offering, Outcome, Router, RpcError, Run, fits, lane,
+        BoxFuture, Invocation, Method, Offered, Offering, Outcome, Router, RpcError, Run, lane,
         metadata::Hints, renamed,
     },
     runtime::upstream::{self, Failure, Options, Reply, State, Upstream},
@@ -214,4 +214,12 @@ fn keyed(definitions: &[Box<RawValue>], key: &str) -> Vec<Offered> {
 
 pub(super) fn text_member(object: &RawValue, key: &str) -> Option<String> {
     serde_json::from_str(splice::member(object, key).ok()??.get()).ok()
+}
+
+/// Whether a name is what the pattern says; a trailing `*` stands for any ending.
+pub fn fits(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => pattern == name,
+    }
 }

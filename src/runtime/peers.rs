@@ -32,7 +32,7 @@ use crate::{
         Peer,
         choice::{self, Candidate, Choice},
     },
-    router::{BoxFuture, Offering, Router, lane},
+    router::{BoxFuture, Offered, Offering, Router, lane},
     runtime::{
         peers::offers::{Names, Offer, listed, read},
         upstream::{self, OpenStream, State, Transport, Upstream},
@@ -268,7 +268,15 @@ impl Peers {
     async fn publish(self) {
         let mut changes = self.inner.router.changes();
         let mut names = Names::default();
+        // Once in any case: what was on offer when the node last stopped may not be now.
+        let mut due = true;
         loop {
+            let offered = self.distinct();
+            due |= names.fit(&offered);
+            if due && self.inner.router.put(self.offering(names.tools(&offered))).await.is_err() {
+                return;
+            }
+            due = false;
             let heard = async {
                 tokio::select! {
                     () = self.inner.changed.notified() => true,
@@ -278,25 +286,21 @@ impl Peers {
             if self.inner.stopping.run_until_cancelled(heard).await != Some(true) {
                 return;
             }
-            let offered = self.distinct();
-            if !names.fit(&offered) {
-                continue;
-            }
-            let offering = Offering {
-                source: PEERS.to_owned(),
-                version: String::new(),
-                rank: self.inner.ties.rank,
-                lane: Some(lane::PEER.to_owned()),
-                tools: names.tools(&offered),
-                prompts: Vec::new(),
-                resources: Vec::new(),
-                templates: Vec::new(),
-                completions: false,
-                run: Arc::new(self.clone()),
-            };
-            if self.inner.router.put(offering).await.is_err() {
-                return;
-            }
+        }
+    }
+
+    fn offering(&self, tools: Vec<Offered>) -> Offering {
+        Offering {
+            source: PEERS.to_owned(),
+            version: String::new(),
+            rank: self.inner.ties.rank,
+            lane: Some(lane::PEER.to_owned()),
+            tools,
+            prompts: Vec::new(),
+            resources: Vec::new(),
+            templates: Vec::new(),
+            completions: false,
+            run: Arc::new(self.clone()),
         }
     }
 

@@ -43,7 +43,7 @@ struct Served {
 
 impl Served {
     fn new(kept: &Kept) -> Self {
-        let caller = Caller { actor: actor("auditor"), scopes: vec![Scope::Audit], tools: Vec::new() };
+        let caller = Caller { actor: actor("auditor"), scopes: vec![Scope::Audit] };
         Self {
             runtime: tokio::runtime::Runtime::new().expect("a runtime"),
             router: routes(Audit::new(kept.ledger.clone())).layer(axum::Extension(caller)),

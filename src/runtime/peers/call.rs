@@ -25,8 +25,6 @@ use crate::{
 pub const TRIES_MAX: u64 = 3;
 /// The error of a peer that asks to be asked later: it has run nothing.
 const RATE_LIMITED: i64 = -32010;
-/// The role of callers that are other nodes.
-const PEER: &str = "peer";
 /// Names of our metadata.
 const OUR_KEYS: &str = "io.cairn/";
 
@@ -38,7 +36,7 @@ impl Run for Peers {
 
 impl Peers {
     async fn call(&self, invocation: Invocation) -> Outcome {
-        if invocation.caller.actor.role == PEER {
+        if invocation.caller.is_peer() {
             let refusal = Refusal::new(Code::PermissionDenied, "calls of peers do not go on to other peers");
             return Outcome::Refused(refusal.hint("ask the node that offers the tool"));
         }

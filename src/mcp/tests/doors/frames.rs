@@ -1,4 +1,6 @@
 //! Claims about MCP over frames: both eras, what a peer is told and held to, and what ends its stream.
+//!
+//! The peer is written by hand, frame by frame, so that it can say what no library would.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +35,7 @@ struct Client {
 
 fn peer(scopes: &[Scope]) -> Caller {
     let actor = Actor { id: "12D3KooWpeer".into(), role: "peer".into(), proof: None };
-    Caller { actor, scopes: scopes.to_vec(), tools: Vec::new() }
+    Caller { actor, scopes: scopes.to_vec() }
 }
 
 fn connect(node: &Node, settings: &Settings, scopes: &[Scope]) -> Client {
@@ -163,6 +165,40 @@ async fn without_scopes_a_peer_lists_and_pings_and_no_more() {
     assert!(granted["result"]["_meta"]["io.cairn/event"].is_string(), "{granted}");
     let denied = client.ask(call(4, "echo")).await;
     assert!(denied["error"].is_object(), "a token is good for one request: {denied}");
+}
+
+#[tokio::test]
+async fn a_peer_sees_and_calls_the_tools_it_is_allowed() {
+    let node = node().await;
+    let settings = Settings { tools: vec!["e*".into(), "fail".into()], ..settings() };
+    let mut client = connect(&node, &settings, &[Scope::Call]);
+    let listed = client.ask(modern(json!(1), "tools/list", json!({}), json!({}))).await;
+    let names: Vec<&str> = listed["result"]["tools"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|tool| tool["name"].as_str())
+        .collect();
+    assert_eq!(names, ["echo", "fail", "error"]);
+    assert!(client.ask(call(2, "echo")).await["result"].is_object());
+    let contract = node.router.tool("data").expect("it is offered").tool.contract.to_string();
+    for name in ["data", &contract] {
+        let refused = client.ask(call(3, name)).await;
+        assert!(refused["error"]["message"].to_string().contains("may not call"), "{name}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_request_comes_from_is_for_peers_to_say() {
+    let node = node().await;
+    let mut client = connect(&node, &settings(), &[Scope::Call]);
+    let cid = node.router.tools()[0].tool.contract.to_string();
+    let ask =
+        |refs: Value| modern(json!(1), "tools/call", json!({"name": "echo"}), json!({"io.cairn/refs": refs}));
+    assert!(client.ask(ask(json!([cid]))).await["result"].is_object());
+    for refs in [json!(vec![cid.as_str(); 9]), json!(["no CID"]), json!("text")] {
+        assert_eq!(client.ask(ask(refs.clone())).await["error"]["code"], -32602, "{refs}");
+    }
 }
 
 #[tokio::test]

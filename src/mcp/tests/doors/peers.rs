@@ -1,4 +1,6 @@
 //! Claims about nodes that call each other's tools: two or three whole ones, joined by streams.
+//!
+//! Each has a log of its own, and the claims are read from the logs.
 
 use std::{
     collections::BTreeSet,
