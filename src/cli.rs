@@ -12,6 +12,7 @@ mod export;
 mod key;
 mod log;
 mod out;
+mod peers;
 mod progress;
 mod rebuild;
 mod receipt;
@@ -80,6 +81,9 @@ enum Command {
     /// Submit, follow, draw and stop runs of workflows.
     #[command(subcommand)]
     Workflow(args::WorkflowCommand),
+    /// Find other nodes, connect to them, and keep their logs.
+    #[command(subcommand)]
+    Peers(args::PeersCommand),
     /// Decide a run again from the log, or run it again, and compare.
     Replay(args::Replay),
     /// Compare two runs step by step.
@@ -319,6 +323,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Receipt(args) => receipt::run(args, quiet),
         Command::Trace(args) => trace::run(args, quiet),
         Command::Workflow(command) => workflow::run(command, quiet),
+        Command::Peers(command) => peers::run(command),
         Command::Replay(args) => replay::replay(args),
         Command::Diff(args) => replay::diff(args),
         Command::Erase(args) => erase::run(args, quiet),

@@ -4,6 +4,7 @@
 //! - the number of series is bounded: names past a bound are counted together as `other`;
 //! - nothing here is read back by a rule, and nothing is kept when the process ends.
 
+pub mod peers;
 #[cfg(test)]
 mod tests;
 pub mod work;
@@ -52,6 +53,7 @@ pub struct Metrics {
     sessions: Gauge,
     upstream_up: Family<Labels<1>, Gauge>,
     pub work: work::Work,
+    pub peers: peers::Peers,
 }
 
 /// The names seen so far, no more than a bound of them.
@@ -78,6 +80,7 @@ impl Metrics {
             sessions: Gauge::default(),
             upstream_up: Family::default(),
             work: work::Work::default(),
+            peers: peers::Peers::default(),
         };
         metrics.register();
         metrics
@@ -144,6 +147,7 @@ impl Metrics {
         registry.register("sessions", "Open sessions", self.sessions.clone());
         registry.register("upstream_up", "1 while an upstream can be called", self.upstream_up.clone());
         self.work.register(registry);
+        self.peers.register(registry);
     }
 }
 

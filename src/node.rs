@@ -37,6 +37,7 @@ use crate::{
         gateway,
         upstream::{self, State, Upstream},
     },
+    state::peers::PEER_STATUSES,
     task::{Limits, Moment},
     tools::{
         self,
@@ -200,6 +201,9 @@ impl Node {
                         let reading = sampler.reading(&pulse.what, &moment);
                         metrics.queue_depth("tasks", reading.queued as usize);
                         metrics.work.set(&reading);
+                        for (status, peers) in PEER_STATUSES.iter().zip(pulse.what.seen.peers.standing) {
+                            metrics.peers.standing(status.as_str(), peers);
+                        }
                     }
                     Err(err) => tracing::warn!(%err, "the metrics of tasks could not be read"),
                 }

@@ -292,6 +292,117 @@ pub enum WorkflowCommand {
     },
 }
 
+#[derive(Subcommand)]
+pub enum PeersCommand {
+    /// List the peers that were ever heard of.
+    List {
+        /// connected, connecting, disconnected or unreachable.
+        #[arg(long)]
+        status: Option<String>,
+        /// What they must offer; may be given again, then all of them.
+        #[arg(long, value_name = "NAME")]
+        capability: Vec<String>,
+        /// last_seen, latency, bandwidth, reliability or peer_id.
+        #[arg(long, value_name = "BY")]
+        sort: Option<String>,
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1000))]
+        limit: u64,
+        /// Where the page before ended.
+        #[arg(long)]
+        cursor: Option<String>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Look for other nodes.
+    Discover {
+        /// What they must offer; may be given again, then all of them.
+        #[arg(long, value_name = "NAME")]
+        capability: Vec<String>,
+        /// Peers that are enough.
+        #[arg(long, value_name = "N")]
+        max: Option<u64>,
+        #[arg(long, value_name = "MS")]
+        timeout_ms: Option<u64>,
+        /// dht, mdns, file, github or bootstrap; may be given again.
+        #[arg(long, value_name = "NAME")]
+        source: Vec<String>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Connect to a peer.
+    Connect {
+        /// Its id.
+        peer: String,
+        /// A multiaddr; by default where it is known to be.
+        address: Option<String>,
+        #[arg(long, value_name = "MS")]
+        timeout_ms: Option<u64>,
+        /// Further tries.
+        #[arg(long, value_name = "N")]
+        retries: Option<u64>,
+        /// Do not connect again when the connection is lost.
+        #[arg(long)]
+        once: bool,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: Option<String>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Part from a peer.
+    Disconnect {
+        /// Its id.
+        peer: String,
+        /// Do not wait for running calls.
+        #[arg(long)]
+        now: bool,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: Option<String>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Show what was measured of a peer.
+    Metrics {
+        /// Its id.
+        peer: String,
+        /// Minute by minute too.
+        #[arg(long)]
+        history: bool,
+        /// How far back.
+        #[arg(long, value_name = "N", requires = "history")]
+        hours: Option<u64>,
+        /// As the log stood when it had this event.
+        #[arg(long, value_name = "SEQ")]
+        as_of_seq: Option<u64>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Keep a peer's log here, and check every event of it.
+    Follow {
+        /// Its id.
+        peer: String,
+        /// Let it take part again after it signed two histories.
+        #[arg(long)]
+        release: bool,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: Option<String>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Stop keeping a peer's log; what is kept stays.
+    Unfollow {
+        /// Its id.
+        peer: String,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: Option<String>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+}
+
 /// A node's tools, and how their answer is shown.
 #[derive(Args)]
 pub struct Asked {

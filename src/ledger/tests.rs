@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     block::payload::{JSON, Payload, SaltKey},
-    call::{Code, EndOutcome, How},
-    event::{Body, Role, body::CallStarted},
+    call::{Code, EndOutcome, How, Remote},
+    event::{Body, Role, body::CallStarted, peer::RemoteCalled},
     log::{
         Log, Reader,
         home::HomeError,
@@ -421,4 +421,47 @@ fn an_adopted_contract_is_known_by_its_name_here_after_a_restart() {
     assert!(matches!(ledger.submit_blocking(retain("peers")), Ok(Ruling::Done(_))));
     closed((ledger, running));
     assert_eq!(kinds(dir.path()), ["log.opened", "contract.published", "contract.retired"]);
+}
+
+#[test]
+fn what_was_tried_at_peers_is_told_before_the_call_ends() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    let theirs = Cid::of(crate::block::Codec::DagCbor, b"their ending");
+    let called = |attempt, ok| Remote {
+        facts: RemoteCalled {
+            peer: "p1".into(),
+            contract: theirs,
+            ok,
+            code: None,
+            took_us: 7,
+            rule: "best".into(),
+            attempt,
+        },
+        refs: vec![theirs],
+    };
+    let Command::Start { start, input, refused } = start("c1", None) else { panic!("it is") };
+    let start = Start { refs: vec![theirs; 9], ..*start };
+    let start = Command::Start { start: Box::new(start), input, refused };
+    assert!(matches!(ledger.submit_blocking(start), Ok(Ruling::Run(_))));
+    let Command::End { end, output, attempt } = end("c1") else { panic!("it is") };
+    let end = End { remote: vec![called(1, false), called(2, true)], ..end };
+    let Ok(Ruling::Done(ended)) = ledger.submit_blocking(Command::End { end, output, attempt }) else {
+        panic!("it ends")
+    };
+    assert_eq!(ended.seq, 4);
+    closed((ledger, running));
+    let told = ["log.opened", "call.started", "remote.called", "remote.called", "call.succeeded"];
+    assert_eq!(kinds(dir.path()), told);
+    let reader = SqliteReader::open(&dir.path().join("log.db")).expect("reads");
+    let event = |seq| reader.event_at(seq).expect("reads").expect("there is one");
+    assert_eq!(event(1).fields().refs, [theirs]);
+    for seq in [2, 3] {
+        let tried = event(seq);
+        assert_eq!((tried.fields().cause, &tried.fields().refs[..]), (Some(event(1).cid()), &[theirs][..]));
+        assert_eq!(tried.fields().subject, "peer/p1");
+    }
+    let state = state::open(&dir.path().join("state.db")).expect("opens");
+    let peer = crate::query::peers::peer(&state, "p1").expect("reads").expect("it is known");
+    assert_eq!((peer.counters.calls, peer.counters.calls_failed, peer.call_us), (2, 1, Some(7)));
 }

@@ -12,6 +12,10 @@ fn a_scrape_shows_what_was_counted() {
     metrics.log_size(10, 4096);
     metrics.sessions(3);
     metrics.upstream_up("files", true);
+    metrics.peers.standing("connected", 2);
+    metrics.peers.request("out", "ok");
+    metrics.peers.searched("mdns", false);
+    metrics.peers.bootstrapped(true);
     let text = metrics.encode();
     for line in [
         r#"cairn_calls_total{tool="echo",outcome="succeeded"} 2"#,
@@ -26,6 +30,10 @@ fn a_scrape_shows_what_was_counted() {
         "cairn_log_bytes 4096",
         "cairn_sessions 3",
         r#"cairn_upstream_up{upstream="files"} 1"#,
+        r#"cairn_peers{status="connected"} 2"#,
+        r#"cairn_peer_requests_total{direction="out",outcome="ok"} 1"#,
+        r#"cairn_discovery_total{source="mdns",outcome="failed"} 1"#,
+        r#"cairn_bootstrap_total{outcome="ok"} 1"#,
         "# EOF",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -192,7 +192,7 @@ impl View {
         values.push(Box::new(limit + 1));
         values.push(Box::new(skipped));
         let sql = format!(
-            "SELECT {rank}, id, entity FROM peer WHERE {page} ORDER BY {rank}, name LIMIT ? OFFSET ?"
+            "SELECT {rank} AS rank, id, entity FROM peer WHERE {page} ORDER BY rank, name LIMIT ? OFFSET ?"
         );
         let mut find = self.state.prepare_cached(&sql)?;
         let mut rows = find.query(rusqlite::params_from_iter(values.iter().map(AsRef::as_ref)))?;

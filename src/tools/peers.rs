@@ -4,19 +4,19 @@
 //! - without a network every one of them says so, and names the setting; no peer is ever invented;
 //! - what is told of a peer is read from the log; what was not measured is null.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+pub mod network;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::network::{
+    Bootstrap, Connect, Disconnect, Disconnected, Discover, Discovered, Following, Network, Search, Tried,
+};
 use crate::{
-    block::Cid,
     call::{Code, Refusal},
-    event::peer::{Nat, Source, Transport},
+    event::peer::Source,
     ledger::{Command, Ruling},
     p2p::hub::By,
     peer::{News, Peer, Status, score::ONE},
@@ -25,7 +25,7 @@ use crate::{
         peers::{Filter, Point, Sort},
         work::At,
     },
-    router::{BoxFuture, Invocation, Scope},
+    router::{Invocation, Scope},
     tools::{
         Builtin, arguments,
         reading::time,
@@ -42,138 +42,6 @@ const CONNECTIONS_MIN: u64 = 1;
 const CONNECTIONS_MAX: u64 = 10;
 const HISTORY_HOURS: u64 = 24;
 const HOUR_MS: u64 = 60 * 60_000;
-
-/// The network as these tools use it. Every refusal says what to do.
-///
-/// What happens at a network it tells the ledger itself, naming `by` as who asked and by which call.
-pub trait Network: Send + Sync {
-    fn discover(&self, ask: Discover, by: By) -> BoxFuture<'_, Result<Discovered, Refusal>>;
-    fn connect(&self, ask: Connect, by: By) -> BoxFuture<'_, Result<Connected, Refusal>>;
-    fn disconnect(&self, ask: Disconnect, by: By) -> BoxFuture<'_, Result<Disconnected, Refusal>>;
-    fn bootstrap(&self, ask: Bootstrap, by: By) -> BoxFuture<'_, Result<Bootstrapped, Refusal>>;
-    /// Begins to keep the peer's log here; it goes on until it is told to stop.
-    fn follow(&self, peer: String, by: By) -> BoxFuture<'_, Result<Following, Refusal>>;
-    /// Stops; what is kept stays. False where it was not followed.
-    fn unfollow(&self, peer: String, by: By) -> BoxFuture<'_, Result<bool, Refusal>>;
-    /// Peers that are being dialled now.
-    fn dialling(&self) -> Vec<String>;
-}
-
-/// Where the network is, once there is one.
-pub type Slot = Arc<OnceLock<Arc<dyn Network>>>;
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Discover {
-    /// All of them.
-    pub capabilities: Vec<String>,
-    pub max: usize,
-    pub timeout: Duration,
-    /// Empty: all there are.
-    pub sources: Vec<Source>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Found {
-    pub peer: String,
-    pub addrs: Vec<String>,
-    pub capabilities: Vec<String>,
-    pub source: Source,
-    pub seen_ms: u64,
-}
-
-/// What one source came to.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Search {
-    pub found: u64,
-    /// Why it could not be asked, for people.
-    pub error: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Discovered {
-    pub peers: Vec<Found>,
-    /// By the name of the source.
-    pub sources: BTreeMap<String, Search>,
-    pub took: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Connect {
-    pub peer: String,
-    /// None: where it is known to be.
-    pub address: Option<String>,
-    /// Of all tries together.
-    pub timeout: Duration,
-    /// Further tries.
-    pub retries: u32,
-    /// Whether it is connected again when the connection is lost.
-    pub persist: bool,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Connected {
-    pub peer: String,
-    pub address: String,
-    pub connection_id: String,
-    pub took: Duration,
-    pub protocol_version: Option<String>,
-    pub agent: Option<String>,
-    pub capabilities: Vec<String>,
-    pub attempts: u32,
-    pub transport: Transport,
-    /// Whether there was a connection already.
-    pub reused: bool,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Disconnect {
-    pub peer: String,
-    /// Whether running calls may end first.
-    pub graceful: bool,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Disconnected {
-    pub was_connected: bool,
-    pub took: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Bootstrap {
-    /// None: those of the configuration.
-    pub nodes: Option<Vec<String>>,
-    pub timeout: Duration,
-    pub min: u64,
-    pub max: u64,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tried {
-    pub address: String,
-    pub method: String,
-    pub ok: bool,
-    /// Why not, for people.
-    pub error: Option<String>,
-    pub took: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Bootstrapped {
-    pub attempts: Vec<Tried>,
-    /// Peers that are connected now.
-    pub connected: Vec<String>,
-    pub ready: bool,
-    pub public_addrs: Vec<String>,
-    pub nat: Nat,
-    pub took: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Following {
-    /// The log's genesis, and how far it is kept here; none where the peer has not told yet.
-    pub log: Option<Cid>,
-    pub size: Option<u64>,
-}
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("peers", definition, does);

@@ -52,7 +52,7 @@ pub struct Desk {
     /// The bounds that tasks are held to.
     pub limits: Limits,
     /// Filled once there is a network.
-    pub network: peers::Slot,
+    pub network: peers::network::Slot,
 }
 
 /// A success object as text, or why there is none.
@@ -115,7 +115,13 @@ pub fn told<T: Serialize>(answer: &T) -> Told {
 impl Desk {
     pub fn new(router: &Router, salt: &SaltKey, limits: Limits) -> Self {
         let audit = Audit::new(router.ledger().clone());
-        Self { router: router.clone(), audit, salt: salt.clone(), limits, network: peers::Slot::default() }
+        Self {
+            router: router.clone(),
+            audit,
+            salt: salt.clone(),
+            limits,
+            network: peers::network::Slot::default(),
+        }
     }
 
     /// A tool at this desk.

@@ -17,6 +17,7 @@ mod formats;
 mod harness;
 mod killed;
 mod lines;
+mod peers;
 mod provenance;
 mod questions;
 mod record;

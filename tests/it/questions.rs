@@ -139,7 +139,7 @@ impl Kept {
     }
 }
 
-fn open(home: &Home) -> (Ledger, Running) {
+pub fn open(home: &Home) -> (Ledger, Running) {
     let birth =
         Birth { owner: "test", random: &mut || [9; 32], now_us: 1_700_000_000_000_000, step: &mut |_| {} };
     opening::open(home, &Settings::default(), birth).expect("the ledger opens")

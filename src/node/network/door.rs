@@ -11,7 +11,7 @@ use crate::{
         hub::{self, Attempted, By, Goal, Hub},
     },
     router::BoxFuture,
-    tools::peers::{
+    tools::peers::network::{
         Bootstrap, Bootstrapped, Connect, Connected, Disconnect, Disconnected, Discover, Discovered,
         Following, Found, Network, Search, Tried,
     },

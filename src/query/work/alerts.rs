@@ -12,8 +12,12 @@ use serde::Serialize;
 
 use super::{Counts, Worker, history::Minute};
 use crate::{
-    query::{QueryError, View},
-    state::work::{EVERY_TASK, QUEUED},
+    event::Body,
+    query::{self, QueryError, View},
+    state::{
+        peers::PEER_STATUSES,
+        work::{EVERY_TASK, QUEUED},
+    },
     task::{Limits, Moment},
 };
 
@@ -28,9 +32,18 @@ pub const FAILED_SHARE_MAX: f64 = 0.2;
 pub const WAIT_MAX_MS: u64 = 10 * 60_000;
 /// The share of the queue's bound above which it is about to refuse.
 pub const FILLED_SHARE_MAX: f64 = 0.9;
+/// Peers that must have been heard of for those that cannot be reached to mean something, and bootstraps.
+pub const PEERS_MIN: u64 = 5;
+pub const BOOTSTRAPS_MIN: u64 = 2;
+/// The share of peers that were found and cannot be reached above which there is something wrong.
+pub const UNREACHED_SHARE_MAX: f64 = 0.3;
+/// The share of bootstraps that came to no network above which there is something wrong.
+pub const UNREADY_SHARE_MAX: f64 = 0.5;
 
 /// Waiting tasks of each priority that are looked at, those submitted first.
 const LOOK_MAX: u64 = 100;
+/// Bootstraps that are read, the last first.
+const BOOTSTRAPS_READ: u64 = 20;
 const MINUTE_MS: u64 = 60_000;
 
 /// A rule, and whether it holds.
@@ -54,6 +67,20 @@ pub struct Seen {
     /// Types that wait, with what they require, each with the time since when one of it may run.
     pub ready: Vec<(String, u64)>,
     pub workers: Vec<Worker>,
+    pub peers: Peers,
+}
+
+/// What is told of other nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Peers {
+    /// Peers by status, in the order of the statuses.
+    pub standing: [u64; PEER_STATUSES.len()],
+    /// Peers heard of in the last hour, and those of them that cannot be reached.
+    pub heard: u64,
+    pub unreached: u64,
+    /// The last bootstraps of the last hour, and those that came to no network.
+    pub bootstraps: u64,
+    pub unready: u64,
 }
 
 /// Every rule about the queue as it stands.
@@ -70,7 +97,33 @@ impl View {
             counts: super::counts(&self.state)?,
             ready: self.ready(now_ms)?,
             workers: super::workers(&self.state)?,
+            peers: self.peers_seen(now_ms)?,
         })
+    }
+
+    fn peers_seen(&self, now_ms: u64) -> Result<Peers, QueryError> {
+        let since_ms = now_ms.saturating_sub(WINDOW_MINUTES * MINUTE_MS);
+        let standing = query::peers::counts(&self.state)?;
+        let mut lately = self.state.prepare_cached(
+            "SELECT count(*), coalesce(sum(status = 2), 0) FROM peer WHERE last_seen_ms >= ?1",
+        )?;
+        let (heard, unreached) = lately.query_row([since_ms], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut seen = Peers { standing, heard, unreached, ..Peers::default() };
+        let mut last = self.state.prepare_cached(
+            "SELECT seq FROM entry WHERE kind = (SELECT id FROM word WHERE text = 'bootstrap.finished')
+             ORDER BY seq DESC LIMIT ?1",
+        )?;
+        for seq in last.query_map([BOOTSTRAPS_READ], |row| row.get(0))? {
+            let Some(event) = self.log.event_at(seq?)? else { continue };
+            if event.fields().ts / 1000 < since_ms {
+                break;
+            }
+            if let Some(Body::BootstrapFinished(facts)) = event.body() {
+                seen.bootstraps += 1;
+                seen.unready += u64::from(!facts.ready);
+            }
+        }
+        Ok(seen)
     }
 
     /// The types among those that wait longest. What nobody takes is there in the end: all else leaves the line.
@@ -108,6 +161,8 @@ impl Seen {
             self.dead_letters(),
             self.no_worker(),
             self.queue_full(&moment.limits),
+            self.discovery_failures(),
+            self.bootstrap_failures(),
         ]
     }
 
@@ -158,6 +213,18 @@ impl Seen {
         let (queued, max) = (self.counts.tasks_of("queued"), limits.queue_max);
         let message = format!("{queued} tasks wait; beyond {max} none is accepted");
         alert("queue_full", share(queued, max, 1), FILLED_SHARE_MAX, message)
+    }
+
+    fn discovery_failures(&self) -> Alert {
+        let Peers { heard, unreached, .. } = self.peers;
+        let message = format!("{unreached} of {heard} peers heard of in the last hour cannot be reached");
+        alert("discovery_failures", share(unreached, heard, PEERS_MIN), UNREACHED_SHARE_MAX, message)
+    }
+
+    fn bootstrap_failures(&self) -> Alert {
+        let Peers { bootstraps, unready, .. } = self.peers;
+        let message = format!("{unready} of {bootstraps} bootstraps in the last hour came to no network");
+        alert("bootstrap_failures", share(unready, bootstraps, BOOTSTRAPS_MIN), UNREADY_SHARE_MAX, message)
     }
 
     /// Whether somebody takes tasks of this type that require what follows it.

@@ -2,7 +2,7 @@
 //!
 //! Each rule is told the last numbers under its threshold and the first over it.
 
-use super::{Moment, Seen, WINDOW_MINUTES};
+use super::{Moment, Peers, Seen, WINDOW_MINUTES};
 use crate::{
     query::work::{Load, Worker, history::Minute},
     task::Limits,
@@ -16,7 +16,7 @@ fn check(seen: Seen, firing: &[&str]) {
     let alerts = seen.alerts(&Moment { now_ms: NOW_MS, limits });
     let fired: Vec<&str> = alerts.iter().filter(|alert| alert.firing).map(|alert| alert.name).collect();
     assert_eq!(fired, firing, "{seen:?}: {alerts:?}");
-    assert_eq!(alerts.len(), 6);
+    assert_eq!(alerts.len(), 8);
 }
 
 /// Failures of runs and of tasks, each told in the first and the last minute of the window.
@@ -97,4 +97,20 @@ fn dead_tasks_and_a_queue_that_is_almost_full_fire() {
     check(counted(queued, 91), &["queue_full"]);
     check(counted(running, 1_000), &[]);
     check(counted(dead, 1), &["dead_letters"]);
+}
+
+#[test]
+fn a_network_that_is_not_reached_fires() {
+    let peers = |heard, unreached| Peers { heard, unreached, ..Peers::default() };
+    let tried = |bootstraps, unready| Peers { bootstraps, unready, ..Peers::default() };
+    for (peers, firing) in [
+        (peers(4, 4), &[][..]),
+        (peers(10, 3), &[]),
+        (peers(10, 4), &["discovery_failures"]),
+        (tried(1, 1), &[]),
+        (tried(2, 1), &[]),
+        (tried(3, 2), &["bootstrap_failures"]),
+    ] {
+        check(Seen { peers, ..Seen::default() }, firing);
+    }
 }

@@ -1,0 +1,194 @@
+//! `cairn peers`: other nodes, by the tools that any caller has.
+//!
+//! Invariant: nothing is asked that a caller with the same token could not ask.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::{
+    block::splice,
+    cli::{
+        args::{Asked, PeersCommand},
+        table::{self, Table},
+        workflow::{ask, show, text},
+    },
+};
+
+/// What stands for what is not known.
+const NOTHING: &str = "-";
+
+pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        PeersCommand::List { status, capability, sort, limit, cursor, asked } => {
+            let mut arguments = json!({"capability_filter": capability, "limit": limit});
+            put(&mut arguments, "status_filter", status);
+            put(&mut arguments, "sort_by", sort);
+            put(&mut arguments, "cursor", cursor);
+            let wide = asked.shown.wide;
+            answer("peer_list", &arguments, &asked, |listed| list(listed, wide))
+        }
+        PeersCommand::Discover { capability, max, timeout_ms, source, asked } => {
+            let mut arguments = json!({"capability_filter": capability});
+            put(&mut arguments, "max_peers", max);
+            put(&mut arguments, "timeout_ms", timeout_ms);
+            put(&mut arguments, "sources", (!source.is_empty()).then_some(source));
+            let wide = asked.shown.wide;
+            answer("peer_discover", &arguments, &asked, |found| discovered(found, wide))
+        }
+        PeersCommand::Connect { peer, address, timeout_ms, retries, once, reason, asked } => {
+            let mut arguments = json!({"peer_id": peer, "persist": !once});
+            put(&mut arguments, "multiaddr", address);
+            put(&mut arguments, "timeout_ms", timeout_ms);
+            put(&mut arguments, "retry_count", retries);
+            put(&mut arguments, "reason", reason);
+            answer("peer_connect", &arguments, &asked, |made| {
+                let known = if made["reused"] == true { "  connected already" } else { "" };
+                let (peer, address) = (text(made, "peer_id"), text(made, "multiaddr"));
+                let line = format!("{peer}  {address}  {}", text(made, "transport"));
+                table::printable(&format!("{line}  in {} ms{known}", made["connection_time_ms"]))
+            })
+        }
+        PeersCommand::Disconnect { peer, now, reason, asked } => {
+            let mut arguments = json!({"peer_id": peer, "graceful": !now});
+            put(&mut arguments, "reason", reason);
+            answer("peer_disconnect", &arguments, &asked, |parted| {
+                let was = if parted["was_connected"] == true { "disconnected" } else { "was not connected" };
+                format!("{}  {was}", text(parted, "peer_id"))
+            })
+        }
+        PeersCommand::Metrics { peer, history, hours, as_of_seq, asked } => {
+            let mut arguments = json!({"peer_id": peer, "include_history": history});
+            put(&mut arguments, "history_hours", hours);
+            put(&mut arguments, "as_of_seq", as_of_seq);
+            answer("peer_metrics", &arguments, &asked, metrics)
+        }
+        PeersCommand::Follow { peer, release, reason, asked } => {
+            let mut arguments = json!({"peer_id": peer, "release": release});
+            put(&mut arguments, "reason", reason);
+            answer("peer_follow", &arguments, &asked, |followed| {
+                let log = followed["log"].as_str().unwrap_or("its log is not known yet");
+                format!("{}  follows  {log}", text(followed, "peer_id"))
+            })
+        }
+        PeersCommand::Unfollow { peer, reason, asked } => {
+            let mut arguments = json!({"peer_id": peer});
+            put(&mut arguments, "reason", reason);
+            answer("peer_unfollow", &arguments, &asked, |left| {
+                let was = if left["was_following"] == true {
+                    "is not followed any more"
+                } else {
+                    "was not followed"
+                };
+                format!("{}  {was}", text(left, "peer_id"))
+            })
+        }
+    }
+}
+
+/// Asks a tool and shows its answer.
+fn answer(
+    tool: &str,
+    arguments: &Value,
+    asked: &Asked,
+    told: impl FnOnce(&Value) -> String,
+) -> anyhow::Result<ExitCode> {
+    let answer = ask(&asked.reach, tool, &splice::raw(arguments.to_string()))?;
+    show(&answer, asked, told)
+}
+
+/// Sets what was given; what was not is the tool's default.
+fn put(arguments: &mut Value, name: &str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        arguments[name] = value.into();
+    }
+}
+
+fn list(listed: &Value, wide: bool) -> String {
+    let mut table =
+        Table::new(&["peer", "status", "latency", "reliability", "last seen", "address", "offers"]);
+    for peer in rows(&listed["peers"]) {
+        let status = text(peer, "status");
+        let held = if peer["quarantined"] == true { " (quarantined)" } else { "" };
+        table.row(vec![
+            table::short(text(peer, "peer_id"), wide),
+            format!("{status}{held}"),
+            peer["latency_ms"].as_f64().map_or(NOTHING.to_owned(), |ms| format!("{ms:.1} ms")),
+            peer["reliability_score"].as_f64().map_or(NOTHING.to_owned(), |share| format!("{share:.2}")),
+            peer["last_seen"].as_str().unwrap_or(NOTHING).to_owned(),
+            first(&peer["multiaddrs"]).to_owned(),
+            rows(&peer["capabilities"]).len().to_string(),
+        ]);
+    }
+    let more = match listed["next_cursor"].as_str() {
+        Some(cursor) => format!("\n{} in all; --cursor {cursor} shows the next", listed["total_count"]),
+        None => String::new(),
+    };
+    format!("{}{more}", table.render())
+}
+
+fn discovered(found: &Value, wide: bool) -> String {
+    let mut table = Table::new(&["peer", "source", "address", "offers"]);
+    for peer in rows(&found["peers"]) {
+        table.row(vec![
+            table::short(text(peer, "peer_id"), wide),
+            text(peer, "source").to_owned(),
+            first(&peer["multiaddrs"]).to_owned(),
+            rows(&peer["capabilities"]).len().to_string(),
+        ]);
+    }
+    let mut lines = vec![table.render()];
+    for (name, came) in found["sources"].as_object().into_iter().flatten() {
+        let error = came["error"].as_str().map_or(String::new(), |error| format!(": {error}"));
+        lines.push(table::printable(&format!("{name} found {}{error}", came["found"])));
+    }
+    lines.join("\n")
+}
+
+/// Every measure on a line of its own, and the history in rows.
+fn metrics(shown: &Value) -> String {
+    let mut lines = vec![text(shown, "peer_id").to_owned()];
+    for part in ["connection_info", "current_metrics"] {
+        for (name, value) in shown[part].as_object().into_iter().flatten() {
+            let value = match value {
+                Value::Null => NOTHING.to_owned(),
+                Value::String(value) => value.clone(),
+                Value::Object(_) if name == "latency_ms" => {
+                    format!("p50 {}  p99 {}", or_nothing(&value["p50"]), or_nothing(&value["p99"]))
+                }
+                value => value.to_string(),
+            };
+            lines.push(table::printable(&format!("{name:20} {value}")));
+        }
+    }
+    let mut table =
+        Table::new(&["time", "p50 ms", "p99 ms", "sent", "received", "served", "requests", "failures"]);
+    for point in rows(&shown["history"]) {
+        table.row(vec![
+            text(point, "time").to_owned(),
+            or_nothing(&point["latency_ms"]["p50"]),
+            or_nothing(&point["latency_ms"]["p99"]),
+            point["bytes_sent"].to_string(),
+            point["bytes_received"].to_string(),
+            point["requests_served"].to_string(),
+            point["requests_sent"].to_string(),
+            point["failures"].to_string(),
+        ]);
+    }
+    if !table.is_empty() {
+        lines.push(table.render());
+    }
+    lines.join("\n")
+}
+
+fn or_nothing(value: &Value) -> String {
+    if value.is_null() { NOTHING.to_owned() } else { value.to_string() }
+}
+
+fn rows(list: &Value) -> &[Value] {
+    list.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn first(list: &Value) -> &str {
+    rows(list).first().and_then(Value::as_str).unwrap_or(NOTHING)
+}
