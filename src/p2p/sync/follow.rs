@@ -133,7 +133,8 @@ where
             while let Some(request) = outbox.recv().await {
                 bounded(write_frame(&mut writer, &request)).await?;
             }
-            Ok(std::future::pending().await)
+            // The rules have nothing more to ask: what is left is their answer.
+            std::future::pending::<Result<(), FollowError>>().await
         };
         tokio::try_join!(reading, writing).map(|((), ())| FollowError::Closed).unwrap_or_else(|err| err)
     };
