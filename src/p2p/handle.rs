@@ -134,11 +134,11 @@ impl Net {
         self.ask(timeout, |answer| Command::FindPeer { peer, answer }).await?
     }
 
-    /// Walks the table, so that this node is known in it. A walk that is under way is joined.
+    /// Looks this node's place in the table up, so that its neighbours know it. A lookup under way is joined.
     pub async fn bootstrap_dht(&self) -> Result<(), NetError> {
         let mut random = [0; 8];
         getrandom::fill(&mut random)
-            .map_err(|err| NetError::Start { what: "a walk", reason: err.to_string() })?;
+            .map_err(|err| NetError::Start { what: "a lookup", reason: err.to_string() })?;
         let spread = limits::DHT_STAGGER.as_millis() as u64;
         time::sleep(Duration::from_millis(u64::from_le_bytes(random) % spread)).await;
         self.ask(limits::WALK_MAX, |answer| Command::BootstrapDht { answer }).await?

@@ -72,7 +72,7 @@ pub const PINGS_MISSED_MAX: u32 = 2;
 pub const QUERIES_MAX: usize = 256;
 /// One question to the table.
 pub const QUERY_MAX: Duration = Duration::from_secs(30);
-/// One walk of the table: a question for each distance.
+/// The lookup of this node's own place.
 pub const WALK_MAX: Duration = Duration::from_secs(60);
 /// Own keys are told again this long after someone new came near, so that many newcomers cost one telling.
 pub const TELL_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -91,9 +91,9 @@ pub const RECORDS_MAX: usize = 16_384;
 pub const RECORDS_PER_PEER_MAX: usize = 1024;
 /// A provider record stays true this long without being told again, unless configured.
 pub const RECORD_TTL_DEFAULT: Duration = Duration::from_secs(3600);
-/// The table is walked again after this; more often costs a thousand messages for nothing.
+/// The whole table is walked again after this; more often costs a thousand messages for nothing.
 pub const DHT_REFRESH: Duration = Duration::from_secs(600);
-/// Nodes that start together spread their first walk of the table over this.
+/// Nodes that start together spread their first lookups over this.
 pub const DHT_STAGGER: Duration = Duration::from_millis(500);
 
 /// One message of gossip; a signed head takes some hundred bytes.

@@ -299,37 +299,3 @@ async fn a_head_travels_as_far_as_it_is_true() {
     time::timeout(PATIENCE, told).await.expect("heads arrive");
     assert!(heard >= 2 * true_ones);
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_nodes_that_start_together_find_each_other() {
-    const NODES: usize = 50;
-    let mut nodes = Vec::new();
-    for seed in 0..NODES {
-        nodes.push(Node::start(seed as u8).await);
-    }
-    let first = (nodes[0].net.local(), nodes[0].addrs.clone());
-    nodes[17].net.provide(vec![key("contract")]).await.expect("provided");
-    let mut joining = JoinSet::new();
-    for node in &nodes[1..] {
-        let (net, first) = (node.net.clone(), first.clone());
-        joining.spawn(async move {
-            net.dial(&first.0, first.1, PATIENCE).await.expect("dialled");
-            net.bootstrap_dht().await.expect("walked");
-        });
-    }
-    joining.join_all().await;
-    let mut asking = JoinSet::new();
-    for (n, node) in nodes.iter().enumerate() {
-        let (net, other) = (node.net.clone(), nodes[(n * 7 + 13) % NODES].net.local());
-        let provider = nodes[17].net.local();
-        asking.spawn(async move {
-            if other != net.local() {
-                let addrs = net.find_peer(&other, PATIENCE).await.expect("asked");
-                net.dial(&other, addrs, PATIENCE).await.expect("reached where the table says");
-            }
-            let found = net.providers(key("contract"), PATIENCE).await.expect("asked");
-            assert!(provider == net.local() || found.iter().any(|found| found.peer == provider), "{found:?}");
-        });
-    }
-    assert_eq!(asking.join_all().await.len(), NODES);
-}

@@ -150,10 +150,10 @@ impl Driver {
                 });
             }
             Command::FindPeer { peer, answer } => self.find(&peer, answer),
-            Command::BootstrapDht { answer } => match self.swarm.behaviour_mut().kad.as_mut() {
-                Some(kad) => self.questions.walk(kad, answer),
-                None => drop(answer.send(Err(NetError::Off("p2p.dht")))),
-            },
+            Command::BootstrapDht { answer } => {
+                let local = *self.swarm.local_peer_id();
+                self.ask_table(answer, |questions, kad, answer| questions.walk(kad, local, answer));
+            }
             Command::PublishHead { bytes } => {
                 if let Err(err) = self.swarm.behaviour_mut().gossip.publish(heads(), bytes) {
                     // Nobody to tell, or told already, is no fault; it is a state of the network.
@@ -169,6 +169,10 @@ impl Driver {
 
     fn dial(&mut self, peer: &str, addrs: &[String], answer: oneshot::Sender<Result<Connected, NetError>>) {
         let parsed = addresses::peer(peer).map_err(NetError::from).and_then(|peer| {
+            if peer == *self.swarm.local_peer_id() {
+                let (_, err) = links::failed(&peer, &DialError::LocalPeerId { address: Multiaddr::empty() });
+                return Err(err);
+            }
             let addrs = addrs.iter().map(|address| addresses::address_of(&peer, address));
             Ok((peer, addrs.collect::<Result<Vec<_>, _>>()?))
         });

@@ -60,28 +60,19 @@ impl Questions {
         self.open.insert(id, Question::Peer { peer, answer });
     }
 
-    pub fn walk(&mut self, kad: &mut Kad, answer: Walked) {
-        if self.walk.is_none() {
-            // The table walks by itself when someone new is in it.
-            self.walk = kad
-                .iter_queries()
-                .find(|query| matches!(query.info(), kad::QueryInfo::Bootstrap { .. }))
-                .map(|query| query.id());
+    /// Looks this node's own place up, so that its neighbours know it. The far ends of the table are walked by the
+    /// table itself, when it is small and then from time to time: ten times the cost, for nobody who waits.
+    pub fn walk(&mut self, kad: &mut Kad, local: PeerId, answer: Walked) {
+        if kad.kbuckets().all(|bucket| bucket.is_empty()) {
+            let _ = answer.send(Err(NetError::NoAddress));
+            return;
         }
-        if self.walk.is_none() {
-            match kad.bootstrap() {
-                Ok(id) => self.walk = Some(id),
-                Err(_) => {
-                    let _ = answer.send(Err(NetError::NoAddress));
-                    return;
-                }
-            }
-        }
-        if self.walkers.len() < limits::QUERIES_MAX {
-            self.walkers.push(answer);
-        } else {
+        if self.walkers.len() >= limits::QUERIES_MAX {
             let _ = answer.send(Err(NetError::Busy));
+            return;
         }
+        self.walk.get_or_insert_with(|| kad.get_closest_peers(local));
+        self.walkers.push(answer);
     }
 
     /// Keys to tell of, now or in a while. Errors: `Busy` where they are more than one node may provide.
@@ -119,6 +110,10 @@ impl Questions {
                     found.extend(providers);
                 }
             }
+            QueryResult::GetClosestPeers(_) if self.walk == Some(id) => {
+                self.walk = None;
+                self.walkers.drain(..).for_each(|answer| drop(answer.send(Ok(()))));
+            }
             QueryResult::GetClosestPeers(result) => {
                 let peers = match result {
                     Ok(found) => found.peers,
@@ -130,10 +125,6 @@ impl Questions {
                     let addrs = addrs.take(limits::ADDRESSES_PER_PEER_MAX).map(|address| address.to_string());
                     let _ = answer.send(Ok(addrs.collect()));
                 }
-            }
-            QueryResult::Bootstrap(_) if last && self.walk == Some(id) => {
-                self.walk = None;
-                self.walkers.drain(..).for_each(|answer| drop(answer.send(Ok(()))));
             }
             QueryResult::Bootstrap(_)
             | QueryResult::GetProviders(_)
