@@ -200,7 +200,7 @@ impl Writer {
         let by = By { actor: node(), cause: None, note: None, refs: Vec::new() };
         for (_, id) in &lost {
             let moment = self.moment();
-            let bodies = self.holding.tasks[id].task.interrupt(&moment);
+            let bodies = self.task(id)?.interrupt(&moment);
             self.change_all(id, bodies, &by, draft)?;
         }
         self.advance(draft)?;

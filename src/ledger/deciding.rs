@@ -172,7 +172,7 @@ impl Writer {
             }
             Decision::Cancel { task_id, run, force } => {
                 if self.load_task(&task_id)?
-                    && let Ok(bodies) = self.holding.tasks[&task_id].task.cancel(force)
+                    && let Ok(bodies) = self.task(&task_id)?.cancel(force)
                 {
                     self.change_all(&task_id, bodies, &by, draft)?;
                 }
@@ -271,7 +271,7 @@ impl Writer {
             return Ok(());
         }
         // What has ended in the meantime stays as it ended.
-        let Ok(body) = self.holding.tasks[task_id].task.settle(how) else { return Ok(()) };
+        let Ok(body) = self.task(task_id)?.settle(how) else { return Ok(()) };
         let role = if matches!(how, Settlement::Failed { .. }) { Role::Error } else { Role::Output };
         let output = output.map(|output| PayloadRef { role, ..output });
         self.change(task_id, body, by, output.into_iter().collect(), draft)?;
@@ -292,7 +292,7 @@ impl Writer {
         let payload = self.payload(input)?;
         let input_ref = payload_ref(&payload, Role::Input);
         draft.store(Some(payload));
-        let task = &self.holding.tasks[task_id].task;
+        let task = self.task(task_id)?;
         let order = task::order(self.now_ms(), task.facts.priority, self.limits.ageing_ms);
         let body =
             Body::TaskRetried(TaskRetried { order, hold: hold.clone(), max_retries: None, timeout_ms: None });

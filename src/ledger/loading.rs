@@ -178,7 +178,17 @@ impl Loading<'_> {
 
 /// A run with its plan and inputs, folded from its events and those of its tasks.
 pub(super) fn load_run(state: &Database, log: &dyn Reader, id: &str) -> Result<Option<LiveRun>, StateError> {
-    fold_run(state, log, id, u64::MAX, |run| match &run.facts.origin {
+    run_before(state, log, id, u64::MAX)
+}
+
+/// As [`load_run`], as the run stood before the event at `end`.
+pub(super) fn run_before(
+    state: &Database,
+    log: &dyn Reader,
+    id: &str,
+    end: u64,
+) -> Result<Option<LiveRun>, StateError> {
+    fold_run(state, log, id, end, |run| match &run.facts.origin {
         // What the other run had done by then is all in its events.
         Some(origin) => {
             let old = fold_run(state, log, &origin.run, run.seq, |_| Ok(None))?;

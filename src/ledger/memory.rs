@@ -60,6 +60,12 @@ impl Writer {
         Ok(event.into())
     }
 
+    /// A task that is in memory.
+    pub(super) fn task(&self, id: &str) -> Result<&Task, Fault> {
+        let live = self.holding.tasks.get(id).ok_or(Fault::Broken { what: "a task is not in memory" })?;
+        Ok(&live.task)
+    }
+
     /// Makes sure a task is in memory; false where there is none of this id.
     pub(super) fn load_task(&mut self, id: &str) -> Result<bool, Fault> {
         if self.holding.tasks.contains_key(id) {
@@ -102,14 +108,14 @@ impl Writer {
             },
         };
         let Some(id) = id else { return Ok(None) };
-        let live = self.load_task(&id)? && !self.holding.tasks[&id].task.status.ended();
+        let live = self.load_task(&id)? && !self.task(&id)?.status.ended();
         Ok(live.then_some(id))
     }
 
-    pub(super) fn told(&self, id: &str, replayed: bool) -> Worked {
-        let task = self.holding.tasks[id].task.clone();
+    pub(super) fn told(&self, id: &str, replayed: bool) -> Result<Worked, Fault> {
+        let task = self.task(id)?.clone();
         let position = self.holding.position(&task);
-        Worked::Task { task: Box::new(task), position, replayed }
+        Ok(Worked::Task { task: Box::new(task), position, replayed })
     }
 
     /// The content of a payload, as text: from memory, from what is about to be committed, or from the log.

@@ -62,7 +62,7 @@ impl Writer {
             if !self.load_task(&id)? {
                 continue;
             }
-            let task = &self.holding.tasks[&id].task;
+            let task = self.task(&id)?;
             let step = task.facts.run.is_some();
             if task.status != status || task.cleared || step || cleared >= CLEAR_MAX {
                 continue;

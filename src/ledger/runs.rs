@@ -393,7 +393,7 @@ impl Writer {
         let code = Code::FailedPrecondition.as_str();
         let how = if succeeded { Settlement::Succeeded } else { Settlement::Failed { code } };
         let run = match self.load_task(&parent)? {
-            true => self.holding.tasks[&parent].task.facts.run.clone(),
+            true => self.task(&parent)?.facts.run.clone(),
             false => None,
         };
         // The parent's run hears of its task only where it is in memory.

@@ -79,7 +79,8 @@ enum Said {
 #[derive(Serialize, Deserialize)]
 enum Told {
     Welcome { log: Cid, origin: String, vkey: String },
-    Ruling { id: u64, ruling: Box<Ruling> },
+    /// `committed` counts the events of the ruling, too.
+    Ruling { id: u64, ruling: Box<Ruling>, committed: u64 },
     Reach { applied: u64, checkpoint: String },
 }
 
@@ -231,7 +232,8 @@ async fn guest(stream: UnixStream, ledger: Ledger) {
         rulings.spawn(async move {
             if let Ok(ruling) = ledger.ask(*command, again).await {
                 // A guest that went away asks again from its next owner.
-                let _ = told.send(Told::Ruling { id, ruling: Box::new(ruling) }).await;
+                let committed = *ledger.committed.borrow();
+                let _ = told.send(Told::Ruling { id, ruling: Box::new(ruling), committed }).await;
             }
         });
         while rulings.try_join_next().is_some() {}
@@ -362,10 +364,8 @@ impl Relay {
 
     fn hear(&mut self, frame: Told) {
         match frame {
-            Told::Ruling { id, ruling } => {
-                if let Some(seq) = ruling.seq() {
-                    self.committed.send_modify(|committed| *committed = (*committed).max(seq + 1));
-                }
+            Told::Ruling { id, ruling, committed } => {
+                self.committed.send_modify(|known| *known = (*known).max(committed));
                 if let Some((_, reply)) = self.pending.remove(&id) {
                     // Whoever asked may have gone away.
                     let _ = reply.send(*ruling);

@@ -142,7 +142,7 @@ impl Writer {
         let waiting = self.holding.queue.len() as u64;
         let facts = match task::submit(earlier, &id, facts, &input_ref, waiting, &moment) {
             Ok(Submitted::New(facts)) => *facts,
-            Ok(Submitted::Known) => return Ok(Ok(self.told(&id, true))),
+            Ok(Submitted::Known) => return Ok(Ok(self.told(&id, true)?)),
             Err(refusal) => return Ok(Err(refusal)),
         };
         if let Some(key) = &facts.unique_key
@@ -160,7 +160,7 @@ impl Writer {
         draft.store(Some(input));
         draft.store(metadata);
         self.enter_task(&id, facts, tool, payloads, text, by, draft)?;
-        Ok(Ok(self.told(&id, false)))
+        Ok(Ok(self.told(&id, false)?))
     }
 
     /// Records a new task and takes it into the line.
@@ -209,11 +209,11 @@ impl Writer {
         if !self.load_task(id)? {
             return Ok(Err(no_task(id)));
         }
-        let decided = decide(&self.holding.tasks[id].task, &moment);
+        let decided = decide(self.task(id)?, &moment);
         Ok(match decided {
             Ok(bodies) => {
                 self.change_all(id, bodies, by, draft)?;
-                Ok(self.told(id, false))
+                Ok(self.told(id, false)?)
             }
             Err(refusal) => Err(refusal),
         })

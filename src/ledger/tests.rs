@@ -1,5 +1,7 @@
 //! The ledger over a real directory: what is answered is there, and bad days are seen at the door.
 
+mod work;
+
 use std::{fs, path::Path};
 
 use super::{
@@ -41,6 +43,11 @@ fn closed((ledger, running): (Ledger, Running)) {
 
 fn sealed(text: &str) -> SealedPayload {
     Payload::seal(&SaltKey::new([1; 32]), JSON, text.as_bytes()).expect("small")
+}
+
+/// Somebody with a name of their own.
+fn someone() -> Actor {
+    Actor { id: "someone".to_owned(), role: "agent".to_owned(), proof: None }
 }
 
 fn start(id: &str, key: Option<u8>) -> Command {

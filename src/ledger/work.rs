@@ -191,6 +191,8 @@ pub struct Hand {
     /// One claim of each lane waits at a time; a new one takes the place of the old.
     pub lane: String,
     pub capabilities: Arc<BTreeSet<String>>,
+    /// Events committed as the process knew when it asked: what this claim is given comes after them.
+    pub since: u64,
     /// By task type: how the calls of its tasks start, where they may start with their claims.
     pub openings: Arc<BTreeMap<String, Opening>>,
 }

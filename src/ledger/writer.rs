@@ -168,7 +168,7 @@ impl Writer {
         again: bool,
         draft: &mut Draft,
     ) -> Result<Option<(oneshot::Sender<Ruling>, Ruling)>, Fault> {
-        if again && let Some(ruling) = self.ruled(&command)? {
+        if again && let Some(ruling) = self.ruled(&command, draft)? {
             return Ok(Some((reply, ruling)));
         }
         if let Command::Work(work) = command {
@@ -191,47 +191,23 @@ impl Writer {
             Ruling::Run(started) => started,
             other => return Ok(other),
         };
-        let ruled = match self.work(Work { cause: Some(started.cid), ..work }, draft) {
-            Ok(Answer::Now(ruling)) => ruling,
-            // Claims are not foretold; one that were would find nothing.
-            Ok(Answer::Later(_)) => Ruling::Unchanged,
-            Err(fault) => unsealed(fault)?,
-        };
+        let ruled = self.change_for(started, work, draft)?;
         Ok(Ruling::Began { started, ruled: Box::new(ruled) })
     }
 
-    /// The ruling of a command that an earlier owner committed and could not answer.
-    fn ruled(&self, command: &Command) -> Result<Option<Ruling>, Fault> {
-        let id = match command {
-            Command::Begin { start, .. } => return self.ruled(start),
-            Command::Start { start, .. } => &start.id,
-            Command::End { end, .. } => &end.id,
-            // These rule the same when they are ruled again.
-            Command::Work(_)
-            | Command::Publish { .. }
-            | Command::Retain { .. }
-            | Command::Recover { .. }
-            | Command::Erase { .. }
-            | Command::Export { .. } => return Ok(None),
-        };
-        if let (Some(open), Command::Start { .. }) = (self.working.open.get(id), command) {
-            let seq = self.log.reader()?.seq_of(&open.started)?;
-            return Ok(seq.map(|seq| Ruling::Run(Sealed { cid: open.started, seq })));
+    /// The change that a call asks for, which began at `started`.
+    pub(super) fn change_for(
+        &mut self,
+        started: Sealed,
+        work: Work,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        match self.work(Work { cause: Some(started.cid), ..work }, draft) {
+            Ok(Answer::Now(ruling)) => Ok(ruling),
+            // Claims are not foretold; one that were would find nothing.
+            Ok(Answer::Later(_)) => Ok(Ruling::Unchanged),
+            Err(fault) => unsealed(fault),
         }
-        let Some((started, ended)) = query::call_of(&self.state, id)? else {
-            return Ok(None);
-        };
-        let sealed = |seq| -> Result<Option<Sealed>, Fault> {
-            Ok(self.log.reader()?.event_at(seq)?.as_ref().map(Sealed::from))
-        };
-        Ok(match (command, ended) {
-            (Command::Start { start, .. }, Some(ended)) if start.refusal.is_some() => {
-                sealed(ended)?.map(Ruling::Refused)
-            }
-            (Command::Start { .. }, _) => sealed(started)?.map(Ruling::Run),
-            (_, Some(ended)) => sealed(ended)?.map(Ruling::Done),
-            (_, None) => None,
-        })
     }
 
     fn rule(&mut self, command: Command, draft: &mut Draft) -> Result<Ruling, Fault> {

@@ -132,6 +132,13 @@ pub fn events_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, 
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// The seqs of the events that name the one at `seq` as what they follow from, in order.
+pub fn caused_by(state: &Connection, seq: u64) -> Result<Vec<u64>, StateError> {
+    let mut statement = state.prepare_cached("SELECT child FROM edge WHERE parent = ?1 ORDER BY child")?;
+    let rows = statement.query_map([seq], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// The seqs of the calls that were made for the tasks of a run, with those made for these, and of their endings.
 pub fn calls_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, StateError> {
     let Some(first) = run_known(state, workflow_id)? else { return Ok(Vec::new()) };
