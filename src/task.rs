@@ -294,8 +294,11 @@ impl Task {
                 self.output = None;
                 self.failed(Status::TimedOut, Code::DeadlineExceeded.as_str(), *retry_at_ms, now_ms);
             }
-            Body::TaskLeaseExpired(_) => {
-                self.lapses += 1;
+            Body::TaskLeaseExpired(facts) => {
+                match facts.unheard {
+                    true => self.attempt = self.attempt.saturating_sub(1),
+                    false => self.lapses += 1,
+                }
                 self.wait();
             }
             Body::TaskInterrupted(facts) => {

@@ -159,6 +159,9 @@ pub struct TaskLeaseExpired {
     pub worker: String,
     pub fence: u64,
     pub attempt: u64,
+    /// Whether nobody heard of the claim: whoever asked had gone. The attempt does not count.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unheard: bool,
 }
 
 /// The process that ran the attempt ended; what it did is not known.

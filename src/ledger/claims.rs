@@ -203,6 +203,23 @@ impl Writer {
         })
     }
 
+    /// Puts back in the line what was claimed and nobody heard of.
+    pub(super) fn give_back(
+        &mut self,
+        claims: &[(String, u64)],
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        for (id, fence) in claims {
+            if self.load_task(id)?
+                && let Some(body) = self.task(id)?.unheard(*fence)
+            {
+                self.change(id, body, by, Vec::new(), draft)?;
+            }
+        }
+        self.advance(draft)
+    }
+
     /// Serves claims that wait, in the order they came.
     pub(super) fn serve_parked(&mut self, draft: &mut Draft) -> Result<(), Fault> {
         if !std::mem::take(&mut self.holding.fresh) || self.holding.queue.is_empty() {
@@ -362,6 +379,19 @@ impl Writer {
         }
         self.advance(draft)
     }
+}
+
+/// The claims that a ruling hands out: tasks, and their fences.
+pub(super) fn claims_of(ruling: Ruling) -> Vec<(String, u64)> {
+    let handed = match ruling {
+        Ruling::Began { ruled, .. } => return claims_of(*ruled),
+        Ruling::Worked(worked) => match *worked {
+            Worked::Claimed(handed) | Worked::Ended { next: handed, .. } => handed,
+            _ => return Vec::new(),
+        },
+        _ => return Vec::new(),
+    };
+    handed.into_iter().map(|handed| (handed.task, handed.fence)).collect()
 }
 
 /// The id of the call that an attempt makes: there is one, so the attempt's claim names it.

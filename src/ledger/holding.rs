@@ -54,6 +54,8 @@ pub struct Holding {
     pub workers: HashMap<String, Worker>,
     pub schedules: HashMap<String, Timetable>,
     pub parked: VecDeque<Parked>,
+    /// Claims that were committed and heard of by nobody: tasks, and their fences.
+    pub unheard: Vec<(String, u64)>,
     pub contents: Contents,
     /// Entities in the order they were touched, so that what the state has folded can be let go.
     touched: VecDeque<(u64, String)>,

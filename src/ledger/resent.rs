@@ -132,6 +132,7 @@ impl Writer {
             }
             // These know what they have done already.
             Wish::SubmitTask { .. }
+            | Wish::GiveBack { .. }
             | Wish::Check { .. }
             | Wish::PauseQueue
             | Wish::ResumeQueue

@@ -65,6 +65,10 @@ impl Writer {
                 self.submit_task(id, *facts, tool, input, metadata, by, draft)
             }
             Wish::Claim { .. } => Ok(Ok(Worked::Claimed(Vec::new()))),
+            Wish::GiveBack { claims } => {
+                self.give_back(&claims, by, draft)?;
+                Ok(Ok(Worked::Checked(Vec::new())))
+            }
             Wish::Check { worker, attempts } => {
                 let over = |(task, fence): &(String, u64)| {
                     let live = self.holding.tasks.get(task).map(|live| &live.task);

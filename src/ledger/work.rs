@@ -53,6 +53,10 @@ pub enum Wish {
         wait_ms: u64,
         hand: Option<Hand>,
     },
+    /// Give back what nobody heard was claimed: tasks, and the fences of their claims.
+    GiveBack {
+        claims: Vec<(String, u64)>,
+    },
     /// Ask which of these attempts a worker has no more, or should stop.
     Check {
         worker: String,

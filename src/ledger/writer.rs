@@ -24,7 +24,7 @@ use crate::{
         body::{AccessExported, PayloadErased},
     },
     ledger::{
-        Ask, Command, Ruling, Sealed, Shelf, claims::Answer, holding::Holding, sealer::Sealer, work::Work,
+        Ask, Command, Ruling, Sealed, Shelf, claims::{Answer, claims_of}, holding::Holding, sealer::Sealer, work::{Wish, Work},
     },
     log::{Batch, Log, LogError, Reader, Stored},
     metrics::Metrics,
@@ -104,7 +104,8 @@ impl Writer {
         while inbox.blocking_recv_many(&mut asks, self.group_max) > 0 {
             let closing = asks.iter().position(|ask| matches!(ask, Ask::Close));
             asks.truncate(closing.unwrap_or(asks.len()));
-            if let Err(fault) = self.commit(asks.drain(..)) {
+            let committed = self.commit(asks.drain(..)).and_then(|()| self.give_back_unheard());
+            if let Err(fault) = committed {
                 tracing::error!(err = %Chain(&fault), "commit failed; ledger stops");
                 return;
             }
@@ -113,6 +114,18 @@ impl Writer {
                 return;
             }
         }
+    }
+
+    /// Gives back what the last commit handed out to nobody.
+    fn give_back_unheard(&mut self) -> Result<(), Fault> {
+        while !self.holding.unheard.is_empty() {
+            let claims = std::mem::take(&mut self.holding.unheard);
+            let work = Work { wish: Wish::GiveBack { claims }, actor: node(), cause: None, note: None };
+            let (reply, _) = oneshot::channel();
+            let command = Command::Work(Box::new(work));
+            self.commit(std::iter::once(Ask::Rule { command, reply, again: false }))?;
+        }
+        Ok(())
     }
 
     fn set_alarm(&self) {
@@ -153,8 +166,10 @@ impl Writer {
             self.log.erase(&payload)?;
         }
         for (reply, ruling) in replies {
-            // Whoever asked may have gone away; the ruling stands all the same.
-            let _ = reply.send(ruling);
+            // Whoever asked may have gone away; the ruling stands all the same, but what it hands out is given back.
+            if let Err(unheard) = reply.send(ruling) {
+                self.holding.unheard.extend(claims_of(unheard));
+            }
         }
         self.forget();
         Ok(())

@@ -107,7 +107,7 @@ impl Story {
         });
         self.under(task, claimed("w2", 3), |at| {
             let (worker, fence, attempt) = (at.worker.clone(), at.fence, at.attempt);
-            Body::TaskLeaseExpired(TaskLeaseExpired { worker, fence, attempt })
+            Body::TaskLeaseExpired(TaskLeaseExpired { worker, fence, attempt, unheard: false })
         });
         let own = TaskClaimed { runner: Some(RUNNER.into()), ..claimed(&["node/", RUNNER].concat(), 4) };
         self.under(task, own, |at| {

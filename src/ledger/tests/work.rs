@@ -262,6 +262,29 @@ fn a_call_that_began_with_its_change_is_known_with_it() {
     drop(mark);
 }
 
+#[test]
+fn a_claim_that_nobody_hears_of_is_given_back_and_does_not_count() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    register(&ledger, "w");
+    submit(&ledger, "t", facts("a")).expect("submits");
+    for _ in 0..5 {
+        let (reply, _) = tokio::sync::oneshot::channel();
+        let command = command(claim(1), None);
+        ledger.inbox.blocking_send(Ask::Rule { command, reply, again: false }).expect("the ledger runs");
+        // What was handed out is back before the next commit.
+        wish(&ledger, Wish::Check { worker: "w".to_owned(), attempts: Vec::new() }).expect("it is ruled");
+    }
+    let Handed { fence, attempt, .. } = take(&ledger);
+    assert_eq!((fence, attempt), (6, 1));
+    closed((ledger, running));
+    let (ledger, running) = opened(dir.path());
+    let known = wish(&ledger, Wish::Reprioritise { task: "t".to_owned(), priority: 1 });
+    assert!(matches!(known, Ok(Worked::Task { task, .. }) if task.lapses == 0 && task.attempt == 1));
+    closed((ledger, running));
+    assert_eq!(count(dir.path(), "task.lease_expired"), 5);
+}
+
 /// A node without tools.
 struct NoTools;
 

@@ -180,7 +180,7 @@ fn timed_out(retry_at_ms: Option<u64>) -> Body {
 }
 
 fn lease_expired() -> Body {
-    Body::TaskLeaseExpired(TaskLeaseExpired { worker: "w1".into(), fence: 1, attempt: 1 })
+    Body::TaskLeaseExpired(TaskLeaseExpired { worker: "w1".into(), fence: 1, attempt: 1, unheard: false })
 }
 
 fn interrupted(again: bool) -> Body {
