@@ -224,7 +224,9 @@ CREATE TABLE schedule (
     makes    TEXT NOT NULL,
     next_ms  INTEGER NOT NULL,
     last_ms  INTEGER,                  -- the tick that fired last
-    fired    INTEGER NOT NULL,
+    fired    INTEGER NOT NULL,         -- ticks that made something
+    missed   INTEGER NOT NULL,         -- ticks that were passed over
+    skipped  INTEGER NOT NULL,         -- ticks that could make nothing
     deleted  INTEGER NOT NULL
 );
 

@@ -433,6 +433,9 @@ pub struct ScheduleFired {
     /// Ticks before this one that were missed and are not made up for.
     #[serde(default, skip_serializing_if = "is_default")]
     pub missed: u64,
+    /// Whether nothing was made at this tick: what would have been submitted was refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -198,6 +198,9 @@ impl Holding {
             }
         }
         live.task.apply_body(body, event);
+        if let (Body::TaskRetried(_), Some(key)) = (body, &live.task.facts.unique_key) {
+            self.unique.insert(key.clone(), id.to_owned());
+        }
         let after = Standing::of(&live.task);
         let task = &live.task;
         if before.worker != after.worker {

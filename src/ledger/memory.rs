@@ -10,6 +10,7 @@ use crate::{
         Cid, decode,
         payload::{JSON, Payload, SealedPayload},
     },
+    call::{Code, Refusal},
     event::{Body, PayloadRef},
     ledger::{
         Sealed,
@@ -110,6 +111,14 @@ impl Writer {
         let Some(id) = id else { return Ok(None) };
         let live = self.load_task(&id)? && !self.task(&id)?.status.ended();
         Ok(live.then_some(id))
+    }
+
+    /// Refuses what would be a second live task of its unique key.
+    pub(super) fn unique(&mut self, key: Option<&String>) -> Result<Result<(), Refusal>, Fault> {
+        let Some(key) = key else { return Ok(Ok(())) };
+        let Some(holder) = self.holder_of(key)? else { return Ok(Ok(())) };
+        let message = format!("the unique key `{key}` is held by the task `{holder}`, which has not ended");
+        Ok(Err(Refusal::new(Code::AlreadyExists, message).hint("wait for that task, or use another key")))
     }
 
     pub(super) fn told(&self, id: &str, replayed: bool) -> Result<Worked, Fault> {

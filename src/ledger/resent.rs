@@ -55,12 +55,7 @@ impl Writer {
     }
 
     /// A call that began with its change: the two were committed together.
-    fn began(
-        &mut self,
-        start: &Command,
-        work: &Work,
-        draft: &mut Draft,
-    ) -> Result<Option<Ruling>, Fault> {
+    fn began(&mut self, start: &Command, work: &Work, draft: &mut Draft) -> Result<Option<Ruling>, Fault> {
         let started = match self.ruled(start, draft)? {
             Some(Ruling::Run(started)) => started,
             other => return Ok(other),
@@ -119,13 +114,14 @@ impl Writer {
                 let steps = steps.into_iter().flatten().map(str::to_owned).collect();
                 Some(self.run_told(run, false, steps))
             }
-            Wish::ClearQueue { .. } => {
+            Wish::ClearQueue { from, .. } => {
                 let cleared = events.iter().filter_map(|event| match event.body() {
                     Some(Body::QueueCleared(facts)) => Some(facts.cleared),
                     _ => None,
                 });
                 let cleared = cleared.sum();
-                Some(self.queue_now(cleared))
+                // What was taken out is not found again from where it began.
+                Some(self.queue_now(cleared, Some(*from)))
             }
             Wish::DeleteSchedule { schedule } => {
                 Some(Worked::Schedule { schedule: schedule.clone(), next_ms: None, replayed: false })

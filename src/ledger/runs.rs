@@ -142,11 +142,8 @@ impl Writer {
                 }
             });
         }
-        if self.holding.runs.len() >= RUNS_MAX {
-            let message = format!("{RUNS_MAX} workflows have not ended yet");
-            return Ok(Err(Refusal::new(Code::ResourceExhausted, message)
-                .retryable()
-                .hint("submit it again later")));
+        if let Some(refusal) = self.runs_full() {
+            return Ok(Err(refusal));
         }
         for other in &facts.dependencies {
             if other == &new.id || !self.load_run(other)? {
@@ -186,6 +183,15 @@ impl Writer {
         self.holding.dirty.push(new.id.clone());
         self.advance(draft)?;
         Ok(Ok(self.run_told(&new.id, false, Vec::new())))
+    }
+
+    /// Refuses another run where there are too many.
+    pub(super) fn runs_full(&self) -> Option<Refusal> {
+        let message = || format!("{RUNS_MAX} workflows have not ended yet");
+        let full = self.holding.runs.len() >= RUNS_MAX;
+        full.then(|| {
+            Refusal::new(Code::ResourceExhausted, message()).retryable().hint("submit it again later")
+        })
     }
 
     pub(super) fn cancel_run(

@@ -81,10 +81,21 @@ enum Said {
 /// What the owner says.
 #[derive(Serialize, Deserialize)]
 enum Told {
-    Welcome { log: Cid, origin: String, vkey: String },
+    Welcome {
+        log: Cid,
+        origin: String,
+        vkey: String,
+    },
     /// `committed` counts the events of the ruling, too.
-    Ruling { id: u64, ruling: Box<Ruling>, committed: u64 },
-    Reach { applied: u64, checkpoint: String },
+    Ruling {
+        id: u64,
+        ruling: Box<Ruling>,
+        committed: u64,
+    },
+    Reach {
+        applied: u64,
+        checkpoint: String,
+    },
 }
 
 /// Opens the log of a directory, or reaches the process that owns it.

@@ -93,18 +93,11 @@ impl Writer {
                 task.reprioritise(priority, moment).map(|body| vec![body])
             }),
             Wish::RetryTask { task, max_retries, timeout_ms } => {
-                self.each(&task, by, draft, |task, moment| {
-                    if task.facts.run.is_some() {
-                        let refusal = "this task is a step: its workflow decides whether it runs again";
-                        return Err(Refusal::new(Code::FailedPrecondition, refusal)
-                            .hint("continue the run with workflow_reschedule"));
-                    }
-                    task.retry(max_retries, timeout_ms, moment).map(|body| vec![body])
-                })
+                self.retry_task(&task, max_retries, timeout_ms, by, draft)
             }
             Wish::PauseQueue => self.pause(true, by, draft),
             Wish::ResumeQueue => self.pause(false, by, draft),
-            Wish::ClearQueue { status } => self.clear(status, by, draft),
+            Wish::ClearQueue { status, from } => self.clear(status, from, by, draft),
             Wish::RegisterWorker { worker, facts, metadata } => {
                 self.register(&worker, facts, metadata, by, draft)
             }
@@ -149,14 +142,8 @@ impl Writer {
             Ok(Submitted::Known) => return Ok(Ok(self.told(&id, true)?)),
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if let Some(key) = &facts.unique_key
-            && let Some(holder) = self.holder_of(key)?
-        {
-            let message =
-                format!("the unique key `{key}` is held by the task `{holder}`, which has not ended");
-            return Ok(Err(
-                Refusal::new(Code::AlreadyExists, message).hint("wait for that task, or use another key")
-            ));
+        if let Err(refusal) = self.unique(facts.unique_key.as_ref())? {
+            return Ok(Err(refusal));
         }
         let text: Option<Arc<str>> = text_of(&input).map(Arc::from);
         let mut payloads = vec![input_ref];
@@ -199,6 +186,35 @@ impl Writer {
             self.holding.tell_run(&run, event);
         }
         Ok(())
+    }
+
+    fn retry_task(
+        &mut self,
+        id: &str,
+        max_retries: Option<u64>,
+        timeout_ms: Option<u64>,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Result<Worked, Refusal>, Fault> {
+        if !self.load_task(id)? {
+            return Ok(Err(no_task(id)));
+        }
+        let task = self.task(id)?;
+        if task.facts.run.is_some() {
+            let refusal = "this task is a step: its workflow decides whether it runs again";
+            return Ok(Err(Refusal::new(Code::FailedPrecondition, refusal)
+                .hint("continue the run with workflow_reschedule")));
+        }
+        let body = match task.retry(max_retries, timeout_ms, &self.moment()) {
+            Ok(body) => body,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let key = task.facts.unique_key.clone();
+        if let Err(refusal) = self.unique(key.as_ref())? {
+            return Ok(Err(Refusal { code: Code::Conflict, ..refusal }));
+        }
+        self.change_all(id, vec![body], by, draft)?;
+        Ok(Ok(self.told(id, false)?))
     }
 
     /// A decision about one task that needs nothing but the task.

@@ -99,9 +99,10 @@ pub enum Wish {
     },
     PauseQueue,
     ResumeQueue,
-    /// Take at most this many tasks of one status out of the queue or the lists.
+    /// Take some tasks of one status out of the queue or the lists, from a priority and the seq of a submission on.
     ClearQueue {
-        status: Option<Status>,
+        status: Status,
+        from: (u64, u64),
     },
     RegisterWorker {
         worker: String,
@@ -257,6 +258,8 @@ pub enum Worked {
         waiting: u64,
         running: u64,
         cleared: u64,
+        /// Where there may be more to clear, by priority and the seq of their submission.
+        next: Option<(u64, u64)>,
     },
     Worker {
         worker: Box<Worker>,

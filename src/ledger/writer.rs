@@ -24,7 +24,11 @@ use crate::{
         body::{AccessExported, PayloadErased},
     },
     ledger::{
-        Ask, Command, Ruling, Sealed, Shelf, claims::{Answer, claims_of}, holding::Holding, sealer::Sealer, work::{Wish, Work},
+        Ask, Command, Ruling, Sealed, Shelf,
+        claims::{Answer, claims_of},
+        holding::Holding,
+        sealer::Sealer,
+        work::{Wish, Work},
     },
     log::{Batch, Log, LogError, Reader, Stored},
     metrics::Metrics,

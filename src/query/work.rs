@@ -78,7 +78,10 @@ pub struct Schedule {
     pub makes: String,
     pub next_ms: u64,
     pub last_ms: Option<u64>,
+    /// Ticks that made something, that were passed over, and that could make nothing.
     pub fired: u64,
+    pub missed: u64,
+    pub skipped: u64,
 }
 
 /// How many tasks and runs there are by status, in the order of the statuses; cleared tasks are not counted.
@@ -228,12 +231,22 @@ pub fn rates(state: &Connection) -> Result<Vec<(String, u64)>, StateError> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Tasks of one status that have not left the lists, by the seq of their submission, the oldest first.
-pub fn of_status(state: &Connection, status: &str, max: u64) -> Result<Vec<u64>, StateError> {
+/// Tasks of one status that are no steps and have not left the lists, by their priority and the seq of their
+/// submission: the first at `from` or after it.
+pub fn of_status(
+    state: &Connection,
+    status: &str,
+    from: (u64, u64),
+    max: usize,
+) -> Result<Vec<(u64, u64)>, StateError> {
     let status = TASK_STATUSES.iter().position(|known| *known == status);
-    let sql = "SELECT id FROM task WHERE status = ?1 AND cleared = 0 ORDER BY id LIMIT ?2";
-    let mut statement = state.prepare_cached(sql)?;
-    let rows = statement.query_map(params![status, max], |row| row.get(0))?;
+    let mut statement = state.prepare_cached(
+        "SELECT task_listed.priority, task FROM task_listed CROSS JOIN task ON task.id = task_listed.task
+         WHERE tag = ?1 AND task_listed.status = ?2 AND (task_listed.priority, task) >= (?3, ?4)
+         AND run IS NULL ORDER BY task_listed.priority, task LIMIT ?5",
+    )?;
+    let rows = statement
+        .query_map(params![EVERY_TASK, status, from.0, from.1, max], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -346,7 +359,8 @@ pub fn load_of(state: &Connection, worker: &str) -> Result<Load, StateError> {
 /// Every schedule that is not deleted, in the order they were first made.
 pub fn schedules(state: &Connection) -> Result<Vec<Schedule>, StateError> {
     let mut statement = state.prepare_cached(
-        "SELECT word.text, created, cron, every_ms, makes, next_ms, last_ms, fired FROM schedule
+        "SELECT word.text, created, cron, every_ms, makes, next_ms, last_ms, fired, missed, skipped
+         FROM schedule
          JOIN word ON word.id = schedule.name WHERE deleted = 0 ORDER BY schedule.id",
     )?;
     let rows = statement.query_map([], |row| {
@@ -359,6 +373,8 @@ pub fn schedules(state: &Connection) -> Result<Vec<Schedule>, StateError> {
             next_ms: row.get(5)?,
             last_ms: row.get(6)?,
             fired: row.get(7)?,
+            missed: row.get(8)?,
+            skipped: row.get(9)?,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)

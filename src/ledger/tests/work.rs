@@ -7,13 +7,14 @@ use serde_json::json;
 use super::{closed, kinds, opened, sealed, start};
 use crate::{
     block::Cid,
-    call::Refusal,
-    event::work::{RetryPolicy, TaskSubmitted, WorkerRegistered},
+    call::{Code, Refusal},
+    event::work::{RetryPolicy, Rhythm, TaskSubmitted, WorkerRegistered},
     ledger::{
         Ask, Command, Ledger, Ruling,
-        work::{Hand, Handed, NewRun, Wish, Work, Worked},
+        work::{Hand, Handed, Made, NewRun, Wish, Work, Worked},
         writer::node,
     },
+    task::Status,
     workflow::plan,
 };
 
@@ -283,6 +284,70 @@ fn a_claim_that_nobody_hears_of_is_given_back_and_does_not_count() {
     assert!(matches!(known, Ok(Worked::Task { task, .. }) if task.lapses == 0 && task.attempt == 1));
     closed((ledger, running));
     assert_eq!(count(dir.path(), "task.lease_expired"), 5);
+}
+
+#[test]
+fn a_unique_key_is_asked_by_retries_and_by_the_ticks_of_schedules() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    register(&ledger, "w");
+    let keyed = || TaskSubmitted { unique_key: Some("k".to_owned()), ..facts("a") };
+    submit(&ledger, "t1", keyed()).expect("submits");
+    let cancel = |task: &str| Wish::CancelTask { task: task.to_owned(), force: true };
+    wish(&ledger, cancel("t1")).expect("cancels");
+    submit(&ledger, "t2", keyed()).expect("submits");
+    let retry = || Wish::RetryTask { task: "t1".to_owned(), max_retries: None, timeout_ms: None };
+    let refused = wish(&ledger, retry()).expect_err("the key is held");
+    assert_eq!((refused.code, refused.message.contains("`t2`")), (Code::Conflict, true));
+    wish(&ledger, cancel("t2")).expect("cancels");
+    wish(&ledger, retry()).expect("the key is free");
+    let refused = submit(&ledger, "t3", keyed()).expect_err("the retried one holds it");
+    assert_eq!((refused.code, refused.message.contains("`t1`")), (Code::AlreadyExists, true));
+    let makes = Made::Task { facts: keyed(), tool: None, input: "{}".to_owned() };
+    let create = Wish::CreateSchedule {
+        schedule: "s".to_owned(),
+        rhythm: Rhythm::Every { ms: 100 },
+        catch_up: true,
+        makes: Box::new(makes),
+    };
+    wish(&ledger, create).expect("creates");
+    while count(dir.path(), "schedule.fired") < 2 {
+        std::thread::yield_now();
+    }
+    assert_eq!(count(dir.path(), "task.submitted"), 2);
+    wish(&ledger, cancel("t1")).expect("cancels");
+    while count(dir.path(), "task.submitted") < 3 {
+        std::thread::yield_now();
+    }
+    closed((ledger, running));
+    let state = crate::state::open(&dir.path().join("state.db")).expect("opens");
+    let schedule = crate::query::work::schedules(&state).expect("reads").remove(0);
+    assert!(schedule.skipped >= 2 && schedule.fired == 1, "{schedule:?}");
+}
+
+#[test]
+fn clearing_takes_all_out_in_turns_and_leaves_steps() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    let mut step = facts("a");
+    (step.run, step.step) = (Some("r".to_owned()), Some("s".to_owned()));
+    for n in 0..700 {
+        submit(&ledger, &format!("t{n}"), facts("a")).expect("submits");
+    }
+    submit_run(&ledger, "r");
+    submit(&ledger, "r#x", step).expect("submits");
+    let (mut from, mut turns) = (Some((0, 0)), Vec::new());
+    while let Some(first) = from {
+        match wish(&ledger, Wish::ClearQueue { status: Status::Queued, from: first }) {
+            Ok(Worked::Queue { cleared, next, waiting, .. }) => {
+                turns.push((cleared, waiting));
+                from = next;
+            }
+            other => panic!("it is not cleared: {other:?}"),
+        }
+    }
+    assert_eq!(turns, [(256, 445), (256, 189), (188, 1)]);
+    closed((ledger, running));
 }
 
 /// A node without tools.

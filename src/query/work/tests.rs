@@ -464,7 +464,8 @@ fn the_queue_its_workers_and_schedules_are_told_of() {
     let created =
         ScheduleCreated { rhythm, makes: "task".into(), catch_up: false, next_ms: START_MS + 1_000 };
     let made = told.tell("schedule/s", Body::ScheduleCreated(created.clone()));
-    let fired = ScheduleFired { at_ms: START_MS + 1_000, next_ms: START_MS + 2_000, missed: 0 };
+    let fired =
+        ScheduleFired { at_ms: START_MS + 1_000, next_ms: START_MS + 2_000, missed: 3, skipped: false };
     told.tell("schedule/s", Body::ScheduleFired(fired));
     told.submit("t1", task("resize"));
     told.now_ms = 40;
