@@ -27,6 +27,7 @@ use crate::{
         work::{Made, NewRun, Worked},
         writer::{Draft, Fault, Writer, node, payload_ref},
     },
+    query,
     schedule::{self, Created, Schedule},
     task::{self, Submitted},
     worker::{self, Presence, Registered, Worker},
@@ -36,6 +37,8 @@ use crate::{
 const DUE_MAX: usize = 1024;
 /// Ticks of schedules that fire in one commit: a long absence does not hold up everything else.
 const TICKS_MAX: usize = 16;
+/// Workers that are there.
+const WORKERS_MAX: usize = 10_000;
 /// Schedules that are not deleted.
 const SCHEDULES_MAX: usize = 1000;
 /// The media type of what a schedule makes.
@@ -50,6 +53,10 @@ impl Writer {
         by: &By,
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
+        if let Some(refusal) = self.crew_full(id) {
+            return Ok(Err(refusal));
+        }
+        self.load_worker(id)?;
         match worker::register(self.holding.workers.get(id), id, &by.actor, facts) {
             Err(refusal) => return Ok(Err(refusal)),
             Ok(Registered::Known) => {}
@@ -73,6 +80,7 @@ impl Writer {
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
         let moment = self.moment();
+        self.load_worker(id)?;
         let Some(worker) = self.holding.workers.get(id) else { return Ok(Err(no_worker(id))) };
         let decided = match graceful {
             true => worker.drain(&by.actor, timeout_ms, &moment),
@@ -109,14 +117,51 @@ impl Writer {
         if by.actor == node() && id.starts_with(worker::NODE_PREFIX) {
             return Ok(Ok(()));
         }
+        if let Some(refusal) = self.crew_full(id) {
+            return Ok(Err(refusal));
+        }
+        self.load_worker(id)?;
         let Some(worker) = self.holding.workers.get(id) else { return Ok(Err(no_worker(id))) };
         match worker.called_by(&by.actor) {
             Err(refusal) => return Ok(Err(refusal)),
             Ok(None) => {}
-            Ok(Some(body)) => self.crew_event(id, body, by, Vec::new(), draft)?,
+            Ok(Some(body)) => {
+                // Whoever called, it is the worker that is back, and it stays its owner's.
+                let by = By { actor: worker.actor.clone(), ..by.clone() };
+                self.crew_event(id, body, &by, Vec::new(), draft)?;
+            }
         }
         self.hear(id);
         Ok(Ok(()))
+    }
+
+    /// Refuses one worker more where there are too many.
+    fn crew_full(&self, id: &str) -> Option<Refusal> {
+        let workers = &self.holding.workers;
+        let message = || format!("{WORKERS_MAX} workers are registered already");
+        (workers.len() >= WORKERS_MAX && !workers.contains_key(id)).then(|| {
+            Refusal::new(Code::ResourceExhausted, message())
+                .retryable()
+                .hint("unregister those that are not needed, and try again")
+        })
+    }
+
+    /// Makes sure a worker is in memory, even one that has gone; false where there never was one of this id.
+    fn load_worker(&mut self, id: &str) -> Result<bool, Fault> {
+        if self.holding.workers.contains_key(id) {
+            return Ok(true);
+        }
+        let mut worker: Option<Worker> = None;
+        for seq in query::work::events_of(&self.state, &worker::subject(id))? {
+            let Some(event) = self.reader.event_at(seq)? else { continue };
+            match &mut worker {
+                None => worker = Worker::begun(&event),
+                Some(worker) => worker.apply(&event),
+            }
+        }
+        let Some(worker) = worker else { return Ok(false) };
+        self.holding.hold_worker(worker);
+        Ok(true)
     }
 
     /// What a registered worker can do.
@@ -179,8 +224,10 @@ impl Writer {
                 self.holding.workers.insert(id.to_owned(), worker);
             }
         }
-        if let Some(due) = self.holding.workers[id].due_ms(&self.limits) {
-            self.holding.due.push(Reverse((due, Due::Worker(id.to_owned()))));
+        let worker = &self.holding.workers[id];
+        match worker.due_ms(&self.limits) {
+            Some(due) => self.holding.due.push(Reverse((due, Due::Worker(id.to_owned())))),
+            None => self.holding.gone.push_back((worker.last_seq, id.to_owned())),
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! - after a commit no run has a decision left that its rules would make;
 //! - a decision is carried out once: what it brings about is decided on after those it was made with.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -45,6 +45,19 @@ const NO_RETRY: RetryPolicy = RetryPolicy {
 pub(super) struct Reading<'a> {
     pub writer: &'a Writer,
     pub draft: &'a Draft,
+    /// Why a content could not be read, where that is not for its being erased.
+    fault: RefCell<Option<Fault>>,
+}
+
+impl<'a> Reading<'a> {
+    pub fn new(writer: &'a Writer, draft: &'a Draft) -> Self {
+        Self { writer, draft, fault: RefCell::default() }
+    }
+
+    /// What was decided, unless something could not be read.
+    pub fn sound<T>(self, decided: T) -> Result<T, Fault> {
+        self.fault.into_inner().map_or(Ok(decided), Err)
+    }
 }
 
 impl Contents for Reading<'_> {
@@ -52,10 +65,15 @@ impl Contents for Reading<'_> {
         if let Some(value) = self.writer.holding.contents.parsed(payload) {
             return Some(value);
         }
-        // A log that cannot be read fails the next commit; until then the content counts as gone.
-        let text = self.writer.text(Some(*payload), self.draft).ok().flatten()?;
+        let text = match self.writer.text(Some(*payload), self.draft) {
+            Ok(text) => text?,
+            Err(fault) => {
+                self.fault.replace(Some(fault));
+                return None;
+            }
+        };
         let value: Arc<Value> = Arc::new(serde_json::from_str(&text).ok()?);
-        self.writer.holding.contents.keep_parsed(*payload, value.clone());
+        self.writer.holding.contents.keep_parsed(*payload, value.clone(), text.len());
         Some(value)
     }
 }
@@ -76,8 +94,9 @@ impl Writer {
     pub(super) fn settle_runs(&mut self, draft: &mut Draft) -> Result<(), Fault> {
         while let Some(id) = self.holding.dirty.pop() {
             while let Some(live) = self.holding.runs.get(&id) {
-                let reading = Reading { writer: self, draft };
+                let reading = Reading::new(self, draft);
                 let decisions = live.run.decide(&reading, self.now_ms());
+                let decisions = reading.sound(decisions)?;
                 if decisions.is_empty() {
                     break;
                 }

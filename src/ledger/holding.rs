@@ -31,8 +31,8 @@ const WAITING_KEPT: usize = 16 * 1024;
 const INPUT_KEPT: usize = 4 * 1024;
 /// Bytes of step outputs kept for the steps that read them.
 const CONTENTS_KEPT: usize = 32 * 1024 * 1024;
-/// Contents kept parsed.
-const PARSED_KEPT: usize = 256;
+/// Bytes of text that are kept parsed: as values they take several times that.
+const PARSED_KEPT: usize = 8 * 1024 * 1024;
 
 #[derive(Default)]
 pub struct Holding {
@@ -61,6 +61,8 @@ pub struct Holding {
     touched: VecDeque<(u64, String)>,
     /// Runs that have nothing left to do, likewise.
     pub rested: VecDeque<(u64, String)>,
+    /// Workers that have left or are lost, likewise.
+    pub gone: VecDeque<(u64, String)>,
     /// Whether decisions are being carried out.
     pub advancing: bool,
     /// Whether something may be handed out that could not before.
@@ -227,6 +229,37 @@ impl Holding {
         self.touched.push_back((task.last_seq, id.to_owned()));
     }
 
+    /// Takes a worker into memory.
+    pub fn hold_worker(&mut self, mut worker: Worker) {
+        worker.running = self.held.get(&worker.id).map_or(0, |held| held.len() as u64);
+        if matches!(worker.presence, Presence::Lost | Presence::Unregistered) {
+            self.gone.push_back((worker.last_seq, worker.id.clone()));
+        }
+        self.workers.insert(worker.id.clone(), worker);
+    }
+
+    /// Lets go of a payload that was erased, wherever it is in memory.
+    pub fn erase(&mut self, payload: &Cid) {
+        self.contents.erase(payload);
+        for live in self.tasks.values_mut() {
+            if live.task.input.is_some_and(|input| input.cid == *payload) {
+                live.input = None;
+            }
+        }
+        for live in self.runs.values_mut() {
+            if live.run.input.is_some_and(|input| input.cid == *payload) {
+                live.run.inputs = Arc::new(Value::Null);
+            }
+        }
+        self.schedules.retain(|id, timetable| {
+            let kept = timetable.schedule.input.is_none_or(|input| input.cid != *payload);
+            if !kept {
+                tracing::warn!(schedule = id, "what the schedule makes was erased; it does not fire");
+            }
+            kept
+        });
+    }
+
     /// Where a waiting task stands among those of its kind.
     pub fn position(&self, task: &Task) -> Option<u64> {
         waits(task).then(|| self.queue.position(&waiting(task, &class(task))))
@@ -268,6 +301,16 @@ impl Holding {
                 self.unique.remove(key);
             }
         }
+        while let Some((seq, _)) = self.gone.front()
+            && *seq < applied
+        {
+            let Some((seq, id)) = self.gone.pop_front() else { return };
+            // What it held was released when it went.
+            if self.workers.get(&id).is_some_and(|worker| worker.last_seq == seq) {
+                self.workers.remove(&id);
+                self.held.remove(&id);
+            }
+        }
         while let Some((seq, _)) = self.rested.front()
             && *seq < applied
         {
@@ -300,7 +343,14 @@ pub struct Contents {
     texts: HashMap<Cid, Arc<str>>,
     order: VecDeque<Cid>,
     bytes: usize,
-    parsed: RefCell<HashMap<Cid, Arc<Value>>>,
+    parsed: RefCell<Parsed>,
+}
+
+/// Contents that were parsed, and how much text they are.
+#[derive(Default)]
+struct Parsed {
+    values: HashMap<Cid, Arc<Value>>,
+    bytes: usize,
 }
 
 impl Contents {
@@ -310,15 +360,28 @@ impl Contents {
 
     /// A content that was read before, parsed.
     pub fn parsed(&self, payload: &Cid) -> Option<Arc<Value>> {
-        self.parsed.borrow().get(payload).cloned()
+        self.parsed.borrow().values.get(payload).cloned()
     }
 
-    pub fn keep_parsed(&self, payload: Cid, value: Arc<Value>) {
+    /// Keeps what a text of `len` bytes was parsed to.
+    pub fn keep_parsed(&self, payload: Cid, value: Arc<Value>, len: usize) {
         let mut parsed = self.parsed.borrow_mut();
-        if parsed.len() >= PARSED_KEPT {
-            parsed.clear();
+        if parsed.bytes + len > PARSED_KEPT {
+            *parsed = Parsed::default();
         }
-        parsed.insert(payload, value);
+        if len <= PARSED_KEPT && parsed.values.insert(payload, value).is_none() {
+            parsed.bytes += len;
+        }
+    }
+
+    /// Lets go of a content that was erased.
+    fn erase(&mut self, payload: &Cid) {
+        if let Some(text) = self.texts.remove(payload) {
+            self.bytes -= text.len();
+            self.order.retain(|kept| kept != payload);
+        }
+        // How long its text was is not known any more.
+        self.parsed = RefCell::default();
     }
 
     pub fn put(&mut self, payload: Cid, text: Arc<str>) {

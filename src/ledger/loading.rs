@@ -28,6 +28,9 @@ use crate::{
     },
 };
 
+/// How the state calls a worker that has left or is lost.
+const OFFLINE: &str = "offline";
+
 /// The state and the log, as they stand when nobody writes.
 pub(super) struct Loading<'a> {
     pub state: &'a Database,
@@ -52,13 +55,14 @@ impl Loading<'_> {
                 holding.keep(task, None);
             }
         }
-        for query::work::Worker { id, .. } in query::work::workers(self.state)? {
+        let there = query::work::workers(self.state)?.into_iter();
+        // Those that have gone are loaded when they come back.
+        for query::work::Worker { id, .. } in there.filter(|worker| worker.status != OFFLINE) {
             if let Some(mut worker) = self.fold(&crate::worker::subject(&id), Worker::begun, Worker::apply)? {
                 // Nobody was heard while the node was down; their silence counts from now.
                 worker.heard(self.now_ms);
-                worker.running = holding.held.get(&id).map_or(0, |held| held.len() as u64);
-                holding.due.push(std::cmp::Reverse((self.now_ms, Due::Worker(id.clone()))));
-                holding.workers.insert(id, worker);
+                holding.due.push(std::cmp::Reverse((self.now_ms, Due::Worker(id))));
+                holding.hold_worker(worker);
             }
         }
         for first in query::work::open_runs(self.state)? {

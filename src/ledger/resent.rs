@@ -128,6 +128,7 @@ impl Writer {
             }
             // These know what they have done already.
             Wish::SubmitTask { .. }
+            | Wish::Look { .. }
             | Wish::GiveBack { .. }
             | Wish::Check { .. }
             | Wish::PauseQueue

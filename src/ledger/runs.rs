@@ -378,7 +378,9 @@ impl Writer {
         let Some(parent) = live.run.facts.parent.clone().filter(|_| status.ended()) else { return Ok(()) };
         let by = self.by_run(id);
         let mut succeeded = status == workflow::run::status::Status::Succeeded;
-        let result = succeeded.then(|| live.run.result(&Reading { writer: self, draft }).to_string());
+        let reading = Reading::new(self, draft);
+        let result = succeeded.then(|| live.run.result(&reading).to_string());
+        let result = reading.sound(result)?;
         let text = match result {
             Some(result) if result.len() <= RESULT_MAX => result,
             Some(result) => {

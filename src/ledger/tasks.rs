@@ -39,6 +39,16 @@ pub(super) fn no_task(id: &str) -> Refusal {
 
 impl Writer {
     pub(super) fn work(&mut self, work: Work, draft: &mut Draft) -> Result<Answer, Fault> {
+        let (events, blocks) = (draft.batch.events.len(), draft.batch.blocks.len());
+        let answer = self.ask(work, draft);
+        if draft.batch.events.len() == events {
+            // Nothing was recorded that could name them.
+            draft.batch.blocks.truncate(blocks);
+        }
+        answer
+    }
+
+    fn ask(&mut self, work: Work, draft: &mut Draft) -> Result<Answer, Fault> {
         let Work { wish, actor, cause, note } = work;
         let note_ref = note.as_ref().map(|note| payload_ref(note, Role::Note));
         draft.store(note);
@@ -65,6 +75,10 @@ impl Writer {
                 self.submit_task(id, *facts, tool, input, metadata, by, draft)
             }
             Wish::Claim { .. } => Ok(Ok(Worked::Claimed(Vec::new()))),
+            Wish::Look { task } => Ok(match self.load_task(&task)? {
+                true => Ok(self.told(&task, false)?),
+                false => Err(no_task(&task)),
+            }),
             Wish::GiveBack { claims } => {
                 self.give_back(&claims, by, draft)?;
                 Ok(Ok(Worked::Checked(Vec::new())))

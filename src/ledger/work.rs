@@ -53,6 +53,10 @@ pub enum Wish {
         wait_ms: u64,
         hand: Option<Hand>,
     },
+    /// Ask how a task stands, and where in the line.
+    Look {
+        task: String,
+    },
     /// Give back what nobody heard was claimed: tasks, and the fences of their claims.
     GiveBack {
         claims: Vec<(String, u64)>,

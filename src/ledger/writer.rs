@@ -26,6 +26,7 @@ use crate::{
     ledger::{
         Ask, Command, Ruling, Sealed, Shelf,
         claims::{Answer, claims_of},
+        clock::Alarm,
         holding::Holding,
         sealer::Sealer,
         work::{Wish, Work},
@@ -83,8 +84,8 @@ pub(super) struct Writer {
     pub salt: SaltKey,
     /// What the steps of child runs are checked against.
     pub tools: Shelf,
-    /// Told when the next thing is due, as milliseconds since the epoch.
-    pub alarm: std::sync::mpsc::Sender<Option<u64>>,
+    /// Set to when the next thing is due.
+    pub alarm: Alarm,
     pub fold: SyncSender<Vec<Event>>,
     pub committed: watch::Sender<u64>,
     pub applied: watch::Receiver<super::Reach>,
@@ -133,8 +134,7 @@ impl Writer {
     }
 
     fn set_alarm(&self) {
-        // Without its clock the ledger still rules; nothing that waits for a time alone happens then.
-        let _ = self.alarm.send(self.holding.next_ms());
+        self.alarm.set(self.holding.next_ms());
     }
 
     fn commit(&mut self, asks: impl Iterator<Item = Ask>) -> Result<(), Fault> {
@@ -168,6 +168,7 @@ impl Writer {
         for payload in erasures {
             // A crash before this leaves an erasure on record and the bytes in place; the next start repeats it.
             self.log.erase(&payload)?;
+            self.holding.erase(&payload);
         }
         for (reply, ruling) in replies {
             // Whoever asked may have gone away; the ruling stands all the same, but what it hands out is given back.

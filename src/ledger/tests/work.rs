@@ -326,6 +326,49 @@ fn a_unique_key_is_asked_by_retries_and_by_the_ticks_of_schedules() {
 }
 
 #[test]
+fn workers_that_have_gone_are_forgotten_and_still_their_owners() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    register(&ledger, "w");
+    let leave = Wish::UnregisterWorker { worker: "w".to_owned(), graceful: false, timeout_ms: 0 };
+    wish(&ledger, leave.clone()).expect("it leaves");
+    // Once the state has it, the writer lets go of it.
+    let reach = ledger.reach();
+    while reach.borrow().applied < *ledger.committed().borrow() {
+        std::thread::yield_now();
+    }
+    submit(&ledger, "t", facts("a")).expect("submits");
+    let gone = wish(&ledger, claim(1)).expect_err("it has left");
+    assert_eq!(gone.code, Code::FailedPrecondition);
+    wish(&ledger, leave).expect("it has left already");
+    register(&ledger, "w");
+    assert_eq!(take(&ledger).task, "t");
+    closed((ledger, running));
+    assert_eq!(count(dir.path(), "worker.unregistered"), 1);
+}
+
+#[test]
+fn an_erased_input_is_handed_out_to_nobody_and_refused_wishes_store_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    register(&ledger, "w");
+    submit(&ledger, "t", facts("a")).expect("submits");
+    let payload = sealed("{}").envelope.cid();
+    let erase = Command::Erase { payload, basis: "asked".to_owned(), actor: node() };
+    assert!(matches!(ledger.submit_blocking(erase), Ok(Ruling::Done(_))));
+    assert_eq!(take(&ledger).input, None);
+    let note = sealed(r#""a reason""#);
+    let reason = note.envelope.cid();
+    let wish = Wish::CancelTask { task: "none".to_owned(), force: false };
+    let work = Work { wish, actor: super::someone(), cause: None, note: Some(note) };
+    let refused = worked(ledger.submit_blocking(Command::Work(Box::new(work))).expect("the ledger runs"));
+    assert_eq!(refused.map_err(|refusal| refusal.code), Err(Code::NotFound));
+    closed((ledger, running));
+    let reader = crate::log::sqlite::SqliteReader::open(&dir.path().join("log.db")).expect("reads");
+    assert_eq!(crate::log::Reader::block(&reader, &reason).expect("reads"), None);
+}
+
+#[test]
 fn clearing_takes_all_out_in_turns_and_leaves_steps() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ledger, running) = opened(dir.path());
