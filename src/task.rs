@@ -468,18 +468,6 @@ pub fn submit(
     Ok(Submitted::New(Box::new(TaskSubmitted { order, ..facts })))
 }
 
-/// Refuses work whose unique key an open task has; `holder` is the latest task with that key.
-pub fn unique(holder: Option<&Task>) -> Result<(), Refusal> {
-    match holder.filter(|holder| !holder.status.ended()) {
-        None => Ok(()),
-        Some(holder) => Err(Refusal::new(
-            Code::AlreadyExists,
-            format!("task {} has this unique_key and is {}", holder.id, holder.status.as_str()),
-        )
-        .hint("wait for that task, or cancel it")),
-    }
-}
-
 /// The first payload of an event in one of these roles.
 fn payload(event: &Event, roles: &[Role]) -> Option<PayloadRef> {
     event.fields().pay.iter().find(|pay| roles.contains(&pay.role)).copied()

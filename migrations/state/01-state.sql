@@ -174,13 +174,6 @@ CREATE TABLE workflow_tally (
     n      INTEGER NOT NULL
 );
 
--- Which runs wait for which to succeed.
-CREATE TABLE dependency (
-    needs    INTEGER NOT NULL,         -- workflow
-    workflow INTEGER NOT NULL,
-    PRIMARY KEY (needs, workflow)
-) WITHOUT ROWID;
-
 -- Workers by their subject's number; what the node's own executor does needs no row.
 CREATE TABLE worker (
     id             INTEGER PRIMARY KEY,

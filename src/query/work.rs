@@ -165,22 +165,10 @@ pub fn calls_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, S
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The seqs of the submissions of a run's tasks, in order.
-pub fn tasks_of_run(state: &Connection, run: u64) -> Result<Vec<u64>, StateError> {
-    let mut statement = state.prepare_cached("SELECT id FROM task WHERE run = ?1 ORDER BY id")?;
-    let rows = statement.query_map([run], |row| row.get(0))?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
 /// The seq of a subject's first event.
 pub fn first_of(state: &Connection, subject: &str) -> Result<Option<u64>, StateError> {
     let mut statement = state.prepare_cached("SELECT id FROM subject WHERE name = ?1")?;
     Ok(statement.query_row([subject_key(subject)], |row| row.get(0)).optional()?)
-}
-
-/// The seq of a task's submission.
-pub fn task_known(state: &Connection, id: &str) -> Result<Option<u64>, StateError> {
-    first_of(state, &format!("task/{id}"))
 }
 
 /// The seq of a run's submission.
@@ -253,16 +241,6 @@ pub fn of_status(
 /// Runs that have not ended, by the seq of their submission.
 pub fn open_runs(state: &Connection) -> Result<Vec<u64>, StateError> {
     numbers(state, &format!("SELECT id FROM workflow WHERE status < {RUN_SUCCEEDED} ORDER BY id"))
-}
-
-/// Runs that have not ended and need the run submitted at `run` to succeed.
-pub fn dependents(state: &Connection, run: u64) -> Result<Vec<u64>, StateError> {
-    let mut statement = state.prepare_cached(
-        "SELECT workflow.id FROM dependency JOIN workflow ON workflow.id = dependency.workflow
-         WHERE dependency.needs = ?1 AND workflow.status < ?2 ORDER BY workflow.id",
-    )?;
-    let rows = statement.query_map(params![run, RUN_SUCCEEDED], |row| row.get(0))?;
-    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// The task with this unique key that has not ended.

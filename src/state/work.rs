@@ -175,11 +175,6 @@ impl Folder {
             let sql = "INSERT OR IGNORE INTO workflow_tag (tag, workflow) VALUES (?1, ?2)";
             self.insert(sql, params![tag, id])?;
         }
-        for needs in &facts.dependencies {
-            let sql = "INSERT OR IGNORE INTO dependency (needs, workflow)
-                       SELECT id, ?2 FROM subject WHERE name = ?1";
-            self.insert(sql, params![subject_key(&format!("workflow/{needs}")), id])?;
-        }
         *self.counts.runs.entry(status).or_default() += 1;
         Ok(())
     }

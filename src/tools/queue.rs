@@ -21,15 +21,12 @@ use crate::{
     tools::{
         Builtin, arguments,
         reading::time,
-        work::{Desk, Told, invalid, now_ms, seen, told, unexpected},
+        work::{Desk, LATELY, MINUTE_MS, Told, invalid, now_ms, seen, told, unexpected},
     },
 };
 
-const MINUTE_MS: u64 = 60_000;
 /// Minutes that averages are over, and that a history shows.
 const WINDOW: u64 = 60;
-/// Minutes that the throughput is over.
-const LATELY: u64 = 5;
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("queue", definition, does);
