@@ -105,7 +105,7 @@ impl Writer {
     }
 
     /// Claims for a worker what it may have now.
-    pub(super) fn hand_out(
+    fn hand_out(
         &mut self,
         worker: &str,
         max: usize,
@@ -231,6 +231,10 @@ impl Writer {
             if parked.reply.is_closed() {
                 continue;
             }
+            if self.holding.queue.is_empty() {
+                left.push_back(parked);
+                break;
+            }
             let by = By { actor: parked.actor.clone(), cause: parked.cause, note: None, refs: Vec::new() };
             let Parked { worker, max, hand, capabilities, .. } = &parked;
             let handed = self.hand_out(worker, *max, hand.as_ref(), capabilities, &by, draft)?;
@@ -239,9 +243,24 @@ impl Writer {
                 false => draft.replies.push((parked.reply, worked(Worked::Claimed(handed)))),
             }
         }
+        left.append(&mut waiting);
         self.holding.parked = left;
         // Starting a run by its first claim frees nothing, but its rules want to know.
         self.advance(draft)
+    }
+
+    /// Takes a worker's word about a task: it is heard, and the task is in memory.
+    fn word(
+        &mut self,
+        worker: &str,
+        id: &str,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Result<(), Refusal>, Fault> {
+        if let Err(refusal) = self.heard(worker, by, draft)? {
+            return Ok(Err(refusal));
+        }
+        Ok(if self.load_task(id)? { Ok(()) } else { Err(no_task(id)) })
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a heartbeat says")]
@@ -255,13 +274,10 @@ impl Writer {
         by: &By,
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
-        if let Err(refusal) = self.heard(worker, by, draft)? {
+        if let Err(refusal) = self.word(worker, id, by, draft)? {
             return Ok(Err(refusal));
         }
         let moment = self.moment();
-        if !self.load_task(id)? {
-            return Ok(Err(no_task(id)));
-        }
         let body = match self.task(id)?.renew(worker, fence, progress, &moment) {
             Ok(facts) => Body::TaskRenewed(facts),
             Err(refusal) => return Ok(Err(refusal)),
@@ -285,11 +301,8 @@ impl Writer {
         by: &By,
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
-        if let Err(refusal) = self.heard(worker, by, draft)? {
+        if let Err(refusal) = self.word(worker, id, by, draft)? {
             return Ok(Err(refusal));
-        }
-        if !self.load_task(id)? {
-            return Ok(Err(no_task(id)));
         }
         let output_ref = payload_ref(&output, Role::Output);
         match self.task(id)?.complete(worker, fence, &output_ref) {
@@ -325,13 +338,10 @@ impl Writer {
         by: &By,
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
-        if let Err(refusal) = self.heard(worker, by, draft)? {
+        if let Err(refusal) = self.word(worker, id, by, draft)? {
             return Ok(Err(refusal));
         }
         let moment = self.moment();
-        if !self.load_task(id)? {
-            return Ok(Err(no_task(id)));
-        }
         let bodies = match self.task(id)?.fail(worker, fence, code, retryable, &moment) {
             Ok(bodies) => bodies,
             Err(refusal) => return Ok(Err(refusal)),

@@ -260,7 +260,7 @@ impl Writer {
     pub(super) fn tick(&mut self, draft: &mut Draft) -> Result<(), Fault> {
         let now_ms = self.now_ms();
         let by = By { actor: node(), cause: None, note: None, refs: Vec::new() };
-        let (mut ticks, mut later) = (0, Vec::new());
+        let (mut ticks, mut later, mut claims) = (0, Vec::new(), false);
         for _ in 0..DUE_MAX {
             let due = self.holding.due.peek().filter(|Reverse((at, _))| *at <= now_ms);
             if due.is_none() {
@@ -275,26 +275,31 @@ impl Writer {
                 }
             }
             match due {
+                Due::Claims => claims = true,
                 Due::Task(id) => self.task_due(&id, &by, draft)?,
                 Due::Run(id) => self.run_due(&id),
                 Due::Worker(id) => self.worker_due(&id, &by, draft)?,
                 Due::Schedule(id) => self.schedule_due(&id, &by, draft)?,
             }
         }
+        if claims {
+            self.claims_due(now_ms, draft);
+        }
         // These are due at once again, in a commit of their own.
         self.holding.due.extend(later);
         self.holding.queue.wake(now_ms);
         self.holding.fresh = true;
-        let mut parked = std::mem::take(&mut self.holding.parked);
-        for _ in 0..parked.len() {
-            let Some(claim) = parked.pop_front() else { break };
-            match claim.until_ms <= now_ms {
-                true => draft.replies.push((claim.reply, worked(Worked::Claimed(Vec::new())))),
-                false => parked.push_back(claim),
-            }
-        }
-        self.holding.parked = parked;
         self.advance(draft)
+    }
+
+    /// Answers the claims that have waited long enough.
+    fn claims_due(&mut self, now_ms: u64, draft: &mut Draft) {
+        let parked = std::mem::take(&mut self.holding.parked);
+        let (over, waiting): (VecDeque<_>, _) =
+            parked.into_iter().partition(|parked| parked.until_ms <= now_ms);
+        self.holding.parked = waiting;
+        let empty = || worked(Worked::Claimed(Vec::new()));
+        draft.replies.extend(over.into_iter().map(|parked| (parked.reply, empty())));
     }
 
     fn task_due(&mut self, id: &str, by: &By, draft: &mut Draft) -> Result<(), Fault> {

@@ -91,7 +91,7 @@ impl Writer {
         advanced
     }
 
-    pub(super) fn settle_runs(&mut self, draft: &mut Draft) -> Result<(), Fault> {
+    fn settle_runs(&mut self, draft: &mut Draft) -> Result<(), Fault> {
         while let Some(id) = self.holding.dirty.pop() {
             while let Some(live) = self.holding.runs.get(&id) {
                 let reading = Reading::new(self, draft);
@@ -118,7 +118,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn carry_out(&mut self, id: &str, decision: Decision, draft: &mut Draft) -> Result<(), Fault> {
+    fn carry_out(&mut self, id: &str, decision: Decision, draft: &mut Draft) -> Result<(), Fault> {
         let by = self.by_run(id);
         match decision {
             Decision::Begin(facts) => {
@@ -195,8 +195,9 @@ impl Writer {
                 {
                     self.change_all(&task_id, bodies, &by, draft)?;
                 }
-                if let Some(run) = run {
-                    // A child that has ended already is not cancelled.
+                // A child that is not in memory has ended, and nothing of it runs.
+                if let Some(run) = run.filter(|run| self.holding.runs.contains_key(run)) {
+                    // One that has ended otherwise is not cancelled.
                     let _ = self.cancel_run(&run, force, &by, draft)?;
                 }
                 Ok(())
@@ -211,7 +212,7 @@ impl Writer {
         By { actor: live.run.actor.clone(), cause: Some(live.last), note: None, refs: Vec::new() }
     }
 
-    pub(super) fn step_facts(
+    fn step_facts(
         &self,
         id: &str,
         step: String,
@@ -241,7 +242,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn submit_step(
+    fn submit_step(
         &mut self,
         task_id: &str,
         facts: TaskSubmitted,
@@ -266,7 +267,7 @@ impl Writer {
     }
 
     /// Ends a task that need not run with what another one gave.
-    pub(super) fn reuse(
+    fn reuse(
         &mut self,
         task_id: &str,
         output: Option<PayloadRef>,
@@ -297,7 +298,7 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn retry_step(
+    fn retry_step(
         &mut self,
         task_id: &str,
         input: &str,
@@ -329,7 +330,7 @@ impl Writer {
     }
 
     /// How many runs a run is inside of, counted as far as they are open.
-    pub(super) fn depth(&self, id: &str) -> usize {
+    fn depth(&self, id: &str) -> usize {
         let parent = |id: &str| {
             let parent = self.holding.runs.get(id)?.run.facts.parent.as_deref()?;
             parent.split_once('#').map(|(run, _)| run)
@@ -338,7 +339,7 @@ impl Writer {
     }
 
     /// Submits the run that a step waits for. One that is not sound fails the step.
-    pub(super) fn submit_child(
+    fn submit_child(
         &mut self,
         task_id: &str,
         run: String,

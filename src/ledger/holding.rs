@@ -95,6 +95,8 @@ pub enum Due {
     Run(String),
     Worker(String),
     Schedule(String),
+    /// The claims that wait.
+    Claims,
 }
 
 /// A claim that waits for work.
@@ -162,6 +164,12 @@ impl Holding {
             self.unique.insert(key.clone(), task.id.clone());
         }
         self.keep(task, input);
+    }
+
+    /// Lets a claim wait.
+    pub fn park(&mut self, parked: Parked) {
+        self.due.push(Reverse((parked.until_ms, Due::Claims)));
+        self.parked.push_back(parked);
     }
 
     /// Puts a task that is in none of them into the indexes it belongs to.
@@ -274,8 +282,7 @@ impl Holding {
     /// The next moment at which something is due.
     pub fn next_ms(&self) -> Option<u64> {
         let due = self.due.peek().map(|Reverse((at, _))| *at);
-        let parked = self.parked.iter().map(|parked| parked.until_ms).min();
-        [due, parked, self.queue.next_ms()].into_iter().flatten().min()
+        [due, self.queue.next_ms()].into_iter().flatten().min()
     }
 
     /// Lets go of what the state has folded and nobody needs at once.

@@ -245,7 +245,7 @@ fn begin_run(log: &dyn Reader, event: &Event) -> Result<Option<Run>, StateError>
 }
 
 /// A payload's content; none where it was erased.
-pub(super) fn content(log: &dyn Reader, payload: &Cid) -> Result<Option<Vec<u8>>, LogError> {
+fn content(log: &dyn Reader, payload: &Cid) -> Result<Option<Vec<u8>>, LogError> {
     let Some(Stored::Present(bytes)) = log.block(payload)? else { return Ok(None) };
     let Ok(payload) = decode::<Payload>(&bytes) else { return Ok(None) };
     let mut content = payload.data.unwrap_or_default();

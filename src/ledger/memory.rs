@@ -100,7 +100,7 @@ impl Writer {
     }
 
     /// The live task that holds a unique key.
-    pub(super) fn holder_of(&mut self, key: &str) -> Result<Option<String>, Fault> {
+    fn holder_of(&mut self, key: &str) -> Result<Option<String>, Fault> {
         let id = match self.holding.unique.get(key) {
             Some(id) => Some(id.clone()),
             None => match query::work::live_unique(&self.state, key)? {
@@ -134,8 +134,7 @@ impl Writer {
             return Ok(Some(text));
         }
         let block = |cid: &Cid| -> Result<Option<Vec<u8>>, Fault> {
-            let drafted = draft.batch.blocks.iter().rev().find(|block| block.cid() == *cid);
-            Ok(match drafted {
+            Ok(match draft.block(cid) {
                 Some(block) => Some(block.bytes().to_vec()),
                 None => match self.reader.block(cid)? {
                     Some(Stored::Present(bytes)) => Some(bytes),

@@ -69,7 +69,7 @@ impl Holding {
 
 impl Writer {
     /// Tells a run in memory of those it waits for that have ended.
-    pub(super) fn tell_dependencies(&mut self, id: &str) -> Result<(), Fault> {
+    fn tell_dependencies(&mut self, id: &str) -> Result<(), Fault> {
         let waits: Vec<String> = self
             .holding
             .runs
@@ -425,12 +425,12 @@ impl Writer {
         }
     }
 
-    pub(super) fn loaded_run(&mut self, id: &str) -> Result<Option<&Run>, Fault> {
+    fn loaded_run(&mut self, id: &str) -> Result<Option<&Run>, Fault> {
         self.load_run(id)?;
         Ok(self.holding.runs.get(id).map(|live| &live.run))
     }
 
-    pub(super) fn json_of(&self, payload: &SealedPayload) -> Result<Arc<Value>, Fault> {
+    fn json_of(&self, payload: &SealedPayload) -> Result<Arc<Value>, Fault> {
         let text = super::memory::whole_text(payload);
         let value = text.and_then(|text| serde_json::from_str(&text).ok());
         value.map(Arc::new).ok_or(Fault::Broken { what: "a run's inputs are not json" })

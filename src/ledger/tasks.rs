@@ -64,12 +64,7 @@ impl Writer {
         }))
     }
 
-    pub(super) fn wished(
-        &mut self,
-        wish: Wish,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<Result<Worked, Refusal>, Fault> {
+    fn wished(&mut self, wish: Wish, by: &By, draft: &mut Draft) -> Result<Result<Worked, Refusal>, Fault> {
         match wish {
             Wish::SubmitTask { id, facts, tool, input, metadata } => {
                 self.submit_task(id, *facts, tool, input, metadata, by, draft)
@@ -232,7 +227,7 @@ impl Writer {
     }
 
     /// A decision about one task that needs nothing but the task.
-    pub(super) fn each(
+    fn each(
         &mut self,
         id: &str,
         by: &By,

@@ -22,6 +22,10 @@ use crate::{
 };
 
 fn open(dir: &Path) -> Result<(Ledger, Running), OpenError> {
+    open_with(dir, &Settings::default())
+}
+
+fn open_with(dir: &Path, settings: &Settings) -> Result<(Ledger, Running), OpenError> {
     let home = Home::open(dir)?;
     let mut seed = 0;
     let mut random = || {
@@ -29,7 +33,7 @@ fn open(dir: &Path) -> Result<(Ledger, Running), OpenError> {
         [seed; 32]
     };
     let birth = Birth { owner: "a test", random: &mut random, now_us: 1, step: &mut |_| {} };
-    opening::open(&home, &Settings::default(), birth)
+    opening::open(&home, settings, birth)
 }
 
 fn opened(dir: &Path) -> (Ledger, Running) {
@@ -200,6 +204,11 @@ fn deleting_the_state_changes_no_answer() {
     drop(state);
     closed(opened(dir.path()));
     assert_eq!(digests(dir.path()), before, "after a table was lost");
+    let state = rusqlite::Connection::open(dir.path().join("state.db")).expect("opens");
+    state.execute_batch("ALTER TABLE schedule DROP COLUMN missed").expect("alters");
+    drop(state);
+    closed(opened(dir.path()));
+    assert_eq!(digests(dir.path()), before, "after a table of another build");
     opening::rebuild(&Home::open(dir.path()).expect("opens"), &mut |_| {}).expect("rebuilds");
     assert_eq!(digests(dir.path()), before, "after a rebuild");
 }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     block::{
-        Cid,
+        Block, Cid,
         payload::{SaltKey, SealedPayload},
     },
     call::{self, Call, Refusal},
@@ -99,6 +99,8 @@ pub(super) struct Draft {
     pub batch: Batch,
     pub replies: Vec<(oneshot::Sender<Ruling>, Ruling)>,
     erasures: Vec<Cid>,
+    /// Where the blocks of payloads stand in the batch, as far as they are still in it.
+    stored: HashMap<Cid, usize>,
 }
 
 impl Writer {
@@ -153,7 +155,7 @@ impl Writer {
             }
         }
         self.serve_parked(&mut draft)?;
-        let Draft { batch, replies, erasures } = draft;
+        let Draft { batch, replies, erasures, stored: _ } = draft;
         if !batch.events.is_empty() {
             // A crash before this returns loses the whole group; nobody has been answered.
             let begun = Instant::now();
@@ -196,7 +198,7 @@ impl Writer {
                 Ok(Answer::Now(ruling)) => Some((reply, ruling)),
                 Ok(Answer::Later(waiting)) => {
                     let parked = waiting.park(reply, self.now_ms());
-                    self.holding.parked.push_back(parked);
+                    self.holding.park(parked);
                     None
                 }
                 Err(fault) => Some((reply, unsealed(fault)?)),
@@ -370,8 +372,16 @@ fn unsealed(fault: Fault) -> Result<Ruling, Fault> {
 impl Draft {
     pub(super) fn store(&mut self, payload: Option<SealedPayload>) {
         let Some(payload) = payload else { return };
-        self.batch.blocks.push(payload.envelope);
-        self.batch.blocks.extend(payload.parts);
+        for block in std::iter::once(payload.envelope).chain(payload.parts) {
+            self.stored.insert(block.cid(), self.batch.blocks.len());
+            self.batch.blocks.push(block);
+        }
+    }
+
+    /// A block of a payload that this commit will hold.
+    pub(super) fn block(&self, cid: &Cid) -> Option<&Block> {
+        let block = self.batch.blocks.get(*self.stored.get(cid)?)?;
+        (block.cid() == *cid).then_some(block)
     }
 }
 

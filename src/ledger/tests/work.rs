@@ -4,17 +4,21 @@ use std::{path::Path, sync::Arc};
 
 use serde_json::json;
 
-use super::{closed, kinds, opened, sealed, start};
+use super::{closed, kinds, open_with, opened, sealed, start};
 use crate::{
     block::Cid,
     call::{Code, Refusal},
-    event::work::{RetryPolicy, Rhythm, TaskSubmitted, WorkerRegistered},
+    event::{
+        Actor,
+        work::{RetryPolicy, Rhythm, TaskSubmitted, WorkerRegistered},
+    },
     ledger::{
         Ask, Command, Ledger, Ruling,
+        opening::Settings,
         work::{Hand, Handed, Made, NewRun, Wish, Work, Worked},
         writer::node,
     },
-    task::Status,
+    task::{Limits, Status},
     workflow::plan,
 };
 
@@ -345,6 +349,31 @@ fn workers_that_have_gone_are_forgotten_and_still_their_owners() {
     assert_eq!(take(&ledger).task, "t");
     closed((ledger, running));
     assert_eq!(count(dir.path(), "worker.unregistered"), 1);
+}
+
+#[test]
+fn a_lost_worker_stays_its_owners_when_an_operator_calls_for_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let limits = Limits { lease_ms: 1, ..Limits::default() };
+    let settings = Settings { limits, ..Settings::default() };
+    let (ledger, running) = open_with(dir.path(), &settings).expect("opens");
+    register(&ledger, "w");
+    while count(dir.path(), "worker.lost") == 0 {
+        std::thread::yield_now();
+    }
+    let actor = Actor { id: "boss".to_owned(), role: "operator".to_owned(), proof: None };
+    let work = Work { wish: claim(1), actor, cause: None, note: None };
+    let claimed = worked(ledger.submit_blocking(Command::Work(Box::new(work))).expect("the ledger runs"));
+    assert_eq!(claimed, Ok(Worked::Claimed(Vec::new())));
+    closed((ledger, running));
+    let reader = crate::log::sqlite::SqliteReader::open(&dir.path().join("log.db")).expect("reads");
+    let events = (0..kinds(dir.path()).len() as u64)
+        .filter_map(|seq| crate::log::Reader::event_at(&reader, seq).expect("reads"));
+    let owners: Vec<String> = events
+        .filter(|event| event.fields().kind == "worker.registered")
+        .map(|event| event.fields().actor.id.clone())
+        .collect();
+    assert_eq!(owners, ["someone", "someone"]);
 }
 
 #[test]
