@@ -1,4 +1,7 @@
 //! Durable work at the ledger's door: what is said again, what nobody hears, and what is cleared.
+//!
+//! Invariants:
+//! - every test works on a real directory, and looks into the log for what was recorded.
 
 use std::{path::Path, sync::Arc};
 
