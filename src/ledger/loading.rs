@@ -28,6 +28,9 @@ use crate::{
     },
 };
 
+/// How the state calls a worker that has left or is lost.
+const OFFLINE: &str = "offline";
+
 /// The state and the log, as they stand when nobody writes.
 pub(super) struct Loading<'a> {
     pub state: &'a Database,
@@ -52,13 +55,14 @@ impl Loading<'_> {
                 holding.keep(task, None);
             }
         }
-        for query::work::Worker { id, .. } in query::work::workers(self.state)? {
+        let there = query::work::workers(self.state)?.into_iter();
+        // Those that have gone are loaded when they come back.
+        for query::work::Worker { id, .. } in there.filter(|worker| worker.status != OFFLINE) {
             if let Some(mut worker) = self.fold(&crate::worker::subject(&id), Worker::begun, Worker::apply)? {
                 // Nobody was heard while the node was down; their silence counts from now.
                 worker.heard(self.now_ms);
-                worker.running = holding.held.get(&id).map_or(0, |held| held.len() as u64);
-                holding.due.push(std::cmp::Reverse((self.now_ms, Due::Worker(id.clone()))));
-                holding.workers.insert(id, worker);
+                holding.due.push(std::cmp::Reverse((self.now_ms, Due::Worker(id))));
+                holding.hold_worker(worker);
             }
         }
         for first in query::work::open_runs(self.state)? {
@@ -178,7 +182,17 @@ impl Loading<'_> {
 
 /// A run with its plan and inputs, folded from its events and those of its tasks.
 pub(super) fn load_run(state: &Database, log: &dyn Reader, id: &str) -> Result<Option<LiveRun>, StateError> {
-    fold_run(state, log, id, u64::MAX, |run| match &run.facts.origin {
+    run_before(state, log, id, u64::MAX)
+}
+
+/// As [`load_run`], as the run stood before the event at `end`.
+pub(super) fn run_before(
+    state: &Database,
+    log: &dyn Reader,
+    id: &str,
+    end: u64,
+) -> Result<Option<LiveRun>, StateError> {
+    fold_run(state, log, id, end, |run| match &run.facts.origin {
         // What the other run had done by then is all in its events.
         Some(origin) => {
             let old = fold_run(state, log, &origin.run, run.seq, |_| Ok(None))?;
@@ -231,7 +245,7 @@ fn begin_run(log: &dyn Reader, event: &Event) -> Result<Option<Run>, StateError>
 }
 
 /// A payload's content; none where it was erased.
-pub(super) fn content(log: &dyn Reader, payload: &Cid) -> Result<Option<Vec<u8>>, LogError> {
+fn content(log: &dyn Reader, payload: &Cid) -> Result<Option<Vec<u8>>, LogError> {
     let Some(Stored::Present(bytes)) = log.block(payload)? else { return Ok(None) };
     let Ok(payload) = decode::<Payload>(&bytes) else { return Ok(None) };
     let mut content = payload.data.unwrap_or_default();

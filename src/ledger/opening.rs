@@ -198,7 +198,7 @@ fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, 
     let (reach, reach_rx) = watch::channel(Reach::default());
     let mut folding = Folding { folder, signer, head, reach, sync_every: settings.checkpoint_interval };
     folding.sign(true).map_err(OpenError::Head)?;
-    let (alarm, alarms) = std::sync::mpsc::channel();
+    let (alarm, face) = clock::clock();
     let writer = Writer {
         reader: log.reader()?,
         log,
@@ -221,7 +221,7 @@ fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, 
     };
     let folding = spawn("fold", Box::new(move || folding.run(commits)))?;
     let weak = inbox.downgrade();
-    let clock = spawn("clock", Box::new(move || clock::run(&alarms, &weak)))?;
+    let clock = spawn("clock", Box::new(move || clock::run(&face, &weak)))?;
     let writer = spawn("ledger", Box::new(move || writer.run(asks)))?;
     let ledger = Ledger {
         inbox,

@@ -94,8 +94,10 @@ impl Folder {
                 let next = facts.retry_at_ms.map_or(Next::Ended(TIMED_OUT), |at| Next::Again(Some(at)));
                 self.task_turned(subject, Outcome::Failed, &next, &moment)
             }
-            Body::TaskLeaseExpired(_) => {
-                self.task_turned(subject, Outcome::Lost, &Next::Again(None), &moment)
+            Body::TaskLeaseExpired(facts) => {
+                self.task_turned(subject, Outcome::Lost, &Next::Again(None), &moment)?;
+                let sql = "UPDATE task SET attempt = attempt - ?2 WHERE id = ?1";
+                self.insert(sql, params![subject, facts.unheard])
             }
             Body::TaskInterrupted(facts) => {
                 let next = if facts.again { Next::Again(None) } else { Next::Ended(FAILED) };
@@ -130,8 +132,9 @@ impl Folder {
             Body::StepGathered(_) => self.step_done(subject, 1),
             Body::ScheduleCreated(facts) => self.schedule_created(event, &facts, subject, &moment),
             Body::ScheduleFired(facts) => self.insert(
-                "UPDATE schedule SET next_ms = ?2, last_ms = ?3, fired = fired + 1 WHERE id = ?1",
-                params![subject, facts.next_ms, facts.at_ms],
+                "UPDATE schedule SET next_ms = ?2, last_ms = ?3, fired = fired + ?4, missed = missed + ?5,
+                 skipped = skipped + ?6 WHERE id = ?1",
+                params![subject, facts.next_ms, facts.at_ms, !facts.skipped, facts.missed, facts.skipped],
             ),
             Body::ScheduleDeleted(_) => {
                 self.insert("UPDATE schedule SET deleted = 1 WHERE id = ?1", params![subject])
@@ -171,11 +174,6 @@ impl Folder {
             let tag = self.word(tag)?;
             let sql = "INSERT OR IGNORE INTO workflow_tag (tag, workflow) VALUES (?1, ?2)";
             self.insert(sql, params![tag, id])?;
-        }
-        for needs in &facts.dependencies {
-            let sql = "INSERT OR IGNORE INTO dependency (needs, workflow)
-                       SELECT id, ?2 FROM subject WHERE name = ?1";
-            self.insert(sql, params![subject_key(&format!("workflow/{needs}")), id])?;
         }
         *self.counts.runs.entry(status).or_default() += 1;
         Ok(())
@@ -285,10 +283,10 @@ impl Folder {
             Rhythm::Every { ms } => (None, Some(ms)),
         };
         self.insert(
-            "INSERT INTO schedule (id, name, created, cron, every_ms, makes, next_ms, fired, deleted)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0)
+            "INSERT INTO schedule (id, name, created, cron, every_ms, makes, next_ms, fired, missed, skipped, deleted)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, 0, 0)
              ON CONFLICT (id) DO UPDATE SET created = ?3, cron = ?4, every_ms = ?5, makes = ?6, next_ms = ?7,
-             last_ms = NULL, fired = 0, deleted = 0",
+             last_ms = NULL, fired = 0, missed = 0, skipped = 0, deleted = 0",
             params![id, name, moment.seq, cron, every_ms, facts.makes, facts.next_ms],
         )
     }

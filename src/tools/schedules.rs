@@ -179,6 +179,9 @@ fn one(view: &View, schedule: &Schedule) -> Result<Value, QueryError> {
         "catch_up": catch_up,
         "next_at": time(schedule.next_ms),
         "last_at": schedule.last_ms.map(time),
+        "fired_count": schedule.fired,
+        "missed_count": schedule.missed,
+        "skipped_count": schedule.skipped,
         "created_at": event.map(|event| time(event.fields().ts / 1000)),
     }))
 }

@@ -101,7 +101,7 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
     };
     let waits = task.status == Status::Queued;
     let start = match waits {
-        true => Some(desk.start_of(task.ready_ms, position.unwrap_or(0)).await),
+        true => Some(desk.start_of(task.ready_ms, position.unwrap_or(0)).await?),
         false => task.started_ms,
     };
     told(&json!({
@@ -127,7 +127,6 @@ struct AskStatus {
 /// A task as `task_status` tells it.
 struct Seen {
     task: Task,
-    position: Option<u64>,
     lines: Option<Vec<Line>>,
     metrics: Option<Value>,
     error: Option<Value>,
@@ -137,19 +136,24 @@ struct Seen {
 async fn status(desk: &Desk, call: &Invocation) -> Told {
     let asked: AskStatus = arguments(call)?;
     let id = asked.task_id.clone();
+    let of = id.clone();
     let seen = desk.ask(move |view| {
-        let Some((task, events, seq)) = task_as_of(view, &asked.task_id, asked.as_of_seq)? else {
+        let Some((task, events, seq)) = task_as_of(view, &of, asked.as_of_seq)? else {
             return Ok(None);
         };
-        let position = None;
         let lines = asked.include_logs.then(|| lines(view, &events)).transpose()?;
         let metrics = asked.include_metrics.then(|| metrics(&task, &events));
         let error = error(view, &task)?;
-        Ok(Some(Seen { task, position, lines, metrics, error, seq }))
+        Ok(Some(Seen { task, lines, metrics, error, seq }))
     });
     let seen = seen.await?.ok_or_else(|| unknown("task", &id, LISTER))?;
-    let Seen { task, position, lines, metrics, error, seq } = seen;
+    let Seen { task, lines, metrics, error, seq } = seen;
     let queued = task.status == Status::Queued;
+    // The line as it stands now says nothing of an earlier one.
+    let position = match queued && asked.as_of_seq.is_none() {
+        true => desk.position(call, &id).await?,
+        false => None,
+    };
     let held = task.status == Status::Running;
     let mut shown = json!({
         "task_id": task.id,

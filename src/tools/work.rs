@@ -40,6 +40,9 @@ use crate::{
     tools::{Builtin, reading::time, refusal},
 };
 
+pub const MINUTE_MS: u64 = 60_000;
+/// Minutes that say how fast tasks start and end.
+pub const LATELY: u64 = 5;
 /// Lines of log in one answer, the newest.
 const LOGS_MAX: usize = 1000;
 
@@ -172,10 +175,25 @@ impl Desk {
         self.audit.ask(move |view, _| question(view)).await.map_err(refusal)
     }
 
-    /// When a task that is ready at `ready_ms` starts, if those before it take as long as tasks did lately.
-    pub async fn start_of(&self, ready_ms: u64, before: u64) -> u64 {
-        let _ = before;
-        ready_ms.max(now_ms())
+    /// When a task that is ready at `ready_ms` starts, if those before it start as fast as tasks did lately.
+    pub async fn start_of(&self, ready_ms: u64, before: u64) -> Result<u64, Refusal> {
+        let now_ms = now_ms();
+        let first = (now_ms / MINUTE_MS).saturating_sub(LATELY);
+        let minutes = match before {
+            0 => Vec::new(),
+            _ => self.ask(move |view| Ok(view.minutes(first)?.what)).await?,
+        };
+        let started: u64 = minutes.iter().map(|minute| minute.started).sum();
+        let wait_ms = (before * LATELY * MINUTE_MS).checked_div(started).unwrap_or(0);
+        Ok(ready_ms.max(now_ms.saturating_add(wait_ms)))
+    }
+
+    /// How many tasks of its kind stand before a waiting task now; none where it waits no more.
+    pub async fn position(&self, call: &Invocation, task: &str) -> Result<Option<u64>, Refusal> {
+        match self.wish(call, None, Wish::Look { task: task.to_owned() }).await? {
+            Worked::Task { position, .. } => Ok(position),
+            _ => Err(unexpected()),
+        }
     }
 
     /// The tool of this public name.

@@ -328,7 +328,7 @@ impl Story {
                 self.task(&task_id, vec![], Body::TaskInterrupted(facts));
             }
             "lapse" => {
-                let facts = TaskLeaseExpired { worker: "w".into(), fence: 1, attempt: 1 };
+                let facts = TaskLeaseExpired { worker: "w".into(), fence: 1, attempt: 1, unheard: false };
                 self.task(&task_id, vec![], Body::TaskLeaseExpired(facts));
             }
             "die" => self.task(&task_id, vec![], Body::TaskDead(TaskDead { reason: "poison".into() })),

@@ -89,6 +89,9 @@ fn higher_priorities_run_sooner_and_equal_ones_in_their_order() {
     let raised = caller.tell("task_priority", json!({"task_id": "low", "new_priority": 100}));
     assert_eq!((&raised["old_priority"], &raised["new_queue_position"]), (&json!(10), &json!(0)), "{raised}");
     caller.submit("last", "a", json!({"priority": 0}));
+    for (id, position) in [("low", 0), ("high", 1), ("second", 3), ("last", 4)] {
+        assert_eq!(caller.task(id)["queue_position"], position, "{id}");
+    }
     let mut worker = Worker::register(&server, "w", &["a"], 10);
     assert_eq!(ids(&json!(worker.claim(10))), ["low", "high", "first", "second", "last"]);
     ended_well(server, &data);
@@ -391,7 +394,7 @@ fn clearing_takes_out_what_waits_and_never_what_runs() {
     worker.fail(&tasks[0], "boom", false);
     caller.refused("queue_clear", json!({"confirm": false}), "invalid_argument");
     let cleared = caller.tell("queue_clear", json!({"confirm": true, "status_filter": "queued"}));
-    assert_eq!(cleared["cleared_count"], 2, "{cleared}");
+    assert_eq!((&cleared["cleared_count"], &cleared["remaining_count"]), (&json!(2), &json!(0)), "{cleared}");
     assert!(worker.claim(10).is_empty());
     assert_eq!(caller.task_stands("waits-1"), "cancelled");
     let cleared = caller.tell("queue_clear", json!({"confirm": true, "status_filter": "failed"}));
@@ -877,6 +880,8 @@ fn a_schedule_fires_each_tick_once_over_a_kill_too_and_stops_when_deleted() {
                           "task": {"task_type": "a", "payload": {"n": 1}}});
     assert_eq!(caller.tell("schedule_create", schedule.clone())["replayed"], false);
     assert_eq!(caller.tell("schedule_create", schedule)["replayed"], true);
+    let listed = caller.tell("schedule_list", json!({}))["schedules"][0].clone();
+    assert_eq!((&listed["missed_count"], &listed["skipped_count"]), (&json!(0), &json!(0)), "{listed}");
     let fired = || {
         let ticks = record::events(data.path()).into_iter().filter_map(|event| match event.body() {
             Some(Body::ScheduleFired(facts)) => Some(facts.at_ms),
