@@ -366,8 +366,9 @@ pub fn message(content: &RawValue) -> String {
         Ok(Value::String(text)) => Some(text),
         Ok(Value::Object(said)) => {
             let text = |value: &Value| value.as_str().map(str::to_owned);
+            let structured = said.get("structuredContent").and_then(|said| text(&said["error"]["message"]));
             let block = said.get("content").and_then(|blocks| text(&blocks[0]["text"]));
-            said.get("message").and_then(text).or(block)
+            said.get("message").and_then(text).or(structured).or(block)
         }
         Ok(_) | Err(_) => None,
     };

@@ -750,6 +750,47 @@ fn a_tool_that_fails_fails_its_task_and_is_tried_again_where_it_may() {
 }
 
 #[test]
+fn what_a_tool_says_of_its_failure_is_recorded_and_kept_to() {
+    let data = temp();
+    let upstream = Upstream::new(&["denied", "busy", "odd", "mute"]);
+    let says = |tool: &str, error: Value| {
+        let content = json!([{"type": "text", "text": "as the test says"}]);
+        let structured = json!({"success": false, "error": error});
+        let result = json!({"content": content, "structuredContent": structured, "isError": true});
+        upstream.write(&format!("{tool}.result"), &result.to_string());
+    };
+    says("denied", json!({"code": "permission_denied", "message": "not you", "retryable": false}));
+    says("busy", json!({"code": "unavailable", "message": "not now", "retryable": true}));
+    says("odd", json!({"code": "no_such_code", "message": 7, "retryable": false}));
+    says("mute", json!("no object"));
+    let server = serve(data.path(), &upstream.table("up", ""));
+    let mut caller = Caller::new(&server);
+    for (tool, status, code, message, attempts) in [
+        ("denied", "failed", "permission_denied", "not you", 1),
+        ("busy", "dead", "unavailable", "not now", 2),
+        ("odd", "failed", "internal", "as the test says", 1),
+        ("mute", "dead", "internal", "as the test says", 2),
+    ] {
+        let policy = json!({"max_retries": 1, "backoff_ms": 0});
+        caller.submit(
+            tool,
+            &format!("tool:up_{tool}"),
+            json!({"payload": {}, "retry_policy": policy}),
+        );
+        let task = caller.task_until(tool, status);
+        assert_eq!(task["error"]["code"], code, "{task}");
+        assert_eq!(task["error"]["message"], message, "{task}");
+        assert_eq!(task["attempt"], attempts, "{task}");
+        let recorded = history(data.path(), tool).iter().rev().find_map(|event| match event.body() {
+            Some(Body::TaskFailed(facts)) => Some((facts.code, facts.retryable)),
+            _ => None,
+        });
+        assert_eq!(recorded, Some((code.to_owned(), status == "dead")), "{tool}");
+    }
+    ended_well(server, &data);
+}
+
+#[test]
 fn what_the_nodes_own_executor_held_when_it_died_is_void_at_once() {
     let data = temp();
     let once = r#"{"name":"wait_once","inputSchema":{"type":"object"}}"#;
