@@ -20,7 +20,7 @@ use crate::{
         Builtin, arguments,
         reading::{self, time},
         work::{
-            Desk, Line, Paging, SECRET, Told, content, invalid, lines, message, output, page, span,
+            Desk, Line, Paging, Told, content, invalid, lines, message, output, page, span,
             task_as_of, told, unexpected, unknown, worker,
         },
     },
@@ -78,9 +78,8 @@ fn on_offer(desk: &Desk, name: &str, input: &RawValue) -> Result<(Cid, bool), Re
     })?;
     let value: Value = serde_json::from_str(input.get()).map_err(|_| invalid("`payload` cannot be read"))?;
     entry.check(&value)?;
-    if desk.keeps_secret(&entry, &value) {
-        let refusal = invalid(format!("invalid input at /payload: {SECRET}"));
-        return Err(refusal.hint("call the tool directly, or give its server the secret"));
+    if let Some(refusal) = desk.unkept(&entry, &value, "/payload") {
+        return Err(refusal);
     }
     Ok((entry.tool.contract, entry.contract.repeatable()))
 }

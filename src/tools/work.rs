@@ -183,16 +183,20 @@ impl Desk {
         self.router.tool(name).filter(|entry| entry.tool.name == name)
     }
 
-    /// Whether an input holds what the tool marks as secret, other than by reference to another step.
-    pub fn keeps_secret(&self, entry: &Entry, input: &Value) -> bool {
-        if entry.secrets.is_empty() {
-            return false;
+    /// Why durable work, which keeps its inputs and results whole, cannot do a tool with this input; none where it
+    /// can. `place` is where the input stands.
+    pub fn unkept(&self, entry: &Entry, input: &Value, place: &str) -> Option<Refusal> {
+        let name = &entry.tool.name;
+        let hint = "call the tool directly, or give its server the secret";
+        // What a reference brings is not known yet.
+        if entry.secrets.stand_in(input, reference) {
+            return Some(invalid(format!("invalid input at {place}: {SECRET}")).hint(hint));
         }
-        let mut literal = input.clone();
-        blank(&mut literal);
-        let mut kept = literal.clone();
-        entry.secrets.redact(&mut kept, &self.salt);
-        taken_out(&literal, &kept)
+        let (setting, mode) = self.router.less_kept(name)?;
+        let message =
+            format!("{place}: durable work keeps inputs and results in full, and `{name}` is captured as {mode}");
+        let hint = format!("call the tool directly, or change `{setting}`");
+        Some(Refusal::new(Code::FailedPrecondition, message).hint(hint))
     }
 
     /// JSON as a payload.
@@ -217,32 +221,11 @@ impl Desk {
 }
 
 /// What is wrong with durable work that holds a secret.
-pub const SECRET: &str = "the tool marks this value as secret, and what is queued is kept";
+const SECRET: &str = "the tool marks this value as secret, and what is queued is kept";
 
-/// Puts its default, or null, in the place of every reference to another step.
-fn blank(value: &mut Value) {
-    match value {
-        Value::Object(fields) if fields.contains_key("$from") || fields.contains_key("$item") => {
-            *value = fields.remove("default").unwrap_or_default();
-        }
-        Value::Object(fields) => fields.values_mut().for_each(blank),
-        Value::Array(items) => items.iter_mut().for_each(blank),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
-/// Whether `after` lacks anything of `before` but nulls, which references left behind.
-fn taken_out(before: &Value, after: &Value) -> bool {
-    match (before, after) {
-        (Value::Null, _) => false,
-        (Value::Object(before), Value::Object(after)) => {
-            before.iter().any(|(name, value)| taken_out(value, after.get(name).unwrap_or(&Value::Null)))
-        }
-        (Value::Array(before), Value::Array(after)) => {
-            before.iter().zip(after).any(|(before, after)| taken_out(before, after))
-        }
-        (before, after) => before != after,
-    }
+/// Whether a value is taken from another step, or from the list a step runs over.
+fn reference(value: &Value) -> bool {
+    value.get("$from").is_some() || value.get("$item").is_some()
 }
 
 pub fn internal() -> Refusal {
