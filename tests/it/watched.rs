@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Server, temp},
-    record::until,
+    harness::{Process, Server, cairn, temp},
+    record::{PATIENCE, until},
     upstream::serve,
     work::{Caller, Worker},
 };
@@ -126,5 +126,34 @@ fn five_failed_workflows_and_a_dead_task_call_for_somebody() {
         &server,
         &[r#"cairn_alert{name="workflow_failures"} 1"#, r#"cairn_alert{name="dead_letters"} 1"#],
     );
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_watch_outlives_a_restart_and_ends_by_saying_why_the_run_failed() {
+    let data = temp();
+    let server = Server::start(data.path(), &[]);
+    let mut caller = Caller::new(&server);
+    let worker = Worker::register(&server, "w", &["echo"], 1);
+    let retry = json!({"max_retries": 0});
+    caller.run("wf", json!([{"step_id": "a", "action": "worker:echo", "retry": retry}]), json!({}));
+    let mut watch = Process::start(cairn(&["workflow", "watch", "wf", "--url", &server.url]));
+    let first = watch.line(PATIENCE).expect("the run in a line");
+    assert!(first.starts_with("wf  "), "{first}");
+    let address = server.url.trim_start_matches("http://").to_owned();
+    server.kill();
+    until("the watch waits", || watch.errors().contains("waiting up to 60 s").then_some(()));
+    let mut again = cairn(&["serve", "--listen", &address, "--data"]);
+    again.arg(data.path());
+    let server = Server::start_as(again);
+    let mut worker = worker.back(&server);
+    let task = worker.take();
+    worker.fail(&task, "bad_input", false);
+    let lines: Vec<String> = std::iter::from_fn(|| watch.line(PATIENCE)).collect();
+    assert_eq!(watch.wait(PATIENCE).code(), Some(1));
+    assert!(watch.errors().contains("the server answers again"), "{}", watch.errors());
+    let [.., head, why] = &lines[..] else { panic!("{lines:?}") };
+    assert!(head.starts_with("wf  failed  1/1 steps"), "{lines:?}");
+    assert_eq!(why, "step_failed: a: bad_input: as the test says");
     assert!(server.stop().success());
 }
