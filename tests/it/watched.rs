@@ -86,6 +86,42 @@ fn what_waits_runs_and_fails_is_seen_by_whoever_scrapes() {
 }
 
 #[test]
+fn waits_steps_and_runs_are_seen_as_distributions_and_steps_apart_from_tasks() {
+    let data = temp();
+    let server = Server::start(data.path(), &[]);
+    let mut caller = Caller::new(&server);
+    let mut worker = Worker::register(&server, "w", &["echo"], 2);
+    let step = |id: &str| json!({"step_id": id, "action": "worker:echo"});
+    caller.run("good", json!([step("a"), step("b")]), json!({"max_parallel_steps": 1}));
+    worker.does("good#a", json!(1));
+    worker.does("good#b", json!(2));
+    caller.run("bad", json!([step("a")]), json!({}));
+    let task = worker.take();
+    worker.fail(&task, "bad_input", false);
+    caller.submit("plain", "echo", json!({}));
+    worker.does("plain", json!(3));
+    scraped(
+        &server,
+        &[
+            "cairn_queue_wait_seconds_count 4",
+            r#"cairn_queue_wait_seconds_bucket{le="+Inf"} 4"#,
+            r#"cairn_queue_wait_seconds_bucket{le="86400.0"} 4"#,
+            r#"cairn_step_ends_total{outcome="succeeded"} 2"#,
+            r#"cairn_step_ends_total{outcome="failed"} 1"#,
+            r#"cairn_step_seconds_count{outcome="succeeded"} 2"#,
+            r#"cairn_step_seconds_count{outcome="failed"} 1"#,
+            r#"cairn_workflow_seconds_count{outcome="succeeded"} 1"#,
+            r#"cairn_workflow_seconds_count{outcome="failed"} 1"#,
+            r#"cairn_task_ends_total{outcome="succeeded"} 3"#,
+        ],
+    );
+    server.kill();
+    let server = Server::start(data.path(), &[]);
+    scraped(&server, &["cairn_queue_wait_seconds_count 0", r#"cairn_tasks{status="succeeded"} 3"#]);
+    assert!(server.stop().success());
+}
+
+#[test]
 fn a_worker_that_fell_silent_is_counted() {
     let data = temp();
     let server = serve(data.path(), "[tasks]\nlease_ms = 200\n");
