@@ -179,6 +179,40 @@ fn a_failure_that_is_not_retryable_ends_the_task_at_once() {
 }
 
 #[test]
+fn a_result_says_how_the_last_attempt_failed_and_how_long_all_took() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let policy = json!({"max_retries": 1, "backoff_ms": 300, "jitter": false});
+    caller.submit("t", "a", json!({"retry_policy": policy}));
+    let mut worker = Worker::register(&server, "w", &["a"], 5);
+    for code in ["first", "second"] {
+        let task = worker.take();
+        let since = Instant::now();
+        until("a while", || (since.elapsed() > Duration::from_millis(50)).then_some(()));
+        worker.fail(&task, code, true);
+    }
+    let told = caller.tell("task_result", json!({"task_id": "t"}));
+    let expected = json!({"code": "second", "message": "as the test says", "retryable": true});
+    assert_eq!((&told["status"], &told["result"]["error"]), (&json!("dead"), &expected), "{told}");
+    let status = caller.task("t");
+    assert_eq!(status["error"], expected, "{status}");
+    assert_eq!(told["execution_time_ms"], status["metrics"]["execution_time_ms"]);
+    let claims = claims_ms(&history(data.path(), "t"), |_| true);
+    let time = |ms: u64| format!("{:.3}", jiff::Timestamp::from_millisecond(ms as i64).expect("a time"));
+    assert_eq!(status["start_time"], time(claims[1]), "{status}");
+    let listed = caller.tell("task_list", json!({}));
+    assert_eq!(listed["tasks"][0]["start_time"], status["start_time"], "{listed}");
+    let took = told["execution_time_ms"].as_u64().expect("a number");
+    assert!(took >= 100, "both attempts count: {took}");
+    caller.submit("good", "a", json!({}));
+    worker.does("good", json!(1));
+    let told = caller.tell("task_result", json!({"task_id": "good"}));
+    assert_eq!(told["result"]["error"], Value::Null, "{told}");
+    ended_well(server, &data);
+}
+
+#[test]
 fn pauses_with_jitter_stay_between_half_and_the_whole() {
     let data = temp();
     let server = quiet(&data);
