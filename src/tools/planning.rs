@@ -99,7 +99,8 @@ pub async fn checked(
             (Ok(planned), None) => Ok(planned),
             (Ok(_), Some((_, first))) if unkept.iter().all(of_setting) => Err(Denied::from(first.clone())),
             (planned, _) => {
-                let unkept = unkept.into_iter().map(|(place, refusal)| Fault { place, fault: refusal.message });
+                let unkept =
+                    unkept.into_iter().map(|(place, refusal)| Fault { place, fault: refusal.message });
                 let faults = planned.err().into_iter().flatten().chain(unkept).collect();
                 Err(Denied::faulty(what, faults).hint("each place is a JSON pointer into the definition"))
             }

@@ -20,8 +20,8 @@ use crate::{
         Builtin, arguments,
         reading::{self, time},
         work::{
-            Desk, Line, Paging, Told, content, invalid, lines, message, output, page,
-            task_as_of, told, unexpected, unknown, worker,
+            Desk, Line, Paging, Told, content, invalid, lines, message, output, page, task_as_of, told,
+            unexpected, unknown, worker,
         },
     },
 };
@@ -98,16 +98,12 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
     let Worked::Task { task, position, replayed } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());
     };
-    let waits = task.status == Status::Queued;
-    let start = match waits {
-        true => Some(desk.start_of(task.ready_ms, position.unwrap_or(0)).await),
-        false => task.started_ms,
-    };
     told(&json!({
         "task_id": task.id,
         "status": task.status.as_str(),
         "queue_position": position,
-        "estimated_start_time": start.map(time),
+        // When what waits will start depends on work and workers that nobody can foresee.
+        "estimated_start_time": task.started_ms.map(time),
         "assigned_worker": worker(&task),
         "replayed": replayed,
     }))

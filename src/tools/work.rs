@@ -172,12 +172,6 @@ impl Desk {
         self.audit.ask(move |view, _| question(view)).await.map_err(refusal)
     }
 
-    /// When a task that is ready at `ready_ms` starts, if those before it take as long as tasks did lately.
-    pub async fn start_of(&self, ready_ms: u64, before: u64) -> u64 {
-        let _ = before;
-        ready_ms.max(now_ms())
-    }
-
     /// The tool of this public name.
     pub fn offered(&self, name: &str) -> Option<Arc<Entry>> {
         self.router.tool(name).filter(|entry| entry.tool.name == name)
@@ -193,8 +187,9 @@ impl Desk {
             return Some(invalid(format!("invalid input at {place}: {SECRET}")).hint(hint));
         }
         let (setting, mode) = self.router.less_kept(name)?;
-        let message =
-            format!("{place}: durable work keeps inputs and results in full, and `{name}` is captured as {mode}");
+        let message = format!(
+            "{place}: durable work keeps inputs and results in full, and `{name}` is captured as {mode}"
+        );
         let hint = format!("call the tool directly, or change `{setting}`");
         Some(Refusal::new(Code::FailedPrecondition, message).hint(hint))
     }
@@ -311,7 +306,7 @@ pub fn output(view: &View, task: &Task) -> Result<Option<Box<RawValue>>, QueryEr
     Ok(if of_tool { content.map(worth) } else { content })
 }
 
-/// One line of what workers and failures said.
+/// One line of what workers, failures and those said who changed something, with the reason they gave.
 #[derive(Serialize)]
 pub struct Line {
     time: String,
@@ -330,15 +325,20 @@ pub fn lines(view: &View, events: &[Event]) -> Result<Vec<Line>, QueryError> {
         if let Some(Body::TaskClaimed(facts)) = event.body() {
             attempts.insert(id, facts.attempt);
         }
-        let heard = fields.pay.iter().find(|pay| matches!(pay.role, Role::Log | Role::Error));
-        said.extend(heard.map(|pay| (id, attempts.get(id).copied(), fields.ts / 1000, pay.cid)));
+        let heard = fields.pay.iter().filter(|pay| matches!(pay.role, Role::Log | Role::Error | Role::Note));
+        let attempt = attempts.get(id).copied();
+        said.extend(heard.map(|pay| (id, attempt, fields, pay)));
     }
     let older = said.len().saturating_sub(LOGS_MAX);
     let mut lines = Vec::new();
-    for (id, attempt, at_ms, cid) in said.drain(older..) {
-        let Some(content) = content(view, &cid)? else { continue };
+    for (id, attempt, fields, pay) in said.drain(older..) {
+        let Some(content) = content(view, &pay.cid)? else { continue };
         let (task_id, attempt) = (id.to_owned(), attempt.unwrap_or(0));
-        lines.push(Line { time: time(at_ms), task_id, attempt, message: message(&content) });
+        let message = match pay.role {
+            Role::Note => format!("{} by {}: {}", fields.kind, fields.actor.id, message(&content)),
+            _ => message(&content),
+        };
+        lines.push(Line { time: time(fields.ts / 1000), task_id, attempt, message });
     }
     Ok(lines)
 }

@@ -177,7 +177,8 @@ fn a_secret_is_in_no_file_and_in_no_error() {
     let refused = result(&server, "workflow_submit", plan);
     assert_eq!(refused["isError"], true, "nor what another step brings: {refused}");
     let never = json!({"step_id": "never", "action": "worker:nobody"});
-    let open = json!({"step_id": "in", "action": "up_login", "inputs": {"user": "ada"}, "depends_on": ["never"]});
+    let open =
+        json!({"step_id": "in", "action": "up_login", "inputs": {"user": "ada"}, "depends_on": ["never"]});
     let plan = json!({"workflow_id": "open", "name": "open", "steps": [never, open]});
     assert_eq!(result(&server, "workflow_submit", plan)["structuredContent"]["success"], true);
     let fork = json!({"workflow_id": "open", "new_workflow_id": "new", "overrides": {"in": arguments}});

@@ -10,7 +10,7 @@ use cairn::event::{Body, work::TaskFailed};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Server, temp},
+    harness::{Server, cairn, run, temp},
     record::{self, until},
     speech::{ask, keyed},
     upstream::{Upstream, serve},
@@ -209,6 +209,62 @@ fn a_result_says_how_the_last_attempt_failed_and_how_long_all_took() {
     worker.does("good", json!(1));
     let told = caller.tell("task_result", json!({"task_id": "good"}));
     assert_eq!(told["result"]["error"], Value::Null, "{told}");
+    ended_well(server, &data);
+}
+
+#[test]
+fn the_reason_of_a_change_is_told_with_it() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let submitted = caller.submit("t", "a", json!({}));
+    assert_eq!(submitted["estimated_start_time"], Value::Null, "nobody can know: {submitted}");
+    caller.tell("task_priority", json!({"task_id": "t", "new_priority": 90, "reason": "it is late"}));
+    caller.tell("task_cancel", json!({"task_id": "t", "reason": "not needed"}));
+    let told = caller.tell("task_status", json!({"task_id": "t", "include_logs": true}));
+    let lines: Vec<&str> =
+        told["logs"].as_array().expect("lines").iter().flat_map(|line| line["message"].as_str()).collect();
+    let [first, second] = lines[..] else { panic!("{told}") };
+    assert!(first.starts_with("task.reprioritised by ") && first.ends_with(": it is late"), "{told}");
+    assert!(second.starts_with("task.cancelled by ") && second.ends_with(": not needed"), "{told}");
+    assert_eq!(told["progress"], 0, "{told}");
+    let event = history(data.path(), "t").last().expect("it was cancelled").cid().to_string();
+    let directory = data.path().to_str().expect("temporary paths are text");
+    for place in [["--url", &server.url], ["--data", directory]] {
+        let shown = run(cairn(&[&["log", "show", &event], &place[..]].concat()));
+        assert!(
+            shown.stdout.lines().any(|line| line.starts_with("reason") && line.ends_with("not needed")),
+            "{shown:?}"
+        );
+        let listed = run(cairn(&[&["log", "query", "--subject", "task/t", "--json"], &place[..]].concat()));
+        let reasons: Vec<Value> = listed
+            .stdout
+            .lines()
+            .map(|line| {
+                serde_json::from_str::<Value>(line).expect("a JSON document a line")["reason"].clone()
+            })
+            .collect();
+        assert_eq!(reasons, [Value::Null, json!("it is late"), json!("not needed")], "{listed:?}");
+    }
+    ended_well(server, &data);
+}
+
+#[test]
+fn a_cancelled_run_shows_how_far_it_came() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let mut worker = Worker::register(&server, "w", &["a"], 5);
+    let step = |id: &str, after: Value| json!({"step_id": id, "action": "worker:a", "depends_on": after});
+    let steps = json!([step("one", json!([])), step("two", json!(["one"])), step("three", json!(["two"]))]);
+    let submitted = caller.run("wf", steps, json!({}));
+    assert_eq!(submitted["estimated_start_time"], Value::Null, "{submitted}");
+    worker.does("wf#one", json!(1));
+    caller.tell("workflow_cancel", json!({"workflow_id": "wf", "force": true}));
+    let ended = caller.run_until("wf", "cancelled");
+    assert_eq!(ended["progress"], 33, "{ended}");
+    let listed = caller.tell("workflow_list", json!({}));
+    assert_eq!(listed["workflows"][0]["progress"], 33, "{listed}");
     ended_well(server, &data);
 }
 
@@ -806,11 +862,7 @@ fn what_a_tool_says_of_its_failure_is_recorded_and_kept_to() {
         ("mute", "dead", "internal", "as the test says", 2),
     ] {
         let policy = json!({"max_retries": 1, "backoff_ms": 0});
-        caller.submit(
-            tool,
-            &format!("tool:up_{tool}"),
-            json!({"payload": {}, "retry_policy": policy}),
-        );
+        caller.submit(tool, &format!("tool:up_{tool}"), json!({"payload": {}, "retry_policy": policy}));
         let task = caller.task_until(tool, status);
         assert_eq!(task["error"]["code"], code, "{task}");
         assert_eq!(task["error"]["message"], message, "{task}");
