@@ -264,7 +264,7 @@ impl Task {
                 self.status = Status::Running;
                 self.attempt = facts.attempt;
                 self.fence = facts.fence;
-                self.started_ms.get_or_insert(now_ms);
+                self.started_ms = Some(now_ms);
                 self.lease = Some(Lease {
                     worker: facts.worker.clone(),
                     runner: facts.runner.clone(),

@@ -190,12 +190,13 @@ struct Checked {
 
 /// Signs the log as it stands and starts the threads that write and fold it.
 fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, Running), OpenError> {
-    let Checked { lock, log, head, signer, folder, working, holding, about } = checked;
+    let Checked { lock, log, head, signer, mut folder, working, holding, about } = checked;
     let tip = log.reader()?.tip()?;
     let (inbox, asks) = mpsc::channel(WAITING_MAX);
     let (fold, commits) = std::sync::mpsc::sync_channel(FOLD_BACKLOG);
     let (committed, committed_rx) = watch::channel(tip.map_or(0, |tip| tip.seq + 1));
     let (reach, reach_rx) = watch::channel(Reach::default());
+    folder.watched_by(settings.metrics.clone());
     let mut folding = Folding { folder, signer, head, reach, sync_every: settings.checkpoint_interval };
     folding.sign(true).map_err(OpenError::Head)?;
     let (alarm, face) = clock::clock();

@@ -4,7 +4,7 @@
 //! - events are folded in order, each once; a batch is one transaction;
 //! - what a row holds depends on the log alone, not on how the events were grouped.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -13,6 +13,7 @@ use crate::{
     event::{Body, Event},
     log::Reader,
     merkle::{self, Growing},
+    metrics::Metrics,
     state::{StateError, StoredTiles, progress, subject_key, tile_id, work::counts::Counts},
 };
 
@@ -35,9 +36,16 @@ pub struct Folder {
     recent: HashMap<Cid, u64>,
     /// What the counts have changed by since they were last written.
     pub(super) counts: Counts,
+    /// Told how long work waits and takes; nobody is while a log is caught up with.
+    pub(super) watcher: Option<Arc<Metrics>>,
 }
 
 impl Folder {
+    /// From now on, tells these how long work waits and takes.
+    pub fn watched_by(&mut self, metrics: Option<Arc<Metrics>>) {
+        self.watcher = metrics;
+    }
+
     /// Takes up the state where it stands.
     pub fn resume(state: Connection, log: Box<dyn Reader>) -> Result<Self, StateError> {
         let at = progress(&state)?;
@@ -56,6 +64,7 @@ impl Folder {
             tally,
             recent: HashMap::new(),
             counts: Counts::default(),
+            watcher: None,
         })
     }
 

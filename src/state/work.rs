@@ -130,6 +130,12 @@ impl Folder {
             }
             Body::StepSkipped(facts) if facts.reason == "condition" => self.step_done(subject, 1),
             Body::StepGathered(_) => self.step_done(subject, 1),
+            Body::StepFailed(_) => {
+                if let Some(metrics) = &self.watcher {
+                    metrics.work.step_ended(TASK_STATUSES[usize::from(FAILED)], None);
+                }
+                Ok(())
+            }
             Body::ScheduleCreated(facts) => self.schedule_created(event, &facts, subject, &moment),
             Body::ScheduleFired(facts) => self.insert(
                 "UPDATE schedule SET next_ms = ?2, last_ms = ?3, fired = fired + ?4, missed = missed + ?5,
@@ -146,7 +152,6 @@ impl Folder {
             | Body::WorkflowSignalled(_)
             | Body::WorkflowReplayed(_)
             | Body::StepSkipped(_)
-            | Body::StepFailed(_)
             | Body::LogOpened(_)
             | Body::LogRecovered(_)
             | Body::AccessExported(_)
@@ -186,7 +191,7 @@ impl Folder {
         priority: Option<u64>,
         moment: &Moment,
     ) -> Result<(), StateError> {
-        let Some(before) = self.run_status(id)? else { return Ok(()) };
+        let Some((before, started_ms)) = self.run_stands(id)? else { return Ok(()) };
         let ended = status >= RUN_SUCCEEDED;
         self.insert(
             "UPDATE workflow SET status = ?2, priority = coalesce(?3, priority), ended_ms = ?4,
@@ -204,6 +209,10 @@ impl Folder {
             let minute = self.counts.minute(moment.minute);
             minute.runs_ended += 1;
             minute.runs_failed += u64::from(status == RUN_FAILED || status == RUN_TIMED_OUT);
+            if let (Some(metrics), Some(started_ms)) = (&self.watcher, started_ms) {
+                let took_ms = moment.ms.saturating_sub(started_ms);
+                metrics.work.run_ended(RUN_STATUSES[usize::from(status)], took_ms);
+            }
         }
         Ok(())
     }
@@ -215,9 +224,10 @@ impl Folder {
         })
     }
 
-    fn run_status(&self, id: u64) -> Result<Option<u8>, StateError> {
-        let mut find = self.state.prepare_cached("SELECT status FROM workflow WHERE id = ?1")?;
-        Ok(find.query_row([id], |row| row.get(0)).optional()?)
+    /// A run's status, and when it started.
+    fn run_stands(&self, id: u64) -> Result<Option<(u8, Option<u64>)>, StateError> {
+        let mut find = self.state.prepare_cached("SELECT status, started_ms FROM workflow WHERE id = ?1")?;
+        Ok(find.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
     }
 
     /// The number of the run a task is of, which waits no longer.

@@ -1,15 +1,17 @@
 //! Plans against the catalogue: what a definition names must be on offer, and fit.
 //!
 //! Invariants:
-//! - a literal value for a field that a tool marks secret is a fault: durable work keeps its inputs.
+//! - a value for a field that a tool marks secret is a fault, and so is a tool of which not all may be kept: durable
+//!   work keeps its inputs and results.
 
 use ipld_core::ipld::Ipld;
 use serde_json::{Map, Value};
 
 use crate::tools::denied::Denied;
 use crate::{
+    call::{Code, Refusal},
     query::{View, list::Filter},
-    tools::work::{Desk, SECRET},
+    tools::work::Desk,
     workflow::{
         self,
         plan::{Definition, Fault, ToolFacts, Tools, WORKFLOW_RUN, plan},
@@ -33,7 +35,9 @@ impl Tools for Catalogue {
     }
 
     fn check(&self, name: &str, input: &Value) -> Option<String> {
-        self.0.offered(name)?.check(input).err().map(|refusal| refusal.message)
+        let entry = self.0.offered(name)?;
+        let refusal = entry.check(input).err().or_else(|| self.0.unkept(&entry, input, "/"));
+        refusal.map(|refusal| refusal.message)
     }
 
     /// The writer looks for the runs that a run waits for.
@@ -61,8 +65,9 @@ impl Tools for Known<'_> {
         self.catalogue.tool(name)
     }
 
+    /// What cannot be kept is told apart.
     fn check(&self, name: &str, input: &Value) -> Option<String> {
-        self.catalogue.check(name, input)
+        self.catalogue.0.offered(name)?.check(input).err().map(|refusal| refusal.message)
     }
 
     fn run_exists(&self, id: &str) -> bool {
@@ -87,35 +92,38 @@ pub async fn checked(
     let planned = desk.ask(move |view| {
         let known = Known { catalogue: &catalogue, view };
         let planned = plan(&definition, &known);
-        let mut faults = Vec::new();
-        secrets(&catalogue.0, &definition, "", &mut faults);
-        Ok(match planned {
-            Ok(planned) if faults.is_empty() => Ok(planned),
-            Ok(_) => Err(faults),
-            Err(first) => Err(first.into_iter().chain(faults).collect()),
+        let mut unkept = Vec::new();
+        find_unkept(&catalogue.0, &definition, "", &mut unkept);
+        let of_setting = |(_, refusal): &(String, Refusal)| refusal.code == Code::FailedPrecondition;
+        Ok(match (planned, unkept.first()) {
+            (Ok(planned), None) => Ok(planned),
+            (Ok(_), Some((_, first))) if unkept.iter().all(of_setting) => Err(Denied::from(first.clone())),
+            (planned, _) => {
+                let unkept =
+                    unkept.into_iter().map(|(place, refusal)| Fault { place, fault: refusal.message });
+                let faults = planned.err().into_iter().flatten().chain(unkept).collect();
+                Err(Denied::faulty(what, faults).hint("each place is a JSON pointer into the definition"))
+            }
         })
     });
-    planned.await?.map_err(|faults| {
-        Denied::faulty(what, faults).hint("each place is a JSON pointer into the definition")
-    })
+    planned.await?
 }
 
-/// Finds values that tools mark as secret: steps are kept, so they cannot hold them.
-pub(super) fn secrets(desk: &Desk, definition: &Value, place: &str, faults: &mut Vec<Fault>) {
+/// Finds steps that durable work cannot keep whole: where their inputs stand, and why.
+fn find_unkept(desk: &Desk, definition: &Value, place: &str, found: &mut Vec<(String, Refusal)>) {
     let steps = definition.get("steps").and_then(Value::as_array);
     for (at, step) in steps.into_iter().flatten().enumerate() {
         let place = format!("{place}/steps/{at}");
         let undo = step.get("compensate").map(|undo| (undo, format!("{place}/compensate/inputs")));
         for (does, place) in std::iter::once((step, format!("{place}/inputs"))).chain(undo) {
-            let Some((action, inputs)) = does.get("action").and_then(Value::as_str).zip(does.get("inputs"))
-            else {
-                continue;
-            };
+            let Some(action) = does.get("action").and_then(Value::as_str) else { continue };
+            let inputs = does.get("inputs").unwrap_or(&Value::Null);
             if action == WORKFLOW_RUN {
-                secrets(desk, inputs, &place, faults);
-            } else if desk.offered(action).is_some_and(|entry| desk.keeps_secret(&entry, inputs)) {
-                faults.push(Fault { place, fault: SECRET.to_owned() });
+                find_unkept(desk, inputs, &place, found);
+                continue;
             }
+            let refusal = desk.offered(action).and_then(|entry| desk.unkept(&entry, inputs, &place));
+            found.extend(refusal.map(|refusal| (place, refusal)));
         }
     }
 }

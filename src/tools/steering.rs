@@ -8,12 +8,13 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::tools::denied::Denied;
 use crate::{
+    call::Code,
     ledger::work::{RunTold, Wish, Worked},
     router::Invocation,
     tools::{
         Builtin, arguments,
         planning::Catalogue,
-        work::{Desk, SECRET, Told, told, unexpected, unknown},
+        work::{Desk, Told, told, unexpected, unknown},
         workflows::{LISTER, submitted},
     },
     workflow::{plan::Fault, run::Run},
@@ -50,12 +51,9 @@ async fn fork(desk: &Desk, call: &Invocation) -> Told {
         let (catalogue, asked, overrides) = (Catalogue(desk.clone()), id.clone(), overrides.clone());
         let checked = desk.ask(move |view| {
             let Some((run, _, _)) = submitted(view, &asked, None)? else { return Ok(None) };
-            Ok(Some(override_faults(&catalogue, &run, &overrides)))
+            Ok(Some(check_overrides(&catalogue, &run, &overrides)))
         });
-        let faults = checked.await?.ok_or_else(|| unknown("workflow", &id, LISTER))?;
-        if !faults.is_empty() {
-            return Err(Denied::faulty("the fork", faults));
-        }
+        checked.await?.ok_or_else(|| unknown("workflow", &id, LISTER))??;
     }
     let overrides = Value::Object(overrides).to_string();
     let wish = Wish::ForkRun { run: id.clone(), new, from_step, overrides, rerun: false };
@@ -83,22 +81,36 @@ async fn fork(desk: &Desk, call: &Invocation) -> Told {
     }))
 }
 
-/// What is wrong with new inputs for the steps of a run.
-fn override_faults(catalogue: &Catalogue, run: &Run, overrides: &Map<String, Value>) -> Vec<Fault> {
-    let fault = |(id, inputs): (&String, &Value)| {
+/// Checks new inputs for the steps of a run.
+fn check_overrides(catalogue: &Catalogue, run: &Run, overrides: &Map<String, Value>) -> Result<(), Denied> {
+    let mut faults = Vec::new();
+    let mut unkept = None;
+    for (id, inputs) in overrides {
         let place = format!("/overrides/{}", id.replace('~', "~0").replace('/', "~1"));
-        let fault = match run.step(id) {
+        let fault = match run.step(id).map(|at| &run.plan.steps[at]) {
             None => Some(format!("workflow `{}` has no such step", run.id)),
             Some(_) if !inputs.is_object() => Some("must be an object".to_owned()),
-            Some(at) => match catalogue.0.offered(&run.plan.steps[at].action) {
-                Some(entry) if catalogue.0.keeps_secret(&entry, inputs) => Some(SECRET.to_owned()),
-                Some(entry) if literal(inputs) => entry.check(inputs).err().map(|refusal| refusal.message),
-                Some(_) | None => None,
+            Some(step) => match catalogue.0.offered(&step.action) {
+                None if step.tool.is_some() => Some(format!("`{}` is not on offer now", step.action)),
+                None => None,
+                Some(entry) => match catalogue.0.unkept(&entry, inputs, &place) {
+                    Some(refusal) if refusal.code == Code::FailedPrecondition => {
+                        unkept = unkept.or(Some(refusal));
+                        None
+                    }
+                    Some(refusal) => Some(refusal.message),
+                    None if literal(inputs) => entry.check(inputs).err().map(|refusal| refusal.message),
+                    None => None,
+                },
             },
         };
-        fault.map(|fault| Fault { place, fault })
-    };
-    overrides.iter().filter_map(fault).collect()
+        faults.extend(fault.map(|fault| Fault { place, fault }));
+    }
+    match unkept {
+        _ if !faults.is_empty() => Err(Denied::faulty("the fork", faults)),
+        Some(refusal) => Err(refusal.into()),
+        None => Ok(()),
+    }
 }
 
 /// Whether inputs take nothing from other steps.

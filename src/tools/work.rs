@@ -175,17 +175,15 @@ impl Desk {
         self.audit.ask(move |view, _| question(view)).await.map_err(refusal)
     }
 
-    /// When a task that is ready at `ready_ms` starts, if those before it start as fast as tasks did lately.
-    pub async fn start_of(&self, ready_ms: u64, before: u64) -> Result<u64, Refusal> {
+    /// When a task that is ready at `ready_ms` starts, if those before it start as fast as tasks did lately; none
+    /// where none did.
+    pub async fn start_of(&self, ready_ms: u64, before: u64) -> Result<Option<u64>, Refusal> {
         let now_ms = now_ms();
         let first = (now_ms / MINUTE_MS).saturating_sub(LATELY);
-        let minutes = match before {
-            0 => Vec::new(),
-            _ => self.ask(move |view| Ok(view.minutes(first)?.what)).await?,
-        };
+        let minutes = self.ask(move |view| Ok(view.minutes(first)?.what)).await?;
         let started: u64 = minutes.iter().map(|minute| minute.started).sum();
-        let wait_ms = (before * LATELY * MINUTE_MS).checked_div(started).unwrap_or(0);
-        Ok(ready_ms.max(now_ms.saturating_add(wait_ms)))
+        let wait_ms = (before * LATELY * MINUTE_MS).checked_div(started);
+        Ok(wait_ms.map(|wait_ms| ready_ms.max(now_ms.saturating_add(wait_ms))))
     }
 
     /// How many tasks of its kind stand before a waiting task now; none where it waits no more.
@@ -201,16 +199,21 @@ impl Desk {
         self.router.tool(name).filter(|entry| entry.tool.name == name)
     }
 
-    /// Whether an input holds what the tool marks as secret, other than by reference to another step.
-    pub fn keeps_secret(&self, entry: &Entry, input: &Value) -> bool {
-        if entry.secrets.is_empty() {
-            return false;
+    /// Why durable work, which keeps its inputs and results whole, cannot do a tool with this input; none where it
+    /// can. `place` is where the input stands.
+    pub fn unkept(&self, entry: &Entry, input: &Value, place: &str) -> Option<Refusal> {
+        let name = &entry.tool.name;
+        let hint = "call the tool directly, or give its server the secret";
+        // What a reference brings is not known yet.
+        if entry.secrets.stand_in(input, reference) {
+            return Some(invalid(format!("invalid input at {place}: {SECRET}")).hint(hint));
         }
-        let mut literal = input.clone();
-        blank(&mut literal);
-        let mut kept = literal.clone();
-        entry.secrets.redact(&mut kept, &self.salt);
-        taken_out(&literal, &kept)
+        let (setting, mode) = self.router.less_kept(name)?;
+        let message = format!(
+            "{place}: durable work keeps inputs and results in full, and `{name}` is captured as {mode}"
+        );
+        let hint = format!("call the tool directly, or change `{setting}`");
+        Some(Refusal::new(Code::FailedPrecondition, message).hint(hint))
     }
 
     /// JSON as a payload.
@@ -235,32 +238,11 @@ impl Desk {
 }
 
 /// What is wrong with durable work that holds a secret.
-pub const SECRET: &str = "the tool marks this value as secret, and what is queued is kept";
+const SECRET: &str = "the tool marks this value as secret, and what is queued is kept";
 
-/// Puts its default, or null, in the place of every reference to another step.
-fn blank(value: &mut Value) {
-    match value {
-        Value::Object(fields) if fields.contains_key("$from") || fields.contains_key("$item") => {
-            *value = fields.remove("default").unwrap_or_default();
-        }
-        Value::Object(fields) => fields.values_mut().for_each(blank),
-        Value::Array(items) => items.iter_mut().for_each(blank),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
-/// Whether `after` lacks anything of `before` but nulls, which references left behind.
-fn taken_out(before: &Value, after: &Value) -> bool {
-    match (before, after) {
-        (Value::Null, _) => false,
-        (Value::Object(before), Value::Object(after)) => {
-            before.iter().any(|(name, value)| taken_out(value, after.get(name).unwrap_or(&Value::Null)))
-        }
-        (Value::Array(before), Value::Array(after)) => {
-            before.iter().zip(after).any(|(before, after)| taken_out(before, after))
-        }
-        (before, after) => before != after,
-    }
+/// Whether a value is taken from another step, or from the list a step runs over.
+fn reference(value: &Value) -> bool {
+    value.get("$from").is_some() || value.get("$item").is_some()
 }
 
 pub fn internal() -> Refusal {
@@ -346,7 +328,7 @@ pub fn output(view: &View, task: &Task) -> Result<Option<Box<RawValue>>, QueryEr
     Ok(if of_tool { content.map(worth) } else { content })
 }
 
-/// One line of what workers and failures said.
+/// One line of what workers, failures and those said who changed something, with the reason they gave.
 #[derive(Serialize)]
 pub struct Line {
     time: String,
@@ -365,15 +347,20 @@ pub fn lines(view: &View, events: &[Event]) -> Result<Vec<Line>, QueryError> {
         if let Some(Body::TaskClaimed(facts)) = event.body() {
             attempts.insert(id, facts.attempt);
         }
-        let heard = fields.pay.iter().find(|pay| matches!(pay.role, Role::Log | Role::Error));
-        said.extend(heard.map(|pay| (id, attempts.get(id).copied(), fields.ts / 1000, pay.cid)));
+        let heard = fields.pay.iter().filter(|pay| matches!(pay.role, Role::Log | Role::Error | Role::Note));
+        let attempt = attempts.get(id).copied();
+        said.extend(heard.map(|pay| (id, attempt, fields, pay)));
     }
     let older = said.len().saturating_sub(LOGS_MAX);
     let mut lines = Vec::new();
-    for (id, attempt, at_ms, cid) in said.drain(older..) {
-        let Some(content) = content(view, &cid)? else { continue };
+    for (id, attempt, fields, pay) in said.drain(older..) {
+        let Some(content) = content(view, &pay.cid)? else { continue };
         let (task_id, attempt) = (id.to_owned(), attempt.unwrap_or(0));
-        lines.push(Line { time: time(at_ms), task_id, attempt, message: message(&content) });
+        let message = match pay.role {
+            Role::Note => format!("{} by {}: {}", fields.kind, fields.actor.id, message(&content)),
+            _ => message(&content),
+        };
+        lines.push(Line { time: time(fields.ts / 1000), task_id, attempt, message });
     }
     Ok(lines)
 }
@@ -384,8 +371,9 @@ pub fn message(content: &RawValue) -> String {
         Ok(Value::String(text)) => Some(text),
         Ok(Value::Object(said)) => {
             let text = |value: &Value| value.as_str().map(str::to_owned);
+            let structured = said.get("structuredContent").and_then(|said| text(&said["error"]["message"]));
             let block = said.get("content").and_then(|blocks| text(&blocks[0]["text"]));
-            said.get("message").and_then(text).or(block)
+            said.get("message").and_then(text).or(structured).or(block)
         }
         Ok(_) | Err(_) => None,
     };

@@ -69,7 +69,6 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
         return Err(refusal.hint("leave `peer` out: the run is this node's then").into());
     }
     let planned = checked(desk, "the definition", definition).await?;
-    let waits = !planned.dependencies.is_empty();
     let new = NewRun {
         id: planned.id.unwrap_or_default(),
         inputs: desk.seal(&planned.inputs.to_string())?,
@@ -90,7 +89,7 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
         "definition": run.definition.to_string(),
         "run": run.submitted.to_string(),
         "peer_assigned": null,
-        "estimated_start_time": (!waits).then(|| time(run.submitted_ms)),
+        "estimated_start_time": null,
         "replayed": replayed,
     }))
 }

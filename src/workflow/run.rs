@@ -317,10 +317,10 @@ impl Run {
         if self.phase == Status::Submitted && waits() { Status::Waiting } else { self.phase }
     }
 
-    /// Steps that have ended, in a hundred.
+    /// Steps that are done, in a hundred: what was cancelled or failed was not done.
     pub fn progress(&self) -> u64 {
-        let ended = self.steps.len() - self.open;
-        (ended * 100 / self.steps.len().max(1)) as u64
+        let done = self.steps.iter().filter(|step| step.done()).count();
+        (done * 100 / self.steps.len().max(1)) as u64
     }
 
     /// The ids of the steps that are running now.

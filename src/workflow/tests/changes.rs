@@ -22,7 +22,7 @@ fn a_cancelled_run_starts_nothing_more() {
     ]);
     story.ends("cancelled");
     assert_eq!(story.steps_are(), "a succeeded, b cancelled, c cancelled, x cancelled");
-    assert_eq!(story.run.progress(), 100);
+    assert_eq!(story.run.progress(), 25);
 }
 
 #[test]
