@@ -22,7 +22,10 @@ use crate::{
         work::{Desk, Told, told, unexpected, unknown},
         workflows::{ending, run_as_of},
     },
-    workflow::replay::{diff, verify},
+    workflow::replay::{
+        diff::{Diff, diff},
+        verify,
+    },
 };
 
 /// The mode of a replay that runs nothing.
@@ -155,35 +158,8 @@ async fn rerun(desk: &Desk, call: &Invocation, asked: &Replay) -> Result<String,
 
 /// Compares a repetition with what it repeats, in the words of a replay.
 async fn compared(desk: &Desk, left: String, right: String) -> Result<Value, Refusal> {
-    let diff = differing(desk, left, right).await?;
-    let verdict = |step: &Value| match () {
-        () if step["left"].is_null() => "extra",
-        () if step["right"].is_null() => "missing",
-        () if step["contract"] == "different" || step["input"] == "different" => "input_differs",
-        () if step["output"] == "different" || step["left"]["status"] != step["right"]["status"] => {
-            "output_differs"
-        }
-        () => "match",
-    };
-    let step = |step: &Value| {
-        let side = if verdict(step) == "input_differs" { "input" } else { "output" };
-        json!({
-            "step_id": step["step_id"],
-            "verdict": verdict(step),
-            "expected": step["left"][side],
-            "actual": step["right"][side],
-        })
-    };
-    let first = &diff["first_divergence"];
-    let first = (!first.is_null()).then(|| {
-        json!({"step_id": first["step_id"], "expected": first["left"], "actual": first["right"], "why": first["why"]})
-    });
-    Ok(json!({
-        "matched": diff["matched"],
-        "compared_steps": diff["compared_steps"],
-        "first_divergence": first,
-        "steps": diff["steps"].as_array().into_iter().flatten().map(step).collect::<Vec<_>>(),
-    }))
+    let (diff, _) = differing(desk, left, right).await?;
+    Ok(diff.report().json())
 }
 
 #[derive(Deserialize)]
@@ -194,19 +170,20 @@ struct Compare {
 
 async fn compare(desk: &Desk, call: &Invocation) -> Told {
     let Compare { left, right } = arguments(call)?;
-    told(&differing(desk, left, right).await?)
+    let (diff, seq) = differing(desk, left.clone(), right.clone()).await?;
+    let mut shown = diff.json();
+    shown["left"] = json!(left);
+    shown["right"] = json!(right);
+    shown["seq"] = json!(seq);
+    told(&shown)
 }
 
-/// Two runs side by side.
-async fn differing(desk: &Desk, left: String, right: String) -> Result<Value, Refusal> {
+/// Two runs side by side, and the seq they were read at.
+async fn differing(desk: &Desk, left: String, right: String) -> Result<(Diff, u64), Refusal> {
     let differing = desk.ask(move |view| {
         let Some((one, _, seq)) = run_as_of(view, &left, None)? else { return Ok(Err(left)) };
         let Some((other, _, _)) = run_as_of(view, &right, Some(seq))? else { return Ok(Err(right)) };
-        let mut shown = diff::diff(&one, &other, &Recorded::new(view)).json();
-        shown["left"] = json!(left);
-        shown["right"] = json!(right);
-        shown["seq"] = json!(seq);
-        Ok(Ok(shown))
+        Ok(Ok((diff(&one, &other, &Recorded::new(view)), seq)))
     });
     differing.await?.map_err(|id| unknown("workflow", &id, LISTER))
 }

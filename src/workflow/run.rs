@@ -9,7 +9,7 @@ mod change;
 pub mod decide;
 mod fold;
 pub mod status;
-mod take;
+pub mod take;
 mod told;
 mod values;
 
@@ -220,6 +220,12 @@ impl StepState {
             StepStatus::Skipped => self.reason.as_deref() == Some(CONDITION),
             _ => false,
         }
+    }
+
+    /// Whether it ended without a task, by what is on record of another run.
+    pub fn from_record(&self) -> bool {
+        let by_failing = self.status == StepStatus::Failed && self.whole.input.is_some();
+        self.whole.submitted.is_none() && (self.whole.reused || by_failing)
     }
 
     fn undo_status(&self) -> WorkStatus {

@@ -19,6 +19,7 @@ use super::{
         Piece, Run, Slot,
         decide::{Contents, Decision},
         status::WorkStatus,
+        take::Given,
     },
 };
 use crate::{
@@ -237,20 +238,32 @@ impl Story {
             }
             Decision::Take { task_id, step, task_type, tool, input, output, .. } => {
                 let facts = submitted(&self.run.id, &step, Default::default(), &task_type, None, None);
+                let input = match input {
+                    Given::Recorded(input) => input,
+                    Given::Resolved(text) => Some(self.memory.keep(&text, Role::Input)),
+                };
                 let (subject, input) = (format!("task/{task_id}"), input.into_iter().collect());
                 self.record(&subject, tool, input, Body::TaskSubmitted(facts));
                 let facts = TaskSucceeded { fence: 0, attempt: 0, reused: true };
                 self.task(&task_id, output.into_iter().collect(), Body::TaskSucceeded(facts));
             }
-            Decision::TakeGathered { step, parts, output, .. } => {
-                self.own(output.into_iter().collect(), Body::StepGathered(StepGathered { step, parts }));
+            Decision::TakeGathered { step, input, parts, output, .. } => {
+                let input = input.map(|text| self.memory.keep(&text, Role::Input));
+                self.own(
+                    output.into_iter().chain(input).collect(),
+                    Body::StepGathered(StepGathered { step, parts }),
+                );
             }
             Decision::Skip { step, reason } => {
                 self.own(vec![], Body::StepSkipped(StepSkipped { step, reason: reason.into() }));
             }
-            Decision::Fail { step, code, message } => {
+            Decision::Fail { step, code, message, input } => {
                 let error = self.memory.keep(&json!({ "message": message }).to_string(), Role::Error);
-                self.own(vec![error], Body::StepFailed(StepFailed { step, code }));
+                let input = input.map(|text| self.memory.keep(&text, Role::Input));
+                self.own(
+                    [Some(error), input].into_iter().flatten().collect(),
+                    Body::StepFailed(StepFailed { step, code }),
+                );
             }
             Decision::Gather { step, output, parts } => {
                 let output = self.memory.keep(&output, Role::Output);

@@ -755,6 +755,7 @@ fn a_rerun_runs_what_may_be_repeated_takes_the_rest_from_the_record_and_tells_wh
     };
     assert_eq!(calls(), ["once", "again", "once", "again"]);
     upstream.write("again.result", r#"{"content": [], "structuredContent": {"v": 2}}"#);
+    let rerun = json!({"workflow_id": "r", "mode": "rerun", "include_steps": true});
     let differs = caller.tell("workflow_replay", rerun);
     assert_eq!(
         (&differs["matched"], &differs["first_divergence"]["step_id"]),
@@ -764,7 +765,16 @@ fn a_rerun_runs_what_may_be_repeated_takes_the_rest_from_the_record_and_tells_wh
     let (expected, actual) =
         (&differs["first_divergence"]["expected"], &differs["first_divergence"]["actual"]);
     assert!(expected.is_string() && actual.is_string() && expected != actual, "{differs}");
+    let end = stand(&differs, "end");
+    assert_eq!(
+        end["verdict"], "input_differs",
+        "taken from the record, though it would be asked for otherwise"
+    );
+    assert!(end["expected"].is_string() && end["actual"].is_string(), "{end}");
+    assert_ne!(end["expected"], end["actual"], "{end}");
     let new = differs["run"].as_str().expect("the new run").to_owned();
+    assert_eq!(calls().len(), 5, "`once` is not called again");
+    assert_eq!(replays(&mut caller, &new)["compared_steps"], 3);
     assert_ne!(json!(new), same["run"]);
     assert_eq!(caller.run_status(&new)["origin"]["workflow_id"], "r");
     assert_eq!(replays(&mut caller, "r")["compared_steps"], 3, "the old run is as it was");

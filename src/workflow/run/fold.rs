@@ -64,6 +64,7 @@ impl Run {
                     self.fail_undo(step, facts.code);
                 } else {
                     self.steps[step].output = payload(event, &[Role::Error]);
+                    self.asked_for(step, event);
                     self.finish(
                         step,
                         Outcome { status: StepStatus::Failed, reason: Some(facts.code), event },
@@ -75,6 +76,7 @@ impl Run {
                 self.met();
                 self.steps[step].output = payload(event, &[Role::Output]);
                 self.steps[step].gathered = Some(facts.parts);
+                self.asked_for(step, event);
                 // Gathered without a part of its own: taken over, or a list of none.
                 let taken = self.taken.contains_key(&step);
                 self.steps[step].whole.reused = taken;
@@ -83,6 +85,13 @@ impl Run {
             _ => {}
         }
         Some(())
+    }
+
+    /// What a step without a task of its own would have been asked for, where its end says so.
+    fn asked_for(&mut self, step: usize, event: &Event) {
+        if let Some(input) = payload(event, &[Role::Input]) {
+            self.steps[step].whole.input = Some(input);
+        }
     }
 
     /// What takes a step back could not be started.

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Board, Decision, Hold, Origin, Story, definition, plan, step, work};
-use crate::workflow::plan::WORKFLOW_RUN;
+use crate::workflow::{plan::WORKFLOW_RUN, replay::diff::diff};
 
 fn chain() -> Vec<Value> {
     vec![work("a", &[]), work("b", &["a"]), work("c", &["b"]), work("x", &[])]
@@ -289,6 +289,32 @@ fn a_repetition_runs_for_real_what_may_be_repeated() {
         ("start", "submit a, take l, take m of 2"),
         ("succeed a 0", "begin, submit b, fail n failed_precondition, skip o upstream"),
     ]);
+}
+
+#[test]
+fn a_repetition_says_of_what_it_takes_from_the_record_what_it_would_be_asked_for() {
+    let old = ended();
+    let verdicts = |story: Story| {
+        let told = diff(&old.run, &story.run, &story.memory).report().json();
+        let steps = told["steps"].as_array().expect("steps").clone();
+        let verdict = |step: &Value| {
+            format!("{} {}", step["step_id"].as_str().unwrap_or(""), step["verdict"].as_str().unwrap_or(""))
+        };
+        let differing = steps.iter().filter(|step| step["verdict"] != "match").map(verdict);
+        (differing.collect::<Vec<_>>(), told["first_divergence"].clone())
+    };
+    let again = |a: &str| {
+        fork(&old, None, json!({}), true).check(&[
+            ("start", "submit a, take l, take m of 2"),
+            (&format!("succeed a {a}"), "begin, submit b, skip n condition, take o"),
+            ("succeed b 2", "fail c broke, end failed step_failed c"),
+        ])
+    };
+    assert_eq!(verdicts(again("1")), (vec![], Value::Null));
+    let (differing, first) = verdicts(again("3"));
+    assert_eq!(differing, ["a output_differs", "b input_differs", "c input_differs"]);
+    assert_eq!(first["step_id"], "a");
+    assert!(first["expected"].is_string() && first["actual"].is_string(), "{first}");
 }
 
 #[test]
