@@ -245,8 +245,8 @@ impl Tools for NoTools {
         None
     }
 
-    fn check(&self, _name: &str, _input: &Value) -> Option<String> {
-        None
+    fn check(&self, _name: &str, _input: &Value) -> Vec<plan::Fault> {
+        Vec::new()
     }
 
     fn run_exists(&self, _id: &str) -> bool {

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use jsonschema::Validator;
+use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
@@ -25,6 +25,8 @@ use crate::{
 
 /// The key in a tool's `_meta` that says that it calls another tool.
 pub const DISPATCHES: &str = "io.cairn/dispatches";
+/// Misfits of one input that are told.
+const MISFITS_MAX: usize = 100;
 /// The key in a tool's `_meta` that says that it takes plans which name tools.
 pub const PLANS: &str = "io.cairn/plans";
 /// Tools one source may offer.
@@ -94,6 +96,14 @@ pub struct Entry {
     fields: Vec<String>,
 }
 
+/// One thing that a schema finds wrong with an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// A JSON pointer into the input.
+    pub place: String,
+    pub fault: String,
+}
+
 /// The offer of all sources at one moment.
 #[derive(Default)]
 pub struct Board {
@@ -109,29 +119,53 @@ pub struct Board {
 impl Entry {
     /// Checks an input against the contract's schema; a violation names its path.
     pub fn check(&self, input: &Value) -> Result<(), Refusal> {
-        let schema = self.schema.as_ref().map_err(|why| {
-            Refusal::new(Code::FailedPrecondition, format!("the tool's input schema cannot be used: {why}"))
-        })?;
-        let Some(first) = schema.iter_errors(input).next() else {
+        let misfits = self.misfits(input)?;
+        if misfits.is_empty() {
             return Ok(());
-        };
-        let path = first.instance_path().to_string();
-        let place = if path.is_empty() { "/".to_owned() } else { path };
-        // Masked: a value may be secret, or megabytes long.
-        let fault = match self.nearest_field(input) {
-            Some((unknown, known)) => format!("`{unknown}` is not known: did you mean `{known}`?"),
-            None => first.masked().to_string(),
-        };
-        let message = format!("invalid input at {place}: {fault}");
+        }
+        let told = misfits.iter().map(|Misfit { place, fault }| match place.as_str() {
+            "" => format!("/: {fault}"),
+            place => format!("{place}: {fault}"),
+        });
+        let message = format!("invalid input at {}", told.collect::<Vec<_>>().join("; "));
         Err(Refusal::new(Code::InvalidArgument, message)
             .hint("see the tool's input schema (tools_get_schema)"))
     }
 
-    /// The first unknown top-level field and the known one nearest to it.
-    fn nearest_field(&self, input: &Value) -> Option<(String, String)> {
-        let unknown = input.as_object()?.keys().find(|key| !self.fields.contains(key))?;
-        let known = nearest(unknown, self.fields.iter().map(String::as_str))?;
-        Some((unknown.clone(), known.to_owned()))
+    /// All that the contract's schema finds wrong with an input, up to [`MISFITS_MAX`]. Errors: a schema that cannot
+    /// be used.
+    pub fn misfits(&self, input: &Value) -> Result<Vec<Misfit>, Refusal> {
+        let schema = self.schema.as_ref().map_err(|why| {
+            Refusal::new(Code::FailedPrecondition, format!("the tool's input schema cannot be used: {why}"))
+        })?;
+        Ok(schema.iter_errors(input).flat_map(|error| self.misfit(&error)).take(MISFITS_MAX).collect())
+    }
+
+    fn misfit(&self, error: &ValidationError<'_>) -> Vec<Misfit> {
+        let place = error.instance_path().to_string();
+        let inside = |name: &str| format!("{place}/{}", name.replace('~', "~0").replace('/', "~1"));
+        match error.kind() {
+            ValidationErrorKind::AdditionalProperties { unexpected } => {
+                let known = || self.fields.iter().map(String::as_str).filter(|_| place.is_empty());
+                let unknown = |name: &String| Misfit {
+                    place: inside(name),
+                    fault: match nearest(name, known()) {
+                        Some(known) => format!("`{name}` is not known: did you mean `{known}`?"),
+                        None => format!("`{name}` is not known"),
+                    },
+                };
+                unexpected.iter().map(unknown).collect()
+            }
+            ValidationErrorKind::Required { property } => {
+                let place = property.as_str().map_or_else(|| place.clone(), inside);
+                vec![Misfit { place, fault: "is required".to_owned() }]
+            }
+            ValidationErrorKind::FalseSchema => {
+                vec![Misfit { place, fault: "must not be given".to_owned() }]
+            }
+            // Masked: a value may be secret, or megabytes long.
+            _ => vec![Misfit { place, fault: error.masked().to_string() }],
+        }
     }
 }
 

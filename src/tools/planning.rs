@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use crate::tools::denied::Denied;
 use crate::{
     query::{View, list::Filter},
+    router::Misfit,
     tools::work::{Desk, SECRET},
     workflow::{
         self,
@@ -32,8 +33,12 @@ impl Tools for Catalogue {
         })
     }
 
-    fn check(&self, name: &str, input: &Value) -> Option<String> {
-        self.0.offered(name)?.check(input).err().map(|refusal| refusal.message)
+    fn check(&self, name: &str, input: &Value) -> Vec<Fault> {
+        let Some(entry) = self.0.offered(name) else { return Vec::new() };
+        match entry.misfits(input) {
+            Ok(misfits) => misfits.into_iter().map(fault).collect(),
+            Err(refusal) => vec![Fault { place: String::new(), fault: refusal.message }],
+        }
     }
 
     /// The writer looks for the runs that a run waits for.
@@ -52,8 +57,8 @@ impl Tools for Catalogue {
 
 /// The same with the runs that are on record.
 pub(super) struct Known<'a> {
-    catalogue: &'a Catalogue,
-    view: &'a View,
+    pub catalogue: &'a Catalogue,
+    pub view: &'a View,
 }
 
 impl Tools for Known<'_> {
@@ -61,7 +66,7 @@ impl Tools for Known<'_> {
         self.catalogue.tool(name)
     }
 
-    fn check(&self, name: &str, input: &Value) -> Option<String> {
+    fn check(&self, name: &str, input: &Value) -> Vec<Fault> {
         self.catalogue.check(name, input)
     }
 
@@ -76,28 +81,54 @@ impl Tools for Known<'_> {
     }
 }
 
-/// Checks a definition against the catalogue and the runs on record; `what` names it in a refusal.
+/// Checks a definition against the catalogue and the runs on record; `what` names it in a refusal. `misfits` are what
+/// a schema finds wrong with it: of those, only what the plan's rules do not see is told.
 pub async fn checked(
     desk: &Desk,
     what: &'static str,
     definition: Map<String, Value>,
+    misfits: Vec<Misfit>,
 ) -> Result<Definition, Denied> {
     let definition = Value::Object(definition);
     let catalogue = Catalogue(desk.clone());
-    let planned = desk.ask(move |view| {
-        let known = Known { catalogue: &catalogue, view };
-        let planned = plan(&definition, &known);
-        let mut faults = Vec::new();
-        secrets(&catalogue.0, &definition, "", &mut faults);
-        Ok(match planned {
-            Ok(planned) if faults.is_empty() => Ok(planned),
-            Ok(_) => Err(faults),
-            Err(first) => Err(first.into_iter().chain(faults).collect()),
-        })
+    let found = desk.ask(move |view| {
+        let planned = planned(&definition, &Known { catalogue: &catalogue, view });
+        if misfits.is_empty() {
+            return Ok(planned);
+        }
+        let mut faults = planned.err().unwrap_or_default();
+        let places: Vec<String> = faults.iter().map(|fault| fault.place.clone()).collect();
+        let told = |at: &str| {
+            let within = |place: &String| !at.is_empty() && place.starts_with(&format!("{at}/"));
+            places.iter().any(|place| place == at || within(place))
+        };
+        faults.extend(misfits.into_iter().filter(|misfit| !told(&misfit.place)).map(fault));
+        Ok(Err(faults))
     });
-    planned.await?.map_err(|faults| {
+    found.await?.map_err(|faults| {
         Denied::faulty(what, faults).hint("each place is a JSON pointer into the definition")
     })
+}
+
+fn fault(Misfit { place, fault }: Misfit) -> Fault {
+    Fault { place, fault }
+}
+
+/// The plan of a definition, or all that is wrong with it.
+fn planned(definition: &Value, known: &Known<'_>) -> Result<Definition, Vec<Fault>> {
+    let planned = plan(definition, known);
+    let mut faults = Vec::new();
+    secrets(&known.catalogue.0, definition, "", &mut faults);
+    match planned {
+        Ok(planned) if faults.is_empty() => Ok(planned),
+        Ok(_) => Err(faults),
+        Err(first) => Err(first.into_iter().chain(faults).collect()),
+    }
+}
+
+/// What is wrong with a definition; nothing where it is sound.
+pub(super) fn faults_of(definition: &Value, known: &Known<'_>) -> Vec<Fault> {
+    planned(definition, known).err().unwrap_or_default()
 }
 
 /// Finds values that tools mark as secret: steps are kept, so they cannot hold them.

@@ -114,7 +114,7 @@ async fn workflow_of(desk: &Desk, schedule: &str, mut workflow: Map<String, Valu
         return Err(Denied::faulty("`workflow`", faults));
     }
     workflow.insert("workflow_id".to_owned(), json!(schedule));
-    let planned = planning::checked(desk, "`workflow`", workflow).await?;
+    let planned = planning::checked(desk, "`workflow`", workflow, Vec::new()).await?;
     Ok(Made::Workflow {
         plan: planned.plan,
         inputs: planned.inputs.to_string(),

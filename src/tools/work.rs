@@ -66,9 +66,14 @@ struct Tool {
     desk: Desk,
     does: Does,
     foretells: Option<Foretells>,
+    checks: bool,
 }
 
 impl Run for Tool {
+    fn checks(&self, _tool: &str) -> bool {
+        self.checks
+    }
+
     fn foretell(&self, invocation: &Invocation) -> Option<Work> {
         // What cannot be told is told as a refusal when the call runs.
         let (reason, wish) = self.foretells?(&self.desk, invocation).ok()?;
@@ -121,6 +126,12 @@ impl Desk {
         self.foretelling(category, definition, does, None)
     }
 
+    /// A tool at this desk that checks its input against its schema itself.
+    pub fn checking(&self, category: &'static str, definition: &'static str, does: Does) -> Builtin {
+        let run = Arc::new(Tool { desk: self.clone(), does, foretells: None, checks: true });
+        Builtin { definition, category, lane: lane::BUILTIN, run }
+    }
+
     /// A tool at this desk that does nothing but ask the ledger for one change.
     pub fn foretelling(
         &self,
@@ -129,7 +140,7 @@ impl Desk {
         does: Does,
         foretells: Option<Foretells>,
     ) -> Builtin {
-        let run = Arc::new(Tool { desk: self.clone(), does, foretells });
+        let run = Arc::new(Tool { desk: self.clone(), does, foretells, checks: false });
         Builtin { definition, category, lane: lane::BUILTIN, run }
     }
 

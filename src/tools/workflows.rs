@@ -19,8 +19,8 @@ use crate::{
         planning::checked,
         reading::time,
         work::{
-            Desk, Line, Paging, Told, content, lines, message, page, seen, span, told, unexpected, unknown,
-            worth,
+            Desk, Line, Paging, Told, content, internal, lines, message, page, seen, span, told, unexpected,
+            unknown, worth,
         },
     },
     workflow::{
@@ -34,13 +34,14 @@ use crate::{
 };
 
 pub(super) const LISTER: &str = "workflow_list";
+const SUBMIT: &str = "workflow_submit";
 /// Errors of steps told with their messages; those of more steps are told with their codes.
 const MESSAGES_MAX: usize = 1000;
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("workflows", definition, does);
     vec![
-        tool(include_str!("../../schemas/tools/workflow_submit.json"), |desk, call| {
+        desk.checking("workflows", include_str!("../../schemas/tools/workflow_submit.json"), |desk, call| {
             Box::pin(async move { submit(&desk, &call).await })
         }),
         tool(include_str!("../../schemas/tools/workflow_status.json"), |desk, call| {
@@ -63,12 +64,15 @@ pub fn all(desk: &Desk) -> Vec<Builtin> {
 
 async fn submit(desk: &Desk, call: &Invocation) -> Told {
     let mut definition: Map<String, Value> = arguments(call)?;
+    let submit = desk.offered(SUBMIT).ok_or_else(internal)?;
+    let misfits = submit.misfits(&Value::Object(definition.clone()))?;
     let reason = definition.remove("reason").and_then(|reason| reason.as_str().map(str::to_owned));
-    if definition.remove("peer").is_some_and(|peer| !peer.is_null()) {
+    let peer = definition.get("peer").is_some_and(|peer| !peer.is_null());
+    let planned = checked(desk, "the definition", definition, misfits).await?;
+    if peer {
         let refusal = Refusal::new(Code::Unavailable, "this node has no peers that could run a workflow");
         return Err(refusal.hint("leave `peer` out: the run is this node's then").into());
     }
-    let planned = checked(desk, "the definition", definition).await?;
     let waits = !planned.dependencies.is_empty();
     let new = NewRun {
         id: planned.id.unwrap_or_default(),

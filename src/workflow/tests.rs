@@ -13,7 +13,7 @@ use std::{collections::HashMap, sync::Arc};
 use serde_json::{Value, json};
 
 use super::{
-    plan::{Definition, ToolFacts, Tools, plan},
+    plan::{Definition, Fault, ToolFacts, Tools, plan},
     replay,
     run::{
         Piece, Run, Slot,
@@ -52,9 +52,10 @@ impl Tools for Board {
         Some(ToolFacts { contract: cid(name), repeatable, read_only })
     }
 
-    fn check(&self, name: &str, input: &Value) -> Option<String> {
+    fn check(&self, name: &str, input: &Value) -> Vec<Fault> {
         let text = input.get("text").is_some_and(Value::is_string);
-        (name == "write" && !text).then(|| "`text` must be text".to_owned())
+        let fault = Fault { place: "/text".to_owned(), fault: "must be text".to_owned() };
+        if name == "write" && !text { vec![fault] } else { Vec::new() }
     }
 
     fn run_exists(&self, id: &str) -> bool {

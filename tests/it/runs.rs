@@ -842,7 +842,8 @@ fn a_bad_definition_is_refused_with_all_its_faults_and_their_places() {
         "/steps/5/step_id",
         "/steps/6/depends_on/0",
         "/steps/7/action",
-        "/steps/8/inputs",
+        "/steps/8/inputs/tol",
+        "/steps/8/inputs/tool",
         "/steps/9/inputs/x",
     ];
     let found = places(&error);
@@ -853,6 +854,37 @@ fn a_bad_definition_is_refused_with_all_its_faults_and_their_places() {
     let message = error["message"].as_str().expect("a message");
 
     assert!(message.contains("b -> c -> a -> b"), "the cycle is named in its order: {message}");
+
+    // What the schema sees hides nothing of what the rules see, and is told once.
+    let year_ms: u64 = 366 * 24 * 60 * 60 * 1_000;
+    let definition = json!({"workflow_id": "r", "nmae": "r", "priority": 101, "reason": 7, "tags": ["t".repeat(65)],
+    "deadline_ms": year_ms + 1, "steps": [
+        7,
+        step("slow", "worker:a", json!({"timeout_ms": year_ms + 1})),
+        step("long", "worker:a", json!({"timeout_ms": year_ms})),
+        step("sleep", "wait:time", json!({"inputs": {"ms": -1}})),
+        step("literal", "tools_get_schema", json!({"inputs": {"tool": 7}})),
+    ]});
+    let error = caller.refused("workflow_submit", definition, "invalid_argument");
+    let expected = [
+        "/deadline_ms",
+        "/name",
+        "/nmae",
+        "/priority",
+        "/reason",
+        "/steps/0",
+        "/steps/1/timeout_ms",
+        "/steps/3/inputs/ms",
+        "/steps/4/inputs/tool",
+        "/tags/0",
+    ];
+    assert_eq!(places(&error), expected.map(str::to_owned).into(), "{error}");
+    assert_eq!(error["faults"].as_array().map(Vec::len), Some(expected.len()), "{error}");
+    let message = error["message"].as_str().expect("a message");
+    let said =
+        ["has 10 faults: ", "(did you mean `name`?)", "steps[4].inputs.tool: ", "steps[1].timeout_ms: "];
+    assert!(said.iter().all(|said| message.contains(said)), "{message}");
+    assert!(!message.contains("/steps") && !message.contains("schema"), "{message}");
 
     let many: Vec<Value> = (0..10_001).map(|n| after(&format!("s{n}"), &[])).collect();
     for (steps, place) in [(json!([]), "/steps"), (json!(many), "/steps")] {
@@ -1177,5 +1209,38 @@ fn a_run_in_the_middle_of_a_list_goes_on_after_a_kill() {
     caller.run_until("r", "succeeded");
     assert_eq!(caller.result("r")["outputs"]["each"], json!({"items": [0, 1, 2, 3, 4]}));
     replays(&mut caller, "r");
+    ended_well(server, &data);
+}
+
+#[test]
+fn new_inputs_of_a_fork_are_checked_like_a_definition_and_all_their_faults_told() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let steps = json!([
+        after("one", &[]),
+        after("two", &["one"]),
+        step("look", "tools_list_tools", json!({"depends_on": ["two"]})),
+    ]);
+    caller.run("old", steps, json!({}));
+    let fork = json!({"workflow_id": "old", "new_workflow_id": "new", "overrides": {
+        "one": {"later": from("two", "/n"), "self": from("one", "/n")},
+        "two": {"nobody": [from("on", "/n")], "fine": from("one", "/n")},
+        "look": {"limit": "x"},
+        "tow": {},
+    }});
+    let error = caller.refused("workflow_fork", fork, "invalid_argument");
+    let faults = error["faults"].as_array().unwrap_or_else(|| panic!("no faults in {error}"));
+    let places: BTreeSet<&str> = faults.iter().filter_map(|fault| fault["place"].as_str()).collect();
+    let expected = [
+        "/overrides/look/limit",
+        "/overrides/one/later",
+        "/overrides/one/self",
+        "/overrides/tow",
+        "/overrides/two/nobody/0",
+    ];
+    assert_eq!(places, BTreeSet::from(expected), "{error}");
+    assert_eq!(faults.len(), expected.len(), "{error}");
+    caller.refused("workflow_status", json!({"workflow_id": "new"}), "not_found");
     ended_well(server, &data);
 }

@@ -4,8 +4,6 @@
 //! - a rule answers with the fact that is to be recorded, or says why not;
 //! - a run that goes on keeps what has succeeded and was not taken back.
 
-use serde_json::{Map, Value};
-
 use super::{
     Run, Width, Work,
     status::{Status, StepStatus, WorkStatus},
@@ -49,30 +47,6 @@ impl Run {
             return Err(Refusal::new(Code::ResourceExhausted, message));
         }
         Ok(Body::WorkflowSignalled(WorkflowSignalled { signal: signal.to_owned() }))
-    }
-
-    /// The definition of a run under another id, with other inputs for some steps. It is checked like any other.
-    pub fn fork(
-        &self,
-        new_id: &str,
-        from_step: Option<&str>,
-        overrides: &Map<String, Value>,
-    ) -> Result<Value, Refusal> {
-        if let Some(id) =
-            overrides.keys().map(String::as_str).chain(from_step).find(|id| self.step(id).is_none())
-        {
-            return Err(self.no_step(id));
-        }
-        let mut definition = self.plan.definition(&self.inputs, overrides);
-        definition["workflow_id"] = new_id.into();
-        definition["priority"] = self.facts.priority.into();
-        definition["tags"] = self.facts.tags.clone().into();
-        definition["dependencies"] = self.facts.dependencies.clone().into();
-        definition["max_parallel_steps"] = self.facts.max_parallel.into();
-        let allowed_ms =
-            self.facts.deadline_ms.map(|deadline_ms| deadline_ms.saturating_sub(self.submitted_ms));
-        definition["deadline_ms"] = allowed_ms.into();
-        Ok(definition)
     }
 
     /// Lets an ended run go on, from what has not succeeded and from a step on.
