@@ -142,7 +142,7 @@ async fn status(desk: &Desk, call: &Invocation) -> Told {
             return Ok(None);
         };
         let position = None;
-        let lines = asked.include_logs.then(|| lines(view, &events)).transpose()?;
+        let lines = asked.include_logs.then(|| lines(&events, |cid| content(view, cid))).transpose()?;
         let metrics = asked.include_metrics.then(|| metrics(&task, &events));
         let error = error(view, &task)?;
         Ok(Some(Seen { task, position, lines, metrics, error, seq }))
@@ -390,7 +390,7 @@ async fn result(desk: &Desk, call: &Invocation) -> Told {
         let Some((task, events, seq)) = task_as_of(view, &asked.task_id, None)? else { return Ok(None) };
         let wanted = asked.include_output && task.status.ended();
         let output = wanted.then(|| output(view, &task)).transpose()?.flatten();
-        let logs = asked.include_logs.then(|| lines(view, &events)).transpose()?;
+        let logs = asked.include_logs.then(|| lines(&events, |cid| content(view, cid))).transpose()?;
         let gave = Gave {
             task_id: task.id.clone(),
             status: task.status.as_str(),

@@ -46,6 +46,8 @@ pub struct Work {
     pub input: Option<PayloadRef>,
     pub output: Option<PayloadRef>,
     pub reused: bool,
+    /// The event that ended the original, where the result was taken over.
+    pub reused_from: Option<Cid>,
     /// Why it failed.
     pub code: Option<String>,
     pub hold: Option<Hold>,

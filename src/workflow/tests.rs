@@ -232,9 +232,9 @@ impl Story {
                 let facts = submitted(&self.run.id, &step, part, "wait:run", Some(Hold::Run { run }), None);
                 self.task(&task_id, vec![input], Body::TaskSubmitted(facts));
             }
-            Decision::Retry { task_id, input, .. } => {
+            Decision::Retry { task_id, input, hold, .. } => {
                 let input = self.memory.keep(&input, Role::Input);
-                let facts = TaskRetried { hold: None, order: 0, max_retries: None, timeout_ms: None };
+                let facts = TaskRetried { hold, order: 0, max_retries: None, timeout_ms: None };
                 self.task(&task_id, vec![input], Body::TaskRetried(facts));
             }
             Decision::Take { task_id, step, task_type, tool, input, output, .. } => {

@@ -393,7 +393,10 @@ fn a_step_waits_for_its_signal_before_or_after_it_comes_over_a_kill_too() {
     let signal =
         |run: &str, by: &str| json!({"workflow_id": run, "signal": "approved", "payload": {"by": by}});
     caller.tell("workflow_signal", signal("early", "ann"));
-    caller.tell("workflow_signal", json!({"workflow_id": "waits", "signal": "other"}));
+    let other = json!({"workflow_id": "waits", "signal": "other"});
+    let error = caller.refused("workflow_signal", other, "failed_precondition");
+    assert!(error["message"].as_str().is_some_and(|said| said.contains("only for `approved`")), "{error}");
+    assert_eq!(replays(&mut caller, "waits")["complete"], false);
     assert_eq!(stand(&caller.run_status("waits"), "wait")["status"], "running");
     server.kill();
     let server = quiet(&data);
@@ -411,6 +414,7 @@ fn a_step_waits_for_its_signal_before_or_after_it_comes_over_a_kill_too() {
     for run in ["waits", "early"] {
         caller.run_until(run, "succeeded");
         replays(&mut caller, run);
+        assert_eq!(replays(&mut caller, run)["complete"], true);
         caller.refused("workflow_signal", signal(run, "late"), "failed_precondition");
     }
     replays(&mut caller, "never");
@@ -529,6 +533,9 @@ fn what_succeeded_is_taken_back_in_reverse_order_when_a_run_fails() {
     let ended = caller.run_until("trip", "failed");
     assert_eq!(ended["failure"]["step_id"], "pay", "{ended}");
     assert_eq!(stand(&ended, "mail")["status"], "skipped");
+    for (step, taken_back) in [("flight", json!(true)), ("car", json!(true)), ("pay", Value::Null)] {
+        assert_eq!(stand(&ended, step)["compensated"], taken_back, "{ended}");
+    }
     assert!(worker.claim(9).is_empty());
     replays(&mut caller, "trip");
     ended_well(server, &data);
@@ -639,7 +646,12 @@ fn a_fork_takes_what_was_paid_for_and_runs_the_rest_with_its_new_inputs() {
     let three = worker.does("new#three", json!(30));
     assert_eq!(three["payload"], json!({"m": 20}));
     let ended = caller.run_until("new", "succeeded");
-    assert_eq!(stand(&ended, "one")["reused"], true, "{ended}");
+    let one = stand(&ended, "one");
+    assert_eq!(one["reused"], true, "{ended}");
+    let original = record::events(data.path())
+        .into_iter()
+        .find(|event| event.fields().subject == "task/old#one" && record::kind(event) == "task.succeeded");
+    assert_eq!(one["reused_from"], json!(original.map(|event| event.cid().to_string())), "{ended}");
     assert_eq!(ended["origin"]["workflow_id"], "old", "{ended}");
     assert_eq!(caller.result("new")["outputs"]["one"], json!({"n": 1}));
     assert_eq!(caller.result("old")["outputs"], before, "the old history stays whole");
@@ -805,6 +817,15 @@ fn a_run_can_be_seen_as_it_stood_after_any_event() {
     assert_eq!(seen.first(), Some(&(json!("submitted"), 0)), "{seen:?}");
     assert_eq!(seen.last(), Some(&(json!("succeeded"), 100)), "{seen:?}");
     assert!(seen.contains(&(json!("running"), 50)), "{seen:?}");
+    for (tool, field, id) in [
+        ("workflow_status", "workflow_id", "r"),
+        ("task_status", "task_id", "r#one"),
+        ("worker_status", "worker_id", "w"),
+    ] {
+        let error = caller.refused(tool, json!({field: id, "as_of_seq": 1_000_000}), "invalid_argument");
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(message.contains("past the head of the log, whose last event is "), "{error}");
+    }
     ended_well(server, &data);
 }
 

@@ -51,6 +51,8 @@ pub struct Pair {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diff {
     pub steps: Vec<Pair>,
+    /// Whether both runs have ended.
+    pub complete: bool,
 }
 
 /// Compares two runs step by step.
@@ -63,7 +65,7 @@ pub fn diff(left: &Run, right: &Run, contents: &dyn Contents) -> Diff {
     let known: HashSet<String> = all.iter().cloned().collect();
     all.extend(ids(right).into_iter().filter(|id| !known.contains(id)));
     let steps = all.into_iter().map(|id| pair(id, left, right, contents)).collect();
-    Diff { steps }
+    Diff { steps, complete: left.status().ended() && right.status().ended() }
 }
 
 fn pair(step_id: String, left: &Run, right: &Run, contents: &dyn Contents) -> Pair {
@@ -241,7 +243,8 @@ impl Diff {
 
     /// The same as a replay's report: the right run is the left one, run again.
     pub fn report(&self) -> Report {
-        Report { steps: self.steps.iter().map(Pair::compared).collect() }
+        let steps = self.steps.iter().map(Pair::compared).collect();
+        Report { steps, complete: self.complete }
     }
 
     /// Steps that both runs have.

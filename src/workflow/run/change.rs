@@ -4,6 +4,8 @@
 //! - a rule answers with the fact that is to be recorded, or says why not;
 //! - a run that goes on keeps what has succeeded and was not taken back.
 
+use std::collections::BTreeSet;
+
 use super::{
     Run, Width, Work,
     status::{Status, StepStatus, WorkStatus},
@@ -14,11 +16,13 @@ use crate::{
         Body,
         work::{WorkflowCancelled, WorkflowRescheduled, WorkflowSignalled},
     },
-    workflow::plan::{NAME_MAX, PRIORITY},
+    workflow::plan::{NAME_MAX, PRIORITY, WAIT_SIGNAL},
 };
 
 /// Signals that no step has taken yet.
 const SIGNALS_MAX: usize = 1_000;
+/// Names of signals that a refusal tells.
+const NAMES_MAX: usize = 20;
 
 impl Run {
     /// Stops the run; none where it is cancelled already.
@@ -42,11 +46,28 @@ impl Run {
         if self.phase.ended() {
             return Err(self.has_ended("signalled"));
         }
+        let names = self.signal_names();
+        if names.as_ref().is_some_and(|names| !names.contains(signal)) {
+            let names: Vec<String> =
+                names.into_iter().flatten().take(NAMES_MAX).map(|name| format!("`{name}`")).collect();
+            let waits = match names.is_empty() {
+                true => "for no signal".to_owned(),
+                false => format!("only for {}", names.join(", ")),
+            };
+            let message = format!("no step of workflow `{}` waits for `{signal}`: it waits {waits}", self.id);
+            return Err(Refusal::new(Code::FailedPrecondition, message));
+        }
         if self.signals.values().map(std::collections::VecDeque::len).sum::<usize>() >= SIGNALS_MAX {
             let message = format!("{SIGNALS_MAX} signals wait for a step of this workflow already");
             return Err(Refusal::new(Code::ResourceExhausted, message));
         }
         Ok(Body::WorkflowSignalled(WorkflowSignalled { signal: signal.to_owned() }))
+    }
+
+    /// The signals its steps wait for; none where that is only known once they run.
+    fn signal_names(&self) -> Option<BTreeSet<&str>> {
+        let waiting = (0..self.steps.len()).filter(|&at| self.plan.steps[at].action == WAIT_SIGNAL);
+        waiting.map(|at| self.inputs_of(at, "inputs").get("signal")?.as_str()).collect()
     }
 
     /// Lets an ended run go on, from what has not succeeded and from a step on.

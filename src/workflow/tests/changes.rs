@@ -102,8 +102,12 @@ fn a_run_has_ended_by_its_deadline() {
 #[test]
 fn a_run_waits_for_others_and_fails_with_them() {
     let made = definition(chain(), json!({ "dependencies": ["earlier"] }));
-    let story = Story::of(&made).check(&[("start", ""), ("signal go 1", "")]);
+    let mut steps = chain();
+    steps.push(step("w", "wait:signal", &["c"], json!({ "inputs": { "signal": "go" } })));
+    let waiting = definition(steps, json!({ "dependencies": ["earlier"] }));
+    let story = Story::of(&waiting).check(&[("start", ""), ("signal go 1", "")]);
     story.ends("waiting");
+    assert!(story.run.signal("gone").is_err(), "no step waits for it");
     assert_eq!(story.run.waits_for().collect::<Vec<_>>(), ["earlier"]);
     story.check(&[("dependency earlier true", "submit a, submit x")]).ends("submitted");
     let story = Story::of(&made).check(&[("dependency earlier false", "end failed dependency_failed -")]);
@@ -183,7 +187,9 @@ fn a_child_and_a_wait_go_on_with_their_run() {
     story.does("reschedule");
     let holds: Vec<Option<Hold>> = story.settle().into_iter().map(held).collect();
     let signal = Hold::Signal { name: "go".into(), until_ms: Some(5_100) };
-    assert_eq!(holds, [Some(Hold::Run { run: "kid".into() }), Some(signal)]);
+    assert_eq!(holds, [Some(Hold::Run { run: "kid".into() }), Some(signal.clone())]);
+    let waiting = story.run.slot("wf#w").and_then(|slot| story.run.work(slot));
+    assert_eq!(waiting.and_then(|work| work.hold.as_ref()), Some(&signal), "the new bound counts");
     story.check(&[("signal go 1", "settle w"), ("succeed c {}", "end succeeded")]);
 }
 
@@ -206,12 +212,15 @@ fn a_run_goes_on_only_when_it_has_stopped() {
 
 #[test]
 fn signals_are_refused_when_they_cannot_be_taken() {
-    let mut story = Story::of(&definition(vec![work("a", &[])], json!({})));
+    let wait = step("w", "wait:signal", &["a"], json!({ "inputs": { "signal": "go" } }));
+    let mut story = Story::of(&definition(vec![work("a", &[]), wait], json!({})));
     assert!(story.run.signal("").is_err());
     for _ in 0..1_000 {
         story.does("signal go 1");
     }
     assert!(story.run.signal("go").is_err());
+    let story = Story::of(&definition(vec![work("a", &[])], json!({})));
+    assert!(story.run.signal("go").is_err_and(|refusal| refusal.message.contains("for no signal")));
     let story = story.check(&[("start", "submit a"), ("succeed a", "begin, end succeeded")]);
     assert!(story.run.signal("go").is_err());
     assert!(story.run.cancel(false).is_err());
