@@ -145,7 +145,7 @@ fn begun(source: &dyn Source, event: &Event) -> Result<Option<Run>, QueryError> 
 }
 
 /// A payload's content, put together from its parts; none where some of it was erased.
-fn content(source: &dyn Source, payload: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
+pub fn content(source: &dyn Source, payload: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
     let payload: Option<Payload> = source.bytes(payload)?.and_then(|bytes| decode(&bytes).ok());
     let Some(payload) = payload else { return Ok(None) };
     let mut content = payload.data.unwrap_or_default();
