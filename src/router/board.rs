@@ -4,14 +4,18 @@
 //! - every tool on it stands under a published contract;
 //! - where two sources offer the same name, the one configured first keeps it.
 
+mod misfits;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
-use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
+use jsonschema::Validator;
 use serde_json::{Value, value::RawValue};
 
+pub use self::misfits::Misfit;
+use self::misfits::nearest;
 use crate::{
     block::{Cid, splice},
     call::{Code, Refusal},
@@ -25,16 +29,12 @@ use crate::{
 
 /// The key in a tool's `_meta` that says that it calls another tool.
 pub const DISPATCHES: &str = "io.cairn/dispatches";
-/// Misfits of one input that are told.
-const MISFITS_MAX: usize = 100;
 /// The key in a tool's `_meta` that says that it takes plans which name tools.
 pub const PLANS: &str = "io.cairn/plans";
 /// Tools one source may offer.
 pub const TOOLS_MAX: usize = 10_000;
 /// Bytes of a tool's or prompt's name: events name them.
 pub const NAME_MAX: usize = 256;
-/// How alike two names are for one to be offered in the other's place.
-const NEAR_ENOUGH: f64 = 0.7;
 
 /// One thing a source offers: its own name for it, the public one, and the object that lists it.
 pub struct Offered {
@@ -96,14 +96,6 @@ pub struct Entry {
     fields: Vec<String>,
 }
 
-/// One thing that a schema finds wrong with an input.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Misfit {
-    /// A JSON pointer into the input.
-    pub place: String,
-    pub fault: String,
-}
-
 /// The offer of all sources at one moment.
 #[derive(Default)]
 pub struct Board {
@@ -130,42 +122,6 @@ impl Entry {
         let message = format!("invalid input at {}", told.collect::<Vec<_>>().join("; "));
         Err(Refusal::new(Code::InvalidArgument, message)
             .hint("see the tool's input schema (tools_get_schema)"))
-    }
-
-    /// All that the contract's schema finds wrong with an input, up to [`MISFITS_MAX`]. Errors: a schema that cannot
-    /// be used.
-    pub fn misfits(&self, input: &Value) -> Result<Vec<Misfit>, Refusal> {
-        let schema = self.schema.as_ref().map_err(|why| {
-            Refusal::new(Code::FailedPrecondition, format!("the tool's input schema cannot be used: {why}"))
-        })?;
-        Ok(schema.iter_errors(input).flat_map(|error| self.misfit(&error)).take(MISFITS_MAX).collect())
-    }
-
-    fn misfit(&self, error: &ValidationError<'_>) -> Vec<Misfit> {
-        let place = error.instance_path().to_string();
-        let inside = |name: &str| format!("{place}/{}", name.replace('~', "~0").replace('/', "~1"));
-        match error.kind() {
-            ValidationErrorKind::AdditionalProperties { unexpected } => {
-                let known = || self.fields.iter().map(String::as_str).filter(|_| place.is_empty());
-                let unknown = |name: &String| Misfit {
-                    place: inside(name),
-                    fault: match nearest(name, known()) {
-                        Some(known) => format!("`{name}` is not known: did you mean `{known}`?"),
-                        None => format!("`{name}` is not known"),
-                    },
-                };
-                unexpected.iter().map(unknown).collect()
-            }
-            ValidationErrorKind::Required { property } => {
-                let place = property.as_str().map_or_else(|| place.clone(), inside);
-                vec![Misfit { place, fault: "is required".to_owned() }]
-            }
-            ValidationErrorKind::FalseSchema => {
-                vec![Misfit { place, fault: "must not be given".to_owned() }]
-            }
-            // Masked: a value may be secret, or megabytes long.
-            _ => vec![Misfit { place, fault: error.masked().to_string() }],
-        }
     }
 }
 
@@ -499,10 +455,4 @@ fn template_fits(template: &str, uri: &str) -> bool {
         }
     }
     template.ends_with('}') || rest.is_empty()
-}
-
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = known.map(|candidate| (strsim::jaro_winkler(name, candidate), candidate));
-    let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
-    (best.0 >= NEAR_ENOUGH).then_some(best.1)
 }
