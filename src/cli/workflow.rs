@@ -145,12 +145,23 @@ fn status(run: &Value) -> String {
     format!("{}\n{}", table::printable(&head), table.render())
 }
 
-/// Why a step was skipped, or how it failed.
+/// Why a step was skipped, how it failed, or that its result is another's or was taken back.
 pub fn why(step: &Value) -> String {
-    match step["error"]["message"].as_str() {
-        Some(message) => table::brief(&format!("{}: {message}", text(&step["error"], "code"))),
-        None => text(step, "reason").to_owned(),
+    if let Some(message) = step["error"]["message"].as_str() {
+        return table::brief(&format!("{}: {message}", text(&step["error"], "code")));
     }
+    let reused = match step["reused_from"].as_str() {
+        Some(original) => format!("reused from {}", table::short(original, false)),
+        None => "reused".to_owned(),
+    };
+    let said = [
+        (step["reused"] == true, reused.as_str()),
+        (step["compensated"] == true, "compensated"),
+        (step["compensated"] == false, "not compensated"),
+        (true, text(step, "reason")),
+    ];
+    let said = said.into_iter().filter(|(holds, said)| *holds && !said.is_empty());
+    said.map(|(_, said)| said).collect::<Vec<_>>().join(", ")
 }
 
 fn graph(id: &str, format: Picture, output: &Path, reach: &Reach) -> anyhow::Result<ExitCode> {

@@ -24,7 +24,10 @@ use crate::{
     task::{self, Settlement},
     workflow::{
         self,
-        run::decide::{Contents, Decision},
+        run::{
+            decide::{Contents, Decision},
+            take::Given,
+        },
     },
 };
 
@@ -158,24 +161,29 @@ impl Writer {
             }
             Decision::Take { task_id, step, task_type, tool, input, output, from } => {
                 let facts = self.step_facts(id, step, Part::Whole, task_type, None);
+                let input = match input {
+                    Given::Recorded(input) => input,
+                    Given::Resolved(text) => Some(self.kept(&text, Role::Input, draft)?),
+                };
                 self.enter_task(&task_id, facts, tool, input.into_iter().collect(), None, &by, draft)?;
                 self.reuse(&task_id, output, from, &by, draft)
             }
-            Decision::TakeGathered { step, parts, output, from } => {
+            Decision::TakeGathered { step, input, parts, output, from } => {
                 let body = Body::StepGathered(StepGathered { step, parts });
                 let by = By { refs: vec![from], ..by };
-                self.run_event(id, body, &by, output.into_iter().collect(), draft)
+                let input = input.map(|text| self.kept(&text, Role::Input, draft)).transpose()?;
+                self.run_event(id, body, &by, output.into_iter().chain(input).collect(), draft)
             }
             Decision::Skip { step, reason } => {
                 let body = Body::StepSkipped(StepSkipped { step, reason: reason.to_owned() });
                 self.run_event(id, body, &by, Vec::new(), draft)
             }
-            Decision::Fail { step, code, message } => {
-                let error = self.payload(&json!({"code": code, "message": message}).to_string())?;
-                let error_ref = payload_ref(&error, Role::Error);
-                draft.store(Some(error));
+            Decision::Fail { step, code, message, input } => {
+                let error = json!({"code": code, "message": message}).to_string();
+                let error = self.kept(&error, Role::Error, draft)?;
+                let input = input.map(|text| self.kept(&text, Role::Input, draft)).transpose()?;
                 let body = Body::StepFailed(StepFailed { step, code });
-                self.run_event(id, body, &by, vec![error_ref], draft)
+                self.run_event(id, body, &by, [Some(error), input].into_iter().flatten().collect(), draft)
             }
             Decision::Gather { step, output, parts } => {
                 let payload = self.payload(&output)?;
@@ -204,6 +212,14 @@ impl Writer {
             }
             Decision::End(body) => self.run_event(id, body, &by, Vec::new(), draft),
         }
+    }
+
+    /// Stores text as the payload of an event to come.
+    fn kept(&self, text: &str, role: Role, draft: &mut Draft) -> Result<PayloadRef, Fault> {
+        let payload = self.payload(text)?;
+        let kept = payload_ref(&payload, role);
+        draft.store(Some(payload));
+        Ok(kept)
     }
 
     /// What a run decides is caused by what happened to it last, on behalf of who submitted it.

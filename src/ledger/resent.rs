@@ -108,8 +108,8 @@ impl Writer {
             }
             Wish::RescheduleRun { run, from_step, .. } => {
                 self.load_run(run)?;
-                let before = events.first().map_or(0, |event| event.fields().seq);
-                let old = loading::run_before(&self.state, self.reader.as_ref(), run, before)?;
+                let before = events.first().map_or(0, |event| event.fields().seq.saturating_sub(1));
+                let old = loading::run_before(&self.state, self.reader.as_ref(), run, Some(before))?;
                 let steps = old.as_ref().map(|old| old.run.rerun_steps(from_step.as_deref()));
                 let steps = steps.into_iter().flatten().map(str::to_owned).collect();
                 Some(self.run_told(run, false, steps))

@@ -140,7 +140,7 @@ async fn status(desk: &Desk, call: &Invocation) -> Told {
         let Some((task, events, seq)) = task_as_of(view, &of, asked.as_of_seq)? else {
             return Ok(None);
         };
-        let lines = asked.include_logs.then(|| lines(view, &events)).transpose()?;
+        let lines = asked.include_logs.then(|| lines(&events, |cid| content(view, cid))).transpose()?;
         let metrics = asked.include_metrics.then(|| metrics(&task, &events));
         let error = error(view, &task, &events)?;
         Ok(Some(Seen { task, lines, metrics, error, seq }))
@@ -418,7 +418,7 @@ async fn result(desk: &Desk, call: &Invocation) -> Told {
         let Some((task, events, seq)) = task_as_of(view, &asked.task_id, None)? else { return Ok(None) };
         let wanted = asked.include_output && task.status.ended();
         let output = wanted.then(|| output(view, &task)).transpose()?.flatten();
-        let logs = asked.include_logs.then(|| lines(view, &events)).transpose()?;
+        let logs = asked.include_logs.then(|| lines(&events, |cid| content(view, cid))).transpose()?;
         let error = error(view, &task, &events)?;
         let gave = Gave {
             task_id: task.id.clone(),

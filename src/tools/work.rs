@@ -69,9 +69,14 @@ struct Tool {
     desk: Desk,
     does: Does,
     foretells: Option<Foretells>,
+    checks: bool,
 }
 
 impl Run for Tool {
+    fn checks(&self, _tool: &str) -> bool {
+        self.checks
+    }
+
     fn foretell(&self, invocation: &Invocation) -> Option<Work> {
         // What cannot be told is told as a refusal when the call runs.
         let (reason, wish) = self.foretells?(&self.desk, invocation).ok()?;
@@ -124,6 +129,12 @@ impl Desk {
         self.foretelling(category, definition, does, None)
     }
 
+    /// A tool at this desk that checks its input against its schema itself.
+    pub fn checking(&self, category: &'static str, definition: &'static str, does: Does) -> Builtin {
+        let run = Arc::new(Tool { desk: self.clone(), does, foretells: None, checks: true });
+        Builtin { definition, category, lane: lane::BUILTIN, run }
+    }
+
     /// A tool at this desk that does nothing but ask the ledger for one change.
     pub fn foretelling(
         &self,
@@ -132,7 +143,7 @@ impl Desk {
         does: Does,
         foretells: Option<Foretells>,
     ) -> Builtin {
-        let run = Arc::new(Tool { desk: self.clone(), does, foretells });
+        let run = Arc::new(Tool { desk: self.clone(), does, foretells, checks: false });
         Builtin { definition, category, lane: lane::BUILTIN, run }
     }
 
@@ -273,10 +284,16 @@ pub fn now_ms() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 
-/// The seq an answer was given at: that of the last event it saw, or could have seen.
-pub fn seen(applied: u64, as_of: Option<u64>) -> u64 {
+/// The seq an answer was given at: that of the last event it saw, or could have seen. Errors: one that nothing has yet.
+pub fn seen(applied: u64, as_of: Option<u64>) -> Result<u64, QueryError> {
     let last = applied.saturating_sub(1);
-    as_of.map_or(last, |seq| seq.min(last))
+    match as_of {
+        Some(seq) if seq > last => Err(QueryError::Invalid(format!(
+            "as_of_seq: {seq} is past the head of the log, whose last event is {last}"
+        ))),
+        Some(seq) => Ok(seq),
+        None => Ok(last),
+    }
 }
 
 /// A task, its events up to and with `as_of`, and the seq it was read at.
@@ -286,10 +303,11 @@ pub fn task_as_of(
     as_of: Option<u64>,
 ) -> Result<Option<(Task, Vec<Event>, u64)>, QueryError> {
     let At { applied, what: events } = view.load(&task::subject(id), as_of)?;
+    let seq = seen(applied, as_of)?;
     let Some((first, later)) = events.split_first() else { return Ok(None) };
     let Some(mut task) = Task::begun(first) else { return Ok(None) };
     later.iter().for_each(|event| task.apply(event));
-    Ok(Some((task, events, seen(applied, as_of))))
+    Ok(Some((task, events, seq)))
 }
 
 /// The content of a payload as the JSON it is; none where it was erased.
@@ -338,7 +356,10 @@ pub struct Line {
 }
 
 /// What was said in the events of tasks, the newest lines of it.
-pub fn lines(view: &View, events: &[Event]) -> Result<Vec<Line>, QueryError> {
+pub fn lines(
+    events: &[Event],
+    content: impl Fn(&Cid) -> Result<Option<Box<RawValue>>, QueryError>,
+) -> Result<Vec<Line>, QueryError> {
     let mut attempts: HashMap<&str, u64> = HashMap::new();
     let mut said = Vec::new();
     for event in events {
@@ -354,7 +375,7 @@ pub fn lines(view: &View, events: &[Event]) -> Result<Vec<Line>, QueryError> {
     let older = said.len().saturating_sub(LOGS_MAX);
     let mut lines = Vec::new();
     for (id, attempt, fields, pay) in said.drain(older..) {
-        let Some(content) = content(view, &pay.cid)? else { continue };
+        let Some(content) = content(&pay.cid)? else { continue };
         let (task_id, attempt) = (id.to_owned(), attempt.unwrap_or(0));
         let message = match pay.role {
             Role::Note => format!("{} by {}: {}", fields.kind, fields.actor.id, message(&content)),
@@ -447,7 +468,7 @@ pub fn page<T>(name: &str, listed: At<Page<T>>, shown: impl Fn(T) -> Value) -> V
         "returned_count": rows.len(),
         "has_more": next_cursor.is_some(),
         "next_cursor": next_cursor,
-        "seq": seen(applied, None),
+        "seq": applied.saturating_sub(1),
     });
     page[name] = rows.into_iter().map(shown).collect();
     page

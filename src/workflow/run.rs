@@ -9,7 +9,7 @@ mod change;
 pub mod decide;
 mod fold;
 pub mod status;
-mod take;
+pub mod take;
 mod told;
 mod values;
 
@@ -46,6 +46,8 @@ pub struct Work {
     pub input: Option<PayloadRef>,
     pub output: Option<PayloadRef>,
     pub reused: bool,
+    /// The event that ended the original, where the result was taken over.
+    pub reused_from: Option<Cid>,
     /// Why it failed.
     pub code: Option<String>,
     pub hold: Option<Hold>,
@@ -220,6 +222,12 @@ impl StepState {
             StepStatus::Skipped => self.reason.as_deref() == Some(CONDITION),
             _ => false,
         }
+    }
+
+    /// Whether it ended without a task, by what is on record of another run.
+    pub fn from_record(&self) -> bool {
+        let by_failing = self.status == StepStatus::Failed && self.whole.input.is_some();
+        self.whole.submitted.is_none() && (self.whole.reused || by_failing)
     }
 
     fn undo_status(&self) -> WorkStatus {
