@@ -551,7 +551,7 @@ fn once_a_cancel_is_answered_no_step_starts_whatever_crashes() {
         json!([
             after("one", &[]),
             after("waits", &["one"]),
-            step("timer", "wait:time", json!({"inputs": {"ms": 50}})),
+            step("timer", "wait:time", json!({"inputs": {"ms": 1000}})),
             after("later", &["timer"]),
             step("signal", "wait:signal", json!({"inputs": {"signal": "go"}})),
             after("signalled", &["signal"]),

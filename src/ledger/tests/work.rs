@@ -433,8 +433,8 @@ impl plan::Tools for NoTools {
         None
     }
 
-    fn check(&self, _name: &str, _input: &serde_json::Value) -> Option<String> {
-        None
+    fn check(&self, _name: &str, _input: &serde_json::Value) -> Vec<plan::Fault> {
+        Vec::new()
     }
 
     fn run_exists(&self, _id: &str) -> bool {
