@@ -30,10 +30,14 @@ use cairn::{
     log::home::Home,
     query::{
         View,
+        record::run_record,
         work::page::{From, TaskFilter},
     },
     task::Limits,
-    workflow::plan::{self, Tools},
+    workflow::{
+        plan::{self, Tools},
+        replay::verify,
+    },
 };
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -48,6 +52,7 @@ const FLOWS: usize = 400;
 const FLOW_STEPS: usize = 10;
 const FLOWS_AT_ONCE: usize = 16;
 const MILLION: u64 = 1_000_000;
+const LONG: usize = 10_000;
 
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
@@ -81,6 +86,9 @@ fn main() {
     }
     if wanted("restart") {
         report("kill -9 to the next step", "ms", (0..ROUNDS).map(|_| restart()));
+    }
+    if wanted("replay") {
+        replay();
     }
     if wanted("million") {
         million();
@@ -245,8 +253,8 @@ impl Tools for NoTools {
         None
     }
 
-    fn check(&self, _name: &str, _input: &Value) -> Option<String> {
-        None
+    fn check(&self, _name: &str, _input: &Value) -> Vec<plan::Fault> {
+        Vec::new()
     }
 
     fn run_exists(&self, _id: &str) -> bool {
@@ -462,6 +470,30 @@ fn child(dir: &Path) {
         println!("end");
         tokio::time::sleep(Duration::from_secs(60)).await;
     });
+}
+
+/// Replay-verify of a chain as long as a plan may be: from the log on disk to the verdict on every step.
+fn replay() {
+    let bench = Bench::new();
+    runtime().block_on(async {
+        let client = bench.client();
+        client.register("w").await;
+        client.run("long", LONG).await;
+        walk(&client, LONG).await;
+        bench.ledger.settled().await.expect("the ledger runs");
+    });
+    let home = bench.ledger.home().clone();
+    let round = |_| {
+        let begun = Instant::now();
+        let view = View::open(&home).expect("the state can be read");
+        let record = run_record(&view, "long", None).expect("the log can be read").expect("the run is there");
+        let report = verify(record.run, &record.events, &record.contents);
+        let took = begun.elapsed();
+        assert!(report.matched() && report.complete && report.compared_steps() == LONG as u64);
+        took.as_secs_f64() * 1e3
+    };
+    report("replay-verify of 10,000 steps", "ms", (0..ROUNDS).map(round));
+    bench.close();
 }
 
 /// A queue of a million: claims, pages, memory.

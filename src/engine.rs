@@ -116,8 +116,9 @@ impl Engine {
                     Ok(Change::Tools) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
                         able = self.able(&lane);
                         let Some(old) = claim.take() else { continue };
-                        // The new claim takes the place of the old one, which is answered at once.
-                        claim = Some(self.claim(&lane, free, &able));
+                        // A claim for nothing takes the place of the old one, which is answered at once; what it
+                        // was given counts before more is claimed.
+                        let _ = self.claim(&lane, 0, &Able::default()).await;
                         if let Ok(Ok(handed)) = old.await {
                             for handed in handed {
                                 let engine = self.clone();
@@ -133,7 +134,8 @@ impl Engine {
 
     fn claim(&self, lane: &str, max: usize, able: &Able) -> JoinHandle<Result<Vec<Handed>, Stopped>> {
         let Able { capabilities, openings } = able.clone();
-        let hand = Hand { runner: self.runner.clone(), lane: lane.to_owned(), capabilities, openings };
+        let since = *self.ledger.committed().borrow();
+        let hand = Hand { runner: self.runner.clone(), lane: lane.to_owned(), capabilities, since, openings };
         // A claim for nothing does not wait.
         let wait_ms = if max == 0 { 0 } else { WAIT_MS };
         let wish = Wish::Claim { worker: self.name(), max, wait_ms, hand: Some(hand) };

@@ -17,6 +17,7 @@ mod memory;
 pub mod opening;
 pub mod peers;
 mod queueing;
+mod resent;
 mod runs;
 mod sealer;
 pub mod sharing;
@@ -105,18 +106,6 @@ pub enum Ruling {
     Done(Sealed),
     /// Nothing had to change.
     Unchanged,
-}
-
-impl Ruling {
-    /// Where the last event of the ruling stands, if it appended one.
-    pub fn seq(&self) -> Option<u64> {
-        match self {
-            Self::Run(sealed) | Self::Refused(sealed) | Self::Done(sealed) => Some(sealed.seq),
-            Self::Began { started, ruled } => Some(ruled.seq().unwrap_or(started.seq)),
-            Self::Answered(ending) => Some(ending.seq),
-            Self::Published { .. } | Self::Worked(_) | Self::Denied(_) | Self::Unchanged => None,
-        }
-    }
 }
 
 /// The ledger has ended: nothing more can be recorded by this process.

@@ -23,7 +23,7 @@ use serde_json::{Value, value::RawValue};
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use crate::router::board::{Entry, Offered, Offering, renamed};
+pub use crate::router::board::{Entry, Misfit, Offered, Offering, renamed};
 use crate::{
     block::{Cid, payload::SaltKey, splice},
     call::{Refusal, Remote},
@@ -239,6 +239,11 @@ impl Outcome {
 pub trait Run: Send + Sync {
     /// Runs to an outcome. Stops early when `invocation.cancel` fires.
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome>;
+
+    /// Whether it checks the input of this tool against the schema itself, to tell all faults of it at once.
+    fn checks(&self, _tool: &str) -> bool {
+        false
+    }
 
     /// The change of durable work that is all this call does, where that can be told before it starts. It is ruled
     /// with the start, in one commit, and handed to the run as [`Invocation::ruled`].

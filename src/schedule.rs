@@ -41,9 +41,12 @@ pub struct Schedule {
     pub created_ms: u64,
     pub next_ms: u64,
     pub last_tick_ms: Option<u64>,
-    /// How often it fired, and how many ticks it passed over.
+    /// Ticks that made something.
     pub fired: u64,
+    /// Ticks it passed over.
     pub missed: u64,
+    /// Ticks that could make nothing.
+    pub skipped: u64,
     pub deleted: bool,
     pub last: Cid,
     pub last_seq: u64,
@@ -74,6 +77,7 @@ impl Schedule {
             last_tick_ms: None,
             fired: 0,
             missed: 0,
+            skipped: 0,
             deleted: false,
             last: event.cid(),
             last_seq: fields.seq,
@@ -92,7 +96,8 @@ impl Schedule {
             Some(Body::ScheduleFired(facts)) => {
                 self.next_ms = facts.next_ms;
                 self.last_tick_ms = Some(facts.at_ms);
-                self.fired += 1;
+                self.fired += u64::from(!facts.skipped);
+                self.skipped += u64::from(facts.skipped);
                 self.missed += facts.missed;
             }
             Some(Body::ScheduleDeleted(_)) => self.deleted = true,
@@ -110,7 +115,8 @@ impl Schedule {
             return None;
         }
         let beat = Beat::read(&self.facts.rhythm).ok();
-        let mut fired = ScheduleFired { at_ms: self.next_ms, next_ms: self.next_ms, missed: 0 };
+        let (at_ms, next_ms) = (self.next_ms, self.next_ms);
+        let mut fired = ScheduleFired { at_ms, next_ms, missed: 0, skipped: false };
         if let (Rhythm::Every { ms }, false) = (&self.facts.rhythm, self.facts.catch_up) {
             fired.missed = (moment.now_ms - self.next_ms) / (*ms).max(1);
             fired.at_ms += fired.missed * ms;

@@ -73,11 +73,21 @@ pub fn open(path: &Path) -> Result<Database, StateError> {
     Ok(connection)
 }
 
-/// Whether every table of this build's state is there.
+/// Whether the tables are those of this build's state.
 pub fn whole(connection: &Connection) -> bool {
-    digest::TABLES
-        .iter()
-        .all(|(table, _)| connection.prepare(&format!("SELECT * FROM {table} LIMIT 0")).is_ok())
+    let tables = |connection: &Connection| -> Result<Vec<(String, String)>, StateError> {
+        let mut statement = connection.prepare(
+            "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name",
+        )?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    };
+    let made = || -> Result<Vec<(String, String)>, StateError> {
+        let mut fresh = Connection::open_in_memory()?;
+        Migrations::from_slice(MIGRATIONS).to_latest(&mut fresh)?;
+        tables(&fresh)
+    };
+    matches!((tables(connection), made()), (Ok(found), Ok(made)) if found == made)
 }
 
 /// Opens the state for questions, with the log's tables beside it as `log`.

@@ -264,7 +264,7 @@ impl Task {
                 self.status = Status::Running;
                 self.attempt = facts.attempt;
                 self.fence = facts.fence;
-                self.started_ms.get_or_insert(now_ms);
+                self.started_ms = Some(now_ms);
                 self.lease = Some(Lease {
                     worker: facts.worker.clone(),
                     runner: facts.runner.clone(),
@@ -294,8 +294,11 @@ impl Task {
                 self.output = None;
                 self.failed(Status::TimedOut, Code::DeadlineExceeded.as_str(), *retry_at_ms, now_ms);
             }
-            Body::TaskLeaseExpired(_) => {
-                self.lapses += 1;
+            Body::TaskLeaseExpired(facts) => {
+                match facts.unheard {
+                    true => self.attempt = self.attempt.saturating_sub(1),
+                    false => self.lapses += 1,
+                }
                 self.wait();
             }
             Body::TaskInterrupted(facts) => {
@@ -463,18 +466,6 @@ pub fn submit(
     let ready_ms = facts.not_before_ms.unwrap_or(0).max(moment.now_ms);
     let order = order(ready_ms, facts.priority, moment.limits.ageing_ms);
     Ok(Submitted::New(Box::new(TaskSubmitted { order, ..facts })))
-}
-
-/// Refuses work whose unique key an open task has; `holder` is the latest task with that key.
-pub fn unique(holder: Option<&Task>) -> Result<(), Refusal> {
-    match holder.filter(|holder| !holder.status.ended()) {
-        None => Ok(()),
-        Some(holder) => Err(Refusal::new(
-            Code::AlreadyExists,
-            format!("task {} has this unique_key and is {}", holder.id, holder.status.as_str()),
-        )
-        .hint("wait for that task, or cancel it")),
-    }
 }
 
 /// The first payload of an event in one of these roles.

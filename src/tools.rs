@@ -130,6 +130,10 @@ fn refusal(err: Unanswered) -> Refusal {
 struct Dispatch(HashMap<String, Arc<dyn Run>>);
 
 impl Run for Dispatch {
+    fn checks(&self, tool: &str) -> bool {
+        self.0.get(tool).is_some_and(|run| run.checks(tool))
+    }
+
     fn foretell(&self, invocation: &Invocation) -> Option<Work> {
         self.0.get(&invocation.name)?.foretell(invocation)
     }

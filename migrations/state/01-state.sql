@@ -174,13 +174,6 @@ CREATE TABLE workflow_tally (
     n      INTEGER NOT NULL
 );
 
--- Which runs wait for which to succeed.
-CREATE TABLE dependency (
-    needs    INTEGER NOT NULL,         -- workflow
-    workflow INTEGER NOT NULL,
-    PRIMARY KEY (needs, workflow)
-) WITHOUT ROWID;
-
 -- Workers by their subject's number; what the node's own executor does needs no row.
 CREATE TABLE worker (
     id             INTEGER PRIMARY KEY,
@@ -224,7 +217,9 @@ CREATE TABLE schedule (
     makes    TEXT NOT NULL,
     next_ms  INTEGER NOT NULL,
     last_ms  INTEGER,                  -- the tick that fired last
-    fired    INTEGER NOT NULL,
+    fired    INTEGER NOT NULL,         -- ticks that made something
+    missed   INTEGER NOT NULL,         -- ticks that were passed over
+    skipped  INTEGER NOT NULL,         -- ticks that could make nothing
     deleted  INTEGER NOT NULL
 );
 

@@ -36,7 +36,11 @@ pub fn run(command: LogCommand, quiet: bool) -> anyhow::Result<ExitCode> {
 
 fn show(cid: &Cid, payloads: bool, place: &Place, shown: Shown, quiet: bool) -> anyhow::Result<ExitCode> {
     let source = Source::open(place, quiet)?;
-    let found = runtime()?.block_on(source.find(cid, payloads))?;
+    let found = runtime()?.block_on(async {
+        let mut found = source.find(cid, payloads).await?;
+        reason(&source, &mut found).await?;
+        anyhow::Ok(found)
+    })?;
     match shown.json {
         true => out::print_json(&found)?,
         false => out::print(&fields(&found))?,
@@ -108,7 +112,12 @@ fn query(wanted: Wanted, place: &Place, shown: Shown, quiet: bool) -> anyhow::Re
         let mut cursor: Option<String> = None;
         let mut left = wanted.limit;
         loop {
-            let page = source.page(&filter, left.min(LIMIT_MAX), cursor.as_deref()).await?;
+            let mut page = source.page(&filter, left.min(LIMIT_MAX), cursor.as_deref()).await?;
+            if shown.json {
+                for event in &mut page.events {
+                    reason(&source, event).await?;
+                }
+            }
             left -= rows.add(&page.events)?.min(left);
             cursor = page.next_cursor;
             if cursor.is_none() || left == 0 {
@@ -122,6 +131,21 @@ fn query(wanted: Wanted, place: &Place, shown: Shown, quiet: bool) -> anyhow::Re
         anyhow::Ok(())
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Adds to an event the reason that was given for it, where there was one and it was not erased.
+async fn reason(source: &Source, event: &mut Value) -> anyhow::Result<()> {
+    let is_note = |pay: &&Value| pay["role"] == "note" && pay["erased"] != true;
+    let note = |event: &Value| event["pay"].as_array()?.iter().find(is_note).cloned();
+    let Some(held) = note(event) else { return Ok(()) };
+    let held = match (held.get("content"), event["cid"].as_str().and_then(|cid| cid.parse().ok())) {
+        (None, Some(cid)) => note(&source.find(&cid, true).await?),
+        _ => Some(held),
+    };
+    if let Some(said) = held.as_ref().and_then(|held| held.get("content")) {
+        event["reason"] = said.clone();
+    }
+    Ok(())
 }
 
 fn from(seq: u64) -> Filter {

@@ -67,6 +67,10 @@ fn rows(report: &Value, worth: impl Fn(&Value) -> bool) -> impl Iterator<Item = 
 /// A report for people: what was found, the steps that differ, and where that began.
 fn told(what: &str, report: &Value, differ: &Table, run: &str, wide: bool) -> String {
     let verdict = if report["matched"] == true { "matched" } else { "differs" };
+    let verdict = match report["complete"] == false {
+        true => format!("{verdict} so far (it has not ended)"),
+        false => verdict.to_owned(),
+    };
     let compared = report["compared_steps"].as_u64().unwrap_or(0);
     let mut lines = vec![table::printable(&format!("{what}  {verdict}  {compared} steps compared{run}"))];
     if !differ.is_empty() {

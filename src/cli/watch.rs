@@ -3,7 +3,8 @@
 //! Invariants:
 //! - the tool is asked when the watch begins and when the run has ended; what happens between is read from the
 //!   log's stream where the reader may have it, so that watching adds next to nothing to the log;
-//! - a terminal shows a screen that is drawn again, everything else a line for each change.
+//! - a terminal shows a screen that is drawn again, everything else a line for each change;
+//! - a server that goes away is waited for, so long and no longer, and what is shown then says so.
 
 mod view;
 
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use self::view::{Change, View};
@@ -34,6 +35,10 @@ const DRAW_EVERY: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_secs(1);
 /// Between two questions where there is no stream to listen to.
 const ASK_EVERY: Duration = Duration::from_secs(2);
+/// How long a server that does not answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries to reach it.
+const TRY_EVERY: Duration = Duration::from_millis(500);
 /// Steps on a screen.
 const LINES_MAX: usize = 20;
 
@@ -62,39 +67,82 @@ async fn follow(door: &Door, id: &str, quiet: bool) -> anyhow::Result<String> {
     let first = ask(door, id).await?;
     let mut view = View::new(&first);
     let mut changes = listen(door, &first).await?;
-    let mut screen = Screen::new(&view, quiet);
+    let mut screen = Screen::new(quiet);
     screen.begin(&view)?;
     while !view.ended() {
-        match &mut changes {
-            Changes::Stream(messages) => {
-                let Ok(message) = tokio::time::timeout(TICK, messages.next()).await else {
+        let asks = match &mut changes {
+            Changes::Stream(messages) => match tokio::time::timeout(TICK, messages.next()).await {
+                Err(_) => {
                     screen.draw(&view);
-                    continue;
-                };
-                let event = message?.map(|data| serde_json::from_slice::<Value>(&data)).transpose()?;
-                match event.as_ref().map(|event| (event["cid"].is_string(), event)) {
-                    Some((true, event)) => match view.apply(event) {
-                        Change::None => {}
-                        Change::Seen(line) => screen.change(&view, &line)?,
-                        Change::Unclear => screen.renew(&mut view, &ask(door, id).await?)?,
-                    },
-                    // The stream ended: this node was too slow, or the server stops. What follows says which.
-                    Some((false, _)) | None => {
-                        let now = ask(door, id).await?;
-                        screen.renew(&mut view, &now)?;
-                        changes = listen(door, &now).await?;
+                    false
+                }
+                Ok(Ok(Some(data))) => {
+                    let event: Value = serde_json::from_slice(&data)?;
+                    match view.apply(&event) {
+                        // This reader was too slow, or the server stops. What follows says which.
+                        _ if !event["cid"].is_string() => true,
+                        Change::None => false,
+                        Change::Seen(line) => {
+                            screen.change(&view, &line)?;
+                            false
+                        }
+                        Change::Unclear => true,
                     }
                 }
-            }
+                Ok(Ok(None) | Err(_)) => true,
+            },
             Changes::Asking => {
                 tokio::time::sleep(ASK_EVERY).await;
-                screen.renew(&mut view, &ask(door, id).await?)?;
+                true
             }
+        };
+        if asks {
+            let now;
+            (now, changes) = catch_up(door, id, &screen).await?;
+            screen.renew(&mut view, &now)?;
         }
     }
-    screen.renew(&mut view, &ask(door, id).await?)?;
+    let (last, _) = catch_up(door, id, &screen).await?;
+    screen.renew(&mut view, &last)?;
     screen.end(&view)?;
     Ok(view.status().to_owned())
+}
+
+/// The run as the tool tells it, and the changes from there on. A server that does not answer is waited for.
+async fn catch_up(door: &Door, id: &str, screen: &Screen) -> anyhow::Result<(Value, Changes)> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut away = false;
+    loop {
+        let tried = async {
+            let now = ask(door, id).await?;
+            let changes = listen(door, &now).await?;
+            anyhow::Ok((now, changes))
+        };
+        match tried.await {
+            Ok(found) => {
+                if away {
+                    screen.say("the server answers again");
+                }
+                return Ok(found);
+            }
+            Err(err) if lasting(&err) => return Err(err),
+            Err(err) if Instant::now() >= deadline => {
+                return Err(err.context(format!("the server was away for {} s", PATIENCE.as_secs())));
+            }
+            Err(err) if !away => {
+                screen.say(&format!("{err}; waiting up to {} s for it", PATIENCE.as_secs()));
+                away = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(TRY_EVERY).await;
+    }
+}
+
+/// Whether the same question would be refused again.
+fn lasting(err: &anyhow::Error) -> bool {
+    let denied = err.downcast_ref::<workflow::Denied>().is_some_and(|denied| !denied.retryable);
+    denied || err.downcast_ref::<Refused>().is_some_and(|refused| refused.status.is_client_error())
 }
 
 async fn ask(door: &Door, id: &str) -> anyhow::Result<Value> {
@@ -125,38 +173,27 @@ enum Screen {
 }
 
 struct Terminal {
-    bars: MultiProgress,
-    head: ProgressBar,
-    steps: Vec<ProgressBar>,
+    /// One bar that is all text, so that a screen is drawn in one go.
+    page: ProgressBar,
     colours: bool,
     drawn: Instant,
 }
 
 impl Screen {
-    fn new(view: &View, quiet: bool) -> Self {
+    fn new(quiet: bool) -> Self {
         if quiet {
             return Self::None;
         }
         if !std::io::stdout().is_terminal() {
             return Self::Lines;
         }
-        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stdout());
-        let head = bars.add(ProgressBar::new(view.steps() as u64));
-        // The templates are ours; plain bars do where they cannot be read.
-        if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:24}] {pos}/{len} steps  {prefix}") {
-            head.set_style(style);
+        let page = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+        // The template is ours; a plain bar does where it cannot be read.
+        if let Ok(style) = ProgressStyle::with_template("{msg}") {
+            page.set_style(style);
         }
-        let line = || {
-            let bar = bars.add(ProgressBar::new(0));
-            if let Ok(style) = ProgressStyle::with_template("{msg}") {
-                bar.set_style(style);
-            }
-            bar
-        };
-        // One more line tells how many steps are not shown.
-        let steps = (0..view.steps().min(LINES_MAX + 1)).map(|_| line()).collect();
         let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self::Terminal(Terminal { bars, head, steps, colours, drawn: Instant::now() })
+        Self::Terminal(Terminal { page, colours, drawn: Instant::now() })
     }
 
     fn begin(&mut self, view: &View) -> anyhow::Result<()> {
@@ -188,6 +225,16 @@ impl Screen {
         Ok(())
     }
 
+    /// Says what the watcher should know beside the run.
+    fn say(&self, text: &str) {
+        let text = table::printable(text);
+        match self {
+            Self::None => {}
+            Self::Lines => eprintln!("{text}"),
+            Self::Terminal(terminal) => terminal.page.suspend(|| eprintln!("{text}")),
+        }
+    }
+
     fn draw(&mut self, view: &View) {
         if let Self::Terminal(terminal) = self {
             terminal.draw(view);
@@ -196,14 +243,15 @@ impl Screen {
 
     fn end(self, view: &View) -> anyhow::Result<()> {
         match self {
-            Self::None => {}
+            Self::None => return Ok(()),
             Self::Lines => out::print(&table::printable(&view.head()))?,
             Self::Terminal(mut terminal) => {
                 terminal.draw(view);
-                terminal.head.abandon();
-                terminal.steps.iter().for_each(ProgressBar::abandon);
-                drop(terminal.bars);
+                terminal.page.abandon();
             }
+        }
+        if let Some(why) = view.why() {
+            out::print(&table::printable(&why))?;
         }
         Ok(())
     }
@@ -212,15 +260,7 @@ impl Screen {
 impl Terminal {
     fn draw(&mut self, view: &View) {
         self.drawn = Instant::now();
-        let now_ms = now_ms();
-        self.head.set_message(table::printable(&view.name()));
-        self.head.set_prefix(view.took(now_ms));
-        self.head.set_position(view.done() as u64);
-        let mut lines = view.lines(now_ms, LINES_MAX, self.colours).into_iter();
-        for bar in &self.steps {
-            bar.set_message(lines.next().unwrap_or_default());
-            bar.tick();
-        }
+        self.page.set_message(view.page(now_ms(), LINES_MAX, self.colours).join("\n"));
     }
 }
 

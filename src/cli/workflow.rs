@@ -24,6 +24,14 @@ use crate::{
     },
 };
 
+/// A tool's own word for why it did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{said}")]
+pub struct Denied {
+    said: String,
+    pub retryable: bool,
+}
+
 pub fn run(command: WorkflowCommand, quiet: bool) -> anyhow::Result<ExitCode> {
     match command {
         WorkflowCommand::Submit { file, asked } => {
@@ -91,10 +99,9 @@ pub async fn call(door: &Door, tool: &str, arguments: &RawValue) -> anyhow::Resu
         eprintln!("{}", table::printable(&fault));
     }
     let message = error["message"].as_str().unwrap_or("the tool answered with an error");
-    match error["hint"].as_str() {
-        Some(hint) => anyhow::bail!("{message}; {hint}"),
-        None => anyhow::bail!("{message}"),
-    }
+    let hint = error["hint"].as_str().map_or(String::new(), |hint| format!("; {hint}"));
+    let retryable = error["retryable"] == true;
+    Err(Denied { said: format!("{message}{hint}"), retryable }.into())
 }
 
 pub fn text<'a>(value: &'a Value, key: &str) -> &'a str {
@@ -138,12 +145,23 @@ fn status(run: &Value) -> String {
     format!("{}\n{}", table::printable(&head), table.render())
 }
 
-/// Why a step was skipped, or how it failed.
-fn why(step: &Value) -> String {
-    match step["error"]["message"].as_str() {
-        Some(message) => table::brief(&format!("{}: {message}", text(&step["error"], "code"))),
-        None => text(step, "reason").to_owned(),
+/// Why a step was skipped, how it failed, or that its result is another's or was taken back.
+pub fn why(step: &Value) -> String {
+    if let Some(message) = step["error"]["message"].as_str() {
+        return table::brief(&format!("{}: {message}", text(&step["error"], "code")));
     }
+    let reused = match step["reused_from"].as_str() {
+        Some(original) => format!("reused from {}", table::short(original, false)),
+        None => "reused".to_owned(),
+    };
+    let said = [
+        (step["reused"] == true, reused.as_str()),
+        (step["compensated"] == true, "compensated"),
+        (step["compensated"] == false, "not compensated"),
+        (true, text(step, "reason")),
+    ];
+    let said = said.into_iter().filter(|(holds, said)| *holds && !said.is_empty());
+    said.map(|(_, said)| said).collect::<Vec<_>>().join(", ")
 }
 
 fn graph(id: &str, format: Picture, output: &Path, reach: &Reach) -> anyhow::Result<ExitCode> {

@@ -74,6 +74,11 @@ impl Paths {
         Self(self.0.union(&others.0).cloned().collect())
     }
 
+    /// Whether anything but null stands at one of these paths. What is `open` may come to stand for anything.
+    pub fn stand_in(&self, value: &Value, open: impl Fn(&Value) -> bool) -> bool {
+        self.0.iter().any(|path| stands_at(value, path, &open))
+    }
+
     /// Replaces the values at these paths by `{"$redacted": commitment}`; returns the texts taken out.
     pub fn redact(&self, value: &mut Value, key: &SaltKey) -> Vec<String> {
         let mut taken = Vec::new();
@@ -202,6 +207,23 @@ fn redact_at(value: &mut Value, path: &[String], key: &SaltKey, taken: &mut Vec<
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn stands_at(value: &Value, path: &[String], open: &impl Fn(&Value) -> bool) -> bool {
+    if open(value) {
+        return true;
+    }
+    let Some((step, rest)) = path.split_first() else { return !value.is_null() };
+    match value {
+        Value::Object(map) if step == "*" => map.values().any(|inner| stands_at(inner, rest, open)),
+        Value::Object(map) => map.get(step).is_some_and(|inner| stands_at(inner, rest, open)),
+        Value::Array(items) if step == "*" => items.iter().any(|inner| stands_at(inner, rest, open)),
+        Value::Array(items) => {
+            let inner = step.parse().ok().and_then(|at: usize| items.get(at));
+            inner.is_some_and(|inner| stands_at(inner, rest, open))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 

@@ -159,6 +159,9 @@ pub struct TaskLeaseExpired {
     pub worker: String,
     pub fence: u64,
     pub attempt: u64,
+    /// Whether nobody heard of the claim: whoever asked had gone. The attempt does not count.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unheard: bool,
 }
 
 /// The process that ran the attempt ended; what it did is not known.
@@ -430,6 +433,9 @@ pub struct ScheduleFired {
     /// Ticks before this one that were missed and are not made up for.
     #[serde(default, skip_serializing_if = "is_default")]
     pub missed: u64,
+    /// Whether nothing was made at this tick: what would have been submitted was refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

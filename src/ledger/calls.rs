@@ -54,7 +54,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn refuse(
+    fn refuse(
         &mut self,
         call: Call,
         facts: CallRefused,

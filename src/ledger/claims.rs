@@ -105,7 +105,7 @@ impl Writer {
     }
 
     /// Claims for a worker what it may have now.
-    pub(super) fn hand_out(
+    fn hand_out(
         &mut self,
         worker: &str,
         max: usize,
@@ -129,39 +129,51 @@ impl Writer {
             let Some(taken) = self.holding.queue.take(capabilities, moment.now_ms) else { break };
             let id = self.number(taken.seq)?;
             let runner = hand.map(|hand| hand.runner.as_str());
-            let live = &self.holding.tasks[&id];
-            let claim = live.task.claim(worker, runner, taken.rate_until_ms, &moment);
-            let input = match &live.input {
-                Some(input) => Some(input.to_string()),
-                None => {
-                    self.text(live.task.input.map(|input| input.cid), draft)?.map(|text| text.to_string())
-                }
-            };
+            let claim = self.task(&id)?.claim(worker, runner, taken.rate_until_ms, &moment);
+            let input = self.input(&id, draft)?;
             bytes += input.as_ref().map_or(0, String::len);
-            let lease_until_ms = claim.lease_until_ms;
-            let (attempt, fence) = (claim.attempt, claim.fence);
             let claimed = self.change(&id, Body::TaskClaimed(claim), by, Vec::new(), draft)?;
             let call = match hand.filter(|_| input.is_some()) {
                 Some(hand) => self.open_call(&id, hand, claimed, draft)?,
                 None => None,
             };
-            let task = &self.holding.tasks[&id].task;
-            handed.push(Handed {
-                call,
-                task: id.clone(),
-                task_type: task.facts.task_type.clone(),
-                actor: task.actor.clone(),
-                input,
-                attempt,
-                fence,
-                lease_until_ms,
-                timeout_ms: task.facts.timeout_ms,
-                claimed,
-                run: task.facts.run.clone(),
-                step: task.facts.step.clone(),
-            });
+            handed.extend(self.handed(&id, input, claimed, call));
         }
         Ok(handed)
+    }
+
+    /// A task in memory as its claim hands it out.
+    pub(super) fn handed(
+        &self,
+        id: &str,
+        input: Option<String>,
+        claimed: Sealed,
+        call: Option<Begun>,
+    ) -> Option<Handed> {
+        let task = &self.holding.tasks.get(id)?.task;
+        Some(Handed {
+            task: id.to_owned(),
+            task_type: task.facts.task_type.clone(),
+            actor: task.actor.clone(),
+            input,
+            attempt: task.attempt,
+            fence: task.fence,
+            lease_until_ms: task.lease.as_ref()?.until_ms,
+            timeout_ms: task.facts.timeout_ms,
+            claimed,
+            call,
+            run: task.facts.run.clone(),
+            step: task.facts.step.clone(),
+        })
+    }
+
+    /// The input of a task in memory.
+    pub(super) fn input(&self, id: &str, draft: &Draft) -> Result<Option<String>, Fault> {
+        let Some(live) = self.holding.tasks.get(id) else { return Ok(None) };
+        Ok(match &live.input {
+            Some(input) => Some(input.to_string()),
+            None => self.text(live.task.input.map(|input| input.cid), draft)?.map(|text| text.to_string()),
+        })
     }
 
     /// Starts the call that does a task with its claim, where what it records is known already.
@@ -172,10 +184,9 @@ impl Writer {
         claimed: Sealed,
         draft: &mut Draft,
     ) -> Result<Option<Begun>, Fault> {
-        let task = &self.holding.tasks[id].task;
+        let task = self.task(id)?;
         let Some(opening) = hand.openings.get(&task.facts.task_type) else { return Ok(None) };
-        // An attempt makes one call, so its claim names it.
-        let call = data_encoding::HEXLOWER.encode(&claimed.cid.digest()[..16]);
+        let call = call_of(&claimed.cid);
         let start = Start {
             id: call.clone(),
             actor: task.actor.clone(),
@@ -193,6 +204,23 @@ impl Writer {
         })
     }
 
+    /// Puts back in the line what was claimed and nobody heard of.
+    pub(super) fn give_back(
+        &mut self,
+        claims: &[(String, u64)],
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        for (id, fence) in claims {
+            if self.load_task(id)?
+                && let Some(body) = self.task(id)?.unheard(*fence)
+            {
+                self.change(id, body, by, Vec::new(), draft)?;
+            }
+        }
+        self.advance(draft)
+    }
+
     /// Serves claims that wait, in the order they came.
     pub(super) fn serve_parked(&mut self, draft: &mut Draft) -> Result<(), Fault> {
         if !std::mem::take(&mut self.holding.fresh) || self.holding.queue.is_empty() {
@@ -204,6 +232,10 @@ impl Writer {
             if parked.reply.is_closed() {
                 continue;
             }
+            if self.holding.queue.is_empty() {
+                left.push_back(parked);
+                break;
+            }
             let by = By { actor: parked.actor.clone(), cause: parked.cause, note: None, refs: Vec::new() };
             let Parked { worker, max, hand, capabilities, .. } = &parked;
             let handed = self.hand_out(worker, *max, hand.as_ref(), capabilities, &by, draft)?;
@@ -212,9 +244,24 @@ impl Writer {
                 false => draft.replies.push((parked.reply, worked(Worked::Claimed(handed)))),
             }
         }
+        left.append(&mut waiting);
         self.holding.parked = left;
         // Starting a run by its first claim frees nothing, but its rules want to know.
         self.advance(draft)
+    }
+
+    /// Takes a worker's word about a task: it is heard, and the task is in memory.
+    fn word(
+        &mut self,
+        worker: &str,
+        id: &str,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Result<(), Refusal>, Fault> {
+        if let Err(refusal) = self.heard(worker, by, draft)? {
+            return Ok(Err(refusal));
+        }
+        Ok(if self.load_task(id)? { Ok(()) } else { Err(no_task(id)) })
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a heartbeat says")]
@@ -228,21 +275,18 @@ impl Writer {
         by: &By,
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
-        if let Err(refusal) = self.heard(worker, by, draft)? {
+        if let Err(refusal) = self.word(worker, id, by, draft)? {
             return Ok(Err(refusal));
         }
         let moment = self.moment();
-        if !self.load_task(id)? {
-            return Ok(Err(no_task(id)));
-        }
-        let body = match self.holding.tasks[id].task.renew(worker, fence, progress, &moment) {
+        let body = match self.task(id)?.renew(worker, fence, progress, &moment) {
             Ok(facts) => Body::TaskRenewed(facts),
             Err(refusal) => return Ok(Err(refusal)),
         };
         let log_ref = log.as_ref().map(|log| payload_ref(log, Role::Log));
         draft.store(log);
         self.change(id, body, by, log_ref.into_iter().collect(), draft)?;
-        let task = &self.holding.tasks[id].task;
+        let task = self.task(id)?;
         let lease_until_ms = task.lease.as_ref().map_or(0, |lease| lease.until_ms);
         Ok(Ok(Worked::Renewed { lease_until_ms, cancel_requested: task.cancel_requested }))
     }
@@ -258,16 +302,13 @@ impl Writer {
         by: &By,
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
-        if let Err(refusal) = self.heard(worker, by, draft)? {
+        if let Err(refusal) = self.word(worker, id, by, draft)? {
             return Ok(Err(refusal));
         }
-        if !self.load_task(id)? {
-            return Ok(Err(no_task(id)));
-        }
         let output_ref = payload_ref(&output, Role::Output);
-        match self.holding.tasks[id].task.complete(worker, fence, &output_ref) {
+        match self.task(id)?.complete(worker, fence, &output_ref) {
             Ok(Completed::New(body)) => {
-                if self.holding.tasks[id].task.facts.run.is_some()
+                if self.task(id)?.facts.run.is_some()
                     && let Some(text) = text_of(&output)
                 {
                     self.holding.contents.put(output_ref.cid, Arc::from(text));
@@ -284,7 +325,7 @@ impl Writer {
             true => self.hand_out(worker, 1, None, &self.capabilities(worker), by, draft)?,
             false => Vec::new(),
         };
-        Ok(Ok(Worked::Ended { task: Box::new(self.holding.tasks[id].task.clone()), next }))
+        Ok(Ok(Worked::Ended { task: Box::new(self.task(id)?.clone()), next }))
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a failure says")]
@@ -298,14 +339,11 @@ impl Writer {
         by: &By,
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
-        if let Err(refusal) = self.heard(worker, by, draft)? {
+        if let Err(refusal) = self.word(worker, id, by, draft)? {
             return Ok(Err(refusal));
         }
         let moment = self.moment();
-        if !self.load_task(id)? {
-            return Ok(Err(no_task(id)));
-        }
-        let bodies = match self.holding.tasks[id].task.fail(worker, fence, code, retryable, &moment) {
+        let bodies = match self.task(id)?.fail(worker, fence, code, retryable, &moment) {
             Ok(bodies) => bodies,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -315,7 +353,7 @@ impl Writer {
             let payloads = if n == 0 { vec![error_ref] } else { Vec::new() };
             self.change(id, body, by, payloads, draft)?;
         }
-        Ok(Ok(Worked::Ended { task: Box::new(self.holding.tasks[id].task.clone()), next: Vec::new() }))
+        Ok(Ok(Worked::Ended { task: Box::new(self.task(id)?.clone()), next: Vec::new() }))
     }
 
     /// Ends the attempt a call was made for, with the call.
@@ -331,7 +369,7 @@ impl Writer {
         if !self.load_task(&attempt.task)? {
             return Ok(());
         }
-        let task = &self.holding.tasks[&attempt.task].task;
+        let task = self.task(&attempt.task)?;
         let (worker, fence) = (&attempt.worker, attempt.fence);
         let decided = match (succeeded, output) {
             (true, Some(output)) => task.complete(worker, fence, &output).map(|completed| match completed {
@@ -352,4 +390,22 @@ impl Writer {
         }
         self.advance(draft)
     }
+}
+
+/// The claims that a ruling hands out: tasks, and their fences.
+pub(super) fn claims_of(ruling: Ruling) -> Vec<(String, u64)> {
+    let handed = match ruling {
+        Ruling::Began { ruled, .. } => return claims_of(*ruled),
+        Ruling::Worked(worked) => match *worked {
+            Worked::Claimed(handed) | Worked::Ended { next: handed, .. } => handed,
+            _ => return Vec::new(),
+        },
+        _ => return Vec::new(),
+    };
+    handed.into_iter().map(|handed| (handed.task, handed.fence)).collect()
+}
+
+/// The id of the call that an attempt makes: there is one, so the attempt's claim names it.
+pub(super) fn call_of(claimed: &Cid) -> String {
+    data_encoding::HEXLOWER.encode(&claimed.digest()[..16])
 }

@@ -18,7 +18,7 @@ use crate::{
     call::{Code, Refusal},
     event::{
         Body, Fact, PayloadRef, Role,
-        work::{Rhythm, ScheduleCreated, WorkerRegistered},
+        work::{Rhythm, ScheduleCreated, ScheduleFired, WorkerRegistered},
     },
     ledger::{
         holding::{Due, Timetable},
@@ -27,6 +27,7 @@ use crate::{
         work::{Made, NewRun, Worked},
         writer::{Draft, Fault, Writer, node, payload_ref},
     },
+    query,
     schedule::{self, Created, Schedule},
     task::{self, Submitted},
     worker::{self, Presence, Registered, Worker},
@@ -34,6 +35,10 @@ use crate::{
 
 /// Things looked at in one commit because they are due.
 const DUE_MAX: usize = 1024;
+/// Ticks of schedules that fire in one commit: a long absence does not hold up everything else.
+const TICKS_MAX: usize = 16;
+/// Workers that are there.
+const WORKERS_MAX: usize = 10_000;
 /// Schedules that are not deleted.
 const SCHEDULES_MAX: usize = 1000;
 /// The media type of what a schedule makes.
@@ -48,6 +53,10 @@ impl Writer {
         by: &By,
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
+        if let Some(refusal) = self.crew_full(id) {
+            return Ok(Err(refusal));
+        }
+        self.load_worker(id)?;
         match worker::register(self.holding.workers.get(id), id, &by.actor, facts) {
             Err(refusal) => return Ok(Err(refusal)),
             Ok(Registered::Known) => {}
@@ -71,6 +80,7 @@ impl Writer {
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
         let moment = self.moment();
+        self.load_worker(id)?;
         let Some(worker) = self.holding.workers.get(id) else { return Ok(Err(no_worker(id))) };
         let decided = match graceful {
             true => worker.drain(&by.actor, timeout_ms, &moment),
@@ -107,14 +117,51 @@ impl Writer {
         if by.actor == node() && id.starts_with(worker::NODE_PREFIX) {
             return Ok(Ok(()));
         }
+        if let Some(refusal) = self.crew_full(id) {
+            return Ok(Err(refusal));
+        }
+        self.load_worker(id)?;
         let Some(worker) = self.holding.workers.get(id) else { return Ok(Err(no_worker(id))) };
         match worker.called_by(&by.actor) {
             Err(refusal) => return Ok(Err(refusal)),
             Ok(None) => {}
-            Ok(Some(body)) => self.crew_event(id, body, by, Vec::new(), draft)?,
+            Ok(Some(body)) => {
+                // Whoever called, it is the worker that is back, and it stays its owner's.
+                let by = By { actor: worker.actor.clone(), ..by.clone() };
+                self.crew_event(id, body, &by, Vec::new(), draft)?;
+            }
         }
         self.hear(id);
         Ok(Ok(()))
+    }
+
+    /// Refuses one worker more where there are too many.
+    fn crew_full(&self, id: &str) -> Option<Refusal> {
+        let workers = &self.holding.workers;
+        let message = || format!("{WORKERS_MAX} workers are registered already");
+        (workers.len() >= WORKERS_MAX && !workers.contains_key(id)).then(|| {
+            Refusal::new(Code::ResourceExhausted, message())
+                .retryable()
+                .hint("unregister those that are not needed, and try again")
+        })
+    }
+
+    /// Makes sure a worker is in memory, even one that has gone; false where there never was one of this id.
+    fn load_worker(&mut self, id: &str) -> Result<bool, Fault> {
+        if self.holding.workers.contains_key(id) {
+            return Ok(true);
+        }
+        let mut worker: Option<Worker> = None;
+        for seq in query::work::events_of(&self.state, &worker::subject(id))? {
+            let Some(event) = self.reader.event_at(seq)? else { continue };
+            match &mut worker {
+                None => worker = Worker::begun(&event),
+                Some(worker) => worker.apply(&event),
+            }
+        }
+        let Some(worker) = worker else { return Ok(false) };
+        self.holding.hold_worker(worker);
+        Ok(true)
     }
 
     /// What a registered worker can do.
@@ -177,8 +224,10 @@ impl Writer {
                 self.holding.workers.insert(id.to_owned(), worker);
             }
         }
-        if let Some(due) = self.holding.workers[id].due_ms(&self.limits) {
-            self.holding.due.push(Reverse((due, Due::Worker(id.to_owned()))));
+        let worker = &self.holding.workers[id];
+        match worker.due_ms(&self.limits) {
+            Some(due) => self.holding.due.push(Reverse((due, Due::Worker(id.to_owned())))),
+            None => self.holding.gone.push_back((worker.last_seq, id.to_owned())),
         }
         Ok(())
     }
@@ -200,7 +249,7 @@ impl Writer {
         let by = By { actor: node(), cause: None, note: None, refs: Vec::new() };
         for (_, id) in &lost {
             let moment = self.moment();
-            let bodies = self.holding.tasks[id].task.interrupt(&moment);
+            let bodies = self.task(id)?.interrupt(&moment);
             self.change_all(id, bodies, &by, draft)?;
         }
         self.advance(draft)?;
@@ -211,31 +260,46 @@ impl Writer {
     pub(super) fn tick(&mut self, draft: &mut Draft) -> Result<(), Fault> {
         let now_ms = self.now_ms();
         let by = By { actor: node(), cause: None, note: None, refs: Vec::new() };
+        let (mut ticks, mut later, mut claims) = (0, Vec::new(), false);
         for _ in 0..DUE_MAX {
             let due = self.holding.due.peek().filter(|Reverse((at, _))| *at <= now_ms);
             if due.is_none() {
                 break;
             }
-            let Some(Reverse((_, due))) = self.holding.due.pop() else { break };
+            let Some(Reverse((at, due))) = self.holding.due.pop() else { break };
+            if matches!(due, Due::Schedule(_)) {
+                ticks += 1;
+                if ticks > TICKS_MAX {
+                    later.push(Reverse((at, due)));
+                    continue;
+                }
+            }
             match due {
+                Due::Claims => claims = true,
                 Due::Task(id) => self.task_due(&id, &by, draft)?,
                 Due::Run(id) => self.run_due(&id),
                 Due::Worker(id) => self.worker_due(&id, &by, draft)?,
                 Due::Schedule(id) => self.schedule_due(&id, &by, draft)?,
             }
         }
+        if claims {
+            self.claims_due(now_ms, draft);
+        }
+        // These are due at once again, in a commit of their own.
+        self.holding.due.extend(later);
         self.holding.queue.wake(now_ms);
         self.holding.fresh = true;
-        let mut parked = std::mem::take(&mut self.holding.parked);
-        for _ in 0..parked.len() {
-            let Some(claim) = parked.pop_front() else { break };
-            match claim.until_ms <= now_ms {
-                true => draft.replies.push((claim.reply, worked(Worked::Claimed(Vec::new())))),
-                false => parked.push_back(claim),
-            }
-        }
-        self.holding.parked = parked;
         self.advance(draft)
+    }
+
+    /// Answers the claims that have waited long enough.
+    fn claims_due(&mut self, now_ms: u64, draft: &mut Draft) {
+        let parked = std::mem::take(&mut self.holding.parked);
+        let (over, waiting): (VecDeque<_>, _) =
+            parked.into_iter().partition(|parked| parked.until_ms <= now_ms);
+        self.holding.parked = waiting;
+        let empty = || worked(Worked::Claimed(Vec::new()));
+        draft.replies.extend(over.into_iter().map(|parked| (parked.reply, empty())));
     }
 
     fn task_due(&mut self, id: &str, by: &By, draft: &mut Draft) -> Result<(), Fault> {
@@ -328,27 +392,29 @@ impl Writer {
         Ok(Ok(Worked::Schedule { schedule: id.to_owned(), next_ms: None, replayed: false }))
     }
 
-    /// Fires a schedule as often as its rules say.
+    /// Fires a schedule, once: ticks that are made up for come one at a time, each due like anything else.
     fn schedule_due(&mut self, id: &str, by: &By, draft: &mut Draft) -> Result<(), Fault> {
         let moment = self.moment();
         let Some(timetable) = self.holding.schedules.get(id) else { return Ok(()) };
-        // Ticks that are made up for come one a commit, so that a long absence does not hold up everything else.
         if let Some(facts) = timetable.schedule.fire(&moment) {
             let (tick, makes) = (timetable.schedule.tick_id(facts.at_ms), timetable.makes.clone());
+            // What it makes is asked for by who made the schedule.
+            let actor = timetable.schedule.actor.clone();
+            let refused = self.tick_refused(&tick, &makes)?;
+            if let Some(refusal) = &refused {
+                tracing::warn!(tick, reason = refusal.message, "a schedule's tick makes nothing");
+            }
+            let facts = ScheduleFired { skipped: refused.is_some(), ..facts };
             let fact = schedule_fact(id, by, Vec::new(), Body::ScheduleFired(facts));
             let event = self.sealer.seal(fact, draft)?;
             let fired = event.cid();
             if let Some(timetable) = self.holding.schedules.get_mut(id) {
                 timetable.schedule.apply(event);
             }
-            // What it makes is asked for by who made the schedule.
-            let actor = self
-                .holding
-                .schedules
-                .get(id)
-                .map_or_else(node, |timetable| timetable.schedule.actor.clone());
-            let by = By { actor, cause: Some(fired), ..by.clone() };
-            self.make(&tick, makes, &by, draft)?;
+            if refused.is_none() {
+                let by = By { actor, cause: Some(fired), ..by.clone() };
+                self.make(&tick, makes, &by, draft)?;
+            }
         }
         if let Some(due) = self.holding.schedules.get(id).and_then(|timetable| timetable.schedule.due_ms()) {
             self.holding.due.push(Reverse((due, Due::Schedule(id.to_owned()))));
@@ -356,41 +422,46 @@ impl Writer {
         Ok(())
     }
 
-    /// Submits what a schedule makes at a tick. What is refused is told in the server's log: the tick has fired.
-    fn make(&mut self, id: &str, makes: Made, by: &By, draft: &mut Draft) -> Result<(), Fault> {
-        let refused = match makes {
-            Made::Task { facts, tool, input } => {
-                let input = self.payload(&input)?;
-                let moment = self.moment();
-                let input_ref = payload_ref(&input, Role::Input);
+    /// Why what a tick makes may not be submitted, as far as that is known before.
+    fn tick_refused(&mut self, id: &str, makes: &Made) -> Result<Option<Refusal>, Fault> {
+        match makes {
+            Made::Task { facts, input, .. } => {
+                let input_ref = payload_ref(&self.payload(input)?, Role::Input);
                 self.load_task(id)?;
                 let earlier = self.holding.tasks.get(id).map(|live| &live.task);
-                match task::submit(earlier, id, facts, &input_ref, self.holding.queue.len() as u64, &moment) {
-                    Ok(Submitted::New(facts)) => {
-                        draft.store(Some(input));
-                        self.enter_task(id, *facts, tool, vec![input_ref], None, by, draft)?;
-                        None
-                    }
-                    Ok(Submitted::Known) => None,
-                    Err(refusal) => Some(refusal),
+                let waiting = self.holding.queue.len() as u64;
+                match task::submit(earlier, id, facts.clone(), &input_ref, waiting, &self.moment()) {
+                    Ok(Submitted::Known) => Ok(None),
+                    Ok(Submitted::New(facts)) => Ok(self.unique(facts.unique_key.as_ref())?.err()),
+                    Err(refusal) => Ok(Some(refusal)),
                 }
             }
+            Made::Workflow { .. } => Ok(self.runs_full()),
+        }
+    }
+
+    /// Submits what a schedule makes at a tick.
+    fn make(&mut self, id: &str, makes: Made, by: &By, draft: &mut Draft) -> Result<(), Fault> {
+        let made = match makes {
+            Made::Task { facts, tool, input } => {
+                let input = self.payload(&input)?;
+                self.submit_task(id.to_owned(), facts, tool, input, None, by, draft)?
+            }
             Made::Workflow { plan, inputs, priority, tags, max_parallel, deadline_ms } => {
-                let inputs = self.payload(&inputs)?;
                 let new = NewRun {
                     id: id.to_owned(),
+                    inputs: self.payload(&inputs)?,
                     plan,
-                    inputs,
                     priority,
                     tags,
                     dependencies: Vec::new(),
                     max_parallel,
                     deadline_ms,
                 };
-                self.submit_run(new, by, draft)?.err()
+                self.submit_run(new, by, draft)?
             }
         };
-        if let Some(refusal) = refused {
+        if let Err(refusal) = made {
             tracing::warn!(id, reason = refusal.message, "a schedule's tick could not be submitted");
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! - after a commit no run has a decision left that its rules would make;
 //! - a decision is carried out once: what it brings about is decided on after those it was made with.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,10 @@ use crate::{
     task::{self, Settlement},
     workflow::{
         self,
-        run::decide::{Contents, Decision},
+        run::{
+            decide::{Contents, Decision},
+            take::Given,
+        },
     },
 };
 
@@ -45,6 +48,19 @@ const NO_RETRY: RetryPolicy = RetryPolicy {
 pub(super) struct Reading<'a> {
     pub writer: &'a Writer,
     pub draft: &'a Draft,
+    /// Why a content could not be read, where that is not for its being erased.
+    fault: RefCell<Option<Fault>>,
+}
+
+impl<'a> Reading<'a> {
+    pub fn new(writer: &'a Writer, draft: &'a Draft) -> Self {
+        Self { writer, draft, fault: RefCell::default() }
+    }
+
+    /// What was decided, unless something could not be read.
+    pub fn sound<T>(self, decided: T) -> Result<T, Fault> {
+        self.fault.into_inner().map_or(Ok(decided), Err)
+    }
 }
 
 impl Contents for Reading<'_> {
@@ -52,10 +68,15 @@ impl Contents for Reading<'_> {
         if let Some(value) = self.writer.holding.contents.parsed(payload) {
             return Some(value);
         }
-        // A log that cannot be read fails the next commit; until then the content counts as gone.
-        let text = self.writer.text(Some(*payload), self.draft).ok().flatten()?;
+        let text = match self.writer.text(Some(*payload), self.draft) {
+            Ok(text) => text?,
+            Err(fault) => {
+                self.fault.replace(Some(fault));
+                return None;
+            }
+        };
         let value: Arc<Value> = Arc::new(serde_json::from_str(&text).ok()?);
-        self.writer.holding.contents.keep_parsed(*payload, value.clone());
+        self.writer.holding.contents.keep_parsed(*payload, value.clone(), text.len());
         Some(value)
     }
 }
@@ -73,11 +94,12 @@ impl Writer {
         advanced
     }
 
-    pub(super) fn settle_runs(&mut self, draft: &mut Draft) -> Result<(), Fault> {
+    fn settle_runs(&mut self, draft: &mut Draft) -> Result<(), Fault> {
         while let Some(id) = self.holding.dirty.pop() {
             while let Some(live) = self.holding.runs.get(&id) {
-                let reading = Reading { writer: self, draft };
+                let reading = Reading::new(self, draft);
                 let decisions = live.run.decide(&reading, self.now_ms());
+                let decisions = reading.sound(decisions)?;
                 if decisions.is_empty() {
                     break;
                 }
@@ -99,7 +121,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn carry_out(&mut self, id: &str, decision: Decision, draft: &mut Draft) -> Result<(), Fault> {
+    fn carry_out(&mut self, id: &str, decision: Decision, draft: &mut Draft) -> Result<(), Fault> {
         let by = self.by_run(id);
         match decision {
             Decision::Begin(facts) => {
@@ -139,24 +161,29 @@ impl Writer {
             }
             Decision::Take { task_id, step, task_type, tool, input, output, from } => {
                 let facts = self.step_facts(id, step, Part::Whole, task_type, None);
+                let input = match input {
+                    Given::Recorded(input) => input,
+                    Given::Resolved(text) => Some(self.kept(&text, Role::Input, draft)?),
+                };
                 self.enter_task(&task_id, facts, tool, input.into_iter().collect(), None, &by, draft)?;
                 self.reuse(&task_id, output, from, &by, draft)
             }
-            Decision::TakeGathered { step, parts, output, from } => {
+            Decision::TakeGathered { step, input, parts, output, from } => {
                 let body = Body::StepGathered(StepGathered { step, parts });
                 let by = By { refs: vec![from], ..by };
-                self.run_event(id, body, &by, output.into_iter().collect(), draft)
+                let input = input.map(|text| self.kept(&text, Role::Input, draft)).transpose()?;
+                self.run_event(id, body, &by, output.into_iter().chain(input).collect(), draft)
             }
             Decision::Skip { step, reason } => {
                 let body = Body::StepSkipped(StepSkipped { step, reason: reason.to_owned() });
                 self.run_event(id, body, &by, Vec::new(), draft)
             }
-            Decision::Fail { step, code, message } => {
-                let error = self.payload(&json!({"code": code, "message": message}).to_string())?;
-                let error_ref = payload_ref(&error, Role::Error);
-                draft.store(Some(error));
+            Decision::Fail { step, code, message, input } => {
+                let error = json!({"code": code, "message": message}).to_string();
+                let error = self.kept(&error, Role::Error, draft)?;
+                let input = input.map(|text| self.kept(&text, Role::Input, draft)).transpose()?;
                 let body = Body::StepFailed(StepFailed { step, code });
-                self.run_event(id, body, &by, vec![error_ref], draft)
+                self.run_event(id, body, &by, [Some(error), input].into_iter().flatten().collect(), draft)
             }
             Decision::Gather { step, output, parts } => {
                 let payload = self.payload(&output)?;
@@ -172,12 +199,13 @@ impl Writer {
             }
             Decision::Cancel { task_id, run, force } => {
                 if self.load_task(&task_id)?
-                    && let Ok(bodies) = self.holding.tasks[&task_id].task.cancel(force)
+                    && let Ok(bodies) = self.task(&task_id)?.cancel(force)
                 {
                     self.change_all(&task_id, bodies, &by, draft)?;
                 }
-                if let Some(run) = run {
-                    // A child that has ended already is not cancelled.
+                // A child that is not in memory has ended, and nothing of it runs.
+                if let Some(run) = run.filter(|run| self.holding.runs.contains_key(run)) {
+                    // One that has ended otherwise is not cancelled.
                     let _ = self.cancel_run(&run, force, &by, draft)?;
                 }
                 Ok(())
@@ -186,13 +214,21 @@ impl Writer {
         }
     }
 
+    /// Stores text as the payload of an event to come.
+    fn kept(&self, text: &str, role: Role, draft: &mut Draft) -> Result<PayloadRef, Fault> {
+        let payload = self.payload(text)?;
+        let kept = payload_ref(&payload, role);
+        draft.store(Some(payload));
+        Ok(kept)
+    }
+
     /// What a run decides is caused by what happened to it last, on behalf of who submitted it.
     pub(super) fn by_run(&self, id: &str) -> By {
         let live = &self.holding.runs[id];
         By { actor: live.run.actor.clone(), cause: Some(live.last), note: None, refs: Vec::new() }
     }
 
-    pub(super) fn step_facts(
+    fn step_facts(
         &self,
         id: &str,
         step: String,
@@ -222,7 +258,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn submit_step(
+    fn submit_step(
         &mut self,
         task_id: &str,
         facts: TaskSubmitted,
@@ -247,7 +283,7 @@ impl Writer {
     }
 
     /// Ends a task that need not run with what another one gave.
-    pub(super) fn reuse(
+    fn reuse(
         &mut self,
         task_id: &str,
         output: Option<PayloadRef>,
@@ -271,14 +307,14 @@ impl Writer {
             return Ok(());
         }
         // What has ended in the meantime stays as it ended.
-        let Ok(body) = self.holding.tasks[task_id].task.settle(how) else { return Ok(()) };
+        let Ok(body) = self.task(task_id)?.settle(how) else { return Ok(()) };
         let role = if matches!(how, Settlement::Failed { .. }) { Role::Error } else { Role::Output };
         let output = output.map(|output| PayloadRef { role, ..output });
         self.change(task_id, body, by, output.into_iter().collect(), draft)?;
         Ok(())
     }
 
-    pub(super) fn retry_step(
+    fn retry_step(
         &mut self,
         task_id: &str,
         input: &str,
@@ -292,7 +328,7 @@ impl Writer {
         let payload = self.payload(input)?;
         let input_ref = payload_ref(&payload, Role::Input);
         draft.store(Some(payload));
-        let task = &self.holding.tasks[task_id].task;
+        let task = self.task(task_id)?;
         let order = task::order(self.now_ms(), task.facts.priority, self.limits.ageing_ms);
         let body =
             Body::TaskRetried(TaskRetried { order, hold: hold.clone(), max_retries: None, timeout_ms: None });
@@ -310,7 +346,7 @@ impl Writer {
     }
 
     /// How many runs a run is inside of, counted as far as they are open.
-    pub(super) fn depth(&self, id: &str) -> usize {
+    fn depth(&self, id: &str) -> usize {
         let parent = |id: &str| {
             let parent = self.holding.runs.get(id)?.run.facts.parent.as_deref()?;
             parent.split_once('#').map(|(run, _)| run)
@@ -319,7 +355,7 @@ impl Writer {
     }
 
     /// Submits the run that a step waits for. One that is not sound fails the step.
-    pub(super) fn submit_child(
+    fn submit_child(
         &mut self,
         task_id: &str,
         run: String,

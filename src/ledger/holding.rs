@@ -32,8 +32,8 @@ const WAITING_KEPT: usize = 16 * 1024;
 const INPUT_KEPT: usize = 4 * 1024;
 /// Bytes of step outputs kept for the steps that read them.
 const CONTENTS_KEPT: usize = 32 * 1024 * 1024;
-/// Contents kept parsed.
-const PARSED_KEPT: usize = 256;
+/// Bytes of text that are kept parsed: as values they take several times that.
+const PARSED_KEPT: usize = 8 * 1024 * 1024;
 
 #[derive(Default)]
 pub struct Holding {
@@ -57,11 +57,15 @@ pub struct Holding {
     /// Peers that are connected, or that something was heard of lately.
     pub peers: HashMap<String, Peer>,
     pub parked: VecDeque<Parked>,
+    /// Claims that were committed and heard of by nobody: tasks, and their fences.
+    pub unheard: Vec<(String, u64)>,
     pub contents: Contents,
     /// Entities in the order they were touched, so that what the state has folded can be let go.
     touched: VecDeque<(u64, String)>,
     /// Runs that have nothing left to do, likewise.
     pub rested: VecDeque<(u64, String)>,
+    /// Workers that have left or are lost, likewise.
+    pub gone: VecDeque<(u64, String)>,
     /// Whether decisions are being carried out.
     pub advancing: bool,
     /// Whether something may be handed out that could not before.
@@ -94,6 +98,8 @@ pub enum Due {
     Run(String),
     Worker(String),
     Schedule(String),
+    /// The claims that wait.
+    Claims,
 }
 
 /// A claim that waits for work.
@@ -163,6 +169,12 @@ impl Holding {
         self.keep(task, input);
     }
 
+    /// Lets a claim wait.
+    pub fn park(&mut self, parked: Parked) {
+        self.due.push(Reverse((parked.until_ms, Due::Claims)));
+        self.parked.push_back(parked);
+    }
+
     /// Puts a task that is in none of them into the indexes it belongs to.
     pub fn index(&mut self, task: &Task, now_ms: u64) {
         if waits(task) {
@@ -199,6 +211,9 @@ impl Holding {
             }
         }
         live.task.apply_body(body, event);
+        if let (Body::TaskRetried(_), Some(key)) = (body, &live.task.facts.unique_key) {
+            self.unique.insert(key.clone(), id.to_owned());
+        }
         let after = Standing::of(&live.task);
         let task = &live.task;
         if before.worker != after.worker {
@@ -223,6 +238,37 @@ impl Holding {
             self.due.push(Reverse((due, Due::Task(id.to_owned()))));
         }
         self.touched.push_back((task.last_seq, id.to_owned()));
+    }
+
+    /// Takes a worker into memory.
+    pub fn hold_worker(&mut self, mut worker: Worker) {
+        worker.running = self.held.get(&worker.id).map_or(0, |held| held.len() as u64);
+        if matches!(worker.presence, Presence::Lost | Presence::Unregistered) {
+            self.gone.push_back((worker.last_seq, worker.id.clone()));
+        }
+        self.workers.insert(worker.id.clone(), worker);
+    }
+
+    /// Lets go of a payload that was erased, wherever it is in memory.
+    pub fn erase(&mut self, payload: &Cid) {
+        self.contents.erase(payload);
+        for live in self.tasks.values_mut() {
+            if live.task.input.is_some_and(|input| input.cid == *payload) {
+                live.input = None;
+            }
+        }
+        for live in self.runs.values_mut() {
+            if live.run.input.is_some_and(|input| input.cid == *payload) {
+                live.run.inputs = Arc::new(Value::Null);
+            }
+        }
+        self.schedules.retain(|id, timetable| {
+            let kept = timetable.schedule.input.is_none_or(|input| input.cid != *payload);
+            if !kept {
+                tracing::warn!(schedule = id, "what the schedule makes was erased; it does not fire");
+            }
+            kept
+        });
     }
 
     /// Where a waiting task stands among those of its kind.
@@ -252,8 +298,7 @@ impl Holding {
     /// The next moment at which something is due.
     pub fn next_ms(&self) -> Option<u64> {
         let due = self.due.peek().map(|Reverse((at, _))| *at);
-        let parked = self.parked.iter().map(|parked| parked.until_ms).min();
-        [due, parked, self.queue.next_ms()].into_iter().flatten().min()
+        [due, self.queue.next_ms()].into_iter().flatten().min()
     }
 
     /// Lets go of what the state has folded and nobody needs at once.
@@ -277,6 +322,16 @@ impl Holding {
                 && self.unique.get(key) == Some(&id)
             {
                 self.unique.remove(key);
+            }
+        }
+        while let Some((seq, _)) = self.gone.front()
+            && *seq < applied
+        {
+            let Some((seq, id)) = self.gone.pop_front() else { return };
+            // What it held was released when it went.
+            if self.workers.get(&id).is_some_and(|worker| worker.last_seq == seq) {
+                self.workers.remove(&id);
+                self.held.remove(&id);
             }
         }
         while let Some((seq, _)) = self.rested.front()
@@ -311,7 +366,14 @@ pub struct Contents {
     texts: HashMap<Cid, Arc<str>>,
     order: VecDeque<Cid>,
     bytes: usize,
-    parsed: RefCell<HashMap<Cid, Arc<Value>>>,
+    parsed: RefCell<Parsed>,
+}
+
+/// Contents that were parsed, and how much text they are.
+#[derive(Default)]
+struct Parsed {
+    values: HashMap<Cid, Arc<Value>>,
+    bytes: usize,
 }
 
 impl Contents {
@@ -321,15 +383,28 @@ impl Contents {
 
     /// A content that was read before, parsed.
     pub fn parsed(&self, payload: &Cid) -> Option<Arc<Value>> {
-        self.parsed.borrow().get(payload).cloned()
+        self.parsed.borrow().values.get(payload).cloned()
     }
 
-    pub fn keep_parsed(&self, payload: Cid, value: Arc<Value>) {
+    /// Keeps what a text of `len` bytes was parsed to.
+    pub fn keep_parsed(&self, payload: Cid, value: Arc<Value>, len: usize) {
         let mut parsed = self.parsed.borrow_mut();
-        if parsed.len() >= PARSED_KEPT {
-            parsed.clear();
+        if parsed.bytes + len > PARSED_KEPT {
+            *parsed = Parsed::default();
         }
-        parsed.insert(payload, value);
+        if len <= PARSED_KEPT && parsed.values.insert(payload, value).is_none() {
+            parsed.bytes += len;
+        }
+    }
+
+    /// Lets go of a content that was erased.
+    fn erase(&mut self, payload: &Cid) {
+        if let Some(text) = self.texts.remove(payload) {
+            self.bytes -= text.len();
+            self.order.retain(|kept| kept != payload);
+        }
+        // How long its text was is not known any more.
+        self.parsed = RefCell::default();
     }
 
     pub fn put(&mut self, payload: Cid, text: Arc<str>) {

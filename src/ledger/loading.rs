@@ -3,30 +3,32 @@
 //! Invariants:
 //! - an entity is the fold of its events: what is loaded is what was there before.
 
-use std::{collections::BTreeSet, sync::Arc};
-
-use serde_json::Value;
+use std::collections::BTreeSet;
 
 use crate::{
-    block::{Cid, decode, payload::Payload},
+    block::{Cid, decode},
     event::{Body, Event, Role},
     ledger::{
         holding::{Due, Holding, LiveRun, Timetable},
         opening::OpenError,
         work::Made,
     },
-    log::{LogError, Reader, Stored},
-    query::{self, work::Waiting as WaitingRow},
+    log::{Reader, Stored},
+    query::{
+        self, QueryError,
+        record::{self, Source},
+        work::Waiting as WaitingRow,
+    },
     queue::{Class, Queue, Rates, Waiting},
     schedule::Schedule,
     state::{Database, StateError},
     task::Task,
     worker::Worker,
-    workflow::{
-        plan::Plan,
-        run::{Run, status::Status},
-    },
+    workflow::run::status::Status,
 };
+
+/// How the state calls a worker that has left or is lost.
+const OFFLINE: &str = "offline";
 
 /// The state and the log, as they stand when nobody writes.
 pub(super) struct Loading<'a> {
@@ -52,13 +54,14 @@ impl Loading<'_> {
                 holding.keep(task, None);
             }
         }
-        for query::work::Worker { id, .. } in query::work::workers(self.state)? {
+        let there = query::work::workers(self.state)?.into_iter();
+        // Those that have gone are loaded when they come back.
+        for query::work::Worker { id, .. } in there.filter(|worker| worker.status != OFFLINE) {
             if let Some(mut worker) = self.fold(&crate::worker::subject(&id), Worker::begun, Worker::apply)? {
                 // Nobody was heard while the node was down; their silence counts from now.
                 worker.heard(self.now_ms);
-                worker.running = holding.held.get(&id).map_or(0, |held| held.len() as u64);
-                holding.due.push(std::cmp::Reverse((self.now_ms, Due::Worker(id.clone()))));
-                holding.workers.insert(id, worker);
+                holding.due.push(std::cmp::Reverse((self.now_ms, Due::Worker(id))));
+                holding.hold_worker(worker);
             }
         }
         for first in query::work::open_runs(self.state)? {
@@ -141,7 +144,9 @@ impl Loading<'_> {
             }
         }
         let schedule = self.fold(&crate::schedule::subject(id), Schedule::begun, Schedule::apply)?;
-        let Some(bytes) = what.map(|what| content(self.log, &what)).transpose()?.flatten() else {
+        let source = OnRecord { state: self.state, log: self.log };
+        let bytes = what.map(|what| record::content(&source, &what)).transpose().map_err(fault)?.flatten();
+        let Some(bytes) = bytes else {
             tracing::warn!(schedule = id, "what the schedule makes was erased; it does not fire");
             return Ok(None);
         };
@@ -179,68 +184,51 @@ impl Loading<'_> {
     }
 }
 
-/// A run with its plan and inputs, folded from its events and those of its tasks.
-pub(super) fn load_run(state: &Database, log: &dyn Reader, id: &str) -> Result<Option<LiveRun>, StateError> {
-    fold_run(state, log, id, u64::MAX, |run| match &run.facts.origin {
-        // What the other run had done by then is all in its events.
-        Some(origin) => {
-            let old = fold_run(state, log, &origin.run, run.seq, |_| Ok(None))?;
-            Ok(old.map(|old| old.run))
-        }
-        None => Ok(None),
-    })
+/// What the writer reads runs from: the state as it folds it, and the log.
+struct OnRecord<'a> {
+    state: &'a Database,
+    log: &'a dyn Reader,
 }
 
-/// A run as it stood before `end`. `origin` gives the run it takes over from, if it is to.
-fn fold_run(
+impl Source for OnRecord<'_> {
+    fn events_of_run(&self, id: &str, as_of: Option<u64>) -> Result<Vec<Event>, QueryError> {
+        let seqs = query::work::events_of_run(self.state, id)?.into_iter();
+        let seqs = seqs.take_while(|seq| as_of.is_none_or(|as_of| *seq <= as_of));
+        seqs.filter_map(|seq| self.log.event_at(seq).transpose()).map(|event| Ok(event?)).collect()
+    }
+
+    fn bytes(&self, cid: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
+        Ok(match self.log.block(cid)? {
+            Some(Stored::Present(bytes)) => Some(bytes),
+            Some(Stored::Erased) | None => None,
+        })
+    }
+}
+
+/// A run with its plan and inputs, folded from its events and those of its tasks.
+pub(super) fn load_run(state: &Database, log: &dyn Reader, id: &str) -> Result<Option<LiveRun>, StateError> {
+    run_before(state, log, id, None)
+}
+
+/// As [`load_run`], as the run stood at the event `as_of`.
+pub(super) fn run_before(
     state: &Database,
     log: &dyn Reader,
     id: &str,
-    end: u64,
-    origin: impl Fn(&Run) -> Result<Option<Run>, StateError>,
+    as_of: Option<u64>,
 ) -> Result<Option<LiveRun>, StateError> {
-    let mut live: Option<LiveRun> = None;
-    for seq in query::work::events_of_run(state, id)?.into_iter().filter(|seq| *seq < end) {
-        let Some(event) = log.event_at(seq)? else { continue };
-        match &mut live {
-            None => {
-                let Some(mut run) = begin_run(log, &event)? else { return Ok(None) };
-                if let Some(old) = origin(&run)? {
-                    run.take_over(&old);
-                }
-                live = Some(LiveRun { run, last: event.cid(), last_seq: seq });
-            }
-            Some(live) => live.apply(&event),
+    let found = record::submitted(&OnRecord { state, log }, id, as_of).map_err(fault)?;
+    let Some((run, events)) = found else { return Ok(None) };
+    let mut live = LiveRun { last: run.last, last_seq: run.last_seq, run };
+    events.iter().for_each(|event| live.apply(event));
+    Ok(Some(live))
+}
+
+fn fault(err: QueryError) -> StateError {
+    match err {
+        QueryError::Fault(err) => err,
+        QueryError::Invalid(_) | QueryError::NotFound(_) | QueryError::Erased(_) | QueryError::TooMuch(_) => {
+            StateError::Broken { what: "a run cannot be read" }
         }
     }
-    Ok(live)
-}
-
-/// The run that a submission begins, with its plan and inputs from the log.
-fn begin_run(log: &dyn Reader, event: &Event) -> Result<Option<Run>, StateError> {
-    let Some(Body::WorkflowSubmitted(facts)) = event.body() else {
-        return Ok(None);
-    };
-    let missing = || StateError::Log(LogError::Corrupt { what: "a run's plan cannot be read" });
-    let plan: Plan = match log.block(&facts.plan)? {
-        Some(Stored::Present(bytes)) => decode(&bytes).map_err(|_| missing())?,
-        Some(Stored::Erased) | None => return Err(missing()),
-    };
-    // Erased inputs leave a run that can be read; its steps that need them fail with that reason.
-    let inputs = crate::call::payload(event, &[Role::Input]);
-    let inputs = inputs.map(|inputs| content(log, &inputs)).transpose()?.flatten();
-    let inputs: Value = inputs.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-    Ok(Run::begun(event, Arc::new(plan), Arc::new(inputs)))
-}
-
-/// A payload's content; none where it was erased.
-pub(super) fn content(log: &dyn Reader, payload: &Cid) -> Result<Option<Vec<u8>>, LogError> {
-    let Some(Stored::Present(bytes)) = log.block(payload)? else { return Ok(None) };
-    let Ok(payload) = decode::<Payload>(&bytes) else { return Ok(None) };
-    let mut content = payload.data.unwrap_or_default();
-    for part in payload.parts.unwrap_or_default() {
-        let Some(Stored::Present(bytes)) = log.block(&part)? else { return Ok(None) };
-        content.extend(bytes);
-    }
-    Ok(Some(content))
 }

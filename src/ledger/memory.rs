@@ -10,6 +10,7 @@ use crate::{
         Cid, decode,
         payload::{JSON, Payload, SealedPayload},
     },
+    call::{Code, Refusal},
     event::{Body, PayloadRef},
     ledger::{
         Sealed,
@@ -60,6 +61,12 @@ impl Writer {
         Ok(event.into())
     }
 
+    /// A task that is in memory.
+    pub(super) fn task(&self, id: &str) -> Result<&Task, Fault> {
+        let live = self.holding.tasks.get(id).ok_or(Fault::Broken { what: "a task is not in memory" })?;
+        Ok(&live.task)
+    }
+
     /// Makes sure a task is in memory; false where there is none of this id.
     pub(super) fn load_task(&mut self, id: &str) -> Result<bool, Fault> {
         if self.holding.tasks.contains_key(id) {
@@ -93,7 +100,7 @@ impl Writer {
     }
 
     /// The live task that holds a unique key.
-    pub(super) fn holder_of(&mut self, key: &str) -> Result<Option<String>, Fault> {
+    fn holder_of(&mut self, key: &str) -> Result<Option<String>, Fault> {
         let id = match self.holding.unique.get(key) {
             Some(id) => Some(id.clone()),
             None => match query::work::live_unique(&self.state, key)? {
@@ -102,14 +109,22 @@ impl Writer {
             },
         };
         let Some(id) = id else { return Ok(None) };
-        let live = self.load_task(&id)? && !self.holding.tasks[&id].task.status.ended();
+        let live = self.load_task(&id)? && !self.task(&id)?.status.ended();
         Ok(live.then_some(id))
     }
 
-    pub(super) fn told(&self, id: &str, replayed: bool) -> Worked {
-        let task = self.holding.tasks[id].task.clone();
+    /// Refuses what would be a second live task of its unique key.
+    pub(super) fn unique(&mut self, key: Option<&String>) -> Result<Result<(), Refusal>, Fault> {
+        let Some(key) = key else { return Ok(Ok(())) };
+        let Some(holder) = self.holder_of(key)? else { return Ok(Ok(())) };
+        let message = format!("the unique key `{key}` is held by the task `{holder}`, which has not ended");
+        Ok(Err(Refusal::new(Code::AlreadyExists, message).hint("wait for that task, or use another key")))
+    }
+
+    pub(super) fn told(&self, id: &str, replayed: bool) -> Result<Worked, Fault> {
+        let task = self.task(id)?.clone();
         let position = self.holding.position(&task);
-        Worked::Task { task: Box::new(task), position, replayed }
+        Ok(Worked::Task { task: Box::new(task), position, replayed })
     }
 
     /// The content of a payload, as text: from memory, from what is about to be committed, or from the log.
@@ -119,8 +134,7 @@ impl Writer {
             return Ok(Some(text));
         }
         let block = |cid: &Cid| -> Result<Option<Vec<u8>>, Fault> {
-            let drafted = draft.batch.blocks.iter().rev().find(|block| block.cid() == *cid);
-            Ok(match drafted {
+            Ok(match draft.block(cid) {
                 Some(block) => Some(block.bytes().to_vec()),
                 None => match self.reader.block(cid)? {
                     Some(Stored::Present(bytes)) => Some(bytes),

@@ -190,15 +190,16 @@ struct Checked {
 
 /// Signs the log as it stands and starts the threads that write and fold it.
 fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, Running), OpenError> {
-    let Checked { lock, log, head, signer, folder, working, holding, about } = checked;
+    let Checked { lock, log, head, signer, mut folder, working, holding, about } = checked;
     let tip = log.reader()?.tip()?;
     let (inbox, asks) = mpsc::channel(WAITING_MAX);
     let (fold, commits) = std::sync::mpsc::sync_channel(FOLD_BACKLOG);
     let (committed, committed_rx) = watch::channel(tip.map_or(0, |tip| tip.seq + 1));
     let (reach, reach_rx) = watch::channel(Reach::default());
+    folder.watched_by(settings.metrics.clone());
     let mut folding = Folding { folder, signer, head, reach, sync_every: settings.checkpoint_interval };
     folding.sign(true).map_err(OpenError::Head)?;
-    let (alarm, alarms) = std::sync::mpsc::channel();
+    let (alarm, face) = clock::clock();
     let writer = Writer {
         reader: log.reader()?,
         log,
@@ -221,7 +222,7 @@ fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, 
     };
     let folding = spawn("fold", Box::new(move || folding.run(commits)))?;
     let weak = inbox.downgrade();
-    let clock = spawn("clock", Box::new(move || clock::run(&alarms, &weak)))?;
+    let clock = spawn("clock", Box::new(move || clock::run(&face, &weak)))?;
     let writer = spawn("ledger", Box::new(move || writer.run(asks)))?;
     let ledger = Ledger {
         inbox,

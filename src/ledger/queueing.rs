@@ -4,8 +4,6 @@
 //! - a paused queue hands out nothing, and running work goes on;
 //! - what leaves the queue says so by an event of its own.
 
-use std::collections::BTreeSet;
-
 use crate::{
     call::{Code, Refusal},
     event::{
@@ -21,8 +19,8 @@ use crate::{
     task::Status,
 };
 
-/// Tasks that one command takes out of the queue.
-const CLEAR_MAX: u64 = 1000;
+/// Tasks that one command looks at: what else is asked of the writer waits no longer than these take.
+const CLEAR_MAX: usize = 256;
 
 impl Writer {
     pub(super) fn pause(
@@ -43,67 +41,57 @@ impl Writer {
             }
             self.holding.fresh = true;
         }
-        Ok(Ok(self.queue_now(0)))
+        Ok(Ok(self.queue_now(0, None)))
     }
 
+    /// Takes out of the line, or out of the lists, some tasks that are no steps of a run.
     pub(super) fn clear(
         &mut self,
-        status: Option<Status>,
+        status: Status,
+        from: (u64, u64),
         by: &By,
         draft: &mut Draft,
     ) -> Result<Result<Worked, Refusal>, Fault> {
-        if status.is_some_and(|status| matches!(status, Status::Running | Status::Succeeded)) {
+        if matches!(status, Status::Running | Status::Succeeded) {
             let refusal = "only queued, failed, dead and cancelled tasks can be cleared";
             return Ok(Err(Refusal::new(Code::InvalidArgument, refusal)));
         }
-        let status = status.unwrap_or(Status::Queued);
+        let found = self.clearable(status, from)?;
+        let next = found.get(CLEAR_MAX - 1).map(|(priority, seq)| (*priority, seq + 1));
+        let quietly = By { note: None, ..by.clone() };
         let mut cleared = 0;
-        for id in self.clearable(status)? {
-            if !self.load_task(&id)? {
-                continue;
-            }
-            let task = &self.holding.tasks[&id].task;
-            let step = task.facts.run.is_some();
-            if task.status != status || task.cleared || step || cleared >= CLEAR_MAX {
-                continue;
-            }
-            let bodies = match status {
-                Status::Queued => task.cancel(true).unwrap_or_default(),
-                Status::Failed | Status::Dead | Status::Cancelled | Status::TimedOut => {
-                    task.clear().into_iter().collect()
-                }
-                Status::Running | Status::Succeeded => Vec::new(),
-            };
-            cleared += u64::from(!bodies.is_empty());
-            let quietly = By { note: None, ..by.clone() };
-            self.change_all(&id, bodies, &quietly, draft)?;
+        for (_, seq) in found {
+            let id = self.number(seq)?;
+            let task = self.task(&id)?;
+            // The state may not have folded yet what has become of it.
+            let Some(body) = task.clear().filter(|_| task.status == status) else { continue };
+            self.change(&id, body, &quietly, Vec::new(), draft)?;
+            cleared += 1;
         }
         if cleared > 0 {
             let body = Body::QueueCleared(QueueCleared { status: status.as_str().to_owned(), cleared });
             self.sealer.seal(queue_fact(by, body), draft)?;
         }
-        Ok(Ok(self.queue_now(cleared)))
+        Ok(Ok(self.queue_now(cleared, next)))
     }
 
-    /// Tasks of one status: those the state knows, and those it has not folded yet.
-    pub(super) fn clearable(&mut self, status: Status) -> Result<Vec<String>, Fault> {
-        let known = query::work::of_status(&self.state, status.as_str(), CLEAR_MAX)?;
-        let mut ids = known.into_iter().map(|seq| self.number(seq)).collect::<Result<Vec<_>, _>>()?;
-        let unfolded =
-            self.holding.tasks.values().filter(|live| live.task.status == status && !live.task.cleared);
-        let mut unfolded: Vec<(u64, String)> =
-            unfolded.map(|live| (live.task.seq, live.task.id.clone())).collect();
-        unfolded.sort_unstable();
-        let known: BTreeSet<&String> = ids.iter().collect();
-        let more: Vec<String> =
-            unfolded.into_iter().map(|(_, id)| id).filter(|id| !known.contains(id)).collect();
-        ids.extend(more);
-        Ok(ids)
+    /// The first tasks of one status by priority and age, from those the state knows and those it may not have folded yet.
+    fn clearable(&self, status: Status, from: (u64, u64)) -> Result<Vec<(u64, u64)>, Fault> {
+        let known = query::work::of_status(&self.state, status.as_str(), from, CLEAR_MAX)?;
+        let near = self.holding.tasks.values().map(|live| &live.task);
+        let near = near.filter(|task| task.status == status && task.facts.run.is_none());
+        let near = near.map(|task| (task.facts.priority, task.seq)).filter(|place| *place >= from);
+        let mut found: Vec<(u64, u64)> = known.into_iter().chain(near).collect();
+        found.sort_unstable();
+        found.dedup();
+        found.truncate(CLEAR_MAX);
+        Ok(found)
     }
 
-    pub(super) fn queue_now(&self, cleared: u64) -> Worked {
+    pub(super) fn queue_now(&self, cleared: u64, next: Option<(u64, u64)>) -> Worked {
         let running = self.holding.held.values().map(|held| held.len() as u64).sum();
-        Worked::Queue { at_ms: self.now_ms(), waiting: self.holding.queue.len() as u64, running, cleared }
+        let waiting = self.holding.queue.len() as u64;
+        Worked::Queue { at_ms: self.now_ms(), waiting, running, cleared, next }
     }
 }
 

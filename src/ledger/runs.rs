@@ -69,7 +69,7 @@ impl Holding {
 
 impl Writer {
     /// Tells a run in memory of those it waits for that have ended.
-    pub(super) fn tell_dependencies(&mut self, id: &str) -> Result<(), Fault> {
+    fn tell_dependencies(&mut self, id: &str) -> Result<(), Fault> {
         let waits: Vec<String> = self
             .holding
             .runs
@@ -142,11 +142,8 @@ impl Writer {
                 }
             });
         }
-        if self.holding.runs.len() >= RUNS_MAX {
-            let message = format!("{RUNS_MAX} workflows have not ended yet");
-            return Ok(Err(Refusal::new(Code::ResourceExhausted, message)
-                .retryable()
-                .hint("submit it again later")));
+        if let Some(refusal) = self.runs_full() {
+            return Ok(Err(refusal));
         }
         for other in &facts.dependencies {
             if other == &new.id || !self.load_run(other)? {
@@ -186,6 +183,15 @@ impl Writer {
         self.holding.dirty.push(new.id.clone());
         self.advance(draft)?;
         Ok(Ok(self.run_told(&new.id, false, Vec::new())))
+    }
+
+    /// Refuses another run where there are too many.
+    pub(super) fn runs_full(&self) -> Option<Refusal> {
+        let message = || format!("{RUNS_MAX} workflows have not ended yet");
+        let full = self.holding.runs.len() >= RUNS_MAX;
+        full.then(|| {
+            Refusal::new(Code::ResourceExhausted, message()).retryable().hint("submit it again later")
+        })
     }
 
     pub(super) fn cancel_run(
@@ -372,7 +378,9 @@ impl Writer {
         let Some(parent) = live.run.facts.parent.clone().filter(|_| status.ended()) else { return Ok(()) };
         let by = self.by_run(id);
         let mut succeeded = status == workflow::run::status::Status::Succeeded;
-        let result = succeeded.then(|| live.run.result(&Reading { writer: self, draft }).to_string());
+        let reading = Reading::new(self, draft);
+        let result = succeeded.then(|| live.run.result(&reading).to_string());
+        let result = reading.sound(result)?;
         let text = match result {
             Some(result) if result.len() <= RESULT_MAX => result,
             Some(result) => {
@@ -393,7 +401,7 @@ impl Writer {
         let code = Code::FailedPrecondition.as_str();
         let how = if succeeded { Settlement::Succeeded } else { Settlement::Failed { code } };
         let run = match self.load_task(&parent)? {
-            true => self.holding.tasks[&parent].task.facts.run.clone(),
+            true => self.task(&parent)?.facts.run.clone(),
             false => None,
         };
         // The parent's run hears of its task only where it is in memory.
@@ -417,12 +425,12 @@ impl Writer {
         }
     }
 
-    pub(super) fn loaded_run(&mut self, id: &str) -> Result<Option<&Run>, Fault> {
+    fn loaded_run(&mut self, id: &str) -> Result<Option<&Run>, Fault> {
         self.load_run(id)?;
         Ok(self.holding.runs.get(id).map(|live| &live.run))
     }
 
-    pub(super) fn json_of(&self, payload: &SealedPayload) -> Result<Arc<Value>, Fault> {
+    fn json_of(&self, payload: &SealedPayload) -> Result<Arc<Value>, Fault> {
         let text = super::memory::whole_text(payload);
         let value = text.and_then(|text| serde_json::from_str(&text).ok());
         value.map(Arc::new).ok_or(Fault::Broken { what: "a run's inputs are not json" })

@@ -28,7 +28,10 @@ use crate::{
     block::{Cid, decode, encode},
     ledger::{
         About, Ask, Command, Ledger, Reach, Ruling, Stopped, WAITING_MAX,
+        claims::claims_of,
         opening::{self, Birth, OpenError, Running, Settings},
+        work::{Wish, Work},
+        writer::node,
     },
     log::home::{Home, HomeError, Runner},
 };
@@ -78,9 +81,21 @@ enum Said {
 /// What the owner says.
 #[derive(Serialize, Deserialize)]
 enum Told {
-    Welcome { log: Cid, origin: String, vkey: String },
-    Ruling { id: u64, ruling: Box<Ruling> },
-    Reach { applied: u64, checkpoint: String },
+    Welcome {
+        log: Cid,
+        origin: String,
+        vkey: String,
+    },
+    /// `committed` counts the events of the ruling, too.
+    Ruling {
+        id: u64,
+        ruling: Box<Ruling>,
+        committed: u64,
+    },
+    Reach {
+        applied: u64,
+        checkpoint: String,
+    },
 }
 
 /// Opens the log of a directory, or reaches the process that owns it.
@@ -231,7 +246,8 @@ async fn guest(stream: UnixStream, ledger: Ledger) {
         rulings.spawn(async move {
             if let Ok(ruling) = ledger.ask(*command, again).await {
                 // A guest that went away asks again from its next owner.
-                let _ = told.send(Told::Ruling { id, ruling: Box::new(ruling) }).await;
+                let committed = *ledger.committed.borrow();
+                let _ = told.send(Told::Ruling { id, ruling: Box::new(ruling), committed }).await;
             }
         });
         while rulings.try_join_next().is_some() {}
@@ -329,7 +345,13 @@ impl Relay {
         let left = loop {
             tokio::select! {
                 frame = told.recv() => match frame {
-                    Some(frame) => self.hear(frame),
+                    Some(frame) => {
+                        if let Some(command) = self.hear(frame) {
+                            self.pending.insert(self.next, (command, oneshot::channel().0));
+                            unsaid.push_back(self.next);
+                            self.next += 1;
+                        }
+                    }
                     None => break Left::Lost,
                 },
                 permit = say.reserve(), if !unsaid.is_empty() => match (permit, unsaid.pop_front()) {
@@ -360,22 +382,23 @@ impl Relay {
         left
     }
 
-    fn hear(&mut self, frame: Told) {
+    /// Hands on what the owner said; what is left to say where it handed out work that nobody waits for any more.
+    fn hear(&mut self, frame: Told) -> Option<Command> {
         match frame {
-            Told::Ruling { id, ruling } => {
-                if let Some(seq) = ruling.seq() {
-                    self.committed.send_modify(|committed| *committed = (*committed).max(seq + 1));
-                }
-                if let Some((_, reply)) = self.pending.remove(&id) {
-                    // Whoever asked may have gone away.
-                    let _ = reply.send(*ruling);
-                }
+            Told::Ruling { id, ruling, committed } => {
+                self.committed.send_modify(|known| *known = (*known).max(committed));
+                let (_, reply) = self.pending.remove(&id)?;
+                let claims = claims_of(reply.send(*ruling).err()?);
+                let wish = Wish::GiveBack { claims: claims.clone() };
+                let work = Work { wish, actor: node(), cause: None, note: None };
+                (!claims.is_empty()).then(|| Command::Work(Box::new(work)))
             }
             Told::Reach { applied, checkpoint } => {
                 self.committed.send_modify(|committed| *committed = (*committed).max(applied));
                 self.reach.send_replace(Reach { applied, checkpoint });
+                None
             }
-            Told::Welcome { .. } => {}
+            Told::Welcome { .. } => None,
         }
     }
 

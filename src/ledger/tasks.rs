@@ -39,6 +39,16 @@ pub(super) fn no_task(id: &str) -> Refusal {
 
 impl Writer {
     pub(super) fn work(&mut self, work: Work, draft: &mut Draft) -> Result<Answer, Fault> {
+        let (events, blocks) = (draft.batch.events.len(), draft.batch.blocks.len());
+        let answer = self.ask(work, draft);
+        if draft.batch.events.len() == events {
+            // Nothing was recorded that could name them.
+            draft.batch.blocks.truncate(blocks);
+        }
+        answer
+    }
+
+    fn ask(&mut self, work: Work, draft: &mut Draft) -> Result<Answer, Fault> {
         let Work { wish, actor, cause, note } = work;
         let note_ref = note.as_ref().map(|note| payload_ref(note, Role::Note));
         draft.store(note);
@@ -54,17 +64,20 @@ impl Writer {
         }))
     }
 
-    pub(super) fn wished(
-        &mut self,
-        wish: Wish,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<Result<Worked, Refusal>, Fault> {
+    fn wished(&mut self, wish: Wish, by: &By, draft: &mut Draft) -> Result<Result<Worked, Refusal>, Fault> {
         match wish {
             Wish::SubmitTask { id, facts, tool, input, metadata } => {
                 self.submit_task(id, *facts, tool, input, metadata, by, draft)
             }
             Wish::Claim { .. } => Ok(Ok(Worked::Claimed(Vec::new()))),
+            Wish::Look { task } => Ok(match self.load_task(&task)? {
+                true => Ok(self.told(&task, false)?),
+                false => Err(no_task(&task)),
+            }),
+            Wish::GiveBack { claims } => {
+                self.give_back(&claims, by, draft)?;
+                Ok(Ok(Worked::Checked(Vec::new())))
+            }
             Wish::Check { worker, attempts } => {
                 let over = |(task, fence): &(String, u64)| {
                     let live = self.holding.tasks.get(task).map(|live| &live.task);
@@ -89,18 +102,11 @@ impl Writer {
                 task.reprioritise(priority, moment).map(|body| vec![body])
             }),
             Wish::RetryTask { task, max_retries, timeout_ms } => {
-                self.each(&task, by, draft, |task, moment| {
-                    if task.facts.run.is_some() {
-                        let refusal = "this task is a step: its workflow decides whether it runs again";
-                        return Err(Refusal::new(Code::FailedPrecondition, refusal)
-                            .hint("continue the run with workflow_reschedule"));
-                    }
-                    task.retry(max_retries, timeout_ms, moment).map(|body| vec![body])
-                })
+                self.retry_task(&task, max_retries, timeout_ms, by, draft)
             }
             Wish::PauseQueue => self.pause(true, by, draft),
             Wish::ResumeQueue => self.pause(false, by, draft),
-            Wish::ClearQueue { status } => self.clear(status, by, draft),
+            Wish::ClearQueue { status, from } => self.clear(status, from, by, draft),
             Wish::RegisterWorker { worker, facts, metadata } => {
                 self.register(&worker, facts, metadata, by, draft)
             }
@@ -142,17 +148,11 @@ impl Writer {
         let waiting = self.holding.queue.len() as u64;
         let facts = match task::submit(earlier, &id, facts, &input_ref, waiting, &moment) {
             Ok(Submitted::New(facts)) => *facts,
-            Ok(Submitted::Known) => return Ok(Ok(self.told(&id, true))),
+            Ok(Submitted::Known) => return Ok(Ok(self.told(&id, true)?)),
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if let Some(key) = &facts.unique_key
-            && let Some(holder) = self.holder_of(key)?
-        {
-            let message =
-                format!("the unique key `{key}` is held by the task `{holder}`, which has not ended");
-            return Ok(Err(
-                Refusal::new(Code::AlreadyExists, message).hint("wait for that task, or use another key")
-            ));
+        if let Err(refusal) = self.unique(facts.unique_key.as_ref())? {
+            return Ok(Err(refusal));
         }
         let text: Option<Arc<str>> = text_of(&input).map(Arc::from);
         let mut payloads = vec![input_ref];
@@ -160,7 +160,7 @@ impl Writer {
         draft.store(Some(input));
         draft.store(metadata);
         self.enter_task(&id, facts, tool, payloads, text, by, draft)?;
-        Ok(Ok(self.told(&id, false)))
+        Ok(Ok(self.told(&id, false)?))
     }
 
     /// Records a new task and takes it into the line.
@@ -197,8 +197,37 @@ impl Writer {
         Ok(())
     }
 
+    fn retry_task(
+        &mut self,
+        id: &str,
+        max_retries: Option<u64>,
+        timeout_ms: Option<u64>,
+        by: &By,
+        draft: &mut Draft,
+    ) -> Result<Result<Worked, Refusal>, Fault> {
+        if !self.load_task(id)? {
+            return Ok(Err(no_task(id)));
+        }
+        let task = self.task(id)?;
+        if task.facts.run.is_some() {
+            let refusal = "this task is a step: its workflow decides whether it runs again";
+            return Ok(Err(Refusal::new(Code::FailedPrecondition, refusal)
+                .hint("continue the run with workflow_reschedule")));
+        }
+        let body = match task.retry(max_retries, timeout_ms, &self.moment()) {
+            Ok(body) => body,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let key = task.facts.unique_key.clone();
+        if let Err(refusal) = self.unique(key.as_ref())? {
+            return Ok(Err(Refusal { code: Code::Conflict, ..refusal }));
+        }
+        self.change_all(id, vec![body], by, draft)?;
+        Ok(Ok(self.told(id, false)?))
+    }
+
     /// A decision about one task that needs nothing but the task.
-    pub(super) fn each(
+    fn each(
         &mut self,
         id: &str,
         by: &By,
@@ -209,11 +238,11 @@ impl Writer {
         if !self.load_task(id)? {
             return Ok(Err(no_task(id)));
         }
-        let decided = decide(&self.holding.tasks[id].task, &moment);
+        let decided = decide(self.task(id)?, &moment);
         Ok(match decided {
             Ok(bodies) => {
                 self.change_all(id, bodies, by, draft)?;
-                Ok(self.told(id, false))
+                Ok(self.told(id, false)?)
             }
             Err(refusal) => Err(refusal),
         })

@@ -1,5 +1,7 @@
 //! The ledger over a real directory: what is answered is there, and bad days are seen at the door.
 
+mod work;
+
 use std::{fs, path::Path};
 
 use super::{
@@ -20,6 +22,10 @@ use crate::{
 };
 
 fn open(dir: &Path) -> Result<(Ledger, Running), OpenError> {
+    open_with(dir, &Settings::default())
+}
+
+fn open_with(dir: &Path, settings: &Settings) -> Result<(Ledger, Running), OpenError> {
     let home = Home::open(dir)?;
     let mut seed = 0;
     let mut random = || {
@@ -27,7 +33,7 @@ fn open(dir: &Path) -> Result<(Ledger, Running), OpenError> {
         [seed; 32]
     };
     let birth = Birth { owner: "a test", random: &mut random, now_us: 1, step: &mut |_| {} };
-    opening::open(&home, &Settings::default(), birth)
+    opening::open(&home, settings, birth)
 }
 
 fn opened(dir: &Path) -> (Ledger, Running) {
@@ -41,6 +47,11 @@ fn closed((ledger, running): (Ledger, Running)) {
 
 fn sealed(text: &str) -> SealedPayload {
     Payload::seal(&SaltKey::new([1; 32]), JSON, text.as_bytes()).expect("small")
+}
+
+/// Somebody with a name of their own.
+fn someone() -> Actor {
+    Actor { id: "someone".to_owned(), role: "agent".to_owned(), proof: None }
 }
 
 fn start(id: &str, key: Option<u8>) -> Command {
@@ -195,6 +206,11 @@ fn deleting_the_state_changes_no_answer() {
     drop(state);
     closed(opened(dir.path()));
     assert_eq!(digests(dir.path()), before, "after a table was lost");
+    let state = rusqlite::Connection::open(dir.path().join("state.db")).expect("opens");
+    state.execute_batch("ALTER TABLE schedule DROP COLUMN missed").expect("alters");
+    drop(state);
+    closed(opened(dir.path()));
+    assert_eq!(digests(dir.path()), before, "after a table of another build");
     opening::rebuild(&Home::open(dir.path()).expect("opens"), &mut |_| {}).expect("rebuilds");
     assert_eq!(digests(dir.path()), before, "after a rebuild");
 }

@@ -53,6 +53,14 @@ pub enum Wish {
         wait_ms: u64,
         hand: Option<Hand>,
     },
+    /// Ask how a task stands, and where in the line.
+    Look {
+        task: String,
+    },
+    /// Give back what nobody heard was claimed: tasks, and the fences of their claims.
+    GiveBack {
+        claims: Vec<(String, u64)>,
+    },
     /// Ask which of these attempts a worker has no more, or should stop.
     Check {
         worker: String,
@@ -95,9 +103,10 @@ pub enum Wish {
     },
     PauseQueue,
     ResumeQueue,
-    /// Take at most this many tasks of one status out of the queue or the lists.
+    /// Take some tasks of one status out of the queue or the lists, from a priority and the seq of a submission on.
     ClearQueue {
-        status: Option<Status>,
+        status: Status,
+        from: (u64, u64),
     },
     RegisterWorker {
         worker: String,
@@ -191,6 +200,8 @@ pub struct Hand {
     /// One claim of each lane waits at a time; a new one takes the place of the old.
     pub lane: String,
     pub capabilities: Arc<BTreeSet<String>>,
+    /// Events committed as the process knew when it asked: what this claim is given comes after them.
+    pub since: u64,
     /// By task type: how the calls of its tasks start, where they may start with their claims.
     pub openings: Arc<BTreeMap<String, Opening>>,
 }
@@ -251,6 +262,8 @@ pub enum Worked {
         waiting: u64,
         running: u64,
         cleared: u64,
+        /// Where there may be more to clear, by priority and the seq of their submission.
+        next: Option<(u64, u64)>,
     },
     Worker {
         worker: Box<Worker>,

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     block::{
-        Cid,
+        Block, Cid,
         payload::{SaltKey, SealedPayload},
     },
     call::{self, Call, Refusal},
@@ -24,7 +24,12 @@ use crate::{
         body::{AccessExported, PayloadErased},
     },
     ledger::{
-        Ask, Command, Ruling, Sealed, Shelf, claims::Answer, holding::Holding, sealer::Sealer, work::Work,
+        Ask, Command, Ruling, Sealed, Shelf,
+        claims::{Answer, claims_of},
+        clock::Alarm,
+        holding::Holding,
+        sealer::Sealer,
+        work::{Wish, Work},
     },
     log::{Batch, Log, LogError, Reader, Stored},
     metrics::Metrics,
@@ -79,8 +84,8 @@ pub(super) struct Writer {
     pub salt: SaltKey,
     /// What the steps of child runs are checked against.
     pub tools: Shelf,
-    /// Told when the next thing is due, as milliseconds since the epoch.
-    pub alarm: std::sync::mpsc::Sender<Option<u64>>,
+    /// Set to when the next thing is due.
+    pub alarm: Alarm,
     pub fold: SyncSender<Vec<Event>>,
     pub committed: watch::Sender<u64>,
     pub applied: watch::Receiver<super::Reach>,
@@ -94,6 +99,8 @@ pub(super) struct Draft {
     pub batch: Batch,
     pub replies: Vec<(oneshot::Sender<Ruling>, Ruling)>,
     erasures: Vec<Cid>,
+    /// Where the blocks of payloads stand in the batch, as far as they are still in it.
+    stored: HashMap<Cid, usize>,
 }
 
 impl Writer {
@@ -104,7 +111,8 @@ impl Writer {
         while inbox.blocking_recv_many(&mut asks, self.group_max) > 0 {
             let closing = asks.iter().position(|ask| matches!(ask, Ask::Close));
             asks.truncate(closing.unwrap_or(asks.len()));
-            if let Err(fault) = self.commit(asks.drain(..)) {
+            let committed = self.commit(asks.drain(..)).and_then(|()| self.give_back_unheard());
+            if let Err(fault) = committed {
                 tracing::error!(err = %Chain(&fault), "commit failed; ledger stops");
                 return;
             }
@@ -115,9 +123,20 @@ impl Writer {
         }
     }
 
+    /// Gives back what the last commit handed out to nobody.
+    fn give_back_unheard(&mut self) -> Result<(), Fault> {
+        while !self.holding.unheard.is_empty() {
+            let claims = std::mem::take(&mut self.holding.unheard);
+            let work = Work { wish: Wish::GiveBack { claims }, actor: node(), cause: None, note: None };
+            let (reply, _) = oneshot::channel();
+            let command = Command::Work(Box::new(work));
+            self.commit(std::iter::once(Ask::Rule { command, reply, again: false }))?;
+        }
+        Ok(())
+    }
+
     fn set_alarm(&self) {
-        // Without its clock the ledger still rules; nothing that waits for a time alone happens then.
-        let _ = self.alarm.send(self.holding.next_ms());
+        self.alarm.set(self.holding.next_ms());
     }
 
     fn commit(&mut self, asks: impl Iterator<Item = Ask>) -> Result<(), Fault> {
@@ -136,7 +155,7 @@ impl Writer {
             }
         }
         self.serve_parked(&mut draft)?;
-        let Draft { batch, replies, erasures } = draft;
+        let Draft { batch, replies, erasures, stored: _ } = draft;
         if !batch.events.is_empty() {
             // A crash before this returns loses the whole group; nobody has been answered.
             let begun = Instant::now();
@@ -151,10 +170,13 @@ impl Writer {
         for payload in erasures {
             // A crash before this leaves an erasure on record and the bytes in place; the next start repeats it.
             self.log.erase(&payload)?;
+            self.holding.erase(&payload);
         }
         for (reply, ruling) in replies {
-            // Whoever asked may have gone away; the ruling stands all the same.
-            let _ = reply.send(ruling);
+            // Whoever asked may have gone away; the ruling stands all the same, but what it hands out is given back.
+            if let Err(unheard) = reply.send(ruling) {
+                self.holding.unheard.extend(claims_of(unheard));
+            }
         }
         self.forget();
         Ok(())
@@ -168,7 +190,7 @@ impl Writer {
         again: bool,
         draft: &mut Draft,
     ) -> Result<Option<(oneshot::Sender<Ruling>, Ruling)>, Fault> {
-        if again && let Some(ruling) = self.ruled(&command)? {
+        if again && let Some(ruling) = self.ruled(&command, draft)? {
             return Ok(Some((reply, ruling)));
         }
         if let Command::Work(work) = command {
@@ -176,7 +198,7 @@ impl Writer {
                 Ok(Answer::Now(ruling)) => Some((reply, ruling)),
                 Ok(Answer::Later(waiting)) => {
                     let parked = waiting.park(reply, self.now_ms());
-                    self.holding.parked.push_back(parked);
+                    self.holding.park(parked);
                     None
                 }
                 Err(fault) => Some((reply, unsealed(fault)?)),
@@ -191,49 +213,23 @@ impl Writer {
             Ruling::Run(started) => started,
             other => return Ok(other),
         };
-        let ruled = match self.work(Work { cause: Some(started.cid), ..work }, draft) {
-            Ok(Answer::Now(ruling)) => ruling,
-            // Claims are not foretold; one that were would find nothing.
-            Ok(Answer::Later(_)) => Ruling::Unchanged,
-            Err(fault) => unsealed(fault)?,
-        };
+        let ruled = self.change_for(started, work, draft)?;
         Ok(Ruling::Began { started, ruled: Box::new(ruled) })
     }
 
-    /// The ruling of a command that an earlier owner committed and could not answer.
-    fn ruled(&self, command: &Command) -> Result<Option<Ruling>, Fault> {
-        let id = match command {
-            Command::Begin { start, .. } => return self.ruled(start),
-            Command::Start { start, .. } => &start.id,
-            Command::End { end, .. } => &end.id,
-            // These rule the same when they are ruled again.
-            Command::Work(_)
-            | Command::Publish { .. }
-            | Command::Adopt { .. }
-            | Command::Retain { .. }
-            | Command::Peer(_)
-            | Command::Recover { .. }
-            | Command::Erase { .. }
-            | Command::Export { .. } => return Ok(None),
-        };
-        if let (Some(open), Command::Start { .. }) = (self.working.open.get(id), command) {
-            let seq = self.log.reader()?.seq_of(&open.started)?;
-            return Ok(seq.map(|seq| Ruling::Run(Sealed { cid: open.started, seq })));
+    /// The change that a call asks for, which began at `started`.
+    pub(super) fn change_for(
+        &mut self,
+        started: Sealed,
+        work: Work,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        match self.work(Work { cause: Some(started.cid), ..work }, draft) {
+            Ok(Answer::Now(ruling)) => Ok(ruling),
+            // Claims are not foretold; one that were would find nothing.
+            Ok(Answer::Later(_)) => Ok(Ruling::Unchanged),
+            Err(fault) => unsealed(fault),
         }
-        let Some((started, ended)) = query::call_of(&self.state, id)? else {
-            return Ok(None);
-        };
-        let sealed = |seq| -> Result<Option<Sealed>, Fault> {
-            Ok(self.log.reader()?.event_at(seq)?.as_ref().map(Sealed::from))
-        };
-        Ok(match (command, ended) {
-            (Command::Start { start, .. }, Some(ended)) if start.refusal.is_some() => {
-                sealed(ended)?.map(Ruling::Refused)
-            }
-            (Command::Start { .. }, _) => sealed(started)?.map(Ruling::Run),
-            (_, Some(ended)) => sealed(ended)?.map(Ruling::Done),
-            (_, None) => None,
-        })
     }
 
     fn rule(&mut self, command: Command, draft: &mut Draft) -> Result<Ruling, Fault> {
@@ -387,8 +383,16 @@ fn unsealed(fault: Fault) -> Result<Ruling, Fault> {
 impl Draft {
     pub(super) fn store(&mut self, payload: Option<SealedPayload>) {
         let Some(payload) = payload else { return };
-        self.batch.blocks.push(payload.envelope);
-        self.batch.blocks.extend(payload.parts);
+        for block in std::iter::once(payload.envelope).chain(payload.parts) {
+            self.stored.insert(block.cid(), self.batch.blocks.len());
+            self.batch.blocks.push(block);
+        }
+    }
+
+    /// A block of a payload that this commit will hold.
+    pub(super) fn block(&self, cid: &Cid) -> Option<&Block> {
+        let block = self.batch.blocks.get(*self.stored.get(cid)?)?;
+        (block.cid() == *cid).then_some(block)
     }
 }
 

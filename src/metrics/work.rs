@@ -1,8 +1,9 @@
 //! Durable work in numbers: what waits and runs, what came of it, who works, and what an operator should look at.
 //!
 //! Invariants:
-//! - nothing is counted here: what is set was read from the state;
-//! - totals only grow; they begin with the process, as counters do.
+//! - nothing is counted twice: what is set was read from the state, what is observed is told by its fold, once;
+//! - totals only grow; they begin with the process, as counters do;
+//! - labels are words of closed lists, and workers up to a bound.
 
 use std::{
     collections::BTreeSet,
@@ -10,11 +11,15 @@ use std::{
 };
 
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
 use super::{Labels, NAMES_MAX, OTHER};
+
+/// From a hundredth of a second to a day: work waits and runs as long as it likes.
+const SECONDS: [f64; 14] =
+    [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0];
 
 type Seconds = Gauge<f64, AtomicU64>;
 type SecondsTotal = Counter<f64, AtomicU64>;
@@ -59,7 +64,7 @@ pub struct Totals {
 }
 
 /// The series of durable work.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Work {
     tasks: Family<Labels<1>, Gauge>,
     workflows: Family<Labels<1>, Gauge>,
@@ -78,9 +83,32 @@ pub struct Work {
     task_ends: Family<Labels<1>, Counter>,
     workflow_ends: Family<Labels<1>, Counter>,
     lapses: Family<Labels<1>, Counter>,
+    waits: Histogram,
+    step_ends: Family<Labels<1>, Counter>,
+    steps: Family<Labels<1>, Histogram>,
+    runs: Family<Labels<1>, Histogram>,
 }
 
 impl Work {
+    /// A worker took a task that could run for so long.
+    pub fn waited(&self, ms: u64) {
+        self.waits.observe(seconds(ms));
+    }
+
+    /// A step ended, or one part of it; `took_ms` is that of its last attempt, where it had one.
+    pub fn step_ended(&self, outcome: &'static str, took_ms: Option<u64>) {
+        let label = [("outcome", outcome.to_owned())];
+        self.step_ends.get_or_create(&label).inc();
+        if let Some(took_ms) = took_ms {
+            self.steps.get_or_create(&label).observe(seconds(took_ms));
+        }
+    }
+
+    /// A run ended that had started.
+    pub fn run_ended(&self, outcome: &'static str, took_ms: u64) {
+        self.runs.get_or_create(&[("outcome", outcome.to_owned())]).observe(seconds(took_ms));
+    }
+
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register("tasks", "Tasks by status, steps of workflows too", self.tasks.clone());
         registry.register("workflows", "Workflows by status", self.workflows.clone());
@@ -105,6 +133,14 @@ impl Work {
         registry.register("workflow_ends", "Workflows that ended, by how", self.workflow_ends.clone());
         let help = "Attempts that ended without an outcome, by why";
         registry.register("task_lapses", help, self.lapses.clone());
+        let help = "From when a task could run to when a worker took it";
+        registry.register_with_unit("queue_wait", help, Unit::Seconds, self.waits.clone());
+        let help = "Steps of workflows that ended, and parts of steps, by how";
+        registry.register("step_ends", help, self.step_ends.clone());
+        let help = "From the start of a step's last attempt to the step's end";
+        registry.register_with_unit("step", help, Unit::Seconds, self.steps.clone());
+        let help = "From the start of a workflow to its end";
+        registry.register_with_unit("workflow", help, Unit::Seconds, self.runs.clone());
     }
 
     /// Shows what was read; series of workers that are not there any more go.
@@ -161,6 +197,38 @@ impl Work {
             }
         }
     }
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        let histogram = || Histogram::new(SECONDS);
+        Self {
+            tasks: Family::default(),
+            workflows: Family::default(),
+            workers: Family::default(),
+            worker_tasks: Family::default(),
+            shown: Mutex::default(),
+            queue_paused: Gauge::default(),
+            queue_wait: Seconds::default(),
+            alert: Family::default(),
+            submitted: Counter::default(),
+            starts: Counter::default(),
+            wait: SecondsTotal::default(),
+            attempts: Counter::default(),
+            execution: SecondsTotal::default(),
+            task_ends: Family::default(),
+            workflow_ends: Family::default(),
+            lapses: Family::default(),
+            waits: histogram(),
+            step_ends: Family::default(),
+            steps: Family::new_with_constructor(histogram),
+            runs: Family::new_with_constructor(histogram),
+        }
+    }
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
 }
 
 fn raise(counter: &Counter, to: u64) {

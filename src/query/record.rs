@@ -25,7 +25,7 @@ use crate::{
 pub struct RunRecord<'a> {
     /// As its submission left it, told what it takes over; with its plan and inputs.
     pub run: Run,
-    /// What followed, in order: the run's own events and those of its tasks.
+    /// What followed, in order, as far as was asked for: the run's own events and those of its tasks.
     pub events: Vec<Event>,
     pub contents: Recorded<'a>,
     /// The root of the archive it was found in; none where it stands in the log.
@@ -66,6 +66,13 @@ impl<'a> Recorded<'a> {
     }
 }
 
+impl Recorded<'_> {
+    /// A payload's content; none where it was erased.
+    pub fn content(&self, payload: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
+        content(self.source.as_ref(), payload)
+    }
+}
+
 impl Contents for Recorded<'_> {
     fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
         if let Some(known) = self.read.borrow().get(payload) {
@@ -79,16 +86,23 @@ impl Contents for Recorded<'_> {
     }
 }
 
-/// The record of a run, from the log or else from the archives beside it; none where neither has it.
-pub fn run_record<'a>(view: &'a View, workflow_id: &str) -> Result<Option<RunRecord<'a>>, QueryError> {
-    if let Some((run, events)) = submitted(&view, workflow_id, None)? {
+/// The record of a run up to and with `as_of`, from the log or else from the archives beside it; none where neither
+/// has it, or it was not known then.
+pub fn run_record<'a>(
+    view: &'a View,
+    workflow_id: &str,
+    as_of: Option<u64>,
+) -> Result<Option<RunRecord<'a>>, QueryError> {
+    if let Some((run, events)) = submitted(&view, workflow_id, as_of)? {
         let contents = Recorded::new(view);
         return Ok(Some(RunRecord { run, events, contents, archive: None }));
     }
-    let Some(archive) = Archive::of_subject(view.archives(), &workflow::subject(workflow_id))? else {
+    let subject = workflow::subject(workflow_id);
+    if !view.load(&subject, None)?.what.is_empty() {
         return Ok(None);
-    };
-    let Some((run, events)) = submitted(&archive, workflow_id, None)? else { return Ok(None) };
+    }
+    let Some(archive) = Archive::of_subject(view.archives(), &subject)? else { return Ok(None) };
+    let Some((run, events)) = submitted(&archive, workflow_id, as_of)? else { return Ok(None) };
     let root = Some(archive.root());
     Ok(Some(RunRecord { run, events, contents: Recorded::new(archive), archive: root }))
 }
@@ -131,7 +145,7 @@ fn begun(source: &dyn Source, event: &Event) -> Result<Option<Run>, QueryError> 
 }
 
 /// A payload's content, put together from its parts; none where some of it was erased.
-fn content(source: &dyn Source, payload: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
+pub fn content(source: &dyn Source, payload: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
     let payload: Option<Payload> = source.bytes(payload)?.and_then(|bytes| decode(&bytes).ok());
     let Some(payload) = payload else { return Ok(None) };
     let mut content = payload.data.unwrap_or_default();

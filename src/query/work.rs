@@ -78,7 +78,10 @@ pub struct Schedule {
     pub makes: String,
     pub next_ms: u64,
     pub last_ms: Option<u64>,
+    /// Ticks that made something, that were passed over, and that could make nothing.
     pub fired: u64,
+    pub missed: u64,
+    pub skipped: u64,
 }
 
 /// How many tasks and runs there are by status, in the order of the statuses; cleared tasks are not counted.
@@ -132,6 +135,13 @@ pub fn events_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, 
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// The seqs of the events that name the one at `seq` as what they follow from, in order.
+pub fn caused_by(state: &Connection, seq: u64) -> Result<Vec<u64>, StateError> {
+    let mut statement = state.prepare_cached("SELECT child FROM edge WHERE parent = ?1 ORDER BY child")?;
+    let rows = statement.query_map([seq], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// The seqs of the calls that were made for the tasks of a run, with those made for these, and of their endings.
 pub fn calls_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, StateError> {
     let Some(first) = run_known(state, workflow_id)? else { return Ok(Vec::new()) };
@@ -155,22 +165,10 @@ pub fn calls_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, S
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The seqs of the submissions of a run's tasks, in order.
-pub fn tasks_of_run(state: &Connection, run: u64) -> Result<Vec<u64>, StateError> {
-    let mut statement = state.prepare_cached("SELECT id FROM task WHERE run = ?1 ORDER BY id")?;
-    let rows = statement.query_map([run], |row| row.get(0))?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
 /// The seq of a subject's first event.
 pub fn first_of(state: &Connection, subject: &str) -> Result<Option<u64>, StateError> {
     let mut statement = state.prepare_cached("SELECT id FROM subject WHERE name = ?1")?;
     Ok(statement.query_row([subject_key(subject)], |row| row.get(0)).optional()?)
-}
-
-/// The seq of a task's submission.
-pub fn task_known(state: &Connection, id: &str) -> Result<Option<u64>, StateError> {
-    first_of(state, &format!("task/{id}"))
 }
 
 /// The seq of a run's submission.
@@ -221,28 +219,28 @@ pub fn rates(state: &Connection) -> Result<Vec<(String, u64)>, StateError> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Tasks of one status that have not left the lists, by the seq of their submission, the oldest first.
-pub fn of_status(state: &Connection, status: &str, max: u64) -> Result<Vec<u64>, StateError> {
+/// Tasks of one status that are no steps and have not left the lists, by their priority and the seq of their
+/// submission: the first at `from` or after it.
+pub fn of_status(
+    state: &Connection,
+    status: &str,
+    from: (u64, u64),
+    max: usize,
+) -> Result<Vec<(u64, u64)>, StateError> {
     let status = TASK_STATUSES.iter().position(|known| *known == status);
-    let sql = "SELECT id FROM task WHERE status = ?1 AND cleared = 0 ORDER BY id LIMIT ?2";
-    let mut statement = state.prepare_cached(sql)?;
-    let rows = statement.query_map(params![status, max], |row| row.get(0))?;
+    let mut statement = state.prepare_cached(
+        "SELECT task_listed.priority, task FROM task_listed CROSS JOIN task ON task.id = task_listed.task
+         WHERE tag = ?1 AND task_listed.status = ?2 AND (task_listed.priority, task) >= (?3, ?4)
+         AND run IS NULL ORDER BY task_listed.priority, task LIMIT ?5",
+    )?;
+    let rows = statement
+        .query_map(params![EVERY_TASK, status, from.0, from.1, max], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// Runs that have not ended, by the seq of their submission.
 pub fn open_runs(state: &Connection) -> Result<Vec<u64>, StateError> {
     numbers(state, &format!("SELECT id FROM workflow WHERE status < {RUN_SUCCEEDED} ORDER BY id"))
-}
-
-/// Runs that have not ended and need the run submitted at `run` to succeed.
-pub fn dependents(state: &Connection, run: u64) -> Result<Vec<u64>, StateError> {
-    let mut statement = state.prepare_cached(
-        "SELECT workflow.id FROM dependency JOIN workflow ON workflow.id = dependency.workflow
-         WHERE dependency.needs = ?1 AND workflow.status < ?2 ORDER BY workflow.id",
-    )?;
-    let rows = statement.query_map(params![run, RUN_SUCCEEDED], |row| row.get(0))?;
-    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// The task with this unique key that has not ended.
@@ -339,7 +337,8 @@ pub fn load_of(state: &Connection, worker: &str) -> Result<Load, StateError> {
 /// Every schedule that is not deleted, in the order they were first made.
 pub fn schedules(state: &Connection) -> Result<Vec<Schedule>, StateError> {
     let mut statement = state.prepare_cached(
-        "SELECT word.text, created, cron, every_ms, makes, next_ms, last_ms, fired FROM schedule
+        "SELECT word.text, created, cron, every_ms, makes, next_ms, last_ms, fired, missed, skipped
+         FROM schedule
          JOIN word ON word.id = schedule.name WHERE deleted = 0 ORDER BY schedule.id",
     )?;
     let rows = statement.query_map([], |row| {
@@ -352,6 +351,8 @@ pub fn schedules(state: &Connection) -> Result<Vec<Schedule>, StateError> {
             next_ms: row.get(5)?,
             last_ms: row.get(6)?,
             fired: row.get(7)?,
+            missed: row.get(8)?,
+            skipped: row.get(9)?,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)

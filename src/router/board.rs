@@ -4,6 +4,8 @@
 //! - every tool on it stands under a published contract;
 //! - where two sources offer the same name, the one configured first keeps it.
 
+mod misfits;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
@@ -12,6 +14,8 @@ use std::{
 use jsonschema::Validator;
 use serde_json::{Value, value::RawValue};
 
+pub use self::misfits::Misfit;
+use self::misfits::nearest;
 use crate::{
     block::{Cid, splice},
     call::{Code, Refusal},
@@ -31,8 +35,6 @@ pub const PLANS: &str = "io.cairn/plans";
 pub const TOOLS_MAX: usize = 10_000;
 /// Bytes of a tool's or prompt's name: events name them.
 pub const NAME_MAX: usize = 256;
-/// How alike two names are for one to be offered in the other's place.
-const NEAR_ENOUGH: f64 = 0.7;
 
 /// One thing a source offers: its own name for it, the public one, and the object that lists it.
 pub struct Offered {
@@ -118,29 +120,17 @@ impl Offered {
 impl Entry {
     /// Checks an input against the contract's schema; a violation names its path.
     pub fn check(&self, input: &Value) -> Result<(), Refusal> {
-        let schema = self.schema.as_ref().map_err(|why| {
-            Refusal::new(Code::FailedPrecondition, format!("the tool's input schema cannot be used: {why}"))
-        })?;
-        let Some(first) = schema.iter_errors(input).next() else {
+        let misfits = self.misfits(input)?;
+        if misfits.is_empty() {
             return Ok(());
-        };
-        let path = first.instance_path().to_string();
-        let place = if path.is_empty() { "/".to_owned() } else { path };
-        // Masked: a value may be secret, or megabytes long.
-        let fault = match self.nearest_field(input) {
-            Some((unknown, known)) => format!("`{unknown}` is not known: did you mean `{known}`?"),
-            None => first.masked().to_string(),
-        };
-        let message = format!("invalid input at {place}: {fault}");
+        }
+        let told = misfits.iter().map(|Misfit { place, fault }| match place.as_str() {
+            "" => format!("/: {fault}"),
+            place => format!("{place}: {fault}"),
+        });
+        let message = format!("invalid input at {}", told.collect::<Vec<_>>().join("; "));
         Err(Refusal::new(Code::InvalidArgument, message)
             .hint("see the tool's input schema (tools_get_schema)"))
-    }
-
-    /// The first unknown top-level field and the known one nearest to it.
-    fn nearest_field(&self, input: &Value) -> Option<(String, String)> {
-        let unknown = input.as_object()?.keys().find(|key| !self.fields.contains(key))?;
-        let known = nearest(unknown, self.fields.iter().map(String::as_str))?;
-        Some((unknown.clone(), known.to_owned()))
     }
 }
 
@@ -482,10 +472,4 @@ fn template_fits(template: &str, uri: &str) -> bool {
         }
     }
     template.ends_with('}') || rest.is_empty()
-}
-
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = known.map(|candidate| (strsim::jaro_winkler(name, candidate), candidate));
-    let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
-    (best.0 >= NEAR_ENOUGH).then_some(best.1)
 }

@@ -51,6 +51,7 @@ impl Router {
         };
         if entry.plans {
             self.planned(input, &mut Vec::new(), &mut own);
+            self.overridden(input, &mut own);
         }
         let called = input.get("tool").and_then(Value::as_str).filter(|_| entry.dispatches);
         let Some(called) = called.and_then(|name| self.tool(name)) else { return own };
@@ -60,6 +61,34 @@ impl Router {
             marked: inner.marked.and(&own.marked),
             capture: inner.capture.max(own.capture),
         }
+    }
+
+    /// The setting by which less than the whole of a tool's content is kept, and the mode it names; none where all is.
+    pub fn less_kept(&self, tool: &str) -> Option<(String, &'static str)> {
+        let captures = &self.inner.parts.captures;
+        let mode = match captures.of(tool) {
+            Capture::Full => return None,
+            Capture::Redacted => "redacted",
+            Capture::Digest => "digest",
+        };
+        let setting = match captures.tools.contains_key(tool) {
+            true => format!("capture.tools.{tool}"),
+            false => "capture.default".to_owned(),
+        };
+        Some((setting, mode))
+    }
+
+    /// Adds what any tool keeps secret of its inputs, wherever new inputs of steps stand: those of a plan that is
+    /// not at hand, so that it is not known which tools they are for.
+    fn overridden(&self, input: &Value, keeping: &mut Keeping) {
+        let Some(steps) = input.get("overrides").and_then(Value::as_object) else { return };
+        for entry in self.tools().iter().filter(|entry| !entry.secrets.is_empty()) {
+            for step in steps.keys() {
+                keeping.secrets.add(&["overrides".to_owned(), step.clone()], &entry.secrets);
+            }
+        }
+        let captures = &self.inner.parts.captures;
+        keeping.capture = captures.tools.values().copied().fold(keeping.capture, Capture::max);
     }
 
     /// Adds what tools that a plan names keep secret of their inputs, wherever in the plan those stand.

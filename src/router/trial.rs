@@ -5,7 +5,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::{call::Code, ledger::work::Attempt, router::Outcome};
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+use crate::{block::splice, call::Code, ledger::work::Attempt, router::Outcome};
 
 /// An attempt at a task, made by a call: it ends with the call.
 #[derive(Debug)]
@@ -24,7 +27,10 @@ impl Trial {
     pub(super) fn attempt(&self, outcome: &Outcome) -> Option<Attempt> {
         let (code, retryable, unknown) = match outcome {
             Outcome::Result { is_error: false, .. } => (Code::Internal, false, false),
-            Outcome::Result { is_error: true, .. } => (Code::Internal, true, false),
+            Outcome::Result { is_error: true, result } => {
+                let (code, retryable) = said(result);
+                (code, retryable, false)
+            }
             Outcome::Rpc(error) if error.code == -32602 => (Code::InvalidArgument, false, false),
             Outcome::Rpc(_) => (Code::Internal, true, false),
             Outcome::Refused(refusal) => (refusal.code, refusal.retryable, false),
@@ -43,4 +49,14 @@ impl Trial {
             unknown,
         })
     }
+}
+
+/// What a tool's `isError` result says of its failure, where it says it as this node's own tools do: a code, and
+/// whether another attempt may help. A tool that does not say may be tried again.
+fn said(result: &RawValue) -> (Code, bool) {
+    let structured = splice::member(result, "structuredContent").ok().flatten();
+    let error = structured.and_then(|content| splice::member(content, "error").ok().flatten());
+    let error: Value = error.and_then(|error| serde_json::from_str(error.get()).ok()).unwrap_or_default();
+    let code = Code::deserialize(&error["code"]).unwrap_or(Code::Internal);
+    (code, error["retryable"].as_bool().unwrap_or(true))
 }

@@ -14,7 +14,6 @@ use crate::state::StateError;
 pub(super) const TABLES: &[(&str, &str)] = &[
     ("call_key", "actor, name, key"),
     ("contract", "source, name"),
-    ("dependency", "needs, workflow"),
     ("edge", "child, parent"),
     ("entry", "seq"),
     ("erased", "block"),

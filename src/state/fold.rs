@@ -4,7 +4,7 @@
 //! - events are folded in order, each once; a batch is one transaction;
 //! - what a row holds depends on the log alone, not on how the events were grouped.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -13,6 +13,7 @@ use crate::{
     event::{Body, Event},
     log::Reader,
     merkle::{self, Growing},
+    metrics::Metrics,
     peer::Peer,
     state::{StateError, StoredTiles, peers, progress, subject_key, tile_id, work::counts::Counts},
 };
@@ -38,9 +39,16 @@ pub struct Folder {
     pub(super) counts: Counts,
     /// Peers as the events of this batch leave them, by their subjects' numbers.
     pub(super) peers: HashMap<u64, Peer>,
+    /// Told how long work waits and takes; nobody is while a log is caught up with.
+    pub(super) watcher: Option<Arc<Metrics>>,
 }
 
 impl Folder {
+    /// From now on, tells these how long work waits and takes.
+    pub fn watched_by(&mut self, metrics: Option<Arc<Metrics>>) {
+        self.watcher = metrics;
+    }
+
     /// Takes up the state where it stands.
     pub fn resume(state: Connection, log: Box<dyn Reader>) -> Result<Self, StateError> {
         let at = progress(&state)?;
@@ -60,6 +68,7 @@ impl Folder {
             recent: HashMap::new(),
             counts: Counts::default(),
             peers: HashMap::new(),
+            watcher: None,
         })
     }
 

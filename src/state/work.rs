@@ -94,8 +94,10 @@ impl Folder {
                 let next = facts.retry_at_ms.map_or(Next::Ended(TIMED_OUT), |at| Next::Again(Some(at)));
                 self.task_turned(subject, Outcome::Failed, &next, &moment)
             }
-            Body::TaskLeaseExpired(_) => {
-                self.task_turned(subject, Outcome::Lost, &Next::Again(None), &moment)
+            Body::TaskLeaseExpired(facts) => {
+                self.task_turned(subject, Outcome::Lost, &Next::Again(None), &moment)?;
+                let sql = "UPDATE task SET attempt = attempt - ?2 WHERE id = ?1";
+                self.insert(sql, params![subject, facts.unheard])
             }
             Body::TaskInterrupted(facts) => {
                 let next = if facts.again { Next::Again(None) } else { Next::Ended(FAILED) };
@@ -128,10 +130,17 @@ impl Folder {
             }
             Body::StepSkipped(facts) if facts.reason == "condition" => self.step_done(subject, 1),
             Body::StepGathered(_) => self.step_done(subject, 1),
+            Body::StepFailed(_) => {
+                if let Some(metrics) = &self.watcher {
+                    metrics.work.step_ended(TASK_STATUSES[usize::from(FAILED)], None);
+                }
+                Ok(())
+            }
             Body::ScheduleCreated(facts) => self.schedule_created(event, &facts, subject, &moment),
             Body::ScheduleFired(facts) => self.insert(
-                "UPDATE schedule SET next_ms = ?2, last_ms = ?3, fired = fired + 1 WHERE id = ?1",
-                params![subject, facts.next_ms, facts.at_ms],
+                "UPDATE schedule SET next_ms = ?2, last_ms = ?3, fired = fired + ?4, missed = missed + ?5,
+                 skipped = skipped + ?6 WHERE id = ?1",
+                params![subject, facts.next_ms, facts.at_ms, !facts.skipped, facts.missed, facts.skipped],
             ),
             Body::ScheduleDeleted(_) => {
                 self.insert("UPDATE schedule SET deleted = 1 WHERE id = ?1", params![subject])
@@ -143,7 +152,6 @@ impl Folder {
             | Body::WorkflowSignalled(_)
             | Body::WorkflowReplayed(_)
             | Body::StepSkipped(_)
-            | Body::StepFailed(_)
             | Body::LogOpened(_)
             | Body::LogRecovered(_)
             | Body::PeerDiscovered(_)
@@ -183,11 +191,6 @@ impl Folder {
             let sql = "INSERT OR IGNORE INTO workflow_tag (tag, workflow) VALUES (?1, ?2)";
             self.insert(sql, params![tag, id])?;
         }
-        for needs in &facts.dependencies {
-            let sql = "INSERT OR IGNORE INTO dependency (needs, workflow)
-                       SELECT id, ?2 FROM subject WHERE name = ?1";
-            self.insert(sql, params![subject_key(&format!("workflow/{needs}")), id])?;
-        }
         *self.counts.runs.entry(status).or_default() += 1;
         Ok(())
     }
@@ -199,7 +202,7 @@ impl Folder {
         priority: Option<u64>,
         moment: &Moment,
     ) -> Result<(), StateError> {
-        let Some(before) = self.run_status(id)? else { return Ok(()) };
+        let Some((before, started_ms)) = self.run_stands(id)? else { return Ok(()) };
         let ended = status >= RUN_SUCCEEDED;
         self.insert(
             "UPDATE workflow SET status = ?2, priority = coalesce(?3, priority), ended_ms = ?4,
@@ -217,6 +220,10 @@ impl Folder {
             let minute = self.counts.minute(moment.minute);
             minute.runs_ended += 1;
             minute.runs_failed += u64::from(status == RUN_FAILED || status == RUN_TIMED_OUT);
+            if let (Some(metrics), Some(started_ms)) = (&self.watcher, started_ms) {
+                let took_ms = moment.ms.saturating_sub(started_ms);
+                metrics.work.run_ended(RUN_STATUSES[usize::from(status)], took_ms);
+            }
         }
         Ok(())
     }
@@ -228,9 +235,10 @@ impl Folder {
         })
     }
 
-    fn run_status(&self, id: u64) -> Result<Option<u8>, StateError> {
-        let mut find = self.state.prepare_cached("SELECT status FROM workflow WHERE id = ?1")?;
-        Ok(find.query_row([id], |row| row.get(0)).optional()?)
+    /// A run's status, and when it started.
+    fn run_stands(&self, id: u64) -> Result<Option<(u8, Option<u64>)>, StateError> {
+        let mut find = self.state.prepare_cached("SELECT status, started_ms FROM workflow WHERE id = ?1")?;
+        Ok(find.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
     }
 
     /// The number of the run a task is of, which waits no longer.
@@ -296,10 +304,10 @@ impl Folder {
             Rhythm::Every { ms } => (None, Some(ms)),
         };
         self.insert(
-            "INSERT INTO schedule (id, name, created, cron, every_ms, makes, next_ms, fired, deleted)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0)
+            "INSERT INTO schedule (id, name, created, cron, every_ms, makes, next_ms, fired, missed, skipped, deleted)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, 0, 0)
              ON CONFLICT (id) DO UPDATE SET created = ?3, cron = ?4, every_ms = ?5, makes = ?6, next_ms = ?7,
-             last_ms = NULL, fired = 0, deleted = 0",
+             last_ms = NULL, fired = 0, missed = 0, skipped = 0, deleted = 0",
             params![id, name, moment.seq, cron, every_ms, facts.makes, facts.next_ms],
         )
     }

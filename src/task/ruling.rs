@@ -118,6 +118,19 @@ impl Task {
         }
     }
 
+    /// Nobody heard of the claim under this fence: back in the line, as if there had been none.
+    pub fn unheard(&self, fence: u64) -> Option<Body> {
+        let lease = self.lease.as_ref().filter(|lease| lease.runner.is_none())?;
+        if self.status != Status::Running || self.fence != fence {
+            return None;
+        }
+        let (worker, attempt) = (lease.worker.clone(), self.attempt);
+        Some(match self.cancel_requested {
+            true => cancelled(true),
+            false => Body::TaskLeaseExpired(TaskLeaseExpired { worker, fence, attempt, unheard: true }),
+        })
+    }
+
     /// The process of the node's own executor ended: what it did is not known.
     pub fn interrupt(&self, moment: &Moment) -> Vec<Body> {
         match self.lease.as_ref().is_some_and(|lease| lease.runner.is_some()) {
@@ -264,7 +277,7 @@ impl Task {
                 (Body::TaskInterrupted(facts), self.facts.repeatable && poison)
             }
             None => {
-                let facts = TaskLeaseExpired { worker: lease.worker.clone(), fence, attempt };
+                let facts = TaskLeaseExpired { worker: lease.worker.clone(), fence, attempt, unheard: false };
                 (Body::TaskLeaseExpired(facts), poison)
             }
         };

@@ -211,7 +211,7 @@ fn timed_out(attempt: u64, retry_at_ms: Option<u64>) -> Body {
 }
 
 fn expired(attempt: u64) -> Body {
-    Body::TaskLeaseExpired(TaskLeaseExpired { worker: "w1".into(), fence: attempt, attempt })
+    Body::TaskLeaseExpired(TaskLeaseExpired { worker: "w1".into(), fence: attempt, attempt, unheard: false })
 }
 
 fn interrupted(attempt: u64, again: bool) -> Body {

@@ -33,9 +33,12 @@ impl std::convert::From<Refusal> for Denied {
 impl Denied {
     /// A definition with these faults.
     pub fn faulty(what: &str, faults: Vec<Fault>) -> Self {
-        let lines: Vec<String> =
-            faults.iter().map(|Fault { place, fault }| format!("{place}: {fault}")).collect();
-        let message = format!("{what} has {} faults: {}", faults.len(), lines.join("; "));
+        let lines: Vec<String> = faults.iter().map(told).collect();
+        let count = match faults.len() {
+            1 => "one fault".to_owned(),
+            count => format!("{count} faults"),
+        };
+        let message = format!("{what} has {count}: {}", lines.join("; "));
         Self { refusal: Refusal::new(Code::InvalidArgument, message), faults }
     }
 
@@ -69,6 +72,20 @@ impl Denied {
         });
         Outcome::Result { result: splice::raw(result.to_string()), is_error: true }
     }
+}
+
+/// A fault for people: `/steps/2/inputs/x` is `steps[2].inputs.x`.
+fn told(Fault { place, fault }: &Fault) -> String {
+    let mut said = String::new();
+    for part in place.split('/').skip(1) {
+        let part = part.replace("~1", "/").replace("~0", "~");
+        match part.bytes().all(|byte| byte.is_ascii_digit()) && !said.is_empty() {
+            true => said += &format!("[{part}]"),
+            false if said.is_empty() => said = part,
+            false => said += &format!(".{part}"),
+        }
+    }
+    if said.is_empty() { fault.clone() } else { format!("{said}: {fault}") }
 }
 
 /// The ids among the arguments of a call.

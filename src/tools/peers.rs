@@ -320,7 +320,7 @@ async fn metrics(desk: &Desk, call: &Invocation) -> Told {
         "peer_id": peer.id,
         "current_metrics": measured(&peer),
         "connection_info": connection(&peer),
-        "seq": seen(applied, asked.as_of_seq),
+        "seq": applied,
     });
     if asked.include_history {
         let hours = asked.history_hours.unwrap_or(HISTORY_HOURS);
@@ -331,11 +331,11 @@ async fn metrics(desk: &Desk, call: &Invocation) -> Told {
     told(&shown)
 }
 
-/// The peer as the log knows it; none where nothing was ever heard of it.
+/// The peer as the log knows it, and the seq it was read at; none where nothing was ever heard of it.
 async fn known(desk: &Desk, id: &str, as_of: Option<u64>) -> Result<Option<At<Peer>>, Refusal> {
     let id = id.to_owned();
     desk.ask(move |view| match view.peer(&id, as_of) {
-        Ok(peer) => Ok(Some(peer)),
+        Ok(at) => Ok(Some(At { applied: seen(at.applied, as_of)?, what: at.what })),
         Err(QueryError::NotFound(_)) => Ok(None),
         Err(err) => Err(err),
     })

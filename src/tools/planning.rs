@@ -8,8 +8,10 @@ use serde_json::{Map, Value};
 
 use crate::tools::denied::Denied;
 use crate::{
+    call::{Code, Refusal},
     query::{View, list::Filter},
-    tools::work::{Desk, SECRET},
+    router::{Entry, Misfit},
+    tools::work::Desk,
     workflow::{
         self,
         plan::{Definition, Fault, ToolFacts, Tools, WORKFLOW_RUN, plan},
@@ -32,8 +34,14 @@ impl Tools for Catalogue {
         })
     }
 
-    fn check(&self, name: &str, input: &Value) -> Option<String> {
-        self.0.offered(name)?.check(input).err().map(|refusal| refusal.message)
+    fn check(&self, name: &str, input: &Value) -> Vec<Fault> {
+        let Some(entry) = self.0.offered(name) else { return Vec::new() };
+        let misfits = misfits(&entry, input);
+        if !misfits.is_empty() {
+            return misfits;
+        }
+        let unkept = self.0.unkept(&entry, input, "/");
+        unkept.map(|refusal| Fault { place: String::new(), fault: refusal.message }).into_iter().collect()
     }
 
     /// The writer looks for the runs that a run waits for.
@@ -52,8 +60,8 @@ impl Tools for Catalogue {
 
 /// The same with the runs that are on record.
 pub(super) struct Known<'a> {
-    catalogue: &'a Catalogue,
-    view: &'a View,
+    pub catalogue: &'a Catalogue,
+    pub view: &'a View,
 }
 
 impl Tools for Known<'_> {
@@ -61,8 +69,9 @@ impl Tools for Known<'_> {
         self.catalogue.tool(name)
     }
 
-    fn check(&self, name: &str, input: &Value) -> Option<String> {
-        self.catalogue.check(name, input)
+    /// What cannot be kept is told apart.
+    fn check(&self, name: &str, input: &Value) -> Vec<Fault> {
+        self.catalogue.0.offered(name).map(|entry| misfits(&entry, input)).unwrap_or_default()
     }
 
     fn run_exists(&self, id: &str) -> bool {
@@ -76,46 +85,119 @@ impl Tools for Known<'_> {
     }
 }
 
-/// Checks a definition against the catalogue and the runs on record; `what` names it in a refusal.
+/// Checks a definition against the catalogue and the runs on record; `what` names it in a refusal. `misfits` are what
+/// a schema finds wrong with it: of those, only what the plan's rules do not see is told.
 pub async fn checked(
     desk: &Desk,
     what: &'static str,
     definition: Map<String, Value>,
+    misfits: Vec<Misfit>,
 ) -> Result<Definition, Denied> {
     let definition = Value::Object(definition);
     let catalogue = Catalogue(desk.clone());
-    let planned = desk.ask(move |view| {
-        let known = Known { catalogue: &catalogue, view };
-        let planned = plan(&definition, &known);
-        let mut faults = Vec::new();
-        secrets(&catalogue.0, &definition, "", &mut faults);
-        Ok(match planned {
-            Ok(planned) if faults.is_empty() => Ok(planned),
-            Ok(_) => Err(faults),
-            Err(first) => Err(first.into_iter().chain(faults).collect()),
-        })
+    let found = desk.ask(move |view| {
+        let planned = planned(&definition, &Known { catalogue: &catalogue, view });
+        if misfits.is_empty() {
+            return Ok(planned);
+        }
+        let mut wrong = planned.err().unwrap_or_default();
+        let places: Vec<String> = wrong.places().map(str::to_owned).collect();
+        let told = |at: &str| {
+            let within = |place: &String| !at.is_empty() && place.starts_with(&format!("{at}/"));
+            places.iter().any(|place| place == at || within(place))
+        };
+        wrong.faults.extend(misfits.into_iter().filter(|misfit| !told(&misfit.place)).map(fault));
+        Ok(Err(wrong))
     });
-    planned.await?.map_err(|faults| {
-        Denied::faulty(what, faults).hint("each place is a JSON pointer into the definition")
-    })
+    found.await?.map_err(|wrong| wrong.denied(what, "each place is a JSON pointer into the definition"))
 }
 
-/// Finds values that tools mark as secret: steps are kept, so they cannot hold them.
-pub(super) fn secrets(desk: &Desk, definition: &Value, place: &str, faults: &mut Vec<Fault>) {
+/// What is wrong with a definition.
+#[derive(Debug, Default)]
+pub(super) struct Wrong {
+    pub faults: Vec<Fault>,
+    /// Inputs that durable work cannot keep whole: where they stand, and why.
+    pub unkept: Vec<(String, Refusal)>,
+}
+
+impl Wrong {
+    /// How it is told: where settings alone are in the way, by the first of them.
+    pub fn denied(self, what: &'static str, hint: &str) -> Denied {
+        let of_setting = |(_, refusal): &(String, Refusal)| refusal.code == Code::FailedPrecondition;
+        match self.unkept.first() {
+            Some((_, first)) if self.faults.is_empty() && self.unkept.iter().all(of_setting) => {
+                Denied::from(first.clone())
+            }
+            _ => {
+                let unkept = self.unkept.into_iter();
+                let unkept = unkept.map(|(place, refusal)| Fault { place, fault: refusal.message });
+                Denied::faulty(what, self.faults.into_iter().chain(unkept).collect()).hint(hint)
+            }
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.faults.is_empty() && self.unkept.is_empty()
+    }
+
+    /// The same at other places; what has none is left out.
+    pub fn moved(self, to: impl Fn(&str) -> Option<String>) -> Self {
+        let faults = self.faults.into_iter();
+        let unkept = self.unkept.into_iter();
+        Self {
+            faults: faults.filter_map(|fault| Some(Fault { place: to(&fault.place)?, ..fault })).collect(),
+            unkept: unkept.filter_map(|(place, refusal)| Some((to(&place)?, refusal))).collect(),
+        }
+    }
+
+    fn places(&self) -> impl Iterator<Item = &str> {
+        let faults = self.faults.iter().map(|fault| fault.place.as_str());
+        faults.chain(self.unkept.iter().map(|(place, _)| place.as_str()))
+    }
+}
+
+fn misfits(entry: &Entry, input: &Value) -> Vec<Fault> {
+    match entry.misfits(input) {
+        Ok(misfits) => misfits.into_iter().map(fault).collect(),
+        Err(refusal) => vec![Fault { place: String::new(), fault: refusal.message }],
+    }
+}
+
+fn fault(Misfit { place, fault }: Misfit) -> Fault {
+    Fault { place, fault }
+}
+
+/// The plan of a definition, or all that is wrong with it.
+fn planned(definition: &Value, known: &Known<'_>) -> Result<Definition, Wrong> {
+    let planned = plan(definition, known);
+    let mut unkept = Vec::new();
+    find_unkept(&known.catalogue.0, definition, "", &mut unkept);
+    match planned {
+        Ok(planned) if unkept.is_empty() => Ok(planned),
+        planned => Err(Wrong { faults: planned.err().unwrap_or_default(), unkept }),
+    }
+}
+
+/// What is wrong with a definition; nothing where it is sound.
+pub(super) fn wrong_with(definition: &Value, known: &Known<'_>) -> Wrong {
+    planned(definition, known).err().unwrap_or_default()
+}
+
+/// Finds steps that durable work cannot keep whole: where their inputs stand, and why.
+fn find_unkept(desk: &Desk, definition: &Value, place: &str, found: &mut Vec<(String, Refusal)>) {
     let steps = definition.get("steps").and_then(Value::as_array);
     for (at, step) in steps.into_iter().flatten().enumerate() {
         let place = format!("{place}/steps/{at}");
         let undo = step.get("compensate").map(|undo| (undo, format!("{place}/compensate/inputs")));
         for (does, place) in std::iter::once((step, format!("{place}/inputs"))).chain(undo) {
-            let Some((action, inputs)) = does.get("action").and_then(Value::as_str).zip(does.get("inputs"))
-            else {
-                continue;
-            };
+            let Some(action) = does.get("action").and_then(Value::as_str) else { continue };
+            let inputs = does.get("inputs").unwrap_or(&Value::Null);
             if action == WORKFLOW_RUN {
-                secrets(desk, inputs, &place, faults);
-            } else if desk.offered(action).is_some_and(|entry| desk.keeps_secret(&entry, inputs)) {
-                faults.push(Fault { place, fault: SECRET.to_owned() });
+                find_unkept(desk, inputs, &place, found);
+                continue;
             }
+            let refusal = desk.offered(action).and_then(|entry| desk.unkept(&entry, inputs, &place));
+            found.extend(refusal.map(|refusal| (place, refusal)));
         }
     }
 }

@@ -21,15 +21,12 @@ use crate::{
     tools::{
         Builtin, arguments,
         reading::time,
-        work::{Desk, Told, invalid, now_ms, seen, told, unexpected},
+        work::{Desk, LATELY, MINUTE_MS, Told, invalid, now_ms, told, unexpected},
     },
 };
 
-const MINUTE_MS: u64 = 60_000;
 /// Minutes that averages are over, and that a history shows.
 const WINDOW: u64 = 60;
-/// Minutes that the throughput is over.
-const LATELY: u64 = 5;
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("queue", definition, does);
@@ -80,7 +77,7 @@ async fn stats(desk: &Desk, call: &Invocation) -> Told {
             shown["historical"] = look.minutes.iter().map(minute).collect();
             shown["alerts"] = json!(alerts(view, &Moment { now_ms, limits })?);
         }
-        shown["seq"] = json!(seen(applied, None));
+        shown["seq"] = json!(applied.saturating_sub(1));
         Ok(shown)
     });
     told(&shown.await?)
@@ -174,11 +171,15 @@ struct Queue {
     waiting: u64,
     running: u64,
     cleared: u64,
+    /// Where there may be more to clear.
+    next: Option<(u64, u64)>,
 }
 
 async fn wish(desk: &Desk, call: &Invocation, reason: Option<&str>, wish: Wish) -> Result<Queue, Refusal> {
     match desk.wish(call, reason, wish).await? {
-        Worked::Queue { at_ms, waiting, running, cleared } => Ok(Queue { at_ms, waiting, running, cleared }),
+        Worked::Queue { at_ms, waiting, running, cleared, next } => {
+            Ok(Queue { at_ms, waiting, running, cleared, next })
+        }
         _ => Err(unexpected()),
     }
 }
@@ -213,31 +214,29 @@ struct Clear {
     reason: Option<String>,
 }
 
-/// Clears until nothing is left of the status: one wish takes a bounded number out.
+/// Clears all there is of the statuses: one wish takes a bounded number out.
 async fn clear(desk: &Desk, call: &Invocation) -> Told {
     let Clear { status_filter, reason } = arguments(call)?;
     let status = status_filter.as_deref().map(|text| {
         Status::parse(text).ok_or_else(|| invalid(format!("`status_filter`: `{text}` is no status")))
     });
-    let status = status.transpose()?;
     // What waits is cancelled last, so that it is still listed as that.
     let all = vec![Status::Failed, Status::Dead, Status::Cancelled, Status::Queued];
-    let mut statuses = status.map_or(all, |status| vec![status]);
-    let mut cleared = 0;
-    let last = loop {
-        let status = statuses.first().copied();
-        let queue = wish(desk, call, reason.as_deref(), Wish::ClearQueue { status }).await?;
-        cleared += queue.cleared;
-        if queue.cleared == 0 {
-            statuses.remove(0);
-            if statuses.is_empty() {
-                break queue;
-            }
+    let statuses = status.transpose()?.map_or(all, |status| vec![status]);
+    let (mut cleared, mut cleared_ms) = (0, 0);
+    for status in &statuses {
+        let mut from = Some((0, 0));
+        while let Some(first) = from {
+            let wished = Wish::ClearQueue { status: *status, from: first };
+            let queue = wish(desk, call, reason.as_deref(), wished).await?;
+            cleared += queue.cleared;
+            (from, cleared_ms) = (queue.next, queue.at_ms);
         }
-    };
+    }
+    let counts = desk.ask(|view| Ok(view.queue_stats()?.what.counts)).await?;
     told(&json!({
         "cleared_count": cleared,
-        "remaining_count": last.waiting,
-        "cleared_at": time(last.at_ms),
+        "remaining_count": statuses.iter().map(|status| counts.tasks_of(status.as_str())).sum::<u64>(),
+        "cleared_at": time(cleared_ms),
     }))
 }

@@ -5,13 +5,14 @@
 //! - a run of an archive is compared and no more: it is no part of this log;
 //! - a repetition is a run of its own, linked to the one it repeats.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
+    block::Cid,
     call::{Code, Refusal},
     event::work::WorkflowReplayed,
     ledger::work::{Wish, Worked},
@@ -19,10 +20,16 @@ use crate::{
     router::Invocation,
     tools::{
         Builtin, arguments,
-        work::{Desk, Told, told, unexpected, unknown},
+        work::{Desk, Told, seen, told, unexpected, unknown},
         workflows::{ending, run_as_of},
     },
-    workflow::replay::{diff, verify},
+    workflow::{
+        replay::{
+            diff::{Diff, diff},
+            verify,
+        },
+        run::decide::Contents,
+    },
 };
 
 /// The mode of a replay that runs nothing.
@@ -74,6 +81,7 @@ async fn replay(desk: &Desk, call: &Invocation) -> Told {
         "workflow_id": asked.workflow_id,
         "mode": mode,
         "matched": report["matched"],
+        "complete": report["complete"],
         "compared_steps": report["compared_steps"],
         "first_divergence": report["first_divergence"],
         "run": run,
@@ -110,7 +118,7 @@ async fn record(
 async fn verified(desk: &Desk, id: String) -> Result<(Value, bool), Refusal> {
     let asked = id.clone();
     let report = desk.ask(move |view| {
-        let Some(record) = run_record(view, &asked)? else { return Ok(None) };
+        let Some(record) = run_record(view, &asked, None)? else { return Ok(None) };
         let report = verify(record.run, &record.events, &record.contents);
         Ok(Some((report.json(), record.archive.is_none())))
     });
@@ -155,35 +163,8 @@ async fn rerun(desk: &Desk, call: &Invocation, asked: &Replay) -> Result<String,
 
 /// Compares a repetition with what it repeats, in the words of a replay.
 async fn compared(desk: &Desk, left: String, right: String) -> Result<Value, Refusal> {
-    let diff = differing(desk, left, right).await?;
-    let verdict = |step: &Value| match () {
-        () if step["left"].is_null() => "extra",
-        () if step["right"].is_null() => "missing",
-        () if step["contract"] == "different" || step["input"] == "different" => "input_differs",
-        () if step["output"] == "different" || step["left"]["status"] != step["right"]["status"] => {
-            "output_differs"
-        }
-        () => "match",
-    };
-    let step = |step: &Value| {
-        let side = if verdict(step) == "input_differs" { "input" } else { "output" };
-        json!({
-            "step_id": step["step_id"],
-            "verdict": verdict(step),
-            "expected": step["left"][side],
-            "actual": step["right"][side],
-        })
-    };
-    let first = &diff["first_divergence"];
-    let first = (!first.is_null()).then(|| {
-        json!({"step_id": first["step_id"], "expected": first["left"], "actual": first["right"], "why": first["why"]})
-    });
-    Ok(json!({
-        "matched": diff["matched"],
-        "compared_steps": diff["compared_steps"],
-        "first_divergence": first,
-        "steps": diff["steps"].as_array().into_iter().flatten().map(step).collect::<Vec<_>>(),
-    }))
+    let (diff, _) = differing(desk, left, right).await?;
+    Ok(diff.report().json())
 }
 
 #[derive(Deserialize)]
@@ -194,19 +175,34 @@ struct Compare {
 
 async fn compare(desk: &Desk, call: &Invocation) -> Told {
     let Compare { left, right } = arguments(call)?;
-    told(&differing(desk, left, right).await?)
+    let (diff, seq) = differing(desk, left.clone(), right.clone()).await?;
+    let mut shown = diff.json();
+    shown["left"] = json!(left);
+    shown["right"] = json!(right);
+    shown["seq"] = json!(seq);
+    told(&shown)
 }
 
-/// Two runs side by side.
-async fn differing(desk: &Desk, left: String, right: String) -> Result<Value, Refusal> {
+/// The contents of two records.
+struct Either<'a> {
+    left: &'a Recorded<'a>,
+    right: &'a Recorded<'a>,
+}
+
+impl Contents for Either<'_> {
+    fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
+        self.left.json(payload).or_else(|| self.right.json(payload))
+    }
+}
+
+/// Two runs side by side, and the seq they were read at.
+async fn differing(desk: &Desk, left: String, right: String) -> Result<(Diff, u64), Refusal> {
     let differing = desk.ask(move |view| {
-        let Some((one, _, seq)) = run_as_of(view, &left, None)? else { return Ok(Err(left)) };
-        let Some((other, _, _)) = run_as_of(view, &right, Some(seq))? else { return Ok(Err(right)) };
-        let mut shown = diff::diff(&one, &other, &Recorded::new(view)).json();
-        shown["left"] = json!(left);
-        shown["right"] = json!(right);
-        shown["seq"] = json!(seq);
-        Ok(Ok(shown))
+        let seq = seen(view.applied()?, None)?;
+        let Some((one, _)) = run_as_of(view, &left, None)? else { return Ok(Err(left)) };
+        let Some((other, _)) = run_as_of(view, &right, None)? else { return Ok(Err(right)) };
+        let contents = Either { left: &one.contents, right: &other.contents };
+        Ok(Ok((diff(&one.run, &other.run, &contents), seq)))
     });
     differing.await?.map_err(|id| unknown("workflow", &id, LISTER))
 }

@@ -21,7 +21,7 @@ use crate::{
         Builtin, arguments, planning,
         reading::{self, time},
         tasks,
-        work::{Desk, Told, internal, invalid, now_ms, seen, told, unexpected},
+        work::{Desk, Told, internal, invalid, now_ms, told, unexpected},
     },
     workflow::plan::Fault,
 };
@@ -114,7 +114,7 @@ async fn workflow_of(desk: &Desk, schedule: &str, mut workflow: Map<String, Valu
         return Err(Denied::faulty("`workflow`", faults));
     }
     workflow.insert("workflow_id".to_owned(), json!(schedule));
-    let planned = planning::checked(desk, "`workflow`", workflow).await?;
+    let planned = planning::checked(desk, "`workflow`", workflow, Vec::new()).await?;
     Ok(Made::Workflow {
         plan: planned.plan,
         inputs: planned.inputs.to_string(),
@@ -156,7 +156,7 @@ async fn list(desk: &Desk, call: &Invocation) -> Told {
             "returned_count": page.len(),
             "has_more": next.is_some(),
             "next_cursor": next.map(|last| format!("{CURSOR}{}", last.id)),
-            "seq": seen(applied, None),
+            "seq": applied.saturating_sub(1),
         }))
     });
     told(&shown.await?)
@@ -179,6 +179,9 @@ fn one(view: &View, schedule: &Schedule) -> Result<Value, QueryError> {
         "catch_up": catch_up,
         "next_at": time(schedule.next_ms),
         "last_at": schedule.last_ms.map(time),
+        "fired_count": schedule.fired,
+        "missed_count": schedule.missed,
+        "skipped_count": schedule.skipped,
         "created_at": event.map(|event| time(event.fields().ts / 1000)),
     }))
 }

@@ -6,17 +6,22 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use crate::tools::denied::Denied;
 use crate::{
     ledger::work::{RunTold, Wish, Worked},
     router::Invocation,
     tools::{
         Builtin, arguments,
-        planning::Catalogue,
-        work::{Desk, SECRET, Told, told, unexpected, unknown},
+        planning::{Catalogue, Known, Wrong, wrong_with},
+        work::{Desk, Told, told, unexpected, unknown},
         workflows::{LISTER, submitted},
     },
-    workflow::{plan::Fault, run::Run},
+    workflow::{
+        plan::{
+            Fault,
+            fields::{join, nearest, suggestion},
+        },
+        run::Run,
+    },
 };
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
@@ -50,11 +55,11 @@ async fn fork(desk: &Desk, call: &Invocation) -> Told {
         let (catalogue, asked, overrides) = (Catalogue(desk.clone()), id.clone(), overrides.clone());
         let checked = desk.ask(move |view| {
             let Some((run, _, _)) = submitted(view, &asked, None)? else { return Ok(None) };
-            Ok(Some(override_faults(&catalogue, &run, &overrides)))
+            Ok(Some(override_faults(&Known { catalogue: &catalogue, view }, &run, &overrides)))
         });
-        let faults = checked.await?.ok_or_else(|| unknown("workflow", &id, LISTER))?;
-        if !faults.is_empty() {
-            return Err(Denied::faulty("the fork", faults));
+        let wrong = checked.await?.ok_or_else(|| unknown("workflow", &id, LISTER))?;
+        if !wrong.is_empty() {
+            return Err(wrong.denied("the fork", "each place is a JSON pointer into the arguments"));
         }
     }
     let overrides = Value::Object(overrides).to_string();
@@ -83,33 +88,34 @@ async fn fork(desk: &Desk, call: &Invocation) -> Told {
     }))
 }
 
-/// What is wrong with new inputs for the steps of a run.
-fn override_faults(catalogue: &Catalogue, run: &Run, overrides: &Map<String, Value>) -> Vec<Fault> {
-    let fault = |(id, inputs): (&String, &Value)| {
-        let place = format!("/overrides/{}", id.replace('~', "~0").replace('/', "~1"));
-        let fault = match run.step(id) {
-            None => Some(format!("workflow `{}` has no such step", run.id)),
-            Some(_) if !inputs.is_object() => Some("must be an object".to_owned()),
-            Some(at) => match catalogue.0.offered(&run.plan.steps[at].action) {
-                Some(entry) if catalogue.0.keeps_secret(&entry, inputs) => Some(SECRET.to_owned()),
-                Some(entry) if literal(inputs) => entry.check(inputs).err().map(|refusal| refusal.message),
-                Some(_) | None => None,
-            },
-        };
-        fault.map(|fault| Fault { place, fault })
+/// What is wrong with new inputs for the steps of a run, which are checked as part of its whole definition. What has
+/// become of its other steps since is no fault of the fork.
+fn override_faults(tools: &Known<'_>, run: &Run, overrides: &Map<String, Value>) -> Wrong {
+    let (known, strange): (Map<_, _>, Map<_, _>) =
+        overrides.clone().into_iter().partition(|(id, _)| run.step(id).is_some());
+    let place = |id: &str| join("/overrides", id);
+    let no_step = |id: &String| {
+        let nearest = nearest(id, run.plan.steps.iter().map(|step| step.id.as_str()));
+        let fault = format!("workflow `{}` has no such step{}", run.id, suggestion(nearest));
+        Fault { place: place(id), fault }
     };
-    overrides.iter().filter_map(fault).collect()
-}
-
-/// Whether inputs take nothing from other steps.
-fn literal(inputs: &Value) -> bool {
-    match inputs {
-        Value::Object(fields) => {
-            !fields.contains_key("$from") && !fields.contains_key("$item") && fields.values().all(literal)
-        }
-        Value::Array(items) => items.iter().all(literal),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
-    }
+    let not_offered = |id: &String| {
+        let step = &run.plan.steps[run.step(id)?];
+        let gone = step.tool.is_some() && tools.catalogue.0.offered(&step.action).is_none();
+        gone.then(|| Fault { place: place(id), fault: format!("`{}` is not on offer now", step.action) })
+    };
+    let definition = run.plan.definition(&run.inputs, &known);
+    let places: Vec<(String, String)> =
+        known.keys().filter_map(|id| Some((format!("/steps/{}/inputs", run.step(id)?), place(id)))).collect();
+    let ours = |place: &str| {
+        places.iter().find_map(|(from, to)| {
+            let inside = place.strip_prefix(from.as_str())?;
+            (inside.is_empty() || inside.starts_with('/')).then(|| format!("{to}{inside}"))
+        })
+    };
+    let mut wrong = wrong_with(&definition, tools).moved(ours);
+    wrong.faults.extend(strange.keys().map(no_step).chain(known.keys().filter_map(not_offered)));
+    wrong
 }
 
 #[derive(Deserialize)]

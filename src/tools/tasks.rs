@@ -20,8 +20,8 @@ use crate::{
         Builtin, arguments,
         reading::{self, time},
         work::{
-            Desk, Line, Paging, SECRET, Told, content, invalid, lines, message, output, page, span,
-            task_as_of, told, unexpected, unknown, worker,
+            Desk, Line, Paging, Told, content, invalid, lines, message, output, page, task_as_of, told,
+            unexpected, unknown, worker,
         },
     },
 };
@@ -78,9 +78,8 @@ fn on_offer(desk: &Desk, name: &str, input: &RawValue) -> Result<(Cid, bool), Re
     })?;
     let value: Value = serde_json::from_str(input.get()).map_err(|_| invalid("`payload` cannot be read"))?;
     entry.check(&value)?;
-    if desk.keeps_secret(&entry, &value) {
-        let refusal = invalid(format!("invalid input at /payload: {SECRET}"));
-        return Err(refusal.hint("call the tool directly, or give its server the secret"));
+    if let Some(refusal) = desk.unkept(&entry, &value, "/payload") {
+        return Err(refusal);
     }
     Ok((entry.tool.contract, entry.contract.repeatable()))
 }
@@ -99,15 +98,15 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
     let Worked::Task { task, position, replayed } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());
     };
-    let waits = task.status == Status::Queued;
-    let start = match waits {
-        true => Some(desk.start_of(task.ready_ms, position.unwrap_or(0)).await),
-        false => task.started_ms,
+    let start = match task.status {
+        Status::Queued => desk.start_of(task.ready_ms, position.unwrap_or(0)).await?,
+        _ => task.started_ms,
     };
     told(&json!({
         "task_id": task.id,
         "status": task.status.as_str(),
         "queue_position": position,
+        // When what waits will start depends on work and workers that nobody can foresee.
         "estimated_start_time": start.map(time),
         "assigned_worker": worker(&task),
         "replayed": replayed,
@@ -127,7 +126,6 @@ struct AskStatus {
 /// A task as `task_status` tells it.
 struct Seen {
     task: Task,
-    position: Option<u64>,
     lines: Option<Vec<Line>>,
     metrics: Option<Value>,
     error: Option<Value>,
@@ -137,19 +135,24 @@ struct Seen {
 async fn status(desk: &Desk, call: &Invocation) -> Told {
     let asked: AskStatus = arguments(call)?;
     let id = asked.task_id.clone();
+    let of = id.clone();
     let seen = desk.ask(move |view| {
-        let Some((task, events, seq)) = task_as_of(view, &asked.task_id, asked.as_of_seq)? else {
+        let Some((task, events, seq)) = task_as_of(view, &of, asked.as_of_seq)? else {
             return Ok(None);
         };
-        let position = None;
-        let lines = asked.include_logs.then(|| lines(view, &events)).transpose()?;
+        let lines = asked.include_logs.then(|| lines(&events, |cid| content(view, cid))).transpose()?;
         let metrics = asked.include_metrics.then(|| metrics(&task, &events));
-        let error = error(view, &task)?;
-        Ok(Some(Seen { task, position, lines, metrics, error, seq }))
+        let error = error(view, &task, &events)?;
+        Ok(Some(Seen { task, lines, metrics, error, seq }))
     });
     let seen = seen.await?.ok_or_else(|| unknown("task", &id, LISTER))?;
-    let Seen { task, position, lines, metrics, error, seq } = seen;
+    let Seen { task, lines, metrics, error, seq } = seen;
     let queued = task.status == Status::Queued;
+    // The line as it stands now says nothing of an earlier one.
+    let position = match queued && asked.as_of_seq.is_none() {
+        true => desk.position(call, &id).await?,
+        false => None,
+    };
     let held = task.status == Status::Running;
     let mut shown = json!({
         "task_id": task.id,
@@ -193,46 +196,71 @@ fn dead_reason(task: &Task) -> Option<&'static str> {
 }
 
 /// How a task that did not succeed failed last.
-fn error(view: &View, task: &Task) -> Result<Option<Value>, QueryError> {
+fn error(view: &View, task: &Task, events: &[Event]) -> Result<Option<Value>, QueryError> {
     let Some(code) = task.code.as_ref().filter(|_| task.status != Status::Succeeded) else { return Ok(None) };
     let said = match &task.output {
         Some(error) => content(view, &error.cid)?,
         None => None,
     };
     let message = said.map(|said| message(&said)).unwrap_or_default();
-    Ok(Some(json!({"code": code, "message": message, "retryable": !task.status.ended()})))
+    let retryable = events.iter().rev().find_map(|event| match event.body()? {
+        Body::TaskFailed(facts) => Some(facts.retryable),
+        Body::TaskTimedOut(_) => Some(true),
+        Body::TaskInterrupted(facts) => Some(facts.again),
+        Body::TaskDead(facts) if facts.reason == POISON => Some(false),
+        _ => None,
+    });
+    Ok(Some(json!({"code": code, "message": message, "retryable": retryable.unwrap_or(false)})))
 }
 
 /// What a task's history adds up to.
-fn metrics(task: &Task, events: &[Event]) -> Value {
-    let (mut attempts, mut lapses, mut waited_ms, mut worked_ms) = (0u64, 0u64, 0u64, 0u64);
-    let mut ready_ms = Some(task.submitted_ms);
-    let mut claimed_ms = None;
-    for event in events {
-        let at_ms = event.fields().ts / 1000;
-        let retry_at_ms = match event.body() {
-            Some(Body::TaskSubmitted(facts)) => {
-                ready_ms = Some(facts.not_before_ms.unwrap_or(0).max(at_ms));
-                continue;
-            }
-            Some(Body::TaskClaimed(_)) => {
-                attempts += 1;
-                waited_ms += ready_ms.take().map_or(0, |ready_ms| at_ms.saturating_sub(ready_ms));
-                claimed_ms = Some(at_ms);
-                continue;
-            }
-            Some(Body::TaskLeaseExpired(_) | Body::TaskInterrupted(_)) => {
-                lapses += 1;
-                None
-            }
-            Some(Body::TaskFailed(facts)) => facts.retry_at_ms,
-            Some(Body::TaskTimedOut(facts)) => facts.retry_at_ms,
-            Some(Body::TaskSucceeded(_) | Body::TaskCancelled(_) | Body::TaskRetried(_)) => None,
-            Some(_) | None => continue,
-        };
-        worked_ms += claimed_ms.take().map_or(0, |claimed_ms| at_ms.saturating_sub(claimed_ms));
-        ready_ms = Some(retry_at_ms.unwrap_or(at_ms));
+struct Times {
+    attempts: u64,
+    /// Attempts that ended without an outcome.
+    lapses: u64,
+    /// Before all attempts, where it could have run.
+    waited_ms: u64,
+    /// In all attempts that have ended; of what no worker does, until it came.
+    worked_ms: u64,
+}
+
+impl Times {
+    fn of(task: &Task, events: &[Event]) -> Self {
+        let mut times = Self { attempts: 0, lapses: 0, waited_ms: 0, worked_ms: 0 };
+        let mut ready_ms = Some(task.submitted_ms);
+        let mut begun_ms = None;
+        for event in events {
+            let at_ms = event.fields().ts / 1000;
+            let retry_at_ms = match event.body() {
+                Some(Body::TaskSubmitted(facts)) => {
+                    begun_ms = facts.hold.is_some().then_some(at_ms);
+                    ready_ms = Some(facts.not_before_ms.unwrap_or(0).max(at_ms));
+                    continue;
+                }
+                Some(Body::TaskClaimed(_)) => {
+                    times.attempts += 1;
+                    times.waited_ms += ready_ms.take().map_or(0, |ready_ms| at_ms.saturating_sub(ready_ms));
+                    begun_ms = Some(at_ms);
+                    continue;
+                }
+                Some(Body::TaskLeaseExpired(_) | Body::TaskInterrupted(_)) => {
+                    times.lapses += 1;
+                    None
+                }
+                Some(Body::TaskFailed(facts)) => facts.retry_at_ms,
+                Some(Body::TaskTimedOut(facts)) => facts.retry_at_ms,
+                Some(Body::TaskSucceeded(_) | Body::TaskCancelled(_) | Body::TaskRetried(_)) => None,
+                Some(_) | None => continue,
+            };
+            times.worked_ms += begun_ms.take().map_or(0, |begun_ms| at_ms.saturating_sub(begun_ms));
+            ready_ms = Some(retry_at_ms.unwrap_or(at_ms));
+        }
+        times
     }
+}
+
+fn metrics(task: &Task, events: &[Event]) -> Value {
+    let Times { attempts, lapses, waited_ms, worked_ms } = Times::of(task, events);
     json!({
         "queue_wait_ms": waited_ms,
         "execution_time_ms": worked_ms,
@@ -390,7 +418,8 @@ async fn result(desk: &Desk, call: &Invocation) -> Told {
         let Some((task, events, seq)) = task_as_of(view, &asked.task_id, None)? else { return Ok(None) };
         let wanted = asked.include_output && task.status.ended();
         let output = wanted.then(|| output(view, &task)).transpose()?.flatten();
-        let logs = asked.include_logs.then(|| lines(view, &events)).transpose()?;
+        let logs = asked.include_logs.then(|| lines(&events, |cid| content(view, cid))).transpose()?;
+        let error = error(view, &task, &events)?;
         let gave = Gave {
             task_id: task.id.clone(),
             status: task.status.as_str(),
@@ -399,10 +428,11 @@ async fn result(desk: &Desk, call: &Invocation) -> Told {
                 "size": task.output.map(|output| output.len),
                 "attempts": task.attempt,
                 "reused": task.reused,
+                "error": error,
             }),
             output,
             logs,
-            execution_time_ms: span(task.started_ms, task.ended_ms),
+            execution_time_ms: Times::of(&task, &events).worked_ms,
             seq,
         };
         Ok(Some((gave, task.status)))

@@ -40,6 +40,9 @@ use crate::{
     tools::{Builtin, peers, reading::time, refusal},
 };
 
+pub const MINUTE_MS: u64 = 60_000;
+/// Minutes that say how fast tasks start and end.
+pub const LATELY: u64 = 5;
 /// Lines of log in one answer, the newest.
 const LOGS_MAX: usize = 1000;
 
@@ -68,9 +71,14 @@ struct Tool {
     desk: Desk,
     does: Does,
     foretells: Option<Foretells>,
+    checks: bool,
 }
 
 impl Run for Tool {
+    fn checks(&self, _tool: &str) -> bool {
+        self.checks
+    }
+
     fn foretell(&self, invocation: &Invocation) -> Option<Work> {
         // What cannot be told is told as a refusal when the call runs.
         let (reason, wish) = self.foretells?(&self.desk, invocation).ok()?;
@@ -129,6 +137,12 @@ impl Desk {
         self.foretelling(category, definition, does, None)
     }
 
+    /// A tool at this desk that checks its input against its schema itself.
+    pub fn checking(&self, category: &'static str, definition: &'static str, does: Does) -> Builtin {
+        let run = Arc::new(Tool { desk: self.clone(), does, foretells: None, checks: true });
+        Builtin { definition, category, lane: lane::BUILTIN, run }
+    }
+
     /// A tool at this desk that does nothing but ask the ledger for one change.
     pub fn foretelling(
         &self,
@@ -137,7 +151,7 @@ impl Desk {
         does: Does,
         foretells: Option<Foretells>,
     ) -> Builtin {
-        let run = Arc::new(Tool { desk: self.clone(), does, foretells });
+        let run = Arc::new(Tool { desk: self.clone(), does, foretells, checks: false });
         Builtin { definition, category, lane: lane::BUILTIN, run }
     }
 
@@ -180,10 +194,23 @@ impl Desk {
         self.audit.ask(move |view, _| question(view)).await.map_err(refusal)
     }
 
-    /// When a task that is ready at `ready_ms` starts, if those before it take as long as tasks did lately.
-    pub async fn start_of(&self, ready_ms: u64, before: u64) -> u64 {
-        let _ = before;
-        ready_ms.max(now_ms())
+    /// When a task that is ready at `ready_ms` starts, if those before it start as fast as tasks did lately; none
+    /// where none did.
+    pub async fn start_of(&self, ready_ms: u64, before: u64) -> Result<Option<u64>, Refusal> {
+        let now_ms = now_ms();
+        let first = (now_ms / MINUTE_MS).saturating_sub(LATELY);
+        let minutes = self.ask(move |view| Ok(view.minutes(first)?.what)).await?;
+        let started: u64 = minutes.iter().map(|minute| minute.started).sum();
+        let wait_ms = (before * LATELY * MINUTE_MS).checked_div(started);
+        Ok(wait_ms.map(|wait_ms| ready_ms.max(now_ms.saturating_add(wait_ms))))
+    }
+
+    /// How many tasks of its kind stand before a waiting task now; none where it waits no more.
+    pub async fn position(&self, call: &Invocation, task: &str) -> Result<Option<u64>, Refusal> {
+        match self.wish(call, None, Wish::Look { task: task.to_owned() }).await? {
+            Worked::Task { position, .. } => Ok(position),
+            _ => Err(unexpected()),
+        }
     }
 
     /// The tool of this public name.
@@ -191,16 +218,21 @@ impl Desk {
         self.router.tool(name).filter(|entry| entry.tool.name == name)
     }
 
-    /// Whether an input holds what the tool marks as secret, other than by reference to another step.
-    pub fn keeps_secret(&self, entry: &Entry, input: &Value) -> bool {
-        if entry.secrets.is_empty() {
-            return false;
+    /// Why durable work, which keeps its inputs and results whole, cannot do a tool with this input; none where it
+    /// can. `place` is where the input stands.
+    pub fn unkept(&self, entry: &Entry, input: &Value, place: &str) -> Option<Refusal> {
+        let name = &entry.tool.name;
+        let hint = "call the tool directly, or give its server the secret";
+        // What a reference brings is not known yet.
+        if entry.secrets.stand_in(input, reference) {
+            return Some(invalid(format!("invalid input at {place}: {SECRET}")).hint(hint));
         }
-        let mut literal = input.clone();
-        blank(&mut literal);
-        let mut kept = literal.clone();
-        entry.secrets.redact(&mut kept, &self.salt);
-        taken_out(&literal, &kept)
+        let (setting, mode) = self.router.less_kept(name)?;
+        let message = format!(
+            "{place}: durable work keeps inputs and results in full, and `{name}` is captured as {mode}"
+        );
+        let hint = format!("call the tool directly, or change `{setting}`");
+        Some(Refusal::new(Code::FailedPrecondition, message).hint(hint))
     }
 
     /// JSON as a payload.
@@ -225,32 +257,11 @@ impl Desk {
 }
 
 /// What is wrong with durable work that holds a secret.
-pub const SECRET: &str = "the tool marks this value as secret, and what is queued is kept";
+const SECRET: &str = "the tool marks this value as secret, and what is queued is kept";
 
-/// Puts its default, or null, in the place of every reference to another step.
-fn blank(value: &mut Value) {
-    match value {
-        Value::Object(fields) if fields.contains_key("$from") || fields.contains_key("$item") => {
-            *value = fields.remove("default").unwrap_or_default();
-        }
-        Value::Object(fields) => fields.values_mut().for_each(blank),
-        Value::Array(items) => items.iter_mut().for_each(blank),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
-/// Whether `after` lacks anything of `before` but nulls, which references left behind.
-fn taken_out(before: &Value, after: &Value) -> bool {
-    match (before, after) {
-        (Value::Null, _) => false,
-        (Value::Object(before), Value::Object(after)) => {
-            before.iter().any(|(name, value)| taken_out(value, after.get(name).unwrap_or(&Value::Null)))
-        }
-        (Value::Array(before), Value::Array(after)) => {
-            before.iter().zip(after).any(|(before, after)| taken_out(before, after))
-        }
-        (before, after) => before != after,
-    }
+/// Whether a value is taken from another step, or from the list a step runs over.
+fn reference(value: &Value) -> bool {
+    value.get("$from").is_some() || value.get("$item").is_some()
 }
 
 pub fn internal() -> Refusal {
@@ -281,10 +292,16 @@ pub fn now_ms() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 
-/// The seq an answer was given at: that of the last event it saw, or could have seen.
-pub fn seen(applied: u64, as_of: Option<u64>) -> u64 {
+/// The seq an answer was given at: that of the last event it saw, or could have seen. Errors: one that nothing has yet.
+pub fn seen(applied: u64, as_of: Option<u64>) -> Result<u64, QueryError> {
     let last = applied.saturating_sub(1);
-    as_of.map_or(last, |seq| seq.min(last))
+    match as_of {
+        Some(seq) if seq > last => Err(QueryError::Invalid(format!(
+            "as_of_seq: {seq} is past the head of the log, whose last event is {last}"
+        ))),
+        Some(seq) => Ok(seq),
+        None => Ok(last),
+    }
 }
 
 /// A task, its events up to and with `as_of`, and the seq it was read at.
@@ -294,10 +311,11 @@ pub fn task_as_of(
     as_of: Option<u64>,
 ) -> Result<Option<(Task, Vec<Event>, u64)>, QueryError> {
     let At { applied, what: events } = view.load(&task::subject(id), as_of)?;
+    let seq = seen(applied, as_of)?;
     let Some((first, later)) = events.split_first() else { return Ok(None) };
     let Some(mut task) = Task::begun(first) else { return Ok(None) };
     later.iter().for_each(|event| task.apply(event));
-    Ok(Some((task, events, seen(applied, as_of))))
+    Ok(Some((task, events, seq)))
 }
 
 /// The content of a payload as the JSON it is; none where it was erased.
@@ -336,7 +354,7 @@ pub fn output(view: &View, task: &Task) -> Result<Option<Box<RawValue>>, QueryEr
     Ok(if of_tool { content.map(worth) } else { content })
 }
 
-/// One line of what workers and failures said.
+/// One line of what workers, failures and those said who changed something, with the reason they gave.
 #[derive(Serialize)]
 pub struct Line {
     time: String,
@@ -346,7 +364,10 @@ pub struct Line {
 }
 
 /// What was said in the events of tasks, the newest lines of it.
-pub fn lines(view: &View, events: &[Event]) -> Result<Vec<Line>, QueryError> {
+pub fn lines(
+    events: &[Event],
+    content: impl Fn(&Cid) -> Result<Option<Box<RawValue>>, QueryError>,
+) -> Result<Vec<Line>, QueryError> {
     let mut attempts: HashMap<&str, u64> = HashMap::new();
     let mut said = Vec::new();
     for event in events {
@@ -355,15 +376,20 @@ pub fn lines(view: &View, events: &[Event]) -> Result<Vec<Line>, QueryError> {
         if let Some(Body::TaskClaimed(facts)) = event.body() {
             attempts.insert(id, facts.attempt);
         }
-        let heard = fields.pay.iter().find(|pay| matches!(pay.role, Role::Log | Role::Error));
-        said.extend(heard.map(|pay| (id, attempts.get(id).copied(), fields.ts / 1000, pay.cid)));
+        let heard = fields.pay.iter().filter(|pay| matches!(pay.role, Role::Log | Role::Error | Role::Note));
+        let attempt = attempts.get(id).copied();
+        said.extend(heard.map(|pay| (id, attempt, fields, pay)));
     }
     let older = said.len().saturating_sub(LOGS_MAX);
     let mut lines = Vec::new();
-    for (id, attempt, at_ms, cid) in said.drain(older..) {
-        let Some(content) = content(view, &cid)? else { continue };
+    for (id, attempt, fields, pay) in said.drain(older..) {
+        let Some(content) = content(&pay.cid)? else { continue };
         let (task_id, attempt) = (id.to_owned(), attempt.unwrap_or(0));
-        lines.push(Line { time: time(at_ms), task_id, attempt, message: message(&content) });
+        let message = match pay.role {
+            Role::Note => format!("{} by {}: {}", fields.kind, fields.actor.id, message(&content)),
+            _ => message(&content),
+        };
+        lines.push(Line { time: time(fields.ts / 1000), task_id, attempt, message });
     }
     Ok(lines)
 }
@@ -374,8 +400,9 @@ pub fn message(content: &RawValue) -> String {
         Ok(Value::String(text)) => Some(text),
         Ok(Value::Object(said)) => {
             let text = |value: &Value| value.as_str().map(str::to_owned);
+            let structured = said.get("structuredContent").and_then(|said| text(&said["error"]["message"]));
             let block = said.get("content").and_then(|blocks| text(&blocks[0]["text"]));
-            said.get("message").and_then(text).or(block)
+            said.get("message").and_then(text).or(structured).or(block)
         }
         Ok(_) | Err(_) => None,
     };
@@ -449,7 +476,7 @@ pub fn page<T>(name: &str, listed: At<Page<T>>, shown: impl Fn(T) -> Value) -> V
         "returned_count": rows.len(),
         "has_more": next_cursor.is_some(),
         "next_cursor": next_cursor,
-        "seq": seen(applied, None),
+        "seq": applied.saturating_sub(1),
     });
     page[name] = rows.into_iter().map(shown).collect();
     page

@@ -8,18 +8,22 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
-    block::payload::PAYLOAD_MAX,
+    block::{Cid, payload::PAYLOAD_MAX},
     call::{Code, Refusal},
     event::{Body, Event, PayloadRef},
     ledger::work::{NewRun, Wish, Worked},
-    query::{QueryError, View, record, work::page::RunFilter},
+    query::{
+        QueryError, View,
+        record::{self, RunRecord, run_record},
+        work::page::RunFilter,
+    },
     router::Invocation,
     tools::{
         Builtin, arguments,
         planning::checked,
         reading::time,
         work::{
-            Desk, Line, Paging, Told, content, lines, message, page, seen, span, told, unexpected, unknown,
+            Desk, Line, Paging, Told, internal, lines, message, page, seen, span, told, unexpected, unknown,
             worth,
         },
     },
@@ -34,13 +38,14 @@ use crate::{
 };
 
 pub(super) const LISTER: &str = "workflow_list";
+const SUBMIT: &str = "workflow_submit";
 /// Errors of steps told with their messages; those of more steps are told with their codes.
 const MESSAGES_MAX: usize = 1000;
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("workflows", definition, does);
     vec![
-        tool(include_str!("../../schemas/tools/workflow_submit.json"), |desk, call| {
+        desk.checking("workflows", include_str!("../../schemas/tools/workflow_submit.json"), |desk, call| {
             Box::pin(async move { submit(&desk, &call).await })
         }),
         tool(include_str!("../../schemas/tools/workflow_status.json"), |desk, call| {
@@ -63,13 +68,15 @@ pub fn all(desk: &Desk) -> Vec<Builtin> {
 
 async fn submit(desk: &Desk, call: &Invocation) -> Told {
     let mut definition: Map<String, Value> = arguments(call)?;
+    let submit = desk.offered(SUBMIT).ok_or_else(internal)?;
+    let misfits = submit.misfits(&Value::Object(definition.clone()))?;
     let reason = definition.remove("reason").and_then(|reason| reason.as_str().map(str::to_owned));
-    if definition.remove("peer").is_some_and(|peer| !peer.is_null()) {
+    let peer = definition.get("peer").is_some_and(|peer| !peer.is_null());
+    let planned = checked(desk, "the definition", definition, misfits).await?;
+    if peer {
         let refusal = Refusal::new(Code::Unavailable, "this node has no peers that could run a workflow");
         return Err(refusal.hint("leave `peer` out: the run is this node's then").into());
     }
-    let planned = checked(desk, "the definition", definition).await?;
-    let waits = !planned.dependencies.is_empty();
     let new = NewRun {
         id: planned.id.unwrap_or_default(),
         inputs: desk.seal(&planned.inputs.to_string())?,
@@ -90,7 +97,7 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
         "definition": run.definition.to_string(),
         "run": run.submitted.to_string(),
         "peer_assigned": null,
-        "estimated_start_time": (!waits).then(|| time(run.submitted_ms)),
+        "estimated_start_time": null,
         "replayed": replayed,
     }))
 }
@@ -102,19 +109,26 @@ pub(super) fn submitted(
     id: &str,
     as_of: Option<u64>,
 ) -> Result<Option<(Run, Vec<Event>, u64)>, QueryError> {
-    let seq = seen(view.applied()?, as_of);
+    let seq = seen(view.applied()?, as_of)?;
     let found = record::submitted(&view, id, Some(seq))?;
     Ok(found.map(|(run, events)| (run, events, seq)))
 }
 
-/// A run as it stood after `as_of`, with the events that followed its submission, and the seq it was read at.
-pub fn run_as_of(
-    view: &View,
+/// A run as it stood after `as_of`, with its record, and the seq it was read at: of this log, or of the archive that
+/// the run is kept in.
+pub fn run_as_of<'a>(
+    view: &'a View,
     id: &str,
     as_of: Option<u64>,
-) -> Result<Option<(Run, Vec<Event>, u64)>, QueryError> {
-    let Some((mut run, events, seq)) = submitted(view, id, as_of)? else { return Ok(None) };
-    events.iter().for_each(|event| run.apply(event));
+) -> Result<Option<(RunRecord<'a>, u64)>, QueryError> {
+    let Some(mut record) = run_record(view, id, as_of)? else { return Ok(None) };
+    let run = &mut record.run;
+    record.events.iter().for_each(|event| run.apply(event));
+    if record.archive.is_some() {
+        let seq = run.last_seq;
+        return Ok(Some((record, seq)));
+    }
+    let seq = seen(view.applied()?, as_of)?;
     if run.status() == Status::Waiting {
         for other in run.facts.dependencies.clone() {
             if let Some(succeeded) = ending(view, &other, seq)? {
@@ -122,7 +136,7 @@ pub fn run_as_of(
             }
         }
     }
-    Ok(Some((run, events, seq)))
+    Ok(Some((record, seq)))
 }
 
 /// Whether a run has succeeded; none where it has not ended.
@@ -160,9 +174,10 @@ async fn status(desk: &Desk, call: &Invocation) -> Told {
     let asked: AskStatus = arguments(call)?;
     let id = asked.workflow_id.clone();
     let shown = desk.ask(move |view| {
-        let Some((run, _, seq)) = run_as_of(view, &asked.workflow_id, asked.as_of_seq)? else {
+        let Some((record, seq)) = run_as_of(view, &asked.workflow_id, asked.as_of_seq)? else {
             return Ok(None);
         };
+        let run = &record.run;
         let mut shown = json!({
             "workflow_id": run.id,
             "name": run.plan.name,
@@ -176,17 +191,17 @@ async fn status(desk: &Desk, call: &Invocation) -> Told {
             "priority": run.facts.priority,
             "tags": run.facts.tags,
             "metadata": run.inputs.get("metadata").cloned().unwrap_or_else(|| json!({})),
-            "failure": failure(&run),
+            "failure": failure(run),
             "origin": run.facts.origin.as_ref().map(|origin| {
                 json!({"workflow_id": origin.run, "from_step": origin.from_step})
             }),
             "seq": seq,
         });
         if asked.include_steps {
-            shown["steps"] = steps(view, &run)?;
+            shown["steps"] = steps(&record)?;
         }
         if asked.include_metrics {
-            shown["metrics"] = metrics(&run);
+            shown["metrics"] = metrics(run);
         }
         Ok(Some(shown))
     });
@@ -200,7 +215,8 @@ fn failure(run: &Run) -> Option<Value> {
     Some(json!({"step_id": step, "reason": reason}))
 }
 
-fn steps(view: &View, run: &Run) -> Result<Value, QueryError> {
+fn steps(record: &RunRecord<'_>) -> Result<Value, QueryError> {
+    let run = &record.run;
     let mut messages = 0;
     let mut shown = Vec::with_capacity(run.steps.len());
     for (at, (step, state)) in run.plan.steps.iter().zip(&run.steps).enumerate() {
@@ -218,9 +234,15 @@ fn steps(view: &View, run: &Run) -> Result<Value, QueryError> {
             "duration_ms": state.started_ms.zip(state.ended_ms).map(|(start, end)| end.saturating_sub(start)),
             "reason": state.reason,
         });
+        if let Some(original) = state.whole.reused_from {
+            one["reused_from"] = json!(original.to_string());
+        }
+        if let Some(undo) = &state.undo {
+            one["compensated"] = json!(undo.status == WorkStatus::Succeeded);
+        }
         if matches!(state.status, StepStatus::Failed | StepStatus::TimedOut) {
             let said = match state.output.filter(|_| messages < MESSAGES_MAX) {
-                Some(error) => content(view, &error.cid)?,
+                Some(error) => content(record, &error.cid)?,
                 None => None,
             };
             messages += 1;
@@ -318,8 +340,9 @@ async fn dependencies(desk: &Desk, call: &Invocation) -> Told {
     let Draw { workflow_id, format, fmt } = arguments(call)?;
     let id = workflow_id.clone();
     let drawn = desk.ask(move |view| {
-        let Some((run, _, seq)) = run_as_of(view, &workflow_id, None)? else { return Ok(None) };
-        let graph = Graph::of(&run);
+        let Some((record, seq)) = run_as_of(view, &workflow_id, None)? else { return Ok(None) };
+        let run = &record.run;
+        let graph = Graph::of(run);
         let mut shown = graph.json();
         shown["dag"] = match format.or(fmt).as_deref() {
             Some("dot") => json!(graph.dot()),
@@ -372,20 +395,24 @@ async fn result(desk: &Desk, call: &Invocation) -> Told {
     let asked: AskResult = arguments(call)?;
     let id = asked.workflow_id.clone();
     let gave = desk.ask(move |view| {
-        let Some((run, events, seq)) = run_as_of(view, &asked.workflow_id, None)? else { return Ok(None) };
+        let Some((record, seq)) = run_as_of(view, &asked.workflow_id, None)? else { return Ok(None) };
+        let run = &record.run;
         let status = run.status();
         if !status.ended() {
             return Ok(Some(Err(status)));
         }
-        let sinks = outputs(view, &run, run.sinks().collect())?;
+        let sinks = outputs(&record, run.sinks().collect())?;
         let all = (0..run.steps.len()).collect();
         let gave = Gave {
             workflow_id: run.id.clone(),
             status: status.as_str(),
             result: sinks,
-            outputs: asked.include_outputs.then(|| outputs(view, &run, all)).transpose()?,
-            logs: asked.include_logs.then(|| lines(view, &events)).transpose()?,
-            failure: failure(&run),
+            outputs: asked.include_outputs.then(|| outputs(&record, all)).transpose()?,
+            logs: asked
+                .include_logs
+                .then(|| lines(&record.events, |cid| content(&record, cid)))
+                .transpose()?,
+            failure: failure(run),
             execution_time_ms: span(run.started_ms, run.ended_ms),
             seq,
         };
@@ -401,8 +428,16 @@ async fn result(desk: &Desk, call: &Invocation) -> Told {
     }
 }
 
+/// The content of a payload of a run as the JSON it is; none where it was erased.
+fn content(record: &RunRecord<'_>, payload: &Cid) -> Result<Option<Box<RawValue>>, QueryError> {
+    let content = record.contents.content(payload)?;
+    let text = content.and_then(|content| String::from_utf8(content).ok());
+    Ok(text.and_then(|text| RawValue::from_string(text).ok()))
+}
+
 /// What steps that succeeded gave.
-fn outputs(view: &View, run: &Run, steps: Vec<usize>) -> Result<Outputs, QueryError> {
+fn outputs(record: &RunRecord<'_>, steps: Vec<usize>) -> Result<Outputs, QueryError> {
+    let run = &record.run;
     let of_step = |at: usize| {
         let state = &run.steps[at];
         state.output.filter(|_| state.status == StepStatus::Succeeded)
@@ -415,7 +450,7 @@ fn outputs(view: &View, run: &Run, steps: Vec<usize>) -> Result<Outputs, QueryEr
     let mut outputs = Vec::new();
     for at in steps {
         let Some(output) = of_step(at) else { continue };
-        let Some(content) = content(view, &output.cid)? else { continue };
+        let Some(content) = content(record, &output.cid)? else { continue };
         let step = &run.plan.steps[at];
         let content = if step.tool.is_some() { worth(content) } else { content };
         outputs.push((step.id.clone(), content));

@@ -83,7 +83,7 @@ fn failed() -> Body {
 }
 
 fn expired() -> Body {
-    Body::TaskLeaseExpired(TaskLeaseExpired { worker: "w1".into(), fence: 1, attempt: 1 })
+    Body::TaskLeaseExpired(TaskLeaseExpired { worker: "w1".into(), fence: 1, attempt: 1, unheard: false })
 }
 
 fn cancelled(running: bool) -> Body {

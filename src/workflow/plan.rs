@@ -23,6 +23,7 @@ use crate::{
     block::{Block, Cid},
     call::Code,
     event::work::{Hold, RetryPolicy},
+    task::SPAN_MAX_MS,
     workflow::inputs::Wrong,
 };
 
@@ -50,8 +51,6 @@ pub const WAIT_TIME: &str = "wait:time";
 pub const WORKFLOW_RUN: &str = "workflow:run";
 pub const WAIT_RUN: &str = "wait:run";
 
-/// The longest time that may be named: a hundred years.
-pub const MS_MAX: u64 = 100 * 366 * 24 * 60 * 60 * 1_000;
 pub const PRIORITY: RangeInclusive<u64> = 0..=100;
 pub const PRIORITY_DEFAULT: u64 = 50;
 
@@ -162,8 +161,8 @@ pub struct Fault {
 pub trait Tools {
     fn tool(&self, name: &str) -> Option<ToolFacts>;
 
-    /// What is wrong with `input` under the tool's schema.
-    fn check(&self, name: &str, input: &Value) -> Option<String>;
+    /// All that is wrong with `input` under the tool's schema; places are within the input.
+    fn check(&self, name: &str, input: &Value) -> Vec<Fault>;
 
     fn run_exists(&self, id: &str) -> bool;
 
@@ -223,7 +222,7 @@ fn check(
     let dependencies = object.names("dependencies", DEPENDENCIES_MAX, RUN_ID_MAX, faults);
     check_dependencies(&object, &dependencies, id.as_deref(), tools, faults);
     let max_parallel = object.whole("max_parallel_steps", 1..=STEPS_MAX as u64, faults);
-    let deadline_ms = object.whole("deadline_ms", 1..=MS_MAX, faults);
+    let deadline_ms = object.whole("deadline_ms", 1..=SPAN_MAX_MS, faults);
     let metadata = object.object("metadata", faults);
     let drafts = steps(&object, reuse, tools, faults)?;
     let edges = order::check(&drafts, faults);
@@ -239,18 +238,7 @@ fn check(
 /// What a waiting step is held by, with its inputs as they were made out.
 pub fn hold(action: &str, inputs: &Value, now_ms: u64) -> Result<Hold, Wrong> {
     let mut faults = Faults::default();
-    let hold = match action == WAIT_SIGNAL {
-        true => Object::open(inputs, "", &["signal", "timeout_ms"], &mut faults).and_then(|object| {
-            let timeout_ms = object.whole("timeout_ms", 1..=MS_MAX, &mut faults);
-            object.required("signal", &mut faults)?;
-            let name = object.text("signal", NAME_MAX, &mut faults)?.to_owned();
-            Some(Hold::Signal { name, until_ms: timeout_ms.map(|ms| now_ms.saturating_add(ms)) })
-        }),
-        false => Object::open(inputs, "", &["ms", "until"], &mut faults)
-            .and_then(|object| until(&object, now_ms, &mut faults))
-            .map(|until_ms| Hold::Time { until_ms }),
-    };
-    match (hold, faults.list().first()) {
+    match (read_hold(action, inputs, "", now_ms, &mut faults), faults.list().first()) {
         (Some(hold), None) => Ok(hold),
         (_, fault) => {
             let text = fault.map_or_else(String::new, |fault| format!("{} {}", fault.place, fault.fault));
@@ -259,9 +247,22 @@ pub fn hold(action: &str, inputs: &Value, now_ms: u64) -> Result<Hold, Wrong> {
     }
 }
 
-fn until(object: &Object<'_>, now_ms: u64, faults: &mut Faults) -> Option<u64> {
+fn read_hold(action: &str, inputs: &Value, place: &str, now_ms: u64, faults: &mut Faults) -> Option<Hold> {
+    if action == WAIT_SIGNAL {
+        let object = Object::open(inputs, place, &["signal", "timeout_ms"], faults)?;
+        let timeout_ms = object.whole("timeout_ms", 1..=SPAN_MAX_MS, faults);
+        object.required("signal", faults)?;
+        let name = object.text("signal", NAME_MAX, faults)?.to_owned();
+        return Some(Hold::Signal { name, until_ms: timeout_ms.map(|ms| now_ms.saturating_add(ms)) });
+    }
+    let object = Object::open(inputs, place, &["ms", "until"], faults)?;
+    let until_ms = until(&object, place, now_ms, faults)?;
+    Some(Hold::Time { until_ms })
+}
+
+fn until(object: &Object<'_>, place: &str, now_ms: u64, faults: &mut Faults) -> Option<u64> {
     match (object.get("ms"), object.get("until")) {
-        (Some(_), None) => Some(now_ms.saturating_add(object.whole("ms", 0..=MS_MAX, faults)?)),
+        (Some(_), None) => Some(now_ms.saturating_add(object.whole("ms", 0..=SPAN_MAX_MS, faults)?)),
         (None, Some(until)) => {
             let instant = until.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
             let ms = instant.and_then(|instant| u64::try_from(instant.as_millisecond()).ok());
@@ -271,7 +272,7 @@ fn until(object: &Object<'_>, now_ms: u64, faults: &mut Faults) -> Option<u64> {
             ms
         }
         _ => {
-            faults.add("", "needs one of `ms` and `until`");
+            faults.add(place, "needs one of `ms` and `until`");
             None
         }
     }

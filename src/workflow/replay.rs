@@ -56,6 +56,8 @@ pub struct Compared {
 pub struct Report {
     /// In the order in which they were first decided.
     pub steps: Vec<Compared>,
+    /// Whether all of the run is on record: one that has not ended matches only so far.
+    pub complete: bool,
 }
 
 impl Verdict {
@@ -91,7 +93,7 @@ impl Report {
         self.steps.iter().find(|step| step.verdict.diverges())
     }
 
-    /// `{matched, compared_steps, first_divergence: {step_id, expected, actual, why} | null, steps: [{step_id,
+    /// `{matched, complete, compared_steps, first_divergence: {step_id, expected, actual, why} | null, steps: [{step_id,
     /// verdict, expected, actual}]}`.
     pub fn json(&self) -> Value {
         let name = |cid: Option<Cid>| cid.map(|cid| cid.to_string());
@@ -113,6 +115,7 @@ impl Report {
         };
         json!({
             "matched": self.matched(),
+            "complete": self.complete,
             "compared_steps": self.compared_steps(),
             "first_divergence": self.first_divergence().map(first),
             "steps": self.steps.iter().filter(|step| step.step_id.is_some()).map(step).collect::<Vec<_>>(),
@@ -138,7 +141,7 @@ pub fn verify(run: Run, events: &[Event], contents: &dyn Contents) -> Report {
         replay.event(event);
     }
     replay.miss();
-    Report { steps: replay.steps }
+    Report { steps: replay.steps, complete: replay.run.status().ended() }
 }
 
 struct Replay<'a> {

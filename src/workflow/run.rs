@@ -9,7 +9,7 @@ mod change;
 pub mod decide;
 mod fold;
 pub mod status;
-mod take;
+pub mod take;
 mod told;
 mod values;
 
@@ -46,6 +46,8 @@ pub struct Work {
     pub input: Option<PayloadRef>,
     pub output: Option<PayloadRef>,
     pub reused: bool,
+    /// The event that ended the original, where the result was taken over.
+    pub reused_from: Option<Cid>,
     /// Why it failed.
     pub code: Option<String>,
     pub hold: Option<Hold>,
@@ -222,6 +224,12 @@ impl StepState {
         }
     }
 
+    /// Whether it ended without a task, by what is on record of another run.
+    pub fn from_record(&self) -> bool {
+        let by_failing = self.status == StepStatus::Failed && self.whole.input.is_some();
+        self.whole.submitted.is_none() && (self.whole.reused || by_failing)
+    }
+
     fn undo_status(&self) -> WorkStatus {
         self.undo.as_ref().map_or(WorkStatus::None, |undo| undo.status)
     }
@@ -317,10 +325,10 @@ impl Run {
         if self.phase == Status::Submitted && waits() { Status::Waiting } else { self.phase }
     }
 
-    /// Steps that have ended, in a hundred.
+    /// Steps that are done, in a hundred: what was cancelled or failed was not done.
     pub fn progress(&self) -> u64 {
-        let ended = self.steps.len() - self.open;
-        (ended * 100 / self.steps.len().max(1)) as u64
+        let done = self.steps.iter().filter(|step| step.done()).count();
+        (done * 100 / self.steps.len().max(1)) as u64
     }
 
     /// The ids of the steps that are running now.

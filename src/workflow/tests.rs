@@ -13,12 +13,13 @@ use std::{collections::HashMap, sync::Arc};
 use serde_json::{Value, json};
 
 use super::{
-    plan::{Definition, ToolFacts, Tools, plan},
+    plan::{Definition, Fault, ToolFacts, Tools, plan},
     replay,
     run::{
         Piece, Run, Slot,
         decide::{Contents, Decision},
         status::WorkStatus,
+        take::Given,
     },
 };
 use crate::{
@@ -51,9 +52,10 @@ impl Tools for Board {
         Some(ToolFacts { contract: cid(name), repeatable, read_only })
     }
 
-    fn check(&self, name: &str, input: &Value) -> Option<String> {
+    fn check(&self, name: &str, input: &Value) -> Vec<Fault> {
         let text = input.get("text").is_some_and(Value::is_string);
-        (name == "write" && !text).then(|| "`text` must be text".to_owned())
+        let fault = Fault { place: "/text".to_owned(), fault: "must be text".to_owned() };
+        if name == "write" && !text { vec![fault] } else { Vec::new() }
     }
 
     fn run_exists(&self, id: &str) -> bool {
@@ -230,27 +232,39 @@ impl Story {
                 let facts = submitted(&self.run.id, &step, part, "wait:run", Some(Hold::Run { run }), None);
                 self.task(&task_id, vec![input], Body::TaskSubmitted(facts));
             }
-            Decision::Retry { task_id, input, .. } => {
+            Decision::Retry { task_id, input, hold, .. } => {
                 let input = self.memory.keep(&input, Role::Input);
-                let facts = TaskRetried { hold: None, order: 0, max_retries: None, timeout_ms: None };
+                let facts = TaskRetried { hold, order: 0, max_retries: None, timeout_ms: None };
                 self.task(&task_id, vec![input], Body::TaskRetried(facts));
             }
             Decision::Take { task_id, step, task_type, tool, input, output, .. } => {
                 let facts = submitted(&self.run.id, &step, Default::default(), &task_type, None, None);
+                let input = match input {
+                    Given::Recorded(input) => input,
+                    Given::Resolved(text) => Some(self.memory.keep(&text, Role::Input)),
+                };
                 let (subject, input) = (format!("task/{task_id}"), input.into_iter().collect());
                 self.record(&subject, tool, input, Body::TaskSubmitted(facts));
                 let facts = TaskSucceeded { fence: 0, attempt: 0, reused: true };
                 self.task(&task_id, output.into_iter().collect(), Body::TaskSucceeded(facts));
             }
-            Decision::TakeGathered { step, parts, output, .. } => {
-                self.own(output.into_iter().collect(), Body::StepGathered(StepGathered { step, parts }));
+            Decision::TakeGathered { step, input, parts, output, .. } => {
+                let input = input.map(|text| self.memory.keep(&text, Role::Input));
+                self.own(
+                    output.into_iter().chain(input).collect(),
+                    Body::StepGathered(StepGathered { step, parts }),
+                );
             }
             Decision::Skip { step, reason } => {
                 self.own(vec![], Body::StepSkipped(StepSkipped { step, reason: reason.into() }));
             }
-            Decision::Fail { step, code, message } => {
+            Decision::Fail { step, code, message, input } => {
                 let error = self.memory.keep(&json!({ "message": message }).to_string(), Role::Error);
-                self.own(vec![error], Body::StepFailed(StepFailed { step, code }));
+                let input = input.map(|text| self.memory.keep(&text, Role::Input));
+                self.own(
+                    [Some(error), input].into_iter().flatten().collect(),
+                    Body::StepFailed(StepFailed { step, code }),
+                );
             }
             Decision::Gather { step, output, parts } => {
                 let output = self.memory.keep(&output, Role::Output);
@@ -328,7 +342,7 @@ impl Story {
                 self.task(&task_id, vec![], Body::TaskInterrupted(facts));
             }
             "lapse" => {
-                let facts = TaskLeaseExpired { worker: "w".into(), fence: 1, attempt: 1 };
+                let facts = TaskLeaseExpired { worker: "w".into(), fence: 1, attempt: 1, unheard: false };
                 self.task(&task_id, vec![], Body::TaskLeaseExpired(facts));
             }
             "die" => self.task(&task_id, vec![], Body::TaskDead(TaskDead { reason: "poison".into() })),

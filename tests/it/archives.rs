@@ -89,12 +89,22 @@ fn a_run_is_replayed_where_it_never_ran() {
         let there = json(&["replay", run, "--json", "--data", other]);
         assert_eq!((&there["matched"], &there["steps"]), (&json!(true), &at_home["steps"]), "{run}: {there}");
     }
+    exits(0, &["workflow", "graph", "wf", "--data", other]);
+    exits(0, &["workflow", "status", "wf/b", "--data", other]);
     // Beside a log too, which neither takes them in nor runs them.
     let server = Server::start(Path::new(other), &[]);
     exits(0, &["log", "import", first, "--data", other]);
     assert_eq!(json(&["replay", "wf", "--json", "--url", &server.url])["matched"], true);
     exits(1, &["replay", "nobody", "--url", &server.url]);
-    exits(1, &["workflow", "status", "wf", "--url", &server.url]);
+    let status = json(&["workflow", "status", "wf", "--json", "--url", &server.url]);
+    assert_eq!((&status["status"], &status["progress"]), (&json!("succeeded"), &json!(100)), "{status}");
+    let result: Value =
+        serde_json::from_str(&exits(0, &["workflow", "result", "wf", "--url", &server.url]).stdout)
+            .expect("a result is json");
+    assert!(result["outputs"]["read"].is_object(), "{result}");
+    exits(0, &["workflow", "graph", "wf", "--url", &server.url]);
+    exits(0, &["diff", "wf", "wf", "--url", &server.url]);
+    exits(0, &["diff", "wf", "wf/b", "--url", &server.url]);
     exits(1, &["replay", "wf", "--rerun", "--url", &server.url]);
     assert!(server.stop().success());
     exits(0, &["log", "verify", "--data", other]);

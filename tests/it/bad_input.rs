@@ -171,6 +171,22 @@ fn a_secret_is_in_no_file_and_in_no_error() {
             assert_eq!(refused["isError"], true, "durable work cannot keep a secret: {refused}");
         }
     }
+    let from = json!({"step_id": "from", "action": "worker:any"});
+    let later = json!({"step_id": "in", "action": "up_login", "inputs": {"token": {"$from": "from"}}});
+    let plan = json!({"workflow_id": "w", "name": "w", "steps": [from, later]});
+    let refused = result(&server, "workflow_submit", plan);
+    assert_eq!(refused["isError"], true, "nor what another step brings: {refused}");
+    let never = json!({"step_id": "never", "action": "worker:nobody"});
+    let open =
+        json!({"step_id": "in", "action": "up_login", "inputs": {"user": "ada"}, "depends_on": ["never"]});
+    let plan = json!({"workflow_id": "open", "name": "open", "steps": [never, open]});
+    assert_eq!(result(&server, "workflow_submit", plan)["structuredContent"]["success"], true);
+    let fork = json!({"workflow_id": "open", "new_workflow_id": "new", "overrides": {"in": arguments}});
+    let inner = json!({"tool": "workflow_fork", "params": fork});
+    for refused in [result(&server, "workflow_fork", fork), result(&server, "tools_dispatch", inner)] {
+        assert!(refused.to_string().contains("secret"), "{refused}");
+        assert_eq!(refused["structuredContent"]["error"]["code"], "invalid_argument", "{refused}");
+    }
     let again = ask(&server, "tools/call", keyed("up_login", &arguments, "secret-key-of-caller"));
     assert!(again["result"].is_object(), "{again}");
     let long = format!("{token}{token}{token}");
@@ -187,6 +203,44 @@ fn a_secret_is_in_no_file_and_in_no_error() {
     }
     let said = server.process.last_errors();
     assert!(!SECRETS.iter().any(|secret| said.contains(secret)), "{said}");
+}
+
+#[test]
+fn work_that_is_kept_whole_cannot_do_tools_of_which_less_may_be_kept() {
+    let data = temp();
+    let upstream = Upstream::new(&["digested", "redacted", "plain"]);
+    let captures = "[capture.tools]\nup_digested = \"digest\"\nup_redacted = \"redacted\"\n";
+    let mut server = serve(data.path(), &format!("{captures}{}", upstream.table("up", "")));
+    let arguments = json!({"said": "between-us-only"});
+    let refused = |tool: &str, given: Value, setting: &str| {
+        let answer = result(&server, tool, given);
+        let error = &answer["structuredContent"]["error"];
+        assert_eq!(error["code"], "failed_precondition", "{answer}");
+        assert!(error["hint"].as_str().is_some_and(|hint| hint.contains(setting)), "{answer}");
+    };
+    for tool in ["up_digested", "up_redacted"] {
+        let setting = format!("capture.tools.{tool}");
+        let task = json!({"task_id": "t", "task_type": format!("tool:{tool}"), "payload": arguments});
+        let every = json!({"schedule_id": "s", "every_ms": 60_000,
+            "task": {"task_type": format!("tool:{tool}"), "payload": arguments}});
+        let step = json!({"step_id": "one", "action": tool, "inputs": arguments});
+        let child = json!({"name": "child", "steps": [step]});
+        let parent = json!({"step_id": "run", "action": "workflow:run", "inputs": child});
+        let undo = json!({"step_id": "one", "action": "up_plain",
+            "compensate": {"action": tool, "inputs": arguments}});
+        refused("task_submit", task, &setting);
+        refused("schedule_create", every, &setting);
+        for step in [step, parent, undo] {
+            let plan = json!({"workflow_id": "w", "name": "w", "steps": [step]});
+            refused("workflow_submit", plan, &setting);
+        }
+    }
+    assert!(upstream.calls().is_empty());
+    let plain = json!({"task_id": "p", "task_type": "tool:up_plain", "payload": {}});
+    assert_eq!(result(&server, "task_submit", plain)["structuredContent"]["success"], true);
+    server.process.signal("TERM");
+    assert!(server.process.wait(record::PATIENCE).success());
+    no_file_holds(data.path(), "between-us-only");
 }
 
 /// Reads every file under `dir`, whatever it is.

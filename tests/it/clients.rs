@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    harness::{Process, Server, needs, node, on_path, python, temp},
+    harness::{Process, Server, cairn, needs, node, on_path, python, temp},
     record::{self, until},
     upstream::configure,
+    work::Caller,
 };
 
 const EVERYTHING: &str = "node_modules/@modelcontextprotocol/server-everything/dist/index.js";
@@ -204,4 +205,61 @@ fn the_inspector_in_both_eras() {
         let read = inspect("resources/read", &["--uri", "test://static-text"]);
         assert!(read["contents"][0]["text"].is_string(), "{read}");
     }
+}
+
+/// The first block of `docs/tasks.md` in this language.
+fn documented(language: &str) -> &'static str {
+    let fence = format!("```{language}\n");
+    let block = include_str!("../../docs/tasks.md").split_once(&fence).map(|(_, rest)| rest);
+    block.and_then(|rest| rest.split_once("```")).expect("the page has such a block").0
+}
+
+#[test]
+fn the_documented_worker_goes_on_when_its_server_starts_again() {
+    let data = temp();
+    let script = data.path().join("worker.py");
+    fs::write(&script, documented("python")).expect("the directory can be written");
+    let server = Server::start(data.path(), &[]);
+    let mut worker = Command::new(needs("venv/bin/python"));
+    worker.arg(&script).args([&server.mcp(), "notes-1"]);
+    let mut worker = Process::start(on_path(worker));
+    let summarised = |server: &Server, id: &str| {
+        let mut caller = Caller::new(server);
+        caller.submit(id, "summarise", json!({"payload": {"text": format!("the  text of {id}")}}));
+        caller.task_until(id, "succeeded");
+        assert_eq!(caller.output(id), json!({"summary": format!("the text of {id}")}));
+    };
+    summarised(&server, "before");
+    // Its slots wait for work when the connection breaks.
+    let address = server.url.trim_start_matches("http://").to_owned();
+    server.kill();
+    let mut again = cairn(&["serve", "--listen", &address, "--data"]);
+    again.arg(data.path());
+    let server = Server::start_as(again);
+    summarised(&server, "after");
+    worker.signal("TERM");
+    assert!(worker.wait(record::PATIENCE).success(), "{}", worker.errors());
+    let left = Caller::new(&server).tell("worker_status", json!({"worker_id": "notes-1"}));
+    assert_eq!(left["status"], "offline", "{left}");
+    assert!(server.stop().success());
+    record::check(data.path());
+}
+
+#[test]
+fn a_worker_over_the_typescript_sdk_claims_and_completes() {
+    let data = temp();
+    let server = Server::start(data.path(), &[]);
+    let mut caller = Caller::new(&server);
+    for id in ["t1", "t2", "t3"] {
+        caller.submit(id, "echo", json!({}));
+    }
+    let said = node("worker.mjs", &[&server.mcp(), "ts-1", "echo", "3"]).succeeded();
+    assert_eq!(serde_json::from_str::<Value>(&said).ok(), Some(json!(["t1", "t2", "t3"])), "{said}");
+    for id in ["t1", "t2", "t3"] {
+        let task = caller.task_until(id, "succeeded");
+        assert_eq!(task["worker_id"], "ts-1", "{task}");
+        assert_eq!(caller.output(id), json!({"given": {"of": id}}));
+    }
+    assert!(server.stop().success());
+    record::check(data.path());
 }

@@ -10,7 +10,7 @@ use cairn::event::{Body, work::TaskFailed};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Server, temp},
+    harness::{Server, cairn, run, temp},
     record::{self, until},
     speech::{ask, keyed},
     upstream::{Upstream, serve},
@@ -89,6 +89,9 @@ fn higher_priorities_run_sooner_and_equal_ones_in_their_order() {
     let raised = caller.tell("task_priority", json!({"task_id": "low", "new_priority": 100}));
     assert_eq!((&raised["old_priority"], &raised["new_queue_position"]), (&json!(10), &json!(0)), "{raised}");
     caller.submit("last", "a", json!({"priority": 0}));
+    for (id, position) in [("low", 0), ("high", 1), ("second", 3), ("last", 4)] {
+        assert_eq!(caller.task(id)["queue_position"], position, "{id}");
+    }
     let mut worker = Worker::register(&server, "w", &["a"], 10);
     assert_eq!(ids(&json!(worker.claim(10))), ["low", "high", "first", "second", "last"]);
     ended_well(server, &data);
@@ -175,6 +178,96 @@ fn a_failure_that_is_not_retryable_ends_the_task_at_once() {
     assert_eq!(task["error"]["code"], "bad_input", "{task}");
     assert_eq!(task["error"]["message"], "as the test says", "{task}");
     assert_eq!(kinds(data.path(), "t"), ["task.submitted", "task.claimed", "task.failed"]);
+    ended_well(server, &data);
+}
+
+#[test]
+fn a_result_says_how_the_last_attempt_failed_and_how_long_all_took() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let policy = json!({"max_retries": 1, "backoff_ms": 300, "jitter": false});
+    caller.submit("t", "a", json!({"retry_policy": policy}));
+    let mut worker = Worker::register(&server, "w", &["a"], 5);
+    for code in ["first", "second"] {
+        let task = worker.take();
+        let since = Instant::now();
+        until("a while", || (since.elapsed() > Duration::from_millis(50)).then_some(()));
+        worker.fail(&task, code, true);
+    }
+    let told = caller.tell("task_result", json!({"task_id": "t"}));
+    let expected = json!({"code": "second", "message": "as the test says", "retryable": true});
+    assert_eq!((&told["status"], &told["result"]["error"]), (&json!("dead"), &expected), "{told}");
+    let status = caller.task("t");
+    assert_eq!(status["error"], expected, "{status}");
+    assert_eq!(told["execution_time_ms"], status["metrics"]["execution_time_ms"]);
+    let claims = claims_ms(&history(data.path(), "t"), |_| true);
+    let time = |ms: u64| format!("{:.3}", jiff::Timestamp::from_millisecond(ms as i64).expect("a time"));
+    assert_eq!(status["start_time"], time(claims[1]), "{status}");
+    let listed = caller.tell("task_list", json!({}));
+    assert_eq!(listed["tasks"][0]["start_time"], status["start_time"], "{listed}");
+    let took = told["execution_time_ms"].as_u64().expect("a number");
+    assert!(took >= 100, "both attempts count: {took}");
+    caller.submit("good", "a", json!({}));
+    worker.does("good", json!(1));
+    let told = caller.tell("task_result", json!({"task_id": "good"}));
+    assert_eq!(told["result"]["error"], Value::Null, "{told}");
+    ended_well(server, &data);
+}
+
+#[test]
+fn the_reason_of_a_change_is_told_with_it() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let submitted = caller.submit("t", "a", json!({}));
+    assert_eq!(submitted["estimated_start_time"], Value::Null, "nobody can know: {submitted}");
+    caller.tell("task_priority", json!({"task_id": "t", "new_priority": 90, "reason": "it is late"}));
+    caller.tell("task_cancel", json!({"task_id": "t", "reason": "not needed"}));
+    let told = caller.tell("task_status", json!({"task_id": "t", "include_logs": true}));
+    let lines: Vec<&str> =
+        told["logs"].as_array().expect("lines").iter().flat_map(|line| line["message"].as_str()).collect();
+    let [first, second] = lines[..] else { panic!("{told}") };
+    assert!(first.starts_with("task.reprioritised by ") && first.ends_with(": it is late"), "{told}");
+    assert!(second.starts_with("task.cancelled by ") && second.ends_with(": not needed"), "{told}");
+    assert_eq!(told["progress"], 0, "{told}");
+    let event = history(data.path(), "t").last().expect("it was cancelled").cid().to_string();
+    let directory = data.path().to_str().expect("temporary paths are text");
+    for place in [["--url", &server.url], ["--data", directory]] {
+        let shown = run(cairn(&[&["log", "show", &event], &place[..]].concat()));
+        assert!(
+            shown.stdout.lines().any(|line| line.starts_with("reason") && line.ends_with("not needed")),
+            "{shown:?}"
+        );
+        let listed = run(cairn(&[&["log", "query", "--subject", "task/t", "--json"], &place[..]].concat()));
+        let reasons: Vec<Value> = listed
+            .stdout
+            .lines()
+            .map(|line| {
+                serde_json::from_str::<Value>(line).expect("a JSON document a line")["reason"].clone()
+            })
+            .collect();
+        assert_eq!(reasons, [Value::Null, json!("it is late"), json!("not needed")], "{listed:?}");
+    }
+    ended_well(server, &data);
+}
+
+#[test]
+fn a_cancelled_run_shows_how_far_it_came() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let mut worker = Worker::register(&server, "w", &["a"], 5);
+    let step = |id: &str, after: Value| json!({"step_id": id, "action": "worker:a", "depends_on": after});
+    let steps = json!([step("one", json!([])), step("two", json!(["one"])), step("three", json!(["two"]))]);
+    let submitted = caller.run("wf", steps, json!({}));
+    assert_eq!(submitted["estimated_start_time"], Value::Null, "{submitted}");
+    worker.does("wf#one", json!(1));
+    caller.tell("workflow_cancel", json!({"workflow_id": "wf", "force": true}));
+    let ended = caller.run_until("wf", "cancelled");
+    assert_eq!(ended["progress"], 33, "{ended}");
+    let listed = caller.tell("workflow_list", json!({}));
+    assert_eq!(listed["workflows"][0]["progress"], 33, "{listed}");
     ended_well(server, &data);
 }
 
@@ -391,7 +484,7 @@ fn clearing_takes_out_what_waits_and_never_what_runs() {
     worker.fail(&tasks[0], "boom", false);
     caller.refused("queue_clear", json!({"confirm": false}), "invalid_argument");
     let cleared = caller.tell("queue_clear", json!({"confirm": true, "status_filter": "queued"}));
-    assert_eq!(cleared["cleared_count"], 2, "{cleared}");
+    assert_eq!((&cleared["cleared_count"], &cleared["remaining_count"]), (&json!(2), &json!(0)), "{cleared}");
     assert!(worker.claim(10).is_empty());
     assert_eq!(caller.task_stands("waits-1"), "cancelled");
     let cleared = caller.tell("queue_clear", json!({"confirm": true, "status_filter": "failed"}));
@@ -750,6 +843,43 @@ fn a_tool_that_fails_fails_its_task_and_is_tried_again_where_it_may() {
 }
 
 #[test]
+fn what_a_tool_says_of_its_failure_is_recorded_and_kept_to() {
+    let data = temp();
+    let upstream = Upstream::new(&["denied", "busy", "odd", "mute"]);
+    let says = |tool: &str, error: Value| {
+        let content = json!([{"type": "text", "text": "as the test says"}]);
+        let structured = json!({"success": false, "error": error});
+        let result = json!({"content": content, "structuredContent": structured, "isError": true});
+        upstream.write(&format!("{tool}.result"), &result.to_string());
+    };
+    says("denied", json!({"code": "permission_denied", "message": "not you", "retryable": false}));
+    says("busy", json!({"code": "unavailable", "message": "not now", "retryable": true}));
+    says("odd", json!({"code": "no_such_code", "message": 7, "retryable": false}));
+    says("mute", json!("no object"));
+    let server = serve(data.path(), &upstream.table("up", ""));
+    let mut caller = Caller::new(&server);
+    for (tool, status, code, message, attempts) in [
+        ("denied", "failed", "permission_denied", "not you", 1),
+        ("busy", "dead", "unavailable", "not now", 2),
+        ("odd", "failed", "internal", "as the test says", 1),
+        ("mute", "dead", "internal", "as the test says", 2),
+    ] {
+        let policy = json!({"max_retries": 1, "backoff_ms": 0});
+        caller.submit(tool, &format!("tool:up_{tool}"), json!({"payload": {}, "retry_policy": policy}));
+        let task = caller.task_until(tool, status);
+        assert_eq!(task["error"]["code"], code, "{task}");
+        assert_eq!(task["error"]["message"], message, "{task}");
+        assert_eq!(task["attempt"], attempts, "{task}");
+        let recorded = history(data.path(), tool).iter().rev().find_map(|event| match event.body() {
+            Some(Body::TaskFailed(facts)) => Some((facts.code, facts.retryable)),
+            _ => None,
+        });
+        assert_eq!(recorded, Some((code.to_owned(), status == "dead")), "{tool}");
+    }
+    ended_well(server, &data);
+}
+
+#[test]
 fn what_the_nodes_own_executor_held_when_it_died_is_void_at_once() {
     let data = temp();
     let once = r#"{"name":"wait_once","inputSchema":{"type":"object"}}"#;
@@ -877,6 +1007,8 @@ fn a_schedule_fires_each_tick_once_over_a_kill_too_and_stops_when_deleted() {
                           "task": {"task_type": "a", "payload": {"n": 1}}});
     assert_eq!(caller.tell("schedule_create", schedule.clone())["replayed"], false);
     assert_eq!(caller.tell("schedule_create", schedule)["replayed"], true);
+    let listed = caller.tell("schedule_list", json!({}))["schedules"][0].clone();
+    assert_eq!((&listed["missed_count"], &listed["skipped_count"]), (&json!(0), &json!(0)), "{listed}");
     let fired = || {
         let ticks = record::events(data.path()).into_iter().filter_map(|event| match event.body() {
             Some(Body::ScheduleFired(facts)) => Some(facts.at_ms),

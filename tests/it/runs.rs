@@ -393,7 +393,10 @@ fn a_step_waits_for_its_signal_before_or_after_it_comes_over_a_kill_too() {
     let signal =
         |run: &str, by: &str| json!({"workflow_id": run, "signal": "approved", "payload": {"by": by}});
     caller.tell("workflow_signal", signal("early", "ann"));
-    caller.tell("workflow_signal", json!({"workflow_id": "waits", "signal": "other"}));
+    let other = json!({"workflow_id": "waits", "signal": "other"});
+    let error = caller.refused("workflow_signal", other, "failed_precondition");
+    assert!(error["message"].as_str().is_some_and(|said| said.contains("only for `approved`")), "{error}");
+    assert_eq!(replays(&mut caller, "waits")["complete"], false);
     assert_eq!(stand(&caller.run_status("waits"), "wait")["status"], "running");
     server.kill();
     let server = quiet(&data);
@@ -411,6 +414,7 @@ fn a_step_waits_for_its_signal_before_or_after_it_comes_over_a_kill_too() {
     for run in ["waits", "early"] {
         caller.run_until(run, "succeeded");
         replays(&mut caller, run);
+        assert_eq!(replays(&mut caller, run)["complete"], true);
         caller.refused("workflow_signal", signal(run, "late"), "failed_precondition");
     }
     replays(&mut caller, "never");
@@ -529,6 +533,9 @@ fn what_succeeded_is_taken_back_in_reverse_order_when_a_run_fails() {
     let ended = caller.run_until("trip", "failed");
     assert_eq!(ended["failure"]["step_id"], "pay", "{ended}");
     assert_eq!(stand(&ended, "mail")["status"], "skipped");
+    for (step, taken_back) in [("flight", json!(true)), ("car", json!(true)), ("pay", Value::Null)] {
+        assert_eq!(stand(&ended, step)["compensated"], taken_back, "{ended}");
+    }
     assert!(worker.claim(9).is_empty());
     replays(&mut caller, "trip");
     ended_well(server, &data);
@@ -544,7 +551,7 @@ fn once_a_cancel_is_answered_no_step_starts_whatever_crashes() {
         json!([
             after("one", &[]),
             after("waits", &["one"]),
-            step("timer", "wait:time", json!({"inputs": {"ms": 50}})),
+            step("timer", "wait:time", json!({"inputs": {"ms": 1000}})),
             after("later", &["timer"]),
             step("signal", "wait:signal", json!({"inputs": {"signal": "go"}})),
             after("signalled", &["signal"]),
@@ -639,7 +646,12 @@ fn a_fork_takes_what_was_paid_for_and_runs_the_rest_with_its_new_inputs() {
     let three = worker.does("new#three", json!(30));
     assert_eq!(three["payload"], json!({"m": 20}));
     let ended = caller.run_until("new", "succeeded");
-    assert_eq!(stand(&ended, "one")["reused"], true, "{ended}");
+    let one = stand(&ended, "one");
+    assert_eq!(one["reused"], true, "{ended}");
+    let original = record::events(data.path())
+        .into_iter()
+        .find(|event| event.fields().subject == "task/old#one" && record::kind(event) == "task.succeeded");
+    assert_eq!(one["reused_from"], json!(original.map(|event| event.cid().to_string())), "{ended}");
     assert_eq!(ended["origin"]["workflow_id"], "old", "{ended}");
     assert_eq!(caller.result("new")["outputs"]["one"], json!({"n": 1}));
     assert_eq!(caller.result("old")["outputs"], before, "the old history stays whole");
@@ -755,6 +767,7 @@ fn a_rerun_runs_what_may_be_repeated_takes_the_rest_from_the_record_and_tells_wh
     };
     assert_eq!(calls(), ["once", "again", "once", "again"]);
     upstream.write("again.result", r#"{"content": [], "structuredContent": {"v": 2}}"#);
+    let rerun = json!({"workflow_id": "r", "mode": "rerun", "include_steps": true});
     let differs = caller.tell("workflow_replay", rerun);
     assert_eq!(
         (&differs["matched"], &differs["first_divergence"]["step_id"]),
@@ -764,7 +777,16 @@ fn a_rerun_runs_what_may_be_repeated_takes_the_rest_from_the_record_and_tells_wh
     let (expected, actual) =
         (&differs["first_divergence"]["expected"], &differs["first_divergence"]["actual"]);
     assert!(expected.is_string() && actual.is_string() && expected != actual, "{differs}");
+    let end = stand(&differs, "end");
+    assert_eq!(
+        end["verdict"], "input_differs",
+        "taken from the record, though it would be asked for otherwise"
+    );
+    assert!(end["expected"].is_string() && end["actual"].is_string(), "{end}");
+    assert_ne!(end["expected"], end["actual"], "{end}");
     let new = differs["run"].as_str().expect("the new run").to_owned();
+    assert_eq!(calls().len(), 5, "`once` is not called again");
+    assert_eq!(replays(&mut caller, &new)["compared_steps"], 3);
     assert_ne!(json!(new), same["run"]);
     assert_eq!(caller.run_status(&new)["origin"]["workflow_id"], "r");
     assert_eq!(replays(&mut caller, "r")["compared_steps"], 3, "the old run is as it was");
@@ -795,6 +817,15 @@ fn a_run_can_be_seen_as_it_stood_after_any_event() {
     assert_eq!(seen.first(), Some(&(json!("submitted"), 0)), "{seen:?}");
     assert_eq!(seen.last(), Some(&(json!("succeeded"), 100)), "{seen:?}");
     assert!(seen.contains(&(json!("running"), 50)), "{seen:?}");
+    for (tool, field, id) in [
+        ("workflow_status", "workflow_id", "r"),
+        ("task_status", "task_id", "r#one"),
+        ("worker_status", "worker_id", "w"),
+    ] {
+        let error = caller.refused(tool, json!({field: id, "as_of_seq": 1_000_000}), "invalid_argument");
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(message.contains("past the head of the log, whose last event is "), "{error}");
+    }
     ended_well(server, &data);
 }
 
@@ -832,7 +863,8 @@ fn a_bad_definition_is_refused_with_all_its_faults_and_their_places() {
         "/steps/5/step_id",
         "/steps/6/depends_on/0",
         "/steps/7/action",
-        "/steps/8/inputs",
+        "/steps/8/inputs/tol",
+        "/steps/8/inputs/tool",
         "/steps/9/inputs/x",
     ];
     let found = places(&error);
@@ -843,6 +875,37 @@ fn a_bad_definition_is_refused_with_all_its_faults_and_their_places() {
     let message = error["message"].as_str().expect("a message");
 
     assert!(message.contains("b -> c -> a -> b"), "the cycle is named in its order: {message}");
+
+    // What the schema sees hides nothing of what the rules see, and is told once.
+    let year_ms: u64 = 366 * 24 * 60 * 60 * 1_000;
+    let definition = json!({"workflow_id": "r", "nmae": "r", "priority": 101, "reason": 7, "tags": ["t".repeat(65)],
+    "deadline_ms": year_ms + 1, "steps": [
+        7,
+        step("slow", "worker:a", json!({"timeout_ms": year_ms + 1})),
+        step("long", "worker:a", json!({"timeout_ms": year_ms})),
+        step("sleep", "wait:time", json!({"inputs": {"ms": -1}})),
+        step("literal", "tools_get_schema", json!({"inputs": {"tool": 7}})),
+    ]});
+    let error = caller.refused("workflow_submit", definition, "invalid_argument");
+    let expected = [
+        "/deadline_ms",
+        "/name",
+        "/nmae",
+        "/priority",
+        "/reason",
+        "/steps/0",
+        "/steps/1/timeout_ms",
+        "/steps/3/inputs/ms",
+        "/steps/4/inputs/tool",
+        "/tags/0",
+    ];
+    assert_eq!(places(&error), expected.map(str::to_owned).into(), "{error}");
+    assert_eq!(error["faults"].as_array().map(Vec::len), Some(expected.len()), "{error}");
+    let message = error["message"].as_str().expect("a message");
+    let said =
+        ["has 10 faults: ", "(did you mean `name`?)", "steps[4].inputs.tool: ", "steps[1].timeout_ms: "];
+    assert!(said.iter().all(|said| message.contains(said)), "{message}");
+    assert!(!message.contains("/steps") && !message.contains("schema"), "{message}");
 
     let many: Vec<Value> = (0..10_001).map(|n| after(&format!("s{n}"), &[])).collect();
     for (steps, place) in [(json!([]), "/steps"), (json!(many), "/steps")] {
@@ -1167,5 +1230,38 @@ fn a_run_in_the_middle_of_a_list_goes_on_after_a_kill() {
     caller.run_until("r", "succeeded");
     assert_eq!(caller.result("r")["outputs"]["each"], json!({"items": [0, 1, 2, 3, 4]}));
     replays(&mut caller, "r");
+    ended_well(server, &data);
+}
+
+#[test]
+fn new_inputs_of_a_fork_are_checked_like_a_definition_and_all_their_faults_told() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let steps = json!([
+        after("one", &[]),
+        after("two", &["one"]),
+        step("look", "tools_list_tools", json!({"depends_on": ["two"]})),
+    ]);
+    caller.run("old", steps, json!({}));
+    let fork = json!({"workflow_id": "old", "new_workflow_id": "new", "overrides": {
+        "one": {"later": from("two", "/n"), "self": from("one", "/n")},
+        "two": {"nobody": [from("on", "/n")], "fine": from("one", "/n")},
+        "look": {"limit": "x"},
+        "tow": {},
+    }});
+    let error = caller.refused("workflow_fork", fork, "invalid_argument");
+    let faults = error["faults"].as_array().unwrap_or_else(|| panic!("no faults in {error}"));
+    let places: BTreeSet<&str> = faults.iter().filter_map(|fault| fault["place"].as_str()).collect();
+    let expected = [
+        "/overrides/look/limit",
+        "/overrides/one/later",
+        "/overrides/one/self",
+        "/overrides/tow",
+        "/overrides/two/nobody/0",
+    ];
+    assert_eq!(places, BTreeSet::from(expected), "{error}");
+    assert_eq!(faults.len(), expected.len(), "{error}");
+    caller.refused("workflow_status", json!({"workflow_id": "new"}), "not_found");
     ended_well(server, &data);
 }

@@ -15,6 +15,11 @@ use cairn::{
 use jsonschema::{Retrieve, Uri, Validator};
 use serde_json::{Value, json};
 
+use crate::{
+    harness::{Server, temp},
+    speech::ask,
+};
+
 /// Where the tests mount `schemas/`, so that relative references have something to resolve against.
 const BASE: &str = "file:///schemas/";
 
@@ -157,4 +162,26 @@ fn every_tool_is_whole_and_its_example_fits() {
             }
         }
     }
+}
+
+#[test]
+fn every_published_tool_is_offered_by_a_running_server_and_no_other() {
+    let data = temp();
+    let server = Server::start(data.path(), &[]);
+    let listed = ask(&server, "tools/list", json!({}));
+    let offered = listed["result"]["tools"].as_array().expect("a list of tools");
+    let mut offered: Vec<&str> = offered.iter().map(|tool| tool["name"].as_str().expect("a name")).collect();
+    offered.sort_unstable();
+    let mut published = names("tools");
+    published.sort_unstable();
+    assert_eq!(offered, published);
+    assert!(listed["result"]["nextCursor"].is_null(), "all on one page");
+    for tool in listed["result"]["tools"].as_array().into_iter().flatten() {
+        let name = tool["name"].as_str().expect("a name");
+        let file = read(&format!("tools/{name}.json"));
+        for part in ["description", "inputSchema", "outputSchema", "annotations"] {
+            assert_eq!(tool[part], file[part], "{name}: {part}");
+        }
+    }
+    assert!(server.stop().success());
 }

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Server, temp},
-    record::until,
+    harness::{Process, Server, cairn, temp},
+    record::{PATIENCE, until},
     upstream::serve,
     work::{Caller, Worker},
 };
@@ -86,6 +86,42 @@ fn what_waits_runs_and_fails_is_seen_by_whoever_scrapes() {
 }
 
 #[test]
+fn waits_steps_and_runs_are_seen_as_distributions_and_steps_apart_from_tasks() {
+    let data = temp();
+    let server = Server::start(data.path(), &[]);
+    let mut caller = Caller::new(&server);
+    let mut worker = Worker::register(&server, "w", &["echo"], 2);
+    let step = |id: &str| json!({"step_id": id, "action": "worker:echo"});
+    caller.run("good", json!([step("a"), step("b")]), json!({"max_parallel_steps": 1}));
+    worker.does("good#a", json!(1));
+    worker.does("good#b", json!(2));
+    caller.run("bad", json!([step("a")]), json!({}));
+    let task = worker.take();
+    worker.fail(&task, "bad_input", false);
+    caller.submit("plain", "echo", json!({}));
+    worker.does("plain", json!(3));
+    scraped(
+        &server,
+        &[
+            "cairn_queue_wait_seconds_count 4",
+            r#"cairn_queue_wait_seconds_bucket{le="+Inf"} 4"#,
+            r#"cairn_queue_wait_seconds_bucket{le="86400.0"} 4"#,
+            r#"cairn_step_ends_total{outcome="succeeded"} 2"#,
+            r#"cairn_step_ends_total{outcome="failed"} 1"#,
+            r#"cairn_step_seconds_count{outcome="succeeded"} 2"#,
+            r#"cairn_step_seconds_count{outcome="failed"} 1"#,
+            r#"cairn_workflow_seconds_count{outcome="succeeded"} 1"#,
+            r#"cairn_workflow_seconds_count{outcome="failed"} 1"#,
+            r#"cairn_task_ends_total{outcome="succeeded"} 3"#,
+        ],
+    );
+    server.kill();
+    let server = Server::start(data.path(), &[]);
+    scraped(&server, &["cairn_queue_wait_seconds_count 0", r#"cairn_tasks{status="succeeded"} 3"#]);
+    assert!(server.stop().success());
+}
+
+#[test]
 fn a_worker_that_fell_silent_is_counted() {
     let data = temp();
     let server = serve(data.path(), "[tasks]\nlease_ms = 200\n");
@@ -126,5 +162,34 @@ fn five_failed_workflows_and_a_dead_task_call_for_somebody() {
         &server,
         &[r#"cairn_alert{name="workflow_failures"} 1"#, r#"cairn_alert{name="dead_letters"} 1"#],
     );
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_watch_outlives_a_restart_and_ends_by_saying_why_the_run_failed() {
+    let data = temp();
+    let server = Server::start(data.path(), &[]);
+    let mut caller = Caller::new(&server);
+    let worker = Worker::register(&server, "w", &["echo"], 1);
+    let retry = json!({"max_retries": 0});
+    caller.run("wf", json!([{"step_id": "a", "action": "worker:echo", "retry": retry}]), json!({}));
+    let mut watch = Process::start(cairn(&["workflow", "watch", "wf", "--url", &server.url]));
+    let first = watch.line(PATIENCE).expect("the run in a line");
+    assert!(first.starts_with("wf  "), "{first}");
+    let address = server.url.trim_start_matches("http://").to_owned();
+    server.kill();
+    until("the watch waits", || watch.errors().contains("waiting up to 60 s").then_some(()));
+    let mut again = cairn(&["serve", "--listen", &address, "--data"]);
+    again.arg(data.path());
+    let server = Server::start_as(again);
+    let mut worker = worker.back(&server);
+    let task = worker.take();
+    worker.fail(&task, "bad_input", false);
+    let lines: Vec<String> = std::iter::from_fn(|| watch.line(PATIENCE)).collect();
+    assert_eq!(watch.wait(PATIENCE).code(), Some(1));
+    assert!(watch.errors().contains("the server answers again"), "{}", watch.errors());
+    let [.., head, why] = &lines[..] else { panic!("{lines:?}") };
+    assert!(head.starts_with("wf  failed  1/1 steps"), "{lines:?}");
+    assert_eq!(why, "step_failed: a: bad_input: as the test says");
     assert!(server.stop().success());
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     cli::{
         table,
-        workflow::{moment, text},
+        workflow::{self, moment, text},
     },
     workflow::graph::span,
 };
@@ -19,6 +19,9 @@ const COLOURS: [(&str, u8); 6] =
     [("ready", 33), ("running", 34), ("succeeded", 32), ("failed", 31), ("timed_out", 31), ("cancelled", 35)];
 /// What is shown first where not all fits.
 const FIRST: [&str; 5] = ["running", "failed", "timed_out", "ready", "cancelled"];
+
+/// Characters of the bar that shows how many steps have ended.
+const BAR: usize = 24;
 
 /// What an event meant.
 #[derive(Debug, PartialEq)]
@@ -37,6 +40,8 @@ pub struct View {
     started_ms: Option<u64>,
     ended_ms: Option<u64>,
     steps: Vec<Step>,
+    /// Why it failed, where it did.
+    why: Option<String>,
     places: HashMap<String, usize>,
 }
 
@@ -56,6 +61,7 @@ impl View {
             started_ms: None,
             ended_ms: None,
             steps: Vec::new(),
+            why: None,
             places: HashMap::new(),
         };
         view.renew(status);
@@ -85,6 +91,7 @@ impl View {
             }
         }
         text(status, "status").clone_into(&mut self.status);
+        self.why = why(status);
         self.started_ms = moment(&status["start_time"]);
         self.ended_ms = moment(&status["end_time"]);
         lines
@@ -177,7 +184,12 @@ impl View {
         self.steps.iter().filter(open).count()
     }
 
-    pub fn name(&self) -> String {
+    /// Why the run failed, where it did: which step, and what it said.
+    pub fn why(&self) -> Option<String> {
+        self.why.clone()
+    }
+
+    fn name(&self) -> String {
         format!("{}  {}", self.id, self.status)
     }
 
@@ -188,14 +200,25 @@ impl View {
     }
 
     /// How long the run has gone on, or took.
-    pub fn took(&self, now_ms: u64) -> String {
+    fn took(&self, now_ms: u64) -> String {
         let until = self.ended_ms.unwrap_or(now_ms);
         self.started_ms.map_or(String::new(), |started| span(until.saturating_sub(started)))
     }
 
+    /// The whole screen: the run with its bar, and under it its steps.
+    pub fn page(&self, now_ms: u64, max: usize, colours: bool) -> Vec<String> {
+        let full = BAR * self.done() / self.steps().max(1);
+        let bar = format!("{}{}", "=".repeat(full), " ".repeat(BAR - full));
+        let (done, all, took) = (self.done(), self.steps(), self.took(now_ms));
+        let name = table::printable(&self.name());
+        let mut page = vec![format!("{name}  [{bar}] {done}/{all} steps  {took}").trim_end().to_owned()];
+        page.extend(self.lines(now_ms, max, colours));
+        page
+    }
+
     /// The steps in lines, at most `max` and one that tells how many are left out: all in the order of the plan
     /// where they fit, else those that need eyes first.
-    pub fn lines(&self, now_ms: u64, max: usize, colours: bool) -> Vec<String> {
+    fn lines(&self, now_ms: u64, max: usize, colours: bool) -> Vec<String> {
         let mut shown: Vec<&Step> = self.steps.iter().collect();
         if shown.len() > max {
             let rank =
@@ -240,6 +263,19 @@ impl Step {
         };
         format!("  {:width$}  {status}  {took}", table::printable(&self.id))
     }
+}
+
+/// Why a run failed, as `workflow_status` answers it.
+fn why(status: &Value) -> Option<String> {
+    let failure = status["failure"].as_object()?;
+    let reason = failure.get("reason").and_then(Value::as_str).unwrap_or_default();
+    let Some(failed) = failure.get("step_id").and_then(Value::as_str) else { return Some(reason.to_owned()) };
+    let mut steps = status["steps"].as_array().into_iter().flatten();
+    let said = steps.find(|step| step["step_id"] == failed).map(workflow::why).unwrap_or_default();
+    Some(match said.is_empty() {
+        true => format!("{reason}: {failed}"),
+        false => format!("{reason}: {failed}: {said}"),
+    })
 }
 
 /// The step a task belongs to, and which part of it the task is.

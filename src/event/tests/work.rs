@@ -107,7 +107,7 @@ impl Story {
         });
         self.under(task, claimed("w2", 3), |at| {
             let (worker, fence, attempt) = (at.worker.clone(), at.fence, at.attempt);
-            Body::TaskLeaseExpired(TaskLeaseExpired { worker, fence, attempt })
+            Body::TaskLeaseExpired(TaskLeaseExpired { worker, fence, attempt, unheard: false })
         });
         let own = TaskClaimed { runner: Some(RUNNER.into()), ..claimed(&["node/", RUNNER].concat(), 4) };
         self.under(task, own, |at| {
@@ -209,7 +209,8 @@ impl Story {
         let next_ms = START_MS + 21_600_000;
         let created = ScheduleCreated { rhythm, makes: "workflow".into(), catch_up: false, next_ms };
         self.add("schedule/nightly", Body::ScheduleCreated(created));
-        let fired = ScheduleFired { at_ms: next_ms, next_ms: next_ms + 86_400_000, missed: 1 };
+        let fired =
+            ScheduleFired { at_ms: next_ms, next_ms: next_ms + 86_400_000, missed: 1, skipped: false };
         self.add("schedule/nightly", Body::ScheduleFired(fired));
         self.add("schedule/nightly", Body::ScheduleDeleted(ScheduleDeleted {}));
     }

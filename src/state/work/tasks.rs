@@ -8,7 +8,7 @@ use std::iter;
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{DEAD, EVERY_TASK, FAILED, Moment, QUEUED, RUNNING, SUCCEEDED, TIMED_OUT};
+use super::{DEAD, EVERY_TASK, FAILED, Moment, QUEUED, RUNNING, SUCCEEDED, TASK_STATUSES, TIMED_OUT};
 use crate::{
     event::{
         Event, Role,
@@ -16,6 +16,9 @@ use crate::{
     },
     state::{StateError, fold::Folder},
 };
+
+/// What a task is that takes a step back.
+const UNDO: u8 = 2;
 
 /// A task as it stood before an event.
 struct Before {
@@ -31,6 +34,13 @@ struct Before {
     tool: Option<u64>,
     input: Option<u64>,
     tags: Vec<u64>,
+}
+
+impl Before {
+    /// Whether it is a step of a run, or one of its parts, and not what takes one back.
+    fn is_step(&self) -> bool {
+        self.run.is_some() && self.part != UNDO
+    }
 }
 
 /// How an attempt ended.
@@ -71,7 +81,7 @@ impl Folder {
         let part = match facts.part {
             Part::Whole => 0,
             Part::Each { .. } => 1,
-            Part::Undo => 2,
+            Part::Undo => UNDO,
         };
         self.insert(
             "INSERT INTO task (id, status, cleared, held, priority, class, ord, ready_ms, attempt, retries, part,
@@ -122,8 +132,12 @@ impl Folder {
         self.relist(id, &before, (RUNNING, before.priority))?;
         self.counts.workers.entry(worker).or_default().running += 1;
         let minute = self.counts.minute(moment.minute);
+        let waited_ms = moment.ms.saturating_sub(before.ready_ms);
         minute.started += 1;
-        minute.wait_ms += moment.ms.saturating_sub(before.ready_ms);
+        minute.wait_ms += waited_ms;
+        if let Some(metrics) = &self.watcher {
+            metrics.work.waited(waited_ms);
+        }
         Ok(())
     }
 
@@ -192,6 +206,10 @@ impl Folder {
                     // What is dead after it had failed is not counted twice.
                     DEAD if open => minute.failed += 1,
                     _ => {}
+                }
+                if let Some(metrics) = self.watcher.as_ref().filter(|_| open && before.is_step()) {
+                    let took_ms = before.started_ms.map(|started_ms| moment.ms.saturating_sub(started_ms));
+                    metrics.work.step_ended(TASK_STATUSES[usize::from(*status)], took_ms);
                 }
                 *status
             }

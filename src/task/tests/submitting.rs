@@ -27,14 +27,6 @@ fn a_full_queue_refuses_new_work_but_no_step_of_accepted_work() {
 }
 
 #[test]
-fn a_unique_key_has_one_open_task() {
-    assert_eq!(unique(None), Ok(()));
-    let open = Story::new(facts()).task;
-    assert_eq!(unique(Some(&open)).map_err(|refusal| refusal.code), Err(Code::AlreadyExists));
-    assert_eq!(unique(Some(&Story::told(facts(), &[(1001, Cancel)]).task)), Ok(()));
-}
-
-#[test]
 fn a_later_time_is_its_place_in_the_line() {
     let later = Story::new(TaskSubmitted { not_before_ms: Some(5000), ..facts() }).task;
     assert_eq!((later.ready_ms, later.facts.order), (5000, 5000 - 500));

@@ -5,13 +5,14 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    EACH_DEFAULT, EACH_MAX, MS_MAX, NAME_MAX, Standing, Step, Tools, Undo, WAIT_RUN, WAIT_SIGNAL, WAIT_TIME,
+    EACH_DEFAULT, EACH_MAX, NAME_MAX, Standing, Step, Tools, Undo, WAIT_RUN, WAIT_SIGNAL, WAIT_TIME,
     WORKFLOW_RUN,
     fields::{self, Faults, Object, join},
 };
 use crate::{
     block::Cid,
     event::work::RetryPolicy,
+    task::SPAN_MAX_MS,
     workflow::inputs::{self, Reference, Special, when},
 };
 
@@ -89,7 +90,7 @@ pub fn read(
         faults.add(object.place("reuse"), "only the results of read-only tools can be used again");
     }
     let repeatable = object.flag("repeatable", faults);
-    let timeout_ms = object.whole("timeout_ms", 1..=MS_MAX, faults);
+    let timeout_ms = object.whole("timeout_ms", 1..=SPAN_MAX_MS, faults);
     let retry = retry(&object, faults);
     let depends_on = object.names("depends_on", DEPENDS_MAX, NAME_MAX, faults);
 
@@ -176,9 +177,9 @@ fn retry(step: &Object<'_>, faults: &mut Faults) -> Option<RetryPolicy> {
     let factor = object.number("backoff_factor", 1.0..=FACTOR_MAX, faults).unwrap_or(2.0);
     Some(RetryPolicy {
         max_retries: object.whole("max_retries", 0..=RETRIES_MAX, faults).unwrap_or(0),
-        backoff_ms: object.whole("backoff_ms", 0..=MS_MAX, faults).unwrap_or(1_000),
+        backoff_ms: object.whole("backoff_ms", 0..=SPAN_MAX_MS, faults).unwrap_or(1_000),
         factor_milli: (factor * 1_000.0).round() as u64,
-        max_backoff_ms: object.whole("max_backoff_ms", 0..=MS_MAX, faults).unwrap_or(60_000),
+        max_backoff_ms: object.whole("max_backoff_ms", 0..=SPAN_MAX_MS, faults).unwrap_or(60_000),
         jitter: object.flag("jitter", faults).unwrap_or(true),
     })
 }
@@ -254,14 +255,12 @@ fn take_inputs(
 fn check_literal(action: &str, inputs: &Value, place: &str, tools: &dyn Tools, faults: &mut Faults) {
     match action {
         WAIT_SIGNAL | WAIT_TIME => {
-            if let Err(wrong) = super::hold(action, inputs, 0) {
-                faults.add(place, wrong.message);
-            }
+            super::read_hold(action, inputs, place, 0, faults);
         }
         action if action.starts_with("worker:") || tools.tool(action).is_none() => {}
         tool => {
-            if let Some(fault) = tools.check(tool, inputs) {
-                faults.add(place, fault);
+            for fault in tools.check(tool, inputs) {
+                faults.add(format!("{place}{}", fault.place), fault.fault);
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     event::PayloadRef,
     workflow::{
         graph::Graph,
-        run::{Run, Work, decide::Contents},
+        run::{Run, StepState, Work, decide::Contents, status::StepStatus},
     },
 };
 
@@ -42,6 +42,7 @@ pub struct Pair {
     pub contract: Likeness,
     pub input: Likeness,
     pub output: Likeness,
+    pub status: Likeness,
     pub left: Option<Side>,
     pub right: Option<Side>,
 }
@@ -50,6 +51,8 @@ pub struct Pair {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diff {
     pub steps: Vec<Pair>,
+    /// Whether both runs have ended.
+    pub complete: bool,
 }
 
 /// Compares two runs step by step.
@@ -62,7 +65,7 @@ pub fn diff(left: &Run, right: &Run, contents: &dyn Contents) -> Diff {
     let known: HashSet<String> = all.iter().cloned().collect();
     all.extend(ids(right).into_iter().filter(|id| !known.contains(id)));
     let steps = all.into_iter().map(|id| pair(id, left, right, contents)).collect();
-    Diff { steps }
+    Diff { steps, complete: left.status().ended() && right.status().ended() }
 }
 
 fn pair(step_id: String, left: &Run, right: &Run, contents: &dyn Contents) -> Pair {
@@ -70,24 +73,28 @@ fn pair(step_id: String, left: &Run, right: &Run, contents: &dyn Contents) -> Pa
         let side = |run: &Run| run.step(&step_id).map(|at| side(run, at));
         let differ = Likeness::Different;
         let (left, right) = (side(left), side(right));
-        return Pair { step_id, contract: differ, input: differ, output: differ, left, right };
+        return Pair {
+            step_id,
+            contract: differ,
+            input: differ,
+            output: differ,
+            status: differ,
+            left,
+            right,
+        };
     };
     let contract = |run: &Run, at: usize| {
         let step = &run.plan.steps[at];
         (step.action.clone(), step.tool)
     };
-    let inputs = |run: &Run, at: usize| -> Vec<Option<PayloadRef>> {
-        let state = &run.steps[at];
-        std::iter::once(&state.whole).chain(&state.parts).map(|work: &Work| work.input).collect()
-    };
-    let output = |run: &Run, at: usize| vec![run.steps[at].output];
     Pair {
         contract: match contract(left, one) == contract(right, other) {
             true => Likeness::Same,
             false => Likeness::Different,
         },
-        input: alike(&inputs(left, one), &inputs(right, other), contents),
-        output: alike(&output(left, one), &output(right, other), contents),
+        input: inputs_alike(&left.steps[one], &right.steps[other], contents),
+        output: alike(&output(&left.steps[one]), &output(&right.steps[other]), contents),
+        status: ends_alike(&left.steps[one], &right.steps[other]),
         left: Some(side(left, one)),
         right: Some(side(right, other)),
         step_id,
@@ -103,6 +110,59 @@ fn side(run: &Run, at: usize) -> Side {
         output: state.output.map(|output| output.cid),
         duration_ms: state.started_ms.zip(state.ended_ms).map(|(start, end)| end.saturating_sub(start)),
     }
+}
+
+/// What a step gave. What its failure says is no output: words of it may differ each time.
+fn output(state: &StepState) -> [Option<PayloadRef>; 1] {
+    [state.output.filter(|_| state.status == StepStatus::Succeeded)]
+}
+
+/// Whether two steps stand alike. One that fails by the record of another fails as that did.
+fn ends_alike(left: &StepState, right: &StepState) -> Likeness {
+    let bad = |state: &StepState| {
+        matches!(state.status, StepStatus::Failed | StepStatus::TimedOut | StepStatus::Cancelled)
+    };
+    let by_record = (left.from_record() || right.from_record()) && bad(left) && bad(right);
+    let same = left.status == right.status && (!bad(left) || left.reason == right.reason);
+    if by_record || same { Likeness::Same } else { Likeness::Different }
+}
+
+/// Whether two steps were asked for the same.
+fn inputs_alike(left: &StepState, right: &StepState, contents: &dyn Contents) -> Likeness {
+    let inputs = |state: &StepState| -> Vec<Option<PayloadRef>> {
+        std::iter::once(&state.whole).chain(&state.parts).map(|work: &Work| work.input).collect()
+    };
+    let (of_left, of_right) = (inputs(left), inputs(right));
+    match (of_left.as_slice(), of_right.as_slice()) {
+        // A list that was taken from a record has its inputs in one payload, or in none.
+        ([None, parts @ ..], [list]) if !parts.is_empty() && right.from_record() => {
+            list_alike(parts, list.as_ref(), contents)
+        }
+        ([list], [None, parts @ ..]) if !parts.is_empty() && left.from_record() => {
+            list_alike(parts, list.as_ref(), contents)
+        }
+        (left, right) => alike(left, right, contents),
+    }
+}
+
+/// Whether a list's parts, as far as they began, were asked for what stands in `{"items": [...]}`.
+fn list_alike(parts: &[Option<PayloadRef>], list: Option<&PayloadRef>, contents: &dyn Contents) -> Likeness {
+    let list = list.and_then(|list| contents.json(&list.cid));
+    let Some(items) = list.as_ref().and_then(|list| list.get("items")?.as_array()) else {
+        return Likeness::Unknown;
+    };
+    if parts.len() > items.len() {
+        return Likeness::Different;
+    }
+    let mut likeness = Likeness::Same;
+    for (part, item) in parts.iter().zip(items) {
+        match part.map(|part| contents.json(&part.cid)) {
+            Some(Some(part)) if *part != *item => return Likeness::Different,
+            Some(None) => likeness = Likeness::Unknown,
+            Some(Some(_)) | None => {}
+        }
+    }
+    likeness
 }
 
 /// Whether payloads have the same contents, one by one.
@@ -147,7 +207,7 @@ impl Pair {
             (self.contract == Likeness::Different, "contract", left.contract, right.contract),
             (self.input == Likeness::Different, "input", left.input, right.input),
             (self.output == Likeness::Different, "output", left.output, right.output),
-            (left.status != right.status, "status", None, None),
+            (self.status == Likeness::Different, "status", None, None),
         ];
         let first = found.into_iter().find(|(differs, ..)| *differs);
         first.map(|(_, why, left, right)| (why, left, right))
@@ -183,7 +243,8 @@ impl Diff {
 
     /// The same as a replay's report: the right run is the left one, run again.
     pub fn report(&self) -> Report {
-        Report { steps: self.steps.iter().map(Pair::compared).collect() }
+        let steps = self.steps.iter().map(Pair::compared).collect();
+        Report { steps, complete: self.complete }
     }
 
     /// Steps that both runs have.

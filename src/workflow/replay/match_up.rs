@@ -14,6 +14,7 @@ use crate::{
     workflow::run::{
         Run,
         decide::{Contents, Decision},
+        take::Given,
     },
 };
 
@@ -152,13 +153,19 @@ pub fn compare(decision: &Decision, event: &Event, body: &Body, contents: &dyn C
         }
         (Decision::Take { input: taken, task_type, tool, .. }, Body::TaskSubmitted(facts)) => {
             match facts.task_type == *task_type && event.fields().tool == *tool && facts.part == Part::Whole {
-                true => taken_over(*taken, Role::Input, event, contents),
+                true => match taken {
+                    Given::Recorded(taken) => taken_over(*taken, Role::Input, event, contents),
+                    Given::Resolved(asked) => text(asked, Role::Input, event, contents),
+                },
                 false => input("the rules take over another task"),
             }
         }
-        (Decision::TakeGathered { parts, output: taken, .. }, Body::StepGathered(facts)) => {
+        (Decision::TakeGathered { input: asked, parts, output: taken, .. }, Body::StepGathered(facts)) => {
             match facts.parts == *parts {
-                true => taken_over(*taken, Role::Output, event, contents),
+                true => match asked.as_ref().map(|asked| text(asked, Role::Input, event, contents)) {
+                    None | Some(Found::Same) => taken_over(*taken, Role::Output, event, contents),
+                    Some(found) => found,
+                },
                 false => output("the rules take over another number of parts"),
             }
         }
@@ -172,7 +179,9 @@ pub fn compare(decision: &Decision, event: &Event, body: &Body, contents: &dyn C
             taken_over(*taken, Role::Output, event, contents)
         }
         (Decision::Skip { reason, .. }, Body::StepSkipped(facts)) if facts.reason == *reason => Found::Same,
-        (Decision::Fail { code, .. }, Body::StepFailed(facts)) if facts.code == *code => Found::Same,
+        (Decision::Fail { code, input: asked, .. }, Body::StepFailed(facts)) if facts.code == *code => {
+            asked.as_ref().map_or(Found::Same, |asked| text(asked, Role::Input, event, contents))
+        }
         (decision, _) => input(&format!("the rules decide otherwise: {}", told(decision))),
     }
 }

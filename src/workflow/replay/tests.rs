@@ -17,7 +17,7 @@ use crate::{
             TaskSucceeded, WorkflowCancelled, WorkflowSignalled, WorkflowSubmitted,
         },
     },
-    workflow::plan::{self, Definition, ToolFacts, Tools},
+    workflow::plan::{self, Definition, Fault, ToolFacts, Tools},
 };
 
 struct AnyTool;
@@ -27,8 +27,8 @@ impl Tools for AnyTool {
         Some(ToolFacts { contract: Cid::of(Codec::Raw, name.as_bytes()), repeatable: true, read_only: true })
     }
 
-    fn check(&self, _name: &str, _input: &Value) -> Option<String> {
-        None
+    fn check(&self, _name: &str, _input: &Value) -> Vec<Fault> {
+        Vec::new()
     }
 
     fn run_exists(&self, _id: &str) -> bool {

@@ -4,7 +4,7 @@
 //! - a rule answers with the fact that is to be recorded, or says why not;
 //! - a run that goes on keeps what has succeeded and was not taken back.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
 use super::{
     Run, Width, Work,
@@ -16,11 +16,13 @@ use crate::{
         Body,
         work::{WorkflowCancelled, WorkflowRescheduled, WorkflowSignalled},
     },
-    workflow::plan::{NAME_MAX, PRIORITY},
+    workflow::plan::{NAME_MAX, PRIORITY, WAIT_SIGNAL},
 };
 
 /// Signals that no step has taken yet.
 const SIGNALS_MAX: usize = 1_000;
+/// Names of signals that a refusal tells.
+const NAMES_MAX: usize = 20;
 
 impl Run {
     /// Stops the run; none where it is cancelled already.
@@ -44,6 +46,17 @@ impl Run {
         if self.phase.ended() {
             return Err(self.has_ended("signalled"));
         }
+        let names = self.signal_names();
+        if names.as_ref().is_some_and(|names| !names.contains(signal)) {
+            let names: Vec<String> =
+                names.into_iter().flatten().take(NAMES_MAX).map(|name| format!("`{name}`")).collect();
+            let waits = match names.is_empty() {
+                true => "for no signal".to_owned(),
+                false => format!("only for {}", names.join(", ")),
+            };
+            let message = format!("no step of workflow `{}` waits for `{signal}`: it waits {waits}", self.id);
+            return Err(Refusal::new(Code::FailedPrecondition, message));
+        }
         if self.signals.values().map(std::collections::VecDeque::len).sum::<usize>() >= SIGNALS_MAX {
             let message = format!("{SIGNALS_MAX} signals wait for a step of this workflow already");
             return Err(Refusal::new(Code::ResourceExhausted, message));
@@ -51,28 +64,10 @@ impl Run {
         Ok(Body::WorkflowSignalled(WorkflowSignalled { signal: signal.to_owned() }))
     }
 
-    /// The definition of a run under another id, with other inputs for some steps. It is checked like any other.
-    pub fn fork(
-        &self,
-        new_id: &str,
-        from_step: Option<&str>,
-        overrides: &Map<String, Value>,
-    ) -> Result<Value, Refusal> {
-        if let Some(id) =
-            overrides.keys().map(String::as_str).chain(from_step).find(|id| self.step(id).is_none())
-        {
-            return Err(self.no_step(id));
-        }
-        let mut definition = self.plan.definition(&self.inputs, overrides);
-        definition["workflow_id"] = new_id.into();
-        definition["priority"] = self.facts.priority.into();
-        definition["tags"] = self.facts.tags.clone().into();
-        definition["dependencies"] = self.facts.dependencies.clone().into();
-        definition["max_parallel_steps"] = self.facts.max_parallel.into();
-        let allowed_ms =
-            self.facts.deadline_ms.map(|deadline_ms| deadline_ms.saturating_sub(self.submitted_ms));
-        definition["deadline_ms"] = allowed_ms.into();
-        Ok(definition)
+    /// The signals its steps wait for; none where that is only known once they run.
+    fn signal_names(&self) -> Option<BTreeSet<&str>> {
+        let waiting = (0..self.steps.len()).filter(|&at| self.plan.steps[at].action == WAIT_SIGNAL);
+        waiting.map(|at| self.inputs_of(at, "inputs").get("signal")?.as_str()).collect()
     }
 
     /// Lets an ended run go on, from what has not succeeded and from a step on.

@@ -8,7 +8,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{CONDITION, Piece, Run, Slot, UPSTREAM, status::WorkStatus, take::Taken, values::GATHERED_MAX};
+use super::{
+    CONDITION, Piece, Run, Slot, UPSTREAM,
+    status::WorkStatus,
+    take::{Given, Taken},
+    values::GATHERED_MAX,
+};
 use crate::{
     block::Cid,
     call::Code,
@@ -76,13 +81,15 @@ pub enum Decision {
         step: String,
         task_type: String,
         tool: Option<Cid>,
-        input: Option<PayloadRef>,
+        input: Given,
         output: Option<PayloadRef>,
         from: Cid,
     },
     /// The same for a step over a list: `step.gathered` with a reference to `from`.
     TakeGathered {
         step: String,
+        /// What it would be asked for in a run that repeats another: `{"items": [...]}`, as JSON text.
+        input: Option<String>,
         parts: u64,
         output: Option<PayloadRef>,
         from: Cid,
@@ -97,6 +104,8 @@ pub enum Decision {
         step: String,
         code: String,
         message: String,
+        /// What it would be asked for, where it fails because it did in the run that this one repeats; JSON text.
+        input: Option<String>,
     },
     /// `step.gathered`; the output is JSON text.
     Gather {
@@ -211,7 +220,12 @@ impl Run {
     }
 
     fn fail(&self, at: usize, wrong: Wrong) -> Decision {
-        Decision::Fail { step: self.id_of(at), code: wrong.code.as_str().into(), message: wrong.message }
+        Decision::Fail {
+            step: self.id_of(at),
+            code: wrong.code.as_str().into(),
+            message: wrong.message,
+            input: None,
+        }
     }
 
     /// Decides about a step whose dependencies are done, or never will be.
@@ -229,7 +243,8 @@ impl Run {
             return Ok(());
         }
         if let Some(taken) = taken {
-            answer.decisions.push(self.take(at, taken));
+            let asked = self.asked_now(at, answer)?;
+            answer.decisions.push(self.take(at, taken, asked));
             return Ok(());
         }
         if step.each.is_some() {
@@ -242,7 +257,7 @@ impl Run {
         Ok(())
     }
 
-    fn take(&self, at: usize, taken: &Taken) -> Decision {
+    fn take(&self, at: usize, taken: &Taken, asked: Option<String>) -> Decision {
         let step = self.plan.steps[at].id.clone();
         match *taken {
             Taken::Output { input, output, from } => Decision::Take {
@@ -250,15 +265,18 @@ impl Run {
                 step,
                 task_type: self.plan.steps[at].task_type.clone(),
                 tool: self.plan.steps[at].tool,
-                input,
+                input: asked.map_or(Given::Recorded(input), Given::Resolved),
                 output,
                 from,
             },
-            Taken::Gathered { parts, output, from } => Decision::TakeGathered { step, parts, output, from },
+            Taken::Gathered { parts, output, from } => {
+                Decision::TakeGathered { step, input: asked, parts, output, from }
+            }
             Taken::Failed { ref code } => Decision::Fail {
                 message: format!("the run that this one repeats has no result for step `{step}`"),
                 step,
                 code: code.clone(),
+                input: asked,
             },
         }
     }
@@ -409,7 +427,7 @@ impl Run {
     }
 
     /// Whether the run is there to be compared with another.
-    fn repeats(&self) -> bool {
+    pub(super) fn repeats(&self) -> bool {
         self.facts.origin.as_ref().is_some_and(|origin| origin.rerun)
     }
 

@@ -7,6 +7,7 @@ use super::{
     status::{Status, StepStatus, WorkStatus},
 };
 use crate::{
+    block::Cid,
     event::{Body, Event, Role, work::Hold},
     workflow::plan::EACH_MAX,
 };
@@ -64,6 +65,7 @@ impl Run {
                     self.fail_undo(step, facts.code);
                 } else {
                     self.steps[step].output = payload(event, &[Role::Error]);
+                    self.asked_for(step, event);
                     self.finish(
                         step,
                         Outcome { status: StepStatus::Failed, reason: Some(facts.code), event },
@@ -75,14 +77,23 @@ impl Run {
                 self.met();
                 self.steps[step].output = payload(event, &[Role::Output]);
                 self.steps[step].gathered = Some(facts.parts);
+                self.asked_for(step, event);
                 // Gathered without a part of its own: taken over, or a list of none.
                 let taken = self.taken.contains_key(&step);
                 self.steps[step].whole.reused = taken;
+                self.steps[step].whole.reused_from = original(event).filter(|_| taken);
                 self.finish(step, Outcome { status: StepStatus::Succeeded, reason: None, event });
             }
             _ => {}
         }
         Some(())
+    }
+
+    /// What a step without a task of its own would have been asked for, where its end says so.
+    fn asked_for(&mut self, step: usize, event: &Event) {
+        if let Some(input) = payload(event, &[Role::Input]) {
+            self.steps[step].whole.input = Some(input);
+        }
     }
 
     /// What takes a step back could not be started.
@@ -117,16 +128,17 @@ impl Run {
                 };
                 to
             }
-            Body::TaskRetried(_) => {
+            Body::TaskRetried(facts) => {
                 let input = payload(event, &[Role::Input]);
                 let work = self.work_mut(slot)?;
-                let to = if work.hold.is_some() { WorkStatus::Held } else { WorkStatus::Queued };
+                let hold = facts.hold.or_else(|| work.hold.take());
+                let to = if hold.is_some() { WorkStatus::Held } else { WorkStatus::Queued };
                 *work = Work {
                     status: work.status,
                     submitted: work.submitted,
                     submitted_ms: work.submitted_ms,
                     input: input.or(work.input),
-                    hold: work.hold.take(),
+                    hold,
                     since: event.fields().seq,
                     ..Work::default()
                 };
@@ -142,6 +154,7 @@ impl Run {
                 let work = self.work_mut(slot)?;
                 work.output = payload(event, &[Role::Output]);
                 work.reused = facts.reused;
+                work.reused_from = original(event).filter(|_| facts.reused);
                 work.code = None;
                 if let Some(Hold::Signal { name, .. }) = work.hold.clone() {
                     self.consume(&name);
@@ -433,6 +446,11 @@ impl Run {
             }
         }
     }
+}
+
+/// What an event takes its result from.
+fn original(event: &Event) -> Option<Cid> {
+    event.fields().refs.first().copied()
 }
 
 /// When an event happened.

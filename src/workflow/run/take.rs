@@ -2,15 +2,27 @@
 //!
 //! Invariants:
 //! - a fork takes a step only if nothing that comes before it runs again;
-//! - a repetition runs for real only what may be repeated.
+//! - a repetition runs for real only what may be repeated, and says of the rest what it would be asked for now.
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
+
 use super::{
     CONDITION, Run, StepState,
+    decide::Answer,
     status::{StepStatus, WorkStatus},
+    values::GATHERED_MAX,
 };
-use crate::{block::Cid, call::Code, event::PayloadRef, workflow::plan::Step};
+use crate::{
+    block::Cid,
+    call::Code,
+    event::PayloadRef,
+    workflow::{
+        inputs::{Wrong, weigh},
+        plan::{Step, WORKFLOW_RUN},
+    },
+};
 
 /// What another run has of a step.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +30,15 @@ pub enum Taken {
     Output { input: Option<PayloadRef>, output: Option<PayloadRef>, from: Cid },
     Gathered { parts: u64, output: Option<PayloadRef>, from: Cid },
     Failed { code: String },
+}
+
+/// The input of a task that takes its result from another run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Given {
+    /// The payload that the other run's task had.
+    Recorded(Option<PayloadRef>),
+    /// What it would be asked for in this run, as JSON text.
+    Resolved(String),
 }
 
 impl Run {
@@ -29,6 +50,40 @@ impl Run {
             true => self.recorded(old),
             false => self.kept(old, origin.from_step.as_deref()),
         };
+    }
+
+    /// What a step that a repetition takes from the record would be asked for now, as JSON text: the input of its task,
+    /// or `{"items": [...]}` with those of a list. None where the record was erased, or the list is over the bound.
+    pub(super) fn asked_now(&self, at: usize, answer: &Answer<'_>) -> Result<Option<String>, Wrong> {
+        let recorded = match self.taken.get(&at) {
+            Some(Taken::Output { input, .. }) => input.as_ref(),
+            Some(Taken::Gathered { .. } | Taken::Failed { .. }) | None => None,
+        };
+        let erased = recorded.is_some_and(|input| answer.contents.json(&input.cid).is_none());
+        if !self.repeats() || erased || self.inputs.is_null() {
+            return Ok(None);
+        }
+        let (step, inputs) = (&self.plan.steps[at], self.inputs_of(at, "inputs"));
+        if step.each.is_none() {
+            let mut input = self.resolve(at, &step.action, inputs, None, answer)?;
+            if let (WORKFLOW_RUN, Some(origin), Some(fields)) =
+                (step.action.as_str(), &self.facts.origin, input.as_object_mut())
+            {
+                // The child is the one that the other run had.
+                fields.entry("workflow_id").or_insert_with(|| json!(format!("{}/{}", origin.run, step.id)));
+            }
+            return Ok(Some(input.to_string()));
+        }
+        let source = self.list_source(at, answer)?;
+        let mut items = Vec::new();
+        let mut left = GATHERED_MAX;
+        for item in self.list(at, &source)? {
+            let input = self.resolve(at, &step.action, inputs, Some(item), answer)?;
+            let Some(rest) = left.checked_sub(weigh(&input)) else { return Ok(None) };
+            left = rest;
+            items.push(input);
+        }
+        Ok(Some(json!({ "items": items }).to_string()))
     }
 
     /// The steps that do not run, because they stand as the other run left them.

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Board, Decision, Hold, Origin, Story, definition, plan, step, work};
-use crate::workflow::plan::WORKFLOW_RUN;
+use crate::workflow::{plan::WORKFLOW_RUN, replay::diff::diff};
 
 fn chain() -> Vec<Value> {
     vec![work("a", &[]), work("b", &["a"]), work("c", &["b"]), work("x", &[])]
@@ -22,7 +22,7 @@ fn a_cancelled_run_starts_nothing_more() {
     ]);
     story.ends("cancelled");
     assert_eq!(story.steps_are(), "a succeeded, b cancelled, c cancelled, x cancelled");
-    assert_eq!(story.run.progress(), 100);
+    assert_eq!(story.run.progress(), 25);
 }
 
 #[test]
@@ -102,8 +102,12 @@ fn a_run_has_ended_by_its_deadline() {
 #[test]
 fn a_run_waits_for_others_and_fails_with_them() {
     let made = definition(chain(), json!({ "dependencies": ["earlier"] }));
-    let story = Story::of(&made).check(&[("start", ""), ("signal go 1", "")]);
+    let mut steps = chain();
+    steps.push(step("w", "wait:signal", &["c"], json!({ "inputs": { "signal": "go" } })));
+    let waiting = definition(steps, json!({ "dependencies": ["earlier"] }));
+    let story = Story::of(&waiting).check(&[("start", ""), ("signal go 1", "")]);
     story.ends("waiting");
+    assert!(story.run.signal("gone").is_err(), "no step waits for it");
     assert_eq!(story.run.waits_for().collect::<Vec<_>>(), ["earlier"]);
     story.check(&[("dependency earlier true", "submit a, submit x")]).ends("submitted");
     let story = Story::of(&made).check(&[("dependency earlier false", "end failed dependency_failed -")]);
@@ -183,7 +187,9 @@ fn a_child_and_a_wait_go_on_with_their_run() {
     story.does("reschedule");
     let holds: Vec<Option<Hold>> = story.settle().into_iter().map(held).collect();
     let signal = Hold::Signal { name: "go".into(), until_ms: Some(5_100) };
-    assert_eq!(holds, [Some(Hold::Run { run: "kid".into() }), Some(signal)]);
+    assert_eq!(holds, [Some(Hold::Run { run: "kid".into() }), Some(signal.clone())]);
+    let waiting = story.run.slot("wf#w").and_then(|slot| story.run.work(slot));
+    assert_eq!(waiting.and_then(|work| work.hold.as_ref()), Some(&signal), "the new bound counts");
     story.check(&[("signal go 1", "settle w"), ("succeed c {}", "end succeeded")]);
 }
 
@@ -206,12 +212,15 @@ fn a_run_goes_on_only_when_it_has_stopped() {
 
 #[test]
 fn signals_are_refused_when_they_cannot_be_taken() {
-    let mut story = Story::of(&definition(vec![work("a", &[])], json!({})));
+    let wait = step("w", "wait:signal", &["a"], json!({ "inputs": { "signal": "go" } }));
+    let mut story = Story::of(&definition(vec![work("a", &[]), wait], json!({})));
     assert!(story.run.signal("").is_err());
     for _ in 0..1_000 {
         story.does("signal go 1");
     }
     assert!(story.run.signal("go").is_err());
+    let story = Story::of(&definition(vec![work("a", &[])], json!({})));
+    assert!(story.run.signal("go").is_err_and(|refusal| refusal.message.contains("for no signal")));
     let story = story.check(&[("start", "submit a"), ("succeed a", "begin, end succeeded")]);
     assert!(story.run.signal("go").is_err());
     assert!(story.run.cancel(false).is_err());
@@ -224,7 +233,8 @@ fn origin(old: &Story, from_step: Option<&str>, rerun: bool) -> Origin {
 
 fn fork(old: &Story, from_step: Option<&str>, overrides: Value, rerun: bool) -> Story {
     let overrides = overrides.as_object().expect("an object").clone();
-    let made = old.run.fork("new", from_step, &overrides).expect("the steps are known");
+    let mut made = old.run.plan.definition(&old.run.inputs, &overrides);
+    made["workflow_id"] = "new".into();
     Story::with(&made, Some(origin(old, from_step, rerun)), Some(old.run.clone()), old.memory.clone())
 }
 
@@ -274,7 +284,6 @@ fn a_fork_runs_what_is_asked_for_otherwise() {
         .check(&[("start", "take a, take l, submit b, take m of 2, skip n condition, take o")]);
     assert_eq!(story.input_of("b"), json!({ "v": 9 }));
     fork(&old, None, json!({}), false).check(&[("start", "submit a, submit l")]);
-    assert!(old.run.fork("new", Some("none"), &Map::new()).is_err());
 }
 
 #[test]
@@ -289,6 +298,32 @@ fn a_repetition_runs_for_real_what_may_be_repeated() {
         ("start", "submit a, take l, take m of 2"),
         ("succeed a 0", "begin, submit b, fail n failed_precondition, skip o upstream"),
     ]);
+}
+
+#[test]
+fn a_repetition_says_of_what_it_takes_from_the_record_what_it_would_be_asked_for() {
+    let old = ended();
+    let verdicts = |story: Story| {
+        let told = diff(&old.run, &story.run, &story.memory).report().json();
+        let steps = told["steps"].as_array().expect("steps").clone();
+        let verdict = |step: &Value| {
+            format!("{} {}", step["step_id"].as_str().unwrap_or(""), step["verdict"].as_str().unwrap_or(""))
+        };
+        let differing = steps.iter().filter(|step| step["verdict"] != "match").map(verdict);
+        (differing.collect::<Vec<_>>(), told["first_divergence"].clone())
+    };
+    let again = |a: &str| {
+        fork(&old, None, json!({}), true).check(&[
+            ("start", "submit a, take l, take m of 2"),
+            (&format!("succeed a {a}"), "begin, submit b, skip n condition, take o"),
+            ("succeed b 2", "fail c broke, end failed step_failed c"),
+        ])
+    };
+    assert_eq!(verdicts(again("1")), (vec![], Value::Null));
+    let (differing, first) = verdicts(again("3"));
+    assert_eq!(differing, ["a output_differs", "b input_differs", "c input_differs"]);
+    assert_eq!(first["step_id"], "a");
+    assert!(first["expected"].is_string() && first["actual"].is_string(), "{first}");
 }
 
 #[test]

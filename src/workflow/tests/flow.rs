@@ -377,7 +377,6 @@ fn signals_come_before_the_wait_or_after_it_and_in_order() {
         vec![work("a", &[]), wait("w1", &[]), wait("w2", &["a"]), step("z", "worker:do", &["w2"], read)];
     let story = Story::of(&definition(steps, json!({ "max_parallel_steps": 1 }))).check(&[
         ("start", "submit a"),
-        ("signal other 0", ""),
         ("succeed a", "begin, submit w1, submit w2"),
         (r#"signal go {"n":1}"#, "settle w1"),
         (r#"signal go {"n":2}"#, "settle w2, submit z"),

@@ -90,7 +90,7 @@ fn happening(story: &Story, dice: &mut Dice) -> Option<String> {
         if dice.one_in(60) {
             return Some(["cancel", "cancel force"][dice.below(2)].to_owned());
         }
-        if dice.one_in(12) {
+        if dice.one_in(12) && story.run.signal("go").is_ok() {
             return Some(format!("signal go {}", output(dice)));
         }
         if dice.one_in(10) {

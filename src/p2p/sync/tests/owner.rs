@@ -125,12 +125,13 @@ impl Owner {
             input: Some(payload_ref(&input, Role::Input)),
             facts,
             cause: None,
+            refs: Vec::new(),
             repeatable: true,
             refusal: None,
         };
         self.submit(Command::Start { start: Box::new(start), input: Some(input), refused: None }).await;
         let outcome = EndOutcome::Succeeded { input_required: false };
-        let end = End { id, outcome, output: Some(payload_ref(&output, Role::Output)), took_us: 1 };
+        let end = End { id, outcome, output: Some(payload_ref(&output, Role::Output)), took_us: 1, remote: Vec::new() };
         self.submit(Command::End { end, output: Some(output), attempt: None }).await;
         name
     }

@@ -1,0 +1,227 @@
+//! Commands that are said again: an earlier owner may have committed them and could not answer.
+//!
+//! Invariants:
+//! - what the log holds of a command is its answer; it is ruled anew only where the log holds nothing of it;
+//! - what the earlier owner committed is folded before anything is said again.
+
+use crate::{
+    block::Cid,
+    event::{Body, Event},
+    ledger::{
+        Command, Ruling, Sealed,
+        claims::call_of,
+        loading,
+        tasks::worked,
+        work::{Hand, Handed, Wish, Work, Worked},
+        writer::{Draft, Fault, Writer},
+    },
+    query,
+    task::Status,
+};
+
+impl Writer {
+    /// The ruling of a command that an earlier owner committed and could not answer.
+    pub(super) fn ruled(&mut self, command: &Command, draft: &mut Draft) -> Result<Option<Ruling>, Fault> {
+        let id = match command {
+            Command::Begin { start, work } => return self.began(start, work, draft),
+            Command::Work(work) => return self.ruled_work(work, draft),
+            Command::Start { start, .. } => &start.id,
+            Command::End { end, .. } => &end.id,
+            // These rule the same when they are ruled again.
+            Command::Publish { .. }
+            | Command::Adopt { .. }
+            | Command::Peer(_)
+            | Command::Retain { .. }
+            | Command::Recover { .. }
+            | Command::Erase { .. }
+            | Command::Export { .. } => return Ok(None),
+        };
+        if let (Some(open), Command::Start { .. }) = (self.working.open.get(id), command) {
+            let seq = self.reader.seq_of(&open.started)?;
+            return Ok(seq.map(|seq| Ruling::Run(Sealed { cid: open.started, seq })));
+        }
+        let Some((started, ended)) = query::call_of(&self.state, id)? else {
+            return Ok(None);
+        };
+        let sealed = |seq| -> Result<Option<Sealed>, Fault> {
+            Ok(self.reader.event_at(seq)?.as_ref().map(Sealed::from))
+        };
+        Ok(match (command, ended) {
+            (Command::Start { start, .. }, Some(ended)) if start.refusal.is_some() => {
+                sealed(ended)?.map(Ruling::Refused)
+            }
+            (Command::Start { .. }, _) => sealed(started)?.map(Ruling::Run),
+            (_, Some(ended)) => sealed(ended)?.map(Ruling::Done),
+            (_, None) => None,
+        })
+    }
+
+    /// A call that began with its change: the two were committed together.
+    fn began(&mut self, start: &Command, work: &Work, draft: &mut Draft) -> Result<Option<Ruling>, Fault> {
+        let started = match self.ruled(start, draft)? {
+            Some(Ruling::Run(started)) => started,
+            other => return Ok(other),
+        };
+        let ruled = match self.ruled_work(&Work { cause: Some(started.cid), ..work.clone() }, draft)? {
+            Some(ruled) => ruled,
+            // It was refused or changed nothing; nobody has heard which.
+            None => self.change_for(started, work.clone(), draft)?,
+        };
+        Ok(Some(Ruling::Began { started, ruled: Box::new(ruled) }))
+    }
+
+    /// What came of a change, from the events that name the call that asked for it.
+    fn ruled_work(&mut self, work: &Work, draft: &mut Draft) -> Result<Option<Ruling>, Fault> {
+        if let (Wish::Claim { hand: Some(hand), max, .. }, None) = (&work.wish, work.cause) {
+            let handed = if *max == 0 { Vec::new() } else { self.handed_to(hand, draft)? };
+            return Ok((!handed.is_empty()).then(|| worked(Worked::Claimed(handed))));
+        }
+        let events = self.caused_by(work.cause)?;
+        if events.is_empty() {
+            return Ok(None);
+        }
+        let told = match &work.wish {
+            Wish::Claim { .. } => Some(Worked::Claimed(self.handed_by(&events, draft)?)),
+            Wish::Complete { task, .. } | Wish::Fail { task, .. } => {
+                self.load_task(task)?;
+                let next = self.handed_by(&events, draft)?;
+                Some(Worked::Ended { task: Box::new(self.task(task)?.clone()), next })
+            }
+            Wish::Renew { task, .. } => {
+                self.load_task(task)?;
+                let task = self.task(task)?;
+                let lease_until_ms = task.lease.as_ref().map_or(0, |lease| lease.until_ms);
+                Some(Worked::Renewed { lease_until_ms, cancel_requested: task.cancel_requested })
+            }
+            Wish::CancelTask { task, .. }
+            | Wish::Reprioritise { task, .. }
+            | Wish::RetryTask { task, .. } => {
+                self.load_task(task)?;
+                Some(self.told(task, false)?)
+            }
+            Wish::Signal { run, .. } | Wish::Replayed { run, .. } => {
+                self.load_run(run)?;
+                Some(self.run_told(run, false, Vec::new()))
+            }
+            Wish::CancelRun { run, .. } => {
+                self.load_run(run)?;
+                let steps = self.cancelled_by(&events)?;
+                Some(self.run_told(run, false, steps))
+            }
+            Wish::RescheduleRun { run, from_step, .. } => {
+                self.load_run(run)?;
+                let before = events.first().map_or(0, |event| event.fields().seq.saturating_sub(1));
+                let old = loading::run_before(&self.state, self.reader.as_ref(), run, Some(before))?;
+                let steps = old.as_ref().map(|old| old.run.rerun_steps(from_step.as_deref()));
+                let steps = steps.into_iter().flatten().map(str::to_owned).collect();
+                Some(self.run_told(run, false, steps))
+            }
+            Wish::ClearQueue { from, .. } => {
+                let cleared = events.iter().filter_map(|event| match event.body() {
+                    Some(Body::QueueCleared(facts)) => Some(facts.cleared),
+                    _ => None,
+                });
+                let cleared = cleared.sum();
+                // What was taken out is not found again from where it began.
+                Some(self.queue_now(cleared, Some(*from)))
+            }
+            Wish::DeleteSchedule { schedule } => {
+                Some(Worked::Schedule { schedule: schedule.clone(), next_ms: None, replayed: false })
+            }
+            // These know what they have done already.
+            Wish::SubmitTask { .. }
+            | Wish::Look { .. }
+            | Wish::GiveBack { .. }
+            | Wish::Check { .. }
+            | Wish::PauseQueue
+            | Wish::ResumeQueue
+            | Wish::RegisterWorker { .. }
+            | Wish::UnregisterWorker { .. }
+            | Wish::SubmitRun(_)
+            | Wish::ForkRun { .. }
+            | Wish::CreateSchedule { .. } => None,
+        };
+        Ok(told.map(worked))
+    }
+
+    /// Events that name another as what they follow from, in their order.
+    fn caused_by(&self, cause: Option<Cid>) -> Result<Vec<Event>, Fault> {
+        let Some(seq) = cause.map(|cause| self.reader.seq_of(&cause)).transpose()?.flatten() else {
+            return Ok(Vec::new());
+        };
+        let mut events = Vec::new();
+        for seq in query::work::caused_by(&self.state, seq)? {
+            events.extend(self.reader.event_at(seq)?);
+        }
+        // The ending of a call follows from its start too, but is no change of what it asked about.
+        events.retain(|event| !event.fields().kind.starts_with("call."));
+        Ok(events)
+    }
+
+    /// The claims among these events that hold still.
+    fn handed_by(&mut self, events: &[Event], draft: &Draft) -> Result<Vec<Handed>, Fault> {
+        let mut handed = Vec::new();
+        for event in events.iter().filter(|event| matches!(event.body(), Some(Body::TaskClaimed(_)))) {
+            let Some(id) = event.fields().subject.strip_prefix("task/") else { continue };
+            if self.load_task(id)? {
+                handed.extend(self.handed_again(id, event.into(), draft)?);
+            }
+        }
+        Ok(handed)
+    }
+
+    /// What a lane of a process was given since it asked: it had heard of everything before.
+    fn handed_to(&mut self, hand: &Hand, draft: &Draft) -> Result<Vec<Handed>, Fault> {
+        let of_lane = self.holding.tasks.values().filter_map(|live| {
+            let lease = live.task.lease.as_ref().filter(|_| live.task.status == Status::Running)?;
+            let ours = lease.runner.as_ref() == Some(&hand.runner)
+                && hand.capabilities.contains(&live.task.facts.task_type);
+            ours.then(|| (live.task.id.clone(), lease.claimed))
+        });
+        let mut claims = Vec::new();
+        for (id, claimed) in of_lane {
+            let seq = self.reader.seq_of(&claimed)?.filter(|seq| *seq >= hand.since);
+            claims.extend(seq.map(|seq| (seq, id, Sealed { cid: claimed, seq })));
+        }
+        claims.sort_unstable_by_key(|(seq, ..)| *seq);
+        let mut handed = Vec::new();
+        for (_, id, claimed) in claims {
+            handed.extend(self.handed_again(&id, claimed, draft)?);
+        }
+        Ok(handed)
+    }
+
+    /// A task in memory as this claim handed it out; none where the claim is over.
+    fn handed_again(&self, id: &str, claimed: Sealed, draft: &Draft) -> Result<Option<Handed>, Fault> {
+        let task = self.task(id)?;
+        let holds = task.lease.as_ref().is_some_and(|lease| lease.claimed == claimed.cid);
+        if !holds || task.status != Status::Running {
+            return Ok(None);
+        }
+        let call = match self.working.open.get(&call_of(&claimed.cid)) {
+            Some(open) => {
+                let seq = self.reader.seq_of(&open.started)?;
+                seq.map(|seq| (open.id.clone(), Sealed { cid: open.started, seq }))
+            }
+            None => None,
+        };
+        Ok(self.handed(id, self.input(id, draft)?, claimed, call))
+    }
+
+    /// The steps that the cancel of a run among these events has ended.
+    fn cancelled_by(&self, events: &[Event]) -> Result<Vec<String>, Fault> {
+        let mut steps = Vec::new();
+        for cancel in events.iter().filter(|event| matches!(event.body(), Some(Body::WorkflowCancelled(_)))) {
+            for event in self.caused_by(Some(cancel.cid()))? {
+                if let (Some(Body::TaskCancelled(_)), Some((_, step))) =
+                    (event.body(), event.fields().subject.split_once('#'))
+                {
+                    steps.push(step.to_owned());
+                }
+            }
+        }
+        steps.sort_unstable();
+        steps.dedup();
+        Ok(steps)
+    }
+}
