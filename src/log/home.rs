@@ -10,12 +10,18 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::block::payload::SaltKey;
 
 /// Bytes of one of the two slots of the head file; a signed checkpoint is about 200.
 const HEAD_SLOT: usize = 1024;
+
+/// How long a server waits for one that was there before, and how often it looks.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
+const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 
 /// The files of the keys: the seed that signs heads, and the key of payload salts.
 const KEYS: [&str; 2] = ["log.key", "salt.key"];
@@ -113,8 +119,17 @@ impl Home {
     }
 
     /// Takes the right to be the one server of this directory.
+    ///
+    /// Blocks for up to a second where somebody else has it: what a killed server had just forked holds its files
+    /// until it has become another program.
     pub fn serve(&self, owner: &str) -> Result<Lock, HomeError> {
-        self.claim("serve.lock", owner)
+        let patience = Instant::now() + CLAIM_PATIENCE;
+        loop {
+            match self.claim("serve.lock", owner) {
+                Err(HomeError::Owned { .. }) if Instant::now() < patience => thread::sleep(CLAIM_PAUSE),
+                claimed => return claimed,
+            }
+        }
     }
 
     fn claim(&self, name: &str, owner: &str) -> Result<Lock, HomeError> {
