@@ -131,7 +131,13 @@ impl Owner {
         };
         self.submit(Command::Start { start: Box::new(start), input: Some(input), refused: None }).await;
         let outcome = EndOutcome::Succeeded { input_required: false };
-        let end = End { id, outcome, output: Some(payload_ref(&output, Role::Output)), took_us: 1, remote: Vec::new() };
+        let end = End {
+            id,
+            outcome,
+            output: Some(payload_ref(&output, Role::Output)),
+            took_us: 1,
+            remote: Vec::new(),
+        };
         self.submit(Command::End { end, output: Some(output), attempt: None }).await;
         name
     }
