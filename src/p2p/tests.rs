@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::{broadcast, mpsc},
@@ -11,7 +12,7 @@ use tokio::{
 
 use super::{
     Cause, Connected, Direction, Inbound, Nat, NetError, NetEvent, Settings, Stream, Transport, Verdict,
-    Wire, handle::Net, limits, local_peer, peer_id, start,
+    Wire, handle::Net, limits, local_peer, peer_id, start, start_counted,
 };
 use crate::block::{Cid, Codec};
 
@@ -298,4 +299,16 @@ async fn a_head_travels_as_far_as_it_is_true() {
     };
     time::timeout(PATIENCE, told).await.expect("heads arrive");
     assert!(heard >= 2 * true_ones);
+}
+
+#[tokio::test]
+async fn what_the_swarm_does_is_counted() {
+    let mut registry = Registry::default();
+    let (net, _inbound) = start_counted(&Settings::new([1; 32]), &mut registry).expect("started");
+    let addrs = net.listening(PATIENCE).await.expect("listens");
+    let other = Node::start(2).await;
+    other.net.dial(&net.local(), addrs, PATIENCE).await.expect("dialled");
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).expect("a string");
+    assert!(text.contains("libp2p_swarm_connections_established_total{"), "{text}");
 }

@@ -16,7 +16,9 @@ use libp2p::{
     core::ConnectedPoint,
     gossipsub, identify, kad,
     kad::store::RecordStore as _,
-    mdns, memory_connection_limits, ping,
+    mdns, memory_connection_limits,
+    metrics::{Metrics, Recorder as _},
+    ping,
     swarm::{ConnectionDenied, ConnectionId, DialError, ListenError, SwarmEvent},
 };
 
@@ -35,6 +37,9 @@ const SLOW_SWEEP: Duration = Duration::from_secs(1);
 
 impl Driver {
     pub(super) fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        if let Some(metrics) = &self.metrics {
+            record(metrics, &event);
+        }
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished {
@@ -363,10 +368,7 @@ impl Driver {
             self.questions.sweep(kad, now);
             if self.tell_again.is_some_and(|at| now >= at) {
                 self.tell_again = None;
-                let known: usize = kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
-                if known <= kad::K_VALUE.get() {
-                    self.questions.tell_again(kad);
-                }
+                self.questions.tell_again(kad);
             }
         }
         if now.duration_since(self.swept_slowly) >= SLOW_SWEEP {
@@ -405,5 +407,18 @@ impl Driver {
                 }
             }
         }
+    }
+}
+
+fn record(metrics: &Metrics, event: &SwarmEvent<BehaviourEvent>) {
+    metrics.record(event);
+    match event {
+        SwarmEvent::Behaviour(BehaviourEvent::Dcutr(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Gossip(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Relay(event)) => metrics.record(event),
+        _ => {}
     }
 }
