@@ -187,6 +187,7 @@ impl Driver {
         self.swarm.behaviour_mut().streams.seek(&peer);
         if let Some(link) = self.links.get(&peer)
             && link.announced
+            && link.leaving.is_none()
             && let Some(connected) = link.connected(&peer, true)
         {
             return drop(answer.send(Ok(connected)));

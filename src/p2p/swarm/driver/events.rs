@@ -123,13 +123,18 @@ impl Driver {
         if !last {
             return;
         }
-        let cause = link.leaving.unwrap_or(cause);
-        let announced = link.announced;
+        let (announced, leaving) = (link.announced, link.leaving);
+        let cause = leaving.unwrap_or(cause);
         self.links.remove(&peer);
         if announced {
             self.tell(NetEvent::Disconnected { peer: peer.to_base58(), cause });
         }
-        self.given_up(peer, cause);
+        if leaving.is_some() {
+            // Who asks for a peer that is being let go asks for a new connection.
+            self.attempt(peer);
+        } else {
+            self.given_up(peer, cause);
+        }
     }
 
     fn not_reached(&mut self, peer: PeerId, id: ConnectionId, error: &DialError) {
@@ -218,9 +223,10 @@ impl Driver {
         let Some(connected) = self.links.get(&peer).and_then(|link| link.connected(&peer, false)) else {
             return;
         };
-        if let Some(link) = self.links.get_mut(&peer)
-            && !link.announced
-        {
+        let Some(link) = self.links.get_mut(&peer).filter(|link| link.leaving.is_none()) else {
+            return;
+        };
+        if !link.announced {
             link.announced = true;
             self.tell(NetEvent::Connected(connected.clone()));
         }
