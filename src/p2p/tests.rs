@@ -186,8 +186,9 @@ async fn what_cannot_be_dialled_is_refused_with_its_cause() {
 #[tokio::test]
 async fn who_was_let_go_is_gone_until_dialled_again() {
     let (a, b) = (Node::start(1).await, Node::start(2).await);
-    a.dial(&b).await.expect("dialled");
     let (mut here, mut there) = (a.net.events(), b.net.events());
+    a.dial(&b).await.expect("dialled");
+    event(&mut there, |event| matches!(event, NetEvent::Connected(_)).then_some(())).await;
     assert!(a.net.disconnect(&b.net.local()).await);
     let cause = |event| match event {
         NetEvent::Disconnected { cause, .. } => Some(cause),
