@@ -36,8 +36,8 @@ async fn main() {
     nodes[count / 3].provide(vec![contract]).await.expect("provided");
     let begun = Instant::now();
     let mut joining = JoinSet::new();
-    for net in nodes[1..].iter().cloned() {
-        let (first, addrs) = (nodes[0].local(), nodes[0].addrs());
+    for net in &nodes[1..] {
+        let (net, first, addrs) = (net.clone(), nodes[0].local(), nodes[0].addrs());
         joining.spawn(async move {
             net.dial(&first, addrs, PATIENCE).await.expect("the first is reached");
             net.bootstrap_dht().await.expect("the table is joined");
