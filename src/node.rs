@@ -247,6 +247,7 @@ impl Node {
             salt,
             router: self.router.clone(),
             runner,
+            metrics: self.metrics.clone(),
             access,
         });
         let network = network.await?;

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
 use crate::runtime::upstream::Duplex;
@@ -381,7 +382,15 @@ pub fn local_peer(seed: &[u8; 32]) -> Peer {
 /// The network ends when [`handle::Net::stop`] is called or the last handle is dropped. Needs a tokio runtime.
 /// Errors: an address that cannot be read or listened on, a list entry that names no peer.
 pub fn start(settings: Settings) -> Result<(handle::Net, mpsc::Receiver<Inbound>), NetError> {
-    swarm::start(settings)
+    swarm::start(&settings, None)
+}
+
+/// As [`start`], and counts in `registry` what libp2p does, under names that begin with `libp2p_`.
+pub fn start_counted(
+    settings: &Settings,
+    registry: &mut Registry,
+) -> Result<(handle::Net, mpsc::Receiver<Inbound>), NetError> {
+    swarm::start(settings, Some(registry))
 }
 
 #[cfg(test)]

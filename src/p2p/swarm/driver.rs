@@ -11,6 +11,7 @@ use libp2p::{
     core::transport::ListenerId,
     futures::StreamExt as _,
     gossipsub,
+    metrics::Metrics,
     swarm::{
         ConnectionId, DialError,
         dial_opts::{DialOpts, PeerCondition},
@@ -75,6 +76,7 @@ pub struct Driver {
     swept_slowly: Instant,
     dht_protocol: String,
     mdns: bool,
+    metrics: Option<Metrics>,
 }
 
 impl Driver {
@@ -85,6 +87,7 @@ impl Driver {
         counters: Counters,
         listeners: HashMap<ListenerId, Multiaddr>,
         settings: &Settings,
+        metrics: Option<Metrics>,
     ) -> Self {
         Self {
             swarm,
@@ -104,6 +107,7 @@ impl Driver {
             swept_slowly: Instant::now(),
             dht_protocol: settings.dht_protocol.clone(),
             mdns: settings.mdns,
+            metrics,
         }
     }
 
@@ -183,6 +187,7 @@ impl Driver {
         self.swarm.behaviour_mut().streams.seek(&peer);
         if let Some(link) = self.links.get(&peer)
             && link.announced
+            && link.leaving.is_none()
             && let Some(connected) = link.connected(&peer, true)
         {
             return drop(answer.send(Ok(connected)));

@@ -16,7 +16,9 @@ use libp2p::{
     core::ConnectedPoint,
     gossipsub, identify, kad,
     kad::store::RecordStore as _,
-    mdns, memory_connection_limits, ping,
+    mdns, memory_connection_limits,
+    metrics::{Metrics, Recorder as _},
+    ping,
     swarm::{ConnectionDenied, ConnectionId, DialError, ListenError, SwarmEvent},
 };
 
@@ -35,6 +37,9 @@ const SLOW_SWEEP: Duration = Duration::from_secs(1);
 
 impl Driver {
     pub(super) fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        if let Some(metrics) = &self.metrics {
+            record(metrics, &event);
+        }
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished {
@@ -118,13 +123,18 @@ impl Driver {
         if !last {
             return;
         }
-        let cause = link.leaving.unwrap_or(cause);
-        let announced = link.announced;
+        let (announced, leaving) = (link.announced, link.leaving);
+        let cause = leaving.unwrap_or(cause);
         self.links.remove(&peer);
         if announced {
             self.tell(NetEvent::Disconnected { peer: peer.to_base58(), cause });
         }
-        self.given_up(peer, cause);
+        if leaving.is_some() {
+            // Who asks for a peer that is being let go asks for a new connection.
+            self.attempt(peer);
+        } else {
+            self.given_up(peer, cause);
+        }
     }
 
     fn not_reached(&mut self, peer: PeerId, id: ConnectionId, error: &DialError) {
@@ -213,9 +223,10 @@ impl Driver {
         let Some(connected) = self.links.get(&peer).and_then(|link| link.connected(&peer, false)) else {
             return;
         };
-        if let Some(link) = self.links.get_mut(&peer)
-            && !link.announced
-        {
+        let Some(link) = self.links.get_mut(&peer).filter(|link| link.leaving.is_none()) else {
+            return;
+        };
+        if !link.announced {
             link.announced = true;
             self.tell(NetEvent::Connected(connected.clone()));
         }
@@ -363,10 +374,7 @@ impl Driver {
             self.questions.sweep(kad, now);
             if self.tell_again.is_some_and(|at| now >= at) {
                 self.tell_again = None;
-                let known: usize = kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
-                if known <= kad::K_VALUE.get() {
-                    self.questions.tell_again(kad);
-                }
+                self.questions.tell_again(kad);
             }
         }
         if now.duration_since(self.swept_slowly) >= SLOW_SWEEP {
@@ -405,5 +413,18 @@ impl Driver {
                 }
             }
         }
+    }
+}
+
+fn record(metrics: &Metrics, event: &SwarmEvent<BehaviourEvent>) {
+    metrics.record(event);
+    match event {
+        SwarmEvent::Behaviour(BehaviourEvent::Dcutr(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Gossip(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Relay(event)) => metrics.record(event),
+        _ => {}
     }
 }
