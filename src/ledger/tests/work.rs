@@ -70,7 +70,7 @@ fn worked(ruling: Ruling) -> Result<Worked, Refusal> {
 }
 
 /// Says a command as a guest does that had no answer from the owner before.
-fn again(ledger: &Ledger, command: Command) -> Ruling {
+pub fn again(ledger: &Ledger, command: Command) -> Ruling {
     let (reply, ruling) = tokio::sync::oneshot::channel();
     ledger.inbox.blocking_send(Ask::Rule { command, reply, again: true }).expect("the ledger runs");
     ruling.blocking_recv().expect("the ledger runs")
