@@ -24,7 +24,9 @@ const HANDED_BYTES: usize = 256;
 /// Makes the ending of a call from what was ruled about its change; none where that is not all it needs. Whoever asks
 /// by a socket makes it after the ruling.
 #[derive(Clone)]
-pub struct Conclude(Arc<dyn Fn(&Ruling) -> Option<Concluded> + Send + Sync>);
+pub struct Conclude(Arc<Makes>);
+
+type Makes = dyn Fn(&Ruling) -> Option<Concluded> + Send + Sync;
 
 /// How a call ends that began with its change.
 #[derive(Clone, Debug)]

@@ -8,14 +8,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
 use crate::{
-    call::Refusal,
     ledger::work::{Handed, Wish, Worked},
     router::Invocation,
     task::Status,
     tools::{
         Builtin, arguments,
         denied::Denied,
-        doing::Foretells,
+        doing::{Asked, Foretells},
         reading::time,
         work::{Desk, Given, Told, invalid, told, unexpected},
     },
@@ -72,7 +71,7 @@ struct Claimed<'a> {
     tasks: Vec<Given<'a>>,
 }
 
-fn claiming(_: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Refusal> {
+fn claiming(_: &Desk, call: &Invocation) -> Asked {
     let Claim { worker_id: worker, max_tasks: max, reason, .. } = arguments(call)?;
     Ok((reason, Wish::Claim { worker, max, wait_ms: 0, hand: None }))
 }
@@ -116,7 +115,7 @@ struct Beat {
     log: Option<String>,
 }
 
-fn renewing(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Refusal> {
+fn renewing(desk: &Desk, call: &Invocation) -> Asked {
     let Attempt { worker_id: worker, task_id: task, fence, reason } = arguments(call)?;
     let Beat { progress, log } = arguments(call)?;
     let log = log.map(|log| desk.seal_text(&log)).transpose()?;
@@ -154,7 +153,7 @@ struct Completed<'a> {
     tasks: Option<Vec<Given<'a>>>,
 }
 
-fn completing(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Refusal> {
+fn completing(desk: &Desk, call: &Invocation) -> Asked {
     let Attempt { worker_id: worker, task_id: task, fence, reason } = arguments(call)?;
     let Outcome { output } = arguments(call)?;
     let Next { claim_next } = arguments(call)?;
@@ -184,7 +183,7 @@ struct Failed {
     retryable: bool,
 }
 
-fn failing(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Refusal> {
+fn failing(desk: &Desk, call: &Invocation) -> Asked {
     let Attempt { worker_id: worker, task_id: task, fence, reason } = arguments(call)?;
     let Failing { error } = arguments(call)?;
     let Failed { code, retryable } = serde_json::from_str(error.get())

@@ -23,11 +23,14 @@ use crate::{
 /// What one tool of a family does.
 pub type Does = fn(Desk, Arc<Invocation>) -> BoxFuture<'static, Told>;
 
+/// What a call asks, after the reason it gives.
+pub type Asked = Result<(Option<String>, Wish), Refusal>;
+
 /// What a tool asks of the ledger, where that is all it does.
 #[derive(Clone, Copy)]
 pub struct Foretells {
     /// What it will ask, and why, where its arguments tell that.
-    pub wish: fn(&Desk, &Invocation) -> Result<(Option<String>, Wish), Refusal>,
+    pub wish: fn(&Desk, &Invocation) -> Asked,
     /// What it answers; none where that takes more than what was ruled. Pure.
     pub tell: fn(&Invocation, &Worked) -> Option<Told>,
 }

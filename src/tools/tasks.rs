@@ -18,7 +18,7 @@ use crate::{
     task::{POISON, RETRIES_SPENT, Status, Task, WAIT_PREFIX},
     tools::{
         Builtin, arguments,
-        doing::Foretells,
+        doing::{Asked, Foretells},
         reading::{self, time},
         work::{
             Desk, Line, Paging, Told, content, invalid, lines, message, output, page, task_as_of, told,
@@ -85,7 +85,7 @@ fn on_offer(desk: &Desk, name: &str, input: &RawValue) -> Result<(Cid, bool), Re
     Ok((entry.tool.contract, entry.contract.repeatable()))
 }
 
-fn submitting(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Refusal> {
+fn submitting(desk: &Desk, call: &Invocation) -> Asked {
     let asked: reading::Wish = arguments(call)?;
     let (facts, tool) = checked(desk, &asked)?;
     let input = desk.seal(asked.payload.get())?;

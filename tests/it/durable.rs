@@ -130,6 +130,20 @@ fn an_answer_of_one_commit_is_recorded_as_it_was_told_and_given_again_for_its_ke
 }
 
 #[test]
+fn an_answer_of_one_commit_is_kept_as_its_tool_says() {
+    let data = temp();
+    let server = serve(data.path(), "[capture.tools]\ntask_claim = \"digest\"\n");
+    let mut caller = Caller::new(&server);
+    let mut worker = Worker::register(&server, "w", &["a"], 5);
+    caller.submit("between-us", "a", json!({}));
+    assert_eq!(ids(&json!(worker.claim(1))), ["between-us"]);
+    let ending = record::ended(data.path(), "task_claim");
+    let kept = record::content(data.path(), &ending.fields().pay[0].cid);
+    assert!(kept.contains("$redacted") && !kept.contains("between-us"), "{kept}");
+    ended_well(server, &data);
+}
+
+#[test]
 fn the_same_submission_again_is_known_and_another_content_is_refused() {
     let data = temp();
     let server = quiet(&data);
