@@ -118,6 +118,7 @@ async fn submit(ledger: Ledger, submitter: usize, turns: usize) {
             input: Some(payload_ref(&input, Role::Input)),
             facts,
             cause: None,
+            refs: Vec::new(),
             repeatable: true,
             refusal: None,
         };

@@ -99,6 +99,7 @@ async fn submit(ledger: Ledger, submitter: usize, until: Instant, done: std::syn
                 trace: None,
             },
             cause: None,
+            refs: Vec::new(),
             repeatable: true,
             refusal: None,
         };
@@ -111,6 +112,7 @@ async fn submit(ledger: Ledger, submitter: usize, until: Instant, done: std::syn
             outcome: EndOutcome::Succeeded { input_required: false },
             output: Some(payload_ref(&output, Role::Output)),
             took_us: 1,
+            remote: Vec::new(),
         };
         let ruling = ledger.submit(Command::End { end, output: Some(output), attempt: None }).await;
         assert!(matches!(ruling, Ok(Ruling::Done(_))), "a running call ends");

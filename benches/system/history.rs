@@ -163,6 +163,7 @@ async fn call(ledger: &Ledger, n: u64, cause: Option<Cid>) -> Cid {
             trace: None,
         },
         cause,
+        refs: Vec::new(),
         repeatable: true,
         refusal: None,
     };
@@ -176,6 +177,7 @@ async fn call(ledger: &Ledger, n: u64, cause: Option<Cid>) -> Cid {
         outcome: EndOutcome::Succeeded { input_required: false },
         output: Some(payload_ref(&output, Role::Output)),
         took_us: 1,
+        remote: Vec::new(),
     };
     let end = Command::End { end, output: Some(output), attempt: None };
     let ended = ledger.submit(end).await;
