@@ -248,6 +248,7 @@ impl Node {
             router: self.router.clone(),
             runner,
             access,
+            claiming: self.claiming.clone(),
         });
         let network = network.await?;
         network.offer_to(desk, &self.audit);

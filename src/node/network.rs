@@ -6,6 +6,7 @@
 //! - everything begun here ends with [`Network::stop`], calls before connections.
 
 mod door;
+mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,6 +18,7 @@ use serde_json::json;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::work::Worker;
 use crate::{
     audit::Audit,
     auth::{Access, scope_named},
@@ -71,6 +73,8 @@ pub(super) struct Setup<'a> {
     pub runner: String,
     /// What tokens of ours grant; none where this node asks nobody for one.
     pub access: Option<Access>,
+    /// Cancelled when no more work is to be claimed.
+    pub claiming: CancellationToken,
 }
 
 /// This node's part in the network.
@@ -144,6 +148,19 @@ impl Network {
         };
         tasks.spawn(stop.clone().run_until_cancelled_owned(door.accept(inbound)));
         tasks.spawn(stop.clone().run_until_cancelled_owned(join(hub.clone(), peers, entries.clone())));
+        for entry in config.peers.iter().filter(|entry| !entry.work.is_empty()) {
+            let worker = Worker::new(work::Setup {
+                peer: entries.caller(&entry.id).actor,
+                local: hub.net().local(),
+                types: entry.work.iter().cloned().collect(),
+                router: router.clone(),
+                open: Arc::new(Opener { net: hub.net().clone(), peer: entry.id.clone() }),
+                claiming: setup.claiming.clone(),
+                stop: stop.clone(),
+                tasks: tasks.clone(),
+            });
+            tasks.spawn(stop.clone().run_until_cancelled_owned(worker.run(hub.connected())));
+        }
         Ok(network)
     }
 
