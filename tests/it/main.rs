@@ -18,6 +18,7 @@ mod harness;
 mod killed;
 mod lines;
 mod peers;
+mod peers_work;
 mod provenance;
 mod questions;
 mod record;

@@ -165,8 +165,7 @@ impl Worker {
 
     async fn register(&self) -> Result<(), Unsaid> {
         let types: Vec<&String> = self.setup.types.iter().collect();
-        let facts =
-            json!({"worker_id": self.name, "capabilities": types, "max_concurrent_tasks": AT_ONCE});
+        let facts = json!({"worker_id": self.name, "capabilities": types, "max_concurrent_tasks": AT_ONCE});
         let told = self.line.ask("worker_register", &facts, None, None).await?;
         let Registered { lease_ms } = told.read()?;
         self.lease_ms.store(lease_ms, Ordering::Relaxed);

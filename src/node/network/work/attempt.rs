@@ -33,7 +33,11 @@ struct Ended {
 
 enum How {
     Done(Box<RawValue>),
-    Failed { code: String, message: String, retryable: bool },
+    Failed {
+        code: String,
+        message: String,
+        retryable: bool,
+    },
     /// It was told to stop, and did.
     Stopped,
 }

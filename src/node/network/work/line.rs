@@ -12,9 +12,7 @@ use tokio::sync::watch;
 
 use crate::{
     block::{Cid, splice},
-    runtime::upstream::{
-        self, Failure, Offered, OpenStream, Options, Reply, State, Transport, Upstream,
-    },
+    runtime::upstream::{self, Failure, Offered, OpenStream, Options, Reply, State, Transport, Upstream},
 };
 
 /// One question; a claim waits for some of it.
@@ -104,7 +102,8 @@ impl Line {
     ) -> Result<Told, Unsaid> {
         let upstream = self.0.borrow().clone().ok_or(Unsaid::Lost)?;
         let refs: Vec<String> = refs.iter().map(Cid::to_string).collect();
-        let params = serde_json::to_string(&Params { name: tool, arguments, meta: json!({"io.cairn/refs": refs}) });
+        let params =
+            serde_json::to_string(&Params { name: tool, arguments, meta: json!({"io.cairn/refs": refs}) });
         let params = splice::raw(params.map_err(|err| refused("invalid_argument", err))?);
         let options = Options { timeout: within, ..Options::default() };
         match upstream.request("tools/call", params, options).await {
