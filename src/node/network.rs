@@ -9,7 +9,7 @@ mod door;
 mod work;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -317,6 +317,13 @@ fn log_server(ledger: &Ledger, entries: Arc<Entries>) -> Server {
     Server::new(ledger.home(), about.log, about.vkey.clone(), last, may)
 }
 
+/// The peers that the configuration names.
+fn relays(config: &config::P2p) -> HashSet<String> {
+    let joined = config.bootstrap.iter().filter_map(|node| node.rsplit_once("/p2p/"));
+    let entries = config.peers.iter().map(|entry| entry.id.clone());
+    joined.map(|(_, peer)| peer.to_owned()).chain(entries).collect()
+}
+
 fn settings(config: &config::P2p, seed: [u8; 32]) -> p2p::Settings {
     p2p::Settings {
         seed,
@@ -326,6 +333,7 @@ fn settings(config: &config::P2p, seed: [u8; 32]) -> p2p::Settings {
         dht: config.dht,
         dht_protocol: config.dht_protocol.clone(),
         relay: config.relay,
+        relays: relays(config),
         upnp: config.upnp,
         connections_max: config.max_connections,
         idle: Duration::from_millis(config.idle_ms),

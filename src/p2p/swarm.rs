@@ -16,7 +16,9 @@ pub mod addresses;
 mod behaviour;
 mod driver;
 mod links;
+mod probing;
 mod records;
+mod relays;
 mod streams;
 mod table;
 
@@ -39,7 +41,7 @@ pub fn start(settings: Settings) -> Result<(Net, mpsc::Receiver<Inbound>), NetEr
         heads: broadcast::Sender::new(limits::HEADS_MAX),
     };
     let outlets = driver::Outlets { events: net.events.clone(), heads: net.heads.clone(), addrs };
-    let driver = driver::Driver::new(swarm, wishes, outlets, counters, listeners, &settings);
+    let driver = driver::Driver::new(swarm, wishes, outlets, counters, listeners, &settings)?;
     tokio::spawn(driver.run());
     Ok((net, streams))
 }

@@ -31,6 +31,7 @@ use crate::{
             addresses::{self, Reach},
             behaviour::{Behaviour, Counters, heads},
             links::{self, Peering},
+            relays::Relays,
             table::{self, Questions},
         },
     },
@@ -75,6 +76,7 @@ pub struct Driver {
     swept_slowly: Instant,
     dht_protocol: String,
     mdns: bool,
+    relays: Relays,
 }
 
 impl Driver {
@@ -85,8 +87,9 @@ impl Driver {
         counters: Counters,
         listeners: HashMap<ListenerId, Multiaddr>,
         settings: &Settings,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, NetError> {
+        let relays = settings.relays.iter().map(|peer| addresses::peer(peer));
+        Ok(Self {
             swarm,
             wishes,
             outlets,
@@ -104,7 +107,8 @@ impl Driver {
             swept_slowly: Instant::now(),
             dht_protocol: settings.dht_protocol.clone(),
             mdns: settings.mdns,
-        }
+            relays: Relays::new(relays.collect::<Result<_, _>>()?),
+        })
     }
 
     pub async fn run(mut self) {
@@ -344,7 +348,7 @@ impl Driver {
             link.link(peer, bytes_in, bytes_out)
         });
         let external: Vec<_> = self.swarm.external_addresses().cloned().collect();
-        let nat = if external.iter().any(|address| addresses::reach(address) == Reach::Public) {
+        let nat = if external.iter().any(|address| addresses::own_reach(address) == Some(Reach::Public)) {
             Nat::Public
         } else if self.unreachable {
             Nat::Private
