@@ -17,6 +17,7 @@ mod formats;
 mod harness;
 mod killed;
 mod lines;
+mod namespaces;
 mod peers;
 mod peers_work;
 mod provenance;
