@@ -249,6 +249,7 @@ impl Node {
             runner,
             metrics: self.metrics.clone(),
             access,
+            claiming: self.claiming.clone(),
         });
         let network = network.await?;
         network.offer_to(desk, &self.audit);

@@ -257,6 +257,8 @@ pub struct Settings {
     pub dht_protocol: String,
     /// Serves others as a relay.
     pub relay: bool,
+    /// Peers that may carry connections to this node, where they are relays.
+    pub relays: HashSet<Peer>,
     pub upnp: bool,
     pub connections_max: u32,
     pub idle: Duration,
@@ -278,6 +280,7 @@ impl Settings {
             dht: true,
             dht_protocol: limits::DHT_PROTOCOL.to_owned(),
             relay: false,
+            relays: HashSet::new(),
             upnp: false,
             connections_max: limits::CONNECTIONS_DEFAULT,
             idle: limits::IDLE_DEFAULT,

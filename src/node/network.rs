@@ -6,9 +6,10 @@
 //! - everything begun here ends with [`Network::stop`], calls before connections.
 
 mod door;
+mod work;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -21,6 +22,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::work::Worker;
 use crate::{
     audit::Audit,
     auth::{Access, scope_named},
@@ -79,6 +81,8 @@ pub(super) struct Setup<'a> {
     pub metrics: Arc<Metrics>,
     /// What tokens of ours grant; none where this node asks nobody for one.
     pub access: Option<Access>,
+    /// Cancelled when no more work is to be claimed.
+    pub claiming: CancellationToken,
 }
 
 /// This node's part in the network.
@@ -159,6 +163,19 @@ impl Network {
         let learning = learn(hub.clone(), peers.clone(), router.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(learning));
         tasks.spawn(stop.clone().run_until_cancelled_owned(join(hub.clone(), peers, entries.clone())));
+        for entry in config.peers.iter().filter(|entry| !entry.work.is_empty()) {
+            let worker = Worker::new(work::Setup {
+                peer: entries.caller(&entry.id).actor,
+                local: hub.net().local(),
+                types: entry.work.iter().cloned().collect(),
+                router: router.clone(),
+                open: Arc::new(Opener { net: hub.net().clone(), peer: entry.id.clone() }),
+                claiming: setup.claiming.clone(),
+                stop: stop.clone(),
+                tasks: tasks.clone(),
+            });
+            tasks.spawn(stop.clone().run_until_cancelled_owned(worker.run(hub.connected())));
+        }
         Ok(network)
     }
 
@@ -330,6 +347,13 @@ fn log_server(ledger: &Ledger, entries: Arc<Entries>) -> Server {
     Server::new(ledger.home(), about.log, about.vkey.clone(), last, may)
 }
 
+/// The peers that the configuration names.
+fn relays(config: &config::P2p) -> HashSet<String> {
+    let joined = config.bootstrap.iter().filter_map(|node| node.rsplit_once("/p2p/"));
+    let entries = config.peers.iter().map(|entry| entry.id.clone());
+    joined.map(|(_, peer)| peer.to_owned()).chain(entries).collect()
+}
+
 fn settings(config: &config::P2p, seed: [u8; 32]) -> p2p::Settings {
     p2p::Settings {
         seed,
@@ -339,6 +363,7 @@ fn settings(config: &config::P2p, seed: [u8; 32]) -> p2p::Settings {
         dht: config.dht,
         dht_protocol: config.dht_protocol.clone(),
         relay: config.relay,
+        relays: relays(config),
         upnp: config.upnp,
         connections_max: config.max_connections,
         idle: Duration::from_millis(config.idle_ms),

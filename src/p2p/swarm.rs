@@ -17,7 +17,9 @@ pub mod addresses;
 mod behaviour;
 mod driver;
 mod links;
+mod probing;
 mod records;
+mod relays;
 mod streams;
 mod table;
 
@@ -44,7 +46,7 @@ pub fn start(
     };
     let outlets = driver::Outlets { events: net.events.clone(), heads: net.heads.clone(), addrs };
     let metrics = registry.map(Metrics::new);
-    let driver = driver::Driver::new(swarm, wishes, outlets, counters, listeners, settings, metrics);
+    let driver = driver::Driver::new(swarm, wishes, outlets, counters, listeners, settings, metrics)?;
     tokio::spawn(driver.run());
     Ok((net, streams))
 }

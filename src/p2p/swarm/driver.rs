@@ -32,6 +32,7 @@ use crate::{
             addresses::{self, Reach},
             behaviour::{Behaviour, Counters, heads},
             links::{self, Peering},
+            relays::Relays,
             table::{self, Questions},
         },
     },
@@ -77,6 +78,7 @@ pub struct Driver {
     dht_protocol: String,
     mdns: bool,
     metrics: Option<Metrics>,
+    relays: Relays,
 }
 
 impl Driver {
@@ -88,8 +90,9 @@ impl Driver {
         listeners: HashMap<ListenerId, Multiaddr>,
         settings: &Settings,
         metrics: Option<Metrics>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, NetError> {
+        let relays = settings.relays.iter().map(|peer| addresses::peer(peer));
+        Ok(Self {
             swarm,
             wishes,
             outlets,
@@ -108,7 +111,8 @@ impl Driver {
             dht_protocol: settings.dht_protocol.clone(),
             mdns: settings.mdns,
             metrics,
-        }
+            relays: Relays::new(relays.collect::<Result<_, _>>()?),
+        })
     }
 
     pub async fn run(mut self) {
@@ -349,7 +353,7 @@ impl Driver {
             link.link(peer, bytes_in, bytes_out)
         });
         let external: Vec<_> = self.swarm.external_addresses().cloned().collect();
-        let nat = if external.iter().any(|address| addresses::reach(address) == Reach::Public) {
+        let nat = if external.iter().any(|address| addresses::own_reach(address) == Some(Reach::Public)) {
             Nat::Public
         } else if self.unreachable {
             Nat::Private

@@ -18,17 +18,19 @@ use libp2p::{
     kad::store::RecordStore as _,
     mdns, memory_connection_limits,
     metrics::{Metrics, Recorder as _},
+    multiaddr::Protocol,
     ping,
     swarm::{ConnectionDenied, ConnectionId, DialError, ListenError, SwarmEvent},
 };
 
 use crate::p2p::{
-    Cause, Head, NetEvent, Refused, limits,
+    Cause, Direction, Head, NetEvent, Refused, Transport, limits,
     swarm::{
         addresses::{self, Reach},
         behaviour::BehaviourEvent,
         driver::Driver,
         links::{self, Connection, Peering},
+        relays,
     },
 };
 
@@ -56,15 +58,18 @@ impl Driver {
             SwarmEvent::IncomingConnectionError { error: ListenError::Denied { cause }, .. } => {
                 self.denied(&cause)
             }
-            SwarmEvent::NewListenAddr { address, .. } => {
+            SwarmEvent::NewListenAddr { listener_id, address } => {
                 tracing::info!(%address, "listening for peers");
+                self.relays.given(listener_id);
                 self.listening();
             }
             SwarmEvent::ExpiredListenAddr { .. }
             | SwarmEvent::ExternalAddrConfirmed { .. }
             | SwarmEvent::ExternalAddrExpired { .. } => self.listening(),
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
-                if let Some(address) = self.listeners.remove(&listener_id) {
+                if self.relays.lost(listener_id, Instant::now()) {
+                    tracing::info!(?reason, "a relay carries for this node no more");
+                } else if let Some(address) = self.listeners.remove(&listener_id) {
                     tracing::warn!(%address, ?reason, "listener lost; it is tried again");
                     self.lost.push((Instant::now() + limits::RELISTEN_AFTER, address));
                 }
@@ -112,16 +117,30 @@ impl Driver {
         let wished = self.dials.get(&peer).filter(|dial| dial.attempt == Some(id));
         let took = wished.map_or(took, |dial| now.duration_since(dial.began));
         let link = self.links.entry(peer).or_insert_with(|| Peering::new(took, now));
+        let before = link.transport();
         link.connections.push(Connection::new(id, endpoint));
+        self.moved(peer, before);
+    }
+
+    /// Tells of a peer again whose connection to use goes another way now.
+    fn moved(&self, peer: PeerId, before: Option<Transport>) {
+        if let Some(link) = self.links.get(&peer)
+            && link.announced
+            && link.transport() != before
+            && let Some(connected) = link.connected(&peer, false)
+        {
+            self.tell(NetEvent::Connected(connected));
+        }
     }
 
     fn closed(&mut self, peer: PeerId, id: ConnectionId, last: bool, cause: Cause) {
         let Some(link) = self.links.get_mut(&peer) else {
             return;
         };
+        let before = link.transport();
         link.connections.retain(|connection| connection.id != id);
         if !last {
-            return;
+            return self.moved(peer, before);
         }
         let (announced, leaving) = (link.announced, link.leaving);
         let cause = leaving.unwrap_or(cause);
@@ -170,7 +189,7 @@ impl Driver {
         addrs.dedup();
         self.outlets.addrs.send_replace(addrs);
         // Whom nobody can reach must not be asked for records: behind a router, only what others confirm counts.
-        let mode = match listeners.iter().map(addresses::reach).max() {
+        let mode = match listeners.iter().filter_map(addresses::own_reach).max() {
             Some(Reach::Loopback | Reach::Public) => Some(kad::Mode::Server),
             Some(Reach::Private) if self.mdns => Some(kad::Mode::Server),
             Some(Reach::Private) | None => None,
@@ -383,7 +402,27 @@ impl Driver {
         }
     }
 
+    /// Asks connected relays for a place, where nobody can reach this node but through one.
+    fn reserve(&mut self, now: Instant) {
+        let own = self.swarm.listeners().chain(self.swarm.external_addresses());
+        if own.filter_map(addresses::own_reach).max() != Some(Reach::Private) {
+            return;
+        }
+        let over = |(peer, link): (&PeerId, &Peering)| {
+            let best = link.best().filter(|best| best.direction == Direction::Out)?;
+            let direct = addresses::transport(&best.address) != Transport::Relay;
+            let asked = direct && link.names(relays::HOP) && self.relays.wants(peer, now);
+            asked.then(|| (*peer, addresses::with_peer(&best.address, peer)))
+        };
+        for (relay, address) in self.links.iter().filter_map(over).collect::<Vec<_>>() {
+            let listening = self.swarm.listen_on(address.with(Protocol::P2pCircuit));
+            let listening = listening.inspect_err(|err| tracing::warn!(%relay, %err, "no place at a relay"));
+            self.relays.asked(relay, listening.ok(), now);
+        }
+    }
+
     fn sweep_slowly(&mut self, now: Instant) {
+        self.reserve(now);
         if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
             kad.store_mut().expire(now);
         }
