@@ -239,6 +239,7 @@ impl Hub {
         persist: bool,
         by: By,
     ) -> Attempted {
+        self.inner.kept.take_back(peer);
         self.asks(peer, by);
         let _dialling = Dialling::new(&self.inner, peer);
         let deadline = Instant::now() + timeout;
@@ -262,7 +263,10 @@ impl Hub {
             tokio::time::sleep(pause).await;
             pause *= 2;
         };
-        self.asked_no_more(peer);
+        // A new connection's event says who asked, when it is heard.
+        if connected.as_ref().map_or(true, |made| made.reused) {
+            self.asked_no_more(peer);
+        }
         if persist && connected.is_ok() {
             self.inner.kept.keep(peer, address.into_iter().collect());
         }
