@@ -3,9 +3,12 @@
 //! Invariant: nothing in this file has a network; what is told to the ledger is what a network would tell. The
 //! files below it start nodes as processes of their own.
 
+mod following;
 mod meeting;
 mod nodes;
+mod outside;
 mod registry;
+mod remote;
 
 use cairn::{
     event::{

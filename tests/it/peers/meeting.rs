@@ -6,13 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cairn::event::{Body, peer::Parting};
+use cairn::event::{Body, Event, peer::Parting};
 use serde_json::{Value, json};
 
 use crate::{
     harness::{cairn, run, temp},
     peers::{
-        nodes::{Node, entry, started},
+        nodes::{Node, entry},
         registry::{REPOSITORY, Registry, TOKEN},
     },
     record::{self, until},
@@ -61,14 +61,16 @@ fn two_nodes_meet_and_part_and_are_not_dialled_again() {
     caller.refused("peer_metrics", json!({"peer_id": crate::peers::PEER}), "not_found");
     caller.refused("peer_connect", json!({"peer_id": a.peer}), "invalid_argument");
 
-    let call = |name: &str| Some(started(&a.events(), name, "anonymous").cid());
     let events = a.events();
-    let connected = &a.about(&b.peer, "peer.connected")[0];
-    let made = events.iter().find(|event| matches!(event.body(), Some(Body::CallStarted(facts)) if facts.name == "peer_connect"));
-    assert_eq!(connected.fields().cause, made.map(|event| event.cid()));
-    let disconnected = &a.about(&b.peer, "peer.disconnected")[0];
-    assert_ne!(disconnected.fields().cause, None);
-    assert_ne!(disconnected.fields().cause, call("peer_disconnect"), "the second call parted from nobody");
+    let first = |name: &str| {
+        let named = |event: &&Event| matches!(event.body(), Some(Body::CallStarted(facts)) if facts.name == name);
+        events.iter().find(named).map(Event::cid)
+    };
+    for (kind, tool) in [("peer.connected", "peer_connect"), ("peer.disconnected", "peer_disconnect")] {
+        let told = a.about(&b.peer, kind);
+        assert_eq!((told.len(), told[0].fields().cause), (1, first(tool)), "{kind}");
+        assert_eq!(told[0].fields().pay.len(), 1, "the reason is kept with it");
+    }
     a.ends_well();
     b.ends_well();
 }

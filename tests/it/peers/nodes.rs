@@ -54,7 +54,7 @@ impl Node {
         node
     }
 
-    /// A copy of the data directory that listens elsewhere: the same key, another history from here on.
+    /// A copy of the data directory: the same key and address, another history from here on. One of both may run.
     pub fn copy(&self) -> Self {
         let dir = temp();
         for entry in fs::read_dir(self.data()).expect("the directory can be read") {
@@ -63,7 +63,7 @@ impl Node {
                 fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("a file can be copied");
             }
         }
-        Self { dir, peer: self.peer.clone(), port: free_port(), server: None }
+        Self { dir, peer: self.peer.clone(), port: self.port, server: None }
     }
 
     /// Starts with these lines of `[p2p]` and these further tables.
@@ -230,13 +230,13 @@ pub fn remotes(events: &[Event]) -> Vec<(Event, RemoteCalled)> {
     events.iter().filter_map(told).collect()
 }
 
-/// The start of a call to `name` that a caller in this role made last.
-pub fn started(events: &[Event], name: &str, role: &str) -> Event {
+/// The start of the last call to `name` that a peer made.
+pub fn started(events: &[Event], name: &str, peer: &str) -> Event {
     let named = |event: &&Event| {
-        event.fields().actor.role == role
+        event.fields().actor.id == peer
             && matches!(event.body(), Some(Body::CallStarted(facts)) if facts.name == name)
     };
-    events.iter().rfind(named).unwrap_or_else(|| panic!("no {role} called {name}")).clone()
+    events.iter().rfind(named).unwrap_or_else(|| panic!("{peer} did not call {name}")).clone()
 }
 
 /// The ending of the call that this event started.
