@@ -57,12 +57,7 @@ impl Node {
     /// A copy of the data directory: the same key and address, another history from here on. One of both may run.
     pub fn copy(&self) -> Self {
         let dir = temp();
-        for entry in fs::read_dir(self.data()).expect("the directory can be read") {
-            let entry = entry.expect("the directory can be read");
-            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("a file can be copied");
-            }
-        }
+        copy_files(self.data(), dir.path());
         Self { dir, peer: self.peer.clone(), port: self.port, server: None }
     }
 
@@ -208,6 +203,20 @@ impl Node {
 /// An entry for a peer; `more` are further lines of it.
 pub fn entry(peer: &str, more: &str) -> String {
     format!("[[p2p.peers]]\nid = {peer:?}\n{more}\n")
+}
+
+/// Copies every file below a directory; sockets and the like stay.
+fn copy_files(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).expect("the directory can be read") {
+        let entry = entry.expect("the directory can be read");
+        let (kind, to) = (entry.file_type().expect("it can be looked at"), to.join(entry.file_name()));
+        if kind.is_dir() {
+            fs::create_dir(&to).expect("the directory can be written");
+            copy_files(&entry.path(), &to);
+        } else if kind.is_file() {
+            fs::copy(entry.path(), to).expect("a file can be copied");
+        }
+    }
 }
 
 fn free_port() -> u16 {
