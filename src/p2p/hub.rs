@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::joining::{Goal, Joined, Tried};
@@ -99,6 +99,8 @@ struct Inner {
     asked: Mutex<HashMap<Peer, By>>,
     /// What the log knows of connected peers, a moment ago.
     standing: RwLock<HashMap<Peer, Arc<crate::peer::Peer>>>,
+    /// Told when that is to be read again at once.
+    stale: Notify,
     readers: Arc<Readers>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -160,6 +162,7 @@ impl Hub {
             asked: Mutex::default(),
             dialling: Mutex::default(),
             standing: RwLock::default(),
+            stale: Notify::new(),
             readers: Arc::new(Readers::new(parts.ledger.home().clone())),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
