@@ -28,7 +28,7 @@ pub const ADDRS_MAX: usize = 16;
 /// Bytes of one address.
 pub const ADDR_MAX: usize = 512;
 /// Capabilities kept of one peer.
-pub const CAPABILITIES_MAX: usize = 64;
+pub const CAPABILITIES_MAX: usize = 256;
 /// Bytes of one capability.
 pub const CAPABILITY_MAX: usize = 128;
 

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::joining::{Goal, Joined, Tried};
@@ -101,6 +101,8 @@ struct Inner {
     asked: Mutex<HashMap<Peer, By>>,
     /// What the log knows of connected peers, a moment ago.
     standing: RwLock<HashMap<Peer, Arc<crate::peer::Peer>>>,
+    /// Told when that is to be read again at once.
+    stale: Notify,
     readers: Arc<Readers>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -162,6 +164,7 @@ impl Hub {
             asked: Mutex::default(),
             dialling: Mutex::default(),
             standing: RwLock::default(),
+            stale: Notify::new(),
             readers: Arc::new(Readers::new(parts.ledger.home().clone())),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -244,6 +247,7 @@ impl Hub {
         persist: bool,
         by: By,
     ) -> Attempted {
+        self.inner.kept.take_back(peer);
         self.asks(peer, by);
         let _dialling = Dialling::new(&self.inner, peer);
         let deadline = Instant::now() + timeout;
@@ -267,7 +271,10 @@ impl Hub {
             tokio::time::sleep(pause).await;
             pause *= 2;
         };
-        self.asked_no_more(peer);
+        // A new connection's event says who asked, when it is heard.
+        if connected.as_ref().map_or(true, |made| made.reused) {
+            self.asked_no_more(peer);
+        }
         if persist && connected.is_ok() {
             self.inner.kept.keep(peer, address.into_iter().collect());
         }

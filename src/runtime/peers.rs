@@ -1,8 +1,8 @@
 //! Peers: the tools of other nodes, put on the router's board as one source, and calls taken to one of those nodes.
 //!
 //! Invariants:
-//! - a tool is offered under the contract its node published, whose bytes have that hash; nothing else a peer lists
-//!   is believed;
+//! - a tool is offered under the contract its node published, whose bytes have that hash;
+//! - a tool of a server that knows no contracts is offered under one of this node's own, and asked for at that peer;
 //! - what this node offers itself is not offered again, and no call of a peer goes on to another;
 //! - a call that may not run twice is tried at one peer; any other at the next, while peers are what fails.
 
@@ -18,6 +18,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use serde_json::value::RawValue;
 use tokio::{
     sync::{Notify, broadcast::error::RecvError},
     task::JoinHandle,
@@ -35,7 +36,7 @@ use crate::{
     },
     router::{BoxFuture, Offered, Offering, Router, lane},
     runtime::{
-        peers::offers::{Names, Offer, listed, read},
+        peers::offers::{Behind, Names, Offer, listed, placed, read, uncontracted},
         upstream::{self, OpenStream, State, Transport, Upstream},
     },
 };
@@ -95,6 +96,8 @@ struct Counts {
 struct Known {
     upstream: Upstream,
     offers: Mutex<BTreeMap<Cid, Offer>>,
+    /// Its tools that have no contract there, by name.
+    uncontracted: Mutex<BTreeMap<String, Arc<RawValue>>>,
     in_flight: AtomicUsize,
     counts: Arc<Counts>,
     metrics: Arc<Metrics>,
@@ -131,6 +134,7 @@ impl Peers {
         let known = Arc::new(Known {
             upstream,
             offers: Mutex::default(),
+            uncontracted: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             counts: self.counts(peer),
             metrics: self.inner.ties.metrics.clone(),
@@ -237,6 +241,8 @@ impl Peers {
             if offered.state == State::Ready {
                 let offers = self.proven(&peer, listed(&offered.tools)).await;
                 *lock(&known.offers) = offers;
+                let room = TOOLS_MAX.saturating_sub(lock(&known.offers).len());
+                *lock(&known.uncontracted) = uncontracted(&offered.tools).into_iter().take(room).collect();
             }
             self.inner.changed.notify_one();
             if offer.changed().await.is_err() {
@@ -285,9 +291,8 @@ impl Peers {
         // Once in any case: what was on offer when the node last stopped may not be now.
         let mut due = true;
         loop {
-            let offered = self.distinct();
-            due |= names.fit(&offered);
-            if due && self.inner.router.put(self.offering(names.tools(&offered))).await.is_err() {
+            due |= names.fit(self.distinct());
+            if due && self.inner.router.put(self.offering(names.tools())).await.is_err() {
                 return;
             }
             due = false;
@@ -318,16 +323,20 @@ impl Peers {
         }
     }
 
-    /// Each contract that peers offer and this node does not.
-    fn distinct(&self) -> BTreeMap<Cid, Arc<Contract>> {
+    /// Each contract that peers offer and this node does not, and each tool of a peer that has none.
+    fn distinct(&self) -> BTreeMap<String, Behind> {
         let mut distinct = BTreeMap::new();
-        for known in self.inner.known().values() {
+        for (peer, known) in self.inner.known().iter() {
             for (cid, offer) in lock(&known.offers).iter() {
-                distinct.entry(*cid).or_insert_with(|| offer.contract.clone());
+                let contract = || Behind::Contract(offer.contract.clone());
+                distinct.entry(cid.to_string()).or_insert_with(contract);
             }
+            let plain = lock(&known.uncontracted);
+            let placed = |(name, tool): (&String, &Arc<RawValue>)| (placed(name, peer), Behind::Definition(tool.clone()));
+            distinct.extend(plain.iter().map(placed));
         }
         for entry in self.inner.router.tools().iter().filter(|entry| entry.source != PEERS) {
-            distinct.remove(&entry.tool.contract);
+            distinct.remove(&entry.tool.contract.to_string());
         }
         distinct
     }
@@ -351,6 +360,11 @@ impl Known {
     /// Whether it can be asked for this now.
     fn serves(&self, cid: &Cid) -> bool {
         self.upstream.is_ready() && lock(&self.offers).contains_key(cid)
+    }
+
+    /// Whether it can be asked now for a tool that has no contract there.
+    fn has(&self, name: &str) -> bool {
+        self.upstream.is_ready() && lock(&self.uncontracted).contains_key(name)
     }
 
     fn offer(&self, cid: &Cid) -> Option<Offer> {

@@ -101,6 +101,6 @@ if (target === undefined) {
   const lines = createInterface({ input: process.stdin })
   lines.on('line', (line) => { send(stream, line.startsWith('hex:') ? Buffer.from(line.slice(4), 'hex') : frame(line)) })
   lines.on('close', () => { node.stop().then(() => process.exit(0)) })
-  for await (const text of frames(stream)) process.stdout.write(text + '\n')
+  for await (const text of frames(stream)) process.stdout.write(text.replaceAll('\n', ' ') + '\n')
   say({ closed: true })
 }

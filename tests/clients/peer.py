@@ -116,7 +116,7 @@ async def dial(target):
 
         nursery.start_soon(send)
         async for text in frames(stream):
-            print(text, flush=True)
+            print(text.replace("\n", " "), flush=True)
         say({"closed": True})
 
 

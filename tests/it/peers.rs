@@ -1,6 +1,15 @@
 //! Other nodes as the log knows them: news that becomes events, and what is read back from them.
 //!
-//! Invariant: nothing here has a network; what is told to the ledger is what a network would tell.
+//! Invariant: nothing in this file has a network; what is told to the ledger is what a network would tell. The
+//! files below it start nodes as processes of their own.
+
+mod dying;
+mod following;
+mod meeting;
+mod nodes;
+mod outside;
+mod registry;
+mod remote;
 
 use cairn::{
     event::{

@@ -92,7 +92,7 @@ fn own(hub: &Hub) -> Found {
     let (names, contracts) = offered(hub);
     let bare =
         |address: &String| address.rsplit_once("/p2p/").map_or(address.clone(), |(bare, _)| bare.to_owned());
-    let words = contracts.iter().map(Cid::to_string).chain(names).take(CAPABILITIES_MAX);
+    let words = names.into_iter().chain(contracts.iter().map(Cid::to_string)).take(CAPABILITIES_MAX);
     Found {
         peer: hub.net().local(),
         addrs: hub.net().addrs().iter().map(bare).collect(),

@@ -69,6 +69,7 @@ impl Hub {
             None | Some(Ok(_)) => {}
             Some(Err(err)) => tracing::warn!(peer, %err, "the evidence of its fork cannot be set aside"),
         }
+        self.inner.stale.notify_one();
         let new = self.inner.kept.follow(peer);
         if new || matches!(lifted, Some(Ok(true))) {
             self.begin_following(peer.to_owned());
@@ -236,4 +237,5 @@ async fn forked(hub: &Hub, peer: &str, outcome: &Outcome, evidence: &Evidence) {
     if let Err(stopped) = hub.inner.parts.ledger.submit(Command::Peer(Box::new(peering))).await {
         tracing::warn!(%stopped, "a fork is not recorded");
     }
+    hub.inner.stale.notify_one();
 }

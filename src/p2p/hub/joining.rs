@@ -63,8 +63,11 @@ impl Hub {
         let _one = self.inner.joining.lock().await;
         let begun = Instant::now();
         let id = uuid::Uuid::now_v7().simple().to_string();
-        let configured = if goal.nodes.is_empty() { &self.inner.parts.bootstrap } else { &goal.nodes };
-        let configured: Vec<Node> = configured.iter().filter_map(|address| node_of(address)).collect();
+        let named = |nodes: &[String]| nodes.iter().filter_map(|address| node_of(address)).collect();
+        let configured: Vec<Node> = match goal.nodes.is_empty() {
+            true => self.welcome(named(&self.inner.parts.bootstrap)),
+            false => named(&goal.nodes),
+        };
         let started = BootstrapStarted {
             nodes: configured.len() as u64,
             min: goal.min as u64,
@@ -146,7 +149,7 @@ impl Hub {
     async fn nodes(&self, method: Method, configured: Vec<Node>) -> Vec<Node> {
         let origin = match method {
             Method::Configured => return configured,
-            Method::Known => return self.met(),
+            Method::Known => return self.welcome(self.met()),
             Method::File => Origin::File,
             Method::Github => Origin::Github,
             Method::Mdns => Origin::Mdns,
@@ -165,13 +168,19 @@ impl Hub {
                 }
                 let own = self.net().local();
                 let others = looked.found.into_iter().filter(|found| found.peer != own);
-                others.map(|found| Node { peer: Some(found.peer), addrs: found.addrs }).collect()
+                self.welcome(others.map(|found| Node { peer: Some(found.peer), addrs: found.addrs }).collect())
             }
             Err(err) => {
                 tracing::debug!(%err, source = origin.as_str(), "a source of peers gave nothing");
                 Vec::new()
             }
         }
+    }
+
+    /// Of these nodes, those that no caller has parted from.
+    fn welcome(&self, mut nodes: Vec<Node>) -> Vec<Node> {
+        nodes.retain(|node| node.peer.as_ref().is_none_or(|peer| !self.inner.kept.is_apart(peer)));
+        nodes
     }
 
     /// Those the node keeps up with, and those heard of last.

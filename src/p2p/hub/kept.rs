@@ -1,7 +1,7 @@
 //! Whom this node keeps up with beside those of its configuration: `network.json` in the data directory.
 //!
 //! Invariants:
-//! - what a caller asked to keep outlives the process; the file is replaced whole or not at all;
+//! - what a caller asked outlives the process; the file is replaced whole or not at all;
 //! - what the configuration says is not written, and cannot be unsaid by a caller for longer than the process lives.
 
 use std::{
@@ -37,6 +37,8 @@ struct Now {
 struct Asked {
     keep: BTreeMap<Peer, Vec<String>>,
     follow: BTreeSet<Peer>,
+    /// Those they parted from: not dialled until a caller asks for it.
+    apart: BTreeSet<Peer>,
 }
 
 impl Kept {
@@ -90,11 +92,28 @@ impl Kept {
         });
     }
 
+    /// A caller parts from it: it is neither kept nor joined by.
     pub(super) fn let_go(&self, peer: &str) {
         self.change(|now| {
             now.asked.keep.remove(peer);
             now.keep.remove(peer);
+            if now.asked.apart.len() < KEPT_MAX {
+                now.asked.apart.insert(peer.to_owned());
+            }
         });
+    }
+
+    /// A caller wants it back.
+    pub(super) fn take_back(&self, peer: &str) {
+        if self.is_apart(peer) {
+            self.change(|now| {
+                now.asked.apart.remove(peer);
+            });
+        }
+    }
+
+    pub(super) fn is_apart(&self, peer: &str) -> bool {
+        self.now().asked.apart.contains(peer)
     }
 
     /// False: it was followed already.

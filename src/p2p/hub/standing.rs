@@ -27,9 +27,11 @@ pub(super) async fn refresh(hub: Hub) {
             }
         }
         *hub.inner.standing.write().unwrap_or_else(PoisonError::into_inner) = standing;
-        // A new connection is read at once; the rest when it is due.
-        if let Ok(Err(_)) = tokio::time::timeout(REFRESH, connected.changed()).await {
-            return;
+        // A new connection, and who takes no part any more, is read at once; the rest when it is due.
+        tokio::select! {
+            changed = connected.changed() => if changed.is_err() { return },
+            () = hub.inner.stale.notified() => {}
+            () = tokio::time::sleep(REFRESH) => {}
         }
     }
 }

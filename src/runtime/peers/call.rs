@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - every peer that was asked is told of once, whatever became of the call;
-//! - the peer is asked for this contract and no other, and hears of the event that asks.
+//! - the peer is asked for this contract and no other, and hears of the event that asks; one that knows no contracts
+//!   is asked as any server is.
 
 use std::{sync::atomic::Ordering, time::Instant};
 
@@ -12,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     block::{Cid, splice},
     call::{Code, Refusal, Remote},
+    catalogue::PEERS,
     event::peer::RemoteCalled,
     router::{BoxFuture, Invocation, Method, Outcome, Remotes, RpcError, Run},
     runtime::{
         gateway::{ask, outcome, text_member},
-        peers::{Known, Peers},
+        peers::{Known, Peers, offers::place},
         upstream::{Failure, Reply},
     },
 };
@@ -40,10 +42,17 @@ impl Peers {
             let refusal = Refusal::new(Code::PermissionDenied, "calls of peers do not go on to other peers");
             return Outcome::Refused(refusal.hint("ask the node that offers the tool"));
         }
-        let contract = match invocation.name.parse::<Cid>() {
-            Ok(contract) if invocation.method == Method::ToolsCall => contract,
-            _ => return Outcome::Rpc(Box::new(RpcError::invalid_params("peers offer tools alone"))),
-        };
+        if invocation.method != Method::ToolsCall {
+            return Outcome::Rpc(Box::new(RpcError::invalid_params("peers offer tools alone")));
+        }
+        match invocation.name.parse() {
+            Ok(contract) => self.call_any(invocation, contract).await,
+            Err(_) => self.call_one(invocation).await,
+        }
+    }
+
+    /// Asks one peer after the other that serves this contract.
+    async fn call_any(&self, invocation: Invocation, contract: Cid) -> Outcome {
         let mut asked = Vec::new();
         let mut last =
             Outcome::Transport { message: "no peer that offers this tool can be asked now".to_owned() };
@@ -79,6 +88,30 @@ impl Peers {
             asked.push(peer);
         }
         last
+    }
+
+    /// Asks the one peer that has a tool without a contract there.
+    async fn call_one(&self, invocation: Invocation) -> Outcome {
+        let inner = &self.inner;
+        let held = |peer: &str| (inner.ties.facts)(peer).is_some_and(|facts| facts.quarantine.is_some());
+        let asked = place(&invocation.name).filter(|(_, peer)| !held(peer)).and_then(|(name, peer)| {
+            let known = inner.known().get(peer).filter(|known| known.has(name)).cloned()?;
+            let tools = inner.router.tools();
+            let entry = tools.iter().find(|entry| entry.source == PEERS && entry.inner == invocation.name)?;
+            Some((name, peer, known, entry.tool.contract))
+        });
+        let Some((name, peer, known, contract)) = asked else {
+            return Outcome::Transport { message: "the peer that has this tool cannot be asked now".to_owned() };
+        };
+        let Some(params) = plain_params(&invocation, name) else {
+            return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object")));
+        };
+        let (peer, rule) = (peer.to_owned(), "only".to_owned());
+        let facts = RemoteCalled { peer, contract, ok: false, code: None, took_us: 0, rule, attempt: 1 };
+        let trying = Trying::new(&invocation, &known, facts);
+        let reply = ask(&known.upstream, &invocation, params).await;
+        trying.end(&reply);
+        outcome(reply)
     }
 }
 
@@ -159,6 +192,16 @@ fn params(invocation: &Invocation, contract: &Cid, name: &str) -> Option<Box<Raw
     let own: [(&str, &RawValue); 2] = [("io.cairn/contract", &contract), ("io.cairn/refs", &refs)];
     let meta = splice::edit(meta, &own, |key| key.starts_with(OUR_KEYS)).ok()?;
     let name = splice::raw(splice::quoted(name));
+    splice::edit(&invocation.params, &[("name", &name), ("_meta", &meta)], |_| false).ok()
+}
+
+/// The same for a peer that knows nothing of this node's metadata.
+fn plain_params(invocation: &Invocation, name: &str) -> Option<Box<RawValue>> {
+    let name = splice::raw(splice::quoted(name));
+    let Some(meta) = splice::member(&invocation.params, "_meta").ok()? else {
+        return splice::edit(&invocation.params, &[("name", &name)], |_| false).ok();
+    };
+    let meta = splice::edit(meta, &[], |key| key.starts_with(OUR_KEYS)).ok()?;
     splice::edit(&invocation.params, &[("name", &name), ("_meta", &meta)], |_| false).ok()
 }
 

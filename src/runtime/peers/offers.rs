@@ -1,8 +1,9 @@
 //! Offers: what peers list, checked, and put together under names of this node's own.
 //!
 //! Invariants:
-//! - what is listed here is made from the contract alone, so that it says what the contract promises;
-//! - a name stays with its contract for as long as some peer offers that.
+//! - a tool that has a contract at its peer is listed from that contract alone, so that it says what that promises;
+//! - a tool that has none is listed as its one peer defines it, and gets a contract of this node's own;
+//! - a name stays with its tool for as long as some peer offers that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +15,7 @@ use serde_json::value::RawValue;
 use crate::{
     block::{Cid, Codec, decode, splice},
     contract::{Contract, DEFINITION_MAX},
-    router::{Offered, metadata::Hints},
+    router::{Offered, metadata::Hints, renamed},
     runtime::gateway::text_member,
 };
 
@@ -24,6 +25,8 @@ pub const PREFIX: &str = "peers_";
 const NAME_MAX: usize = 128;
 /// Characters of the CID that tell two contracts of one name apart.
 const TAIL: usize = 6;
+/// What stands between a tool's name and its peer, where it has no contract there. No peer id holds it.
+const AT: char = '@';
 /// Where a peer's list names the contract of a tool.
 const CONTRACT: &str = "io.cairn/contract";
 
@@ -33,6 +36,51 @@ pub struct Offer {
     /// Its name there.
     pub name: String,
     pub contract: Arc<Contract>,
+}
+
+/// What stands behind a name here.
+#[derive(Clone)]
+pub enum Behind {
+    /// A contract that peers have.
+    Contract(Arc<Contract>),
+    /// The definition by the one peer that has it: a server that knows nothing of contracts.
+    Definition(Arc<RawValue>),
+}
+
+impl Behind {
+    /// A contract never changes under its name; a definition may.
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Contract(_), Self::Contract(_)) => true,
+            (Self::Definition(one), Self::Definition(other)) => one.get() == other.get(),
+            _ => false,
+        }
+    }
+}
+
+/// What a tool without a contract is known by.
+pub fn placed(name: &str, peer: &str) -> String {
+    format!("{name}{AT}{peer}")
+}
+
+/// The tool and the peer in such a name.
+pub fn place(placed: &str) -> Option<(&str, &str)> {
+    placed.rsplit_once(AT)
+}
+
+/// The tools of a list that say nothing of a contract, by their names there.
+pub fn uncontracted(tools: &[Box<RawValue>]) -> BTreeMap<String, Arc<RawValue>> {
+    let plain = |tool: &RawValue| {
+        let meta = splice::member(tool, "_meta").ok()?;
+        let named = meta.is_some_and(|meta| splice::member(meta, CONTRACT).is_ok_and(|member| member.is_some()));
+        (!named).then_some(())?;
+        text_member(tool, "name").filter(|name| sayable(name))
+    };
+    tools.iter().filter_map(|tool| Some((plain(tool)?, Arc::from(tool.clone())))).collect()
+}
+
+fn sayable(name: &str) -> bool {
+    (1..=NAME_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
 /// The tools of a list that say under which contract they stand, and their names there.
@@ -50,53 +98,60 @@ pub fn read(cid: &Cid, bytes: &[u8]) -> Option<Contract> {
         return None;
     }
     let contract: Contract = decode(bytes).ok()?;
-    let sayable =
-        (1..=NAME_MAX).contains(&contract.name.len()) && !contract.name.chars().any(char::is_control);
     // What would be written otherwise than it came has another CID here.
-    (sayable && contract.seal().cid() == *cid && definition(&contract.name, &contract).is_some())
-        .then_some(contract)
+    (sayable(&contract.name)
+        && contract.seal().cid() == *cid
+        && definition(&contract.name, &contract).is_some())
+    .then_some(contract)
 }
 
-/// What each contract on offer is called here.
+/// What each tool on offer is called here. Tools are known by their contract's CID, or by name and peer.
 #[derive(Default)]
-pub struct Names(BTreeMap<Cid, String>);
+pub struct Names {
+    names: BTreeMap<String, String>,
+    offered: BTreeMap<String, Behind>,
+}
 
 impl Names {
     /// Fits the names to what is on offer now. True where that has changed.
-    pub fn fit(&mut self, offered: &BTreeMap<Cid, Arc<Contract>>) -> bool {
-        if self.0.keys().eq(offered.keys()) {
+    pub fn fit(&mut self, offered: BTreeMap<String, Behind>) -> bool {
+        let same = |((known, was), (key, is)): ((&String, &Behind), (&String, &Behind))| known == key && was.is(is);
+        if self.offered.len() == offered.len() && self.offered.iter().zip(&offered).all(same) {
             return false;
         }
-        self.0.retain(|cid, _| offered.contains_key(cid));
-        let mut taken: BTreeSet<String> = self.0.values().cloned().collect();
-        for (cid, contract) in offered {
-            if self.0.contains_key(cid) {
+        self.names.retain(|key, _| offered.contains_key(key));
+        let mut taken: BTreeSet<String> = self.names.values().cloned().collect();
+        for (key, behind) in &offered {
+            if self.names.contains_key(key) {
                 continue;
             }
-            let mut name = format!("{PREFIX}{}", contract.name);
+            let own = match behind {
+                Behind::Contract(contract) => contract.name.as_str(),
+                Behind::Definition(_) => place(key).map_or(key.as_str(), |(name, _)| name),
+            };
+            let mut name = format!("{PREFIX}{own}");
             if taken.contains(&name) {
-                let cid = cid.to_string();
-                name.extend(["_", &cid[cid.len() - TAIL..]]);
+                // CIDs and peer ids end in letters and digits of one byte each.
+                name.extend(["_", &key[key.len() - TAIL..]]);
             }
             taken.insert(name.clone());
-            self.0.insert(*cid, name);
+            self.names.insert(key.clone(), name);
         }
+        self.offered = offered;
         true
     }
 
     /// The tools on offer under their names.
-    pub fn tools(&self, offered: &BTreeMap<Cid, Arc<Contract>>) -> Vec<Offered> {
-        let tool = |(cid, name): (&Cid, &String)| {
-            let contract = offered.get(cid)?;
-            Some(Offered {
-                inner: cid.to_string(),
-                name: name.clone(),
-                definition: definition(name, contract)?,
-                hints: Hints::default(),
-                contract: Some((**contract).clone()),
-            })
+    pub fn tools(&self) -> Vec<Offered> {
+        let tool = |(key, name): (&String, &String)| {
+            let (definition, contract) = match self.offered.get(key)? {
+                Behind::Contract(contract) => (definition(name, contract)?, Some((**contract).clone())),
+                Behind::Definition(definition) => (renamed(definition, name)?, None),
+            };
+            let (inner, name) = (key.clone(), name.clone());
+            Some(Offered { inner, name, definition, hints: Hints::default(), contract })
         };
-        self.0.iter().filter_map(tool).collect()
+        self.names.iter().filter_map(tool).collect()
     }
 }
 

@@ -1,0 +1,224 @@
+//! Logs that one node keeps of another: caught up with, resumed after crashes, held to the owner's word.
+//!
+//! Invariant: what a follower holds is the owner's bytes, checked by a run of `cairn log verify` of its own.
+
+use std::{path::PathBuf, time::Instant};
+
+use cairn::{
+    event::{
+        Body,
+        peer::{PeerDiscovered, Source},
+    },
+    ledger::{Command, peers::Peering},
+    log::home::Home,
+    peer::News,
+};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::{
+    peers::nodes::Node,
+    questions,
+    record::{self, until},
+    upstream::Upstream,
+};
+
+const READS: &str = "scopes = [\"mcp:call\", \"audit:read\"]";
+/// Events that take a follower a while.
+const MANY: usize = 6_000;
+
+/// The one followed log as its follower lists it; null while nothing of it is held.
+fn followed(node: &Node) -> Value {
+    node.server().get("/v1/followed").json()["followed"][0].clone()
+}
+
+/// Where a follower keeps the log.
+fn directory(node: &Node) -> PathBuf {
+    let mut entries = std::fs::read_dir(node.path("followed")).expect("something is followed");
+    entries.next().expect("something is followed").expect("it can be read").path()
+}
+
+/// Waits until the follower holds all that the owner has.
+fn caught_up(follower: &Node, owner: &Node) -> Value {
+    until("the follower holds all", || {
+        let held = followed(follower);
+        (held["size"] == owner.events().len() && held["signed"] == held["size"]).then_some(held)
+    })
+}
+
+/// Adds events to the log of a node that does not run.
+fn grow(node: &Node, count: usize) {
+    let home = Home::existing(node.data()).expect("the node has a log");
+    let (ledger, running) = questions::open(&home);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let news = (0..count).map(|nth| {
+        let facts = PeerDiscovered { source: Source::File, addrs: vec![format!("/ip4/192.0.2.1/tcp/{nth}")], capabilities: None };
+        let news = News::Discovered { facts, ttl_ms: 3_600_000 };
+        ledger.submit(Command::Peer(Box::new(Peering::new(crate::peers::PEER, news))))
+    });
+    for told in runtime.block_on(join_all(news)) {
+        told.expect("the ledger runs");
+    }
+    drop(ledger);
+    running.join();
+}
+
+fn verified(follower: &Node) {
+    let directory = directory(follower);
+    let (code, report) = record::verify(&directory);
+    assert_eq!(code, Some(0), "{report}");
+}
+
+#[test]
+fn a_follower_keeps_up_and_gives_auditors_the_owners_bytes() {
+    let upstream = Upstream::new(&["tool"]);
+    let (mut owner, mut follower) = (Node::new(), Node::new());
+    let tables = format!("{}{}", upstream.table("up", "prefix = \"\""), follower.entry(READS));
+    owner.start("", &tables);
+    follower.start("", &owner.dialled("follow = true"));
+    caught_up(&follower, &owner);
+    let answer = owner.call("tool", json!({"n": 1}));
+    let since = Instant::now();
+    caught_up(&follower, &owner);
+    assert!(since.elapsed().as_secs() < 10, "a head is told, not asked for: {:?}", since.elapsed());
+    let meta = &answer["result"]["_meta"];
+    let (event, output) = (meta["io.cairn/event"].as_str().expect("text"), meta["io.cairn/output"].as_str().expect("text"));
+    for path in [format!("/v1/events/{event}"), format!("/v1/blocks/{event}"), format!("/v1/blocks/{output}")] {
+        let (theirs, ours) = (owner.server().get(&path), follower.server().get(&path));
+        assert_eq!((theirs.status, ours.status), (200, 200), "{path}: {ours:?}");
+        assert_eq!(theirs.body, ours.body, "{path}");
+    }
+    let log = followed(&follower)["log"].as_str().expect("a name").to_owned();
+    let listed = follower.server().get(&format!("/v1/followed/{log}/events?limit=5")).json();
+    assert!(listed["events"].as_array().is_some_and(|events| events.len() == 5), "{listed}");
+    let head = follower.server().get(&format!("/v1/followed/{log}/checkpoint"));
+    assert!(head.text().contains('\n') && head.status == 200, "{head:?}");
+    let unknown = follower.server().get(&format!("/v1/events/{}", cairn::block::Cid::of(cairn::block::Codec::DagCbor, b"no")));
+    assert_eq!(unknown.status, 404);
+    let told = follower.about(&owner.peer, "log.followed");
+    assert!((1..=2).contains(&told.len()), "at most one a minute, and the first: {}", told.len());
+    let info = follower.caller().tell("peer_metrics", json!({"peer_id": owner.peer}));
+    assert_eq!(info["connection_info"]["followed"][0]["log"], *log, "{info}");
+    follower.caller().tell("peer_unfollow", json!({"peer_id": owner.peer}));
+    let held = followed(&follower)["size"].clone();
+    owner.call("tool", json!({"n": 2}));
+    owner.ends_well();
+    assert_eq!(followed(&follower)["size"], held, "what is held stays, and grows no more");
+    follower.stop();
+    verified(&follower);
+    record::check(follower.data());
+}
+
+#[test]
+fn a_log_is_shown_to_those_only_who_may_read_it() {
+    let (mut owner, mut follower) = (Node::new(), Node::new());
+    owner.start("", &follower.entry("scopes = [\"mcp:call\"]"));
+    follower.start("", &owner.dialled("follow = true"));
+    until("the follower is refused", || {
+        follower.server().process.errors().contains("could not be followed").then_some(())
+    });
+    assert!(!followed(&follower)["size"].as_u64().is_some_and(|size| size > 0), "{}", followed(&follower));
+    owner.ends_well();
+}
+
+#[test]
+fn kills_on_either_side_midway_cost_nothing_of_what_was_kept() {
+    let (mut owner, mut follower) = (Node::new(), Node::new());
+    grow(&owner, MANY);
+    owner.start("", &follower.entry(READS));
+    let (dials, shows) = (owner.dialled("follow = true"), follower.entry(READS));
+    let held = |node: &Node| followed(node)["size"].as_u64().unwrap_or(0);
+    let mut before = 0;
+    for kills_owner in [false, true, false, true] {
+        follower.start("", &dials);
+        until("something of it is held", || (held(&follower) > before).then_some(()));
+        if kills_owner {
+            owner.kill();
+            owner.start("", &shows);
+        }
+        follower.kill();
+        let (code, report) = record::verify(&directory(&follower));
+        assert_ne!(code, Some(1), "what was kept is whole: {report}");
+        before = before.max(MANY as u64 / 8);
+        if size_on_disk(&follower) >= MANY as u64 {
+            break;
+        }
+    }
+    follower.start("", &dials);
+    caught_up(&follower, &owner);
+    follower.stop();
+    verified(&follower);
+    record::check(follower.data());
+    owner.ends_well();
+}
+
+fn size_on_disk(follower: &Node) -> u64 {
+    record::events(&directory(follower)).len() as u64
+}
+
+#[test]
+fn a_log_that_forks_is_evidence_and_its_peer_takes_no_part_until_it_is_released() {
+    let upstream = Upstream::new(&["tool"]);
+    let (mut owner, mut follower) = (Node::new(), Node::new());
+    let tables = format!("{}{}", upstream.table("up", "prefix = \"\""), follower.entry(READS));
+    owner.start("", &tables);
+    follower.start("", &owner.dialled("follow = true"));
+    follower.offers("peers_tool");
+    caught_up(&follower, &owner);
+    owner.stop();
+    let mut fork = owner.copy();
+    owner.start("", &tables);
+    owner.call("tool", json!({"of": "the owner"}));
+    caught_up(&follower, &owner);
+    owner.stop();
+    // The same key and address, and another history.
+    fork.start("", &tables);
+    for nth in 0..5 {
+        fork.call("tool", json!({"of": "the fork", "nth": nth}));
+    }
+    let told = until("the fork is told of", || follower.about(&owner.peer, "peer.forked").pop());
+    assert!(matches!(told.body(), Some(Body::PeerForked(facts)) if facts.size_a > 0 && facts.size_b > 0), "{told:?}");
+    let evidence: Value = told
+        .fields()
+        .pay
+        .iter()
+        .find_map(|pay| serde_json::from_str(&record::content(follower.data(), &pay.cid)).ok())
+        .expect("the evidence is kept with it");
+    for half in ["held", "told"] {
+        assert!(evidence[half].as_str().is_some_and(|head| head.contains('\u{2014}')), "a signed head: {evidence}");
+    }
+    assert_eq!(followed(&follower)["status"], "forked");
+    let row = until("it is quarantined", || Some(follower.row(&owner.peer)).filter(|row| row["quarantined"] == true));
+    assert_eq!(row["peer_id"], owner.peer);
+    let calls = upstream.calls().len();
+    until("its tools are called no more", || {
+        let answer = follower.call("peers_tool", json!({}));
+        (answer["error"].is_object() || answer["result"]["isError"] == true).then_some(())
+    });
+    assert!(upstream.calls().len() <= calls + 1, "{:?}", upstream.calls());
+    let error = follower.caller().refused("peer_follow", json!({"peer_id": owner.peer}), "failed_precondition");
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("release")), "{error}");
+    fork.stop();
+    follower.stop();
+    record::check(follower.data());
+    follower.start("", &owner.dialled("follow = true"));
+    assert_eq!(follower.row(&owner.peer)["quarantined"], true, "a restart forgives nothing");
+
+    owner.start("", &tables);
+    follower.sees(&owner.peer, "connected");
+    let ran = follower.runs(&["peers", "follow", &owner.peer, "--release", "--reason", "the copy is gone"]);
+    assert!(ran.status.success(), "{ran:?}");
+    assert_eq!(follower.row(&owner.peer)["quarantined"], false);
+    owner.call("tool", json!({"of": "the owner again"}));
+    caught_up(&follower, &owner);
+    follower.offers("peers_tool");
+    until("its tools are called again", || {
+        let answer = follower.call("peers_tool", json!({}));
+        answer["result"]["content"].is_array().then_some(())
+    });
+    owner.ends_well();
+    follower.stop();
+    verified(&follower);
+    let (code, report) = record::verify(follower.data());
+    assert_eq!(code, Some(0), "{report}");
+}
