@@ -111,7 +111,6 @@ async fn submit(ledger: Ledger, submitter: usize, turns: usize) {
             trace: None,
         };
         let start = Start {
-            refs: Vec::new(),
             id: id.clone(),
             actor: actor.clone(),
             tool: None,

@@ -147,7 +147,6 @@ async fn call(ledger: &Ledger, n: u64, cause: Option<Cid>) -> Cid {
     // Real ids begin with a time, so that neighbours in the log are neighbours in an index.
     let id = format!("{n:016x}{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let start = Start {
-        refs: Vec::new(),
         id: id.clone(),
         actor: Actor { id: "bench".into(), role: "client".into(), proof: None },
         tool: None,
@@ -172,7 +171,6 @@ async fn call(ledger: &Ledger, n: u64, cause: Option<Cid>) -> Cid {
         panic!("an echo is never refused");
     };
     let end = End {
-        remote: Vec::new(),
         id,
         outcome: EndOutcome::Succeeded { input_required: false },
         output: Some(payload_ref(&output, Role::Output)),

@@ -18,7 +18,11 @@ fn request(id: u64, method: &str, params: Value) -> Value {
 
 fn initialize() -> Value {
     let client = json!({"name": "outside", "version": "1"});
-    request(1, "initialize", json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client}))
+    request(
+        1,
+        "initialize",
+        json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client}),
+    )
 }
 
 /// A node that grants nothing to strangers, and what an outside peer does there by hand.
@@ -165,7 +169,11 @@ fn a_token_in_a_request_grants_what_it_says_and_is_in_no_file() {
     let mut peer = Foreign::js(&[&node.full()]);
     peer.asks(&initialize());
     let with = |id: u64, token: &str| {
-        request(id, "tools/call", json!({"name": "tool", "arguments": {}, "_meta": {"io.cairn/token": token}}))
+        request(
+            id,
+            "tools/call",
+            json!({"name": "tool", "arguments": {}, "_meta": {"io.cairn/token": token}}),
+        )
     };
     let refused = peer.asks(&with(2, "nonsense"));
     assert!(refused["error"].is_object(), "{refused}");
