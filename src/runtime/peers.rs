@@ -318,7 +318,9 @@ impl Peers {
                 distinct.entry(cid.to_string()).or_insert_with(contract);
             }
             let plain = lock(&known.uncontracted);
-            let placed = |(name, tool): (&String, &Arc<RawValue>)| (placed(name, peer), Behind::Definition(tool.clone()));
+            let placed = |(name, tool): (&String, &Arc<RawValue>)| {
+                (placed(name, peer), Behind::Definition(tool.clone()))
+            };
             distinct.extend(plain.iter().map(placed));
         }
         for entry in self.inner.router.tools().iter().filter(|entry| entry.source != PEERS) {

@@ -166,7 +166,9 @@ impl Hub {
                 }
                 let own = self.net().local();
                 let others = looked.found.into_iter().filter(|found| found.peer != own);
-                self.welcome(others.map(|found| Node { peer: Some(found.peer), addrs: found.addrs }).collect())
+                self.welcome(
+                    others.map(|found| Node { peer: Some(found.peer), addrs: found.addrs }).collect(),
+                )
             }
             Err(err) => {
                 tracing::debug!(%err, source = origin.as_str(), "a source of peers gave nothing");

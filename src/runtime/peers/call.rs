@@ -101,7 +101,9 @@ impl Peers {
             Some((name, peer, known, entry.tool.contract))
         });
         let Some((name, peer, known, contract)) = asked else {
-            return Outcome::Transport { message: "the peer that has this tool cannot be asked now".to_owned() };
+            return Outcome::Transport {
+                message: "the peer that has this tool cannot be asked now".to_owned(),
+            };
         };
         let Some(params) = plain_params(&invocation, name) else {
             return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object")));

@@ -72,7 +72,8 @@ pub fn place(placed: &str) -> Option<(&str, &str)> {
 pub fn uncontracted(tools: &[Box<RawValue>]) -> BTreeMap<String, Arc<RawValue>> {
     let plain = |tool: &RawValue| {
         let meta = splice::member(tool, "_meta").ok()?;
-        let named = meta.is_some_and(|meta| splice::member(meta, CONTRACT).is_ok_and(|member| member.is_some()));
+        let named =
+            meta.is_some_and(|meta| splice::member(meta, CONTRACT).is_ok_and(|member| member.is_some()));
         (!named).then_some(())?;
         text_member(tool, "name").filter(|name| sayable(name))
     };
@@ -115,7 +116,8 @@ pub struct Names {
 impl Names {
     /// Fits the names to what is on offer now. True where that has changed.
     pub fn fit(&mut self, offered: BTreeMap<String, Behind>) -> bool {
-        let same = |((known, was), (key, is)): ((&String, &Behind), (&String, &Behind))| known == key && was.is(is);
+        let same =
+            |((known, was), (key, is)): ((&String, &Behind), (&String, &Behind))| known == key && was.is(is);
         if self.offered.len() == offered.len() && self.offered.iter().zip(&offered).all(same) {
             return false;
         }

@@ -16,7 +16,8 @@ use crate::{
 
 const CALLS: &str = "scopes = [\"mcp:call\"]";
 /// A tool that waits until its directory says go, and may be asked twice.
-const WAITS_TWICE: &str = r#"{"name":"wait_safe","inputSchema":{"type":"object"},"annotations":{"readOnlyHint":true}}"#;
+const WAITS_TWICE: &str =
+    r#"{"name":"wait_safe","inputSchema":{"type":"object"},"annotations":{"readOnlyHint":true}}"#;
 
 fn tables(upstream: &Upstream, caller: &Node) -> String {
     format!("{}{}", upstream.table("up", "prefix = \"\""), caller.entry(CALLS))
@@ -123,7 +124,8 @@ fn another_peer_is_asked_where_the_tool_may_run_twice_and_none_where_it_may_not(
     for (tool, repeatable) in [("wait_safe", true), ("wait_once", false)] {
         let public = format!("peers_{tool}");
         let asked = calls(&a, &public);
-        let count = |upstream: &Upstream| upstream.calls().iter().filter(|line| line.starts_with(tool)).count();
+        let count =
+            |upstream: &Upstream| upstream.calls().iter().filter(|line| line.starts_with(tool)).count();
         let first = until("one of them is asked", || (0..2).find(|nth| count(&upstreams[*nth]) == 1));
         upstreams[1 - first].write("go", "");
         peers[first].kill();

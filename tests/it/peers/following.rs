@@ -52,7 +52,11 @@ fn grow(node: &Node, count: usize) {
     let (ledger, running) = questions::open(&home);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let news = (0..count).map(|nth| {
-        let facts = PeerDiscovered { source: Source::File, addrs: vec![format!("/ip4/192.0.2.1/tcp/{nth}")], capabilities: None };
+        let facts = PeerDiscovered {
+            source: Source::File,
+            addrs: vec![format!("/ip4/192.0.2.1/tcp/{nth}")],
+            capabilities: None,
+        };
         let news = News::Discovered { facts, ttl_ms: 3_600_000 };
         ledger.submit(Command::Peer(Box::new(Peering::new(crate::peers::PEER, news))))
     });
@@ -82,8 +86,10 @@ fn a_follower_keeps_up_and_gives_auditors_the_owners_bytes() {
     caught_up(&follower, &owner);
     assert!(since.elapsed().as_secs() < 10, "a head is told, not asked for: {:?}", since.elapsed());
     let meta = &answer["result"]["_meta"];
-    let (event, output) = (meta["io.cairn/event"].as_str().expect("text"), meta["io.cairn/output"].as_str().expect("text"));
-    for path in [format!("/v1/events/{event}"), format!("/v1/blocks/{event}"), format!("/v1/blocks/{output}")] {
+    let (event, output) =
+        (meta["io.cairn/event"].as_str().expect("text"), meta["io.cairn/output"].as_str().expect("text"));
+    for path in [format!("/v1/events/{event}"), format!("/v1/blocks/{event}"), format!("/v1/blocks/{output}")]
+    {
         let (theirs, ours) = (owner.server().get(&path), follower.server().get(&path));
         assert_eq!((theirs.status, ours.status), (200, 200), "{path}: {ours:?}");
         assert_eq!(theirs.body, ours.body, "{path}");
@@ -93,7 +99,9 @@ fn a_follower_keeps_up_and_gives_auditors_the_owners_bytes() {
     assert!(listed["events"].as_array().is_some_and(|events| events.len() == 5), "{listed}");
     let head = follower.server().get(&format!("/v1/followed/{log}/checkpoint"));
     assert!(head.text().contains('\n') && head.status == 200, "{head:?}");
-    let unknown = follower.server().get(&format!("/v1/events/{}", cairn::block::Cid::of(cairn::block::Codec::DagCbor, b"no")));
+    let unknown = follower
+        .server()
+        .get(&format!("/v1/events/{}", cairn::block::Cid::of(cairn::block::Codec::DagCbor, b"no")));
     assert_eq!(unknown.status, 404);
     let told = follower.about(&owner.peer, "log.followed");
     assert!((1..=2).contains(&told.len()), "at most one a minute, and the first: {}", told.len());
@@ -177,7 +185,10 @@ fn a_log_that_forks_is_evidence_and_its_peer_takes_no_part_until_it_is_released(
         fork.call("tool", json!({"of": "the fork", "nth": nth}));
     }
     let told = until("the fork is told of", || follower.about(&owner.peer, "peer.forked").pop());
-    assert!(matches!(told.body(), Some(Body::PeerForked(facts)) if facts.size_a > 0 && facts.size_b > 0), "{told:?}");
+    assert!(
+        matches!(told.body(), Some(Body::PeerForked(facts)) if facts.size_a > 0 && facts.size_b > 0),
+        "{told:?}"
+    );
     let evidence: Value = told
         .fields()
         .pay
@@ -185,10 +196,15 @@ fn a_log_that_forks_is_evidence_and_its_peer_takes_no_part_until_it_is_released(
         .find_map(|pay| serde_json::from_str(&record::content(follower.data(), &pay.cid)).ok())
         .expect("the evidence is kept with it");
     for half in ["held", "told"] {
-        assert!(evidence[half].as_str().is_some_and(|head| head.contains('\u{2014}')), "a signed head: {evidence}");
+        assert!(
+            evidence[half].as_str().is_some_and(|head| head.contains('\u{2014}')),
+            "a signed head: {evidence}"
+        );
     }
     assert_eq!(followed(&follower)["status"], "forked");
-    let row = until("it is quarantined", || Some(follower.row(&owner.peer)).filter(|row| row["quarantined"] == true));
+    let row = until("it is quarantined", || {
+        Some(follower.row(&owner.peer)).filter(|row| row["quarantined"] == true)
+    });
     assert_eq!(row["peer_id"], owner.peer);
     let calls = upstream.calls().len();
     until("its tools are called no more", || {
@@ -196,7 +212,8 @@ fn a_log_that_forks_is_evidence_and_its_peer_takes_no_part_until_it_is_released(
         (answer["error"].is_object() || answer["result"]["isError"] == true).then_some(())
     });
     assert!(upstream.calls().len() <= calls + 1, "{:?}", upstream.calls());
-    let error = follower.caller().refused("peer_follow", json!({"peer_id": owner.peer}), "failed_precondition");
+    let error =
+        follower.caller().refused("peer_follow", json!({"peer_id": owner.peer}), "failed_precondition");
     assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("release")), "{error}");
     fork.stop();
     follower.stop();

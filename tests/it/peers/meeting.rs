@@ -33,7 +33,10 @@ fn two_nodes_meet_and_part_and_are_not_dialled_again() {
     let mut caller = a.caller();
     let asked = json!({"peer_id": b.peer, "multiaddr": b.full(), "reason": "to see it"});
     let made = caller.tell("peer_connect", asked.clone());
-    assert_eq!((&made["peer_id"], &made["transport"], &made["reused"]), (&json!(b.peer), &json!("tcp"), &json!(false)));
+    assert_eq!(
+        (&made["peer_id"], &made["transport"], &made["reused"]),
+        (&json!(b.peer), &json!("tcp"), &json!(false))
+    );
     assert!(made["agent"].as_str().is_some_and(|agent| agent.starts_with("cairn/")), "{made}");
     assert_eq!(made["attempts"], 1, "{made}");
     let again = caller.tell("peer_connect", asked);
@@ -43,8 +46,14 @@ fn two_nodes_meet_and_part_and_are_not_dialled_again() {
     b.sees(&a.peer, "connected");
     let metrics = caller.tell("peer_metrics", json!({"peer_id": b.peer, "include_history": true}));
     let info = &metrics["connection_info"];
-    assert_eq!((&info["status"], &info["direction"], &info["connections"]), (&json!("connected"), &json!("out"), &json!(1)));
-    assert!(info["protocols"].as_array().is_some_and(|names| names.contains(&json!("/mcp+p2p/1.0.0"))), "{info}");
+    assert_eq!(
+        (&info["status"], &info["direction"], &info["connections"]),
+        (&json!("connected"), &json!("out"), &json!(1))
+    );
+    assert!(
+        info["protocols"].as_array().is_some_and(|names| names.contains(&json!("/mcp+p2p/1.0.0"))),
+        "{info}"
+    );
     assert_eq!(metrics["current_metrics"]["latency_ms"], json!({"p50": null, "p99": null}), "{metrics}");
     let theirs = b.caller().tell("peer_metrics", json!({"peer_id": a.peer}));
     assert_eq!(theirs["connection_info"]["direction"], "in", "{theirs}");
@@ -63,7 +72,8 @@ fn two_nodes_meet_and_part_and_are_not_dialled_again() {
 
     let events = a.events();
     let first = |name: &str| {
-        let named = |event: &&Event| matches!(event.body(), Some(Body::CallStarted(facts)) if facts.name == name);
+        let named =
+            |event: &&Event| matches!(event.body(), Some(Body::CallStarted(facts)) if facts.name == name);
         events.iter().find(named).map(Event::cid)
     };
     for (kind, tool) in [("peer.connected", "peer_connect"), ("peer.disconnected", "peer_disconnect")] {
@@ -107,7 +117,11 @@ fn every_source_finds_and_says_how_it_fared() {
     fs::write(&file, bad.to_string()).expect("the directory can be written");
     let registry = Registry::start(vec![
         Registry::issue(1, "Peer: nonsense", "not JSON"),
-        Registry::issue(2, &format!("Peer: {}", a.peer), &json!({"peer_id": b.peer, "multiaddrs": []}).to_string()),
+        Registry::issue(
+            2,
+            &format!("Peer: {}", a.peer),
+            &json!({"peer_id": b.peer, "multiaddrs": []}).to_string(),
+        ),
     ]);
     b.start(&format!("dht = true\npeers_file = {file:?}"), "");
     let github = format!("dht = true\ngithub = {REPOSITORY:?}\ngithub_api = {:?}", registry.url);
@@ -119,7 +133,9 @@ fn every_source_finds_and_says_how_it_fared() {
         let issues = registry.issues();
         issues.iter().any(|issue| issue["title"] == format!("Peer: {}", c.peer)).then_some(())
     });
-    until("b stands in the file", || fs::read_to_string(&file).ok().filter(|text| text.contains(&b.address())));
+    until("b stands in the file", || {
+        fs::read_to_string(&file).ok().filter(|text| text.contains(&b.address()))
+    });
     let p2p = format!("{github}\npeers_file = {file:?}\nbootstrap = [{:?}]", b.full());
     a.start(&p2p, "");
     let mut caller = a.caller();
@@ -129,7 +145,11 @@ fn every_source_finds_and_says_how_it_fared() {
         caller.tell("peer_discover", asked)
     };
     let found = discover(json!({"sources": ["bootstrap"]}));
-    assert_eq!((names(&found), &found["sources"]["bootstrap"]["found"]), (vec![&b.peer[..]], &json!(1)), "{found}");
+    assert_eq!(
+        (names(&found), &found["sources"]["bootstrap"]["found"]),
+        (vec![&b.peer[..]], &json!(1)),
+        "{found}"
+    );
     let found = discover(json!({"sources": ["file"], "capability_filter": ["task_submit", "peer_list"]}));
     assert_eq!(names(&found), [b.peer.as_str()], "{found}");
     let said = found["sources"]["file"]["error"].as_str().expect("bad entries are told of");
@@ -138,9 +158,15 @@ fn every_source_finds_and_says_how_it_fared() {
     assert!(names(&found).is_empty(), "{found}");
     let found = discover(json!({"sources": ["github"]}));
     assert_eq!(names(&found), [c.peer.as_str()], "{found}");
-    assert!(found["sources"]["github"]["error"].as_str().is_some_and(|said| said.starts_with("2 of")), "{found}");
+    assert!(
+        found["sources"]["github"]["error"].as_str().is_some_and(|said| said.starts_with("2 of")),
+        "{found}"
+    );
     let found = discover(json!({"sources": ["mdns"]}));
-    assert!(found["sources"]["mdns"]["error"].as_str().is_some_and(|said| said.contains("not configured")), "{found}");
+    assert!(
+        found["sources"]["mdns"]["error"].as_str().is_some_and(|said| said.contains("not configured")),
+        "{found}"
+    );
     discover(json!({"sources": ["github"]}));
     assert!(registry.asked().iter().any(|asked| asked.ends_with(" 304")), "{:?}", registry.asked());
     registry.limits(true);
@@ -163,8 +189,14 @@ fn every_source_finds_and_says_how_it_fared() {
         let found = discover(json!({"sources": ["dht"], "capability_filter": ["queue_stats"]}));
         names(&found).contains(&&c.peer[..]).then_some(())
     });
-    let made = a.caller().tell("peer_connect", json!({"peer_id": c.peer}));
-    assert_eq!(made["success"], true, "{made}");
+    let ran = a.runs(&["peers", "connect", &c.peer]);
+    assert!(ran.stdout.contains(&c.address()), "where it is was found out: {ran:?}");
+    for (args, said) in
+        [(&["peers", "list", "--wide"][..], "connected"), (&["peers", "discover", "--wide"], "dht found")]
+    {
+        let told = a.runs(args).succeeded();
+        assert!(told.contains(&c.peer) && told.contains(said), "{told}");
+    }
     b.stop();
     let text = fs::read_to_string(&file).expect("the file is there");
     assert!(!text.contains(&b.address()) && text.contains("\"x\""), "b withdrew its own entry alone: {text}");
@@ -178,7 +210,11 @@ fn a_bootstrap_connects_within_its_bounds_and_tells_what_failed() {
     let gone = Node::new();
     a.start("", "");
     let mut caller = a.caller();
-    caller.refused("bootstrap_network", json!({"min_connections": 3, "max_connections": 2}), "invalid_argument");
+    caller.refused(
+        "bootstrap_network",
+        json!({"min_connections": 3, "max_connections": 2}),
+        "invalid_argument",
+    );
     let nodes = json!([gone.full(), b.full(), c.full()]);
     let asked = json!({"bootstrap_nodes": nodes, "min_connections": 2, "timeout_ms": 20_000});
     let joined = caller.tell("bootstrap_network", asked);
@@ -262,9 +298,8 @@ fn kept_peers_are_connected_again_and_what_a_killed_process_had_is_parted_from()
 fn a_thousand_that_knock_are_held_to_the_bound_and_the_node_goes_on() {
     let (mut a, mut b) = (Node::new(), Node::new());
     a.start("max_connections = 4", &b.entry(""));
-    let knocking: Vec<TcpStream> = (0..1_000)
-        .filter_map(|_| TcpStream::connect(("127.0.0.1", port(&a))).ok())
-        .collect();
+    let knocking: Vec<TcpStream> =
+        (0..1_000).filter_map(|_| TcpStream::connect(("127.0.0.1", port(&a))).ok()).collect();
     assert!(knocking.len() > 4);
     assert_eq!(a.call("tools_list_categories", json!({}))["result"]["structuredContent"]["success"], true);
     drop(knocking);

@@ -123,8 +123,9 @@ impl Node {
     /// The events of this kind about a peer.
     pub fn about(&self, peer: &str, kind: &str) -> Vec<Event> {
         let subject = format!("peer/{peer}");
-        let told =
-            |event: &Event| event.fields().subject == subject && (kind.is_empty() || record::kind(event) == kind);
+        let told = |event: &Event| {
+            event.fields().subject == subject && (kind.is_empty() || record::kind(event) == kind)
+        };
         self.events().into_iter().filter(told).collect()
     }
 
@@ -162,9 +163,7 @@ impl Node {
 
     /// Waits until a peer stands so.
     pub fn sees(&self, peer: &str, status: &str) -> Value {
-        until(&format!("{peer} is {status}"), || {
-            Some(self.row(peer)).filter(|row| row["status"] == status)
-        })
+        until(&format!("{peer} is {status}"), || Some(self.row(peer)).filter(|row| row["status"] == status))
     }
 
     /// Dials another node by its tool.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a stream that breaks the rules ends; the connection it was on, and the node, go on.
 
+use cairn::block::{Cid, Codec};
 use serde_json::{Value, json};
 
 use crate::{
@@ -18,7 +19,11 @@ fn request(id: u64, method: &str, params: Value) -> Value {
 
 fn initialize() -> Value {
     let client = json!({"name": "outside", "version": "1"});
-    request(1, "initialize", json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client}))
+    request(
+        1,
+        "initialize",
+        json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client}),
+    )
 }
 
 /// A node that grants nothing to strangers, and what an outside peer does there by hand.
@@ -108,6 +113,29 @@ fn a_stranger_that_is_dialled_offers_nothing_here() {
 }
 
 #[test]
+fn a_contract_that_a_peer_names_and_cannot_show_is_not_offered() {
+    let upstream = Upstream::new(&["tool"]);
+    let mut node = Node::new();
+    let own = upstream.table("up", "prefix = \"\"");
+    node.start("", &own);
+    let held = node.call("tool", json!({}))["result"]["_meta"]["io.cairn/contract"].clone();
+    node.stop();
+    let unknown = Cid::of(Codec::DagCbor, b"nobody has this").to_string();
+    let claims = [held.as_str().expect("text"), &unknown].map(|cid| Foreign::js(&["--contract", cid]));
+    let entries =
+        claims.each_ref().map(|peer| entry(peer.peer(), &format!("addrs = [{:?}]", peer.address())));
+    node.start("", &format!("{own}{}", entries.concat()));
+    for peer in &claims {
+        node.sees(peer.peer(), "connected");
+    }
+    until("it is told of", || node.server().process.errors().contains("no contract came").then_some(()));
+    let tools = node.tools();
+    assert!(!tools.iter().any(|name| name.starts_with("peers_")), "{tools:?}");
+    assert_eq!(node.call("tool", json!({}))["result"]["content"][0]["text"], "call 2", "ours is ours");
+    node.ends_well();
+}
+
+#[test]
 fn frames_that_break_the_rules_end_their_stream_and_nothing_else() {
     let node = Node::running();
     let full = node.full();
@@ -165,7 +193,11 @@ fn a_token_in_a_request_grants_what_it_says_and_is_in_no_file() {
     let mut peer = Foreign::js(&[&node.full()]);
     peer.asks(&initialize());
     let with = |id: u64, token: &str| {
-        request(id, "tools/call", json!({"name": "tool", "arguments": {}, "_meta": {"io.cairn/token": token}}))
+        request(
+            id,
+            "tools/call",
+            json!({"name": "tool", "arguments": {}, "_meta": {"io.cairn/token": token}}),
+        )
     };
     let refused = peer.asks(&with(2, "nonsense"));
     assert!(refused["error"].is_object(), "{refused}");

@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     peers::nodes::{Node, ending, remotes, started},
-    record,
-    speech,
+    record, speech,
     upstream::Upstream,
 };
 
@@ -36,7 +35,9 @@ fn code(answer: &Value) -> &str {
 
 #[test]
 fn a_call_taken_to_a_peer_is_in_both_logs_and_each_names_the_other() {
-    let upstream = Upstream::new(&[r#"{"name":"tool","description":"Does.","inputSchema":{"type":"object"},"annotations":{"x-odd":1.50}}"#]);
+    let upstream = Upstream::new(&[
+        r#"{"name":"tool","description":"Does.","inputSchema":{"type":"object"},"annotations":{"x-odd":1.50}}"#,
+    ]);
     let (a, b) = pair(&upstream, CALLS);
     a.offers("peers_tool");
     let listed = bytes(&a, "tools/list", json!({}));
@@ -133,7 +134,8 @@ fn what_a_peer_offers_follows_what_it_has_and_whether_it_is_there() {
     b.start("", &format!("{}{}", upstream.table("up", "prefix = \"\""), a.entry(CALLS)));
     a.offers("peers_two");
     a.stop();
-    let kinds: Vec<String> = record::events(a.data()).iter().map(|event| record::kind(event).to_owned()).collect();
+    let kinds: Vec<String> =
+        record::events(a.data()).iter().map(|event| record::kind(event).to_owned()).collect();
     assert!(kinds.iter().any(|kind| kind == "contract.retired"), "{kinds:?}");
     record::check(a.data());
 }
@@ -179,7 +181,10 @@ fn a_peer_that_takes_too_long_is_told_of_and_its_call_fails_once() {
     let called = remotes(&ours);
     assert_eq!((called.len(), called[0].1.ok), (1, false), "{:?}", called[0].1);
     let failed = ending(&ours, called[0].0.fields().cause.expect("it names the call"));
-    assert!(matches!(failed.body(), Some(Body::CallFailed(facts)) if facts.failure == Failure::Timeout), "{failed:?}");
+    assert!(
+        matches!(failed.body(), Some(Body::CallFailed(facts)) if facts.failure == Failure::Timeout),
+        "{failed:?}"
+    );
     a.ends_well();
     b.ends_well();
 }
