@@ -111,19 +111,27 @@ async fn submit(ledger: Ledger, submitter: usize, turns: usize) {
             trace: None,
         };
         let start = Start {
+            refs: Vec::new(),
             id: id.clone(),
             actor: actor.clone(),
             tool: None,
             input: Some(payload_ref(&input, Role::Input)),
             facts,
             cause: None,
+            refs: Vec::new(),
             repeatable: true,
             refusal: None,
         };
         let start = Command::Start { start: Box::new(start), input: Some(input), refused: None };
         ledger.submit(start).await.expect("the ledger runs");
         let outcome = EndOutcome::Succeeded { input_required: false };
-        let end = End { id, outcome, output: Some(payload_ref(&output, Role::Output)), took_us: 1 };
+        let end = End {
+            id,
+            outcome,
+            output: Some(payload_ref(&output, Role::Output)),
+            took_us: 1,
+            remote: Vec::new(),
+        };
         let end = Command::End { end, output: Some(output), attempt: None };
         ledger.submit(end).await.expect("the ledger runs");
     }

@@ -83,6 +83,7 @@ async fn submit(ledger: Ledger, submitter: usize, until: Instant, done: std::syn
         let text = format!(r#"{{"content":[{{"type":"text","text":"echo {submitter} {turn}"}}]}}"#);
         let output = Payload::seal(&key, JSON, text.as_bytes()).expect("small");
         let start = Start {
+            refs: Vec::new(),
             id: id.clone(),
             actor: actor.clone(),
             tool: None,
@@ -98,6 +99,7 @@ async fn submit(ledger: Ledger, submitter: usize, until: Instant, done: std::syn
                 trace: None,
             },
             cause: None,
+            refs: Vec::new(),
             repeatable: true,
             refusal: None,
         };
@@ -105,10 +107,12 @@ async fn submit(ledger: Ledger, submitter: usize, until: Instant, done: std::syn
         let ruling = ledger.submit(start).await.expect("the ledger runs");
         assert!(matches!(ruling, Ruling::Run(_)), "an echo is never refused");
         let end = End {
+            remote: Vec::new(),
             id,
             outcome: EndOutcome::Succeeded { input_required: false },
             output: Some(payload_ref(&output, Role::Output)),
             took_us: 1,
+            remote: Vec::new(),
         };
         let ruling = ledger.submit(Command::End { end, output: Some(output), attempt: None }).await;
         assert!(matches!(ruling, Ok(Ruling::Done(_))), "a running call ends");

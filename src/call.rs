@@ -140,6 +140,16 @@ pub enum EndOutcome {
     Interrupted,
 }
 
+impl EndOutcome {
+    /// What the output of a call is that ended so.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Succeeded { .. } => Role::Output,
+            Self::Failed { .. } | Self::Cancelled | Self::Interrupted => Role::Error,
+        }
+    }
+}
+
 impl Code {
     pub fn as_str(self) -> &'static str {
         match self {

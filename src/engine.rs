@@ -291,7 +291,7 @@ fn request(handed: &Handed, trial: &Arc<Trial>, cancel: CancellationToken) -> Op
 }
 
 /// Nobody waits at the other end of a task's call.
-struct Nobody;
+pub struct Nobody;
 
 impl Client for Nobody {
     fn notify(&self, _method: &str, _params: Value) {}

@@ -8,6 +8,7 @@
 mod calls;
 mod claims;
 mod clock;
+pub mod concluding;
 mod crew;
 mod deciding;
 mod folding;
@@ -36,6 +37,7 @@ use crate::{
     contract::Contract,
     event::Actor,
     ledger::{
+        concluding::Conclude,
         peers::Peering,
         work::{Attempt, Work, Worked},
     },
@@ -62,8 +64,14 @@ pub enum Command {
     Retain { source: String, names: Vec<String>, actor: Actor },
     /// Try a call. `refused` is the answer to record where `start.refusal` is set.
     Start { start: Box<Start>, input: Option<SealedPayload>, refused: Option<SealedPayload> },
-    /// Try a call whose whole effect is a change of durable work: both become true together.
-    Begin { start: Box<Command>, work: Box<Work> },
+    /// Try a call whose whole effect is a change of durable work: both become true together, and its ending with
+    /// them where `conclude` makes one.
+    Begin {
+        start: Box<Command>,
+        work: Box<Work>,
+        #[serde(skip)]
+        conclude: Option<Conclude>,
+    },
     /// End a running call, and the attempt it was made for.
     End { end: End, output: Option<SealedPayload>, attempt: Option<Box<Attempt>> },
     /// Change durable work.
@@ -92,8 +100,8 @@ pub enum Ruling {
     Published { cid: Cid, contract: Box<Contract>, new: bool },
     /// Run the call; its start is this event.
     Run(Sealed),
-    /// The call has begun, and this was ruled about what it asks.
-    Began { started: Sealed, ruled: Box<Ruling> },
+    /// The call has begun, and this was ruled about what it asks; `ended` is its ending, where it was concluded.
+    Began { started: Sealed, ruled: Box<Ruling>, ended: Option<Sealed> },
     /// The call was recorded as refused; its ending is this event.
     Refused(Sealed),
     /// The first answer to the same idempotency key.

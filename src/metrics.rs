@@ -11,7 +11,7 @@ pub mod work;
 
 use std::{
     collections::HashSet,
-    sync::{PoisonError, RwLock, atomic::AtomicU64},
+    sync::{OnceLock, PoisonError, RwLock, atomic::AtomicU64},
 };
 
 use prometheus_client::{
@@ -54,6 +54,8 @@ pub struct Metrics {
     upstream_up: Family<Labels<1>, Gauge>,
     pub work: work::Work,
     pub peers: peers::Peers,
+    /// What the network counts of itself.
+    network: OnceLock<Registry>,
 }
 
 /// The names seen so far, no more than a bound of them.
@@ -81,6 +83,7 @@ impl Metrics {
             upstream_up: Family::default(),
             work: work::Work::default(),
             peers: peers::Peers::default(),
+            network: OnceLock::new(),
         };
         metrics.register();
         metrics
@@ -118,10 +121,18 @@ impl Metrics {
         self.upstream_up.get_or_create(&[("upstream", self.upstreams.bounded(name))]).set(up.into());
     }
 
+    /// Shows what the network counts of itself from now on; a process has one network.
+    pub fn network(&self, registry: Registry) {
+        let _ = self.network.set(registry);
+    }
+
     /// The OpenMetrics text of everything.
     pub fn encode(&self) -> String {
         let mut text = String::new();
-        text::encode(&mut text, &self.registry).expect("writing to a string cannot fail");
+        for registry in [Some(&self.registry), self.network.get()].into_iter().flatten() {
+            text::encode_registry(&mut text, registry).expect("writing to a string cannot fail");
+        }
+        text::encode_eof(&mut text).expect("writing to a string cannot fail");
         text
     }
 

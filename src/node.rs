@@ -247,7 +247,9 @@ impl Node {
             salt,
             router: self.router.clone(),
             runner,
+            metrics: self.metrics.clone(),
             access,
+            claiming: self.claiming.clone(),
         });
         let network = network.await?;
         network.offer_to(desk, &self.audit);

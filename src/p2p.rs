@@ -12,6 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
 use crate::runtime::upstream::Duplex;
@@ -256,6 +257,8 @@ pub struct Settings {
     pub dht_protocol: String,
     /// Serves others as a relay.
     pub relay: bool,
+    /// Peers that may carry connections to this node, where they are relays.
+    pub relays: HashSet<Peer>,
     pub upnp: bool,
     pub connections_max: u32,
     pub idle: Duration,
@@ -277,6 +280,7 @@ impl Settings {
             dht: true,
             dht_protocol: limits::DHT_PROTOCOL.to_owned(),
             relay: false,
+            relays: HashSet::new(),
             upnp: false,
             connections_max: limits::CONNECTIONS_DEFAULT,
             idle: limits::IDLE_DEFAULT,
@@ -381,7 +385,15 @@ pub fn local_peer(seed: &[u8; 32]) -> Peer {
 /// The network ends when [`handle::Net::stop`] is called or the last handle is dropped. Needs a tokio runtime.
 /// Errors: an address that cannot be read or listened on, a list entry that names no peer.
 pub fn start(settings: Settings) -> Result<(handle::Net, mpsc::Receiver<Inbound>), NetError> {
-    swarm::start(settings)
+    swarm::start(&settings, None)
+}
+
+/// As [`start`], and counts in `registry` what libp2p does, under names that begin with `libp2p_`.
+pub fn start_counted(
+    settings: &Settings,
+    registry: &mut Registry,
+) -> Result<(handle::Net, mpsc::Receiver<Inbound>), NetError> {
+    swarm::start(settings, Some(registry))
 }
 
 #[cfg(test)]

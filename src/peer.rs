@@ -204,7 +204,11 @@ pub fn told(known: Option<&Peer>, id: &str, news: News, now_ms: u64) -> Option<B
             let fresh = known.is_none_or(|peer| peer.is_news(&facts, ttl_ms, now_ms));
             fresh.then_some(Body::PeerDiscovered(facts))
         }
-        News::Connected(facts) => (!connected).then(|| Body::PeerConnected(bounded_connection(facts))),
+        News::Connected(facts) => {
+            let link = known.and_then(|peer| peer.link.as_ref());
+            let news = link.is_none_or(|link| link.transport != facts.transport);
+            news.then(|| Body::PeerConnected(bounded_connection(facts)))
+        }
         News::Disconnected(cause) => connected.then_some(Body::PeerDisconnected(PeerDisconnected { cause })),
         News::Unreachable(facts) => {
             let PeerUnreachable { address, cause, attempts } = facts;

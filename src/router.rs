@@ -7,6 +7,7 @@
 mod board;
 mod calling;
 pub mod capture;
+mod ending;
 mod keeping;
 pub mod lane;
 pub mod metadata;
@@ -246,11 +247,22 @@ pub trait Run: Send + Sync {
     }
 
     /// The change of durable work that is all this call does, where that can be told before it starts. It is ruled
-    /// with the start, in one commit, and handed to the run as [`Invocation::ruled`].
-    fn foretell(&self, _invocation: &Invocation) -> Option<Work> {
+    /// with the start, in one commit. That commit ends the call, too, where the outcome is told by the ruling; else
+    /// the ruling is handed to the run as [`Invocation::ruled`].
+    fn foretell(&self, _invocation: &Arc<Invocation>) -> Option<Foretold> {
         None
     }
 }
+
+/// What a call will ask of the ledger, known before it starts.
+pub struct Foretold {
+    pub work: Work,
+    pub tell: Tell,
+}
+
+/// Makes a call's outcome from what was ruled about its change; none where it takes more than that. It runs on the
+/// writing thread: it waits for nothing and asks nobody.
+pub type Tell = Box<dyn Fn(&Ruling) -> Option<Outcome> + Send + Sync>;
 
 /// A tool as offered to callers.
 #[derive(Debug)]

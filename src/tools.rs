@@ -8,6 +8,7 @@ pub mod attempts;
 pub mod catalogue;
 pub mod conformance;
 pub mod denied;
+mod doing;
 pub mod peers;
 pub mod planning;
 pub mod provenance;
@@ -30,9 +31,10 @@ use crate::{
     audit::{Audit, Chain, Unanswered},
     block::splice,
     call::{Code, Refusal},
-    ledger::work::Work,
     query::QueryError,
-    router::{BoxFuture, Invocation, Offered, Offering, Outcome, RpcError, Run, lane, metadata::Hints},
+    router::{
+        BoxFuture, Foretold, Invocation, Offered, Offering, Outcome, RpcError, Run, lane, metadata::Hints,
+    },
     tools::work::Desk,
 };
 
@@ -134,7 +136,7 @@ impl Run for Dispatch {
         self.0.get(tool).is_some_and(|run| run.checks(tool))
     }
 
-    fn foretell(&self, invocation: &Invocation) -> Option<Work> {
+    fn foretell(&self, invocation: &Arc<Invocation>) -> Option<Foretold> {
         self.0.get(&invocation.name)?.foretell(invocation)
     }
 

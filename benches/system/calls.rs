@@ -41,7 +41,7 @@ pub fn section() {
         .expect("a runtime");
     let echo = echo_runtime.block_on(serve_echo());
 
-    load::run(&Stateless, cairn.address, CALLERS, WARM);
+    load::run(&Stateless(TOOL), cairn.address, CALLERS, WARM);
     if let Some(peer) = &peer {
         load::run(&Session, peer.address, CALLERS, WARM);
     }
@@ -50,8 +50,8 @@ pub fn section() {
         let fdatasync = |place| milliseconds(fdatasync_p50(data.path(), place));
         rounds.appended.push(fdatasync(Place::End));
         rounds.overwritten.push(fdatasync(Place::Over));
-        rounds.alone.push(load::run(&Stateless, cairn.address, 1, ROUND_ALONE));
-        rounds.cairn.push(load::run(&Stateless, cairn.address, CALLERS, ROUND));
+        rounds.alone.push(load::run(&Stateless(TOOL), cairn.address, 1, ROUND_ALONE));
+        rounds.cairn.push(load::run(&Stateless(TOOL), cairn.address, CALLERS, ROUND));
         if let Some(peer) = &peer {
             rounds.peer.push(load::run(&Session, peer.address, CALLERS, ROUND));
         }
@@ -120,16 +120,17 @@ async fn serve_echo() -> SocketAddr {
 }
 
 /// Revision 2026-07-28: each call stands alone.
-struct Stateless;
+pub struct Stateless(pub &'static str);
 
 impl Script for Stateless {
     async fn open(&self, _: &mut Client) -> String {
-        format!("mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: {TOOL}\r\n")
+        let tool = self.0;
+        format!("mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: {tool}\r\n")
     }
 
     fn request(&self, opened: &str, connection: usize, turn: u64) -> Vec<u8> {
         let meta = r#","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}"#;
-        load::post("/mcp", opened, &call(connection, turn, meta))
+        load::post("/mcp", opened, &call(self.0, connection, turn, meta))
     }
 
     fn fits(&self, body: &[u8]) -> bool {
@@ -152,7 +153,7 @@ impl Script for Session {
     }
 
     fn request(&self, opened: &str, connection: usize, turn: u64) -> Vec<u8> {
-        load::post("/mcp", opened, &call(connection, turn, ""))
+        load::post("/mcp", opened, &call(TOOL, connection, turn, ""))
     }
 
     fn fits(&self, body: &[u8]) -> bool {
@@ -168,7 +169,7 @@ impl Script for Echo {
     }
 
     fn request(&self, opened: &str, connection: usize, turn: u64) -> Vec<u8> {
-        load::post("/mcp", opened, &call(connection, turn, ""))
+        load::post("/mcp", opened, &call(TOOL, connection, turn, ""))
     }
 
     fn fits(&self, body: &[u8]) -> bool {
@@ -177,9 +178,9 @@ impl Script for Echo {
 }
 
 /// A call like no other of its connection, so that its input is stored anew.
-fn call(connection: usize, turn: u64, meta: &str) -> String {
+fn call(tool: &str, connection: usize, turn: u64, meta: &str) -> String {
     format!(
-        r#"{{"jsonrpc":"2.0","id":"{connection}-{turn}","method":"tools/call","params":{{"name":"{TOOL}","arguments":{{"message":"echo {connection} {turn}"}}{meta}}}}}"#
+        r#"{{"jsonrpc":"2.0","id":"{connection}-{turn}","method":"tools/call","params":{{"name":"{tool}","arguments":{{"message":"echo {connection} {turn}"}}{meta}}}}}"#
     )
 }
 

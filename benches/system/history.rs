@@ -147,6 +147,7 @@ async fn call(ledger: &Ledger, n: u64, cause: Option<Cid>) -> Cid {
     // Real ids begin with a time, so that neighbours in the log are neighbours in an index.
     let id = format!("{n:016x}{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let start = Start {
+        refs: Vec::new(),
         id: id.clone(),
         actor: Actor { id: "bench".into(), role: "client".into(), proof: None },
         tool: None,
@@ -162,6 +163,7 @@ async fn call(ledger: &Ledger, n: u64, cause: Option<Cid>) -> Cid {
             trace: None,
         },
         cause,
+        refs: Vec::new(),
         repeatable: true,
         refusal: None,
     };
@@ -170,10 +172,12 @@ async fn call(ledger: &Ledger, n: u64, cause: Option<Cid>) -> Cid {
         panic!("an echo is never refused");
     };
     let end = End {
+        remote: Vec::new(),
         id,
         outcome: EndOutcome::Succeeded { input_required: false },
         output: Some(payload_ref(&output, Role::Output)),
         took_us: 1,
+        remote: Vec::new(),
     };
     let end = Command::End { end, output: Some(output), attempt: None };
     let ended = ledger.submit(end).await;

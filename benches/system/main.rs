@@ -1,6 +1,6 @@
 //! The whole server from outside, beside the machine's own limits and another server in the same run.
 //!
-//! `cargo bench --bench system [-- calls|durable|million|tools ...]`; without a name, all of them. Prints medians and
+//! `cargo bench --bench system [-- calls|durable|million|peers|tools ...]`; without a name, all of them. Prints medians and
 //! ranges of at least five rounds, and PASS or FAIL beside each bound; README.md says what is measured how.
 
 mod calls;
@@ -10,6 +10,7 @@ mod load;
 #[path = "../machine/mod.rs"]
 mod machine;
 mod million;
+mod peers;
 mod server;
 mod table;
 mod tools;
@@ -23,6 +24,7 @@ const SECTIONS: &[Section] = &[
     ("calls", calls::section),
     ("durable", durable::section),
     ("million", million::section),
+    ("peers", peers::section),
     ("tools", tools::section),
 ];
 
@@ -31,7 +33,7 @@ fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     for name in &asked {
         if !SECTIONS.iter().any(|(section, _)| section == name) {
-            eprintln!("no section `{name}`; there are calls, durable, million, tools");
+            eprintln!("no section `{name}`; there are calls, durable, million, peers, tools");
             std::process::exit(2);
         }
     }

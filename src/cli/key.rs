@@ -1,6 +1,7 @@
-//! `cairn key`: who signs this log, read from its files.
+//! `cairn key`: who signs this log, and who the node is to others, read from its files.
 //!
-//! Invariant: only what is public is read; no secret key is opened.
+//! Invariant: only what is public is shown; the secret key is opened for the peer id that follows from it, and where it
+//! may not be read there is none.
 
 use std::process::ExitCode;
 
@@ -13,6 +14,7 @@ use crate::{
     identity::Verifier,
     ledger::opening,
     log::{Reader, sqlite::SqliteReader},
+    p2p,
 };
 
 pub fn run(args: Key) -> anyhow::Result<ExitCode> {
@@ -25,6 +27,7 @@ pub fn run(args: Key) -> anyhow::Result<ExitCode> {
     let name = Block::encode(&genesis).cid();
     let events = log.tip()?.map_or(0, |tip| tip.seq + 1);
     let bytes = log.size()?;
+    let peer = home.keys().ok().map(|keys| p2p::local_peer(&keys.seed));
     if args.json {
         out::print_json(&json!({
             "origin": genesis.origin,
@@ -32,12 +35,14 @@ pub fn run(args: Key) -> anyhow::Result<ExitCode> {
             "log": name.to_string(),
             "events": events,
             "bytes": bytes,
+            "peer": peer,
         }))?;
     } else {
         out::print(&format!(
-            "origin  {}\nkey     {}\nlog     {name}\nevents  {events}\nbytes   {bytes}",
+            "origin  {}\nkey     {}\nlog     {name}\nevents  {events}\nbytes   {bytes}\npeer    {}",
             genesis.origin,
-            verifier.vkey()
+            verifier.vkey(),
+            peer.as_deref().unwrap_or("-")
         ))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -25,16 +25,14 @@ pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
             put(&mut arguments, "status_filter", status);
             put(&mut arguments, "sort_by", sort);
             put(&mut arguments, "cursor", cursor);
-            let wide = asked.shown.wide;
-            answer("peer_list", &arguments, &asked, |listed| list(listed, wide))
+            answer("peer_list", &arguments, &asked, list)
         }
         PeersCommand::Discover { capability, max, timeout_ms, source, asked } => {
             let mut arguments = json!({"capability_filter": capability});
             put(&mut arguments, "max_peers", max);
             put(&mut arguments, "timeout_ms", timeout_ms);
             put(&mut arguments, "sources", (!source.is_empty()).then_some(source));
-            let wide = asked.shown.wide;
-            answer("peer_discover", &arguments, &asked, |found| discovered(found, wide))
+            answer("peer_discover", &arguments, &asked, discovered)
         }
         PeersCommand::Connect { peer, address, timeout_ms, retries, once, reason, asked } => {
             let mut arguments = json!({"peer_id": peer, "persist": !once});
@@ -104,19 +102,24 @@ fn put(arguments: &mut Value, name: &str, value: Option<impl Into<Value>>) {
     }
 }
 
-fn list(listed: &Value, wide: bool) -> String {
+/// An address without the peer's id, which stands beside it.
+fn bare(address: &str) -> &str {
+    address.rsplit_once("/p2p/").map_or(address, |(bare, _)| bare)
+}
+
+fn list(listed: &Value) -> String {
     let mut table =
         Table::new(&["peer", "status", "latency", "reliability", "last seen", "address", "offers"]);
     for peer in rows(&listed["peers"]) {
         let status = text(peer, "status");
         let held = if peer["quarantined"] == true { " (quarantined)" } else { "" };
         table.row(vec![
-            table::short(text(peer, "peer_id"), wide),
+            text(peer, "peer_id").to_owned(),
             format!("{status}{held}"),
             peer["latency_ms"].as_f64().map_or(NOTHING.to_owned(), |ms| format!("{ms:.1} ms")),
             peer["reliability_score"].as_f64().map_or(NOTHING.to_owned(), |share| format!("{share:.2}")),
             peer["last_seen"].as_str().unwrap_or(NOTHING).to_owned(),
-            first(&peer["multiaddrs"]).to_owned(),
+            bare(first(&peer["multiaddrs"])).to_owned(),
             rows(&peer["capabilities"]).len().to_string(),
         ]);
     }
@@ -127,13 +130,13 @@ fn list(listed: &Value, wide: bool) -> String {
     format!("{}{more}", table.render())
 }
 
-fn discovered(found: &Value, wide: bool) -> String {
+fn discovered(found: &Value) -> String {
     let mut table = Table::new(&["peer", "source", "address", "offers"]);
     for peer in rows(&found["peers"]) {
         table.row(vec![
-            table::short(text(peer, "peer_id"), wide),
+            text(peer, "peer_id").to_owned(),
             text(peer, "source").to_owned(),
-            first(&peer["multiaddrs"]).to_owned(),
+            bare(first(&peer["multiaddrs"])).to_owned(),
             rows(&peer["capabilities"]).len().to_string(),
         ]);
     }

@@ -6,6 +6,7 @@
 
 use crate::{
     block::Cid,
+    call::{Call, Ending},
     event::{Body, Event},
     ledger::{
         Command, Ruling, Sealed,
@@ -23,7 +24,7 @@ impl Writer {
     /// The ruling of a command that an earlier owner committed and could not answer.
     pub(super) fn ruled(&mut self, command: &Command, draft: &mut Draft) -> Result<Option<Ruling>, Fault> {
         let id = match command {
-            Command::Begin { start, work } => return self.began(start, work, draft),
+            Command::Begin { start, work, .. } => return self.began(start, work, draft),
             Command::Work(work) => return self.ruled_work(work, draft),
             Command::Start { start, .. } => &start.id,
             Command::End { end, .. } => &end.id,
@@ -56,18 +57,31 @@ impl Writer {
         })
     }
 
-    /// A call that began with its change: the two were committed together.
+    /// A call that began with its change: the two were committed together, and its ending perhaps with them.
     fn began(&mut self, start: &Command, work: &Work, draft: &mut Draft) -> Result<Option<Ruling>, Fault> {
         let started = match self.ruled(start, draft)? {
             Some(Ruling::Run(started)) => started,
             other => return Ok(other),
         };
+        if let Some(ending) = self.ending(&started)? {
+            return Ok(Some(Ruling::Answered(ending)));
+        }
         let ruled = match self.ruled_work(&Work { cause: Some(started.cid), ..work.clone() }, draft)? {
             Some(ruled) => ruled,
             // It was refused or changed nothing; nobody has heard which.
             None => self.change_for(started, work.clone(), draft)?,
         };
-        Ok(Some(Ruling::Began { started, ruled: Box::new(ruled) }))
+        Ok(Some(Ruling::Began { started, ruled: Box::new(ruled), ended: None }))
+    }
+
+    /// How the call that began with this event has ended, if it has.
+    fn ending(&self, started: &Sealed) -> Result<Option<Ending>, Fault> {
+        let Some(ended) = query::ending_of(&self.state, started.seq)? else { return Ok(None) };
+        let mut call = self.reader.event_at(started.seq)?.as_ref().and_then(Call::begun);
+        if let (Some(call), Some(event)) = (&mut call, self.reader.event_at(ended)?) {
+            call.apply(&event);
+        }
+        Ok(call.and_then(|call| call.ending))
     }
 
     /// What came of a change, from the events that name the call that asked for it.

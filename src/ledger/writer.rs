@@ -27,6 +27,7 @@ use crate::{
         Ask, Command, Ruling, Sealed, Shelf,
         claims::{Answer, claims_of},
         clock::Alarm,
+        concluding::Conclude,
         holding::Holding,
         sealer::Sealer,
         work::{Wish, Work},
@@ -207,14 +208,24 @@ impl Writer {
         Ok(Some((reply, self.rule(command, draft).or_else(unsealed)?)))
     }
 
-    /// Starts a call and changes what it asks to change, unless the start is refused or answered already.
-    fn begin(&mut self, start: Command, work: Work, draft: &mut Draft) -> Result<Ruling, Fault> {
-        let started = match self.rule(start, draft)? {
+    /// Starts a call, changes what it asks to change and ends it where that is all, unless the start is refused or
+    /// answered already.
+    fn begin(
+        &mut self,
+        start: Command,
+        work: Work,
+        conclude: Option<&Conclude>,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        let Command::Start { start, input, refused } = start else { return Ok(Ruling::Unchanged) };
+        let id = start.id.clone();
+        let started = match self.start(*start, input, refused, draft)? {
             Ruling::Run(started) => started,
             other => return Ok(other),
         };
         let ruled = self.change_for(started, work, draft)?;
-        Ok(Ruling::Began { started, ruled: Box::new(ruled) })
+        let ended = self.conclude(id, conclude, &ruled, draft)?;
+        Ok(Ruling::Began { started, ruled: Box::new(ruled), ended })
     }
 
     /// The change that a call asks for, which began at `started`.
@@ -226,7 +237,7 @@ impl Writer {
     ) -> Result<Ruling, Fault> {
         match self.work(Work { cause: Some(started.cid), ..work }, draft) {
             Ok(Answer::Now(ruling)) => Ok(ruling),
-            // Claims are not foretold; one that were would find nothing.
+            // A claim that is made with its call does not wait.
             Ok(Answer::Later(_)) => Ok(Ruling::Unchanged),
             Err(fault) => unsealed(fault),
         }
@@ -236,7 +247,7 @@ impl Writer {
         match command {
             Command::Start { start, input, refused } => self.start(*start, input, refused, draft),
             Command::End { end, output, attempt } => self.end(&end, output, attempt.as_deref(), draft),
-            Command::Begin { start, work } => self.begin(*start, *work, draft),
+            Command::Begin { start, work, conclude } => self.begin(*start, *work, conclude.as_ref(), draft),
             Command::Work(_) => Ok(Ruling::Unchanged),
             Command::Peer(peering) => self.peering(*peering, draft),
             Command::Recover { runners } => self.recover(&runners, draft),
@@ -370,7 +381,7 @@ impl Writer {
 }
 
 /// A command whose event cannot be sealed (it is too large, say) is refused; it alone.
-fn unsealed(fault: Fault) -> Result<Ruling, Fault> {
+pub(super) fn unsealed(fault: Fault) -> Result<Ruling, Fault> {
     match fault {
         Fault::Seal(err) => {
             let refusal = Refusal::new(call::Code::InvalidArgument, format!("it cannot be recorded: {err}"));

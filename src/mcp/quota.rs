@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{router::RpcError, runtime::frames::FRAME_MAX};
+use crate::{metrics::Metrics, router::RpcError, runtime::frames::FRAME_MAX};
 
 /// The error of a request over a quota; MCP servers over libp2p share it.
 pub const RATE_LIMITED: i64 = -32010;
@@ -68,6 +68,8 @@ impl Bounds {
 #[derive(Clone, Debug, Default)]
 pub struct Quotas {
     pub bounds: Bounds,
+    /// Where requests are counted; nowhere by default.
+    pub metrics: Option<Arc<Metrics>>,
     callers: Arc<Mutex<HashMap<String, Arc<Quotum>>>>,
 }
 
@@ -83,6 +85,7 @@ struct Quotum {
 /// One stream, counted for its caller.
 pub struct Counted {
     bounds: Bounds,
+    metrics: Option<Arc<Metrics>>,
     own: Arc<Quotum>,
     activity: Arc<Mutex<Activity>>,
 }
@@ -100,7 +103,7 @@ pub struct Place {
 
 impl Quotas {
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, callers: Arc::default() }
+        Self { bounds, ..Self::default() }
     }
 
     /// Requests that were taken of this caller so far.
@@ -125,7 +128,12 @@ impl Quotas {
         };
         let own = callers.entry(caller.to_owned()).or_insert_with(fresh).clone();
         let activity = Activity { under_way: 0, last: Instant::now() };
-        Counted { bounds: self.bounds, own, activity: Arc::new(Mutex::new(activity)) }
+        Counted {
+            bounds: self.bounds,
+            metrics: self.metrics.clone(),
+            own,
+            activity: Arc::new(Mutex::new(activity)),
+        }
     }
 }
 
@@ -140,6 +148,9 @@ impl Counted {
     /// A place for a request.
     pub fn place(&self) -> Result<Place, RpcError> {
         let permit = self.own.places.clone().try_acquire_owned();
+        if let Some(metrics) = &self.metrics {
+            metrics.peers.request("in", if permit.is_ok() { "taken" } else { "limited" });
+        }
         let permit = permit.map_err(|_| limited("in_flight", self.bounds.in_flight, RETRY))?;
         self.own.taken.fetch_add(1, Ordering::Relaxed);
         lock(&self.activity).under_way += 1;

@@ -6,17 +6,23 @@
 //! - everything begun here ends with [`Network::stop`], calls before connections.
 
 mod door;
+mod work;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use prometheus_client::registry::Registry;
 use serde_json::json;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::work::Worker;
 use crate::{
     audit::Audit,
     auth::{Access, scope_named},
@@ -28,6 +34,7 @@ use crate::{
         self,
         quota::{Bounds, Quotas},
     },
+    metrics::Metrics,
     p2p::{
         self, Inbound, NetError, Wire,
         discovery::{
@@ -58,6 +65,8 @@ const RANK: u32 = 10_000;
 const ROLE: &str = "peer";
 /// The environment variable that holds the registry's token.
 const GITHUB_TOKEN: &str = "CAIRN_GITHUB_TOKEN";
+/// Changes of what peers offer within this time are taken in together.
+const GATHER: Duration = Duration::from_millis(100);
 /// How long the ready line waits for an address.
 const LISTENING_MAX: Duration = Duration::from_secs(5);
 
@@ -69,8 +78,11 @@ pub(super) struct Setup<'a> {
     pub salt: SaltKey,
     pub router: Router,
     pub runner: String,
+    pub metrics: Arc<Metrics>,
     /// What tokens of ours grant; none where this node asks nobody for one.
     pub access: Option<Access>,
+    /// Cancelled when no more work is to be claimed.
+    pub claiming: CancellationToken,
 }
 
 /// This node's part in the network.
@@ -85,17 +97,21 @@ pub struct Network {
 impl Network {
     pub(super) async fn start(setup: Setup<'_>) -> Result<Self, NetError> {
         let (config, router) = (setup.config, setup.router.clone());
-        let (net, inbound) = p2p::start(settings(config, setup.seed))?;
+        let mut counted = Registry::with_prefix("cairn");
+        let (net, inbound) = p2p::start_counted(&settings(config, setup.seed), &mut counted)?;
+        setup.metrics.network(counted);
         let listening = net.listening(LISTENING_MAX).await;
         if let Err(err) = listening {
             tracing::warn!(%err, "the network listens nowhere yet");
         }
         let entries = Arc::new(Entries::new(&config.peers));
-        let quotas = Quotas::new(Bounds {
+        let mut quotas = Quotas::new(Bounds {
             idle: Duration::from_millis(config.idle_ms),
             request_timeout: Duration::from_millis(config.request_timeout_ms),
             ..Bounds::default()
         });
+        quotas.metrics = Some(setup.metrics.clone());
+
         // The hub is asked by what it is made of: it is put here once it is there.
         let place: Arc<OnceLock<Hub>> = Arc::default();
         let ties = Ties {
@@ -104,6 +120,7 @@ impl Network {
                 let place = place.clone();
                 Arc::new(move |peer| place.get()?.facts(peer))
             },
+            metrics: setup.metrics.clone(),
             rank: RANK,
             timeout: Duration::from_millis(config.request_timeout_ms),
         };
@@ -143,7 +160,22 @@ impl Network {
             tasks: tasks.clone(),
         };
         tasks.spawn(stop.clone().run_until_cancelled_owned(door.accept(inbound)));
+        let learning = learn(hub.clone(), peers.clone(), router.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(learning));
         tasks.spawn(stop.clone().run_until_cancelled_owned(join(hub.clone(), peers, entries.clone())));
+        for entry in config.peers.iter().filter(|entry| !entry.work.is_empty()) {
+            let worker = Worker::new(work::Setup {
+                peer: entries.caller(&entry.id).actor,
+                local: hub.net().local(),
+                types: entry.work.iter().cloned().collect(),
+                router: router.clone(),
+                open: Arc::new(Opener { net: hub.net().clone(), peer: entry.id.clone() }),
+                claiming: setup.claiming.clone(),
+                stop: stop.clone(),
+                tasks: tasks.clone(),
+            });
+            tasks.spawn(stop.clone().run_until_cancelled_owned(worker.run(hub.connected())));
+        }
         Ok(network)
     }
 
@@ -250,6 +282,21 @@ impl OpenStream for Opener {
     }
 }
 
+/// Keeps what peers are known to offer in step with what they list.
+async fn learn(hub: Hub, peers: Peers, router: Router) {
+    let mut changes = router.changes();
+    loop {
+        match changes.recv().await {
+            Err(RecvError::Closed) => return,
+            // Several peers that come at once are learnt from together.
+            Ok(_) | Err(RecvError::Lagged(_)) => tokio::time::sleep(GATHER).await,
+        }
+        for (peer, capabilities) in peers.capabilities() {
+            hub.offers(&peer, capabilities).await;
+        }
+    }
+}
+
 /// Asks connected peers for their tools, and forgets them when they are gone.
 async fn join(hub: Hub, peers: Peers, entries: Arc<Entries>) {
     let mut connected = hub.connected();
@@ -300,6 +347,13 @@ fn log_server(ledger: &Ledger, entries: Arc<Entries>) -> Server {
     Server::new(ledger.home(), about.log, about.vkey.clone(), last, may)
 }
 
+/// The peers that the configuration names.
+fn relays(config: &config::P2p) -> HashSet<String> {
+    let joined = config.bootstrap.iter().filter_map(|node| node.rsplit_once("/p2p/"));
+    let entries = config.peers.iter().map(|entry| entry.id.clone());
+    joined.map(|(_, peer)| peer.to_owned()).chain(entries).collect()
+}
+
 fn settings(config: &config::P2p, seed: [u8; 32]) -> p2p::Settings {
     p2p::Settings {
         seed,
@@ -309,6 +363,7 @@ fn settings(config: &config::P2p, seed: [u8; 32]) -> p2p::Settings {
         dht: config.dht,
         dht_protocol: config.dht_protocol.clone(),
         relay: config.relay,
+        relays: relays(config),
         upnp: config.upnp,
         connections_max: config.max_connections,
         idle: Duration::from_millis(config.idle_ms),
@@ -356,6 +411,7 @@ fn parts(setup: &Setup<'_>, net: Net, traffic: Arc<dyn Fn(&str) -> Traffic + Sen
         keep: kept.map(|entry| (entry.id.clone(), entry.addrs.clone())).collect(),
         follow: config.peers.iter().filter(|entry| entry.follow).map(|entry| entry.id.clone()).collect(),
         salt: setup.salt.clone(),
+        metrics: setup.metrics.clone(),
         traffic,
     }
 }

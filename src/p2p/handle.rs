@@ -87,8 +87,15 @@ impl Net {
 
     /// A new stream to a connected peer. What the peer does not speak may show at the first read only.
     pub async fn open(&self, peer: &str, wire: Wire) -> Result<Stream, NetError> {
-        let peer = peer.to_owned();
-        self.ask(limits::OPEN_MAX, |answer| Command::Open { peer, wire, answer }).await?
+        let named = peer.to_owned();
+        let opened = self.ask(limits::OPEN_MAX, |answer| Command::Open { peer: named, wire, answer }).await;
+        match opened {
+            // The connection went, and the wish with it.
+            Err(NetError::Stopped) if !self.commands.is_closed() => {
+                Err(NetError::NotConnected { peer: peer.to_owned() })
+            }
+            opened => opened?,
+        }
     }
 
     /// Closes all connections with the peer and takes none until it is unblocked.

@@ -33,11 +33,12 @@ use crate::{
         peer::{PeerDiscovered, Source as Heard},
     },
     ledger::{Command, Ledger, peers::Peering},
+    metrics::Metrics,
     p2p::{
         Connected, NetError, Peer, Transport,
         discovery::{
-            Book, Fared, Found, Known, LookError, Origin, Source, Wanted, ask, file::PeersFile,
-            github::Github, live::Neighbours,
+            Book, CAPABILITIES_MAX, Fared, Found, Known, LookError, Origin, Source, Wanted, ask,
+            file::PeersFile, github::Github, live::Neighbours,
         },
         handle::Net,
     },
@@ -74,6 +75,7 @@ pub struct Parts {
     pub follow: BTreeSet<Peer>,
     /// What payloads of ours are salted with.
     pub salt: SaltKey,
+    pub metrics: Arc<Metrics>,
     /// What passed with a peer so far.
     pub traffic: Arc<dyn Fn(&str) -> Traffic + Send + Sync>,
 }
@@ -213,6 +215,9 @@ impl Hub {
         let sources: Vec<_> = self.inner.parts.sources.iter().filter(asked).cloned().collect();
         let wanted = Wanted { capabilities: capabilities.clone(), max };
         let mut fared = ask(&sources, &wanted, now_ms(), timeout).await;
+        for (origin, looked) in &fared {
+            self.inner.parts.metrics.peers.searched(origin.as_str(), looked.is_ok());
+        }
         for origin in origins.iter().filter(|origin| !fared.contains_key(origin)).copied().collect::<Vec<_>>()
         {
             let off = format!("{} is not configured on this node", origin.as_str());
@@ -274,6 +279,14 @@ impl Hub {
             self.inner.kept.keep(peer, address.into_iter().collect());
         }
         Attempted { connected, attempts }
+    }
+
+    /// Takes in what a connected peer says that it offers.
+    pub async fn offers(&self, peer: &str, capabilities: BTreeSet<String>) {
+        self.book().offers(peer, capabilities.clone());
+        let capabilities = Some(capabilities.into_iter().take(CAPABILITIES_MAX).collect());
+        let facts = PeerDiscovered { source: Heard::Connection, addrs: Vec::new(), capabilities };
+        self.record(peer, News::Discovered { facts, ttl_ms: u64::MAX }).await;
     }
 
     /// Peers that are being dialled because somebody asked.

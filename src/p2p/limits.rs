@@ -104,6 +104,9 @@ pub const HEADS_TOPIC: &str = "/cairn/heads/1";
 pub const CIRCUIT_TIME_MAX: Duration = Duration::from_secs(3600);
 pub const CIRCUIT_BYTES_MAX: u64 = 1 << 30;
 pub const CIRCUITS_MAX: usize = 64;
+/// The pause before a place at a relay is asked for again; it doubles up to the longest.
+pub const RESERVE_FIRST: Duration = Duration::from_secs(2);
+pub const RESERVE_MAX: Duration = Duration::from_secs(300);
 /// A listener that was lost is tried again after this.
 pub const RELISTEN_AFTER: Duration = Duration::from_secs(30);
 /// How often the network looks after what time alone decides.

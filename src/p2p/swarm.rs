@@ -7,7 +7,8 @@
 
 use std::collections::HashMap;
 
-use libp2p::{Multiaddr, Swarm, core::transport::ListenerId};
+use libp2p::{Multiaddr, Swarm, core::transport::ListenerId, metrics::Metrics};
+use prometheus_client::registry::Registry;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::p2p::{Inbound, NetError, Settings, handle::Net, limits};
@@ -16,16 +17,21 @@ pub mod addresses;
 mod behaviour;
 mod driver;
 mod links;
+mod probing;
 mod records;
+mod relays;
 mod streams;
 mod table;
 
 /// Starts to listen and spawns the task.
-pub fn start(settings: Settings) -> Result<(Net, mpsc::Receiver<Inbound>), NetError> {
+pub fn start(
+    settings: &Settings,
+    registry: Option<&mut Registry>,
+) -> Result<(Net, mpsc::Receiver<Inbound>), NetError> {
     let counters = behaviour::Counters::default();
     let (inbound, streams) = mpsc::channel(limits::INBOUND_MAX);
-    let mut swarm = behaviour::swarm(&settings, inbound, &counters)?;
-    let listeners = listen(&mut swarm, &settings)?;
+    let mut swarm = behaviour::swarm(settings, inbound, &counters)?;
+    let listeners = listen(&mut swarm, settings)?;
     for external in &settings.external {
         swarm.add_external_address(addresses::address_of(swarm.local_peer_id(), external)?);
     }
@@ -39,7 +45,8 @@ pub fn start(settings: Settings) -> Result<(Net, mpsc::Receiver<Inbound>), NetEr
         heads: broadcast::Sender::new(limits::HEADS_MAX),
     };
     let outlets = driver::Outlets { events: net.events.clone(), heads: net.heads.clone(), addrs };
-    let driver = driver::Driver::new(swarm, wishes, outlets, counters, listeners, &settings);
+    let metrics = registry.map(Metrics::new);
+    let driver = driver::Driver::new(swarm, wishes, outlets, counters, listeners, settings, metrics)?;
     tokio::spawn(driver.run());
     Ok((net, streams))
 }

@@ -5,7 +5,6 @@
 //! - whatever happens between them (a timeout, a panic, a caller that left), there is one ending.
 
 use std::{
-    borrow::Cow,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -15,12 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    block::{
-        Cid,
-        payload::{JSON, PAYLOAD_MAX, Payload, SealedPayload},
-        splice,
-    },
-    call::{Code, End, EndOutcome, Ending, How, Refusal, Start},
+    block::{Cid, payload::SealedPayload, splice},
+    call::{Code, End, Ending, How, Refusal, Start},
     contract::secret::Paths,
     event::{
         Role,
@@ -28,12 +23,14 @@ use crate::{
     },
     ledger::{Command, Ruling, Sealed, writer::payload_ref},
     router::{
-        Answer, Invocation, Method, Outcome, Record, Remotes, Request, Router, RpcError, Run, Scope,
+        Answer, Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Router, RpcError, Run,
+        Scope,
         board::Entry,
         capture::{self, Capture},
+        ending::{Ended, Said, Sieve, Slot, seal},
         lane::{self, Lane, Place, Turn},
         metadata::{PRIORITY, Rule},
-        telling::{Told, error_text, judge, not_found, read_error, refusal_result, shown, silenced},
+        telling::{Told, not_found, read_error, refusal_result, shown, silenced},
         trial::Trial,
     },
 };
@@ -70,11 +67,8 @@ impl Target {
 
 /// What is known of a request's content.
 struct Content {
-    echoes: Vec<String>,
-    /// Where the answer's own secrets stand.
-    marked: Paths,
+    sieve: Arc<Sieve>,
     refusal: Option<Refusal>,
-    capture: Capture,
 }
 
 impl Router {
@@ -119,16 +113,28 @@ impl Router {
                 let start = Command::Start { start: Box::new(start), input: Some(sealed_input), refused };
                 let unstarted = invocation(&request, &target, None, request.cancel.clone(), None);
                 let foretold = match &content.refusal {
-                    None => target.run.foretell(&unstarted),
+                    None => target.run.foretell(&Arc::new(unstarted)),
                     Some(_) => None,
                 };
+                let told_at_once = Slot::default();
                 let command = match foretold {
-                    Some(work) => Command::Begin { start: Box::new(start), work: Box::new(work) },
+                    Some(Foretold { work, tell }) => {
+                        // An attempt ends with its call, by what the call itself says of it.
+                        let conclude = request
+                            .attempt
+                            .is_none()
+                            .then(|| told_at_once.conclude(tell, &content.sieve, &self.inner.parts.salt));
+                        Command::Begin { start: Box::new(start), work: Box::new(work), conclude }
+                    }
                     None => start,
                 };
                 match self.submit(command).await? {
                     Ruling::Run(started) => (id, started, None),
-                    Ruling::Began { started, ruled } => (id, started, Some(*ruled)),
+                    Ruling::Began { started, ruled, ended: None } => (id, started, Some(*ruled)),
+                    Ruling::Began { ended: Some(ended), .. } => {
+                        let said = told_at_once.take().ok_or_else(RpcError::internal)?;
+                        return self.answer(said, ended, &target, &record);
+                    }
                     Ruling::Refused(sealed) => {
                         self.count(&target, "refused", Duration::ZERO);
                         let refusal =
@@ -137,7 +143,7 @@ impl Router {
                         return Ok(Answer { result: refusal_result(&refusal), record });
                     }
                     Ruling::Answered(ending) => {
-                        return self.first_answer(&ending, &record, content.capture).await;
+                        return self.first_answer(&ending, &record, content.sieve.capture).await;
                     }
                     Ruling::Denied(refusal) => {
                         return Ok(Answer { result: refusal_result(&refusal), record: None });
@@ -202,47 +208,37 @@ impl Router {
         record: &(dyn Fn(Sealed, Option<Cid>) -> Record + Sync),
     ) -> Result<Answer, RpcError> {
         let mut attempt = trial.and_then(|trial| trial.attempt(&outcome));
-        let (mut ended, mut label, mut told) = judge(outcome);
-        let text: Cow<'_, str> = match &told {
-            Told::Result(result) => result.get().into(),
-            Told::Error(error) => error_text(error).into(),
-        };
-        let kept =
-            capture::output(&text, &content.marked, &content.echoes, content.capture, &self.inner.parts.salt);
-        let output = match self.seal(&kept) {
-            Ok(output) => output,
-            Err(_) => {
-                // The tool ran; what it said is too large to keep, so it is not told either.
-                let message = format!("the tool's answer is over the bound of {PAYLOAD_MAX} bytes");
-                let refusal = Refusal::new(Code::ResourceExhausted, message);
-                let output = self.seal(refusal_result(&refusal).get())?;
-                if let Some(attempt) = &mut attempt {
-                    (attempt.code, attempt.retryable) = (refusal.code.as_str().to_owned(), false);
-                }
-                (ended, label, told) = judge(Outcome::Refused(refusal));
-                output
-            }
-        };
-        let role = if matches!(ended, EndOutcome::Succeeded { .. }) { Role::Output } else { Role::Error };
-        let cid = output.envelope.cid();
+        let Ended { outcome, output, said } =
+            Ended::of(outcome, took, &content.sieve, &self.inner.parts.salt)?;
+        if let (Some(attempt), Some(refusal)) = (&mut attempt, &said.instead) {
+            (attempt.code, attempt.retryable) = (refusal.code.as_str().to_owned(), false);
+        }
         let end = End {
             id,
-            outcome: ended,
-            output: Some(payload_ref(&output, role)),
+            output: Some(payload_ref(&output, outcome.role())),
+            outcome,
             took_us: took.as_micros() as u64,
             remote: target.remotes.take(),
         };
         let end = Command::End { end, output: Some(output), attempt: attempt.map(Box::new) };
-        let sealed = match self.submit(end).await? {
-            Ruling::Done(sealed) => sealed,
-            _ => return Err(RpcError::internal()),
-        };
+        let Ruling::Done(ended) = self.submit(end).await? else { return Err(RpcError::internal()) };
         if let Some(trial) = trial {
             trial.ended.store(true, std::sync::atomic::Ordering::Release);
         }
-        self.count(target, label, took);
-        let record = Some(record(sealed, Some(cid)));
-        match told {
+        self.answer(said, ended, target, record)
+    }
+
+    /// Tells what came of a call, whose ending is recorded by this event.
+    fn answer(
+        &self,
+        said: Said,
+        ended: Sealed,
+        target: &Target,
+        record: &dyn Fn(Sealed, Option<Cid>) -> Record,
+    ) -> Result<Answer, RpcError> {
+        self.count(target, said.label, said.took);
+        let record = Some(record(ended, Some(said.output)));
+        match said.told {
             Told::Result(result) => Ok(Answer { result, record }),
             Told::Error(error) => Err(RpcError { record: record.map(Box::new), ..error }),
         }
@@ -357,10 +353,8 @@ impl Router {
                 Capture::Redacted | Capture::Digest => serde_json::from_str(kept.get()).unwrap_or_default(),
             };
             let kept = capture::input(kept.get(), &value, &Paths::default(), capture, &self.inner.parts.salt);
-            return Ok((
-                self.seal(&kept.text)?,
-                Content { echoes: kept.secrets, marked: Paths::default(), refusal: None, capture },
-            ));
+            let sieve = Sieve { echoes: kept.secrets, marked: Paths::default(), capture };
+            return Ok((self.seal(&kept.text)?, Content { sieve: Arc::new(sieve), refusal: None }));
         };
         let arguments = splice::member(&request.params, "arguments")
             .map_err(|_| RpcError::invalid_params("params must be an object"))?;
@@ -383,10 +377,8 @@ impl Router {
         let capture = keeping.capture;
         let kept = capture::input(text, &value, &keeping.secrets, capture, &self.inner.parts.salt);
         let refusal = refusal.map(|refusal| silenced(refusal, &kept.secrets));
-        Ok((
-            self.seal(&kept.text)?,
-            Content { echoes: kept.secrets, marked: keeping.marked, refusal, capture },
-        ))
+        let sieve = Sieve { echoes: kept.secrets, marked: keeping.marked, capture };
+        Ok((self.seal(&kept.text)?, Content { sieve: Arc::new(sieve), refusal }))
     }
 
     /// The wish to try a call, but for its input and what forbids it.
@@ -453,12 +445,7 @@ impl Router {
     }
 
     fn seal(&self, text: &str) -> Result<SealedPayload, RpcError> {
-        Payload::seal(&self.inner.parts.salt, JSON, text.as_bytes()).map_err(|_| {
-            RpcError::invalid_params(format!(
-                "content of {} bytes is over the bound of {PAYLOAD_MAX}",
-                text.len()
-            ))
-        })
+        seal(&self.inner.parts.salt, text)
     }
 
     async fn submit(&self, command: Command) -> Result<Ruling, RpcError> {

@@ -10,7 +10,7 @@ mod call;
 mod offers;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -29,6 +29,7 @@ use crate::{
     block::Cid,
     catalogue::PEERS,
     contract::Contract,
+    metrics::Metrics,
     peer::{
         Peer,
         choice::{self, Candidate, Choice},
@@ -54,6 +55,7 @@ pub struct Ties {
     pub fetch: Arc<Fetch>,
     /// What is known of a peer, for choosing among several.
     pub facts: Arc<Facts>,
+    pub metrics: Arc<Metrics>,
     /// The place of their source among the others of the board.
     pub rank: u32,
     /// How long one peer may take for one call.
@@ -98,6 +100,7 @@ struct Known {
     uncontracted: Mutex<BTreeMap<String, Arc<RawValue>>>,
     in_flight: AtomicUsize,
     counts: Arc<Counts>,
+    metrics: Arc<Metrics>,
     /// Ends its follower.
     leaving: CancellationToken,
 }
@@ -134,6 +137,7 @@ impl Peers {
             uncontracted: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             counts: self.counts(peer),
+            metrics: self.inner.ties.metrics.clone(),
             leaving: self.inner.stopping.child_token(),
         });
         let before = {
@@ -191,6 +195,16 @@ impl Peers {
         let first = order.into_iter().next()?;
         let (peer, known) = open.into_iter().find(|(peer, _)| *peer == first)?;
         Some((peer, rule, known))
+    }
+
+    /// What each peer offers: the CIDs of its contracts, and their names there.
+    pub fn capabilities(&self) -> Vec<(String, BTreeSet<String>)> {
+        let known = self.inner.known();
+        let words = |known: &Known| {
+            let offers = lock(&known.offers);
+            offers.iter().flat_map(|(cid, offer)| [cid.to_string(), offer.name.clone()]).collect()
+        };
+        known.iter().map(|(peer, known)| (peer.clone(), words(known))).collect()
     }
 
     /// This node's calls of a peer, those of them that it did not answer, and those under way.

@@ -8,42 +8,49 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
 use crate::{
-    call::Refusal,
-    ledger::work::{Wish, Worked},
+    ledger::work::{Handed, Wish, Worked},
     router::Invocation,
     task::Status,
     tools::{
         Builtin, arguments,
+        denied::Denied,
+        doing::{Asked, Foretells},
         reading::time,
-        work::{Desk, Foretells, Given, Told, invalid, told, unexpected},
+        work::{Desk, Given, Told, invalid, told, unexpected},
     },
 };
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
-    let tool = |definition, does| desk.tool("tasks", definition, does);
-    let asking =
-        |definition, does, foretells: Foretells| desk.foretelling("tasks", definition, does, Some(foretells));
+    let asking = |definition, does, foretells| desk.foretelling("tasks", definition, does, Some(foretells));
     vec![
-        tool(include_str!("../../schemas/tools/task_claim.json"), |desk, call| {
-            Box::pin(async move { claim(&desk, &call).await })
-        }),
+        asking(
+            include_str!("../../schemas/tools/task_claim.json"),
+            |desk, call| Box::pin(async move { claim(&desk, &call).await }),
+            CLAIM,
+        ),
         asking(
             include_str!("../../schemas/tools/task_heartbeat.json"),
-            |desk, call| Box::pin(async move { heartbeat(&desk, &call).await }),
-            renewing,
+            |desk, call| Box::pin(async move { HEARTBEAT.done(&desk, &call).await }),
+            HEARTBEAT,
         ),
         asking(
             include_str!("../../schemas/tools/task_complete.json"),
-            |desk, call| Box::pin(async move { complete(&desk, &call).await }),
-            completing,
+            |desk, call| Box::pin(async move { COMPLETE.done(&desk, &call).await }),
+            COMPLETE,
         ),
         asking(
             include_str!("../../schemas/tools/task_fail.json"),
-            |desk, call| Box::pin(async move { fail(&desk, &call).await }),
-            failing,
+            |desk, call| Box::pin(async move { FAIL.done(&desk, &call).await }),
+            FAIL,
         ),
     ]
 }
+
+/// What is there already is claimed with the call's start; only where there is nothing does a claim wait.
+const CLAIM: Foretells = Foretells { wish: claiming, tell: claimed };
+const HEARTBEAT: Foretells = Foretells { wish: renewing, tell: renewed };
+const COMPLETE: Foretells = Foretells { wish: completing, tell: completed };
+const FAIL: Foretells = Foretells { wish: failing, tell: failed };
 
 #[derive(Deserialize)]
 struct Claim {
@@ -60,17 +67,37 @@ fn one() -> usize {
 }
 
 #[derive(Serialize)]
-struct Claimed {
-    tasks: Vec<Given>,
+struct Claimed<'a> {
+    tasks: Vec<Given<'a>>,
+}
+
+fn claiming(_: &Desk, call: &Invocation) -> Asked {
+    let Claim { worker_id: worker, max_tasks: max, reason, .. } = arguments(call)?;
+    Ok((reason, Wish::Claim { worker, max, wait_ms: 0, hand: None }))
+}
+
+/// None where there was nothing, and the caller waits for more.
+fn claimed(call: &Invocation, worked: &Worked) -> Option<Told> {
+    let Worked::Claimed(handed) = worked else { return None };
+    let waits = handed.is_empty() && arguments::<Claim>(call).is_ok_and(|asked| asked.wait_ms > 0);
+    (!waits).then(|| given(handed))
+}
+
+fn given(handed: &[Handed]) -> Told {
+    told(&Claimed { tasks: handed.iter().map(Given::from).collect() })
 }
 
 async fn claim(desk: &Desk, call: &Invocation) -> Told {
+    let worked = CLAIM.ask(desk, call).await?;
+    if let Some(told) = claimed(call, &worked) {
+        return told;
+    }
     let Claim { worker_id: worker, max_tasks: max, wait_ms, reason } = arguments(call)?;
     let wish = Wish::Claim { worker, max, wait_ms, hand: None };
-    let Worked::Claimed(handed) = desk.wish(call, reason.as_deref(), wish).await? else {
-        return Err(unexpected().into());
-    };
-    told(&Claimed { tasks: handed.into_iter().map(Given::from).collect() })
+    match desk.wish(call, reason.as_deref(), wish).await? {
+        Worked::Claimed(handed) => given(&handed),
+        _ => Err(unexpected().into()),
+    }
 }
 
 /// What a worker says of an attempt: whose, of which task, under which fence.
@@ -88,61 +115,60 @@ struct Beat {
     log: Option<String>,
 }
 
-fn renewing(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Refusal> {
+fn renewing(desk: &Desk, call: &Invocation) -> Asked {
     let Attempt { worker_id: worker, task_id: task, fence, reason } = arguments(call)?;
     let Beat { progress, log } = arguments(call)?;
     let log = log.map(|log| desk.seal_text(&log)).transpose()?;
     Ok((reason, Wish::Renew { worker, task, fence, progress, log }))
 }
 
-async fn heartbeat(desk: &Desk, call: &Invocation) -> Told {
-    let Attempt { task_id: task, .. } = arguments(call)?;
-    let (reason, wish) = renewing(desk, call)?;
-    let Worked::Renewed { lease_until_ms, cancel_requested } =
-        desk.wish(call, reason.as_deref(), wish).await?
-    else {
-        return Err(unexpected().into());
+fn renewed(call: &Invocation, worked: &Worked) -> Option<Told> {
+    let Worked::Renewed { lease_until_ms, cancel_requested } = worked else { return None };
+    let told = |Attempt { task_id: task, .. }| {
+        told(&json!({
+            "task_id": task,
+            "lease_until": time(*lease_until_ms),
+            "cancel_requested": cancel_requested,
+        }))
     };
-    told(&json!({
-        "task_id": task,
-        "lease_until": time(lease_until_ms),
-        "cancel_requested": cancel_requested,
-    }))
+    Some(arguments(call).map_err(Denied::from).and_then(told))
 }
 
 #[derive(Deserialize)]
 struct Outcome {
     output: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Next {
     #[serde(default)]
     claim_next: bool,
 }
 
 #[derive(Serialize)]
-struct Completed {
-    task_id: String,
+struct Completed<'a> {
+    task_id: &'a str,
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tasks: Option<Vec<Given>>,
+    tasks: Option<Vec<Given<'a>>>,
 }
 
-fn completing(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Refusal> {
+fn completing(desk: &Desk, call: &Invocation) -> Asked {
     let Attempt { worker_id: worker, task_id: task, fence, reason } = arguments(call)?;
-    let Outcome { output, claim_next } = arguments(call)?;
+    let Outcome { output } = arguments(call)?;
+    let Next { claim_next } = arguments(call)?;
     let output = desk.seal(output.get())?;
     Ok((reason, Wish::Complete { worker, task, fence, output, claim_next }))
 }
 
-async fn complete(desk: &Desk, call: &Invocation) -> Told {
-    let Outcome { claim_next, .. } = arguments(call)?;
-    let (reason, wish) = completing(desk, call)?;
-    let Worked::Ended { task, next } = desk.wish(call, reason.as_deref(), wish).await? else {
-        return Err(unexpected().into());
-    };
-    told(&Completed {
-        task_id: task.id,
+fn completed(call: &Invocation, worked: &Worked) -> Option<Told> {
+    let Worked::Ended { task, next } = worked else { return None };
+    let claim_next = arguments::<Next>(call).is_ok_and(|asked| asked.claim_next);
+    Some(told(&Completed {
+        task_id: &task.id,
         status: task.status.as_str(),
-        tasks: claim_next.then(|| next.into_iter().map(Given::from).collect()),
-    })
+        tasks: claim_next.then(|| next.iter().map(Given::from).collect()),
+    }))
 }
 
 #[derive(Deserialize)]
@@ -157,7 +183,7 @@ struct Failed {
     retryable: bool,
 }
 
-fn failing(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Refusal> {
+fn failing(desk: &Desk, call: &Invocation) -> Asked {
     let Attempt { worker_id: worker, task_id: task, fence, reason } = arguments(call)?;
     let Failing { error } = arguments(call)?;
     let Failed { code, retryable } = serde_json::from_str(error.get())
@@ -166,17 +192,14 @@ fn failing(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Ref
     Ok((reason, Wish::Fail { worker, task, fence, error, code, retryable }))
 }
 
-async fn fail(desk: &Desk, call: &Invocation) -> Told {
-    let (reason, wish) = failing(desk, call)?;
-    let Worked::Ended { task, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
-        return Err(unexpected().into());
-    };
+fn failed(_: &Invocation, worked: &Worked) -> Option<Told> {
+    let Worked::Ended { task, .. } = worked else { return None };
     let again = task.status == Status::Queued;
-    told(&json!({
+    Some(told(&json!({
         "task_id": task.id,
         "status": task.status.as_str(),
         "retry_at": again.then(|| time(task.ready_ms)),
-    }))
+    })))
 }
 
 fn yes() -> bool {

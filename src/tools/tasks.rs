@@ -18,6 +18,7 @@ use crate::{
     task::{POISON, RETRIES_SPENT, Status, Task, WAIT_PREFIX},
     tools::{
         Builtin, arguments,
+        doing::{Asked, Foretells},
         reading::{self, time},
         work::{
             Desk, Line, Paging, Told, content, invalid, lines, message, output, page, task_as_of, told,
@@ -35,7 +36,7 @@ pub fn all(desk: &Desk) -> Vec<Builtin> {
             "tasks",
             include_str!("../../schemas/tools/task_submit.json"),
             |desk, call| Box::pin(async move { submit(&desk, &call).await }),
-            Some(submitting),
+            Some(SUBMITTING),
         ),
         tool(include_str!("../../schemas/tools/task_status.json"), |desk, call| {
             Box::pin(async move { status(&desk, &call).await })
@@ -84,7 +85,7 @@ fn on_offer(desk: &Desk, name: &str, input: &RawValue) -> Result<(Cid, bool), Re
     Ok((entry.tool.contract, entry.contract.repeatable()))
 }
 
-fn submitting(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), Refusal> {
+fn submitting(desk: &Desk, call: &Invocation) -> Asked {
     let asked: reading::Wish = arguments(call)?;
     let (facts, tool) = checked(desk, &asked)?;
     let input = desk.seal(asked.payload.get())?;
@@ -93,22 +94,38 @@ fn submitting(desk: &Desk, call: &Invocation) -> Result<(Option<String>, Wish), 
     Ok((reason, Wish::SubmitTask { id, facts: Box::new(facts), tool, input, metadata }))
 }
 
+/// Where a task that was known has left the queue, nothing has to be foreseen of it.
+const SUBMITTING: Foretells = Foretells {
+    wish: submitting,
+    tell: |_, worked| match worked {
+        Worked::Task { task, .. } if task.status != Status::Queued => {
+            Some(submitted(worked, task.started_ms))
+        }
+        _ => None,
+    },
+};
+
 async fn submit(desk: &Desk, call: &Invocation) -> Told {
-    let (reason, wish) = submitting(desk, call)?;
-    let Worked::Task { task, position, replayed } = desk.wish(call, reason.as_deref(), wish).await? else {
-        return Err(unexpected().into());
+    let worked = SUBMITTING.ask(desk, call).await?;
+    let start = match &worked {
+        Worked::Task { task, position, .. } if task.status == Status::Queued => {
+            desk.start_of(task.ready_ms, position.unwrap_or(0)).await?
+        }
+        Worked::Task { task, .. } => task.started_ms,
+        _ => None,
     };
-    let start = match task.status {
-        Status::Queued => desk.start_of(task.ready_ms, position.unwrap_or(0)).await?,
-        _ => task.started_ms,
-    };
+    submitted(&worked, start)
+}
+
+fn submitted(worked: &Worked, start: Option<u64>) -> Told {
+    let Worked::Task { task, position, replayed } = worked else { return Err(unexpected().into()) };
     told(&json!({
         "task_id": task.id,
         "status": task.status.as_str(),
         "queue_position": position,
         // When what waits will start depends on work and workers that nobody can foresee.
         "estimated_start_time": start.map(time),
-        "assigned_worker": worker(&task),
+        "assigned_worker": worker(task),
         "replayed": replayed,
     }))
 }

@@ -13,7 +13,6 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use crate::tools::denied::Denied;
 use crate::{
     audit::Audit,
     block::{
@@ -35,9 +34,16 @@ use crate::{
             page::{From, Page},
         },
     },
-    router::{BoxFuture, Entry, Invocation, Outcome, Router, Run, lane},
+    router::{Entry, Invocation, Router, lane},
     task::{self, Limits, Status, Task},
-    tools::{Builtin, peers, reading::time, refusal},
+    tools::{
+        Builtin,
+        denied::Denied,
+        doing::{Does, Foretells, Tool},
+        peers,
+        reading::time,
+        refusal,
+    },
 };
 
 pub const MINUTE_MS: u64 = 60_000;
@@ -60,50 +66,6 @@ pub struct Desk {
 
 /// A success object as text, or why there is none.
 pub type Told = Result<String, Denied>;
-
-/// What one tool of a family does.
-pub type Does = fn(Desk, Arc<Invocation>) -> BoxFuture<'static, Told>;
-
-/// What a tool will ask of the ledger, and why, where its arguments tell that.
-pub type Foretells = fn(&Desk, &Invocation) -> Result<(Option<String>, Wish), Refusal>;
-
-struct Tool {
-    desk: Desk,
-    does: Does,
-    foretells: Option<Foretells>,
-    checks: bool,
-}
-
-impl Run for Tool {
-    fn checks(&self, _tool: &str) -> bool {
-        self.checks
-    }
-
-    fn foretell(&self, invocation: &Invocation) -> Option<Work> {
-        // What cannot be told is told as a refusal when the call runs.
-        let (reason, wish) = self.foretells?(&self.desk, invocation).ok()?;
-        self.desk.work(invocation, reason.as_deref(), wish).ok()
-    }
-
-    fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
-        Box::pin(async move {
-            let invocation = Arc::new(invocation);
-            let told = tokio::select! {
-                told = (self.does)(self.desk.clone(), invocation.clone()) => told,
-                () = invocation.cancel.cancelled() => return Outcome::Cancelled,
-            };
-            match told {
-                Ok(structured) => {
-                    let text = splice::quoted(&structured);
-                    let content = format!(r#"[{{"type":"text","text":{text}}}]"#);
-                    let result = format!(r#"{{"content":{content},"structuredContent":{structured}}}"#);
-                    Outcome::Result { result: splice::raw(result), is_error: false }
-                }
-                Err(denied) => denied.outcome(&invocation),
-            }
-        })
-    }
-}
 
 /// A success object.
 pub fn told<T: Serialize>(answer: &T) -> Told {
@@ -416,33 +378,33 @@ pub fn worker(task: &Task) -> Option<&str> {
 
 /// A task as its worker gets it.
 #[derive(Serialize)]
-pub struct Given {
-    task_id: String,
-    task_type: String,
-    payload: Option<Box<RawValue>>,
+pub struct Given<'a> {
+    task_id: &'a str,
+    task_type: &'a str,
+    payload: Option<&'a RawValue>,
     attempt: u64,
     lease_until: String,
     fence: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    workflow_id: Option<String>,
+    workflow_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    step_id: Option<String>,
+    step_id: Option<&'a str>,
 }
 
-impl std::convert::From<Handed> for Given {
-    fn from(handed: Handed) -> Self {
+impl<'a> std::convert::From<&'a Handed> for Given<'a> {
+    fn from(handed: &'a Handed) -> Self {
         Self {
-            task_id: handed.task,
-            task_type: handed.task_type,
-            payload: handed.input.and_then(|input| RawValue::from_string(input).ok()),
+            task_id: &handed.task,
+            task_type: &handed.task_type,
+            payload: handed.input.as_deref().and_then(|input| serde_json::from_str(input).ok()),
             attempt: handed.attempt,
             lease_until: time(handed.lease_until_ms),
             fence: handed.fence,
             timeout_ms: handed.timeout_ms,
-            workflow_id: handed.run,
-            step_id: handed.step,
+            workflow_id: handed.run.as_deref(),
+            step_id: handed.step.as_deref(),
         }
     }
 }

@@ -74,8 +74,9 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
     let peer = definition.get("peer").is_some_and(|peer| !peer.is_null());
     let planned = checked(desk, "the definition", definition, misfits).await?;
     if peer {
-        let refusal = Refusal::new(Code::Unavailable, "this node has no peers that could run a workflow");
-        return Err(refusal.hint("leave `peer` out: the run is this node's then").into());
+        let refusal = Refusal::new(Code::Unavailable, "a run is decided by the node that it is submitted to");
+        let hint = "leave `peer` out; let single steps run there: `worker:<type>` for a type that the peer takes from this queue, or its tool as `peers_<name>`";
+        return Err(refusal.hint(hint).into());
     }
     let new = NewRun {
         id: planned.id.unwrap_or_default(),

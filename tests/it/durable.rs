@@ -60,6 +60,90 @@ fn a_task_goes_from_its_submission_by_a_claim_to_its_result() {
 }
 
 #[test]
+fn what_a_worker_says_is_one_commit_with_its_call_and_its_answer() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let mut worker = Worker::register(&server, "w", &["a"], 5);
+    for id in ["t1", "t2", "t3"] {
+        caller.submit(id, "a", json!({}));
+    }
+    let commits = || {
+        let scrape = server.get("/metrics");
+        let line = scrape.text().lines().find_map(|line| line.strip_prefix("cairn_commit_events_count "));
+        line.and_then(|count| count.parse::<u64>().ok()).expect("commits are counted")
+    };
+    let before = commits();
+    let tasks = worker.claim(2);
+    worker.beat(&tasks[0]);
+    worker.fail(&tasks[0], "internal", false);
+    let told = worker.said(&tasks[1], json!({"output": {}, "claim_next": true}));
+    let told = worker.caller.tell("task_complete", told);
+    assert_eq!(told["tasks"][0]["task_id"], "t3", "{told}");
+    let refused = worker.refused("task_heartbeat", &tasks[1], json!({}), "conflict");
+    assert!(refused["message"].is_string(), "{refused}");
+    assert!(worker.claim(1).is_empty());
+    assert_eq!(commits() - before, 6);
+    ended_well(server, &data);
+    let events = record::events(data.path());
+    let claimed = events.iter().position(|event| record::kind(event) == "task.claimed").expect("a claim");
+    let said: Vec<&str> = events[claimed - 1..].iter().map(record::kind).collect();
+    let expected = [
+        "call.started",
+        "task.claimed",
+        "task.claimed",
+        "call.succeeded",
+        "call.started",
+        "task.renewed",
+        "call.succeeded",
+        "call.started",
+        "task.failed",
+        "call.succeeded",
+        "call.started",
+        "task.succeeded",
+        "task.claimed",
+        "call.succeeded",
+        "call.started",
+        "call.failed",
+        "call.started",
+        "call.succeeded",
+    ];
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn an_answer_of_one_commit_is_recorded_as_it_was_told_and_given_again_for_its_key() {
+    let data = temp();
+    let server = quiet(&data);
+    let mut caller = Caller::new(&server);
+    let mut worker = Worker::register(&server, "w", &["a"], 5);
+    caller.submit("t", "a", json!({}));
+    let task = worker.take();
+    let params = keyed("task_complete", &worker.said(&task, json!({"output": {"n": 1}})), "once");
+    let first = ask(&server, "tools/call", params.clone());
+    let again = ask(&server, "tools/call", params);
+    assert_eq!(first["result"]["structuredContent"]["status"], "succeeded", "{first}");
+    assert_eq!(first["result"]["content"], again["result"]["content"]);
+    assert_eq!(first["result"]["_meta"]["io.cairn/event"], again["result"]["_meta"]["io.cairn/event"]);
+    assert_eq!(kinds(data.path(), "t"), ["task.submitted", "task.claimed", "task.succeeded"]);
+    ended_well(server, &data);
+}
+
+#[test]
+fn an_answer_of_one_commit_is_kept_as_its_tool_says() {
+    let data = temp();
+    let server = serve(data.path(), "[capture.tools]\ntask_claim = \"digest\"\n");
+    let mut caller = Caller::new(&server);
+    let mut worker = Worker::register(&server, "w", &["a"], 5);
+    caller.submit("between-us", "a", json!({}));
+    assert_eq!(ids(&json!(worker.claim(1))), ["between-us"]);
+    let ending = record::ended(data.path(), "task_claim");
+    let kept = record::content(data.path(), &ending.fields().pay[0].cid);
+    assert!(kept.contains("$redacted") && !kept.contains("between-us"), "{kept}");
+    ended_well(server, &data);
+}
+
+#[test]
 fn the_same_submission_again_is_known_and_another_content_is_refused() {
     let data = temp();
     let server = quiet(&data);

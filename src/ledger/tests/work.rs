@@ -70,7 +70,7 @@ fn worked(ruling: Ruling) -> Result<Worked, Refusal> {
 }
 
 /// Says a command as a guest does that had no answer from the owner before.
-fn again(ledger: &Ledger, command: Command) -> Ruling {
+pub fn again(ledger: &Ledger, command: Command) -> Ruling {
     let (reply, ruling) = tokio::sync::oneshot::channel();
     ledger.inbox.blocking_send(Ask::Rule { command, reply, again: true }).expect("the ledger runs");
     ruling.blocking_recv().expect("the ledger runs")
@@ -259,7 +259,7 @@ fn a_call_that_began_with_its_change_is_known_with_it() {
     submit(&ledger, "t", facts("a")).expect("submits");
     let wish = Wish::Reprioritise { task: "t".to_owned(), priority: 90 };
     let work = Work { wish, actor: super::someone(), cause: None, note: None };
-    let begin = Command::Begin { start: Box::new(start("c", None)), work: Box::new(work) };
+    let begin = Command::Begin { start: Box::new(start("c", None)), work: Box::new(work), conclude: None };
     let first = ledger.submit_blocking(begin.clone()).expect("the ledger runs");
     assert!(matches!(&first, Ruling::Began { .. }), "{first:?}");
     closed((ledger, running));

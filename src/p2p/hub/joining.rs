@@ -80,6 +80,7 @@ impl Hub {
         let connected = self.connected().borrow().clone();
         let rule = self.drive(Bootstrap::new(rule, &Method::ALL, connected), &configured, goal.timeout).await;
         let snapshot = self.net().snapshot().await;
+        self.inner.parts.metrics.peers.bootstrapped(rule.ready());
         let attempts: Vec<Tried> = rule.attempts().map(tried).collect();
         let joined = Joined {
             ready: rule.ready(),
@@ -159,6 +160,7 @@ impl Hub {
             return Vec::new();
         };
         let looked = source.look(Wanted { max: KNOWN_MAX, ..Wanted::default() }, now_ms()).await;
+        self.inner.parts.metrics.peers.searched(origin.as_str(), looked.is_ok());
         match looked {
             Ok(looked) => {
                 for found in looked.found.clone() {

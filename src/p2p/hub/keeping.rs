@@ -31,8 +31,9 @@ const DIAL_MAX: Duration = Duration::from_secs(15);
 /// Between two attempts to have enough connections.
 const JOIN_PAUSE: Duration = Duration::from_secs(60);
 const JOIN_MAX: Duration = Duration::from_secs(60);
-/// The window of one measure.
+/// The window of one measure, and of the first.
 const MEASURE: Duration = Duration::from_secs(60);
+const MEASURE_FIRST: Duration = Duration::from_secs(5);
 
 /// Takes in what the swarm tells, until it has ended.
 pub(super) async fn events(hub: Hub, mut events: broadcast::Receiver<NetEvent>) {
@@ -179,8 +180,9 @@ pub(super) async fn keep(hub: Hub) {
 /// Measures what passed with every connected peer, once a window, until it is dropped.
 pub(super) async fn measure(hub: Hub) {
     let mut before: BTreeMap<Peer, (Link, Traffic, Instant)> = BTreeMap::new();
+    let mut pause = MEASURE_FIRST;
     loop {
-        tokio::time::sleep(MEASURE).await;
+        tokio::time::sleep(std::mem::replace(&mut pause, MEASURE)).await;
         let mut now = BTreeMap::new();
         for link in hub.net().snapshot().await.connections {
             let traffic = (hub.inner.parts.traffic)(&link.peer);

@@ -87,6 +87,11 @@ pub fn reach(address: &Multiaddr) -> Reach {
     }
 }
 
+/// How far an address of this node's own reaches; none where it is a relay's.
+pub fn own_reach(address: &Multiaddr) -> Option<Reach> {
+    (transport(address) != Transport::Relay).then(|| reach(address))
+}
+
 /// Whether a peer that is spoken to at `over` can mean `claimed` as a place of its own that others may try.
 pub fn plausible(claimed: &Multiaddr, over: &Multiaddr) -> bool {
     let unspecified = claimed.iter().any(|part| match part {

@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 
 use crate::p2p::{
     Inbound, NetError, Settings, limits,
-    swarm::{addresses, links, records::Records, streams},
+    swarm::{addresses, links, probing, records::Records, streams},
 };
 
 /// What this node says of itself.
@@ -49,7 +49,7 @@ pub struct Behaviour {
     relay_client: relay::client::Behaviour,
     relay: Toggle<relay::Behaviour>,
     dcutr: dcutr::Behaviour,
-    autonat: autonat::client::Behaviour,
+    autonat: probing::Behaviour,
     autonat_server: autonat::server::Behaviour,
     upnp: Toggle<upnp::tokio::Behaviour>,
     identify: identify::Behaviour,
@@ -164,7 +164,7 @@ fn behaviour(
         relay_client,
         relay: Toggle::from(settings.relay.then(|| relay::Behaviour::new(local, relay_config()))),
         dcutr: dcutr::Behaviour::new(local),
-        autonat: autonat::client::Behaviour::default(),
+        autonat: probing::Behaviour::default(),
         autonat_server: autonat::server::Behaviour::default(),
         upnp: Toggle::from(settings.upnp.then(upnp::tokio::Behaviour::default)),
         identify: identify::Behaviour::new(

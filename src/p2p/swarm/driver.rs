@@ -11,6 +11,7 @@ use libp2p::{
     core::transport::ListenerId,
     futures::StreamExt as _,
     gossipsub,
+    metrics::Metrics,
     swarm::{
         ConnectionId, DialError,
         dial_opts::{DialOpts, PeerCondition},
@@ -31,6 +32,7 @@ use crate::{
             addresses::{self, Reach},
             behaviour::{Behaviour, Counters, heads},
             links::{self, Peering},
+            relays::Relays,
             table::{self, Questions},
         },
     },
@@ -75,6 +77,8 @@ pub struct Driver {
     swept_slowly: Instant,
     dht_protocol: String,
     mdns: bool,
+    metrics: Option<Metrics>,
+    relays: Relays,
 }
 
 impl Driver {
@@ -85,8 +89,10 @@ impl Driver {
         counters: Counters,
         listeners: HashMap<ListenerId, Multiaddr>,
         settings: &Settings,
-    ) -> Self {
-        Self {
+        metrics: Option<Metrics>,
+    ) -> Result<Self, NetError> {
+        let relays = settings.relays.iter().map(|peer| addresses::peer(peer));
+        Ok(Self {
             swarm,
             wishes,
             outlets,
@@ -104,7 +110,9 @@ impl Driver {
             swept_slowly: Instant::now(),
             dht_protocol: settings.dht_protocol.clone(),
             mdns: settings.mdns,
-        }
+            metrics,
+            relays: Relays::new(relays.collect::<Result<_, _>>()?),
+        })
     }
 
     pub async fn run(mut self) {
@@ -183,6 +191,7 @@ impl Driver {
         self.swarm.behaviour_mut().streams.seek(&peer);
         if let Some(link) = self.links.get(&peer)
             && link.announced
+            && link.leaving.is_none()
             && let Some(connected) = link.connected(&peer, true)
         {
             return drop(answer.send(Ok(connected)));
@@ -344,7 +353,7 @@ impl Driver {
             link.link(peer, bytes_in, bytes_out)
         });
         let external: Vec<_> = self.swarm.external_addresses().cloned().collect();
-        let nat = if external.iter().any(|address| addresses::reach(address) == Reach::Public) {
+        let nat = if external.iter().any(|address| addresses::own_reach(address) == Some(Reach::Public)) {
             Nat::Public
         } else if self.unreachable {
             Nat::Private

@@ -88,6 +88,16 @@ impl Peering {
         new
     }
 
+    /// How the connection to use goes.
+    pub fn transport(&self) -> Option<Transport> {
+        self.best().map(|best| addresses::transport(&best.address))
+    }
+
+    /// Whether the peer has said that it speaks this.
+    pub fn names(&self, protocol: &str) -> bool {
+        self.protocols.iter().any(|known| known == protocol)
+    }
+
     /// False: the peer has said what it speaks, and this is not among it.
     pub fn speaks(&self, protocol: &str) -> bool {
         self.protocols.is_empty()

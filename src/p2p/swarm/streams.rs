@@ -92,6 +92,10 @@ impl Behaviour {
         self.left.remove(peer);
     }
 
+    fn wanted(&self, peer: &PeerId) -> Result<(), ConnectionDenied> {
+        if self.left.contains(peer) { Err(ConnectionDenied::new(LetGo)) } else { Ok(()) }
+    }
+
     fn handler(&mut self, peer: PeerId) -> Handler {
         Handler {
             peer,
@@ -124,10 +128,8 @@ impl NetworkBehaviour for Behaviour {
         _: &[Multiaddr],
         _: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        match peer {
-            Some(peer) if self.left.contains(&peer) => Err(ConnectionDenied::new(LetGo)),
-            _ => Ok(Vec::new()),
-        }
+        peer.map_or(Ok(()), |peer| self.wanted(&peer))?;
+        Ok(Vec::new())
     }
 
     fn handle_established_outbound_connection(
@@ -138,6 +140,8 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
+        // It may have been let go while it was dialled.
+        self.wanted(&peer)?;
         Ok(self.handler(peer))
     }
 
@@ -168,7 +172,7 @@ impl NetworkBehaviour for Behaviour {
 
 #[derive(Debug, thiserror::Error)]
 #[error("peer was let go")]
-pub struct LetGo;
+struct LetGo;
 
 /// Someone wants a stream.
 pub struct Wish {

@@ -33,6 +33,8 @@ pub struct Questions {
     walk: Option<QueryId>,
     walkers: Vec<Walked>,
     untold: VecDeque<RecordKey>,
+    /// Nodes in the table when own keys were last told.
+    told_among: usize,
 }
 
 enum Question {
@@ -95,8 +97,11 @@ impl Questions {
         gone.iter().for_each(|key| kad.stop_providing(key));
     }
 
-    /// Tells all own keys again: someone new may have to know them.
+    /// Someone new is in the table: tells all own keys again, unless enough nodes for any key were there before.
     pub fn tell_again(&mut self, kad: &mut Kad) {
+        if self.told_among > kad::K_VALUE.get() {
+            return;
+        }
         let own: Vec<_> = kad.store_mut().provided().map(|record| record.key.clone()).collect();
         let waiting: HashSet<_> = self.untold.iter().cloned().collect();
         self.untold.extend(own.into_iter().filter(|key| !waiting.contains(key)));
@@ -156,6 +161,9 @@ impl Questions {
     }
 
     fn tell(&mut self, kad: &mut Kad) {
+        if !self.untold.is_empty() {
+            self.told_among = kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
+        }
         for key in self.untold.drain(..self.untold.len().min(limits::TOLD_AT_ONCE)) {
             if let Err(err) = kad.start_providing(key) {
                 tracing::warn!(%err, "a contract is not announced");

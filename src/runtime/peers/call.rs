@@ -166,6 +166,7 @@ impl<'a> Trying<'a> {
     fn tell(&mut self, code: Option<&str>, event: Option<Cid>) {
         let Some(facts) = self.facts.take() else { return };
         self.known.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.known.metrics.peers.request("out", if code.is_some() { "failed" } else { "ok" });
         if code.is_some() {
             self.known.counts.failures.fetch_add(1, Ordering::Relaxed);
         }

@@ -32,7 +32,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How long output already written is still read after the child has exited.
 const DRAIN: Duration = Duration::from_secs(1);
 /// Our own settings in the environment, which may be secret, begin so; children do not get them.
-const OUR_ENVIRONMENT: &str = "CAIRN__";
+const OUR_ENVIRONMENT: &str = "CAIRN_";
 
 pub struct Child {
     pub outbox: mpsc::Sender<String>,

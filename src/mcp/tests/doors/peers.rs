@@ -197,7 +197,13 @@ fn board(node: &Node, sources: &[&Node]) -> (Peers, JoinHandle<()>) {
 fn ties(
     fetch: impl Fn(String, Cid) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync + 'static,
 ) -> Ties {
-    Ties { fetch: Arc::new(fetch), facts: Arc::new(|_| None), rank: 100, timeout: PATIENCE }
+    Ties {
+        fetch: Arc::new(fetch),
+        facts: Arc::new(|_| None),
+        metrics: Arc::default(),
+        rank: 100,
+        timeout: PATIENCE,
+    }
 }
 
 fn remotes(events: &[Event]) -> Vec<(&Event, RemoteCalled)> {

@@ -16,17 +16,21 @@ use libp2p::{
     core::ConnectedPoint,
     gossipsub, identify, kad,
     kad::store::RecordStore as _,
-    mdns, memory_connection_limits, ping,
+    mdns, memory_connection_limits,
+    metrics::{Metrics, Recorder as _},
+    multiaddr::Protocol,
+    ping,
     swarm::{ConnectionDenied, ConnectionId, DialError, ListenError, SwarmEvent},
 };
 
 use crate::p2p::{
-    Cause, Head, NetEvent, Refused, limits,
+    Cause, Direction, Head, NetEvent, Refused, Transport, limits,
     swarm::{
         addresses::{self, Reach},
         behaviour::BehaviourEvent,
         driver::Driver,
         links::{self, Connection, Peering},
+        relays,
     },
 };
 
@@ -35,6 +39,9 @@ const SLOW_SWEEP: Duration = Duration::from_secs(1);
 
 impl Driver {
     pub(super) fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        if let Some(metrics) = &self.metrics {
+            record(metrics, &event);
+        }
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished {
@@ -51,15 +58,18 @@ impl Driver {
             SwarmEvent::IncomingConnectionError { error: ListenError::Denied { cause }, .. } => {
                 self.denied(&cause)
             }
-            SwarmEvent::NewListenAddr { address, .. } => {
+            SwarmEvent::NewListenAddr { listener_id, address } => {
                 tracing::info!(%address, "listening for peers");
+                self.relays.given(listener_id);
                 self.listening();
             }
             SwarmEvent::ExpiredListenAddr { .. }
             | SwarmEvent::ExternalAddrConfirmed { .. }
             | SwarmEvent::ExternalAddrExpired { .. } => self.listening(),
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
-                if let Some(address) = self.listeners.remove(&listener_id) {
+                if self.relays.lost(listener_id, Instant::now()) {
+                    tracing::info!(?reason, "a relay carries for this node no more");
+                } else if let Some(address) = self.listeners.remove(&listener_id) {
                     tracing::warn!(%address, ?reason, "listener lost; it is tried again");
                     self.lost.push((Instant::now() + limits::RELISTEN_AFTER, address));
                 }
@@ -107,24 +117,43 @@ impl Driver {
         let wished = self.dials.get(&peer).filter(|dial| dial.attempt == Some(id));
         let took = wished.map_or(took, |dial| now.duration_since(dial.began));
         let link = self.links.entry(peer).or_insert_with(|| Peering::new(took, now));
+        let before = link.transport();
         link.connections.push(Connection::new(id, endpoint));
+        self.moved(peer, before);
+    }
+
+    /// Tells of a peer again whose connection to use goes another way now.
+    fn moved(&self, peer: PeerId, before: Option<Transport>) {
+        if let Some(link) = self.links.get(&peer)
+            && link.announced
+            && link.transport() != before
+            && let Some(connected) = link.connected(&peer, false)
+        {
+            self.tell(NetEvent::Connected(connected));
+        }
     }
 
     fn closed(&mut self, peer: PeerId, id: ConnectionId, last: bool, cause: Cause) {
         let Some(link) = self.links.get_mut(&peer) else {
             return;
         };
+        let before = link.transport();
         link.connections.retain(|connection| connection.id != id);
         if !last {
-            return;
+            return self.moved(peer, before);
         }
-        let cause = link.leaving.unwrap_or(cause);
-        let announced = link.announced;
+        let (announced, leaving) = (link.announced, link.leaving);
+        let cause = leaving.unwrap_or(cause);
         self.links.remove(&peer);
         if announced {
             self.tell(NetEvent::Disconnected { peer: peer.to_base58(), cause });
         }
-        self.given_up(peer, cause);
+        if leaving.is_some() {
+            // Who asks for a peer that is being let go asks for a new connection.
+            self.attempt(peer);
+        } else {
+            self.given_up(peer, cause);
+        }
     }
 
     fn not_reached(&mut self, peer: PeerId, id: ConnectionId, error: &DialError) {
@@ -160,7 +189,7 @@ impl Driver {
         addrs.dedup();
         self.outlets.addrs.send_replace(addrs);
         // Whom nobody can reach must not be asked for records: behind a router, only what others confirm counts.
-        let mode = match listeners.iter().map(addresses::reach).max() {
+        let mode = match listeners.iter().filter_map(addresses::own_reach).max() {
             Some(Reach::Loopback | Reach::Public) => Some(kad::Mode::Server),
             Some(Reach::Private) if self.mdns => Some(kad::Mode::Server),
             Some(Reach::Private) | None => None,
@@ -213,9 +242,10 @@ impl Driver {
         let Some(connected) = self.links.get(&peer).and_then(|link| link.connected(&peer, false)) else {
             return;
         };
-        if let Some(link) = self.links.get_mut(&peer)
-            && !link.announced
-        {
+        let Some(link) = self.links.get_mut(&peer).filter(|link| link.leaving.is_none()) else {
+            return;
+        };
+        if !link.announced {
             link.announced = true;
             self.tell(NetEvent::Connected(connected.clone()));
         }
@@ -363,10 +393,7 @@ impl Driver {
             self.questions.sweep(kad, now);
             if self.tell_again.is_some_and(|at| now >= at) {
                 self.tell_again = None;
-                let known: usize = kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
-                if known <= kad::K_VALUE.get() {
-                    self.questions.tell_again(kad);
-                }
+                self.questions.tell_again(kad);
             }
         }
         if now.duration_since(self.swept_slowly) >= SLOW_SWEEP {
@@ -375,7 +402,27 @@ impl Driver {
         }
     }
 
+    /// Asks connected relays for a place, where nobody can reach this node but through one.
+    fn reserve(&mut self, now: Instant) {
+        let own = self.swarm.listeners().chain(self.swarm.external_addresses());
+        if own.filter_map(addresses::own_reach).max() != Some(Reach::Private) {
+            return;
+        }
+        let over = |(peer, link): (&PeerId, &Peering)| {
+            let best = link.best().filter(|best| best.direction == Direction::Out)?;
+            let direct = addresses::transport(&best.address) != Transport::Relay;
+            let asked = direct && link.names(relays::HOP) && self.relays.wants(peer, now);
+            asked.then(|| (*peer, addresses::with_peer(&best.address, peer)))
+        };
+        for (relay, address) in self.links.iter().filter_map(over).collect::<Vec<_>>() {
+            let listening = self.swarm.listen_on(address.with(Protocol::P2pCircuit));
+            let listening = listening.inspect_err(|err| tracing::warn!(%relay, %err, "no place at a relay"));
+            self.relays.asked(relay, listening.ok(), now);
+        }
+    }
+
     fn sweep_slowly(&mut self, now: Instant) {
+        self.reserve(now);
         if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
             kad.store_mut().expire(now);
         }
@@ -405,5 +452,18 @@ impl Driver {
                 }
             }
         }
+    }
+}
+
+fn record(metrics: &Metrics, event: &SwarmEvent<BehaviourEvent>) {
+    metrics.record(event);
+    match event {
+        SwarmEvent::Behaviour(BehaviourEvent::Dcutr(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Gossip(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => metrics.record(event),
+        SwarmEvent::Behaviour(BehaviourEvent::Relay(event)) => metrics.record(event),
+        _ => {}
     }
 }

@@ -1,0 +1,78 @@
+//! Calls that begin with their change and end with it: one commit holds all that there is of them.
+//!
+//! Invariants:
+//! - the start stands before the change, and the ending after it;
+//! - what makes an ending on the writing thread is pure and short: what it may have to tell is bounded.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    block::payload::SealedPayload,
+    call::{End, EndOutcome},
+    ledger::{
+        Ruling, Sealed,
+        work::{Handed, Worked},
+        writer::{Draft, Fault, Writer, payload_ref, unsealed},
+    },
+};
+
+/// Bytes that a ruling may hand out where its call's ending is made by the writer.
+const HANDED_MAX: usize = 32 * 1024;
+/// What stands around the input of a task that is handed out.
+const HANDED_BYTES: usize = 256;
+
+/// Makes the ending of a call from what was ruled about its change; none where that is not all it needs. Whoever asks
+/// by a socket makes it after the ruling.
+#[derive(Clone)]
+pub struct Conclude(Arc<Makes>);
+
+type Makes = dyn Fn(&Ruling) -> Option<Concluded> + Send + Sync;
+
+/// How a call ends that began with its change.
+#[derive(Clone, Debug)]
+pub struct Concluded {
+    pub outcome: EndOutcome,
+    pub output: SealedPayload,
+    pub took_us: u64,
+}
+
+impl Conclude {
+    pub fn new(conclude: impl Fn(&Ruling) -> Option<Concluded> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(conclude))
+    }
+}
+
+impl fmt::Debug for Conclude {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Conclude")
+    }
+}
+
+impl Writer {
+    /// Ends the call `id` with what was ruled about its change, where that tells how; its ending, then.
+    pub(super) fn conclude(
+        &mut self,
+        id: String,
+        conclude: Option<&Conclude>,
+        ruled: &Ruling,
+        draft: &mut Draft,
+    ) -> Result<Option<Sealed>, Fault> {
+        let Some(conclude) = conclude.filter(|_| weight(ruled) <= HANDED_MAX) else { return Ok(None) };
+        let Some(Concluded { outcome, output, took_us }) = (conclude.0)(ruled) else { return Ok(None) };
+        let role = outcome.role();
+        let end = End { id, outcome, output: Some(payload_ref(&output, role)), took_us, remote: Vec::new() };
+        // An ending that cannot be sealed is left to whoever runs the call.
+        Ok(match self.end(&end, Some(output), None, draft).or_else(unsealed)? {
+            Ruling::Done(ended) => Some(ended),
+            _ => None,
+        })
+    }
+}
+
+/// About how much an answer to this has to say.
+fn weight(ruled: &Ruling) -> usize {
+    let Ruling::Worked(worked) = ruled else { return 0 };
+    let (Worked::Claimed(handed) | Worked::Ended { next: handed, .. }) = &**worked else { return 0 };
+    let bytes = |handed: &Handed| HANDED_BYTES + handed.input.as_ref().map_or(0, String::len);
+    handed.iter().map(bytes).sum()
+}

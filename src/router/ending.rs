@@ -1,0 +1,114 @@
+//! How a call ends: what is kept of its outcome, and what is told.
+//!
+//! Invariants:
+//! - what is told is what was judged and kept, whichever thread made the ending;
+//! - what goes wrong while the writing thread makes an ending ends no thread: the call runs on and tells it itself.
+
+use std::{
+    borrow::Cow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    block::{
+        Cid,
+        payload::{JSON, PAYLOAD_MAX, Payload, SaltKey, SealedPayload},
+    },
+    call::{Code, EndOutcome, Refusal},
+    contract::secret::Paths,
+    ledger::concluding::{Conclude, Concluded},
+    router::{
+        Outcome, RpcError, Tell,
+        capture::{self, Capture},
+        telling::{Told, error_text, judge, refusal_result},
+    },
+};
+
+/// What is taken out of an answer before it is kept.
+pub(super) struct Sieve {
+    /// Secret texts of the input.
+    pub echoes: Vec<String>,
+    /// Where the answer's own secrets stand.
+    pub marked: Paths,
+    pub capture: Capture,
+}
+
+/// A call's outcome as it is to be recorded, and what is said of it then.
+pub(super) struct Ended {
+    pub outcome: EndOutcome,
+    pub output: SealedPayload,
+    pub said: Said,
+}
+
+/// What a call that has ended is counted as, and what the caller is told.
+pub(super) struct Said {
+    pub label: &'static str,
+    pub told: Told,
+    /// What was kept of it.
+    pub output: Cid,
+    pub took: Duration,
+    /// Why the answer itself is not told, where it could not be kept.
+    pub instead: Option<Refusal>,
+}
+
+impl Ended {
+    pub fn of(outcome: Outcome, took: Duration, sieve: &Sieve, salt: &SaltKey) -> Result<Self, RpcError> {
+        let (mut outcome, mut label, mut told) = judge(outcome);
+        let text: Cow<'_, str> = match &told {
+            Told::Result(result) => result.get().into(),
+            Told::Error(error) => error_text(error).into(),
+        };
+        let kept = capture::output(&text, &sieve.marked, &sieve.echoes, sieve.capture, salt);
+        let mut instead = None;
+        let output = match seal(salt, &kept) {
+            Ok(output) => output,
+            Err(_) => {
+                // The tool ran; what it said is too large to keep, so it is not told either.
+                let message = format!("the tool's answer is over the bound of {PAYLOAD_MAX} bytes");
+                let refusal = Refusal::new(Code::ResourceExhausted, message);
+                let output = seal(salt, refusal_result(&refusal).get())?;
+                instead = Some(refusal.clone());
+                (outcome, label, told) = judge(Outcome::Refused(refusal));
+                output
+            }
+        };
+        let said = Said { label, told, output: output.envelope.cid(), took, instead };
+        Ok(Self { outcome, output, said })
+    }
+}
+
+/// Where the writing thread leaves what is told of a call that it ends.
+#[derive(Clone, Default)]
+pub(super) struct Slot(Arc<Mutex<Option<Said>>>);
+
+impl Slot {
+    /// What ends a call with its change, as running it would.
+    pub fn conclude(&self, tell: Tell, sieve: &Arc<Sieve>, salt: &SaltKey) -> Conclude {
+        let (slot, sieve, salt) = (self.clone(), sieve.clone(), salt.clone());
+        Conclude::new(move |ruled| {
+            let begun = Instant::now();
+            let ended = catch_unwind(AssertUnwindSafe(|| {
+                let outcome = tell(ruled)?;
+                Ended::of(outcome, begun.elapsed(), &sieve, &salt).ok()
+            }));
+            let Ended { outcome, output, said } = ended.ok()??;
+            let took_us = said.took.as_micros() as u64;
+            *slot.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
+            Some(Concluded { outcome, output, took_us })
+        })
+    }
+
+    pub fn take(&self) -> Option<Said> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// JSON as it is kept.
+pub(super) fn seal(salt: &SaltKey, text: &str) -> Result<SealedPayload, RpcError> {
+    Payload::seal(salt, JSON, text.as_bytes()).map_err(|_| {
+        let len = text.len();
+        RpcError::invalid_params(format!("content of {len} bytes is over the bound of {PAYLOAD_MAX}"))
+    })
+}

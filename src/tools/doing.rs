@@ -1,0 +1,105 @@
+//! How a tool of durable work is done: what it asks of the ledger, and how its answer becomes a result.
+//!
+//! Invariants:
+//! - what a call asks is the same whether it is ruled with the call's start or after it, and so is what it answers;
+//! - what was ruled is answered even to a caller that has left: it may hand out work.
+
+use std::sync::Arc;
+
+use crate::{
+    block::splice,
+    call::Refusal,
+    ledger::{
+        Ruling,
+        work::{Wish, Worked},
+    },
+    router::{BoxFuture, Foretold, Invocation, Outcome, Run},
+    tools::{
+        denied::Denied,
+        work::{Desk, Told, unexpected},
+    },
+};
+
+/// What one tool of a family does.
+pub type Does = fn(Desk, Arc<Invocation>) -> BoxFuture<'static, Told>;
+
+/// What a call asks, after the reason it gives.
+pub type Asked = Result<(Option<String>, Wish), Refusal>;
+
+/// What a tool asks of the ledger, where that is all it does.
+#[derive(Clone, Copy)]
+pub struct Foretells {
+    /// What it will ask, and why, where its arguments tell that.
+    pub wish: fn(&Desk, &Invocation) -> Asked,
+    /// What it answers; none where that takes more than what was ruled. Pure.
+    pub tell: fn(&Invocation, &Worked) -> Option<Told>,
+}
+
+/// A tool at its desk.
+pub(super) struct Tool {
+    pub desk: Desk,
+    pub does: Does,
+    pub foretells: Option<Foretells>,
+    pub checks: bool,
+}
+
+impl Foretells {
+    /// Asks for the change, unless it was ruled with the start of the call.
+    pub async fn ask(&self, desk: &Desk, call: &Invocation) -> Result<Worked, Refusal> {
+        let (reason, wish) = (self.wish)(desk, call)?;
+        desk.wish(call, reason.as_deref(), wish).await
+    }
+
+    /// Asks for the change and tells of it.
+    pub async fn done(&self, desk: &Desk, call: &Invocation) -> Told {
+        let worked = self.ask(desk, call).await?;
+        (self.tell)(call, &worked).unwrap_or_else(|| Err(unexpected().into()))
+    }
+}
+
+impl Run for Tool {
+    fn checks(&self, _tool: &str) -> bool {
+        self.checks
+    }
+
+    fn foretell(&self, invocation: &Arc<Invocation>) -> Option<Foretold> {
+        let Foretells { wish, tell } = self.foretells?;
+        // What cannot be told is told as a refusal when the call runs.
+        let (reason, wish) = wish(&self.desk, invocation).ok()?;
+        let work = self.desk.work(invocation, reason.as_deref(), wish).ok()?;
+        let call = invocation.clone();
+        let tell = move |ruling: &Ruling| {
+            let told = match ruling {
+                Ruling::Worked(worked) => tell(&call, worked)?,
+                Ruling::Denied(refusal) => Err(Denied::from(refusal.clone())),
+                _ => return None,
+            };
+            Some(outcome(told, &call))
+        };
+        Some(Foretold { work, tell: Box::new(tell) })
+    }
+
+    fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
+        Box::pin(async move {
+            let invocation = Arc::new(invocation);
+            tokio::select! {
+                biased;
+                told = (self.does)(self.desk.clone(), invocation.clone()) => outcome(told, &invocation),
+                () = invocation.cancel.cancelled() => Outcome::Cancelled,
+            }
+        })
+    }
+}
+
+/// What was told, as a result.
+fn outcome(told: Told, invocation: &Invocation) -> Outcome {
+    match told {
+        Ok(structured) => {
+            let text = splice::quoted(&structured);
+            let content = format!(r#"[{{"type":"text","text":{text}}}]"#);
+            let result = format!(r#"{{"content":{content},"structuredContent":{structured}}}"#);
+            Outcome::Result { result: splice::raw(result), is_error: false }
+        }
+        Err(denied) => denied.outcome(invocation),
+    }
+}
