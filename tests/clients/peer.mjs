@@ -1,6 +1,7 @@
 // A peer of another make: js-libp2p, speaking `/mcp+p2p/1.0.0`.
 //
 //   peer.mjs                     listens, and prints {"peer", "addrs"}; whoever opens a stream finds an MCP server with the tool `shout`
+//   peer.mjs --contract CID      the same, and says that its tool has this contract
 //   peer.mjs MULTIADDR           dials, prints {"agent", "protocols", "ping_ms"}, then sends each line of its input as a
 //                                frame and prints each frame it gets
 //   peer.mjs --bytewise MULTIADDR  the same, one byte at a time
@@ -18,6 +19,7 @@ const PROTOCOL = '/mcp+p2p/1.0.0'
 const args = process.argv.slice(2)
 const bytewise = args[0] === '--bytewise' && args.shift() !== undefined
 const parallel = args[0] === '--parallel' ? Number(args.splice(0, 2)[1]) : 0
+const contract = args[0] === '--contract' ? args.splice(0, 2)[1] : undefined
 const target = args[0]
 
 const node = await createLibp2p({
@@ -58,6 +60,7 @@ async function send (stream, bytes) {
 }
 
 const TOOL = { name: 'shout', description: 'Says it louder.', inputSchema: { type: 'object', properties: { text: { type: 'string' } }, required: ['text'] } }
+if (contract !== undefined) TOOL._meta = { 'io.cairn/contract': contract }
 
 function answer ({ method, params }) {
   switch (method) {

@@ -1,4 +1,7 @@
 //! The network as the peer tools use it.
+//!
+//! Invariants:
+//! - a failure is told with what its caller can do about it, and as one that may pass only where it may.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,7 @@
 //! One block of a peer's log, by its name.
+//!
+//! Invariants:
+//! - no more is taken in than a block may have, and no longer is waited than for one.
 
 use std::time::Duration;
 

@@ -189,8 +189,14 @@ fn every_source_finds_and_says_how_it_fared() {
         let found = discover(json!({"sources": ["dht"], "capability_filter": ["queue_stats"]}));
         names(&found).contains(&&c.peer[..]).then_some(())
     });
-    let made = a.caller().tell("peer_connect", json!({"peer_id": c.peer}));
-    assert_eq!(made["success"], true, "{made}");
+    let ran = a.runs(&["peers", "connect", &c.peer]);
+    assert!(ran.stdout.contains(&c.address()), "where it is was found out: {ran:?}");
+    for (args, said) in
+        [(&["peers", "list", "--wide"][..], "connected"), (&["peers", "discover", "--wide"], "dht found")]
+    {
+        let told = a.runs(args).succeeded();
+        assert!(told.contains(&c.peer) && told.contains(said), "{told}");
+    }
     b.stop();
     let text = fs::read_to_string(&file).expect("the file is there");
     assert!(!text.contains(&b.address()) && text.contains("\"x\""), "b withdrew its own entry alone: {text}");

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a stream that breaks the rules ends; the connection it was on, and the node, go on.
 
+use cairn::block::{Cid, Codec};
 use serde_json::{Value, json};
 
 use crate::{
@@ -108,6 +109,29 @@ fn a_stranger_that_is_dialled_offers_nothing_here() {
     assert!(!node.tools().iter().any(|name| name.starts_with("peers_")));
     let error = node.caller().tell("peer_metrics", json!({"peer_id": js.peer()}));
     assert_eq!(error["connection_info"]["status"], "connected", "{error}");
+    node.ends_well();
+}
+
+#[test]
+fn a_contract_that_a_peer_names_and_cannot_show_is_not_offered() {
+    let upstream = Upstream::new(&["tool"]);
+    let mut node = Node::new();
+    let own = upstream.table("up", "prefix = \"\"");
+    node.start("", &own);
+    let held = node.call("tool", json!({}))["result"]["_meta"]["io.cairn/contract"].clone();
+    node.stop();
+    let unknown = Cid::of(Codec::DagCbor, b"nobody has this").to_string();
+    let claims = [held.as_str().expect("text"), &unknown].map(|cid| Foreign::js(&["--contract", cid]));
+    let entries =
+        claims.each_ref().map(|peer| entry(peer.peer(), &format!("addrs = [{:?}]", peer.address())));
+    node.start("", &format!("{own}{}", entries.concat()));
+    for peer in &claims {
+        node.sees(peer.peer(), "connected");
+    }
+    until("it is told of", || node.server().process.errors().contains("no contract came").then_some(()));
+    let tools = node.tools();
+    assert!(!tools.iter().any(|name| name.starts_with("peers_")), "{tools:?}");
+    assert_eq!(node.call("tool", json!({}))["result"]["content"][0]["text"], "call 2", "ours is ours");
     node.ends_well();
 }
 

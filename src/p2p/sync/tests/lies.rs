@@ -1,4 +1,6 @@
 //! Peers that lie: each lie is refused by its name, and nothing of it is kept.
+//!
+//! Each lie is told by a peer that is otherwise true to an owner's log.
 
 use serde_bytes::ByteBuf;
 

@@ -1,4 +1,6 @@
 //! An owner of a log, a follower's directory, and a peer between them that changes what is said.
+//!
+//! Logs here are written by a real ledger; only the peer between is made up.
 
 use std::{
     path::Path,

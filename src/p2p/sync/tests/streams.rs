@@ -1,4 +1,6 @@
 //! Streams that are cut, slow, lying about lengths, or whose follower is killed.
+//!
+//! Whatever the stream does, what was kept before stays, and the next pass goes on after it.
 
 use std::{
     io::BufRead,
