@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-use cairn::event::{Body, Event};
+use cairn::event::{Body, Event, peer::Transport};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -414,10 +414,8 @@ fn hosts_behind_routers_meet_at_a_relay_and_then_directly() {
     let (net, homes) = (Space::new(), [Space::new(), Space::new()]);
     let hosts = [Space::new(), Space::new()];
     net.forwards();
-    for (n, (home, host)) in homes.iter().zip(&hosts).enumerate() {
-        let (outside, inside) = ([198, 203][n], 11 * (n + 1));
-        let wide = if n == 0 { "198.51.100" } else { "203.0.113" };
-        assert!(wide.starts_with(&outside.to_string()));
+    let wide = ["198.51.100", "203.0.113"];
+    for ((home, host), (wide, inside)) in homes.iter().zip(&hosts).zip(wide.iter().zip([11, 22])) {
         home.connect(&format!("{wide}.2/24"), Some(&net), &format!("{wide}.1/24"));
         home.route_by(&format!("{wide}.1"));
         host.connect(&format!("192.168.{inside}.2/24"), Some(home), &format!("192.168.{inside}.1/24"));
@@ -435,25 +433,33 @@ fn hosts_behind_routers_meet_at_a_relay_and_then_directly() {
     let servers = [left.start_in(&hosts[0], &joining), right.start_in(&hosts[1], &joining)];
 
     let circuit = format!("{at_relay}/p2p-circuit/p2p/{}", right.peer);
-    let state = |n: usize| {
-        let ran = hosts[n].ran(&["call", "peer_list", "{}", "--url", &servers[n].url]);
+    let ask = |n: usize, tool: &str, arguments: Value| {
+        let ran = hosts[n].ran(&["call", tool, &arguments.to_string(), "--url", &servers[n].url]);
         serde_json::from_str::<Value>(&ran.stdout).unwrap_or_default()
     };
-    let asked = json!({"peer_id": right.peer, "multiaddr": circuit, "timeout_ms": 2_000}).to_string();
+    let asked = json!({"peer_id": right.peer, "multiaddr": circuit, "timeout_ms": 2_000});
     let made = until("a connection through the relay", || {
-        let ran = hosts[0].ran(&["call", "peer_connect", &asked, "--url", &servers[0].url]);
-        serde_json::from_str::<Value>(&ran.stdout).ok().filter(|made| made["success"] == true)
+        Some(ask(0, "peer_connect", asked.clone())).filter(|made| made["success"] == true)
     });
     assert_eq!(made["transport"], "relay", "{made}");
-    let how = |n: usize, peer: &str| {
-        let listed = state(n);
-        let peers = listed["peers"].as_array().cloned().unwrap_or_default();
-        peers.iter().find(|one| one["peer_id"] == peer).map(|one| one["transport"].clone())
-    };
-    until("a direct connection", || (how(0, &right.peer)? == "tcp").then_some(()));
-    until("the other side to see it too", || (how(1, &left.peer)? == "tcp").then_some(()));
+    for (n, other) in [(0, &right.peer), (1, &left.peer)] {
+        until("a direct connection", || {
+            let metrics = ask(n, "peer_metrics", json!({"peer_id": other}));
+            (metrics["connection_info"]["transport"] == "tcp").then_some(())
+        });
+    }
     for server in servers.into_iter().chain([relaying]) {
         assert!(server.stop().success());
+    }
+    for node in [&left, &right] {
+        let events = record::events(node.path());
+        let ways = events.iter().filter_map(Event::body).filter_map(|body| match body {
+            Body::PeerConnected(facts) => Some(facts.transport),
+            _ => None,
+        });
+        let ways: Vec<Transport> = ways.collect();
+        let punched = ways.windows(2).any(|ways| ways == [Transport::Relay, Transport::Tcp]);
+        assert!(punched, "each side saw the one way and then the other: {ways:?}");
     }
     for node in [&relay, &left, &right] {
         record::check(node.path());
