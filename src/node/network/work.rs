@@ -91,7 +91,6 @@ struct Given {
     task_id: String,
     task_type: String,
     payload: Option<Box<RawValue>>,
-    attempt: u64,
     fence: u64,
 }
 

@@ -87,6 +87,12 @@ pub fn reach(address: &Multiaddr) -> Reach {
     }
 }
 
+/// Where a peer is that came in by a place of this node's at a relay: of itself it says no more than who it is.
+pub fn circuit(place: &Multiaddr, peer: &Multiaddr) -> Multiaddr {
+    let relay = place.iter().take_while(|part| *part != Protocol::P2pCircuit);
+    relay.chain([Protocol::P2pCircuit]).chain(peer.iter()).collect()
+}
+
 /// How far an address of this node's own reaches; none where it is a relay's.
 pub fn own_reach(address: &Multiaddr) -> Option<Reach> {
     (transport(address) != Transport::Relay).then(|| reach(address))

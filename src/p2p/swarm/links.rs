@@ -47,7 +47,15 @@ pub struct Peering {
 impl Connection {
     pub fn new(id: ConnectionId, endpoint: &ConnectedPoint) -> Self {
         let direction = if endpoint.is_dialer() { Direction::Out } else { Direction::In };
-        Self { id, address: endpoint.get_remote_address().clone(), direction }
+        let address = match endpoint {
+            ConnectedPoint::Listener { local_addr, send_back_addr } if endpoint.is_relayed() => {
+                addresses::circuit(local_addr, send_back_addr)
+            }
+            ConnectedPoint::Listener { .. } | ConnectedPoint::Dialer { .. } => {
+                endpoint.get_remote_address().clone()
+            }
+        };
+        Self { id, address, direction }
     }
 }
 

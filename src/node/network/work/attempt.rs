@@ -71,7 +71,7 @@ impl Worker {
         }
     }
 
-    /// Calls the tool, under one key for each attempt that can have failed and said so.
+    /// Calls the tool, under one key for each failure that there can have been.
     async fn call(&self, given: &Given, held: &Held) -> Ended {
         if !self.setup.types.contains(&given.task_type) {
             return failed(Code::InvalidArgument, "this worker does not take tasks of this type");
@@ -103,9 +103,10 @@ impl Worker {
             let answer = answer.await;
             let stopped = held.cancel.is_cancelled() || self.setup.claiming.is_cancelled();
             let (ended, replayed) = read(given, answer, stopped);
-            // A failure of before was told, or its attempt given up: this attempt is one more.
+            // A failure of before was told, or its attempt given up: this attempt is one more. There were no more
+            // failures than claims, and no claim without a fence of its own.
             let before = replayed && matches!(ended.how, How::Failed { .. });
-            if !before || number >= given.attempt {
+            if !before || number >= given.fence {
                 return ended;
             }
             number += 1;
