@@ -237,5 +237,7 @@ async fn forked(hub: &Hub, peer: &str, outcome: &Outcome, evidence: &Evidence) {
     if let Err(stopped) = hub.inner.parts.ledger.submit(Command::Peer(Box::new(peering))).await {
         tracing::warn!(%stopped, "a fork is not recorded");
     }
+    // What is read of the state must have it.
+    let _ = hub.inner.parts.ledger.settled().await;
     hub.inner.stale.notify_one();
 }
