@@ -36,6 +36,8 @@ pub const TOOL: &str = "tool:";
 const LANE_MAX: usize = 256;
 /// How long a claim may wait; it is asked again then.
 const WAIT_MS: u64 = 3_600_000;
+/// How long a claim that was withdrawn may take to come back before it is withdrawn again.
+const WITHDRAW_PAUSE: Duration = Duration::from_millis(20);
 /// Before a claim that was refused is made again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks at whether running attempts should stop.
@@ -64,6 +66,9 @@ pub struct Engine {
 
 /// An attempt under way, and what stops its call.
 type Running = (Arc<Trial>, CancellationToken);
+
+/// A claim on its way, or waiting at the writer.
+type Claim = JoinHandle<Result<Vec<Handed>, Stopped>>;
 
 impl Engine {
     pub fn new(router: Router, salt: SaltKey, runner: String, lease: Duration) -> Arc<Self> {
@@ -116,14 +121,10 @@ impl Engine {
                     Ok(Change::Tools) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
                         able = self.able(&lane);
                         let Some(old) = claim.take() else { continue };
-                        // A claim for nothing takes the place of the old one, which is answered at once; what it
-                        // was given counts before more is claimed.
-                        let _ = self.claim(&lane, 0, &Able::default()).await;
-                        if let Ok(Ok(handed)) = old.await {
-                            for handed in handed {
-                                let engine = self.clone();
-                                runs.spawn(async move { engine.attempt(handed).await });
-                            }
+                        // What the old claim was given counts before more is claimed.
+                        for handed in self.withdraw(&lane, old).await {
+                            let engine = self.clone();
+                            runs.spawn(async move { engine.attempt(handed).await });
                         }
                     }
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => return runs.detach_all(),
@@ -132,7 +133,7 @@ impl Engine {
         }
     }
 
-    fn claim(&self, lane: &str, max: usize, able: &Able) -> JoinHandle<Result<Vec<Handed>, Stopped>> {
+    fn claim(&self, lane: &str, max: usize, able: &Able) -> Claim {
         let Able { capabilities, openings } = able.clone();
         let since = *self.ledger.committed().borrow();
         let hand = Hand { runner: self.runner.clone(), lane: lane.to_owned(), capabilities, since, openings };
@@ -153,6 +154,20 @@ impl Engine {
                 }
             }
         })
+    }
+
+    /// Ends a claim that waits; gives what it was given before.
+    async fn withdraw(&self, lane: &str, mut old: Claim) -> Vec<Handed> {
+        loop {
+            // A claim for nothing takes the place of the one that waits, which is answered at once. It may have
+            // overtaken the other on the way to the writer: then there is another for nothing.
+            let _ = self.claim(lane, 0, &Able::default()).await;
+            match tokio::time::timeout(WITHDRAW_PAUSE, &mut old).await {
+                Ok(Ok(Ok(handed))) => return handed,
+                Ok(_) => return Vec::new(),
+                Err(_) => {}
+            }
+        }
     }
 
     /// What the tools of a lane make the node able to do.

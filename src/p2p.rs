@@ -260,6 +260,8 @@ pub struct Settings {
     /// Peers that may carry connections to this node, where they are relays.
     pub relays: HashSet<Peer>,
     pub upnp: bool,
+    /// Peers whose connections are not counted, so that strangers cannot take their places.
+    pub known: HashSet<Peer>,
     pub connections_max: u32,
     pub idle: Duration,
     /// How long a provider record is kept and stays true without being told again.
@@ -282,6 +284,7 @@ impl Settings {
             relay: false,
             relays: HashSet::new(),
             upnp: false,
+            known: HashSet::new(),
             connections_max: limits::CONNECTIONS_DEFAULT,
             idle: limits::IDLE_DEFAULT,
             record_ttl: limits::RECORD_TTL_DEFAULT,

@@ -67,6 +67,10 @@ const ROLE: &str = "peer";
 const GITHUB_TOKEN: &str = "CAIRN_GITHUB_TOKEN";
 /// Changes of what peers offer within this time are taken in together.
 const GATHER: Duration = Duration::from_millis(100);
+/// How long the tools of a peer that is gone stay on offer.
+const GRACE: Duration = Duration::from_secs(300);
+/// How long streams may take to end on the way down, before and after their connections do.
+const PARTING_MAX: Duration = Duration::from_millis(500);
 /// How long the ready line waits for an address.
 const LISTENING_MAX: Duration = Duration::from_secs(5);
 
@@ -123,6 +127,7 @@ impl Network {
             metrics: setup.metrics.clone(),
             rank: RANK,
             timeout: Duration::from_millis(config.request_timeout_ms),
+            grace: GRACE,
         };
         let (peers, publishing) = Peers::start(router.clone(), ties);
         let traffic = {
@@ -196,11 +201,15 @@ impl Network {
         self.stop.cancel();
         self.peers.stop();
         self.tasks.close();
-        self.tasks.wait().await;
+        // What a stream still has to say, a peer may not take: it ends with its connection then.
+        let said = tokio::time::timeout(PARTING_MAX, self.tasks.wait()).await;
         if let Err(err) = self.publishing.await {
             tracing::error!(%err, "the peers' tools were not kept in step");
         }
         self.hub.stop().await;
+        if said.is_err() && tokio::time::timeout(PARTING_MAX, self.tasks.wait()).await.is_err() {
+            tracing::warn!(streams = self.tasks.len(), "streams of peers are left to the end of the process");
+        }
     }
 }
 
@@ -365,6 +374,7 @@ fn settings(config: &config::P2p, seed: [u8; 32]) -> p2p::Settings {
         relay: config.relay,
         relays: relays(config),
         upnp: config.upnp,
+        known: config.peers.iter().map(|entry| entry.id.clone()).collect(),
         connections_max: config.max_connections,
         idle: Duration::from_millis(config.idle_ms),
         record_ttl: Duration::from_secs(config.ttl_s),
@@ -404,7 +414,8 @@ fn parts(setup: &Setup<'_>, net: Net, traffic: Arc<dyn Fn(&str) -> Traffic + Sen
         neighbours,
         file,
         github,
-        announce: config.announce,
+        known: config.peers.iter().map(|entry| entry.id.clone()).collect(),
+        announce: config.announce && config.dht,
         ttl: Duration::from_secs(config.ttl_s),
         goal: (config.min_connections as usize, config.max_connections as usize),
         bootstrap: config.bootstrap.clone(),

@@ -49,6 +49,9 @@ use crate::{
 
 /// The pause before the first further try at a peer; it doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// Connections of peers without an entry that are recorded in one minute: whoever knocks must not fill the log.
+const STRANGERS_MAX: u32 = 20;
+const MINUTE: Duration = Duration::from_secs(60);
 /// How long calls under way at a peer may take to end before it is let go.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -63,6 +66,8 @@ pub struct Parts {
     pub neighbours: Neighbours,
     pub file: Option<Arc<PeersFile>>,
     pub github: Option<Arc<Github>>,
+    /// Peers that have an entry: what they do is always recorded.
+    pub known: BTreeSet<Peer>,
     /// Whether this node's own contracts are announced.
     pub announce: bool,
     pub ttl: Duration,
@@ -97,6 +102,8 @@ struct Inner {
     /// One bootstrap at a time.
     joining: tokio::sync::Mutex<()>,
     connected: watch::Sender<BTreeSet<Peer>>,
+    /// Connections of strangers that may still be recorded in this minute, and when it began.
+    strangers: Mutex<(u32, Instant)>,
     /// Who asked for the next change of a peer's connection.
     asked: Mutex<HashMap<Peer, By>>,
     /// What the log knows of connected peers, a moment ago.
@@ -161,6 +168,7 @@ impl Hub {
             follows: Mutex::default(),
             joining: tokio::sync::Mutex::default(),
             connected: watch::Sender::default(),
+            strangers: Mutex::new((STRANGERS_MAX, Instant::now())),
             asked: Mutex::default(),
             dialling: Mutex::default(),
             standing: RwLock::default(),
@@ -389,6 +397,20 @@ impl Hub {
                 None
             }
         }
+    }
+
+    /// Whether a connection that a peer opened is worth an event: always one of a known peer, and a few of strangers.
+    fn worth_telling(&self, peer: &str) -> bool {
+        if self.inner.parts.known.contains(peer) || self.inner.kept.peers().contains_key(peer) {
+            return true;
+        }
+        let mut left = lock(&self.inner.strangers);
+        if left.1.elapsed() >= MINUTE {
+            *left = (STRANGERS_MAX, Instant::now());
+        }
+        let worth = left.0 > 0;
+        left.0 = left.0.saturating_sub(1);
+        worth
     }
 
     /// Notes who asks for the next change of a peer's connection.

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use libp2p::{Multiaddr, Swarm, core::transport::ListenerId, metrics::Metrics};
+use libp2p::{Multiaddr, Swarm, core::transport::ListenerId, metrics::Metrics, multiaddr::Protocol};
 use prometheus_client::registry::Registry;
 use tokio::sync::{broadcast, mpsc, watch};
 
@@ -57,12 +57,30 @@ fn listen(
 ) -> Result<HashMap<ListenerId, Multiaddr>, NetError> {
     let listening = settings.listen.iter().map(|text| {
         let address = addresses::address(text)?;
+        free(&address)
+            .map_err(|err| NetError::BadAddress { address: text.clone(), reason: err.to_string() })?;
         let listener = swarm
             .listen_on(address.clone())
             .map_err(|err| NetError::BadAddress { address: text.clone(), reason: links::reason(&err) })?;
         Ok((listener, address))
     });
     listening.collect()
+}
+
+/// Whether nobody listens at a TCP address: libp2p shares its ports, so that two nodes could take each other's peers.
+fn free(address: &Multiaddr) -> std::io::Result<()> {
+    let mut parts = address.iter();
+    let ip: Option<std::net::IpAddr> = match parts.next() {
+        Some(Protocol::Ip4(ip)) => Some(ip.into()),
+        Some(Protocol::Ip6(ip)) => Some(ip.into()),
+        _ => None,
+    };
+    match (ip, parts.next()) {
+        (Some(ip), Some(Protocol::Tcp(port))) if port != 0 => {
+            std::net::TcpListener::bind((ip, port)).map(drop)
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

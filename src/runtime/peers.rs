@@ -60,6 +60,8 @@ pub struct Ties {
     pub rank: u32,
     /// How long one peer may take for one call.
     pub timeout: Duration,
+    /// How long the tools of a peer that is gone stay on offer: calls say meanwhile that it cannot be asked.
+    pub grace: Duration,
 }
 
 /// What is known of a peer; none where that is nothing yet.
@@ -131,10 +133,16 @@ impl Peers {
             transport: Transport::Stream { open },
             timeout: self.inner.ties.timeout,
         });
+        // Until it has listed them anew, a peer that comes back offers what it did.
+        let before = self.inner.known().get(peer).cloned();
+        let (offers, uncontracted) = match &before {
+            Some(before) => (lock(&before.offers).clone(), lock(&before.uncontracted).clone()),
+            None => Default::default(),
+        };
         let known = Arc::new(Known {
             upstream,
-            offers: Mutex::default(),
-            uncontracted: Mutex::default(),
+            offers: Mutex::new(offers),
+            uncontracted: Mutex::new(uncontracted),
             in_flight: AtomicUsize::new(0),
             counts: self.counts(peer),
             metrics: self.inner.ties.metrics.clone(),
@@ -159,10 +167,30 @@ impl Peers {
         });
     }
 
-    /// Forgets a peer that is not connected any more. Its running calls end.
+    /// Asks a peer that is not connected any more for nothing further. Its running calls end at once, and what it
+    /// offered is forgotten after the grace, unless it has come back.
     pub fn leave(&self, peer: &str) {
-        if let Some(known) = self.inner.known().remove(peer) {
-            known.leaving.cancel();
+        let Some(known) = self.inner.known().get(peer).cloned() else {
+            return;
+        };
+        known.leaving.cancel();
+        if self.inner.ties.grace.is_zero() {
+            return self.forget(peer, &known);
+        }
+        let (peers, peer, grace) = (self.clone(), peer.to_owned(), self.inner.ties.grace);
+        let stopping = self.inner.stopping.clone();
+        // Ends with the grace, or when all stop.
+        tokio::spawn(async move {
+            if stopping.run_until_cancelled(tokio::time::sleep(grace)).await.is_some() {
+                peers.forget(&peer, &known);
+            }
+        });
+    }
+
+    fn forget(&self, peer: &str, gone: &Arc<Known>) {
+        let mut all = self.inner.known();
+        if all.get(peer).is_some_and(|known| Arc::ptr_eq(known, gone)) {
+            all.remove(peer);
             self.inner.changed.notify_one();
         }
     }

@@ -119,6 +119,10 @@ impl Network for Tools {
     fn follow(&self, peer: String, _: By) -> BoxFuture<'_, Result<Following, Refusal>> {
         Box::pin(async move {
             p2p::peer_id(&peer).map_err(|err| Refusal::new(Code::InvalidArgument, err.to_string()))?;
+            if peer == self.0.net().local() {
+                let refusal = Refusal::new(Code::InvalidArgument, "this is the node's own peer id");
+                return Err(refusal.hint("name another peer"));
+            }
             let held = self.0.follow(&peer).await;
             let (log, size) = held.unzip();
             Ok(Following { log, size })

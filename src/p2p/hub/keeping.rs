@@ -31,6 +31,8 @@ const DIAL_MAX: Duration = Duration::from_secs(15);
 /// Between two attempts to have enough connections.
 const JOIN_PAUSE: Duration = Duration::from_secs(60);
 const JOIN_MAX: Duration = Duration::from_secs(60);
+/// Peers whose calls are remembered from one measure to the next.
+const TOLD_MAX: usize = 10_000;
 /// The window of one measure, and of the first.
 const MEASURE: Duration = Duration::from_secs(60);
 const MEASURE_FIRST: Duration = Duration::from_secs(5);
@@ -61,8 +63,9 @@ async fn heard(hub: &Hub, event: NetEvent) {
             }
         }
         NetEvent::Connected(connected) => {
+            let inbound = connected.direction == p2p::Direction::In;
             let facts = PeerConnected {
-                address: connected.address.clone(),
+                address: bare(&connected.address),
                 transport: carried(connected.transport),
                 direction: direction(connected.direction),
                 runner: hub.inner.parts.runner.clone(),
@@ -71,14 +74,17 @@ async fn heard(hub: &Hub, event: NetEvent) {
                 protocols: connected.protocols.clone(),
             };
             let by = hub.asked_no_more(&connected.peer).filter(|_| facts.direction == Direction::Out);
-            hub.record_by(&connected.peer, News::Connected(facts), by).await;
+            if !inbound || hub.worth_telling(&connected.peer) {
+                hub.record_by(&connected.peer, News::Connected(facts), by).await;
+            }
             hub.inner.connected.send_modify(|peers| {
                 peers.insert(connected.peer.clone());
             });
         }
         NetEvent::Disconnected { peer, cause } => parted(hub, &peer, cause).await,
         NetEvent::Unreachable { peer, address, cause } => {
-            let facts = PeerUnreachable { address, cause: cause.code().to_owned(), attempts: 1 };
+            let facts =
+                PeerUnreachable { address: bare(&address), cause: cause.code().to_owned(), attempts: 1 };
             // A further try may follow: who asked is not forgotten.
             hub.record(&peer, News::Unreachable(facts)).await;
         }
@@ -112,7 +118,7 @@ async fn reconcile(hub: &Hub) {
     }
     for link in links {
         let facts = PeerConnected {
-            address: link.address,
+            address: bare(&link.address),
             transport: carried(link.transport),
             direction: direction(link.direction),
             runner: hub.inner.parts.runner.clone(),
@@ -124,6 +130,14 @@ async fn reconcile(hub: &Hub) {
         hub.inner.connected.send_modify(|peers| {
             peers.insert(link.peer.clone());
         });
+    }
+}
+
+/// An address without the peer's own id at its end; that of a relay stays.
+fn bare(address: &str) -> String {
+    match address.rsplit_once("/p2p/") {
+        Some((bare, peer)) if !peer.contains('/') => bare.to_owned(),
+        _ => address.to_owned(),
     }
 }
 
@@ -179,18 +193,20 @@ pub(super) async fn keep(hub: Hub) {
 
 /// Measures what passed with every connected peer, once a window, until it is dropped.
 pub(super) async fn measure(hub: Hub) {
-    let mut before: BTreeMap<Peer, (Link, Traffic, Instant)> = BTreeMap::new();
+    let mut before: BTreeMap<Peer, (Link, Instant)> = BTreeMap::new();
+    // Calls are counted for longer than a connection lasts.
+    let mut told: HashMap<Peer, Traffic> = HashMap::new();
     let mut pause = MEASURE_FIRST;
     loop {
         tokio::time::sleep(std::mem::replace(&mut pause, MEASURE)).await;
         let mut now = BTreeMap::new();
         for link in hub.net().snapshot().await.connections {
             let traffic = (hub.inner.parts.traffic)(&link.peer);
-            let last = before.get(&link.peer).filter(|(last, _, _)| last.since == link.since);
-            let window = last.map_or(MEASURE, |(_, _, at)| at.elapsed());
-            let old = last.map(|(last, traffic, _)| (last.bytes_in, last.bytes_out, *traffic));
-            // Of a new connection all bytes are new; calls are counted for longer than a connection lasts.
-            let (bytes_in, bytes_out, old) = old.unwrap_or((0, 0, traffic));
+            let last = before.get(&link.peer).filter(|(last, _)| last.since == link.since);
+            let window =
+                last.map_or_else(|| link.since.elapsed().unwrap_or_default(), |(_, at)| at.elapsed());
+            let (bytes_in, bytes_out) = last.map_or((0, 0), |(last, _)| (last.bytes_in, last.bytes_out));
+            let old = told.insert(link.peer.clone(), traffic).unwrap_or_default();
             let stood = link.since.elapsed().unwrap_or_default().min(window);
             let (p50, p99) = percentiles(&link.ping_us);
             let facts = PeerMeasured {
@@ -206,7 +222,10 @@ pub(super) async fn measure(hub: Hub) {
                 connected_ms: stood.as_millis() as u64,
             };
             hub.record(&link.peer, News::Measured(facts)).await;
-            now.insert(link.peer.clone(), (link, traffic, Instant::now()));
+            now.insert(link.peer.clone(), (link, Instant::now()));
+        }
+        if told.len() > TOLD_MAX {
+            told.retain(|peer, _| now.contains_key(peer));
         }
         before = now;
     }

@@ -150,14 +150,18 @@ fn behaviour(
     for peer in peers(&settings.block)? {
         blocked.block_peer(peer);
     }
+    let mut connections = connection_limits::Behaviour::new(
+        ConnectionLimits::default()
+            .with_max_pending_incoming(Some(limits::PENDING_IN_MAX))
+            .with_max_pending_outgoing(Some(limits::PENDING_OUT_MAX))
+            .with_max_established(Some(settings.connections_max))
+            .with_max_established_per_peer(Some(limits::CONNECTIONS_PER_PEER_MAX)),
+    );
+    for peer in peers(&settings.known)? {
+        connections.bypass_peer_id(&peer);
+    }
     Ok(Behaviour {
-        limits: connection_limits::Behaviour::new(
-            ConnectionLimits::default()
-                .with_max_pending_incoming(Some(limits::PENDING_IN_MAX))
-                .with_max_pending_outgoing(Some(limits::PENDING_OUT_MAX))
-                .with_max_established(Some(settings.connections_max))
-                .with_max_established_per_peer(Some(limits::CONNECTIONS_PER_PEER_MAX)),
-        ),
+        limits: connections,
         memory: memory_connection_limits::Behaviour::with_max_percentage(limits::MEMORY_SHARE_MAX),
         allowed: Toggle::from(allowed),
         blocked,

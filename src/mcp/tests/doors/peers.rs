@@ -203,6 +203,7 @@ fn ties(
         metrics: Arc::default(),
         rank: 100,
         timeout: PATIENCE,
+        grace: Duration::ZERO,
     }
 }
 
