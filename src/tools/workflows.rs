@@ -122,14 +122,19 @@ pub fn run_as_of<'a>(
     id: &str,
     as_of: Option<u64>,
 ) -> Result<Option<(RunRecord<'a>, u64)>, QueryError> {
+    // Before anything is read: what is told is never older than the seq that it is told at, and whoever goes on from
+    // there misses nothing.
+    let applied = view.applied()?;
     let Some(mut record) = run_record(view, id, as_of)? else { return Ok(None) };
     let run = &mut record.run;
-    record.events.iter().for_each(|event| run.apply(event));
     if record.archive.is_some() {
+        record.events.iter().for_each(|event| run.apply(event));
         let seq = run.last_seq;
         return Ok(Some((record, seq)));
     }
-    let seq = seen(view.applied()?, as_of)?;
+    let seq = seen(applied, as_of)?.max(run.seq);
+    record.events.retain(|event| event.fields().seq <= seq);
+    record.events.iter().for_each(|event| run.apply(event));
     if run.status() == Status::Waiting {
         for other in run.facts.dependencies.clone() {
             if let Some(succeeded) = ending(view, &other, seq)? {
