@@ -3,7 +3,7 @@
 //! Invariants:
 //! - a peer acts with what its entry or a token of ours grants; its id alone lets it list tools and nothing more;
 //! - only peers with an entry offer their tools here: a stranger's words do not reach callers;
-//! - everything begun here ends with [`Network::stop`], calls before connections.
+//! - everything begun here ends with `Network::stop`, calls before connections.
 
 mod door;
 mod work;

@@ -4,7 +4,7 @@
 //! name. Every node also stands under [`everybody`], so that a search without a capability finds it.
 //!
 //! Invariants:
-//! - the table is asked at most [`KEYS_MAX`] questions a search, side by side;
+//! - the table is asked at most `KEYS_MAX` questions a search, side by side;
 //! - what it says is a claim by whoever keeps the record: who serves what is seen only when the peer is asked.
 
 use std::{

@@ -22,7 +22,7 @@ pub struct Misfit {
 }
 
 impl Entry {
-    /// All that the contract's schema finds wrong with an input, up to [`MISFITS_MAX`]. Errors: a schema that cannot
+    /// All that the contract's schema finds wrong with an input, up to `MISFITS_MAX`. Errors: a schema that cannot
     /// be used.
     pub fn misfits(&self, input: &Value) -> Result<Vec<Misfit>, Refusal> {
         let schema = self.schema.as_ref().map_err(|why| {
