@@ -78,6 +78,7 @@ async fn round(ledger: &Ledger, home: &Home, content: bool) -> (Duration, Durati
     let address = listener.local_addr().expect("bound");
     let serving = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.expect("a follower");
+        stream.set_nodelay(true).expect("a socket option");
         server.serve(stream, "follower").await
     });
     let begun = Instant::now();
@@ -85,6 +86,8 @@ async fn round(ledger: &Ledger, home: &Home, content: bool) -> (Duration, Durati
     let seen = Arc::clone(&kept);
     let told = move |_| *seen.lock().unwrap_or_else(PoisonError::into_inner) = begun.elapsed();
     let stream = TcpStream::connect(address).await.expect("the owner listens");
+    // As between nodes: small requests do not wait for each other.
+    stream.set_nodelay(true).expect("a socket option");
     follow(stream, &copy, Expected::default(), told).await.expect("followed");
     let folded = begun.elapsed();
     serving.await.expect("no panic").expect("served");

@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const PINGS: usize = 2_000;
 const CALLS: usize = 4_000;
 const DIALS: usize = 40;
+/// A peer may ask 10,000 times a second: each measure begins with all of them left.
+const REFILL: Duration = Duration::from_millis(1_100);
 /// The tool of the second node, as the first offers it.
 const TOOL: &str = "peers_test_simple_text";
 
@@ -181,6 +183,7 @@ async fn streams(net: &Net, peer: &str, address: &str) {
     };
     let (mut pings, mut piped, mut called) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
+        tokio::time::sleep(REFILL).await;
         let mut times = Vec::with_capacity(PINGS);
         for id in 0..PINGS {
             let begun = Instant::now();
@@ -193,6 +196,7 @@ async fn streams(net: &Net, peer: &str, address: &str) {
         for (make, count, rates) in
             [(&ping as &dyn Fn(usize) -> Vec<u8>, 4 * PINGS, &mut piped), (&call, CALLS, &mut called)]
         {
+            tokio::time::sleep(REFILL).await;
             let begun = Instant::now();
             let (mut sent, mut come) = (0, 0);
             while come < count {
