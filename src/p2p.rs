@@ -4,7 +4,7 @@
 //! - a peer id says who speaks, never what they may do;
 //! - one task owns the swarm; all else speaks to it through [`handle::Net`], over bounded channels;
 //! - libp2p's types are named in `swarm` only: peers and addresses go in and out as text, checked on entry;
-//! - nothing is asked of anyone who is not in the configuration: no public bootstrap node, no public table.
+//! - nobody is built in: no public bootstrap node, no public table; others are met through what is configured.
 
 use std::{
     collections::HashSet,

@@ -1,8 +1,10 @@
 //! The hub: what this node does among others, and what of it is worth an event.
 //!
 //! Invariants:
-//! - what the swarm tells is recorded in the order it was told; a listener that fell behind asks how things stand;
-//! - nobody is dialled unasked but the peers that the configuration names and those that a caller wished to keep;
+//! - what the swarm tells is recorded in the order it was told, but for all but a few connections a minute that
+//!   strangers open; a listener that fell behind asks how things stand;
+//! - nobody is dialled unasked but kept peers and, below the connections to keep up, those that a configured source
+//!   names; never whom a caller parted from;
 //! - everything found is merged in one book, and everything the hub runs ends with it.
 
 mod announcing;

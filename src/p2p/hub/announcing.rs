@@ -40,7 +40,7 @@ pub(super) async fn announce(hub: Hub) {
     loop {
         let own = own(&hub);
         if parts.announce {
-            provided = provide(&hub, &own, provided).await;
+            provided = provide(&hub, provided).await;
         }
         if let Some(file) = parts.file.clone() {
             let entry = own.clone();
@@ -103,7 +103,7 @@ fn own(hub: &Hub) -> Found {
 }
 
 /// Stands in the table under every contract and name on offer; gives the keys it stands under now.
-async fn provide(hub: &Hub, _: &Found, before: BTreeSet<Cid>) -> BTreeSet<Cid> {
+async fn provide(hub: &Hub, before: BTreeSet<Cid>) -> BTreeSet<Cid> {
     let (names, contracts) = offered(hub);
     let keys = [everybody()].into_iter().chain(contracts).chain(names.iter().map(|name| key(name)));
     let keys: BTreeSet<Cid> = keys.take(KEYS_MAX).collect();
