@@ -21,6 +21,7 @@ pub mod bootstrap;
 pub mod discovery;
 pub mod handle;
 pub mod hub;
+pub mod keeping;
 pub mod limits;
 mod swarm;
 pub mod sync;

@@ -219,4 +219,4 @@ impl Bootstrap {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -1,15 +1,18 @@
-//! Keeping: what the swarm tells is taken in and recorded, kept peers are dialled again, and what passed is measured.
+//! Keeping up: what the swarm tells is taken in and recorded, the rule of keeping is driven, and what passed is measured.
 //!
 //! Invariants:
 //! - a peer's connection is recorded once it has said who it is, its end after that;
-//! - a peer that cannot be reached is tried at growing pauses, for as long as it is to be kept.
+//! - whom to dial, and when, is the rule's to say.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     time::{Duration, Instant},
 };
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    mpsc,
+};
 
 use super::{Goal, Hub, Traffic, carried, now_ms};
 use crate::{
@@ -17,19 +20,15 @@ use crate::{
     p2p::{
         self, Cause, Link, NetEvent, Peer,
         discovery::{Found, Origin},
+        keeping::{Input, Keeping, Output},
     },
     peer::News,
 };
 
 /// Between two looks at who is missing.
 const KEEP_PAUSE: Duration = Duration::from_secs(2);
-/// The first pause before a kept peer is dialled again; it doubles up to the longest.
-const REDIAL_FIRST: Duration = Duration::from_secs(2);
-const REDIAL_MAX: Duration = Duration::from_secs(300);
 /// One dial of a kept peer.
 const DIAL_MAX: Duration = Duration::from_secs(15);
-/// Between two attempts to have enough connections.
-const JOIN_PAUSE: Duration = Duration::from_secs(60);
 const JOIN_MAX: Duration = Duration::from_secs(60);
 /// Peers whose calls are remembered from one measure to the next.
 const TOLD_MAX: usize = 10_000;
@@ -148,47 +147,52 @@ fn direction(direction: p2p::Direction) -> Direction {
     }
 }
 
-/// When a peer is dialled next, and the pause after that.
-struct Due {
-    at: Instant,
-    pause: Duration,
-}
-
-/// Dials kept peers that are not connected, and joins by others where there are too few, until it is dropped.
+/// Drives the rule of keeping, until it is dropped.
 pub(super) async fn keep(hub: Hub) {
-    let mut due: HashMap<Peer, Due> = HashMap::new();
-    let mut join = Instant::now();
+    let (ended, mut ends) = mpsc::unbounded_channel::<Peer>();
+    let begun = Instant::now();
+    let (min, max) = hub.inner.parts.goal;
+    let mut rule = Keeping::new(min, chance(&hub.inner.parts.runner));
+    let mut looks = tokio::time::interval(KEEP_PAUSE);
     loop {
-        hub.book().sweep(now_ms());
-        let connected = hub.inner.connected.borrow().clone();
-        let kept = hub.inner.kept.peers();
-        due.retain(|peer, _| kept.contains_key(peer) && !connected.contains(peer));
-        for peer in kept.into_keys().filter(|peer| !connected.contains(peer)) {
-            let now = Instant::now();
-            let next = due.entry(peer.clone()).or_insert(Due { at: now, pause: REDIAL_FIRST });
-            if next.at <= now {
-                next.at = now + next.pause;
-                next.pause = REDIAL_MAX.min(next.pause * 2);
-                let hub = hub.clone();
-                hub.clone().spawn(async move {
-                    let addrs = hub.addresses(&peer, DIAL_MAX).await;
-                    if let Err(err) = hub.net().dial(&peer, addrs, DIAL_MAX).await {
-                        tracing::debug!(peer, %err, "a kept peer is not reached");
-                    }
-                });
+        let outputs = tokio::select! {
+            _ = looks.tick() => {
+                hub.book().sweep(now_ms());
+                let connected = hub.inner.connected.borrow().clone();
+                let kept: BTreeSet<Peer> = hub.inner.kept.peers().into_keys().collect();
+                let look = Input::Look { kept: &kept, connected: &connected, joinable: hub.may_join() };
+                rule.handle(look, begun.elapsed().as_millis() as u64)
+            }
+            Some(peer) = ends.recv() => rule.handle(Input::Ended(&peer), begun.elapsed().as_millis() as u64),
+        };
+        for output in outputs {
+            match output {
+                Output::Dial(peer) => {
+                    let (hub, ended) = (hub.clone(), ended.clone());
+                    hub.clone().spawn(async move {
+                        let addrs = hub.addresses(&peer, DIAL_MAX).await;
+                        if let Err(err) = hub.net().dial(&peer, addrs, DIAL_MAX).await {
+                            tracing::debug!(peer, %err, "a kept peer is not reached");
+                        }
+                        // The rule has ended: so has the hub.
+                        let _ = ended.send(peer);
+                    });
+                }
+                Output::Join => {
+                    let goal = Goal { nodes: Vec::new(), min, max, timeout: JOIN_MAX };
+                    let hub = hub.clone();
+                    hub.clone().spawn(async move {
+                        hub.bootstrap(goal, None).await;
+                    });
+                }
             }
         }
-        let (min, max) = hub.inner.parts.goal;
-        if connected.len() < min && join <= Instant::now() && hub.may_join() {
-            join = Instant::now() + JOIN_PAUSE;
-            let goal = Goal { nodes: Vec::new(), min, max, timeout: JOIN_MAX };
-            let hub = hub.clone();
-            hub.clone().spawn(async move {
-                hub.bootstrap(goal, None).await;
-            });
-        }
-        tokio::time::sleep(KEEP_PAUSE).await;
     }
+}
+
+/// What differs from process to process.
+fn chance(runner: &str) -> u64 {
+    runner.bytes().fold(0, |chance: u64, byte| chance.wrapping_mul(31).wrapping_add(u64::from(byte)))
 }
 
 /// Measures what passed with every connected peer, once a window, until it is dropped.
