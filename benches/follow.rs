@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench follow [-- CALLS]`. Both ends share this machine; every batch the follower keeps is synced.
 
+mod echo;
+
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -9,13 +11,9 @@ use std::{
 };
 
 use cairn::{
-    block::payload::{JSON, Payload, SaltKey},
-    call::{End, EndOutcome, Start},
-    event::{Actor, Role, body::CallStarted},
     ledger::{
-        Command, Ledger,
+        Ledger,
         opening::{self, Birth, Settings},
-        writer::payload_ref,
     },
     log::home::Home,
     p2p::sync::{
@@ -96,45 +94,8 @@ async fn round(ledger: &Ledger, home: &Home, content: bool) -> (Duration, Durati
 }
 
 async fn submit(ledger: Ledger, submitter: usize, turns: usize) {
-    let key = SaltKey::new([3; 32]);
-    let actor = Actor { id: "bench".into(), role: "client".into(), proof: None };
     for turn in 0..turns {
         let id = format!("{turn:016x}{submitter:016x}");
-        let seal = |text: String| Payload::seal(&key, JSON, text.as_bytes()).expect("small");
-        let input = seal(format!(r#"{{"message":"echo {submitter} {turn}"}}"#));
-        let output = seal(format!(r#"{{"content":[{{"type":"text","text":"echo {submitter} {turn}"}}]}}"#));
-        let facts = CallStarted {
-            method: "tools/call".into(),
-            name: "echo".into(),
-            source: "builtin".into(),
-            runtime: "builtin".into(),
-            rule: "source".into(),
-            runner: "bench".into(),
-            key: None,
-            trace: None,
-        };
-        let start = Start {
-            id: id.clone(),
-            actor: actor.clone(),
-            tool: None,
-            input: Some(payload_ref(&input, Role::Input)),
-            facts,
-            cause: None,
-            refs: Vec::new(),
-            repeatable: true,
-            refusal: None,
-        };
-        let start = Command::Start { start: Box::new(start), input: Some(input), refused: None };
-        ledger.submit(start).await.expect("the ledger runs");
-        let outcome = EndOutcome::Succeeded { input_required: false };
-        let end = End {
-            id,
-            outcome,
-            output: Some(payload_ref(&output, Role::Output)),
-            took_us: 1,
-            remote: Vec::new(),
-        };
-        let end = Command::End { end, output: Some(output), attempt: None };
-        ledger.submit(end).await.expect("the ledger runs");
+        echo::record(&ledger, id, &format!("{submitter} {turn}"), None).await;
     }
 }

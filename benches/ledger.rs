@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench ledger [-- SECONDS]`. Prints medians of five rounds; every commit is durable.
 
+mod echo;
 mod machine;
 
 use std::{
@@ -11,13 +12,9 @@ use std::{
 };
 
 use cairn::{
-    block::payload::{JSON, Payload, SaltKey},
-    call::{End, EndOutcome, Start},
-    event::{Actor, Role, body::CallStarted},
     ledger::{
-        Command, Ledger, Ruling,
+        Ledger,
         opening::{self, Birth, Settings},
-        writer::payload_ref,
     },
     log::home::Home,
 };
@@ -71,49 +68,12 @@ fn round(submitters: usize, seconds: f64) -> f64 {
 }
 
 async fn submit(ledger: Ledger, submitter: usize, until: Instant, done: std::sync::Arc<AtomicU64>) {
-    let key = SaltKey::new([3; 32]);
-    let actor = Actor { id: "bench".into(), role: "client".into(), proof: None };
     for turn in 0_u64.. {
         if Instant::now() >= until {
             return;
         }
-        let id = format!("{:016x}{:016x}", turn, submitter);
-        let text = format!(r#"{{"message":"echo {submitter} {turn}"}}"#);
-        let input = Payload::seal(&key, JSON, text.as_bytes()).expect("small");
-        let text = format!(r#"{{"content":[{{"type":"text","text":"echo {submitter} {turn}"}}]}}"#);
-        let output = Payload::seal(&key, JSON, text.as_bytes()).expect("small");
-        let start = Start {
-            id: id.clone(),
-            actor: actor.clone(),
-            tool: None,
-            input: Some(payload_ref(&input, Role::Input)),
-            facts: CallStarted {
-                method: "tools/call".into(),
-                name: "echo".into(),
-                source: "builtin".into(),
-                runtime: "builtin".into(),
-                rule: "source".into(),
-                runner: "bench".into(),
-                key: None,
-                trace: None,
-            },
-            cause: None,
-            refs: Vec::new(),
-            repeatable: true,
-            refusal: None,
-        };
-        let start = Command::Start { start: Box::new(start), input: Some(input), refused: None };
-        let ruling = ledger.submit(start).await.expect("the ledger runs");
-        assert!(matches!(ruling, Ruling::Run(_)), "an echo is never refused");
-        let end = End {
-            id,
-            outcome: EndOutcome::Succeeded { input_required: false },
-            output: Some(payload_ref(&output, Role::Output)),
-            took_us: 1,
-            remote: Vec::new(),
-        };
-        let ruling = ledger.submit(Command::End { end, output: Some(output), attempt: None }).await;
-        assert!(matches!(ruling, Ok(Ruling::Done(_))), "a running call ends");
+        let id = format!("{turn:016x}{submitter:016x}");
+        echo::record(&ledger, id, &format!("{submitter} {turn}"), None).await;
         done.fetch_add(2, Ordering::Relaxed);
     }
 }

@@ -10,22 +10,16 @@ use std::{
 };
 
 use cairn::{
-    block::{
-        Cid,
-        payload::{JSON, Payload, SaltKey},
-    },
-    call::{End, EndOutcome, Start},
-    event::{Actor, Role, body::CallStarted},
+    block::Cid,
     ledger::{
-        Command, Ledger, Ruling,
+        Ledger,
         opening::{self, Birth, Settings},
-        writer::payload_ref,
     },
     log::{Reader, home::Home, sqlite::SqliteReader},
 };
 use rusqlite::Connection;
 
-use crate::data_dir;
+use crate::{data_dir, echo};
 
 /// Events of the log, with its first.
 pub const EVENTS: u64 = 1_000_000;
@@ -137,48 +131,8 @@ async fn submit(ledger: Ledger, calls: Arc<AtomicU64>) {
     }
 }
 
-/// Records one echo, and gives the event of its start.
 async fn call(ledger: &Ledger, n: u64, cause: Option<Cid>) -> Cid {
-    let key = SaltKey::new([3; 32]);
-    let text = format!(r#"{{"message":"echo {n}"}}"#);
-    let input = Payload::seal(&key, JSON, text.as_bytes()).expect("small");
-    let text = format!(r#"{{"content":[{{"type":"text","text":"echo {n}"}}]}}"#);
-    let output = Payload::seal(&key, JSON, text.as_bytes()).expect("small");
     // Real ids begin with a time, so that neighbours in the log are neighbours in an index.
     let id = format!("{n:016x}{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let start = Start {
-        id: id.clone(),
-        actor: Actor { id: "bench".into(), role: "client".into(), proof: None },
-        tool: None,
-        input: Some(payload_ref(&input, Role::Input)),
-        facts: CallStarted {
-            method: "tools/call".into(),
-            name: "echo".into(),
-            source: "builtin".into(),
-            runtime: "builtin".into(),
-            rule: "source".into(),
-            runner: "bench".into(),
-            key: None,
-            trace: None,
-        },
-        cause,
-        refs: Vec::new(),
-        repeatable: true,
-        refusal: None,
-    };
-    let start = Command::Start { start: Box::new(start), input: Some(input), refused: None };
-    let Ok(Ruling::Run(started)) = ledger.submit(start).await else {
-        panic!("an echo is never refused");
-    };
-    let end = End {
-        id,
-        outcome: EndOutcome::Succeeded { input_required: false },
-        output: Some(payload_ref(&output, Role::Output)),
-        took_us: 1,
-        remote: Vec::new(),
-    };
-    let end = Command::End { end, output: Some(output), attempt: None };
-    let ended = ledger.submit(end).await;
-    assert!(matches!(ended, Ok(Ruling::Done(_))), "a running call ends");
-    started.cid
+    echo::record(ledger, id, &n.to_string(), cause).await
 }

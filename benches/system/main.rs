@@ -5,6 +5,8 @@
 
 mod calls;
 mod durable;
+#[path = "../echo/mod.rs"]
+mod echo;
 mod history;
 mod load;
 #[path = "../machine/mod.rs"]
