@@ -22,33 +22,19 @@ use crate::{
     block::Cid,
     p2p::sync::followed::{Followed, FollowedError},
     problem::{internal, problem},
-    query::{QueryError, View},
+    query::{QueryError, View, beside::Logs, proof::Head},
 };
 
 impl Audit {
-    /// Asks a question of everything recorded before now; where the name is not found, of each followed log.
+    /// Asks a question of everything recorded before now, and of the followed logs beside it.
     ///
     /// Safe to drop midway.
-    pub(super) async fn ask_any<T: Send + 'static>(
+    pub async fn ask_all<T: Send + 'static>(
         &self,
-        question: impl Fn(&View) -> Result<T, QueryError> + Send + Sync + 'static,
+        question: impl FnOnce(&Logs<'_>, &Head) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, Unanswered> {
-        let question = Arc::new(question);
-        let own = Arc::clone(&question);
-        match self.ask(move |view, _| own(view)).await {
-            Err(Unanswered::Query(not_found @ QueryError::NotFound(_))) => {
-                self.of_followed(move |logs| {
-                    let answers = logs.iter().map(|followed| of(followed, question.as_ref()));
-                    // A log that is being followed for the first time cannot be asked yet.
-                    let unknown =
-                        |err: &QueryError| matches!(err, QueryError::NotFound(_) | QueryError::Fault(_));
-                    let known = |answer: &Result<T, QueryError>| !answer.as_ref().is_err_and(unknown);
-                    answers.into_iter().find(known).unwrap_or(Err(not_found))
-                })
-                .await
-            }
-            answer => answer,
-        }
+        let home = self.ledger.home().clone();
+        self.ask(move |view, head| question(&Logs::new(view, || Followed::beside(&home)), head)).await
     }
 
     /// Asks a question about the followed logs.

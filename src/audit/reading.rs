@@ -52,15 +52,17 @@ pub(super) async fn event(
     let (name, inline) = (cid(&name)?, asked(query)?.payloads.is_some());
     let form = Form::accepted(&headers)?;
     let not_modified = known(&headers, &name).filter(|_| !inline);
-    let question = audit.ask_any(move |view| {
-        let event = view.event(&name)?;
-        let not_found = || QueryError::NotFound(format!("event {name}"));
-        let event = event.ok_or_else(not_found)?;
-        let shown = match form {
-            Form::Json => view.event_json(&event, &payloads(inline))?,
-            Form::Raw | Form::DagJson => Value::Null,
-        };
-        Ok((event, shown))
+    let question = audit.ask_all(move |logs, head| {
+        logs.ask(head, |view, _| {
+            let event = view.event(&name)?;
+            let not_found = || QueryError::NotFound(format!("event {name}"));
+            let event = event.ok_or_else(not_found)?;
+            let shown = match form {
+                Form::Json => view.event_json(&event, &payloads(inline))?,
+                Form::Raw | Form::DagJson => Value::Null,
+            };
+            Ok((event, shown))
+        })
     });
     let (event, shown) = question.await?;
     Ok(match (not_modified, form) {
@@ -80,13 +82,15 @@ pub(super) async fn block(
     let (name, inline) = (cid(&name)?, asked(query)?.payloads.is_some());
     let form = Form::accepted(&headers)?;
     let not_modified = known(&headers, &name).filter(|_| !inline);
-    let question = audit.ask_any(move |view| {
-        let found = view.find(&name)?;
-        let shown = match form {
-            Form::Json => view.block_json(&name, found.bytes(), inline)?,
-            Form::Raw | Form::DagJson => Value::Null,
-        };
-        Ok((found, shown))
+    let question = audit.ask_all(move |logs, head| {
+        logs.ask(head, |view, _| {
+            let found = view.find(&name)?;
+            let shown = match form {
+                Form::Json => view.block_json(&name, found.bytes(), inline)?,
+                Form::Raw | Form::DagJson => Value::Null,
+            };
+            Ok((found, shown))
+        })
     });
     let (found, shown) = question.await?;
     Ok(match (not_modified, form) {
@@ -222,9 +226,9 @@ pub(super) async fn provenance(
         return Err(bad("format must be json, dot, mermaid or car"));
     }
     let car = format == "car";
-    let question = audit.ask(move |view, _| {
-        let walk = view.walk(&name, direction, depth, limit)?;
-        let archive = car.then(|| view.walk_car(&name, &walk)).transpose()?;
+    let question = audit.ask_all(move |logs, _| {
+        let walk = logs.walk(&name, direction, depth, limit)?;
+        let archive = car.then(|| logs.walk_car(&name, &walk)).transpose()?;
         Ok((walk, archive))
     });
     let (walk, archive) = question.await?;
@@ -241,7 +245,7 @@ pub(super) async fn provenance(
 
 pub(super) async fn proof(State(audit): State<Audit>, Path(name): Path<String>) -> Answer {
     let name = cid(&name)?;
-    let proof = audit.ask(move |view, head| view.inclusion(&name, head));
+    let proof = audit.ask_all(move |logs, head| logs.ask(head, |view, head| view.inclusion(&name, head)));
     Ok(answer(StatusCode::OK, &proof.await?))
 }
 
@@ -260,7 +264,7 @@ pub(super) async fn consistency(State(audit): State<Audit>, query: Asked<Between
 
 pub(super) async fn receipt(State(audit): State<Audit>, Path(name): Path<String>) -> Answer {
     let name = cid(&name)?;
-    let receipt = audit.ask(move |view, head| view.receipt(&name, head));
+    let receipt = audit.ask_all(move |logs, head| logs.ask(head, |view, head| view.receipt(&name, head)));
     Ok(answer(StatusCode::OK, &receipt.await?.to_json()))
 }
 
@@ -277,9 +281,8 @@ pub(super) async fn contract(
 ) -> Answer {
     let name = cid(&name)?;
     let form = Form::accepted(&headers)?;
-    let question = audit.ask(move |view, _| {
-        let shown = view.contract_shown(&name)?;
-        Ok((shown, view.find(&name)?))
+    let question = audit.ask_all(move |logs, head| {
+        logs.ask(head, |view, _| Ok((view.contract_shown(&name)?, view.find(&name)?)))
     });
     let (shown, found) = question.await?;
     if let Some(not_modified) = known(&headers, &name) {

@@ -28,7 +28,10 @@ pub fn run(args: Receipt, quiet: bool) -> anyhow::Result<ExitCode> {
     }
     let cid = args.cid.ok_or_else(|| Usage("name an event".to_owned()))?;
     let receipt = match Source::open(&args.place, quiet)? {
-        Source::Files { home, view } => view.receipt(&cid, &source::head(&home, &view)?)?.to_json(),
+        Source::Files { home, view } => {
+            let head = source::head(&home, &view)?;
+            source::logs(&home, &view).ask(&head, |view, head| view.receipt(&cid, head))?.to_json()
+        }
         Source::Server(remote) => runtime()?.block_on(remote.json(&format!("/v1/receipts/{cid}"), &[]))?,
     };
     out::to_file(&args.output, |to| Ok(writeln!(to, "{receipt:#}")?))?;

@@ -19,7 +19,8 @@ use crate::{
     identity::{Verifier, open_checkpoint},
     ledger::opening,
     log::{Log, Reader, home::Home, sqlite::SqliteLog, sqlite::SqliteReader},
-    query::{View, list::Filter, lookup::Found, proof::Head, shown::Payloads},
+    p2p::sync::followed::Followed,
+    query::{View, beside::Logs, list::Filter, lookup::Found, proof::Head, shown::Payloads},
 };
 
 pub enum Source {
@@ -51,11 +52,13 @@ impl Source {
     /// The event or block of this name.
     pub async fn find(&self, cid: &Cid, payloads: bool) -> anyhow::Result<Value> {
         match self {
-            Self::Files { view, .. } => Ok(match view.find(cid)? {
-                Found::Event(event) if payloads => view.event_json(&event, &Payloads::inline())?,
-                Found::Event(event) => view.event_json(&event, &Payloads::named())?,
-                Found::Block { cid, bytes } => view.block_json(&cid, &bytes, payloads)?,
-            }),
+            Self::Files { home, view } => Ok(logs(home, view).ask(&Head::default(), |view, _| {
+                Ok(match view.find(cid)? {
+                    Found::Event(event) if payloads => view.event_json(&event, &Payloads::inline())?,
+                    Found::Event(event) => view.event_json(&event, &Payloads::named())?,
+                    Found::Block { cid, bytes } => view.block_json(&cid, &bytes, payloads)?,
+                })
+            })?),
             Self::Server(remote) => {
                 let query: &[_] = match payloads {
                     true => &[("payloads", "inline".to_owned())],
@@ -106,6 +109,11 @@ impl Source {
             }
         }
     }
+}
+
+/// The log of a data directory, and the followed ones beside it.
+pub fn logs<'a>(home: &'a Home, view: &'a View) -> Logs<'a> {
+    Logs::new(view, || Followed::beside(home))
 }
 
 /// The last signed head of a data directory that its state reaches.

@@ -2,7 +2,10 @@
 //!
 //! Invariant: each node is shown once, at its shortest way from the start.
 
-use std::{collections::HashMap, process::ExitCode};
+use std::{
+    collections::{BTreeSet, HashMap},
+    process::ExitCode,
+};
 
 use serde_json::Value;
 
@@ -10,7 +13,7 @@ use crate::{
     cli::{
         args::{Drawn, Trace},
         out, runtime,
-        source::Source,
+        source::{Source, logs},
         table,
     },
     query::{
@@ -21,8 +24,8 @@ use crate::{
 
 pub fn run(args: Trace, quiet: bool) -> anyhow::Result<ExitCode> {
     let drawn = match Source::open(&args.place, quiet)? {
-        Source::Files { view, .. } => {
-            let walk = view.walk(&args.cid, args.direction, args.depth, LIMIT_MAX)?;
+        Source::Files { home, view } => {
+            let walk = logs(&home, &view).walk(&args.cid, args.direction, args.depth, LIMIT_MAX)?;
             match args.format {
                 Drawn::Dot => graph::dot(&walk),
                 Drawn::Mermaid => graph::mermaid(&walk),
@@ -113,23 +116,40 @@ fn text(walk: &Value, wide: bool) -> String {
             list("frontier").len()
         ));
     }
+    let foreign = list("nodes").iter().filter(|node| node["type"] == "foreign");
+    let owners: BTreeSet<&str> = foreign.filter_map(|node| node["peer"].as_str()).collect();
+    for peer in owners {
+        let follow =
+            format!("what led to it there is shown once that log is kept here: cairn peers follow {peer}");
+        lines.push(table::printable(&follow));
+    }
     lines.join("\n")
 }
 
 /// What a node is, in a few words.
 fn label(node: &Value) -> String {
     let text = |key: &str| node[key].as_str().unwrap_or_default();
+    let log = match node["origin"].as_str() {
+        Some(origin) => format!("the log {origin} ({})", text("log")),
+        None => "another log".to_owned(),
+    };
     match text("type") {
-        "event" => format!(
-            "{} {} {} by {} at {}",
-            node["seq"],
-            text("kind"),
-            text("subject"),
-            text("actor"),
-            table::moment(node["ts"].as_u64().unwrap_or(0))
-        ),
+        "event" => {
+            let place = if node["log"].is_string() { format!(", in {log}") } else { String::new() };
+            format!(
+                "{} {} {} by {} at {}{place}",
+                node["seq"],
+                text("kind"),
+                text("subject"),
+                text("actor"),
+                table::moment(node["ts"].as_u64().unwrap_or(0))
+            )
+        }
         "payload" => format!("payload of {} bytes", node["len"]),
         "contract" => format!("contract {}/{}", text("source"), text("name")),
-        _ => "an event of another log".to_owned(),
+        _ => match node["peer"].as_str() {
+            Some(peer) => format!("an event of {log}, of peer {peer}"),
+            None => format!("an event of {log}"),
+        },
     }
 }

@@ -16,7 +16,7 @@ pub fn dot(walk: &Walk) -> String {
             What::Event { .. } => "box",
             What::Payload { .. } => "note",
             What::Contract { .. } => "component",
-            What::Foreign => "ellipse",
+            What::Foreign { .. } => "ellipse",
         };
         let label = escape(&label(node), "\\\"", "\\n");
         let _ = writeln!(text, "  \"{}\" [shape={shape}, label=\"{label}\"];", node.cid);
@@ -38,7 +38,7 @@ pub fn mermaid(walk: &Walk) -> String {
             What::Event { .. } => ("[", "]"),
             What::Payload { .. } => ("(", ")"),
             What::Contract { .. } => ("[[", "]]"),
-            What::Foreign => ("([", "])"),
+            What::Foreign { .. } => ("([", "])"),
         };
         let _ = writeln!(text, "  n{number}{open}\"{label}\"{close}");
     }
@@ -53,11 +53,12 @@ pub fn mermaid(walk: &Walk) -> String {
 fn label(node: &Node) -> String {
     let name = node.cid.to_string();
     let end = &name[name.len() - 8..];
+    let of = node.log.as_ref().map_or(String::new(), |log| format!("{} ", log.origin));
     match &node.what {
-        What::Event { seq, kind, subject, .. } => format!("{seq} {kind}\n{subject} ..{end}"),
+        What::Event { seq, kind, subject, .. } => format!("{of}{seq} {kind}\n{subject} ..{end}"),
         What::Payload { len } => format!("payload, {len} bytes\n..{end}"),
         What::Contract { name, source } => format!("{source}/{name}\n..{end}"),
-        What::Foreign => format!("another log's event\n..{end}"),
+        What::Foreign { .. } => format!("{of}another log's event\n..{end}"),
     }
 }
 

@@ -9,6 +9,7 @@ use super::{QueryError, View, lookup::corrupt};
 use crate::{
     block::{Cid, Codec, Sha256Digest, decode},
     event::{Event, Genesis},
+    identity::Verifier,
     log::Stored,
     merkle::{
         self, HASH_LEN, Hash, Level, ProofError, TILE_WIDTH, TilePath, Tiles, entries_bundle, leaf_hash,
@@ -125,6 +126,13 @@ impl View {
             }
             Some(Stored::Erased) | None => Err(corrupt("a log without its genesis block")),
         }
+    }
+
+    /// The key of a log's heads, under the log's origin.
+    pub fn verifier(&self, log: &Cid) -> Result<Verifier, QueryError> {
+        let (genesis, _) = self.genesis(log)?;
+        let key = genesis.key.as_slice().try_into().map_err(|_| corrupt("a genesis block"))?;
+        Verifier::from_key(&genesis.origin, key).map_err(|_| corrupt("a genesis block"))
     }
 
     fn proven(&self, cid: &Cid, head: &Head) -> Result<(Event, u64, Vec<Hash>), QueryError> {

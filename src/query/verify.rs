@@ -152,6 +152,9 @@ impl View {
     pub fn verify_one(&self, cid: &Cid, head: &Head) -> Result<Report, QueryError> {
         let mut found = Found::default();
         if let Some(seq) = self.log.seq_of(cid)? {
+            if seq >= head.size {
+                return Err(QueryError::NotFound(format!("a signed head over event {cid}")));
+            }
             let checks = Checks { from_seq: seq, to_seq: Some(seq), ..Checks::default() };
             let chain = found.check_events(self.log.as_ref(), &checks, Vec::new(), &mut |_| {})?;
             found.end(chain, Blocks::default())?;

@@ -11,13 +11,15 @@ use serde_json::{Value, json};
 
 use crate::{
     audit::Audit,
-    block::{Cid, splice},
+    block::{Cid, Codec, splice},
     call::{Code, Refusal},
     query::{
-        QueryError,
+        QueryError, View,
+        beside::Logs,
         export::{Format, Scope},
         list::{self, Filter, moment},
         lookup::{Found, link},
+        proof::Head,
         shown::Payloads,
         verify::Checks,
         walk::{self, Direction},
@@ -135,26 +137,8 @@ impl Tool {
     async fn get(&self, invocation: &Invocation) -> Done {
         let Get { cid, include_content } = arguments(invocation)?;
         let cid = named(&cid)?;
-        let question = self.audit.ask(move |view, head| {
-            let mut shown = match view.find(&cid)? {
-                Found::Block { bytes, .. } => view.block_json(&cid, &bytes, include_content)?,
-                Found::Event(event) => {
-                    let payloads = match include_content {
-                        true => Payloads::inline(),
-                        false => Payloads::named(),
-                    };
-                    let links = crate::block::links(cid.codec(), event.bytes());
-                    let links: Vec<Value> = links.unwrap_or_default().iter().map(link).collect();
-                    json!({
-                        "cid": cid.to_string(),
-                        "codec": "dag-cbor",
-                        "size": event.bytes().len(),
-                        "links": links,
-                        "type": "event",
-                        "value": view.event_json(&event, &payloads)?,
-                    })
-                }
-            };
+        let question = self.audit.ask_all(move |logs, head| {
+            let mut shown = logs.ask(head, |view, _| found(view, &cid, include_content))?;
             shown["seq"] = json!(head.size.saturating_sub(1));
             Ok(shown)
         });
@@ -200,8 +184,8 @@ impl Tool {
         let direction = asked.direction.as_deref().and_then(Direction::named);
         let depth = asked.max_depth.unwrap_or(walk::DEPTH_DEFAULT);
         let limit = asked.limit.unwrap_or(walk::LIMIT_MAX);
-        let question = self.audit.ask(move |view, head| {
-            let walk = view.walk(&cid, direction.unwrap_or_default(), depth, limit)?;
+        let question = self.audit.ask_all(move |logs, head| {
+            let walk = logs.walk(&cid, direction.unwrap_or_default(), depth, limit)?;
             Ok((walk, head.size.saturating_sub(1)))
         });
         let (walk, seq) = question.await.map_err(refusal)?;
@@ -215,7 +199,10 @@ impl Tool {
         let report = match asked.cid {
             Some(cid) => {
                 let cid = named(&cid)?;
-                self.audit.ask(move |view, head| view.verify_one(&cid, head)).await
+                let question = move |logs: &Logs<'_>, head: &Head| {
+                    logs.ask(head, |view, head| view.verify_one(&cid, head))
+                };
+                self.audit.ask_all(question).await
             }
             None => {
                 let checks = Checks {
@@ -232,16 +219,18 @@ impl Tool {
     async fn receipt(&self, invocation: &Invocation) -> Done {
         let Receipt { cid } = arguments(invocation)?;
         let cid = named(&cid)?;
-        let question =
-            self.audit.ask(move |view, head| Ok((view.receipt(&cid, head)?, head.size.saturating_sub(1))));
-        let (receipt, seq) = question.await.map_err(refusal)?;
-        let about = self.audit.ledger().about();
-        Ok(json!({
-            "receipt": receipt.to_json(),
-            "origin": about.origin,
-            "key": about.vkey,
-            "seq": seq,
-        }))
+        let question = self.audit.ask_all(move |logs, head| {
+            let answer = logs.ask(head, |view, head| {
+                let receipt = view.receipt(&cid, head)?;
+                let signer = view.verifier(&Cid::of(Codec::DagCbor, &receipt.genesis))?;
+                let (origin, key) = (signer.origin(), signer.vkey());
+                Ok(json!({"receipt": receipt.to_json(), "origin": origin, "key": key}))
+            });
+            Ok((answer?, head.size.saturating_sub(1)))
+        });
+        let (mut shown, seq) = question.await.map_err(refusal)?;
+        shown["seq"] = json!(seq);
+        Ok(shown)
     }
 
     /// A link, whose reading is what is recorded.
@@ -301,6 +290,29 @@ impl Tool {
             "seq": size.saturating_sub(1),
         }))
     }
+}
+
+/// What a log has under a name.
+fn found(view: &View, cid: &Cid, include_content: bool) -> Result<Value, QueryError> {
+    Ok(match view.find(cid)? {
+        Found::Block { bytes, .. } => view.block_json(cid, &bytes, include_content)?,
+        Found::Event(event) => {
+            let payloads = match include_content {
+                true => Payloads::inline(),
+                false => Payloads::named(),
+            };
+            let links = crate::block::links(cid.codec(), event.bytes());
+            let links: Vec<Value> = links.unwrap_or_default().iter().map(link).collect();
+            json!({
+                "cid": cid.to_string(),
+                "codec": "dag-cbor",
+                "size": event.bytes().len(),
+                "links": links,
+                "type": "event",
+                "value": view.event_json(&event, &payloads)?,
+            })
+        }
+    })
 }
 
 fn named(text: &str) -> Result<Cid, Refusal> {

@@ -20,7 +20,7 @@ use crate::{
         sqlite::{SqliteLog, SqliteReader},
     },
     p2p::sync::machine::Signed,
-    query::{QueryError, View},
+    query::{QueryError, View, beside::Beside, proof::Head},
 };
 
 /// The directory of followed logs, within the data directory.
@@ -62,6 +62,29 @@ impl Followed {
     pub fn list(home: &Home) -> Result<Vec<Self>, FollowedError> {
         let names = names(home)?;
         Ok(names.iter().take(FOLLOWED_MAX).filter_map(|name| Self::open(home, name)).collect())
+    }
+
+    /// What the node of `home` keeps of others' logs, each folded, to be asked beside its own. What cannot be read, or holds
+    /// no event yet, is left out.
+    pub fn beside(home: &Home) -> Vec<Beside> {
+        let logs = Self::list(home).unwrap_or_else(|err| {
+            tracing::warn!(%err, "followed logs cannot be read");
+            Vec::new()
+        });
+        logs.iter().filter_map(|followed| followed.opened().ok().flatten()).collect()
+    }
+
+    fn opened(&self) -> Result<Option<Beside>, QueryError> {
+        self.fold()?;
+        let view = View::open(&self.home)?;
+        let applied = view.applied()?;
+        let Some((genesis, verifier)) = self.genesis()? else {
+            return Ok(None);
+        };
+        let signed = self.signed(&verifier).filter(|signed| signed.head.size <= applied);
+        let head = signed.map(|signed| Head { size: signed.head.size, note: signed.note });
+        let (log, origin) = (self.log, genesis.origin);
+        Ok(Some(Beside { log, origin, view, head: head.unwrap_or_default() }))
     }
 
     /// How many logs have a directory here.

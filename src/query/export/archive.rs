@@ -17,8 +17,10 @@ use crate::{
     log::Stored,
     query::{
         QueryError, View,
+        beside::Logs,
         lookup::{Found, corrupt},
-        walk::{Walk, What},
+        proof::Head,
+        walk::Walk,
     },
 };
 
@@ -174,17 +176,6 @@ impl View {
         })
     }
 
-    /// The blocks of a walk under its start.
-    pub fn walk_car(&self, start: &Cid, walk: &Walk) -> Result<Vec<u8>, QueryError> {
-        let here = walk.nodes.iter().filter(|node| node.what != What::Foreign);
-        let mut cids = vec![*start];
-        cids.extend(here.map(|node| node.cid));
-        let mut archive = Vec::new();
-        self.write_graph(start, &self.bounded(cids)?, &mut archive)
-            .map_err(|_| corrupt("a block is missing"))?;
-        Ok(archive)
-    }
-
     /// Everything `root` links to, near and far, in the order it is met. Over a bound it is refused whole.
     pub fn graph(&self, root: &Cid) -> Result<Vec<Cid>, QueryError> {
         self.find(root)?;
@@ -211,24 +202,6 @@ impl View {
         Ok(met)
     }
 
-    /// The given blocks that are here, while they stay within the bound.
-    fn bounded(&self, cids: Vec<Cid>) -> Result<Vec<Cid>, QueryError> {
-        let mut here = Vec::with_capacity(cids.len());
-        let mut bytes = 0;
-        for cid in cids {
-            match self.find(&cid) {
-                Ok(found) => bytes += found.bytes().len(),
-                Err(QueryError::Erased(_) | QueryError::NotFound(_)) => continue,
-                Err(err) => return Err(err),
-            }
-            if bytes > BYTES_MAX {
-                return Err(too_much());
-            }
-            here.push(cid);
-        }
-        Ok(here)
-    }
-
     /// Writes the blocks of these names behind `root`.
     pub fn write_graph(&self, root: &Cid, cids: &[Cid], to: &mut dyn Write) -> Result<(), ExportError> {
         let mut archive = car::Writer::new(to, *root)?;
@@ -240,6 +213,29 @@ impl View {
         }
         archive.finish()?;
         Ok(())
+    }
+}
+
+impl Logs<'_> {
+    /// The blocks of a walk under its start, each from the log that has it. Over a bound it is refused whole.
+    pub fn walk_car(&self, start: &Cid, walk: &Walk) -> Result<Vec<u8>, QueryError> {
+        let in_memory = |_| corrupt("an archive");
+        let mut archive = car::Writer::new(Vec::new(), *start).map_err(in_memory)?;
+        let mut bytes = 0;
+        for cid in std::iter::once(start).chain(walk.nodes.iter().map(|node| &node.cid)) {
+            let found = match self.ask(&Head::default(), |view, _| view.find(cid)) {
+                Ok(found) => found,
+                // Erased, or of a log that is not kept here.
+                Err(QueryError::Erased(_) | QueryError::NotFound(_)) => continue,
+                Err(err) => return Err(err),
+            };
+            bytes += found.bytes().len();
+            if bytes > BYTES_MAX {
+                return Err(too_much());
+            }
+            archive.write(cid, found.bytes()).map_err(in_memory)?;
+        }
+        archive.finish().map_err(in_memory)
     }
 }
 

@@ -17,7 +17,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::{
-    peers::nodes::Node,
+    peers::nodes::{Node, ending, remotes, started},
     questions,
     record::{self, until},
     upstream::Upstream,
@@ -238,4 +238,83 @@ fn a_log_that_forks_is_evidence_and_its_peer_takes_no_part_until_it_is_released(
     verified(&follower);
     let (code, report) = record::verify(follower.data());
     assert_eq!(code, Some(0), "{report}");
+}
+
+#[test]
+fn an_auditor_walks_from_a_call_into_the_log_of_the_peer_that_ran_it() {
+    let upstream = Upstream::new(&["tool"]);
+    let (mut ran, mut called) = (Node::new(), Node::new());
+    ran.start("", &format!("{}{}", upstream.table("up", "prefix = \"\""), called.entry(READS)));
+    called.start("", &ran.dialled(""));
+    called.offers("peers_tool");
+    let answer = called.call("peers_tool", json!({"n": 1}));
+    let ended = answer["result"]["_meta"]["io.cairn/event"].as_str().expect("an event").to_owned();
+    let (ours, theirs) = (called.events(), ran.events());
+    let (remote, _) = remotes(&ours).pop().expect("the call was taken to a peer");
+    let start = started(&theirs, "tool", &called.peer);
+    let end = ending(&theirs, start.cid());
+    let edge = |from: &str, to: String, kind: &str| json!({"from": from, "to": to, "kind": kind});
+
+    let walk = called.server().get(&format!("/v1/provenance/{ended}")).json();
+    let edges = walk["edges"].as_array().expect("a list");
+    assert!(edges.contains(&edge(&ended, remote.cid().to_string(), "remote")), "{walk}");
+    assert!(edges.contains(&edge(&remote.cid().to_string(), end.cid().to_string(), "ref")), "{walk}");
+    let node = |walk: &Value, cid: String| {
+        walk["nodes"].as_array().and_then(|nodes| nodes.iter().find(|node| node["cid"] == cid).cloned())
+    };
+    let foreign = node(&walk, end.cid().to_string()).expect("it is named");
+    assert_eq!((&foreign["type"], &foreign["peer"]), (&json!("foreign"), &json!(ran.peer)));
+    let shown = called.runs(&["trace", &ended]).succeeded();
+    assert!(shown.contains("remote.called"), "{shown}");
+    assert!(shown.contains(&format!("cairn peers follow {}", ran.peer)), "{shown}");
+
+    called.runs(&["peers", "follow", &ran.peer]).succeeded();
+    let receipt = format!("/v1/receipts/{}", end.cid());
+    let theirs = until("both have the receipt", || {
+        let (theirs, ours) = (ran.server().get(&receipt), called.server().get(&receipt));
+        (ours.status == 200 && theirs.body == ours.body).then_some(theirs.body)
+    });
+    let log = followed(&called);
+    ran.kill();
+    assert_eq!(called.server().get(&receipt).body, theirs);
+    let walk = called.server().get(&format!("/v1/provenance/{ended}")).json();
+    for theirs in [&start, &end] {
+        let node = node(&walk, theirs.cid().to_string()).expect("it is walked to");
+        assert_eq!(
+            (&node["type"], &node["log"], &node["origin"]),
+            (&json!("event"), &log["log"], &log["origin"])
+        );
+    }
+    let edges = walk["edges"].as_array().expect("a list");
+    let cause = remote.fields().cause.expect("it names the call").to_string();
+    assert!(edges.contains(&edge(&start.cid().to_string(), cause.clone(), "ref")), "and back: {walk}");
+    let tool = called.caller().tell("provenance_trace", json!({"cid": ended}));
+    assert_eq!((&tool["nodes"], &tool["edges"]), (&walk["nodes"], &walk["edges"]));
+    let after = called.server().get(&format!("/v1/provenance/{}?direction=descendants", start.cid())).json();
+    assert!(node(&after, ended.clone()).is_some(), "what came of it here: {after}");
+    let whole = called.caller().tell("provenance_receipt", json!({"cid": end.cid().to_string()}));
+    assert_eq!((&whole["origin"], &whole["key"]), (&log["origin"], &log["key"]));
+    let verdict = called.caller().tell("provenance_verify", json!({"cid": end.cid().to_string()}));
+    assert_eq!(verdict["verdict"], "verified", "{verdict}");
+    let text = called.runs(&["trace", &ended]).succeeded();
+    assert!(text.contains("call.started") && text.contains(log["log"].as_str().expect("text")));
+
+    called.stop();
+    let offline = |args: &[&str]| {
+        let mut command = crate::harness::cairn(args);
+        command.arg("--data").arg(called.data());
+        crate::harness::run(command).succeeded()
+    };
+    assert_eq!(offline(&["trace", &ended]), text, "the files tell the same");
+    let (end, key) = (end.cid().to_string(), log["key"].as_str().expect("a key"));
+    let file = called.path("receipt.json");
+    std::fs::write(&file, offline(&["receipt", &end])).expect("the directory can be written");
+    let path = file.to_str().expect("a path is text");
+    crate::harness::run(crate::harness::cairn(&["receipt", "verify", path, "--key", key])).succeeded();
+    let output = walk["edges"]
+        .as_array()
+        .and_then(|edges| edges.iter().find(|edge| edge["from"] == *end && edge["kind"] == "output"));
+    let output = output.and_then(|edge| edge["to"].as_str()).expect("their output");
+    assert!(offline(&["log", "show", output, "--payloads"]).contains("call 1"));
+    assert!(offline(&["log", "show", &end]).contains("call.succeeded"));
 }
