@@ -351,7 +351,8 @@ fn belongs(folder: &Folder, reader: &dyn Reader) -> Result<bool, LogError> {
     Ok(reader.event_at(last)?.map(|event| event.cid()) == folder.last())
 }
 
-fn remove_state(home: &Home) -> Result<(), HomeError> {
+/// Removes what is derived, so that it is derived again. For whoever holds the lock.
+pub fn remove_state(home: &Home) -> Result<(), HomeError> {
     for suffix in ["", "-wal", "-shm"] {
         let mut path = home.state_path().into_os_string();
         path.push(suffix);

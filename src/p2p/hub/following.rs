@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Hub;
@@ -39,8 +39,10 @@ use crate::{
 const TELL_PAUSE: Duration = Duration::from_secs(1);
 /// How long a followed log is left alone where nobody tells of a new head.
 const POLL: Duration = Duration::from_secs(30);
-/// The pause after a pass that failed.
+/// The pause after a pass that failed, or that has more to ask for.
 const RETRY: Duration = Duration::from_secs(5);
+/// Payloads that did not come are asked for again as often, and whenever the peer has come back: it may let them be read now.
+const AGAIN_EVERY: Duration = Duration::from_secs(3600);
 
 /// A head as it is told: whose, and signed.
 #[derive(Debug, Serialize, Deserialize)]
@@ -168,21 +170,30 @@ async fn keep_up(hub: Hub, peer: Peer, look: Arc<Notify>) {
     let mut expected = Expected {
         log: hub.known(&peer).await.and_then(|known| known.followed.first().map(|held| held.log)),
         vkey: None,
+        again: Some(0),
     };
+    let mut asked_again = Instant::now();
     loop {
         if connected.wait_for(|peers| peers.contains(&peer)).await.is_err() {
             return;
         }
+        if asked_again.elapsed() >= AGAIN_EVERY {
+            expected.again = Some(0);
+        }
         let pause = match pass(&hub, &peer, expected.clone()).await {
             Ok(outcome) => {
-                expected = Expected { log: Some(outcome.log), vkey: Some(outcome.vkey.clone()) };
+                if expected.again == Some(0) {
+                    asked_again = Instant::now();
+                }
+                let again = outcome.again;
+                expected = Expected { log: Some(outcome.log), vkey: Some(outcome.vkey.clone()), again };
                 if let Ending::Forked(evidence) = &outcome.ending {
                     forked(&hub, &peer, &outcome, evidence).await;
                     return;
                 }
                 let news = News::Followed { log: outcome.log, origin: outcome.origin, size: outcome.held };
                 hub.record(&peer, news).await;
-                POLL
+                if again.is_some() { RETRY } else { POLL }
             }
             Err(Failed::Follow(FollowError::Quarantined(_))) => {
                 tracing::warn!(peer, "its log has forked and is not followed");
@@ -196,6 +207,10 @@ async fn keep_up(hub: Hub, peer: Peer, look: Arc<Notify>) {
         tokio::select! {
             () = look.notified() => {}
             () = tokio::time::sleep(pause) => {}
+            parted = connected.wait_for(|peers| !peers.contains(&peer)) => match parted {
+                Ok(_) => expected.again = Some(0),
+                Err(_) => return,
+            },
         }
     }
 }

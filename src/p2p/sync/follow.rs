@@ -4,7 +4,7 @@
 //! - the rules and the store run on one blocking thread; what waits for it is bounded;
 //! - dropping it midway is safe: what was kept stays, and the next time goes on after it.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -30,12 +30,14 @@ const REQUESTS_WAITING: usize = 8;
 /// How long a peer may take to send or to take one frame.
 const FRAME_WAIT: Duration = Duration::from_secs(60);
 
-/// Which log is expected of the peer; where nothing is known of it yet, whatever it shows.
+/// Which log is expected of the peer; where nothing is known of it yet, whatever it shows. And what is asked for besides.
 #[derive(Clone, Debug, Default)]
 pub struct Expected {
     pub log: Option<Cid>,
     /// The verifier key as text.
     pub vkey: Option<String>,
+    /// The seq from which on payloads that did not come with their events are asked for again.
+    pub again: Option<u64>,
 }
 
 /// How far following has come. Told after each batch is durable.
@@ -60,6 +62,8 @@ pub struct Outcome {
     pub before: u64,
     pub held: u64,
     pub lacking: Lacking,
+    /// From where to ask again next; none where that came to an end, or the peer withheld all it was asked for.
+    pub again: Option<u64>,
 }
 
 /// Why following ended without an outcome. All that was kept before stays.
@@ -119,7 +123,10 @@ where
     let (frames, inbox) = mpsc::channel(FRAMES_WAITING);
     let (asks, mut outbox) = mpsc::channel(REQUESTS_WAITING);
     let data = home.clone();
-    let mut rules = tokio::task::spawn_blocking(move || run(&data, log, verifier, inbox, asks, told));
+    let mut rules = tokio::task::spawn_blocking(move || {
+        let rules = Rules { log, verifier, again: expected.again };
+        run(&data, rules, inbox, asks, told)
+    });
     let wire = async {
         let reading = async {
             while let Some(frame) = bounded(read_frame(&mut reader)).await? {
@@ -178,11 +185,17 @@ fn introduced(frame: &[u8], expected: &Expected) -> Result<(Cid, Verifier), Foll
     Ok((log, verifier))
 }
 
+/// What is followed, and from where what did not come is asked for again.
+struct Rules {
+    log: Cid,
+    verifier: Verifier,
+    again: Option<u64>,
+}
+
 /// Does what the rules wish, until they are done or the stream ends.
 fn run(
     home: &Home,
-    log: Cid,
-    verifier: Verifier,
+    Rules { log, verifier, mut again }: Rules,
     mut inbox: mpsc::Receiver<Vec<u8>>,
     asks: mpsc::Sender<Request>,
     mut told: impl FnMut(Progress),
@@ -197,14 +210,23 @@ fn run(
     let mut held = before;
     let signed = store.signed(&verifier);
     let mut machine = Machine::new(log, verifier, signed, edge);
+    // Payloads that were asked for again, and how many were withheld before.
+    let mut late: Option<(u64, u64)> = None;
+    let mut next = None;
     let ask = |request| asks.blocking_send(request).map_err(|_| FollowError::Closed);
     ask(machine.begin())?;
     while let Some(frame) = inbox.blocking_recv() {
-        for wish in machine.handle(read(&frame)?, &store)? {
+        let mut wishes = VecDeque::from(machine.handle(read(&frame)?, &store)?);
+        while let Some(wish) = wishes.pop_front() {
             match wish {
                 Wish::Ask(request) => ask(request)?,
                 // A crash after this leaves a head over more events than are held: the next time goes on to it.
                 Wish::Note(head) => store.note(&head).map_err(FollowedError::from)?,
+                Wish::Keep(batch) if late.is_some() => {
+                    if !batch.blocks.is_empty() {
+                        store.keep_late(&batch)?;
+                    }
+                }
                 Wish::Keep(batch) => {
                     store.keep(&batch).map_err(FollowedError::from)?;
                     let last = batch.events.last().map(|event| event.seq + 1);
@@ -215,11 +237,23 @@ fn run(
                     }
                 }
                 Wish::Done(ending) => {
+                    if let (Ending::Current, Some(from)) = (&ending, again.take()) {
+                        let (absent, on) = store.absent(from).map_err(FollowedError::from)?;
+                        next = on;
+                        if !absent.is_empty() {
+                            late = Some((absent.len() as u64, machine.lacking().withheld));
+                            wishes.extend(machine.again(&absent)?);
+                            continue;
+                        }
+                    }
                     if let Ending::Forked(evidence) = &ending {
                         store.keep_evidence(evidence).map_err(FollowedError::from)?;
                     }
                     let lacking = machine.lacking();
-                    return Ok(Outcome { log, origin, vkey, ending, before, held, lacking });
+                    // Who withholds all of so many will not be asked for the rest of them now.
+                    let refused = late.is_some_and(|(asked, before)| lacking.withheld - before == asked);
+                    let again = next.filter(|_| !refused);
+                    return Ok(Outcome { log, origin, vkey, ending, before, held, lacking, again });
                 }
             }
         }

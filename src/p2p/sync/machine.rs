@@ -131,6 +131,12 @@ impl Machine {
         (self.chain.size(), self.held.as_ref().map_or(0, |held| held.head.size))
     }
 
+    /// Asks again for blocks that did not come with their events. To be asked once this is [`Ending::Current`].
+    pub fn again(&mut self, cids: &[Cid]) -> Result<Vec<Wish>, Refused> {
+        let wanted = cids.iter().map(|cid| Wanted { cid: *cid, needed: false }).collect();
+        self.fetch(Box::new(Fetching::new(Checked::default(), wanted)), Vec::new())
+    }
+
     /// Takes one message and says what is to be done, in order. After an error nothing more may be asked of this machine.
     pub fn handle(&mut self, message: Response, held: &dyn Held) -> Result<Vec<Wish>, Refused> {
         if let Response::Refused(reason) = message {
@@ -243,8 +249,7 @@ impl Machine {
             return Err(Refused::Root { size: self.chain.size() });
         }
         let wanted = std::mem::take(&mut checked.wanted).into();
-        let (asked, piece, blocks) = (VecDeque::new(), Vec::new(), Vec::new());
-        self.fetch(Box::new(Fetching { checked, wanted, asked, piece, blocks, bytes: 0 }), Vec::new())
+        self.fetch(Box::new(Fetching::new(checked, wanted)), Vec::new())
     }
 
     /// Asks for more blocks; where none are left, keeps the events and goes on.
@@ -312,6 +317,11 @@ impl Machine {
 }
 
 impl Fetching {
+    fn new(checked: Checked, wanted: VecDeque<Wanted>) -> Self {
+        let (asked, piece, blocks) = (VecDeque::new(), Vec::new(), Vec::new());
+        Self { checked, wanted, asked, piece, blocks, bytes: 0 }
+    }
+
     /// Takes a block that came whole, and wants the parts it names.
     fn take(&mut self, wanted: &Wanted, bytes: Vec<u8>, held: &dyn Held) -> Result<(), Refused> {
         let refused = || Refused::Block { cid: wanted.cid };

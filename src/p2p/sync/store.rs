@@ -4,7 +4,7 @@
 //! - one follower at a time: it holds the directory's lock;
 //! - each batch is one commit: a crash leaves it whole or not at all, and following goes on after it.
 
-use std::{fs, io, os::unix::fs::DirBuilderExt};
+use std::{fs, io, ops::ControlFlow, os::unix::fs::DirBuilderExt};
 
 use super::{
     chain::{Edge, Held},
@@ -13,8 +13,10 @@ use super::{
     machine::{Batch, Signed},
 };
 use crate::{
-    block::{Cid, Codec},
+    block::{Cid, Codec, payload::INLINE_MAX},
+    event::Event,
     identity::Verifier,
+    ledger::opening,
     log::{
         LogError, Reader, Stored,
         home::{Home, Lock, write_secret},
@@ -26,6 +28,10 @@ use crate::{
 
 /// Names read at once.
 const NAMES_READ: u64 = 4096;
+/// Events looked through at once for blocks that did not come.
+const LOOKED_MAX: u64 = 16 * 1024;
+/// Names of such blocks at once.
+const ABSENT_MAX: usize = 1024;
 
 pub struct Store {
     home: Home,
@@ -84,6 +90,45 @@ impl Store {
     pub fn keep(&mut self, batch: &Batch) -> Result<(), LogError> {
         let erased = self.with_parts(batch)?;
         self.log.copy(&batch.blocks, &erased, &batch.events)
+    }
+
+    /// Payloads, and parts of payloads, of the events from `from` on that are not here, and where to look on; none at the end.
+    pub fn absent(&self, from: u64) -> Result<(Vec<Cid>, Option<u64>), LogError> {
+        let mut held = Vec::new();
+        let mut next = None;
+        self.reader.events(from, &mut |row| {
+            if row.seq >= from + LOOKED_MAX || held.len() >= ABSENT_MAX {
+                next = Some(row.seq);
+                return ControlFlow::Break(());
+            }
+            let event = Event::open(row.bytes.to_vec()).ok();
+            held.extend(event.iter().flat_map(|event| event.fields().pay.clone()));
+            ControlFlow::Continue(())
+        })?;
+        let mut absent = Vec::new();
+        for pay in held {
+            if !self.has_block(&pay.cid)? {
+                absent.push(pay.cid);
+            } else if pay.len > INLINE_MAX as u64
+                && let Some(Stored::Present(bytes)) = self.reader.block(&pay.cid)?
+            {
+                for part in query::payload_parts(&bytes).unwrap_or_default() {
+                    if !self.has_block(&part)? {
+                        absent.push(part);
+                    }
+                }
+            }
+        }
+        absent.sort_unstable();
+        absent.dedup();
+        Ok((absent, next))
+    }
+
+    /// Keeps blocks that come after their events were folded: the state is derived anew.
+    pub fn keep_late(&mut self, batch: &Batch) -> Result<(), FollowedError> {
+        // A crash after this leaves no state, and one is derived all the same.
+        opening::remove_state(&self.home)?;
+        Ok(self.keep(batch)?)
     }
 
     pub fn keep_evidence(&self, evidence: &Evidence) -> io::Result<()> {

@@ -10,7 +10,7 @@ use super::{
     Refused,
     follow::{FollowError, Outcome},
     followed::Followed,
-    machine::Ending,
+    machine::{Ending, Lacking},
     serve::What,
     wire::Reason,
 };
@@ -23,7 +23,7 @@ use crate::{
         verify::{Checks, Report, Verdict, verify},
     },
 };
-use owner::{Owner, once, temp};
+use owner::{Owner, once, once_again, temp};
 
 /// All events of a log, and all its blocks in the order of their names.
 type Content = (Vec<Vec<u8>>, Vec<(Option<crate::block::Codec>, [u8; 32], Option<Vec<u8>>)>);
@@ -143,6 +143,32 @@ async fn the_owner_says_who_reads_what() {
     let checks = Checks { payloads: false, ..Checks::default() };
     assert_eq!(verify(followed.home(), &checks, &mut |_| {}).verdict, Verdict::Verified);
     assert_eq!(View::open(followed.home()).expect("a view").contracts().expect("contracts").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_withheld_is_asked_for_again() {
+    let owner = Owner::new(1);
+    let tool = owner.publish("echo").await;
+    let outputs = owner.calls(Some(tool), "call", 3, true).await;
+    let dir = temp();
+    let home = Home::open(dir.path()).expect("a home");
+    let events_only = owner.server_where(|what| what == What::Events);
+    once(&events_only, &home).await.expect("followed");
+    let followed = Followed::open(&home, &owner.log()).expect("held");
+    owner.erase(outputs[1]).await;
+    let outcome = once_again(&events_only, &home, 0).await.expect("followed");
+    assert_eq!((outcome.lacking.withheld, outcome.again), (5, None), "the erased one is not asked for");
+    let outcome = once(&owner.server(), &home).await.expect("followed");
+    assert_eq!(outcome.lacking, Lacking::default(), "nothing is asked for twice unless told to");
+    assert_ne!(content(followed.home()), content(&owner.home));
+
+    let outcome = once_again(&owner.server(), &home, 0).await.expect("followed");
+    assert_eq!((outcome.lacking.withheld, outcome.again), (0, None));
+    assert_eq!(content(followed.home()), content(&owner.home), "the owner's bytes, to the last");
+    let view = View::open(followed.home()).expect("a view");
+    assert_eq!(view.holders(&outputs[0], 10).expect("holders").len(), 1, "the state knows of them too");
+    let report = verify(followed.home(), &Checks { derived: true, ..Checks::default() }, &mut |_| {});
+    assert_eq!(report.verdict, Verdict::Verified, "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -184,10 +184,24 @@ pub async fn once(server: &Server, home: &Home) -> Result<Outcome, FollowError> 
 
 /// The same, over a pipe of so many bytes.
 pub async fn once_through(server: &Server, home: &Home, pipe: usize) -> Result<Outcome, FollowError> {
+    once_as(server, home, pipe, Expected::default()).await
+}
+
+/// The same, asking for what did not come before.
+pub async fn once_again(server: &Server, home: &Home, again: u64) -> Result<Outcome, FollowError> {
+    once_as(server, home, 64 * 1024, Expected { again: Some(again), ..Expected::default() }).await
+}
+
+async fn once_as(
+    server: &Server,
+    home: &Home,
+    pipe: usize,
+    expected: Expected,
+) -> Result<Outcome, FollowError> {
     let (near, far) = duplex(pipe);
     let server = server.clone();
     let serving = tokio::spawn(async move { server.serve(far, "peer").await });
-    let ended = follow(near, home, Expected::default(), |_| {}).await;
+    let ended = follow(near, home, expected, |_| {}).await;
     // The stream is closed by now, so serving ends.
     let _ = serving.await.expect("serving does not panic");
     ended
