@@ -39,8 +39,12 @@ pub const MEMORY_SHARE_MAX: f64 = 0.9;
 
 /// Streams that one peer may hold open towards this node.
 pub const STREAMS_PER_PEER_MAX: usize = 256;
-/// Streams of both sides on one connection, those of the network's own protocols among them.
-pub const STREAMS_PER_CONNECTION_MAX: usize = 1024;
+/// Streams of both sides on one QUIC connection, those of the network's own protocols among them.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+/// Streams of both sides on one TCP connection. They share windows of 1 GiB, 256 KiB of it sure to each, and a busy
+/// stream may take what is left over. Other makes send all that a window has room for as one frame, and a frame of
+/// yamux over 1 MiB ends the connection: so what is left over is just what makes one window of 256 KiB one of 1 MiB.
+pub const STREAMS_PER_TCP_MAX: usize = 4096 - 3;
 /// Inbound streams of a connection that have not yet said what they carry.
 pub const STREAMS_NEGOTIATING_MAX: usize = 256;
 /// Wishes for a stream on one connection that wait for it.

@@ -41,13 +41,21 @@ function frame (text) {
 }
 
 async function * frames (stream) {
-  let kept = Buffer.alloc(0)
+  const pieces = []
+  let [held, wanted] = [0, 4]
   for await (const chunk of stream) {
-    kept = Buffer.concat([kept, chunk.subarray()])
-    while (kept.length >= 4 && kept.length >= 4 + kept.readUInt32BE(0)) {
-      const end = 4 + kept.readUInt32BE(0)
-      yield kept.subarray(4, end).toString('utf8')
-      kept = kept.subarray(end)
+    pieces.push(chunk.subarray())
+    held += chunk.byteLength
+    while (held >= wanted) {
+      let all = Buffer.concat(pieces.splice(0))
+      wanted = 4 + all.readUInt32BE(0)
+      if (held >= wanted) {
+        yield all.subarray(4, wanted).toString('utf8')
+        all = all.subarray(wanted)
+        wanted = 4
+      }
+      pieces.push(all)
+      held = all.length
     }
   }
 }

@@ -34,7 +34,7 @@ def frame(text):
 
 
 async def exactly(stream, count):
-    read = b""
+    read = bytearray()
     while len(read) < count:
         chunk = await stream.read(count - len(read))
         if not chunk:

@@ -91,9 +91,9 @@ pub fn swarm(
 fn transport(key: &Keypair) -> Result<(Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour), NetError> {
     let noise = noise::Config::new(key).map_err(|err| failed("the noise handshake", err))?;
     let mut yamux = yamux::Config::default();
-    yamux.set_max_num_streams(limits::STREAMS_PER_CONNECTION_MAX);
+    yamux.set_max_num_streams(limits::STREAMS_PER_TCP_MAX);
     let mut quic = quic::Config::new(key);
-    quic.max_concurrent_stream_limit = limits::STREAMS_PER_CONNECTION_MAX as u32;
+    quic.max_concurrent_stream_limit = limits::STREAMS_PER_CONNECTION_MAX;
     let direct = || {
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
             .map_err(links::Socket)

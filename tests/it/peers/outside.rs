@@ -60,6 +60,52 @@ fn outside_peers_dial_in_and_list_and_call_nothing_without_an_entry() {
     node.ends_well();
 }
 
+/// A node with a token for whoever calls its tools; gives the token.
+fn visited(tables: &str) -> (Node, String) {
+    let mut node = Node::new();
+    let mut create = crate::harness::cairn(&["token", "add", "visitor", "--scope", "mcp:call", "--data"]);
+    create.arg(node.data());
+    let token = crate::harness::run(create).succeeded().trim().to_owned();
+    node.start("", &format!("{tables}[auth]\nmode = \"static\"\n"));
+    (node, token)
+}
+
+#[test]
+fn frames_up_to_the_bound_pass_both_ways_and_the_connection_stays() {
+    const FRAME_MAX: usize = 16 * 1024 * 1024;
+    let upstream = Upstream::new(&["tool"]);
+    let vast = "v".repeat(5_000_000);
+    upstream.write("tool.result", &json!({"content": [{"type": "text", "text": vast}]}).to_string());
+    let (node, token) = visited(&upstream.table("up", "prefix = \"\""));
+    for mut peer in [Foreign::js(&[&node.full()]), Foreign::py(&[&node.full()])] {
+        peer.asks(&initialize());
+        let params = json!({"name": "tool", "arguments": {"text": vast}, "_meta": {"io.cairn/token": token}});
+        let answer = peer.asks(&request(2, "tools/call", params));
+        assert!(answer["result"]["content"][0]["text"] == *vast, "{:.300}", answer.to_string());
+        let filled = |bytes: usize| request(3, "ping", json!({"_meta": {"filling": "f".repeat(bytes)}}));
+        let longest = filled(FRAME_MAX - filled(0).to_string().len());
+        assert_eq!(longest.to_string().len(), FRAME_MAX);
+        assert_eq!(peer.asks(&longest)["id"], 3);
+        assert_eq!(peer.asks(&request(4, "ping", json!({})))["id"], 4);
+    }
+    node.ends_well();
+}
+
+#[test]
+fn vast_calls_pass_from_node_to_node() {
+    let upstream = Upstream::new(&["tool"]);
+    let vast = "v".repeat(12_000_000);
+    upstream.write("tool.result", &json!({"content": [{"type": "text", "text": vast}]}).to_string());
+    let (mut a, mut b) = (Node::new(), Node::new());
+    b.start("", &format!("{}{}", upstream.table("up", "prefix = \"\""), a.entry(CALLS)));
+    a.start("", &format!("{}[server]\nmax_body_bytes = 67108864\n", b.dialled("")));
+    a.offers("peers_tool");
+    let answer = a.call("peers_tool", json!({"text": vast}));
+    assert!(answer["result"]["content"][0]["text"] == *vast, "{:.300}", answer.to_string());
+    a.ends_well();
+    b.ends_well();
+}
+
 #[test]
 fn outside_peers_that_are_dialled_offer_their_tools_and_call_ours_as_their_entry_says() {
     let upstream = Upstream::new(&["tool"]);
@@ -183,13 +229,7 @@ fn speaks_still(full: &str) {
 #[test]
 fn a_token_in_a_request_grants_what_it_says_and_is_in_no_file() {
     let upstream = Upstream::new(&["tool"]);
-    let mut node = Node::new();
-    node.start("", &upstream.table("up", "prefix = \"\""));
-    let mut create = crate::harness::cairn(&["token", "add", "visitor", "--scope", "mcp:call", "--data"]);
-    create.arg(node.data());
-    let token = crate::harness::run(create).succeeded().trim().to_owned();
-    node.stop();
-    node.start("", &format!("{}[auth]\nmode = \"static\"\n", upstream.table("up", "prefix = \"\"")));
+    let (mut node, token) = visited(&upstream.table("up", "prefix = \"\""));
     let mut peer = Foreign::js(&[&node.full()]);
     peer.asks(&initialize());
     let with = |id: u64, token: &str| {
