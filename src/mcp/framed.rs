@@ -1,20 +1,25 @@
 //! Framed: one JSON message a frame, from a client that is held to its word.
 //!
 //! Invariants:
-//! - a frame that breaks the rules is the last one read; what is no message is told so before that.
+//! - a frame that breaks the rules is the last one read; what is no message is told so before that;
+//! - a client that wraps its messages is answered so.
 
 use bytes::Bytes;
 use tokio::io::AsyncRead;
 
 use super::{envelope::Fault, pipe::Framing};
-use crate::runtime::frames::{FRAME_MAX, Frames};
+use crate::runtime::frames::{FRAME_MAX, Frames, wrapped};
 
 /// The messages of one stream.
-pub struct Framed<R>(Frames<R>);
+pub struct Framed<R> {
+    frames: Frames<R>,
+    /// Whether the client wraps its messages.
+    wraps: bool,
+}
 
 impl<R: AsyncRead + Send + Unpin> Framed<R> {
     pub fn new(reader: R) -> Self {
-        Self(Frames::new(reader, FRAME_MAX))
+        Self { frames: Frames::new(reader, FRAME_MAX), wraps: false }
     }
 }
 
@@ -23,11 +28,17 @@ impl<R: AsyncRead + Send + Unpin + 'static> Framing for Framed<R> {
 
     async fn next(&mut self) -> Option<Result<Bytes, Fault>> {
         // Behind a length that lies nothing can be told apart, so there is nothing to answer either.
-        let frame = self.0.next().await.inspect_err(|err| tracing::debug!(%err, "a stream is closed"));
-        frame.ok().flatten().map(Ok)
+        let frame = self.frames.next().await.inspect_err(|err| tracing::debug!(%err, "a stream is closed"));
+        let frame = frame.ok().flatten()?;
+        let inside = wrapped::unwrap(&frame);
+        self.wraps = inside.is_some();
+        Some(Ok(inside.map_or(frame, Bytes::from)))
     }
 
-    fn written(message: Vec<u8>) -> Bytes {
-        message.into()
+    fn writer(&self) -> fn(Vec<u8>) -> Bytes {
+        match self.wraps {
+            true => |message| wrapped::wrap(&message).unwrap_or(message).into(),
+            false => Bytes::from,
+        }
     }
 }

@@ -73,10 +73,12 @@ impl<R: AsyncRead + Send + Unpin + 'static> Framing for Lines<R> {
         }
     }
 
-    fn written(mut message: Vec<u8>) -> Bytes {
-        one_line(&mut message);
-        message.push(b'\n');
-        message.into()
+    fn writer(&self) -> fn(Vec<u8>) -> Bytes {
+        |mut message| {
+            one_line(&mut message);
+            message.push(b'\n');
+            message.into()
+        }
     }
 }
 

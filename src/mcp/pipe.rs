@@ -39,8 +39,8 @@ pub trait Framing: Send + 'static {
     /// The next message's bytes; none at the end of input, or of what can be read of it. Safe to drop midway.
     fn next(&mut self) -> impl Future<Output = Option<Result<Bytes, Fault>>> + Send;
 
-    /// A message as it is handed to the writing task.
-    fn written(message: Vec<u8>) -> Bytes;
+    /// What makes of a message what is handed to the writing task, for a client that speaks as it did last.
+    fn writer(&self) -> fn(Vec<u8>) -> Bytes;
 }
 
 /// The transport of one client.
@@ -168,11 +168,11 @@ impl<F: Framing> Transport<RoleServer> for Pipe<F> {
         &mut self,
         message: ServerJsonRpcMessage,
     ) -> impl Future<Output = Result<(), io::Error>> + Send + 'static {
-        let out = self.out.clone();
+        let (out, written) = (self.out.clone(), self.framing.writer());
         async move {
             let bytes = serde_json::to_vec(&message)?;
             let bytes = unpack(&bytes).unwrap_or(bytes);
-            out.send(F::written(bytes)).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
+            out.send(written(bytes)).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
         }
     }
 
@@ -189,10 +189,10 @@ impl<F: Framing> Transport<RoleServer> for Pipe<F> {
             };
             match bytes.and_then(|bytes| self.read(&bytes)) {
                 Ok(Read::Pass(message)) => return Some(*message),
-                Ok(Read::Answer(answer)) => self.answer = Some(F::written(answer)),
+                Ok(Read::Answer(answer)) => self.answer = Some(self.framing.writer()(answer)),
                 Err(fault) => {
                     self.last = !F::LENIENT && fault.malformed;
-                    self.answer = Some(F::written(fault.to_json()));
+                    self.answer = Some(self.framing.writer()(fault.to_json()));
                 }
             }
         }

@@ -14,6 +14,8 @@ use tokio::{
     time::timeout,
 };
 
+pub mod wrapped;
+
 /// Bytes of one frame's content, for whoever says nothing else.
 pub const FRAME_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of the length in front of each frame.

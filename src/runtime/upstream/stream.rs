@@ -103,6 +103,7 @@ async fn read(
                 return broken(how.to_string());
             }
         };
+        let frame = frames::wrapped::unwrap(&frame).map_or(frame, Bytes::from);
         let delivered = str::from_utf8(&frame).ok().and_then(|text| inbox.deliver(text, None).ok());
         let Some(back) = delivered else {
             return broken("a frame is no json-rpc message".to_owned());

@@ -292,6 +292,25 @@ async fn answers_may_overtake_each_other() {
 }
 
 #[tokio::test]
+async fn whoever_wraps_is_answered_so_and_is_nobody_else_for_it() {
+    let node = node().await;
+    let mut client = connect(&node, &settings(), &[]);
+    let wrapped = |id: &str, method: &str, params: &Value| {
+        json!({"type": "request", "id": id, "method": method, "params": params, "result": null, "error": null,
+               "sender": "12D3KooWsomebodyElse", "timestamp": 1.5})
+    };
+    let params = modern(json!(0), "tools/list", json!({}), json!({}))["params"].take();
+    let listed = client.ask(wrapped("l", "tools/list", &params)).await;
+    assert_eq!((&listed["type"], &listed["id"]), (&json!("response"), &json!("l")), "{listed}");
+    assert!(listed["result"]["tools"].is_array() && listed.get("jsonrpc").is_none(), "{listed}");
+    let params = call(0, "echo")["params"].take();
+    let refused = client.ask(wrapped("c", "tools/call", &params)).await;
+    assert!(refused["error"].as_str().is_some_and(|text| text.contains("mcp:call")), "{refused}");
+    let plain = client.ask(modern(json!("p"), "tools/list", json!({}), json!({}))).await;
+    assert_eq!(plain["jsonrpc"], "2.0", "{plain}");
+}
+
+#[tokio::test]
 async fn a_ping_is_answered_at_once() {
     let node = node().await;
     let mut client = connect(&node, &settings(), &[]);
