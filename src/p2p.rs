@@ -340,12 +340,9 @@ impl NetError {
             Self::Unreachable { cause, .. } => {
                 !matches!(cause, Cause::WrongPeer | Cause::Denied | Cause::Address)
             }
-            Self::NotConnected { .. }
-            | Self::Stream { .. }
-            | Self::Timeout(_)
-            | Self::Busy
-            | Self::NoAddress => true,
-            Self::BadPeer(_)
+            Self::NotConnected { .. } | Self::Stream { .. } | Self::Timeout(_) | Self::Busy => true,
+            Self::NoAddress
+            | Self::BadPeer(_)
             | Self::BadAddress { .. }
             | Self::BadProtocol { .. }
             | Self::Start { .. }

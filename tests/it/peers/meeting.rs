@@ -91,6 +91,7 @@ fn who_is_not_there_is_told_with_the_cause() {
     let mut caller = a.caller();
     let error = caller.refused("peer_connect", json!({"peer_id": b.peer}), "not_found");
     assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("peer_discover")), "{error}");
+    assert_eq!(error["message"], "no address known of this peer", "it is not looked up again and again");
     let nobody = json!({"peer_id": b.peer, "multiaddr": b.full(), "retry_count": 1, "timeout_ms": 5000});
     let error = caller.refused("peer_connect", nobody, "unavailable");
     assert!(error["message"].as_str().is_some_and(|message| message.contains("tried 2 times")), "{error}");
