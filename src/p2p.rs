@@ -207,7 +207,7 @@ pub enum Nat {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub connections: Vec<Link>,
-    /// Addresses that others have confirmed, or the configuration names.
+    /// Global addresses that others have confirmed, or the configuration names; a relay's, where that is global.
     pub external: Vec<String>,
     pub nat: Nat,
     pub refused: Refused,

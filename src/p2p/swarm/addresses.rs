@@ -81,8 +81,8 @@ pub fn reach(address: &Multiaddr) -> Reach {
     };
     match ip {
         ip if ip.is_loopback() => Reach::Loopback,
-        IpAddr::V4(ip) if private_v4(ip) => Reach::Private,
-        IpAddr::V6(ip) if private_v6(ip) => Reach::Private,
+        IpAddr::V4(ip) if local_v4(ip) => Reach::Private,
+        IpAddr::V6(ip) if local_v6(ip) => Reach::Private,
         _ => Reach::Public,
     }
 }
@@ -109,13 +109,25 @@ pub fn plausible(claimed: &Multiaddr, over: &Multiaddr) -> bool {
     !unspecified && (transport(over) == Transport::Relay || reach(claimed) >= reach(over))
 }
 
-fn private_v4(ip: Ipv4Addr) -> bool {
-    let shared = ip.octets()[0] == 100 && (64..128).contains(&ip.octets()[1]);
-    ip.is_private() || ip.is_link_local() || ip.is_unspecified() || shared
+/// Whether an address is of one network, or of none: the registries of special-purpose addresses (RFC 6890) name those
+/// that are not global, and groups are nobody's place.
+fn local_v4(ip: Ipv4Addr) -> bool {
+    let [a, b, c, _] = ip.octets();
+    ip.is_private()
+        || ip.is_link_local()
+        || ip.is_documentation()
+        || ip.is_multicast()
+        || a == 0
+        || (a == 100 && (64..128).contains(&b))
+        || (a, b, c) == (192, 0, 0)
+        || (a == 198 && (18..20).contains(&b))
+        || a >= 240
 }
 
-fn private_v6(ip: Ipv6Addr) -> bool {
-    ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_unspecified()
+/// The same; global unicast is 2000::/3 so far (RFC 4291), without the parts kept for documents and for protocols.
+fn local_v6(ip: Ipv6Addr) -> bool {
+    let [a, b, ..] = ip.segments();
+    a & 0xe000 != 0x2000 || (a == 0x2001 && (b < 0x200 || b == 0xdb8)) || (a == 0x3fff && b < 0x1000)
 }
 
 fn bad(text: &str, reason: String) -> NetError {

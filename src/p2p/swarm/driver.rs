@@ -352,8 +352,9 @@ impl Driver {
             let bytes_out = traffic.map_or(0, |traffic| traffic.bytes_out.load(Relaxed));
             link.link(peer, bytes_in, bytes_out)
         });
-        let external: Vec<_> = self.swarm.external_addresses().cloned().collect();
-        let nat = if external.iter().any(|address| addresses::own_reach(address) == Some(Reach::Public)) {
+        let public = |address: &&Multiaddr| addresses::reach(address) == Reach::Public;
+        let external: Vec<_> = self.swarm.external_addresses().filter(public).collect();
+        let nat = if external.iter().any(|address| addresses::own_reach(address).is_some()) {
             Nat::Public
         } else if self.unreachable {
             Nat::Private

@@ -127,7 +127,7 @@ fn a_claimed_address_counts_where_it_can_be_true() {
         ("/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.2/tcp/9", false),
         ("/ip4/10.0.0.1/tcp/1", "/ip4/8.8.8.8/tcp/9", false),
         ("/ip4/100.64.0.1/tcp/1", "/ip4/8.8.8.8/tcp/9", false),
-        ("/ip6/fe80::1/tcp/1", "/ip6/2001:db8::1/tcp/9", false),
+        ("/ip6/fe80::1/tcp/1", "/ip6/2606:4700::1/tcp/9", false),
         ("/ip6/::ffff:10.0.0.1/tcp/1", "/ip4/8.8.8.8/tcp/9", false),
         ("/dns/example.org/tcp/1", "/ip4/8.8.8.8/tcp/9", true),
         ("/ip4/8.8.4.4/udp/1/quic-v1", "/ip4/8.8.8.8/tcp/9", true),
@@ -137,6 +137,47 @@ fn a_claimed_address_counts_where_it_can_be_true() {
     for (claimed, over, counts) in cases {
         let parse = |text: &str| text.parse::<Multiaddr>().expect("an address");
         assert_eq!(addresses::plausible(&parse(claimed), &parse(over)), counts, "{claimed} over {over}");
+    }
+}
+
+#[test]
+fn public_is_what_is_global_and_one_place() {
+    for (ip, public) in [
+        ("/ip4/8.8.8.8", true),
+        ("/ip4/100.63.0.1", true),
+        ("/ip4/100.64.0.1", false),
+        ("/ip4/127.0.0.1", false),
+        ("/ip4/0.0.0.0", false),
+        ("/ip4/0.1.2.3", false),
+        ("/ip4/10.1.2.3", false),
+        ("/ip4/172.16.0.1", false),
+        ("/ip4/192.168.0.1", false),
+        ("/ip4/169.254.1.1", false),
+        ("/ip4/192.0.0.8", false),
+        ("/ip4/192.0.2.1", false),
+        ("/ip4/198.18.0.1", false),
+        ("/ip4/198.51.100.1", false),
+        ("/ip4/203.0.113.1", false),
+        ("/ip4/224.0.0.1", false),
+        ("/ip4/240.0.0.1", false),
+        ("/ip4/255.255.255.255", false),
+        ("/ip6/2606:4700::1111", true),
+        ("/ip6/::ffff:8.8.8.8", true),
+        ("/ip6/::ffff:10.0.0.1", false),
+        ("/ip6/::1", false),
+        ("/ip6/::", false),
+        ("/ip6/fe80::1", false),
+        ("/ip6/fd00::1", false),
+        ("/ip6/ff02::1", false),
+        ("/ip6/64:ff9b:1::1", false),
+        ("/ip6/100::1", false),
+        ("/ip6/2001:2::1", false),
+        ("/ip6/2001:db8::1", false),
+        ("/ip6/3fff::1", false),
+        ("/dns/example.org", true),
+    ] {
+        let address = format!("{ip}/tcp/1").parse().expect("an address");
+        assert_eq!(addresses::reach(&address) == addresses::Reach::Public, public, "{ip}");
     }
 }
 
