@@ -376,6 +376,16 @@ pub fn peer_id(text: &str) -> Result<Peer, BadPeer> {
     swarm::addresses::peer(text).map(|peer| peer.to_base58())
 }
 
+/// Whether a node can listen at the address. Errors: why it cannot.
+pub fn can_listen(address: &str) -> Result<(), NetError> {
+    swarm::addresses::to_listen(address).map(drop)
+}
+
+/// Whether a node can be dialled at the address, with or without its id at the end. Errors: why it cannot.
+pub fn can_dial(address: &str) -> Result<(), NetError> {
+    swarm::addresses::to_dial(address).map(drop)
+}
+
 /// The id of the node whose log is signed with this seed.
 pub fn local_peer(seed: &[u8; 32]) -> Peer {
     swarm::addresses::keypair(seed).public().to_peer_id().to_base58()

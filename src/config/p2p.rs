@@ -12,6 +12,7 @@ use super::{
     read::Report,
     rules::{DAY_MS, LISTED_MAX, bound, is_name, is_url},
 };
+use crate::p2p::{can_dial, can_listen, peer_id};
 
 /// Bytes of one multiaddr.
 pub const ADDRESS_MAX: usize = 512;
@@ -165,8 +166,9 @@ pub(super) fn check(p2p: &P2p, report: &mut Report) {
             }
         };
     let (address, peer) = ("expected a multiaddr such as /ip4/127.0.0.1/tcp/4001", "expected a peer id");
-    list("p2p.listen", &p2p.listen, &is_address, address, report);
-    list("p2p.announce_addrs", &p2p.announce_addrs, &is_address, address, report);
+    let listen = "expected /ip4 or /ip6 with /tcp/<port>, or with /udp/<port>/quic-v1";
+    list("p2p.listen", &p2p.listen, &listens, listen, report);
+    list("p2p.announce_addrs", &p2p.announce_addrs, &dials, address, report);
     list(
         "p2p.bootstrap",
         &p2p.bootstrap,
@@ -175,7 +177,8 @@ pub(super) fn check(p2p: &P2p, report: &mut Report) {
         report,
     );
     list("p2p.allow", &p2p.allow, &is_peer, peer, report);
-    list("p2p.block", &p2p.block, &is_peer, peer, report);
+    let blocked = |peer: &str| is_peer(peer) && p2p.allow.iter().all(|allowed| allowed != peer);
+    list("p2p.block", &p2p.block, &blocked, "expected a peer id that is not in p2p.allow", report);
     list("p2p.external_services", p2p.external_services.urls(), &is_url, "expected an http(s) url", report);
     if p2p.external_services == Services::Any(true) {
         report.fault("p2p.external_services", "names no service; give a list of urls, or leave it false");
@@ -210,7 +213,7 @@ pub(super) fn check(p2p: &P2p, report: &mut Report) {
             report.fault(&place("id"), "another entry has this peer");
         }
         let scope = |scope: &str| SCOPES.contains(&scope);
-        list(&place("addrs"), &entry.addrs, &is_address, address, report);
+        list(&place("addrs"), &entry.addrs, &dials, address, report);
         list(&place("scopes"), &entry.scopes, &scope, "expected mcp:call, audit:read or admin", report);
         let name = |name: &str| is_name(name.strip_suffix('*').unwrap_or(name), 0, 128, b"._:/-");
         list(&place("tools"), &entry.tools, &name, "expected a tool's name, or its beginning and *", report);
@@ -224,22 +227,21 @@ pub(super) fn check(p2p: &P2p, report: &mut Report) {
     }
 }
 
-/// Whether this has the form of a multiaddr; the network reads it in full.
-fn is_address(text: &str) -> bool {
-    text.len() <= ADDRESS_MAX
-        && text.starts_with('/')
-        && text.len() > 1
-        && !text.contains(char::is_whitespace)
+fn listens(text: &str) -> bool {
+    text.len() <= ADDRESS_MAX && can_listen(text).is_ok()
+}
+
+fn dials(text: &str) -> bool {
+    text.len() <= ADDRESS_MAX && can_dial(text).is_ok()
 }
 
 fn names_peer(text: &str) -> bool {
-    is_address(text) && text.rsplit_once("/p2p/").is_some_and(|(_, peer)| is_peer(peer))
+    dials(text) && text.rsplit_once("/p2p/").is_some_and(|(_, peer)| is_peer(peer))
 }
 
-/// Whether this has the form of a peer id: base58 of a multihash.
+/// Whether this is a peer id in its one text.
 fn is_peer(text: &str) -> bool {
-    const BASE58: &str = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
-    (40..=64).contains(&text.len()) && text.chars().all(|letter| BASE58.contains(letter))
+    peer_id(text).is_ok_and(|peer| peer == text)
 }
 
 fn is_repository(text: &str) -> bool {

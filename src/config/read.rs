@@ -4,7 +4,7 @@
 //! - the known keys are the fields of the structs, asked of them, and written down nowhere else;
 //! - what a value should have been is said, what it was is not: it may be a secret.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, iter::successors};
 
 use serde::{Deserializer, de, de::DeserializeOwned, de::Visitor, forward_to_deserialize_any};
 use toml::{
@@ -37,7 +37,10 @@ impl Report {
         if self.unread.iter().any(|unread| is_within(place, unread)) {
             return;
         }
-        let origin = self.origins.get(place).cloned().unwrap_or(Origin::Elsewhere);
+        // What is missing is so where the table that should have it is.
+        let around = successors(Some(place), |place| place.rfind(['.', '[']).map(|end| &place[..end]));
+        let origin = around.filter_map(|place| self.origins.get(place)).next().cloned();
+        let origin = origin.unwrap_or(Origin::Elsewhere);
         self.faults.push(Fault { place: place.to_owned(), origin, message: message.into() });
     }
 

@@ -163,13 +163,13 @@ fn all_faults_are_listed_each_with_its_place() {
             "line 2: server.listen: expected socket address",
             "line 3: server.max_bodybytes: unknown key; did you mean `max_body_bytes`?",
             "line 5: log.store: expected `sqlite`",
+            "line 7: upstream[0].command: is missing; set exactly one of command and url",
             "line 8: upstream[0].name: expected 1 to 64 of A-Z a-z 0-9 _ -",
             "line 9: serverr: unknown key; did you mean `server`?",
             "line 11: router.lanes.fast.concurency: unknown key; did you mean `concurrency`?",
             "CAIRN__WHAT: expected CAIRN__SECTION__KEY with a section of \
              server, auth, log, tasks, p2p, capture, telemetry, router",
             "CAIRN__LOG__GROUP_MAX: expected usize",
-            "upstream[0].command: is missing; set exactly one of command and url",
         ]
     );
 }
@@ -178,7 +178,19 @@ fn all_faults_are_listed_each_with_its_place() {
 fn each_rule_names_its_key() {
     let cases = [
         ("server.listen = \"0.0.0.0:80\"", "auth.mode: none is only for a loopback address"),
-        ("p2p.listen = [\"127.0.0.1\"]", "p2p.listen[0]: expected a multiaddr"),
+        ("p2p.listen = [\"127.0.0.1\"]", "line 1: p2p.listen[0]: expected /ip4 or /ip6 with /tcp"),
+        ("p2p.listen = [\"/memory/1\"]", "p2p.listen[0]: expected /ip4"),
+        ("p2p.listen = [\"/dns4/localhost/tcp/1\"]", "p2p.listen[0]: expected /ip4"),
+        ("p2p.listen = [\"/ip4/127.0.0.1\"]", "p2p.listen[0]: expected /ip4"),
+        ("p2p.listen = [\"/ip4/127.0.0.1/tcp/1/ws\"]", "p2p.listen[0]: expected /ip4"),
+        ("p2p.listen = [\"/ip4/127.0.0.1/udp/1\"]", "p2p.listen[0]: expected /ip4"),
+        ("p2p.announce_addrs = [\"/dns4/x.org/tcp/1/wss\"]", "p2p.announce_addrs[0]: expected a multiaddr"),
+        (
+            "[p2p]\nallow = [\"12D3KooWPBVB7mJXGrKwQ6DicMptFcpr3mSoPxED3YMg4GC1sxz6\"]\n\
+             block = [\"12D3KooWPBVB7mJXGrKwQ6DicMptFcpr3mSoPxED3YMg4GC1sxz6\"]",
+            "line 3: p2p.block[0]: expected a peer id that is not in p2p.allow",
+        ),
+        ("[p2p]\n[[p2p.peers]]\naddrs = []", "line 2: p2p.peers[0].id: expected a peer id"),
         (
             "p2p.bootstrap = [\"/ip4/192.0.2.1/tcp/1\"]",
             "p2p.bootstrap[0]: expected a multiaddr that ends in /p2p/",

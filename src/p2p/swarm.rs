@@ -56,7 +56,7 @@ fn listen(
     settings: &Settings,
 ) -> Result<HashMap<ListenerId, Multiaddr>, NetError> {
     let listening = settings.listen.iter().map(|text| {
-        let address = addresses::address(text)?;
+        let address = addresses::to_listen(text)?;
         free(&address)
             .map_err(|err| NetError::BadAddress { address: text.clone(), reason: err.to_string() })?;
         let listener = swarm

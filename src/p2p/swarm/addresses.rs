@@ -36,6 +36,41 @@ pub fn address(text: &str) -> Result<Multiaddr, NetError> {
     text.parse().map_err(|err: libp2p::multiaddr::Error| bad(text, err.to_string()))
 }
 
+/// An address that this node can listen on. Errors: it is of no transport that is spoken here.
+pub fn to_listen(text: &str) -> Result<Multiaddr, NetError> {
+    let read = address(text)?;
+    match read.iter().collect::<Vec<_>>()[..] {
+        [Protocol::Ip4(_) | Protocol::Ip6(_), Protocol::Tcp(_)]
+        | [Protocol::Ip4(_) | Protocol::Ip6(_), Protocol::Udp(_), Protocol::QuicV1] => Ok(read),
+        _ => Err(bad(text, "is not /ip4 or /ip6 with /tcp, or with /udp and /quic-v1".to_owned())),
+    }
+}
+
+/// An address that can be dialled, with or without the peer at its end. Errors: it is of no transport that is
+/// spoken here.
+pub fn to_dial(text: &str) -> Result<Multiaddr, NetError> {
+    let read = address(text)?;
+    let parts: Vec<_> = read.iter().collect();
+    let behind = match &parts[..] {
+        [
+            Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_),
+            behind @ ..,
+        ] => match behind {
+            [Protocol::Tcp(_), behind @ ..] | [Protocol::Udp(_), Protocol::QuicV1, behind @ ..] => behind,
+            _ => return Err(bad(text, "has no /tcp, and no /udp with /quic-v1".to_owned())),
+        },
+        [Protocol::Dnsaddr(_), behind @ ..] => behind,
+        _ => return Err(bad(text, "begins with no /ip4, /ip6 or name".to_owned())),
+    };
+    match behind {
+        []
+        | [Protocol::P2p(_)]
+        | [Protocol::P2p(_), Protocol::P2pCircuit]
+        | [Protocol::P2p(_), Protocol::P2pCircuit, Protocol::P2p(_)] => Ok(read),
+        _ => Err(bad(text, "ends in what this node does not speak".to_owned())),
+    }
+}
+
 /// The address without the peer at its end. Errors: it names another peer.
 pub fn address_of(peer: &PeerId, text: &str) -> Result<Multiaddr, NetError> {
     let mut address = address(text)?;

@@ -182,6 +182,31 @@ fn public_is_what_is_global_and_one_place() {
 }
 
 #[test]
+fn addresses_are_of_the_transports_that_are_spoken() {
+    let id = peer(1);
+    for (text, listens, dials) in [
+        ("/ip4/0.0.0.0/tcp/1", true, true),
+        ("/ip6/::1/udp/1/quic-v1", true, true),
+        ("/dns4/example.org/tcp/1", false, true),
+        ("/dns/example.org/udp/1/quic-v1", false, true),
+        ("/dnsaddr/example.org", false, true),
+        (&format!("/ip4/127.0.0.1/tcp/1/p2p/{id}"), false, true),
+        (&format!("/ip4/127.0.0.1/tcp/1/p2p/{id}/p2p-circuit"), false, true),
+        (&format!("/ip4/127.0.0.1/tcp/1/p2p/{id}/p2p-circuit/p2p/{id}"), false, true),
+        ("/ip4/127.0.0.1", false, false),
+        ("/ip4/127.0.0.1/udp/1", false, false),
+        ("/ip4/127.0.0.1/tcp/1/ws", false, false),
+        ("/ip4/127.0.0.1/tcp/1/p2p-circuit", false, false),
+        ("/memory/1", false, false),
+        (&format!("/p2p/{id}"), false, false),
+        ("nonsense", false, false),
+    ] {
+        assert_eq!(addresses::to_listen(text).is_ok(), listens, "{text}");
+        assert_eq!(addresses::to_dial(text).is_ok(), dials, "{text}");
+    }
+}
+
+#[test]
 fn an_address_names_its_peer_or_none() {
     let (one, two) = (peer(1), peer(2));
     let place = "/ip4/127.0.0.1/tcp/1";
