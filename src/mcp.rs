@@ -77,6 +77,8 @@ pub struct Settings {
     pub tools: Vec<String>,
     /// What a token in a request over frames allows; none where tokens mean nothing there.
     pub tokens: Option<Tokens>,
+    /// Whom callers over frames must not be, whatever they may do; none where all are served.
+    pub barred: Option<Barred>,
     /// What callers over frames may ask for; all doors that share this count together.
     pub quotas: Quotas,
 }
@@ -100,6 +102,22 @@ impl Tokens {
 impl fmt::Debug for Tokens {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         formatter.write_str("Tokens")
+    }
+}
+
+/// Says why the caller of this id is not served now; nothing where it is.
+#[derive(Clone)]
+pub struct Barred(Arc<dyn Fn(&str) -> Option<String> + Send + Sync>);
+
+impl Barred {
+    pub fn new(why: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(why))
+    }
+}
+
+impl fmt::Debug for Barred {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("Barred")
     }
 }
 

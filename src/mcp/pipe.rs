@@ -16,7 +16,7 @@ use rmcp::{
 use tokio::sync::mpsc;
 
 use super::{
-    Shared,
+    Barred, Shared,
     envelope::{self, Asked, Fault, Message},
     offering::header_tool,
     quota::Counted,
@@ -30,6 +30,9 @@ use crate::{
 
 /// Messages waiting to be written.
 const WRITE_QUEUE_MAX: usize = 64;
+/// What a caller that is not served may not ask for.
+const RECORDED: [Method; 4] =
+    [Method::ToolsCall, Method::ResourcesRead, Method::PromptsGet, Method::Complete];
 
 /// How messages are told apart on a stream.
 pub trait Framing: Send + 'static {
@@ -98,6 +101,9 @@ impl<F: Framing> Pipe<F> {
                 Some(counted.place().map_err(refused)?)
             }
         };
+        if RECORDED.iter().any(|recorded| recorded.as_str() == method) {
+            self.bar(&asked.caller).map_err(refused)?;
+        }
         self.admit(&mut asked).map_err(refused)?;
         if method == Method::ToolsCall.as_str() {
             self.check_tool(&asked.name).map_err(refused)?;
@@ -115,6 +121,15 @@ impl<F: Framing> Pipe<F> {
             message.insert_extension(Arc::new(place));
         }
         Ok(Read::Pass(Box::new(message)))
+    }
+
+    /// Refuses a caller that is not served now.
+    fn bar(&self, caller: &Caller) -> Result<(), RpcError> {
+        let barred = self.shared.settings.barred.as_ref();
+        match barred.and_then(|Barred(why)| why(&caller.actor.id)) {
+            Some(why) => Err(RpcError::new(INVALID_REQUEST, why)),
+            None => Ok(()),
+        }
     }
 
     /// Gives the caller the scopes of the token that came with the message.

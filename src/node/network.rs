@@ -153,6 +153,7 @@ impl Network {
             contracts: true,
             shutdown: stop.clone(),
             tokens: access.map(granting),
+            barred: Some(barring(hub.clone())),
             quotas,
             ..mcp::Settings::default()
         };
@@ -339,6 +340,17 @@ fn granting(access: Arc<Access>) -> mcp::Tokens {
     mcp::Tokens::new(move |token| {
         let header = format!("Bearer {token}").parse().ok()?;
         Some(access.authenticate(Some(&header)).ok()?.scopes)
+    })
+}
+
+/// A peer that signed two histories of its log is not served until somebody releases it.
+fn barring(hub: Hub) -> mcp::Barred {
+    mcp::Barred::new(move |peer| {
+        let held = hub.facts(peer)?.quarantine?.event;
+        Some(format!(
+            "this node takes no calls of a peer that signed two histories of its log (its event {held}); its \
+             operator lifts that with `cairn peers follow {peer} --release`"
+        ))
     })
 }
 

@@ -166,11 +166,13 @@ fn size_on_disk(follower: &Node) -> u64 {
 
 #[test]
 fn a_log_that_forks_is_evidence_and_its_peer_takes_no_part_until_it_is_released() {
-    let upstream = Upstream::new(&["tool"]);
+    let (upstream, own) = (Upstream::new(&["tool"]), Upstream::new(&["own"]));
     let (mut owner, mut follower) = (Node::new(), Node::new());
     let tables = format!("{}{}", upstream.table("up", "prefix = \"\""), follower.entry(READS));
+    let follows = owner.dialled("follow = true\nscopes = [\"mcp:call\"]");
+    let follows = format!("{}{follows}", own.table("up", "prefix = \"\""));
     owner.start("", &tables);
-    follower.start("", &owner.dialled("follow = true"));
+    follower.start("", &follows);
     follower.offers("peers_tool");
     caught_up(&follower, &owner);
     owner.stop();
@@ -212,13 +214,22 @@ fn a_log_that_forks_is_evidence_and_its_peer_takes_no_part_until_it_is_released(
         (answer["error"].is_object() || answer["result"]["isError"] == true).then_some(())
     });
     assert!(upstream.calls().len() <= calls + 1, "{:?}", upstream.calls());
+    fork.offers("peers_own");
+    let refused = until("its own calls are refused", || {
+        let answer = fork.call("peers_own", json!({}));
+        (answer["result"]["isError"] == true).then_some(answer)
+    });
+    let said = refused["result"]["structuredContent"]["error"]["message"].as_str().expect("a message");
+    for part in ["signed two histories", &told.cid().to_string(), "--release"] {
+        assert!(said.contains(part), "{said}");
+    }
     let error =
         follower.caller().refused("peer_follow", json!({"peer_id": owner.peer}), "failed_precondition");
     assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("release")), "{error}");
     fork.stop();
     follower.stop();
     record::check(follower.data());
-    follower.start("", &owner.dialled("follow = true"));
+    follower.start("", &follows);
     assert_eq!(follower.row(&owner.peer)["quarantined"], true, "a restart forgives nothing");
 
     owner.start("", &tables);
@@ -232,6 +243,10 @@ fn a_log_that_forks_is_evidence_and_its_peer_takes_no_part_until_it_is_released(
     until("its tools are called again", || {
         let answer = follower.call("peers_tool", json!({}));
         answer["result"]["content"].is_array().then_some(())
+    });
+    owner.offers("peers_own");
+    until("its own calls are served again", || {
+        (owner.call("peers_own", json!({}))["result"]["isError"] != true).then_some(())
     });
     owner.ends_well();
     follower.stop();
