@@ -397,6 +397,11 @@ impl Router {
 
     /// The contract of this CID, where a tool on offer stands under it.
     pub fn contract(&self, cid: &Cid) -> Option<Contract> {
+    /// The tool that a request names: by name or contract, or by the contract it pins where nothing here is called so.
+    pub fn tool_asked(&self, name: &str, pinned: Option<&Cid>) -> Option<Arc<Entry>> {
+        self.board().tool_asked(name, pinned)
+    }
+
         self.board().tool_under(cid).map(|entry| entry.contract.clone())
     }
 

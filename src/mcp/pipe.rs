@@ -106,7 +106,7 @@ impl<F: Framing> Pipe<F> {
         }
         self.admit(&mut asked).map_err(refused)?;
         if method == Method::ToolsCall.as_str() {
-            self.check_tool(&asked.name).map_err(refused)?;
+            self.check_tool(&asked).map_err(refused)?;
         }
         let offer = self.shared.router.offer();
         let slim = slim.filter(|_| header_tool(&offer, &asked.name).is_none());
@@ -146,8 +146,8 @@ impl<F: Framing> Pipe<F> {
     }
 
     /// Refuses a tool that callers here may not call, whether it is named or its contract is.
-    fn check_tool(&self, name: &str) -> Result<(), RpcError> {
-        let tool = self.shared.router.tool(name);
+    fn check_tool(&self, asked: &Asked) -> Result<(), RpcError> {
+        let tool = self.shared.router.tool_asked(&asked.name, asked.meta.contract.as_ref());
         match tool.is_none_or(|entry| self.shared.shows(&entry.tool.name)) {
             true => Ok(()),
             false => Err(RpcError::new(INVALID_REQUEST, "this caller may not call this tool")),

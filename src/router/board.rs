@@ -158,6 +158,11 @@ impl Board {
         by_name.cloned().or_else(|| self.tool_under(&name.parse().ok()?))
     }
 
+    /// The tool of this public name or contract; else the one under the contract that was pinned.
+    pub fn tool_asked(&self, name: &str, pinned: Option<&Cid>) -> Option<Arc<Entry>> {
+        self.tool(name).or_else(|| self.tool_under(pinned?))
+    }
+
     /// The tool under this contract.
     pub fn tool_under(&self, contract: &Cid) -> Option<Arc<Entry>> {
         self.contracts.get(contract).cloned()

@@ -306,11 +306,12 @@ impl Router {
         };
         match request.method {
             Method::ToolsCall => {
-                let entry = board.tool(&request.name).ok_or_else(|| {
-                    let near = board.nearest_tool(&request.name);
-                    let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                    RpcError::invalid_params(format!("unknown tool: {}{near}", shown(&request.name)))
-                })?;
+                let entry =
+                    board.tool_asked(&request.name, request.meta.contract.as_ref()).ok_or_else(|| {
+                        let near = board.nearest_tool(&request.name);
+                        let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+                        RpcError::invalid_params(format!("unknown tool: {}{near}", shown(&request.name)))
+                    })?;
                 Ok(Target {
                     method: request.method,
                     run: entry.run.clone(),

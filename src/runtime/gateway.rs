@@ -140,7 +140,7 @@ impl Gateway {
         let name = splice::raw(splice::quoted(&invocation.name));
         match invocation.method {
             Method::ResourcesRead => Some((*invocation.params).to_owned()),
-            _ if self.prefix.is_empty() => Some((*invocation.params).to_owned()),
+            Method::Complete if self.prefix.is_empty() => Some((*invocation.params).to_owned()),
             Method::ToolsCall | Method::PromptsGet => {
                 splice::edit(&invocation.params, &[("name", &name)], |_| false).ok()
             }

@@ -51,11 +51,16 @@ fn a_call_taken_to_a_peer_is_in_both_logs_and_each_names_the_other() {
     assert_eq!(here["result"]["_meta"]["io.cairn/contract"], *contract, "the contract is the peer's own");
     let by_contract = a.call(&contract, json!({"n": 3}));
     assert_eq!(by_contract["result"]["content"][0]["text"], "call 3", "{by_contract}");
-    assert_eq!(upstream.calls(), [r#"tool {"n": 1}"#, r#"tool {"n": 2}"#, r#"tool {"n": 3}"#]);
+    let pinned =
+        json!({"name": "no_such_name", "arguments": {"n": 4}, "_meta": {"io.cairn/contract": contract}});
+    let pinned = bytes(&a, "tools/call", pinned);
+    assert!(pinned.contains("call 4"), "a pinned contract is enough: {pinned}");
+    let sent: Vec<String> = (1..=4).map(|n| format!(r#"tool {{"n": {n}}}"#)).collect();
+    assert_eq!(upstream.calls(), sent);
 
     let (ours, theirs) = (a.events(), b.events());
     let called = remotes(&ours);
-    assert_eq!(called.len(), 2);
+    assert_eq!(called.len(), 3);
     let start = called[0].0.fields().cause.expect("it names the call");
     let (told, facts) = &called[0];
     assert_eq!((&facts.peer, facts.ok, facts.attempt), (&b.peer, true, 1), "{facts:?}");
@@ -64,13 +69,13 @@ fn a_call_taken_to_a_peer_is_in_both_logs_and_each_names_the_other() {
     let first = theirs.iter().find(|event| event.fields().actor.id == a.peer).expect("a called");
     assert_eq!((first.fields().refs.as_slice(), &first.fields().actor.role[..]), (&[start][..], "peer"));
     assert_eq!(told.fields().refs, [ending(&theirs, first.cid()).cid()], "ours names their ending");
-    let second = started(&theirs, "tool", &a.peer);
-    assert_eq!(Some(second.fields().refs[0]), called[1].0.fields().cause, "by contract as by name");
+    let last = started(&theirs, "tool", &a.peer);
+    assert_eq!(Some(last.fields().refs[0]), called[2].0.fields().cause, "by contract as by name");
     assert_eq!(record::kind(&ending(&ours, start)), "call.succeeded");
     let shown = a.runs(&["trace", &start.to_string()]);
     assert!(shown.status.success(), "{shown:?}");
     let metrics = a.caller().tell("peer_metrics", json!({"peer_id": b.peer}));
-    assert_eq!(metrics["connection_info"]["calls"], 2, "{metrics}");
+    assert_eq!(metrics["connection_info"]["calls"], 3, "{metrics}");
 
     let (mut a, mut b) = (a, b);
     for node in [&mut a, &mut b] {

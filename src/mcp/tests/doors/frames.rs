@@ -186,6 +186,10 @@ async fn a_peer_sees_and_calls_the_tools_it_is_allowed() {
         let refused = client.ask(call(3, name)).await;
         assert!(refused["error"]["message"].to_string().contains("may not call"), "{name}: {refused}");
     }
+    let pinned =
+        modern(json!(4), "tools/call", json!({"name": "nothing"}), json!({"io.cairn/contract": contract}));
+    let refused = client.ask(pinned).await;
+    assert!(refused["error"]["message"].to_string().contains("may not call"), "{refused}");
 }
 
 #[tokio::test]
