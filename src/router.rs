@@ -222,6 +222,8 @@ pub enum Outcome {
     /// The tool's server could not be reached, died or broke the protocol.
     Transport {
         message: String,
+        /// Whether it may have begun: the request may have reached whoever runs it.
+        begun: bool,
     },
     TimedOut,
     Cancelled,
@@ -395,13 +397,13 @@ impl Router {
         self.board().tool(name)
     }
 
-    /// The contract of this CID, where a tool on offer stands under it.
-    pub fn contract(&self, cid: &Cid) -> Option<Contract> {
     /// The tool that a request names: by name or contract, or by the contract it pins where nothing here is called so.
     pub fn tool_asked(&self, name: &str, pinned: Option<&Cid>) -> Option<Arc<Entry>> {
         self.board().tool_asked(name, pinned)
     }
 
+    /// The contract of this CID, where a tool on offer stands under it.
+    pub fn contract(&self, cid: &Cid) -> Option<Contract> {
         self.board().tool_under(cid).map(|entry| entry.contract.clone())
     }
 

@@ -63,6 +63,11 @@ impl Target {
     fn contract(&self) -> Option<Cid> {
         self.entry.as_ref().map(|entry| entry.tool.contract)
     }
+
+    /// Whether running it twice does no more than running it once: so a contract says, and so it is of all but tools.
+    fn repeatable(&self) -> bool {
+        self.entry.as_ref().is_none_or(|entry| entry.contract.repeatable())
+    }
 }
 
 /// What is known of a request's content.
@@ -209,7 +214,7 @@ impl Router {
     ) -> Result<Answer, RpcError> {
         let mut attempt = trial.and_then(|trial| trial.attempt(&outcome));
         let Ended { outcome, output, said } =
-            Ended::of(outcome, took, &content.sieve, &self.inner.parts.salt)?;
+            Ended::of(outcome, target.repeatable(), took, &content.sieve, &self.inner.parts.salt)?;
         if let (Some(attempt), Some(refusal)) = (&mut attempt, &said.instead) {
             (attempt.code, attempt.retryable) = (refusal.code.as_str().to_owned(), false);
         }
@@ -403,7 +408,7 @@ impl Router {
             facts,
             cause: request.cause,
             refs: request.meta.refs.clone(),
-            repeatable: target.entry.as_ref().is_none_or(|entry| entry.contract.repeatable()),
+            repeatable: target.repeatable(),
             refusal: None,
         }
     }

@@ -54,8 +54,15 @@ pub(super) struct Said {
 }
 
 impl Ended {
-    pub fn of(outcome: Outcome, took: Duration, sieve: &Sieve, salt: &SaltKey) -> Result<Self, RpcError> {
-        let (mut outcome, mut label, mut told) = judge(outcome);
+    /// `repeatable` says whether running the tool twice does no more than running it once.
+    pub fn of(
+        outcome: Outcome,
+        repeatable: bool,
+        took: Duration,
+        sieve: &Sieve,
+        salt: &SaltKey,
+    ) -> Result<Self, RpcError> {
+        let (mut outcome, mut label, mut told) = judge(outcome, repeatable);
         let text: Cow<'_, str> = match &told {
             Told::Result(result) => result.get().into(),
             Told::Error(error) => error_text(error).into(),
@@ -70,7 +77,7 @@ impl Ended {
                 let refusal = Refusal::new(Code::ResourceExhausted, message);
                 let output = seal(salt, refusal_result(&refusal).get())?;
                 instead = Some(refusal.clone());
-                (outcome, label, told) = judge(Outcome::Refused(refusal));
+                (outcome, label, told) = judge(Outcome::Refused(refusal), repeatable);
                 output
             }
         };
@@ -91,7 +98,8 @@ impl Slot {
             let begun = Instant::now();
             let ended = catch_unwind(AssertUnwindSafe(|| {
                 let outcome = tell(ruled)?;
-                Ended::of(outcome, begun.elapsed(), &sieve, &salt).ok()
+                // What is ruled with its start was not broken off.
+                Ended::of(outcome, true, begun.elapsed(), &sieve, &salt).ok()
             }));
             let Ended { outcome, output, said } = ended.ok()??;
             let took_us = said.took.as_micros() as u64;

@@ -14,6 +14,9 @@ use crate::{
 };
 
 const RESOURCE_NOT_FOUND: i64 = -32002;
+/// What to do about a call that has no answer, where asking again could do it twice.
+const LOOK_FIRST: &str = "it may have taken effect: look where the tool acts, and at this call's event \
+                          (io.cairn/event) with provenance_trace, before calling again";
 
 /// What a finished run is told to the caller as.
 pub enum Told {
@@ -21,10 +24,11 @@ pub enum Told {
     Error(RpcError),
 }
 
-/// How an outcome ends the call, what it is counted as, and what the caller is told.
-pub fn judge(outcome: Outcome) -> (EndOutcome, &'static str, Told) {
+/// How an outcome ends the call, what it is counted as, and what the caller is told. `repeatable` says whether running
+/// the tool twice does no more than running it once.
+pub fn judge(outcome: Outcome, repeatable: bool) -> (EndOutcome, &'static str, Told) {
     let failed = |failure, code| EndOutcome::Failed { failure, code };
-    let told = |code, message: &str| Told::Result(refusal_result(&Refusal::new(code, message)));
+    let told = |refusal| Told::Result(refusal_result(&refusal));
     match outcome {
         Outcome::Result { result, is_error: true } => {
             (failed(Failure::Tool, None), "tool_error", Told::Result(result))
@@ -41,18 +45,24 @@ pub fn judge(outcome: Outcome) -> (EndOutcome, &'static str, Told) {
             let failure = if refusal.code == Code::Internal { Failure::Internal } else { Failure::Tool };
             (failed(failure, None), "tool_error", Told::Result(refusal_result(&refusal)))
         }
-        Outcome::Transport { message } => {
-            let refusal = Refusal::new(Code::Unavailable, message).retryable();
-            (failed(Failure::Transport, None), "transport_error", Told::Result(refusal_result(&refusal)))
+        Outcome::Transport { message, begun } => {
+            let refusal = unanswered(Refusal::new(Code::Unavailable, message), !begun || repeatable);
+            (failed(Failure::Transport, None), "transport_error", told(refusal))
         }
         Outcome::TimedOut => {
-            let message = "the tool did not answer in time";
-            (failed(Failure::Timeout, None), "timed_out", told(Code::DeadlineExceeded, message))
+            let refusal = Refusal::new(Code::DeadlineExceeded, "the tool did not answer in time");
+            (failed(Failure::Timeout, None), "timed_out", told(unanswered(refusal, repeatable)))
         }
         Outcome::Cancelled => {
-            (EndOutcome::Cancelled, "cancelled", told(Code::Cancelled, "the call was cancelled"))
+            let refusal = Refusal::new(Code::Cancelled, "the call was cancelled");
+            (EndOutcome::Cancelled, "cancelled", told(refusal))
         }
     }
+}
+
+/// What is said of a call without an answer: that it may be made again, or why not just so.
+fn unanswered(refusal: Refusal, again: bool) -> Refusal {
+    if again { refusal.retryable() } else { refusal.hint(LOOK_FIRST) }
 }
 
 /// A domain error as a tool result.

@@ -129,7 +129,8 @@ impl Run for Gateway {
             let Some(params) = self.params(&invocation) else {
                 return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object")));
             };
-            outcome(ask(&self.upstream, &invocation, params).await)
+            let who = format!("upstream {}", self.upstream.name());
+            outcome(ask(&self.upstream, &invocation, params).await, &who)
         })
     }
 }
@@ -180,7 +181,8 @@ pub(super) async fn ask(
     }
 }
 
-pub(super) fn outcome(reply: Result<Reply, Failure>) -> Outcome {
+/// What comes of a call with this reply by `who` was asked.
+pub(super) fn outcome(reply: Result<Reply, Failure>, who: &str) -> Outcome {
     match reply {
         Ok(Reply::Result(result)) => Outcome::of_result(result),
         Ok(Reply::Error { code, message, data }) => {
@@ -188,13 +190,17 @@ pub(super) fn outcome(reply: Result<Reply, Failure>) -> Outcome {
             Outcome::Rpc(Box::new(RpcError { data, ..RpcError::new(code, message) }))
         }
         Err(failure @ Failure::Oversize { .. }) => {
-            Outcome::Refused(Refusal::new(Code::ResourceExhausted, failure.to_string()))
+            Outcome::Refused(Refusal::new(Code::ResourceExhausted, format!("{who} {failure}")))
         }
         Err(Failure::TimedOut) => Outcome::TimedOut,
         Err(Failure::Cancelled) => Outcome::Cancelled,
         Err(
-            failure @ (Failure::Unavailable { .. } | Failure::Died | Failure::Broken(_) | Failure::TooLarge),
-        ) => Outcome::Transport { message: failure.to_string() },
+            failure @ (Failure::Unavailable { .. }
+            | Failure::Gone
+            | Failure::Died
+            | Failure::Broken(_)
+            | Failure::TooLarge),
+        ) => Outcome::Transport { message: format!("{who} {failure}"), begun: failure.begun() },
     }
 }
 

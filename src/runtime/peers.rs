@@ -4,7 +4,8 @@
 //! - a tool is offered under the contract its node published, whose bytes have that hash;
 //! - a tool of a server that knows no contracts is offered under one of this node's own, and asked for at that peer;
 //! - what this node offers itself is not offered again, and no call of a peer goes on to another;
-//! - a call that may not run twice is tried at one peer; any other at the next, while peers are what fails.
+//! - a call is tried at the next peer while peers are what fails; one that may not run twice only while none of them
+//!   can have begun it.
 
 mod call;
 mod offers;

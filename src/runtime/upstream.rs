@@ -156,25 +156,38 @@ pub enum Reply {
     Error { code: i64, message: String, data: Option<Box<RawValue>> },
 }
 
-/// Why there is no reply.
+/// Why there is no reply, as said of the upstream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// It was not asked, or did not take the request.
-    #[error("the upstream is unavailable: {message}")]
+    #[error("is unavailable: {message}")]
     Unavailable { message: String },
-    #[error("the upstream ended before it answered")]
+    /// The connection ended before it was asked.
+    #[error("is gone")]
+    Gone,
+    #[error("ended before it answered")]
     Died,
-    #[error("the upstream did not answer in time")]
+    #[error("did not answer in time")]
     TimedOut,
-    #[error("the request was cancelled")]
+    #[error("was not waited for: the request was cancelled")]
     Cancelled,
-    #[error("the upstream broke the protocol: {0}")]
+    #[error("broke the protocol: {0}")]
     Broken(String),
-    #[error("the upstream's answer is too large")]
+    #[error("gave an answer that is too large")]
     TooLarge,
-    /// It was not asked: it would not take as much.
-    #[error("the request of {len} bytes is over the bound of {max} bytes that the upstream takes")]
+    /// It was not asked.
+    #[error("takes no more than {max} bytes, and the request has {len}")]
     Oversize { len: usize, max: usize },
+}
+
+impl Failure {
+    /// Whether the upstream may have begun what it was asked for.
+    pub fn begun(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::Gone | Self::Oversize { .. } => false,
+            Self::Died | Self::TimedOut | Self::Cancelled | Self::Broken(_) | Self::TooLarge => true,
+        }
+    }
 }
 
 /// One upstream server. Clones share it; it ends when `stop` is called or the last one is dropped.

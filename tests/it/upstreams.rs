@@ -156,7 +156,8 @@ fn a_changed_definition_is_a_new_contract_that_everyone_hears_of() {
 #[test]
 fn three_outcomes_stay_apart() {
     let data = temp();
-    let upstream = Upstream::new(&["protocol", "tool", "transport"]);
+    let safe = r#"{"name":"safe","inputSchema":{"type":"object"},"annotations":{"readOnlyHint":true}}"#;
+    let upstream = Upstream::new(&["protocol", "tool", "transport", safe]);
     upstream.write("tool.result", r#"{"content":[{"type":"text","text":"no"}],"isError":true,"x":1}"#);
     let server = serve(data.path(), &transparent(&upstream));
 
@@ -168,7 +169,18 @@ fn three_outcomes_stay_apart() {
     assert_eq!((&tool["isError"], &tool["x"]), (&json!(true), &json!(1)), "{tool}");
     assert!(tool.get("structuredContent").is_none(), "the tool's own error is not replaced: {tool}");
     upstream.write("die", "");
-    assert_eq!(code(&result(&server, "transport", json!({}))), "unavailable");
+    // The first may have been done, and is not safe to do again; the others were not begun, or are safe.
+    let unknown = result(&server, "transport", json!({}));
+    let error = &unknown["structuredContent"]["error"];
+    assert_eq!((code(&unknown), &error["retryable"]), ("unavailable", &json!(false)), "{unknown}");
+    assert_eq!(error["message"], "upstream up ended before it answered");
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("may have taken effect")), "{error}");
+    for tool in ["transport", "safe"] {
+        until("a call that may be made again", || {
+            let error = result(&server, tool, json!({}))["structuredContent"]["error"].clone();
+            (error["retryable"] == true).then_some(())
+        });
+    }
 
     upstream.remove("die");
     until("the upstream's return", || {

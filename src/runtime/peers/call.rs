@@ -3,7 +3,8 @@
 //! Invariants:
 //! - every peer that was asked is told of once, whatever became of the call;
 //! - the peer is asked for this contract and no other, and hears of the event that asks; one that knows no contracts
-//!   is asked as any server is.
+//!   is asked as any server is;
+//! - a refusal of the peer's own is told as that peer's, with what its operator can do about it.
 
 use std::{sync::atomic::Ordering, time::Instant};
 
@@ -27,6 +28,13 @@ use crate::{
 pub const TRIES_MAX: u64 = 3;
 /// The error of a peer that asks to be asked later: it has run nothing.
 const RATE_LIMITED: i64 = -32010;
+/// The error of a peer that did not wait for its tool any longer: the tool may have run.
+const REQUEST_TIMEOUT: i64 = -32001;
+/// JSON-RPC 2.0, section 5.1: what a node says to who may not ask, and of a tool that it does not have.
+const INVALID_REQUEST: i64 = -32600;
+const INVALID_PARAMS: i64 = -32602;
+/// Characters shown of what a peer says.
+const SAID_MAX: usize = 256;
 /// Names of our metadata.
 const OUR_KEYS: &str = "io.cairn/";
 
@@ -54,8 +62,7 @@ impl Peers {
     /// Asks one peer after the other that serves this contract.
     async fn call_any(&self, invocation: Invocation, contract: Cid) -> Outcome {
         let mut asked = Vec::new();
-        let mut last =
-            Outcome::Transport { message: "no peer that offers this tool can be asked now".to_owned() };
+        let mut last = out_of_reach("no peer that offers this tool can be asked now");
         for attempt in 1..=TRIES_MAX {
             let Some((peer, rule, known)) = self.choose(&contract, &asked) else {
                 return last;
@@ -81,8 +88,15 @@ impl Peers {
             );
             let reply = ask(&known.upstream, &invocation, params).await;
             let failed = trying.end(&reply);
-            last = outcome(reply);
-            if !failed || !offer.contract.repeatable() || invocation.cancel.is_cancelled() {
+            let begun = reply.as_ref().is_err_and(Failure::begun);
+            last = match &reply {
+                Ok(Reply::Error { code, message, data }) if event_in(data.as_deref()).is_none() => {
+                    refused(&peer, *code, message, data.as_deref())
+                }
+                Ok(_) | Err(_) => None,
+            }
+            .unwrap_or_else(|| outcome(reply, &format!("peer {peer}")));
+            if !failed || (begun && !offer.contract.repeatable()) || invocation.cancel.is_cancelled() {
                 return last;
             }
             asked.push(peer);
@@ -101,20 +115,50 @@ impl Peers {
             Some((name, peer, known, entry.tool.contract))
         });
         let Some((name, peer, known, contract)) = asked else {
-            return Outcome::Transport {
-                message: "the peer that has this tool cannot be asked now".to_owned(),
-            };
+            return out_of_reach("the peer that has this tool cannot be asked now");
         };
         let Some(params) = plain_params(&invocation, name) else {
             return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object")));
         };
+        let who = format!("peer {peer}");
         let (peer, rule) = (peer.to_owned(), "only".to_owned());
         let facts = RemoteCalled { peer, contract, ok: false, code: None, took_us: 0, rule, attempt: 1 };
         let trying = Trying::new(&invocation, &known, facts);
         let reply = ask(&known.upstream, &invocation, params).await;
         trying.end(&reply);
-        outcome(reply)
+        outcome(reply, &who)
     }
+}
+
+/// What an error means that a peer has no event of: its tool did not say it, but the node itself, of a call that it
+/// did not take or gave up. None where it is neither.
+fn refused(peer: &str, code: i64, message: &str, data: Option<&RawValue>) -> Option<Outcome> {
+    let said: String = message.chars().filter(|c| !c.is_control()).take(SAID_MAX).collect();
+    let told = |ours| Refusal::new(ours, format!("peer {peer} refused the call: {said} (error {code})"));
+    let refusal = match code {
+        INVALID_REQUEST => told(Code::PermissionDenied).hint(
+            "what this node may call there is for that peer's operator to say: `scopes` and `tools` of this \
+             node's entry in its [[p2p.peers]]",
+        ),
+        INVALID_PARAMS => told(Code::NotFound).hint(
+            "that peer does not have this tool now; tools_list_tools names what is on offer, and `tools` of \
+             this node's entry in its [[p2p.peers]] what it offers to this node",
+        ),
+        RATE_LIMITED => {
+            let wait = data.and_then(|data| splice::member(data, "retry_after_ms").ok().flatten());
+            let wait = wait.and_then(|wait| wait.get().parse::<u64>().ok());
+            let wait = wait.map_or("later".to_owned(), |wait| format!("after {wait} ms"));
+            told(Code::ResourceExhausted).retryable().hint(format!("ask that peer again {wait}"))
+        }
+        REQUEST_TIMEOUT => return Some(Outcome::TimedOut),
+        _ => return None,
+    };
+    Some(Outcome::Refused(refusal))
+}
+
+/// Nobody can be asked, so nobody was.
+fn out_of_reach(message: &str) -> Outcome {
+    Outcome::Transport { message: message.to_owned(), begun: false }
 }
 
 /// A peer is being asked. Dropped before it has answered, it is told of as one that did not.
@@ -144,11 +188,8 @@ impl<'a> Trying<'a> {
         let (code, event) = match reply {
             Ok(Reply::Result(result)) => (None, event_of(result)),
             Ok(Reply::Error { code: RATE_LIMITED, .. }) => (Some("rate_limited"), None),
-            Ok(Reply::Error { data, .. }) => {
-                let event = data.as_ref().and_then(|data| text_member(data, "io.cairn/event"));
-                (None, event.and_then(|event| event.parse().ok()))
-            }
-            Err(Failure::Unavailable { .. }) => (Some("unavailable"), None),
+            Ok(Reply::Error { data, .. }) => (None, event_in(data.as_deref())),
+            Err(Failure::Unavailable { .. } | Failure::Gone) => (Some("unavailable"), None),
             Err(Failure::Died) => (Some("died"), None),
             Err(Failure::TimedOut) => (Some("timeout"), None),
             Err(Failure::Cancelled) => (Some("cancelled"), None),
@@ -159,7 +200,11 @@ impl<'a> Trying<'a> {
         matches!(
             reply,
             Ok(Reply::Error { code: RATE_LIMITED, .. })
-                | Err(Failure::Unavailable { .. } | Failure::Died | Failure::TimedOut | Failure::Broken(_))
+                | Err(Failure::Unavailable { .. }
+                    | Failure::Gone
+                    | Failure::Died
+                    | Failure::TimedOut
+                    | Failure::Broken(_))
         )
     }
 
@@ -205,6 +250,11 @@ fn plain_params(invocation: &Invocation, name: &str) -> Option<Box<RawValue>> {
     };
     let meta = splice::edit(meta, &[], |key| key.starts_with(OUR_KEYS)).ok()?;
     splice::edit(&invocation.params, &[("name", &name), ("_meta", &meta)], |_| false).ok()
+}
+
+/// The event that the answering node names in an error's data.
+fn event_in(data: Option<&RawValue>) -> Option<Cid> {
+    text_member(data?, "io.cairn/event")?.parse().ok()
 }
 
 /// The event that the answering node names in its result.

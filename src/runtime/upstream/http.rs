@@ -192,6 +192,10 @@ impl Http {
         match (status.is_success(), delivered) {
             (true, true) => Failure::Broken("the response answers another request".to_owned()),
             (true, false) => Failure::Broken("the response is no json-rpc message".to_owned()),
+            (false, _) if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE => {
+                // It broke at it, or somebody between us gave up on it: it may have begun.
+                Failure::Broken(format!("it answered {status}"))
+            }
             (false, _) => Failure::Unavailable { message: format!("answered {status}") },
         }
     }

@@ -81,11 +81,11 @@ impl Inbox {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Waits for the answer to request `id`. Errors: `Died` when the connection has ended.
+    /// Waits for the answer to request `id`. Errors: `Gone` when the connection has ended.
     pub fn expect(&self, id: u64, sink: Sink) -> Result<oneshot::Receiver<Answer>, Failure> {
         let (answer, receiver) = oneshot::channel();
         let mut waiting = self.waiting();
-        let map = waiting.as_mut().ok_or(Failure::Died)?;
+        let map = waiting.as_mut().ok_or(Failure::Gone)?;
         map.insert(id, Waiting { answer, sink });
         Ok(receiver)
     }
@@ -95,7 +95,7 @@ impl Inbox {
         self.waiting().as_mut().is_some_and(|map| map.remove(&id).is_some())
     }
 
-    /// Ends everything that waits with `failure`, and whatever would wait later with `Died`.
+    /// Ends everything that waits with `failure`, and whatever would wait later with `Gone`.
     pub fn drain(&self, failure: impl Fn() -> Failure) {
         for (_, waiting) in self.waiting().take().into_iter().flatten() {
             // A caller that has gone away needs no failure.

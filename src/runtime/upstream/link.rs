@@ -101,7 +101,7 @@ impl Link {
         let mut asked = Asked { link: self, id, tell: false };
         let outcome = match &self.transport {
             Open::Child(child) => {
-                child.outbox.send(body).await.map_err(|_| Failure::Died)?;
+                child.outbox.send(body).await.map_err(|_| Failure::Gone)?;
                 asked.tell = true;
                 answer.await.unwrap_or(Err(Failure::Died))
             }

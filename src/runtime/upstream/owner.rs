@@ -100,7 +100,7 @@ impl Owner {
         let mut seen = Changes::default();
         let mut offered = match self.greet(link).await {
             Ok(offered) => offered,
-            Err(Failure::Died) => {
+            Err(Failure::Died | Failure::Gone) => {
                 // Some servers end at a question they do not know: the next one hears the other first.
                 self.shy = !self.shy;
                 return link.inbox.lost().await;

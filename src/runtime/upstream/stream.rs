@@ -77,7 +77,7 @@ impl Stream {
         if len > max {
             return Err(Failure::Oversize { len, max });
         }
-        self.outbox.send(body.into()).await.map_err(|_| Failure::Died)
+        self.outbox.send(body.into()).await.map_err(|_| Failure::Gone)
     }
 
     /// Ends the stream. Returns when nothing of ours holds it any more.

@@ -40,7 +40,7 @@ fn starts(events: &[Event], name: &str) -> Vec<Event> {
 
 #[test]
 fn a_peer_that_is_killed_midway_fails_the_call_once_and_ends_its_own_when_it_is_back() {
-    let upstream = Upstream::new(&["wait"]);
+    let upstream = Upstream::new(&["wait", WAITS_TWICE]);
     let (mut a, mut b) = (Node::new(), Node::new());
     b.start("", &tables(&upstream, &a));
     a.start("", &b.dialled(""));
@@ -49,7 +49,10 @@ fn a_peer_that_is_killed_midway_fails_the_call_once_and_ends_its_own_when_it_is_
     upstream.reached("wait", 1);
     b.kill();
     let answer = asked.join().expect("it only asks").expect("a lives");
-    assert!(answer["error"].is_object() || answer["result"]["isError"] == true, "{answer}");
+    let error = &answer["result"]["structuredContent"]["error"];
+    assert_eq!((&error["code"], &error["retryable"]), (&json!("unavailable"), &json!(false)), "{answer}");
+    assert!(error["message"].as_str().is_some_and(|said| said.contains(&b.peer)), "{error}");
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("may have taken effect")), "{error}");
     let ours = a.events();
     let called = remotes(&ours);
     assert_eq!((called.len(), called[0].1.ok), (1, false), "{:?}", called[0].1);
@@ -65,8 +68,17 @@ fn a_peer_that_is_killed_midway_fails_the_call_once_and_ends_its_own_when_it_is_
     a.offers("peers_wait");
     upstream.write("go", "");
     until("it is called again", || {
-        a.call("peers_wait", json!({}))["result"]["content"].is_array().then_some(())
+        (a.call("peers_wait", json!({}))["result"]["isError"] != true).then_some(())
     });
+    upstream.remove("go");
+    a.offers("peers_wait_safe");
+    let asked = calls(&a, "peers_wait_safe");
+    upstream.reached("wait_safe", 1);
+    b.kill();
+    let answer = asked.join().expect("it only asks").expect("a lives");
+    let error = &answer["result"]["structuredContent"]["error"];
+    assert_eq!((&error["code"], &error["retryable"]), (&json!("unavailable"), &json!(true)), "{answer}");
+    b.start("", &tables(&upstream, &a));
     a.ends_well();
     b.ends_well();
 }

@@ -98,8 +98,12 @@ fn without_scopes_a_peer_lists_and_calls_nothing() {
     let (a, b) = pair(&upstream, "");
     a.offers("peers_tool");
     let answer = a.call("peers_tool", json!({}));
-    assert!(answer["result"]["isError"] == true || answer["error"].is_object(), "{answer}");
-    assert!(answer.to_string().contains("the scope mcp:call is needed"), "{answer}");
+    assert_eq!(code(&answer), "permission_denied", "{answer}");
+    let error = &answer["result"]["structuredContent"]["error"];
+    let said = error["message"].as_str().expect("a message");
+    assert!(said.starts_with(&format!("peer {} refused the call", b.peer)), "{said}");
+    assert!(said.contains("the scope mcp:call is needed") && said.contains("-32600"), "{said}");
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("[[p2p.peers]]")), "{error}");
     assert!(upstream.calls().is_empty());
     let ours = a.events();
     let (_, facts) = &remotes(&ours)[0];

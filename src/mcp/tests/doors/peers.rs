@@ -278,8 +278,11 @@ async fn a_peer_that_goes_away_midway_leaves_one_outcome_in_each_log() {
     let mut committed = b.router().ledger().committed();
     let cancelled = committed.wait_for(|_| b.kinds().contains(&"call.cancelled".to_owned()));
     timeout(PATIENCE, cancelled).await.expect("in time").expect("the ledger runs");
+    assert!(result.get().contains("peer peer-b ended before it answered"), "{result}");
+    assert!(result.get().contains(r#""retryable":false"#), "it may have run: {result}");
     let again = a.call("peers_once", "user").await.expect("a result that says so").result;
     assert!(again.get().contains("no peer that offers this tool"), "{again}");
+    assert!(again.get().contains(r#""retryable":true"#), "it was not asked: {again}");
 
     peers.leave("peer-b");
     a.offers(&[]).await;

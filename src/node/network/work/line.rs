@@ -115,6 +115,7 @@ impl Line {
             }
             Err(
                 Failure::Unavailable { .. }
+                | Failure::Gone
                 | Failure::Died
                 | Failure::TimedOut
                 | Failure::Cancelled
