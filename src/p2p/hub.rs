@@ -3,8 +3,8 @@
 //! Invariants:
 //! - what the swarm tells is recorded in the order it was told, but for all but a few connections a minute that
 //!   strangers open; a listener that fell behind asks how things stand;
-//! - nobody is dialled unasked but kept peers and, below the connections to keep up, those that a configured source
-//!   names; never whom a caller parted from;
+//! - nobody is dialled unasked but kept peers, configured relays that had a place for this node, and, below the
+//!   connections to keep up, those that a configured source names; never whom a caller parted from;
 //! - everything found is merged in one book, and everything the hub runs ends with it.
 
 mod announcing;

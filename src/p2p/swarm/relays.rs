@@ -2,14 +2,14 @@
 //!
 //! Invariants:
 //! - only relays that the configuration names are asked, and only while this node has no public address of its own;
-//! - a place that is lost is asked for again, at growing pauses, for as long as its relay is connected.
+//! - a place that is lost is asked for again at growing pauses, and its relay dialled for that where it is gone.
 
 use std::{
     collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
-use libp2p::{PeerId, core::transport::ListenerId};
+use libp2p::{Multiaddr, PeerId, core::transport::ListenerId};
 
 use crate::p2p::limits;
 
@@ -24,8 +24,10 @@ pub struct Relays {
 
 /// A place at one relay.
 struct Place {
+    /// Where the relay was when it was asked.
+    at: Multiaddr,
     listener: Option<ListenerId>,
-    /// When it is asked for again, and the pause after that.
+    /// When it is asked for again, or its relay dialled, and the pause after that.
     next: Instant,
     pause: Duration,
 }
@@ -42,12 +44,31 @@ impl Relays {
     }
 
     /// A place has been asked for; none where that could not even be tried.
-    pub fn asked(&mut self, relay: PeerId, listener: Option<ListenerId>, now: Instant) {
-        let first = Place { listener: None, next: now, pause: limits::RESERVE_FIRST };
+    pub fn asked(&mut self, relay: PeerId, at: Multiaddr, listener: Option<ListenerId>, now: Instant) {
+        let first = Place { at: at.clone(), listener: None, next: now, pause: limits::RESERVE_FIRST };
         let place = self.places.entry(relay).or_insert(first);
+        place.at = at;
         place.listener = listener;
-        place.next = now + place.pause;
-        place.pause = limits::RESERVE_MAX.min(place.pause * 2);
+        place.wait(now);
+    }
+
+    /// The relays to dial now, as places at them are lost and they are gone.
+    pub fn missed(&mut self, gone: impl Fn(&PeerId) -> bool, now: Instant) -> Vec<(PeerId, Multiaddr)> {
+        let lost = |(relay, place): &(&PeerId, &mut Place)| {
+            place.listener.is_none() && place.next <= now && gone(relay)
+        };
+        let missed = self.places.iter_mut().filter(lost).map(|(relay, place)| {
+            place.wait(now);
+            (*relay, place.at.clone())
+        });
+        missed.collect()
+    }
+
+    /// A peer is connected: where it is a relay at which a place was lost, that is asked for at once.
+    pub fn returned(&mut self, relay: &PeerId, now: Instant) {
+        if let Some(place) = self.places.get_mut(relay) {
+            place.next = now;
+        }
     }
 
     /// A listener has an address: where it is a place, the relay has given it.
@@ -72,6 +93,14 @@ impl Relays {
     }
 }
 
+impl Place {
+    /// Waits before the next try, and longer before the one after.
+    fn wait(&mut self, now: Instant) {
+        self.next = now + self.pause;
+        self.pause = limits::RESERVE_MAX.min(self.pause * 2);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,7 +113,7 @@ mod tests {
         let mut at = now;
         for round in 0..3 {
             let listener = ListenerId::next();
-            relays.asked(relay, Some(listener), at);
+            relays.asked(relay, Multiaddr::empty(), Some(listener), at);
             assert!(!relays.wants(&relay, at + limits::RESERVE_MAX), "it is under way");
             assert!(relays.lost(listener, at) && !relays.lost(listener, at));
             let pause = limits::RESERVE_FIRST * 2_u32.pow(round);
@@ -93,9 +122,32 @@ mod tests {
             assert!(relays.wants(&relay, at), "round {round}");
         }
         let listener = ListenerId::next();
-        relays.asked(relay, Some(listener), at);
+        relays.asked(relay, Multiaddr::empty(), Some(listener), at);
         relays.given(listener);
         relays.lost(listener, at + limits::RESERVE_MAX);
         assert!(relays.wants(&relay, at + limits::RESERVE_MAX), "one that was given is asked for at once");
+    }
+
+    #[test]
+    fn a_relay_that_is_gone_is_dialled_at_growing_pauses_and_asked_when_it_is_back() {
+        let (relay, now) = (PeerId::random(), Instant::now());
+        let at: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().expect("an address");
+        let mut relays = Relays::new([relay].into());
+        let listener = ListenerId::next();
+        relays.asked(relay, at.clone(), Some(listener), now);
+        relays.given(listener);
+        assert!(relays.missed(|_| true, now + limits::RESERVE_MAX).is_empty(), "the place stands");
+        let mut then = now + limits::RESERVE_MAX;
+        relays.lost(listener, then);
+        assert!(relays.missed(|_| false, then).is_empty(), "it is connected");
+        for round in 0..3 {
+            assert_eq!(relays.missed(|_| true, then), [(relay, at.clone())], "round {round}");
+            assert!(relays.missed(|_| true, then).is_empty(), "not at once");
+            then += limits::RESERVE_FIRST * 2_u32.pow(round);
+        }
+        let soon = then - limits::RESERVE_FIRST;
+        assert!(!relays.wants(&relay, soon));
+        relays.returned(&relay, soon);
+        assert!(relays.wants(&relay, soon));
     }
 }

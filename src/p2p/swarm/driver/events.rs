@@ -20,7 +20,10 @@ use libp2p::{
     metrics::{Metrics, Recorder as _},
     multiaddr::Protocol,
     ping,
-    swarm::{ConnectionDenied, ConnectionId, DialError, ListenError, SwarmEvent},
+    swarm::{
+        ConnectionDenied, ConnectionId, DialError, ListenError, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 
 use crate::p2p::{
@@ -114,6 +117,7 @@ impl Driver {
 
     fn connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, took: Duration) {
         let now = Instant::now();
+        self.relays.returned(&peer, now);
         let wished = self.dials.get(&peer).filter(|dial| dial.attempt == Some(id));
         let took = wished.map_or(took, |dial| now.duration_since(dial.began));
         let link = self.links.entry(peer).or_insert_with(|| Peering::new(took, now));
@@ -402,7 +406,8 @@ impl Driver {
         }
     }
 
-    /// Asks connected relays for a place, where nobody can reach this node but through one.
+    /// Asks relays for a place, where nobody can reach this node but through one; those that gave one and are gone
+    /// are dialled for it.
     fn reserve(&mut self, now: Instant) {
         let own = self.swarm.listeners().chain(self.swarm.external_addresses());
         if own.filter_map(addresses::own_reach).max() != Some(Reach::Private) {
@@ -415,9 +420,15 @@ impl Driver {
             asked.then(|| (*peer, addresses::with_peer(&best.address, peer)))
         };
         for (relay, address) in self.links.iter().filter_map(over).collect::<Vec<_>>() {
-            let listening = self.swarm.listen_on(address.with(Protocol::P2pCircuit));
+            let listening = self.swarm.listen_on(address.clone().with(Protocol::P2pCircuit));
             let listening = listening.inspect_err(|err| tracing::warn!(%relay, %err, "no place at a relay"));
-            self.relays.asked(relay, listening.ok(), now);
+            self.relays.asked(relay, address, listening.ok(), now);
+        }
+        for (relay, address) in self.relays.missed(|relay| !self.links.contains_key(relay), now) {
+            let options = DialOpts::peer_id(relay).condition(PeerCondition::DisconnectedAndNotDialing);
+            if let Err(err) = self.swarm.dial(options.addresses(vec![address]).build()) {
+                tracing::debug!(%relay, %err, "a relay is not dialled");
+            }
         }
     }
 
