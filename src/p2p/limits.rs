@@ -30,8 +30,9 @@ pub const PENDING_OUT_MAX: u32 = 64;
 pub const DIALS_MAX: usize = 256;
 /// Those who wait for one peer.
 pub const WAITERS_MAX: usize = 256;
-/// A connection that takes longer to stand than this never will.
-pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// A connection that takes longer to stand than this never will. Who asks to be dialled back waits 10 s for the
+/// outcome: a router that drops the dial without a word must be told of before that.
+pub const HANDSHAKE_MAX: Duration = Duration::from_secs(8);
 /// A connection without streams is closed after this, unless configured.
 pub const IDLE_DEFAULT: Duration = Duration::from_secs(300);
 /// The share of the machine's memory above which no connection is taken: the last fence.

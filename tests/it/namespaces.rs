@@ -117,7 +117,11 @@ impl Space {
 
     /// `cairn ARGS...` in it, not yet started.
     pub fn cairn(&self, args: &[&str]) -> Command {
-        let inner = cairn(args);
+        self.enter(&cairn(args))
+    }
+
+    /// A command in it, not yet started.
+    pub fn enter(&self, inner: &Command) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]).arg(inner.get_program()).args(inner.get_args());
         command.env("NO_COLOR", "1");

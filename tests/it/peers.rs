@@ -8,6 +8,7 @@ mod following;
 mod meeting;
 mod nodes;
 mod outside;
+mod reach;
 mod registry;
 mod remote;
 

@@ -33,7 +33,7 @@ const PORTS: std::ops::Range<u16> = 10_000..32_000;
 pub struct Node {
     dir: TempDir,
     pub peer: String,
-    port: u16,
+    pub port: u16,
     server: Option<Server>,
 }
 
@@ -69,12 +69,12 @@ impl Node {
     /// The same, with a hand on the command.
     pub fn start_with(&mut self, p2p: &str, tables: &str, fit: impl FnOnce(Command) -> Command) {
         assert!(self.server.is_none(), "it runs already");
-        let listen = format!("/ip4/127.0.0.1/tcp/{}", self.port);
-        // Nobody is dialled by itself, unless the test says so.
-        let quiet = [("min_connections", "0"), ("dht", "false")];
+        let listen = format!("[{:?}]", self.address());
+        // On loopback, and nobody is dialled by itself, unless the test says so.
+        let quiet = [("listen", &listen[..]), ("min_connections", "0"), ("dht", "false")];
         let quiet = quiet.into_iter().filter(|(key, _)| !p2p.contains(&format!("{key} =")));
         let quiet: String = quiet.map(|(key, value)| format!("{key} = {value}\n")).collect();
-        let config = format!("[p2p]\nenable = true\nlisten = [{listen:?}]\n{quiet}{p2p}\n{tables}\n");
+        let config = format!("[p2p]\nenable = true\n{quiet}{p2p}\n{tables}\n");
         let path = self.path("node.toml");
         fs::write(&path, config).expect("the directory can be written");
         let mut command = cairn(&["serve", "--listen", "127.0.0.1:0", "--data"]);
