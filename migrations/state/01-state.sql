@@ -71,6 +71,13 @@ CREATE TABLE running (
     runner INTEGER NOT NULL            -- word
 );
 
+-- The contracts that were called under each public name, which may be another than their publication's.
+CREATE TABLE called (
+    name  INTEGER NOT NULL,            -- word
+    block INTEGER NOT NULL,
+    PRIMARY KEY (name, block)
+) WITHOUT ROWID;
+
 -- The latest call of each idempotency key.
 CREATE TABLE call_key (
     actor INTEGER NOT NULL,            -- word

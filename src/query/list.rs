@@ -31,7 +31,7 @@ pub struct Filter {
     pub subject: Option<String>,
     /// The actor's id.
     pub actor: Option<String>,
-    /// A tool's name, which stands for every contract it had, or one contract.
+    /// A tool's name, its source's own or one it was called under, which stands for every contract it had; or one contract.
     pub tool: Option<String>,
     pub contract: Option<Cid>,
     pub payload: Option<Cid>,
@@ -208,10 +208,11 @@ impl View {
         })
     }
 
-    /// Every contract the tools of this name have stood under, by block number.
+    /// Every contract the tools of this name have stood under, or were called by it, by block number.
     fn contracts_named(&self, name: &str) -> Result<Vec<u64>, QueryError> {
         let mut statement = self.state.prepare_cached(
-            "SELECT contract.block FROM contract JOIN word ON word.id = contract.name WHERE word.text = ?1",
+            "SELECT contract.block FROM contract JOIN word ON word.id = contract.name WHERE word.text = ?1
+             UNION SELECT called.block FROM called JOIN word ON word.id = called.name WHERE word.text = ?1",
         )?;
         let latest = statement.query_map([name], |row| row.get(0))?;
         let mut open: Vec<u64> = latest.collect::<Result<_, _>>()?;

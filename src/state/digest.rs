@@ -13,6 +13,7 @@ use crate::state::StateError;
 /// Every table with the columns its rows are ordered by.
 pub(super) const TABLES: &[(&str, &str)] = &[
     ("call_key", "actor, name, key"),
+    ("called", "name, block"),
     ("contract", "source, name"),
     ("edge", "child, parent"),
     ("entry", "seq"),

@@ -4,7 +4,10 @@
 //! - events are folded in order, each once; a batch is one transaction;
 //! - what a row holds depends on the log alone, not on how the events were grouped.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -22,6 +25,8 @@ use crate::{
 const RECENT_MAX: usize = 16 * 1024;
 /// Words remembered: kinds, tool names and the actors of the moment; the others are looked up.
 const WORDS_MAX: usize = 16 * 1024;
+/// Names remembered with the contracts that were called under them.
+const CALLED_MAX: usize = 4 * 1024;
 
 /// The one that folds: owns the state's writing connection.
 pub struct Folder {
@@ -33,6 +38,8 @@ pub struct Folder {
     /// Words the tables hold; the next one's number is one more.
     word_count: u64,
     words: HashMap<String, u64>,
+    /// Names and the contracts called under them, as far as they were seen lately.
+    called: HashSet<(u64, u64)>,
     tally: HashMap<u64, u64>,
     recent: HashMap<Cid, u64>,
     /// What the counts have changed by since they were last written.
@@ -64,6 +71,7 @@ impl Folder {
             tree,
             word_count,
             words: HashMap::new(),
+            called: HashSet::new(),
             tally,
             recent: HashMap::new(),
             counts: Counts::default(),
@@ -150,7 +158,7 @@ impl Folder {
                 self.insert("INSERT OR IGNORE INTO holds (block, seq) VALUES (?1, ?2)", params![block, seq])?;
             }
         }
-        self.remember(event, actor, subject)?;
+        self.remember(event, actor, subject, tool)?;
         self.tree.push(merkle::leaf_hash(&event.cid()));
         *self.tally.entry(kind).or_default() += 1;
         self.recent.insert(event.cid(), seq);
@@ -160,7 +168,13 @@ impl Folder {
     }
 
     /// What each kind changes beyond the indexes.
-    fn remember(&mut self, event: &Event, actor: u64, subject: u64) -> Result<(), StateError> {
+    fn remember(
+        &mut self,
+        event: &Event,
+        actor: u64,
+        subject: u64,
+        tool: Option<u64>,
+    ) -> Result<(), StateError> {
         let seq = event.fields().seq;
         // Kinds this build does not know stay opaque: indexed, verified, changing nothing else.
         let Some(body) = event.body() else {
@@ -178,6 +192,9 @@ impl Folder {
                 let runner = self.word(&facts.runner)?;
                 let sql = "INSERT INTO running (id, runner) VALUES (?1, ?2)";
                 self.insert(sql, params![seq, runner])?;
+                if let Some(contract) = tool.filter(|_| !facts.name.is_empty()) {
+                    self.called(&facts.name, contract)?;
+                }
                 let Some(key) = facts.key else { return Ok(()) };
                 let name = self.word(&facts.name)?;
                 let sql = "INSERT INTO call_key (actor, name, key, call) VALUES (?1, ?2, ?3, ?4)
@@ -206,6 +223,20 @@ impl Folder {
             | Body::LogFollowed(_) => self.remember_peer(event, subject),
             work => self.remember_work(event, work, subject),
         }
+    }
+
+    /// Remembers that a contract was called under a name. Nearly every call is of a pair that was seen just before.
+    fn called(&mut self, name: &str, contract: u64) -> Result<(), StateError> {
+        let name = self.word(name)?;
+        if self.called.contains(&(name, contract)) {
+            return Ok(());
+        }
+        self.insert("INSERT OR IGNORE INTO called (name, block) VALUES (?1, ?2)", params![name, contract])?;
+        if self.called.len() >= CALLED_MAX {
+            self.called.clear();
+        }
+        self.called.insert((name, contract));
+        Ok(())
     }
 
     fn contract(

@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Instant};
 
 use cairn::{
     event::{
-        Body,
+        Body, Event,
         peer::{PeerDiscovered, Source},
     },
     ledger::{Command, peers::Peering},
@@ -332,4 +332,45 @@ fn an_auditor_walks_from_a_call_into_the_log_of_the_peer_that_ran_it() {
     let output = output.and_then(|edge| edge["to"].as_str()).expect("their output");
     assert!(offline(&["log", "show", output, "--payloads"]).contains("call 1"));
     assert!(offline(&["log", "show", &end]).contains("call.succeeded"));
+}
+
+#[test]
+fn calls_are_found_by_every_name_of_their_tool() {
+    let upstream = Upstream::new(&["tool", "other"]);
+    let (mut ran, mut called) = (Node::new(), Node::new());
+    ran.start("", &format!("{}{}", upstream.table("up", "prefix = \"our_\""), called.entry(READS)));
+    called.start("", &ran.dialled(""));
+    called.offers("peers_tool");
+    ran.call("our_other", json!({}));
+    let contract = called.call("peers_tool", json!({}))["result"]["_meta"]["io.cairn/contract"].clone();
+    let contract = contract.as_str().expect("a contract");
+    let start = |node: &Node| {
+        let is = |event: &&Event| event.fields().tool.is_some_and(|tool| tool.to_string() == contract);
+        let events = node.events();
+        events.iter().filter(is).map(|event| event.cid().to_string()).collect::<Vec<_>>()
+    };
+    let names: [(&Node, &[&str]); 2] =
+        [(&called, &["peers_tool", contract]), (&ran, &["our_tool", "tool", contract])];
+    for (node, names) in names {
+        let expected = start(node);
+        assert!(expected.len() >= 2, "{expected:?}");
+        for name in names {
+            let listed = node.server().get(&format!("/v1/events?tool={name}")).json();
+            let cids = |listed: &Value| {
+                let events = listed["events"].as_array().expect("a list");
+                events
+                    .iter()
+                    .map(|event| event["cid"].as_str().expect("a name").to_owned())
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(cids(&listed), expected, "{name}");
+            assert_eq!(
+                cids(&node.caller().tell("provenance_query", json!({"tool": name}))),
+                expected,
+                "{name}"
+            );
+            let told = node.runs(&["log", "query", "--tool", name, "--json"]).succeeded();
+            assert_eq!(told.lines().count(), expected.len(), "{name}: {told}");
+        }
+    }
 }
