@@ -264,6 +264,9 @@ pub struct Settings {
     /// Peers whose connections are not counted, so that strangers cannot take their places.
     pub known: HashSet<Peer>,
     pub connections_max: u32,
+    /// The share of the machine's memory above which no connection is taken.
+    pub memory_share: f64,
+    /// How long a connection stays that carries nothing, of a peer that is not to be kept.
     pub idle: Duration,
     /// How long a provider record is kept and stays true without being told again.
     pub record_ttl: Duration,
@@ -287,6 +290,7 @@ impl Settings {
             upnp: false,
             known: HashSet::new(),
             connections_max: limits::CONNECTIONS_DEFAULT,
+            memory_share: limits::MEMORY_SHARE_MAX,
             idle: limits::IDLE_DEFAULT,
             record_ttl: limits::RECORD_TTL_DEFAULT,
             allow: HashSet::new(),

@@ -388,6 +388,7 @@ fn settings(config: &config::P2p, seed: [u8; 32]) -> p2p::Settings {
         upnp: config.upnp,
         known: config.peers.iter().map(|entry| entry.id.clone()).collect(),
         connections_max: config.max_connections,
+        memory_share: p2p::limits::MEMORY_SHARE_MAX,
         idle: Duration::from_millis(config.idle_ms),
         record_ttl: Duration::from_secs(config.ttl_s),
         allow: config.allow.iter().cloned().collect(),

@@ -5,7 +5,10 @@
 //!   still happen;
 //! - no wish waits without a bound.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -33,6 +36,7 @@ pub(super) enum Command {
     BootstrapDht { answer: Answer<Result<(), NetError>> },
     PublishHead { bytes: Vec<u8> },
     Judge { id: Vec<u8>, from: Peer, verdict: Verdict },
+    Keep { peers: HashSet<Peer> },
     Snapshot { answer: Answer<Snapshot> },
     Stop { answer: Answer<()> },
 }
@@ -164,6 +168,11 @@ impl Net {
     /// Says what is to become of a head; without it the head goes no further.
     pub async fn judge(&self, head: &Head, verdict: Verdict) {
         self.tell(Command::Judge { id: head.id.clone(), from: head.from.clone(), verdict }).await;
+    }
+
+    /// Says whose connections are kept though they carry nothing; those of all others end when they are idle.
+    pub async fn keep(&self, peers: HashSet<Peer>) {
+        self.tell(Command::Keep { peers }).await;
     }
 
     pub async fn snapshot(&self) -> Snapshot {

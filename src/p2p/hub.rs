@@ -287,6 +287,7 @@ impl Hub {
         }
         if persist && connected.is_ok() {
             self.inner.kept.keep(peer, address.into_iter().collect());
+            self.hold().await;
         }
         Attempted { connected, attempts }
     }
@@ -413,6 +414,13 @@ impl Hub {
         let worth = left.0 > 0;
         left.0 = left.0.saturating_sub(1);
         worth
+    }
+
+    /// Holds the connections of kept peers, whatever they carry; gives those peers.
+    async fn hold(&self) -> BTreeMap<Peer, Vec<String>> {
+        let kept = self.inner.kept.peers();
+        self.net().keep(kept.keys().cloned().collect()).await;
+        kept
     }
 
     /// Notes who asks for the next change of a peer's connection.

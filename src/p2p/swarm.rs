@@ -18,6 +18,7 @@ mod behaviour;
 mod driver;
 mod links;
 mod probing;
+mod quiet;
 mod records;
 mod relays;
 mod streams;

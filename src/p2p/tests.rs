@@ -253,6 +253,15 @@ async fn a_thousand_attempts_against_a_limit_leave_the_node_serving() {
 }
 
 #[tokio::test]
+async fn no_connection_is_taken_where_memory_is_short() {
+    let full = Node::with(Settings { memory_share: 0.0, ..Settings::new([1; 32]) }).await;
+    let peer = Node::start(2).await;
+    assert!(peer.dial(&full).await.is_err());
+    assert_eq!(full.dial(&peer).await.map_err(|err| err.code()), Err("denied"));
+    assert_eq!(full.net.snapshot().await.refused.connections, 1);
+}
+
+#[tokio::test]
 async fn a_provider_is_found_across_three_nodes() {
     let (a, b, c) = (Node::start(1).await, Node::start(2).await, Node::start(3).await);
     b.dial(&a).await.expect("dialled");

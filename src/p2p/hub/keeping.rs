@@ -159,7 +159,7 @@ pub(super) async fn keep(hub: Hub) {
             _ = looks.tick() => {
                 hub.book().sweep(now_ms());
                 let connected = hub.inner.connected.borrow().clone();
-                let kept: BTreeSet<Peer> = hub.inner.kept.peers().into_keys().collect();
+                let kept: BTreeSet<Peer> = hub.hold().await.into_keys().collect();
                 let look = Input::Look { kept: &kept, connected: &connected, joinable: hub.may_join() };
                 rule.handle(look, begun.elapsed().as_millis() as u64)
             }

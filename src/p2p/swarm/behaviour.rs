@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 
 use crate::p2p::{
     Inbound, NetError, Settings, limits,
-    swarm::{addresses, links, probing, records::Records, streams},
+    swarm::{addresses, links, probing, quiet, records::Records, streams},
 };
 
 /// What this node says of itself.
@@ -56,7 +56,7 @@ pub struct Behaviour {
     ping: ping::Behaviour,
     pub kad: Toggle<kad::Behaviour<Records>>,
     mdns: Toggle<mdns::tokio::Behaviour>,
-    pub gossip: gossipsub::Behaviour,
+    pub gossip: quiet::Behaviour,
     pub streams: streams::Behaviour,
 }
 
@@ -162,7 +162,7 @@ fn behaviour(
     }
     Ok(Behaviour {
         limits: connections,
-        memory: memory_connection_limits::Behaviour::with_max_percentage(limits::MEMORY_SHARE_MAX),
+        memory: memory_connection_limits::Behaviour::with_max_percentage(settings.memory_share),
         allowed: Toggle::from(allowed),
         blocked,
         relay_client,
@@ -182,7 +182,7 @@ fn behaviour(
         ),
         kad: Toggle::from(if settings.dht { Some(table(settings, local, counters)?) } else { None }),
         mdns: Toggle::from(settings.mdns.then(|| multicast(local)).flatten()),
-        gossip: gossip(key)?,
+        gossip: quiet::Behaviour(gossip(key)?),
         streams: streams::Behaviour::new(inbound, Arc::clone(&counters.streams)),
     })
 }

@@ -163,12 +163,16 @@ impl Driver {
                 self.ask_table(answer, |questions, kad, answer| questions.walk(kad, local, answer));
             }
             Command::PublishHead { bytes } => {
-                if let Err(err) = self.swarm.behaviour_mut().gossip.publish(heads(), bytes) {
+                if let Err(err) = self.swarm.behaviour_mut().gossip.0.publish(heads(), bytes) {
                     // Nobody to tell, or told already, is no fault; it is a state of the network.
                     tracing::debug!(%err, "head not published");
                 }
             }
             Command::Judge { id, from, verdict } => self.judge(id, &from, verdict),
+            Command::Keep { peers } => {
+                let peers = peers.iter().filter_map(|peer| addresses::peer(peer).ok());
+                self.swarm.behaviour_mut().streams.keep(peers.collect());
+            }
             Command::Snapshot { answer } => drop(answer.send(self.snapshot())),
             // Ends the loop before it comes here.
             Command::Stop { answer } => drop(answer),
@@ -341,7 +345,7 @@ impl Driver {
         };
         let id = gossipsub::MessageId::new(&id);
         // False where the message is forgotten by now: too late to pass it on.
-        let _ = self.swarm.behaviour_mut().gossip.report_message_validation_result(&id, &from, acceptance);
+        let _ = self.swarm.behaviour_mut().gossip.0.report_message_validation_result(&id, &from, acceptance);
     }
 
     fn snapshot(&self) -> Snapshot {

@@ -4,6 +4,7 @@
 //! - an inbound stream is in the queue or reset and counted; none waits elsewhere;
 //! - streams are opened side by side, each with its own answer;
 //! - no peer holds more than its share of inbound streams;
+//! - a peer that is to be kept holds its connections, whatever they carry;
 //! - a peer that was let go is not dialled by any part of the swarm until it is asked for again.
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker, ready},
 };
@@ -45,6 +46,8 @@ pub struct Traffic {
     pub bytes_out: AtomicU64,
     /// Inbound streams that are open.
     held: AtomicUsize,
+    /// Whether connections with it are kept though they carry nothing.
+    kept: AtomicBool,
 }
 
 /// Hands streams out, and in.
@@ -53,6 +56,7 @@ pub struct Behaviour {
     refused: Arc<AtomicU64>,
     peers: HashMap<PeerId, Arc<Traffic>>,
     left: HashSet<PeerId>,
+    kept: HashSet<PeerId>,
     wishes: VecDeque<(PeerId, ConnectionId, Wish)>,
     waker: Option<Waker>,
 }
@@ -64,6 +68,7 @@ impl Behaviour {
             refused,
             peers: HashMap::new(),
             left: HashSet::new(),
+            kept: HashSet::new(),
             wishes: VecDeque::new(),
             waker: None,
         }
@@ -92,14 +97,24 @@ impl Behaviour {
         self.left.remove(peer);
     }
 
+    /// Keeps connections with these, and with no others.
+    pub fn keep(&mut self, peers: HashSet<PeerId>) {
+        self.kept = peers;
+        for (peer, traffic) in &self.peers {
+            traffic.kept.store(self.kept.contains(peer), Relaxed);
+        }
+    }
+
     fn wanted(&self, peer: &PeerId) -> Result<(), ConnectionDenied> {
         if self.left.contains(peer) { Err(ConnectionDenied::new(LetGo)) } else { Ok(()) }
     }
 
     fn handler(&mut self, peer: PeerId) -> Handler {
+        let traffic = self.peers.entry(peer).or_default();
+        traffic.kept.store(self.kept.contains(&peer), Relaxed);
         Handler {
             peer,
-            traffic: Arc::clone(self.peers.entry(peer).or_default()),
+            traffic: Arc::clone(traffic),
             inbound: self.inbound.clone(),
             refused: Arc::clone(&self.refused),
             wishes: VecDeque::new(),
@@ -220,6 +235,10 @@ impl ConnectionHandler for Handler {
 
     fn listen_protocol(&self) -> SubstreamProtocol<AnyWire> {
         SubstreamProtocol::new(AnyWire, ()).with_timeout(limits::OPEN_MAX)
+    }
+
+    fn connection_keep_alive(&self) -> bool {
+        self.traffic.kept.load(Relaxed)
     }
 
     fn poll(

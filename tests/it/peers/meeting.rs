@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     harness::{cairn, run, temp},
     peers::{
-        nodes::{Node, entry},
+        nodes::{Foreign, Node, entry},
         registry::{REPOSITORY, Registry, TOKEN},
     },
     record::{self, until},
@@ -250,15 +250,10 @@ fn a_node_told_to_have_no_network_has_none() {
         command
     });
     assert!(!node.server().ready.contains("peer="), "{}", node.server().ready);
-    assert!(TcpStream::connect(("127.0.0.1", port(&node))).is_err(), "nobody listens");
+    assert!(TcpStream::connect(("127.0.0.1", node.port)).is_err(), "nobody listens");
     let error = node.caller().refused("peer_list", json!({}), "unavailable");
     assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("--no-p2p")), "{error}");
     node.ends_well();
-}
-
-fn port(node: &Node) -> u16 {
-    let address = node.address();
-    address.rsplit('/').next().and_then(|port| port.parse().ok()).expect("a port")
 }
 
 #[test]
@@ -300,7 +295,7 @@ fn a_thousand_that_knock_are_held_to_the_bound_and_the_node_goes_on() {
     let (mut a, mut b) = (Node::new(), Node::new());
     a.start("max_connections = 4", &b.entry(""));
     let knocking: Vec<TcpStream> =
-        (0..1_000).filter_map(|_| TcpStream::connect(("127.0.0.1", port(&a))).ok()).collect();
+        (0..1_000).filter_map(|_| TcpStream::connect(("127.0.0.1", a.port)).ok()).collect();
     assert!(knocking.len() > 4);
     assert_eq!(a.call("tools_list_categories", json!({}))["result"]["structuredContent"]["success"], true);
     drop(knocking);
@@ -319,6 +314,31 @@ fn a_thousand_that_knock_are_held_to_the_bound_and_the_node_goes_on() {
     let connected = a.caller().tell("peer_list", json!({"status_filter": "connected"}));
     assert!(connected["peers"].as_array().expect("a list").len() <= 4, "{connected}");
     a.ends_well();
+}
+
+#[test]
+fn a_connection_that_carries_nothing_is_closed_unless_it_is_kept_or_tells_of_heads() {
+    let (mut a, mut b) = (Node::new(), Node::new());
+    b.start("idle_ms = 1000", "");
+    a.start("idle_ms = 1000", "");
+    let (kept, idle) = (Foreign::js(&[]), Foreign::js(&[]));
+    let once = |peer: &str, address: &str, persist: bool| {
+        a.caller().tell("peer_connect", json!({"peer_id": peer, "multiaddr": address, "persist": persist}));
+    };
+    once(&b.peer, &b.address(), false);
+    once(kept.peer(), &kept.address(), true);
+    once(idle.peer(), &idle.address(), false);
+    let parted = until("the idle one is parted from", || a.about(idle.peer(), "peer.disconnected").pop());
+    let cause = match parted.body() {
+        Some(Body::PeerDisconnected(facts)) => Some(facts.cause),
+        _ => None,
+    };
+    assert_eq!(cause, Some(Parting::Idle));
+    for stays in [&b.peer[..], kept.peer()] {
+        assert_eq!(a.about(stays, "peer.disconnected"), []);
+    }
+    a.ends_well();
+    b.ends_well();
 }
 
 #[test]

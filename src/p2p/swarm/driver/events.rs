@@ -344,7 +344,7 @@ impl Driver {
         if self.outlets.heads.send(head).is_err() {
             self.refused.heads += 1;
             let ignored = gossipsub::MessageAcceptance::Ignore;
-            self.swarm.behaviour_mut().gossip.report_message_validation_result(&id, &from, ignored);
+            self.swarm.behaviour_mut().gossip.0.report_message_validation_result(&id, &from, ignored);
         }
     }
 
