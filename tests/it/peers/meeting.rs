@@ -317,6 +317,36 @@ fn a_thousand_that_knock_are_held_to_the_bound_and_the_node_goes_on() {
 }
 
 #[test]
+fn whom_the_lists_keep_out_is_out_both_ways() {
+    let (mut a, mut b, mut c) = (Node::new(), Node::new(), Node::new());
+    b.start("", "");
+    c.start("", "");
+    let meets = |from: &Node, to: &Node| {
+        let asked = json!({"peer_id": to.peer, "multiaddr": to.full(), "retry_count": 0, "persist": false});
+        from.caller().try_call("peer_connect", &asked).is_some_and(|told| told["success"] == true)
+    };
+    for lists in [format!("allow = [{:?}]", b.peer), format!("block = [{:?}]", c.peer)] {
+        a.start(&lists, "");
+        assert!(!meets(&c, &a) && !meets(&a, &c), "{lists}: c is kept out");
+        assert!(meets(&b, &a), "{lists}: b is let in");
+        a.sees(&b.peer, "connected");
+        let listed = a.caller().tell("peer_list", json!({"status_filter": "connected"}));
+        assert_eq!(names(&listed), [b.peer.as_str()], "{lists}");
+        a.stop();
+    }
+}
+
+#[test]
+fn nodes_are_joined_by_their_names() {
+    let (mut a, b) = (Node::new(), Node::running());
+    let named = b.full().replace("/ip4/127.0.0.1/", "/dns4/localhost/");
+    a.start(&format!("min_connections = 1\nbootstrap = [{named:?}]"), "");
+    a.sees(&b.peer, "connected");
+    a.ends_well();
+    b.ends_well();
+}
+
+#[test]
 fn a_connection_that_carries_nothing_is_closed_unless_it_is_kept_or_tells_of_heads() {
     let (mut a, mut b) = (Node::new(), Node::new());
     b.start("idle_ms = 1000", "");
