@@ -39,9 +39,13 @@ use super::{
         capabilities, contract_entry, declared, has_resources, header_tool, listed_entry, method_not_found,
         own_tools, tool_entry,
     },
+    quota::Place,
     raw::pack,
 };
-use crate::router::{Change, Method, Offer, RpcError};
+use crate::{
+    problem::INVALID_REQUEST,
+    router::{Change, Method, Offer, RpcError},
+};
 
 /// Revisions we speak. 2024-11-05 has another transport and is not among them.
 const VERSIONS: &[ProtocolVersion] = &[
@@ -94,6 +98,11 @@ impl Handler {
                 Err(RpcError::new(REQUEST_TIMEOUT, "the request was not answered in time"))
             }),
         };
+        if answer.as_ref().is_err_and(|err| err.code == INVALID_REQUEST)
+            && let Some(place) = context.extensions.get::<Arc<Place>>()
+        {
+            place.refuse();
+        }
         let mut out = String::new();
         conclude(&mut out, answer, era, ttl_ms).map_err(to_library)?;
         Ok(pack(out))

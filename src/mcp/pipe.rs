@@ -19,7 +19,7 @@ use super::{
     Barred, Shared,
     envelope::{self, Asked, Fault, Message},
     offering::header_tool,
-    quota::Counted,
+    quota::{Counted, Place},
     raw::unpack,
 };
 use crate::{
@@ -101,12 +101,9 @@ impl<F: Framing> Pipe<F> {
                 Some(counted.place().map_err(refused)?)
             }
         };
-        if RECORDED.iter().any(|recorded| recorded.as_str() == method) {
-            self.bar(&asked.caller).map_err(refused)?;
-        }
-        self.admit(&mut asked).map_err(refused)?;
-        if method == Method::ToolsCall.as_str() {
-            self.check_tool(&asked).map_err(refused)?;
+        if let Err(error) = self.permit(&method, &mut asked) {
+            place.iter().for_each(Place::refuse);
+            return Err(refused(error));
         }
         let offer = self.shared.router.offer();
         let slim = slim.filter(|_| header_tool(&offer, &asked.name).is_none());
@@ -121,6 +118,18 @@ impl<F: Framing> Pipe<F> {
             message.insert_extension(Arc::new(place));
         }
         Ok(Read::Pass(Box::new(message)))
+    }
+
+    /// Whether the caller may ask for this. What its token grants it is granted here.
+    fn permit(&self, method: &str, asked: &mut Arc<Asked>) -> Result<(), RpcError> {
+        if RECORDED.iter().any(|recorded| recorded.as_str() == method) {
+            self.bar(&asked.caller)?;
+        }
+        self.admit(asked)?;
+        match method == Method::ToolsCall.as_str() {
+            true => self.check_tool(asked),
+            false => Ok(()),
+        }
     }
 
     /// Refuses a caller that is not served now.

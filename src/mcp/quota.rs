@@ -9,7 +9,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -95,9 +95,11 @@ struct Activity {
     last: Instant,
 }
 
-/// The right to have one request under way. Dropping it gives it back.
+/// The right to have one request under way. Dropping it gives it back, and counts what became of the request.
 pub struct Place {
     activity: Arc<Mutex<Activity>>,
+    metrics: Option<Arc<Metrics>>,
+    refused: AtomicBool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -142,19 +144,28 @@ impl Counted {
     pub fn count(&self) -> Result<(), RpcError> {
         let rate = &self.own.rate;
         let wait = rate.check().map_err(|until| until.wait_time_from(rate.clock().now()));
-        wait.map_err(|wait| limited("requests_per_second", self.bounds.requests_per_second as usize, wait))
+        wait.map_err(|wait| {
+            self.told("limited");
+            limited("requests_per_second", self.bounds.requests_per_second as usize, wait)
+        })
     }
 
     /// A place for a request.
     pub fn place(&self) -> Result<Place, RpcError> {
-        let permit = self.own.places.clone().try_acquire_owned();
-        if let Some(metrics) = &self.metrics {
-            metrics.peers.request("in", if permit.is_ok() { "taken" } else { "limited" });
-        }
-        let permit = permit.map_err(|_| limited("in_flight", self.bounds.in_flight, RETRY))?;
+        let permit = self.own.places.clone().try_acquire_owned().map_err(|_| {
+            self.told("limited");
+            limited("in_flight", self.bounds.in_flight, RETRY)
+        })?;
         self.own.taken.fetch_add(1, Ordering::Relaxed);
         lock(&self.activity).under_way += 1;
-        Ok(Place { activity: self.activity.clone(), _permit: permit })
+        let (activity, metrics) = (self.activity.clone(), self.metrics.clone());
+        Ok(Place { activity, metrics, refused: AtomicBool::new(false), _permit: permit })
+    }
+
+    fn told(&self, outcome: &'static str) {
+        if let Some(metrics) = &self.metrics {
+            metrics.peers.request("in", outcome);
+        }
     }
 
     /// Notes that the client said something.
@@ -178,8 +189,18 @@ impl Counted {
     }
 }
 
+impl Place {
+    /// Says that the caller may not ask for what it asked.
+    pub fn refuse(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
+        if let Some(metrics) = &self.metrics {
+            metrics.peers.request("in", if *self.refused.get_mut() { "refused" } else { "taken" });
+        }
         let mut activity = lock(&self.activity);
         activity.under_way -= 1;
         activity.last = Instant::now();

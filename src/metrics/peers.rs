@@ -36,7 +36,7 @@ impl Peers {
         self.peers.get_or_create(&[("status", status.to_owned())]).set(peers);
     }
 
-    /// Counts a request: `in`, `taken` or `limited`; or `out`, `ok` or `failed`.
+    /// Counts a request: `in`, `taken`, `refused` or `limited`; or `out`, `ok` or `failed`.
     pub fn request(&self, direction: &'static str, outcome: &'static str) {
         let labels = [("direction", direction.to_owned()), ("outcome", outcome.to_owned())];
         self.requests.get_or_create(&labels).inc();

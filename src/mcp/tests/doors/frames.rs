@@ -2,7 +2,10 @@
 //!
 //! The peer is written by hand, frame by frame, so that it can say what no library would.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -19,6 +22,7 @@ use crate::{
         quota::{Bounds, Quotas},
         serve_frames,
     },
+    metrics::Metrics,
     router::{Caller, Scope},
     runtime::frames::{FRAME_MAX, Frames},
 };
@@ -149,7 +153,10 @@ async fn every_tool_is_listed_with_its_contract() {
 async fn without_scopes_a_peer_lists_and_pings_and_no_more() {
     let node = node().await;
     let scopes = |token: &str| (token == "good").then(|| vec![Scope::Call]);
-    let settings = Settings { tokens: Some(Tokens::new(scopes)), ..settings() };
+    let metrics = Arc::new(Metrics::new());
+    let mut quotas = Quotas::default();
+    quotas.metrics = Some(metrics.clone());
+    let settings = Settings { tokens: Some(Tokens::new(scopes)), quotas, ..settings() };
     let mut client = connect(&node, &settings, &[]);
     let pong = client.ask(json!({"jsonrpc": "2.0", "id": "p", "method": "ping"})).await;
     assert_eq!(pong, json!({"jsonrpc": "2.0", "id": "p", "result": {}}));
@@ -165,6 +172,14 @@ async fn without_scopes_a_peer_lists_and_pings_and_no_more() {
     assert!(granted["result"]["_meta"]["io.cairn/event"].is_string(), "{granted}");
     let denied = client.ask(call(4, "echo")).await;
     assert!(denied["error"].is_object(), "a token is good for one request: {denied}");
+    // A length that no frame has ends the stream, and all that was asked on it.
+    client.bytes(&[255; 4]).await;
+    client.ended().await;
+    let text = metrics.encode();
+    for (outcome, count) in [("taken", 2), ("refused", 3)] {
+        let line = format!(r#"cairn_peer_requests_total{{direction="in",outcome="{outcome}"}} {count}"#);
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
 }
 
 #[tokio::test]
