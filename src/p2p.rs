@@ -42,6 +42,14 @@ pub enum Wire {
 impl Wire {
     pub const ALL: [Self; 2] = [Self::Mcp, Self::Log];
 
+    /// Its name in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mcp => "mcp",
+            Self::Log => "log",
+        }
+    }
+
     /// The protocol's name in the negotiation of a stream.
     pub const fn protocol(self) -> &'static str {
         match self {

@@ -21,7 +21,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{metrics::Metrics, router::RpcError, runtime::frames::FRAME_MAX};
+use crate::{
+    metrics::{Metrics, peers::Request},
+    router::RpcError,
+    runtime::frames::FRAME_MAX,
+};
 
 /// The error of a request over a quota; MCP servers over libp2p share it.
 pub const RATE_LIMITED: i64 = -32010;
@@ -70,6 +74,8 @@ pub struct Quotas {
     pub bounds: Bounds,
     /// Where requests are counted; nowhere by default.
     pub metrics: Option<Arc<Metrics>>,
+    /// Whether streams from now on are of callers that the configuration knows.
+    pub known: bool,
     callers: Arc<Mutex<HashMap<String, Arc<Quotum>>>>,
 }
 
@@ -86,6 +92,7 @@ struct Quotum {
 pub struct Counted {
     bounds: Bounds,
     metrics: Option<Arc<Metrics>>,
+    known: bool,
     own: Arc<Quotum>,
     activity: Arc<Mutex<Activity>>,
 }
@@ -98,7 +105,8 @@ struct Activity {
 /// The right to have one request under way. Dropping it gives it back, and counts what became of the request.
 pub struct Place {
     activity: Arc<Mutex<Activity>>,
-    metrics: Option<Arc<Metrics>>,
+    /// Where it is counted, by which method, and whether for a caller that is known.
+    counted: Option<(Arc<Metrics>, String, bool)>,
     refused: AtomicBool,
     _permit: OwnedSemaphorePermit,
 }
@@ -133,6 +141,7 @@ impl Quotas {
         Counted {
             bounds: self.bounds,
             metrics: self.metrics.clone(),
+            known: self.known,
             own,
             activity: Arc::new(Mutex::new(activity)),
         }
@@ -141,30 +150,34 @@ impl Quotas {
 
 impl Counted {
     /// Counts a message. Errors: after how long the next one is taken.
-    pub fn count(&self) -> Result<(), RpcError> {
+    pub fn count(&self, method: &str) -> Result<(), RpcError> {
         let rate = &self.own.rate;
         let wait = rate.check().map_err(|until| until.wait_time_from(rate.clock().now()));
         wait.map_err(|wait| {
-            self.told("limited");
+            self.told(method, "limited");
             limited("requests_per_second", self.bounds.requests_per_second as usize, wait)
         })
     }
 
     /// A place for a request.
-    pub fn place(&self) -> Result<Place, RpcError> {
+    pub fn place(&self, method: &str) -> Result<Place, RpcError> {
         let permit = self.own.places.clone().try_acquire_owned().map_err(|_| {
-            self.told("limited");
+            self.told(method, "limited");
             limited("in_flight", self.bounds.in_flight, RETRY)
         })?;
         self.own.taken.fetch_add(1, Ordering::Relaxed);
         lock(&self.activity).under_way += 1;
-        let (activity, metrics) = (self.activity.clone(), self.metrics.clone());
-        Ok(Place { activity, metrics, refused: AtomicBool::new(false), _permit: permit })
+        let (activity, counted) = (
+            self.activity.clone(),
+            self.metrics.clone().map(|metrics| (metrics, method.to_owned(), self.known)),
+        );
+        Ok(Place { activity, counted, refused: AtomicBool::new(false), _permit: permit })
     }
 
-    fn told(&self, outcome: &'static str) {
+    /// Says what became of a request that has no place.
+    pub fn told(&self, method: &str, outcome: &'static str) {
         if let Some(metrics) = &self.metrics {
-            metrics.peers.request("in", outcome);
+            metrics.peers.request(Request { direction: "in", method, known: self.known }, outcome);
         }
     }
 
@@ -198,8 +211,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(metrics) = &self.metrics {
-            metrics.peers.request("in", if *self.refused.get_mut() { "refused" } else { "taken" });
+        if let Some((metrics, method, known)) = &self.counted {
+            let outcome = if *self.refused.get_mut() { "refused" } else { "taken" };
+            metrics.peers.request(Request { direction: "in", method, known: *known }, outcome);
         }
         let mut activity = lock(&self.activity);
         activity.under_way -= 1;

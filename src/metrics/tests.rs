@@ -1,6 +1,6 @@
 //! What a scrape shows.
 
-use super::{Metrics, TOOLS_MAX};
+use super::{Metrics, TOOLS_MAX, peers::Request};
 
 #[test]
 fn a_scrape_shows_what_was_counted() {
@@ -13,7 +13,9 @@ fn a_scrape_shows_what_was_counted() {
     metrics.sessions(3);
     metrics.upstream_up("files", true);
     metrics.peers.standing("connected", 2);
-    metrics.peers.request("out", "ok");
+    metrics.peers.request(Request { direction: "out", method: "tools/call", known: true }, "ok");
+    metrics.peers.request(Request { direction: "in", method: "made up", known: false }, "refused");
+    metrics.peers.stream("out", "mcp");
     metrics.peers.searched("mdns", false);
     metrics.peers.bootstrapped(true);
     let text = metrics.encode();
@@ -31,7 +33,9 @@ fn a_scrape_shows_what_was_counted() {
         "cairn_sessions 3",
         r#"cairn_upstream_up{upstream="files"} 1"#,
         r#"cairn_peers{status="connected"} 2"#,
-        r#"cairn_peer_requests_total{direction="out",outcome="ok"} 1"#,
+        r#"cairn_peer_requests_total{direction="out",method="tools/call",class="known",outcome="ok"} 1"#,
+        r#"cairn_peer_requests_total{direction="in",method="other",class="stranger",outcome="refused"} 1"#,
+        r#"cairn_peer_streams_total{direction="out",wire="mcp"} 1"#,
         r#"cairn_discovery_total{source="mdns",outcome="failed"} 1"#,
         r#"cairn_bootstrap_total{outcome="ok"} 1"#,
         "# EOF",

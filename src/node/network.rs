@@ -119,7 +119,7 @@ impl Network {
         // The hub is asked by what it is made of: it is put here once it is there.
         let place: Arc<OnceLock<Hub>> = Arc::default();
         let ties = Ties {
-            fetch: fetching(net.clone()),
+            fetch: fetching(net.clone(), setup.metrics.clone()),
             facts: {
                 let place = place.clone();
                 Arc::new(move |peer| place.get()?.facts(peer))
@@ -163,6 +163,7 @@ impl Network {
             settings,
             server,
             entries: entries.clone(),
+            metrics: setup.metrics.clone(),
             tasks: tasks.clone(),
         };
         tasks.spawn(stop.clone().run_until_cancelled_owned(door.accept(inbound)));
@@ -175,7 +176,7 @@ impl Network {
                 local: hub.net().local(),
                 types: entry.work.iter().cloned().collect(),
                 router: router.clone(),
-                open: Arc::new(Opener { net: hub.net().clone(), peer: entry.id.clone() }),
+                open: Arc::new(Opener { hub: hub.clone(), peer: entry.id.clone() }),
                 claiming: setup.claiming.clone(),
                 stop: stop.clone(),
                 tasks: tasks.clone(),
@@ -248,6 +249,7 @@ struct Door {
     settings: mcp::Settings,
     server: Server,
     entries: Arc<Entries>,
+    metrics: Arc<Metrics>,
     tasks: TaskTracker,
 }
 
@@ -255,11 +257,14 @@ impl Door {
     /// Serves every stream that a peer opens.
     async fn accept(self, mut inbound: mpsc::Receiver<Inbound>) {
         while let Some(Inbound { peer, wire, stream }) = inbound.recv().await {
+            self.metrics.peers.stream("in", wire.as_str());
             match wire {
                 Wire::Mcp => {
                     let tools = self.entries.tools(&peer);
-                    let (router, settings) =
-                        (self.router.clone(), mcp::Settings { tools, ..self.settings.clone() });
+                    let mut quotas = self.settings.quotas.clone();
+                    quotas.known = self.entries.0.contains_key(&peer);
+                    let settings = mcp::Settings { tools, quotas, ..self.settings.clone() };
+                    let router = self.router.clone();
                     let caller = self.entries.caller(&peer);
                     self.tasks.spawn(async move {
                         if let Err(err) = mcp::serve_frames(router, settings, caller, stream).await {
@@ -282,13 +287,13 @@ impl Door {
 
 /// Opens streams to one peer.
 struct Opener {
-    net: Net,
+    hub: Hub,
     peer: String,
 }
 
 impl OpenStream for Opener {
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn Duplex>, String>> {
-        Box::pin(async move { self.net.open(&self.peer, Wire::Mcp).await.map_err(|err| err.to_string()) })
+        Box::pin(async move { self.hub.open(&self.peer, Wire::Mcp).await.map_err(|err| err.to_string()) })
     }
 }
 
@@ -317,7 +322,7 @@ async fn join(hub: Hub, peers: Peers, entries: Arc<Entries>) {
             peers.leave(peer);
         }
         for peer in now.difference(&joined).filter(|peer| entries.offers(peer)) {
-            peers.join(peer, Arc::new(Opener { net: hub.net().clone(), peer: peer.clone() }));
+            peers.join(peer, Arc::new(Opener { hub: hub.clone(), peer: peer.clone() }));
         }
         joined = now;
         if connected.changed().await.is_err() {
@@ -326,10 +331,11 @@ async fn join(hub: Hub, peers: Peers, entries: Arc<Entries>) {
     }
 }
 
-fn fetching(net: Net) -> Arc<crate::runtime::peers::Fetch> {
+fn fetching(net: Net, metrics: Arc<Metrics>) -> Arc<crate::runtime::peers::Fetch> {
     Arc::new(move |peer, cid| {
-        let net = net.clone();
+        let (net, metrics) = (net.clone(), metrics.clone());
         Box::pin(async move {
+            metrics.peers.stream("out", Wire::Log.as_str());
             let stream = net.open(&peer, Wire::Log).await.map_err(|err| err.to_string())?;
             fetch::block(stream, cid).await.map_err(|err| chain(&err))
         })

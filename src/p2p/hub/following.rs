@@ -224,7 +224,7 @@ enum Failed {
 }
 
 async fn pass(hub: &Hub, peer: &str, expected: Expected) -> Result<Outcome, Failed> {
-    let stream = hub.net().open(peer, Wire::Log).await?;
+    let stream = hub.open(peer, Wire::Log).await?;
     let home = hub.inner.parts.ledger.home();
     Ok(follow(stream, home, expected, |progress| tracing::debug!(?progress, "following")).await?)
 }

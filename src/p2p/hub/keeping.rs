@@ -18,7 +18,7 @@ use super::{Goal, Hub, Traffic, carried, now_ms};
 use crate::{
     event::peer::{Direction, Parting, PeerConnected, PeerMeasured, PeerUnreachable},
     p2p::{
-        self, Cause, Link, NetEvent, Peer,
+        self, Cause, Link, NetError, NetEvent, Peer, Stream, Wire,
         discovery::{Found, Origin},
         keeping::{Input, Keeping, Output},
     },
@@ -35,6 +35,14 @@ const TOLD_MAX: usize = 10_000;
 /// The window of one measure, and of the first.
 const MEASURE: Duration = Duration::from_secs(60);
 const MEASURE_FIRST: Duration = Duration::from_secs(5);
+
+impl Hub {
+    /// A new stream to a connected peer.
+    pub async fn open(&self, peer: &str, wire: Wire) -> Result<Stream, NetError> {
+        self.inner.parts.metrics.peers.stream("out", wire.as_str());
+        self.net().open(peer, wire).await
+    }
+}
 
 /// Takes in what the swarm tells, until it has ended.
 pub(super) async fn events(hub: Hub, mut events: broadcast::Receiver<NetEvent>) {

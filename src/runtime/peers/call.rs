@@ -16,6 +16,7 @@ use crate::{
     call::{Code, Refusal, Remote},
     catalogue::PEERS,
     event::peer::RemoteCalled,
+    metrics::peers::Request,
     router::{BoxFuture, Invocation, Method, Outcome, Remotes, RpcError, Run},
     runtime::{
         gateway::{ask, outcome, text_member},
@@ -211,7 +212,8 @@ impl<'a> Trying<'a> {
     fn tell(&mut self, code: Option<&str>, event: Option<Cid>) {
         let Some(facts) = self.facts.take() else { return };
         self.known.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.known.metrics.peers.request("out", if code.is_some() { "failed" } else { "ok" });
+        let request = Request { direction: "out", method: Method::ToolsCall.as_str(), known: true };
+        self.known.metrics.peers.request(request, if code.is_some() { "failed" } else { "ok" });
         if code.is_some() {
             self.known.counts.failures.fetch_add(1, Ordering::Relaxed);
         }

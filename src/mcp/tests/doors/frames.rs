@@ -176,8 +176,14 @@ async fn without_scopes_a_peer_lists_and_pings_and_no_more() {
     client.bytes(&[255; 4]).await;
     client.ended().await;
     let text = metrics.encode();
-    for (outcome, count) in [("taken", 2), ("refused", 3)] {
-        let line = format!(r#"cairn_peer_requests_total{{direction="in",outcome="{outcome}"}} {count}"#);
+    for (method, outcome, count) in [
+        ("ping", "taken", 1),
+        ("tools/list", "taken", 1),
+        ("tools/call", "taken", 1),
+        ("tools/call", "refused", 3),
+    ] {
+        let labels = format!(r#"direction="in",method="{method}",class="stranger",outcome="{outcome}""#);
+        let line = format!("cairn_peer_requests_total{{{labels}}} {count}");
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
 }
