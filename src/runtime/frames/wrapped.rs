@@ -33,6 +33,13 @@ struct Message<'a> {
     error: Option<&'a RawValue>,
 }
 
+/// What is told of an error of JSON-RPC.
+#[derive(Deserialize)]
+struct Told<'a> {
+    #[serde(borrow)]
+    message: &'a RawValue,
+}
+
 /// The message inside; none where it is not wrapped.
 pub fn unwrap(frame: &[u8]) -> Option<Vec<u8>> {
     if frame.starts_with(PLAIN) {
@@ -65,11 +72,6 @@ pub fn wrap(message: &[u8]) -> Option<Vec<u8>> {
         (None, _, Some(_)) => "error",
         (None, _, None) => "response",
     };
-    #[derive(Deserialize)]
-    struct Told<'a> {
-        #[serde(borrow)]
-        message: &'a RawValue,
-    }
     let told = message.error.and_then(|error| serde_json::from_str::<Told>(error.get()).ok());
     let error = told.map(|told| told.message).or(message.error);
     serde_json::to_vec(&Message { jsonrpc: None, kind: Some(kind.to_owned()), error, ..message }).ok()

@@ -165,8 +165,8 @@ fn a_place_at_a_relay_is_renewed_when_the_relay_is_back() {
     assert_eq!(hidden.ask("peer_connect", &asked)["success"], true);
     let places = |hidden: &Host| {
         let errors = hidden.node.server().process.errors();
-        let mut lines = errors.lines().filter(|line| line.contains("listening for peers"));
-        lines.by_ref().filter(|line| line.contains("/p2p-circuit")).count()
+        let given = |line: &&str| line.contains("listening for peers") && line.contains("/p2p-circuit");
+        errors.lines().filter(given).count()
     };
     until("a place at the relay", || (places(&hidden) > 0).then_some(()));
     relay.node.kill();
