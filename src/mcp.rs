@@ -107,7 +107,9 @@ impl fmt::Debug for Tokens {
 
 /// Says why the caller of this id is not served now; nothing where it is.
 #[derive(Clone)]
-pub struct Barred(Arc<dyn Fn(&str) -> Option<String> + Send + Sync>);
+pub struct Barred(Arc<Barring>);
+
+type Barring = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 impl Barred {
     pub fn new(why: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {

@@ -153,12 +153,12 @@ impl Network {
             contracts: true,
             shutdown: stop.clone(),
             tokens: access.map(granting),
-            barred: Some(barring(hub.clone())),
             quotas,
             ..mcp::Settings::default()
         };
         let server = log_server(router.ledger(), entries.clone());
         let door = Door {
+            hub: hub.clone(),
             router: Arc::new(router.clone()),
             settings,
             server,
@@ -245,6 +245,7 @@ impl Entries {
 
 /// Where peers come in.
 struct Door {
+    hub: Hub,
     router: Arc<Router>,
     settings: mcp::Settings,
     server: Server,
@@ -264,9 +265,11 @@ impl Door {
                     let mut quotas = self.settings.quotas.clone();
                     quotas.known = self.entries.0.contains_key(&peer);
                     let settings = mcp::Settings { tools, quotas, ..self.settings.clone() };
-                    let router = self.router.clone();
+                    let (router, hub) = (self.router.clone(), self.hub.clone());
                     let caller = self.entries.caller(&peer);
                     self.tasks.spawn(async move {
+                        let barred = Some(barring(hub, &peer).await);
+                        let settings = mcp::Settings { barred, ..settings };
                         if let Err(err) = mcp::serve_frames(router, settings, caller, stream).await {
                             tracing::debug!(peer, %err, "a peer's stream ended");
                         }
@@ -350,9 +353,11 @@ fn granting(access: Arc<Access>) -> mcp::Tokens {
 }
 
 /// A peer that signed two histories of its log is not served until somebody releases it.
-fn barring(hub: Hub) -> mcp::Barred {
+async fn barring(hub: Hub, peer: &str) -> mcp::Barred {
+    // Of one that has connected just now, the hub has not read yet how it stands.
+    let before = hub.known(peer).await.and_then(|known| known.quarantine);
     mcp::Barred::new(move |peer| {
-        let held = hub.facts(peer)?.quarantine?.event;
+        let held = hub.facts(peer).map_or(before, |known| known.quarantine)?.event;
         Some(format!(
             "this node takes no calls of a peer that signed two histories of its log (its event {held}); its \
              operator lifts that with `cairn peers follow {peer} --release`"

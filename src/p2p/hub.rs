@@ -385,7 +385,7 @@ impl Hub {
     }
 
     /// What the log knows of a peer; none where it never heard of it, or cannot be asked.
-    async fn known(&self, peer: &str) -> Option<crate::peer::Peer> {
+    pub async fn known(&self, peer: &str) -> Option<crate::peer::Peer> {
         let (readers, peer) = (self.inner.readers.clone(), peer.to_owned());
         let asked = tokio::task::spawn_blocking(move || readers.ask(|view| view.peer(&peer, None))).await;
         match asked {

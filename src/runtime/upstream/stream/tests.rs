@@ -177,7 +177,7 @@ async fn no_more_is_sent_at_once_than_the_peer_takes() {
     let (upstream, _peer, _streams) = ready(json!({})).await;
     match upstream.request("tools/call", params(UNTOLD_MAX), Options::default()).await {
         Err(failure @ Failure::Oversize { max: UNTOLD_MAX, .. }) => {
-            assert!(failure.to_string().contains("over the bound of 1048576 bytes"), "{failure}");
+            assert!(failure.to_string().contains("takes no more than 1048576 bytes"), "{failure}");
         }
         other => panic!("it was sent: {other:?}"),
     }
