@@ -20,6 +20,7 @@ use tokio::{sync::Semaphore, task::JoinError};
 
 use crate::{
     ledger::Ledger,
+    p2p::hub::course::Pursuit,
     query::{QueryError, Readers, View, proof::Head, summary::Summary},
 };
 
@@ -41,11 +42,14 @@ pub struct Audit {
     streams: Arc<Semaphore>,
     /// What this node is to others, once it takes part in the network.
     peer: Arc<OnceLock<Box<Shown>>>,
+    /// How following others' logs goes, likewise.
+    pursuits: Arc<OnceLock<Box<Pursued>>>,
     /// The last summary: it takes long, and holds as long as nothing is recorded.
     summary: Arc<Mutex<Option<Summary>>>,
 }
 
 type Shown = dyn Fn() -> Value + Send + Sync;
+type Pursued = dyn Fn() -> Vec<Pursuit> + Send + Sync;
 
 /// Why an asked question came back without an answer.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +73,7 @@ impl Audit {
             long: Arc::new(Semaphore::new(LONG_MAX)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             peer: Arc::default(),
+            pursuits: Arc::default(),
             summary: Arc::new(Mutex::new(None)),
         }
     }
@@ -81,6 +86,11 @@ impl Audit {
     /// What this node is to others; null where it takes no part.
     fn peer(&self) -> Value {
         self.peer.get().map_or(Value::Null, |peer| peer())
+    }
+
+    /// Shows how following others' logs goes from now on; only the first to say so is asked.
+    pub fn shows_pursuits(&self, pursuits: impl Fn() -> Vec<Pursuit> + Send + Sync + 'static) {
+        let _ = self.pursuits.set(Box::new(pursuits));
     }
 
     pub fn ledger(&self) -> &Ledger {

@@ -101,6 +101,11 @@ pub fn open_reader(state: &Path, log: &Path) -> Result<Connection, StateError> {
     Ok(connection)
 }
 
+/// Whether there are tables: a process that ends while it makes the file leaves one without any.
+pub fn begun(connection: &Connection) -> Result<bool, StateError> {
+    Ok(connection.query_row("SELECT EXISTS (SELECT 1 FROM main.sqlite_schema)", [], |row| row.get(0))?)
+}
+
 pub fn progress(connection: &Connection) -> Result<Progress, StateError> {
     let mut statement = connection.prepare_cached("SELECT applied, last FROM progress")?;
     let (applied, last): (u64, Option<Sha256Digest>) =

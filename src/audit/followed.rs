@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{StatusCode, header::CACHE_CONTROL};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Audit, Unanswered,
@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     block::Cid,
-    p2p::sync::followed::{Followed, FollowedError},
+    p2p::{
+        hub::course::{Course, Pursuit},
+        sync::followed::{Followed, FollowedError},
+    },
     problem::{internal, problem},
     query::{QueryError, View, beside::Logs, proof::Head},
 };
@@ -71,12 +74,43 @@ fn find<'a>(logs: &'a [Followed], name: &Cid) -> Result<&'a Followed, QueryError
 }
 
 pub(super) async fn list(State(audit): State<Audit>) -> Answer {
-    let shown = audit
-        .of_followed(|logs| Ok(logs.iter().map(Followed::shown).collect::<Result<Vec<_>, FollowedError>>()));
+    let pursuits = audit.pursuits.get().map_or_else(Vec::new, |pursuits| pursuits());
+    let shown = audit.of_followed(|logs| Ok(shown(logs, pursuits)));
     Ok(match shown.await? {
         Ok(logs) => passing(&json!({"returned_count": logs.len(), "followed": logs})),
         Err(err) => internal(&err),
     })
+}
+
+/// The logs that are held, and those that are followed and not held yet, each with how it goes.
+fn shown(logs: &[Followed], mut pursuits: Vec<Pursuit>) -> Result<Vec<Value>, FollowedError> {
+    pursuits.sort_unstable_by(|left, right| left.peer.cmp(&right.peer));
+    let mut listed = Vec::with_capacity(logs.len());
+    for followed in logs {
+        let mut held = followed.shown()?;
+        let at = pursuits.iter().position(|pursuit| pursuit.log == Some(followed.log));
+        if let Some(pursuit) = at.map(|at| pursuits.remove(at)) {
+            put(&mut held, pursuit);
+        }
+        listed.push(held);
+    }
+    listed.extend(pursuits.into_iter().map(|pursuit| {
+        let log = pursuit.log.map(|log| log.to_string());
+        let mut wanted = json!({"log": log, "origin": null, "key": null, "size": 0, "signed": null});
+        put(&mut wanted, pursuit);
+        wanted
+    }));
+    Ok(listed)
+}
+
+fn put(shown: &mut Value, pursuit: Pursuit) {
+    shown["peer"] = pursuit.peer.into();
+    // What forked stays so, whether it is being followed or not.
+    if shown["status"] != Course::Quarantined.as_str() {
+        shown["status"] = pursuit.course.as_str().into();
+    }
+    shown["since_ms"] = pursuit.since_ms.into();
+    shown["error"] = pursuit.error.into();
 }
 
 pub(super) async fn checkpoint(State(audit): State<Audit>, Path(genesis): Path<String>) -> Answer {

@@ -381,7 +381,11 @@ pub enum PeersCommand {
     /// Keep a peer's log here, and check every event of it.
     Follow {
         /// Its id.
-        peer: String,
+        #[arg(required_unless_present = "list")]
+        peer: Option<String>,
+        /// Show the logs that are kept, and how following each of them goes.
+        #[arg(long, conflicts_with_all = ["peer", "release", "reason"])]
+        list: bool,
         /// Let it take part again after it signed two histories.
         #[arg(long)]
         release: bool,

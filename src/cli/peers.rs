@@ -9,10 +9,15 @@ use serde_json::{Value, json};
 use crate::{
     block::splice,
     cli::{
+        Reach,
         args::{Asked, PeersCommand},
+        existing,
+        remote::{DEFAULT_URL, Remote},
+        runtime,
         table::{self, Table},
         workflow::{ask, show, text},
     },
+    p2p::sync::followed::Followed,
 };
 
 /// What stands for what is not known.
@@ -61,7 +66,11 @@ pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
             put(&mut arguments, "as_of_seq", as_of_seq);
             answer("peer_metrics", &arguments, &asked, metrics)
         }
-        PeersCommand::Follow { peer, release, reason, asked } => {
+        PeersCommand::Follow { list: true, asked, .. } => {
+            let kept = kept(&asked.reach)?;
+            show(&kept, &asked, followed)
+        }
+        PeersCommand::Follow { peer, release, reason, asked, .. } => {
             let mut arguments = json!({"peer_id": peer, "release": release});
             put(&mut arguments, "reason", reason);
             answer("peer_follow", &arguments, &asked, |followed| {
@@ -82,6 +91,18 @@ pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
             })
         }
     }
+}
+
+/// The logs that are kept: as the server tells, or as they are in the files, whoever follows them.
+fn kept(reach: &Reach) -> anyhow::Result<Value> {
+    if let Some(data) = &reach.data {
+        let logs = Followed::list(&existing(data)?)?;
+        let shown = logs.iter().map(Followed::shown).collect::<Result<Vec<_>, _>>()?;
+        return Ok(json!({"returned_count": shown.len(), "followed": shown}));
+    }
+    let url = reach.url.as_deref().unwrap_or(DEFAULT_URL);
+    let remote = Remote::new(url, reach.token.clone())?;
+    runtime()?.block_on(remote.json("/v1/followed", &[]))
 }
 
 /// Asks a tool and shows its answer.
@@ -128,6 +149,25 @@ fn list(listed: &Value) -> String {
         None => String::new(),
     };
     format!("{}{more}", table.render())
+}
+
+fn followed(listed: &Value) -> String {
+    let mut table = Table::new(&["log", "origin", "events", "signed", "status", "since", "peer", "error"]);
+    for log in rows(&listed["followed"]) {
+        let word = |key: &str| log[key].as_str().unwrap_or(NOTHING).to_owned();
+        let since = log["since_ms"].as_u64().map(|ms| table::moment(ms.saturating_mul(1000)));
+        table.row(vec![
+            word("log"),
+            word("origin"),
+            log["size"].to_string(),
+            or_nothing(&log["signed"]),
+            word("status"),
+            since.unwrap_or_else(|| NOTHING.to_owned()),
+            word("peer"),
+            word("error"),
+        ]);
+    }
+    table.render()
 }
 
 fn discovered(found: &Value) -> String {

@@ -42,6 +42,7 @@ pub struct Peers {
     streams: Family<Labels<2>, Counter>,
     discovery: Family<Labels<2>, Counter>,
     bootstrap: Family<Labels<1>, Counter>,
+    followed: Family<Labels<1>, Gauge>,
 }
 
 impl Peers {
@@ -54,12 +55,19 @@ impl Peers {
         let help = "Searches for peers, by source and outcome";
         registry.register("discovery", help, self.discovery.clone());
         registry.register("bootstrap", "Bootstraps, by outcome", self.bootstrap.clone());
+        registry.register("followed", "Followed logs by how that goes", self.followed.clone());
     }
 
     /// Shows how many peers stand so.
     pub fn standing(&self, status: &'static str, peers: u64) {
         let peers = i64::try_from(peers).unwrap_or(i64::MAX);
         self.peers.get_or_create(&[("status", status.to_owned())]).set(peers);
+    }
+
+    /// Shows how many logs are followed so.
+    pub fn followed(&self, status: &'static str, logs: u64) {
+        let logs = i64::try_from(logs).unwrap_or(i64::MAX);
+        self.followed.get_or_create(&[("status", status.to_owned())]).set(logs);
     }
 
     /// Counts a request.

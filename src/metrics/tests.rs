@@ -18,6 +18,7 @@ fn a_scrape_shows_what_was_counted() {
     metrics.peers.stream("out", "mcp");
     metrics.peers.searched("mdns", false);
     metrics.peers.bootstrapped(true);
+    metrics.peers.followed("denied", 1);
     let text = metrics.encode();
     for line in [
         r#"cairn_calls_total{tool="echo",outcome="succeeded"} 2"#,
@@ -38,6 +39,7 @@ fn a_scrape_shows_what_was_counted() {
         r#"cairn_peer_streams_total{direction="out",wire="mcp"} 1"#,
         r#"cairn_discovery_total{source="mdns",outcome="failed"} 1"#,
         r#"cairn_bootstrap_total{outcome="ok"} 1"#,
+        r#"cairn_followed{status="denied"} 1"#,
         "# EOF",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

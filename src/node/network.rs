@@ -191,6 +191,8 @@ impl Network {
         // A node has one network, and one of each.
         let _ = desk.network.set(Arc::new(door::Tools(self.hub.clone())));
         let hub = self.hub.clone();
+        let pursued = hub.clone();
+        audit.shows_pursuits(move || pursued.pursuits());
         audit.shows_peer(move || json!({"peer_id": hub.net().local(), "multiaddrs": hub.net().addrs()}));
     }
 

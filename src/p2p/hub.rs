@@ -8,6 +8,7 @@
 //! - everything found is merged in one book, and everything the hub runs ends with it.
 
 mod announcing;
+pub mod course;
 mod following;
 mod joining;
 mod keeping;

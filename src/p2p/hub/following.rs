@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::Hub;
+use super::{
+    Hub,
+    course::{Course, Pursuit},
+};
 use crate::{
     block::{
         Cid,
@@ -26,10 +29,12 @@ use crate::{
     p2p::{
         Peer, Verdict, Wire,
         sync::{
+            Refused,
             evidence::Evidence,
-            follow::{Expected, FollowError, Outcome, follow},
+            follow::{Expected, FollowError, Outcome, meet},
             followed::Followed,
             machine::Ending,
+            wire::Reason,
         },
     },
     peer::News,
@@ -55,6 +60,7 @@ struct Told {
 
 /// The task that keeps up with one peer.
 pub(super) struct Following {
+    pub(super) pursuit: Pursuit,
     look: Arc<Notify>,
     end: CancellationToken,
 }
@@ -72,10 +78,9 @@ impl Hub {
             Some(Err(err)) => tracing::warn!(peer, %err, "the evidence of its fork cannot be set aside"),
         }
         self.inner.stale.notify_one();
-        let new = self.inner.kept.follow(peer);
-        if new || matches!(lifted, Some(Ok(true))) {
-            self.begin_following(peer.to_owned());
-        }
+        self.inner.kept.follow(peer);
+        // Whoever asks again has the peer asked again too, for all that it did not give.
+        self.begin_following(peer.to_owned());
         held
     }
 
@@ -84,15 +89,18 @@ impl Hub {
         if let Some(following) = self.follows().remove(peer) {
             following.end.cancel();
         }
+        self.count_courses();
         self.inner.kept.unfollow(peer)
     }
 
     pub(super) fn begin_following(&self, peer: Peer) {
-        let following = Following { look: Arc::default(), end: CancellationToken::new() };
+        let pursuit = Pursuit::new(peer.clone());
+        let following = Following { pursuit, look: Arc::default(), end: CancellationToken::new() };
         let (look, end) = (following.look.clone(), following.end.clone());
         if let Some(before) = self.follows().insert(peer.clone(), following) {
             before.end.cancel();
         }
+        self.count_courses();
         let hub = self.clone();
         self.spawn(async move {
             end.run_until_cancelled(keep_up(hub, peer, look)).await;
@@ -106,7 +114,7 @@ impl Hub {
         }
     }
 
-    fn follows(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<Peer, Following>> {
+    pub(super) fn follows(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<Peer, Following>> {
         self.inner.follows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -172,8 +180,14 @@ async fn keep_up(hub: Hub, peer: Peer, look: Arc<Notify>) {
         vkey: None,
         again: Some(0),
     };
+    if let Some(log) = expected.log {
+        hub.showed(&peer, log);
+    }
     let mut asked_again = Instant::now();
     loop {
+        if !connected.borrow().contains(&peer) {
+            hub.goes(&peer, Course::Stalled, Some("the peer is not connected".to_owned()));
+        }
         if connected.wait_for(|peers| peers.contains(&peer)).await.is_err() {
             return;
         }
@@ -187,20 +201,33 @@ async fn keep_up(hub: Hub, peer: Peer, look: Arc<Notify>) {
                 }
                 let again = outcome.again;
                 expected = Expected { log: Some(outcome.log), vkey: Some(outcome.vkey.clone()), again };
-                if let Ending::Forked(evidence) = &outcome.ending {
-                    forked(&hub, &peer, &outcome, evidence).await;
-                    return;
-                }
+                let course = match &outcome.ending {
+                    Ending::Current => Course::Following,
+                    Ending::Behind { .. } => Course::Behind,
+                    Ending::Forked(evidence) => {
+                        forked(&hub, &peer, &outcome, evidence).await;
+                        hub.goes(&peer, Course::Quarantined, None);
+                        return;
+                    }
+                };
+                hub.goes(&peer, course, None);
                 let news = News::Followed { log: outcome.log, origin: outcome.origin, size: outcome.held };
                 hub.record(&peer, news).await;
                 if again.is_some() { RETRY } else { POLL }
             }
             Err(Failed::Follow(FollowError::Quarantined(_))) => {
                 tracing::warn!(peer, "its log has forked and is not followed");
+                hub.goes(&peer, Course::Quarantined, None);
                 return;
             }
             Err(err) => {
-                tracing::warn!(peer, %err, "its log could not be followed; trying again");
+                let course = match &err {
+                    Failed::Follow(FollowError::Refused(Refused::Declined(Reason::Denied))) => Course::Denied,
+                    Failed::Follow(_) | Failed::Net(_) => Course::Stalled,
+                };
+                if hub.goes(&peer, course, Some(err.to_string())) {
+                    tracing::warn!(peer, %err, "its log could not be followed; trying again");
+                }
                 RETRY
             }
         };
@@ -226,7 +253,14 @@ enum Failed {
 async fn pass(hub: &Hub, peer: &str, expected: Expected) -> Result<Outcome, Failed> {
     let stream = hub.open(peer, Wire::Log).await?;
     let home = hub.inner.parts.ledger.home();
-    Ok(follow(stream, home, expected, |progress| tracing::debug!(?progress, "following")).await?)
+    let met = meet(stream, &expected).await?;
+    hub.showed(peer, met.log);
+    let (told, of) = (hub.clone(), peer.to_owned());
+    let told = move |progress| {
+        tracing::debug!(?progress, "following");
+        told.goes(&of, Course::Following, None);
+    };
+    Ok(met.follow(home, told).await?)
 }
 
 /// Records that a peer signed two histories, with the evidence.

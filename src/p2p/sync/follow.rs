@@ -7,7 +7,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf},
     sync::mpsc,
     task::JoinError,
     time::timeout,
@@ -115,45 +115,73 @@ pub async fn follow<S>(
 where
     S: AsyncRead + AsyncWrite + Send,
 {
+    meet(stream, &expected).await?.follow(home, told).await
+}
+
+/// A peer that has shown which log it has.
+pub struct Met<S> {
+    pub log: Cid,
+    verifier: Verifier,
+    again: Option<u64>,
+    reader: ReadHalf<S>,
+    writer: WriteHalf<S>,
+}
+
+/// Asks the peer behind `stream` which log it has.
+pub async fn meet<S>(stream: S, expected: &Expected) -> Result<Met<S>, FollowError>
+where
+    S: AsyncRead + AsyncWrite + Send,
+{
     let (mut reader, mut writer) = tokio::io::split(stream);
     bounded(write_frame(&mut writer, &Request::Head(AskHead { held: 0 }))).await?;
     let frame = bounded(read_frame(&mut reader)).await?.ok_or(FollowError::Closed)?;
-    let (log, verifier) = introduced(&frame, &expected)?;
+    let (log, verifier) = introduced(&frame, expected)?;
+    Ok(Met { log, verifier, again: expected.again, reader, writer })
+}
 
-    let (frames, inbox) = mpsc::channel(FRAMES_WAITING);
-    let (asks, mut outbox) = mpsc::channel(REQUESTS_WAITING);
-    let data = home.clone();
-    let mut rules = tokio::task::spawn_blocking(move || {
-        let rules = Rules { log, verifier, again: expected.again };
-        run(&data, rules, inbox, asks, told)
-    });
-    let wire = async {
-        let reading = async {
-            while let Some(frame) = bounded(read_frame(&mut reader)).await? {
-                if frames.send(frame).await.is_err() {
-                    break;
+impl<S: AsyncRead + AsyncWrite + Send> Met<S> {
+    /// The rest of [`follow`].
+    pub async fn follow(
+        self,
+        home: &Home,
+        told: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<Outcome, FollowError> {
+        let Self { log, verifier, again, mut reader, mut writer } = self;
+        let (frames, inbox) = mpsc::channel(FRAMES_WAITING);
+        let (asks, mut outbox) = mpsc::channel(REQUESTS_WAITING);
+        let data = home.clone();
+        let mut rules = tokio::task::spawn_blocking(move || {
+            let rules = Rules { log, verifier, again };
+            run(&data, rules, inbox, asks, told)
+        });
+        let wire = async {
+            let reading = async {
+                while let Some(frame) = bounded(read_frame(&mut reader)).await? {
+                    if frames.send(frame).await.is_err() {
+                        break;
+                    }
                 }
-            }
-            Err::<(), _>(FollowError::Closed)
+                Err::<(), _>(FollowError::Closed)
+            };
+            let writing = async {
+                while let Some(request) = outbox.recv().await {
+                    bounded(write_frame(&mut writer, &request)).await?;
+                }
+                // The rules have nothing more to ask: what is left is their answer.
+                std::future::pending::<Result<(), FollowError>>().await
+            };
+            tokio::try_join!(reading, writing).map(|((), ())| FollowError::Closed).unwrap_or_else(|err| err)
         };
-        let writing = async {
-            while let Some(request) = outbox.recv().await {
-                bounded(write_frame(&mut writer, &request)).await?;
-            }
-            // The rules have nothing more to ask: what is left is their answer.
-            std::future::pending::<Result<(), FollowError>>().await
+        let ended = tokio::select! {
+            ended = &mut rules => return finish(home, ended??).await,
+            err = wire => err,
         };
-        tokio::try_join!(reading, writing).map(|((), ())| FollowError::Closed).unwrap_or_else(|err| err)
-    };
-    let ended = tokio::select! {
-        ended = &mut rules => return finish(home, ended??).await,
-        err = wire => err,
-    };
-    // The stream is over, but what had come may have been enough; and a reason of ours says more than the stream's end.
-    drop((frames, outbox));
-    match rules.await? {
-        Err(FollowError::Closed) => Err(ended),
-        ended => finish(home, ended?).await,
+        // The stream is over, but what had come may have been enough; and a reason of ours says more than the stream's end.
+        drop((frames, outbox));
+        match rules.await? {
+            Err(FollowError::Closed) => Err(ended),
+            ended => finish(home, ended?).await,
+        }
     }
 }
 

@@ -182,7 +182,7 @@ impl Followed {
             "key": genesis.as_ref().map(|(_, verifier)| verifier.vkey()),
             "size": self.size()?,
             "signed": signed.map(|signed| signed.head.size),
-            "status": if forked { "forked" } else { "followed" },
+            "status": if forked { "quarantined" } else { "kept" },
         }))
     }
 }

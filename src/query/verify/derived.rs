@@ -17,6 +17,9 @@ const FOLD_MAX: usize = 8 * 1024;
 pub(super) fn compare(home: &Home, step: &mut dyn FnMut(u64, u64)) -> Result<Vec<String>, StateError> {
     let state = state::open_reader(&home.state_path(), &home.log_path())?;
     let moment = state.unchecked_transaction()?;
+    if !state::begun(&moment)? {
+        return Ok(Vec::new());
+    }
     let size = state::progress(&moment)?.applied;
     let ours = digest::tables(&moment)?;
     drop(moment);

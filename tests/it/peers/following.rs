@@ -122,11 +122,36 @@ fn a_log_is_shown_to_those_only_who_may_read_it() {
     let (mut owner, mut follower) = (Node::new(), Node::new());
     owner.start("", &follower.entry("scopes = [\"mcp:call\"]"));
     follower.start("", &owner.dialled("follow = true"));
-    until("the follower is refused", || {
-        follower.server().process.errors().contains("could not be followed").then_some(())
+    let denied = until("the follower is refused", || {
+        Some(followed(&follower)).filter(|followed| followed["status"] == "denied")
     });
-    assert!(followed(&follower)["size"].as_u64().is_none_or(|size| size == 0), "{}", followed(&follower));
+    assert_eq!((&denied["size"], &denied["peer"]), (&json!(0), &json!(owner.peer)), "{denied}");
+    assert!(denied["log"].is_string() && denied["since_ms"].is_u64(), "{denied}");
+    assert!(denied["error"].as_str().is_some_and(|error| error.contains("Denied")), "{denied}");
+    let listed = follower.runs(&["peers", "follow", "--list"]).succeeded();
+    assert!(listed.contains("denied") && listed.contains(&owner.peer), "{listed}");
+    let metrics = follower.server().get("/metrics").text().to_owned();
+    assert!(metrics.contains(r#"cairn_followed{status="denied"} 1"#), "{metrics}");
+    owner.stop();
+    let stalled = until("the owner is gone", || {
+        Some(followed(&follower)).filter(|followed| followed["status"] == "stalled")
+    });
+    assert!(stalled["error"].as_str().is_some_and(|error| error.contains("not connected")), "{stalled}");
+    owner.start("", &follower.entry(READS));
+    caught_up(&follower, &owner);
+    let held = until("it is followed", || {
+        Some(followed(&follower)).filter(|followed| followed["status"] == "following")
+    });
+    assert_eq!(held["error"], Value::Null, "{held}");
+    assert!(held["since_ms"].as_u64() > denied["since_ms"].as_u64(), "{held}");
+    follower.caller().tell("peer_unfollow", json!({"peer_id": owner.peer}));
+    assert_eq!(followed(&follower)["status"], "kept");
     owner.ends_well();
+    follower.stop();
+    let mut offline = crate::harness::cairn(&["peers", "follow", "--list", "--data"]);
+    offline.arg(follower.data());
+    let listed = crate::harness::run(offline).succeeded();
+    assert!(listed.contains("kept") && listed.contains(held["log"].as_str().expect("a name")), "{listed}");
 }
 
 #[test]
@@ -203,7 +228,7 @@ fn a_log_that_forks_is_evidence_and_its_peer_takes_no_part_until_it_is_released(
             "a signed head: {evidence}"
         );
     }
-    assert_eq!(followed(&follower)["status"], "forked");
+    assert_eq!(followed(&follower)["status"], "quarantined");
     let row = until("it is quarantined", || {
         Some(follower.row(&owner.peer)).filter(|row| row["quarantined"] == true)
     });

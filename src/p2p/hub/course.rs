@@ -1,0 +1,98 @@
+//! Courses: how keeping up with each followed peer goes, for whoever asks.
+//!
+//! Invariants:
+//! - a course is told of when it changes, once; what is counted is what is told;
+//! - a peer that is not followed has none.
+
+use std::collections::BTreeMap;
+
+use super::{Hub, now_ms};
+use crate::{block::Cid, p2p::Peer};
+
+/// How it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Course {
+    /// All that the peer's head signs is held, or is coming.
+    Following,
+    /// The peer shows an older head than the one that is held.
+    Behind,
+    /// The peer does not let its log be read.
+    Denied,
+    /// Nothing more comes, for a reason that may pass.
+    Stalled,
+    /// The log has forked.
+    Quarantined,
+}
+
+impl Course {
+    const ALL: [Self; 5] = [Self::Following, Self::Behind, Self::Denied, Self::Stalled, Self::Quarantined];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Following => "following",
+            Self::Behind => "behind",
+            Self::Denied => "denied",
+            Self::Stalled => "stalled",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
+/// A peer whose log is followed, and how that goes.
+#[derive(Clone, Debug)]
+pub struct Pursuit {
+    pub peer: Peer,
+    /// Once the peer has shown it.
+    pub log: Option<Cid>,
+    pub course: Course,
+    /// Why nothing comes, where nothing does.
+    pub error: Option<String>,
+    pub since_ms: u64,
+}
+
+impl Pursuit {
+    /// One that begins.
+    pub(super) fn new(peer: Peer) -> Self {
+        let error = Some("the peer is not connected".to_owned());
+        Self { peer, log: None, course: Course::Stalled, error, since_ms: now_ms() }
+    }
+}
+
+impl Hub {
+    /// Every peer whose log is followed.
+    pub fn pursuits(&self) -> Vec<Pursuit> {
+        self.follows().values().map(|following| following.pursuit.clone()).collect()
+    }
+
+    /// Notes which log a followed peer has shown.
+    pub(super) fn showed(&self, peer: &str, log: Cid) {
+        if let Some(following) = self.follows().get_mut(peer) {
+            following.pursuit.log = Some(log);
+        }
+    }
+
+    /// Notes how keeping up with a peer goes. True: it went otherwise before.
+    pub(super) fn goes(&self, peer: &str, course: Course, error: Option<String>) -> bool {
+        let changed = self.follows().get_mut(peer).is_some_and(|following| {
+            let pursuit = &mut following.pursuit;
+            let changed = (pursuit.course, &pursuit.error) != (course, &error);
+            if pursuit.course != course {
+                pursuit.since_ms = now_ms();
+            }
+            (pursuit.course, pursuit.error) = (course, error);
+            changed
+        });
+        self.count_courses();
+        changed
+    }
+
+    pub(super) fn count_courses(&self) {
+        let mut counts: BTreeMap<Course, u64> = Course::ALL.into_iter().map(|course| (course, 0)).collect();
+        for following in self.follows().values() {
+            *counts.entry(following.pursuit.course).or_default() += 1;
+        }
+        for (course, count) in counts {
+            self.inner.parts.metrics.peers.followed(course.as_str(), count);
+        }
+    }
+}
