@@ -65,7 +65,7 @@ pub enum StartError {
     Home(#[from] HomeError),
     #[error(transparent)]
     Stopped(#[from] Stopped),
-    #[error("the network cannot start: {0}")]
+    #[error("the network cannot start")]
     Network(#[from] NetError),
 }
 

@@ -13,6 +13,7 @@ use crate::{
     query::{
         export::Format,
         list::moment,
+        peers::Sort,
         walk::{DEPTH_DEFAULT, DEPTH_MAX, Direction, LIMIT_MAX},
     },
 };
@@ -297,13 +298,13 @@ pub enum PeersCommand {
     /// List the peers that were ever heard of.
     List {
         /// connected, connecting, disconnected or unreachable.
-        #[arg(long)]
+        #[arg(long, value_parser = ["connected", "connecting", "disconnected", "unreachable"], hide_possible_values = true)]
         status: Option<String>,
         /// What they must offer; may be given again, then all of them.
         #[arg(long, value_name = "NAME")]
         capability: Vec<String>,
         /// last_seen, latency, bandwidth, reliability or peer_id.
-        #[arg(long, value_name = "BY")]
+        #[arg(long, value_name = "BY", value_parser = Sort::ALL.map(Sort::as_str), hide_possible_values = true)]
         sort: Option<String>,
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1000))]
         limit: u64,
@@ -319,13 +320,28 @@ pub enum PeersCommand {
         #[arg(long, value_name = "NAME")]
         capability: Vec<String>,
         /// Peers that are enough.
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
         max: Option<u64>,
-        #[arg(long, value_name = "MS")]
+        #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
         timeout_ms: Option<u64>,
         /// dht, mdns, file, github or bootstrap; may be given again.
         #[arg(long, value_name = "NAME")]
         source: Vec<String>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Join the network, and tell how each try went; exit 0 when enough nodes are connected, else 1.
+    Bootstrap {
+        /// Multiaddrs with peer ids to start from; by default those of the configuration.
+        address: Vec<String>,
+        /// Connections that are enough.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+        min: Option<u64>,
+        /// Connections after which it stops.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+        max: Option<u64>,
+        #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
+        timeout_ms: Option<u64>,
         #[command(flatten)]
         asked: Asked,
     },
@@ -335,10 +351,10 @@ pub enum PeersCommand {
         peer: String,
         /// A multiaddr; by default where it is known to be.
         address: Option<String>,
-        #[arg(long, value_name = "MS")]
+        #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
         timeout_ms: Option<u64>,
         /// Further tries.
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=10))]
         retries: Option<u64>,
         /// Do not connect again when the connection is lost.
         #[arg(long)]
@@ -370,7 +386,7 @@ pub enum PeersCommand {
         #[arg(long)]
         history: bool,
         /// How far back.
-        #[arg(long, value_name = "N", requires = "history")]
+        #[arg(long, value_name = "N", requires = "history", value_parser = clap::value_parser!(u64).range(1..=168))]
         hours: Option<u64>,
         /// As the log stood when it had this event.
         #[arg(long, value_name = "SEQ")]

@@ -2,22 +2,25 @@
 //!
 //! Invariant: nothing is asked that a caller with the same token could not ask.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use serde_json::{Value, json};
 
 use crate::{
     block::splice,
     cli::{
-        Reach,
+        Reach, Usage,
         args::{Asked, PeersCommand},
         existing,
         remote::{DEFAULT_URL, Remote},
         runtime,
+        source::catch_up,
         table::{self, Table},
         workflow::{ask, show, text},
     },
     p2p::sync::followed::Followed,
+    query::View,
+    tools::peers::{AskList, AskMetrics},
 };
 
 /// What stands for what is not known.
@@ -30,7 +33,10 @@ pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
             put(&mut arguments, "status_filter", status);
             put(&mut arguments, "sort_by", sort);
             put(&mut arguments, "cursor", cursor);
-            answer("peer_list", &arguments, &asked, list)
+            match &asked.reach.data {
+                Some(data) => show(&in_files(data, |view| view_list(view, arguments))?, &asked, list),
+                None => answer("peer_list", &arguments, &asked, list),
+            }
         }
         PeersCommand::Discover { capability, max, timeout_ms, source, asked } => {
             let mut arguments = json!({"capability_filter": capability});
@@ -38,6 +44,16 @@ pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
             put(&mut arguments, "timeout_ms", timeout_ms);
             put(&mut arguments, "sources", (!source.is_empty()).then_some(source));
             answer("peer_discover", &arguments, &asked, discovered)
+        }
+        PeersCommand::Bootstrap { address, min, max, timeout_ms, asked } => {
+            let mut arguments = json!({});
+            put(&mut arguments, "bootstrap_nodes", (!address.is_empty()).then_some(address));
+            put(&mut arguments, "min_connections", min);
+            put(&mut arguments, "max_connections", max);
+            put(&mut arguments, "timeout_ms", timeout_ms);
+            let joined = asked_of_server("bootstrap_network", &arguments, &asked)?;
+            let shown = show(&joined, &asked, bootstrapped)?;
+            Ok(if joined["success"] == true { shown } else { ExitCode::FAILURE })
         }
         PeersCommand::Connect { peer, address, timeout_ms, retries, once, reason, asked } => {
             let mut arguments = json!({"peer_id": peer, "persist": !once});
@@ -64,7 +80,10 @@ pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
             let mut arguments = json!({"peer_id": peer, "include_history": history});
             put(&mut arguments, "history_hours", hours);
             put(&mut arguments, "as_of_seq", as_of_seq);
-            answer("peer_metrics", &arguments, &asked, metrics)
+            match &asked.reach.data {
+                Some(data) => show(&in_files(data, |view| view_metrics(view, arguments))?, &asked, metrics),
+                None => answer("peer_metrics", &arguments, &asked, metrics),
+            }
         }
         PeersCommand::Follow { list: true, asked, .. } => {
             let kept = kept(&asked.reach)?;
@@ -105,15 +124,39 @@ fn kept(reach: &Reach) -> anyhow::Result<Value> {
     runtime()?.block_on(remote.json("/v1/followed", &[]))
 }
 
-/// Asks a tool and shows its answer.
+/// What the log of a data directory knows, whether a server runs or not.
+fn in_files(data: &Path, question: impl FnOnce(&View) -> anyhow::Result<Value>) -> anyhow::Result<Value> {
+    let home = existing(data)?;
+    catch_up(&home, true)?;
+    question(&View::open(&home)?)
+}
+
+fn view_list(view: &View, arguments: Value) -> anyhow::Result<Value> {
+    let asked: AskList = serde_json::from_value(arguments)?;
+    Ok(asked.of(view, &[])?)
+}
+
+fn view_metrics(view: &View, arguments: Value) -> anyhow::Result<Value> {
+    let asked: AskMetrics = serde_json::from_value(arguments)?;
+    Ok(asked.of(view)?)
+}
+
+/// Asks a running server's tool and shows its answer.
 fn answer(
     tool: &str,
     arguments: &Value,
     asked: &Asked,
     told: impl FnOnce(&Value) -> String,
 ) -> anyhow::Result<ExitCode> {
-    let answer = ask(&asked.reach, tool, &splice::raw(arguments.to_string()))?;
-    show(&answer, asked, told)
+    show(&asked_of_server(tool, arguments, asked)?, asked, told)
+}
+
+fn asked_of_server(tool: &str, arguments: &Value, asked: &Asked) -> anyhow::Result<Value> {
+    if asked.reach.data.is_some() {
+        let message = "this needs a running server that takes part in the network: leave --data out, and name it with --url";
+        return Err(Usage(message.to_owned()).into());
+    }
+    ask(&asked.reach, tool, &splice::raw(arguments.to_string()))
 }
 
 /// Sets what was given; what was not is the tool's default.
@@ -186,6 +229,21 @@ fn discovered(found: &Value) -> String {
         lines.push(table::printable(&format!("{name} found {}{error}", came["found"])));
     }
     lines.join("\n")
+}
+
+fn bootstrapped(joined: &Value) -> String {
+    let mut table = Table::new(&["address", "method", "outcome", "ms"]);
+    for tried in rows(&joined["attempts"]) {
+        table.row(vec![
+            text(tried, "multiaddr").to_owned(),
+            text(tried, "method").to_owned(),
+            tried["error"].as_str().unwrap_or("connected").to_owned(),
+            tried["duration_ms"].to_string(),
+        ]);
+    }
+    let (connected, failed) = (&joined["connected_count"], &joined["failed_count"]);
+    let ready = if joined["success"] == true { "joined" } else { "not joined" };
+    format!("{}\n{ready}: {connected} connected, {failed} tries failed", table.render())
 }
 
 /// Every measure on a line of its own, and the history in rows.

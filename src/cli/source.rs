@@ -141,7 +141,7 @@ pub fn head(home: &Home, view: &View) -> anyhow::Result<Head> {
 }
 
 /// Folds what the state lacks, where no process owns the log and does it anyway.
-fn catch_up(home: &Home, quiet: bool) -> anyhow::Result<()> {
+pub fn catch_up(home: &Home, quiet: bool) -> anyhow::Result<()> {
     let events = SqliteReader::open(&home.log_path())?.tip()?.map_or(0, |tip| tip.seq + 1);
     let reached = View::open(home).and_then(|view| view.applied());
     if reached.is_ok_and(|applied| applied >= events) {

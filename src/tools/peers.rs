@@ -21,7 +21,7 @@ use crate::{
     p2p::hub::By,
     peer::{News, Peer, Status, score::ONE},
     query::{
-        QueryError,
+        QueryError, View,
         peers::{Filter, Point, Sort},
         work::At,
     },
@@ -252,8 +252,9 @@ async fn bootstrap(desk: &Desk, call: &Invocation) -> Told {
     Ok(shown.to_string())
 }
 
+/// What `peer_list` is asked.
 #[derive(Deserialize)]
-struct AskList {
+pub struct AskList {
     status_filter: Option<String>,
     #[serde(default)]
     capability_filter: Vec<String>,
@@ -265,26 +266,35 @@ struct AskList {
 async fn list(desk: &Desk, call: &Invocation) -> Told {
     let dialling = network(desk)?.dialling();
     let asked: AskList = arguments(call)?;
-    let sort = Sort::ALL.into_iter().find(|sort| asked.sort_by.as_deref() == Some(sort.as_str()));
-    let sort = sort.unwrap_or_default();
-    let connecting = asked.status_filter.as_deref() == Some("connecting");
-    let statuses = [Status::Connected, Status::Disconnected, Status::Unreachable];
-    let filter = Filter {
-        status: statuses.into_iter().find(|status| asked.status_filter.as_deref() == Some(status.as_str())),
-        capabilities: asked.capability_filter,
-        among: connecting.then(|| dialling.clone()),
-        sort,
-    };
-    let listed = desk.ask(move |view| view.peers(&filter, asked.paging.from(), asked.paging.limit())).await?;
-    let mut shown = page("peers", listed, |peer| {
-        let status = match peer.status {
-            Status::Disconnected | Status::Unreachable if dialling.contains(&peer.id) => "connecting",
-            status => status.as_str(),
+    told(&desk.ask(move |view| asked.of(view, &dialling)).await?)
+}
+
+impl AskList {
+    /// The peers that a log knows of; those of `dialling` are being connected with.
+    pub fn of(self, view: &View, dialling: &[String]) -> Result<Value, QueryError> {
+        let sort = Sort::ALL.into_iter().find(|sort| self.sort_by.as_deref() == Some(sort.as_str()));
+        let sort = sort.unwrap_or_default();
+        let connecting = self.status_filter.as_deref() == Some("connecting");
+        let statuses = [Status::Connected, Status::Disconnected, Status::Unreachable];
+        let filter = Filter {
+            status: statuses
+                .into_iter()
+                .find(|status| self.status_filter.as_deref() == Some(status.as_str())),
+            capabilities: self.capability_filter,
+            among: connecting.then(|| dialling.to_vec()),
+            sort,
         };
-        row(&peer, status)
-    });
-    shown["sort_by"] = json!(sort.as_str());
-    told(&shown)
+        let listed = view.peers(&filter, self.paging.from(), self.paging.limit())?;
+        let mut shown = page("peers", listed, |peer| {
+            let status = match peer.status {
+                Status::Disconnected | Status::Unreachable if dialling.contains(&peer.id) => "connecting",
+                status => status.as_str(),
+            };
+            row(&peer, status)
+        });
+        shown["sort_by"] = json!(sort.as_str());
+        Ok(shown)
+    }
 }
 
 fn row(peer: &Peer, status: &str) -> Value {
@@ -301,8 +311,9 @@ fn row(peer: &Peer, status: &str) -> Value {
     })
 }
 
+/// What `peer_metrics` is asked.
 #[derive(Deserialize)]
-struct AskMetrics {
+pub struct AskMetrics {
     peer_id: String,
     #[serde(default)]
     include_history: bool,
@@ -313,22 +324,33 @@ struct AskMetrics {
 async fn metrics(desk: &Desk, call: &Invocation) -> Told {
     network(desk)?;
     let asked: AskMetrics = arguments(call)?;
-    let id = asked.peer_id;
-    let At { applied, what: peer } =
-        known(desk, &id, asked.as_of_seq).await?.ok_or_else(|| unknown("peer", &id, LISTER))?;
-    let mut shown = json!({
-        "peer_id": peer.id,
-        "current_metrics": measured(&peer),
-        "connection_info": connection(&peer),
-        "seq": applied,
+    let id = asked.peer_id.clone();
+    let shown = desk.ask(move |view| match asked.of(view) {
+        Err(QueryError::NotFound(_)) => Ok(None),
+        shown => shown.map(Some),
     });
-    if asked.include_history {
-        let hours = asked.history_hours.unwrap_or(HISTORY_HOURS);
-        let from_ms = now_ms().saturating_sub(hours * HOUR_MS);
-        let points = desk.ask(move |view| view.peer_history(&id, from_ms, asked.as_of_seq)).await?;
-        shown["history"] = points.iter().map(point).collect();
+    told(&shown.await?.ok_or_else(|| unknown("peer", &id, LISTER))?)
+}
+
+impl AskMetrics {
+    /// What a log knows was measured of the peer.
+    pub fn of(&self, view: &View) -> Result<Value, QueryError> {
+        let At { applied, what: peer } = view.peer(&self.peer_id, self.as_of_seq)?;
+        let applied = seen(applied, self.as_of_seq)?;
+        let mut shown = json!({
+            "peer_id": peer.id,
+            "current_metrics": measured(&peer),
+            "connection_info": connection(&peer),
+            "seq": applied,
+        });
+        if self.include_history {
+            let hours = self.history_hours.unwrap_or(HISTORY_HOURS);
+            let from_ms = now_ms().saturating_sub(hours * HOUR_MS);
+            let points = view.peer_history(&self.peer_id, from_ms, self.as_of_seq)?;
+            shown["history"] = points.iter().map(point).collect();
+        }
+        Ok(shown)
     }
-    told(&shown)
 }
 
 /// The peer as the log knows it, and the seq it was read at; none where nothing was ever heard of it.

@@ -11,6 +11,7 @@ mod outside;
 mod reach;
 mod registry;
 mod remote;
+mod typed;
 
 use cairn::{
     event::{
