@@ -54,7 +54,9 @@ impl Router {
             self.overridden(input, &mut own);
         }
         let called = input.get("tool").and_then(Value::as_str).filter(|_| entry.dispatches);
-        let Some(called) = called.and_then(|name| self.tool(name)) else { return own };
+        let pinned = input.get("contract").and_then(Value::as_str).and_then(|cid| cid.parse().ok());
+        let called = called.and_then(|name| self.tool_asked(name, pinned.as_ref()));
+        let Some(called) = called else { return own };
         let inner = self.keeping(&called, input.get("params").unwrap_or(&Value::Null));
         Keeping {
             secrets: inner.secrets.below("params", &own.secrets),

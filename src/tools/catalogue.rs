@@ -193,14 +193,14 @@ impl Tool {
             Ok(asked) => asked,
             Err(refusal) => return Outcome::Refused(refusal),
         };
-        let Some(entry) = self.router.tool(&asked.tool) else {
-            let refusal = Refusal::new(Code::NotFound, format!("no tool `{}`", asked.tool));
-            return Outcome::Refused(refusal.hint("tools_list_tools names the tools on offer"));
-        };
         // A pin that cannot be read is not taken for none: the caller meant to be refused by any other contract.
         let Ok(contract) = asked.contract.map(|cid| cid.parse()).transpose() else {
             let refusal = Refusal::new(Code::InvalidArgument, "`contract` is not the CID of a contract");
             return Outcome::Refused(refusal.hint("tools_get_schema gives a tool's contract"));
+        };
+        let Some(entry) = self.router.tool_asked(&asked.tool, contract.as_ref()) else {
+            let refusal = Refusal::new(Code::NotFound, format!("no tool `{}`", asked.tool));
+            return Outcome::Refused(refusal.hint("tools_list_tools names the tools on offer"));
         };
         let arguments = splice::member(&invocation.params, "arguments").ok().flatten();
         let params = arguments.and_then(|arguments| splice::member(arguments, "params").ok().flatten());

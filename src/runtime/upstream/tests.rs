@@ -409,6 +409,7 @@ async fn http_answers_become_replies_or_the_right_failure() {
         check("page", Failure::Broken("the response is no json-rpc message".to_owned())).await;
         let busy = "answered 503 Service Unavailable".to_owned();
         check("busy", Failure::Unavailable { message: busy }).await;
+        check("broken", Failure::Broken("it answered 502 Bad Gateway".to_owned())).await;
         check("cut", Failure::Died).await;
         check("vast", Failure::TooLarge).await;
         let resumed = call(&upstream, "resume", json!({})).await;

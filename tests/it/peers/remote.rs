@@ -55,12 +55,15 @@ fn a_call_taken_to_a_peer_is_in_both_logs_and_each_names_the_other() {
         json!({"name": "no_such_name", "arguments": {"n": 4}, "_meta": {"io.cairn/contract": contract}});
     let pinned = bytes(&a, "tools/call", pinned);
     assert!(pinned.contains("call 4"), "a pinned contract is enough: {pinned}");
-    let sent: Vec<String> = (1..=4).map(|n| format!(r#"tool {{"n": {n}}}"#)).collect();
+    let dispatched = json!({"tool": "no_such_name", "contract": contract, "params": {"n": 5}});
+    let dispatched = a.call("tools_dispatch", dispatched);
+    assert_eq!(dispatched["result"]["content"][0]["text"], "call 5", "{dispatched}");
+    let sent: Vec<String> = (1..=5).map(|n| format!(r#"tool {{"n": {n}}}"#)).collect();
     assert_eq!(upstream.calls(), sent);
 
     let (ours, theirs) = (a.events(), b.events());
     let called = remotes(&ours);
-    assert_eq!(called.len(), 3);
+    assert_eq!(called.len(), 4);
     let start = called[0].0.fields().cause.expect("it names the call");
     let (told, facts) = &called[0];
     assert_eq!((&facts.peer, facts.ok, facts.attempt), (&b.peer, true, 1), "{facts:?}");
@@ -70,12 +73,12 @@ fn a_call_taken_to_a_peer_is_in_both_logs_and_each_names_the_other() {
     assert_eq!((first.fields().refs.as_slice(), &first.fields().actor.role[..]), (&[start][..], "peer"));
     assert_eq!(told.fields().refs, [ending(&theirs, first.cid()).cid()], "ours names their ending");
     let last = started(&theirs, "tool", &a.peer);
-    assert_eq!(Some(last.fields().refs[0]), called[2].0.fields().cause, "by contract as by name");
+    assert_eq!(Some(last.fields().refs[0]), called[3].0.fields().cause, "by contract as by name");
     assert_eq!(record::kind(&ending(&ours, start)), "call.succeeded");
     let shown = a.runs(&["trace", &start.to_string()]);
     assert!(shown.status.success(), "{shown:?}");
     let metrics = a.caller().tell("peer_metrics", json!({"peer_id": b.peer}));
-    assert_eq!(metrics["connection_info"]["calls"], 3, "{metrics}");
+    assert_eq!(metrics["connection_info"]["calls"], 4, "{metrics}");
 
     let (mut a, mut b) = (a, b);
     for node in [&mut a, &mut b] {

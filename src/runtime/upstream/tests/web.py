@@ -88,6 +88,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(200, "<html>", "text/html")
         if name == "busy":
             return self.reply(503, "later", "text/plain")
+        if name == "broken":
+            return self.reply(502, "no", "text/plain")
         self.reply(404, json.dumps({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "no"}}))
 
     def result(self, id, result, **headers):
