@@ -220,6 +220,7 @@ impl Client {
             dependencies: Vec::new(),
             max_parallel: None,
             deadline_ms: None,
+            peer: None,
         };
         self.ask(Wish::SubmitRun(Box::new(new))).await;
     }

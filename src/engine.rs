@@ -21,7 +21,7 @@ use crate::{
     event::body::Failure,
     ledger::{
         Command, Ledger, Ruling, Stopped,
-        work::{Hand, Handed, Opening, Wish, Work, Worked},
+        work::{CARRIES, Hand, Handed, Opening, Wish, Work, Worked},
         writer::node,
     },
     router::{
@@ -176,8 +176,11 @@ impl Engine {
         let of_lane = || tools.iter().filter(|entry| entry.metadata.runtime == lane);
         let task_type = |entry: &Entry| format!("{TOOL}{}", entry.tool.name);
         let openings = of_lane().filter_map(|entry| Some((task_type(entry), self.router.opening(entry)?)));
+        let types: BTreeSet<String> = of_lane().map(|entry| task_type(entry)).collect();
+        // A lane without tools can do nothing, wherever that were done.
+        let carries = (!types.is_empty()).then(|| CARRIES.to_owned());
         Able {
-            capabilities: Arc::new(of_lane().map(|entry| task_type(entry)).collect()),
+            capabilities: Arc::new(types.into_iter().chain(carries).collect()),
             openings: Arc::new(openings.collect()),
         }
     }
@@ -295,7 +298,7 @@ fn request(handed: &Handed, trial: &Arc<Trial>, cancel: CancellationToken) -> Op
         method: Method::ToolsCall,
         name,
         params: params.into(),
-        meta: Meta::default(),
+        meta: Meta { peer: handed.peer.clone(), ..Meta::default() },
         caller: Caller { actor: handed.actor.clone(), scopes: vec![Scope::Call] },
         client: Arc::new(Nobody),
         cancel,

@@ -139,6 +139,8 @@ pub struct Meta {
     pub contract: Option<Cid>,
     /// `io.cairn/refs`: events of the caller's own log that this request comes from.
     pub refs: Vec<Cid>,
+    /// The peer that it is taken to, and nowhere else. Only this node's own work says so.
+    pub peer: Option<String>,
     /// `traceparent` (W3C trace context), validated.
     pub traceparent: Option<String>,
     /// `progressToken`, as it came; absent when the caller wants no progress.
@@ -189,6 +191,8 @@ pub struct Invocation {
     pub started: Option<Cid>,
     /// What was ruled with its start about what it was foretold to ask.
     pub ruled: Arc<Mutex<Option<Ruling>>>,
+    /// The only peer that may be asked; any where it is none.
+    pub peer: Option<String>,
     /// Where the run leaves the peers that it tried: they are recorded with the call's ending.
     pub remotes: Remotes,
 }
@@ -246,6 +250,11 @@ pub trait Run: Send + Sync {
     /// Whether it checks the input of this tool against the schema itself, to tell all faults of it at once.
     fn checks(&self, _tool: &str) -> bool {
         false
+    }
+
+    /// Whether calls of this tool can be taken to this peer; none where it reaches no such peer.
+    fn serves(&self, _peer: &str, _tool: &str) -> Option<bool> {
+        None
     }
 
     /// The change of durable work that is all this call does, where that can be told before it starts. It is ruled
@@ -400,6 +409,12 @@ impl Router {
     /// The tool that a request names: by name or contract, or by the contract it pins where nothing here is called so.
     pub fn tool_asked(&self, name: &str, pinned: Option<&Cid>) -> Option<Arc<Entry>> {
         self.board().tool_asked(name, pinned)
+    }
+
+    /// Whether calls of a tool can be taken to a peer; none where no such peer offers tools here.
+    pub fn serves(&self, peer: &str, entry: &Entry) -> Option<bool> {
+        let (peers, inner) = self.board().at_peers(entry)?;
+        peers.run.serves(peer, &inner)
     }
 
     /// The contract of this CID, where a tool on offer stands under it.

@@ -166,9 +166,11 @@ CREATE TABLE workflow (
     steps      INTEGER NOT NULL,
     done       INTEGER NOT NULL,       -- steps that succeeded, or that their condition skipped
     started_ms INTEGER,
-    ended_ms   INTEGER
+    ended_ms   INTEGER,
+    peer       INTEGER                 -- word; the peer that the run is carried to
 );
 CREATE INDEX workflow_status ON workflow (status);
+CREATE INDEX workflow_peer ON workflow (peer) WHERE peer IS NOT NULL;
 
 CREATE TABLE workflow_tag (
     tag      INTEGER NOT NULL,         -- word

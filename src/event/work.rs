@@ -310,6 +310,9 @@ pub struct WorkflowSubmitted {
     /// The task of the run that this is a child of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+    /// The peer that the tools of its steps are called at, and nowhere else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
 }
 
 /// The first step was taken by a worker.

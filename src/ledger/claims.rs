@@ -17,10 +17,10 @@ use crate::{
         holding::Parked,
         memory::text_of,
         tasks::{By, no_task, worked},
-        work::{Begun, CLAIM_MAX, Hand, Handed, Worked},
+        work::{Begun, CARRIES, CLAIM_MAX, Hand, Handed, Worked},
         writer::{Draft, Fault, Writer, payload_ref},
     },
-    task::Completed,
+    task::{Completed, Task},
 };
 
 /// Bytes of input after which one claim hands out no more tasks: an answer has a bound of its own.
@@ -151,6 +151,9 @@ impl Writer {
         call: Option<Begun>,
     ) -> Option<Handed> {
         let task = &self.holding.tasks.get(id)?.task;
+        // A run is in memory while a task of it runs.
+        let run =
+            task.facts.run.as_ref().filter(|_| carried(task)).and_then(|run| self.holding.runs.get(run));
         Some(Handed {
             task: id.to_owned(),
             task_type: task.facts.task_type.clone(),
@@ -164,6 +167,7 @@ impl Writer {
             call,
             run: task.facts.run.clone(),
             step: task.facts.step.clone(),
+            peer: run.and_then(|live| live.run.facts.peer.clone()),
         })
     }
 
@@ -185,7 +189,10 @@ impl Writer {
         draft: &mut Draft,
     ) -> Result<Option<Begun>, Fault> {
         let task = self.task(id)?;
-        let Some(opening) = hand.openings.get(&task.facts.task_type) else { return Ok(None) };
+        // Where a call is taken that is carried to a peer, its opening does not say.
+        let carried = carried(task);
+        let opening = hand.openings.get(&task.facts.task_type).filter(|_| !carried);
+        let Some(opening) = opening else { return Ok(None) };
         let call = call_of(&claimed.cid);
         let start = Start {
             id: call.clone(),
@@ -408,4 +415,8 @@ pub(super) fn claims_of(ruling: Ruling) -> Vec<(String, u64)> {
 /// The id of the call that an attempt makes: there is one, so the attempt's claim names it.
 pub(super) fn call_of(claimed: &Cid) -> String {
     data_encoding::HEXLOWER.encode(&claimed.digest()[..16])
+}
+
+fn carried(task: &Task) -> bool {
+    task.facts.requires.iter().any(|word| word == CARRIES)
 }

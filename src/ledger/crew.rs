@@ -457,6 +457,7 @@ impl Writer {
                     dependencies: Vec::new(),
                     max_parallel,
                     deadline_ms,
+                    peer: None,
                 };
                 self.submit_run(new, by, draft)?
             }

@@ -17,7 +17,7 @@ use crate::{
     },
     ledger::{
         tasks::By,
-        work::NewRun,
+        work::{CARRIES, NewRun},
         writer::{Draft, Fault, Writer, payload_ref},
     },
     query,
@@ -145,6 +145,7 @@ impl Writer {
                     timeout_ms,
                     repeatable,
                     reuse,
+                    requires: self.requires(id, tool),
                     ..self.step_facts(id, step, part, task_type, hold)
                 };
                 self.submit_step(&task_id, facts, tool, &input, &by, draft)
@@ -226,6 +227,12 @@ impl Writer {
     pub(super) fn by_run(&self, id: &str) -> By {
         let live = &self.holding.runs[id];
         By { actor: live.run.actor.clone(), cause: Some(live.last), note: None, refs: Vec::new() }
+    }
+
+    /// What a step that calls this tool requires of whoever does it.
+    fn requires(&self, id: &str, tool: Option<Cid>) -> Vec<String> {
+        let peer = self.holding.runs.get(id).and_then(|live| live.run.facts.peer.as_ref());
+        peer.filter(|_| tool.is_some()).map(|_| CARRIES.to_owned()).into_iter().collect()
     }
 
     fn step_facts(
@@ -383,6 +390,7 @@ impl Writer {
                     dependencies: planned.dependencies,
                     max_parallel: planned.max_parallel,
                     deadline_ms: planned.deadline_ms,
+                    peer: planned.peer,
                     plan: planned.plan,
                 };
                 match self.begin_run(new, None, Some(task_id.to_owned()), by, draft)? {

@@ -123,6 +123,7 @@ impl Writer {
             deadline_ms: new.deadline_ms.map(|deadline_ms| now_ms.saturating_add(deadline_ms)),
             origin,
             parent,
+            peer: new.peer,
         };
         if self.load_run(&new.id)? {
             let known = &self.holding.runs[&new.id].run;
@@ -271,6 +272,7 @@ impl Writer {
             dependencies: Vec::new(),
             max_parallel: old.facts.max_parallel,
             deadline_ms,
+            peer: old.facts.peer.clone(),
         };
         self.begin_run(new, Some(origin), None, by, draft)
     }

@@ -178,6 +178,10 @@ pub enum Made {
     },
 }
 
+/// What a step requires whose run is carried to a peer. The node's own executor can do it and nobody else: no worker
+/// can register a word with this character.
+pub const CARRIES: &str = "@peer";
+
 /// A run as it was checked against the catalogue.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewRun {
@@ -191,6 +195,8 @@ pub struct NewRun {
     pub max_parallel: Option<u64>,
     /// From its submission.
     pub deadline_ms: Option<u64>,
+    /// The peer that the tools of its steps are called at.
+    pub peer: Option<String>,
 }
 
 /// The node's own executor, as a worker: what it runs, and in which lane.
@@ -234,6 +240,8 @@ pub struct Handed {
     pub call: Option<Begun>,
     pub run: Option<String>,
     pub step: Option<String>,
+    /// The peer that its tool is called at, where it is a step of a run that is carried to one.
+    pub peer: Option<String>,
 }
 
 /// What was ruled about durable work.

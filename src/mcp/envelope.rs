@@ -342,6 +342,7 @@ fn ask(
             refs: meta.refs.filter(|_| caller.is_peer()).map(refs).transpose()?.unwrap_or_default(),
             traceparent: meta.traceparent.and_then(traceparent),
             progress_token: meta.progress_token,
+            peer: None,
         },
     };
     Ok(asked)

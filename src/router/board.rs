@@ -19,6 +19,7 @@ use self::misfits::nearest;
 use crate::{
     block::{Cid, splice},
     call::{Code, Refusal},
+    catalogue::PEERS,
     contract::{Contract, secret::Paths},
     ledger::{Command, Ruling, Stopped, writer::node},
     router::{
@@ -166,6 +167,13 @@ impl Board {
     /// The tool under this contract.
     pub fn tool_under(&self, contract: &Cid) -> Option<Arc<Entry>> {
         self.contracts.get(contract).cloned()
+    }
+
+    /// The peers as a source, and how they know a tool.
+    pub fn at_peers(&self, entry: &Entry) -> Option<(Arc<Source>, String)> {
+        let peers = self.sources.values().find(|source| source.name == PEERS)?;
+        let theirs = entry.source == PEERS;
+        Some((peers.clone(), if theirs { entry.inner.clone() } else { entry.tool.contract.to_string() }))
     }
 
     /// Who completes what `ref` names in a completion's params, and their name for it.

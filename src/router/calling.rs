@@ -317,6 +317,12 @@ impl Router {
                         let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
                         RpcError::invalid_params(format!("unknown tool: {}{near}", shown(&request.name)))
                     })?;
+                if request.meta.peer.is_some() {
+                    let nobody = || RpcError::invalid_params("this node asks no peers: p2p.enable is off");
+                    let (peers, inner) = board.at_peers(&entry).ok_or_else(nobody)?;
+                    let recorded_name = entry.tool.name.clone();
+                    return Ok(Target { entry: Some(entry), ..of_source(peers, inner, recorded_name) });
+                }
                 Ok(Target {
                     method: request.method,
                     run: entry.run.clone(),
@@ -480,6 +486,7 @@ fn invocation(
         cancel,
         started,
         ruled: Arc::new(Mutex::new(ruled)),
+        peer: request.meta.peer.clone(),
         remotes: target.remotes.clone(),
     }
 }

@@ -205,11 +205,17 @@ impl Peers {
             .collect()
     }
 
-    /// Who is asked for a tool next, by which rule, and how that peer is reached.
-    fn choose(&self, contract: &Cid, asked: &[String]) -> Option<(String, String, Arc<Known>)> {
+    /// Who is asked for a tool next, by which rule, and how that peer is reached; `only` where it may be no other.
+    fn choose(
+        &self,
+        contract: &Cid,
+        only: Option<&str>,
+        asked: &[String],
+    ) -> Option<(String, String, Arc<Known>)> {
         let open: Vec<(String, Arc<Known>)> = {
+            let may = |peer: &String| !asked.contains(peer) && only.is_none_or(|only| only == peer);
             let known = self.inner.known();
-            let open = known.iter().filter(|(peer, known)| !asked.contains(peer) && known.serves(contract));
+            let open = known.iter().filter(|(peer, known)| may(peer) && known.serves(contract));
             open.map(|(peer, known)| (peer.clone(), known.clone())).collect()
         };
         let facts: Vec<Option<Arc<Peer>>> =
@@ -395,7 +401,12 @@ impl Known {
 
     /// Whether it can be asked now for a tool that has no contract there.
     fn has(&self, name: &str) -> bool {
-        self.upstream.is_ready() && lock(&self.uncontracted).contains_key(name)
+        self.upstream.is_ready() && self.lists(name)
+    }
+
+    /// Whether it offered such a tool when it was last asked.
+    fn lists(&self, name: &str) -> bool {
+        lock(&self.uncontracted).contains_key(name)
     }
 
     fn offer(&self, cid: &Cid) -> Option<Offer> {

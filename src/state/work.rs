@@ -181,10 +181,11 @@ impl Folder {
     fn run_submitted(&mut self, facts: &WorkflowSubmitted, id: u64) -> Result<(), StateError> {
         let status = if facts.dependencies.is_empty() { RUN_SUBMITTED } else { RUN_WAITING };
         let (plan, name) = (self.block(&facts.plan)?, self.plan_name(&facts.plan)?);
+        let peer = facts.peer.as_ref().map(|peer| self.word(peer)).transpose()?;
         self.insert(
-            "INSERT INTO workflow (id, status, name, priority, plan, steps, done)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)",
-            params![id, status, name, facts.priority, plan, facts.steps],
+            "INSERT INTO workflow (id, status, name, priority, plan, steps, done, peer)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7)",
+            params![id, status, name, facts.priority, plan, facts.steps, peer],
         )?;
         for tag in &facts.tags {
             let tag = self.word(tag)?;

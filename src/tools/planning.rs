@@ -49,6 +49,10 @@ impl Tools for Catalogue {
         true
     }
 
+    fn serves(&self, peer: &str, tool: &str) -> Option<bool> {
+        self.0.router.serves(peer, self.0.offered(tool)?.as_ref())
+    }
+
     fn nearest(&self, name: &str) -> Option<String> {
         let tools = self.0.router.tools();
         let alike = |tool: &str| strsim::jaro_winkler(name, tool);
@@ -78,6 +82,10 @@ impl Tools for Known<'_> {
         let filter = Filter { subject: Some(workflow::subject(id)), ..Filter::default() };
         // What cannot be read is left to the writer, which looks again.
         self.view.seqs(&filter, 0, 1).map_or(true, |seqs| !seqs.is_empty())
+    }
+
+    fn serves(&self, peer: &str, tool: &str) -> Option<bool> {
+        self.catalogue.serves(peer, tool)
     }
 
     fn nearest(&self, name: &str) -> Option<String> {

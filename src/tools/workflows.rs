@@ -71,13 +71,8 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
     let submit = desk.offered(SUBMIT).ok_or_else(internal)?;
     let misfits = submit.misfits(&Value::Object(definition.clone()))?;
     let reason = definition.remove("reason").and_then(|reason| reason.as_str().map(str::to_owned));
-    let peer = definition.get("peer").is_some_and(|peer| !peer.is_null());
     let planned = checked(desk, "the definition", definition, misfits).await?;
-    if peer {
-        let refusal = Refusal::new(Code::Unavailable, "a run is decided by the node that it is submitted to");
-        let hint = "leave `peer` out; let single steps run there: `worker:<type>` for a type that the peer takes from this queue, or its tool as `peers_<name>`";
-        return Err(refusal.hint(hint).into());
-    }
+    let peer = planned.peer.clone();
     let new = NewRun {
         id: planned.id.unwrap_or_default(),
         inputs: desk.seal(&planned.inputs.to_string())?,
@@ -86,6 +81,7 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
         dependencies: planned.dependencies,
         max_parallel: planned.max_parallel,
         deadline_ms: planned.deadline_ms,
+        peer: planned.peer,
         plan: planned.plan,
     };
     let wish = Wish::SubmitRun(Box::new(new));
@@ -97,7 +93,7 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
         "status": run.status,
         "definition": run.definition.to_string(),
         "run": run.submitted.to_string(),
-        "peer_assigned": null,
+        "peer_assigned": peer,
         "estimated_start_time": null,
         "replayed": replayed,
     }))
@@ -190,7 +186,7 @@ async fn status(desk: &Desk, call: &Invocation) -> Told {
             "status": run.status().as_str(),
             "progress": run.progress(),
             "current_steps": run.current_steps(),
-            "peer_id": null,
+            "peer_id": run.facts.peer,
             "submitted_at": time(run.submitted_ms),
             "start_time": run.started_ms.map(time),
             "end_time": run.ended_ms.map(time),
@@ -310,14 +306,10 @@ struct List {
 }
 
 async fn list(desk: &Desk, call: &Invocation) -> Told {
-    let List { status_filter: status, peer_filter, tag_filter: tags } = arguments(call)?;
+    let List { status_filter: status, peer_filter: peer, tag_filter: tags } = arguments(call)?;
     let paging: Paging = arguments(call)?;
-    let filter = RunFilter { status, tags };
-    let mut listed = desk.ask(move |view| view.workflows(&filter, paging.limit(), paging.from())).await?;
-    if peer_filter.is_some() {
-        // No run of this node is a peer's.
-        (listed.what.rows, listed.what.total, listed.what.next_cursor) = (Vec::new(), 0, None);
-    }
+    let filter = RunFilter { status, peer, tags };
+    let listed = desk.ask(move |view| view.workflows(&filter, paging.limit(), paging.from())).await?;
     told(&page("workflows", listed, |row| {
         json!({
             "workflow_id": row.id,
@@ -327,7 +319,7 @@ async fn list(desk: &Desk, call: &Invocation) -> Told {
             "priority": row.priority,
             "tags": row.facts.tags,
             "steps": row.facts.steps,
-            "peer_id": null,
+            "peer_id": row.facts.peer,
             "submitted_at": time(row.submitted_ms),
             "start_time": row.started_ms.map(time),
             "end_time": row.ended_ms.map(time),

@@ -50,6 +50,8 @@ pub const WAIT_SIGNAL: &str = "wait:signal";
 pub const WAIT_TIME: &str = "wait:time";
 pub const WORKFLOW_RUN: &str = "workflow:run";
 pub const WAIT_RUN: &str = "wait:run";
+/// What an action begins with that is a worker's task.
+pub const WORKER: &str = "worker:";
 
 pub const PRIORITY: RangeInclusive<u64> = 0..=100;
 pub const PRIORITY_DEFAULT: u64 = 50;
@@ -147,6 +149,8 @@ pub struct Definition {
     pub max_parallel: Option<u64>,
     /// How long the run may take.
     pub deadline_ms: Option<u64>,
+    /// The peer that the tools of its steps are called at.
+    pub peer: Option<String>,
 }
 
 /// One thing that is wrong with a definition, and where.
@@ -165,6 +169,11 @@ pub trait Tools {
     fn check(&self, name: &str, input: &Value) -> Vec<Fault>;
 
     fn run_exists(&self, id: &str) -> bool;
+
+    /// Whether calls of this tool can be taken to this peer; none where no such peer offers tools here.
+    fn serves(&self, _peer: &str, _tool: &str) -> Option<bool> {
+        None
+    }
 
     /// The known tool with the name most like this one.
     fn nearest(&self, _name: &str) -> Option<String> {
@@ -224,7 +233,11 @@ fn check(
     let max_parallel = object.whole("max_parallel_steps", 1..=STEPS_MAX as u64, faults);
     let deadline_ms = object.whole("deadline_ms", 1..=SPAN_MAX_MS, faults);
     let metadata = object.object("metadata", faults);
+    let peer = object.text("peer", NAME_MAX, faults);
     let drafts = steps(&object, reuse, tools, faults)?;
+    if let Some(peer) = peer {
+        check_peer(peer, object.place("peer"), &drafts, tools, faults);
+    }
     let edges = order::check(&drafts, faults);
     order::check_references(&drafts, &edges, standing, faults);
 
@@ -232,7 +245,8 @@ fn check(
         drafts.into_iter().map(|draft| (draft.step.clone(), (draft.step.id, draft.inputs))).unzip();
     let plan = Plan { v: 1, name: name?.to_owned(), steps, limits: Limits { output_max: OUTPUT_MAX } };
     let inputs = json!({ "steps": inputs, "metadata": metadata.cloned().unwrap_or_default() });
-    Some(Definition { plan, inputs, id, priority, tags, dependencies, max_parallel, deadline_ms })
+    let peer = peer.map(str::to_owned);
+    Some(Definition { plan, inputs, id, priority, tags, dependencies, max_parallel, deadline_ms, peer })
 }
 
 /// What a waiting step is held by, with its inputs as they were made out.
@@ -299,6 +313,33 @@ fn check_dependencies(
             faults.add(place(), "a workflow cannot wait for itself");
         } else if !tools.run_exists(id) {
             faults.add(place(), format!("there is no workflow `{id}`"));
+        }
+    }
+}
+
+/// Sees that every tool that the steps name can be called at the peer that they are carried to. What the node does
+/// itself, it does here: waiting, and the runs of children.
+fn check_peer(peer: &str, place: String, drafts: &[Draft], tools: &dyn Tools, faults: &mut Faults) {
+    let actions = drafts.iter().flat_map(|Draft { step, place, .. }| {
+        let undo = step.compensate.as_ref();
+        let undo = undo.map(|undo| (undo.action.as_str(), undo.tool, format!("{place}/compensate/action")));
+        [Some((step.action.as_str(), step.tool, format!("{place}/action"))), undo].into_iter().flatten()
+    });
+    for (action, tool, at) in actions {
+        if tool.is_none() {
+            if action.starts_with(WORKER) {
+                let fault = "is done by whoever takes it, and cannot be carried to a peer";
+                faults.add(at, format!("`{action}` {fault}"));
+            }
+            continue;
+        }
+        match tools.serves(peer, action) {
+            Some(true) => {}
+            Some(false) => faults.add(at, format!("peer `{peer}` does not offer `{action}`")),
+            None => {
+                let known = "peer_list names those that are known";
+                return faults.add(place, format!("no peer `{peer}` offers tools here ({known})"));
+            }
         }
     }
 }

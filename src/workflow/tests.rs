@@ -62,6 +62,11 @@ impl Tools for Board {
         id == "earlier"
     }
 
+    /// One peer, which has what may be repeated.
+    fn serves(&self, peer: &str, tool: &str) -> Option<bool> {
+        (peer == "p").then_some(tool != "write")
+    }
+
     fn nearest(&self, name: &str) -> Option<String> {
         (name == "wirte").then(|| "write".to_owned())
     }
@@ -142,6 +147,7 @@ impl Story {
             deadline_ms: definition.deadline_ms.map(|ms| now_ms + ms),
             origin,
             parent: None,
+            peer: None,
         };
         let input = memory.keep(&definition.inputs.to_string(), Role::Input);
         let id = definition.id.clone().expect("the definition names its run");

@@ -3,6 +3,7 @@
 //! Invariant: nothing in this file has a network; what is told to the ledger is what a network would tell. The
 //! files below it start nodes as processes of their own.
 
+mod carried;
 mod dying;
 mod following;
 mod meeting;

@@ -172,6 +172,7 @@ impl Story {
             deadline_ms: Some(START_MS + 3_600_000),
             origin: Some(origin),
             parent: Some("outer#inner".into()),
+            peer: None,
             ..plain
         };
         self.add(run, Body::WorkflowSubmitted(submitted));
@@ -232,6 +233,7 @@ impl Story {
             deadline_ms: None,
             origin: None,
             parent: None,
+            peer: None,
         }
     }
 

@@ -196,6 +196,7 @@ fn submit_run(ledger: &Ledger, id: &str) {
         dependencies: Vec::new(),
         max_parallel: None,
         deadline_ms: None,
+        peer: None,
     };
     wish(ledger, Wish::SubmitRun(Box::new(new))).expect("submits");
 }

@@ -38,6 +38,8 @@ pub struct TaskFilter {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct RunFilter {
     pub status: Option<String>,
+    /// The peer that they are carried to.
+    pub peer: Option<String>,
     /// All of them.
     pub tags: Vec<String>,
 }
@@ -234,7 +236,8 @@ impl View {
     fn run_sources(&self, filter: &RunFilter) -> Result<Sources, QueryError> {
         let status =
             filter.status.as_deref().map(|status| place(&RUN_STATUSES, status, "run")).transpose()?;
-        let Some(tags) = self.words(&filter.tags)? else {
+        let peer: Vec<String> = filter.peer.iter().cloned().collect();
+        let (Some(tags), Some(peer)) = (self.words(&filter.tags)?, self.words(&peer)?) else {
             return Ok(Sources::default());
         };
         let sifted: String = tags
@@ -245,15 +248,16 @@ impl View {
                 )
             })
             .collect();
+        let sifted = peer.iter().fold(sifted, |sifted, peer| format!("{sifted} AND peer = {peer}"));
         let status_is = status.map_or_else(String::new, |status| format!(" AND status = {status}"));
         let from = match tags.first() {
             Some(tag) => format!(
                 "FROM workflow_tag CROSS JOIN workflow ON workflow.id = workflow_tag.workflow
                  WHERE tag = {tag}{status_is}{sifted}"
             ),
-            None => format!("FROM workflow WHERE true{status_is}"),
+            None => format!("FROM workflow WHERE true{status_is}{sifted}"),
         };
-        let total = match tags.is_empty() {
+        let total = match tags.is_empty() && peer.is_empty() {
             true => {
                 let all = super::counts(&self.state)?.runs;
                 status.map_or_else(|| all.iter().sum(), |status| all[status])

@@ -103,6 +103,7 @@ impl Told {
             deadline_ms: None,
             origin: None,
             parent: None,
+            peer: None,
         }
     }
 

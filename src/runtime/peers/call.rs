@@ -43,6 +43,14 @@ impl Run for Peers {
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
         Box::pin(self.call(invocation))
     }
+
+    fn serves(&self, peer: &str, tool: &str) -> Option<bool> {
+        let known = self.inner.known().get(peer).cloned()?;
+        Some(match tool.parse() {
+            Ok(contract) => known.offer(&contract).is_some(),
+            Err(_) => place(tool).is_some_and(|(name, at)| at == peer && known.lists(name)),
+        })
+    }
 }
 
 impl Peers {
@@ -63,9 +71,13 @@ impl Peers {
     /// Asks one peer after the other that serves this contract.
     async fn call_any(&self, invocation: Invocation, contract: Cid) -> Outcome {
         let mut asked = Vec::new();
-        let mut last = out_of_reach("no peer that offers this tool can be asked now");
+        let only = invocation.peer.as_deref();
+        let mut last = match only {
+            None => out_of_reach("no peer that offers this tool can be asked now"),
+            Some(peer) => out_of_reach(&format!("peer {peer} cannot be asked for this tool now")),
+        };
         for attempt in 1..=TRIES_MAX {
-            let Some((peer, rule, known)) = self.choose(&contract, &asked) else {
+            let Some((peer, rule, known)) = self.choose(&contract, only, &asked) else {
                 return last;
             };
             let Some(offer) = known.offer(&contract) else {
@@ -109,7 +121,8 @@ impl Peers {
     async fn call_one(&self, invocation: Invocation) -> Outcome {
         let inner = &self.inner;
         let held = |peer: &str| (inner.ties.facts)(peer).is_some_and(|facts| facts.quarantine.is_some());
-        let asked = place(&invocation.name).filter(|(_, peer)| !held(peer)).and_then(|(name, peer)| {
+        let may = |peer: &str| !held(peer) && invocation.peer.as_ref().is_none_or(|only| only == peer);
+        let asked = place(&invocation.name).filter(|(_, peer)| may(peer)).and_then(|(name, peer)| {
             let known = inner.known().get(peer).filter(|known| known.has(name)).cloned()?;
             let tools = inner.router.tools();
             let entry = tools.iter().find(|entry| entry.source == PEERS && entry.inner == invocation.name)?;

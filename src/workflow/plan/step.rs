@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    EACH_DEFAULT, EACH_MAX, NAME_MAX, Standing, Step, Tools, Undo, WAIT_RUN, WAIT_SIGNAL, WAIT_TIME,
+    EACH_DEFAULT, EACH_MAX, NAME_MAX, Standing, Step, Tools, Undo, WAIT_RUN, WAIT_SIGNAL, WAIT_TIME, WORKER,
     WORKFLOW_RUN,
     fields::{self, Faults, Object, join},
 };
@@ -148,7 +148,7 @@ fn action(name: &str, place: &str, tools: &dyn Tools, faults: &mut Faults) -> Op
         WORKFLOW_RUN => return Some(own(WAIT_RUN)),
         _ => {}
     }
-    if let Some(word) = name.strip_prefix("worker:") {
+    if let Some(word) = name.strip_prefix(WORKER) {
         let free = !["tool:", "wait:"].iter().any(|taken| word.starts_with(taken));
         if !fields::is_name(word, "/") || word.len() > NAME_MAX || !free {
             let rule = format!("{}, and not start with `tool:` or `wait:`", fields::NOT_A_RUN_ID);
@@ -257,7 +257,7 @@ fn check_literal(action: &str, inputs: &Value, place: &str, tools: &dyn Tools, f
         WAIT_SIGNAL | WAIT_TIME => {
             super::read_hold(action, inputs, place, 0, faults);
         }
-        action if action.starts_with("worker:") || tools.tool(action).is_none() => {}
+        action if action.starts_with(WORKER) || tools.tool(action).is_none() => {}
         tool => {
             for fault in tools.check(tool, inputs) {
                 faults.add(format!("{place}{}", fault.place), fault.fault);

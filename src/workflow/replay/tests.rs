@@ -80,6 +80,7 @@ impl Record {
             deadline_ms: None,
             origin: None,
             parent: None,
+            peer: None,
         });
         let event = seal(1, "workflow/w".to_owned(), body, Vec::new(), None, Vec::new());
         let run = Run::begun(&event, Arc::new(plan), Arc::new(inputs)).expect("it submits a run");

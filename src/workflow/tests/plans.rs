@@ -65,11 +65,46 @@ fn every_fault_is_listed_with_its_place() {
         "/steps/7/when: a condition needs one of `equals`, `not_equals`, `in`, `exists`, `greater_than`, `less_than`",
         "/steps/7/compensate/action: what takes a step back is a tool or a worker's task",
         "/steps/9: must be an object",
+        "/steps/4/action: peer `p` does not offer `write`",
+        "/steps/5/action: peer `p` does not offer `write`",
         "/steps/0/depends_on/0: a step cannot wait for itself",
         "/steps/8/depends_on/0: there is no step `hh` (did you mean `h`?)",
         "/steps/8/inputs/v/0: step `h` does not depend on `d`, which it reads",
     ];
     assert_eq!(faults(&made), expected);
+}
+
+#[test]
+fn a_run_that_is_carried_to_a_peer_names_what_it_offers() {
+    let carried = |peer: &str, action: &str, undo: Value| {
+        let mut made = definition(vec![step("a", action, &[], json!({ "compensate": undo }))], json!({}));
+        made["peer"] = json!(peer);
+        made
+    };
+    let undo = |action: &str| json!({ "action": action, "inputs": { "text": "t" } });
+    let table = [
+        (
+            carried("q", "read", undo("put")),
+            "/peer: no peer `q` offers tools here (peer_list names those that are known)",
+        ),
+        (carried("p", "put", undo("write")), "/steps/0/compensate/action: peer `p` does not offer `write`"),
+        (
+            carried("p", "worker:do", undo("put")),
+            "/steps/0/action: `worker:do` is done by whoever takes it, and cannot be carried to a peer",
+        ),
+    ];
+    for (made, fault) in table {
+        assert_eq!(faults(&made), [fault]);
+    }
+    let mut made = definition(
+        vec![
+            step("a", "read", &[], json!({})),
+            step("b", "wait:time", &[], json!({ "inputs": { "ms": 1 } })),
+        ],
+        json!({}),
+    );
+    made["peer"] = json!("p");
+    assert_eq!(plan(&made, &Board).expect("it is sound").peer.as_deref(), Some("p"));
 }
 
 #[test]
