@@ -11,7 +11,7 @@ mod ending;
 mod keeping;
 pub mod lane;
 pub mod metadata;
-mod telling;
+pub mod telling;
 pub mod trial;
 
 use std::{

@@ -17,7 +17,7 @@ use crate::{
     catalogue::PEERS,
     event::peer::RemoteCalled,
     metrics::peers::Request,
-    router::{BoxFuture, Invocation, Method, Outcome, Remotes, RpcError, Run},
+    router::{BoxFuture, Invocation, Method, Outcome, Remotes, RpcError, Run, telling::CANCELLED},
     runtime::{
         gateway::{ask, outcome, text_member},
         peers::{Known, Peers, offers::place},
@@ -101,8 +101,13 @@ impl Peers {
             );
             let reply = ask(&known.upstream, &invocation, params).await;
             let failed = trying.end(&reply);
-            let begun = reply.as_ref().is_err_and(Failure::begun);
+            let stopped = stopped(&reply, &invocation.cancel);
+            let begun = stopped || reply.as_ref().is_err_and(Failure::begun);
             last = match &reply {
+                _ if stopped => Some(Outcome::Transport {
+                    message: format!("peer {peer} stopped before its tool was done"),
+                    begun,
+                }),
                 Ok(Reply::Error { code, message, data }) if event_in(data.as_deref()).is_none() => {
                     refused(&peer, *code, message, data.as_deref())
                 }
@@ -142,6 +147,20 @@ impl Peers {
         trying.end(&reply);
         outcome(reply, &who)
     }
+}
+
+/// Whether a peer answers that the call was cancelled, which was not asked for here: it stops.
+fn stopped(reply: &Result<Reply, Failure>, cancel: &CancellationToken) -> bool {
+    let error = |result: &RawValue| {
+        let content = splice::member(result, "structuredContent").ok()??;
+        let error = splice::member(content, "error").ok()??;
+        Some((text_member(error, "code")?, text_member(error, "message")?))
+    };
+    let said = match reply {
+        Ok(Reply::Result(result)) if !cancel.is_cancelled() => error(result),
+        Ok(_) | Err(_) => None,
+    };
+    said.is_some_and(|(code, message)| code == Code::Cancelled.as_str() && message == CANCELLED)
 }
 
 /// What an error means that a peer has no event of: its tool did not say it, but the node itself, of a call that it
@@ -199,7 +218,9 @@ impl<'a> Trying<'a> {
 
     /// Tells of the peer's reply. True where the peer is what failed.
     fn end(mut self, reply: &Result<Reply, Failure>) -> bool {
+        let stopped = stopped(reply, &self.cancel);
         let (code, event) = match reply {
+            Ok(Reply::Result(result)) if stopped => (Some("died"), event_of(result)),
             Ok(Reply::Result(result)) => (None, event_of(result)),
             Ok(Reply::Error { code: RATE_LIMITED, .. }) => (Some("rate_limited"), None),
             Ok(Reply::Error { data, .. }) => (None, event_in(data.as_deref())),
@@ -211,15 +232,16 @@ impl<'a> Trying<'a> {
             Err(Failure::TooLarge | Failure::Oversize { .. }) => (Some("too_large"), None),
         };
         self.tell(code, event);
-        matches!(
-            reply,
-            Ok(Reply::Error { code: RATE_LIMITED, .. })
-                | Err(Failure::Unavailable { .. }
-                    | Failure::Gone
-                    | Failure::Died
-                    | Failure::TimedOut
-                    | Failure::Broken(_))
-        )
+        stopped
+            || matches!(
+                reply,
+                Ok(Reply::Error { code: RATE_LIMITED, .. })
+                    | Err(Failure::Unavailable { .. }
+                        | Failure::Gone
+                        | Failure::Died
+                        | Failure::TimedOut
+                        | Failure::Broken(_))
+            )
     }
 
     fn tell(&mut self, code: Option<&str>, event: Option<Cid>) {

@@ -131,15 +131,23 @@ fn a_repeatable_step_waits_for_the_only_peer_that_has_its_tool() {
     a.start("", &b.dialled(""));
     a.offers("peers_wait_safe");
     let mut caller = a.caller();
-    caller.run("waits", json!([step("safe", "peers_wait_safe", &[])]), json!({}));
-    upstream.reached("wait_safe", 1);
-    b.kill();
-    until("the step was tried again while the peer is gone", || {
-        (stand(&caller.run_status("waits"), "safe")["attempt"].as_u64() > Some(2)).then_some(())
-    });
-    upstream.write("go", "");
-    serve(&mut b, &upstream, &a);
-    caller.run_until("waits", "succeeded");
+    for (nth, run) in ["killed", "stopped"].into_iter().enumerate() {
+        a.offers("peers_wait_safe");
+        let before = upstream.calls().iter().filter(|call| call.starts_with("wait_safe")).count();
+        caller.run(run, json!([step("safe", "peers_wait_safe", &[])]), json!({}));
+        upstream.reached("wait_safe", before + 1);
+        match nth {
+            0 => b.kill(),
+            _ => b.stop(),
+        }
+        until("the step was tried again while the peer is gone", || {
+            (stand(&caller.run_status(run), "safe")["attempt"].as_u64() > Some(2)).then_some(())
+        });
+        upstream.write("go", "");
+        serve(&mut b, &upstream, &a);
+        caller.run_until(run, "succeeded");
+        upstream.remove("go");
+    }
     a.ends_well();
     b.ends_well();
 }
