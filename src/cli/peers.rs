@@ -102,7 +102,7 @@ pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
             put(&mut arguments, "reason", reason);
             answer("peer_unfollow", &arguments, &asked, |left| {
                 let was = if left["was_following"] == true {
-                    "is not followed any more"
+                    "is not followed any more; what is kept of its log stays"
                 } else {
                     "was not followed"
                 };

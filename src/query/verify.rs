@@ -251,7 +251,7 @@ impl Found {
                     Verdict::Incomplete,
                     Some(seq),
                     Some(&payload),
-                    "the payload is missing, and no event says it was erased",
+                    "the payload is missing, and no event says it was erased; of a followed log, its owner withholds it",
                 );
             }
         }

@@ -78,9 +78,10 @@ impl Hub {
             Some(Err(err)) => tracing::warn!(peer, %err, "the evidence of its fork cannot be set aside"),
         }
         self.inner.stale.notify_one();
-        self.inner.kept.follow(peer);
         // Whoever asks again has the peer asked again too, for all that it did not give.
-        self.begin_following(peer.to_owned());
+        if self.inner.kept.follow(peer) {
+            self.begin_following(peer.to_owned());
+        }
         held
     }
 

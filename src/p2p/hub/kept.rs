@@ -116,16 +116,17 @@ impl Kept {
         self.now().asked.apart.contains(peer)
     }
 
-    /// False: it was followed already.
+    /// False: as many are followed as may be, and it is none of them.
     pub(super) fn follow(&self, peer: &str) -> bool {
-        let mut new = false;
+        let mut follows = false;
         self.change(|now| {
-            new = now.follow.len() < KEPT_MAX && now.follow.insert(peer.to_owned());
-            if new {
+            follows = now.follow.contains(peer);
+            if !follows && now.follow.len() < KEPT_MAX {
+                follows = now.follow.insert(peer.to_owned());
                 now.asked.follow.insert(peer.to_owned());
             }
         });
-        new
+        follows
     }
 
     /// False: it was not followed.

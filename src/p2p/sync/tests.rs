@@ -19,6 +19,7 @@ use crate::{
     log::{Reader, Stored, home::Home, sqlite::SqliteReader},
     query::{
         View,
+        export::{Format, Scope},
         list::Filter,
         verify::{Checks, Report, Verdict, verify},
     },
@@ -91,7 +92,7 @@ async fn two_followers_have_the_owners_bytes_and_go_on_where_they_were() {
         let shown = followed.shown().expect("a summary");
         assert_eq!(shown["size"], owner.head().size);
         assert_eq!(shown["signed"], owner.head().size);
-        assert_eq!(shown["status"], "followed");
+        assert_eq!(shown["status"], "kept");
     }
     Followed::open(&homes[0], &owner.log()).expect("held").remove().expect("removed");
     assert_eq!(Followed::list(&homes[0]).expect("a list").len(), 0);
@@ -161,6 +162,13 @@ async fn what_was_withheld_is_asked_for_again() {
     let outcome = once(&owner.server(), &home).await.expect("followed");
     assert_eq!(outcome.lacking, Lacking::default(), "nothing is asked for twice unless told to");
     assert_ne!(content(followed.home()), content(&owner.home));
+    let report = check(followed.home(), &owner.ledger.about().vkey);
+    assert_eq!((report.verdict, report.faults_total), (Verdict::Incomplete, 5), "{report:?}");
+    assert!(report.faults.iter().all(|fault| fault.fault.contains("its owner withholds it")), "{report:?}");
+    let view = View::open(followed.home()).expect("a view");
+    let whole = Scope::Range { from: None, to: None };
+    let selected = view.select(&whole, &owner.head()).expect("something is selected");
+    view.export(&selected, Format::Car, &mut Vec::new()).expect("what is held can be exported");
 
     let outcome = once_again(&owner.server(), &home, 0).await.expect("followed");
     assert_eq!((outcome.lacking.withheld, outcome.again), (0, None));

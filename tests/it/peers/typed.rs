@@ -25,7 +25,7 @@ fn what_the_log_knows_of_peers_is_told_without_a_server() {
     one.connect(&other);
     let served = one.caller().tell("peer_metrics", serde_json::json!({"peer_id": other.peer}));
     other.ends_well();
-    one.sees(&served["peer_id"].as_str().expect("an id").to_owned(), "disconnected");
+    one.sees(served["peer_id"].as_str().expect("an id"), "disconnected");
     one.stop();
     let before = one.events().len();
     let peer = served["peer_id"].as_str().expect("an id");
