@@ -86,6 +86,8 @@ pub struct Entry {
     pub scopes: Vec<String>,
     /// The tools it may call, by name; empty allows those that its scopes do. A trailing `*` stands for any ending.
     pub tools: Vec<String>,
+    /// Whether a log it may read is read with the content of its payloads. Default true; else it has the events alone.
+    pub payloads: bool,
     /// Whether its log is followed. Default false.
     pub follow: bool,
     /// Whether its tools are on offer here. Default true.
@@ -147,6 +149,7 @@ impl Default for Entry {
             addrs: Vec::new(),
             scopes: Vec::new(),
             tools: Vec::new(),
+            payloads: true,
             follow: false,
             offer: true,
             work: Vec::new(),

@@ -42,6 +42,7 @@ use crate::{
             file::PeersFile,
             github::{Github, PUBLIC_API},
             live::{Neighbours, Table},
+            outside::Outside,
         },
         handle::Net,
         hub::{self, Hub, Traffic},
@@ -240,6 +241,10 @@ impl Entries {
         self.0.get(peer).map(|entry| entry.tools.clone()).unwrap_or_default()
     }
 
+    fn gives_payloads(&self, peer: &str) -> bool {
+        self.0.get(peer).is_some_and(|entry| entry.payloads)
+    }
+
     fn offers(&self, peer: &str) -> bool {
         self.0.get(peer).is_some_and(|entry| entry.offer)
     }
@@ -375,7 +380,8 @@ fn log_server(ledger: &Ledger, entries: Arc<Entries>) -> Server {
         Head { size: reach.applied, note: reach.checkpoint.clone() }
     });
     let may: May = Arc::new(move |peer, what| match what {
-        What::Events | What::Content => entries.caller(peer).may(Scope::Audit),
+        What::Events => entries.caller(peer).may(Scope::Audit),
+        What::Content => entries.caller(peer).may(Scope::Audit) && entries.gives_payloads(peer),
     });
     let about = ledger.about();
     Server::new(ledger.home(), about.log, about.vkey.clone(), last, may)
@@ -417,6 +423,7 @@ fn parts(setup: &Setup<'_>, net: Net, traffic: Arc<dyn Fn(&str) -> Traffic + Sen
     let token = std::env::var(GITHUB_TOKEN).ok().filter(|token| !token.is_empty());
     let github =
         config.github.as_deref().and_then(|name| Github::new(api, name, token, ttl_ms)).map(Arc::new);
+    let outside = Outside::new(config.external_services.urls());
     let neighbours = Neighbours::new(ttl_ms);
     let mut sources: Vec<Arc<dyn Source>> = Vec::new();
     if !config.bootstrap.is_empty() {
@@ -440,6 +447,7 @@ fn parts(setup: &Setup<'_>, net: Net, traffic: Arc<dyn Fn(&str) -> Traffic + Sen
         neighbours,
         file,
         github,
+        outside,
         known: config.peers.iter().map(|entry| entry.id.clone()).collect(),
         announce: config.announce && config.dht,
         ttl: Duration::from_secs(config.ttl_s),

@@ -10,6 +10,7 @@ mod entry;
 pub mod file;
 pub mod github;
 pub mod live;
+pub mod outside;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashSet,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -36,6 +37,7 @@ pub(super) enum Command {
     BootstrapDht { answer: Answer<Result<(), NetError>> },
     PublishHead { bytes: Vec<u8> },
     Judge { id: Vec<u8>, from: Peer, verdict: Verdict },
+    Seen { ip: IpAddr },
     Keep { peers: HashSet<Peer> },
     Snapshot { answer: Answer<Snapshot> },
     Stop { answer: Answer<()> },
@@ -153,6 +155,12 @@ impl Net {
         let spread = limits::DHT_STAGGER.as_millis() as u64;
         time::sleep(Duration::from_millis(u64::from_le_bytes(random) % spread)).await;
         self.ask(limits::WALK_MAX, |answer| Command::BootstrapDht { answer }).await?
+    }
+
+    /// Says that this node is seen under this address from outside, as somebody who is trusted tells. Others are asked
+    /// whether they reach it there.
+    pub async fn seen(&self, ip: IpAddr) {
+        self.tell(Command::Seen { ip }).await;
     }
 
     /// Tells all who listen of a signed head.

@@ -41,7 +41,7 @@ use crate::{
         Connected, NetError, Peer, Transport,
         discovery::{
             Book, CAPABILITIES_MAX, Fared, Found, Known, LookError, Origin, Source, Wanted, ask,
-            file::PeersFile, github::Github, live::Neighbours,
+            file::PeersFile, github::Github, live::Neighbours, outside::Outside,
         },
         handle::Net,
     },
@@ -69,6 +69,8 @@ pub struct Parts {
     pub neighbours: Neighbours,
     pub file: Option<Arc<PeersFile>>,
     pub github: Option<Arc<Github>>,
+    /// Who is asked under which address this node is seen.
+    pub outside: Option<Outside>,
     /// Peers that have an entry: what they do is always recorded.
     pub known: BTreeSet<Peer>,
     /// Whether this node's own contracts are announced.

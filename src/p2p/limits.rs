@@ -38,6 +38,9 @@ pub const IDLE_DEFAULT: Duration = Duration::from_secs(300);
 /// The share of the machine's memory above which no connection is taken: the last fence.
 pub const MEMORY_SHARE_MAX: f64 = 0.9;
 
+/// Places under which this node is said to be seen from outside.
+pub const SEEN_MAX: usize = 64;
+
 /// Streams that one peer may hold open towards this node.
 pub const STREAMS_PER_PEER_MAX: usize = 256;
 /// Streams of both sides on one QUIC connection, those of the network's own protocols among them.

@@ -78,7 +78,8 @@ impl Hub {
         let rule =
             Rule { min: goal.min, max: goal.max, deadline_ms: now_ms() + goal.timeout.as_millis() as u64 };
         let connected = self.connected().borrow().clone();
-        let rule = self.drive(Bootstrap::new(rule, &Method::ALL, connected), &configured, goal.timeout).await;
+        let rule = Bootstrap::new(rule, &Method::ALL, connected);
+        let (rule, ()) = tokio::join!(self.drive(rule, &configured, goal.timeout), self.look_from_outside());
         let snapshot = self.net().snapshot().await;
         self.inner.parts.metrics.peers.bootstrapped(rule.ready());
         let attempts: Vec<Tried> = rule.attempts().map(tried).collect();
@@ -101,6 +102,19 @@ impl Hub {
             });
         }
         joined
+    }
+
+    /// Asks the services that are configured under which address this node is seen.
+    pub(super) async fn look_from_outside(&self) {
+        let Some(outside) = &self.inner.parts.outside else {
+            return;
+        };
+        for (url, told) in outside.ask().await {
+            match told {
+                Ok(ip) => self.net().seen(ip).await,
+                Err(err) => tracing::warn!(%err, host = host(url), "a service does not tell our address"),
+            }
+        }
     }
 
     async fn drive(&self, mut rule: Bootstrap, configured: &[Node], timeout: Duration) -> Bootstrap {
@@ -227,6 +241,13 @@ fn tried(attempt: &crate::p2p::bootstrap::Attempt) -> Tried {
         error: attempt.with.as_ref().and_then(|with| with.as_ref().err().cloned()),
         took: Duration::from_millis(ended_ms.saturating_sub(attempt.began_ms)),
     }
+}
+
+/// The host of a URL; the rest of it may hold a key.
+fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
 
 fn node_of(address: &str) -> Option<Node> {

@@ -162,6 +162,8 @@ pub(super) async fn keep(hub: Hub) {
     let (min, max) = hub.inner.parts.goal;
     let mut rule = Keeping::new(min, chance(&hub.inner.parts.runner));
     let mut looks = tokio::time::interval(KEEP_PAUSE);
+    let looking = hub.clone();
+    hub.spawn(async move { looking.look_from_outside().await });
     loop {
         let outputs = tokio::select! {
             _ = looks.tick() => {

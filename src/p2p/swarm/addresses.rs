@@ -128,6 +128,18 @@ pub fn circuit(place: &Multiaddr, peer: &Multiaddr) -> Multiaddr {
     relay.chain([Protocol::P2pCircuit]).chain(peer.iter()).collect()
 }
 
+/// A place where this node listens, seen under another address; none where nobody outside can see it so.
+pub fn seen(own: &Multiaddr, ip: IpAddr) -> Option<Multiaddr> {
+    let mut parts = own.iter();
+    let seen = match (parts.next()?, ip) {
+        (Protocol::Ip4(_), IpAddr::V4(ip)) => Protocol::Ip4(ip),
+        (Protocol::Ip6(_), IpAddr::V6(ip)) => Protocol::Ip6(ip),
+        _ => return None,
+    };
+    let seen: Multiaddr = [seen].into_iter().chain(parts).collect();
+    (own_reach(own)? > Reach::Loopback && reach(&seen) == Reach::Public).then_some(seen)
+}
+
 /// How far an address of this node's own reaches; none where it is a relay's.
 pub fn own_reach(address: &Multiaddr) -> Option<Reach> {
     (transport(address) != Transport::Relay).then(|| reach(address))

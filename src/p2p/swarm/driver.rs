@@ -4,7 +4,12 @@
 //! - no arm of the loop awaits: every output is sent without waiting, and counted where it did not fit;
 //! - a dial, a question or a stream under way is kept under its id until it is answered, refused or given up.
 
-use std::{collections::HashMap, sync::atomic::Ordering::Relaxed, time::Instant};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::atomic::Ordering::Relaxed,
+    time::Instant,
+};
 
 use libp2p::{
     Multiaddr, PeerId, Swarm,
@@ -13,7 +18,7 @@ use libp2p::{
     gossipsub,
     metrics::Metrics,
     swarm::{
-        ConnectionId, DialError,
+        ConnectionId, DialError, FromSwarm, NetworkBehaviour as _, NewExternalAddrCandidate,
         dial_opts::{DialOpts, PeerCondition},
     },
 };
@@ -72,6 +77,8 @@ pub struct Driver {
     lost: Vec<(Instant, Multiaddr)>,
     /// Somebody has tried to reach this node from outside and could not.
     unreachable: bool,
+    /// Where this node is said to be seen, confirmed or not.
+    seen: BTreeSet<Multiaddr>,
     /// The neighbourhood in the table has changed, and own keys are to be told again then.
     tell_again: Option<Instant>,
     swept_slowly: Instant,
@@ -106,6 +113,7 @@ impl Driver {
             listeners,
             lost: Vec::new(),
             unreachable: false,
+            seen: BTreeSet::new(),
             tell_again: None,
             swept_slowly: Instant::now(),
             dht_protocol: settings.dht_protocol.clone(),
@@ -169,6 +177,7 @@ impl Driver {
                 }
             }
             Command::Judge { id, from, verdict } => self.judge(id, &from, verdict),
+            Command::Seen { ip } => self.seen(ip),
             Command::Keep { peers } => {
                 let peers = peers.iter().filter_map(|peer| addresses::peer(peer).ok());
                 self.swarm.behaviour_mut().streams.keep(peers.collect());
@@ -348,6 +357,18 @@ impl Driver {
         let _ = self.swarm.behaviour_mut().gossip.0.report_message_validation_result(&id, &from, acceptance);
     }
 
+    /// Takes the places where this node listens as seen under another address.
+    fn seen(&mut self, ip: IpAddr) {
+        let places: Vec<_> = self.swarm.listeners().filter_map(|own| addresses::seen(own, ip)).collect();
+        for place in places {
+            if self.seen.len() < limits::SEEN_MAX && self.seen.insert(place.clone()) {
+                // As when a peer tells so: others are asked to dial it.
+                let candidate = NewExternalAddrCandidate { addr: &place };
+                self.swarm.behaviour_mut().on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
+            }
+        }
+    }
+
     fn snapshot(&self) -> Snapshot {
         let streams = &self.swarm.behaviour().streams;
         let links = self.links.iter().filter(|(_, link)| link.announced).filter_map(|(peer, link)| {
@@ -369,7 +390,10 @@ impl Driver {
         Snapshot {
             connections: links.collect(),
             external: external
-                .iter()
+                .into_iter()
+                .chain(&self.seen)
+                .collect::<BTreeSet<_>>()
+                .into_iter()
                 .map(|address| addresses::with_peer(address, local).to_string())
                 .collect(),
             nat,

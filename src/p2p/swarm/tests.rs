@@ -141,6 +141,22 @@ fn a_claimed_address_counts_where_it_can_be_true() {
 }
 
 #[test]
+fn a_place_is_seen_from_outside_where_it_listens_to_more_than_its_own_host() {
+    for (own, ip, seen) in [
+        ("/ip4/192.168.1.2/tcp/7", "45.10.1.2", Some("/ip4/45.10.1.2/tcp/7")),
+        ("/ip4/192.168.1.2/udp/7/quic-v1", "45.10.1.2", Some("/ip4/45.10.1.2/udp/7/quic-v1")),
+        ("/ip6/fd00::1/tcp/7", "2606:4700::1", Some("/ip6/2606:4700::1/tcp/7")),
+        ("/ip4/127.0.0.1/tcp/7", "45.10.1.2", None),
+        ("/ip4/192.168.1.2/tcp/7", "2606:4700::1", None),
+        ("/ip4/192.168.1.2/tcp/7", "10.0.0.1", None),
+    ] {
+        let own = own.parse().expect("an address");
+        let told = addresses::seen(&own, ip.parse().expect("an address"));
+        assert_eq!(told.map(|told| told.to_string()).as_deref(), seen, "{own} from {ip}");
+    }
+}
+
+#[test]
 fn public_is_what_is_global_and_one_place() {
     for (ip, public) in [
         ("/ip4/8.8.8.8", true),

@@ -155,6 +155,33 @@ fn a_log_is_shown_to_those_only_who_may_read_it() {
 }
 
 #[test]
+fn a_follower_without_a_right_to_payloads_has_the_events_and_later_the_rest() {
+    let (mut owner, mut follower) = (Node::new(), Node::new());
+    owner.start("", &follower.entry(&format!("{READS}\npayloads = false")));
+    let answer = owner.call("tools_list_all", json!({}));
+    follower.start("", &owner.dialled("follow = true"));
+    let held = caught_up(&follower, &owner);
+    assert!(held["withheld"].as_u64() > Some(0), "{held}");
+    let output = answer["result"]["_meta"]["io.cairn/output"].as_str().expect("text").to_owned();
+    let block = |node: &Node| node.server().get(&format!("/v1/blocks/{output}"));
+    assert_ne!(block(&follower).status, 200, "its content stays with its owner");
+    let subject = answer["result"]["_meta"]["io.cairn/event"].as_str().expect("text");
+    let path = format!("/v1/receipts/{subject}");
+    assert_eq!(
+        follower.server().get(&path).body,
+        owner.server().get(&path).body,
+        "it is proven all the same"
+    );
+    owner.stop();
+    owner.start("", &follower.entry(READS));
+    until("the payload comes", || (block(&follower).status == 200).then_some(()));
+    assert_eq!(block(&follower).body, block(&owner).body);
+    owner.ends_well();
+    follower.stop();
+    verified(&follower);
+}
+
+#[test]
 fn kills_on_either_side_midway_cost_nothing_of_what_was_kept() {
     let (mut owner, mut follower) = (Node::new(), Node::new());
     grow(&owner, MANY);

@@ -146,6 +146,41 @@ fn a_router_that_opens_ports_is_asked_for_one() {
     inside.node.ends_well();
 }
 
+/// Answers every request with its second argument.
+const SERVICE: &str = r"
+import http.server, sys
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(sys.argv[2].encode())
+
+server = http.server.HTTPServer((sys.argv[1], 8080), Answer)
+print('ready', flush=True)
+server.serve_forever()
+";
+
+#[test]
+fn a_service_that_is_configured_says_where_a_node_is_seen() {
+    if !allowed() {
+        return;
+    }
+    let world = Space::new();
+    let (router, inside) = behind(&world, 5);
+    let outside = format!("{WORLD}.5.2");
+    let mut service = Command::new(needs("venv/bin/python"));
+    service.args(["-c", SERVICE, "192.168.5.1", &outside]);
+    let service = Process::start(router.enter(&service));
+    service.line(PATIENCE).unwrap_or_else(|| panic!("it ended: {}", service.last_errors()));
+    let mut inside = Host::new(inside);
+    inside.start("external_services = [\"http://192.168.5.1:8080/\", \"http://192.168.5.1:1/\"]");
+    let joined = inside.ask("bootstrap_network", &json!({"min_connections": 1, "timeout_ms": 1_000}));
+    assert_eq!(joined["public_addrs"], json!([inside.full(&outside)]), "{joined}");
+    assert_eq!(joined["nat_status"], "unknown", "a service confirms nothing: {joined}");
+    inside.node.ends_well();
+}
+
 #[test]
 fn a_place_at_a_relay_is_renewed_when_the_relay_is_back() {
     if !allowed() {
