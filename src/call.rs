@@ -291,7 +291,7 @@ fn again(earlier: &Call, wish: &Start) -> Again {
         };
     };
     match ending.how {
-        How::Refused => Again::Run,
+        How::Refused | How::Failed(Failure::Untaken) => Again::Run,
         _ if !same => Again::Denied(other_content()),
         How::Succeeded | How::Failed(Failure::Tool | Failure::Protocol) => Again::Answered(ending.clone()),
         How::Failed(Failure::Transport | Failure::Timeout | Failure::Internal)

@@ -223,11 +223,11 @@ pub enum Outcome {
     Rpc(Box<RpcError>),
     /// The rules of the tool itself forbid it: a domain error, told as a tool error.
     Refused(Refusal),
-    /// The tool's server could not be reached, died or broke the protocol.
+    /// Nobody took the request, for this reason: nothing ran.
+    Untaken(Refusal),
+    /// The tool's server died or broke the protocol: it may have begun.
     Transport {
         message: String,
-        /// Whether it may have begun: the request may have reached whoever runs it.
-        begun: bool,
     },
     TimedOut,
     Cancelled,
@@ -239,6 +239,23 @@ impl Outcome {
         let claim = splice::member(&result, "isError").ok().flatten();
         let is_error = claim.is_some_and(|claim| claim.get() == "true");
         Self::Result { result, is_error }
+    }
+
+    /// What a call comes to that was tried before: once it may have begun, nobody's not taking it changes that.
+    pub fn after(self, before: Option<Self>) -> Self {
+        match (self, before) {
+            (Self::Untaken(_), Some(begun @ Self::Transport { .. })) => begun,
+            (now, _) => now,
+        }
+    }
+
+    /// Whether it failed on the way, and may not the next time.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Transport { .. } => true,
+            Self::Untaken(refusal) => refusal.retryable,
+            Self::Result { .. } | Self::Rpc(_) | Self::Refused(_) | Self::TimedOut | Self::Cancelled => false,
+        }
     }
 }
 

@@ -113,6 +113,8 @@ fn a_key_gives_the_first_answer_or_says_why_it_cannot() {
         (Some(failed(Failure::Protocol)), &same, "answered"),
         (Some(failed(Failure::Transport)), &same, "denied: failed_precondition"),
         (Some(failed(Failure::Timeout)), &same, "denied: failed_precondition"),
+        (Some(failed(Failure::Untaken)), &same, "runs"),
+        (Some(failed(Failure::Untaken)), &other, "runs"),
         (Some(failed(Failure::Timeout)), &repeatable, "runs after the first"),
         (Some(EndOutcome::Interrupted), &same, "denied: failed_precondition"),
         (Some(EndOutcome::Interrupted), &repeatable, "runs after the first"),

@@ -218,7 +218,7 @@ pub struct CallSucceeded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Failure {
-    /// The tool's server was not reached, died, or broke the protocol.
+    /// The tool's server died, or broke the protocol: it may have begun.
     Transport,
     /// The tool's server answered with a JSON-RPC error.
     Protocol,
@@ -228,6 +228,8 @@ pub enum Failure {
     Timeout,
     /// This node broke.
     Internal,
+    /// Nobody took the request: nothing ran.
+    Untaken,
 }
 
 /// The call was tried and failed.

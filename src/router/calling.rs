@@ -267,20 +267,20 @@ impl Router {
             .map(|entry| entry.metadata.retry);
         let retry = retry.unwrap_or_default();
         let deadline = tokio::time::Instant::now() + limit;
-        let mut tried = 0;
+        let (mut tried, mut before) = (0, None);
         loop {
             let cancel = request.cancel.child_token();
             let invocation = invocation(request, target, Some(started), cancel.clone(), ruled.take());
             let outcome = lane.run(turn, &target.run, invocation);
             let outcome = match tokio::time::timeout_at(deadline, outcome).await {
-                Ok(outcome) => outcome,
+                Ok(outcome) => outcome.after(before.take()),
                 Err(_) => {
                     cancel.cancel();
                     return Outcome::TimedOut;
                 }
             };
             tried += 1;
-            if !matches!(outcome, Outcome::Transport { .. }) || tried > retry.max_retries {
+            if !outcome.may_pass() || tried > retry.max_retries {
                 return outcome;
             }
             let pause = Duration::from_millis(retry.pause_ms(tried, &started));
@@ -293,6 +293,7 @@ impl Router {
                 () = tokio::time::sleep_until(next) => {}
                 () = request.cancel.cancelled() => return Outcome::Cancelled,
             }
+            before = Some(outcome);
         }
     }
 

@@ -48,8 +48,9 @@ pub fn judge(outcome: Outcome, repeatable: bool) -> (EndOutcome, &'static str, T
             let failure = if refusal.code == Code::Internal { Failure::Internal } else { Failure::Tool };
             (failed(failure, None), "tool_error", Told::Result(refusal_result(&refusal)))
         }
-        Outcome::Transport { message, begun } => {
-            let refusal = unanswered(Refusal::new(Code::Unavailable, message), !begun || repeatable);
+        Outcome::Untaken(refusal) => (failed(Failure::Untaken, None), "transport_error", told(refusal)),
+        Outcome::Transport { message } => {
+            let refusal = unanswered(Refusal::new(Code::Unavailable, message), repeatable);
             (failed(Failure::Transport, None), "transport_error", told(refusal))
         }
         Outcome::TimedOut => {

@@ -34,7 +34,8 @@ impl Trial {
             Outcome::Rpc(error) if error.code == -32602 => (Code::InvalidArgument, false, false),
             Outcome::Rpc(_) => (Code::Internal, true, false),
             Outcome::Refused(refusal) => (refusal.code, refusal.retryable, false),
-            Outcome::Transport { begun, .. } => (Code::Unavailable, true, *begun),
+            Outcome::Untaken(refusal) => (refusal.code, refusal.retryable, false),
+            Outcome::Transport { .. } => (Code::Unavailable, true, true),
             Outcome::TimedOut => (Code::DeadlineExceeded, true, true),
             Outcome::Cancelled if self.over.load(Ordering::Acquire) => (Code::Cancelled, false, true),
             // The node stops: the next start ends the attempt.

@@ -190,17 +190,16 @@ pub(super) fn outcome(reply: Result<Reply, Failure>, who: &str) -> Outcome {
             Outcome::Rpc(Box::new(RpcError { data, ..RpcError::new(code, message) }))
         }
         Err(failure @ Failure::Oversize { .. }) => {
-            Outcome::Refused(Refusal::new(Code::ResourceExhausted, format!("{who} {failure}")))
+            Outcome::Untaken(Refusal::new(Code::ResourceExhausted, format!("{who} {failure}")))
+        }
+        Err(failure @ (Failure::Unavailable { .. } | Failure::Gone)) => {
+            Outcome::Untaken(Refusal::new(Code::Unavailable, format!("{who} {failure}")).retryable())
         }
         Err(Failure::TimedOut) => Outcome::TimedOut,
         Err(Failure::Cancelled) => Outcome::Cancelled,
-        Err(
-            failure @ (Failure::Unavailable { .. }
-            | Failure::Gone
-            | Failure::Died
-            | Failure::Broken(_)
-            | Failure::TooLarge),
-        ) => Outcome::Transport { message: format!("{who} {failure}"), begun: failure.begun() },
+        Err(failure @ (Failure::Died | Failure::Broken(_) | Failure::TooLarge)) => {
+            Outcome::Transport { message: format!("{who} {failure}") }
+        }
     }
 }
 

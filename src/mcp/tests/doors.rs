@@ -62,7 +62,7 @@ impl Run for Tools {
                 "method" => return error(-32601, None),
                 "far" => return error(i64::MAX, None),
                 "refuse" => return Outcome::Refused(Refusal::new(Code::NotFound, "no such thing")),
-                "transport" => return Outcome::Transport { message: "broken".into(), begun: true },
+                "transport" => return Outcome::Transport { message: "broken".into() },
                 "late" => return Outcome::TimedOut,
                 "cancel" => return Outcome::Cancelled,
                 "ask" => {

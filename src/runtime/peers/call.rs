@@ -103,10 +103,9 @@ impl Peers {
             let failed = trying.end(&reply);
             let stopped = stopped(&reply, &invocation.cancel);
             let begun = stopped || reply.as_ref().is_err_and(Failure::begun);
-            last = match &reply {
+            let now = match &reply {
                 _ if stopped => Some(Outcome::Transport {
                     message: format!("peer {peer} stopped before its tool was done"),
-                    begun,
                 }),
                 Ok(Reply::Error { code, message, data }) if event_in(data.as_deref()).is_none() => {
                     refused(&peer, *code, message, data.as_deref())
@@ -114,6 +113,7 @@ impl Peers {
                 Ok(_) | Err(_) => None,
             }
             .unwrap_or_else(|| outcome(reply, &format!("peer {peer}")));
+            last = now.after(Some(last));
             if !failed || (begun && !offer.contract.repeatable()) || invocation.cancel.is_cancelled() {
                 return last;
             }
@@ -186,12 +186,12 @@ fn refused(peer: &str, code: i64, message: &str, data: Option<&RawValue>) -> Opt
         REQUEST_TIMEOUT => return Some(Outcome::TimedOut),
         _ => return None,
     };
-    Some(Outcome::Refused(refusal))
+    Some(Outcome::Untaken(refusal))
 }
 
 /// Nobody can be asked, so nobody was.
 fn out_of_reach(message: &str) -> Outcome {
-    Outcome::Transport { message: message.to_owned(), begun: false }
+    Outcome::Untaken(Refusal::new(Code::Unavailable, message).retryable())
 }
 
 /// A peer is being asked. Dropped before it has answered, it is told of as one that did not.
