@@ -42,6 +42,8 @@ const REMOTE_EXTRA_MS: f64 = 2.0;
 const PING_MAX_MS: f64 = 0.25;
 const PIPELINED_MIN: f64 = 8_000.0;
 const DIAL_MAX_MS: f64 = 5.0;
+const STREAMS_AGAIN_MIN: f64 = 80.0;
+const CONNECTIONS_AGAIN_MIN: f64 = 95.0;
 
 pub fn section() {
     let data = || tempfile::tempdir_in(data_dir()).expect("a directory for the log");
@@ -63,6 +65,10 @@ pub fn section() {
         alone.push(load::run(&Stateless(TOOL), here_serves.address, 1, ROUND));
         many.push(load::run(&Stateless(TOOL), here_serves.address, CALLERS, ROUND));
     }
+    let asked = counted(&here_serves, "cairn_peer_requests_total", "direction=\"out\"");
+    let again = |made: f64| vec![100.0 * (1.0 - made / asked)];
+    let opened = counted(&here_serves, "cairn_peer_streams_total", "direction=\"out\"");
+    let dialled = counted(&here_serves, "cairn_libp2p_swarm_connections_established_total", "");
     let fdatasync = row("fdatasync p50, overwritten file", "ms", fdatasync, Bound::None);
     let most = Bound::AtMost(4.0 * fdatasync + REMOTE_EXTRA_MS);
     row(
@@ -83,6 +89,9 @@ pub fn section() {
         many.iter().map(|load| load.rate).collect(),
         Bound::None,
     );
+
+    row("calls that used a stream again", "%", again(opened), Bound::AtLeast(STREAMS_AGAIN_MIN));
+    row("calls that used a connection again", "%", again(dialled), Bound::AtLeast(CONNECTIONS_AGAIN_MIN));
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -120,6 +129,18 @@ fn state(server: &Server) -> Value {
         let mut client = Client::connect(server.address).await;
         let answer = client.ask(&load::get("/v1/state")).await;
         serde_json::from_slice(answer.body).expect("a state")
+    })
+}
+
+/// The sum of a counter's series that have these labels.
+fn counted(server: &Server, name: &str, labels: &str) -> f64 {
+    load::runtime().block_on(async {
+        let mut client = Client::connect(server.address).await;
+        let answer = client.ask(&load::get("/metrics")).await;
+        let text = String::from_utf8_lossy(answer.body);
+        let series =
+            text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name) && line.contains(labels));
+        series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     })
 }
 
