@@ -68,11 +68,13 @@ impl Kept {
         Self { path, now: Mutex::new(Now { asked, keep, follow }) }
     }
 
-    /// Everybody to stay connected with, and where they are dialled.
+    /// Everybody to stay connected with, and where they are dialled. One that a caller parted from is not, though its log
+    /// be followed.
     pub(super) fn peers(&self) -> BTreeMap<Peer, Vec<String>> {
         let now = self.now();
         let followed = now.follow.iter().map(|peer| (peer.clone(), Vec::new()));
-        followed.chain(now.keep.clone()).collect()
+        let kept = followed.chain(now.keep.clone());
+        kept.filter(|(peer, _)| !now.asked.apart.contains(peer)).collect()
     }
 
     pub(super) fn addrs(&self, peer: &str) -> Vec<String> {
@@ -158,5 +160,28 @@ impl Kept {
 
     fn now(&self) -> MutexGuard<'_, Now> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_followed_peer_that_a_caller_parted_from_is_kept_again_when_a_caller_asks() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let open = || {
+            let home = Home::open(dir.path()).expect("a home");
+            Kept::open(&home, BTreeMap::new(), BTreeSet::new())
+        };
+        let kept = open();
+        assert!(kept.follow("a") && kept.peers().contains_key("a"));
+        kept.let_go("a");
+        assert!(!kept.peers().contains_key("a") && kept.followed().contains("a"));
+        drop(kept);
+        let kept = open();
+        assert!(!kept.peers().contains_key("a"), "it outlives the process");
+        kept.take_back("a");
+        assert!(kept.peers().contains_key("a"));
     }
 }
