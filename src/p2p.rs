@@ -215,7 +215,8 @@ pub enum Nat {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub connections: Vec<Link>,
-    /// Global addresses that others have confirmed, or the configuration names; a relay's, where that is global.
+    /// Global addresses that others have confirmed, that the configuration names, or that its services tell; a relay's,
+    /// where that is global.
     pub external: Vec<String>,
     pub nat: Nat,
     pub refused: Refused,

@@ -37,7 +37,7 @@ pub(super) enum Command {
     BootstrapDht { answer: Answer<Result<(), NetError>> },
     PublishHead { bytes: Vec<u8> },
     Judge { id: Vec<u8>, from: Peer, verdict: Verdict },
-    Seen { ip: IpAddr },
+    Seen { ips: Vec<IpAddr> },
     Keep { peers: HashSet<Peer> },
     Snapshot { answer: Answer<Snapshot> },
     Stop { answer: Answer<()> },
@@ -157,10 +157,10 @@ impl Net {
         self.ask(limits::WALK_MAX, |answer| Command::BootstrapDht { answer }).await?
     }
 
-    /// Says that this node is seen under this address from outside, as somebody who is trusted tells. Others are asked
+    /// Says that this node is seen under these addresses from outside, and under none told before. Others are asked
     /// whether they reach it there.
-    pub async fn seen(&self, ip: IpAddr) {
-        self.tell(Command::Seen { ip }).await;
+    pub async fn seen(&self, ips: Vec<IpAddr>) {
+        self.tell(Command::Seen { ips }).await;
     }
 
     /// Tells all who listen of a signed head.

@@ -13,6 +13,7 @@ mod following;
 mod joining;
 mod keeping;
 mod kept;
+mod reaching;
 mod standing;
 
 use std::{
@@ -24,8 +25,11 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::joining::{Goal, Joined, Tried};
 use self::{following::Following, kept::Kept};
+pub use self::{
+    joining::{Goal, Joined, Tried},
+    reaching::Attempted,
+};
 use crate::{
     block::{
         Cid,
@@ -38,7 +42,7 @@ use crate::{
     ledger::{Command, Ledger, peers::Peering},
     metrics::Metrics,
     p2p::{
-        Connected, NetError, Peer, Transport,
+        Peer, Transport,
         discovery::{
             Book, CAPABILITIES_MAX, Fared, Found, Known, LookError, Origin, Source, Wanted, ask,
             file::PeersFile, github::Github, live::Neighbours, outside::Outside,
@@ -50,14 +54,9 @@ use crate::{
     router::Router,
 };
 
-/// The pause before the first further try at a peer; it doubles.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Connections of peers without an entry that are recorded in one minute: whoever knocks must not fill the log.
 const STRANGERS_MAX: u32 = 20;
 const MINUTE: Duration = Duration::from_secs(60);
-/// How long calls under way at a peer may take to end before it is let go.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
-
 /// What the hub is made of.
 pub struct Parts {
     pub net: Net,
@@ -157,13 +156,6 @@ pub struct Discovered {
     pub took: Duration,
 }
 
-/// What a wish to connect came to.
-#[derive(Debug)]
-pub struct Attempted {
-    pub connected: Result<Connected, NetError>,
-    pub attempts: u32,
-}
-
 impl Hub {
     /// Takes part from now on. Must be called on a runtime.
     pub fn start(parts: Parts) -> Self {
@@ -250,51 +242,6 @@ impl Hub {
         Discovered { peers, sources: fared, took: begun.elapsed() }
     }
 
-    /// Connects with a peer: at the address given, or wherever it is known to be.
-    pub async fn connect(
-        &self,
-        peer: &str,
-        address: Option<String>,
-        timeout: Duration,
-        retries: u32,
-        persist: bool,
-        by: By,
-    ) -> Attempted {
-        self.inner.kept.take_back(peer);
-        self.asks(peer, by);
-        let _dialling = Dialling::new(&self.inner, peer);
-        let deadline = Instant::now() + timeout;
-        let left = || deadline.saturating_duration_since(Instant::now());
-        let mut pause = RETRY_FIRST;
-        let mut attempts = 0;
-        let connected = loop {
-            attempts += 1;
-            let addrs = match &address {
-                Some(address) => vec![address.clone()],
-                None => self.addresses(peer, left()).await,
-            };
-            let failure = match self.net().dial(peer, addrs, left()).await {
-                Ok(connected) => break Ok(connected),
-                Err(failure) => failure,
-            };
-            // Another try cannot change who answers there, nor what the text says.
-            if attempts > retries || left() <= pause || !failure.may_pass() {
-                break Err(failure);
-            }
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-        };
-        // A new connection's event says who asked, when it is heard.
-        if connected.as_ref().map_or(true, |made| made.reused) {
-            self.asked_no_more(peer);
-        }
-        if persist && connected.is_ok() {
-            self.inner.kept.keep(peer, address.into_iter().collect());
-            self.hold().await;
-        }
-        Attempted { connected, attempts }
-    }
-
     /// Takes in what a connected peer says that it offers.
     pub async fn offers(&self, peer: &str, capabilities: BTreeSet<String>) {
         self.book().offers(peer, capabilities.clone());
@@ -303,35 +250,10 @@ impl Hub {
         self.record(peer, News::Discovered { facts, ttl_ms: u64::MAX }).await;
     }
 
-    /// Peers that are being dialled because somebody asked.
-    pub fn dialling(&self) -> Vec<Peer> {
-        lock(&self.inner.dialling).keys().cloned().collect()
-    }
-
     /// What a peer is said to offer.
     pub fn capabilities(&self, peer: &str) -> Vec<String> {
         let booked = self.book().get(peer).map(|known| known.capabilities.clone());
         booked.unwrap_or_default().into_iter().collect()
-    }
-
-    /// Lets a peer go, and dials it no more. False: it was not connected.
-    pub async fn disconnect(&self, peer: &str, graceful: bool, by: By) -> bool {
-        self.inner.kept.let_go(peer);
-        if graceful {
-            let idle = async {
-                while (self.inner.parts.traffic)(peer).running > 0 {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            };
-            // Whatever runs longer is cut off.
-            let _ = tokio::time::timeout(DRAIN_MAX, idle).await;
-        }
-        self.asks(peer, by);
-        let was = self.net().disconnect(peer).await;
-        if !was {
-            self.asked_no_more(peer);
-        }
-        was
     }
 
     /// Stops everything it runs, then the network itself.
@@ -341,18 +263,6 @@ impl Hub {
         self.inner.tasks.wait().await;
         announcing::withdraw(self).await;
         self.net().stop().await;
-    }
-
-    /// Where a peer is known to be: kept addresses, the book's, and the table's where there is nothing else.
-    async fn addresses(&self, peer: &str, patience: Duration) -> Vec<String> {
-        let kept = self.inner.kept.addrs(peer);
-        let booked = self.book().get(peer).map(|known| known.addrs.clone()).unwrap_or_default();
-        let mut addrs: Vec<String> = kept.into_iter().chain(booked).collect();
-        if addrs.is_empty() {
-            // A table that is off or does not know leaves it to the swarm to say that there is no address.
-            addrs = self.net().find_peer(peer, patience / 2).await.unwrap_or_default();
-        }
-        addrs
     }
 
     /// Takes in what was found, and records it where it is news.
@@ -426,15 +336,6 @@ impl Hub {
         kept
     }
 
-    /// Notes who asks for the next change of a peer's connection.
-    fn asks(&self, peer: &str, by: By) {
-        lock(&self.inner.asked).insert(peer.to_owned(), by);
-    }
-
-    fn asked_no_more(&self, peer: &str) -> Option<By> {
-        lock(&self.inner.asked).remove(peer)
-    }
-
     /// Whether there is anybody to join by.
     fn may_join(&self) -> bool {
         !self.inner.parts.bootstrap.is_empty() || !self.inner.parts.sources.is_empty()
@@ -442,31 +343,6 @@ impl Hub {
 
     fn book(&self) -> MutexGuard<'_, Book> {
         lock(&self.inner.book)
-    }
-}
-
-/// A dial that somebody asked for, as long as it lasts.
-struct Dialling<'a> {
-    inner: &'a Inner,
-    peer: Peer,
-}
-
-impl<'a> Dialling<'a> {
-    fn new(inner: &'a Inner, peer: &str) -> Self {
-        *lock(&inner.dialling).entry(peer.to_owned()).or_default() += 1;
-        Self { inner, peer: peer.to_owned() }
-    }
-}
-
-impl Drop for Dialling<'_> {
-    fn drop(&mut self) {
-        let mut dialling = lock(&self.inner.dialling);
-        if let Some(count) = dialling.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                dialling.remove(&self.peer);
-            }
-        }
     }
 }
 

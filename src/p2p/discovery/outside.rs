@@ -26,7 +26,7 @@ pub struct Outside {
 }
 
 impl Outside {
-    /// None where no service is named, or no client can be made.
+    /// None where no service is named, or no client can be made, which is said.
     pub fn new(urls: &[String]) -> Option<Self> {
         if urls.is_empty() {
             return None;
@@ -37,7 +37,10 @@ impl Outside {
             .timeout(ANSWER_MAX)
             .redirect(redirect::Policy::none())
             .user_agent(concat!("cairn/", env!("CARGO_PKG_VERSION")));
-        Some(Self { client: client.build().ok()?, urls: urls.iter().take(SERVICES_MAX).cloned().collect() })
+        let client = client.build().inspect_err(|err| {
+            tracing::error!(%err, "external_services cannot be asked: no http client can be made");
+        });
+        Some(Self { client: client.ok()?, urls: urls.iter().take(SERVICES_MAX).cloned().collect() })
     }
 
     /// What each says, by its URL.

@@ -79,7 +79,10 @@ impl Hub {
             Rule { min: goal.min, max: goal.max, deadline_ms: now_ms() + goal.timeout.as_millis() as u64 };
         let connected = self.connected().borrow().clone();
         let rule = Bootstrap::new(rule, &Method::ALL, connected);
-        let (rule, ()) = tokio::join!(self.drive(rule, &configured, goal.timeout), self.look_from_outside());
+        let (rule, ()) = tokio::join!(self.drive(rule, &configured, goal.timeout), async {
+            // Who does not answer by then has not answered.
+            let _ = tokio::time::timeout(goal.timeout, self.look_from_outside()).await;
+        });
         let snapshot = self.net().snapshot().await;
         self.inner.parts.metrics.peers.bootstrapped(rule.ready());
         let attempts: Vec<Tried> = rule.attempts().map(tried).collect();
@@ -109,11 +112,15 @@ impl Hub {
         let Some(outside) = &self.inner.parts.outside else {
             return;
         };
+        let mut seen = Vec::new();
         for (url, told) in outside.ask().await {
             match told {
-                Ok(ip) => self.net().seen(ip).await,
+                Ok(ip) => seen.push(ip),
                 Err(err) => tracing::warn!(%err, host = host(url), "a service does not tell our address"),
             }
+        }
+        if !seen.is_empty() {
+            self.net().seen(seen).await;
         }
     }
 

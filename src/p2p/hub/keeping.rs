@@ -9,16 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{
-    broadcast::{self, error::RecvError},
-    mpsc,
+use tokio::{
+    sync::broadcast::{self, error::RecvError},
+    task::JoinSet,
 };
 
 use super::{Goal, Hub, Traffic, carried, now_ms};
 use crate::{
     event::peer::{Direction, Parting, PeerConnected, PeerMeasured, PeerUnreachable},
     p2p::{
-        self, Cause, Link, NetError, NetEvent, Peer, Stream, Wire,
+        self, Cause, Link, NetEvent, Peer,
         discovery::{Found, Origin},
         keeping::{Input, Keeping, Output},
     },
@@ -35,14 +35,6 @@ const TOLD_MAX: usize = 10_000;
 /// The window of one measure, and of the first.
 const MEASURE: Duration = Duration::from_secs(60);
 const MEASURE_FIRST: Duration = Duration::from_secs(5);
-
-impl Hub {
-    /// A new stream to a connected peer.
-    pub async fn open(&self, peer: &str, wire: Wire) -> Result<Stream, NetError> {
-        self.inner.parts.metrics.peers.stream("out", wire.as_str());
-        self.net().open(peer, wire).await
-    }
-}
 
 /// Takes in what the swarm tells, until it has ended.
 pub(super) async fn events(hub: Hub, mut events: broadcast::Receiver<NetEvent>) {
@@ -157,10 +149,10 @@ fn direction(direction: p2p::Direction) -> Direction {
 
 /// Drives the rule of keeping, until it is dropped.
 pub(super) async fn keep(hub: Hub) {
-    let (ended, mut ends) = mpsc::unbounded_channel::<Peer>();
     let begun = Instant::now();
     let (min, max) = hub.inner.parts.goal;
-    let mut rule = Keeping::new(min, chance(&hub.inner.parts.runner));
+    let mut rule = Keeping::new(min, seed_of(&hub.inner.parts.runner));
+    let (mut dials, mut dialled) = (JoinSet::new(), HashMap::new());
     let mut looks = tokio::time::interval(KEEP_PAUSE);
     let looking = hub.clone();
     hub.spawn(async move { looking.look_from_outside().await });
@@ -173,20 +165,19 @@ pub(super) async fn keep(hub: Hub) {
                 let look = Input::Look { kept: &kept, connected: &connected, joinable: hub.may_join() };
                 rule.handle(look, begun.elapsed().as_millis() as u64)
             }
-            Some(peer) = ends.recv() => rule.handle(Input::Ended(&peer), begun.elapsed().as_millis() as u64),
+            Some(ended) = dials.join_next_with_id() => {
+                // A dial that panicked has ended too.
+                let id = ended.map_or_else(|err| err.id(), |(id, ())| id);
+                let peer: Option<Peer> = dialled.remove(&id);
+                let now_ms = begun.elapsed().as_millis() as u64;
+                peer.map(|peer| rule.handle(Input::Ended(&peer), now_ms)).unwrap_or_default()
+            }
         };
         for output in outputs {
             match output {
                 Output::Dial(peer) => {
-                    let (hub, ended) = (hub.clone(), ended.clone());
-                    hub.clone().spawn(async move {
-                        let addrs = hub.addresses(&peer, DIAL_MAX).await;
-                        if let Err(err) = hub.net().dial(&peer, addrs, DIAL_MAX).await {
-                            tracing::debug!(peer, %err, "a kept peer is not reached");
-                        }
-                        // The rule has ended: so has the hub.
-                        let _ = ended.send(peer);
-                    });
+                    let dial = dials.spawn(redial(hub.clone(), peer.clone()));
+                    dialled.insert(dial.id(), peer);
                 }
                 Output::Join => {
                     let goal = Goal { nodes: Vec::new(), min, max, timeout: JOIN_MAX };
@@ -200,9 +191,16 @@ pub(super) async fn keep(hub: Hub) {
     }
 }
 
-/// What differs from process to process.
-fn chance(runner: &str) -> u64 {
-    runner.bytes().fold(0, |chance: u64, byte| chance.wrapping_mul(31).wrapping_add(u64::from(byte)))
+async fn redial(hub: Hub, peer: Peer) {
+    let addrs = hub.addresses(&peer, DIAL_MAX).await;
+    if let Err(err) = hub.net().dial(&peer, addrs, DIAL_MAX).await {
+        tracing::debug!(peer, %err, "a kept peer is not reached");
+    }
+}
+
+/// A number that differs from process to process.
+fn seed_of(runner: &str) -> u64 {
+    runner.bytes().fold(0, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)))
 }
 
 /// Measures what passed with every connected peer, once a window, until it is dropped.

@@ -177,7 +177,7 @@ impl Driver {
                 }
             }
             Command::Judge { id, from, verdict } => self.judge(id, &from, verdict),
-            Command::Seen { ip } => self.seen(ip),
+            Command::Seen { ips } => self.seen(&ips),
             Command::Keep { peers } => {
                 let peers = peers.iter().filter_map(|peer| addresses::peer(peer).ok());
                 self.swarm.behaviour_mut().streams.keep(peers.collect());
@@ -357,15 +357,15 @@ impl Driver {
         let _ = self.swarm.behaviour_mut().gossip.0.report_message_validation_result(&id, &from, acceptance);
     }
 
-    /// Takes the places where this node listens as seen under another address.
-    fn seen(&mut self, ip: IpAddr) {
-        let places: Vec<_> = self.swarm.listeners().filter_map(|own| addresses::seen(own, ip)).collect();
-        for place in places {
-            if self.seen.len() < limits::SEEN_MAX && self.seen.insert(place.clone()) {
-                // As when a peer tells so: others are asked to dial it.
-                let candidate = NewExternalAddrCandidate { addr: &place };
-                self.swarm.behaviour_mut().on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
-            }
+    /// Takes the places where this node listens as seen under these addresses.
+    fn seen(&mut self, ips: &[IpAddr]) {
+        let own = self.swarm.listeners();
+        let places = own.flat_map(|own| ips.iter().filter_map(|ip| addresses::seen(own, *ip)));
+        let before = std::mem::replace(&mut self.seen, places.take(limits::SEEN_MAX).collect());
+        for addr in self.seen.difference(&before) {
+            // As when a peer tells so: others are asked to dial it.
+            let candidate = NewExternalAddrCandidate { addr };
+            self.swarm.behaviour_mut().on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
         }
     }
 
