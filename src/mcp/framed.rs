@@ -13,13 +13,13 @@ use crate::runtime::frames::{FRAME_MAX, Frames, wrapped};
 /// The messages of one stream.
 pub struct Framed<R> {
     frames: Frames<R>,
-    /// Whether the client wraps its messages.
-    wraps: bool,
+    /// Whether the client wraps its messages; its first one says so.
+    wraps: Option<bool>,
 }
 
 impl<R: AsyncRead + Send + Unpin> Framed<R> {
     pub fn new(reader: R) -> Self {
-        Self { frames: Frames::new(reader, FRAME_MAX), wraps: false }
+        Self { frames: Frames::new(reader, FRAME_MAX), wraps: None }
     }
 }
 
@@ -31,14 +31,14 @@ impl<R: AsyncRead + Send + Unpin + 'static> Framing for Framed<R> {
         let frame = self.frames.next().await.inspect_err(|err| tracing::debug!(%err, "a stream is closed"));
         let frame = frame.ok().flatten()?;
         let inside = wrapped::unwrap(&frame);
-        self.wraps = inside.is_some();
+        self.wraps.get_or_insert(inside.is_some());
         Some(Ok(inside.map_or(frame, Bytes::from)))
     }
 
     fn writer(&self) -> fn(Vec<u8>) -> Bytes {
         match self.wraps {
-            true => |message| wrapped::wrap(&message).unwrap_or(message).into(),
-            false => Bytes::from,
+            Some(true) => |message| wrapped::wrap(&message).unwrap_or(message).into(),
+            Some(false) | None => Bytes::from,
         }
     }
 }

@@ -271,13 +271,18 @@ impl Hub {
             return;
         }
         let (now_ms, ttl_ms) = (now_ms(), self.inner.parts.ttl.as_millis() as u64);
-        if !self.book().put(found.clone(), now_ms) {
-            return;
-        }
+        // One source knows a part of what a peer offers; the news is all that is known by now.
+        let capabilities = {
+            let mut book = self.book();
+            if !book.put(found.clone(), now_ms) {
+                return;
+            }
+            book.get(&found.peer).map(|known| known.capabilities.clone()).unwrap_or_default()
+        };
         let facts = PeerDiscovered {
             source: heard(found.origin),
             addrs: found.addrs,
-            capabilities: (!found.capabilities.is_empty()).then(|| found.capabilities.into_iter().collect()),
+            capabilities: (!capabilities.is_empty()).then(|| capabilities.into_iter().collect()),
         };
         self.record(&found.peer, News::Discovered { facts, ttl_ms }).await;
     }
@@ -336,9 +341,11 @@ impl Hub {
         kept
     }
 
-    /// Whether there is anybody to join by.
+    /// Whether there is anybody to join by: the table alone knows nobody before somebody is known.
     fn may_join(&self) -> bool {
-        !self.inner.parts.bootstrap.is_empty() || !self.inner.parts.sources.is_empty()
+        let Parts { bootstrap, sources, .. } = &self.inner.parts;
+        let named = sources.iter().any(|source| source.origin() != Origin::Dht);
+        !bootstrap.is_empty() || named || !self.met().is_empty()
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {

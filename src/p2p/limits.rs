@@ -71,9 +71,10 @@ pub const LEFT_MAX: usize = 4096;
 
 /// Round trips kept of one peer.
 pub const PINGS_KEPT: usize = 128;
-pub const PING_INTERVAL: Duration = Duration::from_secs(15);
-pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Pings in a row without an answer after which a connection counts as dead.
+pub const PING_INTERVAL: Duration = Duration::from_secs(5);
+pub const PING_TIMEOUT: Duration = Duration::from_secs(6);
+/// Pings in a row without an answer after which a connection counts as dead; the library tells of none before the
+/// second. A peer that hangs is let go after half a minute.
 pub const PINGS_MISSED_MAX: u32 = 2;
 
 /// Questions to the table under way.

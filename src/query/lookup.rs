@@ -51,6 +51,12 @@ impl View {
         }
     }
 
+    /// When the event of this number was recorded, in milliseconds since the epoch.
+    pub fn recorded_ms(&self, seq: u64) -> Result<u64, QueryError> {
+        let event = self.log.event_at(seq)?.ok_or_else(|| QueryError::NotFound(format!("event {seq}")))?;
+        Ok(event.fields().ts / 1000)
+    }
+
     /// The event or block of this name.
     pub fn find(&self, cid: &Cid) -> Result<Found, QueryError> {
         if let Some(event) = self.event(cid)? {

@@ -126,7 +126,7 @@ async fn discover(desk: &Desk, call: &Invocation) -> Told {
         });
         if asked.include_metrics {
             peer["metrics"] =
-                known(desk, &found.peer, None).await?.map_or(Value::Null, |at| measured(&at.what));
+                known(desk, &found.peer, None).await?.map_or(Value::Null, |at| measured(&at.what, now_ms()));
         }
         shown.push(peer);
     }
@@ -337,15 +337,19 @@ impl AskMetrics {
     pub fn of(&self, view: &View) -> Result<Value, QueryError> {
         let At { applied, what: peer } = view.peer(&self.peer_id, self.as_of_seq)?;
         let applied = seen(applied, self.as_of_seq)?;
+        let at_ms = match self.as_of_seq {
+            Some(seq) => view.recorded_ms(seq)?,
+            None => now_ms(),
+        };
         let mut shown = json!({
             "peer_id": peer.id,
-            "current_metrics": measured(&peer),
+            "current_metrics": measured(&peer, at_ms),
             "connection_info": connection(&peer),
             "seq": applied,
         });
         if self.include_history {
             let hours = self.history_hours.unwrap_or(HISTORY_HOURS);
-            let from_ms = now_ms().saturating_sub(hours * HOUR_MS);
+            let from_ms = at_ms.saturating_sub(hours * HOUR_MS);
             let points = view.peer_history(&self.peer_id, from_ms, self.as_of_seq)?;
             shown["history"] = points.iter().map(point).collect();
         }
@@ -364,19 +368,21 @@ async fn known(desk: &Desk, id: &str, as_of: Option<u64>) -> Result<Option<At<Pe
     .await
 }
 
-fn measured(peer: &Peer) -> Value {
+/// The metrics at a moment. What was never measured is null.
+fn measured(peer: &Peer, at_ms: u64) -> Value {
     let counters = &peer.counters;
+    let passed = |count: u64| (counters.connected_ms > 0).then_some(count);
     let (p50, p99) = latency(peer);
     json!({
         "latency_ms": {"p50": p50, "p99": p99},
-        "bytes_sent": counters.bytes_out,
-        "bytes_received": counters.bytes_in,
-        "requests_served": counters.served,
-        "requests_sent": counters.sent,
-        "failures": counters.failures,
+        "bytes_sent": passed(counters.bytes_out),
+        "bytes_received": passed(counters.bytes_in),
+        "requests_served": passed(counters.served),
+        "requests_sent": passed(counters.sent),
+        "failures": passed(counters.failures),
         "connection_quality": peer.connection_quality().map(whole),
         "reliability_score": peer.reliability().map(whole),
-        "uptime_s": peer.link.as_ref().map(|link| now_ms().saturating_sub(link.since_ms) / 1000),
+        "uptime_s": peer.link.as_ref().map(|link| at_ms.saturating_sub(link.since_ms) / 1000),
     })
 }
 

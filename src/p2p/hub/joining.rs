@@ -207,7 +207,7 @@ impl Hub {
     }
 
     /// Those the node keeps up with, and those heard of last.
-    fn met(&self) -> Vec<Node> {
+    pub(super) fn met(&self) -> Vec<Node> {
         let kept = self.inner.kept.peers().into_iter().map(|(peer, addrs)| Node { peer: Some(peer), addrs });
         let book = self.book();
         let booked = book.with(&Default::default(), now_ms()).into_iter().take(KNOWN_MAX);

@@ -332,7 +332,9 @@ async fn whoever_wraps_is_answered_so_and_is_nobody_else_for_it() {
     let refused = client.ask(wrapped("c", "tools/call", &params)).await;
     assert!(refused["error"].as_str().is_some_and(|text| text.contains("mcp:call")), "{refused}");
     let plain = client.ask(modern(json!("p"), "tools/list", json!({}), json!({}))).await;
-    assert_eq!(plain["jsonrpc"], "2.0", "{plain}");
+    assert_eq!(plain["type"], "response", "the first message has said how it is answered: {plain}");
+    let unknown = client.ask(json!({"type": "request", "id": "u", "method": "nope"})).await;
+    assert_eq!((&unknown["type"], &unknown["id"]), (&json!("error"), &json!("u")), "{unknown}");
 }
 
 #[tokio::test]
