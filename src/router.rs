@@ -244,7 +244,7 @@ impl Outcome {
     /// What a call comes to that was tried before: once it may have begun, nobody's not taking it changes that.
     pub fn after(self, before: Option<Self>) -> Self {
         match (self, before) {
-            (Self::Untaken(_), Some(begun @ Self::Transport { .. })) => begun,
+            (Self::Untaken(_), Some(begun @ (Self::Transport { .. } | Self::TimedOut))) => begun,
             (now, _) => now,
         }
     }
@@ -487,3 +487,6 @@ impl RpcError {
         Self::new(-32603, "internal error")
     }
 }
+
+#[cfg(test)]
+mod tests;
