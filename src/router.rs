@@ -165,6 +165,8 @@ pub struct Record {
     pub seq: u64,
     pub log: Cid,
     pub replayed: bool,
+    /// Whether the call was cancelled: what it says then is this node's word, not its tool's.
+    pub cancelled: bool,
 }
 
 /// A JSON-RPC error object. `record` names the event that remembers it, where there is one.

@@ -148,6 +148,7 @@ fn record_members(record: &Record) -> Vec<Member> {
     members.push(("io.cairn/seq", record.seq.to_string().into()));
     members.push(cid("io.cairn/log", record.log));
     members.extend(record.replayed.then_some(("io.cairn/replayed", "true".into())));
+    members.extend(record.cancelled.then_some(("io.cairn/cancelled", "true".into())));
     members
 }
 

@@ -39,6 +39,7 @@ fn record() -> Record {
         seq: 7,
         log: cid("log"),
         replayed: false,
+        cancelled: false,
     }
 }
 

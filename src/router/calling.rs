@@ -101,6 +101,7 @@ impl Router {
             seq: sealed.seq,
             log: self.ledger().about().log,
             replayed: false,
+            cancelled: false,
         };
         let (id, started, ruled) = match &request.begun {
             Some((id, started)) => (id.clone(), *started, None),
@@ -242,7 +243,7 @@ impl Router {
         record: &dyn Fn(Sealed, Option<Cid>) -> Record,
     ) -> Result<Answer, RpcError> {
         self.count(target, said.label, said.took);
-        let record = Some(record(ended, Some(said.output)));
+        let record = Some(Record { cancelled: said.cancelled, ..record(ended, Some(said.output)) });
         match said.told {
             Told::Result(result) => Ok(Answer { result, record }),
             Told::Error(error) => Err(RpcError { record: record.map(Box::new), ..error }),

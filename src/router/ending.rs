@@ -46,6 +46,7 @@ pub(super) struct Ended {
 pub(super) struct Said {
     pub label: &'static str,
     pub told: Told,
+    pub cancelled: bool,
     /// What was kept of it.
     pub output: Cid,
     pub took: Duration,
@@ -81,7 +82,8 @@ impl Ended {
                 output
             }
         };
-        let said = Said { label, told, output: output.envelope.cid(), took, instead };
+        let cancelled = matches!(outcome, EndOutcome::Cancelled);
+        let said = Said { label, told, cancelled, output: output.envelope.cid(), took, instead };
         Ok(Self { outcome, output, said })
     }
 }

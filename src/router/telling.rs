@@ -18,9 +18,6 @@ const RESOURCE_NOT_FOUND: i64 = -32002;
 const LOOK_FIRST: &str = "it may have taken effect: look where the tool acts, and at this call's event \
                           (io.cairn/event) with provenance_trace, before calling again";
 
-/// What is said of a call that was cancelled.
-pub const CANCELLED: &str = "the call was cancelled";
-
 /// What a finished run is told to the caller as.
 pub enum Told {
     Result(Box<RawValue>),
@@ -58,7 +55,7 @@ pub fn judge(outcome: Outcome, repeatable: bool) -> (EndOutcome, &'static str, T
             (failed(Failure::Timeout, None), "timed_out", told(unanswered(refusal, repeatable)))
         }
         Outcome::Cancelled => {
-            let refusal = Refusal::new(Code::Cancelled, CANCELLED);
+            let refusal = Refusal::new(Code::Cancelled, "the call was cancelled");
             (EndOutcome::Cancelled, "cancelled", told(refusal))
         }
     }

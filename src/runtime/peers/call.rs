@@ -17,7 +17,7 @@ use crate::{
     catalogue::PEERS,
     event::peer::RemoteCalled,
     metrics::peers::Request,
-    router::{BoxFuture, Invocation, Method, Outcome, Remotes, RpcError, Run, telling::CANCELLED},
+    router::{BoxFuture, Invocation, Method, Outcome, Remotes, RpcError, Run},
     runtime::{
         gateway::{ask, outcome, text_member},
         peers::{Known, Peers, offers::place},
@@ -100,13 +100,10 @@ impl Peers {
                 },
             );
             let reply = ask(&known.upstream, &invocation, params).await;
-            let failed = trying.end(&reply);
-            let stopped = stopped(&reply, &invocation.cancel);
-            let begun = stopped || reply.as_ref().is_err_and(Failure::begun);
+            let how = trying.end(&reply);
+            let begun = how == How::Stopped || reply.as_ref().is_err_and(Failure::begun);
             let now = match &reply {
-                _ if stopped => Some(Outcome::Transport {
-                    message: format!("peer {peer} stopped before its tool was done"),
-                }),
+                _ if how == How::Stopped => Some(stopped(&peer)),
                 Ok(Reply::Error { code, message, data }) if event_in(data.as_deref()).is_none() => {
                     refused(&peer, *code, message, data.as_deref())
                 }
@@ -114,7 +111,10 @@ impl Peers {
             }
             .unwrap_or_else(|| outcome(reply, &format!("peer {peer}")));
             last = now.after(Some(last));
-            if !failed || (begun && !offer.contract.repeatable()) || invocation.cancel.is_cancelled() {
+            if how == How::Final
+                || (begun && !offer.contract.repeatable())
+                || invocation.cancel.is_cancelled()
+            {
                 return last;
             }
             asked.push(peer);
@@ -139,28 +139,38 @@ impl Peers {
         let Some(params) = plain_params(&invocation, name) else {
             return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object")));
         };
-        let who = format!("peer {peer}");
-        let (peer, rule) = (peer.to_owned(), "only".to_owned());
-        let facts = RemoteCalled { peer, contract, ok: false, code: None, took_us: 0, rule, attempt: 1 };
+        let rule = "only".to_owned();
+        let facts = RemoteCalled {
+            peer: peer.to_owned(),
+            contract,
+            ok: false,
+            code: None,
+            took_us: 0,
+            rule,
+            attempt: 1,
+        };
         let trying = Trying::new(&invocation, &known, facts);
         let reply = ask(&known.upstream, &invocation, params).await;
-        trying.end(&reply);
-        outcome(reply, &who)
+        match trying.end(&reply) {
+            How::Stopped => stopped(peer),
+            How::Final | How::Failed => outcome(reply, &format!("peer {peer}")),
+        }
     }
 }
 
-/// Whether a peer answers that the call was cancelled, which was not asked for here: it stops.
-fn stopped(reply: &Result<Reply, Failure>, cancel: &CancellationToken) -> bool {
-    let error = |result: &RawValue| {
-        let content = splice::member(result, "structuredContent").ok()??;
-        let error = splice::member(content, "error").ok()??;
-        Some((text_member(error, "code")?, text_member(error, "message")?))
-    };
-    let said = match reply {
-        Ok(Reply::Result(result)) if !cancel.is_cancelled() => error(result),
-        Ok(_) | Err(_) => None,
-    };
-    said.is_some_and(|(code, message)| code == Code::Cancelled.as_str() && message == CANCELLED)
+/// What a peer's reply says of the peer itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// Whatever it is, no other peer would do better.
+    Final,
+    /// It answers that the call was cancelled, which was not asked for here: its node stops.
+    Stopped,
+    Failed,
+}
+
+/// The peer's tool had begun, and was not let finish.
+fn stopped(peer: &str) -> Outcome {
+    Outcome::Transport { message: format!("peer {peer} stopped before its tool was done") }
 }
 
 /// What an error means that a peer has no event of: its tool did not say it, but the node itself, of a call that it
@@ -216,32 +226,24 @@ impl<'a> Trying<'a> {
         }
     }
 
-    /// Tells of the peer's reply. True where the peer is what failed.
-    fn end(mut self, reply: &Result<Reply, Failure>) -> bool {
-        let stopped = stopped(reply, &self.cancel);
-        let (code, event) = match reply {
-            Ok(Reply::Result(result)) if stopped => (Some("died"), event_of(result)),
-            Ok(Reply::Result(result)) => (None, event_of(result)),
-            Ok(Reply::Error { code: RATE_LIMITED, .. }) => (Some("rate_limited"), None),
-            Ok(Reply::Error { data, .. }) => (None, event_in(data.as_deref())),
-            Err(Failure::Unavailable { .. } | Failure::Gone) => (Some("unavailable"), None),
-            Err(Failure::Died) => (Some("died"), None),
-            Err(Failure::TimedOut) => (Some("timeout"), None),
-            Err(Failure::Cancelled) => (Some("cancelled"), None),
-            Err(Failure::Broken(_)) => (Some("broken"), None),
-            Err(Failure::TooLarge | Failure::Oversize { .. }) => (Some("too_large"), None),
+    /// Tells of the peer's reply.
+    fn end(mut self, reply: &Result<Reply, Failure>) -> How {
+        let (how, code, event) = match reply {
+            Ok(Reply::Result(result)) if cancelled(result) && !self.cancel.is_cancelled() => {
+                (How::Stopped, Some("died"), event_of(result))
+            }
+            Ok(Reply::Result(result)) => (How::Final, None, event_of(result)),
+            Ok(Reply::Error { code: RATE_LIMITED, .. }) => (How::Failed, Some("rate_limited"), None),
+            Ok(Reply::Error { data, .. }) => (How::Final, None, event_in(data.as_deref())),
+            Err(Failure::Unavailable { .. } | Failure::Gone) => (How::Failed, Some("unavailable"), None),
+            Err(Failure::Died) => (How::Failed, Some("died"), None),
+            Err(Failure::TimedOut) => (How::Failed, Some("timeout"), None),
+            Err(Failure::Broken(_)) => (How::Failed, Some("broken"), None),
+            Err(Failure::Cancelled) => (How::Final, Some("cancelled"), None),
+            Err(Failure::TooLarge | Failure::Oversize { .. }) => (How::Final, Some("too_large"), None),
         };
         self.tell(code, event);
-        stopped
-            || matches!(
-                reply,
-                Ok(Reply::Error { code: RATE_LIMITED, .. })
-                    | Err(Failure::Unavailable { .. }
-                        | Failure::Gone
-                        | Failure::Died
-                        | Failure::TimedOut
-                        | Failure::Broken(_))
-            )
+        how
     }
 
     fn tell(&mut self, code: Option<&str>, event: Option<Cid>) {
@@ -296,5 +298,16 @@ fn event_in(data: Option<&RawValue>) -> Option<Cid> {
 
 /// The event that the answering node names in its result.
 fn event_of(result: &RawValue) -> Option<Cid> {
-    text_member(splice::member(result, "_meta").ok()??, "io.cairn/event")?.parse().ok()
+    text_member(marks(result)?, "io.cairn/event")?.parse().ok()
+}
+
+/// Whether the answering node says in its result that it cancelled the call. What its tools say is no sign of that.
+fn cancelled(result: &RawValue) -> bool {
+    let mark = marks(result).and_then(|marks| splice::member(marks, "io.cairn/cancelled").ok()?);
+    mark.is_some_and(|mark| mark.get() == "true")
+}
+
+/// What the answering node adds to a result.
+fn marks(result: &RawValue) -> Option<&RawValue> {
+    splice::member(result, "_meta").ok()?
 }

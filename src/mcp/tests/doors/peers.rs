@@ -38,6 +38,9 @@ use crate::{
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A tool that says of itself what nodes say of calls that they cancel.
+const CLAIMS: &str = "claims";
+
 /// Tools that answer with who runs them, or that wait until they are cancelled.
 struct Tools {
     who: &'static str,
@@ -53,6 +56,12 @@ impl Run for Tools {
             if self.waits {
                 invocation.cancel.cancelled().await;
                 return Outcome::Cancelled;
+            }
+            if invocation.name == CLAIMS {
+                let error = json!({"code": "cancelled", "message": "the call was cancelled"});
+                let said = json!({"content": [], "structuredContent": {"success": false, "error": error},
+                                  "isError": true, "_meta": {"io.cairn/cancelled": true}});
+                return Outcome::of_result(to_raw_value(&said).expect("json"));
             }
             let said = json!({"content": [], "structuredContent": {"who": self.who}, "isError": invocation.name == "fail"});
             Outcome::of_result(to_raw_value(&said).expect("json"))
@@ -317,6 +326,47 @@ async fn what_may_run_twice_is_asked_of_the_next_peer_and_nothing_else_is() {
         peers.leave("peer-c");
         a.offers(&[]).await;
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_stops_midway_has_failed_and_its_tool_may_have_begun() {
+    for (tool, answered) in [("peers_again", true), ("peers_once", false)] {
+        let (a, c) = (node("a", 1, &[], false).await, node("c", 3, BOTH, false).await);
+        let mut b = node("b", 2, BOTH, true).await;
+        let (peers, _publishing) = board(&a, &[&b]);
+        peers.join("peer-b", Way::to(&b));
+        a.offers(&["peers_again", "peers_fail", "peers_once"]).await;
+        let meanwhile = async {
+            b.running.recv().await.expect("it runs there");
+            peers.join("peer-c", Way::to(&c));
+            while peers.offered().iter().filter(|(_, offers)| offers.len() == 3).count() < 2 {
+                tokio::task::yield_now().await;
+            }
+            b.router().drain(Duration::ZERO).await;
+        };
+        let (answer, ()) = tokio::join!(a.call(tool, "user"), meanwhile);
+        let result = answer.expect("a result").result;
+        assert_eq!(result.get().contains(r#""who":"c""#), answered, "{tool}: {result}");
+        assert_eq!(result.get().contains("peer peer-b stopped before"), !answered, "{tool}: {result}");
+        let here = a.events();
+        let first = remotes(&here).remove(0);
+        assert_eq!((first.1.ok, first.1.code.as_deref()), (false, Some("died")), "{tool}");
+        let there = b.events();
+        assert_eq!(first.0.fields().refs, [of_kind(&there, "call.cancelled")[0].cid()], "{tool}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_tool_says_of_itself_is_not_taken_for_the_end_of_its_node() {
+    let (a, b) = (node("a", 1, &[], false).await, node("b", 2, &[(CLAIMS, true)], false).await);
+    let (peers, _publishing) = board(&a, &[&b]);
+    peers.join("peer-b", Way::to(&b));
+    a.offers(&["peers_claims"]).await;
+    let said = a.call("peers_claims", "user").await.expect("a result").result;
+    assert!(said.get().contains("the call was cancelled"), "{said}");
+    let here = a.events();
+    let called: Vec<bool> = remotes(&here).iter().map(|(_, facts)| facts.ok).collect();
+    assert_eq!(called, [true]);
 }
 
 #[tokio::test]
