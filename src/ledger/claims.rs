@@ -137,38 +137,46 @@ impl Writer {
                 Some(hand) => self.open_call(&id, hand, claimed, draft)?,
                 None => None,
             };
-            handed.extend(self.handed(&id, input, claimed, call));
+            handed.extend(self.handed(&id, input, claimed, call)?);
         }
         Ok(handed)
     }
 
     /// A task in memory as its claim hands it out.
     pub(super) fn handed(
-        &self,
+        &mut self,
         id: &str,
         input: Option<String>,
         claimed: Sealed,
         call: Option<Begun>,
-    ) -> Option<Handed> {
-        let task = &self.holding.tasks.get(id)?.task;
-        // A run is in memory while a task of it runs.
-        let run =
-            task.facts.run.as_ref().filter(|_| carried(task)).and_then(|run| self.holding.runs.get(run));
-        Some(Handed {
+    ) -> Result<Option<Handed>, Fault> {
+        let peer = self.carrier(id)?;
+        let task = self.task(id)?;
+        let Some(lease) = &task.lease else { return Ok(None) };
+        Ok(Some(Handed {
             task: id.to_owned(),
             task_type: task.facts.task_type.clone(),
             actor: task.actor.clone(),
             input,
             attempt: task.attempt,
             fence: task.fence,
-            lease_until_ms: task.lease.as_ref()?.until_ms,
+            lease_until_ms: lease.until_ms,
             timeout_ms: task.facts.timeout_ms,
             claimed,
             call,
             run: task.facts.run.clone(),
             step: task.facts.step.clone(),
-            peer: run.and_then(|live| live.run.facts.peer.clone()),
-        })
+            peer,
+        }))
+    }
+
+    /// The peer that a task in memory is carried to; none where it is done here. Errors: what is carried is handed out
+    /// to no one before it is known where.
+    fn carrier(&mut self, id: &str) -> Result<Option<String>, Fault> {
+        let task = self.task(id)?;
+        let Some(run) = task.facts.run.clone().filter(|_| carried(task)) else { return Ok(None) };
+        let run = self.loaded_run(&run)?.ok_or(Fault::Broken { what: "a carried task has no run" })?;
+        Ok(run.facts.peer.clone())
     }
 
     /// The input of a task in memory.

@@ -206,7 +206,7 @@ impl Writer {
     }
 
     /// A task in memory as this claim handed it out; none where the claim is over.
-    fn handed_again(&self, id: &str, claimed: Sealed, draft: &Draft) -> Result<Option<Handed>, Fault> {
+    fn handed_again(&mut self, id: &str, claimed: Sealed, draft: &Draft) -> Result<Option<Handed>, Fault> {
         let task = self.task(id)?;
         let holds = task.lease.as_ref().is_some_and(|lease| lease.claimed == claimed.cid);
         if !holds || task.status != Status::Running {
@@ -219,7 +219,8 @@ impl Writer {
             }
             None => None,
         };
-        Ok(self.handed(id, self.input(id, draft)?, claimed, call))
+        let input = self.input(id, draft)?;
+        self.handed(id, input, claimed, call)
     }
 
     /// The steps that the cancel of a run among these events has ended.

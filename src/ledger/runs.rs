@@ -427,7 +427,7 @@ impl Writer {
         }
     }
 
-    fn loaded_run(&mut self, id: &str) -> Result<Option<&Run>, Fault> {
+    pub(super) fn loaded_run(&mut self, id: &str) -> Result<Option<&Run>, Fault> {
         self.load_run(id)?;
         Ok(self.holding.runs.get(id).map(|live| &live.run))
     }
