@@ -5,6 +5,7 @@
 //! - only peers with an entry offer their tools here: a stranger's words do not reach callers;
 //! - everything begun here ends with `Network::stop`, calls before connections.
 
+mod barring;
 mod door;
 mod work;
 
@@ -22,7 +23,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::work::Worker;
+use self::{barring::barring, work::Worker};
 use crate::{
     audit::Audit,
     auth::{Access, scope_named},
@@ -51,7 +52,7 @@ use crate::{
             serve::{Last, May, Server, What},
         },
     },
-    query::{proof::Head, verify::chain},
+    query::{Readers, proof::Head, verify::chain},
     router::{BoxFuture, Caller, Router, Scope},
     runtime::{
         peers::{Peers, Ties},
@@ -160,6 +161,7 @@ impl Network {
         let server = log_server(router.ledger(), entries.clone());
         let door = Door {
             hub: hub.clone(),
+            readers: Arc::new(Readers::new(router.ledger().home().clone())),
             router: Arc::new(router.clone()),
             settings,
             server,
@@ -253,6 +255,8 @@ impl Entries {
 /// Where peers come in.
 struct Door {
     hub: Hub,
+    /// Where it is read how a peer stands that has connected just now.
+    readers: Arc<Readers>,
     router: Arc<Router>,
     settings: mcp::Settings,
     server: Server,
@@ -272,10 +276,11 @@ impl Door {
                     let mut quotas = self.settings.quotas.clone();
                     quotas.known = self.entries.0.contains_key(&peer);
                     let settings = mcp::Settings { tools, quotas, ..self.settings.clone() };
-                    let (router, hub) = (self.router.clone(), self.hub.clone());
+                    let (router, hub, readers) =
+                        (self.router.clone(), self.hub.clone(), self.readers.clone());
                     let caller = self.entries.caller(&peer);
                     self.tasks.spawn(async move {
-                        let barred = Some(barring(hub, &peer).await);
+                        let barred = Some(barring(hub, readers, &peer).await);
                         let settings = mcp::Settings { barred, ..settings };
                         if let Err(err) = mcp::serve_frames(router, settings, caller, stream).await {
                             tracing::debug!(peer, %err, "a peer's stream ended");
@@ -356,19 +361,6 @@ fn granting(access: Arc<Access>) -> mcp::Tokens {
     mcp::Tokens::new(move |token| {
         let header = format!("Bearer {token}").parse().ok()?;
         Some(access.authenticate(Some(&header)).ok()?.scopes)
-    })
-}
-
-/// A peer that signed two histories of its log is not served until somebody releases it.
-async fn barring(hub: Hub, peer: &str) -> mcp::Barred {
-    // Of one that has connected just now, the hub has not read yet how it stands.
-    let before = hub.known(peer).await.and_then(|known| known.quarantine);
-    mcp::Barred::new(move |peer| {
-        let held = hub.facts(peer).map_or(before, |known| known.quarantine)?.event;
-        Some(format!(
-            "this node takes no calls of a peer that signed two histories of its log (its event {held}); its \
-             operator lifts that with `cairn peers follow {peer} --release`"
-        ))
     })
 }
 

@@ -1,0 +1,63 @@
+//! Barring: peers that signed two histories of their log, kept from asking anything of this node.
+//!
+//! Invariants:
+//! - a peer is served again when somebody releases it, and not before;
+//! - where it cannot be read how a peer stands, the peer is not served; one that was never heard of stands well.
+
+use std::sync::Arc;
+
+use crate::{
+    mcp,
+    p2p::hub::Hub,
+    peer::Quarantine,
+    query::{QueryError, Readers},
+};
+
+/// A peer that signed two histories of its log is not served until somebody releases it.
+pub(super) async fn barring(hub: Hub, readers: Arc<Readers>, peer: &str) -> mcp::Barred {
+    // Of one that has connected just now, the hub has not read yet how it stands.
+    let before = {
+        let peer = peer.to_owned();
+        let asked = move || readers.ask(|view| view.peer(&peer, None));
+        match tokio::task::spawn_blocking(asked).await {
+            Ok(Ok(known)) => Ok(known.what.quarantine),
+            Ok(Err(QueryError::NotFound(_))) => Ok(None),
+            Ok(Err(err)) => Err(err.to_string()),
+            Err(err) => Err(err.to_string()),
+        }
+    };
+    let before = before.map_err(|err| tracing::error!(peer, %err, "how a peer stands cannot be read"));
+    mcp::Barred::new(move |peer| {
+        why_barred(peer, hub.facts(peer).map_or(before, |known| Ok(known.quarantine)))
+    })
+}
+
+/// Why a peer is not served, by what is known of its histories. What could not be read bars it as well.
+fn why_barred(peer: &str, held: Result<Option<Quarantine>, ()>) -> Option<String> {
+    let Ok(held) = held else {
+        return Some(
+            "this node cannot read now whether it may take calls of this peer; ask again later".to_owned(),
+        );
+    };
+    let held = held?.event;
+    Some(format!(
+        "this node takes no calls of a peer that signed two histories of its log (its event {held}); its operator \
+         lifts that with `cairn peers follow {peer} --release`"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Cid, Codec};
+
+    #[test]
+    fn a_peer_is_served_that_is_known_to_have_one_history_or_none() {
+        let event = Cid::of(Codec::Raw, b"a fork");
+        let held = Quarantine { event, log: event, size_a: 1, size_b: 2 };
+        let why = |held| why_barred("p", held).unwrap_or_default();
+        assert_eq!(why(Ok(None)), "");
+        assert!(why(Ok(Some(held))).contains(&format!("its event {event}")));
+        assert!(why(Err(())).contains("ask again later"));
+    }
+}
