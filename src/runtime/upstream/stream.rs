@@ -3,6 +3,7 @@
 //! Invariants:
 //! - when the stream ends or breaks, everything that waits on it ends at once;
 //! - a frame that is no message ends the stream: whoever frames has nothing else to say on it;
+//! - a peer's question that came wrapped is answered so;
 //! - no request leaves that is longer than what the other side takes.
 
 use std::{
@@ -21,7 +22,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::runtime::{
-    frames::{self, FRAME_MAX, Frames},
+    frames::{self, FRAME_MAX, Frames, wrapped},
     upstream::{Duplex, Failure, inbox::Inbox},
 };
 
@@ -103,14 +104,20 @@ async fn read(
                 return broken(how.to_string());
             }
         };
-        let frame = frames::wrapped::unwrap(&frame).map_or(frame, Bytes::from);
+        let inside = wrapped::unwrap(&frame);
+        let wraps = inside.is_some();
+        let frame = inside.map_or(frame, Bytes::from);
         let delivered = str::from_utf8(&frame).ok().and_then(|text| inbox.deliver(text, None).ok());
         let Some(back) = delivered else {
             return broken("a frame is no json-rpc message".to_owned());
         };
         for answer in back {
+            let answer = match wraps {
+                true => wrapped::wrap(answer.as_bytes()).map_or(answer.into(), Bytes::from),
+                false => answer.into(),
+            };
             // A peer that asks and does not read loses the answer.
-            let _ = outbox.upgrade().map(|outbox| outbox.try_send(answer.into()));
+            let _ = outbox.upgrade().map(|outbox| outbox.try_send(answer));
         }
     }
 }

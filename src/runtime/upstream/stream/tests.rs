@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use serde_json::{Value, json, value::RawValue};
 use tokio::{
     io::{AsyncWriteExt, DuplexStream, duplex},
@@ -225,9 +224,19 @@ async fn a_request_that_is_given_up_is_cancelled_there() {
 }
 
 #[tokio::test]
-async fn a_peers_ping_is_answered() {
+async fn a_peers_question_is_answered_in_its_own_shape() {
     let (_upstream, mut peer, _streams) = ready(json!({})).await;
-    peer.say(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#).await;
-    let pong = peer.frames.next().await.expect("frames").expect("an answer");
-    assert_eq!(pong, Bytes::from_static(br#"{"jsonrpc":"2.0","id":"p","result":{}}"#));
+    for (question, answer) in [
+        (r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#, r#"{"jsonrpc":"2.0","id":"p","result":{}}"#),
+        (r#"{"type":"request","id":"p","method":"ping"}"#, r#"{"type":"response","id":"p","result":{}}"#),
+        (
+            r#"{"type":"request","id":1,"method":"made/up"}"#,
+            r#"{"type":"error","id":1,"error":"method not found"}"#,
+        ),
+        (r#"{"jsonrpc":"2.0","id":2,"method":"ping"}"#, r#"{"jsonrpc":"2.0","id":2,"result":{}}"#),
+    ] {
+        peer.say(question).await;
+        let told = peer.frames.next().await.expect("frames").expect("an answer");
+        assert_eq!(told, answer.as_bytes(), "{question}");
+    }
 }
