@@ -98,7 +98,8 @@ impl Handler {
                 Err(RpcError::new(REQUEST_TIMEOUT, "the request was not answered in time"))
             }),
         };
-        if answer.as_ref().is_err_and(|err| err.code == INVALID_REQUEST)
+        // What a tool's server answers is recorded; this node's own refusal is not.
+        if answer.as_ref().is_err_and(|err| err.code == INVALID_REQUEST && err.record.is_none())
             && let Some(place) = context.extensions.get::<Arc<Place>>()
         {
             place.refuse();

@@ -91,15 +91,19 @@ impl<F: Framing> Pipe<F> {
         let place = match (&self.counted, id) {
             (None, _) => None,
             // A notification over the quota passes: it costs less than to say so.
-            (Some(counted), None) => counted.count(&method).ok().and(None),
+            (Some(counted), None) => counted.count().ok().and(None),
             (Some(counted), Some(id)) => {
-                counted.count(&method).map_err(refused)?;
+                let limited = |error| {
+                    counted.told(&method, "limited");
+                    refused(error)
+                };
+                counted.count().map_err(limited)?;
                 if method == "ping" {
                     counted.told(&method, "taken");
                     let pong = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
                     return Ok(Read::Answer(pong.into()));
                 }
-                Some(counted.place(&method).map_err(refused)?)
+                Some(counted.place(&method).map_err(limited)?)
             }
         };
         if let Err(error) = self.permit(&method, &mut asked) {

@@ -150,21 +150,17 @@ impl Quotas {
 
 impl Counted {
     /// Counts a message. Errors: after how long the next one is taken.
-    pub fn count(&self, method: &str) -> Result<(), RpcError> {
+    pub fn count(&self) -> Result<(), RpcError> {
         let rate = &self.own.rate;
         let wait = rate.check().map_err(|until| until.wait_time_from(rate.clock().now()));
-        wait.map_err(|wait| {
-            self.told(method, "limited");
-            limited("requests_per_second", self.bounds.requests_per_second as usize, wait)
-        })
+        let bound = self.bounds.requests_per_second as usize;
+        wait.map_err(|wait| limited("requests_per_second", bound, wait))
     }
 
     /// A place for a request.
     pub fn place(&self, method: &str) -> Result<Place, RpcError> {
-        let permit = self.own.places.clone().try_acquire_owned().map_err(|_| {
-            self.told(method, "limited");
-            limited("in_flight", self.bounds.in_flight, RETRY)
-        })?;
+        let permit = self.own.places.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| limited("in_flight", self.bounds.in_flight, RETRY))?;
         self.own.taken.fetch_add(1, Ordering::Relaxed);
         lock(&self.activity).under_way += 1;
         let (activity, counted) = (

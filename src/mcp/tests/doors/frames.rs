@@ -165,11 +165,13 @@ async fn without_scopes_a_peer_lists_and_pings_and_no_more() {
     let denied = client.ask(call(2, "echo")).await;
     assert!(denied["error"]["message"].to_string().contains("mcp:call"), "{denied}");
     let with_token =
-        |token| modern(json!(3), "tools/call", json!({"name": "echo"}), json!({"io.cairn/token": token}));
-    let invalid = client.ask(with_token("bad")).await;
+        |token, tool| modern(json!(3), "tools/call", json!({"name": tool}), json!({"io.cairn/token": token}));
+    let invalid = client.ask(with_token("bad", "echo")).await;
     assert!(invalid["error"]["message"].to_string().contains("token"), "{invalid}");
-    let granted = client.ask(with_token("good")).await;
+    let granted = client.ask(with_token("good", "echo")).await;
     assert!(granted["result"]["_meta"]["io.cairn/event"].is_string(), "{granted}");
+    let failed = client.ask(with_token("good", "request")).await;
+    assert_eq!(failed["error"]["code"], -32600, "a server's own error is no refusal of ours: {failed}");
     let denied = client.ask(call(4, "echo")).await;
     assert!(denied["error"].is_object(), "a token is good for one request: {denied}");
     // A length that no frame has ends the stream, and all that was asked on it.
@@ -179,7 +181,7 @@ async fn without_scopes_a_peer_lists_and_pings_and_no_more() {
     for (method, outcome, count) in [
         ("ping", "taken", 1),
         ("tools/list", "taken", 1),
-        ("tools/call", "taken", 1),
+        ("tools/call", "taken", 2),
         ("tools/call", "refused", 3),
     ] {
         let labels = format!(r#"direction="in",method="{method}",class="stranger",outcome="{outcome}""#);
@@ -274,13 +276,24 @@ async fn whoever_asks_too_much_is_told_when_to_ask_again() {
     };
     timeout(PATIENCE, again).await.expect("the place comes back");
 
-    let settings = with(Bounds { requests_per_second: 1, ..Bounds::default() });
+    let metrics = Arc::new(Metrics::new());
+    let mut quotas = Quotas::new(Bounds { requests_per_second: 1, ..Bounds::default() });
+    quotas.metrics = Some(metrics.clone());
+    let settings = Settings { quotas, ..self::settings() };
     let mut client = connect(&node, &settings, &[Scope::Call]);
     let ping = json!({"jsonrpc": "2.0", "id": "p", "method": "ping"});
-    assert!(client.ask(ping.clone()).await["result"].is_object());
-    let refused = client.ask(ping).await;
+    let listed = client.ask(modern(json!(1), "tools/list", json!({}), json!({}))).await;
+    assert!(listed["result"].is_object(), "{listed}");
+    let refused = client.ask(ping.clone()).await;
     let wait = refused["error"]["data"]["retry_after_ms"].as_u64().expect("a time");
     assert!(refused["error"]["code"] == -32010 && (1..=1_000).contains(&wait), "{refused}");
+    // A notification passes whatever the rate is, and is no request.
+    client.say(&cancel.to_string()).await;
+    client.ask(ping).await;
+    let text = metrics.encode();
+    let limited =
+        |method: &str| text.contains(&format!(r#"method="{method}",class="stranger",outcome="limited""#));
+    assert!(limited("ping") && !limited("other"), "{text}");
 }
 
 #[tokio::test]
