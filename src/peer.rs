@@ -15,9 +15,10 @@ use crate::{
     event::{
         Body, Event,
         peer::{
-            ADDR_MAX, ADDRS_MAX, ATTEMPTS_MAX, BootstrapFinished, BootstrapStarted, CAPABILITIES_MAX,
-            Direction, LogFollowed, PROTOCOLS_MAX, Parting, PeerConnected, PeerDisconnected, PeerDiscovered,
-            PeerForked, PeerMeasured, PeerReleased, PeerUnreachable, RemoteCalled, Source, Transport,
+            ADDR_MAX, ADDRS_MAX, ATTEMPTS_MAX, BootstrapFinished, BootstrapStarted, CAPABILITIES_BYTES_MAX,
+            CAPABILITIES_MAX, Direction, LogFollowed, PROTOCOLS_MAX, Parting, PeerConnected,
+            PeerDisconnected, PeerDiscovered, PeerForked, PeerMeasured, PeerReleased, PeerUnreachable,
+            RemoteCalled, Source, Transport,
         },
     },
     peer::score::Score,
@@ -399,7 +400,17 @@ impl Peer {
 fn bounded_discovery(facts: PeerDiscovered) -> PeerDiscovered {
     let PeerDiscovered { source, addrs, capabilities } = facts;
     let capabilities = capabilities.map(|words| {
+        // What does not fit is a contract rather than a name: contracts are asked for where they are served.
+        let (contracts, names): (Vec<_>, Vec<_>) =
+            words.into_iter().partition(|word| word.parse::<Cid>().is_ok());
+        let words = names.into_iter().chain(contracts).collect();
+        let mut left = CAPABILITIES_BYTES_MAX;
         let mut words = bounded(words, WORD_MAX, CAPABILITIES_MAX);
+        words.retain(|word| {
+            let fits = word.len() <= left;
+            left -= if fits { word.len() } else { 0 };
+            fits
+        });
         words.sort_unstable();
         words
     });

@@ -18,6 +18,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Instant,
 };
 
 use serde_json::{Value, value::RawValue};
@@ -189,6 +190,8 @@ pub struct Invocation {
     pub client: Arc<dyn Client>,
     pub progress_token: Option<Value>,
     pub cancel: CancellationToken,
+    /// When the call is given up.
+    pub deadline: Option<Instant>,
     /// The call's `call.started` event.
     pub started: Option<Cid>,
     /// What was ruled with its start about what it was foretold to ask.

@@ -12,8 +12,9 @@ use crate::block::Cid;
 pub const ADDRS_MAX: usize = 16;
 /// Bytes of one address.
 pub const ADDR_MAX: usize = 256;
-/// Capabilities of one peer.
-pub const CAPABILITIES_MAX: usize = 64;
+/// Capabilities of one peer, and their bytes.
+pub const CAPABILITIES_MAX: usize = 256;
+pub const CAPABILITIES_BYTES_MAX: usize = 8 * 1024;
 /// Protocols of one peer.
 pub const PROTOCOLS_MAX: usize = 32;
 /// Attempts that a bootstrap tells of.

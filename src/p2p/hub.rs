@@ -44,8 +44,8 @@ use crate::{
     p2p::{
         Peer, Transport,
         discovery::{
-            Book, CAPABILITIES_MAX, Fared, Found, Known, LookError, Origin, Source, Wanted, ask,
-            file::PeersFile, github::Github, live::Neighbours, outside::Outside,
+            Book, Fared, Found, Known, LookError, Origin, Source, Wanted, ask, file::PeersFile,
+            github::Github, live::Neighbours, outside::Outside,
         },
         handle::Net,
     },
@@ -245,7 +245,7 @@ impl Hub {
     /// Takes in what a connected peer says that it offers.
     pub async fn offers(&self, peer: &str, capabilities: BTreeSet<String>) {
         self.book().offers(peer, capabilities.clone());
-        let capabilities = Some(capabilities.into_iter().take(CAPABILITIES_MAX).collect());
+        let capabilities = Some(capabilities.into_iter().collect());
         let facts = PeerDiscovered { source: Heard::Connection, addrs: Vec::new(), capabilities };
         self.record(peer, News::Discovered { facts, ttl_ms: u64::MAX }).await;
     }

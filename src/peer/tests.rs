@@ -186,7 +186,18 @@ fn what_others_say_is_cut_to_its_bounds() {
     let mut story = Story::default();
     assert!(story.tell(0, News::Discovered { facts, ttl_ms: 0 }));
     assert_eq!(story.peer().addrs.len(), ADDRS_MAX);
-    assert_eq!(story.peer().capabilities.as_ref().map(Vec::len), Some(CAPABILITIES_MAX));
+    let words = |story: &Story| story.peer().capabilities.clone().unwrap_or_default();
+    assert_eq!(words(&story).len(), CAPABILITIES_BYTES_MAX / 100);
+    let short: Vec<String> = (0..500).map(|n| n.to_string()).collect();
+    let contract = crate::block::Cid::of(crate::block::Codec::DagCbor, b"a contract").to_string();
+    let facts = PeerDiscovered {
+        source: Source::Mdns,
+        addrs: Vec::new(),
+        capabilities: Some([vec![contract.clone()], short].concat()),
+    };
+    assert!(story.tell(0, News::Discovered { facts, ttl_ms: 0 }));
+    assert_eq!(words(&story).len(), CAPABILITIES_MAX);
+    assert!(!words(&story).contains(&contract), "names come first");
     let News::Connected(facts) = connected(&"é".repeat(ADDR_MAX)) else { panic!("it is") };
     let facts = PeerConnected { agent: Some("é".repeat(WORD_MAX)), protocols: many, ..facts };
     assert!(story.tell(1, News::Connected(facts)));

@@ -272,6 +272,7 @@ impl Router {
         loop {
             let cancel = request.cancel.child_token();
             let invocation = invocation(request, target, Some(started), cancel.clone(), ruled.take());
+            let invocation = Invocation { deadline: Some(deadline.into_std()), ..invocation };
             let outcome = lane.run(turn, &target.run, invocation);
             let outcome = match tokio::time::timeout_at(deadline, outcome).await {
                 Ok(outcome) => outcome.after(before.take()),
@@ -486,6 +487,7 @@ fn invocation(
         client: request.client.clone(),
         progress_token: request.meta.progress_token.clone(),
         cancel,
+        deadline: None,
         started,
         ruled: Arc::new(Mutex::new(ruled)),
         peer: request.meta.peer.clone(),

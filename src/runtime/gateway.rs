@@ -130,7 +130,7 @@ impl Run for Gateway {
                 return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object")));
             };
             let who = format!("upstream {}", self.upstream.name());
-            outcome(ask(&self.upstream, &invocation, params).await, &who)
+            outcome(ask(&self.upstream, &invocation, None, params).await, &who)
         })
     }
 }
@@ -162,11 +162,11 @@ impl Gateway {
 pub(super) async fn ask(
     upstream: &Upstream,
     invocation: &Invocation,
+    timeout: Option<Duration>,
     params: Box<RawValue>,
 ) -> Result<Reply, Failure> {
     let (notifications, mut told) = mpsc::channel(NOTIFICATIONS_MAX);
-    let options =
-        Options { timeout: None, cancel: invocation.cancel.clone(), notifications: Some(notifications) };
+    let options = Options { timeout, cancel: invocation.cancel.clone(), notifications: Some(notifications) };
     let request = upstream.request(invocation.method.as_str(), params, options);
     tokio::pin!(request);
     loop {

@@ -99,7 +99,16 @@ impl Peers {
                     attempt,
                 },
             );
-            let reply = ask(&known.upstream, &invocation, params).await;
+            // Where another could be asked after it, a peer has half of what is left of the call's time.
+            asked.push(peer.clone());
+            let another = offer.contract.repeatable()
+                && attempt < TRIES_MAX
+                && self.choose(&contract, only, &asked).is_some();
+            let left = invocation
+                .deadline
+                .filter(|_| another)
+                .map(|at| at.saturating_duration_since(Instant::now()));
+            let reply = ask(&known.upstream, &invocation, left.map(|left| left / 2), params).await;
             let how = trying.end(&reply);
             let begun = how == How::Stopped || reply.as_ref().is_err_and(Failure::begun);
             let now = match &reply {
@@ -109,7 +118,7 @@ impl Peers {
                 }
                 Ok(_) | Err(_) => None,
             }
-            .unwrap_or_else(|| outcome(reply, &format!("peer {peer}")));
+            .unwrap_or_else(|| outcome(reply.map(unmarked), &format!("peer {peer}")));
             last = now.after(Some(last));
             if how == How::Final
                 || (begun && !offer.contract.repeatable())
@@ -117,7 +126,6 @@ impl Peers {
             {
                 return last;
             }
-            asked.push(peer);
         }
         last
     }
@@ -150,7 +158,7 @@ impl Peers {
             attempt: 1,
         };
         let trying = Trying::new(&invocation, &known, facts);
-        let reply = ask(&known.upstream, &invocation, params).await;
+        let reply = ask(&known.upstream, &invocation, None, params).await;
         match trying.end(&reply) {
             How::Stopped => stopped(peer),
             How::Final | How::Failed => outcome(reply, &format!("peer {peer}")),
@@ -294,6 +302,23 @@ fn plain_params(invocation: &Invocation, name: &str) -> Option<Box<RawValue>> {
 /// The event that the answering node names in an error's data.
 fn event_in(data: Option<&RawValue>) -> Option<Cid> {
     text_member(data?, "io.cairn/event")?.parse().ok()
+}
+
+/// A reply without what the answering node says of its own record: the tool's answer alone is the call's output, the
+/// same for every call that the tool answers alike.
+fn unmarked(reply: Reply) -> Reply {
+    let cleared = |result: &RawValue| {
+        let meta = splice::edit(splice::member(result, "_meta").ok()??, &[], |key| key.starts_with(OUR_KEYS))
+            .ok()?;
+        match meta.get().trim_matches(['{', '}', ' ']).is_empty() {
+            true => splice::edit(result, &[], |key| key == "_meta").ok(),
+            false => splice::edit(result, &[("_meta", &meta)], |_| false).ok(),
+        }
+    };
+    match reply {
+        Reply::Result(result) => Reply::Result(cleared(&result).unwrap_or(result)),
+        Reply::Error { .. } => reply,
+    }
 }
 
 /// The event that the answering node names in its result.

@@ -19,6 +19,9 @@ const CALLS: &str = "scopes = [\"mcp:call\"]";
 const WAITS_TWICE: &str =
     r#"{"name":"wait_safe","inputSchema":{"type":"object"},"annotations":{"readOnlyHint":true}}"#;
 
+/// A tool that answers at once, and may be asked twice.
+const SAFE: &str = r#"{"name":"safe","inputSchema":{"type":"object"},"annotations":{"readOnlyHint":true}}"#;
+
 fn tables(upstream: &Upstream, caller: &Node) -> String {
     format!("{}{}", upstream.table("up", "prefix = \"\""), caller.entry(CALLS))
 }
@@ -81,6 +84,40 @@ fn a_peer_that_is_killed_midway_fails_the_call_once_and_ends_its_own_when_it_is_
     b.start("", &tables(&upstream, &a));
     a.ends_well();
     b.ends_well();
+}
+
+#[test]
+fn a_peer_that_hangs_leaves_time_for_the_next_one() {
+    const TIMES: &str = "[router.lanes.peer]\ntimeout_ms = 6000\n";
+    let upstream = Upstream::new(&[SAFE]);
+    let (mut a, mut b, mut c) = (Node::new(), Node::new(), Node::new());
+    b.start("", &tables(&upstream, &a));
+    c.start("", &tables(&upstream, &a));
+    a.start("", &format!("{TIMES}{}{}", b.dialled(""), c.dialled("")));
+    until("both are known to offer it", || {
+        let known = |node: &Node| {
+            let listed = a.caller().tell("peer_list", json!({"capability_filter": ["safe"]}));
+            listed["peers"].as_array().into_iter().flatten().any(|row| row["peer_id"] == *node.peer)
+        };
+
+        (known(&b) && known(&c)).then_some(())
+    });
+    a.offers("peers_safe");
+    b.server().process.signal("STOP");
+    let asked: Vec<_> = (0..8).map(|_| calls(&a, "peers_safe")).collect();
+    for answer in asked {
+        let answer = answer.join().expect("it only asks").expect("a lives");
+        assert_ne!(answer["result"]["isError"], true, "{answer}");
+        let output = &answer["result"]["content"];
+        assert!(output.is_array(), "{answer}");
+    }
+    let tried = remotes(&a.events());
+    assert!(tried.iter().any(|(_, facts)| !facts.ok), "the one that hangs was asked");
+    assert!(tried.iter().all(|(_, facts)| facts.ok == (facts.peer == c.peer)), "and it alone fails");
+    b.server().process.signal("CONT");
+    for node in [a, b, c] {
+        node.ends_well();
+    }
 }
 
 #[test]
