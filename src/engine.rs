@@ -26,7 +26,7 @@ use crate::{
     },
     router::{
         BoxFuture, Caller, Change, Client, Entry, Meta, Method, Request, Router, RpcError, Scope,
-        trial::Trial,
+        codes::INVALID_REQUEST, trial::Trial,
     },
 };
 
@@ -316,7 +316,7 @@ impl Client for Nobody {
 
     fn request(&self, _method: &str, _params: Value) -> BoxFuture<'_, Result<Value, RpcError>> {
         let message = "a task has no caller that could be asked";
-        Box::pin(std::future::ready(Err(RpcError::new(-32600, message))))
+        Box::pin(std::future::ready(Err(RpcError::new(INVALID_REQUEST, message))))
     }
 
     fn capabilities(&self) -> Value {

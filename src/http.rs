@@ -46,8 +46,8 @@ use crate::{
     config::Server,
     mcp::Endpoint,
     metrics::Metrics,
-    problem::{INVALID_REQUEST, answer, json_code, panicked, problem, rpc_problem},
-    router::{BoxFuture, Caller, Scope},
+    problem::{answer, json_code, panicked, problem, rpc_problem},
+    router::{BoxFuture, Caller, Scope, codes::INVALID_REQUEST},
 };
 
 /// How long a body may take to arrive.

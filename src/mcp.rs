@@ -49,8 +49,7 @@ use self::{
     sessions::Sessions,
 };
 use crate::{
-    problem::INVALID_REQUEST,
-    router::{Caller, Router, Scope},
+    router::{Caller, Router, Scope, codes::INVALID_REQUEST},
     runtime::{frames, gateway::fits, upstream::Duplex},
 };
 

@@ -24,6 +24,8 @@ use crate::{
     peer::score::Score,
 };
 
+/// The role of callers that are other nodes.
+pub const ROLE: &str = "peer";
 /// Bytes of a peer's name, and of any other word another node says.
 pub const WORD_MAX: usize = 128;
 /// Bytes that a bootstrap's attempts may come to in its event.

@@ -10,11 +10,10 @@ use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
 use serde_json::{Value, json as value};
 use uuid::Uuid;
 
-use crate::block::json;
-
-/// JSON-RPC 2.0, section 5.1.
-pub const PARSE_ERROR: i64 = -32700;
-pub const INVALID_REQUEST: i64 = -32600;
+use crate::{
+    block::json,
+    router::codes::{INVALID_REQUEST, PARSE_ERROR},
+};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");

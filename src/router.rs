@@ -7,6 +7,7 @@
 mod board;
 mod calling;
 pub mod capture;
+pub mod codes;
 mod ending;
 mod keeping;
 pub mod lane;
@@ -36,18 +37,17 @@ use crate::{
         work::{Begun, Work},
     },
     metrics::Metrics,
+    peer,
     router::{
         board::Board,
         capture::Captures,
+        codes::{INTERNAL_ERROR, INVALID_PARAMS},
         lane::Lanes,
         metadata::{Hints, Resolver},
     },
 };
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// The role of callers that are other nodes.
-const PEER: &str = "peer";
 
 /// What a caller may do. An operation names the one scope it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub struct Caller {
 impl Caller {
     /// Whether it is another node.
     pub fn is_peer(&self) -> bool {
-        self.actor.role == PEER
+        self.actor.role == peer::ROLE
     }
 
     pub fn may(&self, scope: Scope) -> bool {
@@ -484,12 +484,12 @@ impl RpcError {
 
     /// They asked with parameters that make no sense.
     pub fn invalid_params(message: impl Into<String>) -> Self {
-        Self::new(-32602, message)
+        Self::new(INVALID_PARAMS, message)
     }
 
     /// Ours broke: what happened is in the log of the server, not in the answer.
     pub fn internal() -> Self {
-        Self::new(-32603, "internal error")
+        Self::new(INTERNAL_ERROR, "internal error")
     }
 }
 

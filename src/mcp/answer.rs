@@ -10,11 +10,13 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
-use super::envelope::{INTERNAL_ERROR, present};
+use super::envelope::present;
 use crate::{
     block::{Cid, splice::edit_into},
-    problem::INVALID_REQUEST,
-    router::{Answer, Record, RpcError},
+    router::{
+        Answer, Record, RpcError,
+        codes::{INTERNAL_ERROR, INVALID_REQUEST},
+    },
 };
 
 /// Milliseconds a list may be taken for fresh.

@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    answer::Era,
-    envelope::{INTERNAL_ERROR, METHOD_NOT_FOUND},
+use super::answer::Era;
+use crate::router::{
+    BoxFuture, Client, RpcError,
+    codes::{INTERNAL_ERROR, METHOD_NOT_FOUND},
 };
-use crate::router::{BoxFuture, Client, RpcError};
 
 /// Messages of one request waiting to be sent to its client; later ones are dropped.
 const QUEUE_MAX: usize = 256;

@@ -15,8 +15,10 @@ use super::answer::Era;
 use crate::{
     block::{Cid, splice},
     call::START_REFS_MAX,
-    problem::INVALID_REQUEST,
-    router::{Caller, Client, Meta, Method, Request, RpcError},
+    router::{
+        Caller, Client, Meta, Method, Request, RpcError,
+        codes::{INVALID_PARAMS, INVALID_REQUEST},
+    },
 };
 
 /// Characters of an idempotency key.
@@ -27,10 +29,6 @@ const TOKEN: &str = "io.cairn/token";
 
 /// The revision that did away with sessions.
 pub const FIRST_STATELESS: &str = "2026-07-28";
-
-pub const METHOD_NOT_FOUND: i64 = -32601;
-pub const INVALID_PARAMS: i64 = -32602;
-pub const INTERNAL_ERROR: i64 = -32603;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shape {

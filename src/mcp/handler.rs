@@ -33,7 +33,7 @@ use super::{
     Shared,
     answer::{Era, LIST_TTL_MS, READ_TTL_MS, conclude, finish},
     client::{CallClient, Logs, relay, to_library},
-    envelope::{Asked, FIRST_STATELESS, INTERNAL_ERROR, invalid_params, is_known},
+    envelope::{Asked, FIRST_STATELESS, invalid_params, is_known},
     list::page,
     offering::{
         capabilities, contract_entry, declared, has_resources, header_tool, listed_entry, method_not_found,
@@ -42,9 +42,9 @@ use super::{
     quota::Place,
     raw::pack,
 };
-use crate::{
-    problem::INVALID_REQUEST,
-    router::{Change, Method, Offer, RpcError},
+use crate::router::{
+    Change, Method, Offer, RpcError,
+    codes::{INTERNAL_ERROR, INVALID_REQUEST, REQUEST_TIMEOUT},
 };
 
 /// Revisions we speak. 2024-11-05 has another transport and is not among them.
@@ -54,9 +54,6 @@ const VERSIONS: &[ProtocolVersion] = &[
     ProtocolVersion::V_2025_11_25,
     ProtocolVersion::V_2026_07_28,
 ];
-
-/// The error of a request that took too long; MCP's own libraries use it.
-const REQUEST_TIMEOUT: i64 = -32001;
 
 /// One session, or one request that stands alone.
 pub struct Handler {

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{envelope::Fault, pipe::Framing, raw::one_line};
-use crate::problem::INVALID_REQUEST;
+use crate::router::codes::INVALID_REQUEST;
 
 /// Bytes of one line.
 pub const LINE_MAX: usize = 16 * 1024 * 1024;

@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     block::json,
-    problem::{INVALID_REQUEST, json_code},
-    router::{Caller, Method, RpcError},
+    problem::json_code,
+    router::{Caller, Method, RpcError, codes::INVALID_REQUEST},
 };
 
 /// Messages waiting to be written.

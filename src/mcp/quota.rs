@@ -23,12 +23,10 @@ use tokio::{
 
 use crate::{
     metrics::{Metrics, peers::Request},
-    router::RpcError,
+    router::{RpcError, codes::RATE_LIMITED},
     runtime::frames::FRAME_MAX,
 };
 
-/// The error of a request over a quota; MCP servers over libp2p share it.
-pub const RATE_LIMITED: i64 = -32010;
 /// When to ask again after too many requests at once: no one knows when the first of them ends.
 const RETRY: Duration = Duration::from_millis(100);
 /// Callers remembered; beyond this, those without a stream are forgotten.

@@ -52,6 +52,7 @@ use crate::{
             serve::{Last, May, Server, What},
         },
     },
+    peer,
     query::{Readers, proof::Head, verify::chain},
     router::{BoxFuture, Caller, Router, Scope},
     runtime::{
@@ -63,8 +64,6 @@ use crate::{
 
 /// The rank of peers' tools: after everything that is offered here.
 const RANK: u32 = 10_000;
-/// The role of a caller that is another node.
-const ROLE: &str = "peer";
 /// The environment variable that holds the registry's token.
 const GITHUB_TOKEN: &str = "CAIRN_GITHUB_TOKEN";
 /// Changes of what peers offer within this time are taken in together.
@@ -233,7 +232,7 @@ impl Entries {
         let entry = self.0.get(peer);
         let scopes = entry.map(|entry| entry.scopes.iter().filter_map(|scope| scope_named(scope)).collect());
         Caller {
-            actor: Actor { id: peer.to_owned(), role: ROLE.to_owned(), proof: None },
+            actor: Actor { id: peer.to_owned(), role: peer::ROLE.to_owned(), proof: None },
             scopes: scopes.unwrap_or_default(),
         }
     }

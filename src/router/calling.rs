@@ -27,6 +27,7 @@ use crate::{
         Scope,
         board::Entry,
         capture::{self, Capture},
+        codes::{INTERNAL_ERROR, INVALID_REQUEST},
         ending::{Ended, Said, Sieve, Slot, seal},
         lane::{self, Lane, Place, Turn},
         metadata::{PRIORITY, Rule},
@@ -83,7 +84,7 @@ impl Router {
         let request = Request { cancel: request.cancel.child_token(), ..request };
         if !request.caller.may(Scope::Call) {
             return Err(RpcError::new(
-                -32600,
+                INVALID_REQUEST,
                 "this caller may not call tools: the scope mcp:call is needed",
             ));
         }
@@ -464,7 +465,10 @@ impl Router {
     }
 
     async fn submit(&self, command: Command) -> Result<Ruling, RpcError> {
-        self.ledger().submit(command).await.map_err(|stopped| RpcError::new(-32603, stopped.to_string()))
+        self.ledger()
+            .submit(command)
+            .await
+            .map_err(|stopped| RpcError::new(INTERNAL_ERROR, stopped.to_string()))
     }
 
     fn count(&self, target: &Target, outcome: &'static str, took: Duration) {

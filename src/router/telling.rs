@@ -10,10 +10,12 @@ use crate::{
     block::splice,
     call::{Code, EndOutcome, Refusal},
     event::body::Failure,
-    router::{Outcome, RpcError},
+    router::{
+        Outcome, RpcError,
+        codes::{INTERNAL_ERROR, RESOURCE_NOT_FOUND},
+    },
 };
 
-const RESOURCE_NOT_FOUND: i64 = -32002;
 /// What to do about a call that has no answer, where asking again could do it twice.
 const LOOK_FIRST: &str = "it may have taken effect: look where the tool acts, and at this call's event \
                           (io.cairn/event) with provenance_trace, before calling again";
@@ -103,7 +105,7 @@ pub fn error_text(error: &RpcError) -> String {
 pub fn read_error(raw: &RawValue) -> RpcError {
     let error: Value = serde_json::from_str(raw.get()).unwrap_or_default();
     RpcError {
-        code: error["code"].as_i64().unwrap_or(-32603),
+        code: error["code"].as_i64().unwrap_or(INTERNAL_ERROR),
         message: error["message"].as_str().unwrap_or("internal error").to_owned(),
         data: error.get("data").filter(|data| !data.is_null()).cloned(),
         record: None,

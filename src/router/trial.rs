@@ -8,7 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use crate::{block::splice, call::Code, ledger::work::Attempt, router::Outcome};
+use crate::{
+    block::splice,
+    call::Code,
+    ledger::work::Attempt,
+    router::{Outcome, codes::INVALID_PARAMS},
+};
 
 /// An attempt at a task, made by a call: it ends with the call.
 #[derive(Debug)]
@@ -31,7 +36,7 @@ impl Trial {
                 let (code, retryable) = said(result);
                 (code, retryable, false)
             }
-            Outcome::Rpc(error) if error.code == -32602 => (Code::InvalidArgument, false, false),
+            Outcome::Rpc(error) if error.code == INVALID_PARAMS => (Code::InvalidArgument, false, false),
             Outcome::Rpc(_) => (Code::Internal, true, false),
             Outcome::Refused(refusal) => (refusal.code, refusal.retryable, false),
             Outcome::Untaken(refusal) => (refusal.code, refusal.retryable, false),

@@ -21,12 +21,11 @@ use crate::{
     block::splice,
     router::{
         BoxFuture, Change, Invocation, Listed, Method, Offered, Offering, Outcome, Router, RpcError, Run,
+        codes::{INVALID_PARAMS, RESOURCE_NOT_FOUND},
         metadata::Hints,
     },
 };
 
-const INVALID_PARAMS: i64 = -32602;
-const RESOURCE_NOT_FOUND: i64 = -32002;
 const MISSING_CLIENT_CAPABILITY: i64 = -32021;
 
 /// Between two notifications of one call.

@@ -17,7 +17,10 @@ use crate::{
     catalogue::PEERS,
     event::peer::RemoteCalled,
     metrics::peers::Request,
-    router::{BoxFuture, Invocation, Method, Outcome, Remotes, RpcError, Run},
+    router::{
+        BoxFuture, Invocation, Method, Outcome, Remotes, RpcError, Run,
+        codes::{INVALID_PARAMS, INVALID_REQUEST, RATE_LIMITED, REQUEST_TIMEOUT},
+    },
     runtime::{
         gateway::{ask, outcome, text_member},
         peers::{Known, Peers, offers::place},
@@ -27,13 +30,6 @@ use crate::{
 
 /// Peers that one call is tried at.
 pub const TRIES_MAX: u64 = 3;
-/// The error of a peer that asks to be asked later: it has run nothing.
-const RATE_LIMITED: i64 = -32010;
-/// The error of a peer that did not wait for its tool any longer: the tool may have run.
-const REQUEST_TIMEOUT: i64 = -32001;
-/// JSON-RPC 2.0, section 5.1: what a node says to who may not ask, and of a tool that it does not have.
-const INVALID_REQUEST: i64 = -32600;
-const INVALID_PARAMS: i64 = -32602;
 /// Characters shown of what a peer says.
 const SAID_MAX: usize = 256;
 /// Names of our metadata.

@@ -16,7 +16,7 @@ use crate::{
     block::{Cid, splice},
     call::Code,
     engine::{Nobody, TOOL},
-    router::{Answer, Meta, Method, Request, RpcError},
+    router::{Answer, Meta, Method, Request, RpcError, codes::INVALID_PARAMS},
     tools::work::{message, worth},
 };
 
@@ -224,7 +224,7 @@ fn read(given: &Given, answer: Result<Answer, RpcError>, stopped: bool) -> (Ende
     let Answer { result, record } = match answer {
         Ok(answer) => answer,
         Err(error) => {
-            let code = if error.code == -32602 { Code::InvalidArgument } else { Code::Internal };
+            let code = if error.code == INVALID_PARAMS { Code::InvalidArgument } else { Code::Internal };
             let retryable = code == Code::Internal;
             let how = How::Failed { code: code.as_str().to_owned(), message: error.message, retryable };
             let record = error.record.as_ref();

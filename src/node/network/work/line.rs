@@ -12,13 +12,12 @@ use tokio::sync::watch;
 
 use crate::{
     block::{Cid, splice},
+    router::codes::RATE_LIMITED,
     runtime::upstream::{self, Failure, Offered, OpenStream, Options, Reply, State, Transport, Upstream},
 };
 
 /// One question; a claim waits for some of it.
 const ASK_MAX: Duration = Duration::from_secs(60);
-/// The error of a peer that asks to be asked later.
-const RATE_LIMITED: i64 = -32010;
 
 /// The line to one peer. It is there while the peer is connected.
 pub(super) struct Line(watch::Sender<Option<Upstream>>);
