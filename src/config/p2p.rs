@@ -12,7 +12,7 @@ use super::{
     read::Report,
     rules::{DAY_MS, LISTED_MAX, bound, is_name, is_url},
 };
-use crate::p2p::{can_dial, can_listen, peer_id};
+use crate::p2p::{can_dial, can_listen, discovery::outside::SERVICES_MAX, peer_id};
 
 /// Bytes of one multiaddr.
 pub const ADDRESS_MAX: usize = 512;
@@ -182,7 +182,11 @@ pub(super) fn check(p2p: &P2p, report: &mut Report) {
     list("p2p.allow", &p2p.allow, &is_peer, peer, report);
     let blocked = |peer: &str| is_peer(peer) && p2p.allow.iter().all(|allowed| allowed != peer);
     list("p2p.block", &p2p.block, &blocked, "expected a peer id that is not in p2p.allow", report);
-    list("p2p.external_services", p2p.external_services.urls(), &is_url, "expected an http(s) url", report);
+    let services = p2p.external_services.urls();
+    list("p2p.external_services", services, &is_url, "expected an http(s) url", report);
+    if services.len() > SERVICES_MAX {
+        report.fault("p2p.external_services", format!("more than {SERVICES_MAX} services"));
+    }
     if p2p.external_services == Services::Any(true) {
         report.fault("p2p.external_services", "names no service; give a list of urls, or leave it false");
     }

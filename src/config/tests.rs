@@ -196,6 +196,10 @@ fn each_rule_names_its_key() {
             "p2p.bootstrap[0]: expected a multiaddr that ends in /p2p/",
         ),
         ("p2p.external_services = true", "p2p.external_services: names no service"),
+        (
+            "p2p.external_services = [\"http://a\", \"http://a\", \"http://a\", \"http://a\", \"http://a\", \"http://a\", \"http://a\", \"http://a\", \"http://a\"]",
+            "p2p.external_services: more than 8 services",
+        ),
         ("p2p.github = \"a\"", "p2p.github: expected owner/repository"),
         ("p2p.min_connections = 65", "p2p.min_connections: is over p2p.max_connections"),
         ("[[p2p.peers]]\nid = \"x\"", "p2p.peers[0].id: expected a peer id"),
