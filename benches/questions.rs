@@ -15,6 +15,7 @@ use cairn::{
     log::{Batch, Log, home::Home, sqlite::SqliteLog},
     query::{
         View,
+        beside::Logs,
         list::Filter,
         shown::Payloads,
         verify::{Checks, verify},
@@ -62,11 +63,12 @@ fn main() {
         median("  its count", || view.count(&filter).expect("a count"));
     }
     let end = names[names.len() / 2];
+    let logs = Logs::new(&view, Vec::new);
     median("walk of 1000 nodes", || {
-        let walk = view.walk(&end, Direction::Ancestors, 1024, 1000).expect("a walk");
+        let walk = logs.walk(&end, Direction::Ancestors, 1024, 1000).expect("a walk");
         serde_json::to_string(&walk).expect("json").len()
     });
-    println!("  nodes: {}", view.walk(&end, Direction::Ancestors, 1024, 1000).expect("a walk").nodes.len());
+    println!("  nodes: {}", logs.walk(&end, Direction::Ancestors, 1024, 1000).expect("a walk").nodes.len());
     println!("memory before verifying: {} KiB", resident());
     for (what, payloads) in [("verify without payloads", false), ("verify", true)] {
         let begun = on_core();

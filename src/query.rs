@@ -111,6 +111,11 @@ impl View {
         &self.archives
     }
 
+    /// Whether the state has been made.
+    pub fn begun(&self) -> Result<bool, QueryError> {
+        Ok(state::begun(&self.state)?)
+    }
+
     /// Events the state has folded: questions see exactly these.
     pub fn applied(&self) -> Result<u64, QueryError> {
         Ok(state::progress(&self.state)?.applied)

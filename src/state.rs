@@ -113,6 +113,21 @@ pub fn progress(connection: &Connection) -> Result<Progress, StateError> {
     Ok(Progress { applied, last: last.map(|digest| Cid::from_digest(Codec::DagCbor, digest)) })
 }
 
+/// Adds what events hold: blocks, by their numbers in the log, that came after the events were folded.
+///
+/// The rows are those that a fold makes which finds the blocks. For whoever holds the lock.
+pub fn hold(state: &mut Database, held: &[(u64, u64)]) -> Result<(), StateError> {
+    let applied = progress(state)?.applied;
+    let commit = state.transaction()?;
+    {
+        let mut insert = commit.prepare_cached("INSERT OR IGNORE INTO holds (block, seq) VALUES (?1, ?2)")?;
+        for (block, seq) in held.iter().filter(|(_, seq)| *seq < applied) {
+            insert.execute([block, seq])?;
+        }
+    }
+    Ok(commit.commit()?)
+}
+
 /// The tree's tiles: those above level 0 from the state, those at it from the log's own digests.
 pub struct StoredTiles<'a> {
     pub state: &'a Connection,

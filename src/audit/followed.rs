@@ -49,11 +49,7 @@ impl Audit {
         let home = self.ledger.home().clone();
         let asked = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let logs = Followed::list(&home).unwrap_or_else(|err| {
-                tracing::warn!(%err, "followed logs cannot be read");
-                Vec::new()
-            });
-            question(&logs)
+            question(&Followed::list_or_none(&home))
         });
         Ok(asked.await??)
     }

@@ -61,20 +61,11 @@ pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
             put(&mut arguments, "timeout_ms", timeout_ms);
             put(&mut arguments, "retry_count", retries);
             put(&mut arguments, "reason", reason);
-            answer("peer_connect", &arguments, &asked, |made| {
-                let known = if made["reused"] == true { "  connected already" } else { "" };
-                let (peer, address) = (text(made, "peer_id"), text(made, "multiaddr"));
-                let line = format!("{peer}  {address}  {}", text(made, "transport"));
-                table::printable(&format!("{line}  in {} ms{known}", made["connection_time_ms"]))
-            })
+            answer("peer_connect", &arguments, &asked, connected)
         }
         PeersCommand::Disconnect { peer, now, reason, asked } => {
-            let mut arguments = json!({"peer_id": peer, "graceful": !now});
-            put(&mut arguments, "reason", reason);
-            answer("peer_disconnect", &arguments, &asked, |parted| {
-                let was = if parted["was_connected"] == true { "disconnected" } else { "was not connected" };
-                format!("{}  {was}", text(parted, "peer_id"))
-            })
+            let arguments = json!({"peer_id": peer, "graceful": !now});
+            about("peer_disconnect", arguments, reason, &asked, disconnected)
         }
         PeersCommand::Metrics { peer, history, hours, as_of_seq, asked } => {
             let mut arguments = json!({"peer_id": peer, "include_history": history});
@@ -85,29 +76,13 @@ pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
                 None => answer("peer_metrics", &arguments, &asked, metrics),
             }
         }
-        PeersCommand::Follow { list: true, asked, .. } => {
-            let kept = kept(&asked.reach)?;
-            show(&kept, &asked, followed)
-        }
+        PeersCommand::Follow { list: true, asked, .. } => show(&kept(&asked.reach)?, &asked, followed),
         PeersCommand::Follow { peer, release, reason, asked, .. } => {
-            let mut arguments = json!({"peer_id": peer, "release": release});
-            put(&mut arguments, "reason", reason);
-            answer("peer_follow", &arguments, &asked, |followed| {
-                let log = followed["log"].as_str().unwrap_or("its log is not known yet");
-                format!("{}  follows  {log}", text(followed, "peer_id"))
-            })
+            let arguments = json!({"peer_id": peer, "release": release});
+            about("peer_follow", arguments, reason, &asked, follows)
         }
         PeersCommand::Unfollow { peer, reason, asked } => {
-            let mut arguments = json!({"peer_id": peer});
-            put(&mut arguments, "reason", reason);
-            answer("peer_unfollow", &arguments, &asked, |left| {
-                let was = if left["was_following"] == true {
-                    "is not followed any more; what is kept of its log stays"
-                } else {
-                    "was not followed"
-                };
-                format!("{}  {was}", text(left, "peer_id"))
-            })
+            about("peer_unfollow", json!({"peer_id": peer}), reason, &asked, unfollowed)
         }
     }
 }
@@ -151,6 +126,18 @@ fn answer(
     show(&asked_of_server(tool, arguments, asked)?, asked, told)
 }
 
+/// The same, with the reason that is given for it.
+fn about(
+    tool: &str,
+    mut arguments: Value,
+    reason: Option<String>,
+    asked: &Asked,
+    told: impl FnOnce(&Value) -> String,
+) -> anyhow::Result<ExitCode> {
+    put(&mut arguments, "reason", reason);
+    answer(tool, &arguments, asked, told)
+}
+
 fn asked_of_server(tool: &str, arguments: &Value, asked: &Asked) -> anyhow::Result<Value> {
     if asked.reach.data.is_some() {
         let message = "this needs a running server that takes part in the network: leave --data out, and name it with --url";
@@ -192,6 +179,32 @@ fn list(listed: &Value) -> String {
         None => String::new(),
     };
     format!("{}{more}", table.render())
+}
+
+fn connected(made: &Value) -> String {
+    let known = if made["reused"] == true { "  connected already" } else { "" };
+    let (peer, address) = (text(made, "peer_id"), text(made, "multiaddr"));
+    let line = format!("{peer}  {address}  {}", text(made, "transport"));
+    table::printable(&format!("{line}  in {} ms{known}", made["connection_time_ms"]))
+}
+
+fn disconnected(parted: &Value) -> String {
+    let was = if parted["was_connected"] == true { "disconnected" } else { "was not connected" };
+    format!("{}  {was}", text(parted, "peer_id"))
+}
+
+fn follows(followed: &Value) -> String {
+    let log = followed["log"].as_str().unwrap_or("its log is not known yet");
+    format!("{}  follows  {log}", text(followed, "peer_id"))
+}
+
+fn unfollowed(left: &Value) -> String {
+    let was = if left["was_following"] == true {
+        "is not followed any more; what is kept of its log stays"
+    } else {
+        "was not followed"
+    };
+    format!("{}  {was}", text(left, "peer_id"))
 }
 
 fn followed(listed: &Value) -> String {

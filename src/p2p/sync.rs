@@ -21,7 +21,7 @@ use crate::{block::Cid, identity::CheckpointError, log::LogError};
 /// Why what a peer sent is not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    #[error("the peer declined: {0:?}")]
+    #[error("the peer declined: {0}")]
     Declined(Reason),
     #[error("the peer sent what was not asked for")]
     Unasked,
@@ -51,7 +51,7 @@ pub enum Refused {
     Root { size: u64 },
     #[error("the bytes of block {cid} do not have its name")]
     Block { cid: Cid },
-    #[error("block {cid}, without which its event means nothing, did not come: {answer:?}")]
+    #[error("block {cid}, without which its event means nothing, did not come: {answer}")]
     Absent { cid: Cid, answer: Box<Answer> },
     #[error("what is held cannot be read")]
     Held(#[from] LogError),

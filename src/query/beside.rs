@@ -2,12 +2,23 @@
 //!
 //! Invariants:
 //! - our own log is asked first: a name it knows is never looked for elsewhere;
-//! - logs beside it are opened when the first of them is needed, and not before.
+//! - logs beside it are opened when the first of them is needed, and not before;
+//! - one that cannot be read is passed over and warned of; where ours cannot be read, there is no answer.
 
-use std::cell::OnceCell;
+use std::{
+    cell::OnceCell,
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use super::{QueryError, View, proof::Head};
+use super::{QueryError, View, proof::Head, verify::chain};
 use crate::block::Cid;
+
+/// Between two warnings of one log: it is asked by every question that ours cannot answer.
+const WARN_PAUSE: Duration = Duration::from_secs(60);
+/// Logs whose last warning is remembered.
+const WARNED_MAX: usize = 256;
 
 /// Another's log that is kept here, as far as it is folded.
 pub struct Beside {
@@ -47,6 +58,21 @@ impl<'a> Logs<'a> {
         }
     }
 
+    /// What one of the logs answers; nothing where it is another's and cannot be read.
+    pub(super) fn readable<T: Default>(
+        &self,
+        place: usize,
+        answer: Result<T, QueryError>,
+    ) -> Result<T, QueryError> {
+        match (self.named(place), answer) {
+            (Some(beside), Err(err @ QueryError::Fault(_))) => {
+                passed_over(&beside.log, &err);
+                Ok(T::default())
+            }
+            (_, answer) => answer,
+        }
+    }
+
     /// What a log is called; none for our own.
     pub(super) fn named(&self, place: usize) -> Option<&Beside> {
         Some(&self.beside()[place.checked_sub(1)?])
@@ -74,9 +100,25 @@ impl<'a> Logs<'a> {
         for (nth, beside) in self.beside().iter().enumerate() {
             match question(&beside.view, &beside.head) {
                 Err(QueryError::NotFound(_)) => {}
+                Err(err @ QueryError::Fault(_)) => passed_over(&beside.log, &err),
                 answer => return Ok((nth + 1, answer?)),
             }
         }
         Err(not_found)
     }
+}
+
+/// Warns that another's log cannot be read and is not asked, unless that was said a moment ago.
+pub fn passed_over(log: &Cid, err: &QueryError) {
+    static WARNED: Mutex<Option<HashMap<Cid, Instant>>> = Mutex::new(None);
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    let warned = warned.get_or_insert_default();
+    if warned.get(log).is_some_and(|last| last.elapsed() < WARN_PAUSE) {
+        return;
+    }
+    if warned.len() >= WARNED_MAX {
+        warned.clear();
+    }
+    warned.insert(*log, Instant::now());
+    tracing::warn!(%log, err = chain(err), "a followed log cannot be read and is passed over");
 }

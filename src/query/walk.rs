@@ -157,15 +157,10 @@ impl Logs<'_> {
 }
 
 impl View {
-    /// Walks from `start` through this log alone.
-    pub fn walk(
-        &self,
-        start: &Cid,
-        direction: Direction,
-        depth_max: u32,
-        limit: usize,
-    ) -> Result<Walk, QueryError> {
-        Logs::new(self, Vec::new).walk(start, direction, depth_max, limit)
+    /// Where the event of this name is, once it is folded.
+    fn folded(&self, cid: &Cid) -> Result<Option<u64>, QueryError> {
+        let applied = self.applied()?;
+        Ok(self.log.seq_of(cid)?.filter(|seq| *seq < applied))
     }
 
     /// As the state numbers them: another log's are negative.

@@ -22,6 +22,7 @@ use cairn::{
     log::home::Home,
     query::{
         QueryError, View,
+        beside::Logs,
         export::{Format, Scope},
         import::{ImportError, Imported, import},
         list::{Filter, moment},
@@ -339,8 +340,9 @@ fn a_diamond_is_walked_once() {
     let left = kept.call("ada", "2", Some(top.ended.cid));
     let right = kept.call("ada", "3", Some(top.ended.cid));
     let (view, _) = kept.view();
+    let logs = Logs::new(&view, Vec::new);
     let events = |start: &Cid, direction, depth, limit| -> (Vec<u64>, bool, usize) {
-        let walk = view.walk(start, direction, depth, limit).expect("a walk");
+        let walk = logs.walk(start, direction, depth, limit).expect("a walk");
         let seqs = walk.nodes.iter().filter_map(|node| match node.what {
             What::Event { seq, .. } => Some(seq),
             _ => None,
@@ -355,7 +357,7 @@ fn a_diamond_is_walked_once() {
     assert_eq!(events(&left.ended.cid, Ancestors, 64, 4), (vec![5, 4], true, 1));
     assert_eq!(events(&left.input, Ancestors, 64, 1000), (vec![4, 3, 2], false, 0));
     assert_eq!(events(&kept.contract, Ancestors, 64, 1000).0, (1..8).collect::<Vec<_>>());
-    let walk = view.walk(&top.ended.cid, Ancestors, 64, 1000).expect("a walk");
+    let walk = logs.walk(&top.ended.cid, Ancestors, 64, 1000).expect("a walk");
     let kinds: Vec<&str> = walk.edges.iter().map(|edge| edge.kind).collect();
     for kind in ["cause", "used", "input", "output"] {
         assert!(kinds.contains(&kind), "{kind} of {kinds:?}");

@@ -8,7 +8,11 @@ use tower::Service;
 
 use crate::{
     audit::{Audit, routes},
-    p2p::sync::tests::owner::{Owner, once},
+    block::{Cid, Codec},
+    p2p::sync::{
+        followed::Followed,
+        tests::owner::{Owner, once},
+    },
 };
 
 struct Door(axum::Router);
@@ -66,8 +70,37 @@ async fn a_followed_log_is_read_as_its_owner_shows_it() {
     owner.erase(outputs[0]).await;
     once(&owner.server(), &follower.home).await.expect("followed");
     assert_eq!(ours.raw(&format!("/v1/blocks/{}", outputs[0])).await.0, StatusCode::GONE);
-    assert_eq!(
-        ours.raw(&format!("/v1/blocks/{}", crate::block::Cid::of(crate::block::Codec::Raw, b"x"))).await.0,
-        StatusCode::NOT_FOUND
-    );
+    assert_eq!(ours.raw(&format!("/v1/blocks/{}", Cid::of(Codec::Raw, b"x"))).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_followed_log_that_cannot_be_read_is_passed_over() {
+    let (first, second, follower) = (Owner::new(1), Owner::new(2), Owner::new(3));
+    let bad = first.calls(None, "first", 1, false).await.remove(0);
+    let good = second.calls(None, "second", 1, false).await.remove(0);
+    for owner in [&first, &second] {
+        once(&owner.server(), &follower.home).await.expect("followed");
+    }
+    let followed = Followed::open(&follower.home, &first.log()).expect("held").home().clone();
+    let log = rusqlite::Connection::open(followed.log_path()).expect("a log");
+    log.execute_batch("DROP TRIGGER block_update").expect("drops");
+    log.execute("UPDATE block SET bytes = x'00' WHERE digest = ?1", [bad.digest()]).expect("changed");
+    drop(log);
+    let mut ours = Door::of(&follower);
+    // First its bytes do not have their name, then its files are no databases.
+    for damaged in [false, true] {
+        if damaged {
+            for path in [followed.state_path(), followed.log_path()] {
+                std::fs::write(path, b"no database".repeat(100)).expect("written");
+            }
+        }
+        let names = [
+            (good, StatusCode::OK),
+            (bad, StatusCode::NOT_FOUND),
+            (Cid::of(Codec::Raw, b"x"), StatusCode::NOT_FOUND),
+        ];
+        for (name, expected) in names {
+            assert_eq!(ours.raw(&format!("/v1/blocks/{name}")).await.0, expected, "{name}");
+        }
+    }
 }

@@ -4,9 +4,9 @@
 //! - a course is told of when it changes, once; what is counted is what is told;
 //! - a peer that is not followed has none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::{Hub, now_ms};
+use super::{Hub, following::Following, now_ms};
 use crate::{block::Cid, p2p::Peer};
 
 /// How it goes.
@@ -53,8 +53,7 @@ pub struct Pursuit {
 impl Pursuit {
     /// One that begins.
     pub(super) fn new(peer: Peer) -> Self {
-        let error = Some("the peer is not connected".to_owned());
-        Self { peer, log: None, course: Course::Stalled, error, since_ms: now_ms() }
+        Self { peer, log: None, course: Course::Stalled, error: None, since_ms: now_ms() }
     }
 }
 
@@ -73,7 +72,8 @@ impl Hub {
 
     /// Notes how keeping up with a peer goes. True: it went otherwise before.
     pub(super) fn goes(&self, peer: &str, course: Course, error: Option<String>) -> bool {
-        let changed = self.follows().get_mut(peer).is_some_and(|following| {
+        let mut follows = self.follows();
+        let changed = follows.get_mut(peer).is_some_and(|following| {
             let pursuit = &mut following.pursuit;
             let changed = (pursuit.course, &pursuit.error) != (course, &error);
             if pursuit.course != course {
@@ -82,13 +82,14 @@ impl Hub {
             (pursuit.course, pursuit.error) = (course, error);
             changed
         });
-        self.count_courses();
+        self.count_courses(&follows);
         changed
     }
 
-    pub(super) fn count_courses(&self) {
+    /// For whoever has just changed them, and still holds them: what is told last is what stands.
+    pub(super) fn count_courses(&self, follows: &HashMap<Peer, Following>) {
         let mut counts: BTreeMap<Course, u64> = Course::ALL.into_iter().map(|course| (course, 0)).collect();
-        for following in self.follows().values() {
+        for following in follows.values() {
             *counts.entry(following.pursuit.course).or_default() += 1;
         }
         for (course, count) in counts {

@@ -6,7 +6,10 @@
 //! - a log that forked is not followed on: the evidence is recorded, and an operator decides.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -32,7 +35,7 @@ use crate::{
             Refused,
             evidence::Evidence,
             follow::{Expected, FollowError, Outcome, meet},
-            followed::Followed,
+            followed::{Followed, FollowedError},
             machine::Ending,
             wire::Reason,
         },
@@ -61,8 +64,16 @@ struct Told {
 /// The task that keeps up with one peer.
 pub(super) struct Following {
     pub(super) pursuit: Pursuit,
-    look: Arc<Notify>,
+    wishes: Arc<Wishes>,
     end: CancellationToken,
+}
+
+/// What others wish of that task.
+#[derive(Default)]
+struct Wishes {
+    look: Notify,
+    /// What the peer did not give is to be asked for again.
+    again: AtomicBool,
 }
 
 impl Hub {
@@ -78,7 +89,6 @@ impl Hub {
             Some(Err(err)) => tracing::warn!(peer, %err, "the evidence of its fork cannot be set aside"),
         }
         self.inner.stale.notify_one();
-        // Whoever asks again has the peer asked again too, for all that it did not give.
         if self.inner.kept.follow(peer) {
             self.begin_following(peer.to_owned());
         }
@@ -87,31 +97,42 @@ impl Hub {
 
     /// Keeps up with it no longer; what is held stays. False: it was not followed.
     pub fn unfollow(&self, peer: &str) -> bool {
-        if let Some(following) = self.follows().remove(peer) {
+        let mut follows = self.follows();
+        if let Some(following) = follows.remove(peer) {
             following.end.cancel();
         }
-        self.count_courses();
+        self.count_courses(&follows);
+        drop(follows);
         self.inner.kept.unfollow(peer)
     }
 
+    /// Begins to keep up with a peer, or, where that goes on already, asks it again for all that it did not give.
     pub(super) fn begin_following(&self, peer: Peer) {
+        let mut follows = self.follows();
+        let ended = |following: &&Following| following.pursuit.course == Course::Quarantined;
+        if let Some(following) = follows.get(&peer).filter(|following| !ended(following)) {
+            following.wishes.again.store(true, Ordering::Release);
+            following.wishes.look.notify_one();
+            return;
+        }
         let pursuit = Pursuit::new(peer.clone());
-        let following = Following { pursuit, look: Arc::default(), end: CancellationToken::new() };
-        let (look, end) = (following.look.clone(), following.end.clone());
-        if let Some(before) = self.follows().insert(peer.clone(), following) {
+        let following = Following { pursuit, wishes: Arc::default(), end: CancellationToken::new() };
+        let (wishes, end) = (following.wishes.clone(), following.end.clone());
+        if let Some(before) = follows.insert(peer.clone(), following) {
             before.end.cancel();
         }
-        self.count_courses();
+        self.count_courses(&follows);
+        drop(follows);
         let hub = self.clone();
         self.spawn(async move {
-            end.run_until_cancelled(keep_up(hub, peer, look)).await;
+            end.run_until_cancelled(keep_up(hub, peer, wishes)).await;
         });
     }
 
     /// Makes the task of a followed peer look again.
     pub(super) fn look_again(&self, peer: &str) {
         if let Some(following) = self.follows().get(peer) {
-            following.look.notify_one();
+            following.wishes.look.notify_one();
         }
     }
 
@@ -173,7 +194,7 @@ fn signed(bytes: &[u8]) -> bool {
 }
 
 /// Passes over one peer's log again and again, until it forks or this is dropped.
-async fn keep_up(hub: Hub, peer: Peer, look: Arc<Notify>) {
+async fn keep_up(hub: Hub, peer: Peer, wishes: Arc<Wishes>) {
     let mut connected = hub.connected();
     // What one peer showed first is what it is held to.
     let mut expected = Expected {
@@ -192,53 +213,74 @@ async fn keep_up(hub: Hub, peer: Peer, look: Arc<Notify>) {
         if connected.wait_for(|peers| peers.contains(&peer)).await.is_err() {
             return;
         }
-        if asked_again.elapsed() >= AGAIN_EVERY {
+        // One round ends before the hour begins another.
+        let is_due = expected.again.is_none() && asked_again.elapsed() >= AGAIN_EVERY;
+        if wishes.again.swap(false, Ordering::AcqRel) || is_due {
             expected.again = Some(0);
         }
-        let pause = match pass(&hub, &peer, expected.clone()).await {
-            Ok(outcome) => {
-                if expected.again == Some(0) {
-                    asked_again = Instant::now();
-                }
-                let again = outcome.again;
-                expected = Expected { log: Some(outcome.log), vkey: Some(outcome.vkey.clone()), again };
-                let course = match &outcome.ending {
-                    Ending::Current => Course::Following,
-                    Ending::Behind { .. } => Course::Behind,
-                    Ending::Forked(evidence) => {
-                        forked(&hub, &peer, &outcome, evidence).await;
-                        hub.goes(&peer, Course::Quarantined, None);
-                        return;
-                    }
-                };
-                hub.goes(&peer, course, None);
-                let news = News::Followed { log: outcome.log, origin: outcome.origin, size: outcome.held };
-                hub.record(&peer, news).await;
-                if again.is_some() { RETRY } else { POLL }
+        if expected.again == Some(0) {
+            asked_again = Instant::now();
+        }
+        let passed = pass(&hub, &peer, expected.clone()).await;
+        let course = told(&hub, &peer, &passed).await;
+        if course == Course::Quarantined {
+            if wishes.again.load(Ordering::Acquire) {
+                // Somebody has set the evidence aside before this was told of.
+                continue;
             }
-            Err(Failed::Follow(FollowError::Quarantined(_))) => {
-                tracing::warn!(peer, "its log has forked and is not followed");
-                hub.goes(&peer, Course::Quarantined, None);
-                return;
-            }
-            Err(err) => {
-                let course = match &err {
-                    Failed::Follow(FollowError::Refused(Refused::Declined(Reason::Denied))) => Course::Denied,
-                    Failed::Follow(_) | Failed::Net(_) => Course::Stalled,
-                };
-                if hub.goes(&peer, course, Some(err.to_string())) {
-                    tracing::warn!(peer, %err, "its log could not be followed; trying again");
-                }
-                RETRY
-            }
+            return;
+        }
+        if let Ok(outcome) = passed {
+            expected = Expected { log: Some(outcome.log), vkey: Some(outcome.vkey), again: outcome.again };
+        }
+        let pause = match course {
+            Course::Following if expected.again.is_none() => POLL,
+            Course::Behind => POLL,
+            _ => RETRY,
         };
         tokio::select! {
-            () = look.notified() => {}
+            () = wishes.look.notified() => {}
             () = tokio::time::sleep(pause) => {}
             parted = connected.wait_for(|peers| !peers.contains(&peer)) => match parted {
                 Ok(_) => expected.again = Some(0),
                 Err(_) => return,
             },
+        }
+    }
+}
+
+/// Tells how a pass went, and records what came of it.
+async fn told(hub: &Hub, peer: &str, passed: &Result<Outcome, Failed>) -> Course {
+    match passed {
+        Ok(outcome) => {
+            let course = match &outcome.ending {
+                Ending::Current => Course::Following,
+                Ending::Behind { .. } => Course::Behind,
+                Ending::Forked(evidence) => {
+                    forked(hub, peer, outcome, evidence).await;
+                    hub.goes(peer, Course::Quarantined, None);
+                    return Course::Quarantined;
+                }
+            };
+            hub.goes(peer, course, None);
+            let origin = outcome.origin.clone();
+            hub.record(peer, News::Followed { log: outcome.log, origin, size: outcome.held }).await;
+            course
+        }
+        Err(Failed::Follow(FollowError::Quarantined(_))) => {
+            tracing::warn!(peer, "its log has forked and is not followed");
+            hub.goes(peer, Course::Quarantined, None);
+            Course::Quarantined
+        }
+        Err(err) => {
+            let course = match err {
+                Failed::Follow(FollowError::Refused(Refused::Declined(Reason::Denied))) => Course::Denied,
+                Failed::Follow(_) | Failed::Net(_) => Course::Stalled,
+            };
+            if hub.goes(peer, course, Some(err.shown())) {
+                tracing::warn!(peer, %err, "its log could not be followed; trying again");
+            }
+            course
         }
     }
 }
@@ -249,6 +291,28 @@ enum Failed {
     Net(#[from] crate::p2p::NetError),
     #[error("{}", crate::query::verify::chain(.0))]
     Follow(#[from] FollowError),
+}
+
+impl Failed {
+    /// What callers are told: all that is wrong with the peer or the way to it, nothing of what is wrong here.
+    fn shown(&self) -> String {
+        match self {
+            Self::Follow(FollowError::Store(FollowedError::TooMany)) => FollowedError::TooMany.to_string(),
+            Self::Follow(
+                FollowError::Refused(Refused::Held(_))
+                | FollowError::Store(_)
+                | FollowError::Fold(_)
+                | FollowError::Broken(_),
+            ) => "internal error".to_owned(),
+            Self::Net(_)
+            | Self::Follow(
+                FollowError::Refused(_)
+                | FollowError::Quarantined(_)
+                | FollowError::Wire(_)
+                | FollowError::Closed,
+            ) => self.to_string(),
+        }
+    }
 }
 
 async fn pass(hub: &Hub, peer: &str, expected: Expected) -> Result<Outcome, Failed> {
@@ -291,3 +355,6 @@ async fn forked(hub: &Hub, peer: &str, outcome: &Outcome, evidence: &Evidence) {
     let _ = hub.inner.parts.ledger.settled().await;
     hub.inner.stale.notify_one();
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use super::{
     evidence::Evidence,
     followed::{Followed, FollowedError},
     machine::{Ending, Lacking, Machine, Wish, genesis},
-    store::Store,
+    store::{Looked, Store},
     wire::{AskHead, Request, Response, ToldHead, WireError, read, read_frame, write_frame},
 };
 use crate::{block::Cid, identity::Verifier, log::home::Home, query::QueryError};
@@ -223,7 +223,7 @@ struct Rules {
 /// Does what the rules wish, until they are done or the stream ends.
 fn run(
     home: &Home,
-    Rules { log, verifier, mut again }: Rules,
+    Rules { log, verifier, again }: Rules,
     mut inbox: mpsc::Receiver<Vec<u8>>,
     asks: mpsc::Sender<Request>,
     mut told: impl FnMut(Progress),
@@ -238,9 +238,7 @@ fn run(
     let mut held = before;
     let signed = store.signed(&verifier);
     let mut machine = Machine::new(log, verifier, signed, edge);
-    // Payloads that were asked for again, and how many were withheld before.
-    let mut late: Option<(u64, u64)> = None;
-    let mut next = None;
+    let mut late = Late { from: again, looked: None };
     let ask = |request| asks.blocking_send(request).map_err(|_| FollowError::Closed);
     ask(machine.begin())?;
     while let Some(frame) = inbox.blocking_recv() {
@@ -250,26 +248,18 @@ fn run(
                 Wish::Ask(request) => ask(request)?,
                 // A crash after this leaves a head over more events than are held: the next time goes on to it.
                 Wish::Note(head) => store.note(&head).map_err(FollowedError::from)?,
-                Wish::Keep(batch) if late.is_some() => {
-                    if !batch.blocks.is_empty() {
-                        store.keep_late(&batch)?;
-                    }
-                }
                 Wish::Keep(batch) => {
                     store.keep(&batch).map_err(FollowedError::from)?;
-                    let last = batch.events.last().map(|event| event.seq + 1);
-                    held = last.unwrap_or(held);
-                    if last.is_some() {
+                    if let Some(last) = batch.events.last() {
+                        held = last.seq + 1;
                         let (_, signed) = machine.reached();
                         told(Progress { log, origin: origin.clone(), held, signed });
                     }
                 }
                 Wish::Done(ending) => {
-                    if let (Ending::Current, Some(from)) = (&ending, again.take()) {
-                        let (absent, on) = store.absent(from).map_err(FollowedError::from)?;
-                        next = on;
+                    if ending == Ending::Current {
+                        let absent = late.begin(&store, machine.lacking())?;
                         if !absent.is_empty() {
-                            late = Some((absent.len() as u64, machine.lacking().withheld));
                             wishes.extend(machine.again(&absent)?);
                             continue;
                         }
@@ -278,13 +268,43 @@ fn run(
                         store.keep_evidence(evidence).map_err(FollowedError::from)?;
                     }
                     let lacking = machine.lacking();
-                    // Who withholds all of so many will not be asked for the rest of them now.
-                    let refused = late.is_some_and(|(asked, before)| lacking.withheld - before == asked);
-                    let again = next.filter(|_| !refused);
+                    let again = late.end(&store, lacking)?;
                     return Ok(Outcome { log, origin, vkey, ending, before, held, lacking, again });
                 }
             }
         }
     }
     Err(FollowError::Closed)
+}
+
+/// Payloads that did not come with their events, as far as one pass asks for them again.
+struct Late {
+    /// From where to look for them, until that was done.
+    from: Option<u64>,
+    /// What was found, how many of it are asked for, and how many were withheld before.
+    looked: Option<(Looked, u64, u64)>,
+}
+
+impl Late {
+    /// What to ask for now that all events are held; nothing the second time.
+    fn begin(&mut self, store: &Store, lacking: Lacking) -> Result<Vec<Cid>, FollowedError> {
+        let Some(from) = self.from.take() else {
+            return Ok(Vec::new());
+        };
+        let mut looked = store.look(from)?;
+        let absent = std::mem::take(&mut looked.absent);
+        self.looked = Some((looked, absent.len() as u64, lacking.withheld));
+        Ok(absent)
+    }
+
+    /// Tells the state of what has come, this time or before a crash. Gives from where to look the next time.
+    fn end(self, store: &Store, lacking: Lacking) -> Result<Option<u64>, FollowedError> {
+        let Some((looked, asked, withheld)) = self.looked else {
+            return Ok(self.from);
+        };
+        store.tell_late(&looked.held)?;
+        // Who withholds all of so many will not be asked for the rest of them now.
+        let refused = asked > 0 && lacking.withheld - withheld == asked;
+        Ok(looked.next.filter(|_| !refused))
+    }
 }

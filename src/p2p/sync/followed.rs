@@ -20,7 +20,11 @@ use crate::{
         sqlite::{SqliteLog, SqliteReader},
     },
     p2p::sync::machine::Signed,
-    query::{QueryError, View, beside::Beside, proof::Head},
+    query::{
+        QueryError, View,
+        beside::{Beside, passed_over},
+        proof::Head,
+    },
 };
 
 /// The directory of followed logs, within the data directory.
@@ -64,19 +68,34 @@ impl Followed {
         Ok(names.iter().take(FOLLOWED_MAX).filter_map(|name| Self::open(home, name)).collect())
     }
 
-    /// What the node of `home` keeps of others' logs, each folded, to be asked beside its own. What cannot be read, or holds
-    /// no event yet, is left out.
-    pub fn beside(home: &Home) -> Vec<Beside> {
-        let logs = Self::list(home).unwrap_or_else(|err| {
+    /// The same, and none where they cannot be read, which is warned of.
+    pub fn list_or_none(home: &Home) -> Vec<Self> {
+        Self::list(home).unwrap_or_else(|err| {
             tracing::warn!(%err, "followed logs cannot be read");
             Vec::new()
-        });
-        logs.iter().filter_map(|followed| followed.opened().ok().flatten()).collect()
+        })
+    }
+
+    /// What the node of `home` keeps of others' logs, each folded, to be asked beside its own. What holds no event yet is left
+    /// out, and so is what cannot be read, with a warning.
+    pub fn beside(home: &Home) -> Vec<Beside> {
+        let opened = |followed: &Self| {
+            let opened = followed.opened();
+            opened.unwrap_or_else(|err| {
+                passed_over(&followed.log, &err);
+                None
+            })
+        };
+        Self::list_or_none(home).iter().filter_map(opened).collect()
     }
 
     fn opened(&self) -> Result<Option<Beside>, QueryError> {
         self.fold()?;
         let view = View::open(&self.home)?;
+        if !view.begun()? {
+            // It is being followed for the first time.
+            return Ok(None);
+        }
         let applied = view.applied()?;
         let Some((genesis, verifier)) = self.genesis()? else {
             return Ok(None);

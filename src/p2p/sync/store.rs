@@ -4,7 +4,7 @@
 //! - one follower at a time: it holds the directory's lock;
 //! - each batch is one commit: a crash leaves it whole or not at all, and following goes on after it.
 
-use std::{fs, io, ops::ControlFlow, os::unix::fs::DirBuilderExt};
+use std::{collections::BTreeSet, fs, io, ops::ControlFlow, os::unix::fs::DirBuilderExt};
 
 use super::{
     chain::{Edge, Held},
@@ -16,7 +16,6 @@ use crate::{
     block::{Cid, Codec, payload::INLINE_MAX},
     event::Event,
     identity::Verifier,
-    ledger::opening,
     log::{
         LogError, Reader, Stored,
         home::{Home, Lock, write_secret},
@@ -24,13 +23,16 @@ use crate::{
     },
     merkle::{self, Growing, Hash, TileRow, Tiles, leaf_hash},
     query::{self, View},
+    state,
 };
 
 /// Names read at once.
 const NAMES_READ: u64 = 4096;
-/// Events looked through at once for blocks that did not come.
-const LOOKED_MAX: u64 = 16 * 1024;
-/// Names of such blocks at once.
+/// Events looked through at once for payloads that did not come.
+const LOOKED_MAX: u64 = 64 * 1024;
+/// Payloads of such events at once.
+const REFS_MAX: usize = 128 * 1024;
+/// Names that did not come, at once; with the parts of the last payload among them.
 const ABSENT_MAX: usize = 1024;
 
 pub struct Store {
@@ -38,6 +40,16 @@ pub struct Store {
     log: SqliteLog,
     reader: SqliteReader,
     _lock: Lock,
+}
+
+/// What was found of the payloads of some events.
+pub struct Looked {
+    /// Payloads, and parts of payloads, that are not here.
+    pub absent: Vec<Cid>,
+    /// Each payload that was looked for, and the event that holds it.
+    pub held: Vec<(Cid, u64)>,
+    /// Where to look on; none at the end.
+    pub next: Option<u64>,
 }
 
 impl Store {
@@ -92,43 +104,55 @@ impl Store {
         self.log.copy(&batch.blocks, &erased, &batch.events)
     }
 
-    /// Payloads, and parts of payloads, of the events from `from` on that are not here, and where to look on; none at the end.
-    pub fn absent(&self, from: u64) -> Result<(Vec<Cid>, Option<u64>), LogError> {
-        let mut held = Vec::new();
+    /// Looks from the event `from` on for payloads that did not come.
+    pub fn look(&self, from: u64) -> Result<Looked, LogError> {
+        let mut refs = Vec::new();
         let mut next = None;
         self.reader.events(from, &mut |row| {
-            if row.seq >= from + LOOKED_MAX || held.len() >= ABSENT_MAX {
+            if row.seq >= from + LOOKED_MAX || refs.len() >= REFS_MAX {
                 next = Some(row.seq);
                 return ControlFlow::Break(());
             }
             let event = Event::open(row.bytes.to_vec()).ok();
-            held.extend(event.iter().flat_map(|event| event.fields().pay.clone()));
+            let pay = event.iter().flat_map(|event| &event.fields().pay);
+            refs.extend(pay.map(|pay| (pay.cid, pay.len, row.seq)));
             ControlFlow::Continue(())
         })?;
-        let mut absent = Vec::new();
-        for pay in held {
-            if !self.has_block(&pay.cid)? {
-                absent.push(pay.cid);
-            } else if pay.len > INLINE_MAX as u64
-                && let Some(Stored::Present(bytes)) = self.reader.block(&pay.cid)?
+        let (mut absent, mut held) = (BTreeSet::new(), Vec::with_capacity(refs.len()));
+        for (cid, len, seq) in refs {
+            // An event is looked at whole, so that the next time begins with another.
+            if absent.len() >= ABSENT_MAX && held.last().is_some_and(|(_, last)| *last != seq) {
+                next = Some(seq);
+                break;
+            }
+            held.push((cid, seq));
+            if !self.has_block(&cid)? {
+                absent.insert(cid);
+            } else if len > INLINE_MAX as u64
+                && let Some(Stored::Present(bytes)) = self.reader.block(&cid)?
             {
                 for part in query::payload_parts(&bytes).unwrap_or_default() {
                     if !self.has_block(&part)? {
-                        absent.push(part);
+                        absent.insert(part);
                     }
                 }
             }
         }
-        absent.sort_unstable();
-        absent.dedup();
-        Ok((absent, next))
+        Ok(Looked { absent: absent.into_iter().collect(), held, next })
     }
 
-    /// Keeps blocks that come after their events were folded: the state is derived anew.
-    pub fn keep_late(&mut self, batch: &Batch) -> Result<(), FollowedError> {
-        // A crash after this leaves no state, and one is derived all the same.
-        opening::remove_state(&self.home)?;
-        Ok(self.keep(batch)?)
+    /// Tells the state of payloads that came after their events were folded. What it has not folded yet it learns then.
+    pub fn tell_late(&self, held: &[(Cid, u64)]) -> Result<(), LogError> {
+        let mut rows = Vec::with_capacity(held.len());
+        for (cid, seq) in held {
+            rows.extend(self.reader.number_of(cid)?.map(|block| (block, *seq)));
+        }
+        let told = state::open(&self.home.state_path()).and_then(|mut state| state::hold(&mut state, &rows));
+        if let Err(err) = told {
+            // A damaged state is derived anew, from all that is here; any other learns it when these are looked at again.
+            tracing::warn!(dir = %self.home.dir().display(), %err, "late payloads are not in the state yet");
+        }
+        Ok(())
     }
 
     pub fn keep_evidence(&self, evidence: &Evidence) -> io::Result<()> {

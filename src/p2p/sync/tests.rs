@@ -4,7 +4,7 @@ mod lies;
 pub mod owner;
 mod streams;
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, os::unix::fs::MetadataExt};
 
 use super::{
     Refused,
@@ -170,13 +170,34 @@ async fn what_was_withheld_is_asked_for_again() {
     let selected = view.select(&whole, &owner.head()).expect("something is selected");
     view.export(&selected, Format::Car, &mut Vec::new()).expect("what is held can be exported");
 
+    let state = || std::fs::metadata(followed.home().state_path()).expect("a state").ino();
+    let before = state();
     let outcome = once_again(&owner.server(), &home, 0).await.expect("followed");
     assert_eq!((outcome.lacking.withheld, outcome.again), (0, None));
+    assert_eq!(state(), before, "the log is read all the while: its state is not made anew");
     assert_eq!(content(followed.home()), content(&owner.home), "the owner's bytes, to the last");
     let view = View::open(followed.home()).expect("a view");
     assert_eq!(view.holders(&outputs[0], 10).expect("holders").len(), 1, "the state knows of them too");
     let report = verify(followed.home(), &Checks { derived: true, ..Checks::default() }, &mut |_| {});
     assert_eq!(report.verdict, Verdict::Verified, "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_late_payloads_come_in_rounds_and_what_is_held_takes_none() {
+    let owner = Owner::new(1);
+    owner.calls(None, "call", 700, false).await;
+    let dir = temp();
+    let home = Home::open(dir.path()).expect("a home");
+    once(&owner.server_where(|what| what == What::Events), &home).await.expect("followed");
+    let first = once_again(&owner.server(), &home, 0).await.expect("followed");
+    let from = first.again.expect("not all at once");
+    let rest = once_again(&owner.server(), &home, from).await.expect("followed");
+    assert_eq!(rest.again, None);
+    let followed = Followed::open(&home, &owner.log()).expect("held");
+    assert_eq!(content(followed.home()), content(&owner.home));
+    let report = verify(followed.home(), &Checks { derived: true, ..Checks::default() }, &mut |_| {});
+    assert_eq!(report.verdict, Verdict::Verified, "{report:?}");
+    assert_eq!(once_again(&owner.server(), &home, 0).await.expect("followed").again, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,5 +247,7 @@ async fn an_older_head_is_no_fork() {
     once(&newer.server(), &home).await.expect("followed");
     let outcome = once(&older, &home).await.expect("an outcome");
     assert_eq!(outcome.ending, Ending::Behind { told });
+    let outcome = once_again(&older, &home, 3).await.expect("an outcome");
+    assert_eq!((outcome.ending, outcome.again), (Ending::Behind { told }, Some(3)), "it is asked for later");
     assert_eq!(outcome.held, newer.head().size);
 }

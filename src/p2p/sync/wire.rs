@@ -4,7 +4,7 @@
 //! - a length over [`FRAME_MAX`], or of nothing, ends the stream before anything is allocated for it;
 //! - a buffer grows with the bytes that have come, never with what a peer says will come.
 
-use std::io;
+use std::{fmt, io};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
@@ -111,6 +111,18 @@ pub enum Answer {
     Unknown,
 }
 
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Piece(_) => "piece",
+            Self::Present(_) => "present",
+            Self::Erased => "erased",
+            Self::Withheld => "withheld",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
 /// Why a request is not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -123,6 +135,17 @@ pub enum Reason {
     Malformed,
     /// The log cannot be read at the moment.
     Unavailable,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Denied => "denied",
+            Self::Busy => "busy",
+            Self::Malformed => "malformed",
+            Self::Unavailable => "unavailable",
+        })
+    }
 }
 
 /// Why the wire gave no message.

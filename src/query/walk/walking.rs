@@ -291,13 +291,13 @@ impl Logs<'_> {
         let mut children = Vec::new();
         for (place, view) in self.views().enumerate() {
             let number = match at {
-                At::Event { place: own, seq } if own == place => i64::try_from(seq).ok(),
-                At::Event { .. } | At::Foreign(_) => view.foreign_number(cid)?,
+                At::Event { place: own, seq } if own == place => Ok(i64::try_from(seq).ok()),
+                At::Event { .. } | At::Foreign(_) => view.foreign_number(cid),
             };
-            if let Some(number) = number {
-                let seqs = view.children(number)?;
-                children.extend(seqs.into_iter().map(|seq| At::Event { place, seq }));
-            }
+            let seqs =
+                number.and_then(|number| number.map_or(Ok(Vec::new()), |number| view.children(number)));
+            let seqs = self.readable(place, seqs)?;
+            children.extend(seqs.into_iter().map(|seq| At::Event { place, seq }));
         }
         Ok(children)
     }
@@ -305,9 +305,7 @@ impl Logs<'_> {
     /// Where the event of this name is.
     fn at(&self, cid: Cid) -> Result<At, QueryError> {
         for (place, view) in self.views().enumerate() {
-            if let Some(seq) = view.log.seq_of(&cid)?
-                && seq < view.applied()?
-            {
+            if let Some(seq) = self.readable(place, view.folded(&cid))? {
                 return Ok(At::Event { place, seq });
             }
         }

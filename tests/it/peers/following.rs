@@ -105,6 +105,15 @@ fn a_follower_keeps_up_and_gives_auditors_the_owners_bytes() {
     assert_eq!(unknown.status, 404);
     let told = follower.about(&owner.peer, "log.followed");
     assert!((1..=2).contains(&told.len()), "at most one a minute, and the first: {}", told.len());
+    let before = followed(&follower);
+    assert_eq!((&before["status"], &before["error"]), (&json!("following"), &Value::Null), "{before}");
+    follower.caller().tell("peer_follow", json!({"peer_id": owner.peer}));
+    let after = followed(&follower);
+    assert_eq!(
+        (&after["status"], &after["since_ms"]),
+        (&before["status"], &before["since_ms"]),
+        "it goes on"
+    );
     let info = follower.caller().tell("peer_metrics", json!({"peer_id": owner.peer}));
     assert_eq!(info["connection_info"]["followed"][0]["log"], *log, "{info}");
     follower.caller().tell("peer_unfollow", json!({"peer_id": owner.peer}));
@@ -127,7 +136,7 @@ fn a_log_is_shown_to_those_only_who_may_read_it() {
     });
     assert_eq!((&denied["size"], &denied["peer"]), (&json!(0), &json!(owner.peer)), "{denied}");
     assert!(denied["log"].is_string() && denied["since_ms"].is_u64(), "{denied}");
-    assert!(denied["error"].as_str().is_some_and(|error| error.contains("Denied")), "{denied}");
+    assert!(denied["error"].as_str().is_some_and(|error| error.ends_with("declined: denied")), "{denied}");
     let listed = follower.runs(&["peers", "follow", "--list"]).succeeded();
     assert!(listed.contains("denied") && listed.contains(&owner.peer), "{listed}");
     let metrics = follower.server().get("/metrics").text().to_owned();
