@@ -322,6 +322,7 @@ pub enum PeersCommand {
         /// Peers that are enough.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
         max: Option<u64>,
+        /// How long it may take.
         #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
         timeout_ms: Option<u64>,
         /// dht, mdns, file, github or bootstrap; may be given again.
@@ -340,6 +341,7 @@ pub enum PeersCommand {
         /// Connections after which it stops.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
         max: Option<u64>,
+        /// How long it may take.
         #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
         timeout_ms: Option<u64>,
         #[command(flatten)]
@@ -351,6 +353,7 @@ pub enum PeersCommand {
         peer: String,
         /// A multiaddr; by default where it is known to be.
         address: Option<String>,
+        /// How long it may take.
         #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
         timeout_ms: Option<u64>,
         /// Further tries.

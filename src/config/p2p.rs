@@ -157,21 +157,20 @@ impl Default for Entry {
     }
 }
 
+/// What a peer id is wanted for.
+const PEER: &str = "expected a peer id";
+
 /// Adds a fault for every rule that `p2p` breaks.
 pub(super) fn check(p2p: &P2p, report: &mut Report) {
-    let list =
-        |key: &str, list: &[String], keeps: &dyn Fn(&str) -> bool, wanted: &str, report: &mut Report| {
-            if list.len() > LISTED_MAX {
-                report.fault(key, format!("more than {LISTED_MAX} entries"));
-            }
-            for (index, _) in list.iter().enumerate().filter(|(_, item)| !keeps(item)) {
-                report.fault(&format!("{key}[{index}]"), wanted);
-            }
-        };
-    let (address, peer) = ("expected a multiaddr such as /ip4/127.0.0.1/tcp/4001", "expected a peer id");
     let listen = "expected /ip4 or /ip6 with /tcp/<port>, or with /udp/<port>/quic-v1";
     list("p2p.listen", &p2p.listen, &listens, listen, report);
-    list("p2p.announce_addrs", &p2p.announce_addrs, &dials, address, report);
+    list(
+        "p2p.announce_addrs",
+        &p2p.announce_addrs,
+        &dials,
+        "expected a multiaddr such as /ip4/127.0.0.1/tcp/4001",
+        report,
+    );
     list(
         "p2p.bootstrap",
         &p2p.bootstrap,
@@ -179,7 +178,7 @@ pub(super) fn check(p2p: &P2p, report: &mut Report) {
         "expected a multiaddr that ends in /p2p/<peer id>",
         report,
     );
-    list("p2p.allow", &p2p.allow, &is_peer, peer, report);
+    list("p2p.allow", &p2p.allow, &is_peer, PEER, report);
     let blocked = |peer: &str| is_peer(peer) && p2p.allow.iter().all(|allowed| allowed != peer);
     list("p2p.block", &p2p.block, &blocked, "expected a peer id that is not in p2p.allow", report);
     let services = p2p.external_services.urls();
@@ -211,26 +210,49 @@ pub(super) fn check(p2p: &P2p, report: &mut Report) {
     if p2p.peers.len() > ENTRIES_MAX {
         report.fault("p2p.peers", format!("more than {ENTRIES_MAX} entries"));
     }
-    for (index, entry) in p2p.peers.iter().enumerate() {
-        let place = |key: &str| format!("p2p.peers[{index}].{key}");
-        if !is_peer(&entry.id) {
-            report.fault(&place("id"), peer);
-        }
-        if p2p.peers[..index].iter().any(|other| other.id == entry.id) {
-            report.fault(&place("id"), "another entry has this peer");
-        }
-        let scope = |scope: &str| SCOPES.contains(&scope);
-        list(&place("addrs"), &entry.addrs, &dials, address, report);
-        list(&place("scopes"), &entry.scopes, &scope, "expected mcp:call, audit:read or admin", report);
-        let name = |name: &str| is_name(name.strip_suffix('*').unwrap_or(name), 0, 128, b"._:/-");
-        list(&place("tools"), &entry.tools, &name, "expected a tool's name, or its beginning and *", report);
-        list(
-            &place("work"),
-            &entry.work,
-            &|kind| is_name(kind, 1, 128, b"._:/-"),
-            "expected a task type",
-            report,
-        );
+    for index in 0..p2p.peers.len() {
+        check_entry(p2p, index, report);
+    }
+}
+
+fn check_entry(p2p: &P2p, index: usize, report: &mut Report) {
+    let entry = &p2p.peers[index];
+    let place = |key: &str| format!("p2p.peers[{index}].{key}");
+    if !is_peer(&entry.id) {
+        report.fault(&place("id"), PEER);
+    }
+    if p2p.peers[..index].iter().any(|other| other.id == entry.id) {
+        report.fault(&place("id"), "another entry has this peer");
+    }
+    if p2p.block.contains(&entry.id) || !(p2p.allow.is_empty() || p2p.allow.contains(&entry.id)) {
+        report.fault(&place("id"), "p2p.allow or p2p.block keeps this peer out");
+    }
+    let its = |address: &str| match address.rsplit_once("/p2p/") {
+        Some((_, named)) if !named.contains('/') => dials(address) && named == entry.id,
+        _ => dials(address),
+    };
+    list(
+        &place("addrs"),
+        &entry.addrs,
+        &its,
+        "expected a multiaddr of this peer, such as /ip4/127.0.0.1/tcp/4001",
+        report,
+    );
+    let scope = |scope: &str| SCOPES.contains(&scope);
+    list(&place("scopes"), &entry.scopes, &scope, "expected mcp:call, audit:read or admin", report);
+    let name = |name: &str| is_name(name.strip_suffix('*').unwrap_or(name), 0, 128, b"._:/-");
+    list(&place("tools"), &entry.tools, &name, "expected a tool's name, or its beginning and *", report);
+    let kind = |kind: &str| is_name(kind, 1, 128, b"._:/-");
+    list(&place("work"), &entry.work, &kind, "expected a task type", report);
+}
+
+/// Adds a fault for every item that is not as wanted.
+fn list(key: &str, list: &[String], keeps: &dyn Fn(&str) -> bool, wanted: &str, report: &mut Report) {
+    if list.len() > LISTED_MAX {
+        report.fault(key, format!("more than {LISTED_MAX} entries"));
+    }
+    for (index, _) in list.iter().enumerate().filter(|(_, item)| !keeps(item)) {
+        report.fault(&format!("{key}[{index}]"), wanted);
     }
 }
 

@@ -192,6 +192,21 @@ fn each_rule_names_its_key() {
         ),
         ("[p2p]\n[[p2p.peers]]\naddrs = []", "line 2: p2p.peers[0].id: expected a peer id"),
         (
+            "[p2p]\nblock = [\"12D3KooWPBVB7mJXGrKwQ6DicMptFcpr3mSoPxED3YMg4GC1sxz6\"]\n\
+             [[p2p.peers]]\nid = \"12D3KooWPBVB7mJXGrKwQ6DicMptFcpr3mSoPxED3YMg4GC1sxz6\"",
+            "p2p.peers[0].id: p2p.allow or p2p.block keeps this peer out",
+        ),
+        (
+            "[p2p]\nallow = [\"12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN\"]\n\
+             [[p2p.peers]]\nid = \"12D3KooWPBVB7mJXGrKwQ6DicMptFcpr3mSoPxED3YMg4GC1sxz6\"",
+            "p2p.peers[0].id: p2p.allow or p2p.block keeps this peer out",
+        ),
+        (
+            "[[p2p.peers]]\nid = \"12D3KooWPBVB7mJXGrKwQ6DicMptFcpr3mSoPxED3YMg4GC1sxz6\"\n\
+             addrs = [\"/ip4/192.0.2.1/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN\"]",
+            "p2p.peers[0].addrs[0]: expected a multiaddr of this peer",
+        ),
+        (
             "p2p.bootstrap = [\"/ip4/192.0.2.1/tcp/1\"]",
             "p2p.bootstrap[0]: expected a multiaddr that ends in /p2p/",
         ),

@@ -17,8 +17,9 @@ use crate::{
 };
 
 /// What to do about a call that has no answer, where asking again could do it twice.
-const LOOK_FIRST: &str = "it may have taken effect: look where the tool acts, and at this call's event \
-                          (io.cairn/event) with provenance_trace, before calling again";
+const LOOK_FIRST: &str = "it may have taken effect: look where the tool acts, and with provenance_trace, direction \
+                          both, from the start of this call, which is the cause of its event (io.cairn/event), before \
+                          calling again";
 
 /// What a finished run is told to the caller as.
 pub enum Told {

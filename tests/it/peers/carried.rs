@@ -116,7 +116,7 @@ fn a_run_is_carried_to_the_peer_it_names_and_waits_for_its_return() {
         Some(Body::WorkflowSubmitted(facts)) => facts.peer,
         _ => None,
     });
-    assert_eq!(told.collect::<Vec<_>>(), [peer.clone()]);
+    assert_eq!(told.collect::<Vec<_>>(), std::slice::from_ref(&peer));
     assert!(remotes(&events).iter().all(|(_, facts)| facts.peer == peer));
     nodes.a.stop();
     let data = nodes.a.data();
