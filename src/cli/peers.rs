@@ -195,7 +195,8 @@ fn disconnected(parted: &Value) -> String {
 
 fn follows(followed: &Value) -> String {
     let log = followed["log"].as_str().unwrap_or("its log is not known yet");
-    format!("{}  follows  {log}", text(followed, "peer_id"))
+    let released = if followed["released"] == true { "  released" } else { "" };
+    format!("{}  follows  {log}{released}", text(followed, "peer_id"))
 }
 
 fn unfollowed(left: &Value) -> String {

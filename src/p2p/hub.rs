@@ -39,7 +39,7 @@ use crate::{
         Actor,
         peer::{PeerDiscovered, Source as Heard},
     },
-    ledger::{Command, Ledger, peers::Peering},
+    ledger::{Command, Ledger, Ruling, peers::Peering},
     metrics::Metrics,
     p2p::{
         Peer, Transport,
@@ -297,8 +297,12 @@ impl Hub {
             Some(by) => by.tells(id, news),
             None => Peering::new(id, news),
         };
-        if let Err(stopped) = self.inner.parts.ledger.submit(Command::Peer(Box::new(peering))).await {
-            tracing::warn!(%stopped, "news of a peer is not recorded");
+        match self.inner.parts.ledger.submit(Command::Peer(Box::new(peering))).await {
+            Ok(Ruling::Denied(refusal)) => {
+                tracing::warn!(reason = refusal.message, "news of a peer is not recorded");
+            }
+            Ok(_) => {}
+            Err(stopped) => tracing::warn!(%stopped, "news of a peer is not recorded"),
         }
     }
 

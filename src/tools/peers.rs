@@ -4,6 +4,7 @@
 //! - without a network every one of them says so, and names the setting; no peer is ever invented;
 //! - what is told of a peer is read from the log; what was not measured is null.
 
+mod metrics;
 pub mod network;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -11,25 +12,29 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use self::network::{
-    Bootstrap, Connect, Disconnect, Disconnected, Discover, Discovered, Following, Network, Search, Tried,
+pub use self::metrics::AskMetrics;
+use self::{
+    metrics::{latency, measured, metrics, whole},
+    network::{
+        Bootstrap, Connect, Disconnect, Disconnected, Discover, Discovered, Following, Network, Search, Tried,
+    },
 };
 use crate::{
     call::{Code, Refusal},
     event::peer::Source,
     ledger::{Command, Ruling},
     p2p::hub::By,
-    peer::{News, Peer, Status, score::ONE},
+    peer::{News, Peer, Status},
     query::{
         QueryError, View,
-        peers::{Filter, Point, Sort},
+        peers::{Filter, Sort},
         work::At,
     },
     router::{Invocation, Scope},
     tools::{
         Builtin, arguments,
         reading::time,
-        work::{Desk, Paging, Told, now_ms, page, seen, told, unexpected, unknown},
+        work::{Desk, Paging, Told, now_ms, page, seen, told, unexpected},
     },
 };
 
@@ -40,8 +45,6 @@ const RETRIES: u32 = 3;
 const BOOTSTRAP_MS: u64 = 60_000;
 const CONNECTIONS_MIN: u64 = 1;
 const CONNECTIONS_MAX: u64 = 10;
-const HISTORY_HOURS: u64 = 24;
-const HOUR_MS: u64 = 60 * 60_000;
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("peers", definition, does);
@@ -311,52 +314,6 @@ fn row(peer: &Peer, status: &str) -> Value {
     })
 }
 
-/// What `peer_metrics` is asked.
-#[derive(Deserialize)]
-pub struct AskMetrics {
-    peer_id: String,
-    #[serde(default)]
-    include_history: bool,
-    history_hours: Option<u64>,
-    as_of_seq: Option<u64>,
-}
-
-async fn metrics(desk: &Desk, call: &Invocation) -> Told {
-    network(desk)?;
-    let asked: AskMetrics = arguments(call)?;
-    let id = asked.peer_id.clone();
-    let shown = desk.ask(move |view| match asked.of(view) {
-        Err(QueryError::NotFound(_)) => Ok(None),
-        shown => shown.map(Some),
-    });
-    told(&shown.await?.ok_or_else(|| unknown("peer", &id, LISTER))?)
-}
-
-impl AskMetrics {
-    /// What a log knows was measured of the peer.
-    pub fn of(&self, view: &View) -> Result<Value, QueryError> {
-        let At { applied, what: peer } = view.peer(&self.peer_id, self.as_of_seq)?;
-        let applied = seen(applied, self.as_of_seq)?;
-        let at_ms = match self.as_of_seq {
-            Some(seq) => view.recorded_ms(seq)?,
-            None => now_ms(),
-        };
-        let mut shown = json!({
-            "peer_id": peer.id,
-            "current_metrics": measured(&peer, at_ms),
-            "connection_info": connection(&peer),
-            "seq": applied,
-        });
-        if self.include_history {
-            let hours = self.history_hours.unwrap_or(HISTORY_HOURS);
-            let from_ms = at_ms.saturating_sub(hours * HOUR_MS);
-            let points = view.peer_history(&self.peer_id, from_ms, self.as_of_seq)?;
-            shown["history"] = points.iter().map(point).collect();
-        }
-        Ok(shown)
-    }
-}
-
 /// The peer as the log knows it, and the seq it was read at; none where nothing was ever heard of it.
 async fn known(desk: &Desk, id: &str, as_of: Option<u64>) -> Result<Option<At<Peer>>, Refusal> {
     let id = id.to_owned();
@@ -366,78 +323,6 @@ async fn known(desk: &Desk, id: &str, as_of: Option<u64>) -> Result<Option<At<Pe
         Err(err) => Err(err),
     })
     .await
-}
-
-/// The metrics at a moment. What was never measured is null.
-fn measured(peer: &Peer, at_ms: u64) -> Value {
-    let counters = &peer.counters;
-    let passed = |count: u64| (counters.connected_ms > 0).then_some(count);
-    let (p50, p99) = latency(peer);
-    json!({
-        "latency_ms": {"p50": p50, "p99": p99},
-        "bytes_sent": passed(counters.bytes_out),
-        "bytes_received": passed(counters.bytes_in),
-        "requests_served": passed(counters.served),
-        "requests_sent": passed(counters.sent),
-        "failures": passed(counters.failures),
-        "connection_quality": peer.connection_quality().map(whole),
-        "reliability_score": peer.reliability().map(whole),
-        "uptime_s": peer.link.as_ref().map(|link| at_ms.saturating_sub(link.since_ms) / 1000),
-    })
-}
-
-fn connection(peer: &Peer) -> Value {
-    let link = peer.link.as_ref();
-    json!({
-        "status": peer.status.as_str(),
-        "multiaddr": link.map(|link| &link.address),
-        "transport": link.map(|link| link.transport),
-        "direction": link.map(|link| link.direction),
-        "connected_since": link.map(|link| time(link.since_ms)),
-        "connection_time_ms": link.and_then(|link| link.took_us).map(|us| us / 1000),
-        "agent": peer.agent,
-        "protocols": peer.protocols,
-        "connections": peer.counters.connections,
-        "calls": peer.counters.calls,
-        "calls_failed": peer.counters.calls_failed,
-        "followed": peer.followed.iter().map(|followed| json!({
-            "log": followed.log.to_string(),
-            "origin": followed.origin,
-            "size": followed.size,
-        })).collect::<Vec<_>>(),
-        "quarantine": peer.quarantine.map(|held| held.event.to_string()),
-    })
-}
-
-fn point(point: &Point) -> Value {
-    let measured = &point.measured;
-    json!({
-        "time": time(point.at_ms),
-        "window_ms": measured.window_ms,
-        "latency_ms": {"p50": measured.latency_p50_us.map(milli), "p99": measured.latency_p99_us.map(milli)},
-        "bytes_sent": measured.bytes_out,
-        "bytes_received": measured.bytes_in,
-        "requests_served": measured.served,
-        "requests_sent": measured.sent,
-        "failures": measured.failures,
-        "connected_ms": measured.connected_ms,
-    })
-}
-
-/// The last measured latencies in milliseconds: half of the pings, and all but a hundredth.
-fn latency(peer: &Peer) -> (Option<f64>, Option<f64>) {
-    let measure = peer.measure.as_ref();
-    let of = |us: Option<u64>| us.map(milli);
-    (of(measure.and_then(|at| at.latency_p50_us)), of(measure.and_then(|at| at.latency_p99_us)))
-}
-
-fn milli(us: u64) -> f64 {
-    us as f64 / 1000.0
-}
-
-/// Parts per million as a share of one.
-fn whole(ppm: u64) -> f64 {
-    ppm as f64 / ONE as f64
 }
 
 #[derive(Deserialize)]

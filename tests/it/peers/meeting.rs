@@ -337,6 +337,18 @@ fn whom_the_lists_keep_out_is_out_both_ways() {
 }
 
 #[test]
+fn a_node_that_knows_nobody_has_failed_at_nothing() {
+    let mut alone = Node::running();
+    alone.call("peer_list", json!({}));
+    alone.stop();
+    alone.start("", "");
+    let metrics = alone.server().get("/metrics").text().to_owned();
+    assert!(!metrics.contains(r#"cairn_alert{name="bootstrap_failures"} 1"#), "{metrics}");
+    let events = alone.ends_well();
+    assert!(events.iter().all(|event| record::kind(event) != "bootstrap.started"), "nobody could be tried");
+}
+
+#[test]
 fn nodes_are_joined_by_their_names() {
     let (mut a, b) = (Node::new(), Node::running());
     let named = b.full().replace("/ip4/127.0.0.1/", "/dns4/localhost/");
