@@ -92,7 +92,7 @@ async fn lies_about_events_are_refused() {
     let tool = owner.publish("echo").await;
     owner.calls(Some(tool), "call", 10, false).await;
     let owner = std::sync::Arc::new(owner);
-    refused!(owner, |r, _| rewritten(r, 3, |f| f.prev = f.cause.or(Some(f.log))), Refused::Link { seq: 3 });
+    refused!(owner, |r, _| rewritten(r, 3, |f| f.prev = Some(f.log)), Refused::Link { seq: 3 });
     refused!(owner, |r, _| rewritten(r, 3, |f| f.ts = 1), Refused::Link { seq: 3 });
     refused!(owner, |r, _| rewritten(r, 3, |f| f.seq = 7), Refused::Seq { expected: 3, found: 7 });
     refused!(
