@@ -66,6 +66,8 @@ use crate::{
 const RANK: u32 = 10_000;
 /// The environment variable that holds the registry's token.
 const GITHUB_TOKEN: &str = "CAIRN_GITHUB_TOKEN";
+/// Between two looks at what peers offer.
+const LEARN_EVERY: Duration = Duration::from_secs(5);
 /// Changes of what peers offer within this time are taken in together.
 const GATHER: Duration = Duration::from_millis(100);
 /// How long the tools of a peer that is gone stay on offer.
@@ -314,14 +316,22 @@ impl OpenStream for Opener {
 /// Keeps what peers are known to offer in step with what they list.
 async fn learn(hub: Hub, peers: Peers, router: Router) {
     let mut changes = router.changes();
+    let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     loop {
-        match changes.recv().await {
-            Err(RecvError::Closed) => return,
+        match tokio::time::timeout(LEARN_EVERY, changes.recv()).await {
+            Ok(Err(RecvError::Closed)) => return,
             // Several peers that come at once are learnt from together.
-            Ok(_) | Err(RecvError::Lagged(_)) => tokio::time::sleep(GATHER).await,
+            Ok(Ok(_) | Err(RecvError::Lagged(_))) => tokio::time::sleep(GATHER).await,
+            // What a peer offers that is on offer here already changes nothing here.
+            Err(_) => {}
         }
-        for (peer, capabilities) in peers.capabilities() {
-            hub.offers(&peer, capabilities).await;
+        let offered: BTreeMap<_, _> = peers.capabilities().into_iter().collect();
+        told.retain(|peer, _| offered.contains_key(peer));
+        for (peer, capabilities) in offered {
+            if told.get(&peer) != Some(&capabilities) {
+                hub.offers(&peer, capabilities.clone()).await;
+                told.insert(peer, capabilities);
+            }
         }
     }
 }

@@ -337,6 +337,22 @@ fn whom_the_lists_keep_out_is_out_both_ways() {
 }
 
 #[test]
+fn what_a_peer_offers_is_known_though_this_node_offers_the_same() {
+    let (mut a, mut b) = (Node::new(), Node::new());
+    b.start("", &a.entry("scopes = [\"mcp:call\"]"));
+    a.start("", &b.dialled(""));
+    let offered = |word: &str| {
+        let row = a.row(&b.peer);
+        row["capabilities"].as_array().into_iter().flatten().any(|known| known == word)
+    };
+    until("its own tools are known", || offered("task_submit").then_some(()));
+    let listed = a.caller().tell("peer_list", json!({"capability_filter": ["peer_list", "task_submit"]}));
+    assert_eq!(names(&listed), [b.peer.as_str()], "{listed}");
+    a.ends_well();
+    b.ends_well();
+}
+
+#[test]
 fn a_node_that_knows_nobody_has_failed_at_nothing() {
     let mut alone = Node::running();
     alone.call("peer_list", json!({}));
