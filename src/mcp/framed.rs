@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - a frame that breaks the rules is the last one read; what is no message is told so before that;
-//! - a client that wraps its messages is answered so.
+//! - a client whose first message is wrapped is answered so from then on.
 
 use bytes::Bytes;
 use tokio::io::AsyncRead;

@@ -49,7 +49,7 @@ impl Kept {
         mut follow: BTreeSet<Peer>,
     ) -> Self {
         let path = home.dir().join("network.json");
-        let asked = match fs::read(&path).map(|text| serde_json::from_slice::<Asked>(&text)) {
+        let mut asked = match fs::read(&path).map(|text| serde_json::from_slice::<Asked>(&text)) {
             Ok(Ok(asked)) => asked,
             Ok(Err(err)) => {
                 tracing::warn!(%err, "network.json cannot be read; peers that callers asked to keep are forgotten");
@@ -61,6 +61,8 @@ impl Kept {
                 Asked::default()
             }
         };
+        // The configuration was read after the caller parted: it says so again.
+        asked.apart.retain(|peer| !keep.contains_key(peer) && !follow.contains(peer));
         for (peer, addrs) in &asked.keep {
             keep.entry(peer.clone()).or_insert_with(|| addrs.clone());
         }
@@ -183,5 +185,25 @@ mod tests {
         assert!(!kept.peers().contains_key("a"), "it outlives the process");
         kept.take_back("a");
         assert!(kept.peers().contains_key("a"));
+    }
+
+    #[test]
+    fn what_the_configuration_keeps_is_kept_again_by_the_next_process() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let open = || {
+            let home = Home::open(dir.path()).expect("a home");
+            Kept::open(
+                &home,
+                BTreeMap::from([("a".to_owned(), Vec::new())]),
+                BTreeSet::from(["b".to_owned()]),
+            )
+        };
+        let kept = open();
+        for peer in ["a", "b"] {
+            kept.let_go(peer);
+            assert!(!kept.peers().contains_key(peer), "{peer} is left alone");
+        }
+        drop(kept);
+        assert!(open().peers().keys().eq(["a", "b"]));
     }
 }
