@@ -103,7 +103,7 @@ fn fill(home: &Home, events: u64) -> Vec<Cid> {
             _ => names.last().copied(),
         };
         let body = match seq {
-            0 => Body::LogOpened(LogOpened { genesis: log_name, software: "bench".to_owned() }),
+            0 => Body::LogOpened(LogOpened { genesis: log_name, software: "bench".to_owned(), salt: None }),
             _ if seq % 2 == 0 => Body::CallSucceeded(CallSucceeded { took_us: seq, input_required: false }),
             _ => Body::CallStarted(CallStarted {
                 method: "tools/call".to_owned(),

@@ -6,6 +6,7 @@
 //! - no user content: a body is small, typed and closed; content lives in payloads.
 
 pub mod body;
+pub mod keeping;
 pub mod peer;
 pub mod work;
 

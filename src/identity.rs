@@ -5,6 +5,8 @@
 //! - what [`open_checkpoint`] gives was signed by the key asked for; other signatures prove nothing here;
 //! - a verifier key has one text, and no `Debug` shows a seed.
 
+pub mod rotation;
+
 use std::fmt;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -194,6 +196,11 @@ pub fn open_checkpoint(note: &str, verifier: &Verifier) -> Result<Checkpoint, Ch
         true => Ok(checkpoint),
         false => Err(CheckpointError::Origin { origin: checkpoint.origin }),
     }
+}
+
+/// The size a head claims, whoever signed it; 0 where the text is no head.
+pub fn claimed_size(note: &str) -> u64 {
+    note.lines().nth(1).and_then(|size| size.parse().ok()).unwrap_or(0)
 }
 
 /// Reads the text of a checkpoint. Extension lines, which are ours to ignore, must not be empty.

@@ -18,6 +18,8 @@ pub const PAYLOAD_MAX: usize = 64 * 1024 * 1024;
 pub const JSON: &str = "application/json";
 
 const SALT_LEN: usize = 16;
+/// In the place of a media type, where what is committed to is the key itself.
+const SALTED: &str = "cairn salt key";
 
 /// The key of a scope's payload salts. Kept outside the database.
 #[derive(Clone)]
@@ -36,6 +38,11 @@ impl SaltKey {
         mac.update(data);
         let full = mac.finalize().into_bytes();
         full[..SALT_LEN].try_into().expect("sha-256 gives 32 bytes")
+    }
+
+    /// What tells, on record in `log`, that this key salts its payloads, and nothing about the key.
+    pub fn commitment_for(&self, log: &Cid) -> [u8; SALT_LEN] {
+        self.commit(SALTED, &log.to_bytes())
     }
 }
 

@@ -181,7 +181,7 @@ fn events_of_other_entities_change_nothing() {
         subject: "log".into(),
         tool: None,
         payloads: Vec::new(),
-        body: Body::LogOpened(LogOpened { genesis: cid("genesis"), software: "x".into() }),
+        body: Body::LogOpened(LogOpened { genesis: cid("genesis"), software: "x".into(), salt: None }),
     };
     let place = Place { log: cid("genesis"), seq: 1, prev: Some(cid("before")), ts: 1 };
     call.apply(&Event::seal(fact, place).expect("a small fact"));

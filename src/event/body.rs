@@ -10,9 +10,14 @@ use ipld_core::{
     serde::{from_ipld, to_ipld},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_bytes::ByteArray;
 
 use crate::{
     block::Cid,
+    event::keeping::{
+        AccessRead, AccessRefused, ConfigApplied, LogKeyRotated, LogSalted, LogTakenOver, TokenAdded,
+        TokenRevoked,
+    },
     event::peer::{
         BootstrapFinished, BootstrapStarted, LogFollowed, PeerConnected, PeerDisconnected, PeerDiscovered,
         PeerForked, PeerMeasured, PeerReleased, PeerUnreachable, RemoteCalled,
@@ -124,6 +129,14 @@ kinds! {
     BootstrapFinished = "bootstrap.finished",
     RemoteCalled = "remote.called",
     LogFollowed = "log.followed",
+    LogTakenOver = "log.taken_over",
+    LogSalted = "log.salted",
+    LogKeyRotated = "log.key_rotated",
+    TokenAdded = "token.added",
+    TokenRevoked = "token.revoked",
+    AccessRead = "access.read",
+    AccessRefused = "access.refused",
+    ConfigApplied = "config.applied",
 }
 
 fn to_map<T: Serialize>(facts: &T) -> BTreeMap<String, Ipld> {
@@ -143,6 +156,9 @@ fn from_map<T: DeserializeOwned>(map: &BTreeMap<String, Ipld>) -> Option<T> {
 pub struct LogOpened {
     pub genesis: Cid,
     pub software: String,
+    /// Which key salts the log's payloads, as a one-way commitment; logs of before have a `log.salted` for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salt: Option<ByteArray<16>>,
 }
 
 /// A start found calls without an ending and ended them.

@@ -3,6 +3,7 @@
 //! `schemas/golden.json` is one small log under a signed head: a genesis, a contract, two payloads, a plan and, in order
 //! of `seq`, at least one event of every kind. Kinds are only ever added at its end: released bytes never change.
 
+mod keeping;
 mod peer;
 mod work;
 
@@ -53,9 +54,14 @@ struct Line {
     hex: String,
 }
 
-/// The identity that signs the golden log's head.
+/// The identity that signs the golden log's heads until its keys change.
 fn signer() -> Signer {
     Signer::new("cairn.example/golden", [3; 32]).expect("a key name without spaces or pluses")
+}
+
+/// The identity that signs them from there on.
+fn next_signer() -> Signer {
+    Signer::new("cairn.example/golden", [4; 32]).expect("a key name without spaces or pluses")
 }
 
 fn line(name: &str, cid: Cid, bytes: &[u8]) -> Line {
@@ -124,13 +130,14 @@ impl Story {
         story.keep();
         story.work();
         story.peers();
+        story.keeping();
         story
     }
 
     fn open(&mut self) {
         let (genesis, contract) = (self.log, self.contract);
         let software = "cairn 0.1.0".into();
-        self.add("log", Body::LogOpened(LogOpened { genesis, software }));
+        self.add("log", Body::LogOpened(LogOpened { genesis, software, salt: None }));
         let published =
             ContractPublished { contract, name: "echo".into(), source: "everything".into(), prev: None };
         self.add("contract/everything/echo", Body::ContractPublished(published));
@@ -231,8 +238,8 @@ fn every_kind_seals_to_its_golden_bytes() {
         tree.push(leaf_hash(&event.cid()));
     }
     let told = Golden {
-        vkey: signer().vkey(),
-        checkpoint: signer().sign_checkpoint(story.events.len() as u64, &tree.root()),
+        vkey: next_signer().vkey(),
+        checkpoint: next_signer().sign_checkpoint(story.events.len() as u64, &tree.root()),
         events: story
             .events
             .iter()

@@ -262,7 +262,7 @@ fn begin(log: &mut dyn Log, seed: &[u8; 32], nonce: [u8; 32], now_us: u64) -> Re
         nonce: nonce[..16].to_vec(),
     });
     let software = format!("cairn {}", env!("CARGO_PKG_VERSION"));
-    let opened = LogOpened { genesis: genesis.cid(), software };
+    let opened = LogOpened { genesis: genesis.cid(), software, salt: None };
     let place = Place { log: genesis.cid(), seq: 0, prev: None, ts: now_us };
     let event = Event::seal(log_fact(node(), Body::LogOpened(opened)), place)
         .map_err(|_| LogError::Corrupt { what: "the first event cannot be sealed" })?;

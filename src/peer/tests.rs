@@ -226,6 +226,6 @@ fn events_of_other_kinds_change_nothing() {
     let mut story = Story::default();
     story.tell(0, found(&["/a"], None));
     let before = story.peer().clone();
-    story.fold(Body::LogOpened(LogOpened { genesis: cid(1), software: "cairn".into() }));
+    story.fold(Body::LogOpened(LogOpened { genesis: cid(1), software: "cairn".into(), salt: None }));
     assert_eq!(Peer { last_seq: before.last_seq, ..story.peer().clone() }, before);
 }

@@ -53,7 +53,7 @@ fn receipt() -> Receipt {
             subject: "log".to_owned(),
             tool: None,
             payloads: vec![],
-            body: Body::LogOpened(LogOpened { genesis: log, software: "cairn".to_owned() }),
+            body: Body::LogOpened(LogOpened { genesis: log, software: "cairn".to_owned(), salt: None }),
         };
         let place = Place { log, seq, prev: events.last().map(Event::cid), ts: 1_700_000_000_000_000 + seq };
         let event = Event::seal(fact, place).expect("the fact keeps the rules");

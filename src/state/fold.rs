@@ -181,7 +181,18 @@ impl Folder {
             return Ok(());
         };
         match body {
-            Body::LogOpened(_) | Body::LogRecovered(_) | Body::AccessExported(_) => Ok(()),
+            // What these say is read from the events themselves, by their kind or subject.
+            Body::LogOpened(_)
+            | Body::LogRecovered(_)
+            | Body::LogTakenOver(_)
+            | Body::LogSalted(_)
+            | Body::LogKeyRotated(_)
+            | Body::TokenAdded(_)
+            | Body::TokenRevoked(_)
+            | Body::AccessRead(_)
+            | Body::AccessRefused(_)
+            | Body::AccessExported(_)
+            | Body::ConfigApplied(_) => Ok(()),
             Body::ContractPublished(facts) => {
                 self.contract(&facts.source, &facts.name, &facts.contract, seq, true)
             }

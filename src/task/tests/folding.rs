@@ -27,7 +27,11 @@ fn the_fold_is_what_the_events_say() {
     let bytes = crate::block::encode(task);
     assert_eq!(crate::block::decode::<Task>(&bytes).expect("it was encoded"), *task);
     let mut other = task.clone();
-    let body = Body::LogOpened(crate::event::body::LogOpened { genesis: cid("g"), software: "x".into() });
+    let body = Body::LogOpened(crate::event::body::LogOpened {
+        genesis: cid("g"),
+        software: "x".into(),
+        salt: None,
+    });
     other.apply(&sealed(task.fact(body, actor(), None, Vec::new(), Vec::new()), 9, 2000));
     assert_eq!(other, *task, "events of other entities change nothing");
 }
