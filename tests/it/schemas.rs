@@ -24,11 +24,12 @@ use crate::{
 const BASE: &str = "file:///schemas/";
 
 /// The schema each kind of example outside `events/` is checked against.
-const BLOCKS: [(&str, &str); 4] = [
+const BLOCKS: [(&str, &str); 5] = [
     ("genesis", "genesis.json"),
     ("contract", "contract.json"),
     ("payload.input", "payload.json"),
     ("payload.output", "payload.json"),
+    ("plan", "plan.json"),
 ];
 
 struct Folder;
