@@ -92,7 +92,7 @@ fn fill(home: &Home, events: u64) -> Vec<Cid> {
     let log_name = genesis.cid();
     let mut log = SqliteLog::open(&home.log_path(), false).expect("a log");
     let mut names: Vec<Cid> = Vec::new();
-    let mut batch = Batch { blocks: vec![genesis], events: Vec::new() };
+    let mut batch = Batch { blocks: vec![genesis], ..Batch::default() };
     let mut tip = None;
     for seq in 0..events {
         let call = seq.saturating_sub(1) / 2;

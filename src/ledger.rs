@@ -12,6 +12,7 @@ pub mod concluding;
 mod crew;
 mod deciding;
 mod folding;
+pub mod heads;
 mod holding;
 mod loading;
 mod memory;

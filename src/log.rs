@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - append-only: events are never changed or removed; erasing a block leaves its name;
-//! - an append is all or nothing, and durable when it returns;
+//! - an append is all or nothing, and durable when it returns: events, and the signed head over them;
 //! - no caller above this room knows which store is behind it.
 
 pub mod home;
@@ -24,11 +24,13 @@ pub struct Tip {
     pub ts: u64,
 }
 
-/// What one commit adds: blocks first, then the events that link to them.
+/// What one commit adds: blocks first, then the events that link to them, then the signed head over the whole log.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub blocks: Vec<Block>,
     pub events: Vec<Event>,
+    /// The signed note that takes the place of the one before; none leaves that one.
+    pub head: Option<String>,
 }
 
 /// One event as stored, not yet checked.
@@ -87,6 +89,9 @@ pub trait Log: Send {
 /// The reading side: sees whole commits only.
 pub trait Reader: Send {
     fn tip(&self) -> Result<Option<Tip>, LogError>;
+
+    /// The signed note that the last commit left: not checked here. None in a log from before heads stood in it.
+    fn head(&self) -> Result<Option<String>, LogError>;
 
     /// The event of this id.
     fn event(&self, cid: &Cid) -> Result<Option<Event>, LogError>;

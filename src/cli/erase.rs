@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use crate::{
     cli::{args::Erase, existing, out, runtime},
-    event::Actor,
     ledger::{
         Command, Ruling,
         opening::Settings,
         sharing::{self, Member},
+        writer::operator,
     },
     node,
 };
@@ -25,11 +25,7 @@ pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
         owner: format!("`cairn erase` (process {})", std::process::id()),
         random: node::random,
     };
-    let command = Command::Erase {
-        payload: args.cid,
-        basis: args.basis,
-        actor: Actor { id: "local".to_owned(), role: "operator".to_owned(), proof: None },
-    };
+    let command = Command::Erase { payload: args.cid, basis: args.basis, actor: operator() };
     let ruling = runtime()?.block_on(async {
         let (ledger, sharing) = sharing::join(member).await?;
         let ruling = ledger.submit(command).await;

@@ -1,12 +1,14 @@
 //! `cairn rebuild`: `state.db` derived again from `log.db`, with the digest of every table before and after.
 //!
-//! Invariant: nobody else writes meanwhile: the right to write is held until it is done.
+//! Invariants:
+//! - nobody else writes meanwhile: the right to write is held until it is done;
+//! - signing what no head covers is on record, with the events that were taken over.
 
 use std::{collections::BTreeMap, process::ExitCode};
 
 use crate::{
     cli::{Rebuild, existing, out, progress::Progress, table::Table},
-    ledger::opening,
+    ledger::{heads::take_over, opening},
     log::{Reader, sqlite::SqliteReader},
     state,
 };
@@ -23,11 +25,12 @@ pub fn run(args: Rebuild, quiet: bool) -> anyhow::Result<ExitCode> {
         .and_then(|state| Ok((state::progress(&state)?.applied, state::digest::tables(&state)?)));
     let (applied, before) = before.unwrap_or((0, BTreeMap::new()));
     let mut progress = Progress::new("folding", events, quiet);
-    let folder = opening::rebuild(&home, &mut |applied| progress.at(applied))?;
+    let mut folder = opening::rebuild(&home, &mut |applied| progress.at(applied))?;
     drop(progress);
-    if args.sign {
-        opening::sign(&home, &folder)?;
-    }
+    let taken = match args.sign {
+        true => take_over(&home, &mut folder)?,
+        false => None,
+    };
     let after = state::digest::tables(folder.state())?;
 
     let mut table = Table::new(&["table", "before", "after", "same"]);
@@ -45,6 +48,15 @@ pub fn run(args: Rebuild, quiet: bool) -> anyhow::Result<ExitCode> {
         ]);
     }
     out::print(&table.render())?;
+    if !quiet && args.sign {
+        match taken {
+            Some(taken) => eprintln!(
+                "taken over and signed: {} events from seq {} that no signed head covered; it is on record as log.taken_over",
+                taken.events, taken.from_seq
+            ),
+            None => eprintln!("the log stood under its signed head already; nothing was taken over"),
+        }
+    }
     if !quiet && applied < events {
         eprintln!("the state was at event {applied} of {events} before");
     }

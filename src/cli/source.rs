@@ -17,7 +17,7 @@ use crate::{
         remote::{Refused, Remote},
     },
     identity::{Verifier, open_checkpoint},
-    ledger::opening,
+    ledger::{heads::notes, opening},
     log::{Log, Reader, home::Home, sqlite::SqliteLog, sqlite::SqliteReader},
     p2p::sync::followed::Followed,
     query::{View, beside::Logs, list::Filter, lookup::Found, proof::Head, shown::Payloads},
@@ -128,13 +128,13 @@ pub fn head(home: &Home, view: &View) -> anyhow::Result<Head> {
         .and_then(|key| Verifier::from_key(&genesis.origin, key).ok())
         .ok_or_else(|| anyhow::anyhow!("the genesis block holds no ed25519 key"))?;
     let applied = view.applied()?;
-    let heads = home.head()?.read()?.into_iter().filter_map(|note| {
+    let heads = notes(home, &log)?.into_iter().filter_map(|note| {
         let size = open_checkpoint(&note, &verifier).ok()?.size;
         (size <= applied).then_some(Head { size, note })
     });
     heads.max_by_key(|head| head.size).ok_or_else(|| {
         anyhow::anyhow!(
-            "no signed head of the log {} is beside it; start the server once to sign one",
+            "no signed head of the log {} is in it or beside it; see `cairn log verify`",
             Block::encode(&genesis).cid()
         )
     })

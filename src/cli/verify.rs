@@ -68,6 +68,9 @@ fn shown(report: &Report) -> String {
     if let Some(root) = &report.root {
         text += &format!(", root {root}");
     }
+    if let Some(head) = &report.head {
+        text += &format!(", under the head over {} events that {} signed", head.size, head.key);
+    }
     if let Some(payloads) = report.payloads {
         text += &format!(", payloads {payloads}");
     }

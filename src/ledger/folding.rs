@@ -1,7 +1,7 @@
-//! The folding thread: after each commit, the state, then the signed head.
+//! The folding thread: after each commit, the state, then the file of the signed head.
 //!
 //! Invariants:
-//! - a head is signed only over events that are committed and folded;
+//! - a head is written and told of only once its events are committed and folded;
 //! - when this thread ends, the writer stops at its next commit.
 
 use std::{
@@ -13,8 +13,10 @@ use tokio::sync::watch;
 
 use crate::{
     event::Event,
-    identity::Signer,
-    ledger::{Reach, writer::Chain},
+    ledger::{
+        Reach,
+        writer::{Chain, Committed},
+    },
     log::home::HeadFile,
     state::{StateError, fold::Folder},
 };
@@ -24,7 +26,6 @@ const FOLD_MAX: usize = 8 * 1024;
 
 pub(super) struct Folding {
     pub folder: Folder,
-    pub signer: Signer,
     pub head: HeadFile,
     pub reach: watch::Sender<Reach>,
     /// How often the signed head is forced to disk.
@@ -33,13 +34,14 @@ pub(super) struct Folding {
 
 impl Folding {
     /// Folds what is committed until the writer ends. Ending here first stops the writer.
-    pub fn run(mut self, commits: Receiver<Vec<Event>>) {
+    pub fn run(mut self, commits: Receiver<Committed>) {
         let mut synced = Instant::now();
-        while let Ok(mut events) = commits.recv() {
+        while let Ok(Committed { mut events, mut note }) = commits.recv() {
             while events.len() < FOLD_MAX
                 && let Ok(more) = commits.try_recv()
             {
-                events.extend(more);
+                events.extend(more.events);
+                note = more.note;
             }
             if let Err(err) = self.folder.apply(&events) {
                 tracing::error!(err = %Chain(&err), "fold failed; ledger stops");
@@ -49,22 +51,21 @@ impl Folding {
             if sync {
                 synced = Instant::now();
             }
-            if let Err(err) = self.sign(sync) {
+            if let Err(err) = self.tell(note, sync) {
                 tracing::error!(%err, "the signed head cannot be written; ledger stops");
                 return;
             }
         }
-        if let Err(err) = self.sign(true) {
+        let last = self.reach.borrow().checkpoint.clone();
+        if let Err(err) = self.tell(last, true) {
             tracing::error!(%err, "the last signed head cannot be written");
         }
     }
 
-    /// Signs what is folded, which is committed already, and says how far that is.
-    pub fn sign(&mut self, sync: bool) -> std::io::Result<()> {
-        let applied = self.folder.applied();
-        let checkpoint = self.signer.sign_checkpoint(applied, &self.folder.root());
+    /// Writes the signed head over what is folded into its file, and says how far that is.
+    pub fn tell(&mut self, checkpoint: String, sync: bool) -> std::io::Result<()> {
         self.head.write(&checkpoint, sync)?;
-        self.reach.send_replace(Reach { applied, checkpoint });
+        self.reach.send_replace(Reach { applied: self.folder.applied(), checkpoint });
         Ok(())
     }
 }

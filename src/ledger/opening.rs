@@ -1,7 +1,7 @@
 //! Opening a ledger: lock, keys, log, state, and the checks that make a bad day visible before it spreads.
 //!
 //! Invariants:
-//! - a log that does not contain the last signed head is not opened;
+//! - a log that does not stand under a signed head over exactly its events is not opened;
 //! - opening runs no tool; what was running when a process died is ended as interrupted.
 
 use std::{fs, sync::Arc, thread, time::Duration};
@@ -14,10 +14,11 @@ use crate::{
     catalogue::Entry,
     contract::Contract,
     event::{Body, Event, Genesis, Place, body::LogOpened},
-    identity::{Signer, Verifier, open_checkpoint},
+    identity::Signer,
     ledger::{
         About, Command, GROUP_MAX, Ledger, Reach, Shelf, Stopped, WAITING_MAX, clock,
         folding::{Folding, catch_up},
+        heads::{HeadError, Heads, claimed_size, notes},
         holding::Holding,
         loading::Loading,
         sealer::Sealer,
@@ -28,7 +29,7 @@ use crate::{
         home::{HeadFile, Home, HomeError, Lock},
         sqlite::SqliteLog,
     },
-    merkle,
+    merkle::{Growing, leaf_hash},
     metrics::Metrics,
     query,
     queue::Rates,
@@ -81,18 +82,8 @@ pub enum OpenError {
     Log(#[from] LogError),
     #[error("the state cannot be derived")]
     State(#[from] StateError),
-    #[error(
-        "the log has {found} events, but a head over {signed} was signed: events were lost or an older copy was put back; restore the newest copy of log.db"
-    )]
-    RolledBack { signed: u64, found: u64 },
-    #[error(
-        "the log is not the one whose head was signed at {signed} events: it was changed or replaced; check it with `cairn log verify` and restore the copy that was signed"
-    )]
-    Forked { signed: u64 },
-    #[error(
-        "the log has {found} events but no readable signed head; restore the file `head` beside log.db, or, if you trust this log, sign it as it stands with `cairn rebuild --sign`"
-    )]
-    Headless { found: u64 },
+    #[error(transparent)]
+    Standing(#[from] HeadError),
     #[error("the log's signing key does not fit the log; restore keys/log.key from your backup")]
     Key,
     #[error("the head file cannot be read or written")]
@@ -136,11 +127,11 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
     let lock = home.lock(birth.owner)?;
     let mut log: Box<dyn Log> = Box::new(SqliteLog::open(&home.log_path(), settings.fsync)?);
     let reader = log.reader()?;
-    let mut head = home.head()?;
-    let notes = head.read().map_err(OpenError::Head)?;
+    let head = home.head()?;
     if reader.tip()?.is_none() {
-        if let Some(signed) = notes.iter().map(|note| claimed_size(note)).max() {
-            return Err(OpenError::RolledBack { signed, found: 0 });
+        let claimed = notes(home, reader.as_ref())?.iter().map(|note| claimed_size(note)).max();
+        if let Some(signed) = claimed {
+            return Err(HeadError::RolledBack { signed, found: 0 }.into());
         }
         home.make_keys(&mut *birth.random)?;
         begin(log.as_mut(), &home.keys()?.seed, (birth.random)(), birth.now_us)?;
@@ -148,14 +139,10 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
     let genesis = genesis(reader.as_ref())?;
     let signer = signer(home, &genesis)?;
     let found = reader.tip()?.map_or(0, |tip| tip.seq + 1);
-    let signed = last_signed(&notes, &signer, found)?;
+    let heads = Heads::of(notes(home, reader.as_ref())?, signer.verifier());
+    let note = heads.over(found)?.to_owned();
     let folder = derive(home, log.as_ref(), birth.step)?;
-    if let Some((size, root)) = signed
-        && merkle::root_at(&StoredTiles { state: folder.state(), log: reader.as_ref() }, size).ok()
-            != Some(root)
-    {
-        return Err(OpenError::Forked { signed: size });
-    }
+    heads.agree(&StoredTiles { state: folder.state(), log: reader.as_ref() }, found)?;
     erase_again(folder.state(), log.as_mut(), reader.as_ref())?;
     // Statistics of a few rows mislead the planner once there are many.
     if folder.applied() >= STATISTICS_MIN {
@@ -169,7 +156,7 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
     let dead = dead_runners(&working, &holding, home);
     home.sweep();
     let (ledger, running) =
-        start(home, settings, Checked { lock, log, head, signer, folder, working, holding, about })?;
+        start(home, settings, Checked { lock, log, head, note, signer, folder, working, holding, about })?;
     if !dead.is_empty() {
         ledger.submit_blocking(Command::Recover { runners: dead })?;
     }
@@ -181,6 +168,8 @@ struct Checked {
     lock: Lock,
     log: Box<dyn Log>,
     head: HeadFile,
+    /// The signed head over exactly the log's events.
+    note: String,
     signer: Signer,
     folder: Folder,
     working: Working,
@@ -188,23 +177,30 @@ struct Checked {
     about: About,
 }
 
-/// Signs the log as it stands and starts the threads that write and fold it.
+/// Starts the threads that write and fold the log.
 fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, Running), OpenError> {
-    let Checked { lock, log, head, signer, mut folder, working, holding, about } = checked;
-    let tip = log.reader()?.tip()?;
+    let Checked { lock, mut log, head, note, signer, mut folder, working, holding, about } = checked;
+    let reader = log.reader()?;
+    let tip = reader.tip()?;
+    if reader.head()?.as_ref() != Some(&note) {
+        // A log from before heads stood in it: the one beside it takes its place there.
+        let batch = Batch { head: Some(note.clone()), ..Batch::default() };
+        log.append(tip.map(|tip| tip.cid), &batch)?;
+    }
     let (inbox, asks) = mpsc::channel(WAITING_MAX);
     let (fold, commits) = std::sync::mpsc::sync_channel(FOLD_BACKLOG);
     let (committed, committed_rx) = watch::channel(tip.map_or(0, |tip| tip.seq + 1));
     let (reach, reach_rx) = watch::channel(Reach::default());
     folder.watched_by(settings.metrics.clone());
-    let mut folding = Folding { folder, signer, head, reach, sync_every: settings.checkpoint_interval };
-    folding.sign(true).map_err(OpenError::Head)?;
+    let tree = folder.edge();
+    let mut folding = Folding { folder, head, reach, sync_every: settings.checkpoint_interval };
+    folding.tell(note, true).map_err(OpenError::Head)?;
     let (alarm, face) = clock::clock();
     let writer = Writer {
-        reader: log.reader()?,
+        reader,
         log,
         state: state::open_reader(&home.state_path(), &home.log_path())?,
-        sealer: Sealer { log: about.log, tip, looked_us: 0 },
+        sealer: Sealer { log: about.log, tip, looked_us: 0, tree, signer },
         working,
         holding,
         limits: settings.limits,
@@ -234,16 +230,6 @@ fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, 
     Ok((ledger, Running { writer, folding, clock, _lock: lock }))
 }
 
-/// Signs the log as it stands, for an operator who trusts it: what was signed before is forgotten.
-pub fn sign(home: &Home, folder: &Folder) -> Result<(), OpenError> {
-    let log = SqliteLog::open(&home.log_path(), true)?;
-    let signer = signer(home, &genesis(log.reader()?.as_ref())?)?;
-    let note = signer.sign_checkpoint(folder.applied(), &folder.root());
-    let mut head = home.head()?;
-    // Both slots, so that no older head is left to be believed.
-    head.write(&note, true).and_then(|()| head.write(&note, true)).map_err(OpenError::Head)
-}
-
 /// Derives the state again from the log alone.
 pub fn rebuild(home: &Home, step: &mut dyn FnMut(u64)) -> Result<Folder, OpenError> {
     let log = SqliteLog::open(&home.log_path(), true)?;
@@ -267,7 +253,10 @@ fn begin(log: &mut dyn Log, seed: &[u8; 32], nonce: [u8; 32], now_us: u64) -> Re
     let event = Event::seal(log_fact(node(), Body::LogOpened(opened)), place)
         .map_err(|_| LogError::Corrupt { what: "the first event cannot be sealed" })?;
     // A crash before this leaves an empty log, which the next start begins again.
-    log.append(None, &Batch { blocks: vec![genesis], events: vec![event] })?;
+    let mut tree = Growing::new();
+    tree.push(leaf_hash(&event.cid()));
+    let head = Some(signer.sign_checkpoint(tree.size(), &tree.root()));
+    log.append(None, &Batch { blocks: vec![genesis], events: vec![event], head })?;
     Ok(())
 }
 
@@ -282,38 +271,12 @@ pub fn genesis(reader: &dyn Reader) -> Result<Genesis, LogError> {
 }
 
 /// The log's signer, if the key beside the log is the log's.
-fn signer(home: &Home, genesis: &Genesis) -> Result<Signer, OpenError> {
+pub(super) fn signer(home: &Home, genesis: &Genesis) -> Result<Signer, OpenError> {
     let signer = Signer::new(&genesis.origin, home.keys()?.seed).map_err(|_| OpenError::Key)?;
     match signer.public_key()[..] == genesis.key[..] {
         true => Ok(signer),
         false => Err(OpenError::Key),
     }
-}
-
-/// The last head signed for this log of `found` events.
-///
-/// A log of one event may have none: a first start can end between its first commit and its first head.
-fn last_signed(
-    notes: &[String],
-    signer: &Signer,
-    found: u64,
-) -> Result<Option<(u64, merkle::Hash)>, OpenError> {
-    let verifier = Verifier::from_vkey(&signer.vkey()).map_err(|_| OpenError::Key)?;
-    let ours = notes.iter().filter_map(|note| open_checkpoint(note, &verifier).ok());
-    match ours.map(|head| (head.size, head.root)).max_by_key(|(size, _)| *size) {
-        Some((signed, _)) if signed > found => Err(OpenError::RolledBack { signed, found }),
-        Some(signed) => Ok(Some(signed)),
-        None => match notes.iter().map(|note| claimed_size(note)).max() {
-            Some(signed) if signed > 0 => Err(OpenError::Forked { signed }),
-            _ if found > 1 => Err(OpenError::Headless { found }),
-            _ => Ok(None),
-        },
-    }
-}
-
-/// The size a head claims, whoever signed it; 0 where the text is no head.
-fn claimed_size(note: &str) -> u64 {
-    note.lines().nth(1).and_then(|size| size.parse().ok()).unwrap_or(0)
 }
 
 /// The state, caught up with the log; made anew where it is damaged or another log's.

@@ -10,7 +10,7 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -30,6 +30,7 @@ use crate::{
         About, Ask, Command, Ledger, Reach, Ruling, Stopped, WAITING_MAX,
         claims::claims_of,
         opening::{self, Birth, OpenError, Running, Settings},
+        sealer::clock_us,
         work::{Wish, Work},
         writer::node,
     },
@@ -180,7 +181,7 @@ async fn find(member: &Member) -> Result<Found, OpenError> {
 async fn own(member: &Member) -> Result<(Ledger, Running), OpenError> {
     let member = member.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+        let now_us = clock_us();
         let mut random = member.random;
         let birth = Birth { owner: &member.owner, random: &mut random, now_us, step: &mut |_| {} };
         opening::open(&member.home, &member.settings, birth)

@@ -1,6 +1,7 @@
 //! The writing thread: takes what waits, rules, seals, appends, answers.
 //!
 //! Invariants:
+//! - the signed head over every event is committed with it, so that none ever stands under no head;
 //! - rulings of one commit see each other; nobody outside sees any of them before all are durable;
 //! - a command whose event cannot be sealed is refused alone; a commit that fails ends the thread.
 
@@ -42,6 +43,11 @@ use crate::{
 /// Who the node itself is in its events.
 pub fn node() -> Actor {
     Actor { id: "cairn".to_owned(), role: "system".to_owned(), proof: None }
+}
+
+/// Who works on the data directory from its command line.
+pub fn operator() -> Actor {
+    Actor { id: "local".to_owned(), role: "operator".to_owned(), proof: None }
 }
 
 /// Why the writer had to stop.
@@ -87,11 +93,18 @@ pub(super) struct Writer {
     pub tools: Shelf,
     /// Set to when the next thing is due.
     pub alarm: Alarm,
-    pub fold: SyncSender<Vec<Event>>,
+    pub fold: SyncSender<Committed>,
     pub committed: watch::Sender<u64>,
     pub applied: watch::Receiver<super::Reach>,
     pub group_max: usize,
     pub metrics: Option<Arc<Metrics>>,
+}
+
+/// What a commit has made durable, for the fold.
+pub(super) struct Committed {
+    pub events: Vec<Event>,
+    /// The signed head over everything up to the last of them.
+    pub note: String,
 }
 
 /// What one commit will hold, and who waits for it.
@@ -156,8 +169,10 @@ impl Writer {
             }
         }
         self.serve_parked(&mut draft)?;
-        let Draft { batch, replies, erasures, stored: _ } = draft;
+        let Draft { mut batch, replies, erasures, stored: _ } = draft;
         if !batch.events.is_empty() {
+            let note = self.sealer.sign();
+            batch.head = Some(note.clone());
             // A crash before this returns loses the whole group; nobody has been answered.
             let begun = Instant::now();
             self.log.append(expected, &batch)?;
@@ -166,7 +181,8 @@ impl Writer {
             }
             // A crash from here on loses no answer: the state catches up from the log at start.
             self.committed.send_replace(self.sealer.tip.map_or(0, |tip| tip.seq + 1));
-            self.fold.send(batch.events).map_err(|_| Fault::Fold)?;
+            let committed = Committed { events: batch.events, note };
+            self.fold.send(committed).map_err(|_| Fault::Fold)?;
         }
         for payload in erasures {
             // A crash before this leaves an erasure on record and the bytes in place; the next start repeats it.

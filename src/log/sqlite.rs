@@ -20,7 +20,10 @@ use crate::{
     log::{Batch, BlockRow, EventRow, Log, LogError, Reader, Stored, Tip},
 };
 
-const MIGRATIONS: &[M<'_>] = &[M::up(include_str!("../../migrations/log/01-log.sql"))];
+const MIGRATIONS: &[M<'_>] = &[
+    M::up(include_str!("../../migrations/log/01-log.sql")),
+    M::up(include_str!("../../migrations/log/02-head.sql")),
+];
 
 /// Pages in the WAL before it is folded back: large, so that checkpoints are rare and the file is overwritten in place.
 const WAL_PAGES: u32 = 4_000;
@@ -149,8 +152,9 @@ impl Log for SqliteLog {
                 }
                 insert.execute(params![event.fields().seq, event.cid().digest(), event.bytes()])?;
             }
+            put_head(&commit, batch.head.as_deref())?;
         }
-        // A crash before this line leaves nothing of the batch; after it, all of it. No answer has left yet.
+        // A crash before this line leaves nothing of the batch; after it, all of it: no event without its head.
         commit.commit()?;
         if self.recent.len() > RECENT_MAX {
             self.recent.clear();
@@ -199,11 +203,28 @@ impl SqliteReader {
         connection.busy_timeout(BUSY_MAX)?;
         Ok(Self { connection, path: path.to_owned() })
     }
+
+    /// Lets everything that is read from now on be of one moment, until this reader is dropped.
+    pub fn freeze(&self) -> Result<(), LogError> {
+        self.connection.execute_batch("BEGIN")?;
+        // A transaction begins with its first reading.
+        self.head().map(|_| ())
+    }
 }
 
 impl Reader for SqliteReader {
     fn tip(&self) -> Result<Option<Tip>, LogError> {
         tip(&self.connection)
+    }
+
+    fn head(&self) -> Result<Option<String>, LogError> {
+        let known = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'head'";
+        if self.connection.prepare_cached(known)?.query_row([], |row| row.get::<_, u64>(0))? == 0 {
+            // A log that was not opened for writing since heads stand in it.
+            return Ok(None);
+        }
+        let mut statement = self.connection.prepare_cached("SELECT note FROM head")?;
+        Ok(statement.query_row([], |row| row.get(0)).optional()?)
     }
 
     fn event(&self, cid: &Cid) -> Result<Option<Event>, LogError> {
@@ -317,6 +338,14 @@ impl From<rusqlite::Error> for LogError {
             _ => Self::Store(Box::new(err)),
         }
     }
+}
+
+/// Puts a signed head in the place of the one before.
+fn put_head(commit: &Connection, note: Option<&str>) -> Result<(), LogError> {
+    let Some(note) = note else { return Ok(()) };
+    let sql = "INSERT INTO head (id, note) VALUES (0, ?1) ON CONFLICT (id) DO UPDATE SET note = ?1";
+    commit.prepare_cached(sql)?.execute([note])?;
+    Ok(())
 }
 
 fn tip(connection: &Connection) -> Result<Option<Tip>, LogError> {

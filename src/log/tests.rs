@@ -49,7 +49,7 @@ fn chain(n: u64) -> Vec<Event> {
 }
 
 fn batch(events: &[Event]) -> Batch {
-    Batch { blocks: Vec::new(), events: events.to_vec() }
+    Batch { events: events.to_vec(), ..Batch::default() }
 }
 
 fn read(reader: &dyn Reader) -> Vec<u64> {
@@ -93,6 +93,24 @@ fn an_append_at_another_head_than_expected_is_a_conflict_and_leaves_nothing() {
 }
 
 #[test]
+fn the_head_of_a_batch_takes_the_place_of_the_one_before_with_its_events_or_not_at_all() {
+    on_every_store(|open, dir| {
+        let events = chain(3);
+        let with = |events: &[Event], head: &str| Batch { head: Some(head.to_owned()), ..batch(events) };
+        let mut log = open(dir);
+        let reader = log.reader().expect("reads");
+        assert_eq!(reader.head().expect("reads"), None);
+        log.append(None, &with(&events[..1], "one")).expect("appends");
+        assert_eq!(reader.head().expect("reads").as_deref(), Some("one"));
+        let refused = log.append(None, &with(&events[1..], "three"));
+        assert!(matches!(refused, Err(LogError::Conflict)), "{refused:?}");
+        assert_eq!(reader.head().expect("reads").as_deref(), Some("one"));
+        log.append(Some(events[0].cid()), &with(&events[1..], "three")).expect("appends");
+        assert_eq!(open(dir).reader().expect("reads").head().expect("reads").as_deref(), Some("three"));
+    });
+}
+
+#[test]
 fn appending_twice_is_appending_once() {
     on_every_store(|open, dir| {
         let events = chain(3);
@@ -122,7 +140,7 @@ fn an_event_whose_cause_is_not_stored_is_refused_with_its_whole_batch() {
 fn a_block_is_stored_once_and_erased_for_good() {
     on_every_store(|open, dir| {
         let payload = Payload::seal(&SaltKey::new([1; 32]), JSON, b"{}").expect("small").envelope;
-        let stored = Batch { blocks: vec![payload.clone(), payload.clone()], events: Vec::new() };
+        let stored = Batch { blocks: vec![payload.clone(), payload.clone()], ..Batch::default() };
         let mut log = open(dir);
         log.append(None, &stored).expect("appends");
         let reader = log.reader().expect("reads");
@@ -143,7 +161,7 @@ fn a_block_is_stored_once_and_erased_for_good() {
 fn sqlite_refuses_to_change_or_remove_what_is_stored() {
     let dir = tempfile::tempdir().expect("a directory");
     let payload = Payload::seal(&SaltKey::new([1; 32]), JSON, b"{}").expect("small").envelope;
-    let stored = Batch { blocks: vec![payload], events: chain(2) };
+    let stored = Batch { blocks: vec![payload], events: chain(2), head: None };
     let path = dir.path().join("log.db");
     SqliteLog::open(&path, true).expect("opens").append(None, &stored).expect("appends");
     let connection = rusqlite::Connection::open(&path).expect("opens");

@@ -96,6 +96,11 @@ impl Growing {
         changed
     }
 
+    /// Lets go of the filled tiles, for whoever needs the root alone.
+    pub fn forget_tiles(&mut self) {
+        self.full.clear();
+    }
+
     fn store(&mut self, level: usize, hash: &Hash) {
         if level == self.edge.len() {
             self.edge.push(EdgeTile::default());

@@ -171,6 +171,7 @@ fn write(archive: Reader<impl Read>, manifest: &Manifest, home: &Home) -> Result
     if next != manifest.count {
         return Err(ImportError::Short { expected: next, count: manifest.count });
     }
+    log.log.append(log.tip, &Batch { head: Some(manifest.checkpoint.clone()), ..Batch::default() })?;
     home.head()?.write(&manifest.checkpoint, true)?;
     Ok(())
 }

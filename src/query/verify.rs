@@ -18,10 +18,12 @@ use serde::Serialize;
 use self::{
     blocks::{Blocks, PART_GONE},
     events::Chain,
+    heads::Heads,
 };
 use crate::{
     block::{Cid, Codec},
-    log::{LogError, Stored, home::Home, sqlite::SqliteReader},
+    identity::{Checkpoint, open_checkpoint},
+    log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
     merkle,
     query::{QueryError, View, proof::Head},
 };
@@ -38,7 +40,7 @@ pub enum Verdict {
     Verified,
     /// Something that was there is missing.
     Incomplete,
-    /// It holds together, but another log was signed.
+    /// Two heads of the log's key are of two logs.
     Forked,
     /// Bytes are not what they must be.
     Invalid,
@@ -100,11 +102,22 @@ pub struct Report {
     pub checked_blocks: u64,
     /// The Merkle root of the whole log, in hex.
     pub root: Option<String>,
+    /// The signed head that the events were found under.
+    pub head: Option<Under>,
     /// Where payloads were left out, that they were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payloads: Option<&'static str>,
     pub faults: Vec<Fault>,
     pub faults_total: u64,
+}
+
+/// The head that a verdict is under.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Under {
+    /// Events under it.
+    pub size: u64,
+    /// The verifier key of who signed it.
+    pub key: String,
 }
 
 /// How far verifying has come.
@@ -156,17 +169,22 @@ impl View {
                 return Err(QueryError::NotFound(format!("a signed head over event {cid}")));
             }
             let checks = Checks { from_seq: seq, to_seq: Some(seq), ..Checks::default() };
-            let chain = found.check_events(self.log.as_ref(), &checks, Vec::new(), &mut |_| {})?;
+            let chain = found.check_events(self.log.as_ref(), &checks, Heads::default(), &mut |_| {})?;
+            let log = chain.genesis;
             found.end(chain, Blocks::default())?;
-            let root = self.root(head.size)?;
-            let proof = merkle::inclusion(&self.tiles(), seq, head.size);
-            let leaf = merkle::leaf_hash(cid);
-            let under =
-                proof.is_ok_and(|proof| merkle::verify_inclusion(&leaf, seq, head.size, &proof, &root));
-            if !under {
-                found.fault(Verdict::Forked, Some(seq), Some(cid), "the event is not under the signed head");
+            let verifier = log.map(|log| self.verifier(&log)).transpose()?;
+            let signed = verifier.as_ref().and_then(|key| open_checkpoint(&head.note, key).ok());
+            match signed.filter(|signed| self.has_leaf(cid, seq, signed)) {
+                Some(signed) => {
+                    found.root = Some(signed.root);
+                    let key = verifier.map_or_else(String::new, |key| key.vkey());
+                    found.under = Some(Under { size: signed.size, key });
+                }
+                None => {
+                    let fault = "the event is not under the signed head";
+                    found.fault(Verdict::Invalid, Some(seq), Some(cid), fault);
+                }
             }
-            found.root = Some(root);
             return Ok(found.report());
         }
         found.blocks = 1;
@@ -183,6 +201,15 @@ impl View {
     }
 }
 
+impl View {
+    /// Whether the event `cid` is the leaf at `seq` of the tree that `head` signs.
+    fn has_leaf(&self, cid: &Cid, seq: u64, head: &Checkpoint) -> bool {
+        let proof = merkle::inclusion(&self.tiles(), seq, head.size);
+        let leaf = merkle::leaf_hash(cid);
+        proof.is_ok_and(|proof| merkle::verify_inclusion(&leaf, seq, head.size, &proof, &head.root))
+    }
+}
+
 /// What verifying has found so far.
 struct Found {
     verdict: Verdict,
@@ -192,6 +219,7 @@ struct Found {
     blocks: u64,
     payloads: bool,
     root: Option<merkle::Hash>,
+    under: Option<Under>,
 }
 
 impl Default for Found {
@@ -204,6 +232,7 @@ impl Default for Found {
             blocks: 0,
             payloads: true,
             root: None,
+            under: None,
         }
     }
 }
@@ -217,28 +246,28 @@ impl Found {
         step: &mut dyn FnMut(Step),
     ) -> Result<(), LogError> {
         let whole = checks.from_seq == 0 && checks.to_seq.is_none();
-        // Before the events are read, so that the log has grown at least this far.
-        let heads = match whole {
-            true => self.heads(home, log, checks)?,
-            false => Vec::new(),
-        };
+        // The head beside a log is written after its events: what is read before them is of no more than they are.
+        let mut notes = home.signed_heads().unwrap_or_default();
+        // From here on the events and the head in the log are of one moment, whoever writes meanwhile.
+        log.freeze()?;
+        let heads = self.heads(home, log, checks, notes.clone())?;
         let blocks = match whole && checks.payloads {
             true => self.check_blocks(log, step)?,
             false => Blocks::default(),
         };
         let chain = self.check_events(log, checks, heads, step)?;
+        if !whole {
+            notes.extend(log.head()?);
+            let last = chain.prev.map(|(cid, _)| (cid, chain.next.saturating_sub(1)));
+            let read = chain.next > checks.from_seq;
+            self.check_part(home, &chain.heads, &notes, last.filter(|_| read));
+        }
         self.end(chain, blocks)
     }
 
     fn end(&mut self, chain: Chain<'_>, blocks: Blocks) -> Result<(), LogError> {
-        for (head, what) in &chain.heads {
-            if head.size > chain.next {
-                let fault = format!(
-                    "{what} is over {} events, the log has {}: the last events are missing",
-                    head.size, chain.next
-                );
-                self.fault(Verdict::Incomplete, Some(chain.next), None, fault);
-            }
+        if chain.whole {
+            self.check_heads(&chain);
         }
         if chain.whole && chain.next == 0 {
             self.fault(Verdict::Incomplete, None, None, "the log is empty");
@@ -294,6 +323,7 @@ impl Found {
             checked_events: self.events,
             checked_blocks: self.blocks,
             root: self.root.map(|root| data_encoding::HEXLOWER.encode(&root)),
+            head: self.under.filter(|_| self.verdict == Verdict::Verified),
             payloads: (!self.payloads).then_some("not checked"),
             faults: self.faults,
             faults_total: self.faults_total,

@@ -93,6 +93,11 @@ impl Folder {
         self.tree.root()
     }
 
+    /// The right edge of the tree over the events folded so far.
+    pub fn edge(&self) -> Growing {
+        self.tree.clone()
+    }
+
     pub fn state(&self) -> &Connection {
         &self.state
     }

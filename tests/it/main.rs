@@ -15,6 +15,7 @@ mod durable;
 mod floors;
 mod formats;
 mod harness;
+mod heads;
 mod killed;
 mod lines;
 mod namespaces;

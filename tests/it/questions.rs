@@ -543,17 +543,18 @@ fn another_log_under_the_same_head_is_a_fork() {
 }
 
 #[test]
-fn a_checkpoint_of_another_log_is_a_fork_and_a_damaged_one_is_not() {
+fn a_checkpoint_that_is_not_this_logs_is_never_passed_over() {
     let (home, _dir) = Kept::new().close();
     let (other, _other_dir) = Kept::new().close();
     let newest = |home: &Home| home.signed_heads().expect("a head").pop().expect("one");
     let own = newest(&home);
     let head = own.lines().nth(1).expect("a size");
     for (note, verdict) in [
-        (newest(&other), Verdict::Forked),
+        (newest(&other), Verdict::Invalid),
         (own.clone(), Verdict::Verified),
         (own.replace(&format!("\n{head}\n"), "\n1\n"), Verdict::Invalid),
-        ("not a note".to_owned(), Verdict::Invalid),
+        ("not a note".to_owned(), Verdict::Unreadable),
+        (String::new(), Verdict::Unreadable),
     ] {
         let checks = Checks { checkpoint: Some(note), ..Checks::default() };
         let report = verify(&home, &checks, &mut |_| {});
@@ -624,7 +625,7 @@ fn a_whole_export_becomes_the_same_log_again() {
     // Without the key nobody goes on with it.
     let birth = Birth { owner: "other", random: &mut || [8; 32], now_us: 1, step: &mut |_| {} };
     let refused = opening::open(&copy, &Settings::default(), birth);
-    assert!(matches!(refused, Err(opening::OpenError::Home(_) | opening::OpenError::Headless { .. })));
+    assert!(matches!(refused, Err(opening::OpenError::Home(_))));
 }
 
 #[test]

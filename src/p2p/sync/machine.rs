@@ -174,11 +174,11 @@ impl Machine {
         }
         match known {
             Some(known) if known.head.root != root => Ok(self.forked(known, &signed, &root, &proof)),
-            Some(known) if known.head.size == signed.head.size => Ok(self.go_on(Vec::new())),
+            Some(known) if known.head.size == signed.head.size => self.go_on(Vec::new()),
             Some(_) | None => {
                 let note = Wish::Note(signed.note.clone());
                 self.held = Some(signed);
-                Ok(self.go_on(vec![note]))
+                self.go_on(vec![note])
             }
         }
     }
@@ -207,15 +207,20 @@ impl Machine {
     }
 
     /// Asks for the next tail, or ends where there is none.
-    fn go_on(&mut self, mut wishes: Vec<Wish>) -> Vec<Wish> {
+    fn go_on(&mut self, mut wishes: Vec<Wish>) -> Result<Vec<Wish>, Refused> {
         let (from, size) = self.reached();
         if from >= size {
+            let root = self.held.as_ref().map(|held| held.head.root);
+            // What stands past the head, or instead of it, was not followed: something else wrote it here.
+            if from > size || root.is_some_and(|root| root != self.chain.root()) {
+                return Err(Refused::Root { size: from });
+            }
             wishes.push(Wish::Done(Ending::Current));
-            return wishes;
+            return Ok(wishes);
         }
         self.stage = Stage::Tail { checked: Checked::default(), bytes: 0 };
         wishes.push(Wish::Ask(Request::Tail(AskTail { from, max: TAIL_MAX, size })));
-        wishes
+        Ok(wishes)
     }
 
     fn events(
@@ -266,7 +271,7 @@ impl Machine {
             return Ok(wishes);
         }
         // Asking first lets the next events come while these are being stored.
-        let mut wishes = self.go_on(wishes);
+        let mut wishes = self.go_on(wishes)?;
         let Fetching { checked, blocks, .. } = *fetching;
         let keep = Wish::Keep(Batch { blocks, erased: checked.erased, events: checked.events });
         let last = wishes.len() - usize::from(matches!(wishes.last(), Some(Wish::Done(_))));

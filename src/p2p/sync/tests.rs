@@ -16,7 +16,12 @@ use super::{
 };
 use crate::{
     block::Cid,
-    log::{Reader, Stored, home::Home, sqlite::SqliteReader},
+    event::{Body, Event, Fact, Place, body::LogRecovered},
+    log::{
+        self, Log, Reader, Stored,
+        home::Home,
+        sqlite::{SqliteLog, SqliteReader},
+    },
     query::{
         View,
         export::{Format, Scope},
@@ -250,4 +255,41 @@ async fn an_older_head_is_no_fork() {
     let outcome = once_again(&older, &home, 3).await.expect("an outcome");
     assert_eq!((outcome.ending, outcome.again), (Ending::Behind { told }, Some(3)), "it is asked for later");
     assert_eq!(outcome.held, newer.head().size);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_put_behind_the_head_of_a_copy_is_told_and_not_followed_on() {
+    let owner = Owner::new(1);
+    let tool = owner.publish("echo").await;
+    owner.calls(Some(tool), "first", 3, true).await;
+    let dir = temp();
+    let home = Home::open(dir.path()).expect("a home");
+    once(&owner.server(), &home).await.expect("an honest log is followed");
+    let followed = Followed::open(&home, &owner.log()).expect("a copy");
+    // An event of the owner's own that stands elsewhere: well formed, and not under the head at this place.
+    let path = followed.home().log_path();
+    let reader = SqliteReader::open(&path).expect("reads");
+    let tip = reader.tip().expect("reads").expect("events");
+    let last = reader.event_at(tip.seq).expect("reads").expect("an event");
+    let place = Place { log: last.fields().log, seq: tip.seq + 1, prev: Some(tip.cid), ts: tip.ts };
+    let fact = Fact {
+        cause: None,
+        refs: Vec::new(),
+        actor: last.fields().actor.clone(),
+        subject: "log".to_owned(),
+        tool: None,
+        payloads: Vec::new(),
+        body: Body::LogRecovered(LogRecovered { interrupted: 1, attempts: 0 }),
+    };
+    let forged = Event::seal(fact, place).expect("a small event");
+    let batch = log::Batch { events: vec![forged], ..log::Batch::default() };
+    SqliteLog::open(&path, true).expect("opens").append(Some(tip.cid), &batch).expect("appends");
+
+    let report = check(followed.home(), &owner.ledger.about().vkey);
+    assert_eq!(report.verdict, Verdict::Invalid, "{report:?}");
+    let refused = once(&owner.server(), &home).await;
+    assert!(matches!(refused, Err(FollowError::Refused(Refused::Root { .. }))), "{refused:?}");
+    owner.calls(Some(tool), "second", 3, true).await;
+    let refused = once(&owner.server(), &home).await;
+    assert!(matches!(refused, Err(FollowError::Refused(Refused::Root { .. }))), "{refused:?}");
 }

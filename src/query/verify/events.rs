@@ -15,10 +15,9 @@ use sha2::{Digest, Sha256};
 use crate::{
     block::{Cid, Codec, Sha256Digest},
     event::{Body, Event},
-    identity::Checkpoint,
     log::{EventRow, LogError, Reader, Stored},
     merkle::{self, Growing},
-    query::verify::{Checks, Found, STEP, Step, Verdict, strict},
+    query::verify::{Checks, Found, STEP, Step, Verdict, heads::Heads, strict},
 };
 
 /// Recent events that are known by name, so that most causes need no look-up. A power of two.
@@ -35,7 +34,7 @@ pub(super) struct Chain<'a> {
     pub prev: Option<(Cid, u64)>,
     /// The tree so far; none once a leaf is missing or in doubt.
     pub tree: Option<Growing>,
-    pub heads: Vec<(Checkpoint, &'static str)>,
+    pub heads: Heads,
     recent: Recent,
     /// Contracts that were found.
     contracts: HashSet<Cid>,
@@ -64,7 +63,7 @@ impl Found {
         &mut self,
         log: &'a dyn Reader,
         checks: &Checks,
-        heads: Vec<(Checkpoint, &'static str)>,
+        heads: Heads,
         step: &mut dyn FnMut(Step),
     ) -> Result<Chain<'a>, LogError> {
         let whole = checks.from_seq == 0 && checks.to_seq.is_none();
@@ -133,7 +132,7 @@ impl Found {
         };
         self.check_place(&event, seq, &cid, chain);
         self.check_parents(&event, &refs, &cid, chain)?;
-        self.check_links(&event, &pay, row.bytes, &cid, chain)?;
+        self.check_links(&event, &pay, row.bytes, chain)?;
         chain.prev = Some((cid, event.ts));
         chain.recent.put(cid.digest(), seq);
         if let Some(tree) = &mut chain.tree {
@@ -141,7 +140,8 @@ impl Found {
             if tree.size().is_multiple_of(TILES_EVERY) {
                 tree.take_changed();
             }
-            self.check_heads(chain);
+            let size = tree.size();
+            chain.heads.compare(size, || tree.root());
         }
         (chain.refs, chain.pay) = (refs, pay);
         Ok(())
@@ -210,7 +210,6 @@ impl Found {
         event: &strict::Checked<'_>,
         pay: &[Cid],
         bytes: &[u8],
-        cid: &Cid,
         chain: &mut Chain<'_>,
     ) -> Result<(), LogError> {
         let seq = event.seq;
@@ -233,9 +232,6 @@ impl Found {
         {
             chain.erased.insert(facts.payload);
         }
-        if seq == 0 && self.block(&event.log, seq, chain)? != Held::There {
-            self.fault(Verdict::Incomplete, Some(0), Some(cid), "the genesis block is missing");
-        }
         Ok(())
     }
 
@@ -257,17 +253,6 @@ impl Found {
                 Ok(Held::There)
             }
             Err(err) => Err(err),
-        }
-    }
-
-    /// Compares the tree with the heads that are of its size.
-    fn check_heads(&mut self, chain: &Chain<'_>) {
-        let Some(tree) = &chain.tree else { return };
-        for (head, what) in chain.heads.iter().filter(|(head, _)| head.size == tree.size()) {
-            if tree.root() != head.root {
-                let fault = format!("{what} over {} events is of another log", head.size);
-                self.fault(Verdict::Forked, Some(head.size - 1), None, fault);
-            }
         }
     }
 }

@@ -1,70 +1,212 @@
-//! The signed heads that a log must contain.
+//! The signed heads that a log must stand under.
 //!
-//! Invariant: only a head whose signature holds is compared with the log.
+//! Invariants:
+//! - only a head whose signature holds is compared with the log;
+//! - a key or a checkpoint that was given is never passed over: what cannot be matched to this log is a fault;
+//! - the log's own head is over exactly its events: an event past it stands under nobody's word.
 
 use crate::{
-    block::decode,
+    block::{Cid, decode},
     event::Genesis,
     identity::{Checkpoint, CheckpointError, Verifier, open_checkpoint},
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
-    query::verify::{Checks, Found, Verdict},
+    merkle,
+    query::{
+        View,
+        verify::{Checks, Found, Under, Verdict, events::Chain},
+    },
 };
 
+/// Whose word a head is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// The log's own: the one in it, or beside it.
+    Own,
+    /// The checkpoint that was given.
+    Given,
+}
+
+impl Whose {
+    fn named(self) -> &'static str {
+        match self {
+            Self::Own => "the log's signed head",
+            Self::Given => "the checkpoint given",
+        }
+    }
+}
+
+/// The heads of a log, with the key that signed them.
+#[derive(Default)]
+pub(super) struct Heads {
+    pub verifier: Option<Verifier>,
+    pub heads: Vec<(Checkpoint, Whose)>,
+    /// Heads that the log's tree does not have the root of, where it has their size.
+    pub disagreeing: Vec<(Checkpoint, Whose)>,
+}
+
+impl Heads {
+    /// The log's own head.
+    fn own(&self) -> Option<&Checkpoint> {
+        self.heads.iter().find(|(_, whose)| *whose == Whose::Own).map(|(head, _)| head)
+    }
+
+    /// Compares the tree with the heads that are of its size.
+    pub fn compare(&mut self, size: u64, root: impl Fn() -> merkle::Hash) {
+        for (head, whose) in self.heads.iter().filter(|(head, _)| head.size == size) {
+            if root() != head.root {
+                self.disagreeing.push((head.clone(), *whose));
+            }
+        }
+    }
+}
+
 impl Found {
-    /// The signed heads the log must contain.
+    /// The signed heads of the log. `before` are the notes that stood beside it before anything of it was read.
     pub(super) fn heads(
         &mut self,
         home: &Home,
         log: &SqliteReader,
         checks: &Checks,
-    ) -> Result<Vec<(Checkpoint, &'static str)>, LogError> {
-        let first = log.event_at(0).ok().flatten();
-        let Some(genesis) = first.map(|event| log.block(&event.fields().log)).transpose()?.flatten() else {
-            return Ok(Vec::new());
-        };
-        let Stored::Present(bytes) = genesis else {
-            return Ok(Vec::new());
-        };
-        let genesis: Option<Genesis> = decode(&bytes).ok();
-        let own = genesis
-            .and_then(|genesis| Verifier::from_key(&genesis.origin, genesis.key.try_into().ok()?).ok());
-        let Some(own) = own else {
-            self.fault(Verdict::Invalid, Some(0), None, "the genesis block holds no usable key");
-            return Ok(Vec::new());
-        };
-        let given = match &checks.key {
+        before: Vec<String>,
+    ) -> Result<Heads, LogError> {
+        let Some(own) = self.genesis_key(log)? else { return Ok(Heads::default()) };
+        let given = match checks.key.as_deref().map(Verifier::from_vkey) {
             None => own.clone(),
-            Some(key) => match Verifier::from_vkey(key) {
-                Ok(verifier) => verifier,
-                Err(err) => {
-                    self.fault(Verdict::Invalid, None, None, format!("the key given is unusable: {err}"));
-                    return Ok(Vec::new());
-                }
-            },
+            Some(Ok(given)) => given,
+            Some(Err(err)) => {
+                self.fault(Verdict::Invalid, None, None, format!("the key given is unusable: {err}"));
+                return Ok(Heads::default());
+            }
         };
         if given != own {
-            self.fault(Verdict::Forked, None, None, "the genesis block names another key than the one given");
+            let fault = "the key given is not this log's: its genesis block names another";
+            self.fault(Verdict::Invalid, None, None, fault);
         }
         let mut heads = Vec::new();
-        let notes = home.signed_heads().unwrap_or_default();
-        let kept = notes.iter().filter_map(|note| open_checkpoint(note, &own).ok());
-        match kept.max_by_key(|head| head.size) {
-            Some(head) => heads.push((head, "the signed head beside the log")),
-            None => self.fault(Verdict::Incomplete, None, None, "no signed head stands beside the log"),
+        // A log in which heads stand has its own in it; one from before has it beside it, written after its events.
+        let notes = match log.head()? {
+            Some(note) => before.into_iter().chain([note]).collect::<Vec<_>>(),
+            None => before.into_iter().chain(home.signed_heads().unwrap_or_default()).collect(),
+        };
+        let signed = notes.iter().filter_map(|note| open_checkpoint(note, &own).ok());
+        match signed.max_by_key(|head| head.size) {
+            Some(head) => heads.push((head, Whose::Own)),
+            None => self.fault(
+                Verdict::Incomplete,
+                None,
+                None,
+                "no signed head stands in the log or beside it: nobody says that these are its events",
+            ),
         }
-        match checks.checkpoint.as_deref().map(|note| open_checkpoint(note, &given)) {
-            Some(Ok(head)) => heads.push((head, "the checkpoint given")),
+        match checks.checkpoint.as_deref().map(|note| open_checkpoint(note, &own)) {
+            Some(Ok(head)) => heads.push((head, Whose::Given)),
             Some(Err(err)) => {
                 let verdict = match err {
-                    CheckpointError::Unsigned | CheckpointError::Origin { .. } => Verdict::Forked,
-                    CheckpointError::Note | CheckpointError::Malformed | CheckpointError::Signature => {
-                        Verdict::Invalid
-                    }
+                    CheckpointError::Note | CheckpointError::Malformed => Verdict::Unreadable,
+                    CheckpointError::Unsigned
+                    | CheckpointError::Origin { .. }
+                    | CheckpointError::Signature => Verdict::Invalid,
                 };
-                self.fault(verdict, None, None, format!("the checkpoint given: {err}"));
+                self.fault(verdict, None, None, format!("the checkpoint given is not this log's: {err}"));
             }
             None => {}
         }
-        Ok(heads)
+        Ok(Heads { verifier: Some(own), heads, disagreeing: Vec::new() })
+    }
+
+    /// The key of the genesis block; none, with the fault, where there is none: then nothing is verified.
+    fn genesis_key(&mut self, log: &SqliteReader) -> Result<Option<Verifier>, LogError> {
+        let Some(first) = log.event_at(0).ok().flatten() else { return Ok(None) };
+        let name = first.fields().log;
+        let fault = match log.block(&name) {
+            Ok(Some(Stored::Present(bytes))) => {
+                let key = decode::<Genesis>(&bytes).ok().and_then(|genesis| {
+                    Verifier::from_key(&genesis.origin, genesis.key.try_into().ok()?).ok()
+                });
+                match key {
+                    Some(key) => return Ok(Some(key)),
+                    None => "the genesis block holds no usable key",
+                }
+            }
+            Ok(Some(Stored::Erased)) => {
+                "the genesis block's bytes are gone: it is no payload and cannot be erased, and without it nothing is verified"
+            }
+            Ok(None) => "the genesis block is missing: without it nothing is verified",
+            Err(LogError::Corrupt { .. }) => "the genesis block's bytes do not have its name",
+            Err(err) => return Err(err),
+        };
+        self.fault(Verdict::Invalid, Some(0), Some(&name), fault);
+        Ok(None)
+    }
+
+    /// Holds a whole log to its heads, once its tree is known.
+    pub(super) fn check_heads(&mut self, chain: &Chain<'_>) {
+        let (heads, size) = (&chain.heads, chain.next);
+        let own = heads.own();
+        let disagrees = |whose| heads.disagreeing.iter().any(|(_, other)| *other == whose);
+        // One head that does not fit may be anybody's fault; two that do not fit each other prove a fork.
+        let stands =
+            own.is_some_and(|head| head.size <= size) && !disagrees(Whose::Own) && chain.tree.is_some();
+        for (head, whose) in &heads.disagreeing {
+            let verdict = match whose {
+                Whose::Given if stands => Verdict::Forked,
+                Whose::Given | Whose::Own => Verdict::Invalid,
+            };
+            let fault = format!("{} over {} events is not of these events", whose.named(), head.size);
+            self.fault(verdict, head.size.checked_sub(1), None, fault);
+        }
+        for (head, whose) in heads.heads.iter().filter(|(head, _)| head.size > size) {
+            let fault = format!(
+                "{} is over {} events, the log has {size}: the last events are missing",
+                whose.named(),
+                head.size
+            );
+            self.fault(Verdict::Incomplete, Some(size), None, fault);
+        }
+        if let Some(head) = own.filter(|head| head.size < size) {
+            let fault = format!(
+                "events {} to {} stand under no signed head: the log's own is over {}",
+                head.size,
+                size - 1,
+                head.size
+            );
+            self.fault(Verdict::Invalid, Some(head.size), None, fault);
+        }
+        self.under = own
+            .zip(heads.verifier.as_ref())
+            .map(|(head, verifier)| Under { size: head.size, key: verifier.vkey() });
+    }
+
+    /// Holds a part of a log to a head: the last event of the part is under it, and names those before it.
+    pub(super) fn check_part(
+        &mut self,
+        home: &Home,
+        heads: &Heads,
+        notes: &[String],
+        last: Option<(Cid, u64)>,
+    ) {
+        let Some((cid, seq)) = last else {
+            self.fault(Verdict::Incomplete, None, None, "no event of this part is in the log");
+            return;
+        };
+        let Some(verifier) = &heads.verifier else { return };
+        let under = View::open(home).and_then(|view| {
+            let applied = view.applied()?;
+            let signed = notes.iter().filter_map(|note| open_checkpoint(note, verifier).ok());
+            let head =
+                signed.filter(|head| head.size <= applied && head.size > seq).max_by_key(|head| head.size);
+            Ok(head.filter(|head| view.has_leaf(&cid, seq, head)))
+        });
+        match under {
+            Ok(Some(head)) => self.under = Some(Under { size: head.size, key: verifier.vkey() }),
+            Ok(None) => {
+                let fault = "the last event of this part is under no signed head of the log";
+                self.fault(Verdict::Invalid, Some(seq), Some(&cid), fault);
+            }
+            Err(err) => {
+                let fault = format!("the tree cannot be read: {}", super::chain(&err));
+                self.fault(Verdict::Unreadable, Some(seq), Some(&cid), fault);
+            }
+        }
     }
 }

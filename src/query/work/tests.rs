@@ -50,7 +50,7 @@ impl Told {
         let contract = Block::encode(&ipld!({"what": "a contract"}));
         let plan = Block::encode(&ipld!({"v": 1, "name": "greet", "steps": [], "limits": {}}));
         let blocks = [contract, plan];
-        log.append(None, &Batch { blocks: blocks.to_vec(), events: Vec::new() }).expect("appends");
+        log.append(None, &Batch { blocks: blocks.to_vec(), ..Batch::default() }).expect("appends");
         let folder = folder(dir.path(), "state.db");
         Self { dir, log, events: Vec::new(), folder, blocks, now_ms: 0 }
     }
@@ -74,7 +74,7 @@ impl Told {
         };
         let event = Event::seal(fact, place).expect("a fact that keeps every rule");
         let events = vec![event.clone()];
-        self.log.append(prev, &Batch { blocks: Vec::new(), events: events.clone() }).expect("appends");
+        self.log.append(prev, &Batch { events: events.clone(), ..Batch::default() }).expect("appends");
         self.folder.apply(&events).expect("folds");
         self.events.push(event);
         seq
