@@ -19,6 +19,7 @@ mod heads;
 mod killed;
 mod lines;
 mod namespaces;
+mod old_logs;
 mod peers;
 mod peers_work;
 mod provenance;

@@ -1,4 +1,6 @@
 //! The part of the golden log that is about its own keeping.
+//!
+//! Invariant: the bytes of a released kind never change.
 
 use std::collections::BTreeMap;
 

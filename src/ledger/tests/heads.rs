@@ -1,4 +1,6 @@
 //! The head a log must stand under: what is refused, and how an operator goes on.
+//!
+//! Invariant: nothing here has the log's key but the node itself and its operator.
 
 use super::*;
 use crate::{
