@@ -82,6 +82,8 @@ fn subject_fits(kind: &str, subject: &str) -> bool {
         "schedule" => "schedule/",
         "peer" | "remote" => "peer/",
         "bootstrap" => "bootstrap/",
+        "token" => "token/",
+        "config" => "config/",
         "log" | "payload" | "access" => return subject == "log",
         _ => return true,
     };
