@@ -224,6 +224,8 @@ pub enum DecodeError {
     Link,
     #[error("nested deeper than 16 levels")]
     Depth,
+    #[error("not in the one form of its kind")]
+    Form,
 }
 
 /// Writes canonical DAG-CBOR. `value` must be one of our own types: none of them can fail to encode.
@@ -235,6 +237,16 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     scan(bytes)?;
     serde_ipld_dagcbor::from_slice(bytes).map_err(|err| DecodeError::Cbor(Box::new(err)))
+}
+
+/// Reads a block of a closed form: strict DAG-CBOR that [`encode`] gives back byte for byte, so that no key is left out
+/// that a writer gives, and none is there that a writer leaves out.
+pub fn decode_exactly<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let value: T = decode(bytes)?;
+    match encode(&value) == bytes {
+        true => Ok(value),
+        false => Err(DecodeError::Form),
+    }
 }
 
 /// Reads any strict DAG-CBOR block as data.

@@ -8,6 +8,7 @@
 pub mod body;
 pub mod keeping;
 pub mod peer;
+pub mod rules;
 pub mod work;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,10 @@ use ipld_core::ipld::Ipld;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::body::{Body, Kind};
-use crate::block::{Block, Cid, Codec, DecodeError, decode, encode};
+use crate::{
+    block::{Block, Cid, Codec, DecodeError, decode, decode_exactly, encode},
+    identity::{KeyError, Verifier},
+};
 
 /// Bytes of one event.
 pub const EVENT_MAX: usize = 16 * 1024;
@@ -71,6 +75,17 @@ pub struct Genesis {
     pub created: u64,
     #[serde(with = "serde_bytes")]
     pub nonce: Vec<u8>,
+}
+
+/// Why bytes are not a genesis block.
+#[derive(Debug, thiserror::Error)]
+pub enum GenesisError {
+    #[error("genesis block cannot be read")]
+    Decode(#[from] DecodeError),
+    #[error("genesis block is of version {v}, which is not known")]
+    Version { v: u64 },
+    #[error("genesis block holds no usable key")]
+    Key(#[from] KeyError),
 }
 
 /// A fact before it is sealed: what happened, without its place in the log.
@@ -136,6 +151,19 @@ pub enum EventError {
     Decode(#[from] DecodeError),
     #[error("event bytes do not have the digest they are stored under")]
     Digest,
+}
+
+impl Genesis {
+    /// Reads a genesis block, whoever wrote it, and the key of the log's first heads.
+    pub fn open(bytes: &[u8]) -> Result<(Self, Verifier), GenesisError> {
+        let genesis: Self = decode_exactly(bytes)?;
+        if genesis.v != 1 {
+            return Err(GenesisError::Version { v: genesis.v });
+        }
+        let key = genesis.key.as_slice().try_into().map_err(|_| KeyError::Key)?;
+        let verifier = Verifier::from_key(&genesis.origin, key)?;
+        Ok((genesis, verifier))
+    }
 }
 
 impl Event {

@@ -7,6 +7,7 @@
 
 mod growing;
 mod path;
+pub mod several;
 
 use sha2::{Digest, Sha256};
 

@@ -168,7 +168,8 @@ pub fn payload_parts(block: &[u8]) -> Option<Vec<Cid>> {
     Some(payload.parts.unwrap_or_default())
 }
 
-/// Which of a payload's parts payloads that are not `gone` hold too: parts carry no salt, so the same content shares them.
+/// Which of a payload's parts payloads that are not `gone` hold too: parts without a salt, as they were once, are shared by
+/// whatever has the same content.
 ///
 /// Reads every block; payloads in parts are rare, and so is erasing one.
 pub fn shared_parts(log: &dyn Reader, gone: &[Cid], parts: &[Cid]) -> Result<HashSet<Cid>, LogError> {
@@ -198,17 +199,11 @@ pub fn content(home: &Home, payload: &Cid) -> Result<Option<Vec<u8>>, LogError> 
     let Ok(payload) = decode::<Payload>(&bytes) else {
         return Ok(None);
     };
-    if let Some(data) = payload.data {
-        return Ok(Some(data));
-    }
-    let mut content = Vec::new();
-    for part in payload.parts.unwrap_or_default() {
-        let Some(Stored::Present(bytes)) = log.block(&part)? else {
-            return Ok(None);
-        };
-        content.extend(bytes);
-    }
-    Ok(Some(content))
+    let read = |part: &Cid| match log.block(part)? {
+        Some(Stored::Present(bytes)) => Ok(Some(bytes)),
+        Some(Stored::Erased) | None => Ok::<_, LogError>(None),
+    };
+    Ok(payload.content(None, read)?.ok())
 }
 
 /// A call by the seq of its start, and of its ending where it has one.

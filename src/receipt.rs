@@ -1,12 +1,14 @@
 //! Receipts: one file with which an auditor checks an event without us.
 //!
-//! Invariant: [`Receipt::verify`] needs the receipt and the log's verifier key, and trusts nothing else in it.
+//! Invariants:
+//! - [`Receipt::verify`] needs the receipt and the log's verifier key, and trusts nothing else in it;
+//! - a receipt is read from its text, so that no key can stand twice and mean another thing to another reader.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    block::{Cid, Codec, DecodeError, decode},
-    event::{Event, EventError, Genesis},
+    block::{Cid, Codec, json},
+    event::{Event, EventError, Genesis, GenesisError, rules},
     identity::{CheckpointError, Verifier, open_checkpoint},
     merkle::{Hash, leaf_hash, verify_inclusion},
 };
@@ -49,6 +51,8 @@ pub struct Verified {
 pub enum ReceiptError {
     #[error("not a receipt")]
     Malformed(#[source] serde_json::Error),
+    #[error("not a receipt")]
+    Text(#[from] json::Fault),
     #[error("receipt version {v} is not known")]
     Version { v: u64 },
     #[error("cid does not name the event's bytes")]
@@ -59,8 +63,10 @@ pub enum ReceiptError {
     Index { seq: u64, index: u64 },
     #[error("event is of another log than the genesis block")]
     Log,
+    #[error("event breaks a rule of its kind: {fault}")]
+    Rule { fault: &'static str },
     #[error("genesis block cannot be read")]
-    Genesis(#[source] DecodeError),
+    Genesis(#[source] GenesisError),
     #[error("checkpoint is not a signed head of the log")]
     Checkpoint(#[source] CheckpointError),
     #[error("checkpoint is of {checkpoint}, genesis block of {genesis}")]
@@ -74,8 +80,10 @@ impl Receipt {
         serde_json::to_value(self).expect("a receipt has string keys and no other fallible values")
     }
 
-    pub fn from_json(json: serde_json::Value) -> Result<Self, ReceiptError> {
-        serde_json::from_value(json).map_err(ReceiptError::Malformed)
+    /// Reads the text of a receipt, which says everything once.
+    pub fn read(text: &[u8]) -> Result<Self, ReceiptError> {
+        json::check(text)?;
+        serde_json::from_slice(text).map_err(ReceiptError::Malformed)
     }
 
     /// Checks that the event is exactly these bytes, and that the log signed a tree which has it at its `seq`.
@@ -94,7 +102,8 @@ impl Receipt {
         if event.fields().log != Cid::of(Codec::DagCbor, &self.genesis) {
             return Err(ReceiptError::Log);
         }
-        let genesis: Genesis = decode(&self.genesis).map_err(ReceiptError::Genesis)?;
+        rules::check_event(&event).map_err(|fault| ReceiptError::Rule { fault })?;
+        let (genesis, _) = Genesis::open(&self.genesis).map_err(ReceiptError::Genesis)?;
         let head = open_checkpoint(&self.checkpoint, verifier).map_err(ReceiptError::Checkpoint)?;
         if head.origin != genesis.origin {
             return Err(ReceiptError::Origin { checkpoint: head.origin, genesis: genesis.origin });

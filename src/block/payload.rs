@@ -1,14 +1,17 @@
 //! Payloads: the only blocks that may hold what users wrote.
 //!
 //! Invariants:
-//! - the bytes stand as they came; the salt is keyed, so a CID tells nothing to whoever lacks the key;
-//! - same media, bytes and key: same CID.
+//! - the bytes stand as they came; salts are keyed, so no CID, of a payload or of a part, tells anything to whoever lacks the key;
+//! - same media, bytes and key: same CID;
+//! - content is put together by one function, which holds no more than the format lets one payload have.
+
+use std::convert::Infallible;
 
 use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use crate::block::{Block, Cid, Codec};
+use crate::block::{Block, Cid, Codec, decode};
 
 /// Content up to this many bytes stands in the payload block itself; more is cut into raw blocks of this size.
 pub const INLINE_MAX: usize = 256 * 1024;
@@ -17,9 +20,19 @@ pub const PAYLOAD_MAX: usize = 64 * 1024 * 1024;
 /// The media type of JSON kept as it came.
 pub const JSON: &str = "application/json";
 
-const SALT_LEN: usize = 16;
 /// In the place of a media type, where what is committed to is the key itself.
 const SALTED: &str = "cairn salt key";
+/// The most parts one payload has.
+pub const PARTS_MAX: usize = PAYLOAD_MAX / INLINE_MAX;
+/// Bytes of a salt and of every other keyed commitment.
+pub const SALT_LEN: usize = 16;
+
+/// The version whose parts are plain content. Payloads without parts have it still.
+const PLAIN: u64 = 1;
+/// The version whose parts begin with a salt of their own.
+const SALTED_PARTS: u64 = 2;
+/// What the salts of parts are commitments for.
+const PART_DOMAIN: &str = "cairn/part/2";
 
 /// The key of a scope's payload salts. Kept outside the database.
 #[derive(Clone)]
@@ -43,6 +56,22 @@ impl SaltKey {
     /// What tells, on record in `log`, that this key salts its payloads, and nothing about the key.
     pub fn commitment_for(&self, log: &Cid) -> [u8; SALT_LEN] {
         self.commit(SALTED, &log.to_bytes())
+    }
+
+    /// A keyed commitment to all of `fields`, in their order: the first 16 bytes of HMAC-SHA256 over `domain`, a zero byte, and of
+    /// each field its length in 8 bytes, big-endian, and its bytes.
+    ///
+    /// No media type is called as a domain is, so this never equals a [`SaltKey::commit`].
+    pub fn bind(&self, domain: &str, fields: &[&[u8]]) -> [u8; SALT_LEN] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("hmac takes a key of any length");
+        mac.update(domain.as_bytes());
+        mac.update(&[0]);
+        for field in fields {
+            mac.update(&(field.len() as u64).to_be_bytes());
+            mac.update(field);
+        }
+        let full = mac.finalize().into_bytes();
+        full[..SALT_LEN].try_into().expect("sha-256 gives 32 bytes")
     }
 }
 
@@ -76,6 +105,45 @@ pub struct SealedPayload {
     pub len: u64,
 }
 
+/// What an envelope breaks of the format's rules.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PayloadFault {
+    #[error("the payload is of an unknown version")]
+    Version,
+    #[error("the payload's salt has not 16 bytes")]
+    Salt,
+    #[error("the payload has neither content nor parts, or both")]
+    Content,
+    #[error("the payload's content is over the bound of 262144 bytes for one block")]
+    Inline,
+    #[error("the payload has no part, one part alone, or over 256")]
+    Count,
+    #[error("a part of the payload is no raw block")]
+    Codec,
+    #[error("the payload's content has another length than its event says")]
+    Length,
+}
+
+/// Why a payload's content cannot be put together.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Gap {
+    #[error(transparent)]
+    Envelope(#[from] PayloadFault),
+    #[error("the payload's part {0} is not there")]
+    Absent(Cid),
+    #[error("the payload's part {0} has a wrong length")]
+    Length(Cid),
+}
+
+/// One part, as its payload's envelope lets it be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub cid: Cid,
+    /// Bytes of its block, its salt included, at least and at most.
+    pub least: usize,
+    pub most: usize,
+}
+
 impl Payload {
     /// Salts and names `data`.
     pub fn seal(key: &SaltKey, media: &str, data: &[u8]) -> Result<SealedPayload, PayloadError> {
@@ -84,17 +152,97 @@ impl Payload {
         }
         let salt = key.commit(media, data).to_vec();
         let inline = data.len() <= INLINE_MAX;
+        // Bound to the whole and to its place: whoever guesses one part right learns nothing without the others.
+        let part = |(at, content): (usize, &[u8])| {
+            let salt = key.bind(PART_DOMAIN, &[&salt, &(at as u64).to_be_bytes()]);
+            Block::new(Codec::Raw, [&salt, content].concat())
+        };
         let parts: Vec<Block> = match inline {
             true => Vec::new(),
-            false => data.chunks(INLINE_MAX).map(|part| Block::new(Codec::Raw, part.to_vec())).collect(),
+            false => data.chunks(INLINE_MAX).enumerate().map(part).collect(),
         };
         let payload = Self {
-            v: 1,
+            v: if inline { PLAIN } else { SALTED_PARTS },
             media: media.to_owned(),
-            salt,
             data: inline.then(|| data.to_vec()),
             parts: (!inline).then(|| parts.iter().map(Block::cid).collect()),
+            salt,
         };
         Ok(SealedPayload { envelope: Block::encode(&payload), parts, len: data.len() as u64 })
     }
+
+    /// Holds the envelope to the format's rules, and to `len` bytes of content where an event says so; gives its parts, in
+    /// order, with the lengths that their blocks may have.
+    pub fn layout(&self, len: Option<u64>) -> Result<Vec<Part>, PayloadFault> {
+        let rule = |holds: bool, fault| if holds { Ok(()) } else { Err(fault) };
+        rule(self.salt.len() == SALT_LEN, PayloadFault::Salt)?;
+        let parts = match (&self.data, &self.parts) {
+            (Some(data), None) => {
+                rule(self.v == PLAIN, PayloadFault::Version)?;
+                rule(data.len() <= INLINE_MAX, PayloadFault::Inline)?;
+                rule(len.is_none_or(|len| len == data.len() as u64), PayloadFault::Length)?;
+                return Ok(Vec::new());
+            }
+            (None, Some(parts)) => parts,
+            (Some(_), Some(_)) | (None, None) => return Err(PayloadFault::Content),
+        };
+        rule(self.v == PLAIN || self.v == SALTED_PARTS, PayloadFault::Version)?;
+        rule((2..=PARTS_MAX).contains(&parts.len()), PayloadFault::Count)?;
+        rule(parts.iter().all(|part| part.codec() == Codec::Raw), PayloadFault::Codec)?;
+        let before = ((parts.len() - 1) * INLINE_MAX) as u64;
+        let rest =
+            len.map(|len| len.checked_sub(before).filter(|rest| (1..=INLINE_MAX as u64).contains(rest)));
+        let (least, most) = match rest {
+            None => (1, INLINE_MAX),
+            Some(Some(rest)) => (rest as usize, rest as usize),
+            Some(None) => return Err(PayloadFault::Length),
+        };
+        let salt = self.part_salt_len();
+        let part = |(at, cid): (usize, &Cid)| match at + 1 == parts.len() {
+            true => Part { cid: *cid, least: salt + least, most: salt + most },
+            false => Part { cid: *cid, least: salt + INLINE_MAX, most: salt + INLINE_MAX },
+        };
+        Ok(parts.iter().enumerate().map(part).collect())
+    }
+
+    /// Bytes of each part that come before its content.
+    pub fn part_salt_len(&self) -> usize {
+        if self.v == SALTED_PARTS { SALT_LEN } else { 0 }
+    }
+
+    /// The content, put together from its parts, each read by `read`; none of them is held that breaks the format's rules.
+    pub fn content<E>(
+        self,
+        len: Option<u64>,
+        mut read: impl FnMut(&Cid) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<Result<Vec<u8>, Gap>, E> {
+        let layout = match self.layout(len) {
+            Ok(layout) => layout,
+            Err(fault) => return Ok(Err(fault.into())),
+        };
+        let salt = self.part_salt_len();
+        let mut content = self.data.unwrap_or_default();
+        for Part { cid, least, most } in layout {
+            let Some(block) = read(&cid)? else { return Ok(Err(Gap::Absent(cid))) };
+            match (least..=most).contains(&block.len()) {
+                true => content.extend_from_slice(&block[salt..]),
+                false => return Ok(Err(Gap::Length(cid))),
+            }
+        }
+        Ok(Ok(content))
+    }
 }
+
+impl SealedPayload {
+    /// The content, from the payload itself; none where it is none that was sealed.
+    pub fn content(&self) -> Option<Vec<u8>> {
+        let payload: Payload = decode(self.envelope.bytes()).ok()?;
+        let block = |cid: &Cid| self.parts.iter().find(|part| part.cid() == *cid);
+        let read = |cid: &Cid| Ok::<_, Infallible>(block(cid).map(|block| block.bytes().to_vec()));
+        let Ok(content) = payload.content(Some(self.len), read);
+        content.ok()
+    }
+}
+
+#[cfg(test)]
+pub mod tests;

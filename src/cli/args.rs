@@ -85,6 +85,9 @@ pub enum LogCommand {
         file: PathBuf,
         #[command(flatten)]
         data: Data,
+        /// Say what was imported as JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 

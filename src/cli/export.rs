@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
+use serde_json::{Value, json};
 
 use crate::{
     cli::{
@@ -23,8 +24,10 @@ use crate::{
         table, verify,
     },
     query::{
+        archives::keep::Kept,
         export::{Format, Scope},
         import::{self, Imported},
+        verify::Report,
     },
 };
 
@@ -64,30 +67,57 @@ pub fn run(args: Export, quiet: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn import(file: &Path, data: &Path, quiet: bool) -> anyhow::Result<ExitCode> {
+pub fn import(file: &Path, data: &Path, json: bool, quiet: bool) -> anyhow::Result<ExitCode> {
     let archive = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut progress = Progress::new("blocks", 0, quiet);
     let imported = import::import(archive, data, &mut |step| verify::tell(&mut progress, step))?;
     drop(progress);
-    if quiet {
-        return Ok(ExitCode::SUCCESS);
-    }
-    match imported {
-        Imported::Log(report) => eprintln!(
-            "imported {} events and {} blocks into {}",
-            report.checked_events,
-            report.checked_blocks,
-            data.display()
-        ),
-        Imported::Run(kept) => eprintln!(
-            "imported {}, {} events and {} blocks, as {}",
-            table::printable(&kept.subject),
-            kept.events,
-            kept.blocks,
-            kept.file.display()
-        ),
+    match (json, quiet) {
+        (true, _) => out::print_json(&value(&imported))?,
+        (false, false) => eprintln!("{}", told(&imported, data)),
+        (false, true) => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn value(imported: &Imported) -> Value {
+    match imported {
+        Imported::Log(report, evidence) => json!({
+            "imported": "log",
+            "events": report.checked_events,
+            "blocks": report.checked_blocks,
+            "evidence": evidence,
+        }),
+        Imported::Run(kept) => json!({
+            "imported": "run",
+            "subject": kept.subject,
+            "events": kept.events,
+            "blocks": kept.blocks,
+            "file": kept.file.display().to_string(),
+            "already": kept.already,
+            "evidence": kept.evidence,
+        }),
+    }
+}
+
+fn told(imported: &Imported, data: &Path) -> String {
+    let (what, place, evidence) = match imported {
+        Imported::Log(report, evidence) => {
+            let Report { checked_events: events, checked_blocks: blocks, .. } = report;
+            (
+                format!("imported {events} events and {blocks} blocks"),
+                format!("into {}", data.display()),
+                evidence,
+            )
+        }
+        Imported::Run(kept) => {
+            let verb = if kept.already { "kept already" } else { "imported" };
+            let Kept { subject, events, blocks, .. } = kept;
+            let what = format!("{verb} {subject}, {events} events and {blocks} blocks");
+            (what, format!("as {}", kept.file.display()), &kept.evidence)
+        }
+    };
+    table::printable(&format!("{what}, {place}: {evidence}"))
 }
 
 /// Tells how much was written.

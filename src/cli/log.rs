@@ -30,7 +30,7 @@ pub fn run(command: LogCommand, quiet: bool) -> anyhow::Result<ExitCode> {
         LogCommand::Query { wanted, place, shown } => query(wanted, &place, shown, quiet),
         LogCommand::Verify(args) => verify::run(args, quiet),
         LogCommand::Export(args) => export::run(args, quiet),
-        LogCommand::Import { file, data } => export::import(&file, &data.data, quiet),
+        LogCommand::Import { file, data, json } => export::import(&file, &data.data, json, quiet),
     }
 }
 

@@ -5,7 +5,7 @@
 use std::{fs::File, io::Read, path::Path, process::ExitCode};
 
 use anyhow::Context;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     cli::{
@@ -44,8 +44,7 @@ fn verify(file: &Path, key: &Verifier, json: bool) -> anyhow::Result<ExitCode> {
     let opened = File::open(file).with_context(read)?;
     opened.take(RECEIPT_MAX).read_to_end(&mut bytes).with_context(read)?;
     let refused = || format!("{} proves nothing", file.display());
-    let receipt: Value = serde_json::from_slice(&bytes).with_context(refused)?;
-    let receipt = receipt::Receipt::from_json(receipt).with_context(refused)?;
+    let receipt = receipt::Receipt::read(&bytes).with_context(refused)?;
     let verified = receipt.verify(key).with_context(refused)?;
     let fields = verified.event.fields();
     let cid = verified.event.cid().to_string();

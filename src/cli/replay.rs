@@ -25,7 +25,11 @@ pub fn replay(args: Replay) -> anyhow::Result<ExitCode> {
             table.row(vec![text(step, "step_id").to_owned(), text(step, "verdict").to_owned()]);
         }
         let run = report["run"].as_str().map_or(String::new(), |run| format!("  run again as {run}"));
-        told(&args.workflow, report, &table, &run, args.asked.shown.wide)
+        let evidence = match report["evidence"]["head"].as_u64() {
+            Some(head) => format!(", verified under head {head} of {}", text(&report["evidence"], "origin")),
+            None => ", unsigned".to_owned(),
+        };
+        told(&args.workflow, report, &evidence, &table, &run, args.asked.shown.wide)
     })?;
     Ok(code(report["matched"] == true))
 }
@@ -48,7 +52,7 @@ pub fn diff(args: Diff) -> anyhow::Result<ExitCode> {
             let (left, right) = (left.to_owned(), right.to_owned());
             table.row(vec![cell("step_id"), cell("contract"), cell("input"), cell("output"), left, right]);
         }
-        told(&format!("{} and {}", args.left, args.right), report, &table, "", args.asked.shown.wide)
+        told(&format!("{} and {}", args.left, args.right), report, "", &table, "", args.asked.shown.wide)
     })?;
     Ok(code(report["matched"] == true))
 }
@@ -64,15 +68,16 @@ fn rows(report: &Value, worth: impl Fn(&Value) -> bool) -> impl Iterator<Item = 
     report["steps"].as_array().into_iter().flatten().filter(move |step| worth(step))
 }
 
-/// A report for people: what was found, the steps that differ, and where that began.
-fn told(what: &str, report: &Value, differ: &Table, run: &str, wide: bool) -> String {
+/// A report for people: what was found, what shows that it is what was signed, the steps that differ, and where that began.
+fn told(what: &str, report: &Value, evidence: &str, differ: &Table, run: &str, wide: bool) -> String {
     let verdict = if report["matched"] == true { "matched" } else { "differs" };
     let verdict = match report["complete"] == false {
         true => format!("{verdict} so far (it has not ended)"),
         false => verdict.to_owned(),
     };
     let compared = report["compared_steps"].as_u64().unwrap_or(0);
-    let mut lines = vec![table::printable(&format!("{what}  {verdict}  {compared} steps compared{run}"))];
+    let said = format!("{what}  {verdict}{evidence}  {compared} steps compared{run}");
+    let mut lines = vec![table::printable(&said)];
     if !differ.is_empty() {
         lines.push(differ.render());
     }

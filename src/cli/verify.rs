@@ -74,6 +74,13 @@ fn shown(report: &Report) -> String {
     if let Some(payloads) = report.payloads {
         text += &format!(", payloads {payloads}");
     }
+    if let Some(first) = report.unnamed.cids.first() {
+        text += &format!(
+            "\n{} blocks that nothing names, the first {}; they are no fault of the log",
+            report.unnamed.count,
+            table::short(first, true)
+        );
+    }
     if report.faults.is_empty() {
         return text;
     }

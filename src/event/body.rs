@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteArray;
 
 use crate::{
-    block::Cid,
+    block::{Cid, decode_exactly},
     event::keeping::{
         AccessRead, AccessRefused, ConfigApplied, LogKeyRotated, LogSalted, LogTakenOver, TokenAdded,
         TokenRevoked,
@@ -64,6 +64,14 @@ macro_rules! kinds {
             /// Reads the facts of `kind`; none where this build does not know the kind or the shape.
             pub fn read(kind: &str, map: &BTreeMap<String, Ipld>) -> Option<Self> {
                 match kind { $($name => from_map(map).map(Self::$kind),)* _ => None }
+            }
+
+            /// Reads the bytes of a body, which stand in the one form that the schema of `kind` allows.
+            pub fn open(kind: &str, bytes: &[u8]) -> Opened {
+                match kind {
+                    $($name => decode_exactly(bytes).map_or(Opened::Broken, |facts| Opened::Facts(Self::$kind(facts))),)*
+                    _ => Opened::Unknown,
+                }
             }
         }
     };
@@ -137,6 +145,16 @@ kinds! {
     AccessRead = "access.read",
     AccessRefused = "access.refused",
     ConfigApplied = "config.applied",
+}
+
+/// What the bytes of a body are.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Opened {
+    Facts(Body),
+    /// The kind is known, and this is not what its schema says.
+    Broken,
+    /// This build does not know the kind; the body may hold anything.
+    Unknown,
 }
 
 fn to_map<T: Serialize>(facts: &T) -> BTreeMap<String, Ipld> {

@@ -145,12 +145,8 @@ impl Writer {
         let Some(payload) = block(&cid)?.and_then(|bytes| decode::<Payload>(&bytes).ok()) else {
             return Ok(None);
         };
-        let mut content = payload.data.unwrap_or_default();
-        for part in payload.parts.unwrap_or_default() {
-            let Some(bytes) = block(&part)? else { return Ok(None) };
-            content.extend(bytes);
-        }
-        Ok(String::from_utf8(content).ok().map(Arc::from))
+        let content = payload.content(None, block)?.ok();
+        Ok(content.and_then(|content| String::from_utf8(content).ok()).map(Arc::from))
     }
 
     /// A payload of this node's own making.
@@ -172,9 +168,5 @@ pub(super) fn text_of(payload: &SealedPayload) -> Option<String> {
 
 /// A payload's content as text, from the payload itself.
 pub(super) fn whole_text(payload: &SealedPayload) -> Option<String> {
-    if payload.parts.is_empty() {
-        return text_of(payload);
-    }
-    let content = payload.parts.iter().flat_map(|part| part.bytes().iter().copied()).collect();
-    String::from_utf8(content).ok()
+    payload.content().and_then(|content| String::from_utf8(content).ok())
 }

@@ -13,7 +13,7 @@ use super::{
     *,
 };
 use crate::{
-    block::payload::{JSON, Payload, SaltKey},
+    block::payload::{JSON, Payload, SaltKey, tests::plain_parts},
     call::{Code, EndOutcome, How, Remote},
     event::{Body, Role, body::CallStarted, peer::RemoteCalled},
     log::{
@@ -371,10 +371,7 @@ fn erasing_keeps_the_name_and_survives_a_crash_between_record_and_deed() {
 fn erasing_leaves_the_parts_that_another_payload_holds() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ledger, running) = opened(dir.path());
-    let large = |media: &str| {
-        let key = SaltKey::new([1; 32]);
-        Payload::seal(&key, media, &vec![b'x'; 600 * 1024]).expect("under the bound")
-    };
+    let large = |media: &str| plain_parts(media, &vec![b'x'; 600 * 1024]);
     let (erased, kept) = (large(JSON), large("text/plain"));
     assert_eq!(erased.parts[0].cid(), kept.parts[0].cid(), "the same content in the same parts");
     for (id, payload) in [("c1", &erased), ("c2", &kept)] {

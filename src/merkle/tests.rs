@@ -309,3 +309,55 @@ fn a_bundle_is_lengths_and_cids() {
     assert_eq!(bundle, expected);
     assert!(entries_bundle(&[]).is_empty());
 }
+
+#[test]
+fn any_leaves_together_lead_to_the_root_and_no_others_do() {
+    let mut random = Random(seed());
+    for size in [1, 2, 3, 7, 8, 255, 256, 257, 700] {
+        let (growing, stored) = grown(size, 100);
+        let root = growing.root();
+        for _ in 0..12 {
+            let count = 1 + random.below(size.min(40));
+            let places: std::collections::BTreeSet<u64> = (0..count).map(|_| random.below(size)).collect();
+            let holds = |start, end| places.range(start..end).next().is_some();
+            let proof = several::inclusion_of(&stored, size, &holds).expect("all tiles are stored");
+            let leaves: Vec<(u64, Hash)> =
+                places.iter().map(|place| (*place, leaf_hash(&cid(*place)))).collect();
+            assert_eq!(several::root_of(&leaves, size, &proof), Some(root), "{places:?} of {size}");
+            if let [one] = leaves[..] {
+                let alone = inclusion(&stored, one.0, size).expect("within size");
+                assert_eq!(proof.len(), alone.len());
+            }
+            refused(&leaves, size, &proof, &root);
+        }
+        let all: Vec<(u64, Hash)> = (0..size).map(|place| (place, leaf_hash(&cid(place)))).collect();
+        assert_eq!(several::root_of(&all, size, &[]), Some(root));
+        assert_eq!(several::root_of(&[], size, &[root]), None);
+    }
+}
+
+/// Nothing that is not exactly these leaves and this proof leads to the root.
+fn refused(leaves: &[(u64, Hash)], size: u64, proof: &[Hash], root: &Hash) {
+    let not = |leaves: &[(u64, Hash)], size, proof: &[Hash]| {
+        assert_ne!(several::root_of(leaves, size, proof), Some(*root));
+    };
+    for at in 0..proof.len() {
+        let mut bad = proof.to_vec();
+        bad[at][0] ^= 1;
+        not(leaves, size, &bad);
+        bad.remove(at);
+        not(leaves, size, &bad);
+    }
+    not(leaves, size, &[proof, &[*root]].concat());
+    not(leaves, size + 1, proof);
+    for at in 0..leaves.len() {
+        let mut bad = leaves.to_vec();
+        bad[at].1[31] ^= 1;
+        not(&bad, size, proof);
+        bad.remove(at);
+        not(&bad, size, proof);
+        let mut twice = leaves.to_vec();
+        twice.insert(at, leaves[at]);
+        not(&twice, size, proof);
+    }
+}

@@ -4,6 +4,8 @@
 //! - a file under a root's name was checked when it was kept, and every block is hashed again when it is read;
 //! - an archive is evidence, never part of the log: nothing of it is folded, listed or exported again.
 
+mod check;
+pub mod evidence;
 pub mod keep;
 
 use std::{
@@ -15,12 +17,18 @@ use std::{
     time::SystemTime,
 };
 
-use super::{QueryError, export::archive::Manifest, lookup::corrupt, record::Source};
+use self::evidence::{Evidence, Proof};
+use super::{
+    QueryError,
+    export::archive::{Manifest, VERSION},
+    lookup::corrupt,
+    record::Source,
+};
 use crate::{
     block::{
         Cid, Codec,
         car::{self, CarError, Limits, SECTION_MAX},
-        decode,
+        decode_exactly,
     },
     event::Event,
     log::LogError,
@@ -43,6 +51,7 @@ pub struct Archive {
     file: File,
     /// In order.
     events: Vec<Event>,
+    evidence: Evidence,
     places: HashMap<Cid, Place>,
 }
 
@@ -74,29 +83,40 @@ impl Archive {
                 latest = Some((kept, path, file));
             }
         }
-        latest.map(|(.., file)| Self::read(file).map_err(unreadable)).transpose()
+        latest.map(|(.., file)| Self::read(file)).transpose()
     }
 
-    fn read(mut file: File) -> Result<Self, CarError> {
-        file.rewind()?;
-        let mut archive = opened(&file)?;
+    fn read(mut file: File) -> Result<Self, QueryError> {
+        file.rewind().map_err(unreadable)?;
+        let mut archive = opened(&file).map_err(unreadable)?;
         let root = archive.root();
-        let mut log = None;
+        let manifest = manifest(&mut archive).ok_or_else(|| corrupt("an archive without its manifest"))?;
+        let mut proof = Proof::of(&manifest).map_err(corrupt)?;
+        let mut genesis = None;
         let mut events = Vec::new();
         let mut places = HashMap::new();
-        while let Some((cid, bytes)) = archive.next().transpose()? {
+        while let Some((cid, bytes)) = archive.next().transpose().map_err(unreadable)? {
             places.insert(cid, Place { at: archive.at() - bytes.len() as u64, len: bytes.len() });
-            if cid == root {
-                log = decode::<Manifest>(&bytes).ok().map(|manifest| manifest.log);
+            if proof.open() {
+                proof.take(cid, &bytes).map_err(corrupt)?;
+            } else if cid == manifest.log {
+                genesis = Some(bytes);
             } else if cid.codec() == Codec::DagCbor
                 && let Ok(event) = Event::open(bytes)
-                && log == Some(event.fields().log)
+                && event.fields().log == manifest.log
             {
                 events.push(event);
             }
         }
         drop(archive);
-        Ok(Self { root, file, events, places })
+        let genesis = genesis.ok_or_else(|| corrupt("an archive without its genesis block"))?;
+        let evidence = evidence::judge_read(&manifest, &genesis, &events, &proof).map_err(corrupt)?;
+        Ok(Self { root, file, events, evidence, places })
+    }
+
+    /// What shows that its events are those that a key signed.
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
     }
 
     pub fn root(&self) -> Cid {
@@ -126,11 +146,13 @@ impl Source for Archive {
     }
 }
 
-/// The manifest of an archive of which nothing was read yet; none where its root is no manifest.
+/// The manifest of an archive of which nothing was read yet; none where its root is no manifest of the known version.
 pub fn manifest<R: Read>(archive: &mut car::Reader<R>) -> Option<Manifest> {
     let root = archive.root();
     let (cid, bytes) = archive.next()?.ok()?;
-    (cid == root).then(|| decode(&bytes).ok()).flatten()
+    let manifest =
+        (cid == root && cid.codec() == Codec::DagCbor).then(|| decode_exactly(&bytes).ok()).flatten();
+    manifest.filter(|manifest: &Manifest| manifest.v == VERSION)
 }
 
 fn opened(file: &File) -> Result<car::Reader<BufReader<&File>>, CarError> {

@@ -191,6 +191,17 @@ impl View {
         Ok(seqs.into_iter().collect())
     }
 
+    /// All seqs that fit a filter, from `next` on.
+    fn all_seqs(&self, filter: &Filter, mut next: u64) -> Result<Vec<u64>, QueryError> {
+        let mut all = Vec::new();
+        loop {
+            let seqs = self.seqs(filter, next, BATCH)?;
+            let Some(last) = seqs.last() else { return Ok(all) };
+            next = last + 1;
+            all.extend(seqs);
+        }
+    }
+
     /// Writes what was selected.
     pub fn export(&self, selected: &Selected, format: Format, to: &mut dyn Write) -> Result<(), ExportError> {
         match format {

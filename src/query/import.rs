@@ -14,6 +14,7 @@ use std::{
 use super::{
     archives::{
         self,
+        evidence::{Evidence, head_of},
         keep::{KeepError, Kept, keep},
     },
     export::{RUN, archive::Manifest},
@@ -24,11 +25,11 @@ use crate::{
         Block, Cid, Codec,
         car::{CarError, Limits, Reader, SECTION_MAX},
     },
-    event::Event,
+    event::{Event, Genesis},
     log::{
-        Batch, Log, LogError,
+        Batch, Log, LogError, Reader as _, Stored,
         home::{Home, HomeError},
-        sqlite::SqliteLog,
+        sqlite::{SqliteLog, SqliteReader},
     },
 };
 
@@ -44,8 +45,10 @@ pub enum ImportError {
     Occupied { dir: String },
     #[error("the archive is refused")]
     Car(#[from] CarError),
-    #[error("the archive is not an export of a log: its root is no manifest")]
+    #[error("the archive is not an export of a log: its root is no manifest of version 1")]
     NoManifest,
+    #[error("the archive holds {count} blocks that nothing in it names, the first {cid}")]
+    Unnamed { count: u64, cid: String },
     #[error(
         "the archive holds {count} events from {from} to {to}: it is not a whole log, nor the record of a run; export it \
          without a subject, cid or range, or with the subject workflow/ID"
@@ -78,8 +81,8 @@ fn faults(report: &Report) -> String {
 /// What an archive became.
 #[derive(Debug)]
 pub enum Imported {
-    /// The log of the directory.
-    Log(Report),
+    /// The log of the directory, and the head it was verified under.
+    Log(Report, Evidence),
     /// The record of a run, beside whatever log is there.
     Run(Kept),
 }
@@ -91,8 +94,9 @@ pub fn import(archive: impl Read, dir: &Path, step: &mut dyn FnMut(Step)) -> Res
     let manifest = archives::manifest(&mut archive).ok_or(ImportError::NoManifest)?;
     let Manifest { from, to, count, .. } = manifest;
     match &manifest.subject {
-        None if from == 0 && to.checked_add(1) == Some(count) => {
-            import_log(archive, &manifest, dir, step).map(Imported::Log)
+        None if from == 0 && to.checked_add(1) == Some(count) && manifest.proof.is_none() => {
+            let (report, evidence) = import_log(archive, &manifest, dir, step)?;
+            Ok(Imported::Log(report, evidence))
         }
         Some(subject) if subject.starts_with(RUN) => {
             let step = &mut |events| step(Step::Events(events, count));
@@ -108,7 +112,7 @@ fn import_log(
     manifest: &Manifest,
     dir: &Path,
     step: &mut dyn FnMut(Step),
-) -> Result<Report, ImportError> {
+) -> Result<(Report, Evidence), ImportError> {
     if Home::existing(dir).is_ok() {
         return Err(ImportError::Occupied { dir: dir.display().to_string() });
     }
@@ -120,10 +124,15 @@ fn import_log(
     let part = Home::open(&part)?;
     let imported = write(archive, manifest, &part).and_then(|()| {
         let report = verify(&part, &Checks::default(), step);
-        match report.verified {
-            true => Ok(report),
-            false => Err(ImportError::Unverified(Box::new(report))),
+        if !report.verified {
+            return Err(ImportError::Unverified(Box::new(report)));
         }
+        // What came beside the events and is named by none of them was slipped in.
+        if let Some(cid) = report.unnamed.cids.first() {
+            return Err(ImportError::Unnamed { count: report.unnamed.count, cid: cid.clone() });
+        }
+        let evidence = signed(&part, manifest)?;
+        Ok((report, evidence))
     });
     let imported = imported.and_then(|report| {
         for name in ["head", "log.db"] {
@@ -134,6 +143,18 @@ fn import_log(
     });
     fs::remove_dir_all(part.dir())?;
     imported
+}
+
+/// The head that a log which was verified stands under.
+fn signed(home: &Home, manifest: &Manifest) -> Result<Evidence, ImportError> {
+    let genesis = SqliteReader::open(&home.log_path())?.block(&manifest.log)?;
+    let head = match genesis {
+        Some(Stored::Present(bytes)) => {
+            Genesis::open(&bytes).ok().and_then(|(_, key)| head_of(manifest, &key).ok())
+        }
+        Some(Stored::Erased) | None => None,
+    };
+    Ok(head.map_or(Evidence::Unsigned, |head| Evidence::Verified { head: head.size, origin: head.origin }))
 }
 
 /// Writes the log and its signed head.

@@ -113,15 +113,12 @@ impl View {
 
     /// A payload's content, put together from its parts.
     pub fn content(&self, payload: Payload) -> Result<Vec<u8>, QueryError> {
-        let mut content = payload.data.unwrap_or_default();
-        for part in payload.parts.unwrap_or_default() {
-            match self.log.block(&part)? {
-                Some(Stored::Present(bytes)) => content.extend(bytes),
-                Some(Stored::Erased) => return Err(QueryError::Erased(part)),
-                None => return Err(corrupt("a payload without one of its parts")),
-            }
-        }
-        Ok(content)
+        let content = payload.content(None, |part| match self.log.block(part)? {
+            Some(Stored::Present(bytes)) => Ok(Some(bytes)),
+            Some(Stored::Erased) => Err(QueryError::Erased(*part)),
+            None => Ok(None),
+        })?;
+        content.map_err(|_| corrupt("a payload whose content cannot be put together"))
     }
 
     /// The payload of this name; none where it was erased or is something else.
@@ -139,7 +136,7 @@ impl View {
         for part in payload.parts.iter().flatten() {
             let part: Option<Option<u64>> =
                 statement.query_row([part.digest()], |row| row.get(0)).optional()?;
-            len += part.flatten().unwrap_or(0);
+            len += part.flatten().unwrap_or(0).saturating_sub(payload.part_salt_len() as u64);
         }
         Ok(len)
     }

@@ -9,7 +9,12 @@ use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
 use serde_json::Value;
 
-use super::{QueryError, View, archives::Archive, lookup::corrupt};
+use super::{
+    QueryError, View,
+    archives::{Archive, evidence::Evidence},
+    lookup::corrupt,
+    proof::Head,
+};
 use crate::{
     block::{Cid, decode, payload::Payload},
     event::{Body, Event, Role},
@@ -28,8 +33,16 @@ pub struct RunRecord<'a> {
     /// What followed, in order, as far as was asked for: the run's own events and those of its tasks.
     pub events: Vec<Event>,
     pub contents: Recorded<'a>,
-    /// The root of the archive it was found in; none where it stands in the log.
-    pub archive: Option<Cid>,
+    /// The archive it was found in; none where it stands in the log.
+    pub archive: Option<Kept>,
+}
+
+/// An archive that a record was found in.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub root: Cid,
+    /// What shows that its events are those that its log's key signed.
+    pub evidence: Evidence,
 }
 
 /// Where events and blocks are.
@@ -103,8 +116,22 @@ pub fn run_record<'a>(
     }
     let Some(archive) = Archive::of_subject(view.archives(), &subject)? else { return Ok(None) };
     let Some((run, events)) = submitted(&archive, workflow_id, as_of)? else { return Ok(None) };
-    let root = Some(archive.root());
-    Ok(Some(RunRecord { run, events, contents: Recorded::new(archive), archive: root }))
+    let kept = Some(Kept { root: archive.root(), evidence: archive.evidence().clone() });
+    Ok(Some(RunRecord { run, events, contents: Recorded::new(archive), archive: kept }))
+}
+
+impl RunRecord<'_> {
+    /// What shows that the run's events are those that its log's key signed; `head` is that of our own log.
+    pub fn evidence(&self, view: &View, head: &Head) -> Result<Evidence, QueryError> {
+        if let Some(kept) = &self.archive {
+            return Ok(kept.evidence.clone());
+        }
+        let first =
+            view.log.event_at(self.run.seq)?.ok_or_else(|| corrupt("a run without its submission"))?;
+        let later = self.events.iter().filter(|event| event.fields().seq != self.run.seq);
+        let events: Vec<Event> = std::iter::once(&first).chain(later).cloned().collect();
+        view.evidence(&events, head)
+    }
 }
 
 /// A run as it was submitted, told what it takes over, with the events that followed, up to and with `as_of`.
@@ -148,10 +175,5 @@ fn begun(source: &dyn Source, event: &Event) -> Result<Option<Run>, QueryError> 
 pub fn content(source: &dyn Source, payload: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
     let payload: Option<Payload> = source.bytes(payload)?.and_then(|bytes| decode(&bytes).ok());
     let Some(payload) = payload else { return Ok(None) };
-    let mut content = payload.data.unwrap_or_default();
-    for part in payload.parts.unwrap_or_default() {
-        let Some(bytes) = source.bytes(&part)? else { return Ok(None) };
-        content.extend(bytes);
-    }
-    Ok(Some(content))
+    Ok(payload.content(None, |part| source.bytes(part))?.ok())
 }

@@ -9,19 +9,16 @@ mod blocks;
 mod derived;
 mod events;
 mod heads;
+mod payloads;
 pub mod strict;
 #[cfg(test)]
 mod tests;
 
 use serde::Serialize;
 
-use self::{
-    blocks::{Blocks, PART_GONE},
-    events::Chain,
-    heads::Heads,
-};
+use self::{blocks::Bytes, events::Chain, heads::Heads};
 use crate::{
-    block::{Cid, Codec},
+    block::{Cid, decode, payload::Payload},
     identity::{Checkpoint, open_checkpoint},
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
     merkle,
@@ -30,6 +27,8 @@ use crate::{
 
 /// Faults told one by one; the rest are counted.
 pub const FAULTS_MAX: usize = 100;
+/// Blocks that nothing names which are told by name; the rest are counted.
+pub const UNNAMED_MAX: usize = 100;
 /// Events or blocks between two words about progress.
 const STEP: u64 = 1024;
 
@@ -104,6 +103,9 @@ pub struct Report {
     pub root: Option<String>,
     /// The signed head that the events were found under.
     pub head: Option<Under>,
+    /// Blocks that nothing names. In a log they are no fault: what names them may not have come.
+    #[serde(skip_serializing_if = "Unnamed::is_empty")]
+    pub unnamed: Unnamed,
     /// Where payloads were left out, that they were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payloads: Option<&'static str>,
@@ -118,6 +120,20 @@ pub struct Under {
     pub size: u64,
     /// The verifier key of who signed it.
     pub key: String,
+}
+
+/// Blocks that are stored and that nothing names.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Unnamed {
+    pub count: u64,
+    /// The first of them.
+    pub cids: Vec<String>,
+}
+
+impl Unnamed {
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
 }
 
 /// How far verifying has come.
@@ -169,9 +185,9 @@ impl View {
                 return Err(QueryError::NotFound(format!("a signed head over event {cid}")));
             }
             let checks = Checks { from_seq: seq, to_seq: Some(seq), ..Checks::default() };
-            let chain = found.check_events(self.log.as_ref(), &checks, Heads::default(), &mut |_| {})?;
+            let chain = found.check_events(self.log.as_ref(), &checks, Heads::default(), None, &mut |_| {})?;
             let log = chain.genesis;
-            found.end(chain, Blocks::default())?;
+            found.end(chain)?;
             let verifier = log.map(|log| self.verifier(&log)).transpose()?;
             let signed = verifier.as_ref().and_then(|key| open_checkpoint(&head.note, key).ok());
             match signed.filter(|signed| self.has_leaf(cid, seq, signed)) {
@@ -189,9 +205,7 @@ impl View {
         }
         found.blocks = 1;
         match self.log.block(cid) {
-            Ok(Some(Stored::Present(bytes))) => {
-                found.check_block_alone(cid, &bytes, None, self.log.as_ref())?;
-            }
+            Ok(Some(Stored::Present(bytes))) => found.check_block_alone(cid, &bytes, self.log.as_ref())?,
             Ok(Some(Stored::Erased)) => return Err(QueryError::Erased(*cid)),
             Ok(None) => return Err(QueryError::NotFound(cid.to_string())),
             Err(LogError::Corrupt { what }) => found.fault(Verdict::Invalid, None, Some(cid), what),
@@ -217,6 +231,7 @@ struct Found {
     faults_total: u64,
     events: u64,
     blocks: u64,
+    unnamed: Unnamed,
     payloads: bool,
     root: Option<merkle::Hash>,
     under: Option<Under>,
@@ -230,6 +245,7 @@ impl Default for Found {
             faults_total: 0,
             events: 0,
             blocks: 0,
+            unnamed: Unnamed::default(),
             payloads: true,
             root: None,
             under: None,
@@ -252,57 +268,53 @@ impl Found {
         log.freeze()?;
         let heads = self.heads(home, log, checks, notes.clone())?;
         let blocks = match whole && checks.payloads {
-            true => self.check_blocks(log, step)?,
-            false => Blocks::default(),
+            true => Some(self.check_blocks(log, step)?),
+            false => None,
         };
-        let chain = self.check_events(log, checks, heads, step)?;
+        let chain = self.check_events(log, checks, heads, blocks, step)?;
         if !whole {
             notes.extend(log.head()?);
             let last = chain.prev.map(|(cid, _)| (cid, chain.next.saturating_sub(1)));
             let read = chain.next > checks.from_seq;
             self.check_part(home, &chain.heads, &notes, last.filter(|_| read));
         }
-        self.end(chain, blocks)
+        self.end(chain)
     }
 
-    fn end(&mut self, chain: Chain<'_>, blocks: Blocks) -> Result<(), LogError> {
+    /// Checks one block by its form, together with the parts it names.
+    fn check_block_alone(&mut self, cid: &Cid, bytes: &[u8], log: &dyn Reader) -> Result<(), LogError> {
+        self.form(cid, bytes, None);
+        let Ok(payload) = decode::<Payload>(bytes) else { return Ok(()) };
+        let parts = match payload.layout(None) {
+            Ok(parts) => parts,
+            Err(fault) => {
+                self.fault(Verdict::Invalid, None, Some(cid), fault.to_string());
+                return Ok(());
+            }
+        };
+        for part in parts {
+            match self.bytes(&part.cid, None, log)? {
+                Some(Bytes::Good(bytes)) if (part.least..=part.most).contains(&bytes.len()) => {}
+                Some(Bytes::Bad) => {}
+                Some(Bytes::Good(_)) => {
+                    let fault = "a part has another length than its place asks for";
+                    self.fault(Verdict::Invalid, None, Some(&part.cid), fault);
+                }
+                None => self.fault(Verdict::Incomplete, None, Some(&part.cid), "a part is missing"),
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, chain: Chain<'_>) -> Result<(), LogError> {
         if chain.whole {
             self.check_heads(&chain);
         }
         if chain.whole && chain.next == 0 {
             self.fault(Verdict::Incomplete, None, None, "the log is empty");
         }
-        let mut missing: Vec<(Cid, u64)> = chain.missing.into_iter().collect();
-        missing.sort_unstable_by_key(|(_, seq)| *seq);
-        for (payload, seq) in missing {
-            if !chain.erased.contains(&payload) {
-                self.fault(
-                    Verdict::Incomplete,
-                    Some(seq),
-                    Some(&payload),
-                    "the payload is missing, and no event says it was erased; of a followed log, its owner withholds it",
-                );
-            }
-        }
-        for block in blocks.nulls {
-            if blocks.parts.contains(&block) {
-                self.fault(Verdict::Incomplete, None, Some(&block), PART_GONE);
-                continue;
-            }
-            // The parts of an erased payload have no link left that would lead to them.
-            let on_record = match block.codec() {
-                Codec::Raw => !chain.erased.is_empty(),
-                Codec::DagCbor => chain.erased.contains(&block),
-            };
-            if !on_record {
-                self.fault(
-                    Verdict::Incomplete,
-                    None,
-                    Some(&block),
-                    "the block's bytes are gone, and no event says they were erased",
-                );
-            }
-        }
+        self.end_payloads(&chain);
+        self.end_blocks(&chain)?;
         self.root = chain.tree.map(|tree| tree.root());
         Ok(())
     }
@@ -316,12 +328,20 @@ impl Found {
         }
     }
 
+    fn unnamed(&mut self, cid: &Cid) {
+        self.unnamed.count += 1;
+        if self.unnamed.cids.len() < UNNAMED_MAX {
+            self.unnamed.cids.push(cid.to_string());
+        }
+    }
+
     fn report(self) -> Report {
         Report {
             verified: self.verdict == Verdict::Verified,
             verdict: self.verdict,
             checked_events: self.events,
             checked_blocks: self.blocks,
+            unnamed: self.unnamed,
             root: self.root.map(|root| data_encoding::HEXLOWER.encode(&root)),
             head: self.under.filter(|_| self.verdict == Verdict::Verified),
             payloads: (!self.payloads).then_some("not checked"),

@@ -7,7 +7,7 @@ use crate::{
     block::encode,
     event::{
         Actor, Fact, Place,
-        body::{Body, LogOpened},
+        body::{Body, LogOpened, LogRecovered},
     },
     identity::Signer,
     merkle::{Growing, Tiles, inclusion},
@@ -53,7 +53,10 @@ fn receipt() -> Receipt {
             subject: "log".to_owned(),
             tool: None,
             payloads: vec![],
-            body: Body::LogOpened(LogOpened { genesis: log, software: "cairn".to_owned(), salt: None }),
+            body: match seq {
+                0 => Body::LogOpened(LogOpened { genesis: log, software: "cairn".to_owned(), salt: None }),
+                _ => Body::LogRecovered(LogRecovered { interrupted: seq, attempts: 0 }),
+            },
         };
         let place = Place { log, seq, prev: events.last().map(Event::cid), ts: 1_700_000_000_000_000 + seq };
         let event = Event::seal(fact, place).expect("the fact keeps the rules");
@@ -76,8 +79,7 @@ fn receipt() -> Receipt {
 #[test]
 fn a_receipt_survives_json_and_proves_its_event() {
     let json = receipt().to_json().to_string();
-    let value = serde_json::from_str(&json).expect("our own text");
-    let read = Receipt::from_json(value).expect("our own form");
+    let read = Receipt::read(json.as_bytes()).expect("our own form");
     assert_eq!(read, receipt());
     let verified = read.verify(signer(ORIGIN).verifier()).expect("an honest receipt");
     assert_eq!((verified.origin.as_str(), verified.size, verified.seq), (ORIGIN, 9, 5));
@@ -122,6 +124,15 @@ fn what_is_not_a_receipt_is_refused() {
     ] {
         let mut bad = good.clone();
         bad[key] = value;
-        assert!(Receipt::from_json(bad).is_err(), "{key}");
+        assert!(Receipt::read(bad.to_string().as_bytes()).is_err(), "{key}");
     }
+    let text = good.to_string();
+    for (key, value) in good.as_object().expect("a receipt is an object") {
+        let twice = text.replacen('{', &format!("{{\"{key}\":{value},"), 1);
+        assert!(matches!(Receipt::read(twice.as_bytes()), Err(ReceiptError::Text(_))), "{twice}");
+        let mut without = good.clone();
+        without.as_object_mut().expect("a receipt is an object").remove(key);
+        assert!(Receipt::read(without.to_string().as_bytes()).is_err(), "{key}");
+    }
+    assert!(Receipt::read(format!("{text} {{}}").as_bytes()).is_err());
 }

@@ -16,7 +16,10 @@ use crate::{
     call::{Code, Refusal},
     event::work::WorkflowReplayed,
     ledger::work::{Wish, Worked},
-    query::record::{Recorded, run_record},
+    query::{
+        archives::evidence::Evidence,
+        record::{Recorded, run_record},
+    },
     router::Invocation,
     tools::{
         Builtin, arguments,
@@ -64,14 +67,15 @@ struct Replay {
 async fn replay(desk: &Desk, call: &Invocation) -> Told {
     let asked: Replay = arguments(call)?;
     let mode = asked.mode.as_deref().unwrap_or(VERIFY);
-    let (report, run, ours) = match mode {
+    let (report, run, evidence, ours) = match mode {
         "rerun" => {
             let new = rerun(desk, call, &asked).await?;
-            (compared(desk, asked.workflow_id.clone(), new.clone()).await?, Some(new), true)
+            let (_, evidence, _) = verified(desk, asked.workflow_id.clone()).await?;
+            (compared(desk, asked.workflow_id.clone(), new.clone()).await?, Some(new), evidence, true)
         }
         _ => {
-            let (report, ours) = verified(desk, asked.workflow_id.clone()).await?;
-            (report, None, ours)
+            let (report, evidence, ours) = verified(desk, asked.workflow_id.clone()).await?;
+            (report, None, evidence, ours)
         }
     };
     if ours {
@@ -81,6 +85,7 @@ async fn replay(desk: &Desk, call: &Invocation) -> Told {
         "workflow_id": asked.workflow_id,
         "mode": mode,
         "matched": report["matched"],
+        "evidence": evidence,
         "complete": report["complete"],
         "compared_steps": report["compared_steps"],
         "first_divergence": report["first_divergence"],
@@ -114,13 +119,15 @@ async fn record(
     }
 }
 
-/// Decides the run again from its record; tells too whether that stands in this node's log.
-async fn verified(desk: &Desk, id: String) -> Result<(Value, bool), Refusal> {
+/// Decides the run again from its record; tells too what shows that the record is what was signed, and whether it stands in
+/// this node's log.
+async fn verified(desk: &Desk, id: String) -> Result<(Value, Evidence, bool), Refusal> {
     let asked = id.clone();
-    let report = desk.ask(move |view| {
+    let report = desk.ask_under(move |view, head| {
         let Some(record) = run_record(view, &asked, None)? else { return Ok(None) };
+        let evidence = record.evidence(view, head)?;
         let report = verify(record.run, &record.events, &record.contents);
-        Ok(Some((report.json(), record.archive.is_none())))
+        Ok(Some((report.json(), evidence, record.archive.is_none())))
     });
     report.await?.ok_or_else(|| unknown("workflow", &id, LISTER))
 }

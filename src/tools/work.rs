@@ -29,6 +29,7 @@ use crate::{
     query::{
         QueryError, View,
         list::LIMIT_DEFAULT,
+        proof::Head,
         work::{
             At,
             page::{From, Page},
@@ -153,7 +154,15 @@ impl Desk {
         &self,
         question: impl FnOnce(&View) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, Refusal> {
-        self.audit.ask(move |view, _| question(view)).await.map_err(refusal)
+        self.ask_under(move |view, _| question(view)).await
+    }
+
+    /// The same, with the head that signs what was recorded before now.
+    pub async fn ask_under<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&View, &Head) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.audit.ask(question).await.map_err(refusal)
     }
 
     /// When a task that is ready at `ready_ms` starts, if those before it start as fast as tasks did lately; none

@@ -12,6 +12,7 @@ mod step;
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
+use ipld_core::ipld::Ipld;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -20,7 +21,7 @@ use self::{
     step::Draft,
 };
 use crate::{
-    block::{Block, Cid},
+    block::{Block, Cid, decode, decode_ipld},
     call::Code,
     event::work::{Hold, RetryPolicy},
     task::SPAN_MAX_MS,
@@ -188,7 +189,27 @@ pub struct ToolFacts {
     pub read_only: bool,
 }
 
+/// The form of a plan block, whatever the bounds are that it was decided under.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Form {
+    v: u64,
+    #[serde(rename = "name")]
+    _name: String,
+    #[serde(rename = "steps")]
+    _steps: Vec<Step>,
+    #[serde(rename = "limits")]
+    _limits: BTreeMap<String, u64>,
+}
+
 impl Plan {
+    /// Whether these bytes are a plan, whoever wrote them: a key that is left out is left out, and never null.
+    pub fn is_block(bytes: &[u8]) -> bool {
+        let nulls = |ipld: &Ipld| ipld.iter().any(|value| *value == Ipld::Null);
+        decode::<Form>(bytes).is_ok_and(|form| form.v == 1)
+            && decode_ipld(bytes).is_ok_and(|ipld| !nulls(&ipld))
+    }
+
     pub fn block(&self) -> Block {
         Block::encode(self)
     }

@@ -4,17 +4,20 @@ use std::{fs, path::Path};
 
 use cairn::{
     block::{
-        Block, Cid,
-        car::{Limits, Reader, SECTION_MAX, Writer},
+        Block, Codec,
+        car::{Limits, Reader, SECTION_MAX},
         decode,
+        payload::Payload,
     },
     event::Event,
+    query::export::archive::Manifest,
     workflow::plan::Plan,
 };
 use serde_json::{Value, json};
 
 use crate::{
     harness::{Ran, Server, cairn, run, temp},
+    minted::{Section, archive},
     speech::result,
 };
 
@@ -70,6 +73,7 @@ fn a_run_is_replayed_where_it_never_ran() {
     let [first, fork, again, all] = [&first, &fork, &again, &all].map(|path| text(path));
     let server = ran(Path::new(one));
     let at_home = json(&["replay", "wf", "--json", "--url", &server.url]);
+    assert_eq!(at_home["evidence"]["state"], "verified", "{at_home}");
     assert_eq!((&at_home["matched"], &at_home["compared_steps"]), (&json!(true), &json!(3)), "{at_home}");
     exits(0, &["log", "export", "--subject", "workflow/wf", "-o", first, "--url", &server.url]);
     exits(0, &["export", "--subject", "workflow/wf", "-o", again, "--url", &server.url]);
@@ -79,8 +83,9 @@ fn a_run_is_replayed_where_it_never_ran() {
     exits(0, &["export", "-o", all, "--data", one]);
 
     // Nothing of a log is written; what is imported twice is kept once.
-    for (file, runs) in [(first, 1), (again, 1), (fork, 2)] {
-        exits(0, &["log", "import", file, "--data", other]);
+    for (file, runs) in [(first, 1), (first, 1), (again, 1), (fork, 2)] {
+        let said = exits(0, &["log", "import", file, "--data", other]).stderr;
+        assert!(said.contains(": verified under head "), "{said}");
         let kept = fs::read_dir(Path::new(other).join("archives")).expect("archives are kept");
         assert!(kept.count() >= runs, "{file}");
         assert!(!Path::new(other).join("log.db").exists());
@@ -88,6 +93,9 @@ fn a_run_is_replayed_where_it_never_ran() {
     for run in ["wf", "wf/b"] {
         let there = json(&["replay", run, "--json", "--data", other]);
         assert_eq!((&there["matched"], &there["steps"]), (&json!(true), &at_home["steps"]), "{run}: {there}");
+        assert_eq!(there["evidence"]["state"], "verified", "{run}: {there}");
+        let said = exits(0, &["replay", run, "--data", other]).stdout;
+        assert!(said.contains("matched, verified under head "), "{said}");
     }
     exits(0, &["workflow", "graph", "wf", "--data", other]);
     exits(0, &["workflow", "status", "wf/b", "--data", other]);
@@ -146,11 +154,7 @@ fn a_damaged_record_is_refused_with_its_place() {
     let forged = |change: &dyn Fn(&mut Vec<Section>)| {
         let mut sections = sections.clone();
         change(&mut sections);
-        let mut archive = Writer::new(Vec::new(), sections[0].0).expect("it can be written");
-        for (cid, bytes) in sections {
-            archive.append(&cid, &bytes).expect("it can be written");
-        }
-        archive.finish().expect("it can be written")
+        archive(&sections)
     };
     let begun = sections[place("workflow.started")].0;
     let cases = [
@@ -182,7 +186,67 @@ fn a_damaged_record_is_refused_with_its_place() {
     }
 }
 
-type Section = (Cid, Vec<u8>);
+#[test]
+fn an_archive_says_what_it_proves_and_replaces_no_other() {
+    let temp = temp();
+    let [data, other, bare] = ["data", "other", "bare"].map(|name| temp.path().join(name));
+    let [file, less, unsigned, bad] =
+        ["wf.car", "less.car", "unsigned.car", "bad.car"].map(|name| temp.path().join(name));
+    ran(&data).kill();
+    exits(0, &["export", "--subject", "workflow/wf", "-o", text(&file), "--data", text(&data)]);
+    let limits = Limits { section_max: SECTION_MAX, total_max: u64::MAX };
+    let bytes = fs::read(&file).expect("an archive");
+    let sections: Vec<Section> =
+        Reader::new(&bytes[..], limits).and_then(|archive| archive.collect()).expect("an archive");
+    let manifest: Manifest = decode(&sections[0].1).expect("a manifest");
+    let proof = manifest.proof.clone().expect("a run carries its proof");
+    let write = |to: &Path, sections: &[Section]| fs::write(to, archive(sections)).expect("a file");
+
+    // Without a payload it has the same root and another content.
+    let payload =
+        sections.iter().rposition(|(_, bytes)| decode::<Payload>(bytes).is_ok()).expect("there is one");
+    let mut fewer = sections.clone();
+    fewer.remove(payload);
+    write(&less, &fewer);
+    let import =
+        |file: &Path, data: &Path| json(&["log", "import", text(file), "--json", "--data", text(data)]);
+    let first = import(&file, &other);
+    assert_eq!((&first["imported"], &first["already"]), (&json!("run"), &json!(false)), "{first}");
+    assert_eq!(first["evidence"]["state"], "verified", "{first}");
+    assert_eq!(import(&file, &other)["already"], true);
+    let refused = exits(1, &["log", "import", text(&less), "--data", text(&other)]);
+    assert!(refused.stderr.contains("an archive of this root is kept already"), "{refused:?}");
+    let kept = fs::read_dir(other.join("archives")).expect("a directory");
+    let kept: Vec<Vec<u8>> =
+        kept.map(|entry| fs::read(entry.expect("an entry").path()).expect("a file")).collect();
+    assert_eq!(kept, [bytes], "the first stays as it was");
+
+    // As archives were before they had proofs.
+    let without = Block::encode(&Manifest { proof: None, ..manifest });
+    let mut old = vec![(without.cid(), without.bytes().to_vec())];
+    old.extend(sections[1..].iter().filter(|(cid, _)| !proof.contains(cid)).cloned());
+    write(&unsigned, &old);
+    assert_eq!(import(&unsigned, &bare)["evidence"], json!({"state": "unsigned"}));
+    let replayed = json(&["replay", "wf", "--json", "--data", text(&bare)]);
+    assert_eq!((&replayed["matched"], &replayed["evidence"]), (&json!(true), &json!({"state": "unsigned"})));
+    let said = exits(0, &["replay", "wf", "--data", text(&bare)]).stdout;
+    assert!(said.contains("matched, unsigned"), "{said}");
+
+    // A proof that does not lead to the head is no missing one.
+    let mut wrong = sections[1].1.clone();
+    wrong[0] ^= 1;
+    let wrong = Block::new(Codec::Raw, wrong);
+    let named = Block::encode(&Manifest {
+        proof: Some(vec![wrong.cid()]),
+        ..decode(&sections[0].1).expect("a manifest")
+    });
+    let mut forged = sections.clone();
+    forged[0] = (named.cid(), named.bytes().to_vec());
+    forged[1] = (wrong.cid(), wrong.bytes().to_vec());
+    write(&bad, &forged);
+    let refused = exits(1, &["log", "import", text(&bad), "--data", text(&bare)]);
+    assert!(refused.stderr.contains("the proof does not lead from its events"), "{refused:?}");
+}
 
 fn stranger() -> Section {
     let block = Block::encode(&"a stranger");

@@ -156,7 +156,7 @@ fn an_auditor_checks_the_log_with_what_is_served() {
     let verifier = Verifier::from_vkey(&kept.ledger.about().vkey).expect("a key");
 
     let receipt = served.get(&format!("/v1/receipts/{}", call.ended.cid)).json();
-    let verified = Receipt::from_json(receipt).expect("a receipt").verify(&verifier);
+    let verified = Receipt::read(receipt.to_string().as_bytes()).expect("a receipt").verify(&verifier);
     assert_eq!(verified.expect("it holds").size, 6);
     let note = String::from_utf8(served.get("/log/checkpoint").body).expect("text");
     let head = cairn::identity::open_checkpoint(&note, &verifier).expect("it is signed");

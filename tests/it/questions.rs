@@ -619,7 +619,7 @@ fn a_whole_export_becomes_the_same_log_again() {
 
     let aside = harness::temp();
     let imported = import(&archive[..], aside.path(), &mut |_| {}).expect("it is a whole log");
-    assert!(matches!(imported, Imported::Log(report) if report.root == original.root));
+    assert!(matches!(imported, Imported::Log(report, _) if report.root == original.root));
     let copy = Home::existing(aside.path()).expect("a log");
     assert!(verify(&copy, &Checks::default(), &mut |_| {}).verified);
     assert!(matches!(import(&archive[..], aside.path(), &mut |_| {}), Err(ImportError::Occupied { .. })));

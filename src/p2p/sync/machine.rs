@@ -30,8 +30,6 @@ pub const NOTE_MAX: usize = 1000;
 const ASKED_MAX: usize = 4;
 /// Bytes of blocks held before they are stored, ahead of their events.
 const BLOCKS_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Parts of one payload: 64 MiB in pieces of 256 KiB.
-const PARTS_MAX: usize = 256;
 
 /// A head whose signature holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -337,13 +335,9 @@ impl Fetching {
         if wanted.cid.codec() == Codec::DagCbor
             && let Ok(payload) = decode::<Payload>(block.bytes())
         {
-            let parts = payload.parts.unwrap_or_default();
-            if parts.len() > PARTS_MAX || parts.iter().any(|part| part.codec() != Codec::Raw) {
-                return Err(refused());
-            }
-            for part in parts {
-                if !held.has_block(&part)? {
-                    self.wanted.push_front(Wanted { cid: part, needed: false });
+            for part in payload.layout(None).map_err(|_| refused())? {
+                if !held.has_block(&part.cid)? {
+                    self.wanted.push_front(Wanted { cid: part.cid, needed: false });
                 }
             }
         }

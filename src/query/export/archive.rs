@@ -12,20 +12,25 @@ use serde::{Deserialize, Serialize};
 
 use super::{ExportError, Selected, Seqs};
 use crate::{
-    block::{Block, Cid, car, decode, links, payload::Payload},
+    block::{Block, Cid, Codec, car, decode, links, payload::Payload},
     event::Event,
     log::Stored,
+    merkle::several,
     query::{
         QueryError, View,
         beside::Logs,
         lookup::{Found, corrupt},
-        proof::Head,
+        proof::{Head, broken},
         walk::Walk,
     },
 };
 
 /// The version of the manifest's form.
-const VERSION: u64 = 1;
+pub const VERSION: u64 = 1;
+/// Bytes of a block of a proof; the last has the rest.
+pub const PROOF_BLOCK: usize = 1024 * 1024;
+/// Blocks of the proof of one archive: eight million hashes, held in memory where it is checked.
+pub const PROOF_BLOCKS_MAX: usize = 256;
 /// Blocks of one archive of a graph.
 pub const BLOCKS_MAX: usize = 10_000;
 /// Bytes of one archive of a graph.
@@ -47,12 +52,17 @@ pub struct Manifest {
     /// The entity whose record this is, where it is one entity's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
+    /// The blocks of the proof that every event of the archive is under that head. Without it the archive holds every event
+    /// under its head, or was written before there were such proofs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Vec<Cid>>,
 }
 
 impl View {
     pub(super) fn export_car(&self, selected: &Selected, to: &mut dyn Write) -> Result<(), ExportError> {
         let first = self.log.event_at(selected.from).map_err(QueryError::from)?;
         let log = first.ok_or_else(|| corrupt("an event is missing"))?.fields().log;
+        let proof = self.proof_of(selected)?;
         let manifest = Block::encode(&Manifest {
             v: VERSION,
             log,
@@ -61,9 +71,13 @@ impl View {
             count: selected.count,
             checkpoint: selected.head.note.clone(),
             subject: selected.subject.clone(),
+            proof: proof.as_ref().map(|blocks| blocks.iter().map(Block::cid).collect()),
         });
         let mut archive = car::Writer::new(to, manifest.cid())?;
         archive.write(&manifest.cid(), manifest.bytes())?;
+        for block in proof.iter().flatten() {
+            archive.write(&block.cid(), block.bytes())?;
+        }
         archive.write(&log, &self.genesis(&log)?.1)?;
         for number in self.contracts_in(selected)? {
             let cid = self.log.block_named(number).map_err(QueryError::from)?;
@@ -79,6 +93,37 @@ impl View {
         })?;
         archive.finish()?;
         Ok(())
+    }
+
+    /// The proof that the selected events are under their head; none where they are all of it.
+    fn proof_of(&self, selected: &Selected) -> Result<Option<Vec<Block>>, QueryError> {
+        let Selected { from, to, count, .. } = *selected;
+        let size = selected.head.size;
+        if count == size {
+            return Ok(None);
+        }
+        let seqs = match &selected.seqs {
+            Seqs::Fitting { gapless: true, .. } => None,
+            Seqs::Fitting { filter, gapless: false } => Some(self.all_seqs(filter, from)?),
+            Seqs::These(seqs) => Some(seqs.clone()),
+        };
+        let holds = |start: u64, end: u64| match &seqs {
+            None => start <= to && end > from,
+            Some(seqs) => {
+                let first = seqs.partition_point(|seq| *seq < start);
+                seqs.get(first).is_some_and(|seq| *seq < end)
+            }
+        };
+        let hashes = several::inclusion_of(&self.tiles(), size, &holds).map_err(broken)?.concat();
+        let blocks: Vec<Block> =
+            hashes.chunks(PROOF_BLOCK).map(|hashes| Block::new(Codec::Raw, hashes.to_vec())).collect();
+        match blocks.len() <= PROOF_BLOCKS_MAX {
+            true => Ok(Some(blocks)),
+            false => Err(QueryError::TooMuch(
+                "the proof of so many events apart is over its bound; export fewer of them, or the whole log"
+                    .to_owned(),
+            )),
+        }
     }
 
     /// Payloads follow the first event that holds them; where that is known from the index, nothing is remembered.

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - an event whose bytes are in doubt is not in the tree, and no head is compared after it;
-//! - memory grows with open calls, erased and missing payloads, not with the log;
+//! - memory grows with open calls, erased and missing payloads, and by sixteen bytes with every block; where payloads are
+//!   left out, with their names;
 //! - an event whose parents are recent is checked without asking the store again.
 
 use std::{
@@ -13,12 +14,23 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    block::{Cid, Codec, Sha256Digest},
-    event::{Body, Event},
-    log::{EventRow, LogError, Reader, Stored},
+    block::{Cid, Codec, Sha256Digest, links},
+    event::{
+        Body,
+        rules::{self, Ended, OpenCalls},
+    },
+    log::{EventRow, LogError, Reader},
     merkle::{self, Growing},
-    query::verify::{Checks, Found, STEP, Step, Verdict, heads::Heads, strict},
+    query::verify::{
+        Checks, Found, STEP, Step, Verdict,
+        blocks::{Blocks, Form},
+        heads::Heads,
+        strict,
+    },
 };
+
+/// What a link in an event's body begins with.
+const LINK_TAG: u8 = 0xd8;
 
 /// Recent events that are known by name, so that most causes need no look-up. A power of two.
 const RECENT_MAX: usize = 16 * 1024;
@@ -29,6 +41,8 @@ const TILES_EVERY: u64 = 4096;
 pub(super) struct Chain<'a> {
     pub log: &'a dyn Reader,
     pub whole: bool,
+    /// All blocks, where they were walked over.
+    pub blocks: Option<Blocks>,
     pub genesis: Option<Cid>,
     pub next: u64,
     pub prev: Option<(Cid, u64)>,
@@ -36,22 +50,17 @@ pub(super) struct Chain<'a> {
     pub tree: Option<Growing>,
     pub heads: Heads,
     recent: Recent,
-    /// Contracts that were found.
-    contracts: HashSet<Cid>,
-    pub open_calls: HashSet<Cid>,
-    pub erased: HashSet<Cid>,
-    /// Payloads without bytes, and the first event that names each.
-    pub missing: HashMap<Cid, u64>,
+    /// Blocks that were looked at as what they are named as.
+    pub known: HashSet<(Cid, Form)>,
+    open_calls: OpenCalls,
+    /// Payloads that were named, where nothing else remembers it.
+    pub paid: HashSet<Cid>,
+    /// Erased payloads, and the last event that erases each.
+    pub erased: HashMap<Cid, u64>,
+    /// Payloads without bytes, with the first and the last event that names each.
+    pub missing: HashMap<Cid, (u64, u64)>,
     pub refs: Vec<Cid>,
     pub pay: Vec<Cid>,
-}
-
-/// What is stored under a block's name.
-#[derive(PartialEq, Eq)]
-enum Held {
-    There,
-    Erased,
-    Missing,
 }
 
 /// The seqs of recent events by digest. A digest has one place, and the latest to claim it has it.
@@ -64,6 +73,7 @@ impl Found {
         log: &'a dyn Reader,
         checks: &Checks,
         heads: Heads,
+        blocks: Option<Blocks>,
         step: &mut dyn FnMut(Step),
     ) -> Result<Chain<'a>, LogError> {
         let whole = checks.from_seq == 0 && checks.to_seq.is_none();
@@ -72,15 +82,17 @@ impl Found {
         let mut chain = Chain {
             log,
             whole,
+            blocks,
             genesis: before.as_ref().map(|event| event.fields().log),
             next: checks.from_seq,
             prev: before.map(|event| (event.cid(), event.fields().ts)),
             tree: whole.then(Growing::new),
             heads,
             recent: Recent::new(),
-            contracts: HashSet::new(),
-            open_calls: HashSet::new(),
-            erased: HashSet::new(),
+            known: HashSet::new(),
+            open_calls: OpenCalls::default(),
+            paid: HashSet::new(),
+            erased: HashMap::new(),
             missing: HashMap::new(),
             refs: Vec::new(),
             pay: Vec::new(),
@@ -132,7 +144,8 @@ impl Found {
         };
         self.check_place(&event, seq, &cid, chain);
         self.check_parents(&event, &refs, &cid, chain)?;
-        self.check_links(&event, &pay, row.bytes, chain)?;
+        self.check_calls(&event, &cid, chain);
+        self.check_links(&event, &refs, &pay, &cid, chain)?;
         chain.prev = Some((cid, event.ts));
         chain.recent.put(cid.digest(), seq);
         if let Some(tree) = &mut chain.tree {
@@ -161,7 +174,6 @@ impl Found {
             rule(event.prev == Some(prev), "`prev` is not the event before");
             rule(event.ts >= ts, "`ts` is before that of the event before");
         }
-        rule(seq > 0 || event.kind == "log.opened", "the first event is not log.opened");
     }
 
     /// Causal parents come before their children, and a call ends once.
@@ -187,74 +199,75 @@ impl Found {
                 self.fault(Verdict::Invalid, Some(seq), Some(cid), "a ref is a later event");
             }
         }
-        if !chain.whole {
-            return Ok(());
-        }
-        match event.kind {
-            "call.started" => {
-                chain.open_calls.insert(*cid);
-            }
-            "call.succeeded" | "call.failed" | "call.refused" | "call.interrupted" | "call.cancelled"
-                if !event.cause.is_some_and(|cause| chain.open_calls.remove(&cause)) =>
-            {
-                self.fault(Verdict::Invalid, Some(seq), Some(cid), "ends a call that is not open");
-            }
-            _ => {}
-        }
         Ok(())
     }
 
-    /// Contracts and payloads are there, or erased.
+    /// A call ends once, as what it began as.
+    fn check_calls(&mut self, event: &strict::Checked<'_>, cid: &Cid, chain: &mut Chain<'_>) {
+        if !chain.whole {
+            return;
+        }
+        let fault = match chain.open_calls.take(*cid, &event.said()) {
+            Ended::Rightly => return,
+            Ended::NotOpen => "ends a call that is not open",
+            Ended::Otherwise => "ends a call under another subject or contract than it began",
+        };
+        self.fault(Verdict::Invalid, Some(event.seq), Some(cid), fault);
+    }
+
+    /// What an event says of itself, and the blocks it names, each of them as what it is named as.
     fn check_links(
         &mut self,
         event: &strict::Checked<'_>,
+        refs: &[Cid],
         pay: &[Cid],
-        bytes: &[u8],
+        cid: &Cid,
         chain: &mut Chain<'_>,
     ) -> Result<(), LogError> {
         let seq = event.seq;
-        if let Some(contract) = event.tool.filter(|contract| !chain.contracts.contains(contract)) {
-            if self.block(&contract, seq, chain)? != Held::There {
-                self.fault(Verdict::Incomplete, Some(seq), Some(&contract), "the call's contract is missing");
+        match chain.whole {
+            // Its heads have told already whether a whole log has its genesis.
+            true if seq == 0 => drop(self.form_of(&event.log, seq, chain)?),
+            true => {}
+            false => self.check_named(event.log, Form::Genesis, seq, chain)?,
+        }
+        if let Some(contract) = event.tool {
+            self.check_named(contract, Form::Contract, seq, chain)?;
+        }
+        for (payload, len) in pay.iter().zip(event.lens) {
+            self.check_payload(payload, len, seq, chain)?;
+        }
+        match rules::check(&event.said()) {
+            Err(fault) => self.fault(Verdict::Invalid, Some(seq), Some(cid), fault),
+            Ok(Some(Body::PayloadErased(facts))) => self.check_erasure(facts.payload, seq, cid, chain)?,
+            Ok(Some(Body::ContractPublished(facts))) => {
+                self.check_named(facts.contract, Form::Contract, seq, chain)?;
             }
-            chain.contracts.insert(contract);
-        }
-        let payloads = if self.payloads { pay } else { &[] };
-        for payload in payloads {
-            // Its erasure may be recorded outside the part that is checked.
-            if self.block(payload, seq, chain)? == Held::Missing {
-                chain.missing.entry(*payload).or_insert(seq);
+            Ok(Some(Body::ContractRetired(facts))) => {
+                self.check_named(facts.contract, Form::Contract, seq, chain)?;
             }
+            Ok(Some(Body::WorkflowSubmitted(facts))) => {
+                self.check_named(facts.plan, Form::Plan, seq, chain)?
+            }
+            Ok(_) => {}
         }
-        if event.kind == "payload.erased"
-            && let Some(Body::PayloadErased(facts)) =
-                Event::open(bytes.to_vec()).ok().and_then(|event| event.body())
-        {
-            chain.erased.insert(facts.payload);
-        }
-        Ok(())
+        name_others(event, refs, chain)
     }
+}
 
-    /// Whether a block is stored. It is checked here, unless all blocks have been.
-    fn block(&mut self, cid: &Cid, seq: u64, chain: &Chain<'_>) -> Result<Held, LogError> {
-        if chain.whole && self.payloads {
-            return Ok(chain.log.number_of(cid)?.map_or(Held::Missing, |_| Held::There));
-        }
-        self.blocks += 1;
-        match chain.log.block(cid) {
-            Ok(Some(Stored::Present(bytes))) => {
-                self.check_block_alone(cid, &bytes, Some(seq), chain.log)?;
-                Ok(Held::There)
-            }
-            Ok(Some(Stored::Erased)) => Ok(Held::Erased),
-            Ok(None) => Ok(Held::Missing),
-            Err(LogError::Corrupt { what }) => {
-                self.fault(Verdict::Invalid, Some(seq), Some(cid), what);
-                Ok(Held::There)
-            }
-            Err(err) => Err(err),
+/// Notes the blocks that an event names in any other way: somebody names them.
+fn name_others(event: &strict::Checked<'_>, refs: &[Cid], chain: &mut Chain<'_>) -> Result<(), LogError> {
+    let Some(blocks) = &mut chain.blocks else { return Ok(()) };
+    let in_body = match event.body.contains(&LINK_TAG) {
+        true => links(Codec::DagCbor, event.body).unwrap_or_default(),
+        false => Vec::new(),
+    };
+    for named in in_body.iter().chain(refs).chain(&event.proof) {
+        if let Some(at) = blocks.place(named, chain.log)? {
+            blocks.row(at).named = true;
         }
     }
+    Ok(())
 }
 
 impl Chain<'_> {

@@ -6,7 +6,7 @@
 //! - the log's own head is over exactly its events: an event past it stands under nobody's word.
 
 use crate::{
-    block::{Cid, decode},
+    block::Cid,
     event::Genesis,
     identity::{Checkpoint, CheckpointError, Verifier, open_checkpoint},
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
@@ -120,12 +120,9 @@ impl Found {
         let name = first.fields().log;
         let fault = match log.block(&name) {
             Ok(Some(Stored::Present(bytes))) => {
-                let key = decode::<Genesis>(&bytes).ok().and_then(|genesis| {
-                    Verifier::from_key(&genesis.origin, genesis.key.try_into().ok()?).ok()
-                });
-                match key {
-                    Some(key) => return Ok(Some(key)),
-                    None => "the genesis block holds no usable key",
+                match Genesis::open(&bytes) {
+                    Ok((_, key)) => return Ok(Some(key)),
+                    Err(_) => "the genesis block is not of its form, or holds no usable key",
                 }
             }
             Ok(Some(Stored::Erased)) => {

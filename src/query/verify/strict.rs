@@ -4,7 +4,7 @@
 
 use crate::{
     block::{CID_LEN, Cid, DEPTH_MAX},
-    event::{EVENT_MAX, KIND_MAX, PAYLOADS_MAX, REFS_MAX},
+    event::{EVENT_MAX, KIND_MAX, PAYLOADS_MAX, REFS_MAX, rules::Said},
 };
 
 /// Tag 42, a byte string of 37, the multibase prefix of binary.
@@ -15,13 +15,29 @@ const ROLES: &[&[u8]] = &[b"input", b"output", b"error", b"log", b"artifact", b"
 /// The fields that other events and blocks are checked against.
 #[derive(Debug, PartialEq)]
 pub struct Checked<'a> {
+    pub v: u64,
     pub kind: &'a str,
     pub log: Cid,
     pub seq: u64,
     pub prev: Option<Cid>,
     pub cause: Option<Cid>,
     pub tool: Option<Cid>,
+    pub subject: &'a str,
+    /// What its actor proves itself by.
+    pub proof: Option<Cid>,
+    /// The bytes of its body.
+    pub body: &'a [u8],
+    /// The bytes of content that each of its payloads is said to have, as they stand.
+    pub lens: [u64; PAYLOADS_MAX],
     pub ts: u64,
+}
+
+impl Checked<'_> {
+    /// What the rules look at.
+    pub fn said(&self) -> Said<'_> {
+        let Self { v, kind, log, seq, cause, tool, subject, body, .. } = *self;
+        Said { v, kind, log, seq, subject, cause, tool, body }
+    }
 }
 
 /// Reads one event. Its refs and payloads are put into the vectors given, which are emptied first.
@@ -36,19 +52,23 @@ pub fn read<'a>(bytes: &'a [u8], refs: &mut Vec<Cid>, pay: &mut Vec<Cid>) -> Opt
     let mut at = Cursor { bytes };
     holds(at.head()? == (5, 13))?;
     at.key(b"v")?;
-    at.number().filter(|v| *v >= 1)?;
+    let v = at.number().filter(|v| *v >= 1)?;
     at.key(b"ts")?;
     let ts = at.number()?;
     at.key(b"log")?;
     let log = at.link()?;
     at.key(b"pay")?;
-    for _ in 0..at.list(PAYLOADS_MAX)? {
-        pay.push(at.payload()?);
+    let mut lens = [0; PAYLOADS_MAX];
+    let held = usize::try_from(at.list(PAYLOADS_MAX)?).ok()?;
+    for place in lens.get_mut(..held)? {
+        let (cid, len) = at.payload()?;
+        pay.push(cid);
+        *place = len;
     }
     at.key(b"seq")?;
     let seq = at.number()?;
     at.key(b"body")?;
-    at.body()?;
+    let body = at.body()?;
     at.key(b"kind")?;
     let kind = at.text()?;
     holds(!kind.is_empty() && kind.len() <= KIND_MAX)?;
@@ -63,13 +83,13 @@ pub fn read<'a>(bytes: &'a [u8], refs: &mut Vec<Cid>, pay: &mut Vec<Cid>) -> Opt
     at.key(b"tool")?;
     let tool = at.nullable_link()?;
     at.key(b"actor")?;
-    at.actor()?;
+    let proof = at.actor()?;
     at.key(b"cause")?;
     let cause = at.nullable_link()?;
     at.key(b"subject")?;
-    at.text()?;
+    let subject = at.text()?;
     holds(at.bytes.is_empty())?;
-    Some(Checked { kind, log, seq, prev, cause, tool, ts })
+    Some(Checked { v, kind, log, seq, prev, cause, tool, subject, proof, body, lens, ts })
 }
 
 /// What is left to read. Every step gives none where the bytes are not in the one form a writer gives.
@@ -137,31 +157,33 @@ impl<'a> Cursor<'a> {
         self.link().map(Some)
     }
 
-    fn payload(&mut self) -> Option<Cid> {
+    fn payload(&mut self) -> Option<(Cid, u64)> {
         holds(self.head()? == (5, 3))?;
         self.key(b"cid")?;
         let cid = self.link()?;
         self.key(b"len")?;
-        self.number()?;
+        let len = self.number()?;
         self.key(b"role")?;
         let role = self.text()?;
-        ROLES.contains(&role.as_bytes()).then_some(cid)
+        ROLES.contains(&role.as_bytes()).then_some((cid, len))
     }
 
-    fn actor(&mut self) -> Option<()> {
+    fn actor(&mut self) -> Option<Option<Cid>> {
         holds(self.head()? == (5, 3))?;
         self.key(b"id")?;
         self.text()?;
         self.key(b"role")?;
         self.text()?;
         self.key(b"proof")?;
-        self.nullable_link().map(|_| ())
+        self.nullable_link()
     }
 
     /// The map of facts: any value without floats. It stands on the second level.
-    fn body(&mut self) -> Option<()> {
+    fn body(&mut self) -> Option<&'a [u8]> {
         holds(self.bytes.first()? >> 5 == 5)?;
-        self.value(1)
+        let from = self.bytes;
+        self.value(1)?;
+        from.get(..from.len() - self.bytes.len())
     }
 
     /// Any value, below `depth` open containers.

@@ -26,6 +26,9 @@ fn agree(bytes: &[u8]) -> bool {
             let same = read.kind == fields.kind
                 && (read.log, read.seq, read.prev) == (fields.log, fields.seq, fields.prev)
                 && (read.cause, read.tool, read.ts) == (fields.cause, fields.tool, fields.ts)
+                && (read.v, read.subject) == (fields.v, &fields.subject)
+                && read.body == encode(&fields.body)
+                && fields.pay.iter().map(|pay| pay.len).eq(read.lens[..fields.pay.len()].iter().copied())
                 && refs == fields.refs
                 && pay.iter().eq(fields.pay.iter().map(|pay| &pay.cid));
             assert!(same, "{read:?} is not {fields:?}");

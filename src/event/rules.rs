@@ -1,0 +1,131 @@
+//! What an event must say beyond its form: the rules that whoever verifies a log, an archive or a receipt holds it to.
+//!
+//! Invariants:
+//! - pure, and the same for every reader: what one refuses, all do;
+//! - of a kind or version that this build does not know only what is common to all is checked.
+
+use std::collections::HashMap;
+
+use super::{
+    Event, Fields,
+    body::{Body, Opened},
+};
+use crate::block::{Cid, encode};
+
+/// The version of events whose bodies this build knows.
+const VERSION: u64 = 1;
+
+/// What the rules look at, wherever it was read from.
+#[derive(Clone, Copy, Debug)]
+pub struct Said<'a> {
+    pub v: u64,
+    pub kind: &'a str,
+    pub log: Cid,
+    pub seq: u64,
+    pub subject: &'a str,
+    pub cause: Option<Cid>,
+    pub tool: Option<Cid>,
+    /// The bytes of its body.
+    pub body: &'a [u8],
+}
+
+/// What an event says, checked by itself; its facts where this build knows its kind.
+pub fn check(said: &Said<'_>) -> Result<Option<Body>, &'static str> {
+    let first = said.kind == "log.opened";
+    if first != (said.seq == 0) {
+        return Err(match first {
+            true => "log.opened stands behind the first event",
+            false => "the first event is not log.opened",
+        });
+    }
+    if said.v != VERSION {
+        return Ok(None);
+    }
+    let facts = match Body::open(said.kind, said.body) {
+        Opened::Facts(facts) => facts,
+        Opened::Broken => return Err("the body is not what the schema of its kind says"),
+        Opened::Unknown => return Ok(None),
+    };
+    if !subject_fits(said.kind, said.subject) {
+        return Err("the subject is not of its kind");
+    }
+    match &facts {
+        Body::LogOpened(facts) if facts.genesis != said.log => {
+            Err("log.opened names another genesis than `log`")
+        }
+        _ => Ok(Some(facts)),
+    }
+}
+
+/// The same for an event that was opened.
+pub fn check_event(event: &Event) -> Result<Option<Body>, &'static str> {
+    check(&said(event, &encode(&event.fields().body)))
+}
+
+/// What the rules look at of an event that was opened, with the bytes of its body.
+pub fn said<'a>(event: &'a Event, body: &'a [u8]) -> Said<'a> {
+    let Fields { v, log, seq, cause, tool, .. } = *event.fields();
+    let Fields { kind, subject, .. } = event.fields();
+    Said { v, kind, log, seq, subject, cause, tool, body }
+}
+
+/// Whether an event of a known kind is about an entity of that kind.
+fn subject_fits(kind: &str, subject: &str) -> bool {
+    let entity = match kind.split_once('.').map_or(kind, |(noun, _)| noun) {
+        _ if kind == "log.followed" => "peer/",
+        "queue" => return subject == "queue",
+        "call" => "call/",
+        "contract" => "contract/",
+        "task" => "task/",
+        "worker" => "worker/",
+        "workflow" | "step" => "workflow/",
+        "schedule" => "schedule/",
+        "peer" | "remote" => "peer/",
+        "bootstrap" => "bootstrap/",
+        "token" => "token/",
+        "config" => "config/",
+        "log" | "payload" | "access" => return subject == "log",
+        _ => return true,
+    };
+    subject.strip_prefix(entity).is_some_and(|id| !id.is_empty())
+}
+
+/// Calls that have begun and not ended: each ends once, as what it began as.
+#[derive(Clone, Debug, Default)]
+pub struct OpenCalls {
+    begun: HashMap<Cid, (String, Option<Cid>)>,
+}
+
+/// What an ending found of its call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It began no call and ended none, or rightly.
+    Rightly,
+    /// No open call is its cause.
+    NotOpen,
+    /// Its subject or tool is not that of the call.
+    Otherwise,
+}
+
+impl OpenCalls {
+    /// Takes the next event of a log, named `cid`.
+    pub fn take(&mut self, cid: Cid, said: &Said<'_>) -> Ended {
+        match said.kind {
+            "call.started" => {
+                self.begun.insert(cid, (said.subject.to_owned(), said.tool));
+                Ended::Rightly
+            }
+            "call.succeeded" | "call.failed" | "call.refused" | "call.interrupted" | "call.cancelled" => {
+                match said.cause.and_then(|cause| self.begun.remove(&cause)) {
+                    None => Ended::NotOpen,
+                    Some((subject, tool)) if subject == said.subject && tool == said.tool => Ended::Rightly,
+                    Some(_) => Ended::Otherwise,
+                }
+            }
+            _ => Ended::Rightly,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
