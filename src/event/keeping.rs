@@ -9,6 +9,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
 
+use crate::{
+    event::{Body, Event},
+    identity::rotation::Rotation,
+};
+
 /// Settings that one `config.applied` names; what is beyond them stands in its digest alone.
 pub const SETTINGS_MAX: usize = 64;
 /// Bytes of one setting, its name and its value together, that is named; a longer one stands in the digest alone.
@@ -39,6 +44,16 @@ pub struct LogKeyRotated {
     pub key: ByteArray<32>,
     /// By the key before, over the statement of `identity::rotation`.
     pub signature: ByteArray<64>,
+}
+
+/// The change of keys that an event records, if it records one.
+pub fn rotation(event: &Event) -> Option<Rotation> {
+    match event.body() {
+        Some(Body::LogKeyRotated(facts)) => {
+            Some(Rotation { seq: event.fields().seq, key: *facts.key, signature: *facts.signature })
+        }
+        _ => None,
+    }
 }
 
 /// Whoever has this token is let in.

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     block::{Cid, decode_ipld, json::dag},
-    event::{Body, Event, work::WorkflowSubmitted},
+    event::{Body, Event, Kind, work::WorkflowSubmitted},
 };
 
 /// Ancestors in one export.
@@ -158,6 +158,7 @@ impl View {
                 (Seqs::These(self.ancestors(&starts, ANCESTORS_MAX)?), format!("an event of {cid}"))
             }
         };
+        let seqs = self.with_rotations(seqs, last)?;
         let (from, to, count) = match &seqs {
             Seqs::These(seqs) => (seqs.first().copied(), seqs.last().copied(), seqs.len() as u64),
             Seqs::Fitting { filter, .. } => {
@@ -173,6 +174,34 @@ impl View {
             Scope::Range { .. } | Scope::Ancestors(_) => None,
         };
         Ok(Selected { seqs, from, to, count, head: head.clone(), subject })
+    }
+
+    /// The same with the changes of keys before them: who has only the genesis block follows these to the key of the head.
+    fn with_rotations(&self, seqs: Seqs, last: u64) -> Result<Seqs, QueryError> {
+        let rotations = self.rotations(last)?;
+        if rotations.is_empty() {
+            return Ok(seqs);
+        }
+        let mut all = match seqs {
+            // A whole log has them; of a part, only its own events are asked for.
+            Seqs::Fitting { gapless: true, .. } => return Ok(seqs),
+            Seqs::Fitting { filter, gapless: false } => self.all_seqs(&filter, 0)?,
+            Seqs::These(seqs) => seqs,
+        };
+        if !all.is_empty() {
+            all.extend(rotations);
+            all.sort_unstable();
+            all.dedup();
+        }
+        Ok(Seqs::These(all))
+    }
+
+    /// Where the log's keys changed, up to and with `last`.
+    pub(in crate::query) fn rotations(&self, last: u64) -> Result<Vec<u64>, QueryError> {
+        let filter = Filter { kind: Some(Kind::LogKeyRotated.as_str().to_owned()), ..Filter::default() };
+        let mut seqs = self.all_seqs(&filter, 0)?;
+        seqs.retain(|seq| *seq <= last);
+        Ok(seqs)
     }
 
     /// The seqs of a run's events, those of its tasks and of the calls made for them; where it was made from another run,

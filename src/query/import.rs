@@ -14,7 +14,7 @@ use std::{
 use super::{
     archives::{
         self,
-        evidence::{Evidence, head_of},
+        evidence::Evidence,
         keep::{KeepError, Kept, keep},
     },
     export::{RUN, archive::Manifest},
@@ -25,11 +25,11 @@ use crate::{
         Block, Cid, Codec,
         car::{CarError, Limits, Reader, SECTION_MAX},
     },
-    event::{Event, Genesis},
+    event::Event,
     log::{
-        Batch, Log, LogError, Reader as _, Stored,
+        Batch, Log, LogError,
         home::{Home, HomeError},
-        sqlite::{SqliteLog, SqliteReader},
+        sqlite::SqliteLog,
     },
 };
 
@@ -131,7 +131,8 @@ fn import_log(
         if let Some(cid) = report.unnamed.cids.first() {
             return Err(ImportError::Unnamed { count: report.unnamed.count, cid: cid.clone() });
         }
-        let evidence = signed(&part, manifest)?;
+        // The first line of a head is its log's name.
+        let evidence = signed(&report, manifest.checkpoint.lines().next().unwrap_or_default());
         Ok((report, evidence))
     });
     let imported = imported.and_then(|report| {
@@ -146,15 +147,11 @@ fn import_log(
 }
 
 /// The head that a log which was verified stands under.
-fn signed(home: &Home, manifest: &Manifest) -> Result<Evidence, ImportError> {
-    let genesis = SqliteReader::open(&home.log_path())?.block(&manifest.log)?;
-    let head = match genesis {
-        Some(Stored::Present(bytes)) => {
-            Genesis::open(&bytes).ok().and_then(|(_, key)| head_of(manifest, &key).ok())
-        }
-        Some(Stored::Erased) | None => None,
-    };
-    Ok(head.map_or(Evidence::Unsigned, |head| Evidence::Verified { head: head.size, origin: head.origin }))
+fn signed(report: &Report, origin: &str) -> Evidence {
+    match &report.head {
+        Some(head) => Evidence::Verified { head: head.size, origin: origin.to_owned() },
+        None => Evidence::Unsigned,
+    }
 }
 
 /// Writes the log and its signed head.

@@ -185,7 +185,8 @@ impl View {
                 return Err(QueryError::NotFound(format!("a signed head over event {cid}")));
             }
             let checks = Checks { from_seq: seq, to_seq: Some(seq), ..Checks::default() };
-            let chain = found.check_events(self.log.as_ref(), &checks, Heads::default(), None, &mut |_| {})?;
+            let chain =
+                found.check_events(self.log.as_ref(), &checks, Heads::default(), None, &mut |_| {})?;
             let log = chain.genesis;
             found.end(chain)?;
             let verifier = log.map(|log| self.verifier(&log)).transpose()?;

@@ -16,9 +16,10 @@ use crate::{
     contract::Contract,
     event::{
         Body, Event, Genesis,
+        keeping::rotation,
         rules::{self, Ended, OpenCalls},
     },
-    identity::Checkpoint,
+    identity::rotation::Keys,
     merkle::Hash,
     query::export::archive::Manifest,
     workflow::plan::Plan,
@@ -30,8 +31,8 @@ const UNNAMED: &str = "it is no event, and nothing before it names it";
 pub(super) struct Check<'a> {
     manifest: &'a Manifest,
     subject: &'a str,
-    /// The manifest's head; none before the genesis block, whose key signed it.
-    head: Option<Checkpoint>,
+    /// The log's keys; none before the genesis block, which holds the first.
+    keys: Option<Keys>,
     /// Contracts and plans, and whether anything has named each.
     contracts: HashMap<Cid, bool>,
     plans: HashMap<Cid, bool>,
@@ -92,7 +93,7 @@ impl<'a> Check<'a> {
         Self {
             manifest,
             subject,
-            head: None,
+            keys: None,
             contracts: HashMap::new(),
             plans: HashMap::new(),
             payloads: Payloads::default(),
@@ -111,9 +112,9 @@ impl<'a> Check<'a> {
     /// Checks the next block, whose bytes have its name.
     pub fn block(&mut self, cid: Cid, bytes: Vec<u8>) -> Result<(), KeepError> {
         let refused = |fault| KeepError::Block { cid, fault };
-        if self.head.is_none() {
+        if self.keys.is_none() {
             self.blocks += 1;
-            self.head = Some(self.genesis(cid, &bytes).map_err(refused)?);
+            self.keys = Some(self.genesis(cid, &bytes).map_err(refused)?);
             return Ok(());
         }
         if self.payloads.take(&cid, &bytes).map_err(refused)? {
@@ -128,7 +129,7 @@ impl<'a> Check<'a> {
             self.contracts.insert(cid, false);
             return Ok(());
         }
-        if self.last.is_none() && decode_exactly::<Plan>(&bytes).is_ok_and(|plan| plan.v == 1) {
+        if self.last.is_none() && Plan::is_block(&bytes) {
             self.blocks += 1;
             self.plans.insert(cid, false);
             return Ok(());
@@ -137,13 +138,13 @@ impl<'a> Check<'a> {
         self.event(&event)
     }
 
-    /// The log's first block, whose key signed the head.
-    fn genesis(&self, cid: Cid, bytes: &[u8]) -> Result<Checkpoint, &'static str> {
+    /// The log's first block, which holds the first of its keys.
+    fn genesis(&self, cid: Cid, bytes: &[u8]) -> Result<Keys, &'static str> {
         if cid != self.manifest.log {
             return Err("it stands where the genesis block of the log should");
         }
         let (_, key) = Genesis::open(bytes).map_err(|_| "it is no genesis block with an ed25519 key")?;
-        evidence::head_of(self.manifest, &key)
+        Ok(Keys::new(cid, key))
     }
 
     fn event(&mut self, event: &Event) -> Result<(), KeepError> {
@@ -176,6 +177,9 @@ impl<'a> Check<'a> {
                 rule(!self.kept(&facts.payload), "it erases what is no payload")?
             }
             _ => {}
+        }
+        if let (Some(keys), Some(rotation)) = (&mut self.keys, rotation(event)) {
+            rule(keys.rotate(&rotation).is_ok(), "the key before it did not sign for its key")?;
         }
         for pay in &fields.pay {
             let one = self.payloads.name(pay.cid, pay.len);
@@ -231,11 +235,12 @@ impl<'a> Check<'a> {
             return Err(KeepError::Block { cid: *cid, fault: "no event of the archive names it" });
         }
         let refused = |fault| KeepError::Proof { fault };
-        let head = self.head.as_ref().ok_or_else(|| refused("its genesis block is missing"))?;
+        let keys = self.keys.as_ref().ok_or_else(|| refused("its genesis block is missing"))?;
         if proof.open() {
             return Err(refused("blocks of its proof are missing"));
         }
-        evidence::judge(self.manifest, head, &self.leaves, proof).map_err(refused)
+        let head = evidence::head_of(self.manifest, keys).map_err(refused)?;
+        evidence::judge(self.manifest, &head, &self.leaves, proof).map_err(refused)
     }
 }
 

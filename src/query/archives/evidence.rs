@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::{
     block::{Cid, Codec},
-    event::{Event, Genesis},
-    identity::{Checkpoint, Verifier, open_checkpoint},
+    event::{Event, Genesis, keeping::rotation},
+    identity::{Checkpoint, rotation::Keys},
     merkle::{HASH_LEN, Hash, leaf_hash, several},
     query::{
         QueryError, View,
@@ -80,10 +80,11 @@ impl<'a> Proof<'a> {
     }
 }
 
-/// The head of a manifest, if the key of the genesis block signed it.
-pub fn head_of(manifest: &Manifest, key: &Verifier) -> Result<Checkpoint, &'static str> {
-    let head = open_checkpoint(&manifest.checkpoint, key)
-        .map_err(|_| "the manifest's checkpoint is not signed with its key")?;
+/// The head of a manifest, if the log's key signed it that was in force at its size.
+pub fn head_of(manifest: &Manifest, keys: &Keys) -> Result<Checkpoint, &'static str> {
+    let head = keys
+        .open(&manifest.checkpoint)
+        .map_err(|_| "the manifest's checkpoint is not signed with the log's key")?;
     match head.size > manifest.to {
         true => Ok(head),
         false => Err("the manifest's checkpoint does not reach the archive's last event"),
@@ -114,8 +115,12 @@ pub fn judge_read(
     proof: &Proof<'_>,
 ) -> Result<Evidence, &'static str> {
     let (_, key) = Genesis::open(genesis).map_err(|_| "its genesis block is none")?;
+    let mut keys = Keys::new(manifest.log, key);
+    for rotation in events.iter().filter_map(rotation) {
+        keys.rotate(&rotation).map_err(|_| "the key before it did not sign for a key of the log")?;
+    }
     let leaves: Vec<(u64, Hash)> = events.iter().map(leaf).collect();
-    judge(manifest, &head_of(manifest, &key)?, &leaves, proof)
+    judge(manifest, &head_of(manifest, &keys)?, &leaves, proof)
 }
 
 /// An event's place in the tree, and its leaf.
@@ -124,13 +129,23 @@ pub fn leaf(event: &Event) -> (u64, Hash) {
 }
 
 impl View {
+    /// The keys that signed a log's heads, one after another.
+    fn keys_of(&self, log: &Cid) -> Result<Keys, QueryError> {
+        let mut keys = Keys::new(*log, self.verifier(log)?);
+        for seq in self.rotations(u64::MAX)? {
+            let event = self.log.event_at(seq)?.ok_or_else(|| corrupt("an event is missing"))?;
+            let Some(rotation) = rotation(&event) else { continue };
+            keys.rotate(&rotation).map_err(|_| corrupt("a key that the key before it did not sign for"))?;
+        }
+        Ok(keys)
+    }
+
     /// What the log's signed head shows of events that stand in the log, in order.
     pub fn evidence(&self, events: &[Event], head: &Head) -> Result<Evidence, QueryError> {
         let (Some(first), Some(last)) = (events.first(), events.last()) else {
             return Ok(Evidence::Unsigned);
         };
-        let key = self.verifier(&first.fields().log)?;
-        let signed = open_checkpoint(&head.note, &key).ok();
+        let signed = self.keys_of(&first.fields().log)?.open(&head.note).ok();
         let Some(signed) = signed.filter(|signed| signed.size > last.fields().seq) else {
             return Ok(Evidence::Unsigned);
         };

@@ -119,12 +119,10 @@ impl Found {
         let Some(first) = log.event_at(0).ok().flatten() else { return Ok(None) };
         let name = first.fields().log;
         let fault = match log.block(&name) {
-            Ok(Some(Stored::Present(bytes))) => {
-                match Genesis::open(&bytes) {
-                    Ok((_, key)) => return Ok(Some(key)),
-                    Err(_) => "the genesis block is not of its form, or holds no usable key",
-                }
-            }
+            Ok(Some(Stored::Present(bytes))) => match Genesis::open(&bytes) {
+                Ok((_, key)) => return Ok(Some(key)),
+                Err(_) => "the genesis block is not of its form, or holds no usable key",
+            },
             Ok(Some(Stored::Erased)) => {
                 "the genesis block's bytes are gone: it is no payload and cannot be erased, and without it nothing is verified"
             }

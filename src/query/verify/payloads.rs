@@ -75,7 +75,7 @@ impl Found {
         };
         let mut whole = true;
         for part in parts {
-            whole &= self.check_part(&part, cid, seq, chain)?;
+            whole &= self.check_piece(&part, cid, seq, chain)?;
         }
         if let (Some(at), Some(blocks), true) = (walked, &mut chain.blocks, whole) {
             let row = blocks.row(at);
@@ -87,7 +87,7 @@ impl Found {
     }
 
     /// Whether a part is there, of the length that its place asks for.
-    fn check_part(
+    fn check_piece(
         &mut self,
         part: &Part,
         payload: &Cid,
