@@ -2,8 +2,10 @@
 //
 //   npm install && node check_car.mjs export.car
 //
-// Prints {root, blocks, events, bad} as JSON; exits with 1 where anything is bad. Every block is hashed again, every
-// event must be canonical DAG-CBOR, and each event's `prev` must name the event before it where both are in the file.
+// Prints {root, blocks, events, proven, bad} as JSON; exits with 1 where anything is bad. Every block is hashed again, every
+// event must be canonical DAG-CBOR, and each event's `prev` must name the event before it where both are in the file. Payloads
+// have the form and the length that events say. Behind a manifest, no block may be there that nothing names, and the proof
+// must lead from the events to the root in the checkpoint; whose signature that is, a receipt shows.
 
 import { createReadStream } from 'node:fs'
 import { CarBlockIterator } from '@ipld/car'
@@ -21,12 +23,95 @@ if (path === undefined) {
   process.exit(2)
 }
 
+const FULL = 262144
+const MANIFEST = ['v', 'log', 'from', 'to', 'count', 'checkpoint']
+const isManifest = (value) => ['count', 'checkpoint', 'from', 'to'].every((key) => key in Object(value))
+const keysAre = (value, needed, optional = []) =>
+  needed.every((key) => value[key] !== undefined && value[key] !== null) &&
+  Object.keys(value).every((key) => needed.includes(key) || (optional.includes(key) && value[key] !== null))
+
+const hash = async (...parts) => (await sha256.digest(Buffer.concat(parts))).digest
+const NODE = Buffer.from([1])
+const LEAF = Buffer.from([0])
+
+// The root of the tree that has these leaves (seq and hash, in order); takes hashes of the proof as it needs them.
+async function rootOf(leaves, start, end, proof) {
+  if (leaves.length === 0) {
+    if (proof.length === 0) throw new Error('the proof has too few hashes')
+    return proof.shift()
+  }
+  if (end - start === 1) return leaves[0].hash
+  let split = 1
+  while (split * 2 < end - start) split *= 2
+  const middle = start + split
+  const left = await rootOf(leaves.filter(({ seq }) => seq < middle), start, middle, proof)
+  const right = await rootOf(leaves.filter(({ seq }) => seq >= middle), middle, end, proof)
+  return hash(NODE, left, right)
+}
+
+async function checkManifest(manifest, root) {
+  if (manifest.v !== 1 || !keysAre(manifest, MANIFEST, ['subject', 'proof'])) throw new Error('manifest is not of its form')
+  const [, size, head] = manifest.checkpoint.split('\n')
+  const own = [...eventsBySeq].filter(([place]) => place.startsWith(`${manifest.log}/`))
+  const leaves = await Promise.all(
+    own.map(async ([place, { cid }]) => ({ seq: Number(place.split('/')[1]), hash: await hash(LEAF, cid.bytes) })),
+  )
+  leaves.sort((a, b) => a.seq - b.seq)
+  if (leaves.length !== manifest.count || leaves[0].seq !== manifest.from || leaves.at(-1).seq !== manifest.to) {
+    throw new Error('events are not those the manifest speaks of')
+  }
+  if (leaves.at(-1).seq >= Number(size)) throw new Error('the checkpoint does not reach the last event')
+  const names = manifest.proof ?? []
+  const bytes = Buffer.concat(names.map((name) => raws.get(name.toString()) ?? Buffer.alloc(1)))
+  const proof = []
+  for (let at = 0; at + 32 <= bytes.length; at += 32) proof.push(bytes.subarray(at, at + 32))
+  if (bytes.length % 32 !== 0) throw new Error('the proof is not whole hashes')
+  const found = await rootOf(leaves, 0, Number(size), proof)
+  if (proof.length !== 0 || !same(Buffer.from(head, 'base64'), found)) throw new Error('proof leads to another root')
+  const named = new Set([root, manifest.log.toString(), ...names.map(String), ...links])
+  for (const name of seen) if (!named.has(name) && !events.has(name)) bad.push({ cid: name, why: 'nothing names it' })
+  return leaves.length
+}
+
+// The form of a payload, and its length where all of it is in the file.
+function checkPayload(name, len) {
+  const value = blocksByName.get(name)
+  if (value === undefined) return
+  const fault = (why) => bad.push({ cid: name, why })
+  const { data, parts } = value
+  if (!keysAre(value, ['v', 'media', 'salt'], ['data', 'parts']) || value.salt.length !== 16) return fault('payload is not of its form')
+  if ((data === undefined) === (parts === undefined)) return fault('payload has data and parts, or neither')
+  if (data !== undefined) {
+    if (value.v !== 1 || data.length > FULL || data.length !== len) fault('payload has another length')
+    return
+  }
+  if (![1, 2].includes(value.v) || parts.length < 2 || parts.length > 256) return fault('payload is not of its form')
+  const salt = value.v === 2 ? 16 : 0
+  parts.forEach((part, nth) => {
+    const bytes = raws.get(part.toString())
+    const wanted = nth === parts.length - 1 ? len - FULL * nth : FULL
+    if (part.code !== raw.code || wanted < 1 || wanted > FULL) fault('payload is not of its form')
+    else if (bytes !== undefined && bytes.length !== salt + wanted) fault('a part has another length')
+  })
+}
+
+function collectLinks(value) {
+  const link = CID.asCID(value)
+  if (link !== null) links.add(link.toString())
+  else if (value !== null && typeof value === 'object' && !(value instanceof Uint8Array)) Object.values(value).forEach(collectLinks)
+}
+
 const bad = []
 const seen = new Set()
+const links = new Set()
+const raws = new Map()
+const blocksByName = new Map()
+const pays = []
 const eventsBySeq = new Map()
 let blocks = 0
-let events = 0
+const events = new Set()
 let root = null
+let proven = 0
 
 try {
   const car = await CarBlockIterator.fromIterable(createReadStream(path))
@@ -48,7 +133,10 @@ try {
       fault('bytes have another digest')
       continue
     }
-    if (cid.code === raw.code) continue
+    if (cid.code === raw.code) {
+      raws.set(name, Buffer.from(bytes))
+      continue
+    }
     if (cid.code !== dagCbor.code) {
       fault(`codec ${cid.code}`)
       continue
@@ -60,13 +148,16 @@ try {
       fault(`not dag-cbor: ${err.message}`)
       continue
     }
+    if (!isManifest(value)) collectLinks(value)
+    blocksByName.set(name, value)
     if (!isEvent(value)) continue
-    events += 1
+    events.add(name)
+    for (const pay of value.pay) pays.push([pay.cid.toString(), pay.len])
     // Only events: elsewhere this package writes the float 1.0 back as the integer 1.
     if (!same(dagCbor.encode(value), bytes)) fault('event is not canonical')
     if ((value.seq === 0) !== (value.prev === null)) fault('prev is null at seq 0 and only there')
     if (value.log !== null && CID.asCID(value.log) === null) fault('log is not a link')
-    eventsBySeq.set(`${value.log}/${value.seq}`, { name, prev: value.prev?.toString() ?? null })
+    eventsBySeq.set(`${value.log}/${value.seq}`, { name, cid, prev: value.prev?.toString() ?? null })
   }
 } catch (err) {
   bad.push({ archive: err.message })
@@ -79,5 +170,15 @@ for (const [place, event] of eventsBySeq) {
   if (before !== undefined && before.name !== event.prev) bad.push({ cid: event.name, why: `prev is not event ${seq - 1}` })
 }
 
-console.log(JSON.stringify({ root, blocks, events, bad }))
+for (const [name, len] of pays) checkPayload(name, len)
+const manifest = blocksByName.get(root)
+if (isManifest(manifest)) {
+  try {
+    proven = await checkManifest(manifest, root)
+  } catch (err) {
+    bad.push({ archive: err.message })
+  }
+}
+
+console.log(JSON.stringify({ root, blocks, events: events.size, proven, bad }))
 process.exit(bad.length === 0 ? 0 : 1)

@@ -264,6 +264,9 @@ fn proofs_tiles_and_archives_convince_programs_that_are_not_ours() {
         let car = file(name, server.get(&path));
         let report = checked(&node("check_car.mjs", &[&car]).succeeded());
         assert!(report["events"].as_u64() >= Some(least), "{name}: {report}");
+        let exported = path.starts_with("/v1/export");
+        let proven = if exported { &report["events"] } else { &json!(0) };
+        assert_eq!(&report["proven"], proven, "{name}: every event of an export is under one head: {report}");
     }
     let lines = server.get("/v1/export?format=jsonl");
     assert!(lines.text().lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
