@@ -349,7 +349,6 @@ fn refused(leaves: &[(u64, Hash)], size: u64, proof: &[Hash], root: &Hash) {
         not(leaves, size, &bad);
     }
     not(leaves, size, &[proof, &[*root]].concat());
-    not(leaves, size + 1, proof);
     for at in 0..leaves.len() {
         let mut bad = leaves.to_vec();
         bad[at].1[31] ^= 1;

@@ -6,7 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use rusqlite::OptionalExtension;
 use serde_json::{Map, Value, json};
 
-use super::{QueryError, View};
+use super::{QueryError, View, shown::INLINE_MAX};
 use crate::{
     block::{
         Cid, Codec, decode, decode_ipld,
@@ -95,8 +95,8 @@ impl View {
             if let Some(parts) = &payload.parts {
                 shown.insert("parts".to_owned(), parts.iter().map(link).collect());
             }
-            if inline {
-                self.show_content(cid, &mut shown)?;
+            if inline && self.content_len(&payload)? <= INLINE_MAX as u64 {
+                self.show_content(cid, None, &mut shown)?;
             }
             return Ok(("payload", shown.into()));
         }
@@ -142,10 +142,20 @@ impl View {
     }
 
     /// Adds `content` (JSON) or `content_base64`.
-    pub(super) fn show_content(&self, cid: &Cid, shown: &mut Map<String, Value>) -> Result<(), QueryError> {
+    ///
+    /// Nothing is read of content that has not the length it is said to have: whoever asks counts on that length.
+    pub(super) fn show_content(
+        &self,
+        cid: &Cid,
+        len: Option<u64>,
+        shown: &mut Map<String, Value>,
+    ) -> Result<(), QueryError> {
         let Some(payload) = self.payload(cid)? else {
             return Ok(());
         };
+        if payload.layout(len).is_err() {
+            return Ok(());
+        }
         let json = payload.media == JSON;
         let content = self.content(payload)?;
         let parsed = json.then(|| serde_json::from_slice(&content).ok()).flatten();

@@ -3,9 +3,13 @@
 //! Invariants:
 //! - a run is begun and followed the same way wherever its events are;
 //! - the log comes first: archives are asked only for what the log has never heard of;
-//! - a payload is read and parsed once for each record.
+//! - a payload is read and parsed once for each record, as long as all of them together are within a bound.
 
-use std::{cell::RefCell, collections::HashMap, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    sync::Arc,
+};
 
 use serde_json::Value;
 
@@ -67,15 +71,21 @@ impl Source for &View {
     }
 }
 
+/// Bytes of content whose values one record holds at once. What is beyond is read again each time it is asked for: blocks of
+/// some hundred bytes may stand for content of 64 MiB each.
+const HELD_MAX: usize = 256 * 1024 * 1024;
+
 /// Contents of payloads as they are on record.
 pub struct Recorded<'a> {
     source: Box<dyn Source + 'a>,
     read: RefCell<HashMap<Cid, Option<Arc<Value>>>>,
+    /// Bytes of content of what was read.
+    held: Cell<usize>,
 }
 
 impl<'a> Recorded<'a> {
     pub fn new(source: impl Source + 'a) -> Self {
-        Self { source: Box::new(source), read: RefCell::default() }
+        Self { source: Box::new(source), read: RefCell::default(), held: Cell::new(0) }
     }
 }
 
@@ -93,8 +103,12 @@ impl Contents for Recorded<'_> {
         }
         // What cannot be read counts as gone: a replay says of it that it is not verifiable.
         let content = content(self.source.as_ref(), payload).ok().flatten();
+        let held = self.held.get() + content.as_ref().map_or(0, Vec::len);
         let value = content.and_then(|content| serde_json::from_slice(&content).ok()).map(Arc::new);
-        self.read.borrow_mut().insert(*payload, value.clone());
+        if held <= HELD_MAX {
+            self.held.set(held);
+            self.read.borrow_mut().insert(*payload, value.clone());
+        }
         value
     }
 }

@@ -122,7 +122,7 @@ impl View {
             let media = media.get(&held.cid).cloned();
             let mut content = Map::new();
             if media.is_some() && payloads.take(held.len as usize) {
-                self.show_content(&held.cid, &mut content)?;
+                self.show_content(&held.cid, Some(held.len), &mut content)?;
             }
             let (cid, len, role, erased) = (Link(held.cid), held.len, held.role, media.is_none());
             pay.push(ShownPayload { cid, len, role, erased, media, content });

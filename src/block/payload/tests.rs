@@ -62,7 +62,10 @@ fn a_part_cannot_be_guessed_and_is_of_its_payload_alone() {
 #[test]
 fn the_bytes_of_salted_parts_are_fixed() {
     let sealed = Payload::seal(&key(), JSON, &content(INLINE_MAX + 1)).expect("under the bound");
-    assert_eq!(sealed.envelope.cid().to_string(), "ENVELOPE");
+    assert_eq!(
+        sealed.envelope.cid().to_string(),
+        "bafyreif52gtdnuxfgi5iuko5msjgkmy3ufgvq4l6rvcedpd3bneijrovjm"
+    );
     assert_eq!(sealed.parts[1].bytes().len(), SALT_LEN + 1);
 }
 

@@ -152,10 +152,12 @@ impl View {
             if !new {
                 continue;
             }
+            // Of what is no payload by its form, its own block is all there is to hand on.
             let payload: Option<Payload> = decode(&bytes).ok();
-            for part in payload.and_then(|payload| payload.parts).iter().flatten() {
-                if let Some(bytes) = self.stored(part)? {
-                    archive.write(part, &bytes)?;
+            let parts = payload.and_then(|payload| payload.layout(None).ok()).unwrap_or_default();
+            for part in parts {
+                if let Some(bytes) = self.stored(&part.cid)? {
+                    archive.write(&part.cid, &bytes)?;
                 }
             }
         }
