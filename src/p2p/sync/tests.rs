@@ -1,5 +1,6 @@
 //! Following: what a follower takes, refuses and keeps, from honest owners, liars, and streams that break.
 
+mod erasing;
 mod lies;
 pub mod owner;
 mod streams;
