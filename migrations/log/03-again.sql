@@ -1,5 +1,5 @@
 -- Content that is recorded again after its erasure is content again: bytes that are gone may come back, bytes that are there never change.
-DROP TRIGGER block_update;
+DROP TRIGGER IF EXISTS block_update;
 
 CREATE TRIGGER block_update BEFORE UPDATE ON block
 WHEN (NEW.bytes IS NOT NULL AND OLD.bytes IS NOT NULL)
