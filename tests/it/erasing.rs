@@ -179,6 +179,9 @@ fn what_lies_in_archives_beside_the_log_is_erased_too() {
     exits(0, &["erase", &output.to_string(), "--basis", "asked", "--data", data]);
     assert!(!crashed.exists());
 
+    let refused = exits(1, &["log", "import", file, "--data", data]);
+    assert!(!contents(&kept).1.contains(&output), "it came back: {refused:?}");
+
     // Where the run never ran, the archive says that it cannot be told any more, and nothing worse.
     let elsewhere = temp.path().join("elsewhere");
     fs::create_dir_all(elsewhere.join("archives")).expect("a directory");

@@ -4,31 +4,38 @@
 //! - a row's key is the digest; of a block whose digest a block of another codec has already, the codec and the digest;
 //! - bytes that were erased come back only with the block of that name; bytes that are there never change.
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params, types::ValueRef};
+use rusqlite::{Connection, OptionalExtension, Row, params, types::ValueRef};
 
 use crate::{
     block::{Block, Cid, Codec, Sha256Digest},
     log::{LogError, Stored},
 };
 
-/// A digest that is there with another codec makes the key null, which the table refuses: so the common case, a block that
-/// is stored already, takes no look-up of its own.
-const PUT: &str = "INSERT INTO block (digest, codec, bytes) VALUES (?1, ?2, ?3)
-    ON CONFLICT (digest) DO UPDATE
-    SET digest = CASE WHEN codec = excluded.codec THEN digest END, bytes = excluded.bytes
-    WHERE bytes IS NULL OR codec <> excluded.codec";
-
 /// Stores a block; one whose bytes were erased has them again.
+///
+/// The common case is one insertion. An upsert that may change a row costs twice as much, also where it changes none.
 pub(super) fn put(commit: &Connection, block: &Block) -> Result<(), LogError> {
-    let (cid, bytes) = (block.cid(), block.bytes());
-    let mut put = commit.prepare_cached(PUT)?;
-    match put.execute(params![cid.digest(), cid.codec() as u8, bytes]) {
-        Err(err) if err.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-            put.execute(params![long_key(&cid), cid.codec() as u8, bytes])?;
+    if insert(commit, block.cid().digest(), block)? {
+        return Ok(());
+    }
+    let sql = "SELECT id, bytes IS NULL FROM block WHERE digest = ?1 AND codec = ?2";
+    match find(commit, &block.cid(), sql, |row| Ok((row.get::<_, u64>(0)?, row.get(1)?)))? {
+        Some((_, false)) => {}
+        Some((id, true)) => {
+            let sql = "UPDATE block SET bytes = ?2 WHERE id = ?1 AND bytes IS NULL";
+            commit.prepare_cached(sql)?.execute(params![id, block.bytes()])?;
         }
-        put => drop(put?),
+        // The digest is there with another codec.
+        None => drop(insert(commit, &long_key(&block.cid()), block)?),
     }
     Ok(())
+}
+
+/// False where a row has the key.
+fn insert(commit: &Connection, key: &[u8], block: &Block) -> Result<bool, LogError> {
+    let sql = "INSERT INTO block (digest, codec, bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+    let codec = block.cid().codec() as u8;
+    Ok(commit.prepare_cached(sql)?.execute(params![key, codec, block.bytes()])? == 1)
 }
 
 /// Takes the bytes of these blocks away and keeps their names; gives how many had bytes.
