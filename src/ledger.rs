@@ -11,6 +11,7 @@ mod clock;
 pub mod concluding;
 mod crew;
 mod deciding;
+mod erasing;
 mod folding;
 pub mod heads;
 mod holding;

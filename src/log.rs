@@ -1,7 +1,8 @@
 //! The log: every event and block this node knows, in order of arrival.
 //!
 //! Invariants:
-//! - append-only: events are never changed or removed; erasing a block leaves its name;
+//! - append-only: events are never changed or removed; erasing a block leaves its name, and its bytes may be recorded again;
+//! - a block is known by its whole name: raw bytes and dag-cbor of one digest are two blocks;
 //! - an append is all or nothing, and durable when it returns: events, and the signed head over them;
 //! - no caller above this room knows which store is behind it.
 
@@ -76,11 +77,12 @@ pub enum LogError {
 
 /// The writing side: one owner.
 pub trait Log: Send {
-    /// Appends `batch` if the last event is `expected`, durably. An event that is stored already is not stored twice.
+    /// Appends `batch` if the last event is `expected`, durably. An event that is stored already is not stored twice; nor is a
+    /// block, unless its bytes were erased: then it has them again.
     fn append(&mut self, expected: Option<Cid>, batch: &Batch) -> Result<(), LogError>;
 
-    /// Deletes the bytes of a block and keeps its name; false where the block is not known or erased already.
-    fn erase(&mut self, cid: &Cid) -> Result<bool, LogError>;
+    /// Deletes the bytes of blocks, all or none, and keeps their names; false where none of them had bytes.
+    fn erase(&mut self, cids: &[Cid]) -> Result<bool, LogError>;
 
     /// Opens another reading side on the same log.
     fn reader(&self) -> Result<Box<dyn Reader>, LogError>;
@@ -98,6 +100,7 @@ pub trait Reader: Send {
 
     fn event_at(&self, seq: u64) -> Result<Option<Event>, LogError>;
 
+    /// The place of the event of this name; none for a raw name, whatever its digest.
     fn seq_of(&self, cid: &Cid) -> Result<Option<u64>, LogError>;
 
     /// The ids of the events from `from` up to, not with, `to`.
@@ -111,6 +114,9 @@ pub trait Reader: Send {
     ) -> Result<(), LogError>;
 
     fn block(&self, cid: &Cid) -> Result<Option<Stored>, LogError>;
+
+    /// Whether a block is here with its bytes.
+    fn has_bytes(&self, cid: &Cid) -> Result<bool, LogError>;
 
     fn number_of(&self, cid: &Cid) -> Result<Option<u64>, LogError>;
 

@@ -20,7 +20,16 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 
 /// A problem of the plain type: `title` is the same for all of its kind, `detail` tells of this one.
 pub fn problem(status: StatusCode, title: &str, detail: &str) -> Response {
-    let body = value!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
+    problem_with(status, title, detail, &Value::Null)
+}
+
+/// The same, with members of its own for programs.
+pub fn problem_with(status: StatusCode, title: &str, detail: &str, more: &Value) -> Response {
+    let mut body =
+        value!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
+    for (name, member) in more.as_object().into_iter().flatten() {
+        body[name] = member.clone();
+    }
     typed(status, PROBLEM_JSON, &body)
 }
 

@@ -7,6 +7,7 @@
 pub mod archives;
 pub mod beside;
 mod cursor;
+pub mod erasure;
 pub mod export;
 pub mod graph;
 pub mod import;
@@ -49,8 +50,11 @@ pub enum QueryError {
     Invalid(String),
     #[error("{0} is not in this log")]
     NotFound(String),
-    #[error("the content of {0} was erased; its name and every proof stay valid")]
-    Erased(Cid),
+    /// No event after `seq` has named it again.
+    #[error(
+        "the content of {cid} was erased by event {by} at seq {seq}, for all that was recorded before; its name and every proof stay valid"
+    )]
+    Erased { cid: Cid, by: Cid, seq: u64 },
     /// The answer would be over a bound.
     #[error("{0}")]
     TooMuch(String),
@@ -64,7 +68,7 @@ impl QueryError {
         match self {
             Self::Invalid(_) => Code::InvalidArgument,
             Self::NotFound(_) => Code::NotFound,
-            Self::Erased(_) => Code::FailedPrecondition,
+            Self::Erased { .. } => Code::FailedPrecondition,
             Self::TooMuch(_) => Code::ResourceExhausted,
             Self::Fault(_) => Code::Internal,
         }
@@ -177,9 +181,10 @@ pub fn shared_parts(log: &dyn Reader, gone: &[Cid], parts: &[Cid]) -> Result<Has
     if parts.is_empty() {
         return Ok(shared);
     }
+    let parts: HashSet<&Cid> = parts.iter().collect();
     log.blocks(0, &mut |row| {
-        let other =
-            row.codec == Some(Codec::DagCbor) && !gone.iter().any(|gone| *gone.digest() == row.digest);
+        let other = row.codec == Some(Codec::DagCbor)
+            && !gone.contains(&Cid::from_digest(Codec::DagCbor, row.digest));
         if let Some(bytes) = row.bytes.filter(|_| other)
             && let Some(held) = payload_parts(bytes)
         {
@@ -247,11 +252,6 @@ pub fn ending_of(state: &Connection, started: u64) -> Result<Option<u64>, StateE
 /// Calls without an ending, by the seq of their start.
 pub fn open_calls(state: &Connection) -> Result<Vec<u64>, StateError> {
     numbers(state, "SELECT id FROM running ORDER BY id")
-}
-
-/// Block numbers of erased payloads.
-pub fn erased(state: &Connection) -> Result<Vec<u64>, StateError> {
-    numbers(state, "SELECT block FROM erased ORDER BY block")
 }
 
 /// A tool's current contract.

@@ -113,6 +113,19 @@ pub fn progress(connection: &Connection) -> Result<Progress, StateError> {
     Ok(Progress { applied, last: last.map(|digest| Cid::from_digest(Codec::DagCbor, digest)) })
 }
 
+/// The erasures that hold: the payload each names, and its seq.
+pub fn erasures(connection: &Connection) -> Result<Vec<(Cid, u64)>, StateError> {
+    let mut statement = connection.prepare_cached("SELECT cid, seq FROM erased ORDER BY seq, cid")?;
+    let mut rows = statement.query([])?;
+    let mut erasures = Vec::new();
+    while let Some(row) = rows.next()? {
+        let cid: Vec<u8> = row.get(0)?;
+        let cid = Cid::from_bytes(&cid).map_err(|_| StateError::Broken { what: "an erasure names no cid" })?;
+        erasures.push((cid, row.get(1)?));
+    }
+    Ok(erasures)
+}
+
 /// Adds what events hold: blocks, by their numbers in the log, that came after the events were folded.
 ///
 /// The rows are those that a fold makes which finds the blocks. For whoever holds the lock.

@@ -97,10 +97,11 @@ CREATE TABLE contract (
     PRIMARY KEY (source, name)
 ) WITHOUT ROWID;
 
+-- Erasures that hold: a row goes when a later event names the payload again.
 CREATE TABLE erased (
-    block INTEGER PRIMARY KEY,
-    seq   INTEGER NOT NULL
-);
+    cid BLOB PRIMARY KEY,
+    seq INTEGER NOT NULL
+) WITHOUT ROWID;
 
 -- Tasks by the seq of their submission, which is also their subject's number.
 CREATE TABLE task (

@@ -10,12 +10,12 @@ use http::{
     HeaderMap, HeaderValue, StatusCode,
     header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Unanswered;
 use crate::{
     block::{Cid, Codec, decode_ipld, json::dag_text},
-    problem::{internal, problem},
+    problem::{internal, problem, problem_with},
     query::QueryError,
 };
 
@@ -159,7 +159,10 @@ impl IntoResponse for Unanswered {
             Self::Broken(err) => return internal(err),
             Self::Query(QueryError::Invalid(_)) => (StatusCode::BAD_REQUEST, "invalid argument"),
             Self::Query(QueryError::NotFound(_)) => (StatusCode::NOT_FOUND, "not found"),
-            Self::Query(QueryError::Erased(_)) => (StatusCode::GONE, "erased"),
+            Self::Query(QueryError::Erased { by, seq, .. }) => {
+                let more = json!({"erased_by": by.to_string(), "erased_seq": seq});
+                return problem_with(StatusCode::GONE, "erased", &detail, &more);
+            }
             Self::Query(QueryError::TooMuch(_)) => (StatusCode::PAYLOAD_TOO_LARGE, "too much"),
             Self::Busy | Self::Stopped(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         };

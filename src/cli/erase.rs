@@ -1,10 +1,13 @@
 //! `cairn erase`: deletes a payload's content and keeps its name and every proof.
 //!
-//! Invariant: the one writer does it, whichever process that is; nothing here touches the log's files.
+//! Invariants:
+//! - the one writer does it in the log, whichever process that is; nothing here touches the log's files;
+//! - archives beside the log come after the log: repeated, it makes good what a crash left of them.
 
 use std::process::ExitCode;
 
 use crate::{
+    call::Code,
     cli::{args::Erase, existing, out, runtime},
     ledger::{
         Command, Ruling,
@@ -13,11 +16,13 @@ use crate::{
         writer::operator,
     },
     node,
+    query::archives,
 };
 
 /// Through the process that owns the log, where there is one; else this process owns it for as long as it takes.
 pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
     let home = existing(&args.data.data)?;
+    let dir = home.dir().to_owned();
     let member = Member {
         home,
         settings: Settings::default(),
@@ -25,7 +30,8 @@ pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
         owner: format!("`cairn erase` (process {})", std::process::id()),
         random: node::random,
     };
-    let command = Command::Erase { payload: args.cid, basis: args.basis, actor: operator() };
+    let payload = args.cid;
+    let command = Command::Erase { payload, basis: args.basis, actor: operator() };
     let ruling = runtime()?.block_on(async {
         let (ledger, sharing) = sharing::join(member).await?;
         let ruling = ledger.submit(command).await;
@@ -33,13 +39,19 @@ pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
         sharing.end().await;
         anyhow::Ok(ruling?)
     })?;
-    match ruling {
-        Ruling::Done(sealed) => out::print(&sealed.cid.to_string())?,
+    let in_log = match ruling {
+        Ruling::Done(sealed) => {
+            out::print(&sealed.cid.to_string())?;
+            Ok(())
+        }
         Ruling::Unchanged => {
             if !quiet {
                 eprintln!("it was erased before");
             }
+            Ok(())
         }
+        // What only an archive holds was never in the log, which has nothing to record of it.
+        Ruling::Denied(refusal) if refusal.code == Code::NotFound => Err(refusal),
         Ruling::Denied(refusal) => anyhow::bail!("{}", refusal.message),
         Ruling::Published { .. }
         | Ruling::Worked(_)
@@ -49,6 +61,13 @@ pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
         | Ruling::Answered(_) => {
             anyhow::bail!("the ledger answered something else; nothing is known to be erased")
         }
+    };
+    let archives = archives::erase::erase(&dir, &payload)?;
+    if archives > 0 && !quiet {
+        eprintln!("{archives} archives beside the log held it and are without it now");
     }
-    Ok(ExitCode::SUCCESS)
+    match in_log {
+        Err(refusal) if archives == 0 => anyhow::bail!("{}", refusal.message),
+        Ok(()) | Err(_) => Ok(ExitCode::SUCCESS),
+    }
 }

@@ -12,7 +12,9 @@ use super::{
     read::Report,
     rules::{DAY_MS, LISTED_MAX, bound, is_name, is_url},
 };
-use crate::p2p::{can_dial, can_listen, discovery::outside::SERVICES_MAX, peer_id};
+use crate::p2p::{
+    can_dial, can_listen, discovery::outside::SERVICES_MAX, peer_id, sync::follow::Erasures,
+};
 
 /// Bytes of one multiaddr.
 pub const ADDRESS_MAX: usize = 512;
@@ -53,6 +55,8 @@ pub struct P2p {
     pub github_api: Option<String>,
     /// URLs that answer with our public address as text; false, the default, asks nobody.
     pub external_services: Services,
+    /// What is done about erasures in followed logs, where a peer's entry does not say. Default `follow`.
+    pub erasures: Erasures,
     /// Whether contracts on offer are announced in the table. Default true.
     pub announce: bool,
     /// How long what was discovered is kept unseen, in seconds. Default 3600; 10 to 604,800.
@@ -90,6 +94,8 @@ pub struct Entry {
     pub payloads: bool,
     /// Whether its log is followed. Default false.
     pub follow: bool,
+    /// What is done about erasures in its log. Default as `p2p.erasures` says.
+    pub erasures: Option<Erasures>,
     /// Whether its tools are on offer here. Default true.
     pub offer: bool,
     /// Task types that this node takes from its queue; `tool:<name>` runs a tool of ours.
@@ -129,6 +135,7 @@ impl Default for P2p {
             github: None,
             github_api: None,
             external_services: Services::Any(false),
+            erasures: Erasures::default(),
             announce: true,
             ttl_s: 3_600,
             min_connections: 1,
@@ -151,6 +158,7 @@ impl Default for Entry {
             tools: Vec::new(),
             payloads: true,
             follow: false,
+            erasures: None,
             offer: true,
             work: Vec::new(),
         }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{AuthMode, Capture, Config, ConfigError, Need, Overrides};
+use crate::p2p::sync::follow::Erasures;
 
 fn load(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Result<Config, ConfigError> {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
@@ -89,6 +90,7 @@ fn every_key_of_the_surface_is_read() {
         github_api = "https://api.example"
         external_services = ["https://address.example"]
         announce = false
+        erasures = "keep"
         ttl_s = 10
         min_connections = 0
         max_connections = 1
@@ -102,6 +104,7 @@ fn every_key_of_the_surface_is_read() {
         scopes = ["mcp:call"]
         tools = ["files_*"]
         follow = true
+        erasures = "follow"
         offer = false
         work = ["tool:files_read"]
         [capture]
@@ -129,6 +132,8 @@ fn every_key_of_the_surface_is_read() {
     assert_eq!(config.router.lanes["upstream"].queue, Some(0));
     assert_eq!(config.capture.tools["files_read"], Capture::Digest);
     assert_eq!(config.p2p.peers[0].tools, ["files_*"]);
+    let erasures = (config.p2p.erasures, config.p2p.peers[0].erasures);
+    assert_eq!(erasures, (Erasures::Keep, Some(Erasures::Follow)));
     assert!(!format!("{config:?}").contains("sesame"));
 }
 

@@ -348,7 +348,9 @@ impl Writer {
         };
         let what_ref = payload_ref(&what, Role::Input);
         let facts = ScheduleCreated { rhythm, makes: kind.to_owned(), catch_up, next_ms: 0 };
-        let known = self.holding.schedules.get(&id).map(|timetable| &timetable.schedule);
+        // One whose content was erased is created anew, with its content.
+        let known = self.holding.schedules.get(&id).filter(|known| known.makes.is_some());
+        let known = known.map(|timetable| &timetable.schedule);
         let facts = match schedule::create(known, &id, facts, &what_ref, &moment) {
             Err(refusal) => return Ok(Err(refusal)),
             Ok(Created::Known) => {
@@ -371,7 +373,7 @@ impl Writer {
         let schedule = Schedule::begun(event).ok_or(Fault::Broken { what: "a schedule cannot be read" })?;
         let next_ms = schedule.next_ms;
         self.holding.due.push(Reverse((next_ms, Due::Schedule(id.clone()))));
-        self.holding.schedules.insert(id.clone(), Timetable { schedule, makes });
+        self.holding.schedules.insert(id.clone(), Timetable { schedule, makes: Some(makes) });
         Ok(Ok(Worked::Schedule { schedule: id, next_ms: Some(next_ms), replayed: false }))
     }
 
@@ -396,8 +398,10 @@ impl Writer {
     fn schedule_due(&mut self, id: &str, by: &By, draft: &mut Draft) -> Result<(), Fault> {
         let moment = self.moment();
         let Some(timetable) = self.holding.schedules.get(id) else { return Ok(()) };
+        // It is looked at again when its content is recorded again.
+        let Some(makes) = timetable.makes.clone() else { return Ok(()) };
         if let Some(facts) = timetable.schedule.fire(&moment) {
-            let (tick, makes) = (timetable.schedule.tick_id(facts.at_ms), timetable.makes.clone());
+            let tick = timetable.schedule.tick_id(facts.at_ms);
             // What it makes is asked for by who made the schedule.
             let actor = timetable.schedule.actor.clone();
             let refused = self.tick_refused(&tick, &makes)?;

@@ -64,6 +64,13 @@ impl<'a> Reading<'a> {
 }
 
 impl Contents for Reading<'_> {
+    fn is_there(&self, payload: &Cid) -> bool {
+        self.writer.is_there(payload, self.draft).unwrap_or_else(|fault| {
+            self.fault.replace(Some(fault));
+            false
+        })
+    }
+
     fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
         if let Some(value) = self.writer.holding.contents.parsed(payload) {
             return Some(value);
@@ -163,10 +170,10 @@ impl Writer {
             Decision::Take { task_id, step, task_type, tool, input, output, from } => {
                 let facts = self.step_facts(id, step, Part::Whole, task_type, None);
                 let input = match input {
-                    Given::Recorded(input) => input,
-                    Given::Resolved(text) => Some(self.kept(&text, Role::Input, draft)?),
+                    Given::Recorded(input) => self.those_there(input, draft)?,
+                    Given::Resolved(text) => vec![self.kept(&text, Role::Input, draft)?],
                 };
-                self.enter_task(&task_id, facts, tool, input.into_iter().collect(), None, &by, draft)?;
+                self.enter_task(&task_id, facts, tool, input, None, &by, draft)?;
                 self.reuse(&task_id, output, from, &by, draft)
             }
             Decision::TakeGathered { step, input, parts, output, from } => {
@@ -196,6 +203,11 @@ impl Writer {
             }
             Decision::Settle { task_id, output, signal } => {
                 let by = By { refs: vec![signal], ..by };
+                if let Some(output) = output
+                    && !self.is_there(&output.cid, draft)?
+                {
+                    return self.settle_without(&task_id, &by, draft);
+                }
                 self.settle_task(&task_id, Settlement::Succeeded, output, &by, draft)
             }
             Decision::Cancel { task_id, run, force } => {
@@ -286,6 +298,12 @@ impl Writer {
         };
         let Some(earlier) = self.reader.event_at(seq)? else { return Ok(()) };
         let output = earlier.fields().pay.iter().find(|pay| pay.role == Role::Output).copied();
+        if let Some(output) = output
+            && !self.is_there(&output.cid, draft)?
+        {
+            // What was erased cannot be used again: the step runs.
+            return Ok(());
+        }
         self.reuse(task_id, output, earlier.cid(), by, draft)
     }
 
@@ -319,6 +337,14 @@ impl Writer {
         let output = output.map(|output| PayloadRef { role, ..output });
         self.change(task_id, body, by, output.into_iter().collect(), draft)?;
         Ok(())
+    }
+
+    /// Ends a task whose signal came, and whose signal's content was erased before it could be handed over.
+    fn settle_without(&mut self, task_id: &str, by: &By, draft: &mut Draft) -> Result<(), Fault> {
+        let code = Code::FailedPrecondition.as_str();
+        let error = json!({"code": code, "message": "the content of the signal was erased"}).to_string();
+        let error = self.kept(&error, Role::Error, draft)?;
+        self.settle_task(task_id, Settlement::Failed { code }, Some(error), by, draft)
     }
 
     fn retry_step(

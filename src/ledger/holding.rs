@@ -7,7 +7,7 @@
 use std::{
     cell::RefCell,
     cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -60,6 +60,8 @@ pub struct Holding {
     /// Claims that were committed and heard of by nobody: tasks, and their fences.
     pub unheard: Vec<(String, u64)>,
     pub contents: Contents,
+    /// Payloads of runs and schedules here that were erased: recorded again, they are given back.
+    pub lost: HashSet<Cid>,
     /// Entities in the order they were touched, so that what the state has folded can be let go.
     touched: VecDeque<(u64, String)>,
     /// Runs that have nothing left to do, likewise.
@@ -85,10 +87,10 @@ pub struct LiveRun {
     pub last_seq: u64,
 }
 
-/// A schedule and what it makes.
+/// A schedule and what it makes; nothing while that is erased, and then it does not fire.
 pub struct Timetable {
     pub schedule: Schedule,
-    pub makes: super::work::Made,
+    pub makes: Option<super::work::Made>,
 }
 
 /// What has a time of its own.
@@ -260,15 +262,16 @@ impl Holding {
         for live in self.runs.values_mut() {
             if live.run.input.is_some_and(|input| input.cid == *payload) {
                 live.run.inputs = Arc::new(Value::Null);
+                self.lost.insert(*payload);
             }
         }
-        self.schedules.retain(|id, timetable| {
-            let kept = timetable.schedule.input.is_none_or(|input| input.cid != *payload);
-            if !kept {
+        for (id, timetable) in &mut self.schedules {
+            if timetable.schedule.input.is_some_and(|input| input.cid == *payload) {
+                timetable.makes = None;
+                self.lost.insert(*payload);
                 tracing::warn!(schedule = id, "what the schedule makes was erased; it does not fire");
             }
-            kept
-        });
+        }
     }
 
     /// Where a waiting task stands among those of its kind.

@@ -3,11 +3,13 @@
 //! Invariants:
 //! - an entity is the fold of its events: what is loaded is what was there before.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde_json::Value;
 
 use crate::{
     block::{Cid, decode},
-    event::{Body, Event, Role},
+    event::Event,
     ledger::{
         holding::{Due, Holding, LiveRun, Timetable},
         opening::OpenError,
@@ -79,7 +81,10 @@ impl Loading<'_> {
         for query::work::Schedule { id, .. } in query::work::schedules(self.state)? {
             if let Some(timetable) = self.timetable(&id)? {
                 let next = timetable.schedule.next_ms;
-                holding.due.push(std::cmp::Reverse((next, Due::Schedule(id.clone()))));
+                match timetable.makes {
+                    Some(_) => holding.due.push(std::cmp::Reverse((next, Due::Schedule(id.clone())))),
+                    None => holding.lost.extend(timetable.schedule.input.map(|input| input.cid)),
+                }
                 holding.schedules.insert(id, timetable);
             }
         }
@@ -136,22 +141,13 @@ impl Loading<'_> {
     }
 
     fn timetable(&self, id: &str) -> Result<Option<Timetable>, OpenError> {
-        let mut what = None;
-        for seq in query::work::events_of(self.state, &crate::schedule::subject(id))? {
-            let Some(event) = self.log.event_at(seq)? else { continue };
-            if let Some(Body::ScheduleCreated(_)) = event.body() {
-                what = crate::call::payload(&event, &[Role::Input]);
-            }
-        }
         let schedule = self.fold(&crate::schedule::subject(id), Schedule::begun, Schedule::apply)?;
-        let source = OnRecord { state: self.state, log: self.log };
-        let bytes = what.map(|what| record::content(&source, &what)).transpose().map_err(fault)?.flatten();
-        let Some(bytes) = bytes else {
+        let Some(schedule) = schedule else { return Ok(None) };
+        let what = schedule.input.map(|input| makes(self.state, self.log, &input.cid)).transpose()?.flatten();
+        if what.is_none() {
             tracing::warn!(schedule = id, "what the schedule makes was erased; it does not fire");
-            return Ok(None);
-        };
-        let makes: Option<Made> = decode(&bytes).ok();
-        Ok(schedule.zip(makes).map(|(schedule, makes)| Timetable { schedule, makes }))
+        }
+        Ok(Some(Timetable { schedule, makes: what }))
     }
 
     fn fold<T>(
@@ -205,6 +201,26 @@ impl Source for OnRecord<'_> {
     }
 }
 
+/// What a schedule makes; none where that was erased.
+pub(super) fn makes(
+    state: &Database,
+    log: &dyn Reader,
+    payload: &Cid,
+) -> Result<Option<Made>, StateError> {
+    let bytes = record::content(&OnRecord { state, log }, payload).map_err(fault)?;
+    Ok(bytes.and_then(|bytes| decode(&bytes).ok()))
+}
+
+/// The inputs of a run; null where they were erased.
+pub(super) fn inputs(
+    state: &Database,
+    log: &dyn Reader,
+    payload: &Cid,
+) -> Result<Arc<Value>, StateError> {
+    let bytes = record::content(&OnRecord { state, log }, payload).map_err(fault)?;
+    Ok(Arc::new(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()))
+}
+
 /// A run with its plan and inputs, folded from its events and those of its tasks.
 pub(super) fn load_run(state: &Database, log: &dyn Reader, id: &str) -> Result<Option<LiveRun>, StateError> {
     run_before(state, log, id, None)
@@ -227,7 +243,10 @@ pub(super) fn run_before(
 fn fault(err: QueryError) -> StateError {
     match err {
         QueryError::Fault(err) => err,
-        QueryError::Invalid(_) | QueryError::NotFound(_) | QueryError::Erased(_) | QueryError::TooMuch(_) => {
+        QueryError::Invalid(_)
+        | QueryError::NotFound(_)
+        | QueryError::Erased { .. }
+        | QueryError::TooMuch(_) => {
             StateError::Broken { what: "a run cannot be read" }
         }
     }

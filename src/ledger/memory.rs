@@ -129,7 +129,7 @@ impl Writer {
 
     /// The content of a payload, as text: from memory, from what is about to be committed, or from the log.
     pub(super) fn text(&self, payload: Option<Cid>, draft: &Draft) -> Result<Option<Arc<str>>, Fault> {
-        let Some(cid) = payload else { return Ok(None) };
+        let Some(cid) = payload.filter(|cid| !draft.is_erased(cid)) else { return Ok(None) };
         if let Some(text) = self.holding.contents.get(&cid) {
             return Ok(Some(text));
         }

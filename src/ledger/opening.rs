@@ -329,21 +329,9 @@ pub fn remove_state(home: &Home) -> Result<(), HomeError> {
     home.keep_private()
 }
 
-/// Erases again what is on record as erased: a crash may have come between the two.
+/// Erases again what is on record as erased and was not recorded again since: a crash may have come between the two.
 fn erase_again(state: &Database, log: &mut dyn Log, reader: &dyn Reader) -> Result<(), OpenError> {
-    for number in query::erased(state)? {
-        let Some(cid) = reader.block_named(number)? else {
-            continue;
-        };
-        let Some(Stored::Present(bytes)) = reader.block(&cid)? else {
-            continue;
-        };
-        let parts = query::payload_parts(&bytes).unwrap_or_default();
-        let shared = query::shared_parts(reader, &[cid], &parts)?;
-        for cid in parts.into_iter().filter(|part| !shared.contains(part)).chain([cid]) {
-            log.erase(&cid)?;
-        }
-    }
+    log.erase(&query::erasure::pending(state, reader)?)?;
     Ok(())
 }
 

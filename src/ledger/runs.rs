@@ -63,6 +63,9 @@ impl Holding {
         if live.run.at_rest() {
             self.rested.push_back((live.last_seq, id.clone()));
         }
+        if live.run.inputs.is_null() {
+            self.lost.extend(live.run.input.map(|input| input.cid));
+        }
         self.runs.insert(id, live);
     }
 }

@@ -40,10 +40,12 @@ pub(super) fn no_task(id: &str) -> Refusal {
 impl Writer {
     pub(super) fn work(&mut self, work: Work, draft: &mut Draft) -> Result<Answer, Fault> {
         let (events, blocks) = (draft.batch.events.len(), draft.batch.blocks.len());
+        let erasures = draft.erasures.clone();
         let answer = self.ask(work, draft);
         if draft.batch.events.len() == events {
             // Nothing was recorded that could name them.
             draft.batch.blocks.truncate(blocks);
+            draft.erasures = erasures;
         }
         answer
     }

@@ -1,6 +1,7 @@
 //! The ledger over a real directory: what is answered is there, and bad days are seen at the door.
 
 mod concluding;
+mod erasing;
 mod heads;
 mod work;
 

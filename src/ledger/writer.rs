@@ -15,14 +15,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     block::{
-        Block, Cid,
+        Block, Cid, Codec,
         payload::{SaltKey, SealedPayload},
     },
     call::{self, Call, Refusal},
     catalogue::{self, Entry},
     event::{
         Actor, Body, Event, EventError, Fact, PayloadRef, Role,
-        body::{AccessExported, PayloadErased},
+        body::AccessExported,
     },
     ledger::{
         Ask, Command, Ruling, Sealed, Shelf,
@@ -33,7 +33,7 @@ use crate::{
         sealer::Sealer,
         work::{Wish, Work},
     },
-    log::{Batch, Log, LogError, Reader, Stored},
+    log::{Batch, Log, LogError, Reader},
     metrics::Metrics,
     query,
     state::Database,
@@ -112,7 +112,8 @@ pub(super) struct Committed {
 pub(super) struct Draft {
     pub batch: Batch,
     pub replies: Vec<(oneshot::Sender<Ruling>, Ruling)>,
-    erasures: Vec<Cid>,
+    /// Payloads and parts that this commit erases and nothing in it has recorded again since.
+    pub erasures: Vec<Cid>,
     /// Where the blocks of payloads stand in the batch, as far as they are still in it.
     stored: HashMap<Cid, usize>,
 }
@@ -169,7 +170,7 @@ impl Writer {
             }
         }
         self.serve_parked(&mut draft)?;
-        let Draft { mut batch, replies, erasures, stored: _ } = draft;
+        let Draft { mut batch, replies, erasures, stored } = draft;
         if !batch.events.is_empty() {
             let note = self.sealer.sign();
             batch.head = Some(note.clone());
@@ -184,10 +185,10 @@ impl Writer {
             let committed = Committed { events: batch.events, note };
             self.fold.send(committed).map_err(|_| Fault::Fold)?;
         }
-        for payload in erasures {
-            // A crash before this leaves an erasure on record and the bytes in place; the next start repeats it.
-            self.log.erase(&payload)?;
-            self.holding.erase(&payload);
+        // A crash before this leaves an erasure on record and the bytes in place; the next start repeats it.
+        self.log.erase(&erasures)?;
+        if !self.holding.lost.is_empty() {
+            self.give_back_contents(&stored.into_keys().collect())?;
         }
         for (reply, ruling) in replies {
             // Whoever asked may have gone away; the ruling stands all the same, but what it hands out is given back.
@@ -340,37 +341,6 @@ impl Writer {
         Ok(ruling)
     }
 
-    fn erase(
-        &mut self,
-        payload: Cid,
-        basis: String,
-        actor: Actor,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
-        let reader = self.log.reader()?;
-        let parts = match reader.block(&payload)? {
-            None => {
-                let refusal = Refusal::new(call::Code::NotFound, "no payload of this cid is in the log");
-                return Ok(Ruling::Denied(refusal));
-            }
-            Some(Stored::Erased) => return Ok(Ruling::Unchanged),
-            Some(Stored::Present(bytes)) => query::payload_parts(&bytes),
-        };
-        let Some(parts) = parts else {
-            let refusal = Refusal::new(
-                call::Code::FailedPrecondition,
-                "only payloads can be erased; this block is part of the log itself",
-            );
-            return Ok(Ruling::Denied(refusal));
-        };
-        draft.erasures.push(payload);
-        // Two payloads erased in one commit do not keep each other's parts.
-        let shared = query::shared_parts(reader.as_ref(), &draft.erasures, &parts)?;
-        draft.erasures.extend(parts.into_iter().filter(|part| !shared.contains(part)));
-        let body = Body::PayloadErased(PayloadErased { payload, basis });
-        Ok(Ruling::Done(self.sealer.seal(log_fact(actor, body), draft)?.into()))
-    }
-
     /// Milliseconds since the epoch, never before the last event.
     pub(super) fn now_ms(&self) -> u64 {
         self.sealer.now_us() / 1000
@@ -411,9 +381,25 @@ impl Draft {
     pub(super) fn store(&mut self, payload: Option<SealedPayload>) {
         let Some(payload) = payload else { return };
         for block in std::iter::once(payload.envelope).chain(payload.parts) {
-            self.stored.insert(block.cid(), self.batch.blocks.len());
-            self.batch.blocks.push(block);
+            // What was erased before it in this commit is content again.
+            self.erasures.retain(|erased| *erased != block.cid());
+            if self.block(&block.cid()).is_none() {
+                self.stored.insert(block.cid(), self.batch.blocks.len());
+                self.batch.blocks.push(block);
+            }
         }
+    }
+
+    /// Whether this commit erases the block, and no event in it has recorded it again since.
+    pub(super) fn is_erased(&self, cid: &Cid) -> bool {
+        self.erasures.contains(cid)
+    }
+
+    /// The parts of the payloads that this commit records and does not erase.
+    pub(super) fn parts_recorded(&self) -> impl Iterator<Item = Cid> {
+        let kept = self.stored.keys().filter(|cid| cid.codec() == Codec::DagCbor && !self.is_erased(cid));
+        let blocks = kept.filter_map(|cid| self.block(cid));
+        blocks.filter_map(|block| query::payload_parts(block.bytes())).flatten()
     }
 
     /// A block of a payload that this commit will hold.

@@ -2,7 +2,9 @@
 //!
 //! Invariants:
 //! - WAL with `synchronous=FULL`: a commit that returned survives a power cut;
-//! - triggers refuse update and delete, whoever opens the file with them in place.
+//! - triggers refuse update and delete, whoever opens the file with them in place; only a block's bytes may go, and come back.
+
+pub mod blocks;
 
 use std::{
     collections::HashSet,
@@ -23,6 +25,7 @@ use crate::{
 const MIGRATIONS: &[M<'_>] = &[
     M::up(include_str!("../../migrations/log/01-log.sql")),
     M::up(include_str!("../../migrations/log/02-head.sql")),
+    M::up(include_str!("../../migrations/log/03-again.sql")),
 ];
 
 /// Pages in the WAL before it is folded back: large, so that checkpoints are rare and the file is overwritten in place.
@@ -89,25 +92,13 @@ pub struct Copied {
 }
 
 impl SqliteLog {
-    /// Appends events of another's log, with blocks, durably: all or nothing. What `erased` names loses its bytes here too.
+    /// Appends events of another's log, with blocks, durably: all or nothing.
     ///
     /// The caller has checked that the events follow the last one here, each with its name and its cause.
-    pub fn copy(&mut self, blocks: &[Block], erased: &[Cid], events: &[Copied]) -> Result<(), LogError> {
+    pub fn copy(&mut self, blocks: &[Block], events: &[Copied]) -> Result<(), LogError> {
         let commit = self.connection.transaction()?;
+        blocks.iter().try_for_each(|block| blocks::put(&commit, block))?;
         {
-            let mut insert = commit.prepare_cached(
-                "INSERT INTO block (digest, codec, bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-            )?;
-            for block in blocks {
-                insert.execute(params![block.cid().digest(), block.cid().codec() as u8, block.bytes()])?;
-            }
-            let mut erase = commit.prepare_cached(
-                "INSERT INTO block (digest, codec, bytes) VALUES (?1, ?2, NULL)
-                 ON CONFLICT (digest) DO UPDATE SET bytes = NULL",
-            )?;
-            for cid in erased {
-                erase.execute(params![cid.digest(), cid.codec() as u8])?;
-            }
             let mut insert =
                 commit.prepare_cached("INSERT INTO event (seq, digest, bytes) VALUES (?1, ?2, ?3)")?;
             for event in events {
@@ -118,10 +109,6 @@ impl SqliteLog {
         commit.commit()?;
         if let Some(last) = events.last() {
             self.tip = Some(Tip { seq: last.seq, cid: last.cid, ts: last.ts });
-        }
-        if !erased.is_empty() {
-            // A crash before this leaves the old bytes in the write-ahead log, until it is folded back and cut.
-            self.connection.pragma(None, "wal_checkpoint", "truncate", |_| Ok(()))?;
         }
         Ok(())
     }
@@ -134,13 +121,8 @@ impl Log for SqliteLog {
             return Err(LogError::Conflict);
         }
         let commit = self.connection.transaction()?;
+        batch.blocks.iter().try_for_each(|block| blocks::put(&commit, block))?;
         {
-            let mut insert = commit.prepare_cached(
-                "INSERT INTO block (digest, codec, bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-            )?;
-            for block in &batch.blocks {
-                insert.execute(params![block.cid().digest(), block.cid().codec() as u8, block.bytes()])?;
-            }
             let mut insert =
                 commit.prepare_cached("INSERT INTO event (seq, digest, bytes) VALUES (?1, ?2, ?3)")?;
             for event in &fresh {
@@ -164,14 +146,17 @@ impl Log for SqliteLog {
         Ok(())
     }
 
-    fn erase(&mut self, cid: &Cid) -> Result<bool, LogError> {
-        let changed = self.connection.execute(
-            "UPDATE block SET bytes = NULL WHERE digest = ?1 AND bytes IS NOT NULL",
-            [cid.digest()],
-        )?;
+    fn erase(&mut self, cids: &[Cid]) -> Result<bool, LogError> {
+        if cids.is_empty() {
+            return Ok(false);
+        }
+        let commit = self.connection.transaction()?;
+        let cleared = blocks::clear(&commit, cids)?;
+        // A crash before this line leaves all the bytes, and the record that says they are to go.
+        commit.commit()?;
         // The old bytes also stand in the write-ahead log until it is folded back and cut.
         self.connection.pragma(None, "wal_checkpoint", "truncate", |_| Ok(()))?;
-        Ok(changed > 0)
+        Ok(cleared > 0)
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, LogError> {
@@ -228,6 +213,9 @@ impl Reader for SqliteReader {
     }
 
     fn event(&self, cid: &Cid) -> Result<Option<Event>, LogError> {
+        if cid.codec() != Codec::DagCbor {
+            return Ok(None);
+        }
         let sql = "SELECT bytes FROM event WHERE digest = ?1";
         let mut statement = self.connection.prepare_cached(sql)?;
         let bytes = statement.query_row([cid.digest()], |row| row.get(0)).optional()?;
@@ -267,28 +255,22 @@ impl Reader for SqliteReader {
     }
 
     fn block(&self, cid: &Cid) -> Result<Option<Stored>, LogError> {
-        let sql = "SELECT bytes FROM block WHERE digest = ?1 AND codec = ?2";
-        let mut statement = self.connection.prepare_cached(sql)?;
-        let found: Option<Option<Vec<u8>>> =
-            statement.query_row(params![cid.digest(), cid.codec() as u8], |row| row.get(0)).optional()?;
-        match found {
-            None => Ok(None),
-            Some(None) => Ok(Some(Stored::Erased)),
-            Some(Some(bytes)) if cid.names(&bytes) => Ok(Some(Stored::Present(bytes))),
-            Some(Some(_)) => Err(LogError::Corrupt { what: "a block's bytes do not have its digest" }),
-        }
+        blocks::stored(&self.connection, cid)
+    }
+
+    fn has_bytes(&self, cid: &Cid) -> Result<bool, LogError> {
+        blocks::has_bytes(&self.connection, cid)
     }
 
     fn number_of(&self, cid: &Cid) -> Result<Option<u64>, LogError> {
-        let mut statement = self.connection.prepare_cached("SELECT id FROM block WHERE digest = ?1")?;
-        Ok(statement.query_row([cid.digest()], |row| row.get(0)).optional()?)
+        blocks::number_of(&self.connection, cid)
     }
 
     fn block_named(&self, number: u64) -> Result<Option<Cid>, LogError> {
         let mut statement =
             self.connection.prepare_cached("SELECT digest, codec FROM block WHERE id = ?1")?;
         let found: Option<(Sha256Digest, u64)> =
-            statement.query_row([number], |row| Ok((digest(row, 0)?, row.get(1)?))).optional()?;
+            statement.query_row([number], |row| Ok((blocks::digest(row, 0)?, row.get(1)?))).optional()?;
         let Some((digest, codec)) = found else {
             return Ok(None);
         };
@@ -308,7 +290,7 @@ impl Reader for SqliteReader {
             let visited = BlockRow {
                 number: row.get(0)?,
                 codec: Codec::from_code(row.get(1)?),
-                digest: digest(row, 2)?,
+                digest: blocks::digest(row, 2)?,
                 bytes: row.get_ref(3)?.as_blob_or_null().map_err(rusqlite::Error::from)?,
             };
             if visit(visited).is_break() {
@@ -366,6 +348,10 @@ fn event_at(connection: &Connection, seq: u64) -> Result<Option<Event>, LogError
 }
 
 fn seq_of(connection: &Connection, cid: &Cid) -> Result<Option<u64>, LogError> {
+    if cid.codec() != Codec::DagCbor {
+        // Raw bytes with the digest of an event are another block.
+        return Ok(None);
+    }
     let mut statement = connection.prepare_cached("SELECT seq FROM event WHERE digest = ?1")?;
     Ok(statement.query_row([cid.digest()], |row| row.get(0)).optional()?)
 }

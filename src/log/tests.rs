@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, path::Path};
 use super::{sqlite::SqliteLog, *};
 use crate::{
     block::{
-        Codec,
+        Block, Codec,
         payload::{JSON, Payload, SaltKey},
     },
     event::{Actor, Body, Fact, Place, body::LogRecovered},
@@ -137,7 +137,7 @@ fn an_event_whose_cause_is_not_stored_is_refused_with_its_whole_batch() {
 }
 
 #[test]
-fn a_block_is_stored_once_and_erased_for_good() {
+fn a_block_is_stored_once_and_may_be_erased_and_recorded_again() {
     on_every_store(|open, dir| {
         let payload = Payload::seal(&SaltKey::new([1; 32]), JSON, b"{}").expect("small").envelope;
         let stored = Batch { blocks: vec![payload.clone(), payload.clone()], ..Batch::default() };
@@ -146,15 +146,96 @@ fn a_block_is_stored_once_and_erased_for_good() {
         let reader = log.reader().expect("reads");
         let number = reader.number_of(&payload.cid()).expect("reads").expect("is stored");
         assert_eq!(reader.block_named(number).expect("reads"), Some(payload.cid()));
-        let present = Stored::Present(payload.bytes().to_vec());
-        assert_eq!(reader.block(&payload.cid()).expect("reads"), Some(present));
+        let present = Some(Stored::Present(payload.bytes().to_vec()));
+        assert_eq!(reader.block(&payload.cid()).expect("reads"), present);
 
-        assert!(log.erase(&payload.cid()).expect("erases"));
-        assert!(!log.erase(&payload.cid()).expect("nothing is left to erase"));
-        log.append(None, &stored).expect("does not bring it back");
+        assert!(log.erase(&[payload.cid()]).expect("erases"));
+        assert!(!log.erase(&[payload.cid()]).expect("nothing is left to erase"));
         assert_eq!(reader.block(&payload.cid()).expect("reads"), Some(Stored::Erased));
+        assert!(!reader.has_bytes(&payload.cid()).expect("reads"));
         assert_eq!(reader.block(&Cid::of(Codec::Raw, b"x")).expect("reads"), None);
+
+        log.append(None, &stored).expect("it is content again");
+        assert_eq!(reader.block(&payload.cid()).expect("reads"), present);
+        assert_eq!(reader.number_of(&payload.cid()).expect("reads"), Some(number), "under the same number");
+        assert!(reader.has_bytes(&payload.cid()).expect("reads"));
     });
+}
+
+#[test]
+fn a_block_is_known_by_its_codec_too() {
+    on_every_store(|open, dir| {
+        let events = chain(1);
+        let bytes = Block::encode(&"both").bytes().to_vec();
+        for order in [[Codec::DagCbor, Codec::Raw], [Codec::Raw, Codec::DagCbor]] {
+            let dir = dir.join(format!("{order:?}"));
+            std::fs::create_dir(&dir).expect("a directory");
+            let mut log = open(&dir);
+            log.append(None, &batch(&events)).expect("appends");
+            let blocks = order.map(|codec| Block::new(codec, bytes.clone()));
+            let [first, second] = blocks.each_ref().map(Block::cid);
+            let [first_alone, both] = [&blocks[..1], &blocks[..]]
+                .map(|blocks| Batch { blocks: blocks.to_vec(), ..Batch::default() });
+            log.append(Some(events[0].cid()), &first_alone).expect("appends");
+            let reader = log.reader().expect("reads");
+            let number = |cid: &Cid| reader.number_of(cid).expect("reads");
+            let block = |cid: &Cid| reader.block(cid).expect("reads");
+            assert_eq!((number(&second), block(&second)), (None, None), "its digest alone is not its name");
+            for _ in 0..2 {
+                log.append(Some(events[0].cid()), &both).expect("stored once each");
+                assert_ne!(number(&first), number(&second));
+                for cid in [first, second] {
+                    assert_eq!(block(&cid), Some(Stored::Present(bytes.clone())));
+                    let named = reader.block_named(number(&cid).expect("is stored")).expect("reads");
+                    assert_eq!(named, Some(cid));
+                }
+                assert!(log.erase(&[second]).expect("erases"));
+                assert_eq!(block(&second), Some(Stored::Erased));
+                assert_eq!(block(&first), Some(Stored::Present(bytes.clone())), "erased with the other");
+            }
+            let mut names = Vec::new();
+            let walk = &mut |row: BlockRow<'_>| {
+                names.push(Cid::from_digest(row.codec.expect("a codec"), row.digest));
+                ControlFlow::Continue(())
+            };
+            reader.blocks(0, walk).expect("reads");
+            assert_eq!(names, [first, second]);
+            let raw = Cid::from_digest(Codec::Raw, *events[0].cid().digest());
+            assert_eq!(reader.seq_of(&raw).expect("reads"), None);
+            assert_eq!(reader.event(&raw).expect("reads"), None);
+        }
+    });
+}
+
+/// A log of the first release, with a payload erased and a raw part.
+fn first_release(path: &Path, blocks: &[(&Block, bool)]) {
+    let connection = rusqlite::Connection::open(path).expect("opens");
+    connection.execute_batch(include_str!("../../migrations/log/01-log.sql")).expect("the first tables");
+    connection.pragma_update(None, "user_version", 1).expect("says which");
+    for (block, erased) in blocks {
+        let bytes = (!erased).then(|| block.bytes());
+        let sql = "INSERT INTO block (digest, codec, bytes) VALUES (?1, ?2, ?3)";
+        let cid = block.cid();
+        let row = rusqlite::params![cid.digest(), cid.codec() as u8, bytes];
+        connection.execute(sql, row).expect("a row");
+    }
+}
+
+#[test]
+fn a_log_of_the_first_release_takes_content_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("log.db");
+    let envelope = Block::encode(&"envelope");
+    let [raw, cbor] = [Codec::Raw, Codec::DagCbor].map(|codec| Block::new(codec, b"\x61x".to_vec()));
+    first_release(&path, &[(&envelope, true), (&raw, false)]);
+    let mut log = SqliteLog::open(&path, true).expect("opens");
+    let again = Batch { blocks: vec![envelope.clone(), cbor.clone()], ..Batch::default() };
+    log.append(None, &again).expect("appends");
+    let reader = log.reader().expect("reads");
+    for block in [&envelope, &raw, &cbor] {
+        let stored = reader.block(&block.cid()).expect("reads");
+        assert_eq!(stored, Some(Stored::Present(block.bytes().to_vec())));
+    }
 }
 
 #[test]
@@ -172,6 +253,7 @@ fn sqlite_refuses_to_change_or_remove_what_is_stored() {
         "DELETE FROM block",
         "UPDATE block SET bytes = x'00'",
         "UPDATE block SET digest = x'00', bytes = NULL",
+        "UPDATE block SET codec = 85, bytes = NULL",
     ] {
         let refused = connection.execute_batch(sql).expect_err(sql);
         assert!(refused.to_string().contains("the log only grows"), "{sql}: {refused}");

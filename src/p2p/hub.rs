@@ -48,6 +48,7 @@ use crate::{
             github::Github, live::Neighbours, outside::Outside,
         },
         handle::Net,
+        sync::follow::Erasures,
     },
     peer::News,
     query::{QueryError, Readers},
@@ -82,6 +83,9 @@ pub struct Parts {
     pub keep: BTreeMap<Peer, Vec<String>>,
     /// Peers whose logs are followed.
     pub follow: BTreeSet<Peer>,
+    /// What is done about erasures in them, and in those of peers for which that is said.
+    pub erasures: Erasures,
+    pub erasures_of: BTreeMap<Peer, Erasures>,
     /// What payloads of ours are salted with.
     pub salt: SaltKey,
     pub metrics: Arc<Metrics>,

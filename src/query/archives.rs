@@ -2,9 +2,11 @@
 //!
 //! Invariants:
 //! - a file under a root's name was checked when it was kept, and every block is hashed again when it is read;
-//! - an archive is evidence, never part of the log: nothing of it is folded, listed or exported again.
+//! - an archive is evidence, never part of the log: nothing of it is folded, listed or exported again;
+//! - payloads may be erased in it, and nothing else: what is missing of a payload counts as erased.
 
 mod check;
+pub mod erase;
 pub mod evidence;
 pub mod keep;
 
@@ -156,6 +158,8 @@ pub fn manifest<R: Read>(archive: &mut car::Reader<R>) -> Option<Manifest> {
 }
 
 fn opened(file: &File) -> Result<car::Reader<BufReader<&File>>, CarError> {
+    let mut file = file;
+    file.rewind()?;
     car::Reader::new(BufReader::new(file), Limits { section_max: SECTION_MAX, total_max: BYTES_MAX })
 }
 

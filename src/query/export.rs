@@ -150,7 +150,7 @@ impl View {
             Scope::Ancestors(cid) => {
                 let starts = match self.find(cid) {
                     Ok(Found::Event(event)) => vec![event.fields().seq],
-                    Ok(Found::Block { .. }) | Err(QueryError::Erased(_)) => {
+                    Ok(Found::Block { .. }) | Err(QueryError::Erased { .. }) => {
                         self.holders(cid, ANCESTORS_MAX)?
                     }
                     Err(err) => return Err(err),

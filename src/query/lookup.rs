@@ -64,8 +64,7 @@ impl View {
         }
         match self.log.block(cid)? {
             Some(Stored::Present(bytes)) => Ok(Found::Block { cid: *cid, bytes }),
-            Some(Stored::Erased) => Err(QueryError::Erased(*cid)),
-            None => Err(QueryError::NotFound(cid.to_string())),
+            Some(Stored::Erased) | None => Err(self.gone(cid)?),
         }
     }
 
@@ -115,7 +114,8 @@ impl View {
     pub fn content(&self, payload: Payload) -> Result<Vec<u8>, QueryError> {
         let content = payload.content(None, |part| match self.log.block(part)? {
             Some(Stored::Present(bytes)) => Ok(Some(bytes)),
-            Some(Stored::Erased) => Err(QueryError::Erased(*part)),
+            // It is being erased at this moment: its envelope was here just now.
+            Some(Stored::Erased) => Err(QueryError::NotFound(part.to_string())),
             None => Ok(None),
         })?;
         content.map_err(|_| corrupt("a payload whose content cannot be put together"))
@@ -131,11 +131,10 @@ impl View {
 
     fn content_len(&self, payload: &Payload) -> Result<u64, QueryError> {
         let mut len = payload.data.as_ref().map_or(0, |data| data.len() as u64);
-        let sql = "SELECT length(bytes) FROM log.block WHERE digest = ?1";
-        let mut statement = self.state.prepare_cached(sql)?;
+        let mut statement = self.state.prepare_cached("SELECT length(bytes) FROM log.block WHERE id = ?1")?;
         for part in payload.parts.iter().flatten() {
-            let part: Option<Option<u64>> =
-                statement.query_row([part.digest()], |row| row.get(0)).optional()?;
+            let number = self.log.number_of(part)?;
+            let part: Option<Option<u64>> = statement.query_row([number], |row| row.get(0)).optional()?;
             len += part.flatten().unwrap_or(0).saturating_sub(payload.part_salt_len() as u64);
         }
         Ok(len)

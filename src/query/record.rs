@@ -97,6 +97,10 @@ impl Recorded<'_> {
 }
 
 impl Contents for Recorded<'_> {
+    fn is_there(&self, payload: &Cid) -> bool {
+        self.content(payload).is_ok_and(|content| content.is_some())
+    }
+
     fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
         if let Some(known) = self.read.borrow().get(payload) {
             return known.clone();

@@ -14,13 +14,14 @@ use rusqlite::Row;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::{QueryError, View};
+use super::{QueryError, View, erasure::Erasure};
 use crate::{
     block::{
-        Cid, Codec,
+        Cid,
         json::{Dag, Link, Text},
     },
     event::{Event, Role},
+    log::sqlite::blocks,
 };
 
 /// Bytes of payload content in one answer; what is beyond is left out and named by its CID.
@@ -34,7 +35,8 @@ pub struct Payloads {
     left: Cell<usize>,
 }
 
-/// An event with the keys of its schema, `cid`, and for each payload its media type (null once erased).
+/// An event with the keys of its schema, `cid`, and for each payload its media type (null where its content is not here),
+/// and which event erased it.
 #[derive(Serialize)]
 pub struct Shown<'a> {
     cid: Text,
@@ -66,11 +68,19 @@ struct ShownPayload {
     cid: Link,
     len: u64,
     role: Role,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    erased: bool,
+    #[serde(flatten)]
+    erased: Option<ShownErasure>,
     media: Option<String>,
     #[serde(flatten)]
     content: Map<String, Value>,
+}
+
+/// Which event erased a payload; no event after it names the payload.
+#[derive(Serialize)]
+struct ShownErasure {
+    erased: bool,
+    erased_by: Link,
+    erased_seq: u64,
 }
 
 /// A payload's envelope without its content.
@@ -124,7 +134,13 @@ impl View {
             if media.is_some() && payloads.take(held.len as usize) {
                 self.show_content(&held.cid, Some(held.len), &mut content)?;
             }
-            let (cid, len, role, erased) = (Link(held.cid), held.len, held.role, media.is_none());
+            let erased = if media.is_none() { self.erasure(&held.cid)? } else { None };
+            let erased = erased.map(|Erasure { by, seq }| ShownErasure {
+                erased: true,
+                erased_by: Link(by),
+                erased_seq: seq,
+            });
+            let (cid, len, role) = (Link(held.cid), held.len, held.role);
             pay.push(ShownPayload { cid, len, role, erased, media, content });
         }
         let actor = &fields.actor;
@@ -187,9 +203,7 @@ impl Shown<'_> {
 
 /// A block's name; none where its codec is not known.
 fn name(row: &Row<'_>) -> rusqlite::Result<Option<Cid>> {
-    Ok(Codec::from_code(row.get(1)?)
-        .zip(row.get(0).ok())
-        .map(|(codec, digest)| Cid::from_digest(codec, digest)))
+    Ok(blocks::name(row.get_ref(0)?, row.get(1)?))
 }
 
 /// The media type of a payload, read without copying its content.

@@ -207,8 +207,7 @@ impl View {
         found.blocks = 1;
         match self.log.block(cid) {
             Ok(Some(Stored::Present(bytes))) => found.check_block_alone(cid, &bytes, self.log.as_ref())?,
-            Ok(Some(Stored::Erased)) => return Err(QueryError::Erased(*cid)),
-            Ok(None) => return Err(QueryError::NotFound(cid.to_string())),
+            Ok(Some(Stored::Erased) | None) => return Err(self.gone(cid)?),
             Err(LogError::Corrupt { what }) => found.fault(Verdict::Invalid, None, Some(cid), what),
             Err(err) => return Err(err.into()),
         }

@@ -17,7 +17,7 @@ pub(super) const TABLES: &[(&str, &str)] = &[
     ("contract", "source, name"),
     ("edge", "child, parent"),
     ("entry", "seq"),
-    ("erased", "block"),
+    ("erased", "cid"),
     ("foreign_event", "id"),
     ("holds", "block, seq"),
     ("minute", "minute"),

@@ -18,7 +18,7 @@ use crate::{
     merkle::{self, Growing},
     metrics::Metrics,
     peer::Peer,
-    state::{StateError, StoredTiles, peers, progress, subject_key, tile_id, work::counts::Counts},
+    state::{StateError, StoredTiles, erasures, peers, progress, subject_key, tile_id, work::counts::Counts},
 };
 
 /// Recent events whose seq is remembered, so that most causes need no look-up.
@@ -46,6 +46,8 @@ pub struct Folder {
     pub(super) counts: Counts,
     /// Peers as the events of this batch leave them, by their subjects' numbers.
     pub(super) peers: HashMap<u64, Peer>,
+    /// Payloads whose erasure holds.
+    erased: HashSet<Cid>,
     /// Told how long work waits and takes; nobody is while a log is caught up with.
     pub(super) watcher: Option<Arc<Metrics>>,
 }
@@ -63,6 +65,7 @@ impl Folder {
             .map_err(|_| StateError::Broken { what: "the merkle tiles are incomplete" })?;
         let word_count = state.query_row("SELECT coalesce(max(id), 0) FROM word", [], |row| row.get(0))?;
         let tally = pairs(&state, "SELECT kind, n FROM tally")?;
+        let erased = erasures(&state)?.into_iter().map(|(cid, _)| cid).collect();
         Ok(Self {
             state,
             log,
@@ -76,6 +79,7 @@ impl Folder {
             recent: HashMap::new(),
             counts: Counts::default(),
             peers: HashMap::new(),
+            erased,
             watcher: None,
         })
     }
@@ -159,6 +163,10 @@ impl Folder {
             self.insert("INSERT OR IGNORE INTO edge (child, parent) VALUES (?1, ?2)", params![seq, parent])?;
         }
         for pay in &fields.pay {
+            if self.erased.remove(&pay.cid) {
+                // The erasure held for what came before: from here on it is content again.
+                self.insert("DELETE FROM erased WHERE cid = ?1", params![pay.cid.to_bytes()])?;
+            }
             if let Some(block) = self.block(&pay.cid)? {
                 self.insert("INSERT OR IGNORE INTO holds (block, seq) VALUES (?1, ?2)", params![block, seq])?;
             }
@@ -223,10 +231,9 @@ impl Folder {
             | Body::CallInterrupted(_)
             | Body::CallCancelled(_) => self.insert("DELETE FROM running WHERE id = ?1", params![subject]),
             Body::PayloadErased(facts) => {
-                let Some(block) = self.block(&facts.payload)? else {
-                    return Ok(());
-                };
-                self.insert("INSERT OR IGNORE INTO erased (block, seq) VALUES (?1, ?2)", params![block, seq])
+                self.erased.insert(facts.payload);
+                let sql = "INSERT INTO erased (cid, seq) VALUES (?1, ?2) ON CONFLICT (cid) DO UPDATE SET seq = ?2";
+                self.insert(sql, params![facts.payload.to_bytes(), seq])
             }
             Body::PeerDiscovered(_)
             | Body::PeerConnected(_)

@@ -200,6 +200,10 @@ impl Contents for Either<'_> {
     fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
         self.left.json(payload).or_else(|| self.right.json(payload))
     }
+
+    fn is_there(&self, payload: &Cid) -> bool {
+        self.left.is_there(payload) || self.right.is_there(payload)
+    }
 }
 
 /// Two runs side by side, and the seq they were read at.

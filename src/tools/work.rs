@@ -294,7 +294,7 @@ pub fn content(view: &View, payload: &Cid) -> Result<Option<Box<RawValue>>, Quer
     let Some(payload) = view.payload(payload)? else { return Ok(None) };
     let content = match view.content(payload) {
         Ok(content) => content,
-        Err(QueryError::Erased(_)) => return Ok(None),
+        Err(QueryError::Erased { .. }) => return Ok(None),
         Err(err) => return Err(err),
     };
     Ok(String::from_utf8(content).ok().and_then(|text| RawValue::from_string(text).ok()))

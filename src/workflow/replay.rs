@@ -169,6 +169,14 @@ impl Contents for Watched<'_> {
         }
         json
     }
+
+    fn is_there(&self, payload: &Cid) -> bool {
+        let there = self.contents.is_there(payload);
+        if !there {
+            self.erased.set(true);
+        }
+        there
+    }
 }
 
 impl Replay<'_> {
@@ -302,6 +310,12 @@ impl Replay<'_> {
             let step = match_up::step_decided(&decision, &self.run);
             let found = match (&decision, self.contents.erased.get()) {
                 (Decision::Fail { .. }, true) => Found::Erased,
+                // What was erased before it was taken is handed to nobody.
+                (Decision::Settle { output: Some(output), .. }, _)
+                    if !self.contents.is_there(&output.cid) =>
+                {
+                    Found::Erased
+                }
                 _ => Found::Differs {
                     verdict: Verdict::Missing,
                     expected: None,

@@ -12,6 +12,7 @@ mod command_line;
 mod conformance;
 mod crashes;
 mod durable;
+mod erasing;
 mod evidence;
 mod floors;
 mod formats;

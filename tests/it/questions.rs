@@ -275,10 +275,14 @@ fn an_event_is_shown_with_its_payloads_until_they_are_erased() {
     let erased = kept.ledger.submit_blocking(erase);
     assert!(matches!(erased, Ok(Ruling::Done(_))), "{erased:?}");
     let shown = show(&kept, Payloads::inline());
+    let Ok(Ruling::Done(by)) = erased else { panic!("{erased:?}") };
     assert_eq!(shown["pay"][0]["erased"], true);
+    assert_eq!(shown["pay"][0]["erased_by"]["/"], by.cid.to_string());
+    assert_eq!(shown["pay"][0]["erased_seq"], by.seq);
     assert_eq!(shown["pay"][0].get("content"), None);
     let (view, _) = kept.view();
-    assert!(matches!(view.find(&call.input), Err(QueryError::Erased(_))));
+    let found = view.find(&call.input);
+    assert!(matches!(found, Err(QueryError::Erased { by: event, seq, .. }) if (event, seq) == (by.cid, by.seq)));
     assert!(matches!(view.find(&call.output), Ok(Found::Block { .. })));
     let unknown = Cid::of(cairn::block::Codec::DagCbor, b"nothing");
     assert!(matches!(view.find(&unknown), Err(QueryError::NotFound(_))));
@@ -295,7 +299,7 @@ fn a_page_is_written_as_its_events_are() {
         kept.call("ben", "\"\\u0007é\"", Some(first.started.cid));
     }
     let erase = Command::Erase { payload: first.output, basis: "test".to_owned(), actor: actor("operator") };
-    kept.ledger.submit_blocking(erase).expect("it is erased");
+    let Ok(Ruling::Done(by)) = kept.ledger.submit_blocking(erase) else { panic!("it is not erased") };
     let (view, _) = kept.view();
     let page = view.list(&Filter::default(), 1000, None).expect("a page");
     let shown = view.shown(&page.events, &Payloads::named()).expect("shown");
@@ -307,6 +311,8 @@ fn a_page_is_written_as_its_events_are() {
             let held = pay.as_object_mut().expect("a payload");
             if erased {
                 held.insert("erased".to_owned(), true.into());
+                held.insert("erased_by".to_owned(), json!({"/": by.cid.to_string()}));
+                held.insert("erased_seq".to_owned(), by.seq.into());
             }
             held.insert("media".to_owned(), if erased { Value::Null } else { JSON.into() });
         }

@@ -18,7 +18,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Hub,
+    Hub, Parts,
     course::{Course, Pursuit},
 };
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
         sync::{
             Refused,
             evidence::Evidence,
-            follow::{Expected, FollowError, Outcome, meet},
+            follow::{Erasures, Expected, FollowError, Outcome, meet},
             followed::{Followed, FollowedError},
             machine::Ending,
             wire::Reason,
@@ -129,6 +129,12 @@ impl Hub {
         });
     }
 
+    /// What is done about the erasures in a peer's log.
+    fn erasures(&self, peer: &str) -> Erasures {
+        let Parts { erasures, erasures_of, .. } = &self.inner.parts;
+        erasures_of.get(peer).copied().unwrap_or(*erasures)
+    }
+
     /// Makes the task of a followed peer look again.
     pub(super) fn look_again(&self, peer: &str) {
         if let Some(following) = self.follows().get(peer) {
@@ -201,6 +207,7 @@ async fn keep_up(hub: Hub, peer: Peer, wishes: Arc<Wishes>) {
         log: hub.known(&peer).await.and_then(|known| known.followed.first().map(|held| held.log)),
         vkey: None,
         again: Some(0),
+        erasures: hub.erasures(&peer),
     };
     if let Some(log) = expected.log {
         hub.showed(&peer, log);
@@ -231,7 +238,9 @@ async fn keep_up(hub: Hub, peer: Peer, wishes: Arc<Wishes>) {
             return;
         }
         if let Ok(outcome) = passed {
-            expected = Expected { log: Some(outcome.log), vkey: Some(outcome.vkey), again: outcome.again };
+            expected.log = Some(outcome.log);
+            expected.vkey = Some(outcome.vkey);
+            expected.again = outcome.again;
         }
         let pause = match course {
             Course::Following if expected.again.is_none() => POLL,

@@ -23,7 +23,7 @@ const TILES_EVERY: u64 = 4096;
 /// What is stored already.
 pub trait Held {
     fn has_event(&self, cid: &Cid) -> Result<bool, LogError>;
-    /// Whether a block is stored, or known to be erased.
+    /// Whether a block is stored with its bytes. What was erased and an event names again is asked for again.
     fn has_block(&self, cid: &Cid) -> Result<bool, LogError>;
     /// The root over the first `size` events held, and the proof that all that is held begins with them.
     fn prefix(&self, size: u64) -> Result<(Hash, Vec<Hash>), LogError>;
@@ -50,7 +50,8 @@ pub struct Wanted {
 pub struct Checked {
     pub events: Vec<Copied>,
     pub wanted: Vec<Wanted>,
-    pub erased: Vec<Cid>,
+    /// Names that events erase, with their seqs.
+    pub erased: Vec<(Cid, u64)>,
 }
 
 /// The chain as far as it has been checked.
@@ -138,7 +139,7 @@ impl Chain {
         if event.kind == "payload.erased" {
             let body = Event::open(bytes.to_vec()).ok().and_then(|event| event.body());
             if let Some(Body::PayloadErased(facts)) = body {
-                checked.erased.push(facts.payload);
+                checked.erased.push((facts.payload, event.seq));
             }
             return Ok(());
         }

@@ -6,6 +6,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf},
     sync::mpsc,
@@ -38,6 +39,18 @@ pub struct Expected {
     pub vkey: Option<String>,
     /// The seq from which on payloads that did not come with their events are asked for again.
     pub again: Option<u64>,
+    pub erasures: Erasures,
+}
+
+/// What is done about the erasures that a followed log records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Erasures {
+    /// Payloads lose their bytes here too; nothing else does, whatever an erasure names.
+    #[default]
+    Follow,
+    /// What is held stays.
+    Keep,
 }
 
 /// How far following has come. Told after each batch is durable.
@@ -123,6 +136,7 @@ pub struct Met<S> {
     pub log: Cid,
     verifier: Verifier,
     again: Option<u64>,
+    erasures: Erasures,
     reader: ReadHalf<S>,
     writer: WriteHalf<S>,
 }
@@ -136,7 +150,8 @@ where
     bounded(write_frame(&mut writer, &Request::Head(AskHead { held: 0 }))).await?;
     let frame = bounded(read_frame(&mut reader)).await?.ok_or(FollowError::Closed)?;
     let (log, verifier) = introduced(&frame, expected)?;
-    Ok(Met { log, verifier, again: expected.again, reader, writer })
+    let (again, erasures) = (expected.again, expected.erasures);
+    Ok(Met { log, verifier, again, erasures, reader, writer })
 }
 
 impl<S: AsyncRead + AsyncWrite + Send> Met<S> {
@@ -146,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Met<S> {
         home: &Home,
         told: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Outcome, FollowError> {
-        let Self { log, verifier, again, mut reader, mut writer } = self;
+        let Self { log, verifier, again, erasures, mut reader, mut writer } = self;
         let (frames, inbox) = mpsc::channel(FRAMES_WAITING);
         let (asks, mut outbox) = mpsc::channel(REQUESTS_WAITING);
         let data = home.clone();
@@ -173,22 +188,30 @@ impl<S: AsyncRead + AsyncWrite + Send> Met<S> {
             tokio::try_join!(reading, writing).map(|((), ())| FollowError::Closed).unwrap_or_else(|err| err)
         };
         let ended = tokio::select! {
-            ended = &mut rules => return finish(home, ended??).await,
+            ended = &mut rules => return finish(home, ended??, erasures).await,
             err = wire => err,
         };
         // The stream is over, but what had come may have been enough; and a reason of ours says more than the stream's end.
         drop((frames, outbox));
         match rules.await? {
             Err(FollowError::Closed) => Err(ended),
-            ended => finish(home, ended?).await,
+            ended => finish(home, ended?, erasures).await,
         }
     }
 }
 
-/// Folds what was kept, so that it can be asked.
-async fn finish(home: &Home, outcome: Outcome) -> Result<Outcome, FollowError> {
-    let followed = Followed::open(home, &outcome.log);
-    tokio::task::spawn_blocking(move || followed.map_or(Ok(()), |followed| followed.fold())).await??;
+/// Folds what was kept, so that it can be asked, and carries out the erasures in it.
+async fn finish(home: &Home, outcome: Outcome, erasures: Erasures) -> Result<Outcome, FollowError> {
+    let Some(followed) = Followed::open(home, &outcome.log) else { return Ok(outcome) };
+    let folded = tokio::task::spawn_blocking(move || {
+        followed.fold()?;
+        match erasures {
+            // A crash before this leaves the bytes; the next pass takes them away.
+            Erasures::Follow => followed.erase(),
+            Erasures::Keep => Ok(()),
+        }
+    });
+    folded.await??;
     Ok(outcome)
 }
 
@@ -269,6 +292,7 @@ fn run(
                     }
                     let lacking = machine.lacking();
                     let again = late.end(&store, lacking)?;
+                    store.tell_again(before).map_err(FollowedError::from)?;
                     return Ok(Outcome { log, origin, vkey, ending, before, held, lacking, again });
                 }
             }

@@ -15,7 +15,7 @@ use crate::{
     identity::{CheckpointError, Verifier, open_checkpoint},
     ledger::opening,
     log::{
-        LogError, Reader, Stored,
+        Log, LogError, Reader, Stored,
         home::{Home, HomeError, write_secret},
         sqlite::{SqliteLog, SqliteReader},
     },
@@ -23,8 +23,10 @@ use crate::{
     query::{
         QueryError, View,
         beside::{Beside, passed_over},
+        erasure,
         proof::Head,
     },
+    state,
 };
 
 /// The directory of followed logs, within the data directory.
@@ -186,6 +188,16 @@ impl Followed {
         if behind && let Ok(_lock) = self.home.lock("cairn, which is folding this followed log") {
             let log = SqliteLog::open(&self.home.log_path(), true)?;
             opening::derive(&self.home, &log, &mut |_| {})?;
+        }
+        Ok(())
+    }
+
+    /// Takes away the payloads whose erasure is on record and holds, with their parts; nothing that is no payload of the log.
+    pub fn erase(&self) -> Result<(), QueryError> {
+        let state = state::open_reader(&self.home.state_path(), &self.home.log_path())?;
+        let pending = erasure::pending(&state, &SqliteReader::open(&self.home.log_path())?)?;
+        if !pending.is_empty() && let Ok(_lock) = self.home.lock("cairn, which is erasing in this followed log") {
+            SqliteLog::open(&self.home.log_path(), true)?.erase(&pending)?;
         }
         Ok(())
     }

@@ -50,11 +50,11 @@ pub enum Wish {
     Done(Ending),
 }
 
-/// What is kept at once: blocks, what is erased, and events.
+/// What is kept at once: blocks and events, and the names that events among them erase.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub blocks: Vec<Block>,
-    pub erased: Vec<Cid>,
+    pub erased: Vec<(Cid, u64)>,
     pub events: Vec<Copied>,
 }
 

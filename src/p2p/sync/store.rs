@@ -2,9 +2,15 @@
 //!
 //! Invariants:
 //! - one follower at a time: it holds the directory's lock;
-//! - each batch is one commit: a crash leaves it whole or not at all, and following goes on after it.
+//! - each batch is one commit: a crash leaves it whole or not at all, and following goes on after it;
+//! - nothing is taken away here: whether an erasure holds is known once all events of a pass are kept and folded.
 
-use std::{collections::BTreeSet, fs, io, ops::ControlFlow, os::unix::fs::DirBuilderExt};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs, io,
+    ops::ControlFlow,
+    os::unix::fs::DirBuilderExt,
+};
 
 use super::{
     chain::{Edge, Held},
@@ -13,7 +19,7 @@ use super::{
     machine::{Batch, Signed},
 };
 use crate::{
-    block::{Cid, Codec, payload::INLINE_MAX},
+    block::{Block, Cid, Codec, payload::INLINE_MAX},
     event::Event,
     identity::Verifier,
     log::{
@@ -39,6 +45,10 @@ pub struct Store {
     home: Home,
     log: SqliteLog,
     reader: SqliteReader,
+    /// Names that the log erases, and where, as far as the state and this pass know.
+    erased: HashMap<Cid, u64>,
+    /// Those of them whose content has come since.
+    again: BTreeSet<Cid>,
     _lock: Lock,
 }
 
@@ -65,7 +75,10 @@ impl Store {
             home.lock(&format!("a cairn process that follows this log (process {})", std::process::id()))?;
         let log = SqliteLog::open(&home.log_path(), true)?;
         let reader = SqliteReader::open(&home.log_path())?;
-        Ok(Self { home, log, reader, _lock: lock })
+        // A state that cannot be read is derived anew at the end of the pass, from all that is here.
+        let erased = state::open(&home.state_path()).and_then(|state| state::erasures(&state));
+        let erased = erased.unwrap_or_default().into_iter().collect();
+        Ok(Self { home, log, reader, erased, again: BTreeSet::new(), _lock: lock })
     }
 
     pub fn signed(&self, verifier: &Verifier) -> Option<Signed> {
@@ -100,8 +113,21 @@ impl Store {
     }
 
     pub fn keep(&mut self, batch: &Batch) -> Result<(), LogError> {
-        let erased = self.with_parts(batch)?;
-        self.log.copy(&batch.blocks, &erased, &batch.events)
+        self.log.copy(&batch.blocks, &batch.events)?;
+        let erased = batch.erased.iter().copied();
+        self.erased.extend(erased);
+        let come = batch.blocks.iter().map(Block::cid).filter(|cid| self.erased.contains_key(cid));
+        self.again.extend(come);
+        Ok(())
+    }
+
+    /// Tells the state which of the first `folded` events hold payloads that came in this pass though the log erases them
+    /// somewhere: when those events were folded, they may not have been here.
+    pub fn tell_again(&self, folded: u64) -> Result<(), LogError> {
+        if self.again.is_empty() || folded == 0 {
+            return Ok(());
+        }
+        self.tell_late(&query::erasure::held_by(&self.reader, &self.again, 0, folded)?)
     }
 
     /// Looks from the event `from` on for payloads that did not come.
@@ -127,7 +153,10 @@ impl Store {
             }
             held.push((cid, seq));
             if !self.has_block(&cid)? {
-                absent.insert(cid);
+                // What was erased after it was named is not to be had.
+                if self.erased.get(&cid).is_none_or(|erased| *erased < seq) {
+                    absent.insert(cid);
+                }
             } else if len > INLINE_MAX as u64
                 && let Some(Stored::Present(bytes)) = self.reader.block(&cid)?
             {
@@ -159,25 +188,6 @@ impl Store {
         keep_evidence(&self.home, evidence)
     }
 
-    /// Erased payloads, with those of their parts that no other payload holds.
-    fn with_parts(&self, batch: &Batch) -> Result<Vec<Cid>, LogError> {
-        let mut gone = batch.erased.clone();
-        for payload in &batch.erased {
-            let parts = match self.reader.block(payload)? {
-                Some(Stored::Present(bytes)) => query::payload_parts(&bytes),
-                // The owner records an erasure just before it is done: the bytes may still have come.
-                Some(Stored::Erased) | None => {
-                    let coming = batch.blocks.iter().find(|block| block.cid() == *payload);
-                    coming.and_then(|block| query::payload_parts(block.bytes()))
-                }
-            };
-            let parts = parts.unwrap_or_default();
-            let shared = query::shared_parts(&self.reader, &batch.erased, &parts)?;
-            gone.extend(parts.into_iter().filter(|part| !shared.contains(part)));
-        }
-        Ok(gone)
-    }
-
     fn leaves(&self, from: u64, to: u64, visit: &mut dyn FnMut(Hash)) -> Result<(), LogError> {
         let mut at = from;
         while at < to {
@@ -198,7 +208,7 @@ impl Held for Store {
     }
 
     fn has_block(&self, cid: &Cid) -> Result<bool, LogError> {
-        Ok(self.reader.number_of(cid)?.is_some())
+        self.reader.has_bytes(cid)
     }
 
     fn prefix(&self, size: u64) -> Result<(Hash, Vec<Hash>), LogError> {

@@ -1,5 +1,6 @@
 //! Following: what a follower takes, refuses and keeps, from honest owners, liars, and streams that break.
 
+mod erasing;
 mod lies;
 pub mod owner;
 mod streams;
@@ -31,7 +32,7 @@ use crate::{
 };
 use owner::{Owner, once, once_again, temp};
 
-/// All events of a log, and all its blocks in the order of their names.
+/// All events of a log, and all its blocks that are there, in the order of their names.
 type Content = (Vec<Vec<u8>>, Vec<(Option<crate::block::Codec>, [u8; 32], Option<Vec<u8>>)>);
 
 pub fn content(home: &Home) -> Content {
@@ -43,7 +44,8 @@ pub fn content(home: &Home) -> Content {
     };
     reader.events(0, &mut event).expect("events");
     let mut block = |row: crate::log::BlockRow<'_>| {
-        blocks.push((row.codec, row.digest, row.bytes.map(<[u8]>::to_vec)));
+        // Who came after an erasure has no row of what was erased.
+        blocks.extend(row.bytes.map(|bytes| (row.codec, row.digest, Some(bytes.to_vec()))));
         ControlFlow::Continue(())
     };
     reader.blocks(0, &mut block).expect("blocks");

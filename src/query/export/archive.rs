@@ -234,7 +234,7 @@ impl View {
             let found = match self.find(&cid) {
                 Ok(found) => found,
                 // Erased, or another log's: the graph ends here.
-                Err(QueryError::Erased(_) | QueryError::NotFound(_)) => continue,
+                Err(QueryError::Erased { .. } | QueryError::NotFound(_)) => continue,
                 Err(err) => return Err(err),
             };
             met.push(cid);
@@ -273,7 +273,7 @@ impl Logs<'_> {
             let found = match self.ask(&Head::default(), |view, _| view.find(cid)) {
                 Ok(found) => found,
                 // Erased, or of a log that is not kept here.
-                Err(QueryError::Erased(_) | QueryError::NotFound(_)) => continue,
+                Err(QueryError::Erased { .. } | QueryError::NotFound(_)) => continue,
                 Err(err) => return Err(err),
             };
             bytes += found.bytes().len();

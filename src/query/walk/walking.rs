@@ -67,7 +67,7 @@ impl<'a> Walking<'a> {
     /// Adds the start; answers the events to go on from, with their depth.
     pub(super) fn begin(&mut self, start: &Cid) -> Result<Vec<(At, u32)>, QueryError> {
         let found = self.logs.first(&Head::default(), |view, _| match view.find(start) {
-            Err(QueryError::Erased(_)) => Ok(None),
+            Err(QueryError::Erased { .. }) => Ok(None),
             found => found.map(Some),
         });
         let (place, found) = found?;

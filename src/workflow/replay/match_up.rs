@@ -234,6 +234,8 @@ fn taken_over(taken: Option<PayloadRef>, role: Role, event: &Event, contents: &d
     let recorded = payload(event, role);
     let same = match (taken, recorded) {
         (Some(taken), Some(recorded)) => same(&taken.cid, &recorded.cid, contents),
+        // What was erased is not named again.
+        (Some(taken), None) if !contents.is_there(&taken.cid) => None,
         (taken, recorded) => Some(taken.is_none() && recorded.is_none()),
     };
     match same {

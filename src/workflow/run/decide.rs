@@ -37,6 +37,11 @@ const PARTS_MAX: usize = 100_000;
 pub trait Contents {
     /// A payload's content, parsed; none where it was erased.
     fn json(&self, payload: &Cid) -> Option<Arc<Value>>;
+
+    /// Whether a payload's content is there: a later event may name it.
+    fn is_there(&self, payload: &Cid) -> bool {
+        self.json(payload).is_some()
+    }
 }
 
 /// What is to be done about a run.
@@ -243,6 +248,10 @@ impl Run {
             return Ok(());
         }
         if let Some(taken) = taken {
+            if taken.output().is_some_and(|output| !answer.contents.is_there(&output.cid)) {
+                let message = format!("the output that step `{}` takes from another run was erased", step.id);
+                return Err(Wrong::new(Code::FailedPrecondition, message));
+            }
             let asked = self.asked_now(at, answer)?;
             answer.decisions.push(self.take(at, taken, asked));
             return Ok(());

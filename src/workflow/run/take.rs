@@ -32,6 +32,16 @@ pub enum Taken {
     Failed { code: String },
 }
 
+impl Taken {
+    /// The output that stands for the step's own.
+    pub(super) fn output(&self) -> Option<PayloadRef> {
+        match self {
+            Self::Output { output, .. } | Self::Gathered { output, .. } => *output,
+            Self::Failed { .. } => None,
+        }
+    }
+}
+
 /// The input of a task that takes its result from another run.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Given {

@@ -27,7 +27,7 @@ use crate::{
     },
     log::home::Home,
     p2p::sync::{
-        follow::{Expected, FollowError, Outcome, follow},
+        follow::{Erasures, Expected, FollowError, Outcome, follow},
         serve::{Last, May, Server, What},
         wire::{Request, Response, read, read_frame, write_frame},
     },
@@ -190,6 +190,11 @@ pub async fn once_through(server: &Server, home: &Home, pipe: usize) -> Result<O
 /// The same, asking for what did not come before.
 pub async fn once_again(server: &Server, home: &Home, again: u64) -> Result<Outcome, FollowError> {
     once_as(server, home, 64 * 1024, Expected { again: Some(again), ..Expected::default() }).await
+}
+
+/// The same, keeping what the owner erases.
+pub async fn once_keeping(server: &Server, home: &Home) -> Result<Outcome, FollowError> {
+    once_as(server, home, 64 * 1024, Expected { erasures: Erasures::Keep, ..Expected::default() }).await
 }
 
 async fn once_as(

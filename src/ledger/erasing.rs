@@ -1,0 +1,117 @@
+//! The writer's part in erasing: what may be erased, what goes with it, and what is content again.
+//!
+//! Invariants:
+//! - only what an event holds as a payload is erased, and the event that says so is sealed before anything is taken away;
+//! - an erasure holds for what events before it name, within a commit too: what a later one records is content;
+//! - no event names a payload that is neither recorded with it nor here.
+
+use std::collections::HashSet;
+
+use crate::{
+    block::Cid,
+    call::{Code, Refusal},
+    event::{
+        Actor, Body, PayloadRef,
+        body::PayloadErased,
+    },
+    ledger::{
+        Ruling,
+        holding::Due,
+        loading,
+        writer::{Draft, Fault, Writer, log_fact},
+    },
+    log::Stored,
+    query::{self, erasure},
+};
+
+impl Writer {
+    /// Erases a payload with those of its parts that no other payload holds.
+    pub(super) fn erase(
+        &mut self,
+        payload: Cid,
+        basis: String,
+        actor: Actor,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        let refused = |code, message: &str| Ok(Ruling::Denied(Refusal::new(code, message)));
+        if draft.is_erased(&payload) {
+            return Ok(Ruling::Unchanged);
+        }
+        let recorded = draft.block(&payload).map(|block| block.bytes().to_vec());
+        let bytes = match (&recorded, self.reader.block(&payload)?) {
+            (Some(recorded), _) => recorded.clone(),
+            (None, Some(Stored::Present(bytes))) => bytes,
+            (None, Some(Stored::Erased)) if self.is_erased(&payload)? => return Ok(Ruling::Unchanged),
+            (None, Some(Stored::Erased) | None) => {
+                return refused(Code::NotFound, "no payload of this cid is in the log");
+            }
+        };
+        let next = self.sealer.tip.map_or(0, |tip| tip.seq + 1);
+        let is_payload = recorded.is_some()
+            || erasure::was_payload(&self.state, self.reader.as_ref(), &payload, next)?;
+        let Some(parts) = query::payload_parts(&bytes).filter(|_| is_payload) else {
+            return refused(
+                Code::FailedPrecondition,
+                "only payloads can be erased; this block is part of the log itself",
+            );
+        };
+        let body = Body::PayloadErased(PayloadErased { payload, basis });
+        let sealed = self.sealer.seal(log_fact(actor, body), draft)?.into();
+        draft.erasures.push(payload);
+        // Two payloads erased in one commit do not keep each other's parts.
+        let mut shared = query::shared_parts(self.reader.as_ref(), &draft.erasures, &parts)?;
+        shared.extend(draft.parts_recorded());
+        draft.erasures.extend(parts.into_iter().filter(|part| !shared.contains(part)));
+        self.holding.erase(&payload);
+        Ok(Ruling::Done(sealed))
+    }
+
+    /// Whether the erasure of a payload without bytes is on record. What is not folded yet is read from the log.
+    fn is_erased(&self, payload: &Cid) -> Result<bool, Fault> {
+        Ok(erasure::is_on_record(&self.state, self.reader.as_ref(), payload)?)
+    }
+
+    /// Whether the content of a payload is here, or will be with this commit.
+    pub(super) fn is_there(&self, payload: &Cid, draft: &Draft) -> Result<bool, Fault> {
+        let here = draft.block(payload).is_some() || self.reader.has_bytes(payload)?;
+        Ok(here && !draft.is_erased(payload))
+    }
+
+    /// Those of these payloads that an event may name without recording them again.
+    pub(super) fn those_there(
+        &self,
+        payloads: impl IntoIterator<Item = PayloadRef>,
+        draft: &Draft,
+    ) -> Result<Vec<PayloadRef>, Fault> {
+        let mut there = Vec::new();
+        for payload in payloads {
+            if self.is_there(&payload.cid, draft)? {
+                there.push(payload);
+            }
+        }
+        Ok(there)
+    }
+
+    /// Gives back to runs and schedules what they lost to an erasure and this commit has recorded again.
+    pub(super) fn give_back_contents(&mut self, recorded: &HashSet<Cid>) -> Result<(), Fault> {
+        let lost: Vec<Cid> = self.holding.lost.intersection(recorded).copied().collect();
+        for payload in lost {
+            if !self.reader.has_bytes(&payload)? {
+                continue;
+            }
+            self.holding.lost.remove(&payload);
+            let of_this = |input: Option<PayloadRef>| input.is_some_and(|input| input.cid == payload);
+            for live in self.holding.runs.values_mut().filter(|live| of_this(live.run.input)) {
+                live.run.inputs = loading::inputs(&self.state, self.reader.as_ref(), &payload)?;
+            }
+            for (id, timetable) in &mut self.holding.schedules {
+                if of_this(timetable.schedule.input) {
+                    timetable.makes = loading::makes(&self.state, self.reader.as_ref(), &payload)?;
+                    let due = timetable.schedule.next_ms;
+                    self.holding.due.push(std::cmp::Reverse((due, Due::Schedule(id.clone()))));
+                }
+            }
+        }
+        Ok(())
+    }
+}
