@@ -66,6 +66,9 @@ pub struct Start {
     pub tool: Option<Cid>,
     pub input: Option<PayloadRef>,
     pub facts: CallStarted,
+    /// The commitment to its idempotency key as it was made once: what a call of before may have recorded.
+    #[serde(default)]
+    pub former_key: Option<Vec<u8>>,
     pub cause: Option<Cid>,
     /// Events elsewhere that it follows from, as its caller names them; at most [`START_REFS_MAX`].
     pub refs: Vec<Cid>,

@@ -8,6 +8,7 @@ mod board;
 mod calling;
 pub mod capture;
 pub mod codes;
+mod content;
 mod ending;
 mod keeping;
 pub mod lane;

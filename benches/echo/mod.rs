@@ -32,6 +32,7 @@ pub async fn record(ledger: &Ledger, id: String, said: &str, cause: Option<Cid>)
         tool: None,
         input: Some(payload_ref(&input, Role::Input)),
         facts,
+        former_key: None,
         cause,
         refs: Vec::new(),
         repeatable: true,

@@ -37,6 +37,7 @@ fn wish(id: &str, input: &str) -> Start {
             key: Some(vec![7; KEY_LEN]),
             trace: None,
         },
+        former_key: None,
         cause: None,
         refs: Vec::new(),
         repeatable: false,

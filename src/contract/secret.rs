@@ -1,237 +1,246 @@
-//! Secret fields: where a schema says that a value must never be stored, and taking it out.
+//! Secret fields: where schemas say that a value must never be stored, and what stands in its place.
 //!
 //! Invariants:
 //! - a marked value is replaced before anything is hashed; the tool still receives it;
-//! - the same secret under the same key is the same commitment, so replays can be compared.
+//! - what a walk over a schema or along a value does not understand is taken for secret;
+//! - the same secret of the same actor, tool and place is the same commitment under one key, and no other is.
 
-use std::collections::BTreeSet;
+pub mod echo;
+mod marks;
+pub mod taking;
 
-use serde_json::{Map, Value, json};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
-use crate::block::payload::SaltKey;
+use serde_json::{Value, json};
 
-/// How deep a schema is followed for marks, through properties, items and references.
-const SCHEMA_DEPTH_MAX: usize = 32;
-/// Schemas visited in one schema: references that meet each other again branch without end.
-pub const SCHEMA_VISITS_MAX: usize = 100_000;
-/// What marks a field as secret where it is `true`.
-const MARKS: [&str; 2] = ["writeOnly", "x-secret"];
-/// Keywords whose one schema is about items or properties that are not named.
-const REST: [&str; 6] = [
-    "items",
-    "additionalItems",
-    "unevaluatedItems",
-    "contains",
-    "additionalProperties",
-    "unevaluatedProperties",
-];
-/// How many strings of JSON within each other an echo is looked for in.
-pub const NESTED_MAX: usize = 3;
-/// Shorter secrets are not looked for in other text: they would match by chance.
-const ECHO_MIN: usize = 6;
+use self::marks::{Marks, Reached};
+use crate::block::payload::{JSON, SaltKey};
 
-/// Where secrets stand in an input: JSON Pointers with `*` for any array item or any other property.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Paths(BTreeSet<Vec<String>>);
+/// What the commitments in the place of secrets are made for: their second form.
+const DOMAIN: &str = "cairn/redacted/2";
+/// How a commitment of that form begins, after the sign that it is one.
+const FORM: &str = "v2:";
+/// The sign that something was taken out.
+pub const REDACTED: &str = "$redacted";
+
+/// Where secrets stand in a value: what schemas mark, each schema at its place.
+#[derive(Clone, Debug, Default)]
+pub struct Paths {
+    here: Vec<Arc<Marks>>,
+    below: BTreeMap<String, Self>,
+}
 
 impl Paths {
-    /// Finds every field marked `writeOnly: true` or `x-secret: true`.
+    /// Finds every field marked `writeOnly: true`, `x-secret: true` or `format: "password"`.
     ///
-    /// Where a schema with marks branches beyond [`SCHEMA_VISITS_MAX`], the whole input is taken for secret.
+    /// Where a mark may apply in a way that is not understood, the whole value is taken for secret.
     pub fn of_schema(schema: &Value) -> Self {
-        if !marked_anywhere(schema) {
-            return Self::default();
-        }
-        let mut walk = Walk { root: schema, found: Self::default(), visits: 0 };
-        walk.schema(schema, &mut Vec::new(), 0);
-        if walk.visits > SCHEMA_VISITS_MAX {
-            return Self(BTreeSet::from([Vec::new()]));
-        }
-        walk.found
+        let here = Marks::of_schema(schema).map(Arc::new).into_iter().collect();
+        Self { here, below: BTreeMap::new() }
+    }
+
+    /// All of a value.
+    pub fn everything() -> Self {
+        Self { here: vec![Arc::new(Marks::everything())], below: BTreeMap::new() }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.here.is_empty() && self.below.is_empty()
     }
 
+    /// JSON Pointers to what is marked, with `*` for any array item or any property that is not named, and `**` where a schema
+    /// comes back to itself.
     pub fn iter(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(|path| path.iter().map(|step| format!("/{step}")).collect())
+        let listed: std::collections::BTreeSet<Vec<String>> =
+            self.here.iter().flat_map(|marks| marks.listed()).collect();
+        listed.into_iter().map(|path| path.iter().map(|step| format!("/{step}")).collect())
     }
 
     /// These paths below the field `name`, and `others` beside them.
     pub fn below(&self, name: &str, others: &Self) -> Self {
-        let below = self.0.iter().map(|path| [&[name.to_owned()], &path[..]].concat());
-        Self(below.chain(others.0.iter().cloned()).collect())
+        let mut all = others.clone();
+        all.add(&[name.to_owned()], self);
+        all
     }
 
     /// Adds the paths of `others`, below a place.
     pub fn add(&mut self, place: &[String], others: &Self) {
-        self.0.extend(others.0.iter().map(|path| [place, &path[..]].concat()));
+        if others.is_empty() {
+            return;
+        }
+        let mut at = self;
+        for step in place {
+            at = at.below.entry(step.clone()).or_default();
+        }
+        for marks in &others.here {
+            if !at.here.iter().any(|known| Arc::ptr_eq(known, marks)) {
+                at.here.push(marks.clone());
+            }
+        }
+        for (step, below) in &others.below {
+            at.add(std::slice::from_ref(step), below);
+        }
     }
 
     /// These paths and `others`.
     pub fn and(&self, others: &Self) -> Self {
-        Self(self.0.union(&others.0).cloned().collect())
+        let mut all = self.clone();
+        all.add(&[], others);
+        all
     }
 
-    /// Whether anything but null stands at one of these paths. What is `open` may come to stand for anything.
+    /// Whether anything but null stands where a secret may. What is `open` may come to stand for anything.
     pub fn stand_in(&self, value: &Value, open: impl Fn(&Value) -> bool) -> bool {
-        self.0.iter().any(|path| stands_at(value, path, &open))
-    }
-
-    /// Replaces the values at these paths by `{"$redacted": commitment}`; returns the texts taken out.
-    pub fn redact(&self, value: &mut Value, key: &SaltKey) -> Vec<String> {
-        let mut taken = Vec::new();
-        for path in &self.0 {
-            redact_at(value, path, key, &mut taken);
-        }
-        taken
+        stands(value, &Spot::first(self), &open)
     }
 }
 
-/// One search of a schema for its marks.
-struct Walk<'a> {
-    root: &'a Value,
-    found: Paths,
-    visits: usize,
+/// One spot of a value, and what is said of it.
+struct Spot<'a> {
+    /// What is said of places at or below it.
+    place: Option<&'a Paths>,
+    reached: Reached<'a>,
 }
 
-impl Walk<'_> {
-    fn schema(&mut self, schema: &Value, path: &mut Vec<String>, depth: usize) {
-        let Value::Object(map) = schema else { return };
-        self.visits += 1;
-        if depth > SCHEMA_DEPTH_MAX || self.visits > SCHEMA_VISITS_MAX {
-            return;
-        }
-        if marked(map) {
-            self.found.0.insert(path.clone());
-            return;
-        }
-        if let Some(target) = map.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix('#'))
-            && let Some(target) = self.root.pointer(target)
-        {
-            self.schema(target, path, depth + 1);
-        }
-        for keyword in ["allOf", "anyOf", "oneOf", "prefixItems"] {
-            let item = keyword == "prefixItems";
-            for branch in map.get(keyword).and_then(Value::as_array).into_iter().flatten() {
-                self.step(branch, item.then_some("*"), path, depth);
-            }
-        }
-        for keyword in ["if", "then", "else"] {
-            if let Some(branch) = map.get(keyword) {
-                self.schema(branch, path, depth + 1);
-            }
-        }
-        for keyword in REST {
-            if let Some(rest) = map.get(keyword) {
-                self.step(rest, Some("*"), path, depth);
-            }
-        }
-        for pattern in
-            map.get("patternProperties").and_then(Value::as_object).into_iter().flat_map(Map::values)
-        {
-            self.step(pattern, Some("*"), path, depth);
-        }
-        for (name, property) in map.get("properties").and_then(Value::as_object).into_iter().flatten() {
-            self.step(property, Some(name), path, depth);
-        }
+impl<'a> Spot<'a> {
+    fn first(paths: &'a Paths) -> Self {
+        Self::at(Some(paths), Vec::new())
     }
 
-    fn step(&mut self, schema: &Value, step: Option<&str>, path: &mut Vec<String>, depth: usize) {
-        let before = path.len();
-        path.extend(step.map(str::to_owned));
-        self.schema(schema, path, depth + 1);
-        path.truncate(before);
+    fn at(place: Option<&'a Paths>, states: Vec<(&'a Marks, usize)>) -> Self {
+        let roots = place.iter().flat_map(|paths| &paths.here).map(|marks| (&**marks, 0));
+        Self { place, reached: Reached::new(roots.chain(states)) }
+    }
+
+    /// Whether secrets may stand here or below.
+    fn matters(&self) -> bool {
+        self.reached.secret || self.reached.members || self.reached.items || self.waits()
+    }
+
+    fn waits(&self) -> bool {
+        self.place.is_some_and(|paths| !paths.below.is_empty())
+    }
+
+    /// Whether all of a value is secret here: it is marked, or it is of another type than what the marks are about.
+    fn takes(&self, value: &Value) -> bool {
+        let Reached { secret, members, items, .. } = self.reached;
+        let fits = match value {
+            Value::Object(_) => members || self.waits() || !items,
+            Value::Array(_) => items || self.waits() || !members,
+            Value::Null => true,
+            Value::Bool(_) | Value::Number(_) | Value::String(_) => !(members || items || self.waits()),
+        };
+        secret || !fits
+    }
+
+    /// What is said of a member; none where members are told apart here and this one is not known.
+    fn member(&self, name: &str) -> Option<Self> {
+        let place = self.place.and_then(|paths| paths.below.get(name));
+        let (states, known) = self.reached.member(name);
+        (known || place.is_some() || !self.reached.members).then(|| Self::at(place, states))
+    }
+
+    fn item(&self, at: usize) -> Self {
+        let place = self.place.filter(|_| self.waits()).and_then(|paths| paths.below.get(&at.to_string()));
+        Self::at(place, self.reached.item())
     }
 }
 
-fn marked(schema: &Map<String, Value>) -> bool {
-    MARKS.iter().any(|mark| schema.get(*mark) == Some(&Value::Bool(true)))
-}
-
-/// Whether there is a mark at all: most schemas have none, however they branch.
-fn marked_anywhere(schema: &Value) -> bool {
-    match schema {
-        Value::Object(map) => marked(map) || map.values().any(marked_anywhere),
-        Value::Array(items) => items.iter().any(marked_anywhere),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+fn stands(value: &Value, spot: &Spot<'_>, open: &impl Fn(&Value) -> bool) -> bool {
+    if !spot.matters() {
+        return false;
     }
-}
-
-/// Takes texts that were redacted out of other JSON text (a result that echoes its input), also where they
-/// stand in JSON that stands in a string, [`NESTED_MAX`] deep.
-pub fn scrub(text: &str, secrets: &[String]) -> Option<String> {
-    let mut scrubbed = text.to_owned();
-    for secret in secrets.iter().filter(|secret| secret.len() >= ECHO_MIN) {
-        let mut forms = vec![secret.clone()];
-        for _ in 0..NESTED_MAX {
-            let quoted = Value::String(forms[forms.len() - 1].clone()).to_string();
-            forms.push(quoted[1..quoted.len() - 1].to_owned());
-        }
-        // The deepest form first: a shallower one may be part of it. The first form is not JSON's.
-        for form in forms[1..].iter().rev() {
-            scrubbed = scrubbed.replace(form, "$redacted");
-        }
+    if open(value) || spot.takes(value) {
+        return !value.is_null();
     }
-    (scrubbed != text).then_some(scrubbed)
-}
-
-/// The whole of `value` replaced by one commitment.
-pub fn commitment(value: &Value, key: &SaltKey) -> Value {
-    let digest = key.commit("application/json", value.to_string().as_bytes());
-    json!({ "$redacted": data_encoding::HEXLOWER.encode(&digest) })
-}
-
-fn redact_at(value: &mut Value, path: &[String], key: &SaltKey, taken: &mut Vec<String>) {
-    let Some((step, rest)) = path.split_first() else {
-        collect_texts(value, taken);
-        *value = commitment(value, key);
-        return;
-    };
     match value {
-        Value::Object(map) if step == "*" => {
-            map.values_mut().for_each(|inner| redact_at(inner, rest, key, taken));
-        }
-        Value::Object(map) => {
-            if let Some(inner) = map.get_mut(step) {
-                redact_at(inner, rest, key, taken);
-            }
-        }
-        Value::Array(items) if step == "*" => {
-            items.iter_mut().for_each(|inner| redact_at(inner, rest, key, taken));
-        }
+        Value::Object(map) => map.iter().any(|(name, inner)| match spot.member(name) {
+            Some(spot) => stands(inner, &spot, open),
+            None => !inner.is_null(),
+        }),
         Value::Array(items) => {
-            if let Some(inner) = step.parse().ok().and_then(|at: usize| items.get_mut(at)) {
-                redact_at(inner, rest, key, taken);
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
-fn stands_at(value: &Value, path: &[String], open: &impl Fn(&Value) -> bool) -> bool {
-    if open(value) {
-        return true;
-    }
-    let Some((step, rest)) = path.split_first() else { return !value.is_null() };
-    match value {
-        Value::Object(map) if step == "*" => map.values().any(|inner| stands_at(inner, rest, open)),
-        Value::Object(map) => map.get(step).is_some_and(|inner| stands_at(inner, rest, open)),
-        Value::Array(items) if step == "*" => items.iter().any(|inner| stands_at(inner, rest, open)),
-        Value::Array(items) => {
-            let inner = step.parse().ok().and_then(|at: usize| items.get(at));
-            inner.is_some_and(|inner| stands_at(inner, rest, open))
+            items.iter().enumerate().any(|(at, inner)| stands(inner, &spot.item(at), open))
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 
-fn collect_texts(value: &Value, taken: &mut Vec<String>) {
-    match value {
-        Value::String(text) => taken.push(text.clone()),
-        Value::Array(items) => items.iter().for_each(|item| collect_texts(item, taken)),
-        Value::Object(map) => map.values().for_each(|item| collect_texts(item, taken)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+/// What commitments are bound to beside the key: an actor, what is called, and which side of the call.
+#[derive(Clone)]
+pub struct Bound {
+    pub key: SaltKey,
+    pub actor: String,
+    /// The method of the request: `tools/call`, ...
+    pub method: &'static str,
+    /// The source and the name of the tool, as its contract says.
+    pub source: String,
+    pub name: String,
+    pub side: Side,
+}
+
+/// Which side of a call a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Input,
+    Output,
+}
+
+impl Bound {
+    /// The same for the answer to the call.
+    pub fn answer(self) -> Self {
+        Self { side: Side::Output, ..self }
+    }
+
+    /// What stands in the place of a value; `path` is a JSON Pointer to it.
+    pub fn value(&self, path: &str, value: &Value) -> Value {
+        let commitment = self.commitment(path, JSON, value.to_string().as_bytes());
+        json!({ REDACTED: commitment })
+    }
+
+    /// What stands in the place of a member's name in the object at `path`.
+    pub fn member(&self, path: &str, name: &str) -> String {
+        format!("{REDACTED}:{}", self.commitment(path, "name", name.as_bytes()))
+    }
+
+    fn commitment(&self, path: &str, media: &str, bytes: &[u8]) -> String {
+        let side = match self.side {
+            Side::Input => "input",
+            Side::Output => "output",
+        };
+        let texts = [&self.actor, self.method, &self.source, &self.name, side, path, media];
+        let [actor, method, source, name, side, path, media] = texts.map(str::as_bytes);
+        let fields = [actor, method, source, name, side, path, media, bytes];
+        format!("{FORM}{}", data_encoding::HEXLOWER.encode(&self.key.bind(DOMAIN, &fields)))
     }
 }
+
+/// Whether a text has the form of a commitment.
+fn is_commitment(text: &str) -> bool {
+    let digits = text.strip_prefix(FORM);
+    digits.is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// The names of members that a schema speaks of, wherever it does.
+pub fn names_in(schema: &Value) -> HashSet<String> {
+    fn collect(schema: &Value, names: &mut HashSet<String>) {
+        match schema {
+            Value::Object(map) => {
+                if let Some(Value::Object(properties)) = map.get("properties") {
+                    names.extend(properties.keys().cloned());
+                }
+                map.values().for_each(|inner| collect(inner, names));
+            }
+            Value::Array(items) => items.iter().for_each(|inner| collect(inner, names)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let mut names = HashSet::new();
+    collect(schema, &mut names);
+    names
+}
+
+#[cfg(test)]
+mod tests;

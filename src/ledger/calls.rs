@@ -29,10 +29,11 @@ impl Writer {
         draft: &mut Draft,
     ) -> Result<Ruling, Fault> {
         let key = start.facts.key.clone().map(|key| (start.actor.id.clone(), start.facts.name.clone(), key));
-        let earlier = match &key {
-            Some(key) => self.keyed(key)?,
-            None => None,
-        };
+        let mut earlier = key.as_ref().map(|key| self.keyed(key)).transpose()?.flatten();
+        if let (None, Some(former)) = (&earlier, &start.former_key) {
+            let former = (start.actor.id.clone(), start.facts.name.clone(), former.clone());
+            earlier = self.keyed(&former)?;
+        }
         let (fact, refusal) = match call::start(earlier.as_ref(), &start) {
             call::Ruling::Run(fact) => (fact, None),
             call::Ruling::Refuse(fact, facts) => (fact, Some(facts)),

@@ -208,6 +208,7 @@ impl Writer {
             tool: Some(opening.tool),
             input: task.input,
             facts: opening.facts.clone(),
+            former_key: None,
             cause: Some(claimed.cid),
             refs: Vec::new(),
             repeatable: opening.repeatable,

@@ -76,6 +76,7 @@ fn start(id: &str, key: Option<u8>) -> Command {
         tool: None,
         input: Some(payload_ref(&input, Role::Input)),
         facts,
+        former_key: None,
         cause: None,
         refs: Vec::new(),
         repeatable: false,

@@ -14,13 +14,15 @@ use std::{
 use jsonschema::Validator;
 use serde_json::{Value, value::RawValue};
 
-pub use self::misfits::Misfit;
 use self::misfits::nearest;
+pub use self::misfits::{Misfit, Unfit};
 use crate::{
     block::{Cid, splice},
-    call::{Code, Refusal},
     catalogue::PEERS,
-    contract::{Contract, secret::Paths},
+    contract::{
+        Contract,
+        secret::{Paths, names_in},
+    },
     ledger::{Command, Ruling, Stopped, writer::node},
     router::{
         Change, Listed, Offer, Parts, Run, Tool,
@@ -97,6 +99,8 @@ pub struct Entry {
     /// What inputs are checked against; a refusal where the schema itself cannot be used.
     schema: Result<Validator, String>,
     fields: Vec<String>,
+    /// Every name of a member that its schema speaks of.
+    pub names: HashSet<String>,
 }
 
 /// The offer of all sources at one moment.
@@ -109,29 +113,14 @@ pub struct Board {
     contracts: HashMap<Cid, Arc<Entry>>,
     prompts: HashMap<String, (Arc<Source>, String)>,
     resources: HashMap<String, Arc<Source>>,
+    /// Whether any tool marks something of its input as secret.
+    pub guarded: bool,
 }
 
 impl Offered {
     /// Its name in the catalogue: its source's own, or for an adopted contract the one that this node gives it.
     fn filed_as(&self) -> &str {
         if self.contract.is_some() { &self.name } else { &self.inner }
-    }
-}
-
-impl Entry {
-    /// Checks an input against the contract's schema; a violation names its path.
-    pub fn check(&self, input: &Value) -> Result<(), Refusal> {
-        let misfits = self.misfits(input)?;
-        if misfits.is_empty() {
-            return Ok(());
-        }
-        let told = misfits.iter().map(|Misfit { place, fault }| match place.as_str() {
-            "" => format!("/: {fault}"),
-            place => format!("{place}: {fault}"),
-        });
-        let message = format!("invalid input at {}", told.collect::<Vec<_>>().join("; "));
-        Err(Refusal::new(Code::InvalidArgument, message)
-            .hint("see the tool's input schema (tools_get_schema)"))
     }
 }
 
@@ -232,6 +221,7 @@ impl Board {
                 board.tools.insert(entry.tool.name.clone(), entry.clone());
                 board.contracts.insert(entry.tool.contract, entry.clone());
                 offer.tools.push(entry.tool.clone());
+                board.guarded |= !entry.secrets.is_empty();
                 board.entries.push(entry.clone());
             }
             for (inner, listed) in &source.prompts {
@@ -410,6 +400,7 @@ impl Entry {
             dispatches: definition["_meta"][DISPATCHES] == true,
             plans: definition["_meta"][PLANS] == true,
             fields: fields.map(|fields| fields.keys().cloned().collect()).unwrap_or_default(),
+            names: names_in(&schema),
             schema: compile(&schema),
             contract,
             tool: Arc::new(Tool { name: offered.name, definition: offered.definition, contract: cid }),

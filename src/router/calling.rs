@@ -9,14 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    block::{Cid, payload::SealedPayload, splice},
+    block::{Cid, payload::SealedPayload},
     call::{Code, End, Ending, How, Refusal, Start},
-    contract::secret::Paths,
     event::{
         Role,
         body::{CallStarted, Failure},
@@ -26,12 +25,13 @@ use crate::{
         Answer, Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Router, RpcError, Run,
         Scope,
         board::Entry,
-        capture::{self, Capture},
+        capture::Capture,
         codes::{INTERNAL_ERROR, INVALID_REQUEST},
-        ending::{Ended, Said, Sieve, Slot, seal},
+        content::Content,
+        ending::{Ended, Said, Slot, seal},
         lane::{self, Lane, Place, Turn},
         metadata::{PRIORITY, Rule},
-        telling::{Told, not_found, read_error, refusal_result, shown, silenced},
+        telling::{Told, not_found, read_error, refusal_result, shown},
         trial::Trial,
     },
 };
@@ -39,19 +39,24 @@ use crate::{
 /// How long a tool that was told to stop may take to do so before it is dropped.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
+/// What commitments to idempotency keys are made for.
+const KEY_DOMAIN: &str = "cairn/idempotency-key/2";
+/// What they were made for before they were bound to actor and tool.
+const FORMER_KEY: &str = "idempotency-key";
+
 /// What a request names: who runs it, under which name, where.
-struct Target {
-    method: Method,
-    run: Arc<dyn Run>,
-    inner: String,
+pub(super) struct Target {
+    pub method: Method,
+    pub run: Arc<dyn Run>,
+    pub inner: String,
     /// The public name as recorded; empty where it is the caller's own text.
-    recorded_name: String,
-    source: String,
-    entry: Option<Arc<Entry>>,
-    lane: String,
-    rule: Rule,
+    pub recorded_name: String,
+    pub source: String,
+    pub entry: Option<Arc<Entry>>,
+    pub lane: String,
+    pub rule: Rule,
     /// The peers it was tried at, as the run tells of them.
-    remotes: Remotes,
+    pub remotes: Remotes,
 }
 
 impl Target {
@@ -71,12 +76,6 @@ impl Target {
     }
 }
 
-/// What is known of a request's content.
-struct Content {
-    sieve: Arc<Sieve>,
-    refusal: Option<Refusal>,
-}
-
 impl Router {
     /// Runs a request to its recorded answer. Must not be dropped midway: [`Router::call`] sees to that.
     pub(super) async fn run(&self, request: Request) -> Result<Answer, RpcError> {
@@ -89,9 +88,8 @@ impl Router {
             ));
         }
         let target = self.target(&request)?;
-        let (sealed_input, mut content) = self.content(&request, &target)?;
         let place = self.inner.parts.lanes.place(&target.lane);
-        content.refusal = content.refusal.or(place.as_ref().err().cloned());
+        let (sealed_input, mut content) = self.content(&request, &target, place.as_ref().err())?;
 
         let input = payload_ref(&sealed_input, Role::Input);
         let record = |sealed: Sealed, output| Record {
@@ -108,13 +106,13 @@ impl Router {
             Some((id, started)) => (id.clone(), *started, None),
             None => {
                 let id = uuid::Uuid::now_v7().simple().to_string();
-                let refused =
-                    content.refusal.as_ref().map(|refusal| self.seal(refusal_result(refusal).get()));
+                let refused = content.refusal.as_ref();
+                let refused = refused.map(|refusal| self.seal(refusal_result(&refusal.kept).get()));
                 let refused = refused.transpose()?;
                 let refused_as = refused.as_ref().map(|payload| payload.envelope.cid());
                 let start = Start {
                     input: Some(input),
-                    refusal: content.refusal.clone(),
+                    refusal: content.refusal.as_ref().map(|refusal| refusal.kept.clone()),
                     ..self.wish(id.clone(), &request, &target)
                 };
                 let start = Command::Start { start: Box::new(start), input: Some(sealed_input), refused };
@@ -127,10 +125,8 @@ impl Router {
                 let command = match foretold {
                     Some(Foretold { work, tell }) => {
                         // An attempt ends with its call, by what the call itself says of it.
-                        let conclude = request
-                            .attempt
-                            .is_none()
-                            .then(|| told_at_once.conclude(tell, &content.sieve, &self.inner.parts.salt));
+                        let conclude =
+                            request.attempt.is_none().then(|| told_at_once.conclude(tell, &content.sieve));
                         Command::Begin { start: Box::new(start), work: Box::new(work), conclude }
                     }
                     None => start,
@@ -144,8 +140,8 @@ impl Router {
                     }
                     Ruling::Refused(sealed) => {
                         self.count(&target, "refused", Duration::ZERO);
-                        let refusal =
-                            content.refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
+                        let refusal = content.refusal.map(|refusal| refusal.told);
+                        let refusal = refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
                         let record = Some(record(sealed, refused_as));
                         return Ok(Answer { result: refusal_result(&refusal), record });
                     }
@@ -164,7 +160,7 @@ impl Router {
         let begun = Instant::now();
         let outcome = match (content.refusal.take(), &place) {
             // It started with its claim, before its input could be checked.
-            (Some(refusal), _) => Outcome::Refused(refusal),
+            (Some(refusal), _) => Outcome::Refused(refusal.kept),
             (None, Err(refusal)) => Outcome::Refused(refusal.clone()),
             (None, Ok(place)) => self.effect(&request, &target, place, started.cid, ruled).await,
         };
@@ -215,8 +211,7 @@ impl Router {
         record: &(dyn Fn(Sealed, Option<Cid>) -> Record + Sync),
     ) -> Result<Answer, RpcError> {
         let mut attempt = trial.and_then(|trial| trial.attempt(&outcome));
-        let Ended { outcome, output, said } =
-            Ended::of(outcome, target.repeatable(), took, &content.sieve, &self.inner.parts.salt)?;
+        let Ended { outcome, output, said } = Ended::of(outcome, target.repeatable(), took, &content.sieve)?;
         if let (Some(attempt), Some(refusal)) = (&mut attempt, &said.instead) {
             (attempt.code, attempt.retryable) = (refusal.code.as_str().to_owned(), false);
         }
@@ -358,48 +353,15 @@ impl Router {
         }
     }
 
-    /// The input as it is kept, what of it must not be kept elsewhere, and what forbids running it.
-    fn content(&self, request: &Request, target: &Target) -> Result<(SealedPayload, Content), RpcError> {
-        let Some(entry) = &target.entry else {
-            let kept = splice::edit(&request.params, &[], |key| key == "_meta")
-                .map_err(|_| RpcError::invalid_params("params must be an object"))?;
-            let capture = self.inner.parts.captures.default;
-            let value = match capture {
-                Capture::Full => Value::Null,
-                Capture::Redacted | Capture::Digest => serde_json::from_str(kept.get()).unwrap_or_default(),
-            };
-            let kept = capture::input(kept.get(), &value, &Paths::default(), capture, &self.inner.parts.salt);
-            let sieve = Sieve { echoes: kept.secrets, marked: Paths::default(), capture };
-            return Ok((self.seal(&kept.text)?, Content { sieve: Arc::new(sieve), refusal: None }));
-        };
-        let arguments = splice::member(&request.params, "arguments")
-            .map_err(|_| RpcError::invalid_params("params must be an object"))?;
-        let text = arguments.map_or("{}", RawValue::get);
-        let value: Value =
-            serde_json::from_str(text).map_err(|_| RpcError::invalid_params("`arguments` cannot be read"))?;
-        if !value.is_object() {
-            return Err(RpcError::invalid_params("`arguments` must be an object"));
-        }
-        let pinned = request.meta.contract.filter(|pinned| *pinned != entry.tool.contract).map(|pinned| {
-            let current = entry.tool.contract;
-            Refusal::new(Code::FailedPrecondition, format!("the tool's contract has changed: the caller was built against {pinned}, current is {current}"))
-                .hint("read the current contract with tools_get_schema, then call again")
-        });
-        let refusal = pinned.or_else(|| {
-            let ours = !entry.run.checks(&entry.inner);
-            ours.then(|| entry.check(&value).err()).flatten()
-        });
-        let keeping = self.keeping(entry, &value);
-        let capture = keeping.capture;
-        let kept = capture::input(text, &value, &keeping.secrets, capture, &self.inner.parts.salt);
-        let refusal = refusal.map(|refusal| silenced(refusal, &kept.secrets));
-        let sieve = Sieve { echoes: kept.secrets, marked: keeping.marked, capture };
-        Ok((self.seal(&kept.text)?, Content { sieve: Arc::new(sieve), refusal }))
-    }
-
     /// The wish to try a call, but for its input and what forbids it.
     fn wish(&self, id: String, request: &Request, target: &Target) -> Start {
+        let salt = &self.inner.parts.salt;
         let key = request.meta.idempotency_key.as_ref();
+        let actor = &request.caller.actor;
+        let bound = |key: &String| {
+            let fields = [&actor.id, &target.recorded_name, key].map(|text| text.as_bytes());
+            salt.bind(KEY_DOMAIN, &fields).to_vec()
+        };
         let facts = CallStarted {
             method: request.method.as_str().to_owned(),
             name: target.recorded_name.clone(),
@@ -407,14 +369,15 @@ impl Router {
             runtime: target.lane.clone(),
             rule: target.rule.as_str().to_owned(),
             runner: self.inner.parts.runner.clone(),
-            key: key.map(|key| self.inner.parts.salt.commit("idempotency-key", key.as_bytes()).to_vec()),
+            key: key.map(bound),
             trace: request.meta.traceparent.clone(),
         };
         Start {
             id,
-            actor: request.caller.actor.clone(),
+            actor: actor.clone(),
             tool: target.contract(),
             input: None,
+            former_key: key.map(|key| salt.commit(FORMER_KEY, key.as_bytes()).to_vec()),
             facts,
             cause: request.cause,
             refs: request.meta.refs.clone(),
@@ -460,7 +423,7 @@ impl Router {
         }
     }
 
-    fn seal(&self, text: &str) -> Result<SealedPayload, RpcError> {
+    pub(super) fn seal(&self, text: &str) -> Result<SealedPayload, RpcError> {
         seal(&self.inner.parts.salt, text)
     }
 

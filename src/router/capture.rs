@@ -2,16 +2,24 @@
 //!
 //! Invariants:
 //! - what a contract marks secret is taken out before anything is hashed, in every mode;
+//! - of a call that is refused, structure and known names are kept, and no value;
 //! - content without secrets and captured in full is kept byte for byte.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
 use crate::{
-    block::payload::SaltKey,
-    contract::secret::{self, Paths},
+    block::json,
+    contract::secret::{
+        Bound, Paths,
+        echo::{Echoes, Scrubbed},
+        taking::{Keep, Reduced, reduce},
+    },
 };
+
+/// Where the structured part of an answer stands: what an output schema is about.
+const STRUCTURED: &str = "structuredContent";
 
 /// How much of a payload is kept, the most first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,10 +40,20 @@ pub struct Captures {
     pub tools: HashMap<String, Capture>,
 }
 
-/// An input as it is kept, and the secret texts that were taken out of it.
+/// An input as it is kept, and the secrets that were taken out of it.
 pub struct Kept {
     pub text: String,
-    pub secrets: Vec<String>,
+    pub taken: Echoes,
+}
+
+/// What is taken out of an answer before it is kept.
+pub struct Sieve {
+    /// Secrets of the input.
+    pub echoes: Echoes,
+    /// Where the answer's own secrets stand.
+    pub marked: Paths,
+    pub capture: Capture,
+    pub bound: Bound,
 }
 
 impl Captures {
@@ -44,48 +62,67 @@ impl Captures {
     }
 }
 
-/// What is kept of an input: `value` is `text`, read.
-pub fn input(text: &str, value: &Value, secrets: &Paths, capture: Capture, key: &SaltKey) -> Kept {
-    if secrets.is_empty() && capture == Capture::Full {
-        return Kept { text: text.to_owned(), secrets: Vec::new() };
+/// What is kept of an input: `value` is `text`, read. `known` are the names that may stand in it where it is refused.
+pub fn input(
+    text: &str,
+    value: &Value,
+    secrets: &Paths,
+    capture: Capture,
+    known: Option<&HashSet<String>>,
+    bound: &Bound,
+) -> Kept {
+    if secrets.is_empty() && capture == Capture::Full && known.is_none() {
+        return Kept { text: text.to_owned(), taken: Echoes::default() };
     }
-    let mut kept = value.clone();
-    let secrets = secrets.redact(&mut kept, key);
-    let whole = secrets.is_empty() && capture == Capture::Full;
-    Kept { text: if whole { text.to_owned() } else { reduced(kept, capture, key).to_string() }, secrets }
-}
-
-/// What is kept of an answer to a call whose input held `echoes`.
-pub fn output(text: &str, marked: &Paths, echoes: &[String], capture: Capture, key: &SaltKey) -> String {
-    if marked.is_empty() && capture == Capture::Full {
-        return secret::scrub(text, echoes).unwrap_or_else(|| text.to_owned());
-    }
-    let Ok(mut value) = serde_json::from_str::<Value>(text) else {
-        return secret::commitment(&Value::String(text.to_owned()), key).to_string();
+    let keep = match (known, capture) {
+        (Some(names), _) => Keep::Known(names),
+        (None, Capture::Redacted) => Keep::Shape { echoes: None },
+        (None, Capture::Full | Capture::Digest) => Keep::All,
     };
-    let mut echoes = echoes.to_vec();
-    if let Some(content) = value.get_mut("structuredContent") {
-        echoes.extend(marked.redact(content, key));
-    }
-    let text = reduced(value, capture, key).to_string();
-    secret::scrub(&text, &echoes).unwrap_or(text)
+    let Reduced { value: reduced, taken, changed } = reduce(value.clone(), "", secrets, keep, bound);
+    let text = match capture {
+        Capture::Digest => bound.value("", value).to_string(),
+        Capture::Full if known.is_none() && !changed => text.to_owned(),
+        Capture::Full | Capture::Redacted => reduced.to_string(),
+    };
+    Kept { text, taken }
 }
 
-fn reduced(value: Value, capture: Capture, key: &SaltKey) -> Value {
-    match capture {
-        Capture::Full => value,
-        Capture::Redacted => shape(value, key),
-        Capture::Digest => secret::commitment(&value, key),
+/// What is kept of an answer; `theirs` says that it is what the tool's side said.
+pub fn output(text: &str, sieve: &Sieve, theirs: bool) -> String {
+    let Sieve { echoes, marked, capture, bound } = sieve;
+    let marked = if theirs { marked } else { &Paths::default() };
+    if marked.is_empty() && *capture == Capture::Full && echoes.is_empty() {
+        return text.to_owned();
+    }
+    let Ok(value) = serde_json::from_str::<Value>(text) else {
+        return bound.value("", &Value::String(text.to_owned())).to_string();
+    };
+    let mut secrets = Paths::default();
+    secrets.add(&[STRUCTURED.to_owned()], marked);
+    let Reduced { value: reduced, taken, changed } = reduce(value.clone(), "", &secrets, Keep::All, bound);
+    let mut echoes = echoes.clone();
+    echoes.join(&taken);
+    if *capture == Capture::Digest || echoes.too_many() {
+        return bound.value("", &value).to_string();
+    }
+    // What an output schema marks may stand anywhere in an answer that is not of its form.
+    let formless = !marked.is_empty() && value.get(STRUCTURED).is_none_or(Value::is_null);
+    let scrubbed = match formless || *capture == Capture::Redacted {
+        true => Scrubbed::Undecided,
+        false => echoes.scrub(&reduced),
+    };
+    match scrubbed {
+        Scrubbed::Undecided => {
+            let keep = Keep::Shape { echoes: Some(&echoes) };
+            reduce(value, "", &secrets, keep, bound).value.to_string()
+        }
+        Scrubbed::Changed(scrubbed) => scrubbed.to_string(),
+        // A name that stands twice hides what the first of them holds.
+        Scrubbed::Unchanged if !changed && json::check(text.as_bytes()).is_ok() => text.to_owned(),
+        Scrubbed::Unchanged => reduced.to_string(),
     }
 }
 
-fn shape(value: Value, key: &SaltKey) -> Value {
-    match value {
-        // A commitment that stands already is not committed to again.
-        Value::Object(map) if map.len() == 1 && map.contains_key("$redacted") => Value::Object(map),
-        Value::Object(map) => map.into_iter().map(|(name, inner)| (name, shape(inner, key))).collect(),
-        Value::Array(items) => items.into_iter().map(|item| shape(item, key)).collect(),
-        Value::Null => Value::Null,
-        leaf @ (Value::Bool(_) | Value::Number(_) | Value::String(_)) => secret::commitment(&leaf, key),
-    }
-}
+#[cfg(test)]
+mod tests;

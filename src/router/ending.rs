@@ -17,23 +17,13 @@ use crate::{
         payload::{JSON, PAYLOAD_MAX, Payload, SaltKey, SealedPayload},
     },
     call::{Code, EndOutcome, Refusal},
-    contract::secret::Paths,
     ledger::concluding::{Conclude, Concluded},
     router::{
         Outcome, RpcError, Tell,
-        capture::{self, Capture},
+        capture::{self, Sieve},
         telling::{Told, error_text, judge, refusal_result},
     },
 };
-
-/// What is taken out of an answer before it is kept.
-pub(super) struct Sieve {
-    /// Secret texts of the input.
-    pub echoes: Vec<String>,
-    /// Where the answer's own secrets stand.
-    pub marked: Paths,
-    pub capture: Capture,
-}
 
 /// A call's outcome as it is to be recorded, and what is said of it then.
 pub(super) struct Ended {
@@ -56,19 +46,16 @@ pub(super) struct Said {
 
 impl Ended {
     /// `repeatable` says whether running the tool twice does no more than running it once.
-    pub fn of(
-        outcome: Outcome,
-        repeatable: bool,
-        took: Duration,
-        sieve: &Sieve,
-        salt: &SaltKey,
-    ) -> Result<Self, RpcError> {
+    pub fn of(outcome: Outcome, repeatable: bool, took: Duration, sieve: &Sieve) -> Result<Self, RpcError> {
+        let salt = &sieve.bound.key;
+        // What this node says itself of a call is of no tool's form, and repeats nothing of its output.
+        let theirs = matches!(outcome, Outcome::Result { .. } | Outcome::Rpc(_));
         let (mut outcome, mut label, mut told) = judge(outcome, repeatable);
         let text: Cow<'_, str> = match &told {
             Told::Result(result) => result.get().into(),
             Told::Error(error) => error_text(error).into(),
         };
-        let kept = capture::output(&text, &sieve.marked, &sieve.echoes, sieve.capture, salt);
+        let kept = capture::output(&text, sieve, theirs);
         let mut instead = None;
         let output = match seal(salt, &kept) {
             Ok(output) => output,
@@ -94,14 +81,14 @@ pub(super) struct Slot(Arc<Mutex<Option<Said>>>);
 
 impl Slot {
     /// What ends a call with its change, as running it would.
-    pub fn conclude(&self, tell: Tell, sieve: &Arc<Sieve>, salt: &SaltKey) -> Conclude {
-        let (slot, sieve, salt) = (self.clone(), sieve.clone(), salt.clone());
+    pub fn conclude(&self, tell: Tell, sieve: &Arc<Sieve>) -> Conclude {
+        let (slot, sieve) = (self.clone(), sieve.clone());
         Conclude::new(move |ruled| {
             let begun = Instant::now();
             let ended = catch_unwind(AssertUnwindSafe(|| {
                 let outcome = tell(ruled)?;
                 // What is ruled with its start was not broken off.
-                Ended::of(outcome, true, begun.elapsed(), &sieve, &salt).ok()
+                Ended::of(outcome, true, begun.elapsed(), &sieve).ok()
             }));
             let Ended { outcome, output, said } = ended.ok()??;
             let took_us = said.took.as_micros() as u64;

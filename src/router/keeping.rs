@@ -1,25 +1,34 @@
 //! What of a call's content may be kept.
 //!
 //! Invariants:
-//! - of a tool that calls another, or plans to, no more is kept than of that other one.
+//! - of a tool that calls another, or plans to, no more is kept than of that other one;
+//! - where it cannot be told which other one that is, no value is kept.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     contract::secret::Paths,
     event::body::CallStarted,
     ledger::work::Opening,
     router::{Method, Router, board::Entry, capture::Capture},
+    workflow::plan::{STEP_FIELDS, WAIT_SIGNAL, WAIT_TIME, WORKER, WORKFLOW_RUN},
 };
 
 /// What the type of a task begins with that names a tool.
 const TOOL_TYPE: &str = "tool:";
 
+/// The tool whose fields a task is made of.
+const TASK_SUBMIT: &str = "task_submit";
+
 /// What of a tool's input and answer may be kept.
-pub(super) struct Keeping {
+pub struct Keeping {
     pub secrets: Paths,
     pub marked: Paths,
     pub capture: Capture,
+    /// Whether it is not understood what the input is for: then only its structure is kept, and the answer's.
+    pub unsure: bool,
+    /// Whether it may be for a tool that marks something as secret.
+    pub guarded: bool,
 }
 
 impl Router {
@@ -43,26 +52,53 @@ impl Router {
     }
 
     /// What of a tool's content may be kept; of a tool that calls another, no more than of that one.
-    pub(super) fn keeping(&self, entry: &Entry, input: &Value) -> Keeping {
+    pub fn keeping(&self, entry: &Entry, input: &Value) -> Keeping {
         let mut own = Keeping {
             secrets: entry.secrets.clone(),
             marked: entry.output_secrets.clone(),
             capture: self.inner.parts.captures.of(&entry.tool.name),
+            unsure: false,
+            guarded: entry.dispatches || entry.plans,
         };
+        if !own.guarded {
+            return own;
+        }
+        own.guarded = self.board().guarded;
         if entry.plans {
             self.planned(input, &mut Vec::new(), &mut own);
+            // Durable work keeps no secrets: what brings one is refused.
+            own.unsure |= own.secrets.stand_in(input, |_| false) || (own.guarded && self.strays(input));
             self.overridden(input, &mut own);
         }
-        let called = input.get("tool").and_then(Value::as_str).filter(|_| entry.dispatches);
-        let pinned = input.get("contract").and_then(Value::as_str).and_then(|cid| cid.parse().ok());
-        let called = called.and_then(|name| self.tool_asked(name, pinned.as_ref()));
-        let Some(called) = called else { return own };
-        let inner = self.keeping(&called, input.get("params").unwrap_or(&Value::Null));
-        Keeping {
-            secrets: inner.secrets.below("params", &own.secrets),
-            marked: inner.marked.and(&own.marked),
-            capture: inner.capture.max(own.capture),
+        if entry.dispatches {
+            self.dispatched(input, &mut own);
         }
+        own
+    }
+
+    /// Adds what the tool that is called keeps secret of its `params`.
+    fn dispatched(&self, input: &Value, keeping: &mut Keeping) {
+        let called = input.get("tool").and_then(Value::as_str);
+        let pinned = input.get("contract").and_then(Value::as_str).and_then(|cid| cid.parse().ok());
+        let Some(called) = called.and_then(|name| self.tool_asked(name, pinned.as_ref())) else {
+            keeping.unsure |= keeping.guarded;
+            return;
+        };
+        self.at(&called, input.get("params"), &["params".to_owned()], keeping);
+    }
+
+    /// Adds what a tool keeps secret of an input that stands at a place; true where that is nothing.
+    fn at(&self, tool: &Entry, input: Option<&Value>, place: &[String], keeping: &mut Keeping) -> bool {
+        let inner = self.keeping(tool, input.unwrap_or(&Value::Null));
+        keeping.secrets.add(place, &inner.secrets);
+        keeping.marked = keeping.marked.and(&inner.marked);
+        keeping.capture = keeping.capture.max(inner.capture);
+        keeping.unsure |= inner.unsure;
+        // An input that does not fit may hold a secret anywhere; one that is not whole yet cannot be held to the schema.
+        if let Some(input) = input.filter(|input| !inner.secrets.is_empty() && !refers(input)) {
+            keeping.unsure |= tool.unfit(input).is_some();
+        }
+        inner.secrets.is_empty()
     }
 
     /// The setting by which less than the whole of a tool's content is kept, and the mode it names; none where all is.
@@ -95,19 +131,12 @@ impl Router {
 
     /// Adds what tools that a plan names keep secret of their inputs, wherever in the plan those stand.
     ///
-    /// Plans are as deep as strict JSON may be, so this ends.
+    /// Plans are as deep as strict JSON may be, so this ends; what a tool is given is looked at once, as that tool's.
     fn planned(&self, value: &Value, path: &mut Vec<String>, keeping: &mut Keeping) {
         match value {
             Value::Object(fields) => {
-                let word = |key: &str| fields.get(key).and_then(Value::as_str);
-                let typed = word("task_type").and_then(|word| word.strip_prefix(TOOL_TYPE));
-                for (name, at) in [(word("action"), "inputs"), (typed, "payload")] {
-                    let Some(tool) = name.and_then(|name| self.tool(name)) else { continue };
-                    let place = [&path[..], &[at.to_owned()]].concat();
-                    keeping.secrets.add(&place, &tool.secrets);
-                    keeping.capture = keeping.capture.max(self.inner.parts.captures.of(&tool.tool.name));
-                }
-                for (name, field) in fields {
+                let given = self.given(fields, path, keeping);
+                for (name, field) in fields.iter().filter(|(name, _)| !given.contains(&name.as_str())) {
                     path.push(name.clone());
                     self.planned(field, path, keeping);
                     path.pop();
@@ -122,5 +151,85 @@ impl Router {
             }
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
+    }
+
+    /// Adds what the tools that one part of a plan names keep secret; gives the fields that hold their inputs.
+    fn given(
+        &self,
+        fields: &Map<String, Value>,
+        path: &[String],
+        keeping: &mut Keeping,
+    ) -> Vec<&'static str> {
+        let word = |key: &str| fields.get(key).and_then(Value::as_str);
+        let typed = word("task_type").and_then(|word| word.strip_prefix(TOOL_TYPE));
+        // Work for others under the name of a tool here was meant for that tool.
+        let meant = |name: &&str| self.guards(name);
+        let typed = typed.or_else(|| word("task_type").filter(meant));
+        let action = word("action");
+        let action = action.and_then(|word| word.strip_prefix(WORKER)).filter(meant).or(action);
+        let mut given = Vec::new();
+        for (name, at) in [(action, "inputs"), (typed, "payload")] {
+            let Some(tool) = name.and_then(|name| self.tool(name)) else { continue };
+            let below = |name: &str| [path, &[name.to_owned()]].concat();
+            given.push(at);
+            if self.at(&tool, fields.get(at), &below(at), keeping) {
+                continue;
+            }
+            // What stands beside the input under a name that no plan has was meant for it.
+            let submit = self.tool(TASK_SUBMIT).filter(|_| at == "payload");
+            let known = |name: &str| match &submit {
+                Some(submit) => submit.names.contains(name),
+                None => STEP_FIELDS.contains(&name),
+            };
+            for name in fields.keys().filter(|name| !known(name)) {
+                keeping.secrets.add(&below(name), &Paths::everything());
+            }
+        }
+        given
+    }
+
+    /// Whether a plan names a tool where none can stand, or none where one must: it is refused, and what in it was meant
+    /// for a tool that keeps secrets is not known.
+    fn strays(&self, value: &Value) -> bool {
+        match value {
+            Value::Object(fields) => fields.iter().any(|(name, field)| {
+                let unknown = |name: &str| {
+                    let own =
+                        [WAIT_SIGNAL, WAIT_TIME, WORKFLOW_RUN].contains(&name) || name.starts_with(WORKER);
+                    !own && self.tool(name).is_none()
+                };
+                match (name.as_str(), field) {
+                    ("task_type", Value::String(name)) => {
+                        name.strip_prefix(TOOL_TYPE).map_or_else(|| self.guards(name), unknown)
+                    }
+                    ("task_type", _) => true,
+                    ("steps", Value::Array(steps)) => steps.iter().any(|step| {
+                        let action = step.get("action").and_then(Value::as_str);
+                        action.is_none_or(unknown) || self.strays(step)
+                    }),
+                    ("action", Value::String(_)) => false,
+                    (_, field) => self.strays(field),
+                }
+            }),
+            Value::Array(items) => items.iter().any(|item| self.strays(item)),
+            Value::String(text) => self.guards(text.strip_prefix(TOOL_TYPE).unwrap_or(text)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        }
+    }
+
+    /// Whether a tool of this name keeps secrets.
+    fn guards(&self, name: &str) -> bool {
+        self.tool(name).is_some_and(|tool| !tool.secrets.is_empty())
+    }
+}
+
+/// Whether a value is to be made whole from what other steps give.
+fn refers(value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => {
+            fields.contains_key("$from") || fields.contains_key("$item") || fields.values().any(refers)
+        }
+        Value::Array(items) => items.iter().any(refers),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{
     block::splice,
     call::{Code, EndOutcome, Refusal},
+    contract::secret::echo::Echoes,
     event::body::Failure,
     router::{
         Outcome, RpcError,
@@ -92,10 +93,8 @@ pub fn refusal_result(refusal: &Refusal) -> Box<RawValue> {
 }
 
 /// A refusal that repeats no secret of the input it is about.
-pub fn silenced(refusal: Refusal, secrets: &[String]) -> Refusal {
-    let hidden = secrets.iter().filter(|secret| !secret.is_empty());
-    let message =
-        hidden.fold(refusal.message, |message, secret| message.replace(secret.as_str(), "$redacted"));
+pub fn silenced(refusal: Refusal, secrets: &Echoes) -> Refusal {
+    let message = secrets.hidden(&refusal.message);
     Refusal { message, ..refusal }
 }
 

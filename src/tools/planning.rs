@@ -14,7 +14,7 @@ use crate::{
     tools::work::Desk,
     workflow::{
         self,
-        plan::{Definition, Fault, ToolFacts, Tools, WORKFLOW_RUN, plan},
+        plan::{Definition, Fault, ToolFacts, Tools, WORKER, WORKFLOW_RUN, plan},
     },
 };
 
@@ -171,7 +171,7 @@ fn misfits(entry: &Entry, input: &Value) -> Vec<Fault> {
     }
 }
 
-fn fault(Misfit { place, fault }: Misfit) -> Fault {
+fn fault(Misfit { place, fault, .. }: Misfit) -> Fault {
     Fault { place, fault }
 }
 
@@ -204,7 +204,14 @@ fn find_unkept(desk: &Desk, definition: &Value, place: &str, found: &mut Vec<(St
                 find_unkept(desk, inputs, &place, found);
                 continue;
             }
-            let refusal = desk.offered(action).and_then(|entry| desk.unkept(&entry, inputs, &place));
+            let refusal = match action.strip_prefix(WORKER) {
+                None => desk.offered(action).and_then(|entry| desk.unkept(&entry, inputs, &place)),
+                // Work for others under the name of a tool here was meant for that tool.
+                Some(word) => {
+                    let entry = desk.offered(word).filter(|entry| !entry.secrets.is_empty());
+                    entry.and_then(|entry| desk.secret(&entry, inputs, &place))
+                }
+            };
             found.extend(refusal.map(|refusal| (place, refusal)));
         }
     }

@@ -66,6 +66,12 @@ pub fn checked(desk: &Desk, asked: &reading::Wish) -> Result<(TaskSubmitted, Opt
         return Err(refusal.hint("use another task_type, or wait in a workflow step"));
     }
     let tool = asked.task_type.strip_prefix(TOOL);
+    if let Some(entry) = desk.offered(&asked.task_type).filter(|entry| !entry.secrets.is_empty()) {
+        let value = serde_json::from_str(asked.payload.get()).unwrap_or_default();
+        if let Some(refusal) = desk.secret(&entry, &value, "/payload") {
+            return Err(refusal.hint(format!("a tool of this node is done as `{TOOL}{}`", asked.task_type)));
+        }
+    }
     let tool = tool.map(|name| on_offer(desk, name, &asked.payload)).transpose()?;
     let repeatable = tool.is_some_and(|(_, repeatable)| repeatable);
     Ok((TaskSubmitted { repeatable, ..asked.facts()? }, tool.map(|(contract, _)| contract)))

@@ -193,10 +193,8 @@ impl Desk {
     /// can. `place` is where the input stands.
     pub fn unkept(&self, entry: &Entry, input: &Value, place: &str) -> Option<Refusal> {
         let name = &entry.tool.name;
-        let hint = "call the tool directly, or give its server the secret";
-        // What a reference brings is not known yet.
-        if entry.secrets.stand_in(input, reference) {
-            return Some(invalid(format!("invalid input at {place}: {SECRET}")).hint(hint));
+        if let Some(refusal) = self.secret(entry, input, place) {
+            return Some(refusal);
         }
         let (setting, mode) = self.router.less_kept(name)?;
         let message = format!(
@@ -204,6 +202,15 @@ impl Desk {
         );
         let hint = format!("call the tool directly, or change `{setting}`");
         Some(Refusal::new(Code::FailedPrecondition, message).hint(hint))
+    }
+
+    /// Why an input that stands at `place` cannot be kept whole; none where a tool marks nothing of it.
+    pub fn secret(&self, entry: &Entry, input: &Value, place: &str) -> Option<Refusal> {
+        let keeping = self.router.keeping(entry, input);
+        // What a reference brings is not known yet.
+        let stands = keeping.unsure || keeping.secrets.stand_in(input, reference);
+        let hint = "call the tool directly, or give its server the secret";
+        stands.then(|| invalid(format!("invalid input at {place}: {SECRET}")).hint(hint))
     }
 
     /// JSON as a payload.
@@ -228,7 +235,8 @@ impl Desk {
 }
 
 /// What is wrong with durable work that holds a secret.
-const SECRET: &str = "the tool marks this value as secret, and what is queued is kept";
+const SECRET: &str =
+    "the tool marks this value as secret, or it may hold what is marked, and what is queued is kept";
 
 /// Whether a value is taken from another step, or from the list a step runs over.
 fn reference(value: &Value) -> bool {

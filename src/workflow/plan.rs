@@ -47,6 +47,20 @@ pub const NAME_MAX: usize = 128;
 pub const RUN_ID_MAX: usize = 256;
 
 /// Actions and task types of the node's own.
+/// The fields of a step.
+pub const STEP_FIELDS: [&str; 11] = [
+    "step_id",
+    "action",
+    "inputs",
+    "depends_on",
+    "retry",
+    "timeout_ms",
+    "when",
+    "compensate",
+    "for_each",
+    "reuse",
+    "repeatable",
+];
 pub const WAIT_SIGNAL: &str = "wait:signal";
 pub const WAIT_TIME: &str = "wait:time";
 pub const WORKFLOW_RUN: &str = "workflow:run";

@@ -32,6 +32,7 @@ mod record;
 mod restart;
 mod runs;
 mod schemas;
+mod secrets;
 mod sessions;
 mod speech;
 mod upstream;

@@ -6,9 +6,9 @@ use std::{fs, path::Path};
 
 use cairn::{
     block::{
-        Cid, decode_ipld,
+        Block, Cid, Codec, decode_ipld,
         json::dag,
-        payload::{INLINE_MAX, JSON, Payload, SaltKey},
+        payload::{INLINE_MAX, JSON, Payload, SaltKey, SealedPayload},
     },
     call::{End, EndOutcome, Start},
     contract::Contract,
@@ -80,10 +80,18 @@ impl Kept {
 
     /// Records a call of `tool` for `actor`, made for the event `cause`.
     pub fn call(&mut self, who: &str, input: &str, cause: Option<Cid>) -> Call {
+        self.call_sealed(who, input, cause, sealed)
+    }
+
+    fn call_sealed(
+        &mut self,
+        who: &str,
+        input: &str,
+        cause: Option<Cid>,
+        seal: fn(&str) -> SealedPayload,
+    ) -> Call {
         self.calls += 1;
         let id = format!("{:032x}", self.calls);
-        let seal =
-            |text: &str| Payload::seal(&SaltKey::new([7; 32]), JSON, text.as_bytes()).expect("a payload");
         let (input, output) = (seal(input), seal(&format!("{{\"echo\":{input}}}")));
         let (input_cid, output_cid) = (input.envelope.cid(), output.envelope.cid());
         let start = Start {
@@ -101,6 +109,7 @@ impl Kept {
                 key: None,
                 trace: None,
             },
+            former_key: None,
             cause,
             refs: Vec::new(),
             repeatable: false,
@@ -493,13 +502,55 @@ fn verifying_without_payloads_sees_all_but_them() {
     check(&flip("block", "id = 3", 30), Verdict::Verified);
 }
 
+fn sealed(text: &str) -> SealedPayload {
+    Payload::seal(&SaltKey::new([7; 32]), JSON, text.as_bytes()).expect("a payload")
+}
+
+/// A large payload as it was sealed before parts had salts.
+fn sealed_plain(text: &str) -> SealedPayload {
+    let parts: Vec<Block> =
+        text.as_bytes().chunks(INLINE_MAX).map(|part| Block::new(Codec::Raw, part.to_vec())).collect();
+    let payload = Payload {
+        v: 1,
+        media: JSON.to_owned(),
+        salt: SaltKey::new([7; 32]).commit(JSON, text.as_bytes()).to_vec(),
+        data: None,
+        parts: Some(parts.iter().map(Block::cid).collect()),
+    };
+    SealedPayload { envelope: Block::encode(&payload), parts, len: text.len() as u64 }
+}
+
 #[test]
 fn a_part_is_gone_only_with_its_payloads() {
+    part_gone_only_with_its_payloads(sealed);
+    part_gone_only_with_its_payloads(sealed_plain);
+}
+
+#[test]
+fn large_content_reads_the_same_whichever_form_its_parts_have() {
+    let text = format!("\"{}\"", "x".repeat(2 * INLINE_MAX));
+    let mut kept = Kept::new();
+    let calls = [sealed, sealed_plain].map(|seal| kept.call_sealed("ada", &text, None, seal));
+    let (home, _dir) = kept.close();
+    let view = View::open(&home).expect("a view");
+    for call in calls {
+        let payload = view.payload(&call.input).expect("it is read").expect("a payload");
+        assert_eq!(view.content(payload).expect("whole"), text.as_bytes());
+        let (cid, block) = match view.find(&call.input).expect("it is found") {
+            Found::Block { cid, bytes } => (cid, bytes),
+            Found::Event(event) => panic!("{event:?}"),
+        };
+        assert_eq!(view.block_json(&cid, &block, false).expect("shown")["value"]["len"], text.len());
+    }
+    assert_eq!(verify(&home, &Checks::default(), &mut |_| {}).verdict, Verdict::Verified);
+}
+
+fn part_gone_only_with_its_payloads(seal: fn(&str) -> SealedPayload) {
     // All but the first part are the same.
     let large = |first: &str| format!("\"{}{}\"", first.repeat(INLINE_MAX - 1), "x".repeat(2 * INLINE_MAX));
     let mut kept = Kept::new();
-    let erased = kept.call("ada", &large("a"), None);
-    let shares = kept.call("ada", &large("b"), None);
+    let erased = kept.call_sealed("ada", &large("a"), None, seal);
+    let shares = kept.call_sealed("ada", &large("b"), None, seal);
     let erase = Command::Erase { payload: erased.input, basis: "test".to_owned(), actor: actor("operator") };
     kept.ledger.submit_blocking(erase).expect("it is erased");
     let (home, _dir) = kept.close();

@@ -1,15 +1,26 @@
 //! What is wrong with the input of a tool, each fault with its place.
 //!
-//! Invariant: no fault repeats a value of the input: it may be secret, or megabytes long.
+//! Invariants:
+//! - no fault repeats a value of the input: it may be secret, or megabytes long;
+//! - what is kept of a fault repeats no name either that the schema does not know.
 
 use jsonschema::{ValidationError, error::ValidationErrorKind};
 use serde_json::Value;
 
 use super::Entry;
-use crate::call::{Code, Refusal};
+use crate::{
+    call::{Code, Refusal},
+    contract::secret::REDACTED,
+};
 
 /// Misfits of one input that are told.
 const MISFITS_MAX: usize = 100;
+/// Digits of an index into a list: longer ones may be a name that somebody gave.
+const INDEX_DIGITS: usize = 3;
+/// What is kept of a fault about names that are not known.
+const UNKNOWN: &str = "is not known";
+/// What is kept of a fault about names, whatever is wrong with them.
+const UNFIT: &str = "has names that do not fit";
 /// How alike two names are for one to be offered in the other's place.
 const NEAR_ENOUGH: f64 = 0.7;
 
@@ -19,9 +30,62 @@ pub struct Misfit {
     /// A JSON pointer into the input.
     pub place: String,
     pub fault: String,
+    /// What is kept of the fault, where it speaks of names that the caller gave.
+    unnamed: Option<&'static str>,
+}
+
+/// Why an input is refused: as its caller is told, and as it is kept.
+pub struct Unfit {
+    pub told: Refusal,
+    pub kept: Refusal,
+}
+
+impl Unfit {
+    /// One that says the same to both.
+    pub fn open(refusal: Refusal) -> Self {
+        Self { told: refusal.clone(), kept: refusal }
+    }
 }
 
 impl Entry {
+    /// Checks an input against the contract's schema; a violation names its path.
+    pub fn check(&self, input: &Value) -> Result<(), Refusal> {
+        self.unfit(input).map_or(Ok(()), |unfit| Err(unfit.told))
+    }
+
+    /// Why an input is refused; none where it fits the contract's schema.
+    pub fn unfit(&self, input: &Value) -> Option<Unfit> {
+        let misfits = match self.misfits(input) {
+            Ok(misfits) if misfits.is_empty() => return None,
+            Ok(misfits) => misfits,
+            Err(refusal) => return Some(Unfit::open(refusal)),
+        };
+        let refusal = |faults: Vec<(String, &str)>| {
+            let faults = faults.into_iter().map(|(place, fault)| match place.as_str() {
+                "" => format!("/: {fault}"),
+                place => format!("{place}: {fault}"),
+            });
+            let message = format!("invalid input at {}", faults.collect::<Vec<_>>().join("; "));
+            let hint = "see the tool's input schema (tools_get_schema)";
+            Refusal::new(Code::InvalidArgument, message).hint(hint)
+        };
+        let told = misfits.iter().map(|misfit| (misfit.place.clone(), misfit.fault.as_str()));
+        let kept = misfits
+            .iter()
+            .map(|misfit| (self.known_place(&misfit.place), misfit.unnamed.unwrap_or(&misfit.fault)));
+        Some(Unfit { told: refusal(told.collect()), kept: refusal(kept.collect()) })
+    }
+
+    /// A place without names that the schema does not know.
+    fn known_place(&self, place: &str) -> String {
+        let known = |step: &str| {
+            let name = step.replace("~1", "/").replace("~0", "~");
+            let index = step.len() <= INDEX_DIGITS && step.bytes().all(|byte| byte.is_ascii_digit());
+            if index || self.names.contains(&name) { format!("/{step}") } else { format!("/{REDACTED}") }
+        };
+        place.split('/').skip(1).map(known).collect()
+    }
+
     /// All that the contract's schema finds wrong with an input, up to `MISFITS_MAX`. Errors: a schema that cannot
     /// be used.
     pub fn misfits(&self, input: &Value) -> Result<Vec<Misfit>, Refusal> {
@@ -43,18 +107,24 @@ impl Entry {
                         Some(known) => format!("`{name}` is not known: did you mean `{known}`?"),
                         None => format!("`{name}` is not known"),
                     },
+                    unnamed: Some(UNKNOWN),
                 };
                 unexpected.iter().map(unknown).collect()
             }
             ValidationErrorKind::Required { property } => {
                 let place = property.as_str().map_or_else(|| place.clone(), inside);
-                vec![Misfit { place, fault: "is required".to_owned() }]
+                vec![Misfit { place, fault: "is required".to_owned(), unnamed: None }]
             }
             ValidationErrorKind::FalseSchema => {
-                vec![Misfit { place, fault: "must not be given".to_owned() }]
+                vec![Misfit { place, fault: "must not be given".to_owned(), unnamed: None }]
+            }
+            ValidationErrorKind::UnevaluatedProperties { .. }
+            | ValidationErrorKind::UnevaluatedItems { .. }
+            | ValidationErrorKind::PropertyNames { .. } => {
+                vec![Misfit { place, fault: error.masked().to_string(), unnamed: Some(UNFIT) }]
             }
             // Masked: a value may be secret, or megabytes long.
-            _ => vec![Misfit { place, fault: error.masked().to_string() }],
+            _ => vec![Misfit { place, fault: error.masked().to_string(), unnamed: None }],
         }
     }
 }

@@ -5,8 +5,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    EACH_DEFAULT, EACH_MAX, NAME_MAX, Standing, Step, Tools, Undo, WAIT_RUN, WAIT_SIGNAL, WAIT_TIME, WORKER,
-    WORKFLOW_RUN,
+    EACH_DEFAULT, EACH_MAX, NAME_MAX, STEP_FIELDS, Standing, Step, Tools, Undo, WAIT_RUN, WAIT_SIGNAL,
+    WAIT_TIME, WORKER, WORKFLOW_RUN,
     fields::{self, Faults, Object, join},
 };
 use crate::{
@@ -16,19 +16,6 @@ use crate::{
     workflow::inputs::{self, Reference, Special, when},
 };
 
-const STEP_FIELDS: [&str; 11] = [
-    "step_id",
-    "action",
-    "inputs",
-    "depends_on",
-    "retry",
-    "timeout_ms",
-    "when",
-    "compensate",
-    "for_each",
-    "reuse",
-    "repeatable",
-];
 const RETRY_FIELDS: [&str; 5] = ["max_retries", "backoff_ms", "backoff_factor", "max_backoff_ms", "jitter"];
 const RETRIES_MAX: u64 = 1_000;
 const FACTOR_MAX: f64 = 100.0;

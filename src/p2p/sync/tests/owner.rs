@@ -126,6 +126,7 @@ impl Owner {
             tool,
             input: Some(payload_ref(&input, Role::Input)),
             facts,
+            former_key: None,
             cause: None,
             refs: Vec::new(),
             repeatable: true,

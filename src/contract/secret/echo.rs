@@ -1,0 +1,261 @@
+//! Echoes: secrets of a call's input that come back in its answer.
+//!
+//! Invariants:
+//! - a secret is found whatever JSON spells it as: escaped, in JSON that stands in a string, as a number or as text;
+//! - where it cannot be told whether a text repeats a short secret or resembles it by chance, that is said.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::{REDACTED, is_commitment};
+
+/// Secrets that one answer is searched for: with more of them, nothing of it is kept.
+const ECHOES_MAX: usize = 256;
+/// Shorter secrets may stand in other words by chance.
+const LONG_MIN: usize = 6;
+/// How many strings of JSON within each other are read.
+const NESTED_MAX: usize = 8;
+/// How many times over a secret is looked for in the form it has inside a JSON string.
+const ESCAPED_MAX: usize = 3;
+
+/// Texts that must not be kept: strings, and numbers as they are written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Echoes {
+    texts: BTreeSet<String>,
+    many: bool,
+}
+
+/// What an answer is without the echoes in it.
+#[derive(Debug, PartialEq)]
+pub enum Scrubbed {
+    Unchanged,
+    Changed(Value),
+    /// It cannot be told.
+    Undecided,
+}
+
+impl Echoes {
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty() && !self.many
+    }
+
+    /// Whether they are more than are looked for.
+    pub fn too_many(&self) -> bool {
+        self.many
+    }
+
+    /// Every text and number of a value, and those of JSON that stands in its texts.
+    pub fn add(&mut self, value: &Value) {
+        self.collect(value, NESTED_MAX);
+    }
+
+    pub fn text(&mut self, text: &str) {
+        if text.is_empty() || self.many || self.texts.contains(text) {
+            return;
+        }
+        self.many = self.texts.len() >= ECHOES_MAX;
+        if !self.many {
+            self.texts.insert(text.to_owned());
+        }
+    }
+
+    pub fn join(&mut self, others: &Self) {
+        self.many |= others.many;
+        others.texts.iter().for_each(|text| self.text(text));
+    }
+
+    fn collect(&mut self, value: &Value, nested: usize) {
+        match value {
+            Value::String(text) => {
+                self.text(text);
+                if let Some(inner) = nested.checked_sub(1).and_then(|_| json_in(text)) {
+                    self.collect(&inner, nested - 1);
+                }
+            }
+            Value::Number(number) => self.text(&number.to_string()),
+            Value::Array(items) => items.iter().for_each(|item| self.collect(item, nested)),
+            Value::Object(map) => {
+                for (name, inner) in map {
+                    // Short names are words of the tool, which may stand anywhere.
+                    if name.len() >= LONG_MIN {
+                        self.text(name);
+                    }
+                    self.collect(inner, nested);
+                }
+            }
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+
+    /// Whether any of them stands in a text, as a word or within one.
+    pub fn stand_in(&self, text: &str) -> bool {
+        self.many || !matches!(self.searched(text), Found::Nothing)
+    }
+
+    /// A text without them, for people: those that cannot be told from a part of another word are taken out as well.
+    pub fn hidden(&self, text: &str) -> String {
+        if self.many {
+            return REDACTED.to_owned();
+        }
+        match self.searched(text) {
+            Found::Nothing => text.to_owned(),
+            Found::Taken(text) => text,
+            Found::Undecided => REDACTED.to_owned(),
+        }
+    }
+
+    /// A value without them.
+    pub fn scrub(&self, value: &Value) -> Scrubbed {
+        if self.many {
+            return Scrubbed::Undecided;
+        }
+        let mut scrubbing = Scrubbing { echoes: self, changed: false, undecided: false };
+        let scrubbed = scrubbing.value(value, NESTED_MAX);
+        match scrubbing {
+            Scrubbing { undecided: true, .. } => Scrubbed::Undecided,
+            Scrubbing { changed: true, .. } => Scrubbed::Changed(scrubbed),
+            Scrubbing { .. } => Scrubbed::Unchanged,
+        }
+    }
+
+    fn searched(&self, text: &str) -> Found {
+        let mut now = text.to_owned();
+        // The longest first: a shorter one may be part of it.
+        let mut texts: Vec<&String> = self.texts.iter().collect();
+        texts.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        // A commitment of ours is made of digits, so short secrets stand in it by chance.
+        let ours =
+            is_commitment(text.strip_prefix(REDACTED).map_or(text, |rest| rest.trim_start_matches(':')));
+        for secret in texts {
+            if secret.len() >= LONG_MIN {
+                forms(secret).iter().for_each(|form| now = now.replace(form, REDACTED));
+            } else if !ours {
+                match words_without(&now, secret) {
+                    Some(without) => now = without,
+                    None => return Found::Undecided,
+                }
+            }
+        }
+        if now == text { Found::Nothing } else { Found::Taken(now) }
+    }
+
+    /// Whether a number is one of them, or could be.
+    fn number(&self, number: &str) -> Found {
+        for secret in &self.texts {
+            let equal = || Some(secret.parse::<f64>().ok()? == number.parse::<f64>().ok()?);
+            if secret == number || equal() == Some(true) {
+                return Found::Taken(REDACTED.to_owned());
+            }
+        }
+        match self.texts.iter().any(|secret| number.contains(secret.as_str())) {
+            true => Found::Undecided,
+            false => Found::Nothing,
+        }
+    }
+}
+
+enum Found {
+    Nothing,
+    Taken(String),
+    Undecided,
+}
+
+/// The forms a secret has as text, and inside JSON strings: the deepest first, for a shallower one may be part of it.
+fn forms(secret: &str) -> Vec<String> {
+    let mut forms = vec![secret.to_owned()];
+    for _ in 0..ESCAPED_MAX {
+        let quoted = Value::String(forms[forms.len() - 1].clone()).to_string();
+        let inner = quoted[1..quoted.len() - 1].to_owned();
+        if forms.last() == Some(&inner) {
+            break;
+        }
+        forms.push(inner);
+    }
+    forms.reverse();
+    forms
+}
+
+/// A text without a short secret; none where it stands within a longer word.
+fn words_without(text: &str, secret: &str) -> Option<String> {
+    let word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    let (starts, ends) = (word(secret.chars().next()), word(secret.chars().next_back()));
+    let mut without = String::with_capacity(text.len());
+    let mut rest = text;
+    let mut before = None;
+    while let Some(at) = rest.find(secret) {
+        let (lead, found) = rest.split_at(at);
+        let after = &found[secret.len()..];
+        let left = lead.chars().next_back().or(before);
+        if (starts && word(left)) || (ends && word(after.chars().next())) {
+            return None;
+        }
+        without += lead;
+        without += REDACTED;
+        before = secret.chars().next_back();
+        rest = after;
+    }
+    without += rest;
+    Some(without)
+}
+
+/// The array or object that a text is.
+fn json_in(text: &str) -> Option<Value> {
+    let like = text.trim_start().starts_with(['{', '[', '"']);
+    like.then(|| serde_json::from_str(text).ok()).flatten()
+}
+
+struct Scrubbing<'a> {
+    echoes: &'a Echoes,
+    changed: bool,
+    undecided: bool,
+}
+
+impl Scrubbing<'_> {
+    fn value(&mut self, value: &Value, nested: usize) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.text(text, nested)),
+            Value::Number(number) => match self.echoes.number(&number.to_string()) {
+                Found::Nothing => value.clone(),
+                Found::Taken(text) => {
+                    self.changed = true;
+                    json!(text)
+                }
+                Found::Undecided => {
+                    self.undecided = true;
+                    Value::Null
+                }
+            },
+            Value::Array(items) => items.iter().map(|item| self.value(item, nested)).collect(),
+            Value::Object(map) => {
+                let member =
+                    |(name, inner): (&String, &Value)| (self.text(name, 0), self.value(inner, nested));
+                map.iter().map(member).collect()
+            }
+            Value::Null | Value::Bool(_) => value.clone(),
+        }
+    }
+
+    fn text(&mut self, text: &str, nested: usize) -> String {
+        let inner = nested.checked_sub(1).and_then(|_| json_in(text));
+        let read = inner.map(|inner| {
+            let before = std::mem::replace(&mut self.changed, false);
+            let scrubbed = self.value(&inner, nested - 1);
+            let changed = std::mem::replace(&mut self.changed, before);
+            self.changed |= changed;
+            changed.then(|| scrubbed.to_string())
+        });
+        let text = read.flatten().map_or_else(|| text.into(), std::borrow::Cow::Owned);
+        match self.echoes.searched(&text) {
+            Found::Nothing => text.into_owned(),
+            Found::Taken(text) => {
+                self.changed = true;
+                text
+            }
+            Found::Undecided => {
+                self.undecided = true;
+                String::new()
+            }
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! What a schema marks, as states and the steps between them: one state for each subschema that can come to apply.
+//!
+//! Invariants:
+//! - a schema without marks has no states; in any other, each mark is reached by steps that are understood, or all is secret;
+//! - states are as many as subschemas, however references meet each other again.
+
+mod listing;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use serde_json::{Map, Value};
+
+/// Steps between the subschemas of one schema, and of one listing of its marks: a schema with more is secret as a whole.
+const SCHEMA_VISITS_MAX: usize = 100_000;
+/// What marks a field as secret where it is `true`.
+const MARKS: [&str; 2] = ["writeOnly", "x-secret"];
+/// Keywords whose value is data, whatever it looks like.
+const DATA: [&str; 5] = ["const", "enum", "default", "examples", "example"];
+/// Keywords whose value holds subschemas by name.
+const NAMED: [&str; 6] =
+    ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"];
+/// Keywords that apply other subschemas to the same value.
+const SAME: [&str; 7] = ["allOf", "anyOf", "oneOf", "not", "if", "then", "else"];
+/// Keywords that are about items.
+const ITEMS: [&str; 5] = ["items", "prefixItems", "additionalItems", "unevaluatedItems", "contains"];
+/// Keywords that are about properties without a name of their own.
+const REST: [&str; 2] = ["additionalProperties", "unevaluatedProperties"];
+/// Keywords about what a value or its names spell: what is marked there makes the whole value secret.
+const SPELLED: [&str; 2] = ["propertyNames", "contentSchema"];
+/// References that depend on how their schema was come to.
+const DYNAMIC: [&str; 2] = ["$dynamicRef", "$recursiveRef"];
+
+/// The marks of one schema.
+#[derive(Debug)]
+pub struct Marks {
+    /// The first is that of the schema itself.
+    states: Vec<State>,
+}
+
+/// One subschema.
+#[derive(Debug, Default)]
+struct State {
+    secret: bool,
+    /// What applies to the same value.
+    same: Vec<usize>,
+    named: HashMap<String, Vec<usize>>,
+    /// What may apply to any member, by a pattern.
+    patterned: Vec<usize>,
+    /// What applies to members without a name here.
+    rest: Vec<usize>,
+    items: Vec<usize>,
+    spelled: Vec<usize>,
+    /// Whether it says anything of members without a name here.
+    tells_rest: bool,
+    /// Whether anything marked can be come to from here.
+    leads: bool,
+    /// Whether secrets may stand in members, and in items.
+    members_lead: bool,
+    items_lead: bool,
+}
+
+impl Marks {
+    /// None where nothing is marked.
+    pub fn of_schema(schema: &Value) -> Option<Self> {
+        if !marked_anywhere(schema) {
+            return None;
+        }
+        let mut marked = HashSet::new();
+        marks_in(schema, true, &mut marked);
+        let mut walk = Walk::new(schema);
+        walk.run();
+        let reached = walk.ids.keys().copied().collect();
+        if !walk.understood || !marked.is_subset(&reached) {
+            return Some(Self::everything());
+        }
+        if !walk.states.iter().any(|state| state.secret) {
+            return None;
+        }
+        let mut marks = Self { states: walk.states };
+        marks.lead();
+        let listed = marks.list();
+        Some(if listed.is_some() { marks } else { Self::everything() })
+    }
+
+    pub fn everything() -> Self {
+        Self { states: vec![State { secret: true, ..State::default() }] }
+    }
+
+    /// Paths to what is marked, as contracts tell them.
+    pub fn listed(&self) -> BTreeSet<Vec<String>> {
+        self.list().unwrap_or_default()
+    }
+
+    /// Notes which states lead to a secret, and folds in what is marked of what a value spells.
+    fn lead(&mut self) {
+        let mut before: Vec<Vec<usize>> = vec![Vec::new(); self.states.len()];
+        for (id, state) in self.states.iter().enumerate() {
+            state.all().for_each(|next| before[next].push(id));
+        }
+        let mut leads = vec![false; self.states.len()];
+        let mut waiting: Vec<usize> = (0..self.states.len()).filter(|id| self.states[*id].secret).collect();
+        while let Some(id) = waiting.pop() {
+            if !std::mem::replace(&mut leads[id], true) {
+                waiting.extend(&before[id]);
+            }
+        }
+        for (id, state) in self.states.iter_mut().enumerate() {
+            let any = |ids: &[usize]| ids.iter().any(|id| leads[*id]);
+            state.leads = leads[id];
+            state.secret |= any(&state.spelled);
+            let named = state.named.values().any(|ids| any(ids));
+            state.members_lead = named || any(&state.patterned) || any(&state.rest);
+            state.items_lead = any(&state.items);
+        }
+    }
+}
+
+impl State {
+    fn all(&self) -> impl Iterator<Item = usize> {
+        let lists = [&self.same, &self.patterned, &self.rest, &self.items, &self.spelled];
+        lists.into_iter().chain(self.named.values()).flatten().copied()
+    }
+}
+
+/// The states that one place of a value is in, with all that applies there.
+#[derive(Default)]
+pub struct Reached<'a> {
+    states: Vec<(&'a Marks, usize)>,
+    pub secret: bool,
+    /// Whether secrets may stand in members, and in items.
+    pub members: bool,
+    pub items: bool,
+}
+
+impl<'a> Reached<'a> {
+    pub fn new(states: impl Iterator<Item = (&'a Marks, usize)>) -> Self {
+        let mut reached = Self::default();
+        let mut seen = HashSet::new();
+        let mut waiting: Vec<_> = states.collect();
+        while let Some((marks, id)) = waiting.pop() {
+            if seen.insert((std::ptr::from_ref(marks), id)) {
+                let state = &marks.states[id];
+                reached.secret |= state.secret;
+                reached.members |= state.members_lead;
+                reached.items |= state.items_lead;
+                reached.states.push((marks, id));
+                waiting.extend(state.same.iter().map(|id| (marks, *id)));
+            }
+        }
+        reached
+    }
+
+    pub fn len(&self) -> usize {
+        self.states.len()
+    }
+
+    /// What applies to a member, and whether anything is said of it.
+    pub fn member(&self, name: &str) -> (Vec<(&'a Marks, usize)>, bool) {
+        let (mut next, mut known) = (Vec::new(), false);
+        for (marks, id) in &self.states {
+            let state = &marks.states[*id];
+            let named = state.named.get(name);
+            known |= named.is_some() || state.tells_rest || !state.patterned.is_empty();
+            let ids = named.unwrap_or(&state.rest).iter().chain(&state.patterned);
+            next.extend(ids.map(|id| (*marks, *id)));
+        }
+        (next, known)
+    }
+
+    /// What applies to any item.
+    pub fn item(&self) -> Vec<(&'a Marks, usize)> {
+        let of = |(marks, id): &(&'a Marks, usize)| (*marks, marks.states[*id].items.clone());
+        let items = self.states.iter().map(of);
+        items.flat_map(|(marks, ids)| ids.into_iter().map(move |id| (marks, id))).collect()
+    }
+}
+
+/// One search of a schema for what can come to apply.
+struct Walk<'a> {
+    /// The schema and every subschema with an identity of its own: what references are relative to.
+    resources: Vec<&'a Value>,
+    anchors: HashMap<&'a str, Vec<&'a Value>>,
+    /// Subschemas by where they stand in memory.
+    ids: HashMap<*const Map<String, Value>, usize>,
+    states: Vec<State>,
+    waiting: Vec<&'a Map<String, Value>>,
+    steps: usize,
+    understood: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn new(schema: &'a Value) -> Self {
+        let mut walk = Self {
+            resources: vec![schema],
+            anchors: HashMap::new(),
+            ids: HashMap::new(),
+            states: Vec::new(),
+            waiting: Vec::new(),
+            steps: 0,
+            understood: true,
+        };
+        walk.identify(schema);
+        walk.state(schema);
+        walk
+    }
+
+    /// Finds what references can name.
+    fn identify(&mut self, value: &'a Value) {
+        let text = |key: &str| value.get(key).and_then(Value::as_str);
+        for key in ["$anchor", "$dynamicAnchor"] {
+            if let Some(anchor) = text(key) {
+                self.anchors.entry(anchor).or_default().push(value);
+            }
+        }
+        for id in ["$id", "id"].into_iter().filter_map(text) {
+            match id.strip_prefix('#') {
+                Some(anchor) => self.anchors.entry(anchor).or_default().push(value),
+                None => self.resources.push(value),
+            }
+        }
+        match value {
+            Value::Object(map) => map.values().for_each(|inner| self.identify(inner)),
+            Value::Array(items) => items.iter().for_each(|inner| self.identify(inner)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    /// The state of a subschema; none where it says nothing.
+    fn state(&mut self, schema: &'a Value) -> Option<usize> {
+        self.steps += 1;
+        let map = schema.as_object()?;
+        let next = self.states.len();
+        let id = *self.ids.entry(std::ptr::from_ref(map)).or_insert(next);
+        if id == next {
+            self.states.push(State { secret: is_marked(map), ..State::default() });
+            self.waiting.push(map);
+        }
+        Some(id)
+    }
+
+    fn each(&mut self, schemas: impl Iterator<Item = &'a Value>) -> Vec<usize> {
+        schemas.filter_map(|schema| self.state(schema)).collect()
+    }
+
+    fn run(&mut self) {
+        while let Some(map) = self.waiting.pop() {
+            let state = self.read(map);
+            let id = self.ids[&std::ptr::from_ref(map)];
+            self.states[id] = state;
+            if self.steps > SCHEMA_VISITS_MAX {
+                self.understood = false;
+            }
+            if !self.understood {
+                return;
+            }
+        }
+    }
+
+    fn read(&mut self, map: &'a Map<String, Value>) -> State {
+        let mut state = State { secret: is_marked(map), ..State::default() };
+        for (keyword, value) in map {
+            let keyword = keyword.as_str();
+            let one_or_more = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+            let by_name = || value.as_object().into_iter().flat_map(Map::values);
+            match keyword {
+                "$ref" => match self.targets(value) {
+                    Some(targets) => state.same.extend(self.each(targets.into_iter())),
+                    None => self.understood = false,
+                },
+                _ if DYNAMIC.contains(&keyword) => self.understood = false,
+                _ if SAME.contains(&keyword) => state.same.extend(self.each(one_or_more.iter())),
+                "dependentSchemas" | "dependencies" => state.same.extend(self.each(by_name())),
+                "properties" => {
+                    for (name, property) in value.as_object().into_iter().flatten() {
+                        let ids = self.each(std::iter::once(property));
+                        state.named.entry(name.clone()).or_default().extend(ids);
+                    }
+                }
+                "patternProperties" => state.patterned.extend(self.each(by_name())),
+                _ if REST.contains(&keyword) => {
+                    state.tells_rest |= value.as_object().is_some_and(|rest| !rest.is_empty());
+                    state.rest.extend(self.each(std::iter::once(value)));
+                }
+                _ if ITEMS.contains(&keyword) => state.items.extend(self.each(one_or_more.iter())),
+                _ if SPELLED.contains(&keyword) => state.spelled.extend(self.each(std::iter::once(value))),
+                _ if DATA.contains(&keyword) || NAMED.contains(&keyword) => {}
+                // Nobody knows what a keyword of others does with what it refers to.
+                _ => self.understood &= !refers(value),
+            }
+        }
+        state
+    }
+
+    /// All that a reference may mean: which schema it is relative to is not worked out, so it is tried in each. None where it
+    /// means nothing here.
+    fn targets(&mut self, reference: &Value) -> Option<Vec<&'a Value>> {
+        let reference = reference.as_str()?;
+        let fragment = reference.split_once('#').map_or("", |(_, fragment)| fragment);
+        let fragment = unescaped(fragment)?;
+        self.steps += self.resources.len();
+        let found: Vec<&Value> = match fragment.is_empty() || fragment.starts_with('/') {
+            true => self.resources.iter().filter_map(|schema| schema.pointer(&fragment)).collect(),
+            false => self.anchors.get(fragment.as_str()).cloned().unwrap_or_default(),
+        };
+        (!found.is_empty()).then_some(found)
+    }
+}
+
+/// A URI's fragment without percent signs.
+fn unescaped(fragment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(fragment.len());
+    let mut rest = fragment.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn is_marked(schema: &Map<String, Value>) -> bool {
+    MARKS.iter().any(|mark| schema.get(*mark) == Some(&Value::Bool(true)))
+        || schema.get("format").and_then(Value::as_str) == Some("password")
+}
+
+/// Whether there is a mark at all, in data or not: most schemas have none.
+fn marked_anywhere(schema: &Value) -> bool {
+    match schema {
+        Value::Object(map) => is_marked(map) || map.values().any(marked_anywhere),
+        Value::Array(items) => items.iter().any(marked_anywhere),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+/// Finds every marked subschema, whether anything leads to it or not. `schema` says that a value is a schema, and not
+/// schemas by name.
+fn marks_in(value: &Value, schema: bool, found: &mut HashSet<*const Map<String, Value>>) {
+    match value {
+        Value::Object(map) => {
+            if schema && is_marked(map) {
+                found.insert(std::ptr::from_ref(map));
+            }
+            for (keyword, inner) in map {
+                match schema && DATA.contains(&keyword.as_str()) {
+                    true => {}
+                    false => marks_in(inner, !(schema && NAMED.contains(&keyword.as_str())), found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|inner| marks_in(inner, true, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Whether a value refers to a schema anywhere.
+fn refers(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => {
+            let own = map.keys().any(|key| key == "$ref" || DYNAMIC.contains(&key.as_str()));
+            own || map.values().any(refers)
+        }
+        Value::Array(items) => items.iter().any(refers),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}

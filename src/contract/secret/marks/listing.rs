@@ -1,0 +1,58 @@
+//! The list of paths to what a schema marks, as contracts tell it.
+//!
+//! Invariant: where a schema comes back to itself a path ends with `**`, so the list is finite.
+
+use std::collections::BTreeSet;
+
+use super::{Marks, SCHEMA_VISITS_MAX};
+
+impl Marks {
+    /// None where there are too many.
+    pub(super) fn list(&self) -> Option<BTreeSet<Vec<String>>> {
+        let mut listing = Listing { marks: self, found: BTreeSet::new(), open: Vec::new(), visits: 0 };
+        listing.visit(0, &mut Vec::new());
+        (listing.visits <= SCHEMA_VISITS_MAX).then_some(listing.found)
+    }
+}
+
+/// Makes the list of paths to what is marked.
+struct Listing<'a> {
+    marks: &'a Marks,
+    found: BTreeSet<Vec<String>>,
+    /// The states on the way, and how long the path was there.
+    open: Vec<(usize, usize)>,
+    visits: usize,
+}
+
+impl Listing<'_> {
+    fn visit(&mut self, id: usize, path: &mut Vec<String>) {
+        self.visits += 1;
+        if self.visits > SCHEMA_VISITS_MAX {
+            return;
+        }
+        let state = &self.marks.states[id];
+        if state.secret {
+            self.found.insert(path.clone());
+            return;
+        }
+        if let Some((_, len)) = self.open.iter().rfind(|(open, _)| *open == id) {
+            // The same again of the same value says nothing new.
+            if *len < path.len() && state.leads {
+                self.found.insert([&path[..], &["**".to_owned()]].concat());
+            }
+            return;
+        }
+        self.open.push((id, path.len()));
+        for next in &state.same {
+            self.visit(*next, path);
+        }
+        let rest = state.patterned.iter().chain(&state.rest).chain(&state.items);
+        let named = state.named.iter().flat_map(|(name, ids)| ids.iter().map(move |id| (name.as_str(), id)));
+        for (step, next) in rest.map(|id| ("*", id)).chain(named) {
+            path.push(step.to_owned());
+            self.visit(*next, path);
+            path.pop();
+        }
+        self.open.pop();
+    }
+}

@@ -1,0 +1,118 @@
+//! Taking secrets out of a value, and putting commitments in their places.
+//!
+//! Invariants:
+//! - a commitment stands only where this put it: what looks like one in a value that came is taken for what it is, a value;
+//! - work is bounded: what is not come to within it is secret.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::{Bound, Paths, Spot, echo::Echoes};
+
+/// Subschemas held against one value in all: beyond this the rest of the value is secret.
+const STEPS_MAX: usize = 4_000_000;
+
+/// What of a value is kept.
+#[derive(Clone, Copy)]
+pub enum Keep<'a> {
+    /// All but secrets.
+    All,
+    /// Structure and names, but for names that repeat a secret.
+    Shape { echoes: Option<&'a Echoes> },
+    /// Structure, and only these names.
+    Known(&'a HashSet<String>),
+}
+
+/// A value without what must not be kept.
+pub struct Reduced {
+    pub value: Value,
+    /// The secrets that were taken out.
+    pub taken: Echoes,
+    /// Whether any were.
+    pub changed: bool,
+}
+
+/// Takes the secrets at `paths` out of a value, and all that `keep` does not name; `at` is where the value stands.
+pub fn reduce(value: Value, at: &str, paths: &Paths, keep: Keep<'_>, bound: &Bound) -> Reduced {
+    let mut taking =
+        Taking { bound, keep, path: at.to_owned(), taken: Echoes::default(), steps: 0, changed: false };
+    let value = taking.reduced(value, &Spot::first(paths));
+    Reduced { value, taken: taking.taken, changed: taking.changed }
+}
+
+struct Taking<'a> {
+    bound: &'a Bound,
+    keep: Keep<'a>,
+    /// Where it is.
+    path: String,
+    taken: Echoes,
+    steps: usize,
+    changed: bool,
+}
+
+impl Taking<'_> {
+    fn reduced(&mut self, value: Value, spot: &Spot<'_>) -> Value {
+        self.steps += spot.reached.len();
+        if spot.takes(&value) || self.steps > STEPS_MAX {
+            return self.take(&value);
+        }
+        let whole = matches!(self.keep, Keep::All);
+        if whole && !spot.matters() {
+            return value;
+        }
+        match value {
+            Value::Object(map) => {
+                let member = |(name, inner)| self.member(name, inner, spot);
+                map.into_iter().map(member).collect()
+            }
+            Value::Array(items) => {
+                let item = |(at, inner): (usize, Value)| {
+                    let spot = spot.item(at);
+                    self.below(&at.to_string(), |taking| taking.reduced(inner, &spot))
+                };
+                items.into_iter().enumerate().map(item).collect()
+            }
+            Value::Null => Value::Null,
+            leaf @ (Value::Bool(_) | Value::Number(_) | Value::String(_)) => match whole {
+                true => leaf,
+                false => self.bound.value(&self.path, &leaf),
+            },
+        }
+    }
+
+    fn member(&mut self, name: String, inner: Value, spot: &Spot<'_>) -> (String, Value) {
+        let next = spot.member(&name);
+        let told = match self.keep {
+            Keep::All => next.is_some(),
+            Keep::Shape { echoes } => next.is_some() && !echoes.is_some_and(|echoes| echoes.stand_in(&name)),
+            Keep::Known(names) => names.contains(&name),
+        };
+        let kept = self.below(&name, |taking| match &next {
+            Some(next) => taking.reduced(inner, next),
+            None => taking.take(&inner),
+        });
+        if told {
+            return (name, kept);
+        }
+        self.changed = true;
+        self.taken.text(&name);
+        (self.bound.member(&self.path, &name), kept)
+    }
+
+    fn take(&mut self, value: &Value) -> Value {
+        self.changed = true;
+        self.taken.add(value);
+        self.bound.value(&self.path, value)
+    }
+
+    /// The same one step down.
+    fn below<T>(&mut self, step: &str, what: impl FnOnce(&mut Self) -> T) -> T {
+        let before = self.path.len();
+        self.path.push('/');
+        self.path.push_str(&step.replace('~', "~0").replace('/', "~1"));
+        let done = what(self);
+        self.path.truncate(before);
+        done
+    }
+}
