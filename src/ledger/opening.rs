@@ -6,6 +6,7 @@
 
 use std::{fs, sync::Arc, thread, time::Duration};
 
+use serde_bytes::ByteArray;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -20,13 +21,14 @@ use crate::{
         folding::{Folding, catch_up},
         heads::{HeadError, Heads, claimed_size, notes},
         holding::Holding,
+        keeping::Keeping,
         loading::Loading,
         sealer::Sealer,
         writer::{Working, Writer, log_fact, node},
     },
     log::{
         Batch, Log, LogError, Reader, Stored,
-        home::{HeadFile, Home, HomeError, Lock},
+        home::{HeadFile, Home, HomeError, Keys, Lock},
         sqlite::SqliteLog,
     },
     merkle::{Growing, leaf_hash},
@@ -86,6 +88,8 @@ pub enum OpenError {
     Standing(#[from] HeadError),
     #[error("the log's signing key does not fit the log; restore keys/log.key from your backup")]
     Key,
+    #[error("the salt key does not fit the log; restore keys/salt.key from your backup")]
+    Salt,
     #[error("the head file cannot be read or written")]
     Head(#[source] std::io::Error),
     #[error("the ledger's threads cannot be started")]
@@ -134,7 +138,7 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
             return Err(HeadError::RolledBack { signed, found: 0 }.into());
         }
         home.make_keys(&mut *birth.random)?;
-        begin(log.as_mut(), &home.keys()?.seed, (birth.random)(), birth.now_us)?;
+        begin(log.as_mut(), &home.keys()?, (birth.random)(), birth.now_us)?;
     }
     let genesis = genesis(reader.as_ref())?;
     let signer = signer(home, &genesis)?;
@@ -149,7 +153,13 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
         folder.state().execute_batch("PRAGMA optimize").map_err(StateError::from)?;
     }
 
-    let about = About { log: Block::encode(&genesis).cid(), origin: genesis.origin, vkey: signer.vkey() };
+    let name = Block::encode(&genesis).cid();
+    let salted = home.keys()?.salt.commitment_for(&name);
+    let on_record = salt_on_record(folder.state(), reader.as_ref())?;
+    if on_record.is_some_and(|on_record| on_record != salted) {
+        return Err(OpenError::Salt);
+    }
+    let about = About { log: name, origin: genesis.origin, vkey: signer.vkey(), salted };
     let working = working(folder.state(), reader.as_ref())?;
     let holding = Loading { state: folder.state(), log: reader.as_ref(), now_ms: birth.now_us / 1000 }
         .holding(&settings.rates)?;
@@ -159,6 +169,9 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
         start(home, settings, Checked { lock, log, head, note, signer, folder, working, holding, about })?;
     if !dead.is_empty() {
         ledger.submit_blocking(Command::Recover { runners: dead })?;
+    }
+    if on_record.is_none() {
+        ledger.submit_blocking(Command::Keep { keeping: Keeping::Salted, actor: node() })?;
     }
     Ok((ledger, running))
 }
@@ -237,9 +250,9 @@ pub fn rebuild(home: &Home, step: &mut dyn FnMut(u64)) -> Result<Folder, OpenErr
     Ok(derive(home, &log, step)?)
 }
 
-fn begin(log: &mut dyn Log, seed: &[u8; 32], nonce: [u8; 32], now_us: u64) -> Result<(), OpenError> {
+fn begin(log: &mut dyn Log, keys: &Keys, nonce: [u8; 32], now_us: u64) -> Result<(), OpenError> {
     let origin = format!("cairn/{}", &data_encoding::HEXLOWER.encode(&nonce)[..16]);
-    let signer = Signer::new(&origin, *seed).map_err(|_| OpenError::Key)?;
+    let signer = Signer::new(&origin, keys.seed).map_err(|_| OpenError::Key)?;
     let genesis = Block::encode(&Genesis {
         v: 1,
         origin,
@@ -248,7 +261,8 @@ fn begin(log: &mut dyn Log, seed: &[u8; 32], nonce: [u8; 32], now_us: u64) -> Re
         nonce: nonce[..16].to_vec(),
     });
     let software = format!("cairn {}", env!("CARGO_PKG_VERSION"));
-    let opened = LogOpened { genesis: genesis.cid(), software, salt: None };
+    let salt = Some(ByteArray::new(keys.salt.commitment_for(&genesis.cid())));
+    let opened = LogOpened { genesis: genesis.cid(), software, salt };
     let place = Place { log: genesis.cid(), seq: 0, prev: None, ts: now_us };
     let event = Event::seal(log_fact(node(), Body::LogOpened(opened)), place)
         .map_err(|_| LogError::Corrupt { what: "the first event cannot be sealed" })?;
@@ -258,6 +272,20 @@ fn begin(log: &mut dyn Log, seed: &[u8; 32], nonce: [u8; 32], now_us: u64) -> Re
     let head = Some(signer.sign_checkpoint(tree.size(), &tree.root()));
     log.append(None, &Batch { blocks: vec![genesis], events: vec![event], head })?;
     Ok(())
+}
+
+/// Which key salts the log, as its first event says, or one after it in a log from before.
+fn salt_on_record(state: &Database, reader: &dyn Reader) -> Result<Option<[u8; 16]>, OpenError> {
+    let first = reader.event_at(0)?.and_then(|event| event.body());
+    if let Some(Body::LogOpened(LogOpened { salt: Some(salt), .. })) = first {
+        return Ok(Some(*salt));
+    }
+    for seq in query::keeping::of_kind(state, "log.salted", 1)? {
+        if let Some(Body::LogSalted(facts)) = reader.event_at(seq)?.and_then(|event| event.body()) {
+            return Ok(Some(*facts.commitment));
+        }
+    }
+    Ok(None)
 }
 
 /// The genesis block the first event names.
