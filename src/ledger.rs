@@ -22,6 +22,7 @@ pub mod opening;
 pub mod peers;
 mod queueing;
 mod resent;
+pub mod rotating;
 mod runs;
 mod sealer;
 pub mod sharing;

@@ -277,7 +277,7 @@ impl Node {
         };
         let network = Network::start(network::Setup {
             config: &setup.config.p2p,
-            seed: setup.home.keys()?.seed,
+            seed: setup.home.keys()?.peer,
             salt,
             router: self.router.clone(),
             runner,

@@ -15,11 +15,14 @@ use crate::{
     catalogue::Entry,
     contract::Contract,
     event::{Body, Event, Genesis, Place, body::LogOpened},
-    identity::Signer,
+    identity::{
+        Signer, claimed_size,
+        rotation::{self, RotationError},
+    },
     ledger::{
         About, Command, GROUP_MAX, Ledger, Reach, Shelf, Stopped, WAITING_MAX, clock,
         folding::{Folding, catch_up},
-        heads::{HeadError, Heads, claimed_size, notes},
+        heads::{HeadError, Heads, notes},
         holding::Holding,
         keeping::Keeping,
         loading::Loading,
@@ -88,6 +91,8 @@ pub enum OpenError {
     Standing(#[from] HeadError),
     #[error("the log's signing key does not fit the log; restore keys/log.key from your backup")]
     Key,
+    #[error("the log's keys cannot be followed")]
+    Rotation(#[from] RotationError),
     #[error("the salt key does not fit the log; restore keys/salt.key from your backup")]
     Salt,
     #[error("the head file cannot be read or written")]
@@ -141,12 +146,18 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
         begin(log.as_mut(), &home.keys()?, (birth.random)(), birth.now_us)?;
     }
     let genesis = genesis(reader.as_ref())?;
-    let signer = signer(home, &genesis)?;
+    let (keys, signer) = signer(home, reader.as_ref(), &genesis)?;
     let found = reader.tip()?.map_or(0, |tip| tip.seq + 1);
-    let heads = Heads::of(notes(home, reader.as_ref())?, signer.verifier());
+    let heads = Heads::of(notes(home, reader.as_ref())?, &keys);
     let note = heads.over(found)?.to_owned();
     let folder = derive(home, log.as_ref(), birth.step)?;
     heads.agree(&StoredTiles { state: folder.state(), log: reader.as_ref() }, found)?;
+    // The state may have hidden a change of keys until now; it is the log's from here on.
+    let mut folded = rotation::Keys::new(keys.log(), keys.first().clone());
+    query::keeping::rotate(&mut folded, folder.state(), reader.as_ref())?;
+    if folded != keys {
+        return Err(OpenError::Key);
+    }
     erase_again(folder.state(), log.as_mut(), reader.as_ref())?;
     // Statistics of a few rows mislead the planner once there are many.
     if folder.applied() >= STATISTICS_MIN {
@@ -298,12 +309,37 @@ pub fn genesis(reader: &dyn Reader) -> Result<Genesis, LogError> {
     }
 }
 
-/// The log's signer, if the key beside the log is the log's.
-pub(super) fn signer(home: &Home, genesis: &Genesis) -> Result<Signer, OpenError> {
-    let signer = Signer::new(&genesis.origin, home.keys()?.seed).map_err(|_| OpenError::Key)?;
-    match signer.public_key()[..] == genesis.key[..] {
-        true => Ok(signer),
-        false => Err(OpenError::Key),
+/// The log's keys, and its signer, if the key beside the log is the one in force. For whoever holds the lock.
+///
+/// A change of keys that a crash broke off is ended here, whichever way it had gone.
+pub(super) fn signer(
+    home: &Home,
+    reader: &dyn Reader,
+    genesis: &Genesis,
+) -> Result<(rotation::Keys, Signer), OpenError> {
+    let of = |seed| Signer::new(&genesis.origin, seed).map_err(|_| OpenError::Key);
+    let (signer, next) = (of(home.keys()?.seed)?, home.next_key()?.map(of).transpose()?);
+    let fits = |keys: &rotation::Keys, signer: &Signer| keys.current() == signer.verifier();
+    let ours = |keys: &rotation::Keys| fits(keys, &signer) || next.iter().any(|next| fits(keys, next));
+    let keys = query::keeping::keys(home, reader, genesis).ok().filter(ours);
+    let keys = match keys {
+        Some(keys) => keys,
+        None => query::keeping::keys_of_events(reader, genesis)?,
+    };
+    if keys.all().count() > 1 {
+        home.check_peer_key()?;
+    }
+    match (next, fits(&keys, &signer)) {
+        (None, true) => Ok((keys, signer)),
+        (Some(_), true) => {
+            home.forget_next_key()?;
+            Ok((keys, signer))
+        }
+        (Some(next), false) if fits(&keys, &next) => {
+            home.take_next_key()?;
+            Ok((keys, next))
+        }
+        (_, false) => Err(OpenError::Key),
     }
 }
 

@@ -86,7 +86,7 @@ const LISTENING_MAX: Duration = Duration::from_secs(5);
 /// What a network is started with.
 pub(super) struct Setup<'a> {
     pub config: &'a config::P2p,
-    /// The seed of the log's key.
+    /// The seed that others know the node by.
     pub seed: [u8; 32],
     pub salt: SaltKey,
     pub router: Router,
@@ -418,7 +418,7 @@ fn log_server(ledger: &Ledger, entries: Arc<Entries>) -> Server {
         What::Content => entries.caller(peer).may(Scope::Audit) && entries.gives_payloads(peer),
     });
     let about = ledger.about();
-    Server::new(ledger.home(), about.log, about.vkey.clone(), last, may)
+    Server::new(ledger.home(), about.log, last, may)
 }
 
 /// The peers that the configuration names.

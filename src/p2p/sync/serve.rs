@@ -57,7 +57,6 @@ pub type Last = Arc<dyn Fn() -> Head + Send + Sync>;
 #[derive(Clone)]
 pub struct Server {
     log: Cid,
-    vkey: String,
     readers: Arc<Readers>,
     last: Last,
     may: May,
@@ -75,10 +74,10 @@ pub struct Served {
 }
 
 impl Server {
-    /// Serves the log of `home`, named `log`, whose heads `vkey` verifies.
-    pub fn new(home: &Home, log: Cid, vkey: String, last: Last, may: May) -> Self {
+    /// Serves the log of `home`, named `log`.
+    pub fn new(home: &Home, log: Cid, last: Last, may: May) -> Self {
         let readers = Arc::new(Readers::new(home.clone()));
-        Self { log, vkey, readers, last, may, streams: Arc::default() }
+        Self { log, readers, last, may, streams: Arc::default() }
     }
 
     /// Answers what `peer` asks, until it closes the stream. Safe to drop midway.
@@ -125,18 +124,20 @@ impl Server {
         let found = self.ask(move |view| {
             let (_, genesis) = view.genesis(&log)?;
             let (root, proof) = view.extension(ask.held.min(head.size), head.size)?;
-            Ok((genesis, root, proof))
+            let first = view.keys(&log)?.first().vkey();
+            Ok((genesis, first, view.key_changes(head.size)?, root, proof))
         });
-        let (genesis, root, proof) = match found.await {
+        let (genesis, vkey, rotations, root, proof) = match found.await {
             Ok(found) => found,
             Err(reason) => return Ok(Err(reason)),
         };
         let told = ToldHead {
             genesis: ByteBuf::from(genesis),
-            vkey: self.vkey.clone(),
+            vkey,
             checkpoint: note,
             root: ByteBuf::from(root.to_vec()),
             proof: hashes(&proof),
+            rotations: rotations.iter().map(|event| ByteBuf::from(event.bytes())).collect(),
         };
         write(stream, &Response::Head(Box::new(told))).await.map(Ok)
     }
