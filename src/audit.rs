@@ -5,7 +5,7 @@
 //! - an answer sees everything that was answered before it was asked;
 //! - a name that makes no sense is 400, one nobody knows 404, erased content 410.
 
-mod content;
+pub mod content;
 mod export;
 mod followed;
 mod ipfs;

@@ -21,7 +21,7 @@ use http::HeaderValue;
 
 pub use self::{jwt::Verifier, tokens::Tokens};
 use crate::{
-    event::Actor,
+    event::{Actor, keeping::Reason},
     router::{Caller, Scope},
 };
 
@@ -101,6 +101,15 @@ impl Access {
 }
 
 impl Denied {
+    /// Why, as it stands on record.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Missing => Reason::Missing,
+            Self::Invalid => Reason::Invalid,
+            Self::Insufficient { .. } => Reason::Scope,
+        }
+    }
+
     /// The `WWW-Authenticate` value: RFC 6750, with the metadata's address (RFC 9728) and the scope to ask for.
     ///
     /// `metadata_url` holds no quote, as no URL does.

@@ -202,7 +202,25 @@ struct Rebuild {
 }
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Key {
+    #[command(subcommand)]
+    command: Option<KeyCommand>,
+    #[command(flatten)]
+    data: Data,
+    /// One JSON document for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum KeyCommand {
+    /// Sign heads with another key from now on; the log says so, signed by the key before. Stop the server first.
+    Rotate(Rotate),
+}
+
+#[derive(Args)]
+struct Rotate {
     #[command(flatten)]
     data: Data,
     /// One JSON document for programs.
@@ -328,7 +346,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Diff(args) => replay::diff(args),
         Command::Erase(args) => erase::run(args, quiet),
         Command::Rebuild(args) => rebuild::run(args, quiet),
-        Command::Key(args) => key::run(args),
+        Command::Key(args) => key::run(args, quiet),
         Command::Token(args) => token::run(args, quiet),
         Command::Config(args) => config::run(args),
         Command::Completions { shell } => {

@@ -7,6 +7,7 @@
 
 mod p2p;
 mod read;
+mod record;
 mod rules;
 #[cfg(test)]
 mod tests;

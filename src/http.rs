@@ -41,11 +41,16 @@ use serde_json::json;
 pub use self::listen::serve;
 use self::origin::Gate;
 use crate::{
+    audit::content::Contents,
     auth::{Access, Denied, scope_name},
     block::json,
     config::Server,
+    event::Actor,
     mcp::Endpoint,
-    metrics::Metrics,
+    metrics::{
+        Metrics,
+        access::{What, unknown},
+    },
     problem::{answer, json_code, panicked, problem, rpc_problem},
     router::{BoxFuture, Caller, Scope, codes::INVALID_REQUEST},
 };
@@ -152,15 +157,15 @@ impl Edge {
         (edge, app.audit)
     }
 
-    /// Whose request this is, when they may make it.
-    fn caller(&self, headers: &HeaderMap, scope: Scope) -> Result<Caller, Denied> {
+    /// Whose request this is, when they may make it; else why not, and who it is as far as that is known.
+    fn caller(&self, headers: &HeaderMap, scope: Scope) -> Result<Caller, (Denied, Actor)> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let caller = match (values.next(), values.next()) {
-            (value, None) => self.access.authenticate(value)?,
-            (_, Some(_)) => return Err(Denied::Invalid),
+            (value, None) => self.access.authenticate(value).map_err(|denied| (denied, unknown()))?,
+            (_, Some(_)) => return Err((Denied::Invalid, unknown())),
         };
         if !caller.may(scope) {
-            return Err(Denied::Insufficient { scope });
+            return Err((Denied::Insufficient { scope }, caller.actor));
         }
         Ok(caller)
     }
@@ -232,7 +237,10 @@ async fn allow(
 ) -> Response {
     let caller = match edge.caller(request.headers(), scope) {
         Ok(caller) => caller,
-        Err(denied) => return edge.denied(denied, scope),
+        Err((denied, actor)) => {
+            edge.metrics.access.add(&actor, What::Refused(denied.reason()), 1);
+            return edge.denied(denied, scope);
+        }
     };
     if let Err(wait) = edge.limits.count(&caller.actor.id) {
         let detail = "this principal's requests come too fast";
@@ -240,8 +248,13 @@ async fn allow(
         let response = problem(StatusCode::TOO_MANY_REQUESTS, "too many requests", detail);
         return ([(RETRY_AFTER, HeaderValue::from(seconds))], response).into_response();
     }
+    let actor = caller.actor.clone();
     request.extensions_mut().insert(caller);
-    next.run(request).await
+    let response = next.run(request).await;
+    if let Some(Contents(read)) = response.extensions().get() {
+        edge.metrics.access.add(&actor, What::Read, *read);
+    }
+    response
 }
 
 async fn mcp(

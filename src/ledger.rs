@@ -15,12 +15,14 @@ mod erasing;
 mod folding;
 pub mod heads;
 mod holding;
+pub mod keeping;
 mod loading;
 mod memory;
 pub mod opening;
 pub mod peers;
 mod queueing;
 mod resent;
+pub mod rotating;
 mod runs;
 mod sealer;
 pub mod sharing;
@@ -40,6 +42,7 @@ use crate::{
     event::Actor,
     ledger::{
         concluding::Conclude,
+        keeping::Keeping,
         peers::Peering,
         work::{Attempt, Work, Worked},
     },
@@ -86,6 +89,8 @@ pub enum Command {
     Erase { payload: Cid, basis: String, actor: Actor },
     /// Record that part of the log was handed out.
     Export { format: String, from_seq: u64, to_seq: u64, actor: Actor },
+    /// Put on record how the log is kept, where that is not on record yet.
+    Keep { keeping: Keeping, actor: Actor },
 }
 
 /// Where an event stands.
@@ -131,6 +136,8 @@ pub struct About {
     pub origin: String,
     /// The signed-note verifier key of the log's heads.
     pub vkey: String,
+    /// What tells which key salts its payloads.
+    pub salted: [u8; 16],
 }
 
 /// How far the log is written, folded and signed.

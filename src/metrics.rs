@@ -2,8 +2,9 @@
 //!
 //! Invariants:
 //! - the number of series is bounded: names past a bound are counted together as `other`;
-//! - nothing here is read back by a rule, and nothing is kept when the process ends.
+//! - nothing here is read back by a rule, and nothing is kept when the process ends but what `access` puts on record.
 
+pub mod access;
 pub mod peers;
 #[cfg(test)]
 mod tests;
@@ -54,6 +55,8 @@ pub struct Metrics {
     upstream_up: Family<Labels<1>, Gauge>,
     pub work: work::Work,
     pub peers: peers::Peers,
+    /// What is to stand on record of who read and who was refused.
+    pub access: access::Counts,
     /// What the network counts of itself.
     network: OnceLock<Registry>,
 }
@@ -83,6 +86,7 @@ impl Metrics {
             upstream_up: Family::default(),
             work: work::Work::default(),
             peers: peers::Peers::default(),
+            access: access::Counts::default(),
             network: OnceLock::new(),
         };
         metrics.register();

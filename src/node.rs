@@ -5,14 +5,15 @@
 //! - on the way down, calls end first, then upstreams, then the ledger: every start has its ending in the log.
 
 pub mod network;
+pub mod recording;
 mod sampling;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::{network::Network, sampling::Sampler};
+use self::{network::Network, recording::Recorded, sampling::Sampler};
 use crate::{
     audit::Audit,
     block::payload::SaltKey,
@@ -104,6 +105,8 @@ pub struct Setup<'a> {
     pub fixtures: bool,
     /// Whether it takes part in the network, where that is configured.
     pub networked: bool,
+    /// What its settings are recorded under: `serve`, `stdio`, ...
+    pub door: &'static str,
 }
 
 impl Node {
@@ -114,6 +117,7 @@ impl Node {
         let shelf = Shelf::default();
         let member = member(&setup, &runner, metrics.clone(), shelf.clone());
         let (ledger, sharing) = sharing::join(member).await?;
+        recording::configured(&ledger, setup.door, setup.config).await?;
         let salt = setup.home.keys()?.salt;
         let lease = Duration::from_millis(setup.config.tasks.lease_ms);
         let parts = parts(setup.config, ledger.clone(), salt.clone(), runner.clone(), metrics.clone());
@@ -174,6 +178,9 @@ impl Node {
             network.stop().await;
         }
         while self.followers.join_next().await.is_some() {}
+        if let Err(err) = recording::counted(&self.ledger, &self.metrics, true).await {
+            tracing::warn!(%err, "who read and who was refused last is not on record");
+        }
         self.ledger.close().await;
         self.sharing.end().await;
     }
@@ -211,6 +218,33 @@ impl Node {
         });
     }
 
+    /// Records which tokens are in force, before anybody is let in by one, and from then on what changes of them and what
+    /// the doors count, until the node stops.
+    pub async fn record(&mut self) -> io::Result<()> {
+        let (ledger, metrics) = (self.ledger.clone(), self.metrics.clone());
+        let look = |mut recorded: Recorded, ledger: Ledger| {
+            tokio::task::spawn_blocking(move || {
+                let looked = recorded.look(ledger.home().dir(), &ledger);
+                (recorded, looked)
+            })
+        };
+        let (mut recorded, looked) =
+            look(Recorded::default(), ledger.clone()).await.map_err(io::Error::other)?;
+        looked?;
+        let stopping = self.stopping.clone();
+        self.followers.spawn(async move {
+            while stopping.run_until_cancelled(tokio::time::sleep(recording::LOOK_EVERY)).await.is_some() {
+                let counted = recording::counted(&ledger, &metrics, false).await;
+                let Ok((kept, looked)) = look(recorded, ledger.clone()).await else { return };
+                recorded = kept;
+                if let Some(err) = looked.err().or(counted.err().map(io::Error::other)) {
+                    tracing::error!(%err, "tokens and accesses are not put on record at the moment");
+                }
+            }
+        });
+        Ok(())
+    }
+
     /// What keeps the node from serving, if anything does.
     pub fn unready(ledger: &Ledger) -> Vec<String> {
         let mut reasons = Vec::new();
@@ -243,7 +277,7 @@ impl Node {
         };
         let network = Network::start(network::Setup {
             config: &setup.config.p2p,
-            seed: setup.home.keys()?.seed,
+            seed: setup.home.keys()?.peer,
             salt,
             router: self.router.clone(),
             runner,

@@ -11,6 +11,7 @@ pub mod erasure;
 pub mod export;
 pub mod graph;
 pub mod import;
+pub mod keeping;
 pub mod list;
 pub mod lookup;
 pub mod peers;

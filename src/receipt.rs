@@ -8,8 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::{Cid, Codec, json},
-    event::{Event, EventError, Genesis, GenesisError, rules},
-    identity::{CheckpointError, Verifier, open_checkpoint},
+    event::{Event, EventError, Genesis, GenesisError, keeping::rotation, rules},
+    identity::{
+        Checkpoint, CheckpointError, Verifier, open_checkpoint,
+        rotation::{Keys, RotationError},
+    },
     merkle::{Hash, leaf_hash, verify_inclusion},
 };
 
@@ -34,6 +37,20 @@ pub struct Receipt {
     pub proof: Vec<Hash>,
     /// A signed head whose tree holds the leaf.
     pub checkpoint: String,
+    /// The changes of keys under the head, in order: they lead from the genesis's key to the one that signed it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rotations: Vec<Rotated>,
+}
+
+/// One change of keys, and the proof that it is under the head.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotated {
+    /// The `log.key_rotated`.
+    #[serde(with = "base64_bytes")]
+    pub event: Vec<u8>,
+    #[serde(with = "base64_hashes")]
+    pub proof: Vec<Hash>,
 }
 
 /// What a receipt has been shown to prove.
@@ -73,6 +90,16 @@ pub enum ReceiptError {
     Origin { checkpoint: String, genesis: String },
     #[error("inclusion proof does not lead to the checkpoint's root")]
     Inclusion,
+    #[error("rotation {nth} is no change of this log's keys under the checkpoint")]
+    Rotation { nth: usize },
+    #[error("rotation {nth} cannot be followed")]
+    Chain {
+        nth: usize,
+        #[source]
+        source: RotationError,
+    },
+    #[error("the key given is none of this log's")]
+    Key,
 }
 
 impl Receipt {
@@ -104,7 +131,7 @@ impl Receipt {
         }
         rules::check_event(&event).map_err(|fault| ReceiptError::Rule { fault })?;
         let (genesis, _) = Genesis::open(&self.genesis).map_err(ReceiptError::Genesis)?;
-        let head = open_checkpoint(&self.checkpoint, verifier).map_err(ReceiptError::Checkpoint)?;
+        let head = self.head(&genesis, event.fields().log, verifier)?;
         if head.origin != genesis.origin {
             return Err(ReceiptError::Origin { checkpoint: head.origin, genesis: genesis.origin });
         }
@@ -112,6 +139,34 @@ impl Receipt {
             return Err(ReceiptError::Inclusion);
         }
         Ok(Verified { origin: head.origin, size: head.size, seq, event })
+    }
+
+    /// The head, signed by `verifier` or, where keys have changed, by the key of its size, to which `verifier` belongs.
+    fn head(&self, genesis: &Genesis, log: Cid, verifier: &Verifier) -> Result<Checkpoint, ReceiptError> {
+        if self.rotations.is_empty() {
+            return open_checkpoint(&self.checkpoint, verifier).map_err(ReceiptError::Checkpoint);
+        }
+        let chain = |nth, source| ReceiptError::Chain { nth, source };
+        let mut keys = Keys::of_genesis(log, &genesis.origin, &genesis.key)
+            .map_err(|err| chain(0, RotationError::Key(err)))?;
+        let mut rotated = Vec::with_capacity(self.rotations.len());
+        for (nth, told) in self.rotations.iter().enumerate() {
+            let event = Event::open(told.event.clone()).map_err(ReceiptError::Event)?;
+            let change = rotation(&event).filter(|_| event.fields().log == log);
+            let change = change.ok_or(ReceiptError::Rotation { nth })?;
+            keys.rotate(&change).map_err(|source| chain(nth, source))?;
+            rotated.push((nth, change.seq, event.cid(), &told.proof));
+        }
+        if !keys.holds(verifier) {
+            return Err(ReceiptError::Key);
+        }
+        let head = keys.open(&self.checkpoint).map_err(ReceiptError::Checkpoint)?;
+        for (nth, seq, cid, proof) in rotated {
+            if !verify_inclusion(&leaf_hash(&cid), seq, head.size, proof, &head.root) {
+                return Err(ReceiptError::Rotation { nth });
+            }
+        }
+        Ok(head)
     }
 }
 

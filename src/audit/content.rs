@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::Unanswered;
 use crate::{
-    block::{Cid, Codec, decode_ipld, json::dag_text},
+    block::{Cid, Codec, decode, decode_ipld, json::dag_text, payload::Payload},
     problem::{internal, problem, problem_with},
     query::QueryError,
 };
@@ -24,6 +24,10 @@ pub const DAG_JSON: &str = "application/vnd.ipld.dag-json";
 pub const CAR: &str = "application/vnd.ipld.car; version=1; order=dfs; dups=n";
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// How many payloads' content an answer holds; goes along with it for whoever knows the caller, who counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contents(pub u64);
 
 /// How bytes are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +122,19 @@ pub fn bytes(cid: &Cid, form: Form, bytes: Vec<u8>) -> Response {
         }
         (Form::Raw | Form::Json, _) => immutable(cid, RAW, bytes),
     }
+}
+
+/// The answer, and with it the number of payloads whose content it holds.
+pub fn holding(contents: u64, mut response: Response) -> Response {
+    if contents > 0 {
+        response.extensions_mut().insert(Contents(contents));
+    }
+    response
+}
+
+/// How many payloads' content these bytes of a block are: a payload's own, a part's, or none of any.
+pub fn contents(cid: &Cid, bytes: &[u8]) -> u64 {
+    (cid.codec() == Codec::Raw || decode::<Payload>(bytes).is_ok()).into()
 }
 
 fn name(headers: &mut HeaderMap, cid: &Cid) {

@@ -14,10 +14,11 @@ use serde::Deserialize;
 
 use super::{
     Audit,
-    content::{CAR, RAW, Refused, asked, bad, cid, immutable, known},
+    content::{CAR, RAW, Refused, asked, bad, cid, contents, holding, immutable, known},
     export::streamed,
     reading::Answer,
 };
+use crate::block::Cid;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,7 +51,9 @@ pub(super) async fn get(
         archive(&audit, name, all).await?
     } else {
         let found = audit.ask(move |view, _| view.find(&name)).await?;
-        known(&headers, &name).unwrap_or_else(|| immutable(&name, RAW, found.bytes().to_vec()))
+        known(&headers, &name).unwrap_or_else(|| {
+            holding(contents(&name, found.bytes()), immutable(&name, RAW, found.bytes().to_vec()))
+        })
     };
     // Never shown as a page, whatever the bytes are.
     let attachment = format!("attachment; filename=\"{name}.{}\"", if car { "car" } else { "bin" });
@@ -60,15 +63,22 @@ pub(super) async fn get(
     Ok(response)
 }
 
-async fn archive(audit: &Audit, name: crate::block::Cid, all: bool) -> Result<Response, Refused> {
+async fn archive(audit: &Audit, name: Cid, all: bool) -> Result<Response, Refused> {
     let place = audit.long_question()?;
-    let question = audit.ask(move |view, _| match all {
-        true => view.graph(&name),
-        false => view.find(&name).map(|_| vec![name]),
+    let question = audit.ask(move |view, _| {
+        let cids = match all {
+            true => view.graph(&name)?,
+            false => vec![name],
+        };
+        let mut held = 0;
+        for cid in &cids {
+            held += contents(cid, view.find(cid)?.bytes());
+        }
+        Ok((cids, held))
     });
-    let cids = question.await?;
+    let (cids, held) = question.await?;
     let body = streamed(audit, place, move |view, to| view.write_graph(&name, &cids, to));
-    Ok(([(CONTENT_TYPE, CAR)], body).into_response())
+    Ok(holding(held, ([(CONTENT_TYPE, CAR)], body).into_response()))
 }
 
 fn accepts_car(headers: &HeaderMap) -> bool {

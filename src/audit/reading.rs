@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 
 use super::{
     Audit,
-    content::{self, Form, Refused, asked, bad, bytes, cid, immutable, known, passing, passing_text},
+    content::{
+        self, Form, Refused, asked, bad, bytes, cid, holding, immutable, known, passing, passing_text,
+    },
 };
 use crate::{
     merkle::{TILE_WIDTH, parse_tile_path},
@@ -57,17 +59,18 @@ pub(super) async fn event(
             let event = view.event(&name)?;
             let not_found = || QueryError::NotFound(format!("event {name}"));
             let event = event.ok_or_else(not_found)?;
+            let payloads = payloads(inline);
             let shown = match form {
-                Form::Json => view.event_json(&event, &payloads(inline))?,
+                Form::Json => view.event_json(&event, &payloads)?,
                 Form::Raw | Form::DagJson => Value::Null,
             };
-            Ok((event, shown))
+            Ok((event, shown, payloads.shown()))
         })
     });
-    let (event, shown) = question.await?;
+    let (event, shown, contents) = question.await?;
     Ok(match (not_modified, form) {
         (Some(not_modified), _) => not_modified,
-        (None, Form::Json) if inline => passing(&shown),
+        (None, Form::Json) if inline => holding(contents, passing(&shown)),
         (None, Form::Json) => immutable(&name, "application/json", shown.to_string()),
         (None, Form::Raw | Form::DagJson) => bytes(&name, form, event.bytes().to_vec()),
     })
@@ -93,11 +96,12 @@ pub(super) async fn block(
         })
     });
     let (found, shown) = question.await?;
+    let contents = content::contents(&name, found.bytes());
     Ok(match (not_modified, form) {
         (Some(not_modified), _) => not_modified,
-        (None, Form::Json) if inline => passing(&shown),
+        (None, Form::Json) if inline => holding(contents, passing(&shown)),
         (None, Form::Json) => immutable(&name, "application/json", shown.to_string()),
-        (None, Form::Raw | Form::DagJson) => bytes(&name, form, found.bytes().to_vec()),
+        (None, Form::Raw | Form::DagJson) => holding(contents, bytes(&name, form, found.bytes().to_vec())),
     })
 }
 
@@ -160,16 +164,18 @@ impl Listed {
 }
 
 impl WantedPage {
-    /// The page as JSON text.
-    pub(super) fn of(&self, view: &View) -> Result<serde_json::Result<String>, QueryError> {
+    /// The page as JSON text, and how many payloads' content stands in it.
+    pub(super) fn of(&self, view: &View) -> Result<Written, QueryError> {
         let page = view.list(&self.filter, self.limit, self.cursor.as_deref())?;
-        let events = view.shown(&page.events, &payloads(self.inline))?;
-        Ok(serde_json::to_string(&ListedEvents {
+        let payloads = payloads(self.inline);
+        let events = view.shown(&page.events, &payloads)?;
+        let text = serde_json::to_string(&ListedEvents {
             returned_count: events.len(),
             has_more: page.next_cursor.is_some(),
             next_cursor: page.next_cursor,
             events,
-        }))
+        });
+        Ok((text, payloads.shown()))
     }
 }
 
@@ -178,10 +184,13 @@ pub(super) async fn events(State(audit): State<Audit>, query: Asked<Listed>) -> 
     Ok(page(audit.ask(move |view, _| wanted.of(view)).await?))
 }
 
+/// A page as text, and how many payloads' content stands in it.
+type Written = (serde_json::Result<String>, u64);
+
 /// A page that was written, as an answer.
-pub(super) fn page(written: serde_json::Result<String>) -> Response {
-    match written {
-        Ok(page) => passing_text(page),
+pub(super) fn page((text, contents): Written) -> Response {
+    match text {
+        Ok(page) => holding(contents, passing_text(page)),
         Err(err) => crate::problem::internal(&err),
     }
 }
@@ -229,11 +238,13 @@ pub(super) async fn provenance(
     let question = audit.ask_all(move |logs, _| {
         let walk = logs.walk(&name, direction, depth, limit)?;
         let archive = car.then(|| logs.walk_car(&name, &walk)).transpose()?;
-        Ok((walk, archive))
+        let contents =
+            walk.nodes.iter().filter(|node| matches!(node.what, walk::What::Payload { .. })).count();
+        Ok((walk, archive, contents as u64))
     });
-    let (walk, archive) = question.await?;
+    let (walk, archive, contents) = question.await?;
     Ok(match (format.as_str(), archive) {
-        (_, Some(archive)) => ([(CONTENT_TYPE, content::CAR)], archive).into_response(),
+        (_, Some(archive)) => holding(contents, ([(CONTENT_TYPE, content::CAR)], archive).into_response()),
         ("dot", _) => text("text/vnd.graphviz", graph::dot(&walk)),
         ("mermaid", _) => text("text/vnd.mermaid", graph::mermaid(&walk)),
         _ => match serde_json::to_string(&walk) {

@@ -18,9 +18,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+pub use super::watched::Stamp;
 use super::{
     AuthError, Denied, actor, is_actor_id, now_s, scope_name, scope_named,
-    watched::{Watched, read},
+    watched::{Watched, look, read},
 };
 use crate::router::{Caller, Scope};
 
@@ -101,6 +102,10 @@ pub fn add(
     scopes: &[Scope],
     expires: Option<u64>,
 ) -> Result<(Entry, String), AuthError> {
+    Held::take(directory)?.add(name, scopes, expires)
+}
+
+fn made(name: &str, scopes: &[Scope], expires: Option<u64>) -> Result<(Entry, String), AuthError> {
     if !is_actor_id(name) {
         return Err(AuthError::Name);
     }
@@ -116,13 +121,6 @@ pub fn add(
         created: now_s(),
         expires,
     };
-    change(directory, |entries| {
-        if entries.len() >= TOKENS_MAX {
-            return Err(AuthError::TooMany);
-        }
-        entries.push(entry.clone());
-        Ok(())
-    })?;
     Ok((entry, token))
 }
 
@@ -134,30 +132,73 @@ pub fn list(directory: &Path) -> Result<Vec<Entry>, AuthError> {
 
 /// Takes a token out of force, by its entry's id.
 pub fn revoke(directory: &Path, id: &str) -> Result<(), AuthError> {
-    change(directory, |entries| {
-        let before = entries.len();
-        entries.retain(|entry| entry.id != id);
-        match entries.len() < before {
-            true => Ok(()),
-            false => Err(AuthError::Unknown { id: id.to_owned() }),
-        }
-    })
+    Held::take(directory)?.revoke(id)
 }
 
-fn change(
-    directory: &Path,
-    edit: impl FnOnce(&mut Vec<Entry>) -> Result<(), AuthError>,
-) -> Result<(), AuthError> {
-    let at = |name: &str| {
-        let path: PathBuf = directory.join(name);
-        move |source| AuthError::File { path, source }
-    };
-    // Held until this function returns; the operating system lets go of it if the process ends before.
-    let lock = private(&directory.join(LOCK)).map_err(at(LOCK))?;
-    lock.lock().map_err(at(LOCK))?;
-    let mut entries = list(directory)?;
-    edit(&mut entries)?;
-    replace(directory, &entries).map_err(at(FILE))
+/// Which file of tokens there is; none where there is none.
+pub fn stamp(directory: &Path) -> io::Result<Option<Stamp>> {
+    look(&directory.join(FILE))
+}
+
+/// The tokens of a directory, which no other process changes as long as this lives.
+pub struct Held<'a> {
+    directory: &'a Path,
+    _lock: File,
+}
+
+impl<'a> Held<'a> {
+    /// Waits until no other process changes them.
+    pub fn take(directory: &'a Path) -> Result<Self, AuthError> {
+        // The operating system lets go of it if the process ends before.
+        let lock = private(&directory.join(LOCK)).map_err(at(directory, LOCK))?;
+        lock.lock().map_err(at(directory, LOCK))?;
+        Ok(Self { directory, _lock: lock })
+    }
+
+    pub fn list(&self) -> Result<Vec<Entry>, AuthError> {
+        list(self.directory)
+    }
+
+    /// As [`add`].
+    pub fn add(
+        &self,
+        name: &str,
+        scopes: &[Scope],
+        expires: Option<u64>,
+    ) -> Result<(Entry, String), AuthError> {
+        let (entry, token) = made(name, scopes, expires)?;
+        self.change(|entries| {
+            if entries.len() >= TOKENS_MAX {
+                return Err(AuthError::TooMany);
+            }
+            entries.push(entry.clone());
+            Ok(())
+        })?;
+        Ok((entry, token))
+    }
+
+    /// As [`revoke`].
+    pub fn revoke(&self, id: &str) -> Result<(), AuthError> {
+        self.change(|entries| {
+            let before = entries.len();
+            entries.retain(|entry| entry.id != id);
+            match entries.len() < before {
+                true => Ok(()),
+                false => Err(AuthError::Unknown { id: id.to_owned() }),
+            }
+        })
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Vec<Entry>) -> Result<(), AuthError>) -> Result<(), AuthError> {
+        let mut entries = self.list()?;
+        edit(&mut entries)?;
+        replace(self.directory, &entries).map_err(at(self.directory, FILE))
+    }
+}
+
+fn at(directory: &Path, name: &str) -> impl FnOnce(io::Error) -> AuthError {
+    let path: PathBuf = directory.join(name);
+    move |source| AuthError::File { path, source }
 }
 
 fn replace(directory: &Path, entries: &[Entry]) -> io::Result<()> {

@@ -35,8 +35,8 @@ struct Seen<T> {
 }
 
 /// What is different for every file put in another's place: its inode, its length, its time.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
     inode: u64,
     len: u64,
     changed: (i64, i64),
@@ -94,7 +94,8 @@ pub(super) fn read<T>(path: &Path, parse: Parse<T>) -> io::Result<T> {
     parse(Some(&bytes))
 }
 
-fn look(path: &Path) -> io::Result<Option<Stamp>> {
+/// The file's stamp; none where there is no file.
+pub(super) fn look(path: &Path) -> io::Result<Option<Stamp>> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some(stamp(&metadata))),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),

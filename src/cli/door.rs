@@ -63,6 +63,7 @@ async fn start(data: &Path, config: Option<&Path>) -> anyhow::Result<Node> {
         builtins: true,
         fixtures: false,
         networked: false,
+        door: "call",
     };
     Ok(Node::start(setup).await?)
 }

@@ -1,49 +1,96 @@
-//! `cairn key`: who signs this log, and who the node is to others, read from its files.
+//! `cairn key`: who signs this log, and who the node is to others, read from its files; and another key in its place.
 //!
-//! Invariant: only what is public is shown; the secret key is opened for the peer id that follows from it, and where it
-//! may not be read there is none.
+//! Invariants:
+//! - only what is public is shown; the secret key is opened for the peer id that follows from it, and where it
+//!   may not be read there is none;
+//! - keys change while nobody else has the log open.
 
 use std::process::ExitCode;
 
-use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     block::Block,
-    cli::{Key, existing, out},
-    identity::Verifier,
-    ledger::opening,
-    log::{Reader, sqlite::SqliteReader},
-    p2p,
+    cli::{Key, KeyCommand, Rotate, existing, out, progress::Progress},
+    identity::rotation::Keys,
+    ledger::{opening, rotating},
+    log::{Reader, home::Home, sqlite::SqliteReader},
+    node, p2p,
+    query::keeping,
 };
 
-pub fn run(args: Key) -> anyhow::Result<ExitCode> {
+pub fn run(args: Key, quiet: bool) -> anyhow::Result<ExitCode> {
+    if let Some(KeyCommand::Rotate(args)) = args.command {
+        return rotate(&args, quiet);
+    }
     let home = existing(&args.data.data)?;
     let log = SqliteReader::open(&home.log_path())?;
     let genesis = opening::genesis(&log)?;
-    let key = genesis.key.as_slice().try_into();
-    let key = key.context("the genesis block holds no ed25519 key")?;
-    let verifier = Verifier::from_key(&genesis.origin, key)?;
+    let keys = match keeping::keys(&home, &log, &genesis) {
+        Ok(keys) => keys,
+        Err(_) => keeping::keys_of_events(&log, &genesis)?,
+    };
     let name = Block::encode(&genesis).cid();
     let events = log.tip()?.map_or(0, |tip| tip.seq + 1);
     let bytes = log.size()?;
-    let peer = home.keys().ok().map(|keys| p2p::local_peer(&keys.seed));
+    let peer = home.keys().ok().map(|keys| p2p::local_peer(&keys.peer));
+    let former = former(&keys);
     if args.json {
-        out::print_json(&json!({
+        let mut shown = json!({
             "origin": genesis.origin,
-            "key": verifier.vkey(),
+            "key": keys.current().vkey(),
             "log": name.to_string(),
             "events": events,
             "bytes": bytes,
             "peer": peer,
-        }))?;
+        });
+        if !former.is_empty() {
+            let former = former.iter().map(|(key, size)| json!({"key": key, "up_to_size": size}));
+            shown["former"] = Value::Array(former.collect());
+        }
+        out::print_json(&shown)?;
     } else {
         out::print(&format!(
             "origin  {}\nkey     {}\nlog     {name}\nevents  {events}\nbytes   {bytes}\npeer    {}",
             genesis.origin,
-            verifier.vkey(),
+            keys.current().vkey(),
             peer.as_deref().unwrap_or("-")
         ))?;
+        for (key, size) in former {
+            out::print(&format!("former  {key} up to size {size}"))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The keys before the one in force, each with the size of the last head it signs.
+fn former(keys: &Keys) -> Vec<(String, u64)> {
+    let ends = keys.all().skip(1).map(|(from, _)| from - 1);
+    keys.all().map(|(_, key)| key.vkey()).zip(ends).collect()
+}
+
+fn rotate(args: &Rotate, quiet: bool) -> anyhow::Result<ExitCode> {
+    let home = existing(&args.data.data)?;
+    let _one = held(&home)?;
+    let events = SqliteReader::open(&home.log_path())?.tip()?.map_or(0, |tip| tip.seq + 1);
+    let mut progress = Progress::new("folding", events, quiet);
+    let rotated = rotating::rotate(&home, &node::random(), &mut |applied| progress.at(applied))?;
+    drop(progress);
+    if args.json {
+        let shown = json!({"key": rotated.now, "before": rotated.before, "seq": rotated.seq});
+        out::print_json(&shown)?;
+    } else {
+        out::print(&rotated.now)?;
+        if !quiet {
+            eprintln!(
+                "event {} names the new key, signed by the one before, {}; back keys/ up again, and tell auditors",
+                rotated.seq, rotated.before
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn held(home: &Home) -> anyhow::Result<crate::log::home::Lock> {
+    Ok(home.lock(&format!("`cairn key rotate` (process {})", std::process::id()))?)
 }

@@ -51,8 +51,10 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
             builtins: true,
             fixtures: args.conformance_fixtures,
             networked: true,
+            door: "serve",
         };
-        let node = Node::start(setup).await?;
+        let mut node = Node::start(setup).await?;
+        node.record().await.context("the tokens in force cannot be recorded")?;
         let about = node.ledger.about();
         // Before the ready line: who has read it may ask to stop at once, and is to get a drained stop.
         let asked = asked_to_stop();
@@ -89,7 +91,7 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
 pub fn stdio(args: Stdio) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.config.as_deref(), std::env::vars(), &Overrides::default())?;
     trace(config.telemetry.log_format);
-    on_stdio(&args.data.data, &config, Vec::new(), true)
+    on_stdio(&args.data.data, &config, Vec::new(), "stdio")
 }
 
 /// Serves a wrapped server on standard input and output.
@@ -117,7 +119,7 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
         lane: None,
         timeout_ms: None,
     };
-    on_stdio(&args.data.data, &config, vec![(at, shown)], false)
+    on_stdio(&args.data.data, &config, vec![(at, shown)], "wrap")
 }
 
 /// What a server is called when nobody says: its program, or what a launcher is told to launch.
@@ -148,9 +150,11 @@ fn on_stdio(
     data: &std::path::Path,
     config: &Config,
     upstreams: Vec<(upstream::Settings, gateway::Settings)>,
-    builtins: bool,
+    door: &'static str,
 ) -> anyhow::Result<ExitCode> {
     let home = Home::open(data)?;
+    // A wrapped server stands alone.
+    let builtins = door == "stdio";
     let runtime = runtime()?;
     let done = runtime.block_on(async {
         let owner = format!("a cairn process on standard input and output (process {})", std::process::id());
@@ -163,6 +167,7 @@ fn on_stdio(
             builtins,
             fixtures: false,
             networked: false,
+            door,
         };
         let node = Node::start(setup).await?;
         if let Some(reason) = node.lost.as_ref().filter(|_| !builtins) {

@@ -16,7 +16,6 @@ use crate::{
         progress::Progress,
         remote::{Refused, Remote},
     },
-    identity::{Verifier, open_checkpoint},
     ledger::{heads::notes, opening},
     log::{Log, Reader, home::Home, sqlite::SqliteLog, sqlite::SqliteReader},
     p2p::sync::followed::Followed,
@@ -120,16 +119,10 @@ pub fn logs<'a>(home: &'a Home, view: &'a View) -> Logs<'a> {
 pub fn head(home: &Home, view: &View) -> anyhow::Result<Head> {
     let log = SqliteReader::open(&home.log_path())?;
     let genesis = opening::genesis(&log)?;
-    let verifier = genesis
-        .key
-        .as_slice()
-        .try_into()
-        .ok()
-        .and_then(|key| Verifier::from_key(&genesis.origin, key).ok())
-        .ok_or_else(|| anyhow::anyhow!("the genesis block holds no ed25519 key"))?;
+    let keys = view.keys(&Block::encode(&genesis).cid())?;
     let applied = view.applied()?;
     let heads = notes(home, &log)?.into_iter().filter_map(|note| {
-        let size = open_checkpoint(&note, &verifier).ok()?.size;
+        let size = keys.open(&note).ok()?.size;
         (size <= applied).then_some(Head { size, note })
     });
     heads.max_by_key(|head| head.size).ok_or_else(|| {

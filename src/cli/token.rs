@@ -1,6 +1,8 @@
 //! `cairn token`: who may call a server whose `auth.mode` is `static`.
 //!
-//! Invariant: a token is printed once, when it is made, alone on standard output.
+//! Invariants:
+//! - a token is printed once, when it is made, alone on standard output;
+//! - no token is in force that is not on record, where there is a log to record it in.
 
 use std::{
     path::Path,
@@ -8,15 +10,24 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::{
-    auth::tokens::{self, Entry},
+    auth::tokens::{self, Entry, Held},
     cli::{
-        Token, TokenCommand, out,
+        Token, TokenCommand, out, runtime,
         table::{self, Table},
     },
+    event::{Actor, keeping::TokenRevoked},
+    ledger::{
+        Command,
+        keeping::Keeping,
+        opening::Settings,
+        sharing::{self, Member},
+    },
     log::home::Home,
+    node::{self, recording::token_added},
     router::Scope,
 };
 
@@ -25,7 +36,12 @@ pub fn run(args: Token, quiet: bool) -> anyhow::Result<ExitCode> {
         TokenCommand::Add(args) => {
             let home = Home::open(&args.data.data)?;
             let expires = args.expires.map(|seconds| now().saturating_add(seconds));
-            let (entry, token) = tokens::add(home.dir(), &args.name, &args.scopes, expires)?;
+            let held = Held::take(home.dir())?;
+            let (entry, token) = held.add(&args.name, &args.scopes, expires)?;
+            if let Err(err) = record(home.dir(), Keeping::TokenAdded(token_added(entry.clone()))) {
+                held.revoke(&entry.id)?;
+                return Err(err).context("the token cannot be recorded in the log, so none was made");
+            }
             if args.json {
                 let mut shown = shown(&entry);
                 shown["token"] = Value::String(token);
@@ -41,13 +57,43 @@ pub fn run(args: Token, quiet: bool) -> anyhow::Result<ExitCode> {
             list(&tokens::list(directory(&args.data.data)?)?, args.json)?;
         }
         TokenCommand::Revoke(args) => {
-            tokens::revoke(directory(&args.data.data)?, &args.id)?;
+            let data = directory(&args.data.data)?;
+            let held = Held::take(data)?;
+            held.revoke(&args.id)?;
+            record(data, Keeping::TokenRevoked(TokenRevoked { token: args.id.clone() })).with_context(|| {
+                let id = &args.id;
+                format!("token {id} is revoked, but the log does not say so yet; the next start of a server records it")
+            })?;
             if !quiet {
                 eprintln!("token {} revoked", args.id);
             }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Records a change of tokens in the directory's log, through whichever process owns it. Where there is no log yet, the
+/// first start of a server records the tokens it finds.
+fn record(data: &Path, keeping: Keeping) -> anyhow::Result<()> {
+    let Ok(home) = Home::existing(data) else {
+        return Ok(());
+    };
+    let member = Member {
+        home,
+        settings: Settings::default(),
+        runner: uuid::Uuid::now_v7().simple().to_string(),
+        owner: format!("`cairn token` (process {})", std::process::id()),
+        random: node::random,
+    };
+    let actor = Actor { id: "local".to_owned(), role: "operator".to_owned(), proof: None };
+    runtime()?.block_on(async {
+        let (ledger, sharing) = sharing::join(member).await?;
+        let ruling = ledger.submit(Command::Keep { keeping, actor }).await;
+        ledger.close().await;
+        sharing.end().await;
+        ruling?;
+        Ok(())
+    })
 }
 
 /// A directory that is there; tokens may be older than its log.

@@ -43,12 +43,14 @@ pub struct Keys {
     first: Verifier,
     /// The seq of each rotation, and the key from there on.
     later: Vec<(u64, Verifier)>,
+    /// The same as they were told.
+    told: Vec<Rotation>,
 }
 
 impl Keys {
     /// The keys of a log that has only its first.
     pub fn new(log: Cid, first: Verifier) -> Self {
-        Self { log, first, later: Vec::new() }
+        Self { log, first, later: Vec::new(), told: Vec::new() }
     }
 
     /// The keys of a log whose genesis says `origin` and `key`.
@@ -76,6 +78,7 @@ impl Keys {
             .verify_strict(said.as_bytes(), &Signature::from_bytes(&rotation.signature))
             .map_err(|_| RotationError::Signature { seq })?;
         self.later.push((seq, next));
+        self.told.push(*rotation);
         Ok(())
     }
 
@@ -102,6 +105,17 @@ impl Keys {
     pub fn at(&self, size: u64) -> &Verifier {
         let rotated = self.later.partition_point(|(seq, _)| *seq < size);
         rotated.checked_sub(1).map_or(&self.first, |last| &self.later[last].1)
+    }
+
+    /// The changes that led from the first key to the last.
+    pub fn rotations(&self) -> &[Rotation] {
+        &self.told
+    }
+
+    /// The key that the event at `seq` puts in force, if it does.
+    pub fn rotated_at(&self, seq: u64) -> Option<&Verifier> {
+        let at = self.later.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?;
+        Some(&self.later[at].1)
     }
 
     /// Whether this log had, or has, that key.

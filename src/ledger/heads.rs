@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::{
     event::{Body, Event, Place, keeping::LogTakenOver},
-    identity::{Checkpoint, Signer, Verifier, open_checkpoint},
+    identity::{Checkpoint, Signer, claimed_size, rotation::Keys},
     ledger::{
         folding::catch_up,
         opening::{self, OpenError},
@@ -63,7 +63,7 @@ pub fn notes(home: &Home, log: &dyn Reader) -> Result<Vec<String>, LogError> {
     Ok(log.head()?.into_iter().chain(beside).collect())
 }
 
-/// The heads among `notes` that the log's key signed.
+/// The heads among `notes` that the log's keys signed, each that of its size.
 pub(super) struct Heads {
     signed: Vec<(Checkpoint, String)>,
     /// The largest size that a note claims, whoever signed it.
@@ -71,9 +71,9 @@ pub(super) struct Heads {
 }
 
 impl Heads {
-    pub fn of(notes: Vec<String>, verifier: &Verifier) -> Self {
+    pub fn of(notes: Vec<String>, keys: &Keys) -> Self {
         let claimed = notes.iter().map(|note| claimed_size(note)).max().unwrap_or(0);
-        let signed = |note: String| open_checkpoint(&note, verifier).ok().map(|head| (head, note));
+        let signed = |note: String| keys.open(&note).ok().map(|head| (head, note));
         Self { signed: notes.into_iter().filter_map(signed).collect(), claimed }
     }
 
@@ -113,11 +113,6 @@ fn is_of(head: &Checkpoint, tree: &StoredTiles<'_>) -> bool {
     merkle::root_at(tree, head.size).ok() == Some(head.root)
 }
 
-/// The size a note claims, whoever signed it; 0 where the text is no head.
-pub(super) fn claimed_size(note: &str) -> u64 {
-    note.lines().nth(1).and_then(|size| size.parse().ok()).unwrap_or(0)
-}
-
 /// What an operator took over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TakenOver {
@@ -132,8 +127,8 @@ pub fn take_over(home: &Home, folder: &mut Folder) -> Result<Option<TakenOver>, 
     let mut log = SqliteLog::open(&home.log_path(), true)?;
     let reader = log.reader()?;
     let genesis = opening::genesis(reader.as_ref())?;
-    let signer = opening::signer(home, &genesis)?;
-    let heads = Heads::of(notes(home, reader.as_ref())?, signer.verifier());
+    let (keys, signer) = opening::signer(home, reader.as_ref(), &genesis)?;
+    let heads = Heads::of(notes(home, reader.as_ref())?, &keys);
     let found = folder.applied();
     let (stands, covered) = {
         let tree = StoredTiles { state: folder.state(), log: reader.as_ref() };
@@ -143,7 +138,8 @@ pub fn take_over(home: &Home, folder: &mut Folder) -> Result<Option<TakenOver>, 
         return Ok(None);
     }
     let taken = TakenOver { from_seq: covered, events: found - covered };
-    let note = record(&mut log, reader.as_ref(), folder.edge(), &signer, taken)?;
+    let body = Body::LogTakenOver(LogTakenOver { from_seq: taken.from_seq, events: taken.events });
+    let note = record(&mut log, reader.as_ref(), folder.edge(), &signer, body)?;
     catch_up(folder, reader.as_ref(), &mut |_| {})?;
     // Both slots, so that no older head is left to be believed.
     let mut head = home.head()?;
@@ -151,13 +147,13 @@ pub fn take_over(home: &Home, folder: &mut Folder) -> Result<Option<TakenOver>, 
     Ok(Some(taken))
 }
 
-/// Appends the event that says what was taken over, under the head over it.
-fn record(
+/// Appends what an operator did to a log that nobody has open, under a head of `signer` over it.
+pub(super) fn record(
     log: &mut SqliteLog,
     reader: &dyn Reader,
     mut tree: Growing,
     signer: &Signer,
-    taken: TakenOver,
+    body: Body,
 ) -> Result<String, OpenError> {
     let last = reader.event_at(tree.size().saturating_sub(1))?;
     let last = last.ok_or(LogError::Corrupt { what: "the log has no last event" })?;
@@ -167,9 +163,8 @@ fn record(
         prev: Some(last.cid()),
         ts: clock_us().max(last.fields().ts),
     };
-    let body = Body::LogTakenOver(LogTakenOver { from_seq: taken.from_seq, events: taken.events });
     let event = Event::seal(log_fact(operator(), body), place)
-        .map_err(|_| LogError::Corrupt { what: "the takeover cannot be sealed" })?;
+        .map_err(|_| LogError::Corrupt { what: "what an operator did cannot be sealed" })?;
     tree.push(leaf_hash(&event.cid()));
     let note = signer.sign_checkpoint(tree.size(), &tree.root());
     let batch = Batch { blocks: Vec::new(), events: vec![event], head: Some(note.clone()) };

@@ -6,6 +6,7 @@
 
 use std::{fs, sync::Arc, thread, time::Duration};
 
+use serde_bytes::ByteArray;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -14,19 +15,23 @@ use crate::{
     catalogue::Entry,
     contract::Contract,
     event::{Body, Event, Genesis, Place, body::LogOpened},
-    identity::Signer,
+    identity::{
+        Signer, claimed_size,
+        rotation::{self, RotationError},
+    },
     ledger::{
         About, Command, GROUP_MAX, Ledger, Reach, Shelf, Stopped, WAITING_MAX, clock,
         folding::{Folding, catch_up},
-        heads::{HeadError, Heads, claimed_size, notes},
+        heads::{HeadError, Heads, notes},
         holding::Holding,
+        keeping::Keeping,
         loading::Loading,
         sealer::Sealer,
         writer::{Working, Writer, log_fact, node},
     },
     log::{
         Batch, Log, LogError, Reader, Stored,
-        home::{HeadFile, Home, HomeError, Lock},
+        home::{HeadFile, Home, HomeError, Keys, Lock},
         sqlite::SqliteLog,
     },
     merkle::{Growing, leaf_hash},
@@ -86,6 +91,10 @@ pub enum OpenError {
     Standing(#[from] HeadError),
     #[error("the log's signing key does not fit the log; restore keys/log.key from your backup")]
     Key,
+    #[error("the log's keys cannot be followed")]
+    Rotation(#[from] RotationError),
+    #[error("the salt key does not fit the log; restore keys/salt.key from your backup")]
+    Salt,
     #[error("the head file cannot be read or written")]
     Head(#[source] std::io::Error),
     #[error("the ledger's threads cannot be started")]
@@ -134,22 +143,34 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
             return Err(HeadError::RolledBack { signed, found: 0 }.into());
         }
         home.make_keys(&mut *birth.random)?;
-        begin(log.as_mut(), &home.keys()?.seed, (birth.random)(), birth.now_us)?;
+        begin(log.as_mut(), &home.keys()?, (birth.random)(), birth.now_us)?;
     }
     let genesis = genesis(reader.as_ref())?;
-    let signer = signer(home, &genesis)?;
+    let (keys, signer) = signer(home, reader.as_ref(), &genesis)?;
     let found = reader.tip()?.map_or(0, |tip| tip.seq + 1);
-    let heads = Heads::of(notes(home, reader.as_ref())?, signer.verifier());
+    let heads = Heads::of(notes(home, reader.as_ref())?, &keys);
     let note = heads.over(found)?.to_owned();
     let folder = derive(home, log.as_ref(), birth.step)?;
     heads.agree(&StoredTiles { state: folder.state(), log: reader.as_ref() }, found)?;
+    // The state may have hidden a change of keys until now; it is the log's from here on.
+    let mut folded = rotation::Keys::new(keys.log(), keys.first().clone());
+    query::keeping::rotate(&mut folded, folder.state(), reader.as_ref())?;
+    if folded != keys {
+        return Err(OpenError::Key);
+    }
     erase_again(folder.state(), log.as_mut(), reader.as_ref())?;
     // Statistics of a few rows mislead the planner once there are many.
     if folder.applied() >= STATISTICS_MIN {
         folder.state().execute_batch("PRAGMA optimize").map_err(StateError::from)?;
     }
 
-    let about = About { log: Block::encode(&genesis).cid(), origin: genesis.origin, vkey: signer.vkey() };
+    let name = Block::encode(&genesis).cid();
+    let salted = home.keys()?.salt.commitment_for(&name);
+    let on_record = salt_on_record(folder.state(), reader.as_ref())?;
+    if on_record.is_some_and(|on_record| on_record != salted) {
+        return Err(OpenError::Salt);
+    }
+    let about = About { log: name, origin: genesis.origin, vkey: signer.vkey(), salted };
     let working = working(folder.state(), reader.as_ref())?;
     let holding = Loading { state: folder.state(), log: reader.as_ref(), now_ms: birth.now_us / 1000 }
         .holding(&settings.rates)?;
@@ -159,6 +180,9 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
         start(home, settings, Checked { lock, log, head, note, signer, folder, working, holding, about })?;
     if !dead.is_empty() {
         ledger.submit_blocking(Command::Recover { runners: dead })?;
+    }
+    if on_record.is_none() {
+        ledger.submit_blocking(Command::Keep { keeping: Keeping::Salted, actor: node() })?;
     }
     Ok((ledger, running))
 }
@@ -237,9 +261,9 @@ pub fn rebuild(home: &Home, step: &mut dyn FnMut(u64)) -> Result<Folder, OpenErr
     Ok(derive(home, &log, step)?)
 }
 
-fn begin(log: &mut dyn Log, seed: &[u8; 32], nonce: [u8; 32], now_us: u64) -> Result<(), OpenError> {
+fn begin(log: &mut dyn Log, keys: &Keys, nonce: [u8; 32], now_us: u64) -> Result<(), OpenError> {
     let origin = format!("cairn/{}", &data_encoding::HEXLOWER.encode(&nonce)[..16]);
-    let signer = Signer::new(&origin, *seed).map_err(|_| OpenError::Key)?;
+    let signer = Signer::new(&origin, keys.seed).map_err(|_| OpenError::Key)?;
     let genesis = Block::encode(&Genesis {
         v: 1,
         origin,
@@ -248,7 +272,8 @@ fn begin(log: &mut dyn Log, seed: &[u8; 32], nonce: [u8; 32], now_us: u64) -> Re
         nonce: nonce[..16].to_vec(),
     });
     let software = format!("cairn {}", env!("CARGO_PKG_VERSION"));
-    let opened = LogOpened { genesis: genesis.cid(), software, salt: None };
+    let salt = Some(ByteArray::new(keys.salt.commitment_for(&genesis.cid())));
+    let opened = LogOpened { genesis: genesis.cid(), software, salt };
     let place = Place { log: genesis.cid(), seq: 0, prev: None, ts: now_us };
     let event = Event::seal(log_fact(node(), Body::LogOpened(opened)), place)
         .map_err(|_| LogError::Corrupt { what: "the first event cannot be sealed" })?;
@@ -258,6 +283,20 @@ fn begin(log: &mut dyn Log, seed: &[u8; 32], nonce: [u8; 32], now_us: u64) -> Re
     let head = Some(signer.sign_checkpoint(tree.size(), &tree.root()));
     log.append(None, &Batch { blocks: vec![genesis], events: vec![event], head })?;
     Ok(())
+}
+
+/// Which key salts the log, as its first event says, or one after it in a log from before.
+fn salt_on_record(state: &Database, reader: &dyn Reader) -> Result<Option<[u8; 16]>, OpenError> {
+    let first = reader.event_at(0)?.and_then(|event| event.body());
+    if let Some(Body::LogOpened(LogOpened { salt: Some(salt), .. })) = first {
+        return Ok(Some(*salt));
+    }
+    for seq in query::keeping::of_kind(state, "log.salted", 1)? {
+        if let Some(Body::LogSalted(facts)) = reader.event_at(seq)?.and_then(|event| event.body()) {
+            return Ok(Some(*facts.commitment));
+        }
+    }
+    Ok(None)
 }
 
 /// The genesis block the first event names.
@@ -270,12 +309,37 @@ pub fn genesis(reader: &dyn Reader) -> Result<Genesis, LogError> {
     }
 }
 
-/// The log's signer, if the key beside the log is the log's.
-pub(super) fn signer(home: &Home, genesis: &Genesis) -> Result<Signer, OpenError> {
-    let signer = Signer::new(&genesis.origin, home.keys()?.seed).map_err(|_| OpenError::Key)?;
-    match signer.public_key()[..] == genesis.key[..] {
-        true => Ok(signer),
-        false => Err(OpenError::Key),
+/// The log's keys, and its signer, if the key beside the log is the one in force. For whoever holds the lock.
+///
+/// A change of keys that a crash broke off is ended here, whichever way it had gone.
+pub(super) fn signer(
+    home: &Home,
+    reader: &dyn Reader,
+    genesis: &Genesis,
+) -> Result<(rotation::Keys, Signer), OpenError> {
+    let of = |seed| Signer::new(&genesis.origin, seed).map_err(|_| OpenError::Key);
+    let (signer, next) = (of(home.keys()?.seed)?, home.next_key()?.map(of).transpose()?);
+    let fits = |keys: &rotation::Keys, signer: &Signer| keys.current() == signer.verifier();
+    let ours = |keys: &rotation::Keys| fits(keys, &signer) || next.iter().any(|next| fits(keys, next));
+    let keys = query::keeping::keys(home, reader, genesis).ok().filter(ours);
+    let keys = match keys {
+        Some(keys) => keys,
+        None => query::keeping::keys_of_events(reader, genesis)?,
+    };
+    if keys.all().count() > 1 {
+        home.check_peer_key()?;
+    }
+    match (next, fits(&keys, &signer)) {
+        (None, true) => Ok((keys, signer)),
+        (Some(_), true) => {
+            home.forget_next_key()?;
+            Ok((keys, signer))
+        }
+        (Some(next), false) if fits(&keys, &next) => {
+            home.take_next_key()?;
+            Ok((keys, next))
+        }
+        (_, false) => Err(OpenError::Key),
     }
 }
 

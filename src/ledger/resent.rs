@@ -28,6 +28,7 @@ impl Writer {
             Command::Work(work) => return self.ruled_work(work, draft),
             Command::Start { start, .. } => &start.id,
             Command::End { end, .. } => &end.id,
+            Command::Keep { keeping, actor } => return self.counted_before(keeping, actor, draft),
             // These rule the same when they are ruled again.
             Command::Publish { .. }
             | Command::Adopt { .. }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_bytes::ByteArray;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -86,6 +87,7 @@ enum Told {
         log: Cid,
         origin: String,
         vkey: String,
+        salted: ByteArray<16>,
     },
     /// `committed` counts the events of the ruling, too.
     Ruling {
@@ -168,7 +170,9 @@ async fn find(member: &Member) -> Result<Found, OpenError> {
             Err(err) => return Err(err),
         };
         if let Ok(line) = connect(member).await {
-            return Ok(Found::Other(line));
+            // What this process salts and commits to must be what its owner knows it by.
+            let salted = member.home.keys()?.salt.commitment_for(&line.about.log);
+            return if salted == line.about.salted { Ok(Found::Other(line)) } else { Err(OpenError::Salt) };
         }
         if tokio::time::Instant::now() >= deadline {
             return Err(taken.into());
@@ -193,8 +197,8 @@ async fn connect(member: &Member) -> io::Result<Line> {
     let (mut reader, mut writer) = UnixStream::connect(member.home.socket_path()).await?.into_split();
     write_frame(&mut writer, &Said::Hello { runner: member.runner.clone() }).await?;
     match read_frame(&mut reader).await? {
-        Told::Welcome { log, origin, vkey } => {
-            Ok(Line { about: About { log, origin, vkey }, reader, writer })
+        Told::Welcome { log, origin, vkey, salted } => {
+            Ok(Line { about: About { log, origin, vkey, salted: *salted }, reader, writer })
         }
         Told::Ruling { .. } | Told::Reach { .. } => Err(io::ErrorKind::InvalidData.into()),
     }
@@ -266,8 +270,9 @@ async fn guest(stream: UnixStream, ledger: Ledger) {
 }
 
 async fn tell(mut writer: OwnedWriteHalf, mut telling: mpsc::Receiver<Told>, ledger: Ledger) {
-    let About { log, origin, vkey } = ledger.about().clone();
-    let mut written = write_frame(&mut writer, &Told::Welcome { log, origin, vkey }).await;
+    let About { log, origin, vkey, salted } = ledger.about().clone();
+    let salted = ByteArray::new(salted);
+    let mut written = write_frame(&mut writer, &Told::Welcome { log, origin, vkey, salted }).await;
     let mut reach = ledger.reach();
     reach.mark_changed();
     while written.is_ok() {

@@ -3,6 +3,8 @@
 mod concluding;
 mod erasing;
 mod heads;
+mod keeping;
+mod rotating;
 mod work;
 
 use std::{fs, path::Path};

@@ -285,6 +285,7 @@ impl Writer {
                 let body = Body::AccessExported(AccessExported { format, from_seq, to_seq });
                 Ok(Ruling::Done(self.sealer.seal(log_fact(actor, body), draft)?.into()))
             }
+            Command::Keep { keeping, actor } => self.keep(keeping, &actor, draft),
         }
     }
 

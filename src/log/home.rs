@@ -25,6 +25,10 @@ const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 
 /// The files of the keys: the seed that signs heads, and the key of payload salts.
 const KEYS: [&str; 2] = ["log.key", "salt.key"];
+/// The first seed that signed heads, once another one does.
+const PEER_KEY: &str = "peer.key";
+/// The seed that is to sign heads, while it is being put in its place.
+const NEXT_KEY: &str = "log.key.next";
 
 /// A directory that holds one log.
 #[derive(Clone, Debug)]
@@ -60,6 +64,8 @@ pub struct Keys {
     /// The Ed25519 seed that signs heads.
     pub seed: [u8; 32],
     pub salt: SaltKey,
+    /// The seed that others know the node by: the first that signed heads, whatever signs them now.
+    pub peer: [u8; 32],
 }
 
 impl Home {
@@ -194,9 +200,8 @@ impl Home {
             if path.exists() {
                 continue;
             }
-            let text = format!("{}\n", data_encoding::HEXLOWER.encode(&fresh()));
             self.io(fs::DirBuilder::new().recursive(true).mode(0o700).create(self.dir.join("keys")))?;
-            self.io(write_secret(&path, text.as_bytes()))?;
+            self.put_key(name, &fresh())?;
         }
         Ok(())
     }
@@ -204,7 +209,54 @@ impl Home {
     /// Reads the keys. A log is not continued without its own: none is ever made in a lost one's place.
     pub fn keys(&self) -> Result<Keys, HomeError> {
         let [seed, salt] = KEYS;
-        Ok(Keys { seed: self.key(seed)?, salt: SaltKey::new(self.key(salt)?) })
+        let seed = self.key(seed)?;
+        let peer = self.key_if_there(PEER_KEY)?.unwrap_or(seed);
+        Ok(Keys { seed, salt: SaltKey::new(self.key(salt)?), peer })
+    }
+
+    /// Keeps the seed that others know the node by, before another one signs heads.
+    pub fn keep_peer_key(&self) -> Result<(), HomeError> {
+        match self.key_if_there(PEER_KEY)? {
+            Some(_) => Ok(()),
+            None => self.put_key(PEER_KEY, &self.key(KEYS[0])?),
+        }
+    }
+
+    /// Whether there is such a seed, for a log that had more than one key.
+    pub fn check_peer_key(&self) -> Result<(), HomeError> {
+        self.key(PEER_KEY).map(|_| ())
+    }
+
+    /// The seed that is being put in the place of the one that signs heads.
+    pub fn next_key(&self) -> Result<Option<[u8; 32]>, HomeError> {
+        self.key_if_there(NEXT_KEY)
+    }
+
+    pub fn put_next_key(&self, seed: &[u8; 32]) -> Result<(), HomeError> {
+        self.put_key(NEXT_KEY, seed)
+    }
+
+    /// Puts that seed in its place; the one before is gone.
+    pub fn take_next_key(&self) -> Result<(), HomeError> {
+        let keys = self.dir.join("keys");
+        self.io(fs::rename(keys.join(NEXT_KEY), keys.join(KEYS[0])))?;
+        self.io(File::open(keys).and_then(|keys| keys.sync_all()))
+    }
+
+    pub fn forget_next_key(&self) -> Result<(), HomeError> {
+        self.io(fs::remove_file(self.dir.join("keys").join(NEXT_KEY)))
+    }
+
+    fn put_key(&self, name: &str, key: &[u8; 32]) -> Result<(), HomeError> {
+        let text = format!("{}\n", data_encoding::HEXLOWER.encode(key));
+        self.io(write_secret(&self.dir.join("keys").join(name), text.as_bytes()))
+    }
+
+    fn key_if_there(&self, name: &'static str) -> Result<Option<[u8; 32]>, HomeError> {
+        match self.key(name) {
+            Err(HomeError::NoKey { .. }) => Ok(None),
+            found => found.map(Some),
+        }
     }
 
     fn key(&self, name: &'static str) -> Result<[u8; 32], HomeError> {

@@ -26,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{barring::barring, work::Worker};
 use crate::{
     audit::Audit,
-    auth::{Access, scope_named},
+    auth::{Access, Denied, scope_named},
     block::payload::SaltKey,
     config,
     event::Actor,
@@ -35,7 +35,13 @@ use crate::{
         self,
         quota::{Bounds, Quotas},
     },
-    metrics::Metrics,
+    metrics::{
+        Metrics,
+        access::{
+            What::{Read, Refused},
+            unknown,
+        },
+    },
     p2p::{
         self, Inbound, NetError, Wire,
         discovery::{
@@ -49,7 +55,7 @@ use crate::{
         hub::{self, Hub, Traffic},
         sync::{
             fetch,
-            serve::{Last, May, Server, What},
+            serve::{Last, May, Served, Server, What},
         },
     },
     peer,
@@ -80,7 +86,7 @@ const LISTENING_MAX: Duration = Duration::from_secs(5);
 /// What a network is started with.
 pub(super) struct Setup<'a> {
     pub config: &'a config::P2p,
-    /// The seed of the log's key.
+    /// The seed that others know the node by.
     pub seed: [u8; 32],
     pub salt: SaltKey,
     pub router: Router,
@@ -155,7 +161,7 @@ impl Network {
         let settings = mcp::Settings {
             contracts: true,
             shutdown: stop.clone(),
-            tokens: access.map(granting),
+            tokens: access.map(|access| granting(access, setup.metrics.clone())),
             quotas,
             ..mcp::Settings::default()
         };
@@ -290,8 +296,10 @@ impl Door {
                 }
                 Wire::Log => {
                     let (server, stop) = (self.server.clone(), self.settings.shutdown.clone());
+                    let reading = Reading::new(self.metrics.clone(), self.entries.caller(&peer).actor);
                     self.tasks.spawn(stop.run_until_cancelled_owned(async move {
-                        if let Err(err) = server.serve(stream, &peer).await {
+                        let mut reading = reading;
+                        if let Err(err) = server.serve_into(stream, &peer, &mut reading.served).await {
                             tracing::debug!(peer, %err, "a peer's stream ended");
                         }
                     }));
@@ -366,11 +374,36 @@ fn fetching(net: Net, metrics: Arc<Metrics>) -> Arc<crate::runtime::peers::Fetch
     })
 }
 
-fn granting(access: Arc<Access>) -> mcp::Tokens {
+fn granting(access: Arc<Access>, metrics: Arc<Metrics>) -> mcp::Tokens {
     mcp::Tokens::new(move |token| {
-        let header = format!("Bearer {token}").parse().ok()?;
-        Some(access.authenticate(Some(&header)).ok()?.scopes)
+        let header = format!("Bearer {token}").parse().map_err(|_| Denied::Invalid);
+        match header.and_then(|header| access.authenticate(Some(&header))) {
+            Ok(caller) => Some(caller.scopes),
+            Err(denied) => {
+                metrics.access.add(&unknown(), Refused(denied.reason()), 1);
+                None
+            }
+        }
     })
+}
+
+/// What one stream of a peer was given of our log: counted when it ends, however it ends.
+struct Reading {
+    metrics: Arc<Metrics>,
+    actor: Actor,
+    served: Served,
+}
+
+impl Reading {
+    fn new(metrics: Arc<Metrics>, actor: Actor) -> Self {
+        Self { metrics, actor, served: Served::default() }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.metrics.access.add(&self.actor, Read, self.served.contents);
+    }
 }
 
 /// This node's log, for peers that may read it.
@@ -385,7 +418,7 @@ fn log_server(ledger: &Ledger, entries: Arc<Entries>) -> Server {
         What::Content => entries.caller(peer).may(Scope::Audit) && entries.gives_payloads(peer),
     });
     let about = ledger.about();
-    Server::new(ledger.home(), about.log, about.vkey.clone(), last, may)
+    Server::new(ledger.home(), about.log, last, may)
 }
 
 /// The peers that the configuration names.

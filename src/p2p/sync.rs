@@ -31,6 +31,8 @@ pub enum Refused {
     Stalled,
     #[error("the peer's log is not the one that is followed, or its genesis block holds another key")]
     Identity,
+    #[error("the peer's log changes its keys otherwise than its owner has signed, or than was seen before")]
+    Keys,
     #[error("the peer's head is not signed by its log's key")]
     Head(#[source] CheckpointError),
     #[error("the peer's head is empty, or over 1000 bytes")]

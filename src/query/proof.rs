@@ -5,16 +5,16 @@
 use rusqlite::params;
 use serde_json::{Value, json};
 
-use super::{QueryError, View, lookup::corrupt};
+use super::{QueryError, View, keeping, lookup::corrupt};
 use crate::{
     block::{Cid, Codec, Sha256Digest, decode},
     event::{Event, Genesis},
-    identity::Verifier,
+    identity::rotation::{Keys, ROTATIONS_MAX},
     log::Stored,
     merkle::{
         self, HASH_LEN, Hash, Level, ProofError, TILE_WIDTH, TilePath, Tiles, entries_bundle, leaf_hash,
     },
-    receipt::{self, Receipt},
+    receipt::{self, Receipt, Rotated},
     state::StateError,
 };
 
@@ -71,7 +71,26 @@ impl View {
             index,
             proof,
             checkpoint: head.note.clone(),
+            rotations: self.rotated(head)?,
         })
+    }
+
+    /// The changes of keys under the head, each with its proof.
+    fn rotated(&self, head: &Head) -> Result<Vec<Rotated>, QueryError> {
+        let told = self.key_changes(head.size)?.into_iter().map(|event| {
+            let seq = event.fields().seq;
+            let proof = merkle::inclusion(&self.tiles(), seq, head.size).map_err(broken)?;
+            Ok(Rotated { event: event.bytes().to_vec(), proof })
+        });
+        told.collect()
+    }
+
+    /// The events among the first `size` that changed the log's keys, in order.
+    pub fn key_changes(&self, size: u64) -> Result<Vec<Event>, QueryError> {
+        let seqs = keeping::of_kind(&self.state, "log.key_rotated", ROTATIONS_MAX as u64)?;
+        let under = seqs.into_iter().rev().filter(|seq| *seq < size);
+        let event = |seq| self.log.event_at(seq)?.ok_or_else(|| corrupt("a change of keys is missing"));
+        under.map(event).collect()
     }
 
     /// A tile of the tree under the head; none where it has no tile of this width there.
@@ -128,11 +147,13 @@ impl View {
         }
     }
 
-    /// The key of a log's heads, under the log's origin.
-    pub fn verifier(&self, log: &Cid) -> Result<Verifier, QueryError> {
+    /// The keys of this log's heads, as far as it is folded.
+    pub fn keys(&self, log: &Cid) -> Result<Keys, QueryError> {
         let (genesis, _) = self.genesis(log)?;
-        let key = genesis.key.as_slice().try_into().map_err(|_| corrupt("a genesis block"))?;
-        Verifier::from_key(&genesis.origin, key).map_err(|_| corrupt("a genesis block"))
+        let keys = Keys::of_genesis(*log, &genesis.origin, &genesis.key);
+        let mut keys = keys.map_err(|_| corrupt("a genesis block"))?;
+        keeping::rotate(&mut keys, &self.state, self.log.as_ref())?;
+        Ok(keys)
     }
 
     fn proven(&self, cid: &Cid, head: &Head) -> Result<(Event, u64, Vec<Hash>), QueryError> {

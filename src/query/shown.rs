@@ -33,6 +33,8 @@ const PASSED_MAX: usize = 8;
 pub struct Payloads {
     /// Bytes of content that may still be shown.
     left: Cell<usize>,
+    /// Payloads whose content was shown.
+    shown: Cell<u64>,
 }
 
 /// An event with the keys of its schema, `cid`, and for each payload its media type (null where its content is not here),
@@ -92,12 +94,17 @@ struct Envelope<'a> {
 impl Payloads {
     /// Names, media types and lengths only.
     pub fn named() -> Self {
-        Self { left: Cell::new(0) }
+        Self { left: Cell::new(0), shown: Cell::new(0) }
     }
 
     /// Content too, up to the bound.
     pub fn inline() -> Self {
-        Self { left: Cell::new(INLINE_MAX) }
+        Self { left: Cell::new(INLINE_MAX), shown: Cell::new(0) }
+    }
+
+    /// Payloads whose content was shown so far.
+    pub fn shown(&self) -> u64 {
+        self.shown.get()
     }
 
     fn take(&self, len: usize) -> bool {
@@ -133,6 +140,7 @@ impl View {
             let mut content = Map::new();
             if media.is_some() && payloads.take(held.len as usize) {
                 self.show_content(&held.cid, Some(held.len), &mut content)?;
+                payloads.shown.set(payloads.shown.get() + 1);
             }
             let erased = if media.is_none() { self.erasure(&held.cid)? } else { None };
             let erased = erased.map(|Erasure { by, seq }| ShownErasure {

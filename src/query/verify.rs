@@ -19,7 +19,7 @@ use serde::Serialize;
 use self::{blocks::Bytes, events::Chain, heads::Heads};
 use crate::{
     block::{Cid, decode, payload::Payload},
-    identity::{Checkpoint, open_checkpoint},
+    identity::Checkpoint,
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
     merkle,
     query::{QueryError, View, proof::Head},
@@ -189,12 +189,12 @@ impl View {
                 found.check_events(self.log.as_ref(), &checks, Heads::default(), None, &mut |_| {})?;
             let log = chain.genesis;
             found.end(chain)?;
-            let verifier = log.map(|log| self.verifier(&log)).transpose()?;
-            let signed = verifier.as_ref().and_then(|key| open_checkpoint(&head.note, key).ok());
+            let keys = log.map(|log| self.keys(&log)).transpose()?;
+            let signed = keys.as_ref().and_then(|keys| keys.open(&head.note).ok());
             match signed.filter(|signed| self.has_leaf(cid, seq, signed)) {
                 Some(signed) => {
                     found.root = Some(signed.root);
-                    let key = verifier.map_or_else(String::new, |key| key.vkey());
+                    let key = keys.map_or_else(String::new, |keys| keys.at(signed.size).vkey());
                     found.under = Some(Under { size: signed.size, key });
                 }
                 None => {

@@ -2,12 +2,15 @@
 
 use std::{collections::HashMap, convert::Infallible};
 
+use serde_bytes::ByteArray;
+
 use super::*;
 use crate::{
     block::encode,
     event::{
         Actor, Fact, Place,
         body::{Body, LogOpened, LogRecovered},
+        keeping::LogKeyRotated,
     },
     identity::Signer,
     merkle::{Growing, Tiles, inclusion},
@@ -73,6 +76,106 @@ fn receipt() -> Receipt {
         index: 5,
         proof: inclusion(&stored, 5, 9).expect("all tiles are stored"),
         checkpoint: signer(ORIGIN).sign_checkpoint(9, &growing.root()),
+        rotations: Vec::new(),
+    }
+}
+
+fn seeded(seed: u8) -> Signer {
+    Signer::new(ORIGIN, [seed; 32]).expect("the origin is a key name")
+}
+
+/// The receipt of event 5 in a log of 9 whose keys changed at 3, from 7 to 8, and at 6, from 8 to 9.
+fn rotated() -> Receipt {
+    let genesis = genesis(ORIGIN);
+    let log = Cid::of(Codec::DagCbor, &genesis);
+    let mut events: Vec<Event> = Vec::new();
+    let mut growing = Growing::new();
+    for seq in 0..9 {
+        let rotation = |from: u8| seeded(from).sign_rotation(&log, seq, seeded(from + 1).verifier());
+        let body = match seq {
+            3 | 6 => {
+                let rotation = rotation(if seq == 3 { 7 } else { 8 });
+                Body::LogKeyRotated(LogKeyRotated {
+                    key: ByteArray::new(rotation.key),
+                    signature: ByteArray::new(rotation.signature),
+                })
+            }
+            _ => Body::LogRecovered(LogRecovered { interrupted: seq, attempts: 0 }),
+        };
+        let fact = Fact {
+            cause: None,
+            refs: vec![],
+            actor: Actor { id: "local".to_owned(), role: "operator".to_owned(), proof: None },
+            subject: "log".to_owned(),
+            tool: None,
+            payloads: vec![],
+            body,
+        };
+        let place = Place { log, seq, prev: events.last().map(Event::cid), ts: seq };
+        let event = Event::seal(fact, place).expect("the fact keeps the rules");
+        growing.push(leaf_hash(&event.cid()));
+        events.push(event);
+    }
+    let tiles = growing.take_changed();
+    let stored = Stored(tiles.into_iter().map(|row| ((row.level, row.index), row.hashes)).collect());
+    let proof = |seq| inclusion(&stored, seq, 9).expect("all tiles are stored");
+    let told = |seq: usize| Rotated { event: events[seq].bytes().to_vec(), proof: proof(seq as u64) };
+    Receipt {
+        v: VERSION,
+        cid: events[5].cid(),
+        event: events[5].bytes().to_vec(),
+        genesis,
+        index: 5,
+        proof: proof(5),
+        checkpoint: seeded(9).sign_checkpoint(9, &growing.root()),
+        rotations: vec![told(3), told(6)],
+    }
+}
+
+#[test]
+fn a_receipt_across_rotations_verifies_with_every_key_of_the_log_and_with_no_other() {
+    let json = rotated().to_json().to_string();
+    let read = Receipt::read(json.as_bytes()).expect("our own form");
+    assert_eq!(read, rotated());
+    for seed in [7, 8, 9] {
+        assert!(read.verify(seeded(seed).verifier()).is_ok(), "{seed}");
+    }
+    assert!(matches!(read.verify(seeded(10).verifier()), Err(ReceiptError::Key)));
+    // Who knows the last key needs nobody to lead there.
+    let bare = Receipt { rotations: Vec::new(), ..rotated() };
+    assert!(bare.verify(seeded(9).verifier()).is_ok());
+    assert!(bare.verify(seeded(7).verifier()).is_err());
+    assert!(!bare.to_json().as_object().expect("an object").contains_key("rotations"));
+}
+
+#[test]
+fn every_broken_link_of_the_keys_is_found() {
+    fn check(spoil: impl FnOnce(&mut Receipt)) {
+        let mut receipt = rotated();
+        spoil(&mut receipt);
+        let verified = receipt.verify(seeded(7).verifier());
+        assert!(verified.is_err(), "{verified:?}");
+    }
+    check(|r| r.rotations.swap(0, 1));
+    check(|r| {
+        r.rotations.remove(0);
+    });
+    check(|r| {
+        r.rotations.remove(1);
+    });
+    check(|r| r.rotations.push(r.rotations[1].clone()));
+    check(|r| r.rotations[0].proof[0][0] ^= 1);
+    check(|r| r.rotations[1].proof.clear());
+    check(|r| r.rotations[0].event = r.event.clone());
+    check(|r| {
+        let last = r.rotations[1].event.len() - 1;
+        r.rotations[1].event[last] ^= 1;
+    });
+    // A former key signs no head of this size, whoever has it.
+    let head = open_checkpoint(&rotated().checkpoint, seeded(9).verifier()).expect("our own head");
+    let root = head.root;
+    for seed in [7, 8] {
+        check(|r| r.checkpoint = seeded(seed).sign_checkpoint(9, &root));
     }
 }
 

@@ -222,8 +222,8 @@ impl Tool {
         let question = self.audit.ask_all(move |logs, head| {
             let answer = logs.ask(head, |view, head| {
                 let receipt = view.receipt(&cid, head)?;
-                let signer = view.verifier(&Cid::of(Codec::DagCbor, &receipt.genesis))?;
-                let (origin, key) = (signer.origin(), signer.vkey());
+                let keys = view.keys(&Cid::of(Codec::DagCbor, &receipt.genesis))?;
+                let (origin, key) = (keys.origin(), keys.at(head.size).vkey());
                 Ok(json!({"receipt": receipt.to_json(), "origin": origin, "key": key}))
             });
             Ok((answer?, head.size.saturating_sub(1)))

@@ -18,6 +18,7 @@ mod floors;
 mod formats;
 mod harness;
 mod heads;
+mod kept;
 mod killed;
 mod lines;
 mod minted;

@@ -15,10 +15,10 @@ use crate::{
         body::LogOpened,
         keeping::{
             AccessRead, AccessRefused, ConfigApplied, LogKeyRotated, LogSalted, LogTakenOver, Reason,
-            TokenAdded, TokenRevoked,
+            TokenAdded, TokenRevoked, rotation,
         },
     },
-    identity::rotation::{Keys, Rotation},
+    identity::rotation::Keys,
 };
 
 /// The first event of a log that says which key salts its payloads.
@@ -79,12 +79,8 @@ impl Story {
 fn the_golden_log_changes_its_key_where_it_says_so() {
     let story = Story::tell();
     let mut keys = Keys::new(story.log, signer().verifier().clone());
-    let rotated = story.events.iter().find_map(|event| match event.body() {
-        Some(Body::LogKeyRotated(facts)) => Some((event.fields().seq, facts)),
-        _ => None,
-    });
-    let (seq, facts) = rotated.expect("every kind is told");
-    let rotation = Rotation { seq, key: *facts.key, signature: *facts.signature };
+    let rotation = story.events.iter().find_map(rotation).expect("every kind is told");
+    let seq = rotation.seq;
     keys.rotate(&rotation).expect("signed by the key before");
     assert_eq!(keys.at(seq), signer().verifier());
     assert_eq!(keys.at(seq + 1), next_signer().verifier());

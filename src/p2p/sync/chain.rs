@@ -8,7 +8,8 @@ use std::collections::{HashMap, HashSet};
 
 use crate::{
     block::{Cid, Codec, links},
-    event::{Body, Event},
+    event::{Body, Event, keeping::rotation},
+    identity::rotation::Keys,
     log::{LogError, sqlite::Copied},
     merkle::{self, Growing, Hash},
     p2p::sync::Refused,
@@ -80,12 +81,19 @@ impl Chain {
     }
 
     /// Takes the next event into `checked`.
-    pub fn push(&mut self, bytes: Vec<u8>, checked: &mut Checked, held: &dyn Held) -> Result<(), Refused> {
+    pub fn push(
+        &mut self,
+        bytes: Vec<u8>,
+        keys: &Keys,
+        checked: &mut Checked,
+        held: &dyn Held,
+    ) -> Result<(), Refused> {
         let seq = self.size();
         let (mut refs, mut pay) = (std::mem::take(&mut self.refs), std::mem::take(&mut self.pay));
         let event = strict::read(&bytes, &mut refs, &mut pay).ok_or(Refused::Event { seq })?;
         let cid = Cid::of(Codec::DagCbor, &bytes);
         self.check_place(&event, seq)?;
+        check_keys(&event, &bytes, keys)?;
         if let Some(cause) = &event.cause
             && !self.knows(cause, held)?
         {
@@ -176,4 +184,17 @@ impl Chain {
         }
         Ok(())
     }
+}
+
+/// An event changes the keys where the owner said so before the first of them came, and nowhere else.
+fn check_keys(event: &strict::Checked<'_>, bytes: &[u8], keys: &Keys) -> Result<(), Refused> {
+    let expected = keys.rotated_at(event.seq).map(|key| key.public_key());
+    let told = match event.kind {
+        "log.key_rotated" => {
+            let told = Event::open(bytes.to_vec()).ok().and_then(|event| rotation(&event));
+            Some(told.ok_or(Refused::Keys)?.key)
+        }
+        _ => None,
+    };
+    if told == expected { Ok(()) } else { Err(Refused::Keys) }
 }

@@ -6,7 +6,11 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    identity::{Checkpoint, Verifier, open_checkpoint},
+    block::Cid,
+    identity::{
+        Checkpoint, Verifier,
+        rotation::{Keys, Rotation},
+    },
     merkle::{Hash, verify_consistency},
 };
 
@@ -28,6 +32,20 @@ pub struct Evidence {
     pub root: String,
     /// Base64.
     pub proof: Vec<String>,
+    /// The changes of the log's keys, which begin with `vkey`; left out where there were none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rotations: Vec<Change>,
+}
+
+/// One change of keys: enough to follow it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    pub seq: u64,
+    /// Base64.
+    pub key: String,
+    /// Base64.
+    pub signature: String,
 }
 
 /// Why evidence proves no fork.
@@ -51,28 +69,34 @@ pub struct Sizes {
 }
 
 impl Evidence {
-    pub fn new(
-        log: String,
-        verifier: &Verifier,
-        held: &str,
-        told: &str,
-        root: &Hash,
-        proof: &[Hash],
-    ) -> Self {
+    pub fn new(log: String, keys: &Keys, held: &str, told: &str, root: &Hash, proof: &[Hash]) -> Self {
         Self {
             log,
-            vkey: verifier.vkey(),
+            vkey: keys.first().vkey(),
             held: held.to_owned(),
             told: told.to_owned(),
             root: BASE64_STANDARD.encode(root),
             proof: proof.iter().map(|hash| BASE64_STANDARD.encode(hash)).collect(),
+            rotations: keys.rotations().iter().map(Change::of).collect(),
         }
+    }
+
+    /// The log's keys; none where what stands here does not lead from one to the next.
+    fn keys(&self) -> Option<Keys> {
+        let log: Cid = self.log.parse().ok()?;
+        let mut keys = Keys::new(log, Verifier::from_vkey(&self.vkey).ok()?);
+        for change in &self.rotations {
+            let key = BASE64_STANDARD.decode(&change.key).ok()?.try_into().ok()?;
+            let signature = BASE64_STANDARD.decode(&change.signature).ok()?.try_into().ok()?;
+            keys.rotate(&Rotation { seq: change.seq, key, signature }).ok()?;
+        }
+        Some(keys)
     }
 
     /// Checks both signatures, the proof, and that the heads disagree.
     pub fn check(&self) -> Result<Sizes, NoFork> {
-        let verifier = Verifier::from_vkey(&self.vkey).map_err(|_| NoFork::Key)?;
-        let open = |note: &str| open_checkpoint(note, &verifier).map_err(|_| NoFork::Head);
+        let keys = self.keys().ok_or(NoFork::Key)?;
+        let open = |note: &str| keys.open(note).map_err(|_| NoFork::Head);
         let (held, told) = (open(&self.held)?, open(&self.told)?);
         let hash = |text: &String| -> Option<Hash> { BASE64_STANDARD.decode(text).ok()?.try_into().ok() };
         let root = hash(&self.root).ok_or(NoFork::Proof)?;
@@ -85,6 +109,14 @@ impl Evidence {
             true => Err(NoFork::Agree),
             false => Ok(Sizes { held: held.size, told: told.size }),
         }
+    }
+}
+
+impl Change {
+    fn of(rotation: &Rotation) -> Self {
+        let (key, signature) =
+            (BASE64_STANDARD.encode(rotation.key), BASE64_STANDARD.encode(rotation.signature));
+        Self { seq: rotation.seq, key, signature }
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     store::{Looked, Store},
     wire::{AskHead, Request, Response, ToldHead, WireError, read, read_frame, write_frame},
 };
-use crate::{block::Cid, identity::Verifier, log::home::Home, query::QueryError};
+use crate::{block::Cid, identity::rotation::Keys, log::home::Home, query::QueryError};
 
 /// Frames that wait for the store: at most this many MiB.
 const FRAMES_WAITING: usize = 8;
@@ -35,7 +35,7 @@ const FRAME_WAIT: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default)]
 pub struct Expected {
     pub log: Option<Cid>,
-    /// The verifier key as text.
+    /// The verifier key of its genesis block, as text.
     pub vkey: Option<String>,
     /// The seq from which on payloads that did not come with their events are asked for again.
     pub again: Option<u64>,
@@ -134,7 +134,7 @@ where
 /// A peer that has shown which log it has.
 pub struct Met<S> {
     pub log: Cid,
-    verifier: Verifier,
+    keys: Keys,
     again: Option<u64>,
     erasures: Erasures,
     reader: ReadHalf<S>,
@@ -149,9 +149,9 @@ where
     let (mut reader, mut writer) = tokio::io::split(stream);
     bounded(write_frame(&mut writer, &Request::Head(AskHead { held: 0 }))).await?;
     let frame = bounded(read_frame(&mut reader)).await?.ok_or(FollowError::Closed)?;
-    let (log, verifier) = introduced(&frame, expected)?;
+    let (log, keys) = introduced(&frame, expected)?;
     let (again, erasures) = (expected.again, expected.erasures);
-    Ok(Met { log, verifier, again, erasures, reader, writer })
+    Ok(Met { log, keys, again, erasures, reader, writer })
 }
 
 impl<S: AsyncRead + AsyncWrite + Send> Met<S> {
@@ -161,12 +161,12 @@ impl<S: AsyncRead + AsyncWrite + Send> Met<S> {
         home: &Home,
         told: impl FnMut(Progress) + Send + 'static,
     ) -> Result<Outcome, FollowError> {
-        let Self { log, verifier, again, erasures, mut reader, mut writer } = self;
+        let Self { log, keys, again, erasures, mut reader, mut writer } = self;
         let (frames, inbox) = mpsc::channel(FRAMES_WAITING);
         let (asks, mut outbox) = mpsc::channel(REQUESTS_WAITING);
         let data = home.clone();
         let mut rules = tokio::task::spawn_blocking(move || {
-            let rules = Rules { log, verifier, again };
+            let rules = Rules { log, keys, again };
             run(&data, rules, inbox, asks, told)
         });
         let wire = async {
@@ -220,33 +220,33 @@ async fn bounded<T>(io: impl Future<Output = Result<T, WireError>>) -> Result<T,
 }
 
 /// Which log the peer shows, where it is one that is expected.
-fn introduced(frame: &[u8], expected: &Expected) -> Result<(Cid, Verifier), FollowError> {
+fn introduced(frame: &[u8], expected: &Expected) -> Result<(Cid, Keys), FollowError> {
     let told: Box<ToldHead> = match read(frame)? {
         Response::Head(told) => told,
         Response::Refused(reason) => return Err(Refused::Declined(reason).into()),
         Response::Events(_) | Response::End(_) | Response::Block(_) => return Err(Refused::Unasked.into()),
     };
-    let (log, verifier) = genesis(&told)?;
+    let (log, keys) = genesis(&told)?;
     let other = expected.log.is_some_and(|expected| expected != log)
-        || expected.vkey.as_ref().is_some_and(|vkey| *vkey != verifier.vkey());
+        || expected.vkey.as_ref().is_some_and(|vkey| *vkey != keys.first().vkey());
     if other {
         return Err(Refused::Identity.into());
     }
-    crate::identity::open_checkpoint(&told.checkpoint, &verifier).map_err(Refused::Head)?;
-    Ok((log, verifier))
+    keys.open(&told.checkpoint).map_err(Refused::Head)?;
+    Ok((log, keys))
 }
 
 /// What is followed, and from where what did not come is asked for again.
 struct Rules {
     log: Cid,
-    verifier: Verifier,
+    keys: Keys,
     again: Option<u64>,
 }
 
 /// Does what the rules wish, until they are done or the stream ends.
 fn run(
     home: &Home,
-    Rules { log, verifier, again }: Rules,
+    Rules { log, keys, again }: Rules,
     mut inbox: mpsc::Receiver<Vec<u8>>,
     asks: mpsc::Sender<Request>,
     mut told: impl FnMut(Progress),
@@ -255,12 +255,14 @@ fn run(
     if let Some(evidence) = store.evidence()? {
         return Err(FollowError::Quarantined(Box::new(evidence)));
     }
-    let (origin, vkey) = (verifier.origin().to_owned(), verifier.vkey());
+    let (origin, vkey) = (keys.origin().to_owned(), keys.first().vkey());
     let edge = store.edge().map_err(FollowedError::from)?;
     let before = edge.tree.size();
     let mut held = before;
-    let signed = store.signed(&verifier);
-    let mut machine = Machine::new(log, verifier, signed, edge);
+    // What was seen of its keys before holds, whatever the peer shows of them now.
+    let keys = store.keys(Keys::new(log, keys.first().clone()))?;
+    let signed = store.signed(&keys);
+    let mut machine = Machine::new(log, keys, signed, edge);
     let mut late = Late { from: again, looked: None };
     let ask = |request| asks.blocking_send(request).map_err(|_| FollowError::Closed);
     ask(machine.begin())?;
@@ -269,6 +271,8 @@ fn run(
         while let Some(wish) = wishes.pop_front() {
             match wish {
                 Wish::Ask(request) => ask(request)?,
+                // A crash after this leaves keys that no head needs yet.
+                Wish::Keys(rotations) => store.note_keys(&rotations).map_err(FollowedError::from)?,
                 // A crash after this leaves a head over more events than are held: the next time goes on to it.
                 Wish::Note(head) => store.note(&head).map_err(FollowedError::from)?,
                 Wish::Keep(batch) => {

@@ -6,20 +6,24 @@
 
 use std::{cmp::Ordering, fs, io, path::PathBuf};
 
+use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
 
 use super::evidence::Evidence;
 use crate::{
     block::{Cid, decode},
     event::Genesis,
-    identity::{CheckpointError, Verifier, open_checkpoint},
+    identity::{CheckpointError, rotation::Keys},
     ledger::opening,
     log::{
         Log, LogError, Reader, Stored,
         home::{Home, HomeError, write_secret},
         sqlite::{SqliteLog, SqliteReader},
     },
-    p2p::sync::machine::Signed,
+    p2p::sync::{
+        Refused,
+        machine::{Signed, followed_by},
+    },
     query::{
         QueryError, View,
         beside::{Beside, passed_over},
@@ -36,8 +40,12 @@ pub const FOLLOWED_MAX: usize = 256;
 
 /// The file of the evidence that a log forked.
 const FORK: &str = "fork.json";
-/// Bytes of evidence: two heads and a proof of at most 64 hashes.
-const FORK_MAX: u64 = 64 * 1024;
+/// Bytes of evidence: two heads, a proof of at most 64 hashes, and the changes of keys.
+const FORK_MAX: u64 = 2 * 1024 * 1024;
+/// The file of the events that changed a followed log's keys.
+pub(super) const ROTATIONS: &str = "rotations";
+/// Bytes of it: a thousand events of some hundred bytes.
+const ROTATIONS_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A log that is followed, or was.
 #[derive(Clone, Debug)]
@@ -99,10 +107,10 @@ impl Followed {
             return Ok(None);
         }
         let applied = view.applied()?;
-        let Some((genesis, verifier)) = self.genesis()? else {
+        let Some((genesis, keys)) = self.genesis()? else {
             return Ok(None);
         };
-        let signed = self.signed(&verifier).filter(|signed| signed.head.size <= applied);
+        let signed = self.signed(&keys).filter(|signed| signed.head.size <= applied);
         let head = signed.map(|signed| Head { size: signed.head.size, note: signed.note });
         let (log, origin) = (self.log, genesis.origin);
         Ok(Some(Beside { log, origin, view, head: head.unwrap_or_default() }))
@@ -129,31 +137,32 @@ impl Followed {
         Ok(tip.map_or(0, |tip| tip.seq + 1))
     }
 
-    /// The genesis block and the key of the log's heads; none before the first events are held.
-    pub fn genesis(&self) -> Result<Option<(Genesis, Verifier)>, LogError> {
+    /// The genesis block and the keys of the log's heads; none before the first events are held.
+    pub fn genesis(&self) -> Result<Option<(Genesis, Keys)>, LogError> {
         let reader = SqliteReader::open(&self.home.log_path())?;
         let Some(Stored::Present(bytes)) = reader.block(&self.log)? else {
             return Ok(None);
         };
         let corrupt = || LogError::Corrupt { what: "a genesis block" };
         let genesis: Genesis = decode(&bytes).map_err(|_| corrupt())?;
-        let key = genesis.key.as_slice().try_into().map_err(|_| corrupt())?;
-        let verifier = Verifier::from_key(&genesis.origin, key).map_err(|_| corrupt())?;
-        Ok(Some((genesis, verifier)))
+        let first = Keys::of_genesis(self.log, &genesis.origin, &genesis.key).map_err(|_| corrupt())?;
+        let changed = || LogError::Corrupt { what: "the changes of a followed log's keys" };
+        let keys = keys(&self.home, first).map_err(|_| changed())?;
+        Ok(Some((genesis, keys)))
     }
 
     /// The largest signed head that was accepted; while events still come, it is over more than are held.
-    pub fn signed(&self, verifier: &Verifier) -> Option<Signed> {
-        signed(&self.home, verifier)
+    pub fn signed(&self, keys: &Keys) -> Option<Signed> {
+        signed(&self.home, keys)
     }
 
     /// Whether a head that somebody tells of is worth following: it is larger than the one held, or disagrees with it.
     pub fn is_news(&self, note: &str) -> Result<bool, FollowedError> {
-        let Some((_, verifier)) = self.genesis()? else {
+        let Some((_, keys)) = self.genesis()? else {
             return Ok(true);
         };
-        let told = open_checkpoint(note, &verifier)?;
-        Ok(self.signed(&verifier).is_none_or(|held| match told.size.cmp(&held.head.size) {
+        let told = keys.open(note)?;
+        Ok(self.signed(&keys).is_none_or(|held| match told.size.cmp(&held.head.size) {
             Ordering::Greater => true,
             Ordering::Equal => told.root != held.head.root,
             Ordering::Less => false,
@@ -205,12 +214,12 @@ impl Followed {
     /// What is held, in a few words.
     pub fn shown(&self) -> Result<Value, FollowedError> {
         let genesis = self.genesis()?;
-        let signed = genesis.as_ref().and_then(|(_, verifier)| self.signed(verifier));
+        let signed = genesis.as_ref().and_then(|(_, keys)| self.signed(keys));
         let forked = self.evidence()?.is_some();
         Ok(json!({
             "log": self.log.to_string(),
             "origin": genesis.as_ref().map(|(genesis, _)| &genesis.origin),
-            "key": genesis.as_ref().map(|(_, verifier)| verifier.vkey()),
+            "key": genesis.as_ref().map(|(_, keys)| keys.current().vkey()),
             "size": self.size()?,
             "signed": signed.map(|signed| signed.head.size),
             "status": if forked { "quarantined" } else { "kept" },
@@ -236,10 +245,22 @@ pub(super) fn path(home: &Home, log: &Cid) -> PathBuf {
     home.dir().join(DIRECTORY).join(log.to_string())
 }
 
-pub(super) fn signed(home: &Home, verifier: &Verifier) -> Option<Signed> {
+/// The keys of a log as far as they were seen, from its first on.
+pub(super) fn keys(home: &Home, first: Keys) -> Result<Keys, Refused> {
+    let path = home.dir().join(ROTATIONS);
+    let read = match fs::metadata(&path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(first),
+        Ok(file) if file.len() <= ROTATIONS_BYTES_MAX => fs::read(&path).ok(),
+        _ => None,
+    };
+    let rotations: Vec<ByteBuf> = read.and_then(|bytes| decode(&bytes).ok()).ok_or(Refused::Keys)?;
+    followed_by(first, &rotations)
+}
+
+pub(super) fn signed(home: &Home, keys: &Keys) -> Option<Signed> {
     let notes = home.signed_heads().unwrap_or_default();
     let heads = notes.into_iter().filter_map(|note| {
-        let head = open_checkpoint(&note, verifier).ok()?;
+        let head = keys.open(&note).ok()?;
         Some(Signed { note, head })
     });
     heads.max_by_key(|signed| signed.head.size)

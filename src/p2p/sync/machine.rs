@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use serde_bytes::ByteBuf;
+
 use super::{
     Refused,
     chain::{Chain, Checked, Edge, Held, Wanted},
@@ -18,8 +20,8 @@ use super::{
 };
 use crate::{
     block::{Block, Cid, Codec, decode, links, payload::Payload},
-    event::Genesis,
-    identity::{Checkpoint, Verifier, open_checkpoint},
+    event::{Event, Genesis, keeping::rotation},
+    identity::{Checkpoint, rotation::Keys},
     log::sqlite::Copied,
     merkle::Hash,
 };
@@ -42,6 +44,8 @@ pub struct Signed {
 #[derive(Debug)]
 pub enum Wish {
     Ask(Request),
+    /// Keep the events that changed the log's keys, durably, before the head that a new one signed.
+    Keys(Vec<ByteBuf>),
     /// Keep this head, durably, before anything that follows.
     Note(String),
     /// Keep these, durably and together.
@@ -79,7 +83,7 @@ pub struct Lacking {
 
 pub struct Machine {
     log: Cid,
-    verifier: Verifier,
+    keys: Keys,
     /// The largest head that was accepted.
     held: Option<Signed>,
     chain: Chain,
@@ -109,9 +113,9 @@ struct Fetching {
 
 impl Machine {
     /// Goes on from `edge`, under the largest head accepted so far.
-    pub fn new(log: Cid, verifier: Verifier, held: Option<Signed>, edge: Edge) -> Self {
+    pub fn new(log: Cid, keys: Keys, held: Option<Signed>, edge: Edge) -> Self {
         let chain = Chain::new(log, edge);
-        Self { log, verifier, held, chain, stage: Stage::Head, lacking: Lacking::default() }
+        Self { log, keys, held, chain, stage: Stage::Head, lacking: Lacking::default() }
     }
 
     /// The first request.
@@ -152,10 +156,8 @@ impl Machine {
     }
 
     fn head(&mut self, told: &ToldHead, held: &dyn Held) -> Result<Vec<Wish>, Refused> {
-        if genesis(told)? != (self.log, self.verifier.clone()) {
-            return Err(Refused::Identity);
-        }
-        let head = open_checkpoint(&told.checkpoint, &self.verifier).map_err(Refused::Head)?;
+        let keys = self.keys_with(told)?;
+        let head = keys.open(&told.checkpoint).map_err(Refused::Head)?;
         if told.checkpoint.len() > NOTE_MAX || head.size == 0 {
             return Err(Refused::HeadForm);
         }
@@ -170,14 +172,38 @@ impl Machine {
         if !begins(size, &root, &signed.head, &proof) {
             return Err(Refused::Proof);
         }
-        match known {
+        let grown = keys != self.keys;
+        self.keys = keys;
+        let mut wishes: Vec<Wish> = grown.then(|| Wish::Keys(told.rotations.clone())).into_iter().collect();
+        match self.held.as_ref() {
             Some(known) if known.head.root != root => Ok(self.forked(known, &signed, &root, &proof)),
-            Some(known) if known.head.size == signed.head.size => self.go_on(Vec::new()),
+            Some(known) if known.head.size == signed.head.size => self.go_on(wishes),
             Some(_) | None => {
-                let note = Wish::Note(signed.note.clone());
+                wishes.push(Wish::Note(signed.note.clone()));
                 self.held = Some(signed);
-                self.go_on(vec![note])
+                self.go_on(wishes)
             }
+        }
+    }
+
+    /// The log's keys as the peer tells them: those known so far, or those and more after them. What is known stays where
+    /// the peer shows an older state.
+    fn keys_with(&self, told: &ToldHead) -> Result<Keys, Refused> {
+        let (log, keys) = genesis(told)?;
+        if log != self.log || keys.first() != self.keys.first() {
+            return Err(Refused::Identity);
+        }
+        if !keys.all().zip(self.keys.all()).all(|(told, known)| told == known) {
+            return Err(Refused::Keys);
+        }
+        if keys.all().count() <= self.keys.all().count() {
+            return Ok(self.keys.clone());
+        }
+        // The head that is held would be under a key that had been given up by then.
+        let size = self.held.as_ref().map_or(0, |held| held.head.size);
+        match keys.at(size) == self.keys.at(size) {
+            true => Ok(keys),
+            false => Err(Refused::Keys),
         }
     }
 
@@ -200,7 +226,7 @@ impl Machine {
 
     fn forked(&self, known: &Signed, told: &Signed, root: &Hash, proof: &[Hash]) -> Vec<Wish> {
         let log = self.log.to_string();
-        let evidence = Evidence::new(log, &self.verifier, &known.note, &told.note, root, proof);
+        let evidence = Evidence::new(log, &self.keys, &known.note, &told.note, root, proof);
         vec![Wish::Done(Ending::Forked(Box::new(evidence)))]
     }
 
@@ -225,7 +251,7 @@ impl Machine {
         &mut self,
         mut checked: Checked,
         mut bytes: usize,
-        events: Vec<serde_bytes::ByteBuf>,
+        events: Vec<ByteBuf>,
         held: &dyn Held,
     ) -> Result<Vec<Wish>, Refused> {
         let size = self.reached().1;
@@ -235,7 +261,7 @@ impl Machine {
             if many || self.chain.size() >= size {
                 return Err(Refused::TooMuch);
             }
-            self.chain.push(event.into_vec(), &mut checked, held)?;
+            self.chain.push(event.into_vec(), &self.keys, &mut checked, held)?;
         }
         self.stage = Stage::Tail { checked, bytes };
         Ok(Vec::new())
@@ -347,13 +373,23 @@ impl Fetching {
     }
 }
 
-/// The name and the key of the log that a head is told of.
-pub fn genesis(told: &ToldHead) -> Result<(Cid, Verifier), Refused> {
+/// The name and the keys of the log that a head is told of.
+pub fn genesis(told: &ToldHead) -> Result<(Cid, Keys), Refused> {
+    let log = Cid::of(Codec::DagCbor, &told.genesis);
     let genesis: Genesis = decode(&told.genesis).map_err(|_| Refused::Identity)?;
-    let key = genesis.key.as_slice().try_into().map_err(|_| Refused::Identity)?;
-    let verifier = Verifier::from_key(&genesis.origin, key).map_err(|_| Refused::Identity)?;
-    if verifier.vkey() != told.vkey {
+    let keys = Keys::of_genesis(log, &genesis.origin, &genesis.key).map_err(|_| Refused::Identity)?;
+    if keys.first().vkey() != told.vkey {
         return Err(Refused::Identity);
     }
-    Ok((Cid::of(Codec::DagCbor, &told.genesis), verifier))
+    Ok((log, followed_by(keys, &told.rotations)?))
+}
+
+/// The keys of a log after these changes, each of which is an event of that log.
+pub fn followed_by(mut keys: Keys, rotations: &[ByteBuf]) -> Result<Keys, Refused> {
+    for bytes in rotations {
+        let event = Event::open(bytes.to_vec()).ok().filter(|event| event.fields().log == keys.log());
+        let change = event.and_then(|event| rotation(&event)).ok_or(Refused::Keys)?;
+        keys.rotate(&change).map_err(|_| Refused::Keys)?;
+    }
+    Ok(keys)
 }

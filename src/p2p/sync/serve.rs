@@ -57,7 +57,6 @@ pub type Last = Arc<dyn Fn() -> Head + Send + Sync>;
 #[derive(Clone)]
 pub struct Server {
     log: Cid,
-    vkey: String,
     readers: Arc<Readers>,
     last: Last,
     may: May,
@@ -70,24 +69,34 @@ pub struct Served {
     pub requests: u64,
     pub events: u64,
     pub blocks: u64,
+    /// Those of the blocks that held content.
+    pub contents: u64,
 }
 
 impl Server {
-    /// Serves the log of `home`, named `log`, whose heads `vkey` verifies.
-    pub fn new(home: &Home, log: Cid, vkey: String, last: Last, may: May) -> Self {
+    /// Serves the log of `home`, named `log`.
+    pub fn new(home: &Home, log: Cid, last: Last, may: May) -> Self {
         let readers = Arc::new(Readers::new(home.clone()));
-        Self { log, vkey, readers, last, may, streams: Arc::default() }
+        Self { log, readers, last, may, streams: Arc::default() }
     }
 
     /// Answers what `peer` asks, until it closes the stream. Safe to drop midway.
-    pub async fn serve<S>(&self, mut stream: S, peer: &str) -> Result<Served, WireError>
+    pub async fn serve<S>(&self, stream: S, peer: &str) -> Result<Served, WireError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut served = Served::default();
+        self.serve_into(stream, peer, &mut served).await?;
+        Ok(served)
+    }
+
+    /// As [`Self::serve`]; what was given stands in `served` also where the stream breaks off.
+    pub async fn serve_into<S>(&self, mut stream: S, peer: &str, served: &mut Served) -> Result<(), WireError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let Some(_place) = Place::take(&self.streams, peer) else {
-            write(&mut stream, &Response::Refused(Reason::Busy)).await?;
-            return Ok(served);
+            return write(&mut stream, &Response::Refused(Reason::Busy)).await;
         };
         while let Some(frame) =
             timeout(IDLE_MAX, read_frame(&mut stream)).await.map_err(|_| WireError::Idle)??
@@ -99,14 +108,14 @@ impl Server {
             served.requests += 1;
             let answered = match request {
                 Request::Head(ask) => self.head(&mut stream, ask).await?,
-                Request::Tail(ask) => self.tail(&mut stream, peer, ask, &mut served).await?,
-                Request::Blocks(ask) => self.blocks(&mut stream, peer, ask.cids, &mut served).await?,
+                Request::Tail(ask) => self.tail(&mut stream, peer, ask, served).await?,
+                Request::Blocks(ask) => self.blocks(&mut stream, peer, ask.cids, served).await?,
             };
             if let Err(reason) = answered {
                 write(&mut stream, &Response::Refused(reason)).await?;
             }
         }
-        Ok(served)
+        Ok(())
     }
 
     async fn head<S: AsyncWrite + Unpin>(&self, stream: &mut S, ask: AskHead) -> Answered {
@@ -115,18 +124,20 @@ impl Server {
         let found = self.ask(move |view| {
             let (_, genesis) = view.genesis(&log)?;
             let (root, proof) = view.extension(ask.held.min(head.size), head.size)?;
-            Ok((genesis, root, proof))
+            let first = view.keys(&log)?.first().vkey();
+            Ok((genesis, first, view.key_changes(head.size)?, root, proof))
         });
-        let (genesis, root, proof) = match found.await {
+        let (genesis, vkey, rotations, root, proof) = match found.await {
             Ok(found) => found,
             Err(reason) => return Ok(Err(reason)),
         };
         let told = ToldHead {
             genesis: ByteBuf::from(genesis),
-            vkey: self.vkey.clone(),
+            vkey,
             checkpoint: note,
             root: ByteBuf::from(root.to_vec()),
             proof: hashes(&proof),
+            rotations: rotations.iter().map(|event| ByteBuf::from(event.bytes())).collect(),
         };
         write(stream, &Response::Head(Box::new(told))).await.map(Ok)
     }
@@ -182,14 +193,18 @@ impl Server {
         while cids.peek().is_some() {
             let asked: Vec<Cid> = cids.by_ref().take(BLOCKS_AT_ONCE).collect();
             let found = self.ask(move |view| {
-                asked.iter().map(|cid| found(view, cid, rights)).collect::<Result<Vec<_>, _>>()
+                let answers = asked.iter().map(|cid| Ok((*cid, found(view, cid, rights)?)));
+                answers.collect::<Result<Vec<_>, QueryError>>()
             });
             let answers = match found.await {
                 Ok(answers) => answers,
                 Err(reason) => return Ok(Err(reason)),
             };
-            for answer in answers {
+            for (cid, answer) in answers {
                 served.blocks += 1;
+                if let Answer::Present(bytes) = &answer {
+                    served.contents += u64::from(is_content(&cid, bytes));
+                }
                 for piece in pieces(answer) {
                     write(stream, &Response::Block(piece)).await?;
                 }
@@ -248,10 +263,15 @@ fn found(view: &View, cid: &Cid, rights: Rights) -> Result<Answer, QueryError> {
 
 /// Whether a block is no content: contracts and genesis are for everybody, plans for whoever reads events.
 fn open(cid: &Cid, bytes: &[u8], rights: Rights) -> bool {
-    if cid.codec() == Codec::Raw || decode::<Payload>(bytes).is_ok() {
+    if is_content(cid, bytes) {
         return false;
     }
     rights.events || decode::<Contract>(bytes).is_ok() || decode::<Genesis>(bytes).is_ok()
+}
+
+/// Whether a block is a payload, or a part of one.
+fn is_content(cid: &Cid, bytes: &[u8]) -> bool {
+    cid.codec() == Codec::Raw || decode::<Payload>(bytes).is_ok()
 }
 
 /// An answer in frames.

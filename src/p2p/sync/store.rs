@@ -12,16 +12,21 @@ use std::{
     os::unix::fs::DirBuilderExt,
 };
 
+use serde_bytes::ByteBuf;
+
 use super::{
+    Refused,
     chain::{Edge, Held},
     evidence::Evidence,
-    followed::{FOLLOWED_MAX, Followed, FollowedError, evidence, keep_evidence, path, signed},
+    followed::{
+        FOLLOWED_MAX, Followed, FollowedError, ROTATIONS, evidence, keep_evidence, keys, path, signed,
+    },
     machine::{Batch, Signed},
 };
 use crate::{
-    block::{Block, Cid, Codec, payload::INLINE_MAX},
+    block::{Block, Cid, Codec, encode, payload::INLINE_MAX},
     event::Event,
-    identity::Verifier,
+    identity::rotation::Keys,
     log::{
         LogError, Reader, Stored,
         home::{Home, Lock, write_secret},
@@ -81,8 +86,18 @@ impl Store {
         Ok(Self { home, log, reader, erased, again: BTreeSet::new(), _lock: lock })
     }
 
-    pub fn signed(&self, verifier: &Verifier) -> Option<Signed> {
-        signed(&self.home, verifier)
+    pub fn signed(&self, keys: &Keys) -> Option<Signed> {
+        signed(&self.home, keys)
+    }
+
+    /// The keys that were seen of the log so far, from its first on.
+    pub fn keys(&self, first: Keys) -> Result<Keys, Refused> {
+        keys(&self.home, first)
+    }
+
+    /// Notes the events that changed the log's keys: all of them or none.
+    pub fn note_keys(&self, rotations: &[ByteBuf]) -> io::Result<()> {
+        write_secret(&self.home.dir().join(ROTATIONS), &encode(&rotations))
     }
 
     pub fn evidence(&self) -> Result<Option<Evidence>, FollowedError> {

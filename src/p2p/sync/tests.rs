@@ -3,6 +3,7 @@
 mod erasing;
 mod lies;
 pub mod owner;
+mod rotating;
 mod streams;
 
 use std::{ops::ControlFlow, os::unix::fs::MetadataExt};

@@ -81,12 +81,16 @@ pub enum Response {
 pub struct ToldHead {
     /// The genesis block, whose CID is the log's name.
     pub genesis: ByteBuf,
+    /// The verifier key of the genesis block.
     pub vkey: String,
     pub checkpoint: String,
     /// The root over the first events: as many as `held`, or all where there are fewer.
     pub root: ByteBuf,
     /// That the checkpoint's tree begins with them.
     pub proof: Vec<ByteBuf>,
+    /// The events that changed the log's keys, in order; left out where none did, so that followers from before read it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rotations: Vec<ByteBuf>,
 }
 
 /// The end of a tail: the proof that the tree asked for begins with all events up to here.

@@ -129,23 +129,12 @@ pub fn leaf(event: &Event) -> (u64, Hash) {
 }
 
 impl View {
-    /// The keys that signed a log's heads, one after another.
-    fn keys_of(&self, log: &Cid) -> Result<Keys, QueryError> {
-        let mut keys = Keys::new(*log, self.verifier(log)?);
-        for seq in self.rotations(u64::MAX)? {
-            let event = self.log.event_at(seq)?.ok_or_else(|| corrupt("an event is missing"))?;
-            let Some(rotation) = rotation(&event) else { continue };
-            keys.rotate(&rotation).map_err(|_| corrupt("a key that the key before it did not sign for"))?;
-        }
-        Ok(keys)
-    }
-
     /// What the log's signed head shows of events that stand in the log, in order.
     pub fn evidence(&self, events: &[Event], head: &Head) -> Result<Evidence, QueryError> {
         let (Some(first), Some(last)) = (events.first(), events.last()) else {
             return Ok(Evidence::Unsigned);
         };
-        let signed = self.keys_of(&first.fields().log)?.open(&head.note).ok();
+        let signed = self.keys(&first.fields().log)?.open(&head.note).ok();
         let Some(signed) = signed.filter(|signed| signed.size > last.fields().seq) else {
             return Ok(Evidence::Unsigned);
         };

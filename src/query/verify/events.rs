@@ -143,6 +143,7 @@ impl Found {
             return Ok(());
         };
         self.check_place(&event, seq, &cid, chain);
+        self.check_keys(&event, row.bytes, &cid, &mut chain.heads);
         self.check_parents(&event, &refs, &cid, chain)?;
         self.check_calls(&event, &cid, chain);
         self.check_links(&event, &refs, &pay, &cid, chain)?;

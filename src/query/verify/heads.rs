@@ -7,13 +7,13 @@
 
 use crate::{
     block::Cid,
-    event::Genesis,
-    identity::{Checkpoint, CheckpointError, Verifier, open_checkpoint},
+    event::{Event, Genesis, keeping::rotation},
+    identity::{Checkpoint, CheckpointError, Verifier, rotation::Keys},
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
     merkle,
     query::{
-        View,
-        verify::{Checks, Found, Under, Verdict, events::Chain},
+        View, keeping,
+        verify::{Checks, Found, Under, Verdict, events::Chain, strict},
     },
 };
 
@@ -35,10 +35,12 @@ impl Whose {
     }
 }
 
-/// The heads of a log, with the key that signed them.
+/// The heads of a log, with the keys that signed them.
 #[derive(Default)]
 pub(super) struct Heads {
-    pub verifier: Option<Verifier>,
+    pub keys: Option<Keys>,
+    /// Changes of keys that the events have told so far.
+    pub rotated: usize,
     pub heads: Vec<(Checkpoint, Whose)>,
     /// Heads that the log's tree does not have the root of, where it has their size.
     pub disagreeing: Vec<(Checkpoint, Whose)>,
@@ -69,17 +71,17 @@ impl Found {
         checks: &Checks,
         before: Vec<String>,
     ) -> Result<Heads, LogError> {
-        let Some(own) = self.genesis_key(log)? else { return Ok(Heads::default()) };
+        let Some(keys) = self.keys(home, log)? else { return Ok(Heads::default()) };
         let given = match checks.key.as_deref().map(Verifier::from_vkey) {
-            None => own.clone(),
+            None => keys.first().clone(),
             Some(Ok(given)) => given,
             Some(Err(err)) => {
                 self.fault(Verdict::Invalid, None, None, format!("the key given is unusable: {err}"));
                 return Ok(Heads::default());
             }
         };
-        if given != own {
-            let fault = "the key given is not this log's: its genesis block names another";
+        if !keys.holds(&given) {
+            let fault = "the key given is not this log's: neither its genesis block names it, nor a change of its keys";
             self.fault(Verdict::Invalid, None, None, fault);
         }
         let mut heads = Vec::new();
@@ -88,7 +90,7 @@ impl Found {
             Some(note) => before.into_iter().chain([note]).collect::<Vec<_>>(),
             None => before.into_iter().chain(home.signed_heads().unwrap_or_default()).collect(),
         };
-        let signed = notes.iter().filter_map(|note| open_checkpoint(note, &own).ok());
+        let signed = notes.iter().filter_map(|note| keys.open(note).ok());
         match signed.max_by_key(|head| head.size) {
             Some(head) => heads.push((head, Whose::Own)),
             None => self.fault(
@@ -98,7 +100,7 @@ impl Found {
                 "no signed head stands in the log or beside it: nobody says that these are its events",
             ),
         }
-        match checks.checkpoint.as_deref().map(|note| open_checkpoint(note, &own)) {
+        match checks.checkpoint.as_deref().map(|note| keys.open(note)) {
             Some(Ok(head)) => heads.push((head, Whose::Given)),
             Some(Err(err)) => {
                 let verdict = match err {
@@ -111,16 +113,20 @@ impl Found {
             }
             None => {}
         }
-        Ok(Heads { verifier: Some(own), heads, disagreeing: Vec::new() })
+        Ok(Heads { keys: Some(keys), rotated: 0, heads, disagreeing: Vec::new() })
     }
 
-    /// The key of the genesis block; none, with the fault, where there is none: then nothing is verified.
-    fn genesis_key(&mut self, log: &SqliteReader) -> Result<Option<Verifier>, LogError> {
+    /// The keys of the log, from its genesis block on; none, with the fault, where there is none: then nothing is verified.
+    fn keys(&mut self, home: &Home, log: &SqliteReader) -> Result<Option<Keys>, LogError> {
         let Some(first) = log.event_at(0).ok().flatten() else { return Ok(None) };
         let name = first.fields().log;
         let fault = match log.block(&name) {
             Ok(Some(Stored::Present(bytes))) => match Genesis::open(&bytes) {
-                Ok((_, key)) => return Ok(Some(key)),
+                Ok((genesis, _)) => match keys_of(home, log, &genesis) {
+                    Ok(keys) => return Ok(Some(keys)),
+                    Err(LogError::Corrupt { what }) => what,
+                    Err(err) => return Err(err),
+                },
                 Err(_) => "the genesis block is not of its form, or holds no usable key",
             },
             Ok(Some(Stored::Erased)) => {
@@ -134,9 +140,32 @@ impl Found {
         Ok(None)
     }
 
+    /// Holds an event to the keys that the heads were read with: each change of them is one of theirs.
+    pub(super) fn check_keys(
+        &mut self,
+        event: &strict::Checked<'_>,
+        bytes: &[u8],
+        cid: &Cid,
+        heads: &mut Heads,
+    ) {
+        let Some(keys) = heads.keys.as_ref().filter(|_| event.kind == "log.key_rotated") else { return };
+        let told = Event::open(bytes.to_vec()).ok().and_then(|event| rotation(&event));
+        let expected = keys.rotated_at(event.seq).map(|key| key.public_key());
+        let known = told.is_some_and(|told| Some(told.key) == expected);
+        heads.rotated += 1;
+        if !known {
+            let fault = "the change of keys is not signed by the key before it, or is not what it must be";
+            self.fault(Verdict::Invalid, Some(event.seq), Some(cid), fault);
+        }
+    }
+
     /// Holds a whole log to its heads, once its tree is known.
     pub(super) fn check_heads(&mut self, chain: &Chain<'_>) {
         let (heads, size) = (&chain.heads, chain.next);
+        if heads.keys.as_ref().is_some_and(|keys| keys.all().count() != heads.rotated + 1) {
+            let fault = "a change of the log's keys is not where it was looked for; run `cairn rebuild`, then verify again";
+            self.fault(Verdict::Invalid, None, None, fault);
+        }
         let own = heads.own();
         let disagrees = |whose| heads.disagreeing.iter().any(|(_, other)| *other == whose);
         // One head that does not fit may be anybody's fault; two that do not fit each other prove a fork.
@@ -168,8 +197,8 @@ impl Found {
             self.fault(Verdict::Invalid, Some(head.size), None, fault);
         }
         self.under = own
-            .zip(heads.verifier.as_ref())
-            .map(|(head, verifier)| Under { size: head.size, key: verifier.vkey() });
+            .zip(heads.keys.as_ref())
+            .map(|(head, keys)| Under { size: head.size, key: keys.at(head.size).vkey() });
     }
 
     /// Holds a part of a log to a head: the last event of the part is under it, and names those before it.
@@ -184,16 +213,16 @@ impl Found {
             self.fault(Verdict::Incomplete, None, None, "no event of this part is in the log");
             return;
         };
-        let Some(verifier) = &heads.verifier else { return };
+        let Some(keys) = &heads.keys else { return };
         let under = View::open(home).and_then(|view| {
             let applied = view.applied()?;
-            let signed = notes.iter().filter_map(|note| open_checkpoint(note, verifier).ok());
+            let signed = notes.iter().filter_map(|note| keys.open(note).ok());
             let head =
                 signed.filter(|head| head.size <= applied && head.size > seq).max_by_key(|head| head.size);
             Ok(head.filter(|head| view.has_leaf(&cid, seq, head)))
         });
         match under {
-            Ok(Some(head)) => self.under = Some(Under { size: head.size, key: verifier.vkey() }),
+            Ok(Some(head)) => self.under = Some(Under { size: head.size, key: keys.at(head.size).vkey() }),
             Ok(None) => {
                 let fault = "the last event of this part is under no signed head of the log";
                 self.fault(Verdict::Invalid, Some(seq), Some(&cid), fault);
@@ -203,5 +232,13 @@ impl Found {
                 self.fault(Verdict::Unreadable, Some(seq), Some(&cid), fault);
             }
         }
+    }
+}
+
+/// The keys of the log, where the state leads to them quickly, else from all events.
+fn keys_of(home: &Home, log: &SqliteReader, genesis: &Genesis) -> Result<Keys, LogError> {
+    match keeping::keys(home, log, genesis) {
+        Ok(keys) => Ok(keys),
+        Err(_) => keeping::keys_of_events(log, genesis),
     }
 }

@@ -174,7 +174,7 @@ impl Owner {
             Head { size: reach.applied, note: reach.checkpoint.clone() }
         });
         let may: May = Arc::new(move |_: &str, what| may(what));
-        Server::new(&self.home, self.log(), self.ledger.about().vkey.clone(), last, may)
+        Server::new(&self.home, self.log(), last, may)
     }
 }
 

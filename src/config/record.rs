@@ -1,0 +1,102 @@
+//! What of the configuration stands on record: whatever decides who may come in, and what is kept.
+//!
+//! Invariants:
+//! - no secret: no token, no header, no environment of an upstream, no path;
+//! - one configuration gives one map, so that two can be compared.
+
+use std::collections::BTreeMap;
+
+use super::{AuthMode, Capture, Config, p2p::Entry};
+
+impl Config {
+    /// The settings that say who may come in and what is kept, by name. What was left at its default beside the first
+    /// few is left out.
+    pub fn on_record(&self) -> BTreeMap<String, String> {
+        let auth = match self.auth.mode {
+            AuthMode::None => "none",
+            AuthMode::Static => "static",
+            AuthMode::Jwt => "jwt",
+        };
+        let flag = |value: bool| value.to_string();
+        let always = [
+            ("auth.mode", auth.to_owned()),
+            ("server.loopback", flag(self.server.listen.ip().is_loopback())),
+            ("log.fsync", flag(self.log.fsync)),
+            ("capture.default", capture(self.capture.default).to_owned()),
+            ("p2p.enable", flag(self.p2p.enable)),
+        ];
+        let mut settings: BTreeMap<String, String> =
+            always.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let mut put = |name: String, value: String| {
+            if !value.is_empty() {
+                settings.insert(name, value);
+            }
+        };
+        put("auth.issuer".to_owned(), self.auth.issuer.clone().unwrap_or_default());
+        put("auth.audience".to_owned(), self.auth.audience.clone().unwrap_or_default());
+        put("server.public_url".to_owned(), self.server.public_url.clone().unwrap_or_default());
+        put("server.allowed_origins".to_owned(), self.server.allowed_origins.join(" "));
+        put("server.allowed_hosts".to_owned(), self.server.allowed_hosts.join(" "));
+        for (tool, mode) in &self.capture.tools {
+            put(format!("capture.tools.{tool}"), capture(*mode).to_owned());
+        }
+        if self.p2p.enable {
+            put("p2p.allow".to_owned(), self.p2p.allow.join(" "));
+            put("p2p.block".to_owned(), self.p2p.block.join(" "));
+            for entry in &self.p2p.peers {
+                put(format!("p2p.peers.{}", entry.id), peer(entry));
+            }
+        }
+        settings
+    }
+}
+
+/// What a peer may do here, and what is done with it.
+fn peer(entry: &Entry) -> String {
+    format!(
+        "scopes={} tools={} payloads={} follow={} offer={} work={}",
+        entry.scopes.join(","),
+        entry.tools.join(","),
+        entry.payloads,
+        entry.follow,
+        entry.offer,
+        entry.work.join(",")
+    )
+}
+
+fn capture(mode: Capture) -> &'static str {
+    match mode {
+        Capture::Full => "full",
+        Capture::Redacted => "redacted",
+        Capture::Digest => "digest",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    fn settings(env: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::load(None, env, &Overrides::default()).expect("usable").on_record()
+    }
+
+    #[test]
+    fn what_decides_who_comes_in_is_named_and_what_is_secret_is_not() {
+        let usual = settings(&[]);
+        let of = |settings: &BTreeMap<String, String>, name: &str| settings.get(name).cloned();
+        assert_eq!(of(&usual, "auth.mode").as_deref(), Some("none"));
+        assert_eq!(of(&usual, "server.loopback").as_deref(), Some("true"));
+        assert_eq!(usual, Config::default().on_record());
+        let changed = settings(&[
+            ("CAIRN__AUTH__MODE", "static"),
+            ("CAIRN__SERVER__LISTEN", "0.0.0.0:7420"),
+            ("CAIRN__CAPTURE__DEFAULT", "digest"),
+        ]);
+        assert_eq!(of(&changed, "auth.mode").as_deref(), Some("static"));
+        assert_eq!(of(&changed, "server.loopback").as_deref(), Some("false"));
+        assert_eq!(of(&changed, "capture.default").as_deref(), Some("digest"));
+        assert!(changed.values().all(|value| !value.contains("7420")));
+    }
+}

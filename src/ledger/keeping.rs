@@ -1,0 +1,233 @@
+//! The writer's part in the log's own keeping: tokens, settings, what was read and refused, which key salts it.
+//!
+//! Invariants:
+//! - what stands on record already is not recorded again: saying the same twice changes nothing;
+//! - what is compared with is the whole record, also what is committed and not folded yet.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteArray;
+
+use crate::{
+    block::{Cid, Codec, encode},
+    event::{
+        Actor, Body, Event, Fact,
+        keeping::{
+            AccessRead, AccessRefused, ConfigApplied, LogSalted, Reason, SETTING_BYTES_MAX, SETTINGS_MAX,
+            TokenAdded, TokenRevoked,
+        },
+    },
+    ledger::{
+        Ruling, Sealed,
+        writer::{Draft, Fault, Writer, log_fact},
+    },
+    query,
+};
+
+/// Events of one kind that are looked through for what was recorded before.
+const LOOKED_MAX: u64 = 16 * 1024;
+
+/// What is to stand on record about how the log is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Keeping {
+    /// Which key salts the log, where nothing says so.
+    Salted,
+    TokenAdded(TokenAdded),
+    TokenRevoked(TokenRevoked),
+    /// These tokens are in force, and no others.
+    Tokens(Vec<TokenAdded>),
+    /// Its actor was given the content of this many payloads.
+    Read {
+        reads: u64,
+        minute: u64,
+    },
+    /// Its actor was refused this often.
+    Refused {
+        refusals: u64,
+        minute: u64,
+        reason: Reason,
+    },
+    /// A door is opened under these settings; `usual` where they are what nobody changed.
+    Configured {
+        door: String,
+        settings: BTreeMap<String, String>,
+        usual: bool,
+    },
+}
+
+impl Writer {
+    /// Records what is not on record yet.
+    pub(super) fn keep(
+        &mut self,
+        keeping: Keeping,
+        actor: &Actor,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        let body = match keeping {
+            Keeping::TokenAdded(token) => return self.token_added(token, actor, draft),
+            Keeping::TokenRevoked(token) => return self.token_revoked(token, actor, draft),
+            Keeping::Tokens(tokens) => return self.tokens(tokens, actor, draft),
+            Keeping::Configured { door, settings, usual } => {
+                return self.configured(&door, &settings, usual, actor, draft);
+            }
+            Keeping::Salted if !self.of_kind("log.salted", draft)?.is_empty() => {
+                return Ok(Ruling::Unchanged);
+            }
+            Keeping::Salted => {
+                let commitment = ByteArray::new(self.salt.commitment_for(&self.sealer.log));
+                Body::LogSalted(LogSalted { commitment })
+            }
+            Keeping::Read { reads, minute } => Body::AccessRead(AccessRead { reads, minute }),
+            Keeping::Refused { refusals, minute, reason } => {
+                Body::AccessRefused(AccessRefused { refusals, minute, reason })
+            }
+        };
+        Ok(Ruling::Done(self.sealer.seal(log_fact(actor.clone(), body), draft)?.into()))
+    }
+
+    /// The event of a count that an earlier owner may have recorded; other wishes see for themselves what is on record.
+    pub(super) fn counted_before(
+        &self,
+        keeping: &Keeping,
+        actor: &Actor,
+        draft: &Draft,
+    ) -> Result<Option<Ruling>, Fault> {
+        let (kind, body) = match keeping.clone() {
+            Keeping::Read { reads, minute } => {
+                ("access.read", Body::AccessRead(AccessRead { reads, minute }))
+            }
+            Keeping::Refused { refusals, minute, reason } => {
+                ("access.refused", Body::AccessRefused(AccessRefused { refusals, minute, reason }))
+            }
+            Keeping::Salted
+            | Keeping::TokenAdded(_)
+            | Keeping::TokenRevoked(_)
+            | Keeping::Tokens(_)
+            | Keeping::Configured { .. } => return Ok(None),
+        };
+        let same = |event: &&Event| event.fields().actor == *actor && event.body().as_ref() == Some(&body);
+        Ok(self.of_kind(kind, draft)?.iter().find(same).map(|event| Ruling::Done(Sealed::from(event))))
+    }
+
+    fn token_added(&mut self, token: TokenAdded, actor: &Actor, draft: &mut Draft) -> Result<Ruling, Fault> {
+        let subject = token_subject(&token.token);
+        if let Some(Body::TokenAdded(known)) = self.last_about(&subject, draft)?
+            && known == token
+        {
+            return Ok(Ruling::Unchanged);
+        }
+        let fact = Fact { subject, ..log_fact(actor.clone(), Body::TokenAdded(token)) };
+        Ok(Ruling::Done(self.sealer.seal(fact, draft)?.into()))
+    }
+
+    fn token_revoked(
+        &mut self,
+        token: TokenRevoked,
+        actor: &Actor,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        let subject = token_subject(&token.token);
+        if let Some(Body::TokenRevoked(_)) = self.last_about(&subject, draft)? {
+            return Ok(Ruling::Unchanged);
+        }
+        let fact = Fact { subject, ..log_fact(actor.clone(), Body::TokenRevoked(token)) };
+        Ok(Ruling::Done(self.sealer.seal(fact, draft)?.into()))
+    }
+
+    /// Records what differs between the tokens in force and those on record.
+    fn tokens(&mut self, tokens: Vec<TokenAdded>, actor: &Actor, draft: &mut Draft) -> Result<Ruling, Fault> {
+        let in_force: BTreeSet<&str> = tokens.iter().map(|token| token.token.as_str()).collect();
+        let mut gone = BTreeSet::new();
+        for event in self.of_kind("token.added", draft)? {
+            if let Some(Body::TokenAdded(known)) = event.body()
+                && !in_force.contains(known.token.as_str())
+            {
+                gone.insert(known.token);
+            }
+        }
+        let mut ruling = Ruling::Unchanged;
+        for token in gone {
+            let ruled = self.token_revoked(TokenRevoked { token }, actor, draft)?;
+            ruling = if ruled == Ruling::Unchanged { ruling } else { ruled };
+        }
+        for token in tokens {
+            let ruled = self.token_added(token, actor, draft)?;
+            ruling = if ruled == Ruling::Unchanged { ruling } else { ruled };
+        }
+        Ok(ruling)
+    }
+
+    fn configured(
+        &mut self,
+        door: &str,
+        settings: &BTreeMap<String, String>,
+        usual: bool,
+        actor: &Actor,
+        draft: &mut Draft,
+    ) -> Result<Ruling, Fault> {
+        let subject = ["config/", door].concat();
+        let digest = ByteArray::new(*Cid::of(Codec::DagCbor, &encode(settings)).digest());
+        let changed = match self.last_about(&subject, draft)? {
+            Some(Body::ConfigApplied(last)) => last.digest != digest,
+            Some(_) | None => !usual,
+        };
+        if !changed {
+            return Ok(Ruling::Unchanged);
+        }
+        let short = settings.iter().filter(|(name, value)| name.len() + value.len() <= SETTING_BYTES_MAX);
+        let named: BTreeMap<String, String> =
+            short.take(SETTINGS_MAX).map(|(name, value)| (name.clone(), value.clone())).collect();
+        let omitted = (settings.len() - named.len()) as u64;
+        let applied = ConfigApplied { settings: named, digest, omitted };
+        let fact = Fact { subject, ..log_fact(actor.clone(), Body::ConfigApplied(applied)) };
+        Ok(Ruling::Done(self.sealer.seal(fact, draft)?.into()))
+    }
+
+    /// What was last recorded about a subject.
+    fn last_about(&self, subject: &str, draft: &Draft) -> Result<Option<Body>, Fault> {
+        let about = |event: &&Event| event.fields().subject == subject;
+        if let Some(event) = draft.batch.events.iter().rev().find(about) {
+            return Ok(event.body());
+        }
+        if let Some(event) = self.unfolded()?.iter().rev().find(about) {
+            return Ok(event.body());
+        }
+        let last = query::keeping::last_about(&self.state, subject)?;
+        let event = last.map(|seq| self.reader.event_at(seq)).transpose()?.flatten();
+        Ok(event.and_then(|event| event.body()))
+    }
+
+    /// The events of a kind, the last first, as far back as is looked.
+    fn of_kind(&self, kind: &str, draft: &Draft) -> Result<Vec<Event>, Fault> {
+        let mut events = self.unfolded()?;
+        events.extend(draft.batch.events.iter().cloned());
+        events.retain(|event| event.fields().kind == kind);
+        events.reverse();
+        let first = events.last().map(|event| event.fields().seq);
+        for seq in query::keeping::of_kind(&self.state, kind, LOOKED_MAX)? {
+            if first.is_none_or(|first| seq < first) {
+                events.extend(self.reader.event_at(seq)?);
+            }
+        }
+        Ok(events)
+    }
+
+    /// Events of the commits before this one that the state may not have yet.
+    fn unfolded(&self) -> Result<Vec<Event>, Fault> {
+        let applied = self.applied.borrow().applied;
+        let mut events = Vec::new();
+        self.reader.events(applied, &mut |row| {
+            events.extend(Event::open(row.bytes.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        Ok(events)
+    }
+}
+
+fn token_subject(id: &str) -> String {
+    ["token/", id].concat()
+}

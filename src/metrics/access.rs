@@ -1,0 +1,162 @@
+//! Who was given content and who was not let in: counted by principal and minute, until it is put on record.
+//!
+//! Invariants:
+//! - what is kept is bounded: principals past the bound are counted together, by minute;
+//! - counting waits on nothing but another count.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crate::event::{Actor, keeping::Reason};
+
+/// Principals told apart in one minute: each becomes an event.
+pub const PRINCIPALS_MAX: usize = 1024;
+/// Minutes that may wait to be put on record; what comes later is counted with the last of them.
+const MINUTES_MAX: usize = 16;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum What {
+    /// The content of a payload was given out.
+    Read,
+    Refused(Reason),
+}
+
+/// How often, in one minute since the epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    pub minute: u64,
+    pub actor: Actor,
+    pub what: What,
+    pub times: u64,
+}
+
+/// Counts by minute, then by principal.
+#[derive(Debug, Default)]
+pub struct Counts(Mutex<BTreeMap<u64, HashMap<(Actor, What), u64>>>);
+
+impl Counts {
+    /// Counts what happens now.
+    pub fn add(&self, actor: &Actor, what: What, times: u64) {
+        self.add_at(minute(), actor, what, times);
+    }
+
+    fn add_at(&self, minute: u64, actor: &Actor, what: What, times: u64) {
+        if times == 0 {
+            return;
+        }
+        let mut minutes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let minute = match minutes.last_key_value() {
+            Some((last, _)) if minutes.len() >= MINUTES_MAX && !minutes.contains_key(&minute) => *last,
+            _ => minute,
+        };
+        let counts = minutes.entry(minute).or_default();
+        let known = counts.len() < PRINCIPALS_MAX || counts.contains_key(&(actor.clone(), what));
+        let actor = if known { actor.clone() } else { several() };
+        let count = counts.entry((actor, what)).or_default();
+        *count = count.saturating_add(times);
+    }
+
+    /// Takes what was counted in minutes that are over, or all of it; in one order.
+    pub fn take(&self, all: bool) -> Vec<Count> {
+        self.take_before(if all { u64::MAX } else { minute() })
+    }
+
+    fn take_before(&self, before: u64) -> Vec<Count> {
+        let mut minutes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let later = minutes.split_off(&before);
+        let over = std::mem::replace(&mut *minutes, later);
+        let mut counts: Vec<Count> = over
+            .into_iter()
+            .flat_map(|(minute, counts)| {
+                counts.into_iter().map(move |((actor, what), times)| Count { minute, actor, what, times })
+            })
+            .collect();
+        counts.sort_by(|a, b| {
+            let key =
+                |count: &Count| (count.minute, count.what, count.actor.role.clone(), count.actor.id.clone());
+            key(a).cmp(&key(b))
+        });
+        counts
+    }
+}
+
+/// Whoever shows no good token.
+pub fn unknown() -> Actor {
+    Actor { id: "unknown".to_owned(), role: "anonymous".to_owned(), proof: None }
+}
+
+/// All principals past the bound.
+fn several() -> Actor {
+    Actor { id: "others".to_owned(), role: "several".to_owned(), proof: None }
+}
+
+/// Minutes since the epoch.
+fn minute() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(id: &str) -> Actor {
+        Actor { id: id.to_owned(), role: "client".to_owned(), proof: None }
+    }
+
+    fn told(counts: &Counts, before: u64) -> Vec<(u64, String, What, u64)> {
+        let taken = counts.take_before(before).into_iter();
+        taken.map(|count| (count.minute, count.actor.id, count.what, count.times)).collect()
+    }
+
+    #[test]
+    fn counts_are_by_principal_and_minute_and_taken_once() {
+        let counts = Counts::default();
+        let invalid = What::Refused(Reason::Invalid);
+        for (minute, id, what, times) in [
+            (7, "ann", What::Read, 2),
+            (7, "ann", What::Read, 3),
+            (7, "ben", What::Read, 1),
+            (7, "ann", invalid, 1),
+            (8, "ann", What::Read, 1),
+            (8, "ann", What::Read, 0),
+        ] {
+            counts.add_at(minute, &client(id), what, times);
+        }
+        let seventh = [
+            (7, "ann".to_owned(), What::Read, 5),
+            (7, "ben".to_owned(), What::Read, 1),
+            (7, "ann".to_owned(), invalid, 1),
+        ];
+        assert_eq!(told(&counts, 8), seventh);
+        assert_eq!(told(&counts, 8), []);
+        assert_eq!(told(&counts, u64::MAX), [(8, "ann".to_owned(), What::Read, 1)]);
+    }
+
+    #[test]
+    fn principals_past_the_bound_are_counted_together() {
+        let counts = Counts::default();
+        for n in 0..PRINCIPALS_MAX + 5 {
+            counts.add_at(1, &client(&format!("p{n}")), What::Read, 1);
+        }
+        counts.add_at(1, &client("p0"), What::Read, 1);
+        let taken = counts.take_before(2);
+        assert_eq!(taken.len(), PRINCIPALS_MAX + 1);
+        let times = |id: &str| taken.iter().find(|count| count.actor.id == id).map(|count| count.times);
+        assert_eq!((times("p0"), times("others")), (Some(2), Some(5)));
+    }
+
+    #[test]
+    fn minutes_that_wait_are_bounded() {
+        let counts = Counts::default();
+        for minute in 0..100 {
+            counts.add_at(minute, &client("ann"), What::Read, 1);
+        }
+        let taken = counts.take_before(u64::MAX);
+        assert_eq!(taken.len(), MINUTES_MAX);
+        assert_eq!(taken.iter().map(|count| count.times).sum::<u64>(), 100);
+    }
+}
