@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteArray;
 
 use crate::{
-    block::{Cid, decode_exactly},
+    block::{Cid, DecodeError, decode_exactly},
     event::keeping::{
         AccessRead, AccessRefused, ConfigApplied, LogKeyRotated, LogSalted, LogTakenOver, TokenAdded,
         TokenRevoked,
@@ -66,12 +66,13 @@ macro_rules! kinds {
                 match kind { $($name => from_map(map).map(Self::$kind),)* _ => None }
             }
 
-            /// Reads the bytes of a body, which stand in the one form that the schema of `kind` allows.
-            pub fn open(kind: &str, bytes: &[u8]) -> Opened {
-                match kind {
-                    $($name => decode_exactly(bytes).map_or(Opened::Broken, |facts| Opened::Facts(Self::$kind(facts))),)*
-                    _ => Opened::Unknown,
-                }
+            /// Reads the bytes of a body, which stand in the one form that the schema of `kind` allows; none where this build
+            /// does not know the kind, whose body may hold anything.
+            pub fn open(kind: &str, bytes: &[u8]) -> Result<Option<Self>, DecodeError> {
+                Ok(Some(match kind {
+                    $($name => Self::$kind(decode_exactly(bytes)?),)*
+                    _ => return Ok(None),
+                }))
             }
         }
     };
@@ -145,16 +146,6 @@ kinds! {
     AccessRead = "access.read",
     AccessRefused = "access.refused",
     ConfigApplied = "config.applied",
-}
-
-/// What the bytes of a body are.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Opened {
-    Facts(Body),
-    /// The kind is known, and this is not what its schema says.
-    Broken,
-    /// This build does not know the kind; the body may hold anything.
-    Unknown,
 }
 
 fn to_map<T: Serialize>(facts: &T) -> BTreeMap<String, Ipld> {

@@ -6,10 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::{
-    Event, Fields,
-    body::{Body, Opened},
-};
+use super::{Body, Event, Fields};
 use crate::block::{Cid, encode};
 
 /// The version of events whose bodies this build knows.
@@ -41,11 +38,9 @@ pub fn check(said: &Said<'_>) -> Result<Option<Body>, &'static str> {
     if said.v != VERSION {
         return Ok(None);
     }
-    let facts = match Body::open(said.kind, said.body) {
-        Opened::Facts(facts) => facts,
-        Opened::Broken => return Err("the body is not what the schema of its kind says"),
-        Opened::Unknown => return Ok(None),
-    };
+    let facts =
+        Body::open(said.kind, said.body).map_err(|_| "the body is not what the schema of its kind says")?;
+    let Some(facts) = facts else { return Ok(None) };
     if !subject_fits(said.kind, said.subject) {
         return Err("the subject is not of its kind");
     }
