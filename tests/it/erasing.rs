@@ -53,7 +53,8 @@ fn a_task_submitted_after_its_payload_was_erased_has_it() {
         let gone = server.get(&format!("/v1/blocks/{name}"));
         assert_eq!(gone.status, 410, "{}", gone.text());
         let erased = server.get("/v1/events?kind=payload.erased").json();
-        let by = erased["events"].as_array().and_then(|events| events.last()).expect("it is on record").clone();
+        let by =
+            erased["events"].as_array().and_then(|events| events.last()).expect("it is on record").clone();
         assert_eq!(gone.json()["erased_seq"], by["seq"], "{}", gone.text());
         assert_eq!(gone.json()["erased_by"], by["cid"], "{}", gone.text());
         let told = run(cairn(&["log", "show", &name, "--data", data])).stderr;
