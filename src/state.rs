@@ -120,7 +120,8 @@ pub fn erasures(connection: &Connection) -> Result<Vec<(Cid, u64)>, StateError> 
     let mut erasures = Vec::new();
     while let Some(row) = rows.next()? {
         let cid: Vec<u8> = row.get(0)?;
-        let cid = Cid::from_bytes(&cid).map_err(|_| StateError::Broken { what: "an erasure names no cid" })?;
+        let cid =
+            Cid::from_bytes(&cid).map_err(|_| StateError::Broken { what: "an erasure names no cid" })?;
         erasures.push((cid, row.get(1)?));
     }
     Ok(erasures)

@@ -4,7 +4,7 @@
 //! - a peer id alone grants nothing: what a peer may do stands in its entry;
 //! - an address that is dialled unasked names the peer that must answer there.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Deserialize;
 
@@ -12,9 +12,7 @@ use super::{
     read::Report,
     rules::{DAY_MS, LISTED_MAX, bound, is_name, is_url},
 };
-use crate::p2p::{
-    can_dial, can_listen, discovery::outside::SERVICES_MAX, peer_id, sync::follow::Erasures,
-};
+use crate::p2p::{can_dial, can_listen, discovery::outside::SERVICES_MAX, peer_id, sync::follow::Erasures};
 
 /// Bytes of one multiaddr.
 pub const ADDRESS_MAX: usize = 512;
@@ -100,6 +98,14 @@ pub struct Entry {
     pub offer: bool,
     /// Task types that this node takes from its queue; `tool:<name>` runs a tool of ours.
     pub work: Vec<String>,
+}
+
+impl P2p {
+    /// What is done about erasures in the logs of peers whose entries say it.
+    pub fn erasures_of(&self) -> BTreeMap<String, Erasures> {
+        let said = self.peers.iter().filter_map(|entry| Some((entry.id.clone(), entry.erasures?)));
+        said.collect()
+    }
 }
 
 /// Services to ask for our public address.

@@ -10,10 +10,7 @@ use std::collections::HashSet;
 use crate::{
     block::Cid,
     call::{Code, Refusal},
-    event::{
-        Actor, Body, PayloadRef,
-        body::PayloadErased,
-    },
+    event::{Actor, Body, PayloadRef, body::PayloadErased},
     ledger::{
         Ruling,
         holding::Due,
@@ -47,8 +44,8 @@ impl Writer {
             }
         };
         let next = self.sealer.tip.map_or(0, |tip| tip.seq + 1);
-        let is_payload = recorded.is_some()
-            || erasure::was_payload(&self.state, self.reader.as_ref(), &payload, next)?;
+        let is_payload =
+            recorded.is_some() || erasure::was_payload(&self.state, self.reader.as_ref(), &payload, next)?;
         let Some(parts) = query::payload_parts(&bytes).filter(|_| is_payload) else {
             return refused(
                 Code::FailedPrecondition,

@@ -202,21 +202,13 @@ impl Source for OnRecord<'_> {
 }
 
 /// What a schedule makes; none where that was erased.
-pub(super) fn makes(
-    state: &Database,
-    log: &dyn Reader,
-    payload: &Cid,
-) -> Result<Option<Made>, StateError> {
+pub(super) fn makes(state: &Database, log: &dyn Reader, payload: &Cid) -> Result<Option<Made>, StateError> {
     let bytes = record::content(&OnRecord { state, log }, payload).map_err(fault)?;
     Ok(bytes.and_then(|bytes| decode(&bytes).ok()))
 }
 
 /// The inputs of a run; null where they were erased.
-pub(super) fn inputs(
-    state: &Database,
-    log: &dyn Reader,
-    payload: &Cid,
-) -> Result<Arc<Value>, StateError> {
+pub(super) fn inputs(state: &Database, log: &dyn Reader, payload: &Cid) -> Result<Arc<Value>, StateError> {
     let bytes = record::content(&OnRecord { state, log }, payload).map_err(fault)?;
     Ok(Arc::new(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()))
 }
@@ -246,8 +238,6 @@ fn fault(err: QueryError) -> StateError {
         QueryError::Invalid(_)
         | QueryError::NotFound(_)
         | QueryError::Erased { .. }
-        | QueryError::TooMuch(_) => {
-            StateError::Broken { what: "a run cannot be read" }
-        }
+        | QueryError::TooMuch(_) => StateError::Broken { what: "a run cannot be read" },
     }
 }

@@ -20,10 +20,7 @@ use crate::{
     },
     call::{self, Call, Refusal},
     catalogue::{self, Entry},
-    event::{
-        Actor, Body, Event, EventError, Fact, PayloadRef, Role,
-        body::AccessExported,
-    },
+    event::{Actor, Body, Event, EventError, Fact, PayloadRef, Role, body::AccessExported},
     ledger::{
         Ask, Command, Ruling, Sealed, Shelf,
         claims::{Answer, claims_of},

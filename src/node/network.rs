@@ -490,11 +490,7 @@ fn parts(setup: &Setup<'_>, net: Net, traffic: Arc<dyn Fn(&str) -> Traffic + Sen
         keep: kept.map(|entry| (entry.id.clone(), entry.addrs.clone())).collect(),
         follow: config.peers.iter().filter(|entry| entry.follow).map(|entry| entry.id.clone()).collect(),
         erasures: config.erasures,
-        erasures_of: config
-            .peers
-            .iter()
-            .filter_map(|entry| entry.erasures.map(|erasures| (entry.id.clone(), erasures)))
-            .collect(),
+        erasures_of: config.erasures_of(),
         salt: setup.salt.clone(),
         metrics: setup.metrics.clone(),
         traffic,

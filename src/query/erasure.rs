@@ -62,12 +62,7 @@ pub fn pending(state: &Connection, log: &dyn Reader) -> Result<Vec<Cid>, StateEr
 }
 
 /// Whether an event before `seq` holds this block as a payload, and none uses it as anything else.
-pub fn was_payload(
-    state: &Connection,
-    log: &dyn Reader,
-    cid: &Cid,
-    seq: u64,
-) -> Result<bool, StateError> {
+pub fn was_payload(state: &Connection, log: &dyn Reader, cid: &Cid, seq: u64) -> Result<bool, StateError> {
     let genesis = log.event_at(0)?.is_some_and(|first| first.fields().log == *cid);
     let (Some(number), false) = (log.number_of(cid)?, genesis) else { return Ok(false) };
     if log.seq_of(cid)?.is_some() {

@@ -232,7 +232,8 @@ impl Folder {
             | Body::CallCancelled(_) => self.insert("DELETE FROM running WHERE id = ?1", params![subject]),
             Body::PayloadErased(facts) => {
                 self.erased.insert(facts.payload);
-                let sql = "INSERT INTO erased (cid, seq) VALUES (?1, ?2) ON CONFLICT (cid) DO UPDATE SET seq = ?2";
+                let sql =
+                    "INSERT INTO erased (cid, seq) VALUES (?1, ?2) ON CONFLICT (cid) DO UPDATE SET seq = ?2";
                 self.insert(sql, params![facts.payload.to_bytes(), seq])
             }
             Body::PeerDiscovered(_)

@@ -53,7 +53,8 @@ fn a_task_submitted_after_its_payload_was_erased_has_it() {
         let gone = server.get(&format!("/v1/blocks/{name}"));
         assert_eq!(gone.status, 410, "{}", gone.text());
         let erased = server.get("/v1/events?kind=payload.erased").json();
-        let by = erased["events"].as_array().and_then(|events| events.last()).expect("it is on record").clone();
+        let by =
+            erased["events"].as_array().and_then(|events| events.last()).expect("it is on record").clone();
         assert_eq!(gone.json()["erased_seq"], by["seq"], "{}", gone.text());
         assert_eq!(gone.json()["erased_by"], by["cid"], "{}", gone.text());
         let told = run(cairn(&["log", "show", &name, "--data", data])).stderr;
@@ -160,27 +161,27 @@ fn what_lies_in_archives_beside_the_log_is_erased_too() {
     let archives = Path::new(data).join("archives");
     let kept = fs::read_dir(&archives).expect("it is kept").next().expect("one").expect("a file").path();
     let (events, blocks) = contents(&kept);
-    let ended = events.iter().find(|event| event.fields().kind == "task.succeeded").expect("the step ended");
-    let output = ended.fields().pay[0].cid;
-    assert!(blocks.contains(&output));
+    let asked = events.iter().find(|event| event.fields().kind == "task.submitted").expect("a step");
+    let input = asked.fields().pay[0].cid;
+    assert!(blocks.contains(&input));
     let genesis = events[0].fields().log.to_string();
     exits(1, &["erase", &genesis, "--basis", "asked", "--data", data]);
     let moment = fs::metadata(&kept).and_then(|about| about.modified()).expect("a moment");
 
-    exits(0, &["erase", &output.to_string(), "--basis", "asked", "--data", data]);
+    exits(0, &["erase", &input.to_string(), "--basis", "asked", "--data", data]);
     let (left_events, left) = contents(&kept);
     assert_eq!(left_events, events, "events stay");
-    let without: Vec<Cid> = blocks.iter().copied().filter(|cid| *cid != output).collect();
+    let without: Vec<Cid> = blocks.iter().copied().filter(|cid| *cid != input).collect();
     assert_eq!(left, without, "nothing but the payload goes");
     assert_eq!(fs::metadata(&kept).and_then(|about| about.modified()).expect("a moment"), moment);
     // Said again, there is nothing left to do; a part that a crash left goes.
     let crashed = kept.with_extension("erasing");
     fs::copy(&kept, &crashed).expect("it is left behind");
-    exits(0, &["erase", &output.to_string(), "--basis", "asked", "--data", data]);
+    exits(0, &["erase", &input.to_string(), "--basis", "asked", "--data", data]);
     assert!(!crashed.exists());
 
     let refused = exits(1, &["log", "import", file, "--data", data]);
-    assert!(!contents(&kept).1.contains(&output), "it came back: {refused:?}");
+    assert!(!contents(&kept).1.contains(&input), "it came back: {refused:?}");
 
     // Where the run never ran, the archive says that it cannot be told any more, and nothing worse.
     let elsewhere = temp.path().join("elsewhere");

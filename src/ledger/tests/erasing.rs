@@ -250,7 +250,10 @@ fn a_schedule_fires_again_when_what_it_makes_is_recorded_again() {
     // Created again with its content erased, it is created with its content.
     assert!(matches!(ledger.submit_blocking(erase(&what)), Ok(Ruling::Done(_))));
     create(&ledger, "rarely", 3_600_000);
-    assert_eq!(reader(dir).block(&what).map(|stored| matches!(stored, Some(Stored::Present(_)))).ok(), Some(true));
+    assert_eq!(
+        reader(dir).block(&what).map(|stored| matches!(stored, Some(Stored::Present(_)))).ok(),
+        Some(true)
+    );
     wish(&ledger, Wish::DeleteSchedule { schedule: "often".to_owned() }).expect("it is there");
     closed((ledger, running));
 }

@@ -205,7 +205,9 @@ impl Followed {
     pub fn erase(&self) -> Result<(), QueryError> {
         let state = state::open_reader(&self.home.state_path(), &self.home.log_path())?;
         let pending = erasure::pending(&state, &SqliteReader::open(&self.home.log_path())?)?;
-        if !pending.is_empty() && let Ok(_lock) = self.home.lock("cairn, which is erasing in this followed log") {
+        if !pending.is_empty()
+            && let Ok(_lock) = self.home.lock("cairn, which is erasing in this followed log")
+        {
             SqliteLog::open(&self.home.log_path(), true)?.erase(&pending)?;
         }
         Ok(())

@@ -1,4 +1,6 @@
 //! Erasures in followed logs: what goes here too, what stays whatever they name, and what comes again.
+//!
+//! Invariant: after every pass the copy verifies, and its state is the one that its log gives.
 
 use super::{
     check, content,
