@@ -22,6 +22,7 @@ pub mod opening;
 pub mod peers;
 mod queueing;
 mod resent;
+pub mod restoring;
 pub mod rotating;
 mod runs;
 mod sealer;
