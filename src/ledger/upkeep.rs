@@ -99,67 +99,104 @@ pub(super) fn run(mut upkeep: Box<dyn Upkeep>, bounds: &Bounds, told: &watch::Se
 
 struct Tending {
     bounds: Bounds,
-    /// Where the fold stood when it was first seen to stand still, and when that was.
-    stuck: Option<(Ahead, Instant)>,
+    hold: Option<Hold>,
     folded: Instant,
     /// Whether all that is committed is folded back.
     at_rest: bool,
 }
 
+/// A reader that may hold the file.
+#[derive(Clone, Copy)]
+struct Hold {
+    /// Where the fold stood still.
+    at: Ahead,
+    since: Instant,
+    /// Whether it stood at the same place when it was tried again; else a commit may have come in between.
+    sure: bool,
+}
+
 impl Tending {
     fn new(bounds: Bounds, now: Instant) -> Self {
-        Self { bounds, stuck: None, folded: now, at_rest: false }
+        Self { bounds, hold: None, folded: now, at_rest: false }
     }
 
     /// How long commits are gathered, and how long is waited for one.
     fn pause(&self, failed: bool) -> (Duration, Duration) {
-        match (failed || self.stuck.is_some(), self.at_rest) {
-            (true, _) => (self.bounds.retry, self.bounds.retry),
-            (false, false) => (self.bounds.gather, self.bounds.idle),
-            (false, true) => (self.bounds.gather, Duration::MAX),
+        let Bounds { gather, idle, retry, .. } = self.bounds;
+        match self.hold {
+            Some(Hold { sure: true, .. }) => (retry, retry),
+            _ if failed => (retry, retry),
+            Some(_) => (gather, retry),
+            None if self.at_rest => (gather, Duration::MAX),
+            None => (gather, idle),
         }
     }
 
     fn tend(&mut self, upkeep: &mut dyn Upkeep, woken: Woken) -> Result<Wal, LogError> {
-        let bounds = self.bounds;
-        let mut ahead = upkeep.look()?;
-        let waits = |ahead: Ahead| ahead.pages.saturating_sub(ahead.folded);
-        if woken.uncut || waits(ahead) >= bounds.fold_pages || self.folded.elapsed() >= bounds.idle {
-            for _ in 0..FOLDS_MAX {
-                let before = ahead;
-                ahead = upkeep.fold()?;
-                if waits(ahead) < bounds.fold_pages || ahead.folded == before.folded {
-                    break;
-                }
-            }
-            self.folded = Instant::now();
-            self.saw(ahead, ahead.folded < ahead.pages);
-        }
         let mut uncut = woken.uncut;
-        if uncut || ahead.pages >= bounds.restart_pages {
-            let patience = match (self.stuck, ahead.pages >= bounds.crowded_pages) {
-                (Some((at, _)), _) if at.folded == ahead.folded && at.pages < ahead.pages => Duration::ZERO,
-                (_, true) => bounds.crowded_patience,
-                (_, false) => bounds.patience,
-            };
-            if upkeep.restart(patience)? {
-                (ahead, uncut) = (Ahead::default(), false);
-                self.stuck = None;
+        let mut ahead = upkeep.look()?;
+        let mut stands = None;
+        if uncut || self.is_due(ahead) {
+            ahead = self.fold(upkeep, ahead)?;
+            stands = Some(ahead.folded < ahead.pages);
+        }
+        if uncut || ahead.pages >= self.bounds.restart_pages {
+            if upkeep.restart(self.patience(ahead))? {
+                (ahead, uncut, stands) = (Ahead::default(), false, Some(false));
             } else if uncut {
-                self.saw(ahead, true);
+                stands = Some(true);
             }
+        }
+        if let Some(stands) = stands {
+            self.saw(ahead, stands);
         }
         self.at_rest = ahead.folded == ahead.pages && !uncut;
-        Ok(Wal { held_since: self.stuck.map(|(_, since)| since), uncut })
+        Ok(Wal { held_since: self.hold.filter(|hold| hold.sure).map(|hold| hold.since), uncut })
+    }
+
+    /// Whether it is time to fold back what waits.
+    fn is_due(&self, ahead: Ahead) -> bool {
+        let since = self.folded.elapsed();
+        waits(ahead) >= self.bounds.fold_pages
+            || since >= self.bounds.idle
+            || (self.hold.is_some() && since >= self.bounds.retry)
+    }
+
+    /// Folds until little is left or nothing moves.
+    fn fold(&mut self, upkeep: &mut dyn Upkeep, mut ahead: Ahead) -> Result<Ahead, LogError> {
+        for _ in 0..FOLDS_MAX {
+            let before = ahead;
+            ahead = upkeep.fold()?;
+            if waits(ahead) < self.bounds.fold_pages || ahead.folded == before.folded {
+                break;
+            }
+        }
+        self.folded = Instant::now();
+        Ok(ahead)
+    }
+
+    /// How long commits may wait for readers to let the file begin anew.
+    fn patience(&self, ahead: Ahead) -> Duration {
+        match self.hold {
+            // It would be in vain.
+            Some(Hold { sure: true, .. }) => Duration::ZERO,
+            _ if ahead.pages >= self.bounds.crowded_pages => self.bounds.crowded_patience,
+            _ => self.bounds.patience,
+        }
     }
 
     /// Notes whether the fold stands still, and since when at the same place of the same file.
     fn saw(&mut self, ahead: Ahead, stands: bool) {
-        let same = |(at, _): &(Ahead, Instant)| at.folded == ahead.folded && at.pages <= ahead.pages;
-        self.stuck = match self.stuck.filter(same) {
+        let same = |hold: &Hold| hold.at.folded == ahead.folded && hold.at.pages <= ahead.pages;
+        self.hold = match self.hold.filter(same) {
             _ if !stands => None,
-            Some(known) => Some(known),
-            None => Some((ahead, Instant::now())),
+            Some(hold) => Some(Hold { sure: true, ..hold }),
+            None => Some(Hold { at: ahead, since: Instant::now(), sure: false }),
         };
     }
+}
+
+/// Pages that are committed and not folded back.
+fn waits(ahead: Ahead) -> u64 {
+    ahead.pages.saturating_sub(ahead.folded)
 }

@@ -237,3 +237,26 @@ fn what_does_not_verify_is_neither_a_backup_nor_restored() {
     exits(40, &["backup", more, "--data", copy]);
     assert!(!Path::new(more).exists() && Path::new(&format!("{more}.part")).exists());
 }
+
+#[test]
+fn a_restore_that_broke_off_leaves_what_no_start_accepts() {
+    let temp = temp();
+    let paths = ["data", "copy", "half"].map(|name| temp.path().join(name));
+    let [data, copy, half] = paths.each_ref().map(|path| text(path));
+    exits(0, &["call", "tools_list_categories", "--data", data]);
+    exits(0, &["backup", copy, "--keys", "--data", data]);
+    exits(0, &["call", "tools_list_categories", "--data", data]);
+    fs::create_dir_all(Path::new(half).join("keys")).expect("it can be made");
+    let bring = |from: &str, name: &str| {
+        fs::copy(Path::new(from).join(name), Path::new(half).join(name)).expect("it can be copied");
+    };
+    ["head", "keys/log.key", "keys/salt.key"].map(|name| bring(data, name));
+    // What was there is moved aside, and nothing is moved in; then all but the head is.
+    for moved in [&[][..], &["log.db"]] {
+        moved.iter().for_each(|name| bring(copy, name));
+        let refused = exits(1, &["call", "tools_list_categories", "--data", half]);
+        assert!(refused.stderr.contains("but a head over"), "{refused:?}");
+    }
+    exits(0, &["restore", copy, "--replace", "--data", half]);
+    exits(0, &["call", "tools_list_categories", "--data", half]);
+}
