@@ -28,6 +28,7 @@ use crate::{
         sqlite::SqliteReader,
     },
     query::{
+        archives,
         backup::{self, BackupError, Copied, Stage, Wanted, copy_keys, sync},
         verify::{Checks, Report, chain, verify},
     },
@@ -127,6 +128,8 @@ pub enum RestoreError {
     Unverified(Box<Report>),
     #[error("payload {payload} cannot be erased again: {why}")]
     Erase { payload: Cid, why: String },
+    #[error("what was erased cannot be taken out of the archives")]
+    Archives(#[from] archives::erase::EraseError),
     #[error("the ledger stopped while payloads were erased again")]
     Stopped(#[from] Stopped),
     #[error("the data directory cannot be written")]
@@ -177,6 +180,7 @@ fn make_ready(
     let later = wanted.later.map(|later| trusted(&log, later)).transpose()?;
     let mut due: Vec<(Cid, String)> = Vec::new();
     for (payload, basis) in old.iter().chain(&later).flat_map(|told| &told.erasures) {
+        archives::erase::erase(part, payload)?;
         let here = matches!(log.block(payload)?, Some(Stored::Present(_)));
         if here && !due.iter().any(|(known, _)| known == payload) {
             due.push((*payload, basis.clone()));
@@ -239,8 +243,8 @@ fn look(log: &dyn Reader, old: &Home) -> Later {
     }
 }
 
-/// What `other` says was erased after the events of `log`; of another history of the same log, all that it says was
-/// erased. None where it is another log.
+/// What `other` says was erased after the events that both have; none where it is another log. What was erased within
+/// those was, in `log` as well.
 fn tells(log: &dyn Reader, other: &dyn Reader) -> Result<Option<Later>, LogError> {
     let Some(tip) = log.tip()? else { return Ok(None) };
     let first = |log: &dyn Reader| Ok::<_, LogError>(log.event_at(0)?.map(|event| event.cid()));
@@ -248,11 +252,11 @@ fn tells(log: &dyn Reader, other: &dyn Reader) -> Result<Option<Later>, LogError
         return Ok(None);
     }
     let events = other.tip()?.map_or(0, |tip| tip.seq + 1);
-    let common = tip.seq.min(events.saturating_sub(1));
-    let at = |log: &dyn Reader| Ok::<_, LogError>(log.event_at(common)?.map(|event| event.cid()));
-    let same = at(log)? == at(other)?;
+    let both = events.min(tip.seq + 1);
+    let common = in_common(log, other, both)?;
+    let same = common == both;
     let mut told = Later { events: same.then(|| events.saturating_sub(tip.seq + 1)), ..Later::default() };
-    other.events(if same { tip.seq + 1 } else { 0 }, &mut |row| {
+    other.events(common, &mut |row| {
         let event = Event::open(row.bytes.to_vec()).ok().filter(|event| *event.cid().digest() == row.digest);
         let Some(event) = event else {
             told.fault = Some(format!("event {} of it cannot be read", row.seq));
@@ -264,6 +268,20 @@ fn tells(log: &dyn Reader, other: &dyn Reader) -> Result<Option<Later>, LogError
         ControlFlow::Continue(())
     })?;
     Ok(Some(told))
+}
+
+/// How many of the first `both` events are the same; the first is. Each event pins all before it.
+fn in_common(log: &dyn Reader, other: &dyn Reader, both: u64) -> Result<u64, LogError> {
+    let name = |log: &dyn Reader, seq: u64| Ok::<_, LogError>(log.event_at(seq)?.map(|event| event.cid()));
+    let (mut same, mut other_from) = (1, both + 1);
+    while other_from - same > 1 {
+        let middle = same.midpoint(other_from);
+        match name(log, middle - 1)? == name(other, middle - 1)? {
+            true => same = middle,
+            false => other_from = middle,
+        }
+    }
+    Ok(same)
 }
 
 /// Opens the log in `part` as a start would, and erases in it.

@@ -175,7 +175,10 @@ fn copy_archives(from: &Path, to: &Path) -> Result<u64, BackupError> {
         let mut source = at(&path, File::open(&path))?;
         let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&name);
         let mut file = at(&name, file)?;
-        at(&name, io::copy(&mut source, &mut file).and_then(|_| file.sync_all()))?;
+        at(&name, io::copy(&mut source, &mut file))?;
+        // Of two archives of one run the later one is read.
+        let kept = at(&path, source.metadata().and_then(|about| about.modified()))?;
+        at(&name, file.set_modified(kept).and_then(|()| file.sync_all()))?;
         copied += 1;
     }
     if copied > 0 {
