@@ -4,6 +4,7 @@
 //! Errors go to standard error, one line, with what to do next.
 
 mod args;
+mod backup;
 mod call;
 mod config;
 mod door;
@@ -18,6 +19,7 @@ mod rebuild;
 mod receipt;
 mod remote;
 mod replay;
+mod restore;
 mod serve;
 mod source;
 mod table;
@@ -90,6 +92,10 @@ enum Command {
     Diff(args::Diff),
     /// Delete a payload's content; its name and every proof stay.
     Erase(args::Erase),
+    /// Copy the data directory, also while a server writes it, and verify the copy.
+    Backup(backup::Backup),
+    /// Put a backup in the place of a log, and do again what was erased since.
+    Restore(restore::Restore),
     /// Derive the state again from the log, and compare.
     Rebuild(Rebuild),
     /// Show who signs a log.
@@ -345,6 +351,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::replay(args),
         Command::Diff(args) => replay::diff(args),
         Command::Erase(args) => erase::run(args, quiet),
+        Command::Backup(args) => backup::run(args, quiet),
+        Command::Restore(args) => restore::run(args, quiet),
         Command::Rebuild(args) => rebuild::run(args, quiet),
         Command::Key(args) => key::run(args, quiet),
         Command::Token(args) => token::run(args, quiet),

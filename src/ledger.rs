@@ -22,11 +22,13 @@ pub mod opening;
 pub mod peers;
 mod queueing;
 mod resent;
+pub mod restoring;
 pub mod rotating;
 mod runs;
 mod sealer;
 pub mod sharing;
 mod tasks;
+pub mod upkeep;
 pub mod work;
 pub mod writer;
 
@@ -44,6 +46,7 @@ use crate::{
         concluding::Conclude,
         keeping::Keeping,
         peers::Peering,
+        upkeep::Wal,
         work::{Attempt, Work, Worked},
     },
     log::home::Home,
@@ -155,6 +158,8 @@ pub struct Ledger {
     inbox: mpsc::Sender<Ask>,
     committed: watch::Receiver<u64>,
     reach: watch::Receiver<Reach>,
+    /// None where another process owns the log.
+    wal: Option<watch::Receiver<Wal>>,
     about: Arc<About>,
     home: Home,
 }
@@ -214,6 +219,11 @@ impl Ledger {
     /// What is folded and signed; changes after each fold.
     pub fn reach(&self) -> watch::Receiver<Reach> {
         self.reach.clone()
+    }
+
+    /// What is known of the log's write-ahead file; nothing where another process owns the log, which tells of it.
+    pub fn wal(&self) -> Option<Wal> {
+        Some(*self.wal.as_ref()?.borrow())
     }
 
     pub fn about(&self) -> &About {

@@ -9,7 +9,7 @@
 pub mod home;
 pub mod sqlite;
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, time::Duration};
 
 use crate::{
     block::{Block, Cid, Codec, Sha256Digest},
@@ -86,6 +86,42 @@ pub trait Log: Send {
 
     /// Opens another reading side on the same log.
     fn reader(&self) -> Result<Box<dyn Reader>, LogError>;
+
+    /// Leaves the upkeep of what is written to another thread; dropping the log tells it to end.
+    fn upkeep(&mut self) -> Result<Box<dyn Upkeep>, LogError>;
+}
+
+/// What is committed and stands in the write-ahead file, and how much of it is folded back into the main one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ahead {
+    /// Of the write-ahead file, used or not.
+    pub bytes: u64,
+    pub pages: u64,
+    pub folded: u64,
+}
+
+/// Why upkeep was woken; all false where nothing happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Woken {
+    pub committed: bool,
+    /// Erased content stands in the write-ahead file until that begins anew.
+    pub uncut: bool,
+    pub ended: bool,
+}
+
+/// The keeping side: what has to be done to a log that is written, off the writer's path.
+pub trait Upkeep: Send {
+    /// Waits until the log is dropped or `at_most` has passed; of commits and erasures, `gather` is let pass first.
+    fn wait(&mut self, gather: Duration, at_most: Duration) -> Woken;
+
+    fn look(&mut self) -> Result<Ahead, LogError>;
+
+    /// Folds back what no reader needs to see as it was. No commit waits for it.
+    fn fold(&mut self) -> Result<Ahead, LogError>;
+
+    /// Folds back the rest and begins the write-ahead file anew, cut to nothing where it holds erased content. False
+    /// where readers hold it for longer than `patience`, which commits wait, too.
+    fn restart(&mut self, patience: Duration) -> Result<bool, LogError>;
 }
 
 /// The reading side: sees whole commits only.

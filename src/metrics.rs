@@ -51,6 +51,8 @@ pub struct Metrics {
     queue_depth: Family<Labels<1>, Gauge>,
     log_events: Gauge<u64, AtomicU64>,
     log_bytes: Gauge<u64, AtomicU64>,
+    log_wal_bytes: Gauge<u64, AtomicU64>,
+    log_wal_held: Gauge<f64, AtomicU64>,
     sessions: Gauge,
     upstream_up: Family<Labels<1>, Gauge>,
     pub work: work::Work,
@@ -82,6 +84,8 @@ impl Metrics {
             queue_depth: Family::default(),
             log_events: Gauge::default(),
             log_bytes: Gauge::default(),
+            log_wal_bytes: Gauge::default(),
+            log_wal_held: Gauge::default(),
             sessions: Gauge::default(),
             upstream_up: Family::default(),
             work: work::Work::default(),
@@ -115,6 +119,12 @@ impl Metrics {
     pub fn log_size(&self, events: u64, bytes: u64) {
         self.log_events.set(events);
         self.log_bytes.set(bytes);
+    }
+
+    /// The log's write-ahead file: its bytes, and for how long a reader has kept it from beginning anew.
+    pub fn log_wal(&self, bytes: u64, held_seconds: f64) {
+        self.log_wal_bytes.set(bytes);
+        self.log_wal_held.set(held_seconds);
     }
 
     pub fn sessions(&self, open: usize) {
@@ -159,6 +169,10 @@ impl Metrics {
         registry.register("queue_depth", "What waits in a queue", self.queue_depth.clone());
         registry.register("log_events", "Events in the log", self.log_events.clone());
         registry.register_with_unit("log", "Size of the log on disk", Unit::Bytes, self.log_bytes.clone());
+        let help = "Size of the log's write-ahead file on disk";
+        registry.register_with_unit("log_wal", help, Unit::Bytes, self.log_wal_bytes.clone());
+        let help = "How long a reader has kept the write-ahead file from beginning anew";
+        registry.register_with_unit("log_wal_held", help, Unit::Seconds, self.log_wal_held.clone());
         registry.register("sessions", "Open sessions", self.sessions.clone());
         registry.register("upstream_up", "1 while an upstream can be called", self.upstream_up.clone());
         self.work.register(registry);

@@ -23,6 +23,7 @@ use crate::{
         GROUP_MAX, Ledger, Shelf, Stopped,
         opening::{self, OpenError},
         sharing::{self, Member, Sharing},
+        upkeep,
     },
     log::home::{Home, HomeError},
     metrics::Metrics,
@@ -200,11 +201,15 @@ impl Node {
                 }
                 let on_disk = |path| std::fs::metadata(path).map_or(0, |file| file.len());
                 metrics.log_size(*ledger.committed().borrow(), on_disk(ledger.home().log_path()));
+                let wal = ledger.wal();
+                let held = wal.map_or(0.0, |wal| wal.held().as_secs_f64());
+                metrics.log_wal(on_disk(ledger.home().wal_path()), held);
                 metrics.sessions(sessions());
                 let moment = Moment { now_ms: now_ms(), limits };
                 let pulse = audit.ask(move |view, _| view.pulse(&sampling::kinds(), moment.now_ms)).await;
                 match pulse {
-                    Ok(pulse) => {
+                    Ok(mut pulse) => {
+                        pulse.what.seen.wal = wal.map(Into::into);
                         let reading = sampler.reading(&pulse.what, &moment);
                         metrics.queue_depth("tasks", reading.queued as usize);
                         metrics.work.set(&reading);
@@ -320,6 +325,7 @@ fn member(setup: &Setup<'_>, runner: &str, metrics: Arc<Metrics>, shelf: Shelf) 
         limits: limits(&setup.config.tasks),
         rates: rates(&setup.config.tasks),
         tools: shelf,
+        upkeep: upkeep::Bounds::default(),
     };
     Member {
         home: setup.home.clone(),

@@ -5,6 +5,7 @@
 //! - what is answered has been hashed: bytes that do not have their name are a fault, never an answer.
 
 pub mod archives;
+pub mod backup;
 pub mod beside;
 mod cursor;
 pub mod erasure;

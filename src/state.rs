@@ -23,8 +23,11 @@ use crate::{
 
 const MIGRATIONS: &[M<'_>] = &[M::up(include_str!("../migrations/state/01-state.sql"))];
 
-/// Pages in the WAL before it is folded back.
-const WAL_PAGES: u32 = 4_000;
+/// Pages in the write-ahead file before they are folded back: 4 MiB, so that the disk, which is the log's too, is never
+/// busy with them for long.
+const WAL_PAGES: u32 = 512;
+/// Bytes that stay allotted to that file once it begins anew.
+const WAL_KEPT_BYTES: i64 = 64 * 1024 * 1024;
 /// KiB of page cache of the folding connection.
 const FOLD_CACHE_KIB: i64 = 16 * 1024;
 /// KiB of page cache of each reading connection.
@@ -67,6 +70,7 @@ pub fn open(path: &Path) -> Result<Database, StateError> {
     // No fsync at a commit: what a power cut loses is folded again from the log.
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
+    connection.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES)?;
     connection.pragma_update(None, "cache_size", -FOLD_CACHE_KIB)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Migrations::from_slice(MIGRATIONS).to_latest(&mut connection)?;

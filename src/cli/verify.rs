@@ -56,7 +56,7 @@ pub fn tell(progress: &mut Progress, step: Step) {
     progress.at(done);
 }
 
-fn shown(report: &Report) -> String {
+pub fn shown(report: &Report) -> String {
     let verdict = match report.verdict {
         Verdict::Verified => "verified",
         Verdict::Incomplete => "incomplete",

@@ -27,6 +27,7 @@ use crate::{
         keeping::Keeping,
         loading::Loading,
         sealer::Sealer,
+        upkeep,
         writer::{Working, Writer, log_fact, node},
     },
     log::{
@@ -62,6 +63,8 @@ pub struct Settings {
     pub rates: Rates,
     /// Filled once there is a catalogue.
     pub tools: Shelf,
+    /// When the log's files are tended.
+    pub upkeep: upkeep::Bounds,
 }
 
 impl Default for Settings {
@@ -74,6 +77,7 @@ impl Default for Settings {
             limits: Limits::default(),
             rates: Rates::default(),
             tools: Shelf::default(),
+            upkeep: upkeep::Bounds::default(),
         }
     }
 }
@@ -108,6 +112,7 @@ pub struct Running {
     writer: thread::JoinHandle<()>,
     folding: thread::JoinHandle<()>,
     clock: thread::JoinHandle<()>,
+    upkeep: thread::JoinHandle<()>,
     _lock: Lock,
 }
 
@@ -118,6 +123,7 @@ impl Running {
         let _ = self.writer.join();
         let _ = self.folding.join();
         let _ = self.clock.join();
+        let _ = self.upkeep.join();
     }
 }
 
@@ -211,6 +217,7 @@ fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, 
         let batch = Batch { head: Some(note.clone()), ..Batch::default() };
         log.append(tip.map(|tip| tip.cid), &batch)?;
     }
+    let keeper = log.upkeep()?;
     let (inbox, asks) = mpsc::channel(WAITING_MAX);
     let (fold, commits) = std::sync::mpsc::sync_channel(FOLD_BACKLOG);
     let (committed, committed_rx) = watch::channel(tip.map_or(0, |tip| tip.seq + 1));
@@ -220,6 +227,7 @@ fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, 
     let mut folding = Folding { folder, head, reach, sync_every: settings.checkpoint_interval };
     folding.tell(note, true).map_err(OpenError::Head)?;
     let (alarm, face) = clock::clock();
+    let (wal_to, wal) = watch::channel(upkeep::Wal::default());
     let writer = Writer {
         reader,
         log,
@@ -243,15 +251,18 @@ fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, 
     let folding = spawn("fold", Box::new(move || folding.run(commits)))?;
     let weak = inbox.downgrade();
     let clock = spawn("clock", Box::new(move || clock::run(&face, &weak)))?;
+    let bounds = settings.upkeep;
+    let upkeep = spawn("upkeep", Box::new(move || upkeep::run(keeper, &bounds, &wal_to)))?;
     let writer = spawn("ledger", Box::new(move || writer.run(asks)))?;
     let ledger = Ledger {
         inbox,
         committed: committed_rx,
         reach: reach_rx,
+        wal: Some(wal),
         about: Arc::new(about),
         home: home.clone(),
     };
-    Ok((ledger, Running { writer, folding, clock, _lock: lock }))
+    Ok((ledger, Running { writer, folding, clock, upkeep, _lock: lock }))
 }
 
 /// Derives the state again from the log alone.
@@ -307,6 +318,11 @@ pub fn genesis(reader: &dyn Reader) -> Result<Genesis, LogError> {
         Some(Stored::Present(bytes)) => decode(&bytes).map_err(|_| missing()),
         Some(Stored::Erased) | None => Err(missing()),
     }
+}
+
+/// Whether the keys in a data directory are those of the log in it. For whoever holds the lock.
+pub fn fits(home: &Home, log: &dyn Reader) -> Result<(), OpenError> {
+    signer(home, log, &genesis(log)?).map(|_| ())
 }
 
 /// The log's keys, and its signer, if the key beside the log is the one in force. For whoever holds the lock.

@@ -115,7 +115,7 @@ pub async fn join(member: Member) -> Result<(Ledger, Sharing), OpenError> {
             let (committed_to, committed) = watch::channel(0);
             let (reach_to, reach) = watch::channel(Reach::default());
             let about = Arc::new(line.about.clone());
-            let ledger = Ledger { inbox, committed, reach, about, home: member.home.clone() };
+            let ledger = Ledger { inbox, committed, reach, wal: None, about, home: member.home.clone() };
             let relay = Relay {
                 member,
                 asks,

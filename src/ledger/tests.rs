@@ -7,11 +7,17 @@ mod keeping;
 mod rotating;
 mod work;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use super::{
     heads::HeadError,
     opening::{self, Birth, OpenError, Running, Settings},
+    upkeep::Bounds,
     writer::{node, payload_ref},
     *,
 };
@@ -476,4 +482,41 @@ fn what_was_tried_at_peers_is_told_before_the_call_ends() {
     let state = state::open(&dir.path().join("state.db")).expect("opens");
     let peer = crate::query::peers::peer(&state, "p1").expect("reads").expect("it is known");
     assert_eq!((peer.counters.calls, peer.counters.calls_failed, peer.call_us), (2, 1, Some(7)));
+}
+
+/// Looks until it holds; the threads that make it so need no more than a moment.
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_reader_that_holds_the_log_is_told_of_and_holds_up_neither_calls_nor_erasures() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let moment = Duration::from_millis(1);
+    let upkeep = Bounds { gather: moment, idle: moment, retry: moment, ..Bounds::default() };
+    let (ledger, running) =
+        open_with(dir.path(), &Settings { upkeep, ..Settings::default() }).expect("the log opens");
+    echo(&ledger, "c1", None);
+    let held = || ledger.wal().expect("this process has the log");
+    let payload = sealed("{}").envelope;
+    let reader = SqliteReader::open(&dir.path().join("log.db")).expect("reads");
+    let walked = reader.events(0, &mut |_| {
+        let begun = Instant::now();
+        let command = Command::Erase { payload: payload.cid(), basis: "secret".into(), actor: node() };
+        assert!(matches!(ledger.submit_blocking(command), Ok(Ruling::Done(_))));
+        echo(&ledger, "c2", None);
+        assert!(begun.elapsed() < Duration::from_secs(4), "a commit waited for a reader");
+        until("the reader is told of", || held().held_since.is_some() && held().uncut);
+        let since = held().held_since;
+        until("the same reader is one", || held().held() > moment);
+        assert_eq!(held().held_since, since);
+        ControlFlow::Break(())
+    });
+    walked.expect("the log reads");
+    until("the reader is forgotten", || held().held_since.is_none() && !held().uncut);
+    closed((ledger, running));
 }

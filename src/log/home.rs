@@ -79,6 +79,11 @@ impl Home {
         Ok(home)
     }
 
+    /// Names a directory, and touches nothing.
+    pub fn of(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
     /// Makes the databases' files, readable by their owner only; their side files take after them.
     pub fn keep_private(&self) -> Result<(), HomeError> {
         for file in [self.log_path(), self.state_path()] {
@@ -105,6 +110,11 @@ impl Home {
 
     pub fn log_path(&self) -> PathBuf {
         self.dir.join("log.db")
+    }
+
+    /// What is committed and not folded back into the log's file, while the log is written.
+    pub fn wal_path(&self) -> PathBuf {
+        self.dir.join("log.db-wal")
     }
 
     pub fn state_path(&self) -> PathBuf {

@@ -2,24 +2,31 @@
 //!
 //! Invariants:
 //! - WAL with `synchronous=FULL`: a commit that returned survives a power cut;
+//! - the write-ahead file is kept small by a connection of its own, where one is asked for;
 //! - triggers refuse update and delete, whoever opens the file with them in place; only a block's bytes may go, and come back.
 
 pub mod blocks;
+pub mod snapshot;
+mod upkeep;
 
 use std::{
     collections::HashSet,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior::Immediate, params,
+};
 use rusqlite_migration::{M, Migrations};
 
+use self::upkeep::{Bell, Keeper, checkpoint, wal_of};
 use crate::{
     block::{Block, Cid, Codec, Sha256Digest},
     event::Event,
-    log::{Batch, BlockRow, EventRow, Log, LogError, Reader, Stored, Tip},
+    log::{Batch, BlockRow, EventRow, Log, LogError, Reader, Stored, Tip, Upkeep},
 };
 
 const MIGRATIONS: &[M<'_>] = &[
@@ -28,8 +35,13 @@ const MIGRATIONS: &[M<'_>] = &[
     M::up(include_str!("../../migrations/log/03-again.sql")),
 ];
 
-/// Pages in the WAL before it is folded back: large, so that checkpoints are rare and the file is overwritten in place.
+/// Pages in the write-ahead file before the writer folds them back, where nobody keeps the file small for it.
 const WAL_PAGES: u32 = 4_000;
+/// The same where somebody does: 256 MiB, so that the writer helps only when it is about to outrun the other.
+const WAL_PAGES_HELP: u32 = 32 * 1024;
+/// Bytes that stay allotted to the write-ahead file once it begins anew: it is overwritten in place up to there, which
+/// is faster than growing it.
+const WAL_KEPT_BYTES: i64 = 64 * 1024 * 1024;
 /// Events remembered as appended lately.
 const RECENT_MAX: usize = 16 * 1024;
 /// KiB of page cache of the writing connection.
@@ -38,10 +50,18 @@ const WRITER_CACHE_KIB: i64 = 16 * 1024;
 const READER_CACHE_KIB: i64 = 4 * 1024;
 /// How long a reader waits while the log is being opened or recovered; commits never hold it up.
 const BUSY_MAX: Duration = Duration::from_secs(5);
+/// How long a commit waits for whoever else has the right to write, which upkeep has for some milliseconds: a disk that
+/// keeps it for longer is broken, and the commit fails.
+const COMMIT_BUSY_MAX: Duration = Duration::from_secs(60);
+/// How long closing the log waits for readers: they lose nothing when the write-ahead file stays.
+const CLOSE_BUSY_MAX: Duration = Duration::from_secs(1);
 
 pub struct SqliteLog {
     connection: Connection,
     path: PathBuf,
+    fsync: bool,
+    /// Calls for upkeep, and knows whether erased content still stands in the write-ahead file.
+    bell: Arc<Bell>,
     /// The last event: this is the only writer, and a second one would meet the keys of its rows.
     tip: Option<Tip>,
     /// Events appended lately, whose children need no look-up.
@@ -51,11 +71,15 @@ pub struct SqliteLog {
 impl SqliteLog {
     /// Opens the log at `path`, making it where there is none. With `fsync` off (benchmarks), a power cut loses commits.
     pub fn open(path: &Path, fsync: bool) -> Result<Self, LogError> {
+        // What a crash left there may hold content that was erased.
+        let left = std::fs::metadata(wal_of(path)).is_ok_and(|file| file.len() > 0);
         let mut connection = Connection::open(path)?;
+        connection.busy_timeout(COMMIT_BUSY_MAX)?;
         connection.pragma_update(None, "page_size", 8192)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", if fsync { "full" } else { "off" })?;
         connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
+        connection.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES)?;
         connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
         connection.pragma_update(None, "secure_delete", true)?;
         connection.pragma_update(None, "trusted_schema", false)?;
@@ -63,7 +87,23 @@ impl SqliteLog {
             .to_latest(&mut connection)
             .map_err(|err| LogError::Store(Box::new(err)))?;
         let tip = tip(&connection)?;
-        Ok(Self { connection, path: path.to_owned(), tip, recent: HashSet::new() })
+        let bell = Arc::new(Bell::default());
+        bell.uncut(left);
+        Ok(Self { connection, path: path.to_owned(), fsync, bell, tip, recent: HashSet::new() })
+    }
+
+    /// Cuts the write-ahead file to nothing, if no reader holds it: what was erased stands there until then.
+    ///
+    /// Never waits for a reader. Where one holds the file, upkeep cuts it later, or the next copy does.
+    fn cut(&self) -> Result<(), LogError> {
+        self.bell.uncut(true);
+        self.connection.busy_timeout(Duration::ZERO)?;
+        let cut = checkpoint(&self.connection, "truncate");
+        self.connection.busy_timeout(COMMIT_BUSY_MAX)?;
+        if let (false, _) = cut? {
+            self.bell.uncut(false);
+        }
+        Ok(())
     }
 
     /// The events of a batch that are not stored yet.
@@ -96,7 +136,7 @@ impl SqliteLog {
     ///
     /// The caller has checked that the events follow the last one here, each with its name and its cause.
     pub fn copy(&mut self, blocks: &[Block], events: &[Copied]) -> Result<(), LogError> {
-        let commit = self.connection.transaction()?;
+        let commit = self.connection.transaction_with_behavior(Immediate)?;
         blocks.iter().try_for_each(|block| blocks::put(&commit, block))?;
         {
             let mut insert =
@@ -110,6 +150,10 @@ impl SqliteLog {
         if let Some(last) = events.last() {
             self.tip = Some(Tip { seq: last.seq, cid: last.cid, ts: last.ts });
         }
+        // What was erased while a reader held the write-ahead file, where nobody else keeps it.
+        if self.bell.is_uncut() {
+            self.cut()?;
+        }
         Ok(())
     }
 }
@@ -120,7 +164,7 @@ impl Log for SqliteLog {
         if self.tip.map(|tip| tip.cid) != expected && !fresh.is_empty() {
             return Err(LogError::Conflict);
         }
-        let commit = self.connection.transaction()?;
+        let commit = self.connection.transaction_with_behavior(Immediate)?;
         batch.blocks.iter().try_for_each(|block| blocks::put(&commit, block))?;
         {
             let mut insert =
@@ -143,6 +187,7 @@ impl Log for SqliteLog {
         }
         self.recent.extend(fresh.iter().map(|event| event.cid()));
         self.tip = fresh.last().map_or(self.tip, |event| Some(tip_of(event)));
+        self.bell.committed();
         Ok(())
     }
 
@@ -150,13 +195,19 @@ impl Log for SqliteLog {
         if cids.is_empty() {
             return Ok(false);
         }
-        let commit = self.connection.transaction()?;
+        let commit = self.connection.transaction_with_behavior(Immediate)?;
         let cleared = blocks::clear(&commit, cids)?;
         // A crash before this line leaves all the bytes, and the record that says they are to go.
         commit.commit()?;
-        // The old bytes also stand in the write-ahead log until it is folded back and cut.
-        self.connection.pragma(None, "wal_checkpoint", "truncate", |_| Ok(()))?;
+        // A crash before this leaves the old bytes in the write-ahead file; the next opening of the log knows it.
+        self.cut()?;
         Ok(cleared > 0)
+    }
+
+    fn upkeep(&mut self) -> Result<Box<dyn Upkeep>, LogError> {
+        let keeper = Keeper::open(&self.path, self.bell.clone(), self.fsync)?;
+        self.connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES_HELP)?;
+        Ok(Box::new(keeper))
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, LogError> {
@@ -167,10 +218,19 @@ impl Log for SqliteLog {
 impl Drop for SqliteLog {
     /// Folds the write-ahead log back, so that a copy of a stopped node's `log.db` is the whole log.
     fn drop(&mut self) {
-        let folded = self.connection.pragma(None, "wal_checkpoint", "truncate", |_| Ok(()));
-        if let Err(err) = folded {
-            tracing::warn!(%err, "the log's write-ahead file stays; copy it with log.db");
+        let folded = self
+            .connection
+            .busy_timeout(CLOSE_BUSY_MAX)
+            .map_err(LogError::from)
+            .and_then(|()| checkpoint(&self.connection, "truncate"));
+        match folded {
+            Ok((false, _)) => {}
+            Ok((true, _)) => {
+                tracing::warn!("a reader holds the log's write-ahead file, which stays beside log.db")
+            }
+            Err(err) => tracing::warn!(%err, "the log's write-ahead file stays beside log.db"),
         }
+        self.bell.end();
     }
 }
 
@@ -302,9 +362,7 @@ impl Reader for SqliteReader {
 
     fn size(&self) -> Result<u64, LogError> {
         let on_disk = |path: &Path| std::fs::metadata(path).map(|file| file.len()).unwrap_or(0);
-        let mut wal = self.path.clone().into_os_string();
-        wal.push("-wal");
-        Ok(on_disk(&self.path) + on_disk(Path::new(&wal)))
+        Ok(on_disk(&self.path) + on_disk(&wal_of(&self.path)))
     }
 }
 

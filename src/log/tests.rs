@@ -2,7 +2,10 @@
 
 use std::{ops::ControlFlow, path::Path};
 
-use super::{sqlite::SqliteLog, *};
+use super::{
+    sqlite::{SqliteLog, snapshot::snapshot},
+    *,
+};
 use crate::{
     block::{
         Block, Codec,
@@ -259,4 +262,138 @@ fn sqlite_refuses_to_change_or_remove_what_is_stored() {
         assert!(refused.to_string().contains("the log only grows"), "{sql}: {refused}");
     }
     connection.execute_batch("UPDATE block SET bytes = NULL").expect("erasing is allowed");
+}
+
+/// Runs `meanwhile` while a reader sees the log as it is now.
+fn held(reader: &dyn Reader, meanwhile: impl FnOnce()) {
+    let mut meanwhile = Some(meanwhile);
+    reader
+        .events(0, &mut |_| {
+            meanwhile.take().expect("the walk ends after the first event")();
+            ControlFlow::Break(())
+        })
+        .expect("the log reads");
+}
+
+/// Whether a file of the directory holds these bytes.
+fn anywhere(dir: &Path, bytes: &[u8]) -> bool {
+    let files = std::fs::read_dir(dir).expect("a directory");
+    files.into_iter().any(|file| {
+        let file = std::fs::read(file.expect("a file").path()).expect("it can be read");
+        file.windows(bytes.len()).any(|window| window == bytes)
+    })
+}
+
+#[test]
+fn upkeep_begins_the_write_ahead_file_anew_once_no_reader_holds_it() {
+    on_every_store(|open, dir| {
+        let events = chain(3);
+        let mut log = open(dir);
+        let mut upkeep = log.upkeep().expect("another connection opens");
+        log.append(None, &batch(&events[..1])).expect("appends");
+        let woken = upkeep.wait(Duration::ZERO, Duration::ZERO);
+        assert!(woken.committed && !woken.ended, "{woken:?}");
+        assert!(!upkeep.wait(Duration::ZERO, Duration::ZERO).committed);
+        let before = upkeep.look().expect("looks");
+        assert!(before.pages > 0 && before.folded == 0 && before.bytes > 0, "{before:?}");
+        let after = upkeep.fold().expect("folds");
+        assert_eq!((after.pages, after.folded), (before.pages, before.pages));
+
+        let reader = log.reader().expect("reads");
+        held(reader.as_ref(), || {
+            log.append(Some(events[0].cid()), &batch(&events[1..2])).expect("a reader holds up no writer");
+            let ahead = upkeep.fold().expect("folds");
+            assert!(ahead.folded < ahead.pages, "{ahead:?}");
+            assert!(!upkeep.restart(Duration::ZERO).expect("waits for nobody"));
+        });
+        let before = upkeep.look().expect("looks");
+        assert!(upkeep.restart(Duration::ZERO).expect("restarts"));
+        log.append(Some(events[1].cid()), &batch(&events[2..])).expect("appends");
+        let after = upkeep.look().expect("looks");
+        assert!(after.pages < before.pages && after.bytes == before.bytes, "{before:?} {after:?}");
+        assert_eq!(read(reader.as_ref()), [0, 1, 2]);
+        drop(log);
+        assert!(upkeep.wait(Duration::MAX, Duration::MAX).ended);
+    });
+}
+
+#[test]
+fn what_was_erased_under_a_reader_is_cut_off_once_it_ends() {
+    on_every_store(|open, dir| {
+        let secret = [b"a secret of some length ", &[7; 64][..]].concat();
+        let block = Block::new(Codec::Raw, secret.clone());
+        let mut log = open(dir);
+        let mut upkeep = log.upkeep().expect("another connection opens");
+        log.append(None, &Batch { blocks: vec![block.clone()], events: chain(1), ..Batch::default() })
+            .expect("appends");
+        assert!(anywhere(dir, &secret));
+        let reader = log.reader().expect("reads");
+        held(reader.as_ref(), || {
+            assert!(log.erase(&[block.cid()]).expect("a reader holds up no erasure"));
+            assert!(anywhere(dir, &secret));
+            assert!(upkeep.wait(Duration::ZERO, Duration::MAX).uncut);
+            assert!(!upkeep.restart(Duration::ZERO).expect("waits for nobody"));
+        });
+        assert!(upkeep.wait(Duration::ZERO, Duration::MAX).uncut);
+        assert!(upkeep.restart(Duration::ZERO).expect("restarts"));
+        assert!(!upkeep.wait(Duration::ZERO, Duration::ZERO).uncut);
+        assert!(!anywhere(dir, &secret));
+    });
+}
+
+#[test]
+fn what_was_erased_before_a_crash_is_cut_off_after_it() {
+    let (dir, crashed) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("another"));
+    let secret = [b"a secret of some length ", &[7; 64][..]].concat();
+    let block = Block::new(Codec::Raw, secret.clone());
+    let mut log = SqliteLog::open(&dir.path().join("log.db"), true).expect("opens");
+    log.append(None, &Batch { blocks: vec![block.clone()], events: chain(1), ..Batch::default() })
+        .expect("appends");
+    let reader = log.reader().expect("reads");
+    held(reader.as_ref(), || {
+        log.erase(&[block.cid()]).expect("erases");
+        // What a process that is killed here leaves behind.
+        for name in ["log.db", "log.db-wal"] {
+            std::fs::copy(dir.path().join(name), crashed.path().join(name)).expect("copies");
+        }
+    });
+    assert!(anywhere(crashed.path(), &secret));
+    let mut log = SqliteLog::open(&crashed.path().join("log.db"), true).expect("opens");
+    let mut upkeep = log.upkeep().expect("another connection opens");
+    assert!(upkeep.wait(Duration::ZERO, Duration::MAX).uncut);
+    assert!(upkeep.restart(Duration::ZERO).expect("restarts"));
+    assert!(!anywhere(crashed.path(), &secret));
+}
+
+#[test]
+fn a_snapshot_is_of_one_moment_whatever_is_written_meanwhile() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("log.db");
+    let mut log = SqliteLog::open(&path, false).expect("opens");
+    let events = chain(200);
+    // More than is copied in one step.
+    let block = |n: usize| Block::new(Codec::Raw, [&n.to_be_bytes()[..], &[1; 256 * 1024]].concat());
+    let blocks = (0..100).map(block).collect();
+    log.append(None, &Batch { blocks, events: events[..100].to_vec(), ..Batch::default() }).expect("appends");
+    let (copy, mut next) = (dir.path().join("copy.db"), 100);
+    snapshot(&path, &copy, &mut |_, _| {
+        let more =
+            Batch { blocks: vec![block(next)], events: vec![events[next].clone()], ..Batch::default() };
+        log.append(Some(events[next - 1].cid()), &more).expect("a snapshot holds up no writer");
+        next += 1;
+    })
+    .expect("copies");
+    assert!(next > 101, "it took one step: nothing was written meanwhile");
+    let reader = sqlite::SqliteReader::open(&copy).expect("opens");
+    assert_eq!(read(&reader).len(), 100);
+    assert_eq!(
+        reader.block(&block(99).cid()).expect("reads"),
+        Some(Stored::Present(block(99).bytes().to_vec()))
+    );
+    assert_eq!(reader.block(&block(100).cid()).expect("reads"), None);
+    drop(reader);
+    let mut names: Vec<_> = std::fs::read_dir(dir.path()).expect("a directory").flatten().collect();
+    names.retain(|name| name.file_name().to_string_lossy().starts_with("copy"));
+    assert_eq!(names.len(), 1, "a copy is one file: {names:?}");
+    assert!(snapshot(&path, &copy, &mut |_, _| ()).is_err(), "what is there is not written over");
 }

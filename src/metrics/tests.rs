@@ -10,6 +10,7 @@ fn a_scrape_shows_what_was_counted() {
     metrics.commit(64, 0.003);
     metrics.queue_depth("ledger", 7);
     metrics.log_size(10, 4096);
+    metrics.log_wal(8192, 1.5);
     metrics.sessions(3);
     metrics.upstream_up("files", true);
     metrics.peers.standing("connected", 2);
@@ -31,6 +32,8 @@ fn a_scrape_shows_what_was_counted() {
         r#"cairn_queue_depth{queue="ledger"} 7"#,
         "cairn_log_events 10",
         "cairn_log_bytes 4096",
+        "cairn_log_wal_bytes 8192",
+        "cairn_log_wal_held_seconds 1.5",
         "cairn_sessions 3",
         r#"cairn_upstream_up{upstream="files"} 1"#,
         r#"cairn_peers{status="connected"} 2"#,

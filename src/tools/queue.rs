@@ -65,6 +65,7 @@ struct Look {
 async fn stats(desk: &Desk, call: &Invocation) -> Told {
     let asked: AskStats = arguments(call)?;
     let (now_ms, limits) = (now_ms(), desk.limits);
+    let wal = desk.router.ledger().wal().map(Into::into);
     let shown = desk.ask(move |view| {
         let At { applied, what: stats } = view.queue_stats()?;
         let minutes = view.minutes((now_ms / MINUTE_MS).saturating_sub(WINDOW - 1))?.what;
@@ -75,7 +76,7 @@ async fn stats(desk: &Desk, call: &Invocation) -> Told {
         }
         if asked.include_historical {
             shown["historical"] = look.minutes.iter().map(minute).collect();
-            shown["alerts"] = json!(alerts(view, &Moment { now_ms, limits })?);
+            shown["alerts"] = json!(alerts(view, &Moment { now_ms, limits }, wal)?);
         }
         shown["seq"] = json!(applied.saturating_sub(1));
         Ok(shown)

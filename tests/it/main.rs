@@ -5,6 +5,7 @@
 mod archives;
 mod audit;
 mod auditor;
+mod backups;
 mod bad_input;
 mod calls;
 mod clients;

@@ -1,10 +1,14 @@
 //! What an operator sees of durable work: a scrape of the metrics and the alerts, while work waits, runs and fails.
 
+use std::ops::ControlFlow;
+
+use cairn::log::{Reader, home::Home, sqlite::SqliteReader};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Process, Server, cairn, temp},
+    harness::{Process, Server, cairn, run, temp},
     record::{PATIENCE, until},
+    speech::{ask, call, event},
     upstream::serve,
     work::{Caller, Worker},
 };
@@ -191,5 +195,57 @@ fn a_watch_outlives_a_restart_and_ends_by_saying_why_the_run_failed() {
     let [.., head, why] = &lines[..] else { panic!("{lines:?}") };
     assert!(head.starts_with("wf  failed  1/1 steps"), "{lines:?}");
     assert_eq!(why, "step_failed: a: bad_input: as the test says");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_reader_that_holds_the_logs_files_is_seen_and_holds_up_nothing() {
+    let data = temp();
+    let server = Server::start(data.path(), &["--conformance-fixtures"]);
+    let secret = "Rumpelstiltskin is a name of some length";
+    let again = || ask(&server, "tools/call", call("test_simple_text", &json!({ "message": secret })));
+    let ended = event(&again()).to_owned();
+    let shown = |cid: &str| {
+        let mut command = cairn(&["log", "show", cid, "--json", "--data"]);
+        command.arg(data.path());
+        let ran = run(command);
+        serde_json::from_str::<Value>(&ran.stdout).unwrap_or_else(|err| panic!("{err}: {ran:?}"))
+    };
+    let started = shown(&ended)["cause"]["/"].as_str().expect("an ending has its start").to_owned();
+    let payload = shown(&started)["pay"][0]["cid"]["/"].as_str().expect("an input").to_owned();
+    let on_disk = || {
+        ["log.db", "log.db-wal"].iter().any(|name| {
+            let file = std::fs::read(data.path().join(name)).expect("it can be read");
+            file.windows(secret.len()).any(|window| window == secret.as_bytes())
+        })
+    };
+    let gauge = |name: &str| {
+        let scraped = server.get("/metrics");
+        let line = scraped
+            .text()
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+        line.and_then(|value| value.parse::<f64>().ok()).unwrap_or_else(|| panic!("no {name}"))
+    };
+    // Another program that looks at the log, and does not end.
+    let home = Home::existing(data.path()).expect("there is a log");
+    let reader = SqliteReader::open(&home.log_path()).expect("it can be read");
+    let walked = reader.events(0, &mut |_| {
+        let mut erase = cairn(&["erase", &payload, "--basis", "secret", "--data"]);
+        erase.arg(data.path());
+        let ran = run(erase);
+        assert!(ran.status.success(), "{ran:?}");
+        assert_eq!(server.get(&format!("/v1/blocks/{payload}")).status, 410);
+        ask(&server, "tools/call", call("test_simple_text", &json!({})));
+        assert!(on_disk(), "the reader does not hold what it should");
+        until("the reader is seen", || (gauge("cairn_log_wal_held_seconds") > 0.0).then_some(()));
+        assert!(gauge("cairn_log_wal_bytes") > 0.0);
+        let lines = [r#"cairn_alert{name="wal_held"} 0"#];
+        scraped(&server, &lines);
+        ControlFlow::Break(())
+    });
+    walked.expect("the log reads");
+    until("the content is cut off", || (!on_disk()).then_some(()));
+    until("the reader is forgotten", || (gauge("cairn_log_wal_held_seconds") == 0.0).then_some(()));
     assert!(server.stop().success());
 }

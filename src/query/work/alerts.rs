@@ -30,6 +30,8 @@ pub const TASKS_MIN: u64 = 20;
 pub const FAILED_SHARE_MAX: f64 = 0.2;
 /// Milliseconds that a task which may run waits before it is too long.
 pub const WAIT_MAX_MS: u64 = 10 * 60_000;
+/// Milliseconds that a reader may keep the log's write-ahead file from beginning anew.
+pub const WAL_HELD_MAX_MS: u64 = 10 * 60_000;
 /// The share of the queue's bound above which it is about to refuse.
 pub const FILLED_SHARE_MAX: f64 = 0.9;
 /// Peers that must have been heard of for those that cannot be reached to mean something, and bootstraps.
@@ -68,6 +70,17 @@ pub struct Seen {
     pub ready: Vec<(String, u64)>,
     pub workers: Vec<Worker>,
     pub peers: Peers,
+    /// None where another process writes the log, which tells of it.
+    pub wal: Option<Wal>,
+}
+
+/// What is told of the log's write-ahead file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wal {
+    /// How long a reader has held it.
+    pub held_ms: u64,
+    /// Whether erased content stands in it until then.
+    pub uncut: bool,
 }
 
 /// What is told of other nodes.
@@ -83,10 +96,10 @@ pub struct Peers {
     pub unready: u64,
 }
 
-/// Every rule about the queue as it stands.
-pub fn alerts(view: &View, moment: &Moment) -> Result<Vec<Alert>, QueryError> {
+/// Every rule about the queue as it stands, and about the files of the log where this process writes it.
+pub fn alerts(view: &View, moment: &Moment, wal: Option<Wal>) -> Result<Vec<Alert>, QueryError> {
     let seen = view.at(|| view.seen(moment.now_ms))?;
-    Ok(seen.what.alerts(moment))
+    Ok(Seen { wal, ..seen.what }.alerts(moment))
 }
 
 impl View {
@@ -98,6 +111,7 @@ impl View {
             ready: self.ready(now_ms)?,
             workers: super::workers(&self.state)?,
             peers: self.peers_seen(now_ms)?,
+            wal: None,
         })
     }
 
@@ -163,6 +177,7 @@ impl Seen {
             self.queue_full(&moment.limits),
             self.discovery_failures(),
             self.bootstrap_failures(),
+            self.wal_held(),
         ]
     }
 
@@ -225,6 +240,21 @@ impl Seen {
         let Peers { bootstraps, unready, .. } = self.peers;
         let message = format!("{unready} of {bootstraps} bootstraps in the last hour came to no network");
         alert("bootstrap_failures", share(unready, bootstraps, BOOTSTRAPS_MIN), UNREADY_SHARE_MAX, message)
+    }
+
+    fn wal_held(&self) -> Alert {
+        let message = match self.wal {
+            None => "another process writes the log, and tells of its files".to_owned(),
+            Some(Wal { held_ms: 0, .. }) => "no reader holds the log's write-ahead file".to_owned(),
+            Some(Wal { held_ms, uncut }) => format!(
+                "a reader has held log.db-wal for {} s, which grows until it ends{}; end it: an export, a backup, or \
+                 another program that looks at log.db",
+                held_ms / 1000,
+                if uncut { " and holds erased content" } else { "" }
+            ),
+        };
+        let held = self.wal.map(|wal| wal.held_ms as f64);
+        alert("wal_held", held, WAL_HELD_MAX_MS as f64, message)
     }
 
     /// Whether somebody takes tasks of this type that require what follows it.

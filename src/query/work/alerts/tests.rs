@@ -2,7 +2,7 @@
 //!
 //! Each rule is told the last numbers under its threshold and the first over it.
 
-use super::{Moment, Peers, Seen, WINDOW_MINUTES};
+use super::{Moment, Peers, Seen, WINDOW_MINUTES, Wal};
 use crate::{
     query::work::{Load, Worker, history::Minute},
     task::Limits,
@@ -16,7 +16,7 @@ fn check(seen: Seen, firing: &[&str]) {
     let alerts = seen.alerts(&Moment { now_ms: NOW_MS, limits });
     let fired: Vec<&str> = alerts.iter().filter(|alert| alert.firing).map(|alert| alert.name).collect();
     assert_eq!(fired, firing, "{seen:?}: {alerts:?}");
-    assert_eq!(alerts.len(), 8);
+    assert_eq!(alerts.len(), 9);
 }
 
 /// Failures of runs and of tasks, each told in the first and the last minute of the window.
@@ -113,4 +113,12 @@ fn a_network_that_is_not_reached_fires() {
     ] {
         check(Seen { peers, ..Seen::default() }, firing);
     }
+}
+
+#[test]
+fn a_reader_that_holds_the_write_ahead_file_for_ten_minutes_fires() {
+    let held = |wal| Seen { wal, ..Seen::default() };
+    check(held(None), &[]);
+    check(held(Some(Wal { held_ms: 600_000, uncut: true })), &[]);
+    check(held(Some(Wal { held_ms: 600_001, uncut: false })), &["wal_held"]);
 }

@@ -1,0 +1,87 @@
+//! `cairn backup`: the data directory copied while others write it, and the copy verified.
+//!
+//! Exit codes: 0 where the copy is verified, else those of `cairn log verify`, or 1.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use serde_json::json;
+
+use crate::{
+    cli::{Data, existing, out, progress::Progress, verify},
+    p2p::sync::followed,
+    query::backup::{self, BackupError, Copied, Stage, Wanted},
+};
+
+#[derive(Args)]
+pub struct Backup {
+    /// The directory to make; it must not be there, or be empty.
+    dir: PathBuf,
+    #[command(flatten)]
+    data: Data,
+    /// Copy the keys too: whoever has such a backup can sign in this log's name.
+    #[arg(long)]
+    keys: bool,
+    /// One JSON document for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Backup, quiet: bool) -> anyhow::Result<ExitCode> {
+    let home = existing(&args.data.data)?;
+    let owner = format!("`cairn backup` (process {})", std::process::id());
+    let wanted = Wanted { keys: args.keys, logs: followed::DIRECTORY };
+    let mut progress = Progress::new("copying", 0, quiet);
+    let copied = backup::backup(&home, &args.dir, wanted, &owner, &mut |stage| tell(&mut progress, stage));
+    drop(progress);
+    let copied = match copied {
+        Err(err @ BackupError::Unverified { .. }) => return unverified(err, args.json),
+        copied => copied?,
+    };
+    match args.json {
+        true => out::print_json(&json!({
+            "backup": args.dir,
+            "report": copied.report,
+            "keys": copied.keys,
+            "tokens": copied.tokens,
+            "archives": copied.archives,
+            "followed": copied.logs,
+        }))?,
+        false => out::print(&shown(&copied))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Moves the bar to where it is.
+pub fn tell(progress: &mut Progress, stage: Stage) {
+    match stage {
+        Stage::Copying(done, of) => {
+            progress.stage("copying", of);
+            progress.at(done);
+        }
+        Stage::Verifying(step) => verify::tell(progress, step),
+    }
+}
+
+/// Tells of a copy that does not verify, with its faults and the code of what it is.
+pub fn unverified(err: BackupError, json: bool) -> anyhow::Result<ExitCode> {
+    let BackupError::Unverified { report, .. } = &err else { return Err(err.into()) };
+    match json {
+        true => out::print_json(&json!({ "report": report }))?,
+        false => out::print(&verify::shown(report))?,
+    }
+    eprintln!("cairn: {err}");
+    Ok(ExitCode::from(report.verdict.exit_code()))
+}
+
+fn shown(copied: &Copied) -> String {
+    let yes = |there| if there { "in it" } else { "not in it" };
+    format!(
+        "{}\nkeys {}, tokens {}, {} archives, {} followed logs",
+        verify::shown(&copied.report),
+        yes(copied.keys),
+        yes(copied.tokens),
+        copied.archives,
+        copied.logs
+    )
+}

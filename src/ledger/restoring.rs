@@ -1,0 +1,362 @@
+//! Restoring: a backup takes the place of a log, and what was erased since is erased again.
+//!
+//! Invariants:
+//! - nothing of the directory changes before the copy is whole and verified, and the erasures in it are done;
+//! - what was there is moved aside, never deleted;
+//! - a crash midway leaves a directory that no start accepts, for its head fits no log in it; restoring goes on from there.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    ops::ControlFlow,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    block::Cid,
+    call::Code,
+    event::{Body, Event},
+    ledger::{
+        Command, Ruling, Stopped,
+        opening::{self, Birth, OpenError, Settings},
+        writer::operator,
+    },
+    log::{
+        LogError, Reader, Stored,
+        home::{Home, HomeError},
+        sqlite::SqliteReader,
+    },
+    query::{
+        archives,
+        backup::{self, BackupError, Copied, Stage, Wanted, copy_keys, sync},
+        verify::{Checks, Report, chain, verify},
+    },
+};
+
+/// Where the copy is made ready, in the directory it will be in.
+const PART: &str = "restore.part";
+/// What makes a directory one that holds a log, or did.
+const MARKS: [&str; 2] = ["log.db", "head"];
+/// What is moved aside, in this order: the log's file goes after what belongs to it.
+const OLD: [&str; 9] = [
+    "log.db-wal",
+    "log.db-shm",
+    "log.db",
+    "state.db-wal",
+    "state.db-shm",
+    "state.db",
+    "archives",
+    "followed",
+    "keys",
+];
+/// What is moved in; the head, which makes it count, comes after them.
+const NEW: [&str; 7] = ["keys", "archives", "followed", "state.db-wal", "state.db", "log.db-wal", "log.db"];
+
+/// What is restored, and where.
+pub struct Restore<'a> {
+    pub backup: &'a Home,
+    pub into: &'a Path,
+    /// Whether a log that is there may be moved aside.
+    pub replace: bool,
+    /// A directory of keys that were kept apart.
+    pub keys: Option<&'a Path>,
+    /// A later copy of the log, which knows what was erased.
+    pub later: Option<&'a Home>,
+    /// The directory of other nodes' logs.
+    pub logs: &'a str,
+    /// The name under which what is there is moved aside.
+    pub aside: &'a str,
+    pub owner: &'a str,
+    pub random: fn() -> [u8; 32],
+    pub now_us: u64,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Restored {
+    pub copied: Copied,
+    /// Whether the log can go on: its keys are there.
+    pub keys: bool,
+    /// Where what was there is now.
+    pub aside: Option<PathBuf>,
+    /// Whether the tokens are those that were there, which are newer than the backup's.
+    pub tokens_stay: bool,
+    /// What the log that was there tells; none where there was none.
+    pub old: Option<Later>,
+    /// What the later copy tells that was given.
+    pub later: Option<Later>,
+    /// Payloads that were erased again, why, and by which event.
+    pub erased: Vec<(Cid, String, Cid)>,
+}
+
+/// What a log tells that may go on from the restored one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Later {
+    /// Events after those of the backup; none where it is another history.
+    pub events: Option<u64>,
+    /// Payloads it says were erased, and why.
+    pub erasures: Vec<(Cid, String)>,
+    /// Why it could not be read to its end.
+    pub fault: Option<String>,
+}
+
+/// Why a backup is not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error("`{dir}` holds a log; with --replace it is moved aside, and stays there")]
+    Occupied { dir: String },
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error("the restored log cannot be opened")]
+    Open(#[from] OpenError),
+    #[error("the restored log cannot be read")]
+    Log(#[from] LogError),
+    #[error("the keys given do not fit the log of the backup")]
+    Keys(#[source] OpenError),
+    #[error(
+        "{count} payloads were erased after the backup, which takes the log's keys to do again; give them with --keys"
+    )]
+    KeysNeeded { count: usize },
+    #[error("the later copy is another log's")]
+    OtherLog,
+    #[error("the later copy does not go on from the backup: it is another history of the same log")]
+    OtherHistory,
+    #[error("the later copy does not verify")]
+    Unverified(Box<Report>),
+    #[error("payload {payload} cannot be erased again: {why}")]
+    Erase { payload: Cid, why: String },
+    #[error("what was erased cannot be taken out of the archives")]
+    Archives(#[from] archives::erase::EraseError),
+    #[error("the ledger stopped while payloads were erased again")]
+    Stopped(#[from] Stopped),
+    #[error("the data directory cannot be written")]
+    Io(#[from] io::Error),
+}
+
+/// Puts the log of a backup into a directory. `step` is told how far copying and verifying it is.
+pub fn restore(wanted: &Restore<'_>, step: &mut dyn FnMut(Stage)) -> Result<Restored, RestoreError> {
+    let into = Home::of(wanted.into);
+    if !wanted.replace && MARKS.iter().any(|mark| wanted.into.join(mark).exists()) {
+        return Err(RestoreError::Occupied { dir: wanted.into.display().to_string() });
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(wanted.into)?;
+    let _one = into.lock(wanted.owner)?;
+    let part = wanted.into.join(PART);
+    let ready = make_ready(wanted, &part, step);
+    if ready.is_err() {
+        // Nothing but the part was touched; failing to remove it must not hide why.
+        let _ = fs::remove_dir_all(&part);
+        return ready;
+    }
+    let mut restored = ready?;
+    restored.tokens_stay = wanted.into.join("tokens.json").exists();
+    restored.aside = swap(wanted.into, &part, wanted.aside)?;
+    Ok(restored)
+}
+
+/// Copies the backup into `part`, with its keys and without what was erased since.
+fn make_ready(
+    wanted: &Restore<'_>,
+    part: &Path,
+    step: &mut dyn FnMut(Stage),
+) -> Result<Restored, RestoreError> {
+    if part.exists() {
+        fs::remove_dir_all(part)?;
+    }
+    DirBuilder::new().mode(0o700).create(part)?;
+    let has_keys = wanted.backup.dir().join("keys").exists();
+    let copied = backup::copy(wanted.backup, part, Wanted { keys: has_keys, logs: wanted.logs }, step)?;
+    if !copied.report.verified {
+        let dir = wanted.backup.dir().display().to_string();
+        return Err(BackupError::Unverified { dir, report: Box::new(copied.report) }.into());
+    }
+    let home = Home::of(part);
+    let log = SqliteReader::open(&home.log_path())?;
+    let keys = find_keys(wanted, &home, &log)?;
+    let old = Home::existing(wanted.into).ok().map(|old| look(&log, &old));
+    let later = wanted.later.map(|later| trusted(&log, later)).transpose()?;
+    let mut due: Vec<(Cid, String)> = Vec::new();
+    for (payload, basis) in old.iter().chain(&later).flat_map(|told| &told.erasures) {
+        archives::erase::erase(part, payload)?;
+        let here = matches!(log.block(payload)?, Some(Stored::Present(_)));
+        if here && !due.iter().any(|(known, _)| known == payload) {
+            due.push((*payload, basis.clone()));
+        }
+    }
+    drop(log);
+    let erased = match (keys, due.len()) {
+        (true, _) => erase(wanted, part, &due)?,
+        (false, 0) => Vec::new(),
+        (false, count) => return Err(RestoreError::KeysNeeded { count }),
+    };
+    Ok(Restored { copied, keys, aside: None, tokens_stay: false, old, later, erased })
+}
+
+/// Whether the log's keys are in `home`: the backup's, those given, or those that are where it goes if they fit.
+fn find_keys(wanted: &Restore<'_>, home: &Home, log: &dyn Reader) -> Result<bool, RestoreError> {
+    let own = home.dir().join("keys");
+    if own.exists() {
+        opening::fits(home, log).map_err(RestoreError::Keys)?;
+        return Ok(true);
+    }
+    if let Some(given) = wanted.keys {
+        copy_keys(given, &own)?;
+        opening::fits(home, log).map_err(RestoreError::Keys)?;
+        return Ok(true);
+    }
+    let there = wanted.into.join("keys");
+    if !there.exists() {
+        return Ok(false);
+    }
+    copy_keys(&there, &own)?;
+    if opening::fits(home, log).is_ok() {
+        return Ok(true);
+    }
+    fs::remove_dir_all(&own)?;
+    Ok(false)
+}
+
+/// What a later copy says that was given for it: it must be this log's, go on from it, and verify.
+fn trusted(log: &dyn Reader, later: &Home) -> Result<Later, RestoreError> {
+    let checks = Checks { payloads: false, ..Checks::default() };
+    let report = verify(later, &checks, &mut |_| {});
+    if !report.verified {
+        return Err(RestoreError::Unverified(Box::new(report)));
+    }
+    let told = tells(log, &SqliteReader::open(&later.log_path())?)?.ok_or(RestoreError::OtherLog)?;
+    match told.events {
+        Some(_) => Ok(told),
+        None => Err(RestoreError::OtherHistory),
+    }
+}
+
+/// What the log says that is being replaced, as far as it can be read.
+fn look(log: &dyn Reader, old: &Home) -> Later {
+    let told = SqliteReader::open(&old.log_path()).and_then(|old| tells(log, &old));
+    match told {
+        Ok(Some(told)) => told,
+        Ok(None) => Later { fault: Some("it is another log".to_owned()), ..Later::default() },
+        Err(err) => Later { fault: Some(chain(&err)), ..Later::default() },
+    }
+}
+
+/// What `other` says was erased after the events that both have; none where it is another log. What was erased within
+/// those was, in `log` as well.
+fn tells(log: &dyn Reader, other: &dyn Reader) -> Result<Option<Later>, LogError> {
+    let Some(tip) = log.tip()? else { return Ok(None) };
+    let first = |log: &dyn Reader| Ok::<_, LogError>(log.event_at(0)?.map(|event| event.cid()));
+    if first(log)? != first(other)? {
+        return Ok(None);
+    }
+    let events = other.tip()?.map_or(0, |tip| tip.seq + 1);
+    let both = events.min(tip.seq + 1);
+    let common = in_common(log, other, both)?;
+    let same = common == both;
+    let mut told = Later { events: same.then(|| events.saturating_sub(tip.seq + 1)), ..Later::default() };
+    other.events(common, &mut |row| {
+        let event = Event::open(row.bytes.to_vec()).ok().filter(|event| *event.cid().digest() == row.digest);
+        let Some(event) = event else {
+            told.fault = Some(format!("event {} of it cannot be read", row.seq));
+            return ControlFlow::Break(());
+        };
+        if let Some(Body::PayloadErased(facts)) = event.body() {
+            told.erasures.push((facts.payload, facts.basis.clone()));
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(Some(told))
+}
+
+/// How many of the first `both` events are the same; the first is. Each event pins all before it.
+fn in_common(log: &dyn Reader, other: &dyn Reader, both: u64) -> Result<u64, LogError> {
+    let name = |log: &dyn Reader, seq: u64| Ok::<_, LogError>(log.event_at(seq)?.map(|event| event.cid()));
+    let (mut same, mut other_from) = (1, both + 1);
+    while other_from - same > 1 {
+        let middle = same.midpoint(other_from);
+        match name(log, middle - 1)? == name(other, middle - 1)? {
+            true => same = middle,
+            false => other_from = middle,
+        }
+    }
+    Ok(same)
+}
+
+/// Opens the log in `part` as a start would, and erases in it.
+fn erase(
+    wanted: &Restore<'_>,
+    part: &Path,
+    due: &[(Cid, String)],
+) -> Result<Vec<(Cid, String, Cid)>, RestoreError> {
+    let home = Home::open(part)?;
+    let mut random = wanted.random;
+    let birth = Birth { owner: wanted.owner, random: &mut random, now_us: wanted.now_us, step: &mut |_| {} };
+    let (ledger, running) = opening::open(&home, &Settings::default(), birth)?;
+    let mut erased = Vec::new();
+    for (payload, basis) in due {
+        let command = Command::Erase { payload: *payload, basis: basis.clone(), actor: operator() };
+        match ledger.submit_blocking(command)? {
+            Ruling::Done(sealed) => erased.push((*payload, basis.clone(), sealed.cid)),
+            Ruling::Unchanged => {}
+            Ruling::Denied(refusal) if refusal.code == Code::NotFound => {}
+            Ruling::Denied(refusal) => {
+                return Err(RestoreError::Erase { payload: *payload, why: refusal.message });
+            }
+            _ => {
+                let why = "the ledger answered something else".to_owned();
+                return Err(RestoreError::Erase { payload: *payload, why });
+            }
+        }
+    }
+    drop(ledger);
+    running.join();
+    Ok(erased)
+}
+
+/// Moves what is in `into` aside and what is in `part` in; says where what was there is.
+///
+/// Until the last step the head in `into` is of no log there, so that no start takes what is half done for a log.
+fn swap(into: &Path, part: &Path, aside: &str) -> Result<Option<PathBuf>, RestoreError> {
+    let (head, new_head) = (into.join("head"), part.join("head"));
+    let kept = OLD.iter().any(|name| into.join(name).exists()) || head.exists();
+    let aside = kept.then(|| into.join(aside));
+    if let Some(aside) = &aside {
+        DirBuilder::new().mode(0o700).create(aside)?;
+        if head.exists() {
+            fs::copy(&head, aside.join("head"))?;
+        }
+    }
+    if !head.exists() {
+        fs::copy(&new_head, &head)?;
+    }
+    sync(into)?;
+    for name in OLD {
+        if let Some(aside) = &aside {
+            move_in(&into.join(name), &aside.join(name))?;
+        }
+    }
+    if let Some(aside) = &aside {
+        sync(aside)?;
+    }
+    if !into.join("tokens.json").exists() {
+        move_in(&part.join("tokens.json"), &into.join("tokens.json"))?;
+    }
+    for name in NEW {
+        move_in(&part.join(name), &into.join(name))?;
+    }
+    sync(into)?;
+    fs::rename(&new_head, &head)?;
+    sync(into)?;
+    fs::remove_dir_all(part)?;
+    Ok(aside)
+}
+
+/// Moves what is there; nothing where there is nothing.
+fn move_in(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        moved => moved,
+    }
+}

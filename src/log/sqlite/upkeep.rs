@@ -1,0 +1,146 @@
+//! Keeping the log's write-ahead file small, from a connection that is not the writing one.
+//!
+//! Invariants:
+//! - the writer's commits copy nothing and wait for no reader: what waits for readers here waits with a bound;
+//! - erased content is cut off the file, however long it takes until no reader holds it.
+
+use std::{
+    fs::{File, OpenOptions},
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::log::{Ahead, LogError, Upkeep, Woken};
+
+/// How the writing connection calls for upkeep: dropping the log ends it.
+#[derive(Default)]
+pub(super) struct Bell {
+    rung: Mutex<Woken>,
+    changed: Condvar,
+}
+
+impl Bell {
+    /// Says that something was committed.
+    pub fn committed(&self) {
+        self.ring(|rung| rung.committed = true);
+    }
+
+    /// Says that erased content stands in the write-ahead file, or that it does no more.
+    pub fn uncut(&self, uncut: bool) {
+        self.ring(|rung| rung.uncut = uncut);
+    }
+
+    pub fn is_uncut(&self) -> bool {
+        // Nobody who holds it panics midway.
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner).uncut
+    }
+
+    pub fn end(&self) {
+        self.ring(|rung| rung.ended = true);
+    }
+
+    fn ring(&self, change: impl FnOnce(&mut Woken)) {
+        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *rung;
+        change(&mut rung);
+        // A commit after a commit that nobody has looked at wakes nobody: this stands in the way of every commit.
+        if *rung != before {
+            drop(rung);
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// The connection that keeps the file small. Its statements read and write no table.
+pub(super) struct Keeper {
+    connection: Connection,
+    bell: Arc<Bell>,
+    wal: PathBuf,
+    /// The database's file, to force what was folded to disk before the writer has to wait for it.
+    ///
+    /// Closing it takes away this process's locks on the file (POSIX), so it is closed last, when the writer is gone.
+    file: File,
+    fsync: bool,
+}
+
+impl Keeper {
+    pub fn open(path: &Path, bell: Arc<Bell>, fsync: bool) -> Result<Self, LogError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.pragma_update(None, "synchronous", if fsync { "full" } else { "off" })?;
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        connection.busy_timeout(Duration::ZERO)?;
+        let file = OpenOptions::new().write(true).open(path).map_err(|err| LogError::Store(Box::new(err)))?;
+        Ok(Self { connection, bell, wal: wal_of(path), file, fsync })
+    }
+
+    fn checkpoint(&self, how: &str) -> Result<(bool, Ahead), LogError> {
+        let (busy, ahead) = checkpoint(&self.connection, how)?;
+        let bytes = std::fs::metadata(&self.wal).map_or(0, |file| file.len());
+        Ok((busy, Ahead { bytes, ..ahead }))
+    }
+}
+
+impl Upkeep for Keeper {
+    fn wait(&mut self, gather: Duration, at_most: Duration) -> Woken {
+        let begun = Instant::now();
+        let mut rung = self.bell.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let waited = begun.elapsed();
+            // Erased content goes at once; of commits some are gathered.
+            let awake = rung.committed && waited >= gather;
+            if rung.ended || (rung.uncut && waited >= gather) || awake || waited >= at_most {
+                let woken = *rung;
+                rung.committed = false;
+                return woken;
+            }
+            let until = if rung.committed || rung.uncut { gather } else { at_most };
+            let slept = self.bell.changed.wait_timeout(rung, until.min(at_most).saturating_sub(waited));
+            rung = slept.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn look(&mut self) -> Result<Ahead, LogError> {
+        Ok(self.checkpoint("noop")?.1)
+    }
+
+    fn fold(&mut self) -> Result<Ahead, LogError> {
+        let (_, ahead) = self.checkpoint("passive")?;
+        // SQLite forces the file to disk only where it has folded all; what is left for then is what the writer waits for.
+        if self.fsync && ahead.folded < ahead.pages {
+            self.file.sync_data().map_err(|err| LogError::Store(Box::new(err)))?;
+        }
+        Ok(ahead)
+    }
+
+    fn restart(&mut self, patience: Duration) -> Result<bool, LogError> {
+        let uncut = self.bell.is_uncut();
+        // What is erased while this runs asks again.
+        self.bell.uncut(false);
+        self.connection.busy_timeout(patience)?;
+        let begun = self.checkpoint(if uncut { "truncate" } else { "restart" });
+        if uncut && !matches!(begun, Ok((false, _))) {
+            self.bell.uncut(true);
+        }
+        Ok(!begun?.0)
+    }
+}
+
+/// Runs a checkpoint; true where it could not do all that was asked, because of a reader or a writer.
+pub(super) fn checkpoint(connection: &Connection, how: &str) -> Result<(bool, Ahead), LogError> {
+    let mut statement = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({how})"))?;
+    let (busy, pages, folded): (bool, i64, i64) =
+        statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    // Both are -1 where there is no write-ahead file.
+    let count = |pages: i64| u64::try_from(pages).unwrap_or(0);
+    Ok((busy, Ahead { bytes: 0, pages: count(pages), folded: count(folded) }))
+}
+
+pub(super) fn wal_of(path: &Path) -> PathBuf {
+    let mut wal = path.to_owned().into_os_string();
+    wal.push("-wal");
+    PathBuf::from(wal)
+}
