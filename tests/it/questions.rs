@@ -291,7 +291,9 @@ fn an_event_is_shown_with_its_payloads_until_they_are_erased() {
     assert_eq!(shown["pay"][0].get("content"), None);
     let (view, _) = kept.view();
     let found = view.find(&call.input);
-    assert!(matches!(found, Err(QueryError::Erased { by: event, seq, .. }) if (event, seq) == (by.cid, by.seq)));
+    assert!(
+        matches!(found, Err(QueryError::Erased { by: event, seq, .. }) if (event, seq) == (by.cid, by.seq))
+    );
     assert!(matches!(view.find(&call.output), Ok(Found::Block { .. })));
     let unknown = Cid::of(cairn::block::Codec::DagCbor, b"nothing");
     assert!(matches!(view.find(&unknown), Err(QueryError::NotFound(_))));
