@@ -71,7 +71,7 @@ async fn round(ledger: &Ledger, home: &Home, content: bool) -> (Duration, Durati
     });
     let may: May = Arc::new(move |_: &str, what| content || what == What::Events);
     let about = ledger.about();
-    let server = Server::new(home, about.log, about.vkey.clone(), last, may);
+    let server = Server::new(home, about.log, last, may);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let serving = tokio::spawn(async move {

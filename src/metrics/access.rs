@@ -34,9 +34,12 @@ pub struct Count {
     pub times: u64,
 }
 
+/// What each principal did within one minute, and how often.
+type Tally = HashMap<(Actor, What), u64>;
+
 /// Counts by minute, then by principal.
 #[derive(Debug, Default)]
-pub struct Counts(Mutex<BTreeMap<u64, HashMap<(Actor, What), u64>>>);
+pub struct Counts(Mutex<BTreeMap<u64, Tally>>);
 
 impl Counts {
     /// Counts what happens now.

@@ -250,7 +250,9 @@ fn a_restore_that_broke_off_leaves_what_no_start_accepts() {
     let bring = |from: &str, name: &str| {
         fs::copy(Path::new(from).join(name), Path::new(half).join(name)).expect("it can be copied");
     };
-    ["head", "keys/log.key", "keys/salt.key"].map(|name| bring(data, name));
+    for name in ["head", "keys/log.key", "keys/salt.key"] {
+        bring(data, name);
+    }
     // What was there is moved aside, and nothing is moved in; then all but the head is.
     for moved in [&[][..], &["log.db"]] {
         moved.iter().for_each(|name| bring(copy, name));

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::{
     harness::{Ran, Server, cairn, run, temp},
     record::{events, kind, until},
-    speech::{keyed, modern},
+    speech::{self, keyed},
     upstream::serve,
 };
 
@@ -72,12 +72,17 @@ fn tokens_are_on_record_however_they_came_and_went() {
     }
 }
 
+/// A call under an idempotency key, which is answered.
+fn called(server: &Server, key: &str) {
+    let answer = speech::ask(server, "tools/call", keyed("queue_stats", &json!({}), key));
+    assert!(answer["result"].is_object(), "{answer}");
+}
+
 #[test]
 fn refusals_and_reads_are_counted_by_principal_and_settings_stand_beside_them() {
     let data = temp();
     let server = Server::start(data.path(), &[]);
-    let call = modern(1, "tools/call", keyed("queue_stats", &json!({}), "k1"));
-    assert_eq!(server.post(&call).status, 200);
+    called(&server, "k1");
     let ended = until("the call's events", || of(data.path(), &["call.succeeded"]).pop());
     let named = format!("/v1/events/{}", ended.cid());
     assert_eq!(ask(&server, None, &format!("{named}?payloads=inline")), 200);
@@ -137,8 +142,7 @@ fn refusals_and_reads_are_counted_by_principal_and_settings_stand_beside_them() 
 fn an_exchanged_salt_key_is_a_refusal_to_start_and_to_join() {
     let data = temp();
     let server = Server::start(data.path(), &[]);
-    let call = modern(1, "tools/call", keyed("queue_stats", &json!({}), "k1"));
-    assert_eq!(server.post(&call).status, 200);
+    called(&server, "k1");
     let key = data.path().join("keys/salt.key");
     let own = fs::read(&key).expect("the key is there");
     fs::write(&key, format!("{}\n", "cd".repeat(32))).expect("the key can be written");
@@ -152,7 +156,7 @@ fn an_exchanged_salt_key_is_a_refusal_to_start_and_to_join() {
     assert_eq!(events(data.path()).len(), before);
     fs::write(&key, own).expect("the key can be written");
     let server = Server::start(data.path(), &[]);
-    assert_eq!(server.post(&call).status, 200);
+    called(&server, "k1");
     assert!(server.stop().success());
     assert_eq!(of(data.path(), &["call.started"]).len(), 1, "the call ran once");
 }
@@ -173,12 +177,8 @@ fn a_log_goes_on_across_a_change_of_its_key() {
             serde_json::from_str(&said(&["key", "--json"]).succeeded()).expect("json");
         shown
     };
-    let call = |server: &Server, key: &str| {
-        let call = modern(1, "tools/call", keyed("queue_stats", &json!({}), key));
-        assert_eq!(server.post(&call).status, 200);
-    };
     let server = Server::start(data.path(), &[]);
-    call(&server, "k1");
+    called(&server, "k1");
     let refused = said(&["key", "rotate"]);
     assert!(!refused.status.success() && refused.stderr.contains("in use by"), "{refused:?}");
     assert!(server.stop().success());
@@ -187,7 +187,7 @@ fn a_log_goes_on_across_a_change_of_its_key() {
     let new = said(&["key", "rotate"]).succeeded().trim().to_owned();
     let server = Server::start(data.path(), &[]);
     assert!(server.ready.contains(&new), "{}", server.ready);
-    call(&server, "k2");
+    called(&server, "k2");
     assert!(server.stop().success());
     let last = of(data.path(), &["call.succeeded"]).pop().expect("two calls");
     let after = receipt("after.json", &last);

@@ -1,4 +1,6 @@
 //! The log's own keeping: which key salts it, which tokens and settings are in force, who read and who was refused.
+//!
+//! Invariant: what is on record says nothing about a key, a token or a setting that is secret.
 
 use super::*;
 use crate::{

@@ -1,4 +1,6 @@
 //! Another key for a log's heads: what is on record, what a crash leaves, and who may go on.
+//!
+//! Invariant: every log here is opened again after the change, as a start does.
 
 use super::*;
 use crate::{

@@ -1,4 +1,6 @@
 //! Following a log whose keys change: on across the change, and not past what the owner never signed.
+//!
+//! Invariant: the owners of these logs are honest where they are not said to lie.
 
 use serde_bytes::ByteBuf;
 
@@ -81,7 +83,7 @@ async fn what_is_no_change_of_this_logs_keys_is_refused() {
     );
     let told = view.key_changes(u64::MAX).expect("one change").remove(0);
     let whole = ByteBuf::from(told.bytes());
-    assert!(followed_by(first.clone(), &[whole.clone()]).is_ok());
+    assert!(followed_by(first.clone(), std::slice::from_ref(&whole)).is_ok());
     let opened = view.event(&told.fields().prev.expect("an event before")).expect("reads").expect("there");
     // One bit of the signature, which stands behind its name and its length.
     let mut flipped = told.bytes().to_vec();
