@@ -12,8 +12,9 @@ use crate::{
 const ABANDONED: usize = 10_000;
 /// Bytes that all of them together may hold.
 const GROWTH_MAX: usize = 64 * 1024 * 1024;
-/// The longest that the quicker tenth of calls in a session may take: Nagle's algorithm alone would make it 40.
-const QUICK_MAX_MS: u128 = 5;
+/// The longest that the quicker tenth of calls in a session may take: half of the 40 that Nagle's algorithm alone would
+/// make it, so that a busy machine does not look like one.
+const QUICK_MAX_MS: u128 = 20;
 const CALLS: usize = 200;
 
 /// Resident bytes of a process.
