@@ -2,7 +2,12 @@
 //!
 //! Exit codes: 0 where it is restored, else those of `cairn log verify` for a backup that does not verify, or 1.
 
-use std::{fs, fs::File, path::PathBuf, process::ExitCode};
+use std::{
+    fs::{self, DirBuilder, File},
+    os::unix::fs::DirBuilderExt,
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::Args;
@@ -14,7 +19,7 @@ use crate::{
     log::home::Home,
     node,
     p2p::sync::followed,
-    query::import,
+    query::{backup::beside, import},
     tools::work::now_ms,
 };
 
@@ -41,14 +46,15 @@ pub struct Restore {
 pub fn run(args: Restore, quiet: bool) -> anyhow::Result<ExitCode> {
     let backup = existing(&args.backup)?;
     let into = &args.data.data;
-    let mut beside = into.clone().into_os_string();
-    beside.push(".erasures");
     let (later, unpacked) = match &args.erasures {
         None => (None, None),
         Some(dir) if dir.is_dir() => (Some(existing(dir)?), None),
         Some(file) => {
-            let dir = PathBuf::from(beside);
+            let dir = beside(into, ".erasures").context("name the data directory itself")?;
             let archive = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+            // Only what this makes is taken away again.
+            let made = DirBuilder::new().mode(0o700).create(&dir);
+            made.with_context(|| format!("cannot make {}; move away what is there", dir.display()))?;
             let unpacked = Unpacked(dir.clone());
             import::import(archive, &dir, &mut |_| {})?;
             (Some(existing(&dir)?), Some(unpacked))

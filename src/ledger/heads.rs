@@ -32,7 +32,7 @@ pub enum HeadError {
     )]
     Forked { signed: u64 },
     #[error(
-        "{} under no signed head: the last one is over {signed} of {found} events, so something else than this node wrote to log.db; look at them with `cairn log show`, restore the copy that was signed, or, if you trust them, take them over with `cairn rebuild --sign`",
+        "{} under no signed head: the last one is over {signed} of {found} events, so something else than this node wrote to log.db; look at them with `cairn log query --from-seq {signed}`, restore the copy that was signed, or, if you trust them, take them over with `cairn rebuild --sign`",
         Events { from: *.signed, to: *.found }
     )]
     Unsigned { signed: u64, found: u64 },

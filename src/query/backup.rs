@@ -24,8 +24,8 @@ use crate::log::{
 
 /// The file of the last signed heads, in a data directory.
 const HEAD: &str = "head";
-/// What is copied of another's log beside its events: its head, and evidence that it forked.
-const BESIDE: [&str; 2] = [HEAD, "fork.json"];
+/// What is copied of another's log beside its events: its head, evidence that it forked, and the changes of its keys.
+const BESIDE: [&str; 3] = [HEAD, "fork.json", "rotations"];
 
 /// What is to be copied, beside the log, its head, tokens and archives.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +59,10 @@ pub enum Stage {
 pub enum BackupError {
     #[error("`{dir}` is there and not empty; name a directory that is not there yet")]
     Occupied { dir: String },
+    #[error("`{dir}` is there, and no backup that broke off; move it away")]
+    Beside { dir: String },
+    #[error("`{dir}` lies within the data directory, or is no name of a directory; name one elsewhere")]
+    Place { dir: String },
     #[error("the copy does not verify; it stays in `{dir}` for a look")]
     Unverified { dir: String, report: Box<Report> },
     #[error(transparent)]
@@ -85,21 +89,31 @@ pub fn backup(
     if to.exists() && at(to, fs::read_dir(to))?.next().is_some() {
         return Err(BackupError::Occupied { dir: to.display().to_string() });
     }
-    let mut part = to.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
+    let place = || BackupError::Place { dir: to.display().to_string() };
+    let part = beside(to, ".part").ok_or_else(place)?;
+    let to = beside(to, "").ok_or_else(place)?;
+    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // What is erased later would stay readable in a copy that lies in the data directory itself.
+    if within(parent, home.dir()) {
+        return Err(place());
+    }
     if part.exists() {
+        if !is_broken_off(&part) {
+            return Err(BackupError::Beside { dir: part.display().to_string() });
+        }
         // Another backup broke off, or still runs; then its lock is held.
         drop(Home::of(&part).lock(owner)?);
         at(&part, fs::remove_dir_all(&part))?;
     }
-    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     at(parent, fs::create_dir_all(parent))?;
     at(&part, DirBuilder::new().mode(0o700).create(&part))?;
     let lock = Home::of(&part).lock(owner)?;
     let copied = match copy(home, &part, wanted, step) {
         Ok(copied) if copied.report.verified => copied,
         Ok(copied) => {
+            // Without its lock it is not taken for one that broke off, and stays.
+            drop(lock);
+            at(&part, fs::remove_file(part.join("lock")))?;
             let report = Box::new(copied.report);
             return Err(BackupError::Unverified { dir: part.display().to_string(), report });
         }
@@ -112,9 +126,33 @@ pub fn backup(
     drop(lock);
     at(&part, fs::remove_file(part.join("lock")))?;
     at(&part, sync(&part))?;
-    at(to, fs::rename(&part, to))?;
+    at(&to, fs::rename(&part, &to))?;
     at(parent, sync(parent))?;
     Ok(copied)
+}
+
+/// The path that `path` names, without a slash at its end, with `suffix` behind its name; none where it has no name.
+pub fn beside(path: &Path, suffix: &str) -> Option<PathBuf> {
+    let path: PathBuf = path.components().collect();
+    let mut name = path.file_name()?.to_owned();
+    name.push(suffix);
+    Some(path.with_file_name(name))
+}
+
+/// Whether `path`, or what of it is there, lies in `dir`.
+fn within(path: &Path, dir: &Path) -> bool {
+    let there = path.ancestors().find_map(|path| match path.as_os_str().is_empty() {
+        true => fs::canonicalize(".").ok(),
+        false => fs::canonicalize(path).ok(),
+    });
+    fs::canonicalize(dir).is_ok_and(|dir| there.is_some_and(|there| there.starts_with(dir)))
+}
+
+/// Whether a directory is what a backup that broke off leaves: nothing, or a copy under its lock. A data directory in use
+/// has a state, which no backup has.
+fn is_broken_off(part: &Path) -> bool {
+    let empty = fs::read_dir(part).is_ok_and(|mut entries| entries.next().is_none());
+    empty || (part.join("lock").exists() && !part.join("state.db").exists())
 }
 
 /// Copies what is wanted of `home` into `dir`, which is there and holds none of it, and verifies the copy.

@@ -276,7 +276,7 @@ impl Found {
             notes.extend(log.head()?);
             let last = chain.prev.map(|(cid, _)| (cid, chain.next.saturating_sub(1)));
             let read = chain.next > checks.from_seq;
-            self.check_part(home, &chain.heads, &notes, last.filter(|_| read));
+            self.check_part(home, log, &chain.heads, &notes, last.filter(|_| read));
         }
         self.end(chain)
     }

@@ -262,3 +262,44 @@ fn a_restore_that_broke_off_leaves_what_no_start_accepts() {
     exits(0, &["restore", copy, "--replace", "--data", half]);
     exits(0, &["call", "tools_list_categories", "--data", half]);
 }
+
+#[test]
+fn a_backup_and_a_restore_delete_nothing_that_they_did_not_make() {
+    let temp = temp();
+    let path = |name: &str| temp.path().join(name);
+    let (data, copy, aside) = (path("data"), path("copy"), path("copy.part"));
+    let data = text(&data);
+    exits(0, &["call", "tools_list_categories", "--data", data]);
+    // Somebody's own data directory has the name that a backup takes for its part.
+    exits(0, &["call", "tools_list_categories", "--data", text(&aside)]);
+    let before = fs::read(aside.join("log.db")).expect("it can be read");
+    let refused = exits(1, &["backup", text(&copy), "--data", data]);
+    assert!(refused.stderr.contains("no backup that broke off"), "{refused:?}");
+    assert_eq!(fs::read(aside.join("log.db")).expect("it is there"), before);
+    fs::rename(&aside, path("elsewhere")).expect("it can be moved");
+
+    let slash = format!("{}/", text(&copy));
+    exits(0, &["backup", &slash, "--keys", "--data", data]);
+    fs::create_dir(path("empty")).expect("it can be made");
+    exits(0, &["backup", &format!("{}/", text(&path("empty"))), "--data", data]);
+    for inside in ["inside", "archives/inside"] {
+        let within = Path::new(data).join(inside);
+        let refused = exits(1, &["backup", text(&within), "--data", data]);
+        assert!(refused.stderr.contains("lies within the data directory"), "{refused:?}");
+        assert!(!within.exists());
+    }
+
+    // And somebody's own has the name under which later erasures are unpacked.
+    let (back, unpacked) = (path("back"), path("back.erasures"));
+    fs::rename(path("elsewhere"), &unpacked).expect("it can be moved");
+    let archive = path("whole.car");
+    exits(0, &["log", "export", "--format", "car", "-o", text(&archive), "--data", data]);
+    let restore = ["restore", text(&copy), "--data", text(&back), "--erasures", text(&archive)];
+    let refused = exits(1, &restore);
+    assert!(refused.stderr.contains("move away what is there"), "{refused:?}");
+    assert_eq!(fs::read(unpacked.join("log.db")).expect("it is there"), before);
+    fs::remove_dir_all(&unpacked).expect("it can be removed");
+    exits(0, &restore);
+    assert!(!unpacked.exists(), "what was unpacked for this goes again");
+    exits(0, &["log", "verify", "--data", text(&back)]);
+}

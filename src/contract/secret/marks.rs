@@ -1,7 +1,7 @@
 //! What a schema marks, as states and the steps between them: one state for each subschema that can come to apply.
 //!
 //! Invariants:
-//! - a schema without marks has no states; in any other, each mark is reached by steps that are understood, or all is secret;
+//! - a schema without marks, and without references to another document, has no states; in any other, each mark is reached by steps that are understood, or all is secret;
 //! - states are as many as subschemas, however references meet each other again.
 
 mod listing;
@@ -60,14 +60,18 @@ struct State {
 }
 
 impl Marks {
-    /// None where nothing is marked.
+    /// None where nothing is marked and nothing of another document applies.
     pub fn of_schema(schema: &Value) -> Option<Self> {
+        let mut walk = Walk::new(schema);
+        // What stands elsewhere may be marked there.
+        if walk.refers_elsewhere(schema) {
+            return Some(Self::everything());
+        }
         if !marked_anywhere(schema) {
             return None;
         }
         let mut marked = HashSet::new();
         marks_in(schema, true, &mut marked);
-        let mut walk = Walk::new(schema);
         walk.run();
         let reached = walk.ids.keys().copied().collect();
         if !walk.understood || !marked.is_subset(&reached) {
@@ -295,7 +299,10 @@ impl<'a> Walk<'a> {
     /// means nothing here.
     fn targets(&mut self, reference: &Value) -> Option<Vec<&'a Value>> {
         let reference = reference.as_str()?;
-        let fragment = reference.split_once('#').map_or("", |(_, fragment)| fragment);
+        let (document, fragment) = reference.split_once('#').unwrap_or((reference, ""));
+        if !self.holds(document) {
+            return None;
+        }
         let fragment = unescaped(fragment)?;
         self.steps += self.resources.len();
         let found: Vec<&Value> = match fragment.is_empty() || fragment.starts_with('/') {
@@ -303,6 +310,33 @@ impl<'a> Walk<'a> {
             false => self.anchors.get(fragment.as_str()).cloned().unwrap_or_default(),
         };
         (!found.is_empty()).then_some(found)
+    }
+
+    /// Whether the document that a reference names is one of these resources: by its whole identity, or by the end of it.
+    fn holds(&self, document: &str) -> bool {
+        let end = document.trim_start_matches("./").trim_start_matches('/');
+        let mut ids = self.resources.iter().flat_map(|schema| ["$id", "id"].map(|key| schema.get(key)));
+        document.is_empty()
+            || ids.any(|id| {
+                let id = id.and_then(Value::as_str).map(|id| id.trim_end_matches('#'));
+                id.is_some_and(|id| {
+                    id == document || (!end.is_empty() && id.ends_with(&format!("/{end}"))) || id == end
+                })
+            })
+    }
+
+    /// Whether a reference in `value`, which may be data, names a document that is not here.
+    fn refers_elsewhere(&self, value: &Value) -> bool {
+        match value {
+            Value::Object(map) => map.iter().any(|(keyword, inner)| match inner {
+                Value::String(reference) if keyword == "$ref" || DYNAMIC.contains(&keyword.as_str()) => {
+                    !self.holds(reference.split('#').next().unwrap_or_default())
+                }
+                inner => !DATA.contains(&keyword.as_str()) && self.refers_elsewhere(inner),
+            }),
+            Value::Array(items) => items.iter().any(|inner| self.refers_elsewhere(inner)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+        }
     }
 }
 
@@ -323,8 +357,22 @@ fn unescaped(fragment: &str) -> Option<String> {
 }
 
 fn is_marked(schema: &Map<String, Value>) -> bool {
-    MARKS.iter().any(|mark| schema.get(*mark) == Some(&Value::Bool(true)))
-        || schema.get("format").and_then(Value::as_str) == Some("password")
+    MARKS.iter().any(|mark| schema.get(*mark).is_some_and(means_true))
+        || schema
+            .get("format")
+            .and_then(Value::as_str)
+            .is_some_and(|format| format.eq_ignore_ascii_case("password"))
+}
+
+/// Whether a mark was meant: `true`, or what people write in its place.
+fn means_true(mark: &Value) -> bool {
+    match mark {
+        Value::Bool(mark) => *mark,
+        Value::String(text) => !["", "false"].contains(&text.to_ascii_lowercase().as_str()),
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        // A subschema of a property that happens to have this name.
+        Value::Null | Value::Array(_) | Value::Object(_) => false,
+    }
 }
 
 /// Whether there is a mark at all, in data or not: most schemas have none.

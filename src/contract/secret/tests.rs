@@ -104,6 +104,46 @@ fn every_spelling_of_a_mark_is_found() {
 }
 
 #[test]
+fn what_stands_in_another_document_makes_all_secret() {
+    for reference in [
+        "https://nowhere.example/x",
+        "https://nowhere.example/x#/$defs/s",
+        "other.json",
+        "other.json#/$defs/s",
+    ] {
+        for schema in [
+            json!({"properties": {"p": {"$ref": reference}}}),
+            json!({"properties": {"p": {"$ref": reference}}, "$defs": {"s": {"type": "string"}}}),
+            json!({"$id": "https://here.example/y", "properties": {"p": {"items": {"$dynamicRef": reference}}}}),
+        ] {
+            hides(&schema, &json!({"p": SECRET, "u": 1}));
+        }
+    }
+    let at_home = json!({"$id": "https://here.example/s", "properties": {"p": {"$ref": "s#/$defs/n"}}, "$defs": {"n": {}}});
+    assert!(Paths::of_schema(&at_home).is_empty(), "nothing is marked, and all is here");
+    let as_data = json!({"properties": {"p": {"default": {"$ref": "https://nowhere.example/x"}}}});
+    assert!(Paths::of_schema(&as_data).is_empty(), "data refers to nothing");
+}
+
+#[test]
+fn a_mark_that_was_meant_is_a_mark() {
+    for mark in [
+        json!({"writeOnly": "true"}),
+        json!({"writeOnly": 1}),
+        json!({"x-secret": "true"}),
+        json!({"x-secret": "yes"}),
+        json!({"format": "PASSWORD"}),
+    ] {
+        hides(&json!({"properties": {"p": mark}}), &json!({"p": SECRET, "u": 1}));
+    }
+    for mark in [json!({"writeOnly": false}), json!({"x-secret": "false"}), json!({"writeOnly": null})] {
+        assert!(Paths::of_schema(&json!({"properties": {"p": mark}})).is_empty(), "{mark}");
+    }
+    let named = json!({"properties": {"writeOnly": {"type": "boolean"}}});
+    assert!(Paths::of_schema(&named).is_empty(), "a property has this name");
+}
+
+#[test]
 fn a_value_that_is_not_of_its_schemas_form_is_secret() {
     for schema in schemas().into_iter().take(26) {
         for value in [

@@ -10,12 +10,15 @@ use crate::{
     event::{Event, Genesis, keeping::rotation},
     identity::{Checkpoint, CheckpointError, Verifier, rotation::Keys},
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
-    merkle,
+    merkle::{self, Growing},
     query::{
         View, keeping,
         verify::{Checks, Found, Under, Verdict, events::Chain, strict},
     },
 };
+
+/// Names of events read at once.
+const NAMES_READ: u64 = 4096;
 
 /// Whose word a head is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,6 +208,7 @@ impl Found {
     pub(super) fn check_part(
         &mut self,
         home: &Home,
+        log: &SqliteReader,
         heads: &Heads,
         notes: &[String],
         last: Option<(Cid, u64)>,
@@ -221,6 +225,11 @@ impl Found {
                 signed.filter(|head| head.size <= applied && head.size > seq).max_by_key(|head| head.size);
             Ok(head.filter(|head| view.has_leaf(&cid, seq, head)))
         });
+        // The state may be missing, or behind the log for the moment: then the tree is made from the log.
+        let under = match under {
+            Ok(Some(head)) => Ok(Some(head)),
+            Ok(None) | Err(_) => head_over(log, keys, notes, seq),
+        };
         match under {
             Ok(Some(head)) => self.under = Some(Under { size: head.size, key: keys.at(head.size).vkey() }),
             Ok(None) => {
@@ -228,11 +237,35 @@ impl Found {
                 self.fault(Verdict::Invalid, Some(seq), Some(&cid), fault);
             }
             Err(err) => {
-                let fault = format!("the tree cannot be read: {}", super::chain(&err));
+                let fault = format!("the log cannot be read on: {}", super::chain(&err));
                 self.fault(Verdict::Unreadable, Some(seq), Some(&cid), fault);
             }
         }
     }
+}
+
+/// The largest signed head over the event at `seq` whose root is that of the log's own events.
+fn head_over(
+    log: &SqliteReader,
+    keys: &Keys,
+    notes: &[String],
+    seq: u64,
+) -> Result<Option<Checkpoint>, LogError> {
+    let events = log.tip()?.map_or(0, |tip| tip.seq + 1);
+    let signed = notes.iter().filter_map(|note| keys.open(note).ok());
+    let reached = signed.filter(|head| head.size > seq && head.size <= events);
+    let Some(head) = reached.max_by_key(|head| head.size) else { return Ok(None) };
+    let mut tree = Growing::new();
+    while tree.size() < head.size {
+        let from = tree.size();
+        let names = log.cids(from, head.size.min(from + NAMES_READ))?;
+        if names.is_empty() {
+            return Ok(None);
+        }
+        names.iter().for_each(|name| tree.push(merkle::leaf_hash(name)));
+        tree.forget_tiles();
+    }
+    Ok((tree.root() == head.root).then_some(head))
 }
 
 /// The keys of the log, where the state leads to them quickly, else from all events.
