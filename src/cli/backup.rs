@@ -9,6 +9,8 @@ use serde_json::json;
 
 use crate::{
     cli::{Data, existing, out, progress::Progress, verify},
+    ledger::opening,
+    log::{home::Home, sqlite::SqliteReader},
     p2p::sync::followed,
     query::backup::{self, BackupError, Copied, Stage, Wanted},
 };
@@ -30,7 +32,11 @@ pub struct Backup {
 pub fn run(args: Backup, quiet: bool) -> anyhow::Result<ExitCode> {
     let home = existing(&args.data.data)?;
     let owner = format!("`cairn backup` (process {})", std::process::id());
-    let wanted = Wanted { keys: args.keys, logs: followed::DIRECTORY };
+    let fits = |copy: &Home| {
+        let log = SqliteReader::open(&copy.log_path());
+        log.is_ok_and(|log| opening::fits(copy, &log).is_ok())
+    };
+    let wanted = Wanted { keys: args.keys.then_some(&fits), logs: followed::DIRECTORY };
     let mut progress = Progress::new("copying", 0, quiet);
     let copied = backup::backup(&home, &args.dir, wanted, &owner, &mut |stage| tell(&mut progress, stage));
     drop(progress);

@@ -102,7 +102,7 @@ impl Drop for Unpacked {
 fn aside(now_ms: u64) -> String {
     let second = i64::try_from(now_ms / 1000).unwrap_or_default();
     let moment = jiff::Timestamp::from_second(second).unwrap_or_default();
-    format!("before-restore-{}", moment.strftime("%Y%m%dT%H%M%SZ"))
+    format!("{}{}", restoring::ASIDE, moment.strftime("%Y%m%dT%H%M%SZ"))
 }
 
 fn document(restored: &Restored, wanted: &restoring::Restore<'_>) -> serde_json::Value {

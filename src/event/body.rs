@@ -290,6 +290,15 @@ pub struct CallCancelled {
     pub took_us: u64,
 }
 
+/// Characters of the basis of an erasure.
+const BASIS_MAX: usize = 64;
+
+/// Whether a text may be the basis of an erasure: a short code, since what stands in an event can never be erased.
+pub fn is_basis(text: &str) -> bool {
+    let code = |c: char| c.is_ascii_alphanumeric() || "._:/-".contains(c);
+    !text.is_empty() && text.len() <= BASIS_MAX && text.chars().all(code)
+}
+
 /// A payload's content was deleted; its CID and every proof stay valid.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -35,6 +35,10 @@ pub fn check(said: &Said<'_>) -> Result<Option<Body>, &'static str> {
             false => "the first event is not log.opened",
         });
     }
+    // Without it nothing says which log this is.
+    if first && said.v != VERSION {
+        return Err("log.opened is of a version that is not known");
+    }
     if said.v != VERSION {
         return Ok(None);
     }

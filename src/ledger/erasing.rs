@@ -10,7 +10,10 @@ use std::collections::HashSet;
 use crate::{
     block::Cid,
     call::{Code, Refusal},
-    event::{Actor, Body, PayloadRef, body::PayloadErased},
+    event::{
+        Actor, Body, PayloadRef,
+        body::{PayloadErased, is_basis},
+    },
     ledger::{
         Ruling,
         holding::Due,
@@ -31,6 +34,12 @@ impl Writer {
         draft: &mut Draft,
     ) -> Result<Ruling, Fault> {
         let refused = |code, message: &str| Ok(Ruling::Denied(Refusal::new(code, message)));
+        if !is_basis(&basis) {
+            return refused(
+                Code::InvalidArgument,
+                "a basis is a code of 1 to 64 of `a-z A-Z 0-9 . _ : / -`, such as gdpr-17: it stands in the log for ever",
+            );
+        }
         if draft.is_erased(&payload) {
             return Ok(Ruling::Unchanged);
         }

@@ -128,6 +128,7 @@ pub fn take_over(home: &Home, folder: &mut Folder) -> Result<Option<TakenOver>, 
     let reader = log.reader()?;
     let genesis = opening::genesis(reader.as_ref())?;
     let (keys, signer) = opening::signer(home, reader.as_ref(), &genesis)?;
+    opening::check_salt(home, Some(folder.state()), reader.as_ref(), &keys.log())?;
     let heads = Heads::of(notes(home, reader.as_ref())?, &keys);
     let found = folder.applied();
     let (stands, covered) = {

@@ -171,11 +171,7 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
     }
 
     let name = Block::encode(&genesis).cid();
-    let salted = home.keys()?.salt.commitment_for(&name);
-    let on_record = salt_on_record(folder.state(), reader.as_ref())?;
-    if on_record.is_some_and(|on_record| on_record != salted) {
-        return Err(OpenError::Salt);
-    }
+    let (salted, on_record) = check_salt(home, Some(folder.state()), reader.as_ref(), &name)?;
     let about = About { log: name, origin: genesis.origin, vkey: signer.vkey(), salted };
     let working = working(folder.state(), reader.as_ref())?;
     let holding = Loading { state: folder.state(), log: reader.as_ref(), now_ms: birth.now_us / 1000 }
@@ -187,7 +183,7 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
     if !dead.is_empty() {
         ledger.submit_blocking(Command::Recover { runners: dead })?;
     }
-    if on_record.is_none() {
+    if !on_record {
         ledger.submit_blocking(Command::Keep { keeping: Keeping::Salted, actor: node() })?;
     }
     Ok((ledger, running))
@@ -296,12 +292,29 @@ fn begin(log: &mut dyn Log, keys: &Keys, nonce: [u8; 32], now_us: u64) -> Result
     Ok(())
 }
 
+/// Holds the salt key beside a log to what the log says of it; returns its commitment, and whether that is on record.
+///
+/// Without the state only the first event is asked, which says it in every log but those from before it did.
+pub(super) fn check_salt(
+    home: &Home,
+    state: Option<&Database>,
+    reader: &dyn Reader,
+    log: &Cid,
+) -> Result<([u8; 16], bool), OpenError> {
+    let salted = home.keys()?.salt.commitment_for(log);
+    match salt_on_record(state, reader)? {
+        Some(on_record) if on_record != salted => Err(OpenError::Salt),
+        on_record => Ok((salted, on_record.is_some())),
+    }
+}
+
 /// Which key salts the log, as its first event says, or one after it in a log from before.
-fn salt_on_record(state: &Database, reader: &dyn Reader) -> Result<Option<[u8; 16]>, OpenError> {
+fn salt_on_record(state: Option<&Database>, reader: &dyn Reader) -> Result<Option<[u8; 16]>, OpenError> {
     let first = reader.event_at(0)?.and_then(|event| event.body());
     if let Some(Body::LogOpened(LogOpened { salt: Some(salt), .. })) = first {
         return Ok(Some(*salt));
     }
+    let Some(state) = state else { return Ok(None) };
     for seq in query::keeping::of_kind(state, "log.salted", 1)? {
         if let Some(Body::LogSalted(facts)) = reader.event_at(seq)?.and_then(|event| event.body()) {
             return Ok(Some(*facts.commitment));
@@ -322,7 +335,8 @@ pub fn genesis(reader: &dyn Reader) -> Result<Genesis, LogError> {
 
 /// Whether the keys in a data directory are those of the log in it. For whoever holds the lock.
 pub fn fits(home: &Home, log: &dyn Reader) -> Result<(), OpenError> {
-    signer(home, log, &genesis(log)?).map(|_| ())
+    let (keys, _) = signer(home, log, &genesis(log)?)?;
+    check_salt(home, None, log, &keys.log()).map(|_| ())
 }
 
 /// The log's keys, and its signer, if the key beside the log is the one in force. For whoever holds the lock.

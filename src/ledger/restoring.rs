@@ -16,7 +16,7 @@ use std::{
 use crate::{
     block::Cid,
     call::Code,
-    event::{Body, Event},
+    event::{Body, Event, body::is_basis},
     ledger::{
         Command, Ruling, Stopped,
         opening::{self, Birth, OpenError, Settings},
@@ -25,7 +25,7 @@ use crate::{
     log::{
         LogError, Reader, Stored,
         home::{Home, HomeError},
-        sqlite::SqliteReader,
+        sqlite::{SqliteLog, SqliteReader},
     },
     query::{
         archives,
@@ -36,6 +36,8 @@ use crate::{
 
 /// Where the copy is made ready, in the directory it will be in.
 const PART: &str = "restore.part";
+/// What the directory is named by that an earlier log is moved aside into.
+pub const ASIDE: &str = "before-restore-";
 /// What makes a directory one that holds a log, or did.
 const MARKS: [&str; 2] = ["log.db", "head"];
 /// What is moved aside, in this order: the log's file goes after what belongs to it.
@@ -168,7 +170,10 @@ fn make_ready(
     }
     DirBuilder::new().mode(0o700).create(part)?;
     let has_keys = wanted.backup.dir().join("keys").exists();
-    let copied = backup::copy(wanted.backup, part, Wanted { keys: has_keys, logs: wanted.logs }, step)?;
+    // Whether they fit is asked below, with those of other places.
+    let any = |_: &Home| true;
+    let keys: Option<&dyn Fn(&Home) -> bool> = if has_keys { Some(&any) } else { None };
+    let copied = backup::copy(wanted.backup, part, Wanted { keys, logs: wanted.logs }, step)?;
     if !copied.report.verified {
         let dir = wanted.backup.dir().display().to_string();
         return Err(BackupError::Unverified { dir, report: Box::new(copied.report) }.into());
@@ -176,10 +181,15 @@ fn make_ready(
     let home = Home::of(part);
     let log = SqliteReader::open(&home.log_path())?;
     let keys = find_keys(wanted, &home, &log)?;
-    let old = Home::existing(wanted.into).ok().map(|old| look(&log, &old));
+    // A restore that broke off has moved the log aside that knows what was erased: those are asked as well.
+    let mut olds: Vec<Later> = std::iter::once(wanted.into.to_owned())
+        .chain(moved_aside(wanted.into)?)
+        .filter_map(|dir| Home::existing(&dir).ok())
+        .map(|old| look(&log, &old))
+        .collect();
     let later = wanted.later.map(|later| trusted(&log, later)).transpose()?;
     let mut due: Vec<(Cid, String)> = Vec::new();
-    for (payload, basis) in old.iter().chain(&later).flat_map(|told| &told.erasures) {
+    for (payload, basis) in olds.iter().chain(&later).flat_map(|told| &told.erasures) {
         archives::erase::erase(part, payload)?;
         let here = matches!(log.block(payload)?, Some(Stored::Present(_)));
         if here && !due.iter().any(|(known, _)| known == payload) {
@@ -192,6 +202,7 @@ fn make_ready(
         (false, 0) => Vec::new(),
         (false, count) => return Err(RestoreError::KeysNeeded { count }),
     };
+    let old = (!olds.is_empty()).then(|| olds.swap_remove(0));
     Ok(Restored { copied, keys, aside: None, tokens_stay: false, old, later, erased })
 }
 
@@ -207,16 +218,29 @@ fn find_keys(wanted: &Restore<'_>, home: &Home, log: &dyn Reader) -> Result<bool
         opening::fits(home, log).map_err(RestoreError::Keys)?;
         return Ok(true);
     }
-    let there = wanted.into.join("keys");
-    if !there.exists() {
-        return Ok(false);
+    let places = std::iter::once(wanted.into.to_owned()).chain(moved_aside(wanted.into)?);
+    for there in places.map(|place| place.join("keys")).filter(|keys| keys.exists()) {
+        copy_keys(&there, &own)?;
+        if opening::fits(home, log).is_ok() {
+            return Ok(true);
+        }
+        fs::remove_dir_all(&own)?;
     }
-    copy_keys(&there, &own)?;
-    if opening::fits(home, log).is_ok() {
-        return Ok(true);
-    }
-    fs::remove_dir_all(&own)?;
     Ok(false)
+}
+
+/// The directories that earlier restores moved a log aside into, the latest first.
+fn moved_aside(into: &Path) -> Result<Vec<PathBuf>, RestoreError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(into)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(ASIDE) {
+            found.push(entry.path());
+        }
+    }
+    found.sort_unstable();
+    found.reverse();
+    Ok(found)
 }
 
 /// What a later copy says that was given for it: it must be this log's, go on from it, and verify.
@@ -296,9 +320,11 @@ fn erase(
     let (ledger, running) = opening::open(&home, &Settings::default(), birth)?;
     let mut erased = Vec::new();
     for (payload, basis) in due {
-        let command = Command::Erase { payload: *payload, basis: basis.clone(), actor: operator() };
+        // A log from before bases were codes may hold another text, which is not recorded again.
+        let basis = if is_basis(basis) { basis } else { "restored" };
+        let command = Command::Erase { payload: *payload, basis: basis.to_owned(), actor: operator() };
         match ledger.submit_blocking(command)? {
-            Ruling::Done(sealed) => erased.push((*payload, basis.clone(), sealed.cid)),
+            Ruling::Done(sealed) => erased.push((*payload, basis.to_owned(), sealed.cid)),
             Ruling::Unchanged => {}
             Ruling::Denied(refusal) if refusal.code == Code::NotFound => {}
             Ruling::Denied(refusal) => {
@@ -320,6 +346,11 @@ fn erase(
 /// Until the last step the head in `into` is of no log there, so that no start takes what is half done for a log.
 fn swap(into: &Path, part: &Path, aside: &str) -> Result<Option<PathBuf>, RestoreError> {
     let (head, new_head) = (into.join("head"), part.join("head"));
+    if into.join("log.db").exists() {
+        // What a killed server left beside the log is folded into it, so that moving one of the two loses nothing. A log
+        // that cannot be opened is moved as it is.
+        drop(SqliteLog::open(&into.join("log.db"), true));
+    }
     let kept = OLD.iter().any(|name| into.join(name).exists()) || head.exists();
     let aside = kept.then(|| into.join(aside));
     if let Some(aside) = &aside {

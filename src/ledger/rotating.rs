@@ -39,6 +39,7 @@ pub fn rotate(home: &Home, seed: &[u8; 32], step: &mut dyn FnMut(u64)) -> Result
     heads.over(found)?;
     let mut folder = opening::derive(home, &log, step)?;
     heads.agree(&StoredTiles { state: folder.state(), log: reader.as_ref() }, found)?;
+    opening::check_salt(home, Some(folder.state()), reader.as_ref(), &keys.log())?;
 
     let next = Signer::new(&genesis.origin, *seed).map_err(|_| OpenError::Key)?;
     let rotation = signer.sign_rotation(&keys.log(), found, next.verifier());

@@ -28,9 +28,10 @@ const HEAD: &str = "head";
 const BESIDE: [&str; 3] = [HEAD, "fork.json", "rotations"];
 
 /// What is to be copied, beside the log, its head, tokens and archives.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Wanted<'a> {
-    pub keys: bool,
+    /// Whether keys are copied, and what says that those of a copy are the log's.
+    pub keys: Option<&'a dyn Fn(&Home) -> bool>,
     /// The directory of other nodes' logs, each with a directory in it.
     pub logs: &'a str,
 }
@@ -65,6 +66,10 @@ pub enum BackupError {
     Place { dir: String },
     #[error("the copy does not verify; it stays in `{dir}` for a look")]
     Unverified { dir: String, report: Box<Report> },
+    #[error(
+        "the keys beside the log are not those of the copy; back up again where they were being changed, else see `cairn key`"
+    )]
+    Keys,
     #[error(transparent)]
     Home(#[from] HomeError),
     #[error("the log cannot be copied")]
@@ -168,14 +173,18 @@ pub fn copy(
     let tokens = copy_small(from, dir, "tokens.json")?;
     let archives = copy_archives(&from.join(archives::DIRECTORY), &dir.join(archives::DIRECTORY))?;
     let logs = copy_logs(&from.join(wanted.logs), &dir.join(wanted.logs), step)?;
-    if wanted.keys {
+    if wanted.keys.is_some() {
         home.keys()?;
         copy_keys(&from.join("keys"), &dir.join("keys"))?;
     }
     at(dir, sync(dir))?;
     let copy = Home::existing(dir)?;
+    // They may have been changed since the log was copied, or be another's.
+    if wanted.keys.is_some_and(|fits| !fits(&copy)) {
+        return Err(BackupError::Keys);
+    }
     let report = verify(&copy, &Checks::default(), &mut |done| step(Stage::Verifying(done)));
-    Ok(Copied { report, keys: wanted.keys, tokens, archives, logs })
+    Ok(Copied { report, keys: wanted.keys.is_some(), tokens, archives, logs })
 }
 
 /// Copies a directory of keys, readable by their owner only.

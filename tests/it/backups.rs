@@ -303,3 +303,63 @@ fn a_backup_and_a_restore_delete_nothing_that_they_did_not_make() {
     assert!(!unpacked.exists(), "what was unpacked for this goes again");
     exits(0, &["log", "verify", "--data", text(&back)]);
 }
+
+#[test]
+fn a_restore_that_is_repeated_still_knows_what_was_erased() {
+    let temp = temp();
+    let paths = ["data", "copy"].map(|name| temp.path().join(name));
+    let [data, copy] = paths.each_ref().map(|path| text(path));
+    let called = exits(0, &["call", "tools_list_categories", "--data", data]);
+    let ended = told(&["log", "show", called.stderr.trim(), "--json", "--data", data]);
+    let payload = ended["pay"][0]["cid"]["/"].as_str().expect("an output").to_owned();
+    exits(0, &["backup", copy, "--data", data]);
+    exits(0, &["erase", &payload, "--basis", "gdpr-17", "--data", data]);
+    // What a restore leaves that was killed once the log was moved aside.
+    let aside = Path::new(data).join("before-restore-20260101T000000Z");
+    fs::create_dir(&aside).expect("it can be made");
+    for name in ["log.db", "state.db", "keys"] {
+        fs::rename(Path::new(data).join(name), aside.join(name)).expect("it is moved aside");
+    }
+    let restored = told(&["restore", copy, "--replace", "--json", "--data", data]);
+    assert_eq!(restored["erased"][0]["payload"], json!(payload), "{restored}");
+    assert_eq!(restored["keys"], true, "{restored}");
+    exits(0, &["log", "verify", "--data", data]);
+    let gone = exits(1, &["log", "show", &payload, "--data", data]);
+    assert!(gone.stderr.contains("erased"), "{gone:?}");
+}
+
+#[test]
+fn keys_that_are_not_the_logs_are_backed_up_by_nobody() {
+    let temp = temp();
+    let paths = ["data", "copy"].map(|name| temp.path().join(name));
+    let [data, copy] = paths.each_ref().map(|path| text(path));
+    exits(0, &["call", "tools_list_categories", "--data", data]);
+    let salt = Path::new(data).join("keys/salt.key");
+    let own = fs::read(&salt).expect("there is a key");
+    fs::write(&salt, format!("{}\n", "cd".repeat(32))).expect("it can be written");
+    let refused = exits(1, &["backup", copy, "--keys", "--data", data]);
+    assert!(refused.stderr.contains("not those of the copy"), "{refused:?}");
+    assert!(!Path::new(copy).exists());
+    for command in [&["key", "rotate"][..], &["rebuild", "--sign"]] {
+        let refused = exits(1, &[command, &["--data", data]].concat());
+        assert!(refused.stderr.contains("the salt key does not fit the log"), "{command:?}: {refused:?}");
+    }
+    fs::write(&salt, own).expect("it can be written");
+    exits(0, &["backup", copy, "--keys", "--data", data]);
+}
+
+#[test]
+fn the_basis_of_an_erasure_is_a_code() {
+    let temp = temp();
+    let data = text(temp.path());
+    let called = exits(0, &["call", "tools_list_categories", "--data", data]);
+    let ended = told(&["log", "show", called.stderr.trim(), "--json", "--data", data]);
+    let payload = ended["pay"][0]["cid"]["/"].as_str().expect("an output").to_owned();
+    let long = "a".repeat(65);
+    for basis in ["", "Jane Doe asked us", "caf\u{e9}", &long] {
+        let refused = exits(1, &["erase", &payload, "--basis", basis, "--data", data]);
+        assert!(refused.stderr.contains("a basis is a code"), "{refused:?}");
+    }
+    exits(0, &["log", "show", &payload, "--data", data]);
+    exits(0, &["erase", &payload, "--basis", "gdpr-17", "--data", data]);
+}

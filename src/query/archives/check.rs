@@ -41,6 +41,8 @@ pub(super) struct Check<'a> {
     begun: HashSet<Cid>,
     /// Causes that were not met yet.
     causes: HashSet<Cid>,
+    /// Events so far.
+    met: HashSet<Cid>,
     leaves: Vec<(u64, Hash)>,
     /// Seq, name and moment of the last event.
     last: Option<(u64, Cid, u64)>,
@@ -100,6 +102,7 @@ impl<'a> Check<'a> {
             calls: OpenCalls::default(),
             begun: HashSet::new(),
             causes: HashSet::new(),
+            met: HashSet::new(),
             leaves: Vec::new(),
             last: None,
             from: 0,
@@ -152,6 +155,8 @@ impl<'a> Check<'a> {
         let seq = fields.seq;
         let refused = |fault| KeepError::Event { seq, cid, fault };
         let rule = |holds: bool, fault| if holds { Ok(()) } else { Err(refused(fault)) };
+        // What is remembered of events is bounded by what the manifest promises.
+        rule(self.events < self.manifest.count, "the archive holds more events than its manifest says")?;
         rule(fields.log == self.manifest.log, "it is of another log")?;
         if let Some((before, prev, ts)) = self.last {
             rule(seq > before, "it stands after a later event")?;
@@ -186,6 +191,7 @@ impl<'a> Check<'a> {
             rule(one, "it says another length of a payload than an earlier event")?;
         }
         self.causes.extend(fields.cause);
+        self.met.insert(cid);
         self.leaves.push(evidence::leaf(event));
         self.last = Some((seq, cid, fields.ts));
         self.events += 1;
@@ -217,7 +223,7 @@ impl<'a> Check<'a> {
             || self.contracts.contains_key(cid)
             || self.plans.contains_key(cid)
             || self.causes.contains(cid)
-            || self.begun.contains(cid)
+            || self.met.contains(cid)
     }
 
     /// What holds once everything was read.
