@@ -79,8 +79,10 @@ impl Router {
         };
         let known = (refusal.is_some() || keeping.unsure).then_some(&entry.names);
         let kept = capture::input(text, &value, &keeping.secrets, capture, known, &bound);
+        // A caller hears its own names and values again, but for those of a tool that keeps secrets.
+        let secretive = keeping.unsure || !keeping.secrets.is_empty();
         let silent = |Unfit { told, kept: own }| Unfit { told: silenced(told, &kept.taken), kept: own };
-        let refusal = refusal.map(silent);
+        let refusal = if secretive { refusal.map(silent) } else { refusal };
         let sieve = Sieve { echoes: kept.taken, marked: keeping.marked, capture, bound: bound.answer() };
         Ok((self.seal(&kept.text)?, Content { sieve: Arc::new(sieve), refusal }))
     }

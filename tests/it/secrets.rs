@@ -55,6 +55,8 @@ fn schemas() -> Vec<Value> {
         json!({"type": "object", "unevaluatedProperties": s}),
         json!({"type": "object", "propertyNames": {"writeOnly": true}}),
         json!({"type": "object", "x-unknown": has_p}),
+        reference("https://nowhere.example/s", json!({})),
+        with(json!({"type": "string", "writeOnly": "true"}), json!({})),
         (0..60).fold(has_p, |schema, _| json!({"type": "object", "allOf": [schema]})),
     ]
 }
@@ -280,4 +282,16 @@ fn nobody_finds_a_secret_by_calls_of_their_own() {
     // What ada said twice of one field is one payload, and stands once.
     assert!(seen.values().all(|times| *times == 1), "a guess is told from a secret by nothing: {seen:?}");
     assert!(!kept.windows(6).any(|six| six == b"v2:00\""), "what looks like a commitment is a value");
+}
+
+#[test]
+fn a_caller_hears_its_own_names_again_where_nothing_is_secret() {
+    let data = temp();
+    let server = crate::harness::Server::start(data.path(), &[]);
+    let wrong = json!({"worker_id": "w", "capabilities": ["t"], "task_types": ["t"]});
+    let answer = result(&server, "worker_register", wrong);
+    assert!(answer.to_string().contains("`task_types` is not known"), "{answer}");
+    assert!(server.stop().success());
+    let bytes = all_bytes(data.path());
+    assert!(!bytes.windows(10).any(|window| window == b"task_types"), "it is kept without the name");
 }
