@@ -22,6 +22,8 @@ use crate::{
     identity::{KeyError, Verifier},
 };
 
+/// The version of events that this build writes, and whose bodies it knows.
+pub const VERSION: u64 = 1;
 /// Bytes of one event.
 pub const EVENT_MAX: usize = 16 * 1024;
 /// Other causal parents of one event.
@@ -173,7 +175,7 @@ impl Event {
         refs.sort_unstable();
         refs.dedup();
         let fields = Fields {
-            v: 1,
+            v: VERSION,
             kind: fact.body.kind().as_str().to_owned(),
             log: place.log,
             seq: place.seq,
@@ -219,7 +221,8 @@ impl Event {
 
     /// The facts of a known kind and version; none for kinds this build does not know, which stay opaque.
     pub fn body(&self) -> Option<Body> {
-        Body::read(&self.fields.kind, &self.fields.body)
+        let known = self.fields.v == VERSION;
+        known.then(|| Body::read(&self.fields.kind, &self.fields.body)).flatten()
     }
 
     /// The event as a block, for stores and exports.

@@ -115,6 +115,12 @@ pub struct Verifier {
     key: VerifyingKey,
 }
 
+/// Whether the y coordinate of a public key is below the prime 2^255 - 19.
+fn is_canonical(key: &[u8; 32]) -> bool {
+    let highest = key[31] & 0x7f == 0x7f && key[1..31].iter().all(|byte| *byte == 0xff);
+    !(highest && key[0] >= 0xed)
+}
+
 impl Verifier {
     pub fn from_key(origin: &str, key: [u8; 32]) -> Result<Self, KeyError> {
         let named =
@@ -124,8 +130,8 @@ impl Verifier {
         }
         let id = key_id(origin, &[&[ALGORITHM], &key[..]].concat());
         let key = VerifyingKey::from_bytes(&key).map_err(|_| KeyError::Key)?;
-        // Anyone can sign for a key of small order.
-        if key.is_weak() {
+        // Anyone can sign for a key of small order, and one key has one spelling (RFC 8032, section 5.1.3).
+        if key.is_weak() || !is_canonical(key.as_bytes()) {
             return Err(KeyError::Key);
         }
         Ok(Self { origin: origin.to_owned(), id, key })

@@ -4,13 +4,12 @@
 //! - pure, and the same for every reader: what one refuses, all do;
 //! - of a kind or version that this build does not know only what is common to all is checked.
 
+mod values;
+
 use std::collections::HashMap;
 
-use super::{Body, Event, Fields};
+use super::{Body, Event, Fields, VERSION};
 use crate::block::{Cid, encode};
-
-/// The version of events whose bodies this build knows.
-const VERSION: u64 = 1;
 
 /// What the rules look at, wherever it was read from.
 #[derive(Clone, Copy, Debug)]
@@ -45,12 +44,18 @@ pub fn check(said: &Said<'_>) -> Result<Option<Body>, &'static str> {
     let facts =
         Body::open(said.kind, said.body).map_err(|_| "the body is not what the schema of its kind says")?;
     let Some(facts) = facts else { return Ok(None) };
+    if !values::fit(&facts) {
+        return Err("a value is out of the bounds that the schema of its kind sets");
+    }
     if !subject_fits(said.kind, said.subject) {
         return Err("the subject is not of its kind");
     }
     match &facts {
         Body::LogOpened(facts) if facts.genesis != said.log => {
             Err("log.opened names another genesis than `log`")
+        }
+        Body::LogTakenOver(facts) if facts.from_seq.checked_add(facts.events) != Some(said.seq) => {
+            Err("log.taken_over names other events than those up to it")
         }
         _ => Ok(Some(facts)),
     }

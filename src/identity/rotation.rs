@@ -129,6 +129,14 @@ impl Keys {
         std::iter::once((0, &self.first)).chain(later)
     }
 
+    /// Reads a head that some key of this log signed, whatever its size.
+    ///
+    /// A head that [`Self::open`] refuses and this accepts is no word about this log: its key was not in force at that
+    /// size. It proves a fork where its root is another one: then one key stands for two histories.
+    pub fn open_out_of_force(&self, note: &str) -> Option<Checkpoint> {
+        self.all().find_map(|(_, key)| open_checkpoint(note, key).ok())
+    }
+
     /// Reads a head that the key of its size signed.
     pub fn open(&self, note: &str) -> Result<Checkpoint, CheckpointError> {
         open_checkpoint(note, self.at(claimed_size(note)))

@@ -146,6 +146,12 @@ fn a_verifier_key_has_one_text() {
     let mut neutral = [0; 32];
     neutral[0] = 1;
     assert_eq!(Verifier::from_key(ORIGIN, neutral), Err(KeyError::Key));
+    // Second spellings: y + p for the few y that leave room for it.
+    for low in 0xed..=0xff {
+        let mut second = [0xff; 32];
+        (second[0], second[31]) = (low, 0x7f);
+        assert_eq!(Verifier::from_key(ORIGIN, second), Err(KeyError::Key), "{low:x}");
+    }
 }
 
 #[test]

@@ -116,7 +116,10 @@ pub enum RestoreError {
     Open(#[from] OpenError),
     #[error("the restored log cannot be read")]
     Log(#[from] LogError),
-    #[error("the keys given do not fit the log of the backup")]
+    #[error(
+        "the keys given do not fit the log of the backup; if its key was changed since, give those from before, kept with \
+         the backup (after one change the former `log.key` is `keys/peer.key`)"
+    )]
     Keys(#[source] OpenError),
     #[error(
         "{count} payloads were erased after the backup, which takes the log's keys to do again; give them with --keys"

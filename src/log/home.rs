@@ -352,9 +352,12 @@ impl HeadFile {
     }
 }
 
+/// The extension of a file that [`write_secret`] has not finished; a crash leaves it.
+pub const UNFINISHED: &str = "new";
+
 /// Writes a file that only its owner may read, whole or not at all.
 pub fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
+    let fresh = path.with_extension(UNFINISHED);
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;

@@ -11,6 +11,7 @@ mod upkeep;
 
 use std::{
     collections::HashSet,
+    fs::{File, OpenOptions},
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
@@ -58,6 +59,9 @@ const CLOSE_BUSY_MAX: Duration = Duration::from_secs(1);
 
 pub struct SqliteLog {
     connection: Connection,
+    /// The database's file, once upkeep forces it to disk. Closing any descriptor of a file takes away this process's
+    /// locks on it (POSIX), so this one, which outlives the connection, keeps upkeep's end from doing so.
+    file: Option<Arc<File>>,
     path: PathBuf,
     fsync: bool,
     /// Calls for upkeep, and knows whether erased content still stands in the write-ahead file.
@@ -89,7 +93,7 @@ impl SqliteLog {
         let tip = tip(&connection)?;
         let bell = Arc::new(Bell::default());
         bell.uncut(left);
-        Ok(Self { connection, path: path.to_owned(), fsync, bell, tip, recent: HashSet::new() })
+        Ok(Self { connection, file: None, path: path.to_owned(), fsync, bell, tip, recent: HashSet::new() })
     }
 
     /// Cuts the write-ahead file to nothing, if no reader holds it: what was erased stands there until then.
@@ -205,7 +209,10 @@ impl Log for SqliteLog {
     }
 
     fn upkeep(&mut self) -> Result<Box<dyn Upkeep>, LogError> {
-        let keeper = Keeper::open(&self.path, self.bell.clone(), self.fsync)?;
+        let file = OpenOptions::new().write(true).open(&self.path);
+        let file = Arc::new(file.map_err(|err| LogError::Store(Box::new(err)))?);
+        let keeper = Keeper::open(&self.path, self.bell.clone(), file.clone(), self.fsync)?;
+        self.file = Some(file);
         self.connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES_HELP)?;
         Ok(Box::new(keeper))
     }

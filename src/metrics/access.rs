@@ -1,7 +1,7 @@
 //! Who was given content and who was not let in: counted by principal and minute, until it is put on record.
 //!
 //! Invariants:
-//! - what is kept is bounded: principals past the bound are counted together, by minute;
+//! - what is kept is bounded: what is past the bound is counted together, by minute;
 //! - counting waits on nothing but another count.
 
 use std::{
@@ -12,8 +12,8 @@ use std::{
 
 use crate::event::{Actor, keeping::Reason};
 
-/// Principals told apart in one minute: each becomes an event.
-pub const PRINCIPALS_MAX: usize = 1024;
+/// Counts kept apart in one minute, by principal and by what was done: each becomes an event.
+pub const COUNTS_MAX: usize = 1024;
 /// Minutes that may wait to be put on record; what comes later is counted with the last of them.
 const MINUTES_MAX: usize = 16;
 
@@ -57,7 +57,7 @@ impl Counts {
             _ => minute,
         };
         let counts = minutes.entry(minute).or_default();
-        let known = counts.len() < PRINCIPALS_MAX || counts.contains_key(&(actor.clone(), what));
+        let known = counts.len() < COUNTS_MAX || counts.contains_key(&(actor.clone(), what));
         let actor = if known { actor.clone() } else { several() };
         let count = counts.entry((actor, what)).or_default();
         *count = count.saturating_add(times);
@@ -66,6 +66,13 @@ impl Counts {
     /// Takes what was counted in minutes that are over, or all of it; in one order.
     pub fn take(&self, all: bool) -> Vec<Count> {
         self.take_before(if all { u64::MAX } else { minute() })
+    }
+
+    /// Counts again what was taken and could not be put on record.
+    pub fn put_back(&self, counts: impl Iterator<Item = Count>) {
+        for Count { minute, actor, what, times } in counts {
+            self.add_at(minute, &actor, what, times);
+        }
     }
 
     fn take_before(&self, before: u64) -> Vec<Count> {
@@ -142,12 +149,12 @@ mod tests {
     #[test]
     fn principals_past_the_bound_are_counted_together() {
         let counts = Counts::default();
-        for n in 0..PRINCIPALS_MAX + 5 {
+        for n in 0..COUNTS_MAX + 5 {
             counts.add_at(1, &client(&format!("p{n}")), What::Read, 1);
         }
         counts.add_at(1, &client("p0"), What::Read, 1);
         let taken = counts.take_before(2);
-        assert_eq!(taken.len(), PRINCIPALS_MAX + 1);
+        assert_eq!(taken.len(), COUNTS_MAX + 1);
         let times = |id: &str| taken.iter().find(|count| count.actor.id == id).map(|count| count.times);
         assert_eq!((times("p0"), times("others")), (Some(2), Some(5)));
     }

@@ -30,12 +30,17 @@ pub(super) async fn configured(ledger: &Ledger, door: &str, config: &Config) -> 
 
 /// Records what was counted in minutes that are over, or everything.
 pub(super) async fn counted(ledger: &Ledger, metrics: &Metrics, all: bool) -> Result<(), Stopped> {
-    for Count { minute, actor, what, times } in metrics.access.take(all) {
+    let mut counts = metrics.access.take(all).into_iter();
+    while let Some(count) = counts.next() {
+        let Count { minute, ref actor, what, times } = count;
         let keeping = match what {
             What::Read => Keeping::Read { reads: times, minute },
             What::Refused(reason) => Keeping::Refused { refusals: times, minute, reason },
         };
-        ledger.submit(Command::Keep { keeping, actor }).await?;
+        if let Err(stopped) = ledger.submit(Command::Keep { keeping, actor: actor.clone() }).await {
+            metrics.access.put_back(std::iter::once(count).chain(counts));
+            return Err(stopped);
+        }
     }
     Ok(())
 }

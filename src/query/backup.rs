@@ -18,7 +18,7 @@ use super::{
 };
 use crate::log::{
     LogError,
-    home::{Home, HomeError, write_secret},
+    home::{Home, HomeError, UNFINISHED, write_secret},
     sqlite::snapshot::snapshot,
 };
 
@@ -192,6 +192,9 @@ pub fn copy_keys(from: &Path, to: &Path) -> Result<(), BackupError> {
     at(to, DirBuilder::new().recursive(true).mode(0o700).create(to))?;
     for entry in at(from, fs::read_dir(from))? {
         let name = at(from, entry)?.file_name();
+        if Path::new(&name).extension().is_some_and(|extension| extension == UNFINISHED) {
+            continue;
+        }
         let bytes = at(&from.join(&name), fs::read(from.join(&name)))?;
         at(&to.join(&name), write_secret(&to.join(&name), &bytes))?;
     }

@@ -182,3 +182,30 @@ fn a_key_of_another_log_verifies_nothing() {
     assert_eq!(refused.status.code(), Some(40), "{refused:?}");
     assert!(refused.stdout.contains("the key given is not this log's"), "{refused:?}");
 }
+
+/// A key that was given up and goes on signing makes a second history, though each key signs only one of them.
+#[test]
+fn a_history_that_a_former_key_goes_on_with_is_a_fork() {
+    let kept = Kept::new();
+    let other = temp();
+    let (data, copy) = (kept.data().to_str().expect("a path"), other.path().to_str().expect("a path"));
+    run(cairn(&["backup", &format!("{copy}/backup"), "--keys", "--data", data])).succeeded();
+    run(cairn(&["key", "rotate", "--data", data])).succeeded();
+    let copy = format!("{copy}/backup");
+    for longer in [false, true] {
+        let calls = if longer { 3 } else { 1 };
+        for _ in 0..calls {
+            run(cairn(&["call", "tools_list_categories", "--data", &copy])).succeeded();
+        }
+        let heads = cairn::log::home::Home::existing(Path::new(&copy)).expect("a log").signed_heads();
+        let theirs = heads.expect("heads").into_iter().max_by_key(|note| size(note)).expect("a head");
+        let (code, report) = kept.verify(Some(&theirs));
+        assert_eq!(code, Some(30), "{longer} {report}");
+        assert!(faults(&report).contains("not in force at its size"), "{report}");
+        if !longer {
+            run(cairn(&["call", "tools_list_categories", "--data", data])).succeeded();
+        }
+    }
+    // A head from before the change of keys is the log's own still.
+    assert_eq!(kept.verify(Some(&kept.checkpoint)).0, Some(0));
+}

@@ -9,9 +9,10 @@ use std::{
 };
 
 use cairn::{
-    block::{decode_ipld, json},
-    event::Kind,
+    block::{decode, decode_ipld, encode, json},
+    event::{Event, Fields, Kind, rules},
 };
+use ipld_core::ipld::Ipld;
 use jsonschema::{Retrieve, Uri, Validator};
 use serde_json::{Value, json};
 
@@ -92,6 +93,75 @@ fn every_schema_is_valid() {
 fn every_kind_has_a_schema_and_an_example() {
     assert_eq!(names("events"), kinds());
     assert_eq!(names("events/examples"), kinds());
+}
+
+/// The rules that a verifier holds events to are no wider than the schemas: what a schema forbids, they refuse.
+#[test]
+fn what_a_schema_of_an_event_forbids_the_rules_refuse() {
+    let golden = read("golden.json");
+    let lines = golden["events"].as_array().expect("events");
+    let mut forbidden = 0;
+    for line in lines {
+        let hex = line["hex"].as_str().expect("hex").as_bytes();
+        let bytes = data_encoding::HEXLOWER.decode(hex).expect("golden bytes are hex");
+        let fields: Fields = decode(&bytes).expect("an event");
+        let schema = validator(&format!("events/{}.json", fields.kind));
+        for changed in changed(&Ipld::Map(fields.body.clone())) {
+            let Ipld::Map(body) = changed else { continue };
+            let bytes = encode(&Fields { body, ..fields.clone() });
+            let shown = json::dag(&decode_ipld(&bytes).expect("dag-cbor"));
+            if schema.is_valid(&shown) {
+                continue;
+            }
+            forbidden += 1;
+            let kept = Event::open(bytes).is_ok_and(|event| rules::check_event(&event).is_ok());
+            assert!(!kept, "the schema of {} forbids it: {shown}", fields.kind);
+        }
+    }
+    assert!(forbidden > 1_000, "{forbidden}");
+}
+
+/// A value with one part of it changed at a time, beyond what bounds and closed lists allow.
+fn changed(value: &Ipld) -> Vec<Ipld> {
+    let mut others = match value {
+        Ipld::Integer(_) => [0, 1, 101, i128::from(u64::MAX)].map(Ipld::Integer).to_vec(),
+        Ipld::String(text) => {
+            let texts = [String::new(), format!("{text}?"), format!("?{text}"), "x".repeat(257)];
+            texts.map(Ipld::String).to_vec()
+        }
+        Ipld::Bool(flag) => vec![Ipld::Bool(!flag)],
+        Ipld::Bytes(bytes) => vec![Ipld::Bytes(bytes[1..].to_vec()), Ipld::Bytes([bytes, &[0][..]].concat())],
+        Ipld::List(items) => {
+            let many = items.iter().cycle().take(if items.is_empty() { 0 } else { 300 });
+            vec![Ipld::List(Vec::new()), Ipld::List(many.cloned().collect())]
+        }
+        _ => Vec::new(),
+    };
+    match value {
+        Ipld::List(items) => {
+            for (at, item) in items.iter().enumerate() {
+                others.extend(changed(item).into_iter().map(|item| {
+                    let mut items = items.clone();
+                    items[at] = item;
+                    Ipld::List(items)
+                }));
+            }
+        }
+        Ipld::Map(map) => {
+            for (key, item) in map {
+                others.extend(changed(item).into_iter().map(|item| {
+                    let mut map = map.clone();
+                    map.insert(key.clone(), item);
+                    Ipld::Map(map)
+                }));
+                let mut without = map.clone();
+                without.remove(key);
+                others.push(Ipld::Map(without));
+            }
+        }
+        _ => {}
+    }
+    others
 }
 
 #[test]

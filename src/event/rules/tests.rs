@@ -52,6 +52,17 @@ fn every_golden_event_keeps_the_rules() {
 }
 
 #[test]
+fn a_takeover_names_the_events_just_before_it() {
+    for (key, by) in [("events", 1), ("from_seq", 1), ("events", i128::from(u64::MAX) - 2)] {
+        let add = |fields: &mut Fields| {
+            let Some(Ipld::Integer(number)) = fields.body.get_mut(key) else { panic!("{fields:?}") };
+            *number += by;
+        };
+        broken("log.taken_over", add, "log.taken_over names other events than those up to it");
+    }
+}
+
+#[test]
 fn a_body_of_a_known_kind_has_its_facts_and_no_others() {
     for kind in Kind::ALL {
         let fields = of_kind(kind.as_str());

@@ -5,7 +5,7 @@
 //! - erased content is cut off the file, however long it takes until no reader holds it.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -60,20 +60,17 @@ pub(super) struct Keeper {
     bell: Arc<Bell>,
     wal: PathBuf,
     /// The database's file, to force what was folded to disk before the writer has to wait for it.
-    ///
-    /// Closing it takes away this process's locks on the file (POSIX), so it is closed last, when the writer is gone.
-    file: File,
+    file: Arc<File>,
     fsync: bool,
 }
 
 impl Keeper {
-    pub fn open(path: &Path, bell: Arc<Bell>, fsync: bool) -> Result<Self, LogError> {
+    pub fn open(path: &Path, bell: Arc<Bell>, file: Arc<File>, fsync: bool) -> Result<Self, LogError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         connection.pragma_update(None, "synchronous", if fsync { "full" } else { "off" })?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         connection.busy_timeout(Duration::ZERO)?;
-        let file = OpenOptions::new().write(true).open(path).map_err(|err| LogError::Store(Box::new(err)))?;
         Ok(Self { connection, bell, wal: wal_of(path), file, fsync })
     }
 

@@ -183,8 +183,9 @@ impl<'a> Check<'a> {
             }
             _ => {}
         }
-        if let (Some(keys), Some(rotation)) = (&mut self.keys, rotation(event)) {
-            rule(keys.rotate(&rotation).is_ok(), "the key before it did not sign for its key")?;
+        if let Some(keys) = self.keys.as_mut().filter(|_| fields.kind == "log.key_rotated") {
+            let followed = rotation(event).is_some_and(|rotation| keys.rotate(&rotation).is_ok());
+            rule(followed, "the key before it did not sign for its key")?;
         }
         for pay in &fields.pay {
             let one = self.payloads.name(pay.cid, pay.len);

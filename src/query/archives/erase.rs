@@ -39,14 +39,17 @@ pub enum EraseError {
 }
 
 /// Erases `payload` in every archive of the data directory `dir`; gives how many held it.
+///
+/// Blocks while another process does the same: each would take the other's unfinished files for left ones.
 pub fn erase(dir: &Path, payload: &Cid) -> Result<usize, EraseError> {
     let dir = dir.join(DIRECTORY);
-    let entries = match fs::read_dir(&dir) {
+    let alone = match File::open(&dir) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(0),
-        entries => entries?,
+        directory => directory?,
     };
+    alone.lock()?;
     let mut held = 0;
-    for entry in entries {
+    for entry in fs::read_dir(&dir)? {
         let path = entry?.path();
         match path.extension().and_then(|extension| extension.to_str()) {
             Some(FRESH) => fs::remove_file(&path)?,
@@ -55,7 +58,7 @@ pub fn erase(dir: &Path, payload: &Cid) -> Result<usize, EraseError> {
         }
     }
     if held > 0 {
-        File::open(&dir)?.sync_all()?;
+        alone.sync_all()?;
     }
     Ok(held)
 }

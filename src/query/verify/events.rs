@@ -279,6 +279,10 @@ impl Chain<'_> {
     }
 
     fn seq_of(&self, cid: &Cid) -> Result<Option<u64>, LogError> {
+        // An event is named with its codec; the same digest under another names no event.
+        if cid.codec() != Codec::DagCbor {
+            return Ok(None);
+        }
         match self.recent.get(cid.digest()) {
             Some(seq) => Ok(Some(seq)),
             None => self.log.seq_of(cid),

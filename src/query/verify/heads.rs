@@ -27,6 +27,8 @@ pub(super) enum Whose {
     Own,
     /// The checkpoint that was given.
     Given,
+    /// A checkpoint that was given, and that a key of the log signed which is not in force at its size.
+    OutOfForce,
 }
 
 impl Whose {
@@ -34,6 +36,9 @@ impl Whose {
         match self {
             Self::Own => "the log's signed head",
             Self::Given => "the checkpoint given",
+            Self::OutOfForce => {
+                "the checkpoint given, signed by a key of this log that is not in force at its size,"
+            }
         }
     }
 }
@@ -88,13 +93,23 @@ impl Found {
             self.fault(Verdict::Invalid, None, None, fault);
         }
         let mut heads = Vec::new();
-        // A log in which heads stand has its own in it; one from before has it beside it, written after its events.
-        let notes = match log.head()? {
-            Some(note) => before.into_iter().chain([note]).collect::<Vec<_>>(),
-            None => before.into_iter().chain(home.signed_heads().unwrap_or_default()).collect(),
+        let largest = |notes: Vec<String>| {
+            notes.iter().filter_map(|note| keys.open(note).ok()).max_by_key(|head| head.size)
         };
-        let signed = notes.iter().filter_map(|note| keys.open(note).ok());
-        match signed.max_by_key(|head| head.size) {
+        // A log in which heads stand has its own in it; a copy, and a log from before, has it beside it. There the head
+        // may have grown since the events were frozen: the one from before is theirs where it is over just so many.
+        let events = log.tip()?.map_or(0, |tip| tip.seq + 1);
+        let own = match (log.head()?, largest(before)) {
+            (Some(note), before) => {
+                largest(vec![note]).into_iter().chain(before).max_by_key(|head| head.size)
+            }
+            (None, Some(before)) if before.size == events => Some(before),
+            (None, before) => {
+                let after = largest(home.signed_heads().unwrap_or_default());
+                after.into_iter().chain(before).max_by_key(|head| head.size)
+            }
+        };
+        match own {
             Some(head) => heads.push((head, Whose::Own)),
             None => self.fault(
                 Verdict::Incomplete,
@@ -103,8 +118,8 @@ impl Found {
                 "no signed head stands in the log or beside it: nobody says that these are its events",
             ),
         }
-        match checks.checkpoint.as_deref().map(|note| keys.open(note)) {
-            Some(Ok(head)) => heads.push((head, Whose::Given)),
+        match checks.checkpoint.as_deref().map(|note| given_head(&keys, note)) {
+            Some(Ok((head, whose))) => heads.push((head, whose)),
             Some(Err(err)) => {
                 let verdict = match err {
                     CheckpointError::Note | CheckpointError::Malformed => Verdict::Unreadable,
@@ -176,13 +191,25 @@ impl Found {
             own.is_some_and(|head| head.size <= size) && !disagrees(Whose::Own) && chain.tree.is_some();
         for (head, whose) in &heads.disagreeing {
             let verdict = match whose {
-                Whose::Given if stands => Verdict::Forked,
-                Whose::Given | Whose::Own => Verdict::Invalid,
+                Whose::Given | Whose::OutOfForce if stands => Verdict::Forked,
+                Whose::Given | Whose::OutOfForce | Whose::Own => Verdict::Invalid,
             };
             let fault = format!("{} over {} events is not of these events", whose.named(), head.size);
             self.fault(verdict, head.size.checked_sub(1), None, fault);
         }
-        for (head, whose) in heads.heads.iter().filter(|(head, _)| head.size > size) {
+        for (head, whose) in &heads.heads {
+            if *whose == Whose::OutOfForce {
+                // Over more events than are here, its key is a former one, which also signed for the key that came after
+                // it: no history has both.
+                let longer = head.size > size;
+                let verdict = if longer && stands { Verdict::Forked } else { Verdict::Invalid };
+                let fault = format!("{} is over {} events", whose.named(), head.size);
+                self.fault(verdict, head.size.checked_sub(1), None, fault);
+                continue;
+            }
+            if head.size <= size {
+                continue;
+            }
             let fault = format!(
                 "{} is over {} events, the log has {size}: the last events are missing",
                 whose.named(),
@@ -242,6 +269,13 @@ impl Found {
             }
         }
     }
+}
+
+/// The checkpoint given, and whether the key that signed it is in force at its size.
+fn given_head(keys: &Keys, note: &str) -> Result<(Checkpoint, Whose), CheckpointError> {
+    keys.open(note)
+        .map(|head| (head, Whose::Given))
+        .or_else(|err| keys.open_out_of_force(note).map(|head| (head, Whose::OutOfForce)).ok_or(err))
 }
 
 /// The largest signed head over the event at `seq` whose root is that of the log's own events.
