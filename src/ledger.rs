@@ -180,14 +180,15 @@ impl Ledger {
     ///
     /// Safe to drop midway: the command may still be carried out.
     pub async fn submit(&self, command: Command) -> Result<Ruling, Stopped> {
-        self.ask(command, false).await
+        self.enqueue(command, false).await?.await.map_err(|_| Stopped)
     }
 
-    async fn ask(&self, command: Command, again: bool) -> Result<Ruling, Stopped> {
+    /// Puts a command in line, and returns where its ruling will arrive. Commands that one task enqueues one after
+    /// another are ruled in that order.
+    async fn enqueue(&self, command: Command, again: bool) -> Result<oneshot::Receiver<Ruling>, Stopped> {
         let (reply, ruling) = oneshot::channel();
-        let ask = Ask::Rule { command, reply, again };
-        self.inbox.send(ask).await.map_err(|_| Stopped)?;
-        ruling.await.map_err(|_| Stopped)
+        self.inbox.send(Ask::Rule { command, reply, again }).await.map_err(|_| Stopped)?;
+        Ok(ruling)
     }
 
     /// Ends the ledger once everything submitted before is committed.

@@ -243,15 +243,16 @@ async fn guest(stream: UnixStream, ledger: Ledger) {
     let teller = tokio::spawn(tell(writer, telling, ledger.clone()));
     let mut rulings = JoinSet::new();
     while let Ok(Said::Rule { id, command, again }) = read_frame(&mut reader).await {
-        let (ledger, told) = (ledger.clone(), told.clone());
+        let (committed, told) = (ledger.committed.clone(), told.clone());
         if rulings.len() >= GUEST_WAITING_MAX {
             rulings.join_next().await;
         }
-        // Spawned in order and handed to the inbox at once; answers may come in any order.
+        // In line before the next one is read, so a guest's commands are ruled in its order; answers come in any.
+        let Ok(ruling) = ledger.enqueue(*command, again).await else { break };
         rulings.spawn(async move {
-            if let Ok(ruling) = ledger.ask(*command, again).await {
+            if let Ok(ruling) = ruling.await {
                 // A guest that went away asks again from its next owner.
-                let committed = *ledger.committed.borrow();
+                let committed = *committed.borrow();
                 let _ = told.send(Told::Ruling { id, ruling: Box::new(ruling), committed }).await;
             }
         });

@@ -15,7 +15,7 @@ use super::{
     values::GATHERED_MAX,
 };
 use crate::{
-    block::Cid,
+    block::{Cid, payload::PAYLOAD_MAX},
     call::Code,
     event::{
         Body, PayloadRef,
@@ -133,6 +133,37 @@ pub enum Decision {
     End(Body),
 }
 
+impl Decision {
+    /// The same decision, or the failure of its step where content of over `max` bytes would have to be recorded: no
+    /// payload holds it.
+    fn within(self, max: usize) -> Self {
+        let (step, content) = match &self {
+            Self::Submit { step, input, .. } | Self::Retry { step, input, .. } => (step, input.len()),
+            Self::Take { step, input: Given::Resolved(input), .. } => (step, input.len()),
+            Self::TakeGathered { step, input: Some(input), .. } => (step, input.len()),
+            Self::Fail { step, input: Some(input), .. } => (step, input.len()),
+            Self::Gather { step, output, .. } => (step, output.len()),
+            Self::Child { step, definition, .. } => (step, definition.to_string().len()),
+            Self::Begin(_)
+            | Self::Take { input: Given::Recorded(_), .. }
+            | Self::TakeGathered { input: None, .. }
+            | Self::Skip { .. }
+            | Self::Fail { input: None, .. }
+            | Self::Settle { .. }
+            | Self::Cancel { .. }
+            | Self::End(_) => return self,
+        };
+        if content <= max {
+            return self;
+        }
+        let message = format!(
+            "the step's content of {content} bytes is over the bound of {max}; pass less, or name it"
+        );
+        let code = Code::ResourceExhausted.as_str().to_owned();
+        Self::Fail { step: step.clone(), code, message, input: None }
+    }
+}
+
 /// One answer while it is made.
 pub(super) struct Answer<'a> {
     pub contents: &'a dyn Contents,
@@ -182,7 +213,7 @@ impl Run {
         if self.open == 0 {
             self.finish_up(&mut answer);
         }
-        answer.decisions
+        answer.decisions.into_iter().map(|decision| decision.within(PAYLOAD_MAX)).collect()
     }
 
     /// Cancels what must not start, and with force what has.
@@ -451,5 +482,35 @@ impl Run {
 
     pub(super) fn id_of(&self, at: usize) -> String {
         self.plan.steps[at].id.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gather(output: &str) -> Decision {
+        Decision::Gather { step: "wide".to_owned(), output: output.to_owned(), parts: 2 }
+    }
+
+    /// Content that no payload holds fails its step, where it would have stopped the ledger.
+    #[test]
+    fn content_over_the_bound_fails_the_step_that_makes_it() {
+        let submit = |input: &str| Decision::Retry {
+            task_id: "t".to_owned(),
+            step: "narrow".to_owned(),
+            part: Part::Whole,
+            input: input.to_owned(),
+            hold: None,
+        };
+        assert_eq!(gather("[1,2]").within(5), gather("[1,2]"));
+        assert_eq!(submit("{}").within(2), submit("{}"));
+        for (over, step) in [(gather("[1,20]"), "wide"), (submit("{ }"), "narrow")] {
+            let Decision::Fail { step: failed, code, message, input } = over.within(2) else {
+                panic!("{step} does not fail")
+            };
+            assert_eq!((failed.as_str(), code.as_str(), input), (step, "resource_exhausted", None));
+            assert!(message.contains("over the bound of 2"), "{message}");
+        }
     }
 }
