@@ -1,6 +1,7 @@
 //! The command line: what was typed, and what it means.
 //!
-//! Exit codes: 0 done, 1 the tool or server answered with an error, 2 wrong usage; `log verify` has its own.
+//! Exit codes: 0 done, 1 the tool or server answered with an error, 2 wrong usage; what judges a log, an archive, a backup, a
+//! receipt or a run ends with the code of its verdict.
 //! Errors go to standard error, one line, with what to do next.
 
 mod args;
@@ -40,7 +41,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use self::{call::Called, out::OutError, serve::runtime};
-use crate::{log::home::Home, router::Scope};
+use crate::{log::home::Home, query::verify::Verdict, router::Scope};
 
 /// Wrong usage.
 const USAGE: u8 = 2;
@@ -87,25 +88,35 @@ enum Command {
     #[command(subcommand)]
     Peers(args::PeersCommand),
     /// Decide a run again from the log, or run it again, and compare.
+    ///
+    /// Exit 0 when all is the same, 1 when something differs, 20 when nothing does and content was erased that a comparison
+    /// needs.
     Replay(args::Replay),
-    /// Compare two runs step by step.
+    /// Compare two runs step by step; exit 0 when they are the same, 1 when not.
     Diff(args::Diff),
     /// Delete a payload's content; its name and every proof stay.
     Erase(args::Erase),
     /// Copy the data directory, also while a server writes it, and verify the copy.
+    ///
+    /// Exit 0 when the copy is verified; where the log does not verify, the code of `cairn log verify`; else 1.
     Backup(backup::Backup),
     /// Put a backup in the place of a log, and do again what was erased since.
+    ///
+    /// Exit 0 when it is restored; where the backup does not verify, the code of `cairn log verify`; else 1.
     Restore(restore::Restore),
     /// Derive the state again from the log, and compare.
     Rebuild(Rebuild),
-    /// Show who signs a log.
+    /// Show who signs a log, or put another key in its place.
     Key(Key),
     /// Make, list and revoke tokens of callers.
     Token(Token),
     /// Check a configuration file.
     Config(Config),
     /// Print completions for a shell.
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Where the log is.
@@ -294,6 +305,7 @@ struct Config {
 enum ConfigCommand {
     /// Say `ok`, or everything that is wrong with a file.
     Check {
+        /// The configuration file (TOML).
         file: PathBuf,
         #[command(flatten)]
         data: Data,
@@ -304,6 +316,28 @@ enum ConfigCommand {
 fn existing(data: &Path) -> anyhow::Result<Home> {
     Home::existing(data)
         .with_context(|| format!("there is no log in {}; name its directory with --data", data.display()))
+}
+
+/// The same for what is to be judged: without a log it is unreadable.
+fn readable(data: &Path) -> anyhow::Result<Home> {
+    existing(data).map_err(|err| judged(err, Some(Verdict::Unreadable)))
+}
+
+/// What was given does not hold; the exit code says how.
+#[derive(Debug, thiserror::Error)]
+#[error("{said}")]
+struct Unsound {
+    verdict: Verdict,
+    said: String,
+}
+
+/// An error with the exit code of a verdict; as it is where there is none.
+fn judged(err: impl Into<anyhow::Error>, verdict: Option<Verdict>) -> anyhow::Error {
+    let err = err.into();
+    match verdict {
+        Some(verdict) => Unsound { verdict, said: format!("{err:#}") }.into(),
+        None => err,
+    }
 }
 
 /// What was typed can be parsed and makes no sense all the same.
@@ -327,9 +361,10 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         eprintln!("cairn: {}", format!("{err:#}").replace('\n', " "));
-        match err.is::<Usage>() {
-            true => ExitCode::from(USAGE),
-            false => ExitCode::FAILURE,
+        match (err.downcast_ref::<Unsound>(), err.is::<Usage>()) {
+            (Some(unsound), _) => ExitCode::from(unsound.verdict.exit_code()),
+            (None, true) => ExitCode::from(USAGE),
+            (None, false) => ExitCode::FAILURE,
         }
     })
 }
@@ -363,5 +398,31 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             out::print(&String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The path of every command and argument that does not say what it is for.
+    fn silent(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set());
+        let mute = arguments.filter(|argument| argument.get_help().is_none());
+        found.extend(mute.map(|argument| format!("{path} {}", argument.get_id())));
+        for inner in command.get_subcommands() {
+            let path = format!("{path} {}", inner.get_name());
+            if inner.get_about().is_none() {
+                found.push(path.clone());
+            }
+            silent(inner, &path, found);
+        }
+    }
+
+    #[test]
+    fn every_command_and_argument_says_what_it_is_for() {
+        let mut found = Vec::new();
+        silent(&Cli::command(), "cairn", &mut found);
+        assert_eq!(found, Vec::<String>::new());
     }
 }

@@ -6,6 +6,7 @@
 //! - an append is all or nothing, and durable when it returns: events, and the signed head over them;
 //! - no caller above this room knows which store is behind it.
 
+pub mod fresh;
 pub mod home;
 pub mod sqlite;
 

@@ -166,15 +166,30 @@ impl<'a> Held<'a> {
         scopes: &[Scope],
         expires: Option<u64>,
     ) -> Result<(Entry, String), AuthError> {
-        let (entry, token) = made(name, scopes, expires)?;
-        self.change(|entries| {
-            if entries.len() >= TOKENS_MAX {
-                return Err(AuthError::TooMany);
-            }
-            entries.push(entry.clone());
-            Ok(())
-        })?;
+        let (entry, token) = self.draft(name, scopes, expires)?;
+        self.put(entry.clone())?;
         Ok((entry, token))
+    }
+
+    /// Makes a token that is not in force before [`Self::put`], so that it can be put on record first.
+    pub fn draft(
+        &self,
+        name: &str,
+        scopes: &[Scope],
+        expires: Option<u64>,
+    ) -> Result<(Entry, String), AuthError> {
+        match self.list()?.len() < TOKENS_MAX {
+            true => made(name, scopes, expires),
+            false => Err(AuthError::TooMany),
+        }
+    }
+
+    /// Puts a token in force.
+    pub fn put(&self, entry: Entry) -> Result<(), AuthError> {
+        self.change(|entries| {
+            entries.push(entry);
+            Ok(())
+        })
     }
 
     /// As [`revoke`].

@@ -45,6 +45,7 @@ pub struct Shown {
 pub enum LogCommand {
     /// Show one event or block.
     Show {
+        /// The event, or a payload, a contract, a plan or any other block.
         cid: Cid,
         /// Show the content of payloads too.
         #[arg(long)]
@@ -77,11 +78,19 @@ pub enum LogCommand {
         shown: Shown,
     },
     /// Check every event, block, link, root and signed head.
+    ///
+    /// Exit 0 verified, 20 incomplete, 30 forked, 40 invalid, 50 unreadable.
     Verify(Verify),
     /// Write events for other people's programs.
     Export(Export),
-    /// Make a data directory from an exported log (car), or keep the record of a run in one to replay it.
+    /// Take in what `log export` wrote: a whole log, or a run to replay.
+    ///
+    /// A whole log becomes a data directory, which must hold none yet; a run is kept in `archives` of a data directory, beside
+    /// the log that is there, for `cairn replay`. Everything is checked first, and nothing is left of what is refused. Exit 0
+    /// when it was taken in; of a refused archive 20 when something is missing, 40 when bytes are not what they must be, 50
+    /// when it is no archive; else 1.
     Import {
+        /// The archive: a CAR.
         file: PathBuf,
         #[command(flatten)]
         data: Data,
@@ -109,7 +118,7 @@ pub struct Wanted {
     /// One contract.
     #[arg(long, value_name = "CID")]
     pub contract: Option<Cid>,
-    /// A payload they hold.
+    /// A payload that the events hold.
     #[arg(long, value_name = "CID")]
     pub payload: Option<Cid>,
     /// Later than this moment (RFC 3339, or microseconds).
@@ -133,7 +142,7 @@ pub struct Verify {
     /// A signed head kept elsewhere, which the log must contain.
     #[arg(long, value_name = "FILE")]
     pub checkpoint: Option<PathBuf>,
-    /// The key of the log's heads; the log's own word by default.
+    /// The verifier key that the log must have, as `cairn key` shows it; by default the log says itself which it has.
     #[arg(long, value_name = "VKEY", value_parser = vkey)]
     pub key: Option<Verifier>,
     /// Derive the state again too, and compare every table.
@@ -184,7 +193,10 @@ pub struct Receipt {
 #[derive(Subcommand)]
 pub enum ReceiptCommand {
     /// Check a receipt, without any log at hand.
+    ///
+    /// Exit 0 when it proves its event, 40 when it does not, 50 when it is no receipt.
     Verify {
+        /// What `cairn receipt CID` wrote.
         file: PathBuf,
         /// The verifier key of the log it is of, as `cairn key` shows it.
         #[arg(long, value_name = "VKEY", value_parser = vkey)]
@@ -199,6 +211,7 @@ pub enum ReceiptCommand {
 pub struct Trace {
     /// An event, a payload or a contract.
     pub cid: Cid,
+    /// How it is drawn.
     #[arg(long, value_enum, default_value_t = Drawn::Text)]
     pub format: Drawn,
     /// ancestors, descendants or both.
@@ -224,7 +237,7 @@ pub enum Drawn {
 
 #[derive(Args)]
 pub struct Erase {
-    /// The payload whose content is to go.
+    /// The payload whose content is to go; `cairn trace EVENT --wide` names those of an event.
     pub cid: Cid,
     /// Why, as a short code: gdpr-17, secret, retention.
     #[arg(long, value_name = "CODE")]
@@ -276,6 +289,7 @@ pub enum WorkflowCommand {
     Graph {
         /// The run.
         id: String,
+        /// How it is drawn.
         #[arg(long, value_enum, default_value_t = Picture::Mermaid)]
         format: Picture,
         /// A picture: the same as --format svg.
@@ -309,6 +323,7 @@ pub enum PeersCommand {
         /// last_seen, latency, bandwidth, reliability or peer_id.
         #[arg(long, value_name = "BY", value_parser = Sort::ALL.map(Sort::as_str), hide_possible_values = true)]
         sort: Option<String>,
+        /// The most peers to show.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1000))]
         limit: u64,
         /// Where the page before ended.

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{
-    cli::{Data, existing, out, progress::Progress, verify},
+    cli::{Data, judged, out, progress::Progress, readable, verify},
     ledger::opening,
     log::{home::Home, sqlite::SqliteReader},
     p2p::sync::followed,
@@ -30,7 +30,7 @@ pub struct Backup {
 }
 
 pub fn run(args: Backup, quiet: bool) -> anyhow::Result<ExitCode> {
-    let home = existing(&args.data.data)?;
+    let home = readable(&args.data.data)?;
     let owner = format!("`cairn backup` (process {})", std::process::id());
     let fits = |copy: &Home| {
         let log = SqliteReader::open(&copy.log_path());
@@ -41,8 +41,8 @@ pub fn run(args: Backup, quiet: bool) -> anyhow::Result<ExitCode> {
     let copied = backup::backup(&home, &args.dir, wanted, &owner, &mut |stage| tell(&mut progress, stage));
     drop(progress);
     let copied = match copied {
-        Err(err @ BackupError::Unverified { .. }) => return unverified(err, args.json),
-        copied => copied?,
+        Err(err) => return refused(err, args.json),
+        Ok(copied) => copied,
     };
     match args.json {
         true => out::print_json(&json!({
@@ -69,15 +69,16 @@ pub fn tell(progress: &mut Progress, stage: Stage) {
     }
 }
 
-/// Tells of a copy that does not verify, with its faults and the code of what it is.
-pub fn unverified(err: BackupError, json: bool) -> anyhow::Result<ExitCode> {
-    let BackupError::Unverified { report, .. } = &err else { return Err(err.into()) };
-    match json {
-        true => out::print_json(&json!({ "report": report }))?,
-        false => out::print(&verify::shown(report))?,
+/// Tells why there is no copy, with the code of what the log is; of a copy that does not verify its faults, too.
+pub fn refused(err: BackupError, json: bool) -> anyhow::Result<ExitCode> {
+    if let BackupError::Unverified { report, .. } = &err {
+        match json {
+            true => out::print_json(&json!({ "report": report }))?,
+            false => out::print(&verify::shown(report))?,
+        }
     }
-    eprintln!("cairn: {err}");
-    Ok(ExitCode::from(report.verdict.exit_code()))
+    let verdict = err.verdict();
+    Err(judged(err, verdict))
 }
 
 fn shown(copied: &Copied) -> String {

@@ -1,5 +1,7 @@
 //! `cairn log export` and `cairn log import`: a log or a run as a file, and back.
 //!
+//! Exit codes of an import: 0 where it was taken in, those of `cairn log verify` for an archive that is refused, else 1.
+//!
 //! Invariant: a file under the asked name is whole; what breaks off leaves none.
 
 use std::{
@@ -16,7 +18,7 @@ use crate::{
     cli::{
         Usage,
         args::Export,
-        out,
+        judged, out,
         progress::Progress,
         remote::Messages,
         runtime,
@@ -27,7 +29,7 @@ use crate::{
         archives::keep::Kept,
         export::{Format, Scope},
         import::{self, Imported},
-        verify::Report,
+        verify::{Report, Verdict},
     },
 };
 
@@ -68,10 +70,15 @@ pub fn run(args: Export, quiet: bool) -> anyhow::Result<ExitCode> {
 }
 
 pub fn import(file: &Path, data: &Path, json: bool, quiet: bool) -> anyhow::Result<ExitCode> {
-    let archive = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let archive = File::open(file).with_context(|| format!("cannot read {}", file.display()));
+    let archive = archive.map_err(|err| judged(err, Some(Verdict::Unreadable)))?;
     let mut progress = Progress::new("blocks", 0, quiet);
-    let imported = import::import(archive, data, &mut |step| verify::tell(&mut progress, step))?;
+    let imported = import::import(archive, data, &mut |step| verify::tell(&mut progress, step));
     drop(progress);
+    let imported = imported.map_err(|err| {
+        let verdict = err.verdict();
+        judged(err, verdict)
+    })?;
     match (json, quiet) {
         (true, _) => out::print_json(&value(&imported))?,
         (false, false) => eprintln!("{}", told(&imported, data)),

@@ -26,10 +26,7 @@ pub fn run(args: Key, quiet: bool) -> anyhow::Result<ExitCode> {
     let home = existing(&args.data.data)?;
     let log = SqliteReader::open(&home.log_path())?;
     let genesis = opening::genesis(&log)?;
-    let keys = match keeping::keys(&home, &log, &genesis) {
-        Ok(keys) => keys,
-        Err(_) => keeping::keys_of_events(&log, &genesis)?,
-    };
+    let keys = keeping::keys(&home, &log, &genesis)?;
     let name = Block::encode(&genesis).cid();
     let events = log.tip()?.map_or(0, |tip| tip.seq + 1);
     let bytes = log.size()?;

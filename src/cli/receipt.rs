@@ -1,5 +1,7 @@
 //! `cairn receipt`: the proof of one event as a file, and the check of such a file.
 //!
+//! Exit codes of a check: 0 where it proves the event, 40 where it does not, 50 where it is no receipt.
+//!
 //! Invariant: the check needs the file and a key, and looks at no log.
 
 use std::{fs::File, io::Read, path::Path, process::ExitCode};
@@ -11,11 +13,12 @@ use crate::{
     cli::{
         Usage,
         args::{Receipt, ReceiptCommand},
-        out, runtime,
+        judged, out, runtime,
         source::{self, Source},
         table,
     },
     identity::Verifier,
+    query::verify::Verdict,
     receipt,
 };
 
@@ -38,14 +41,18 @@ pub fn run(args: Receipt, quiet: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn verify(file: &Path, key: &Verifier, json: bool) -> anyhow::Result<ExitCode> {
-    let read = || format!("cannot read {}", file.display());
+fn read(file: &Path) -> anyhow::Result<receipt::Receipt> {
     let mut bytes = Vec::new();
-    let opened = File::open(file).with_context(read)?;
-    opened.take(RECEIPT_MAX).read_to_end(&mut bytes).with_context(read)?;
+    let read = File::open(file).and_then(|opened| opened.take(RECEIPT_MAX).read_to_end(&mut bytes));
+    read.with_context(|| format!("cannot read {}", file.display()))?;
+    receipt::Receipt::read(&bytes).with_context(|| format!("{} proves nothing", file.display()))
+}
+
+fn verify(file: &Path, key: &Verifier, json: bool) -> anyhow::Result<ExitCode> {
     let refused = || format!("{} proves nothing", file.display());
-    let receipt = receipt::Receipt::read(&bytes).with_context(refused)?;
-    let verified = receipt.verify(key).with_context(refused)?;
+    let receipt = read(file).map_err(|err| judged(err, Some(Verdict::Unreadable)))?;
+    let verified = receipt.verify(key).with_context(refused);
+    let verified = verified.map_err(|err| judged(err, Some(Verdict::Invalid)))?;
     let fields = verified.event.fields();
     let cid = verified.event.cid().to_string();
     if json {

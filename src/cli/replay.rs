@@ -1,6 +1,7 @@
 //! `cairn replay` and `cairn diff`: whether a run can be reproduced, and where two runs part.
 //!
-//! Invariant: exit 0 says that everything that was compared is the same, 1 that something is not.
+//! Exit codes: 0 where all is the same, 1 where something is not, 20 where nothing differs and a replay cannot compare all,
+//! for content was erased.
 
 use std::process::ExitCode;
 
@@ -13,7 +14,13 @@ use crate::{
         table::{self, Table},
         workflow::{ask, show, text},
     },
+    query::verify,
 };
+
+const MATCHED: &str = "matched";
+const INCOMPLETE: &str = "incomplete";
+/// Erased payloads named to people; the rest are counted, and `--json` names them all.
+const ERASED_MAX: usize = 10;
 
 pub fn replay(args: Replay) -> anyhow::Result<ExitCode> {
     let mode = if args.rerun { "rerun" } else { "verify" };
@@ -31,7 +38,10 @@ pub fn replay(args: Replay) -> anyhow::Result<ExitCode> {
         };
         told(&args.workflow, report, &evidence, &table, &run, args.asked.shown.wide)
     })?;
-    Ok(code(report["matched"] == true))
+    Ok(match verdict(&report) {
+        INCOMPLETE => ExitCode::from(verify::Verdict::Incomplete.exit_code()),
+        verdict => code(verdict == MATCHED),
+    })
 }
 
 pub fn diff(args: Diff) -> anyhow::Result<ExitCode> {
@@ -68,9 +78,17 @@ fn rows(report: &Value, worth: impl Fn(&Value) -> bool) -> impl Iterator<Item = 
     report["steps"].as_array().into_iter().flatten().filter(move |step| worth(step))
 }
 
+/// What a report says as a whole.
+fn verdict(report: &Value) -> &str {
+    report["verdict"].as_str().unwrap_or(match report["matched"] == true {
+        true => MATCHED,
+        false => "differs",
+    })
+}
+
 /// A report for people: what was found, what shows that it is what was signed, the steps that differ, and where that began.
 fn told(what: &str, report: &Value, evidence: &str, differ: &Table, run: &str, wide: bool) -> String {
-    let verdict = if report["matched"] == true { "matched" } else { "differs" };
+    let verdict = verdict(report);
     let verdict = match report["complete"] == false {
         true => format!("{verdict} so far (it has not ended)"),
         false => verdict.to_owned(),
@@ -91,6 +109,14 @@ fn told(what: &str, report: &Value, evidence: &str, differ: &Table, run: &str, w
             }
         }
         lines.push(table::printable(&line));
+    }
+    let erased = report["erased"].as_array().map_or(&[][..], Vec::as_slice);
+    for payload in erased.iter().take(ERASED_MAX).filter_map(Value::as_str) {
+        let line = format!("the content of {payload} was erased: what depends on it cannot be compared");
+        lines.push(table::printable(&line));
+    }
+    if erased.len() > ERASED_MAX {
+        lines.push(format!("and of {} more payloads", erased.len() - ERASED_MAX));
     }
     lines.join("\n")
 }

@@ -1,6 +1,6 @@
 //! `cairn restore`: a backup takes the place of a log; what is lost by it, and what was erased since, is named.
 //!
-//! Exit codes: 0 where it is restored, else those of `cairn log verify` for a backup that does not verify, or 1.
+//! Exit codes: 0 where it is restored, else those of `cairn log verify` for a backup or a later copy that does not verify, or 1.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -14,12 +14,16 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{
-    cli::{Data, backup, existing, out, progress::Progress, verify},
+    cli::{Data, backup, judged, out, progress::Progress, readable, verify},
     ledger::restoring::{self, Later, RestoreError, Restored},
-    log::home::Home,
+    log::{fresh::Fresh, home::Home},
     node,
     p2p::sync::followed,
-    query::{backup::beside, import},
+    query::{
+        backup::beside,
+        import::{self, Imported},
+        verify::Verdict,
+    },
     tools::work::now_ms,
 };
 
@@ -29,7 +33,7 @@ pub struct Restore {
     backup: PathBuf,
     #[command(flatten)]
     data: Data,
-    /// Move a log that is there aside, into a directory beside it; nothing of it is deleted.
+    /// Move a log that is there aside, into `before-restore-<time>` within the data directory; nothing of it is deleted.
     #[arg(long)]
     replace: bool,
     /// A directory with the log's keys, where they are kept apart from the backup.
@@ -44,20 +48,32 @@ pub struct Restore {
 }
 
 pub fn run(args: Restore, quiet: bool) -> anyhow::Result<ExitCode> {
-    let backup = existing(&args.backup)?;
+    let backup = readable(&args.backup)?;
     let into = &args.data.data;
     let (later, unpacked) = match &args.erasures {
         None => (None, None),
-        Some(dir) if dir.is_dir() => (Some(existing(dir)?), None),
+        Some(dir) if dir.is_dir() => (Some(readable(dir)?), None),
         Some(file) => {
             let dir = beside(into, ".erasures").context("name the data directory itself")?;
-            let archive = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let archive = File::open(file).with_context(|| format!("cannot read {}", file.display()));
+            let archive = archive.map_err(|err| judged(err, Some(Verdict::Unreadable)))?;
             // Only what this makes is taken away again.
-            let made = DirBuilder::new().mode(0o700).create(&dir);
+            let fresh = Fresh::of(&dir);
+            let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
+            let made =
+                above.map_or(Ok(()), |above| DirBuilder::new().recursive(true).mode(0o700).create(above));
+            let made = made.and_then(|()| DirBuilder::new().mode(0o700).create(&dir));
             made.with_context(|| format!("cannot make {}; move away what is there", dir.display()))?;
-            let unpacked = Unpacked(dir.clone());
-            import::import(archive, &dir, &mut |_| {})?;
-            (Some(existing(&dir)?), Some(unpacked))
+            let unpacked = Unpacked { dir: dir.clone(), _fresh: fresh };
+            let imported = import::import(archive, &dir, &mut |_| {}).map_err(|err| {
+                let verdict = err.verdict();
+                judged(err, verdict)
+            })?;
+            if let Imported::Run(_) = imported {
+                let said = format!("{} is the export of a run; give one of the whole log", file.display());
+                return Err(judged(anyhow::Error::msg(said), Some(Verdict::Incomplete)));
+            }
+            (Some(readable(&dir)?), Some(unpacked))
         }
     };
     let now_ms = now_ms();
@@ -78,8 +94,12 @@ pub fn run(args: Restore, quiet: bool) -> anyhow::Result<ExitCode> {
     drop(progress);
     drop(unpacked);
     let restored = match restored {
-        Err(RestoreError::Backup(err)) => return backup::unverified(err, args.json),
-        restored => restored?,
+        Err(RestoreError::Backup(err)) => return backup::refused(err, args.json),
+        Err(err) => {
+            let verdict = err.verdict();
+            return Err(judged(err, verdict));
+        }
+        Ok(restored) => restored,
     };
     match args.json {
         true => out::print_json(&document(&restored, &wanted))?,
@@ -89,12 +109,16 @@ pub fn run(args: Restore, quiet: bool) -> anyhow::Result<ExitCode> {
 }
 
 /// An export that was unpacked to be read, which goes when it was.
-struct Unpacked(PathBuf);
+struct Unpacked {
+    dir: PathBuf,
+    /// It goes after what is in it.
+    _fresh: Fresh,
+}
 
 impl Drop for Unpacked {
     fn drop(&mut self) {
         // What cannot be removed is a copy of what its owner gave us.
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 

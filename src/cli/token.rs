@@ -19,12 +19,13 @@ use crate::{
         Token, TokenCommand, out, runtime,
         table::{self, Table},
     },
-    event::{Actor, keeping::TokenRevoked},
+    event::keeping::TokenRevoked,
     ledger::{
         Command,
         keeping::Keeping,
         opening::Settings,
         sharing::{self, Member},
+        writer::operator,
     },
     log::home::Home,
     node::{self, recording::token_added},
@@ -37,10 +38,15 @@ pub fn run(args: Token, quiet: bool) -> anyhow::Result<ExitCode> {
             let home = Home::open(&args.data.data)?;
             let expires = args.expires.map(|seconds| now().saturating_add(seconds));
             let held = Held::take(home.dir())?;
-            let (entry, token) = held.add(&args.name, &args.scopes, expires)?;
-            if let Err(err) = record(home.dir(), Keeping::TokenAdded(token_added(entry.clone()))) {
-                held.revoke(&entry.id)?;
-                return Err(err).context("the token cannot be recorded in the log, so none was made");
+            let (entry, token) = held.draft(&args.name, &args.scopes, expires)?;
+            record(home.dir(), Keeping::TokenAdded(token_added(entry.clone())))
+                .context("the token cannot be recorded in the log, so none was made")?;
+            // A crash before this leaves a token on record that nobody has and that is not in force; the next start of a
+            // server records it as revoked. The other way round one would be in force that is not on record.
+            if let Err(err) = held.put(entry.clone()) {
+                // What cannot be recorded now is at that start; it must not hide why.
+                let _ = record(home.dir(), Keeping::TokenRevoked(TokenRevoked { token: entry.id }));
+                return Err(err).context("the token cannot be put in force, so none was made");
             }
             if args.json {
                 let mut shown = shown(&entry);
@@ -85,10 +91,9 @@ fn record(data: &Path, keeping: Keeping) -> anyhow::Result<()> {
         owner: format!("`cairn token` (process {})", std::process::id()),
         random: node::random,
     };
-    let actor = Actor { id: "local".to_owned(), role: "operator".to_owned(), proof: None };
     runtime()?.block_on(async {
         let (ledger, sharing) = sharing::join(member).await?;
-        let ruling = ledger.submit(Command::Keep { keeping, actor }).await;
+        let ruling = ledger.submit(Command::Keep { keeping, actor: operator() }).await;
         ledger.close().await;
         sharing.end().await;
         ruling?;

@@ -145,7 +145,10 @@ fn label(node: &Value) -> String {
                 table::moment(node["ts"].as_u64().unwrap_or(0))
             )
         }
-        "payload" => format!("payload of {} bytes", node["len"]),
+        "payload" => {
+            let erased = if node["erased"] == true { ", erased" } else { "" };
+            format!("payload of {} bytes{erased}", node["len"])
+        }
         "contract" => format!("contract {}/{}", text("source"), text("name")),
         _ => match node["peer"].as_str() {
             Some(peer) => format!("an event of {log}, of peer {peer}"),

@@ -2,25 +2,27 @@
 //!
 //! Exit codes: 0 verified, 20 incomplete, 30 forked, 40 invalid, 50 unreadable.
 
-use std::{fs, process::ExitCode};
+use std::{fs::File, io::Read, path::Path, process::ExitCode};
 
 use anyhow::Context;
 
 use crate::{
     cli::{
         args::Verify,
-        existing, out,
+        judged, out,
         progress::Progress,
+        readable,
         table::{self, Table},
     },
-    query::verify::{Checks, Report, Step, Verdict, verify},
+    query::verify::{Checks, Report, Step, Takeover, Verdict, verify},
 };
 
+/// Bytes read of a checkpoint's file: a signed head is about 200.
+const NOTE_MAX: u64 = 64 * 1024;
+
 pub fn run(args: Verify, quiet: bool) -> anyhow::Result<ExitCode> {
-    let checkpoint = args
-        .checkpoint
-        .as_ref()
-        .map(|file| fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display())));
+    let checkpoint =
+        args.checkpoint.as_ref().map(|file| note(file).map_err(|err| judged(err, Some(Verdict::Unreadable))));
     let checks = Checks {
         checkpoint: checkpoint.transpose()?,
         key: args.key.map(|key| key.vkey()),
@@ -28,13 +30,7 @@ pub fn run(args: Verify, quiet: bool) -> anyhow::Result<ExitCode> {
         payloads: !args.no_payloads,
         ..Checks::default()
     };
-    let home = match existing(&args.data.data) {
-        Ok(home) => home,
-        Err(err) => {
-            eprintln!("cairn: {err:#}");
-            return Ok(ExitCode::from(Verdict::Unreadable.exit_code()));
-        }
-    };
+    let home = readable(&args.data.data)?;
     let mut progress = Progress::new("blocks", 0, quiet);
     let report = verify(&home, &checks, &mut |step| tell(&mut progress, step));
     drop(progress);
@@ -43,6 +39,14 @@ pub fn run(args: Verify, quiet: bool) -> anyhow::Result<ExitCode> {
         false => out::print(&shown(&report))?,
     }
     Ok(ExitCode::from(report.verdict.exit_code()))
+}
+
+/// The text of a signed head that was kept in a file.
+fn note(file: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let read = File::open(file).and_then(|opened| opened.take(NOTE_MAX).read_to_string(&mut text));
+    read.with_context(|| format!("{} is no checkpoint that can be read", file.display()))?;
+    Ok(text)
 }
 
 /// Moves the bar to where verifying is.
@@ -73,6 +77,18 @@ pub fn shown(report: &Report) -> String {
     }
     if let Some(payloads) = report.payloads {
         text += &format!(", payloads {payloads}");
+    }
+    if let (Some(checked), Some(erased)) = (report.checked_payloads, report.erased_payloads) {
+        text += &format!(", {checked} payloads, {erased} erased");
+    }
+    for Takeover { seq, from_seq, events } in &report.takeovers.events {
+        text += &format!(
+            "\ntaken over by event {seq}: no head covered {events} events from seq {from_seq} on, an operator signed them"
+        );
+    }
+    let more = report.takeovers.count.saturating_sub(report.takeovers.events.len() as u64);
+    if more > 0 {
+        text += &format!("\nand taken over {more} more times");
     }
     if let Some(first) = report.unnamed.cids.first() {
         text += &format!(

@@ -199,6 +199,8 @@ impl Screen {
     fn begin(&mut self, view: &View) -> anyhow::Result<()> {
         match self {
             Self::None => {}
+            // The line of a run that has ended is the last one.
+            Self::Lines if view.ended() => {}
             Self::Lines => out::print(&table::printable(&view.head()))?,
             Self::Terminal(terminal) => terminal.draw(view),
         }

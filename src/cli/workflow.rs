@@ -145,10 +145,10 @@ fn status(run: &Value) -> String {
     format!("{}\n{}", table::printable(&head), table.render())
 }
 
-/// Why a step was skipped, how it failed, or that its result is another's or was taken back.
-pub fn why(step: &Value) -> String {
-    if let Some(message) = step["error"]["message"].as_str() {
-        return table::brief(&format!("{}: {message}", text(&step["error"], "code")));
+/// Why a step was skipped, how it failed, or that its result is another's or was taken back; in a cell.
+fn why(step: &Value) -> String {
+    if let Some(failure) = failure(step) {
+        return table::brief(&failure);
     }
     let reused = match step["reused_from"].as_str() {
         Some(original) => format!("reused from {}", table::short(original, false)),
@@ -162,6 +162,12 @@ pub fn why(step: &Value) -> String {
     ];
     let said = said.into_iter().filter(|(holds, said)| *holds && !said.is_empty());
     said.map(|(_, said)| said).collect::<Vec<_>>().join(", ")
+}
+
+/// How a step failed: its code, and all that was said.
+pub fn failure(step: &Value) -> Option<String> {
+    let message = step["error"]["message"].as_str()?;
+    Some(format!("{}: {message}", text(&step["error"], "code")))
 }
 
 fn graph(id: &str, format: Picture, output: &Path, reach: &Reach) -> anyhow::Result<ExitCode> {

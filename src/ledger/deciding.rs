@@ -25,7 +25,7 @@ use crate::{
     workflow::{
         self,
         run::{
-            decide::{Contents, Decision},
+            decision::{Contents, Decision},
             take::Given,
         },
     },

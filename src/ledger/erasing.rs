@@ -8,10 +8,11 @@
 use std::collections::HashSet;
 
 use crate::{
-    block::Cid,
+    block::{Cid, Codec, decode_exactly},
     call::{Code, Refusal},
+    contract::Contract,
     event::{
-        Actor, Body, PayloadRef,
+        Actor, Body, Genesis, PayloadRef,
         body::{PayloadErased, is_basis},
     },
     ledger::{
@@ -22,7 +23,27 @@ use crate::{
     },
     log::Stored,
     query::{self, erasure},
+    workflow::plan::Plan,
 };
+
+const ONLY_PAYLOADS: &str =
+    ": only payloads can be erased; `cairn trace EVENT --wide` names those that an event holds";
+const FIND_THEM: &str = "; `cairn trace EVENT --wide` names those that an event holds";
+
+/// What a block is that no event holds as a payload.
+fn what(cid: &Cid, bytes: &[u8]) -> &'static str {
+    if cid.codec() == Codec::Raw {
+        "a part of a payload"
+    } else if decode_exactly::<Contract>(bytes).is_ok_and(|contract| contract.v == 1) {
+        "a contract"
+    } else if Plan::is_block(bytes) {
+        "a plan of a workflow"
+    } else if Genesis::open(bytes).is_ok() {
+        "the genesis block of a log"
+    } else {
+        "a block that no event holds as a payload"
+    }
+}
 
 impl Writer {
     /// Erases a payload with those of its parts that no other payload holds.
@@ -49,17 +70,20 @@ impl Writer {
             (None, Some(Stored::Present(bytes))) => bytes,
             (None, Some(Stored::Erased)) if self.is_erased(&payload)? => return Ok(Ruling::Unchanged),
             (None, Some(Stored::Erased) | None) => {
-                return refused(Code::NotFound, "no payload of this cid is in the log");
+                return match self.reader.seq_of(&payload)? {
+                    Some(_) => refused(Code::FailedPrecondition, &format!("this is an event{ONLY_PAYLOADS}")),
+                    None => {
+                        refused(Code::NotFound, &format!("no payload of this cid is in the log{FIND_THEM}"))
+                    }
+                };
             }
         };
         let next = self.sealer.tip.map_or(0, |tip| tip.seq + 1);
         let is_payload =
             recorded.is_some() || erasure::was_payload(&self.state, self.reader.as_ref(), &payload, next)?;
         let Some(parts) = query::payload_parts(&bytes).filter(|_| is_payload) else {
-            return refused(
-                Code::FailedPrecondition,
-                "only payloads can be erased; this block is part of the log itself",
-            );
+            let what = what(&payload, &bytes);
+            return refused(Code::FailedPrecondition, &format!("this is {what}{ONLY_PAYLOADS}"));
         };
         let body = Body::PayloadErased(PayloadErased { payload, basis });
         let sealed = self.sealer.seal(log_fact(actor, body), draft)?.into();

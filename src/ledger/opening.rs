@@ -351,11 +351,11 @@ pub(super) fn signer(
     let (signer, next) = (of(home.keys()?.seed)?, home.next_key()?.map(of).transpose()?);
     let fits = |keys: &rotation::Keys, signer: &Signer| keys.current() == signer.verifier();
     let ours = |keys: &rotation::Keys| fits(keys, &signer) || next.iter().any(|next| fits(keys, next));
-    let keys = query::keeping::keys(home, reader, genesis).ok().filter(ours);
-    let keys = match keys {
-        Some(keys) => keys,
-        None => query::keeping::keys_of_events(reader, genesis)?,
-    };
+    let mut keys = query::keeping::keys(home, reader, genesis)?;
+    if !ours(&keys) {
+        // The state may have hidden a change of them.
+        keys = query::keeping::keys_of_events(reader, genesis)?;
+    }
     if keys.all().count() > 1 {
         home.check_peer_key()?;
     }

@@ -1,7 +1,8 @@
 //! Restoring: a backup takes the place of a log, and what was erased since is erased again.
 //!
 //! Invariants:
-//! - nothing of the directory changes before the copy is whole and verified, and the erasures in it are done;
+//! - nothing of the directory changes before the copy is whole and verified, and the erasures in it are done; one that was made
+//!   for a copy that is refused goes again;
 //! - what was there is moved aside, never deleted;
 //! - a crash midway leaves a directory that no start accepts, for its head fits no log in it; restoring goes on from there.
 
@@ -24,13 +25,14 @@ use crate::{
     },
     log::{
         LogError, Reader, Stored,
+        fresh::Fresh,
         home::{Home, HomeError},
         sqlite::{SqliteLog, SqliteReader},
     },
     query::{
         archives,
         backup::{self, BackupError, Copied, Stage, Wanted, copy_keys, sync},
-        verify::{Checks, Report, chain, verify},
+        verify::{Checks, Report, Verdict, chain, verify},
     },
 };
 
@@ -141,12 +143,36 @@ pub enum RestoreError {
     Io(#[from] io::Error),
 }
 
+impl RestoreError {
+    /// What the backup is, or the later copy that was given; none where something else stands against restoring.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Backup(err) => err.verdict(),
+            Self::Log(LogError::Full) => None,
+            Self::Log(err) => Some(Verdict::of_log(err)),
+            Self::OtherLog => Some(Verdict::Invalid),
+            Self::OtherHistory => Some(Verdict::Forked),
+            Self::Unverified(report) => Some(report.verdict),
+            Self::Occupied { .. }
+            | Self::Home(_)
+            | Self::Open(_)
+            | Self::Keys(_)
+            | Self::KeysNeeded { .. }
+            | Self::Erase { .. }
+            | Self::Archives(_)
+            | Self::Stopped(_)
+            | Self::Io(_) => None,
+        }
+    }
+}
+
 /// Puts the log of a backup into a directory. `step` is told how far copying and verifying it is.
 pub fn restore(wanted: &Restore<'_>, step: &mut dyn FnMut(Stage)) -> Result<Restored, RestoreError> {
     let into = Home::of(wanted.into);
     if !wanted.replace && MARKS.iter().any(|mark| wanted.into.join(mark).exists()) {
         return Err(RestoreError::Occupied { dir: wanted.into.display().to_string() });
     }
+    let fresh = Fresh::of(wanted.into);
     DirBuilder::new().recursive(true).mode(0o700).create(wanted.into)?;
     let _one = into.lock(wanted.owner)?;
     let part = wanted.into.join(PART);
@@ -154,8 +180,14 @@ pub fn restore(wanted: &Restore<'_>, step: &mut dyn FnMut(Stage)) -> Result<Rest
     if ready.is_err() {
         // Nothing but the part was touched; failing to remove it must not hide why.
         let _ = fs::remove_dir_all(&part);
+        if fresh.has(wanted.into) {
+            // While the lock is held, nobody else takes it in a directory that goes.
+            let _ = fs::remove_file(wanted.into.join("lock"));
+        }
+        drop(fresh);
         return ready;
     }
+    fresh.keep();
     let mut restored = ready?;
     restored.tokens_stay = wanted.into.join("tokens.json").exists();
     restored.aside = swap(wanted.into, &part, wanted.aside)?;

@@ -14,10 +14,11 @@ use std::{
 
 use super::{
     archives,
-    verify::{Checks, Report, Step, verify},
+    verify::{Checks, Report, Step, Verdict, verify},
 };
 use crate::log::{
     LogError,
+    fresh::Fresh,
     home::{Home, HomeError, UNFINISHED, write_secret},
     sqlite::snapshot::snapshot,
 };
@@ -82,6 +83,23 @@ pub enum BackupError {
     },
 }
 
+impl BackupError {
+    /// What the log is that was to be copied; none where something else stands against a copy.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Unverified { report, .. } => Some(report.verdict),
+            Self::Log(LogError::Full) => None,
+            Self::Log(err) => Some(Verdict::of_log(err)),
+            Self::Occupied { .. }
+            | Self::Beside { .. }
+            | Self::Place { .. }
+            | Self::Keys
+            | Self::Home(_)
+            | Self::Io { .. } => None,
+        }
+    }
+}
+
 /// Copies the data directory of `home` to `to`, whether a process writes it or not. `owner` is said to whoever does the
 /// same at the same time.
 pub fn backup(
@@ -110,6 +128,7 @@ pub fn backup(
         drop(Home::of(&part).lock(owner)?);
         at(&part, fs::remove_dir_all(&part))?;
     }
+    let fresh = Fresh::of(parent);
     at(parent, fs::create_dir_all(parent))?;
     at(&part, DirBuilder::new().mode(0o700).create(&part))?;
     let lock = Home::of(&part).lock(owner)?;
@@ -128,6 +147,7 @@ pub fn backup(
             return Err(err);
         }
     };
+    fresh.keep();
     drop(lock);
     at(&part, fs::remove_file(part.join("lock")))?;
     at(&part, sync(&part))?;

@@ -56,7 +56,10 @@ fn label(node: &Node) -> String {
     let of = node.log.as_ref().map_or(String::new(), |log| format!("{} ", log.origin));
     match &node.what {
         What::Event { seq, kind, subject, .. } => format!("{of}{seq} {kind}\n{subject} ..{end}"),
-        What::Payload { len } => format!("payload, {len} bytes\n..{end}"),
+        What::Payload { len, erased } => {
+            let erased = if *erased { ", erased" } else { "" };
+            format!("payload, {len} bytes{erased}\n..{end}")
+        }
         What::Contract { name, source } => format!("{source}/{name}\n..{end}"),
         What::Foreign { .. } => format!("{of}another log's event\n..{end}"),
     }

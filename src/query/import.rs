@@ -2,7 +2,8 @@
 //! run is kept as an archive beside whatever log is there.
 //!
 //! Invariants:
-//! - nothing is left behind of an archive that is refused: the log takes its name once it is whole and verified;
+//! - nothing is left behind of an archive that is refused, nor a directory that was made for it: the log takes its name once
+//!   it is whole and verified;
 //! - no key comes with an archive, so nobody can go on writing the log that is imported.
 
 use std::{
@@ -18,7 +19,7 @@ use super::{
         keep::{KeepError, Kept, keep},
     },
     export::{RUN, archive::Manifest},
-    verify::{Checks, Report, Step, verify},
+    verify::{Checks, Report, Step, Verdict, verify},
 };
 use crate::{
     block::{
@@ -28,6 +29,7 @@ use crate::{
     event::Event,
     log::{
         Batch, Log, LogError,
+        fresh::Fresh,
         home::{Home, HomeError},
         sqlite::SqliteLog,
     },
@@ -45,6 +47,8 @@ pub enum ImportError {
     Occupied { dir: String },
     #[error("the archive is refused")]
     Car(#[from] CarError),
+    #[error("the file is no archive: name a file that `cairn log export` wrote")]
+    NoArchive(#[source] CarError),
     #[error("the archive is not an export of a log: its root is no manifest of version 1")]
     NoManifest,
     #[error("the archive holds {count} blocks that nothing in it names, the first {cid}")]
@@ -70,6 +74,24 @@ pub enum ImportError {
     Io(#[from] io::Error),
 }
 
+impl ImportError {
+    /// What the archive is that was refused; none where something else stands against taking it in.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::NoArchive(_) | Self::NoManifest => Some(Verdict::Unreadable),
+            Self::Car(err) => Verdict::of_archive(err),
+            Self::Unnamed { .. } | Self::Log(LogError::Corrupt { .. }) => Some(Verdict::Invalid),
+            Self::Partial { .. }
+            | Self::Gap { .. }
+            | Self::Short { .. }
+            | Self::Log(LogError::Orphan { .. }) => Some(Verdict::Incomplete),
+            Self::Unverified(report) => Some(report.verdict),
+            Self::Keep(err) => err.verdict(),
+            Self::Occupied { .. } | Self::Home(_) | Self::Log(_) | Self::Io(_) => None,
+        }
+    }
+}
+
 fn faults(report: &Report) -> String {
     let first = report.faults.first().map_or("no fault", |fault| &fault.fault);
     match report.faults_total {
@@ -90,7 +112,7 @@ pub enum Imported {
 /// Takes `archive` into `dir`; a whole log only where there is none. `step` is told how far checking it is.
 pub fn import(archive: impl Read, dir: &Path, step: &mut dyn FnMut(Step)) -> Result<Imported, ImportError> {
     let limits = Limits { section_max: SECTION_MAX, total_max: u64::MAX };
-    let mut archive = Reader::new(io::BufReader::new(archive), limits)?;
+    let mut archive = Reader::new(io::BufReader::new(archive), limits).map_err(ImportError::NoArchive)?;
     let manifest = archives::manifest(&mut archive).ok_or(ImportError::NoManifest)?;
     let Manifest { from, to, count, .. } = manifest;
     match &manifest.subject {
@@ -116,6 +138,7 @@ fn import_log(
     if Home::existing(dir).is_ok() {
         return Err(ImportError::Occupied { dir: dir.display().to_string() });
     }
+    let fresh = Fresh::of(dir);
     // An import that a crash broke off may have left its part here.
     let part = dir.join("import");
     if part.exists() {
@@ -143,7 +166,9 @@ fn import_log(
         Ok(report)
     });
     fs::remove_dir_all(part.dir())?;
-    imported
+    let imported = imported?;
+    fresh.keep();
+    Ok(imported)
 }
 
 /// The head that a log which was verified stands under.

@@ -49,10 +49,18 @@ pub fn rotate(keys: &mut Keys, state: &Connection, log: &dyn Reader) -> Result<(
     Ok(())
 }
 
-/// The keys of the log of `home`, with the state to say where they changed, and the log for what is not folded.
+/// The keys of the log of `home`: the state says where they changed, or, where it cannot be read, all events are.
 ///
 /// A state that is another log's can hide a change, and cannot make one up.
-pub fn keys(home: &Home, log: &dyn Reader, genesis: &Genesis) -> Result<Keys, StateError> {
+pub fn keys(home: &Home, log: &dyn Reader, genesis: &Genesis) -> Result<Keys, LogError> {
+    match keys_of_state(home, log, genesis) {
+        Ok(keys) => Ok(keys),
+        Err(_) => keys_of_events(log, genesis),
+    }
+}
+
+/// The keys by the state, and by the log for what is not folded.
+fn keys_of_state(home: &Home, log: &dyn Reader, genesis: &Genesis) -> Result<Keys, StateError> {
     let mut keys = first(genesis)?;
     let state = state::open_reader(&home.state_path(), &home.log_path())?;
     rotate(&mut keys, &state, log)?;
@@ -60,7 +68,7 @@ pub fn keys(home: &Home, log: &dyn Reader, genesis: &Genesis) -> Result<Keys, St
     Ok(keys)
 }
 
-/// The same from the events alone: all of them are read.
+/// The keys by the events alone: all of them are read.
 pub fn keys_of_events(log: &dyn Reader, genesis: &Genesis) -> Result<Keys, LogError> {
     let mut keys = first(genesis)?;
     add(&mut keys, log, 0)?;

@@ -26,7 +26,7 @@ use crate::{
     workflow::{
         self,
         plan::Plan,
-        run::{Run, decide::Contents},
+        run::{Run, decision::Contents},
     },
 };
 

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use self::{blocks::Bytes, events::Chain, heads::Heads};
 use crate::{
-    block::{Cid, decode, payload::Payload},
+    block::{Cid, car::CarError, decode, payload::Payload},
     identity::Checkpoint,
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
     merkle,
@@ -29,6 +29,8 @@ use crate::{
 pub const FAULTS_MAX: usize = 100;
 /// Blocks that nothing names which are told by name; the rest are counted.
 pub const UNNAMED_MAX: usize = 100;
+/// Takeovers told with their events; the rest are counted.
+pub const TAKEOVERS_MAX: usize = 100;
 /// Events or blocks between two words about progress.
 const STEP: u64 = 1024;
 
@@ -55,6 +57,31 @@ impl Verdict {
             Self::Forked => 30,
             Self::Invalid => 40,
             Self::Unreadable => 50,
+        }
+    }
+
+    /// What a log is that cannot be read on.
+    pub fn of_log(err: &LogError) -> Self {
+        match err {
+            LogError::Corrupt { .. } => Self::Invalid,
+            LogError::Conflict | LogError::Orphan { .. } | LogError::Full | LogError::Store(_) => {
+                Self::Unreadable
+            }
+        }
+    }
+
+    /// What an archive is that cannot be read on; none where only a bound is against it.
+    pub fn of_archive(err: &CarError) -> Option<Self> {
+        match err {
+            CarError::Io(_) | CarError::Header => Some(Self::Unreadable),
+            CarError::Truncated { .. } | CarError::RootMissing { .. } => Some(Self::Incomplete),
+            CarError::Varint { .. }
+            | CarError::Short { .. }
+            | CarError::SectionTooLarge { .. }
+            | CarError::Cid { .. }
+            | CarError::Digest { .. }
+            | CarError::Duplicate { .. } => Some(Self::Invalid),
+            CarError::TooLarge { .. } => None,
         }
     }
 }
@@ -99,6 +126,15 @@ pub struct Report {
     pub verdict: Verdict,
     pub checked_events: u64,
     pub checked_blocks: u64,
+    /// Payloads that are here and hold, each once; none where they were left out, or a part of a log was checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checked_payloads: Option<u64>,
+    /// Payloads whose content is gone by an erasure that is on record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub erased_payloads: Option<u64>,
+    /// Times that an operator signed events which no head covered.
+    #[serde(skip_serializing_if = "Takeovers::is_empty")]
+    pub takeovers: Takeovers,
     /// The Merkle root of the whole log, in hex.
     pub root: Option<String>,
     /// The signed head that the events were found under.
@@ -136,6 +172,36 @@ impl Unnamed {
     }
 }
 
+/// What `cairn rebuild --sign` put on record: an operator's word in the place of a head.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Takeovers {
+    pub count: u64,
+    /// The first of them.
+    pub events: Vec<Takeover>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Takeover {
+    /// The event that says so.
+    pub seq: u64,
+    /// The first event that no head covered, and how many there were.
+    pub from_seq: u64,
+    pub events: u64,
+}
+
+impl Takeovers {
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn add(&mut self, takeover: Takeover) {
+        self.count += 1;
+        if self.events.len() < TAKEOVERS_MAX {
+            self.events.push(takeover);
+        }
+    }
+}
+
 /// How far verifying has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -151,11 +217,7 @@ pub fn verify(home: &Home, checks: &Checks, step: &mut dyn FnMut(Step)) -> Repor
     let mut found = Found { payloads: checks.payloads, ..Found::default() };
     let checked = SqliteReader::open(&home.log_path()).and_then(|log| found.check(home, &log, checks, step));
     if let Err(err) = checked {
-        let verdict = match err {
-            LogError::Corrupt { .. } => Verdict::Invalid,
-            _ => Verdict::Unreadable,
-        };
-        found.fault(verdict, None, None, format!("the log cannot be read on: {}", chain(&err)));
+        found.fault(Verdict::of_log(&err), None, None, format!("the log cannot be read on: {}", chain(&err)));
     }
     // Only what a whole log gives can be compared.
     if checks.derived && found.verdict == Verdict::Verified {
@@ -231,6 +293,9 @@ struct Found {
     faults_total: u64,
     events: u64,
     blocks: u64,
+    /// Payloads that hold, and those that are erased.
+    paid: Option<(u64, u64)>,
+    takeovers: Takeovers,
     unnamed: Unnamed,
     payloads: bool,
     root: Option<merkle::Hash>,
@@ -245,6 +310,8 @@ impl Default for Found {
             faults_total: 0,
             events: 0,
             blocks: 0,
+            paid: None,
+            takeovers: Takeovers::default(),
             unnamed: Unnamed::default(),
             payloads: true,
             root: None,
@@ -341,6 +408,9 @@ impl Found {
             verdict: self.verdict,
             checked_events: self.events,
             checked_blocks: self.blocks,
+            checked_payloads: self.paid.map(|(checked, _)| checked),
+            erased_payloads: self.paid.map(|(_, erased)| erased),
+            takeovers: self.takeovers,
             unnamed: self.unnamed,
             root: self.root.map(|root| data_encoding::HEXLOWER.encode(&root)),
             head: self.under.filter(|_| self.verdict == Verdict::Verified),

@@ -100,6 +100,9 @@ pub enum What {
     },
     Payload {
         len: u64,
+        /// Whether its content was erased, and no event has named it since.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        erased: bool,
     },
     Contract {
         name: String,

@@ -31,7 +31,7 @@ use crate::{
             diff::{Diff, diff},
             verify,
         },
-        run::decide::Contents,
+        run::decision::Contents,
     },
 };
 
@@ -84,7 +84,9 @@ async fn replay(desk: &Desk, call: &Invocation) -> Told {
     let mut shown = json!({
         "workflow_id": asked.workflow_id,
         "mode": mode,
+        "verdict": report["verdict"],
         "matched": report["matched"],
+        "erased": report["erased"],
         "evidence": evidence,
         "complete": report["complete"],
         "compared_steps": report["compared_steps"],

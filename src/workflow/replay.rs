@@ -3,19 +3,24 @@
 //! Invariants:
 //! - a run is decided again by the rules it was decided by, [`Run::decide`], from recorded inputs and outcomes;
 //! - contents are compared, not names: the same content has another CID where another key salts it;
-//! - content that was erased is neither equal nor different: it is said to be unverifiable.
+//! - content that was erased is neither equal nor different: it is said to be unverifiable, and which payload it was;
+//! - a run whose own input was erased is unverifiable wherever a step is asked for by it.
 
 pub mod diff;
 mod match_up;
 
-use std::{cell::Cell, collections::HashMap, sync::Arc};
+use std::{
+    cell::Cell,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
 use self::match_up::{Found, Key};
 use super::run::{
     Run,
-    decide::{Contents, Decision},
+    decision::{Contents, Decision},
 };
 use crate::{
     block::Cid,
@@ -47,8 +52,30 @@ pub struct Compared {
     pub expected: Option<Cid>,
     /// What is on record.
     pub actual: Option<Cid>,
+    /// The payload whose content was erased, where that makes it unverifiable.
+    pub erased: Option<Cid>,
     /// Empty where it matches.
     pub why: String,
+}
+
+/// What a comparison says about a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Matched,
+    /// Something differs.
+    Differs,
+    /// Nothing differs, and content was erased without which not all can be compared.
+    Incomplete,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Matched => "matched",
+            Self::Differs => "differs",
+            Self::Incomplete => "incomplete",
+        }
+    }
 }
 
 /// What a replay found.
@@ -83,6 +110,20 @@ impl Report {
         self.first_divergence().is_none()
     }
 
+    pub fn outcome(&self) -> Outcome {
+        let unverifiable = self.steps.iter().any(|step| step.verdict == Verdict::Unverifiable);
+        match (self.matched(), unverifiable) {
+            (false, _) => Outcome::Differs,
+            (true, true) => Outcome::Incomplete,
+            (true, false) => Outcome::Matched,
+        }
+    }
+
+    /// The payloads whose content was erased and would be needed, each once.
+    pub fn erased(&self) -> BTreeSet<Cid> {
+        self.steps.iter().filter_map(|step| step.erased).collect()
+    }
+
     /// Steps of which enough is on record to compare them.
     pub fn compared_steps(&self) -> u64 {
         let compared = |step: &&Compared| step.step_id.is_some() && step.verdict != Verdict::Unverifiable;
@@ -93,17 +134,21 @@ impl Report {
         self.steps.iter().find(|step| step.verdict.diverges())
     }
 
-    /// `{matched, complete, compared_steps, first_divergence: {step_id, expected, actual, why} | null, steps: [{step_id,
-    /// verdict, expected, actual}]}`.
+    /// `{verdict, matched, complete, compared_steps, erased: [...], first_divergence: {step_id, expected, actual, why} |
+    /// null, steps: [{step_id, verdict, expected, actual, erased?}]}`.
     pub fn json(&self) -> Value {
         let name = |cid: Option<Cid>| cid.map(|cid| cid.to_string());
         let step = |step: &Compared| {
-            json!({
+            let mut told = json!({
                 "step_id": step.step_id,
                 "verdict": step.verdict.as_str(),
                 "expected": name(step.expected),
                 "actual": name(step.actual),
-            })
+            });
+            if let Some(erased) = name(step.erased) {
+                told["erased"] = erased.into();
+            }
+            told
         };
         let first = |step: &Compared| {
             json!({
@@ -114,9 +159,11 @@ impl Report {
             })
         };
         json!({
+            "verdict": self.outcome().as_str(),
             "matched": self.matched(),
             "complete": self.complete,
             "compared_steps": self.compared_steps(),
+            "erased": self.erased().iter().map(Cid::to_string).collect::<Vec<_>>(),
             "first_divergence": self.first_divergence().map(first),
             "steps": self.steps.iter().filter(|step| step.step_id.is_some()).map(step).collect::<Vec<_>>(),
         })
@@ -129,9 +176,11 @@ impl Report {
 /// run's own and those of its tasks. Endings of calls may stand among them; the success of a task that refers to one
 /// must have its output.
 pub fn verify(run: Run, events: &[Event], contents: &dyn Contents) -> Report {
+    let input = run.input.filter(|_| run.inputs.is_null()).map(|input| input.cid);
     let mut replay = Replay {
         run,
-        contents: Watched { contents, erased: Cell::new(false) },
+        input_erased: input.filter(|input| !contents.is_there(input)),
+        contents: Watched { contents, erased: Cell::new(None) },
         calls: outputs_of_calls(events),
         decided: Vec::new(),
         steps: Vec::new(),
@@ -146,6 +195,8 @@ pub fn verify(run: Run, events: &[Event], contents: &dyn Contents) -> Report {
 
 struct Replay<'a> {
     run: Run,
+    /// The run's own input, where its content was erased: the rules cannot ask for any step then.
+    input_erased: Option<Cid>,
     contents: Watched<'a>,
     /// The outputs of calls, by their endings.
     calls: HashMap<Cid, PayloadRef>,
@@ -155,17 +206,23 @@ struct Replay<'a> {
     places: HashMap<Option<String>, usize>,
 }
 
-/// Contents that remember whether any was erased.
+/// Contents that remember the first that was erased.
 struct Watched<'a> {
     contents: &'a dyn Contents,
-    erased: Cell<bool>,
+    erased: Cell<Option<Cid>>,
+}
+
+impl Watched<'_> {
+    fn miss(&self, payload: &Cid) {
+        self.erased.set(self.erased.get().or(Some(*payload)));
+    }
 }
 
 impl Contents for Watched<'_> {
     fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
         let json = self.contents.json(payload);
         if json.is_none() {
-            self.erased.set(true);
+            self.miss(payload);
         }
         json
     }
@@ -173,7 +230,7 @@ impl Contents for Watched<'_> {
     fn is_there(&self, payload: &Cid) -> bool {
         let there = self.contents.is_there(payload);
         if !there {
-            self.erased.set(true);
+            self.miss(payload);
         }
         there
     }
@@ -233,7 +290,7 @@ impl Replay<'_> {
     }
 
     fn decide(&mut self, now_ms: u64) {
-        self.contents.erased.set(false);
+        self.contents.erased.set(self.input_erased);
         self.decided = self.run.decide(&self.contents, now_ms);
         self.decided.reverse();
     }
@@ -256,12 +313,29 @@ impl Replay<'_> {
         let found = match self.find(event, key) {
             Some(place) => {
                 let decision = self.decided.remove(place);
-                match_up::compare(&decision, event, body, &self.contents)
+                let unknown = self.unknown(&decision);
+                match (match_up::compare(&decision, event, body, &self.contents), unknown) {
+                    (Found::Differs { .. }, Some(erased)) => Found::Erased(erased),
+                    (found, _) => found,
+                }
             }
-            None if self.could_not_tell(step.as_deref()) => Found::Erased,
-            None => Found::differs(Verdict::Extra, event, self.instead(step.as_deref())),
+            None => match self.could_not_tell(step.as_deref()) {
+                Some(erased) => Found::Erased(erased),
+                None => Found::differs(Verdict::Extra, event, self.instead(step.as_deref())),
+            },
         };
         self.note(step, found);
+    }
+
+    /// The erased payload by which a decision may be another than it was.
+    fn unknown(&self, decision: &Decision) -> Option<Cid> {
+        match decision {
+            // A step whose inputs cannot be made out fails.
+            Decision::Fail { .. } => self.contents.erased.get(),
+            // What would be asked for instead follows from the run's own input.
+            Decision::Take { .. } | Decision::TakeGathered { .. } => self.input_erased,
+            _ => None,
+        }
     }
 
     /// What the rules decide about a step, where that is not what is on record.
@@ -273,11 +347,13 @@ impl Replay<'_> {
         }
     }
 
-    /// Whether the rules gave this step up because content that they need was erased meanwhile.
-    fn could_not_tell(&mut self, step: Option<&str>) -> bool {
+    /// The payload for want of which the rules gave this step up: its content was erased meanwhile.
+    fn could_not_tell(&mut self, step: Option<&str>) -> Option<Cid> {
         let failed = |decision: &Decision| matches!(decision, Decision::Fail { step: failed, .. } if step == Some(failed));
-        let place = self.decided.iter().rposition(failed).filter(|_| self.contents.erased.get());
-        place.map(|place| self.decided.remove(place)).is_some()
+        let erased = self.contents.erased.get()?;
+        let place = self.decided.iter().rposition(failed)?;
+        self.decided.remove(place);
+        Some(erased)
     }
 
     /// Compares the output of a task with what its call gave.
@@ -287,12 +363,12 @@ impl Replay<'_> {
         let recorded = match_up::payload(event, Role::Output).map(|output| output.cid);
         let same = match recorded {
             Some(recorded) => match_up::same(&given.cid, &recorded, &self.contents),
-            None => Some(false),
+            None => Ok(false),
         };
         let found = match same {
-            Some(true) => Found::Same,
-            None => Found::Erased,
-            Some(false) => Found::Differs {
+            Ok(true) => Found::Same,
+            Err(erased) => Found::Erased(erased),
+            Ok(false) => Found::Differs {
                 verdict: Verdict::OutputDiffers,
                 expected: Some(given.cid),
                 actual: recorded,
@@ -309,12 +385,12 @@ impl Replay<'_> {
         for decision in std::mem::take(&mut self.decided).into_iter().rev() {
             let step = match_up::step_decided(&decision, &self.run);
             let found = match (&decision, self.contents.erased.get()) {
-                (Decision::Fail { .. }, true) => Found::Erased,
+                (Decision::Fail { .. }, Some(erased)) => Found::Erased(erased),
                 // What was erased before it was taken is handed to nobody.
                 (Decision::Settle { output: Some(output), .. }, _)
                     if !self.contents.is_there(&output.cid) =>
                 {
-                    Found::Erased
+                    Found::Erased(output.cid)
                 }
                 _ => Found::Differs {
                     verdict: Verdict::Missing,
@@ -328,18 +404,32 @@ impl Replay<'_> {
     }
 
     fn note(&mut self, step_id: Option<String>, found: Found) {
-        let (verdict, expected, actual, why) = match found {
-            Found::Same => (Verdict::Match, None, None, String::new()),
-            Found::Erased => (Verdict::Unverifiable, None, None, "content was erased".to_owned()),
-            Found::Differs { verdict, expected, actual, why } => (verdict, expected, actual, why),
+        let same = Compared {
+            step_id: step_id.clone(),
+            verdict: Verdict::Match,
+            expected: None,
+            actual: None,
+            erased: None,
+            why: String::new(),
         };
-        let compared = Compared { step_id: step_id.clone(), verdict, expected, actual, why };
+        let compared = match found {
+            Found::Same => same,
+            Found::Erased(erased) => Compared {
+                verdict: Verdict::Unverifiable,
+                erased: Some(erased),
+                why: "content was erased".to_owned(),
+                ..same
+            },
+            Found::Differs { verdict, expected, actual, why } => {
+                Compared { verdict, expected, actual, why, ..same }
+            }
+        };
         match self.places.get(&step_id) {
             Some(&place) => {
                 let known = &mut self.steps[place];
                 let worse = match known.verdict {
                     Verdict::Match => true,
-                    Verdict::Unverifiable => verdict.diverges(),
+                    Verdict::Unverifiable => compared.verdict.diverges(),
                     _ => false,
                 };
                 if worse {

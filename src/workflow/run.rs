@@ -7,6 +7,7 @@
 
 mod change;
 pub mod decide;
+pub mod decision;
 mod fold;
 pub mod status;
 pub mod take;

@@ -17,7 +17,7 @@ use super::{
     replay,
     run::{
         Piece, Run, Slot,
-        decide::{Contents, Decision},
+        decision::{Contents, Decision},
         status::WorkStatus,
         take::Given,
     },

@@ -43,7 +43,11 @@ fn taken(name: &str, car: &[u8]) -> Result<Evidence, String> {
     assert_eq!(outside.status.success(), inside.is_ok(), "{name}: {inside:?}, {outside:?}");
     match &inside {
         Ok(evidence) => assert!(outside.stderr.contains(&evidence.to_string()), "{name}: {outside:?}"),
-        Err(_) => assert!(!data.join("log.db").exists(), "{name}: nothing is left of what is refused"),
+        Err(_) => {
+            assert!(matches!(outside.status.code(), Some(20 | 40 | 50)), "{name}: {outside:?}");
+            let left = ["library", "outside"].map(|made| dir.path().join(made).exists());
+            assert_eq!(left, [false; 2], "{name}: nothing is left of what is refused");
+        }
     }
     inside
 }

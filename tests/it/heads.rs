@@ -7,6 +7,7 @@ use cairn::{
     event::{Actor, Body, Event, Fact, Place, body::PayloadErased},
     log::{Batch, Log, sqlite::SqliteLog},
 };
+use serde_json::json;
 
 use crate::{
     harness::{Ran, cairn, run, temp},
@@ -151,6 +152,15 @@ fn events_past_the_head_are_named_and_neither_verified_nor_signed() {
     run(cairn(&["call", "tools_list_categories", "--data", data])).succeeded();
     let events = record::events(kept.data());
     assert_eq!(events[signed as usize + 1].fields().kind, "log.taken_over");
+    // Whoever verifies the log is told that an operator's word stands in it.
+    let (_, report) = kept.verify(None);
+    let taken = json!({"seq": signed + 1, "from_seq": signed, "events": 1});
+    assert_eq!(report["takeovers"], json!({"count": 1, "events": [taken]}), "{report}");
+    let told = run(cairn(&["log", "verify", "--data", data])).stdout;
+    assert!(
+        told.contains(&format!("taken over by event {}: no head covered 1 events", signed + 1)),
+        "{told}"
+    );
 }
 
 #[test]

@@ -39,5 +39,6 @@ mod sessions;
 mod speech;
 mod upstream;
 mod upstreams;
+mod verdicts;
 mod watched;
 mod work;

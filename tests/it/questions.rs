@@ -722,7 +722,7 @@ fn what_is_not_a_whole_log_is_not_imported() {
         (&ancestors, "not a whole log"),
         (&whole[..whole.len() - 3], "refused"),
         (&flipped, "refused"),
-        (b"hello", "refused"),
+        (b"hello", "no archive"),
     ];
     for (archive, why) in cases {
         let dir = harness::temp();

@@ -271,10 +271,13 @@ fn why(status: &Value) -> Option<String> {
     let reason = failure.get("reason").and_then(Value::as_str).unwrap_or_default();
     let Some(failed) = failure.get("step_id").and_then(Value::as_str) else { return Some(reason.to_owned()) };
     let mut steps = status["steps"].as_array().into_iter().flatten();
-    let said = steps.find(|step| step["step_id"] == failed).map(workflow::why).unwrap_or_default();
-    Some(match said.is_empty() {
-        true => format!("{reason}: {failed}"),
-        false => format!("{reason}: {failed}: {said}"),
+    let said = steps.find(|step| step["step_id"] == failed).and_then(workflow::failure);
+    Some(match said {
+        None => format!("{reason}: {failed}"),
+        // All of it, in one line.
+        Some(said) => {
+            format!("{reason}: {failed}: {}", said.split_whitespace().collect::<Vec<_>>().join(" "))
+        }
     })
 }
 

@@ -22,7 +22,8 @@ use crate::{
         car::{self, CarError},
         encode,
     },
-    query::export::archive::Manifest,
+    log::fresh::Fresh,
+    query::{export::archive::Manifest, verify::Verdict},
 };
 
 /// Events between two words about progress.
@@ -71,6 +72,18 @@ pub enum KeepError {
     Io(#[from] io::Error),
 }
 
+impl KeepError {
+    /// What the archive is that was refused; none where something else stands against keeping it.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Car(err) => Verdict::of_archive(err),
+            Self::Event { .. } | Self::Block { .. } | Self::Proof { .. } => Some(Verdict::Invalid),
+            Self::Count { .. } | Self::NoSubmission { .. } => Some(Verdict::Incomplete),
+            Self::TooLarge { .. } | Self::Differs { .. } | Self::TooMany | Self::Io(_) => None,
+        }
+    }
+}
+
 /// Checks what follows the manifest of a record of `subject`, and keeps all of it in `dir`. `step` is told how many
 /// events were checked.
 pub fn keep<R: Read>(
@@ -84,6 +97,7 @@ pub fn keep<R: Read>(
         return Err(KeepError::TooLarge { count: manifest.count });
     }
     let dir = dir.join(DIRECTORY);
+    let fresh = Fresh::of(&dir);
     DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
     let file = dir.join(format!("{}.{EXTENSION}", archive.root()));
     if !file.exists() && fs::read_dir(&dir)?.count() >= ARCHIVES_MAX {
@@ -102,7 +116,9 @@ pub fn keep<R: Read>(
     });
     if kept.is_err() {
         let _ = fs::remove_file(&part);
+        return kept;
     }
+    fresh.keep();
     kept
 }
 

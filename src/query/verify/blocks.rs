@@ -55,6 +55,11 @@ pub(super) struct Row {
 pub(super) struct Blocks(Vec<Row>);
 
 impl Blocks {
+    /// The payloads that events name and that hold.
+    pub fn payloads(&self) -> u64 {
+        self.0.iter().filter(|row| row.paid && row.form == Form::Payload).count() as u64
+    }
+
     pub fn row(&mut self, at: usize) -> &mut Row {
         &mut self.0[at]
     }
@@ -76,7 +81,8 @@ impl Found {
     ) -> Result<Blocks, LogError> {
         let mut blocks = Blocks::default();
         log.blocks(0, &mut |row| {
-            self.blocks += 1;
+            // What was erased is not there to be checked.
+            self.blocks += u64::from(row.bytes.is_some());
             blocks.0.extend(self.check_block_row(row));
             if self.blocks.is_multiple_of(STEP) {
                 step(Step::Blocks(self.blocks));
@@ -144,7 +150,7 @@ impl Found {
             return Ok(Some(row.form).filter(|form| *form != Form::Gone));
         }
         let bytes = self.bytes(cid, Some(seq), chain.log)?;
-        self.blocks += 1;
+        self.blocks += u64::from(bytes.is_some());
         Ok(bytes.map(|bytes| match bytes {
             Bytes::Good(bytes) => self.form(cid, &bytes, Some(seq)).0,
             Bytes::Bad => Form::Broken,

@@ -22,7 +22,7 @@ use crate::{
     log::{EventRow, LogError, Reader},
     merkle::{self, Growing},
     query::verify::{
-        Checks, Found, STEP, Step, Verdict,
+        Checks, Found, STEP, Step, Takeover, Verdict,
         blocks::{Blocks, Form},
         heads::Heads,
         strict,
@@ -241,6 +241,9 @@ impl Found {
         match rules::check(&event.said()) {
             Err(fault) => self.fault(Verdict::Invalid, Some(seq), Some(cid), fault),
             Ok(Some(Body::PayloadErased(facts))) => self.check_erasure(facts.payload, seq, cid, chain)?,
+            Ok(Some(Body::LogTakenOver(facts))) => {
+                self.takeovers.add(Takeover { seq, from_seq: facts.from_seq, events: facts.events });
+            }
             Ok(Some(Body::ContractPublished(facts))) => {
                 self.check_named(facts.contract, Form::Contract, seq, chain)?;
             }

@@ -140,7 +140,7 @@ impl Found {
         let name = first.fields().log;
         let fault = match log.block(&name) {
             Ok(Some(Stored::Present(bytes))) => match Genesis::open(&bytes) {
-                Ok((genesis, _)) => match keys_of(home, log, &genesis) {
+                Ok((genesis, _)) => match keeping::keys(home, log, &genesis) {
                     Ok(keys) => return Ok(Some(keys)),
                     Err(LogError::Corrupt { what }) => what,
                     Err(err) => return Err(err),
@@ -300,12 +300,4 @@ fn head_over(
         tree.forget_tiles();
     }
     Ok((tree.root() == head.root).then_some(head))
-}
-
-/// The keys of the log, where the state leads to them quickly, else from all events.
-fn keys_of(home: &Home, log: &SqliteReader, genesis: &Genesis) -> Result<Keys, LogError> {
-    match keeping::keys(home, log, genesis) {
-        Ok(keys) => Ok(keys),
-        Err(_) => keeping::keys_of_events(log, genesis),
-    }
 }

@@ -50,8 +50,9 @@ impl Found {
         if !self.payloads {
             return Ok(());
         }
-        self.blocks += u64::from(walked.is_none());
-        let bytes = match self.bytes(cid, Some(seq), chain.log)? {
+        let bytes = self.bytes(cid, Some(seq), chain.log)?;
+        self.blocks += u64::from(walked.is_none() && bytes.is_some());
+        let bytes = match bytes {
             Some(Bytes::Good(bytes)) => bytes,
             Some(Bytes::Bad) => return Ok(()),
             None => {
@@ -164,12 +165,14 @@ impl Found {
     pub(super) fn end_payloads(&mut self, chain: &Chain<'_>) {
         let mut missing: Vec<(&Cid, &(u64, u64))> = chain.missing.iter().collect();
         missing.sort_unstable_by_key(|(_, seqs)| **seqs);
+        let mut erased_payloads = 0;
         for (payload, (first, last)) in missing {
             match chain.erased.get(payload) {
-                Some(erased) if erased > last => {}
+                Some(erased) if erased > last => erased_payloads += 1,
                 Some(_) => self.fault(Verdict::Incomplete, Some(*last), Some(payload), MISSING_AGAIN),
                 None => self.fault(Verdict::Incomplete, Some(*first), Some(payload), MISSING),
             }
         }
+        self.paid = chain.blocks.as_ref().map(|blocks| (blocks.payloads(), erased_payloads));
     }
 }

@@ -177,7 +177,9 @@ impl<'a> Walking<'a> {
             self.link(cid, *other, "ref");
         }
         for pay in &fields.pay {
-            if self.add(pay.cid, What::Payload { len: pay.len }, self.other(place), depth + 1) {
+            let erased = !self.known.contains(&pay.cid) && view.erasure(&pay.cid)?.is_some();
+            let what = What::Payload { len: pay.len, erased };
+            if self.add(pay.cid, what, self.other(place), depth + 1) {
                 self.link(cid, pay.cid, role(pay.role));
             }
         }

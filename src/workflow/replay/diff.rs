@@ -12,7 +12,7 @@ use crate::{
     event::PayloadRef,
     workflow::{
         graph::Graph,
-        run::{Run, StepState, Work, decide::Contents, status::StepStatus},
+        run::{Run, StepState, Work, decision::Contents, status::StepStatus},
     },
 };
 
@@ -43,6 +43,8 @@ pub struct Pair {
     pub input: Likeness,
     pub output: Likeness,
     pub status: Likeness,
+    /// What was erased, where for want of it something is unknown.
+    pub erased: Option<Cid>,
     pub left: Option<Side>,
     pub right: Option<Side>,
 }
@@ -79,6 +81,7 @@ fn pair(step_id: String, left: &Run, right: &Run, contents: &dyn Contents) -> Pa
             input: differ,
             output: differ,
             status: differ,
+            erased: None,
             left,
             right,
         };
@@ -87,7 +90,7 @@ fn pair(step_id: String, left: &Run, right: &Run, contents: &dyn Contents) -> Pa
         let step = &run.plan.steps[at];
         (step.action.clone(), step.tool)
     };
-    Pair {
+    let mut pair = Pair {
         contract: match contract(left, one) == contract(right, other) {
             true => Likeness::Same,
             false => Likeness::Different,
@@ -95,10 +98,22 @@ fn pair(step_id: String, left: &Run, right: &Run, contents: &dyn Contents) -> Pa
         input: inputs_alike(&left.steps[one], &right.steps[other], contents),
         output: alike(&output(&left.steps[one]), &output(&right.steps[other]), contents),
         status: ends_alike(&left.steps[one], &right.steps[other]),
+        erased: None,
         left: Some(side(left, one)),
         right: Some(side(right, other)),
         step_id,
+    };
+    if [pair.input, pair.output].contains(&Likeness::Unknown) {
+        let held = [&left.steps[one], &right.steps[other]].into_iter().flat_map(payloads);
+        pair.erased = held.map(|payload| payload.cid).find(|cid| !contents.is_there(cid));
     }
+    pair
+}
+
+/// What a step was asked for, whole or in parts, and what it gave.
+fn payloads(state: &StepState) -> impl Iterator<Item = PayloadRef> {
+    let asked = std::iter::once(&state.whole).chain(&state.parts).filter_map(|work: &Work| work.input);
+    asked.chain(output(state).into_iter().flatten())
 }
 
 fn side(run: &Run, at: usize) -> Side {
@@ -174,12 +189,12 @@ fn alike(left: &[Option<PayloadRef>], right: &[Option<PayloadRef>], contents: &d
     for pair in left.iter().zip(right) {
         let same = match pair {
             (Some(left), Some(right)) => match_up::same(&left.cid, &right.cid, contents),
-            (left, right) => Some(left.is_none() && right.is_none()),
+            (left, right) => Ok(left.is_none() && right.is_none()),
         };
         match same {
-            Some(true) => {}
-            Some(false) => return Likeness::Different,
-            None => likeness = Likeness::Unknown,
+            Ok(true) => {}
+            Ok(false) => return Likeness::Different,
+            Err(_) => likeness = Likeness::Unknown,
         }
     }
     likeness
@@ -224,7 +239,8 @@ impl Pair {
             _ => Verdict::Match,
         };
         let step_id = Some(self.step_id.clone());
-        Compared { step_id, verdict, expected, actual, why: why.to_owned() }
+        let erased = self.erased.filter(|_| verdict == Verdict::Unverifiable);
+        Compared { step_id, verdict, expected, actual, erased, why: why.to_owned() }
     }
 }
 

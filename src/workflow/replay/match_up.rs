@@ -13,7 +13,7 @@ use crate::{
     },
     workflow::run::{
         Run,
-        decide::{Contents, Decision},
+        decision::{Contents, Decision},
         take::Given,
     },
 };
@@ -34,8 +34,14 @@ pub enum Key {
 /// What a comparison found.
 pub enum Found {
     Same,
-    Erased,
-    Differs { verdict: Verdict, expected: Option<Cid>, actual: Option<Cid>, why: String },
+    /// Nobody can tell any more: the content of this payload was erased.
+    Erased(Cid),
+    Differs {
+        verdict: Verdict,
+        expected: Option<Cid>,
+        actual: Option<Cid>,
+        why: String,
+    },
 }
 
 impl Found {
@@ -218,7 +224,7 @@ fn value(decided: &Value, role: Role, event: &Event, contents: &dyn Contents) ->
         return Found::differs(verdict(role), event, "there is no payload on record");
     };
     match contents.json(&recorded.cid) {
-        None => Found::Erased,
+        None => Found::Erased(recorded.cid),
         Some(recorded) => match difference(decided, &recorded) {
             None => Found::Same,
             Some(place) => {
@@ -235,18 +241,18 @@ fn taken_over(taken: Option<PayloadRef>, role: Role, event: &Event, contents: &d
     let same = match (taken, recorded) {
         (Some(taken), Some(recorded)) => same(&taken.cid, &recorded.cid, contents),
         // What was erased is not named again.
-        (Some(taken), None) if !contents.is_there(&taken.cid) => None,
-        (taken, recorded) => Some(taken.is_none() && recorded.is_none()),
+        (Some(taken), None) if !contents.is_there(&taken.cid) => Err(taken.cid),
+        (taken, recorded) => Ok(taken.is_none() && recorded.is_none()),
     };
     match same {
-        Some(true) => Found::Same,
-        Some(false) => Found::Differs {
+        Ok(true) => Found::Same,
+        Ok(false) => Found::Differs {
             verdict: verdict(role),
             expected: taken.map(|taken| taken.cid),
             actual: recorded.map(|recorded| recorded.cid),
             why: "the payload that it takes is another".to_owned(),
         },
-        None => Found::Erased,
+        Err(erased) => Found::Erased(erased),
     }
 }
 
@@ -257,12 +263,13 @@ fn verdict(role: Role) -> Verdict {
     }
 }
 
-/// Whether two payloads have the same content; none where that cannot be told any more.
-pub fn same(one: &Cid, other: &Cid, contents: &dyn Contents) -> Option<bool> {
+/// Whether two payloads have the same content; else the one that was erased, so that nobody can tell any more.
+pub fn same(one: &Cid, other: &Cid, contents: &dyn Contents) -> Result<bool, Cid> {
     if one == other {
-        return Some(true);
+        return Ok(true);
     }
-    Some(contents.json(one)? == contents.json(other)?)
+    let content = |payload: &Cid| contents.json(payload).ok_or(*payload);
+    Ok(content(one)? == content(other)?)
 }
 
 pub fn payload(event: &Event, role: Role) -> Option<PayloadRef> {

@@ -441,6 +441,50 @@ fn what_was_erased_is_unverifiable_and_nothing_else() {
 }
 
 #[test]
+fn a_run_whose_own_input_was_erased_is_unverifiable_wherever_it_asks() {
+    let mut wide = definition("list each<list go:wait:signal<each last<go no<list yes<list");
+    wide["steps"][1]["for_each"] = json!({"$from": "list", "pointer": "/items"});
+    wide["steps"][1]["inputs"] = json!({"n": {"$item": ""}});
+    wide["steps"][4]["when"] = json!({"$from": "list", "pointer": "/n", "equals": 5});
+    wide["steps"][5]["when"] = json!({"$from": "list", "pointer": "/n", "equals": 4});
+    let mut record = Record::begin(&wide);
+    record.give("list", json!({"structuredContent": {"items": [1, 2], "n": 4}}));
+    record.give("each#1", result(2));
+    record.give("yes", result(7));
+    record.give("each#0", result(1));
+    let signal = record.store.put(Role::Input, json!({"word": "yes"}));
+    let body = Body::WorkflowSignalled(WorkflowSignalled { signal: "go".to_owned() });
+    record.put("workflow/w", body, vec![signal], None, Vec::new());
+    record.settle();
+    record.give("last", result(9));
+    assert_eq!(record.run.status().as_str(), "succeeded");
+    check(&record, 6, &[]);
+    assert_eq!(record.verify().outcome(), Outcome::Matched);
+
+    let input = record.store.put(Role::Input, json!({}));
+    record.store.0.remove(&input.cid);
+    (record.begun.input, record.begun.inputs) = (Some(input), Arc::new(Value::Null));
+    let report = record.verify();
+    assert_eq!(report.outcome(), Outcome::Incomplete, "{report:#?}");
+    assert_eq!(report.compared_steps(), 0, "{report:#?}");
+    assert_eq!(report.erased(), BTreeSet::from([input.cid]));
+}
+
+#[test]
+fn a_failure_for_want_of_erased_content_stands_for_no_other_ending() {
+    let mut wide = definition("list each<list");
+    wide["steps"][1]["for_each"] = json!({"$from": "list", "pointer": "/items"});
+    wide["steps"][1]["inputs"] = json!({"n": {"$item": ""}});
+    let mut record = Record::begin(&wide);
+    record.give("list", json!({"structuredContent": {"items": [1]}}));
+    record.give("each#0", result(1));
+    let part = record.events[record.place("task.succeeded", "task/w#each#0")].fields().pay[0].cid;
+    record.store.0.remove(&part);
+    let report = check(&record, 1, &[("each", Verdict::Unverifiable)]);
+    assert_eq!(report.erased(), BTreeSet::from([part]));
+}
+
+#[test]
 fn runs_are_compared_by_content_step_by_step() {
     let left = diamond();
     let mut right = Record::begin(&definition("a b<a c<a d<b,c e"));

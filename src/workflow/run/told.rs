@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Run, decide::Contents};
+use super::{Run, decision::Contents};
 use crate::workflow::inputs::Output;
 
 impl Run {

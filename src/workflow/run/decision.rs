@@ -1,0 +1,178 @@
+//! What a run decides, and what it reads to decide it.
+//!
+//! Invariant: a decision holds no content over the bound of a payload; its step fails instead.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::take::Given;
+use crate::{
+    block::Cid,
+    call::Code,
+    event::{
+        Body, PayloadRef,
+        work::{Hold, Part, RetryPolicy, WorkflowStarted},
+    },
+};
+
+/// The content of payloads. The same one is asked for many times over.
+pub trait Contents {
+    /// A payload's content, parsed; none where it was erased.
+    fn json(&self, payload: &Cid) -> Option<Arc<Value>>;
+
+    /// Whether a payload's content is there: a later event may name it.
+    fn is_there(&self, payload: &Cid) -> bool {
+        self.json(payload).is_some()
+    }
+}
+
+/// What is to be done about a run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// The first step was taken by a worker, or is held.
+    Begin(WorkflowStarted),
+    Submit {
+        task_id: String,
+        step: String,
+        part: Part,
+        task_type: String,
+        tool: Option<Cid>,
+        /// JSON text.
+        input: String,
+        hold: Option<Hold>,
+        retry: Option<RetryPolicy>,
+        timeout_ms: Option<u64>,
+        repeatable: bool,
+        reuse: bool,
+    },
+    /// A task of this id was there and has ended: it runs again, with this input. A child run that holds it, too.
+    Retry {
+        task_id: String,
+        step: String,
+        part: Part,
+        input: String,
+        hold: Option<Hold>,
+    },
+    /// A task that is held by a child run, and the run.
+    Child {
+        task_id: String,
+        step: String,
+        part: Part,
+        run: String,
+        definition: Value,
+    },
+    /// A task that ends at once with what another run has: `task.submitted`, then `task.succeeded` with `reused`
+    /// and a reference to `from`.
+    Take {
+        task_id: String,
+        step: String,
+        task_type: String,
+        tool: Option<Cid>,
+        input: Given,
+        output: Option<PayloadRef>,
+        from: Cid,
+    },
+    /// The same for a step over a list: `step.gathered` with a reference to `from`.
+    TakeGathered {
+        step: String,
+        /// What it would be asked for in a run that repeats another: `{"items": [...]}`, as JSON text.
+        input: Option<String>,
+        parts: u64,
+        output: Option<PayloadRef>,
+        from: Cid,
+    },
+    /// `step.skipped`.
+    Skip {
+        step: String,
+        reason: &'static str,
+    },
+    /// `step.failed`; the message is the error payload's.
+    Fail {
+        step: String,
+        code: String,
+        message: String,
+        /// What it would be asked for, where it fails because it did in the run that this one repeats; JSON text.
+        input: Option<String>,
+    },
+    /// `step.gathered`; the output is JSON text.
+    Gather {
+        step: String,
+        output: String,
+        parts: u64,
+    },
+    /// The signal that a held task waits for has come.
+    Settle {
+        task_id: String,
+        output: Option<PayloadRef>,
+        signal: Cid,
+    },
+    Cancel {
+        task_id: String,
+        /// The child run that holds it, which is cancelled with it.
+        run: Option<String>,
+        force: bool,
+    },
+    End(Body),
+}
+
+impl Decision {
+    /// The same decision, or the failure of its step where content of over `max` bytes would have to be recorded: no
+    /// payload holds it.
+    pub(super) fn within(self, max: usize) -> Self {
+        let (step, content) = match &self {
+            Self::Submit { step, input, .. } | Self::Retry { step, input, .. } => (step, input.len()),
+            Self::Take { step, input: Given::Resolved(input), .. } => (step, input.len()),
+            Self::TakeGathered { step, input: Some(input), .. } => (step, input.len()),
+            Self::Fail { step, input: Some(input), .. } => (step, input.len()),
+            Self::Gather { step, output, .. } => (step, output.len()),
+            Self::Child { step, definition, .. } => (step, definition.to_string().len()),
+            Self::Begin(_)
+            | Self::Take { input: Given::Recorded(_), .. }
+            | Self::TakeGathered { input: None, .. }
+            | Self::Skip { .. }
+            | Self::Fail { input: None, .. }
+            | Self::Settle { .. }
+            | Self::Cancel { .. }
+            | Self::End(_) => return self,
+        };
+        if content <= max {
+            return self;
+        }
+        let message = format!(
+            "the step's content of {content} bytes is over the bound of {max}; pass less, or name it"
+        );
+        let code = Code::ResourceExhausted.as_str().to_owned();
+        Self::Fail { step: step.clone(), code, message, input: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gather(output: &str) -> Decision {
+        Decision::Gather { step: "wide".to_owned(), output: output.to_owned(), parts: 2 }
+    }
+
+    /// Content that no payload holds fails its step, where it would have stopped the ledger.
+    #[test]
+    fn content_over_the_bound_fails_the_step_that_makes_it() {
+        let submit = |input: &str| Decision::Retry {
+            task_id: "t".to_owned(),
+            step: "narrow".to_owned(),
+            part: Part::Whole,
+            input: input.to_owned(),
+            hold: None,
+        };
+        assert_eq!(gather("[1,2]").within(5), gather("[1,2]"));
+        assert_eq!(submit("{}").within(2), submit("{}"));
+        for (over, step) in [(gather("[1,20]"), "wide"), (submit("{ }"), "narrow")] {
+            let Decision::Fail { step: failed, code, message, input } = over.within(2) else {
+                panic!("{step} does not fail")
+            };
+            assert_eq!((failed.as_str(), code.as_str(), input), (step, "resource_exhausted", None));
+            assert!(message.contains("over the bound of 2"), "{message}");
+        }
+    }
+}
