@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::body::{Body, Kind};
 use crate::{
-    block::{Block, Cid, Codec, DecodeError, decode, decode_exactly, encode},
+    block::{Block, Cid, Codec, DecodeError, decode, decode_exactly, encode, payload::PAYLOAD_MAX},
     identity::{KeyError, Verifier},
 };
 
@@ -241,7 +241,8 @@ impl Fields {
         rule(!self.kind.is_empty() && self.kind.len() <= KIND_MAX, "kind")?;
         rule((self.seq == 0) == self.prev.is_none(), "prev")?;
         rule(self.refs.len() <= REFS_MAX && self.refs.is_sorted_by(|a, b| a < b), "refs")?;
-        rule(self.pay.len() <= PAYLOADS_MAX, "pay")?;
+        let held = self.pay.iter().all(|pay| pay.len <= PAYLOAD_MAX as u64);
+        rule(self.pay.len() <= PAYLOADS_MAX && held, "pay")?;
         rule(!self.body.values().any(has_float), "body")
     }
 }

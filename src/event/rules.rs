@@ -44,7 +44,7 @@ pub fn check(said: &Said<'_>) -> Result<Option<Body>, &'static str> {
     let facts =
         Body::open(said.kind, said.body).map_err(|_| "the body is not what the schema of its kind says")?;
     let Some(facts) = facts else { return Ok(None) };
-    if !values::fit(&facts) {
+    if !values::fit(&facts) || !values::texts_are_there(said.kind, said.body) {
         return Err("a value is out of the bounds that the schema of its kind sets");
     }
     if !subject_fits(said.kind, said.subject) {

@@ -213,7 +213,7 @@ fn parts_that_break_the_format_are_refused() {
         refused("one block in many places", "over 256", |mint| {
             let part = mint.block(Block::new(Codec::Raw, vec![7; FULL]));
             let parts = vec![Ipld::Link(part.into()); count];
-            paid(mint, envelope(&[("parts", Ipld::List(parts))]), count * FULL);
+            paid(mint, envelope(&[("parts", Ipld::List(parts))]), 256 * FULL);
         });
     }
 }

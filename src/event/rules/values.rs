@@ -4,7 +4,12 @@
 //! - every bound of `schemas/events` that a type does not keep stands here, by test;
 //! - what an event was ever recorded with stays allowed: a narrower bound takes a new version of the kind.
 
-use crate::event::{Body, peer::Attempt};
+use ipld_core::ipld::Ipld;
+
+use crate::{
+    block::decode_ipld,
+    event::{Body, peer::Attempt},
+};
 
 /// Codes of refusals and of failed steps.
 const CODES: &[&str] = &[
@@ -29,6 +34,35 @@ const CAPABILITIES_MAX: usize = 256;
 const PROTOCOLS_MAX: usize = 32;
 const ATTEMPTS_MAX: usize = 64;
 
+/// The first byte of an empty text in DAG-CBOR, which is the whole of it.
+const EMPTY_TEXT: u8 = 0x60;
+
+/// Whether no text of a body is empty that its kind's schema does not allow to be.
+pub(super) fn texts_are_there(kind: &str, body: &[u8]) -> bool {
+    let may_be_empty: &[&str] = match kind {
+        "call.started" => &["name", "source", "runtime", "rule", "runner"],
+        "call.interrupted" => &["runner"],
+        "config.applied" => &["settings"],
+        "workflow.submitted" => &["from_step"],
+        _ => &[],
+    };
+    // The byte may be part of something else; where it does not occur there is no empty text.
+    !body.contains(&EMPTY_TEXT) || decode_ipld(body).is_ok_and(|body| !has_empty_text(&body, may_be_empty))
+}
+
+fn has_empty_text(value: &Ipld, may_be_empty: &[&str]) -> bool {
+    match value {
+        Ipld::String(text) => text.is_empty(),
+        Ipld::List(items) => items.iter().any(|item| has_empty_text(item, may_be_empty)),
+        Ipld::Map(entries) => entries
+            .iter()
+            .any(|(key, value)| !may_be_empty.contains(&key.as_str()) && has_empty_text(value, may_be_empty)),
+        Ipld::Null | Ipld::Bool(_) | Ipld::Integer(_) | Ipld::Float(_) | Ipld::Bytes(_) | Ipld::Link(_) => {
+            false
+        }
+    }
+}
+
 /// Whether every value is within the bounds of its kind's schema.
 pub(super) fn fit(body: &Body) -> bool {
     match body {
@@ -43,6 +77,7 @@ pub(super) fn fit(body: &Body) -> bool {
         Body::TaskDead(facts) => one_of(&facts.reason, &["retries_spent", "poison"]),
         Body::TaskReprioritised(facts) => facts.from <= PRIORITY_MAX && facts.to <= PRIORITY_MAX,
         Body::QueueCleared(facts) => one_of(&facts.status, &["queued", "failed", "dead", "cancelled"]),
+        Body::WorkerRegistered(facts) => !facts.capabilities.is_empty(),
         Body::WorkflowSubmitted(facts) => facts.priority <= PRIORITY_MAX,
         Body::WorkflowRescheduled(facts) => facts.priority.is_none_or(|priority| priority <= PRIORITY_MAX),
         Body::WorkflowFailed(facts) => one_of(&facts.reason, &["step_failed", "dependency_failed"]),

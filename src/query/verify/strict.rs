@@ -3,7 +3,7 @@
 //! Invariant: it takes exactly the bytes that `Event::open` takes; a test compares the two on damaged events.
 
 use crate::{
-    block::{CID_LEN, Cid, DEPTH_MAX},
+    block::{CID_LEN, Cid, DEPTH_MAX, payload::PAYLOAD_MAX},
     event::{EVENT_MAX, KIND_MAX, PAYLOADS_MAX, REFS_MAX, rules::Said},
 };
 
@@ -165,7 +165,7 @@ impl<'a> Cursor<'a> {
         let len = self.number()?;
         self.key(b"role")?;
         let role = self.text()?;
-        ROLES.contains(&role.as_bytes()).then_some((cid, len))
+        (ROLES.contains(&role.as_bytes()) && len <= PAYLOAD_MAX as u64).then_some((cid, len))
     }
 
     fn actor(&mut self) -> Option<Option<Cid>> {
