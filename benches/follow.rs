@@ -11,15 +11,15 @@ use std::{
 };
 
 use cairn::{
+    follow::{
+        driver::{Expected, follow},
+        serve::{Last, May, Server, What},
+    },
     ledger::{
         Ledger,
         opening::{self, Birth, Settings},
     },
     log::home::Home,
-    p2p::sync::{
-        follow::{Expected, follow},
-        serve::{Last, May, Server, What},
-    },
     query::proof::Head,
 };
 use tokio::net::{TcpListener, TcpStream};

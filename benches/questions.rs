@@ -13,14 +13,8 @@ use cairn::{
     identity::Signer,
     ledger::opening,
     log::{Batch, Log, home::Home, sqlite::SqliteLog},
-    query::{
-        View,
-        beside::Logs,
-        list::Filter,
-        shown::Payloads,
-        verify::{Checks, verify},
-        walk::Direction,
-    },
+    query::{View, beside::Logs, list::Filter, shown::Payloads, walk::Direction},
+    verify::{Checks, verify},
 };
 
 const ROUNDS: usize = 21;

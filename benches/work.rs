@@ -17,6 +17,7 @@ use std::{
 };
 
 use cairn::{
+    archive::record::run_record,
     block::payload::{JSON, Payload, SaltKey, SealedPayload},
     event::{
         Actor,
@@ -30,7 +31,6 @@ use cairn::{
     log::home::Home,
     query::{
         View,
-        record::run_record,
         work::page::{From, TaskFilter},
     },
     task::Limits,

@@ -22,6 +22,7 @@ use crate::{
     ledger::Ledger,
     p2p::hub::course::Pursuit,
     query::{QueryError, Readers, View, proof::Head, summary::Summary},
+    verify,
 };
 
 /// Questions being answered at once; more wait their turn.
@@ -146,7 +147,7 @@ pub struct Chain<'a>(pub &'a dyn std::error::Error);
 
 impl std::fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&crate::query::verify::chain(self.0))
+        f.write_str(&verify::chain(self.0))
     }
 }
 

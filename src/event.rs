@@ -9,6 +9,7 @@ pub mod body;
 pub mod keeping;
 pub mod peer;
 pub mod rules;
+pub mod strict;
 pub mod work;
 
 use std::collections::BTreeMap;

@@ -38,6 +38,11 @@ pub mod state;
 
 pub mod query;
 
+pub mod drawing;
+pub mod verify;
+
+pub mod archive;
+
 // Floor 4, the one writer.
 pub mod ledger;
 
@@ -48,6 +53,8 @@ pub mod runtime;
 pub mod engine;
 
 // Floor 6, peers: other nodes, found, dialled and spoken to; the only floor that knows the network between them.
+pub mod follow;
+
 pub mod p2p;
 
 // Floor 7, languages: method names, tool definitions, the audit API, errors on the wire.

@@ -49,8 +49,9 @@ use self::{
     sessions::Sessions,
 };
 use crate::{
+    block::frames,
     router::{Caller, Router, Scope, codes::INVALID_REQUEST},
-    runtime::{frames, gateway::fits, upstream::Duplex},
+    runtime::{gateway::fits, upstream::Duplex},
 };
 
 /// Listen streams open at once: each holds a connection and about 20 KB.

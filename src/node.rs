@@ -43,7 +43,7 @@ use crate::{
     task::{Limits, Moment},
     tools::{
         self,
-        work::{Desk, now_ms},
+        desk::{Desk, now_ms},
     },
 };
 

@@ -18,13 +18,12 @@ use tokio::sync::mpsc;
 use crate::runtime::upstream::Duplex;
 
 pub mod bootstrap;
+pub mod dialling;
 pub mod discovery;
 pub mod handle;
 pub mod hub;
-pub mod keeping;
 pub mod limits;
 mod swarm;
-pub mod sync;
 
 /// A peer's id in base58, as [`peer_id`] checks it.
 pub type Peer = String;

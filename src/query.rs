@@ -4,24 +4,18 @@
 //! - a question sees whole commits, and nothing the state has not folded yet;
 //! - what is answered has been hashed: bytes that do not have their name are a fault, never an answer.
 
-pub mod archives;
-pub mod backup;
 pub mod beside;
 mod cursor;
 pub mod erasure;
-pub mod export;
-pub mod graph;
-pub mod import;
 pub mod keeping;
 pub mod list;
 pub mod lookup;
 pub mod peers;
 pub mod proof;
-pub mod record;
 pub mod shown;
+pub mod source;
 pub mod summary;
 pub mod tail;
-pub mod verify;
 pub mod walk;
 pub mod work;
 
@@ -92,10 +86,10 @@ impl From<rusqlite::Error> for QueryError {
 /// One reading of the log and its state: what questions are asked of.
 pub struct View {
     /// The state, with the log's tables beside it as `log`.
-    state: Connection,
-    log: Box<dyn Reader>,
-    /// Where archives are kept beside the log.
-    archives: PathBuf,
+    pub(crate) state: Connection,
+    pub(crate) log: Box<dyn Reader>,
+    /// The data directory of the log.
+    directory: PathBuf,
 }
 
 impl View {
@@ -104,17 +98,22 @@ impl View {
     }
 
     /// The tree as far as it is folded.
-    fn tiles(&self) -> StoredTiles<'_> {
+    pub(crate) fn tiles(&self) -> StoredTiles<'_> {
         StoredTiles { state: &self.state, log: self.log.as_ref() }
     }
 
     fn of_files(state: &Path, log: &Path) -> Result<Self, QueryError> {
-        let archives = log.with_file_name(archives::DIRECTORY);
-        Ok(Self { state: state::open_reader(state, log)?, log: Box::new(SqliteReader::open(log)?), archives })
+        let directory = log.parent().unwrap_or(Path::new(".")).to_owned();
+        Ok(Self {
+            state: state::open_reader(state, log)?,
+            log: Box::new(SqliteReader::open(log)?),
+            directory,
+        })
     }
 
-    fn archives(&self) -> &Path {
-        &self.archives
+    /// The data directory of the log.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Whether the state has been made.

@@ -10,9 +10,9 @@ pub mod capture;
 pub mod codes;
 mod content;
 mod ending;
-mod keeping;
 pub mod lane;
 pub mod metadata;
+mod retention;
 pub mod telling;
 pub mod trial;
 

@@ -8,6 +8,7 @@ pub mod attempts;
 pub mod catalogue;
 pub mod conformance;
 pub mod denied;
+pub mod desk;
 mod doing;
 pub mod peers;
 pub mod planning;
@@ -18,7 +19,6 @@ pub mod replaying;
 pub mod schedules;
 pub mod steering;
 pub mod tasks;
-pub mod work;
 pub mod workers;
 pub mod workflows;
 
@@ -35,7 +35,7 @@ use crate::{
     router::{
         BoxFuture, Foretold, Invocation, Offered, Offering, Outcome, RpcError, Run, lane, metadata::Hints,
     },
-    tools::work::Desk,
+    tools::desk::Desk,
 };
 
 /// The name builtin tools are published under.

@@ -10,7 +10,6 @@ pub mod inputs;
 pub mod plan;
 pub mod replay;
 pub mod run;
-pub mod svg;
 
 /// The subject of a run's own events.
 pub fn subject(id: &str) -> String {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use cairn::{
+    block::frames::{FRAME_MAX, Frames},
     p2p::{self, Settings, Wire, handle::Net},
-    runtime::frames::{FRAME_MAX, Frames},
 };
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;

@@ -32,13 +32,11 @@ use super::{
     reading::Answer,
 };
 use crate::{
+    archive::export::{ExportError, Format, Scope, Selected},
     ledger::Command,
-    query::{
-        View,
-        export::{ExportError, Format, Scope, Selected},
-        verify::{self, Checks, Report},
-    },
+    query::View,
     router::Caller,
+    verify::{self, Checks, Report},
 };
 
 /// Bytes that leave together.

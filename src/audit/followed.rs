@@ -20,10 +20,8 @@ use super::{
 };
 use crate::{
     block::Cid,
-    p2p::{
-        hub::course::{Course, Pursuit},
-        sync::followed::{Followed, FollowedError},
-    },
+    follow::copy::{Followed, FollowedError},
+    p2p::hub::course::{Course, Pursuit},
     problem::{internal, problem},
     query::{QueryError, View, beside::Logs, proof::Head},
 };

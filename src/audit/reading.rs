@@ -20,10 +20,11 @@ use super::{
     },
 };
 use crate::{
+    drawing,
     merkle::{TILE_WIDTH, parse_tile_path},
     problem::{answer, problem},
     query::{
-        QueryError, View, graph,
+        QueryError, View,
         list::{self, Filter, moment},
         shown::{self, Payloads},
         walk::{self, Direction},
@@ -245,8 +246,8 @@ pub(super) async fn provenance(
     let (walk, archive, contents) = question.await?;
     Ok(match (format.as_str(), archive) {
         (_, Some(archive)) => holding(contents, ([(CONTENT_TYPE, content::CAR)], archive).into_response()),
-        ("dot", _) => text("text/vnd.graphviz", graph::dot(&walk)),
-        ("mermaid", _) => text("text/vnd.mermaid", graph::mermaid(&walk)),
+        ("dot", _) => text("text/vnd.graphviz", drawing::walk::dot(&walk)),
+        ("mermaid", _) => text("text/vnd.mermaid", drawing::walk::mermaid(&walk)),
         _ => match serde_json::to_string(&walk) {
             Ok(walk) => text("application/json", walk),
             Err(err) => crate::problem::internal(&err),

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::{
+    archive::export::Format,
     block::Cid,
     cli::{Data, Reach},
     identity::Verifier,
     query::{
-        export::Format,
         list::moment,
         peers::Sort,
         walk::{DEPTH_DEFAULT, DEPTH_MAX, Direction, LIMIT_MAX},

@@ -8,11 +8,11 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{
+    archive::backup::{self, BackupError, Copied, Stage, Wanted},
     cli::{Data, judged, out, progress::Progress, readable, verify},
+    follow::copy,
     ledger::opening,
     log::{home::Home, sqlite::SqliteReader},
-    p2p::sync::followed,
-    query::backup::{self, BackupError, Copied, Stage, Wanted},
 };
 
 #[derive(Args)]
@@ -36,7 +36,7 @@ pub fn run(args: Backup, quiet: bool) -> anyhow::Result<ExitCode> {
         let log = SqliteReader::open(&copy.log_path());
         log.is_ok_and(|log| opening::fits(copy, &log).is_ok())
     };
-    let wanted = Wanted { keys: args.keys.then_some(&fits), logs: followed::DIRECTORY };
+    let wanted = Wanted { keys: args.keys.then_some(&fits), logs: copy::DIRECTORY };
     let mut progress = Progress::new("copying", 0, quiet);
     let copied = backup::backup(&home, &args.dir, wanted, &owner, &mut |stage| tell(&mut progress, stage));
     drop(progress);

@@ -7,6 +7,7 @@
 use std::process::ExitCode;
 
 use crate::{
+    archive::erase,
     call::Code,
     cli::{args::Erase, existing, out, runtime},
     ledger::{
@@ -16,7 +17,6 @@ use crate::{
         writer::operator,
     },
     node,
-    query::archives,
 };
 
 /// Through the process that owns the log, where there is one; else this process owns it for as long as it takes.
@@ -62,7 +62,7 @@ pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
             anyhow::bail!("the ledger answered something else; nothing is known to be erased")
         }
     };
-    let archives = archives::erase::erase(&dir, &payload)?;
+    let archives = erase::erase(&dir, &payload)?;
     if archives > 0 && !quiet {
         eprintln!("{archives} archives beside the log held it and are without it now");
     }

@@ -15,6 +15,11 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::{
+    archive::{
+        export::{Format, Scope},
+        import::{self, Imported},
+        keep::Kept,
+    },
     cli::{
         Usage,
         args::Export,
@@ -25,12 +30,7 @@ use crate::{
         source::{self, Source},
         table, verify,
     },
-    query::{
-        archives::keep::Kept,
-        export::{Format, Scope},
-        import::{self, Imported},
-        verify::{Report, Verdict},
-    },
+    verify::{Report, Verdict},
 };
 
 pub fn run(args: Export, quiet: bool) -> anyhow::Result<ExitCode> {

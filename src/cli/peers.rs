@@ -18,7 +18,7 @@ use crate::{
         table::{self, Table},
         workflow::{ask, show, text},
     },
-    p2p::sync::followed::Followed,
+    follow::copy::Followed,
     query::View,
     tools::peers::{AskList, AskMetrics},
 };

@@ -18,8 +18,8 @@ use crate::{
         table,
     },
     identity::Verifier,
-    query::verify::Verdict,
     receipt,
+    verify::Verdict,
 };
 
 /// Bytes of a receipt's file: an event, a genesis block and some hashes are far below.

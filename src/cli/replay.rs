@@ -14,7 +14,7 @@ use crate::{
         table::{self, Table},
         workflow::{ask, show, text},
     },
-    query::verify,
+    verify,
 };
 
 const MATCHED: &str = "matched";

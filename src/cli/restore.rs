@@ -14,17 +14,17 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{
+    archive::{
+        backup::beside,
+        import::{self, Imported},
+    },
     cli::{Data, backup, judged, out, progress::Progress, readable, verify},
+    follow::copy,
     ledger::restoring::{self, Later, RestoreError, Restored},
     log::{fresh::Fresh, home::Home},
     node,
-    p2p::sync::followed,
-    query::{
-        backup::beside,
-        import::{self, Imported},
-        verify::Verdict,
-    },
-    tools::work::now_ms,
+    tools::desk::now_ms,
+    verify::Verdict,
 };
 
 #[derive(Args)]
@@ -83,7 +83,7 @@ pub fn run(args: Restore, quiet: bool) -> anyhow::Result<ExitCode> {
         replace: args.replace,
         keys: args.keys.as_deref(),
         later: later.as_ref(),
-        logs: followed::DIRECTORY,
+        logs: copy::DIRECTORY,
         aside: &aside(now_ms),
         owner: &format!("`cairn restore` (process {})", std::process::id()),
         random: node::random,

@@ -16,9 +16,13 @@ use crate::{
         progress::Progress,
         remote::{Refused, Remote},
     },
+    follow::copy::Followed,
     ledger::{heads::notes, opening},
-    log::{Log, Reader, home::Home, sqlite::SqliteLog, sqlite::SqliteReader},
-    p2p::sync::followed::Followed,
+    log::{
+        Log, Reader,
+        home::Home,
+        sqlite::{SqliteLog, SqliteReader},
+    },
     query::{View, beside::Logs, list::Filter, lookup::Found, proof::Head, shown::Payloads},
 };
 

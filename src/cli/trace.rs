@@ -16,10 +16,8 @@ use crate::{
         source::{Source, logs},
         table,
     },
-    query::{
-        graph,
-        walk::{Direction, LIMIT_MAX},
-    },
+    drawing,
+    query::walk::{Direction, LIMIT_MAX},
 };
 
 pub fn run(args: Trace, quiet: bool) -> anyhow::Result<ExitCode> {
@@ -27,8 +25,8 @@ pub fn run(args: Trace, quiet: bool) -> anyhow::Result<ExitCode> {
         Source::Files { home, view } => {
             let walk = logs(&home, &view).walk(&args.cid, args.direction, args.depth, LIMIT_MAX)?;
             match args.format {
-                Drawn::Dot => graph::dot(&walk),
-                Drawn::Mermaid => graph::mermaid(&walk),
+                Drawn::Dot => drawing::walk::dot(&walk),
+                Drawn::Mermaid => drawing::walk::mermaid(&walk),
                 Drawn::Json => return json(&serde_json::to_value(&walk)?),
                 Drawn::Text => text(&serde_json::to_value(&walk)?, args.wide),
             }

@@ -14,7 +14,7 @@ use crate::{
         readable,
         table::{self, Table},
     },
-    query::verify::{Checks, Report, Step, Takeover, Verdict, verify},
+    verify::{Checks, Report, Step, Takeover, Verdict, verify},
 };
 
 /// Bytes read of a checkpoint's file: a signed head is about 200.

@@ -18,10 +18,8 @@ use crate::{
         table::{self, Table},
         watch,
     },
-    workflow::{
-        graph::{Graph, span},
-        svg,
-    },
+    drawing,
+    workflow::graph::{Graph, span},
 };
 
 /// A tool's own word for why it did not do what was asked.
@@ -176,9 +174,9 @@ fn graph(id: &str, format: Picture, output: &Path, reach: &Reach) -> anyhow::Res
     let graph = Graph::read(id, &answer).context("the server's answer is no graph")?;
     let drawn = match format {
         Picture::Json => format!("{}\n", graph.json()),
-        Picture::Dot => graph.dot(),
-        Picture::Mermaid => graph.mermaid(),
-        Picture::Svg => svg::draw(&graph),
+        Picture::Dot => drawing::run::dot(&graph),
+        Picture::Mermaid => drawing::run::mermaid(&graph),
+        Picture::Svg => drawing::svg::draw(&graph),
     };
     out::to_file(output, |file| Ok(file.write_all(drawn.as_bytes())?))?;
     Ok(ExitCode::SUCCESS)

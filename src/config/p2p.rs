@@ -12,7 +12,10 @@ use super::{
     read::Report,
     rules::{DAY_MS, LISTED_MAX, bound, is_name, is_url},
 };
-use crate::p2p::{can_dial, can_listen, discovery::outside::SERVICES_MAX, peer_id, sync::follow::Erasures};
+use crate::{
+    follow::driver::Erasures,
+    p2p::{can_dial, can_listen, discovery::outside::SERVICES_MAX, peer_id},
+};
 
 /// Bytes of one multiaddr.
 pub const ADDRESS_MAX: usize = 512;

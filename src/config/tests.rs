@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{AuthMode, Capture, Config, ConfigError, Need, Overrides};
-use crate::p2p::sync::follow::Erasures;
+use crate::follow::driver::Erasures;
 
 fn load(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Result<Config, ConfigError> {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");

@@ -18,7 +18,7 @@ use crate::{
     log::{Reader, Stored},
     query::{
         self, QueryError,
-        record::{self, Source},
+        source::{self, Source},
         work::Waiting as WaitingRow,
     },
     queue::{Class, Queue, Rates, Waiting},
@@ -203,13 +203,13 @@ impl Source for OnRecord<'_> {
 
 /// What a schedule makes; none where that was erased.
 pub(super) fn makes(state: &Database, log: &dyn Reader, payload: &Cid) -> Result<Option<Made>, StateError> {
-    let bytes = record::content(&OnRecord { state, log }, payload).map_err(fault)?;
+    let bytes = source::content(&OnRecord { state, log }, payload).map_err(fault)?;
     Ok(bytes.and_then(|bytes| decode(&bytes).ok()))
 }
 
 /// The inputs of a run; null where they were erased.
 pub(super) fn inputs(state: &Database, log: &dyn Reader, payload: &Cid) -> Result<Arc<Value>, StateError> {
-    let bytes = record::content(&OnRecord { state, log }, payload).map_err(fault)?;
+    let bytes = source::content(&OnRecord { state, log }, payload).map_err(fault)?;
     Ok(Arc::new(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()))
 }
 
@@ -225,7 +225,7 @@ pub(super) fn run_before(
     id: &str,
     as_of: Option<u64>,
 ) -> Result<Option<LiveRun>, StateError> {
-    let found = record::submitted(&OnRecord { state, log }, id, as_of).map_err(fault)?;
+    let found = source::submitted(&OnRecord { state, log }, id, as_of).map_err(fault)?;
     let Some((run, events)) = found else { return Ok(None) };
     let mut live = LiveRun { last: run.last, last_seq: run.last_seq, run };
     events.iter().for_each(|event| live.apply(event));

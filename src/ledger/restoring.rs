@@ -15,6 +15,10 @@ use std::{
 };
 
 use crate::{
+    archive::{
+        backup::{self, BackupError, Copied, Stage, Wanted, copy_keys, sync},
+        erase,
+    },
     block::Cid,
     call::Code,
     event::{Body, Event, body::is_basis},
@@ -29,11 +33,7 @@ use crate::{
         home::{Home, HomeError},
         sqlite::{SqliteLog, SqliteReader},
     },
-    query::{
-        archives,
-        backup::{self, BackupError, Copied, Stage, Wanted, copy_keys, sync},
-        verify::{Checks, Report, Verdict, chain, verify},
-    },
+    verify::{Checks, Report, Verdict, chain, verify},
 };
 
 /// Where the copy is made ready, in the directory it will be in.
@@ -136,7 +136,7 @@ pub enum RestoreError {
     #[error("payload {payload} cannot be erased again: {why}")]
     Erase { payload: Cid, why: String },
     #[error("what was erased cannot be taken out of the archives")]
-    Archives(#[from] archives::erase::EraseError),
+    Archives(#[from] erase::EraseError),
     #[error("the ledger stopped while payloads were erased again")]
     Stopped(#[from] Stopped),
     #[error("the data directory cannot be written")]
@@ -225,7 +225,7 @@ fn make_ready(
     let later = wanted.later.map(|later| trusted(&log, later)).transpose()?;
     let mut due: Vec<(Cid, String)> = Vec::new();
     for (payload, basis) in olds.iter().chain(&later).flat_map(|told| &told.erasures) {
-        archives::erase::erase(part, payload)?;
+        erase::erase(part, payload)?;
         let here = matches!(log.block(payload)?, Some(Stored::Present(_)));
         if here && !due.iter().any(|(known, _)| known == payload) {
             due.push((*payload, basis.clone()));

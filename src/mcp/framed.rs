@@ -8,7 +8,10 @@ use bytes::Bytes;
 use tokio::io::AsyncRead;
 
 use super::{envelope::Fault, pipe::Framing};
-use crate::runtime::frames::{FRAME_MAX, Frames, wrapped};
+use crate::{
+    block::frames::{FRAME_MAX, Frames},
+    runtime::upstream::wrapped,
+};
 
 /// The messages of one stream.
 pub struct Framed<R> {

@@ -22,9 +22,9 @@ use tokio::{
 };
 
 use crate::{
+    block::frames::FRAME_MAX,
     metrics::{Metrics, peers::Request},
     router::{RpcError, codes::RATE_LIMITED},
-    runtime::frames::FRAME_MAX,
 };
 
 /// When to ask again after too many requests at once: no one knows when the first of them ends.

@@ -30,6 +30,10 @@ use crate::{
     block::payload::SaltKey,
     config,
     event::Actor,
+    follow::{
+        fetch,
+        serve::{Last, May, Served, Server, What},
+    },
     ledger::Ledger,
     mcp::{
         self,
@@ -53,19 +57,16 @@ use crate::{
         },
         handle::Net,
         hub::{self, Hub, Traffic},
-        sync::{
-            fetch,
-            serve::{Last, May, Served, Server, What},
-        },
     },
     peer,
-    query::{Readers, proof::Head, verify::chain},
+    query::{Readers, proof::Head},
     router::{BoxFuture, Caller, Router, Scope},
     runtime::{
         peers::{Peers, Ties},
         upstream::{Duplex, OpenStream},
     },
-    tools::work::Desk,
+    tools::desk::Desk,
+    verify::chain,
 };
 
 /// The rank of peers' tools: after everything that is offered here.

@@ -11,9 +11,9 @@ mod announcing;
 pub mod course;
 mod following;
 mod joining;
-mod keeping;
-mod kept;
 mod reaching;
+mod recording;
+mod requested;
 mod standing;
 
 use std::{
@@ -25,7 +25,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{following::Following, kept::Kept};
+use self::following::Following;
 pub use self::{
     joining::{Goal, Joined, Tried},
     reaching::Attempted,
@@ -39,6 +39,7 @@ use crate::{
         Actor,
         peer::{PeerDiscovered, Source as Heard},
     },
+    follow::driver::Erasures,
     ledger::{Command, Ledger, Ruling, peers::Peering},
     metrics::Metrics,
     p2p::{
@@ -48,7 +49,7 @@ use crate::{
             github::Github, live::Neighbours, outside::Outside,
         },
         handle::Net,
-        sync::follow::Erasures,
+        hub::requested::Kept,
     },
     peer::News,
     query::{QueryError, Readers},
@@ -181,9 +182,9 @@ impl Hub {
         };
         let hub = Self { inner: Arc::new(inner) };
         let events = hub.net().events();
-        hub.spawn(keeping::events(hub.clone(), events));
-        hub.spawn(keeping::keep(hub.clone()));
-        hub.spawn(keeping::measure(hub.clone()));
+        hub.spawn(recording::events(hub.clone(), events));
+        hub.spawn(recording::keep(hub.clone()));
+        hub.spawn(recording::measure(hub.clone()));
         hub.spawn(announcing::announce(hub.clone()));
         hub.spawn(following::publish(hub.clone()));
         hub.spawn(following::listen(hub.clone()));

@@ -12,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{QueryError, View, proof::Head, verify::chain};
-use crate::block::Cid;
+use super::{QueryError, View, proof::Head};
+use crate::{block::Cid, verify::chain};
 
 /// Between two warnings of one log: it is asked by every question that ours cannot answer.
 const WARN_PAUSE: Duration = Duration::from_secs(60);

@@ -35,7 +35,7 @@ impl View {
     }
 
     /// Why a name that stands for no bytes here has no answer.
-    pub(super) fn gone(&self, cid: &Cid) -> Result<QueryError, QueryError> {
+    pub(crate) fn gone(&self, cid: &Cid) -> Result<QueryError, QueryError> {
         Ok(match self.erasure(cid)? {
             Some(Erasure { by, seq }) => QueryError::Erased { cid: *cid, by, seq },
             None => QueryError::NotFound(cid.to_string()),

@@ -190,6 +190,6 @@ pub fn link(cid: &Cid) -> Value {
     json!({"/": cid.to_string()})
 }
 
-pub(super) fn corrupt(what: &'static str) -> QueryError {
+pub(crate) fn corrupt(what: &'static str) -> QueryError {
     crate::log::LogError::Corrupt { what }.into()
 }

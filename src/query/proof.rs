@@ -169,7 +169,7 @@ impl View {
     }
 }
 
-pub(super) fn broken(err: ProofError<StateError>) -> QueryError {
+pub(crate) fn broken(err: ProofError<StateError>) -> QueryError {
     match err {
         ProofError::Tiles(err) => err.into(),
         ProofError::Range { .. } | ProofError::Missing { .. } => {

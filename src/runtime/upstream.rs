@@ -15,6 +15,7 @@ mod owner;
 pub mod sse;
 pub mod stream;
 mod wire;
+pub mod wrapped;
 
 #[cfg(test)]
 mod tests;

@@ -14,9 +14,9 @@ use crate::{
     tools::{
         Builtin, arguments,
         denied::Denied,
+        desk::{Desk, Given, Told, invalid, told, unexpected},
         doing::{Asked, Foretells},
         reading::time,
-        work::{Desk, Given, Told, invalid, told, unexpected},
     },
 };
 

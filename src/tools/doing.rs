@@ -16,7 +16,7 @@ use crate::{
     router::{BoxFuture, Foretold, Invocation, Outcome, Run},
     tools::{
         denied::Denied,
-        work::{Desk, Told, unexpected},
+        desk::{Desk, Told, unexpected},
     },
 };
 

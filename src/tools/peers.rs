@@ -33,8 +33,8 @@ use crate::{
     router::{Invocation, Scope},
     tools::{
         Builtin, arguments,
+        desk::{Desk, Paging, Told, now_ms, page, seen, told, unexpected},
         reading::time,
-        work::{Desk, Paging, Told, now_ms, page, seen, told, unexpected},
     },
 };
 

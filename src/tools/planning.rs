@@ -6,12 +6,11 @@
 use ipld_core::ipld::Ipld;
 use serde_json::{Map, Value};
 
-use crate::tools::denied::Denied;
 use crate::{
     call::{Code, Refusal},
     query::{View, list::Filter},
     router::{Entry, Misfit},
-    tools::work::Desk,
+    tools::{denied::Denied, desk::Desk},
     workflow::{
         self,
         plan::{Definition, Fault, ToolFacts, Tools, WORKER, WORKFLOW_RUN, plan},

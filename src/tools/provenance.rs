@@ -10,22 +10,22 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
+    archive::export::{Format, Scope},
     audit::Audit,
     block::{Cid, Codec, splice},
     call::{Code, Refusal},
     query::{
         QueryError, View,
         beside::Logs,
-        export::{Format, Scope},
         list::{self, Filter, moment},
         lookup::{Found, link},
         proof::Head,
         shown::Payloads,
-        verify::Checks,
         walk::{self, Direction},
     },
     router::{self, BoxFuture, Invocation, Outcome, Run, lane},
     tools::{Builtin, Done, arguments, outcome, refusal},
+    verify::Checks,
 };
 
 /// The tools over `audit`. `base` is the URL this node is reached under, where it is served over HTTP.

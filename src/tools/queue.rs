@@ -20,8 +20,8 @@ use crate::{
     task::{Moment, Status},
     tools::{
         Builtin, arguments,
+        desk::{Desk, LATELY, MINUTE_MS, Told, invalid, now_ms, told, unexpected},
         reading::time,
-        work::{Desk, LATELY, MINUTE_MS, Told, invalid, now_ms, told, unexpected},
     },
 };
 

@@ -12,18 +12,17 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
+    archive::evidence::Evidence,
+    archive::record::run_record,
     block::Cid,
     call::{Code, Refusal},
     event::work::WorkflowReplayed,
     ledger::work::{Wish, Worked},
-    query::{
-        archives::evidence::Evidence,
-        record::{Recorded, run_record},
-    },
+    query::source::Recorded,
     router::Invocation,
     tools::{
         Builtin, arguments,
-        work::{Desk, Told, seen, told, unexpected, unknown},
+        desk::{Desk, Told, seen, told, unexpected, unknown},
         workflows::{ending, run_as_of},
     },
     workflow::{

@@ -6,7 +6,6 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use crate::tools::denied::Denied;
 use crate::{
     call::Refusal,
     event::{Body, work::Rhythm},
@@ -18,10 +17,12 @@ use crate::{
     },
     router::Invocation,
     tools::{
-        Builtin, arguments, planning,
+        Builtin, arguments,
+        denied::Denied,
+        desk::{Desk, Told, internal, invalid, now_ms, told, unexpected},
+        planning,
         reading::{self, time},
         tasks,
-        work::{Desk, Told, internal, invalid, now_ms, told, unexpected},
     },
     workflow::plan::Fault,
 };

@@ -11,8 +11,8 @@ use crate::{
     router::Invocation,
     tools::{
         Builtin, arguments,
+        desk::{Desk, Told, told, unexpected, unknown},
         planning::{Catalogue, Known, Wrong, wrong_with},
-        work::{Desk, Told, told, unexpected, unknown},
         workflows::{LISTER, submitted},
     },
     workflow::{

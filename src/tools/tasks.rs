@@ -18,12 +18,12 @@ use crate::{
     task::{POISON, RETRIES_SPENT, Status, Task, WAIT_PREFIX},
     tools::{
         Builtin, arguments,
-        doing::{Asked, Foretells},
-        reading::{self, time},
-        work::{
+        desk::{
             Desk, Line, Paging, Told, content, invalid, lines, message, output, page, task_as_of, told,
             unexpected, unknown, worker,
         },
+        doing::{Asked, Foretells},
+        reading::{self, time},
     },
 };
 

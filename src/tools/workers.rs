@@ -23,9 +23,9 @@ use crate::{
     task::{Status, Task},
     tools::{
         Builtin, arguments,
+        desk::{Desk, Told, now_ms, seen, task_as_of, told, unexpected, unknown},
         queue::standing,
         reading::time,
-        work::{Desk, Told, now_ms, seen, task_as_of, told, unexpected, unknown},
     },
     worker::{self, Presence, Worker},
 };

@@ -8,24 +8,22 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
+    archive::record::{RunRecord, run_record},
     block::{Cid, payload::PAYLOAD_MAX},
     call::{Code, Refusal},
+    drawing,
     event::{Body, Event, PayloadRef},
     ledger::work::{NewRun, Wish, Worked},
-    query::{
-        QueryError, View,
-        record::{self, RunRecord, run_record},
-        work::page::RunFilter,
-    },
+    query::{QueryError, View, source, work::page::RunFilter},
     router::Invocation,
     tools::{
         Builtin, arguments,
-        planning::checked,
-        reading::time,
-        work::{
+        desk::{
             Desk, Line, Paging, Told, internal, lines, message, page, seen, span, told, unexpected, unknown,
             worth,
         },
+        planning::checked,
+        reading::time,
     },
     workflow::{
         self,
@@ -107,7 +105,7 @@ pub(super) fn submitted(
     as_of: Option<u64>,
 ) -> Result<Option<(Run, Vec<Event>, u64)>, QueryError> {
     let seq = seen(view.applied()?, as_of)?;
-    let found = record::submitted(&view, id, Some(seq))?;
+    let found = source::submitted(&view, id, Some(seq))?;
     Ok(found.map(|(run, events)| (run, events, seq)))
 }
 
@@ -343,8 +341,8 @@ async fn dependencies(desk: &Desk, call: &Invocation) -> Told {
         let graph = Graph::of(run);
         let mut shown = graph.json();
         shown["dag"] = match format.or(fmt).as_deref() {
-            Some("dot") => json!(graph.dot()),
-            Some("mermaid") => json!(graph.mermaid()),
+            Some("dot") => json!(drawing::run::dot(&graph)),
+            Some("mermaid") => json!(drawing::run::mermaid(&graph)),
             Some(_) | None => {
                 let needs = |step: &workflow::plan::Step| (step.id.clone(), json!(step.depends_on));
                 Value::Object(run.plan.steps.iter().map(needs).collect())

@@ -2,13 +2,9 @@
 //!
 //! Invariants:
 //! - an edge goes from a step to one that waits for it, and both are nodes of the graph;
-//! - what users wrote is quoted, so that no label becomes markup;
 //! - nothing recurses: a chain of 10,000 steps is walked like any other.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Write,
-};
+use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
@@ -16,25 +12,6 @@ use super::{
     plan::Step,
     run::{Run, StepState},
 };
-
-/// How a status is drawn: its name, the fill of a box and the line around it.
-pub struct Look {
-    pub status: &'static str,
-    pub fill: &'static str,
-    pub line: &'static str,
-}
-
-/// Every status of a step; one that is not among them looks like the first.
-const LOOKS: [Look; 8] = [
-    Look { status: "pending", fill: "#f6f7f9", line: "#8b949e" },
-    Look { status: "ready", fill: "#fff8e1", line: "#b7860b" },
-    Look { status: "running", fill: "#ddeeff", line: "#1f6feb" },
-    Look { status: "succeeded", fill: "#e2f5e6", line: "#2e8540" },
-    Look { status: "failed", fill: "#fde4e1", line: "#c62828" },
-    Look { status: "skipped", fill: "#eeeeee", line: "#a0a0a0" },
-    Look { status: "cancelled", fill: "#f0e6f6", line: "#7b4fa0" },
-    Look { status: "timed_out", fill: "#ffe8d6", line: "#d2691e" },
-];
 
 /// One step.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,58 +110,6 @@ impl Graph {
         })
     }
 
-    /// The graph in Graphviz's language.
-    pub fn dot(&self) -> String {
-        let critical = self.critical();
-        let mut text = format!("digraph \"{}\" {{\n", quoted(&self.title, &Tongue::Dot));
-        text += "  rankdir=LR;\n  node [shape=box, style=\"rounded,filled\", fontsize=10];\n";
-        // Writing to a string does not fail, here and below.
-        for (place, node) in self.nodes.iter().enumerate() {
-            let look = look(&node.status);
-            let width = if critical.node(place) { 3 } else { 1 };
-            let _ = writeln!(
-                text,
-                "  n{place} [label=\"{}\", fillcolor=\"{}\", color=\"{}\", penwidth={width}];",
-                quoted(&caption(node), &Tongue::Dot),
-                look.fill,
-                look.line
-            );
-        }
-        for &(from, to) in &self.edges {
-            let width = if critical.edge(from, to) { " [penwidth=3]" } else { "" };
-            let _ = writeln!(text, "  n{from} -> n{to}{width};");
-        }
-        text + "}\n"
-    }
-
-    /// The graph as a Mermaid flowchart.
-    pub fn mermaid(&self) -> String {
-        let critical = self.critical();
-        let mut text = String::from("flowchart LR\n");
-        let mut classes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for (place, node) in self.nodes.iter().enumerate() {
-            let _ = writeln!(text, "  n{place}[\"{}\"]", quoted(&caption(node), &Tongue::Mermaid));
-            classes.entry(look(&node.status).status).or_default().push(format!("n{place}"));
-        }
-        let mut thick = Vec::new();
-        for (number, &(from, to)) in self.edges.iter().enumerate() {
-            let _ = writeln!(text, "  n{from} --> n{to}");
-            if critical.edge(from, to) {
-                thick.push(number.to_string());
-            }
-        }
-        for (status, members) in classes {
-            let look = look(status);
-            let _ =
-                writeln!(text, "  classDef {status} fill:{},stroke:{},color:#1f2328", look.fill, look.line);
-            let _ = writeln!(text, "  class {} {status}", members.join(","));
-        }
-        if !thick.is_empty() {
-            let _ = writeln!(text, "  linkStyle {} stroke-width:3px", thick.join(","));
-        }
-        text
-    }
-
     /// The way from a first to a last step that took longest, by place; a step of unknown duration weighs one
     /// millisecond. Among equals the one of more steps, then the one whose steps are named first.
     pub fn critical_path(&self) -> Vec<usize> {
@@ -213,7 +138,7 @@ impl Graph {
     }
 
     /// The critical path, to be asked about nodes and edges.
-    pub(super) fn critical(&self) -> Critical {
+    pub fn critical(&self) -> Critical {
         let mut follows = vec![None; self.nodes.len()];
         let path = self.critical_path();
         for (step, place) in path.iter().enumerate() {
@@ -223,7 +148,7 @@ impl Graph {
     }
 
     /// What waits for each node.
-    pub(super) fn after(&self) -> Vec<Vec<usize>> {
+    pub fn after(&self) -> Vec<Vec<usize>> {
         let mut after = vec![Vec::new(); self.nodes.len()];
         for &(from, to) in &self.edges {
             after[from].push(to);
@@ -232,7 +157,7 @@ impl Graph {
     }
 
     /// The nodes, each after all it waits for. Those on a cycle, which no plan has, are left out.
-    pub(super) fn order(&self) -> Vec<usize> {
+    pub fn order(&self) -> Vec<usize> {
         let after = self.after();
         let mut waits = vec![0_usize; self.nodes.len()];
         for &(_, to) in &self.edges {
@@ -254,7 +179,7 @@ impl Graph {
 }
 
 /// Which nodes and edges are on the critical path.
-pub(super) struct Critical {
+pub struct Critical {
     /// For each node on the path, the node that follows it there.
     follows: Vec<Option<Option<usize>>>,
 }
@@ -269,11 +194,6 @@ impl Critical {
     }
 }
 
-/// How a step of this status is drawn.
-pub fn look(status: &str) -> &'static Look {
-    LOOKS.iter().find(|look| look.status == status).unwrap_or(&LOOKS[0])
-}
-
 /// A duration for people: two units at most.
 pub fn span(ms: u64) -> String {
     let seconds = ms / 1000;
@@ -283,49 +203,6 @@ pub fn span(ms: u64) -> String {
         60_000..3_600_000 => format!("{} min {:02} s", seconds / 60, seconds % 60),
         _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
     }
-}
-
-/// What stands in a node's box: its id, what it does where that is another word, and how far it is.
-fn caption(node: &Node) -> String {
-    let mut lines = vec![node.id.clone()];
-    if node.label != node.id {
-        lines.push(node.label.clone());
-    }
-    lines.push(standing(node));
-    lines.join("\n")
-}
-
-/// How far a step is, in a few words.
-pub(super) fn standing(node: &Node) -> String {
-    match node.duration_ms {
-        Some(ms) => format!("{}, {}", node.status, span(ms)),
-        None => node.status.clone(),
-    }
-}
-
-/// A language whose strings stand in double quotes.
-enum Tongue {
-    Dot,
-    Mermaid,
-}
-
-/// Text as it stands between double quotes; `\n` starts a line there.
-fn quoted(text: &str, tongue: &Tongue) -> String {
-    let mut quoted = String::with_capacity(text.len());
-    for c in text.chars() {
-        match (c, tongue) {
-            ('\n', Tongue::Dot) => quoted += "\\n",
-            ('\n', Tongue::Mermaid) => quoted += "<br/>",
-            ('"' | '\\', Tongue::Dot) => quoted.extend(['\\', c]),
-            ('&', Tongue::Dot) => quoted += "&amp;",
-            ('"' | '\\' | '<' | '>' | '&' | '#' | '`' | '%' | ';' | '{' | '}', Tongue::Mermaid) => {
-                let _ = write!(quoted, "#{};", u32::from(c));
-            }
-            (c, _) if c.is_control() => quoted.push(' '),
-            (c, _) => quoted.push(c),
-        }
-    }
-    quoted
 }
 
 #[cfg(test)]

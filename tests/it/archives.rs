@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use cairn::{
+    archive::writing::Manifest,
     block::{
         Block, Codec,
         car::{Limits, Reader, SECTION_MAX},
@@ -10,7 +11,6 @@ use cairn::{
         payload::Payload,
     },
     event::Event,
-    query::export::archive::Manifest,
     workflow::plan::Plan,
 };
 use serde_json::{Value, json};

@@ -5,13 +5,13 @@
 use std::{collections::BTreeMap, fs};
 
 use cairn::{
+    archive::{
+        evidence::Evidence,
+        import::{Imported, import},
+        writing::Manifest,
+    },
     block::{Block, Cid, Codec},
     contract::Contract,
-    query::{
-        archives::evidence::Evidence,
-        export::archive::Manifest,
-        import::{Imported, import},
-    },
     receipt::Receipt,
 };
 use ipld_core::ipld::Ipld;
@@ -32,7 +32,7 @@ fn taken(name: &str, car: &[u8]) -> Result<Evidence, String> {
     let inside = match inside {
         Ok(Imported::Log(_, evidence)) => Ok(evidence),
         Ok(Imported::Run(kept)) => Ok(kept.evidence),
-        Err(err) => Err(cairn::query::verify::chain(&err)),
+        Err(err) => Err(cairn::verify::chain(&err)),
     };
     let file = dir.path().join("archive.car");
     fs::write(&file, car).expect("the directory can be written");

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use cairn::{
+    archive::writing::Manifest,
     block::{Block, Cid, Codec, car::Writer, encode},
     event::{Actor, Body, Event, Fields, Genesis, PayloadRef, Role},
     identity::Signer,
     merkle::{Growing, Hash, TileRow, Tiles, leaf_hash, several},
-    query::export::archive::Manifest,
 };
 use ipld_core::ipld::Ipld;
 use serde::Serialize;

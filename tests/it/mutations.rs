@@ -6,14 +6,14 @@
 use std::{fs, path::Path};
 
 use cairn::{
+    archive::{
+        evidence::Evidence,
+        import::{Imported, import},
+    },
     block::{Cid, Codec},
     event::Event,
     identity::open_checkpoint,
     merkle::{leaf_hash, node_hash},
-    query::{
-        archives::evidence::Evidence,
-        import::{Imported, import},
-    },
     receipt::Receipt,
 };
 use serde_json::{Value, json};

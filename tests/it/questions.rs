@@ -5,6 +5,10 @@
 use std::{fs, path::Path};
 
 use cairn::{
+    archive::{
+        export::{Format, Scope},
+        import::{ImportError, Imported, import},
+    },
     block::{
         Block, Cid, Codec, decode_ipld,
         json::dag,
@@ -23,15 +27,13 @@ use cairn::{
     query::{
         QueryError, View,
         beside::Logs,
-        export::{Format, Scope},
-        import::{ImportError, Imported, import},
         list::{Filter, moment},
         lookup::Found,
         proof::Head,
         shown::Payloads,
-        verify::{Checks, Report, Step, Verdict, verify},
         walk::{Direction, What},
     },
+    verify::{Checks, Report, Step, Verdict, verify},
 };
 use rusqlite::Connection;
 use serde_json::{Value, json, value::RawValue};

@@ -9,8 +9,8 @@ use tower::Service;
 use crate::{
     audit::{Audit, routes},
     block::{Cid, Codec},
-    p2p::sync::{
-        followed::Followed,
+    follow::{
+        copy::Followed,
         tests::owner::{Owner, once},
     },
 };

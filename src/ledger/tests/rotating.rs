@@ -5,10 +5,8 @@
 use super::*;
 use crate::{
     ledger::rotating::{Rotated, rotate},
-    query::{
-        keeping::{keys, keys_of_events},
-        verify::{Checks, Verdict, verify},
-    },
+    query::keeping::{keys, keys_of_events},
+    verify::{Checks, Verdict, verify},
 };
 
 fn rotated(dir: &Path, seed: u8) -> Rotated {

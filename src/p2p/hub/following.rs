@@ -27,20 +27,19 @@ use crate::{
         payload::{JSON, Payload},
     },
     event::peer::PeerForked,
+    follow::{
+        Refused,
+        copy::{Followed, FollowedError},
+        driver::{Erasures, Expected, FollowError, Outcome, meet},
+        evidence::Evidence,
+        rules::Ending,
+        wire::Reason,
+    },
     identity::{CHECKPOINT_MAX, Verifier, open_checkpoint},
     ledger::{Command, peers::Peering},
-    p2p::{
-        Peer, Verdict, Wire,
-        sync::{
-            Refused,
-            evidence::Evidence,
-            follow::{Erasures, Expected, FollowError, Outcome, meet},
-            followed::{Followed, FollowedError},
-            machine::Ending,
-            wire::Reason,
-        },
-    },
+    p2p::{Peer, Verdict, Wire},
     peer::News,
+    verify,
 };
 
 /// Between two heads that are told.
@@ -298,7 +297,7 @@ async fn told(hub: &Hub, peer: &str, passed: &Result<Outcome, Failed>) -> Course
 enum Failed {
     #[error(transparent)]
     Net(#[from] crate::p2p::NetError),
-    #[error("{}", crate::query::verify::chain(.0))]
+    #[error("{}", verify::chain(.0))]
     Follow(#[from] FollowError),
 }
 

@@ -21,9 +21,9 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::runtime::{
-    frames::{self, FRAME_MAX, Frames, wrapped},
-    upstream::{Duplex, Failure, inbox::Inbox},
+use crate::{
+    block::frames::{self, FRAME_MAX, Frames},
+    runtime::upstream::{Duplex, Failure, inbox::Inbox, wrapped},
 };
 
 /// Bytes of a frame that a peer takes which has not said what it takes.

@@ -14,8 +14,8 @@ use crate::{
     router::Invocation,
     tools::{
         arguments,
+        desk::{Desk, Told, now_ms, seen, told, unknown},
         reading::time,
-        work::{Desk, Told, now_ms, seen, told, unknown},
     },
 };
 

@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{Node, node};
 use crate::{
+    block::frames::{FRAME_MAX, Frames},
     event::Actor,
     mcp::{
         Settings, Tokens,
@@ -24,7 +25,6 @@ use crate::{
     },
     metrics::Metrics,
     router::{Caller, Scope},
-    runtime::frames::{FRAME_MAX, Frames},
 };
 
 /// Longer than anything here takes on a busy machine.

@@ -17,7 +17,7 @@ use crate::{
     call::Code,
     engine::{Nobody, TOOL},
     router::{Answer, Meta, Method, Request, RpcError, codes::INVALID_PARAMS},
-    tools::work::{message, worth},
+    tools::desk::{message, worth},
 };
 
 /// What the peer answers to whom a task does not belong any more.

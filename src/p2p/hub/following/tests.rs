@@ -6,13 +6,13 @@ use std::io;
 
 use super::Failed;
 use crate::{
-    log::LogError,
-    p2p::sync::{
+    follow::{
         Refused,
-        follow::FollowError,
-        followed::FollowedError,
+        copy::FollowedError,
+        driver::FollowError,
         wire::{Reason, WireError},
     },
+    log::LogError,
 };
 
 #[test]

@@ -11,11 +11,9 @@ use tokio::{
 
 use super::UNTOLD_MAX;
 use crate::{
+    block::frames::{FRAME_MAX, Frames},
     router::BoxFuture,
-    runtime::{
-        frames::{FRAME_MAX, Frames},
-        upstream::{Duplex, Failure, OpenStream, Options, Reply, Settings, State, Transport, Upstream},
-    },
+    runtime::upstream::{Duplex, Failure, OpenStream, Options, Reply, Settings, State, Transport, Upstream},
 };
 
 /// Longer than anything here takes on a busy machine.

@@ -1,0 +1,121 @@
+//! Erasing a payload in the archives beside the log: each that holds it is written anew without it.
+//!
+//! Invariants:
+//! - an archive is replaced whole or not at all, and keeps its name, its moment and every other block;
+//! - only what an event of the archive holds as a payload goes, with the parts that no other payload there holds.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File, OpenOptions},
+    io::{self, BufWriter},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use crate::{
+    archive::kept::{DIRECTORY, EXTENSION, opened},
+    block::{
+        Cid, Codec,
+        car::{self, CarError},
+    },
+    event::Event,
+    query::payload_parts,
+};
+
+/// What the file ends with that takes an archive's place; a crash leaves one behind, and the next erasure removes it.
+const FRESH: &str = "erasing";
+
+/// Why archives could not be gone through.
+#[derive(Debug, thiserror::Error)]
+pub enum EraseError {
+    #[error("the archive `{file}` cannot be read; remove it, or put a whole one in its place")]
+    Car {
+        file: String,
+        #[source]
+        source: CarError,
+    },
+    #[error("the archives beside the log cannot be written")]
+    Io(#[from] io::Error),
+}
+
+/// Erases `payload` in every archive of the data directory `dir`; gives how many held it.
+///
+/// Blocks while another process does the same: each would take the other's unfinished files for left ones.
+pub fn erase(dir: &Path, payload: &Cid) -> Result<usize, EraseError> {
+    let dir = dir.join(DIRECTORY);
+    let alone = match File::open(&dir) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(0),
+        directory => directory?,
+    };
+    alone.lock()?;
+    let mut held = 0;
+    for entry in fs::read_dir(&dir)? {
+        let path = entry?.path();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some(FRESH) => fs::remove_file(&path)?,
+            Some(EXTENSION) => held += usize::from(erase_in(&path, payload)?),
+            Some(_) | None => {}
+        }
+    }
+    if held > 0 {
+        alone.sync_all()?;
+    }
+    Ok(held)
+}
+
+fn erase_in(path: &Path, payload: &Cid) -> Result<bool, EraseError> {
+    let unread = |source| EraseError::Car { file: path.display().to_string(), source };
+    let file = File::open(path)?;
+    let gone = going(&file, payload).map_err(unread)?;
+    if gone.is_empty() {
+        return Ok(false);
+    }
+    let fresh = path.with_extension(FRESH);
+    let written = write_without(&file, &gone, &fresh).map_err(unread)?;
+    // Of several archives of one record the one that was kept last counts: it stays the last.
+    written.set_modified(file.metadata()?.modified()?)?;
+    written.sync_all()?;
+    // A crash before this leaves the archive as it was; after it, the payload is gone.
+    fs::rename(&fresh, path)?;
+    Ok(true)
+}
+
+/// The payload and its unshared parts, where an event of the archive holds it; else nothing.
+fn going(file: &File, payload: &Cid) -> Result<HashSet<Cid>, CarError> {
+    let (mut parts, mut shared) = (HashSet::new(), HashSet::new());
+    let (mut there, mut named) = (false, false);
+    for section in opened(file)? {
+        let (cid, bytes) = section?;
+        if cid.codec() != Codec::DagCbor {
+            continue;
+        }
+        let held = payload_parts(&bytes);
+        if cid == *payload {
+            there = held.is_some();
+            parts.extend(held.into_iter().flatten());
+        } else if let Some(held) = held {
+            shared.extend(held);
+        } else if let Ok(event) = Event::open(bytes) {
+            named |= event.fields().pay.iter().any(|pay| pay.cid == *payload);
+        }
+    }
+    if !(there && named) {
+        return Ok(HashSet::new());
+    }
+    parts.retain(|part| !shared.contains(part));
+    parts.insert(*payload);
+    Ok(parts)
+}
+
+fn write_without(file: &File, gone: &HashSet<Cid>, fresh: &Path) -> Result<File, CarError> {
+    let archive = opened(file)?;
+    let fresh = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(fresh)?;
+    let mut copy = car::Writer::new(BufWriter::new(fresh), archive.root())?;
+    for section in archive {
+        let (cid, bytes) = section?;
+        if !gone.contains(&cid) {
+            copy.append(&cid, &bytes)?;
+        }
+    }
+    Ok(copy.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?)
+}

@@ -1,0 +1,179 @@
+//! Keeping an archive: every block and event checked on its way into the data directory.
+//!
+//! Invariants:
+//! - an archive takes its name once it is whole and checked; of one that is refused nothing is left;
+//! - what nothing names is not kept: contracts and plans come before the events, payloads after the first that holds them.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, BufReader, BufWriter, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    check::Check,
+    evidence::{Evidence, Proof},
+};
+use crate::{
+    archive::{
+        kept::{ARCHIVES_MAX, BYTES_MAX, DIRECTORY, EVENTS_MAX, EXTENSION},
+        writing::Manifest,
+    },
+    block::{
+        Cid,
+        car::{self, CarError},
+        encode,
+    },
+    log::fresh::Fresh,
+    verify::Verdict,
+};
+
+/// Events between two words about progress.
+const STEP: u64 = 1024;
+
+/// An archive that was kept.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Whose record it is.
+    pub subject: String,
+    pub file: PathBuf,
+    pub events: u64,
+    pub blocks: u64,
+    /// What shows that its events are those that its log's key signed.
+    pub evidence: Evidence,
+    /// Whether the same archive had been kept before.
+    pub already: bool,
+}
+
+/// Why an archive is not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    #[error("the archive is refused")]
+    Car(#[from] CarError),
+    #[error("the archive is refused: event {seq}, {cid}: {fault}")]
+    Event { seq: u64, cid: Cid, fault: &'static str },
+    #[error("the archive is refused: block {cid}: {fault}")]
+    Block { cid: Cid, fault: &'static str },
+    #[error(
+        "the archive is refused: it holds {found} events, from {from} to {to}, not those its manifest speaks of"
+    )]
+    Count { found: u64, from: u64, to: u64 },
+    #[error("the archive is refused: the submission of {subject} is not in it")]
+    NoSubmission { subject: String },
+    #[error("the archive holds {count} events; the bound is {EVENTS_MAX}")]
+    TooLarge { count: u64 },
+    #[error("the archive is refused: {fault}")]
+    Proof { fault: &'static str },
+    #[error(
+        "an archive of this root is kept already, with other content: `{file}`; move that file away to keep this one in its place"
+    )]
+    Differs { file: String },
+    #[error("the directory keeps {ARCHIVES_MAX} archives already; remove some of its `{DIRECTORY}`")]
+    TooMany,
+    #[error("the data directory cannot be written")]
+    Io(#[from] io::Error),
+}
+
+impl KeepError {
+    /// What the archive is that was refused; none where something else stands against keeping it.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Car(err) => Verdict::of_archive(err),
+            Self::Event { .. } | Self::Block { .. } | Self::Proof { .. } => Some(Verdict::Invalid),
+            Self::Count { .. } | Self::NoSubmission { .. } => Some(Verdict::Incomplete),
+            Self::TooLarge { .. } | Self::Differs { .. } | Self::TooMany | Self::Io(_) => None,
+        }
+    }
+}
+
+/// Checks what follows the manifest of a record of `subject`, and keeps all of it in `dir`. `step` is told how many
+/// events were checked.
+pub fn keep<R: Read>(
+    archive: car::Reader<R>,
+    manifest: &Manifest,
+    subject: &str,
+    dir: &Path,
+    step: &mut dyn FnMut(u64),
+) -> Result<Kept, KeepError> {
+    if manifest.count > EVENTS_MAX {
+        return Err(KeepError::TooLarge { count: manifest.count });
+    }
+    let dir = dir.join(DIRECTORY);
+    let fresh = Fresh::of(&dir);
+    DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+    let file = dir.join(format!("{}.{EXTENSION}", archive.root()));
+    if !file.exists() && fs::read_dir(&dir)?.count() >= ARCHIVES_MAX {
+        return Err(KeepError::TooMany);
+    }
+    // A crash leaves a part that nobody reads; the next import of the same archive begins it anew.
+    let part = file.with_extension("part");
+    let kept = write(archive, manifest, subject, &part, step).and_then(|(events, blocks, evidence)| {
+        let already = file.exists();
+        if already && !same(&part, &file)? {
+            return Err(KeepError::Differs { file: file.display().to_string() });
+        }
+        fs::rename(&part, &file)?;
+        File::open(&dir)?.sync_all()?;
+        Ok(Kept { subject: subject.to_owned(), file, events, blocks, evidence, already })
+    });
+    if kept.is_err() {
+        let _ = fs::remove_file(&part);
+        return kept;
+    }
+    fresh.keep();
+    kept
+}
+
+/// Whether two files hold the same bytes.
+fn same(one: &Path, other: &Path) -> io::Result<bool> {
+    let (one, other) = (File::open(one)?, File::open(other)?);
+    if one.metadata()?.len() != other.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut one, mut other) = (BufReader::new(one).bytes(), BufReader::new(other).bytes());
+    loop {
+        match (one.next().transpose()?, other.next().transpose()?) {
+            (None, None) => return Ok(true),
+            (left, right) if left != right => return Ok(false),
+            _ => {}
+        }
+    }
+}
+
+fn write<R: Read>(
+    archive: car::Reader<R>,
+    manifest: &Manifest,
+    subject: &str,
+    part: &Path,
+    step: &mut dyn FnMut(u64),
+) -> Result<(u64, u64, Evidence), KeepError> {
+    let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(part)?;
+    let root = archive.root();
+    let mut copy = car::Writer::new(BufWriter::new(file), root)?;
+    copy.append(&root, &encode(manifest))?;
+    let mut proof = Proof::of(manifest).map_err(|fault| KeepError::Proof { fault })?;
+    let mut check = Check::new(manifest, subject);
+    let mut bytes = 0;
+    for section in archive {
+        let (cid, block) = section?;
+        bytes += block.len() as u64;
+        if bytes > BYTES_MAX {
+            return Err(CarError::TooLarge { max: BYTES_MAX }.into());
+        }
+        copy.append(&cid, &block)?;
+        if proof.open() {
+            proof.take(cid, &block).map_err(|fault| KeepError::Block { cid, fault })?;
+            continue;
+        }
+        check.block(cid, block)?;
+        if check.events.is_multiple_of(STEP) {
+            step(check.events);
+        }
+    }
+    let evidence = check.end(&proof)?;
+    let mut file = copy.finish()?;
+    file.flush()?;
+    file.get_ref().sync_all()?;
+    Ok((check.events, check.blocks, evidence))
+}

@@ -1,0 +1,167 @@
+//! Exports as PROV-JSON (W3C member submission of 2013): calls are activities, payloads and contracts entities.
+//!
+//! Invariant: ids are `ipld:<cid>`, so that every statement can be checked against the log it is about.
+
+use std::{collections::HashSet, io::Write};
+
+use serde_json::{Value, json};
+
+use crate::{
+    archive::export::{ExportError, Selected},
+    event::{Event, Role},
+    query::{self, QueryError, View},
+};
+
+/// What the ids and attributes begin with.
+const PREFIXES: &str = r#"{"ipld": "ipld://", "cairn": "urn:cairn:prov:"}"#;
+
+/// The statements of PROV that are made, each in its own part of the document.
+#[derive(Clone, Copy)]
+enum Part {
+    Activity,
+    Entity,
+    Agent,
+    Used,
+    WasGeneratedBy,
+    WasInformedBy,
+    WasAssociatedWith,
+}
+
+impl Part {
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Activity, "activity"),
+        (Self::Entity, "entity"),
+        (Self::Agent, "agent"),
+        (Self::Used, "used"),
+        (Self::WasGeneratedBy, "wasGeneratedBy"),
+        (Self::WasInformedBy, "wasInformedBy"),
+        (Self::WasAssociatedWith, "wasAssociatedWith"),
+    ];
+}
+
+impl View {
+    /// One pass for each part: the document groups statements by kind, the log has them in order.
+    pub(super) fn export_prov(&self, selected: &Selected, to: &mut dyn Write) -> Result<(), ExportError> {
+        write!(to, "{{\"prefix\": {PREFIXES}")?;
+        for (part, name) in Part::ALL {
+            write!(to, ",\n\"{name}\": {{")?;
+            let mut between = "\n";
+            let mut said = HashSet::new();
+            self.visit(selected, &mut |event| {
+                for (id, statement) in self.statements(part, event)? {
+                    if said.insert(id.clone()) {
+                        write!(to, "{between}{}: {statement}", Value::String(id))?;
+                        between = ",\n";
+                    }
+                }
+                Ok(())
+            })?;
+            write!(to, "}}")?;
+        }
+        writeln!(to, "}}")?;
+        Ok(())
+    }
+
+    /// What one event says in one part of the document.
+    fn statements(&self, part: Part, event: &Event) -> Result<Vec<(String, Value)>, QueryError> {
+        let fields = event.fields();
+        let seq = fields.seq;
+        let started = fields.kind == "call.started";
+        let Some(activity) = self.activity(event)? else {
+            return Ok(Vec::new());
+        };
+        let payloads = fields.pay.iter().enumerate();
+        Ok(match part {
+            Part::Activity if started => {
+                let mut about = json!({
+                    "prov:startTime": time(fields.ts),
+                    "cairn:seq": seq,
+                    "cairn:subject": fields.subject,
+                });
+                if let Some(ended) = self.ended(seq)? {
+                    about["prov:endTime"] = time(ended).into();
+                }
+                vec![(activity, about)]
+            }
+            Part::Entity => {
+                let payload = |pay: &crate::event::PayloadRef| {
+                    let about = json!({"prov:type": "cairn:payload", "cairn:bytes": pay.len});
+                    (id(&pay.cid), about)
+                };
+                let contract = fields.tool.map(|cid| (id(&cid), json!({"prov:type": "cairn:contract"})));
+                fields.pay.iter().map(payload).chain(contract).collect()
+            }
+            Part::Agent if started => {
+                let about = json!({"cairn:id": fields.actor.id, "cairn:role": fields.actor.role});
+                vec![(agent(event), about)]
+            }
+            Part::Used => payloads
+                .filter(|(_, pay)| pay.role == Role::Input)
+                .map(|(n, pay)| (format!("_:u{seq}.{n}"), id(&pay.cid)))
+                .chain(fields.tool.filter(|_| started).map(|tool| (format!("_:u{seq}.tool"), id(&tool))))
+                .map(|(name, entity)| (name, json!({"prov:activity": activity, "prov:entity": entity})))
+                .collect(),
+            Part::WasGeneratedBy => payloads
+                .filter(|(_, pay)| pay.role != Role::Input)
+                .map(|(n, pay)| {
+                    let made = json!({
+                        "prov:entity": id(&pay.cid),
+                        "prov:activity": activity,
+                        "prov:time": time(fields.ts),
+                    });
+                    (format!("_:g{seq}.{n}"), made)
+                })
+                .collect(),
+            Part::WasInformedBy if started => {
+                let mut informants = Vec::new();
+                for (n, parent) in fields.cause.iter().chain(&fields.refs).enumerate() {
+                    if let Some(parent) = self.event(parent)?
+                        && let Some(informant) = self.activity(&parent)?
+                    {
+                        let informed = json!({"prov:informed": activity, "prov:informant": informant});
+                        informants.push((format!("_:i{seq}.{n}"), informed));
+                    }
+                }
+                informants
+            }
+            Part::WasAssociatedWith if started => {
+                let statement = json!({"prov:activity": activity, "prov:agent": agent(event)});
+                vec![(format!("_:a{seq}"), statement)]
+            }
+            Part::Activity | Part::Agent | Part::WasInformedBy | Part::WasAssociatedWith => Vec::new(),
+        })
+    }
+
+    /// The call an event belongs to, named by its start.
+    fn activity(&self, event: &Event) -> Result<Option<String>, QueryError> {
+        let fields = event.fields();
+        Ok(match fields.kind.as_str() {
+            "call.started" => Some(id(&event.cid())),
+            kind if kind.starts_with("call.") => fields.cause.as_ref().map(id),
+            _ => None,
+        })
+    }
+
+    /// When the call that started at `seq` ended.
+    fn ended(&self, seq: u64) -> Result<Option<u64>, QueryError> {
+        let Some(ended) = query::ending_of(&self.state, seq)? else { return Ok(None) };
+        let mut statement = self.state.prepare_cached("SELECT ts FROM entry WHERE seq = ?1")?;
+        Ok(Some(statement.query_row([ended], |row| row.get(0))?))
+    }
+}
+
+fn id(cid: &crate::block::Cid) -> String {
+    format!("ipld:{cid}")
+}
+
+/// Agents have no blocks: they are named by their id, in a form that every reader of qualified names takes.
+fn agent(event: &Event) -> String {
+    let encoded = data_encoding::HEXLOWER.encode(event.fields().actor.id.as_bytes());
+    format!("cairn:agent-{encoded}")
+}
+
+/// RFC 3339 with microseconds.
+fn time(ts: u64) -> String {
+    let micros = i64::try_from(ts).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_microsecond(micros).map_or_else(|_| ts.to_string(), |time| time.to_string())
+}

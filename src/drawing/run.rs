@@ -1,0 +1,128 @@
+//! A run's graph as text of other programs: Graphviz and Mermaid; how each status looks, in all pictures.
+//!
+//! Invariant: what users wrote is quoted, so that no label becomes markup.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use crate::workflow::graph::{Graph, Node, span};
+
+/// How a status is drawn: its name, the fill of a box and the line around it.
+pub struct Look {
+    pub status: &'static str,
+    pub fill: &'static str,
+    pub line: &'static str,
+}
+
+/// Every status of a step; one that is not among them looks like the first.
+const LOOKS: [Look; 8] = [
+    Look { status: "pending", fill: "#f6f7f9", line: "#8b949e" },
+    Look { status: "ready", fill: "#fff8e1", line: "#b7860b" },
+    Look { status: "running", fill: "#ddeeff", line: "#1f6feb" },
+    Look { status: "succeeded", fill: "#e2f5e6", line: "#2e8540" },
+    Look { status: "failed", fill: "#fde4e1", line: "#c62828" },
+    Look { status: "skipped", fill: "#eeeeee", line: "#a0a0a0" },
+    Look { status: "cancelled", fill: "#f0e6f6", line: "#7b4fa0" },
+    Look { status: "timed_out", fill: "#ffe8d6", line: "#d2691e" },
+];
+
+/// The graph in Graphviz's language.
+pub fn dot(graph: &Graph) -> String {
+    let critical = graph.critical();
+    let mut text = format!("digraph \"{}\" {{\n", quoted(graph.title(), &Tongue::Dot));
+    text += "  rankdir=LR;\n  node [shape=box, style=\"rounded,filled\", fontsize=10];\n";
+    // Writing to a string does not fail, here and below.
+    for (place, node) in graph.nodes().iter().enumerate() {
+        let look = look(&node.status);
+        let width = if critical.node(place) { 3 } else { 1 };
+        let _ = writeln!(
+            text,
+            "  n{place} [label=\"{}\", fillcolor=\"{}\", color=\"{}\", penwidth={width}];",
+            quoted(&caption(node), &Tongue::Dot),
+            look.fill,
+            look.line
+        );
+    }
+    for &(from, to) in graph.edges() {
+        let width = if critical.edge(from, to) { " [penwidth=3]" } else { "" };
+        let _ = writeln!(text, "  n{from} -> n{to}{width};");
+    }
+    text + "}\n"
+}
+
+/// The graph as a Mermaid flowchart.
+pub fn mermaid(graph: &Graph) -> String {
+    let critical = graph.critical();
+    let mut text = String::from("flowchart LR\n");
+    let mut classes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (place, node) in graph.nodes().iter().enumerate() {
+        let _ = writeln!(text, "  n{place}[\"{}\"]", quoted(&caption(node), &Tongue::Mermaid));
+        classes.entry(look(&node.status).status).or_default().push(format!("n{place}"));
+    }
+    let mut thick = Vec::new();
+    for (number, &(from, to)) in graph.edges().iter().enumerate() {
+        let _ = writeln!(text, "  n{from} --> n{to}");
+        if critical.edge(from, to) {
+            thick.push(number.to_string());
+        }
+    }
+    for (status, members) in classes {
+        let look = look(status);
+        let _ = writeln!(text, "  classDef {status} fill:{},stroke:{},color:#1f2328", look.fill, look.line);
+        let _ = writeln!(text, "  class {} {status}", members.join(","));
+    }
+    if !thick.is_empty() {
+        let _ = writeln!(text, "  linkStyle {} stroke-width:3px", thick.join(","));
+    }
+    text
+}
+
+/// How a step of this status is drawn.
+pub fn look(status: &str) -> &'static Look {
+    LOOKS.iter().find(|look| look.status == status).unwrap_or(&LOOKS[0])
+}
+
+/// What stands in a node's box: its id, what it does where that is another word, and how far it is.
+fn caption(node: &Node) -> String {
+    let mut lines = vec![node.id.clone()];
+    if node.label != node.id {
+        lines.push(node.label.clone());
+    }
+    lines.push(standing(node));
+    lines.join("\n")
+}
+
+/// How far a step is, in a few words.
+pub(super) fn standing(node: &Node) -> String {
+    match node.duration_ms {
+        Some(ms) => format!("{}, {}", node.status, span(ms)),
+        None => node.status.clone(),
+    }
+}
+
+/// A language whose strings stand in double quotes.
+enum Tongue {
+    Dot,
+    Mermaid,
+}
+
+/// Text as it stands between double quotes; `\n` starts a line there.
+fn quoted(text: &str, tongue: &Tongue) -> String {
+    let mut quoted = String::with_capacity(text.len());
+    for c in text.chars() {
+        match (c, tongue) {
+            ('\n', Tongue::Dot) => quoted += "\\n",
+            ('\n', Tongue::Mermaid) => quoted += "<br/>",
+            ('"' | '\\', Tongue::Dot) => quoted.extend(['\\', c]),
+            ('&', Tongue::Dot) => quoted += "&amp;",
+            ('"' | '\\' | '<' | '>' | '&' | '#' | '`' | '%' | ';' | '{' | '}', Tongue::Mermaid) => {
+                let _ = write!(quoted, "#{};", u32::from(c));
+            }
+            (c, _) if c.is_control() => quoted.push(' '),
+            (c, _) => quoted.push(c),
+        }
+    }
+    quoted
+}
+
+#[cfg(test)]
+mod tests;

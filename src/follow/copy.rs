@@ -1,0 +1,286 @@
+//! Followed logs on disk: one data directory each, under `followed/` and the log's name.
+//!
+//! Invariants:
+//! - what stands there was checked before it was written; what is read is hashed again all the same;
+//! - a directory goes only when somebody says so; evidence of a fork stays until somebody lifts it.
+
+use std::{cmp::Ordering, fs, io, path::PathBuf};
+
+use serde_bytes::ByteBuf;
+use serde_json::{Value, json};
+
+use super::evidence::Evidence;
+use crate::{
+    block::{Cid, decode},
+    event::Genesis,
+    follow::{
+        Refused,
+        rules::{Signed, followed_by},
+    },
+    identity::{CheckpointError, rotation::Keys},
+    ledger::opening,
+    log::{
+        Log, LogError, Reader, Stored,
+        home::{Home, HomeError, write_secret},
+        sqlite::{SqliteLog, SqliteReader},
+    },
+    query::{
+        QueryError, View,
+        beside::{Beside, passed_over},
+        erasure,
+        proof::Head,
+    },
+    state,
+};
+
+/// The directory of followed logs, within the data directory.
+pub const DIRECTORY: &str = "followed";
+/// Followed logs of one node: each is asked where a name is not known.
+pub const FOLLOWED_MAX: usize = 256;
+
+/// The file of the evidence that a log forked.
+const FORK: &str = "fork.json";
+/// Bytes of evidence: two heads, a proof of at most 64 hashes, and the changes of keys.
+const FORK_MAX: u64 = 2 * 1024 * 1024;
+/// The file of the events that changed a followed log's keys.
+pub(super) const ROTATIONS: &str = "rotations";
+/// Bytes of it: a thousand events of some hundred bytes.
+const ROTATIONS_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A log that is followed, or was.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    pub log: Cid,
+    home: Home,
+}
+
+/// Why followed logs cannot be read or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowedError {
+    #[error("as many logs are followed as may be: 256; remove one first")]
+    TooMany,
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error("the head is not signed by the log's key")]
+    Head(#[from] CheckpointError),
+    #[error("the followed log cannot be read")]
+    Log(#[from] LogError),
+    #[error("the directory of followed logs cannot be used")]
+    Io(#[from] io::Error),
+    #[error("the evidence of a fork cannot be read")]
+    Evidence(#[source] serde_json::Error),
+}
+
+impl Followed {
+    /// The logs that the node of `home` follows, by name.
+    pub fn list(home: &Home) -> Result<Vec<Self>, FollowedError> {
+        let names = names(home)?;
+        Ok(names.iter().take(FOLLOWED_MAX).filter_map(|name| Self::open(home, name)).collect())
+    }
+
+    /// The same, and none where they cannot be read, which is warned of.
+    pub fn list_or_none(home: &Home) -> Vec<Self> {
+        Self::list(home).unwrap_or_else(|err| {
+            tracing::warn!(%err, "followed logs cannot be read");
+            Vec::new()
+        })
+    }
+
+    /// What the node of `home` keeps of others' logs, each folded, to be asked beside its own. What holds no event yet is left
+    /// out, and so is what cannot be read, with a warning.
+    pub fn beside(home: &Home) -> Vec<Beside> {
+        let opened = |followed: &Self| {
+            let opened = followed.opened();
+            opened.unwrap_or_else(|err| {
+                passed_over(&followed.log, &err);
+                None
+            })
+        };
+        Self::list_or_none(home).iter().filter_map(opened).collect()
+    }
+
+    fn opened(&self) -> Result<Option<Beside>, QueryError> {
+        self.fold()?;
+        let view = View::open(&self.home)?;
+        if !view.begun()? {
+            // It is being followed for the first time.
+            return Ok(None);
+        }
+        let applied = view.applied()?;
+        let Some((genesis, keys)) = self.genesis()? else {
+            return Ok(None);
+        };
+        let signed = self.signed(&keys).filter(|signed| signed.head.size <= applied);
+        let head = signed.map(|signed| Head { size: signed.head.size, note: signed.note });
+        let (log, origin) = (self.log, genesis.origin);
+        Ok(Some(Beside { log, origin, view, head: head.unwrap_or_default() }))
+    }
+
+    /// How many logs have a directory here.
+    pub(super) fn count(home: &Home) -> Result<usize, FollowedError> {
+        Ok(names(home)?.len())
+    }
+
+    /// The followed log of this name; none where nothing of it is held.
+    pub fn open(home: &Home, log: &Cid) -> Option<Self> {
+        let home = Home::existing(&path(home, log)).ok()?;
+        Some(Self { log: *log, home })
+    }
+
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Events held.
+    pub fn size(&self) -> Result<u64, LogError> {
+        let tip = SqliteReader::open(&self.home.log_path())?.tip()?;
+        Ok(tip.map_or(0, |tip| tip.seq + 1))
+    }
+
+    /// The genesis block and the keys of the log's heads; none before the first events are held.
+    pub fn genesis(&self) -> Result<Option<(Genesis, Keys)>, LogError> {
+        let reader = SqliteReader::open(&self.home.log_path())?;
+        let Some(Stored::Present(bytes)) = reader.block(&self.log)? else {
+            return Ok(None);
+        };
+        let corrupt = || LogError::Corrupt { what: "a genesis block" };
+        let genesis: Genesis = decode(&bytes).map_err(|_| corrupt())?;
+        let first = Keys::of_genesis(self.log, &genesis.origin, &genesis.key).map_err(|_| corrupt())?;
+        let changed = || LogError::Corrupt { what: "the changes of a followed log's keys" };
+        let keys = keys(&self.home, first).map_err(|_| changed())?;
+        Ok(Some((genesis, keys)))
+    }
+
+    /// The largest signed head that was accepted; while events still come, it is over more than are held.
+    pub fn signed(&self, keys: &Keys) -> Option<Signed> {
+        signed(&self.home, keys)
+    }
+
+    /// Whether a head that somebody tells of is worth following: it is larger than the one held, or disagrees with it.
+    pub fn is_news(&self, note: &str) -> Result<bool, FollowedError> {
+        let Some((_, keys)) = self.genesis()? else {
+            return Ok(true);
+        };
+        let told = keys.open(note)?;
+        Ok(self.signed(&keys).is_none_or(|held| match told.size.cmp(&held.head.size) {
+            Ordering::Greater => true,
+            Ordering::Equal => told.root != held.head.root,
+            Ordering::Less => false,
+        }))
+    }
+
+    /// The evidence that ended the following of this log.
+    pub fn evidence(&self) -> Result<Option<Evidence>, FollowedError> {
+        evidence(&self.home)
+    }
+
+    /// Lets the log be followed again, after somebody has looked at the evidence. False where there is none.
+    pub fn lift(&self) -> Result<bool, FollowedError> {
+        match fs::remove_file(self.home.dir().join(FORK)) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+            removed => Ok(removed.map(|()| true)?),
+        }
+    }
+
+    /// Forgets the log and all that is held of it. Refused while it is being followed.
+    pub fn remove(self) -> Result<(), FollowedError> {
+        let _lock = self.home.lock("cairn, which is removing this followed log")?;
+        Ok(fs::remove_dir_all(self.home.dir())?)
+    }
+
+    /// Folds into the state what is held and not folded yet, where nobody follows the log at the moment.
+    pub fn fold(&self) -> Result<(), QueryError> {
+        let behind = match View::open(&self.home).and_then(|view| view.applied()) {
+            Ok(applied) => applied < self.size()?,
+            Err(_) => true,
+        };
+        if behind && let Ok(_lock) = self.home.lock("cairn, which is folding this followed log") {
+            let log = SqliteLog::open(&self.home.log_path(), true)?;
+            opening::derive(&self.home, &log, &mut |_| {})?;
+        }
+        Ok(())
+    }
+
+    /// Takes away the payloads whose erasure is on record and holds, with their parts; nothing that is no payload of the log.
+    pub fn erase(&self) -> Result<(), QueryError> {
+        let state = state::open_reader(&self.home.state_path(), &self.home.log_path())?;
+        let pending = erasure::pending(&state, &SqliteReader::open(&self.home.log_path())?)?;
+        if !pending.is_empty()
+            && let Ok(_lock) = self.home.lock("cairn, which is erasing in this followed log")
+        {
+            SqliteLog::open(&self.home.log_path(), true)?.erase(&pending)?;
+        }
+        Ok(())
+    }
+
+    /// What is held, in a few words.
+    pub fn shown(&self) -> Result<Value, FollowedError> {
+        let genesis = self.genesis()?;
+        let signed = genesis.as_ref().and_then(|(_, keys)| self.signed(keys));
+        let forked = self.evidence()?.is_some();
+        Ok(json!({
+            "log": self.log.to_string(),
+            "origin": genesis.as_ref().map(|(genesis, _)| &genesis.origin),
+            "key": genesis.as_ref().map(|(_, keys)| keys.current().vkey()),
+            "size": self.size()?,
+            "signed": signed.map(|signed| signed.head.size),
+            "status": if forked { "quarantined" } else { "kept" },
+        }))
+    }
+}
+
+fn names(home: &Home) -> io::Result<Vec<Cid>> {
+    let entries = match fs::read_dir(home.dir().join(DIRECTORY)) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names: Vec<Cid> = Vec::new();
+    for entry in entries {
+        names.extend(entry?.file_name().to_string_lossy().parse::<Cid>());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The directory of the followed log `log`.
+pub(super) fn path(home: &Home, log: &Cid) -> PathBuf {
+    home.dir().join(DIRECTORY).join(log.to_string())
+}
+
+/// The keys of a log as far as they were seen, from its first on.
+pub(super) fn keys(home: &Home, first: Keys) -> Result<Keys, Refused> {
+    let path = home.dir().join(ROTATIONS);
+    let read = match fs::metadata(&path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(first),
+        Ok(file) if file.len() <= ROTATIONS_BYTES_MAX => fs::read(&path).ok(),
+        _ => None,
+    };
+    let rotations: Vec<ByteBuf> = read.and_then(|bytes| decode(&bytes).ok()).ok_or(Refused::Keys)?;
+    followed_by(first, &rotations)
+}
+
+pub(super) fn signed(home: &Home, keys: &Keys) -> Option<Signed> {
+    let notes = home.signed_heads().unwrap_or_default();
+    let heads = notes.into_iter().filter_map(|note| {
+        let head = keys.open(&note).ok()?;
+        Some(Signed { note, head })
+    });
+    heads.max_by_key(|signed| signed.head.size)
+}
+
+pub(super) fn evidence(home: &Home) -> Result<Option<Evidence>, FollowedError> {
+    let path = home.dir().join(FORK);
+    match fs::metadata(&path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Ok(file) if file.len() > FORK_MAX => {
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge).into());
+        }
+        file => file?,
+    };
+    serde_json::from_slice(&fs::read(path)?).map(Some).map_err(FollowedError::Evidence)
+}
+
+pub(super) fn keep_evidence(home: &Home, evidence: &Evidence) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(evidence).expect("evidence is text under string keys");
+    write_secret(&home.dir().join(FORK), &text)
+}

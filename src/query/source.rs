@@ -1,0 +1,136 @@
+//! Where a run's events and contents are read from.
+//!
+//! Invariants:
+//! - a run is begun and followed the same way wherever its events are;
+//! - a payload is read and parsed once for each record, as long as all of them together are within a bound.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use crate::{
+    block::{Cid, decode, payload::Payload},
+    event::{Body, Event, Role},
+    log::Stored,
+    query::{QueryError, View, lookup::corrupt},
+    workflow::{
+        plan::Plan,
+        run::{Run, decision::Contents},
+    },
+};
+
+/// Where events and blocks are.
+pub trait Source {
+    /// The events of a run and of its tasks, in order, up to and with `as_of` where it is given.
+    fn events_of_run(&self, id: &str, as_of: Option<u64>) -> Result<Vec<Event>, QueryError>;
+
+    /// A block's bytes; none where they were erased or are not here.
+    fn bytes(&self, cid: &Cid) -> Result<Option<Vec<u8>>, QueryError>;
+}
+
+impl Source for &View {
+    fn events_of_run(&self, id: &str, as_of: Option<u64>) -> Result<Vec<Event>, QueryError> {
+        Ok(self.load_run(id, as_of)?.what)
+    }
+
+    fn bytes(&self, cid: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
+        Ok(match self.log.block(cid)? {
+            Some(Stored::Present(bytes)) => Some(bytes),
+            Some(Stored::Erased) | None => None,
+        })
+    }
+}
+
+/// Bytes of content whose values one record holds at once. What is beyond is read again each time it is asked for: blocks of
+/// some hundred bytes may stand for content of 64 MiB each.
+const HELD_MAX: usize = 256 * 1024 * 1024;
+
+/// Contents of payloads as they are on record.
+pub struct Recorded<'a> {
+    source: Box<dyn Source + 'a>,
+    read: RefCell<HashMap<Cid, Option<Arc<Value>>>>,
+    /// Bytes of content of what was read.
+    held: Cell<usize>,
+}
+
+impl<'a> Recorded<'a> {
+    pub fn new(source: impl Source + 'a) -> Self {
+        Self { source: Box::new(source), read: RefCell::default(), held: Cell::new(0) }
+    }
+}
+
+impl Recorded<'_> {
+    /// A payload's content; none where it was erased.
+    pub fn content(&self, payload: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
+        content(self.source.as_ref(), payload)
+    }
+}
+
+impl Contents for Recorded<'_> {
+    fn is_there(&self, payload: &Cid) -> bool {
+        self.content(payload).is_ok_and(|content| content.is_some())
+    }
+
+    fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
+        if let Some(known) = self.read.borrow().get(payload) {
+            return known.clone();
+        }
+        // What cannot be read counts as gone: a replay says of it that it is not verifiable.
+        let content = content(self.source.as_ref(), payload).ok().flatten();
+        let held = self.held.get() + content.as_ref().map_or(0, Vec::len);
+        let value = content.and_then(|content| serde_json::from_slice(&content).ok()).map(Arc::new);
+        if held <= HELD_MAX {
+            self.held.set(held);
+            self.read.borrow_mut().insert(*payload, value.clone());
+        }
+        value
+    }
+}
+
+/// A run as it was submitted, told what it takes over, with the events that followed, up to and with `as_of`.
+pub fn submitted(
+    source: &dyn Source,
+    id: &str,
+    as_of: Option<u64>,
+) -> Result<Option<(Run, Vec<Event>)>, QueryError> {
+    let mut events = source.events_of_run(id, as_of)?;
+    if events.is_empty() {
+        return Ok(None);
+    }
+    let later = events.split_off(1);
+    let Some(mut run) = begun(source, &events[0])? else { return Ok(None) };
+    if let Some(origin) = &run.facts.origin {
+        let old = source.events_of_run(&origin.run, Some(run.seq))?;
+        // What the other run took over itself is all in its events.
+        if let Some((first, later)) = old.split_first()
+            && let Some(mut old) = begun(source, first)?
+        {
+            later.iter().for_each(|event| old.apply(event));
+            run.take_over(&old);
+        }
+    }
+    Ok(Some((run, later)))
+}
+
+/// The run that an event submits, with its plan and inputs.
+fn begun(source: &dyn Source, event: &Event) -> Result<Option<Run>, QueryError> {
+    let Some(Body::WorkflowSubmitted(facts)) = event.body() else { return Ok(None) };
+    let plan = source.bytes(&facts.plan)?.and_then(|bytes| decode::<Plan>(&bytes).ok());
+    let plan = plan.ok_or_else(|| corrupt("a run's plan cannot be read"))?;
+    // Erased inputs leave a run that can be read.
+    let inputs = event.fields().pay.iter().find(|pay| pay.role == Role::Input);
+    let inputs = inputs.map(|inputs| content(source, &inputs.cid)).transpose()?.flatten();
+    let inputs: Value = inputs.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    Ok(Run::begun(event, Arc::new(plan), Arc::new(inputs)))
+}
+
+/// A payload's content, put together from its parts; none where some of it was erased.
+pub fn content(source: &dyn Source, payload: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
+    let payload: Option<Payload> = source.bytes(payload)?.and_then(|bytes| decode(&bytes).ok());
+    let Some(payload) = payload else { return Ok(None) };
+    Ok(payload.content(None, |part| source.bytes(part))?.ok())
+}

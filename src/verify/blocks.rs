@@ -1,0 +1,241 @@
+//! Every block: its bytes against its name, and what it is by its form.
+//!
+//! Invariants:
+//! - a block is known by its whole name: what is stored under another codec is not there;
+//! - a block of no known form is kept and verified by its name; what it may be is up to the events that name it;
+//! - sixteen bytes are remembered of each block, and the parts of none.
+
+use std::ops::ControlFlow;
+
+use crate::{
+    block::{Cid, Codec, decode_exactly, decode_ipld, links, payload::Payload},
+    contract::Contract,
+    event::Genesis,
+    log::{BlockRow, LogError, Reader, Stored, sqlite::SqliteReader},
+    verify::{Found, STEP, Step, Verdict, events::Chain},
+    workflow::plan::Plan,
+};
+
+pub(super) const PART_GONE: &str = "the bytes of a part are gone, and its payload is not erased";
+const GONE: &str = "the block's bytes are gone, and no event says they were erased";
+
+/// What a stored block is, by its form alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Form {
+    /// Its bytes are gone.
+    Gone,
+    /// Its bytes are not what they must be, which was told.
+    Broken,
+    Raw,
+    Payload,
+    /// A payload in parts, which were not looked at yet.
+    Large,
+    Contract,
+    Plan,
+    Genesis,
+    /// Strict DAG-CBOR of no form this build knows.
+    Other,
+}
+
+/// What is remembered of a block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    number: u64,
+    /// Bytes of a raw block, bytes of content of a payload.
+    pub len: u32,
+    pub form: Form,
+    codec: Codec,
+    /// Whether anything names it, and whether an event does so as a payload.
+    pub named: bool,
+    pub paid: bool,
+}
+
+/// Every block that was there when the walk over them began, in the order of their numbers.
+#[derive(Default)]
+pub(super) struct Blocks(Vec<Row>);
+
+impl Blocks {
+    /// The payloads that events name and that hold.
+    pub fn payloads(&self) -> u64 {
+        self.0.iter().filter(|row| row.paid && row.form == Form::Payload).count() as u64
+    }
+
+    pub fn row(&mut self, at: usize) -> &mut Row {
+        &mut self.0[at]
+    }
+
+    /// Where a block is among them; none where it is not.
+    pub fn place(&self, cid: &Cid, log: &dyn Reader) -> Result<Option<usize>, LogError> {
+        let Some(number) = log.number_of(cid)? else { return Ok(None) };
+        let at = self.0.binary_search_by_key(&number, |row| row.number).ok();
+        Ok(at.filter(|at| self.0[*at].codec == cid.codec()))
+    }
+}
+
+impl Found {
+    /// Checks every stored block.
+    pub(super) fn check_blocks(
+        &mut self,
+        log: &SqliteReader,
+        step: &mut dyn FnMut(Step),
+    ) -> Result<Blocks, LogError> {
+        let mut blocks = Blocks::default();
+        log.blocks(0, &mut |row| {
+            // What was erased is not there to be checked.
+            self.blocks += u64::from(row.bytes.is_some());
+            blocks.0.extend(self.check_block_row(row));
+            if self.blocks.is_multiple_of(STEP) {
+                step(Step::Blocks(self.blocks));
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(blocks)
+    }
+
+    fn check_block_row(&mut self, row: BlockRow<'_>) -> Option<Row> {
+        let number = row.number;
+        let Some(codec) = row.codec else {
+            self.fault(Verdict::Invalid, None, None, format!("block {number} has an unknown codec"));
+            return None;
+        };
+        let cid = Cid::from_digest(codec, row.digest);
+        let (form, len) = match row.bytes {
+            None => (Form::Gone, 0),
+            Some(bytes) if cid.names(bytes) => self.form(&cid, bytes, None),
+            Some(_) => {
+                self.fault(Verdict::Invalid, None, Some(&cid), "the block's bytes do not have its name");
+                (Form::Broken, 0)
+            }
+        };
+        Some(Row { number, len, form, codec, named: false, paid: false })
+    }
+
+    /// What a block is whose bytes have its name, and the bytes of content it holds itself.
+    pub(super) fn form(&mut self, cid: &Cid, bytes: &[u8], seq: Option<u64>) -> (Form, u32) {
+        let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        if cid.codec() == Codec::Raw {
+            return (Form::Raw, len(bytes));
+        }
+        if let Ok(payload) = decode_exactly::<Payload>(bytes)
+            && payload.layout(None).is_ok()
+        {
+            return payload.data.map_or((Form::Large, 0), |data| (Form::Payload, len(&data)));
+        }
+        let form = if decode_exactly::<Contract>(bytes).is_ok_and(|contract| contract.v == 1) {
+            Form::Contract
+        } else if Plan::is_block(bytes) {
+            Form::Plan
+        } else if Genesis::open(bytes).is_ok() {
+            Form::Genesis
+        } else if decode_ipld(bytes).is_ok() {
+            Form::Other
+        } else {
+            self.fault(Verdict::Invalid, seq, Some(cid), "the block is not strict dag-cbor");
+            Form::Broken
+        };
+        (form, 0)
+    }
+
+    /// What a block is that an event names; none where its bytes are not here.
+    pub(super) fn form_of(
+        &mut self,
+        cid: &Cid,
+        seq: u64,
+        chain: &mut Chain<'_>,
+    ) -> Result<Option<Form>, LogError> {
+        if let Some(blocks) = &mut chain.blocks {
+            let Some(at) = blocks.place(cid, chain.log)? else { return Ok(None) };
+            let row = blocks.row(at);
+            row.named = true;
+            return Ok(Some(row.form).filter(|form| *form != Form::Gone));
+        }
+        let bytes = self.bytes(cid, Some(seq), chain.log)?;
+        self.blocks += u64::from(bytes.is_some());
+        Ok(bytes.map(|bytes| match bytes {
+            Bytes::Good(bytes) => self.form(cid, &bytes, Some(seq)).0,
+            Bytes::Bad => Form::Broken,
+        }))
+    }
+
+    /// A block's bytes, checked against its name; none where they are not here.
+    pub(super) fn bytes(
+        &mut self,
+        cid: &Cid,
+        seq: Option<u64>,
+        log: &dyn Reader,
+    ) -> Result<Option<Bytes>, LogError> {
+        match log.block(cid) {
+            Ok(Some(Stored::Present(bytes))) => Ok(Some(Bytes::Good(bytes))),
+            Ok(Some(Stored::Erased) | None) => Ok(None),
+            Err(LogError::Corrupt { what }) => {
+                self.fault(Verdict::Invalid, seq, Some(cid), what);
+                Ok(Some(Bytes::Bad))
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Checks that a block which must be of this form is, and what such blocks name in their turn.
+    pub(super) fn check_named(
+        &mut self,
+        first: Cid,
+        form: Form,
+        seq: u64,
+        chain: &mut Chain<'_>,
+    ) -> Result<(), LogError> {
+        let mut open = vec![(first, form)];
+        while let Some((cid, form)) = open.pop() {
+            if !chain.known.insert((cid, form)) {
+                continue;
+            }
+            let what = match form {
+                Form::Plan => "the run's plan",
+                Form::Genesis => "the genesis block",
+                _ => "the call's contract",
+            };
+            match self.form_of(&cid, seq, chain)? {
+                // What a contract or a plan names may be another log's.
+                None if cid != first => {}
+                None => self.fault(Verdict::Incomplete, Some(seq), Some(&cid), format!("{what} is missing")),
+                Some(Form::Broken) => {}
+                Some(found) if found != form => {
+                    self.fault(Verdict::Invalid, Some(seq), Some(&cid), format!("{what} is not of its form"));
+                }
+                Some(_) => {
+                    let Some(Bytes::Good(bytes)) = self.bytes(&cid, Some(seq), chain.log)? else { continue };
+                    let named = links(cid.codec(), &bytes).unwrap_or_default();
+                    open.extend(named.into_iter().map(|contract| (contract, Form::Contract)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the blocks show once every event was read.
+    pub(super) fn end_blocks(&mut self, chain: &Chain<'_>) -> Result<(), LogError> {
+        for row in chain.blocks.iter().flat_map(|blocks| &blocks.0) {
+            let told = match (row.form, row.codec) {
+                (Form::Gone, Codec::DagCbor) => row.paid || row.named,
+                // The parts of an erased payload have no link left that would lead to them.
+                (Form::Gone, Codec::Raw) => row.named || !chain.erased.is_empty(),
+                _ => row.named,
+            };
+            let Some(cid) = (!told).then(|| chain.log.block_named(row.number)).transpose()?.flatten() else {
+                continue;
+            };
+            match row.form {
+                Form::Gone if chain.erased.contains_key(&cid) => {}
+                Form::Gone => self.fault(Verdict::Incomplete, None, Some(&cid), GONE),
+                _ => self.unnamed(&cid),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that were found under a name.
+pub(super) enum Bytes {
+    Good(Vec<u8>),
+    /// They are not what the name stands for, which was told.
+    Bad,
+}

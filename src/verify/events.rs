@@ -1,0 +1,315 @@
+//! Every event in order: its bytes, its place, its parents, what it links to, and the tree over all of them.
+//!
+//! Invariants:
+//! - an event whose bytes are in doubt is not in the tree, and no head is compared after it;
+//! - memory grows with open calls, erased and missing payloads, and by sixteen bytes with every block; where payloads are
+//!   left out, with their names;
+//! - an event whose parents are recent is checked without asking the store again.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ops::ControlFlow,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    block::{Cid, Codec, Sha256Digest, links},
+    event::{
+        Body,
+        rules::{self, Ended, OpenCalls},
+        strict,
+    },
+    log::{EventRow, LogError, Reader},
+    merkle::{self, Growing},
+    verify::{
+        Checks, Found, STEP, Step, Takeover, Verdict,
+        blocks::{Blocks, Form},
+        heads::Heads,
+    },
+};
+
+/// What a link in an event's body begins with.
+const LINK_TAG: u8 = 0xd8;
+
+/// Recent events that are known by name, so that most causes need no look-up. A power of two.
+const RECENT_MAX: usize = 16 * 1024;
+/// Leaves between two clearings of the tiles that grow with the tree, which nobody here needs.
+const TILES_EVERY: u64 = 4096;
+
+/// What the walk over the events carries along.
+pub(super) struct Chain<'a> {
+    pub log: &'a dyn Reader,
+    pub whole: bool,
+    /// All blocks, where they were walked over.
+    pub blocks: Option<Blocks>,
+    pub genesis: Option<Cid>,
+    pub next: u64,
+    pub prev: Option<(Cid, u64)>,
+    /// The tree so far; none once a leaf is missing or in doubt.
+    pub tree: Option<Growing>,
+    pub heads: Heads,
+    recent: Recent,
+    /// Blocks that were looked at as what they are named as.
+    pub known: HashSet<(Cid, Form)>,
+    open_calls: OpenCalls,
+    /// Payloads that were named, where nothing else remembers it.
+    pub paid: HashSet<Cid>,
+    /// Erased payloads, and the last event that erases each.
+    pub erased: HashMap<Cid, u64>,
+    /// Payloads without bytes, with the first and the last event that names each.
+    pub missing: HashMap<Cid, (u64, u64)>,
+    pub refs: Vec<Cid>,
+    pub pay: Vec<Cid>,
+}
+
+/// The seqs of recent events by digest. A digest has one place, and the latest to claim it has it.
+struct Recent(Vec<(Sha256Digest, u64)>);
+
+impl Found {
+    /// Walks over the events that are asked for.
+    pub(super) fn check_events<'a>(
+        &mut self,
+        log: &'a dyn Reader,
+        checks: &Checks,
+        heads: Heads,
+        blocks: Option<Blocks>,
+        step: &mut dyn FnMut(Step),
+    ) -> Result<Chain<'a>, LogError> {
+        let whole = checks.from_seq == 0 && checks.to_seq.is_none();
+        let total = log.tip().ok().flatten().map_or(0, |tip| tip.seq + 1);
+        let before = checks.from_seq.checked_sub(1).map(|seq| log.event_at(seq)).transpose()?.flatten();
+        let mut chain = Chain {
+            log,
+            whole,
+            blocks,
+            genesis: before.as_ref().map(|event| event.fields().log),
+            next: checks.from_seq,
+            prev: before.map(|event| (event.cid(), event.fields().ts)),
+            tree: whole.then(Growing::new),
+            heads,
+            recent: Recent::new(),
+            known: HashSet::new(),
+            open_calls: OpenCalls::default(),
+            paid: HashSet::new(),
+            erased: HashMap::new(),
+            missing: HashMap::new(),
+            refs: Vec::new(),
+            pay: Vec::new(),
+        };
+        let mut failed = None;
+        log.events(checks.from_seq, &mut |row| {
+            if checks.to_seq.is_some_and(|to| row.seq > to) {
+                return ControlFlow::Break(());
+            }
+            if let Err(err) = self.check_event(row, &mut chain) {
+                failed = Some(err);
+                return ControlFlow::Break(());
+            }
+            if self.events.is_multiple_of(STEP) {
+                step(Step::Events(self.events, total));
+            }
+            ControlFlow::Continue(())
+        })?;
+        if let Some(err) = failed {
+            return Err(err);
+        }
+        step(Step::Events(self.events, total));
+        Ok(chain)
+    }
+
+    fn check_event(&mut self, row: EventRow<'_>, chain: &mut Chain<'_>) -> Result<(), LogError> {
+        self.events += 1;
+        let seq = row.seq;
+        let cid = Cid::from_digest(Codec::DagCbor, Sha256::digest(row.bytes).into());
+        if row.seq != chain.next {
+            let fault = match row.seq - chain.next {
+                1 => format!("event {} is missing", chain.next),
+                _ => format!("events {} to {} are missing", chain.next, row.seq - 1),
+            };
+            self.fault(Verdict::Incomplete, Some(chain.next), None, fault);
+            chain.break_off();
+        }
+        chain.next = seq + 1;
+        if cid.digest() != &row.digest {
+            self.fault(Verdict::Invalid, Some(seq), Some(&cid), "the event's bytes do not have its name");
+            chain.break_off();
+            return Ok(());
+        }
+        let (mut refs, mut pay) = (std::mem::take(&mut chain.refs), std::mem::take(&mut chain.pay));
+        let Some(event) = strict::read(row.bytes, &mut refs, &mut pay) else {
+            self.fault(Verdict::Invalid, Some(seq), Some(&cid), "the bytes are not an event");
+            chain.break_off();
+            return Ok(());
+        };
+        self.check_place(&event, seq, &cid, chain);
+        self.check_keys(&event, row.bytes, &cid, &mut chain.heads);
+        self.check_parents(&event, &refs, &cid, chain)?;
+        self.check_calls(&event, &cid, chain);
+        self.check_links(&event, &refs, &pay, &cid, chain)?;
+        chain.prev = Some((cid, event.ts));
+        chain.recent.put(cid.digest(), seq);
+        if let Some(tree) = &mut chain.tree {
+            tree.push(merkle::leaf_hash(&cid));
+            if tree.size().is_multiple_of(TILES_EVERY) {
+                tree.take_changed();
+            }
+            let size = tree.size();
+            chain.heads.compare(size, || tree.root());
+        }
+        (chain.refs, chain.pay) = (refs, pay);
+        Ok(())
+    }
+
+    /// The event's place in its log.
+    fn check_place(&mut self, event: &strict::Checked<'_>, seq: u64, cid: &Cid, chain: &mut Chain<'_>) {
+        let mut rule = |holds: bool, fault: &str| {
+            if !holds {
+                self.fault(Verdict::Invalid, Some(seq), Some(cid), fault);
+            }
+        };
+        rule(event.seq == seq, "the event is stored under another seq than its own");
+        let genesis = *chain.genesis.get_or_insert(event.log);
+        rule(event.log == genesis, "the event is of another log");
+        if let Some((prev, ts)) = chain.prev {
+            rule(event.prev == Some(prev), "`prev` is not the event before");
+            rule(event.ts >= ts, "`ts` is before that of the event before");
+        }
+    }
+
+    /// Causal parents come before their children, and a call ends once.
+    fn check_parents(
+        &mut self,
+        event: &strict::Checked<'_>,
+        refs: &[Cid],
+        cid: &Cid,
+        chain: &mut Chain<'_>,
+    ) -> Result<(), LogError> {
+        let seq = event.seq;
+        if let Some(cause) = &event.cause {
+            match chain.seq_of(cause)? {
+                Some(parent) if parent < seq => {}
+                Some(_) => self.fault(Verdict::Invalid, Some(seq), Some(cid), "`cause` is a later event"),
+                None => {
+                    self.fault(Verdict::Incomplete, Some(seq), Some(cause), "the event's cause is missing")
+                }
+            }
+        }
+        for parent in refs {
+            if chain.seq_of(parent)?.is_some_and(|parent| parent >= seq) {
+                self.fault(Verdict::Invalid, Some(seq), Some(cid), "a ref is a later event");
+            }
+        }
+        Ok(())
+    }
+
+    /// A call ends once, as what it began as.
+    fn check_calls(&mut self, event: &strict::Checked<'_>, cid: &Cid, chain: &mut Chain<'_>) {
+        if !chain.whole {
+            return;
+        }
+        let fault = match chain.open_calls.take(*cid, &event.said()) {
+            Ended::Rightly => return,
+            Ended::NotOpen => "ends a call that is not open",
+            Ended::Otherwise => "ends a call under another subject or contract than it began",
+        };
+        self.fault(Verdict::Invalid, Some(event.seq), Some(cid), fault);
+    }
+
+    /// What an event says of itself, and the blocks it names, each of them as what it is named as.
+    fn check_links(
+        &mut self,
+        event: &strict::Checked<'_>,
+        refs: &[Cid],
+        pay: &[Cid],
+        cid: &Cid,
+        chain: &mut Chain<'_>,
+    ) -> Result<(), LogError> {
+        let seq = event.seq;
+        match chain.whole {
+            // Its heads have told already whether a whole log has its genesis.
+            true if seq == 0 => drop(self.form_of(&event.log, seq, chain)?),
+            true => {}
+            false => self.check_named(event.log, Form::Genesis, seq, chain)?,
+        }
+        if let Some(contract) = event.tool {
+            self.check_named(contract, Form::Contract, seq, chain)?;
+        }
+        for (payload, len) in pay.iter().zip(event.lens) {
+            self.check_payload(payload, len, seq, chain)?;
+        }
+        match rules::check(&event.said()) {
+            Err(fault) => self.fault(Verdict::Invalid, Some(seq), Some(cid), fault),
+            Ok(Some(Body::PayloadErased(facts))) => self.check_erasure(facts.payload, seq, cid, chain)?,
+            Ok(Some(Body::LogTakenOver(facts))) => {
+                self.takeovers.add(Takeover { seq, from_seq: facts.from_seq, events: facts.events });
+            }
+            Ok(Some(Body::ContractPublished(facts))) => {
+                self.check_named(facts.contract, Form::Contract, seq, chain)?;
+            }
+            Ok(Some(Body::ContractRetired(facts))) => {
+                self.check_named(facts.contract, Form::Contract, seq, chain)?;
+            }
+            Ok(Some(Body::WorkflowSubmitted(facts))) => {
+                self.check_named(facts.plan, Form::Plan, seq, chain)?
+            }
+            Ok(_) => {}
+        }
+        name_others(event, refs, chain)
+    }
+}
+
+/// Notes the blocks that an event names in any other way: somebody names them.
+fn name_others(event: &strict::Checked<'_>, refs: &[Cid], chain: &mut Chain<'_>) -> Result<(), LogError> {
+    let Some(blocks) = &mut chain.blocks else { return Ok(()) };
+    let in_body = match event.body.contains(&LINK_TAG) {
+        true => links(Codec::DagCbor, event.body).unwrap_or_default(),
+        false => Vec::new(),
+    };
+    for named in in_body.iter().chain(refs).chain(&event.proof) {
+        if let Some(at) = blocks.place(named, chain.log)? {
+            blocks.row(at).named = true;
+        }
+    }
+    Ok(())
+}
+
+impl Chain<'_> {
+    /// After a hole nothing can be said of the tree, nor of the next event's `prev`.
+    fn break_off(&mut self) {
+        self.tree = None;
+        self.prev = None;
+    }
+
+    fn seq_of(&self, cid: &Cid) -> Result<Option<u64>, LogError> {
+        // An event is named with its codec; the same digest under another names no event.
+        if cid.codec() != Codec::DagCbor {
+            return Ok(None);
+        }
+        match self.recent.get(cid.digest()) {
+            Some(seq) => Ok(Some(seq)),
+            None => self.log.seq_of(cid),
+        }
+    }
+}
+
+impl Recent {
+    fn new() -> Self {
+        // No event has this seq.
+        Self(vec![([0; 32], u64::MAX); RECENT_MAX])
+    }
+
+    fn put(&mut self, digest: &Sha256Digest, seq: u64) {
+        self.0[Self::place(digest)] = (*digest, seq);
+    }
+
+    fn get(&self, digest: &Sha256Digest) -> Option<u64> {
+        let (held, seq) = self.0[Self::place(digest)];
+        (held == *digest && seq != u64::MAX).then_some(seq)
+    }
+
+    /// Digests are even already: their first bytes are as good as a hash.
+    fn place(digest: &Sha256Digest) -> usize {
+        usize::from(u16::from_be_bytes([digest[0], digest[1]])) % RECENT_MAX
+    }
+}

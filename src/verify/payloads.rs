@@ -1,0 +1,178 @@
+//! The payloads that events name: their form, their length, their parts; and what may be erased.
+//!
+//! Invariants:
+//! - content is missing without fault only where no event after its last erasure names it;
+//! - only what an earlier event names as a payload can be erased;
+//! - the parts of a payload are looked at once, and never put together.
+
+use crate::{
+    block::{
+        Cid, Codec, decode_exactly,
+        payload::{Part, Payload},
+    },
+    log::LogError,
+    verify::{
+        Found, Verdict,
+        blocks::{Bytes, Form, PART_GONE},
+        events::Chain,
+    },
+};
+
+const MISSING: &str =
+    "the payload is missing, and no event says it was erased; of a followed log, its owner withholds it";
+const MISSING_AGAIN: &str = "the payload is missing, though an event after its erasure names it again";
+const NO_PAYLOAD: &str = "erases what no earlier event names as a payload";
+
+impl Found {
+    /// Checks a payload against the length that an event says it has.
+    pub(super) fn check_payload(
+        &mut self,
+        cid: &Cid,
+        len: u64,
+        seq: u64,
+        chain: &mut Chain<'_>,
+    ) -> Result<(), LogError> {
+        let mut walked = None;
+        match &mut chain.blocks {
+            Some(blocks) => {
+                walked = blocks.place(cid, chain.log)?;
+                if let Some(at) = walked {
+                    let row = blocks.row(at);
+                    (row.named, row.paid) = (true, true);
+                    if row.form == Form::Broken || row.form == Form::Payload && u64::from(row.len) == len {
+                        return Ok(());
+                    }
+                }
+            }
+            None if chain.whole => drop(chain.paid.insert(*cid)),
+            None => {}
+        }
+        if !self.payloads {
+            return Ok(());
+        }
+        let bytes = self.bytes(cid, Some(seq), chain.log)?;
+        self.blocks += u64::from(walked.is_none() && bytes.is_some());
+        let bytes = match bytes {
+            Some(Bytes::Good(bytes)) => bytes,
+            Some(Bytes::Bad) => return Ok(()),
+            None => {
+                // Of a part of a log, the erasure may be recorded elsewhere.
+                if chain.whole || chain.log.number_of(cid)?.is_none() {
+                    chain.missing.entry(*cid).or_insert((seq, seq)).1 = seq;
+                }
+                return Ok(());
+            }
+        };
+        let parts = match decode_exactly::<Payload>(&bytes) {
+            Ok(payload) => payload.layout(Some(len)).map_err(|fault| fault.to_string()),
+            Err(_) => Err("an event names it as a payload, and it is none".to_owned()),
+        };
+        let parts = match parts {
+            Ok(parts) => parts,
+            Err(fault) => {
+                self.fault(Verdict::Invalid, Some(seq), Some(cid), fault);
+                return Ok(());
+            }
+        };
+        let mut whole = true;
+        for part in parts {
+            whole &= self.check_piece(&part, cid, seq, chain)?;
+        }
+        if let (Some(at), Some(blocks), true) = (walked, &mut chain.blocks, whole) {
+            let row = blocks.row(at);
+            row.form = Form::Payload;
+            // Parts are bounded, so that no content is over 64 MiB.
+            row.len = u32::try_from(len).unwrap_or(u32::MAX);
+        }
+        Ok(())
+    }
+
+    /// Whether a part is there, of the length that its place asks for.
+    fn check_piece(
+        &mut self,
+        part: &Part,
+        payload: &Cid,
+        seq: u64,
+        chain: &mut Chain<'_>,
+    ) -> Result<bool, LogError> {
+        let len = match &mut chain.blocks {
+            Some(blocks) => match blocks.place(&part.cid, chain.log)?.map(|at| blocks.row(at)) {
+                Some(row) => {
+                    row.named = true;
+                    match row.form {
+                        Form::Broken => return Ok(false),
+                        Form::Gone => None,
+                        _ => Some(row.len as usize),
+                    }
+                }
+                None => None,
+            },
+            None => match self.bytes(&part.cid, Some(seq), chain.log)? {
+                Some(Bytes::Bad) => return Ok(false),
+                Some(Bytes::Good(bytes)) => Some(bytes.len()),
+                None => None,
+            },
+        };
+        match len {
+            Some(len) if (part.least..=part.most).contains(&len) => return Ok(true),
+            Some(_) => {
+                let fault = format!("a part of payload {payload} has another length than its place asks for");
+                self.fault(Verdict::Invalid, Some(seq), Some(&part.cid), fault);
+            }
+            None if chain.log.number_of(&part.cid)?.is_some() => {
+                self.fault(Verdict::Incomplete, Some(seq), Some(&part.cid), PART_GONE);
+            }
+            None => {
+                let fault = format!("a part of payload {payload} is missing");
+                self.fault(Verdict::Incomplete, Some(seq), Some(&part.cid), fault);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Checks that what an event erases is a payload, and remembers up to where it holds.
+    pub(super) fn check_erasure(
+        &mut self,
+        payload: Cid,
+        seq: u64,
+        cid: &Cid,
+        chain: &mut Chain<'_>,
+    ) -> Result<(), LogError> {
+        let known = match &mut chain.blocks {
+            _ if payload.codec() == Codec::Raw => false,
+            Some(_) if chain.missing.contains_key(&payload) => true,
+            Some(blocks) => {
+                let place = blocks.place(&payload, chain.log)?;
+                place.is_some_and(|at| blocks.row(at).paid)
+            }
+            None if chain.whole => chain.paid.contains(&payload),
+            // Of a part of a log, what came before it is not known: only its form speaks.
+            None => {
+                let form = self.form_of(&payload, seq, chain)?;
+                form.is_none_or(|form| matches!(form, Form::Payload | Form::Large | Form::Broken))
+                    && chain.log.seq_of(&payload)?.is_none()
+                    && chain.genesis != Some(payload)
+            }
+        };
+        if !known {
+            self.fault(Verdict::Invalid, Some(seq), Some(cid), NO_PAYLOAD);
+        }
+        chain.erased.insert(payload, seq);
+        Ok(())
+    }
+
+    /// Tells the payloads that are missing, once every erasure is known.
+    pub(super) fn end_payloads(&mut self, chain: &Chain<'_>) {
+        let mut missing: Vec<(&Cid, &(u64, u64))> = chain.missing.iter().collect();
+        missing.sort_unstable_by_key(|(_, seqs)| **seqs);
+        let mut erased_payloads = 0;
+        for (payload, (first, last)) in missing {
+            match chain.erased.get(payload) {
+                Some(erased) if erased > last => erased_payloads += 1,
+                Some(_) => self.fault(Verdict::Incomplete, Some(*last), Some(payload), MISSING_AGAIN),
+                None => self.fault(Verdict::Incomplete, Some(*first), Some(payload), MISSING),
+            }
+        }
+        self.paid = chain.blocks.as_ref().map(|blocks| (blocks.payloads(), erased_payloads));
+    }
+}
