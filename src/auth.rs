@@ -21,8 +21,8 @@ use http::HeaderValue;
 
 pub use self::{jwt::Verifier, tokens::Tokens};
 use crate::{
+    caller::{Caller, Scope},
     event::{Actor, keeping::Reason},
-    router::{Caller, Scope},
 };
 
 /// Characters of an actor's id.

@@ -5,7 +5,6 @@
 //! - DAG-CBOR is strict both ways: what [`decode`] accepts, [`encode`] gives back byte for byte.
 
 pub mod car;
-pub mod frames;
 pub mod json;
 pub mod payload;
 pub mod splice;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::Cid,
+    error::{Code, Refusal},
     event::{
         Actor, Body, Event, Fact, PayloadRef, Role,
         body::{
@@ -78,32 +79,6 @@ pub struct Start {
     pub refusal: Option<Refusal>,
 }
 
-/// Why the rules forbid what was asked: one of the closed list of codes, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    pub code: Code,
-    pub message: String,
-    pub retryable: bool,
-    pub hint: Option<String>,
-}
-
-/// The closed list of domain error codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Code {
-    InvalidArgument,
-    NotFound,
-    AlreadyExists,
-    Conflict,
-    FailedPrecondition,
-    PermissionDenied,
-    ResourceExhausted,
-    DeadlineExceeded,
-    Cancelled,
-    Unavailable,
-    Internal,
-}
-
 /// What the rules say to a [`Start`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ruling {
@@ -150,38 +125,6 @@ impl EndOutcome {
             Self::Succeeded { .. } => Role::Output,
             Self::Failed { .. } | Self::Cancelled | Self::Interrupted => Role::Error,
         }
-    }
-}
-
-impl Code {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::InvalidArgument => "invalid_argument",
-            Self::NotFound => "not_found",
-            Self::AlreadyExists => "already_exists",
-            Self::Conflict => "conflict",
-            Self::FailedPrecondition => "failed_precondition",
-            Self::PermissionDenied => "permission_denied",
-            Self::ResourceExhausted => "resource_exhausted",
-            Self::DeadlineExceeded => "deadline_exceeded",
-            Self::Cancelled => "cancelled",
-            Self::Unavailable => "unavailable",
-            Self::Internal => "internal",
-        }
-    }
-}
-
-impl Refusal {
-    pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retryable: false, hint: None }
-    }
-
-    pub fn retryable(self) -> Self {
-        Self { retryable: true, ..self }
-    }
-
-    pub fn hint(self, hint: impl Into<String>) -> Self {
-        Self { hint: Some(hint.into()), ..self }
     }
 }
 

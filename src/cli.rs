@@ -41,7 +41,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use self::{call::Called, out::OutError, serve::runtime};
-use crate::{log::home::Home, router::Scope, verify::Verdict};
+use crate::{caller::Scope, log::home::Home, verify::Verdict};
 
 /// Wrong usage.
 const USAGE: u8 = 2;

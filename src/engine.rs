@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     block::payload::{JSON, Payload, SaltKey},
-    call::{Code, End, EndOutcome},
+    call::{End, EndOutcome},
+    caller::{Caller, Scope},
+    error::Code,
     event::body::Failure,
     ledger::{
         Command, Ledger, Ruling, Stopped,
@@ -25,8 +27,8 @@ use crate::{
         writer::node,
     },
     router::{
-        BoxFuture, Caller, Change, Client, Entry, Meta, Method, Request, Router, RpcError, Scope,
-        codes::INVALID_REQUEST, trial::Trial,
+        BoxFuture, Change, Client, Entry, Meta, Method, Request, Router, RpcError, codes::INVALID_REQUEST,
+        trial::Trial,
     },
 };
 

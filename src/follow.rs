@@ -7,6 +7,7 @@
 
 pub mod chain;
 pub mod copy;
+pub mod course;
 pub mod driver;
 pub mod evidence;
 pub mod fetch;

@@ -44,6 +44,7 @@ use crate::{
     audit::content::Contents,
     auth::{Access, Denied, scope_name},
     block::json,
+    caller::{Caller, Scope},
     config::Server,
     event::Actor,
     mcp::Endpoint,
@@ -52,7 +53,7 @@ use crate::{
         access::{What, unknown},
     },
     problem::{answer, json_code, panicked, problem, rpc_problem},
-    router::{BoxFuture, Caller, Scope, codes::INVALID_REQUEST},
+    router::{BoxFuture, codes::INVALID_REQUEST},
 };
 
 /// How long a body may take to arrive.

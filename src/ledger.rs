@@ -39,8 +39,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     block::{Cid, payload::SealedPayload},
-    call::{End, Ending, Refusal, Start},
+    call::{End, Ending, Start},
     contract::Contract,
+    error::Refusal,
     event::Actor,
     ledger::{
         concluding::Conclude,

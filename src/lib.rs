@@ -5,6 +5,7 @@
 
 // Floor 0, words: bytes, content identifiers, canonical forms, keys, the Merkle tree.
 pub mod block;
+pub mod error;
 
 pub mod identity;
 pub mod merkle;
@@ -30,7 +31,11 @@ pub mod schedule;
 
 pub mod peer;
 
-// Floor 3, memory: the log, what is derived from it, the questions about both, and plain counters.
+pub mod caller;
+
+// Floor 3, memory: frames, the log, what is derived from it, the questions about both, and plain counters.
+pub mod frames;
+
 pub mod log;
 pub mod metrics;
 
@@ -54,6 +59,8 @@ pub mod engine;
 
 // Floor 6, peers: other nodes, found, dialled and spoken to; the only floor that knows the network between them.
 pub mod follow;
+
+pub mod questions;
 
 pub mod p2p;
 

@@ -49,8 +49,9 @@ use self::{
     sessions::Sessions,
 };
 use crate::{
-    block::frames,
-    router::{Caller, Router, Scope, codes::INVALID_REQUEST},
+    caller::{Caller, Scope},
+    frames,
+    router::{Router, codes::INVALID_REQUEST},
     runtime::{gateway::fits, upstream::Duplex},
 };
 

@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::{network::Network, recording::Recorded, sampling::Sampler};
 use crate::{
-    audit::Audit,
     block::payload::SaltKey,
     config::{self, Config},
     engine::Engine,
@@ -28,6 +27,7 @@ use crate::{
     log::home::{Home, HomeError},
     metrics::Metrics,
     p2p::NetError,
+    questions::Audit,
     queue::{Rate, Rates},
     router::{
         Parts, Router,

@@ -15,7 +15,7 @@ use std::{
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
-use crate::runtime::upstream::Duplex;
+use crate::{caller::Peer, runtime::upstream::Duplex};
 
 pub mod bootstrap;
 pub mod dialling;
@@ -24,9 +24,6 @@ pub mod handle;
 pub mod hub;
 pub mod limits;
 mod swarm;
-
-/// A peer's id in base58, as [`peer_id`] checks it.
-pub type Peer = String;
 
 /// A stream of bytes both ways.
 pub type Stream = Box<dyn Duplex>;

@@ -30,7 +30,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
     block::{Cid, Codec, decode, payload::Payload},
-    call::Code,
+    error::Code,
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
     state::{self, StateError, StoredTiles, subject_key},
 };

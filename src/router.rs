@@ -30,15 +30,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use crate::router::board::{Entry, Misfit, Offered, Offering, renamed};
 use crate::{
     block::{Cid, payload::SaltKey, splice},
-    call::{Refusal, Remote},
+    call::Remote,
+    caller::Caller,
     contract::Contract,
-    event::Actor,
+    error::Refusal,
     ledger::{
         Ledger, Ruling, Stopped,
         work::{Begun, Work},
     },
     metrics::Metrics,
-    peer,
     router::{
         board::Board,
         capture::Captures,
@@ -49,35 +49,6 @@ use crate::{
 };
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// What a caller may do. An operation names the one scope it needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// `mcp:call`: list and call tools, read resources, get prompts.
-    Call,
-    /// `audit:read`: read events, blocks, proofs, exports.
-    Audit,
-    /// `admin`: everything.
-    Admin,
-}
-
-/// Who asks: known before anything is read of what they ask.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    pub actor: Actor,
-    pub scopes: Vec<Scope>,
-}
-
-impl Caller {
-    /// Whether it is another node.
-    pub fn is_peer(&self) -> bool {
-        self.actor.role == peer::ROLE
-    }
-
-    pub fn may(&self, scope: Scope) -> bool {
-        self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
-    }
-}
 
 /// The caller's side of a running request, as a tool sees it.
 pub trait Client: Send + Sync {

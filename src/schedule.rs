@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use self::cron::Cron;
 use crate::{
     block::Cid,
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::{
         Actor, Body, Event, PayloadRef, Role,
         work::{Rhythm, ScheduleCreated, ScheduleDeleted, ScheduleFired},

@@ -5,10 +5,7 @@
 
 use std::{io, sync::Arc};
 
-use crate::{
-    mcp,
-    router::{Caller, Router},
-};
+use crate::{caller::Caller, mcp, router::Router};
 
 /// Serves the client on standard input until it closes it, or until `settings.shutdown`.
 pub async fn serve(router: Arc<Router>, settings: mcp::Settings, caller: Caller) -> io::Result<()> {

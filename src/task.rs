@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::Cid,
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::{
         Actor, Body, Event, Fact, PayloadRef, Role,
         work::{Hold, TaskFailed, TaskSubmitted, TaskTimedOut},

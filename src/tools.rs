@@ -28,10 +28,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    audit::{Audit, Chain, Unanswered},
     block::splice,
-    call::{Code, Refusal},
+    error::{Chain, Code, Refusal},
     query::QueryError,
+    questions::{Audit, Unanswered},
     router::{
         BoxFuture, Foretold, Invocation, Offered, Offering, Outcome, RpcError, Run, lane, metadata::Hints,
     },

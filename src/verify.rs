@@ -20,6 +20,7 @@ use self::events::Chain;
 use self::heads::Heads;
 use crate::{
     block::{Cid, car::CarError, decode, payload::Payload},
+    error::chain,
     identity::Checkpoint,
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
     merkle,
@@ -420,15 +421,4 @@ impl Found {
             faults_total: self.faults_total,
         }
     }
-}
-
-/// An error with its causes, in one line.
-pub fn chain(err: &dyn std::error::Error) -> String {
-    let mut text = err.to_string();
-    let mut source = err.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::Cid,
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::{
         Actor, Body, Event,
         work::{WorkerDraining, WorkerLost, WorkerRegistered, WorkerUnregistered},

@@ -8,7 +8,7 @@ use std::{
 };
 
 use cairn::{
-    block::frames::{FRAME_MAX, Frames},
+    frames::{FRAME_MAX, Frames},
     p2p::{self, Settings, Wire, handle::Net},
 };
 use serde_json::Value;

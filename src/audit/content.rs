@@ -12,11 +12,11 @@ use http::{
 };
 use serde_json::{Value, json};
 
-use super::Unanswered;
 use crate::{
     block::{Cid, Codec, decode, decode_ipld, json::dag_text, payload::Payload},
     problem::{internal, problem, problem_with},
     query::QueryError,
+    questions::Unanswered,
 };
 
 pub const RAW: &str = "application/vnd.ipld.raw";

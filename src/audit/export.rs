@@ -27,15 +27,15 @@ use tokio::{
 };
 
 use super::{
-    Audit, Unanswered,
     content::{asked, bad, cid},
     reading::Answer,
 };
 use crate::{
     archive::export::{ExportError, Format, Scope, Selected},
+    caller::Caller,
     ledger::Command,
     query::View,
-    router::Caller,
+    questions::{Audit, Unanswered},
     verify::{self, Checks, Report},
 };
 

@@ -14,16 +14,18 @@ use http::{StatusCode, header::CACHE_CONTROL};
 use serde_json::{Value, json};
 
 use super::{
-    Audit, Unanswered,
     content::{Refused, asked, cid, passing},
     reading::{Answer, Asked, Listed, page, text},
 };
 use crate::{
     block::Cid,
-    follow::copy::{Followed, FollowedError},
-    p2p::hub::course::{Course, Pursuit},
+    follow::{
+        copy::{Followed, FollowedError},
+        course::{Course, Pursuit},
+    },
     problem::{internal, problem},
     query::{QueryError, View, beside::Logs, proof::Head},
+    questions::{Audit, Unanswered},
 };
 
 impl Audit {

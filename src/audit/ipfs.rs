@@ -13,12 +13,11 @@ use http::{
 use serde::Deserialize;
 
 use super::{
-    Audit,
     content::{CAR, RAW, Refused, asked, bad, cid, contents, holding, immutable, known},
     export::streamed,
     reading::Answer,
 };
-use crate::block::Cid;
+use crate::{block::Cid, questions::Audit};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

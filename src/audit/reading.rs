@@ -13,11 +13,8 @@ use http::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{
-    Audit,
-    content::{
-        self, Form, Refused, asked, bad, bytes, cid, holding, immutable, known, passing, passing_text,
-    },
+use super::content::{
+    self, Form, Refused, asked, bad, bytes, cid, holding, immutable, known, passing, passing_text,
 };
 use crate::{
     drawing,
@@ -29,6 +26,7 @@ use crate::{
         shown::{self, Payloads},
         walk::{self, Direction},
     },
+    questions::Audit,
 };
 
 pub(super) type Answer = Result<Response, Refused>;

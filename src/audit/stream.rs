@@ -21,13 +21,13 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::{
-    Audit, Unanswered,
     content::{Refused, asked, bad},
     reading::Answer,
 };
 use crate::{
     problem::problem,
     query::{list::Filter, shown::Payloads},
+    questions::{Audit, Unanswered},
 };
 
 /// Events read at once.

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{AuthError, Denied, actor, is_actor_id, scope_named, watched::Watched};
-use crate::router::{Caller, Scope};
+use crate::caller::{Caller, Scope};
 
 /// How far the issuer's clock may be from ours.
 const LEEWAY_S: u64 = 30;

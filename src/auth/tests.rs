@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Access, Denied, Tokens, Verifier, now_s, tokens};
-use crate::router::{Caller, Scope};
+use crate::caller::{Caller, Scope};
 
 const ISSUER: &str = "https://issuer.example";
 const AUDIENCE: &str = "https://cairn.example/mcp";

@@ -23,7 +23,7 @@ use super::{
     AuthError, Denied, actor, is_actor_id, now_s, scope_name, scope_named,
     watched::{Watched, look, read},
 };
-use crate::router::{Caller, Scope};
+use crate::caller::{Caller, Scope};
 
 /// Tokens in one file: each request is compared with all of them.
 pub const TOKENS_MAX: usize = 1000;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     block::Codec,
+    error::{Code, Refusal},
     event::{Place, body::LogOpened},
 };
 

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     block::splice,
+    caller::{Caller, Scope},
     cli::{
         Called, Reach,
         remote::{DEFAULT_URL, Remote},
@@ -17,7 +18,7 @@ use crate::{
     event::Actor,
     log::home::Home,
     node::{Node, Setup},
-    router::{BoxFuture, Caller, Client, Meta, Method, Request, RpcError, Scope},
+    router::{BoxFuture, Client, Meta, Method, Request, RpcError},
 };
 
 /// A node whose tools can be called.

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use crate::{
     archive::erase,
-    call::Code,
     cli::{args::Erase, existing, out, runtime},
+    error::Code,
     ledger::{
         Command, Ruling,
         opening::Settings,

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     audit,
     auth::Access,
+    caller::{Caller, Scope},
     cli::{Serve, Stdio, Wrap},
     config::{Config, LogFormat, Overrides},
     event::Actor,
@@ -23,7 +24,6 @@ use crate::{
     log::home::Home,
     mcp,
     node::{Node, Setup},
-    router::{Caller, Scope},
     runtime::{gateway, upstream},
     stdio,
 };

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     auth::tokens::{self, Entry, Held},
+    caller::Scope,
     cli::{
         Token, TokenCommand, out, runtime,
         table::{self, Table},
@@ -29,7 +30,6 @@ use crate::{
     },
     log::home::Home,
     node::{self, recording::token_added},
-    router::Scope,
 };
 
 pub fn run(args: Token, quiet: bool) -> anyhow::Result<ExitCode> {

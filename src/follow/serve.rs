@@ -24,10 +24,10 @@ use super::wire::{
 use crate::{
     block::{Cid, Codec, decode, payload::Payload},
     contract::Contract,
+    error,
     event::Genesis,
     log::{Stored, home::Home},
     query::{QueryError, Readers, View, proof::Head},
-    verify,
 };
 
 /// Streams of one peer that are served at once.
@@ -223,7 +223,7 @@ impl Server {
         match tokio::task::spawn_blocking(move || readers.ask(question)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(err)) => {
-                tracing::error!(err = %verify::chain(&err), "a follower's request failed");
+                tracing::error!(err = %error::chain(&err), "a follower's request failed");
                 Err(Reason::Unavailable)
             }
             Err(err) => {

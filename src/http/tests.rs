@@ -16,12 +16,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{App, Mcp, listen, serve};
-use crate::problem::internal;
 use crate::{
     auth::{Access, Tokens, tokens},
+    caller::{Caller, Scope},
     config::Server,
     metrics::Metrics,
-    router::{BoxFuture, Caller, Scope},
+    problem::internal,
+    router::BoxFuture,
 };
 
 /// A language of few words: it says who asked, and how much.

@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 
 use crate::{
     block::{Cid, payload::SealedPayload},
-    call::{Code, Refusal, Start},
+    call::Start,
+    error::{Code, Refusal},
     event::{Body, PayloadRef, Role},
     ledger::{
         Ruling, Sealed,

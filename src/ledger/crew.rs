@@ -15,15 +15,14 @@ use crate::{
         encode,
         payload::{Payload, SealedPayload},
     },
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::{
         Body, Fact, PayloadRef, Role,
         work::{Rhythm, ScheduleCreated, ScheduleFired, WorkerRegistered},
     },
     ledger::{
         holding::{Due, Timetable},
-        tasks::By,
-        tasks::worked,
+        tasks::{By, worked},
         work::{Made, NewRun, Worked},
         writer::{Draft, Fault, Writer, node, payload_ref},
     },

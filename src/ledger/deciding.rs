@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     block::Cid,
-    call::Code,
+    error::Code,
     event::{
         Body, PayloadRef, Role,
         work::{Hold, Part, RetryPolicy, StepFailed, StepGathered, StepSkipped, TaskRetried, TaskSubmitted},

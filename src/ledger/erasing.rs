@@ -9,8 +9,8 @@ use std::collections::HashSet;
 
 use crate::{
     block::{Cid, Codec, decode_exactly},
-    call::{Code, Refusal},
     contract::Contract,
+    error::{Code, Refusal},
     event::{
         Actor, Body, Genesis, PayloadRef,
         body::{PayloadErased, is_basis},

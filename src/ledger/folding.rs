@@ -12,11 +12,9 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
+    error::Chain,
     event::Event,
-    ledger::{
-        Reach,
-        writer::{Chain, Committed},
-    },
+    ledger::{Reach, writer::Committed},
     log::home::HeadFile,
     state::{StateError, fold::Folder},
 };

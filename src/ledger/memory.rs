@@ -10,7 +10,7 @@ use crate::{
         Cid, decode,
         payload::{JSON, Payload, SealedPayload},
     },
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::{Body, PayloadRef},
     ledger::{
         Sealed,

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::{Cid, payload::SealedPayload},
-    call::{Code, Refusal, Remote},
+    call::Remote,
+    error::{Code, Refusal},
     event::{
         Actor, Body, Fact, PayloadRef, REFS_MAX, Role,
         peer::{Parting, PeerDisconnected},

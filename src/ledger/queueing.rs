@@ -5,7 +5,7 @@
 //! - what leaves the queue says so by an event of its own.
 
 use crate::{
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::{
         Body,
         work::{QueueCleared, QueuePaused, QueueResumed},

@@ -20,7 +20,7 @@ use crate::{
         erase,
     },
     block::Cid,
-    call::Code,
+    error::{Code, chain},
     event::{Body, Event, body::is_basis},
     ledger::{
         Command, Ruling, Stopped,
@@ -33,7 +33,7 @@ use crate::{
         home::{Home, HomeError},
         sqlite::{SqliteLog, SqliteReader},
     },
-    verify::{Checks, Report, Verdict, chain, verify},
+    verify::{Checks, Report, Verdict, verify},
 };
 
 /// Where the copy is made ready, in the directory it will be in.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     block::payload::{PAYLOAD_MAX, SealedPayload},
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::{
         Body, Event, Fact, PayloadRef, Role,
         work::{Origin, WorkflowReplayed, WorkflowSubmitted},

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::{
     block::{Cid, payload::SealedPayload},
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::{Actor, Body, PayloadRef, Role, work::TaskSubmitted},
     ledger::{
         Ruling,

@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{
     block::payload::{JSON, Payload, SaltKey, tests::plain_parts},
-    call::{Code, EndOutcome, How, Remote},
+    call::{EndOutcome, How, Remote},
+    error::Code,
     event::{Body, Role, body::CallStarted, peer::RemoteCalled},
     log::{
         Log, Reader,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::{
-    ledger::writer::Chain,
+    error::Chain,
     log::{Ahead, LogError, Upkeep, Woken},
     query::work::alerts,
 };

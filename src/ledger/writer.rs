@@ -18,8 +18,9 @@ use crate::{
         Block, Cid, Codec,
         payload::{SaltKey, SealedPayload},
     },
-    call::{self, Call, Refusal},
+    call::Call,
     catalogue::{self, Entry},
+    error::{self, Chain, Refusal},
     event::{Actor, Body, Event, EventError, Fact, PayloadRef, Role, body::AccessExported},
     ledger::{
         Ask, Command, Ruling, Sealed, Shelf,
@@ -368,7 +369,7 @@ impl Writer {
 pub(super) fn unsealed(fault: Fault) -> Result<Ruling, Fault> {
     match fault {
         Fault::Seal(err) => {
-            let refusal = Refusal::new(call::Code::InvalidArgument, format!("it cannot be recorded: {err}"));
+            let refusal = Refusal::new(error::Code::InvalidArgument, format!("it cannot be recorded: {err}"));
             Ok(Ruling::Denied(refusal.hint("use shorter names")))
         }
         Fault::Log(_) | Fault::State(_) | Fault::Fold | Fault::Broken { .. } => Err(fault),
@@ -428,20 +429,5 @@ pub(super) fn log_fact(actor: Actor, body: Body) -> Fact {
         tool: None,
         payloads: Vec::new(),
         body,
-    }
-}
-
-/// An error with all its sources, for one log line.
-pub(super) struct Chain<'a>(pub &'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(err) = source {
-            write!(f, ": {err}")?;
-            source = err.source();
-        }
-        Ok(())
     }
 }

@@ -15,8 +15,9 @@ use super::answer::Era;
 use crate::{
     block::{Cid, splice},
     call::START_REFS_MAX,
+    caller::Caller,
     router::{
-        Caller, Client, Meta, Method, Request, RpcError,
+        Client, Meta, Method, Request, RpcError,
         codes::{INVALID_PARAMS, INVALID_REQUEST},
     },
 };

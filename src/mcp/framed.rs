@@ -9,7 +9,7 @@ use tokio::io::AsyncRead;
 
 use super::{envelope::Fault, pipe::Framing};
 use crate::{
-    block::frames::{FRAME_MAX, Frames},
+    frames::{FRAME_MAX, Frames},
     runtime::upstream::wrapped,
 };
 

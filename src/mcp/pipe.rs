@@ -24,8 +24,9 @@ use super::{
 };
 use crate::{
     block::json,
+    caller::Caller,
     problem::json_code,
-    router::{Caller, Method, RpcError, codes::INVALID_REQUEST},
+    router::{Method, RpcError, codes::INVALID_REQUEST},
 };
 
 /// Messages waiting to be written.

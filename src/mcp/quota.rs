@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    block::frames::FRAME_MAX,
+    frames::FRAME_MAX,
     metrics::{Metrics, peers::Request},
     router::{RpcError, codes::RATE_LIMITED},
 };

@@ -20,8 +20,9 @@ use super::{
 };
 use crate::{
     block::{Cid, Codec},
+    caller::{Caller, Scope},
     event::Actor,
-    router::{Caller, Record, RpcError, Scope},
+    router::{Record, RpcError},
 };
 
 fn caller() -> Caller {

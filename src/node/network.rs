@@ -25,10 +25,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{barring::barring, work::Worker};
 use crate::{
-    audit::Audit,
     auth::{Access, Denied, scope_named},
     block::payload::SaltKey,
+    caller::{Caller, Scope},
     config,
+    error::chain,
     event::Actor,
     follow::{
         fetch,
@@ -60,13 +61,13 @@ use crate::{
     },
     peer,
     query::{Readers, proof::Head},
-    router::{BoxFuture, Caller, Router, Scope},
+    questions::Audit,
+    router::{BoxFuture, Router},
     runtime::{
         peers::{Peers, Ties},
         upstream::{Duplex, OpenStream},
     },
     tools::desk::Desk,
-    verify::chain,
 };
 
 /// The rank of peers' tools: after everything that is offered here.

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::p2p::Peer;
+use crate::caller::Peer;
 
 /// The first pause before a kept peer is dialled again, and the longest.
 pub const REDIAL_FIRST_MS: u64 = 2_000;

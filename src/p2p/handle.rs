@@ -19,7 +19,8 @@ use tokio::{
 
 use crate::{
     block::Cid,
-    p2p::{Candidate, Connected, Head, NetError, NetEvent, Peer, Snapshot, Stream, Verdict, Wire, limits},
+    caller::Peer,
+    p2p::{Candidate, Connected, Head, NetError, NetEvent, Snapshot, Stream, Verdict, Wire, limits},
 };
 
 type Answer<T> = oneshot::Sender<T>;

@@ -35,6 +35,7 @@ use crate::{
         Cid,
         payload::{SaltKey, SealedPayload},
     },
+    caller::Peer,
     event::{
         Actor,
         peer::{PeerDiscovered, Source as Heard},
@@ -43,7 +44,7 @@ use crate::{
     ledger::{Command, Ledger, Ruling, peers::Peering},
     metrics::Metrics,
     p2p::{
-        Peer, Transport,
+        Transport,
         discovery::{
             Book, Fared, Found, Known, LookError, Origin, Source, Wanted, ask, file::PeersFile,
             github::Github, live::Neighbours, outside::Outside,

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{QueryError, View, proof::Head};
-use crate::{block::Cid, verify::chain};
+use crate::{block::Cid, error::chain};
 
 /// Between two warnings of one log: it is asked by every question that ours cannot answer.
 const WARN_PAUSE: Duration = Duration::from_secs(60);

@@ -15,7 +15,9 @@ use tracing::Instrument;
 
 use crate::{
     block::{Cid, payload::SealedPayload},
-    call::{Code, End, Ending, How, Refusal, Start},
+    call::{End, Ending, How, Start},
+    caller::Scope,
+    error::{Code, Refusal},
     event::{
         Role,
         body::{CallStarted, Failure},
@@ -23,7 +25,6 @@ use crate::{
     ledger::{Command, Ruling, Sealed, writer::payload_ref},
     router::{
         Answer, Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Router, RpcError, Run,
-        Scope,
         board::Entry,
         capture::Capture,
         codes::{INTERNAL_ERROR, INVALID_REQUEST},

@@ -10,8 +10,8 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     block::{payload::SealedPayload, splice},
-    call::{Code, Refusal},
     contract::secret::{Bound, Paths, Side, echo::Echoes},
+    error::{Code, Refusal},
     router::{
         Request, Router, RpcError,
         board::{Entry, Unfit},

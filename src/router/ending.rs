@@ -16,7 +16,8 @@ use crate::{
         Cid,
         payload::{JSON, PAYLOAD_MAX, Payload, SaltKey, SealedPayload},
     },
-    call::{Code, EndOutcome, Refusal},
+    call::EndOutcome,
+    error::{Code, Refusal},
     ledger::concluding::{Conclude, Concluded},
     router::{
         Outcome, RpcError, Tell,

@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use crate::{
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     router::{Invocation, Outcome, Run},
 };
 

@@ -8,8 +8,9 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     block::splice,
-    call::{Code, EndOutcome, Refusal},
+    call::EndOutcome,
     contract::secret::echo::Echoes,
+    error::{Code, Refusal},
     event::body::Failure,
     router::{
         Outcome, RpcError,

@@ -1,7 +1,7 @@
 //! Claims about outcomes of calls that were tried more than once.
 
 use super::Outcome;
-use crate::call::{Code, Refusal};
+use crate::error::{Code, Refusal};
 
 fn untaken() -> Outcome {
     Outcome::Untaken(Refusal::new(Code::Unavailable, "nobody is there"))

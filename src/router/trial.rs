@@ -10,7 +10,7 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     block::splice,
-    call::Code,
+    error::Code,
     ledger::work::Attempt,
     router::{Outcome, codes::INVALID_PARAMS},
 };

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     block::splice,
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     metrics::Metrics,
     router::{
         BoxFuture, Invocation, Method, Offered, Offering, Outcome, Router, RpcError, Run, lane,

@@ -3,7 +3,7 @@
 //! Facts that differ only in what was changed since are the same facts.
 
 use crate::{
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::{PayloadRef, work::TaskSubmitted},
     task::{
         FACTOR_MILLI, Limits, MOMENT_MAX_MS, NAME_MAX, PRIORITY_MAX, REQUIRES_MAX, RETRIES_MAX, SPAN_MAX_MS,

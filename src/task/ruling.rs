@@ -6,7 +6,7 @@
 
 use crate::{
     block::Cid,
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::{
         Body, PayloadRef,
         work::{

@@ -10,8 +10,8 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     block::{Cid, decode, json::dag, splice},
-    call::{Code, Refusal},
     contract::Contract,
+    error::{Code, Refusal},
     log::{Reader, Stored, sqlite::SqliteReader},
     router::{BoxFuture, Entry, Invocation, Meta, Method, Outcome, Request, Router, Run, lane},
     tools::{Builtin, CATEGORIES, Done, arguments, outcome},

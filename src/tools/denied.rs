@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     block::splice,
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     router::{Invocation, Outcome},
     workflow::plan::Fault,
 };

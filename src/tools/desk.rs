@@ -14,13 +14,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    audit::Audit,
     block::{
         Cid,
         payload::{JSON, PAYLOAD_MAX, Payload, SaltKey, SealedPayload},
         splice,
     },
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::{Body, Event, Role},
     ledger::{
         Command, Ruling, Stopped,
@@ -35,6 +34,7 @@ use crate::{
             page::{From, Page},
         },
     },
+    questions::Audit,
     router::{Entry, Invocation, Router, lane},
     task::{self, Limits, Status, Task},
     tools::{

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::{
     block::splice,
-    call::Refusal,
+    error::Refusal,
     ledger::{
         Ruling,
         work::{Wish, Worked},

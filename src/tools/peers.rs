@@ -20,7 +20,8 @@ use self::{
     },
 };
 use crate::{
-    call::{Code, Refusal},
+    caller::Scope,
+    error::{Code, Refusal},
     event::peer::Source,
     ledger::{Command, Ruling},
     p2p::hub::By,
@@ -30,7 +31,7 @@ use crate::{
         peers::{Filter, Sort},
         work::At,
     },
-    router::{Invocation, Scope},
+    router::Invocation,
     tools::{
         Builtin, arguments,
         desk::{Desk, Paging, Told, now_ms, page, seen, told, unexpected},

@@ -7,7 +7,7 @@ use ipld_core::ipld::Ipld;
 use serde_json::{Map, Value};
 
 use crate::{
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     query::{View, list::Filter},
     router::{Entry, Misfit},
     tools::{denied::Denied, desk::Desk},

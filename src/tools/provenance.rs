@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use crate::{
     archive::export::{Format, Scope},
-    audit::Audit,
     block::{Cid, Codec, splice},
-    call::{Code, Refusal},
+    caller,
+    error::{Code, Refusal},
     query::{
         QueryError, View,
         beside::Logs,
@@ -23,7 +23,8 @@ use crate::{
         shown::Payloads,
         walk::{self, Direction},
     },
-    router::{self, BoxFuture, Invocation, Outcome, Run, lane},
+    questions::Audit,
+    router::{BoxFuture, Invocation, Outcome, Run, lane},
     tools::{Builtin, Done, arguments, outcome, refusal},
     verify::Checks,
 };
@@ -65,7 +66,7 @@ struct Tool {
 impl Run for Tool {
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
-            if !invocation.caller.may(router::Scope::Audit) {
+            if !invocation.caller.may(caller::Scope::Audit) {
                 let refusal = Refusal::new(Code::PermissionDenied, "this reads the log of all callers")
                     .hint("call with a token that has the scope audit:read");
                 return Outcome::Refused(refusal);

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    call::Refusal,
+    error::Refusal,
     ledger::work::{Wish, Worked},
     query::work::{
         At, Worker,

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::work::{Part, RetryPolicy, TaskSubmitted},
 };
 
@@ -128,7 +128,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{Wish, moment_ms, time};
-    use crate::{call::Code, event::work::TaskSubmitted};
+    use crate::{error::Code, event::work::TaskSubmitted};
 
     fn facts(more: Value) -> Result<TaskSubmitted, Code> {
         let mut wish = json!({"task_type": "thumbnail", "payload": {}});

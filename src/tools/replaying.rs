@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    archive::evidence::Evidence,
-    archive::record::run_record,
+    archive::{evidence::Evidence, record::run_record},
     block::Cid,
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::work::WorkflowReplayed,
     ledger::work::{Wish, Worked},
     query::source::Recorded,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
-    call::Refusal,
+    error::Refusal,
     event::{Body, work::Rhythm},
     ledger::work::{Made, Wish, Worked},
     query::{

@@ -9,8 +9,8 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     block::Cid,
-    call::{Code, Refusal},
     engine::TOOL,
+    error::{Code, Refusal},
     event::{Body, Event, work::TaskSubmitted},
     ledger::work::{Wish, Worked},
     query::{QueryError, View, work::page::TaskFilter},

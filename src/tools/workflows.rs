@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json, value::RawValue};
 use crate::{
     archive::record::{RunRecord, run_record},
     block::{Cid, payload::PAYLOAD_MAX},
-    call::{Code, Refusal},
     drawing,
+    error::{Code, Refusal},
     event::{Body, Event, PayloadRef},
     ledger::work::{NewRun, Wish, Worked},
     query::{QueryError, View, source, work::page::RunFilter},

@@ -7,6 +7,7 @@
 
 use crate::{
     block::Cid,
+    error,
     event::{Event, Genesis, keeping::rotation, strict},
     identity::{Checkpoint, CheckpointError, Verifier, rotation::Keys},
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
@@ -262,7 +263,7 @@ impl Found {
                 self.fault(Verdict::Invalid, Some(seq), Some(&cid), fault);
             }
             Err(err) => {
-                let fault = format!("the log cannot be read on: {}", super::chain(&err));
+                let fault = format!("the log cannot be read on: {}", error::chain(&err));
                 self.fault(Verdict::Unreadable, Some(seq), Some(&cid), fault);
             }
         }

@@ -12,7 +12,7 @@ use std::{collections::HashSet, sync::Arc};
 use serde_json::{Map, Value};
 
 use super::plan::{Step, WORKFLOW_RUN};
-use crate::call::Code;
+use crate::error::Code;
 
 /// What stands for a value in inputs.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -22,7 +22,7 @@ use self::{
 };
 use crate::{
     block::{Block, Cid, decode, decode_ipld},
-    call::Code,
+    error::Code,
     event::work::{Hold, RetryPolicy},
     task::SPAN_MAX_MS,
     workflow::inputs::Wrong,

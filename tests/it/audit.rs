@@ -4,12 +4,13 @@
 
 use axum::{Router, body::Body};
 use cairn::{
-    audit::{Audit, routes},
+    audit::routes,
     block::{Cid, car, json::undag},
+    caller::{Caller, Scope},
     identity::Verifier,
     ledger::Command,
+    questions::Audit,
     receipt::Receipt,
-    router::{Caller, Scope},
 };
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;

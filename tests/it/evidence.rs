@@ -32,7 +32,7 @@ fn taken(name: &str, car: &[u8]) -> Result<Evidence, String> {
     let inside = match inside {
         Ok(Imported::Log(_, evidence)) => Ok(evidence),
         Ok(Imported::Run(kept)) => Ok(kept.evidence),
-        Err(err) => Err(cairn::verify::chain(&err)),
+        Err(err) => Err(cairn::error::chain(&err)),
     };
     let file = dir.path().join("archive.car");
     fs::write(&file, car).expect("the directory can be written");

@@ -22,7 +22,7 @@ const IMPURE_STD: [&str; 4] = ["fs", "net", "process", "thread"];
 const OWNED: [(&str, &[&str]); 4] = [
     ("libp2p", &["p2p"]),
     ("rmcp", &["mcp"]),
-    ("rusqlite", &["log", "state", "query"]),
+    ("rusqlite", &["log", "state", "query", "archive"]),
     ("rusqlite_migration", &["log", "state"]),
 ];
 /// Marks of unfinished work, and of tests that do not run.

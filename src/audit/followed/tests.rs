@@ -7,12 +7,13 @@ use serde_json::Value;
 use tower::Service;
 
 use crate::{
-    audit::{Audit, routes},
+    audit::routes,
     block::{Cid, Codec},
     follow::{
         copy::Followed,
         tests::owner::{Owner, once},
     },
+    questions::Audit,
 };
 
 struct Door(axum::Router);

@@ -10,7 +10,8 @@ use super::{
     work::{again, facts, register, submit},
 };
 use crate::{
-    call::{Code, EndOutcome, How},
+    call::{EndOutcome, How},
+    error::Code,
     event::body::Failure,
     ledger::{
         Command, Ledger, Ruling,

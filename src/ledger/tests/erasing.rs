@@ -14,14 +14,18 @@ use crate::{
         Block, Cid, Codec,
         payload::{INLINE_MAX, JSON, Payload, SaltKey, SealedPayload},
     },
-    call::Code,
+    error::Code,
     event::{Role, work::Rhythm},
     ledger::{
         Ask, Command, Ledger, Ruling, opening,
         work::{Made, Wish},
         writer::{node, payload_ref},
     },
-    log::{Batch, Log, Reader, Stored, home::Home, sqlite::SqliteLog, sqlite::SqliteReader},
+    log::{
+        Batch, Log, Reader, Stored,
+        home::Home,
+        sqlite::{SqliteLog, SqliteReader},
+    },
     state,
 };
 

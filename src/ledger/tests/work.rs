@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{closed, kinds, open_with, opened, sealed, start};
 use crate::{
     block::Cid,
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::{
         Actor,
         work::{RetryPolicy, Rhythm, TaskSubmitted, WorkerRegistered},

@@ -19,14 +19,15 @@ use tokio::{
 
 use super::{caller, raw};
 use crate::{
-    call::{Code, Refusal},
+    caller::Caller,
+    error::{Code, Refusal},
     ledger::opening::{self, Birth, Running},
     log::home::Home,
     mcp::{Endpoint, Settings, serve_stdio},
     metrics::Metrics,
     router::{
-        self, BoxFuture, Caller, Invocation, Offered, Offering, Outcome, Router, RpcError, Run,
-        capture::Captures, lane::Lanes, metadata::Hints,
+        self, BoxFuture, Invocation, Offered, Offering, Outcome, Router, RpcError, Run, capture::Captures,
+        lane::Lanes, metadata::Hints,
     },
 };
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::peer::{Nat, Source, Transport},
     p2p::{
         self, NetError,

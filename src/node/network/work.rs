@@ -26,8 +26,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::line::{Line, Told, Unsaid};
 use crate::{
     block::Cid,
+    caller::{Caller, Scope},
     event::Actor,
-    router::{Caller, Router, Scope},
+    router::Router,
     runtime::upstream::OpenStream,
 };
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Input, JOIN_PAUSE_MS, Keeping, Output, REDIAL_FIRST_MS, REDIAL_MAX_MS, STEADY_MS};
-use crate::p2p::{
-    Peer,
-    bootstrap::{self, Bootstrap, Goal, Method, tests::Random},
+use crate::{
+    caller::Peer,
+    p2p::bootstrap::{self, Bootstrap, Goal, Method, tests::Random},
 };
 
 fn peers(names: &[&str]) -> BTreeSet<Peer> {

@@ -7,55 +7,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Hub, following::Following, now_ms};
-use crate::{block::Cid, p2p::Peer};
-
-/// How it goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Course {
-    /// All that the peer's head signs is held, or is coming.
-    Following,
-    /// The peer shows an older head than the one that is held.
-    Behind,
-    /// The peer does not let its log be read.
-    Denied,
-    /// Nothing more comes, for a reason that may pass.
-    Stalled,
-    /// The log has forked.
-    Quarantined,
-}
-
-impl Course {
-    const ALL: [Self; 5] = [Self::Following, Self::Behind, Self::Denied, Self::Stalled, Self::Quarantined];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Following => "following",
-            Self::Behind => "behind",
-            Self::Denied => "denied",
-            Self::Stalled => "stalled",
-            Self::Quarantined => "quarantined",
-        }
-    }
-}
-
-/// A peer whose log is followed, and how that goes.
-#[derive(Clone, Debug)]
-pub struct Pursuit {
-    pub peer: Peer,
-    /// Once the peer has shown it.
-    pub log: Option<Cid>,
-    pub course: Course,
-    /// Why nothing comes, where nothing does.
-    pub error: Option<String>,
-    pub since_ms: u64,
-}
-
-impl Pursuit {
-    /// One that begins.
-    pub(super) fn new(peer: Peer) -> Self {
-        Self { peer, log: None, course: Course::Stalled, error: None, since_ms: now_ms() }
-    }
-}
+use crate::{
+    block::Cid,
+    caller::Peer,
+    follow::course::{Course, Pursuit},
+};
 
 impl Hub {
     /// Every peer whose log is followed.

@@ -17,19 +17,19 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Hub, Parts,
-    course::{Course, Pursuit},
-};
+use super::{Hub, Parts};
 use crate::{
     block::{
         Cid,
         payload::{JSON, Payload},
     },
+    caller::Peer,
+    error,
     event::peer::PeerForked,
     follow::{
         Refused,
         copy::{Followed, FollowedError},
+        course::{Course, Pursuit},
         driver::{Erasures, Expected, FollowError, Outcome, meet},
         evidence::Evidence,
         rules::Ending,
@@ -37,9 +37,8 @@ use crate::{
     },
     identity::{CHECKPOINT_MAX, Verifier, open_checkpoint},
     ledger::{Command, peers::Peering},
-    p2p::{Peer, Verdict, Wire},
+    p2p::{Verdict, Wire},
     peer::News,
-    verify,
 };
 
 /// Between two heads that are told.
@@ -114,7 +113,7 @@ impl Hub {
             following.wishes.look.notify_one();
             return;
         }
-        let pursuit = Pursuit::new(peer.clone());
+        let pursuit = Pursuit::new(peer.clone(), super::now_ms());
         let following = Following { pursuit, wishes: Arc::default(), end: CancellationToken::new() };
         let (wishes, end) = (following.wishes.clone(), following.end.clone());
         if let Some(before) = follows.insert(peer.clone(), following) {
@@ -297,7 +296,7 @@ async fn told(hub: &Hub, peer: &str, passed: &Result<Outcome, Failed>) -> Course
 enum Failed {
     #[error(transparent)]
     Net(#[from] crate::p2p::NetError),
-    #[error("{}", verify::chain(.0))]
+    #[error("{}", error::chain(.0))]
     Follow(#[from] FollowError),
 }
 

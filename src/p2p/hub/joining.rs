@@ -13,9 +13,10 @@ use tokio::task::JoinSet;
 
 use super::{By, Hub, now_ms};
 use crate::{
+    caller::Peer,
     event::peer::{self, BootstrapFinished, BootstrapStarted},
     p2p::{
-        Nat, Peer,
+        Nat,
         bootstrap::{Bootstrap, Goal as Rule, Input, Method, Node, Output},
         discovery::{Origin, Wanted},
     },

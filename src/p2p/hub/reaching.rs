@@ -7,7 +7,10 @@
 use std::time::{Duration, Instant};
 
 use super::{By, Hub, Inner, lock};
-use crate::p2p::{Connected, NetError, Peer, Stream, Wire};
+use crate::{
+    caller::Peer,
+    p2p::{Connected, NetError, Stream, Wire},
+};
 
 /// The pause before the first further try at a peer; it doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(100);

@@ -16,9 +16,10 @@ use tokio::{
 
 use super::{Goal, Hub, Traffic, carried, now_ms};
 use crate::{
+    caller::Peer,
     event::peer::{Direction, Parting, PeerConnected, PeerMeasured, PeerUnreachable},
     p2p::{
-        self, Cause, Link, NetEvent, Peer,
+        self, Cause, Link, NetEvent,
         dialling::{Input, Keeping, Output},
         discovery::{Found, Origin},
     },

@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{log::home::Home, p2p::Peer};
+use crate::{caller::Peer, log::home::Home};
 
 /// Peers that callers may ask to keep.
 const KEPT_MAX: usize = 1_000;

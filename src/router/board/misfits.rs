@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::Entry;
 use crate::{
-    call::{Code, Refusal},
     contract::secret::REDACTED,
+    error::{Code, Refusal},
 };
 
 /// Misfits of one input that are told.

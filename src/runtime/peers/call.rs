@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     block::{Cid, splice},
-    call::{Code, Refusal, Remote},
+    call::Remote,
     catalogue::PEERS,
+    error::{Code, Refusal},
     event::peer::RemoteCalled,
     metrics::peers::Request,
     router::{

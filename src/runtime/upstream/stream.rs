@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    block::frames::{self, FRAME_MAX, Frames},
+    frames::{self, FRAME_MAX, Frames},
     runtime::upstream::{Duplex, Failure, inbox::Inbox, wrapped},
 };
 

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     block::Cid,
-    call::Refusal,
+    error::Refusal,
     event::peer::{Nat, Source, Transport},
     p2p::hub::By,
     router::BoxFuture,

@@ -5,7 +5,10 @@
 use serde_json::{Map, Value};
 
 use super::{Reference, Wrong};
-use crate::workflow::plan::fields::{Faults, join};
+use crate::{
+    error,
+    workflow::plan::fields::{Faults, join},
+};
 
 /// What a value may be asked.
 const TESTS: [&str; 6] = ["equals", "not_equals", "in", "exists", "greater_than", "less_than"];
@@ -45,7 +48,7 @@ pub fn holds<'a>(
     condition: &'a Value,
     value: &dyn Fn(Reference<'a>) -> Result<Option<Value>, Wrong>,
 ) -> Result<bool, Wrong> {
-    let fault = |fault: &str| Wrong::new(crate::call::Code::InvalidArgument, fault);
+    let fault = |fault: &str| Wrong::new(error::Code::InvalidArgument, fault);
     let fields = condition.as_object().ok_or_else(|| fault("a condition must be an object"))?;
     match Form::of(fields).map_err(fault)? {
         Form::All(list) => {

@@ -11,7 +11,7 @@ use super::{
     status::{Status, StepStatus, WorkStatus},
 };
 use crate::{
-    call::{Code, Refusal},
+    error::{Code, Refusal},
     event::{
         Body,
         work::{WorkflowCancelled, WorkflowRescheduled, WorkflowSignalled},

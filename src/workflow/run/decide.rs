@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     block::payload::PAYLOAD_MAX,
-    call::Code,
+    error::Code,
     event::{
         Body,
         work::{Hold, WorkflowFailed, WorkflowStarted, WorkflowSucceeded, WorkflowTimedOut},

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::take::Given;
 use crate::{
     block::Cid,
-    call::Code,
+    error::Code,
     event::{
         Body, PayloadRef,
         work::{Hold, Part, RetryPolicy, WorkflowStarted},

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     block::Cid,
-    call::Code,
+    error::Code,
     event::PayloadRef,
     workflow::{
         inputs::{Wrong, weigh},

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{Run, decide::Answer, status::StepStatus};
 use crate::{
-    call::Code,
+    error::Code,
     event::PayloadRef,
     workflow::{
         inputs::{self, Output, Reference, Special, Wrong, weigh},

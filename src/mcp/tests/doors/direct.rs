@@ -10,7 +10,7 @@ use http::{HeaderValue, header, request::Parts};
 use serde_json::{Value, json};
 
 use super::{ANSWER_MAX, ENDS, Node, caller, node, stateless};
-use crate::{mcp::Opened, router::Caller};
+use crate::{caller::Caller, mcp::Opened};
 
 const BOTH: &str = "application/json, text/event-stream";
 /// Accepts the same, in a form that only the library weighs.

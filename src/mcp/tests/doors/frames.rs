@@ -16,15 +16,15 @@ use tokio::{
 
 use super::{Node, node};
 use crate::{
-    block::frames::{FRAME_MAX, Frames},
+    caller::{Caller, Scope},
     event::Actor,
+    frames::{FRAME_MAX, Frames},
     mcp::{
         Settings, Tokens,
         quota::{Bounds, Quotas},
         serve_frames,
     },
     metrics::Metrics,
-    router::{Caller, Scope},
 };
 
 /// Longer than anything here takes on a busy machine.

@@ -20,14 +20,15 @@ use tokio_util::sync::CancellationToken;
 use super::{House, house};
 use crate::{
     block::Cid,
-    call::Code,
+    caller::{Caller, Scope},
+    error::Code,
     event::{Actor, Body, Event, peer::RemoteCalled},
     log::{Reader, sqlite::SqliteReader},
     mcp::{Settings, client::Silent, serve_frames},
     peer::{Counters, Peer, Quarantine, Status, score::Score},
     router::{
-        Answer, BoxFuture, Caller, Invocation, Meta, Method, Offered, Offering, Outcome, Request, Router,
-        RpcError, Run, Scope, metadata::Hints,
+        Answer, BoxFuture, Invocation, Meta, Method, Offered, Offering, Outcome, Request, Router, RpcError,
+        Run, metadata::Hints,
     },
     runtime::{
         peers::{Peers, Ties},

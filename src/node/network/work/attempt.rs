@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Given, Held, LOST_PAUSE, Worker, line::Unsaid};
 use crate::{
     block::{Cid, splice},
-    call::Code,
     engine::{Nobody, TOOL},
+    error::Code,
     router::{Answer, Meta, Method, Request, RpcError, codes::INVALID_PARAMS},
     tools::desk::{message, worth},
 };

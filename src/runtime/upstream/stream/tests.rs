@@ -11,7 +11,7 @@ use tokio::{
 
 use super::UNTOLD_MAX;
 use crate::{
-    block::frames::{FRAME_MAX, Frames},
+    frames::{FRAME_MAX, Frames},
     router::BoxFuture,
     runtime::upstream::{Duplex, Failure, OpenStream, Options, Reply, Settings, State, Transport, Upstream},
 };
