@@ -212,7 +212,7 @@ async fn a_follower_that_is_killed_goes_on_with_a_true_log() {
             let mut child = Command::new(std::env::current_exe().expect("this test's program"))
                 .args([
                     "--exact",
-                    "p2p::sync::tests::streams::a_follower_in_a_process_of_its_own",
+                    "follow::tests::streams::a_follower_in_a_process_of_its_own",
                     "--nocapture",
                 ])
                 .env(SOCKET, socket)
