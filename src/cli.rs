@@ -7,6 +7,7 @@
 mod args;
 mod backup;
 mod call;
+mod client;
 mod config;
 mod door;
 mod erase;

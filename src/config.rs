@@ -5,6 +5,7 @@
 //! - the file gives way to `CAIRN__SECTION__KEY` variables, and both give way to flags;
 //! - no value that came from outside is repeated in an error, and no secret in a `Debug`.
 
+mod bounds;
 mod p2p;
 mod read;
 mod record;

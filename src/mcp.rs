@@ -12,6 +12,7 @@ mod answer;
 mod client;
 mod direct;
 mod envelope;
+mod era;
 mod framed;
 mod handler;
 mod lines;

@@ -10,6 +10,7 @@ pub mod inputs;
 pub mod plan;
 pub mod replay;
 pub mod run;
+pub mod wrong;
 
 /// The subject of a run's own events.
 pub fn subject(id: &str) -> String {

@@ -5,14 +5,16 @@
 //!   behind the first that names them, parts behind their payload;
 //! - events keep the rules that a log keeps, as far as one that lacks its neighbours can be held to them.
 
-use std::collections::{HashMap, HashSet};
-
-use super::{
-    evidence::{self, Evidence, Proof},
-    keep::KeepError,
+use std::{
+    collections::{HashMap, HashSet},
+    io,
 };
+
+use super::evidence::{self, Evidence, Proof};
 use crate::{
+    archive::kept::{ARCHIVES_MAX, DIRECTORY, EVENTS_MAX},
     archive::writing::Manifest,
+    block::car::CarError,
     block::{Cid, Codec, decode_exactly, payload::Payload},
     contract::Contract,
     event::{
@@ -22,8 +24,50 @@ use crate::{
     },
     identity::rotation::Keys,
     merkle::Hash,
+    verify::Verdict,
     workflow::plan::Plan,
 };
+
+/// Why an archive is not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    #[error("the archive is refused")]
+    Car(#[from] CarError),
+    #[error("the archive is refused: event {seq}, {cid}: {fault}")]
+    Event { seq: u64, cid: Cid, fault: &'static str },
+    #[error("the archive is refused: block {cid}: {fault}")]
+    Block { cid: Cid, fault: &'static str },
+    #[error(
+        "the archive is refused: it holds {found} events, from {from} to {to}, not those its manifest speaks of"
+    )]
+    Count { found: u64, from: u64, to: u64 },
+    #[error("the archive is refused: the submission of {subject} is not in it")]
+    NoSubmission { subject: String },
+    #[error("the archive holds {count} events; the bound is {EVENTS_MAX}")]
+    TooLarge { count: u64 },
+    #[error("the archive is refused: {fault}")]
+    Proof { fault: &'static str },
+    #[error(
+        "an archive of this root is kept already, with other content: `{file}`; move that file away to keep this one in its place"
+    )]
+    Differs { file: String },
+    #[error("the directory keeps {ARCHIVES_MAX} archives already; remove some of its `{DIRECTORY}`")]
+    TooMany,
+    #[error("the data directory cannot be written")]
+    Io(#[from] io::Error),
+}
+
+impl KeepError {
+    /// What the archive is that was refused; none where something else stands against keeping it.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Car(err) => Verdict::of_archive(err),
+            Self::Event { .. } | Self::Block { .. } | Self::Proof { .. } => Some(Verdict::Invalid),
+            Self::Count { .. } | Self::NoSubmission { .. } => Some(Verdict::Incomplete),
+            Self::TooLarge { .. } | Self::Differs { .. } | Self::TooMany | Self::Io(_) => None,
+        }
+    }
+}
 
 const UNNAMED: &str = "it is no event, and nothing before it names it";
 

@@ -15,8 +15,9 @@ use std::{
 use super::export::RUN;
 use crate::{
     archive::{
+        check::KeepError,
         evidence::Evidence,
-        keep::{KeepError, Kept, keep},
+        keep::{Kept, keep},
         kept,
         writing::Manifest,
     },

@@ -17,16 +17,15 @@ use super::{
 };
 use crate::{
     archive::{
+        check::KeepError,
         kept::{ARCHIVES_MAX, BYTES_MAX, DIRECTORY, EVENTS_MAX, EXTENSION},
         writing::Manifest,
     },
     block::{
-        Cid,
         car::{self, CarError},
         encode,
     },
     log::fresh::Fresh,
-    verify::Verdict,
 };
 
 /// Events between two words about progress.
@@ -44,47 +43,6 @@ pub struct Kept {
     pub evidence: Evidence,
     /// Whether the same archive had been kept before.
     pub already: bool,
-}
-
-/// Why an archive is not kept.
-#[derive(Debug, thiserror::Error)]
-pub enum KeepError {
-    #[error("the archive is refused")]
-    Car(#[from] CarError),
-    #[error("the archive is refused: event {seq}, {cid}: {fault}")]
-    Event { seq: u64, cid: Cid, fault: &'static str },
-    #[error("the archive is refused: block {cid}: {fault}")]
-    Block { cid: Cid, fault: &'static str },
-    #[error(
-        "the archive is refused: it holds {found} events, from {from} to {to}, not those its manifest speaks of"
-    )]
-    Count { found: u64, from: u64, to: u64 },
-    #[error("the archive is refused: the submission of {subject} is not in it")]
-    NoSubmission { subject: String },
-    #[error("the archive holds {count} events; the bound is {EVENTS_MAX}")]
-    TooLarge { count: u64 },
-    #[error("the archive is refused: {fault}")]
-    Proof { fault: &'static str },
-    #[error(
-        "an archive of this root is kept already, with other content: `{file}`; move that file away to keep this one in its place"
-    )]
-    Differs { file: String },
-    #[error("the directory keeps {ARCHIVES_MAX} archives already; remove some of its `{DIRECTORY}`")]
-    TooMany,
-    #[error("the data directory cannot be written")]
-    Io(#[from] io::Error),
-}
-
-impl KeepError {
-    /// What the archive is that was refused; none where something else stands against keeping it.
-    pub fn verdict(&self) -> Option<Verdict> {
-        match self {
-            Self::Car(err) => Verdict::of_archive(err),
-            Self::Event { .. } | Self::Block { .. } | Self::Proof { .. } => Some(Verdict::Invalid),
-            Self::Count { .. } | Self::NoSubmission { .. } => Some(Verdict::Incomplete),
-            Self::TooLarge { .. } | Self::Differs { .. } | Self::TooMany | Self::Io(_) => None,
-        }
-    }
 }
 
 /// Checks what follows the manifest of a record of `subject`, and keeps all of it in `dir`. `step` is told how many

@@ -11,12 +11,12 @@ use crate::{
     cli::{
         Reach, Usage,
         args::{Asked, PeersCommand},
+        client::{ask, show, text},
         existing,
         remote::{DEFAULT_URL, Remote},
         runtime,
         source::catch_up,
         table::{self, Table},
-        workflow::{ask, show, text},
     },
     follow::copy::Followed,
     query::View,

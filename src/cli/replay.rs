@@ -11,8 +11,8 @@ use crate::{
     block::splice,
     cli::{
         args::{Diff, Replay},
+        client::{ask, show, text},
         table::{self, Table},
-        workflow::{ask, show, text},
     },
     verify,
 };

@@ -21,11 +21,11 @@ use self::view::{Change, View};
 use crate::{
     block::splice,
     cli::{
-        Reach,
+        Reach, client,
         door::Door,
         out,
         remote::{Messages, Refused},
-        runtime, table, workflow,
+        runtime, table,
     },
 };
 
@@ -141,13 +141,13 @@ async fn catch_up(door: &Door, id: &str, screen: &Screen) -> anyhow::Result<(Val
 
 /// Whether the same question would be refused again.
 fn lasting(err: &anyhow::Error) -> bool {
-    let denied = err.downcast_ref::<workflow::Denied>().is_some_and(|denied| !denied.retryable);
+    let denied = err.downcast_ref::<client::Denied>().is_some_and(|denied| !denied.retryable);
     denied || err.downcast_ref::<Refused>().is_some_and(|refused| refused.status.is_client_error())
 }
 
 async fn ask(door: &Door, id: &str) -> anyhow::Result<Value> {
     let arguments = splice::raw(json!({"workflow_id": id}).to_string());
-    workflow::call(door, "workflow_status", &arguments).await
+    client::call(door, "workflow_status", &arguments).await
 }
 
 /// The log's events from the one after `status` on.

@@ -8,11 +8,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Deserialize;
 
-use super::{
-    read::Report,
-    rules::{DAY_MS, LISTED_MAX, bound, is_name, is_url},
-};
+use super::read::Report;
 use crate::{
+    config::bounds::{DAY_MS, LISTED_MAX, bound, is_name, is_url},
     follow::driver::Erasures,
     p2p::{can_dial, can_listen, discovery::outside::SERVICES_MAX, peer_id},
 };

@@ -4,19 +4,18 @@
 //! - every broken rule is reported, not only the first;
 //! - no rule reads a file, resolves a name or opens a socket.
 
-use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
+use std::{collections::BTreeSet, net::IpAddr};
 
-use http::{HeaderName, HeaderValue, Uri, uri::Authority};
+use http::{HeaderName, HeaderValue, uri::Authority};
 
-use super::{AuthMode, Config, Retry, Server, Tool, Upstream, p2p, read::Report};
+use super::{
+    AuthMode, Config, Retry, Server, Tool, Upstream,
+    bounds::{DAY_MS, LISTED_MAX, NAME_MAX, bound, is_name, is_url, optional, plain_name, tool_name},
+    p2p,
+    read::Report,
+};
 
-/// Characters of an upstream's or lane's name.
-const NAME_MAX: usize = 64;
-/// Characters of a public tool name.
-const TOOL_NAME_MAX: usize = 128;
 const UPSTREAMS_MAX: usize = 256;
-pub(super) const LISTED_MAX: usize = 1000;
-pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
 /// Adds a fault for every rule that `config` breaks.
@@ -199,42 +198,4 @@ fn tool(name: &str, tool: &Tool, report: &mut Report) {
             report.fault(&place("retry"), "backoff_factor is expected from 1 to 10");
         }
     }
-}
-
-pub(super) fn bound(place: &str, value: u64, range: RangeInclusive<u64>, report: &mut Report) {
-    if !range.contains(&value) {
-        report.fault(place, format!("expected {} to {}", range.start(), range.end()));
-    }
-}
-
-fn optional(place: &str, value: Option<u64>, range: RangeInclusive<u64>, report: &mut Report) {
-    if let Some(value) = value {
-        bound(place, value, range, report);
-    }
-}
-
-fn plain_name(place: &str, name: &str, report: &mut Report) {
-    if !is_name(name, 1, NAME_MAX, b"_-") {
-        report.fault(place, "expected 1 to 64 of A-Z a-z 0-9 _ -");
-    }
-}
-
-fn tool_name(place: &str, name: &str, report: &mut Report) {
-    if !is_name(name, 1, TOOL_NAME_MAX, b"._:/-") {
-        report.fault(place, "a tool's name is 1 to 128 of A-Z a-z 0-9 . _ : / -");
-    }
-}
-
-pub(super) fn is_name(name: &str, min: usize, max: usize, marks: &[u8]) -> bool {
-    (min..=max).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || marks.contains(&byte))
-}
-
-/// Whether this is an absolute `http` or `https` URL that names no user.
-pub(super) fn is_url(text: &str) -> bool {
-    text.parse::<Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.authority().is_some_and(|at| !at.host().is_empty() && !at.as_str().contains('@'))
-            && !text.contains('#')
-    })
 }

@@ -24,10 +24,7 @@ use crate::{
     task::{self, Settlement},
     workflow::{
         self,
-        run::{
-            decision::{Contents, Decision},
-            take::Given,
-        },
+        run::decision::{Contents, Decision, Given},
     },
 };
 

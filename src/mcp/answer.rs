@@ -10,9 +10,9 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
-use super::envelope::present;
 use crate::{
     block::{Cid, splice::edit_into},
+    mcp::era::{Era, present},
     router::{
         Answer, Record, RpcError,
         codes::{INTERNAL_ERROR, INVALID_REQUEST},
@@ -35,15 +35,6 @@ const ADDED: usize = 640;
 
 /// A key, and its value as JSON.
 type Member = (&'static str, Cow<'static, str>);
-
-/// The two ways of speaking MCP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Era {
-    /// Revision 2026-07-28: each request stands alone.
-    Stateless,
-    /// Up to 2025-11-25: `initialize`, then a session.
-    Session,
-}
 
 #[derive(Deserialize)]
 struct Top<'a> {

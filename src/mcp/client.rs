@@ -15,10 +15,12 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::answer::Era;
-use crate::router::{
-    BoxFuture, Client, RpcError,
-    codes::{INTERNAL_ERROR, METHOD_NOT_FOUND},
+use crate::{
+    mcp::era::Era,
+    router::{
+        BoxFuture, Client, RpcError,
+        codes::{INTERNAL_ERROR, METHOD_NOT_FOUND},
+    },
 };
 
 /// Messages of one request waiting to be sent to its client; later ones are dropped.

@@ -20,14 +20,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     SESSION_ID, Shared,
-    answer::{Era, conclude},
+    answer::conclude,
     client::{Silent, to_library},
     envelope::{Asked, FIRST_STATELESS},
     json,
     offering::has_plain_tool,
     refuse,
 };
-use crate::router::{Method, Offer};
+use crate::{
+    mcp::era::Era,
+    router::{Method, Offer},
+};
 
 /// How a name that does not fit a header begins there.
 const ENCODED: &str = "=?";

@@ -7,15 +7,15 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use tokio_util::sync::CancellationToken;
 
-use super::answer::Era;
 use crate::{
     block::{Cid, splice},
     call::START_REFS_MAX,
     caller::Caller,
+    mcp::era::{Era, present},
     router::{
         Client, Meta, Method, Request, RpcError,
         codes::{INVALID_PARAMS, INVALID_REQUEST},
@@ -203,11 +203,6 @@ struct Fields<'a> {
     result: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     error: Option<&'a RawValue>,
-}
-
-/// Keeps `null` apart from an absent field.
-pub fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(from).map(Some)
 }
 
 #[derive(Default, Deserialize)]

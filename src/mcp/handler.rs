@@ -31,7 +31,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Shared,
-    answer::{Era, LIST_TTL_MS, READ_TTL_MS, conclude, finish},
+    answer::{LIST_TTL_MS, READ_TTL_MS, conclude, finish},
     client::{CallClient, Logs, relay, to_library},
     envelope::{Asked, FIRST_STATELESS, invalid_params, is_known},
     list::page,
@@ -42,9 +42,12 @@ use super::{
     quota::Place,
     raw::pack,
 };
-use crate::router::{
-    Change, Method, Offer, RpcError,
-    codes::{INTERNAL_ERROR, INVALID_REQUEST, REQUEST_TIMEOUT},
+use crate::{
+    mcp::era::Era,
+    router::{
+        Change, Method, Offer, RpcError,
+        codes::{INTERNAL_ERROR, INVALID_REQUEST, REQUEST_TIMEOUT},
+    },
 };
 
 /// Revisions we speak. 2024-11-05 has another transport and is not among them.

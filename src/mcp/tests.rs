@@ -12,7 +12,7 @@ use rmcp::{
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    answer::{Era, finish, finish_error},
+    answer::{finish, finish_error},
     envelope::{self, Asked, Message},
     list::{PAGE_MAX, page},
     raw::{pack, unpack, unpack_event},
@@ -22,6 +22,7 @@ use crate::{
     block::{Cid, Codec},
     caller::{Caller, Scope},
     event::Actor,
+    mcp::era::Era,
     router::{Record, RpcError},
 };
 

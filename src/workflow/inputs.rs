@@ -12,7 +12,7 @@ use std::{collections::HashSet, sync::Arc};
 use serde_json::{Map, Value};
 
 use super::plan::{Step, WORKFLOW_RUN};
-use crate::error::Code;
+use crate::{error::Code, workflow::wrong::Wrong};
 
 /// What stands for a value in inputs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,19 +29,6 @@ pub struct Reference<'a> {
     pub step: &'a str,
     pub pointer: &'a str,
     pub default: Option<&'a Value>,
-}
-
-/// Why inputs cannot be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
-    pub code: Code,
-    pub message: String,
-}
-
-impl Wrong {
-    pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
-    }
 }
 
 impl<'a> Special<'a> {

@@ -25,7 +25,7 @@ use crate::{
     error::Code,
     event::work::{Hold, RetryPolicy},
     task::SPAN_MAX_MS,
-    workflow::inputs::Wrong,
+    workflow::wrong::Wrong,
 };
 
 /// Steps of one workflow.

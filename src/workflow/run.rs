@@ -21,10 +21,9 @@ use std::{
 
 use serde_json::Value;
 
-use self::{
-    status::{Status, StepStatus, WorkStatus},
-    take::Taken,
-};
+use self::status::Status;
+use self::status::StepStatus;
+use self::status::WorkStatus;
 use super::plan::{Plan, Step};
 use crate::{
     block::Cid,
@@ -32,6 +31,7 @@ use crate::{
         Actor, Body, Event, PayloadRef, Role,
         work::{Hold, Part, WorkflowSubmitted},
     },
+    workflow::run::decision::Taken,
 };
 
 /// A task of the run, as far as the run needs to know it.

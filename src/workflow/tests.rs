@@ -19,7 +19,6 @@ use super::{
         Piece, Run, Slot,
         decision::{Contents, Decision},
         status::WorkStatus,
-        take::Given,
     },
 };
 use crate::{
@@ -32,6 +31,7 @@ use crate::{
             TaskSubmitted, TaskSucceeded, TaskTimedOut, WorkflowSubmitted,
         },
     },
+    workflow::run::decision::Given,
 };
 
 fn cid(text: &str) -> Cid {

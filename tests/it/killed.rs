@@ -20,7 +20,7 @@ use cairn::event::{Body, Event};
 use serde_json::{Value, json};
 
 use crate::{
-    crashes::Random,
+    crashes::{Random, usual_or_long},
     harness::{Process, Server, cairn, run, temp},
     lines::Lines,
     record::{self, until},
@@ -28,7 +28,8 @@ use crate::{
     work::{Caller, put},
 };
 
-const ROUNDS: usize = 50;
+/// Kills of one run, and of a long one.
+const ROUNDS: (usize, usize) = (15, 50);
 const WORKERS: usize = 3;
 const SUBMITTERS: usize = 2;
 /// What one submitter asks for in one round, at most.
@@ -339,7 +340,7 @@ fn round(
 }
 
 #[test]
-fn fifty_kills_under_a_mixed_load_lose_nothing_and_repeat_nothing_that_may_not_be() {
+fn kills_under_a_mixed_load_lose_nothing_and_repeat_nothing_that_may_not_be() {
     let mut random = Random::seeded();
     let data = temp();
     let outside = temp();
@@ -351,7 +352,8 @@ fn fifty_kills_under_a_mixed_load_lose_nothing_and_repeat_nothing_that_may_not_b
     let extra = ["--config", config.as_str()];
     let world = World::default();
 
-    for number in 0..ROUNDS {
+    let rounds = usual_or_long(ROUNDS);
+    for number in 0..rounds {
         if number % 5 == 4 {
             kill_while_starting(data.path(), &extra, &mut random);
         }
@@ -369,7 +371,7 @@ fn fifty_kills_under_a_mixed_load_lose_nothing_and_repeat_nothing_that_may_not_b
 
     world.calm.store(true, Ordering::SeqCst);
     let server = Server::start(data.path(), &extra);
-    round(server, &world, &effects, ROUNDS, &mut random, |server| settle(server, &world));
+    round(server, &world, &effects, rounds, &mut random, |server| settle(server, &world));
 
     let events = record::check(data.path());
     let story = Story::of(&events);
@@ -572,7 +574,7 @@ fn check_effects(story: &Story, effects: &[(String, u64)], calls: &[String]) {
         assert!(worked, "{task} succeeded without an effect");
     }
     println!("{} effects of workers, {} of tools", effects.len(), calls.len());
-    assert!(effects.len() > ROUNDS, "the kills missed the load");
+    assert!(effects.len() > usual_or_long(ROUNDS), "the kills missed the load");
 }
 
 /// Two nodes on one directory run tasks of one queue; the owner of the log is killed while both have work.

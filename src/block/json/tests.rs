@@ -129,6 +129,19 @@ fn many_keys_are_not_quadratic() {
     let text = format!("{{{},\"7\":1}}", keys.join(","));
     let at = text.len() - 6;
     verdict(text, Err(Fault::DuplicateKey { at }));
+
+    // Ten times the keys take about ten times as long; a quadratic check would take a hundred times.
+    let least = |keys: &[String]| {
+        let text = format!("{{{}}}", keys.join(","));
+        let taken = (0..5).map(|_| {
+            let begun = std::time::Instant::now();
+            assert_eq!(check(text.as_bytes()), Ok(()));
+            begun.elapsed()
+        });
+        taken.min().expect("it was checked")
+    };
+    let (few, many) = (least(&keys[..20_000]), least(&keys));
+    assert!(many < few * 40, "{many:?} for ten times what takes {few:?}");
 }
 
 #[test]

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::{
     cli::{
+        client::{self, moment, text},
         table,
-        workflow::{self, moment, text},
     },
     workflow::graph::span,
 };
@@ -271,7 +271,7 @@ fn why(status: &Value) -> Option<String> {
     let reason = failure.get("reason").and_then(Value::as_str).unwrap_or_default();
     let Some(failed) = failure.get("step_id").and_then(Value::as_str) else { return Some(reason.to_owned()) };
     let mut steps = status["steps"].as_array().into_iter().flatten();
-    let said = steps.find(|step| step["step_id"] == failed).and_then(workflow::failure);
+    let said = steps.find(|step| step["step_id"] == failed).and_then(client::failure);
     Some(match said {
         None => format!("{reason}: {failed}"),
         // All of it, in one line.

@@ -4,10 +4,13 @@
 
 use serde_json::{Map, Value};
 
-use super::{Reference, Wrong};
+use super::Reference;
 use crate::{
     error,
-    workflow::plan::fields::{Faults, join},
+    workflow::{
+        plan::fields::{Faults, join},
+        wrong::Wrong,
+    },
 };
 
 /// What a value may be asked.

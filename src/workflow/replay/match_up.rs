@@ -13,8 +13,7 @@ use crate::{
     },
     workflow::run::{
         Run,
-        decision::{Contents, Decision},
-        take::Given,
+        decision::{Contents, Decision, Given},
     },
 };
 

@@ -10,7 +10,6 @@ use super::{
     CONDITION, Piece, Run, Slot, UPSTREAM,
     decision::{Contents, Decision},
     status::WorkStatus,
-    take::{Given, Taken},
     values::GATHERED_MAX,
 };
 use crate::{
@@ -21,8 +20,10 @@ use crate::{
         work::{Hold, WorkflowFailed, WorkflowStarted, WorkflowSucceeded, WorkflowTimedOut},
     },
     workflow::{
-        inputs::{Output, Reference, Wrong, when},
+        inputs::{Output, Reference, when},
         plan::{self, WAIT_SIGNAL, WAIT_TIME, WORKFLOW_RUN},
+        run::decision::{Given, Taken},
+        wrong::Wrong,
     },
 };
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::take::Given;
 use crate::{
     block::Cid,
     error::Code,
@@ -114,6 +113,33 @@ pub enum Decision {
         force: bool,
     },
     End(Body),
+}
+
+/// What another run has of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Taken {
+    Output { input: Option<PayloadRef>, output: Option<PayloadRef>, from: Cid },
+    Gathered { parts: u64, output: Option<PayloadRef>, from: Cid },
+    Failed { code: String },
+}
+
+impl Taken {
+    /// The output that stands for the step's own.
+    pub(super) fn output(&self) -> Option<PayloadRef> {
+        match self {
+            Self::Output { output, .. } | Self::Gathered { output, .. } => *output,
+            Self::Failed { .. } => None,
+        }
+    }
+}
+
+/// The input of a task that takes its result from another run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Given {
+    /// The payload that the other run's task had.
+    Recorded(Option<PayloadRef>),
+    /// What it would be asked for in this run, as JSON text.
+    Resolved(String),
 }
 
 impl Decision {

@@ -15,41 +15,14 @@ use super::{
     values::GATHERED_MAX,
 };
 use crate::{
-    block::Cid,
     error::Code,
-    event::PayloadRef,
     workflow::{
-        inputs::{Wrong, weigh},
+        inputs::weigh,
         plan::{Step, WORKFLOW_RUN},
+        run::decision::Taken,
+        wrong::Wrong,
     },
 };
-
-/// What another run has of a step.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Taken {
-    Output { input: Option<PayloadRef>, output: Option<PayloadRef>, from: Cid },
-    Gathered { parts: u64, output: Option<PayloadRef>, from: Cid },
-    Failed { code: String },
-}
-
-impl Taken {
-    /// The output that stands for the step's own.
-    pub(super) fn output(&self) -> Option<PayloadRef> {
-        match self {
-            Self::Output { output, .. } | Self::Gathered { output, .. } => *output,
-            Self::Failed { .. } => None,
-        }
-    }
-}
-
-/// The input of a task that takes its result from another run.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Given {
-    /// The payload that the other run's task had.
-    Recorded(Option<PayloadRef>),
-    /// What it would be asked for in this run, as JSON text.
-    Resolved(String),
-}
 
 impl Run {
     /// Tells a run with an origin what that run has done, as it stood when this one was submitted. Told whenever the

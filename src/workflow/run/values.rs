@@ -11,8 +11,9 @@ use crate::{
     error::Code,
     event::PayloadRef,
     workflow::{
-        inputs::{self, Output, Reference, Special, Wrong, weigh},
+        inputs::{self, Output, Reference, Special, weigh},
         plan::Step,
+        wrong::Wrong,
     },
 };
 

@@ -1,0 +1,97 @@
+//! Asking a tool of the node that a command names, and showing its answer: what several commands do the same way.
+//!
+//! Invariant: a refusal of the tool ends the command as its code says.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde_json::{Value, value::RawValue};
+
+use crate::cli::{
+    Reach,
+    args::Asked,
+    door::Door,
+    out, runtime,
+    table::{self},
+};
+
+/// A tool's own word for why it did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{said}")]
+pub struct Denied {
+    said: String,
+    pub retryable: bool,
+}
+
+/// Calls a tool and waits for its success. Errors: the tool's own word, with its hint.
+pub fn ask(reach: &Reach, tool: &str, arguments: &RawValue) -> anyhow::Result<Value> {
+    runtime()?.block_on(async {
+        let door = Door::open(reach).await?;
+        let answer = call(&door, tool, arguments).await;
+        door.close().await;
+        answer
+    })
+}
+
+/// The same through a door that is open.
+pub async fn call(door: &Door, tool: &str, arguments: &RawValue) -> anyhow::Result<Value> {
+    let called = door.call(tool, arguments).await?;
+    let (content, failed) = called.content()?;
+    let content: Value = serde_json::from_str(content.get()).context("the result is not json")?;
+    if !failed {
+        return Ok(content);
+    }
+    let error = &content["error"];
+    for fault in error["faults"].as_array().into_iter().flatten() {
+        let fault = format!("{}: {}", text(fault, "place"), text(fault, "fault"));
+        eprintln!("{}", table::printable(&fault));
+    }
+    let message = error["message"].as_str().unwrap_or("the tool answered with an error");
+    let hint = error["hint"].as_str().map_or(String::new(), |hint| format!("; {hint}"));
+    let retryable = error["retryable"] == true;
+    Err(Denied { said: format!("{message}{hint}"), retryable }.into())
+}
+
+pub fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+/// Milliseconds since the epoch of a time a tool named.
+pub fn moment(value: &Value) -> Option<u64> {
+    let moment: jiff::Timestamp = value.as_str()?.parse().ok()?;
+    moment.as_millisecond().try_into().ok()
+}
+
+/// Shows an answer to programs as it is, to people through `told`.
+pub fn show(answer: &Value, asked: &Asked, told: impl FnOnce(&Value) -> String) -> anyhow::Result<ExitCode> {
+    match asked.shown.json {
+        true => out::print_json(answer)?,
+        false => out::print(&told(answer))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why a step was skipped, how it failed, or that its result is another's or was taken back; in a cell.
+pub fn why(step: &Value) -> String {
+    if let Some(failure) = failure(step) {
+        return table::brief(&failure);
+    }
+    let reused = match step["reused_from"].as_str() {
+        Some(original) => format!("reused from {}", table::short(original, false)),
+        None => "reused".to_owned(),
+    };
+    let said = [
+        (step["reused"] == true, reused.as_str()),
+        (step["compensated"] == true, "compensated"),
+        (step["compensated"] == false, "not compensated"),
+        (true, text(step, "reason")),
+    ];
+    let said = said.into_iter().filter(|(holds, said)| *holds && !said.is_empty());
+    said.map(|(_, said)| said).collect::<Vec<_>>().join(", ")
+}
+
+/// How a step failed: its code, and all that was said.
+pub fn failure(step: &Value) -> Option<String> {
+    let message = step["error"]["message"].as_str()?;
+    Some(format!("{}: {message}", text(&step["error"], "code")))
+}

@@ -1,0 +1,55 @@
+//! Bounds and forms that several parts of the configuration share.
+//!
+//! Invariant: each adds its fault to the report and goes on, so that one start tells all faults.
+
+use std::ops::RangeInclusive;
+
+use http::Uri;
+
+use super::read::Report;
+
+/// Characters of an upstream's or lane's name.
+pub(super) const NAME_MAX: usize = 64;
+/// Characters of a public tool name.
+pub(super) const TOOL_NAME_MAX: usize = 128;
+/// Entries of one list.
+pub(super) const LISTED_MAX: usize = 1000;
+pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+pub(super) fn bound(place: &str, value: u64, range: RangeInclusive<u64>, report: &mut Report) {
+    if !range.contains(&value) {
+        report.fault(place, format!("expected {} to {}", range.start(), range.end()));
+    }
+}
+
+pub(super) fn optional(place: &str, value: Option<u64>, range: RangeInclusive<u64>, report: &mut Report) {
+    if let Some(value) = value {
+        bound(place, value, range, report);
+    }
+}
+
+pub(super) fn plain_name(place: &str, name: &str, report: &mut Report) {
+    if !is_name(name, 1, NAME_MAX, b"_-") {
+        report.fault(place, "expected 1 to 64 of A-Z a-z 0-9 _ -");
+    }
+}
+
+pub(super) fn tool_name(place: &str, name: &str, report: &mut Report) {
+    if !is_name(name, 1, TOOL_NAME_MAX, b"._:/-") {
+        report.fault(place, "a tool's name is 1 to 128 of A-Z a-z 0-9 . _ : / -");
+    }
+}
+
+pub(super) fn is_name(name: &str, min: usize, max: usize, marks: &[u8]) -> bool {
+    (min..=max).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || marks.contains(&byte))
+}
+
+/// Whether this is an absolute `http` or `https` URL that names no user.
+pub(super) fn is_url(text: &str) -> bool {
+    text.parse::<Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some_and(|at| !at.host().is_empty() && !at.as_str().contains('@'))
+            && !text.contains('#')
+    })
+}

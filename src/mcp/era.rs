@@ -1,0 +1,20 @@
+//! The eras of the protocol, which answers and envelopes are told apart by.
+//!
+//! Invariant: what differs between eras is asked of [`Era`], and nowhere guessed from a message.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+/// The two ways of speaking MCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Era {
+    /// Revision 2026-07-28: each request stands alone.
+    Stateless,
+    /// Up to 2025-11-25: `initialize`, then a session.
+    Session,
+}
+
+/// Keeps `null` apart from an absent field.
+pub fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
+}
