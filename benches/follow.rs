@@ -1,6 +1,7 @@
 //! Following a log over loopback: events that are checked and durable in a second, with and without their content.
 //!
-//! `cargo bench --bench follow [-- CALLS]`. Both ends share this machine; every batch the follower keeps is synced.
+//! `cargo bench --profile dist --bench follow [-- CALLS]`. Both ends share this machine; every
+//! batch the follower keeps is synced.
 
 mod echo;
 

@@ -1,6 +1,6 @@
 //! The ledger alone: echo calls with payloads from many submitters, beside the machine's own fdatasync.
 //!
-//! `cargo bench --bench ledger [-- SECONDS]`. Prints medians of five rounds; every commit is durable.
+//! `cargo bench --profile dist --bench ledger [-- SECONDS]`. Prints medians of five rounds; every commit is durable.
 
 mod echo;
 mod machine;

@@ -1,6 +1,6 @@
 //! Many nodes in one process: they start together, join the table, find and reach one another.
 //!
-//! `cargo bench --bench peers [-- NODES]`, 50 by default. Fails where a node cannot be found or reached.
+//! `cargo bench --profile dist --bench peers [-- NODES]`, 50 by default. Fails where a node cannot be found or reached.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,7 @@
 //! Questions over a long log: look-ups, pages, walks and verifying, on one core.
 //!
-//! Times are those on a core, medians of 21. `cargo bench --bench questions [-- EVENTS]`, a million by default.
+//! `cargo bench --profile dist --bench questions [-- EVENTS]`, a million by default. Times are those on a core, medians
+//! of 21.
 
 use std::{path::Path, time::Duration};
 

@@ -1,7 +1,7 @@
 //! Durable work through the ledger alone: tasks, chains and small workflows of no-ops, every commit durable.
 //!
-//! `cargo bench --bench work [-- tasks|chain|flows|pickup|million|restart|replay ...]`. Prints medians of rounds,
-//! beside the machine's own fdatasync. `benches/peers` holds what other engines do with the same work.
+//! `cargo bench --profile dist --bench work [-- tasks|chain|flows|pickup|million|restart|replay ...]`. Prints medians
+//! of rounds, beside the machine's own fdatasync. `benches/peers` holds what other engines do with the same work.
 
 mod machine;
 

@@ -1,7 +1,8 @@
 //! The whole server from outside, beside the machine's own limits and another server in the same run.
 //!
-//! `cargo bench --bench system [-- calls|durable|million|peers|tools ...]`; without a name, all of them. Prints medians and
-//! ranges of at least five rounds, and PASS or FAIL beside each bound; README.md says what is measured how.
+//! `cargo bench --profile dist --bench system [-- calls|durable|million|peers|tools ...]`; without a name, all of them.
+//! Prints medians and ranges of at least five rounds, and PASS or FAIL beside each bound; README.md says what is
+//! measured how.
 
 mod calls;
 mod durable;

@@ -26,6 +26,7 @@ mod minted;
 mod mutations;
 mod namespaces;
 mod old_logs;
+mod packaging;
 mod peers;
 mod peers_work;
 mod provenance;
