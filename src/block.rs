@@ -140,31 +140,31 @@ impl fmt::Debug for Cid {
     }
 }
 
-impl From<Cid> for ipld_core::cid::Cid {
+impl From<Cid> for cid::Cid {
     fn from(cid: Cid) -> Self {
-        let hash = ipld_core::cid::multihash::Multihash::wrap(SHA2_256.into(), &cid.digest)
+        let hash = multihash::Multihash::wrap(SHA2_256.into(), &cid.digest)
             .expect("a 32-byte digest fits a 64-byte multihash");
         Self::new_v1(cid.codec as u64, hash)
     }
 }
 
-impl TryFrom<&ipld_core::cid::Cid> for Cid {
+impl TryFrom<&cid::Cid> for Cid {
     type Error = CidError;
 
-    fn try_from(cid: &ipld_core::cid::Cid) -> Result<Self, CidError> {
+    fn try_from(cid: &cid::Cid) -> Result<Self, CidError> {
         Self::from_bytes(&cid.to_bytes())
     }
 }
 
 impl Serialize for Cid {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        ipld_core::cid::Cid::from(*self).serialize(serializer)
+        cid::Cid::from(*self).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Cid {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let cid = ipld_core::cid::Cid::deserialize(deserializer)?;
+        let cid = cid::Cid::deserialize(deserializer)?;
         Self::try_from(&cid).map_err(serde::de::Error::custom)
     }
 }

@@ -162,7 +162,7 @@ fn a_cid_has_one_text_and_one_binary_form() {
         assert_eq!(cid, Cid::of(codec, bytes));
         assert_eq!(cid.to_string(), text);
         assert_eq!(Cid::from_bytes(&cid.to_bytes()), Ok(cid));
-        assert_eq!(Cid::try_from(&ipld_core::cid::Cid::from(cid)), Ok(cid));
+        assert_eq!(Cid::try_from(&cid::Cid::from(cid)), Ok(cid));
         assert!(cid.names(bytes) && !cid.names(b"other"));
     }
     let text = |bytes: &[u8]| {
