@@ -313,18 +313,18 @@ enum ConfigCommand {
     },
 }
 
-/// The data directory of a log that is there.
+/// Returns the data directory of an existing log.
 fn existing(data: &Path) -> anyhow::Result<Home> {
     Home::existing(data)
         .with_context(|| format!("there is no log in {}; name its directory with --data", data.display()))
 }
 
-/// The same for what is to be judged: without a log it is unreadable.
+/// The same for verdicts: without a log the verdict is "unreadable".
 fn readable(data: &Path) -> anyhow::Result<Home> {
     existing(data).map_err(|err| judged(err, Some(Verdict::Unreadable)))
 }
 
-/// What was given does not hold; the exit code says how.
+/// The input did not pass; the exit code says how.
 #[derive(Debug, thiserror::Error)]
 #[error("{said}")]
 struct Unsound {
@@ -332,7 +332,7 @@ struct Unsound {
     said: String,
 }
 
-/// An error with the exit code of a verdict; as it is where there is none.
+/// Adds the exit code of a verdict to an error, if there is a verdict.
 fn judged(err: impl Into<anyhow::Error>, verdict: Option<Verdict>) -> anyhow::Error {
     let err = err.into();
     match verdict {
@@ -341,12 +341,12 @@ fn judged(err: impl Into<anyhow::Error>, verdict: Option<Verdict>) -> anyhow::Er
     }
 }
 
-/// What was typed can be parsed and makes no sense all the same.
+/// The command line can be parsed but makes no sense.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Usage(String);
 
-/// Reads the command line, does what it says, and tells the exit code.
+/// Runs the command line and returns the exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -406,7 +406,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 mod tests {
     use super::*;
 
-    /// The path of every command and argument that does not say what it is for.
+    /// Collects the path of every command and argument without a help text.
     fn silent(command: &clap::Command, path: &str, found: &mut Vec<String>) {
         let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set());
         let mute = arguments.filter(|argument| argument.get_help().is_none());

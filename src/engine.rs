@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - it is a worker like any other: it claims, renews and ends its attempts by commands, and holds no rule;
-//! - it wakes when the ledger hands it work, never by asking again and again;
+//! - it never polls for work: a claim waits in the ledger until there is some. While attempts run, it asks twice a
+//!   second whether any of them should stop;
 //! - a lane's tasks never wait in the lane for each other: no more are claimed than the lane runs at once.
 
 use std::{
@@ -32,27 +33,27 @@ use crate::{
     },
 };
 
-/// What the type of a task begins with that names a tool.
+/// The prefix of task types that name a tool.
 pub const TOOL: &str = "tool:";
 /// Attempts of one lane at a time, where the lane itself allows more.
 const LANE_MAX: usize = 256;
-/// How long a claim may wait; it is asked again then.
+/// How long a claim may wait; a new one follows it.
 const WAIT_MS: u64 = 3_600_000;
-/// How long a claim that was withdrawn may take to come back before it is withdrawn again.
+/// How long a withdrawn claim may take to be answered before it is withdrawn again.
 const WITHDRAW_PAUSE: Duration = Duration::from_millis(20);
-/// Before a claim that was refused is made again.
+/// The pause before a refused claim is made again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-/// Between two looks at whether running attempts should stop.
+/// The pause between two questions whether running attempts should stop.
 const CHECK_PAUSE: Duration = Duration::from_millis(500);
 
-/// What a lane's tools can do: the types of their tasks, and how their calls start.
+/// What a lane can run: the types of its tools' tasks, and how their calls start.
 #[derive(Clone, Default)]
 struct Able {
     capabilities: Arc<BTreeSet<String>>,
     openings: Arc<BTreeMap<String, Opening>>,
 }
 
-/// How a call ends that no tool was found for.
+/// The ending of a call whose tool is gone.
 const LOST: EndOutcome = EndOutcome::Failed { failure: Failure::Internal, code: None };
 
 /// The node's own worker.
@@ -158,7 +159,7 @@ impl Engine {
         })
     }
 
-    /// Ends a claim that waits; gives what it was given before.
+    /// Withdraws a waiting claim. Returns the tasks it was given before.
     async fn withdraw(&self, lane: &str, mut old: Claim) -> Vec<Handed> {
         loop {
             // A claim for nothing takes the place of the one that waits, which is answered at once. It may have
@@ -172,7 +173,7 @@ impl Engine {
         }
     }
 
-    /// What the tools of a lane make the node able to do.
+    /// Returns what the node can run in a lane.
     fn able(&self, lane: &str) -> Able {
         let tools = self.router.tools();
         let of_lane = || tools.iter().filter(|entry| entry.metadata.runtime == lane);
@@ -239,7 +240,7 @@ impl Engine {
         let _ = self.ledger.submit(self.command(wish)).await;
     }
 
-    /// Renews what runs long, and stops what is to stop.
+    /// Renews the leases of running attempts, and stops those that should stop.
     async fn keep(&self, stopping: CancellationToken) {
         let mut checks = tokio::time::interval(CHECK_PAUSE);
         let mut renewed = tokio::time::Instant::now();

@@ -1,7 +1,7 @@
 //! Following the logs of others: served, checked, kept and read again.
 //!
 //! Invariants:
-//! - an event of another's log is kept only once it is proven to be under a head its owner signed;
+//! - an event of another node's log is kept only once it is proven to be under a head that its owner signed;
 //! - a followed log is a data directory of its own, beside ours: nothing of it enters our log or its state;
 //! - two heads of one key that disagree end the following, and the evidence is kept.
 

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - `Host` and `Origin` are judged before anything else of a request, its caller before its body;
 //! - what a language is handed has a known caller, a bounded body and, for MCP, strict JSON;
-//! - the meaning of a body is nobody's business here.
+//! - no body is interpreted here; a refusal takes the language of its path: a problem, or a JSON-RPC error on `/mcp`.
 
 mod listen;
 mod origin;

@@ -59,22 +59,22 @@ pub const WAITING_MAX: usize = 8 * 1024;
 /// Commands in one commit by default.
 pub const GROUP_MAX: usize = 1024;
 
-/// The catalogue, as far as plans are checked against it; the rooms above fill it in once.
+/// The catalogue that plans are checked against. It is empty until a room above fills it in, once.
 pub type Shelf = Arc<std::sync::OnceLock<Box<dyn Tools + Send + Sync>>>;
 
-/// What somebody wishes to become true.
+/// A command: what somebody asks the writer to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
     /// Offer a tool under this contract; its `prev` is set by the rules.
     Publish { contract: Contract, actor: Actor },
     /// Offer another node's tool under the contract it has there, which is kept as it is.
     Adopt { contract: Contract, name: String, actor: Actor },
-    /// Stop offering every tool of a source but these.
+    /// Retire the contracts of all tools of a source except those named.
     Retain { source: String, names: Vec<String>, actor: Actor },
-    /// Try a call. `refused` is the answer to record where `start.refusal` is set.
+    /// Start a call. `refused` is the answer that is recorded if `start.refusal` is set.
     Start { start: Box<Start>, input: Option<SealedPayload>, refused: Option<SealedPayload> },
-    /// Try a call whose whole effect is a change of durable work: both become true together, and its ending with
-    /// them where `conclude` makes one.
+    /// Start a call whose whole effect is one change of durable work. Start and change are one commit; if `conclude`
+    /// makes an ending, that is in it too.
     Begin {
         start: Box<Command>,
         work: Box<Work>,
@@ -85,7 +85,7 @@ pub enum Command {
     End { end: End, output: Option<SealedPayload>, attempt: Option<Box<Attempt>> },
     /// Change durable work.
     Work(Box<Work>),
-    /// Record news about another node, where it changes anything.
+    /// Record news about another node, if it changes anything.
     Peer(Box<Peering>),
     /// End every running call and attempt of processes that have ended, and record how many there were.
     Recover { runners: Vec<String> },
@@ -93,7 +93,7 @@ pub enum Command {
     Erase { payload: Cid, basis: String, actor: Actor },
     /// Record that part of the log was handed out.
     Export { format: String, from_seq: u64, to_seq: u64, actor: Actor },
-    /// Put on record how the log is kept, where that is not on record yet.
+    /// Record a fact about the log's own keeping, unless it is on record already.
     Keep { keeping: Keeping, actor: Actor },
 }
 
@@ -104,18 +104,19 @@ pub struct Sealed {
     pub seq: u64,
 }
 
-/// What the rules answered, durable when it is seen.
+/// The writer's answer to a command. It is durable before anybody sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Ruling {
     /// The tool stands under this contract; `contract` is as published, its `prev` set.
     Published { cid: Cid, contract: Box<Contract>, new: bool },
     /// Run the call; its start is this event.
     Run(Sealed),
-    /// The call has begun, and this was ruled about what it asks; `ended` is its ending, where it was concluded.
+    /// The call has begun. `ruled` is the ruling on the change it asks for; `ended` is its ending, if the same commit
+    /// holds one.
     Began { started: Sealed, ruled: Box<Ruling>, ended: Option<Sealed> },
     /// The call was recorded as refused; its ending is this event.
     Refused(Sealed),
-    /// The first answer to the same idempotency key.
+    /// The answer that the first call with this idempotency key got.
     Answered(Ending),
     /// The rules forbid it; nothing was recorded.
     Denied(Refusal),
@@ -140,7 +141,7 @@ pub struct About {
     pub origin: String,
     /// The signed-note verifier key of the log's heads.
     pub vkey: String,
-    /// What tells which key salts its payloads.
+    /// A commitment to the key that salts its payloads.
     pub salted: [u8; 16],
 }
 
@@ -159,7 +160,7 @@ pub struct Ledger {
     inbox: mpsc::Sender<Ask>,
     committed: watch::Receiver<u64>,
     reach: watch::Receiver<Reach>,
-    /// None where another process owns the log.
+    /// `None` if another process owns the log.
     wal: Option<watch::Receiver<Wal>>,
     about: Arc<About>,
     home: Home,
@@ -168,7 +169,7 @@ pub struct Ledger {
 /// What reaches the writer.
 #[expect(clippy::large_enum_variant, reason = "all but one of a process's asks are rules")]
 enum Ask {
-    /// A command, and where its ruling goes. `again` where an earlier owner may have ruled it already.
+    /// A command, and where its ruling goes. `again` is set if an earlier owner may have committed it already.
     Rule { command: Command, reply: oneshot::Sender<Ruling>, again: bool },
     /// Look at what is due.
     Tick,
@@ -223,7 +224,8 @@ impl Ledger {
         self.reach.clone()
     }
 
-    /// What is known of the log's write-ahead file; nothing where another process owns the log, which tells of it.
+    /// Returns what is known of the log's write-ahead file, or `None` if another process owns the log: that one
+    /// reports it.
     pub fn wal(&self) -> Option<Wal> {
         Some(*self.wal.as_ref()?.borrow())
     }

@@ -16,7 +16,7 @@ pub mod event;
 
 pub mod receipt;
 
-// Floor 2, rules: one entity a file, pure.
+// Floor 2, rules: pure; one entity a module, and a folder where it has many parts, as `workflow` has.
 pub mod call;
 pub mod catalogue;
 

@@ -31,7 +31,7 @@ pub struct Tip {
 pub struct Batch {
     pub blocks: Vec<Block>,
     pub events: Vec<Event>,
-    /// The signed note that takes the place of the one before; none leaves that one.
+    /// The signed note that replaces the one before; `None` leaves that one.
     pub head: Option<String>,
 }
 
@@ -59,7 +59,7 @@ pub enum Stored {
     Erased,
 }
 
-/// Why the log could not do what was asked.
+/// Why the log could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The log is not where the caller believed: somebody else wrote.
@@ -78,21 +78,21 @@ pub enum LogError {
 
 /// The writing side: one owner.
 pub trait Log: Send {
-    /// Appends `batch` if the last event is `expected`, durably. An event that is stored already is not stored twice; nor is a
-    /// block, unless its bytes were erased: then it has them again.
+    /// Appends `batch` durably, if the last event is `expected`. Events and blocks that are stored already are not
+    /// stored twice; a block whose bytes were erased gets them back.
     fn append(&mut self, expected: Option<Cid>, batch: &Batch) -> Result<(), LogError>;
 
-    /// Deletes the bytes of blocks, all or none, and keeps their names; false where none of them had bytes.
+    /// Deletes the bytes of blocks, all or none, and keeps their names. Returns false if none of them had bytes.
     fn erase(&mut self, cids: &[Cid]) -> Result<bool, LogError>;
 
     /// Opens another reading side on the same log.
     fn reader(&self) -> Result<Box<dyn Reader>, LogError>;
 
-    /// Leaves the upkeep of what is written to another thread; dropping the log tells it to end.
+    /// Returns the upkeep of the log's files, for another thread. Dropping the log tells it to end.
     fn upkeep(&mut self) -> Result<Box<dyn Upkeep>, LogError>;
 }
 
-/// What is committed and stands in the write-ahead file, and how much of it is folded back into the main one.
+/// The pages in the write-ahead file, and how many of them are folded back into the main file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ahead {
     /// Of the write-ahead file, used or not.
@@ -101,27 +101,28 @@ pub struct Ahead {
     pub folded: u64,
 }
 
-/// Why upkeep was woken; all false where nothing happened.
+/// Why upkeep was woken; all false if the time was over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Woken {
     pub committed: bool,
-    /// Erased content stands in the write-ahead file until that begins anew.
+    /// Whether erased content is in the write-ahead file until that is restarted.
     pub uncut: bool,
     pub ended: bool,
 }
 
-/// The keeping side: what has to be done to a log that is written, off the writer's path.
+/// The upkeep of a log's files, off the writer's path.
 pub trait Upkeep: Send {
-    /// Waits until the log is dropped or `at_most` has passed; of commits and erasures, `gather` is let pass first.
+    /// Waits for a commit or an erasure and `gather` more, or until the log is dropped or `at_most` has passed.
     fn wait(&mut self, gather: Duration, at_most: Duration) -> Woken;
 
     fn look(&mut self) -> Result<Ahead, LogError>;
 
-    /// Folds back what no reader needs to see as it was. No commit waits for it.
+    /// Folds back the pages that no reader needs in their old form (SQLite: a passive checkpoint). No commit waits
+    /// for it.
     fn fold(&mut self) -> Result<Ahead, LogError>;
 
-    /// Folds back the rest and begins the write-ahead file anew, cut to nothing where it holds erased content. False
-    /// where readers hold it for longer than `patience`, which commits wait, too.
+    /// Folds back the rest and restarts the write-ahead file, truncated if it holds erased content. Returns false if
+    /// readers hold it for longer than `patience`. Commits wait meanwhile.
     fn restart(&mut self, patience: Duration) -> Result<bool, LogError>;
 }
 
@@ -129,18 +130,18 @@ pub trait Upkeep: Send {
 pub trait Reader: Send {
     fn tip(&self) -> Result<Option<Tip>, LogError>;
 
-    /// The signed note that the last commit left: not checked here. None in a log from before heads stood in it.
+    /// Returns the signed note of the last commit, unchecked; `None` in an old log without heads.
     fn head(&self) -> Result<Option<String>, LogError>;
 
-    /// The event of this id.
+    /// Returns the event with this CID.
     fn event(&self, cid: &Cid) -> Result<Option<Event>, LogError>;
 
     fn event_at(&self, seq: u64) -> Result<Option<Event>, LogError>;
 
-    /// The place of the event of this name; none for a raw name, whatever its digest.
+    /// Returns the seq of the event with this CID; `None` for a CID of the codec `raw`.
     fn seq_of(&self, cid: &Cid) -> Result<Option<u64>, LogError>;
 
-    /// The ids of the events from `from` up to, not with, `to`.
+    /// Returns the CIDs of the events from `from` to before `to`.
     fn cids(&self, from: u64, to: u64) -> Result<Vec<Cid>, LogError>;
 
     /// Walks events in order from `from`, until there are no more or `visit` breaks.
@@ -152,7 +153,7 @@ pub trait Reader: Send {
 
     fn block(&self, cid: &Cid) -> Result<Option<Stored>, LogError>;
 
-    /// Whether a block is here with its bytes.
+    /// Returns whether a block is stored with its bytes.
     fn has_bytes(&self, cid: &Cid) -> Result<bool, LogError>;
 
     fn number_of(&self, cid: &Cid) -> Result<Option<u64>, LogError>;

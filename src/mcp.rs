@@ -63,7 +63,7 @@ const SESSION_ID: &str = "mcp-session-id";
 const ACCEPT_BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// What an operator may choose.
+/// The settings of the MCP server.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Text for the client's model about what this server is for.
@@ -72,20 +72,21 @@ pub struct Settings {
     pub subscriptions: bool,
     /// Ends listen streams and sessions when cancelled.
     pub shutdown: CancellationToken,
-    /// Whether each tool is listed with its contract, and those of our own peers are not: for peers.
+    /// Whether tools are listed with their contracts, and without those of our own peers. Set for callers that are
+    /// peers.
     pub contracts: bool,
-    /// Tools that callers over frames see and may call, by their names here; empty: all. A trailing `*` stands for
-    /// any ending.
+    /// The tools that callers over frames see and may call, by their public names; empty allows all. A trailing `*`
+    /// stands for any ending.
     pub tools: Vec<String>,
-    /// What a token in a request over frames allows; none where tokens mean nothing there.
+    /// Resolves tokens in requests over frames; `None` if tokens are not accepted there.
     pub tokens: Option<Tokens>,
-    /// Whom callers over frames must not be, whatever they may do; none where all are served.
+    /// Tells which callers over frames are barred; `None` if all are served.
     pub barred: Option<Barred>,
-    /// What callers over frames may ask for; all doors that share this count together.
+    /// The quotas of callers over frames. Doors that share this value count together.
     pub quotas: Quotas,
 }
 
-/// Says which scopes a token grants; none for one that is not valid.
+/// Returns the scopes that a token grants; `None` for an invalid one.
 #[derive(Clone)]
 pub struct Tokens(Arc<Granting>);
 
@@ -107,7 +108,7 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// Says why the caller of this id is not served now; nothing where it is.
+/// Returns why the caller with this id is barred; `None` if it is served.
 #[derive(Clone)]
 pub struct Barred(Arc<Barring>);
 
@@ -125,18 +126,18 @@ impl fmt::Debug for Barred {
     }
 }
 
-/// What every handler needs.
+/// What all handlers share.
 struct Shared {
     router: Arc<Router>,
     settings: Settings,
-    /// What each caller is held to, and told of; none where the door itself sees to that.
+    /// The bounds that each caller is held to and told of; `None` if the door enforces its own.
     bounds: Option<Bounds>,
     /// One permit for each listen stream.
     listeners: Semaphore,
 }
 
 impl Shared {
-    /// Whether callers may call the tool of this public name.
+    /// Returns whether callers may call the tool with this public name.
     fn shows(&self, tool: &str) -> bool {
         let tools = &self.settings.tools;
         tools.is_empty() || tools.iter().any(|pattern| fits(pattern, tool))
@@ -147,7 +148,7 @@ impl Shared {
     }
 }
 
-/// Who answers a message, by its id.
+/// Who answers a message: the library, or `direct`.
 enum Opened {
     Library { id: String, body: Bytes },
     Direct { id: String, asked: Arc<Asked> },
@@ -161,7 +162,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Must be called on a runtime, where it looks for idle sessions until `settings.shutdown` fires.
+    /// Must be called on a runtime, on which a task looks for idle sessions until `settings.shutdown` fires.
     pub fn new(router: Arc<Router>, settings: Settings) -> Self {
         let mut config = StreamableHttpServerConfig::default().disable_allowed_hosts();
         config.json_response = true;
@@ -178,7 +179,7 @@ impl Endpoint {
         Self { shared, sessions, library }
     }
 
-    /// Sessions open now.
+    /// Returns how many sessions are open.
     pub fn sessions(&self) -> usize {
         self.sessions.count()
     }
@@ -218,7 +219,7 @@ impl Endpoint {
         deliver(self.library.handle(request).await, &method, &id).await
     }
 
-    /// Reads the message, and says who answers it. What it asks the library is left in `parts`.
+    /// Reads the message and decides who answers it. The caller's side of it is left in `parts` for the library.
     fn open(&self, parts: &mut Parts, body: Bytes, caller: &Caller) -> Result<Opened, Box<Response<Body>>> {
         match envelope::read(&body, caller).map_err(|fault| Box::new(faulty(&fault)))? {
             Message::Answers => Ok(Opened::Library { id: "null".to_owned(), body }),
@@ -242,7 +243,7 @@ impl Endpoint {
     }
 }
 
-/// Serves one client that writes messages to `reader`'s other end, until it closes it or shutdown.
+/// Serves one client that writes messages to `reader`'s other end, until it closes that or the server shuts down.
 ///
 /// Only messages are written to `writer`.
 pub async fn serve_stdio(
@@ -259,9 +260,10 @@ pub async fn serve_stdio(
     served.and(wrote)
 }
 
-/// Serves one stream of a peer, until it closes it, breaks the rules, is idle for too long, or shutdown.
+/// Serves one stream of a peer, until the peer closes it, breaks the rules or is idle for too long, or the server
+/// shuts down.
 ///
-/// The caller is counted with every other stream of its that has the same `settings.quotas`.
+/// The quota of a caller is shared by all its streams that have the same `settings.quotas`.
 pub async fn serve_frames(
     router: Arc<Router>,
     settings: Settings,
@@ -278,7 +280,7 @@ pub async fn serve_frames(
     served.and(wrote)
 }
 
-/// Whatever listens on a stream ends with its input, or with everything else.
+/// Gives a stream a shutdown of its own, so that its listeners end with it or with the server.
 fn ended_alone(settings: Settings) -> Settings {
     Settings { shutdown: settings.shutdown.child_token(), ..settings }
 }
@@ -296,7 +298,7 @@ async fn serve<F: Framing>(shared: Arc<Shared>, pipe: Pipe<F>) -> io::Result<()>
     }
 }
 
-/// The library's response as it leaves: parcels opened, plain text turned into JSON-RPC errors.
+/// Makes the response that leaves from the library's: opens parcels, and turns plain text into JSON-RPC errors.
 async fn deliver(
     response: Response<BoxBody<Bytes, Infallible>>,
     method: &Method,

@@ -84,9 +84,9 @@ pub struct Connected {
     pub transport: Transport,
     pub direction: Direction,
     pub connection_id: String,
-    /// From the wish to dial until the connection stood; of an inbound one, its handshakes.
+    /// From the request to dial until the connection was usable; for an inbound one, the time of its handshakes.
     pub took: Duration,
-    /// The connection was there already.
+    /// Whether the connection was there already.
     pub reused: bool,
     pub agent: Option<String>,
     pub protocol_version: Option<String>,
@@ -98,11 +98,11 @@ pub struct Connected {
 pub enum Cause {
     /// The other side closed it.
     Closed,
-    /// This node was asked to.
+    /// This node was asked to close it.
     Local,
     Idle,
     Error,
-    /// This node stops.
+    /// This node is stopping.
     Stopped,
     Refused,
     Timeout,
@@ -146,7 +146,7 @@ pub enum NetEvent {
         source: &'static str,
     },
     Connected(Connected),
-    /// A peer has said who it is, or that something changed.
+    /// A peer identified itself, or changed what it says of itself.
     Identified {
         peer: Peer,
         agent: String,
@@ -163,20 +163,20 @@ pub enum NetEvent {
         address: String,
         cause: Cause,
     },
-    /// A limit has turned something away since the last such event; told once a second at most.
+    /// A limit has turned something away since the last such event; sent once a second at most.
     Limited {
         what: &'static str,
     },
 }
 
-/// A peer that says it serves a key, and where it was last known to listen.
+/// A peer that claims to serve a key, and where it was last known to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub peer: Peer,
     pub addrs: Vec<String>,
 }
 
-/// A signed head as it came by gossip. It goes on to others only once [`handle::Net::judge`] accepts it.
+/// A signed head that came by gossip. It is passed on only once [`handle::Net::judge`] accepts it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// Who published it, by their signature on the message.
@@ -187,14 +187,14 @@ pub struct Head {
     id: Vec<u8>,
 }
 
-/// What is to become of a message of gossip.
+/// The verdict on a gossip message (libp2p's message acceptance).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// True: it is passed on.
+    /// It is valid and passed on.
     Accept,
-    /// False: it is not passed on, and counts against who sent it.
+    /// It is invalid: it is not passed on, and counts against the peer that sent it.
     Reject,
-    /// Of no use here: it is not passed on, and nobody is blamed.
+    /// It is of no use here: it is not passed on, and counts against nobody.
     Ignore,
 }
 
@@ -211,8 +211,8 @@ pub enum Nat {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub connections: Vec<Link>,
-    /// Global addresses that others have confirmed, that the configuration names, or that its services tell; a relay's,
-    /// where that is global.
+    /// Global addresses of this node: confirmed by others, configured, told by address services, or at a relay with a
+    /// global address.
     pub external: Vec<String>,
     pub nat: Nat,
     pub refused: Refused,
@@ -235,7 +235,7 @@ pub struct Link {
     pub ping_us: Vec<u64>,
 }
 
-/// What was turned away since the start.
+/// How much was turned away since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
     /// Connections over a limit.
@@ -246,42 +246,42 @@ pub struct Refused {
     pub streams: u64,
     /// Records of others that the table had no room for.
     pub records: u64,
-    /// Heads that nobody listened for, or that came too fast.
+    /// Heads that came while nobody listened, or too fast.
     pub heads: u64,
 }
 
-/// How a node takes part.
+/// How a node takes part in the network.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The seed of the log's key; the node's own is derived from it.
     pub seed: [u8; 32],
     pub listen: Vec<String>,
-    /// Addresses at which the operator says that this node is reached.
+    /// External addresses of this node that the operator configured.
     pub external: Vec<String>,
     pub mdns: bool,
     pub dht: bool,
     pub dht_protocol: String,
-    /// Serves others as a relay.
+    /// Whether this node serves others as a relay.
     pub relay: bool,
     /// Peers that may carry connections to this node, where they are relays.
     pub relays: HashSet<Peer>,
     pub upnp: bool,
-    /// Peers whose connections are not counted, so that strangers cannot take their places.
+    /// Peers whose connections do not count towards the limits, so that strangers cannot take their places.
     pub known: HashSet<Peer>,
     pub connections_max: u32,
     /// The share of the machine's memory above which no connection is taken.
     pub memory_share: f64,
-    /// How long a connection stays that carries nothing, of a peer that is not to be kept.
+    /// How long an idle connection stays open, unless its peer is kept.
     pub idle: Duration,
-    /// How long a provider record is kept and stays true without being told again.
+    /// How long a provider record is valid without being published again.
     pub record_ttl: Duration,
-    /// Peers to speak with, and no others; empty: all.
+    /// The only peers to connect with; empty allows all.
     pub allow: HashSet<Peer>,
     pub block: HashSet<Peer>,
 }
 
 impl Settings {
-    /// A node on loopback that takes part in its own table and in nothing else.
+    /// Settings of a node on loopback that uses the table and nothing else.
     pub fn new(seed: [u8; 32]) -> Self {
         Self {
             seed,
@@ -311,7 +311,7 @@ pub struct BadPeer {
     pub text: String,
 }
 
-/// Why the network did not do what was asked.
+/// Why the network did not do what it was asked to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetError {
     #[error(transparent)]
@@ -343,7 +343,7 @@ pub enum NetError {
 }
 
 impl NetError {
-    /// Whether another try at the same may go otherwise.
+    /// Returns whether another try may succeed.
     pub const fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { cause, .. } => {
@@ -380,17 +380,17 @@ impl NetError {
     }
 }
 
-/// The peer's id in its one text. Errors: the text is no multihash of a public key.
+/// Returns the peer's id in its canonical text. Errors: the text is no multihash of a public key.
 pub fn peer_id(text: &str) -> Result<Peer, BadPeer> {
     swarm::addresses::peer(text).map(|peer| peer.to_base58())
 }
 
-/// Whether a node can listen at the address. Errors: why it cannot.
+/// Checks that a node can listen at the address. Errors: why it cannot.
 pub fn can_listen(address: &str) -> Result<(), NetError> {
     swarm::addresses::to_listen(address).map(drop)
 }
 
-/// Whether a node can be dialled at the address, with or without its id at the end. Errors: why it cannot.
+/// Checks that a node can be dialled at the address, with or without its id at the end. Errors: why it cannot.
 pub fn can_dial(address: &str) -> Result<(), NetError> {
     swarm::addresses::to_dial(address).map(drop)
 }
@@ -408,7 +408,7 @@ pub fn start(settings: Settings) -> Result<(handle::Net, mpsc::Receiver<Inbound>
     swarm::start(&settings, None)
 }
 
-/// As [`start`], and counts in `registry` what libp2p does, under names that begin with `libp2p_`.
+/// Like [`start`], and counts in `registry` what libp2p does, under names that begin with `libp2p_`.
 pub fn start_counted(
     settings: &Settings,
     registry: &mut Registry,

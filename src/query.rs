@@ -46,7 +46,7 @@ pub enum QueryError {
     Invalid(String),
     #[error("{0} is not in this log")]
     NotFound(String),
-    /// No event after `seq` has named it again.
+    /// The payload's content was erased by the event `by`, and no event after it has recorded the payload again.
     #[error(
         "the content of {cid} was erased by event {by} at seq {seq}, for all that was recorded before; its name and every proof stay valid"
     )]
@@ -83,7 +83,7 @@ impl From<rusqlite::Error> for QueryError {
     }
 }
 
-/// One reading of the log and its state: what questions are asked of.
+/// A reading connection to the log and its state, which questions are asked of.
 pub struct View {
     /// The state, with the log's tables beside it as `log`.
     pub(crate) state: Connection,
@@ -97,7 +97,7 @@ impl View {
         Self::of_files(&home.state_path(), &home.log_path())
     }
 
-    /// The tree as far as it is folded.
+    /// Returns the tree as far as it is folded.
     pub(crate) fn tiles(&self) -> StoredTiles<'_> {
         StoredTiles { state: &self.state, log: self.log.as_ref() }
     }
@@ -116,18 +116,18 @@ impl View {
         &self.directory
     }
 
-    /// Whether the state has been made.
+    /// Returns whether the state exists.
     pub fn begun(&self) -> Result<bool, QueryError> {
         Ok(state::begun(&self.state)?)
     }
 
-    /// Events the state has folded: questions see exactly these.
+    /// Returns how many events the state has folded; questions see exactly these.
     pub fn applied(&self) -> Result<u64, QueryError> {
         Ok(state::progress(&self.state)?.applied)
     }
 }
 
-/// Views kept open between questions. Whoever asks bounds how many are asked at once.
+/// A pool of views. The caller bounds how many questions are asked at once.
 pub struct Readers {
     home: Home,
     idle: Mutex<Vec<View>>,
@@ -157,7 +157,7 @@ impl Readers {
         answer
     }
 
-    /// A view for a long question, which is not kept.
+    /// Opens a view for a long question; it does not return to the pool.
     pub fn view(&self) -> Result<View, QueryError> {
         View::open(&self.home)
     }
@@ -167,14 +167,14 @@ impl Readers {
     }
 }
 
-/// The parts of a payload's content; none where the block is no payload.
+/// Returns the parts of a payload; `None` if the block is no payload.
 pub fn payload_parts(block: &[u8]) -> Option<Vec<Cid>> {
     let payload: Payload = decode(block).ok()?;
     Some(payload.parts.unwrap_or_default())
 }
 
-/// Which of a payload's parts payloads that are not `gone` hold too: parts without a salt, as they were once, are shared by
-/// whatever has the same content.
+/// Returns those of `parts` that payloads outside `gone` hold too. In old logs parts have no salt, so equal content
+/// shares them.
 ///
 /// Reads every block; payloads in parts are rare, and so is erasing one.
 pub fn shared_parts(log: &dyn Reader, gone: &[Cid], parts: &[Cid]) -> Result<HashSet<Cid>, LogError> {
@@ -196,7 +196,7 @@ pub fn shared_parts(log: &dyn Reader, gone: &[Cid], parts: &[Cid]) -> Result<Has
     Ok(shared)
 }
 
-/// The content of a payload, put together from its parts; none where it is erased or no payload.
+/// Returns the content of a payload, joined from its parts; `None` if it is erased or no payload.
 pub fn content(home: &Home, payload: &Cid) -> Result<Option<Vec<u8>>, LogError> {
     let log = SqliteReader::open(&home.log_path())?;
     let Some(Stored::Present(bytes)) = log.block(payload)? else {
@@ -212,14 +212,14 @@ pub fn content(home: &Home, payload: &Cid) -> Result<Option<Vec<u8>>, LogError> 
     Ok(payload.content(None, read)?.ok())
 }
 
-/// A call by the seq of its start, and of its ending where it has one.
+/// The seqs of a call's start, and of its ending if it has one.
 pub type CallSeqs = (u64, Option<u64>);
 
-/// What ended the call that began at `?`: the child of its start with the same subject.
+/// SQL for the ending of the call that began at `?`: the child of its start with the same subject.
 const ENDED: &str = "(SELECT edge.child FROM edge JOIN entry ON entry.seq = edge.child
                       WHERE edge.parent = call AND entry.subject = call)";
 
-/// The latest call of an idempotency key.
+/// Returns the latest call with an idempotency key.
 pub fn keyed_call(
     state: &Connection,
     actor: &str,
@@ -236,7 +236,7 @@ pub fn keyed_call(
     Ok(statement.query_row(params![actor, name, key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
 }
 
-/// The call of this id.
+/// Returns the call with this id.
 pub fn call_of(state: &Connection, id: &str) -> Result<Option<CallSeqs>, StateError> {
     let sql = format!("SELECT call, {ENDED} FROM (SELECT id AS call FROM subject WHERE name = ?1)");
     let mut statement = state.prepare_cached(&sql)?;
@@ -244,28 +244,28 @@ pub fn call_of(state: &Connection, id: &str) -> Result<Option<CallSeqs>, StateEr
     Ok(statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
 }
 
-/// The seq of what ended the call that began at `started`.
+/// Returns the seq of the ending of the call that began at `started`.
 pub fn ending_of(state: &Connection, started: u64) -> Result<Option<u64>, StateError> {
     let sql = format!("SELECT {ENDED} FROM (SELECT ?1 AS call)");
     Ok(state.prepare_cached(&sql)?.query_row([started], |row| row.get(0))?)
 }
 
-/// Calls without an ending, by the seq of their start.
+/// Returns the seqs of the starts of calls without an ending.
 pub fn open_calls(state: &Connection) -> Result<Vec<u64>, StateError> {
     numbers(state, "SELECT id FROM running ORDER BY id")
 }
 
 /// A tool's current contract.
 pub struct Current {
-    /// As its publication says: a contract made elsewhere names neither of these.
+    /// Source and name as its publication says; an adopted contract itself names neither.
     pub source: String,
     pub name: String,
-    /// The number of the contract's block.
+    /// The row number of the contract's block.
     pub block: u64,
     pub offered: bool,
 }
 
-/// The current contract of every tool, in the order of their publication.
+/// Returns the current contract of every tool, in the order of publication.
 pub fn current_contracts(state: &Connection) -> Result<Vec<Current>, StateError> {
     let mut statement = state.prepare_cached(
         "SELECT source.text, name.text, block, offered FROM contract

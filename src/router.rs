@@ -95,11 +95,11 @@ pub struct Request {
     pub client: Arc<dyn Client>,
     /// Cancelled when the caller goes away or asks to.
     pub cancel: CancellationToken,
-    /// The event this call is made for, where there is one.
+    /// The event that caused this call, if there is one.
     pub cause: Option<Cid>,
-    /// The attempt at a task that this call is, where it is one.
+    /// The attempt that this call makes at a task, if it does.
     pub attempt: Option<Arc<trial::Trial>>,
-    /// The call's start, where it is recorded already.
+    /// The call's start, if it is recorded already.
     pub begun: Option<Begun>,
 }
 
@@ -110,9 +110,9 @@ pub struct Meta {
     pub idempotency_key: Option<String>,
     /// `io.cairn/contract`
     pub contract: Option<Cid>,
-    /// `io.cairn/refs`: events of the caller's own log that this request comes from.
+    /// `io.cairn/refs`: events of the caller's own log that led to this request.
     pub refs: Vec<Cid>,
-    /// The peer that it is taken to, and nowhere else. Only this node's own work says so.
+    /// The only peer that may run it. Set by this node's own durable work, never by a caller.
     pub peer: Option<String>,
     /// `traceparent` (W3C trace context), validated.
     pub traceparent: Option<String>,
@@ -123,7 +123,7 @@ pub struct Meta {
 /// The recorded answer to a request.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The result object, as the tool or the upstream gave it; the language adds its own `_meta`.
+    /// The result object, as the tool or the upstream gave it; `mcp` adds its own `_meta`.
     pub result: Box<RawValue>,
     pub record: Option<Record>,
 }
@@ -138,11 +138,11 @@ pub struct Record {
     pub seq: u64,
     pub log: Cid,
     pub replayed: bool,
-    /// Whether the call was cancelled: what it says then is this node's word, not its tool's.
+    /// Whether the call was cancelled. If so, the answer is this node's and not the tool's.
     pub cancelled: bool,
 }
 
-/// A JSON-RPC error object. `record` names the event that remembers it, where there is one.
+/// A JSON-RPC error object. `record` names the event that it is recorded in, if there is one.
 #[derive(Clone, Debug)]
 pub struct RpcError {
     pub code: i64,
@@ -166,11 +166,11 @@ pub struct Invocation {
     pub deadline: Option<Instant>,
     /// The call's `call.started` event.
     pub started: Option<Cid>,
-    /// What was ruled with its start about what it was foretold to ask.
+    /// The ruling on the change that the call was foretold to ask for, made in the commit of its start.
     pub ruled: Arc<Mutex<Option<Ruling>>>,
-    /// The only peer that may be asked; any where it is none.
+    /// The only peer that may be asked; `None` allows any.
     pub peer: Option<String>,
-    /// Where the run leaves the peers that it tried: they are recorded with the call's ending.
+    /// Collects the peers that the run tried. They are recorded with the call's ending.
     pub remotes: Remotes,
 }
 
@@ -200,7 +200,7 @@ pub enum Outcome {
     Rpc(Box<RpcError>),
     /// The rules of the tool itself forbid it: a domain error, told as a tool error.
     Refused(Refusal),
-    /// Nobody took the request, for this reason: nothing ran.
+    /// Nobody accepted the request, for this reason: nothing ran.
     Untaken(Refusal),
     /// The tool's server died or broke the protocol: it may have begun.
     Transport {
@@ -211,14 +211,15 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// A tool's result with the claim of failure that stands in it.
+    /// Makes an outcome from a tool's result, whose `isError` says whether it failed.
     pub fn of_result(result: Box<RawValue>) -> Self {
         let claim = splice::member(&result, "isError").ok().flatten();
         let is_error = claim.is_some_and(|claim| claim.get() == "true");
         Self::Result { result, is_error }
     }
 
-    /// What a call comes to that was tried before: once it may have begun, nobody's not taking it changes that.
+    /// Merges this try with an earlier one. If the earlier try may have started the tool, that stays the outcome even
+    /// if nobody accepted this one.
     pub fn after(self, before: Option<Self>) -> Self {
         match (self, before) {
             (Self::Untaken(_), Some(begun @ (Self::Transport { .. } | Self::TimedOut))) => begun,
@@ -226,7 +227,7 @@ impl Outcome {
         }
     }
 
-    /// Whether it failed on the way, and may not the next time.
+    /// Returns whether another try may succeed: the call failed on its way to the tool, not in it.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Transport { .. } => true,
@@ -236,37 +237,38 @@ impl Outcome {
     }
 }
 
-/// A hand: something that runs invocations.
+/// Runs invocations: a runtime, or a builtin tool.
 pub trait Run: Send + Sync {
     /// Runs to an outcome. Stops early when `invocation.cancel` fires.
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome>;
 
-    /// Whether it checks the input of this tool against the schema itself, to tell all faults of it at once.
+    /// Returns whether it checks this tool's input against the schema itself, so that all faults are reported at
+    /// once.
     fn checks(&self, _tool: &str) -> bool {
         false
     }
 
-    /// Whether calls of this tool can be taken to this peer; none where it reaches no such peer.
+    /// Returns whether this peer can run this tool, or `None` if it reaches no such peer.
     fn serves(&self, _peer: &str, _tool: &str) -> Option<bool> {
         None
     }
 
-    /// The change of durable work that is all this call does, where that can be told before it starts. It is ruled
-    /// with the start, in one commit. That commit ends the call, too, where the outcome is told by the ruling; else
-    /// the ruling is handed to the run as [`Invocation::ruled`].
+    /// Returns the change of durable work that is all this call does, if that can be told before it starts. The
+    /// change is ruled in the commit of the start. If the ruling tells the outcome, that commit ends the call too;
+    /// else the run gets the ruling as [`Invocation::ruled`].
     fn foretell(&self, _invocation: &Arc<Invocation>) -> Option<Foretold> {
         None
     }
 }
 
-/// What a call will ask of the ledger, known before it starts.
+/// What a call will ask of the ledger, told before it starts.
 pub struct Foretold {
     pub work: Work,
     pub tell: Tell,
 }
 
-/// Makes a call's outcome from what was ruled about its change; none where it takes more than that. It runs on the
-/// writing thread: it waits for nothing and asks nobody.
+/// Makes a call's outcome from the ruling on its change. Returns `None` if the outcome needs more than the ruling. It
+/// runs on the writing thread, so it must neither wait nor read anything.
 pub type Tell = Box<dyn Fn(&Ruling) -> Option<Outcome> + Send + Sync>;
 
 /// A tool as offered to callers.
@@ -274,7 +276,7 @@ pub type Tell = Box<dyn Fn(&Ruling) -> Option<Outcome> + Send + Sync>;
 pub struct Tool {
     /// The public name, prefix included.
     pub name: String,
-    /// The tool object of `tools/list`, as its source gave it but for the public name.
+    /// The tool object of `tools/list`, as its source gave it, with the public name.
     pub definition: Box<RawValue>,
     pub contract: Cid,
 }
@@ -306,7 +308,7 @@ pub enum Change {
     Resources,
 }
 
-/// How many changes a slow listener may be behind before it is told only that it missed some.
+/// Changes that a slow listener may be behind; a slower one is told only that it missed some.
 const CHANGES_MAX: usize = 64;
 
 /// What the router is made of.
@@ -400,18 +402,19 @@ impl Router {
         self.board().tool(name)
     }
 
-    /// The tool that a request names: by name or contract, or by the contract it pins where nothing here is called so.
+    /// Returns the tool that a request names, by name or contract. If nothing here has that name, the contract that
+    /// the request pins decides.
     pub fn tool_asked(&self, name: &str, pinned: Option<&Cid>) -> Option<Arc<Entry>> {
         self.board().tool_asked(name, pinned)
     }
 
-    /// Whether calls of a tool can be taken to a peer; none where no such peer offers tools here.
+    /// Returns whether a peer can run this tool, or `None` if no such peer offers tools here.
     pub fn serves(&self, peer: &str, entry: &Entry) -> Option<bool> {
         let (peers, inner) = self.board().at_peers(entry)?;
         peers.run.serves(peer, &inner)
     }
 
-    /// The contract of this CID, where a tool on offer stands under it.
+    /// Returns the contract with this CID, if a tool on offer has it.
     pub fn contract(&self, cid: &Cid) -> Option<Contract> {
         self.board().tool_under(cid).map(|entry| entry.contract.clone())
     }
@@ -421,7 +424,7 @@ impl Router {
         self.board().entries.clone()
     }
 
-    /// Puts a source's offering in the place of what it offered before. Contracts are durable when this returns.
+    /// Replaces what a source offered before by `offering`. Contracts are durable when this returns.
     pub async fn put(&self, offering: Offering) -> Result<(), Stopped> {
         let _one = self.inner.publishing.lock().await;
         let (board, changed) = self.board().with(offering, &self.inner.parts, &self.inner.resolver).await?;
@@ -454,12 +457,12 @@ impl RpcError {
         Self { code, message: message.into(), data: None, record: None }
     }
 
-    /// They asked with parameters that make no sense.
+    /// The error of a caller whose parameters make no sense.
     pub fn invalid_params(message: impl Into<String>) -> Self {
         Self::new(INVALID_PARAMS, message)
     }
 
-    /// Ours broke: what happened is in the log of the server, not in the answer.
+    /// The error of a fault of ours: what happened is in the server's log lines, not in the answer.
     pub fn internal() -> Self {
         Self::new(INTERNAL_ERROR, "internal error")
     }

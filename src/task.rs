@@ -428,7 +428,8 @@ pub fn name_allowed(name: &str) -> bool {
     !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(allowed)
 }
 
-/// The place in the line of what becomes ready at `ready_ms`: lower runs sooner.
+/// Returns the place in the queue of a task that becomes ready at `ready_ms`: lower runs sooner. Ageing is linear, so the
+/// place never changes while the task waits, and the queue never has to be sorted again.
 pub fn order(ready_ms: u64, priority: u64, ageing_ms: u64) -> i64 {
     signed(ready_ms).saturating_sub(signed(priority.saturating_mul(ageing_ms)))
 }

@@ -51,7 +51,7 @@ pub struct Builtin {
     pub run: Arc<dyn Run>,
 }
 
-/// What every category is about.
+/// The categories of builtin tools, each with its description.
 pub const CATEGORIES: &[(&str, &str)] = &[
     ("catalogue", "find tools, read their contracts, call them by name"),
     ("provenance", "ask what produced something, and check the answer"),
@@ -63,7 +63,7 @@ pub const CATEGORIES: &[(&str, &str)] = &[
     ("peers", "find other nodes, connect to them, see how they do, keep their logs"),
 ];
 
-/// What a tool does with its arguments: a success object, or a domain error.
+/// The result of a builtin tool: a success object, or a domain error.
 pub type Done = Result<Value, Refusal>;
 
 /// All builtin tools as one offering.
@@ -115,7 +115,7 @@ pub fn all(desk: &Desk, audit: &Audit, base: Option<&str>) -> Vec<Builtin> {
     families.into_iter().flatten().collect()
 }
 
-/// Why a question has no answer, in the closed list of codes.
+/// Returns the refusal for a question without an answer, with a code of the closed list.
 fn refusal(err: Unanswered) -> Refusal {
     match err {
         Unanswered::Query(QueryError::Fault(_)) | Unanswered::Broken(_) => {
@@ -151,14 +151,15 @@ impl Run for Dispatch {
     }
 }
 
-/// Reads the arguments of a call. The router has checked them against the schema, so a fault here is ours.
+/// Parses the arguments of a call. The router has checked them against the schema, so a failure here is a fault of
+/// ours.
 pub fn arguments<T: DeserializeOwned>(invocation: &Invocation) -> Result<T, Refusal> {
     let arguments = splice::member(&invocation.params, "arguments").ok().flatten();
     serde_json::from_str(arguments.map_or("{}", RawValue::get))
         .map_err(|err| Refusal::new(Code::InvalidArgument, format!("invalid input: {err}")))
 }
 
-/// What a tool did, as its result.
+/// Returns the outcome of a call that did this.
 pub fn outcome(done: Done) -> Outcome {
     match done {
         Ok(mut structured) => {

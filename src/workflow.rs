@@ -12,7 +12,7 @@ pub mod replay;
 pub mod run;
 pub mod wrong;
 
-/// The subject of a run's own events.
+/// Returns the subject of a run's own events.
 pub fn subject(id: &str) -> String {
     format!("workflow/{id}")
 }

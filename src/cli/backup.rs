@@ -58,7 +58,7 @@ pub fn run(args: Backup, quiet: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Moves the bar to where it is.
+/// Moves the progress bar to this stage.
 pub fn tell(progress: &mut Progress, stage: Stage) {
     match stage {
         Stage::Copying(done, of) => {
@@ -69,7 +69,8 @@ pub fn tell(progress: &mut Progress, stage: Stage) {
     }
 }
 
-/// Tells why there is no copy, with the code of what the log is; of a copy that does not verify its faults, too.
+/// Reports why there is no copy, with the exit code of the log's verdict. Of a copy that does not verify, prints the
+/// faults too.
 pub fn refused(err: BackupError, json: bool) -> anyhow::Result<ExitCode> {
     if let BackupError::Unverified { report, .. } = &err {
         match json {

@@ -20,16 +20,16 @@ use crate::{
 /// Bytes of arguments from standard input or a file.
 const ARGUMENTS_MAX: u64 = 64 * 1024 * 1024;
 
-/// The answer to a call, from wherever it came.
+/// The answer to a call, from a server or from this process.
 pub struct Called {
-    /// The result object; or why there is none.
+    /// The result object, or why there is none.
     pub answer: Result<Box<RawValue>, String>,
     /// The call's ending, by CID.
     pub event: Option<String>,
 }
 
 impl Called {
-    /// `event` is read from the result's `_meta` where it is not known otherwise.
+    /// `event` is read from the result's `_meta` if it is not given.
     pub fn of_result(result: Box<RawValue>, event: Option<String>) -> Self {
         let event = event.or_else(|| {
             let meta = splice::member(&result, "_meta").ok().flatten()?;
@@ -39,7 +39,7 @@ impl Called {
         Self { answer: Ok(result), event }
     }
 
-    /// The structured content, or the whole result where there is none; and whether the tool calls it an error.
+    /// Returns the structured content, or the whole result if there is none, and whether the tool calls it an error.
     pub fn content(&self) -> anyhow::Result<(&RawValue, bool)> {
         let result = match &self.answer {
             Ok(result) => result,
@@ -50,14 +50,14 @@ impl Called {
         Ok((member("structuredContent").unwrap_or(result), failed))
     }
 
-    /// Whether the tool answered with questions instead of a result.
+    /// Returns whether the tool answered `input_required` instead of a result.
     fn asks(&self) -> bool {
         let kind = self.answer.as_deref().ok();
         let kind = kind.and_then(|result| splice::member(result, "resultType").ok().flatten());
         kind.is_some_and(|kind| kind.get() == r#""input_required""#)
     }
 
-    /// The structured content of a success.
+    /// Returns the structured content of a success.
     pub fn success(&self) -> anyhow::Result<Value> {
         let (content, failed) = self.content()?;
         let content: Value = serde_json::from_str(content.get()).context("the result is not json")?;
@@ -93,7 +93,7 @@ pub fn run(args: Call, quiet: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Prints JSON as it came; indented where people read it.
+/// Prints JSON as it came, but indented on a terminal.
 fn print(content: &RawValue) -> anyhow::Result<()> {
     use std::io::IsTerminal;
     if std::io::stdout().is_terminal()
@@ -104,7 +104,7 @@ fn print(content: &RawValue) -> anyhow::Result<()> {
     Ok(out::print(content.get())?)
 }
 
-/// The arguments as typed, from standard input where that is asked for; they must be an object.
+/// Reads the arguments as typed, or from standard input; they must be an object.
 fn arguments(typed: Option<&str>) -> anyhow::Result<Box<RawValue>> {
     match typed {
         Some("-") => object(&text(stdin()).context("cannot read the arguments from standard input")?),
@@ -112,7 +112,7 @@ fn arguments(typed: Option<&str>) -> anyhow::Result<Box<RawValue>> {
     }
 }
 
-/// All of a text that may be arguments.
+/// Reads a text within the bound of arguments.
 pub fn text(from: impl Read) -> anyhow::Result<String> {
     let mut text = String::new();
     let read = from.take(ARGUMENTS_MAX + 1).read_to_string(&mut text)?;
@@ -122,7 +122,7 @@ pub fn text(from: impl Read) -> anyhow::Result<String> {
     }
 }
 
-/// A text as arguments: it must be a JSON object.
+/// Parses arguments, which must be a JSON object.
 pub fn object(text: &str) -> anyhow::Result<Box<RawValue>> {
     let arguments = serde_json::from_str::<Box<RawValue>>(text);
     let arguments = arguments.map_err(|err| Usage(format!("the arguments are not json: {err}")))?;

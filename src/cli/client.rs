@@ -15,7 +15,7 @@ use crate::cli::{
     table::{self},
 };
 
-/// A tool's own word for why it did not do what was asked.
+/// A tool's refusal, in its own words.
 #[derive(Debug, thiserror::Error)]
 #[error("{said}")]
 pub struct Denied {
@@ -71,7 +71,7 @@ pub fn show(answer: &Value, asked: &Asked, told: impl FnOnce(&Value) -> String) 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Why a step was skipped, how it failed, or that its result is another's or was taken back; in a cell.
+/// Formats for a cell why a step was skipped or failed, or that its result was reused or compensated.
 pub fn why(step: &Value) -> String {
     if let Some(failure) = failure(step) {
         return table::brief(&failure);
@@ -90,7 +90,7 @@ pub fn why(step: &Value) -> String {
     said.map(|(_, said)| said).collect::<Vec<_>>().join(", ")
 }
 
-/// How a step failed: its code, and all that was said.
+/// Returns how a step failed: its code and the whole message.
 pub fn failure(step: &Value) -> Option<String> {
     let message = step["error"]["message"].as_str()?;
     Some(format!("{}: {message}", text(&step["error"], "code")))

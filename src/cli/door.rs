@@ -109,7 +109,7 @@ async fn call(node: &Node, tool: &str, arguments: &RawValue) -> Called {
     }
 }
 
-/// A caller that listens to nothing and cannot be asked.
+/// A client that ignores notifications and answers no requests.
 struct Nobody;
 
 impl Client for Nobody {
@@ -129,7 +129,7 @@ impl Client for Nobody {
     }
 }
 
-/// What goes wrong beside the call (an upstream that is not there) is said on standard error.
+/// Sends warnings to standard error, such as that of an upstream that cannot be reached.
 pub fn warn() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));

@@ -19,7 +19,7 @@ use crate::{
     node,
 };
 
-/// Through the process that owns the log, where there is one; else this process owns it for as long as it takes.
+/// Erases through the process that owns the log. If there is none, this process owns it meanwhile.
 pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
     let home = existing(&args.data.data)?;
     let dir = home.dir().to_owned();

@@ -127,7 +127,7 @@ fn told(imported: &Imported, data: &Path) -> String {
     table::printable(&format!("{what}, {place}: {evidence}"))
 }
 
-/// Tells how much was written.
+/// A writer that shows how much was written.
 struct Counted<'a> {
     to: &'a mut dyn Write,
     bytes: u64,

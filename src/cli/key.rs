@@ -60,7 +60,7 @@ pub fn run(args: Key, quiet: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The keys before the one in force, each with the size of the last head it signs.
+/// Returns the former keys, each with the largest size of a head it may sign.
 fn former(keys: &Keys) -> Vec<(String, u64)> {
     let ends = keys.all().skip(1).map(|(from, _)| from - 1);
     keys.all().map(|(_, key)| key.vkey()).zip(ends).collect()

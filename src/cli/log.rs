@@ -20,7 +20,7 @@ use crate::{
     query::list::{Filter, LIMIT_MAX},
 };
 
-/// Between two looks at a log that is followed in its files.
+/// The pause between two looks at a log that is followed in its files.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub fn run(command: LogCommand, quiet: bool) -> anyhow::Result<ExitCode> {
@@ -133,7 +133,7 @@ fn query(wanted: Wanted, place: &Place, shown: Shown, quiet: bool) -> anyhow::Re
     Ok(ExitCode::SUCCESS)
 }
 
-/// Adds to an event the reason that was given for it, where there was one and it was not erased.
+/// Adds to an event the reason that was given for it, if there is one that was not erased.
 async fn reason(source: &Source, event: &mut Value) -> anyhow::Result<()> {
     let is_note = |pay: &&Value| pay["role"] == "note" && pay["erased"] != true;
     let note = |event: &Value| event["pay"].as_array()?.iter().find(is_note).cloned();
@@ -152,7 +152,7 @@ fn from(seq: u64) -> Filter {
     Filter { from_seq: Some(seq), ..Filter::default() }
 }
 
-/// Events as they come: rows under a head, or one JSON document a line.
+/// Prints events as they come: as rows under a header, or as one JSON document a line.
 struct Rows {
     out: Out,
     shown: Shown,
@@ -165,7 +165,7 @@ impl Rows {
         Self { out: Out::new(), shown, last: None }
     }
 
-    /// Adds events; tells how many.
+    /// Prints events; returns how many.
     fn add(&mut self, events: &[Value]) -> anyhow::Result<u64> {
         for event in events {
             if self.shown.json {
@@ -198,12 +198,12 @@ impl Rows {
     }
 }
 
-/// One row; the columns are as wide as what usually stands in them, for rows come one by one.
+/// Formats one row. The widths of the columns are fixed, because rows come one by one.
 fn row(seq: &str, time: &str, kind: &str, subject: &str, actor: &str, event: &str) -> String {
     format!("{seq:>8}  {time:<24}  {kind:<18}  {subject:<37}  {actor:<12}  {event}")
 }
 
-/// An object's members, a line each: text as it is, names as CIDs, the rest as JSON.
+/// Formats an object's members, one a line: text as it is, links as CIDs, all else as JSON.
 fn fields(found: &Value) -> String {
     let members: Vec<(&String, String)> =
         found.as_object().into_iter().flatten().map(|(key, value)| (key, field(key, value))).collect();

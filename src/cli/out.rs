@@ -12,10 +12,10 @@ use std::{
 
 use serde_json::Value;
 
-/// Why nothing more can be said.
+/// Why nothing more can be printed.
 #[derive(Debug, thiserror::Error)]
 pub enum OutError {
-    /// The reader has gone: it has read all it wants.
+    /// The reader has closed the pipe.
     #[error("standard output is closed")]
     Closed,
     #[error("cannot write to standard output")]
@@ -31,7 +31,7 @@ impl From<io::Error> for OutError {
     }
 }
 
-/// Standard output, buffered. [`Out::flush`] at the end, or before waiting.
+/// Standard output, buffered. Call [`Out::flush`] at the end and before waiting.
 pub struct Out(BufWriter<io::Stdout>);
 
 impl Out {
@@ -100,7 +100,7 @@ pub fn to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Res
     written
 }
 
-/// Standard output that remembers whether its reader has gone, whatever the writer makes of the error.
+/// Standard output that remembers whether its reader has gone, even if its user loses the error.
 #[derive(Default)]
 struct Pipe {
     closed: bool,

@@ -23,7 +23,7 @@ use crate::{
     tools::peers::{AskList, AskMetrics},
 };
 
-/// What stands for what is not known.
+/// The sign for an unknown value.
 const NOTHING: &str = "-";
 
 pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
@@ -87,7 +87,7 @@ pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The logs that are kept: as the server tells, or as they are in the files, whoever follows them.
+/// Returns the followed logs: from the server, or from the files, whoever follows them.
 fn kept(reach: &Reach) -> anyhow::Result<Value> {
     if let Some(data) = &reach.data {
         let logs = Followed::list(&existing(data)?)?;
@@ -99,7 +99,7 @@ fn kept(reach: &Reach) -> anyhow::Result<Value> {
     runtime()?.block_on(remote.json("/v1/followed", &[]))
 }
 
-/// What the log of a data directory knows, whether a server runs or not.
+/// Asks the log of a data directory, whether a server is running or not.
 fn in_files(data: &Path, question: impl FnOnce(&View) -> anyhow::Result<Value>) -> anyhow::Result<Value> {
     let home = existing(data)?;
     catch_up(&home, true)?;
@@ -146,14 +146,14 @@ fn asked_of_server(tool: &str, arguments: &Value, asked: &Asked) -> anyhow::Resu
     ask(&asked.reach, tool, &splice::raw(arguments.to_string()))
 }
 
-/// Sets what was given; what was not is the tool's default.
+/// Sets an argument, if it was given; else the tool's default applies.
 fn put(arguments: &mut Value, name: &str, value: Option<impl Into<Value>>) {
     if let Some(value) = value {
         arguments[name] = value.into();
     }
 }
 
-/// An address without the peer's id, which stands beside it.
+/// Returns an address without the peer's id, which has a column of its own.
 fn bare(address: &str) -> &str {
     address.rsplit_once("/p2p/").map_or(address, |(bare, _)| bare)
 }
@@ -260,7 +260,7 @@ fn bootstrapped(joined: &Value) -> String {
     format!("{}\n{ready}: {connected} connected, {failed} tries failed", table.render())
 }
 
-/// Every measure on a line of its own, and the history in rows.
+/// Formats every measure on a line of its own, and the history in rows.
 fn metrics(shown: &Value) -> String {
     let mut lines = vec![text(shown, "peer_id").to_owned()];
     for part in ["connection_info", "current_metrics"] {

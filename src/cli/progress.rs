@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How long work may take without a word.
+/// How long work may take before the bar appears.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 pub struct Progress {
@@ -18,7 +18,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `total` is what the position ends at.
+    /// `total` is the last position.
     pub fn new(what: &'static str, total: u64, quiet: bool) -> Self {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         let style =
@@ -29,7 +29,7 @@ impl Progress {
         Self { bar, since: Instant::now(), waiting: !quiet }
     }
 
-    /// Counts bytes, whose end is not known.
+    /// Makes a bar that counts bytes, without a known total.
     pub fn bytes(what: &'static str, quiet: bool) -> Self {
         let progress = Self::new(what, 0, quiet);
         if let Ok(style) = ProgressStyle::with_template("{msg} {bytes} {elapsed}") {
@@ -38,7 +38,7 @@ impl Progress {
         progress
     }
 
-    /// Says what is done now, and what its end is.
+    /// Begins another stage, with its total.
     pub fn stage(&mut self, what: &'static str, total: u64) {
         self.bar.set_message(what);
         self.bar.set_length(total);

@@ -18,14 +18,14 @@ use crate::{
     },
 };
 
-/// Where a server listens when nothing is said.
+/// The default URL of a server.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:7420";
 /// Bytes of one answer, or of one event of a stream.
 pub const ANSWER_MAX: usize = 64 * 1024 * 1024;
 /// Characters of an error's body that are shown.
 const ERROR_MAX: usize = 500;
 
-/// The server's own word for why it does not answer.
+/// A refusal in the server's own words.
 #[derive(Debug, thiserror::Error)]
 #[error("{said}")]
 pub struct Refused {
@@ -109,13 +109,13 @@ impl Remote {
         Ok(response)
     }
 
-    /// The same, read to its end.
+    /// Like [`Remote::get`], but reads the whole body.
     pub async fn read(&self, path: &str, query: &[(&str, String)], accept: &str) -> anyhow::Result<Vec<u8>> {
         let response = self.get(path, query, accept).await?;
         Messages::new(response).rest().await
     }
 
-    /// The same, as JSON.
+    /// Like [`Remote::read`], but parses the body as JSON.
     pub async fn json(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
         let body = self.read(path, query, "application/json").await?;
         serde_json::from_slice(&body).context("the server's answer is not json")
@@ -145,7 +145,7 @@ impl Remote {
     }
 }
 
-/// A body, whole or as the server-sent events in it.
+/// A response body, read whole or as server-sent events.
 pub struct Messages {
     response: Response,
     parser: Parser,
@@ -157,7 +157,7 @@ impl Messages {
         Self { response, parser: Parser::new(ANSWER_MAX), ready: Default::default() }
     }
 
-    /// The data of the next event; none at the end.
+    /// Returns the data of the next event; `None` at the end.
     pub async fn next(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -172,7 +172,7 @@ impl Messages {
         }
     }
 
-    /// The whole body.
+    /// Reads the rest of the body.
     pub async fn rest(&mut self) -> anyhow::Result<Vec<u8>> {
         let mut body = Vec::new();
         while let Some(bytes) = self.chunk().await? {
@@ -184,14 +184,14 @@ impl Messages {
         Ok(body)
     }
 
-    /// The next piece of the body, as it comes.
+    /// Returns the next piece of the body, as it comes.
     pub async fn chunk(&mut self) -> anyhow::Result<Option<bytes::Bytes>> {
         let chunk = self.response.chunk().await;
         chunk.map_err(|err| anyhow::Error::new(err.without_url()).context("the server broke off its answer"))
     }
 }
 
-/// What a JSON-RPC answer says; none where the message is no answer.
+/// Parses a JSON-RPC answer; `None` if the message is no answer.
 fn answer(message: &[u8]) -> Option<Called> {
     let message: &RawValue = serde_json::from_slice(message).ok()?;
     let member = |key| splice::member(message, key).ok().flatten();
@@ -206,7 +206,7 @@ fn answer(message: &[u8]) -> Option<Called> {
     })
 }
 
-/// Why the server gave no answer, in its own words where it has some.
+/// Returns why the server refused, in its own words if it gave any.
 fn refusal(status: StatusCode, body: &[u8]) -> String {
     let problem: Value = serde_json::from_slice(body).unwrap_or_default();
     let said = ["detail", "title"].iter().find_map(|key| problem[key].as_str());

@@ -19,7 +19,7 @@ use crate::{
 
 const MATCHED: &str = "matched";
 const INCOMPLETE: &str = "incomplete";
-/// Erased payloads named to people; the rest are counted, and `--json` names them all.
+/// Erased payloads that are named to people. Further ones are counted; `--json` names all.
 const ERASED_MAX: usize = 10;
 
 pub fn replay(args: Replay) -> anyhow::Result<ExitCode> {
@@ -67,18 +67,18 @@ pub fn diff(args: Diff) -> anyhow::Result<ExitCode> {
     Ok(code(report["matched"] == true))
 }
 
-/// How a step stands on either side; `none` where a run has no such step.
+/// Returns a step's status on either side; `none` if that run has no such step.
 fn statuses(step: &Value) -> (&str, &str) {
     let of = |side: &str| step[side]["status"].as_str();
     (of("left").unwrap_or("none"), of("right").unwrap_or("none"))
 }
 
-/// The steps of a report that are worth a row.
+/// Returns the steps of a report that get a row.
 fn rows(report: &Value, worth: impl Fn(&Value) -> bool) -> impl Iterator<Item = &Value> {
     report["steps"].as_array().into_iter().flatten().filter(move |step| worth(step))
 }
 
-/// What a report says as a whole.
+/// Returns the verdict of a report.
 fn verdict(report: &Value) -> &str {
     report["verdict"].as_str().unwrap_or(match report["matched"] == true {
         true => MATCHED,
@@ -86,7 +86,8 @@ fn verdict(report: &Value) -> &str {
     })
 }
 
-/// A report for people: what was found, what shows that it is what was signed, the steps that differ, and where that began.
+/// Formats a report for people: the verdict, the evidence that the record is what was signed, the steps that differ,
+/// and the first difference.
 fn told(what: &str, report: &Value, evidence: &str, differ: &Table, run: &str, wide: bool) -> String {
     let verdict = verdict(report);
     let verdict = match report["complete"] == false {

@@ -108,10 +108,10 @@ pub fn run(args: Restore, quiet: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// An export that was unpacked to be read, which goes when it was.
+/// An export that is unpacked to be read and removed afterwards.
 struct Unpacked {
     dir: PathBuf,
-    /// It goes after what is in it.
+    /// Dropped last, so that the directory is empty by then.
     _fresh: Fresh,
 }
 
@@ -122,7 +122,7 @@ impl Drop for Unpacked {
     }
 }
 
-/// The name of what is moved aside: no two within a second.
+/// Returns the name under which a log is moved aside, which is unique as long as there is at most one a second.
 fn aside(now_ms: u64) -> String {
     let second = i64::try_from(now_ms / 1000).unwrap_or_default();
     let moment = jiff::Timestamp::from_second(second).unwrap_or_default();
@@ -175,7 +175,7 @@ fn shown(restored: &Restored, backup: &Home) -> String {
     lines.join("\n")
 }
 
-/// What is lost that a later log holds, in a sentence.
+/// Describes in a sentence what a later log holds and the backup does not.
 fn lost(which: &str, told: &Later) -> String {
     let fault = told.fault.as_ref().map(|fault| format!("; it tells no more: {fault}")).unwrap_or_default();
     match told.events {

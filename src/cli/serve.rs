@@ -122,7 +122,7 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
     on_stdio(&args.data.data, &config, vec![(at, shown)], "wrap")
 }
 
-/// What a server is called when nobody says: its program, or what a launcher is told to launch.
+/// Returns the default name of a server: its program, or what a launcher is told to launch.
 fn server_name(program: &str, arguments: &[String]) -> String {
     const LAUNCHERS: &[&str] = &["bun", "bunx", "deno", "node", "npx", "python", "python3", "uv", "uvx"];
     // What an entry file or its folder is called when it says nothing of the server.
@@ -215,7 +215,8 @@ fn app(config: &Config, home: &Home, node: &Node, fixtures: bool) -> anyhow::Res
     })
 }
 
-/// Ends when the operating system asks the process to stop: from this call on, however late it is polled.
+/// Returns a future that ends when the operating system asks the process to stop. Signals count from this call on,
+/// however late it is polled.
 fn asked_to_stop() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
     let terminate = signal(SignalKind::terminate());

@@ -1,4 +1,4 @@
-//! Where a log is read: its files, or a server that has it.
+//! Where a log is read from: its files, or a server.
 //!
 //! Invariants:
 //! - both give the same JSON, so that what is shown does not depend on where it came from;
@@ -52,7 +52,7 @@ impl Source {
         Ok(Self::Files { home, view })
     }
 
-    /// The event or block of this name.
+    /// Returns the event or block with this CID.
     pub async fn find(&self, cid: &Cid, payloads: bool) -> anyhow::Result<Value> {
         match self {
             Self::Files { home, view } => Ok(logs(home, view).ask(&Head::default(), |view, _| {
@@ -99,7 +99,7 @@ impl Source {
         }
     }
 
-    /// Events that can be asked for now.
+    /// Returns how many events can be asked for now.
     pub async fn size(&self) -> anyhow::Result<u64> {
         match self {
             Self::Files { view, .. } => Ok(view.applied()?),
@@ -114,12 +114,12 @@ impl Source {
     }
 }
 
-/// The log of a data directory, and the followed ones beside it.
+/// Returns the log of a data directory, and the followed ones beside it.
 pub fn logs<'a>(home: &'a Home, view: &'a View) -> Logs<'a> {
     Logs::new(view, || Followed::beside(home))
 }
 
-/// The last signed head of a data directory that its state reaches.
+/// Returns the last signed head of a data directory that its state covers.
 pub fn head(home: &Home, view: &View) -> anyhow::Result<Head> {
     let log = SqliteReader::open(&home.log_path())?;
     let genesis = opening::genesis(&log)?;
@@ -137,7 +137,7 @@ pub fn head(home: &Home, view: &View) -> anyhow::Result<Head> {
     })
 }
 
-/// Folds what the state lacks, where no process owns the log and does it anyway.
+/// Folds what the state lacks, unless a process owns the log, which does so itself.
 pub fn catch_up(home: &Home, quiet: bool) -> anyhow::Result<()> {
     let events = SqliteReader::open(&home.log_path())?.tip()?.map_or(0, |tip| tip.seq + 1);
     let reached = View::open(home).and_then(|view| view.applied());
@@ -155,7 +155,7 @@ pub fn catch_up(home: &Home, quiet: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The filter as the audit API's parameters.
+/// Returns the filter as the audit API's parameters.
 fn parameters(filter: &Filter) -> Vec<(&'static str, String)> {
     let cid = |cid: &Option<Cid>| cid.as_ref().map(Cid::to_string);
     let number = |number: Option<u64>| number.map(|number| number.to_string());

@@ -2,13 +2,13 @@
 //!
 //! Invariant: what users wrote cannot move the cursor or start a line: control characters become `?`.
 
-/// The end of a CID that is kept when it is shortened: its beginning is the same for all.
+/// Characters of a shortened CID. They are its last ones, because all CIDs begin alike.
 const CID_TAIL: usize = 12;
 /// Characters of free text in a cell.
 const TEXT_MAX: usize = 60;
 const GAP: &str = "  ";
 
-/// Rows under a head. The last column is not padded.
+/// Rows under a header. The last column is not padded.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -18,12 +18,12 @@ impl Table {
         Self { rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()] }
     }
 
-    /// Adds a row; `cells` are as many as the head's.
+    /// Adds a row; it must have as many cells as the header.
     pub fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
     }
 
-    /// Whether there is no row under the head.
+    /// Returns whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.len() <= 1
     }
@@ -45,7 +45,7 @@ impl Table {
     }
 }
 
-/// A CID as it stands in a table: its last characters, or all of it.
+/// Returns a CID as a table shows it: its last characters, or all of it.
 pub fn short(cid: &str, wide: bool) -> String {
     let skipped = cid.chars().count().saturating_sub(CID_TAIL);
     match wide || skipped == 0 {
@@ -70,7 +70,7 @@ pub fn moment(micros: u64) -> String {
     moment.map_or_else(|| micros.to_string(), |moment| format!("{moment:.3}"))
 }
 
-/// Text that moves no cursor.
+/// Replaces characters that could move the cursor.
 pub fn printable(cell: &str) -> String {
     let shown = |c: char| if c.is_control() { '?' } else { c };
     cell.chars().map(shown).collect()

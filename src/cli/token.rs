@@ -101,7 +101,7 @@ fn record(data: &Path, keeping: Keeping) -> anyhow::Result<()> {
     })
 }
 
-/// A directory that is there; tokens may be older than its log.
+/// Checks that the directory exists. It need not hold a log yet: tokens may be made before.
 fn directory(data: &Path) -> anyhow::Result<&Path> {
     match data.is_dir() {
         true => Ok(data),
@@ -132,7 +132,7 @@ fn list(entries: &[Entry], json: bool) -> anyhow::Result<()> {
     Ok(out::print(&table.render())?)
 }
 
-/// An entry without the digest of its token.
+/// Returns an entry as JSON, without the digest of its token.
 fn shown(entry: &Entry) -> Value {
     json!({
         "id": entry.id,
@@ -152,12 +152,12 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// A scope by its name on the command line.
+/// Parses a scope by its name on the command line.
 pub fn scope(name: &str) -> Result<Scope, String> {
     crate::auth::scope_named(name).ok_or_else(|| "the scopes are mcp:call, audit:read and admin".to_owned())
 }
 
-/// A length of time in seconds: a number and `s`, `m`, `h` or `d`.
+/// Parses a length of time to seconds: a number and `s`, `m`, `h` or `d`.
 pub fn period(text: &str) -> Result<u64, String> {
     let units = [('s', 1), ('m', 60), ('h', 60 * 60), ('d', 24 * 60 * 60)];
     let seconds = units.iter().find_map(|(unit, seconds)| {

@@ -18,7 +18,7 @@ use crate::{
 
 /// Tools on one page; the most a page may have.
 const PAGE: u64 = 1000;
-/// Pages that are asked for: a server that never ends its list is not followed.
+/// The most pages that are read, in case a server never ends its list.
 const PAGES_MAX: usize = 100;
 
 pub fn run(args: Tools) -> anyhow::Result<ExitCode> {

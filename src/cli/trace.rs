@@ -65,7 +65,7 @@ fn json(walk: &Value) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The walk as a tree: each node once, under one of those it was reached from.
+/// Formats the walk as a tree: each node once, under one of the nodes it was reached from.
 fn text(walk: &Value, wide: bool) -> String {
     let list = |key: &str| walk[key].as_array().map_or(&[][..], Vec::as_slice);
     let depths: HashMap<&str, u64> = list("nodes")
@@ -124,7 +124,7 @@ fn text(walk: &Value, wide: bool) -> String {
     lines.join("\n")
 }
 
-/// What a node is, in a few words.
+/// Describes a node in a few words.
 fn label(node: &Value) -> String {
     let text = |key: &str| node[key].as_str().unwrap_or_default();
     let log = match node["origin"].as_str() {

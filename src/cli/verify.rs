@@ -41,7 +41,7 @@ pub fn run(args: Verify, quiet: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(report.verdict.exit_code()))
 }
 
-/// The text of a signed head that was kept in a file.
+/// Reads the text of a signed head from a file.
 fn note(file: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     let read = File::open(file).and_then(|opened| opened.take(NOTE_MAX).read_to_string(&mut text));
@@ -49,7 +49,7 @@ fn note(file: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Moves the bar to where verifying is.
+/// Moves the progress bar to this step.
 pub fn tell(progress: &mut Progress, step: Step) {
     let (what, done, of) = match step {
         Step::Blocks(done) => ("blocks", done, done),

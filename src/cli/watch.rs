@@ -29,23 +29,23 @@ use crate::{
     },
 };
 
-/// The most often a screen is drawn.
+/// The shortest time between two drawings of the screen.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
-/// The least often: running times go on while nothing happens.
+/// The longest time between two drawings, so that running times go on while nothing happens.
 const TICK: Duration = Duration::from_secs(1);
-/// Between two questions where there is no stream to listen to.
+/// The pause between two calls of the tool, if there is no stream to listen to.
 const ASK_EVERY: Duration = Duration::from_secs(2);
-/// How long a server that does not answer is waited for.
+/// How long to wait for a server that does not answer.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two tries to reach it.
+/// The pause between two tries to reach it.
 const TRY_EVERY: Duration = Duration::from_millis(500);
 /// Steps on a screen.
 const LINES_MAX: usize = 20;
 
-/// Where changes come from.
+/// How changes are learned.
 enum Changes {
     Stream(Box<Messages>),
-    /// The reader may not listen, or the node is in this process.
+    /// By asking the tool again: the reader may not read the stream, or the node is in this process.
     Asking,
 }
 
@@ -62,7 +62,7 @@ pub fn run(id: &str, reach: &Reach, quiet: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Follows a run to its end; tells its status.
+/// Follows a run to its end; returns its status.
 async fn follow(door: &Door, id: &str, quiet: bool) -> anyhow::Result<String> {
     let first = ask(door, id).await?;
     let mut view = View::new(&first);
@@ -108,7 +108,7 @@ async fn follow(door: &Door, id: &str, quiet: bool) -> anyhow::Result<String> {
     Ok(view.status().to_owned())
 }
 
-/// The run as the tool tells it, and the changes from there on. A server that does not answer is waited for.
+/// Returns the tool's status of the run, and the changes from there on. Waits for a server that does not answer.
 async fn catch_up(door: &Door, id: &str, screen: &Screen) -> anyhow::Result<(Value, Changes)> {
     let deadline = Instant::now() + PATIENCE;
     let mut away = false;
@@ -139,7 +139,7 @@ async fn catch_up(door: &Door, id: &str, screen: &Screen) -> anyhow::Result<(Val
     }
 }
 
-/// Whether the same question would be refused again.
+/// Returns whether the same call would be refused again.
 fn lasting(err: &anyhow::Error) -> bool {
     let denied = err.downcast_ref::<client::Denied>().is_some_and(|denied| !denied.retryable);
     denied || err.downcast_ref::<Refused>().is_some_and(|refused| refused.status.is_client_error())
@@ -150,7 +150,7 @@ async fn ask(door: &Door, id: &str) -> anyhow::Result<Value> {
     client::call(door, "workflow_status", &arguments).await
 }
 
-/// The log's events from the one after `status` on.
+/// Returns the log's events after `status`.
 async fn listen(door: &Door, status: &Value) -> anyhow::Result<Changes> {
     let (Door::Remote(remote), Some(seq)) = (door, status["seq"].as_u64()) else {
         return Ok(Changes::Asking);
@@ -163,9 +163,9 @@ async fn listen(door: &Door, status: &Value) -> anyhow::Result<Changes> {
     }
 }
 
-/// Where a run is shown.
+/// How a run is shown.
 enum Screen {
-    /// Nobody looks.
+    /// Not at all.
     None,
     /// A line for each change.
     Lines,
@@ -218,7 +218,7 @@ impl Screen {
         Ok(())
     }
 
-    /// Takes over what the tool says.
+    /// Replaces the view by the tool's status and shows what changed.
     fn renew(&mut self, view: &mut View, status: &Value) -> anyhow::Result<()> {
         for line in view.renew(status) {
             self.change(view, &line)?;
@@ -227,7 +227,7 @@ impl Screen {
         Ok(())
     }
 
-    /// Says what the watcher should know beside the run.
+    /// Shows a message beside the run.
     fn say(&self, text: &str) {
         let text = table::printable(text);
         match self {

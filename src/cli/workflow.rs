@@ -65,7 +65,7 @@ pub fn run(command: WorkflowCommand, quiet: bool) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// A run in a line, and its steps in rows.
+/// Formats a run as a line, and its steps as rows.
 fn status(run: &Value) -> String {
     let took = moment(&run["end_time"])
         .zip(moment(&run["start_time"]))
@@ -101,7 +101,7 @@ fn graph(id: &str, format: Picture, output: &Path, reach: &Reach) -> anyhow::Res
     Ok(ExitCode::SUCCESS)
 }
 
-/// The text of a definition, from a file or from standard input.
+/// Reads a definition from a file or from standard input.
 fn definition(file: &Path) -> anyhow::Result<Box<RawValue>> {
     let context = || format!("cannot read {}", file.display());
     let text = match file.as_os_str() == "-" {

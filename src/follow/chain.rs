@@ -1,8 +1,8 @@
 //! A log as it comes from a peer: each event checked before it is believed, the root before any of them is kept.
 //!
 //! Invariants:
-//! - pure: what is stored already is asked of [`Held`];
-//! - an event is taken only as the next of its log, of its own name, with a cause that came before.
+//! - no IO but look-ups through [`Held`];
+//! - an event is accepted only as the next of its log, under its own hash, with a cause that came before.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,19 +17,20 @@ use crate::{
 
 /// Events known by name, so that most causes need no look-up: several tails.
 const RECENT_MAX: usize = 32 * 1024;
-/// Leaves between two clearings of the tiles that grow with the tree, which nobody here needs.
+/// Leaves after which the tiles that the growing tree collects are dropped: nobody here needs them.
 const TILES_EVERY: u64 = 4096;
 
-/// What is stored already.
+/// What is stored already of the followed log.
 pub trait Held {
     fn has_event(&self, cid: &Cid) -> Result<bool, LogError>;
-    /// Whether a block is stored with its bytes. What was erased and an event names again is asked for again.
+    /// Returns whether a block is stored with its bytes. A block that was erased and that an event names again is
+    /// asked for again.
     fn has_block(&self, cid: &Cid) -> Result<bool, LogError>;
-    /// The root over the first `size` events held, and the proof that all that is held begins with them.
+    /// Returns the root over the first `size` held events, and the consistency proof from there to all held events.
     fn prefix(&self, size: u64) -> Result<(Hash, Vec<Hash>), LogError>;
 }
 
-/// The end of what is held of a log.
+/// The end of the held part of a log, to which further events are appended.
 #[derive(Clone, Debug, Default)]
 pub struct Edge {
     pub tree: Growing,
@@ -41,7 +42,7 @@ pub struct Edge {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
     pub cid: Cid,
-    /// Without it the event cannot be understood, and nothing is kept.
+    /// Whether the event cannot be understood without it. If such a block is missing, nothing is kept.
     pub needed: bool,
 }
 
@@ -50,7 +51,7 @@ pub struct Wanted {
 pub struct Checked {
     pub events: Vec<Copied>,
     pub wanted: Vec<Wanted>,
-    /// Names that events erase, with their seqs.
+    /// Erased payloads, each with the seq of its erasure.
     pub erased: Vec<(Cid, u64)>,
 }
 
@@ -70,7 +71,7 @@ impl Chain {
         Self { log, edge, recent: HashSet::new(), asked: HashMap::new(), refs: Vec::new(), pay: Vec::new() }
     }
 
-    /// Events so far; the next seq.
+    /// Returns how many events there are so far, which is the next seq.
     pub fn size(&self) -> u64 {
         self.edge.tree.size()
     }
@@ -79,7 +80,7 @@ impl Chain {
         self.edge.tree.root()
     }
 
-    /// Takes the next event into `checked`.
+    /// Checks the next event and adds it to `checked`.
     pub fn push(
         &mut self,
         bytes: Vec<u8>,
@@ -185,7 +186,7 @@ impl Chain {
     }
 }
 
-/// An event changes the keys where the owner said so before the first of them came, and nowhere else.
+/// Checks that the log's key changes at exactly those events that the owner announced before sending any.
 fn check_keys(event: &strict::Checked<'_>, bytes: &[u8], keys: &Keys) -> Result<(), Refused> {
     let expected = keys.rotated_at(event.seq).map(|key| key.public_key());
     let told = match event.kind {

@@ -1,8 +1,8 @@
 //! Followed logs on disk: one data directory each, under `followed/` and the log's name.
 //!
 //! Invariants:
-//! - what stands there was checked before it was written; what is read is hashed again all the same;
-//! - a directory goes only when somebody says so; evidence of a fork stays until somebody lifts it.
+//! - a copy was checked before it was written; what is read of it is hashed again all the same;
+//! - a directory is removed only on request; evidence of a fork stays until somebody lifts the quarantine.
 
 use std::{cmp::Ordering, fs, io, path::PathBuf};
 
@@ -72,13 +72,13 @@ pub enum FollowedError {
 }
 
 impl Followed {
-    /// The logs that the node of `home` follows, by name.
+    /// Returns the logs that the node of `home` follows, by name.
     pub fn list(home: &Home) -> Result<Vec<Self>, FollowedError> {
         let names = names(home)?;
         Ok(names.iter().take(FOLLOWED_MAX).filter_map(|name| Self::open(home, name)).collect())
     }
 
-    /// The same, and none where they cannot be read, which is warned of.
+    /// Like [`Followed::list`], but empty if they cannot be read, with a warning.
     pub fn list_or_none(home: &Home) -> Vec<Self> {
         Self::list(home).unwrap_or_else(|err| {
             tracing::warn!(%err, "followed logs cannot be read");
@@ -86,8 +86,8 @@ impl Followed {
         })
     }
 
-    /// What the node of `home` keeps of others' logs, each folded, to be asked beside its own. What holds no event yet is left
-    /// out, and so is what cannot be read, with a warning.
+    /// Returns the followed logs, folded, for questions that include them. A log without events is left out, and so
+    /// is one that cannot be read, with a warning.
     pub fn beside(home: &Home) -> Vec<Beside> {
         let opened = |followed: &Self| {
             let opened = followed.opened();
@@ -116,12 +116,12 @@ impl Followed {
         Ok(Some(Beside { log, origin, view, head: head.unwrap_or_default() }))
     }
 
-    /// How many logs have a directory here.
+    /// Returns how many logs have a directory here.
     pub(super) fn count(home: &Home) -> Result<usize, FollowedError> {
         Ok(names(home)?.len())
     }
 
-    /// The followed log of this name; none where nothing of it is held.
+    /// Returns the followed log of this name; `None` if nothing of it is held.
     pub fn open(home: &Home, log: &Cid) -> Option<Self> {
         let home = Home::existing(&path(home, log)).ok()?;
         Some(Self { log: *log, home })
@@ -131,13 +131,13 @@ impl Followed {
         &self.home
     }
 
-    /// Events held.
+    /// Returns how many events are held.
     pub fn size(&self) -> Result<u64, LogError> {
         let tip = SqliteReader::open(&self.home.log_path())?.tip()?;
         Ok(tip.map_or(0, |tip| tip.seq + 1))
     }
 
-    /// The genesis block and the keys of the log's heads; none before the first events are held.
+    /// Returns the genesis block and the keys of the log's heads; `None` before the first events are held.
     pub fn genesis(&self) -> Result<Option<(Genesis, Keys)>, LogError> {
         let reader = SqliteReader::open(&self.home.log_path())?;
         let Some(Stored::Present(bytes)) = reader.block(&self.log)? else {
@@ -151,12 +151,13 @@ impl Followed {
         Ok(Some((genesis, keys)))
     }
 
-    /// The largest signed head that was accepted; while events still come, it is over more than are held.
+    /// Returns the largest signed head that was accepted. While events are still coming, it covers more than are
+    /// held.
     pub fn signed(&self, keys: &Keys) -> Option<Signed> {
         signed(&self.home, keys)
     }
 
-    /// Whether a head that somebody tells of is worth following: it is larger than the one held, or disagrees with it.
+    /// Returns whether a head is worth another pass: it is larger than the held one, or disagrees with it.
     pub fn is_news(&self, note: &str) -> Result<bool, FollowedError> {
         let Some((_, keys)) = self.genesis()? else {
             return Ok(true);
@@ -169,12 +170,12 @@ impl Followed {
         }))
     }
 
-    /// The evidence that ended the following of this log.
+    /// Returns the evidence of the fork for which this log is not followed any more.
     pub fn evidence(&self) -> Result<Option<Evidence>, FollowedError> {
         evidence(&self.home)
     }
 
-    /// Lets the log be followed again, after somebody has looked at the evidence. False where there is none.
+    /// Lifts the quarantine, so that the log can be followed again. Returns whether there was evidence.
     pub fn lift(&self) -> Result<bool, FollowedError> {
         match fs::remove_file(self.home.dir().join(FORK)) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -182,13 +183,13 @@ impl Followed {
         }
     }
 
-    /// Forgets the log and all that is held of it. Refused while it is being followed.
+    /// Removes the copy of the log. Errors: it is being followed.
     pub fn remove(self) -> Result<(), FollowedError> {
         let _lock = self.home.lock("cairn, which is removing this followed log")?;
         Ok(fs::remove_dir_all(self.home.dir())?)
     }
 
-    /// Folds into the state what is held and not folded yet, where nobody follows the log at the moment.
+    /// Folds held events into the state, if nobody is following the log at the moment.
     pub fn fold(&self) -> Result<(), QueryError> {
         let behind = match View::open(&self.home).and_then(|view| view.applied()) {
             Ok(applied) => applied < self.size()?,
@@ -201,7 +202,8 @@ impl Followed {
         Ok(())
     }
 
-    /// Takes away the payloads whose erasure is on record and holds, with their parts; nothing that is no payload of the log.
+    /// Removes the bytes of payloads whose erasure is on record and still holds, with their parts, and of no other
+    /// block.
     pub fn erase(&self) -> Result<(), QueryError> {
         let state = state::open_reader(&self.home.state_path(), &self.home.log_path())?;
         let pending = erasure::pending(&state, &SqliteReader::open(&self.home.log_path())?)?;
@@ -213,7 +215,7 @@ impl Followed {
         Ok(())
     }
 
-    /// What is held, in a few words.
+    /// Returns a summary of what is held, as JSON.
     pub fn shown(&self) -> Result<Value, FollowedError> {
         let genesis = self.genesis()?;
         let signed = genesis.as_ref().and_then(|(_, keys)| self.signed(keys));
@@ -247,7 +249,7 @@ pub(super) fn path(home: &Home, log: &Cid) -> PathBuf {
     home.dir().join(DIRECTORY).join(log.to_string())
 }
 
-/// The keys of a log as far as they were seen, from its first on.
+/// Returns the keys of a log as far as they were seen, beginning with its first.
 pub(super) fn keys(home: &Home, first: Keys) -> Result<Keys, Refused> {
     let path = home.dir().join(ROTATIONS);
     let read = match fs::metadata(&path) {

@@ -1,13 +1,13 @@
-//! How keeping up with each followed peer's log goes.
+//! The status of following each peer's log.
 //!
 //! Invariant: a pursuit is stalled until the peer has shown its log.
 
 use crate::{block::Cid, caller::Peer};
 
-/// How it goes.
+/// How following a log goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Course {
-    /// All that the peer's head signs is held, or is coming.
+    /// All events under the peer's head are held, or are coming.
     Following,
     /// The peer shows an older head than the one that is held.
     Behind,
@@ -34,20 +34,20 @@ impl Course {
     }
 }
 
-/// A peer whose log is followed, and how that goes.
+/// A followed peer, and how following it goes.
 #[derive(Clone, Debug)]
 pub struct Pursuit {
     pub peer: Peer,
-    /// Once the peer has shown it.
+    /// `None` until the peer has shown it.
     pub log: Option<Cid>,
     pub course: Course,
-    /// Why nothing comes, where nothing does.
+    /// Why nothing comes, if nothing does.
     pub error: Option<String>,
     pub since_ms: u64,
 }
 
 impl Pursuit {
-    /// One that begins.
+    /// Makes the pursuit of a peer that has just begun.
     pub fn new(peer: Peer, now_ms: u64) -> Self {
         Self { peer, log: None, course: Course::Stalled, error: None, since_ms: now_ms }
     }

@@ -38,7 +38,8 @@ const REQUESTS_WAITING: usize = 8;
 /// How long a peer may take to send or to take one frame.
 const FRAME_WAIT: Duration = Duration::from_secs(60);
 
-/// Which log is expected of the peer; where nothing is known of it yet, whatever it shows. And what is asked for besides.
+/// Which log is expected of the peer, and what to ask for beside it. Without a known log, whichever the peer shows is
+/// accepted.
 #[derive(Clone, Debug, Default)]
 pub struct Expected {
     pub log: Option<Cid>,
@@ -53,14 +54,14 @@ pub struct Expected {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Erasures {
-    /// Payloads lose their bytes here too; nothing else does, whatever an erasure names.
+    /// Erased payloads lose their bytes here too. No other block does, whatever an erasure names.
     #[default]
     Follow,
-    /// What is held stays.
+    /// The bytes stay here.
     Keep,
 }
 
-/// How far following has come. Told after each batch is durable.
+/// How far following has come. Sent after each durable batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub log: Cid,
@@ -71,7 +72,7 @@ pub struct Progress {
     pub signed: u64,
 }
 
-/// What came of it.
+/// The result of a pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub log: Cid,
@@ -82,7 +83,8 @@ pub struct Outcome {
     pub before: u64,
     pub held: u64,
     pub lacking: Lacking,
-    /// From where to ask again next; none where that came to an end, or the peer withheld all it was asked for.
+    /// The seq from which to ask again in the next pass; `None` if all was asked for, or the peer withheld
+    /// everything.
     pub again: Option<u64>,
 }
 
@@ -108,7 +110,7 @@ pub enum FollowError {
 }
 
 impl FollowError {
-    /// Whether the peer is at fault, and is to be counted down for it.
+    /// Returns whether the peer is at fault, so that it counts against its score.
     pub fn is_peers_fault(&self) -> bool {
         match self {
             Self::Refused(Refused::Declined(_) | Refused::Held(_)) => false,
@@ -123,9 +125,9 @@ impl FollowError {
     }
 }
 
-/// Brings the copy of the log behind `stream` as far as its owner's signed head, into `home`.
+/// Copies the log of the peer behind `stream` into `home`, as far as its owner's signed head.
 ///
-/// Safe to drop midway. One pass: call it again where the peer tells of a larger head.
+/// Safe to drop midway. This is one pass: call it again if the peer publishes a larger head.
 pub async fn follow<S>(
     stream: S,
     home: &Home,
@@ -138,7 +140,7 @@ where
     meet(stream, &expected).await?.follow(home, told).await
 }
 
-/// A peer that has shown which log it has.
+/// A stream to a peer that has shown which log it has.
 pub struct Met<S> {
     pub log: Cid,
     keys: Keys,
@@ -162,7 +164,7 @@ where
 }
 
 impl<S: AsyncRead + AsyncWrite + Send> Met<S> {
-    /// The rest of [`follow`].
+    /// Does the rest of [`follow`].
     pub async fn follow(
         self,
         home: &Home,
@@ -207,7 +209,8 @@ impl<S: AsyncRead + AsyncWrite + Send> Met<S> {
     }
 }
 
-/// Folds what was kept, so that it can be asked, and carries out the erasures in it.
+/// Folds what was kept, so that questions see it, and carries out the erasures in it. Erasures wait until the end of
+/// the pass, so that one which a later event undoes is never carried out.
 async fn finish(home: &Home, outcome: Outcome, erasures: Erasures) -> Result<Outcome, FollowError> {
     let Some(followed) = Followed::open(home, &outcome.log) else { return Ok(outcome) };
     let folded = tokio::task::spawn_blocking(move || {
@@ -226,7 +229,7 @@ async fn bounded<T>(io: impl Future<Output = Result<T, WireError>>) -> Result<T,
     Ok(timeout(FRAME_WAIT, io).await.map_err(|_| WireError::Idle)??)
 }
 
-/// Which log the peer shows, where it is one that is expected.
+/// Returns the log that the peer shows, and its keys. Errors: another one is expected.
 fn introduced(frame: &[u8], expected: &Expected) -> Result<(Cid, Keys), FollowError> {
     let told: Box<ToldHead> = match read(frame)? {
         Response::Head(told) => told,
@@ -243,14 +246,14 @@ fn introduced(frame: &[u8], expected: &Expected) -> Result<(Cid, Keys), FollowEr
     Ok((log, keys))
 }
 
-/// What is followed, and from where what did not come is asked for again.
+/// The follower's state on the blocking thread.
 struct Rules {
     log: Cid,
     keys: Keys,
     again: Option<u64>,
 }
 
-/// Does what the rules wish, until they are done or the stream ends.
+/// Carries out the rules' wishes until they are done or the stream ends.
 fn run(
     home: &Home,
     Rules { log, keys, again }: Rules,
@@ -312,16 +315,16 @@ fn run(
     Err(FollowError::Closed)
 }
 
-/// Payloads that did not come with their events, as far as one pass asks for them again.
+/// Missing payloads that this pass asks for again.
 struct Late {
-    /// From where to look for them, until that was done.
+    /// The seq from which to look for them; `None` once that is done.
     from: Option<u64>,
-    /// What was found, how many of it are asked for, and how many were withheld before.
+    /// What was found, how many blocks are asked for, and how many were withheld before.
     looked: Option<(Looked, u64, u64)>,
 }
 
 impl Late {
-    /// What to ask for now that all events are held; nothing the second time.
+    /// Returns the blocks to ask for, now that all events are held; empty the second time.
     fn begin(&mut self, store: &Store, lacking: Lacking) -> Result<Vec<Cid>, FollowedError> {
         let Some(from) = self.from.take() else {
             return Ok(Vec::new());
@@ -332,7 +335,8 @@ impl Late {
         Ok(absent)
     }
 
-    /// Tells the state of what has come, this time or before a crash. Gives from where to look the next time.
+    /// Tells the state which payloads have come, in this pass or before a crash. Returns the seq from which the next
+    /// pass looks.
     fn end(self, store: &Store, lacking: Lacking) -> Result<Option<u64>, FollowedError> {
         let Some((looked, asked, withheld)) = self.looked else {
             return Ok(self.from);

@@ -32,12 +32,12 @@ pub struct Evidence {
     pub root: String,
     /// Base64.
     pub proof: Vec<String>,
-    /// The changes of the log's keys, which begin with `vkey`; left out where there were none.
+    /// The changes of the log's keys, beginning with `vkey`; left out if there were none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rotations: Vec<Change>,
 }
 
-/// One change of keys: enough to follow it.
+/// One change of keys, with what its check needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
@@ -61,7 +61,7 @@ pub enum NoFork {
     Agree,
 }
 
-/// The sizes of the two heads that disagree.
+/// The sizes of two heads that disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     pub held: u64,
@@ -81,7 +81,7 @@ impl Evidence {
         }
     }
 
-    /// The log's keys; none where what stands here does not lead from one to the next.
+    /// Returns the log's keys; `None` if the changes do not lead from one key to the next.
     fn keys(&self) -> Option<Keys> {
         let log: Cid = self.log.parse().ok()?;
         let mut keys = Keys::new(log, Verifier::from_vkey(&self.vkey).ok()?);
@@ -120,7 +120,7 @@ impl Change {
     }
 }
 
-/// Whether the tree of `head` begins with `size` events under `root`.
+/// Returns whether the tree of `head` begins with `size` events under `root`.
 pub fn begins(size: u64, root: &Hash, head: &Checkpoint, proof: &[Hash]) -> bool {
     verify_consistency(size, root, head.size, &head.root, proof)
 }

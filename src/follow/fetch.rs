@@ -16,7 +16,7 @@ use crate::{block::Cid, follow::driver::FollowError};
 /// How long the peer may take over the whole.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Asks the peer behind `stream` for a block. Whether its bytes have that name is for the caller to see.
+/// Asks the peer behind `stream` for a block. The caller must check that the bytes hash to its name.
 pub async fn block(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     cid: Cid,

@@ -1,7 +1,7 @@
-//! The follower's rules: what is asked next, and what is kept of what is answered.
+//! The follower's rules: what to ask next, and what to keep of the answers.
 //!
 //! Invariants:
-//! - pure: messages in, wishes out; the driver holds no rule;
+//! - no IO but look-ups through [`Held`]: messages in, wishes out; the driver holds no rule;
 //! - a signed head is noted before the first event under it is kept, so no owner can take it back unseen;
 //! - events are kept once the tree over them is proven to begin the signed one, with the blocks they link to.
 
@@ -40,7 +40,7 @@ pub struct Signed {
     pub head: Checkpoint,
 }
 
-/// What is to be done.
+/// What the driver is to do.
 #[derive(Debug)]
 pub enum Wish {
     Ask(Request),
@@ -50,11 +50,11 @@ pub enum Wish {
     Note(String),
     /// Keep these, durably and together.
     Keep(Batch),
-    /// Nothing more is to be had now.
+    /// The pass is over.
     Done(Ending),
 }
 
-/// What is kept at once: blocks and events, and the names that events among them erase.
+/// Blocks and events that are kept in one commit, with the payloads that these events erase.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub blocks: Vec<Block>,
@@ -67,13 +67,13 @@ pub struct Batch {
 pub enum Ending {
     /// All events under the peer's head are held.
     Current,
-    /// The peer has, or shows, an older head of the same log.
+    /// The peer shows an older head of the same log.
     Behind { told: u64 },
     /// The peer showed a head that cannot be of the log that is held.
     Forked(Box<Evidence>),
 }
 
-/// Blocks that did not come.
+/// How many blocks did not come, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lacking {
     pub withheld: u64,
@@ -112,13 +112,13 @@ struct Fetching {
 }
 
 impl Machine {
-    /// Goes on from `edge`, under the largest head accepted so far.
+    /// Makes the rules for a pass that goes on from `edge`, under the largest head accepted so far.
     pub fn new(log: Cid, keys: Keys, held: Option<Signed>, edge: Edge) -> Self {
         let chain = Chain::new(log, edge);
         Self { log, keys, held, chain, stage: Stage::Head, lacking: Lacking::default() }
     }
 
-    /// The first request.
+    /// Returns the first request.
     pub fn begin(&mut self) -> Request {
         self.stage = Stage::Head;
         Request::Head(AskHead { held: self.held.as_ref().map_or(0, |held| held.head.size) })
@@ -128,18 +128,18 @@ impl Machine {
         self.lacking
     }
 
-    /// Events that are checked, and the size of the head they are checked against.
+    /// Returns how many events are checked, and the size of the head they are checked against.
     pub fn reached(&self) -> (u64, u64) {
         (self.chain.size(), self.held.as_ref().map_or(0, |held| held.head.size))
     }
 
-    /// Asks again for blocks that did not come with their events. To be asked once this is [`Ending::Current`].
+    /// Asks again for blocks that did not come with their events. Call it only after [`Ending::Current`].
     pub fn again(&mut self, cids: &[Cid]) -> Result<Vec<Wish>, Refused> {
         let wanted = cids.iter().map(|cid| Wanted { cid: *cid, needed: false }).collect();
         self.fetch(Box::new(Fetching::new(Checked::default(), wanted)), Vec::new())
     }
 
-    /// Takes one message and says what is to be done, in order. After an error nothing more may be asked of this machine.
+    /// Takes one message and returns what to do, in order. After an error this machine must not be used any more.
     pub fn handle(&mut self, message: Response, held: &dyn Held) -> Result<Vec<Wish>, Refused> {
         if let Response::Refused(reason) = message {
             return Err(Refused::Declined(reason));
@@ -186,8 +186,8 @@ impl Machine {
         }
     }
 
-    /// The log's keys as the peer tells them: those known so far, or those and more after them. What is known stays where
-    /// the peer shows an older state.
+    /// Returns the log's keys after the peer's word on them, which must continue those known so far. If the peer
+    /// shows an older state, the known ones stay.
     fn keys_with(&self, told: &ToldHead) -> Result<Keys, Refused> {
         let (log, keys) = genesis(told)?;
         if log != self.log || keys.first() != self.keys.first() {
@@ -207,7 +207,7 @@ impl Machine {
         }
     }
 
-    /// An older head is one of the same log, as far as what is held can tell.
+    /// Judges an older head: it is one of the same log, or it proves a fork.
     fn older(&self, known: &Signed, told: &Signed, held: &dyn Held) -> Result<Vec<Wish>, Refused> {
         let behind = Ok(vec![Wish::Done(Ending::Behind { told: told.head.size })]);
         if told.head.size > self.chain.size() {
@@ -230,7 +230,7 @@ impl Machine {
         vec![Wish::Done(Ending::Forked(Box::new(evidence)))]
     }
 
-    /// Asks for the next tail, or ends where there is none.
+    /// Asks for the next tail, or ends if there is none.
     fn go_on(&mut self, mut wishes: Vec<Wish>) -> Result<Vec<Wish>, Refused> {
         let (from, size) = self.reached();
         if from >= size {
@@ -281,7 +281,7 @@ impl Machine {
         self.fetch(Box::new(Fetching::new(checked, wanted)), Vec::new())
     }
 
-    /// Asks for more blocks; where none are left, keeps the events and goes on.
+    /// Asks for more blocks. If none are left, keeps the events and goes on.
     fn fetch(&mut self, mut fetching: Box<Fetching>, mut wishes: Vec<Wish>) -> Result<Vec<Wish>, Refused> {
         while !fetching.wanted.is_empty() && fetching.asked.len() <= (ASKED_MAX - 1) * NAMES_MAX {
             let names = fetching.wanted.len().min(NAMES_MAX);
@@ -351,7 +351,7 @@ impl Fetching {
         Self { checked, wanted, asked, piece, blocks, bytes: 0 }
     }
 
-    /// Takes a block that came whole, and wants the parts it names.
+    /// Takes a block that is complete, and asks for the parts it names.
     fn take(&mut self, wanted: &Wanted, bytes: Vec<u8>, held: &dyn Held) -> Result<(), Refused> {
         let refused = || Refused::Block { cid: wanted.cid };
         let block = Block::new(wanted.cid.codec(), bytes);
@@ -373,7 +373,7 @@ impl Fetching {
     }
 }
 
-/// The name and the keys of the log that a head is told of.
+/// Returns the name and the keys of the log in a peer's first answer.
 pub fn genesis(told: &ToldHead) -> Result<(Cid, Keys), Refused> {
     let log = Cid::of(Codec::DagCbor, &told.genesis);
     let genesis: Genesis = decode(&told.genesis).map_err(|_| Refused::Identity)?;
@@ -384,7 +384,7 @@ pub fn genesis(told: &ToldHead) -> Result<(Cid, Keys), Refused> {
     Ok((log, followed_by(keys, &told.rotations)?))
 }
 
-/// The keys of a log after these changes, each of which is an event of that log.
+/// Returns the keys of a log after these changes, each of which is an event of that log.
 pub fn followed_by(mut keys: Keys, rotations: &[ByteBuf]) -> Result<Keys, Refused> {
     for bytes in rotations {
         let event = Event::open(bytes.to_vec()).ok().filter(|event| event.fields().log == keys.log());

@@ -1,7 +1,7 @@
 //! Serving this node's log to those who follow it: in ranges, from reading connections, on blocking threads.
 //!
 //! Invariants:
-//! - contracts and the log's head are for everybody; events and content for whom the owner lets read them;
+//! - contracts and the log's head are for everybody; events and content for peers that the owner allows;
 //! - no reading of the log stays open while a peer takes its time;
 //! - what a peer can hold of ours is bounded: streams, ranges, frames, and how long it may be silent.
 
@@ -40,7 +40,7 @@ const FRAME_WAIT: Duration = Duration::from_secs(60);
 /// Blocks in memory at once: each at most 2 MiB, nearly all far below.
 const BLOCKS_AT_ONCE: usize = 16;
 
-/// What a peer asks to read.
+/// What a peer may be allowed to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     /// Events, and the plans they name.
@@ -49,12 +49,12 @@ pub enum What {
     Content,
 }
 
-/// Whether the peer of this id may read that.
+/// Returns whether the peer of this id may read that.
 pub type May = Arc<dyn Fn(&str, What) -> bool + Send + Sync>;
-/// The last signed head, whose events are all folded.
+/// Returns the last signed head, whose events are all folded.
 pub type Last = Arc<dyn Fn() -> Head + Send + Sync>;
 
-/// The log as it is served. Cheap to clone.
+/// Serves a log. Cheap to clone.
 #[derive(Clone)]
 pub struct Server {
     log: Cid,
@@ -64,18 +64,18 @@ pub struct Server {
     streams: Arc<Mutex<HashMap<String, usize>>>,
 }
 
-/// What one stream was given.
+/// What was served on one stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Served {
     pub requests: u64,
     pub events: u64,
     pub blocks: u64,
-    /// Those of the blocks that held content.
+    /// The blocks among them that held content.
     pub contents: u64,
 }
 
 impl Server {
-    /// Serves the log of `home`, named `log`.
+    /// Makes a server of the log of `home`, named `log`.
     pub fn new(home: &Home, log: Cid, last: Last, may: May) -> Self {
         let readers = Arc::new(Readers::new(home.clone()));
         Self { log, readers, last, may, streams: Arc::default() }
@@ -91,7 +91,7 @@ impl Server {
         Ok(served)
     }
 
-    /// As [`Self::serve`]; what was given stands in `served` also where the stream breaks off.
+    /// Like [`Self::serve`], but counts into `served`, which is right also if the stream breaks off.
     pub async fn serve_into<S>(&self, mut stream: S, peer: &str, served: &mut Served) -> Result<(), WireError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -234,7 +234,7 @@ impl Server {
     }
 }
 
-/// Answered; or why not, which the peer is told; or the stream is at its end.
+/// A request was answered, or refused for a reason that the peer is told, or the stream has failed.
 type Answered = Result<Result<(), Reason>, WireError>;
 
 async fn write<S: AsyncWrite + Unpin>(stream: &mut S, response: &Response) -> Result<(), WireError> {
@@ -248,7 +248,7 @@ struct Rights {
     content: bool,
 }
 
-/// What a peer is told of a block. Whoever may not read content does not learn either what there is of it.
+/// Returns the answer about a block. A peer that may not read content does not learn whether it exists.
 fn found(view: &View, cid: &Cid, rights: Rights) -> Result<Answer, QueryError> {
     Ok(match view.block(cid)? {
         Some(Stored::Present(bytes)) if bytes.len() > BLOCK_MAX => Answer::Unknown,
@@ -262,7 +262,8 @@ fn found(view: &View, cid: &Cid, rights: Rights) -> Result<Answer, QueryError> {
     })
 }
 
-/// Whether a block is no content: contracts and genesis are for everybody, plans for whoever reads events.
+/// Returns whether a block is open to this peer: contracts and genesis are for everybody, all else that is no content
+/// for readers of events.
 fn open(cid: &Cid, bytes: &[u8], rights: Rights) -> bool {
     if is_content(cid, bytes) {
         return false;
@@ -270,12 +271,12 @@ fn open(cid: &Cid, bytes: &[u8], rights: Rights) -> bool {
     rights.events || decode::<Contract>(bytes).is_ok() || decode::<Genesis>(bytes).is_ok()
 }
 
-/// Whether a block is a payload, or a part of one.
+/// Returns whether a block is a payload, or a part of one.
 fn is_content(cid: &Cid, bytes: &[u8]) -> bool {
     cid.codec() == Codec::Raw || decode::<Payload>(bytes).is_ok()
 }
 
-/// An answer in frames.
+/// Splits an answer into pieces that fit into frames.
 fn pieces(answer: Answer) -> Vec<Answer> {
     let Answer::Present(bytes) = answer else {
         return vec![answer];
@@ -290,7 +291,7 @@ fn pieces(answer: Answer) -> Vec<Answer> {
     pieces
 }
 
-/// One of a peer's streams.
+/// A peer's right to one stream, given back on drop.
 struct Place {
     streams: Arc<Mutex<HashMap<String, usize>>>,
     peer: String,

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - one follower at a time: it holds the directory's lock;
 //! - each batch is one commit: a crash leaves it whole or not at all, and following goes on after it;
-//! - nothing is taken away here: whether an erasure holds is known once all events of a pass are kept and folded.
+//! - nothing is erased here: whether an erasure holds is known only once all events of a pass are kept and folded.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -39,38 +39,38 @@ use crate::{
     state,
 };
 
-/// Names read at once.
+/// Erased payloads read from the state at once.
 const NAMES_READ: u64 = 4096;
-/// Events looked through at once for payloads that did not come.
+/// Events that one look searches for missing payloads.
 const LOOKED_MAX: u64 = 64 * 1024;
-/// Payloads of such events at once.
+/// Payloads of events that one look takes up.
 const REFS_MAX: usize = 128 * 1024;
-/// Names that did not come, at once; with the parts of the last payload among them.
+/// Missing blocks that one look returns; the parts of the last payload may exceed it.
 const ABSENT_MAX: usize = 1024;
 
 pub struct Store {
     home: Home,
     log: SqliteLog,
     reader: SqliteReader,
-    /// Names that the log erases, and where, as far as the state and this pass know.
+    /// Erased payloads with the seq of the erasure, as far as the state and this pass know.
     erased: HashMap<Cid, u64>,
-    /// Those of them whose content has come since.
+    /// Those of them whose content has come in this pass.
     again: BTreeSet<Cid>,
     _lock: Lock,
 }
 
-/// What was found of the payloads of some events.
+/// The payloads of some events, as one look found them.
 pub struct Looked {
-    /// Payloads, and parts of payloads, that are not here.
+    /// Missing payloads and parts of payloads.
     pub absent: Vec<Cid>,
-    /// Each payload that was looked for, and the event that holds it.
+    /// Each payload that was looked for, with the seq of the event that holds it.
     pub held: Vec<(Cid, u64)>,
-    /// Where to look on; none at the end.
+    /// The seq to look on from; `None` at the end.
     pub next: Option<u64>,
 }
 
 impl Store {
-    /// Takes the directory of `log` for writing, making it where there is none.
+    /// Locks the directory of `log` for writing, and creates it if there is none.
     pub fn open(home: &Home, log: &Cid) -> Result<Self, FollowedError> {
         let dir = path(home, log);
         if !dir.exists() && Followed::count(home)? >= FOLLOWED_MAX {
@@ -92,7 +92,7 @@ impl Store {
         signed(&self.home, keys)
     }
 
-    /// The keys that were seen of the log so far, from its first on.
+    /// Returns the log's keys as far as they were seen, beginning with its first.
     pub fn keys(&self, first: Keys) -> Result<Keys, Refused> {
         keys(&self.home, first)
     }
@@ -106,7 +106,7 @@ impl Store {
         evidence(&self.home)
     }
 
-    /// The end of what is held. What the state has folded is not hashed again; a wrong fold shows in the next root.
+    /// Returns the end of the held part. Folded events are not hashed again; a wrong fold shows in the next root.
     pub fn edge(&self) -> Result<Edge, LogError> {
         let Some(tip) = self.reader.tip()? else {
             return Ok(Edge::default());
@@ -138,8 +138,8 @@ impl Store {
         Ok(())
     }
 
-    /// Tells the state which of the first `folded` events hold payloads that came in this pass though the log erases them
-    /// somewhere: when those events were folded, they may not have been here.
+    /// Tells the state which of the first `folded` events hold payloads that came in this pass although the log
+    /// erases them somewhere. They may have been missing when those events were folded.
     pub fn tell_again(&self, folded: u64) -> Result<(), LogError> {
         if self.again.is_empty() || folded == 0 {
             return Ok(());
@@ -147,7 +147,7 @@ impl Store {
         self.tell_late(&query::erasure::held_by(&self.reader, &self.again, 0, folded)?)
     }
 
-    /// Looks from the event `from` on for payloads that did not come.
+    /// Searches the events from `from` on for missing payloads.
     pub fn look(&self, from: u64) -> Result<Looked, LogError> {
         let mut refs = Vec::new();
         let mut next = None;
@@ -187,7 +187,8 @@ impl Store {
         Ok(Looked { absent: absent.into_iter().collect(), held, next })
     }
 
-    /// Tells the state of payloads that came after their events were folded. What it has not folded yet it learns then.
+    /// Tells the state of payloads that came after their events were folded. Of later events it learns when it folds
+    /// them.
     pub fn tell_late(&self, held: &[(Cid, u64)]) -> Result<(), LogError> {
         let mut rows = Vec::with_capacity(held.len());
         for (cid, seq) in held {
@@ -239,7 +240,7 @@ impl Held for Store {
     }
 }
 
-/// Tiles in memory: of a whole log, about 32 bytes an event, for as long as one proof is made.
+/// Tiles in memory while one proof is made: about 32 bytes an event of the log.
 struct Kept(Vec<TileRow>);
 
 impl Tiles for Kept {

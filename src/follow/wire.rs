@@ -30,10 +30,10 @@ pub const PIECE: usize = 512 * 1024;
 /// Bytes of one block.
 pub const BLOCK_MAX: usize = 2 * 1024 * 1024;
 
-/// A buffer grows by this much.
+/// The steps in which a buffer grows.
 const STEP: usize = 64 * 1024;
 
-/// What the follower asks for.
+/// A request of the follower.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Request {
@@ -65,7 +65,8 @@ pub struct AskBlocks {
     pub cids: Vec<Cid>,
 }
 
-/// What is answered: to a head one of it, to a tail any number of events and an end, to blocks one answer each.
+/// A response. A head request gets one head, a tail request any number of events and an end, a block request one
+/// answer for each block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Response {
@@ -84,11 +85,12 @@ pub struct ToldHead {
     /// The verifier key of the genesis block.
     pub vkey: String,
     pub checkpoint: String,
-    /// The root over the first events: as many as `held`, or all where there are fewer.
+    /// The root over the first `held` events, or over all if there are fewer.
     pub root: ByteBuf,
-    /// That the checkpoint's tree begins with them.
+    /// The proof that the checkpoint's tree begins with them.
     pub proof: Vec<ByteBuf>,
-    /// The events that changed the log's keys, in order; left out where none did, so that followers from before read it.
+    /// The events that changed the log's keys, in order; left out if there are none, so that older followers can read
+    /// it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rotations: Vec<ByteBuf>,
 }
@@ -101,7 +103,7 @@ pub struct End {
     pub proof: Vec<ByteBuf>,
 }
 
-/// What is known of one block.
+/// The answer about one block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
@@ -110,7 +112,7 @@ pub enum Answer {
     /// The block, or its last piece.
     Present(ByteBuf),
     Erased,
-    /// There, but not for this peer.
+    /// It may be there, but this peer may not read it.
     Withheld,
     Unknown,
 }
@@ -167,7 +169,7 @@ pub enum WireError {
     Io(#[source] io::Error),
 }
 
-/// The next frame; none where the stream ended between two. Dropping it midway loses what was read.
+/// Reads the next frame; `None` if the stream ended between two frames. Dropping it midway loses what was read.
 pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Vec<u8>>, WireError> {
     let mut head = [0; 4];
     let mut got = 0;
@@ -210,7 +212,7 @@ pub async fn write_frame<T: Serialize>(
     stream.flush().await.map_err(WireError::Io)
 }
 
-/// Reads a frame as a message.
+/// Parses a frame as a message.
 pub fn read<T: DeserializeOwned>(frame: &[u8]) -> Result<T, WireError> {
     decode(frame).map_err(|_| WireError::Malformed)
 }
@@ -219,7 +221,7 @@ pub fn hashes(proof: &[Hash]) -> Vec<ByteBuf> {
     proof.iter().map(|hash| ByteBuf::from(hash.to_vec())).collect()
 }
 
-/// A proof as it came; none where something in it is no hash.
+/// Parses a proof; `None` if an element is no hash.
 pub fn proof(hashes: &[ByteBuf]) -> Option<Vec<Hash>> {
     hashes.iter().map(|hash| hash.as_slice().try_into().ok()).collect()
 }

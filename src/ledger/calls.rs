@@ -124,7 +124,7 @@ impl Writer {
         Ok(Ruling::Done(self.sealer.seal(log_fact(node(), body), draft)?.into()))
     }
 
-    /// The latest call of a key: among those not folded yet, or in the state.
+    /// Returns the latest call with this idempotency key, from memory or, once it is folded, from the state.
     pub(super) fn keyed(&self, key: &Key) -> Result<Option<Call>, Fault> {
         if let Some(call) = self.working.keyed.get(key) {
             return Ok(Some(call.clone()));

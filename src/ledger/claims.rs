@@ -29,14 +29,14 @@ const HANDED_BYTES: usize = 8 * 1024 * 1024;
 /// Claims that may wait for work.
 const PARKED_MAX: usize = 10_000;
 
-/// What a wish about work comes to at once.
+/// What the writer can say at once to a wish about durable work.
 pub(super) enum Answer {
     Now(Ruling),
     /// The claim waits; whoever asked is answered when there is work, or when its time is over.
     Later(Box<Waiting>),
 }
 
-/// A claim that found nothing, without the one who asked.
+/// A claim that found nothing, before it is joined with the channel its answer goes to.
 pub(super) struct Waiting {
     worker: String,
     max: usize,
@@ -105,7 +105,8 @@ impl Writer {
         Ok(Answer::Now(worked(Worked::Claimed(handed))))
     }
 
-    /// Claims for a worker what it may have now.
+    /// Claims for a worker the tasks it may have now, and returns them. It reads the queue in memory: the state is
+    /// folded after the commit, so a query could hand out what was just taken.
     fn hand_out(
         &mut self,
         worker: &str,
@@ -171,8 +172,8 @@ impl Writer {
         }))
     }
 
-    /// The peer that a task in memory is carried to; none where it is done here. Errors: what is carried is handed out
-    /// to no one before it is known where.
+    /// Returns the peer that a task in memory is to run at, or `None` if it runs here. Errors: the task's run cannot
+    /// be loaded; a task for a peer is not handed out before its peer is known.
     fn carrier(&mut self, id: &str) -> Result<Option<String>, Fault> {
         let task = self.task(id)?;
         let Some(run) = task.facts.run.clone().filter(|_| carried(task)) else { return Ok(None) };
@@ -189,7 +190,7 @@ impl Writer {
         })
     }
 
-    /// Starts the call that does a task with its claim, where what it records is known already.
+    /// Starts the call of a tool's task in the commit of its claim, if all that its start records is known already.
     fn open_call(
         &mut self,
         id: &str,
@@ -221,7 +222,7 @@ impl Writer {
         })
     }
 
-    /// Puts back in the line what was claimed and nobody heard of.
+    /// Puts claimed tasks back in the line whose claim reached nobody.
     pub(super) fn give_back(
         &mut self,
         claims: &[(String, u64)],
@@ -267,7 +268,7 @@ impl Writer {
         self.advance(draft)
     }
 
-    /// Takes a worker's word about a task: it is heard, and the task is in memory.
+    /// Prepares for a worker's call about a task: records a sign of life and loads the task.
     fn word(
         &mut self,
         worker: &str,
@@ -409,7 +410,7 @@ impl Writer {
     }
 }
 
-/// The claims that a ruling hands out: tasks, and their fences.
+/// Returns the claims that a ruling hands out, as task ids with fences.
 pub(super) fn claims_of(ruling: Ruling) -> Vec<(String, u64)> {
     let handed = match ruling {
         Ruling::Began { ruled, .. } => return claims_of(*ruled),
@@ -422,7 +423,7 @@ pub(super) fn claims_of(ruling: Ruling) -> Vec<(String, u64)> {
     handed.into_iter().map(|handed| (handed.task, handed.fence)).collect()
 }
 
-/// The id of the call that an attempt makes: there is one, so the attempt's claim names it.
+/// Returns the id of an attempt's call. An attempt makes only one call, so the id follows from the claim's CID.
 pub(super) fn call_of(claimed: &Cid) -> String {
     data_encoding::HEXLOWER.encode(&claimed.digest()[..16])
 }

@@ -16,7 +16,7 @@ use crate::ledger::Ask;
 /// The longest sleep: after a jump of the wall clock, what is due is seen at the latest then.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
 
-/// The writer's hand on the clock: only the last time it was set to counts. Dropping it ends the clock.
+/// The writer's handle to the clock. Only the last time it was set to counts; dropping it ends the clock.
 pub(super) struct Alarm(Arc<Face>);
 
 /// What the clock looks at.
@@ -33,7 +33,7 @@ struct Set {
     ended: bool,
 }
 
-/// A clock, and what it is set by.
+/// Makes a clock and the handle that sets it.
 pub(super) fn clock() -> (Alarm, Arc<Face>) {
     let face = Arc::new(Face::default());
     (Alarm(face.clone()), face)
@@ -59,7 +59,7 @@ impl Face {
         self.changed.notify_one();
     }
 
-    /// Waits until something is due; false once the writer has ended.
+    /// Waits until something is due. Returns false once the writer has ended.
     fn rings(&self) -> bool {
         let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
         loop {

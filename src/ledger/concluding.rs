@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - the start stands before the change, and the ending after it;
-//! - what makes an ending on the writing thread is pure and short: what it may have to tell is bounded.
+//! - what makes an ending on the writing thread is pure and short: the size of its answer is bounded.
 
 use std::{fmt, sync::Arc};
 
@@ -16,19 +16,20 @@ use crate::{
     },
 };
 
-/// Bytes that a ruling may hand out where its call's ending is made by the writer.
+/// Bytes of tasks in a ruling whose call the writer ends itself. A larger answer is made by the call's own task, so
+/// that it does not hold up other commits.
 const HANDED_MAX: usize = 32 * 1024;
-/// What stands around the input of a task that is handed out.
+/// Bytes that a handed-out task takes in an answer beside its input.
 const HANDED_BYTES: usize = 256;
 
-/// Makes the ending of a call from what was ruled about its change; none where that is not all it needs. Whoever asks
-/// by a socket makes it after the ruling.
+/// Makes a call's ending from the ruling on its change. Returns `None` if the ending needs more than the ruling. A
+/// guest's ending is made after the ruling, because a function cannot cross the socket.
 #[derive(Clone)]
 pub struct Conclude(Arc<Makes>);
 
 type Makes = dyn Fn(&Ruling) -> Option<Concluded> + Send + Sync;
 
-/// How a call ends that began with its change.
+/// The ending of a call whose start and change are in the same commit.
 #[derive(Clone, Debug)]
 pub struct Concluded {
     pub outcome: EndOutcome,
@@ -49,7 +50,8 @@ impl fmt::Debug for Conclude {
 }
 
 impl Writer {
-    /// Ends the call `id` with what was ruled about its change, where that tells how; its ending, then.
+    /// Ends the call `id` by the ruling on its change. Returns its ending, or `None` if the call has to end by a
+    /// command of its own.
     pub(super) fn conclude(
         &mut self,
         id: String,
@@ -69,7 +71,7 @@ impl Writer {
     }
 }
 
-/// About how much an answer to this has to say.
+/// Returns about how many bytes the answer to this ruling takes.
 fn weight(ruled: &Ruling) -> usize {
     let Ruling::Worked(worked) = ruled else { return 0 };
     let (Worked::Claimed(handed) | Worked::Ended { next: handed, .. }) = &**worked else { return 0 };

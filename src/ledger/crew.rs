@@ -32,11 +32,11 @@ use crate::{
     worker::{self, Presence, Registered, Worker},
 };
 
-/// Things looked at in one commit because they are due.
+/// Due entities that one commit looks at.
 const DUE_MAX: usize = 1024;
-/// Ticks of schedules that fire in one commit: a long absence does not hold up everything else.
+/// Ticks of schedules that fire in one commit, so that making up for a long absence holds nothing else up.
 const TICKS_MAX: usize = 16;
-/// Workers that are there.
+/// Workers that have registered and not left.
 const WORKERS_MAX: usize = 10_000;
 /// Schedules that are not deleted.
 const SCHEDULES_MAX: usize = 1000;
@@ -105,7 +105,7 @@ impl Writer {
         Ok(Ok(self.worker_told(id, abandoned)))
     }
 
-    /// A worker's call: it lives, and it is who registered it.
+    /// Records a sign of life, after checking that the caller registered this worker.
     pub(super) fn heard(
         &mut self,
         id: &str,
@@ -134,7 +134,7 @@ impl Writer {
         Ok(Ok(()))
     }
 
-    /// Refuses one worker more where there are too many.
+    /// Returns the refusal of a new worker if there are as many as may be.
     fn crew_full(&self, id: &str) -> Option<Refusal> {
         let workers = &self.holding.workers;
         let message = || format!("{WORKERS_MAX} workers are registered already");
@@ -145,7 +145,7 @@ impl Writer {
         })
     }
 
-    /// Makes sure a worker is in memory, even one that has gone; false where there never was one of this id.
+    /// Loads a worker into memory, also one that has left. Returns false if none of this id ever registered.
     fn load_worker(&mut self, id: &str) -> Result<bool, Fault> {
         if self.holding.workers.contains_key(id) {
             return Ok(true);
@@ -163,7 +163,7 @@ impl Writer {
         Ok(true)
     }
 
-    /// What a registered worker can do.
+    /// Returns the capabilities that a worker registered with.
     pub(super) fn capabilities(&self, id: &str) -> Arc<BTreeSet<String>> {
         let words = self.holding.workers.get(id).map(|worker| worker.facts.capabilities.iter().cloned());
         Arc::new(words.into_iter().flatten().collect())
@@ -185,7 +185,7 @@ impl Writer {
         }
     }
 
-    /// Puts back what a worker holds.
+    /// Puts back in the line the tasks that a worker holds; returns how many.
     fn release_all(&mut self, id: &str, by: &By, draft: &mut Draft) -> Result<u64, Fault> {
         let held: Vec<String> = self.holding.held.get(id).into_iter().flatten().cloned().collect();
         let quietly = By { note: None, ..by.clone() };
@@ -231,7 +231,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends as interrupted the attempts of processes that have ended; says how many.
+    /// Ends as interrupted the attempts of processes that have ended; returns how many.
     pub(super) fn interrupt(&mut self, runners: &[String], draft: &mut Draft) -> Result<u64, Fault> {
         let of_runner = |live: &&super::holding::Live| {
             let lease = live.task.lease.as_ref().filter(|_| live.task.status == task::Status::Running);
@@ -255,7 +255,7 @@ impl Writer {
         Ok(lost.len() as u64)
     }
 
-    /// Looks at what is due.
+    /// Lets up to `DUE_MAX` due entities act.
     pub(super) fn tick(&mut self, draft: &mut Draft) -> Result<(), Fault> {
         let now_ms = self.now_ms();
         let by = By { actor: node(), cause: None, note: None, refs: Vec::new() };
@@ -393,7 +393,7 @@ impl Writer {
         Ok(Ok(Worked::Schedule { schedule: id.to_owned(), next_ms: None, replayed: false }))
     }
 
-    /// Fires a schedule, once: ticks that are made up for come one at a time, each due like anything else.
+    /// Fires one tick of a schedule. Ticks that were missed come one at a time, each due like anything else.
     fn schedule_due(&mut self, id: &str, by: &By, draft: &mut Draft) -> Result<(), Fault> {
         let moment = self.moment();
         let Some(timetable) = self.holding.schedules.get(id) else { return Ok(()) };
@@ -425,7 +425,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Why what a tick makes may not be submitted, as far as that is known before.
+    /// Returns why the task or run of a tick may not be submitted, as far as that can be known before.
     fn tick_refused(&mut self, id: &str, makes: &Made) -> Result<Option<Refusal>, Fault> {
         match makes {
             Made::Task { facts, input, .. } => {

@@ -32,7 +32,7 @@ use crate::{
 const DEPTH_MAX: usize = 16;
 /// The type of a task that is held by a run.
 const WAIT_RUN: &str = "wait:run";
-/// A step that says nothing of retries has none.
+/// The policy of a step that names none: no retries.
 const NO_RETRY: RetryPolicy = RetryPolicy {
     max_retries: 0,
     backoff_ms: 1000,
@@ -41,11 +41,11 @@ const NO_RETRY: RetryPolicy = RetryPolicy {
     jitter: true,
 };
 
-/// The contents that a run's rules may read, while a commit is made.
+/// Contents of payloads for a run's rules, read from the log and from the commit that is being made.
 pub(super) struct Reading<'a> {
     pub writer: &'a Writer,
     pub draft: &'a Draft,
-    /// Why a content could not be read, where that is not for its being erased.
+    /// Why a content could not be read; that it was erased is no fault.
     fault: RefCell<Option<Fault>>,
 }
 
@@ -54,7 +54,7 @@ impl<'a> Reading<'a> {
         Self { writer, draft, fault: RefCell::default() }
     }
 
-    /// What was decided, unless something could not be read.
+    /// Returns the decision, or the fault if a content it depends on could not be read.
     pub fn sound<T>(self, decided: T) -> Result<T, Fault> {
         self.fault.into_inner().map_or(Ok(decided), Err)
     }
@@ -86,7 +86,8 @@ impl Contents for Reading<'_> {
 }
 
 impl Writer {
-    /// Carries out what the runs that something happened to decide, until none decides anything.
+    /// Asks every run to which something has happened what it decides, and carries that out, until none decides
+    /// anything.
     pub(super) fn advance(&mut self, draft: &mut Draft) -> Result<(), Fault> {
         // What a decision brings about is decided on after the decisions it was made with.
         if self.holding.advancing {
@@ -232,13 +233,13 @@ impl Writer {
         Ok(kept)
     }
 
-    /// What a run decides is caused by what happened to it last, on behalf of who submitted it.
+    /// Cause and actor of a run's own decisions: its latest event, and its submitter.
     pub(super) fn by_run(&self, id: &str) -> By {
         let live = &self.holding.runs[id];
         By { actor: live.run.actor.clone(), cause: Some(live.last), note: None, refs: Vec::new() }
     }
 
-    /// What a step that calls this tool requires of whoever does it.
+    /// Returns what a worker must be capable of to run a step that calls this tool.
     fn requires(&self, id: &str, tool: Option<Cid>) -> Vec<String> {
         let peer = self.holding.runs.get(id).and_then(|live| live.run.facts.peer.as_ref());
         peer.filter(|_| tool.is_some()).map(|_| CARRIES.to_owned()).into_iter().collect()
@@ -304,7 +305,7 @@ impl Writer {
         self.reuse(task_id, output, earlier.cid(), by, draft)
     }
 
-    /// Ends a task that need not run with what another one gave.
+    /// Ends a task with the output of another, so that it need not run.
     fn reuse(
         &mut self,
         task_id: &str,
@@ -336,7 +337,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends a task whose signal came, and whose signal's content was erased before it could be handed over.
+    /// Fails a task whose signal came, but whose signal's content was erased before the task took it.
     fn settle_without(&mut self, task_id: &str, by: &By, draft: &mut Draft) -> Result<(), Fault> {
         let code = Code::FailedPrecondition.as_str();
         let error = json!({"code": code, "message": "the content of the signal was erased"}).to_string();
@@ -375,7 +376,7 @@ impl Writer {
         Ok(())
     }
 
-    /// How many runs a run is inside of, counted as far as they are open.
+    /// Returns how many open runs a run is nested in.
     fn depth(&self, id: &str) -> usize {
         let parent = |id: &str| {
             let parent = self.holding.runs.get(id)?.run.facts.parent.as_deref()?;
@@ -384,7 +385,7 @@ impl Writer {
         std::iter::successors(parent(id), |id| parent(id)).take(DEPTH_MAX + 1).count()
     }
 
-    /// Submits the run that a step waits for. One that is not sound fails the step.
+    /// Submits the child run that a step waits for. If its definition does not hold, the step fails.
     fn submit_child(
         &mut self,
         task_id: &str,

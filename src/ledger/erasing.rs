@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - only what an event holds as a payload is erased, and the event that says so is sealed before anything is taken away;
-//! - an erasure holds for what events before it name, within a commit too: what a later one records is content;
+//! - an erasure holds for payloads that events before it name, within a commit too; a payload that a later event
+//!   records is content again;
 //! - no event names a payload that is neither recorded with it nor here.
 
 use std::collections::HashSet;
@@ -30,7 +31,7 @@ const ONLY_PAYLOADS: &str =
     ": only payloads can be erased; `cairn trace EVENT --wide` names those that an event holds";
 const FIND_THEM: &str = "; `cairn trace EVENT --wide` names those that an event holds";
 
-/// What a block is that no event holds as a payload.
+/// Returns in words what a block is that no event holds as a payload.
 fn what(cid: &Cid, bytes: &[u8]) -> &'static str {
     if cid.codec() == Codec::Raw {
         "a part of a payload"
@@ -101,13 +102,14 @@ impl Writer {
         Ok(erasure::is_on_record(&self.state, self.reader.as_ref(), payload)?)
     }
 
-    /// Whether the content of a payload is here, or will be with this commit.
+    /// Returns whether the content of a payload is stored, or will be once this commit is.
     pub(super) fn is_there(&self, payload: &Cid, draft: &Draft) -> Result<bool, Fault> {
         let here = draft.block(payload).is_some() || self.reader.has_bytes(payload)?;
         Ok(here && !draft.is_erased(payload))
     }
 
-    /// Those of these payloads that an event may name without recording them again.
+    /// Returns those of the payloads whose content is there, so that an event may name them without recording them
+    /// again.
     pub(super) fn those_there(
         &self,
         payloads: impl IntoIterator<Item = PayloadRef>,
@@ -122,7 +124,8 @@ impl Writer {
         Ok(there)
     }
 
-    /// Gives back to runs and schedules what they lost to an erasure and this commit has recorded again.
+    /// Reloads the inputs of runs and schedules that lost them to an erasure and whose payloads this commit has
+    /// recorded again.
     pub(super) fn give_back_contents(&mut self, recorded: &HashSet<Cid>) -> Result<(), Fault> {
         let lost: Vec<Cid> = self.holding.lost.intersection(recorded).copied().collect();
         for payload in lost {

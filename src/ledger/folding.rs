@@ -32,6 +32,9 @@ pub(super) struct Folding {
 
 impl Folding {
     /// Folds what is committed until the writer ends. Ending here first stops the writer.
+    ///
+    /// The state is folded after the commit and not in it, because every caller would have to wait for the fold
+    /// otherwise.
     pub fn run(mut self, commits: Receiver<Committed>) {
         let mut synced = Instant::now();
         while let Ok(Committed { mut events, mut note }) = commits.recv() {
@@ -60,7 +63,7 @@ impl Folding {
         }
     }
 
-    /// Writes the signed head over what is folded into its file, and says how far that is.
+    /// Writes the signed head over the folded events into its file, then publishes how far that is.
     pub fn tell(&mut self, checkpoint: String, sync: bool) -> std::io::Result<()> {
         self.head.write(&checkpoint, sync)?;
         self.reach.send_replace(Reach { applied: self.folder.applied(), checkpoint });

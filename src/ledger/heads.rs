@@ -42,7 +42,7 @@ pub enum HeadError {
     Headless { found: u64 },
 }
 
-/// Events from one seq to before another, in words.
+/// A range of events, for error texts.
 struct Events {
     from: u64,
     to: u64,
@@ -57,13 +57,16 @@ impl fmt::Display for Events {
     }
 }
 
-/// The signed notes that speak of a log: the one in it, then those of the file beside it.
+/// Returns the signed notes about a log: the one committed in it, then those of the file `head`.
+///
+/// There are two places because the row in the log can never be behind its events, and the file is not put back by
+/// somebody who restores `log.db` by accident.
 pub fn notes(home: &Home, log: &dyn Reader) -> Result<Vec<String>, LogError> {
     let beside = home.signed_heads().unwrap_or_default();
     Ok(log.head()?.into_iter().chain(beside).collect())
 }
 
-/// The heads among `notes` that the log's keys signed, each that of its size.
+/// The heads of one log, by size: those whose signature is of the key in force at that size.
 pub(super) struct Heads {
     signed: Vec<(Checkpoint, String)>,
     /// The largest size that a note claims, whoever signed it.
@@ -93,7 +96,7 @@ impl Heads {
         }
     }
 
-    /// Whether every head that the log reaches is of this log, by its tree.
+    /// Returns whether every head up to the log's size agrees with its tree.
     pub fn agree(&self, tree: &StoredTiles<'_>, found: u64) -> Result<(), HeadError> {
         let reached = self.signed.iter().filter(|(head, _)| head.size <= found);
         match reached.map(|(head, _)| head).find(|head| !is_of(head, tree)) {
@@ -102,7 +105,7 @@ impl Heads {
         }
     }
 
-    /// Events under the largest head that is of this log, of `found` events.
+    /// Returns the size of the largest head that agrees with the log's first `found` events.
     fn covered(&self, tree: &StoredTiles<'_>, found: u64) -> u64 {
         let ours = self.signed.iter().map(|(head, _)| head);
         ours.filter(|head| head.size <= found && is_of(head, tree)).map(|head| head.size).max().unwrap_or(0)
@@ -121,8 +124,8 @@ pub struct TakenOver {
     pub events: u64,
 }
 
-/// Signs the log as it stands, for an operator who trusts it, and records that: `log.taken_over` names the events
-/// that no head covered. None where a head over exactly this log was there already.
+/// Signs the log as it stands, for an operator who trusts it, and records `log.taken_over` with the events that no
+/// head covered. Returns `None` if a head over exactly this log was there already.
 pub fn take_over(home: &Home, folder: &mut Folder) -> Result<Option<TakenOver>, OpenError> {
     let mut log = SqliteLog::open(&home.log_path(), true)?;
     let reader = log.reader()?;
@@ -148,7 +151,7 @@ pub fn take_over(home: &Home, folder: &mut Folder) -> Result<Option<TakenOver>, 
     Ok(Some(taken))
 }
 
-/// Appends what an operator did to a log that nobody has open, under a head of `signer` over it.
+/// Appends an operator's event to a log that nobody has open, with a head of `signer` over it.
 pub(super) fn record(
     log: &mut SqliteLog,
     reader: &dyn Reader,

@@ -41,28 +41,28 @@ pub struct Holding {
     /// Tasks in memory by the seq of their submission, as the queue names them.
     pub numbers: HashMap<u64, String>,
     pub queue: Queue,
-    /// What is to be looked at, and when; entries may be out of date, the entity decides.
+    /// When each entity is to be looked at. An entry may be out of date: the entity decides whether anything is due.
     pub due: BinaryHeap<Reverse<(u64, Due)>>,
     /// Tasks each worker holds.
     pub held: HashMap<String, BTreeSet<String>>,
     /// Live unique keys of tasks in memory.
     pub unique: HashMap<String, String>,
     pub runs: HashMap<String, LiveRun>,
-    /// Runs that something happened to since their rules were asked last.
+    /// Runs to which something has happened since they last decided.
     pub dirty: Vec<String>,
-    /// Runs that wait for another run, by that run.
+    /// By run: the runs that wait for it.
     pub dependents: HashMap<String, BTreeSet<String>>,
     pub workers: HashMap<String, Worker>,
     pub schedules: HashMap<String, Timetable>,
-    /// Peers that are connected, or that something was heard of lately.
+    /// Peers that are connected or were heard of lately.
     pub peers: HashMap<String, Peer>,
     pub parked: VecDeque<Parked>,
-    /// Claims that were committed and heard of by nobody: tasks, and their fences.
+    /// Committed claims whose answer reached nobody, as task ids with fences.
     pub unheard: Vec<(String, u64)>,
     pub contents: Contents,
-    /// Payloads of runs and schedules here that were erased: recorded again, they are given back.
+    /// Erased inputs of runs and schedules in memory. An input that is recorded again is loaded again.
     pub lost: HashSet<Cid>,
-    /// Entities in the order they were touched, so that what the state has folded can be let go.
+    /// Entities in the order they were touched. An entity may leave memory once the state has folded its last event.
     touched: VecDeque<(u64, String)>,
     /// Runs that have nothing left to do, likewise.
     pub rested: VecDeque<(u64, String)>,
@@ -70,7 +70,7 @@ pub struct Holding {
     pub gone: VecDeque<(u64, String)>,
     /// Whether decisions are being carried out.
     pub advancing: bool,
-    /// Whether something may be handed out that could not before.
+    /// Whether a task may have become available to a waiting claim.
     pub fresh: bool,
 }
 
@@ -87,13 +87,13 @@ pub struct LiveRun {
     pub last_seq: u64,
 }
 
-/// A schedule and what it makes; nothing while that is erased, and then it does not fire.
+/// A schedule and what it makes. `makes` is `None` while its payload is erased; the schedule does not fire then.
 pub struct Timetable {
     pub schedule: Schedule,
     pub makes: Option<super::work::Made>,
 }
 
-/// What has a time of its own.
+/// An entity that has something to do at a time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Due {
     Task(String),
@@ -116,7 +116,7 @@ pub struct Parked {
     pub reply: oneshot::Sender<Ruling>,
 }
 
-/// Where a task stands for the indexes.
+/// What the indexes hold of a task.
 #[derive(PartialEq)]
 struct Standing {
     waits: Option<(i64, u64)>,
@@ -134,7 +134,7 @@ impl Standing {
     }
 }
 
-/// The worker that has it.
+/// Returns the worker that holds the lease on a task.
 fn holder(task: &Task) -> Option<&str> {
     let lease = task.lease.as_ref().filter(|_| task.status == Status::Running);
     lease.map(|lease| lease.worker.as_str())
@@ -148,13 +148,13 @@ fn claimant(body: &Body) -> Option<&String> {
     }
 }
 
-/// Whether a worker could have it.
+/// Returns whether a task is in the queue.
 fn waits(task: &Task) -> bool {
     task.status == Status::Queued && task.facts.hold.is_none()
 }
 
 impl Holding {
-    /// Takes a task into memory, with what follows for the indexes where it is not in them yet.
+    /// Takes a task into memory, and into the indexes if it is not in them yet.
     pub fn keep(&mut self, task: Task, input: Option<Arc<str>>) {
         let input = input.filter(|input| input.len() <= INPUT_KEPT);
         self.touched.push_back((task.last_seq, task.id.clone()));
@@ -162,7 +162,7 @@ impl Holding {
         self.tasks.insert(task.id.clone(), Live { task, input });
     }
 
-    /// Takes a new task into memory and into the line.
+    /// Takes a new task into memory and into the queue.
     pub fn enter(&mut self, task: Task, input: Option<Arc<str>>, now_ms: u64) {
         self.index(&task, now_ms);
         if let Some(key) = &task.facts.unique_key {
@@ -171,7 +171,7 @@ impl Holding {
         self.keep(task, input);
     }
 
-    /// Lets a claim wait.
+    /// Keeps a claim until there is work for it.
     pub fn park(&mut self, parked: Parked) {
         self.due.push(Reverse((parked.until_ms, Due::Claims)));
         self.parked.push_back(parked);
@@ -195,7 +195,7 @@ impl Holding {
         }
     }
 
-    /// Folds an event of a task, and what follows for the indexes.
+    /// Folds an event of a task and brings the indexes up to date.
     pub fn apply(&mut self, id: &str, body: &Body, event: &Event, now_ms: u64) {
         let Some(live) = self.tasks.get_mut(id) else { return };
         let before = Standing::of(&live.task);
@@ -251,7 +251,7 @@ impl Holding {
         self.workers.insert(worker.id.clone(), worker);
     }
 
-    /// Lets go of a payload that was erased, wherever it is in memory.
+    /// Removes an erased payload from all of memory.
     pub fn erase(&mut self, payload: &Cid) {
         self.contents.erase(payload);
         for live in self.tasks.values_mut() {
@@ -274,7 +274,7 @@ impl Holding {
         }
     }
 
-    /// Where a waiting task stands among those of its kind.
+    /// Returns how many tasks of its kind stand before a waiting task.
     pub fn position(&self, task: &Task) -> Option<u64> {
         waits(task).then(|| self.queue.position(&waiting(task, &class(task))))
     }
@@ -288,7 +288,7 @@ impl Holding {
             .chain(linked.map(|link| link.runner.clone()))
     }
 
-    /// Leaves to the state the peers that it has folded, that are not connected, and whose last events are the oldest.
+    /// Drops from memory up to `count` unconnected peers that the state has folded, those heard of longest ago first.
     pub fn leave_peers(&mut self, count: usize, applied: u64) {
         let left = self.peers.values().filter(|peer| peer.link.is_none() && peer.last_seq < applied);
         let mut left: Vec<(u64, String)> = left.map(|peer| (peer.last_seq, peer.id.clone())).collect();
@@ -304,7 +304,7 @@ impl Holding {
         [due, self.queue.next_ms()].into_iter().flatten().min()
     }
 
-    /// Lets go of what the state has folded and nobody needs at once.
+    /// Drops from memory what the state has folded and no rule needs at once.
     pub fn forget(&mut self, applied: u64) {
         while let Some((seq, _)) = self.touched.front()
             && *seq < applied
@@ -363,7 +363,7 @@ fn waiting<'a>(task: &'a Task, class: &'a Class) -> Waiting<'a> {
     }
 }
 
-/// Contents of payloads that steps may read, the newest of them.
+/// A bounded cache of the contents that steps may read; the oldest go first.
 #[derive(Default)]
 pub struct Contents {
     texts: HashMap<Cid, Arc<str>>,
@@ -372,7 +372,7 @@ pub struct Contents {
     parsed: RefCell<Parsed>,
 }
 
-/// Contents that were parsed, and how much text they are.
+/// A bounded cache of parsed contents, with the bytes of text they came from.
 #[derive(Default)]
 struct Parsed {
     values: HashMap<Cid, Arc<Value>>,
@@ -384,12 +384,12 @@ impl Contents {
         self.texts.get(payload).cloned()
     }
 
-    /// A content that was read before, parsed.
+    /// Returns the parsed content of a payload, if it is in the cache.
     pub fn parsed(&self, payload: &Cid) -> Option<Arc<Value>> {
         self.parsed.borrow().values.get(payload).cloned()
     }
 
-    /// Keeps what a text of `len` bytes was parsed to.
+    /// Caches the value that a text of `len` bytes was parsed to.
     pub fn keep_parsed(&self, payload: Cid, value: Arc<Value>, len: usize) {
         let mut parsed = self.parsed.borrow_mut();
         if parsed.bytes + len > PARSED_KEPT {
@@ -400,7 +400,7 @@ impl Contents {
         }
     }
 
-    /// Lets go of a content that was erased.
+    /// Removes an erased content.
     fn erase(&mut self, payload: &Cid) {
         if let Some(text) = self.texts.remove(payload) {
             self.bytes -= text.len();

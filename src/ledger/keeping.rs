@@ -1,8 +1,8 @@
 //! The writer's part in the log's own keeping: tokens, settings, what was read and refused, which key salts it.
 //!
 //! Invariants:
-//! - what stands on record already is not recorded again: saying the same twice changes nothing;
-//! - what is compared with is the whole record, also what is committed and not folded yet.
+//! - a fact that is on record already is not recorded again: saying the same twice changes nothing;
+//! - the record it is compared with includes events that are committed and not folded yet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,30 +28,31 @@ use crate::{
     query,
 };
 
-/// Events of one kind that are looked through for what was recorded before.
+/// Events of one kind that are searched for an earlier record.
 const LOOKED_MAX: u64 = 16 * 1024;
 
-/// What is to stand on record about how the log is kept.
+/// A fact about the log's own keeping that is to be on record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Keeping {
-    /// Which key salts the log, where nothing says so.
+    /// Which key salts the log, if no event says so yet.
     Salted,
     TokenAdded(TokenAdded),
     TokenRevoked(TokenRevoked),
     /// These tokens are in force, and no others.
     Tokens(Vec<TokenAdded>),
-    /// Its actor was given the content of this many payloads.
+    /// The actor was given the content of this many payloads. Reads are counted by the minute, because an event each
+    /// would let anybody fill the log.
     Read {
         reads: u64,
         minute: u64,
     },
-    /// Its actor was refused this often.
+    /// The actor was refused this often.
     Refused {
         refusals: u64,
         minute: u64,
         reason: Reason,
     },
-    /// A door is opened under these settings; `usual` where they are what nobody changed.
+    /// A door is opened under these settings; `usual` if they are the defaults.
     Configured {
         door: String,
         settings: BTreeMap<String, String>,
@@ -60,7 +61,7 @@ pub enum Keeping {
 }
 
 impl Writer {
-    /// Records what is not on record yet.
+    /// Records the fact, unless it is on record already.
     pub(super) fn keep(
         &mut self,
         keeping: Keeping,
@@ -89,7 +90,8 @@ impl Writer {
         Ok(Ruling::Done(self.sealer.seal(log_fact(actor.clone(), body), draft)?.into()))
     }
 
-    /// The event of a count that an earlier owner may have recorded; other wishes see for themselves what is on record.
+    /// Returns the ruling on a count that an earlier owner has recorded already. All other facts compare themselves
+    /// with the record.
     pub(super) fn counted_before(
         &self,
         keeping: &Keeping,
@@ -138,7 +140,7 @@ impl Writer {
         Ok(Ruling::Done(self.sealer.seal(fact, draft)?.into()))
     }
 
-    /// Records what differs between the tokens in force and those on record.
+    /// Records each difference between the tokens in force and those on record.
     fn tokens(&mut self, tokens: Vec<TokenAdded>, actor: &Actor, draft: &mut Draft) -> Result<Ruling, Fault> {
         let in_force: BTreeSet<&str> = tokens.iter().map(|token| token.token.as_str()).collect();
         let mut gone = BTreeSet::new();
@@ -187,7 +189,7 @@ impl Writer {
         Ok(Ruling::Done(self.sealer.seal(fact, draft)?.into()))
     }
 
-    /// What was last recorded about a subject.
+    /// Returns the body of the last event about a subject.
     fn last_about(&self, subject: &str, draft: &Draft) -> Result<Option<Body>, Fault> {
         let about = |event: &&Event| event.fields().subject == subject;
         if let Some(event) = draft.batch.events.iter().rev().find(about) {
@@ -201,7 +203,7 @@ impl Writer {
         Ok(event.and_then(|event| event.body()))
     }
 
-    /// The events of a kind, the last first, as far back as is looked.
+    /// Returns the last `LOOKED_MAX` events of a kind, the last first.
     fn of_kind(&self, kind: &str, draft: &Draft) -> Result<Vec<Event>, Fault> {
         let mut events = self.unfolded()?;
         events.extend(draft.batch.events.iter().cloned());
@@ -216,7 +218,7 @@ impl Writer {
         Ok(events)
     }
 
-    /// Events of the commits before this one that the state may not have yet.
+    /// Returns the committed events that the state may not have folded yet.
     fn unfolded(&self) -> Result<Vec<Event>, Fault> {
         let applied = self.applied.borrow().applied;
         let mut events = Vec::new();

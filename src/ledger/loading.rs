@@ -29,7 +29,7 @@ use crate::{
     workflow::run::status::Status,
 };
 
-/// How the state calls a worker that has left or is lost.
+/// The state's word for a worker that has left or is lost.
 const OFFLINE: &str = "offline";
 
 /// The state and the log, as they stand when nobody writes.
@@ -97,7 +97,7 @@ impl Loading<'_> {
         Ok(holding)
     }
 
-    /// Tells runs of those they wait for that have ended.
+    /// Tells each run which of the runs it waits for have ended.
     fn dependencies(&self, holding: &mut Holding) -> Result<(), OpenError> {
         let ended = holding.dependents.keys().filter(|other| !holding.runs.contains_key(*other));
         let ended: Vec<String> = ended.cloned().collect();
@@ -180,7 +180,7 @@ impl Loading<'_> {
     }
 }
 
-/// What the writer reads runs from: the state as it folds it, and the log.
+/// The source that the writer reads runs from: the state as far as it is folded, and the log.
 struct OnRecord<'a> {
     state: &'a Database,
     log: &'a dyn Reader,
@@ -201,24 +201,24 @@ impl Source for OnRecord<'_> {
     }
 }
 
-/// What a schedule makes; none where that was erased.
+/// Returns what a schedule makes, or `None` if its payload was erased.
 pub(super) fn makes(state: &Database, log: &dyn Reader, payload: &Cid) -> Result<Option<Made>, StateError> {
     let bytes = source::content(&OnRecord { state, log }, payload).map_err(fault)?;
     Ok(bytes.and_then(|bytes| decode(&bytes).ok()))
 }
 
-/// The inputs of a run; null where they were erased.
+/// Returns the inputs of a run; JSON null if they were erased.
 pub(super) fn inputs(state: &Database, log: &dyn Reader, payload: &Cid) -> Result<Arc<Value>, StateError> {
     let bytes = source::content(&OnRecord { state, log }, payload).map_err(fault)?;
     Ok(Arc::new(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()))
 }
 
-/// A run with its plan and inputs, folded from its events and those of its tasks.
+/// Returns a run with its plan and inputs, folded from its events and those of its tasks.
 pub(super) fn load_run(state: &Database, log: &dyn Reader, id: &str) -> Result<Option<LiveRun>, StateError> {
     run_before(state, log, id, None)
 }
 
-/// As [`load_run`], as the run stood at the event `as_of`.
+/// Like [`load_run`], but as the run stood after the event `as_of`.
 pub(super) fn run_before(
     state: &Database,
     log: &dyn Reader,

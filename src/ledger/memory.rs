@@ -67,7 +67,7 @@ impl Writer {
         Ok(&live.task)
     }
 
-    /// Makes sure a task is in memory; false where there is none of this id.
+    /// Loads a task into memory. Returns false if there is none of this id.
     pub(super) fn load_task(&mut self, id: &str) -> Result<bool, Fault> {
         if self.holding.tasks.contains_key(id) {
             return Ok(true);
@@ -85,7 +85,7 @@ impl Writer {
         Ok(true)
     }
 
-    /// The id of the task that was submitted at `seq`, which is in memory then.
+    /// Loads the task that was submitted at `seq` and returns its id.
     pub(super) fn number(&mut self, seq: u64) -> Result<String, Fault> {
         if let Some(id) = self.holding.numbers.get(&seq) {
             return Ok(id.clone());
@@ -99,7 +99,7 @@ impl Writer {
         }
     }
 
-    /// The live task that holds a unique key.
+    /// Returns the task with this unique key that has not ended, if there is one.
     fn holder_of(&mut self, key: &str) -> Result<Option<String>, Fault> {
         let id = match self.holding.unique.get(key) {
             Some(id) => Some(id.clone()),
@@ -113,7 +113,7 @@ impl Writer {
         Ok(live.then_some(id))
     }
 
-    /// Refuses what would be a second live task of its unique key.
+    /// Refuses a task if another with the same unique key has not ended.
     pub(super) fn unique(&mut self, key: Option<&String>) -> Result<Result<(), Refusal>, Fault> {
         let Some(key) = key else { return Ok(Ok(())) };
         let Some(holder) = self.holder_of(key)? else { return Ok(Ok(())) };
@@ -127,7 +127,7 @@ impl Writer {
         Ok(Worked::Task { task: Box::new(task), position, replayed })
     }
 
-    /// The content of a payload, as text: from memory, from what is about to be committed, or from the log.
+    /// Returns the content of a payload as text: from memory, from the commit that is being made, or from the log.
     pub(super) fn text(&self, payload: Option<Cid>, draft: &Draft) -> Result<Option<Arc<str>>, Fault> {
         let Some(cid) = payload.filter(|cid| !draft.is_erased(cid)) else { return Ok(None) };
         if let Some(text) = self.holding.contents.get(&cid) {
@@ -149,7 +149,7 @@ impl Writer {
         Ok(content.and_then(|content| String::from_utf8(content).ok()).map(Arc::from))
     }
 
-    /// A payload of this node's own making.
+    /// Seals JSON text that this node wrote as a payload.
     pub(super) fn payload(&self, text: &str) -> Result<SealedPayload, Fault> {
         Payload::seal(&self.salt, JSON, text.as_bytes())
             .map_err(|_| Fault::Broken { what: "content is over the bound of a payload" })

@@ -55,7 +55,7 @@ pub struct Settings {
     pub group_max: usize,
     pub fsync: bool,
     pub checkpoint_interval: Duration,
-    /// Told of every commit.
+    /// Counts every commit.
     pub metrics: Option<Arc<Metrics>>,
     /// The bounds of durable work.
     pub limits: Limits,
@@ -127,9 +127,9 @@ impl Running {
     }
 }
 
-/// What the caller gives that rules may not take for themselves: a name, and randomness.
+/// What the caller provides because opening takes neither names nor randomness from its surroundings.
 pub struct Birth<'a> {
-    /// Said in the lock file.
+    /// Written into the lock file, for whoever finds the directory in use.
     pub owner: &'a str,
     pub random: &'a mut dyn FnMut() -> [u8; 32],
     pub now_us: u64,
@@ -189,7 +189,7 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
     Ok((ledger, running))
 }
 
-/// A log that may be written: what the checks of [`open`] have found good.
+/// A log that has passed the checks of [`open`] and may be written.
 struct Checked {
     lock: Lock,
     log: Box<dyn Log>,
@@ -292,9 +292,10 @@ fn begin(log: &mut dyn Log, keys: &Keys, nonce: [u8; 32], now_us: u64) -> Result
     Ok(())
 }
 
-/// Holds the salt key beside a log to what the log says of it; returns its commitment, and whether that is on record.
+/// Checks the salt key beside a log against the commitment in the log. Returns the commitment, and whether it is on
+/// record.
 ///
-/// Without the state only the first event is asked, which says it in every log but those from before it did.
+/// Without the state only the first event is read. It holds the commitment, except in logs begun before it did.
 pub(super) fn check_salt(
     home: &Home,
     state: Option<&Database>,
@@ -308,7 +309,8 @@ pub(super) fn check_salt(
     }
 }
 
-/// Which key salts the log, as its first event says, or one after it in a log from before.
+/// Returns the commitment to the salt key that is on record: in the first event, or in a later `log.salted` of an old
+/// log.
 fn salt_on_record(state: Option<&Database>, reader: &dyn Reader) -> Result<Option<[u8; 16]>, OpenError> {
     let first = reader.event_at(0)?.and_then(|event| event.body());
     if let Some(Body::LogOpened(LogOpened { salt: Some(salt), .. })) = first {
@@ -333,15 +335,16 @@ pub fn genesis(reader: &dyn Reader) -> Result<Genesis, LogError> {
     }
 }
 
-/// Whether the keys in a data directory are those of the log in it. For whoever holds the lock.
+/// Checks that the keys in a data directory are those of its log. The caller must hold the lock.
 pub fn fits(home: &Home, log: &dyn Reader) -> Result<(), OpenError> {
     let (keys, _) = signer(home, log, &genesis(log)?)?;
     check_salt(home, None, log, &keys.log()).map(|_| ())
 }
 
-/// The log's keys, and its signer, if the key beside the log is the one in force. For whoever holds the lock.
+/// Returns the log's keys, and its signer if the key beside the log is the one in force. The caller must hold the
+/// lock.
 ///
-/// A change of keys that a crash broke off is ended here, whichever way it had gone.
+/// A rotation of keys that a crash broke off is completed or undone here, by what the log holds of it.
 pub(super) fn signer(
     home: &Home,
     reader: &dyn Reader,
@@ -373,7 +376,7 @@ pub(super) fn signer(
     }
 }
 
-/// The state, caught up with the log; made anew where it is damaged or another log's.
+/// Returns the state, caught up with the log. A state that is damaged or of another log is derived anew.
 pub fn derive(home: &Home, log: &dyn Log, step: &mut dyn FnMut(u64)) -> Result<Folder, StateError> {
     let resumed = state::open(&home.state_path())
         .and_then(|state| Folder::resume(state, log.reader()?))
@@ -408,7 +411,7 @@ fn belongs(folder: &Folder, reader: &dyn Reader) -> Result<bool, LogError> {
     Ok(reader.event_at(last)?.map(|event| event.cid()) == folder.last())
 }
 
-/// Removes what is derived, so that it is derived again. For whoever holds the lock.
+/// Removes the derived state, so that it is derived again. The caller must hold the lock.
 pub fn remove_state(home: &Home) -> Result<(), HomeError> {
     for suffix in ["", "-wal", "-shm"] {
         let mut path = home.state_path().into_os_string();
@@ -423,7 +426,8 @@ pub fn remove_state(home: &Home) -> Result<(), HomeError> {
     home.keep_private()
 }
 
-/// Erases again what is on record as erased and was not recorded again since: a crash may have come between the two.
+/// Erases again every payload that is on record as erased and was not recorded again since. A crash may have come
+/// between the commit of `payload.erased` and the removal of the bytes.
 fn erase_again(state: &Database, log: &mut dyn Log, reader: &dyn Reader) -> Result<(), OpenError> {
     log.erase(&query::erasure::pending(state, reader)?)?;
     Ok(())
@@ -449,7 +453,8 @@ fn working(state: &Database, reader: &dyn Reader) -> Result<Working, OpenError> 
     Ok(working)
 }
 
-/// Runners of open calls and attempts whose processes have ended.
+/// Returns the runners of open calls and attempts whose processes have ended. A runner is known by its lock on a file
+/// and not by a process id, because ids are reused.
 fn dead_runners(working: &Working, holding: &Holding, home: &Home) -> Vec<String> {
     let mut runners: Vec<String> = working.open.values().map(|call| call.runner.clone()).collect();
     runners.extend(holding.runners());

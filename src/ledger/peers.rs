@@ -24,19 +24,19 @@ use crate::{
 
 /// Peers in memory.
 const PEERS_KEPT: usize = 10_000;
-/// Peers that are left to the state at a time.
+/// Peers that are dropped from memory at a time.
 const PEERS_LEFT: usize = 1_000;
 /// Artefacts of one event; beside them there is room for a note.
 const ARTIFACTS_MAX: usize = 8;
 
-/// News about another node, or about finding any: who tells it, from which event it follows, and what goes with it.
+/// News about another node or about a bootstrap, with its actor, its cause and its attachments.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Peering {
-    /// The peer's id; of a bootstrap, the bootstrap's own.
+    /// The peer's id, or the bootstrap's.
     pub id: String,
     pub news: News,
     pub actor: Actor,
-    /// The event that brought it about: the call that asked, say; of `bootstrap.finished`, its start.
+    /// The event it follows from, such as the call that asked; for `bootstrap.finished`, its start.
     pub cause: Option<Cid>,
     pub refs: Vec<Cid>,
     /// The reason given.
@@ -46,7 +46,7 @@ pub struct Peering {
 }
 
 impl Peering {
-    /// News that this node tells of its own accord.
+    /// Makes news whose actor is this node itself.
     pub fn new(id: impl Into<String>, news: News) -> Self {
         Self {
             id: id.into(),
@@ -114,7 +114,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Parts from the peers whose connections processes held that have ended; says where the last is told.
+    /// Records the disconnection of peers whose connections were held by these ended processes. Returns the last
+    /// event.
     pub(super) fn part(&mut self, runners: &[String], draft: &mut Draft) -> Result<Option<Sealed>, Fault> {
         let held = |peer: &&Peer| peer.link.as_ref().is_some_and(|link| runners.contains(&link.runner));
         let mut lost: Vec<String> =
@@ -137,7 +138,7 @@ impl Writer {
         Ok(last)
     }
 
-    /// The peer, if it was ever heard of.
+    /// Loads a peer into memory; returns `None` if it was never heard of.
     fn load_peer(&mut self, id: &str) -> Result<Option<&Peer>, Fault> {
         if !self.holding.peers.contains_key(id)
             && let Some(peer) = query::peers::peer(&self.state, id)?

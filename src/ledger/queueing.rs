@@ -19,7 +19,7 @@ use crate::{
     task::Status,
 };
 
-/// Tasks that one command looks at: what else is asked of the writer waits no longer than these take.
+/// Tasks that one command looks at, so that it does not hold up other commands for long.
 const CLEAR_MAX: usize = 256;
 
 impl Writer {
@@ -44,7 +44,7 @@ impl Writer {
         Ok(Ok(self.queue_now(0, None)))
     }
 
-    /// Takes out of the line, or out of the lists, some tasks that are no steps of a run.
+    /// Clears up to `CLEAR_MAX` tasks of one status that are no steps of a run. The answer says where to go on.
     pub(super) fn clear(
         &mut self,
         status: Status,
@@ -75,7 +75,7 @@ impl Writer {
         Ok(Ok(self.queue_now(cleared, next)))
     }
 
-    /// The first tasks of one status by priority and age, from those the state knows and those it may not have folded yet.
+    /// Returns the first tasks of one status by priority and age, those not folded yet included.
     fn clearable(&self, status: Status, from: (u64, u64)) -> Result<Vec<(u64, u64)>, Fault> {
         let known = query::work::of_status(&self.state, status.as_str(), from, CLEAR_MAX)?;
         let near = self.holding.tasks.values().map(|live| &live.task);

@@ -1,7 +1,7 @@
 //! Commands that are said again: an earlier owner may have committed them and could not answer.
 //!
 //! Invariants:
-//! - what the log holds of a command is its answer; it is ruled anew only where the log holds nothing of it;
+//! - the answer to a command is what the log holds of it; it is ruled anew only if the log holds nothing of it;
 //! - what the earlier owner committed is folded before anything is said again.
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Writer {
-    /// The ruling of a command that an earlier owner committed and could not answer.
+    /// Returns the ruling on a command that an earlier owner committed and could not answer, if it did.
     pub(super) fn ruled(&mut self, command: &Command, draft: &mut Draft) -> Result<Option<Ruling>, Fault> {
         let id = match command {
             Command::Begin { start, work, .. } => return self.began(start, work, draft),
@@ -58,7 +58,7 @@ impl Writer {
         })
     }
 
-    /// A call that began with its change: the two were committed together, and its ending perhaps with them.
+    /// The same for a call whose start and change are one commit, perhaps with its ending.
     fn began(&mut self, start: &Command, work: &Work, draft: &mut Draft) -> Result<Option<Ruling>, Fault> {
         let started = match self.ruled(start, draft)? {
             Some(Ruling::Run(started)) => started,
@@ -75,7 +75,7 @@ impl Writer {
         Ok(Some(Ruling::Began { started, ruled: Box::new(ruled), ended: None }))
     }
 
-    /// How the call that began with this event has ended, if it has.
+    /// Returns the ending of the call with this start, if it has ended.
     fn ending(&self, started: &Sealed) -> Result<Option<Ending>, Fault> {
         let Some(ended) = query::ending_of(&self.state, started.seq)? else { return Ok(None) };
         let mut call = self.reader.event_at(started.seq)?.as_ref().and_then(Call::begun);
@@ -85,7 +85,7 @@ impl Writer {
         Ok(call.and_then(|call| call.ending))
     }
 
-    /// What came of a change, from the events that name the call that asked for it.
+    /// Returns the ruling on a change, from the events whose cause is the call that asked for it.
     fn ruled_work(&mut self, work: &Work, draft: &mut Draft) -> Result<Option<Ruling>, Fault> {
         if let (Wish::Claim { hand: Some(hand), max, .. }, None) = (&work.wish, work.cause) {
             let handed = if *max == 0 { Vec::new() } else { self.handed_to(hand, draft)? };
@@ -159,7 +159,7 @@ impl Writer {
         Ok(told.map(worked))
     }
 
-    /// Events that name another as what they follow from, in their order.
+    /// Returns the events with this cause, in order.
     fn caused_by(&self, cause: Option<Cid>) -> Result<Vec<Event>, Fault> {
         let Some(seq) = cause.map(|cause| self.reader.seq_of(&cause)).transpose()?.flatten() else {
             return Ok(Vec::new());
@@ -173,7 +173,7 @@ impl Writer {
         Ok(events)
     }
 
-    /// The claims among these events that hold still.
+    /// Returns the tasks of those claims among `events` that still hold.
     fn handed_by(&mut self, events: &[Event], draft: &Draft) -> Result<Vec<Handed>, Fault> {
         let mut handed = Vec::new();
         for event in events.iter().filter(|event| matches!(event.body(), Some(Body::TaskClaimed(_)))) {
@@ -185,7 +185,7 @@ impl Writer {
         Ok(handed)
     }
 
-    /// What a lane of a process was given since it asked: it had heard of everything before.
+    /// Returns the tasks that a lane of a process was given after `hand.since`; it has heard of those before.
     fn handed_to(&mut self, hand: &Hand, draft: &Draft) -> Result<Vec<Handed>, Fault> {
         let of_lane = self.holding.tasks.values().filter_map(|live| {
             let lease = live.task.lease.as_ref().filter(|_| live.task.status == Status::Running)?;
@@ -206,7 +206,7 @@ impl Writer {
         Ok(handed)
     }
 
-    /// A task in memory as this claim handed it out; none where the claim is over.
+    /// Returns a task as this claim handed it out, or `None` if the claim no longer holds.
     fn handed_again(&mut self, id: &str, claimed: Sealed, draft: &Draft) -> Result<Option<Handed>, Fault> {
         let task = self.task(id)?;
         let holds = task.lease.as_ref().is_some_and(|lease| lease.claimed == claimed.cid);
@@ -224,7 +224,7 @@ impl Writer {
         self.handed(id, input, claimed, call)
     }
 
-    /// The steps that the cancel of a run among these events has ended.
+    /// Returns the steps that were cancelled with a run, if a cancel is among `events`.
     fn cancelled_by(&self, events: &[Event]) -> Result<Vec<String>, Fault> {
         let mut steps = Vec::new();
         for cancel in events.iter().filter(|event| matches!(event.body(), Some(Body::WorkflowCancelled(_)))) {

@@ -36,13 +36,13 @@ use crate::{
     verify::{Checks, Report, Verdict, verify},
 };
 
-/// Where the copy is made ready, in the directory it will be in.
+/// The directory in which the copy is prepared, within the data directory.
 const PART: &str = "restore.part";
-/// What the directory is named by that an earlier log is moved aside into.
+/// The prefix of the directory that an earlier log is moved aside into.
 pub const ASIDE: &str = "before-restore-";
-/// What makes a directory one that holds a log, or did.
+/// The files by which a directory is known to hold a log, or to have held one.
 const MARKS: [&str; 2] = ["log.db", "head"];
-/// What is moved aside, in this order: the log's file goes after what belongs to it.
+/// Files that are moved aside, in this order: `log.db` goes after the files that belong to it.
 const OLD: [&str; 9] = [
     "log.db-wal",
     "log.db-shm",
@@ -54,52 +54,53 @@ const OLD: [&str; 9] = [
     "followed",
     "keys",
 ];
-/// What is moved in; the head, which makes it count, comes after them.
+/// Files that are moved in, in this order; the file `head` follows last, because only with it does a start accept the
+/// log.
 const NEW: [&str; 7] = ["keys", "archives", "followed", "state.db-wal", "state.db", "log.db-wal", "log.db"];
 
 /// What is restored, and where.
 pub struct Restore<'a> {
     pub backup: &'a Home,
     pub into: &'a Path,
-    /// Whether a log that is there may be moved aside.
+    /// Whether an existing log may be moved aside.
     pub replace: bool,
-    /// A directory of keys that were kept apart.
+    /// The log's keys, if they were kept apart from the backup.
     pub keys: Option<&'a Path>,
-    /// A later copy of the log, which knows what was erased.
+    /// A later copy of the log, which says what was erased since the backup.
     pub later: Option<&'a Home>,
-    /// The directory of other nodes' logs.
+    /// The directory of followed logs.
     pub logs: &'a str,
-    /// The name under which what is there is moved aside.
+    /// The name of the directory that an existing log is moved aside into.
     pub aside: &'a str,
     pub owner: &'a str,
     pub random: fn() -> [u8; 32],
     pub now_us: u64,
 }
 
-/// What came of it.
+/// What was restored, and what was found on the way.
 #[derive(Debug)]
 pub struct Restored {
     pub copied: Copied,
     /// Whether the log can go on: its keys are there.
     pub keys: bool,
-    /// Where what was there is now.
+    /// Where the earlier log was moved to.
     pub aside: Option<PathBuf>,
-    /// Whether the tokens are those that were there, which are newer than the backup's.
+    /// Whether the tokens that were there stay; they are newer than the backup's.
     pub tokens_stay: bool,
-    /// What the log that was there tells; none where there was none.
+    /// What the replaced log says; `None` if there was none.
     pub old: Option<Later>,
-    /// What the later copy tells that was given.
+    /// What the given later copy says.
     pub later: Option<Later>,
     /// Payloads that were erased again, why, and by which event.
     pub erased: Vec<(Cid, String, Cid)>,
 }
 
-/// What a log tells that may go on from the restored one.
+/// What a log says that may continue the restored one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Later {
-    /// Events after those of the backup; none where it is another history.
+    /// Events after those of the backup; `None` if it is another history.
     pub events: Option<u64>,
-    /// Payloads it says were erased, and why.
+    /// Payloads that it records as erased, and why.
     pub erasures: Vec<(Cid, String)>,
     /// Why it could not be read to its end.
     pub fault: Option<String>,
@@ -144,7 +145,7 @@ pub enum RestoreError {
 }
 
 impl RestoreError {
-    /// What the backup is, or the later copy that was given; none where something else stands against restoring.
+    /// Returns the verdict on the backup or the later copy, or `None` if the reason is another.
     pub fn verdict(&self) -> Option<Verdict> {
         match self {
             Self::Backup(err) => err.verdict(),
@@ -241,7 +242,8 @@ fn make_ready(
     Ok(Restored { copied, keys, aside: None, tokens_stay: false, old, later, erased })
 }
 
-/// Whether the log's keys are in `home`: the backup's, those given, or those that are where it goes if they fit.
+/// Puts the log's keys into `home`: the backup's, the given ones, or those at the destination if they fit. Returns
+/// whether there are any.
 fn find_keys(wanted: &Restore<'_>, home: &Home, log: &dyn Reader) -> Result<bool, RestoreError> {
     let own = home.dir().join("keys");
     if own.exists() {
@@ -278,7 +280,7 @@ fn moved_aside(into: &Path) -> Result<Vec<PathBuf>, RestoreError> {
     Ok(found)
 }
 
-/// What a later copy says that was given for it: it must be this log's, go on from it, and verify.
+/// Reads the given later copy. It must verify, be of this log, and continue it.
 fn trusted(log: &dyn Reader, later: &Home) -> Result<Later, RestoreError> {
     let checks = Checks { payloads: false, ..Checks::default() };
     let report = verify(later, &checks, &mut |_| {});
@@ -292,7 +294,7 @@ fn trusted(log: &dyn Reader, later: &Home) -> Result<Later, RestoreError> {
     }
 }
 
-/// What the log says that is being replaced, as far as it can be read.
+/// Reads the log that is being replaced, as far as it can be read.
 fn look(log: &dyn Reader, old: &Home) -> Later {
     let told = SqliteReader::open(&old.log_path()).and_then(|old| tells(log, &old));
     match told {
@@ -302,8 +304,8 @@ fn look(log: &dyn Reader, old: &Home) -> Later {
     }
 }
 
-/// What `other` says was erased after the events that both have; none where it is another log. What was erased within
-/// those was, in `log` as well.
+/// Returns the erasures in `other` after the events that both logs share; those within them are in `log` too. Returns
+/// `None` if `other` is another log.
 fn tells(log: &dyn Reader, other: &dyn Reader) -> Result<Option<Later>, LogError> {
     let Some(tip) = log.tip()? else { return Ok(None) };
     let first = |log: &dyn Reader| Ok::<_, LogError>(log.event_at(0)?.map(|event| event.cid()));
@@ -329,7 +331,8 @@ fn tells(log: &dyn Reader, other: &dyn Reader) -> Result<Option<Later>, LogError
     Ok(Some(told))
 }
 
-/// How many of the first `both` events are the same; the first is. Each event pins all before it.
+/// Returns how many of the first `both` events are the same; the first must be. Each event pins all before it, so
+/// halving finds the place.
 fn in_common(log: &dyn Reader, other: &dyn Reader, both: u64) -> Result<u64, LogError> {
     let name = |log: &dyn Reader, seq: u64| Ok::<_, LogError>(log.event_at(seq)?.map(|event| event.cid()));
     let (mut same, mut other_from) = (1, both + 1);
@@ -376,7 +379,7 @@ fn erase(
     Ok(erased)
 }
 
-/// Moves what is in `into` aside and what is in `part` in; says where what was there is.
+/// Moves the log in `into` aside and the one in `part` in its place. Returns where the earlier one is.
 ///
 /// Until the last step the head in `into` is of no log there, so that no start takes what is half done for a log.
 fn swap(into: &Path, part: &Path, aside: &str) -> Result<Option<PathBuf>, RestoreError> {
@@ -419,7 +422,7 @@ fn swap(into: &Path, part: &Path, aside: &str) -> Result<Option<PathBuf>, Restor
     Ok(aside)
 }
 
-/// Moves what is there; nothing where there is nothing.
+/// Moves a file, if it exists.
 fn move_in(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),

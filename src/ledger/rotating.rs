@@ -26,7 +26,8 @@ pub struct Rotated {
     pub now: String,
 }
 
-/// Puts the key of `seed` in the place of the log's. For whoever holds the lock.
+/// Replaces the log's signing key by the key of `seed`. The caller must hold the lock: a running server's guests
+/// would have to hear of the new key before the next head.
 ///
 /// The log must stand under its last head, as for a start. `step` is told how many events are folded.
 pub fn rotate(home: &Home, seed: &[u8; 32], step: &mut dyn FnMut(u64)) -> Result<Rotated, OpenError> {

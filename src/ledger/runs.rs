@@ -1,4 +1,4 @@
-//! The writer's part in workflow runs: what is asked of them, and whom their ends are told.
+//! The writer's part in workflow runs: requests to change them, and who is told when they end.
 //!
 //! Invariants:
 //! - a run that was cancelled submits nothing more;
@@ -71,7 +71,7 @@ impl Holding {
 }
 
 impl Writer {
-    /// Tells a run in memory of those it waits for that have ended.
+    /// Tells a run in memory which of the runs it waits for have ended.
     fn tell_dependencies(&mut self, id: &str) -> Result<(), Fault> {
         let waits: Vec<String> = self
             .holding
@@ -189,7 +189,7 @@ impl Writer {
         Ok(Ok(self.run_told(&new.id, false, Vec::new())))
     }
 
-    /// Refuses another run where there are too many.
+    /// Returns the refusal of another run if as many are open as may be.
     pub(super) fn runs_full(&self) -> Option<Refusal> {
         let message = || format!("{RUNS_MAX} workflows have not ended yet");
         let full = self.holding.runs.len() >= RUNS_MAX;
@@ -343,7 +343,7 @@ impl Writer {
         Ok(Ok(self.run_told(id, false, Vec::new())))
     }
 
-    /// Records what happened to a run in memory, and tells whoever waits for it when it ends.
+    /// Records an event of a run in memory. If it ends the run, tells the runs that wait for it, and its parent.
     pub(super) fn run_event(
         &mut self,
         id: &str,
@@ -376,7 +376,7 @@ impl Writer {
         self.tell_parent(id, draft)
     }
 
-    /// Ends the step that waits for a run, once the run has ended.
+    /// Ends the parent's step that waits for this child run, if the run has ended.
     pub(super) fn tell_parent(&mut self, id: &str, draft: &mut Draft) -> Result<(), Fault> {
         let Some(live) = self.holding.runs.get(id) else { return Ok(()) };
         let status = live.run.status();
@@ -416,7 +416,7 @@ impl Writer {
         self.settle_task(&parent, how, Some(output), &by, draft)
     }
 
-    /// Makes sure a run is in memory; false where there is none of this id.
+    /// Loads a run into memory. Returns false if there is none of this id.
     pub(super) fn load_run(&mut self, id: &str) -> Result<bool, Fault> {
         if self.holding.runs.contains_key(id) {
             return Ok(true);

@@ -1,9 +1,9 @@
 //! Sealing: a fact gets its place in the log.
 //!
 //! Invariants:
-//! - places follow each other without a gap, and no event is told an earlier time than the one before it;
+//! - seqs have no gap, and no event has an earlier time than the one before it;
 //! - every event is a leaf of the tree that the next head signs;
-//! - the clock is looked at once for each command: all that it decides and records is told one time.
+//! - the clock is read once for each command: all that it decides and records has one time.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,7 +27,7 @@ pub(super) struct Sealer {
     /// The log's name.
     pub log: Cid,
     pub tip: Option<Tip>,
-    /// When the clock was last looked at.
+    /// The time at which the clock was last read.
     pub looked_us: u64,
     /// The tree over every event up to `tip`.
     pub tree: Growing,
@@ -35,12 +35,12 @@ pub(super) struct Sealer {
 }
 
 impl Sealer {
-    /// Looks at the clock.
+    /// Reads the clock.
     pub(super) fn look(&mut self) {
         self.looked_us = clock_us();
     }
 
-    /// Microseconds since the epoch, never before the last event: what the next event is told.
+    /// Returns the time of the next event in microseconds since the epoch, never before the last event's.
     pub fn now_us(&self) -> u64 {
         self.tip.map_or(self.looked_us, |tip| self.looked_us.max(tip.ts))
     }
@@ -60,7 +60,8 @@ impl Sealer {
         Ok(draft.batch.events.last().expect("one was pushed on the line before"))
     }
 
-    /// Signs the head over everything sealed so far, for the commit that makes it durable.
+    /// Signs the head over everything sealed so far, for the commit that makes it durable. If it were signed after
+    /// the commit, a crash could leave events under no head, and a start could not tell them from forged ones.
     pub(super) fn sign(&mut self) -> String {
         self.tree.forget_tiles();
         self.signer.sign_checkpoint(self.tree.size(), &self.tree.root())

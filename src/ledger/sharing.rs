@@ -49,20 +49,20 @@ const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// Between two tries.
 const SEARCH_PAUSE: Duration = Duration::from_millis(20);
 
-/// What a process brings to a directory it shares.
+/// What a process needs to join a data directory, as owner or guest.
 #[derive(Clone)]
 pub struct Member {
     pub home: Home,
     pub settings: Settings,
     /// This process, in the calls it starts.
     pub runner: String,
-    /// Said to whoever finds the directory in use.
+    /// How this process is named to whoever finds the directory in use.
     pub owner: String,
     /// Gives 32 bytes nobody can guess.
     pub random: fn() -> [u8; 32],
 }
 
-/// This process's part in the directory: the log itself, or the way to it.
+/// This process's part in the directory: it owns the log, or reaches its owner.
 pub struct Sharing {
     part: Part,
     _mark: Runner,
@@ -73,14 +73,14 @@ enum Part {
     Guest { relay: JoinHandle<()> },
 }
 
-/// What a guest says.
+/// A frame from a guest to the owner.
 #[derive(Serialize, Deserialize)]
 enum Said {
     Hello { runner: String },
     Rule { id: u64, command: Box<Command>, again: bool },
 }
 
-/// What the owner says.
+/// A frame from the owner to a guest.
 #[derive(Serialize, Deserialize)]
 enum Told {
     Welcome {
@@ -131,7 +131,7 @@ pub async fn join(member: Member) -> Result<(Ledger, Sharing), OpenError> {
 }
 
 impl Sharing {
-    /// Waits until what the ledger was told before it was closed is done.
+    /// Waits until every command given before the ledger was closed is done.
     pub async fn end(self) {
         match self.part {
             Part::Owner { running, host } => {
@@ -153,14 +153,14 @@ enum Found {
     Other(Line),
 }
 
-/// A line to the owner, greeted.
+/// A connection to the owner, after the handshake.
 struct Line {
     about: About,
     reader: OwnedReadHalf,
     writer: OwnedWriteHalf,
 }
 
-/// Becomes the owner where there is none, else connects to it.
+/// Becomes the owner if there is none, else connects to it.
 async fn find(member: &Member) -> Result<Found, OpenError> {
     let deadline = tokio::time::Instant::now() + SEARCH_MAX;
     loop {
@@ -233,7 +233,7 @@ async fn host(ledger: Ledger) {
     }
 }
 
-/// One guest's line. When it ends and its process with it, its running calls are interrupted.
+/// Serves one guest's connection. If the guest's process has ended with it, its running calls are interrupted.
 async fn guest(stream: UnixStream, ledger: Ledger) {
     let (mut reader, writer) = stream.into_split();
     let Ok(Said::Hello { runner }) = read_frame(&mut reader).await else {
@@ -295,7 +295,7 @@ async fn tell(mut writer: OwnedWriteHalf, mut telling: mpsc::Receiver<Told>, led
     }
 }
 
-/// A guest's side: hands commands to the owner, and finds the next one when it ends.
+/// The guest's side: passes commands to the owner, and finds the next owner when that one ends.
 struct Relay {
     member: Member,
     asks: mpsc::Receiver<Ask>,
@@ -339,7 +339,7 @@ impl Relay {
         }
     }
 
-    /// Works through another process.
+    /// Passes commands to the owner until that ends or this ledger is closed.
     async fn through(&mut self, line: Line) -> Left {
         // A task of its own reads and one writes: a frame must not be dropped midway, and neither side may
         // wait for the other to read while it does not read itself.
@@ -389,7 +389,8 @@ impl Relay {
         left
     }
 
-    /// Hands on what the owner said; what is left to say where it handed out work that nobody waits for any more.
+    /// Delivers a frame of the owner. Returns the command that gives claimed tasks back, if nobody waits for them any
+    /// more.
     fn hear(&mut self, frame: Told) -> Option<Command> {
         match frame {
             Told::Ruling { id, ruling, committed } => {

@@ -19,7 +19,7 @@ use crate::{
     task::{self, Moment, Submitted, Task},
 };
 
-/// On whose behalf something happens, for which event, and why.
+/// The actor, cause, reason and refs of the events that a command makes.
 #[derive(Clone)]
 pub(super) struct By {
     pub actor: Actor,
@@ -228,7 +228,7 @@ impl Writer {
         Ok(Ok(self.told(id, false)?))
     }
 
-    /// A decision about one task that needs nothing but the task.
+    /// Carries out a decision about one task that depends on nothing but the task.
     fn each(
         &mut self,
         id: &str,

@@ -1,9 +1,10 @@
 //! The upkeep thread: keeps the log's write-ahead file small, so that the writer does not have to.
 //!
 //! Invariants:
-//! - a commit waits for it only while the file begins anew, and never longer than the named patience;
-//! - erased content is tried to be cut off until it is gone;
-//! - a reader that keeps the file from beginning anew is told of, from when it was first seen.
+//! - "folding back" is SQLite's checkpoint; a commit waits for it only while the file restarts, and never longer than
+//!   the named patience;
+//! - cutting erased content off the file is tried again until it is gone;
+//! - a reader that keeps the file from restarting is reported, with the time it was first seen.
 
 use std::time::{Duration, Instant};
 
@@ -15,31 +16,32 @@ use crate::{
     query::work::alerts,
 };
 
-/// Folds in a row before the file is tried to begin anew all the same: the writer may commit as fast as this folds.
+/// Folds in a row before a restart of the file is tried all the same: the writer may commit as fast as this folds.
 const FOLDS_MAX: usize = 8;
 
-/// When what is done.
+/// When the upkeep thread does what.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// How long commits are gathered before they are looked at.
+    /// How long commits are gathered before the file is looked at.
     pub gather: Duration,
-    /// After this long everything is folded back, however little it is.
+    /// How long the file may lie unfolded, however little is in it.
     pub idle: Duration,
-    /// Between two tries while a reader holds the file.
+    /// The pause between two tries while a reader holds the file.
     pub retry: Duration,
-    /// Pages that are worth folding back: few, so that the disk is never busy with them for long.
+    /// Pages from which on a fold is worth it: few, so that the disk is never busy for long.
     pub fold_pages: u64,
-    /// Pages from which on the file begins anew.
+    /// Pages from which on the file is restarted.
     pub restart_pages: u64,
-    /// How long commits may wait for that, because of short readers.
+    /// How long commits may wait for readers to let the file restart.
     pub patience: Duration,
-    /// Pages from which on there are so many short readers that more patience is needed, and that.
+    /// Pages from which on `crowded_patience` holds instead: then short readers follow each other so closely that the
+    /// usual patience never sufficed.
     pub crowded_pages: u64,
     pub crowded_patience: Duration,
 }
 
 impl Default for Bounds {
-    /// With pages of 8 KiB: 4 MiB, 32 MiB, and 128 MiB.
+    /// The page bounds are 4, 32 and 128 MiB, with pages of 8 KiB.
     fn default() -> Self {
         Self {
             gather: Duration::from_millis(50),
@@ -54,12 +56,12 @@ impl Default for Bounds {
     }
 }
 
-/// What is told of the write-ahead file.
+/// The state of the write-ahead file, as it is reported.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wal {
-    /// When a reader was first seen to hold it that still does.
+    /// Since when a reader has held it, if one does.
     pub held_since: Option<Instant>,
-    /// Whether erased content stands in it until that reader ends.
+    /// Whether it still has erased content, which goes when that reader ends.
     pub uncut: bool,
 }
 
@@ -71,7 +73,7 @@ impl From<Wal> for alerts::Wal {
 }
 
 impl Wal {
-    /// How long a reader has held it.
+    /// Returns how long a reader has held it.
     pub fn held(&self) -> Duration {
         self.held_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
@@ -105,13 +107,13 @@ struct Tending {
     at_rest: bool,
 }
 
-/// A reader that may hold the file.
+/// The suspicion that a reader holds the file.
 #[derive(Clone, Copy)]
 struct Hold {
-    /// Where the fold stood still.
+    /// Where the fold stopped.
     at: Ahead,
     since: Instant,
-    /// Whether it stood at the same place when it was tried again; else a commit may have come in between.
+    /// Whether a second try stopped at the same place. After one try only, a commit may have come in between.
     sure: bool,
 }
 
@@ -120,7 +122,7 @@ impl Tending {
         Self { bounds, hold: None, folded: now, at_rest: false }
     }
 
-    /// How long commits are gathered, and how long is waited for one.
+    /// Returns how long commits are gathered, and how long to wait for the first.
     fn pause(&self, failed: bool) -> (Duration, Duration) {
         let Bounds { gather, idle, retry, .. } = self.bounds;
         match self.hold {
@@ -154,7 +156,7 @@ impl Tending {
         Ok(Wal { held_since: self.hold.filter(|hold| hold.sure).map(|hold| hold.since), uncut })
     }
 
-    /// Whether it is time to fold back what waits.
+    /// Returns whether a fold is due.
     fn is_due(&self, ahead: Ahead) -> bool {
         let since = self.folded.elapsed();
         waits(ahead) >= self.bounds.fold_pages
@@ -162,7 +164,7 @@ impl Tending {
             || (self.hold.is_some() && since >= self.bounds.retry)
     }
 
-    /// Folds until little is left or nothing moves.
+    /// Folds until little is left or a fold makes no progress.
     fn fold(&mut self, upkeep: &mut dyn Upkeep, mut ahead: Ahead) -> Result<Ahead, LogError> {
         for _ in 0..FOLDS_MAX {
             let before = ahead;
@@ -175,7 +177,7 @@ impl Tending {
         Ok(ahead)
     }
 
-    /// How long commits may wait for readers to let the file begin anew.
+    /// Returns how long commits may wait for readers to let the file restart.
     fn patience(&self, ahead: Ahead) -> Duration {
         match self.hold {
             // It would be in vain.
@@ -185,7 +187,7 @@ impl Tending {
         }
     }
 
-    /// Notes whether the fold stands still, and since when at the same place of the same file.
+    /// Notes whether the fold made no progress, and since when it has stood at this place of this file.
     fn saw(&mut self, ahead: Ahead, stands: bool) {
         let same = |hold: &Hold| hold.at.folded == ahead.folded && hold.at.pages <= ahead.pages;
         self.hold = match self.hold.filter(same) {
@@ -196,7 +198,7 @@ impl Tending {
     }
 }
 
-/// Pages that are committed and not folded back.
+/// Returns the pages that are committed and not folded back.
 fn waits(ahead: Ahead) -> u64 {
     ahead.pages.saturating_sub(ahead.folded)
 }

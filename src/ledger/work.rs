@@ -1,4 +1,4 @@
-//! What may be wished of durable work, and what is answered.
+//! Commands about durable work, and their answers.
 //!
 //! Invariants:
 //! - every wish is one commit with all that follows from it: a step's end and the steps it frees become true together.
@@ -26,7 +26,7 @@ use crate::{
 /// Tasks handed out by one claim.
 pub const CLAIM_MAX: usize = 1000;
 
-/// A wish about durable work: by whom, for which event, and why.
+/// A command about durable work, with its actor, cause and reason.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Work {
     pub wish: Wish,
@@ -53,15 +53,15 @@ pub enum Wish {
         wait_ms: u64,
         hand: Option<Hand>,
     },
-    /// Ask how a task stands, and where in the line.
+    /// Ask for a task's status and its place in the queue.
     Look {
         task: String,
     },
-    /// Give back what nobody heard was claimed: tasks, and the fences of their claims.
+    /// Give back claims whose answer reached nobody, as task ids with fences.
     GiveBack {
         claims: Vec<(String, u64)>,
     },
-    /// Ask which of these attempts a worker has no more, or should stop.
+    /// Ask which of these attempts the worker has lost or should stop.
     Check {
         worker: String,
         attempts: Vec<(String, u64)>,
@@ -103,7 +103,7 @@ pub enum Wish {
     },
     PauseQueue,
     ResumeQueue,
-    /// Take some tasks of one status out of the queue or the lists, from a priority and the seq of a submission on.
+    /// Clear some tasks of one status, starting at a priority and the seq of a submission.
     ClearQueue {
         status: Status,
         from: (u64, u64),
@@ -141,7 +141,7 @@ pub enum Wish {
         signal: String,
         input: SealedPayload,
     },
-    /// A comparison was made of a run.
+    /// Record that a run was compared with its record.
     Replayed {
         run: String,
         facts: WorkflowReplayed,
@@ -178,8 +178,8 @@ pub enum Made {
     },
 }
 
-/// What a step requires whose run is carried to a peer. The node's own executor can do it and nobody else: no worker
-/// can register a word with this character.
+/// The capability that a step requires if its run's tools are called at a peer. Only the node's own executor has it:
+/// no worker can register a word with this character.
 pub const CARRIES: &str = "@peer";
 
 /// A run as it was checked against the catalogue.
@@ -193,26 +193,27 @@ pub struct NewRun {
     pub tags: Vec<String>,
     pub dependencies: Vec<String>,
     pub max_parallel: Option<u64>,
-    /// From its submission.
+    /// Counted from its submission.
     pub deadline_ms: Option<u64>,
     /// The peer that the tools of its steps are called at.
     pub peer: Option<String>,
 }
 
-/// The node's own executor, as a worker: what it runs, and in which lane.
+/// The node's own executor as a claimant: its process, the lane, and the task types it runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hand {
     pub runner: String,
-    /// One claim of each lane waits at a time; a new one takes the place of the old.
+    /// At most one claim of a lane waits; a new one replaces the old.
     pub lane: String,
     pub capabilities: Arc<BTreeSet<String>>,
-    /// Events committed as the process knew when it asked: what this claim is given comes after them.
+    /// The committed events that the process knew of when it asked: every task this claim is given was claimed after
+    /// them.
     pub since: u64,
-    /// By task type: how the calls of its tasks start, where they may start with their claims.
+    /// By task type, how the call of a task starts, for types whose calls may start in the commit of their claim.
     pub openings: Arc<BTreeMap<String, Opening>>,
 }
 
-/// How a call of a tool starts, but for its task.
+/// What the start of a tool's call records, apart from its task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Opening {
     pub tool: Cid,
@@ -236,15 +237,15 @@ pub struct Handed {
     pub lease_until_ms: u64,
     pub timeout_ms: Option<u64>,
     pub claimed: Sealed,
-    /// The call that does it, where that has started with the claim.
+    /// The call that runs it, if it started in the commit of the claim.
     pub call: Option<Begun>,
     pub run: Option<String>,
     pub step: Option<String>,
-    /// The peer that its tool is called at, where it is a step of a run that is carried to one.
+    /// The peer at which its tool is called, if its run names one.
     pub peer: Option<String>,
 }
 
-/// What was ruled about durable work.
+/// The answers to commands about durable work.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Worked {
     /// A task as it stands now.
@@ -254,13 +255,13 @@ pub enum Worked {
         replayed: bool,
     },
     Claimed(Vec<Handed>),
-    /// The attempts that are over or should stop.
+    /// The attempts that the worker has lost or should stop.
     Checked(Vec<(String, u64)>),
     Renewed {
         lease_until_ms: u64,
         cancel_requested: bool,
     },
-    /// An attempt was ended; what the same call claimed next.
+    /// An attempt has ended; `next` is what the same call claimed.
     Ended {
         task: Box<Task>,
         next: Vec<Handed>,
@@ -270,7 +271,7 @@ pub enum Worked {
         waiting: u64,
         running: u64,
         cleared: u64,
-        /// Where there may be more to clear, by priority and the seq of their submission.
+        /// Where to go on clearing, as a priority and the seq of a submission.
         next: Option<(u64, u64)>,
     },
     Worker {
@@ -279,7 +280,7 @@ pub enum Worked {
         lease_ms: u64,
         abandoned: u64,
     },
-    /// A run as it stands now, and the steps that were cancelled or run again.
+    /// A run's status, and the steps that were cancelled or will run again.
     Run {
         run: RunTold,
         replayed: bool,
@@ -292,7 +293,7 @@ pub enum Worked {
     },
 }
 
-/// A run as it stands.
+/// A run's status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunTold {
     pub id: String,
@@ -310,9 +311,9 @@ pub struct Attempt {
     pub worker: String,
     pub task: String,
     pub fence: u64,
-    /// How a failure is told: its code, and whether another attempt may help.
+    /// The failure's code, used if the call did not succeed.
     pub code: String,
     pub retryable: bool,
-    /// Whether the tool may have taken effect: then only what is repeatable is tried again.
+    /// Whether the tool may have taken effect. If so, only a repeatable task gets another attempt.
     pub unknown: bool,
 }

@@ -38,12 +38,12 @@ use crate::{
     task::Limits,
 };
 
-/// Who the node itself is in its events.
+/// The actor of events that the node makes of its own accord.
 pub fn node() -> Actor {
     Actor { id: "cairn".to_owned(), role: "system".to_owned(), proof: None }
 }
 
-/// Who works on the data directory from its command line.
+/// The actor of events made from the command line.
 pub fn operator() -> Actor {
     Actor { id: "local".to_owned(), role: "operator".to_owned(), proof: None }
 }
@@ -80,7 +80,7 @@ pub(super) struct Writer {
     pub log: Box<dyn Log>,
     /// Sees what is committed.
     pub reader: Box<dyn Reader>,
-    /// Answers about calls that are folded already.
+    /// Answers questions about calls that are folded already.
     pub state: Database,
     pub sealer: Sealer,
     pub working: Working,
@@ -89,7 +89,7 @@ pub(super) struct Writer {
     pub salt: SaltKey,
     /// What the steps of child runs are checked against.
     pub tools: Shelf,
-    /// Set to when the next thing is due.
+    /// Set to the time at which the next entity is due.
     pub alarm: Alarm,
     pub fold: SyncSender<Committed>,
     pub committed: watch::Sender<u64>,
@@ -98,21 +98,21 @@ pub(super) struct Writer {
     pub metrics: Option<Arc<Metrics>>,
 }
 
-/// What a commit has made durable, for the fold.
+/// A durable commit on its way to the fold.
 pub(super) struct Committed {
     pub events: Vec<Event>,
     /// The signed head over everything up to the last of them.
     pub note: String,
 }
 
-/// What one commit will hold, and who waits for it.
+/// The commit that is being made, and the answers that wait for it.
 #[derive(Default)]
 pub(super) struct Draft {
     pub batch: Batch,
     pub replies: Vec<(oneshot::Sender<Ruling>, Ruling)>,
-    /// Payloads and parts that this commit erases and nothing in it has recorded again since.
+    /// Payloads and parts that this commit erases and does not record again afterwards.
     pub erasures: Vec<Cid>,
-    /// Where the blocks of payloads stand in the batch, as far as they are still in it.
+    /// The index in the batch of each payload block that is still in it.
     stored: HashMap<Cid, usize>,
 }
 
@@ -136,7 +136,7 @@ impl Writer {
         }
     }
 
-    /// Gives back what the last commit handed out to nobody.
+    /// Gives back the claims of the last commit whose answer reached nobody.
     fn give_back_unheard(&mut self) -> Result<(), Fault> {
         while !self.holding.unheard.is_empty() {
             let claims = std::mem::take(&mut self.holding.unheard);
@@ -198,7 +198,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Rules a command; none where its answer has to wait.
+    /// Rules a command. Returns `None` if its answer has to wait.
     fn answer(
         &mut self,
         command: Command,
@@ -223,8 +223,8 @@ impl Writer {
         Ok(Some((reply, self.rule(command, draft).or_else(unsealed)?)))
     }
 
-    /// Starts a call, changes what it asks to change and ends it where that is all, unless the start is refused or
-    /// answered already.
+    /// Starts a call, makes its change, and ends it if the ruling is all that its ending needs. A start that is
+    /// refused or answered already changes nothing.
     fn begin(
         &mut self,
         start: Command,
@@ -243,7 +243,7 @@ impl Writer {
         Ok(Ruling::Began { started, ruled: Box::new(ruled), ended })
     }
 
-    /// The change that a call asks for, which began at `started`.
+    /// Makes the change that the call with this start asks for.
     pub(super) fn change_for(
         &mut self,
         started: Sealed,
@@ -287,7 +287,7 @@ impl Writer {
         }
     }
 
-    /// Records what publishing comes to for the tool of this source and name.
+    /// Publishes a contract for the tool of this source and name.
     fn publish(
         &mut self,
         id: (String, String),
@@ -345,7 +345,7 @@ impl Writer {
         self.sealer.now_us() / 1000
     }
 
-    /// Drops what the state can answer for.
+    /// Drops from memory what the state can answer by now.
     fn forget(&mut self) {
         let applied = self.applied.borrow().applied;
         self.holding.forget(applied);
@@ -365,7 +365,8 @@ impl Writer {
     }
 }
 
-/// A command whose event cannot be sealed (it is too large, say) is refused; it alone.
+/// Refuses a command whose event cannot be sealed, because it is too large for instance. All other faults stop the
+/// writer.
 pub(super) fn unsealed(fault: Fault) -> Result<Ruling, Fault> {
     match fault {
         Fault::Seal(err) => {
@@ -389,19 +390,19 @@ impl Draft {
         }
     }
 
-    /// Whether this commit erases the block, and no event in it has recorded it again since.
+    /// Returns whether this commit erases the block and does not record it again afterwards.
     pub(super) fn is_erased(&self, cid: &Cid) -> bool {
         self.erasures.contains(cid)
     }
 
-    /// The parts of the payloads that this commit records and does not erase.
+    /// Returns the parts of the payloads that this commit records and does not erase.
     pub(super) fn parts_recorded(&self) -> impl Iterator<Item = Cid> {
         let kept = self.stored.keys().filter(|cid| cid.codec() == Codec::DagCbor && !self.is_erased(cid));
         let blocks = kept.filter_map(|cid| self.block(cid));
         blocks.filter_map(|block| query::payload_parts(block.bytes())).flatten()
     }
 
-    /// A block of a payload that this commit will hold.
+    /// Returns a payload block of this commit.
     pub(super) fn block(&self, cid: &Cid) -> Option<&Block> {
         let block = self.batch.blocks.get(*self.stored.get(cid)?)?;
         (block.cid() == *cid).then_some(block)
@@ -414,7 +415,7 @@ impl From<&Event> for Sealed {
     }
 }
 
-/// How an event names a sealed payload.
+/// Returns the reference by which an event names a sealed payload.
 pub fn payload_ref(payload: &SealedPayload, role: Role) -> PayloadRef {
     PayloadRef { cid: payload.envelope.cid(), len: payload.len, role }
 }

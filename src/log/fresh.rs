@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Directories that are made by whoever holds this. Dropped, they are taken away again; [`Fresh::keep`] leaves them.
+/// New directories. Dropping this removes them, as long as they are empty; [`Fresh::keep`] leaves them.
 #[derive(Debug)]
 pub struct Fresh {
     /// The innermost first.
@@ -15,18 +15,18 @@ pub struct Fresh {
 }
 
 impl Fresh {
-    /// Notes which of `dir` and the directories above it are not there. Ask before they are made.
+    /// Notes which of `dir` and its parents do not exist. Call it before they are created.
     pub fn of(dir: &Path) -> Self {
         let named = dir.ancestors().filter(|dir| !dir.as_os_str().is_empty());
         Self { missing: named.take_while(|dir| !dir.exists()).map(Path::to_owned).collect() }
     }
 
-    /// Whether `dir` was not there.
+    /// Returns whether `dir` did not exist.
     pub fn has(&self, dir: &Path) -> bool {
         self.missing.iter().any(|missing| missing == dir)
     }
 
-    /// Leaves what was made.
+    /// Keeps the new directories.
     pub fn keep(mut self) {
         self.missing.clear();
     }

@@ -25,9 +25,9 @@ const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 
 /// The files of the keys: the seed that signs heads, and the key of payload salts.
 const KEYS: [&str; 2] = ["log.key", "salt.key"];
-/// The first seed that signed heads, once another one does.
+/// The file of the first seed that signed heads, once another one does.
 const PEER_KEY: &str = "peer.key";
-/// The seed that is to sign heads, while it is being put in its place.
+/// The file of the next seed while a rotation is under way.
 const NEXT_KEY: &str = "log.key.next";
 
 /// A directory that holds one log.
@@ -59,17 +59,17 @@ pub struct Lock {
     file: File,
 }
 
-/// What only this node knows.
+/// The secrets of this node.
 pub struct Keys {
     /// The Ed25519 seed that signs heads.
     pub seed: [u8; 32],
     pub salt: SaltKey,
-    /// The seed that others know the node by: the first that signed heads, whatever signs them now.
+    /// The seed of the node's identity among peers: the first seed that signed heads, whichever signs them now.
     pub peer: [u8; 32],
 }
 
 impl Home {
-    /// Uses `dir`, making it where there is none.
+    /// Opens `dir`, and creates it if there is none.
     pub fn open(dir: &Path) -> Result<Self, HomeError> {
         let home = Self { dir: dir.to_owned() };
         let mut private = fs::DirBuilder::new();
@@ -84,7 +84,7 @@ impl Home {
         Self { dir: dir.to_owned() }
     }
 
-    /// Makes the databases' files, readable by their owner only; their side files take after them.
+    /// Creates the databases' files, readable by their owner only. SQLite gives their side files the same mode.
     pub fn keep_private(&self) -> Result<(), HomeError> {
         for file in [self.log_path(), self.state_path()] {
             let mut options = OpenOptions::new();
@@ -93,7 +93,7 @@ impl Home {
         Ok(())
     }
 
-    /// Uses `dir` only where there is a log in it.
+    /// Opens `dir` only if there is a log in it.
     pub fn existing(dir: &Path) -> Result<Self, HomeError> {
         let home = Self { dir: dir.to_owned() };
         let log = home.io(fs::metadata(home.log_path()))?;
@@ -112,7 +112,7 @@ impl Home {
         self.dir.join("log.db")
     }
 
-    /// What is committed and not folded back into the log's file, while the log is written.
+    /// Returns the path of the log's write-ahead file.
     pub fn wal_path(&self) -> PathBuf {
         self.dir.join("log.db-wal")
     }
@@ -129,15 +129,15 @@ impl Home {
         self.dir.join("tokens.json")
     }
 
-    /// Takes the right to write, and says in the lock file who has it.
+    /// Takes the right to write, and writes `owner` into the lock file.
     pub fn lock(&self, owner: &str) -> Result<Lock, HomeError> {
         self.claim("lock", owner)
     }
 
     /// Takes the right to be the one server of this directory.
     ///
-    /// Blocks for up to a second where somebody else has it: what a killed server had just forked holds its files
-    /// until it has become another program.
+    /// Blocks for up to a second if somebody else has it: a child that a killed server had just forked holds its
+    /// files until it has become another program.
     pub fn serve(&self, owner: &str) -> Result<Lock, HomeError> {
         let patience = Instant::now() + CLAIM_PATIENCE;
         loop {
@@ -190,7 +190,7 @@ impl Home {
         }
     }
 
-    /// Takes away the marks of processes that have ended.
+    /// Removes the marks of processes that have ended.
     pub fn sweep(&self) {
         let marks = fs::read_dir(self.dir.join("runners")).into_iter().flatten().flatten();
         for mark in marks {
@@ -203,7 +203,7 @@ impl Home {
         self.dir.join("runners").join(name)
     }
 
-    /// Makes the keys of a new log from `fresh`; a key that is there already is kept.
+    /// Creates the keys of a new log from `fresh`; a key that exists already is kept.
     pub fn make_keys(&self, mut fresh: impl FnMut() -> [u8; 32]) -> Result<(), HomeError> {
         for name in KEYS {
             let path = self.dir.join("keys").join(name);
@@ -216,7 +216,7 @@ impl Home {
         Ok(())
     }
 
-    /// Reads the keys. A log is not continued without its own: none is ever made in a lost one's place.
+    /// Reads the keys. A lost key is never replaced by a new one, so a log is not continued without its own.
     pub fn keys(&self) -> Result<Keys, HomeError> {
         let [seed, salt] = KEYS;
         let seed = self.key(seed)?;
@@ -224,7 +224,7 @@ impl Home {
         Ok(Keys { seed, salt: SaltKey::new(self.key(salt)?), peer })
     }
 
-    /// Keeps the seed that others know the node by, before another one signs heads.
+    /// Saves the seed of the node's identity among peers, before another one signs heads.
     pub fn keep_peer_key(&self) -> Result<(), HomeError> {
         match self.key_if_there(PEER_KEY)? {
             Some(_) => Ok(()),
@@ -232,12 +232,12 @@ impl Home {
         }
     }
 
-    /// Whether there is such a seed, for a log that had more than one key.
+    /// Returns whether there is such a seed, as in a log with more than one key.
     pub fn check_peer_key(&self) -> Result<(), HomeError> {
         self.key(PEER_KEY).map(|_| ())
     }
 
-    /// The seed that is being put in the place of the one that signs heads.
+    /// Returns the next seed of a rotation that is under way.
     pub fn next_key(&self) -> Result<Option<[u8; 32]>, HomeError> {
         self.key_if_there(NEXT_KEY)
     }
@@ -246,7 +246,7 @@ impl Home {
         self.put_key(NEXT_KEY, seed)
     }
 
-    /// Puts that seed in its place; the one before is gone.
+    /// Makes that seed the one that signs heads; the former one is overwritten.
     pub fn take_next_key(&self) -> Result<(), HomeError> {
         let keys = self.dir.join("keys");
         self.io(fs::rename(keys.join(NEXT_KEY), keys.join(KEYS[0])))?;
@@ -281,7 +281,7 @@ impl Home {
         }
     }
 
-    /// The texts of the last signed heads, without writing anything.
+    /// Returns the texts of the last signed heads, without writing anything.
     pub fn signed_heads(&self) -> Result<Vec<String>, HomeError> {
         let file = self.io(File::open(self.dir.join("head")))?;
         self.io(HeadFile { file, slot: 0 }.read())
@@ -301,7 +301,7 @@ impl Home {
 }
 
 impl Lock {
-    /// Replaces what others are told about the owner.
+    /// Replaces the text about the owner in the lock file.
     pub fn say(&self, owner: &str) -> io::Result<()> {
         self.file.set_len(0)?;
         self.file.write_all_at(owner.as_bytes(), 0)
@@ -329,7 +329,7 @@ pub struct HeadFile {
 }
 
 impl HeadFile {
-    /// The texts of both slots; the caller takes the larger one whose signature is good.
+    /// Returns the texts of both slots. The caller takes the larger head whose signature is good.
     pub fn read(&mut self) -> io::Result<Vec<String>> {
         let mut bytes = Vec::new();
         self.file.seek(SeekFrom::Start(0))?;

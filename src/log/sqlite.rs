@@ -36,12 +36,12 @@ const MIGRATIONS: &[M<'_>] = &[
     M::up(include_str!("../../migrations/log/03-again.sql")),
 ];
 
-/// Pages in the write-ahead file before the writer folds them back, where nobody keeps the file small for it.
+/// Pages in the write-ahead file from which on the writer folds them back, if there is no upkeep.
 const WAL_PAGES: u32 = 4_000;
-/// The same where somebody does: 256 MiB, so that the writer helps only when it is about to outrun the other.
+/// The same with upkeep: 256 MiB, so that the writer helps only if it is about to outrun that.
 const WAL_PAGES_HELP: u32 = 32 * 1024;
-/// Bytes that stay allotted to the write-ahead file once it begins anew: it is overwritten in place up to there, which
-/// is faster than growing it.
+/// Bytes that stay allocated to the write-ahead file when it is restarted. It is overwritten in place up to there,
+/// which is faster than growing it.
 const WAL_KEPT_BYTES: i64 = 64 * 1024 * 1024;
 /// Events remembered as appended lately.
 const RECENT_MAX: usize = 16 * 1024;
@@ -51,8 +51,8 @@ const WRITER_CACHE_KIB: i64 = 16 * 1024;
 const READER_CACHE_KIB: i64 = 4 * 1024;
 /// How long a reader waits while the log is being opened or recovered; commits never hold it up.
 const BUSY_MAX: Duration = Duration::from_secs(5);
-/// How long a commit waits for whoever else has the right to write, which upkeep has for some milliseconds: a disk that
-/// keeps it for longer is broken, and the commit fails.
+/// How long a commit waits for the write lock, which upkeep has for some milliseconds. If the disk keeps it for
+/// longer, it is broken, and the commit fails.
 const COMMIT_BUSY_MAX: Duration = Duration::from_secs(60);
 /// How long closing the log waits for readers: they lose nothing when the write-ahead file stays.
 const CLOSE_BUSY_MAX: Duration = Duration::from_secs(1);
@@ -64,16 +64,17 @@ pub struct SqliteLog {
     file: Option<Arc<File>>,
     path: PathBuf,
     fsync: bool,
-    /// Calls for upkeep, and knows whether erased content still stands in the write-ahead file.
+    /// Wakes upkeep, and knows whether erased content is still in the write-ahead file.
     bell: Arc<Bell>,
-    /// The last event: this is the only writer, and a second one would meet the keys of its rows.
+    /// The last event. It is cached because this is the only writer; a second one would violate the keys of its rows.
     tip: Option<Tip>,
-    /// Events appended lately, whose children need no look-up.
+    /// Events appended lately: an event with one of them as its cause needs no look-up.
     recent: HashSet<Cid>,
 }
 
 impl SqliteLog {
-    /// Opens the log at `path`, making it where there is none. With `fsync` off (benchmarks), a power cut loses commits.
+    /// Opens the log at `path`, and creates it if there is none. With `fsync` off (benchmarks), a power cut loses
+    /// commits.
     pub fn open(path: &Path, fsync: bool) -> Result<Self, LogError> {
         // What a crash left there may hold content that was erased.
         let left = std::fs::metadata(wal_of(path)).is_ok_and(|file| file.len() > 0);
@@ -96,9 +97,9 @@ impl SqliteLog {
         Ok(Self { connection, file: None, path: path.to_owned(), fsync, bell, tip, recent: HashSet::new() })
     }
 
-    /// Cuts the write-ahead file to nothing, if no reader holds it: what was erased stands there until then.
+    /// Truncates the write-ahead file, if no reader holds it: erased content is in it until then.
     ///
-    /// Never waits for a reader. Where one holds the file, upkeep cuts it later, or the next copy does.
+    /// Never waits for a reader. If one holds the file, upkeep truncates it later, or the next copy does.
     fn cut(&self) -> Result<(), LogError> {
         self.bell.uncut(true);
         self.connection.busy_timeout(Duration::ZERO)?;
@@ -110,7 +111,7 @@ impl SqliteLog {
         Ok(())
     }
 
-    /// The events of a batch that are not stored yet.
+    /// Returns the events of a batch that are not stored yet.
     fn fresh<'a>(&self, batch: &'a Batch) -> Result<Vec<&'a Event>, LogError> {
         let next = self.tip.map_or(0, |tip| tip.seq + 1);
         let mut fresh = Vec::with_capacity(batch.events.len());
@@ -138,7 +139,7 @@ pub struct Copied {
 impl SqliteLog {
     /// Appends events of another's log, with blocks, durably: all or nothing.
     ///
-    /// The caller has checked that the events follow the last one here, each with its name and its cause.
+    /// The caller must have checked that the events follow the last one here, and each one's CID and cause.
     pub fn copy(&mut self, blocks: &[Block], events: &[Copied]) -> Result<(), LogError> {
         let commit = self.connection.transaction_with_behavior(Immediate)?;
         blocks.iter().try_for_each(|block| blocks::put(&commit, block))?;
@@ -241,7 +242,7 @@ impl Drop for SqliteLog {
     }
 }
 
-/// A reading connection: takes no lock that could hold the writer up.
+/// Opens a reading connection, which takes no lock that could hold up the writer.
 pub struct SqliteReader {
     connection: Connection,
     path: PathBuf,
@@ -256,7 +257,7 @@ impl SqliteReader {
         Ok(Self { connection, path: path.to_owned() })
     }
 
-    /// Lets everything that is read from now on be of one moment, until this reader is dropped.
+    /// Begins a reading transaction that lasts until this reader is dropped.
     pub fn freeze(&self) -> Result<(), LogError> {
         self.connection.execute_batch("BEGIN")?;
         // A transaction begins with its first reading.
@@ -387,7 +388,7 @@ impl From<rusqlite::Error> for LogError {
     }
 }
 
-/// Puts a signed head in the place of the one before.
+/// Replaces the signed head.
 fn put_head(commit: &Connection, note: Option<&str>) -> Result<(), LogError> {
     let Some(note) = note else { return Ok(()) };
     let sql = "INSERT INTO head (id, note) VALUES (0, ?1) ON CONFLICT (id) DO UPDATE SET note = ?1";

@@ -19,18 +19,18 @@ use crate::{
     },
 };
 
-/// Milliseconds a list may be taken for fresh.
+/// Milliseconds for which a list may be cached.
 pub const LIST_TTL_MS: u64 = 5_000;
-/// Milliseconds a resource may be taken for fresh: only its source knows, and it did not say.
+/// Milliseconds for which a resource may be cached: none, since only its source could say more.
 pub const READ_TTL_MS: u64 = 0;
 
 const RECORD: &str = "io.cairn/";
-/// What we say of ourselves in every stateless result.
+/// The `serverInfo` that every stateless result has.
 const SERVER_INFO: Member = (
     "io.modelcontextprotocol/serverInfo",
     Cow::Borrowed(concat!(r#"{"name":"cairn","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#)),
 );
-/// Bytes that what is added takes at most, as a rule.
+/// Bytes that the added members usually stay below.
 const ADDED: usize = 640;
 
 /// A key, and its value as JSON.
@@ -48,8 +48,8 @@ struct Top<'a> {
     cache_scope: Option<&'a RawValue>,
 }
 
-/// The router's answer as it leaves for a client of `era`, written at the end of `out`; or the error that
-/// leaves in its place. `ttl_ms` is given for results that may be cached.
+/// Appends the router's answer to `out`, in its form for a client of `era`. Errors: the error to send instead.
+/// `ttl_ms` is set for results that may be cached.
 pub fn conclude(
     out: &mut String,
     answer: Result<Answer, RpcError>,
@@ -61,7 +61,7 @@ pub fn conclude(
         .map_err(|error| finish_error(RpcError { record: record.map(Box::new), ..error }))
 }
 
-/// Writes `result` at the end of `out` as it leaves. Writes nothing where it cannot leave.
+/// Appends `result` to `out` in the form that leaves. On an error nothing is written.
 pub fn finish(
     out: &mut String,
     result: &RawValue,
@@ -115,7 +115,8 @@ impl Top<'_> {
     }
 }
 
-/// The error as it leaves: the keys of its record are in `data`, where that can hold them.
+/// Returns the error in the form that leaves: with the keys of its record in `data`, unless that is something other
+/// than an object.
 pub fn finish_error(error: RpcError) -> RpcError {
     let data = match (error.data, error.record.as_deref()) {
         (None, Some(record)) => Some(with_record(Map::new(), record)),
@@ -145,7 +146,7 @@ fn record_members(record: &Record) -> Vec<Member> {
     members
 }
 
-/// `old` with `new` in it. Where there is a record, no other word on one stays.
+/// Returns `old` with the members `new`. If the answer has a record, record keys that the source wrote are dropped.
 fn merge_meta(old: Option<&RawValue>, new: &[Member], recorded: bool) -> String {
     let empty = || serde_json::from_str("{}").expect("this is JSON");
     let old = old.filter(|old| old.get().starts_with('{')).unwrap_or_else(empty);

@@ -29,7 +29,7 @@ const QUEUE_MAX: usize = 256;
 /// Log levels, least severe first (RFC 5424).
 const LEVELS: &[&str] = &["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
-/// The capability a client declares to be asked each of these.
+/// Requests to a client, each with the capability that the client must have declared.
 const ASKABLE: &[(&str, &str)] =
     &[("sampling/createMessage", "sampling"), ("elicitation/create", "elicitation"), ("roots/list", "roots")];
 
@@ -38,7 +38,7 @@ const ASKABLE: &[(&str, &str)] =
 pub enum Logs {
     None,
     All,
-    /// From this place in [`LEVELS`] on.
+    /// Lines from this index in [`LEVELS`] on.
     From(usize),
 }
 
@@ -65,7 +65,7 @@ pub enum Said {
     Ask(ServerRequest, oneshot::Sender<Result<Value, RpcError>>),
 }
 
-/// The tool's handle.
+/// The handle through which a tool reaches its caller.
 pub struct CallClient {
     said: mpsc::Sender<Said>,
     era: Era,
@@ -122,7 +122,7 @@ impl Client for CallClient {
     }
 }
 
-/// The handle of a request that stands alone and wants to hear nothing but its answer.
+/// The handle of a request that wants nothing but its answer.
 pub struct Silent {
     pub capabilities: Value,
 }
@@ -147,7 +147,7 @@ fn cannot_be_asked(method: &str) -> RpcError {
     RpcError::new(METHOD_NOT_FOUND, format!("the client cannot be asked {method}"))
 }
 
-/// Runs `call` to its end, sending what is `heard` from it meanwhile. Nothing is sent once `cancel` has fired.
+/// Runs `call` to its end and sends on what it says meanwhile. Nothing is sent once `cancel` has fired.
 pub async fn relay<T>(
     call: impl Future<Output = T>,
     mut heard: mpsc::Receiver<Said>,
@@ -178,7 +178,7 @@ pub async fn relay<T>(
     answer
 }
 
-/// The library's form of an error; a code that does not fit JSON-RPC's range becomes an internal error.
+/// Converts an error to the library's type. A code outside the type's range becomes an internal error.
 pub fn to_library(error: RpcError) -> ErrorData {
     let code = i32::try_from(error.code).map_or(ErrorCode::INTERNAL_ERROR, ErrorCode);
     ErrorData::new(code, error.message, error.data)

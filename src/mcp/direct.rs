@@ -32,10 +32,10 @@ use crate::{
     router::{Method, Offer},
 };
 
-/// How a name that does not fit a header begins there.
+/// The prefix of a name that is encoded in its header.
 const ENCODED: &str = "=?";
 
-/// Whether a well-formed request for `method` may be answered here.
+/// Returns whether a well-formed request for `method` may be answered here.
 pub fn takes(headers: &HeaderMap, method: &str, asked: &Asked, offer: &Offer) -> bool {
     method == Method::ToolsCall.as_str()
         && asked.version.as_deref() == Some(FIRST_STATELESS)
@@ -75,7 +75,7 @@ pub async fn answer(shared: &Shared, asked: &Asked, id: &str) -> Response<Body> 
     json(status, out.into_bytes())
 }
 
-/// The library's rule for errors of requests whose metadata is whole.
+/// Returns the HTTP status of an error, as the library does for requests with complete metadata.
 fn status(error: &ErrorData) -> StatusCode {
     match error.code {
         ErrorCode::UNSUPPORTED_PROTOCOL_VERSION
@@ -86,7 +86,7 @@ fn status(error: &ErrorData) -> StatusCode {
     }
 }
 
-/// The header's value where it stands once.
+/// Returns a header's value, if it is there exactly once.
 fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
@@ -98,7 +98,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.and_then(|kind| kind.split(';').next()).is_some_and(|kind| kind.trim() == "application/json")
 }
 
-/// Whether both kinds of answer are named, without weights or quotes to consider.
+/// Returns whether `Accept` names both kinds of answer, without weights or quotes that need parsing.
 fn accepts_both(headers: &HeaderMap) -> bool {
     only(headers, header::ACCEPT.as_str()).filter(|accept| !accept.contains([';', '"'])).is_some_and(
         |accept| {

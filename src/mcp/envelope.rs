@@ -28,7 +28,7 @@ pub const IDEMPOTENCY_KEY_MAX: usize = 128;
 /// The key of a token in a request's metadata.
 const TOKEN: &str = "io.cairn/token";
 
-/// The revision that did away with sessions.
+/// The first revision without sessions.
 pub const FIRST_STATELESS: &str = "2026-07-28";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,11 +39,11 @@ enum Shape {
     ObjectOrAbsent,
 }
 
-/// Methods that a request which stands alone does not have.
+/// Methods that exist only within a session.
 const SESSION_ONLY: &[&str] =
     &["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
 
-/// The params of the methods we know. `initialize` is here so that a wrong one is told so.
+/// The params of known methods. `initialize` is among them so that a malformed one gets a clear error.
 const SHAPES: &[(&str, &[(&str, Shape)])] = &[
     ("ping", &[]),
     ("server/discover", &[]),
@@ -65,15 +65,15 @@ const SHAPES: &[(&str, &[(&str, Shape)])] = &[
     ("subscriptions/listen", &[("notifications", Shape::Object)]),
 ];
 
-/// Methods whose params the library sees without what only the tool needs.
+/// Methods of whose params the library gets a part only.
 const SLIMMED: &[&str] = &["tools/call", "prompts/get", "resources/read"];
-/// What of those params it does see: the names it compares with headers, and the metadata.
+/// That part: the names that are compared with headers, and the metadata.
 const SLIMMED_FIELDS: &[&str] = &["name", "uri", "_meta"];
 
-/// A message that cannot be taken: what to answer, and to whom.
+/// A message that is refused, with the error to answer.
 #[derive(Debug)]
 pub struct Fault {
-    /// The request's id as JSON; `null` where it could not be read.
+    /// The request's id as JSON; `null` if it could not be read.
     pub id: String,
     pub code: i64,
     pub message: String,
@@ -83,18 +83,18 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// What is no message, and so has no id to be answered by.
+    /// The fault of bytes that are no message, and so have no id.
     pub fn malformed(code: i64, message: impl Into<String>) -> Self {
         Self { id: "null".to_owned(), code, message: message.into(), data: None, malformed: true }
     }
 
-    /// The refusal of a message that is in order.
+    /// The fault of a well-formed message.
     pub fn of(id: &str, error: RpcError) -> Self {
         let RpcError { code, message, data, .. } = error;
         Self { id: id.to_owned(), code, message, data: data.map(Box::new), malformed: false }
     }
 
-    /// The JSON-RPC error message.
+    /// Returns the JSON-RPC error message.
     pub fn to_json(&self) -> Vec<u8> {
         let mut error = json!({"code": self.code, "message": self.message});
         if let Some(data) = &self.data {
@@ -104,7 +104,7 @@ impl Fault {
     }
 }
 
-/// The caller's side of a request or notification: who asks, and exactly what.
+/// A request or notification as it came, with its caller.
 #[derive(Debug)]
 pub struct Asked {
     pub caller: Caller,
@@ -123,7 +123,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// What the router is asked.
+    /// Makes the router's request.
     pub fn request(&self, method: Method, client: Arc<dyn Client>, cancel: CancellationToken) -> Request {
         Request {
             method,
@@ -148,9 +148,9 @@ impl Asked {
     }
 }
 
-/// A message that may pass.
+/// A well-formed message.
 pub enum Message<'a> {
-    /// A request or a notification, with the body the library is to read where it differs.
+    /// A request or a notification. `slim` is the body for the library, if that differs.
     Asks {
         asked: Arc<Asked>,
         method: String,
@@ -162,7 +162,7 @@ pub enum Message<'a> {
     Answers,
 }
 
-/// The library's copy of a request, before it is known whether it needs the arguments.
+/// The library's copy of a request, without tool arguments.
 pub struct Slim<'a> {
     id: Option<&'a str>,
     method: String,
@@ -170,7 +170,7 @@ pub struct Slim<'a> {
 }
 
 impl Slim<'_> {
-    /// The request with the names and metadata of its params alone.
+    /// Returns the request with only the names and metadata of its params.
     pub fn to_json(&self) -> Vec<u8> {
         let mut out = String::from(r#"{"jsonrpc":"2.0","#);
         if let Some(id) = self.id {
@@ -226,7 +226,7 @@ struct MetaFields<'a> {
     capabilities: Option<&'a RawValue>,
 }
 
-/// Reads a message that is strict JSON, or says what is wrong with it.
+/// Reads a message. `body` must be strict JSON. Errors: what is wrong with the message.
 pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
     let invalid = |id: Option<&RawValue>, message: &str| Fault {
         id: id.map_or("null", RawValue::get).to_owned(),
@@ -274,7 +274,7 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
     Ok(Message::Asks { asked: Arc::new(asked), method, id, slim })
 }
 
-/// Whether `method` is one of MCP's that we answer in `era`.
+/// Returns whether `method` is one of MCP's that we answer in `era`.
 pub fn is_known(method: &str, era: Era) -> bool {
     let removed = era == Era::Stateless && SESSION_ONLY.contains(&method);
     !removed && SHAPES.iter().any(|(known, _)| *known == method)
@@ -349,7 +349,7 @@ fn idempotency_key(value: Value) -> Result<String, RpcError> {
     }
 }
 
-/// The params as they may go on: without the token, where there is one.
+/// Returns the params without the token, if they have one.
 fn untold(params: &RawValue, has_token: bool) -> Result<Box<RawValue>, RpcError> {
     let told = || -> Result<Box<RawValue>, splice::NotObject> {
         let Some(meta) = splice::member(params, "_meta")?.filter(|_| has_token) else {
@@ -384,7 +384,7 @@ fn contract(value: Value) -> Result<Cid, RpcError> {
 /// Characters of a `traceparent` up to its flags.
 const TRACEPARENT_LEN: usize = 55;
 
-/// A `traceparent` that follows W3C Trace Context (section 3.2.2); anything else counts as absent.
+/// Returns a `traceparent` that follows W3C Trace Context (section 3.2.2); anything else counts as absent.
 fn traceparent(value: Value) -> Option<String> {
     let Value::String(text) = value else {
         return None;

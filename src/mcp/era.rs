@@ -14,7 +14,7 @@ pub enum Era {
     Session,
 }
 
-/// Keeps `null` apart from an absent field.
+/// Deserializes `null` as present, unlike an absent field.
 pub fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(from).map(Some)
 }

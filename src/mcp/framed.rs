@@ -1,4 +1,4 @@
-//! Framed: one JSON message a frame, from a client that is held to its word.
+//! Framed: one JSON message a frame, from a client that must keep to the format.
 //!
 //! Invariants:
 //! - a frame that breaks the rules is the last one read; what is no message is told so before that;

@@ -58,18 +58,18 @@ const VERSIONS: &[ProtocolVersion] = &[
     ProtocolVersion::V_2026_07_28,
 ];
 
-/// One session, or one request that stands alone.
+/// The handler of one session, or of one stateless request.
 pub struct Handler {
     shared: Arc<Shared>,
     session: OnceLock<Session>,
 }
 
-/// What a session remembers.
+/// The state of a session.
 struct Session {
     capabilities: Value,
     logs: Mutex<Logs>,
     open: CancellationToken,
-    /// Ends the session's watch over the lists with the handler.
+    /// Ends the session's list watcher with the handler.
     _close: DropGuard,
 }
 
@@ -78,7 +78,7 @@ impl Handler {
         Self { shared, session: OnceLock::new() }
     }
 
-    /// Asks the router, and gives the parcel of its answer.
+    /// Asks the router and returns its answer as a parcel.
     async fn recorded(
         &self,
         method: Method,
@@ -109,7 +109,7 @@ impl Handler {
         Ok(pack(out))
     }
 
-    /// The parcel of one page of `items`.
+    /// Returns one page of `items` as a parcel.
     fn listed<T>(
         &self,
         key: &str,
@@ -126,7 +126,7 @@ impl Handler {
         Ok(pack(out))
     }
 
-    /// The parcel of a handshake's result that says what the caller is held to; none where it is held to nothing.
+    /// Returns a handshake's result with the caller's limits as a parcel; `None` if there are no limits.
     fn with_limits(&self, result: &impl Serialize) -> Option<MetaObject> {
         let limits = self.shared.bounds?.told();
         let mut result = serde_json::to_value(result).ok()?;
@@ -351,7 +351,7 @@ impl ServerHandler for Handler {
         declared(self.shared.settings.subscriptions, "resources/unsubscribe")
     }
 
-    /// Everything asked for: the library keeps of it what the capabilities declare.
+    /// Accepts the whole filter; the library reduces it to the declared capabilities.
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
         Some(requested.clone())
     }
@@ -383,14 +383,14 @@ impl ServerHandler for Handler {
         }
     }
 
-    /// The schema the library checks mirrored headers against; none for tools that have no such header.
+    /// Returns the tool for the library's check of mirrored headers; `None` for tools without such headers.
     fn get_tool(&self, name: &str) -> Option<Tool> {
         let offer = self.offer();
         let definition = header_tool(&offer, name)?;
         serde_json::from_str(definition).ok()
     }
 
-    /// Where the library puts what it could not read: a method we do not have, or params it does not take.
+    /// Answers what the library could not parse: an unknown method, or params it does not accept.
     async fn on_custom_request(
         &self,
         request: CustomRequest,
@@ -411,7 +411,7 @@ fn era(context: &RequestContext<RoleServer>) -> Era {
     }
 }
 
-/// What the door read of this request: straight in the extensions on stdio, in the request's parts over HTTP.
+/// Returns what the door read of this request: from the extensions on stdio, from the request's parts over HTTP.
 fn asked(extensions: &Extensions) -> Result<&Arc<Asked>, ErrorData> {
     extensions
         .get::<Arc<Asked>>()
@@ -419,7 +419,7 @@ fn asked(extensions: &Extensions) -> Result<&Arc<Asked>, ErrorData> {
         .ok_or_else(|| to_library(RpcError::new(INTERNAL_ERROR, "the request was not read")))
 }
 
-/// The lists to announce; none once the router is gone. After missing some, all of them.
+/// Returns the lists to announce: all of them if some changes were missed, `None` once the router is gone.
 fn changed(received: Result<Change, RecvError>) -> Option<Vec<Change>> {
     match received {
         Ok(change) => Some(vec![change]),

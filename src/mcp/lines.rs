@@ -21,7 +21,7 @@ pub const LINE_MAX: usize = 16 * 1024 * 1024;
 /// The lines of one stdio client.
 pub struct Lines<R> {
     reader: BufReader<R>,
-    /// What has been read of the line that is not yet whole; kept here so that reading may be dropped midway.
+    /// The part of the next line that has been read, kept here so that reading may be dropped midway.
     line: Vec<u8>,
     /// Whether `line` outgrew its bound and is being skipped.
     overlong: bool,
@@ -32,7 +32,7 @@ impl<R: AsyncRead + Send + Unpin> Lines<R> {
         Self { reader: BufReader::new(reader), line: Vec::new(), overlong: false }
     }
 
-    /// The next whole line, without its end; none at the end of input. Safe to drop midway.
+    /// Returns the next whole line, without its end; `None` at the end of input. Safe to drop midway.
     async fn next_line(&mut self) -> Option<Result<Vec<u8>, Fault>> {
         loop {
             let chunk = self.reader.fill_buf().await.ok()?;

@@ -14,7 +14,7 @@ use crate::router::RpcError;
 /// Entries of one page.
 pub const PAGE_MAX: usize = 1_000;
 
-/// The result object of a list: `items` from where `cursor` points, under `key`.
+/// Returns a list's result object: `items` from `cursor` on, under `key`.
 pub fn page<T>(
     key: &str,
     items: &[T],

@@ -17,19 +17,19 @@ use crate::{
     router::{Entry, Listed, Offer, Tool},
 };
 
-/// What marks a tool whose arguments are mirrored in headers (SEP-2243).
+/// The schema property that marks arguments that are mirrored in headers (SEP-2243).
 const HEADER_MARK: &str = "x-mcp-header";
 
-/// Where a listed tool's contract stands, for peers.
+/// The metadata key of a listed tool's contract, for peers.
 const CONTRACT: &str = "io.cairn/contract";
 
-/// The definition of the tool `name` when some of its arguments are mirrored in headers.
+/// Returns the definition of the tool `name`, if any of its arguments are mirrored in headers.
 pub fn header_tool<'a>(offer: &'a Offer, name: &str) -> Option<&'a str> {
     let tool = offer.tools.iter().find(|tool| tool.name == name)?;
     Some(tool.definition.get()).filter(|definition| definition.contains(HEADER_MARK))
 }
 
-/// Whether there is a tool `name` that has no such arguments.
+/// Returns whether there is a tool `name` without such arguments.
 pub fn has_plain_tool(offer: &Offer, name: &str) -> bool {
     offer.tools.iter().any(|tool| tool.name == name && !tool.definition.get().contains(HEADER_MARK))
 }
@@ -51,7 +51,7 @@ pub fn contract_entry(tool: &Arc<Tool>) -> (&str, Cow<'_, RawValue>) {
     (&tool.name, named().map_or(Cow::Borrowed(&*tool.definition), Cow::Owned))
 }
 
-/// The tools that are not those of our own peers: nobody is sent on through us.
+/// Returns the tools that are not our own peers': no peer reaches another through us.
 pub fn own_tools(entries: &[Arc<Entry>]) -> Vec<Arc<Tool>> {
     entries.iter().filter(|entry| entry.source != PEERS).map(|entry| entry.tool.clone()).collect()
 }

@@ -31,7 +31,7 @@ use crate::{
 
 /// Messages waiting to be written.
 const WRITE_QUEUE_MAX: usize = 64;
-/// What a caller that is not served may not ask for.
+/// The recorded methods, which a barred caller may not use.
 const RECORDED: [Method; 4] =
     [Method::ToolsCall, Method::ResourcesRead, Method::PromptsGet, Method::Complete];
 
@@ -40,10 +40,10 @@ pub trait Framing: Send + 'static {
     /// Whether a client may go on after bytes that are not JSON.
     const LENIENT: bool;
 
-    /// The next message's bytes; none at the end of input, or of what can be read of it. Safe to drop midway.
+    /// Returns the next message's bytes; `None` at the end of the readable input. Safe to drop midway.
     fn next(&mut self) -> impl Future<Output = Option<Result<Bytes, Fault>>> + Send;
 
-    /// What makes of a message what is handed to the writing task, for a client that speaks as it did last.
+    /// Returns the function that frames a message for the writing task, in the client's own form.
     fn writer(&self) -> fn(Vec<u8>) -> Bytes;
 }
 
@@ -52,7 +52,7 @@ pub struct Pipe<F> {
     shared: Arc<Shared>,
     caller: Caller,
     framing: F,
-    /// What the client may ask for; none where it is not counted.
+    /// The client's quota; `None` if it has none.
     counted: Option<Counted>,
     /// An answer of ours, not yet handed to the writer.
     answer: Option<Bytes>,
@@ -61,14 +61,14 @@ pub struct Pipe<F> {
     out: mpsc::Sender<Bytes>,
 }
 
-/// What a message comes to.
+/// What to do with a message: pass it to the library, or answer it.
 enum Read {
     Pass(Box<ClientJsonRpcMessage>),
     Answer(Vec<u8>),
 }
 
 impl<F: Framing> Pipe<F> {
-    /// The transport, and the queue that a writing task must drain.
+    /// Returns the transport, and the queue that a writing task must drain.
     pub fn new(
         shared: Arc<Shared>,
         caller: Caller,
@@ -126,7 +126,7 @@ impl<F: Framing> Pipe<F> {
         Ok(Read::Pass(Box::new(message)))
     }
 
-    /// Whether the caller may ask for this. What its token grants it is granted here.
+    /// Checks that the caller may use this method, after adding the scopes of its token.
     fn permit(&self, method: &str, asked: &mut Arc<Asked>) -> Result<(), RpcError> {
         if RECORDED.iter().any(|recorded| recorded.as_str() == method) {
             self.bar(&asked.caller)?;
@@ -138,7 +138,7 @@ impl<F: Framing> Pipe<F> {
         }
     }
 
-    /// Refuses a caller that is not served now.
+    /// Refuses a barred caller.
     fn bar(&self, caller: &Caller) -> Result<(), RpcError> {
         let barred = self.shared.settings.barred.as_ref();
         match barred.and_then(|Barred(why)| why(&caller.actor.id)) {
@@ -147,7 +147,7 @@ impl<F: Framing> Pipe<F> {
         }
     }
 
-    /// Gives the caller the scopes of the token that came with the message.
+    /// Adds the scopes of the message's token to the caller's.
     fn admit(&self, asked: &mut Arc<Asked>) -> Result<(), RpcError> {
         let (Some(tokens), Some(asked)) = (&self.shared.settings.tokens, Arc::get_mut(asked)) else {
             return Ok(());
@@ -160,7 +160,7 @@ impl<F: Framing> Pipe<F> {
         Ok(())
     }
 
-    /// Refuses a tool that callers here may not call, whether it is named or its contract is.
+    /// Refuses a tool that callers here may not call, whether the request gives its name or its contract.
     fn check_tool(&self, asked: &Asked) -> Result<(), RpcError> {
         let tool = self.shared.router.tool_asked(&asked.name, asked.meta.contract.as_ref());
         match tool.is_none_or(|entry| self.shared.shows(&entry.tool.name)) {
@@ -169,7 +169,7 @@ impl<F: Framing> Pipe<F> {
         }
     }
 
-    /// The next message's bytes; none at the end of input, or when the client has been idle for too long.
+    /// Returns the next message's bytes; `None` at the end of input, or if the client has been idle for too long.
     async fn next(&mut self) -> Option<Result<Bytes, Fault>> {
         let idle = async {
             match &self.counted {

@@ -27,12 +27,12 @@ use crate::{
     router::{RpcError, codes::RATE_LIMITED},
 };
 
-/// When to ask again after too many requests at once: no one knows when the first of them ends.
+/// The `retry_after_ms` of too many requests at once. It is a guess: nobody knows when one of them ends.
 const RETRY: Duration = Duration::from_millis(100);
 /// Callers remembered; beyond this, those without a stream are forgotten.
 const CALLERS_MAX: usize = 1_024;
 
-/// What one caller may ask for.
+/// The bounds of one caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Requests under way at once.
@@ -56,7 +56,7 @@ impl Default for Bounds {
 }
 
 impl Bounds {
-    /// What a caller is told of them in the handshake.
+    /// Returns the part that a caller is told in the handshake.
     pub fn told(&self) -> Value {
         json!({
             "max_frame_bytes": FRAME_MAX,
@@ -70,14 +70,14 @@ impl Bounds {
 #[derive(Clone, Debug, Default)]
 pub struct Quotas {
     pub bounds: Bounds,
-    /// Where requests are counted; nowhere by default.
+    /// The metrics that count requests, if any.
     pub metrics: Option<Arc<Metrics>>,
-    /// Whether streams from now on are of callers that the configuration knows.
+    /// Whether the callers of new streams have an entry in the configuration.
     pub known: bool,
     callers: Arc<Mutex<HashMap<String, Arc<Quotum>>>>,
 }
 
-/// What one caller has left.
+/// The quota of one caller.
 #[derive(Debug)]
 struct Quotum {
     rate: DefaultDirectRateLimiter,
@@ -100,10 +100,10 @@ struct Activity {
     last: Instant,
 }
 
-/// The right to have one request under way. Dropping it gives it back, and counts what became of the request.
+/// The right to have one request under way. Dropping it returns the right and counts the request's outcome.
 pub struct Place {
     activity: Arc<Mutex<Activity>>,
-    /// Where it is counted, by which method, and whether for a caller that is known.
+    /// The metrics that count it, its method, and whether its caller is known.
     counted: Option<(Arc<Metrics>, String, bool)>,
     refused: AtomicBool,
     _permit: OwnedSemaphorePermit,
@@ -114,13 +114,13 @@ impl Quotas {
         Self { bounds, ..Self::default() }
     }
 
-    /// Requests that were taken of this caller so far.
+    /// Returns how many requests of this caller were accepted so far.
     pub fn taken(&self, caller: &str) -> u64 {
         let callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         callers.get(caller).map_or(0, |own| own.taken.load(Ordering::Relaxed))
     }
 
-    /// A stream of the caller of this id.
+    /// Opens a stream for the caller with this id.
     pub fn stream(&self, caller: &str) -> Counted {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         if callers.len() >= CALLERS_MAX {
@@ -147,7 +147,7 @@ impl Quotas {
 }
 
 impl Counted {
-    /// Counts a message. Errors: after how long the next one is taken.
+    /// Counts a message. Errors: the rate is exceeded, with the time until the next one is accepted.
     pub fn count(&self) -> Result<(), RpcError> {
         let rate = &self.own.rate;
         let wait = rate.check().map_err(|until| until.wait_time_from(rate.clock().now()));
@@ -155,7 +155,7 @@ impl Counted {
         wait.map_err(|wait| limited("requests_per_second", bound, wait))
     }
 
-    /// A place for a request.
+    /// Takes a place for a request. Errors: too many are under way.
     pub fn place(&self, method: &str) -> Result<Place, RpcError> {
         let permit = self.own.places.clone().try_acquire_owned();
         let permit = permit.map_err(|_| limited("in_flight", self.bounds.in_flight, RETRY))?;
@@ -168,19 +168,19 @@ impl Counted {
         Ok(Place { activity, counted, refused: AtomicBool::new(false), _permit: permit })
     }
 
-    /// Says what became of a request that has no place.
+    /// Counts the outcome of a request without a place.
     pub fn told(&self, method: &str, outcome: &'static str) {
         if let Some(metrics) = &self.metrics {
             metrics.peers.request(Request { direction: "in", method, known: self.known }, outcome);
         }
     }
 
-    /// Notes that the client said something.
+    /// Notes that a message came.
     pub fn heard(&self) {
         lock(&self.activity).last = Instant::now();
     }
 
-    /// Waits until nothing was said or under way on the stream for as long as it may be idle.
+    /// Waits until the stream has been idle for longer than allowed.
     pub async fn idle(&self) {
         loop {
             let until = {
@@ -197,7 +197,7 @@ impl Counted {
 }
 
 impl Place {
-    /// Says that the caller may not ask for what it asked.
+    /// Marks the request as refused, for the metrics.
     pub fn refuse(&self) {
         self.refused.store(true, Ordering::Relaxed);
     }

@@ -38,14 +38,14 @@ struct Parcel<'a> {
     content: Cow<'a, str>,
 }
 
-/// The `_meta` of a typed result that stands for the result object whose JSON is `content`.
+/// Returns the `_meta` that carries the result object `content` through a typed result.
 pub fn pack(content: String) -> MetaObject {
     let mut meta = MetaObject::new();
     meta.0.insert(PARCEL.to_owned(), Value::String(content));
     meta
 }
 
-/// The JSON-RPC message with its packed result put back; none when `message` holds no parcel.
+/// Returns the JSON-RPC message with its packed result put back; `None` if `message` holds no parcel.
 pub fn unpack(message: &[u8]) -> Option<Vec<u8>> {
     let message = str::from_utf8(message).ok()?;
     if !message.contains(PARCEL) {
@@ -83,7 +83,7 @@ pub fn unpack_event(event: Bytes) -> Bytes {
     out.into()
 }
 
-/// Makes JSON fit on one line. Strict JSON has line ends only between its tokens, where a space says the same.
+/// Puts JSON on one line. Strict JSON has line ends only between tokens, where a space means the same.
 pub fn one_line(json: &mut [u8]) {
     for byte in json {
         if matches!(byte, b'\n' | b'\r') {

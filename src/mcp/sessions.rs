@@ -23,7 +23,7 @@ use super::envelope::Asked;
 
 /// Sessions open at once: each takes 66 KB, and twice that of a heap worn by thousands that came and went.
 pub const SESSIONS_MAX: usize = 256;
-/// How long a session without an open stream may do nothing.
+/// How long a session without an open stream may be idle.
 pub const IDLE_MAX: Duration = Duration::from_secs(300);
 /// How often idle sessions are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -37,14 +37,14 @@ pub enum SessionError {
     Library(#[from] LocalSessionManagerError),
 }
 
-/// The library's sessions, bounded and owned.
+/// The library's sessions, with a bound and owners.
 pub struct Sessions {
     library: LocalSessionManager,
     known: Arc<Mutex<HashMap<SessionId, Known>>>,
 }
 
 struct Known {
-    /// The actor's id; none until `initialize` has been read.
+    /// The actor's id; `None` until `initialize` has been read.
     owner: Option<String>,
     used: Instant,
     streams: usize,
@@ -88,17 +88,17 @@ impl Sessions {
         }
     }
 
-    /// How many there are.
+    /// Returns how many sessions there are.
     pub fn count(&self) -> usize {
         lock(&self.known).len()
     }
 
-    /// Whether `id` is a session of `actor`.
+    /// Returns whether `id` is a session of `actor`.
     pub fn owned(&self, id: &str, actor: &str) -> bool {
         lock(&self.known).get(id).is_some_and(|known| known.owner.as_deref() == Some(actor))
     }
 
-    /// Whether there is room for one more, or something that can make room.
+    /// Returns whether there is room for one more, or a session that can make room.
     pub fn admits(&self) -> bool {
         let known = lock(&self.known);
         known.len() < SESSIONS_MAX || known.values().any(|session| session.streams == 0)
@@ -119,7 +119,7 @@ impl Sessions {
         Open { id: id.clone(), known: self.known.clone() }
     }
 
-    /// Takes the longest idle session out of the table when the table is full.
+    /// Removes the longest idle session if the table is full. Errors: none is idle.
     fn make_room(&self) -> Result<Option<SessionId>, SessionError> {
         let mut known = lock(&self.known);
         if known.len() < SESSIONS_MAX {

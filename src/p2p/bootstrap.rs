@@ -43,7 +43,7 @@ impl Method {
     }
 }
 
-/// What is asked for.
+/// When a bootstrap has done enough.
 #[derive(Clone, Copy, Debug)]
 pub struct Goal {
     pub min: usize,
@@ -54,7 +54,7 @@ pub struct Goal {
 /// A peer to try, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// None where the address does not say who is there.
+    /// `None` if the address does not name a peer.
     pub peer: Option<String>,
     pub addrs: Vec<String>,
 }
@@ -62,7 +62,7 @@ pub struct Node {
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// A method named its nodes; none where it failed or has no more.
+    /// A method named its nodes; an empty list if it failed or has no more.
     Named { method: Method, nodes: Vec<Node> },
     /// An attempt ended: connected to this peer, or why not.
     Ended { attempt: u64, with: Result<String, String> },
@@ -88,7 +88,7 @@ pub struct Attempt {
     pub node: Node,
     pub began_ms: u64,
     pub ended_ms: Option<u64>,
-    /// The peer, or why not; an attempt under way has neither.
+    /// The peer it connected to, or the error; `None` while it is under way.
     pub with: Option<Result<String, String>>,
 }
 
@@ -103,7 +103,7 @@ pub struct Bootstrap {
     waiting: VecDeque<(Method, Node)>,
     attempts: BTreeMap<u64, Attempt>,
     running: usize,
-    /// Peers connected, those from before among them.
+    /// Connected peers, including those connected before the bootstrap began.
     connected: HashSet<String>,
     /// Peers and addresses tried already.
     tried: HashSet<String>,
@@ -111,7 +111,7 @@ pub struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// `connected` are the peers connected already: they count.
+    /// `connected` are the peers that are connected already; they count towards the goal.
     pub fn new(goal: Goal, methods: &[Method], connected: impl IntoIterator<Item = String>) -> Self {
         let mut methods = methods.to_vec();
         methods.sort();
@@ -129,7 +129,7 @@ impl Bootstrap {
         }
     }
 
-    /// Takes in what happened, and says what to do. The first call is a [`Input::Tick`].
+    /// Takes an input and returns what to do. The first call is a [`Input::Tick`].
     pub fn handle(&mut self, input: Input, now_ms: u64) -> Vec<Output> {
         if self.finished {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! Keeping: whom this node dials unasked, and when.
+//! Dialling: whom this node dials unasked, and when.
 //!
 //! The rule is pure: how things stand and the time go in, whom to dial comes out. Whoever drives it dials.
 //!
@@ -16,32 +16,32 @@ use crate::caller::Peer;
 /// The first pause before a kept peer is dialled again, and the longest.
 pub const REDIAL_FIRST_MS: u64 = 2_000;
 pub const REDIAL_MAX_MS: u64 = 300_000;
-/// How long a connection stands before the one after it is dialled without a pause.
+/// How long a connection must have stood for the pauses of its peer to begin anew.
 pub const STEADY_MS: u64 = 30_000;
-/// Between two attempts to have enough connections.
+/// The pause between two attempts to have enough connections.
 pub const JOIN_PAUSE_MS: u64 = 60_000;
 
 /// What happened.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
-    /// How things stand. `joinable`: there is somebody to join by.
+    /// The present state. `joinable` says whether there is anybody to join by.
     Look { kept: &'a BTreeSet<Peer>, connected: &'a BTreeSet<Peer>, joinable: bool },
-    /// A dial of this peer has ended, whatever came of it.
+    /// A dial of this peer has ended, with or without success.
     Ended(&'a str),
 }
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Dial, and tell the end by [`Input::Ended`].
+    /// Dial the peer, and report the end by [`Input::Ended`].
     Dial(Peer),
-    /// Join by others.
+    /// Join the network by other peers.
     Join,
 }
 
 #[derive(Debug)]
 pub struct Keeping {
-    /// Connections below which others are joined by.
+    /// The number of connections below which this node joins by others.
     min: usize,
     peers: BTreeMap<Peer, Kept>,
     join_ms: u64,
@@ -51,7 +51,7 @@ pub struct Keeping {
 /// One peer to keep.
 #[derive(Debug)]
 struct Kept {
-    /// Not dialled before.
+    /// The earliest time of the next dial.
     next_ms: u64,
     pause_ms: u64,
     dialling: bool,
@@ -60,12 +60,12 @@ struct Kept {
 }
 
 impl Keeping {
-    /// `chance` differs from node to node.
+    /// `chance` seeds the jitter and should differ from node to node.
     pub fn new(min: usize, chance: u64) -> Self {
         Self { min, peers: BTreeMap::new(), join_ms: 0, chance }
     }
 
-    /// Takes in what happened, and says what to do.
+    /// Takes an input and returns what to do.
     pub fn handle(&mut self, input: Input<'_>, now_ms: u64) -> Vec<Output> {
         match input {
             Input::Ended(peer) => {
@@ -117,7 +117,7 @@ impl Keeping {
     }
 }
 
-/// The next value of a small generator (Steele et al., SplitMix64): chance enough to spread nodes.
+/// Returns the next value of a small generator (Steele et al., SplitMix64), random enough to spread nodes.
 fn stirred(chance: u64) -> u64 {
     let mut mixed = chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -61,23 +61,23 @@ impl Origin {
     }
 }
 
-/// One peer, as one source tells of it.
+/// One peer, as one source describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     pub peer: String,
     /// Multiaddrs, the peer's id not among their parts.
     pub addrs: Vec<String>,
-    /// Names of tools and CIDs of contracts that it is said to offer.
+    /// Names of tools and CIDs of contracts that the source says it offers.
     pub capabilities: BTreeSet<String>,
     pub origin: Origin,
     /// Milliseconds since the epoch: when its source last heard of it.
     pub seen_ms: u64,
 }
 
-/// What is wanted of the peers that are looked for.
+/// What a search is for.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
-    /// All of these.
+    /// A peer must offer all of these.
     pub capabilities: BTreeSet<String>,
     pub max: usize,
 }
@@ -93,21 +93,21 @@ pub enum LookError {
     Limited(Duration),
 }
 
-/// What a source said: its finds, and how many of its entries made no sense.
+/// A source's answer: its finds, and how many of its entries were malformed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Looked {
     pub found: Vec<Found>,
     pub bad: usize,
 }
 
-/// A place where peers are told of.
+/// A source of peers.
 pub trait Source: Send + Sync {
     fn origin(&self) -> Origin;
     /// Asks it. Safe to drop midway.
     fn look(&self, wanted: Wanted, now_ms: u64) -> BoxFuture<'_, Result<Looked, LookError>>;
 }
 
-/// How each source fared: its finds, or why there are none.
+/// By source, its answer or error.
 pub type Fared = BTreeMap<Origin, Result<Looked, LookError>>;
 
 /// Asks every source at once, each for at most `patience`.

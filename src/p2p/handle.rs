@@ -25,7 +25,7 @@ use crate::{
 
 type Answer<T> = oneshot::Sender<T>;
 
-/// What is wished of the task that owns the swarm.
+/// A request to the task that owns the swarm.
 pub(super) enum Command {
     Dial { peer: Peer, addrs: Vec<String>, answer: Answer<Result<Connected, NetError>> },
     Disconnect { peer: Peer, answer: Answer<bool> },
@@ -44,7 +44,7 @@ pub(super) enum Command {
     Stop { answer: Answer<()> },
 }
 
-/// Speaks to the network; clones speak to the same one.
+/// The handle to the network; clones refer to the same one.
 #[derive(Clone)]
 pub struct Net {
     pub(super) local: Peer,
@@ -59,12 +59,12 @@ impl Net {
         self.local.clone()
     }
 
-    /// Where this node listens and is known to be reached, each with its id at the end.
+    /// Returns the addresses at which this node listens or is known to be reachable, each with its id at the end.
     pub fn addrs(&self) -> Vec<String> {
         self.addrs.borrow().clone()
     }
 
-    /// The addresses once there is at least one. Errors: none within `timeout`.
+    /// Waits until there is at least one address. Errors: none within `timeout`.
     pub async fn listening(&self, timeout: Duration) -> Result<Vec<String>, NetError> {
         let mut addrs = self.addrs.clone();
         let listening = time::timeout(timeout, addrs.wait_for(|addrs| !addrs.is_empty())).await;
@@ -72,8 +72,8 @@ impl Net {
         Ok(addrs.clone())
     }
 
-    /// A connection with the peer, new or the one that stands, once the peer has said who it is or was given
-    /// time to. Without addresses, those known of it are tried.
+    /// Returns a connection with the peer, a new or an existing one, once the peer has identified itself or
+    /// `IDENTIFY_WAIT` is over. Without addresses, those known of the peer are tried.
     pub async fn dial(
         &self,
         peer: &str,
@@ -84,15 +84,15 @@ impl Net {
         self.ask(timeout, |answer| Command::Dial { peer, addrs, answer }).await?
     }
 
-    /// Closes all connections with the peer; nothing here dials it until [`Self::dial`] is called for it.
-    /// False: there was none.
+    /// Closes all connections with the peer; nothing here dials it until [`Self::dial`] is called for it. Returns
+    /// whether there was a connection.
     pub async fn disconnect(&self, peer: &str) -> bool {
         let peer = peer.to_owned();
         let asked = self.ask(limits::OPEN_MAX, |answer| Command::Disconnect { peer, answer });
         asked.await.unwrap_or(false)
     }
 
-    /// A new stream to a connected peer. What the peer does not speak may show at the first read only.
+    /// Opens a stream to a connected peer. That the peer does not speak the protocol may show at the first read only.
     pub async fn open(&self, peer: &str, wire: Wire) -> Result<Stream, NetError> {
         let named = peer.to_owned();
         let opened = self.ask(limits::OPEN_MAX, |answer| Command::Open { peer: named, wire, answer }).await;
@@ -116,18 +116,18 @@ impl Net {
         self.ask(limits::OPEN_MAX, |answer| Command::Block { peer, blocked: false, answer }).await?
     }
 
-    /// Says in the table that this node serves these keys, and says it again for as long as it runs.
+    /// Publishes provider records for these keys in the table, again and again for as long as the node runs.
     pub async fn provide(&self, keys: Vec<Cid>) -> Result<(), NetError> {
         self.ask(limits::OPEN_MAX, |answer| Command::Provide { keys, answer }).await?
     }
 
-    /// Says it no longer; what others have kept ends with its time.
+    /// Stops publishing them; records that others hold expire.
     pub async fn stop_providing(&self, keys: Vec<Cid>) {
         self.tell(Command::StopProviding { keys }).await;
     }
 
-    /// Which other peers say that they serve the key; what is known by the end of `timeout` where the table is
-    /// slow. Whoever is named has said so; that they do serve it shows only when they are asked.
+    /// Returns the other peers with a provider record for the key, as far as known within `timeout`. A record is a
+    /// claim: whether they serve it shows when they are asked.
     pub async fn providers(&self, key: Cid, timeout: Duration) -> Result<Vec<Candidate>, NetError> {
         let deadline = Instant::now() + timeout;
         let patience = timeout + limits::SWEEP_EVERY * 2;
@@ -142,7 +142,7 @@ impl Net {
         Ok(join_all(candidates).await)
     }
 
-    /// Where the table says that the peer listens.
+    /// Returns the peer's addresses according to the table.
     pub async fn find_peer(&self, peer: &str, timeout: Duration) -> Result<Vec<String>, NetError> {
         let peer = peer.to_owned();
         self.ask(timeout, |answer| Command::FindPeer { peer, answer }).await?
@@ -158,28 +158,28 @@ impl Net {
         self.ask(limits::WALK_MAX, |answer| Command::BootstrapDht { answer }).await?
     }
 
-    /// Says that this node is seen under these addresses from outside, and under none told before. Others are asked
-    /// whether they reach it there.
+    /// Replaces the addresses under which this node is seen from outside. Others are asked whether they reach it
+    /// there.
     pub async fn seen(&self, ips: Vec<IpAddr>) {
         self.tell(Command::Seen { ips }).await;
     }
 
-    /// Tells all who listen of a signed head.
+    /// Publishes a signed head by gossip.
     pub async fn publish_head(&self, bytes: Vec<u8>) {
         self.tell(Command::PublishHead { bytes }).await;
     }
 
-    /// Signed heads from now on, each to be judged.
+    /// Subscribes to signed heads; each is to be judged.
     pub fn heads(&self) -> broadcast::Receiver<Head> {
         self.heads.subscribe()
     }
 
-    /// Says what is to become of a head; without it the head goes no further.
+    /// Gives the verdict on a head; without one the head is not passed on.
     pub async fn judge(&self, head: &Head, verdict: Verdict) {
         self.tell(Command::Judge { id: head.id.clone(), from: head.from.clone(), verdict }).await;
     }
 
-    /// Says whose connections are kept though they carry nothing; those of all others end when they are idle.
+    /// Sets the peers whose idle connections are kept; those of all others are closed when idle.
     pub async fn keep(&self, peers: HashSet<Peer>) {
         self.tell(Command::Keep { peers }).await;
     }
@@ -188,7 +188,7 @@ impl Net {
         self.ask(limits::OPEN_MAX, |answer| Command::Snapshot { answer }).await.unwrap_or_default()
     }
 
-    /// What happens from now on. A listener that falls behind is told how much it missed.
+    /// Subscribes to events. A listener that falls behind is told how many it missed.
     pub fn events(&self) -> broadcast::Receiver<NetEvent> {
         self.events.subscribe()
     }

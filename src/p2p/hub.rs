@@ -57,7 +57,7 @@ use crate::{
     router::Router,
 };
 
-/// Connections of peers without an entry that are recorded in one minute: whoever knocks must not fill the log.
+/// Connections of peers without an entry that are recorded in one minute, so that strangers cannot fill the log.
 const STRANGERS_MAX: u32 = 20;
 const MINUTE: Duration = Duration::from_secs(60);
 /// What the hub is made of.
@@ -71,31 +71,31 @@ pub struct Parts {
     pub neighbours: Neighbours,
     pub file: Option<Arc<PeersFile>>,
     pub github: Option<Arc<Github>>,
-    /// Who is asked under which address this node is seen.
+    /// The services that tell this node's address as seen from outside.
     pub outside: Option<Outside>,
     /// Peers that have an entry: what they do is always recorded.
     pub known: BTreeSet<Peer>,
     /// Whether this node's own contracts are announced.
     pub announce: bool,
     pub ttl: Duration,
-    /// Connections to keep up, and the nodes to join by where there are fewer.
+    /// The least connections to keep up, and the number at which joining stops.
     pub goal: (usize, usize),
     pub bootstrap: Vec<String>,
     /// Peers to stay connected with, and where they are dialled.
     pub keep: BTreeMap<Peer, Vec<String>>,
     /// Peers whose logs are followed.
     pub follow: BTreeSet<Peer>,
-    /// What is done about erasures in them, and in those of peers for which that is said.
+    /// What is done about erasures in followed logs, unless `erasures_of` says otherwise for a peer.
     pub erasures: Erasures,
     pub erasures_of: BTreeMap<Peer, Erasures>,
-    /// What payloads of ours are salted with.
+    /// The key that salts this node's payloads.
     pub salt: SaltKey,
     pub metrics: Arc<Metrics>,
-    /// What passed with a peer so far.
+    /// Returns the requests that passed between this node and a peer so far.
     pub traffic: Arc<dyn Fn(&str) -> Traffic + Send + Sync>,
 }
 
-/// This node among others. Clones share it.
+/// The hub. Clones share it.
 #[derive(Clone)]
 pub struct Hub {
     inner: Arc<Inner>,
@@ -104,21 +104,21 @@ pub struct Hub {
 struct Inner {
     parts: Parts,
     book: Mutex<Book>,
-    /// Peers that are being dialled because somebody asked.
+    /// Peers that are being dialled because a caller asked.
     dialling: Mutex<BTreeMap<Peer, usize>>,
     kept: Kept,
-    /// Tells each followed peer's task to look again.
+    /// The task of each followed peer.
     follows: Mutex<HashMap<Peer, Following>>,
     /// One bootstrap at a time.
     joining: tokio::sync::Mutex<()>,
     connected: watch::Sender<BTreeSet<Peer>>,
     /// Connections of strangers that may still be recorded in this minute, and when it began.
     strangers: Mutex<(u32, Instant)>,
-    /// Who asked for the next change of a peer's connection.
+    /// By peer: the caller to name in the next event about its connection.
     asked: Mutex<HashMap<Peer, By>>,
-    /// What the log knows of connected peers, a moment ago.
+    /// What the log knew of connected peers a moment ago.
     standing: RwLock<HashMap<Peer, Arc<crate::peer::Peer>>>,
-    /// Told when that is to be read again at once.
+    /// Notified when `standing` is to be read again at once.
     stale: Notify,
     readers: Arc<Readers>,
     stop: CancellationToken,
@@ -137,7 +137,7 @@ pub struct Traffic {
     pub running: u64,
 }
 
-/// Who asked for something, by which call, and why.
+/// The actor, call and reason of a request.
 #[derive(Clone, Debug)]
 pub struct By {
     pub actor: Actor,
@@ -146,24 +146,24 @@ pub struct By {
 }
 
 impl By {
-    /// News that came of what was asked.
+    /// Makes news that a request brought about.
     pub fn tells(&self, id: impl Into<String>, news: News) -> Peering {
         let Self { actor, cause, note } = self.clone();
         Peering { actor, cause, note, ..Peering::new(id, news) }
     }
 }
 
-/// What a search came to.
+/// The result of a search.
 #[derive(Debug)]
 pub struct Discovered {
-    /// Those that have every capability, whom we heard of last first.
+    /// The peers that offer every capability, the most recently heard of first.
     pub peers: Vec<Known>,
     pub sources: Fared,
     pub took: Duration,
 }
 
 impl Hub {
-    /// Takes part from now on. Must be called on a runtime.
+    /// Starts all tasks of the hub. Must be called on a runtime.
     pub fn start(parts: Parts) -> Self {
         let inner = Inner {
             book: Mutex::new(Book::new(parts.ttl.as_millis() as u64)),
@@ -200,7 +200,7 @@ impl Hub {
         &self.inner.parts.net
     }
 
-    /// The peers that are connected, and whenever that changes.
+    /// Watches which peers are connected.
     pub fn connected(&self) -> watch::Receiver<BTreeSet<Peer>> {
         self.inner.connected.subscribe()
     }
@@ -213,7 +213,7 @@ impl Hub {
         });
     }
 
-    /// Asks the sources named (all, where none is), each for at most `timeout`.
+    /// Asks the named sources, or all if none is named, each for at most `timeout`.
     pub async fn discover(
         &self,
         capabilities: &BTreeSet<String>,
@@ -248,7 +248,7 @@ impl Hub {
         Discovered { peers, sources: fared, took: begun.elapsed() }
     }
 
-    /// Takes in what a connected peer says that it offers.
+    /// Takes in a connected peer's own word on what it offers.
     pub async fn offers(&self, peer: &str, capabilities: BTreeSet<String>) {
         self.book().offers(peer, capabilities.clone());
         let capabilities = Some(capabilities.into_iter().collect());
@@ -256,7 +256,7 @@ impl Hub {
         self.record(peer, News::Discovered { facts, ttl_ms: u64::MAX }).await;
     }
 
-    /// What a peer is said to offer.
+    /// Returns what a peer is said to offer.
     pub fn capabilities(&self, peer: &str) -> Vec<String> {
         let booked = self.book().get(peer).map(|known| known.capabilities.clone());
         booked.unwrap_or_default().into_iter().collect()
@@ -271,7 +271,7 @@ impl Hub {
         self.net().stop().await;
     }
 
-    /// Takes in what was found, and records it where it is news.
+    /// Adds a find to the book, and records it if it is news.
     async fn found(&self, found: Found) {
         if found.peer == self.net().local() {
             return;
@@ -293,7 +293,7 @@ impl Hub {
         self.record(&found.peer, News::Discovered { facts, ttl_ms }).await;
     }
 
-    /// Records news; the ledger passes over what changes nothing.
+    /// Records news; the ledger ignores news that changes nothing.
     async fn record(&self, id: &str, news: News) {
         self.record_by(id, news, None).await;
     }
@@ -312,7 +312,7 @@ impl Hub {
         }
     }
 
-    /// What the log knows of a peer; none where it never heard of it, or cannot be asked.
+    /// Returns what the log knows of a peer; `None` if nothing, or if the log cannot be read.
     pub async fn known(&self, peer: &str) -> Option<crate::peer::Peer> {
         let (readers, peer) = (self.inner.readers.clone(), peer.to_owned());
         let asked = tokio::task::spawn_blocking(move || readers.ask(|view| view.peer(&peer, None))).await;
@@ -330,7 +330,7 @@ impl Hub {
         }
     }
 
-    /// Whether a connection that a peer opened is worth an event: always one of a known peer, and a few of strangers.
+    /// Returns whether an inbound connection gets an event: always for a known peer, a few a minute for strangers.
     fn worth_telling(&self, peer: &str) -> bool {
         if self.inner.parts.known.contains(peer) || self.inner.kept.peers().contains_key(peer) {
             return true;
@@ -344,14 +344,15 @@ impl Hub {
         worth
     }
 
-    /// Holds the connections of kept peers, whatever they carry; gives those peers.
+    /// Keeps idle connections of kept peers open. Returns those peers.
     async fn hold(&self) -> BTreeMap<Peer, Vec<String>> {
         let kept = self.inner.kept.peers();
         self.net().keep(kept.keys().cloned().collect()).await;
         kept
     }
 
-    /// Whether there is anybody to join by: the table alone knows nobody before somebody is known.
+    /// Returns whether there is anybody to join by. The table does not count, since it is empty until somebody is
+    /// known.
     fn may_join(&self) -> bool {
         let Parts { bootstrap, sources, .. } = &self.inner.parts;
         let named = sources.iter().any(|source| source.origin() != Origin::Dht);

@@ -26,19 +26,19 @@ pub const CONNECTIONS_PER_PEER_MAX: u32 = 2;
 pub const PENDING_IN_MAX: u32 = 64;
 /// Dials under way.
 pub const PENDING_OUT_MAX: u32 = 64;
-/// Peers that somebody waits to be connected with.
+/// Peers that are being dialled on request.
 pub const DIALS_MAX: usize = 256;
-/// Those who wait for one peer.
+/// Requests that wait for one peer.
 pub const WAITERS_MAX: usize = 256;
-/// A connection that takes longer to stand than this never will. Who asks to be dialled back waits 10 s for the
-/// outcome: a router that drops the dial without a word must be told of before that.
+/// How long the handshakes of a connection may take. A peer that asks to be dialled back waits 10 s for the result,
+/// so a router that drops the dial silently must be noticed before that.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(8);
 /// A connection without streams is closed after this, unless configured.
 pub const IDLE_DEFAULT: Duration = Duration::from_secs(300);
-/// The share of the machine's memory above which no connection is taken: the last fence.
+/// The share of the machine's memory above which no connection is accepted: the last resort.
 pub const MEMORY_SHARE_MAX: f64 = 0.9;
 
-/// Places under which this node is said to be seen from outside.
+/// Addresses under which this node is said to be seen from outside.
 pub const SEEN_MAX: usize = 64;
 
 /// Streams that one peer may hold open towards this node.
@@ -51,12 +51,12 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 pub const STREAMS_PER_TCP_MAX: usize = 4096 - 3;
 /// Inbound streams of a connection that have not yet said what they carry.
 pub const STREAMS_NEGOTIATING_MAX: usize = 256;
-/// Wishes for a stream on one connection that wait for it.
+/// Requests for a stream that may wait on one connection.
 pub const OPENING_MAX: usize = 512;
-/// The negotiation of one stream.
+/// How long the negotiation of one stream may take.
 pub const OPEN_MAX: Duration = Duration::from_secs(10);
 
-/// How long a new connection waits for the peer to say who it is before it is answered without.
+/// How long a new connection waits for the peer's identification before it is reported without.
 pub const IDENTIFY_WAIT: Duration = Duration::from_secs(3);
 /// Addresses kept of one peer: what one event may carry.
 pub const ADDRESSES_PER_PEER_MAX: usize = 16;
@@ -73,24 +73,24 @@ pub const LEFT_MAX: usize = 4096;
 pub const PINGS_KEPT: usize = 128;
 pub const PING_INTERVAL: Duration = Duration::from_secs(5);
 pub const PING_TIMEOUT: Duration = Duration::from_secs(6);
-/// Pings in a row without an answer after which a connection counts as dead; the library tells of none before the
-/// second. A peer that hangs is let go after half a minute.
+/// Unanswered pings in a row after which a connection counts as dead; libp2p reports none before the second. A peer
+/// that hangs is disconnected after half a minute.
 pub const PINGS_MISSED_MAX: u32 = 2;
 
-/// Questions to the table under way.
+/// Lookups in the table under way at once.
 pub const QUERIES_MAX: usize = 256;
-/// One question to the table.
+/// How long one lookup in the table may take.
 pub const QUERY_MAX: Duration = Duration::from_secs(30);
-/// The lookup of this node's own place.
+/// How long the lookup of this node's own id may take.
 pub const WALK_MAX: Duration = Duration::from_secs(60);
-/// Own keys are told again this long after someone new came near, so that many newcomers cost one telling.
+/// Own keys are published again this long after a new node came near, so that many newcomers cost one round.
 pub const TELL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Nodes that keep a record, and that one lookup ends with. The public table takes 20 because its nodes come and
 /// go by the hour; a walk costs this many dials for each distance.
 pub const REPLICATION: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
-/// Own keys that are told of in one go.
+/// Own keys that are published at once.
 pub const TOLD_AT_ONCE: usize = 32;
-/// Providers of one key that are named.
+/// Providers of one key that are returned.
 pub const PROVIDERS_MAX: usize = 20;
 /// Keys that this node may provide at once.
 pub const PROVIDED_MAX: usize = 4096;
@@ -98,14 +98,14 @@ pub const PROVIDED_MAX: usize = 4096;
 pub const RECORDS_MAX: usize = 16_384;
 /// Provider records kept for one other peer, so that none can fill the table.
 pub const RECORDS_PER_PEER_MAX: usize = 1024;
-/// A provider record stays true this long without being told again, unless configured.
+/// How long a provider record is valid without being published again, unless configured.
 pub const RECORD_TTL_DEFAULT: Duration = Duration::from_secs(3600);
 /// The whole table is walked again after this; more often costs a thousand messages for nothing.
 pub const DHT_REFRESH: Duration = Duration::from_secs(600);
 /// Nodes that start together spread their first lookups over this.
 pub const DHT_STAGGER: Duration = Duration::from_millis(500);
 
-/// One message of gossip; a signed head takes some hundred bytes.
+/// Bytes of one gossip message; a signed head takes some hundred.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const HEADS_TOPIC: &str = "/cairn/heads/1";
 
@@ -113,10 +113,10 @@ pub const HEADS_TOPIC: &str = "/cairn/heads/1";
 pub const CIRCUIT_TIME_MAX: Duration = Duration::from_secs(3600);
 pub const CIRCUIT_BYTES_MAX: u64 = 1 << 30;
 pub const CIRCUITS_MAX: usize = 64;
-/// The pause before a place at a relay is asked for again; it doubles up to the longest.
+/// The pause before a relay reservation is asked for again; it doubles up to the longest.
 pub const RESERVE_FIRST: Duration = Duration::from_secs(2);
 pub const RESERVE_MAX: Duration = Duration::from_secs(300);
 /// A listener that was lost is tried again after this.
 pub const RELISTEN_AFTER: Duration = Duration::from_secs(30);
-/// How often the network looks after what time alone decides.
+/// How often timers are looked at.
 pub const SWEEP_EVERY: Duration = Duration::from_millis(250);

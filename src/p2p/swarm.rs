@@ -68,7 +68,8 @@ fn listen(
     listening.collect()
 }
 
-/// Whether nobody listens at a TCP address: libp2p shares its ports, so that two nodes could take each other's peers.
+/// Checks that nobody listens at a TCP address. libp2p shares its ports, so two nodes could otherwise take each
+/// other's peers.
 fn free(address: &Multiaddr) -> std::io::Result<()> {
     let mut parts = address.iter();
     let ip: Option<std::net::IpAddr> = match parts.next() {

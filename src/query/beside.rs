@@ -1,9 +1,9 @@
-//! Logs beside our own, asked where ours does not know a name.
+//! Followed logs, asked beside our own for names that ours does not know.
 //!
 //! Invariants:
 //! - our own log is asked first: a name it knows is never looked for elsewhere;
 //! - logs beside it are opened when the first of them is needed, and not before;
-//! - one that cannot be read is passed over and warned of; where ours cannot be read, there is no answer.
+//! - one that cannot be read is skipped with a warning; if ours cannot be read, there is no answer.
 
 use std::{
     cell::OnceCell,
@@ -15,22 +15,22 @@ use std::{
 use super::{QueryError, View, proof::Head};
 use crate::{block::Cid, error::chain};
 
-/// Between two warnings of one log: it is asked by every question that ours cannot answer.
+/// The pause between two warnings about one log, which every question that ours cannot answer would repeat.
 const WARN_PAUSE: Duration = Duration::from_secs(60);
 /// Logs whose last warning is remembered.
 const WARNED_MAX: usize = 256;
 
-/// Another's log that is kept here, as far as it is folded.
+/// A followed log, as far as it is folded.
 pub struct Beside {
     /// Its genesis block.
     pub log: Cid,
     pub origin: String,
     pub view: View,
-    /// The head that signs it; of no event while it is held in part.
+    /// The signed head over it; of size 0 while it is held in part.
     pub head: Head,
 }
 
-/// A log and those beside it.
+/// Our log and the followed ones.
 pub struct Logs<'a> {
     own: &'a View,
     open: Box<dyn Fn() -> Vec<Beside> + 'a>,
@@ -46,7 +46,7 @@ impl<'a> Logs<'a> {
         self.beside.get_or_init(|| (self.open)())
     }
 
-    /// Our log, then those beside it. A place among them is stable.
+    /// Returns our log, then the followed ones, in a stable order.
     pub(super) fn views(&self) -> impl Iterator<Item = &View> {
         std::iter::once(self.own).chain(self.beside().iter().map(|beside| &beside.view))
     }
@@ -58,7 +58,7 @@ impl<'a> Logs<'a> {
         }
     }
 
-    /// What one of the logs answers; nothing where it is another's and cannot be read.
+    /// Returns a log's answer, or the default if it is a followed log that cannot be read.
     pub(super) fn readable<T: Default>(
         &self,
         place: usize,
@@ -73,12 +73,12 @@ impl<'a> Logs<'a> {
         }
     }
 
-    /// What a log is called; none for our own.
+    /// Returns the followed log at this place; `None` for our own.
     pub(super) fn named(&self, place: usize) -> Option<&Beside> {
         Some(&self.beside()[place.checked_sub(1)?])
     }
 
-    /// Asks a question of our log under `head`, then of each beside it under its own, until one knows.
+    /// Asks our log under `head`, then each followed log under its own head, until one has an answer.
     pub fn ask<T>(
         &self,
         head: &Head,
@@ -87,7 +87,7 @@ impl<'a> Logs<'a> {
         self.first(head, question).map(|(_, answer)| answer)
     }
 
-    /// The same, with the place of the log that knows.
+    /// The same, with the place of the log that has the answer.
     pub(super) fn first<T>(
         &self,
         head: &Head,
@@ -108,7 +108,7 @@ impl<'a> Logs<'a> {
     }
 }
 
-/// Warns that another's log cannot be read and is not asked, unless that was said a moment ago.
+/// Warns that a followed log cannot be read and is skipped, unless it did so within `WARN_PAUSE`.
 pub fn passed_over(log: &Cid, err: &QueryError) {
     static WARNED: Mutex<Option<HashMap<Cid, Instant>>> = Mutex::new(None);
     let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);

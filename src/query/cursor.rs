@@ -12,7 +12,7 @@ use crate::block::encode;
 /// Bytes of a filter's digest in its cursors.
 const BOUND_LEN: usize = 8;
 
-/// Names the next seq of this query.
+/// Returns a cursor to the next seq of this query.
 pub(super) fn name(filter: &impl Serialize, seq: u64) -> String {
     BASE64_URL_SAFE_NO_PAD.encode([&seq.to_be_bytes()[..], &bound(filter)].concat())
 }
@@ -25,7 +25,7 @@ pub(super) fn open(filter: &impl Serialize, cursor: &str) -> Result<u64, QueryEr
     }
 }
 
-/// Names the row that comes after those of this rank up to the one of this number.
+/// Returns a cursor to the row after the one with this rank and number.
 pub(super) fn name_ranked(filter: &impl Serialize, rank: i64, id: u64) -> String {
     BASE64_URL_SAFE_NO_PAD.encode([&rank.to_be_bytes()[..], &id.to_be_bytes(), &bound(filter)].concat())
 }

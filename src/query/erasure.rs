@@ -1,4 +1,4 @@
-//! Erasures on record: what each of them holds for, and what is still to be taken away for it.
+//! Erasures on record: which events each holds for, and which bytes are still to be removed for it.
 //!
 //! Invariants:
 //! - an erasure at seq n holds for what events before n name; what an event after it names is content again;
@@ -17,24 +17,25 @@ use crate::{
     state::{self, StateError},
 };
 
-/// The erasure of a payload that no event has named since.
+/// An erasure that holds: no later event has recorded the payload again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Erasure {
-    /// The event that records it, and its seq: it holds for what events before it name.
+    /// The event that records it, and its seq. It holds for payloads that events before it name.
     pub by: Cid,
     pub seq: u64,
 }
 
 impl View {
-    /// The erasure that holds for this name; none where an event has named it since, and none for a part of a payload: nobody
-    /// is to learn from its name whether it was ever here.
+    /// Returns the erasure that holds for this payload; `None` if a later event has recorded it again. Parts of
+    /// payloads always give `None`: their name is a hash of plain content, so an answer would tell that the content
+    /// was here.
     pub fn erasure(&self, cid: &Cid) -> Result<Option<Erasure>, QueryError> {
         let Some(seq) = holding(&self.state, cid)? else { return Ok(None) };
         let event = self.log.event_at(seq)?;
         Ok(event.map(|event| Erasure { by: event.cid(), seq }))
     }
 
-    /// Why a name that stands for no bytes here has no answer.
+    /// Returns the error for a name without bytes: erased, or not found.
     pub(crate) fn gone(&self, cid: &Cid) -> Result<QueryError, QueryError> {
         Ok(match self.erasure(cid)? {
             Some(Erasure { by, seq }) => QueryError::Erased { cid: *cid, by, seq },
@@ -43,7 +44,7 @@ impl View {
     }
 }
 
-/// The blocks that recorded erasures are still to take away: a crash came between, or the erasures are another's.
+/// Returns the blocks that erasures on record have still to remove, after a crash or in a followed log.
 pub fn pending(state: &Connection, log: &dyn Reader) -> Result<Vec<Cid>, StateError> {
     let (mut gone, mut parts) = (Vec::new(), Vec::new());
     for (cid, seq) in state::erasures(state)? {
@@ -61,7 +62,7 @@ pub fn pending(state: &Connection, log: &dyn Reader) -> Result<Vec<Cid>, StateEr
     Ok(gone)
 }
 
-/// Whether an event before `seq` holds this block as a payload, and none uses it as anything else.
+/// Returns whether an event before `seq` holds this block as a payload, and no event uses it as anything else.
 pub fn was_payload(state: &Connection, log: &dyn Reader, cid: &Cid, seq: u64) -> Result<bool, StateError> {
     let genesis = log.event_at(0)?.is_some_and(|first| first.fields().log == *cid);
     let (Some(number), false) = (log.number_of(cid)?, genesis) else { return Ok(false) };
@@ -82,7 +83,7 @@ pub fn was_payload(state: &Connection, log: &dyn Reader, cid: &Cid, seq: u64) ->
     }
 }
 
-/// Whether the last that the log says of this payload is that it was erased. What the state has not folded yet is read.
+/// Returns whether the last event about this payload erased it. Events that are not folded yet are read from the log.
 pub fn is_on_record(state: &Connection, log: &dyn Reader, cid: &Cid) -> Result<bool, StateError> {
     let mut erased = holding(state, cid)?.is_some();
     log.events(state::progress(state)?.applied, &mut |row| {
@@ -96,7 +97,7 @@ pub fn is_on_record(state: &Connection, log: &dyn Reader, cid: &Cid) -> Result<b
     Ok(erased)
 }
 
-/// Which events from `from` up to, not with, `to` hold these payloads. Reads every event between.
+/// Returns which events from `from` to before `to` hold these payloads. Reads every event between.
 pub fn held_by(
     log: &dyn Reader,
     payloads: &BTreeSet<Cid>,
@@ -117,7 +118,7 @@ pub fn held_by(
     Ok(held)
 }
 
-/// The seq of the erasure of this name, where no event has named it since.
+/// Returns the seq of the erasure that holds for this payload.
 fn holding(state: &Connection, cid: &Cid) -> Result<Option<u64>, StateError> {
     if cid.codec() == Codec::Raw {
         return Ok(None);

@@ -14,11 +14,12 @@ use crate::{
     state::{self, StateError, subject_key},
 };
 
-/// The kind of a change of keys, as it stands in an event's bytes.
+/// The kind of a rotation of keys, as in an event's bytes.
 const ROTATED: &str = "log.key_rotated";
 const NOT_FOLLOWED: LogError = LogError::Corrupt { what: "a change of the log's keys cannot be followed" };
 
-/// The seqs of the events of this kind, the last first, at most `max`. Not for `call.started` and `call.succeeded`.
+/// Returns the seqs of the last `max` events of this kind, the last first. Not for `call.started` and
+/// `call.succeeded`, which are not indexed.
 pub fn of_kind(state: &Connection, kind: &str, max: u64) -> Result<Vec<u64>, StateError> {
     let mut statement = state.prepare_cached(
         "SELECT seq FROM entry WHERE kind = (SELECT id FROM word WHERE text = ?1) AND kind > 2
@@ -28,7 +29,7 @@ pub fn of_kind(state: &Connection, kind: &str, max: u64) -> Result<Vec<u64>, Sta
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The seq of the last event about this subject.
+/// Returns the seq of the last event about this subject.
 pub fn last_about(state: &Connection, subject: &str) -> Result<Option<u64>, StateError> {
     let mut statement = state.prepare_cached(
         "SELECT max(seq) FROM (
@@ -40,7 +41,7 @@ pub fn last_about(state: &Connection, subject: &str) -> Result<Option<u64>, Stat
     Ok(statement.query_row([subject_key(subject)], |row| row.get(0))?)
 }
 
-/// Takes in the changes of keys that are folded, in order.
+/// Adds the folded rotations of keys to `keys`, in order.
 pub fn rotate(keys: &mut Keys, state: &Connection, log: &dyn Reader) -> Result<(), StateError> {
     for seq in of_kind(state, ROTATED, ROTATIONS_MAX as u64)?.into_iter().rev() {
         let event = log.event_at(seq)?.ok_or(NOT_FOLLOWED)?;
@@ -49,9 +50,10 @@ pub fn rotate(keys: &mut Keys, state: &Connection, log: &dyn Reader) -> Result<(
     Ok(())
 }
 
-/// The keys of the log of `home`: the state says where they changed, or, where it cannot be read, all events are.
+/// Returns the keys of the log of `home`. The state says where they changed; if it cannot be read, all events are
+/// read.
 ///
-/// A state that is another log's can hide a change, and cannot make one up.
+/// The state of another log could hide a rotation, but not invent one.
 pub fn keys(home: &Home, log: &dyn Reader, genesis: &Genesis) -> Result<Keys, LogError> {
     match keys_of_state(home, log, genesis) {
         Ok(keys) => Ok(keys),
@@ -59,7 +61,7 @@ pub fn keys(home: &Home, log: &dyn Reader, genesis: &Genesis) -> Result<Keys, Lo
     }
 }
 
-/// The keys by the state, and by the log for what is not folded.
+/// Returns the keys by the state, and by the log for events that are not folded.
 fn keys_of_state(home: &Home, log: &dyn Reader, genesis: &Genesis) -> Result<Keys, StateError> {
     let mut keys = first(genesis)?;
     let state = state::open_reader(&home.state_path(), &home.log_path())?;
@@ -68,14 +70,14 @@ fn keys_of_state(home: &Home, log: &dyn Reader, genesis: &Genesis) -> Result<Key
     Ok(keys)
 }
 
-/// The keys by the events alone: all of them are read.
+/// Returns the keys by the events alone, all of which are read.
 pub fn keys_of_events(log: &dyn Reader, genesis: &Genesis) -> Result<Keys, LogError> {
     let mut keys = first(genesis)?;
     add(&mut keys, log, 0)?;
     Ok(keys)
 }
 
-/// Takes in the changes among the events from a seq on.
+/// Adds the rotations among the events from a seq on.
 fn add(keys: &mut Keys, log: &dyn Reader, from: u64) -> Result<(), LogError> {
     let mut added = Ok(());
     log.events(from, &mut |row| {

@@ -19,9 +19,10 @@ use crate::{
 /// Events on one page.
 pub const LIMIT_MAX: u64 = 1000;
 pub const LIMIT_DEFAULT: u64 = 100;
-/// The words `call.started` and `call.succeeded`, which are not indexed: they are almost every event.
+/// The kinds with the lowest numbers, `call.started` and `call.succeeded`, which are not indexed because almost every
+/// event is one.
 const COMMON_KINDS: u64 = 2;
-/// Contracts that are followed back from a tool's name.
+/// Past contracts that a tool's name is followed back to.
 const PAST_CONTRACTS_MAX: usize = 1000;
 
 /// Which events are asked for: those that fit every field that is set.
@@ -52,7 +53,7 @@ pub struct Page {
     pub applied: u64,
 }
 
-/// A filter in the state's numbers. None: nothing can fit.
+/// A filter as a condition in SQL, with the range of seqs it is for.
 struct Conditions {
     sql: String,
     from: u64,
@@ -60,7 +61,7 @@ struct Conditions {
 }
 
 impl View {
-    /// The next page. `limit` is cut to 1 to [`LIMIT_MAX`].
+    /// Returns the next page. `limit` is clamped to 1 to [`LIMIT_MAX`].
     pub fn list(&self, filter: &Filter, limit: u64, cursor: Option<&str>) -> Result<Page, QueryError> {
         let limit = limit.clamp(1, LIMIT_MAX);
         let after = cursor.map(|cursor| cursor::open(filter, cursor)).transpose()?;
@@ -89,7 +90,7 @@ impl View {
         Ok(page)
     }
 
-    /// How many events fit.
+    /// Returns how many events fit.
     pub fn count(&self, filter: &Filter) -> Result<u64, QueryError> {
         let applied = self.applied()?;
         if *filter == Filter::default() {
@@ -103,7 +104,7 @@ impl View {
         Ok(statement.query_row(params![conditions.from, conditions.to], |row| row.get(0))?)
     }
 
-    /// The seqs of the events that fit, in order, at most `max` of them from `from` on.
+    /// Returns the seqs of the first `max` events that fit, from `from` on, in order.
     pub fn seqs(&self, filter: &Filter, from: u64, max: u64) -> Result<Vec<u64>, QueryError> {
         let Some(conditions) = self.conditions(filter, self.applied()?)? else {
             return Ok(Vec::new());
@@ -115,7 +116,7 @@ impl View {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The last seq that fits.
+    /// Returns the last seq that fits.
     pub fn last_seq(&self, filter: &Filter) -> Result<Option<u64>, QueryError> {
         let Some(conditions) = self.conditions(filter, self.applied()?)? else {
             return Ok(None);
@@ -125,7 +126,7 @@ impl View {
         Ok(statement.query_row(params![conditions.from, conditions.to], |row| row.get(0))?)
     }
 
-    /// The block numbers of all contracts that fitting events name.
+    /// Returns the block numbers of all contracts that fitting events name.
     pub fn contracts_fitting(&self, filter: &Filter) -> Result<Vec<u64>, QueryError> {
         let Some(conditions) = self.conditions(filter, self.applied()?)? else {
             return Ok(Vec::new());
@@ -139,7 +140,7 @@ impl View {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The filter as a condition on `entry`, over seqs `?1` to before `?2`.
+    /// Returns the filter as a condition on `entry`, over seqs `?1` to before `?2`; `None` if nothing can fit.
     fn conditions(&self, filter: &Filter, applied: u64) -> Result<Option<Conditions>, QueryError> {
         let mut sql = String::from("entry.seq >= ?1 AND entry.seq < ?2");
         if let Some(kind) = &filter.kind {
@@ -186,7 +187,7 @@ impl View {
         Ok(Some(Conditions { sql, from: from.max(self.first_at(after, applied)?), to: to.min(before) }))
     }
 
-    /// The block numbers that `tool` and `contract` both allow; none where neither is set.
+    /// Returns the block numbers that `tool` and `contract` both allow; `None` if neither is set.
     fn contracts_of(&self, filter: &Filter) -> Result<Option<Vec<u64>>, QueryError> {
         let one = |cid: &Cid| -> Result<Vec<u64>, QueryError> {
             Ok(self.log.number_of(cid)?.into_iter().collect())
@@ -208,7 +209,7 @@ impl View {
         })
     }
 
-    /// Every contract the tools of this name have stood under, or were called by it, by block number.
+    /// Returns the block numbers of every contract of tools with this name, or that were called by it.
     fn contracts_named(&self, name: &str) -> Result<Vec<u64>, QueryError> {
         let mut statement = self.state.prepare_cached(
             "SELECT contract.block FROM contract JOIN word ON word.id = contract.name WHERE word.text = ?1
@@ -236,7 +237,7 @@ impl View {
         Ok(numbers)
     }
 
-    /// The first seq whose moment is `ts` or later: moments never fall, so it is found by halving.
+    /// Returns the first seq whose time is `ts` or later. Times never decrease, so it is found by halving.
     fn first_at(&self, ts: u64, applied: u64) -> Result<u64, QueryError> {
         let mut statement = self.state.prepare_cached("SELECT ts FROM entry WHERE seq = ?1")?;
         let (mut low, mut high) = (0, if ts == 0 { 0 } else { applied });
@@ -252,7 +253,7 @@ impl View {
         Ok(low)
     }
 
-    /// A kind is one that this build knows, or one that stands in the log: anything else is a slip.
+    /// Refuses a kind that neither this build nor the log knows: it is a typing error.
     fn check_kind(&self, kind: &str) -> Result<(), QueryError> {
         let mut kinds: Vec<String> = Kind::ALL.iter().map(|known| known.as_str().to_owned()).collect();
         if kinds.iter().any(|known| known == kind) {
@@ -278,7 +279,7 @@ impl View {
     }
 }
 
-/// A moment as microseconds since the epoch: a whole number of them, or RFC 3339.
+/// Parses a moment to microseconds since the epoch: a whole number of them, or RFC 3339.
 pub fn moment(text: &str) -> Result<u64, QueryError> {
     if let Ok(micros) = text.parse() {
         return Ok(micros);

@@ -43,7 +43,7 @@ impl Found {
 }
 
 impl View {
-    /// The event of this name.
+    /// Returns the event with this CID.
     pub fn event(&self, cid: &Cid) -> Result<Option<Event>, QueryError> {
         match cid.codec() {
             Codec::DagCbor => Ok(self.log.event(cid)?),
@@ -51,13 +51,13 @@ impl View {
         }
     }
 
-    /// When the event of this number was recorded, in milliseconds since the epoch.
+    /// Returns when the event with this seq was recorded, in milliseconds since the epoch.
     pub fn recorded_ms(&self, seq: u64) -> Result<u64, QueryError> {
         let event = self.log.event_at(seq)?.ok_or_else(|| QueryError::NotFound(format!("event {seq}")))?;
         Ok(event.fields().ts / 1000)
     }
 
-    /// The event or block of this name.
+    /// Returns the event or block with this CID.
     pub fn find(&self, cid: &Cid) -> Result<Found, QueryError> {
         if let Some(event) = self.event(cid)? {
             return Ok(Found::Event(Box::new(event)));
@@ -68,7 +68,7 @@ impl View {
         }
     }
 
-    /// A block: its name, codec, size, links, what it is, and its value.
+    /// Returns a block as JSON: its CID, codec, size, links, what it is, and its value.
     pub fn block_json(&self, cid: &Cid, bytes: &[u8], inline: bool) -> Result<Value, QueryError> {
         let links = links(cid.codec(), bytes).map_err(|_| corrupt("a block"))?;
         let (kind, value) = match cid.codec() {
@@ -110,7 +110,7 @@ impl View {
         Ok((kind, dag(&ipld)))
     }
 
-    /// A payload's content, put together from its parts.
+    /// Returns a payload's content, joined from its parts.
     pub fn content(&self, payload: Payload) -> Result<Vec<u8>, QueryError> {
         let content = payload.content(None, |part| match self.log.block(part)? {
             Some(Stored::Present(bytes)) => Ok(Some(bytes)),
@@ -121,7 +121,7 @@ impl View {
         content.map_err(|_| corrupt("a payload whose content cannot be put together"))
     }
 
-    /// The payload of this name; none where it was erased or is something else.
+    /// Returns the payload with this CID; `None` if it was erased or is something else.
     pub fn payload(&self, cid: &Cid) -> Result<Option<Payload>, QueryError> {
         match self.log.block(cid)? {
             Some(Stored::Present(bytes)) => Ok(decode(&bytes).ok()),
@@ -142,7 +142,7 @@ impl View {
 
     /// Adds `content` (JSON) or `content_base64`.
     ///
-    /// Nothing is read of content that has not the length it is said to have: whoever asks counts on that length.
+    /// Content whose length differs from the stated one is not shown: the caller's bound counts on the stated length.
     pub(super) fn show_content(
         &self,
         cid: &Cid,
@@ -166,7 +166,7 @@ impl View {
     }
 }
 
-/// A contract with its schemas and annotations as JSON.
+/// Returns a contract with its schemas and annotations as JSON.
 pub fn contract_json(contract: &Contract) -> Value {
     let parsed = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or(Value::Null);
     let effects: Map<String, Value> =
@@ -185,7 +185,7 @@ pub fn contract_json(contract: &Contract) -> Value {
     })
 }
 
-/// A link in DAG-JSON.
+/// Returns a link in DAG-JSON.
 pub fn link(cid: &Cid) -> Value {
     json!({"/": cid.to_string()})
 }

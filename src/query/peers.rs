@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// Points of a history: one a minute for a day, fewer a minute for longer.
+/// Points of a history: one a minute for a day; longer histories are thinned out.
 pub const HISTORY_MAX: usize = 24 * 60;
 
 const MINUTE_MS: u64 = 60_000;
@@ -33,14 +33,14 @@ const MINUTE_MS: u64 = 60_000;
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Filter {
     pub status: Option<Status>,
-    /// All of them.
+    /// A peer must offer all of them.
     pub capabilities: Vec<String>,
-    /// Only these, where it is set.
+    /// Only these peers, if set.
     pub among: Option<Vec<String>>,
     pub sort: Sort,
 }
 
-/// What a list of peers is sorted by, the best first; what was not measured comes last.
+/// The order of a list of peers, the best first; peers without a measure come last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sort {
@@ -66,7 +66,7 @@ impl Sort {
         }
     }
 
-    /// The expression that is smallest for the best; the name decides between equals.
+    /// Returns the SQL expression that is smallest for the best peer; among equals the id decides.
     fn rank(self) -> &'static str {
         match self {
             Self::LastSeen => "-coalesce(last_seen_ms, -1)",
@@ -78,30 +78,30 @@ impl Sort {
     }
 }
 
-/// What was measured of a peer in some minutes.
+/// The measures of a peer in a span of minutes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Point {
     /// When its first measure was taken.
     pub at_ms: u64,
-    /// The sums of its measures; the latencies are those of the slowest.
+    /// The sums of its measures; of latencies, the highest.
     pub measured: PeerMeasured,
 }
 
-/// The peer of this id, as far as the state is folded.
+/// Returns the peer with this id, as far as the state is folded.
 pub fn peer(state: &Connection, id: &str) -> Result<Option<Peer>, StateError> {
     let mut find = state.prepare_cached("SELECT entity FROM peer WHERE name = ?1")?;
     let bytes: Option<Vec<u8>> = find.query_row([id], |row| row.get(0)).optional()?;
     bytes.map(|bytes| read(&bytes)).transpose()
 }
 
-/// The peers that are connected.
+/// Returns the connected peers.
 pub fn connected(state: &Connection) -> Result<Vec<Peer>, StateError> {
     let mut find = state.prepare_cached("SELECT entity FROM peer WHERE status = 0 ORDER BY id")?;
     let rows = find.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
     rows.map(|bytes| read(&bytes?)).collect()
 }
 
-/// How many peers there are of each status, in the order of the statuses.
+/// Returns how many peers have each status, in the order of the statuses.
 pub fn counts(state: &Connection) -> Result<[u64; PEER_STATUSES.len()], StateError> {
     let mut counts = [0; PEER_STATUSES.len()];
     let mut find = state.prepare_cached("SELECT status, count(*) FROM peer GROUP BY status")?;
@@ -115,12 +115,12 @@ pub fn counts(state: &Connection) -> Result<[u64; PEER_STATUSES.len()], StateErr
 }
 
 impl View {
-    /// One page of the peers that fit.
+    /// Returns one page of the peers that fit.
     pub fn peers(&self, filter: &Filter, from: From<'_>, limit: u64) -> Result<At<Page<Peer>>, QueryError> {
         self.at(|| self.peer_page(filter, from, limit))
     }
 
-    /// One peer as it stood after the event `as_of`, or as it stands now.
+    /// Returns one peer after the event `as_of`, or now.
     pub fn peer(&self, id: &str, as_of: Option<u64>) -> Result<At<Peer>, QueryError> {
         let unknown = || QueryError::NotFound(format!("peer {id}"));
         self.at(|| match as_of {
@@ -129,7 +129,7 @@ impl View {
         })
     }
 
-    /// What was measured of a peer from a time on, in order.
+    /// Returns the measures of a peer from a time on, in order.
     pub fn peer_history(&self, id: &str, from_ms: u64, as_of: Option<u64>) -> Result<Vec<Point>, QueryError> {
         let sql = "SELECT seq FROM entry WHERE kind = (SELECT id FROM word WHERE text = 'peer.measured')
                    AND subject = (SELECT id FROM subject WHERE name = ?1) AND seq <= ?2 AND ts >= ?3 ORDER BY seq";
@@ -217,7 +217,7 @@ impl View {
     }
 }
 
-/// Points in equal spans of minutes, as few as the bound asks for.
+/// Merges points into equal spans of minutes, so that they are within the bound.
 fn thinned(points: Vec<Point>) -> Vec<Point> {
     let (Some(first), Some(last)) = (points.first(), points.last()) else { return points };
     let minutes = (last.at_ms - first.at_ms) / MINUTE_MS + 1;

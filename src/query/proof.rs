@@ -18,7 +18,7 @@ use crate::{
     state::StateError,
 };
 
-/// A signed head: the note over this many events.
+/// A signed head: its size and its note.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     pub size: u64,
@@ -26,7 +26,7 @@ pub struct Head {
 }
 
 impl View {
-    /// The proof that an event is under the head, as JSON: hashes are base64.
+    /// Returns the inclusion proof of an event under the head, as JSON with hashes in base64.
     pub fn inclusion(&self, cid: &Cid, head: &Head) -> Result<Value, QueryError> {
         let (_, index, proof) = self.proven(cid, head)?;
         Ok(json!({
@@ -40,7 +40,7 @@ impl View {
         }))
     }
 
-    /// The proof that the log at `new` begins with the log at `old`.
+    /// Returns the consistency proof from size `old` to size `new`.
     pub fn consistency(&self, old: u64, new: u64, head: &Head) -> Result<Value, QueryError> {
         if old > new || new > head.size {
             return Err(QueryError::Invalid(format!(
@@ -59,7 +59,7 @@ impl View {
         }))
     }
 
-    /// What an auditor needs to check one event without this node.
+    /// Returns the receipt of an event, with which an auditor checks it without this node.
     pub fn receipt(&self, cid: &Cid, head: &Head) -> Result<Receipt, QueryError> {
         let (event, index, proof) = self.proven(cid, head)?;
         let (_, genesis) = self.genesis(&event.fields().log)?;
@@ -75,7 +75,7 @@ impl View {
         })
     }
 
-    /// The changes of keys under the head, each with its proof.
+    /// Returns the rotations of keys under the head, each with its proof.
     fn rotated(&self, head: &Head) -> Result<Vec<Rotated>, QueryError> {
         let told = self.key_changes(head.size)?.into_iter().map(|event| {
             let seq = event.fields().seq;
@@ -85,7 +85,7 @@ impl View {
         told.collect()
     }
 
-    /// The events among the first `size` that changed the log's keys, in order.
+    /// Returns the events among the first `size` that changed the log's keys, in order.
     pub fn key_changes(&self, size: u64) -> Result<Vec<Event>, QueryError> {
         let seqs = keeping::of_kind(&self.state, "log.key_rotated", ROTATIONS_MAX as u64)?;
         let under = seqs.into_iter().rev().filter(|seq| *seq < size);
@@ -93,7 +93,7 @@ impl View {
         under.map(event).collect()
     }
 
-    /// A tile of the tree under the head; none where it has no tile of this width there.
+    /// Returns a tile of the tree under the head; `None` if that has no tile of this width there.
     pub fn tile(&self, path: &TilePath, head: &Head) -> Result<Option<Vec<u8>>, QueryError> {
         let level = match path.level {
             Level::Hashes(level) => level,
@@ -120,12 +120,12 @@ impl View {
         Ok(Some(tile))
     }
 
-    /// The root of the first `size` events.
+    /// Returns the root of the first `size` events.
     pub fn root(&self, size: u64) -> Result<Hash, QueryError> {
         merkle::root_at(&self.tiles(), size).map_err(broken)
     }
 
-    /// The names of the events from `from` to before `to`.
+    /// Returns the CIDs of the events from `from` to before `to`.
     fn names(&self, from: u64, to: u64) -> Result<Vec<Cid>, QueryError> {
         let sql = "SELECT digest FROM log.event WHERE seq >= ?1 AND seq < ?2 ORDER BY seq";
         let mut statement = self.state.prepare_cached(sql)?;
@@ -136,7 +136,7 @@ impl View {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The genesis block, read and as it is.
+    /// Returns the genesis block, parsed and as bytes.
     pub fn genesis(&self, name: &Cid) -> Result<(Genesis, Vec<u8>), QueryError> {
         match self.log.block(name)? {
             Some(Stored::Present(bytes)) => {
@@ -147,7 +147,7 @@ impl View {
         }
     }
 
-    /// The keys of this log's heads, as far as it is folded.
+    /// Returns the keys of this log's heads, as far as it is folded.
     pub fn keys(&self, log: &Cid) -> Result<Keys, QueryError> {
         let (genesis, _) = self.genesis(log)?;
         let keys = Keys::of_genesis(*log, &genesis.origin, &genesis.key);

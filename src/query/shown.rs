@@ -24,9 +24,9 @@ use crate::{
     log::sqlite::blocks,
 };
 
-/// Bytes of payload content in one answer; what is beyond is left out and named by its CID.
+/// Bytes of payload content in one answer; further content is left out and named by its CID.
 pub const INLINE_MAX: usize = 16 * 1024 * 1024;
-/// Blocks that are read past in search of the next payload, before it is looked up by its name.
+/// Blocks that are skipped in search of the next payload before it is looked up by its CID.
 const PASSED_MAX: usize = 8;
 
 /// How payloads are shown within events.
@@ -37,8 +37,8 @@ pub struct Payloads {
     shown: Cell<u64>,
 }
 
-/// An event with the keys of its schema, `cid`, and for each payload its media type (null where its content is not here),
-/// and which event erased it.
+/// An event with the keys of its schema and `cid`; each payload has its media type (null if its content is not here)
+/// and the event that erased it.
 #[derive(Serialize)]
 pub struct Shown<'a> {
     cid: Text,
@@ -77,7 +77,7 @@ struct ShownPayload {
     content: Map<String, Value>,
 }
 
-/// Which event erased a payload; no event after it names the payload.
+/// The event that erased a payload, if no later event has recorded it again.
 #[derive(Serialize)]
 struct ShownErasure {
     erased: bool,
@@ -92,17 +92,17 @@ struct Envelope<'a> {
 }
 
 impl Payloads {
-    /// Names, media types and lengths only.
+    /// Shows CIDs, media types and lengths only.
     pub fn named() -> Self {
         Self { left: Cell::new(0), shown: Cell::new(0) }
     }
 
-    /// Content too, up to the bound.
+    /// Shows content too, up to the bound.
     pub fn inline() -> Self {
         Self { left: Cell::new(INLINE_MAX), shown: Cell::new(0) }
     }
 
-    /// Payloads whose content was shown so far.
+    /// Returns how many payloads' content was shown so far.
     pub fn shown(&self) -> u64 {
         self.shown.get()
     }
@@ -115,13 +115,13 @@ impl Payloads {
 }
 
 impl View {
-    /// The events as they are shown; their payloads are looked up together.
+    /// Returns the events as they are shown. Their payloads are looked up together.
     pub fn shown<'a>(&self, events: &'a [Event], payloads: &Payloads) -> Result<Vec<Shown<'a>>, QueryError> {
         let media = self.media_of(events)?;
         events.iter().map(|event| self.shown_with(event, &media, payloads)).collect()
     }
 
-    /// One event as a value.
+    /// Returns one event as JSON.
     pub fn event_json(&self, event: &Event, payloads: &Payloads) -> Result<Value, QueryError> {
         let shown = self.shown(std::slice::from_ref(event), payloads)?;
         Ok(shown.first().map_or(Value::Null, |shown| serde_json::json!(shown)))
@@ -170,9 +170,9 @@ impl View {
         })
     }
 
-    /// The media types of the payloads these events hold; erased ones have none.
+    /// Returns the media types of the payloads in these events; erased ones have none.
     ///
-    /// Blocks arrive with their events, so behind one payload stands the next: few are looked up by name.
+    /// Blocks are stored with their events, so one payload's block follows the other's and few are looked up by CID.
     fn media_of(&self, events: &[Event]) -> Result<HashMap<Cid, String>, QueryError> {
         let held = || events.iter().flat_map(|event| event.fields().pay.iter().map(|pay| pay.cid));
         let mut open: HashSet<Cid> = held().collect();
@@ -203,18 +203,18 @@ impl View {
 }
 
 impl Shown<'_> {
-    /// The event as JSON text.
+    /// Returns the event as JSON text.
     pub fn text(&self) -> String {
         serde_json::to_string(self).expect("an event has text keys and no failing values")
     }
 }
 
-/// A block's name; none where its codec is not known.
+/// Returns a block's CID; `None` if its codec is unknown.
 fn name(row: &Row<'_>) -> rusqlite::Result<Option<Cid>> {
     Ok(blocks::name(row.get_ref(0)?, row.get(1)?))
 }
 
-/// The media type of a payload, read without copying its content.
+/// Returns the media type of a payload, without copying its content.
 fn media_type(row: &Row<'_>) -> rusqlite::Result<Option<String>> {
     let Some(bytes) = row.get_ref(2)?.as_blob_or_null()? else {
         return Ok(None);

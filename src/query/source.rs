@@ -23,12 +23,12 @@ use crate::{
     },
 };
 
-/// Where events and blocks are.
+/// A place that events and blocks are read from: a log, or an archive.
 pub trait Source {
-    /// The events of a run and of its tasks, in order, up to and with `as_of` where it is given.
+    /// Returns the events of a run and of its tasks, in order, up to and with `as_of` if given.
     fn events_of_run(&self, id: &str, as_of: Option<u64>) -> Result<Vec<Event>, QueryError>;
 
-    /// A block's bytes; none where they were erased or are not here.
+    /// Returns a block's bytes; `None` if they were erased or are not here.
     fn bytes(&self, cid: &Cid) -> Result<Option<Vec<u8>>, QueryError>;
 }
 
@@ -45,15 +45,15 @@ impl Source for &View {
     }
 }
 
-/// Bytes of content whose values one record holds at once. What is beyond is read again each time it is asked for: blocks of
-/// some hundred bytes may stand for content of 64 MiB each.
+/// Bytes of content that one record caches as values. Further content is read again each time, because blocks of some
+/// hundred bytes may refer to content of 64 MiB each.
 const HELD_MAX: usize = 256 * 1024 * 1024;
 
-/// Contents of payloads as they are on record.
+/// The recorded contents of payloads, with a bounded cache.
 pub struct Recorded<'a> {
     source: Box<dyn Source + 'a>,
     read: RefCell<HashMap<Cid, Option<Arc<Value>>>>,
-    /// Bytes of content of what was read.
+    /// Bytes of the cached content.
     held: Cell<usize>,
 }
 
@@ -64,7 +64,7 @@ impl<'a> Recorded<'a> {
 }
 
 impl Recorded<'_> {
-    /// A payload's content; none where it was erased.
+    /// Returns a payload's content; `None` if it was erased.
     pub fn content(&self, payload: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
         content(self.source.as_ref(), payload)
     }
@@ -91,7 +91,7 @@ impl Contents for Recorded<'_> {
     }
 }
 
-/// A run as it was submitted, told what it takes over, with the events that followed, up to and with `as_of`.
+/// Returns a run as it was submitted, with what it takes over, and its later events up to and with `as_of`.
 pub fn submitted(
     source: &dyn Source,
     id: &str,
@@ -116,7 +116,7 @@ pub fn submitted(
     Ok(Some((run, later)))
 }
 
-/// The run that an event submits, with its plan and inputs.
+/// Returns the run that an event submits, with its plan and inputs.
 fn begun(source: &dyn Source, event: &Event) -> Result<Option<Run>, QueryError> {
     let Some(Body::WorkflowSubmitted(facts)) = event.body() else { return Ok(None) };
     let plan = source.bytes(&facts.plan)?.and_then(|bytes| decode::<Plan>(&bytes).ok());
@@ -128,7 +128,7 @@ fn begun(source: &dyn Source, event: &Event) -> Result<Option<Run>, QueryError> 
     Ok(Run::begun(event, Arc::new(plan), Arc::new(inputs)))
 }
 
-/// A payload's content, put together from its parts; none where some of it was erased.
+/// Returns a payload's content, joined from its parts; `None` if any of it was erased.
 pub fn content(source: &dyn Source, payload: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
     let payload: Option<Payload> = source.bytes(payload)?.and_then(|bytes| decode(&bytes).ok());
     let Some(payload) = payload else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! What the state comes to: counts, digests, contracts.
+//! Summaries of the state: counts, digests, contracts.
 //!
 //! Invariant: everything answered together was read at one `seq`.
 
@@ -45,7 +45,7 @@ impl View {
         })
     }
 
-    /// The current contract of every tool, in the order of their publication.
+    /// Returns the current contract of every tool, in the order of publication.
     pub fn contracts(&self) -> Result<Vec<Value>, QueryError> {
         let current = super::current_contracts(&self.state)?;
         let shown = current.into_iter().map(|Current { source, name, block, offered }| {
@@ -64,7 +64,7 @@ impl View {
         shown.collect()
     }
 
-    /// One contract, whole, with its name.
+    /// Returns one contract in full, with its CID.
     pub fn contract_shown(&self, cid: &Cid) -> Result<Value, QueryError> {
         let mut shown = contract_json(&self.contract(cid)?);
         shown["cid"] = json!(cid.to_string());

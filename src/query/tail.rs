@@ -1,4 +1,4 @@
-//! What somebody who follows this log asks for: events as they are stored, blocks, and that one tree begins another.
+//! Questions of a follower of this log: events as stored bytes, blocks, and consistency proofs.
 //!
 //! Invariant: bytes leave as they are stored; whoever gets them hashes them again.
 
@@ -13,9 +13,9 @@ use crate::{
 };
 
 impl View {
-    /// The bytes of the events from `from` up to, not with, `to`, as many as `bytes_max` holds.
+    /// Returns the bytes of the events from `from` to before `to`, as many as fit into `bytes_max`.
     ///
-    /// Empty only where there are none: the bound is never below one event.
+    /// Empty only if there are none: at least one event is returned.
     pub fn event_bytes(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<Vec<u8>>, QueryError> {
         let mut left = bytes_max.max(EVENT_MAX);
         let mut events = Vec::new();
@@ -30,18 +30,18 @@ impl View {
         Ok(events)
     }
 
-    /// The block of this name, which is no event: its bytes, or that they were erased.
+    /// Returns the block with this CID, which is no event: its bytes, or that they were erased.
     pub fn block(&self, cid: &Cid) -> Result<Option<Stored>, QueryError> {
         Ok(self.log.block(cid)?)
     }
 
-    /// The root over the first `old` events, and the proof that the tree over the first `new` begins with it.
+    /// Returns the root over the first `old` events, and the consistency proof from there to the first `new`.
     pub fn extension(&self, old: u64, new: u64) -> Result<(Hash, Vec<Hash>), QueryError> {
         let proof = merkle::consistency(&self.tiles(), old, new).map_err(broken)?;
         Ok((self.root(old)?, proof))
     }
 
-    /// The right edge of the tree as far as it is folded: what is needed to append to it.
+    /// Returns the right edge of the tree as far as it is folded, which is what appending to it needs.
     pub fn edge(&self) -> Result<Growing, QueryError> {
         Growing::resume(self.applied()?, &self.tiles()).map_err(broken)
     }

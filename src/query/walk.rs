@@ -24,7 +24,7 @@ pub const LIMIT_MAX: usize = 1000;
 pub const DEPTH_MAX: u32 = 1024;
 pub const DEPTH_DEFAULT: u32 = 64;
 
-/// What an event was caused by or refers to; before a call's ending also stands what was asked of peers for the call.
+/// The parents of an event: its cause and refs. Those of a call's ending include the `remote.called` of that call.
 const PARENTS: &str = "
     SELECT parent FROM edge WHERE child = ?1
     UNION
@@ -35,7 +35,8 @@ const PARENTS: &str = "
     JOIN entry AS called ON called.seq = remote.child
     WHERE ended.seq = ?1 AND called.kind = (SELECT id FROM word WHERE text = 'remote.called')
     ORDER BY 1";
-/// What came of an event, likewise; of another log's, which is negative, what here refers to it.
+/// The children of an event, likewise. A negative number is an event of another log: its children are the events here
+/// that refer to it.
 const CHILDREN: &str = "
     SELECT child FROM edge WHERE parent = ?1
     UNION
@@ -73,14 +74,14 @@ pub struct Node {
     pub cid: Cid,
     #[serde(flatten)]
     pub what: What,
-    /// The log it is of, where that is another's and its name is known.
+    /// The log it is in, if that is another and its name is known.
     #[serde(flatten)]
     pub log: Option<Other>,
     /// Steps from the start.
     pub depth: u32,
 }
 
-/// Another's log.
+/// A log that is not this node's own.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Other {
     #[serde(serialize_with = "as_text")]
@@ -100,7 +101,7 @@ pub enum What {
     },
     Payload {
         len: u64,
-        /// Whether its content was erased, and no event has named it since.
+        /// Whether its content was erased, and no later event has recorded it again.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         erased: bool,
     },
@@ -108,22 +109,22 @@ pub enum What {
         name: String,
         source: String,
     },
-    /// An event of another log, which is not kept here or does not reach so far.
+    /// An event of another log that is not held here.
     Foreign {
-        /// Whose log it is, as far as is told.
+        /// The peer whose log it is, as far as is known.
         #[serde(skip_serializing_if = "Option::is_none")]
         peer: Option<String>,
     },
 }
 
-/// From what came later to what it came from.
+/// An edge, from the later event to the earlier one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Edge {
     #[serde(serialize_with = "as_text")]
     pub from: Cid,
     #[serde(serialize_with = "as_text")]
     pub to: Cid,
-    /// `cause`, `ref`, `remote` (what was asked of a peer), `used` (a contract), `prev` (a contract's), or the role of a
+    /// `cause`, `ref`, `remote` (a call of a peer), `used` (a contract), `prev` (of a contract), or the role of a
     /// payload.
     pub kind: &'static str,
 }
@@ -133,7 +134,7 @@ pub struct Walk {
     pub nodes: Vec<Node>,
     pub edges: Vec<Edge>,
     pub truncated: bool,
-    /// Events that were reached and not gone beyond.
+    /// Events that were reached but whose neighbours were not followed.
     #[serde(serialize_with = "as_texts")]
     pub frontier: Vec<Cid>,
 }
@@ -160,13 +161,13 @@ impl Logs<'_> {
 }
 
 impl View {
-    /// Where the event of this name is, once it is folded.
+    /// Returns the seq of the event with this CID, if it is folded.
     fn folded(&self, cid: &Cid) -> Result<Option<u64>, QueryError> {
         let applied = self.applied()?;
         Ok(self.log.seq_of(cid)?.filter(|seq| *seq < applied))
     }
 
-    /// As the state numbers them: another log's are negative.
+    /// Returns an event's parents by the state's numbers; those of other logs are negative.
     fn parents(&self, seq: u64) -> Result<Vec<i64>, QueryError> {
         let mut statement = self.state.prepare_cached(PARENTS)?;
         let rows = statement.query_map([seq], |row| row.get(0))?;
@@ -186,14 +187,14 @@ impl View {
         Ok(bytes.and_then(|bytes| Cid::from_bytes(&bytes).ok()))
     }
 
-    /// What this log's state numbers another log's event by.
+    /// Returns the number of another log's event in this log's state.
     fn foreign_number(&self, cid: &Cid) -> Result<Option<i64>, QueryError> {
         let sql = "SELECT -id FROM foreign_event WHERE cid = ?1";
         let mut statement = self.state.prepare_cached(sql)?;
         Ok(statement.query_row([cid.to_bytes()], |row| row.get(0)).optional()?)
     }
 
-    /// The seqs of events and all their causal ancestors, in order.
+    /// Returns the seqs of events and all their causal ancestors, in order.
     pub fn ancestors(&self, seqs: &[u64], max: usize) -> Result<Vec<u64>, QueryError> {
         let mut known: BTreeSet<u64> = seqs.iter().copied().collect();
         let mut open: Vec<u64> = seqs.to_vec();
@@ -207,14 +208,14 @@ impl View {
         Ok(known.into_iter().collect())
     }
 
-    /// The seqs of the events that hold a payload, in order, at most `max`.
+    /// Returns the seqs of the first `max` events that hold a payload, in order.
     pub fn holders(&self, payload: &Cid, max: usize) -> Result<Vec<u64>, QueryError> {
         let filter = Filter { payload: Some(*payload), ..Filter::default() };
         self.seqs(&filter, 0, max as u64)
     }
 }
 
-/// A payload's role as it stands in events.
+/// Returns a payload's role as events write it.
 pub fn role(role: Role) -> &'static str {
     match role {
         Role::Input => "input",

@@ -22,27 +22,27 @@ use crate::{
     },
 };
 
-/// An answer, and how many events were folded when it was given.
+/// An answer, with the number of events that were folded when it was given.
 #[derive(Clone, Debug, PartialEq)]
 pub struct At<T> {
     pub applied: u64,
     pub what: T,
 }
 
-/// A task in the line.
+/// A waiting task.
 #[derive(Clone, Copy, Debug)]
 pub struct Waiting<'a> {
     pub seq: u64,
     pub order: i64,
     pub ready_ms: u64,
     pub task_type: &'a str,
-    /// What it requires beside its type, sorted, parted by spaces.
+    /// The capabilities it requires beside its type, sorted, separated by spaces.
     pub requires: &'a str,
     pub concurrency_key: Option<&'a str>,
     pub rate_key: Option<&'a str>,
 }
 
-/// A worker, and what came of the tasks it claimed.
+/// A worker, and the outcomes of the tasks it claimed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Worker {
     pub id: String,
@@ -52,12 +52,12 @@ pub struct Worker {
     pub registered_ms: u64,
     /// When draining ends.
     pub until_ms: Option<u64>,
-    /// The event its status is from.
+    /// The seq of the event that set its status.
     pub seq: u64,
     pub load: Load,
 }
 
-/// What came of the tasks a worker claimed.
+/// The outcomes of the tasks a worker claimed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
     pub running: u64,
@@ -70,7 +70,7 @@ pub struct Load {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     pub id: String,
-    /// The `schedule.created` that holds; its payload is what the schedule makes.
+    /// The seq of the current `schedule.created`, whose payload is what the schedule makes.
     pub created: u64,
     pub cron: Option<String>,
     pub every_ms: Option<u64>,
@@ -78,7 +78,7 @@ pub struct Schedule {
     pub makes: String,
     pub next_ms: u64,
     pub last_ms: Option<u64>,
-    /// Ticks that made something, that were passed over, and that could make nothing.
+    /// Ticks that submitted something, that were missed, and that could submit nothing.
     pub fired: u64,
     pub missed: u64,
     pub skipped: u64,
@@ -92,18 +92,18 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Tasks of this status.
+    /// Returns the number of tasks with this status.
     pub fn tasks_of(&self, status: &str) -> u64 {
         TASK_STATUSES.iter().zip(self.tasks).find(|(known, _)| **known == status).map_or(0, |(_, n)| n)
     }
 
-    /// Runs of this status.
+    /// Returns the number of runs with this status.
     pub fn runs_of(&self, status: &str) -> u64 {
         RUN_STATUSES.iter().zip(self.runs).find(|(known, _)| **known == status).map_or(0, |(_, n)| n)
     }
 }
 
-/// The seqs of every event of a subject, in order.
+/// Returns the seqs of all events of a subject, in order.
 pub fn events_of(state: &Connection, subject: &str) -> Result<Vec<u64>, StateError> {
     match first_of(state, subject)? {
         Some(first) => events_from(state, first),
@@ -111,7 +111,7 @@ pub fn events_of(state: &Connection, subject: &str) -> Result<Vec<u64>, StateErr
     }
 }
 
-/// The seqs of every event of the subject whose first event is at `first`, in order.
+/// Returns the seqs of all events of the subject whose first event is at `first`, in order.
 pub fn events_from(state: &Connection, first: u64) -> Result<Vec<u64>, StateError> {
     let sql = "SELECT ?1 UNION ALL SELECT seq FROM entry WHERE subject = ?1 AND subject <> seq ORDER BY 1";
     let mut statement = state.prepare_cached(sql)?;
@@ -119,7 +119,7 @@ pub fn events_from(state: &Connection, first: u64) -> Result<Vec<u64>, StateErro
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The seqs of every event of a run and of all its tasks, in order.
+/// Returns the seqs of all events of a run and of its tasks, in order.
 pub fn events_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, StateError> {
     let Some(first) = first_of(state, &format!("workflow/{workflow_id}"))? else {
         return Ok(Vec::new());
@@ -135,14 +135,14 @@ pub fn events_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, 
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The seqs of the events that name the one at `seq` as what they follow from, in order.
+/// Returns the seqs of the events caused by the one at `seq`, in order.
 pub fn caused_by(state: &Connection, seq: u64) -> Result<Vec<u64>, StateError> {
     let mut statement = state.prepare_cached("SELECT child FROM edge WHERE parent = ?1 ORDER BY child")?;
     let rows = statement.query_map([seq], |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The seqs of the calls that were made for the tasks of a run, with those made for these, and of their endings.
+/// Returns the seqs of the starts and endings of calls made for a run's tasks, and of the calls made by those calls.
 pub fn calls_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, StateError> {
     let Some(first) = run_known(state, workflow_id)? else { return Ok(Vec::new()) };
     let kinds = Kind::ALL.iter().map(|kind| kind.as_str()).filter(|kind| kind.starts_with("call."));
@@ -165,18 +165,18 @@ pub fn calls_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, S
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The seq of a subject's first event.
+/// Returns the seq of a subject's first event.
 pub fn first_of(state: &Connection, subject: &str) -> Result<Option<u64>, StateError> {
     let mut statement = state.prepare_cached("SELECT id FROM subject WHERE name = ?1")?;
     Ok(statement.query_row([subject_key(subject)], |row| row.get(0)).optional()?)
 }
 
-/// The seq of a run's submission.
+/// Returns the seq of a run's submission.
 pub fn run_known(state: &Connection, id: &str) -> Result<Option<u64>, StateError> {
     first_of(state, &format!("workflow/{id}"))
 }
 
-/// Visits every task in the line, sorted by class, order and seq.
+/// Visits every waiting task, sorted by class, order and seq.
 pub fn waiting_tasks(state: &Connection, visit: &mut dyn FnMut(Waiting<'_>)) -> Result<(), StateError> {
     let mut statement = state.prepare_cached(
         "SELECT class, ord, id, ready_ms, concurrency_key, rate_key
@@ -205,22 +205,22 @@ pub fn waiting_tasks(state: &Connection, visit: &mut dyn FnMut(Waiting<'_>)) -> 
     Ok(())
 }
 
-/// Tasks that a worker has, and those that are held, by the seq of their submission.
+/// Returns the claimed and the held tasks, by the seq of their submission.
 pub fn running_tasks(state: &Connection) -> Result<Vec<u64>, StateError> {
     let sql =
         format!("SELECT task FROM task_listed WHERE tag = {EVERY_TASK} AND status = {RUNNING} ORDER BY task");
     numbers(state, &sql)
 }
 
-/// When each key of a bounded rate next allows a claim.
+/// Returns when each rate key next allows a claim.
 pub fn rates(state: &Connection) -> Result<Vec<(String, u64)>, StateError> {
     let mut statement = state.prepare_cached("SELECT key, until_ms FROM rate ORDER BY key")?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Tasks of one status that are no steps and have not left the lists, by their priority and the seq of their
-/// submission: the first at `from` or after it.
+/// Returns the first tasks of one status at or after `from`, by priority and seq of submission, without steps of runs
+/// and cleared tasks.
 pub fn of_status(
     state: &Connection,
     status: &str,
@@ -238,12 +238,12 @@ pub fn of_status(
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Runs that have not ended, by the seq of their submission.
+/// Returns the runs that have not ended, by the seq of their submission.
 pub fn open_runs(state: &Connection) -> Result<Vec<u64>, StateError> {
     numbers(state, &format!("SELECT id FROM workflow WHERE status < {RUN_SUCCEEDED} ORDER BY id"))
 }
 
-/// The task with this unique key that has not ended.
+/// Returns the task with this unique key that has not ended.
 pub fn live_unique(state: &Connection, key: &str) -> Result<Option<u64>, StateError> {
     let mut statement = state.prepare_cached(
         "SELECT id FROM task WHERE unique_key = ?1 AND status < 2 AND cleared = 0 ORDER BY id LIMIT 1",
@@ -251,7 +251,7 @@ pub fn live_unique(state: &Connection, key: &str) -> Result<Option<u64>, StateEr
     Ok(statement.query_row([key], |row| row.get(0)).optional()?)
 }
 
-/// The last `task.succeeded` of this contract with this input that was no reuse itself.
+/// Returns the last `task.succeeded` of this contract and input that did not itself reuse a result.
 pub fn reusable(
     state: &Connection,
     log: &dyn Reader,
@@ -265,7 +265,7 @@ pub fn reusable(
     Ok(statement.query_row([tool, input], |row| row.get(0)).optional()?)
 }
 
-/// The seq of the `queue.paused` that holds.
+/// Returns the seq of the `queue.paused` that is in force.
 pub fn paused(state: &Connection) -> Result<Option<u64>, StateError> {
     Ok(state.prepare_cached("SELECT paused FROM queue")?.query_row([], |row| row.get(0))?)
 }
@@ -288,7 +288,7 @@ pub fn counts(state: &Connection) -> Result<Counts, StateError> {
     Ok(counts)
 }
 
-/// Every worker that ever registered, in that order.
+/// Returns every worker that ever registered, in order of registration.
 pub fn workers(state: &Connection) -> Result<Vec<Worker>, StateError> {
     let mut statement = state.prepare_cached(
         "SELECT word.text, status, capabilities, max_concurrent, registered_ms, until_ms, seq,
@@ -317,7 +317,7 @@ pub fn workers(state: &Connection) -> Result<Vec<Worker>, StateError> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// What came of the tasks a worker claimed, registered or not.
+/// Returns the outcomes of the tasks a worker claimed, whether it registered or not.
 pub fn load_of(state: &Connection, worker: &str) -> Result<Load, StateError> {
     let mut statement = state.prepare_cached(
         "SELECT running, succeeded, failed, execution_ms FROM worker_tally
@@ -334,7 +334,7 @@ pub fn load_of(state: &Connection, worker: &str) -> Result<Load, StateError> {
     Ok(load.optional()?.unwrap_or_default())
 }
 
-/// Every schedule that is not deleted, in the order they were first made.
+/// Returns every schedule that is not deleted, in the order of creation.
 pub fn schedules(state: &Connection) -> Result<Vec<Schedule>, StateError> {
     let mut statement = state.prepare_cached(
         "SELECT word.text, created, cron, every_ms, makes, next_ms, last_ms, fired, missed, skipped

@@ -39,14 +39,14 @@ pub const TOOLS_MAX: usize = 10_000;
 /// Bytes of a tool's or prompt's name: events name them.
 pub const NAME_MAX: usize = 256;
 
-/// One thing a source offers: its own name for it, the public one, and the object that lists it.
+/// One tool, prompt or resource of a source: the source's name for it, the public one, and its definition.
 pub struct Offered {
     pub inner: String,
     pub name: String,
     pub definition: Box<RawValue>,
-    /// What its registration says; silent for tools nobody registered.
+    /// The hints of its registration; empty for tools nobody registered.
     pub hints: Hints,
-    /// The contract it has elsewhere, kept as it is; none where its definition makes one here.
+    /// The contract it has at another node, adopted as it is; `None` if its definition makes one here.
     pub contract: Option<Contract>,
 }
 
@@ -56,7 +56,7 @@ pub struct Offering {
     pub version: String,
     /// Sources of lower rank come first in lists and keep contested names.
     pub rank: u32,
-    /// The lane its tools run in where nothing else is said.
+    /// The lane of its tools, unless something more specific names another.
     pub lane: Option<String>,
     pub tools: Vec<Offered>,
     pub prompts: Vec<Offered>,
@@ -92,14 +92,16 @@ pub struct Entry {
     pub secrets: Paths,
     pub output_secrets: Paths,
     pub run: Arc<dyn Run>,
-    /// Whether it calls another tool, named by its `tool` with `params`: it keeps no more than that one may.
+    /// Whether it calls another tool, which its `tool` and `params` name. Then no more of its content is kept than of
+    /// that tool's.
     pub dispatches: bool,
-    /// Whether it takes plans whose parts name tools and their inputs: it keeps no more than those may.
+    /// Whether it takes plans that name tools and their inputs. Then no more of its content is kept than of those
+    /// tools'.
     pub plans: bool,
-    /// What inputs are checked against; a refusal where the schema itself cannot be used.
+    /// The compiled input schema, or why it cannot be used.
     schema: Result<Validator, String>,
     fields: Vec<String>,
-    /// Every name of a member that its schema speaks of.
+    /// Every member name in its input schema.
     pub names: HashSet<String>,
 }
 
@@ -118,14 +120,14 @@ pub struct Board {
 }
 
 impl Offered {
-    /// Its name in the catalogue: its source's own, or for an adopted contract the one that this node gives it.
+    /// Returns its name in the catalogue: the source's own, or, for an adopted contract, the public one.
     fn filed_as(&self) -> &str {
         if self.contract.is_some() { &self.name } else { &self.inner }
     }
 }
 
 impl Board {
-    /// This board with `offering` in the place of its source's last one, and which lists differ.
+    /// Returns this board with its source's last offering replaced by `offering`, and which lists differ.
     pub async fn with(
         &self,
         offering: Offering,
@@ -158,14 +160,14 @@ impl Board {
         self.contracts.get(contract).cloned()
     }
 
-    /// The peers as a source, and how they know a tool.
+    /// Returns the peers as a source, and their name for a tool.
     pub fn at_peers(&self, entry: &Entry) -> Option<(Arc<Source>, String)> {
         let peers = self.sources.values().find(|source| source.name == PEERS)?;
         let theirs = entry.source == PEERS;
         Some((peers.clone(), if theirs { entry.inner.clone() } else { entry.tool.contract.to_string() }))
     }
 
-    /// Who completes what `ref` names in a completion's params, and their name for it.
+    /// Returns the source that completes what a completion's `ref` names, and the source's name for it.
     pub fn completes(&self, params: &RawValue) -> Option<(Arc<Source>, String)> {
         let reference: Value = serde_json::from_str(splice::member(params, "ref").ok()??.get()).ok()?;
         let text = |key: &str| reference.get(key).and_then(Value::as_str);
@@ -186,12 +188,13 @@ impl Board {
         nearest(name, self.tools.keys().map(String::as_str))
     }
 
-    /// Who gives this prompt, and their name for it.
+    /// Returns the source of this prompt, and the source's name for it.
     pub fn prompt(&self, name: &str) -> Option<(Arc<Source>, String)> {
         self.prompts.get(name).cloned()
     }
 
-    /// Who gives this resource: whoever lists it, else whose template fits, else the only one with resources.
+    /// Returns the source of this resource: the one that lists it, else one whose template fits, else the only one
+    /// with resources.
     pub fn resource(&self, uri: &str) -> Option<Arc<Source>> {
         if let Some(source) = self.resources.get(uri) {
             return Some(source.clone());
@@ -249,7 +252,7 @@ trait TryPut<V> {
 }
 
 impl<V> TryPut<V> for HashMap<String, V> {
-    /// Puts a value where there is none; false where there is.
+    /// Inserts a value, unless the name is taken; returns whether it did.
     fn try_put(&mut self, name: &str, value: V) -> bool {
         let free = !self.contains_key(name);
         if free {
@@ -408,7 +411,7 @@ impl Entry {
     }
 }
 
-/// The tools that can be offered, each with its contract; the others are told to the operator.
+/// Returns the tools that can be offered, each with its contract. The others are logged for the operator.
 fn drafts(source: &str, version: &str, tools: Vec<Offered>) -> Vec<(Offered, Contract)> {
     let mut seen = HashSet::new();
     let mut drafts = Vec::new();
@@ -441,7 +444,7 @@ fn drafts(source: &str, version: &str, tools: Vec<Offered>) -> Vec<(Offered, Con
     drafts
 }
 
-/// Whether a name can stand in an event and in a log line.
+/// Returns whether a name may be written into an event and a log line.
 fn sayable(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
 }
@@ -454,13 +457,13 @@ fn compile(schema: &Value) -> Result<Validator, String> {
         .map_err(|err| err.to_string())
 }
 
-/// Puts a public name in the place of a definition's own; every other byte stays.
+/// Replaces a definition's name by the public one; every other byte stays.
 pub fn renamed(definition: &RawValue, name: &str) -> Option<Box<RawValue>> {
     let quoted = splice::raw(splice::quoted(name));
     splice::edit(definition, &[("name", &quoted)], |_| false).ok()
 }
 
-/// Whether a URI can come from a template: what stands before, between and after its expressions does.
+/// Returns whether a URI can come from a template, judged by the text before, between and after its expressions.
 fn template_fits(template: &str, uri: &str) -> bool {
     let mut rest = uri;
     for (n, piece) in template.split('{').enumerate() {

@@ -40,38 +40,40 @@ use crate::{
 /// How long a tool that was told to stop may take to do so before it is dropped.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// What commitments to idempotency keys are made for.
+/// The domain of commitments to idempotency keys.
 const KEY_DOMAIN: &str = "cairn/idempotency-key/2";
-/// What they were made for before they were bound to actor and tool.
+/// Their domain in older logs, before they were bound to actor and tool. Both forms are looked up, so that a key of
+/// before is recognised.
 const FORMER_KEY: &str = "idempotency-key";
 
-/// What a request names: who runs it, under which name, where.
+/// What a request resolves to: the runner, its name for the thing, and the lane.
 pub(super) struct Target {
     pub method: Method,
     pub run: Arc<dyn Run>,
     pub inner: String,
-    /// The public name as recorded; empty where it is the caller's own text.
+    /// The public name as recorded; empty if the name is text that the caller chose.
     pub recorded_name: String,
     pub source: String,
     pub entry: Option<Arc<Entry>>,
     pub lane: String,
     pub rule: Rule,
-    /// The peers it was tried at, as the run tells of them.
+    /// Collects the peers that the run tries.
     pub remotes: Remotes,
 }
 
 impl Target {
-    /// What calls of this kind are counted under: a tool's name, or the method of anything else.
+    /// Returns the name that the call is counted under: the tool's, or the method of anything else.
     fn label(&self) -> &str {
         self.entry.as_ref().map_or(self.method.as_str(), |entry| &entry.tool.name)
     }
 
-    /// The contract a tool is called under; none for anything but tools.
+    /// Returns the tool's contract; `None` for anything but tools.
     fn contract(&self) -> Option<Cid> {
         self.entry.as_ref().map(|entry| entry.tool.contract)
     }
 
-    /// Whether running it twice does no more than running it once: so a contract says, and so it is of all but tools.
+    /// Returns whether running it twice does no more than running it once. Of a tool its contract says so; all else
+    /// is repeatable.
     fn repeatable(&self) -> bool {
         self.entry.as_ref().is_none_or(|entry| entry.contract.repeatable())
     }
@@ -169,7 +171,7 @@ impl Router {
         self.end(id, outcome, &target, &content, begun.elapsed(), trial, &record).await
     }
 
-    /// Waits for a turn and runs the tool; a call that is told to stop gets its grace to do so.
+    /// Waits for a turn and runs the tool. A call that is told to stop has `STOP_GRACE` to do so.
     async fn effect(
         &self,
         request: &Request,
@@ -199,7 +201,7 @@ impl Router {
         }
     }
 
-    /// Records how a call ended, and the attempt that it was, and tells it.
+    /// Records the ending of a call, and of the attempt it made, and returns its answer.
     #[expect(clippy::too_many_arguments, reason = "all that is known of a call when it ends")]
     async fn end(
         &self,
@@ -231,7 +233,7 @@ impl Router {
         self.answer(said, ended, target, record)
     }
 
-    /// Tells what came of a call, whose ending is recorded by this event.
+    /// Returns the answer to a call whose ending is this event.
     fn answer(
         &self,
         said: Said,
@@ -247,7 +249,7 @@ impl Router {
         }
     }
 
-    /// Tries the tool, again where it failed on the way and its contract allows that.
+    /// Tries the tool, and again if it failed on its way and the contract allows another try.
     async fn attempt(
         &self,
         request: &Request,
@@ -296,6 +298,7 @@ impl Router {
         }
     }
 
+    /// Returns what a request names. Errors are answered and not recorded, so that strangers cannot fill the log.
     fn target(&self, request: &Request) -> Result<Target, RpcError> {
         let board = self.board();
         let of_source = |source: Arc<super::board::Source>, inner: String, recorded_name: String| Target {
@@ -354,7 +357,7 @@ impl Router {
         }
     }
 
-    /// The wish to try a call, but for its input and what forbids it.
+    /// Returns the start of a call, without its input and its refusal.
     fn wish(&self, id: String, request: &Request, target: &Target) -> Start {
         let salt = &self.inner.parts.salt;
         let key = request.meta.idempotency_key.as_ref();
@@ -387,7 +390,7 @@ impl Router {
         }
     }
 
-    /// The answer that was given to the same idempotency key before.
+    /// Returns the answer that the first call with this idempotency key got.
     async fn first_answer(
         &self,
         ending: &Ending,

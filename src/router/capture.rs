@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Where the structured part of an answer stands: what an output schema is about.
+/// The member of a result that an output schema describes.
 const STRUCTURED: &str = "structuredContent";
 
 /// How much of a payload is kept, the most first.
@@ -40,17 +40,17 @@ pub struct Captures {
     pub tools: HashMap<String, Capture>,
 }
 
-/// An input as it is kept, and the secrets that were taken out of it.
+/// The recorded form of an input, and the secrets that were taken out of it.
 pub struct Kept {
     pub text: String,
     pub taken: Echoes,
 }
 
-/// What is taken out of an answer before it is kept.
+/// What has to be taken out of an answer before it is recorded.
 pub struct Sieve {
     /// Secrets of the input.
     pub echoes: Echoes,
-    /// Where the answer's own secrets stand.
+    /// The paths that the output schema marks as secret.
     pub marked: Paths,
     pub capture: Capture,
     pub bound: Bound,
@@ -62,7 +62,8 @@ impl Captures {
     }
 }
 
-/// What is kept of an input: `value` is `text`, read. `known` are the names that may stand in it where it is refused.
+/// Returns the recorded form of an input. `value` is `text`, parsed. `known` is set for a refused input: the only member
+/// names that may be kept of it. Of its values none is, because what is in the wrong place is as often a secret as not.
 pub fn input(
     text: &str,
     value: &Value,
@@ -88,7 +89,7 @@ pub fn input(
     Kept { text, taken }
 }
 
-/// What is kept of an answer; `theirs` says that it is what the tool's side said.
+/// Returns the recorded form of an answer. `theirs` says that it came from the tool and not from this node.
 pub fn output(text: &str, sieve: &Sieve, theirs: bool) -> String {
     let Sieve { echoes, marked, capture, bound } = sieve;
     let marked = if theirs { marked } else { &Paths::default() };

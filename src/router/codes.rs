@@ -6,7 +6,7 @@
 
 /// JSON-RPC 2.0, section 5.1.
 pub const PARSE_ERROR: i64 = -32700;
-/// It is no request, or not one that this caller may make.
+/// The message is no request, or not one that this caller may make.
 pub const INVALID_REQUEST: i64 = -32600;
 pub const METHOD_NOT_FOUND: i64 = -32601;
 /// The parameters make no sense, or name what is not on offer.

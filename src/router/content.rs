@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Names of the members of requests that are for no tool.
+/// Member names of the requests that are for no tool.
 const PARAMS: [&str; 5] = ["name", "uri", "arguments", "ref", "argument"];
 
 /// What is known of a request's content.
@@ -31,8 +31,8 @@ pub(super) struct Content {
 }
 
 impl Router {
-    /// The input as it is kept, what of it must not be kept elsewhere, and what forbids running it; `busy` is why there is no
-    /// place for it.
+    /// Returns the recorded form of a request's input, with the secrets in it and the refusal, if it may not run.
+    /// `busy` is the refusal of a lane that has no place.
     pub(super) fn content(
         &self,
         request: &Request,
@@ -87,7 +87,7 @@ impl Router {
         Ok((self.seal(&kept.text)?, Content { sieve: Arc::new(sieve), refusal }))
     }
 
-    /// What the commitments in a call's content are bound to.
+    /// Returns what the commitments in a call's content are bound to.
     fn bound(&self, request: &Request, target: &Target) -> Bound {
         let (source, name) = match &target.entry {
             Some(entry) => (&entry.contract.source, &entry.contract.name),
@@ -104,7 +104,7 @@ impl Router {
     }
 }
 
-/// Why a request is refused that is built against another contract than the current one.
+/// Returns the refusal of a request that pins another contract than the current one.
 fn pinned_to_another(request: &Request, entry: &Entry) -> Option<Refusal> {
     let current = entry.tool.contract;
     let pinned = request.meta.contract.filter(|pinned| *pinned != current)?;

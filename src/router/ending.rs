@@ -26,22 +26,22 @@ use crate::{
     },
 };
 
-/// A call's outcome as it is to be recorded, and what is said of it then.
+/// A call's outcome in its recorded form, and what the caller is told of it.
 pub(super) struct Ended {
     pub outcome: EndOutcome,
     pub output: SealedPayload,
     pub said: Said,
 }
 
-/// What a call that has ended is counted as, and what the caller is told.
+/// What an ended call is counted as, and what its caller is told.
 pub(super) struct Said {
     pub label: &'static str,
     pub told: Told,
     pub cancelled: bool,
-    /// What was kept of it.
+    /// The payload that was recorded of it.
     pub output: Cid,
     pub took: Duration,
-    /// Why the answer itself is not told, where it could not be kept.
+    /// The refusal that replaces an answer too large to record.
     pub instead: Option<Refusal>,
 }
 
@@ -76,12 +76,12 @@ impl Ended {
     }
 }
 
-/// Where the writing thread leaves what is told of a call that it ends.
+/// Where the writing thread leaves the answer of a call that it ends.
 #[derive(Clone, Default)]
 pub(super) struct Slot(Arc<Mutex<Option<Said>>>);
 
 impl Slot {
-    /// What ends a call with its change, as running it would.
+    /// Returns the function by which the writing thread ends a call in the commit of its change.
     pub fn conclude(&self, tell: Tell, sieve: &Arc<Sieve>) -> Conclude {
         let (slot, sieve) = (self.clone(), sieve.clone());
         Conclude::new(move |ruled| {
@@ -103,7 +103,7 @@ impl Slot {
     }
 }
 
-/// JSON as it is kept.
+/// Seals JSON as a payload.
 pub(super) fn seal(salt: &SaltKey, text: &str) -> Result<SealedPayload, RpcError> {
     Payload::seal(salt, JSON, text.as_bytes()).map_err(|_| {
         let len = text.len();

@@ -70,7 +70,7 @@ pub struct Turn {
 pub struct Lanes(HashMap<String, Arc<Lane>>);
 
 impl Lanes {
-    /// The usual lanes with these changes; lanes of other names are added.
+    /// Makes the default lanes with these changes, and adds the lanes of other names.
     pub fn new(
         changes: impl IntoIterator<Item = (String, Option<usize>, Option<usize>, Option<Duration>)>,
     ) -> Self {
@@ -104,7 +104,7 @@ impl Lanes {
         self.0.get(name).cloned()
     }
 
-    /// A place in the lane a call belongs to, or why it cannot have one.
+    /// Takes a place in a lane. Errors: why there is none.
     pub fn place(&self, name: &str) -> Result<Place, Refusal> {
         let lane = self.get(name).ok_or_else(|| {
             Refusal::new(Code::Unavailable, format!("this build has no `{name}` runtime"))
@@ -117,7 +117,7 @@ impl Lanes {
         })
     }
 
-    /// Whether a tool may be put in a lane of this name, even if it cannot run there yet.
+    /// Returns whether a lane of this name exists, even if this build cannot run tools in it.
     pub fn known(&self, name: &str) -> bool {
         self.0.contains_key(name) || ABSENT.contains(&name)
     }
@@ -132,7 +132,7 @@ impl Lane {
         Self { name, bounds, queue: Mutex::default() }
     }
 
-    /// Takes a place; none where as many wait and run as may.
+    /// Takes a place. Returns `None` if the lane is full.
     pub fn join(self: &Arc<Self>) -> Option<Place> {
         let mut queue = self.queue();
         let free = queue.places < self.bounds.concurrency + self.bounds.queue;
@@ -141,7 +141,7 @@ impl Lane {
         free.then(|| Place { lane: self.clone() })
     }
 
-    /// Runs here: processor work on a thread of its own, everything else where it is.
+    /// Runs an invocation in this lane: processor work on a thread of its own, everything else on the caller's task.
     pub async fn run(&self, turn: &Arc<Turn>, run: &Arc<dyn Run>, invocation: Invocation) -> Outcome {
         let panicked = || {
             tracing::error!("a tool panicked");
@@ -199,7 +199,7 @@ impl Place {
     }
 }
 
-/// Somebody waiting for a turn: leaves the queue, and passes on a turn that came too late.
+/// One that waits for a turn. Dropping it leaves the queue, and passes on a turn that came too late.
 struct Handed<'a> {
     lane: &'a Arc<Lane>,
     place: (Reverse<u8>, u64),

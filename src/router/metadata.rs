@@ -11,16 +11,16 @@ use serde_json::Value;
 
 use crate::{block::Cid, router::lane};
 
-/// Where a tool stands in its lane's queue when nothing is said; 0 to 100, higher runs sooner.
+/// The default priority of a tool in its lane's queue; 0 to 100, higher runs sooner.
 pub const PRIORITY: u8 = 50;
 /// The key of our hints in a tool's own `_meta`.
 pub const META_KEY: &str = "io.cairn/tool";
-/// What a tool's own `_meta` may ask for at most; an operator's configuration has the same bounds.
+/// The most retries that a tool's own `_meta` may ask for, as in the configuration.
 const RETRIES_MAX: u32 = 100;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// Resolutions remembered; beyond this the cache starts again.
 const CACHE_MAX: usize = 16 * 1024;
-/// Where a tool runs that nothing else is known of.
+/// The lane of a tool that no other rule places.
 const DEFAULT_LANE: &str = lane::BUILTIN;
 /// Words in a name that tell of work for the processor rather than for the network.
 const HEAVY_WORDS: &[&str] =
@@ -55,8 +55,8 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The pause before attempt `attempt` (1 is the first retry). `draw` is what spreads it: the call's own
-    /// event, so that the same call always waits the same.
+    /// Returns the pause before attempt `attempt` (1 is the first retry). The jitter is drawn from `draw`, the call's
+    /// own event, so that the same call always waits the same time.
     pub fn pause_ms(&self, attempt: u32, draw: &Cid) -> u64 {
         let steps = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let grown = self.backoff_ms as f64 * self.backoff_factor.powi(steps);
@@ -68,7 +68,7 @@ impl Retry {
     }
 }
 
-/// What one place says about a tool; silent where it says nothing.
+/// What one source of metadata says about a tool; a field that it does not set is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Hints {
@@ -107,7 +107,7 @@ pub struct Metadata {
     pub memory: Need,
 }
 
-/// A tool by name and contract, and what its `_meta` says, which is no part of the contract.
+/// A tool by name and contract, with its `_meta` hints, which are no part of the contract.
 type Asked = (String, Cid, Option<String>);
 
 /// Finds lanes, and remembers what it found.
@@ -129,7 +129,7 @@ impl Rule {
 }
 
 impl Hints {
-    /// What the tool's own `_meta` says, under [`META_KEY`]. Anything unreadable says nothing.
+    /// Returns the hints in the tool's own `_meta`, under [`META_KEY`]. Unreadable ones are ignored.
     pub fn of_meta(definition: &Value) -> Self {
         let hints = definition.get("_meta").and_then(|meta| meta.get(META_KEY));
         let hints: Self = hints.and_then(|hints| Self::deserialize(hints).ok()).unwrap_or_default();
@@ -150,7 +150,7 @@ impl Hints {
         }
     }
 
-    /// These hints, and where they are silent, `others`.
+    /// Returns these hints, with missing fields taken from `others`.
     pub fn or(self, others: Self) -> Self {
         Self {
             runtime: self.runtime.or(others.runtime),

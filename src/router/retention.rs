@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - of a tool that calls another, or plans to, no more is kept than of that other one;
-//! - where it cannot be told which other one that is, no value is kept.
+//! - if it is unclear which other one that is, no value is kept.
 
 use serde_json::{Map, Value};
 
@@ -14,7 +14,7 @@ use crate::{
     workflow::plan::{STEP_FIELDS, WAIT_SIGNAL, WAIT_TIME, WORKER, WORKFLOW_RUN},
 };
 
-/// What the type of a task begins with that names a tool.
+/// The prefix of task types that name a tool.
 const TOOL_TYPE: &str = "tool:";
 
 /// The tool whose fields a task is made of.
@@ -25,15 +25,14 @@ pub struct Keeping {
     pub secrets: Paths,
     pub marked: Paths,
     pub capture: Capture,
-    /// Whether it is not understood what the input is for: then only its structure is kept, and the answer's.
+    /// Whether it is unclear which tool the input is for. Then only the structure of input and answer is kept.
     pub unsure: bool,
-    /// Whether it may be for a tool that marks something as secret.
+    /// Whether the input may be for a tool that marks something as secret.
     pub guarded: bool,
 }
 
 impl Router {
-    /// How a tool's calls start, where all that their start records is known without the call: nothing of their
-    /// input is left out.
+    /// Returns how a tool's calls start, if that is known without the call: its input is recorded in full.
     pub fn opening(&self, entry: &Entry) -> Option<Opening> {
         let whole =
             self.inner.parts.captures.of(&entry.tool.name) == Capture::Full && entry.secrets.is_empty();
@@ -51,7 +50,7 @@ impl Router {
         (whole && !entry.dispatches && !entry.plans).then_some(opening)
     }
 
-    /// What of a tool's content may be kept; of a tool that calls another, no more than of that one.
+    /// Returns what of a tool's content may be kept. Of a tool that calls another, that is no more than of the other.
     pub fn keeping(&self, entry: &Entry, input: &Value) -> Keeping {
         let mut own = Keeping {
             secrets: entry.secrets.clone(),
@@ -76,7 +75,7 @@ impl Router {
         own
     }
 
-    /// Adds what the tool that is called keeps secret of its `params`.
+    /// Adds the secrets of the tool that a dispatching tool calls with its `params`.
     fn dispatched(&self, input: &Value, keeping: &mut Keeping) {
         let called = input.get("tool").and_then(Value::as_str);
         let pinned = input.get("contract").and_then(Value::as_str).and_then(|cid| cid.parse().ok());
@@ -87,7 +86,7 @@ impl Router {
         self.at(&called, input.get("params"), &["params".to_owned()], keeping);
     }
 
-    /// Adds what a tool keeps secret of an input that stands at a place; true where that is nothing.
+    /// Adds the secrets of a tool whose input is at `place`. Returns true if it has none.
     fn at(&self, tool: &Entry, input: Option<&Value>, place: &[String], keeping: &mut Keeping) -> bool {
         let inner = self.keeping(tool, input.unwrap_or(&Value::Null));
         keeping.secrets.add(place, &inner.secrets);
@@ -101,7 +100,7 @@ impl Router {
         inner.secrets.is_empty()
     }
 
-    /// The setting by which less than the whole of a tool's content is kept, and the mode it names; none where all is.
+    /// Returns the setting that makes a tool's content be kept in part only, and its mode; `None` if all is kept.
     pub fn less_kept(&self, tool: &str) -> Option<(String, &'static str)> {
         let captures = &self.inner.parts.captures;
         let mode = match captures.of(tool) {
@@ -116,8 +115,8 @@ impl Router {
         Some((setting, mode))
     }
 
-    /// Adds what any tool keeps secret of its inputs, wherever new inputs of steps stand: those of a plan that is
-    /// not at hand, so that it is not known which tools they are for.
+    /// Adds the secrets of every tool for each step in `overrides`: the plan is not at hand, so which tools they are
+    /// for is unknown.
     fn overridden(&self, input: &Value, keeping: &mut Keeping) {
         let Some(steps) = input.get("overrides").and_then(Value::as_object) else { return };
         for entry in self.tools().iter().filter(|entry| !entry.secrets.is_empty()) {
@@ -129,9 +128,10 @@ impl Router {
         keeping.capture = captures.tools.values().copied().fold(keeping.capture, Capture::max);
     }
 
-    /// Adds what tools that a plan names keep secret of their inputs, wherever in the plan those stand.
+    /// Adds the secrets of the tools that a plan names, at the places of their inputs.
     ///
-    /// Plans are as deep as strict JSON may be, so this ends; what a tool is given is looked at once, as that tool's.
+    /// Strict JSON bounds the depth of a plan, and so this recursion. A tool's input is looked at once, as that
+    /// tool's.
     fn planned(&self, value: &Value, path: &mut Vec<String>, keeping: &mut Keeping) {
         match value {
             Value::Object(fields) => {
@@ -153,7 +153,7 @@ impl Router {
         }
     }
 
-    /// Adds what the tools that one part of a plan names keep secret; gives the fields that hold their inputs.
+    /// Adds the secrets of the tools that one object of a plan names. Returns the fields that hold their inputs.
     fn given(
         &self,
         fields: &Map<String, Value>,
@@ -188,8 +188,8 @@ impl Router {
         given
     }
 
-    /// Whether a plan names a tool where none can stand, or none where one must: it is refused, and what in it was meant
-    /// for a tool that keeps secrets is not known.
+    /// Returns whether a plan names a tool in a wrong place, or none in a place that needs one. Such a plan is
+    /// refused, and what in it was meant for a tool with secrets is unclear.
     fn strays(&self, value: &Value) -> bool {
         match value {
             Value::Object(fields) => fields.iter().any(|(name, field)| {
@@ -217,13 +217,13 @@ impl Router {
         }
     }
 
-    /// Whether a tool of this name keeps secrets.
+    /// Returns whether a tool of this name marks anything as secret.
     fn guards(&self, name: &str) -> bool {
         self.tool(name).is_some_and(|tool| !tool.secrets.is_empty())
     }
 }
 
-/// Whether a value is to be made whole from what other steps give.
+/// Returns whether a value takes anything from other steps.
 fn refers(value: &Value) -> bool {
     match value {
         Value::Object(fields) => {

@@ -18,19 +18,19 @@ use crate::{
     },
 };
 
-/// What to do about a call that has no answer, where asking again could do it twice.
+/// The hint of a call without an answer that must not simply be made again.
 const LOOK_FIRST: &str = "it may have taken effect: look where the tool acts, and with provenance_trace, direction \
                           both, from the start of this call, which is the cause of its event (io.cairn/event), before \
                           calling again";
 
-/// What a finished run is told to the caller as.
+/// The form in which a caller gets the outcome of a call.
 pub enum Told {
     Result(Box<RawValue>),
     Error(RpcError),
 }
 
-/// How an outcome ends the call, what it is counted as, and what the caller is told. `repeatable` says whether running
-/// the tool twice does no more than running it once.
+/// Returns how an outcome ends the call, what it is counted as, and what the caller is told. `repeatable` says
+/// whether running the tool twice does no more than running it once.
 pub fn judge(outcome: Outcome, repeatable: bool) -> (EndOutcome, &'static str, Told) {
     let failed = |failure, code| EndOutcome::Failed { failure, code };
     let told = |refusal| Told::Result(refusal_result(&refusal));
@@ -66,7 +66,7 @@ pub fn judge(outcome: Outcome, repeatable: bool) -> (EndOutcome, &'static str, T
     }
 }
 
-/// What is said of a call without an answer: that it may be made again, or why not just so.
+/// Completes the refusal of a call without an answer: it may be made again, or the hint says what to do first.
 fn unanswered(refusal: Refusal, again: bool) -> Refusal {
     if again { refusal.retryable() } else { refusal.hint(LOOK_FIRST) }
 }
@@ -120,7 +120,7 @@ pub fn not_found(uri: &str) -> RpcError {
     }
 }
 
-/// A caller's text as shown back: bounded, without control characters.
+/// Returns a caller's text as it may be shown back: bounded, without control characters.
 pub fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(128).collect()
 }

@@ -1,7 +1,7 @@
 //! Attempts at tasks that are calls: how the call's outcome ends the attempt.
 //!
 //! Invariants:
-//! - an attempt whose effect is not known says so: only what is repeatable is tried again then.
+//! - an attempt says whether its effect is unknown; if it is, only a repeatable task is tried again.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,20 +15,20 @@ use crate::{
     router::{Outcome, codes::INVALID_PARAMS},
 };
 
-/// An attempt at a task, made by a call: it ends with the call.
+/// An attempt at a task that a call makes; it ends with the call.
 #[derive(Debug)]
 pub struct Trial {
     pub worker: String,
     pub task: String,
     pub fence: u64,
-    /// Whether the call's ending is on record, and the attempt's with it where it has one.
+    /// Whether the call's ending is on record, and the attempt's with it.
     pub ended: AtomicBool,
-    /// Whether the attempt is to stop: its task is to be cancelled, or has ended without it.
+    /// Whether the attempt should stop, because its task is being cancelled or has ended without it.
     pub over: AtomicBool,
 }
 
 impl Trial {
-    /// How the attempt ends with this outcome of its call; none where the rules end it.
+    /// Returns how the attempt ends after this outcome, or `None` if a later start ends it.
     pub(super) fn attempt(&self, outcome: &Outcome) -> Option<Attempt> {
         let (code, retryable, unknown) = match outcome {
             Outcome::Result { is_error: false, .. } => (Code::Internal, false, false),
@@ -57,8 +57,8 @@ impl Trial {
     }
 }
 
-/// What a tool's `isError` result says of its failure, where it says it as this node's own tools do: a code, and
-/// whether another attempt may help. A tool that does not say may be tried again.
+/// Reads an `isError` result in the form of this node's own tools: a code, and whether another attempt may help. A
+/// tool that says neither may be tried again.
 fn said(result: &RawValue) -> (Code, bool) {
     let structured = splice::member(result, "structuredContent").ok().flatten();
     let error = structured.and_then(|content| splice::member(content, "error").ok().flatten());

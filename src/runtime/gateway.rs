@@ -23,7 +23,7 @@ use crate::{
 
 /// Notifications of one call that may wait for its caller; more are dropped.
 const NOTIFICATIONS_MAX: usize = 256;
-/// The router keeps the time of a call; this only bounds a request it has lost.
+/// The router bounds the time of a call; this bounds a request that the router has lost.
 pub const REQUEST_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How an upstream's offer appears here.
@@ -43,7 +43,7 @@ pub struct Settings {
 
 /// Keeps the board in step with one upstream until `stop`, or until the ledger ends.
 ///
-/// `settled` is told once its tools are on the board, or it was not reached the first time.
+/// `settled` is notified once its tools are on the board, or the first connection has failed.
 pub async fn follow(
     upstream: Upstream,
     settings: Settings,
@@ -100,7 +100,7 @@ impl Settings {
         }
     }
 
-    /// A tool or prompt under its public name.
+    /// Returns a tool or prompt under its public name.
     fn named(&self, definition: &RawValue, hints: &Hints) -> Option<Offered> {
         let inner = text_member(definition, "name")?;
         let name = format!("{}{inner}", self.prefix);
@@ -117,7 +117,7 @@ impl Settings {
     }
 }
 
-/// Hands invocations to an upstream.
+/// Passes invocations to an upstream.
 struct Gateway {
     upstream: Upstream,
     prefix: String,
@@ -136,7 +136,7 @@ impl Run for Gateway {
 }
 
 impl Gateway {
-    /// The request's params with the upstream's own name for what is asked.
+    /// Returns the request's params with the upstream's own name for the thing.
     fn params(&self, invocation: &Invocation) -> Option<Box<RawValue>> {
         let name = splice::raw(splice::quoted(&invocation.name));
         match invocation.method {
@@ -158,7 +158,7 @@ impl Gateway {
     }
 }
 
-/// Hands an invocation to an upstream, and what the upstream says meanwhile to the caller.
+/// Passes an invocation to an upstream, and the upstream's notifications to the caller.
 pub(super) async fn ask(
     upstream: &Upstream,
     invocation: &Invocation,
@@ -181,7 +181,7 @@ pub(super) async fn ask(
     }
 }
 
-/// What comes of a call with this reply by `who` was asked.
+/// Returns the outcome of a call with this reply; `who` names the side that was asked.
 pub(super) fn outcome(reply: Result<Reply, Failure>, who: &str) -> Outcome {
     match reply {
         Ok(Reply::Result(result)) => Outcome::of_result(result),
@@ -221,7 +221,7 @@ pub(super) fn text_member(object: &RawValue, key: &str) -> Option<String> {
     serde_json::from_str(splice::member(object, key).ok()??.get()).ok()
 }
 
-/// Whether a name is what the pattern says; a trailing `*` stands for any ending.
+/// Returns whether a name matches the pattern; a trailing `*` stands for any ending.
 pub fn fits(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(beginning) => name.starts_with(beginning),

@@ -49,23 +49,23 @@ pub const PEERS_MAX: usize = 1_000;
 /// Peers whose calls are counted.
 const COUNTED_MAX: usize = 10_000;
 
-/// What the rooms above know and do for the peers' tools.
+/// What the rooms above provide for the peers' tools.
 #[derive(Clone)]
 pub struct Ties {
-    /// The bytes of a contract's block, as a peer gives them.
+    /// Fetches the bytes of a contract's block from a peer.
     pub fetch: Arc<Fetch>,
     /// What is known of a peer, for choosing among several.
     pub facts: Arc<Facts>,
     pub metrics: Arc<Metrics>,
-    /// The place of their source among the others of the board.
+    /// The rank of the peers among the sources on the board.
     pub rank: u32,
     /// How long one peer may take for one call.
     pub timeout: Duration,
-    /// How long the tools of a peer that is gone stay on offer: calls say meanwhile that it cannot be asked.
+    /// How long the tools of a lost peer stay on offer. Calls meanwhile say that it cannot be asked.
     pub grace: Duration,
 }
 
-/// What is known of a peer; none where that is nothing yet.
+/// Returns what is known of a peer, or `None` if nothing is.
 pub type Facts = dyn Fn(&str) -> Option<Arc<Peer>> + Send + Sync;
 
 pub type Fetch = dyn Fn(String, Cid) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync;
@@ -80,11 +80,11 @@ struct Inner {
     router: Router,
     ties: Ties,
     known: Mutex<BTreeMap<String, Arc<Known>>>,
-    /// Told when what peers offer may have changed.
+    /// Notified when the peers' tools may have changed.
     changed: Notify,
     stopping: CancellationToken,
     refused: AtomicU64,
-    /// By peer, whether it is still connected or not.
+    /// Counts by peer, of peers that have left too.
     counts: Mutex<HashMap<String, Arc<Counts>>>,
 }
 
@@ -99,7 +99,7 @@ struct Counts {
 struct Known {
     upstream: Upstream,
     offers: Mutex<BTreeMap<Cid, Offer>>,
-    /// Its tools that have no contract there, by name.
+    /// Its tools without a contract, by name.
     uncontracted: Mutex<BTreeMap<String, Arc<RawValue>>>,
     in_flight: AtomicUsize,
     counts: Arc<Counts>,
@@ -109,7 +109,8 @@ struct Known {
 }
 
 impl Peers {
-    /// Keeps the board in step until [`Peers::stop`]. Must be called on a runtime; the task is to be joined.
+    /// Starts a task that keeps the board up to date until [`Peers::stop`]. Must be called on a runtime; the caller
+    /// joins the task.
     pub fn start(router: Router, ties: Ties) -> (Self, JoinHandle<()>) {
         let inner = Inner {
             router,
@@ -125,9 +126,9 @@ impl Peers {
         (peers, publishing)
     }
 
-    /// Asks a peer that is connected for its tools, over streams that `open` opens, until it is left.
+    /// Follows a connected peer's tools until [`Peers::leave`], over streams that `open` opens.
     ///
-    /// A peer that is known already is followed anew.
+    /// A peer that was joined before is followed anew.
     pub fn join(&self, peer: &str, open: Arc<dyn OpenStream>) {
         let upstream = Upstream::start(upstream::Settings {
             name: peer.to_owned(),
@@ -168,8 +169,8 @@ impl Peers {
         });
     }
 
-    /// Asks a peer that is not connected any more for nothing further. Its running calls end at once, and what it
-    /// offered is forgotten after the grace, unless it has come back.
+    /// Stops following a peer that is no longer connected. Its running calls end at once. Its tools are forgotten
+    /// after the grace, unless it has come back.
     pub fn leave(&self, peer: &str) {
         let Some(known) = self.inner.known().get(peer).cloned() else {
             return;
@@ -196,7 +197,7 @@ impl Peers {
         }
     }
 
-    /// The peers that offer tools now, and the contracts they offer.
+    /// Returns the peers that offer tools, and the contracts they offer.
     pub fn offered(&self) -> Vec<(String, Vec<Cid>)> {
         let known = self.inner.known();
         known
@@ -205,7 +206,8 @@ impl Peers {
             .collect()
     }
 
-    /// Who is asked for a tool next, by which rule, and how that peer is reached; `only` where it may be no other.
+    /// Chooses the next peer to ask for a tool. Returns its id, the rule that chose it, and its connection. `only`
+    /// names the one peer that may be asked.
     fn choose(
         &self,
         contract: &Cid,
@@ -232,7 +234,7 @@ impl Peers {
         Some((peer, rule, known))
     }
 
-    /// What each peer offers: the CIDs of its contracts, and their names there.
+    /// Returns what each peer offers: the CIDs of its contracts, and its names for their tools.
     pub fn capabilities(&self) -> Vec<(String, BTreeSet<String>)> {
         let known = self.inner.known();
         let words = |known: &Known| {
@@ -242,7 +244,7 @@ impl Peers {
         known.iter().map(|(peer, known)| (peer.clone(), words(known))).collect()
     }
 
-    /// This node's calls of a peer, those of them that it did not answer, and those under way.
+    /// Returns how many calls went to a peer, how many of them failed, and how many are under way.
     pub fn traffic(&self, peer: &str) -> (u64, u64, u64) {
         let counts = lock(&self.inner.counts).get(peer).cloned().unwrap_or_default();
         let running = self.inner.known().get(peer).map_or(0, |known| known.in_flight.load(Ordering::Relaxed));
@@ -258,7 +260,7 @@ impl Peers {
         counts.entry(peer.to_owned()).or_default().clone()
     }
 
-    /// Contracts that were refused because their bytes were not theirs.
+    /// Returns how many contracts were refused because their bytes did not hash to their CID.
     pub fn refused(&self) -> u64 {
         self.inner.refused.load(Ordering::Relaxed)
     }
@@ -268,7 +270,7 @@ impl Peers {
         self.inner.stopping.cancel();
     }
 
-    /// Takes what one peer offers, whenever that changes.
+    /// Takes in what one peer offers, whenever that changes.
     async fn follow(self, peer: String, known: Arc<Known>) {
         let mut offer = known.upstream.offer();
         loop {
@@ -286,7 +288,7 @@ impl Peers {
         }
     }
 
-    /// Of what a peer lists, that whose contracts are at hand or come from it whole.
+    /// Returns the listed tools whose contract is known here, or was fetched and hashes correctly.
     async fn proven(&self, peer: &str, listed: Vec<(Cid, String)>) -> BTreeMap<Cid, Offer> {
         let mut offers = BTreeMap::new();
         for (cid, name) in listed.into_iter().take(TOOLS_MAX) {
@@ -312,14 +314,14 @@ impl Peers {
         offers
     }
 
-    /// A contract that this node or another peer offers.
+    /// Returns the contract with this CID, if this node or another peer offers it.
     fn at_hand(&self, cid: &Cid) -> Option<Arc<Contract>> {
         let offered = |known: &Arc<Known>| known.offer(cid).map(|offer| offer.contract);
         let theirs = self.inner.known().values().find_map(offered);
         theirs.or_else(|| Some(Arc::new(self.inner.router.contract(cid)?)))
     }
 
-    /// Puts what all peers offer on the board, whenever that or what this node offers changes.
+    /// Puts all peers' tools on the board, whenever those or this node's own tools change.
     async fn publish(self) {
         let mut changes = self.inner.router.changes();
         let mut names = Names::default();
@@ -358,7 +360,7 @@ impl Peers {
         }
     }
 
-    /// Each contract that peers offer and this node does not, and each tool of a peer that has none.
+    /// Returns each contract that peers offer and this node does not, and each tool of a peer that has no contract.
     fn distinct(&self) -> BTreeMap<String, Behind> {
         let mut distinct = BTreeMap::new();
         for (peer, known) in self.inner.known().iter() {
@@ -380,7 +382,7 @@ impl Peers {
 }
 
 impl Known {
-    /// How it stands for a choice. Whatever was recorded last: it is reached now.
+    /// Returns the peer as a candidate for a choice. It counts as connected, whatever the log says, because it is.
     fn candidate<'a>(&self, peer: &'a str, facts: Option<&Peer>) -> Candidate<'a> {
         let in_flight = self.in_flight.load(Ordering::Relaxed) as u64;
         Candidate {
@@ -394,17 +396,17 @@ impl Known {
         }
     }
 
-    /// Whether it can be asked for this now.
+    /// Returns whether it can be asked for this contract now.
     fn serves(&self, cid: &Cid) -> bool {
         self.upstream.is_ready() && lock(&self.offers).contains_key(cid)
     }
 
-    /// Whether it can be asked now for a tool that has no contract there.
+    /// Returns whether it can be asked now for this tool without a contract.
     fn has(&self, name: &str) -> bool {
         self.upstream.is_ready() && self.lists(name)
     }
 
-    /// Whether it offered such a tool when it was last asked.
+    /// Returns whether it listed this tool without a contract when it was last asked.
     fn lists(&self, name: &str) -> bool {
         lock(&self.uncontracted).contains_key(name)
     }

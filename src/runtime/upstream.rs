@@ -40,7 +40,7 @@ use crate::{
 pub struct Settings {
     pub name: String,
     pub transport: Transport,
-    /// For each request that names no timeout of its own.
+    /// The timeout of a request that names none.
     pub timeout: Duration,
 }
 
@@ -56,18 +56,18 @@ pub enum Transport {
     },
     /// Streamable HTTP.
     Http { url: String, headers: BTreeMap<String, String> },
-    /// Frames on a stream that somebody else opens, to a peer who understands our metadata.
+    /// Frames on a stream that `open` opens, to a peer that understands our metadata.
     Stream { open: Arc<dyn OpenStream> },
 }
 
-/// Bytes both ways.
+/// A stream of bytes both ways.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// Opens streams to one peer.
 pub trait OpenStream: Send + Sync {
-    /// A fresh stream. Errors: why there is none, in words an operator may read.
+    /// Opens a stream. Errors: why it could not, as text for an operator.
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn Duplex>, String>>;
 }
 
@@ -88,20 +88,20 @@ pub enum State {
     },
 }
 
-/// What an upstream said that it can do.
+/// The capabilities that an upstream declared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     pub tools: bool,
     pub prompts: bool,
     pub resources: bool,
     pub completions: bool,
-    /// It says when its tools change; likewise below.
+    /// Whether it tells when its tools change; likewise below.
     pub tools_change: bool,
     pub prompts_change: bool,
     pub resources_change: bool,
 }
 
-/// How the two sides have agreed to talk.
+/// The protocol that both sides agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// Revision 2026-07-28: no session, no handshake.
@@ -119,7 +119,7 @@ impl Protocol {
     }
 }
 
-/// What an upstream offers. While it is not `Ready`, the rest is what it offered last.
+/// What an upstream offers. While its state is not `Ready`, the other fields are those of its last connection.
 #[derive(Clone, Debug, Default)]
 pub struct Offered {
     pub state: State,
@@ -143,10 +143,10 @@ pub struct Notification {
 
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Instead of the upstream's own.
+    /// Replaces the upstream's own timeout.
     pub timeout: Option<Duration>,
     pub cancel: CancellationToken,
-    /// Where notifications go; those that find it full are dropped.
+    /// The channel for notifications; those that find it full are dropped.
     pub notifications: Option<mpsc::Sender<Notification>>,
 }
 
@@ -157,7 +157,7 @@ pub enum Reply {
     Error { code: i64, message: String, data: Option<Box<RawValue>> },
 }
 
-/// Why there is no reply, as said of the upstream.
+/// Why there is no reply. Each text continues a sentence that begins with the upstream's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// It was not asked, or did not take the request.
@@ -182,7 +182,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether the upstream may have begun what it was asked for.
+    /// Returns whether the upstream may have begun the request.
     pub fn begun(&self) -> bool {
         match self {
             Self::Unavailable { .. } | Self::Gone | Self::Oversize { .. } => false,
@@ -219,12 +219,12 @@ impl Upstream {
         &self.settings.name
     }
 
-    /// What it offers now, and whenever that changes.
+    /// Watches what the upstream offers.
     pub fn offer(&self) -> watch::Receiver<Arc<Offered>> {
         self.offered.clone()
     }
 
-    /// Whether it is connected and has said what it offers.
+    /// Returns whether it is connected and has listed what it offers.
     pub fn is_ready(&self) -> bool {
         self.link.borrow().is_some()
     }

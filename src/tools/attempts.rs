@@ -46,7 +46,7 @@ pub fn all(desk: &Desk) -> Vec<Builtin> {
     ]
 }
 
-/// What is there already is claimed with the call's start; only where there is nothing does a claim wait.
+/// Claims waiting tasks in the commit of the call's start. Only if there are none does a second claim wait.
 const CLAIM: Foretells = Foretells { wish: claiming, tell: claimed };
 const HEARTBEAT: Foretells = Foretells { wish: renewing, tell: renewed };
 const COMPLETE: Foretells = Foretells { wish: completing, tell: completed };
@@ -76,7 +76,7 @@ fn claiming(_: &Desk, call: &Invocation) -> Asked {
     Ok((reason, Wish::Claim { worker, max, wait_ms: 0, hand: None }))
 }
 
-/// None where there was nothing, and the caller waits for more.
+/// Returns the answer, or `None` if nothing was claimed and the caller is willing to wait.
 fn claimed(call: &Invocation, worked: &Worked) -> Option<Told> {
     let Worked::Claimed(handed) = worked else { return None };
     let waits = handed.is_empty() && arguments::<Claim>(call).is_ok_and(|asked| asked.wait_ms > 0);
@@ -100,7 +100,7 @@ async fn claim(desk: &Desk, call: &Invocation) -> Told {
     }
 }
 
-/// What a worker says of an attempt: whose, of which task, under which fence.
+/// The arguments that name an attempt: its worker, task and fence.
 #[derive(Deserialize)]
 struct Attempt {
     worker_id: String,

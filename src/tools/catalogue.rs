@@ -17,7 +17,7 @@ use crate::{
     tools::{Builtin, CATEGORIES, Done, arguments, outcome},
 };
 
-/// Superseded contracts shown of one tool.
+/// Superseded contracts that are shown of one tool.
 const SUPERSEDED_MAX: usize = 100;
 const PAGE: usize = 100;
 
@@ -187,7 +187,7 @@ impl Tool {
         }))
     }
 
-    /// The called tool's own outcome, recorded as a call of its own.
+    /// Calls another tool, as a recorded call of its own, and returns that call's outcome.
     async fn dispatch(&self, invocation: Invocation) -> Outcome {
         let asked: Dispatch = match arguments(&invocation) {
             Ok(asked) => asked,
@@ -225,7 +225,7 @@ impl Tool {
     }
 }
 
-/// A contract and those it took the place of, newest first; none where there is no such contract.
+/// Returns a contract and those it replaced, newest first; `None` if there is no such contract.
 fn lineage(log: &SqliteReader, cid: Cid) -> Result<Option<(Contract, Vec<Cid>)>, crate::log::LogError> {
     let read = |cid: &Cid| -> Result<Option<Contract>, crate::log::LogError> {
         Ok(match log.block(cid)? {

@@ -20,7 +20,7 @@ const IDS: [&str; 8] =
 #[derive(Debug)]
 pub struct Denied {
     refusal: Refusal,
-    /// What is wrong with a definition, where that was asked about.
+    /// The faults of a definition, if the call was about one.
     faults: Vec<Fault>,
 }
 
@@ -31,7 +31,7 @@ impl std::convert::From<Refusal> for Denied {
 }
 
 impl Denied {
-    /// A definition with these faults.
+    /// Refuses a definition for these faults.
     pub fn faulty(what: &str, faults: Vec<Fault>) -> Self {
         let lines: Vec<String> = faults.iter().map(told).collect();
         let count = match faults.len() {
@@ -42,7 +42,7 @@ impl Denied {
         Self { refusal: Refusal::new(Code::InvalidArgument, message), faults }
     }
 
-    /// The same with a hint at what to do.
+    /// Adds a hint at what to do.
     pub fn hint(self, hint: &str) -> Self {
         Self { refusal: self.refusal.hint(hint), ..self }
     }
@@ -74,7 +74,7 @@ impl Denied {
     }
 }
 
-/// A fault for people: `/steps/2/inputs/x` is `steps[2].inputs.x`.
+/// Formats a fault for people: `/steps/2/inputs/x` becomes `steps[2].inputs.x`.
 fn told(Fault { place, fault }: &Fault) -> String {
     let mut said = String::new();
     for part in place.split('/').skip(1) {
@@ -88,7 +88,7 @@ fn told(Fault { place, fault }: &Fault) -> String {
     if said.is_empty() { fault.clone() } else { format!("{said}: {fault}") }
 }
 
-/// The ids among the arguments of a call.
+/// Returns the ids among the arguments of a call.
 fn asked_about(invocation: &Invocation) -> Map<String, Value> {
     let arguments = splice::member(&invocation.params, "arguments").ok().flatten();
     let id = |name: &&str| {

@@ -1,4 +1,4 @@
-//! What the tools of durable work share: wishing, asking, and how tasks are told.
+//! What the tools of durable work share: sending commands, asking questions, and showing tasks.
 //!
 //! Invariants:
 //! - a wish carries the caller, the call it is made by, and the reason given;
@@ -48,12 +48,12 @@ use crate::{
 };
 
 pub const MINUTE_MS: u64 = 60_000;
-/// Minutes that say how fast tasks start and end.
+/// Minutes from which the rate of starting tasks is taken.
 pub const LATELY: u64 = 5;
-/// Lines of log in one answer, the newest.
+/// Log lines in one answer; older ones are left out.
 const LOGS_MAX: usize = 1000;
 
-/// Where the tools of durable work do what they do.
+/// The context of the tools of durable work: router, questions, salt key, bounds and network.
 #[derive(Clone)]
 pub struct Desk {
     pub router: Router,
@@ -61,14 +61,14 @@ pub struct Desk {
     salt: SaltKey,
     /// The bounds that tasks are held to.
     pub limits: Limits,
-    /// Filled once there is a network.
+    /// Empty until there is a network.
     pub network: peers::network::Slot,
 }
 
-/// A success object as text, or why there is none.
+/// A success object as JSON text, or why there is none.
 pub type Told = Result<String, Denied>;
 
-/// A success object.
+/// Returns a success object as JSON text.
 pub fn told<T: Serialize>(answer: &T) -> Told {
     #[derive(Serialize)]
     struct Success<'a, T> {
@@ -95,18 +95,18 @@ impl Desk {
         }
     }
 
-    /// A tool at this desk.
+    /// Makes a builtin tool that runs with this desk.
     pub fn tool(&self, category: &'static str, definition: &'static str, does: Does) -> Builtin {
         self.foretelling(category, definition, does, None)
     }
 
-    /// A tool at this desk that checks its input against its schema itself.
+    /// Like [`Desk::tool`], for a tool that checks its input against its schema itself.
     pub fn checking(&self, category: &'static str, definition: &'static str, does: Does) -> Builtin {
         let run = Arc::new(Tool { desk: self.clone(), does, foretells: None, checks: true });
         Builtin { definition, category, lane: lane::BUILTIN, run }
     }
 
-    /// A tool at this desk that does nothing but ask the ledger for one change.
+    /// Like [`Desk::tool`], for a tool that only asks the ledger for one change.
     pub fn foretelling(
         &self,
         category: &'static str,
@@ -118,7 +118,7 @@ impl Desk {
         Builtin { definition, category, lane: lane::BUILTIN, run }
     }
 
-    /// A wish of whoever calls, by this call, for this reason.
+    /// Completes a command with the caller, the call and the reason.
     pub fn work(&self, invocation: &Invocation, reason: Option<&str>, wish: Wish) -> Result<Work, Refusal> {
         let note = reason.map(|reason| self.seal_text(reason)).transpose()?;
         Ok(Work { wish, actor: invocation.caller.actor.clone(), cause: invocation.started, note })
@@ -149,7 +149,7 @@ impl Desk {
         }
     }
 
-    /// Asks a question of everything recorded before now.
+    /// Asks a question; the answer includes everything recorded before now.
     pub async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&View) -> Result<T, QueryError> + Send + 'static,
@@ -157,7 +157,7 @@ impl Desk {
         self.ask_under(move |view, _| question(view)).await
     }
 
-    /// The same, with the head that signs what was recorded before now.
+    /// Like [`Desk::ask`], with the signed head over what the answer includes.
     pub async fn ask_under<T: Send + 'static>(
         &self,
         question: impl FnOnce(&View, &Head) -> Result<T, QueryError> + Send + 'static,
@@ -165,8 +165,8 @@ impl Desk {
         self.audit.ask(question).await.map_err(refusal)
     }
 
-    /// When a task that is ready at `ready_ms` starts, if those before it start as fast as tasks did lately; none
-    /// where none did.
+    /// Estimates when a task that is ready at `ready_ms` starts, from how many tasks started lately. Returns `None`
+    /// if none did.
     pub async fn start_of(&self, ready_ms: u64, before: u64) -> Result<Option<u64>, Refusal> {
         let now_ms = now_ms();
         let first = (now_ms / MINUTE_MS).saturating_sub(LATELY);
@@ -176,7 +176,7 @@ impl Desk {
         Ok(wait_ms.map(|wait_ms| ready_ms.max(now_ms.saturating_add(wait_ms))))
     }
 
-    /// How many tasks of its kind stand before a waiting task now; none where it waits no more.
+    /// Returns how many tasks of its kind stand before a task now; `None` if it does not wait any more.
     pub async fn position(&self, call: &Invocation, task: &str) -> Result<Option<u64>, Refusal> {
         match self.wish(call, None, Wish::Look { task: task.to_owned() }).await? {
             Worked::Task { position, .. } => Ok(position),
@@ -184,13 +184,13 @@ impl Desk {
         }
     }
 
-    /// The tool of this public name.
+    /// Returns the tool with this public name.
     pub fn offered(&self, name: &str) -> Option<Arc<Entry>> {
         self.router.tool(name).filter(|entry| entry.tool.name == name)
     }
 
-    /// Why durable work, which keeps its inputs and results whole, cannot do a tool with this input; none where it
-    /// can. `place` is where the input stands.
+    /// Returns why durable work cannot run a tool with this input, or `None` if it can. Durable work keeps inputs and
+    /// results in full. `place` is the place of the input, for the message.
     pub fn unkept(&self, entry: &Entry, input: &Value, place: &str) -> Option<Refusal> {
         let name = &entry.tool.name;
         if let Some(refusal) = self.secret(entry, input, place) {
@@ -204,7 +204,7 @@ impl Desk {
         Some(Refusal::new(Code::FailedPrecondition, message).hint(hint))
     }
 
-    /// Why an input that stands at `place` cannot be kept whole; none where a tool marks nothing of it.
+    /// Returns why the input at `place` cannot be kept in full, or `None` if the tool marks nothing in it as secret.
     pub fn secret(&self, entry: &Entry, input: &Value, place: &str) -> Option<Refusal> {
         let keeping = self.router.keeping(entry, input);
         // What a reference brings is not known yet.
@@ -213,7 +213,7 @@ impl Desk {
         stands.then(|| invalid(format!("invalid input at {place}: {SECRET}")).hint(hint))
     }
 
-    /// JSON as a payload.
+    /// Seals JSON as a payload.
     pub fn seal(&self, json: &str) -> Result<SealedPayload, Refusal> {
         Payload::seal(&self.salt, JSON, json.as_bytes()).map_err(|_| {
             let len = json.len();
@@ -222,23 +222,23 @@ impl Desk {
         })
     }
 
-    /// Text as a payload, written as JSON.
+    /// Seals text as a payload, as a JSON string.
     pub fn seal_text(&self, text: &str) -> Result<SealedPayload, Refusal> {
         self.seal(&splice::quoted(text))
     }
 
-    /// A payload for metadata that says anything.
+    /// Seals metadata as a payload, unless it is absent or empty.
     pub fn seal_metadata(&self, metadata: Option<&RawValue>) -> Result<Option<SealedPayload>, Refusal> {
         let said = metadata.filter(|metadata| metadata.get() != "{}");
         said.map(|metadata| self.seal(metadata.get())).transpose()
     }
 }
 
-/// What is wrong with durable work that holds a secret.
+/// The message for durable work with a secret in it.
 const SECRET: &str =
     "the tool marks this value as secret, or it may hold what is marked, and what is queued is kept";
 
-/// Whether a value is taken from another step, or from the list a step runs over.
+/// Returns whether a value is taken from another step, or from the list that a step runs over.
 fn reference(value: &Value) -> bool {
     value.get("$from").is_some() || value.get("$item").is_some()
 }
@@ -247,7 +247,7 @@ pub fn internal() -> Refusal {
     Refusal::new(Code::Internal, "internal error")
 }
 
-/// The ledger answered another question than was asked.
+/// Returns the refusal for a ruling of another kind than the command. It is logged.
 pub fn unexpected() -> Refusal {
     tracing::error!("the ledger answered a wish with a ruling of another kind");
     internal()
@@ -257,12 +257,12 @@ pub fn invalid(message: impl Into<String>) -> Refusal {
     Refusal::new(Code::InvalidArgument, message)
 }
 
-/// There is none of this id.
+/// Returns the refusal of an unknown id.
 pub fn unknown(what: &str, id: &str, lister: &str) -> Refusal {
     Refusal::new(Code::NotFound, format!("no {what} `{id}`")).hint(format!("{lister} names those there are"))
 }
 
-/// The time between two moments; none where there was no beginning.
+/// Returns the time between two moments; 0 if there was no beginning.
 pub fn span(started_ms: Option<u64>, ended_ms: Option<u64>) -> u64 {
     started_ms.zip(ended_ms).map_or(0, |(started_ms, ended_ms)| ended_ms.saturating_sub(started_ms))
 }
@@ -271,7 +271,8 @@ pub fn now_ms() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 
-/// The seq an answer was given at: that of the last event it saw, or could have seen. Errors: one that nothing has yet.
+/// Returns the seq that an answer was given at: `as_of`, or the last folded event. Errors: `as_of` is past the end of
+/// the log.
 pub fn seen(applied: u64, as_of: Option<u64>) -> Result<u64, QueryError> {
     let last = applied.saturating_sub(1);
     match as_of {
@@ -283,7 +284,7 @@ pub fn seen(applied: u64, as_of: Option<u64>) -> Result<u64, QueryError> {
     }
 }
 
-/// A task, its events up to and with `as_of`, and the seq it was read at.
+/// Returns a task after the event `as_of`, its events until then, and the seq it was read at.
 pub fn task_as_of(
     view: &View,
     id: &str,
@@ -297,7 +298,7 @@ pub fn task_as_of(
     Ok(Some((task, events, seq)))
 }
 
-/// The content of a payload as the JSON it is; none where it was erased.
+/// Returns the content of a payload as JSON; `None` if it was erased.
 pub fn content(view: &View, payload: &Cid) -> Result<Option<Box<RawValue>>, QueryError> {
     let Some(payload) = view.payload(payload)? else { return Ok(None) };
     let content = match view.content(payload) {
@@ -308,7 +309,8 @@ pub fn content(view: &View, payload: &Cid) -> Result<Option<Box<RawValue>>, Quer
     Ok(String::from_utf8(content).ok().and_then(|text| RawValue::from_string(text).ok()))
 }
 
-/// What a tool's recorded result says: its structured content, else the JSON or the text of its only block.
+/// Returns the value in a tool's recorded result: its structured content, else the JSON or the text of its only
+/// block.
 pub fn worth(result: Box<RawValue>) -> Box<RawValue> {
     let member = |of: &RawValue, name| splice::member(of, name).ok().flatten().map(RawValue::to_owned);
     if let Some(structured) = member(&result, "structuredContent").filter(|raw| raw.get() != "null") {
@@ -325,7 +327,7 @@ pub fn worth(result: Box<RawValue>) -> Box<RawValue> {
     }
 }
 
-/// What a task gave, as other steps read it.
+/// Returns a task's output as other steps read it.
 pub fn output(view: &View, task: &Task) -> Result<Option<Box<RawValue>>, QueryError> {
     let Some(output) = &task.output else { return Ok(None) };
     let content = content(view, &output.cid)?;
@@ -333,7 +335,7 @@ pub fn output(view: &View, task: &Task) -> Result<Option<Box<RawValue>>, QueryEr
     Ok(if of_tool { content.map(worth) } else { content })
 }
 
-/// One line of what workers, failures and those said who changed something, with the reason they gave.
+/// A log line of a task: a worker's message, a failure, or the reason somebody gave for a change.
 #[derive(Serialize)]
 pub struct Line {
     time: String,
@@ -342,7 +344,7 @@ pub struct Line {
     message: String,
 }
 
-/// What was said in the events of tasks, the newest lines of it.
+/// Returns the newest log lines in the events of tasks.
 pub fn lines(
     events: &[Event],
     content: impl Fn(&Cid) -> Result<Option<Box<RawValue>>, QueryError>,
@@ -373,7 +375,7 @@ pub fn lines(
     Ok(lines)
 }
 
-/// What a log line or an error says to people.
+/// Returns the text for people in a log line or an error.
 pub fn message(content: &RawValue) -> String {
     let text = match serde_json::from_str(content.get()) {
         Ok(Value::String(text)) => Some(text),
@@ -388,7 +390,7 @@ pub fn message(content: &RawValue) -> String {
     text.unwrap_or_else(|| content.get().to_owned())
 }
 
-/// Who has the task, or had it when it ended.
+/// Returns the worker of the task's current or last lease.
 pub fn worker(task: &Task) -> Option<&str> {
     task.lease.as_ref().map(|lease| lease.worker.as_str())
 }
@@ -447,7 +449,7 @@ impl Paging {
     }
 }
 
-/// One page of a list, under the name of what it lists.
+/// Returns one page of a list as a success object, with the items under `name`.
 pub fn page<T>(name: &str, listed: At<Page<T>>, shown: impl Fn(T) -> Value) -> Value {
     let At { applied, what: Page { rows, total, next_cursor } } = listed;
     let mut page = json!({

@@ -1,4 +1,4 @@
-//! How a tool of durable work is done: what it asks of the ledger, and how its answer becomes a result.
+//! How a tool of durable work runs: what it asks of the ledger, and how the ruling becomes a result.
 //!
 //! Invariants:
 //! - what a call asks is the same whether it is ruled with the call's start or after it, and so is what it answers;
@@ -20,22 +20,22 @@ use crate::{
     },
 };
 
-/// What one tool of a family does.
+/// The function of one tool.
 pub type Does = fn(Desk, Arc<Invocation>) -> BoxFuture<'static, Told>;
 
-/// What a call asks, after the reason it gives.
+/// The reason that a call gives, and the change it asks for.
 pub type Asked = Result<(Option<String>, Wish), Refusal>;
 
-/// What a tool asks of the ledger, where that is all it does.
+/// The change that a tool asks for, for tools that do nothing else.
 #[derive(Clone, Copy)]
 pub struct Foretells {
-    /// What it will ask, and why, where its arguments tell that.
+    /// Builds the wish and its reason from the arguments, before the call starts.
     pub wish: fn(&Desk, &Invocation) -> Asked,
-    /// What it answers; none where that takes more than what was ruled. Pure.
+    /// Makes the answer from the ruling. Returns `None` if the answer needs more than the ruling. Pure.
     pub tell: fn(&Invocation, &Worked) -> Option<Told>,
 }
 
-/// A tool at its desk.
+/// A tool with its desk.
 pub(super) struct Tool {
     pub desk: Desk,
     pub does: Does,
@@ -50,7 +50,7 @@ impl Foretells {
         desk.wish(call, reason.as_deref(), wish).await
     }
 
-    /// Asks for the change and tells of it.
+    /// Asks for the change and returns the answer.
     pub async fn done(&self, desk: &Desk, call: &Invocation) -> Told {
         let worked = self.ask(desk, call).await?;
         (self.tell)(call, &worked).unwrap_or_else(|| Err(unexpected().into()))
@@ -91,7 +91,7 @@ impl Run for Tool {
     }
 }
 
-/// What was told, as a result.
+/// Returns the outcome of a call with this answer.
 fn outcome(told: Told, invocation: &Invocation) -> Outcome {
     match told {
         Ok(structured) => {

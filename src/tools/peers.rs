@@ -256,7 +256,7 @@ async fn bootstrap(desk: &Desk, call: &Invocation) -> Told {
     Ok(shown.to_string())
 }
 
-/// What `peer_list` is asked.
+/// The arguments of `peer_list`.
 #[derive(Deserialize)]
 pub struct AskList {
     status_filter: Option<String>,
@@ -274,7 +274,7 @@ async fn list(desk: &Desk, call: &Invocation) -> Told {
 }
 
 impl AskList {
-    /// The peers that a log knows of; those of `dialling` are being connected with.
+    /// Lists the peers that a log knows of; those in `dialling` show as connecting.
     pub fn of(self, view: &View, dialling: &[String]) -> Result<Value, QueryError> {
         let sort = Sort::ALL.into_iter().find(|sort| self.sort_by.as_deref() == Some(sort.as_str()));
         let sort = sort.unwrap_or_default();
@@ -315,7 +315,7 @@ fn row(peer: &Peer, status: &str) -> Value {
     })
 }
 
-/// The peer as the log knows it, and the seq it was read at; none where nothing was ever heard of it.
+/// Returns the peer as the log knows it, and the seq it was read at; `None` if it was never heard of.
 async fn known(desk: &Desk, id: &str, as_of: Option<u64>) -> Result<Option<At<Peer>>, Refusal> {
     let id = id.to_owned();
     desk.ask(move |view| match view.peer(&id, as_of) {
@@ -379,7 +379,7 @@ async fn unfollow(desk: &Desk, call: &Invocation) -> Told {
     told(&json!({"peer_id": peer_id, "following": false, "was_following": was_following}))
 }
 
-/// Whose log is kept here, an operator decides.
+/// Refuses callers without the admin scope: whose logs are kept here is for an operator to decide.
 fn operator(call: &Invocation) -> Result<(), Refusal> {
     match call.caller.scopes.contains(&Scope::Admin) {
         true => Ok(()),

@@ -17,10 +17,10 @@ use crate::{
     },
 };
 
-/// How alike two names are for one to be offered in the other's place.
+/// The similarity from which on one name is suggested for another.
 const NEAR_ENOUGH: f64 = 0.7;
 
-/// What is on offer, for whoever checks plans.
+/// The tools on offer, for checking plans.
 pub struct Catalogue(pub Desk);
 
 impl Tools for Catalogue {
@@ -43,7 +43,7 @@ impl Tools for Catalogue {
         unkept.map(|refusal| Fault { place: String::new(), fault: refusal.message }).into_iter().collect()
     }
 
-    /// The writer looks for the runs that a run waits for.
+    /// Always true: the writer itself checks the runs that a run waits for.
     fn run_exists(&self, _id: &str) -> bool {
         true
     }
@@ -61,7 +61,7 @@ impl Tools for Catalogue {
     }
 }
 
-/// The same with the runs that are on record.
+/// The catalogue, with the runs that are on record.
 pub(super) struct Known<'a> {
     pub catalogue: &'a Catalogue,
     pub view: &'a View,
@@ -72,7 +72,7 @@ impl Tools for Known<'_> {
         self.catalogue.tool(name)
     }
 
-    /// What cannot be kept is told apart.
+    /// Checks the schema only; what cannot be kept is found by `find_unkept`.
     fn check(&self, name: &str, input: &Value) -> Vec<Fault> {
         self.catalogue.0.offered(name).map(|entry| misfits(&entry, input)).unwrap_or_default()
     }
@@ -92,8 +92,8 @@ impl Tools for Known<'_> {
     }
 }
 
-/// Checks a definition against the catalogue and the runs on record; `what` names it in a refusal. `misfits` are what
-/// a schema finds wrong with it: of those, only what the plan's rules do not see is told.
+/// Checks a definition against the catalogue and the runs on record. `what` names it in a refusal. `misfits` are the
+/// faults that a schema finds; those that the plan's rules find too are left out.
 pub async fn checked(
     desk: &Desk,
     what: &'static str,
@@ -119,16 +119,16 @@ pub async fn checked(
     found.await?.map_err(|wrong| wrong.denied(what, "each place is a JSON pointer into the definition"))
 }
 
-/// What is wrong with a definition.
+/// The faults of a definition.
 #[derive(Debug, Default)]
 pub(super) struct Wrong {
     pub faults: Vec<Fault>,
-    /// Inputs that durable work cannot keep whole: where they stand, and why.
+    /// Inputs that durable work cannot keep in full: each place, and why.
     pub unkept: Vec<(String, Refusal)>,
 }
 
 impl Wrong {
-    /// How it is told: where settings alone are in the way, by the first of them.
+    /// Makes the refusal. If only settings stand in the way, it is that of the first of them.
     pub fn denied(self, what: &'static str, hint: &str) -> Denied {
         let of_setting = |(_, refusal): &(String, Refusal)| refusal.code == Code::FailedPrecondition;
         match self.unkept.first() {
@@ -147,7 +147,7 @@ impl Wrong {
         self.faults.is_empty() && self.unkept.is_empty()
     }
 
-    /// The same at other places; what has none is left out.
+    /// Moves the faults to other places; a fault for which `to` has none is left out.
     pub fn moved(self, to: impl Fn(&str) -> Option<String>) -> Self {
         let faults = self.faults.into_iter();
         let unkept = self.unkept.into_iter();
@@ -174,7 +174,7 @@ fn fault(Misfit { place, fault, .. }: Misfit) -> Fault {
     Fault { place, fault }
 }
 
-/// The plan of a definition, or all that is wrong with it.
+/// Plans a definition. Errors: all its faults.
 fn planned(definition: &Value, known: &Known<'_>) -> Result<Definition, Wrong> {
     let planned = plan(definition, known);
     let mut unkept = Vec::new();
@@ -185,12 +185,12 @@ fn planned(definition: &Value, known: &Known<'_>) -> Result<Definition, Wrong> {
     }
 }
 
-/// What is wrong with a definition; nothing where it is sound.
+/// Returns the faults of a definition; empty if there are none.
 pub(super) fn wrong_with(definition: &Value, known: &Known<'_>) -> Wrong {
     planned(definition, known).err().unwrap_or_default()
 }
 
-/// Finds steps that durable work cannot keep whole: where their inputs stand, and why.
+/// Finds inputs of steps that durable work cannot keep in full: each place, and why.
 fn find_unkept(desk: &Desk, definition: &Value, place: &str, found: &mut Vec<(String, Refusal)>) {
     let steps = definition.get("steps").and_then(Value::as_array);
     for (at, step) in steps.into_iter().flatten().enumerate() {

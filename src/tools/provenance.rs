@@ -234,7 +234,7 @@ impl Tool {
         Ok(shown)
     }
 
-    /// A link, whose reading is what is recorded.
+    /// Returns a link to an export. The export is recorded when the link is read.
     async fn export(&self, invocation: &Invocation) -> Outcome {
         let structured = match self.exported(invocation).await {
             Ok(structured) => structured,
@@ -293,7 +293,7 @@ impl Tool {
     }
 }
 
-/// What a log has under a name.
+/// Returns what a log has under a CID.
 fn found(view: &View, cid: &Cid, include_content: bool) -> Result<Value, QueryError> {
     Ok(match view.find(cid)? {
         Found::Block { bytes, .. } => view.block_json(cid, &bytes, include_content)?,
@@ -320,7 +320,7 @@ fn named(text: &str) -> Result<Cid, Refusal> {
     text.parse().map_err(|err| Refusal::new(Code::InvalidArgument, format!("{err}")))
 }
 
-/// Text as it may stand in a query string (RFC 3986: unreserved characters stay).
+/// Percent-encodes text for a query string (RFC 3986: unreserved characters stay).
 fn percent(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -54,7 +54,7 @@ struct AskStats {
     include_historical: bool,
 }
 
-/// The queue now, and lately.
+/// The queue's counts now, and its last minutes.
 struct Look {
     stats: QueueStats,
     /// The last [`WINDOW`] of them in which something happened.
@@ -152,7 +152,7 @@ fn worker(worker: &Worker) -> Value {
     })
 }
 
-/// How a worker stands: by its presence, then by what it has to do.
+/// Returns a worker's status: its presence, or `busy` or `idle` for an active one.
 pub fn standing(presence: &str, running: u64, max: u64) -> &str {
     match presence {
         "active" if running >= max => "busy",
@@ -166,13 +166,13 @@ struct Reason {
     reason: Option<String>,
 }
 
-/// When a wish about the queue was carried out, and what waits and runs then.
+/// The answer to a command about the queue: when it was carried out, and what waited and ran then.
 struct Queue {
     at_ms: u64,
     waiting: u64,
     running: u64,
     cleared: u64,
-    /// Where there may be more to clear.
+    /// Where to go on clearing.
     next: Option<(u64, u64)>,
 }
 
@@ -215,7 +215,7 @@ struct Clear {
     reason: Option<String>,
 }
 
-/// Clears all there is of the statuses: one wish takes a bounded number out.
+/// Clears all tasks of the statuses, by as many commands as that takes: each is bounded.
 async fn clear(desk: &Desk, call: &Invocation) -> Told {
     let Clear { status_filter, reason } = arguments(call)?;
     let status = status_filter.as_deref().map(|text| {

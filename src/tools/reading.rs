@@ -1,7 +1,7 @@
-//! What the tools of durable work read and say alike: times, retries, what a task is to be.
+//! Forms that the tools of durable work share: times, retry policies, and the fields of a task.
 //!
 //! Invariants:
-//! - times are said in RFC 3339, in UTC, with milliseconds;
+//! - times are written in RFC 3339, in UTC, with milliseconds;
 //! - only forms change here: bounds are those of the schemas and the rules.
 
 use jiff::Timestamp;
@@ -15,7 +15,7 @@ use crate::{
 
 pub const PRIORITY_DEFAULT: u64 = 50;
 
-/// A task as it is asked for: by `task_submit`, or by a schedule, which names it itself.
+/// The arguments of a task, for `task_submit` and for schedules, which name their tasks themselves.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wish {
@@ -28,7 +28,7 @@ pub struct Wish {
     #[serde(default)]
     pub tags: Vec<String>,
     pub timeout_ms: Option<u64>,
-    /// The same in seconds.
+    /// The timeout in seconds.
     pub timeout: Option<u64>,
     #[serde(default)]
     pub retry_policy: Retry,
@@ -42,7 +42,7 @@ pub struct Wish {
     pub reason: Option<String>,
 }
 
-/// A retry policy as it is written.
+/// A retry policy as callers write it.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
@@ -54,7 +54,8 @@ pub struct Retry {
 }
 
 impl Wish {
-    /// The facts of the task: its order is left to the rule, `repeatable` and `reuse` to who knows its contract.
+    /// Returns the facts of the task, without `order`, which the rule sets, and `repeatable` and `reuse`, which
+    /// depend on its contract.
     pub fn facts(&self) -> Result<TaskSubmitted, Refusal> {
         let timeout_ms = match (self.timeout_ms, self.timeout) {
             (Some(_), Some(_)) => {
@@ -104,13 +105,13 @@ impl Retry {
     }
 }
 
-/// A time, for outputs. One past the year 9999 is said as the last moment that can be written.
+/// Formats a time. One past the year 9999 becomes the last moment that can be written.
 pub fn time(ms: u64) -> String {
     let moment = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     format!("{:.3}", moment.unwrap_or(Timestamp::MAX))
 }
 
-/// Milliseconds since the epoch of the time in `text`; `field` is where it stands.
+/// Parses a time to milliseconds since the epoch; `field` is its name, for the error.
 pub fn moment_ms(field: &str, text: &str) -> Result<u64, Refusal> {
     let moment: Option<Timestamp> = text.parse().ok();
     moment.and_then(|moment| u64::try_from(moment.as_millisecond()).ok()).ok_or_else(|| {

@@ -37,9 +37,9 @@ use crate::{
 /// The mode of a replay that runs nothing.
 const VERIFY: &str = "verify";
 const LISTER: &str = "workflow_list";
-/// How long a repetition is waited for; a call's own time is longer.
+/// How long to wait for a rerun; less than a call may take.
 const RERUN_WAIT: Duration = Duration::from_secs(50);
-/// Between two looks at whether it has ended.
+/// The pause between two looks at whether it has ended.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
@@ -121,8 +121,8 @@ async fn record(
     }
 }
 
-/// Decides the run again from its record; tells too what shows that the record is what was signed, and whether it stands in
-/// this node's log.
+/// Decides the run again from its record. Returns the report, the evidence that the record is what was signed, and
+/// whether the run is in this node's log.
 async fn verified(desk: &Desk, id: String) -> Result<(Value, Evidence, bool), Refusal> {
     let asked = id.clone();
     let report = desk.ask_under(move |view, head| {
@@ -134,7 +134,7 @@ async fn verified(desk: &Desk, id: String) -> Result<(Value, Evidence, bool), Re
     report.await?.ok_or_else(|| unknown("workflow", &id, LISTER))
 }
 
-/// Runs the run again, and waits until that has ended; gives the new run's id.
+/// Starts a rerun, waits until it has ended, and returns its id.
 async fn rerun(desk: &Desk, call: &Invocation, asked: &Replay) -> Result<String, Refusal> {
     let id = &asked.workflow_id;
     let ledger = desk.router.ledger();
@@ -170,7 +170,7 @@ async fn rerun(desk: &Desk, call: &Invocation, asked: &Replay) -> Result<String,
     }
 }
 
-/// Compares a repetition with what it repeats, in the words of a replay.
+/// Compares a rerun with the original run; the report has the form of a replay's.
 async fn compared(desk: &Desk, left: String, right: String) -> Result<Value, Refusal> {
     let (diff, _) = differing(desk, left, right).await?;
     Ok(diff.report().json())
@@ -192,7 +192,7 @@ async fn compare(desk: &Desk, call: &Invocation) -> Told {
     told(&shown)
 }
 
-/// The contents of two records.
+/// The contents of two records as one source.
 struct Either<'a> {
     left: &'a Recorded<'a>,
     right: &'a Recorded<'a>,
@@ -208,7 +208,7 @@ impl Contents for Either<'_> {
     }
 }
 
-/// Two runs side by side, and the seq they were read at.
+/// Compares two runs step by step. Returns the seq they were read at, too.
 async fn differing(desk: &Desk, left: String, right: String) -> Result<(Diff, u64), Refusal> {
     let differing = desk.ask(move |view| {
         let seq = seen(view.applied()?, None)?;

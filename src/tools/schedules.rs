@@ -27,7 +27,7 @@ use crate::{
     workflow::plan::Fault,
 };
 
-/// What a page of this list ends with.
+/// The prefix of this list's cursors.
 const CURSOR: &str = "after:";
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
@@ -82,7 +82,7 @@ async fn create(desk: &Desk, call: &Invocation) -> Told {
     told(&json!({"schedule_id": schedule, "next_at": time(next_ms), "replayed": replayed}))
 }
 
-/// The task of every tick, by the rules of `task_submit`; its id is the tick's.
+/// Checks the task of a schedule by the rules of `task_submit`; each tick's id becomes the task's.
 fn task_of(desk: &Desk, schedule: &str, task: &RawValue) -> Result<Made, Refusal> {
     let mut fields: Map<String, Value> =
         serde_json::from_str(task.get()).map_err(|_| invalid("`task` must be an object"))?;
@@ -102,7 +102,7 @@ fn task_of(desk: &Desk, schedule: &str, task: &RawValue) -> Result<Made, Refusal
     Ok(Made::Task { facts, tool, input: asked.payload.get().to_owned() })
 }
 
-/// The workflow of every tick, by the rules of `workflow_submit`; its id is the tick's.
+/// Checks the workflow of a schedule by the rules of `workflow_submit`; each tick's id becomes the run's.
 async fn workflow_of(desk: &Desk, schedule: &str, mut workflow: Map<String, Value>) -> Result<Made, Denied> {
     let own = ["workflow_id", "dependencies", "peer"].into_iter().filter(|own| workflow.contains_key(*own));
     let faults: Vec<Fault> = own

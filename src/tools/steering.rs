@@ -1,4 +1,4 @@
-//! What is done to runs that are there: forked, continued, signalled.
+//! Changes to existing runs: fork, continue, signal.
 //!
 //! Invariants:
 //! - nothing of an old run is changed or deleted by a new one.
@@ -88,8 +88,8 @@ async fn fork(desk: &Desk, call: &Invocation) -> Told {
     }))
 }
 
-/// What is wrong with new inputs for the steps of a run, which are checked as part of its whole definition. What has
-/// become of its other steps since is no fault of the fork.
+/// Returns the faults of new inputs for the steps of a run, found by checking the whole definition with them. Faults
+/// of other steps, whose tools may have changed since, are left out.
 fn override_faults(tools: &Known<'_>, run: &Run, overrides: &Map<String, Value>) -> Wrong {
     let (known, strange): (Map<_, _>, Map<_, _>) =
         overrides.clone().into_iter().partition(|(id, _)| run.step(id).is_some());

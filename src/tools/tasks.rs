@@ -59,7 +59,7 @@ pub fn all(desk: &Desk) -> Vec<Builtin> {
     ]
 }
 
-/// Checks what only the catalogue knows of a task; the writer checks the rest.
+/// Checks a task against the catalogue; the writer checks the rest.
 pub fn checked(desk: &Desk, asked: &reading::Wish) -> Result<(TaskSubmitted, Option<Cid>), Refusal> {
     if asked.task_type.starts_with(WAIT_PREFIX) {
         let refusal = invalid(format!("types that begin with `{WAIT_PREFIX}` are the node's own"));
@@ -77,7 +77,7 @@ pub fn checked(desk: &Desk, asked: &reading::Wish) -> Result<(TaskSubmitted, Opt
     Ok((TaskSubmitted { repeatable, ..asked.facts()? }, tool.map(|(contract, _)| contract)))
 }
 
-/// The contract of the tool a task runs, and whether that may run again; refused where the input does not fit it.
+/// Returns the contract of a task's tool, and whether it may run again. Errors: the input does not fit it.
 fn on_offer(desk: &Desk, name: &str, input: &RawValue) -> Result<(Cid, bool), Refusal> {
     let entry = desk.offered(name).ok_or_else(|| {
         invalid(format!("`task_type` names a tool that is not on offer: `{name}`"))
@@ -100,7 +100,8 @@ fn submitting(desk: &Desk, call: &Invocation) -> Asked {
     Ok((reason, Wish::SubmitTask { id, facts: Box::new(facts), tool, input, metadata }))
 }
 
-/// Where a task that was known has left the queue, nothing has to be foreseen of it.
+/// Submits a task in the commit of the call's start. The same commit ends the call only if the task has left the
+/// queue: its start need not be estimated then.
 const SUBMITTING: Foretells = Foretells {
     wish: submitting,
     tell: |_, worked| match worked {
@@ -146,7 +147,7 @@ struct AskStatus {
     as_of_seq: Option<u64>,
 }
 
-/// A task as `task_status` tells it.
+/// A task as `task_status` shows it.
 struct Seen {
     task: Task,
     lines: Option<Vec<Line>>,
@@ -218,7 +219,7 @@ fn dead_reason(task: &Task) -> Option<&'static str> {
     })
 }
 
-/// How a task that did not succeed failed last.
+/// Returns the last failure of a task that did not succeed.
 fn error(view: &View, task: &Task, events: &[Event]) -> Result<Option<Value>, QueryError> {
     let Some(code) = task.code.as_ref().filter(|_| task.status != Status::Succeeded) else { return Ok(None) };
     let said = match &task.output {
@@ -236,14 +237,14 @@ fn error(view: &View, task: &Task, events: &[Event]) -> Result<Option<Value>, Qu
     Ok(Some(json!({"code": code, "message": message, "retryable": retryable.unwrap_or(false)})))
 }
 
-/// What a task's history adds up to.
+/// The sums over a task's history.
 struct Times {
     attempts: u64,
     /// Attempts that ended without an outcome.
     lapses: u64,
-    /// Before all attempts, where it could have run.
+    /// Time it waited for its attempts while it could have run.
     waited_ms: u64,
-    /// In all attempts that have ended; of what no worker does, until it came.
+    /// Time of all ended attempts. Of a held task, the time until what it waited for came.
     worked_ms: u64,
 }
 

@@ -33,9 +33,9 @@ use crate::{
 const LISTER: &str = "queue_stats with include_worker_stats";
 const CONCURRENT: u64 = 5;
 const LEAVE_MS: u64 = 300_000;
-/// Tasks of a worker in one answer: it has no more at once.
+/// Tasks of a worker in one answer: no worker has more at once.
 const TASKS_MAX: u64 = worker::CONCURRENT_MAX;
-/// Claims that are looked through for what a worker had done at an earlier moment.
+/// Claims that are searched for what a worker had done at an earlier moment.
 const CLAIMS_MAX: u64 = 100_000;
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
@@ -188,7 +188,7 @@ fn metrics(load: &Load, since_ms: Option<u64>) -> Value {
     })
 }
 
-/// The tasks a worker has now.
+/// Returns the tasks a worker has now.
 fn held(view: &View, id: &str) -> Result<Vec<Task>, QueryError> {
     let filter = TaskFilter {
         status: Some(Status::Running.as_str().to_owned()),
@@ -200,7 +200,7 @@ fn held(view: &View, id: &str) -> Result<Vec<Task>, QueryError> {
     tasks.filter_map(Result::transpose).collect()
 }
 
-/// What a worker had done and what it had, as the log stood then: read from the claims, which are many.
+/// Returns a worker's load and tasks after the event `as_of`, from its claims, of which there may be many.
 fn past(view: &View, id: &str, as_of: u64) -> Result<(Load, Vec<Task>), QueryError> {
     let claims = Filter {
         kind: Some(Kind::TaskClaimed.as_str().to_owned()),
@@ -237,7 +237,7 @@ fn past(view: &View, id: &str, as_of: u64) -> Result<(Load, Vec<Task>), QueryErr
     Ok((load, held))
 }
 
-/// Adds what came of a worker's attempts at one task.
+/// Adds the outcomes of a worker's attempts at one task.
 fn add_attempts(load: &mut Load, id: &str, events: &[Event]) {
     let mut claimed_ms = None;
     for event in events {

@@ -37,7 +37,7 @@ use crate::{
 
 pub(super) const LISTER: &str = "workflow_list";
 const SUBMIT: &str = "workflow_submit";
-/// Errors of steps told with their messages; those of more steps are told with their codes.
+/// Step errors that are shown with their messages; further ones show their codes only.
 const MESSAGES_MAX: usize = 1000;
 
 pub fn all(desk: &Desk) -> Vec<Builtin> {
@@ -97,8 +97,8 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
     }))
 }
 
-/// A run as it was submitted, told what it takes over, with the events that followed, up to and with `as_of`, and
-/// the seq it was read at.
+/// Returns a run as it was submitted, with what it takes over; its later events up to and with `as_of`; and the seq
+/// it was read at.
 pub(super) fn submitted(
     view: &View,
     id: &str,
@@ -109,8 +109,8 @@ pub(super) fn submitted(
     Ok(found.map(|(run, events)| (run, events, seq)))
 }
 
-/// A run as it stood after `as_of`, with its record, and the seq it was read at: of this log, or of the archive that
-/// the run is kept in.
+/// Returns a run after `as_of`, its record, and the seq it was read at, from this log or from an archive that holds
+/// the run.
 pub fn run_as_of<'a>(
     view: &'a View,
     id: &str,
@@ -139,7 +139,7 @@ pub fn run_as_of<'a>(
     Ok(Some((record, seq)))
 }
 
-/// Whether a run has succeeded; none where it has not ended.
+/// Returns whether a run has succeeded; `None` if it has not ended.
 pub fn ending(view: &View, id: &str, as_of: u64) -> Result<Option<bool>, QueryError> {
     let events = view.load(&workflow::subject(id), Some(as_of))?.what;
     let mut ended = None;
@@ -208,7 +208,7 @@ async fn status(desk: &Desk, call: &Invocation) -> Told {
     told(&shown.await?.ok_or_else(|| unknown("workflow", &id, LISTER))?)
 }
 
-/// Why a run failed, where it did.
+/// Returns why a run failed, if it did.
 fn failure(run: &Run) -> Option<Value> {
     let reason = run.reason.as_ref()?;
     let step = run.failed.map(|at| run.plan.steps[at].id.as_str());
@@ -424,14 +424,14 @@ async fn result(desk: &Desk, call: &Invocation) -> Told {
     }
 }
 
-/// The content of a payload of a run as the JSON it is; none where it was erased.
+/// Returns the content of a payload of a run as JSON; `None` if it was erased.
 fn content(record: &RunRecord<'_>, payload: &Cid) -> Result<Option<Box<RawValue>>, QueryError> {
     let content = record.contents.content(payload)?;
     let text = content.and_then(|content| String::from_utf8(content).ok());
     Ok(text.and_then(|text| RawValue::from_string(text).ok()))
 }
 
-/// What steps that succeeded gave.
+/// Returns the outputs of those steps that succeeded.
 fn outputs(record: &RunRecord<'_>, steps: Vec<usize>) -> Result<Outputs, QueryError> {
     let run = &record.run;
     let of_step = |at: usize| {

@@ -17,10 +17,10 @@ use super::{
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     pub id: String,
-    /// What it does, for people: its action.
+    /// Its action, as the label for people.
     pub label: String,
     pub status: String,
-    /// Measured; none where it has not ended, or never ran.
+    /// The measured duration; `None` if it has not ended, or never ran.
     pub duration_ms: Option<u64>,
 }
 
@@ -33,7 +33,7 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// `edges` name steps, each before what waits for it; those that name no node are left out.
+    /// Each of `edges` names a step and one that waits for it. Edges with an unknown step are left out.
     pub fn new<'a>(
         title: &str,
         nodes: Vec<Node>,
@@ -46,7 +46,7 @@ impl Graph {
         Self { title: title.to_owned(), nodes, edges }
     }
 
-    /// The graph of a run as it stands.
+    /// Returns the graph of a run's present state.
     pub fn of(run: &Run) -> Self {
         let node = |(step, state): (&Step, &StepState)| Node {
             id: step.id.clone(),
@@ -62,7 +62,7 @@ impl Graph {
         Self::new(&run.id, nodes, edges)
     }
 
-    /// Reads what [`Graph::json`] gives; none where it has another shape.
+    /// Parses what [`Graph::json`] returns; `None` if it has another shape.
     pub fn read(title: &str, graph: &Value) -> Option<Self> {
         let text = |value: &Value, key: &str| Some(value[key].as_str()?.to_owned());
         let node = |node: &Value| {
@@ -87,7 +87,7 @@ impl Graph {
         &self.nodes
     }
 
-    /// Places in [`Graph::nodes`]: a step, and one that waits for it.
+    /// Returns the edges, as indexes into [`Graph::nodes`]: a step, and one that waits for it.
     pub fn edges(&self) -> &[(usize, usize)] {
         &self.edges
     }
@@ -110,8 +110,9 @@ impl Graph {
         })
     }
 
-    /// The way from a first to a last step that took longest, by place; a step of unknown duration weighs one
-    /// millisecond. Among equals the one of more steps, then the one whose steps are named first.
+    /// Returns the critical path, as indexes: the path from a first to a last step that took longest. A step of
+    /// unknown duration weighs one millisecond. Among equal paths the one with more steps wins, then the one whose
+    /// steps come first.
     pub fn critical_path(&self) -> Vec<usize> {
         let mut longest: Vec<(u64, u64)> = vec![(0, 0); self.nodes.len()];
         let mut before: Vec<Option<usize>> = vec![None; self.nodes.len()];
@@ -137,7 +138,7 @@ impl Graph {
         path
     }
 
-    /// The critical path, to be asked about nodes and edges.
+    /// Returns the critical path in a form that answers for nodes and edges.
     pub fn critical(&self) -> Critical {
         let mut follows = vec![None; self.nodes.len()];
         let path = self.critical_path();
@@ -147,7 +148,7 @@ impl Graph {
         Critical { follows }
     }
 
-    /// What waits for each node.
+    /// Returns for each node the nodes that wait for it.
     pub fn after(&self) -> Vec<Vec<usize>> {
         let mut after = vec![Vec::new(); self.nodes.len()];
         for &(from, to) in &self.edges {
@@ -156,7 +157,7 @@ impl Graph {
         after
     }
 
-    /// The nodes, each after all it waits for. Those on a cycle, which no plan has, are left out.
+    /// Returns the nodes in topological order. Nodes on a cycle, which no plan has, are left out.
     pub fn order(&self) -> Vec<usize> {
         let after = self.after();
         let mut waits = vec![0_usize; self.nodes.len()];
@@ -194,7 +195,7 @@ impl Critical {
     }
 }
 
-/// A duration for people: two units at most.
+/// Formats a duration for people, in at most two units.
 pub fn span(ms: u64) -> String {
     let seconds = ms / 1000;
     match ms {

@@ -14,11 +14,11 @@ use serde_json::{Map, Value};
 use super::plan::{Step, WORKFLOW_RUN};
 use crate::{error::Code, workflow::wrong::Wrong};
 
-/// What stands for a value in inputs.
+/// A special object in inputs, which is replaced by a value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Special<'a> {
     From(Reference<'a>),
-    /// A pointer into the element that a part of the step runs for.
+    /// A pointer into the list element that a part of the step runs for.
     Item(&'a str),
     Malformed(&'static str),
 }
@@ -32,7 +32,7 @@ pub struct Reference<'a> {
 }
 
 impl<'a> Special<'a> {
-    /// Reads an object that stands for a value; none where it stands for itself.
+    /// Reads a special object; `None` if the object is an ordinary one.
     pub fn read(fields: &'a Map<String, Value>) -> Option<Self> {
         if let Some(step) = fields.get("$from") {
             return Some(Reference::read(step, fields).map_or_else(Self::Malformed, Self::From));
@@ -66,7 +66,7 @@ impl<'a> Reference<'a> {
         Ok(Self { step, pointer, default })
     }
 
-    /// What it finds within the step's output, or its default.
+    /// Returns the value it finds in the step's output, or its default.
     pub fn find<'v>(&self, output: &'v Value) -> Option<&'v Value>
     where
         'a: 'v,
@@ -83,16 +83,16 @@ impl<'a> Reference<'a> {
     }
 }
 
-/// Whether `text` is a JSON pointer (RFC 6901).
+/// Returns whether `text` begins as a JSON pointer (RFC 6901): it is empty or starts with `/`.
 pub fn is_pointer(text: &str) -> bool {
     text.is_empty() || text.starts_with('/')
 }
 
-/// The steps of child definitions that a place is within: what they are named for is left to the child.
+/// The steps of the child definitions around a place. References to them are left to the child.
 #[derive(Default)]
 struct Scope<'s, 'a> {
     steps: HashSet<&'a str>,
-    /// Whether `$item` is a child's.
+    /// Whether `$item` belongs to a child's step.
     items: bool,
     outer: Option<&'s Scope<'s, 'a>>,
 }
@@ -108,7 +108,7 @@ impl Scope<'_, '_> {
     }
 }
 
-/// Copies `value` with what `put` gives for every special that is the step's own. `put` is told its place.
+/// Copies `value`, with each special object of the step itself replaced by what `put` returns for it and its place.
 ///
 /// The inputs of a `workflow:run` step are a definition.
 pub fn replace<'a>(
@@ -193,7 +193,7 @@ impl<'a> Walk<'_, 'a> {
     }
 }
 
-/// What a step gave, as other steps read it.
+/// A step's output, as other steps read it.
 pub enum Output {
     Itself(Arc<Value>),
     /// A tool's result, read through its `structuredContent`.
@@ -202,7 +202,8 @@ pub enum Output {
 }
 
 impl Output {
-    /// Reads the output of a task of `step`: a tool's result by what it holds, anything else as it is.
+    /// Makes the output from the content of a task of `step`. A tool's result is read by its structured content or
+    /// its only text; anything else is taken as it is.
     pub fn of(step: &Step, json: Arc<Value>) -> Self {
         if step.tool.is_none() {
             return Self::Itself(json);
@@ -230,7 +231,7 @@ impl Output {
     }
 }
 
-/// About how many bytes `value` takes as text.
+/// Returns about how many bytes `value` takes as text.
 pub fn weigh(value: &Value) -> u64 {
     const NODE: u64 = 4;
     match value {

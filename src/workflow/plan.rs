@@ -46,7 +46,6 @@ pub const NAME_MAX: usize = 128;
 /// Bytes of the id of a run. Long enough for children of children, short enough for an event.
 pub const RUN_ID_MAX: usize = 256;
 
-/// Actions and task types of the node's own.
 /// The fields of a step.
 pub const STEP_FIELDS: [&str; 11] = [
     "step_id",
@@ -65,7 +64,7 @@ pub const WAIT_SIGNAL: &str = "wait:signal";
 pub const WAIT_TIME: &str = "wait:time";
 pub const WORKFLOW_RUN: &str = "workflow:run";
 pub const WAIT_RUN: &str = "wait:run";
-/// What an action begins with that is a worker's task.
+/// The prefix of actions that are a worker's task.
 pub const WORKER: &str = "worker:";
 
 pub const PRIORITY: RangeInclusive<u64> = 0..=100;
@@ -93,7 +92,7 @@ pub struct Plan {
     pub name: String,
     /// In the order they were given.
     pub steps: Vec<Step>,
-    /// The bounds that runs of it are decided under, so that a later build decides them alike.
+    /// The bounds under which its runs are decided. They are kept so that a later build decides the same.
     pub limits: Limits,
 }
 
@@ -124,20 +123,20 @@ pub struct Step {
     /// Whether it has a condition.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub when: bool,
-    /// The most elements of the list it runs over, where it does.
+    /// The most elements of the list it runs over, if it runs over one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub each: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compensate: Option<Undo>,
-    /// Whether an earlier result of the same contract and input may stand for its own.
+    /// Whether an earlier result of the same contract and input may be reused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reuse: bool,
-    /// Whether it may run again where nobody knows how an attempt ended.
+    /// Whether it may run again after an attempt whose outcome is unknown.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repeatable: bool,
 }
 
-/// What takes a step back.
+/// The compensation of a step: what takes it back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Undo {
@@ -149,13 +148,13 @@ pub struct Undo {
     pub repeatable: bool,
 }
 
-/// A definition that was found whole.
+/// A definition that passed every check.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Definition {
     pub plan: Plan,
     /// `{"steps": {id: {"inputs", "when"?, "for_each"?, "compensate"?}}, "metadata": {...}}`: the run's payload.
     pub inputs: Value,
-    /// None where a child leaves it to its parent.
+    /// `None` if a child leaves it to its parent.
     pub id: Option<String>,
     pub priority: u64,
     pub tags: Vec<String>,
@@ -168,7 +167,7 @@ pub struct Definition {
     pub peer: Option<String>,
 }
 
-/// One thing that is wrong with a definition, and where.
+/// A fault of a definition, with its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {
     /// A JSON pointer into the definition.
@@ -176,21 +175,21 @@ pub struct Fault {
     pub fault: String,
 }
 
-/// What the rules ask about tools and runs.
+/// What planning has to know about tools and runs.
 pub trait Tools {
     fn tool(&self, name: &str) -> Option<ToolFacts>;
 
-    /// All that is wrong with `input` under the tool's schema; places are within the input.
+    /// Returns all faults of `input` under the tool's schema; places are within the input.
     fn check(&self, name: &str, input: &Value) -> Vec<Fault>;
 
     fn run_exists(&self, id: &str) -> bool;
 
-    /// Whether calls of this tool can be taken to this peer; none where no such peer offers tools here.
+    /// Returns whether this peer can run this tool, or `None` if no such peer offers tools here.
     fn serves(&self, _peer: &str, _tool: &str) -> Option<bool> {
         None
     }
 
-    /// The known tool with the name most like this one.
+    /// Returns the known tool whose name is most like this one.
     fn nearest(&self, _name: &str) -> Option<String> {
         None
     }
@@ -203,7 +202,7 @@ pub struct ToolFacts {
     pub read_only: bool,
 }
 
-/// The form of a plan block, whatever the bounds are that it was decided under.
+/// The form of a plan block, with any bounds.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Form {
@@ -217,7 +216,7 @@ struct Form {
 }
 
 impl Plan {
-    /// Whether these bytes are a plan, whoever wrote them: a key that is left out is left out, and never null.
+    /// Returns whether these bytes are a plan. Absent keys must be left out, and never null.
     pub fn is_block(bytes: &[u8]) -> bool {
         let nulls = |ipld: &Ipld| ipld.iter().any(|value| *value == Ipld::Null);
         decode::<Form>(bytes).is_ok_and(|form| form.v == 1)
@@ -243,7 +242,7 @@ pub fn plan(definition: &Value, tools: &dyn Tools) -> Result<Definition, Vec<Fau
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Standing {
     Own,
-    /// Of a child run: what it takes from steps it does not have, it takes from its parent's.
+    /// A child run's definition. References to steps that it does not have are to its parent's.
     Child,
 }
 
@@ -284,7 +283,7 @@ fn check(
     Some(Definition { plan, inputs, id, priority, tags, dependencies, max_parallel, deadline_ms, peer })
 }
 
-/// What a waiting step is held by, with its inputs as they were made out.
+/// Returns the hold of a waiting step, from its resolved inputs.
 pub fn hold(action: &str, inputs: &Value, now_ms: u64) -> Result<Hold, Wrong> {
     let mut faults = Faults::default();
     match (read_hold(action, inputs, "", now_ms, &mut faults), faults.list().first()) {
@@ -352,8 +351,8 @@ fn check_dependencies(
     }
 }
 
-/// Sees that every tool that the steps name can be called at the peer that they are carried to. What the node does
-/// itself, it does here: waiting, and the runs of children.
+/// Checks that every tool that the steps name can be called at the run's peer. Waiting and child runs stay on this
+/// node.
 fn check_peer(peer: &str, place: String, drafts: &[Draft], tools: &dyn Tools, faults: &mut Faults) {
     let actions = drafts.iter().flat_map(|Draft { step, place, .. }| {
         let undo = step.compensate.as_ref();

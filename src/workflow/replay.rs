@@ -27,44 +27,44 @@ use crate::{
     event::{Body, Event, PayloadRef, Role, work::Hold},
 };
 
-/// What a comparison says about a step.
+/// The verdict on a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Match,
-    /// The rules start it otherwise: with another input, contract or condition.
+    /// The rules start it with another input, contract or condition.
     InputDiffers,
     OutputDiffers,
-    /// The rules decide what is not on record.
+    /// The rules decide something that is not on record.
     Missing,
-    /// On record is what the rules do not decide.
+    /// The record has something that the rules do not decide.
     Extra,
-    /// Content that this depends on was erased.
+    /// Content that the comparison needs was erased.
     Unverifiable,
 }
 
-/// One step that was compared; the first difference stands.
+/// A compared step, with its first difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compared {
-    /// None for what is decided about the run as a whole: its beginning and its end.
+    /// `None` for the beginning and the end of the run.
     pub step_id: Option<String>,
     pub verdict: Verdict,
-    /// What the rules, or the call that gave it, say; none where that is no payload.
+    /// The payload by the rules, or of the call that gave it; `None` if it is no payload.
     pub expected: Option<Cid>,
-    /// What is on record.
+    /// The payload on record.
     pub actual: Option<Cid>,
-    /// The payload whose content was erased, where that makes it unverifiable.
+    /// The erased payload that makes it unverifiable.
     pub erased: Option<Cid>,
     /// Empty where it matches.
     pub why: String,
 }
 
-/// What a comparison says about a run.
+/// The verdict on a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Matched,
     /// Something differs.
     Differs,
-    /// Nothing differs, and content was erased without which not all can be compared.
+    /// Nothing differs, but erased content keeps part of it from being compared.
     Incomplete,
 }
 
@@ -83,7 +83,7 @@ impl Outcome {
 pub struct Report {
     /// In the order in which they were first decided.
     pub steps: Vec<Compared>,
-    /// Whether all of the run is on record: one that has not ended matches only so far.
+    /// Whether the run has ended. One that has not matches only so far.
     pub complete: bool,
 }
 
@@ -105,7 +105,7 @@ impl Verdict {
 }
 
 impl Report {
-    /// Whether nothing differs. What is unverifiable does not.
+    /// Returns whether nothing differs; an unverifiable step does not differ.
     pub fn matched(&self) -> bool {
         self.first_divergence().is_none()
     }
@@ -119,12 +119,12 @@ impl Report {
         }
     }
 
-    /// The payloads whose content was erased and would be needed, each once.
+    /// Returns the erased payloads that the comparison needs, each once.
     pub fn erased(&self) -> BTreeSet<Cid> {
         self.steps.iter().filter_map(|step| step.erased).collect()
     }
 
-    /// Steps of which enough is on record to compare them.
+    /// Returns how many steps could be compared.
     pub fn compared_steps(&self) -> u64 {
         let compared = |step: &&Compared| step.step_id.is_some() && step.verdict != Verdict::Unverifiable;
         self.steps.iter().filter(compared).count() as u64
@@ -172,9 +172,9 @@ impl Report {
 
 /// Decides a run again and compares every decision with the record.
 ///
-/// `run` is as its submission left it, told what it takes over where it does. `events` are what followed, in order: the
-/// run's own and those of its tasks. Endings of calls may stand among them; the success of a task that refers to one
-/// must have its output.
+/// `run` is the run after its submission, with what it takes over. `events` are the later events in order, the run's
+/// own and those of its tasks. Endings of calls may be among them: a `task.succeeded` that refers to one must have
+/// its output.
 pub fn verify(run: Run, events: &[Event], contents: &dyn Contents) -> Report {
     let input = run.input.filter(|_| run.inputs.is_null()).map(|input| input.cid);
     let mut replay = Replay {
@@ -195,18 +195,18 @@ pub fn verify(run: Run, events: &[Event], contents: &dyn Contents) -> Report {
 
 struct Replay<'a> {
     run: Run,
-    /// The run's own input, where its content was erased: the rules cannot ask for any step then.
+    /// The run's own input, if its content was erased. The rules cannot make any step's input then.
     input_erased: Option<Cid>,
     contents: Watched<'a>,
     /// The outputs of calls, by their endings.
     calls: HashMap<Cid, PayloadRef>,
-    /// What the rules decided and the record has not shown yet, the first last.
+    /// Decisions of the rules that the record has not shown yet, the first one last.
     decided: Vec<Decision>,
     steps: Vec<Compared>,
     places: HashMap<Option<String>, usize>,
 }
 
-/// Contents that remember the first that was erased.
+/// Contents that remember the first erased one that was asked for.
 struct Watched<'a> {
     contents: &'a dyn Contents,
     erased: Cell<Option<Cid>>,
@@ -259,7 +259,7 @@ impl Replay<'_> {
         self.run.apply(event);
     }
 
-    /// Whether what is on record is the rules' own decision, not what somebody asked for or a worker did.
+    /// Returns whether an event is a decision of the rules, and not a caller's or a worker's doing.
     fn decides(&mut self, body: &Body, event: &Event) -> bool {
         let slot = event.fields().subject.strip_prefix("task/").and_then(|task| self.run.slot(task));
         match body {
@@ -278,7 +278,7 @@ impl Replay<'_> {
         }
     }
 
-    /// The place among what is decided of a decision; the rules are asked where they have not said it yet.
+    /// Returns the index in `decided` of the decision about this key. If there is none, the rules are asked first.
     fn find(&mut self, event: &Event, key: &Key) -> Option<usize> {
         let place = |decided: &[Decision]| decided.iter().rposition(|decision| key.is_of(decision));
         if let Some(place) = place(&self.decided) {
@@ -295,7 +295,7 @@ impl Replay<'_> {
         self.decided.reverse();
     }
 
-    /// Other runs are not part of the record; what came of them is seen from what followed.
+    /// Concludes from this event how the runs that this one waits for have ended. They are not on this record.
     fn know_dependencies(&mut self, event: &Event) {
         let failed = match event.body() {
             Some(Body::WorkflowFailed(facts)) => facts.step.is_none() && facts.reason == "dependency_failed",
@@ -327,7 +327,7 @@ impl Replay<'_> {
         self.note(step, found);
     }
 
-    /// The erased payload by which a decision may be another than it was.
+    /// Returns the erased payload for which this decision may differ from the original one.
     fn unknown(&self, decision: &Decision) -> Option<Cid> {
         match decision {
             // A step whose inputs cannot be made out fails.
@@ -338,7 +338,7 @@ impl Replay<'_> {
         }
     }
 
-    /// What the rules decide about a step, where that is not what is on record.
+    /// Returns what the rules decide about a step instead of what is on record.
     fn instead(&self, step: Option<&str>) -> String {
         let of = |decision: &&Decision| match_up::step_decided(decision, &self.run).as_deref() == step;
         match self.decided.iter().find(of) {
@@ -347,7 +347,7 @@ impl Replay<'_> {
         }
     }
 
-    /// The payload for want of which the rules gave this step up: its content was erased meanwhile.
+    /// Returns the erased payload for lack of which the rules now fail this step, and drops that decision.
     fn could_not_tell(&mut self, step: Option<&str>) -> Option<Cid> {
         let failed = |decision: &Decision| matches!(decision, Decision::Fail { step: failed, .. } if step == Some(failed));
         let erased = self.contents.erased.get()?;
@@ -356,7 +356,7 @@ impl Replay<'_> {
         Some(erased)
     }
 
-    /// Compares the output of a task with what its call gave.
+    /// Compares the output of a task with the output of its call.
     fn outcome(&mut self, event: &Event, step: Option<String>) {
         let given = event.fields().refs.iter().find_map(|cid| self.calls.get(cid).copied());
         let Some(given) = given else { return };
@@ -378,7 +378,7 @@ impl Replay<'_> {
         self.note(step, found);
     }
 
-    /// Notes what the rules decide and the record does not show before the run takes another turn.
+    /// Notes the decisions that the record does not show, before an event changes what the rules decide.
     fn miss(&mut self) {
         // At no time: whether a deadline has passed is the clock's to say.
         self.decide(0);
@@ -444,12 +444,12 @@ impl Replay<'_> {
     }
 }
 
-/// Whether after this the rules may decide otherwise than before, though no step has ended.
+/// Returns whether an event changes what the rules decide although no step has ended.
 fn turns(body: &Body) -> bool {
     matches!(body, Body::WorkflowCancelled(_) | Body::WorkflowTimedOut(_) | Body::WorkflowRescheduled(_))
 }
 
-/// What calls gave, and tasks and lists whose results were taken over.
+/// Returns the outputs of calls, and of tasks and lists whose results may be taken over, by their endings.
 fn outputs_of_calls(events: &[Event]) -> HashMap<Cid, PayloadRef> {
     let given = |event: &&Event| {
         matches!(event.fields().kind.as_str(), "call.succeeded" | "task.succeeded" | "step.gathered")

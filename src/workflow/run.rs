@@ -38,7 +38,7 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Work {
     pub status: WorkStatus,
-    /// Its submission; none as long as there is no such task.
+    /// Its `task.submitted`; `None` until it is submitted.
     pub submitted: Option<Cid>,
     pub attempt: u64,
     pub submitted_ms: u64,
@@ -47,13 +47,13 @@ pub struct Work {
     pub input: Option<PayloadRef>,
     pub output: Option<PayloadRef>,
     pub reused: bool,
-    /// The event that ended the original, where the result was taken over.
+    /// The ending of the original task, if its result was reused.
     pub reused_from: Option<Cid>,
     /// Why it failed.
     pub code: Option<String>,
     pub hold: Option<Hold>,
     pub cancel_requested: bool,
-    /// The event that put it in the line.
+    /// The seq of the event that queued it.
     since: u64,
 }
 
@@ -61,37 +61,36 @@ pub struct Work {
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepState {
     pub status: StepStatus,
-    /// Why it was skipped, failed or cancelled, in a word.
+    /// Why it was skipped, failed or cancelled, as a short code.
     pub reason: Option<String>,
     pub started_ms: Option<u64>,
     pub ended_ms: Option<u64>,
-    /// What it gave, or the error of its task.
+    /// Its output, or the error of its task.
     pub output: Option<PayloadRef>,
     /// The event that ended it.
     pub ended: Option<Cid>,
     pub whole: Work,
-    /// By index, where it runs over a list.
+    /// The tasks of a step that runs over a list, by index.
     pub parts: Vec<Work>,
     pub undo: Option<Box<Work>>,
     ended_seq: u64,
-    /// Its place in the line of what is to be decided.
+    /// Its place among the steps to be decided.
     turn: Option<u64>,
-    /// Dependencies that are not done.
+    /// The number of dependencies that are not done.
     missing: usize,
-    /// Whether a dependency will never be done.
+    /// Whether any dependency will never be done.
     doomed: bool,
     /// How many parts it gathered.
     gathered: Option<u64>,
-    /// Parts that are or were in the line since the step was last opened, those of them that have not ended, and
-    /// those that failed.
+    /// Counts since the step was last opened: parts that began, those of them that are open, and those that failed.
     begun_parts: usize,
     open_parts: usize,
     failed_parts: usize,
     width: Width,
 }
 
-/// The length of the list a step runs over, once it was made out. It follows from what the run's events say, so runs
-/// are equal without it.
+/// A cache for the length of the list that a step runs over. It follows from the run's events, so it does not count
+/// when runs are compared.
 #[derive(Clone, Debug, Default)]
 struct Width(OnceLock<usize>);
 
@@ -101,7 +100,7 @@ impl PartialEq for Width {
     }
 }
 
-/// One task's place in the run.
+/// A task's place in the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot {
     pub step: usize,
@@ -130,7 +129,7 @@ pub struct Run {
     /// The event that submitted it.
     pub submitted: Cid,
     pub actor: Actor,
-    /// With the priority as it stands.
+    /// As submitted, with the current priority.
     pub facts: WorkflowSubmitted,
     pub plan: Arc<Plan>,
     pub inputs: Arc<Value>,
@@ -139,21 +138,21 @@ pub struct Run {
     pub submitted_ms: u64,
     pub started_ms: Option<u64>,
     pub ended_ms: Option<u64>,
-    /// When it must have ended, as it stands.
+    /// The current deadline.
     pub deadline_ms: Option<u64>,
     /// The step that failed first.
     pub failed: Option<usize>,
-    /// Why it failed, in a word.
+    /// Why it failed, as a short code.
     pub reason: Option<String>,
     pub last: Cid,
     pub last_seq: u64,
     phase: Status,
-    /// Whether it was cancelled with its running tasks.
+    /// Whether its cancel also cancels running tasks.
     force: bool,
     shape: Arc<Shape>,
-    /// Runs it waits for: none until they have ended, then whether they succeeded.
+    /// The runs it waits for. `None` until a run has ended, then whether it succeeded.
     dependencies: BTreeMap<String, Option<bool>>,
-    /// Steps to be decided, in the order they became so.
+    /// Steps to be decided, in the order in which they became ready.
     line: BTreeSet<(u64, usize)>,
     turns: u64,
     /// Steps that run over a list and have begun.
@@ -169,7 +168,7 @@ pub struct Run {
     parts: usize,
     /// Whether any task was ever started.
     touched: bool,
-    /// Succeeded steps that can be taken back, the latest last.
+    /// Succeeded steps that can be compensated, the latest last.
     to_undo: Vec<usize>,
     signals: BTreeMap<String, VecDeque<Signal>>,
     /// Tasks held for a signal, the longest waiting first.
@@ -186,7 +185,7 @@ struct Shape {
 }
 
 impl Work {
-    /// Whether it counts towards `max_parallel`: what only waits for a signal or a time does not.
+    /// Returns whether it counts towards `max_parallel`: a task that only waits for a signal or a time does not.
     fn busy(&self) -> bool {
         self.status.open() && !matches!(self.hold, Some(Hold::Signal { .. } | Hold::Time { .. }))
     }
@@ -216,7 +215,7 @@ impl StepState {
         }
     }
 
-    /// Whether steps that depend on it may start.
+    /// Returns whether steps that depend on it may start.
     pub fn done(&self) -> bool {
         match self.status {
             StepStatus::Succeeded => true,
@@ -225,7 +224,7 @@ impl StepState {
         }
     }
 
-    /// Whether it ended without a task, by what is on record of another run.
+    /// Returns whether it ended without a task, by the record of another run.
     pub fn from_record(&self) -> bool {
         let by_failing = self.status == StepStatus::Failed && self.whole.input.is_some();
         self.whole.submitted.is_none() && (self.whole.reused || by_failing)
@@ -235,7 +234,7 @@ impl StepState {
         self.undo.as_ref().map_or(WorkStatus::None, |undo| undo.status)
     }
 
-    /// Whether what it did stands and can be taken back. What another run did is not this one's to take back.
+    /// Returns whether its effect stands and can be compensated. What another run did, this one does not compensate.
     fn can_undo(&self, step: &Step) -> bool {
         step.compensate.is_some() && self.status == StepStatus::Succeeded && !self.whole.reused
     }
@@ -277,7 +276,7 @@ impl Shape {
 }
 
 impl Run {
-    /// The run that `event` submits, with its plan and the content of its input; none if it submits no run.
+    /// Returns the run that `event` submits, with its plan and inputs; `None` if it submits no run.
     pub fn begun(event: &Event, plan: Arc<Plan>, inputs: Arc<Value>) -> Option<Self> {
         let Some(Body::WorkflowSubmitted(facts)) = event.body() else { return None };
         let fields = event.fields();
@@ -326,37 +325,37 @@ impl Run {
         if self.phase == Status::Submitted && waits() { Status::Waiting } else { self.phase }
     }
 
-    /// Steps that are done, in a hundred: what was cancelled or failed was not done.
+    /// Returns the percentage of steps that are done; a cancelled or failed step is not.
     pub fn progress(&self) -> u64 {
         let done = self.steps.iter().filter(|step| step.done()).count();
         (done * 100 / self.steps.len().max(1)) as u64
     }
 
-    /// The ids of the steps that are running now.
+    /// Returns the ids of the steps that are running.
     pub fn current_steps(&self) -> Vec<&str> {
         let steps: BTreeSet<usize> = self.running.iter().chain(&self.idle).map(|slot| slot.step).collect();
         let running = steps.into_iter().filter(|&at| self.steps[at].status == StepStatus::Running);
         running.map(|at| self.plan.steps[at].id.as_str()).collect()
     }
 
-    /// How many steps stand how.
+    /// Returns the number of steps by status.
     pub fn counts(&self) -> BTreeMap<StepStatus, usize> {
         let mut counts = BTreeMap::new();
         self.steps.iter().for_each(|step| *counts.entry(step.status).or_default() += 1);
         counts
     }
 
-    /// The place of a step in the plan.
+    /// Returns the index of a step in the plan.
     pub fn step(&self, id: &str) -> Option<usize> {
         self.shape.ids.get(id).copied()
     }
 
-    /// The steps no other depends on: their outputs are the run's result.
+    /// Returns the steps that no other depends on; their outputs are the run's result.
     pub fn sinks(&self) -> impl Iterator<Item = usize> {
         (0..self.steps.len()).filter(|&at| self.shape.children[at].is_empty())
     }
 
-    /// The id of a task of this run.
+    /// Returns the id of a task of this run.
     pub fn task_id(&self, slot: Slot) -> String {
         let (run, step) = (&self.id, &self.plan.steps[slot.step].id);
         match slot.piece {
@@ -366,12 +365,12 @@ impl Run {
         }
     }
 
-    /// The tasks that have not ended.
+    /// Returns the tasks that have not ended.
     pub fn open_tasks(&self) -> impl Iterator<Item = Slot> {
         self.idle.iter().chain(&self.running).copied()
     }
 
-    /// The place of a task by its id; none for a task of another run.
+    /// Returns the place of a task by its id; `None` for a task of another run.
     pub fn slot(&self, task_id: &str) -> Option<Slot> {
         let rest = task_id.strip_prefix(self.id.as_str())?.strip_prefix('#')?;
         let (id, piece) = match rest.split_once('#') {
@@ -382,7 +381,7 @@ impl Run {
         Some(Slot { step: self.step(id)?, piece })
     }
 
-    /// A task of the run; none if there never was one.
+    /// Returns a task of the run; `None` if there never was one.
     pub fn work(&self, slot: Slot) -> Option<&Work> {
         let step = self.steps.get(slot.step)?;
         let work = match slot.piece {
@@ -393,17 +392,17 @@ impl Run {
         work.filter(|work| work.submitted.is_some())
     }
 
-    /// When `decide` has something to say though nothing has happened.
+    /// Returns when `decide` has a decision without a further event.
     pub fn due_ms(&self) -> Option<u64> {
         self.deadline_ms.filter(|_| !self.phase.ended())
     }
 
-    /// The runs it waits for that have not ended.
+    /// Returns the runs it waits for that have not ended.
     pub fn waits_for(&self) -> impl Iterator<Item = &str> {
         self.dependencies.iter().filter(|(_, ended)| ended.is_none()).map(|(id, _)| id.as_str())
     }
 
-    /// Tells the run that one it waits for has ended. Told again after a restart.
+    /// Tells the run that one it waits for has ended. To be called again after a restart.
     pub fn dependency_ended(&mut self, id: &str, succeeded: bool) {
         if let Some(ended) = self.dependencies.get_mut(id) {
             *ended = Some(succeeded);
@@ -411,7 +410,7 @@ impl Run {
     }
 }
 
-/// The first payload of an event in one of these roles.
+/// Returns the first payload of an event in one of these roles.
 fn payload(event: &Event, roles: &[Role]) -> Option<PayloadRef> {
     event.fields().pay.iter().find(|pay| roles.contains(&pay.role)).copied()
 }

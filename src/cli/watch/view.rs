@@ -17,20 +17,20 @@ use crate::{
 /// How a status is coloured: the number of an ANSI colour.
 const COLOURS: [(&str, u8); 6] =
     [("ready", 33), ("running", 34), ("succeeded", 32), ("failed", 31), ("timed_out", 31), ("cancelled", 35)];
-/// What is shown first where not all fits.
+/// The statuses that are shown first if not all steps fit.
 const FIRST: [&str; 5] = ["running", "failed", "timed_out", "ready", "cancelled"];
 
 /// Characters of the bar that shows how many steps have ended.
 const BAR: usize = 24;
 
-/// What an event meant.
+/// What an event changed in the view.
 #[derive(Debug, PartialEq)]
 pub enum Change {
-    /// It is not about this run, or changes nothing that is shown.
+    /// Nothing: it is about another run, or about something that is not shown.
     None,
-    /// It changed something, told in a line.
+    /// Something, described in a line.
     Seen(String),
-    /// It changed more than it says.
+    /// More than the event says, so the tool must be asked again.
     Unclear,
 }
 
@@ -40,7 +40,7 @@ pub struct View {
     started_ms: Option<u64>,
     ended_ms: Option<u64>,
     steps: Vec<Step>,
-    /// Why it failed, where it did.
+    /// Why it failed, if it did.
     why: Option<String>,
     places: HashMap<String, usize>,
 }
@@ -68,7 +68,7 @@ impl View {
         view
     }
 
-    /// Takes over what the tool says; tells what that changed.
+    /// Replaces the view by the tool's status; returns a line for each change.
     pub fn renew(&mut self, status: &Value) -> Vec<String> {
         let mut lines = Vec::new();
         for step in status["steps"].as_array().into_iter().flatten() {
@@ -178,13 +178,13 @@ impl View {
         self.steps.len()
     }
 
-    /// Steps that have ended.
+    /// Returns how many steps have ended.
     pub fn done(&self) -> usize {
         let open = |step: &&Step| !matches!(step.status.as_str(), "pending" | "ready" | "running");
         self.steps.iter().filter(open).count()
     }
 
-    /// Why the run failed, where it did: which step, and what it said.
+    /// Returns why the run failed, if it did: which step, and its message.
     pub fn why(&self) -> Option<String> {
         self.why.clone()
     }
@@ -193,19 +193,19 @@ impl View {
         format!("{}  {}", self.id, self.status)
     }
 
-    /// The run in a line.
+    /// Describes the run in a line.
     pub fn head(&self) -> String {
         let took = self.ended_ms.map_or(String::new(), |ended| format!("  in {}", self.took(ended)));
         format!("{}  {}/{} steps{took}", self.name(), self.done(), self.steps())
     }
 
-    /// How long the run has gone on, or took.
+    /// Returns how long the run has taken.
     fn took(&self, now_ms: u64) -> String {
         let until = self.ended_ms.unwrap_or(now_ms);
         self.started_ms.map_or(String::new(), |started| span(until.saturating_sub(started)))
     }
 
-    /// The whole screen: the run with its bar, and under it its steps.
+    /// Returns the whole screen: the run with its bar, and its steps below.
     pub fn page(&self, now_ms: u64, max: usize, colours: bool) -> Vec<String> {
         let full = BAR * self.done() / self.steps().max(1);
         let bar = format!("{}{}", "=".repeat(full), " ".repeat(BAR - full));
@@ -216,8 +216,8 @@ impl View {
         page
     }
 
-    /// The steps in lines, at most `max` and one that tells how many are left out: all in the order of the plan
-    /// where they fit, else those that need eyes first.
+    /// Returns the steps in lines, at most `max`, and one that says how many are left out. All are in plan order if
+    /// they fit; else those that need attention come first.
     fn lines(&self, now_ms: u64, max: usize, colours: bool) -> Vec<String> {
         let mut shown: Vec<&Step> = self.steps.iter().collect();
         if shown.len() > max {
@@ -234,7 +234,7 @@ impl View {
         lines
     }
 
-    /// All steps by status.
+    /// Describes how many steps have each status.
     fn counts(&self) -> String {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for step in &self.steps {
@@ -265,7 +265,7 @@ impl Step {
     }
 }
 
-/// Why a run failed, as `workflow_status` answers it.
+/// Returns why a run failed, from the answer of `workflow_status`.
 fn why(status: &Value) -> Option<String> {
     let failure = status["failure"].as_object()?;
     let reason = failure.get("reason").and_then(Value::as_str).unwrap_or_default();
@@ -281,7 +281,7 @@ fn why(status: &Value) -> Option<String> {
     })
 }
 
-/// The step a task belongs to, and which part of it the task is.
+/// Splits a task's id into the step and the part of it.
 fn split(task: &str) -> (&str, Option<&str>) {
     match task.split_once('#') {
         Some((step, part)) => (step, Some(part)),

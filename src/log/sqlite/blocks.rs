@@ -11,7 +11,7 @@ use crate::{
     log::{LogError, Stored},
 };
 
-/// Stores a block; one whose bytes were erased has them again.
+/// Stores a block. One whose bytes were erased gets them back.
 ///
 /// The common case is one insertion. An upsert that may change a row costs twice as much, also where it changes none.
 pub(super) fn put(commit: &Connection, block: &Block) -> Result<(), LogError> {
@@ -31,14 +31,14 @@ pub(super) fn put(commit: &Connection, block: &Block) -> Result<(), LogError> {
     Ok(())
 }
 
-/// False where a row has the key.
+/// Inserts a block. Returns false if a row has its key already.
 fn insert(commit: &Connection, key: &[u8], block: &Block) -> Result<bool, LogError> {
     let sql = "INSERT INTO block (digest, codec, bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
     let codec = block.cid().codec() as u8;
     Ok(commit.prepare_cached(sql)?.execute(params![key, codec, block.bytes()])? == 1)
 }
 
-/// Takes the bytes of these blocks away and keeps their names; gives how many had bytes.
+/// Removes the bytes of these blocks and keeps their names. Returns how many had bytes.
 pub(super) fn clear(commit: &Connection, cids: &[Cid]) -> Result<usize, LogError> {
     let mut cleared = 0;
     for cid in cids {
@@ -49,12 +49,12 @@ pub(super) fn clear(commit: &Connection, cids: &[Cid]) -> Result<usize, LogError
     Ok(cleared)
 }
 
-/// The number of the block of this name.
+/// Returns the row number of the block with this CID.
 pub(super) fn number_of(connection: &Connection, cid: &Cid) -> Result<Option<u64>, LogError> {
     find(connection, cid, "SELECT id FROM block WHERE digest = ?1 AND codec = ?2", |row| row.get(0))
 }
 
-/// The bytes of the block of this name, hashed again.
+/// Returns the bytes of the block with this CID, checked by hashing them again.
 pub(super) fn stored(connection: &Connection, cid: &Cid) -> Result<Option<Stored>, LogError> {
     let sql = "SELECT bytes FROM block WHERE digest = ?1 AND codec = ?2";
     let found: Option<Option<Vec<u8>>> = find(connection, cid, sql, |row| row.get(0))?;
@@ -66,19 +66,19 @@ pub(super) fn stored(connection: &Connection, cid: &Cid) -> Result<Option<Stored
     }
 }
 
-/// Whether the block of this name is stored with its bytes.
+/// Returns whether the block with this CID is stored with its bytes.
 pub(super) fn has_bytes(connection: &Connection, cid: &Cid) -> Result<bool, LogError> {
     let sql = "SELECT bytes IS NOT NULL FROM block WHERE digest = ?1 AND codec = ?2";
     Ok(find(connection, cid, sql, |row| row.get(0))?.unwrap_or(false))
 }
 
-/// The digest in the key of a row.
+/// Returns the digest in the key of a row.
 pub(super) fn digest(row: &Row<'_>, column: usize) -> Result<Sha256Digest, rusqlite::Error> {
     let key = row.get_ref(column)?.as_blob()?;
     digest_in(key).ok_or_else(|| rusqlite::Error::IntegralValueOutOfRange(column, key.len() as i64))
 }
 
-/// The name of a block by the key and the codec of its row; none where they are no name.
+/// Returns the CID of a block from the key and the codec of its row; `None` if they form none.
 pub fn name(key: ValueRef<'_>, codec: u64) -> Option<Cid> {
     let digest = digest_in(key.as_blob().ok()?)?;
     Some(Cid::from_digest(Codec::from_code(codec)?, digest))

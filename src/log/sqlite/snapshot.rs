@@ -13,7 +13,7 @@ use rusqlite::{
 
 use crate::log::{LogError, sqlite::BUSY_MAX};
 
-/// Pages copied between two words about progress: 16 MiB.
+/// Pages copied between two reports of progress: 16 MiB.
 const STEP_PAGES: i32 = 2048;
 
 /// Copies the log at `from` to `to`, which must not be there. `step` is told how many pages are copied, and of how many.

@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::log::{Ahead, LogError, Upkeep, Woken};
 
-/// How the writing connection calls for upkeep: dropping the log ends it.
+/// The handle by which the writing connection wakes upkeep. Dropping the log ends upkeep.
 #[derive(Default)]
 pub(super) struct Bell {
     rung: Mutex<Woken>,
@@ -23,12 +23,12 @@ pub(super) struct Bell {
 }
 
 impl Bell {
-    /// Says that something was committed.
+    /// Reports a commit.
     pub fn committed(&self) {
         self.ring(|rung| rung.committed = true);
     }
 
-    /// Says that erased content stands in the write-ahead file, or that it does no more.
+    /// Reports that erased content is in the write-ahead file, or is there no longer.
     pub fn uncut(&self, uncut: bool) {
         self.ring(|rung| rung.uncut = uncut);
     }
@@ -59,7 +59,7 @@ pub(super) struct Keeper {
     connection: Connection,
     bell: Arc<Bell>,
     wal: PathBuf,
-    /// The database's file, to force what was folded to disk before the writer has to wait for it.
+    /// The database's file, for forcing folded pages to disk before the writer has to wait for that.
     file: Arc<File>,
     fsync: bool,
 }
@@ -126,7 +126,7 @@ impl Upkeep for Keeper {
     }
 }
 
-/// Runs a checkpoint; true where it could not do all that was asked, because of a reader or a writer.
+/// Runs a checkpoint. Returns true if a reader or a writer kept it from completing.
 pub(super) fn checkpoint(connection: &Connection, how: &str) -> Result<(bool, Ahead), LogError> {
     let mut statement = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({how})"))?;
     let (busy, pages, folded): (bool, i64, i64) =

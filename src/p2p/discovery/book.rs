@@ -12,20 +12,20 @@ use super::{ADDR_MAX, ADDRS_MAX, CAPABILITIES_MAX, CAPABILITY_MAX, Found, Origin
 /// Peers remembered.
 pub const PEERS_MAX: usize = 10_000;
 
-/// One peer, as all its sources tell of it.
+/// One peer, merged from all its sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     pub peer: String,
-    /// Those said last first.
+    /// The most recently confirmed come first.
     pub addrs: Vec<String>,
     pub capabilities: BTreeSet<String>,
-    /// Who said so last.
+    /// The source that confirmed it last.
     pub origin: Origin,
     pub origins: BTreeSet<Origin>,
     pub seen_ms: u64,
 }
 
-/// Everybody we have heard of lately.
+/// All peers heard of lately.
 #[derive(Debug)]
 pub struct Book {
     ttl_ms: u64,
@@ -37,7 +37,7 @@ impl Book {
         Self { ttl_ms, peers: HashMap::new() }
     }
 
-    /// Takes in what a source told; true where somebody or something in it is new.
+    /// Adds what a source said. Returns whether a peer or anything about it is new.
     pub fn put(&mut self, found: Found, now_ms: u64) -> bool {
         let Found { peer, mut addrs, mut capabilities, origin, seen_ms } = found;
         // Nobody is seen in the future, whatever their clock says.
@@ -87,7 +87,7 @@ impl Book {
         self.peers.get(peer)
     }
 
-    /// Those that have every capability, whom we heard of last first.
+    /// Returns the peers that offer every capability, the most recently heard of first.
     pub fn with(&self, capabilities: &BTreeSet<String>, now_ms: u64) -> Vec<&Known> {
         let fits = |known: &&Known| {
             known.seen_ms + self.ttl_ms >= now_ms && capabilities.is_subset(&known.capabilities)
@@ -97,7 +97,7 @@ impl Book {
         known
     }
 
-    /// Drops whom nobody has confirmed for the time to live; how many those were.
+    /// Drops peers not confirmed within the TTL; returns how many.
     pub fn sweep(&mut self, now_ms: u64) -> usize {
         let before = self.peers.len();
         self.peers.retain(|_, known| known.seen_ms + self.ttl_ms >= now_ms);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{ADDR_MAX, Found, Origin};
 
-/// The entry of a peer.
+/// Returns the entry of a peer.
 pub fn write(found: &Found, ttl_ms: u64) -> Value {
     json!({
         "peer_id": found.peer,
@@ -21,7 +21,7 @@ pub fn write(found: &Found, ttl_ms: u64) -> Value {
     })
 }
 
-/// An entry, and its own time to live, at most ours.
+/// Reads an entry. Returns the peer and the entry's time to live, at most `ttl_ms`.
 pub fn read(entry: &Value, ttl_ms: u64, origin: Origin) -> Option<(Found, u64)> {
     let peer = peer_of(entry["peer_id"].as_str()?)?;
     let addrs = entry["multiaddrs"].as_array()?.iter().map(|address| address_of(address.as_str()?, &peer));
@@ -41,14 +41,14 @@ pub fn read(entry: &Value, ttl_ms: u64, origin: Origin) -> Option<(Found, u64)> 
     Some((Found { peer, addrs, capabilities, origin, seen_ms }, ttl_ms))
 }
 
-/// A peer id, where the text has the form of one: base58 of a multihash.
+/// Returns the text if it has the form of a peer id: base58 of a multihash.
 fn peer_of(text: &str) -> Option<String> {
     const BASE58: &str = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
     let formed = (40..=64).contains(&text.len()) && text.chars().all(|letter| BASE58.contains(letter));
     formed.then(|| text.to_owned())
 }
 
-/// A multiaddr without the peer's own id at its end; none where it names another peer or is no multiaddr.
+/// Returns a multiaddr without the peer's id at its end; `None` if it names another peer or is no multiaddr.
 fn address_of(text: &str, peer: &str) -> Option<String> {
     let bare = match text.rsplit_once("/p2p/") {
         Some((bare, named)) if named == peer => bare,

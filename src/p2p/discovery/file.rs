@@ -33,14 +33,14 @@ impl PeersFile {
         Self { path, ttl_ms }
     }
 
-    /// Says that a node is there: its entry is put in the place of its last one, and entries past their time go.
+    /// Writes a node's entry in place of its last one, and drops entries past their time to live.
     ///
     /// Blocks: the file is locked, written beside, flushed and renamed.
     pub fn announce(&self, own: &Found) -> io::Result<()> {
         self.change(own.seen_ms, &own.peer, Some(entry::write(own, self.ttl_ms)))
     }
 
-    /// Says that a node is gone.
+    /// Removes a node's entry.
     pub fn withdraw(&self, peer: &str, now_ms: u64) -> io::Result<()> {
         self.change(now_ms, peer, None)
     }
@@ -66,7 +66,7 @@ impl PeersFile {
         // The lock falls with its file.
     }
 
-    /// The entries as they stand in the file; none where there is no file yet.
+    /// Reads the entries; an empty list if there is no file yet.
     fn entries(&self) -> io::Result<Vec<Value>> {
         let mut text = Vec::new();
         match File::open(&self.path) {
@@ -122,7 +122,7 @@ impl Source for PeersFile {
     }
 }
 
-/// What went wrong, without the file's path.
+/// Makes the error of a file operation, without the file's path.
 fn unavailable(err: &io::Error) -> LookError {
     LookError::Unavailable(match err.kind() {
         io::ErrorKind::PermissionDenied => "the file of peers may not be read".to_owned(),

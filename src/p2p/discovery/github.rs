@@ -35,7 +35,7 @@ const BYTES_MAX: usize = 8 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the API is left alone where it does not say.
 const REST: Duration = Duration::from_secs(60);
-/// The longest it is left alone, whatever it says.
+/// The longest time it is left alone, whatever it asks for.
 const REST_MAX: Duration = Duration::from_secs(3_600);
 
 pub struct Github {
@@ -47,12 +47,13 @@ pub struct Github {
     kept: Mutex<Kept>,
 }
 
-/// What the last answers left.
+/// State kept from the API's last answers.
 #[derive(Default)]
 struct Kept {
-    /// Nothing is asked before.
+    /// No request is made before this time.
     rest_until_ms: u64,
-    /// The first page as it was, and its `ETag`: asking for it unchanged costs nothing.
+    /// The first page and its `ETag`: a conditional request for an unchanged page does not count towards the API's
+    /// limit.
     etag: Option<String>,
     issues: Vec<Issue>,
 }
@@ -71,7 +72,7 @@ struct Issue {
 }
 
 impl Github {
-    /// A registry at `api`, kept in `repository` (`owner/name`). None where no client can be made.
+    /// A registry at `api`, kept in `repository` (`owner/name`). `None` if no HTTP client can be made.
     pub fn new(api: &str, repository: &str, token: Option<String>, ttl_ms: u64) -> Option<Self> {
         // Whoever installed one before has done the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -88,7 +89,7 @@ impl Github {
         })
     }
 
-    /// Says that this node is there: its own issue is made or brought up to date. Needs a token.
+    /// Creates or updates this node's own issue. Needs a token.
     pub async fn announce(&self, own: &Found, now_ms: u64) -> Result<(), LookError> {
         if self.token.is_none() {
             return Err(LookError::Unavailable("announcing needs CAIRN_GITHUB_TOKEN".to_owned()));
@@ -109,7 +110,7 @@ impl Github {
         self.send(request, now_ms).await.map(drop)
     }
 
-    /// Brings the issues up to date.
+    /// Fetches the issues, unless the first page is unchanged.
     async fn list(&self, now_ms: u64) -> Result<(), LookError> {
         let mut issues = Vec::new();
         let mut etag = None;
@@ -215,7 +216,7 @@ impl Issue {
         Self { number: 0, title: String::new(), body: None, updated_at: None, pull_request: None }
     }
 
-    /// The peer that the issue is of: its title and its body must agree.
+    /// Returns the peer in an issue, whose title and body must agree.
     fn peer(&self, ttl_ms: u64) -> Option<(Found, u64)> {
         let titled = self.title.strip_prefix(TITLE)?.trim();
         let text = self.body.as_deref()?.trim();
@@ -231,7 +232,7 @@ impl Issue {
     }
 }
 
-/// How long to leave the API alone, where it asks for that.
+/// Returns how long to leave the API alone, if it asks for that.
 fn rest(status: StatusCode, headers: &HeaderMap, now_ms: u64) -> Option<Duration> {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
     if let Some(seconds) = number("retry-after") {
@@ -256,7 +257,7 @@ async fn body(mut response: Response) -> Result<Vec<u8>, LookError> {
     Ok(body)
 }
 
-/// What failed, without the URL.
+/// Returns what failed, without the URL.
 fn cause(err: &reqwest::Error) -> String {
     match err {
         err if err.is_timeout() => "it did not answer in time".to_owned(),

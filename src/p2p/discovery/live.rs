@@ -22,18 +22,18 @@ use crate::{
     router::BoxFuture,
 };
 
-/// Questions of one search.
+/// Keys that one search looks up.
 const KEYS_MAX: usize = 8;
-/// How long the table may take over one question.
+/// How long one lookup in the table may take.
 const TABLE_MAX: Duration = Duration::from_secs(20);
 /// How long a search waits for neighbours where none has called yet.
 const NEIGHBOURS_WAIT: Duration = Duration::from_millis(1_500);
-/// How often it looks meanwhile.
+/// The pause between two looks meanwhile.
 const NEIGHBOURS_PAUSE: Duration = Duration::from_millis(50);
 /// Neighbours remembered.
 const NEIGHBOURS_MAX: usize = 1_000;
 
-/// The key of a capability.
+/// Returns the key of a capability.
 pub fn key(capability: &str) -> Cid {
     match capability.parse() {
         Ok(contract) => contract,
@@ -41,7 +41,7 @@ pub fn key(capability: &str) -> Cid {
     }
 }
 
-/// The key under which every node stands.
+/// Returns the key that every node provides.
 pub fn everybody() -> Cid {
     hashed("node", "")
 }
@@ -87,7 +87,7 @@ impl Source for Table {
     }
 }
 
-/// Neighbours on the local network: they call out, and are remembered here.
+/// Neighbours on the local network that announced themselves by mDNS.
 #[derive(Clone, Default)]
 pub struct Neighbours {
     heard: Arc<Mutex<BTreeMap<String, Found>>>,
@@ -99,7 +99,7 @@ impl Neighbours {
         Self { heard: Arc::default(), ttl_ms }
     }
 
-    /// Remembers a neighbour that called.
+    /// Remembers a neighbour's announcement.
     pub fn hear(&self, peer: &str, addrs: Vec<String>, now_ms: u64) {
         let mut heard = self.heard();
         heard.retain(|_, found| found.seen_ms + self.ttl_ms >= now_ms);

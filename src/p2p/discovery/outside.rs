@@ -26,7 +26,7 @@ pub struct Outside {
 }
 
 impl Outside {
-    /// None where no service is named, or no client can be made, which is said.
+    /// `None` if no service is named, or no HTTP client can be made, which is logged.
     pub fn new(urls: &[String]) -> Option<Self> {
         if urls.is_empty() {
             return None;
@@ -43,7 +43,7 @@ impl Outside {
         Some(Self { client: client.ok()?, urls: urls.iter().take(SERVICES_MAX).cloned().collect() })
     }
 
-    /// What each says, by its URL.
+    /// Asks every service. Returns each answer with the service's URL.
     pub async fn ask(&self) -> Vec<(&str, Result<IpAddr, LookError>)> {
         join_all(self.urls.iter().map(async |url| (url.as_str(), self.ask_one(url).await))).await
     }

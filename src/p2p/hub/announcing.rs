@@ -1,4 +1,4 @@
-//! Announcing: this node says where it is and what it offers, in every place that it was given.
+//! Announcing: this node publishes where it is and what it offers, in every configured source that can be written.
 //!
 //! Invariants:
 //! - what is announced is what is on offer here by this node's own sources, never what a peer offers;
@@ -20,14 +20,14 @@ use crate::{
 
 /// Changes of the offer within this time are announced together.
 const GATHER: Duration = Duration::from_millis(200);
-/// How long the first announcement waits for an address to tell.
+/// How long the first announcement waits for an address.
 const LISTENING_MAX: Duration = Duration::from_secs(10);
 /// How often a registry with limits is written to.
 const REGISTRY_PAUSE: Duration = Duration::from_secs(600);
-/// Keys of the table that one node stands under.
+/// Keys of the table that one node provides.
 const KEYS_MAX: usize = 1_000;
 
-/// Announces, and again whenever the offer changes or the time has come, until it is dropped.
+/// Announces this node, and again whenever its offer changes or the announcement is due, until it is dropped.
 pub(super) async fn announce(hub: Hub) {
     if let Err(err) = hub.net().listening(LISTENING_MAX).await {
         tracing::warn!(%err, "nothing is announced: this node listens nowhere");
@@ -81,7 +81,7 @@ pub(super) async fn withdraw(hub: &Hub) {
     }
 }
 
-/// What this node offers: the names of its tools, and their contracts.
+/// Returns what this node offers: the names of its tools, and their contracts.
 pub(super) fn offered(hub: &Hub) -> (Vec<String>, Vec<Cid>) {
     let tools = hub.inner.parts.router.tools();
     let own = tools.iter().filter(|entry| entry.source != PEERS);
@@ -102,7 +102,7 @@ fn own(hub: &Hub) -> Found {
     }
 }
 
-/// Stands in the table under every contract and name on offer; gives the keys it stands under now.
+/// Provides the key of every contract and tool name on offer. Returns the keys provided now.
 async fn provide(hub: &Hub, before: BTreeSet<Cid>) -> BTreeSet<Cid> {
     let (names, contracts) = offered(hub);
     let keys = [everybody()].into_iter().chain(contracts).chain(names.iter().map(|name| key(name)));

@@ -1,7 +1,7 @@
 //! Courses: how keeping up with each followed peer goes, for whoever asks.
 //!
 //! Invariants:
-//! - a course is told of when it changes, once; what is counted is what is told;
+//! - a change of a course is reported once; the metrics count what is reported;
 //! - a peer that is not followed has none.
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Hub {
-    /// Every peer whose log is followed.
+    /// Returns every followed peer with its course.
     pub fn pursuits(&self) -> Vec<Pursuit> {
         self.follows().values().map(|following| following.pursuit.clone()).collect()
     }
@@ -26,7 +26,7 @@ impl Hub {
         }
     }
 
-    /// Notes how keeping up with a peer goes. True: it went otherwise before.
+    /// Sets the course of following a peer. Returns whether it has changed.
     pub(super) fn goes(&self, peer: &str, course: Course, error: Option<String>) -> bool {
         let mut follows = self.follows();
         let changed = follows.get_mut(peer).is_some_and(|following| {
@@ -42,7 +42,7 @@ impl Hub {
         changed
     }
 
-    /// For whoever has just changed them, and still holds them: what is told last is what stands.
+    /// Publishes the counts. Call it with the lock still held, so that the last value published is the current one.
     pub(super) fn count_courses(&self, follows: &HashMap<Peer, Following>) {
         let mut counts: BTreeMap<Course, u64> = Course::ALL.into_iter().map(|course| (course, 0)).collect();
         for following in follows.values() {

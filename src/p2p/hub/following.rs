@@ -41,16 +41,17 @@ use crate::{
     peer::News,
 };
 
-/// Between two heads that are told.
+/// The pause between two heads that are published.
 const TELL_PAUSE: Duration = Duration::from_secs(1);
 /// How long a followed log is left alone where nobody tells of a new head.
 const POLL: Duration = Duration::from_secs(30);
 /// The pause after a pass that failed, or that has more to ask for.
 const RETRY: Duration = Duration::from_secs(5);
-/// Payloads that did not come are asked for again as often, and whenever the peer has come back: it may let them be read now.
+/// How often missing payloads are asked for again; also whenever the peer has come back. It may allow reading them by
+/// now.
 const AGAIN_EVERY: Duration = Duration::from_secs(3600);
 
-/// A head as it is told: whose, and signed.
+/// The message by which a head is published.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Told {
@@ -59,24 +60,24 @@ struct Told {
     checkpoint: String,
 }
 
-/// The task that keeps up with one peer.
+/// The task that follows one peer.
 pub(super) struct Following {
     pub(super) pursuit: Pursuit,
     wishes: Arc<Wishes>,
     end: CancellationToken,
 }
 
-/// What others wish of that task.
+/// Requests to that task.
 #[derive(Default)]
 struct Wishes {
     look: Notify,
-    /// What the peer did not give is to be asked for again.
+    /// Whether missing payloads are to be asked for again.
     again: AtomicBool,
 }
 
 impl Hub {
-    /// Keeps up with a peer's log from now on, and lets it take part again where its log had forked. Gives the log,
-    /// and how far it is held, where that is known.
+    /// Follows a peer's log from now on. If the log had forked, the quarantine is lifted. Returns the log and how far
+    /// it is held, if that is known.
     pub async fn follow(&self, peer: &str) -> Option<(Cid, u64)> {
         let known = self.known(peer).await;
         let held = known.as_ref().and_then(|known| known.followed.first()).map(|held| (held.log, held.size));
@@ -93,7 +94,7 @@ impl Hub {
         held
     }
 
-    /// Keeps up with it no longer; what is held stays. False: it was not followed.
+    /// Stops following a peer's log; what is held stays. Returns whether it was followed.
     pub fn unfollow(&self, peer: &str) -> bool {
         let mut follows = self.follows();
         if let Some(following) = follows.remove(peer) {
@@ -104,7 +105,7 @@ impl Hub {
         self.inner.kept.unfollow(peer)
     }
 
-    /// Begins to keep up with a peer, or, where that goes on already, asks it again for all that it did not give.
+    /// Starts following a peer. If it is followed already, asks it again for all missing payloads.
     pub(super) fn begin_following(&self, peer: Peer) {
         let mut follows = self.follows();
         let ended = |following: &&Following| following.pursuit.course == Course::Quarantined;
@@ -127,7 +128,7 @@ impl Hub {
         });
     }
 
-    /// What is done about the erasures in a peer's log.
+    /// Returns what is done about the erasures in a peer's log.
     fn erasures(&self, peer: &str) -> Erasures {
         let Parts { erasures, erasures_of, .. } = &self.inner.parts;
         erasures_of.get(peer).copied().unwrap_or(*erasures)
@@ -145,7 +146,7 @@ impl Hub {
     }
 }
 
-/// Tells the head of this node's log whenever it has changed, until it is dropped.
+/// Publishes the head of this node's log whenever it has changed, until it is dropped.
 pub(super) async fn publish(hub: Hub) {
     let mut reach = hub.inner.parts.ledger.reach();
     let about = hub.inner.parts.ledger.about().clone();
@@ -165,7 +166,7 @@ pub(super) async fn publish(hub: Hub) {
     }
 }
 
-/// Hears heads, judges them, and looks at followed logs that have grown, until it is dropped.
+/// Judges the heads of others, and wakes the task of a followed log that has grown, until it is dropped.
 pub(super) async fn listen(hub: Hub) {
     let mut heads = hub.net().heads();
     loop {
@@ -186,7 +187,7 @@ pub(super) async fn listen(hub: Hub) {
     }
 }
 
-/// Whether these bytes are a head that the key they name has signed.
+/// Returns whether these bytes are a head with a valid signature of the key they name.
 fn signed(bytes: &[u8]) -> bool {
     if bytes.len() > 2 * CHECKPOINT_MAX {
         return false;
@@ -197,7 +198,7 @@ fn signed(bytes: &[u8]) -> bool {
     Verifier::from_vkey(&told.vkey).is_ok_and(|verifier| open_checkpoint(&told.checkpoint, &verifier).is_ok())
 }
 
-/// Passes over one peer's log again and again, until it forks or this is dropped.
+/// Runs pass after pass over one peer's log, until it forks or this is dropped.
 async fn keep_up(hub: Hub, peer: Peer, wishes: Arc<Wishes>) {
     let mut connected = hub.connected();
     // What one peer showed first is what it is held to.
@@ -256,7 +257,7 @@ async fn keep_up(hub: Hub, peer: Peer, wishes: Arc<Wishes>) {
     }
 }
 
-/// Tells how a pass went, and records what came of it.
+/// Sets the course after a pass and records its result. Returns the course.
 async fn told(hub: &Hub, peer: &str, passed: &Result<Outcome, Failed>) -> Course {
     match passed {
         Ok(outcome) => {
@@ -301,7 +302,8 @@ enum Failed {
 }
 
 impl Failed {
-    /// What callers are told: all that is wrong with the peer or the way to it, nothing of what is wrong here.
+    /// Returns the text for callers: details of what is wrong with the peer or the connection, none of a fault of
+    /// ours.
     fn shown(&self) -> String {
         match self {
             Self::Follow(FollowError::Store(FollowedError::TooMany)) => FollowedError::TooMany.to_string(),

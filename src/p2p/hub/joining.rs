@@ -23,15 +23,15 @@ use crate::{
     peer::News,
 };
 
-/// Peers of before that are tried again.
+/// Peers known from before that are tried.
 const KNOWN_MAX: usize = 10;
 /// One dial of a bootstrap, however long the whole may take.
 const DIAL_MAX: Duration = Duration::from_secs(10);
 
-/// What a bootstrap is to reach.
+/// The goal of a bootstrap.
 #[derive(Clone, Debug)]
 pub struct Goal {
-    /// Multiaddrs that end in `/p2p/<peer id>`; those of the configuration where there are none.
+    /// Multiaddrs that end in `/p2p/<peer id>`; if empty, those of the configuration.
     pub nodes: Vec<String>,
     pub min: usize,
     pub max: usize,
@@ -47,7 +47,7 @@ pub struct Tried {
     pub took: Duration,
 }
 
-/// What a bootstrap came to.
+/// The result of a bootstrap.
 #[derive(Clone, Debug)]
 pub struct Joined {
     pub ready: bool,
@@ -59,7 +59,7 @@ pub struct Joined {
 }
 
 impl Hub {
-    /// Connects until `goal.min` is reached, or there is nobody left to try, or no time.
+    /// Connects until `goal.min` is reached, nobody is left to try, or the time is over.
     pub async fn bootstrap(&self, goal: Goal, by: Option<By>) -> Joined {
         let _one = self.inner.joining.lock().await;
         let begun = Instant::now();
@@ -108,7 +108,7 @@ impl Hub {
         joined
     }
 
-    /// Asks the services that are configured under which address this node is seen.
+    /// Asks the configured services for this node's address as seen from outside.
     pub(super) async fn look_from_outside(&self) {
         let Some(outside) = &self.inner.parts.outside else {
             return;
@@ -201,13 +201,13 @@ impl Hub {
         }
     }
 
-    /// Of these nodes, those that no caller has parted from.
+    /// Drops the nodes that a caller has parted from.
     fn welcome(&self, mut nodes: Vec<Node>) -> Vec<Node> {
         nodes.retain(|node| node.peer.as_ref().is_none_or(|peer| !self.inner.kept.is_apart(peer)));
         nodes
     }
 
-    /// Those the node keeps up with, and those heard of last.
+    /// Returns the kept peers, and those heard of last.
     pub(super) fn met(&self) -> Vec<Node> {
         let kept = self.inner.kept.peers().into_iter().map(|(peer, addrs)| Node { peer: Some(peer), addrs });
         let book = self.book();
@@ -251,7 +251,7 @@ fn tried(attempt: &crate::p2p::bootstrap::Attempt) -> Tried {
     }
 }
 
-/// The host of a URL; the rest of it may hold a key.
+/// Returns the host of a URL, because the rest may contain a key.
 fn host(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

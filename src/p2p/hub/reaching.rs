@@ -17,7 +17,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// How long calls under way at a peer may take to end before it is let go.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
-/// What a wish to connect came to.
+/// The result of a request to connect.
 #[derive(Debug)]
 pub struct Attempted {
     pub connected: Result<Connected, NetError>,
@@ -25,7 +25,7 @@ pub struct Attempted {
 }
 
 impl Hub {
-    /// Connects with a peer: at the address given, or wherever it is known to be.
+    /// Connects with a peer, at the given address or at its known ones.
     pub async fn connect(
         &self,
         peer: &str,
@@ -70,7 +70,7 @@ impl Hub {
         Attempted { connected, attempts }
     }
 
-    /// Lets a peer go, and dials it no more. False: it was not connected.
+    /// Disconnects a peer and does not dial it again. Returns whether it was connected.
     pub async fn disconnect(&self, peer: &str, graceful: bool, by: By) -> bool {
         self.inner.kept.let_go(peer);
         if graceful {
@@ -90,19 +90,19 @@ impl Hub {
         was
     }
 
-    /// A new stream to a connected peer.
+    /// Opens a stream to a connected peer.
     pub async fn open(&self, peer: &str, wire: Wire) -> Result<Stream, NetError> {
         let stream = self.net().open(peer, wire).await?;
         self.inner.parts.metrics.peers.stream("out", wire.as_str());
         Ok(stream)
     }
 
-    /// Peers that are being dialled because somebody asked.
+    /// Returns the peers that are being dialled because a caller asked.
     pub fn dialling(&self) -> Vec<Peer> {
         lock(&self.inner.dialling).keys().cloned().collect()
     }
 
-    /// Where a peer is known to be: kept addresses, the book's, and the table's where there is nothing else.
+    /// Returns a peer's known addresses: the kept ones and the book's, or, if there are none, the table's.
     pub(super) async fn addresses(&self, peer: &str, patience: Duration) -> Vec<String> {
         let kept = self.inner.kept.addrs(peer);
         let booked = self.book().get(peer).map(|known| known.addrs.clone()).unwrap_or_default();
@@ -114,7 +114,7 @@ impl Hub {
         addrs
     }
 
-    /// Notes who asks for the next change of a peer's connection.
+    /// Notes the caller to name in the next event about a peer's connection.
     fn asks(&self, peer: &str, by: By) {
         lock(&self.inner.asked).insert(peer.to_owned(), by);
     }
@@ -124,7 +124,7 @@ impl Hub {
     }
 }
 
-/// A dial that somebody asked for, as long as it lasts.
+/// A dial that a caller asked for, for as long as it lasts.
 struct Dialling<'a> {
     inner: &'a Inner,
     peer: Peer,

@@ -1,4 +1,5 @@
-//! Keeping up: what the swarm tells is taken in and recorded, the rule of keeping is driven, and what passed is measured.
+//! Recording: the swarm's events become news in the log, the rule of dialling is driven, and connections are
+//! measured.
 //!
 //! Invariants:
 //! - a peer's connection is recorded once it has said who it is, its end after that;
@@ -26,9 +27,9 @@ use crate::{
     peer::News,
 };
 
-/// Between two looks at who is missing.
+/// The pause between two looks at which kept peers are missing.
 const KEEP_PAUSE: Duration = Duration::from_secs(2);
-/// One dial of a kept peer.
+/// The longest dial of a kept peer.
 const DIAL_MAX: Duration = Duration::from_secs(15);
 const JOIN_MAX: Duration = Duration::from_secs(60);
 /// Peers whose calls are remembered from one measure to the next.
@@ -37,7 +38,7 @@ const TOLD_MAX: usize = 10_000;
 const MEASURE: Duration = Duration::from_secs(60);
 const MEASURE_FIRST: Duration = Duration::from_secs(5);
 
-/// Takes in what the swarm tells, until it has ended.
+/// Takes in the swarm's events until it has ended.
 pub(super) async fn events(hub: Hub, mut events: broadcast::Receiver<NetEvent>) {
     loop {
         match events.recv().await {
@@ -108,7 +109,7 @@ async fn parted(hub: &Hub, peer: &str, cause: Cause) {
     hub.record_by(peer, News::Disconnected(cause), by).await;
 }
 
-/// Brings what is recorded in line with the connections that stand.
+/// Records the difference between the connections on record and those that exist.
 async fn reconcile(hub: &Hub) {
     let links = hub.net().snapshot().await.connections;
     let standing: BTreeSet<Peer> = links.iter().map(|link| link.peer.clone()).collect();
@@ -133,7 +134,7 @@ async fn reconcile(hub: &Hub) {
     }
 }
 
-/// An address without the peer's own id at its end; that of a relay stays.
+/// Returns an address without the peer's own id at its end; a relay's id stays.
 fn bare(address: &str) -> String {
     match address.rsplit_once("/p2p/") {
         Some((bare, peer)) if !peer.contains('/') => bare.to_owned(),
@@ -148,7 +149,7 @@ fn direction(direction: p2p::Direction) -> Direction {
     }
 }
 
-/// Drives the rule of keeping, until it is dropped.
+/// Drives the rule of dialling until it is dropped.
 pub(super) async fn keep(hub: Hub) {
     let begun = Instant::now();
     let (min, max) = hub.inner.parts.goal;
@@ -199,12 +200,12 @@ async fn redial(hub: Hub, peer: Peer) {
     }
 }
 
-/// A number that differs from process to process.
+/// Returns a number that differs from process to process.
 fn seed_of(runner: &str) -> u64 {
     runner.bytes().fold(0, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)))
 }
 
-/// Measures what passed with every connected peer, once a window, until it is dropped.
+/// Records a measure of every connected peer once a window, until it is dropped.
 pub(super) async fn measure(hub: Hub) {
     let mut before: BTreeMap<Peer, (Link, Instant)> = BTreeMap::new();
     // Calls are counted for longer than a connection lasts.
@@ -244,7 +245,7 @@ pub(super) async fn measure(hub: Hub) {
     }
 }
 
-/// The median and the 99th percentile, by nearest rank.
+/// Returns the median and the 99th percentile, by nearest rank.
 fn percentiles(values: &[u64]) -> (Option<u64>, Option<u64>) {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();

@@ -1,4 +1,5 @@
-//! Whom this node keeps up with beside those of its configuration: `network.json` in the data directory.
+//! Peers that callers asked to keep or follow, beside those of the configuration: `network.json` in the data
+//! directory.
 //!
 //! Invariants:
 //! - what a caller asked outlives the process; the file is replaced whole or not at all;
@@ -26,7 +27,7 @@ pub(super) struct Kept {
 
 struct Now {
     asked: Asked,
-    /// Everybody, those of the configuration among them.
+    /// All kept peers, those of the configuration among them.
     keep: BTreeMap<Peer, Vec<String>>,
     follow: BTreeSet<Peer>,
 }
@@ -37,12 +38,13 @@ struct Now {
 struct Asked {
     keep: BTreeMap<Peer, Vec<String>>,
     follow: BTreeSet<Peer>,
-    /// Those they parted from: not dialled until a caller asks for it.
+    /// Peers that callers parted from, which are not dialled until a caller asks.
     apart: BTreeSet<Peer>,
 }
 
 impl Kept {
-    /// What was asked for before, over what is configured. A file that cannot be read is as none, and said so.
+    /// Reads the callers' requests and adds the configuration. A file that cannot be read counts as empty, with a
+    /// warning.
     pub(super) fn open(
         home: &Home,
         mut keep: BTreeMap<Peer, Vec<String>>,
@@ -70,8 +72,8 @@ impl Kept {
         Self { path, now: Mutex::new(Now { asked, keep, follow }) }
     }
 
-    /// Everybody to stay connected with, and where they are dialled. One that a caller parted from is not, though its log
-    /// be followed.
+    /// Returns the peers to stay connected with, and their addresses. A peer that a caller parted from is not among
+    /// them, even if its log is followed.
     pub(super) fn peers(&self) -> BTreeMap<Peer, Vec<String>> {
         let now = self.now();
         let followed = now.follow.iter().map(|peer| (peer.clone(), Vec::new()));
@@ -96,7 +98,7 @@ impl Kept {
         });
     }
 
-    /// A caller parts from it: it is neither kept nor joined by.
+    /// Notes that a caller parted from a peer: it is neither kept nor joined by.
     pub(super) fn let_go(&self, peer: &str) {
         self.change(|now| {
             now.asked.keep.remove(peer);
@@ -107,7 +109,7 @@ impl Kept {
         });
     }
 
-    /// A caller wants it back.
+    /// Notes that a caller wants the peer back.
     pub(super) fn take_back(&self, peer: &str) {
         if self.is_apart(peer) {
             self.change(|now| {
@@ -120,7 +122,7 @@ impl Kept {
         self.now().asked.apart.contains(peer)
     }
 
-    /// False: as many are followed as may be, and it is none of them.
+    /// Notes a peer to follow. Returns false if there is no room for another.
     pub(super) fn follow(&self, peer: &str) -> bool {
         let mut follows = false;
         self.change(|now| {
@@ -133,7 +135,7 @@ impl Kept {
         follows
     }
 
-    /// False: it was not followed.
+    /// Notes that a peer is followed no longer. Returns whether it was.
     pub(super) fn unfollow(&self, peer: &str) -> bool {
         let mut was = false;
         self.change(|now| {

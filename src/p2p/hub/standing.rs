@@ -1,4 +1,4 @@
-//! Standing: what the log knows of the peers that may be called, near enough for choosing one.
+//! Standing: a recent copy of what the log knows of connected peers, for choosing one to call.
 //!
 //! Invariants:
 //! - choosing asks nobody: it reads what was read of the state a moment ago.
@@ -12,10 +12,10 @@ use std::{
 use super::Hub;
 use crate::peer::Peer as Known;
 
-/// How old what is known may be.
+/// How old that copy may be.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// Reads what the log knows of connected peers, again and again, until it is dropped.
+/// Keeps that copy recent until it is dropped.
 pub(super) async fn refresh(hub: Hub) {
     let mut connected = hub.connected();
     loop {
@@ -37,7 +37,7 @@ pub(super) async fn refresh(hub: Hub) {
 }
 
 impl Hub {
-    /// What the log knew of a connected peer a moment ago.
+    /// Returns what the log knew of a connected peer a moment ago.
     pub fn facts(&self, peer: &str) -> Option<Arc<Known>> {
         self.inner.standing.read().unwrap_or_else(PoisonError::into_inner).get(peer).cloned()
     }

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::p2p::{BadPeer, NetError, Transport};
 
-/// Separates the node's identity from the log's signing key, from which it is derived.
+/// The domain under which the node's identity is derived from the log's signing key.
 const KEY_DOMAIN: &[u8] = b"cairn p2p identity v1";
 
 /// How far an address reaches.
@@ -22,7 +22,8 @@ pub enum Reach {
     Public,
 }
 
-/// The node's identity: stable for a log, and not the key that signs its heads.
+/// Returns the node's identity, which is stable for a log and differs from the key that signs its heads. It is
+/// derived, so that there is one secret to back up, and neither key can be used for the other.
 pub fn keypair(seed: &[u8; 32]) -> Keypair {
     let derived: [u8; 32] = Sha256::new().chain_update(KEY_DOMAIN).chain_update(seed).finalize().into();
     Keypair::ed25519_from_bytes(derived).expect("every 32 bytes are an ed25519 seed")
@@ -107,7 +108,7 @@ pub fn transport(address: &Multiaddr) -> Transport {
     transport
 }
 
-/// How far the address reaches; a name reaches as far as it resolves, so it counts as public.
+/// Returns how far the address reaches. A DNS name counts as public.
 pub fn reach(address: &Multiaddr) -> Reach {
     let ip = match address.iter().next() {
         Some(Protocol::Ip4(ip)) => IpAddr::V4(ip),
@@ -122,13 +123,15 @@ pub fn reach(address: &Multiaddr) -> Reach {
     }
 }
 
-/// Where a peer is that came in by a place of this node's at a relay: of itself it says no more than who it is.
+/// Returns the address of a peer that came in through this node's reservation at a relay. The peer's own address says
+/// only who it is.
 pub fn circuit(place: &Multiaddr, peer: &Multiaddr) -> Multiaddr {
     let relay = place.iter().take_while(|part| *part != Protocol::P2pCircuit);
     relay.chain([Protocol::P2pCircuit]).chain(peer.iter()).collect()
 }
 
-/// A place where this node listens, seen under another address; none where nobody outside can see it so.
+/// Returns a listening address of this node with its IP replaced by the one seen outside; `None` if it cannot be
+/// reached there.
 pub fn seen(own: &Multiaddr, ip: IpAddr) -> Option<Multiaddr> {
     let mut parts = own.iter();
     let seen = match (parts.next()?, ip) {
@@ -140,12 +143,13 @@ pub fn seen(own: &Multiaddr, ip: IpAddr) -> Option<Multiaddr> {
     (own_reach(own)? > Reach::Loopback && reach(&seen) == Reach::Public).then_some(seen)
 }
 
-/// How far an address of this node's own reaches; none where it is a relay's.
+/// Returns how far one of this node's own addresses reaches; `None` for an address at a relay.
 pub fn own_reach(address: &Multiaddr) -> Option<Reach> {
     (transport(address) != Transport::Relay).then(|| reach(address))
 }
 
-/// Whether a peer that is spoken to at `over` can mean `claimed` as a place of its own that others may try.
+/// Returns whether a peer that is connected at `over` may claim the address `claimed`: it must be specific, and reach
+/// as far as `over`.
 pub fn plausible(claimed: &Multiaddr, over: &Multiaddr) -> bool {
     let unspecified = claimed.iter().any(|part| match part {
         Protocol::Ip4(ip) => ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast(),
@@ -156,8 +160,8 @@ pub fn plausible(claimed: &Multiaddr, over: &Multiaddr) -> bool {
     !unspecified && (transport(over) == Transport::Relay || reach(claimed) >= reach(over))
 }
 
-/// Whether an address is of one network, or of none: the registries of special-purpose addresses (RFC 6890) name those
-/// that are not global, and groups are nobody's place.
+/// Returns whether an address is not global, by the registries of special-purpose addresses (RFC 6890), or is a
+/// multicast group.
 fn local_v4(ip: Ipv4Addr) -> bool {
     let [a, b, c, _] = ip.octets();
     ip.is_private()
@@ -171,7 +175,8 @@ fn local_v4(ip: Ipv4Addr) -> bool {
         || a >= 240
 }
 
-/// The same; global unicast is 2000::/3 so far (RFC 4291), without the parts kept for documents and for protocols.
+/// The same for IPv6. Global unicast is 2000::/3 so far (RFC 4291), without the ranges for documentation and for
+/// protocols.
 fn local_v6(ip: Ipv6Addr) -> bool {
     let [a, b, ..] = ip.segments();
     a & 0xe000 != 0x2000 || (a == 0x2001 && (b < 0x200 || b == 0xdb8)) || (a == 0x3fff && b < 0x1000)

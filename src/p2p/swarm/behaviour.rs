@@ -35,7 +35,7 @@ use crate::p2p::{
     swarm::{addresses, links, probing, quiet, records::Records, streams},
 };
 
-/// What this node says of itself.
+/// The agent version that this node sends in `identify`.
 const AGENT: &str = concat!("cairn/", env!("CARGO_PKG_VERSION"));
 const IDENTIFY_PROTOCOL: &str = "/cairn/1.0.0";
 
@@ -72,7 +72,7 @@ pub fn heads() -> gossipsub::IdentTopic {
     gossipsub::IdentTopic::new(limits::HEADS_TOPIC)
 }
 
-/// A swarm that listens nowhere yet.
+/// Makes a swarm that listens nowhere yet.
 pub fn swarm(
     settings: &Settings,
     inbound: mpsc::Sender<Inbound>,
@@ -220,7 +220,7 @@ fn table(
     Ok(kad::Behaviour::with_config(local, records, config))
 }
 
-/// None where the machine has no multicast: the rest of the network does without.
+/// `None` if the machine has no multicast: the rest of the network works without it.
 fn multicast(local: PeerId) -> Option<mdns::tokio::Behaviour> {
     let started: io::Result<_> = mdns::tokio::Behaviour::new(mdns::Config::default(), local);
     started.inspect_err(|err| tracing::warn!(%err, "mdns cannot start; no peers are found by it")).ok()

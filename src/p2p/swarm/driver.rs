@@ -45,17 +45,17 @@ use crate::{
 
 mod events;
 
-/// Where the driver tells what happens.
+/// The channels that the driver writes to.
 pub struct Outlets {
     pub events: broadcast::Sender<NetEvent>,
     pub heads: broadcast::Sender<Head>,
     pub addrs: watch::Sender<Vec<String>>,
 }
 
-/// A peer that somebody wants to be connected with.
+/// A dial that somebody asked for.
 struct Dial {
     began: Instant,
-    /// The attempt with the wished addresses; none while another part of the swarm tries its own.
+    /// The attempt at the given addresses; `None` while another part of the swarm is dialling the peer.
     attempt: Option<ConnectionId>,
     addrs: Vec<Multiaddr>,
     waiters: Vec<oneshot::Sender<Result<Connected, NetError>>>,
@@ -75,11 +75,11 @@ pub struct Driver {
     book: HashMap<PeerId, Vec<Multiaddr>>,
     listeners: HashMap<ListenerId, Multiaddr>,
     lost: Vec<(Instant, Multiaddr)>,
-    /// Somebody has tried to reach this node from outside and could not.
+    /// Whether somebody tried to reach this node from outside and could not.
     unreachable: bool,
-    /// Where this node is said to be seen, confirmed or not.
+    /// Addresses under which this node is said to be seen, confirmed or not.
     seen: BTreeSet<Multiaddr>,
-    /// The neighbourhood in the table has changed, and own keys are to be told again then.
+    /// When own keys are to be published again, because the neighbourhood in the table has changed.
     tell_again: Option<Instant>,
     swept_slowly: Instant,
     dht_protocol: String,
@@ -231,7 +231,8 @@ impl Driver {
         }
     }
 
-    /// Tries the wished addresses; where another part of the swarm dials the peer already, that attempt comes first.
+    /// Dials the given addresses. If another part of the swarm is dialling the peer already, waits for that attempt
+    /// first.
     fn attempt(&mut self, peer: PeerId) {
         let Some(dial) = self.dials.get_mut(&peer) else {
             return;
@@ -357,7 +358,7 @@ impl Driver {
         let _ = self.swarm.behaviour_mut().gossip.0.report_message_validation_result(&id, &from, acceptance);
     }
 
-    /// Takes the places where this node listens as seen under these addresses.
+    /// Replaces the addresses under which this node's listeners are seen from outside.
     fn seen(&mut self, ips: &[IpAddr]) {
         let own = self.swarm.listeners();
         let places = own.flat_map(|own| ips.iter().filter_map(|ip| addresses::seen(own, *ip)));

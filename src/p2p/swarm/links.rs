@@ -36,9 +36,9 @@ pub struct Peering {
     agent: Option<String>,
     protocol_version: Option<String>,
     protocols: Vec<String>,
-    /// Listeners have been told of this peer.
+    /// Whether this peer has been reported.
     pub announced: bool,
-    /// Why this node closes the connection, once it does.
+    /// Why this node is closing the connection, if it is.
     pub leaving: Option<Cause>,
     pings_us: VecDeque<u64>,
     missed: u32,
@@ -76,13 +76,13 @@ impl Peering {
         }
     }
 
-    /// The connection to use: a direct one where there is one, and of those the oldest.
+    /// Returns the connection to use: the oldest direct one, else the oldest.
     pub fn best(&self) -> Option<&Connection> {
         let direct = |connection: &&Connection| addresses::transport(&connection.address) != Transport::Relay;
         self.connections.iter().find(direct).or_else(|| self.connections.first())
     }
 
-    /// Keeps what the peer says of itself. False: nothing new.
+    /// Stores what the peer says of itself. Returns whether anything is new.
     pub fn identify(&mut self, info: &identify::Info) -> bool {
         let agent: String = info.agent_version.chars().take(limits::AGENT_MAX).collect();
         let version: String = info.protocol_version.chars().take(limits::AGENT_MAX).collect();
@@ -96,17 +96,17 @@ impl Peering {
         new
     }
 
-    /// How the connection to use goes.
+    /// Returns the transport of the connection to use.
     pub fn transport(&self) -> Option<Transport> {
         self.best().map(|best| addresses::transport(&best.address))
     }
 
-    /// Whether the peer has said that it speaks this.
+    /// Returns whether the peer has said that it speaks this protocol.
     pub fn names(&self, protocol: &str) -> bool {
         self.protocols.iter().any(|known| known == protocol)
     }
 
-    /// False: the peer has said what it speaks, and this is not among it.
+    /// Returns false if the peer has said what it speaks and this is not among it.
     pub fn speaks(&self, protocol: &str) -> bool {
         self.protocols.is_empty()
             || self.protocols.len() == limits::PROTOCOLS_MAX
@@ -121,7 +121,7 @@ impl Peering {
         self.pings_us.push_back(u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// Whether so many pings in a row went without an answer that the connection counts as dead.
+    /// Counts an unanswered ping. Returns whether the connection counts as dead now.
     pub fn missed(&mut self) -> bool {
         self.missed += 1;
         self.missed >= limits::PINGS_MISSED_MAX
@@ -160,7 +160,7 @@ impl Peering {
     }
 }
 
-/// Why a connection that stood is no more, where this node did not close it on purpose.
+/// Returns why an established connection ended that this node did not close on purpose.
 pub fn closed(error: Option<&ConnectionError>) -> Cause {
     match error {
         None => Cause::Local,
@@ -172,7 +172,7 @@ pub fn closed(error: Option<&ConnectionError>) -> Cause {
     }
 }
 
-/// Why a dial failed, and where.
+/// Returns why a dial failed, and at which address.
 pub fn failed(peer: &PeerId, error: &DialError) -> (Option<Multiaddr>, NetError) {
     let unreachable = |cause, reason: String| NetError::Unreachable { peer: peer.to_base58(), cause, reason };
     match error {
@@ -211,12 +211,12 @@ pub fn failed(peer: &PeerId, error: &DialError) -> (Option<Multiaddr>, NetError)
     }
 }
 
-/// An error of a socket, which transports around it would hide in their own.
+/// A socket error, found inside the errors of the transports around it.
 #[derive(Debug, thiserror::Error)]
 #[error("socket failed")]
 pub struct Socket(#[source] pub io::Error);
 
-/// The text of the error at the root.
+/// Returns the text of the error at the root.
 pub fn reason(error: &(dyn Error + 'static)) -> String {
     root(error).text
 }

@@ -1,7 +1,7 @@
 //! Quiet: gossip whose streams do not hold a connection by themselves.
 //!
-//! Its streams stay open from the first word to the last, so that no connection would ever count as idle; a stream
-//! to a peer that does not speak gossip too, for the lazy negotiation shows that to a reader alone.
+//! Gossip streams stay open for as long as the connection, which so would never count as idle. Even a stream to a
+//! peer without gossip stays open: with lazy negotiation only a reader would notice.
 //!
 //! Invariants:
 //! - a peer that heads are passed on to, one of the mesh, holds its connection; any other peer needs something else.
@@ -26,13 +26,13 @@ type Inner = <gossipsub::Behaviour as NetworkBehaviour>::ConnectionHandler;
 type In = <Inner as ConnectionHandler>::InboundProtocol;
 type Out = <Inner as ConnectionHandler>::OutboundProtocol;
 
-/// Gossip, with quiet streams.
+/// Gossip whose streams do not keep a connection alive.
 pub struct Behaviour(pub gossipsub::Behaviour);
 
 /// The streams of one connection.
 pub struct Handler(Inner);
 
-/// An upgrade that takes its stream out of what holds the connection.
+/// An upgrade whose stream does not keep its connection alive.
 #[derive(Clone, Debug)]
 pub struct Quiet<U>(U);
 

@@ -46,7 +46,7 @@ impl Records {
         Self { local, own: BTreeMap::new(), others: HashMap::new(), shares: HashMap::new(), held: 0, refused }
     }
 
-    /// Drops what has not been told again in time.
+    /// Drops the records that were not published again in time.
     pub fn expire(&mut self, now: Instant) {
         let stale = self.others.iter().flat_map(|(key, records)| {
             let stale = records.iter().filter(move |record| record.is_expired(now));

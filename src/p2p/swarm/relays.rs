@@ -13,21 +13,21 @@ use libp2p::{Multiaddr, PeerId, core::transport::ListenerId};
 
 use crate::p2p::limits;
 
-/// What relays are spoken to in.
+/// The protocol that relays speak.
 pub const HOP: &str = "/libp2p/circuit/relay/0.2.0/hop";
 
-/// The places at relays that this node has, or has asked for.
+/// The reservations at relays that this node has, or has asked for.
 pub struct Relays {
     named: HashSet<PeerId>,
     places: HashMap<PeerId, Place>,
 }
 
-/// A place at one relay.
+/// A reservation ("place") at one relay.
 struct Place {
     /// Where the relay was when it was asked.
     at: Multiaddr,
     listener: Option<ListenerId>,
-    /// When it is asked for again, or its relay dialled, and the pause after that.
+    /// When it is asked for again or its relay is dialled; `pause` follows that try.
     next: Instant,
     pause: Duration,
 }
@@ -37,13 +37,13 @@ impl Relays {
         Self { named, places: HashMap::new() }
     }
 
-    /// Whether a place at this relay is to be asked for now.
+    /// Returns whether to ask this relay for a reservation now.
     pub fn wants(&self, relay: &PeerId, now: Instant) -> bool {
         let place = self.places.get(relay);
         self.named.contains(relay) && place.is_none_or(|place| place.listener.is_none() && place.next <= now)
     }
 
-    /// A place has been asked for; none where that could not even be tried.
+    /// Notes that a reservation was asked for; `listener` is `None` if the request could not be sent.
     pub fn asked(&mut self, relay: PeerId, at: Multiaddr, listener: Option<ListenerId>, now: Instant) {
         let first = Place { at: at.clone(), listener: None, next: now, pause: limits::RESERVE_FIRST };
         let place = self.places.entry(relay).or_insert(first);
@@ -52,7 +52,7 @@ impl Relays {
         place.wait(now);
     }
 
-    /// The relays to dial now, as places at them are lost and they are gone.
+    /// Returns the relays to dial now: the reservation is lost and the relay is not connected.
     pub fn missed(&mut self, gone: impl Fn(&PeerId) -> bool, now: Instant) -> Vec<(PeerId, Multiaddr)> {
         let lost = |(relay, place): &(&PeerId, &mut Place)| {
             place.listener.is_none() && place.next <= now && gone(relay)
@@ -64,21 +64,21 @@ impl Relays {
         missed.collect()
     }
 
-    /// A peer is connected: where it is a relay at which a place was lost, that is asked for at once.
+    /// Notes that a peer is connected. If it is a relay with a lost reservation, that is asked for at once.
     pub fn returned(&mut self, relay: &PeerId, now: Instant) {
         if let Some(place) = self.places.get_mut(relay) {
             place.next = now;
         }
     }
 
-    /// A listener has an address: where it is a place, the relay has given it.
+    /// Notes that a listener has an address. If it is a reservation's, the relay has granted it.
     pub fn given(&mut self, listener: ListenerId) {
         if let Some(place) = self.of(listener) {
             place.pause = limits::RESERVE_FIRST;
         }
     }
 
-    /// A listener has ended. True where it was a place at a relay.
+    /// Notes that a listener has ended. Returns whether it was a reservation's.
     pub fn lost(&mut self, listener: ListenerId, now: Instant) -> bool {
         let Some(place) = self.of(listener) else {
             return false;
@@ -94,7 +94,7 @@ impl Relays {
 }
 
 impl Place {
-    /// Waits before the next try, and longer before the one after.
+    /// Schedules the next try, and doubles the pause.
     fn wait(&mut self, now: Instant) {
         self.next = now + self.pause;
         self.pause = limits::RESERVE_MAX.min(self.pause * 2);

@@ -46,11 +46,12 @@ pub struct Traffic {
     pub bytes_out: AtomicU64,
     /// Inbound streams that are open.
     held: AtomicUsize,
-    /// Whether connections with it are kept though they carry nothing.
+    /// Whether idle connections with the peer are kept.
     kept: AtomicBool,
 }
 
-/// Hands streams out, and in.
+/// Opens and accepts the streams of this node's protocols. It replaces `libp2p-stream`, which drops inbound streams
+/// that come in bursts and opens outbound ones one after another.
 pub struct Behaviour {
     inbound: mpsc::Sender<Inbound>,
     refused: Arc<AtomicU64>,
@@ -86,7 +87,7 @@ impl Behaviour {
         self.peers.get(peer).map(Arc::as_ref)
     }
 
-    /// Lets a peer go: no part of the swarm dials it from now on.
+    /// Forbids every part of the swarm to dial a peer, until [`Behaviour::seek`].
     pub fn leave(&mut self, peer: PeerId) {
         if self.left.len() < limits::LEFT_MAX {
             self.left.insert(peer);
@@ -97,7 +98,7 @@ impl Behaviour {
         self.left.remove(peer);
     }
 
-    /// Keeps connections with these, and with no others.
+    /// Sets the peers whose idle connections are kept.
     pub fn keep(&mut self, peers: HashSet<PeerId>) {
         self.kept = peers;
         for (peer, traffic) in &self.peers {
@@ -189,7 +190,7 @@ impl NetworkBehaviour for Behaviour {
 #[error("peer was let go")]
 struct LetGo;
 
-/// Someone wants a stream.
+/// A request for a stream.
 pub struct Wish {
     wire: Wire,
     answer: Answer,

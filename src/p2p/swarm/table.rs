@@ -26,14 +26,14 @@ type Walked = oneshot::Sender<Result<(), NetError>>;
 type Found = oneshot::Sender<Result<Vec<String>, NetError>>;
 pub type Kad = kad::Behaviour<Records>;
 
-/// What is under way.
+/// The lookups and publications under way.
 #[derive(Default)]
 pub struct Questions {
     open: HashMap<QueryId, Question>,
     walk: Option<QueryId>,
     walkers: Vec<Walked>,
     untold: VecDeque<RecordKey>,
-    /// Nodes in the table when own keys were last told.
+    /// Nodes in the table when own keys were last published.
     told_among: usize,
 }
 
@@ -42,7 +42,7 @@ enum Question {
     Peer { peer: PeerId, answer: Found },
 }
 
-/// The key under which the providers of a block are kept: its multihash's digest under its codec, as the CID has it.
+/// Returns the key of a block's provider records: the bytes of its CID.
 pub fn key(cid: &Cid) -> RecordKey {
     RecordKey::new(&cid.to_bytes())
 }
@@ -62,8 +62,8 @@ impl Questions {
         self.open.insert(id, Question::Peer { peer, answer });
     }
 
-    /// Looks this node's own place up, so that its neighbours know it. The far ends of the table are walked by the
-    /// table itself, when it is small and then from time to time: ten times the cost, for nobody who waits.
+    /// Looks up this node's own id, so that its neighbours learn of it. The far buckets are left to the table's own
+    /// refresh, which costs ten times as much and which nobody waits for.
     pub fn walk(&mut self, kad: &mut Kad, local: PeerId, answer: Walked) {
         if kad.kbuckets().all(|bucket| bucket.is_empty()) {
             let _ = answer.send(Err(NetError::NoAddress));
@@ -77,7 +77,7 @@ impl Questions {
         self.walkers.push(answer);
     }
 
-    /// Keys to tell of, now or in a while. Errors: `Busy` where they are more than one node may provide.
+    /// Publishes keys, a few at a time. Errors: `Busy` if they are more than one node may provide.
     pub fn provide(
         &mut self,
         kad: &mut Kad,
@@ -97,7 +97,7 @@ impl Questions {
         gone.iter().for_each(|key| kad.stop_providing(key));
     }
 
-    /// Someone new is in the table: tells all own keys again, unless enough nodes for any key were there before.
+    /// Publishes all own keys again after a new node has come, unless the table had enough nodes for any key before.
     pub fn tell_again(&mut self, kad: &mut Kad) {
         if self.told_among > kad::K_VALUE.get() {
             return;
@@ -144,7 +144,7 @@ impl Questions {
         }
     }
 
-    /// Ends what is over time or no longer waited for, and tells of some more keys.
+    /// Ends lookups that are over time or whose caller is gone, and publishes some more keys.
     pub fn sweep(&mut self, kad: &mut Kad, now: Instant) {
         let over: Vec<_> =
             self.open.iter().filter(|(_, question)| question.over(now)).map(|(id, _)| *id).collect();

@@ -34,16 +34,16 @@ pub(super) enum At {
     Foreign(Cid),
 }
 
-/// What is being found.
+/// A walk under way: what it has found so far.
 pub(super) struct Walking<'a> {
     logs: &'a Logs<'a>,
     limit: usize,
     nodes: Vec<Node>,
-    /// Edges by their ends' names; those whose ends are both nodes stay.
+    /// Edges by the CIDs of their ends; in the end only edges between nodes stay.
     edges: BTreeSet<Edge>,
     known: HashSet<Cid>,
     contracts: HashMap<Cid, (String, String)>,
-    /// Who an event of another log is of, as the event says that refers to it.
+    /// By event of another log: the peer and log it belongs to, according to the event that refers to it.
     told: HashMap<Cid, (String, Option<Other>)>,
     frontier: Vec<Cid>,
     truncated: bool,
@@ -64,7 +64,7 @@ impl<'a> Walking<'a> {
         }
     }
 
-    /// Adds the start; answers the events to go on from, with their depth.
+    /// Adds the start. Returns the events to go on from, with their depth.
     pub(super) fn begin(&mut self, start: &Cid) -> Result<Vec<(At, u32)>, QueryError> {
         let found = self.logs.first(&Head::default(), |view, _| match view.find(start) {
             Err(QueryError::Erased { .. }) => Ok(None),
@@ -106,7 +106,7 @@ impl<'a> Walking<'a> {
         Ok(Vec::new())
     }
 
-    /// Events to begin at: those that are folded.
+    /// Returns the folded ones of these events, as starts.
     fn roots(&self, place: usize, seqs: &[u64], depth: u32) -> Result<Vec<(At, u32)>, QueryError> {
         let applied = self.logs.view(place).applied()?;
         let folded = seqs.iter().filter(|seq| **seq < applied);
@@ -144,7 +144,7 @@ impl<'a> Walking<'a> {
         Ok(())
     }
 
-    /// Adds an event with its payloads and its contract, and gives its name; none where there is no more room.
+    /// Adds an event with its payloads and its contract. Returns its CID, or `None` if there is no more room.
     fn event(&mut self, place: usize, seq: u64, depth: u32) -> Result<Option<Cid>, QueryError> {
         let event = self.logs.view(place).log.event_at(seq)?;
         let event = event.ok_or_else(|| corrupt("a state ahead of its log"))?;
@@ -232,12 +232,12 @@ impl<'a> Walking<'a> {
         self.add(cid, What::Foreign { peer }, log.flatten(), depth).then_some(cid)
     }
 
-    /// The log at this place, where it is not ours.
+    /// Returns the log at this place; `None` for our own.
     fn other(&self, place: usize) -> Option<Other> {
         self.logs.named(place).map(|beside| Other { log: beside.log, origin: beside.origin.clone() })
     }
 
-    /// Whether `cid` is a node now.
+    /// Adds a node, if there is room. Returns whether `cid` is a node now.
     fn add(&mut self, cid: Cid, what: What, log: Option<Other>, depth: u32) -> bool {
         if self.known.contains(&cid) {
             return true;
@@ -304,7 +304,7 @@ impl Logs<'_> {
         Ok(children)
     }
 
-    /// Where the event of this name is.
+    /// Returns where the event with this CID is.
     fn at(&self, cid: Cid) -> Result<At, QueryError> {
         for (place, view) in self.views().enumerate() {
             if let Some(seq) = self.readable(place, view.folded(&cid))? {

@@ -23,23 +23,23 @@ use crate::{
 
 /// Minutes that failures are counted over, the current one included.
 pub const WINDOW_MINUTES: u64 = 60;
-/// Runs that must have ended for their failures to mean something, and tasks.
+/// The least ended runs from which a share of failures is computed, and the least ended tasks.
 pub const RUNS_MIN: u64 = 5;
 pub const TASKS_MIN: u64 = 20;
-/// The share of failures above which there is something wrong.
+/// The share of failures above which the alert fires.
 pub const FAILED_SHARE_MAX: f64 = 0.2;
-/// Milliseconds that a task which may run waits before it is too long.
+/// The longest that a ready task should wait, in milliseconds.
 pub const WAIT_MAX_MS: u64 = 10 * 60_000;
-/// Milliseconds that a reader may keep the log's write-ahead file from beginning anew.
+/// The longest that a reader should keep the log's write-ahead file from restarting, in milliseconds.
 pub const WAL_HELD_MAX_MS: u64 = 10 * 60_000;
-/// The share of the queue's bound above which it is about to refuse.
+/// The share of the queue's bound above which the alert fires: it will soon refuse tasks.
 pub const FILLED_SHARE_MAX: f64 = 0.9;
-/// Peers that must have been heard of for those that cannot be reached to mean something, and bootstraps.
+/// The least peers heard of from which a share of unreachable ones is computed, and the least bootstraps.
 pub const PEERS_MIN: u64 = 5;
 pub const BOOTSTRAPS_MIN: u64 = 2;
-/// The share of peers that were found and cannot be reached above which there is something wrong.
+/// The share of unreachable peers above which the alert fires.
 pub const UNREACHED_SHARE_MAX: f64 = 0.3;
-/// The share of bootstraps that came to no network above which there is something wrong.
+/// The share of failed bootstraps above which the alert fires.
 pub const UNREADY_SHARE_MAX: f64 = 0.5;
 
 /// Waiting tasks of each priority that are looked at, those submitted first.
@@ -48,42 +48,42 @@ const LOOK_MAX: u64 = 100;
 const BOOTSTRAPS_READ: u64 = 20;
 const MINUTE_MS: u64 = 60_000;
 
-/// A rule, and whether it holds.
+/// A rule, and whether it fires.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Alert {
     pub name: &'static str,
     pub firing: bool,
-    /// What was compared; none where there is too little to say anything.
+    /// The value that was compared; `None` if there is too little data.
     pub value: Option<f64>,
-    /// What it must be over to fire.
+    /// The rule fires above this value.
     pub threshold: f64,
     pub message: String,
 }
 
-/// What the rules are told.
+/// The data that the rules read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Seen {
-    /// Those of the last hour in which something happened.
+    /// The minutes of the last hour in which something happened.
     pub minutes: Vec<Minute>,
     pub counts: Counts,
-    /// Types that wait, with what they require, each with the time since when one of it may run.
+    /// Each class of waiting tasks, a type with its requirements, and since when its first task has been ready.
     pub ready: Vec<(String, u64)>,
     pub workers: Vec<Worker>,
     pub peers: Peers,
-    /// None where another process writes the log, which tells of it.
+    /// `None` if another process writes the log: that one reports it.
     pub wal: Option<Wal>,
 }
 
-/// What is told of the log's write-ahead file.
+/// The state of the log's write-ahead file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wal {
     /// How long a reader has held it.
     pub held_ms: u64,
-    /// Whether erased content stands in it until then.
+    /// Whether erased content stays in it until that reader ends.
     pub uncut: bool,
 }
 
-/// What is told of other nodes.
+/// The counts of other nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Peers {
     /// Peers by status, in the order of the statuses.
@@ -91,12 +91,12 @@ pub struct Peers {
     /// Peers heard of in the last hour, and those of them that cannot be reached.
     pub heard: u64,
     pub unreached: u64,
-    /// The last bootstraps of the last hour, and those that came to no network.
+    /// The last bootstraps of the last hour, and those of them that failed.
     pub bootstraps: u64,
     pub unready: u64,
 }
 
-/// Every rule about the queue as it stands, and about the files of the log where this process writes it.
+/// Evaluates every rule: about the queue, and, if this process writes the log, about its files.
 pub fn alerts(view: &View, moment: &Moment, wal: Option<Wal>) -> Result<Vec<Alert>, QueryError> {
     let seen = view.at(|| view.seen(moment.now_ms))?;
     Ok(Seen { wal, ..seen.what }.alerts(moment))
@@ -140,7 +140,8 @@ impl View {
         Ok(seen)
     }
 
-    /// The types among those that wait longest. What nobody takes is there in the end: all else leaves the line.
+    /// Returns the classes among the oldest waiting tasks. A class that nobody takes ends up there, because all
+    /// others leave the queue.
     fn ready(&self, now_ms: u64) -> Result<Vec<(String, u64)>, QueryError> {
         let mut first = self.state.prepare_cached(
             "SELECT class, min(ready_ms)
@@ -181,7 +182,7 @@ impl Seen {
         ]
     }
 
-    /// How long the task that may run for longest has waited.
+    /// Returns how long the task that has been ready longest has waited.
     pub fn longest_wait_ms(&self, now_ms: u64) -> Option<u64> {
         self.ready.iter().map(|(_, since)| now_ms.saturating_sub(*since)).max()
     }
@@ -257,7 +258,7 @@ impl Seen {
         alert("wal_held", held, WAL_HELD_MAX_MS as f64, message)
     }
 
-    /// Whether somebody takes tasks of this type that require what follows it.
+    /// Returns whether any worker takes tasks of this class.
     fn served(&self, class: &str) -> bool {
         // The node runs its tools itself.
         if class.starts_with("tool:") && !class.contains(' ') {
@@ -278,7 +279,7 @@ fn alert(name: &'static str, value: Option<f64>, threshold: f64, message: String
     Alert { name, firing: value.is_some_and(|value| value > threshold), value, threshold, message }
 }
 
-/// What share of `of` is `part`; none where `of` is under `min`.
+/// Returns the share `part / of`; `None` if `of` is under `min`.
 fn share(part: u64, of: u64, min: u64) -> Option<f64> {
     (of >= min).then(|| part as f64 / of as f64)
 }

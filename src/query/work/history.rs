@@ -1,4 +1,4 @@
-//! What one entity went through, and what the queue went through, minute by minute.
+//! The history of one entity, and of the queue minute by minute.
 //!
 //! Invariant: a history up to a seq is what it was when the log ended there.
 
@@ -12,13 +12,13 @@ use crate::{
     state::work::{EVERY_TASK, QUEUED},
 };
 
-/// The queue as it stands.
+/// The queue's counts now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QueueStats {
     pub counts: Counts,
-    /// The `queue.paused` that holds.
+    /// The `queue.paused` that is in force.
     pub paused: Option<Event>,
-    /// When the task was submitted that waits longest.
+    /// When the oldest waiting task was submitted.
     pub oldest_queued_ms: Option<u64>,
 }
 
@@ -41,12 +41,12 @@ pub struct Minute {
 }
 
 impl View {
-    /// The events of a subject, up to and with `as_of` where it is given; none where it was not known then.
+    /// Returns the events of a subject, up to and with `as_of` if given; empty if it was unknown then.
     pub fn load(&self, subject: &str, as_of: Option<u64>) -> Result<At<Vec<Event>>, QueryError> {
         self.at(|| self.events_at(super::events_of(&self.state, subject)?, as_of))
     }
 
-    /// The events of a run and of all its tasks, in order, up to and with `as_of` where it is given.
+    /// Returns the events of a run and of its tasks, in order, up to and with `as_of` if given.
     pub fn load_run(&self, workflow_id: &str, as_of: Option<u64>) -> Result<At<Vec<Event>>, QueryError> {
         self.at(|| self.events_at(super::events_of_run(&self.state, workflow_id)?, as_of))
     }
@@ -62,7 +62,7 @@ impl View {
         })
     }
 
-    /// The minutes from `from` on in which something happened, at most those of the last day.
+    /// Returns the minutes from `from` on in which something happened, at most those of the last day.
     pub fn minutes(&self, from: u64) -> Result<At<Vec<Minute>>, QueryError> {
         self.at(|| self.minutes_from(from))
     }
@@ -71,7 +71,7 @@ impl View {
         self.at(|| Ok(super::workers(&self.state)?))
     }
 
-    /// What came of the tasks a worker claimed, registered or not.
+    /// Returns the outcomes of the tasks a worker claimed, whether it registered or not.
     pub fn worker_load(&self, worker: &str) -> Result<At<Load>, QueryError> {
         self.at(|| Ok(super::load_of(&self.state, worker)?))
     }
@@ -80,7 +80,7 @@ impl View {
         self.at(|| Ok(super::schedules(&self.state)?))
     }
 
-    /// Answers with all that is asked read at one seq.
+    /// Asks within one reading transaction, so that everything in the answer is read at one seq.
     pub(in crate::query) fn at<T>(
         &self,
         ask: impl FnOnce() -> Result<T, QueryError>,
@@ -120,7 +120,7 @@ impl View {
         self.log.event_at(seq)?.ok_or_else(|| corrupt("an entry without its event"))
     }
 
-    /// The first of each priority is the oldest of it.
+    /// Returns when the oldest waiting task was submitted: the first task of a priority is its oldest.
     fn oldest_queued(&self) -> Result<Option<u64>, QueryError> {
         let mut statement = self.state.prepare_cached(
             "SELECT ts / 1000 FROM entry WHERE seq =

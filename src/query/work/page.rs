@@ -20,16 +20,16 @@ use crate::{
     state::work::{EVERY_TASK, RUN_STATUSES, TASK_STATUSES},
 };
 
-/// Up to this many tasks are looked at one by one for the worker they had; more are found by the worker.
+/// Up to this many tasks are checked one by one for their worker; beyond it the index by worker is used.
 const FEW: u64 = 10_000;
 
 /// Which tasks are asked for: those that fit every field that is set. Cleared ones never are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct TaskFilter {
     pub status: Option<String>,
-    /// The worker that has it, or had it last.
+    /// The worker that has the task, or had it last.
     pub worker: Option<String>,
-    /// All of them.
+    /// A row must have all of them.
     pub tags: Vec<String>,
     pub priority_min: Option<u64>,
 }
@@ -38,9 +38,9 @@ pub struct TaskFilter {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct RunFilter {
     pub status: Option<String>,
-    /// The peer that they are carried to.
+    /// The peer at which their tools are called.
     pub peer: Option<String>,
-    /// All of them.
+    /// A row must have all of them.
     pub tags: Vec<String>,
 }
 
@@ -55,7 +55,7 @@ pub enum From<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page<T> {
     pub rows: Vec<T>,
-    /// All rows that fit, on this page or not.
+    /// The number of rows that fit, on this page or not.
     pub total: u64,
     pub next_cursor: Option<String>,
 }
@@ -70,11 +70,11 @@ pub struct TaskRow {
     pub priority: u64,
     pub worker: Option<String>,
     pub attempt: u64,
-    /// Times it was revived.
+    /// How often it was retried by `task.retried`.
     pub retries: u64,
     pub submitted_ms: u64,
     pub ready_ms: u64,
-    /// Of the last attempt.
+    /// The start of the last attempt.
     pub started_ms: Option<u64>,
     pub ended_ms: Option<u64>,
     /// As it was submitted.
@@ -87,7 +87,7 @@ pub struct RunRow {
     pub id: String,
     /// The seq of its submission.
     pub seq: u64,
-    /// The submission itself.
+    /// The submitting event.
     pub submitted: Cid,
     /// From its plan.
     pub name: Option<String>,
@@ -102,7 +102,7 @@ pub struct RunRow {
     pub facts: WorkflowSubmitted,
 }
 
-/// A filter in the state's numbers: queries that each give seqs in order, and how many there are in all.
+/// A filter as SQL queries that each return seqs in order, and how many rows they have in all.
 #[derive(Default)]
 struct Sources {
     /// Each with the placeholder `?1` for the first seq that may fit.
@@ -111,7 +111,7 @@ struct Sources {
 }
 
 impl View {
-    /// One page of tasks. `limit` is cut to 1 to [`LIMIT_MAX`].
+    /// Returns one page of tasks. `limit` is clamped to 1 to [`LIMIT_MAX`].
     pub fn tasks(
         &self,
         filter: &TaskFilter,
@@ -124,7 +124,7 @@ impl View {
         })
     }
 
-    /// One page of runs. `limit` is cut to 1 to [`LIMIT_MAX`].
+    /// Returns one page of runs. `limit` is clamped to 1 to [`LIMIT_MAX`].
     pub fn workflows(
         &self,
         filter: &RunFilter,
@@ -159,7 +159,7 @@ impl View {
         })
     }
 
-    /// The seqs of all `queries` in order, from `first` on, without the first `skip` of them.
+    /// Merges the seqs of all `queries` in order, from `first` on, and skips the first `skip` of them.
     fn merged(&self, queries: &[String], first: u64, skip: u64, want: u64) -> Result<Vec<u64>, QueryError> {
         let mut statements: Vec<_> =
             queries.iter().map(|sql| self.state.prepare(sql)).collect::<Result<_, _>>()?;
@@ -189,7 +189,7 @@ impl View {
         Ok(seqs)
     }
 
-    /// Over the shortest of the filter's tags, or over what its worker had where neither is short.
+    /// Returns the queries for a filter: over its rarest tag, or over the tasks of its worker if no tag is rare.
     fn task_sources(&self, filter: &TaskFilter) -> Result<Sources, QueryError> {
         let status =
             filter.status.as_deref().map(|status| place(&TASK_STATUSES, status, "task")).transpose()?;
@@ -217,7 +217,7 @@ impl View {
         Ok(Sources { queries: sources.iter().map(query).collect(), total })
     }
 
-    /// Statuses and priorities that tasks of this tag have, and how many have each.
+    /// Returns the statuses and priorities of tasks with this tag, and how many tasks have each.
     fn task_ranges(
         &self,
         tag: u64,
@@ -277,7 +277,7 @@ impl View {
         Ok(total)
     }
 
-    /// The numbers of all these words; none where one of them was never seen.
+    /// Returns the numbers of these words; `None` if one of them was never seen.
     fn words(&self, texts: &[String]) -> Result<Option<Vec<u64>>, QueryError> {
         let mut find = self.state.prepare_cached("SELECT id FROM word WHERE text = ?1")?;
         let mut number = |text: &String| find.query_row([text], |row| row.get(0)).optional();
@@ -339,7 +339,7 @@ impl View {
     }
 }
 
-/// The ranges of a tag, sifted by the worker and the other tags.
+/// Returns a query for each range of a tag, filtered by the worker and the other tags.
 fn listed(tag: u64, ranges: &[(usize, u64, u64)], worker: Option<u64>, tags: &[u64]) -> Vec<String> {
     let had = worker.map_or_else(String::new, |worker| {
         format!(" AND (SELECT worker FROM task WHERE id = listed.task) = {worker}")
@@ -353,7 +353,8 @@ fn listed(tag: u64, ranges: &[(usize, u64, u64)], worker: Option<u64>, tags: &[u
     ranges.iter().map(from).collect()
 }
 
-/// What a worker has or had last, of each status that is wanted, sifted by priority and tags.
+/// Returns a query for each wanted status over the tasks that a worker has or had last, filtered by priority and
+/// tags.
 fn had_by(worker: u64, status: Option<usize>, least: u64, tags: &[u64]) -> Vec<String> {
     let sifted = sifted("had", tags.iter());
     let wanted = (0..TASK_STATUSES.len()).filter(|of| status.is_none_or(|status| status == *of));
@@ -366,7 +367,7 @@ fn had_by(worker: u64, status: Option<usize>, least: u64, tags: &[u64]) -> Vec<S
     wanted.map(from).collect()
 }
 
-/// A condition for each tag on the tasks of the table `of`.
+/// Returns a condition for each tag on the tasks of the table `of`.
 fn sifted<'a>(of: &str, tags: impl Iterator<Item = &'a u64>) -> String {
     let has = tags.map(|tag| {
         format!(
@@ -381,7 +382,7 @@ fn length(ranges: &[(usize, u64, u64)]) -> u64 {
     ranges.iter().map(|(_, _, n)| n).sum()
 }
 
-/// The place of a status among its like.
+/// Returns the index of a status in `known`.
 fn place(known: &[&str], status: &str, of: &str) -> Result<usize, QueryError> {
     known.iter().position(|known| *known == status).ok_or_else(|| {
         QueryError::Invalid(format!(

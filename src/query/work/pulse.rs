@@ -14,18 +14,18 @@ use crate::query::{QueryError, View};
 pub struct Pulse {
     pub seen: Seen,
     pub paused: bool,
-    /// Executors of nodes that have tasks, and how many; they do not register.
+    /// Nodes' own executors that have tasks, which do not register, and how many tasks each has.
     pub executors: Vec<(String, u64)>,
-    /// How many events the log has of each kind that was asked for.
+    /// The number of events of each kind that was asked for.
     pub told: Vec<(&'static str, u64)>,
 }
 
-/// What happened since the first pulse, minute by minute added up.
+/// The sum of all minutes since the first pulse.
 #[derive(Clone, Debug, Default)]
 pub struct Sums {
-    /// Its `minute` means nothing.
+    /// The total; its `minute` has no meaning.
     pub total: Minute,
-    /// The newest minute, as far as it is in the total.
+    /// The newest minute, as far as it is counted in the total.
     newest: Option<Minute>,
 }
 
@@ -52,7 +52,8 @@ impl View {
 }
 
 impl Sums {
-    /// Adds what is new in these minutes, the last of which may go on. The first time nothing is.
+    /// Adds what is new in these minutes, the last of which may still be going on. The first call only sets where
+    /// counting begins.
     pub fn add(&mut self, minutes: &[Minute]) {
         let mut known = self.newest.unwrap_or_else(|| minutes.last().copied().unwrap_or_default());
         for minute in minutes {

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - no fault repeats a value of the input: it may be secret, or megabytes long;
-//! - what is kept of a fault repeats no name either that the schema does not know.
+//! - the recorded form of a fault repeats no name that the schema does not know.
 
 use jsonschema::{ValidationError, error::ValidationErrorKind};
 use serde_json::Value;
@@ -13,15 +13,15 @@ use crate::{
     error::{Code, Refusal},
 };
 
-/// Misfits of one input that are told.
+/// Faults of one input that are reported.
 const MISFITS_MAX: usize = 100;
-/// Digits of an index into a list: longer ones may be a name that somebody gave.
+/// Digits that count as an index into a list. A longer number may be a member name that the caller chose.
 const INDEX_DIGITS: usize = 3;
-/// What is kept of a fault about names that are not known.
+/// The recorded form of a fault about unknown names.
 const UNKNOWN: &str = "is not known";
-/// What is kept of a fault about names, whatever is wrong with them.
+/// The recorded form of any other fault about names.
 const UNFIT: &str = "has names that do not fit";
-/// How alike two names are for one to be offered in the other's place.
+/// The similarity from which on one name is suggested for another.
 const NEAR_ENOUGH: f64 = 0.7;
 
 /// One thing that a schema finds wrong with an input.
@@ -30,18 +30,18 @@ pub struct Misfit {
     /// A JSON pointer into the input.
     pub place: String,
     pub fault: String,
-    /// What is kept of the fault, where it speaks of names that the caller gave.
+    /// The recorded form of the fault, if its text contains names that the caller chose.
     unnamed: Option<&'static str>,
 }
 
-/// Why an input is refused: as its caller is told, and as it is kept.
+/// Why an input is refused: `told` is for the caller, `kept` is for the record.
 pub struct Unfit {
     pub told: Refusal,
     pub kept: Refusal,
 }
 
 impl Unfit {
-    /// One that says the same to both.
+    /// Makes one that says the same to the caller and the record.
     pub fn open(refusal: Refusal) -> Self {
         Self { told: refusal.clone(), kept: refusal }
     }
@@ -76,7 +76,7 @@ impl Entry {
         Some(Unfit { told: refusal(told.collect()), kept: refusal(kept.collect()) })
     }
 
-    /// A place without names that the schema does not know.
+    /// Returns a place with the names redacted that the schema does not know.
     fn known_place(&self, place: &str) -> String {
         let known = |step: &str| {
             let name = step.replace("~1", "/").replace("~0", "~");

@@ -4,7 +4,7 @@
 //! - every peer that was asked is told of once, whatever became of the call;
 //! - the peer is asked for this contract and no other, and hears of the event that asks; one that knows no contracts
 //!   is asked as any server is;
-//! - a refusal of the peer's own is told as that peer's, with what its operator can do about it.
+//! - a refusal by the peer is reported as that peer's, with what its operator can do about it.
 
 use std::{sync::atomic::Ordering, time::Instant};
 
@@ -65,7 +65,7 @@ impl Peers {
         }
     }
 
-    /// Asks one peer after the other that serves this contract.
+    /// Asks the peers that serve this contract, one after the other, until one has an answer that stands.
     async fn call_any(&self, invocation: Invocation, contract: Cid) -> Outcome {
         let mut asked = Vec::new();
         let only = invocation.peer.as_deref();
@@ -163,23 +163,23 @@ impl Peers {
     }
 }
 
-/// What a peer's reply says of the peer itself.
+/// What a peer's reply says about asking another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
-    /// Whatever it is, no other peer would do better.
+    /// No other peer would do better.
     Final,
-    /// It answers that the call was cancelled, which was not asked for here: its node stops.
+    /// The peer cancelled the call unasked, so its node is stopping.
     Stopped,
     Failed,
 }
 
-/// The peer's tool had begun, and was not let finish.
+/// Returns the outcome of a call whose tool had begun when its peer stopped.
 fn stopped(peer: &str) -> Outcome {
     Outcome::Transport { message: format!("peer {peer} stopped before its tool was done") }
 }
 
-/// What an error means that a peer has no event of: its tool did not say it, but the node itself, of a call that it
-/// did not take or gave up. None where it is neither.
+/// Returns the outcome for an error that names no event: the peer's node made it, not the tool, and refused the call
+/// or gave it up. Returns `None` for all other codes.
 fn refused(peer: &str, code: i64, message: &str, data: Option<&RawValue>) -> Option<Outcome> {
     let said: String = message.chars().filter(|c| !c.is_control()).take(SAID_MAX).collect();
     let told = |ours| Refusal::new(ours, format!("peer {peer} refused the call: {said} (error {code})"));
@@ -204,12 +204,12 @@ fn refused(peer: &str, code: i64, message: &str, data: Option<&RawValue>) -> Opt
     Some(Outcome::Untaken(refusal))
 }
 
-/// Nobody can be asked, so nobody was.
+/// Returns the outcome of a call that no peer could be asked for.
 fn out_of_reach(message: &str) -> Outcome {
     Outcome::Untaken(Refusal::new(Code::Unavailable, message).retryable())
 }
 
-/// A peer is being asked. Dropped before it has answered, it is told of as one that did not.
+/// A peer that is being asked. If this is dropped before the answer, the peer is recorded as one that did not answer.
 struct Trying<'a> {
     remotes: Remotes,
     known: &'a Known,
@@ -231,7 +231,7 @@ impl<'a> Trying<'a> {
         }
     }
 
-    /// Tells of the peer's reply.
+    /// Records the peer's reply with the call.
     fn end(mut self, reply: &Result<Reply, Failure>) -> How {
         let (how, code, event) = match reply {
             Ok(Reply::Result(result)) if cancelled(result) && !self.cancel.is_cancelled() => {
@@ -273,7 +273,7 @@ impl Drop for Trying<'_> {
     }
 }
 
-/// The request's params as the peer gets them.
+/// Returns the request's params for a peer.
 fn params(invocation: &Invocation, contract: &Cid, name: &str) -> Option<Box<RawValue>> {
     let empty = splice::raw("{}".to_owned());
     let meta = splice::member(&invocation.params, "_meta").ok()?.unwrap_or(&empty);
@@ -301,8 +301,7 @@ fn event_in(data: Option<&RawValue>) -> Option<Cid> {
     text_member(data?, "io.cairn/event")?.parse().ok()
 }
 
-/// A reply without what the answering node says of its own record: the tool's answer alone is the call's output, the
-/// same for every call that the tool answers alike.
+/// Removes the answering node's own metadata from a reply, so that equal answers of the tool are the same output.
 fn unmarked(reply: Reply) -> Reply {
     let cleared = |result: &RawValue| {
         let meta = splice::edit(splice::member(result, "_meta").ok()??, &[], |key| key.starts_with(OUR_KEYS))
@@ -323,13 +322,13 @@ fn event_of(result: &RawValue) -> Option<Cid> {
     text_member(marks(result)?, "io.cairn/event")?.parse().ok()
 }
 
-/// Whether the answering node says in its result that it cancelled the call. What its tools say is no sign of that.
+/// Returns whether the answering node itself marks the result as that of a cancelled call.
 fn cancelled(result: &RawValue) -> bool {
     let mark = marks(result).and_then(|marks| splice::member(marks, "io.cairn/cancelled").ok()?);
     mark.is_some_and(|mark| mark.get() == "true")
 }
 
-/// What the answering node adds to a result.
+/// Returns the `_meta` of a result, where the answering node puts its marks.
 fn marks(result: &RawValue) -> Option<&RawValue> {
     splice::member(result, "_meta").ok()?
 }

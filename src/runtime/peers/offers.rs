@@ -19,15 +19,15 @@ use crate::{
     runtime::gateway::text_member,
 };
 
-/// What a peer's tools are called here begins so.
+/// The prefix of the names that peers' tools have here.
 pub const PREFIX: &str = "peers_";
 /// Bytes of the name that a peer's contract gives its tool.
 const NAME_MAX: usize = 128;
 /// Characters of the CID that tell two contracts of one name apart.
 const TAIL: usize = 6;
-/// What stands between a tool's name and its peer, where it has no contract there. No peer id holds it.
+/// Separates the name of a tool without a contract from its peer. No peer id contains it.
 const AT: char = '@';
-/// Where a peer's list names the contract of a tool.
+/// The metadata key under which a peer's list names the contract of a tool.
 const CONTRACT: &str = "io.cairn/contract";
 
 /// A tool of a peer.
@@ -38,17 +38,18 @@ pub struct Offer {
     pub contract: Arc<Contract>,
 }
 
-/// What stands behind a name here.
+/// What a tool's name stands for.
 #[derive(Clone)]
 pub enum Behind {
     /// A contract that peers have.
     Contract(Arc<Contract>),
-    /// The definition by the one peer that has it: a server that knows nothing of contracts.
+    /// The definition by its one peer, a server without contracts.
     Definition(Arc<RawValue>),
 }
 
 impl Behind {
-    /// A contract never changes under its name; a definition may.
+    /// Returns whether both stand for the same thing. A contract never changes under its CID; a definition may
+    /// change.
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Contract(_), Self::Contract(_)) => true,
@@ -58,17 +59,17 @@ impl Behind {
     }
 }
 
-/// What a tool without a contract is known by.
+/// Returns the key of a tool without a contract.
 pub fn placed(name: &str, peer: &str) -> String {
     format!("{name}{AT}{peer}")
 }
 
-/// The tool and the peer in such a name.
+/// Splits such a key into the tool's name and the peer.
 pub fn place(placed: &str) -> Option<(&str, &str)> {
     placed.rsplit_once(AT)
 }
 
-/// The tools of a list that say nothing of a contract, by their names there.
+/// Returns the tools of a list without a contract, by the peer's names for them.
 pub fn uncontracted(tools: &[Box<RawValue>]) -> BTreeMap<String, Arc<RawValue>> {
     let plain = |tool: &RawValue| {
         let meta = splice::member(tool, "_meta").ok()?;
@@ -84,7 +85,7 @@ fn sayable(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
-/// The tools of a list that say under which contract they stand, and their names there.
+/// Returns the contracts that a list names, with the peer's names for their tools.
 pub fn listed(tools: &[Box<RawValue>]) -> Vec<(Cid, String)> {
     let named = |tool: &RawValue| {
         let meta = splice::member(tool, "_meta").ok()??;
@@ -93,7 +94,7 @@ pub fn listed(tools: &[Box<RawValue>]) -> Vec<(Cid, String)> {
     tools.iter().filter_map(|tool| named(tool)).collect()
 }
 
-/// The contract in the bytes of a block, where they are that block's and it can be offered.
+/// Reads a contract. Returns `None` if the bytes do not hash to `cid` or the tool cannot be offered.
 pub fn read(cid: &Cid, bytes: &[u8]) -> Option<Contract> {
     if bytes.len() > DEFINITION_MAX || Cid::of(Codec::DagCbor, bytes) != *cid {
         return None;
@@ -106,7 +107,7 @@ pub fn read(cid: &Cid, bytes: &[u8]) -> Option<Contract> {
     .then_some(contract)
 }
 
-/// What each tool on offer is called here. Tools are known by their contract's CID, or by name and peer.
+/// The public name of each tool on offer. Its key is the contract's CID, or the tool's name and peer.
 #[derive(Default)]
 pub struct Names {
     names: BTreeMap<String, String>,
@@ -114,7 +115,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Fits the names to what is on offer now. True where that has changed.
+    /// Gives names to the tools that are on offer now. Returns whether anything has changed.
     pub fn fit(&mut self, offered: BTreeMap<String, Behind>) -> bool {
         let same =
             |((known, was), (key, is)): ((&String, &Behind), (&String, &Behind))| known == key && was.is(is);
@@ -157,7 +158,7 @@ impl Names {
     }
 }
 
-/// The tool object that lists a contract; none where what stands in it is no JSON.
+/// Returns the tool object that lists a contract, or `None` if the contract holds invalid JSON.
 fn definition(name: &str, contract: &Contract) -> Option<Box<RawValue>> {
     let (name, description) = (splice::quoted(name), splice::quoted(&contract.description));
     let input = str::from_utf8(&contract.input).ok()?;

@@ -16,13 +16,13 @@ pub const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 pub const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const NAME: HeaderName = HeaderName::from_static("mcp-name");
-/// The property of an input schema that names the header its argument is shown in.
+/// The property of an input schema that names the header for its argument.
 const SHOWN: &str = "x-mcp-header";
 
 /// Headers, each with the path of the argument it shows.
 type Places = Vec<(HeaderName, Vec<String>)>;
 
-/// The arguments that tools want shown in headers: by tool, each header and where its argument stands.
+/// The arguments that are mirrored in headers: by tool, each header and the path of its argument.
 #[derive(Default)]
 pub struct Shown(HashMap<String, Places>);
 
@@ -91,7 +91,7 @@ fn arguments(params: &RawValue, wanted: &[(HeaderName, Vec<String>)]) -> HeaderM
     shown.collect()
 }
 
-/// `text` as a header value; what no header can carry as it is stands there in base64.
+/// Returns `text` as a header value, in base64 if a header cannot carry it as it is.
 fn value(text: &str) -> Option<HeaderValue> {
     let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
         && text.trim() == text
@@ -103,7 +103,7 @@ fn value(text: &str) -> Option<HeaderValue> {
     }
 }
 
-/// The headers of the configuration. Errors: which one is malformed, without its value.
+/// Reads the configured headers. Errors: which one is malformed, without its value.
 pub fn configured(headers: &BTreeMap<String, String>) -> Result<HeaderMap, String> {
     let mut map = HeaderMap::new();
     for (name, value) in headers {

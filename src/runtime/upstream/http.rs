@@ -30,7 +30,7 @@ pub const ANSWER_MAX: usize = 64 * 1024 * 1024;
 /// Our answers and cancellations not yet posted; beyond this they are dropped.
 const OUTBOX_MAX: usize = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a message that nobody waits for may take.
+/// The timeout of a message whose answer nobody waits for.
 const ASIDE_TIMEOUT: Duration = Duration::from_secs(5);
 const REDIRECTS_MAX: usize = 5;
 /// How often a broken response stream is taken up again before its request is given up.
@@ -91,7 +91,7 @@ impl Http {
         Ok(Self { outbox, wire, _poster: poster })
     }
 
-    /// Fixes what every later message says it speaks.
+    /// Fixes the protocol version that every later message names.
     pub fn settle(&self, protocol: Protocol) {
         let _ = self.wire.protocol.set(protocol);
     }
@@ -120,7 +120,7 @@ impl Http {
         self.wire.post_aside(body).await;
     }
 
-    /// Follows what the server says unasked, for as long as it lets us. Session era only.
+    /// Follows the server's own stream of messages for as long as it lets us. Session era only.
     pub async fn follow(&self) {
         let mut parser = Parser::new(ANSWER_MAX);
         loop {
@@ -335,7 +335,7 @@ fn describe(error: &reqwest::Error) -> String {
     format!("cannot connect: {}", cause(error))
 }
 
-/// The innermost cause, for the outer ones may name the URL.
+/// Returns the innermost cause of an error, because the outer ones may contain the URL.
 fn cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn Error = error;
     while let Some(inner) = cause.source() {

@@ -40,7 +40,7 @@ impl Changes {
 
 pub type Answer = Result<Reply, Failure>;
 
-/// Where the notifications that belong to a request go.
+/// Where the notifications of a request go.
 pub struct Sink {
     pub to: Option<mpsc::Sender<Notification>>,
     /// The caller's own progress token, which ours is changed back to.
@@ -55,7 +55,7 @@ struct Waiting {
 pub struct Inbox {
     name: String,
     ids: AtomicU64,
-    /// Absent once nothing can be answered any more.
+    /// `None` once the connection has ended.
     waiting: Mutex<Option<HashMap<u64, Waiting>>>,
     changes: watch::Sender<Changes>,
     strays: AtomicU64,
@@ -90,12 +90,12 @@ impl Inbox {
         Ok(receiver)
     }
 
-    /// Stops waiting for `id`. True when it was still unanswered.
+    /// Stops waiting for `id`. Returns whether it was still unanswered.
     pub fn forget(&self, id: u64) -> bool {
         self.waiting().as_mut().is_some_and(|map| map.remove(&id).is_some())
     }
 
-    /// Ends everything that waits with `failure`, and whatever would wait later with `Gone`.
+    /// Ends every waiting request with `failure`, and every later one with `Gone`.
     pub fn drain(&self, failure: impl Fn() -> Failure) {
         for (_, waiting) in self.waiting().take().into_iter().flatten() {
             // A caller that has gone away needs no failure.
@@ -103,7 +103,7 @@ impl Inbox {
         }
     }
 
-    /// Says that this connection is of no more use, and why. The first reason stands.
+    /// Marks this connection as lost. The first reason stands.
     pub fn lose(&self, reason: impl Into<String>) {
         let _ = self.reason.set(reason.into());
         self.lost.cancel();
@@ -113,7 +113,7 @@ impl Inbox {
         self.lost.is_cancelled()
     }
 
-    /// Waits until the connection is of no more use; returns why.
+    /// Waits until the connection is lost; returns why.
     pub async fn lost(&self) -> String {
         self.lost.cancelled().await;
         self.reason.get().cloned().unwrap_or_default()
@@ -123,7 +123,7 @@ impl Inbox {
         self.changes.subscribe()
     }
 
-    /// Notes that every list may have changed, unseen.
+    /// Notes that any list may have changed without our hearing of it.
     pub fn all_changed(&self) {
         self.changes.send_modify(Changes::all);
     }

@@ -24,7 +24,7 @@ pub struct Link {
     pub inbox: Arc<Inbox>,
     transport: Open,
     protocol: OnceLock<Protocol>,
-    /// Which arguments HTTP requests show in headers. Locked to read or replace, never across an await.
+    /// The arguments that HTTP requests mirror in headers. Locked to read or replace, never across an await.
     shown: Mutex<Shown>,
 }
 
@@ -53,7 +53,7 @@ impl Link {
         Ok(Self { inbox, transport, protocol: OnceLock::new(), shown: Mutex::default() })
     }
 
-    /// Fixes what is spoken from now on.
+    /// Fixes the protocol for all later messages.
     pub fn settle(&self, protocol: Protocol) {
         let _ = self.protocol.set(protocol);
         if let Open::Http(http) = &self.transport {
@@ -61,12 +61,12 @@ impl Link {
         }
     }
 
-    /// Learns from the tools what their calls must show.
+    /// Learns from the tools which arguments their calls mirror in headers.
     pub fn learn(&self, tools: &[Box<RawValue>]) {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown::of(tools);
     }
 
-    /// Learns from what the upstream said of itself how much it takes at once.
+    /// Learns from the upstream's handshake how long a frame it takes.
     pub fn heed(&self, greeting: &RawValue) {
         if let (Open::Stream(stream), Some(max)) = (&self.transport, wire::frame_max(greeting)) {
             stream.learn(max);
@@ -84,7 +84,7 @@ impl Link {
         self.request_as(protocol, method, params, notifications).await
     }
 
-    /// Asks in a protocol not yet agreed on. Safe to drop midway: the upstream is told.
+    /// Asks in a protocol that is not agreed on yet. Safe to drop midway: the upstream is told.
     pub async fn request_as(
         &self,
         protocol: Protocol,
@@ -139,7 +139,7 @@ impl Link {
         }
     }
 
-    /// Follows list changes over HTTP in the session era, where they have a stream of their own.
+    /// Follows list changes over HTTP in the session era, in which they have a stream of their own.
     pub async fn follow(&self) {
         if let Open::Http(http) = &self.transport {
             http.follow().await;
@@ -163,7 +163,7 @@ impl Link {
         }
     }
 
-    /// Hands a message over where there is room for it: an upstream too busy to be told goes without.
+    /// Sends a message if the outbox has room; an upstream too busy for it goes without.
     fn try_tell(&self, body: String) {
         let _ = match &self.transport {
             Open::Child(child) => child.outbox.try_send(body).is_ok(),

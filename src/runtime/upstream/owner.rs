@@ -30,7 +30,7 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// A connection that lasted this long was healthy: the next pause is the first again.
 const HEALTHY: Duration = Duration::from_secs(30);
-/// How long an upstream may take over a question that servers of the session era do not know.
+/// How long an upstream may take to answer `server/discover`, which servers of the session era do not know.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Changes within this time are followed by one fetch.
 const GATHER: Duration = Duration::from_millis(100);
@@ -42,7 +42,7 @@ pub struct Owner {
     offered: watch::Sender<Arc<Offered>>,
     link: watch::Sender<Option<Arc<Link>>>,
     stopping: CancellationToken,
-    /// It ended while being greeted: next time it is not asked what only the stateless revision knows.
+    /// Whether the connection broke during the handshake. Then the next one does not begin with `server/discover`.
     shy: bool,
 }
 
@@ -56,7 +56,7 @@ impl Owner {
         Self { settings, offered, link, stopping, shy: false }
     }
 
-    /// Runs until it is told to stop.
+    /// Connects again and again until it is told to stop.
     pub async fn run(mut self) {
         let mut backoff = BACKOFF_FIRST;
         while !self.stopping.is_cancelled() {
@@ -208,7 +208,7 @@ impl Owner {
         Ok(())
     }
 
-    /// All pages of a list. An upstream that knows no such list has an empty one.
+    /// Returns all pages of a list; an upstream without such a list has an empty one.
     async fn list(&self, link: &Link, method: &str, key: &str) -> Result<Vec<Box<RawValue>>, Failure> {
         let mut items: Vec<Box<RawValue>> = Vec::new();
         let mut params = wire::empty();
@@ -241,7 +241,8 @@ impl Owner {
     }
 }
 
-/// Hears of list changes for as long as the upstream tells of them. A child in a session tells unasked.
+/// Subscribes to list changes and follows them until the stream ends. A child in a session sends them without a
+/// subscription.
 async fn follow(link: &Link, protocol: Option<Protocol>, can: Capabilities) {
     if !(can.tools_change || can.prompts_change || can.resources_change) {
         return;
@@ -265,7 +266,7 @@ fn initialize() -> Box<RawValue> {
     splice::raw(format!(r#"{{"protocolVersion":"{version}","capabilities":{{}},"clientInfo":{client}}}"#))
 }
 
-/// What a `server/discover` result says; nothing when it does not offer the stateless revision.
+/// Reads a `server/discover` result; returns `None` if it does not offer the stateless revision.
 fn discovered(result: &RawValue) -> Option<Offered> {
     let versions = member(result, "supportedVersions").ok()??;
     let versions: Vec<String> = serde_json::from_str(versions.get()).ok()?;
@@ -281,7 +282,7 @@ fn discovered(result: &RawValue) -> Option<Offered> {
     Some(offered)
 }
 
-/// What both eras say of a server in the same way.
+/// Reads the fields that a handshake has in both eras.
 fn greeted(result: &RawValue) -> Offered {
     let capabilities = member(result, "capabilities").ok().flatten();
     let server = member(result, "serverInfo").ok().flatten();
@@ -324,7 +325,7 @@ fn result_of(reply: Reply) -> Result<Box<RawValue>, Failure> {
     }
 }
 
-/// Between half of `pause` and all of it, so that many do not return as one.
+/// Returns a time between half of `pause` and all of it, so that many clients do not return at once.
 fn jittered(pause: Duration) -> Duration {
     let share = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
     pause.mul_f64(0.5 + share / 2.0)

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - when the stream ends or breaks, everything that waits on it ends at once;
 //! - a frame that is no message ends the stream: whoever frames has nothing else to say on it;
-//! - a peer's question that came wrapped is answered so;
+//! - a peer's request that came wrapped gets a wrapped answer;
 //! - no request leaves that is longer than what the other side takes.
 
 use std::{
@@ -26,7 +26,7 @@ use crate::{
     runtime::upstream::{Duplex, Failure, inbox::Inbox, wrapped},
 };
 
-/// Bytes of a frame that a peer takes which has not said what it takes.
+/// Bytes of a frame for a peer that has not said how much it takes.
 pub const UNTOLD_MAX: usize = 1024 * 1024;
 /// Messages written but not yet taken by the peer; beyond this, callers wait.
 const OUTBOX_MAX: usize = 64;
@@ -72,7 +72,7 @@ impl Stream {
         self.taken.store(max.min(FRAME_MAX), Ordering::Relaxed);
     }
 
-    /// Hands a request over. Errors: it is longer than the other side takes, or the stream has ended.
+    /// Sends a request. Errors: it is longer than the other side takes, or the stream has ended.
     pub async fn send(&self, body: String) -> Result<(), Failure> {
         let (len, max) = (body.len(), self.taken.load(Ordering::Relaxed));
         if len > max {
@@ -88,7 +88,7 @@ impl Stream {
     }
 }
 
-/// Delivers frame after frame. Returns what those who still wait are told, and why it ended.
+/// Delivers frame after frame. Returns the failure of the requests that still wait, and why the stream ended.
 async fn read(
     reader: impl AsyncRead + Unpin,
     inbox: Arc<Inbox>,

@@ -19,11 +19,11 @@ pub const SESSIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024
 
 const META: &str = "_meta";
 const TOKEN: &str = "progressToken";
-/// Names of the protocol's own metadata.
+/// The prefix of the protocol's own metadata keys.
 pub const PROTOCOL_KEYS: &str = "io.modelcontextprotocol/";
-/// Names of our metadata: meant for us and our peers, and for nobody behind us.
+/// The prefix of our own metadata keys, which are for us and our peers and never passed on to an upstream.
 const OUR_KEYS: &str = "io.cairn/";
-/// Where a peer says what it takes.
+/// The metadata key under which a peer says how much it takes.
 const LIMITS: &str = "io.cairn/limits";
 
 /// Text that is no JSON-RPC message.
@@ -171,14 +171,14 @@ pub fn outgoing(
     Ok((params, token.map(ToOwned::to_owned)))
 }
 
-/// The bytes of a frame that a server says it takes, in its answer to `initialize` or `server/discover`.
+/// Returns the longest frame that a server takes, as its answer to `initialize` or `server/discover` says.
 pub fn frame_max(greeting: &RawValue) -> Option<usize> {
     let own = || splice::member(splice::member(greeting, META).ok()??, LIMITS).ok()?;
     let limits = own().or_else(|| splice::member(greeting, "limits").ok()?)?;
     splice::member(limits, "max_frame_bytes").ok()??.get().parse().ok()
 }
 
-/// Who we are, to upstreams.
+/// Returns the `clientInfo` that upstreams get.
 pub fn client_info() -> Box<RawValue> {
     splice::raw(format!(r#"{{"name":"cairn","version":"{}"}}"#, env!("CARGO_PKG_VERSION")))
 }

@@ -9,7 +9,7 @@ use serde_json::{json, value::RawValue};
 
 use crate::block::splice::raw;
 
-/// How messages begin that are surely not wrapped; most do.
+/// The beginning of most messages that are not wrapped.
 const PLAIN: &[u8] = br#"{"jsonrpc""#;
 /// The code of an error that came as text alone.
 const CODE: i64 = -32_000;
@@ -33,14 +33,14 @@ struct Message<'a> {
     error: Option<&'a RawValue>,
 }
 
-/// What is told of an error of JSON-RPC.
+/// The part of a JSON-RPC error that a wrapped one has.
 #[derive(Deserialize)]
 struct Told<'a> {
     #[serde(borrow)]
     message: &'a RawValue,
 }
 
-/// The message inside; none where it is not wrapped.
+/// Returns the JSON-RPC message in a wrapped one, or `None` if the frame is not wrapped.
 pub fn unwrap(frame: &[u8]) -> Option<Vec<u8>> {
     if frame.starts_with(PLAIN) {
         return None;
@@ -63,7 +63,7 @@ pub fn unwrap(frame: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(&plain).ok()
 }
 
-/// The message as its reader wraps its own. An error is told by its text alone.
+/// Returns a JSON-RPC message in wrapped form. Of an error only its text is kept.
 pub fn wrap(message: &[u8]) -> Option<Vec<u8>> {
     let message: Message = serde_json::from_slice(message).ok()?;
     let kind = match (message.method, message.id, message.error) {

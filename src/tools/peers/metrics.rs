@@ -22,7 +22,7 @@ use crate::{
 const HISTORY_HOURS: u64 = 24;
 const HOUR_MS: u64 = 60 * 60_000;
 
-/// What `peer_metrics` is asked.
+/// The arguments of `peer_metrics`.
 #[derive(Deserialize)]
 pub struct AskMetrics {
     peer_id: String,
@@ -44,7 +44,7 @@ pub(super) async fn metrics(desk: &Desk, call: &Invocation) -> Told {
 }
 
 impl AskMetrics {
-    /// What a log knows was measured of the peer.
+    /// Returns the measures of the peer that a log holds.
     pub fn of(&self, view: &View) -> Result<Value, QueryError> {
         let At { applied, what: peer } = view.peer(&self.peer_id, self.as_of_seq)?;
         let applied = seen(applied, self.as_of_seq)?;
@@ -68,7 +68,7 @@ impl AskMetrics {
     }
 }
 
-/// The metrics at a moment. What was never measured is null.
+/// Returns a peer's metrics at a moment. What was never measured is null.
 pub(super) fn measured(peer: &Peer, at_ms: u64) -> Value {
     let counters = &peer.counters;
     let passed = |count: u64| (counters.connected_ms > 0).then_some(count);
@@ -124,7 +124,7 @@ fn point(point: &Point) -> Value {
     })
 }
 
-/// The last measured latencies in milliseconds: half of the pings, and all but a hundredth.
+/// Returns the last measured latencies in milliseconds: the median and the 99th percentile of the pings.
 pub(super) fn latency(peer: &Peer) -> (Option<f64>, Option<f64>) {
     let measure = peer.measure.as_ref();
     let of = |us: Option<u64>| us.map(milli);
@@ -135,7 +135,7 @@ fn milli(us: u64) -> f64 {
     us as f64 / 1000.0
 }
 
-/// Parts per million as a share of one.
+/// Converts parts per million to a share of one.
 pub(super) fn whole(ppm: u64) -> f64 {
     ppm as f64 / ONE as f64
 }

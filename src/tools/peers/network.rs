@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - peers and addresses are text as libp2p writes them: whoever implements this checks them;
-//! - what happens the network tells the ledger itself, naming who asked.
+//! - the network itself records what happens, naming who asked.
 
 use std::{
     collections::BTreeMap,
@@ -20,30 +20,30 @@ use crate::{
 
 /// The network as these tools use it. Every refusal says what to do.
 ///
-/// What happens at a network it tells the ledger itself, naming `by` as who asked and by which call.
+/// It records what happens itself, with `by` as the actor and the call that asked.
 pub trait Network: Send + Sync {
     fn discover(&self, ask: Discover, by: By) -> BoxFuture<'_, Result<Discovered, Refusal>>;
     fn connect(&self, ask: Connect, by: By) -> BoxFuture<'_, Result<Connected, Refusal>>;
     fn disconnect(&self, ask: Disconnect, by: By) -> BoxFuture<'_, Result<Disconnected, Refusal>>;
     fn bootstrap(&self, ask: Bootstrap, by: By) -> BoxFuture<'_, Result<Bootstrapped, Refusal>>;
-    /// Begins to keep the peer's log here; it goes on until it is told to stop.
+    /// Begins to follow the peer's log. This goes on until [`Network::unfollow`].
     fn follow(&self, peer: String, by: By) -> BoxFuture<'_, Result<Following, Refusal>>;
-    /// Stops; what is kept stays. False where it was not followed.
+    /// Stops following the peer's log; what is kept stays. Returns whether it was followed.
     fn unfollow(&self, peer: String, by: By) -> BoxFuture<'_, Result<bool, Refusal>>;
     /// Peers that are being dialled now.
     fn dialling(&self) -> Vec<String>;
 }
 
-/// Where the network is, once there is one.
+/// Holds the network, once there is one.
 pub type Slot = Arc<OnceLock<Arc<dyn Network>>>;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Discover {
-    /// All of them.
+    /// A peer must offer all of them.
     pub capabilities: Vec<String>,
     pub max: usize,
     pub timeout: Duration,
-    /// Empty: all there are.
+    /// The sources to ask; all if empty.
     pub sources: Vec<Source>,
 }
 
@@ -56,7 +56,7 @@ pub struct Found {
     pub seen_ms: u64,
 }
 
-/// What one source came to.
+/// The result of one source.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Search {
     pub found: u64,
@@ -75,13 +75,13 @@ pub struct Discovered {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Connect {
     pub peer: String,
-    /// None: where it is known to be.
+    /// Where to dial; `None` dials the known addresses.
     pub address: Option<String>,
     /// Of all tries together.
     pub timeout: Duration,
     /// Further tries.
     pub retries: u32,
-    /// Whether it is connected again when the connection is lost.
+    /// Whether to connect again when the connection is lost.
     pub persist: bool,
 }
 
@@ -103,7 +103,7 @@ pub struct Connected {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Disconnect {
     pub peer: String,
-    /// Whether running calls may end first.
+    /// Whether running calls may end before the connection is closed.
     pub graceful: bool,
 }
 
@@ -115,7 +115,7 @@ pub struct Disconnected {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bootstrap {
-    /// None: those of the configuration.
+    /// Where to start from; `None` starts from the configuration's nodes.
     pub nodes: Option<Vec<String>>,
     pub timeout: Duration,
     pub min: u64,

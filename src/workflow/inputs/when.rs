@@ -13,10 +13,10 @@ use crate::{
     },
 };
 
-/// What a value may be asked.
+/// The tests of a condition.
 const TESTS: [&str; 6] = ["equals", "not_equals", "in", "exists", "greater_than", "less_than"];
 
-/// Notes what is wrong with a condition, and tells `read` of every step it reads, with the place.
+/// Checks a condition, and calls `read` with every step that it reads and the place.
 pub fn check<'a>(
     condition: &'a Value,
     place: &str,
@@ -46,7 +46,7 @@ fn check_list<'a>(
     }
 }
 
-/// Whether a condition that was checked holds. `value` gives what a reference finds; none where it finds nothing.
+/// Returns whether a checked condition holds. `value` returns what a reference finds, if anything.
 pub fn holds<'a>(
     condition: &'a Value,
     value: &dyn Fn(Reference<'a>) -> Result<Option<Value>, Wrong>,
@@ -93,7 +93,7 @@ fn passes(found: &Value, test: &str, wanted: &Value) -> bool {
     }
 }
 
-/// Equal as JSON, where 1 and 1.0 are one number.
+/// Returns whether two values are equal as JSON; 1 and 1.0 are.
 fn same(left: &Value, right: &Value) -> bool {
     match (left, right) {
         (Value::Number(a), Value::Number(b)) => {

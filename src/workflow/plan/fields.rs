@@ -12,7 +12,7 @@ use super::Fault;
 const FAULTS_MAX: usize = 1_000;
 /// Faults that come with a suggestion: each looks at every known name.
 const SUGGESTIONS_MAX: usize = 50;
-/// How alike a name must be to be offered instead.
+/// The similarity from which on a name is suggested.
 const ALIKE: f64 = 0.8;
 
 pub const NOT_A_NAME: &str = "must be letters, digits and `.`, `_`, `-`, `:`, `@`";
@@ -31,7 +31,7 @@ impl Faults {
         }
     }
 
-    /// Whether it is worth looking for what may have been meant.
+    /// Returns whether there is still room for a suggestion.
     pub fn few(&self) -> bool {
         self.0.len() < SUGGESTIONS_MAX
     }
@@ -41,31 +41,31 @@ impl Faults {
     }
 }
 
-/// Whether `name` is made of the characters that names are made of, and of `more`.
+/// Returns whether `name` consists of the characters of names and those in `more`.
 pub fn is_name(name: &str, more: &str) -> bool {
     !name.is_empty()
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-:@".contains(c) || more.contains(c))
 }
 
-/// The one of `known` that is most like `name`, if any is.
+/// Returns the one of `known` that is most like `name`, if any is.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let scored = known.map(|candidate| (strsim::jaro_winkler(name, candidate), candidate));
     scored.filter(|(alike, _)| *alike >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
 }
 
-/// ` (did you mean ...?)`, or nothing.
+/// Returns ` (did you mean ...?)`, or an empty text.
 pub fn suggestion(known: Option<impl Display>) -> String {
     known.map_or_else(String::new, |known| format!(" (did you mean `{known}`?)"))
 }
 
-/// An object of a definition, and where it stands.
+/// An object of a definition, with its place.
 pub struct Object<'a> {
     fields: &'a Map<String, Value>,
     place: String,
 }
 
 impl<'a> Object<'a> {
-    /// Opens an object and notes the fields nobody knows.
+    /// Opens an object and notes its unknown fields.
     pub fn open(value: &'a Value, place: &str, known: &[&str], faults: &mut Faults) -> Option<Self> {
         let Some(fields) = value.as_object() else {
             faults.add(place, "must be an object");
@@ -94,7 +94,7 @@ impl<'a> Object<'a> {
         value
     }
 
-    /// Text of 1 to `max` bytes.
+    /// Reads text of 1 to `max` bytes.
     pub fn text(&self, name: &str, max: usize, faults: &mut Faults) -> Option<&'a str> {
         let text = self.get(name)?.as_str().filter(|text| (1..=max).contains(&text.len()));
         self.or_fault(name, text, || format!("must be text of 1 to {max} bytes"), faults)
@@ -125,7 +125,7 @@ impl<'a> Object<'a> {
         self.or_fault(name, self.get(name)?.as_object(), || "must be an object".into(), faults)
     }
 
-    /// A list of at most `count` different texts of 1 to `len` bytes; empty where it is not given.
+    /// Reads a list of at most `count` different texts of 1 to `len` bytes; empty if it is not given.
     pub fn names(&self, name: &str, count: usize, len: usize, faults: &mut Faults) -> Vec<String> {
         let list = self.list(name, faults).unwrap_or_default();
         if list.len() > count {
@@ -159,14 +159,14 @@ impl<'a> Object<'a> {
     }
 }
 
-/// A number without a fraction, however it was written.
+/// Reads a number without a fraction, however it is written.
 pub fn whole(value: &Value) -> Option<u64> {
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     let float = || value.as_f64().filter(|n| (0.0..=EXACT_MAX).contains(n) && n.fract() == 0.0);
     value.as_u64().or_else(|| float().map(|n| n as u64))
 }
 
-/// The place of `name` within `place` (RFC 6901).
+/// Returns the place of `name` within `place` (RFC 6901).
 pub fn join(place: &str, name: &str) -> String {
     format!("{place}/{}", name.replace('~', "~0").replace('/', "~1"))
 }

@@ -54,7 +54,7 @@ fn unknown(name: &str, ids: &HashMap<String, usize>, faults: &Faults) -> String 
     format!("there is no step `{name}`{}", fields::suggestion(fields::nearest(name, known.into_iter())))
 }
 
-/// The steps, each after all it depends on; those of cycles and behind them are left out.
+/// Returns the steps in topological order. Steps on a cycle, and those that depend on one, are left out.
 fn sort(parents: &[Vec<usize>]) -> Vec<usize> {
     let mut children = vec![Vec::new(); parents.len()];
     let mut missing: Vec<usize> = parents.iter().map(Vec::len).collect();
@@ -75,7 +75,8 @@ fn sort(parents: &[Vec<usize>]) -> Vec<usize> {
     order
 }
 
-/// Names one cycle, each step after the one it depends on. Every step left out by `sort` has a parent left out.
+/// Describes one cycle, each step after the one it depends on. It always finds one: every step that `sort` leaves out
+/// has a parent that is left out.
 fn cycle(drafts: &[Draft], parents: &[Vec<usize>], order: &[usize]) -> String {
     let sorted: HashSet<usize> = order.iter().copied().collect();
     let left = |at: &usize| !sorted.contains(at);
@@ -105,7 +106,7 @@ fn cycle(drafts: &[Draft], parents: &[Vec<usize>], order: &[usize]) -> String {
     }
 }
 
-/// Notes every read of a step that does not come before the one that reads.
+/// Notes every reference to a step that does not come before the referring one.
 pub fn check_references(drafts: &[Draft], edges: &Edges, standing: Standing, faults: &mut Faults) {
     let mut ancestors = None;
     // Of steps in a cycle, or behind one, nobody can say what comes before them.
@@ -131,7 +132,7 @@ pub fn check_references(drafts: &[Draft], edges: &Edges, standing: Standing, fau
     }
 }
 
-/// For every step a row of bits: which steps come before it.
+/// A row of bits for every step: which steps come before it.
 struct Ancestors {
     words: usize,
     rows: Vec<u64>,

@@ -8,8 +8,8 @@ use super::{Plan, Step};
 use crate::event::work::RetryPolicy;
 
 impl Plan {
-    /// The definition, with the inputs of the steps that `overrides` names replaced by those. What says how a run is
-    /// made (its id, priority, bounds) is left to the caller.
+    /// Returns the definition, with the inputs of the steps in `overrides` replaced. Fields of the run itself (id,
+    /// priority, bounds) are left to the caller.
     pub fn definition(&self, inputs: &Value, overrides: &Map<String, Value>) -> Value {
         let none = Value::Null;
         let steps = self.steps.iter().map(|step| {

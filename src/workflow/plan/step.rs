@@ -22,24 +22,24 @@ const FACTOR_MAX: f64 = 100.0;
 /// Dependencies of one step.
 const DEPENDS_MAX: usize = super::STEPS_MAX;
 
-/// A step that was read, before it is known whether its graph is sound.
+/// A step that was read, before the graph is checked.
 pub struct Draft {
     pub step: Step,
     pub inputs: Value,
-    /// Where it stands in the definition.
+    /// Its place in the definition.
     pub place: String,
     pub reads: Vec<Read>,
 }
 
-/// That a step takes a value of another.
+/// A reference of a step to another's output.
 pub struct Read {
     pub step: String,
     pub place: String,
-    /// Whether what takes the step back may read the step itself.
+    /// Whether it is in the compensation, which may read the step itself.
     pub undo: bool,
 }
 
-/// What an action comes to.
+/// A resolved action.
 struct Action {
     task_type: String,
     tool: Option<Cid>,
@@ -47,7 +47,7 @@ struct Action {
     read_only: bool,
 }
 
-/// Reads a step; none where it has no usable id.
+/// Reads a step; `None` if it has no usable id.
 pub fn read(
     value: &Value,
     place: &str,
@@ -193,7 +193,7 @@ fn for_each(
     Some(max)
 }
 
-/// Which specials inputs may hold.
+/// Which special objects the inputs may contain.
 #[derive(Clone, Copy)]
 struct Taking<'a> {
     action: &'a str,

@@ -16,12 +16,12 @@ use crate::{
     },
 };
 
-/// Whether two steps have the same of something.
+/// Whether two steps agree in one respect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Likeness {
     Same,
     Different,
-    /// Content was erased, so that nobody can tell.
+    /// Content was erased, so it cannot be told.
     Unknown,
 }
 
@@ -43,13 +43,13 @@ pub struct Pair {
     pub input: Likeness,
     pub output: Likeness,
     pub status: Likeness,
-    /// What was erased, where for want of it something is unknown.
+    /// The erased payload, if something is unknown for lack of it.
     pub erased: Option<Cid>,
     pub left: Option<Side>,
     pub right: Option<Side>,
 }
 
-/// Two runs compared: the left one's steps, each after all it waits for, then those that only the right one has.
+/// Two runs compared: the left one's steps in topological order, then those that only the right one has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diff {
     pub steps: Vec<Pair>,
@@ -110,7 +110,7 @@ fn pair(step_id: String, left: &Run, right: &Run, contents: &dyn Contents) -> Pa
     pair
 }
 
-/// What a step was asked for, whole or in parts, and what it gave.
+/// Returns the inputs of a step and of its parts, and its output.
 fn payloads(state: &StepState) -> impl Iterator<Item = PayloadRef> {
     let asked = std::iter::once(&state.whole).chain(&state.parts).filter_map(|work: &Work| work.input);
     asked.chain(output(state).into_iter().flatten())
@@ -127,12 +127,12 @@ fn side(run: &Run, at: usize) -> Side {
     }
 }
 
-/// What a step gave. What its failure says is no output: words of it may differ each time.
+/// Returns a step's output. The error of a failed step does not count, because its text may differ each time.
 fn output(state: &StepState) -> [Option<PayloadRef>; 1] {
     [state.output.filter(|_| state.status == StepStatus::Succeeded)]
 }
 
-/// Whether two steps stand alike. One that fails by the record of another fails as that did.
+/// Compares the endings of two steps. A step that fails because another run's record says so counts as failing alike.
 fn ends_alike(left: &StepState, right: &StepState) -> Likeness {
     let bad = |state: &StepState| {
         matches!(state.status, StepStatus::Failed | StepStatus::TimedOut | StepStatus::Cancelled)
@@ -142,7 +142,7 @@ fn ends_alike(left: &StepState, right: &StepState) -> Likeness {
     if by_record || same { Likeness::Same } else { Likeness::Different }
 }
 
-/// Whether two steps were asked for the same.
+/// Compares the inputs of two steps.
 fn inputs_alike(left: &StepState, right: &StepState, contents: &dyn Contents) -> Likeness {
     let inputs = |state: &StepState| -> Vec<Option<PayloadRef>> {
         std::iter::once(&state.whole).chain(&state.parts).map(|work: &Work| work.input).collect()
@@ -160,7 +160,7 @@ fn inputs_alike(left: &StepState, right: &StepState, contents: &dyn Contents) ->
     }
 }
 
-/// Whether a list's parts, as far as they began, were asked for what stands in `{"items": [...]}`.
+/// Compares the inputs of a list's parts, as far as they began, with those in `{"items": [...]}`.
 fn list_alike(parts: &[Option<PayloadRef>], list: Option<&PayloadRef>, contents: &dyn Contents) -> Likeness {
     let list = list.and_then(|list| contents.json(&list.cid));
     let Some(items) = list.as_ref().and_then(|list| list.get("items")?.as_array()) else {
@@ -180,7 +180,7 @@ fn list_alike(parts: &[Option<PayloadRef>], list: Option<&PayloadRef>, contents:
     likeness
 }
 
-/// Whether payloads have the same contents, one by one.
+/// Compares the contents of payloads one by one.
 fn alike(left: &[Option<PayloadRef>], right: &[Option<PayloadRef>], contents: &dyn Contents) -> Likeness {
     if left.len() != right.len() {
         return Likeness::Different;
@@ -211,7 +211,7 @@ impl Likeness {
 }
 
 impl Pair {
-    /// What differs first, in a word, and the payloads or contracts that show it; none where nothing does.
+    /// Returns the first respect in which the steps differ, with the payloads or contracts that show it.
     pub(super) fn differs(&self) -> Option<(&'static str, Option<Cid>, Option<Cid>)> {
         let (left, right) = match (&self.left, &self.right) {
             (Some(left), Some(right)) => (left, right),
@@ -249,7 +249,7 @@ impl Diff {
         self.steps.iter().all(|step| step.differs().is_none())
     }
 
-    /// The first step that differs, why, and what shows it on either side.
+    /// Returns the first step that differs, why, and what shows it on either side.
     pub fn first_divergence(&self) -> Option<(&str, &'static str, Option<Cid>, Option<Cid>)> {
         self.steps.iter().find_map(|step| {
             let (why, left, right) = step.differs()?;
@@ -257,13 +257,13 @@ impl Diff {
         })
     }
 
-    /// The same as a replay's report: the right run is the left one, run again.
+    /// Returns the comparison in the form of a replay's report: the right run is a rerun of the left one.
     pub fn report(&self) -> Report {
         let steps = self.steps.iter().map(Pair::compared).collect();
         Report { steps, complete: self.complete }
     }
 
-    /// Steps that both runs have.
+    /// Returns how many steps both runs have.
     pub fn compared_steps(&self) -> u64 {
         self.steps.iter().filter(|step| step.left.is_some() && step.right.is_some()).count() as u64
     }

@@ -1,4 +1,4 @@
-//! A decision of the rules, beside the event that should be it.
+//! Matching a decision of the rules with the event that should record it.
 //!
 //! Invariant: times, and the place a task has in the queue, are outcomes and not compared.
 
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// What a decision is about.
+/// The subject of a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
     Begin,
@@ -30,10 +30,10 @@ pub enum Key {
     Step(String),
 }
 
-/// What a comparison found.
+/// The result of a comparison.
 pub enum Found {
     Same,
-    /// Nobody can tell any more: the content of this payload was erased.
+    /// It cannot be told any more: the content of this payload was erased.
     Erased(Cid),
     Differs {
         verdict: Verdict,
@@ -80,7 +80,7 @@ fn name(decision: &Decision) -> Option<(&'static str, &str)> {
     }
 }
 
-/// What an event would be a decision about; none for what is never one.
+/// Returns the subject of the decision that an event may record; `None` for events that never record one.
 pub fn key(event: &Event, body: &Body) -> Option<Key> {
     let task = || event.fields().subject.strip_prefix("task/").map(str::to_owned);
     match body {
@@ -94,7 +94,7 @@ pub fn key(event: &Event, body: &Body) -> Option<Key> {
     }
 }
 
-/// The step that a fact of the run names.
+/// Returns the step that an event of the run names.
 pub fn step_of(body: &Body) -> Option<String> {
     match body {
         Body::StepSkipped(facts) => Some(facts.step.clone()),
@@ -104,7 +104,7 @@ pub fn step_of(body: &Body) -> Option<String> {
     }
 }
 
-/// The step that a decision is about.
+/// Returns the step that a decision is about.
 pub fn step_decided(decision: &Decision, run: &Run) -> Option<String> {
     match name(decision)? {
         ("step", step) => Some(step.to_owned()),
@@ -114,7 +114,7 @@ pub fn step_decided(decision: &Decision, run: &Run) -> Option<String> {
     }
 }
 
-/// A decision in a few words.
+/// Describes a decision in a few words.
 pub fn told(decision: &Decision) -> String {
     match decision {
         Decision::Begin(_) => "the run begins".to_owned(),
@@ -133,7 +133,7 @@ pub fn told(decision: &Decision) -> String {
     }
 }
 
-/// Compares a decision with the event that is about the same.
+/// Compares a decision with the event on the same subject.
 pub fn compare(decision: &Decision, event: &Event, body: &Body, contents: &dyn Contents) -> Found {
     let input = |why: &str| Found::differs(Verdict::InputDiffers, event, why);
     let output = |why: &str| Found::differs(Verdict::OutputDiffers, event, why);
@@ -191,7 +191,7 @@ pub fn compare(decision: &Decision, event: &Event, body: &Body, contents: &dyn C
     }
 }
 
-/// What a task was submitted with and the rules would not.
+/// Returns the field in which a task's submission differs from the decision.
 fn order_differs(decision: &Decision, facts: &TaskSubmitted, event: &Event) -> Option<&'static str> {
     let Decision::Submit { step, part, task_type, tool, hold, retry, timeout_ms, repeatable, reuse, .. } =
         decision
@@ -234,7 +234,7 @@ fn value(decided: &Value, role: Role, event: &Event, contents: &dyn Contents) ->
     }
 }
 
-/// Compares a payload that another event has with that of this one.
+/// Compares a payload that was taken over with that of the event.
 fn taken_over(taken: Option<PayloadRef>, role: Role, event: &Event, contents: &dyn Contents) -> Found {
     let recorded = payload(event, role);
     let same = match (taken, recorded) {
@@ -262,7 +262,7 @@ fn verdict(role: Role) -> Verdict {
     }
 }
 
-/// Whether two payloads have the same content; else the one that was erased, so that nobody can tell any more.
+/// Returns whether two payloads have the same content. Errors: the payload of which the content was erased.
 pub fn same(one: &Cid, other: &Cid, contents: &dyn Contents) -> Result<bool, Cid> {
     if one == other {
         return Ok(true);
@@ -275,7 +275,7 @@ pub fn payload(event: &Event, role: Role) -> Option<PayloadRef> {
     event.fields().pay.iter().find(|payload| payload.role == role).copied()
 }
 
-/// The first place at which two values differ, as a JSON pointer; none where they are equal.
+/// Returns the first place at which two values differ, as a JSON pointer; `None` if they are equal.
 pub fn difference(one: &Value, other: &Value) -> Option<String> {
     if one == other {
         return None;

@@ -21,11 +21,11 @@ use crate::{
 
 /// Signals that no step has taken yet.
 const SIGNALS_MAX: usize = 1_000;
-/// Names of signals that a refusal tells.
+/// Names of signals that a refusal lists.
 const NAMES_MAX: usize = 20;
 
 impl Run {
-    /// Stops the run; none where it is cancelled already.
+    /// Decides to cancel the run; `None` if it is cancelled already.
     pub fn cancel(&self, force: bool) -> Result<Option<Body>, Refusal> {
         let more = force && !self.force && !(self.running.is_empty() && self.idle.is_empty());
         match self.phase {
@@ -37,7 +37,7 @@ impl Run {
         Ok(Some(Body::WorkflowCancelled(WorkflowCancelled { force })))
     }
 
-    /// Takes a signal, for the step that waits for it or will.
+    /// Decides to accept a signal, for a step that waits for it or will.
     pub fn signal(&self, signal: &str) -> Result<Body, Refusal> {
         if signal.is_empty() || signal.len() > NAME_MAX {
             let message = format!("a signal's name has 1 to {NAME_MAX} bytes");
@@ -64,13 +64,13 @@ impl Run {
         Ok(Body::WorkflowSignalled(WorkflowSignalled { signal: signal.to_owned() }))
     }
 
-    /// The signals its steps wait for; none where that is only known once they run.
+    /// Returns the signals its steps wait for; `None` if that is known only once they run.
     fn signal_names(&self) -> Option<BTreeSet<&str>> {
         let waiting = (0..self.steps.len()).filter(|&at| self.plan.steps[at].action == WAIT_SIGNAL);
         waiting.map(|at| self.inputs_of(at, "inputs").get("signal")?.as_str()).collect()
     }
 
-    /// Lets an ended run go on, from what has not succeeded and from a step on.
+    /// Decides to continue an ended run, with the steps that have not succeeded and those from `from_step` on.
     pub fn reschedule(&self, from_step: Option<&str>, priority: Option<u64>) -> Result<Body, Refusal> {
         if let Some(id) = from_step.filter(|id| self.step(id).is_none()) {
             return Err(self.no_step(id));
@@ -102,7 +102,7 @@ impl Run {
         }))
     }
 
-    /// The ids of the steps that run again if the run is rescheduled.
+    /// Returns the ids of the steps that run again if the run is rescheduled.
     pub fn rerun_steps(&self, from_step: Option<&str>) -> Vec<&str> {
         let again = self.again(from_step);
         let steps = self.plan.steps.iter().zip(again).filter(|(_, again)| *again);
@@ -184,7 +184,7 @@ impl Run {
 }
 
 impl Work {
-    /// A task that ended and may be asked for again: only that it was there is known.
+    /// Returns an ended task as it is before it is retried: only its submission is left.
     fn again(&self) -> Self {
         Self {
             submitted: self.submitted,

@@ -27,16 +27,16 @@ use crate::{
     },
 };
 
-/// Decisions of one answer; what is left is in the next.
+/// Decisions of one answer; the others come in the next.
 const DECISIONS_MAX: usize = 1_000;
-/// Elements of all the lists that the steps of one run run over: what a run keeps of each is some 300 bytes.
+/// List elements of all steps of one run: a run keeps some 300 bytes of each.
 const PARTS_MAX: usize = 100_000;
 
-/// One answer while it is made.
+/// The answer that is being made.
 pub(super) struct Answer<'a> {
     pub contents: &'a dyn Contents,
     now_ms: u64,
-    /// Tasks that may still start.
+    /// How many tasks may still start.
     free: u64,
     decisions: Vec<Decision>,
 }
@@ -48,7 +48,7 @@ impl Answer<'_> {
 }
 
 impl Run {
-    /// What is to be done now. Asked again after each answer was sealed and applied, until it is empty.
+    /// Returns what is to be done now. To be asked again after each answer is sealed and applied, until it is empty.
     pub fn decide(&self, contents: &dyn Contents, now_ms: u64) -> Vec<Decision> {
         if self.phase.ended() {
             return self.stop();
@@ -84,7 +84,7 @@ impl Run {
         answer.decisions.into_iter().map(|decision| decision.within(PAYLOAD_MAX)).collect()
     }
 
-    /// Cancels what must not start, and with force what has.
+    /// Cancels the tasks that have not started, and with force the running ones.
     fn stop(&self) -> Vec<Decision> {
         let running = self.running.iter().filter(|_| self.force);
         let slots = self.idle.iter().chain(running);
@@ -98,7 +98,7 @@ impl Run {
         cancel.take(DECISIONS_MAX).collect()
     }
 
-    /// Hands signals to the tasks that wait for them, the first to the one that has waited longest.
+    /// Gives signals to the tasks that wait for them, the first to the one that has waited longest.
     fn settle(&self, answer: &mut Answer<'_>) {
         let met = self.signals.iter().filter_map(|(name, sent)| Some((sent, self.awaited.get(name)?)));
         for (sent, waiting) in met {
@@ -111,7 +111,7 @@ impl Run {
         }
     }
 
-    /// Decides about one step; where its inputs cannot be made out, it fails.
+    /// Decides about one step. If its inputs cannot be resolved, it fails.
     fn try_step(
         &self,
         at: usize,
@@ -196,7 +196,7 @@ impl Run {
         })
     }
 
-    /// Decides about a step that runs over a list: more of its parts, or their outputs together.
+    /// Decides about a step that runs over a list: starts more parts, or gathers their outputs.
     fn spread(&self, at: usize, answer: &mut Answer<'_>) -> Result<(), Wrong> {
         let state = &self.steps[at];
         let all_begun = state.width.0.get() == Some(&state.begun_parts);
@@ -230,7 +230,7 @@ impl Run {
         }
     }
 
-    /// The parts that may start now: none of them if the inputs of one cannot be made out.
+    /// Returns the parts that may start now. If the inputs of one cannot be resolved, none starts.
     fn more_parts(&self, at: usize, items: &[Value], answer: &Answer<'_>) -> Result<Vec<Decision>, Wrong> {
         let (step, parts) = (&self.plan.steps[at], &self.steps[at].parts);
         let room = DECISIONS_MAX.saturating_sub(answer.decisions.len());
@@ -267,7 +267,7 @@ impl Run {
         Ok(Decision::Gather { step: step.id.clone(), output, parts: count as u64 })
     }
 
-    /// Ends the run, after what can be taken back was.
+    /// Ends the run, after compensating what can be compensated.
     fn finish_up(&self, answer: &mut Answer<'_>) {
         let Some(failed) = self.failed else {
             return answer.decisions.push(Decision::End(Body::WorkflowSucceeded(WorkflowSucceeded {})));
@@ -290,7 +290,7 @@ impl Run {
         Ok(())
     }
 
-    /// A new task, or one that was there before.
+    /// Decides to submit a task, or to retry one that was there before.
     fn submit(&self, slot: Slot, input: Value, now_ms: u64) -> Result<Decision, Wrong> {
         let step = &self.plan.steps[slot.step];
         let (task_id, part) = (self.task_id(slot), slot.piece.part());
@@ -334,7 +334,7 @@ impl Run {
         })
     }
 
-    /// Whether the run is there to be compared with another.
+    /// Returns whether the run is a rerun, made to be compared with its original.
     pub(super) fn repeats(&self) -> bool {
         self.facts.origin.as_ref().is_some_and(|origin| origin.rerun)
     }

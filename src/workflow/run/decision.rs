@@ -15,18 +15,18 @@ use crate::{
     },
 };
 
-/// The content of payloads. The same one is asked for many times over.
+/// The contents of payloads. Implementations should cache: the same content is asked for many times.
 pub trait Contents {
-    /// A payload's content, parsed; none where it was erased.
+    /// Returns a payload's content, parsed; `None` if it was erased.
     fn json(&self, payload: &Cid) -> Option<Arc<Value>>;
 
-    /// Whether a payload's content is there: a later event may name it.
+    /// Returns whether a payload's content is stored, so that a later event may name it.
     fn is_there(&self, payload: &Cid) -> bool {
         self.json(payload).is_some()
     }
 }
 
-/// What is to be done about a run.
+/// A decision about a run.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
     /// The first step was taken by a worker, or is held.
@@ -45,7 +45,7 @@ pub enum Decision {
         repeatable: bool,
         reuse: bool,
     },
-    /// A task of this id was there and has ended: it runs again, with this input. A child run that holds it, too.
+    /// An ended task with this id runs again, with this input. If a child run holds it, that runs again too.
     Retry {
         task_id: String,
         step: String,
@@ -61,8 +61,8 @@ pub enum Decision {
         run: String,
         definition: Value,
     },
-    /// A task that ends at once with what another run has: `task.submitted`, then `task.succeeded` with `reused`
-    /// and a reference to `from`.
+    /// A task that ends at once with the output of another run's: `task.submitted`, then `task.succeeded` with
+    /// `reused` and a reference to `from`.
     Take {
         task_id: String,
         step: String,
@@ -75,7 +75,7 @@ pub enum Decision {
     /// The same for a step over a list: `step.gathered` with a reference to `from`.
     TakeGathered {
         step: String,
-        /// What it would be asked for in a run that repeats another: `{"items": [...]}`, as JSON text.
+        /// The list this step would run over now, `{"items": [...]}` as JSON text. Set only in a rerun.
         input: Option<String>,
         parts: u64,
         output: Option<PayloadRef>,
@@ -91,7 +91,8 @@ pub enum Decision {
         step: String,
         code: String,
         message: String,
-        /// What it would be asked for, where it fails because it did in the run that this one repeats; JSON text.
+        /// The input this step would get now, as JSON text. Set only in a rerun, where the step failed in the
+        /// original run.
         input: Option<String>,
     },
     /// `step.gathered`; the output is JSON text.
@@ -143,8 +144,8 @@ pub enum Given {
 }
 
 impl Decision {
-    /// The same decision, or the failure of its step where content of over `max` bytes would have to be recorded: no
-    /// payload holds it.
+    /// Returns the same decision. If it would record content of more than `max` bytes, which no payload holds,
+    /// returns the failure of its step.
     pub(super) fn within(self, max: usize) -> Self {
         let (step, content) = match &self {
             Self::Submit { step, input, .. } | Self::Retry { step, input, .. } => (step, input.len()),

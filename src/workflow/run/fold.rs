@@ -12,7 +12,7 @@ use crate::{
     workflow::plan::EACH_MAX,
 };
 
-/// An ending of a step.
+/// The ending of a step.
 struct Outcome<'a> {
     status: StepStatus,
     reason: Option<String>,
@@ -89,14 +89,14 @@ impl Run {
         Some(())
     }
 
-    /// What a step without a task of its own would have been asked for, where its end says so.
+    /// Takes the input of a step without a task from its ending, if that has one.
     fn asked_for(&mut self, step: usize, event: &Event) {
         if let Some(input) = payload(event, &[Role::Input]) {
             self.steps[step].whole.input = Some(input);
         }
     }
 
-    /// What takes a step back could not be started.
+    /// Notes that the compensation of a step could not be started.
     fn fail_undo(&mut self, step: usize, code: String) {
         let undo = self.steps[step].undo.get_or_insert_default();
         undo.status = WorkStatus::Failed;
@@ -197,7 +197,7 @@ impl Run {
         Some(())
     }
 
-    /// An attempt that did not succeed: back in the line, or over.
+    /// Folds an attempt that did not succeed. Returns the task's status: queued again, or ended.
     fn failed(
         &mut self,
         slot: Slot,
@@ -214,7 +214,7 @@ impl Run {
         Some(if again { WorkStatus::Queued } else { end })
     }
 
-    /// A task of it was submitted, so what it waited for has succeeded.
+    /// Notes that all runs it waits for have succeeded, which the first submitted task shows.
     fn met(&mut self) {
         self.dependencies.values_mut().for_each(|ended| *ended = Some(true));
     }
@@ -334,7 +334,7 @@ impl Run {
         self.go(at, status, event);
     }
 
-    /// A step has a task now: it is decided.
+    /// Notes that a step has a task, so there is nothing to decide about it.
     fn go(&mut self, at: usize, status: StepStatus, event: &Event) {
         self.unline(at);
         let step = &mut self.steps[at];
@@ -410,7 +410,7 @@ impl Run {
         }
     }
 
-    /// Makes out anew, from where the steps stand, what is to be decided.
+    /// Rebuilds the set of steps to be decided from the steps' status.
     pub(super) fn line_up(&mut self) {
         let shape = self.shape.clone();
         self.line.clear();
@@ -431,7 +431,7 @@ impl Run {
         self.to_undo = undo;
     }
 
-    /// Nothing starts any more: what has not started never will.
+    /// Ends the run: steps without an open task are skipped or cancelled.
     fn end(&mut self, status: Status, event: &Event) {
         self.phase = status;
         self.ended_ms.get_or_insert(ms(event));
@@ -448,12 +448,12 @@ impl Run {
     }
 }
 
-/// What an event takes its result from.
+/// Returns the event whose result this one takes over.
 fn original(event: &Event) -> Option<Cid> {
     event.fields().refs.first().copied()
 }
 
-/// When an event happened.
+/// Returns the time of an event in milliseconds.
 fn ms(event: &Event) -> u64 {
     event.fields().ts / 1_000
 }

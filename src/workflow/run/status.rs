@@ -6,7 +6,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
     Submitted,
-    /// For other runs.
+    /// It waits for other runs.
     Waiting,
     Running,
     Succeeded,
@@ -19,7 +19,7 @@ pub enum Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StepStatus {
     Pending,
-    /// All it depends on is done: it waits for a worker, or for its turn.
+    /// All dependencies are done: it waits for a worker, or for its turn.
     Ready,
     Running,
     Succeeded,
@@ -99,7 +99,7 @@ impl StepStatus {
 }
 
 impl WorkStatus {
-    /// Whether the task is there and has not ended.
+    /// Returns whether the task was submitted and has not ended.
     pub fn open(self) -> bool {
         matches!(self, Self::Queued | Self::Held | Self::Running)
     }

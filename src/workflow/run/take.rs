@@ -25,8 +25,8 @@ use crate::{
 };
 
 impl Run {
-    /// Tells a run with an origin what that run has done, as it stood when this one was submitted. Told whenever the
-    /// run is begun, before anything else is folded.
+    /// Tells a fork or rerun what its origin had done when this run was submitted. To be called whenever the run is
+    /// loaded, before any later event is folded.
     pub fn take_over(&mut self, old: &Run) {
         let Some(origin) = self.facts.origin.clone() else { return };
         self.taken = match origin.rerun {
@@ -35,8 +35,8 @@ impl Run {
         };
     }
 
-    /// What a step that a repetition takes from the record would be asked for now, as JSON text: the input of its task,
-    /// or `{"items": [...]}` with those of a list. None where the record was erased, or the list is over the bound.
+    /// Returns the input that a rerun's taken step would get now, as JSON text: its task's, or `{"items": [...]}`
+    /// with those of a list. Returns `None` if the record was erased, or the list is over the bound.
     pub(super) fn asked_now(&self, at: usize, answer: &Answer<'_>) -> Result<Option<String>, Wrong> {
         let recorded = match self.taken.get(&at) {
             Some(Taken::Output { input, .. }) => input.as_ref(),
@@ -69,7 +69,7 @@ impl Run {
         Ok(Some(json!({ "items": items }).to_string()))
     }
 
-    /// The steps that do not run, because they stand as the other run left them.
+    /// Returns the steps that do not run, because their results are taken from the other run.
     pub fn taken_steps(&self) -> impl Iterator<Item = &str> {
         self.taken.keys().map(|&at| self.plan.steps[at].id.as_str())
     }
@@ -105,7 +105,7 @@ impl Run {
         kept.filter_map(|at| Some((at, taken(stands(&at)?)?))).collect()
     }
 
-    /// Whether a step is asked for as it was in the other run. Its tool may have another contract by now.
+    /// Returns whether a step and its inputs are defined as in the other run. The contract of its tool may differ.
     fn same(&self, at: usize, old: &Run) -> bool {
         let plain = |step: &Step| Step { tool: None, ..step.clone() };
         let step = &self.plan.steps[at];
@@ -114,7 +114,7 @@ impl Run {
             && inputs(self) == inputs(old)
     }
 
-    /// Which steps are one of `steps` or come after one.
+    /// Returns for each step whether it is one of `steps` or depends on one.
     pub(super) fn with_descendants(&self, mut steps: Vec<usize>) -> Vec<bool> {
         let mut reached = vec![false; self.steps.len()];
         while let Some(at) = steps.pop() {
@@ -127,7 +127,7 @@ impl Run {
 }
 
 impl StepState {
-    /// Whether what it did, or that it did nothing by its condition, still holds.
+    /// Returns whether its result still holds: it succeeded and was not compensated, or its condition skipped it.
     pub(super) fn stands(&self) -> bool {
         match self.status {
             StepStatus::Succeeded => self.undo_status() != WorkStatus::Succeeded,

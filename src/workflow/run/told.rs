@@ -9,12 +9,12 @@ use super::{Run, decision::Contents};
 use crate::workflow::inputs::Output;
 
 impl Run {
-    /// Whether the run has ended and none of its tasks is left open.
+    /// Returns whether the run has ended and none of its tasks is open.
     pub fn at_rest(&self) -> bool {
         self.phase.ended() && self.running.is_empty() && self.idle.is_empty()
     }
 
-    /// The outputs of the steps no other depends on, by step; null where one has none, or it was erased.
+    /// Returns the outputs of the steps that no other depends on, by step; null for an absent or erased one.
     pub fn result(&self, contents: &dyn Contents) -> Value {
         let told = self.sinks().map(|at| {
             let output = self.steps[at].output.and_then(|output| contents.json(&output.cid));

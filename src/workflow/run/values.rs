@@ -21,7 +21,7 @@ use crate::{
 pub(super) const GATHERED_MAX: u64 = 16 * 1024 * 1024;
 
 impl Run {
-    /// What a step runs over is in this output.
+    /// Returns the output that contains the list a step runs over.
     pub(super) fn list_source(&self, at: usize, answer: &Answer<'_>) -> Result<Output, Wrong> {
         let reference = self.list_reference(at)?;
         match self.stand_in(&reference) {
@@ -30,7 +30,7 @@ impl Run {
         }
     }
 
-    /// The list that a step runs over.
+    /// Returns the list that a step runs over.
     pub(super) fn list<'v>(&'v self, at: usize, source: &'v Output) -> Result<&'v [Value], Wrong> {
         let reference = self.list_reference(at)?;
         let list = self.stand_in(&reference).or_else(|| reference.find(source.value()));
@@ -56,7 +56,7 @@ impl Run {
         }
     }
 
-    /// Puts the values of earlier steps, and the element, into inputs.
+    /// Resolves inputs: replaces references by values of earlier steps and of the list element.
     pub(super) fn resolve(
         &self,
         at: usize,
@@ -95,13 +95,13 @@ impl Run {
         })
     }
 
-    /// The default of a reference to a step that was skipped.
+    /// Returns the default of a reference to a skipped step.
     fn stand_in<'v>(&self, reference: &Reference<'v>) -> Option<&'v Value> {
         let at = self.step(reference.step)?;
         reference.default.filter(|_| self.steps[at].status == StepStatus::Skipped)
     }
 
-    /// What a step gave, for another to read.
+    /// Returns a step's output, for another step to read.
     pub(super) fn output(&self, id: &str, answer: &Answer<'_>) -> Result<Output, Wrong> {
         let at = self.step(id).filter(|&at| self.steps[at].status == StepStatus::Succeeded);
         let at = at.ok_or_else(|| {
@@ -146,7 +146,7 @@ impl Run {
         })
     }
 
-    /// What the run's input says about a step.
+    /// Returns a field of a step in the run's input.
     pub(super) fn inputs_of(&self, at: usize, name: &str) -> &Value {
         let steps = self.inputs.get("steps").and_then(Value::as_object);
         let step = steps.and_then(|steps: &Map<String, Value>| steps.get(&self.plan.steps[at].id));

@@ -20,7 +20,7 @@ use crate::{
     tools::desk::{message, worth},
 };
 
-/// What the peer answers to whom a task does not belong any more.
+/// Error code the peer returns to a worker whose lease on the task is over.
 const CONFLICT: &str = "conflict";
 /// Characters of a failure's message, as the peer's tool takes it.
 const MESSAGE_MAX: usize = 4096;

@@ -37,7 +37,7 @@ use crate::p2p::{
     },
 };
 
-/// What is looked after less often: once in this many seconds.
+/// How often the slower timers are looked at.
 const SLOW_SWEEP: Duration = Duration::from_secs(1);
 
 impl Driver {
@@ -126,7 +126,7 @@ impl Driver {
         self.moved(peer, before);
     }
 
-    /// Tells of a peer again whose connection to use goes another way now.
+    /// Reports a peer again whose best connection uses another transport now.
     fn moved(&self, peer: PeerId, before: Option<Transport>) {
         if let Some(link) = self.links.get(&peer)
             && link.announced
@@ -241,7 +241,7 @@ impl Driver {
         }
     }
 
-    /// Tells of the peer, once, and answers those who dialled it.
+    /// Reports a peer, once, and answers those who dialled it.
     fn announce(&mut self, peer: PeerId) {
         let Some(connected) = self.links.get(&peer).and_then(|link| link.connected(&peer, false)) else {
             return;
@@ -348,7 +348,7 @@ impl Driver {
         }
     }
 
-    /// Keeps where a peer was last known to listen; the newest come first.
+    /// Remembers where a peer was last known to listen, the newest first.
     fn note(&mut self, peer: PeerId, addrs: impl IntoIterator<Item = Multiaddr>) {
         if self.book.len() >= limits::BOOK_MAX && !self.book.contains_key(&peer) {
             let Some(other) = self.book.keys().find(|other| !self.links.contains_key(other)).copied() else {
@@ -367,7 +367,7 @@ impl Driver {
         }
     }
 
-    /// Ends the waiting for a peer whose connection closed before it could be announced.
+    /// Fails the dials of a peer whose connection closed before it was reported.
     fn given_up(&mut self, peer: PeerId, cause: Cause) {
         let Some(dial) = self.dials.remove(&peer) else {
             return;
@@ -406,8 +406,8 @@ impl Driver {
         }
     }
 
-    /// Asks relays for a place, where nobody can reach this node but through one; those that gave one and are gone
-    /// are dialled for it.
+    /// Asks relays for a reservation while this node can be reached only through one. A relay that gave one and is
+    /// gone is dialled first.
     fn reserve(&mut self, now: Instant) {
         let own = self.swarm.listeners().chain(self.swarm.external_addresses());
         if own.filter_map(addresses::own_reach).max() != Some(Reach::Private) {
