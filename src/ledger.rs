@@ -12,6 +12,7 @@ pub mod concluding;
 mod crew;
 mod deciding;
 mod erasing;
+pub mod fitting;
 mod folding;
 pub mod heads;
 mod holding;

@@ -20,7 +20,8 @@ use crate::{
     engine::Engine,
     ledger::{
         GROUP_MAX, Ledger, Shelf, Stopped,
-        opening::{self, OpenError},
+        fitting::OpenError,
+        opening,
         sharing::{self, Member, Sharing},
         upkeep,
     },

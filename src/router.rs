@@ -13,6 +13,7 @@ mod ending;
 pub mod lane;
 pub mod metadata;
 mod retention;
+mod target;
 pub mod telling;
 pub mod trial;
 

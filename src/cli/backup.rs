@@ -11,7 +11,7 @@ use crate::{
     archive::backup::{self, BackupError, Copied, Stage, Wanted},
     cli::{Data, judged, out, progress::Progress, readable, verify},
     follow::copy,
-    ledger::opening,
+    ledger::fitting,
     log::{home::Home, sqlite::SqliteReader},
 };
 
@@ -34,7 +34,7 @@ pub fn run(args: Backup, quiet: bool) -> anyhow::Result<ExitCode> {
     let owner = format!("`cairn backup` (process {})", std::process::id());
     let fits = |copy: &Home| {
         let log = SqliteReader::open(&copy.log_path());
-        log.is_ok_and(|log| opening::fits(copy, &log).is_ok())
+        log.is_ok_and(|log| fitting::fits(copy, &log).is_ok())
     };
     let wanted = Wanted { keys: args.keys.then_some(&fits), logs: copy::DIRECTORY };
     let mut progress = Progress::new("copying", 0, quiet);

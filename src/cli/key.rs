@@ -13,7 +13,7 @@ use crate::{
     block::Block,
     cli::{Key, KeyCommand, Rotate, existing, out, progress::Progress},
     identity::rotation::Keys,
-    ledger::{opening, rotating},
+    ledger::{fitting, rotating},
     log::{Reader, home::Home, sqlite::SqliteReader},
     node, p2p,
     query::keeping,
@@ -25,7 +25,7 @@ pub fn run(args: Key, quiet: bool) -> anyhow::Result<ExitCode> {
     }
     let home = existing(&args.data.data)?;
     let log = SqliteReader::open(&home.log_path())?;
-    let genesis = opening::genesis(&log)?;
+    let genesis = fitting::genesis(&log)?;
     let keys = keeping::keys(&home, &log, &genesis)?;
     let name = Block::encode(&genesis).cid();
     let events = log.tip()?.map_or(0, |tip| tip.seq + 1);

@@ -17,7 +17,7 @@ use crate::{
         remote::{Refused, Remote},
     },
     follow::copy::Followed,
-    ledger::{heads::notes, opening},
+    ledger::{fitting, heads::notes, opening},
     log::{
         Log, Reader,
         home::Home,
@@ -122,7 +122,7 @@ pub fn logs<'a>(home: &'a Home, view: &'a View) -> Logs<'a> {
 /// Returns the last signed head of a data directory that its state covers.
 pub fn head(home: &Home, view: &View) -> anyhow::Result<Head> {
     let log = SqliteReader::open(&home.log_path())?;
-    let genesis = opening::genesis(&log)?;
+    let genesis = fitting::genesis(&log)?;
     let keys = view.keys(&Block::encode(&genesis).cid())?;
     let applied = view.applied()?;
     let heads = notes(home, &log)?.into_iter().filter_map(|note| {

@@ -4,14 +4,12 @@
 //! - an opened log has a head over exactly its events: none is missing, and none stands under no head;
 //! - nothing is signed here in passing: a log that is refused is taken over by an operator, by name and on record.
 
-use std::fmt;
-
 use crate::{
     event::{Body, Event, Place, keeping::LogTakenOver},
     identity::{Checkpoint, Signer, claimed_size, rotation::Keys},
     ledger::{
+        fitting::{self, HeadError, OpenError},
         folding::catch_up,
-        opening::{self, OpenError},
         sealer::clock_us,
         writer::{log_fact, operator},
     },
@@ -19,43 +17,6 @@ use crate::{
     merkle::{self, Growing, leaf_hash},
     state::{StoredTiles, fold::Folder},
 };
-
-/// Why a log does not stand under its last signed head.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum HeadError {
-    #[error(
-        "the log has {found} events, but a head over {signed} was signed: events were lost or an older copy was put back; restore the newest copy of log.db"
-    )]
-    RolledBack { signed: u64, found: u64 },
-    #[error(
-        "the log is not the one whose head was signed at {signed} events: it was changed or replaced; check it with `cairn log verify` and restore the copy that was signed"
-    )]
-    Forked { signed: u64 },
-    #[error(
-        "{} under no signed head: the last one is over {signed} of {found} events, so something else than this node wrote to log.db; look at them with `cairn log query --from-seq {signed}`, restore the copy that was signed, or, if you trust them, take them over with `cairn rebuild --sign`",
-        Events { from: *.signed, to: *.found }
-    )]
-    Unsigned { signed: u64, found: u64 },
-    #[error(
-        "the log has {found} events but no readable signed head; restore the file `head` beside log.db, or, if you trust this log, take it over with `cairn rebuild --sign`"
-    )]
-    Headless { found: u64 },
-}
-
-/// A range of events, for error texts.
-struct Events {
-    from: u64,
-    to: u64,
-}
-
-impl fmt::Display for Events {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.to.saturating_sub(self.from) {
-            1 => write!(f, "event {} stands", self.from),
-            _ => write!(f, "events {} to {} stand", self.from, self.to.saturating_sub(1)),
-        }
-    }
-}
 
 /// Returns the signed notes about a log: the one committed in it, then those of the file `head`.
 ///
@@ -129,9 +90,9 @@ pub struct TakenOver {
 pub fn take_over(home: &Home, folder: &mut Folder) -> Result<Option<TakenOver>, OpenError> {
     let mut log = SqliteLog::open(&home.log_path(), true)?;
     let reader = log.reader()?;
-    let genesis = opening::genesis(reader.as_ref())?;
-    let (keys, signer) = opening::signer(home, reader.as_ref(), &genesis)?;
-    opening::check_salt(home, Some(folder.state()), reader.as_ref(), &keys.log())?;
+    let genesis = fitting::genesis(reader.as_ref())?;
+    let (keys, signer) = fitting::signer(home, reader.as_ref(), &genesis)?;
+    fitting::check_salt(home, Some(folder.state()), reader.as_ref(), &keys.log())?;
     let heads = Heads::of(notes(home, reader.as_ref())?, &keys);
     let found = folder.applied();
     let (stands, covered) = {

@@ -11,8 +11,8 @@ use crate::{
     block::{Cid, decode},
     event::Event,
     ledger::{
+        fitting::OpenError,
         holding::{Due, Holding, LiveRun, Timetable},
-        opening::OpenError,
         work::Made,
     },
     log::{Reader, Stored},

@@ -17,12 +17,14 @@ use crate::{
     event::{Body, Event, Genesis, Place, body::LogOpened},
     identity::{
         Signer, claimed_size,
-        rotation::{self, RotationError},
+        rotation::{self},
     },
     ledger::{
-        About, Command, GROUP_MAX, Ledger, Reach, Shelf, Stopped, WAITING_MAX, clock,
+        About, Command, GROUP_MAX, Ledger, Reach, Shelf, WAITING_MAX, clock,
+        fitting::HeadError,
+        fitting::{OpenError, check_salt, genesis, signer},
         folding::{Folding, catch_up},
-        heads::{HeadError, Heads, notes},
+        heads::{Heads, notes},
         holding::Holding,
         keeping::Keeping,
         loading::Loading,
@@ -80,31 +82,6 @@ impl Default for Settings {
             upkeep: upkeep::Bounds::default(),
         }
     }
-}
-
-/// Why a ledger cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error(transparent)]
-    Home(#[from] HomeError),
-    #[error("the log cannot be opened")]
-    Log(#[from] LogError),
-    #[error("the state cannot be derived")]
-    State(#[from] StateError),
-    #[error(transparent)]
-    Standing(#[from] HeadError),
-    #[error("the log's signing key does not fit the log; restore keys/log.key from your backup")]
-    Key,
-    #[error("the log's keys cannot be followed")]
-    Rotation(#[from] RotationError),
-    #[error("the salt key does not fit the log; restore keys/salt.key from your backup")]
-    Salt,
-    #[error("the head file cannot be read or written")]
-    Head(#[source] std::io::Error),
-    #[error("the ledger's threads cannot be started")]
-    Thread(#[source] std::io::Error),
-    #[error("the ledger stopped while it was being opened")]
-    Stopped(#[from] Stopped),
 }
 
 /// The running threads, and the right to write. Dropping every [`Ledger`] and joining this ends them in order.
@@ -290,90 +267,6 @@ fn begin(log: &mut dyn Log, keys: &Keys, nonce: [u8; 32], now_us: u64) -> Result
     let head = Some(signer.sign_checkpoint(tree.size(), &tree.root()));
     log.append(None, &Batch { blocks: vec![genesis], events: vec![event], head })?;
     Ok(())
-}
-
-/// Checks the salt key beside a log against the commitment in the log. Returns the commitment, and whether it is on
-/// record.
-///
-/// Without the state only the first event is read. It holds the commitment, except in logs begun before it did.
-pub(super) fn check_salt(
-    home: &Home,
-    state: Option<&Database>,
-    reader: &dyn Reader,
-    log: &Cid,
-) -> Result<([u8; 16], bool), OpenError> {
-    let salted = home.keys()?.salt.commitment_for(log);
-    match salt_on_record(state, reader)? {
-        Some(on_record) if on_record != salted => Err(OpenError::Salt),
-        on_record => Ok((salted, on_record.is_some())),
-    }
-}
-
-/// Returns the commitment to the salt key that is on record: in the first event, or in a later `log.salted` of an old
-/// log.
-fn salt_on_record(state: Option<&Database>, reader: &dyn Reader) -> Result<Option<[u8; 16]>, OpenError> {
-    let first = reader.event_at(0)?.and_then(|event| event.body());
-    if let Some(Body::LogOpened(LogOpened { salt: Some(salt), .. })) = first {
-        return Ok(Some(*salt));
-    }
-    let Some(state) = state else { return Ok(None) };
-    for seq in query::keeping::of_kind(state, "log.salted", 1)? {
-        if let Some(Body::LogSalted(facts)) = reader.event_at(seq)?.and_then(|event| event.body()) {
-            return Ok(Some(*facts.commitment));
-        }
-    }
-    Ok(None)
-}
-
-/// The genesis block the first event names.
-pub fn genesis(reader: &dyn Reader) -> Result<Genesis, LogError> {
-    let missing = || LogError::Corrupt { what: "the log has no readable genesis block" };
-    let first = reader.event_at(0)?.ok_or_else(missing)?;
-    match reader.block(&first.fields().log)? {
-        Some(Stored::Present(bytes)) => decode(&bytes).map_err(|_| missing()),
-        Some(Stored::Erased) | None => Err(missing()),
-    }
-}
-
-/// Checks that the keys in a data directory are those of its log. The caller must hold the lock.
-pub fn fits(home: &Home, log: &dyn Reader) -> Result<(), OpenError> {
-    let (keys, _) = signer(home, log, &genesis(log)?)?;
-    check_salt(home, None, log, &keys.log()).map(|_| ())
-}
-
-/// Returns the log's keys, and its signer if the key beside the log is the one in force. The caller must hold the
-/// lock.
-///
-/// A rotation of keys that a crash broke off is completed or undone here, by what the log holds of it.
-pub(super) fn signer(
-    home: &Home,
-    reader: &dyn Reader,
-    genesis: &Genesis,
-) -> Result<(rotation::Keys, Signer), OpenError> {
-    let of = |seed| Signer::new(&genesis.origin, seed).map_err(|_| OpenError::Key);
-    let (signer, next) = (of(home.keys()?.seed)?, home.next_key()?.map(of).transpose()?);
-    let fits = |keys: &rotation::Keys, signer: &Signer| keys.current() == signer.verifier();
-    let ours = |keys: &rotation::Keys| fits(keys, &signer) || next.iter().any(|next| fits(keys, next));
-    let mut keys = query::keeping::keys(home, reader, genesis)?;
-    if !ours(&keys) {
-        // The state may have hidden a change of them.
-        keys = query::keeping::keys_of_events(reader, genesis)?;
-    }
-    if keys.all().count() > 1 {
-        home.check_peer_key()?;
-    }
-    match (next, fits(&keys, &signer)) {
-        (None, true) => Ok((keys, signer)),
-        (Some(_), true) => {
-            home.forget_next_key()?;
-            Ok((keys, signer))
-        }
-        (Some(next), false) if fits(&keys, &next) => {
-            home.take_next_key()?;
-            Ok((keys, next))
-        }
-        (_, false) => Err(OpenError::Key),
-    }
 }
 
 /// Returns the state, caught up with the log. A state that is damaged or of another log is derived anew.

@@ -24,7 +24,8 @@ use crate::{
     event::{Body, Event, body::is_basis},
     ledger::{
         Command, Ruling, Stopped,
-        opening::{self, Birth, OpenError, Settings},
+        fitting::{self, OpenError},
+        opening::{self, Birth, Settings},
         writer::operator,
     },
     log::{
@@ -247,18 +248,18 @@ fn make_ready(
 fn find_keys(wanted: &Restore<'_>, home: &Home, log: &dyn Reader) -> Result<bool, RestoreError> {
     let own = home.dir().join("keys");
     if own.exists() {
-        opening::fits(home, log).map_err(RestoreError::Keys)?;
+        fitting::fits(home, log).map_err(RestoreError::Keys)?;
         return Ok(true);
     }
     if let Some(given) = wanted.keys {
         copy_keys(given, &own)?;
-        opening::fits(home, log).map_err(RestoreError::Keys)?;
+        fitting::fits(home, log).map_err(RestoreError::Keys)?;
         return Ok(true);
     }
     let places = std::iter::once(wanted.into.to_owned()).chain(moved_aside(wanted.into)?);
     for there in places.map(|place| place.join("keys")).filter(|keys| keys.exists()) {
         copy_keys(&there, &own)?;
-        if opening::fits(home, log).is_ok() {
+        if fitting::fits(home, log).is_ok() {
             return Ok(true);
         }
         fs::remove_dir_all(&own)?;

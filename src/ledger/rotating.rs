@@ -8,9 +8,10 @@ use crate::{
     event::{Body, keeping::LogKeyRotated},
     identity::Signer,
     ledger::{
+        fitting::{self, OpenError},
         folding::catch_up,
         heads::{Heads, notes, record},
-        opening::{self, OpenError},
+        opening,
     },
     log::{Log, home::Home, sqlite::SqliteLog},
     state::StoredTiles,
@@ -33,14 +34,14 @@ pub struct Rotated {
 pub fn rotate(home: &Home, seed: &[u8; 32], step: &mut dyn FnMut(u64)) -> Result<Rotated, OpenError> {
     let mut log = SqliteLog::open(&home.log_path(), true)?;
     let reader = log.reader()?;
-    let genesis = opening::genesis(reader.as_ref())?;
-    let (mut keys, signer) = opening::signer(home, reader.as_ref(), &genesis)?;
+    let genesis = fitting::genesis(reader.as_ref())?;
+    let (mut keys, signer) = fitting::signer(home, reader.as_ref(), &genesis)?;
     let found = reader.tip()?.map_or(0, |tip| tip.seq + 1);
     let heads = Heads::of(notes(home, reader.as_ref())?, &keys);
     heads.over(found)?;
     let mut folder = opening::derive(home, &log, step)?;
     heads.agree(&StoredTiles { state: folder.state(), log: reader.as_ref() }, found)?;
-    opening::check_salt(home, Some(folder.state()), reader.as_ref(), &keys.log())?;
+    fitting::check_salt(home, Some(folder.state()), reader.as_ref(), &keys.log())?;
 
     let next = Signer::new(&genesis.origin, *seed).map_err(|_| OpenError::Key)?;
     let rotation = signer.sign_rotation(&keys.log(), found, next.verifier());

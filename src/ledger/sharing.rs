@@ -30,7 +30,8 @@ use crate::{
     ledger::{
         About, Ask, Command, Ledger, Reach, Ruling, Stopped, WAITING_MAX,
         claims::claims_of,
-        opening::{self, Birth, OpenError, Running, Settings},
+        fitting::OpenError,
+        opening::{self, Birth, Running, Settings},
         sealer::clock_us,
         work::{Wish, Work},
         writer::node,

@@ -14,18 +14,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    heads::HeadError,
-    opening::{self, Birth, OpenError, Running, Settings},
-    upkeep::Bounds,
-    writer::{node, payload_ref},
-    *,
-};
+use super::fitting::HeadError;
+use super::opening;
+use super::opening::Birth;
+use super::opening::Running;
+use super::opening::Settings;
+use super::upkeep::Bounds;
+use super::writer::node;
+use super::writer::payload_ref;
+use super::*;
 use crate::{
     block::payload::{JSON, Payload, SaltKey, tests::plain_parts},
     call::{EndOutcome, How, Remote},
     error::Code,
     event::{Body, Role, body::CallStarted, peer::RemoteCalled},
+    ledger::fitting::OpenError,
     log::{
         Log, Reader,
         home::HomeError,

@@ -25,13 +25,13 @@ use crate::{
     ledger::{Command, Ruling, Sealed, writer::payload_ref},
     router::{
         Answer, Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Router, RpcError, Run,
-        board::Entry,
         capture::Capture,
         codes::{INTERNAL_ERROR, INVALID_REQUEST},
         content::Content,
         ending::{Ended, Said, Slot, seal},
         lane::{self, Lane, Place, Turn},
         metadata::{PRIORITY, Rule},
+        target::Target,
         telling::{Told, not_found, read_error, refusal_result, shown},
         trial::Trial,
     },
@@ -45,39 +45,6 @@ const KEY_DOMAIN: &str = "cairn/idempotency-key/2";
 /// Their domain in older logs, before they were bound to actor and tool. Both forms are looked up, so that a key of
 /// before is recognised.
 const FORMER_KEY: &str = "idempotency-key";
-
-/// What a request resolves to: the runner, its name for the thing, and the lane.
-pub(super) struct Target {
-    pub method: Method,
-    pub run: Arc<dyn Run>,
-    pub inner: String,
-    /// The public name as recorded; empty if the name is text that the caller chose.
-    pub recorded_name: String,
-    pub source: String,
-    pub entry: Option<Arc<Entry>>,
-    pub lane: String,
-    pub rule: Rule,
-    /// Collects the peers that the run tries.
-    pub remotes: Remotes,
-}
-
-impl Target {
-    /// Returns the name that the call is counted under: the tool's, or the method of anything else.
-    fn label(&self) -> &str {
-        self.entry.as_ref().map_or(self.method.as_str(), |entry| &entry.tool.name)
-    }
-
-    /// Returns the tool's contract; `None` for anything but tools.
-    fn contract(&self) -> Option<Cid> {
-        self.entry.as_ref().map(|entry| entry.tool.contract)
-    }
-
-    /// Returns whether running it twice does no more than running it once. Of a tool its contract says so; all else
-    /// is repeatable.
-    fn repeatable(&self) -> bool {
-        self.entry.as_ref().is_none_or(|entry| entry.contract.repeatable())
-    }
-}
 
 impl Router {
     /// Runs a request to its recorded answer. Must not be dropped midway: [`Router::call`] sees to that.

@@ -15,8 +15,8 @@ use crate::{
     router::{
         Request, Router, RpcError,
         board::{Entry, Unfit},
-        calling::Target,
         capture::{self, Capture, Sieve},
+        target::Target,
         telling::silenced,
     },
 };

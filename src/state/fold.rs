@@ -244,7 +244,7 @@ impl Folder {
             | Body::PeerForked(_)
             | Body::PeerReleased(_)
             | Body::RemoteCalled(_)
-            | Body::LogFollowed(_) => self.remember_peer(event, subject),
+            | Body::LogFollowed(_) => peers::remember(&self.state, &mut self.peers, event, subject),
             work => self.remember_work(event, work, subject),
         }
     }

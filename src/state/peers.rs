@@ -11,27 +11,31 @@ use crate::{
     block::{decode, encode},
     event::Event,
     peer::{Peer, Status},
-    state::{StateError, fold::Folder},
+    state::StateError,
 };
 
 /// The statuses of peers, by the number they are stored as.
 pub const PEER_STATUSES: [Status; 3] = [Status::Connected, Status::Disconnected, Status::Unreachable];
 
-impl Folder {
-    pub(super) fn remember_peer(&mut self, event: &Event, subject: u64) -> Result<(), StateError> {
-        if !self.peers.contains_key(&subject) {
-            match stored(&self.state, subject)? {
-                Some(mut peer) => {
-                    peer.apply(event);
-                    self.peers.insert(subject, peer);
-                }
-                None => self.peers.extend(Peer::begun(event).map(|peer| (subject, peer))),
-            }
-        } else if let Some(peer) = self.peers.get_mut(&subject) {
-            peer.apply(event);
-        }
-        Ok(())
+/// Folds an event about a peer into the peers that changed in this batch.
+pub(super) fn remember(
+    state: &Connection,
+    changed: &mut HashMap<u64, Peer>,
+    event: &Event,
+    subject: u64,
+) -> Result<(), StateError> {
+    if let Some(peer) = changed.get_mut(&subject) {
+        peer.apply(event);
+        return Ok(());
     }
+    match stored(state, subject)? {
+        Some(mut peer) => {
+            peer.apply(event);
+            changed.insert(subject, peer);
+        }
+        None => changed.extend(Peer::begun(event).map(|peer| (subject, peer))),
+    }
+    Ok(())
 }
 
 /// Writes the peers that changed in this batch.

@@ -19,7 +19,7 @@ use cairn::{
     event::{Actor, Role, body::CallStarted},
     identity::Verifier,
     ledger::{
-        Command, Ledger, Ruling, Sealed,
+        Command, Ledger, Ruling, Sealed, fitting,
         opening::{self, Birth, Running, Settings},
         writer::payload_ref,
     },
@@ -699,7 +699,7 @@ fn a_whole_export_becomes_the_same_log_again() {
     // Without the key nobody goes on with it.
     let birth = Birth { owner: "other", random: &mut || [8; 32], now_us: 1, step: &mut |_| {} };
     let refused = opening::open(&copy, &Settings::default(), birth);
-    assert!(matches!(refused, Err(opening::OpenError::Home(_))));
+    assert!(matches!(refused, Err(fitting::OpenError::Home(_))));
 }
 
 #[test]

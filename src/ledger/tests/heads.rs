@@ -5,7 +5,8 @@
 use super::*;
 use crate::{
     event::{Event, Place, body::LogRecovered},
-    ledger::heads::{HeadError, TakenOver, take_over},
+    ledger::fitting::HeadError,
+    ledger::heads::{TakenOver, take_over},
     log::{Batch, Log},
 };
 

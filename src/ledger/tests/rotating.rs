@@ -4,7 +4,10 @@
 
 use super::*;
 use crate::{
-    ledger::rotating::{Rotated, rotate},
+    ledger::{
+        fitting,
+        rotating::{Rotated, rotate},
+    },
     query::keeping::{keys, keys_of_events},
     verify::{Checks, Verdict, verify},
 };
@@ -63,7 +66,7 @@ fn a_log_goes_on_under_another_key_and_verifies_with_any_of_its_keys() {
     opening::remove_state(&home).expect("removes");
     assert_eq!(verified(dir.path(), &Checks::default()), Verdict::Verified);
     let reader = SqliteReader::open(&home.log_path()).expect("reads");
-    let genesis = opening::genesis(&reader).expect("reads");
+    let genesis = fitting::genesis(&reader).expect("reads");
     let scanned = keys_of_events(&reader, &genesis).expect("follows");
     closed(opened(dir.path()));
     assert_eq!(keys(&home, &reader, &genesis).expect("follows"), scanned);

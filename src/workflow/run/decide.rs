@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     CONDITION, Piece, Run, Slot, UPSTREAM,
-    decision::{Contents, Decision},
+    decision::{Answer, Contents, DECISIONS_MAX, Decision},
     status::WorkStatus,
     values::GATHERED_MAX,
 };
@@ -27,25 +27,8 @@ use crate::{
     },
 };
 
-/// Decisions of one answer; the others come in the next.
-const DECISIONS_MAX: usize = 1_000;
 /// List elements of all steps of one run: a run keeps some 300 bytes of each.
 const PARTS_MAX: usize = 100_000;
-
-/// The answer that is being made.
-pub(super) struct Answer<'a> {
-    pub contents: &'a dyn Contents,
-    now_ms: u64,
-    /// How many tasks may still start.
-    free: u64,
-    decisions: Vec<Decision>,
-}
-
-impl Answer<'_> {
-    fn full(&self) -> bool {
-        self.free == 0 || self.decisions.len() >= DECISIONS_MAX
-    }
-}
 
 impl Run {
     /// Returns what is to be done now. To be asked again after each answer is sealed and applied, until it is empty.

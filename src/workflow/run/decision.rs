@@ -174,6 +174,24 @@ impl Decision {
     }
 }
 
+/// The answer that is being made.
+pub(super) struct Answer<'a> {
+    pub contents: &'a dyn Contents,
+    pub now_ms: u64,
+    /// How many tasks may still start.
+    pub free: u64,
+    pub decisions: Vec<Decision>,
+}
+
+impl Answer<'_> {
+    pub fn full(&self) -> bool {
+        self.free == 0 || self.decisions.len() >= DECISIONS_MAX
+    }
+}
+
+/// Decisions of one answer; the others come in the next.
+pub(super) const DECISIONS_MAX: usize = 1_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;

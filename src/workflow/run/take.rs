@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     CONDITION, Run, StepState,
-    decide::Answer,
+    decision::Answer,
     status::{StepStatus, WorkStatus},
     values::GATHERED_MAX,
 };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{Run, decide::Answer, status::StepStatus};
+use super::{Run, decision::Answer, status::StepStatus};
 use crate::{
     error::Code,
     event::PayloadRef,

@@ -1,0 +1,43 @@
+//! What a request resolves to, before anything of it is recorded.
+//!
+//! Invariant: a target is fixed for the whole call; what changes on the board meanwhile changes nothing of it.
+
+use std::sync::Arc;
+
+use crate::{
+    block::Cid,
+    router::{Method, Remotes, Run, board::Entry, metadata::Rule},
+};
+
+/// What a request resolves to: the runner, its name for the thing, and the lane.
+pub(super) struct Target {
+    pub method: Method,
+    pub run: Arc<dyn Run>,
+    pub inner: String,
+    /// The public name as recorded; empty if the name is text that the caller chose.
+    pub recorded_name: String,
+    pub source: String,
+    pub entry: Option<Arc<Entry>>,
+    pub lane: String,
+    pub rule: Rule,
+    /// Collects the peers that the run tries.
+    pub remotes: Remotes,
+}
+
+impl Target {
+    /// Returns the name that the call is counted under: the tool's, or the method of anything else.
+    pub(super) fn label(&self) -> &str {
+        self.entry.as_ref().map_or(self.method.as_str(), |entry| &entry.tool.name)
+    }
+
+    /// Returns the tool's contract; `None` for anything but tools.
+    pub(super) fn contract(&self) -> Option<Cid> {
+        self.entry.as_ref().map(|entry| entry.tool.contract)
+    }
+
+    /// Returns whether running it twice does no more than running it once. Of a tool its contract says so; all else
+    /// is repeatable.
+    pub(super) fn repeatable(&self) -> bool {
+        self.entry.as_ref().is_none_or(|entry| entry.contract.repeatable())
+    }
+}
