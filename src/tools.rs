@@ -10,6 +10,7 @@ pub mod conformance;
 pub mod denied;
 pub mod desk;
 mod doing;
+pub mod network;
 pub mod peers;
 pub mod planning;
 pub mod provenance;

@@ -6,6 +6,7 @@
 //! - erased content is told from missing content by the event that says so.
 
 mod blocks;
+mod chain;
 mod derived;
 mod events;
 mod heads;
@@ -15,9 +16,6 @@ mod tests;
 
 use serde::Serialize;
 
-use self::blocks::Bytes;
-use self::events::Chain;
-use self::heads::Heads;
 use crate::{
     block::{Cid, car::CarError, decode, payload::Payload},
     error::chain,
@@ -25,6 +23,7 @@ use crate::{
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
     merkle,
     query::{QueryError, View, proof::Head},
+    verify::chain::{Bytes, Chain, Heads},
 };
 
 /// Faults told one by one; the rest are counted.

@@ -35,16 +35,9 @@ use crate::{
         },
     },
     questions::Audit,
-    router::{Entry, Invocation, Router, lane},
+    router::{Entry, Invocation, Router},
     task::{self, Limits, Status, Task},
-    tools::{
-        Builtin,
-        denied::Denied,
-        doing::{Does, Foretells, Tool},
-        peers,
-        reading::time,
-        refusal,
-    },
+    tools::{denied::Denied, network, reading::time, refusal},
 };
 
 pub const MINUTE_MS: u64 = 60_000;
@@ -62,7 +55,7 @@ pub struct Desk {
     /// The bounds that tasks are held to.
     pub limits: Limits,
     /// Empty until there is a network.
-    pub network: peers::network::Slot,
+    pub network: network::Slot,
 }
 
 /// A success object as JSON text, or why there is none.
@@ -86,36 +79,7 @@ pub fn told<T: Serialize>(answer: &T) -> Told {
 impl Desk {
     pub fn new(router: &Router, salt: &SaltKey, limits: Limits) -> Self {
         let audit = Audit::new(router.ledger().clone());
-        Self {
-            router: router.clone(),
-            audit,
-            salt: salt.clone(),
-            limits,
-            network: peers::network::Slot::default(),
-        }
-    }
-
-    /// Makes a builtin tool that runs with this desk.
-    pub fn tool(&self, category: &'static str, definition: &'static str, does: Does) -> Builtin {
-        self.foretelling(category, definition, does, None)
-    }
-
-    /// Like [`Desk::tool`], for a tool that checks its input against its schema itself.
-    pub fn checking(&self, category: &'static str, definition: &'static str, does: Does) -> Builtin {
-        let run = Arc::new(Tool { desk: self.clone(), does, foretells: None, checks: true });
-        Builtin { definition, category, lane: lane::BUILTIN, run }
-    }
-
-    /// Like [`Desk::tool`], for a tool that only asks the ledger for one change.
-    pub fn foretelling(
-        &self,
-        category: &'static str,
-        definition: &'static str,
-        does: Does,
-        foretells: Option<Foretells>,
-    ) -> Builtin {
-        let run = Arc::new(Tool { desk: self.clone(), does, foretells, checks: false });
-        Builtin { definition, category, lane: lane::BUILTIN, run }
+        Self { router: router.clone(), audit, salt: salt.clone(), limits, network: network::Slot::default() }
     }
 
     /// Completes a command with the caller, the call and the reason.

@@ -13,8 +13,9 @@ use crate::{
         Ruling,
         work::{Wish, Worked},
     },
-    router::{BoxFuture, Foretold, Invocation, Outcome, Run},
+    router::{BoxFuture, Foretold, Invocation, Outcome, Run, lane},
     tools::{
+        Builtin,
         denied::Denied,
         desk::{Desk, Told, unexpected},
     },
@@ -54,6 +55,31 @@ impl Foretells {
     pub async fn done(&self, desk: &Desk, call: &Invocation) -> Told {
         let worked = self.ask(desk, call).await?;
         (self.tell)(call, &worked).unwrap_or_else(|| Err(unexpected().into()))
+    }
+}
+
+impl Desk {
+    /// Makes a builtin tool that runs with this desk.
+    pub fn tool(&self, category: &'static str, definition: &'static str, does: Does) -> Builtin {
+        self.foretelling(category, definition, does, None)
+    }
+
+    /// Like [`Desk::tool`], for a tool that checks its input against its schema itself.
+    pub fn checking(&self, category: &'static str, definition: &'static str, does: Does) -> Builtin {
+        let run = Arc::new(Tool { desk: self.clone(), does, foretells: None, checks: true });
+        Builtin { definition, category, lane: lane::BUILTIN, run }
+    }
+
+    /// Like [`Desk::tool`], for a tool that only asks the ledger for one change.
+    pub fn foretelling(
+        &self,
+        category: &'static str,
+        definition: &'static str,
+        does: Does,
+        foretells: Option<Foretells>,
+    ) -> Builtin {
+        let run = Arc::new(Tool { desk: self.clone(), does, foretells, checks: false });
+        Builtin { definition, category, lane: lane::BUILTIN, run }
     }
 }
 

@@ -5,7 +5,6 @@
 //! - what is told of a peer is read from the log; what was not measured is null.
 
 mod metrics;
-pub mod network;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,12 +12,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub use self::metrics::AskMetrics;
-use self::{
-    metrics::{latency, measured, metrics, whole},
-    network::{
-        Bootstrap, Connect, Disconnect, Disconnected, Discover, Discovered, Following, Network, Search, Tried,
-    },
-};
+use self::metrics::latency;
+use self::metrics::measured;
+use self::metrics::metrics;
+use self::metrics::whole;
 use crate::{
     caller::Scope,
     error::{Code, Refusal},
@@ -35,6 +32,10 @@ use crate::{
     tools::{
         Builtin, arguments,
         desk::{Desk, Paging, Told, now_ms, page, seen, told, unexpected},
+        network::{
+            Bootstrap, Connect, Disconnect, Disconnected, Discover, Discovered, Following, Network, Search,
+            Tried,
+        },
         reading::time,
     },
 };

@@ -12,65 +12,15 @@ use crate::{
     contract::Contract,
     event::Genesis,
     log::{BlockRow, LogError, Reader, Stored, sqlite::SqliteReader},
-    verify::{Found, STEP, Step, Verdict, events::Chain},
+    verify::{
+        Found, STEP, Step, Verdict,
+        chain::{Blocks, Bytes, Chain, Form, Row},
+    },
     workflow::plan::Plan,
 };
 
 pub(super) const PART_GONE: &str = "the bytes of a part are gone, and its payload is not erased";
 const GONE: &str = "the block's bytes are gone, and no event says they were erased";
-
-/// What a stored block is, by its form alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Form {
-    /// Its bytes are gone.
-    Gone,
-    /// Its bytes are not what they must be, which was told.
-    Broken,
-    Raw,
-    Payload,
-    /// A payload in parts, which were not looked at yet.
-    Large,
-    Contract,
-    Plan,
-    Genesis,
-    /// Strict DAG-CBOR of no form this build knows.
-    Other,
-}
-
-/// What is remembered of a block.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Row {
-    number: u64,
-    /// Bytes of a raw block, bytes of content of a payload.
-    pub len: u32,
-    pub form: Form,
-    codec: Codec,
-    /// Whether anything names it, and whether an event does so as a payload.
-    pub named: bool,
-    pub paid: bool,
-}
-
-/// Every block that was there when the walk over them began, in the order of their numbers.
-#[derive(Default)]
-pub(super) struct Blocks(Vec<Row>);
-
-impl Blocks {
-    /// The payloads that events name and that hold.
-    pub fn payloads(&self) -> u64 {
-        self.0.iter().filter(|row| row.paid && row.form == Form::Payload).count() as u64
-    }
-
-    pub fn row(&mut self, at: usize) -> &mut Row {
-        &mut self.0[at]
-    }
-
-    /// Where a block is among them; none where it is not.
-    pub fn place(&self, cid: &Cid, log: &dyn Reader) -> Result<Option<usize>, LogError> {
-        let Some(number) = log.number_of(cid)? else { return Ok(None) };
-        let at = self.0.binary_search_by_key(&number, |row| row.number).ok();
-        Ok(at.filter(|at| self.0[*at].codec == cid.codec()))
-    }
-}
 
 impl Found {
     /// Checks every stored block.
@@ -231,11 +181,4 @@ impl Found {
         }
         Ok(())
     }
-}
-
-/// Bytes that were found under a name.
-pub(super) enum Bytes {
-    Good(Vec<u8>),
-    /// They are not what the name stands for, which was told.
-    Bad,
 }

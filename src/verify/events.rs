@@ -14,7 +14,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    block::{Cid, Codec, Sha256Digest, links},
+    block::{Cid, Codec, links},
     event::{
         Body,
         rules::{self, Ended, OpenCalls},
@@ -24,47 +24,15 @@ use crate::{
     merkle::{self, Growing},
     verify::{
         Checks, Found, STEP, Step, Takeover, Verdict,
-        blocks::{Blocks, Form},
-        heads::Heads,
+        chain::{Blocks, Chain, Form, Heads, Recent},
     },
 };
 
 /// What a link in an event's body begins with.
 const LINK_TAG: u8 = 0xd8;
 
-/// Recent events that are known by name, so that most causes need no look-up. A power of two.
-const RECENT_MAX: usize = 16 * 1024;
 /// Leaves between two clearings of the tiles that grow with the tree, which nobody here needs.
 const TILES_EVERY: u64 = 4096;
-
-/// What the walk over the events carries along.
-pub(super) struct Chain<'a> {
-    pub log: &'a dyn Reader,
-    pub whole: bool,
-    /// All blocks, where they were walked over.
-    pub blocks: Option<Blocks>,
-    pub genesis: Option<Cid>,
-    pub next: u64,
-    pub prev: Option<(Cid, u64)>,
-    /// The tree so far; none once a leaf is missing or in doubt.
-    pub tree: Option<Growing>,
-    pub heads: Heads,
-    recent: Recent,
-    /// Blocks that were looked at as what they are named as.
-    pub known: HashSet<(Cid, Form)>,
-    open_calls: OpenCalls,
-    /// Payloads that were named, where nothing else remembers it.
-    pub paid: HashSet<Cid>,
-    /// Erased payloads, and the last event that erases each.
-    pub erased: HashMap<Cid, u64>,
-    /// Payloads without bytes, with the first and the last event that names each.
-    pub missing: HashMap<Cid, (u64, u64)>,
-    pub refs: Vec<Cid>,
-    pub pay: Vec<Cid>,
-}
-
-/// The seqs of recent events by digest. A digest has one place, and the latest to claim it has it.
-struct Recent(Vec<(Sha256Digest, u64)>);
 
 impl Found {
     /// Walks over the events that are asked for.
@@ -272,44 +240,4 @@ fn name_others(event: &strict::Checked<'_>, refs: &[Cid], chain: &mut Chain<'_>)
         }
     }
     Ok(())
-}
-
-impl Chain<'_> {
-    /// After a hole nothing can be said of the tree, nor of the next event's `prev`.
-    fn break_off(&mut self) {
-        self.tree = None;
-        self.prev = None;
-    }
-
-    fn seq_of(&self, cid: &Cid) -> Result<Option<u64>, LogError> {
-        // An event is named with its codec; the same digest under another names no event.
-        if cid.codec() != Codec::DagCbor {
-            return Ok(None);
-        }
-        match self.recent.get(cid.digest()) {
-            Some(seq) => Ok(Some(seq)),
-            None => self.log.seq_of(cid),
-        }
-    }
-}
-
-impl Recent {
-    fn new() -> Self {
-        // No event has this seq.
-        Self(vec![([0; 32], u64::MAX); RECENT_MAX])
-    }
-
-    fn put(&mut self, digest: &Sha256Digest, seq: u64) {
-        self.0[Self::place(digest)] = (*digest, seq);
-    }
-
-    fn get(&self, digest: &Sha256Digest) -> Option<u64> {
-        let (held, seq) = self.0[Self::place(digest)];
-        (held == *digest && seq != u64::MAX).then_some(seq)
-    }
-
-    /// Digests are even already: their first bytes are as good as a hash.
-    fn place(digest: &Sha256Digest) -> usize {
-        usize::from(u16::from_be_bytes([digest[0], digest[1]])) % RECENT_MAX
-    }
 }

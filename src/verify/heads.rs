@@ -13,61 +13,14 @@ use crate::{
     log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
     merkle::{self, Growing},
     query::{View, keeping},
-    verify::{Checks, Found, Under, Verdict, events::Chain},
+    verify::{
+        Checks, Found, Under, Verdict,
+        chain::{Chain, Heads, Whose},
+    },
 };
 
 /// Names of events read at once.
 const NAMES_READ: u64 = 4096;
-
-/// Whose word a head is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Whose {
-    /// The log's own: the one in it, or beside it.
-    Own,
-    /// The checkpoint that was given.
-    Given,
-    /// A checkpoint that was given, and that a key of the log signed which is not in force at its size.
-    OutOfForce,
-}
-
-impl Whose {
-    fn named(self) -> &'static str {
-        match self {
-            Self::Own => "the log's signed head",
-            Self::Given => "the checkpoint given",
-            Self::OutOfForce => {
-                "the checkpoint given, signed by a key of this log that is not in force at its size,"
-            }
-        }
-    }
-}
-
-/// The heads of a log, with the keys that signed them.
-#[derive(Default)]
-pub(super) struct Heads {
-    pub keys: Option<Keys>,
-    /// Changes of keys that the events have told so far.
-    pub rotated: usize,
-    pub heads: Vec<(Checkpoint, Whose)>,
-    /// Heads that the log's tree does not have the root of, where it has their size.
-    pub disagreeing: Vec<(Checkpoint, Whose)>,
-}
-
-impl Heads {
-    /// The log's own head.
-    fn own(&self) -> Option<&Checkpoint> {
-        self.heads.iter().find(|(_, whose)| *whose == Whose::Own).map(|(head, _)| head)
-    }
-
-    /// Compares the tree with the heads that are of its size.
-    pub fn compare(&mut self, size: u64, root: impl Fn() -> merkle::Hash) {
-        for (head, whose) in self.heads.iter().filter(|(head, _)| head.size == size) {
-            if root() != head.root {
-                self.disagreeing.push((head.clone(), *whose));
-            }
-        }
-    }
-}
 
 impl Found {
     /// The signed heads of the log. `before` are the notes that stood beside it before anything of it was read.

@@ -13,8 +13,8 @@ use crate::{
     log::LogError,
     verify::{
         Found, Verdict,
-        blocks::{Bytes, Form, PART_GONE},
-        events::Chain,
+        blocks::PART_GONE,
+        chain::{Bytes, Chain, Form},
     },
 };
 

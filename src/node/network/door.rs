@@ -14,7 +14,7 @@ use crate::{
         hub::{self, Attempted, By, Goal, Hub},
     },
     router::BoxFuture,
-    tools::peers::network::{
+    tools::network::{
         Bootstrap, Bootstrapped, Connect, Connected, Disconnect, Disconnected, Discover, Discovered,
         Following, Found, Network, Search, Tried,
     },
