@@ -69,6 +69,8 @@ pub fn was_payload(state: &Connection, log: &dyn Reader, cid: &Cid, seq: u64) ->
     if log.seq_of(cid)?.is_some() {
         return Ok(false);
     }
+    // Read before the question: the fold goes on meanwhile, and an event must be found either in the tables or behind this.
+    let applied = state::progress(state)?.applied;
     let mut statement = state.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM holds WHERE block = ?1 AND seq < ?2)
             AND NOT EXISTS (SELECT 1 FROM entry WHERE tool = ?1)
@@ -76,7 +78,6 @@ pub fn was_payload(state: &Connection, log: &dyn Reader, cid: &Cid, seq: u64) ->
             AND NOT EXISTS (SELECT 1 FROM workflow WHERE plan = ?1)",
     )?;
     let folded: bool = statement.query_row([number, seq], |row| row.get(0))?;
-    let applied = state::progress(state)?.applied;
     match folded || applied >= seq {
         true => Ok(folded),
         false => Ok(!held_by(log, &BTreeSet::from([*cid]), applied, seq)?.is_empty()),
@@ -85,8 +86,10 @@ pub fn was_payload(state: &Connection, log: &dyn Reader, cid: &Cid, seq: u64) ->
 
 /// Returns whether the last event about this payload erased it. Events that are not folded yet are read from the log.
 pub fn is_on_record(state: &Connection, log: &dyn Reader, cid: &Cid) -> Result<bool, StateError> {
+    // Read first, as above. An event that is folded already comes to the same again.
+    let applied = state::progress(state)?.applied;
     let mut erased = holding(state, cid)?.is_some();
-    log.events(state::progress(state)?.applied, &mut |row| {
+    log.events(applied, &mut |row| {
         if let Ok(event) = Event::open(row.bytes.to_vec()) {
             let names = event.fields().pay.iter().any(|pay| pay.cid == *cid);
             let erases = matches!(event.body(), Some(Body::PayloadErased(facts)) if facts.payload == *cid);

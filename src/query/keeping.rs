@@ -65,8 +65,10 @@ pub fn keys(home: &Home, log: &dyn Reader, genesis: &Genesis) -> Result<Keys, Lo
 fn keys_of_state(home: &Home, log: &dyn Reader, genesis: &Genesis) -> Result<Keys, StateError> {
     let mut keys = first(genesis)?;
     let state = state::open_reader(&home.state_path(), &home.log_path())?;
+    // Read first: what is folded meanwhile is met in both, and taken once.
+    let applied = state::progress(&state)?.applied;
     rotate(&mut keys, &state, log)?;
-    add(&mut keys, log, state::progress(&state)?.applied)?;
+    add(&mut keys, log, applied)?;
     Ok(keys)
 }
 
@@ -93,6 +95,9 @@ fn add(keys: &mut Keys, log: &dyn Reader, from: u64) -> Result<(), LogError> {
 }
 
 fn take(keys: &mut Keys, event: &Event) -> Result<(), LogError> {
+    if keys.rotated_at(event.fields().seq).is_some() {
+        return Ok(());
+    }
     let change = rotation(event).filter(|_| event.fields().log == keys.log()).ok_or(NOT_FOLLOWED)?;
     keys.rotate(&change).map_err(|_| NOT_FOLLOWED)
 }
