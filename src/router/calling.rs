@@ -24,7 +24,7 @@ use crate::{
     },
     ledger::{Command, Ruling, Sealed, writer::payload_ref},
     router::{
-        Answer, Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Router, RpcError, Run,
+        Answer, Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Router, RpcError,
         capture::Capture,
         codes::{INTERNAL_ERROR, INVALID_REQUEST},
         content::Content,
