@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - an answer sees everything that was answered before it was asked;
-//! - questions, long questions and streams have bounds of their own, and whoever is over one is told so.
+//! - a question over its bound waits for its turn; a long question or a stream over its bound is refused.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 

@@ -1,6 +1,6 @@
 //! Asking a tool of the node that a command names, and showing its answer: what several commands do the same way.
 //!
-//! Invariant: a refusal of the tool ends the command as its code says.
+//! Invariant: a tool's refusal is an error of the command, in the tool's own words and with its hint.
 
 use std::process::ExitCode;
 

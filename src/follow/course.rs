@@ -1,6 +1,6 @@
 //! The status of following each peer's log.
 //!
-//! Invariant: a pursuit is stalled until the peer has shown its log.
+//! Invariant: a pursuit begins stalled, and without a log.
 
 use crate::{block::Cid, caller::Peer};
 

@@ -1,6 +1,6 @@
 //! The eras of the protocol, which answers and envelopes are told apart by.
 //!
-//! Invariant: what differs between eras is asked of [`Era`], and nowhere guessed from a message.
+//! Invariant: nothing here reads a message but its members; which era it is of, the envelope and the door decide.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;

@@ -1,6 +1,6 @@
 //! What the checks of one log carry along: the walk over its events, its blocks and its heads.
 //!
-//! Invariant: what one check has found out is here for the next, and nothing is read twice for it.
+//! Invariant: what one check hands to a later one stands here; no check calls another's file for it.
 
 use std::collections::{HashMap, HashSet};
 
