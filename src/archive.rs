@@ -1,8 +1,9 @@
-//! What an auditor takes away: archives written, read, kept beside the log, and erased in; backups of the whole.
+//! Archives and backups: writing, reading, keeping and importing archives, erasing content in them, and copying a data
+//! directory.
 //!
 //! Invariants:
-//! - nothing of an archive is taken in before all of it is checked;
-//! - an archive holds what proves it: its events under a signed head, or it is told to be unsigned.
+//! - an archive takes its name in the data directory only after all of it is checked;
+//! - an archive proves that its events are under a signed head, or it is reported as unsigned.
 
 pub mod backup;
 pub mod check;

@@ -1,9 +1,10 @@
-//! A backup: a data directory copied while others write it, that can be verified where it lies.
+//! A backup copies a data directory while other processes write to it; the copy can be verified where it lies.
 //!
 //! Invariants:
-//! - the head is read before the log, which only grows: what the copy holds reaches the head it is under;
-//! - a backup takes its name once it is whole, on disk and verified; one that breaks off leaves nothing under it;
-//! - keys are copied only where they are asked for.
+//! - the head is copied before the log, which only grows, so the copied log reaches the copied head;
+//! - a backup takes its name only once it is complete, on disk, and its own log is verified (logs of other nodes are
+//!   only copied);
+//! - keys are copied only if the caller asks for them.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -23,40 +24,40 @@ use crate::{
     verify::{Checks, Report, Step, Verdict, verify},
 };
 
-/// The file of the last signed heads, in a data directory.
+/// This file in a data directory holds the last signed heads.
 const HEAD: &str = "head";
-/// What is copied of another's log beside its events: its head, evidence that it forked, and the changes of its keys.
+/// These files are copied with another node's log: its head, the evidence that it forked, and its key rotations.
 const BESIDE: [&str; 3] = [HEAD, "fork.json", "rotations"];
 
-/// What is to be copied, beside the log, its head, tokens and archives.
+/// Says what is copied in addition to the log, its head, the tokens and the archives.
 #[derive(Clone, Copy)]
 pub struct Wanted<'a> {
-    /// Whether keys are copied, and what says that those of a copy are the log's.
+    /// If set, the keys are copied too. The function returns whether the copied keys are those of the copied log.
     pub keys: Option<&'a dyn Fn(&Home) -> bool>,
-    /// The directory of other nodes' logs, each with a directory in it.
+    /// Names the directory with the logs of other nodes, which has one directory for each log.
     pub logs: &'a str,
 }
 
-/// What a copy holds.
+/// Reports what a copy holds.
 #[derive(Clone, Debug)]
 pub struct Copied {
     pub report: Report,
     pub keys: bool,
     pub tokens: bool,
     pub archives: u64,
-    /// Logs of other nodes; they are copied, not verified: of some the owner withholds content.
+    /// Counts the logs of other nodes. They are not verified, because their owners may withhold content.
     pub logs: u64,
 }
 
-/// How far it is.
+/// Reports the progress of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Pages copied, of so many.
+    /// Holds the pages copied so far and the pages in all.
     Copying(u64, u64),
     Verifying(Step),
 }
 
-/// Why there is no backup.
+/// Says why there is no backup.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     #[error("`{dir}` is there and not empty; name a directory that is not there yet")]
@@ -84,7 +85,8 @@ pub enum BackupError {
 }
 
 impl BackupError {
-    /// What the log is that was to be copied; none where something else stands against a copy.
+    /// Returns the verdict on the log that was to be copied; returns none if something other than the log prevents the
+    /// copy.
     pub fn verdict(&self) -> Option<Verdict> {
         match self {
             Self::Unverified { report, .. } => Some(report.verdict),
@@ -100,8 +102,11 @@ impl BackupError {
     }
 }
 
-/// Copies the data directory of `home` to `to`, whether a process writes it or not. `owner` is said to whoever does the
-/// same at the same time.
+/// Copies the data directory of `home` to `to`; other processes may write to it meanwhile. `owner` is written into the
+/// lock of the copy, so a second backup to the same place can name who holds it.
+///
+/// An existing `to` must be empty. An unfinished backup beside it is removed first. A copy that does not verify stays
+/// under its `.part` name.
 pub fn backup(
     home: &Home,
     to: &Path,
@@ -116,7 +121,7 @@ pub fn backup(
     let part = beside(to, ".part").ok_or_else(place)?;
     let to = beside(to, "").ok_or_else(place)?;
     let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // What is erased later would stay readable in a copy that lies in the data directory itself.
+    // An erasure would not reach a copy inside the data directory, so the erased content would stay readable there.
     if within(parent, home.dir()) {
         return Err(place());
     }
@@ -124,7 +129,7 @@ pub fn backup(
         if !is_broken_off(&part) {
             return Err(BackupError::Beside { dir: part.display().to_string() });
         }
-        // Another backup broke off, or still runs; then its lock is held.
+        // If the other backup still runs, it holds this lock, and taking the lock fails.
         drop(Home::of(&part).lock(owner)?);
         at(&part, fs::remove_dir_all(&part))?;
     }
@@ -135,20 +140,22 @@ pub fn backup(
     let copied = match copy(home, &part, wanted, step) {
         Ok(copied) if copied.report.verified => copied,
         Ok(copied) => {
-            // Without its lock it is not taken for one that broke off, and stays.
+            // Without its lock file, the copy is not mistaken for an unfinished backup, so the next backup does not
+            // remove it.
             drop(lock);
             at(&part, fs::remove_file(part.join("lock")))?;
             let report = Box::new(copied.report);
             return Err(BackupError::Unverified { dir: part.display().to_string(), report });
         }
         Err(err) => {
-            // A part of a copy is of no use; failing to remove it must not hide why.
+            // A partial copy has no use. An error of its removal is ignored, so that it does not hide the first error.
             let _ = fs::remove_dir_all(&part);
             return Err(err);
         }
     };
     fresh.keep();
     drop(lock);
+    // A crash between here and the rename leaves a whole copy without a lock, which the next backup does not remove.
     at(&part, fs::remove_file(part.join("lock")))?;
     at(&part, sync(&part))?;
     at(&to, fs::rename(&part, &to))?;
@@ -156,7 +163,8 @@ pub fn backup(
     Ok(copied)
 }
 
-/// The path that `path` names, without a slash at its end, with `suffix` behind its name; none where it has no name.
+/// Returns `path` without a trailing slash and with `suffix` appended to its last component; returns none if it has no
+/// such component.
 pub fn beside(path: &Path, suffix: &str) -> Option<PathBuf> {
     let path: PathBuf = path.components().collect();
     let mut name = path.file_name()?.to_owned();
@@ -164,7 +172,7 @@ pub fn beside(path: &Path, suffix: &str) -> Option<PathBuf> {
     Some(path.with_file_name(name))
 }
 
-/// Whether `path`, or what of it is there, lies in `dir`.
+/// Returns whether `path`, or its nearest ancestor that exists, lies in `dir`.
 fn within(path: &Path, dir: &Path) -> bool {
     let there = path.ancestors().find_map(|path| match path.as_os_str().is_empty() {
         true => fs::canonicalize(".").ok(),
@@ -173,14 +181,15 @@ fn within(path: &Path, dir: &Path) -> bool {
     fs::canonicalize(dir).is_ok_and(|dir| there.is_some_and(|there| there.starts_with(dir)))
 }
 
-/// Whether a directory is what a backup that broke off leaves: nothing, or a copy under its lock. A data directory in use
-/// has a state, which no backup has.
+/// Returns whether a directory is an unfinished backup: it is empty, or it has a lock but no state. A data directory in
+/// use has a `state.db`, and a backup never has one.
 fn is_broken_off(part: &Path) -> bool {
     let empty = fs::read_dir(part).is_ok_and(|mut entries| entries.next().is_none());
     empty || (part.join("lock").exists() && !part.join("state.db").exists())
 }
 
-/// Copies what is wanted of `home` into `dir`, which is there and holds none of it, and verifies the copy.
+/// Copies what is wanted of `home` into the existing directory `dir`, which must hold none of it, and verifies the
+/// copied log.
 pub fn copy(
     home: &Home,
     dir: &Path,
@@ -199,7 +208,7 @@ pub fn copy(
     }
     at(dir, sync(dir))?;
     let copy = Home::existing(dir)?;
-    // They may have been changed since the log was copied, or be another's.
+    // The keys may have changed since the log was copied, or may belong to another log.
     if wanted.keys.is_some_and(|fits| !fits(&copy)) {
         return Err(BackupError::Keys);
     }
@@ -207,7 +216,7 @@ pub fn copy(
     Ok(Copied { report, keys: wanted.keys.is_some(), tokens, archives, logs })
 }
 
-/// Copies a directory of keys, readable by their owner only.
+/// Copies a directory of keys with permissions for the owner only.
 pub fn copy_keys(from: &Path, to: &Path) -> Result<(), BackupError> {
     at(to, DirBuilder::new().recursive(true).mode(0o700).create(to))?;
     for entry in at(from, fs::read_dir(from))? {
@@ -221,7 +230,7 @@ pub fn copy_keys(from: &Path, to: &Path) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// Copies a file that fits into memory; false where there is none.
+/// Copies a file that fits into memory. Returns false if there is no such file.
 fn copy_small(from: &Path, to: &Path, name: &str) -> Result<bool, BackupError> {
     match fs::read(from.join(name)) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -236,7 +245,7 @@ fn copy_small(from: &Path, to: &Path, name: &str) -> Result<bool, BackupError> {
 fn copy_archives(from: &Path, to: &Path) -> Result<u64, BackupError> {
     let mut copied = 0;
     for path in entries(from)? {
-        // What is being imported has another ending.
+        // A file with another extension is an unfinished import.
         if path.extension().is_none_or(|extension| extension != kept::EXTENSION) {
             continue;
         }
@@ -246,7 +255,7 @@ fn copy_archives(from: &Path, to: &Path) -> Result<u64, BackupError> {
         let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&name);
         let mut file = at(&name, file)?;
         at(&name, io::copy(&mut source, &mut file))?;
-        // Of two archives of one run the later one is read.
+        // The modification time decides which of two archives of one run is read: the later one.
         let kept = at(&path, source.metadata().and_then(|about| about.modified()))?;
         at(&name, file.set_modified(kept).and_then(|()| file.sync_all()))?;
         copied += 1;
@@ -260,7 +269,7 @@ fn copy_archives(from: &Path, to: &Path) -> Result<u64, BackupError> {
 fn copy_logs(from: &Path, to: &Path, step: &mut dyn FnMut(Stage)) -> Result<u64, BackupError> {
     let mut copied = 0;
     for path in entries(from)? {
-        // One that is begun and holds nothing yet is begun again.
+        // A log that was begun and is still empty is skipped, because following it begins again.
         let Ok(home) = Home::existing(&path) else { continue };
         let to = to.join(path.file_name().unwrap_or_default());
         at(&to, DirBuilder::new().recursive(true).mode(0o700).create(&to))?;
@@ -277,7 +286,7 @@ fn copy_logs(from: &Path, to: &Path, step: &mut dyn FnMut(Stage)) -> Result<u64,
     Ok(copied)
 }
 
-/// What a directory holds, in order; nothing where there is none.
+/// Returns the sorted paths in a directory; returns an empty list if the directory does not exist.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, BackupError> {
     let entries = match fs::read_dir(dir) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -291,7 +300,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, BackupError> {
     Ok(paths)
 }
 
-/// Forces a directory's names to disk.
+/// Forces the entries of a directory to disk, so that renames and new files in it survive a power cut.
 pub fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }

@@ -1,9 +1,9 @@
-//! What an archive of one entity must hold, block by block as it is read.
+//! Checks the record of one entity, block by block, while it is read from an archive.
 //!
 //! Invariants:
-//! - every block is what it is named as, and named by something: contracts and plans stand before the events, payloads
-//!   behind the first that names them, parts behind their payload;
-//! - events keep the rules that a log keeps, as far as one that lacks its neighbours can be held to them.
+//! - every block hashes to its name, has the form it is named as, and is named: contracts and plans stand before the
+//!   events, a payload stands after the first event that names it, and a part after its payload;
+//! - events keep the rules of a log as far as they can be checked without the events between them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,7 +28,7 @@ use crate::{
     workflow::plan::Plan,
 };
 
-/// Why an archive is not kept.
+/// Says why an archive is not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
     #[error("the archive is refused")]
@@ -58,7 +58,8 @@ pub enum KeepError {
 }
 
 impl KeepError {
-    /// What the archive is that was refused; none where something else stands against keeping it.
+    /// Returns the verdict on the refused archive; returns none if something other than its content prevents keeping
+    /// it.
     pub fn verdict(&self) -> Option<Verdict> {
         match self {
             Self::Car(err) => Verdict::of_archive(err),
@@ -71,24 +72,24 @@ impl KeepError {
 
 const UNNAMED: &str = "it is no event, and nothing before it names it";
 
-/// What was read so far of an archive.
+/// Holds what was read of an archive so far.
 pub(super) struct Check<'a> {
     manifest: &'a Manifest,
     subject: &'a str,
-    /// The log's keys; none before the genesis block, which holds the first.
+    /// The log's keys are known once the genesis block, which holds the first key, was read.
     keys: Option<Keys>,
-    /// Contracts and plans, and whether anything has named each.
+    /// Maps each contract to whether an event has named it; `plans` does the same.
     contracts: HashMap<Cid, bool>,
     plans: HashMap<Cid, bool>,
     payloads: Payloads,
     calls: OpenCalls,
     begun: HashSet<Cid>,
-    /// Causes that were not met yet.
+    /// Holds all causes named so far. An event among them stands after its effect and is refused.
     causes: HashSet<Cid>,
-    /// Events so far.
+    /// Holds the CIDs of the events read so far.
     met: HashSet<Cid>,
     leaves: Vec<(u64, Hash)>,
-    /// Seq, name and moment of the last event.
+    /// Holds seq, CID and timestamp of the last event.
     last: Option<(u64, Cid, u64)>,
     from: u64,
     submitted: bool,
@@ -96,22 +97,22 @@ pub(super) struct Check<'a> {
     pub blocks: u64,
 }
 
-/// Payloads that events have named, and their parts.
+/// Holds the payloads that events have named, and their parts.
 #[derive(Default)]
 struct Payloads {
-    /// Bytes of content that events say each has.
+    /// Maps a payload to the bytes of content that its events state.
     lens: HashMap<Cid, u64>,
-    /// The least and the most bytes of each part.
+    /// Maps a part to the least and the most bytes that its block may have.
     parts: HashMap<Cid, (usize, usize)>,
 }
 
 impl Payloads {
-    /// Notes what an event names; false where another event said otherwise.
+    /// Records a payload that an event names. Returns false if an earlier event stated another length.
     fn name(&mut self, cid: Cid, len: u64) -> bool {
         *self.lens.entry(cid).or_insert(len) == len
     }
 
-    /// Takes a block that was named; false where it is none of these.
+    /// Checks a block that was named as a payload or a part. Returns false if it was named as neither.
     fn take(&mut self, cid: &Cid, bytes: &[u8]) -> Result<bool, &'static str> {
         if let Some((least, most)) = self.parts.get(cid) {
             return match (*least..=*most).contains(&bytes.len()) {
@@ -156,7 +157,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Checks the next block, whose bytes have its name.
+    /// Checks the next block. The caller has checked that its bytes hash to `cid`.
     pub fn block(&mut self, cid: Cid, bytes: Vec<u8>) -> Result<(), KeepError> {
         let refused = |fault| KeepError::Block { cid, fault };
         if self.keys.is_none() {
@@ -185,7 +186,7 @@ impl<'a> Check<'a> {
         self.event(&event)
     }
 
-    /// The log's first block, which holds the first of its keys.
+    /// Returns the keys from the genesis block, which must be the first block after the proof.
     fn genesis(&self, cid: Cid, bytes: &[u8]) -> Result<Keys, &'static str> {
         if cid != self.manifest.log {
             return Err("it stands where the genesis block of the log should");
@@ -199,7 +200,7 @@ impl<'a> Check<'a> {
         let seq = fields.seq;
         let refused = |fault| KeepError::Event { seq, cid, fault };
         let rule = |holds: bool, fault| if holds { Ok(()) } else { Err(refused(fault)) };
-        // What is remembered of events is bounded by what the manifest promises.
+        // The count in the manifest bounds what is remembered of events, and so the memory.
         rule(self.events < self.manifest.count, "the archive holds more events than its manifest says")?;
         rule(fields.log == self.manifest.log, "it is of another log")?;
         if let Some((before, prev, ts)) = self.last {
@@ -243,7 +244,8 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// A call whose start is here ends once, as what it began as.
+    /// Checks that a call ends at most once and under the subject and contract it began with. An ending whose start is
+    /// not in the archive is not checked.
     fn call(&mut self, event: &Event) -> Result<(), &'static str> {
         let fields = event.fields();
         let here =
@@ -261,7 +263,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Whether a name is that of a block or an event that is no payload.
+    /// Returns whether a CID names a block or an event that is not a payload.
     fn kept(&self, cid: &Cid) -> bool {
         *cid == self.manifest.log
             || cid.codec() == Codec::Raw
@@ -271,7 +273,7 @@ impl<'a> Check<'a> {
             || self.met.contains(cid)
     }
 
-    /// What holds once everything was read.
+    /// Runs the checks that need the whole archive, and returns what the proof shows.
     pub fn end(&self, proof: &Proof<'_>) -> Result<Evidence, KeepError> {
         let Manifest { from, to, count, .. } = *self.manifest;
         let last = self.last.map_or(0, |(seq, ..)| seq);
@@ -295,7 +297,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// The contract that an event publishes or retires.
+/// Returns the contract that an event publishes or retires.
 fn published(facts: Option<&Body>) -> Option<&Cid> {
     match facts? {
         Body::ContractPublished(facts) => Some(&facts.contract),

@@ -1,8 +1,9 @@
-//! Erasing a payload in the archives beside the log: each that holds it is written anew without it.
+//! Erases a payload in the archives beside the log: each archive that holds the payload is rewritten without it.
 //!
 //! Invariants:
-//! - an archive is replaced whole or not at all, and keeps its name, its moment and every other block;
-//! - only what an event of the archive holds as a payload goes, with the parts that no other payload there holds.
+//! - an archive is replaced whole or not at all, and keeps its name, its modification time and every other block;
+//! - only a block that an event of the archive names as a payload is removed, with the parts that no other payload
+//!   there names.
 
 use std::{
     collections::HashSet,
@@ -22,10 +23,11 @@ use crate::{
     query::payload_parts,
 };
 
-/// What the file ends with that takes an archive's place; a crash leaves one behind, and the next erasure removes it.
+/// The rewritten file has this extension until it replaces the archive. A crash leaves such a file, and the next
+/// erasure removes it.
 const FRESH: &str = "erasing";
 
-/// Why archives could not be gone through.
+/// Says why an erasure in the archives failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
     #[error("the archive `{file}` cannot be read; remove it, or put a whole one in its place")]
@@ -38,9 +40,9 @@ pub enum EraseError {
     Io(#[from] io::Error),
 }
 
-/// Erases `payload` in every archive of the data directory `dir`; gives how many held it.
+/// Erases `payload` in every archive of the data directory `dir`. Returns how many archives held it.
 ///
-/// Blocks while another process does the same: each would take the other's unfinished files for left ones.
+/// Blocks while another process erases: each would take the other's unfinished files for leftovers of a crash.
 pub fn erase(dir: &Path, payload: &Cid) -> Result<usize, EraseError> {
     let dir = dir.join(DIRECTORY);
     let alone = match File::open(&dir) {
@@ -72,7 +74,7 @@ fn erase_in(path: &Path, payload: &Cid) -> Result<bool, EraseError> {
     }
     let fresh = path.with_extension(FRESH);
     let written = write_without(&file, &gone, &fresh).map_err(unread)?;
-    // Of several archives of one record the one that was kept last counts: it stays the last.
+    // Of several archives of one record, the one with the latest modification time is read, so it must keep that time.
     written.set_modified(file.metadata()?.modified()?)?;
     written.sync_all()?;
     // A crash before this leaves the archive as it was; after it, the payload is gone.
@@ -80,7 +82,8 @@ fn erase_in(path: &Path, payload: &Cid) -> Result<bool, EraseError> {
     Ok(true)
 }
 
-/// The payload and its unshared parts, where an event of the archive holds it; else nothing.
+/// Returns the payload and its unshared parts if an event of the archive names the payload; otherwise returns an empty
+/// set.
 fn going(file: &File, payload: &Cid) -> Result<HashSet<Cid>, CarError> {
     let (mut parts, mut shared) = (HashSet::new(), HashSet::new());
     let (mut there, mut named) = (false, false);

@@ -1,8 +1,8 @@
-//! What shows that events are those that a log's key signed: a signed head, and a proof that leads from all of them to it.
+//! Evidence that events are those a log's key signed: a signed head, and a Merkle proof from all of the events to it.
 //!
 //! Invariants:
-//! - `verified` is said of every event that was given, under one head, or of none;
-//! - a proof that is there and does not lead to the head is refused, never passed over.
+//! - `verified` holds for all given events under one head, or it is not reported;
+//! - a proof that does not lead to the head is an error and is never ignored.
 
 use std::fmt;
 
@@ -21,13 +21,13 @@ use crate::{
     },
 };
 
-/// Whether a head that the log's key signed is over all of some events.
+/// Says whether all of some events are under one head that the log's key signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum Evidence {
-    /// The key of the log named `origin` signed a head over this many events, and each of these is under it.
+    /// The key of the log named `origin` signed a head over `head` events, and each of these events is under it.
     Verified { head: u64, origin: String },
-    /// Nothing shows that any key signed these.
+    /// Nothing shows that any key signed these events.
     Unsigned,
 }
 
@@ -40,10 +40,11 @@ impl fmt::Display for Evidence {
     }
 }
 
-/// The proof of an archive while it is read: its blocks stand behind the manifest, in the order the manifest names them.
+/// Collects the proof of an archive while the archive is read. Its blocks follow the manifest, in the order in which
+/// the manifest lists them.
 #[derive(Debug)]
 pub struct Proof<'a> {
-    /// Names that did not come yet.
+    /// Lists the blocks that are still to come.
     wanted: &'a [Cid],
     hashes: Vec<Hash>,
 }
@@ -57,12 +58,12 @@ impl<'a> Proof<'a> {
         }
     }
 
-    /// Whether the next block of the archive is one of the proof.
+    /// Returns whether the next block of the archive belongs to the proof.
     pub fn open(&self) -> bool {
         !self.wanted.is_empty()
     }
 
-    /// Takes the next block.
+    /// Adds the next block. Errors: it is not the listed block, or has a wrong length.
     pub fn take(&mut self, cid: Cid, bytes: &[u8]) -> Result<(), &'static str> {
         let Some((wanted, rest)) = self.wanted.split_first() else {
             return Err("the proof is whole already");
@@ -80,7 +81,8 @@ impl<'a> Proof<'a> {
     }
 }
 
-/// The head of a manifest, if the log's key signed it that was in force at its size.
+/// Returns the head in a manifest. Errors: the key that is in force at its size did not sign it, or it is not over the
+/// archive's last event.
 pub fn head_of(manifest: &Manifest, keys: &Keys) -> Result<Checkpoint, &'static str> {
     let head = keys
         .open(&manifest.checkpoint)
@@ -91,7 +93,8 @@ pub fn head_of(manifest: &Manifest, keys: &Keys) -> Result<Checkpoint, &'static 
     }
 }
 
-/// What an archive's proof shows of its events, whose leaves stand in order.
+/// Returns what an archive's proof shows of its events, whose leaves are given with rising seqs. Without a proof,
+/// events that do not make up the head's tree are unsigned; with one, they are an error.
 pub fn judge(
     manifest: &Manifest,
     head: &Checkpoint,
@@ -107,7 +110,7 @@ pub fn judge(
     }
 }
 
-/// The same of an archive that was read: its events stand in order.
+/// Returns what the proof of an archive shows that was read whole. The events are given with rising seqs.
 pub fn judge_read(
     manifest: &Manifest,
     genesis: &[u8],
@@ -123,13 +126,13 @@ pub fn judge_read(
     judge(manifest, &head_of(manifest, &keys)?, &leaves, proof)
 }
 
-/// An event's place in the tree, and its leaf.
+/// Returns an event's index in the tree, and its leaf hash.
 pub fn leaf(event: &Event) -> (u64, Hash) {
     (event.fields().seq, leaf_hash(&event.cid()))
 }
 
 impl View {
-    /// What the log's signed head shows of events that stand in the log, in order.
+    /// Returns what the log's signed head shows of events of this log, which are given with rising seqs.
     pub fn evidence(&self, events: &[Event], head: &Head) -> Result<Evidence, QueryError> {
         let (Some(first), Some(last)) = (events.first(), events.last()) else {
             return Ok(Evidence::Unsigned);

@@ -1,8 +1,8 @@
-//! Exports: part of the log, or all of it, as other people's programs read it.
+//! Exports all or part of the log in formats that other programs read.
 //!
 //! Invariants:
-//! - what is exported was fixed when it was selected; what is written meanwhile is not in it;
-//! - memory does not grow with the export: events and blocks pass through one by one.
+//! - the selection fixes what is exported; events that are written later are not in the export;
+//! - events and blocks pass through one by one; only seqs, names and the hashes of a proof are held in memory.
 
 use std::{
     collections::BTreeSet,
@@ -23,21 +23,21 @@ use crate::{
     },
 };
 
-/// Ancestors in one export.
+/// An export of ancestors holds at most this many events.
 const ANCESTORS_MAX: usize = 1_000_000;
-/// What the subject of a run begins with.
+/// The subject of a run begins with this.
 pub const RUN: &str = "workflow/";
-/// Seqs looked up at once.
+/// This many seqs are looked up at once.
 const BATCH: u64 = 1024;
 
-/// What is exported.
+/// Says what is exported.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scope {
-    /// The events from `from` to `to`, both included; all of them where neither is set.
+    /// The events from `from` to `to`, both included; a side that is not set is open.
     Range { from: Option<u64>, to: Option<u64> },
-    /// Everything about one entity; of a run, all that it takes to decide it again, and the calls it made.
+    /// The events of one entity. For a run: all that is needed to decide it again, and the calls it made.
     Subject(String),
-    /// An event and all its causal ancestors, or those of every event that holds a payload.
+    /// An event and all its causal ancestors. For the CID of a payload: every event that holds it, and their ancestors.
     Ancestors(Cid),
 }
 
@@ -74,7 +74,7 @@ impl Format {
         }
     }
 
-    /// What a file of it ends with.
+    /// Returns the extension of a file in this format.
     pub fn extension(self) -> &'static str {
         match self {
             Self::Car => "car",
@@ -84,22 +84,22 @@ impl Format {
     }
 }
 
-/// A scope, found in the log.
+/// Holds a scope after it was looked up in the log.
 #[derive(Clone, Debug)]
 pub struct Selected {
     pub(super) seqs: Seqs,
-    /// The first and the last seq.
+    /// Holds the first seq, as `to` holds the last one.
     pub from: u64,
     pub to: u64,
     pub count: u64,
     pub(super) head: Head,
-    /// The entity it is the record of.
+    /// Names the entity if the export is the record of one.
     pub(super) subject: Option<String>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Seqs {
-    /// All that fit; whether they follow each other without gaps.
+    /// All events that fit the filter. `gapless` says that their seqs have no gaps.
     Fitting {
         filter: Box<Filter>,
         gapless: bool,
@@ -107,7 +107,7 @@ pub(super) enum Seqs {
     These(Vec<u64>),
 }
 
-/// Why an export broke off.
+/// Says why an export broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     #[error(transparent)]
@@ -117,7 +117,7 @@ pub enum ExportError {
 }
 
 impl View {
-    /// Finds the events of `scope` under the signed head.
+    /// Looks up the events of `scope` under the signed head. Errors: `NotFound` if there is none.
     pub fn select(&self, scope: &Scope, head: &Head) -> Result<Selected, QueryError> {
         let last = head.size.saturating_sub(1);
         let (seqs, what) = match scope {
@@ -173,14 +173,15 @@ impl View {
         Ok(Selected { seqs, from, to, count, head: head.clone(), subject })
     }
 
-    /// The same with the changes of keys before them: who has only the genesis block follows these to the key of the head.
+    /// Adds the events that rotated the log's keys up to `last`. A reader with only the genesis block needs them to get
+    /// to the key that signed the head.
     fn with_rotations(&self, seqs: Seqs, last: u64) -> Result<Seqs, QueryError> {
         let rotations = self.rotations(last)?;
         if rotations.is_empty() {
             return Ok(seqs);
         }
         let mut all = match seqs {
-            // A whole log has them; of a part, only its own events are asked for.
+            // A whole log has its rotations anyway. A range holds only its own events.
             Seqs::Fitting { gapless: true, .. } => return Ok(seqs),
             Seqs::Fitting { filter, gapless: false } => self.all_seqs(&filter, 0)?,
             Seqs::These(seqs) => seqs,
@@ -193,7 +194,7 @@ impl View {
         Ok(Seqs::These(all))
     }
 
-    /// Where the log's keys changed, up to and with `last`.
+    /// Returns the seqs of the log's key rotations up to and including `last`.
     pub(super) fn rotations(&self, last: u64) -> Result<Vec<u64>, QueryError> {
         let filter = Filter { kind: Some(Kind::LogKeyRotated.as_str().to_owned()), ..Filter::default() };
         let mut seqs = self.all_seqs(&filter, 0)?;
@@ -201,8 +202,8 @@ impl View {
         Ok(seqs)
     }
 
-    /// The seqs of a run's events, those of its tasks and of the calls made for them; where it was made from another run,
-    /// also what that run and its tasks had come to by then.
+    /// Returns the seqs of a run's events, of its tasks' events and of the calls made for them. If the run was made
+    /// from another run, adds the earlier events of that run and its tasks.
     fn run_seqs(&self, id: &str) -> Result<Vec<u64>, QueryError> {
         let mut seqs = BTreeSet::from_iter(work::events_of_run(&self.state, id)?);
         seqs.extend(work::calls_of_run(&self.state, id)?);
@@ -217,7 +218,7 @@ impl View {
         Ok(seqs.into_iter().collect())
     }
 
-    /// All seqs that fit a filter, from `next` on.
+    /// Returns all seqs from `next` on that fit a filter.
     pub(super) fn all_seqs(&self, filter: &Filter, mut next: u64) -> Result<Vec<u64>, QueryError> {
         let mut all = Vec::new();
         loop {
@@ -228,7 +229,7 @@ impl View {
         }
     }
 
-    /// Writes what was selected.
+    /// Writes the selected events to `to` in a format, and flushes it.
     pub fn export(&self, selected: &Selected, format: Format, to: &mut dyn Write) -> Result<(), ExportError> {
         match format {
             Format::Car => self.export_car(selected, to),
@@ -241,7 +242,7 @@ impl View {
         Ok(to.flush()?)
     }
 
-    /// Gives every selected event to `visit`, in order.
+    /// Calls `visit` with every selected event, in order.
     pub(super) fn visit(
         &self,
         selected: &Selected,
@@ -268,7 +269,7 @@ impl View {
     }
 }
 
-/// An event in DAG-JSON with its own name added.
+/// Returns an event as DAG-JSON with its CID added as `cid`.
 fn line(event: &Event) -> Result<Value, ExportError> {
     let ipld = decode_ipld(event.bytes()).map_err(|_| corrupt("an event"))?;
     let mut line = dag(&ipld);

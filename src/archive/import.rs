@@ -1,10 +1,9 @@
-//! Import: an archive of a whole log becomes a data directory that can be verified, asked and exported; the record of a
-//! run is kept as an archive beside whatever log is there.
+//! Imports archives: a whole log becomes a data directory, and the record of a run is kept as an archive beside a log.
 //!
 //! Invariants:
-//! - nothing is left behind of an archive that is refused, nor a directory that was made for it: the log takes its name once
-//!   it is whole and verified;
-//! - no key comes with an archive, so nobody can go on writing the log that is imported.
+//! - a refused archive leaves nothing behind, nor a directory that was made for it: the log takes its name only once it
+//!   is complete and verified;
+//! - an archive holds no key, so an imported log cannot be appended to without its own keys.
 
 use std::{
     fs,
@@ -35,12 +34,12 @@ use crate::{
     verify::{Checks, Report, Step, Verdict, verify},
 };
 
-/// Events of one commit.
+/// A commit is made once it has this many events.
 const BATCH_EVENTS: usize = 4096;
-/// Bytes of one commit.
+/// A commit is made once its blocks and events have this many bytes.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-/// Why an archive was not imported.
+/// Says why an archive was not imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     #[error("`{dir}` holds a log already; import into an empty directory")]
@@ -75,7 +74,8 @@ pub enum ImportError {
 }
 
 impl ImportError {
-    /// What the archive is that was refused; none where something else stands against taking it in.
+    /// Returns the verdict on the refused archive; returns none if something other than its content prevents the
+    /// import.
     pub fn verdict(&self) -> Option<Verdict> {
         match self {
             Self::NoArchive(_) | Self::NoManifest => Some(Verdict::Unreadable),
@@ -100,16 +100,17 @@ fn faults(report: &Report) -> String {
     }
 }
 
-/// What an archive became.
+/// Says what an archive became.
 #[derive(Debug)]
 pub enum Imported {
-    /// The log of the directory, and the head it was verified under.
+    /// The archive became the log of the directory; the head it was verified under is given.
     Log(Report, Evidence),
-    /// The record of a run, beside whatever log is there.
+    /// The archive is kept as the record of a run, beside a log if there is one.
     Run(Kept),
 }
 
-/// Takes `archive` into `dir`; a whole log only where there is none. `step` is told how far checking it is.
+/// Imports `archive` into `dir`. A whole log is imported only if `dir` holds no log. `step` is called with the progress
+/// of the checks.
 pub fn import(archive: impl Read, dir: &Path, step: &mut dyn FnMut(Step)) -> Result<Imported, ImportError> {
     let limits = Limits { section_max: SECTION_MAX, total_max: u64::MAX };
     let mut archive = Reader::new(io::BufReader::new(archive), limits).map_err(ImportError::NoArchive)?;
@@ -128,7 +129,7 @@ pub fn import(archive: impl Read, dir: &Path, step: &mut dyn FnMut(Step)) -> Res
     }
 }
 
-/// Writes the log of `archive` into `dir`, which must hold none.
+/// Writes the log of `archive` into `dir`, which must hold no log.
 fn import_log(
     archive: Reader<impl Read>,
     manifest: &Manifest,
@@ -139,7 +140,7 @@ fn import_log(
         return Err(ImportError::Occupied { dir: dir.display().to_string() });
     }
     let fresh = Fresh::of(dir);
-    // An import that a crash broke off may have left its part here.
+    // An import that a crash interrupted may have left this directory.
     let part = dir.join("import");
     if part.exists() {
         fs::remove_dir_all(&part)?;
@@ -150,17 +151,17 @@ fn import_log(
         if !report.verified {
             return Err(ImportError::Unverified(Box::new(report)));
         }
-        // What came beside the events and is named by none of them was slipped in.
+        // A block that no event names was added by someone else, so the archive is refused.
         if let Some(cid) = report.unnamed.cids.first() {
             return Err(ImportError::Unnamed { count: report.unnamed.count, cid: cid.clone() });
         }
-        // The first line of a head is its log's name.
+        // The first line of a checkpoint is its log's origin.
         let evidence = signed(&report, manifest.checkpoint.lines().next().unwrap_or_default());
         Ok((report, evidence))
     });
     let imported = imported.and_then(|report| {
         for name in ["head", "log.db"] {
-            // The log comes last: a crash before leaves a directory without one.
+            // The log is renamed last, so a crash before that leaves a directory without a log.
             fs::rename(part.dir().join(name), dir.join(name))?;
         }
         Ok(report)
@@ -171,7 +172,7 @@ fn import_log(
     Ok(imported)
 }
 
-/// The head that a log which was verified stands under.
+/// Returns the evidence for a log that was verified.
 fn signed(report: &Report, origin: &str) -> Evidence {
     match &report.head {
         Some(head) => Evidence::Verified { head: head.size, origin: origin.to_owned() },
@@ -179,7 +180,7 @@ fn signed(report: &Report, origin: &str) -> Evidence {
     }
 }
 
-/// Writes the log and its signed head.
+/// Writes the log's events, blocks and signed head into `home`.
 fn write(archive: Reader<impl Read>, manifest: &Manifest, home: &Home) -> Result<(), ImportError> {
     let mut log = Filling {
         log: SqliteLog::open(&home.log_path(), true)?,
@@ -219,7 +220,7 @@ fn write(archive: Reader<impl Read>, manifest: &Manifest, home: &Home) -> Result
     Ok(())
 }
 
-/// A log that is being filled.
+/// Collects the events and blocks of one commit.
 struct Filling {
     log: SqliteLog,
     batch: Batch,

@@ -1,8 +1,9 @@
-//! Keeping an archive: every block and event checked on its way into the data directory.
+//! Keeps an archive: every block and event is checked while it is copied into the data directory.
 //!
 //! Invariants:
-//! - an archive takes its name once it is whole and checked; of one that is refused nothing is left;
-//! - what nothing names is not kept: contracts and plans come before the events, payloads after the first that holds them.
+//! - an archive takes its name only once it is complete and checked; a refused archive leaves nothing behind;
+//! - a block that nothing names is refused: contracts and plans come before the events, and payloads after the first
+//!   event that names them.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -28,25 +29,25 @@ use crate::{
     log::fresh::Fresh,
 };
 
-/// Events between two words about progress.
+/// Progress is reported each time this many events were checked.
 const STEP: u64 = 1024;
 
-/// An archive that was kept.
+/// Describes an archive that was kept.
 #[derive(Clone, Debug)]
 pub struct Kept {
-    /// Whose record it is.
+    /// Names the entity whose record it is.
     pub subject: String,
     pub file: PathBuf,
     pub events: u64,
     pub blocks: u64,
-    /// What shows that its events are those that its log's key signed.
+    /// Says whether the events are shown to be those that the log's key signed.
     pub evidence: Evidence,
-    /// Whether the same archive had been kept before.
+    /// Says whether the same archive was already kept before.
     pub already: bool,
 }
 
-/// Checks what follows the manifest of a record of `subject`, and keeps all of it in `dir`. `step` is told how many
-/// events were checked.
+/// Checks the blocks that follow the manifest of a record of `subject`, and keeps the archive in the data directory
+/// `dir`. `step` is called with the number of events checked so far.
 pub fn keep<R: Read>(
     archive: car::Reader<R>,
     manifest: &Manifest,
@@ -64,10 +65,11 @@ pub fn keep<R: Read>(
     if !file.exists() && fs::read_dir(&dir)?.count() >= ARCHIVES_MAX {
         return Err(KeepError::TooMany);
     }
-    // A crash leaves a part that nobody reads; the next import of the same archive begins it anew.
+    // A crash leaves this file, which is never read. The next import of the same archive overwrites it.
     let part = file.with_extension("part");
     let kept = write(archive, manifest, subject, &part, step).and_then(|(events, blocks, evidence)| {
         let already = file.exists();
+        // Another archive of the same root may hold fewer payloads, so a kept one is replaced only by the same bytes.
         if already && !same(&part, &file)? {
             return Err(KeepError::Differs { file: file.display().to_string() });
         }
@@ -83,7 +85,7 @@ pub fn keep<R: Read>(
     kept
 }
 
-/// Whether two files hold the same bytes.
+/// Returns whether two files hold the same bytes.
 fn same(one: &Path, other: &Path) -> io::Result<bool> {
     let (one, other) = (File::open(one)?, File::open(other)?);
     if one.metadata()?.len() != other.metadata()?.len() {

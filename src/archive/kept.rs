@@ -1,9 +1,9 @@
-//! Archives beside the log: exports of other nodes' runs, kept whole under the name of their root.
+//! Archives beside the log: records of other nodes' runs, each kept as one file under the CID of its root.
 //!
 //! Invariants:
-//! - a file under a root's name was checked when it was kept, and every block is hashed again when it is read;
-//! - an archive is evidence, never part of the log: nothing of it is folded, listed or exported again;
-//! - payloads may be erased in it, and nothing else: what is missing of a payload counts as erased.
+//! - a file was checked when it was kept, and every block is hashed again when it is read;
+//! - an archive is evidence and no part of the log: its events are not folded, listed or exported again;
+//! - only payloads may be erased in it, so a missing payload counts as erased.
 
 use std::{
     collections::HashMap,
@@ -29,28 +29,28 @@ use crate::{
     query::{QueryError, lookup::corrupt, source::Source},
 };
 
-/// The directory of a data directory that they are kept in.
+/// A data directory keeps its archives in this directory.
 pub const DIRECTORY: &str = "archives";
-/// What their files end with.
+/// The file of an archive has this extension.
 pub const EXTENSION: &str = "car";
-/// Archives of one data directory: each is opened when one is looked for.
+/// A data directory keeps at most this many archives, because a look-up opens every one of them.
 pub const ARCHIVES_MAX: usize = 1000;
-/// Bytes of one archive.
+/// An archive has at most this many bytes.
 pub const BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
-/// Events of one archive: they are held in memory to decide a run again.
+/// An archive has at most this many events, because they are held in memory while a run is decided again.
 pub const EVENTS_MAX: u64 = 1_000_000;
 
-/// An archive that was kept: its events in memory, its blocks where they lie.
+/// An archive that was kept. Its events are held in memory; other blocks are read from the file.
 pub struct Archive {
     root: Cid,
     file: File,
-    /// In order.
+    /// Holds the events in the order of their seqs.
     events: Vec<Event>,
     evidence: Evidence,
     places: HashMap<Cid, Place>,
 }
 
-/// Where a block's bytes are in the file.
+/// Says where a block's bytes are in the file.
 #[derive(Clone, Copy)]
 struct Place {
     at: u64,
@@ -58,7 +58,7 @@ struct Place {
 }
 
 impl Archive {
-    /// The archive of a subject that was imported last.
+    /// Returns the archive of a subject with the latest modification time, which is the one that was imported last.
     pub fn of_subject(dir: &Path, subject: &str) -> Result<Option<Self>, QueryError> {
         let entries = match fs::read_dir(dir) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -109,7 +109,7 @@ impl Archive {
         Ok(Self { root, file, events, evidence, places })
     }
 
-    /// What shows that its events are those that a key signed.
+    /// Returns whether the events are shown to be those that the log's key signed.
     pub fn evidence(&self) -> &Evidence {
         &self.evidence
     }
@@ -141,7 +141,8 @@ impl Source for Archive {
     }
 }
 
-/// The manifest of an archive of which nothing was read yet; none where its root is no manifest of the known version.
+/// Returns the manifest of an archive that was not read yet; returns none if its root is no manifest of the known
+/// version.
 pub fn manifest<R: Read>(archive: &mut car::Reader<R>) -> Option<Manifest> {
     let root = archive.root();
     let (cid, bytes) = archive.next()?.ok()?;

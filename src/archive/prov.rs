@@ -1,6 +1,6 @@
-//! Exports as PROV-JSON (W3C member submission of 2013): calls are activities, payloads and contracts entities.
+//! Exports as PROV-JSON (W3C member submission of 2013): calls are activities, payloads and contracts are entities.
 //!
-//! Invariant: ids are `ipld:<cid>`, so that every statement can be checked against the log it is about.
+//! Invariant: the id of an activity or entity is `ipld:<cid>`, so it can be checked against the log.
 
 use std::{collections::HashSet, io::Write};
 
@@ -12,10 +12,10 @@ use crate::{
     query::{self, QueryError, View},
 };
 
-/// What the ids and attributes begin with.
+/// Declares the prefixes of ids and attributes.
 const PREFIXES: &str = r#"{"ipld": "ipld://", "cairn": "urn:cairn:prov:"}"#;
 
-/// The statements of PROV that are made, each in its own part of the document.
+/// Lists the kinds of PROV statements that are made. Each has its own part of the document.
 #[derive(Clone, Copy)]
 enum Part {
     Activity,
@@ -40,7 +40,7 @@ impl Part {
 }
 
 impl View {
-    /// One pass for each part: the document groups statements by kind, the log has them in order.
+    /// Writes the document. The events are read once for each part, because the document groups statements by kind.
     pub(super) fn export_prov(&self, selected: &Selected, to: &mut dyn Write) -> Result<(), ExportError> {
         write!(to, "{{\"prefix\": {PREFIXES}")?;
         for (part, name) in Part::ALL {
@@ -62,7 +62,7 @@ impl View {
         Ok(())
     }
 
-    /// What one event says in one part of the document.
+    /// Returns the statements that one event adds to a part of the document, by their ids.
     fn statements(&self, part: Part, event: &Event) -> Result<Vec<(String, Value)>, QueryError> {
         let fields = event.fields();
         let seq = fields.seq;
@@ -132,7 +132,7 @@ impl View {
         })
     }
 
-    /// The call an event belongs to, named by its start.
+    /// Returns the id of the call that an event belongs to: the CID of its start.
     fn activity(&self, event: &Event) -> Result<Option<String>, QueryError> {
         let fields = event.fields();
         Ok(match fields.kind.as_str() {
@@ -142,7 +142,7 @@ impl View {
         })
     }
 
-    /// When the call that started at `seq` ended.
+    /// Returns when the call that started at `seq` ended, in microseconds since the epoch.
     fn ended(&self, seq: u64) -> Result<Option<u64>, QueryError> {
         let Some(ended) = query::ending_of(&self.state, seq)? else { return Ok(None) };
         let mut statement = self.state.prepare_cached("SELECT ts FROM entry WHERE seq = ?1")?;
@@ -154,13 +154,14 @@ fn id(cid: &crate::block::Cid) -> String {
     format!("ipld:{cid}")
 }
 
-/// Agents have no blocks: they are named by their id, in a form that every reader of qualified names takes.
+/// Returns the id of an event's actor. An actor has no CID, and its id may hold characters that a PROV qualified name
+/// may not, so it is written in hex.
 fn agent(event: &Event) -> String {
     let encoded = data_encoding::HEXLOWER.encode(event.fields().actor.id.as_bytes());
     format!("cairn:agent-{encoded}")
 }
 
-/// RFC 3339 with microseconds.
+/// Formats microseconds since the epoch as in RFC 3339.
 fn time(ts: u64) -> String {
     let micros = i64::try_from(ts).unwrap_or(i64::MAX);
     jiff::Timestamp::from_microsecond(micros).map_or_else(|_| ts.to_string(), |time| time.to_string())

@@ -1,6 +1,6 @@
-//! Runs on record: in the log, or in an archive that was imported beside it.
+//! Records of runs, found in the log or in an archive that was imported beside it.
 //!
-//! Invariant: the log comes first; archives are asked only for what the log has never heard of.
+//! Invariant: archives are asked only for a run of which the log has no event.
 
 use crate::{
     archive::{
@@ -18,27 +18,27 @@ use crate::{
     workflow::{self, run::Run},
 };
 
-/// All that a run is decided from.
+/// Holds all that a run is decided from.
 pub struct RunRecord<'a> {
-    /// As its submission left it, told what it takes over; with its plan and inputs.
+    /// The run after its submission, with its plan and inputs, and with what it takes over from another run.
     pub run: Run,
-    /// What followed, in order, as far as was asked for: the run's own events and those of its tasks.
+    /// The later events of the run and of its tasks, in order, up to the seq that was asked for.
     pub events: Vec<Event>,
     pub contents: Recorded<'a>,
-    /// The archive it was found in; none where it stands in the log.
+    /// The archive in which the record was found; none if it was found in the log.
     pub archive: Option<Kept>,
 }
 
-/// An archive that a record was found in.
+/// Names an archive in which a record was found.
 #[derive(Clone, Debug)]
 pub struct Kept {
     pub root: Cid,
-    /// What shows that its events are those that its log's key signed.
+    /// Says whether its events are shown to be those that the log's key signed.
     pub evidence: Evidence,
 }
 
-/// The record of a run up to and with `as_of`, from the log or else from the archives beside it; none where neither
-/// has it, or it was not known then.
+/// Returns the record of a run up to and including the seq `as_of`, from the log or else from the archives beside it.
+/// Returns none if neither has the run, or if it was submitted after `as_of`.
 pub fn run_record<'a>(
     view: &'a View,
     workflow_id: &str,
@@ -61,7 +61,8 @@ pub fn run_record<'a>(
 }
 
 impl RunRecord<'_> {
-    /// What shows that the run's events are those that its log's key signed; `head` is that of our own log.
+    /// Returns whether the run's events are shown to be those that their log's key signed. `head` is the head of our
+    /// own log.
     pub fn evidence(&self, view: &View, head: &Head) -> Result<Evidence, QueryError> {
         if let Some(kept) = &self.archive {
             return Ok(kept.evidence.clone());

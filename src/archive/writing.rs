@@ -1,6 +1,6 @@
-//! Exports and parts of the graph as CARv1 archives.
+//! Writes exports and parts of the graph as CARv1 archives.
 //!
-//! Invariant: an archive of a whole log from seq 0 is enough to have that log again, under its signed head.
+//! Invariant: an archive of a whole log, from seq 0, is enough to restore that log under its signed head.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -25,35 +25,35 @@ use crate::{
     },
 };
 
-/// The version of the manifest's form.
+/// The version of the manifest.
 pub const VERSION: u64 = 1;
-/// Bytes of a block of a proof; the last has the rest.
+/// A block of a proof has this many bytes, except that the last one may have fewer.
 pub const PROOF_BLOCK: usize = 1024 * 1024;
-/// Blocks of the proof of one archive: eight million hashes, held in memory where it is checked.
+/// The proof of one archive has at most this many blocks. That is eight million hashes, which a reader holds in memory.
 pub const PROOF_BLOCKS_MAX: usize = 256;
-/// Blocks of one archive of a graph.
+/// An archive of a graph has at most this many blocks.
 pub const BLOCKS_MAX: usize = 10_000;
-/// Bytes of one archive of a graph.
+/// An archive of a graph has at most this many bytes.
 pub const BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// The root of an export: what it claims to be.
+/// The root block of an export, which says what the archive holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     pub v: u64,
     pub log: Cid,
-    /// The first and the last seq.
+    /// Holds the first seq, as `to` holds the last one.
     pub from: u64,
     pub to: u64,
-    /// Events in the archive.
+    /// Counts the events in the archive.
     pub count: u64,
-    /// A signed head of the log, over at least these events.
+    /// Holds a signed head of the log, over at least these events.
     pub checkpoint: String,
-    /// The entity whose record this is, where it is one entity's.
+    /// Names the entity if the archive is the record of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// The blocks of the proof that every event of the archive is under that head. Without it the archive holds every event
-    /// under its head, or was written before there were such proofs.
+    /// Lists the blocks of the proof that every event of the archive is under the head. It is left out if the archive
+    /// holds every event under its head, and in archives that were written before proofs existed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<Vec<Cid>>,
 }
@@ -95,7 +95,8 @@ impl View {
         Ok(())
     }
 
-    /// The proof that the selected events are under their head; none where they are all of it.
+    /// Returns the blocks of the proof that the selected events are under their head; returns none if they are all the
+    /// events under it.
     fn proof_of(&self, selected: &Selected) -> Result<Option<Vec<Block>>, QueryError> {
         let Selected { from, to, count, .. } = *selected;
         let size = selected.head.size;
@@ -126,7 +127,8 @@ impl View {
         }
     }
 
-    /// Payloads follow the first event that holds them; where that is known from the index, nothing is remembered.
+    /// Writes the payloads of an event that no earlier event of the export holds. In a gapless export the index tells
+    /// which those are, so no names are remembered.
     fn write_payloads<W: Write>(
         &self,
         event: &Event,
@@ -152,7 +154,7 @@ impl View {
             if !new {
                 continue;
             }
-            // Of what is no payload by its form, its own block is all there is to hand on.
+            // A block that is named as a payload and is none has no parts, so only the block itself is written.
             let payload: Option<Payload> = decode(&bytes).ok();
             let parts = payload.and_then(|payload| payload.layout(None).ok()).unwrap_or_default();
             for part in parts {
@@ -164,7 +166,7 @@ impl View {
         Ok(())
     }
 
-    /// Whether no event from `from` to before `seq` holds the payload.
+    /// Returns whether no event from `from` to before `seq` holds the payload.
     fn held_first(&self, payload: &Cid, seq: u64, from: u64) -> Result<bool, QueryError> {
         let Some(number) = self.log.number_of(payload)? else {
             return Ok(true);
@@ -175,7 +177,7 @@ impl View {
         Ok(first.is_none_or(|first| first >= seq))
     }
 
-    /// Block numbers of the contracts that the selected events name.
+    /// Returns the block numbers of the contracts that the selected events name.
     fn contracts_in(&self, selected: &Selected) -> Result<Vec<u64>, QueryError> {
         let Seqs::These(seqs) = &selected.seqs else {
             let Seqs::Fitting { filter, .. } = &selected.seqs else {
@@ -192,7 +194,7 @@ impl View {
         Ok(numbers.into_iter().collect())
     }
 
-    /// The plans of the runs that the selected events submit.
+    /// Returns the plans of the runs that the selected events submit.
     fn plans_in(&self, selected: &Selected) -> Result<Vec<Cid>, QueryError> {
         let numbers: BTreeSet<u64> = match &selected.seqs {
             Seqs::These(seqs) => {
@@ -208,14 +210,14 @@ impl View {
                 let rows = statement.query_map([selected.from, selected.to], |row| row.get(0))?;
                 rows.collect::<Result<_, _>>()?
             }
-            // One entity that is no run.
+            // Such a selection is of one entity that is not a run, so it submits none.
             Seqs::Fitting { gapless: false, .. } => BTreeSet::new(),
         };
         let plan = |number| self.log.block_named(number)?.ok_or_else(|| corrupt("a plan is missing"));
         numbers.into_iter().map(plan).collect()
     }
 
-    /// A block's bytes; none where they were erased or are not here.
+    /// Returns the bytes of a block; returns none if they were erased or are not stored here.
     fn stored(&self, cid: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
         Ok(match self.log.block(cid)? {
             Some(Stored::Present(bytes)) => Some(bytes),
@@ -223,7 +225,8 @@ impl View {
         })
     }
 
-    /// Everything `root` links to, near and far, in the order it is met. Over a bound it is refused whole.
+    /// Returns `root` and everything reachable from it by links, depth first. Errors: `TooMuch` if that is over
+    /// [`BLOCKS_MAX`] or [`BYTES_MAX`].
     pub fn graph(&self, root: &Cid) -> Result<Vec<Cid>, QueryError> {
         self.find(root)?;
         let mut known = HashSet::from([*root]);
@@ -233,7 +236,7 @@ impl View {
         while let Some(cid) = open.pop() {
             let found = match self.find(&cid) {
                 Ok(found) => found,
-                // Erased, or another log's: the graph ends here.
+                // The block was erased or belongs to another log, so its links are not known.
                 Err(QueryError::Erased { .. } | QueryError::NotFound(_)) => continue,
                 Err(err) => return Err(err),
             };
@@ -243,13 +246,13 @@ impl View {
                 return Err(too_much());
             }
             let links = links(cid.codec(), found.bytes()).map_err(|_| corrupt("a block"))?;
-            // The first link is to be met first.
+            // The links are pushed in reverse, so that the first one is taken first.
             open.extend(links.into_iter().rev().filter(|link| known.insert(*link)));
         }
         Ok(met)
     }
 
-    /// Writes the blocks of these names behind `root`.
+    /// Writes the blocks named `cids` as an archive with the root `root`.
     pub fn write_graph(&self, root: &Cid, cids: &[Cid], to: &mut dyn Write) -> Result<(), ExportError> {
         let mut archive = car::Writer::new(to, *root)?;
         for cid in cids {
@@ -264,7 +267,8 @@ impl View {
 }
 
 impl Logs<'_> {
-    /// The blocks of a walk under its start, each from the log that has it. Over a bound it is refused whole.
+    /// Returns an archive of the start and the nodes of a walk, each read from the log that has it. Errors: `TooMuch`
+    /// if they are over [`BYTES_MAX`].
     pub fn walk_car(&self, start: &Cid, walk: &Walk) -> Result<Vec<u8>, QueryError> {
         let in_memory = |_| corrupt("an archive");
         let mut archive = car::Writer::new(Vec::new(), *start).map_err(in_memory)?;
@@ -272,7 +276,7 @@ impl Logs<'_> {
         for cid in std::iter::once(start).chain(walk.nodes.iter().map(|node| &node.cid)) {
             let found = match self.ask(&Head::default(), |view, _| view.find(cid)) {
                 Ok(found) => found,
-                // Erased, or of a log that is not kept here.
+                // The block was erased or belongs to a log that is not kept here.
                 Err(QueryError::Erased { .. } | QueryError::NotFound(_)) => continue,
                 Err(err) => return Err(err),
             };
