@@ -1,9 +1,9 @@
-//! Verifying a log: every event and block hashed, read strictly, and checked against what it links to.
+//! Verifies a log: every event and block is hashed, read strictly, and checked against what it links to.
 //!
 //! Invariants:
-//! - nothing derived is trusted: only `log.db`, the signed head, and keys;
-//! - a fault is reported where it is; verifying goes on after it as far as it can;
-//! - erased content is told from missing content by the event that says so.
+//! - nothing derived is trusted: the log, its signed heads and its keys are the only evidence;
+//! - a fault is reported at its place, and verification goes on after it as far as it can;
+//! - missing content is reported as erased only if an event of the log records its erasure.
 
 mod blocks;
 mod chain;
@@ -26,23 +26,23 @@ use crate::{
     verify::chain::{Bytes, Chain, Heads},
 };
 
-/// Faults told one by one; the rest are counted.
+/// A report lists at most this many faults. The rest are only counted.
 pub const FAULTS_MAX: usize = 100;
-/// Blocks that nothing names which are told by name; the rest are counted.
+/// A report lists at most this many blocks that nothing names. The rest are only counted.
 pub const UNNAMED_MAX: usize = 100;
-/// Takeovers told with their events; the rest are counted.
+/// A report lists at most this many takeovers. The rest are only counted.
 pub const TAKEOVERS_MAX: usize = 100;
-/// Events or blocks between two words about progress.
+/// Progress is reported each time this many events or blocks were checked.
 const STEP: u64 = 1024;
 
-/// What the log is, from best to worst.
+/// Says what the log was found to be. The order is from best to worst, and the worst fault decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Verified,
-    /// Something that was there is missing.
+    /// Something that should be there is missing.
     Incomplete,
-    /// Two heads of the log's key are of two logs.
+    /// The log's key signed two heads that no single log can have.
     Forked,
     /// Bytes are not what they must be.
     Invalid,
@@ -61,7 +61,7 @@ impl Verdict {
         }
     }
 
-    /// What a log is that cannot be read on.
+    /// Returns the verdict on a log that cannot be read any further.
     pub fn of_log(err: &LogError) -> Self {
         match err {
             LogError::Corrupt { .. } => Self::Invalid,
@@ -71,7 +71,7 @@ impl Verdict {
         }
     }
 
-    /// What an archive is that cannot be read on; none where only a bound is against it.
+    /// Returns the verdict on an archive that cannot be read any further; returns none if it only exceeds a bound.
     pub fn of_archive(err: &CarError) -> Option<Self> {
         match err {
             CarError::Io(_) | CarError::Header => Some(Self::Unreadable),
@@ -87,31 +87,34 @@ impl Verdict {
     }
 }
 
-/// What is verified.
+/// Says what is verified.
 #[derive(Clone, Debug)]
 pub struct Checks {
-    /// The first seq; anything but 0 leaves out what only a whole log shows: its root, its heads, blocks nobody names.
+    /// The first seq. Any other than 0 leaves out what needs the whole log: the root, the heads over it, and blocks
+    /// that nothing names.
     pub from_seq: u64,
-    /// The last seq, included.
+    /// The last seq, included. None stands for the last event of the log.
     pub to_seq: Option<u64>,
     /// A signed head kept elsewhere, which the log must contain.
     pub checkpoint: Option<String>,
-    /// The verifier key of the heads; else the genesis block's.
+    /// The verifier key that the caller trusts, which must be one of the log's keys. None stands for the key in the
+    /// genesis block.
     pub key: Option<String>,
-    /// Derive the state again and compare every table.
+    /// If set, the state is derived again and every table is compared.
     pub derived: bool,
-    /// Hash every block and look for every payload; else only blocks that an event cannot be understood without.
+    /// If set, every block is hashed and every payload looked for. Otherwise only those blocks are read without which
+    /// an event cannot be understood.
     pub payloads: bool,
 }
 
 impl Default for Checks {
-    /// The whole log, by its own word, without its state.
+    /// Returns the checks of the whole log under its own keys, without its state.
     fn default() -> Self {
         Self { from_seq: 0, to_seq: None, checkpoint: None, key: None, derived: false, payloads: true }
     }
 }
 
-/// Something that does not hold.
+/// Describes one rule that does not hold.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Fault {
     pub seq: Option<u64>,
@@ -127,43 +130,45 @@ pub struct Report {
     pub verdict: Verdict,
     pub checked_events: u64,
     pub checked_blocks: u64,
-    /// Payloads that are here and hold, each once; none where they were left out, or a part of a log was checked.
+    /// Counts each payload that is stored and valid once. None if payloads were left out or only a part of the log was
+    /// checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checked_payloads: Option<u64>,
-    /// Payloads whose content is gone by an erasure that is on record.
+    /// Counts the payloads whose bytes are gone and whose erasure is on record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub erased_payloads: Option<u64>,
-    /// Times that an operator signed events which no head covered.
+    /// Lists the takeovers: an operator signed events that no head covered.
     #[serde(skip_serializing_if = "Takeovers::is_empty")]
     pub takeovers: Takeovers,
     /// The Merkle root of the whole log, in hex.
     pub root: Option<String>,
-    /// The signed head that the events were found under.
+    /// The signed head that covers the events. None unless the verdict is `verified`.
     pub head: Option<Under>,
-    /// Blocks that nothing names. In a log they are no fault: what names them may not have come.
+    /// Lists the blocks that nothing names. In a log they are no fault, because the events that name them may still
+    /// come.
     #[serde(skip_serializing_if = "Unnamed::is_empty")]
     pub unnamed: Unnamed,
-    /// Where payloads were left out, that they were.
+    /// Says `not checked` if payloads were left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payloads: Option<&'static str>,
     pub faults: Vec<Fault>,
     pub faults_total: u64,
 }
 
-/// The head that a verdict is under.
+/// Describes the head that a verdict is given under.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Under {
-    /// Events under it.
+    /// Counts the events under the head.
     pub size: u64,
-    /// The verifier key of who signed it.
+    /// Holds the verifier key of the signature.
     pub key: String,
 }
 
-/// Blocks that are stored and that nothing names.
+/// Lists stored blocks that nothing names.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Unnamed {
     pub count: u64,
-    /// The first of them.
+    /// Holds the first [`UNNAMED_MAX`] of them.
     pub cids: Vec<String>,
 }
 
@@ -173,19 +178,19 @@ impl Unnamed {
     }
 }
 
-/// What `cairn rebuild --sign` put on record: an operator's word in the place of a head.
+/// Lists the events in which `cairn rebuild --sign` recorded that an operator signed in place of a missing head.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Takeovers {
     pub count: u64,
-    /// The first of them.
+    /// Holds the first [`TAKEOVERS_MAX`] of them.
     pub events: Vec<Takeover>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Takeover {
-    /// The event that says so.
+    /// The seq of the event that records the takeover.
     pub seq: u64,
-    /// The first event that no head covered, and how many there were.
+    /// The first event that no head covered. `events` counts them.
     pub from_seq: u64,
     pub events: u64,
 }
@@ -203,24 +208,24 @@ impl Takeovers {
     }
 }
 
-/// How far verifying has come.
+/// Reports the progress of a verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Blocks(u64),
-    /// Events checked, of so many.
+    /// Holds the events checked so far and the events in all.
     Events(u64, u64),
-    /// Events folded again, of so many.
+    /// Holds the events folded again so far and the events in all.
     Derived(u64, u64),
 }
 
-/// Verifies the log of a data directory. `step` is told how far it is.
+/// Verifies the log of a data directory. `step` is called with the progress.
 pub fn verify(home: &Home, checks: &Checks, step: &mut dyn FnMut(Step)) -> Report {
     let mut found = Found { payloads: checks.payloads, ..Found::default() };
     let checked = SqliteReader::open(&home.log_path()).and_then(|log| found.check(home, &log, checks, step));
     if let Err(err) = checked {
         found.fault(Verdict::of_log(&err), None, None, format!("the log cannot be read on: {}", chain(&err)));
     }
-    // Only what a whole log gives can be compared.
+    // Missing or damaged events cannot be folded, so only a log without faults is compared with its state.
     if checks.derived && found.verdict == Verdict::Verified {
         match derived::compare(home, &mut |done, of| step(Step::Derived(done, of))) {
             Ok(differing) => {
@@ -240,7 +245,8 @@ pub fn verify(home: &Home, checks: &Checks, step: &mut dyn FnMut(Step)) -> Repor
 }
 
 impl View {
-    /// Verifies one event, with what it links to and its place under the signed head; or one block.
+    /// Verifies one event with its links and its inclusion under the signed head, or one block. Errors: neither has
+    /// this CID, the block was erased, or the head does not reach the event.
     pub fn verify_one(&self, cid: &Cid, head: &Head) -> Result<Report, QueryError> {
         let mut found = Found::default();
         if let Some(seq) = self.log.seq_of(cid)? {
@@ -279,7 +285,7 @@ impl View {
 }
 
 impl View {
-    /// Whether the event `cid` is the leaf at `seq` of the tree that `head` signs.
+    /// Returns whether the event `cid` is the leaf at `seq` of the tree that `head` signs.
     fn has_leaf(&self, cid: &Cid, seq: u64, head: &Checkpoint) -> bool {
         let proof = merkle::inclusion(&self.tiles(), seq, head.size);
         let leaf = merkle::leaf_hash(cid);
@@ -287,14 +293,14 @@ impl View {
     }
 }
 
-/// What verifying has found so far.
+/// Collects what was found so far.
 struct Found {
     verdict: Verdict,
     faults: Vec<Fault>,
     faults_total: u64,
     events: u64,
     blocks: u64,
-    /// Payloads that hold, and those that are erased.
+    /// Counts the valid payloads and the erased ones.
     paid: Option<(u64, u64)>,
     takeovers: Takeovers,
     unnamed: Unnamed,
@@ -330,9 +336,10 @@ impl Found {
         step: &mut dyn FnMut(Step),
     ) -> Result<(), LogError> {
         let whole = checks.from_seq == 0 && checks.to_seq.is_none();
-        // The head beside a log is written after its events: what is read before them is of no more than they are.
+        // A head file is written after the events under it. So the heads read here are over no more events than are
+        // read below.
         let mut notes = home.signed_heads().unwrap_or_default();
-        // From here on the events and the head in the log are of one moment, whoever writes meanwhile.
+        // From here on the events and the head in the log are read from one snapshot, whatever other processes write.
         log.freeze()?;
         let heads = self.heads(home, log, checks, notes.clone())?;
         let blocks = match whole && checks.payloads {
@@ -349,7 +356,7 @@ impl Found {
         self.end(chain)
     }
 
-    /// Checks one block by its form, together with the parts it names.
+    /// Checks the form of one block and the lengths of its parts.
     fn check_block_alone(&mut self, cid: &Cid, bytes: &[u8], log: &dyn Reader) -> Result<(), LogError> {
         self.form(cid, bytes, None);
         let Ok(payload) = decode::<Payload>(bytes) else { return Ok(()) };

@@ -1,9 +1,9 @@
-//! Every block: its bytes against its name, and what it is by its form.
+//! Checks every block: its bytes against its name, and its form.
 //!
 //! Invariants:
-//! - a block is known by its whole name: what is stored under another codec is not there;
-//! - a block of no known form is kept and verified by its name; what it may be is up to the events that name it;
-//! - sixteen bytes are remembered of each block, and the parts of none.
+//! - a block is known by its whole CID: a block that is stored under another codec counts as missing;
+//! - a block of unknown form is valid if its bytes hash to its name; the events that name it decide what it must be;
+//! - sixteen bytes are kept in memory for each block.
 
 use std::ops::ControlFlow;
 
@@ -23,7 +23,7 @@ pub(super) const PART_GONE: &str = "the bytes of a part are gone, and its payloa
 const GONE: &str = "the block's bytes are gone, and no event says they were erased";
 
 impl Found {
-    /// Checks every stored block.
+    /// Checks every stored block and returns one row for each.
     pub(super) fn check_blocks(
         &mut self,
         log: &SqliteReader,
@@ -31,7 +31,7 @@ impl Found {
     ) -> Result<Blocks, LogError> {
         let mut blocks = Blocks::default();
         log.blocks(0, &mut |row| {
-            // What was erased is not there to be checked.
+            // An erased block has no bytes to check.
             self.blocks += u64::from(row.bytes.is_some());
             blocks.0.extend(self.check_block_row(row));
             if self.blocks.is_multiple_of(STEP) {
@@ -60,7 +60,8 @@ impl Found {
         Some(Row { number, len, form, codec, named: false, paid: false })
     }
 
-    /// What a block is whose bytes have its name, and the bytes of content it holds itself.
+    /// Returns the form of a block, and the bytes of content in the block itself. The caller has checked that the bytes
+    /// hash to `cid`.
     pub(super) fn form(&mut self, cid: &Cid, bytes: &[u8], seq: Option<u64>) -> (Form, u32) {
         let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         if cid.codec() == Codec::Raw {
@@ -86,7 +87,7 @@ impl Found {
         (form, 0)
     }
 
-    /// What a block is that an event names; none where its bytes are not here.
+    /// Returns the form of a block that an event names; returns none if its bytes are not stored.
     pub(super) fn form_of(
         &mut self,
         cid: &Cid,
@@ -107,7 +108,7 @@ impl Found {
         }))
     }
 
-    /// A block's bytes, checked against its name; none where they are not here.
+    /// Returns a block's bytes after checking them against its name; returns none if they are not stored.
     pub(super) fn bytes(
         &mut self,
         cid: &Cid,
@@ -125,7 +126,8 @@ impl Found {
         }
     }
 
-    /// Checks that a block which must be of this form is, and what such blocks name in their turn.
+    /// Checks that a block has the form that its name demands, and does the same for the contracts that a contract or a
+    /// plan names.
     pub(super) fn check_named(
         &mut self,
         first: Cid,
@@ -144,7 +146,7 @@ impl Found {
                 _ => "the call's contract",
             };
             match self.form_of(&cid, seq, chain)? {
-                // What a contract or a plan names may be another log's.
+                // A contract that only another block names may belong to another log, so it may be missing.
                 None if cid != first => {}
                 None => self.fault(Verdict::Incomplete, Some(seq), Some(&cid), format!("{what} is missing")),
                 Some(Form::Broken) => {}
@@ -161,12 +163,13 @@ impl Found {
         Ok(())
     }
 
-    /// What the blocks show once every event was read.
+    /// Reports the blocks that are gone or that nothing names, after every event was read.
     pub(super) fn end_blocks(&mut self, chain: &Chain<'_>) -> Result<(), LogError> {
         for row in chain.blocks.iter().flat_map(|blocks| &blocks.0) {
             let told = match (row.form, row.codec) {
                 (Form::Gone, Codec::DagCbor) => row.paid || row.named,
-                // The parts of an erased payload have no link left that would lead to them.
+                // An erased payload no longer links to its parts, so once anything was erased, a missing part may
+                // belong to it.
                 (Form::Gone, Codec::Raw) => row.named || !chain.erased.is_empty(),
                 _ => row.named,
             };

@@ -1,6 +1,6 @@
-//! What the checks of one log carry along: the walk over its events, its blocks and its heads.
+//! Holds what the checks of one log share: the walk over its events, its blocks and its heads.
 //!
-//! Invariant: what one check hands to a later one stands here; no check calls another's file for it.
+//! Invariant: what one check passes to a later one is a field here.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,44 +12,44 @@ use crate::{
     merkle::{self, Growing},
 };
 
-/// Recent events that are known by name, so that most causes need no look-up. A power of two.
+/// This many recent events are remembered by digest, so that most causes need no look-up in the store.
 const RECENT_MAX: usize = 16 * 1024;
 
-/// What the walk over the events carries along.
+/// Holds the state of the walk over the events.
 pub(super) struct Chain<'a> {
     pub log: &'a dyn Reader,
     pub whole: bool,
-    /// All blocks, where they were walked over.
+    /// Holds all blocks if they were checked before the events.
     pub blocks: Option<Blocks>,
     pub genesis: Option<Cid>,
     pub next: u64,
     pub prev: Option<(Cid, u64)>,
-    /// The tree so far; none once a leaf is missing or in doubt.
+    /// Holds the tree so far. None once an event is missing or its bytes are in doubt.
     pub tree: Option<Growing>,
     pub heads: Heads,
     pub(super) recent: Recent,
-    /// Blocks that were looked at as what they are named as.
+    /// Holds the blocks that were already checked, each with the form it is named as.
     pub known: HashSet<(Cid, Form)>,
     pub(super) open_calls: OpenCalls,
-    /// Payloads that were named, where nothing else remembers it.
+    /// Holds the payloads that were named, if `blocks` does not record it.
     pub paid: HashSet<Cid>,
-    /// Erased payloads, and the last event that erases each.
+    /// Maps each erased payload to the seq of the last event that erases it.
     pub erased: HashMap<Cid, u64>,
-    /// Payloads without bytes, with the first and the last event that names each.
+    /// Maps each payload without bytes to the first and the last seq that name it.
     pub missing: HashMap<Cid, (u64, u64)>,
     pub refs: Vec<Cid>,
     pub pay: Vec<Cid>,
 }
 
 impl Chain<'_> {
-    /// After a hole nothing can be said of the tree, nor of the next event's `prev`.
+    /// Forgets the tree and the previous event: after a gap, neither the root nor the next `prev` can be checked.
     pub(super) fn break_off(&mut self) {
         self.tree = None;
         self.prev = None;
     }
 
     pub(super) fn seq_of(&self, cid: &Cid) -> Result<Option<u64>, LogError> {
-        // An event is named with its codec; the same digest under another names no event.
+        // An event's CID has the codec DAG-CBOR. The same digest under another codec names no event.
         if cid.codec() != Codec::DagCbor {
             return Ok(None);
         }
@@ -60,12 +60,13 @@ impl Chain<'_> {
     }
 }
 
-/// The seqs of recent events by digest. A digest has one place, and the latest to claim it has it.
+/// Maps the digests of recent events to their seqs. Each digest has one slot, and the latest event that maps to a slot
+/// takes it.
 pub(super) struct Recent(Vec<(Sha256Digest, u64)>);
 
 impl Recent {
     pub(super) fn new() -> Self {
-        // No event has this seq.
+        // No event has this seq, so it marks an empty slot.
         Self(vec![([0; 32], u64::MAX); RECENT_MAX])
     }
 
@@ -78,20 +79,21 @@ impl Recent {
         (held == *digest && seq != u64::MAX).then_some(seq)
     }
 
-    /// Digests are even already: their first bytes are as good as a hash.
+    /// Returns the slot of a digest. The bytes of a SHA-256 digest are evenly spread, so the first two serve as the
+    /// hash.
     pub(super) fn place(digest: &Sha256Digest) -> usize {
         usize::from(u16::from_be_bytes([digest[0], digest[1]])) % RECENT_MAX
     }
 }
 
-/// Whose word a head is.
+/// Says where a head comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whose {
-    /// The log's own: the one in it, or beside it.
+    /// The head is in the log or in the file beside it.
     Own,
-    /// The checkpoint that was given.
+    /// The caller gave the head.
     Given,
-    /// A checkpoint that was given, and that a key of the log signed which is not in force at its size.
+    /// The caller gave the head, and a key of this log signed it that is not in force at its size.
     OutOfForce,
 }
 
@@ -107,24 +109,24 @@ impl Whose {
     }
 }
 
-/// The heads of a log, with the keys that signed them.
+/// Holds the heads of a log and the keys that open them.
 #[derive(Default)]
 pub(super) struct Heads {
     pub keys: Option<Keys>,
-    /// Changes of keys that the events have told so far.
+    /// Counts the key rotations that were met among the events.
     pub rotated: usize,
     pub heads: Vec<(Checkpoint, Whose)>,
-    /// Heads that the log's tree does not have the root of, where it has their size.
+    /// Holds the heads whose root differs from the root of the log's tree at their size.
     pub disagreeing: Vec<(Checkpoint, Whose)>,
 }
 
 impl Heads {
-    /// The log's own head.
+    /// Returns the log's own head.
     pub(super) fn own(&self) -> Option<&Checkpoint> {
         self.heads.iter().find(|(_, whose)| *whose == Whose::Own).map(|(head, _)| head)
     }
 
-    /// Compares the tree with the heads that are of its size.
+    /// Compares the root of the tree with the heads of its size.
     pub fn compare(&mut self, size: u64, root: impl Fn() -> merkle::Hash) {
         for (head, whose) in self.heads.iter().filter(|(head, _)| head.size == size) {
             if root() != head.root {
@@ -134,43 +136,43 @@ impl Heads {
     }
 }
 
-/// What a stored block is, by its form alone.
+/// Says what a stored block is by its own bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Form {
-    /// Its bytes are gone.
+    /// The bytes are gone.
     Gone,
-    /// Its bytes are not what they must be, which was told.
+    /// The bytes are invalid, and the fault was reported.
     Broken,
     Raw,
     Payload,
-    /// A payload in parts, which were not looked at yet.
+    /// A payload in parts, which were not checked yet.
     Large,
     Contract,
     Plan,
     Genesis,
-    /// Strict DAG-CBOR of no form this build knows.
+    /// Strict DAG-CBOR of a form that this build does not know.
     Other,
 }
 
-/// What is remembered of a block.
+/// Holds what is remembered of a block, in 16 bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     pub number: u64,
-    /// Bytes of a raw block, bytes of content of a payload.
+    /// Counts the bytes of a raw block, or the bytes of content of a payload.
     pub len: u32,
     pub form: Form,
     pub codec: Codec,
-    /// Whether anything names it, and whether an event does so as a payload.
+    /// Says whether anything names the block. `paid` says whether an event names it as a payload.
     pub named: bool,
     pub paid: bool,
 }
 
-/// Every block that was there when the walk over them began, in the order of their numbers.
+/// Holds every block that existed when the walk over the blocks began, by rising number.
 #[derive(Default)]
 pub(super) struct Blocks(pub(super) Vec<Row>);
 
 impl Blocks {
-    /// The payloads that events name and that hold.
+    /// Counts the payloads that events name and that are valid.
     pub fn payloads(&self) -> u64 {
         self.0.iter().filter(|row| row.paid && row.form == Form::Payload).count() as u64
     }
@@ -179,7 +181,7 @@ impl Blocks {
         &mut self.0[at]
     }
 
-    /// Where a block is among them; none where it is not.
+    /// Returns the index of a block; returns none if it is not among these.
     pub fn place(&self, cid: &Cid, log: &dyn Reader) -> Result<Option<usize>, LogError> {
         let Some(number) = log.number_of(cid)? else { return Ok(None) };
         let at = self.0.binary_search_by_key(&number, |row| row.number).ok();
@@ -187,9 +189,9 @@ impl Blocks {
     }
 }
 
-/// Bytes that were found under a name.
+/// Holds the bytes that are stored under a name.
 pub(super) enum Bytes {
     Good(Vec<u8>),
-    /// They are not what the name stands for, which was told.
+    /// The bytes do not hash to the name, and the fault was reported.
     Bad,
 }

@@ -1,6 +1,6 @@
-//! Derives the state again, beside the one in use, and compares every table.
+//! Derives the state a second time in a file of its own, and compares every table with the state in use.
 //!
-//! Invariant: the state in use is only read, and as it was at one moment.
+//! Invariant: the state in use is only read, in one snapshot.
 
 use std::{fs, ops::ControlFlow, path::Path};
 
@@ -10,10 +10,11 @@ use crate::{
     state::{self, StateError, digest, fold::Folder},
 };
 
-/// Events folded in one transaction.
+/// One transaction folds at most this many events.
 const FOLD_MAX: usize = 8 * 1024;
 
-/// The tables whose rows are not what the log gives.
+/// Returns the tables whose rows differ from those that the log gives. Returns an empty list if the state has no
+/// tables yet.
 pub(super) fn compare(home: &Home, step: &mut dyn FnMut(u64, u64)) -> Result<Vec<String>, StateError> {
     let state = state::open_reader(&home.state_path(), &home.log_path())?;
     let moment = state.unchecked_transaction()?;
@@ -31,7 +32,7 @@ pub(super) fn compare(home: &Home, step: &mut dyn FnMut(u64, u64)) -> Result<Vec
     Ok(differing.map(|(table, _)| table).collect())
 }
 
-/// The digests after the first `size` events.
+/// Returns the digests of all tables after the first `size` events.
 fn derive(
     home: &Home,
     beside: &Path,
@@ -60,7 +61,7 @@ fn remove(beside: &Path) {
     for suffix in ["", "-wal", "-shm"] {
         let mut path = beside.as_os_str().to_owned();
         path.push(suffix);
-        // What cannot be removed here is overwritten by no one and read by no one.
+        // A file that cannot be removed is harmless: its name holds this process's id, and nothing reads it.
         let _ = fs::remove_file(path);
     }
 }

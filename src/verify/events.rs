@@ -1,10 +1,11 @@
-//! Every event in order: its bytes, its place, its parents, what it links to, and the tree over all of them.
+//! Checks every event in order: its bytes, its place, its parents, what it links to, and the Merkle tree over all
+//! events.
 //!
 //! Invariants:
 //! - an event whose bytes are in doubt is not in the tree, and no head is compared after it;
-//! - memory grows with open calls, erased and missing payloads, and by sixteen bytes with every block; where payloads are
-//!   left out, with their names;
-//! - an event whose parents are recent is checked without asking the store again.
+//! - memory grows by sixteen bytes with every block, and with open calls, erased and missing payloads, and named
+//!   contracts and plans; if payloads are left out, also with their names;
+//! - a recent parent is found without a look-up in the store.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,14 +29,14 @@ use crate::{
     },
 };
 
-/// What a link in an event's body begins with.
+/// A link in CBOR begins with this byte, the head of a tag with a one-byte number.
 const LINK_TAG: u8 = 0xd8;
 
-/// Leaves between two clearings of the tiles that grow with the tree, which nobody here needs.
+/// The tree collects filled tiles, which are not needed here. They are dropped each time this many events were added.
 const TILES_EVERY: u64 = 4096;
 
 impl Found {
-    /// Walks over the events that are asked for.
+    /// Checks the events that are asked for, in order.
     pub(super) fn check_events<'a>(
         &mut self,
         log: &'a dyn Reader,
@@ -129,7 +130,7 @@ impl Found {
         Ok(())
     }
 
-    /// The event's place in its log.
+    /// Checks that an event has the seq, log, `prev` and timestamp that its place demands.
     fn check_place(&mut self, event: &strict::Checked<'_>, seq: u64, cid: &Cid, chain: &mut Chain<'_>) {
         let mut rule = |holds: bool, fault: &str| {
             if !holds {
@@ -145,7 +146,7 @@ impl Found {
         }
     }
 
-    /// Causal parents come before their children, and a call ends once.
+    /// Checks that the cause exists and that no parent comes after its child.
     fn check_parents(
         &mut self,
         event: &strict::Checked<'_>,
@@ -171,7 +172,8 @@ impl Found {
         Ok(())
     }
 
-    /// A call ends once, as what it began as.
+    /// Checks that a call ends at most once, and under the subject and contract it began with. Only a whole log holds
+    /// every start.
     fn check_calls(&mut self, event: &strict::Checked<'_>, cid: &Cid, chain: &mut Chain<'_>) {
         if !chain.whole {
             return;
@@ -184,7 +186,7 @@ impl Found {
         self.fault(Verdict::Invalid, Some(event.seq), Some(cid), fault);
     }
 
-    /// What an event says of itself, and the blocks it names, each of them as what it is named as.
+    /// Checks the rules of the event's kind, and each block that the event names as what it is named as.
     fn check_links(
         &mut self,
         event: &strict::Checked<'_>,
@@ -195,7 +197,7 @@ impl Found {
     ) -> Result<(), LogError> {
         let seq = event.seq;
         match chain.whole {
-            // Its heads have told already whether a whole log has its genesis.
+            // The checks of the heads have already reported a missing genesis block of a whole log.
             true if seq == 0 => drop(self.form_of(&event.log, seq, chain)?),
             true => {}
             false => self.check_named(event.log, Form::Genesis, seq, chain)?,
@@ -227,7 +229,7 @@ impl Found {
     }
 }
 
-/// Notes the blocks that an event names in any other way: somebody names them.
+/// Marks the blocks that the event names in its body, its refs or its actor's proof as named.
 fn name_others(event: &strict::Checked<'_>, refs: &[Cid], chain: &mut Chain<'_>) -> Result<(), LogError> {
     let Some(blocks) = &mut chain.blocks else { return Ok(()) };
     let in_body = match event.body.contains(&LINK_TAG) {

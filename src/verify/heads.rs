@@ -1,9 +1,9 @@
-//! The signed heads that a log must stand under.
+//! Checks the signed heads over a log.
 //!
 //! Invariants:
-//! - only a head whose signature holds is compared with the log;
-//! - a key or a checkpoint that was given is never passed over: what cannot be matched to this log is a fault;
-//! - the log's own head is over exactly its events: an event past it stands under nobody's word.
+//! - only a head with a valid signature is compared with the log;
+//! - a key or checkpoint from the caller is never ignored: it is a fault if it does not belong to this log;
+//! - the log's own head is over exactly its events, so an event after it is a fault.
 
 use crate::{
     block::Cid,
@@ -19,11 +19,12 @@ use crate::{
     },
 };
 
-/// Names of events read at once.
+/// This many CIDs of events are read at once.
 const NAMES_READ: u64 = 4096;
 
 impl Found {
-    /// The signed heads of the log. `before` are the notes that stood beside it before anything of it was read.
+    /// Returns the log's signed heads. `before` holds the notes that stood in the head file before anything else was
+    /// read.
     pub(super) fn heads(
         &mut self,
         home: &Home,
@@ -48,8 +49,9 @@ impl Found {
         let largest = |notes: Vec<String>| {
             notes.iter().filter_map(|note| keys.open(note).ok()).max_by_key(|head| head.size)
         };
-        // A log in which heads stand has its own in it; a copy, and a log from before, has it beside it. There the head
-        // may have grown since the events were frozen: the one from before is theirs where it is over just so many.
+        // A log that stores heads has its own head in it. A copy or an old log has it only in the file, which may have
+        // grown since the snapshot. So the note that was read before the snapshot is taken if it is over exactly the
+        // events in it.
         let events = log.tip()?.map_or(0, |tip| tip.seq + 1);
         let own = match (log.head()?, largest(before)) {
             (Some(note), before) => {
@@ -86,7 +88,8 @@ impl Found {
         Ok(Heads { keys: Some(keys), rotated: 0, heads, disagreeing: Vec::new() })
     }
 
-    /// The keys of the log, from its genesis block on; none, with the fault, where there is none: then nothing is verified.
+    /// Returns the keys of the log, from its genesis block on. Returns none, and reports a fault, if the genesis block
+    /// is unusable: then no head can be checked.
     fn keys(&mut self, home: &Home, log: &SqliteReader) -> Result<Option<Keys>, LogError> {
         let Some(first) = log.event_at(0).ok().flatten() else { return Ok(None) };
         let name = first.fields().log;
@@ -110,7 +113,7 @@ impl Found {
         Ok(None)
     }
 
-    /// Holds an event to the keys that the heads were read with: each change of them is one of theirs.
+    /// Checks that a key rotation among the events is one of those that the keys were read with.
     pub(super) fn check_keys(
         &mut self,
         event: &strict::Checked<'_>,
@@ -129,7 +132,7 @@ impl Found {
         }
     }
 
-    /// Holds a whole log to its heads, once its tree is known.
+    /// Checks a whole log against its heads, after its tree is known.
     pub(super) fn check_heads(&mut self, chain: &Chain<'_>) {
         let (heads, size) = (&chain.heads, chain.next);
         if heads.keys.as_ref().is_some_and(|keys| keys.all().count() != heads.rotated + 1) {
@@ -138,7 +141,8 @@ impl Found {
         }
         let own = heads.own();
         let disagrees = |whose| heads.disagreeing.iter().any(|(_, other)| *other == whose);
-        // One head that does not fit may be anybody's fault; two that do not fit each other prove a fork.
+        // One head that does not fit can be forged or damaged. Two valid heads that do not fit each other prove a fork,
+        // so the log must first fit its own head.
         let stands =
             own.is_some_and(|head| head.size <= size) && !disagrees(Whose::Own) && chain.tree.is_some();
         for (head, whose) in &heads.disagreeing {
@@ -151,8 +155,8 @@ impl Found {
         }
         for (head, whose) in &heads.heads {
             if *whose == Whose::OutOfForce {
-                // Over more events than are here, its key is a former one, which also signed for the key that came after
-                // it: no history has both.
+                // The head is over more events than are here, so its key was given up by then. A key that signed for
+                // its successor and also this head stands for two histories.
                 let longer = head.size > size;
                 let verdict = if longer && stands { Verdict::Forked } else { Verdict::Invalid };
                 let fault = format!("{} is over {} events", whose.named(), head.size);
@@ -183,7 +187,8 @@ impl Found {
             .map(|(head, keys)| Under { size: head.size, key: keys.at(head.size).vkey() });
     }
 
-    /// Holds a part of a log to a head: the last event of the part is under it, and names those before it.
+    /// Checks a part of a log: its last event must be under a head. The `prev` links lead from it to the earlier
+    /// events.
     pub(super) fn check_part(
         &mut self,
         home: &Home,
@@ -204,7 +209,7 @@ impl Found {
                 signed.filter(|head| head.size <= applied && head.size > seq).max_by_key(|head| head.size);
             Ok(head.filter(|head| view.has_leaf(&cid, seq, head)))
         });
-        // The state may be missing, or behind the log for the moment: then the tree is made from the log.
+        // The state may be missing or behind the log. Then the tree is built from the log.
         let under = match under {
             Ok(Some(head)) => Ok(Some(head)),
             Ok(None) | Err(_) => head_over(log, keys, notes, seq),
@@ -223,14 +228,14 @@ impl Found {
     }
 }
 
-/// The checkpoint given, and whether the key that signed it is in force at its size.
+/// Returns the head in a note from the caller, and whether the key that signed it is in force at its size.
 fn given_head(keys: &Keys, note: &str) -> Result<(Checkpoint, Whose), CheckpointError> {
     keys.open(note)
         .map(|head| (head, Whose::Given))
         .or_else(|err| keys.open_out_of_force(note).map(|head| (head, Whose::OutOfForce)).ok_or(err))
 }
 
-/// The largest signed head over the event at `seq` whose root is that of the log's own events.
+/// Returns the largest signed head over the event at `seq`; returns none if its root is not that of the log's events.
 fn head_over(
     log: &SqliteReader,
     keys: &Keys,

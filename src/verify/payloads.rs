@@ -1,9 +1,9 @@
-//! The payloads that events name: their form, their length, their parts; and what may be erased.
+//! Checks the payloads that events name: their form, length and parts, and which of them may be erased.
 //!
 //! Invariants:
-//! - content is missing without fault only where no event after its last erasure names it;
-//! - only what an earlier event names as a payload can be erased;
-//! - the parts of a payload are looked at once, and never put together.
+//! - a payload may be missing without fault only if no event after its last erasure names it;
+//! - in a whole log, only a block that an earlier event names as a payload can be erased;
+//! - parts are checked by their length and hash and are never put together.
 
 use crate::{
     block::{
@@ -24,7 +24,7 @@ const MISSING_AGAIN: &str = "the payload is missing, though an event after its e
 const NO_PAYLOAD: &str = "erases what no earlier event names as a payload";
 
 impl Found {
-    /// Checks a payload against the length that an event says it has.
+    /// Checks a payload against the length of content that the event states.
     pub(super) fn check_payload(
         &mut self,
         cid: &Cid,
@@ -56,7 +56,7 @@ impl Found {
             Some(Bytes::Good(bytes)) => bytes,
             Some(Bytes::Bad) => return Ok(()),
             None => {
-                // Of a part of a log, the erasure may be recorded elsewhere.
+                // For a part of a log, the event that erased the payload may lie outside of the part.
                 if chain.whole || chain.log.number_of(cid)?.is_none() {
                     chain.missing.entry(*cid).or_insert((seq, seq)).1 = seq;
                 }
@@ -81,13 +81,13 @@ impl Found {
         if let (Some(at), Some(blocks), true) = (walked, &mut chain.blocks, whole) {
             let row = blocks.row(at);
             row.form = Form::Payload;
-            // Parts are bounded, so that no content is over 64 MiB.
+            // A payload has at most 256 parts of 256 KiB, so its length fits.
             row.len = u32::try_from(len).unwrap_or(u32::MAX);
         }
         Ok(())
     }
 
-    /// Whether a part is there, of the length that its place asks for.
+    /// Checks that a part is stored and has a length that its place allows. Returns whether it does.
     fn check_piece(
         &mut self,
         part: &Part,
@@ -130,7 +130,7 @@ impl Found {
         Ok(false)
     }
 
-    /// Checks that what an event erases is a payload, and remembers up to where it holds.
+    /// Checks that an event erases a payload, and records up to which seq the erasure holds.
     pub(super) fn check_erasure(
         &mut self,
         payload: Cid,
@@ -146,7 +146,7 @@ impl Found {
                 place.is_some_and(|at| blocks.row(at).paid)
             }
             None if chain.whole => chain.paid.contains(&payload),
-            // Of a part of a log, what came before it is not known: only its form speaks.
+            // The events before a part of a log are not known, so only the form of the block can tell.
             None => {
                 let form = self.form_of(&payload, seq, chain)?;
                 form.is_none_or(|form| matches!(form, Form::Payload | Form::Large | Form::Broken))
@@ -161,7 +161,7 @@ impl Found {
         Ok(())
     }
 
-    /// Tells the payloads that are missing, once every erasure is known.
+    /// Reports the missing payloads after every erasure is known.
     pub(super) fn end_payloads(&mut self, chain: &Chain<'_>) {
         let mut missing: Vec<(&Cid, &(u64, u64))> = chain.missing.iter().collect();
         missing.sort_unstable_by_key(|(_, seqs)| **seqs);

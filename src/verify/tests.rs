@@ -65,7 +65,7 @@ fn both_readers_refuse_the_same_damage() {
             agree(&event[..at]);
         }
     }
-    // A flipped bit in a text or a digest is another event, not a malformed one.
+    // A flipped bit in a text or a digest gives another valid event.
     assert!(taken > 1000, "{taken}");
 }
 
