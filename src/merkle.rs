@@ -1,4 +1,4 @@
-//! The Merkle tree over the log: RFC 6962 hashing, C2SP tlog-tiles layout, proofs and their verification.
+//! The Merkle tree over the log: RFC 6962 hashing, the C2SP tlog-tiles layout, proofs and their verification.
 //!
 //! Invariants:
 //! - a leaf is the 36-byte CID of an event and its index is the event's `seq`, so tiles hold no content;
@@ -15,19 +15,19 @@ pub use self::growing::Growing;
 pub use self::path::{Level, TilePath, parse_tile_path, tile_path};
 use crate::block::{CID_LEN, Cid};
 
-/// Hashes in a full tile; a tile covers eight levels of the tree.
+/// A full tile has this many hashes and covers eight levels of the tree.
 pub const TILE_WIDTH: usize = 1 << TILE_HEIGHT;
-/// Bytes of a hash.
+/// A hash has this many bytes.
 pub const HASH_LEN: usize = 32;
 
 const TILE_HEIGHT: u32 = 8;
-/// RFC 6962 section 2.1: leaves and nodes are hashed apart, so that neither can pass for the other.
+/// Leaves and nodes are hashed with different prefixes, so that neither can pass for the other (RFC 6962, section 2.1).
 const LEAF_PREFIX: [u8; 1] = [0];
 const NODE_PREFIX: [u8; 1] = [1];
 
 pub type Hash = [u8; HASH_LEN];
 
-/// The hash of the leaf that stands for the event named `cid`.
+/// Returns the hash of the leaf that stands for the event `cid`.
 pub fn leaf_hash(cid: &Cid) -> Hash {
     hash_leaf(&cid.to_bytes())
 }
@@ -40,12 +40,13 @@ pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
     Sha256::digest(bytes).into()
 }
 
-/// The root of the tree with no leaves: SHA-256 of nothing.
+/// Returns the root of the tree without leaves: SHA-256 of the empty string (RFC 6962, section 2.1).
 pub fn empty_root() -> Hash {
     Sha256::digest([]).into()
 }
 
-/// The entry bundle of `cids`, at most [`TILE_WIDTH`]: each a big-endian `u16` length and the CID.
+/// Returns the C2SP tlog-tiles entry bundle of at most [`TILE_WIDTH`] CIDs. Each entry is a big-endian `u16` length and
+/// the CID.
 pub fn entries_bundle(cids: &[Cid]) -> Vec<u8> {
     let mut bundle = Vec::with_capacity(cids.len() * (2 + CID_LEN));
     for cid in cids {
@@ -55,24 +56,25 @@ pub fn entries_bundle(cids: &[Cid]) -> Vec<u8> {
     bundle
 }
 
-/// Where stored tiles come from.
+/// Reads stored tiles.
 pub trait Tiles {
     type Error;
 
-    /// The stored hashes of one tile, one after the other; perhaps more of them than the caller's tree has.
+    /// Returns the stored hashes of one tile, one after another; returns none if there is no such tile. There may be
+    /// more hashes than the caller's tree has.
     fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, Self::Error>;
 }
 
-/// A tile to be stored under its level and index, in place of what stood there.
+/// A tile to be stored under its level and index. It replaces the stored one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TileRow {
     pub level: u8,
     pub index: u64,
-    /// 1 to 256 hashes, one after the other.
+    /// Holds 1 to 256 hashes, one after another.
     pub hashes: Vec<u8>,
 }
 
-/// Why a proof cannot be made.
+/// Says why a proof cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ProofError<E> {
     #[error("{index} is not within a tree of {size}")]
@@ -83,12 +85,12 @@ pub enum ProofError<E> {
     Tiles(#[source] E),
 }
 
-/// The root of the first `size` leaves.
+/// Returns the root of the first `size` leaves.
 pub fn root_at<T: Tiles>(tiles: &T, size: u64) -> Result<Hash, ProofError<T::Error>> {
     Nodes::new(tiles).subtree(0, size)
 }
 
-/// The proof that the leaf at `index` is in the tree of `size`: RFC 9162 section 2.1.3.1.
+/// Returns the proof that the leaf at `index` is in the tree of `size` leaves (RFC 9162, section 2.1.3.1).
 pub fn inclusion<T: Tiles>(tiles: &T, index: u64, size: u64) -> Result<Vec<Hash>, ProofError<T::Error>> {
     if index >= size {
         return Err(ProofError::Range { index, size });
@@ -110,9 +112,9 @@ pub fn inclusion<T: Tiles>(tiles: &T, index: u64, size: u64) -> Result<Vec<Hash>
     Ok(proof)
 }
 
-/// The proof that the tree of `new` leaves begins with the tree of `old`: RFC 9162 section 2.1.4.1.
+/// Returns the proof that the tree of `new` leaves begins with the tree of `old` leaves (RFC 9162, section 2.1.4.1).
 ///
-/// Empty where `old` is 0 or `new`: there is nothing to prove.
+/// The proof is empty if `old` is 0 or equal to `new`, because then there is nothing to prove.
 pub fn consistency<T: Tiles>(tiles: &T, old: u64, new: u64) -> Result<Vec<Hash>, ProofError<T::Error>> {
     if old > new {
         return Err(ProofError::Range { index: old, size: new });
@@ -133,7 +135,7 @@ pub fn consistency<T: Tiles>(tiles: &T, old: u64, new: u64) -> Result<Vec<Hash>,
             start = middle;
         }
     }
-    // A verifier knows the old root itself, so it is left out where it is one of the nodes.
+    // A verifier knows the old root, so the proof leaves it out if it is one of the nodes.
     if start > 0 {
         proof.push(nodes.subtree(start, end)?);
     }
@@ -141,7 +143,8 @@ pub fn consistency<T: Tiles>(tiles: &T, old: u64, new: u64) -> Result<Vec<Hash>,
     Ok(proof)
 }
 
-/// Whether `proof` shows that `leaf` is at `index` of the tree of `size` under `root`: RFC 9162 section 2.1.3.2.
+/// Returns whether `proof` shows that `leaf` is at `index` of the tree of `size` leaves under `root` (RFC 9162, section
+/// 2.1.3.2).
 pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, proof: &[Hash], root: &Hash) -> bool {
     if index >= size {
         return false;
@@ -164,9 +167,10 @@ pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, proof: &[Hash], root
     last == 0 && node == *root
 }
 
-/// Whether `proof` shows that the tree `new` begins with the tree `old`: RFC 9162 section 2.1.4.2.
+/// Returns whether `proof` shows that the tree of `new` leaves begins with the tree of `old` leaves (RFC 9162, section
+/// 2.1.4.2).
 ///
-/// The empty tree begins every tree, but only under its own root.
+/// The empty tree begins every tree, but `old_root` must then be [`empty_root`].
 pub fn verify_consistency(old: u64, old_root: &Hash, new: u64, new_root: &Hash, proof: &[Hash]) -> bool {
     if old > new {
         return false;
@@ -205,7 +209,7 @@ pub fn verify_consistency(old: u64, old_root: &Hash, new: u64, new_root: &Hash, 
     last == 0 && old_node == *old_root && new_node == *new_root
 }
 
-/// Skips the levels where a node at the right edge has no sibling and stands for itself.
+/// Skips the levels on which a node at the right edge has no sibling and passes up unchanged.
 fn climb_to_left_child(at: &mut u64, last: &mut u64) {
     while *at & 1 == 0 && *at > 0 {
         *at >>= 1;
@@ -213,17 +217,17 @@ fn climb_to_left_child(at: &mut u64, last: &mut u64) {
     }
 }
 
-/// The largest power of two below `size`, which is at least 2.
+/// Returns the largest power of two below `size`, which is at least 2.
 fn split(size: u64) -> u64 {
     1 << (size - 1).ilog2()
 }
 
-/// Heights of the complete subtrees that make up a tree of `size`, from left to right.
+/// Returns the heights of the complete subtrees that make up a tree of `size` leaves, from left to right.
 fn heights(size: u64) -> impl Iterator<Item = u32> {
     (0..u64::BITS).rev().filter(move |bit| size >> bit & 1 == 1)
 }
 
-/// The root over complete subtrees that stand from left to right, each lower than the one before.
+/// Returns the root over complete subtrees, given from left to right and each lower than the one before.
 fn join(subtrees: &[Hash]) -> Hash {
     let mut right_to_left = subtrees.iter().rev();
     match right_to_left.next() {
@@ -236,7 +240,8 @@ fn hash_leaf(data: &[u8]) -> Hash {
     Sha256::new().chain_update(LEAF_PREFIX).chain_update(data).finalize().into()
 }
 
-/// Nodes of the tree, computed from stored tiles. Keeps the last tile read: neighbours in a proof often share one.
+/// Computes nodes of the tree from stored tiles. The last tile is kept in memory, because neighbours in a proof often
+/// share one.
 struct Nodes<'a, T> {
     tiles: &'a T,
     last: Option<(u8, u64, Vec<u8>)>,
@@ -247,7 +252,8 @@ impl<'a, T: Tiles> Nodes<'a, T> {
         Self { tiles, last: None }
     }
 
-    /// The root of leaves `start..end`, where `start` is a multiple of a power of two not below the span.
+    /// Returns the root of the leaves `start..end`. `start` must be a multiple of a power of two that is at least the
+    /// span.
     fn subtree(&mut self, start: u64, end: u64) -> Result<Hash, ProofError<T::Error>> {
         let mut subtrees = Vec::new();
         let mut at = start;
@@ -258,7 +264,7 @@ impl<'a, T: Tiles> Nodes<'a, T> {
         Ok(join(&subtrees))
     }
 
-    /// The node `index` of `height`, all of whose leaves are there. At most 127 hashes.
+    /// Returns the node `index` at `height`, whose leaves must all exist. Computes at most 127 hashes.
     fn complete(&mut self, height: u32, index: u64) -> Result<Hash, ProofError<T::Error>> {
         let level = (height / TILE_HEIGHT) as u8;
         let span = 1 << (height % TILE_HEIGHT);
@@ -275,7 +281,7 @@ impl<'a, T: Tiles> Nodes<'a, T> {
         Ok(hashes[0])
     }
 
-    /// Some hashes of one tile.
+    /// Returns some hashes of one tile.
     fn row(
         &mut self,
         level: u8,

@@ -1,20 +1,20 @@
-//! The tree as the writer has it: its right edge, and the tiles that changed.
+//! The Merkle tree as the writer keeps it: its right edge and the tiles that changed.
 //!
-//! Invariant: the edge and the tiles taken so far are all of the tree; nothing else is needed to go on.
+//! Invariant: the edge and the tiles taken so far determine the tree, so appending reads nothing.
 
 use super::{
     HASH_LEN, Hash, Nodes, ProofError, TILE_HEIGHT, TILE_WIDTH, TileRow, Tiles, heights, join, node_hash,
 };
 
-/// The right edge of a growing tree: all that is needed to append leaves and to name the root.
+/// The right edge of a growing tree, from which leaves are appended and the root is computed.
 #[derive(Clone, Debug, Default)]
 pub struct Growing {
     size: u64,
-    /// Roots of the complete subtrees from left to right: one for each bit of `size`, the highest first.
+    /// Holds the roots of the complete subtrees from left to right: one for each set bit of `size`, the highest first.
     stack: Vec<Hash>,
-    /// The last tile of each level, shorter than [`TILE_WIDTH`].
+    /// Holds the last tile of each level, which has fewer than [`TILE_WIDTH`] hashes.
     edge: Vec<EdgeTile>,
-    /// Tiles filled since the last [`Growing::take_changed`].
+    /// Holds the tiles that were filled since the last [`Growing::take_changed`].
     full: Vec<TileRow>,
 }
 
@@ -30,7 +30,7 @@ impl Growing {
         Self::default()
     }
 
-    /// The right edge of a stored tree of `size` leaves.
+    /// Reads the right edge of a stored tree of `size` leaves. Errors: a tile is missing or too short.
     pub fn resume<T: Tiles>(size: u64, tiles: &T) -> Result<Self, ProofError<T::Error>> {
         let mut nodes = Nodes::new(tiles);
         let mut stack = Vec::new();
@@ -58,7 +58,7 @@ impl Growing {
         Ok(Self { size, stack, edge, full: Vec::new() })
     }
 
-    /// Appends a leaf: one node hash on average.
+    /// Appends a leaf. Computes one node hash on average.
     pub fn push(&mut self, leaf: Hash) {
         self.size += 1;
         self.store(0, &leaf);
@@ -73,19 +73,19 @@ impl Growing {
         self.stack.push(node);
     }
 
-    /// Leaves so far.
+    /// Returns the number of leaves.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The root over all leaves so far, with at most 64 hashes.
+    /// Returns the root over all leaves so far. Computes at most 63 hashes.
     pub fn root(&self) -> Hash {
         join(&self.stack)
     }
 
-    /// The tiles that differ from what the last call gave: filled ones, then those at the edge.
+    /// Returns the tiles that changed since the last call: first the filled ones, then those at the edge.
     ///
-    /// Filled tiles are held until taken, 32 bytes a leaf.
+    /// Until they are taken, filled tiles are held in memory, 32 bytes a leaf.
     pub fn take_changed(&mut self) -> Vec<TileRow> {
         let mut changed = std::mem::take(&mut self.full);
         for (level, tile) in self.edge.iter_mut().enumerate() {
@@ -96,7 +96,7 @@ impl Growing {
         changed
     }
 
-    /// Lets go of the filled tiles, for whoever needs the root alone.
+    /// Drops the filled tiles, which a caller that needs only the root has no use for.
     pub fn forget_tiles(&mut self) {
         self.full.clear();
     }

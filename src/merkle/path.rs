@@ -1,31 +1,31 @@
-//! Paths of tiles, as C2SP tlog-tiles writes them: `tile/0/x001/x234/067.p/112`.
+//! Paths of tiles as C2SP tlog-tiles defines them, such as `tile/0/x001/x234/067.p/112`.
 //!
-//! Invariant: each tile of each width has one path, and only that one parses.
+//! Invariant: each tile of each width has one path, and only that path parses.
 
 use super::TILE_WIDTH;
 
-/// The highest level of hashes a path may name (C2SP tlog-tiles: 0 to 63).
+/// C2SP tlog-tiles allows levels 0 to 63 in a path.
 const LEVEL_MAX: u8 = 63;
 const GROUP: u64 = 1000;
 const ENTRIES: &str = "entries";
 
-/// What a tile holds.
+/// Says what a tile holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     Hashes(u8),
     Entries,
 }
 
-/// A tile as a client asks for it.
+/// Names a tile as a client asks for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TilePath {
     pub level: Level,
     pub index: u64,
-    /// 1 to 256 hashes or entries.
+    /// Counts 1 to 256 hashes or entries.
     pub width: usize,
 }
 
-/// The path of a tile of `width` hashes or entries, without a leading slash.
+/// Returns the path of a tile of `width` hashes or entries, without a leading slash.
 pub fn tile_path(level: Level, index: u64, width: usize) -> String {
     let mut number = format!("{:03}", index % GROUP);
     let mut rest = index / GROUP;
@@ -43,7 +43,7 @@ pub fn tile_path(level: Level, index: u64, width: usize) -> String {
     }
 }
 
-/// Reads a canonical path; none for any other.
+/// Parses a canonical path; returns none for any other.
 pub fn parse_tile_path(path: &str) -> Option<TilePath> {
     let (level, rest) = path.strip_prefix("tile/")?.split_once('/')?;
     let level = match level {
@@ -59,7 +59,7 @@ pub fn parse_tile_path(path: &str) -> Option<TilePath> {
         let digits: u64 = group.strip_prefix('x').unwrap_or(group).parse().ok()?;
         index = index.checked_mul(GROUP)?.checked_add(digits)?;
     }
-    // Writing it again settles signs, leading zeros, lengths of groups and the place of each `x`.
+    // Formatting the path again refuses signs, leading zeros, groups of a wrong length and misplaced `x`.
     let canonical = (1..=TILE_WIDTH).contains(&width) && tile_path(level, index, width) == path;
     canonical.then_some(TilePath { level, index, width })
 }

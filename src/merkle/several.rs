@@ -1,11 +1,12 @@
-//! Proofs that several leaves are in one tree: the hashes of the largest subtrees that hold none of them.
+//! Proofs that several leaves are in one tree: the hashes of the largest subtrees that hold none of the leaves.
 //!
-//! Invariant: whoever has the leaves, their places and the size knows which subtrees those are, so a proof is nothing but
-//! hashes, from left to right; one too many or too few is refused.
+//! Invariant: the leaves, their indexes and the size determine which subtrees those are, so a proof is only hashes,
+//! from left to right; one hash too many or too few is refused.
 
 use super::{Hash, Nodes, ProofError, Tiles, split};
 
-/// The proof of leaves in the tree of `size`. `holds` tells whether any of them is at `start` or after, and before `end`.
+/// Returns the proof for some leaves of the tree of `size` leaves. `holds(start, end)` returns whether any of them has
+/// an index in `start..end`.
 pub fn inclusion_of<T: Tiles>(
     tiles: &T,
     size: u64,
@@ -13,7 +14,7 @@ pub fn inclusion_of<T: Tiles>(
 ) -> Result<Vec<Hash>, ProofError<T::Error>> {
     let mut nodes = Nodes::new(tiles);
     let mut proof = Vec::new();
-    // Subtrees still to be looked at, the leftmost last: at most two for each level.
+    // Holds the subtrees still to be looked at, the leftmost last. There are at most two for each level.
     let mut open = vec![(0, size)];
     while let Some((start, end)) = open.pop() {
         if !holds(start, end) {
@@ -26,8 +27,8 @@ pub fn inclusion_of<T: Tiles>(
     Ok(proof)
 }
 
-/// The root of the tree of `size` that has these leaves at these places, which rise; none where that does not follow from
-/// exactly the hashes of `proof`.
+/// Returns the root of the tree of `size` leaves that has these leaves at these indexes. Returns none if the indexes do
+/// not rise, or if the proof has a hash too many or too few.
 pub fn root_of(leaves: &[(u64, Hash)], size: u64, proof: &[Hash]) -> Option<Hash> {
     let rise = leaves.is_sorted_by(|(a, _), (b, _)| a < b) && leaves.last()?.0 < size;
     let mut rest = proof.iter();
@@ -35,7 +36,8 @@ pub fn root_of(leaves: &[(u64, Hash)], size: u64, proof: &[Hash]) -> Option<Hash
     rest.next().is_none().then_some(root)
 }
 
-/// Recurses once for each level of the tree: 64 times at most.
+/// Returns the root of the leaves `start..end`, taking hashes from the proof. Recurses once for each level of the tree,
+/// at most 64 times.
 fn subtree(
     leaves: &[(u64, Hash)],
     start: u64,

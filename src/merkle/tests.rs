@@ -40,7 +40,7 @@ fn cid(index: u64) -> Cid {
     Cid::of(Codec::DagCbor, &index.to_be_bytes())
 }
 
-/// A tree of `size` leaves, stored in batches of `batch`.
+/// Returns a tree of `size` leaves that was stored in batches of `batch`.
 fn grown(size: u64, batch: u64) -> (Growing, Stored) {
     let mut growing = Growing::new();
     let mut stored = Stored::default();
@@ -54,7 +54,7 @@ fn grown(size: u64, batch: u64) -> (Growing, Stored) {
     (growing, stored)
 }
 
-/// Pseudo-random numbers (splitmix64) from a seed that a failing test prints.
+/// Gives pseudo-random numbers (splitmix64) from a seed that a failing test prints.
 struct Random(u64);
 
 impl Random {
@@ -109,7 +109,7 @@ fn every_root_and_proof_up_to_600_is_that_of_another_make() {
         theirs.push(Leaf(cid(size - 1).to_bytes().to_vec()));
         let root = root_at(&stored, size).expect("all tiles are stored");
         assert_eq!(root[..], theirs.root().as_bytes()[..], "size {size}");
-        // All indexes of small trees, some of larger ones.
+        // Small trees are tested at all indexes, larger ones at some.
         let indexes: Vec<u64> = match size {
             1..=40 => (0..size).collect(),
             _ => (0..2).map(|_| random.below(size)).collect(),
@@ -213,7 +213,7 @@ fn a_resumed_tree_grows_as_if_it_had_never_stopped() {
             resumed.push(leaf_hash(&cid(index)));
         }
         assert_eq!(resumed.clone().take_changed(), whole.take_changed(), "resumed at {size}");
-        // Tiles that ran ahead of the size, as after a crash between two commits, change nothing.
+        // A crash between two commits can leave tiles beyond the size. They must change nothing.
         stored.store(&mut resumed);
         let behind = Growing::resume(size, &stored).expect("all tiles are stored");
         assert_eq!(behind.root(), root);
@@ -336,7 +336,7 @@ fn any_leaves_together_lead_to_the_root_and_no_others_do() {
     }
 }
 
-/// Nothing that is not exactly these leaves and this proof leads to the root.
+/// Asserts that no damaged leaves and no damaged proof lead to the root.
 fn refused(leaves: &[(u64, Hash)], size: u64, proof: &[Hash], root: &Hash) {
     let not = |leaves: &[(u64, Hash)], size, proof: &[Hash]| {
         assert_ne!(several::root_of(leaves, size, proof), Some(*root));
