@@ -1,8 +1,8 @@
 //! Blocks: content-addressed bytes and their names.
 //!
 //! Invariants:
-//! - a [`Cid`] is CIDv1, `dag-cbor` or `raw`, sha2-256: 36 bytes, 59 characters, nothing else parses;
-//! - DAG-CBOR is strict both ways: what [`decode`] accepts, [`encode`] gives back byte for byte.
+//! - a [`Cid`] is CIDv1, `dag-cbor` or `raw`, sha2-256: 36 bytes or 59 characters, and nothing else parses;
+//! - DAG-CBOR is strict: [`encode`] gives back byte for byte what [`decode_ipld`] and [`decode_exactly`] accept.
 
 pub mod car;
 pub mod json;
@@ -15,22 +15,22 @@ use ipld_core::ipld::Ipld;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-/// Nesting allowed in a DAG-CBOR block of ours.
+/// A DAG-CBOR block nests at most this deep; the outermost container is at depth 1.
 pub const DEPTH_MAX: usize = 16;
-/// Bytes of a CID in binary.
+/// A binary CID has this many bytes.
 pub const CID_LEN: usize = 36;
-/// Characters of a CID as text: `b` and 58 of base32.
+/// A CID as text has this many characters: `b` and 58 of base32.
 pub const CID_TEXT_LEN: usize = 59;
 
 const SHA2_256: u8 = 0x12;
 const DIGEST_LEN: u8 = 32;
-/// What a tag-42 link looks like in CBOR, up to the codec byte: tag, byte string of 37, multibase 0, version 1.
+/// A link in CBOR begins with these bytes: tag 42, a byte string of 37 bytes, the multibase prefix 0 of binary.
 const LINK_HEAD: [u8; 5] = [0xd8, 0x2a, 0x58, 0x25, 0x00];
 
-/// A 32-byte SHA-256 digest.
+/// A SHA-256 digest has 32 bytes.
 pub type Sha256Digest = [u8; 32];
 
-/// How a block's bytes are to be read.
+/// Says how a block's bytes are read. The values are multicodec codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Codec {
@@ -50,14 +50,14 @@ impl Codec {
 
 /// The name of a block: its codec and the SHA-256 of its bytes.
 ///
-/// The order is that of the binary form, so sorted links are sorted by bytes.
+/// CIDs are ordered as their binary forms are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cid {
     codec: Codec,
     digest: Sha256Digest,
 }
 
-/// Why some bytes or text are not a CID of ours.
+/// Says why bytes or text are not a CID of the allowed form.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CidError {
     #[error("not a cid: expected 59 characters of base32 (b...) naming a sha2-256 block in dag-cbor or raw")]
@@ -65,7 +65,7 @@ pub enum CidError {
 }
 
 impl Cid {
-    /// Names `bytes` under `codec`.
+    /// Returns the name of `bytes` under `codec`.
     pub fn of(codec: Codec, bytes: &[u8]) -> Self {
         Self { codec, digest: Sha256::digest(bytes).into() }
     }
@@ -82,12 +82,12 @@ impl Cid {
         &self.digest
     }
 
-    /// Whether `bytes` are what this name stands for.
+    /// Returns whether `bytes` hash to this CID.
     pub fn names(&self, bytes: &[u8]) -> bool {
         Sha256::digest(bytes)[..] == self.digest
     }
 
-    /// The 36 bytes of the binary form.
+    /// Returns the binary form of 36 bytes.
     pub fn to_bytes(&self) -> [u8; CID_LEN] {
         let mut bytes = [0; CID_LEN];
         bytes[..4].copy_from_slice(&[1, self.codec as u8, SHA2_256, DIGEST_LEN]);
@@ -95,7 +95,7 @@ impl Cid {
         bytes
     }
 
-    /// Reads exactly 36 bytes of the binary form.
+    /// Parses a binary form of exactly 36 bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CidError> {
         let &[1, codec, SHA2_256, DIGEST_LEN, ref digest @ ..] = bytes else {
             return Err(CidError::Malformed);
@@ -113,7 +113,7 @@ impl FromStr for Cid {
         if text.len() != CID_TEXT_LEN || !text.starts_with('b') {
             return Err(CidError::Malformed);
         }
-        // BASE32_NOPAD refuses trailing bits, so each CID has one text.
+        // BASE32_NOPAD refuses trailing bits that are not zero, so each CID has one text.
         let upper = text[1..].bytes().map(|c| match c {
             b'a'..=b'z' => Ok(c.to_ascii_uppercase()),
             b'2'..=b'7' => Ok(c),
@@ -169,7 +169,7 @@ impl<'de> Deserialize<'de> for Cid {
     }
 }
 
-/// Bytes and their name, made together so that nobody re-checks the hash.
+/// Bytes and their name. The name is computed when the block is made, so nobody has to check the hash again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
     cid: Cid,
@@ -199,7 +199,7 @@ impl Block {
     }
 }
 
-/// On the wire between processes of one node: the name is made again from the bytes.
+/// Serializes codec and bytes, for the socket between processes of one node. The reader computes the name again.
 impl Serialize for Block {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         (self.cid.codec as u8, serde_bytes::Bytes::new(&self.bytes)).serialize(serializer)
@@ -215,7 +215,7 @@ impl<'de> Deserialize<'de> for Block {
     }
 }
 
-/// Why bytes are not a DAG-CBOR block of ours.
+/// Says why bytes are not a valid DAG-CBOR block.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     #[error("not strict dag-cbor")]
@@ -228,19 +228,20 @@ pub enum DecodeError {
     Form,
 }
 
-/// Writes canonical DAG-CBOR. `value` must be one of our own types: none of them can fail to encode.
+/// Encodes `value` as canonical DAG-CBOR. `value` must be one of our own types, none of which can fail to encode.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     serde_ipld_dagcbor::to_vec(value).expect("our own types have string keys and no unsupported values")
 }
 
-/// Reads strict DAG-CBOR written by anyone: shortest forms, sorted keys, our links only, depth at most 16.
+/// Decodes DAG-CBOR from any source, with shortest forms, sorted keys, links of our CIDs only, and a depth of at most
+/// 16. A key with a default may be missing; [`decode_exactly`] refuses that.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     scan(bytes)?;
     serde_ipld_dagcbor::from_slice(bytes).map_err(|err| DecodeError::Cbor(Box::new(err)))
 }
 
-/// Reads a block of a closed form: strict DAG-CBOR that [`encode`] gives back byte for byte, so that no key is left out
-/// that a writer gives, and none is there that a writer leaves out.
+/// Decodes a block of a closed form. Errors: not strict DAG-CBOR, or [`encode`] would give other bytes, as where a
+/// default is written out.
 pub fn decode_exactly<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<T, DecodeError> {
     let value: T = decode(bytes)?;
     match encode(&value) == bytes {
@@ -249,12 +250,12 @@ pub fn decode_exactly<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<T
     }
 }
 
-/// Reads any strict DAG-CBOR block as data.
+/// Decodes any strict DAG-CBOR block as untyped data.
 pub fn decode_ipld(bytes: &[u8]) -> Result<Ipld, DecodeError> {
     decode(bytes)
 }
 
-/// All links of a block, in the order they stand in its bytes. A raw block has none.
+/// Returns all links of a block, in the order of its bytes. A raw block has none.
 pub fn links(codec: Codec, bytes: &[u8]) -> Result<Vec<Cid>, DecodeError> {
     match codec {
         Codec::Raw => Ok(Vec::new()),
@@ -262,12 +263,12 @@ pub fn links(codec: Codec, bytes: &[u8]) -> Result<Vec<Cid>, DecodeError> {
     }
 }
 
-/// Walks one CBOR item without building it: refuses links with extra bytes (which the decoder lets pass),
-/// links outside the profile, indefinite lengths and nesting over [`DEPTH_MAX`]; collects the links.
+/// Walks one CBOR item without building it, and returns its links. Refuses links with extra bytes (which the decoder
+/// accepts), other CIDs than ours, indefinite lengths and nesting over [`DEPTH_MAX`].
 fn scan(bytes: &[u8]) -> Result<Vec<Cid>, DecodeError> {
     let truncated = || DecodeError::Cbor("truncated item".into());
     let mut links = Vec::new();
-    // One entry for each open container: items left in it.
+    // Holds the number of items left in each open container.
     let mut open: Vec<u64> = Vec::with_capacity(DEPTH_MAX);
     let mut at = 0;
     loop {
@@ -314,7 +315,7 @@ fn scan(bytes: &[u8]) -> Result<Vec<Cid>, DecodeError> {
     }
 }
 
-/// Major type, argument and width of a CBOR head; none where it is cut short or of indefinite length.
+/// Returns major type, argument and width of a CBOR head; returns none if it is cut short or of indefinite length.
 fn read_head(bytes: &[u8]) -> Option<(u8, u64, usize)> {
     let (major, info) = (bytes[0] >> 5, bytes[0] & 0x1f);
     let width = match info {

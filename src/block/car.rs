@@ -1,9 +1,9 @@
-//! CARv1 archives: blocks in a row behind one root.
+//! CARv1 archives: blocks in a row behind a header with one root.
 //!
 //! Invariants:
-//! - what [`Reader`] gives hashes to its name, is in our CID profile, and was not given before;
-//! - an archive is one chain of bytes for one list of blocks: varints are minimal, nothing is padding;
-//! - nothing is allocated on the word of a length that is over its bound.
+//! - a block that [`Reader`] returns hashes to its CID, has a CID of our form, and was not returned before;
+//! - a list of blocks has exactly one encoding: varints are minimal, and there is no padding;
+//! - a length over its bound is refused before anything is allocated for it.
 
 use std::{
     collections::HashSet,
@@ -14,12 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::block::{CID_LEN, Cid, decode, encode};
 
-/// Bytes of one section: a CID and its block.
+/// A section, which is a CID and its block, has at most this many bytes.
 pub const SECTION_MAX: u64 = 2 * 1024 * 1024;
 
-/// Bytes of a header with one root, with room to name what is wrong with another.
+/// A header with one root needs fewer bytes. The rest is room to read a header with several roots and to refuse it as
+/// such.
 const HEADER_MAX: u64 = 1024;
-/// Bytes of a varint of 63 bits, the most that multiformats allows.
+/// Multiformats allow varints of at most 63 bits, which take this many bytes.
 const VARINT_MAX: usize = 9;
 
 #[derive(Serialize, Deserialize)]
@@ -36,7 +37,7 @@ pub struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins an archive of what hangs on `root`, which must be written too.
+    /// Writes the header. The block `root` must be written too, or readers refuse the archive.
     pub fn new(mut to: W, root: Cid) -> io::Result<Self> {
         let header = encode(&Header { roots: vec![root], version: 1 });
         write_varint(&mut to, header.len())?;
@@ -44,7 +45,7 @@ impl<W: Write> Writer<W> {
         Ok(Self { to, written: HashSet::new() })
     }
 
-    /// Adds the block `bytes` that `cid` names; false where it stands in the archive already.
+    /// Writes the block `bytes` named `cid`. Returns false, and writes nothing, if that block was already written.
     pub fn write(&mut self, cid: &Cid, bytes: &[u8]) -> io::Result<bool> {
         if !self.written.insert(*cid) {
             return Ok(false);
@@ -53,32 +54,32 @@ impl<W: Write> Writer<W> {
         Ok(true)
     }
 
-    /// Adds a block that the caller knows is not in the archive, and will not be given to [`Writer::write`].
+    /// Writes a block that the caller knows not to be in the archive and will not pass to [`Writer::write`].
     ///
-    /// Nothing is remembered of it, so that archives of any size need little memory.
+    /// The writer does not remember it, so an archive of any size needs little memory.
     pub fn append(&mut self, cid: &Cid, bytes: &[u8]) -> io::Result<()> {
         write_varint(&mut self.to, CID_LEN + bytes.len())?;
         self.to.write_all(&cid.to_bytes())?;
         self.to.write_all(bytes)
     }
 
-    /// Ends the archive and gives back what it was written to, flushed.
+    /// Flushes the archive and returns what it was written to.
     pub fn finish(mut self) -> io::Result<W> {
         self.to.flush()?;
         Ok(self.to)
     }
 }
 
-/// What a reader accepts.
+/// Bounds what a reader accepts.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of one section.
+    /// A section has at most this many bytes.
     pub section_max: u64,
-    /// Bytes of the whole archive.
+    /// The whole archive has at most this many bytes.
     pub total_max: u64,
 }
 
-/// Why an archive is refused. `at` counts bytes from its start.
+/// Says why an archive is refused. `at` counts bytes from its start.
 #[derive(Debug, thiserror::Error)]
 pub enum CarError {
     #[error("archive cannot be read")]
@@ -105,9 +106,9 @@ pub enum CarError {
     RootMissing { cid: Cid },
 }
 
-/// Reads an archive written by anyone. Reads lengths byte by byte: give it a buffered source.
+/// Reads an archive from any source. Lengths are read byte by byte, so the source should be buffered.
 ///
-/// After an error there is nothing more; an archive is good only if the iterator ends without one.
+/// The iterator ends after an error. An archive is valid only if the iterator ends without one.
 pub struct Reader<R> {
     from: R,
     limits: Limits,
@@ -118,7 +119,7 @@ pub struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads the header.
+    /// Reads the header. Errors: `Header` if it is not that of CARv1 with one root.
     pub fn new(mut from: R, limits: Limits) -> Result<Self, CarError> {
         let mut at = 0;
         let len = read_varint(&mut from, &mut at)?.ok_or(CarError::Header)?;
@@ -137,7 +138,7 @@ impl<R: Read> Reader<R> {
         self.root
     }
 
-    /// Bytes read: the last section ends here.
+    /// Returns the number of bytes read, which is where the last section ends.
     pub fn at(&self) -> u64 {
         self.at
     }
@@ -196,7 +197,7 @@ fn write_varint(to: &mut impl Write, number: usize) -> io::Result<()> {
     to.write_all(&[rest as u8])
 }
 
-/// Reads a varint; none at the clean end of the source.
+/// Reads a varint; returns none if the source ends before it.
 fn read_varint(from: &mut impl Read, at: &mut u64) -> Result<Option<u64>, CarError> {
     let start = *at;
     let mut number = 0;

@@ -1,9 +1,9 @@
-//! JSON at the edge: a strict check of text from outside, and DAG-JSON for showing blocks.
+//! Strict checks of JSON from outside, and DAG-JSON for showing blocks.
 //!
 //! Invariants:
-//! - what [`check`] lets pass means the same to every reader: no duplicate keys, no lone surrogates, no infinite
-//!   numbers, no key that our own parser would take for a sign;
-//! - it builds no tree and does not recurse, so no text exhausts the stack.
+//! - text that [`check`] accepts has no duplicate keys, no lone surrogates and no infinite numbers, on which readers
+//!   are known to disagree (RFC 8259, sections 4, 6 and 8.2), and no key that our own parser reserves;
+//! - [`check`] builds no tree and does not recurse, so no text exhausts the stack.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -14,18 +14,18 @@ use serde_json::Value;
 
 use crate::block::Cid;
 
-/// Arrays and objects one inside the other.
+/// Arrays and objects nest at most this deep; the outermost is at depth 1.
 pub const DEPTH_MAX: usize = 64;
 
-/// Objects of at most this many keys are compared pair by pair, larger ones sorted.
+/// An object with at most this many keys is compared pair by pair. A larger one is sorted.
 const PAIRWISE_MAX: usize = 8;
-/// A whole number of fewer digits than this is finite as a 64-bit float.
+/// A whole number with fewer digits than this is finite as a 64-bit float, whose largest value has 309 digits.
 const FINITE_DIGITS: usize = 300;
 
-/// A key that `serde_json` takes for its own sign that the value is JSON inside a string.
+/// `serde_json` takes an object with this key for a raw value, so text from outside must not have it.
 const RESERVED_KEY: &str = "$serde_json::private::RawValue";
 
-/// Why text is not strict JSON, and at which byte.
+/// Says why text is not strict JSON, and at which byte.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Fault {
     #[error("not json at byte {at}")]
@@ -46,7 +46,7 @@ pub enum Fault {
     Number { at: usize },
 }
 
-/// Whether `bytes` are one JSON value (RFC 8259) that means the same to every reader.
+/// Checks that `bytes` are one value of strict JSON. Numbers are not bounded to those that are exact as 64-bit floats.
 pub fn check(bytes: &[u8]) -> Result<(), Fault> {
     std::str::from_utf8(bytes).map_err(|err| Fault::Utf8 { at: err.valid_up_to() })?;
     let mut checker = Checker { text: bytes, at: 0, open: Vec::new(), keys: Vec::new() };
@@ -55,7 +55,7 @@ pub fn check(bytes: &[u8]) -> Result<(), Fault> {
 
 enum Open {
     Array,
-    /// Keys of this object stand in `Checker::keys` from here on.
+    /// `Checker::keys` holds the keys of this object from this index on.
     Object {
         first_key: usize,
     },
@@ -65,7 +65,7 @@ struct Checker<'a> {
     text: &'a [u8],
     at: usize,
     open: Vec<Open>,
-    /// Keys of all open objects, unescaped, and where they stand.
+    /// Holds the unescaped keys of all open objects, and the byte where each begins.
     keys: Vec<(Cow<'a, [u8]>, usize)>,
 }
 
@@ -103,7 +103,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Goes from the end of a value to the start of the next; true where the text ends instead.
+    /// Moves from the end of a value to the start of the next one. Returns true if the text ends instead.
     fn leave(&mut self) -> Result<bool, Fault> {
         loop {
             self.skip_space();
@@ -147,7 +147,7 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    /// A key and its colon.
+    /// Reads a key and its colon.
     fn key(&mut self) -> Result<(), Fault> {
         let start = self.at;
         if self.peek() != Some(b'"') {
@@ -170,7 +170,7 @@ impl<'a> Checker<'a> {
         self.word(b":")
     }
 
-    /// A string; says whether it has escapes.
+    /// Reads a string. Returns whether it has escapes.
     fn string(&mut self) -> Result<bool, Fault> {
         self.at += 1;
         let mut escaped = false;
@@ -209,7 +209,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The UTF-16 unit of a `\u` escape.
+    /// Returns the UTF-16 code unit of a `\u` escape.
     fn unit(&mut self) -> Result<u32, Fault> {
         let at = self.at;
         let digits = self.text.get(at + 2..at + 6).ok_or(Fault::Syntax { at })?;
@@ -277,7 +277,8 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// How many bytes stand for themselves in a string. Whole strides are looked at together, which compiles to vector code.
+/// Returns how many bytes of a string come before the next quote, backslash or control character. Chunks of 16 are
+/// tested as a whole, which compiles to vector code.
 fn plain_len(text: &[u8]) -> usize {
     const STRIDE: usize = 16;
     let special = |byte: &u8| (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\');
@@ -288,7 +289,8 @@ fn plain_len(text: &[u8]) -> usize {
     end.map_or(text.len(), |end| start + end)
 }
 
-/// Never quadratic: large objects are sorted, which is also safe from chosen hash collisions.
+/// Checks that all keys differ. Large objects are sorted, which is never quadratic and, unlike hashing, not open to
+/// chosen collisions.
 fn check_unique(keys: &mut [(Cow<'_, [u8]>, usize)]) -> Result<(), Fault> {
     let twice = if keys.len() <= PAIRWISE_MAX {
         let pairs = (1..keys.len()).flat_map(|later| (0..later).map(move |first| (first, later)));
@@ -304,15 +306,16 @@ fn check_unique(keys: &mut [(Cow<'_, [u8]>, usize)]) -> Result<(), Fault> {
     twice.map_or(Ok(()), |at| Err(Fault::DuplicateKey { at }))
 }
 
-/// A block's data as DAG-JSON: links `{"/": cid}`, bytes `{"/": {"bytes": base64}}`, keys in the order of their bytes.
+/// Serializes a block as DAG-JSON: a link is `{"/": cid}`, bytes are `{"/": {"bytes": base64}}`, and keys are in byte
+/// order.
 ///
-/// Integers below -2^63 come out as the nearest float.
+/// An integer below -2^63 is written as the nearest float, because `serde_json` has no such integers.
 pub struct Dag<'a>(pub &'a Ipld);
 
-/// A link in DAG-JSON.
+/// Serializes a CID as a link in DAG-JSON.
 pub struct Link(pub Cid);
 
-/// A CID as its text, not as a link.
+/// Serializes a CID as its text.
 pub struct Text(pub Cid);
 
 impl Serialize for Dag<'_> {
@@ -352,24 +355,24 @@ impl Serialize for Text {
     }
 }
 
-/// DAG-JSON as a value.
+/// Returns DAG-JSON as a value.
 pub fn dag(ipld: &Ipld) -> Value {
     serde_json::to_value(Dag(ipld)).expect("dag-json has text keys and no failing values")
 }
 
-/// DAG-JSON as text, without spaces.
+/// Returns DAG-JSON as text without spaces.
 pub fn dag_text(ipld: &Ipld) -> String {
     serde_json::to_string(&Dag(ipld)).expect("dag-json has text keys and no failing values")
 }
 
-/// Why JSON is not DAG-JSON of ours.
+/// Says why JSON is not valid DAG-JSON.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UndagError {
     #[error("`/` holds neither a link nor bytes")]
     Slash,
 }
 
-/// Reads DAG-JSON back. A map with the key `/` is a link, bytes, or an error.
+/// Parses DAG-JSON. An object with the key `/` is a link or bytes; any other such object is an error.
 pub fn undag(json: &Value) -> Result<Ipld, UndagError> {
     Ok(match json {
         Value::Null => Ipld::Null,

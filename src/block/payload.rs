@@ -1,9 +1,10 @@
 //! Payloads: the only blocks that may hold what users wrote.
 //!
 //! Invariants:
-//! - the bytes stand as they came; salts are keyed, so no CID, of a payload or of a part, tells anything to whoever lacks the key;
-//! - same media, bytes and key: same CID;
-//! - content is put together by one function, which holds no more than the format lets one payload have.
+//! - content is stored as it came; payloads and parts are salted under a key, so without the key a CID does not confirm
+//!   a guess of the content (parts of version 1, in old logs, have no salt);
+//! - the same media type, content and key give the same CID;
+//! - [`Payload::content`] alone joins parts, and never holds more than one payload may have.
 
 use std::convert::Infallible;
 
@@ -13,28 +14,29 @@ use sha2::Sha256;
 
 use crate::block::{Block, Cid, Codec, decode};
 
-/// Content up to this many bytes stands in the payload block itself; more is cut into raw blocks of this size.
+/// Content of at most this many bytes is stored in the payload block itself. Longer content is cut into raw blocks of
+/// this size.
 pub const INLINE_MAX: usize = 256 * 1024;
-/// The most content one payload holds.
+/// A payload has at most this many bytes of content.
 pub const PAYLOAD_MAX: usize = 64 * 1024 * 1024;
-/// The media type of JSON kept as it came.
+/// The media type of JSON that is stored as it came.
 pub const JSON: &str = "application/json";
 
-/// In the place of a media type, where what is committed to is the key itself.
+/// Stands in place of a media type in the commitment to the key itself.
 const SALTED: &str = "cairn salt key";
-/// The most parts one payload has.
+/// A payload has at most this many parts.
 pub const PARTS_MAX: usize = PAYLOAD_MAX / INLINE_MAX;
-/// Bytes of a salt and of every other keyed commitment.
+/// A salt, like every other keyed commitment, has this many bytes.
 pub const SALT_LEN: usize = 16;
 
-/// The version whose parts are plain content. Payloads without parts have it still.
+/// In this version parts are plain content. Payloads without parts still have it.
 const PLAIN: u64 = 1;
-/// The version whose parts begin with a salt of their own.
+/// In this version each part begins with a salt of its own.
 const SALTED_PARTS: u64 = 2;
-/// What the salts of parts are commitments for.
+/// The domain of the commitments that salt parts.
 const PART_DOMAIN: &str = "cairn/part/2";
 
-/// The key of a scope's payload salts. Kept outside the database.
+/// The key that salts payloads and makes commitments. It is stored in a file beside the log, never in a database.
 #[derive(Clone)]
 pub struct SaltKey([u8; 32]);
 
@@ -43,7 +45,7 @@ impl SaltKey {
         Self(key)
     }
 
-    /// A keyed commitment to `data`: the first 16 bytes of HMAC-SHA256(key, `media` 00 `data`).
+    /// Returns the first 16 bytes of HMAC-SHA256(key, `media` 00 `data`), a keyed commitment to `data`.
     pub fn commit(&self, media: &str, data: &[u8]) -> [u8; SALT_LEN] {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("hmac takes a key of any length");
         mac.update(media.as_bytes());
@@ -53,15 +55,16 @@ impl SaltKey {
         full[..SALT_LEN].try_into().expect("sha-256 gives 32 bytes")
     }
 
-    /// What tells, on record in `log`, that this key salts its payloads, and nothing about the key.
+    /// Returns a commitment that identifies this key in the events of `log` and tells nothing about the key.
     pub fn commitment_for(&self, log: &Cid) -> [u8; SALT_LEN] {
         self.commit(SALTED, &log.to_bytes())
     }
 
-    /// A keyed commitment to all of `fields`, in their order: the first 16 bytes of HMAC-SHA256 over `domain`, a zero byte, and of
-    /// each field its length in 8 bytes, big-endian, and its bytes.
+    /// Returns a keyed commitment to `fields` in their order: the first 16 bytes of HMAC-SHA256 over `domain`, a zero
+    /// byte, and each field with its length before it in 8 bytes, big-endian.
     ///
-    /// No media type is called as a domain is, so this never equals a [`SaltKey::commit`].
+    /// The lengths keep two lists of fields from having the same bytes. No media type equals a domain, so the result
+    /// never equals a [`SaltKey::commit`].
     pub fn bind(&self, domain: &str, fields: &[&[u8]]) -> [u8; SALT_LEN] {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("hmac takes a key of any length");
         mac.update(domain.as_bytes());
@@ -75,7 +78,7 @@ impl SaltKey {
     }
 }
 
-/// The block of one payload, as stored.
+/// The block of one payload, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Payload {
@@ -89,23 +92,23 @@ pub struct Payload {
     pub parts: Option<Vec<Cid>>,
 }
 
-/// Why content cannot be a payload.
+/// Says why content cannot be a payload.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PayloadError {
     #[error("payload of {len} bytes is over the bound of 67108864")]
     TooLarge { len: usize },
 }
 
-/// A payload ready to be stored: its envelope, then the raw parts where it has any.
+/// A payload ready to be stored: its envelope, and the raw parts if it has any.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedPayload {
     pub envelope: Block,
     pub parts: Vec<Block>,
-    /// Bytes of content.
+    /// Counts the bytes of content.
     pub len: u64,
 }
 
-/// What an envelope breaks of the format's rules.
+/// Says which rule of the format an envelope breaks.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PayloadFault {
     #[error("the payload is of an unknown version")]
@@ -124,7 +127,7 @@ pub enum PayloadFault {
     Length,
 }
 
-/// Why a payload's content cannot be put together.
+/// Says why a payload's content cannot be joined.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Gap {
     #[error(transparent)]
@@ -135,24 +138,25 @@ pub enum Gap {
     Length(Cid),
 }
 
-/// One part, as its payload's envelope lets it be.
+/// Describes one part as its payload's envelope demands it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     pub cid: Cid,
-    /// Bytes of its block, its salt included, at least and at most.
+    /// Bounds the bytes of the part's block, its salt included: `least` and `most` are both allowed.
     pub least: usize,
     pub most: usize,
 }
 
 impl Payload {
-    /// Salts and names `data`.
+    /// Salts and names `data`. Errors: over [`PAYLOAD_MAX`] bytes.
     pub fn seal(key: &SaltKey, media: &str, data: &[u8]) -> Result<SealedPayload, PayloadError> {
         if data.len() > PAYLOAD_MAX {
             return Err(PayloadError::TooLarge { len: data.len() });
         }
         let salt = key.commit(media, data).to_vec();
         let inline = data.len() <= INLINE_MAX;
-        // Bound to the whole and to its place: whoever guesses one part right learns nothing without the others.
+        // The salt is bound to the whole content and to the place, so that a guess of one part cannot be tested without
+        // the others.
         let part = |(at, content): (usize, &[u8])| {
             let salt = key.bind(PART_DOMAIN, &[&salt, &(at as u64).to_be_bytes()]);
             Block::new(Codec::Raw, [&salt, content].concat())
@@ -171,8 +175,8 @@ impl Payload {
         Ok(SealedPayload { envelope: Block::encode(&payload), parts, len: data.len() as u64 })
     }
 
-    /// Holds the envelope to the format's rules, and to `len` bytes of content where an event says so; gives its parts, in
-    /// order, with the lengths that their blocks may have.
+    /// Checks the envelope against the rules of the format, and against `len` bytes of content if an event states that.
+    /// Returns the parts in order, with the lengths that their blocks may have.
     pub fn layout(&self, len: Option<u64>) -> Result<Vec<Part>, PayloadFault> {
         let rule = |holds: bool, fault| if holds { Ok(()) } else { Err(fault) };
         rule(self.salt.len() == SALT_LEN, PayloadFault::Salt)?;
@@ -205,12 +209,15 @@ impl Payload {
         Ok(parts.iter().enumerate().map(part).collect())
     }
 
-    /// Bytes of each part that come before its content.
+    /// Returns how many bytes of salt stand before the content of each part.
     pub fn part_salt_len(&self) -> usize {
         if self.v == SALTED_PARTS { SALT_LEN } else { 0 }
     }
 
-    /// The content, put together from its parts, each read by `read`; none of them is held that breaks the format's rules.
+    /// Returns the content, joined from its parts, which `read` returns by their CIDs. Fails at the first part that is
+    /// missing or has a wrong length.
+    ///
+    /// The outer error is that of `read`.
     pub fn content<E>(
         self,
         len: Option<u64>,
@@ -234,7 +241,7 @@ impl Payload {
 }
 
 impl SealedPayload {
-    /// The content, from the payload itself; none where it is none that was sealed.
+    /// Returns the content; returns none if this value was not made by [`Payload::seal`].
     pub fn content(&self) -> Option<Vec<u8>> {
         let payload: Payload = decode(self.envelope.bytes()).ok()?;
         let block = |cid: &Cid| self.parts.iter().find(|part| part.cid() == *cid);

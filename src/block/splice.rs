@@ -1,7 +1,7 @@
-//! Edits of JSON text in place: members of an object are replaced, removed or added, and every other byte stays.
+//! Edits JSON text in place: members of an object are replaced, removed or added, and every other byte stays.
 //!
 //! Invariants:
-//! - nothing is parsed into values and printed again: numbers, key order, escapes and spacing survive;
+//! - nothing is parsed into values and printed again, so numbers, key order, escapes and spacing stay as they are;
 //! - an edit of valid JSON is valid JSON.
 
 use std::{borrow::Cow, fmt, ops::Range};
@@ -14,14 +14,14 @@ use serde_json::value::RawValue;
 #[error("expected a json object")]
 pub struct NotObject;
 
-/// The value of member `key`; the last one where a key stands twice.
+/// Returns the value of the member `key`, or of the last one if there are several; returns none if there is none.
 pub fn member<'a>(object: &'a RawValue, key: &str) -> Result<Option<&'a RawValue>, NotObject> {
     let mut members = members(object)?.into_iter();
     Ok(members.rfind(|member| member.is(key)).map(|member| member.value))
 }
 
-/// `object` with the members of `set` replaced where they stand or else added at its end, and those
-/// whose key `unwanted` names removed. A key in both is set.
+/// Returns `object` with the members of `set` replaced in their places or added at the end, and those removed for whose
+/// keys `unwanted` returns true. A key in both is set.
 pub fn edit(
     object: &RawValue,
     set: &[(&str, &RawValue)],
@@ -33,7 +33,7 @@ pub fn edit(
     Ok(raw(edited))
 }
 
-/// Like [`edit`], written at the end of `out`. The values of `set` must be JSON.
+/// Appends to `out` what [`edit`] would return. The values of `set` must be JSON.
 pub fn edit_into(
     out: &mut String,
     object: &RawValue,
@@ -48,7 +48,7 @@ pub fn edit_into(
     for member in &members {
         let key = member.key();
         let span = member.span(text);
-        // What leads to a member (comma and spacing) goes and stays with it.
+        // The comma and spacing before a member are kept or removed together with it.
         let lead = &text[end..span.start];
         end = span.end;
         let value = set.iter().find(|(name, _)| key.as_deref() == Some(*name));
@@ -73,12 +73,12 @@ pub fn edit_into(
     Ok(())
 }
 
-/// `text`, which the caller knows to be JSON, as a raw value.
+/// Returns `text`, which the caller knows to be JSON, as a raw value.
 pub fn raw(text: String) -> Box<RawValue> {
     RawValue::from_string(text).expect("joining valid json by json's own rules gives valid json")
 }
 
-/// `text` as a JSON string, quotes included.
+/// Returns `text` as a JSON string with its quotes.
 pub fn quoted(text: &str) -> String {
     serde_json::to_string(text).expect("any text has a json form")
 }
@@ -89,7 +89,7 @@ struct Member<'a> {
 }
 
 impl<'a> Member<'a> {
-    /// The key's text; absent where its escapes name no characters (a lone surrogate).
+    /// Returns the key's text; returns none if its escapes have a lone surrogate.
     fn key(&self) -> Option<Cow<'a, str>> {
         let quoted = self.quoted.get();
         if quoted.contains('\\') {
@@ -107,7 +107,7 @@ impl<'a> Member<'a> {
     }
 }
 
-/// Where `part`, a slice of `text`, begins in it.
+/// Returns where `part`, which must be a slice of `text`, begins in it.
 fn offset(text: &str, part: &str) -> usize {
     part.as_ptr() as usize - text.as_ptr() as usize
 }

@@ -5,13 +5,13 @@ use data_encoding::HEXLOWER;
 use super::*;
 
 enum Verdict {
-    /// Read, and written back as the same bytes.
+    /// The bytes decode, and encode to the same bytes.
     Accept,
     Refuse,
 }
 use Verdict::{Accept, Refuse};
 
-/// SHA-256 of nothing, which serves as any digest.
+/// The SHA-256 of no bytes, used where any digest will do.
 const DIGEST: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 fn check(name: &str, hex: &str, verdict: Verdict) {
@@ -139,7 +139,7 @@ fn nesting_is_bounded_at_16() {
         check("the 17th empty", &format!("{}80", open.repeat(16)), Refuse);
         check("100,000 deep", &format!("{}00", open.repeat(100_000)), Refuse);
     }
-    // Siblings are not nested.
+    // Siblings do not count as nesting.
     check("wide", &format!("9820{}", "8100".repeat(32)), Accept);
 }
 
@@ -154,7 +154,7 @@ fn links_come_in_the_order_of_the_bytes() {
 
 #[test]
 fn a_cid_has_one_text_and_one_binary_form() {
-    // The empty block and the empty map, as other programs name them.
+    // The CIDs of the empty raw block and the empty map, as other programs compute them.
     let empty_raw = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku";
     let empty_map = "bafyreigbtj4x7ip5legnfznufuopl4sg4knzc2cof6duas4b3q2fy6swua";
     for (text, codec, bytes) in [(empty_raw, Codec::Raw, &[][..]), (empty_map, Codec::DagCbor, &[0xa0])] {

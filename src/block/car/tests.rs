@@ -51,7 +51,8 @@ fn every_cut_and_every_flipped_bit_is_found() {
     let bytes = archive(&blocks()[..4]);
     let whole = read(&bytes, LIMITS).expect("our own archive");
     for end in 0..bytes.len() {
-        // Cut between two sections an archive is shorter, and only its manifest can tell.
+        // An archive that is cut between two sections is still valid, and only its manifest tells that blocks are
+        // missing.
         if let Ok(some) = read(&bytes[..end], LIMITS) {
             assert_eq!(some, whole[..some.len()]);
         }

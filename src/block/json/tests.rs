@@ -130,7 +130,7 @@ fn many_keys_are_not_quadratic() {
     let at = text.len() - 6;
     verdict(text, Err(Fault::DuplicateKey { at }));
 
-    // Ten times the keys take about ten times as long; a quadratic check would take a hundred times.
+    // Ten times the keys must take about ten times as long. A quadratic check would take a hundred times as long.
     let least = |keys: &[String]| {
         let text = format!("{{{}}}", keys.join(","));
         let taken = (0..5).map(|_| {
@@ -146,7 +146,7 @@ fn many_keys_are_not_quadratic() {
 
 #[test]
 fn what_passes_is_what_the_parser_reads() {
-    // Every prefix and every one-byte change of a text with all kinds of values.
+    // Tests every prefix and every one-byte change of a text with values of all kinds.
     let text = br#"{"a":[1,-2.5e3,"\u00e9\n",true,null],"b":{"c":""}}"#;
     let agree = |bytes: &[u8]| {
         let parsed = serde_json::from_slice::<Value>(bytes).is_ok();

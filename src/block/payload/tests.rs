@@ -8,12 +8,12 @@ fn key() -> SaltKey {
     SaltKey::new(KEY)
 }
 
-/// Content of `len` bytes that differ from place to place.
+/// Returns `len` bytes of content that change along the way, so that two parts differ.
 fn content(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at / 1000) as u8).collect()
 }
 
-/// A payload as it was sealed before parts had salts.
+/// Seals a payload in version 1, as before parts had salts.
 pub fn plain_parts(media: &str, data: &[u8]) -> SealedPayload {
     let parts: Vec<Block> =
         data.chunks(INLINE_MAX).map(|part| Block::new(Codec::Raw, part.to_vec())).collect();
@@ -58,7 +58,7 @@ fn a_part_cannot_be_guessed_and_is_of_its_payload_alone() {
     assert_eq!(names.len(), 10, "no two parts are called the same, and none as its content would be");
 }
 
-/// The name of a released form is never another.
+/// Released forms must keep their CIDs.
 #[test]
 fn the_bytes_of_salted_parts_are_fixed() {
     let sealed = Payload::seal(&key(), JSON, &content(INLINE_MAX + 1)).expect("under the bound");
