@@ -1,8 +1,8 @@
-//! The log's signing identity: its name, its Ed25519 key, and the heads it signs.
+//! The log's signing identity: its origin, its Ed25519 key, and the heads that the key signs.
 //!
 //! Invariants:
-//! - a head is a C2SP tlog-checkpoint in a C2SP signed-note, under a key named by the log's origin;
-//! - what [`open_checkpoint`] gives was signed by the key asked for; other signatures prove nothing here;
+//! - a head is a C2SP tlog-checkpoint in a C2SP signed-note, under a key that is named by the log's origin;
+//! - [`open_checkpoint`] returns only what the given key signed; signatures of other keys prove nothing here;
 //! - a verifier key has one text, and no `Debug` shows a seed.
 
 pub mod rotation;
@@ -15,17 +15,17 @@ use signed_note::{Note, is_key_name_valid, key_id, new_ed25519_verifier_key};
 
 use crate::block::Sha256Digest;
 
-/// Bytes of an origin.
+/// An origin has at most this many bytes.
 pub const ORIGIN_MAX: usize = 255;
-/// Bytes of a signed head.
+/// A signed head has at most this many bytes.
 pub const CHECKPOINT_MAX: usize = 16 * 1024;
-/// Signatures on one head; C2SP asks verifiers to take at least 16.
+/// A head has at most this many signatures. C2SP signed-note asks verifiers to accept at least 16.
 pub const SIGNATURES_MAX: usize = 16;
 
-/// The signature type of Ed25519 in signed-note.
+/// The signature type of Ed25519 in a C2SP signed-note.
 const ALGORITHM: u8 = 1;
 
-/// What a log signs: this many events, under this root.
+/// What a log signs: its origin, its number of events and their Merkle root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     pub origin: String,
@@ -33,7 +33,7 @@ pub struct Checkpoint {
     pub root: Sha256Digest,
 }
 
-/// Why an origin or a key cannot be used.
+/// Says why an origin or a key cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyError {
     #[error("origin is not a key name: 1 to 255 bytes without spaces, pluses or control characters")]
@@ -44,7 +44,7 @@ pub enum KeyError {
     Malformed,
 }
 
-/// Why a note is not a head of the log asked for.
+/// Says why a note is not a head of the given log.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CheckpointError {
     #[error("not a signed note of at most 16384 bytes and 16 signatures")]
@@ -59,7 +59,7 @@ pub enum CheckpointError {
     Origin { origin: String },
 }
 
-/// Signs the log's heads.
+/// Signs a log's heads.
 pub struct Signer {
     verifier: Verifier,
     key: SigningKey,
@@ -72,7 +72,7 @@ impl fmt::Debug for Signer {
 }
 
 impl Signer {
-    /// The identity named `origin` with the Ed25519 key of `seed`.
+    /// Returns the identity named `origin` with the Ed25519 key of `seed`.
     pub fn new(origin: &str, seed: [u8; 32]) -> Result<Self, KeyError> {
         let key = SigningKey::from_bytes(&seed);
         let verifier = Verifier::from_key(origin, key.verifying_key().to_bytes())?;
@@ -87,7 +87,7 @@ impl Signer {
         self.verifier.public_key()
     }
 
-    /// The verifier key as text: `origin+hash+base64`.
+    /// Returns the verifier key as text: `origin+hash+base64`.
     pub fn vkey(&self) -> String {
         self.verifier.vkey()
     }
@@ -96,7 +96,8 @@ impl Signer {
         &self.verifier
     }
 
-    /// The signed head over `size` events under `root`. Sign only what is durable.
+    /// Returns the signed head over `size` events under `root`. It must not leave this process before those events are
+    /// durable.
     pub fn sign_checkpoint(&self, size: u64, root: &Sha256Digest) -> String {
         let origin = self.origin();
         let text = format!("{origin}\n{size}\n{}\n", BASE64_STANDARD.encode(root));
@@ -107,7 +108,7 @@ impl Signer {
     }
 }
 
-/// A log's name and public key: enough to check its heads.
+/// A log's origin and public key, which suffice to check its heads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verifier {
     origin: String,
@@ -115,7 +116,7 @@ pub struct Verifier {
     key: VerifyingKey,
 }
 
-/// Whether the y coordinate of a public key is below the prime 2^255 - 19.
+/// Returns whether the y coordinate of a public key is below the prime 2^255 - 19.
 fn is_canonical(key: &[u8; 32]) -> bool {
     let highest = key[31] & 0x7f == 0x7f && key[1..31].iter().all(|byte| *byte == 0xff);
     !(highest && key[0] >= 0xed)
@@ -130,14 +131,14 @@ impl Verifier {
         }
         let id = key_id(origin, &[&[ALGORITHM], &key[..]].concat());
         let key = VerifyingKey::from_bytes(&key).map_err(|_| KeyError::Key)?;
-        // Anyone can sign for a key of small order, and one key has one spelling (RFC 8032, section 5.1.3).
+        // Anyone can sign under a key of small order. A key must also have only one encoding (RFC 8032, section 5.1.3).
         if key.is_weak() || !is_canonical(key.as_bytes()) {
             return Err(KeyError::Key);
         }
         Ok(Self { origin: origin.to_owned(), id, key })
     }
 
-    /// Reads `origin+hash+base64`.
+    /// Parses `origin+hash+base64`.
     pub fn from_vkey(vkey: &str) -> Result<Self, KeyError> {
         let mut parts = vkey.splitn(3, '+');
         let (Some(origin), Some(_), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
@@ -149,7 +150,7 @@ impl Verifier {
         };
         let key = key.try_into().map_err(|_| KeyError::Malformed)?;
         let verifier = Self::from_key(origin, key)?;
-        // Writing it again settles the hash and the spelling.
+        // Formatting the key again checks the hash, and that the text is the only one of this key.
         match verifier.vkey() == vkey {
             true => Ok(verifier),
             false => Err(KeyError::Malformed),
@@ -164,15 +165,15 @@ impl Verifier {
         self.key.to_bytes()
     }
 
-    /// The verifier key as text: `origin+hash+base64`.
+    /// Returns the verifier key as text: `origin+hash+base64`.
     pub fn vkey(&self) -> String {
         new_ed25519_verifier_key(&self.origin, &self.key)
     }
 }
 
-/// Reads a head that `verifier` signed.
+/// Returns the head in a note that `verifier` signed.
 ///
-/// Signatures of other keys are ignored; a wrong one of this key refuses the note, whatever else signed it.
+/// Signatures of other keys are ignored. A wrong signature of this key refuses the note, even beside a valid one.
 pub fn open_checkpoint(note: &str, verifier: &Verifier) -> Result<Checkpoint, CheckpointError> {
     if note.len() > CHECKPOINT_MAX {
         return Err(CheckpointError::Note);
@@ -180,7 +181,7 @@ pub fn open_checkpoint(note: &str, verifier: &Verifier) -> Result<Checkpoint, Ch
     let parsed = Note::from_bytes(note.as_bytes()).map_err(|_| CheckpointError::Note)?;
     let text = parsed.text();
     let mut signed = false;
-    // One blank line stands between the text and the signatures.
+    // A blank line separates the text from the signatures.
     for (nth, line) in note[text.len() + 1..].lines().enumerate() {
         if nth == SIGNATURES_MAX {
             return Err(CheckpointError::Note);
@@ -204,12 +205,12 @@ pub fn open_checkpoint(note: &str, verifier: &Verifier) -> Result<Checkpoint, Ch
     }
 }
 
-/// The size a head claims, whoever signed it; 0 where the text is no head.
+/// Returns the size that a head states, without checking a signature; returns 0 if the text is no head.
 pub fn claimed_size(note: &str) -> u64 {
     note.lines().nth(1).and_then(|size| size.parse().ok()).unwrap_or(0)
 }
 
-/// Reads the text of a checkpoint. Extension lines, which are ours to ignore, must not be empty.
+/// Parses the text of a checkpoint. Extension lines are ignored, but must not be empty.
 fn parse(text: &str) -> Option<Checkpoint> {
     let mut lines = text.strip_suffix('\n')?.split('\n');
     let (origin, size, root) = (lines.next()?, lines.next()?, lines.next()?);

@@ -1,19 +1,19 @@
-//! The keys of one log, one after another: which of them signs a head of which size.
+//! The successive keys of one log, and which of them signs a head of which size.
 //!
 //! Invariants:
-//! - the first key is the genesis block's; each later one was signed for by the key before it, for this log and this place;
-//! - a head of `size` events is signed by the key after the last rotation at a seq below `size`, and by no other;
-//! - no key comes back: one that was given up says nothing about later heads.
+//! - the first key is in the genesis block; each later key was signed by the key before it, for this log and this seq;
+//! - a head of `size` events is signed by the key of the last rotation at a seq below `size`, and by no other;
+//! - no key is used again after it was replaced, so it cannot sign for later heads.
 
 use ed25519_dalek::{Signature, Signer as _};
 
 use super::{Checkpoint, CheckpointError, KeyError, Signer, Verifier, claimed_size, open_checkpoint};
 use crate::block::Cid;
 
-/// Rotations of one log that are followed: one a day for over two years.
+/// A log has at most this many rotations, which allows one a day for over two years.
 pub const ROTATIONS_MAX: usize = 1000;
 
-/// A change of keys, as an event at `seq` records it.
+/// A key rotation, as the event at `seq` records it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotation {
     pub seq: u64,
@@ -21,7 +21,7 @@ pub struct Rotation {
     pub signature: [u8; 64],
 }
 
-/// Why a log's keys cannot be followed.
+/// Says why a log's keys cannot be followed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RotationError {
     #[error("the key of a rotation cannot be used")]
@@ -41,25 +41,26 @@ pub enum RotationError {
 pub struct Keys {
     log: Cid,
     first: Verifier,
-    /// The seq of each rotation, and the key from there on.
+    /// Holds the seq of each rotation, and the key from there on.
     later: Vec<(u64, Verifier)>,
-    /// The same as they were told.
+    /// Holds the same rotations as their events record them.
     told: Vec<Rotation>,
 }
 
 impl Keys {
-    /// The keys of a log that has only its first.
+    /// Returns the keys of a log that has only its first one.
     pub fn new(log: Cid, first: Verifier) -> Self {
         Self { log, first, later: Vec::new(), told: Vec::new() }
     }
 
-    /// The keys of a log whose genesis says `origin` and `key`.
+    /// Returns the keys of a log whose genesis block holds `origin` and `key`.
     pub fn of_genesis(log: Cid, origin: &str, key: &[u8]) -> Result<Self, KeyError> {
         let key = key.try_into().map_err(|_| KeyError::Key)?;
         Ok(Self::new(log, Verifier::from_key(origin, key)?))
     }
 
-    /// Takes in the next rotation, once it is found to be signed by the key before it.
+    /// Adds the next rotation. Errors: out of order, over [`ROTATIONS_MAX`], a key that was used before, or a signature
+    /// that the key before it did not make.
     pub fn rotate(&mut self, rotation: &Rotation) -> Result<(), RotationError> {
         let seq = rotation.seq;
         if seq == 0 || self.later.last().is_some_and(|(last, _)| *last >= seq) {
@@ -82,7 +83,7 @@ impl Keys {
         Ok(())
     }
 
-    /// The log whose keys these are.
+    /// Returns the log whose keys these are.
     pub fn log(&self) -> Cid {
         self.log
     }
@@ -91,65 +92,65 @@ impl Keys {
         self.first.origin()
     }
 
-    /// The genesis block's key.
+    /// Returns the key in the genesis block.
     pub fn first(&self) -> &Verifier {
         &self.first
     }
 
-    /// The last key: the one that signs the next head.
+    /// Returns the last key, which signs the next head.
     pub fn current(&self) -> &Verifier {
         self.later.last().map_or(&self.first, |(_, key)| key)
     }
 
-    /// The key that signs a head of this many events.
+    /// Returns the key that signs a head of `size` events.
     pub fn at(&self, size: u64) -> &Verifier {
         let rotated = self.later.partition_point(|(seq, _)| *seq < size);
         rotated.checked_sub(1).map_or(&self.first, |last| &self.later[last].1)
     }
 
-    /// The changes that led from the first key to the last.
+    /// Returns the rotations that lead from the first key to the last.
     pub fn rotations(&self) -> &[Rotation] {
         &self.told
     }
 
-    /// The key that the event at `seq` puts in force, if it does.
+    /// Returns the key that the event at `seq` puts in force; returns none if that event is no rotation.
     pub fn rotated_at(&self, seq: u64) -> Option<&Verifier> {
         let at = self.later.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?;
         Some(&self.later[at].1)
     }
 
-    /// Whether this log had, or has, that key.
+    /// Returns whether this log has or had that key.
     pub fn holds(&self, key: &Verifier) -> bool {
         self.all().any(|(_, known)| known == key)
     }
 
-    /// Each key with the size of the first head it signs: 0 for the genesis's.
+    /// Returns each key with the size of the first head it may sign, which is 0 for the first key.
     pub fn all(&self) -> impl Iterator<Item = (u64, &Verifier)> {
         let later = self.later.iter().map(|(seq, key)| (seq + 1, key));
         std::iter::once((0, &self.first)).chain(later)
     }
 
-    /// Reads a head that some key of this log signed, whatever its size.
+    /// Opens a head that any key of this log signed, whatever its size.
     ///
-    /// A head that [`Self::open`] refuses and this accepts is no word about this log: its key was not in force at that
-    /// size. It proves a fork where its root is another one: then one key stands for two histories.
+    /// A head that this accepts and [`Self::open`] refuses says nothing about this log, because its key was not in
+    /// force at that size. If its root is another one, it proves a fork: one key stands for two histories.
     pub fn open_out_of_force(&self, note: &str) -> Option<Checkpoint> {
         self.all().find_map(|(_, key)| open_checkpoint(note, key).ok())
     }
 
-    /// Reads a head that the key of its size signed.
+    /// Opens a head that the key of its size signed.
     pub fn open(&self, note: &str) -> Result<Checkpoint, CheckpointError> {
         open_checkpoint(note, self.at(claimed_size(note)))
     }
 }
 
-/// What the key before signs for the next one: four lines, each with its line break.
+/// Returns what the key before signs for the next one: four lines, each with its line break.
 fn statement(log: &Cid, seq: u64, next: &Verifier) -> String {
     format!("cairn key rotation\n{log}\n{seq}\n{}\n", next.vkey())
 }
 
 impl Signer {
-    /// The rotation to `next` as an event at `seq` of `log` records it, signed by this key.
+    /// Returns the rotation to `next` for an event at `seq` of `log`, signed by this key.
     pub fn sign_rotation(&self, log: &Cid, seq: u64, next: &Verifier) -> Rotation {
         let signature = self.key.sign(statement(log, seq, next).as_bytes()).to_bytes();
         Rotation { seq, key: next.public_key(), signature }

@@ -17,7 +17,7 @@ fn signature_of(note: &str) -> &str {
     note.split_once("\n\n").expect("a note has a blank line").1
 }
 
-/// A note over any text, well signed.
+/// Returns a note over any text with a valid signature.
 fn note(text: &str, signer: &Signer) -> String {
     let id = signer.verifier.id.to_be_bytes();
     let signature = signer.key.sign(text.as_bytes()).to_bytes();
@@ -142,11 +142,11 @@ fn a_verifier_key_has_one_text() {
     for origin in ["", "a b", "a+b", "a\u{a0}b", "a\nb", "a\u{1}b", long.as_str()] {
         assert_eq!(Signer::new(origin, SEED).err(), Some(KeyError::Origin));
     }
-    // The neutral element: a key of small order.
+    // The neutral element is a key of small order.
     let mut neutral = [0; 32];
     neutral[0] = 1;
     assert_eq!(Verifier::from_key(ORIGIN, neutral), Err(KeyError::Key));
-    // Second spellings: y + p for the few y that leave room for it.
+    // A key has a second encoding, y + p, for the few y that leave room for it.
     for low in 0xed..=0xff {
         let mut second = [0xff; 32];
         (second[0], second[31]) = (low, 0x7f);

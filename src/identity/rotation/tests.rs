@@ -13,7 +13,7 @@ fn log(n: u8) -> Cid {
     Cid::from_digest(Codec::DagCbor, [n; 32])
 }
 
-/// The keys 1, 2 and 3 of one log: the second from seq 4, the third from seq 9.
+/// Returns the keys 1, 2 and 3 of one log: the second from seq 4, the third from seq 9.
 fn keys() -> Keys {
     let mut keys = Keys::new(log(1), signer(1).verifier().clone());
     for rotation in [rotation(1, 4, 2), rotation(2, 9, 3)] {
@@ -65,7 +65,7 @@ fn a_rotation_is_signed_by_the_key_before_it_for_this_log_and_place() {
     assert_eq!(fresh.rotate(&rotation(1, 1, 2)), Ok(()));
 }
 
-/// Whoever writes a verifier signs and checks these bytes.
+/// Other verifiers sign and check these bytes, so they must not change.
 #[test]
 fn the_statement_is_four_lines() {
     let vkey = signer(2).vkey();
