@@ -1,8 +1,8 @@
-//! Contracts: what a tool promises, as a block. Its CID is the tool's identity.
+//! Contracts: what a tool promises, as a block. The CID of the block is the tool's identity.
 //!
 //! Invariants:
-//! - schemas stand as the bytes their source gave, so nobody's re-encoding changes a CID;
-//! - a contract carries no salt: the same promise with the same past is the same CID everywhere.
+//! - schemas are stored as the bytes that their source sent, so a re-encoding cannot change a CID;
+//! - a contract has no salt: the same promise with the same predecessor has the same CID on every node.
 
 pub mod secret;
 
@@ -14,36 +14,37 @@ use serde_json::{Value, value::RawValue};
 
 use crate::block::{Block, Cid};
 
-/// Bytes of one tool definition.
+/// A tool definition has at most this many bytes.
 pub const DEFINITION_MAX: usize = 1024 * 1024;
 
-/// The block that is hashed: exactly these keys.
+/// The block that is hashed, which has exactly these keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Contract {
     pub v: u64,
-    /// The name its source knows it by.
+    /// The name that the source uses for the tool, without a prefix.
     pub name: String,
-    /// `builtin`, or the upstream's configured name.
+    /// The source is `builtin`, or the configured name of an upstream.
     pub source: String,
-    /// The source's version; empty where it names none.
+    /// The version of the source; empty if it states none.
     pub version: String,
     pub description: String,
-    /// JSON Schema of the input, as it came.
+    /// The JSON Schema of the input, as the source sent it.
     #[serde(with = "serde_bytes")]
     pub input: Vec<u8>,
     #[serde(with = "serde_bytes")]
     pub output: Option<Vec<u8>>,
-    /// MCP annotations, as they came.
+    /// The MCP annotations, as the source sent them.
     #[serde(with = "serde_bytes")]
     pub annotations: Option<Vec<u8>>,
-    /// What follows from the annotations: `read_only`, `idempotent`, `destructive`, `open_world`, `secrets`.
+    /// Says what follows from the annotations (`read_only`, `idempotent`, `destructive`, `open_world`), and lists the
+    /// paths of secrets (`secrets`).
     pub effects: BTreeMap<String, Ipld>,
-    /// The contract this one took the place of.
+    /// The contract that this one replaces.
     pub prev: Option<Cid>,
 }
 
-/// Why a tool definition cannot become a contract.
+/// Says why a tool definition cannot become a contract.
 #[derive(Debug, thiserror::Error)]
 pub enum ContractError {
     #[error("tool definition has no usable `{field}`")]
@@ -75,7 +76,8 @@ struct Hints {
 }
 
 impl Contract {
-    /// Reads a tool object as `tools/list` gives it. `prev` is left to the rules that publish it.
+    /// Parses a tool object of `tools/list`. `prev` is none, because only whoever publishes the contract knows its
+    /// predecessor.
     pub fn of_definition(source: &str, version: &str, definition: &RawValue) -> Result<Self, ContractError> {
         let text = definition.get();
         if text.len() > DEFINITION_MAX {
@@ -91,7 +93,7 @@ impl Contract {
         }
         let hints: Hints =
             parsed.annotations.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-        // The defaults are those of the MCP specification's ToolAnnotations.
+        // The MCP specification sets these defaults for `ToolAnnotations`.
         let mut effects = BTreeMap::from([
             ("read_only".to_owned(), Ipld::Bool(hints.read_only_hint)),
             ("idempotent".to_owned(), Ipld::Bool(hints.read_only_hint || hints.idempotent_hint)),
@@ -125,12 +127,12 @@ impl Contract {
         Block::encode(self)
     }
 
-    /// Whether running the tool twice does no more than running it once.
+    /// Returns whether the effect of running the tool twice is that of running it once.
     pub fn repeatable(&self) -> bool {
         self.effects.get("idempotent") == Some(&Ipld::Bool(true))
     }
 
-    /// Whether two contracts promise the same, whatever came before them.
+    /// Returns whether two contracts are equal except for their predecessors.
     pub fn promises_same(&self, other: &Self) -> bool {
         let without_past = |contract: &Self| Self { prev: None, ..contract.clone() };
         without_past(self) == without_past(other)

@@ -1,9 +1,10 @@
-//! Secret fields: where schemas say that a value must never be stored, and what stands in its place.
+//! Secret fields: where a schema says that a value must not be stored, and what is stored instead.
 //!
 //! Invariants:
-//! - a marked value is replaced before anything is hashed; the tool still receives it;
-//! - what a walk over a schema or along a value does not understand is taken for secret;
-//! - the same secret of the same actor, tool and place is the same commitment under one key, and no other is.
+//! - a marked value is replaced before anything is hashed, and the tool still receives it;
+//! - a part of a schema or value that is not understood counts as secret;
+//! - the same secret of the same actor, tool and place gives the same commitment under one key, and a different secret,
+//!   actor, tool or place gives another one.
 
 pub mod echo;
 mod marks;
@@ -19,14 +20,14 @@ use serde_json::{Value, json};
 use self::marks::{Marks, Reached};
 use crate::block::payload::{JSON, SaltKey};
 
-/// What the commitments in the place of secrets are made for: their second form.
+/// The domain of the commitments that replace secrets, in their second form.
 const DOMAIN: &str = "cairn/redacted/2";
-/// How a commitment of that form begins, after the sign that it is one.
+/// A commitment of the second form begins with this text, after [`REDACTED`].
 const FORM: &str = "v2:";
-/// The sign that something was taken out.
+/// This member name, or prefix of one, says that something was removed.
 pub const REDACTED: &str = "$redacted";
 
-/// Where secrets stand in a value: what schemas mark, each schema at its place.
+/// Says where secrets are in a value: the marks of one or more schemas, each at its place in the value.
 #[derive(Clone, Debug, Default)]
 pub struct Paths {
     here: Vec<Arc<Marks>>,
@@ -34,15 +35,15 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Finds every field marked `writeOnly: true`, `x-secret: true` or `format: "password"`.
+    /// Returns every field that is marked `writeOnly: true`, `x-secret: true` or `format: "password"`.
     ///
-    /// Where a mark may apply in a way that is not understood, the whole value is taken for secret.
+    /// If a mark may apply in a way that is not understood, the whole value counts as secret.
     pub fn of_schema(schema: &Value) -> Self {
         let here = Marks::of_schema(schema).map(Arc::new).into_iter().collect();
         Self { here, below: BTreeMap::new() }
     }
 
-    /// All of a value.
+    /// Returns paths that make the whole value secret.
     pub fn everything() -> Self {
         Self { here: vec![Arc::new(Marks::everything())], below: BTreeMap::new() }
     }
@@ -51,22 +52,22 @@ impl Paths {
         self.here.is_empty() && self.below.is_empty()
     }
 
-    /// JSON Pointers to what is marked, with `*` for any array item or any property that is not named, and `**` where a schema
-    /// comes back to itself.
+    /// Returns JSON Pointers to the marked fields. `*` stands for any array item or unnamed property, and `**` for a
+    /// schema that contains itself.
     pub fn iter(&self) -> impl Iterator<Item = String> {
         let listed: std::collections::BTreeSet<Vec<String>> =
             self.here.iter().flat_map(|marks| marks.listed()).collect();
         listed.into_iter().map(|path| path.iter().map(|step| format!("/{step}")).collect())
     }
 
-    /// These paths below the field `name`, and `others` beside them.
+    /// Returns these paths moved below the field `name`, together with `others`.
     pub fn below(&self, name: &str, others: &Self) -> Self {
         let mut all = others.clone();
         all.add(&[name.to_owned()], self);
         all
     }
 
-    /// Adds the paths of `others`, below a place.
+    /// Adds the paths of `others`, moved below `place`.
     pub fn add(&mut self, place: &[String], others: &Self) {
         if others.is_empty() {
             return;
@@ -85,22 +86,23 @@ impl Paths {
         }
     }
 
-    /// These paths and `others`.
+    /// Returns these paths together with `others`.
     pub fn and(&self, others: &Self) -> Self {
         let mut all = self.clone();
         all.add(&[], others);
         all
     }
 
-    /// Whether anything but null stands where a secret may. What is `open` may come to stand for anything.
+    /// Returns whether a secret place of `value` holds anything but null. `open` returns whether a value may later be
+    /// replaced by any other, so it counts as secret if secrets may be below it.
     pub fn stand_in(&self, value: &Value, open: impl Fn(&Value) -> bool) -> bool {
         stands(value, &Spot::first(self), &open)
     }
 }
 
-/// One spot of a value, and what is said of it.
+/// One place in a value, with the marks that apply there.
 struct Spot<'a> {
-    /// What is said of places at or below it.
+    /// Holds the paths at or below this place.
     place: Option<&'a Paths>,
     reached: Reached<'a>,
 }
@@ -115,7 +117,7 @@ impl<'a> Spot<'a> {
         Self { place, reached: Reached::new(roots.chain(states)) }
     }
 
-    /// Whether secrets may stand here or below.
+    /// Returns whether secrets may be at or below this place.
     fn matters(&self) -> bool {
         self.reached.secret || self.reached.members || self.reached.items || self.waits()
     }
@@ -124,7 +126,8 @@ impl<'a> Spot<'a> {
         self.place.is_some_and(|paths| !paths.below.is_empty())
     }
 
-    /// Whether all of a value is secret here: it is marked, or it is of another type than what the marks are about.
+    /// Returns whether all of a value is secret here: it is marked, or it has another type than the marks below it
+    /// expect.
     fn takes(&self, value: &Value) -> bool {
         let Reached { secret, members, items, .. } = self.reached;
         let fits = match value {
@@ -136,7 +139,8 @@ impl<'a> Spot<'a> {
         secret || !fits
     }
 
-    /// What is said of a member; none where members are told apart here and this one is not known.
+    /// Returns the place of a member. Returns none if members are named here and this one is not, which makes it
+    /// secret.
     fn member(&self, name: &str) -> Option<Self> {
         let place = self.place.and_then(|paths| paths.below.get(name));
         let (states, known) = self.reached.member(name);
@@ -168,20 +172,22 @@ fn stands(value: &Value, spot: &Spot<'_>, open: &impl Fn(&Value) -> bool) -> boo
     }
 }
 
-/// What commitments are bound to beside the key: an actor, what is called, and which side of the call.
+/// Holds the key and everything else that a commitment is bound to: an actor, what is called, and the side of the call.
+///
+/// A commitment to the value alone would let a caller test guesses of another caller's secrets.
 #[derive(Clone)]
 pub struct Bound {
     pub key: SaltKey,
     pub actor: String,
-    /// The method of the request: `tools/call`, ...
+    /// The method of the request, such as `tools/call`.
     pub method: &'static str,
-    /// The source and the name of the tool, as its contract says.
+    /// The source of the tool, as its contract states it; `name` is the tool's name there.
     pub source: String,
     pub name: String,
     pub side: Side,
 }
 
-/// Which side of a call a value is.
+/// Says on which side of a call a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     Input,
@@ -189,18 +195,18 @@ pub enum Side {
 }
 
 impl Bound {
-    /// The same for the answer to the call.
+    /// Returns the same for the answer to the call.
     pub fn answer(self) -> Self {
         Self { side: Side::Output, ..self }
     }
 
-    /// What stands in the place of a value; `path` is a JSON Pointer to it.
+    /// Returns the replacement of a value; `path` is the JSON Pointer to it.
     pub fn value(&self, path: &str, value: &Value) -> Value {
         let commitment = self.commitment(path, JSON, value.to_string().as_bytes());
         json!({ REDACTED: commitment })
     }
 
-    /// What stands in the place of a member's name in the object at `path`.
+    /// Returns the replacement of a member's name; `path` is the JSON Pointer to the object that has the member.
     pub fn member(&self, path: &str, name: &str) -> String {
         format!("{REDACTED}:{}", self.commitment(path, "name", name.as_bytes()))
     }
@@ -217,13 +223,13 @@ impl Bound {
     }
 }
 
-/// Whether a text has the form of a commitment.
+/// Returns whether a text has the form of a commitment.
 fn is_commitment(text: &str) -> bool {
     let digits = text.strip_prefix(FORM);
     digits.is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// The names of members that a schema speaks of, wherever it does.
+/// Returns all member names in the `properties` of a schema, at any depth.
 pub fn names_in(schema: &Value) -> HashSet<String> {
     fn collect(schema: &Value, names: &mut HashSet<String>) {
         match schema {

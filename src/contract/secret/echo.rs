@@ -1,8 +1,9 @@
-//! Echoes: secrets of a call's input that come back in its answer.
+//! Finds echoes: secrets of a call's input that come back in its answer.
 //!
 //! Invariants:
-//! - a secret is found whatever JSON spells it as: escaped, in JSON that stands in a string, as a number or as text;
-//! - where it cannot be told whether a text repeats a short secret or resembles it by chance, that is said.
+//! - within the bounds below, a secret is found in every JSON form: escaped, in JSON inside a string, as a number or as
+//!   text;
+//! - if a text may repeat a short secret or resemble it by chance, that is reported as undecided.
 
 use std::collections::BTreeSet;
 
@@ -10,28 +11,28 @@ use serde_json::{Value, json};
 
 use super::{REDACTED, is_commitment};
 
-/// Secrets that one answer is searched for: with more of them, nothing of it is kept.
+/// An answer is searched for at most this many secrets. If there are more, nothing of it is kept.
 const ECHOES_MAX: usize = 256;
-/// Shorter secrets may stand in other words by chance.
+/// A shorter secret may be part of other words by chance.
 const LONG_MIN: usize = 6;
-/// How many strings of JSON within each other are read.
+/// JSON inside strings is parsed to this depth.
 const NESTED_MAX: usize = 8;
-/// How many times over a secret is looked for in the form it has inside a JSON string.
+/// A secret is searched for in the form it has after this many escapings as a JSON string.
 const ESCAPED_MAX: usize = 3;
 
-/// Texts that must not be kept: strings, and numbers as they are written.
+/// Holds the texts that must not be kept: strings, and numbers as they are written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Echoes {
     texts: BTreeSet<String>,
     many: bool,
 }
 
-/// What an answer is without the echoes in it.
+/// Says what an answer is without its echoes.
 #[derive(Debug, PartialEq)]
 pub enum Scrubbed {
     Unchanged,
     Changed(Value),
-    /// It cannot be told.
+    /// A text may hold a secret or only resemble one.
     Undecided,
 }
 
@@ -40,12 +41,12 @@ impl Echoes {
         self.texts.is_empty() && !self.many
     }
 
-    /// Whether they are more than are looked for.
+    /// Returns whether there are more secrets than are searched for.
     pub fn too_many(&self) -> bool {
         self.many
     }
 
-    /// Every text and number of a value, and those of JSON that stands in its texts.
+    /// Adds every text and number of a value, and those of JSON inside its texts.
     pub fn add(&mut self, value: &Value) {
         self.collect(value, NESTED_MAX);
     }
@@ -77,7 +78,7 @@ impl Echoes {
             Value::Array(items) => items.iter().for_each(|item| self.collect(item, nested)),
             Value::Object(map) => {
                 for (name, inner) in map {
-                    // Short names are words of the tool, which may stand anywhere.
+                    // A short name is usually a word of the tool and may occur anywhere.
                     if name.len() >= LONG_MIN {
                         self.text(name);
                     }
@@ -88,12 +89,13 @@ impl Echoes {
         }
     }
 
-    /// Whether any of them stands in a text, as a word or within one.
+    /// Returns whether a text holds a secret, or may hold one.
     pub fn stand_in(&self, text: &str) -> bool {
         self.many || !matches!(self.searched(text), Found::Nothing)
     }
 
-    /// A text without them, for people: those that cannot be told from a part of another word are taken out as well.
+    /// Returns a text for people without the secrets in it. Returns only `$redacted` if that cannot be
+    /// decided.
     pub fn hidden(&self, text: &str) -> String {
         if self.many {
             return REDACTED.to_owned();
@@ -105,7 +107,7 @@ impl Echoes {
         }
     }
 
-    /// A value without them.
+    /// Returns a value without the secrets in it.
     pub fn scrub(&self, value: &Value) -> Scrubbed {
         if self.many {
             return Scrubbed::Undecided;
@@ -121,10 +123,10 @@ impl Echoes {
 
     fn searched(&self, text: &str) -> Found {
         let mut now = text.to_owned();
-        // The longest first: a shorter one may be part of it.
+        // The longest is removed first, because a shorter one may be part of it.
         let mut texts: Vec<&String> = self.texts.iter().collect();
         texts.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        // A commitment of ours is made of digits, so short secrets stand in it by chance.
+        // A commitment consists of hex digits, which a short secret may match by chance.
         let ours =
             is_commitment(text.strip_prefix(REDACTED).map_or(text, |rest| rest.trim_start_matches(':')));
         for secret in texts {
@@ -140,7 +142,7 @@ impl Echoes {
         if now == text { Found::Nothing } else { Found::Taken(now) }
     }
 
-    /// Whether a number is one of them, or could be.
+    /// Returns whether a number is a secret, or may hold one.
     fn number(&self, number: &str) -> Found {
         for secret in &self.texts {
             let equal = || Some(secret.parse::<f64>().ok()? == number.parse::<f64>().ok()?);
@@ -161,7 +163,8 @@ enum Found {
     Undecided,
 }
 
-/// The forms a secret has as text, and inside JSON strings: the deepest first, for a shallower one may be part of it.
+/// Returns the forms that a secret has as text and inside JSON strings. The deepest comes first, because a shallower
+/// one may be part of it.
 fn forms(secret: &str) -> Vec<String> {
     let mut forms = vec![secret.to_owned()];
     for _ in 0..ESCAPED_MAX {
@@ -176,7 +179,7 @@ fn forms(secret: &str) -> Vec<String> {
     forms
 }
 
-/// A text without a short secret; none where it stands within a longer word.
+/// Returns a text without a short secret; returns none if the secret is part of a longer word.
 fn words_without(text: &str, secret: &str) -> Option<String> {
     let word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     let (starts, ends) = (word(secret.chars().next()), word(secret.chars().next_back()));
@@ -199,7 +202,7 @@ fn words_without(text: &str, secret: &str) -> Option<String> {
     Some(without)
 }
 
-/// The array or object that a text is.
+/// Returns the array, object or string that a text is as JSON; returns none if it is none of them.
 fn json_in(text: &str) -> Option<Value> {
     let like = text.trim_start().starts_with(['{', '[', '"']);
     like.then(|| serde_json::from_str(text).ok()).flatten()

@@ -1,8 +1,9 @@
-//! What a schema marks, as states and the steps between them: one state for each subschema that can come to apply.
+//! Reads the marks of a JSON Schema into states, one for each subschema that may apply, and steps between them.
 //!
 //! Invariants:
-//! - a schema without marks, and without references to another document, has no states; in any other, each mark is reached by steps that are understood, or all is secret;
-//! - states are as many as subschemas, however references meet each other again.
+//! - a schema without marks and without references to other documents has no states; in any other schema every mark is
+//!   reached by steps that are understood, or the whole value is secret;
+//! - there are as many states as subschemas, also if references form a cycle.
 
 mod listing;
 
@@ -10,60 +11,62 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-/// Steps between the subschemas of one schema, and of one listing of its marks: a schema with more is secret as a whole.
+/// Reading one schema, and listing its marks, takes at most this many steps each. A schema that needs more makes the
+/// whole value secret.
 const SCHEMA_VISITS_MAX: usize = 100_000;
-/// What marks a field as secret where it is `true`.
+/// These keywords mark a field as secret if their value is `true`.
 const MARKS: [&str; 2] = ["writeOnly", "x-secret"];
-/// Keywords whose value is data, whatever it looks like.
+/// The value of these keywords is data and never a schema.
 const DATA: [&str; 5] = ["const", "enum", "default", "examples", "example"];
-/// Keywords whose value holds subschemas by name.
+/// The value of these keywords maps names to subschemas.
 const NAMED: [&str; 6] =
     ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"];
-/// Keywords that apply other subschemas to the same value.
+/// These keywords apply subschemas to the same value.
 const SAME: [&str; 7] = ["allOf", "anyOf", "oneOf", "not", "if", "then", "else"];
-/// Keywords that are about items.
+/// These keywords apply subschemas to array items.
 const ITEMS: [&str; 5] = ["items", "prefixItems", "additionalItems", "unevaluatedItems", "contains"];
-/// Keywords that are about properties without a name of their own.
+/// These keywords apply to properties that no other keyword names.
 const REST: [&str; 2] = ["additionalProperties", "unevaluatedProperties"];
-/// Keywords about what a value or its names spell: what is marked there makes the whole value secret.
+/// These keywords apply to the names of members or to the content of a string. A mark in them makes the whole value
+/// secret.
 const SPELLED: [&str; 2] = ["propertyNames", "contentSchema"];
-/// References that depend on how their schema was come to.
+/// The target of these references depends on how evaluation reached them, so they are not followed.
 const DYNAMIC: [&str; 2] = ["$dynamicRef", "$recursiveRef"];
 
 /// The marks of one schema.
 #[derive(Debug)]
 pub struct Marks {
-    /// The first is that of the schema itself.
+    /// The first state is that of the schema itself.
     states: Vec<State>,
 }
 
-/// One subschema.
+/// The state of one subschema. The fields list the states of the subschemas that apply from here.
 #[derive(Debug, Default)]
 struct State {
     secret: bool,
-    /// What applies to the same value.
+    /// These states apply to the same value.
     same: Vec<usize>,
     named: HashMap<String, Vec<usize>>,
-    /// What may apply to any member, by a pattern.
+    /// These states may apply to any member, if its name matches a pattern.
     patterned: Vec<usize>,
-    /// What applies to members without a name here.
+    /// These states apply to members that `named` does not hold.
     rest: Vec<usize>,
     items: Vec<usize>,
     spelled: Vec<usize>,
-    /// Whether it says anything of members without a name here.
+    /// Says whether the schema restricts members that `named` does not hold.
     tells_rest: bool,
-    /// Whether anything marked can be come to from here.
+    /// Says whether a marked state can be reached from here.
     leads: bool,
-    /// Whether secrets may stand in members, and in items.
+    /// Says whether secrets may be in members; `items_lead` says the same of array items.
     members_lead: bool,
     items_lead: bool,
 }
 
 impl Marks {
-    /// None where nothing is marked and nothing of another document applies.
+    /// Returns the marks of a schema; returns none if nothing is marked and nothing refers to another document.
     pub fn of_schema(schema: &Value) -> Option<Self> {
         let mut walk = Walk::new(schema);
-        // What stands elsewhere may be marked there.
+        // Another document may mark fields too, and it is not read.
         if walk.refers_elsewhere(schema) {
             return Some(Self::everything());
         }
@@ -90,12 +93,12 @@ impl Marks {
         Self { states: vec![State { secret: true, ..State::default() }] }
     }
 
-    /// Paths to what is marked, as contracts tell them.
+    /// Returns the paths to the marked fields, as contracts list them.
     pub fn listed(&self) -> BTreeSet<Vec<String>> {
         self.list().unwrap_or_default()
     }
 
-    /// Notes which states lead to a secret, and folds in what is marked of what a value spells.
+    /// Records which states lead to a secret. A mark in a `spelled` state makes the state itself secret.
     fn lead(&mut self) {
         let mut before: Vec<Vec<usize>> = vec![Vec::new(); self.states.len()];
         for (id, state) in self.states.iter().enumerate() {
@@ -126,12 +129,12 @@ impl State {
     }
 }
 
-/// The states that one place of a value is in, with all that applies there.
+/// Holds all states that apply at one place of a value.
 #[derive(Default)]
 pub struct Reached<'a> {
     states: Vec<(&'a Marks, usize)>,
     pub secret: bool,
-    /// Whether secrets may stand in members, and in items.
+    /// Says whether secrets may be in members; `items` says the same of array items.
     pub members: bool,
     pub items: bool,
 }
@@ -158,7 +161,7 @@ impl<'a> Reached<'a> {
         self.states.len()
     }
 
-    /// What applies to a member, and whether anything is said of it.
+    /// Returns the states that apply to a member, and whether any schema here describes it.
     pub fn member(&self, name: &str) -> (Vec<(&'a Marks, usize)>, bool) {
         let (mut next, mut known) = (Vec::new(), false);
         for (marks, id) in &self.states {
@@ -171,7 +174,7 @@ impl<'a> Reached<'a> {
         (next, known)
     }
 
-    /// What applies to any item.
+    /// Returns the states that apply to any array item.
     pub fn item(&self) -> Vec<(&'a Marks, usize)> {
         let of = |(marks, id): &(&'a Marks, usize)| (*marks, marks.states[*id].items.clone());
         let items = self.states.iter().map(of);
@@ -179,12 +182,12 @@ impl<'a> Reached<'a> {
     }
 }
 
-/// One search of a schema for what can come to apply.
+/// Searches a schema for the subschemas that may apply.
 struct Walk<'a> {
-    /// The schema and every subschema with an identity of its own: what references are relative to.
+    /// Holds the schema and every subschema with an `$id`, to which references are relative.
     resources: Vec<&'a Value>,
     anchors: HashMap<&'a str, Vec<&'a Value>>,
-    /// Subschemas by where they stand in memory.
+    /// Maps the address of a subschema in memory to its state.
     ids: HashMap<*const Map<String, Value>, usize>,
     states: Vec<State>,
     waiting: Vec<&'a Map<String, Value>>,
@@ -208,7 +211,7 @@ impl<'a> Walk<'a> {
         walk
     }
 
-    /// Finds what references can name.
+    /// Collects what references can name: anchors and resources.
     fn identify(&mut self, value: &'a Value) {
         let text = |key: &str| value.get(key).and_then(Value::as_str);
         for key in ["$anchor", "$dynamicAnchor"] {
@@ -229,7 +232,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The state of a subschema; none where it says nothing.
+    /// Returns the state of a subschema, which is made if needed; returns none if it is no object.
     fn state(&mut self, schema: &'a Value) -> Option<usize> {
         self.steps += 1;
         let map = schema.as_object()?;
@@ -288,15 +291,15 @@ impl<'a> Walk<'a> {
                 _ if ITEMS.contains(&keyword) => state.items.extend(self.each(one_or_more.iter())),
                 _ if SPELLED.contains(&keyword) => state.spelled.extend(self.each(std::iter::once(value))),
                 _ if DATA.contains(&keyword) || NAMED.contains(&keyword) => {}
-                // Nobody knows what a keyword of others does with what it refers to.
+                // What an unknown keyword does with a reference is not known.
                 _ => self.understood &= !refers(value),
             }
         }
         state
     }
 
-    /// All that a reference may mean: which schema it is relative to is not worked out, so it is tried in each. None where it
-    /// means nothing here.
+    /// Returns all possible targets of a reference. Which resource the reference is relative to is not resolved, so it
+    /// is tried in each. Returns none if it has no target here.
     fn targets(&mut self, reference: &Value) -> Option<Vec<&'a Value>> {
         let reference = reference.as_str()?;
         let (document, fragment) = reference.split_once('#').unwrap_or((reference, ""));
@@ -312,7 +315,7 @@ impl<'a> Walk<'a> {
         (!found.is_empty()).then_some(found)
     }
 
-    /// Whether the document that a reference names is one of these resources: by its whole identity, or by the end of it.
+    /// Returns whether a reference's document is one of these resources, by its whole `$id` or by the end of it.
     fn holds(&self, document: &str) -> bool {
         let end = document.trim_start_matches("./").trim_start_matches('/');
         let mut ids = self.resources.iter().flat_map(|schema| ["$id", "id"].map(|key| schema.get(key)));
@@ -325,7 +328,7 @@ impl<'a> Walk<'a> {
             })
     }
 
-    /// Whether a reference in `value`, which may be data, names a document that is not here.
+    /// Returns whether a reference in `value`, which may be data, names a document that is not here.
     fn refers_elsewhere(&self, value: &Value) -> bool {
         match value {
             Value::Object(map) => map.iter().any(|(keyword, inner)| match inner {
@@ -340,7 +343,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// A URI's fragment without percent signs.
+/// Decodes the percent escapes in the fragment of a URI; returns none if they are malformed.
 fn unescaped(fragment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(fragment.len());
     let mut rest = fragment.bytes();
@@ -364,18 +367,18 @@ fn is_marked(schema: &Map<String, Value>) -> bool {
             .is_some_and(|format| format.eq_ignore_ascii_case("password"))
 }
 
-/// Whether a mark was meant: `true`, or what people write in its place.
+/// Returns whether a mark is meant: it is `true`, or what people write for it.
 fn means_true(mark: &Value) -> bool {
     match mark {
         Value::Bool(mark) => *mark,
         Value::String(text) => !["", "false"].contains(&text.to_ascii_lowercase().as_str()),
         Value::Number(number) => number.as_f64() != Some(0.0),
-        // A subschema of a property that happens to have this name.
+        // This is the subschema of a property whose name is that of a mark.
         Value::Null | Value::Array(_) | Value::Object(_) => false,
     }
 }
 
-/// Whether there is a mark at all, in data or not: most schemas have none.
+/// Returns whether a schema has any mark, also in data. Most schemas have none, which ends the search early.
 fn marked_anywhere(schema: &Value) -> bool {
     match schema {
         Value::Object(map) => is_marked(map) || map.values().any(marked_anywhere),
@@ -384,8 +387,8 @@ fn marked_anywhere(schema: &Value) -> bool {
     }
 }
 
-/// Finds every marked subschema, whether anything leads to it or not. `schema` says that a value is a schema, and not
-/// schemas by name.
+/// Collects every marked subschema, whether or not it can apply. `schema` says that `value` is a schema; otherwise it
+/// maps names to schemas.
 fn marks_in(value: &Value, schema: bool, found: &mut HashSet<*const Map<String, Value>>) {
     match value {
         Value::Object(map) => {
@@ -404,7 +407,7 @@ fn marks_in(value: &Value, schema: bool, found: &mut HashSet<*const Map<String, 
     }
 }
 
-/// Whether a value refers to a schema anywhere.
+/// Returns whether a value has a reference anywhere.
 fn refers(value: &Value) -> bool {
     match value {
         Value::Object(map) => {

@@ -1,8 +1,9 @@
-//! Taking secrets out of a value, and putting commitments in their places.
+//! Takes secrets out of a value and puts commitments in their places.
 //!
 //! Invariants:
-//! - a commitment stands only where this put it: what looks like one in a value that came is taken for what it is, a value;
-//! - work is bounded: what is not come to within it is secret.
+//! - a value that looks like a commitment is treated like any other value, so a caller cannot fake one in a secret
+//!   place;
+//! - the work is bounded, and what is not reached within the bound counts as secret.
 
 use std::collections::HashSet;
 
@@ -10,30 +11,31 @@ use serde_json::Value;
 
 use super::{Bound, Paths, Spot, echo::Echoes};
 
-/// Subschemas held against one value in all: beyond this the rest of the value is secret.
+/// At most this many subschemas are compared with one value. The rest of the value then counts as secret.
 const STEPS_MAX: usize = 4_000_000;
 
-/// What of a value is kept.
+/// Says what of a value is kept.
 #[derive(Clone, Copy)]
 pub enum Keep<'a> {
-    /// All but secrets.
+    /// Everything but secrets is kept.
     All,
-    /// Structure and names, but for names that repeat a secret.
+    /// Structure and names are kept, except names that repeat a secret.
     Shape { echoes: Option<&'a Echoes> },
-    /// Structure, and only these names.
+    /// Structure and these names are kept.
     Known(&'a HashSet<String>),
 }
 
 /// A value without what must not be kept.
 pub struct Reduced {
     pub value: Value,
-    /// The secrets that were taken out.
+    /// Holds the secrets that were taken out.
     pub taken: Echoes,
-    /// Whether any were.
+    /// Says whether any secret was taken out.
     pub changed: bool,
 }
 
-/// Takes the secrets at `paths` out of a value, and all that `keep` does not name; `at` is where the value stands.
+/// Takes out of a value the secrets at `paths` and everything that `keep` does not allow. `at` is the JSON Pointer to
+/// the value.
 pub fn reduce(value: Value, at: &str, paths: &Paths, keep: Keep<'_>, bound: &Bound) -> Reduced {
     let mut taking =
         Taking { bound, keep, path: at.to_owned(), taken: Echoes::default(), steps: 0, changed: false };
@@ -44,7 +46,7 @@ pub fn reduce(value: Value, at: &str, paths: &Paths, keep: Keep<'_>, bound: &Bou
 struct Taking<'a> {
     bound: &'a Bound,
     keep: Keep<'a>,
-    /// Where it is.
+    /// The JSON Pointer to the current place.
     path: String,
     taken: Echoes,
     steps: usize,
@@ -106,7 +108,7 @@ impl Taking<'_> {
         self.bound.value(&self.path, value)
     }
 
-    /// The same one step down.
+    /// Calls `what` one step further down.
     fn below<T>(&mut self, step: &str, what: impl FnOnce(&mut Self) -> T) -> T {
         let before = self.path.len();
         self.path.push('/');

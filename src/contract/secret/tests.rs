@@ -19,7 +19,7 @@ fn kept(schema: &Value, value: &Value) -> Reduced {
     reduce(value.clone(), "", &Paths::of_schema(schema), Keep::All, &bound())
 }
 
-/// Says that `value`, which holds the secret, does not hold it any more once it is kept under `schema`.
+/// Asserts that `value`, which holds the secret, no longer holds it after it is stored under `schema`.
 fn hides(schema: &Value, value: &Value) {
     let Reduced { value: kept, changed, .. } = kept(schema, value);
     assert!(changed && !kept.to_string().contains(SECRET), "{schema}\nkeeps {kept}");
@@ -34,7 +34,7 @@ fn with_p(p: Value, more: Value) -> Value {
     schema
 }
 
-/// Schemas that mark `p`, each by another keyword.
+/// Returns schemas that mark `p`, each by another keyword.
 fn schemas() -> Vec<Value> {
     let s = json!({"type": "string", "writeOnly": true});
     let has_p = json!({"properties": {"p": s}});
@@ -259,7 +259,7 @@ fn a_commitment_is_of_one_actor_tool_side_and_place() {
         bound().value("/pin/0", &value),
         bound().value("/pin", &json!(1235)),
         bound().value("/pin", &json!("1234")),
-        // What is moved from one field to the next is another list of fields.
+        // A text that moves from one field to the next must give another commitment.
         Bound { source: "u".into(), name: "plogin".into(), ..bound() }.value("/pin", &value),
     ];
     for other in others {

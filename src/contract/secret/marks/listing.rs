@@ -1,13 +1,13 @@
-//! The list of paths to what a schema marks, as contracts tell it.
+//! Lists the paths to the marked fields of a schema, as contracts state them.
 //!
-//! Invariant: where a schema comes back to itself a path ends with `**`, so the list is finite.
+//! Invariant: a path ends with `**` where a schema contains itself, so the list is finite.
 
 use std::collections::BTreeSet;
 
 use super::{Marks, SCHEMA_VISITS_MAX};
 
 impl Marks {
-    /// None where there are too many.
+    /// Returns the paths; returns none if the search takes over [`SCHEMA_VISITS_MAX`] steps.
     pub(super) fn list(&self) -> Option<BTreeSet<Vec<String>>> {
         let mut listing = Listing { marks: self, found: BTreeSet::new(), open: Vec::new(), visits: 0 };
         listing.visit(0, &mut Vec::new());
@@ -15,11 +15,11 @@ impl Marks {
     }
 }
 
-/// Makes the list of paths to what is marked.
+/// Searches the states depth first.
 struct Listing<'a> {
     marks: &'a Marks,
     found: BTreeSet<Vec<String>>,
-    /// The states on the way, and how long the path was there.
+    /// Holds the states on the way here, each with the length of the path at which it was entered.
     open: Vec<(usize, usize)>,
     visits: usize,
 }
@@ -36,7 +36,7 @@ impl Listing<'_> {
             return;
         }
         if let Some((_, len)) = self.open.iter().rfind(|(open, _)| *open == id) {
-            // The same again of the same value says nothing new.
+            // A state that is met again without a longer path adds no place.
             if *len < path.len() && state.leads {
                 self.found.insert([&path[..], &["**".to_owned()]].concat());
             }
