@@ -1,4 +1,4 @@
-//! Strictness as data: which bytes are a block or a CID of ours, and which are not.
+//! Checks which bytes are accepted as a block or a CID, and which are refused.
 
 use data_encoding::HEXLOWER;
 

@@ -1,4 +1,4 @@
-//! What a definition becomes as a contract, and which of its fields are secret.
+//! Checks what contract a tool definition becomes, and which of its fields are secret.
 
 use serde_json::{json, value::RawValue};
 

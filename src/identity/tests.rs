@@ -1,4 +1,4 @@
-//! Signed heads: opened by other readers, and refused when anything about them is off.
+//! Checks that other programs read signed heads, and that a head with any damage is refused.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The tree beside two other implementations, the vectors of RFC 6962, and the paths of C2SP tlog-tiles.
+//! Checks the tree against two other implementations, the vectors of RFC 6962, and the paths of C2SP tlog-tiles.
 
 use std::{collections::HashMap, convert::Infallible};
 

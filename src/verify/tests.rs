@@ -1,11 +1,11 @@
-//! The strict reader against `Event::open`: they agree on whole events and on damaged ones.
+//! Checks that the strict reader and `Event::open` agree on whole events and on damaged ones.
 
 use crate::{
     block::{Cid, Codec, encode},
     event::{Event, Fields, strict},
 };
 
-/// The events of the golden log.
+/// Returns the events of the golden log.
 fn golden() -> Vec<Vec<u8>> {
     let golden: serde_json::Value =
         serde_json::from_str(include_str!("../../schemas/golden.json")).expect("json");

@@ -1,4 +1,4 @@
-//! Archives as data: what is written is read back, and every kind of damage is named.
+//! Checks that what is written to an archive is read back, and that every kind of damage is reported.
 
 use super::*;
 use crate::block::{Block, Codec};

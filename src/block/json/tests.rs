@@ -1,4 +1,4 @@
-//! JSON from outside as data: what is strict JSON, and which fault anything else is.
+//! Checks which text is strict JSON, and which fault is reported for any other.
 
 use super::*;
 use crate::block::{Codec, decode_ipld, encode};

@@ -1,4 +1,4 @@
-//! What a payload's envelope and parts may be, and that nobody can guess one of them.
+//! Checks which envelopes and parts a payload may have, and that no part's CID can be guessed.
 
 use super::*;
 

@@ -94,8 +94,7 @@ impl Echoes {
         self.many || !matches!(self.searched(text), Found::Nothing)
     }
 
-    /// Returns a text for people without the secrets in it. Returns only `$redacted` if that cannot be
-    /// decided.
+    /// Returns a text for people without the secrets in it; returns only `$redacted` if that cannot be decided.
     pub fn hidden(&self, text: &str) -> String {
         if self.many {
             return REDACTED.to_owned();

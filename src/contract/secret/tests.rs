@@ -1,4 +1,4 @@
-//! Which spellings of a mark are found, and what a value may hold without it being kept.
+//! Checks which forms of a mark are found, and in which values a secret is replaced.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Which key signs which head, and what is no rotation.
+//! Checks which key signs which head, and what is refused as a rotation.
 
 use super::*;
 use crate::block::Codec;
