@@ -1,9 +1,9 @@
-//! Events: sealed facts, and the only two ways to have one.
+//! Events: sealed facts, and the only two ways to make one.
 //!
 //! Invariants:
-//! - an event's id is the hash of its canonical bytes; the bytes are kept as written and never re-made;
-//! - [`Event::seal`] and [`Event::open`] are the only makers, so nobody re-checks a hash downstream;
-//! - no user content: a body is small, typed and closed; content lives in payloads.
+//! - an event's id is the hash of its canonical bytes, which are kept as written and never made again;
+//! - only [`Event::seal`] and [`Event::open`] make an event, so nobody checks its hash again;
+//! - a body of a known kind is small, typed and closed; content is in payloads, because an event can never be erased.
 
 pub mod body;
 pub mod keeping;
@@ -23,18 +23,18 @@ use crate::{
     identity::{KeyError, Verifier},
 };
 
-/// The version of events that this build writes, and whose bodies it knows.
+/// This build writes events of this version, and reads bodies of no other.
 pub const VERSION: u64 = 1;
-/// Bytes of one event.
+/// An event has at most this many bytes.
 pub const EVENT_MAX: usize = 16 * 1024;
-/// Other causal parents of one event.
+/// An event has at most this many refs, which are causal parents besides its cause.
 pub const REFS_MAX: usize = 32;
-/// Payloads of one event.
+/// An event names at most this many payloads.
 pub const PAYLOADS_MAX: usize = 16;
-/// Bytes of a kind's name.
+/// The name of a kind has at most this many bytes.
 pub const KIND_MAX: usize = 32;
 
-/// Who asked for what an event records.
+/// Says who asked for what an event records.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Actor {
@@ -44,7 +44,7 @@ pub struct Actor {
     pub proof: Option<Cid>,
 }
 
-/// What a payload is to its event.
+/// Says what a payload is to its event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -56,7 +56,7 @@ pub enum Role {
     Note,
 }
 
-/// A payload by name, with the bytes of content it holds.
+/// Names a payload and states how many bytes of content it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PayloadRef {
@@ -65,7 +65,7 @@ pub struct PayloadRef {
     pub role: Role,
 }
 
-/// The log's identity block: never a key, because keys rotate.
+/// The block whose CID is the log's name. A key is no name, because keys rotate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Genesis {
@@ -74,13 +74,13 @@ pub struct Genesis {
     /// The Ed25519 public key that signed the log's first heads.
     #[serde(with = "serde_bytes")]
     pub key: Vec<u8>,
-    /// Microseconds since the epoch.
+    /// Microseconds since the Unix epoch.
     pub created: u64,
     #[serde(with = "serde_bytes")]
     pub nonce: Vec<u8>,
 }
 
-/// Why bytes are not a genesis block.
+/// Says why bytes are not a genesis block.
 #[derive(Debug, thiserror::Error)]
 pub enum GenesisError {
     #[error("genesis block cannot be read")]
@@ -91,7 +91,7 @@ pub enum GenesisError {
     Key(#[from] KeyError),
 }
 
-/// A fact before it is sealed: what happened, without its place in the log.
+/// What happened, without its place in the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fact {
     pub cause: Option<Cid>,
@@ -103,17 +103,17 @@ pub struct Fact {
     pub body: Body,
 }
 
-/// Where in which log, and when, a fact is sealed.
+/// Says in which log, at which seq and when a fact is sealed.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     pub log: Cid,
     pub seq: u64,
     pub prev: Option<Cid>,
-    /// Microseconds since the epoch, never before the previous event's.
+    /// Microseconds since the Unix epoch, at least those of the previous event.
     pub ts: u64,
 }
 
-/// The map that is hashed: exactly these keys.
+/// The map that is hashed, which has exactly these keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fields {
@@ -135,7 +135,7 @@ pub struct Fields {
     pub ts: u64,
 }
 
-/// A sealed fact: its canonical bytes, its id, and its fields read once.
+/// A sealed fact: its canonical bytes, its id, and its decoded fields.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     cid: Cid,
@@ -143,7 +143,7 @@ pub struct Event {
     fields: Fields,
 }
 
-/// Why a fact cannot be sealed, or bytes are not an event.
+/// Says why a fact cannot be sealed, or why bytes are not an event.
 #[derive(Debug, thiserror::Error)]
 pub enum EventError {
     #[error("event of {len} bytes is over the bound of 16384")]
@@ -157,7 +157,7 @@ pub enum EventError {
 }
 
 impl Genesis {
-    /// Reads a genesis block, whoever wrote it, and the key of the log's first heads.
+    /// Decodes a genesis block from any source, and returns it with the key of the log's first heads.
     pub fn open(bytes: &[u8]) -> Result<(Self, Verifier), GenesisError> {
         let genesis: Self = decode_exactly(bytes)?;
         if genesis.v != 1 {
@@ -170,7 +170,7 @@ impl Genesis {
 }
 
 impl Event {
-    /// Makes the event of `fact` at `place`.
+    /// Seals `fact` at `place`. Errors: over [`EVENT_MAX`] bytes, or a field breaks a rule of all events.
     pub fn seal(fact: Fact, place: Place) -> Result<Self, EventError> {
         let mut refs = fact.refs;
         refs.sort_unstable();
@@ -198,7 +198,8 @@ impl Event {
         Ok(Self { cid: Cid::of(Codec::DagCbor, &bytes), bytes, fields })
     }
 
-    /// Reads an event from its bytes, whoever wrote them.
+    /// Decodes an event from any source. Errors: over [`EVENT_MAX`] bytes, not strict DAG-CBOR of the thirteen keys, or
+    /// a field breaks a rule of all events.
     pub fn open(bytes: Vec<u8>) -> Result<Self, EventError> {
         if bytes.len() > EVENT_MAX {
             return Err(EventError::TooLarge { len: bytes.len() });
@@ -220,20 +221,20 @@ impl Event {
         &self.fields
     }
 
-    /// The facts of a known kind and version; none for kinds this build does not know, which stay opaque.
+    /// Returns the facts of a known kind and version; returns none for another kind, version or shape.
     pub fn body(&self) -> Option<Body> {
         let known = self.fields.v == VERSION;
         known.then(|| Body::read(&self.fields.kind, &self.fields.body)).flatten()
     }
 
-    /// The event as a block, for stores and exports.
+    /// Returns the event as a block, for stores and exports.
     pub fn to_block(&self) -> Block {
         Block::new(Codec::DagCbor, self.bytes.clone())
     }
 }
 
 impl Fields {
-    /// The rules that hold for every kind and version.
+    /// Checks the rules that hold for every kind and version.
     fn check(&self) -> Result<(), EventError> {
         let rule = |holds: bool, field| {
             if holds { Ok(()) } else { Err(EventError::Field { field }) }
@@ -248,7 +249,7 @@ impl Fields {
     }
 }
 
-/// Reads a key that may be null but must be there, so that decoding and re-encoding gives the same bytes.
+/// Reads a key that may be null but must be there. Encoding then gives back the same bytes.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cid>, D::Error> {
     Option::deserialize(deserializer)
 }

@@ -1,7 +1,7 @@
-//! The kinds of events, and the facts of each: a closed list.
+//! The kinds of events and the facts of each, as a closed list.
 //!
-//! Adding a kind: a variant of [`Body`] here, its schema and example in `schemas/events/`, and the entity that
-//! remembers it.
+//! A new kind needs a variant of [`Body`] here, a schema and an example in `schemas/events/`, and a place in the entity
+//! that is folded from it.
 
 use std::collections::BTreeMap;
 
@@ -32,10 +32,10 @@ use crate::{
     },
 };
 
-/// Declares [`Kind`] and [`Body`] from one list, so that a kind cannot have a name without facts.
+/// Declares [`Kind`] and [`Body`] from one list, so that every kind with a name has facts.
 macro_rules! kinds {
     ($($kind:ident = $name:literal),* $(,)?) => {
-        /// What can have happened, by name.
+        /// Names what can have happened.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Kind { $($kind),* }
 
@@ -47,7 +47,7 @@ macro_rules! kinds {
             }
         }
 
-        /// The facts of one event.
+        /// Holds the facts of one event.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Body { $($kind($kind)),* }
 
@@ -56,18 +56,18 @@ macro_rules! kinds {
                 match self { $(Self::$kind(_) => Kind::$kind),* }
             }
 
-            /// The body as the event's map.
+            /// Returns the body as the event's map.
             pub fn into_map(self) -> BTreeMap<String, Ipld> {
                 match self { $(Self::$kind(facts) => to_map(&facts)),* }
             }
 
-            /// Reads the facts of `kind`; none where this build does not know the kind or the shape.
+            /// Decodes the facts of `kind`; returns none if this build does not know the kind or the shape.
             pub fn read(kind: &str, map: &BTreeMap<String, Ipld>) -> Option<Self> {
                 match kind { $($name => from_map(map).map(Self::$kind),)* _ => None }
             }
 
-            /// Reads the bytes of a body, which stand in the one form that the schema of `kind` allows; none where this build
-            /// does not know the kind, whose body may hold anything.
+            /// Decodes the bytes of a body. Returns none if this build does not know the kind, whose body may hold
+            /// anything. Errors: the bytes are not in the one form that the schema of `kind` allows.
             pub fn open(kind: &str, bytes: &[u8]) -> Result<Option<Self>, DecodeError> {
                 Ok(Some(match kind {
                     $($name => Self::$kind(decode_exactly(bytes)?),)*
@@ -159,24 +159,24 @@ fn from_map<T: DeserializeOwned>(map: &BTreeMap<String, Ipld>) -> Option<T> {
     from_ipld(Ipld::Map(map.clone())).ok()
 }
 
-/// The log's first event: which software opened it.
+/// The first event of a log, which names the software that opened it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogOpened {
     pub genesis: Cid,
     pub software: String,
-    /// Which key salts the log's payloads, as a one-way commitment; logs of before have a `log.salted` for it.
+    /// A one-way commitment to the key that salts the log's payloads. An older log has a `log.salted` instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub salt: Option<ByteArray<16>>,
 }
 
-/// A start found calls without an ending and ended them.
+/// A start found calls or attempts whose process had ended, and ended them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogRecovered {
-    /// Calls ended as interrupted.
+    /// Counts the calls that were ended as interrupted.
     pub interrupted: u64,
-    /// Attempts at tasks ended as interrupted.
+    /// Counts the attempts at tasks that were ended as interrupted.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub attempts: u64,
 }
@@ -205,55 +205,55 @@ pub struct ContractRetired {
     pub source: String,
 }
 
-/// A call will be tried: durable before its effect.
+/// A call will be tried. This event is durable before the call has any effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CallStarted {
     /// The MCP method: `tools/call`, `resources/read`, `prompts/get`, `completion/complete`.
     pub method: String,
-    /// The tool's or prompt's public name; empty where the name is the caller's own text (a resource URI).
+    /// The public name of the tool or prompt. Empty if the name is text of the caller's own, such as a resource URI.
     pub name: String,
-    /// Who offers it: `builtin`, or an upstream's name.
+    /// Says who offers the tool: `builtin`, or an upstream's name.
     pub source: String,
-    /// The lane it runs in.
+    /// Names the lane in which the call runs.
     pub runtime: String,
-    /// The rule that chose the lane.
+    /// Names the rule that chose the lane.
     pub rule: String,
-    /// The process that runs it: open calls of a process that has ended are interrupted.
+    /// Identifies the process that runs the call. Once it has ended, its open calls are ended as interrupted.
     pub runner: String,
     /// A keyed commitment to the caller's idempotency key.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
     pub key: Option<Vec<u8>>,
-    /// W3C `traceparent`.
+    /// The W3C `traceparent` of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
 }
 
-/// The tool gave a result that it does not call an error.
+/// The tool returned a result and did not mark it as an error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CallSucceeded {
     pub took_us: u64,
-    /// True when the result asks the caller for more input (`resultType: input_required`).
+    /// Says whether the result asks the caller for more input (`resultType: input_required`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub input_required: bool,
 }
 
-/// How a call failed. The first three are never told apart by a status code alone.
+/// Says how a call failed. A status code alone cannot tell the first three apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Failure {
-    /// The tool's server died, or broke the protocol: it may have begun.
+    /// The tool's server died or broke the protocol. The tool may have begun.
     Transport,
     /// The tool's server answered with a JSON-RPC error.
     Protocol,
-    /// The tool answered `isError: true`.
+    /// The tool answered with `isError: true`.
     Tool,
-    /// No answer within the tool's time.
+    /// The tool did not answer within its time limit.
     Timeout,
-    /// This node broke.
+    /// This node had an internal error.
     Internal,
-    /// Nobody took the request: nothing ran.
+    /// Nobody took the request, so nothing ran.
     Untaken,
 }
 
@@ -263,12 +263,12 @@ pub enum Failure {
 pub struct CallFailed {
     pub failure: Failure,
     pub took_us: u64,
-    /// The JSON-RPC error code of a protocol failure.
+    /// The JSON-RPC error code, if the failure is `protocol`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<i64>,
 }
 
-/// The rules forbade the call; nothing ran.
+/// The rules forbade the call, so nothing ran.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CallRefused {
@@ -276,39 +276,40 @@ pub struct CallRefused {
     pub code: String,
 }
 
-/// The process that ran the call ended before the call did; its effect is not known.
+/// The process that ran the call ended before the call did. Its effect is not known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CallInterrupted {
     pub runner: String,
 }
 
-/// The caller went away or asked to stop, or the server stopped.
+/// The caller disconnected or cancelled, or the server stopped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CallCancelled {
     pub took_us: u64,
 }
 
-/// Characters of the basis of an erasure.
+/// The basis of an erasure has at most this many characters.
 const BASIS_MAX: usize = 64;
 
-/// Whether a text may be the basis of an erasure: a short code, since what stands in an event can never be erased.
+/// Returns whether a text may be the basis of an erasure. It must be a short code, because text in an event can never
+/// be erased.
 pub fn is_basis(text: &str) -> bool {
     let code = |c: char| c.is_ascii_alphanumeric() || "._:/-".contains(c);
     !text.is_empty() && text.len() <= BASIS_MAX && text.chars().all(code)
 }
 
-/// A payload's content was deleted; its CID and every proof stay valid.
+/// The content of a payload was deleted. Its CID and every proof stay valid.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PayloadErased {
     pub payload: Cid,
-    /// Why, as a short code: `gdpr-17`, `secret`, `retention`, ...
+    /// States the reason as a short code, such as `gdpr-17`, `secret` or `retention`.
     pub basis: String,
 }
 
-/// Part of the log was exported.
+/// A part of the log was exported, from `from_seq` to `to_seq`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccessExported {

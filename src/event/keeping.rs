@@ -1,8 +1,8 @@
-//! The facts of the log's own keeping: its keys, who took it over, who is let in, and what was read.
+//! Facts about the log itself: its keys, who took it over, who may come in, and what was read.
 //!
 //! Invariants:
-//! - no key that is secret, no token and no digest of one: only public keys, ids and one-way commitments;
-//! - reads and refusals are counted by whom and minute, so that nobody fills the log by asking.
+//! - no secret key, no token and no digest of a token is recorded, only public keys, ids and one-way commitments;
+//! - reads and refusals are counted by actor and minute, so that requests cannot fill the log.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,10 @@ use crate::{
     identity::rotation::Rotation,
 };
 
-/// Settings that one `config.applied` names; what is beyond them stands in its digest alone.
+/// A `config.applied` lists at most this many settings. Only its digest covers the rest.
 pub const SETTINGS_MAX: usize = 64;
-/// Bytes of one setting, its name and its value together, that is named; a longer one stands in the digest alone.
+/// A setting is listed if its name and value together have at most this many bytes. Only the digest covers a longer
+/// one.
 pub const SETTING_BYTES_MAX: usize = 160;
 
 /// An operator signed events that no head covered.
@@ -25,28 +26,28 @@ pub const SETTING_BYTES_MAX: usize = 160;
 pub struct LogTakenOver {
     /// The first event that no head covered.
     pub from_seq: u64,
-    /// How many there were; none where only the head was lost.
+    /// Counts these events. It is 0 if only the head was lost.
     pub events: u64,
 }
 
-/// Which key salts this log's payloads, for a log whose first event does not say.
+/// Records which key salts this log's payloads, in a log whose first event does not.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogSalted {
     pub commitment: ByteArray<16>,
 }
 
-/// Heads over this event and those after it are signed by another key.
+/// Another key signs the heads over this event and later ones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogKeyRotated {
-    /// The Ed25519 public key from now on.
+    /// The new Ed25519 public key.
     pub key: ByteArray<32>,
-    /// By the key before, over the statement of `identity::rotation`.
+    /// A signature of the key before, over the statement of `identity::rotation`.
     pub signature: ByteArray<64>,
 }
 
-/// The change of keys that an event records, if it records one.
+/// Returns the key rotation that an event records; returns none for other events.
 pub fn rotation(event: &Event) -> Option<Rotation> {
     match event.body() {
         Some(Body::LogKeyRotated(facts)) => {
@@ -56,21 +57,21 @@ pub fn rotation(event: &Event) -> Option<Rotation> {
     }
 }
 
-/// Whoever has this token is let in.
+/// A token now lets its bearer in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenAdded {
-    /// The id it is revoked by; tells nothing about the token.
+    /// The id by which the token is revoked. It tells nothing about the token.
     pub token: String,
-    /// The actor of what it asks for.
+    /// Names the actor of what the bearer asks for.
     pub name: String,
     pub scopes: Vec<String>,
-    /// Seconds since the epoch; never when absent.
+    /// Seconds since the Unix epoch. Without it, the token does not expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
 }
 
-/// The token lets nobody in any more.
+/// A token lets nobody in any more.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenRevoked {
@@ -81,43 +82,43 @@ pub struct TokenRevoked {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccessRead {
-    /// Payloads whose content was given out.
+    /// Counts the payloads whose content was handed out.
     pub reads: u64,
-    /// Minutes since the epoch.
+    /// Minutes since the Unix epoch.
     pub minute: u64,
 }
 
-/// Why somebody was not let in.
+/// Says why a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reason {
-    /// No token was shown.
+    /// The request had no token.
     Missing,
-    /// The token is not one that lets anybody in.
+    /// The token is unknown, expired or revoked.
     Invalid,
-    /// The token is good, but not for this.
+    /// The token is valid, but its scopes do not allow the request.
     Scope,
 }
 
-/// The actor was not let in.
+/// Requests of the actor were refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccessRefused {
     pub refusals: u64,
-    /// Minutes since the epoch.
+    /// Minutes since the Unix epoch.
     pub minute: u64,
     pub reason: Reason,
 }
 
-/// A door was opened under settings that are not those it had before.
+/// A door was opened under settings that differ from its last ones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigApplied {
-    /// By name, without secrets; no more than [`SETTINGS_MAX`].
+    /// Maps names to values, without secrets. Holds at most [`SETTINGS_MAX`] entries.
     pub settings: BTreeMap<String, String>,
-    /// SHA-256 of all of them as one DAG-CBOR map of text to text, also of those that are left out here.
+    /// The SHA-256 of all settings as one DAG-CBOR map of text to text, including those that are not listed.
     pub digest: ByteArray<32>,
-    /// How many are left out.
+    /// Counts the settings that are not listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub omitted: u64,
 }

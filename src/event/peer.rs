@@ -1,26 +1,27 @@
-//! The facts of other nodes: who was found, who was connected, what was measured, what was asked of them.
+//! Facts about other nodes: who was found, connected or measured, and what was asked of them.
 //!
 //! Invariants:
-//! - a peer's name and addresses are text as libp2p writes them; what they mean is not decided here;
-//! - what was not measured is left out of the map; nothing stands for it.
+//! - peer ids and addresses are text as libp2p writes them, and are not parsed here;
+//! - what was not measured is left out of the map.
 
 use serde::{Deserialize, Serialize};
 
 use crate::block::Cid;
 
-/// Addresses of one peer.
+/// An event lists at most this many addresses of a peer.
 pub const ADDRS_MAX: usize = 16;
-/// Bytes of one address.
+/// An address has at most this many bytes.
 pub const ADDR_MAX: usize = 256;
-/// Capabilities of one peer, and their bytes.
+/// An event lists at most this many capabilities of a peer. Together they have at most [`CAPABILITIES_BYTES_MAX`]
+/// bytes.
 pub const CAPABILITIES_MAX: usize = 256;
 pub const CAPABILITIES_BYTES_MAX: usize = 8 * 1024;
-/// Protocols of one peer.
+/// An event lists at most this many protocols of a peer.
 pub const PROTOCOLS_MAX: usize = 32;
-/// Attempts that a bootstrap tells of.
+/// A `bootstrap.finished` lists at most this many attempts.
 pub const ATTEMPTS_MAX: usize = 64;
 
-/// Where a peer was heard of.
+/// Says how this node learned of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
@@ -28,25 +29,25 @@ pub enum Source {
     Mdns,
     File,
     Github,
-    /// An address that was given to start from.
+    /// The address was given as one to start from.
     Bootstrap,
-    /// The configuration's own list of peers.
+    /// The configuration lists the peer.
     Configured,
-    /// What the peer itself said over a connection.
+    /// The peer said it over a connection.
     Connection,
 }
 
-/// What carries a connection.
+/// Says what carries a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     Tcp,
     Quic,
-    /// Through another peer.
+    /// The connection goes through a relay peer.
     Relay,
 }
 
-/// Who dialled whom.
+/// Says who dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
@@ -56,22 +57,22 @@ pub enum Direction {
     Out,
 }
 
-/// Why a peer is no longer connected.
+/// Says why a peer is no longer connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Parting {
-    /// The peer closed it.
+    /// The peer closed the connection.
     Closed,
-    /// This node was asked to.
+    /// This node closed the connection on purpose.
     Local,
-    /// Nothing used it for too long.
+    /// The connection was not used for too long.
     Idle,
     Error,
     /// This node stopped.
     Stopped,
 }
 
-/// Whether this node can be reached from outside.
+/// Says whether this node can be reached from outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Nat {
@@ -81,55 +82,54 @@ pub enum Nat {
     Unknown,
 }
 
-/// A peer was heard of for the first time, or is known by other addresses or capabilities, or is heard of again after
-/// a long silence.
+/// A peer was heard of for the first time or after a long silence, or its addresses or capabilities changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerDiscovered {
     pub source: Source,
     pub addrs: Vec<String>,
-    /// None where the source does not say.
+    /// None if the source does not state them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Vec<String>>,
 }
 
-/// There is a connection with the peer, where there was none.
+/// There is a connection to the peer, and there was none before.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerConnected {
     pub address: String,
     pub transport: Transport,
     pub direction: Direction,
-    /// The process that holds it: connections of a process that has ended have ended.
+    /// Identifies the process that holds the connection. Once it has ended, so has the connection.
     pub runner: String,
-    /// From the first dial, where this node dialled.
+    /// Microseconds from the first dial, if this node dialled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_us: Option<u64>,
-    /// The software it says it is.
+    /// The name and version of the peer's software, as the peer states them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protocols: Vec<String>,
 }
 
-/// The last connection with the peer has ended.
+/// The last connection to the peer has ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerDisconnected {
     pub cause: Parting,
 }
 
-/// The peer was dialled in vain.
+/// All dials to the peer failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerUnreachable {
     pub address: String,
-    /// A short code: `timeout`, `refused`, `wrong_peer`, ...
+    /// States the reason as a short code, such as `timeout`, `refused` or `wrong_peer`.
     pub cause: String,
     pub attempts: u64,
 }
 
-/// What happened over the connections with a peer since the last measure.
+/// Sums up the connections to a peer since the last measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerMeasured {
@@ -138,31 +138,31 @@ pub struct PeerMeasured {
     pub latency_p50_us: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_p99_us: Option<u64>,
-    /// Pings that the latencies are of.
+    /// Counts the pings from which the latencies are.
     pub samples: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
-    /// The peer's requests that this node answered.
+    /// Counts the peer's requests that this node answered.
     pub served: u64,
-    /// This node's requests.
+    /// Counts this node's requests to the peer.
     pub sent: u64,
-    /// Those of `sent` that ended without an answer.
+    /// Counts those of `sent` that were not answered.
     pub failures: u64,
     pub connected_ms: u64,
 }
 
-/// The peer signed two histories of one log. Both signed heads, and the proof that they disagree, are payloads.
+/// The peer signed two histories of one log. Both signed heads and the proof of their disagreement are payloads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerForked {
-    /// The log's genesis.
+    /// The CID of the log's genesis block.
     pub log: Cid,
     pub origin: String,
     pub size_a: u64,
     pub size_b: u64,
 }
 
-/// Somebody looked at what the peer had done, and lets it take part again.
+/// Somebody looked at the evidence of a fork and lets the peer take part again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerReleased {}
@@ -171,66 +171,66 @@ pub struct PeerReleased {}
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BootstrapStarted {
-    /// Addresses it starts from.
+    /// Counts the addresses that it starts from.
     pub nodes: u64,
-    /// Connections that are enough, and that are too many.
+    /// The number of connections that suffice. More than `max` are too many.
     pub min: u64,
     pub max: u64,
     pub timeout_ms: u64,
 }
 
-/// One address that a bootstrap tried.
+/// Records one address that a bootstrap tried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attempt {
     pub address: String,
-    /// How it came by the address: `known`, `configured`, `file`, `mdns`, `dht`, ...
+    /// Says how the node knew the address: `known`, `configured`, `file`, `mdns`, `dht`, ...
     pub method: String,
     pub ok: bool,
-    /// A short code, where it failed.
+    /// States the reason of a failure as a short code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
     pub took_us: u64,
 }
 
-/// The node has its first connections, or gave up.
+/// The node has its first connections, or gave up looking for them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BootstrapFinished {
     pub connected: u64,
     pub failed: u64,
-    /// Whether there are as many connections as are enough.
+    /// Says whether enough connections exist.
     pub ready: bool,
     pub nat: Nat,
     pub took_us: u64,
-    /// The first of those it made.
+    /// Holds the first attempts, at most [`ATTEMPTS_MAX`].
     pub attempts: Vec<Attempt>,
 }
 
-/// A call of this node was tried at a peer; the peer's own ending of it is among the refs, where it named one.
+/// A call of this node was tried at a peer. If the peer named its own ending of the call, it is among the refs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RemoteCalled {
     pub peer: String,
     pub contract: Cid,
-    /// Whether the peer answered, whatever the tool said.
+    /// Says whether the peer answered, even if the tool failed.
     pub ok: bool,
-    /// A short code, where it did not.
+    /// States the reason as a short code, if the peer did not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
     pub took_us: u64,
-    /// Why this peer was chosen.
+    /// Names the rule that chose this peer.
     pub rule: String,
-    /// From 1.
+    /// Counts the attempts at this call, from 1.
     pub attempt: u64,
 }
 
-/// Another node's log is kept here as far as its signed head of this size.
+/// Another node's log is stored here up to its signed head of this size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogFollowed {
     pub peer: String,
-    /// The log's genesis.
+    /// The CID of the log's genesis block.
     pub log: Cid,
     pub origin: String,
     pub size: u64,

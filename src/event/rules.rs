@@ -1,8 +1,8 @@
-//! What an event must say beyond its form: the rules that whoever verifies a log, an archive or a receipt holds it to.
+//! The rules that an event must keep beyond its form. Logs, archives and receipts are verified by them.
 //!
 //! Invariants:
-//! - pure, and the same for every reader: what one refuses, all do;
-//! - of a kind or version that this build does not know only what is common to all is checked.
+//! - the rules are pure and the same for every reader, so what one refuses, all refuse;
+//! - for a kind or version that this build does not know, only the rules common to all events are checked.
 
 mod values;
 
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use super::{Body, Event, Fields, VERSION};
 use crate::block::{Cid, encode};
 
-/// What the rules look at, wherever it was read from.
+/// Holds what the rules look at, however the event was read.
 #[derive(Clone, Copy, Debug)]
 pub struct Said<'a> {
     pub v: u64,
@@ -21,11 +21,12 @@ pub struct Said<'a> {
     pub subject: &'a str,
     pub cause: Option<Cid>,
     pub tool: Option<Cid>,
-    /// The bytes of its body.
+    /// The bytes of the event's body.
     pub body: &'a [u8],
 }
 
-/// What an event says, checked by itself; its facts where this build knows its kind.
+/// Checks what one event says on its own. Returns its facts, or none if this build does not know its kind or version.
+/// Errors: the rule that it breaks, in words.
 pub fn check(said: &Said<'_>) -> Result<Option<Body>, &'static str> {
     let first = said.kind == "log.opened";
     if first != (said.seq == 0) {
@@ -34,7 +35,7 @@ pub fn check(said: &Said<'_>) -> Result<Option<Body>, &'static str> {
             false => "the first event is not log.opened",
         });
     }
-    // Without it nothing says which log this is.
+    // The first event names the log's genesis block, so its version must be known.
     if first && said.v != VERSION {
         return Err("log.opened is of a version that is not known");
     }
@@ -61,19 +62,19 @@ pub fn check(said: &Said<'_>) -> Result<Option<Body>, &'static str> {
     }
 }
 
-/// The same for an event that was opened.
+/// Checks an event that was opened, like [`check`].
 pub fn check_event(event: &Event) -> Result<Option<Body>, &'static str> {
     check(&said(event, &encode(&event.fields().body)))
 }
 
-/// What the rules look at of an event that was opened, with the bytes of its body.
+/// Returns what the rules look at in an event that was opened. `body` must be the bytes of its body.
 pub fn said<'a>(event: &'a Event, body: &'a [u8]) -> Said<'a> {
     let Fields { v, log, seq, cause, tool, .. } = *event.fields();
     let Fields { kind, subject, .. } = event.fields();
     Said { v, kind, log, seq, subject, cause, tool, body }
 }
 
-/// Whether an event of a known kind is about an entity of that kind.
+/// Returns whether an event of a known kind has a subject of that kind.
 fn subject_fits(kind: &str, subject: &str) -> bool {
     let entity = match kind.split_once('.').map_or(kind, |(noun, _)| noun) {
         _ if kind == "log.followed" => "peer/",
@@ -94,25 +95,26 @@ fn subject_fits(kind: &str, subject: &str) -> bool {
     subject.strip_prefix(entity).is_some_and(|id| !id.is_empty())
 }
 
-/// Calls that have begun and not ended: each ends once, as what it began as.
+/// Holds the calls that have begun and not ended. A call must end at most once, under the subject and contract it began
+/// with.
 #[derive(Clone, Debug, Default)]
 pub struct OpenCalls {
     begun: HashMap<Cid, (String, Option<Cid>)>,
 }
 
-/// What an ending found of its call.
+/// Says whether an event ends a call as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It began no call and ended none, or rightly.
+    /// The event ends no call, or it ends an open call correctly.
     Rightly,
-    /// No open call is its cause.
+    /// The event's cause is no open call.
     NotOpen,
-    /// Its subject or tool is not that of the call.
+    /// The event's subject or contract is not that of the call.
     Otherwise,
 }
 
 impl OpenCalls {
-    /// Takes the next event of a log, named `cid`.
+    /// Takes the next event of a log, whose CID is `cid`.
     pub fn take(&mut self, cid: Cid, said: &Said<'_>) -> Ended {
         match said.kind {
             "call.started" => {

@@ -1,18 +1,18 @@
-//! Reads an event where it lies, building nothing: what a verifier of millions needs of each.
+//! Reads the fields of an event in place, without building it, for verifiers that read millions of events.
 //!
-//! Invariant: it takes exactly the bytes that `Event::open` takes; a test compares the two on damaged events.
+//! Invariant: it accepts exactly the bytes that `Event::open` accepts; a test compares the two on damaged events.
 
 use crate::{
     block::{CID_LEN, Cid, DEPTH_MAX, payload::PAYLOAD_MAX},
     event::{EVENT_MAX, KIND_MAX, PAYLOADS_MAX, REFS_MAX, rules::Said},
 };
 
-/// Tag 42, a byte string of 37, the multibase prefix of binary.
+/// A link in CBOR begins with tag 42, the head of a byte string of 37 bytes, and the multibase prefix of binary.
 const LINK_HEAD: [u8; 5] = [0xd8, 0x2a, 0x58, 0x25, 0x00];
 const NULL: u8 = 0xf6;
 const ROLES: &[&[u8]] = &[b"input", b"output", b"error", b"log", b"artifact", b"note"];
 
-/// The fields that other events and blocks are checked against.
+/// Holds the fields that are checked against other events and blocks.
 #[derive(Debug, PartialEq)]
 pub struct Checked<'a> {
     pub v: u64,
@@ -23,26 +23,26 @@ pub struct Checked<'a> {
     pub cause: Option<Cid>,
     pub tool: Option<Cid>,
     pub subject: &'a str,
-    /// What its actor proves itself by.
+    /// Links to what the actor proves itself by.
     pub proof: Option<Cid>,
-    /// The bytes of its body.
+    /// The bytes of the event's body.
     pub body: &'a [u8],
-    /// The bytes of content that each of its payloads is said to have, as they stand.
+    /// The lengths of content that the event states for its payloads, in order. Unused places hold 0.
     pub lens: [u64; PAYLOADS_MAX],
     pub ts: u64,
 }
 
 impl Checked<'_> {
-    /// What the rules look at.
+    /// Returns what the rules look at.
     pub fn said(&self) -> Said<'_> {
         let Self { v, kind, log, seq, cause, tool, subject, body, .. } = *self;
         Said { v, kind, log, seq, subject, cause, tool, body }
     }
 }
 
-/// Reads one event. Its refs and payloads are put into the vectors given, which are emptied first.
+/// Reads one event. Empties `refs` and `pay`, and fills them with the event's refs and payloads.
 ///
-/// None: these bytes are not an event.
+/// Returns none if the bytes are not an event.
 pub fn read<'a>(bytes: &'a [u8], refs: &mut Vec<Cid>, pay: &mut Vec<Cid>) -> Option<Checked<'a>> {
     refs.clear();
     pay.clear();
@@ -92,7 +92,7 @@ pub fn read<'a>(bytes: &'a [u8], refs: &mut Vec<Cid>, pay: &mut Vec<Cid>) -> Opt
     Some(Checked { v, kind, log, seq, prev, cause, tool, subject, proof, body, lens, ts })
 }
 
-/// What is left to read. Every step gives none where the bytes are not in the one form a writer gives.
+/// The bytes that are still to be read. Every method returns none if they are not in the one form that a writer gives.
 struct Cursor<'a> {
     bytes: &'a [u8],
 }
@@ -104,7 +104,7 @@ impl<'a> Cursor<'a> {
         Some(taken)
     }
 
-    /// Major type and argument in its shortest form.
+    /// Reads a major type and an argument in its shortest form.
     fn head(&mut self) -> Option<(u8, u64)> {
         let first = self.take(1)?[0];
         let (major, info) = (first >> 5, first & 0x1f);
@@ -121,7 +121,7 @@ impl<'a> Cursor<'a> {
         (argument >= least).then_some((major, argument))
     }
 
-    /// A map's key that must be this one.
+    /// Reads a map key that must be `name`.
     fn key(&mut self, name: &[u8]) -> Option<()> {
         let key = self.take(1 + name.len())?;
         holds(key[0] == 0x60 | name.len() as u8 && key[1..] == *name)
@@ -178,7 +178,7 @@ impl<'a> Cursor<'a> {
         self.nullable_link()
     }
 
-    /// The map of facts: any value without floats. It stands on the second level.
+    /// Reads a map of any values but floats, and returns its bytes. The map is at depth 2.
     fn body(&mut self) -> Option<&'a [u8]> {
         holds(self.bytes.first()? >> 5 == 5)?;
         let from = self.bytes;
@@ -186,7 +186,7 @@ impl<'a> Cursor<'a> {
         from.get(..from.len() - self.bytes.len())
     }
 
-    /// Any value, below `depth` open containers.
+    /// Reads any value inside `depth` open containers.
     fn value(&mut self, depth: usize) -> Option<()> {
         let first = *self.bytes.first()?;
         match first >> 5 {
@@ -215,7 +215,7 @@ impl<'a> Cursor<'a> {
                 Some(())
             }
             6 => self.link().map(|_| ()),
-            // False, true and null; the rest are floats and what DAG-CBOR does not have.
+            // These are false, true and null. The others are floats, or do not exist in DAG-CBOR.
             _ => self.take(1).and_then(|byte| holds((0xf4..=0xf6).contains(&byte[0]))),
         }
     }

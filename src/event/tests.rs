@@ -1,7 +1,7 @@
-//! Golden bytes of every kind, and what is refused.
+//! Checks the golden bytes of every kind of event, and what is refused.
 //!
-//! `schemas/golden.json` is one small log under a signed head: a genesis, a contract, two payloads, a plan and, in order
-//! of `seq`, at least one event of every kind. Kinds are only ever added at its end: released bytes never change.
+//! `schemas/golden.json` is one small log under a signed head: a genesis, a contract, payloads, a plan and, in order of
+//! `seq`, at least one event of every kind. Kinds are only added at its end, because released bytes never change.
 
 mod keeping;
 mod peer;
@@ -32,7 +32,7 @@ use crate::{
 
 const GOLDEN: &str = include_str!("../../schemas/golden.json");
 
-/// 2026-01-01T00:00:00Z in microseconds; each event of the golden log is a millisecond after the one before.
+/// 2026-01-01T00:00:00Z in microseconds. Each event of the golden log is one millisecond after the one before.
 const START_US: u64 = 1_767_225_600_000_000;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -54,12 +54,12 @@ struct Line {
     hex: String,
 }
 
-/// The identity that signs the golden log's heads until its keys change.
+/// Returns the identity that signs the golden log's heads until its key rotates.
 fn signer() -> Signer {
     Signer::new("cairn.example/golden", [3; 32]).expect("a key name without spaces or pluses")
 }
 
-/// The identity that signs them from there on.
+/// Returns the identity that signs them from the rotation on.
 fn next_signer() -> Signer {
     Signer::new("cairn.example/golden", [4; 32]).expect("a key name without spaces or pluses")
 }
@@ -143,7 +143,7 @@ impl Story {
         self.add("contract/everything/echo", Body::ContractPublished(published));
     }
 
-    /// One call for each ending; the first carries everything a call can.
+    /// Adds one call for each ending. The first carries everything that a call can.
     fn call(&mut self) {
         let first = CallStarted {
             method: "tools/call".into(),
@@ -188,7 +188,7 @@ impl Story {
         self.add("contract/everything/echo", Body::ContractRetired(retired));
     }
 
-    /// A fact with what its kind usually carries beside its body.
+    /// Returns a fact with what its kind usually carries besides its body.
     fn fact(&self, subject: &str, body: Body) -> Fact {
         let payloads = match body.kind() {
             Kind::CallStarted
@@ -320,7 +320,7 @@ fn bounds_are_allowed_and_one_more_is_not() {
     fields.pay = vec![fields.pay[0]; PAYLOADS_MAX];
     fields.subject.clear();
     let rest = encode(&fields).len();
-    // A text of over 255 bytes has two more bytes of length than an empty one.
+    // The length of a text of over 255 bytes takes two bytes more than that of an empty one.
     fields.subject = "s".repeat(EVENT_MAX - rest - 2);
     assert!(Event::open(encode(&fields)).is_ok());
     fields.subject.push('s');
@@ -385,7 +385,7 @@ fn bytes_in_any_other_form_are_refused() {
     }
 }
 
-/// Alters a good event and expects the refusal to name `field`.
+/// Alters a good event, and asserts that the error names `field`.
 fn check(field: &str, alter: impl Fn(&mut Fields)) {
     let mut fields = started();
     alter(&mut fields);
@@ -399,7 +399,7 @@ fn refusal(made: Result<Event, EventError>) -> &'static str {
     }
 }
 
-/// The golden log's first `call.started`.
+/// Returns the golden log's first `call.started`.
 fn started() -> Fields {
     Story::tell().events[2].fields().clone()
 }

@@ -1,14 +1,15 @@
-//! The facts of durable work: tasks, the queue, workers, workflows and schedules.
+//! Facts about durable work: tasks, the queue, workers, workflows and schedules.
 //!
 //! Invariants:
-//! - times are milliseconds since the epoch, decided once and recorded, so that a replay need not decide them again;
-//! - what is left out of the map stands for its default, and is never written.
+//! - fields that end in `_ms` and name a moment count milliseconds since the Unix epoch; such a moment is decided once
+//!   and recorded, so a replay reads it;
+//! - a key that is left out of the map stands for its default, and the default is never written.
 
 use serde::{Deserialize, Serialize};
 
 use crate::block::Cid;
 
-/// How failed attempts are repeated.
+/// Says how failed attempts are repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetryPolicy {
@@ -20,49 +21,51 @@ pub struct RetryPolicy {
     pub jitter: bool,
 }
 
-/// What a task waits for that no worker does.
+/// Says what a task waits for that no worker ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Hold {
-    /// A signal of this name, until a time if one is given.
+    /// The task waits for a signal of this name, and until a time if one is given.
     Signal { name: String, until_ms: Option<u64> },
-    /// A moment.
+    /// The task waits until a time.
     Time { until_ms: u64 },
-    /// The end of another run.
+    /// The task waits for the end of another run.
     Run { run: String },
 }
 
-/// Which part of its step a task is.
+/// Says which part of its step a task is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Part {
-    /// The step itself.
+    /// The task is the whole step.
     #[default]
     Whole,
-    /// One element of the list the step runs over.
+    /// The task is one element of the list that the step runs over.
     Each { index: u64 },
-    /// What takes the step back.
+    /// The task takes the step back.
     Undo,
 }
 
-/// Work was accepted; it waits for a worker, or for what it is held by.
+/// A task was accepted. It waits for a worker, or for its hold to end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskSubmitted {
-    /// `tool:<name>` for a tool of the catalogue, `wait:...` for what the node itself ends, else a worker's word.
+    /// `tool:<name>` for a tool of the catalogue, `wait:...` for a task that the node itself ends, else a type that a
+    /// worker registered for.
     pub task_type: String,
     pub priority: u64,
-    /// Its place in the line: lower runs sooner. The time it may first run, less one ageing interval a priority.
+    /// The task's place in the line, where lower runs sooner: the time at which it may first run, less one ageing
+    /// interval for each priority.
     pub order: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before_ms: Option<u64>,
-    /// The time one attempt may take.
+    /// Limits the time of one attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     pub retry: RetryPolicy,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Capabilities a worker needs beside the type.
+    /// Lists the capabilities that a worker needs besides the type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requires: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,7 +74,7 @@ pub struct TaskSubmitted {
     pub concurrency_key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_key: Option<String>,
-    /// The workflow run this is a step of.
+    /// Names the workflow run of which this is a step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,41 +83,42 @@ pub struct TaskSubmitted {
     pub part: Part,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
-    /// Whether an attempt whose process died may run again.
+    /// Says whether an attempt whose process died may run again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repeatable: bool,
-    /// Whether the result of an earlier task of the same contract and input may stand for its own.
+    /// Says whether the result of an earlier task with the same contract and input may be used instead.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reuse: bool,
 }
 
-/// A worker took the task, until its lease ends.
+/// A worker claimed the task until its lease ends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskClaimed {
     pub worker: String,
-    /// The process of the node's own executor: its claims are void when it ends.
+    /// Identifies the process, if the node's own worker claimed the task. Once that process has ended, the claim is
+    /// void.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner: Option<String>,
-    /// From 1; starts again with `task.retried`.
+    /// Counts attempts from 1, and begins again after a `task.retried`.
     pub attempt: u64,
-    /// Grows with every claim of the task, for ever.
+    /// Grows with every claim of the task and never begins again, so a late worker is recognised.
     pub fence: u64,
     pub lease_until_ms: u64,
-    /// The priority it had grown to.
+    /// The priority to which the task had aged.
     pub effective: u64,
-    /// When its rate key next allows a claim, where it has one.
+    /// The time from which its rate key allows the next claim, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_until_ms: Option<u64>,
 }
 
-/// The worker said that it goes on.
+/// The worker reported that it goes on, which extends its lease.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskRenewed {
     pub fence: u64,
     pub lease_until_ms: u64,
-    /// 0 to 100.
+    /// A percentage from 0 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<u64>,
 }
@@ -122,15 +126,15 @@ pub struct TaskRenewed {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskSucceeded {
-    /// 0 where no worker had it: a reused result, a signal, a moment.
+    /// Is 0 if no worker ended the task: a reused result, a signal or a time did.
     pub fence: u64,
     pub attempt: u64,
-    /// True when the output is that of an earlier task, which `refs` names.
+    /// Says whether the output is that of an earlier task, which `refs` names.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reused: bool,
 }
 
-/// An attempt failed. Without `retry_at_ms` it was the last.
+/// An attempt failed. Without `retry_at_ms` it was the last one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskFailed {
@@ -142,7 +146,7 @@ pub struct TaskFailed {
     pub retry_at_ms: Option<u64>,
 }
 
-/// An attempt took longer than it may. Without `retry_at_ms` it was the last.
+/// An attempt exceeded its time limit. Without `retry_at_ms` it was the last one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskTimedOut {
@@ -152,26 +156,27 @@ pub struct TaskTimedOut {
     pub retry_at_ms: Option<u64>,
 }
 
-/// A worker was silent until its lease ended; the task is back in the line, or dead by the next event.
+/// A worker was silent until its lease ended. The task is back in the line, unless the next event ends it as dead.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskLeaseExpired {
     pub worker: String,
     pub fence: u64,
     pub attempt: u64,
-    /// Whether nobody heard of the claim: whoever asked had gone. The attempt does not count.
+    /// Says whether the answer to the claim reached nobody, because the caller had gone. Such an attempt does not
+    /// count.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unheard: bool,
 }
 
-/// The process that ran the attempt ended; what it did is not known.
+/// The process that ran the attempt ended. What the attempt did is not known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskInterrupted {
     pub runner: String,
     pub fence: u64,
     pub attempt: u64,
-    /// Whether it is back in the line: only where its contract or its step allows that.
+    /// Says whether the task is back in the line. That needs a contract or a step that allows it.
     pub again: bool,
 }
 
@@ -179,7 +184,7 @@ pub struct TaskInterrupted {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskDead {
-    /// `retries_spent`, or `poison`: attempts that ended without an outcome.
+    /// `retries_spent`, or `poison` if too many attempts ended without an outcome.
     pub reason: String,
 }
 
@@ -192,7 +197,7 @@ pub struct TaskCancelRequested {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskCancelled {
-    /// Whether a worker had it: what it did may need cleaning up.
+    /// Says whether a worker had the task, so that what it did may need cleaning up.
     pub running: bool,
 }
 
@@ -204,12 +209,12 @@ pub struct TaskReprioritised {
     pub order: i64,
 }
 
-/// An ended task is back in the line, with its attempts counted anew.
+/// An ended task is back in the line, and its attempts are counted anew.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskRetried {
     pub order: i64,
-    /// What it waits for now, where no worker does it.
+    /// Says what it waits for now, if no worker does it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -218,12 +223,12 @@ pub struct TaskRetried {
     pub timeout_ms: Option<u64>,
 }
 
-/// An ended task left the lists; its history stays.
+/// An ended task left the lists. Its history stays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskCleared {}
 
-/// Nothing new starts.
+/// No new attempt starts until the queue is resumed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueuePaused {}
@@ -232,7 +237,7 @@ pub struct QueuePaused {}
 #[serde(deny_unknown_fields)]
 pub struct QueueResumed {}
 
-/// Tasks left the queue, each by its own event before this one.
+/// Tasks left the queue. Each of them has an event of its own before this one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueCleared {
@@ -243,7 +248,7 @@ pub struct QueueCleared {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerRegistered {
-    /// Task types it takes, and other words tasks may require.
+    /// Lists the task types that the worker takes, and other words that tasks may require.
     pub capabilities: Vec<String>,
     pub max_concurrent: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -252,7 +257,7 @@ pub struct WorkerRegistered {
     pub memory_mb: Option<u64>,
 }
 
-/// The worker takes nothing new and leaves when its work is done, at the latest at `until_ms`.
+/// The worker takes no new tasks. It leaves when its work is done, at the latest at `until_ms`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerDraining {
@@ -262,32 +267,32 @@ pub struct WorkerDraining {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerUnregistered {
-    /// Tasks it still held, which are back in the line.
+    /// Counts the tasks that it still held, which are back in the line.
     pub abandoned: u64,
 }
 
-/// The worker was not heard of for too long.
+/// The worker sent no sign of life for too long.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerLost {
     pub last_heard_ms: u64,
 }
 
-/// Which run a run was made from.
+/// Names the run from which another run was made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
     pub run: String,
-    /// The submission of that run.
+    /// The submission event of that run.
     pub submitted: Cid,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_step: Option<String>,
-    /// Whether repeatable tools run again to be compared with what they gave before.
+    /// Says whether repeatable tools run again, so that their results can be compared.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rerun: bool,
 }
 
-/// A run was accepted: its structure is the plan, its inputs a payload.
+/// A run was accepted. Its structure is the plan, and its inputs are a payload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkflowSubmitted {
@@ -296,26 +301,26 @@ pub struct WorkflowSubmitted {
     pub priority: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Runs that must succeed first.
+    /// Lists the runs that must succeed first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dependencies: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_parallel: Option<u64>,
-    /// When the run must have ended.
+    /// The time by which the run must have ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
-    /// The run this was forked or run again from.
+    /// Names the run from which this one was forked or run again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
-    /// The task of the run that this is a child of.
+    /// Names the task whose child this run is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// The peer that the tools of its steps are called at, and nowhere else.
+    /// Names the peer at which alone the tools of its steps are called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
 }
 
-/// The first step was taken by a worker.
+/// A worker claimed the first step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkflowStarted {}
@@ -327,14 +332,14 @@ pub struct WorkflowSucceeded {}
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkflowFailed {
-    /// The step that failed first, where a step did.
+    /// Names the step that failed first, if a step did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
-    /// `step_failed`, `dependency_failed`.
+    /// `step_failed` or `dependency_failed`.
     pub reason: String,
 }
 
-/// No step starts any more.
+/// No step of the run starts any more.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkflowCancelled {
@@ -345,7 +350,7 @@ pub struct WorkflowCancelled {
 #[serde(deny_unknown_fields)]
 pub struct WorkflowTimedOut {}
 
-/// An ended run goes on: with the steps that have not succeeded, or from a step on.
+/// An ended run goes on, with the steps that have not succeeded or from a given step on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkflowRescheduled {
@@ -362,18 +367,18 @@ pub struct WorkflowSignalled {
     pub signal: String,
 }
 
-/// A run was decided again, or run again, and compared.
+/// A run was decided or run again, and the results were compared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkflowReplayed {
-    /// `verify`, `rerun`.
+    /// `verify` or `rerun`.
     pub mode: String,
     pub matched: bool,
     pub compared: u64,
-    /// The new run of a rerun.
+    /// Names the new run of a `rerun`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
-    /// The first step that differs.
+    /// Names the first step that differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diverged: Option<String>,
 }
@@ -383,7 +388,7 @@ pub struct WorkflowReplayed {
 #[serde(deny_unknown_fields)]
 pub struct StepSkipped {
     pub step: String,
-    /// `condition`: its own said no; `upstream`: a step it needs failed.
+    /// `condition` if its own condition was false, `upstream` if a step that it needs failed.
     pub reason: String,
 }
 
@@ -395,7 +400,7 @@ pub struct StepFailed {
     pub code: String,
 }
 
-/// Every part of a step that runs over a list has succeeded; the payload holds their outputs in order.
+/// Every part of a step over a list has succeeded. The payload holds their outputs in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepGathered {
@@ -403,11 +408,11 @@ pub struct StepGathered {
     pub parts: u64,
 }
 
-/// When a schedule fires.
+/// Says when a schedule fires.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Rhythm {
-    /// A cron expression in UTC.
+    /// A cron expression, read in UTC.
     Cron {
         line: String,
     },
@@ -416,27 +421,27 @@ pub enum Rhythm {
     },
 }
 
-/// What a schedule makes at each tick is its payload: a task or a workflow, as it would be submitted.
+/// A schedule was created. Its payload is what it submits at each tick: a task or a workflow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleCreated {
     pub rhythm: Rhythm,
-    /// `task`, `workflow`.
+    /// `task` or `workflow`.
     pub makes: String,
     pub catch_up: bool,
     pub next_ms: u64,
 }
 
-/// A tick of a schedule, which fires once: `at_ms` names it.
+/// A schedule fired. `at_ms` names the tick, and each tick fires once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleFired {
     pub at_ms: u64,
     pub next_ms: u64,
-    /// Ticks before this one that were missed and are not made up for.
+    /// Counts the ticks before this one that were missed and will not be made up for.
     #[serde(default, skip_serializing_if = "is_default")]
     pub missed: u64,
-    /// Whether nothing was made at this tick: what would have been submitted was refused.
+    /// Says whether the submission was refused, so that this tick made nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
 }

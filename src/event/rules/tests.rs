@@ -1,4 +1,4 @@
-//! The rules over every kind: each golden event keeps them, and each break is told by its own words.
+//! Checks the rules over every kind: each golden event keeps them, and each break is reported in its own words.
 
 use std::sync::LazyLock;
 
@@ -12,7 +12,7 @@ use crate::{
 
 static GOLDEN: LazyLock<Vec<Fields>> = LazyLock::new(golden);
 
-/// The events of the golden log.
+/// Returns the events of the golden log.
 fn golden() -> Vec<Fields> {
     let golden: serde_json::Value =
         serde_json::from_str(include_str!("../../../schemas/golden.json")).expect("json");
@@ -75,7 +75,7 @@ fn a_body_of_a_known_kind_has_its_facts_and_no_others() {
             broken(kind.as_str(), |fields| drop(fields.body.insert(key.clone(), other)), BODY);
             let mut without = fields.clone();
             without.body.remove(key);
-            // What may be left out stands for its default.
+            // A key that may be left out stands for its default.
             let optional = checked(&without).is_ok();
             broken(
                 kind.as_str(),
@@ -89,7 +89,7 @@ fn a_body_of_a_known_kind_has_its_facts_and_no_others() {
             );
         }
     }
-    // A default is never written out.
+    // A default must not be written out.
     broken("call.succeeded", |f| drop(f.body.insert("input_required".to_owned(), Ipld::Bool(false))), BODY);
 }
 

@@ -1,8 +1,8 @@
-//! What the values of a body may be, beyond their types: the bounds and closed lists of the schemas of events.
+//! Checks the values of a body beyond their types: the bounds and closed lists of the event schemas.
 //!
 //! Invariants:
-//! - every bound of `schemas/events` that a type does not keep stands here, by test;
-//! - what an event was ever recorded with stays allowed: a narrower bound takes a new version of the kind.
+//! - a test holds that every bound of `schemas/events` that a type does not keep is checked here;
+//! - a value that was ever recorded stays allowed, so a narrower bound needs a new version of the kind.
 
 use ipld_core::ipld::Ipld;
 
@@ -11,7 +11,7 @@ use crate::{
     event::{Body, peer::Attempt},
 };
 
-/// Codes of refusals and of failed steps.
+/// Lists the codes of refusals and of failed steps.
 const CODES: &[&str] = &[
     "invalid_argument",
     "not_found",
@@ -34,10 +34,10 @@ const CAPABILITIES_MAX: usize = 256;
 const PROTOCOLS_MAX: usize = 32;
 const ATTEMPTS_MAX: usize = 64;
 
-/// The first byte of an empty text in DAG-CBOR, which is the whole of it.
+/// An empty text in DAG-CBOR is this one byte.
 const EMPTY_TEXT: u8 = 0x60;
 
-/// Whether no text of a body is empty that its kind's schema does not allow to be.
+/// Returns whether every empty text of a body is one that the schema of its kind allows.
 pub(super) fn texts_are_there(kind: &str, body: &[u8]) -> bool {
     let may_be_empty: &[&str] = match kind {
         "call.started" => &["name", "source", "runtime", "rule", "runner"],
@@ -46,7 +46,7 @@ pub(super) fn texts_are_there(kind: &str, body: &[u8]) -> bool {
         "workflow.submitted" => &["from_step"],
         _ => &[],
     };
-    // The byte may be part of something else; where it does not occur there is no empty text.
+    // The byte may be part of another value, so only its absence decides quickly.
     !body.contains(&EMPTY_TEXT) || decode_ipld(body).is_ok_and(|body| !has_empty_text(&body, may_be_empty))
 }
 
@@ -63,7 +63,7 @@ fn has_empty_text(value: &Ipld, may_be_empty: &[&str]) -> bool {
     }
 }
 
-/// Whether every value is within the bounds of its kind's schema.
+/// Returns whether every value is within the bounds of its kind's schema.
 pub(super) fn fit(body: &Body) -> bool {
     match body {
         Body::CallStarted(facts) => {
@@ -112,7 +112,7 @@ fn is_address(text: &str) -> bool {
     (1..=ADDRESS_BYTES_MAX).contains(&text.chars().count())
 }
 
-/// Whether a text begins as a `traceparent` does (W3C Trace Context, section 3.2): `00-<32 hex>-<16 hex>-<2 hex>`.
+/// Returns whether a text begins like a `traceparent` (W3C Trace Context, section 3.2): `00-<32 hex>-<16 hex>-<2 hex>`.
 fn is_trace(text: &str) -> bool {
     let fields = [2, 32, 16, 2];
     let mut rest = text;

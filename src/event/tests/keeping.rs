@@ -1,4 +1,4 @@
-//! The part of the golden log that is about its own keeping.
+//! The part of the golden log about the log itself.
 //!
 //! Invariant: the bytes of a released kind never change.
 
@@ -21,7 +21,7 @@ use crate::{
     identity::rotation::Keys,
 };
 
-/// The first event of a log that says which key salts its payloads.
+/// The first event of a log that records which key salts its payloads.
 const OPENED_WITH_SALT: &str = "ad6176016274731b0006474846204000636c6f67d82a582500017112202d1376dd035e6b7c7bb0cb535f476068f0a0174a93df78f0865a501d09ec2b426370617980637365710064626f6479a36473616c7450d7cfcb30214d525707c03b36585891de6767656e65736973d82a582500017112202d1376dd035e6b7c7bb0cb535f476068f0a0174a93df78f0865a501d09ec2b4268736f6674776172656b636169726e20302e312e30646b696e646a6c6f672e6f70656e65646470726576f664726566738064746f6f6cf6656163746f72a362696465636169726e64726f6c656673797374656d6570726f6f66f6656361757365f6677375626a656374636c6f67";
 
 impl Story {
@@ -98,7 +98,7 @@ fn a_log_that_names_its_salt_key_begins_with_these_bytes() {
     assert_eq!(event.body().map(|body| body.kind()), Some(Kind::LogOpened));
 }
 
-/// Bytes of another length, or text in their place, are not the facts of the kind.
+/// Bytes of another length, or text in their place, must not parse as facts of the kind.
 #[test]
 fn keys_and_commitments_have_their_length() {
     let bytes = |n: usize| Ipld::Bytes(vec![1; n]);

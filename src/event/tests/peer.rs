@@ -1,6 +1,6 @@
-//! The part of the golden log that tells of other nodes: the first event of each kind carries everything it can.
+//! The part of the golden log about other nodes. The first event of each kind carries everything it can.
 //!
-//! Invariant: what is told here goes after all that was told before.
+//! Invariant: these events come after all that were in the golden log before them.
 
 use super::{Story, link};
 use crate::event::{
@@ -69,7 +69,7 @@ impl Story {
         self.add(&subject, Body::PeerConnected(connected));
     }
 
-    /// Everything that is asked of a peer that answers.
+    /// Adds everything that is asked of a peer that answers.
     fn asked(&mut self) {
         let subject = ["peer/", PEER].concat();
         let called = RemoteCalled {

@@ -1,8 +1,8 @@
-//! The part of the golden log that tells of durable work: the first event of each kind carries everything it can.
+//! The part of the golden log about durable work. The first event of each kind carries everything it can.
 //!
-//! Every kind of durable work stands here at least once; released bytes never change.
+//! Every kind of durable work is here at least once, and released bytes never change.
 //!
-//! Invariant: what is told here goes after all that was told before.
+//! Invariant: these events come after all that were in the golden log before them.
 
 use ipld_core::{ipld, ipld::Ipld};
 
@@ -26,7 +26,7 @@ use crate::{
 const START_MS: u64 = START_US / 1_000;
 const RUNNER: &str = "019b76da-a800-7000-8000-000000000000";
 
-/// The structure of the golden log's runs.
+/// Returns the plan of the golden log's runs.
 pub(super) fn plan(contract: Cid) -> Block {
     Block::encode(&ipld!({
         "v": 1,
@@ -70,7 +70,7 @@ impl Story {
         self.add("worker/w2", Body::WorkerRegistered(plain));
     }
 
-    /// A task that carries everything a task can, and every way an attempt can end that is not its last.
+    /// Adds a task that carries everything a task can, and every ending of an attempt that is not the task's last.
     fn attempts(&mut self) {
         let submitted = TaskSubmitted {
             not_before_ms: Some(START_MS + 60_000),
@@ -126,7 +126,7 @@ impl Story {
         self.caused(task, cause, Body::TaskSucceeded(succeeded));
     }
 
-    /// A task that was cancelled, revived, failed for good and cleared.
+    /// Adds a task that was cancelled, revived, failed for good and cleared.
     fn endings(&mut self) {
         let task = "task/t2";
         self.add(task, Body::TaskSubmitted(plain_task("resize")));
@@ -155,7 +155,7 @@ impl Story {
         self.add("queue", Body::QueueResumed(QueueResumed {}));
     }
 
-    /// A run that carries everything a run can, and one for each other ending.
+    /// Adds a run that carries everything a run can, and one run for each other ending.
     fn run(&mut self) {
         let plain = self.plain_run();
         let first = self.add("workflow/wf0", Body::WorkflowSubmitted(plain.clone()));
@@ -237,7 +237,7 @@ impl Story {
         }
     }
 
-    /// A claim, and what ended the attempt that it began.
+    /// Adds a claim, and what ended the attempt that it began.
     fn under(&mut self, task: &str, claim: TaskClaimed, ending: impl Fn(&TaskClaimed) -> Body) {
         let cause = self.add(task, Body::TaskClaimed(claim.clone()));
         self.caused(task, cause, ending(&claim));
@@ -291,7 +291,7 @@ fn claimed(worker: &str, fence: u64) -> TaskClaimed {
     }
 }
 
-/// A place in the line, with an ageing interval of a second.
+/// Returns a place in the line, with an ageing interval of one second.
 fn order(priority: i64) -> i64 {
     1_767_225_600_000 - priority * 1_000
 }
