@@ -1,9 +1,9 @@
-//! Derived state: tables that answer questions, folded from the log into `state.db`.
+//! The state: tables in `state.db` that are folded from the log and answer questions.
 //!
 //! Invariants:
-//! - a fold of the log and nothing else: folding the same events gives the same rows, byte for byte;
-//! - never ahead of the log; behind it only between a commit and its fold;
-//! - projections read bodies, subjects, causes and contracts, never a payload's content.
+//! - the state is a fold of the log and of nothing else: the same events give the same rows, byte for byte;
+//! - it is never ahead of the log, and behind it only between a commit and its fold;
+//! - the fold reads events, the numbers of blocks and the names of plans, and never the content of a payload.
 
 pub mod digest;
 pub mod fold;
@@ -23,21 +23,21 @@ use crate::{
 
 const MIGRATIONS: &[M<'_>] = &[M::up(include_str!("../migrations/state/01-state.sql"))];
 
-/// Pages in the write-ahead file before they are folded back: 4 MiB, so that the disk, which is the log's too, is never
-/// busy with them for long.
+/// SQLite's checkpoint runs once the write-ahead file has this many pages. They are 4 MiB, so the disk, which the log
+/// shares, is never busy with them for long.
 const WAL_PAGES: u32 = 512;
-/// Bytes that stay allotted to that file once it begins anew.
+/// The write-ahead file keeps at most this many bytes when it begins anew.
 const WAL_KEPT_BYTES: i64 = 64 * 1024 * 1024;
-/// KiB of page cache of the folding connection.
+/// The folding connection has a page cache of this many KiB.
 const FOLD_CACHE_KIB: i64 = 16 * 1024;
-/// KiB of page cache of each reading connection.
+/// Each reading connection has a page cache of this many KiB.
 const READER_CACHE_KIB: i64 = 4 * 1024;
-/// How long a reader waits while the state is being opened or recovered; folds never hold it up.
+/// A reader waits this long while the state is opened or recovered. In WAL mode a fold never blocks it.
 const BUSY_MAX: Duration = Duration::from_secs(5);
-/// Statements each connection keeps prepared.
+/// Each connection keeps this many statements prepared.
 const STATEMENTS_MAX: usize = 128;
 
-/// Why the state could not be read or folded.
+/// Says why the state could not be read or folded.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     #[error("the derived state cannot be read or written")]
@@ -50,10 +50,10 @@ pub enum StateError {
     Broken { what: &'static str },
 }
 
-/// How far the state has come.
+/// Says how far the state has been folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Events folded; the next seq to fold.
+    /// Counts the folded events, and so is the next seq to fold.
     pub applied: u64,
     /// The last folded event.
     pub last: Option<Cid>,
@@ -62,12 +62,12 @@ pub struct Progress {
 /// A connection to the state's tables.
 pub type Database = Connection;
 
-/// Opens the state for folding, making it where there is none.
+/// Opens the state for folding, and creates it if there is none.
 pub fn open(path: &Path) -> Result<Database, StateError> {
     let mut connection = Connection::open(path)?;
     connection.pragma_update(None, "page_size", 8192)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
-    // No fsync at a commit: what a power cut loses is folded again from the log.
+    // With this setting, SQLite does not fsync at a commit. What a power cut loses is folded again from the log.
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES)?;
@@ -77,7 +77,7 @@ pub fn open(path: &Path) -> Result<Database, StateError> {
     Ok(connection)
 }
 
-/// Whether the tables are those of this build's state.
+/// Returns whether the tables are exactly those that this build creates.
 pub fn whole(connection: &Connection) -> bool {
     let tables = |connection: &Connection| -> Result<Vec<(String, String)>, StateError> {
         let mut statement = connection.prepare(
@@ -94,7 +94,7 @@ pub fn whole(connection: &Connection) -> bool {
     matches!((tables(connection), made()), (Ok(found), Ok(made)) if found == made)
 }
 
-/// Opens the state for questions, with the log's tables beside it as `log`.
+/// Opens the state for reading, with the log attached as `log`.
 pub fn open_reader(state: &Path, log: &Path) -> Result<Connection, StateError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(state, flags)?;
@@ -105,7 +105,7 @@ pub fn open_reader(state: &Path, log: &Path) -> Result<Connection, StateError> {
     Ok(connection)
 }
 
-/// Whether there are tables: a process that ends while it makes the file leaves one without any.
+/// Returns whether there are tables. A process that dies while it creates the file leaves one without tables.
 pub fn begun(connection: &Connection) -> Result<bool, StateError> {
     Ok(connection.query_row("SELECT EXISTS (SELECT 1 FROM main.sqlite_schema)", [], |row| row.get(0))?)
 }
@@ -117,7 +117,7 @@ pub fn progress(connection: &Connection) -> Result<Progress, StateError> {
     Ok(Progress { applied, last: last.map(|digest| Cid::from_digest(Codec::DagCbor, digest)) })
 }
 
-/// The erasures that hold: the payload each names, and its seq.
+/// Returns the erasures that hold: each payload with the seq of its erasure, by rising seq.
 pub fn erasures(connection: &Connection) -> Result<Vec<(Cid, u64)>, StateError> {
     let mut statement = connection.prepare_cached("SELECT cid, seq FROM erased ORDER BY seq, cid")?;
     let mut rows = statement.query([])?;
@@ -131,9 +131,10 @@ pub fn erasures(connection: &Connection) -> Result<Vec<(Cid, u64)>, StateError> 
     Ok(erasures)
 }
 
-/// Adds what events hold: blocks, by their numbers in the log, that came after the events were folded.
+/// Adds rows to `holds` for blocks, by their numbers in the log, that were stored after the events naming them were
+/// folded.
 ///
-/// The rows are those that a fold makes which finds the blocks. For whoever holds the lock.
+/// The rows are those that the fold would have made with the blocks there. The caller must hold the directory's lock.
 pub fn hold(state: &mut Database, held: &[(u64, u64)]) -> Result<(), StateError> {
     let applied = progress(state)?.applied;
     let commit = state.transaction()?;
@@ -146,7 +147,7 @@ pub fn hold(state: &mut Database, held: &[(u64, u64)]) -> Result<(), StateError>
     Ok(commit.commit()?)
 }
 
-/// The tree's tiles: those above level 0 from the state, those at it from the log's own digests.
+/// Reads the tree's tiles: those of level 0 from the digests in the log, and higher ones from the state.
 pub struct StoredTiles<'a> {
     pub state: &'a Connection,
     pub log: &'a dyn Reader,
@@ -166,12 +167,12 @@ impl merkle::Tiles for StoredTiles<'_> {
     }
 }
 
-/// The row a tile stands in.
+/// Returns the id of a tile's row.
 fn tile_id(level: u8, index: u64) -> u64 {
     u64::from(level) << 48 | index
 }
 
-/// A subject as stored: `call/<32 hex>` in 17 bytes, anything else as it is.
+/// Returns a subject as it is stored: `call/<32 hex>` in 17 bytes, any other as its text.
 pub fn subject_key(subject: &str) -> Vec<u8> {
     let id = subject.strip_prefix("call/").filter(|id| id.len() == 32);
     match id.and_then(|id| data_encoding::HEXLOWER.decode(id.as_bytes()).ok()) {

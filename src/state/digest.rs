@@ -1,7 +1,8 @@
-//! The digest of every table: how two derivations of the same log are compared.
+//! Digests of all tables, by which two derivations of one log are compared.
 //!
 //! Invariants:
-//! - every table has its row here; a digest depends on the rows alone, not on how they are stored.
+//! - every table of the state is listed here;
+//! - a digest depends on the rows alone, and not on how they are stored.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::state::StateError;
 
-/// Every table with the columns its rows are ordered by.
+/// Lists every table with the columns by which its rows are ordered.
 pub(super) const TABLES: &[(&str, &str)] = &[
     ("call_key", "actor, name, key"),
     ("called", "name, block"),
@@ -43,7 +44,7 @@ pub(super) const TABLES: &[(&str, &str)] = &[
     ("workflow_tally", "status"),
 ];
 
-/// SHA-256 over the rows of each table, as hex. Equal digests: the same rows, byte for byte.
+/// Returns the SHA-256 over the rows of each table, in hex. Equal digests mean the same rows, byte for byte.
 pub fn tables(connection: &Connection) -> Result<BTreeMap<String, String>, StateError> {
     TABLES
         .iter()

@@ -1,8 +1,8 @@
-//! The fold: one event after another into the tables.
+//! Folds events into the tables, one after another.
 //!
 //! Invariants:
-//! - events are folded in order, each once; a batch is one transaction;
-//! - what a row holds depends on the log alone, not on how the events were grouped.
+//! - each event is folded once and in order, and a batch is one transaction;
+//! - what a row holds depends on the log alone, and not on how the events were grouped into batches.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,44 +21,44 @@ use crate::{
     state::{StateError, StoredTiles, erasures, peers, progress, subject_key, tile_id, work::counts::Counts},
 };
 
-/// Recent events whose seq is remembered, so that most causes need no look-up.
+/// The seqs of about this many recent events are remembered, so that most causes need no look-up.
 const RECENT_MAX: usize = 16 * 1024;
-/// Words remembered: kinds, tool names and the actors of the moment; the others are looked up.
+/// At most this many words are remembered, such as kinds, tool names and recent actors. The others are looked up.
 const WORDS_MAX: usize = 16 * 1024;
-/// Names remembered with the contracts that were called under them.
+/// At most this many pairs of a name and a contract are remembered.
 const CALLED_MAX: usize = 4 * 1024;
 
-/// The one that folds: owns the state's writing connection.
+/// Owns the state's writing connection, and folds events into it.
 pub struct Folder {
     pub(super) state: Connection,
     pub(super) log: Box<dyn Reader>,
     applied: u64,
     last: Option<Cid>,
     tree: Growing,
-    /// Words the tables hold; the next one's number is one more.
+    /// Counts the words in the tables. The next word gets this number plus one.
     word_count: u64,
     words: HashMap<String, u64>,
-    /// Names and the contracts called under them, as far as they were seen lately.
+    /// Holds pairs of a name and a contract that were called recently.
     called: HashSet<(u64, u64)>,
     tally: HashMap<u64, u64>,
     recent: HashMap<Cid, u64>,
-    /// What the counts have changed by since they were last written.
+    /// Holds the changes of the counts that are not written yet.
     pub(super) counts: Counts,
-    /// Peers as the events of this batch leave them, by their subjects' numbers.
+    /// Holds the peers that changed in this batch, by the numbers of their subjects.
     pub(super) peers: HashMap<u64, Peer>,
-    /// Payloads whose erasure holds.
+    /// Holds the payloads whose erasure holds.
     erased: HashSet<Cid>,
-    /// Told how long work waits and takes; nobody is while a log is caught up with.
+    /// Receives how long work waits and takes. None while the fold catches up with a log.
     pub(super) watcher: Option<Arc<Metrics>>,
 }
 
 impl Folder {
-    /// From now on, tells these how long work waits and takes.
+    /// Reports to `metrics` from now on how long work waits and takes.
     pub fn watched_by(&mut self, metrics: Option<Arc<Metrics>>) {
         self.watcher = metrics;
     }
 
-    /// Takes up the state where it stands.
+    /// Continues at the last folded event.
     pub fn resume(state: Connection, log: Box<dyn Reader>) -> Result<Self, StateError> {
         let at = progress(&state)?;
         let tree = Growing::resume(at.applied, &StoredTiles { state: &state, log: log.as_ref() })
@@ -84,7 +84,7 @@ impl Folder {
         })
     }
 
-    /// Events folded so far.
+    /// Returns the number of events folded so far.
     pub fn applied(&self) -> u64 {
         self.applied
     }
@@ -97,7 +97,7 @@ impl Folder {
         self.tree.root()
     }
 
-    /// The right edge of the tree over the events folded so far.
+    /// Returns the right edge of the tree over the events folded so far.
     pub fn edge(&self) -> Growing {
         self.tree.clone()
     }
@@ -106,9 +106,9 @@ impl Folder {
         &self.state
     }
 
-    /// Folds the next events, in one transaction. After an error this folder is ahead of its tables: drop it.
+    /// Folds the next events in one transaction. After an error the folder is ahead of its tables and must be dropped.
     pub fn apply(&mut self, events: &[Event]) -> Result<(), StateError> {
-        // A crash anywhere before the last line leaves the state as it was; the events are folded again at start.
+        // A crash before the commit leaves the state as it was, and the events are folded again at the next start.
         self.state.execute_batch("BEGIN")?;
         let folded = events.iter().try_for_each(|event| self.fold(event)).and_then(|()| self.finish());
         if folded.is_err() {
@@ -122,7 +122,7 @@ impl Folder {
             let mut tiles = self.state.prepare_cached(
                 "INSERT INTO tile (id, hashes) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET hashes = ?2",
             )?;
-            // Level 0 stands in the log: its hashes are made from the events' digests when they are asked for.
+            // Tiles of level 0 are not stored, because they are made from the digests of the events in the log.
             for row in self.tree.take_changed().into_iter().filter(|row| row.level > 0) {
                 tiles.execute(params![tile_id(row.level, row.index), row.hashes])?;
             }
@@ -164,7 +164,7 @@ impl Folder {
         }
         for pay in &fields.pay {
             if self.erased.remove(&pay.cid) {
-                // The erasure held for what came before: from here on it is content again.
+                // An erasure holds only for earlier events. From here on, the payload is content again.
                 self.insert("DELETE FROM erased WHERE cid = ?1", params![pay.cid.to_bytes()])?;
             }
             if let Some(block) = self.block(&pay.cid)? {
@@ -180,7 +180,7 @@ impl Folder {
         Ok(())
     }
 
-    /// What each kind changes beyond the indexes.
+    /// Folds what a kind changes beyond the indexes.
     fn remember(
         &mut self,
         event: &Event,
@@ -189,12 +189,12 @@ impl Folder {
         tool: Option<u64>,
     ) -> Result<(), StateError> {
         let seq = event.fields().seq;
-        // Kinds this build does not know stay opaque: indexed, verified, changing nothing else.
+        // An event of an unknown kind is indexed and verified, and changes nothing else.
         let Some(body) = event.body() else {
             return Ok(());
         };
         match body {
-            // What these say is read from the events themselves, by their kind or subject.
+            // These are read from the events themselves, by kind or subject.
             Body::LogOpened(_)
             | Body::LogRecovered(_)
             | Body::LogTakenOver(_)
@@ -249,7 +249,7 @@ impl Folder {
         }
     }
 
-    /// Remembers that a contract was called under a name. Nearly every call is of a pair that was seen just before.
+    /// Records that a contract was called under a name. Nearly every pair was recorded just before.
     fn called(&mut self, name: &str, contract: u64) -> Result<(), StateError> {
         let name = self.word(name)?;
         if self.called.contains(&(name, contract)) {
@@ -321,7 +321,8 @@ impl Folder {
         Ok(self.log.number_of(cid)?)
     }
 
-    /// The number an edge names its parent by: a seq of this log, or minus the number of a foreign event.
+    /// Returns the number by which an edge names a parent: the seq of an event of this log, or minus the number of an
+    /// event of another log.
     fn parent(&self, cid: &Cid) -> Result<i64, StateError> {
         let known = match self.recent.get(cid) {
             Some(seq) => Some(*seq),

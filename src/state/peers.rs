@@ -1,7 +1,6 @@
-//! Other nodes in the state: each as its events left it, with what lists are sorted and filtered by.
+//! The rows of peers: each is folded from the peer's events, with the columns by which lists are sorted and filtered.
 //!
-//! Invariants:
-//! - a row is the fold of the peer's events; it is written once a batch, so how events were grouped leaves no trace.
+//! Invariant: a row is written once a batch and depends only on the events, and not on how they were grouped.
 
 use std::collections::HashMap;
 
@@ -14,7 +13,7 @@ use crate::{
     state::StateError,
 };
 
-/// The statuses of peers, by the number they are stored as.
+/// Lists the statuses of peers. A row stores the index of one.
 pub const PEER_STATUSES: [Status; 3] = [Status::Connected, Status::Disconnected, Status::Unreachable];
 
 /// Folds an event about a peer into the peers that changed in this batch.
@@ -38,7 +37,7 @@ pub(super) fn remember(
     Ok(())
 }
 
-/// Writes the peers that changed in this batch.
+/// Writes and empties the peers that changed in this batch.
 pub(super) fn write(state: &Connection, changed: &mut HashMap<u64, Peer>) -> Result<(), StateError> {
     let mut row = state.prepare_cached(
         "INSERT INTO peer (id, name, status, last_seen_ms, latency_us, bandwidth, reliability, entity)
@@ -71,19 +70,20 @@ pub(super) fn write(state: &Connection, changed: &mut HashMap<u64, Peer>) -> Res
     Ok(())
 }
 
-/// The peer of a row.
+/// Returns the peer of a row.
 fn stored(state: &Connection, id: u64) -> Result<Option<Peer>, StateError> {
     let mut find = state.prepare_cached("SELECT entity FROM peer WHERE id = ?1")?;
     let bytes: Option<Vec<u8>> = find.query_row([id], |row| row.get(0)).optional()?;
     bytes.map(|bytes| read(&bytes)).transpose()
 }
 
-/// The peer that a row's `entity` holds.
+/// Decodes the peer in a row's column `entity`.
 pub fn read(entity: &[u8]) -> Result<Peer, StateError> {
     decode(entity).map_err(|_| StateError::Broken { what: "a peer's row cannot be read" })
 }
 
-/// What a peer measured may be any number; the tables hold those below 2^63.
+/// Returns a number as SQLite can store it. A peer may report any number, and those from 2^63 on are stored as 2^63 -
+/// 1.
 fn stored_number(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -1,8 +1,8 @@
-//! The fold of durable work: tasks, workers, runs, the queue, schedules, and what they come to.
+//! Folds durable work: tasks, workers, runs, the queue and schedules, and counts of them.
 //!
 //! Invariants:
-//! - a row follows the events of its subject; an event of a subject that was never submitted changes nothing;
-//! - no payload is read, and of a plan only its name.
+//! - a row follows the events of its subject; an event of a task or run that was never submitted adds no row;
+//! - no payload is read, and only the name of a plan.
 
 mod tasks;
 
@@ -22,16 +22,16 @@ use crate::{
     state::{StateError, fold::Folder, subject_key},
 };
 
-/// The statuses of a task; the tables hold the place of each.
+/// Lists the statuses of a task. The tables store the index of one.
 pub const TASK_STATUSES: [&str; 7] =
     ["queued", "running", "succeeded", "failed", "dead", "cancelled", "timed_out"];
-/// The statuses of a run.
+/// Lists the statuses of a run, as [`TASK_STATUSES`] those of a task.
 pub const RUN_STATUSES: [&str; 7] =
     ["submitted", "waiting", "running", "succeeded", "failed", "cancelled", "timed_out"];
-/// The statuses of a worker.
+/// Lists the statuses of a worker, in the same way.
 pub const WORKER_STATUSES: [&str; 3] = ["active", "draining", "offline"];
 
-/// The tag every task is listed under.
+/// Every task is listed under this tag.
 pub(crate) const EVERY_TASK: u64 = 0;
 
 pub(crate) const QUEUED: u8 = 0;
@@ -45,7 +45,7 @@ const TIMED_OUT: u8 = 6;
 const RUN_SUBMITTED: u8 = 0;
 const RUN_WAITING: u8 = 1;
 const RUN_RUNNING: u8 = 2;
-/// The first status of a run that has ended.
+/// This status and those after it are of runs that have ended.
 pub(crate) const RUN_SUCCEEDED: u8 = 3;
 const RUN_FAILED: u8 = 4;
 const RUN_CANCELLED: u8 = 5;
@@ -58,21 +58,21 @@ const WORKER_OFFLINE: u8 = 2;
 const MICROS_A_MILLI: u64 = 1_000;
 const MICROS_A_MINUTE: u64 = 60_000_000;
 
-/// When and where in the log an event stands.
+/// Says when an event happened and its seq.
 struct Moment {
     seq: u64,
     ms: u64,
     minute: u64,
 }
 
-/// What the tables keep of a plan.
+/// Reads only the name from a plan.
 #[derive(Deserialize)]
 struct Named {
     name: String,
 }
 
 impl Folder {
-    /// What each kind of durable work changes.
+    /// Folds what an event of durable work changes.
     pub(super) fn remember_work(
         &mut self,
         event: &Event,
@@ -145,7 +145,7 @@ impl Folder {
             Body::ScheduleDeleted(_) => {
                 self.insert("UPDATE schedule SET deleted = 1 WHERE id = ?1", params![subject])
             }
-            // What these say is read from the events themselves, or folded with calls and contracts.
+            // These are read from the events themselves, or folded with calls and contracts.
             Body::TaskRenewed(_)
             | Body::TaskCancelRequested(_)
             | Body::QueueCleared(_)
@@ -244,13 +244,13 @@ impl Folder {
         })
     }
 
-    /// A run's status, and when it started.
+    /// Returns the status of a run, and when it started.
     fn run_stands(&self, id: u64) -> Result<Option<(u8, Option<u64>)>, StateError> {
         let mut find = self.state.prepare_cached("SELECT status, started_ms FROM workflow WHERE id = ?1")?;
         Ok(find.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
     }
 
-    /// The number of the run a task is of, which waits no longer.
+    /// Returns the number of a task's run. A run that waited for others waits no longer once it has a task.
     fn run_of(&mut self, run: &str) -> Result<Option<u64>, StateError> {
         let found: Option<(u64, u8)> = {
             let mut find = self.state.prepare_cached(

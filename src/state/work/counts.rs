@@ -1,8 +1,8 @@
-//! What durable work comes to: tasks and runs by status, workers, and minutes of the last day.
+//! Counts of durable work: tasks and runs by status, the load of workers, and the minutes of the last day.
 //!
 //! Invariants:
-//! - counts are kept as changes and added up when a batch ends, so how events were grouped leaves no trace;
-//! - minutes older than a day before the last one are dropped, so that table is bounded.
+//! - counts are collected as changes and added when a batch ends, so they do not depend on how events were grouped;
+//! - a minute that is a day older than the newest one is dropped, which bounds the table.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,16 +10,16 @@ use rusqlite::{Connection, params};
 
 use crate::state::StateError;
 
-/// Minutes that are kept: a day.
+/// This many minutes are kept, which is one day.
 pub const MINUTES_MAX: u64 = 24 * 60;
 
-/// What the counts have changed by since they were last written.
+/// Holds the changes of the counts that are not written yet.
 #[derive(Default)]
 pub(in crate::state) struct Counts {
-    /// By tag, status and priority.
+    /// Holds changes by tag, status and priority.
     pub(super) tasks: HashMap<(u64, u8, u64), i64>,
     pub(super) runs: HashMap<u8, i64>,
-    /// By the word of the worker.
+    /// Holds changes by the number of the worker's word.
     pub(super) workers: HashMap<u64, Load>,
     minutes: BTreeMap<u64, Minute>,
 }

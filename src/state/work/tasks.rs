@@ -1,8 +1,8 @@
-//! The fold of tasks: a row each, and the lists it stands in.
+//! Folds tasks: a row for each, and the lists in which it stands.
 //!
 //! Invariants:
-//! - a task that is not cleared is listed once under each of its tags, where it stands;
-//! - every attempt that began under a worker is counted once when it ends.
+//! - a task that is not cleared is listed once under each of its tags, with its status and priority;
+//! - every attempt that began under a worker is counted once, when it ends.
 
 use std::iter;
 
@@ -17,10 +17,10 @@ use crate::{
     state::{StateError, fold::Folder},
 };
 
-/// What a task is that takes a step back.
+/// The part of a task that takes a step back.
 const UNDO: u8 = 2;
 
-/// A task as it stood before an event.
+/// Holds a task as it was before an event.
 struct Before {
     status: u8,
     cleared: bool,
@@ -37,24 +37,24 @@ struct Before {
 }
 
 impl Before {
-    /// Whether it is a step of a run, or one of its parts, and not what takes one back.
+    /// Returns whether the task is a step of a run or one of a step's parts, and not what takes a step back.
     fn is_step(&self) -> bool {
         self.run.is_some() && self.part != UNDO
     }
 }
 
-/// How an attempt ended.
+/// Says how an attempt ended.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Outcome {
     Succeeded,
     Failed,
-    /// It was taken from its worker: nothing is known of it.
+    /// The attempt was taken from its worker, so its outcome is not known.
     Lost,
 }
 
-/// What becomes of a task.
+/// Says what becomes of a task.
 pub(super) enum Next {
-    /// It is back in the line; not before a time, if one is given.
+    /// The task is back in the line. If a time is given, it may not run before it.
     Again(Option<u64>),
     Ended(u8),
 }
@@ -173,7 +173,7 @@ impl Folder {
         }
     }
 
-    /// Ends the attempt under way, if there is one, and puts the task where it goes next.
+    /// Ends the running attempt, if there is one, and moves the task to its next status.
     fn turn(
         &mut self,
         id: u64,
@@ -188,7 +188,8 @@ impl Folder {
         }
         let status = match next {
             Next::Again(at) => {
-                // The line is kept by when a task may run, less what its priority is worth: it moves by as much.
+                // The order is the ready time less the worth of the priority, so it moves by as much as the ready time
+                // does.
                 self.insert(
                     "UPDATE task SET status = ?2, worker = NULL, ord = ord + coalesce(?3 - ready_ms, 0),
                      ready_ms = coalesce(?3, ready_ms) WHERE id = ?1",
@@ -203,7 +204,7 @@ impl Folder {
                 match *status {
                     SUCCEEDED => minute.succeeded += 1,
                     FAILED | TIMED_OUT => minute.failed += 1,
-                    // What is dead after it had failed is not counted twice.
+                    // A dead task that had already failed was counted then.
                     DEAD if open => minute.failed += 1,
                     _ => {}
                 }
@@ -232,7 +233,7 @@ impl Folder {
         minute.execution_ms += took_ms;
     }
 
-    /// Moves a task that is listed to where it stands now.
+    /// Moves a listed task to its present status and priority.
     fn relist(&mut self, id: u64, before: &Before, to: (u8, u64)) -> Result<(), StateError> {
         let from = (before.status, before.priority);
         if before.cleared || from == to {
@@ -241,7 +242,7 @@ impl Folder {
         self.list(id, &before.tags, Some(from), Some(to))
     }
 
-    /// Lists a task under all its tags where it stands now, and no more where it stood.
+    /// Moves a task from one status and priority to another under each of its tags. None stands for not listed.
     fn list(
         &mut self,
         id: u64,
@@ -315,7 +316,7 @@ impl Folder {
     }
 }
 
-/// A type and what it requires, as one word: tasks of the same class are taken by the same workers.
+/// Returns a type and its requirements as one word. Tasks with the same word can be claimed by the same workers.
 fn class(task_type: &str, requires: &[String]) -> String {
     let mut requires: Vec<&str> = requires.iter().map(String::as_str).collect();
     requires.sort_unstable();
@@ -323,12 +324,12 @@ fn class(task_type: &str, requires: &[String]) -> String {
     [&[task_type], &requires[..]].concat().join(" ")
 }
 
-/// The status of a task that waits: what is held counts as running.
+/// Returns the status of a task that waits. A held task counts as running.
 fn waiting(held: bool) -> u8 {
     if held { RUNNING } else { QUEUED }
 }
 
-/// Words by number, as a row keeps them.
+/// Returns the numbers of words as a row stores them.
 fn words_text(words: &[u64]) -> String {
     words.iter().map(u64::to_string).collect::<Vec<_>>().join(" ")
 }
