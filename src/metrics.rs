@@ -1,8 +1,9 @@
-//! Metrics: plain counters of what this process does, as Prometheus reads them.
+//! Metrics: counters and gauges of this process, served as OpenMetrics text for Prometheus.
 //!
 //! Invariants:
-//! - the number of series is bounded: names past a bound are counted together as `other`;
-//! - nothing here is read back by a rule, and nothing is kept when the process ends but what `access` puts on record.
+//! - the number of series is bounded: names past a bound share the label `other`;
+//! - no rule reads a metric, and all metrics are lost when the process ends. Only the counts in `access` are also
+//!   recorded in the log.
 
 pub mod access;
 pub mod peers;
@@ -21,23 +22,25 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// Tool names that are counted by name.
+/// How many tool names get a series of their own.
 const TOOLS_MAX: usize = 1000;
-/// Lanes and upstreams that are counted by name.
+/// How many names of lanes, and of upstreams, get a series of their own.
 const NAMES_MAX: usize = 300;
-/// What stands for every name past its bound.
+/// The label that stands for every name past its bound.
 const OTHER: &str = "other";
-/// From 100 microseconds to a minute: a recorded call takes a disk flush, a tool as long as it likes.
+/// Histogram bounds in seconds. They start at 100 microseconds, since a recorded call waits for a disk flush, and end
+/// at a minute.
 const SECONDS: [f64; 18] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     30.0, 60.0,
 ];
-/// Events that shared one commit, up to the largest group a configuration may ask for.
+/// Histogram bounds of events in one commit. One command can seal several events, so they go beyond the largest group
+/// of commands.
 const GROUP: [f64; 9] = [1.0, 2.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 8192.0, 65_536.0];
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
-/// The counters, shared by reference; every method may be called from anywhere and never waits on IO.
+/// The metrics of a process, shared by reference. Every method can be called from any thread and never waits for IO.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -57,13 +60,13 @@ pub struct Metrics {
     upstream_up: Family<Labels<1>, Gauge>,
     pub work: work::Work,
     pub peers: peers::Peers,
-    /// What is to stand on record of who read and who was refused.
+    /// The counts of reads and refusals that are to be recorded in the log.
     pub access: access::Counts,
-    /// What the network counts of itself.
+    /// The registry of libp2p's own metrics, once the network has started.
     network: OnceLock<Registry>,
 }
 
-/// The names seen so far, no more than a bound of them.
+/// The names that have a series, at most `max` of them.
 #[derive(Debug)]
 struct Names {
     max: usize,
@@ -97,20 +100,20 @@ impl Metrics {
         metrics
     }
 
-    /// Counts a call that has ended. `outcome` is one of a closed list.
+    /// Counts a call that has ended. `outcome` must be from a closed list, since it is a label.
     pub fn call_ended(&self, tool: &str, outcome: &'static str, lane: &str, seconds: f64) {
         let (tool, lane) = (self.tools.bounded(tool), self.lanes.bounded(lane));
         self.call_seconds.get_or_create(&[("tool", tool.clone()), ("lane", lane)]).observe(seconds);
         self.calls.get_or_create(&[("tool", tool), ("outcome", outcome.to_owned())]).inc();
     }
 
-    /// Counts a commit of this many events.
+    /// Records one commit: how many events it had, and how long it took.
     pub fn commit(&self, events: usize, seconds: f64) {
         self.commit_events.observe(events as f64);
         self.commit_seconds.observe(seconds);
     }
 
-    /// What waits: for the ledger, or in a lane.
+    /// Sets how many items wait in a queue: the ledger's, or a lane's.
     pub fn queue_depth(&self, queue: &str, waiting: usize) {
         let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
         self.queue_depth.get_or_create(&[("queue", self.lanes.bounded(queue))]).set(waiting);
@@ -121,7 +124,8 @@ impl Metrics {
         self.log_bytes.set(bytes);
     }
 
-    /// The log's write-ahead file: its bytes, and for how long a reader has kept it from beginning anew.
+    /// Sets the size of the log's write-ahead file, and for how many seconds a reader has kept SQLite from restarting
+    /// it.
     pub fn log_wal(&self, bytes: u64, held_seconds: f64) {
         self.log_wal_bytes.set(bytes);
         self.log_wal_held.set(held_seconds);
@@ -135,12 +139,12 @@ impl Metrics {
         self.upstream_up.get_or_create(&[("upstream", self.upstreams.bounded(name))]).set(up.into());
     }
 
-    /// Shows what the network counts of itself from now on; a process has one network.
+    /// Adds libp2p's own metrics to what is served. Only the first call has an effect, since a process has one network.
     pub fn network(&self, registry: Registry) {
         let _ = self.network.set(registry);
     }
 
-    /// The OpenMetrics text of everything.
+    /// Returns all metrics as OpenMetrics text.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         for registry in [Some(&self.registry), self.network.get()].into_iter().flatten() {
@@ -191,7 +195,7 @@ impl Names {
         Self { max, seen: RwLock::default() }
     }
 
-    /// The name itself, or [`OTHER`] once there are too many.
+    /// Returns the name itself, or [`OTHER`] if the bound was reached before this name was first seen.
     fn bounded(&self, name: &str) -> String {
         let known = |seen: &HashSet<String>| seen.contains(name);
         if known(&self.seen.read().unwrap_or_else(PoisonError::into_inner)) {

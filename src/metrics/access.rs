@@ -1,8 +1,8 @@
-//! Who was given content and who was not let in: counted by principal and minute, until it is put on record.
+//! Counts of content reads and of refused requests, by principal and minute, until they are recorded in the log.
 //!
 //! Invariants:
-//! - what is kept is bounded: what is past the bound is counted together, by minute;
-//! - counting waits on nothing but another count.
+//! - memory is bounded: past [`COUNTS_MAX`] principals are counted together, past [`MINUTES_MAX`] minutes are;
+//! - adding a count waits for no IO: only for the lock of the counts.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,21 +12,22 @@ use std::{
 
 use crate::event::{Actor, keeping::Reason};
 
-/// Counts kept apart in one minute, by principal and by what was done: each becomes an event.
+/// The largest number of principals and reasons that are counted apart in one minute. Each count becomes an event.
 pub const COUNTS_MAX: usize = 1024;
-/// Minutes that may wait to be put on record; what comes later is counted with the last of them.
+/// The largest number of minutes that may wait to be recorded. Later counts go to the last of them.
 const MINUTES_MAX: usize = 16;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum What {
-    /// The content of a payload was given out.
+    /// The content of a payload was read.
     Read,
     Refused(Reason),
 }
 
-/// How often, in one minute since the epoch.
+/// How often a principal did something within one minute.
 #[derive(Clone, Debug, PartialEq, Eq)]
+/// Minutes since the Unix epoch.
 pub struct Count {
     pub minute: u64,
     pub actor: Actor,
@@ -34,15 +35,15 @@ pub struct Count {
     pub times: u64,
 }
 
-/// What each principal did within one minute, and how often.
+/// The counts of one minute, by principal and by what was done.
 type Tally = HashMap<(Actor, What), u64>;
 
-/// Counts by minute, then by principal.
+/// The counts that are not recorded yet, by minute.
 #[derive(Debug, Default)]
 pub struct Counts(Mutex<BTreeMap<u64, Tally>>);
 
 impl Counts {
-    /// Counts what happens now.
+    /// Adds to the count of the current minute.
     pub fn add(&self, actor: &Actor, what: What, times: u64) {
         self.add_at(minute(), actor, what, times);
     }
@@ -63,12 +64,13 @@ impl Counts {
         *count = count.saturating_add(times);
     }
 
-    /// Takes what was counted in minutes that are over, or all of it; in one order.
+    /// Removes and returns the counts of past minutes, or with `all` those of the current minute too. They are sorted
+    /// by minute, by what was counted, then by principal.
     pub fn take(&self, all: bool) -> Vec<Count> {
         self.take_before(if all { u64::MAX } else { minute() })
     }
 
-    /// Counts again what was taken and could not be put on record.
+    /// Adds counts back that were taken and could not be recorded.
     pub fn put_back(&self, counts: impl Iterator<Item = Count>) {
         for Count { minute, actor, what, times } in counts {
             self.add_at(minute, &actor, what, times);
@@ -94,17 +96,17 @@ impl Counts {
     }
 }
 
-/// Whoever shows no good token.
+/// Returns the actor that stands for callers without a valid token.
 pub fn unknown() -> Actor {
     Actor { id: "unknown".to_owned(), role: "anonymous".to_owned(), proof: None }
 }
 
-/// All principals past the bound.
+/// Returns the actor that stands for all principals past [`COUNTS_MAX`].
 fn several() -> Actor {
     Actor { id: "others".to_owned(), role: "several".to_owned(), proof: None }
 }
 
-/// Minutes since the epoch.
+/// Returns the minutes since the Unix epoch.
 fn minute() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 60)
 }

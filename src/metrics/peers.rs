@@ -1,8 +1,8 @@
-//! The network in numbers: who is there, what was asked of whom, and how finding others goes.
+//! Metrics of the network: peers by status, requests and streams, discovery and followed logs.
 //!
 //! Invariants:
 //! - labels are words of closed lists, so the number of series is bounded;
-//! - counters begin with the process.
+//! - counters start at zero with the process.
 
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -11,7 +11,7 @@ use prometheus_client::{
 
 use super::Labels;
 
-/// The methods that requests are counted by; any other is `other`.
+/// The MCP methods that are counted by name; any other is counted as `other`.
 const METHODS: [&str; 8] = [
     "initialize",
     "ping",
@@ -23,18 +23,18 @@ const METHODS: [&str; 8] = [
     "subscriptions/listen",
 ];
 
-/// A request from a peer or to one.
+/// A request that a peer made, or that was made to a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// `in` or `out`.
+    /// `in` for a request from a peer, `out` for one to a peer.
     pub direction: &'static str,
-    /// As it was asked for: what is not of a closed list is counted as `other`.
+    /// The method as requested. It may be any text, since [`METHODS`] bounds the label.
     pub method: &'a str,
-    /// Whether the configuration has an entry of the peer.
+    /// Whether the peer has an entry in the configuration.
     pub known: bool,
 }
 
-/// The series of the network.
+/// The metrics of the network.
 #[derive(Debug, Default)]
 pub struct Peers {
     peers: Family<Labels<1>, Gauge>,
@@ -58,19 +58,19 @@ impl Peers {
         registry.register("followed", "Followed logs by how that goes", self.followed.clone());
     }
 
-    /// Shows how many peers stand so.
+    /// Sets how many peers have this status.
     pub fn standing(&self, status: &'static str, peers: u64) {
         let peers = i64::try_from(peers).unwrap_or(i64::MAX);
         self.peers.get_or_create(&[("status", status.to_owned())]).set(peers);
     }
 
-    /// Shows how many logs are followed so.
+    /// Sets how many followed logs have this status.
     pub fn followed(&self, status: &'static str, logs: u64) {
         let logs = i64::try_from(logs).unwrap_or(i64::MAX);
         self.followed.get_or_create(&[("status", status.to_owned())]).set(logs);
     }
 
-    /// Counts a request.
+    /// Counts a request that has ended. `outcome` must be from a closed list.
     pub fn request(&self, request: Request<'_>, outcome: &'static str) {
         let method = METHODS.iter().find(|known| **known == request.method).unwrap_or(&"other");
         let labels = [
@@ -82,18 +82,18 @@ impl Peers {
         self.requests.get_or_create(&labels).inc();
     }
 
-    /// Counts a stream: `in` or `out`, and what it carries.
+    /// Counts an opened stream by its direction, `in` or `out`, and its protocol.
     pub fn stream(&self, direction: &'static str, wire: &'static str) {
         self.streams.get_or_create(&[("direction", direction.to_owned()), ("wire", wire.to_owned())]).inc();
     }
 
-    /// Counts what one source came to when it was searched: `ok` or `failed`.
+    /// Counts one search of a discovery source, as `ok` or `failed`.
     pub fn searched(&self, source: &'static str, ok: bool) {
         let labels = [("source", source.to_owned()), ("outcome", outcome(ok))];
         self.discovery.get_or_create(&labels).inc();
     }
 
-    /// Counts a bootstrap that ended.
+    /// Counts a bootstrap that has ended; `ready` says whether enough peers were connected.
     pub fn bootstrapped(&self, ready: bool) {
         self.bootstrap.get_or_create(&[("outcome", outcome(ready))]).inc();
     }

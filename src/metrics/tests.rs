@@ -1,4 +1,4 @@
-//! What a scrape shows.
+//! Tests of the text that a scrape returns.
 
 use super::{Metrics, TOOLS_MAX, peers::Request};
 

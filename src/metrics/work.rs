@@ -1,9 +1,10 @@
-//! Durable work in numbers: what waits and runs, what came of it, who works, and what an operator should look at.
+//! Metrics of durable work: tasks, runs and workers by status, counts of outcomes, waiting times and alerts.
 //!
 //! Invariants:
-//! - nothing is counted twice: what is set was read from the state, what is observed is told by its fold, once;
-//! - totals only grow; they begin with the process, as counters do;
-//! - labels are words of closed lists, and workers up to a bound.
+//! - nothing is counted twice: gauges and totals are read from the state, and histograms are observed once an event,
+//!   when it is folded;
+//! - totals only grow, and start at zero with the process;
+//! - labels are words of closed lists, or worker ids up to a bound.
 
 use std::{
     collections::BTreeSet,
@@ -17,60 +18,60 @@ use prometheus_client::{
 
 use super::{Labels, NAMES_MAX, OTHER};
 
-/// From a hundredth of a second to a day: work waits and runs as long as it likes.
+/// Histogram bounds, from 10 milliseconds to a day: tasks may wait and run that long.
 const SECONDS: [f64; 14] =
     [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0];
 
 type Seconds = Gauge<f64, AtomicU64>;
 type SecondsTotal = Counter<f64, AtomicU64>;
 
-/// Numbers by a name of a closed list.
+/// Counts by a name from a closed list.
 pub type Named = Vec<(&'static str, u64)>;
 
-/// What is read of durable work at one time.
+/// One reading of the state of durable work.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
-    /// Tasks, runs and workers by status.
+    /// The numbers of tasks, runs and workers by status.
     pub tasks: Named,
     pub workflows: Named,
     pub workers: Named,
-    /// Tasks that each worker has which is there.
+    /// The number of tasks that each present worker holds, by worker id.
     pub loads: Vec<(String, u64)>,
     pub queued: u64,
     pub paused: bool,
-    /// How long the task has waited that may run for longest.
+    /// The waiting time of the runnable task that has waited longest.
     pub longest_wait_ms: u64,
-    /// Whether each alert fires.
+    /// Each alert by name, and whether it fires.
     pub alerts: Vec<(&'static str, bool)>,
     pub totals: Totals,
 }
 
-/// What has happened since the process began.
+/// What has happened since the process started.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Totals {
     pub submitted: u64,
     pub starts: u64,
-    /// The sum over `starts`.
+    /// The waiting time of all `starts` together.
     pub wait_ms: u64,
     /// Attempts that ended with an outcome.
     pub attempts: u64,
-    /// The sum over `attempts`.
+    /// The running time of all `attempts` together.
     pub execution_ms: u64,
-    /// Tasks that ended, and runs, by how.
+    /// The numbers of ended tasks and of ended runs, by outcome.
     pub task_ends: Named,
     pub workflow_ends: Named,
-    /// Attempts that ended without an outcome, by why.
+    /// The numbers of attempts that ended without an outcome, by reason.
     pub lapses: Named,
 }
 
-/// The series of durable work.
+/// The metrics of durable work.
 #[derive(Debug)]
 pub struct Work {
     tasks: Family<Labels<1>, Gauge>,
     workflows: Family<Labels<1>, Gauge>,
     workers: Family<Labels<1>, Gauge>,
     worker_tasks: Family<Labels<1>, Gauge>,
-    /// The workers that have a series.
+    /// The worker ids that have a series now, so that those of absent workers can be removed.
     shown: Mutex<BTreeSet<String>>,
     queue_paused: Gauge,
     queue_wait: Seconds,
@@ -90,12 +91,12 @@ pub struct Work {
 }
 
 impl Work {
-    /// A worker took a task that could run for so long.
+    /// Records how long a task waited between being runnable and being claimed.
     pub fn waited(&self, ms: u64) {
         self.waits.observe(seconds(ms));
     }
 
-    /// A step ended, or one part of it; `took_ms` is that of its last attempt, where it had one.
+    /// Records the end of a step, or of one part of it. `took_ms` is the duration of its last attempt, if it had one.
     pub fn step_ended(&self, outcome: &'static str, took_ms: Option<u64>) {
         let label = [("outcome", outcome.to_owned())];
         self.step_ends.get_or_create(&label).inc();
@@ -104,7 +105,7 @@ impl Work {
         }
     }
 
-    /// A run ended that had started.
+    /// Records the end of a run that had started, and its duration.
     pub fn run_ended(&self, outcome: &'static str, took_ms: u64) {
         self.runs.get_or_create(&[("outcome", outcome.to_owned())]).observe(seconds(took_ms));
     }
@@ -143,7 +144,7 @@ impl Work {
         registry.register_with_unit("workflow", help, Unit::Seconds, self.runs.clone());
     }
 
-    /// Shows what was read; series of workers that are not there any more go.
+    /// Sets all gauges and totals from a reading, and removes the series of workers that are absent.
     pub fn set(&self, reading: &Reading) {
         for (family, label, named) in [
             (&self.tasks, "status", &reading.tasks),
