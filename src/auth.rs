@@ -1,9 +1,10 @@
-//! Access: who is calling, told by the one `Authorization` header and nothing else.
+//! Access control: who calls, by the `Authorization` header alone, or everybody as one local caller in mode `none`.
 //!
 //! Invariants:
-//! - a token is never kept, logged or repeated: only its digest is stored, only its principal goes further in;
-//! - the algorithm of a signature is the key's, never the token's; symmetric and absent ones do not exist here;
-//! - a refusal says what a caller may know (RFC 6750) and not which part of a token was wrong.
+//! - no token is stored, logged or returned but when it is made: the file holds digests, and only the principal goes
+//!   further in;
+//! - the signature algorithm follows from the key, never from the token's header. `none` and HMAC are not supported;
+//! - a refusal tells the caller which error it is (RFC 6750, section 3.1), not which part of a token was wrong.
 
 pub mod jwt;
 #[cfg(test)]
@@ -25,26 +26,26 @@ use crate::{
     event::{Actor, keeping::Reason},
 };
 
-/// Characters of an actor's id.
+/// The largest number of characters of an actor's id.
 pub const ACTOR_ID_MAX: usize = 128;
-/// Bytes of a token; what is longer is refused unread.
+/// The largest number of bytes of a token; a longer one is refused without being parsed.
 pub const TOKEN_MAX: usize = 8 * 1024;
-/// The role of everyone who comes in by a door.
+/// The role of every caller with a token, and of the local one.
 const ROLE: &str = "client";
-/// Who calls where no token is asked for.
+/// The actor's id of callers in mode `none`.
 const LOCAL: &str = "local";
 
-/// How callers are told apart.
+/// How callers are authenticated.
 pub enum Access {
-    /// Whoever reaches the socket may do everything.
+    /// No token is asked for: whoever reaches the socket has every scope.
     Open,
-    /// Opaque tokens kept in the data directory.
+    /// Opaque tokens, whose digests are in the data directory.
     Static(Tokens),
-    /// Signed tokens of an issuer.
+    /// JWTs that an issuer has signed.
     Jwt(Verifier),
 }
 
-/// Why a request is not let in.
+/// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     #[error("a bearer token is needed")]
@@ -55,7 +56,7 @@ pub enum Denied {
     Insufficient { scope: Scope },
 }
 
-/// Why a file of tokens or keys cannot be used.
+/// Why a file of tokens or keys cannot be used, or why a change of tokens is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     #[error("cannot use {}", path.display())]
@@ -77,9 +78,9 @@ pub enum AuthError {
 }
 
 impl Access {
-    /// The caller that the `Authorization` header speaks for.
+    /// Returns the caller that the `Authorization` header authenticates.
     ///
-    /// Looks at most once a second whether the tokens or keys on disk have changed.
+    /// Checks at most once a second whether the tokens or keys on disk have changed.
     pub fn authenticate(&self, authorization: Option<&HeaderValue>) -> Result<Caller, Denied> {
         match self {
             Self::Open => Ok(Caller {
@@ -91,7 +92,7 @@ impl Access {
         }
     }
 
-    /// Who signs the tokens, where someone does.
+    /// Returns the issuer of the tokens, if they are JWTs.
     pub fn issuer(&self) -> Option<&str> {
         match self {
             Self::Open | Self::Static(_) => None,
@@ -101,7 +102,7 @@ impl Access {
 }
 
 impl Denied {
-    /// Why, as it stands on record.
+    /// Returns the reason as the log records it.
     pub fn reason(self) -> Reason {
         match self {
             Self::Missing => Reason::Missing,
@@ -110,9 +111,10 @@ impl Denied {
         }
     }
 
-    /// The `WWW-Authenticate` value: RFC 6750, with the metadata's address (RFC 9728) and the scope to ask for.
+    /// Returns the value of `WWW-Authenticate` (RFC 6750), with the URL of the resource metadata (RFC 9728) and the
+    /// needed scope.
     ///
-    /// `metadata_url` holds no quote, as no URL does.
+    /// `metadata_url` must hold no quote; a valid URL has none.
     pub fn challenge(self, metadata_url: &str, needed: Scope) -> String {
         let error = match self {
             Self::Missing => "",
@@ -124,7 +126,7 @@ impl Denied {
     }
 }
 
-/// The scope's name in tokens and challenges.
+/// Returns the scope's name in tokens and challenges.
 pub fn scope_name(scope: Scope) -> &'static str {
     match scope {
         Scope::Call => "mcp:call",
@@ -133,12 +135,13 @@ pub fn scope_name(scope: Scope) -> &'static str {
     }
 }
 
-/// The scope of that name.
+/// Returns the scope with this name.
 pub fn scope_named(name: &str) -> Option<Scope> {
     [Scope::Call, Scope::Audit, Scope::Admin].into_iter().find(|scope| scope_name(*scope) == name)
 }
 
-/// The token of a `Bearer` header. Any other scheme is invalid, not missing: something was presented.
+/// Returns the token of a `Bearer` header. Another scheme is `Invalid`, not `Missing`, because credentials were
+/// presented.
 fn bearer(authorization: Option<&HeaderValue>) -> Result<&str, Denied> {
     let text = authorization.ok_or(Denied::Missing)?.to_str().map_err(|_| Denied::Invalid)?;
     let (scheme, token) = text.split_once(' ').ok_or(Denied::Invalid)?;
@@ -149,7 +152,8 @@ fn bearer(authorization: Option<&HeaderValue>) -> Result<&str, Denied> {
     Ok(token)
 }
 
-/// Whether this can be an actor's id: it goes into events and terminals.
+/// Returns whether a text can be an actor's id: 1 to 128 printable characters without spaces around them. Ids go into
+/// events and onto terminals.
 fn is_actor_id(id: &str) -> bool {
     let printable = |c: char| !c.is_control() && (c.is_ascii() || c.is_alphanumeric());
     !id.is_empty() && id.trim() == id && id.chars().count() <= ACTOR_ID_MAX && id.chars().all(printable)
@@ -159,7 +163,7 @@ fn actor(id: String) -> Actor {
     Actor { id, role: ROLE.to_owned(), proof: None }
 }
 
-/// Seconds since the epoch.
+/// Returns the seconds since the Unix epoch.
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

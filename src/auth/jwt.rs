@@ -1,10 +1,13 @@
-//! Signed tokens (RFC 7519, RFC 9068), verified with the keys of a JWK set on disk.
+//! Signed access tokens (JWT, RFC 7519) with claims as in RFC 9068, verified with a JWK set on disk.
 //!
 //! Invariants:
-//! - one key has one algorithm: RSA is RS256, P-256 is ES256, Ed25519 is EdDSA; other keys are passed over;
-//! - a set without a usable key is refused whole, at start and later: the keys read before it stay in force;
-//! - issuer, audience, expiry and subject are required, and an unknown critical header refuses the token;
-//! - nothing is fetched.
+//! - a key has one algorithm: RSA RS256, P-256 ES256, Ed25519 EdDSA. Other keys of the set are ignored;
+//! - a set without a usable key is refused as a whole. At start this is an error; later the keys read before stay in
+//!   force;
+//! - `iss`, `aud`, `exp` and `sub` are required, `nbf` is checked if present, and a token with a `crit` header is
+//!   refused;
+//! - the header's `typ` is not checked, so tokens of other types pass if their claims do;
+//! - nothing is fetched over the network.
 
 use std::{io, path::PathBuf, time::Instant};
 
@@ -19,14 +22,14 @@ use serde_json::Value;
 use super::{AuthError, Denied, actor, is_actor_id, scope_named, watched::Watched};
 use crate::caller::{Caller, Scope};
 
-/// How far the issuer's clock may be from ours.
+/// The allowed difference between the issuer's clock and ours, in seconds.
 const LEEWAY_S: u64 = 30;
-/// Keys of one set: a token without `kid` is possible only when there is one.
+/// The largest number of keys in a set.
 const KEYS_MAX: usize = 100;
-/// Shortest RSA modulus (RFC 7518, section 3.3).
+/// The shortest RSA modulus in bytes (RFC 7518, section 3.3: 2048 bits).
 const RSA_BYTES_MIN: usize = 2048 / 8;
 
-/// What is required of every token.
+/// Verifies tokens of one issuer for one audience.
 pub struct Verifier {
     issuer: String,
     audience: String,
@@ -44,7 +47,7 @@ struct KeySet {
     keys: Vec<Value>,
 }
 
-/// What is read of a token, once its signature holds. A claim of the wrong type refuses it.
+/// The claims that are read of a token whose signature is valid. A claim of the wrong type makes the token invalid.
 #[derive(Deserialize)]
 struct Claims {
     iss: String,
@@ -53,7 +56,7 @@ struct Claims {
     scp: Option<Scopes>,
 }
 
-/// `scp` is a list with some issuers, and words with others.
+/// The `scp` claim: some issuers give a list, others words separated by spaces.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Scopes {
@@ -62,7 +65,7 @@ enum Scopes {
 }
 
 impl Verifier {
-    /// Reads the keys; `audience` is the URI by which callers name this server.
+    /// Opens a verifier with the keys of a JWK set file. `audience` is the value that `aud` must contain.
     pub fn open(jwks_file: PathBuf, issuer: &str, audience: &str) -> Result<Self, AuthError> {
         let keys = Watched::open(jwks_file, parse)?;
         Ok(Self { issuer: issuer.to_owned(), audience: audience.to_owned(), keys })
@@ -72,12 +75,12 @@ impl Verifier {
         &self.issuer
     }
 
-    /// The caller an issuer's token speaks for: its subject, with the scopes it names.
+    /// Returns the caller that a token authenticates: its subject, with the scopes it names.
     pub(super) fn authenticate(&self, token: &str) -> Result<Caller, Denied> {
         self.authenticate_at(token, Instant::now())
     }
 
-    /// Expiry is told by the wall clock; `now` says only whether to look at the file again.
+    /// Does the same; `now` only decides whether the file is checked again, and expiry goes by the wall clock.
     pub(super) fn authenticate_at(&self, token: &str, now: Instant) -> Result<Caller, Denied> {
         let claims = self.verify(token, now).ok_or(Denied::Invalid)?;
         if claims.iss != self.issuer || !is_actor_id(&claims.sub) {
@@ -87,7 +90,8 @@ impl Verifier {
         Ok(Caller { actor: actor(claims.sub), scopes })
     }
 
-    /// The claims, when the signature and the required claims hold.
+    /// Returns the claims if the signature and the required claims are valid. A token without `kid` is accepted only if
+    /// the set has one key.
     fn verify(&self, token: &str, now: Instant) -> Option<Claims> {
         let header = decode_header(token).ok()?;
         if header.crit.is_some() {
@@ -119,7 +123,7 @@ fn scopes(claims: &Claims) -> Vec<Scope> {
     words.chain(listed).filter_map(scope_named).collect()
 }
 
-/// The keys of a set that this server verifies with: at least one.
+/// Parses a JWK set. Returns the usable keys, at least one.
 fn parse(bytes: Option<&[u8]>) -> io::Result<Vec<Key>> {
     let invalid = |message| io::Error::new(io::ErrorKind::InvalidData, message);
     let bytes = bytes.ok_or(io::ErrorKind::NotFound)?;
@@ -134,7 +138,7 @@ fn parse(bytes: Option<&[u8]>) -> io::Result<Vec<Key>> {
     }
 }
 
-/// A key this server verifies with; none for a kind, use or strength that is not.
+/// Returns a key if it can be used here: by its type, its strength, and its `use` and `alg` members.
 fn key(value: Value) -> Option<Key> {
     let jwk: Jwk = serde_json::from_value(value).ok()?;
     let (algorithm, named) = match &jwk.algorithm {
@@ -147,7 +151,7 @@ fn key(value: Value) -> Option<Key> {
         AlgorithmParameters::OctetKeyPair(okp) if okp.curve == EllipticCurve::Ed25519 => {
             (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
         }
-        // The library's list is open: whatever is not named above is not verified with.
+        // The library's enum is open: an algorithm that is not named above is not used.
         _ => return None,
     };
     let signs = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
@@ -159,7 +163,7 @@ fn key(value: Value) -> Option<Key> {
     Some(Key { id: jwk.common.key_id, algorithm, key })
 }
 
-/// Bytes of an RSA modulus, leading zeros not counted; 0 when it cannot be read.
+/// Returns the bytes of an RSA modulus without leading zeros; 0 if it is not base64url.
 fn modulus_len(n: &str) -> usize {
     URL_SAFE_NO_PAD.decode(n).map_or(0, |bytes| bytes.iter().skip_while(|byte| **byte == 0).count())
 }

@@ -1,4 +1,4 @@
-//! Who is let in, as whom: tokens and headers as data, keys made here.
+//! Tests of authentication: tokens and headers as data, with keys that are made here.
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
@@ -164,7 +164,7 @@ fn issuer() -> Issuer {
     }
 }
 
-/// A good token's claims, with `changes` over them; null removes.
+/// Returns valid claims with `changes` applied to them; `null` removes a claim.
 fn claims(changes: Value) -> Value {
     let now = now_s();
     let mut claims =

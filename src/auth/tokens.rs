@@ -1,9 +1,10 @@
-//! Static tokens: `tokens.json` in the data directory, one entry a token, only digests of them.
+//! Static tokens: the file `tokens.json` in the data directory, with one entry for each token.
 //!
 //! Invariants:
-//! - a token is shown once, when it is made; the file holds its SHA-256, which is enough for 256 random bits;
-//! - every presented token is compared with every entry, in the same time wherever it matches;
-//! - the file is replaced whole or not at all, is readable by its owner only, and is written by one process at a time.
+//! - a token is returned once, when it is made. The file holds its SHA-256; a slow hash is not needed for 256 random
+//!   bits;
+//! - a presented token is compared with every entry in constant time, so that timing does not tell which one matches;
+//! - the file is replaced atomically, is readable by its owner only, and is written by one process at a time.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::caller::{Caller, Scope};
 
-/// Tokens in one file: each request is compared with all of them.
+/// The largest number of tokens in a file: each request is compared with all of them.
 pub const TOKENS_MAX: usize = 1000;
 const FILE: &str = "tokens.json";
 const FILE_NEW: &str = "tokens.json.new";
@@ -34,30 +35,30 @@ const TOKEN_PREFIX: &str = "cairn_";
 const TOKEN_BYTES: usize = 32;
 const ID_BYTES: usize = 5;
 
-/// A token as it is kept.
+/// A token as the file stores it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// Names the token to revoke it; tells nothing about it.
+    /// The id by which the token is listed and revoked. It is random, and not a part of the token.
     pub id: String,
-    /// The principal: the actor of every event the token asks for.
+    /// The principal: the actor of every event that a caller with this token causes.
     pub name: String,
     pub scopes: Vec<String>,
     /// SHA-256 of the token, in lower-case hex.
     pub sha256: String,
-    /// Seconds since the epoch.
+    /// Seconds since the Unix epoch.
     pub created: u64,
-    /// Seconds since the epoch; never when absent.
+    /// Seconds since the Unix epoch; a token without it never expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
 }
 
-/// The tokens of a running server; a changed file is noticed within a second.
+/// The tokens of a running server. A changed file is read at the first request at least a second after the last look.
 pub struct Tokens {
     known: Watched<Vec<Known>>,
 }
 
-/// An entry, ready to be compared.
+/// An entry, parsed for comparison.
 struct Known {
     digest: [u8; 32],
     caller: Caller,
@@ -65,19 +66,19 @@ struct Known {
 }
 
 impl Tokens {
-    /// Opens the tokens of a data directory. No file is no tokens.
+    /// Opens the tokens of a data directory; a missing file has no tokens.
     pub fn open(directory: &Path) -> Result<Self, AuthError> {
         let known =
             Watched::open(directory.join(FILE), |bytes| parse(bytes)?.into_iter().map(known).collect())?;
         Ok(Self { known })
     }
 
-    /// The caller this token was made for.
+    /// Returns the caller that a token was made for.
     pub(super) fn authenticate(&self, token: &str) -> Result<Caller, Denied> {
         self.authenticate_at(token, Instant::now())
     }
 
-    /// Expiry is told by the wall clock; `now` says only whether to look at the file again.
+    /// Does the same; `now` only decides whether the file is checked again, and expiry goes by the wall clock.
     pub(super) fn authenticate_at(&self, token: &str, now: Instant) -> Result<Caller, Denied> {
         let known = self.known.current_at(now);
         let digest: [u8; 32] = Sha256::digest(token).into();
@@ -95,7 +96,8 @@ impl Tokens {
     }
 }
 
-/// Makes a token for `name` and returns its entry and, this once, the token. `expires` is in seconds since the epoch.
+/// Makes a token for `name`. Returns its entry and the token, which is not stored. `expires` is in seconds since the
+/// Unix epoch.
 pub fn add(
     directory: &Path,
     name: &str,
@@ -124,32 +126,32 @@ fn made(name: &str, scopes: &[Scope], expires: Option<u64>) -> Result<(Entry, St
     Ok((entry, token))
 }
 
-/// Every token's entry, oldest first.
+/// Returns the entry of every token, oldest first.
 pub fn list(directory: &Path) -> Result<Vec<Entry>, AuthError> {
     let path = directory.join(FILE);
     read(&path, parse).map_err(|source| AuthError::File { path, source })
 }
 
-/// Takes a token out of force, by its entry's id.
+/// Revokes the token whose entry has this id. Errors: `Unknown` if there is none.
 pub fn revoke(directory: &Path, id: &str) -> Result<(), AuthError> {
     Held::take(directory)?.revoke(id)
 }
 
-/// Which file of tokens there is; none where there is none.
+/// Returns the stamp of the file of tokens; `None` if there is no file.
 pub fn stamp(directory: &Path) -> io::Result<Option<Stamp>> {
     look(&directory.join(FILE))
 }
 
-/// The tokens of a directory, which no other process changes as long as this lives.
+/// The lock on a directory's tokens: no other process changes them while this lives.
 pub struct Held<'a> {
     directory: &'a Path,
     _lock: File,
 }
 
 impl<'a> Held<'a> {
-    /// Waits until no other process changes them.
+    /// Takes the lock, and waits until no other process holds it.
     pub fn take(directory: &'a Path) -> Result<Self, AuthError> {
-        // The operating system lets go of it if the process ends before.
+        // The operating system releases the lock if the process ends before.
         let lock = private(&directory.join(LOCK)).map_err(at(directory, LOCK))?;
         lock.lock().map_err(at(directory, LOCK))?;
         Ok(Self { directory, _lock: lock })
@@ -159,7 +161,7 @@ impl<'a> Held<'a> {
         list(self.directory)
     }
 
-    /// As [`add`].
+    /// Does what [`add`] does.
     pub fn add(
         &self,
         name: &str,
@@ -171,7 +173,7 @@ impl<'a> Held<'a> {
         Ok((entry, token))
     }
 
-    /// Makes a token that is not in force before [`Self::put`], so that it can be put on record first.
+    /// Makes a token that is not valid until [`Self::put`] writes it, so that it can be recorded in the log first.
     pub fn draft(
         &self,
         name: &str,
@@ -184,7 +186,7 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// Puts a token in force.
+    /// Writes a token to the file, which makes it valid.
     pub fn put(&self, entry: Entry) -> Result<(), AuthError> {
         self.change(|entries| {
             entries.push(entry);
@@ -192,7 +194,7 @@ impl<'a> Held<'a> {
         })
     }
 
-    /// As [`revoke`].
+    /// Does what [`revoke`] does.
     pub fn revoke(&self, id: &str) -> Result<(), AuthError> {
         self.change(|entries| {
             let before = entries.len();
@@ -219,15 +221,15 @@ fn at(directory: &Path, name: &str) -> impl FnOnce(io::Error) -> AuthError {
 fn replace(directory: &Path, entries: &[Entry]) -> io::Result<()> {
     let new = directory.join(FILE_NEW);
     let mut file = private(&new)?;
-    // A crash up to the rename leaves the old file in force, and a stray new one that the next change overwrites.
+    // A crash before the rename leaves the old file in force, and a `.new` file that the next change overwrites.
     file.write_all(&serde_json::to_vec_pretty(entries)?)?;
     file.sync_all()?;
     fs::rename(&new, directory.join(FILE))?;
-    // A crash before this may bring the old file back.
+    // A crash before this can bring the old file back.
     File::open(directory)?.sync_all()
 }
 
-/// An empty file that only its owner may read.
+/// Creates or empties a file. A new one is readable by its owner only.
 fn private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }

@@ -1,8 +1,9 @@
 //! A small file that other processes replace, read again when it has changed.
 //!
 //! Invariants:
-//! - the file is looked at most once in [`LOOK_EVERY`], and read only when it is another file than before;
-//! - a file that cannot be read leaves what was read last in force, and is reported once.
+//! - the file's metadata is checked at most once in [`LOOK_EVERY`], and its bytes are read only if its stamp differs;
+//! - if the file cannot be read or parsed, the last value stays in force, and each such version is reported once. If
+//!   its metadata cannot be read, the value stays without a report.
 
 use std::{
     fs::{self, Metadata},
@@ -16,10 +17,10 @@ use std::{
 use super::AuthError;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Bytes of a file of tokens or keys.
+/// The largest number of bytes of a file of tokens or keys.
 const FILE_MAX: u64 = 1024 * 1024;
 
-/// Reads a value from the file's bytes; `None` stands for a file that is not there.
+/// Parses the file's bytes; `None` stands for a missing file.
 type Parse<T> = fn(Option<&[u8]>) -> io::Result<T>;
 
 pub(super) struct Watched<T> {
@@ -34,7 +35,7 @@ struct Seen<T> {
     value: Arc<T>,
 }
 
-/// What is different for every file put in another's place: its inode, its length, its time.
+/// What tells two versions of a file apart: its inode, its length and its modification time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     inode: u64,
@@ -43,7 +44,7 @@ pub struct Stamp {
 }
 
 impl<T> Watched<T> {
-    /// Reads the file for the first time.
+    /// Reads the file for the first time. Here an unusable file is an error.
     pub(super) fn open(path: PathBuf, parse: Parse<T>) -> Result<Self, AuthError> {
         match look(&path).and_then(|stamp| Ok((stamp, Arc::new(read(&path, parse)?)))) {
             Ok((stamp, value)) => {
@@ -55,16 +56,16 @@ impl<T> Watched<T> {
         }
     }
 
-    /// The value as the file says now, or said up to a second ago.
+    /// Returns the value as the file had it at the last look, at most a second ago.
     ///
-    /// Reads on the caller's thread: the file is small, and changes seldom.
+    /// Reads the file on the caller's thread, because it is small and seldom changes.
     pub(super) fn current_at(&self, now: Instant) -> Arc<T> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(seen.looked) < LOOK_EVERY {
             return Arc::clone(&seen.value);
         }
         seen.looked = now;
-        // The stamp is older than what is read after it: a change in between is seen at the next look.
+        // The stamp is taken before the file is read: a change in between is noticed at the next look.
         let stamp = look(&self.path).unwrap_or(seen.stamp);
         if stamp != seen.stamp {
             seen.stamp = stamp;
@@ -79,7 +80,7 @@ impl<T> Watched<T> {
     }
 }
 
-/// Reads a file once.
+/// Reads and parses the file. Errors: `FileTooLarge` if it has over 1 MiB.
 pub(super) fn read<T>(path: &Path, parse: Parse<T>) -> io::Result<T> {
     let mut file = match fs::File::open(path) {
         Ok(file) => file.take(FILE_MAX + 1),
@@ -94,7 +95,7 @@ pub(super) fn read<T>(path: &Path, parse: Parse<T>) -> io::Result<T> {
     parse(Some(&bytes))
 }
 
-/// The file's stamp; none where there is no file.
+/// Returns the file's stamp; `None` if there is no file.
 pub(super) fn look(path: &Path) -> io::Result<Option<Stamp>> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some(stamp(&metadata))),
