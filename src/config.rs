@@ -1,9 +1,9 @@
-//! Configuration: what an operator may set, what holds when nothing is set, and every fault in it at once.
+//! Configuration: what an operator may set, the defaults, and every fault of a file at once.
 //!
 //! Invariants:
-//! - a [`Config`] that exists has passed every rule: nobody downstream checks a bound again;
-//! - the file gives way to `CAIRN__SECTION__KEY` variables, and both give way to flags;
-//! - no value that came from outside is repeated in an error, and no secret in a `Debug`.
+//! - a [`Config`] from [`Config::load`] or by default passes every rule, so no other room checks its bounds again;
+//! - environment variables `CAIRN__SECTION__KEY` override the file, and flags override both;
+//! - errors name keys and variables but repeat no value, and `Debug` shows no secret.
 
 mod bounds;
 mod p2p;
@@ -26,7 +26,7 @@ use serde::Deserialize;
 pub use self::p2p::{Entry, P2p};
 use crate::auth::{Access, AuthError, Tokens, Verifier};
 
-/// Bytes of a configuration file.
+/// The largest number of bytes of a configuration file.
 const FILE_MAX: u64 = 1024 * 1024;
 
 /// The whole configuration; every section may be absent.
@@ -98,7 +98,7 @@ pub enum AuthMode {
 #[serde(default)]
 pub struct Log {
     pub store: Store,
-    /// Commands that share one commit at most. Default 1024; 1 to 65,536.
+    /// Commands that share one commit at most. Default 1024; 1 to 1024.
     pub group_max: usize,
     /// Whether a commit waits for the disk. Default true.
     pub fsync: bool,
@@ -137,7 +137,7 @@ pub struct Upstream {
     pub lane: Option<String>,
 }
 
-/// Named values that are never shown.
+/// Named values that `Debug` replaces by `***`.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secrets(pub BTreeMap<String, String>);
@@ -265,14 +265,14 @@ pub enum Need {
     High,
 }
 
-/// What flags say; it wins over the file and the environment.
+/// The values of flags, which override the file and the environment.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     pub listen: Option<SocketAddr>,
     pub no_p2p: bool,
 }
 
-/// One thing that is wrong, and where.
+/// One fault of a configuration, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// The key, as `section.key` or `upstream[0].key`; empty for the file itself.
@@ -281,18 +281,18 @@ pub struct Fault {
     pub message: String,
 }
 
-/// Where a value came from.
+/// Where a value came from, for the message of a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A line of the file, counted from 1.
     Line(usize),
     /// An environment variable, by its name.
     Variable(String),
-    /// A flag, a default, or a key that is missing.
+    /// A flag, a default, or a missing key.
     Elsewhere,
 }
 
-/// Why there is no configuration.
+/// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read the configuration file {}", path.display())]
@@ -306,9 +306,10 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads the file, lays the environment and the flags over it, and checks the whole.
+    /// Reads the file, applies the environment and the flags, and checks every rule.
     ///
-    /// `env` is every variable of the process; those that do not begin with `CAIRN__` are passed over.
+    /// `env` is every variable of the process; those that do not begin with `CAIRN__` are ignored. Errors: `Faults`
+    /// holds all faults, not only the first.
     pub fn load(
         path: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
@@ -336,7 +337,7 @@ impl Config {
 }
 
 impl Config {
-    /// Opens what callers are told apart by; static tokens are those of the data directory.
+    /// Opens what callers are authenticated with. Static tokens are those of `directory`.
     pub fn access(&self, directory: &Path) -> Result<Access, AuthError> {
         match self.auth.mode {
             AuthMode::None => Ok(Access::Open),
@@ -354,7 +355,7 @@ impl Config {
 }
 
 impl Upstream {
-    /// What is put before every public name.
+    /// Returns the prefix of every public tool and prompt name.
     pub fn prefix(&self) -> String {
         self.prefix.clone().unwrap_or_else(|| format!("{}_", self.name))
     }

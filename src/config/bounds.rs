@@ -1,6 +1,6 @@
 //! Bounds and forms that several parts of the configuration share.
 //!
-//! Invariant: each adds its fault to the report and goes on, so that one start tells all faults.
+//! Invariant: a check with a report adds its fault and goes on, so that one start reports all faults.
 
 use std::ops::RangeInclusive;
 
@@ -8,11 +8,11 @@ use http::Uri;
 
 use super::read::Report;
 
-/// Characters of an upstream's or lane's name.
+/// The largest number of characters of an upstream's or lane's name.
 pub(super) const NAME_MAX: usize = 64;
-/// Characters of a public tool name.
+/// The largest number of characters of a public tool name.
 pub(super) const TOOL_NAME_MAX: usize = 128;
-/// Entries of one list.
+/// The largest number of entries of a list.
 pub(super) const LISTED_MAX: usize = 1000;
 pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -45,7 +45,7 @@ pub(super) fn is_name(name: &str, min: usize, max: usize, marks: &[u8]) -> bool 
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || marks.contains(&byte))
 }
 
-/// Whether this is an absolute `http` or `https` URL that names no user.
+/// Returns whether this is an absolute `http` or `https` URL without user information or fragment.
 pub(super) fn is_url(text: &str) -> bool {
     text.parse::<Uri>().is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))

@@ -1,8 +1,8 @@
 //! `[p2p]`: the network of nodes, and what each known peer may do here.
 //!
 //! Invariants:
-//! - a peer id alone grants nothing: what a peer may do stands in its entry;
-//! - an address that is dialled unasked names the peer that must answer there.
+//! - a peer id alone grants only to list tools: anything more stands in the peer's entry;
+//! - every address that is dialled has a peer id that must answer there: in the address, or as that of its entry.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -15,11 +15,11 @@ use crate::{
     p2p::{can_dial, can_listen, discovery::outside::SERVICES_MAX, peer_id},
 };
 
-/// Bytes of one multiaddr.
+/// The largest number of bytes of a multiaddr.
 pub const ADDRESS_MAX: usize = 512;
-/// Peers with an entry of their own.
+/// The largest number of peers with an entry.
 pub const ENTRIES_MAX: usize = 1_000;
-/// Characters of a protocol's name.
+/// The largest number of characters of a protocol's name.
 const PROTOCOL_MAX: usize = 128;
 /// The scopes that an entry may grant, as tokens have them.
 pub const SCOPES: [&str; 3] = ["mcp:call", "audit:read", "admin"];
@@ -102,7 +102,7 @@ pub struct Entry {
 }
 
 impl P2p {
-    /// What is done about erasures in the logs of peers whose entries say it.
+    /// Returns what is done about erasures in the logs of peers whose entries say so, by peer id.
     pub fn erasures_of(&self) -> BTreeMap<String, Erasures> {
         let said = self.peers.iter().filter_map(|entry| Some((entry.id.clone(), entry.erasures?)));
         said.collect()
@@ -172,7 +172,7 @@ impl Default for Entry {
     }
 }
 
-/// What a peer id is wanted for.
+/// The fault of a text that is no peer id.
 const PEER: &str = "expected a peer id";
 
 /// Adds a fault for every rule that `p2p` breaks.
@@ -261,7 +261,7 @@ fn check_entry(p2p: &P2p, index: usize, report: &mut Report) {
     list(&place("work"), &entry.work, &kind, "expected a task type", report);
 }
 
-/// Adds a fault for every item that is not as wanted.
+/// Adds a fault for every item that `keeps` rejects.
 fn list(key: &str, list: &[String], keeps: &dyn Fn(&str) -> bool, wanted: &str, report: &mut Report) {
     if list.len() > LISTED_MAX {
         report.fault(key, format!("more than {LISTED_MAX} entries"));
@@ -283,7 +283,7 @@ fn names_peer(text: &str) -> bool {
     dials(text) && text.rsplit_once("/p2p/").is_some_and(|(_, peer)| is_peer(peer))
 }
 
-/// Whether this is a peer id in its one text.
+/// Returns whether this is a peer id in its canonical text.
 fn is_peer(text: &str) -> bool {
     peer_id(text).is_ok_and(|peer| peer == text)
 }

@@ -1,8 +1,8 @@
-//! Reading: from text and variables to typed sections, one key at a time, so that each fault has its own place.
+//! Reads text and environment variables into typed sections, one key at a time, so that each fault has its own place.
 //!
 //! Invariants:
-//! - the known keys are the fields of the structs, asked of them, and written down nowhere else;
-//! - what a value should have been is said, what it was is not: it may be a secret.
+//! - the keys of a section are asked of its struct's `Deserialize`; only the names of sections are repeated here;
+//! - a fault says what a value should have been, never what it was: it may be a secret.
 
 use std::{collections::BTreeMap, fmt, iter::successors};
 
@@ -15,21 +15,22 @@ use toml::{
 use super::{Config, Fault, Origin};
 
 const PREFIX: &str = "CAIRN__";
-/// How alike an unknown key must be to a known one to be offered in its place (Jaro-Winkler).
+/// The least similarity (Jaro-Winkler) at which a known key is suggested for an unknown one.
 const ALIKE_MIN: f64 = 0.75;
-/// The sections that hold plain keys, which a variable can name.
+/// The sections whose keys an environment variable can set: those that hold plain keys.
 const PLAIN: [&str; 8] = ["server", "auth", "log", "tasks", "p2p", "capture", "telemetry", "router"];
 
-/// Where every key came from, and what is wrong so far.
+/// The origin of every key, and the faults found so far.
 #[derive(Default)]
 pub(super) struct Report {
     pub(super) faults: Vec<Fault>,
     origins: BTreeMap<String, Origin>,
-    /// Places that kept their default because they could not be read: no rule is asked about them.
+    /// The places of values that could not be read and have their default. Rules report no further fault at or below
+    /// them.
     unread: Vec<String>,
 }
 
-/// One table's keys, each with the readings its value may have, best first.
+/// The keys of one table, each with its possible values, best first. A variable may be a string or a TOML value.
 type Entries = BTreeMap<String, Vec<Value>>;
 
 impl Report {
@@ -37,14 +38,14 @@ impl Report {
         if self.unread.iter().any(|unread| is_within(place, unread)) {
             return;
         }
-        // What is missing is so where the table that should have it is.
+        // A missing key has no origin of its own, so the nearest table around it gives the line.
         let around = successors(Some(place), |place| place.rfind(['.', '[']).map(|end| &place[..end]));
         let origin = around.filter_map(|place| self.origins.get(place)).next().cloned();
         let origin = origin.unwrap_or(Origin::Elsewhere);
         self.faults.push(Fault { place: place.to_owned(), origin, message: message.into() });
     }
 
-    /// The faults in the order of the file's lines, then those of variables, then the rest.
+    /// Returns the faults in the order of the file's lines, then those of variables, then the others.
     pub(super) fn into_faults(mut self) -> Vec<Fault> {
         self.faults.sort_by_key(|fault| match fault.origin {
             Origin::Line(line) => (0, line),
@@ -55,7 +56,7 @@ impl Report {
     }
 }
 
-/// Reads all that can be read; what cannot is a fault in the report, and keeps its default.
+/// Reads whatever can be read. Anything else is a fault in the report, and keeps its default.
 pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) -> (Config, Report) {
     let mut report = Report::default();
     let mut file = parse(text, &mut report);
@@ -103,7 +104,7 @@ pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) 
     (config, report)
 }
 
-/// The file's values; beside them, in the report, the line of every key.
+/// Parses the file, and notes the line of every key in the report.
 fn parse(text: &str, report: &mut Report) -> Table {
     let parsed = DeTable::parse(text).and_then(|lines| {
         note_lines(text, lines.get_ref(), "", report);
@@ -112,7 +113,7 @@ fn parse(text: &str, report: &mut Report) -> Table {
     parsed.unwrap_or_else(|error| {
         let line = error.span().map_or(Origin::Elsewhere, |span| Origin::Line(line_of(text, span.start)));
         report.origins.insert(String::new(), line);
-        // Only what TOML expected: its own text quotes the line.
+        // The parser's own message quotes the line, which may hold a secret.
         report.fault("", "is not TOML from here on");
         Table::new()
     })
@@ -148,7 +149,7 @@ fn line_of(text: &str, at: usize) -> usize {
     1 + text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count()
 }
 
-/// `CAIRN__SECTION__KEY` by section. A value is a plain string where the key takes one, else a TOML value.
+/// Returns the variables `CAIRN__SECTION__KEY` by section. Each value is tried as a string first, then as TOML.
 fn variables(
     env: impl IntoIterator<Item = (String, String)>,
     report: &mut Report,
@@ -176,7 +177,7 @@ fn variables(
     sections
 }
 
-/// An array of tables, read one by one.
+/// Reads an array of tables, one by one.
 fn list<T: DeserializeOwned + Default>(value: Option<Value>, path: &str, report: &mut Report) -> Vec<T> {
     let items = match value {
         None => Vec::new(),
@@ -195,7 +196,7 @@ fn list<T: DeserializeOwned + Default>(value: Option<Value>, path: &str, report:
     read
 }
 
-/// A table of tables, read one by one.
+/// Reads a table of tables, one by one.
 fn tables<T: DeserializeOwned + Default>(
     entries: Entries,
     path: &str,
@@ -210,7 +211,7 @@ fn tables<T: DeserializeOwned + Default>(
     read
 }
 
-/// The keys of a value that has to be a table.
+/// Returns the keys of a value that must be a table.
 fn members(readings: Option<Vec<Value>>, place: &str, report: &mut Report) -> Entries {
     let Some(readings) = readings else {
         return Entries::new();
@@ -234,7 +235,7 @@ fn single(table: Table) -> Entries {
     table.into_iter().map(|(key, value)| (key, vec![value])).collect()
 }
 
-/// Reads a struct whose every field has a default: each key is tried alone, and the good ones together.
+/// Reads a struct whose fields all have a default: each key is tried alone, then the good ones are read together.
 fn table<T: DeserializeOwned + Default>(entries: Entries, path: &str, report: &mut Report) -> T {
     let known = fields::<T>();
     let mut good = Table::new();
@@ -260,7 +261,7 @@ fn table<T: DeserializeOwned + Default>(entries: Entries, path: &str, report: &m
     good.try_into().unwrap_or_default()
 }
 
-/// What a value should have been, without what it was.
+/// Returns what a value should have been, from the error's text, without what it was.
 fn expected(refusal: Option<toml::de::Error>) -> String {
     let text = refusal.map_or_else(String::new, |error| error.message().to_owned());
     match text.rsplit_once(", expected ") {
@@ -281,7 +282,7 @@ fn unknown(key: &str, place: &str, known: &[&str], report: &mut Report) {
     }
 }
 
-/// Whether `place` is `outer`, or below it.
+/// Returns whether `place` is `outer` or below it.
 fn is_within(place: &str, outer: &str) -> bool {
     let rest = place.strip_prefix(outer);
     rest.is_some_and(|rest| outer.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']))
@@ -294,7 +295,7 @@ fn below(path: &str, key: &str) -> String {
     }
 }
 
-/// The names of a struct's fields, as its `Deserialize` asks for them.
+/// Returns the names of a struct's fields, as its `Deserialize` asks for them.
 fn fields<T: DeserializeOwned>() -> &'static [&'static str] {
     T::deserialize(Probe).map_or_else(|asked| asked.0, |_| &[])
 }

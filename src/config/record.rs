@@ -1,16 +1,15 @@
-//! What of the configuration stands on record: whatever decides who may come in, and what is kept.
+//! The part of the configuration that the log records: what decides who may come in, and what is kept of calls.
 //!
 //! Invariants:
-//! - no secret: no token, no header, no environment of an upstream, no path;
-//! - one configuration gives one map, so that two can be compared.
+//! - no secret is recorded: no token, no header, no environment of an upstream, no file path;
+//! - equal configurations give equal maps, so that two can be compared.
 
 use std::collections::BTreeMap;
 
 use super::{AuthMode, Capture, Config, p2p::Entry};
 
 impl Config {
-    /// The settings that say who may come in and what is kept, by name. What was left at its default beside the first
-    /// few is left out.
+    /// Returns the recorded settings by name. Five of them are always there; others only if they have a value.
     pub fn on_record(&self) -> BTreeMap<String, String> {
         let auth = match self.auth.mode {
             AuthMode::None => "none",
@@ -51,7 +50,7 @@ impl Config {
     }
 }
 
-/// What a peer may do here, and what is done with it.
+/// Formats what a peer may do here, and what this node does with it.
 fn peer(entry: &Entry) -> String {
     format!(
         "scopes={} tools={} payloads={} follow={} offer={} work={}",

@@ -1,4 +1,4 @@
-//! The rules a configuration keeps beyond its types.
+//! The rules of a configuration that its types do not express.
 //!
 //! Invariants:
 //! - every broken rule is reported, not only the first;
@@ -103,7 +103,7 @@ fn auth(config: &Config, report: &mut Report) {
     }
 }
 
-/// An IPv4 loopback address may also be written as IPv6.
+/// Returns whether this is a loopback address, also as an IPv4-mapped IPv6 address.
 fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
@@ -137,7 +137,7 @@ fn upstreams(upstreams: &[Upstream], report: &mut Report) {
     }
 }
 
-/// How an upstream is reached: as a program with arguments, or at a URL with headers.
+/// Checks how an upstream is reached: as a program with arguments, or at a URL with headers.
 fn reach(upstream: &Upstream, place: &dyn Fn(&str) -> String, report: &mut Report) {
     match (&upstream.command, &upstream.url) {
         (Some(_), Some(_)) => report.fault(&place("url"), "has a command too; keep exactly one"),

@@ -1,4 +1,4 @@
-//! Configurations as data: a text, its variables, and the faults they have.
+//! Tests of configurations as data: a text, its environment variables, and the faults they have.
 
 use std::net::SocketAddr;
 
