@@ -1,8 +1,8 @@
-//! Receipts: one file with which an auditor checks an event without us.
+//! Receipts: a file with which an auditor checks one event without any node.
 //!
 //! Invariants:
-//! - [`Receipt::verify`] needs the receipt and the log's verifier key, and trusts nothing else in it;
-//! - a receipt is read from its text, so that no key can stand twice and mean another thing to another reader.
+//! - [`Receipt::verify`] uses only the receipt and a verifier key of the log, and checks every field of the receipt;
+//! - a receipt with a duplicate JSON key is refused, since two parsers could read it as two receipts.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,10 +16,10 @@ use crate::{
     merkle::{Hash, leaf_hash, verify_inclusion},
 };
 
-/// The version of the receipt's form.
+/// The version of this format.
 pub const VERSION: u64 = 1;
 
-/// An event, the log it claims to stand in, and the proof. Bytes are base64 in JSON.
+/// An event, its log's genesis block, and the proof that the log has it. Bytes are base64 in JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Receipt {
@@ -31,39 +31,40 @@ pub struct Receipt {
     /// The genesis block of the event's log.
     #[serde(with = "base64_bytes")]
     pub genesis: Vec<u8>,
-    /// The leaf's place in the tree, which is the event's `seq`.
+    /// The index of the leaf in the Merkle tree, which is the event's `seq`.
     pub index: u64,
     #[serde(with = "base64_hashes")]
     pub proof: Vec<Hash>,
-    /// A signed head whose tree holds the leaf.
+    /// A signed head whose tree has the leaf, as a C2SP signed note.
     pub checkpoint: String,
-    /// The changes of keys under the head, in order: they lead from the genesis's key to the one that signed it.
+    /// The key rotations below the head, in order. They lead from the genesis block's key to the key that signed the
+    /// head.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rotations: Vec<Rotated>,
 }
 
-/// One change of keys, and the proof that it is under the head.
+/// One key rotation, and the proof that it is below the head.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rotated {
-    /// The `log.key_rotated`.
+    /// The bytes of the `log.key_rotated` event.
     #[serde(with = "base64_bytes")]
     pub event: Vec<u8>,
     #[serde(with = "base64_hashes")]
     pub proof: Vec<Hash>,
 }
 
-/// What a receipt has been shown to prove.
+/// What a valid receipt proves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verified {
     pub origin: String,
-    /// Events under the signed head.
+    /// The number of events under the signed head.
     pub size: u64,
     pub seq: u64,
     pub event: Event,
 }
 
-/// Why a receipt proves nothing.
+/// Why a receipt is not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiptError {
     #[error("not a receipt")]
@@ -107,13 +108,14 @@ impl Receipt {
         serde_json::to_value(self).expect("a receipt has string keys and no other fallible values")
     }
 
-    /// Reads the text of a receipt, which says everything once.
+    /// Parses a receipt. A duplicate key is an error.
     pub fn read(text: &[u8]) -> Result<Self, ReceiptError> {
         json::check(text)?;
         serde_json::from_slice(text).map_err(ReceiptError::Malformed)
     }
 
-    /// Checks that the event is exactly these bytes, and that the log signed a tree which has it at its `seq`.
+    /// Checks that the log signed a tree with exactly this event at its `seq`. `verifier` is a key of the log, known
+    /// beforehand.
     pub fn verify(&self, verifier: &Verifier) -> Result<Verified, ReceiptError> {
         if self.v != VERSION {
             return Err(ReceiptError::Version { v: self.v });
@@ -141,7 +143,8 @@ impl Receipt {
         Ok(Verified { origin: head.origin, size: head.size, seq, event })
     }
 
-    /// The head, signed by `verifier` or, where keys have changed, by the key of its size, to which `verifier` belongs.
+    /// Returns the head. Without rotations, `verifier` must have signed it. With them, `verifier` may be any key of the
+    /// log, and the key in force at the head's size must have signed it.
     fn head(&self, genesis: &Genesis, log: Cid, verifier: &Verifier) -> Result<Checkpoint, ReceiptError> {
         if self.rotations.is_empty() {
             return open_checkpoint(&self.checkpoint, verifier).map_err(ReceiptError::Checkpoint);
@@ -170,7 +173,7 @@ impl Receipt {
     }
 }
 
-/// A CID as its text.
+/// Serializes a CID as its text.
 mod cid_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -186,7 +189,7 @@ mod cid_text {
     }
 }
 
-/// Bytes as padded base64.
+/// Serializes bytes as padded base64.
 mod base64_bytes {
     use base64::{Engine, prelude::BASE64_STANDARD};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -201,7 +204,7 @@ mod base64_bytes {
     }
 }
 
-/// Hashes as an array of padded base64.
+/// Serializes hashes as an array of padded base64.
 mod base64_hashes {
     use base64::{Engine, prelude::BASE64_STANDARD};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

@@ -1,4 +1,4 @@
-//! Receipts: whole ones verify, and each single change is refused with its reason.
+//! Tests of receipts: valid ones verify, and each single change is refused with its reason.
 
 use std::{collections::HashMap, convert::Infallible};
 
@@ -141,7 +141,7 @@ fn a_receipt_across_rotations_verifies_with_every_key_of_the_log_and_with_no_oth
         assert!(read.verify(seeded(seed).verifier()).is_ok(), "{seed}");
     }
     assert!(matches!(read.verify(seeded(10).verifier()), Err(ReceiptError::Key)));
-    // Who knows the last key needs nobody to lead there.
+    // Whoever knows the last key needs no rotations that lead to it.
     let bare = Receipt { rotations: Vec::new(), ..rotated() };
     assert!(bare.verify(seeded(9).verifier()).is_ok());
     assert!(bare.verify(seeded(7).verifier()).is_err());
@@ -171,7 +171,7 @@ fn every_broken_link_of_the_keys_is_found() {
         let last = r.rotations[1].event.len() - 1;
         r.rotations[1].event[last] ^= 1;
     });
-    // A former key signs no head of this size, whoever has it.
+    // A former key cannot sign a head of this size, whoever has it.
     let head = open_checkpoint(&rotated().checkpoint, seeded(9).verifier()).expect("our own head");
     let root = head.root;
     for seed in [7, 8] {
