@@ -1,8 +1,9 @@
-//! A node: the ledger, the router and the upstreams of one data directory, put together and taken apart in order.
+//! A node: starts the ledger, the router, the upstreams and the network of one data directory, and stops them in order.
 //!
 //! Invariants:
 //! - nothing is answered before the log is open and checked;
-//! - on the way down, calls end first, then upstreams, then the ledger: every start has its ending in the log.
+//! - a stop ends calls first, then the network and the upstreams, then the ledger, so every start has its ending in the
+//!   log.
 
 pub mod network;
 pub mod recording;
@@ -48,15 +49,15 @@ use crate::{
     },
 };
 
-/// How long the first start waits for upstreams before it serves without them.
+/// How long the start waits for upstreams before the node serves without them.
 const UPSTREAM_WAIT: Duration = Duration::from_secs(10);
-/// Between two readings of the gauges.
+/// The pause between two samples of the gauges.
 const SAMPLE_PAUSE: Duration = Duration::from_secs(2);
-/// How long running calls may take to end on the way down.
+/// How long running calls may take to end by themselves at a stop; then they are cancelled.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
-/// Events the state may be behind before the node says that it is not ready.
+/// How many events the state may be behind the log before the node is not ready.
 const LAG_MAX: u64 = 100_000;
-/// The rank of the first configured upstream: below it stand the builtin tools, the fixtures and a wrapped server.
+/// The rank of the first configured upstream. Builtin tools, the fixtures and a wrapped server have lower ranks.
 const UPSTREAM_RANK: u32 = 10;
 
 /// Why a node cannot start.
@@ -78,13 +79,13 @@ pub struct Node {
     pub audit: Audit,
     pub router: Router,
     pub metrics: Arc<Metrics>,
-    /// Cancelled when the node is to stop; whatever serves its callers watches it.
+    /// Cancelled when the node is to stop. Doors watch it to end their connections.
     pub stopping: CancellationToken,
-    /// Cancelled before: the node's own worker claims nothing then.
+    /// Cancelled before `stopping`: from then on the node's own workers claim no task.
     claiming: CancellationToken,
-    /// Why an upstream could not be reached at first, if one could not.
+    /// Why an upstream could not be reached at the start, if there was one.
     pub lost: Option<String>,
-    /// This node among others, where it takes part.
+    /// The network, if the node takes part in one.
     network: Option<Network>,
     limits: Limits,
     sharing: Sharing,
@@ -95,24 +96,24 @@ pub struct Node {
 pub struct Setup<'a> {
     pub home: &'a Home,
     pub config: &'a Config,
-    /// Said to whoever finds the data directory in use.
+    /// Who has the data directory, as told to a process that finds it in use.
     pub owner: String,
-    /// Upstreams beside the configured ones.
+    /// Upstreams in addition to the configured ones.
     pub upstreams: Vec<(upstream::Settings, gateway::Settings)>,
-    /// The URL the node is reached under, where it is served over HTTP.
+    /// The URL at which the node is reached, if it serves HTTP.
     pub base: Option<String>,
-    /// Whether this node's own tools are on offer.
+    /// Whether the node's own tools are offered.
     pub builtins: bool,
-    /// Whether the tools, resources and prompts of the MCP conformance suite are.
+    /// Whether the tools, resources and prompts of the MCP conformance suite are offered.
     pub fixtures: bool,
-    /// Whether it takes part in the network, where that is configured.
+    /// Whether the node takes part in the network, if the configuration enables it.
     pub networked: bool,
-    /// What its settings are recorded under: `serve`, `stdio`, ...
+    /// The name under which its settings are recorded: `serve`, `stdio`, ...
     pub door: &'static str,
 }
 
 impl Node {
-    /// Opens the log, puts the builtin tools on offer and connects the upstreams.
+    /// Opens the log, offers the builtin tools, connects the upstreams and joins the network.
     pub async fn start(mut setup: Setup<'_>) -> Result<Self, StartError> {
         let runner = uuid::Uuid::now_v7().simple().to_string();
         let metrics = Arc::new(Metrics::new());
@@ -125,7 +126,7 @@ impl Node {
         let parts = parts(setup.config, ledger.clone(), salt.clone(), runner.clone(), metrics.clone());
         let router = Router::new(parts);
         let audit = Audit::new(ledger.clone());
-        // Nobody else fills the shelf.
+        // Nobody else sets the shelf, so this cannot fail.
         let limits = limits(&setup.config.tasks);
         let desk = Desk::new(&router, &salt, limits);
         let _ = shelf.set(Box::new(tools::planning::Catalogue(desk.clone())));
@@ -165,15 +166,16 @@ impl Node {
         Ok(node)
     }
 
-    /// Lets running calls end; those that take longer than a moment are cancelled, and recorded and answered so.
+    /// Lets running calls end. Those that take longer than [`DRAIN_MAX`] are cancelled, and recorded and answered as
+    /// such.
     pub async fn quiet(&self) {
-        // The node's own worker takes nothing more, so that what waits is not begun only to be cancelled.
+        // The node's own worker must claim nothing more: a waiting task would be started only to be cancelled.
         self.claiming.cancel();
         self.router.drain(DRAIN_MAX).await;
         self.stopping.cancel();
     }
 
-    /// Stops everything in order: calls as in [`Node::quiet`], then the network and upstreams, then the ledger.
+    /// Stops everything in order: calls as in [`Node::quiet`], then the network and the upstreams, then the ledger.
     pub async fn stop(mut self) {
         self.quiet().await;
         if let Some(network) = self.network.take() {
@@ -187,12 +189,12 @@ impl Node {
         self.sharing.end().await;
     }
 
-    /// Keeps the gauges that nobody else sets, until the node stops.
+    /// Spawns a task that samples the gauges until the node stops. `sessions` returns the number of open sessions.
     pub fn sample(&self, sessions: Arc<dyn Fn() -> usize + Send + Sync>) {
         let (ledger, router, metrics) = (self.ledger.clone(), self.router.clone(), self.metrics.clone());
         let (stopping, audit, limits) = (self.stopping.clone(), self.audit.clone(), self.limits);
         let mut sampler = Sampler::default();
-        // Ends with `stopping`; a sample that is under way then is not missed.
+        // The task ends with `stopping`; losing a sample that is under way does no harm.
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(SAMPLE_PAUSE);
             while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -224,8 +226,8 @@ impl Node {
         });
     }
 
-    /// Records which tokens are in force, before anybody is let in by one, and from then on what changes of them and what
-    /// the doors count, until the node stops.
+    /// Records which tokens are in force, before any of them is accepted. A task then records later changes and the
+    /// doors' counts, until the node stops.
     pub async fn record(&mut self) -> io::Result<()> {
         let (ledger, metrics) = (self.ledger.clone(), self.metrics.clone());
         let look = |mut recorded: Recorded, ledger: Ledger| {
@@ -251,7 +253,7 @@ impl Node {
         Ok(())
     }
 
-    /// What keeps the node from serving, if anything does.
+    /// Returns the reasons for which the node is not ready to serve; none if it is.
     pub fn unready(ledger: &Ledger) -> Vec<String> {
         let mut reasons = Vec::new();
         if !ledger.runs() {
@@ -264,7 +266,7 @@ impl Node {
         reasons
     }
 
-    /// Takes part in the network, and hands it to the tools and to auditors.
+    /// Joins the network, and gives it to the peer tools and to the audit API.
     async fn join(
         &self,
         setup: &Setup<'_>,
@@ -273,7 +275,7 @@ impl Node {
         runner: String,
     ) -> Result<Network, StartError> {
         let access = match setup.config.auth.mode {
-            // Whoever reaches the socket may do everything there: that is not so here.
+            // In mode `none` only those who reach the loopback socket may do everything; peers are others.
             config::AuthMode::None => None,
             config::AuthMode::Static | config::AuthMode::Jwt => setup
                 .config
@@ -296,7 +298,7 @@ impl Node {
         Ok(network)
     }
 
-    /// What others know this node by, where it takes part.
+    /// Returns this node's peer id, if it takes part in a network.
     pub fn peer(&self) -> Option<String> {
         Some(self.network.as_ref()?.hub().net().local())
     }
@@ -354,17 +356,18 @@ fn rates(tasks: &config::Tasks) -> Rates {
     }
 }
 
-/// 32 bytes nobody can guess.
+/// Returns 32 random bytes from the operating system.
 ///
 /// # Panics
-/// Where the operating system has no randomness to give: no key could be made then.
+/// Panics if the operating system has no randomness, since no key could be made then.
 pub fn random() -> [u8; 32] {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).expect("the operating system gives randomness");
     bytes
 }
 
-/// Waits until the tools of every upstream are on offer, or it has failed once; says why the first to fail did.
+/// Waits until every upstream offers its tools or has failed once, at most [`UPSTREAM_WAIT`]. Returns why the first of
+/// them failed, if one did.
 async fn wait_for(upstreams: Vec<oneshot::Receiver<State>>) -> Option<String> {
     let settled = futures_util::future::join_all(upstreams);
     let Ok(settled) = tokio::time::timeout(UPSTREAM_WAIT, settled).await else {

@@ -1,9 +1,9 @@
-//! The node among others: the network, the peers' tools, and the doors that peers come in by, put together.
+//! The node among others: composes the hub, the peers' tools, the doors for peers, and the workers of peers' queues.
 //!
 //! Invariants:
-//! - a peer acts with what its entry or a token of ours grants; its id alone lets it list tools and nothing more;
-//! - only peers with an entry offer their tools here: a stranger's words do not reach callers;
-//! - everything begun here ends with `Network::stop`, calls before connections.
+//! - a peer id alone grants to list tools and read contracts and heads; more takes its entry, or a token of ours;
+//! - only peers with an entry offer their tools here, so that no text of a stranger reaches callers;
+//! - `Network::stop` ends calls before connections. It waits for streams with a bound, and reports those that are left.
 
 mod barring;
 mod door;
@@ -70,33 +70,33 @@ use crate::{
     tools::desk::Desk,
 };
 
-/// The rank of peers' tools: after everything that is offered here.
+/// The rank of peers' tools: after all others.
 const RANK: u32 = 10_000;
-/// The environment variable that holds the registry's token.
+/// The environment variable that holds the token for the GitHub registry of peers.
 const GITHUB_TOKEN: &str = "CAIRN_GITHUB_TOKEN";
-/// Between two looks at what peers offer.
+/// The longest pause between two looks at what peers offer.
 const LEARN_EVERY: Duration = Duration::from_secs(5);
-/// Changes of what peers offer within this time are taken in together.
+/// How long changes of what peers offer are gathered before they are read.
 const GATHER: Duration = Duration::from_millis(100);
-/// How long the tools of a peer that is gone stay on offer.
+/// How long the tools of a disconnected peer are still offered.
 const GRACE: Duration = Duration::from_secs(300);
-/// How long streams may take to end on the way down, before and after their connections do.
+/// How long a stop waits for streams to end, once before and once after their connections close.
 const PARTING_MAX: Duration = Duration::from_millis(500);
-/// How long the ready line waits for an address.
+/// How long the start waits for a listening address, which the ready line shows.
 const LISTENING_MAX: Duration = Duration::from_secs(5);
 
 /// What a network is started with.
 pub(super) struct Setup<'a> {
     pub config: &'a config::P2p,
-    /// The seed that others know the node by.
+    /// The seed of the node's peer id.
     pub seed: [u8; 32],
     pub salt: SaltKey,
     pub router: Router,
     pub runner: String,
     pub metrics: Arc<Metrics>,
-    /// What tokens of ours grant; none where this node asks nobody for one.
+    /// How tokens in peers' calls are checked; `None` if this node asks nobody for a token.
     pub access: Option<Access>,
-    /// Cancelled when no more work is to be claimed.
+    /// Cancelled when no more tasks are to be claimed.
     pub claiming: CancellationToken,
 }
 
@@ -127,7 +127,7 @@ impl Network {
         });
         quotas.metrics = Some(setup.metrics.clone());
 
-        // The hub is asked by what it is made of: it is put here once it is there.
+        // The peers' tools need the hub's facts, and the hub needs their traffic: the hub is set here once it runs.
         let place: Arc<OnceLock<Hub>> = Arc::default();
         let ties = Ties {
             fetch: fetching(net.clone(), setup.metrics.clone()),
@@ -149,7 +149,7 @@ impl Network {
             })
         };
         let hub = Hub::start(parts(&setup, net.clone(), traffic));
-        // Nobody else fills the place.
+        // Nobody else sets it, so this cannot fail.
         let _ = place.set(hub.clone());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let network = Self {
@@ -198,9 +198,9 @@ impl Network {
         Ok(network)
     }
 
-    /// Hands the network to the peer tools, and this node's name in it to auditors.
+    /// Gives the network to the peer tools, and the peer id and followed logs to the audit API.
     pub(super) fn offer_to(&self, desk: &Desk, audit: &Audit) {
-        // A node has one network, and one of each.
+        // A node has one network, so each of these is set once.
         let _ = desk.network.set(Arc::new(door::Tools(self.hub.clone())));
         let hub = self.hub.clone();
         let pursued = hub.clone();
@@ -212,12 +212,12 @@ impl Network {
         &self.hub
     }
 
-    /// Ends what peers ask of this node and what it asks of them, then the connections.
+    /// Ends calls and streams in both directions, then the connections.
     pub(super) async fn stop(self) {
         self.stop.cancel();
         self.peers.stop();
         self.tasks.close();
-        // What a stream still has to say, a peer may not take: it ends with its connection then.
+        // A peer may not read what a stream still has to send; such a stream ends with its connection.
         let said = tokio::time::timeout(PARTING_MAX, self.tasks.wait()).await;
         if let Err(err) = self.publishing.await {
             tracing::error!(%err, "the peers' tools were not kept in step");
@@ -229,7 +229,7 @@ impl Network {
     }
 }
 
-/// What each known peer may do here.
+/// The configured entries, by peer id.
 struct Entries(BTreeMap<String, config::Entry>);
 
 impl Entries {
@@ -237,7 +237,7 @@ impl Entries {
         Self(entries.iter().map(|entry| (entry.id.clone(), entry.clone())).collect())
     }
 
-    /// The caller that a peer is.
+    /// Returns the caller that a peer is: its id as the actor, with the scopes of its entry.
     fn caller(&self, peer: &str) -> Caller {
         let entry = self.0.get(peer);
         let scopes = entry.map(|entry| entry.scopes.iter().filter_map(|scope| scope_named(scope)).collect());
@@ -247,7 +247,7 @@ impl Entries {
         }
     }
 
-    /// The tools that a peer may see and call; all that its scopes allow where there is none.
+    /// Returns the names of tools that a peer may see and call; empty for all that its scopes allow.
     fn tools(&self, peer: &str) -> Vec<String> {
         self.0.get(peer).map(|entry| entry.tools.clone()).unwrap_or_default()
     }
@@ -261,10 +261,10 @@ impl Entries {
     }
 }
 
-/// Where peers come in.
+/// Serves the streams that peers open.
 struct Door {
     hub: Hub,
-    /// Where it is read how a peer stands that has connected just now.
+    /// Reads from the state how a peer stands that the hub has not read yet.
     readers: Arc<Readers>,
     router: Arc<Router>,
     settings: mcp::Settings,
@@ -275,7 +275,7 @@ struct Door {
 }
 
 impl Door {
-    /// Serves every stream that a peer opens.
+    /// Serves every incoming stream, each in a task of its own.
     async fn accept(self, mut inbound: mpsc::Receiver<Inbound>) {
         while let Some(Inbound { peer, wire, stream }) = inbound.recv().await {
             self.metrics.peers.stream("in", wire.as_str());
@@ -311,7 +311,7 @@ impl Door {
     }
 }
 
-/// Opens streams to one peer.
+/// Opens MCP streams to one peer.
 struct Opener {
     hub: Hub,
     peer: String,
@@ -323,16 +323,16 @@ impl OpenStream for Opener {
     }
 }
 
-/// Keeps what peers are known to offer in step with what they list.
+/// Tells the hub what peers offer, whenever that changes.
 async fn learn(hub: Hub, peers: Peers, router: Router) {
     let mut changes = router.changes();
     let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     loop {
         match tokio::time::timeout(LEARN_EVERY, changes.recv()).await {
             Ok(Err(RecvError::Closed)) => return,
-            // Several peers that come at once are learnt from together.
+            // Several peers that connect together are read together.
             Ok(Ok(_) | Err(RecvError::Lagged(_))) => tokio::time::sleep(GATHER).await,
-            // What a peer offers that is on offer here already changes nothing here.
+            // A peer's offer that adds no tool here raises no change of the router, so it is read at intervals.
             Err(_) => {}
         }
         let offered: BTreeMap<_, _> = peers.capabilities().into_iter().collect();
@@ -346,7 +346,7 @@ async fn learn(hub: Hub, peers: Peers, router: Router) {
     }
 }
 
-/// Asks connected peers for their tools, and forgets them when they are gone.
+/// Lists the tools of peers that connect and have an entry, and removes those of peers that disconnect.
 async fn join(hub: Hub, peers: Peers, entries: Arc<Entries>) {
     let mut connected = hub.connected();
     let mut joined = BTreeSet::new();
@@ -389,7 +389,7 @@ fn granting(access: Arc<Access>, metrics: Arc<Metrics>) -> mcp::Tokens {
     })
 }
 
-/// What one stream of a peer was given of our log: counted when it ends, however it ends.
+/// Counts the contents that a peer read over one stream. They are added when this is dropped, however the stream ends.
 struct Reading {
     metrics: Arc<Metrics>,
     actor: Actor,
@@ -408,7 +408,7 @@ impl Drop for Reading {
     }
 }
 
-/// This node's log, for peers that may read it.
+/// Returns the server of this node's log, for peers that may read it.
 fn log_server(ledger: &Ledger, entries: Arc<Entries>) -> Server {
     let reach = ledger.reach();
     let last: Last = Arc::new(move || {
@@ -423,7 +423,7 @@ fn log_server(ledger: &Ledger, entries: Arc<Entries>) -> Server {
     Server::new(ledger.home(), about.log, last, may)
 }
 
-/// The peers that the configuration names.
+/// Returns the ids of the peers that the configuration names, which may relay for this node.
 fn relays(config: &config::P2p) -> HashSet<String> {
     let joined = config.bootstrap.iter().filter_map(|node| node.rsplit_once("/p2p/"));
     let entries = config.peers.iter().map(|entry| entry.id.clone());

@@ -1,8 +1,8 @@
-//! What the doors have counted, which tokens are in force and which settings: put on record.
+//! Records in the log what the doors have counted, which tokens are in force, and the settings of each door.
 //!
 //! Invariants:
-//! - a node that nobody asks and whose tokens stay writes nothing;
-//! - what was counted is recorded once its minute is over, and the rest when the node stops.
+//! - nothing is written while nobody reads or is refused, and the tokens and settings stay as they are;
+//! - a count is recorded once its minute is over, or when the node stops. A crash loses those not recorded yet.
 
 use std::{io, path::Path, time::Duration};
 
@@ -17,10 +17,10 @@ use crate::{
     },
 };
 
-/// Between two looks at the counts and the tokens.
+/// The pause between two looks at the counts and the tokens.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Records the settings of a door where they are not those it was opened under before.
+/// Records the settings of a door, if they differ from those recorded for it last.
 pub(super) async fn configured(ledger: &Ledger, door: &str, config: &Config) -> Result<(), Stopped> {
     let settings = config.on_record();
     let usual = settings == Config::default().on_record();
@@ -28,7 +28,7 @@ pub(super) async fn configured(ledger: &Ledger, door: &str, config: &Config) -> 
     ledger.submit(Command::Keep { keeping, actor: node() }).await.map(|_| ())
 }
 
-/// Records what was counted in minutes that are over, or everything.
+/// Records the counts of past minutes, or with `all` every count. Those that cannot be recorded are put back.
 pub(super) async fn counted(ledger: &Ledger, metrics: &Metrics, all: bool) -> Result<(), Stopped> {
     let mut counts = metrics.access.take(all).into_iter();
     while let Some(count) = counts.next() {
@@ -45,15 +45,15 @@ pub(super) async fn counted(ledger: &Ledger, metrics: &Metrics, all: bool) -> Re
     Ok(())
 }
 
-/// The file of tokens as it was last recorded.
+/// The version of the file of tokens that was recorded last.
 #[derive(Default)]
 pub(super) struct Recorded {
-    /// Where there was nothing to look at yet, none.
+    /// `None` before the first look; `Some(None)` if there was no file.
     stamp: Option<Option<tokens::Stamp>>,
 }
 
 impl Recorded {
-    /// Records which tokens were added to the file and which taken out of it, where it has changed.
+    /// Records the tokens in force if the file has changed, so that the log gets those added and those revoked.
     ///
     /// Blocks while another process changes the file.
     pub(super) fn look(&mut self, directory: &Path, ledger: &Ledger) -> io::Result<()> {
@@ -63,7 +63,7 @@ impl Recorded {
         }
         let first = self.stamp.is_none();
         if first && stamp.is_none() {
-            // Without a file there are no tokens; those on record from before are told as revoked.
+            // Without a file there are no tokens, and those that the log still has are recorded as revoked.
             return self.record(stamp, Vec::new(), ledger);
         }
         let held = tokens::Held::take(directory).map_err(other)?;
@@ -85,7 +85,7 @@ impl Recorded {
     }
 }
 
-/// A token's entry as it stands on record: without its digest.
+/// Returns a token's entry as the log records it: without the digest.
 pub fn token_added(entry: tokens::Entry) -> TokenAdded {
     TokenAdded { token: entry.id, name: entry.name, scopes: entry.scopes, expires: entry.expires }
 }

@@ -1,6 +1,6 @@
-//! Readings of durable work, in the words of the metrics.
+//! Translates readings of durable work to the metrics.
 //!
-//! Invariant: series are named by closed lists and by workers that are there, so their number is bounded.
+//! Invariant: labels are words of closed lists or ids of present workers, whose number the metrics bound.
 
 use crate::{
     metrics::work::{Named, Reading, Totals},
@@ -13,7 +13,7 @@ use crate::{
     tools::queue::standing,
 };
 
-/// Kinds of events that are counted over the whole log, and the names of their series.
+/// The kinds of events that are counted over the whole log, with the label of each.
 const WORKFLOW_ENDS: [(&str, &str); 4] = [
     ("workflow.succeeded", "succeeded"),
     ("workflow.failed", "failed"),
@@ -22,18 +22,18 @@ const WORKFLOW_ENDS: [(&str, &str); 4] = [
 ];
 const LAPSES: [(&str, &str); 2] =
     [("task.lease_expired", "lease_expired"), ("task.interrupted", "interrupted")];
-/// How a worker can stand.
+/// The statuses of workers.
 const STANDINGS: [&str; 5] = ["active", "idle", "busy", "draining", "offline"];
 
-/// What is remembered between readings.
+/// What is remembered between readings, so that totals start at zero with the process.
 #[derive(Debug, Default)]
 pub struct Sampler {
     sums: Sums,
-    /// How often each kind had happened at the first reading.
+    /// The number of events of each kind at the first reading.
     began: Option<Vec<(&'static str, u64)>>,
 }
 
-/// The kinds that a pulse is asked to count.
+/// Returns the kinds of events that a pulse must count.
 pub fn kinds() -> Vec<&'static str> {
     WORKFLOW_ENDS.iter().chain(&LAPSES).map(|(kind, _)| *kind).collect()
 }

@@ -1,8 +1,8 @@
-//! Barring: peers that signed two histories of their log, kept from asking anything of this node.
+//! Barring: peers that signed two histories of their log may ask nothing of this node.
 //!
 //! Invariants:
-//! - a peer is served again when somebody releases it, and not before;
-//! - where it cannot be read how a peer stands, the peer is not served; one that was never heard of stands well.
+//! - a barred peer is served again only after an operator has released it;
+//! - if the state of a peer cannot be read, it is not served. A peer without any record is served.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use crate::{
     query::{QueryError, Readers},
 };
 
-/// A peer that signed two histories of its log is not served until somebody releases it.
+/// Returns the check that bars a peer whose log forked until it is released.
 pub(super) async fn barring(hub: Hub, readers: Arc<Readers>, peer: &str) -> mcp::Barred {
-    // Of one that has connected just now, the hub has not read yet how it stands.
+    // The hub may not have read the facts of a peer that has just connected, so they are read here once.
     let before = {
         let peer = peer.to_owned();
         let asked = move || readers.ask(|view| view.peer(&peer, None));
@@ -32,7 +32,7 @@ pub(super) async fn barring(hub: Hub, readers: Arc<Readers>, peer: &str) -> mcp:
     })
 }
 
-/// Why a peer is not served, by what is known of its histories. What could not be read bars it as well.
+/// Returns why a peer is not served, if it is barred. A peer whose facts could not be read is barred too.
 fn why_barred(peer: &str, held: Result<Option<Quarantine>, ()>) -> Option<String> {
     let Ok(held) = held else {
         return Some(

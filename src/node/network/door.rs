@@ -1,7 +1,6 @@
-//! The network as the peer tools use it.
+//! The network as the peer tools use it: translates their questions to the hub, and its errors to refusals.
 //!
-//! Invariants:
-//! - a failure is told with what its caller can do about it, and as one that may pass only where it may.
+//! Invariant: a refusal is marked retryable only if the same request may succeed later.
 
 use std::collections::BTreeSet;
 
@@ -138,7 +137,7 @@ impl Network for Tools {
     }
 }
 
-/// What a failed connection means to whoever asked for it.
+/// Translates a failed connection to a refusal, with a hint if the caller can do something about it.
 fn refusal(err: &NetError, attempts: u32) -> Refusal {
     let told = match attempts {
         1 => err.to_string(),
@@ -182,7 +181,7 @@ fn origin(source: Source) -> Option<Origin> {
         Source::File => Some(Origin::File),
         Source::Github => Some(Origin::Github),
         Source::Bootstrap => Some(Origin::Bootstrap),
-        // Not sources that can be asked.
+        // These are not sources that can be searched.
         Source::Configured | Source::Connection => None,
     }
 }

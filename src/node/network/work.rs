@@ -1,10 +1,11 @@
-//! Work on peers: this node as a worker of another node's queue.
+//! Work for peers: this node claims tasks from another node's queue and runs them.
 //!
 //! Invariants:
-//! - the peer's leases and fences decide whose a task is; a task that was taken outlives the connection, and what came
-//!   of it is told when the peer is reached again;
-//! - each task is called under keys of its own, so that what may not run twice does not, however often it is handed out;
-//! - nothing runs for the peer but the types of its entry, as a caller that is the peer.
+//! - the peer's leases and fences decide who holds a task. A claimed task goes on when the connection is lost, and its
+//!   outcome is reported when the peer is reached again;
+//! - each call has an idempotency key of its task, so that a tool that must not run twice does not, however often the
+//!   task is handed out;
+//! - only task types of the peer's entry run, with the peer as the caller.
 
 mod attempt;
 mod line;
@@ -32,56 +33,56 @@ use crate::{
     runtime::upstream::OpenStream,
 };
 
-/// Tasks of one peer that run here at once.
+/// The largest number of tasks of one peer that run here at once.
 const AT_ONCE: usize = 8;
-/// How long a claim waits at the peer for work.
+/// How long a claim waits at the peer for a task.
 const WAIT: Duration = Duration::from_secs(30);
-/// Before a peer that refused is asked again: somebody has to change its configuration.
+/// The pause after a refusal. It is long, because somebody has to change the peer's configuration.
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
-/// Before a peer that was not reached is asked again.
+/// The pause after a request that was lost.
 const LOST_PAUSE: Duration = Duration::from_millis(250);
-/// A lease, until the peer has said how long one is.
+/// The lease that is assumed until the peer has told its own.
 const LEASE_MS: u64 = 30_000;
 
 /// What a worker is started with.
 pub(super) struct Setup {
-    /// Whose queue it is.
+    /// The peer whose queue this is.
     pub peer: Actor,
-    /// This node, as the peer knows it.
+    /// This node's peer id.
     pub local: String,
-    /// The types that are taken.
+    /// The task types to claim.
     pub types: BTreeSet<String>,
     pub router: Router,
     pub open: Arc<dyn OpenStream>,
-    /// Nothing is claimed once this is cancelled.
+    /// Cancelled when no more tasks are to be claimed.
     pub claiming: CancellationToken,
-    /// Everything ends once this is.
+    /// Cancelled when everything is to end.
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
 }
 
-/// A worker of one peer's queue.
+/// A worker for one peer's queue.
 pub(super) struct Worker {
     setup: Setup,
-    /// Its id there.
+    /// The worker's id at the peer.
     name: String,
     line: Line,
     places: Arc<Semaphore>,
     lease_ms: AtomicU64,
-    /// The tasks that were taken and not told of yet.
+    /// The tasks that were claimed and whose outcome is not reported yet.
     held: Mutex<HashMap<String, Held>>,
 }
 
-/// How a task that was taken stands.
+/// The state of a claimed task.
 #[derive(Clone)]
 struct Held {
-    /// The fence it was handed out under last.
+    /// The fence of its latest claim.
     fence: u64,
-    /// The peer's event that handed it out.
+    /// The peer's event of that claim.
     claimed: Option<Cid>,
-    /// The fence under which the peer said that it is not this worker's.
+    /// The fence for which the peer answered that this worker does not hold the task.
     lost: Option<u64>,
-    /// Whether the peer wants it to stop.
+    /// Whether the peer asks to cancel it.
     unwanted: bool,
     cancel: CancellationToken,
 }
@@ -119,7 +120,7 @@ impl Worker {
         })
     }
 
-    /// Works for the peer whenever it is connected, until it is dropped.
+    /// Works for the peer whenever it is connected, until the future is dropped.
     pub(super) async fn run(self: Arc<Self>, mut connected: watch::Receiver<BTreeSet<String>>) {
         let peer = self.setup.peer.id.clone();
         while connected.wait_for(|peers| peers.contains(&peer)).await.is_ok() {
@@ -132,7 +133,7 @@ impl Worker {
         }
     }
 
-    /// Registers and claims, again and again, until nothing is to be claimed any more.
+    /// Registers and claims repeatedly until `claiming` is cancelled. Then it keeps the line open, and never returns.
     async fn serve(self: Arc<Self>, mut ready: line::Ready) {
         let claiming = self.setup.claiming.clone();
         loop {
@@ -146,11 +147,11 @@ impl Worker {
             };
             tokio::time::sleep(pause).await;
         }
-        // What was taken is still told of over this line.
+        // The outcomes of claimed tasks are still reported over this line.
         std::future::pending::<()>().await;
     }
 
-    /// Claims until that does not go on.
+    /// Registers and claims until a request fails. Returns why it failed.
     async fn claims(self: &Arc<Self>, ready: &mut line::Ready) -> Unsaid {
         ready.wait().await;
         if let Err(unsaid) = self.register().await {
@@ -172,7 +173,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes as many tasks as there are places, waiting for the first of each.
+    /// Claims as many tasks as there are free places, once at least one is free, and starts them.
     async fn claim(self: &Arc<Self>) -> Result<(), Unsaid> {
         let closed = |_| Unsaid::Lost;
         let mut places = vec![self.places.clone().acquire_owned().await.map_err(closed)?];
@@ -187,7 +188,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Works on a task, and on what is handed out with its end, in one place.
+    /// Spawns the work on a task, and on each task handed out with the end of the one before, in one place.
     fn begin(self: Arc<Self>, given: Given, place: OwnedSemaphorePermit) {
         let stop = self.setup.stop.clone();
         let tasks = self.setup.tasks.clone();
@@ -200,8 +201,8 @@ impl Worker {
         }));
     }
 
-    /// The tasks of an answer that are new here; of those under way, only the fence is. What is handed out beyond `most`
-    /// has no place here, and its lease runs out.
+    /// Returns the tasks of an answer that are not held yet, at most `most`; of those under way, it takes over the
+    /// fence. What is handed out beyond `most` is dropped, and its lease runs out.
     fn taken(&self, told: &Told, most: usize) -> Result<Vec<Given>, Unsaid> {
         let Claimed { tasks } = told.read()?;
         let mut held = self.held();
@@ -236,7 +237,7 @@ impl Held {
         Self { fence, claimed, lost: None, unwanted: false, cancel: CancellationToken::new() }
     }
 
-    /// Whether it is another's now, as far as is known.
+    /// Returns whether the task is lost under its latest fence, as far as is known.
     fn is_lost(&self) -> bool {
         self.lost == Some(self.fence)
     }

@@ -1,9 +1,9 @@
-//! One attempt at a peer's task: a call of a tool of ours, kept alive while it runs, told of when it has ended.
+//! One attempt at a peer's task: calls the local tool, renews the lease meanwhile, and reports the outcome.
 //!
 //! Invariants:
-//! - a call that may run twice is stopped when its task is another's; one that may not runs to its end, for its answer
-//!   is wanted should the task come back;
-//! - an end is told under the fence the task was handed out with last, until the peer has taken or refused it.
+//! - when the task's lease is lost, a repeatable call is cancelled. One that is not runs to its end, since its answer
+//!   is needed if the task comes back;
+//! - an outcome is reported under the latest fence, until the peer has accepted or refused it.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -22,10 +22,10 @@ use crate::{
 
 /// Error code the peer returns to a worker whose lease on the task is over.
 const CONFLICT: &str = "conflict";
-/// Characters of a failure's message, as the peer's tool takes it.
+/// The largest number of characters of a failure's message that the peer's tool takes.
 const MESSAGE_MAX: usize = 4096;
 
-/// What came of a call, and its event here.
+/// The outcome of a call, and the event that ended it here.
 struct Ended {
     how: How,
     event: Option<Cid>,
@@ -38,12 +38,12 @@ enum How {
         message: String,
         retryable: bool,
     },
-    /// It was told to stop, and did.
+    /// The call was cancelled, as asked, and stopped.
     Stopped,
 }
 
 impl Worker {
-    /// Does a task and tells of it; gives the task that was handed out with its end.
+    /// Runs a task and reports its outcome. Returns the task that was handed out with the report, if there is one.
     pub(super) async fn attempt(&self, given: Given) -> Option<Given> {
         let id = given.task_id.clone();
         loop {
@@ -61,17 +61,17 @@ impl Worker {
                 return self.tell(&id, ended).await;
             }
             if !now.cancel.is_cancelled() {
-                // The node stops. The lease runs out, and the next start asks what became of the call.
+                // The node stops. The lease runs out, and the next start finds the call's outcome by its key.
                 return None;
             }
-            // It was another's, and has come back.
+            // The task was lost and has come back, so the call is made again.
             if let Some(held) = self.held().get_mut(&id) {
                 held.cancel = CancellationToken::new();
             }
         }
     }
 
-    /// Calls the tool, under one key for each failure that there can have been.
+    /// Calls the tool. Each failure of an earlier attempt takes the next idempotency key, so that a retry really runs.
     async fn call(&self, given: &Given, held: &Held) -> Ended {
         if !self.setup.types.contains(&given.task_type) {
             return failed(Code::InvalidArgument, "this worker does not take tasks of this type");
@@ -103,8 +103,8 @@ impl Worker {
             let answer = answer.await;
             let stopped = held.cancel.is_cancelled() || self.setup.claiming.is_cancelled();
             let (ended, replayed) = read(given, answer, stopped);
-            // A failure of before was told, or its attempt given up: this attempt is one more. There were no more
-            // failures than claims, and no claim without a fence of its own.
+            // A replayed failure was reported before, or its attempt was given up, so this attempt is another try.
+            // There were no more failures than claims, and each claim has a larger fence: this ends the loop.
             let before = replayed && matches!(ended.how, How::Failed { .. });
             if !before || number >= given.fence {
                 return ended;
@@ -113,7 +113,7 @@ impl Worker {
         }
     }
 
-    /// Renews the lease for as long as the call takes.
+    /// Renews the lease while the call runs. Never returns.
     async fn keep(&self, given: &Given) -> Infallible {
         #[derive(Deserialize)]
         struct Kept {
@@ -148,7 +148,8 @@ impl Worker {
         }
     }
 
-    /// Tells how a task ended, until that is heard; gives what was handed out with it.
+    /// Reports the outcome of a task until the peer has answered. Returns the task that was handed out with the answer,
+    /// if there is one.
     async fn tell(&self, id: &str, mut ended: Ended) -> Option<Given> {
         loop {
             let fence = self.stands(id)?.fence;
@@ -169,7 +170,7 @@ impl Worker {
                     let again = all.get(id).is_some_and(|now| now.fence != fence);
                     match &ended.how {
                         _ if refused.code == CONFLICT && again => {}
-                        // What the peer cannot take is a failure of the task.
+                        // An output that the peer cannot accept is a failure of the task.
                         How::Done(_) if refused.code != CONFLICT => {
                             ended.how = How::Failed {
                                 code: word(&refused.code),
@@ -214,12 +215,12 @@ impl Worker {
     }
 }
 
-/// The tool of ours that does tasks of this type.
+/// Returns the local tool for tasks of this type.
 fn tool(task_type: &str) -> &str {
     task_type.strip_prefix(TOOL).unwrap_or(task_type)
 }
 
-/// What an answer says of the task, and whether it is that of an earlier call.
+/// Returns the outcome that an answer means, and whether it is a replay of an earlier call's.
 fn read(given: &Given, answer: Result<Answer, RpcError>, stopped: bool) -> (Ended, bool) {
     let Answer { result, record } = match answer {
         Ok(answer) => answer,
@@ -249,7 +250,7 @@ fn read(given: &Given, answer: Result<Answer, RpcError>, stopped: bool) -> (Ende
         let message = "the tool asks for input, and a task has nobody to ask".to_owned();
         How::Failed { code: Code::FailedPrecondition.as_str().to_owned(), message, retryable: false }
     } else if given.task_type.starts_with(TOOL) {
-        // As the peer keeps what its own tools give.
+        // The peer's own tools store the whole result too.
         How::Done(result)
     } else {
         How::Done(worth(result))
@@ -262,7 +263,7 @@ fn failed(code: Code, message: &str) -> Ended {
     Ended { how, event: None }
 }
 
-/// A code as the peer's tool takes it.
+/// Returns a code that fits the peer's tool: its allowed characters only, at most 128, else `internal`.
 fn word(code: &str) -> String {
     let fits = |letter: &char| letter.is_ascii_alphanumeric() || "._:/-".contains(*letter);
     let word: String = code.chars().filter(fits).take(128).collect();

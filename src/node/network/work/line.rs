@@ -1,8 +1,8 @@
-//! The line to a peer: its worker tools, asked over streams while it is connected.
+//! The line to a peer: calls its worker tools over streams while it is connected.
 //!
 //! Invariants:
-//! - a question ends in an answer, a refusal, or in nothing having been heard: it is never asked twice unasked;
-//! - what the peer answers is read as strictly as anything from outside.
+//! - a request ends in an answer, in a refusal or as lost. It is never sent twice from here;
+//! - an answer that cannot be parsed is a refusal with the code `unreadable`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,25 +16,25 @@ use crate::{
     runtime::upstream::{self, Failure, Offered, OpenStream, Options, Reply, State, Transport, Upstream},
 };
 
-/// One question; a claim waits for some of it.
+/// How long a request may take, the waiting time of a claim included.
 const ASK_MAX: Duration = Duration::from_secs(60);
 
-/// The line to one peer. It is there while the peer is connected.
+/// The line to one peer. It is open while the peer is connected.
 pub(super) struct Line(watch::Sender<Option<Upstream>>);
 
-/// Tells when the peer can be asked.
+/// Waits until the peer can be called.
 pub(super) struct Ready(watch::Receiver<Arc<Offered>>);
 
-/// What the peer answered.
+/// The content of a peer's answer.
 pub(super) struct Told {
     content: Box<RawValue>,
-    /// The peer's event of it.
+    /// The event that the peer recorded for the call.
     pub event: Option<Cid>,
 }
 
 /// Why there is no answer.
 pub(super) enum Unsaid {
-    /// Nothing was heard: the peer may have done what was asked, or not.
+    /// No answer came; the peer may have carried out the request or not.
     Lost,
     Refused(Refused),
 }
@@ -53,7 +53,7 @@ impl Default for Line {
 }
 
 impl Line {
-    /// Opens the line to a peer that is connected.
+    /// Opens the line to a connected peer.
     pub(super) fn begin(&self, peer: &str, open: Arc<dyn OpenStream>) -> Ready {
         let upstream = Upstream::start(upstream::Settings {
             name: peer.to_owned(),
@@ -65,14 +65,14 @@ impl Line {
         ready
     }
 
-    /// Closes it: the peer is gone.
+    /// Closes the line, because the peer has disconnected.
     pub(super) async fn end(&self) {
         if let Some(upstream) = self.0.send_replace(None) {
             upstream.stop().await;
         }
     }
 
-    /// Waits until the peer can be asked.
+    /// Waits until the peer can be called, also over a line that is opened later.
     pub(super) async fn ready(&self) {
         let mut lines = self.0.subscribe();
         loop {
@@ -85,13 +85,14 @@ impl Line {
             };
             tokio::select! {
                 () = ready => return,
-                // The sender is ours.
+                // Its sender is a field of this line, so this cannot fail.
                 _ = lines.changed() => {}
             }
         }
     }
 
-    /// Calls a tool of the peer, for the event of ours that `refs` names.
+    /// Calls a tool of the peer. `refs` names an event of ours to which the peer's event links. A rate limit counts as
+    /// lost, so that it is tried again.
     pub(super) async fn ask(
         &self,
         tool: &str,
@@ -135,7 +136,7 @@ struct Params<'a, T> {
 impl Ready {
     pub(super) async fn wait(&mut self) {
         if self.0.wait_for(|offered| offered.state == State::Ready).await.is_err() {
-            // It has been stopped: there will be another, or none.
+            // The upstream was stopped. Another line may be opened, so this one never gets ready.
             std::future::pending::<()>().await;
         }
     }
