@@ -35,15 +35,15 @@ use crate::{
 
 /// The prefix of task types that name a tool.
 pub const TOOL: &str = "tool:";
-/// Attempts of one lane at a time, where the lane itself allows more.
+/// The largest number of attempts of one lane at a time, even if the lane allows more.
 const LANE_MAX: usize = 256;
-/// How long a claim may wait; a new one follows it.
+/// How long a claim may wait at the writer; then a new one is made.
 const WAIT_MS: u64 = 3_600_000;
 /// How long a withdrawn claim may take to be answered before it is withdrawn again.
 const WITHDRAW_PAUSE: Duration = Duration::from_millis(20);
 /// The pause before a refused claim is made again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-/// The pause between two questions whether running attempts should stop.
+/// The pause between two checks whether running attempts should stop.
 const CHECK_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a lane can run: the types of its tools' tasks, and how their calls start.
@@ -53,7 +53,7 @@ struct Able {
     openings: Arc<BTreeMap<String, Opening>>,
 }
 
-/// The ending of a call whose tool is gone.
+/// The ending of a call that began with its claim and whose tool is gone.
 const LOST: EndOutcome = EndOutcome::Failed { failure: Failure::Internal, code: None };
 
 /// The node's own worker.
@@ -62,15 +62,15 @@ pub struct Engine {
     ledger: Ledger,
     salt: SaltKey,
     runner: String,
-    /// What runs now, by task and fence, and what stops it.
+    /// The running attempts, by task and fence.
     running: Mutex<HashMap<(String, u64), Running>>,
     lease: Duration,
 }
 
-/// An attempt under way, and what stops its call.
+/// A running attempt, and the token that cancels its call.
 type Running = (Arc<Trial>, CancellationToken);
 
-/// A claim on its way, or waiting at the writer.
+/// A claim that was submitted and is not answered yet.
 type Claim = JoinHandle<Result<Vec<Handed>, Stopped>>;
 
 impl Engine {
@@ -79,7 +79,8 @@ impl Engine {
         Arc::new(Self { router, ledger, salt, runner, running: Mutex::default(), lease })
     }
 
-    /// Claims until `claiming` is cancelled, and looks after what runs until `stopping` is; the router ends it.
+    /// Claims until `claiming` is cancelled, and renews leases until `stopping` is. Running attempts are left to the
+    /// router, which ends them.
     pub async fn run(self: Arc<Self>, claiming: CancellationToken, stopping: CancellationToken) {
         let mut parts = JoinSet::new();
         for (lane, bound) in self.router.bounds() {
@@ -106,7 +107,7 @@ impl Engine {
             }
             tokio::select! {
                 () = claiming.cancelled() => {
-                    // A claim for nothing takes the place of the one that waits, which is answered at once.
+                    // A claim for no task replaces the waiting one, which is then answered at once.
                     let _ = self.claim(&lane, 0, &Able::default()).await;
                     return runs.detach_all();
                 }
@@ -124,7 +125,7 @@ impl Engine {
                     Ok(Change::Tools) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
                         able = self.able(&lane);
                         let Some(old) = claim.take() else { continue };
-                        // What the old claim was given counts before more is claimed.
+                        // The tasks of the old claim count as running before more are claimed.
                         for handed in self.withdraw(&lane, old).await {
                             let engine = self.clone();
                             runs.spawn(async move { engine.attempt(handed).await });
@@ -140,7 +141,7 @@ impl Engine {
         let Able { capabilities, openings } = able.clone();
         let since = *self.ledger.committed().borrow();
         let hand = Hand { runner: self.runner.clone(), lane: lane.to_owned(), capabilities, since, openings };
-        // A claim for nothing does not wait.
+        // A claim for no task does not wait.
         let wait_ms = if max == 0 { 0 } else { WAIT_MS };
         let wish = Wish::Claim { worker: self.name(), max, wait_ms, hand: Some(hand) };
         let (ledger, command) = (self.ledger.clone(), self.command(wish));
@@ -151,7 +152,7 @@ impl Engine {
                     _ => Ok(Vec::new()),
                 },
                 _ => {
-                    // Too many claims wait: not at once again.
+                    // Too many claims are waiting: the next one must not follow at once.
                     tokio::time::sleep(REFUSED_PAUSE).await;
                     Ok(Vec::new())
                 }
@@ -162,8 +163,8 @@ impl Engine {
     /// Withdraws a waiting claim. Returns the tasks it was given before.
     async fn withdraw(&self, lane: &str, mut old: Claim) -> Vec<Handed> {
         loop {
-            // A claim for nothing takes the place of the one that waits, which is answered at once. It may have
-            // overtaken the other on the way to the writer: then there is another for nothing.
+            // A claim for no task replaces the waiting one, which is then answered at once. It may overtake the other
+            // on the way to the writer; so it is sent again until the old claim is answered.
             let _ = self.claim(lane, 0, &Able::default()).await;
             match tokio::time::timeout(WITHDRAW_PAUSE, &mut old).await {
                 Ok(Ok(Ok(handed))) => return handed,
@@ -180,7 +181,7 @@ impl Engine {
         let task_type = |entry: &Entry| format!("{TOOL}{}", entry.tool.name);
         let openings = of_lane().filter_map(|entry| Some((task_type(entry), self.router.opening(entry)?)));
         let types: BTreeSet<String> = of_lane().map(|entry| task_type(entry)).collect();
-        // A lane without tools can do nothing, wherever that were done.
+        // A lane without tools can run nothing, so it must not claim carried tasks either.
         let carries = (!types.is_empty()).then(|| CARRIES.to_owned());
         Able {
             capabilities: Arc::new(types.into_iter().chain(carries).collect()),
@@ -188,7 +189,7 @@ impl Engine {
         }
     }
 
-    /// Runs one attempt: a call of its own, caused by the claim, whose ending is the attempt's.
+    /// Runs one attempt: a call that the claim caused, and whose ending ends the attempt.
     async fn attempt(self: Arc<Self>, handed: Handed) {
         let trial = Arc::new(Trial {
             worker: self.name(),
@@ -222,11 +223,11 @@ impl Engine {
             return;
         }
         if let Some((id, _)) = handed.call {
-            // It began with its claim, and nothing came of it: its tool is gone.
+            // The call began with its claim, and nothing has ended it: its tool is gone.
             let end = End { id, outcome: LOST, output: None, took_us: 0, remote: Vec::new() };
             let _ = self.ledger.submit(Command::End { end, output: None, attempt: None }).await;
         }
-        // The call was refused before it began, or could not be recorded: the attempt ends by itself.
+        // The call was refused before it began, or could not be recorded, so the attempt is ended here.
         let Ok(error) = Payload::seal(&self.salt, JSON, text.as_bytes()) else { return };
         let wish = Wish::Fail {
             worker: self.name(),
@@ -236,11 +237,11 @@ impl Engine {
             code: code.as_str().to_owned(),
             retryable,
         };
-        // A stopped ledger leaves the attempt to the next start.
+        // If the ledger has stopped, the next start ends the attempt.
         let _ = self.ledger.submit(self.command(wish)).await;
     }
 
-    /// Renews the leases of running attempts, and stops those that should stop.
+    /// Renews the leases of running attempts every third of a lease, and cancels those that should stop.
     async fn keep(&self, stopping: CancellationToken) {
         let mut checks = tokio::time::interval(CHECK_PAUSE);
         let mut renewed = tokio::time::Instant::now();
@@ -291,7 +292,7 @@ impl Engine {
     }
 }
 
-/// The call an attempt makes; none where its input is gone.
+/// Returns the request of an attempt's call; `None` if the task's input was erased.
 fn request(handed: &Handed, trial: &Arc<Trial>, cancel: CancellationToken) -> Option<Request> {
     let name = handed.task_type.strip_prefix(TOOL)?.to_owned();
     let arguments = handed.input.as_ref()?;
@@ -311,7 +312,7 @@ fn request(handed: &Handed, trial: &Arc<Trial>, cancel: CancellationToken) -> Op
     })
 }
 
-/// Nobody waits at the other end of a task's call.
+/// The client of a task's call: it drops notifications and refuses requests.
 pub struct Nobody;
 
 impl Client for Nobody {
