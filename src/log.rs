@@ -1,7 +1,8 @@
 //! The log: every event and block this node knows, in order of arrival.
 //!
 //! Invariants:
-//! - append-only: events are never changed or removed; erasing a block leaves its name, and its bytes may be recorded again;
+//! - append-only: events are never changed or removed. Erasing a block keeps its name, and its bytes may be recorded
+//!   again;
 //! - a block is known by its whole name: raw bytes and dag-cbor of one digest are two blocks;
 //! - an append is all or nothing, and durable when it returns: events, and the signed head over them;
 //! - no caller above this room knows which store is behind it.
@@ -43,7 +44,7 @@ pub struct EventRow<'a> {
     pub bytes: &'a [u8],
 }
 
-/// One block as stored, not yet checked. Its number is its place in the order of arrival.
+/// One block as stored, not yet checked. `number` is its place in the order of arrival.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockRow<'a> {
     pub number: u64,
@@ -59,10 +60,10 @@ pub enum Stored {
     Erased,
 }
 
-/// Why the log could not do what it was asked to.
+/// Why a read or write of the log failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The log is not where the caller believed: somebody else wrote.
+    /// The last event is not the one that the caller expected: somebody else wrote.
     #[error("the log's last event is not the expected one: another writer was here")]
     Conflict,
     /// An event names a cause that is not in the log.
@@ -92,10 +93,10 @@ pub trait Log: Send {
     fn upkeep(&mut self) -> Result<Box<dyn Upkeep>, LogError>;
 }
 
-/// The pages in the write-ahead file, and how many of them are folded back into the main file.
+/// The size of the write-ahead file, and how many of its pages are folded back into the main file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ahead {
-    /// Of the write-ahead file, used or not.
+    /// The size of the file on disk, whether its pages are in use or not.
     pub bytes: u64,
     pub pages: u64,
     pub folded: u64,
@@ -167,7 +168,7 @@ pub trait Reader: Send {
         visit: &mut dyn FnMut(BlockRow<'_>) -> ControlFlow<()>,
     ) -> Result<(), LogError>;
 
-    /// Bytes on disk.
+    /// Returns the bytes of the log's files on disk.
     fn size(&self) -> Result<u64, LogError>;
 }
 

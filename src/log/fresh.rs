@@ -1,6 +1,6 @@
-//! Directories that are not there yet, and go again where what they are made for comes to nothing.
+//! New directories that are removed again if the work they were made for fails.
 //!
-//! Invariant: only what was not there before is taken away, and only while it is empty.
+//! Invariant: only a directory that did not exist before is removed, and only if it is empty.
 
 use std::{
     fs,
@@ -35,7 +35,7 @@ impl Fresh {
 impl Drop for Fresh {
     fn drop(&mut self) {
         for dir in &self.missing {
-            // One that was not made, or that somebody else has put something into, stays as it is.
+            // A directory that was not made stays missing, and one with content stays as it is.
             let _ = fs::remove_dir(dir);
         }
     }

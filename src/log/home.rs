@@ -1,9 +1,9 @@
-//! The data directory: its files, its lock, its keys, and the last signed head.
+//! The data directory: its files, its locks, its keys, and the file of the last signed heads.
 //!
 //! Invariants:
-//! - one process owns the log: the lock is the kernel's and falls with the process;
-//! - keys are made once, readable by their owner only;
-//! - the signed head is written after the commit it speaks of, never before.
+//! - one process owns the log: the lock is the kernel's, which releases it when the process ends;
+//! - a key is never replaced but by a rotation, and is readable by its owner only;
+//! - the head file is written after the commit that the head covers, never before.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,16 +16,16 @@ use std::{
 
 use crate::block::payload::SaltKey;
 
-/// Bytes of one of the two slots of the head file; a signed checkpoint is about 200.
+/// The bytes of one of the two slots of the head file. A signed checkpoint has about 200.
 const HEAD_SLOT: usize = 1024;
 
-/// How long a server waits for one that was there before, and how often it looks.
+/// How long a server waits for another to end, and how often it looks.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
 const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 
 /// The files of the keys: the seed that signs heads, and the key of payload salts.
 const KEYS: [&str; 2] = ["log.key", "salt.key"];
-/// The file of the first seed that signed heads, once another one does.
+/// The file of the first seed that signed heads, which exists once another seed does.
 const PEER_KEY: &str = "peer.key";
 /// The file of the next seed while a rotation is under way.
 const NEXT_KEY: &str = "log.key.next";
@@ -53,7 +53,7 @@ pub enum HomeError {
     Key { file: &'static str },
 }
 
-/// The right to write, held as long as this lives.
+/// The right to write the log, or to serve. It is released when this is dropped.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
@@ -79,7 +79,7 @@ impl Home {
         Ok(home)
     }
 
-    /// Names a directory, and touches nothing.
+    /// Names a directory without touching it.
     pub fn of(dir: &Path) -> Self {
         Self { dir: dir.to_owned() }
     }
@@ -97,7 +97,7 @@ impl Home {
     pub fn existing(dir: &Path) -> Result<Self, HomeError> {
         let home = Self { dir: dir.to_owned() };
         let log = home.io(fs::metadata(home.log_path()))?;
-        // A start that failed leaves the file empty.
+        // A start that failed leaves an empty file.
         if log.len() == 0 {
             home.io(Err(io::ErrorKind::NotFound.into()))?;
         }
@@ -175,14 +175,14 @@ impl Home {
         Ok(Runner { path, _file: file })
     }
 
-    /// Whether the process that enrolled as `runner` still runs.
+    /// Returns whether the process that enrolled as `runner` still runs. Removes its mark if it does not.
     pub fn runs(&self, runner: &str) -> bool {
         let Ok(file) = File::open(self.runner_path(runner)) else {
             return false;
         };
         match file.try_lock_shared() {
             Ok(()) => {
-                // Nobody holds it: the process ended without taking its mark away.
+                // Nobody holds the lock: the process ended without removing its mark.
                 let _ = fs::remove_file(self.runner_path(runner));
                 false
             }
@@ -232,7 +232,8 @@ impl Home {
         }
     }
 
-    /// Returns whether there is such a seed, as in a log with more than one key.
+    /// Checks that the seed of the node's identity among peers is saved. A log with more than one key needs it. Errors:
+    /// `NoKey`.
     pub fn check_peer_key(&self) -> Result<(), HomeError> {
         self.key(PEER_KEY).map(|_| ())
     }
@@ -246,7 +247,7 @@ impl Home {
         self.put_key(NEXT_KEY, seed)
     }
 
-    /// Makes that seed the one that signs heads; the former one is overwritten.
+    /// Makes the next seed the one that signs heads, durably. The former one is overwritten.
     pub fn take_next_key(&self) -> Result<(), HomeError> {
         let keys = self.dir.join("keys");
         self.io(fs::rename(keys.join(NEXT_KEY), keys.join(KEYS[0])))?;
@@ -308,7 +309,7 @@ impl Lock {
     }
 }
 
-/// A process's mark; gone when it ends, however it ends.
+/// The mark of a running process. Its lock is released when the process ends, however it ends.
 #[derive(Debug)]
 pub struct Runner {
     path: PathBuf,
@@ -321,7 +322,7 @@ impl Drop for Runner {
     }
 }
 
-/// The last signed heads in two slots, written in turn: a torn write leaves the other one.
+/// The file of the last signed heads, in two slots that are written in turn: a torn write leaves the other one.
 #[derive(Debug)]
 pub struct HeadFile {
     file: File,
@@ -341,7 +342,7 @@ impl HeadFile {
         Ok(texts.collect())
     }
 
-    /// Writes a signed head. Without `sync` it survives this process, not yet a power cut.
+    /// Writes a signed head. Without `sync` it survives the process, but not a power cut.
     pub fn write(&mut self, note: &str, sync: bool) -> io::Result<()> {
         let mut slot = [0; HEAD_SLOT];
         let text = note.as_bytes();

@@ -1,9 +1,10 @@
 //! The log in one SQLite file, `log.db`: the embedded default.
 //!
 //! Invariants:
-//! - WAL with `synchronous=FULL`: a commit that returned survives a power cut;
-//! - the write-ahead file is kept small by a connection of its own, where one is asked for;
-//! - triggers refuse update and delete, whoever opens the file with them in place; only a block's bytes may go, and come back.
+//! - WAL with `synchronous=FULL`, unless `fsync` is off: a commit that returned survives a power cut;
+//! - the write-ahead file is kept small by a connection of its own, if upkeep was asked for;
+//! - triggers in the file refuse to update or delete rows, whoever opens it. Only a block's bytes may go, and come
+//!   back.
 
 pub mod blocks;
 pub mod snapshot;
@@ -76,7 +77,7 @@ impl SqliteLog {
     /// Opens the log at `path`, and creates it if there is none. With `fsync` off (benchmarks), a power cut loses
     /// commits.
     pub fn open(path: &Path, fsync: bool) -> Result<Self, LogError> {
-        // What a crash left there may hold content that was erased.
+        // The write-ahead file that a crash left may hold content that was erased.
         let left = std::fs::metadata(wal_of(path)).is_ok_and(|file| file.len() > 0);
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(COMMIT_BUSY_MAX)?;
@@ -155,7 +156,7 @@ impl SqliteLog {
         if let Some(last) = events.last() {
             self.tip = Some(Tip { seq: last.seq, cid: last.cid, ts: last.ts });
         }
-        // What was erased while a reader held the write-ahead file, where nobody else keeps it.
+        // Content that was erased while a reader held the write-ahead file is cut off here, since a copy has no upkeep.
         if self.bell.is_uncut() {
             self.cut()?;
         }
@@ -273,7 +274,7 @@ impl Reader for SqliteReader {
     fn head(&self) -> Result<Option<String>, LogError> {
         let known = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'head'";
         if self.connection.prepare_cached(known)?.query_row([], |row| row.get::<_, u64>(0))? == 0 {
-            // A log that was not opened for writing since heads stand in it.
+            // The log was not opened for writing since the migration that added the table.
             return Ok(None);
         }
         let mut statement = self.connection.prepare_cached("SELECT note FROM head")?;
@@ -381,7 +382,7 @@ impl From<rusqlite::Error> for LogError {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
                 Self::Corrupt { what: "sqlite says the file is damaged" }
             }
-            // Two rows under one key: somebody else wrote what was to be written here.
+            // The key exists already: somebody else wrote a row that this was to write.
             Some(ErrorCode::ConstraintViolation) => Self::Conflict,
             _ => Self::Store(Box::new(err)),
         }
@@ -415,7 +416,7 @@ fn event_at(connection: &Connection, seq: u64) -> Result<Option<Event>, LogError
 
 fn seq_of(connection: &Connection, cid: &Cid) -> Result<Option<u64>, LogError> {
     if cid.codec() != Codec::DagCbor {
-        // Raw bytes with the digest of an event are another block.
+        // An event is DAG-CBOR: a raw block with the digest of an event is another block.
         return Ok(None);
     }
     let mut statement = connection.prepare_cached("SELECT seq FROM event WHERE digest = ?1")?;

@@ -42,7 +42,7 @@ fn event(seq: u64, prev: Option<Cid>, cause: Option<Cid>) -> Event {
     Event::seal(fact, Place { log, seq, prev, ts: seq }).expect("a small fact")
 }
 
-/// `n` events, each the next of the one before.
+/// Returns `n` events, each the successor of the one before.
 fn chain(n: u64) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     for seq in 0..n {
@@ -210,7 +210,7 @@ fn a_block_is_known_by_its_codec_too() {
     });
 }
 
-/// A log of the first release, with a payload erased and a raw part.
+/// Makes a log as the first release wrote it, with an erased payload and a raw part.
 fn first_release(path: &Path, blocks: &[(&Block, bool)]) {
     let connection = rusqlite::Connection::open(path).expect("opens");
     connection.execute_batch(include_str!("../../migrations/log/01-log.sql")).expect("the first tables");
@@ -264,7 +264,7 @@ fn sqlite_refuses_to_change_or_remove_what_is_stored() {
     connection.execute_batch("UPDATE block SET bytes = NULL").expect("erasing is allowed");
 }
 
-/// Runs `meanwhile` while a reader sees the log as it is now.
+/// Runs `meanwhile` while a reader holds a snapshot of the log.
 fn held(reader: &dyn Reader, meanwhile: impl FnOnce()) {
     let mut meanwhile = Some(meanwhile);
     reader
@@ -275,7 +275,7 @@ fn held(reader: &dyn Reader, meanwhile: impl FnOnce()) {
         .expect("the log reads");
 }
 
-/// Whether a file of the directory holds these bytes.
+/// Returns whether a file of the directory contains these bytes.
 fn anywhere(dir: &Path, bytes: &[u8]) -> bool {
     let files = std::fs::read_dir(dir).expect("a directory");
     files.into_iter().any(|file| {
@@ -352,7 +352,7 @@ fn what_was_erased_before_a_crash_is_cut_off_after_it() {
     let reader = log.reader().expect("reads");
     held(reader.as_ref(), || {
         log.erase(&[block.cid()]).expect("erases");
-        // What a process that is killed here leaves behind.
+        // These are the files that a process leaves behind if it is killed here.
         for name in ["log.db", "log.db-wal"] {
             std::fs::copy(dir.path().join(name), crashed.path().join(name)).expect("copies");
         }
@@ -371,7 +371,7 @@ fn a_snapshot_is_of_one_moment_whatever_is_written_meanwhile() {
     let path = dir.path().join("log.db");
     let mut log = SqliteLog::open(&path, false).expect("opens");
     let events = chain(200);
-    // More than is copied in one step.
+    // The blocks are more than one step copies.
     let block = |n: usize| Block::new(Codec::Raw, [&n.to_be_bytes()[..], &[1; 256 * 1024]].concat());
     let blocks = (0..100).map(block).collect();
     log.append(None, &Batch { blocks, events: events[..100].to_vec(), ..Batch::default() }).expect("appends");

@@ -1,8 +1,8 @@
 //! The table of blocks: a block is known by its whole name, codec and digest.
 //!
 //! Invariants:
-//! - a row's key is the digest; of a block whose digest a block of another codec has already, the codec and the digest;
-//! - bytes that were erased come back only with the block of that name; bytes that are there never change.
+//! - a row's key is the block's digest. If a block of another codec has that key, it is the codec and the digest;
+//! - erased bytes come back only with the same block, and stored bytes never change.
 
 use rusqlite::{Connection, OptionalExtension, Row, params, types::ValueRef};
 
@@ -25,7 +25,7 @@ pub(super) fn put(commit: &Connection, block: &Block) -> Result<(), LogError> {
             let sql = "UPDATE block SET bytes = ?2 WHERE id = ?1 AND bytes IS NULL";
             commit.prepare_cached(sql)?.execute(params![id, block.bytes()])?;
         }
-        // The digest is there with another codec.
+        // A block of another codec has the digest as its key.
         None => drop(insert(commit, &long_key(&block.cid()), block)?),
     }
     Ok(())
@@ -84,7 +84,8 @@ pub fn name(key: ValueRef<'_>, codec: u64) -> Option<Cid> {
     Some(Cid::from_digest(Codec::from_code(codec)?, digest))
 }
 
-/// What one query gives of the row that a block's name finds. Its digest alone is tried first: nearly every row has that key.
+/// Runs a query on the row of a block and returns what `read` makes of it. The digest alone is tried first, since
+/// nearly every row has that key.
 fn find<T>(
     connection: &Connection,
     cid: &Cid,

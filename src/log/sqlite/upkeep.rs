@@ -1,8 +1,8 @@
-//! Keeping the log's write-ahead file small, from a connection that is not the writing one.
+//! Keeps the log's write-ahead file small, from a connection that is not the writing one.
 //!
 //! Invariants:
-//! - the writer's commits copy nothing and wait for no reader: what waits for readers here waits with a bound;
-//! - erased content is cut off the file, however long it takes until no reader holds it.
+//! - the writer's commits copy no pages and wait for no reader; what waits for readers here has a bound;
+//! - erased content is cut off the write-ahead file, as soon as no reader holds it.
 
 use std::{
     fs::File,
@@ -34,7 +34,7 @@ impl Bell {
     }
 
     pub fn is_uncut(&self) -> bool {
-        // Nobody who holds it panics midway.
+        // No code that holds the lock panics midway, so a poisoned lock is usable.
         self.rung.lock().unwrap_or_else(PoisonError::into_inner).uncut
     }
 
@@ -46,7 +46,7 @@ impl Bell {
         let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *rung;
         change(&mut rung);
-        // A commit after a commit that nobody has looked at wakes nobody: this stands in the way of every commit.
+        // A commit after an unnoticed commit wakes nobody, because every commit goes through here.
         if *rung != before {
             drop(rung);
             self.changed.notify_one();
@@ -87,7 +87,7 @@ impl Upkeep for Keeper {
         let mut rung = self.bell.rung.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let waited = begun.elapsed();
-            // Erased content goes at once; of commits some are gathered.
+            // Erased content waits for `gather` too, but it is never left until `at_most`.
             let awake = rung.committed && waited >= gather;
             if rung.ended || (rung.uncut && waited >= gather) || awake || waited >= at_most {
                 let woken = *rung;
@@ -106,7 +106,8 @@ impl Upkeep for Keeper {
 
     fn fold(&mut self) -> Result<Ahead, LogError> {
         let (_, ahead) = self.checkpoint("passive")?;
-        // SQLite forces the file to disk only where it has folded all; what is left for then is what the writer waits for.
+        // SQLite forces the main file to disk only if it has folded all pages. Otherwise it is done here, so that the
+        // writer need not wait for it later.
         if self.fsync && ahead.folded < ahead.pages {
             self.file.sync_data().map_err(|err| LogError::Store(Box::new(err)))?;
         }
@@ -115,7 +116,7 @@ impl Upkeep for Keeper {
 
     fn restart(&mut self, patience: Duration) -> Result<bool, LogError> {
         let uncut = self.bell.is_uncut();
-        // What is erased while this runs asks again.
+        // An erasure while this runs sets it again.
         self.bell.uncut(false);
         self.connection.busy_timeout(patience)?;
         let begun = self.checkpoint(if uncut { "truncate" } else { "restart" });
@@ -131,7 +132,7 @@ pub(super) fn checkpoint(connection: &Connection, how: &str) -> Result<(bool, Ah
     let mut statement = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({how})"))?;
     let (busy, pages, folded): (bool, i64, i64) =
         statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    // Both are -1 where there is no write-ahead file.
+    // SQLite returns -1 for both if there is no write-ahead file.
     let count = |pages: i64| u64::try_from(pages).unwrap_or(0);
     Ok((busy, Ahead { bytes: 0, pages: count(pages), folded: count(folded) }))
 }
