@@ -1,9 +1,9 @@
-//! The audit language: events, blocks, proofs and exports over HTTP, for whoever may read them.
+//! The audit API: events, blocks, proofs and exports over HTTP, for callers with the scope `audit:read`.
 //!
 //! Invariants:
-//! - nothing here changes the log, but that an export is recorded in it before its first byte leaves;
-//! - an answer sees everything that was answered before it was asked;
-//! - a name that makes no sense is 400, one nobody knows 404, erased content 410.
+//! - no request changes the log, but that `/v1/export` records an export before its first byte leaves;
+//! - an answer about our own log sees everything that was answered before it was asked;
+//! - a malformed CID is answered with 400, an unknown one with 404, an erased payload with 410.
 
 pub mod content;
 mod export;
@@ -16,7 +16,7 @@ use axum::{Router, routing::get};
 
 use crate::questions::Audit;
 
-/// Every path of the audit language.
+/// Returns the routes of the audit API.
 pub fn routes(state: Audit) -> Router {
     Router::new()
         .route("/v1/events", get(reading::events))

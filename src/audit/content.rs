@@ -1,6 +1,6 @@
-//! What an answer looks like: the form that was asked for, its name, and how long it may be kept.
+//! The form of an answer: content negotiation, entity tags, and how long it may be cached.
 //!
-//! Invariant: an entity tag is a CID, so what it names never changes.
+//! Invariant: an entity tag is a CID, so its content never changes.
 
 use axum::{
     body::Body,
@@ -25,11 +25,12 @@ pub const CAR: &str = "application/vnd.ipld.car; version=1; order=dfs; dups=n";
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// How many payloads' content an answer holds; goes along with it for whoever knows the caller, who counts it.
+/// The number of payloads whose content a response contains. The HTTP door reads it from the response's extensions and
+/// counts it for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contents(pub u64);
 
-/// How bytes are asked for.
+/// The representations in which an event, block or contract is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Json,
@@ -38,7 +39,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// The form the `Accept` headers weigh most; JSON where there is none.
+    /// Returns the form with the largest weight in the `Accept` headers; JSON without such a header. Errors: 406.
     pub fn accepted(headers: &HeaderMap) -> Result<Self, Refused> {
         let wishes: Vec<(f32, Self)> = headers
             .get_all(ACCEPT)
@@ -50,7 +51,7 @@ impl Form {
         if headers.get(ACCEPT).is_none() {
             return Ok(Self::Json);
         }
-        // Of equal weights the first stands.
+        // Of equal weights the first wins.
         let best = wishes
             .into_iter()
             .filter(|(weight, _)| *weight > 0.0)
@@ -62,7 +63,7 @@ impl Form {
     }
 }
 
-/// One media range of `Accept` with its weight; none where it is nothing that is served here.
+/// Parses one media range of `Accept` with its weight; `None` if that type is not served here.
 fn wish(range: &str) -> Option<(f32, Form)> {
     let mut parts = range.split(';').map(str::trim);
     let form = match parts.next()?.to_ascii_lowercase().as_str() {
@@ -75,7 +76,7 @@ fn wish(range: &str) -> Option<(f32, Form)> {
     Some((weight.map_or(Some(1.0), |q| q.parse().ok())?, form))
 }
 
-/// Whether the caller has the block of this name already.
+/// Returns the 304 response if the caller has this block already, by `If-None-Match`.
 pub fn known(headers: &HeaderMap, cid: &Cid) -> Option<Response> {
     let tag = format!("\"{cid}\"");
     let tags = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
@@ -90,7 +91,7 @@ pub fn known(headers: &HeaderMap, cid: &Cid) -> Option<Response> {
     })
 }
 
-/// Content named by `cid`, which never changes.
+/// Returns a response with content that `cid` names, to be cached for a year.
 pub fn immutable(cid: &Cid, media: &'static str, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     let headers = response.headers_mut();
@@ -99,18 +100,18 @@ pub fn immutable(cid: &Cid, media: &'static str, body: impl Into<Body>) -> Respo
     response
 }
 
-/// The same, with content that may be erased later and must not be kept.
+/// Returns a JSON response that must not be cached, because what it contains may be erased later.
 pub fn passing(json: &Value) -> Response {
     passing_text(json.to_string())
 }
 
-/// The same for an answer that is JSON text already.
+/// Does the same with text that is JSON already.
 pub fn passing_text(json: String) -> Response {
     let media = HeaderValue::from_static("application/json");
     ([(CONTENT_TYPE, media), (CACHE_CONTROL, NO_STORE)], json).into_response()
 }
 
-/// A block's bytes in one of the forms that are not our JSON.
+/// Returns a block's bytes raw or as DAG-JSON.
 pub fn bytes(cid: &Cid, form: Form, bytes: Vec<u8>) -> Response {
     match (form, cid.codec()) {
         (Form::DagJson, Codec::DagCbor) => match decode_ipld(&bytes) {
@@ -124,7 +125,7 @@ pub fn bytes(cid: &Cid, form: Form, bytes: Vec<u8>) -> Response {
     }
 }
 
-/// The answer, and with it the number of payloads whose content it holds.
+/// Adds to a response the number of payloads whose content it contains.
 pub fn holding(contents: u64, mut response: Response) -> Response {
     if contents > 0 {
         response.extensions_mut().insert(Contents(contents));
@@ -132,7 +133,7 @@ pub fn holding(contents: u64, mut response: Response) -> Response {
     response
 }
 
-/// How many payloads' content these bytes of a block are: a payload's own, a part's, or none of any.
+/// Returns how many payloads' content a block contains: 1 for a payload or a part of one, else 0.
 pub fn contents(cid: &Cid, bytes: &[u8]) -> u64 {
     (cid.codec() == Codec::Raw || decode::<Payload>(bytes).is_ok()).into()
 }
@@ -144,13 +145,13 @@ fn name(headers: &mut HeaderMap, cid: &Cid) {
     headers.insert(VARY, HeaderValue::from_static("accept"));
 }
 
-/// The name in a path.
+/// Parses a CID from a path or a query string. Errors: 400.
 pub fn cid(text: &str) -> Result<Cid, Refused> {
     text.parse()
         .map_err(|err| Refused::new(problem(StatusCode::BAD_REQUEST, "malformed cid", &format!("{err}"))))
 }
 
-/// What a query string must be, or the answer to one that is not.
+/// Returns the parsed query string. Errors: 400, with the parser's message.
 pub fn asked<T>(
     query: Result<axum::extract::Query<T>, axum::extract::rejection::QueryRejection>,
 ) -> Result<T, Refused> {
@@ -187,7 +188,7 @@ impl IntoResponse for Unanswered {
     }
 }
 
-/// A problem that is answered instead of what was asked for. Boxed, for it is large and rare.
+/// A response that refuses a request. It is boxed because it is large and rare.
 #[derive(Debug)]
 pub struct Refused(Box<Response>);
 

@@ -1,6 +1,6 @@
-//! Exports over HTTP: recorded, then streamed at the reader's pace.
+//! Exports over HTTP: recorded in the log, then streamed as fast as the reader takes them.
 //!
-//! Invariant: an export that breaks off breaks its connection too, so that half a file never looks whole.
+//! Invariant: a failed export breaks its connection, so that a partial file is never taken for a whole one.
 
 use std::{
     io::{self, Write},
@@ -39,11 +39,11 @@ use crate::{
     verify::{self, Checks, Report},
 };
 
-/// Bytes that leave together.
+/// The number of bytes that are sent together.
 const FRAME: usize = 64 * 1024;
-/// Frames that may wait for the reader.
+/// The largest number of frames that wait for the reader.
 const BACKLOG: usize = 8;
-/// How long a reader may leave them waiting.
+/// How long the reader may leave a full backlog.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Deserialize)]
@@ -86,12 +86,12 @@ pub(super) async fn export(
 }
 
 impl Audit {
-    /// A place among the long questions.
+    /// Takes one of the places for long questions. Errors: `Busy` if all are taken.
     pub(super) fn long_question(&self) -> Result<OwnedSemaphorePermit, Unanswered> {
         Arc::clone(&self.long).try_acquire_owned().map_err(|_| Unanswered::Busy)
     }
 
-    /// Verifies the log, or part of it. Takes as long as it takes.
+    /// Verifies the log, or part of it, on a blocking thread. There is no time limit.
     pub async fn verify(&self, checks: Checks) -> Result<Report, Unanswered> {
         let place = self.long_question()?;
         let home = self.readers.home().clone();
@@ -102,7 +102,7 @@ impl Audit {
         Ok(verified.await?)
     }
 
-    /// Finds what is to be exported, and records that it is.
+    /// Selects what is to be exported, and records the export.
     pub async fn export(
         &self,
         scope: Scope,
@@ -121,7 +121,7 @@ impl Audit {
     }
 }
 
-/// What `write` writes on a thread of its own, as a body.
+/// Returns a body with what `write` writes on a blocking thread.
 pub(super) fn streamed(
     audit: &Audit,
     place: OwnedSemaphorePermit,
@@ -129,7 +129,7 @@ pub(super) fn streamed(
 ) -> Body {
     let (to, from) = mpsc::channel(BACKLOG);
     let readers = Arc::clone(&audit.readers);
-    // It ends by itself: with its work, or once its reader is gone or too slow.
+    // The thread is not joined: it ends when it is done, or when its reader is gone or too slow.
     drop(tokio::task::spawn_blocking(move || {
         let _place = place;
         let mut frames = Frames { to, frame: Vec::with_capacity(FRAME), runtime: Handle::current() };
@@ -149,7 +149,7 @@ pub(super) fn streamed(
     Body::from_stream(stream::unfold(from, async |mut from| from.recv().await.map(|frame| (frame, from))))
 }
 
-/// A file that a reader takes frame by frame.
+/// A writer that sends frames to the reader's body, and blocks while the backlog is full.
 struct Frames {
     to: mpsc::Sender<io::Result<Bytes>>,
     frame: Vec<u8>,

@@ -1,8 +1,8 @@
-//! Followed logs: which there are, their signed heads and events, and names that only they know.
+//! Followed logs over HTTP: their list, signed heads and events, and CIDs that only they have.
 //!
 //! Invariants:
-//! - an answer is of one log: events of different logs are never mixed in a list;
-//! - our own log is asked first; a name it knows is never looked for elsewhere.
+//! - a list contains events of one log only;
+//! - our own log is asked first, and a CID that it has is not looked for in others.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use crate::{
 };
 
 impl Audit {
-    /// Asks a question of everything recorded before now, and of the followed logs beside it.
+    /// Asks a question of everything recorded before now, and of the followed logs in addition.
     ///
     /// Safe to drop midway.
     pub async fn ask_all<T: Send + 'static>(
@@ -40,7 +40,7 @@ impl Audit {
         self.ask(move |view, head| question(&Logs::new(view, || Followed::beside(&home)), head)).await
     }
 
-    /// Asks a question about the followed logs.
+    /// Asks a question about the followed logs on a blocking thread.
     async fn of_followed<T: Send + 'static>(
         &self,
         question: impl FnOnce(&[Followed]) -> Result<T, QueryError> + Send + 'static,
@@ -55,7 +55,7 @@ impl Audit {
     }
 }
 
-/// Asks a question of a followed log, as far as it is folded.
+/// Folds a followed log up to its last event and asks a question of it.
 fn of<T>(
     followed: &Followed,
     question: impl FnOnce(&View) -> Result<T, QueryError>,
@@ -78,7 +78,7 @@ pub(super) async fn list(State(audit): State<Audit>) -> Answer {
     })
 }
 
-/// The logs that are held, and those that are followed and not held yet, each with how it goes.
+/// Returns the stored logs, and those that are followed without anything stored yet, each with its course.
 fn shown(logs: &[Followed], mut pursuits: Vec<Pursuit>) -> Result<Vec<Value>, FollowedError> {
     pursuits.sort_unstable_by(|left, right| left.peer.cmp(&right.peer));
     let mut listed = Vec::with_capacity(logs.len());
@@ -101,7 +101,7 @@ fn shown(logs: &[Followed], mut pursuits: Vec<Pursuit>) -> Result<Vec<Value>, Fo
 
 fn put(shown: &mut Value, pursuit: Pursuit) {
     shown["peer"] = pursuit.peer.into();
-    // What forked stays so, whether it is being followed or not.
+    // A quarantined log stays so, whether it is being followed or not.
     if shown["status"] != Course::Quarantined.as_str() {
         shown["status"] = pursuit.course.as_str().into();
     }

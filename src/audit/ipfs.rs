@@ -1,6 +1,8 @@
-//! Blocks as a trustless IPFS gateway serves them: raw, or as a CARv1 archive.
+//! Blocks as from a trustless IPFS gateway, without paths: one raw block, or a CARv1 archive.
 //!
-//! Invariant: what leaves can be checked against the name it was asked for by, so no reader has to trust this node.
+//! Unlike the gateway specification, a CAR without `dag-scope` holds only the named block (`block`, not `all`).
+//!
+//! Invariant: a client can check every byte against the CID it asked for, so it need not trust this node.
 
 use axum::{
     extract::{Path, Query, State, rejection::QueryRejection},
@@ -54,7 +56,7 @@ pub(super) async fn get(
             holding(contents(&name, found.bytes()), immutable(&name, RAW, found.bytes().to_vec()))
         })
     };
-    // Never shown as a page, whatever the bytes are.
+    // A browser must not show the bytes as a page of this origin, whatever they are.
     let attachment = format!("attachment; filename=\"{name}.{}\"", if car { "car" } else { "bin" });
     if let Ok(attachment) = HeaderValue::try_from(attachment) {
         response.headers_mut().insert(CONTENT_DISPOSITION, attachment);

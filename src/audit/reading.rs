@@ -1,6 +1,6 @@
-//! Reading: one event or block, lists, walks, proofs, contracts, the state.
+//! Reading over HTTP: events and blocks, lists, walks, proofs, contracts, and the state.
 //!
-//! Invariant: every handler is one question and how its answer is shown.
+//! Invariant: every handler asks one question and formats its answer.
 
 use axum::{
     extract::{Path, Query, State, rejection::QueryRejection},
@@ -129,7 +129,7 @@ pub(super) struct Listed {
     payloads: Option<Inline>,
 }
 
-/// A page that is asked for.
+/// A page of events that a caller asks for.
 pub(super) struct WantedPage {
     filter: Filter,
     limit: u64,
@@ -163,7 +163,7 @@ impl Listed {
 }
 
 impl WantedPage {
-    /// The page as JSON text, and how many payloads' content stands in it.
+    /// Returns the page as JSON text, and how many payloads' content it contains.
     pub(super) fn of(&self, view: &View) -> Result<Written, QueryError> {
         let page = view.list(&self.filter, self.limit, self.cursor.as_deref())?;
         let payloads = payloads(self.inline);
@@ -183,10 +183,10 @@ pub(super) async fn events(State(audit): State<Audit>, query: Asked<Listed>) -> 
     Ok(page(audit.ask(move |view, _| wanted.of(view)).await?))
 }
 
-/// A page as text, and how many payloads' content stands in it.
+/// A page as JSON text, and how many payloads' content it contains.
 type Written = (serde_json::Result<String>, u64);
 
-/// A page that was written, as an answer.
+/// Returns the response with a page.
 pub(super) fn page((text, contents): Written) -> Response {
     match text {
         Ok(page) => holding(contents, passing_text(page)),
@@ -194,7 +194,7 @@ pub(super) fn page((text, contents): Written) -> Response {
     }
 }
 
-/// A page is large: it is written as text where it is read, without values in between.
+/// The JSON of a page. It is serialized directly to text, without a `Value` in between, because a page is large.
 #[derive(Serialize)]
 struct ListedEvents<'a> {
     returned_count: usize,
@@ -335,7 +335,7 @@ pub(super) async fn tile(State(audit): State<Audit>, Path(path): Path<String>) -
     let tile = audit.ask(move |view, head| view.tile(&path, head)).await?;
     let tile =
         tile.ok_or_else(|| no_tile(StatusCode::NOT_FOUND, "the tree has no tile of this width here"))?;
-    // A partial tile stays true too, but is of no more use once the full one is there.
+    // A partial tile stays true too, but it is of no use once the full tile is there.
     let kept = match full {
         true => "private, max-age=31536000, immutable",
         false => "private, max-age=3600",

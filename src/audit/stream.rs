@@ -1,8 +1,8 @@
-//! The log as server-sent events: what is there from a seq on, then what comes.
+//! The log as server-sent events: the events from a seq on, then new ones as they are committed.
 //!
 //! Invariants:
-//! - an event's id is its seq, so that a reader who comes back goes on after the last it saw;
-//! - a reader who falls behind holds nobody up: it is told so and let go.
+//! - an event's SSE id is its seq, so that a reader with `Last-Event-ID` goes on after the last one it saw;
+//! - a slow reader holds nobody up: its stream ends with an `error` event.
 
 use std::{convert::Infallible, ops::ControlFlow, sync::Arc, time::Duration};
 
@@ -30,13 +30,13 @@ use crate::{
     questions::{Audit, Unanswered},
 };
 
-/// Events read at once.
+/// The number of events that are read at once.
 const BATCH: u64 = 256;
-/// Batches that may wait for a reader.
+/// The largest number of batches that wait for a reader.
 const BACKLOG: usize = 4;
-/// How long a reader may leave a full backlog before it is let go.
+/// How long a reader may leave a full backlog before its stream ends.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Silence after which a comment shows that the connection lives.
+/// The silence after which a comment line shows that the connection is alive.
 const QUIET: Duration = Duration::from_secs(15);
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -46,7 +46,7 @@ pub(super) struct From {
     from_seq: Option<u64>,
 }
 
-/// Why a stream ends while its reader is there.
+/// Why a stream ends.
 enum Ended {
     Slow,
     Unanswered(Unanswered),
@@ -64,7 +64,7 @@ pub(super) async fn events(
         let id: Option<u64> = id.to_str().ok().and_then(|id| id.parse().ok());
         id.ok_or_else(|| bad("last-event-id must be the seq of an event"))
     });
-    // Who comes back goes on after what it saw, whatever its URL says.
+    // `Last-Event-ID` wins over the URL, since browsers reconnect with the URL of the first request.
     let next = match last.transpose()? {
         Some(last) => last.saturating_add(1),
         None => asked.unwrap_or(audit.head().await.size),
@@ -81,7 +81,7 @@ pub(super) async fn events(
     Ok(answer(from, feed))
 }
 
-/// The backlog as a body, and after it why the stream ended.
+/// Returns a response with the backlog as its body, and an `error` event at the end that says why it ended early.
 fn answer(from: mpsc::Receiver<Bytes>, feed: tokio::task::JoinHandle<Ended>) -> Response {
     let frames = stream::unfold(Some((from, feed)), async |state| {
         let (mut from, feed) = state?;
@@ -109,7 +109,7 @@ fn answer(from: mpsc::Receiver<Bytes>, feed: tokio::task::JoinHandle<Ended>) -> 
     (headers, Body::from_stream(frames)).into_response()
 }
 
-/// Sends batch after batch until the reader is gone or too slow.
+/// Reads and sends batches until the reader is gone or too slow.
 async fn feed(audit: Audit, mut next: u64, to: mpsc::Sender<Bytes>) -> Ended {
     let mut committed = audit.ledger().committed();
     loop {

@@ -1,4 +1,4 @@
-//! Followed logs over HTTP: the same bytes as from their owner.
+//! Tests of followed logs over HTTP: the bytes are the same as from their owner.
 
 use axum::body::Body;
 use http::{Request, StatusCode};
@@ -88,7 +88,7 @@ async fn a_followed_log_that_cannot_be_read_is_passed_over() {
     log.execute("UPDATE block SET bytes = x'00' WHERE digest = ?1", [bad.digest()]).expect("changed");
     drop(log);
     let mut ours = Door::of(&follower);
-    // First its bytes do not have their name, then its files are no databases.
+    // First a block's bytes do not have its digest, then the files are no databases.
     for damaged in [false, true] {
         if damaged {
             for path in [followed.state_path(), followed.log_path()] {
