@@ -1,9 +1,10 @@
-//! The HTTP door: sockets, bounds and tokens in front of the languages.
+//! The HTTP door: sockets, bounds and authentication before MCP and the audit API.
 //!
 //! Invariants:
-//! - `Host` and `Origin` are judged before anything else of a request, its caller before its body;
-//! - what a language is handed has a known caller, a bounded body and, for MCP, strict JSON;
-//! - no body is interpreted here; a refusal takes the language of its path: a problem, or a JSON-RPC error on `/mcp`.
+//! - `Host` and `Origin` are checked before anything else of a request, and its caller before its body;
+//! - handlers get a known caller and a bounded request and, for a POST to `/mcp`, strict JSON;
+//! - no body is interpreted here. A refusal is a problem (RFC 9457), or a JSON-RPC error if a body for `/mcp` is
+//!   refused.
 
 mod listen;
 mod origin;
@@ -58,16 +59,17 @@ use crate::{
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes of an oversized body that are read and dropped, so that its sender gets to read the answer.
+/// How many bytes of an oversized body are read and dropped, so that its sender gets to read the answer.
 const DISCARD_MAX: usize = 16 * 1024 * 1024;
-/// Where the metadata of the protected resource stands (RFC 9728, section 3.1).
+/// The paths of the protected resource's metadata (RFC 9728, section 3.1).
 const METADATA: &str = "/.well-known/oauth-protected-resource";
 const METADATA_MCP: &str = "/.well-known/oauth-protected-resource/mcp";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The language behind `/mcp`.
+/// The handler of `/mcp`.
 pub trait Mcp: Send + Sync {
-    /// Answers one request. Dropped midway when the client goes away, or the answer does not begin in time.
+    /// Answers one request. The future is dropped midway if the client disconnects, or if the answer does not begin in
+    /// time.
     fn respond(&self, parts: Parts, body: Bytes, caller: Caller) -> BoxFuture<'_, Response>;
 }
 
@@ -77,21 +79,21 @@ impl Mcp for Endpoint {
     }
 }
 
-/// Asked by `/readyz`: why this node is not ready, or nothing.
+/// Returns the reasons for which this node is not ready, for `/readyz`.
 pub type Ready = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
-/// What the door stands in front of.
+/// What the door serves.
 pub struct App {
     pub server: Server,
     pub access: Access,
     pub mcp: Arc<dyn Mcp>,
-    /// `/v1`, `/log` and `/ipfs`; its handlers find the [`Caller`] among the extensions.
+    /// The routes `/v1`, `/log` and `/ipfs`. Their handlers find the [`Caller`] in the request's extensions.
     pub audit: Router,
     pub ready: Ready,
     pub metrics: Arc<Metrics>,
 }
 
-/// What every request meets.
+/// What the checks and handlers of every request share.
 struct Edge {
     access: Access,
     gate: Gate,
@@ -101,11 +103,11 @@ struct Edge {
     metrics: Arc<Metrics>,
     body_max: usize,
     timeout: Duration,
-    /// The URL callers use, without a slash at its end.
+    /// The URL that callers use, without a slash at its end.
     base: String,
 }
 
-/// One bucket of requests for each principal, in a fixed number of buckets: two of them seldom share one.
+/// Rate limits by principal. Principals hash to 65,536 buckets, which bounds the memory; two seldom share one.
 struct Limits {
     buckets: DefaultKeyedRateLimiter<u16>,
     hasher: RandomState,
@@ -118,7 +120,7 @@ enum Unread {
     Broken,
 }
 
-/// Every URL there is, behind what guards it.
+/// Returns every route with its checks. `/metrics` needs no token if `metrics_open`.
 fn routes(edge: &Arc<Edge>, audit: Router, metrics_open: bool) -> Router {
     let needs = |scope| middleware::from_fn_with_state((Arc::clone(edge), scope), allow);
     let mcp = Router::new().route("/mcp", any(mcp)).route_layer(needs(Scope::Call));
@@ -158,7 +160,7 @@ impl Edge {
         (edge, app.audit)
     }
 
-    /// Whose request this is, when they may make it; else why not, and who it is as far as that is known.
+    /// Returns the caller if it has the scope. Otherwise returns why not, and the actor as far as it is known.
     fn caller(&self, headers: &HeaderMap, scope: Scope) -> Result<Caller, (Denied, Actor)> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let caller = match (values.next(), values.next()) {
@@ -192,9 +194,9 @@ impl Limits {
         Self { buckets: RateLimiter::keyed(quota), hasher: RandomState::new() }
     }
 
-    /// Counts a request; an error says after how long the next one is let through.
+    /// Counts a request. The error is the time until the next one is allowed.
     fn count(&self, principal: &str) -> Result<(), Duration> {
-        // The hash is seeded, so that nobody can aim at another principal's bucket.
+        // The hash is seeded at random, so that nobody can aim at another principal's bucket.
         let [low, high, ..] = self.hasher.hash_one(principal).to_le_bytes();
         self.buckets
             .check_key(&u16::from_le_bytes([low, high]))
@@ -202,7 +204,7 @@ impl Limits {
     }
 }
 
-/// Outermost: judges `Host` and `Origin`, bounds the time to an answer, and turns a panic into one.
+/// Does the outermost checks: of `Host` and `Origin`, of the time until the answer begins, and of panics.
 async fn admit(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {
     let origin = match edge.gate.judge(&request) {
         Ok(origin) => origin,
@@ -217,7 +219,7 @@ async fn admit(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> R
             Err(_) => problem(StatusCode::GATEWAY_TIMEOUT, "timed out", "the answer did not begin in time"),
         }
     };
-    // Nothing of a request outlives it but what has its own locks, so a panic leaves nothing half done here.
+    // Whatever outlives a request has its own locks, so a panic leaves nothing half done.
     let mut response = match AssertUnwindSafe(answer).catch_unwind().await {
         Ok(response) => response,
         Err(panic) => panicked(panic.as_ref()),
@@ -230,7 +232,7 @@ async fn admit(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> R
     response
 }
 
-/// Lets through whoever may, as often as they may; the rest of the way their [`Caller`] goes along.
+/// Lets a request pass if its caller has the scope and keeps the rate limit. Puts the [`Caller`] into its extensions.
 async fn allow(
     State((edge, scope)): State<(Arc<Edge>, Scope)>,
     mut request: Request,
@@ -276,7 +278,7 @@ async fn mcp(
     edge.mcp.respond(parts, body, caller).await
 }
 
-/// The whole body, when it is small enough and comes in time.
+/// Reads the whole body. Errors: it is too large, too slow, or breaks off.
 async fn read(mut body: Body, max: usize) -> Result<Bytes, Unread> {
     let whole = async {
         match Limited::new(&mut body, max).collect().await {
@@ -321,7 +323,7 @@ async fn metrics(State(edge): State<Arc<Edge>>) -> ([(HeaderName, &'static str);
     ([(CONTENT_TYPE, OPENMETRICS)], edge.metrics.encode())
 }
 
-/// The protected resource's metadata (RFC 9728, section 2).
+/// Returns the protected resource's metadata (RFC 9728, section 2).
 async fn metadata(State(edge): State<Arc<Edge>>) -> Response {
     let scopes = [Scope::Call, Scope::Audit, Scope::Admin].map(scope_name);
     let mut metadata = json!({

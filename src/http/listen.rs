@@ -1,8 +1,8 @@
-//! Sockets: accepting connections, speaking HTTP/1.1 on them, and letting go of them in time.
+//! Sockets: accepts connections, speaks HTTP/1.1 on them, and closes them in bounded time.
 //!
 //! Invariants:
 //! - the number of connections, the size of headers and the wait for them are bounded;
-//! - a stop lets answers that have begun end, and waits for them no longer than [`DRAIN_MAX`].
+//! - a stop lets begun answers end, for at most [`DRAIN_MAX`].
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
@@ -19,23 +19,23 @@ use tower::Service;
 
 use super::{App, Edge, routes};
 
-/// Connections at once; more wait in the kernel's backlog.
+/// The largest number of open connections; more wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 4096;
-/// Bytes of a request's line and headers, of which there may be 100.
+/// The largest number of bytes of a request line with its headers. hyper allows 100 headers.
 const HEADERS_MAX: usize = 32 * 1024;
-/// How long headers may take, and a connection may stay open between requests.
+/// How long headers may take, and how long a connection may be idle between requests.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long begun answers may take to end after a stop: less than the 10 s the whole process has.
+/// How long begun answers may take to end after a stop. The whole process has 10 s.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// The wait after a failed accept: most often there are no file descriptors left.
+/// The pause after a failed accept, most often for want of file descriptors. Without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `app` until `shutdown`, then drains. Errors: the listener has no address.
 ///
-/// Dropping it midway closes every connection at once.
+/// Dropping the future closes every connection at once.
 pub async fn serve(listener: TcpListener, app: App, shutdown: CancellationToken) -> io::Result<()> {
     let address = listener.local_addr()?;
-    // Behind a public URL the caller on the loopback is a proxy, and may be anyone.
+    // Behind a public URL a caller on the loopback address is a proxy, which may pass on anybody's request.
     let metrics_open = address.ip().to_canonical().is_loopback() && app.server.public_url.is_none();
     let (edge, audit) = Edge::new(app, address);
     let router = routes(&Arc::new(edge), audit, metrics_open);
@@ -64,7 +64,7 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: CancellationToken)
     Ok(())
 }
 
-/// The next connection, set to send small answers at once.
+/// Accepts the next connection and sets `TCP_NODELAY`, so that small answers are sent at once.
 pub(super) async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     let (stream, _) = listener.accept().await?;
     if let Err(err) = stream.set_nodelay(true) {

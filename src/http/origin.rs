@@ -1,9 +1,10 @@
-//! Which names this server answers to, and which web pages may speak to it.
+//! The check of `Host` and `Origin`: the names this server answers to, and the web pages that may call it.
 //!
 //! Invariants:
-//! - a name that is not listed is refused, whatever address it was resolved to (DNS rebinding);
-//! - a page may speak when it came from this very server or its origin is listed; `null` never is;
-//! - a request without `Origin` comes from no page, and is judged by its token alone.
+//! - a host name that is not known is refused, whatever address it resolves to (DNS rebinding);
+//! - a page may call if its origin is this server's or is listed; the origin `null` never may;
+//! - a request without `Origin` is judged by its token alone: browsers send the header with every request whose answer
+//!   a foreign page could read.
 
 use std::net::SocketAddr;
 
@@ -25,7 +26,7 @@ const HEADERS: &str = "Authorization, Content-Type, Accept, Last-Event-ID, MCP-P
                        Mcp-Session-Id, Mcp-Method, Mcp-Name";
 const EXPOSED: &str = "WWW-Authenticate, Retry-After, ETag, Mcp-Session-Id";
 
-/// Why a request was turned away unread.
+/// Why a request is refused before it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("this server does not answer to that host; an operator can list it in server.allowed_hosts")]
@@ -39,7 +40,7 @@ pub(super) struct Gate {
     origins: Vec<String>,
 }
 
-/// A host name in lower case; without a port it is meant with every port.
+/// A host name in lower case. Without a port it matches every port.
 struct Name {
     host: String,
     port: Option<u16>,
@@ -53,7 +54,7 @@ impl Gate {
         let mut hosts: Vec<Name> = listed.map(|host: Authority| Name::of(&host)).collect();
         hosts.extend(LOOPBACK.map(str::to_owned).map(Name::any_port));
         hosts.extend(authority.map(|at| Name::any_port(at.host().to_ascii_lowercase())));
-        // Nobody is called 0.0.0.0, but browsers take it for the loopback.
+        // Nobody is named 0.0.0.0, but browsers connect it to the loopback address.
         if !address.ip().is_unspecified() {
             hosts.extend(
                 address.to_string().parse().ok().map(|at: Authority| Name::any_port(at.host().to_owned())),
@@ -66,11 +67,11 @@ impl Gate {
         Self { hosts, origins }
     }
 
-    /// The request's origin, when it has one, and both it and the host are known.
+    /// Returns the request's origin, if it has one. Errors: its host or its origin is not allowed.
     pub(super) fn judge(&self, request: &Request) -> Result<Option<HeaderValue>, Refusal> {
         let host = only(request.headers(), &HOST).ok().flatten().ok_or(Refusal::Host)?;
         let host: Authority = host.as_bytes().try_into().map_err(|_| Refusal::Host)?;
-        // An absolute request target names the host a second time.
+        // A request target in absolute form (RFC 9112, section 3.2.2) names the host a second time.
         let named = request.uri().authority();
         if !self.answers_to(&host) || named.is_some_and(|named| !self.answers_to(named)) {
             return Err(Refusal::Host);
@@ -105,12 +106,12 @@ impl Name {
     }
 }
 
-/// Whether a browser asks here if a page's request may be sent (the Fetch standard, CORS preflight).
+/// Returns whether this is a CORS preflight (the Fetch standard).
 pub(super) fn is_preflight(request: &Request) -> bool {
     request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// Lets pages of an origin that was judged good read the answer.
+/// Adds the CORS headers that let a page of this allowed origin read the answer.
 pub(super) fn share(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(VARY, HeaderValue::from_static("origin"));
@@ -123,7 +124,7 @@ pub(super) fn share(headers: &mut HeaderMap, origin: HeaderValue) {
     }
 }
 
-/// The header's value, when it stands there at most once.
+/// Returns the value of a header. Errors: it is there more than once.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, ()> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {

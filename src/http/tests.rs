@@ -1,4 +1,4 @@
-//! The door from outside: bytes into a real socket, bytes out of it.
+//! Tests of the door from outside: bytes into a real socket, bytes out of it.
 
 use std::{fmt::Write, net::SocketAddr, sync::Arc};
 
@@ -25,11 +25,11 @@ use crate::{
     router::BoxFuture,
 };
 
-/// A language of few words: it says who asked, and how much.
+/// A handler that answers who asked, and with how many bytes.
 #[derive(Default)]
 struct Parrot {
     gate: Notify,
-    /// Told when an answer is awaited, and when it no longer is.
+    /// Receives a message when an answer is awaited, and when its future is dropped.
     waits: Option<mpsc::UnboundedSender<&'static str>>,
 }
 
@@ -85,7 +85,7 @@ impl House {
         TcpStream::connect(self.address).await.expect("the server listens")
     }
 
-    /// One request on its own connection. `Host` is the server's address unless given.
+    /// Sends one request on its own connection. `Host` is the server's address unless it is given.
     async fn ask(&self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let mut stream = self.connect().await;
         stream.write_all(&self.request(line, headers, body)).await.expect("the server reads");
@@ -130,7 +130,7 @@ async fn answer(stream: &mut TcpStream) -> Answer {
     Answer { status, head: head.to_owned(), body: body.to_owned() }
 }
 
-/// Tokens for `ann` (calls), `bob` (calls and audit) and their server's access.
+/// Makes tokens for `ann` (calls) and `bob` (calls and audit), and the access that knows them.
 struct Keys {
     ann: String,
     bob: String,
@@ -193,7 +193,7 @@ async fn hosts_and_origins_are_judged_first() {
     }
     let absolute = house.ask("GET http://evil.example/healthz", &[], b"").await;
     assert_eq!(absolute.status, 403);
-    // An unreadable body is not looked at before the origin is.
+    // The origin is checked before the body is read, so an unreadable one does not matter.
     assert_eq!(house.ask("POST /mcp", &[("Origin", "null")], b"{").await.status, 403);
 
     let preflight = [("Origin", "https://app.example"), ("Access-Control-Request-Method", "POST")];
@@ -236,7 +236,7 @@ async fn only_strict_and_bounded_json_reaches_the_language() {
             }
         }
     }
-    // Only a POST has a body that means something.
+    // Only the body of a POST is parsed.
     assert_eq!(house.ask("DELETE /mcp", &[], b"").await.json()["method"], "DELETE");
 }
 
