@@ -1,8 +1,8 @@
-//! Schedules: work that is submitted at its times, each time once.
+//! Schedules: work that is submitted at its times, at most once for each.
 //!
 //! Invariants:
 //! - a tick is named by its schedule and its instant, so that firing it twice submits the same work;
-//! - ticks only go forward, whatever the clock does.
+//! - the next tick is always later than the last one, even if the clock goes backwards.
 
 mod cron;
 
@@ -20,48 +20,48 @@ use crate::{
     task::{Moment, SPAN_MAX_MS, name_allowed},
 };
 
-/// Characters of a schedule's id: with the instant of a tick it is still a name.
+/// The largest number of characters of a schedule's id. With the instant of a tick it is still a valid name.
 pub const ID_MAX: usize = 100;
-/// The shortest interval.
+/// The shortest interval between ticks.
 pub const EVERY_MIN_MS: u64 = 100;
-/// Missed ticks of a cron line that one firing passes over; what is left is the next firing's.
+/// The largest number of missed ticks of a cron line that one firing skips. The next firing skips the rest.
 const MISSED_MAX: u64 = 100_000;
-/// The next tick of a line that has no more.
+/// The next tick of a cron line that has no more.
 const NEVER_MS: u64 = i64::MAX as u64;
 
-/// One schedule, as the log remembers it.
+/// A schedule, folded from its events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
     pub id: String,
     pub actor: Actor,
     pub facts: ScheduleCreated,
-    /// What it makes.
+    /// The input of the work that it submits.
     pub input: Option<PayloadRef>,
     pub created: Cid,
     pub created_ms: u64,
     pub next_ms: u64,
     pub last_tick_ms: Option<u64>,
-    /// Ticks that made something.
+    /// The number of ticks that submitted work.
     pub fired: u64,
-    /// Ticks it passed over.
+    /// The number of missed ticks that were passed over.
     pub missed: u64,
-    /// Ticks that could make nothing.
+    /// The number of ticks that could submit nothing.
     pub skipped: u64,
     pub deleted: bool,
     pub last: Cid,
     pub last_seq: u64,
 }
 
-/// What creating comes to.
+/// The ruling on the creation of a schedule.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Created {
     New(ScheduleCreated),
-    /// The same schedule was created before.
+    /// The same schedule exists already.
     Known,
 }
 
 impl Schedule {
-    /// The schedule that a `schedule.created` event begins.
+    /// Returns the schedule that a `schedule.created` event begins.
     pub fn begun(event: &Event) -> Option<Self> {
         let Some(Body::ScheduleCreated(facts)) = event.body() else {
             return None;
@@ -85,7 +85,7 @@ impl Schedule {
         })
     }
 
-    /// Folds a later event of this schedule; one that creates it again begins it anew.
+    /// Applies a later event of this schedule. One that creates it again resets it.
     pub fn apply(&mut self, event: &Event) {
         match event.body() {
             Some(Body::ScheduleCreated(_)) => {
@@ -101,15 +101,15 @@ impl Schedule {
                 self.missed += facts.missed;
             }
             Some(Body::ScheduleDeleted(_)) => self.deleted = true,
-            // What happens to other entities is not this schedule's.
+            // Events of other entities do not change a schedule.
             _ => return,
         }
         self.last = event.cid();
         self.last_seq = event.fields().seq;
     }
 
-    /// The tick that is due. Of several, the first where missed ones are made up for, else the last: ask again
-    /// until there is none.
+    /// Returns the tick that is due. Of several missed ticks it is the first with `catch_up`, else the last, and then
+    /// the others count as missed. Call it again until it returns `None`.
     pub fn fire(&self, moment: &Moment) -> Option<ScheduleFired> {
         if self.deleted || moment.now_ms < self.next_ms {
             return None;
@@ -133,17 +133,17 @@ impl Schedule {
         }
     }
 
-    /// When [`Schedule::fire`] next has something to say.
+    /// Returns when [`Schedule::fire`] next returns a tick; `None` if the schedule is deleted.
     pub fn due_ms(&self) -> Option<u64> {
         (!self.deleted).then_some(self.next_ms)
     }
 
-    /// Nothing, where it is deleted already.
+    /// Returns the event that deletes the schedule; `None` if it is deleted already.
     pub fn delete(&self) -> Option<Body> {
         (!self.deleted).then_some(Body::ScheduleDeleted(ScheduleDeleted {}))
     }
 
-    /// The id of what a tick makes: `<schedule_id>:2026-01-01T00:00:00.000Z`.
+    /// Returns the id of the work that a tick submits: `<schedule_id>:2026-01-01T00:00:00.000Z`.
     pub fn tick_id(&self, at_ms: u64) -> String {
         let at = i64::try_from(at_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
         let at = at.unwrap_or(Timestamp::MAX);
@@ -151,12 +151,13 @@ impl Schedule {
     }
 }
 
-/// The subject of a schedule's events.
+/// Returns the subject of a schedule's events.
 pub fn subject(id: &str) -> String {
     format!("schedule/{id}")
 }
 
-/// Asks whether a schedule may be created; its first tick is set here. `earlier` is the schedule of that id.
+/// Decides whether a schedule may be created, and sets its first tick. `earlier` is the schedule with that id, if there
+/// is one.
 pub fn create(
     earlier: Option<&Schedule>,
     id: &str,
@@ -185,7 +186,7 @@ pub fn create(
     Ok(Created::New(ScheduleCreated { next_ms, ..facts }))
 }
 
-/// A rhythm that was read.
+/// A rhythm, parsed and checked.
 enum Beat {
     Every { ms: u64 },
     Cron(Cron),
@@ -202,7 +203,7 @@ impl Beat {
         }
     }
 
-    /// The first tick after a tick, or after the creation.
+    /// Returns the first tick after a tick or after the creation; `None` if there is none.
     fn next_ms(&self, after_ms: u64) -> Option<u64> {
         match self {
             Self::Every { ms } => after_ms.checked_add(*ms),

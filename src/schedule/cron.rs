@@ -1,7 +1,8 @@
 //! Cron lines of five fields, in UTC: minute, hour, day of month, month, day of week.
 //!
-//! Fields are `*`, numbers, names of months and days, ranges, lists and steps, and the `@` words for whole lines.
-//! As in crontab(5): where neither day field begins with `*`, a day that fits either of them fits.
+//! A field has `*`, numbers, names of months and days, ranges, lists and steps; `@daily` and the like stand for whole
+//! lines.
+//! As in crontab(5), a day matches if either day field matches, unless one of them begins with `*`: then both must.
 
 use std::ops::RangeInclusive;
 
@@ -11,9 +12,9 @@ use jiff::{
     tz::Offset,
 };
 
-/// Characters of a line.
+/// The largest number of characters of a line.
 const LINE_MAX: usize = 256;
-/// Days to search: between two 29ths of February there are at most eight years.
+/// How many days are searched: between two 29ths of February there are at most eight years (1896 to 1904).
 const DAYS_MAX: usize = 8 * 366 + 1;
 const MINUTE_MS: u64 = 60_000;
 const MONTHS: [&str; 12] =
@@ -29,7 +30,7 @@ const WORDS: [(&str, &str); 7] = [
     ("@hourly", "0 * * * *"),
 ];
 
-/// A line that was read: the numbers of each field as bits.
+/// A parsed line. Each field is a set of numbers as bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cron {
     minutes: u64,
@@ -37,12 +38,12 @@ pub(super) struct Cron {
     days: u64,
     months: u64,
     weekdays: u64,
-    /// Whether a day has to fit both day fields.
+    /// Whether a day must match both day fields, not only one of them.
     both: bool,
 }
 
 impl Cron {
-    /// Reads a line; what is wrong with it, otherwise.
+    /// Parses a line. The error says what is wrong with it.
     pub(super) fn read(line: &str) -> Result<Self, String> {
         if line.len() > LINE_MAX {
             return Err(format!("over {LINE_MAX} characters"));
@@ -64,7 +65,7 @@ impl Cron {
         })
     }
 
-    /// The first tick after a moment; none where such a day never comes.
+    /// Returns the first tick after a time; `None` if no day of the next eight years matches.
     pub(super) fn next_ms(&self, after_ms: u64) -> Option<u64> {
         let from_ms = i64::try_from((after_ms / MINUTE_MS + 1).checked_mul(MINUTE_MS)?).ok()?;
         let from = Offset::UTC.to_datetime(Timestamp::from_millisecond(from_ms).ok()?);
@@ -86,7 +87,7 @@ impl Cron {
         has(self.months, date.month()) && if self.both { day && weekday } else { day || weekday }
     }
 
-    /// The first tick of a day that fits, from a time on.
+    /// Returns the first tick on a day that matches, from a time on.
     fn tick(&self, date: Date, from: Time) -> Option<DateTime> {
         let same = first(self.minutes, from.minute()).filter(|_| has(self.hours, from.hour()));
         let (hour, minute) = match same {
@@ -97,18 +98,18 @@ impl Cron {
     }
 }
 
-/// Whether a number is among the bits.
+/// Returns whether a number is in the set.
 fn has(bits: u64, number: i8) -> bool {
     bits >> number & 1 == 1
 }
 
-/// The least number among the bits from one on.
+/// Returns the least number of the set that is at least `from`.
 fn first(bits: u64, from: i8) -> Option<i8> {
     let left = bits >> from << from;
     (left != 0).then(|| i8::try_from(left.trailing_zeros()).expect("there are 64 bits"))
 }
 
-/// The bits of one field. `names` stand for numbers from `base` on.
+/// Parses one field to a set of numbers. `names` stand for the numbers from `base` on.
 fn field(
     name: &str,
     text: &str,

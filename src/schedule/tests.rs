@@ -1,6 +1,6 @@
-//! The rules of schedules as data: a rhythm, the times somebody looks, the ticks that are fired.
+//! Tests of the rules of schedules as data: a rhythm, the times at which it is asked, and the ticks that are fired.
 //!
-//! Cron lines are checked against what they say, in UTC.
+//! Cron lines are checked against their meaning in UTC.
 
 use super::*;
 use crate::{
@@ -58,7 +58,7 @@ fn created(facts: ScheduleCreated, now_ms: u64) -> Schedule {
     Schedule::begun(&event(Body::ScheduleCreated(facts), now_ms)).expect("it begins a schedule")
 }
 
-/// Looks at `times`; what is fired, as (tick, missed before it).
+/// Fires at each of `times`. Returns the ticks, each with the number of those missed before it.
 fn check(rhythm: Rhythm, catch_up: bool, times: &[u64], expected: &[(u64, u64)]) {
     let mut schedule = created(facts(rhythm, catch_up), 1000);
     let mut ticks = Vec::new();
