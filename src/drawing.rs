@@ -1,6 +1,6 @@
 //! Pictures of runs and of walks through the log: Mermaid, DOT and SVG.
 //!
-//! Invariant: pure; a picture shows what it is given and asks for nothing.
+//! Invariant: the functions are pure: they draw what they are given and read nothing else.
 
 pub mod run;
 pub mod svg;

@@ -1,19 +1,19 @@
-//! A run's graph as text of other programs: Graphviz and Mermaid; how each status looks, in all pictures.
+//! A run's graph as text for Graphviz and Mermaid, and the look of each status in all pictures.
 //!
-//! Invariant: what users wrote is quoted, so that no label becomes markup.
+//! Invariant: text of users is quoted, so that no label becomes markup.
 
 use std::{collections::BTreeMap, fmt::Write};
 
 use crate::workflow::graph::{Graph, Node, span};
 
-/// How a status is drawn: its name, the fill of a box and the line around it.
+/// The look of a status: its name, the fill of a box and the colour of its border.
 pub struct Look {
     pub status: &'static str,
     pub fill: &'static str,
     pub line: &'static str,
 }
 
-/// Every status of a step; one that is not among them looks like the first.
+/// The looks of all statuses of a step. Another status looks like the first.
 const LOOKS: [Look; 8] = [
     Look { status: "pending", fill: "#f6f7f9", line: "#8b949e" },
     Look { status: "ready", fill: "#fff8e1", line: "#b7860b" },
@@ -25,12 +25,12 @@ const LOOKS: [Look; 8] = [
     Look { status: "timed_out", fill: "#ffe8d6", line: "#d2691e" },
 ];
 
-/// The graph in Graphviz's language.
+/// Returns the graph in DOT, Graphviz's language.
 pub fn dot(graph: &Graph) -> String {
     let critical = graph.critical();
     let mut text = format!("digraph \"{}\" {{\n", quoted(graph.title(), &Tongue::Dot));
     text += "  rankdir=LR;\n  node [shape=box, style=\"rounded,filled\", fontsize=10];\n";
-    // Writing to a string does not fail, here and below.
+    // Writing to a string cannot fail, here and below.
     for (place, node) in graph.nodes().iter().enumerate() {
         let look = look(&node.status);
         let width = if critical.node(place) { 3 } else { 1 };
@@ -49,7 +49,7 @@ pub fn dot(graph: &Graph) -> String {
     text + "}\n"
 }
 
-/// The graph as a Mermaid flowchart.
+/// Returns the graph as a Mermaid flowchart.
 pub fn mermaid(graph: &Graph) -> String {
     let critical = graph.critical();
     let mut text = String::from("flowchart LR\n");
@@ -76,12 +76,12 @@ pub fn mermaid(graph: &Graph) -> String {
     text
 }
 
-/// How a step of this status is drawn.
+/// Returns the look of this status.
 pub fn look(status: &str) -> &'static Look {
     LOOKS.iter().find(|look| look.status == status).unwrap_or(&LOOKS[0])
 }
 
-/// What stands in a node's box: its id, what it does where that is another word, and how far it is.
+/// Returns the text in a node's box: its id, its label if that is another word, and its status.
 fn caption(node: &Node) -> String {
     let mut lines = vec![node.id.clone()];
     if node.label != node.id {
@@ -91,7 +91,7 @@ fn caption(node: &Node) -> String {
     lines.join("\n")
 }
 
-/// How far a step is, in a few words.
+/// Returns a step's status, with its duration if it has one.
 pub(super) fn standing(node: &Node) -> String {
     match node.duration_ms {
         Some(ms) => format!("{}, {}", node.status, span(ms)),
@@ -99,13 +99,13 @@ pub(super) fn standing(node: &Node) -> String {
     }
 }
 
-/// A language whose strings stand in double quotes.
+/// A language with strings in double quotes.
 enum Tongue {
     Dot,
     Mermaid,
 }
 
-/// Text as it stands between double quotes; `\n` starts a line there.
+/// Escapes text for a string in double quotes. A `\n` becomes the language's line break.
 fn quoted(text: &str, tongue: &Tongue) -> String {
     let mut quoted = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,35 +1,35 @@
-//! A run as a picture: one self-contained SVG, from left to right.
+//! A run as one self-contained SVG picture, drawn from left to right.
 //!
 //! Invariants:
-//! - nothing is loaded and nothing runs: no script, no style sheet, no reference to the outside;
-//! - what users wrote is text, never markup;
-//! - the picture is bounded: `STEPS_MAX` boxes and `BENDS_MAX` bends, whatever the run.
+//! - the picture loads nothing and runs nothing: it has no script, no style sheet and no external reference;
+//! - text of users is escaped, and never becomes markup;
+//! - the picture has at most `STEPS_MAX` boxes and `BENDS_MAX` bends. The plan bounds its edges.
 
 use std::{collections::HashMap, fmt::Write};
 
 use super::run::{look, standing};
 use crate::workflow::graph::{Critical, Graph};
 
-/// Steps that are drawn; a picture of more cannot be read, and says how many are left out.
+/// The largest number of steps that are drawn, since a larger picture cannot be read. The head says how many are shown.
 const STEPS_MAX: usize = 500;
-/// Places that are kept free where edges pass columns; edges beyond go straight.
+/// The largest number of spots that are kept free for edges to pass columns; further edges go straight.
 const BENDS_MAX: usize = 5_000;
-/// How often the columns are put in order, and set to heights, to and fro.
+/// How many sweeps, to and fro, order the spots of each column; as many then set their heights.
 const SWEEPS: usize = 6;
 
 const BOX_WIDTH: i64 = 184;
 const BOX_HEIGHT: i64 = 42;
-/// The height an edge takes where it passes a column.
+/// The height that an edge takes when it passes a column.
 const BEND_HEIGHT: i64 = 8;
-/// Between two places of a column.
+/// The gap between two spots of a column.
 const ROW_GAP: i64 = 14;
 const COLUMN_GAP: i64 = 56;
 const MARGIN: i64 = 24;
 const HEAD_HEIGHT: i64 = 40;
-/// Characters that fit into a box; what is longer is shown in full when the pointer rests there.
+/// The largest number of characters in a box. A tooltip shows the full text.
 const TEXT_MAX: usize = 24;
 
-/// The picture of a run.
+/// Returns the picture of a run as SVG.
 pub fn draw(graph: &Graph) -> String {
     let layout = Layout::of(graph);
     let critical = graph.critical();
@@ -49,7 +49,7 @@ pub fn draw(graph: &Graph) -> String {
     svg + "</svg>\n"
 }
 
-/// The run's name, its steps by status, and how many are not shown.
+/// Returns the head line: the run's title, its steps by status, and how many are shown if not all.
 fn head(graph: &Graph, shown: usize) -> String {
     let mut counts: Vec<(&str, usize)> = Vec::new();
     for node in graph.nodes() {
@@ -79,7 +79,7 @@ fn edges(svg: &mut String, graph: &Graph, layout: &Layout, critical: &Critical) 
         for spot in bends.chain([end]) {
             let (x, y) = layout.corner(spot);
             let middle = (at.0 + x) / 2;
-            // Writing to a string does not fail, here and below.
+            // Writing to a string cannot fail, here and below.
             let _ = write!(path, "C{middle} {} {middle} {y} {x} {y}", at.1);
             at = (x, y);
             if spot != end {
@@ -123,19 +123,19 @@ fn boxes(svg: &mut String, graph: &Graph, layout: &Layout, critical: &Critical) 
     }
 }
 
-/// A spot of the picture: what a column keeps free for a step or for an edge that passes.
+/// The index of a spot: the room in a column for a step, or for an edge that passes.
 type Spot = usize;
 
-/// Where everything stands.
+/// The places of all steps and edges.
 struct Layout {
-    /// Steps that are drawn.
+    /// The number of steps that are drawn.
     steps: usize,
-    /// The spot of each step that is drawn.
+    /// The spot of each step; `None` if it is not drawn.
     place: Vec<Option<Spot>>,
-    /// The spots an edge passes, by the edge's number.
+    /// The spots that an edge passes, by the edge's number.
     bends: HashMap<usize, std::ops::Range<Spot>>,
     column: Vec<usize>,
-    /// The middle of each spot, from the highest.
+    /// The vertical middle of each spot, from the top of the picture.
     middle: Vec<f64>,
     half: Vec<f64>,
 }
@@ -162,7 +162,8 @@ impl Layout {
             layout.set(column, |_| 0.0);
         }
         for sweep in 0..2 * SWEEPS {
-            // The first half finds the order of each column, the second keeps it and finds better heights.
+            // The first half of the sweeps finds the order in each column; the second keeps it and finds better
+            // heights.
             let free = sweep < SWEEPS;
             let forth = sweep % 2 == 0;
             let near = if forth { &before } else { &after };
@@ -185,7 +186,7 @@ impl Layout {
         layout
     }
 
-    /// Gives each step the column after the last of those it waits for, and each longer edge a spot in every
+    /// Puts each step into the column after the last of those it waits for. Each longer edge gets a spot in every
     /// column between.
     fn columns(&mut self, graph: &Graph) {
         let after = graph.after();
@@ -219,7 +220,7 @@ impl Layout {
         self.column.len() - 1
     }
 
-    /// What each spot is joined to in the column before it, and in the one after.
+    /// Returns for each spot those it is joined to in the column before, and those in the column after.
     fn neighbours(&self, graph: &Graph) -> (Vec<Vec<Spot>>, Vec<Vec<Spot>>) {
         let mut before = vec![Vec::new(); self.column.len()];
         let mut after = before.clone();
@@ -244,10 +245,10 @@ impl Layout {
         (!spots.is_empty()).then(|| sum / spots.len() as f64)
     }
 
-    /// Sets a column as near to its wishes as its order and the gaps allow: the least sum of squares, by
-    /// pooling adjacent violators.
+    /// Sets the heights in a column as near to the wishes as its order and gaps allow: with the least sum of squares,
+    /// by pooling adjacent violators.
     fn set(&mut self, column: &[Spot], wish: impl Fn(Spot) -> f64) {
-        // How far each spot would be from the first if all stood close together.
+        // The distance of each spot from the first, if all stood close together.
         let mut close = Vec::with_capacity(column.len());
         let mut at = 0.0;
         for (number, &spot) in column.iter().enumerate() {
@@ -256,7 +257,7 @@ impl Layout {
             }
             close.push(at);
         }
-        // Blocks of spots that touch: the sum of their wishes for the block's start, and how many they are.
+        // Blocks of touching spots: the sum of their wishes for the block's start, and the number of spots.
         let mut blocks: Vec<(f64, f64)> = Vec::new();
         for (&spot, close) in column.iter().zip(&close) {
             let mut block = (wish(spot) - close, 1.0);
@@ -273,7 +274,7 @@ impl Layout {
         }
     }
 
-    /// The left end of a spot, at half its height.
+    /// Returns the left end of a spot, at half its height.
     fn corner(&self, spot: Spot) -> (i64, i64) {
         let column = i64::try_from(self.column[spot]).unwrap_or(i64::MAX);
         let x = MARGIN + column * (BOX_WIDTH + COLUMN_GAP);
@@ -295,7 +296,7 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// Text as XML has it, without the characters XML 1.0 forbids.
+/// Escapes text for XML, and replaces characters that XML 1.0 forbids.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

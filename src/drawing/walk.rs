@@ -1,6 +1,6 @@
-//! A walk as text for people's eyes: Graphviz DOT and Mermaid.
+//! A walk through the log as text for Graphviz and Mermaid.
 //!
-//! Invariant: what users wrote is quoted, so that no subject or name becomes markup.
+//! Invariant: text of users stands in quotes, which it cannot end.
 
 use std::{collections::HashMap, fmt::Write};
 
@@ -9,10 +9,10 @@ use crate::{
     query::walk::{Node, Walk, What},
 };
 
-/// The walk in Graphviz's language.
+/// Returns the walk in DOT, Graphviz's language.
 pub fn dot(walk: &Walk) -> String {
     let mut text = String::from("digraph provenance {\n  rankdir=BT;\n  node [fontsize=10];\n");
-    // Writing to a string does not fail, here and below.
+    // Writing to a string cannot fail, here and below.
     for node in &walk.nodes {
         let shape = match node.what {
             What::Event { .. } => "box",
@@ -29,7 +29,7 @@ pub fn dot(walk: &Walk) -> String {
     text + "}\n"
 }
 
-/// The walk as a Mermaid flowchart.
+/// Returns the walk as a Mermaid flowchart.
 pub fn mermaid(walk: &Walk) -> String {
     let numbers: HashMap<Cid, usize> =
         walk.nodes.iter().enumerate().map(|(number, node)| (node.cid, number)).collect();
@@ -51,7 +51,7 @@ pub fn mermaid(walk: &Walk) -> String {
     text
 }
 
-/// What a node is called: two lines at most, the second the end of its name.
+/// Returns a node's label: at most two lines, the second with the end of its CID.
 fn label(node: &Node) -> String {
     let name = node.cid.to_string();
     let end = &name[name.len() - 8..];
@@ -67,7 +67,8 @@ fn label(node: &Node) -> String {
     }
 }
 
-/// Quotes text: only what is harmless in both languages stays as it is.
+/// Escapes text for a string in double quotes, with `quote` for `"` and `line` for a line break. In Mermaid it escapes
+/// `<`, `>`, `&`, `#` and backquotes too.
 fn escape(text: &str, quote: &str, line: &str) -> String {
     let mut quoted = String::with_capacity(text.len());
     for c in text.chars() {

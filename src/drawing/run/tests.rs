@@ -1,8 +1,8 @@
-//! Graphs as text: statuses, the critical path, and labels that try to be markup.
+//! Tests of graphs as text: statuses, the critical path, and labels that try to be markup.
 
 use super::*;
 
-/// Steps as `name:status:duration`, edges as `from>to`, all separated by spaces.
+/// Makes a graph of steps as `name:status:duration` and edges as `from>to`, all separated by spaces.
 fn graph(text: &str) -> Graph {
     let (steps, edges): (Vec<&str>, Vec<&str>) = text.split(' ').partition(|word| !word.contains('>'));
     let node = |word: &str| {

@@ -1,4 +1,4 @@
-//! Pictures: what stands where, and that nothing gets out of its text.
+//! Tests of pictures: what stands where, and that no text becomes markup.
 
 use super::*;
 use crate::workflow::graph::Node;
@@ -12,7 +12,7 @@ fn plain(names: &[&str], edges: &[(&str, &str)]) -> Graph {
     Graph::new("run", nodes, edges.iter().copied())
 }
 
-/// The corners of the boxes of a graph, by place.
+/// Returns the corners of the boxes of a graph, by place.
 fn corners(graph: &Graph) -> Vec<(i64, i64)> {
     let layout = Layout::of(graph);
     layout.place.iter().map(|spot| layout.corner(spot.expect("small graphs are drawn whole"))).collect()
