@@ -1,8 +1,8 @@
 //! The command line: what was typed, and what it means.
 //!
-//! Exit codes: 0 done, 1 the tool or server answered with an error, 2 wrong usage; what judges a log, an archive, a backup, a
-//! receipt or a run ends with the code of its verdict.
-//! Errors go to standard error, one line, with what to do next.
+//! Exit codes: 0 done, 1 the tool or server answered with an error, 2 wrong usage. A command that judges a log, an
+//! archive, a backup, a receipt or a run ends with the code of its verdict.
+//! Errors go to standard error, each on one line that says what to do next.
 
 mod args;
 mod backup;
@@ -44,7 +44,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use self::{call::Called, out::OutError, serve::runtime};
 use crate::{caller::Scope, log::home::Home, verify::Verdict};
 
-/// Wrong usage.
+/// The exit code for wrong usage.
 const USAGE: u8 = 2;
 
 #[derive(Parser)]
@@ -319,12 +319,12 @@ fn existing(data: &Path) -> anyhow::Result<Home> {
         .with_context(|| format!("there is no log in {}; name its directory with --data", data.display()))
 }
 
-/// The same for verdicts: without a log the verdict is "unreadable".
+/// Does the same for commands that judge a log: if there is none, the verdict is "unreadable".
 fn readable(data: &Path) -> anyhow::Result<Home> {
     existing(data).map_err(|err| judged(err, Some(Verdict::Unreadable)))
 }
 
-/// The input did not pass; the exit code says how.
+/// A log, an archive or a receipt did not pass. The verdict gives the exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{said}")]
 struct Unsound {
@@ -341,7 +341,7 @@ fn judged(err: impl Into<anyhow::Error>, verdict: Option<Verdict>) -> anyhow::Er
     }
 }
 
-/// The command line can be parsed but makes no sense.
+/// A command line that can be parsed but makes no sense.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Usage(String);
@@ -352,7 +352,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(err) => {
             let usage = err.use_stderr();
-            // Help goes to standard output, usage errors to standard error; nothing can be done if that fails.
+            // Help goes to standard output, usage errors to standard error. If printing fails, nothing can be done.
             let _ = err.print();
             return if usage { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }

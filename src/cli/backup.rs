@@ -1,6 +1,6 @@
-//! `cairn backup`: the data directory copied while others write it, and the copy verified.
+//! `cairn backup`: copies a data directory, also while others write it, and verifies the copy.
 //!
-//! Exit codes: 0 where the copy is verified, else those of `cairn log verify`, or 1.
+//! Exit codes: 0 if the copy is verified, else those of `cairn log verify`, or 1.
 
 use std::{path::PathBuf, process::ExitCode};
 

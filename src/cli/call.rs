@@ -1,7 +1,8 @@
-//! `cairn call`: one tool call.
+//! `cairn call`: calls one tool.
 //!
 //! Invariants:
-//! - standard output holds the result as it came and nothing else; the event's CID goes to standard error;
+//! - standard output holds the result and nothing else, unchanged unless it is a terminal. The event's CID goes to
+//!   standard error;
 //! - arguments reach the tool byte for byte.
 
 use std::{
@@ -17,19 +18,19 @@ use crate::{
     cli::{Call, Usage, door::Door, out, runtime},
 };
 
-/// Bytes of arguments from standard input or a file.
+/// The largest number of bytes of arguments from standard input or a file.
 const ARGUMENTS_MAX: u64 = 64 * 1024 * 1024;
 
 /// The answer to a call, from a server or from this process.
 pub struct Called {
     /// The result object, or why there is none.
     pub answer: Result<Box<RawValue>, String>,
-    /// The call's ending, by CID.
+    /// The CID of the event that ended the call.
     pub event: Option<String>,
 }
 
 impl Called {
-    /// `event` is read from the result's `_meta` if it is not given.
+    /// Makes an answer of a result. Without `event`, the CID is read from the result's `_meta`.
     pub fn of_result(result: Box<RawValue>, event: Option<String>) -> Self {
         let event = event.or_else(|| {
             let meta = splice::member(&result, "_meta").ok().flatten()?;
@@ -104,7 +105,7 @@ fn print(content: &RawValue) -> anyhow::Result<()> {
     Ok(out::print(content.get())?)
 }
 
-/// Reads the arguments as typed, or from standard input; they must be an object.
+/// Parses the arguments as typed, or from standard input. They must be an object.
 fn arguments(typed: Option<&str>) -> anyhow::Result<Box<RawValue>> {
     match typed {
         Some("-") => object(&text(stdin()).context("cannot read the arguments from standard input")?),
@@ -112,7 +113,7 @@ fn arguments(typed: Option<&str>) -> anyhow::Result<Box<RawValue>> {
     }
 }
 
-/// Reads a text within the bound of arguments.
+/// Reads a text of at most [`ARGUMENTS_MAX`] bytes.
 pub fn text(from: impl Read) -> anyhow::Result<String> {
     let mut text = String::new();
     let read = from.take(ARGUMENTS_MAX + 1).read_to_string(&mut text)?;

@@ -1,4 +1,4 @@
-//! Asking a tool of the node that a command names, and showing its answer: what several commands do the same way.
+//! Calls of a node's tools, and their answers on the terminal, as several commands need them.
 //!
 //! Invariant: a tool's refusal is an error of the command, in the tool's own words and with its hint.
 
@@ -23,7 +23,7 @@ pub struct Denied {
     pub retryable: bool,
 }
 
-/// Calls a tool and waits for its success. Errors: the tool's own word, with its hint.
+/// Calls a tool and returns the content of its success. Errors: `Denied` with the tool's message and hint.
 pub fn ask(reach: &Reach, tool: &str, arguments: &RawValue) -> anyhow::Result<Value> {
     runtime()?.block_on(async {
         let door = Door::open(reach).await?;
@@ -33,7 +33,7 @@ pub fn ask(reach: &Reach, tool: &str, arguments: &RawValue) -> anyhow::Result<Va
     })
 }
 
-/// The same through a door that is open.
+/// Does the same through an open door.
 pub async fn call(door: &Door, tool: &str, arguments: &RawValue) -> anyhow::Result<Value> {
     let called = door.call(tool, arguments).await?;
     let (content, failed) = called.content()?;
@@ -56,13 +56,13 @@ pub fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 
-/// Milliseconds since the epoch of a time a tool named.
+/// Parses a time of a tool's answer to milliseconds since the Unix epoch.
 pub fn moment(value: &Value) -> Option<u64> {
     let moment: jiff::Timestamp = value.as_str()?.parse().ok()?;
     moment.as_millisecond().try_into().ok()
 }
 
-/// Shows an answer to programs as it is, to people through `told`.
+/// Prints an answer as JSON if that is asked for, else as `told` formats it.
 pub fn show(answer: &Value, asked: &Asked, told: impl FnOnce(&Value) -> String) -> anyhow::Result<ExitCode> {
     match asked.shown.json {
         true => out::print_json(answer)?,

@@ -1,6 +1,6 @@
-//! `cairn config check`: says what is wrong with a configuration, all of it at once.
+//! `cairn config check`: reports every fault of a configuration at once.
 //!
-//! Invariant: what passes here is what `cairn serve` would start with, in the same environment.
+//! Invariant: a file that passes here is one that `cairn serve` accepts without flags, in the same environment.
 
 use std::process::ExitCode;
 
@@ -9,8 +9,7 @@ use crate::{
     config::{self, ConfigError, Overrides},
 };
 
-/// Reads the file as `cairn serve` would, variables of the environment included, and opens the keys or tokens it
-/// needs to let callers in.
+/// Loads the file as `cairn serve` would, with the environment, and opens the keys or tokens that authentication needs.
 pub fn run(args: Config) -> anyhow::Result<ExitCode> {
     let ConfigCommand::Check { file, data } = args.command;
     match config::Config::load(Some(&file), std::env::vars(), &Overrides::default()) {

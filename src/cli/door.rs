@@ -1,6 +1,6 @@
-//! The way to a node's tools: a server's URL, or a data directory opened in this process.
+//! The way to a node's tools: a server's URL, or a data directory that is opened in this process.
 //!
-//! Invariant: a node opened here is stopped in order, so that every call it started has its ending in the log.
+//! Invariant: a node that is opened here is stopped in order, so that every call it started has its ending in the log.
 
 use std::{io::IsTerminal, path::Path, sync::Arc};
 
@@ -129,11 +129,11 @@ impl Client for Nobody {
     }
 }
 
-/// Sends warnings to standard error, such as that of an upstream that cannot be reached.
+/// Sends warnings to standard error, such as those about an unreachable upstream.
 pub fn warn() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    // A second initialisation is a test's; the first one stands.
+    // A second initialisation happens only in tests; the first one stays.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

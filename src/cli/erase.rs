@@ -1,8 +1,8 @@
-//! `cairn erase`: deletes a payload's content and keeps its name and every proof.
+//! `cairn erase`: deletes a payload's content, and keeps its name and every proof.
 //!
 //! Invariants:
-//! - the one writer does it in the log, whichever process that is; nothing here touches the log's files;
-//! - archives beside the log come after the log: repeated, it makes good what a crash left of them.
+//! - the log's one writer erases in the log, in whichever process it is; nothing here touches the log's files;
+//! - archives are rewritten after the log. Repeating the command finishes what a crash left undone.
 
 use std::process::ExitCode;
 
@@ -50,7 +50,7 @@ pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
             }
             Ok(())
         }
-        // What only an archive holds was never in the log, which has nothing to record of it.
+        // A payload that only an archive holds was never in the log, so the log records nothing of it.
         Ruling::Denied(refusal) if refusal.code == Code::NotFound => Err(refusal),
         Ruling::Denied(refusal) => anyhow::bail!("{}", refusal.message),
         Ruling::Published { .. }

@@ -1,8 +1,8 @@
-//! `cairn log export` and `cairn log import`: a log or a run as a file, and back.
+//! `cairn log export` and `cairn log import`: write a log or a run to a file, and take one in.
 //!
-//! Exit codes of an import: 0 where it was taken in, those of `cairn log verify` for an archive that is refused, else 1.
+//! Exit codes of an import: 0 if it was taken in, those of `cairn log verify` if the archive is refused, else 1.
 //!
-//! Invariant: a file under the asked name is whole; what breaks off leaves none.
+//! Invariant: a file under the given name is complete. An export that fails leaves none.
 
 use std::{
     fs::File,
@@ -127,7 +127,7 @@ fn told(imported: &Imported, data: &Path) -> String {
     table::printable(&format!("{what}, {place}: {evidence}"))
 }
 
-/// A writer that shows how much was written.
+/// A writer that shows how many bytes were written.
 struct Counted<'a> {
     to: &'a mut dyn Write,
     bytes: u64,

@@ -1,9 +1,8 @@
-//! `cairn key`: who signs this log, and who the node is to others, read from its files; and another key in its place.
+//! `cairn key`: shows who signs a log and which peer the node is, read from its files, or rotates the key.
 //!
 //! Invariants:
-//! - only what is public is shown; the secret key is opened for the peer id that follows from it, and where it
-//!   may not be read there is none;
-//! - keys change while nobody else has the log open.
+//! - only public values are shown. The secret key is read for the peer id, which is left out if the key cannot be read;
+//! - a key is rotated while nobody else has the log open.
 
 use std::process::ExitCode;
 

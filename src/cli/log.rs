@@ -1,6 +1,6 @@
-//! `cairn log show`, `tail` and `query`: events as rows, or as JSON.
+//! `cairn log show`, `tail` and `query`: shows events as rows or as JSON.
 //!
-//! Invariant: rows leave as they come, so that a list of any length takes the memory of one page.
+//! Invariant: rows are printed as they come, so that a list of any length takes the memory of one page.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     query::list::{Filter, LIMIT_MAX},
 };
 
-/// The pause between two looks at a log that is followed in its files.
+/// The pause between two looks at the files of a log that is followed.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub fn run(command: LogCommand, quiet: bool) -> anyhow::Result<ExitCode> {

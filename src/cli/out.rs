@@ -1,8 +1,8 @@
-//! Standard output: for pipes as much as for people.
+//! Standard output, for pipes as well as for people.
 //!
 //! Invariants:
-//! - a reader that goes away ends the program quietly, never with a panic;
-//! - lines are written in large pieces; who waits for the next one sees the last.
+//! - if the reader closes the pipe, the program ends quietly and never panics;
+//! - lines are written in large pieces, and flushed before the program waits for more.
 
 use std::{
     fs::File,
@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-/// Why nothing more can be printed.
+/// Why printing failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OutError {
     /// The reader has closed the pipe.
@@ -63,9 +63,9 @@ pub fn print_json(value: &Value) -> Result<(), OutError> {
     }
 }
 
-/// Writes a whole file, or standard output where the path is `-`, through `write`.
+/// Writes a file with `write`, or standard output if the path is `-`.
 ///
-/// What was there before stays until all of the new file is on disk.
+/// The former file stays until the new one is on disk, since the new one is renamed over it.
 pub fn to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>) -> anyhow::Result<T> {
     if path.as_os_str() == "-" {
         let mut pipe = Pipe::default();
@@ -92,7 +92,7 @@ pub fn to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Res
         Ok(written)
     });
     if written.is_err() {
-        // The half-written file is of no use to anyone; failing to remove it must not hide why.
+        // The partial file is of no use; failing to remove it must not hide the first error.
         let _ = std::fs::remove_file(part);
         return written;
     }
@@ -100,7 +100,7 @@ pub fn to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Res
     written
 }
 
-/// Standard output that remembers whether its reader has gone, even if its user loses the error.
+/// Standard output that notes whether its reader has closed it, even if the error gets lost on the way.
 #[derive(Default)]
 struct Pipe {
     closed: bool,

@@ -1,6 +1,6 @@
-//! `cairn peers`: other nodes, by the tools that any caller has.
+//! `cairn peers`: finds, connects, shows and follows other nodes, with the tools that any caller has.
 //!
-//! Invariant: nothing is asked that a caller with the same token could not ask.
+//! Invariant: a server is asked nothing that another caller with the same token could not ask.
 
 use std::{path::Path, process::ExitCode};
 
@@ -23,7 +23,7 @@ use crate::{
     tools::peers::{AskList, AskMetrics},
 };
 
-/// The sign for an unknown value.
+/// What a table shows for an unknown value.
 const NOTHING: &str = "-";
 
 pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
@@ -99,7 +99,7 @@ fn kept(reach: &Reach) -> anyhow::Result<Value> {
     runtime()?.block_on(remote.json("/v1/followed", &[]))
 }
 
-/// Asks the log of a data directory, whether a server is running or not.
+/// Asks a question of a data directory's files, whether a server is running or not.
 fn in_files(data: &Path, question: impl FnOnce(&View) -> anyhow::Result<Value>) -> anyhow::Result<Value> {
     let home = existing(data)?;
     catch_up(&home, true)?;
@@ -126,7 +126,7 @@ fn answer(
     show(&asked_of_server(tool, arguments, asked)?, asked, told)
 }
 
-/// The same, with the reason that is given for it.
+/// Does the same, with the reason for it.
 fn about(
     tool: &str,
     mut arguments: Value,

@@ -1,14 +1,14 @@
-//! Progress on a terminal, for work that takes longer than a moment.
+//! A progress bar for work that takes longer than a moment.
 //!
 //! Invariants:
-//! - nothing is drawn in the first second, nor where standard error is no terminal, nor when asked to be quiet;
-//! - the bar is gone before anything else is printed.
+//! - nothing is drawn in the first second, without a terminal on standard error, or when asked to be quiet;
+//! - the bar is removed before anything else is printed.
 
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How long work may take before the bar appears.
+/// How long the work may take before the bar appears.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 pub struct Progress {
@@ -18,12 +18,12 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `total` is the last position.
+    /// Makes a bar that ends at `total`.
     pub fn new(what: &'static str, total: u64, quiet: bool) -> Self {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         let style =
             ProgressStyle::with_template("{msg} [{wide_bar}] {human_pos}/{human_len} {per_sec} eta {eta}");
-        // The template is ours; a plain bar does where it cannot be read.
+        // The template is a constant of ours; if it cannot be parsed, a plain bar will do.
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_message(what);
         Self { bar, since: Instant::now(), waiting: !quiet }

@@ -1,8 +1,8 @@
-//! `cairn rebuild`: `state.db` derived again from `log.db`, with the digest of every table before and after.
+//! `cairn rebuild`: derives `state.db` again from `log.db`, and compares the digest of every table before and after.
 //!
 //! Invariants:
-//! - nobody else writes meanwhile: the right to write is held until it is done;
-//! - signing what no head covers is on record, with the events that were taken over.
+//! - nobody else writes meanwhile: the lock is held until the end;
+//! - a takeover of events that no head covered is recorded in the log.
 
 use std::{collections::BTreeMap, process::ExitCode};
 
@@ -13,14 +13,14 @@ use crate::{
     state,
 };
 
-/// Characters of a digest in the table, unless it is wide.
+/// How many characters of a digest the table shows without `--wide`.
 const DIGEST_SHOWN: usize = 16;
 
 pub fn run(args: Rebuild, quiet: bool) -> anyhow::Result<ExitCode> {
     let home = existing(&args.data.data)?;
     let _one = home.lock(&format!("`cairn rebuild` (process {})", std::process::id()))?;
     let events = SqliteReader::open(&home.log_path())?.tip()?.map_or(0, |tip| tip.seq + 1);
-    // What cannot be read is what a rebuild is for.
+    // A state that cannot be read is a reason to rebuild it, not an error.
     let before = state::open_reader(&home.state_path(), &home.log_path())
         .and_then(|state| Ok((state::progress(&state)?.applied, state::digest::tables(&state)?)));
     let (applied, before) = before.unwrap_or((0, BTreeMap::new()));

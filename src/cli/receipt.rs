@@ -1,8 +1,8 @@
-//! `cairn receipt`: the proof of one event as a file, and the check of such a file.
+//! `cairn receipt`: writes the proof of one event to a file, and checks such a file.
 //!
-//! Exit codes of a check: 0 where it proves the event, 40 where it does not, 50 where it is no receipt.
+//! Exit codes of a check: 0 if it proves the event, 40 if it does not, 50 if it is no receipt.
 //!
-//! Invariant: the check needs the file and a key, and looks at no log.
+//! Invariant: the check needs the file and a key, and reads no log.
 
 use std::{fs::File, io::Read, path::Path, process::ExitCode};
 
@@ -22,7 +22,8 @@ use crate::{
     verify::Verdict,
 };
 
-/// Bytes of a receipt's file: an event, a genesis block and some hashes are far below.
+/// The largest number of bytes that are read of a receipt file, far above what an event, a genesis block and hashes
+/// take.
 const RECEIPT_MAX: u64 = 1024 * 1024;
 
 pub fn run(args: Receipt, quiet: bool) -> anyhow::Result<ExitCode> {

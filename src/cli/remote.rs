@@ -1,8 +1,8 @@
-//! A server, reached over HTTP: tool calls as MCP 2026-07-28 requests, and the audit API.
+//! A server, reached over HTTP: tool calls as requests of MCP 2026-07-28, and the audit API.
 //!
 //! Invariants:
-//! - the token goes to the server that was named and nowhere else: no redirect is followed;
-//! - no answer is read beyond its bound, and no URL with a password is in an error.
+//! - the token is sent to the named server and nowhere else: no redirect is followed;
+//! - no answer is read beyond its bound, and no error contains a URL with a password.
 
 use anyhow::{Context, bail};
 use http::{StatusCode, header};
@@ -20,9 +20,9 @@ use crate::{
 
 /// The default URL of a server.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:7420";
-/// Bytes of one answer, or of one event of a stream.
+/// The largest number of bytes of one answer, or of one event of a stream.
 pub const ANSWER_MAX: usize = 64 * 1024 * 1024;
-/// Characters of an error's body that are shown.
+/// The largest number of characters of an error's body that are shown.
 const ERROR_MAX: usize = 500;
 
 /// A refusal in the server's own words.
@@ -40,17 +40,17 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// `url` is the server's, with or without `/mcp`.
+    /// Makes a client for the server at `url`, with or without `/mcp`. Errors: `Usage` if the URL is malformed.
     pub fn new(url: &str, token: Option<String>) -> anyhow::Result<Self> {
         let base = url.trim_end_matches('/').trim_end_matches("/mcp");
         let base = Url::parse(base).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let base = base
             .ok_or_else(|| Usage("the url is malformed; give one like http://127.0.0.1:7420".to_owned()))?;
-        // An error means that a provider is installed already.
+        // An error means that a TLS provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut client = Client::builder().redirect(redirect::Policy::none());
         if base.scheme() == "http" {
-            // Without TLS, a machine without certificate authorities is good enough.
+            // Without TLS no certificates are needed, so a machine that has none is fine.
             client = client.tls_certs_only([]);
         }
         Ok(Self { client: client.build().context("cannot prepare http")?, base, token })
@@ -94,7 +94,7 @@ impl Remote {
         }
     }
 
-    /// Asks the audit API. Errors: anything but success, in the server's words.
+    /// Asks the audit API. Errors: `Refused` for any status but success, in the server's words.
     pub async fn get(&self, path: &str, query: &[(&str, String)], accept: &str) -> anyhow::Result<Response> {
         let mut url = self.at(path);
         url.query_pairs_mut().extend_pairs(query);

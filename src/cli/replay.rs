@@ -1,7 +1,7 @@
-//! `cairn replay` and `cairn diff`: whether a run can be reproduced, and where two runs part.
+//! `cairn replay` and `cairn diff`: tell whether a run can be reproduced, and where two runs differ.
 //!
-//! Exit codes: 0 where all is the same, 1 where something is not, 20 where nothing differs and a replay cannot compare all,
-//! for content was erased.
+//! Exit codes: 0 if all is the same, 1 if something differs, 20 if nothing differs but erased content kept a replay
+//! from comparing all.
 
 use std::process::ExitCode;
 
@@ -19,7 +19,7 @@ use crate::{
 
 const MATCHED: &str = "matched";
 const INCOMPLETE: &str = "incomplete";
-/// Erased payloads that are named to people. Further ones are counted; `--json` names all.
+/// How many erased payloads are named to people. Further ones are counted; `--json` names all.
 const ERASED_MAX: usize = 10;
 
 pub fn replay(args: Replay) -> anyhow::Result<ExitCode> {

@@ -1,6 +1,6 @@
-//! `cairn restore`: a backup takes the place of a log; what is lost by it, and what was erased since, is named.
+//! `cairn restore`: puts a backup in the place of a log, and says which events are lost and what was erased again.
 //!
-//! Exit codes: 0 where it is restored, else those of `cairn log verify` for a backup or a later copy that does not verify, or 1.
+//! Exit codes: 0 if it is restored, those of `cairn log verify` if the backup or a later copy does not verify, else 1.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -57,7 +57,7 @@ pub fn run(args: Restore, quiet: bool) -> anyhow::Result<ExitCode> {
             let dir = beside(into, ".erasures").context("name the data directory itself")?;
             let archive = File::open(file).with_context(|| format!("cannot read {}", file.display()));
             let archive = archive.map_err(|err| judged(err, Some(Verdict::Unreadable)))?;
-            // Only what this makes is taken away again.
+            // Only directories that are made here are removed again.
             let fresh = Fresh::of(&dir);
             let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
             let made =
@@ -108,7 +108,7 @@ pub fn run(args: Restore, quiet: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// An export that is unpacked to be read and removed afterwards.
+/// A directory with an unpacked export, which is removed when this is dropped.
 struct Unpacked {
     dir: PathBuf,
     /// Dropped last, so that the directory is empty by then.
@@ -117,7 +117,7 @@ struct Unpacked {
 
 impl Drop for Unpacked {
     fn drop(&mut self) {
-        // What cannot be removed is a copy of what its owner gave us.
+        // If it cannot be removed, only a copy of the given export is left.
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

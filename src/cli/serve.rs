@@ -1,8 +1,8 @@
-//! `cairn serve`, `cairn stdio`, `cairn wrap`: a node behind a door.
+//! `cairn serve`, `cairn stdio`, `cairn wrap`: run a node behind a door.
 //!
 //! Invariants:
-//! - standard output carries the ready line, or messages, and nothing else; log lines go to standard error;
-//! - SIGTERM and Ctrl-C drain and stop; a ledger that stops ends the process with an error.
+//! - standard output carries the ready line, or protocol messages, and nothing else; log lines go to standard error;
+//! - SIGTERM and Ctrl-C drain and stop the node. If the ledger stops, the process ends with an error.
 
 use std::{
     io::{IsTerminal, Write},
@@ -56,11 +56,12 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
         let mut node = Node::start(setup).await?;
         node.record().await.context("the tokens in force cannot be recorded")?;
         let about = node.ledger.about();
-        // Before the ready line: who has read it may ask to stop at once, and is to get a drained stop.
+        // Signals count before the ready line: whoever has read it may ask to stop at once, and must get a drained
+        // stop.
         let asked = asked_to_stop();
         let app = app(&config, &home, &node, args.conformance_fixtures)?;
         if !quiet {
-            // A reader that went away does not keep the server from serving.
+            // If the reader of the line has gone, the server still serves.
             let _ = writeln!(
                 std::io::stdout(),
                 "cairn ready mcp={url}/mcp http={url} log={} key={}{}",
@@ -75,7 +76,7 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
             () = asked => false,
             () = node.ledger.stopped() => true,
         };
-        // No new connections; then calls end and are answered; then streams and sessions; then the rest.
+        // First no new connections, then calls end and are answered, then streams and sessions end, then the rest.
         closing.cancel();
         node.quiet().await;
         served.await.context("the door failed")??;
@@ -125,7 +126,7 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
 /// Returns the default name of a server: its program, or what a launcher is told to launch.
 fn server_name(program: &str, arguments: &[String]) -> String {
     const LAUNCHERS: &[&str] = &["bun", "bunx", "deno", "node", "npx", "python", "python3", "uv", "uvx"];
-    // What an entry file or its folder is called when it says nothing of the server.
+    // Names of entry files and their folders that say nothing about the server.
     const PLAIN: &[&str] = &["bin", "build", "cli", "dist", "index", "lib", "main", "out", "server", "src"];
     let stem = |path: &str| {
         let stems = path.rsplit('/').map(|part| part.split(['.', '@']).next().unwrap_or(part));
@@ -153,7 +154,7 @@ fn on_stdio(
     door: &'static str,
 ) -> anyhow::Result<ExitCode> {
     let home = Home::open(data)?;
-    // A wrapped server stands alone.
+    // A wrapped server is offered alone.
     let builtins = door == "stdio";
     let runtime = runtime()?;
     let done = runtime.block_on(async {
@@ -189,7 +190,7 @@ fn on_stdio(
         served.context("standard input or output failed")?;
         anyhow::Ok(ExitCode::SUCCESS)
     });
-    // A read of standard input cannot be called back; it must not keep the process.
+    // A blocking read of standard input cannot be cancelled, and must not keep the process alive.
     runtime.shutdown_background();
     done
 }
@@ -222,7 +223,7 @@ fn asked_to_stop() -> impl Future<Output = ()> {
     let terminate = signal(SignalKind::terminate());
     let interrupt = signal(SignalKind::interrupt());
     async {
-        // Without its handler, a signal ends the process all the same.
+        // Without its handler, a signal ends the process anyway.
         let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
             return std::future::pending().await;
         };
@@ -237,13 +238,13 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
 }
 
-/// Log lines go to standard error: standard output belongs to programs.
+/// Sends log lines to standard error, since standard output belongs to programs.
 fn trace(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG").unwrap_or_else(|_| {
         tracing_subscriber::EnvFilter::new("warn,rmcp=error,libp2p_kad=error,cairn=info")
     });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second initialisation is a test's; the first one stands.
+    // A second initialisation happens only in tests; the first one stays.
     let _ = match format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => builder.json().try_init(),

@@ -1,8 +1,8 @@
-//! Where a log is read from: its files, or a server.
+//! The source of a log that a command reads: the files of a data directory, or a server.
 //!
 //! Invariants:
-//! - both give the same JSON, so that what is shown does not depend on where it came from;
-//! - reading files writes nothing into the log; a state that is behind is folded first, where nobody owns the log.
+//! - both give the same JSON, so that the output does not depend on the source;
+//! - reading files writes nothing into the log. A state that is behind is folded first, if nobody owns the log.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ pub enum Source {
     Server(Remote),
 }
 
-/// Some events of a list, as JSON.
+/// A page of events as JSON.
 pub struct Page {
     pub events: Vec<Value>,
     pub next_cursor: Option<String>,

@@ -1,10 +1,10 @@
-//! Tables for people: columns aligned, names shortened, times readable.
+//! Tables for people: aligned columns, shortened CIDs, readable times.
 //!
-//! Invariant: what users wrote cannot move the cursor or start a line: control characters become `?`.
+//! Invariant: text of users cannot move the cursor or start a line, since control characters become `?`.
 
-/// Characters of a shortened CID. They are its last ones, because all CIDs begin alike.
+/// How many characters of a shortened CID are shown. They are the last ones, because all CIDs begin alike.
 const CID_TAIL: usize = 12;
-/// Characters of free text in a cell.
+/// The largest number of characters of free text in a cell.
 const TEXT_MAX: usize = 60;
 const GAP: &str = "  ";
 
@@ -28,7 +28,7 @@ impl Table {
         self.rows.len() <= 1
     }
 
-    /// The table as text, one line a row.
+    /// Returns the table as text, one line for each row.
     pub fn render(&self) -> String {
         let columns = self.rows.first().map_or(0, Vec::len);
         let width = |column: usize| {
@@ -54,7 +54,7 @@ pub fn short(cid: &str, wide: bool) -> String {
     }
 }
 
-/// The first line of a text, cut to a cell's length.
+/// Returns the first line of a text, cut to [`TEXT_MAX`].
 pub fn brief(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default();
     match line.chars().count() > TEXT_MAX {
@@ -63,14 +63,14 @@ pub fn brief(text: &str) -> String {
     }
 }
 
-/// Microseconds since the epoch as RFC 3339 with milliseconds.
+/// Formats microseconds since the Unix epoch as RFC 3339 with milliseconds.
 pub fn moment(micros: u64) -> String {
     let moment = i64::try_from(micros).ok();
     let moment = moment.and_then(|micros| jiff::Timestamp::from_microsecond(micros).ok());
     moment.map_or_else(|| micros.to_string(), |moment| format!("{moment:.3}"))
 }
 
-/// Replaces characters that could move the cursor.
+/// Replaces control characters, which could move the cursor, by `?`.
 pub fn printable(cell: &str) -> String {
     let shown = |c: char| if c.is_control() { '?' } else { c };
     cell.chars().map(shown).collect()

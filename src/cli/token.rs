@@ -1,8 +1,8 @@
-//! `cairn token`: who may call a server whose `auth.mode` is `static`.
+//! `cairn token`: makes, lists and revokes tokens for a server whose `auth.mode` is `static`.
 //!
 //! Invariants:
-//! - a token is printed once, when it is made, alone on standard output;
-//! - no token is in force that is not on record, where there is a log to record it in.
+//! - a token is printed once, when it is made. Only it, or the JSON document with it, goes to standard output;
+//! - a token is recorded in the log before it is in force, if there is a log.
 
 use std::{
     path::Path,
@@ -41,10 +41,10 @@ pub fn run(args: Token, quiet: bool) -> anyhow::Result<ExitCode> {
             let (entry, token) = held.draft(&args.name, &args.scopes, expires)?;
             record(home.dir(), Keeping::TokenAdded(token_added(entry.clone())))
                 .context("the token cannot be recorded in the log, so none was made")?;
-            // A crash before this leaves a token on record that nobody has and that is not in force; the next start of a
-            // server records it as revoked. The other way round one would be in force that is not on record.
+            // A crash before this leaves a token on record that nobody has and that is not in force; the next start of
+            // a server records it as revoked. In the other order, a token could be in force without a record.
             if let Err(err) = held.put(entry.clone()) {
-                // What cannot be recorded now is at that start; it must not hide why.
+                // If this fails too, the next start of a server records it; it must not hide the first error.
                 let _ = record(home.dir(), Keeping::TokenRevoked(TokenRevoked { token: entry.id }));
                 return Err(err).context("the token cannot be put in force, so none was made");
             }
@@ -78,7 +78,7 @@ pub fn run(args: Token, quiet: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Records a change of tokens in the directory's log, through whichever process owns it. Where there is no log yet, the
+/// Records a change of tokens in the directory's log, through whichever process owns it. If there is no log yet, the
 /// first start of a server records the tokens it finds.
 fn record(data: &Path, keeping: Keeping) -> anyhow::Result<()> {
     let Ok(home) = Home::existing(data) else {
@@ -143,7 +143,7 @@ fn shown(entry: &Entry) -> Value {
     })
 }
 
-/// Seconds since the epoch as RFC 3339.
+/// Formats seconds since the Unix epoch as RFC 3339.
 fn moment(seconds: u64) -> String {
     table::moment(seconds.saturating_mul(1_000_000))
 }

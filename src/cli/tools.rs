@@ -1,6 +1,6 @@
-//! `cairn tools`: what is on offer, as a table or as JSON.
+//! `cairn tools`: lists the tools on offer, as a table or as JSON.
 //!
-//! Invariant: the list is asked for by calling a tool, so that what is shown is what any caller gets.
+//! Invariant: the list comes from a tool call, so that it is what any caller gets.
 
 use std::process::ExitCode;
 
@@ -16,9 +16,9 @@ use crate::{
     },
 };
 
-/// Tools on one page; the most a page may have.
+/// The number of tools on one page: the most that the tool allows.
 const PAGE: u64 = 1000;
-/// The most pages that are read, in case a server never ends its list.
+/// The largest number of pages that are read, in case a server never ends its list.
 const PAGES_MAX: usize = 100;
 
 pub fn run(args: Tools) -> anyhow::Result<ExitCode> {

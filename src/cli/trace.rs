@@ -1,6 +1,6 @@
-//! `cairn trace`: what produced something, and what came of it.
+//! `cairn trace`: shows what produced something, and what it led to.
 //!
-//! Invariant: each node is shown once, at its shortest way from the start.
+//! Invariant: each node is shown once, at its shortest distance from the start.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -72,7 +72,7 @@ fn text(walk: &Value, wide: bool) -> String {
         .iter()
         .filter_map(|node| Some((node["cid"].as_str()?, node["depth"].as_u64()?)))
         .collect();
-    // The edge by which a node was reached: one to a node a step nearer to the start.
+    // The edge by which a node was reached: from a node that is one step nearer to the start.
     let mut reached: HashMap<&str, (&str, String)> = HashMap::new();
     for edge in list("edges") {
         let name = |key: &str| edge[key].as_str().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `cairn log verify`: what a log is, and the exit code that says so.
+//! `cairn log verify`: checks a log. The exit code is its verdict.
 //!
 //! Exit codes: 0 verified, 20 incomplete, 30 forked, 40 invalid, 50 unreadable.
 
@@ -17,7 +17,7 @@ use crate::{
     verify::{Checks, Report, Step, Takeover, Verdict, verify},
 };
 
-/// Bytes read of a checkpoint's file: a signed head is about 200.
+/// The largest number of bytes that are read of a checkpoint file; a signed head has about 200.
 const NOTE_MAX: u64 = 64 * 1024;
 
 pub fn run(args: Verify, quiet: bool) -> anyhow::Result<ExitCode> {

@@ -1,10 +1,10 @@
-//! `cairn workflow watch`: a run as it goes, until it ends.
+//! `cairn workflow watch`: shows a run as it goes, until it ends.
 //!
 //! Invariants:
-//! - the tool is asked when the watch begins and when the run has ended; what happens between is read from the
-//!   log's stream where the reader may have it, so that watching adds next to nothing to the log;
-//! - a terminal shows a screen that is drawn again, everything else a line for each change;
-//! - a server that goes away is waited for, so long and no longer, and what is shown then says so.
+//! - the tool is called at the beginning, at the end, and when an event is unclear. All else is read from the log's
+//!   stream if the token allows that, so that watching adds next to nothing to the log;
+//! - a terminal shows a screen that is redrawn; any other output gets a line for each change;
+//! - a server that does not answer is waited for, at most [`PATIENCE`], and the watcher says so.
 
 mod view;
 
@@ -39,13 +39,13 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause between two tries to reach it.
 const TRY_EVERY: Duration = Duration::from_millis(500);
-/// Steps on a screen.
+/// The largest number of steps on a screen.
 const LINES_MAX: usize = 20;
 
-/// How changes are learned.
+/// How changes of the run are learnt.
 enum Changes {
     Stream(Box<Messages>),
-    /// By asking the tool again: the reader may not read the stream, or the node is in this process.
+    /// By calling the tool again: the token does not allow the stream, or the node is in this process.
     Asking,
 }
 
@@ -79,7 +79,7 @@ async fn follow(door: &Door, id: &str, quiet: bool) -> anyhow::Result<String> {
                 Ok(Ok(Some(data))) => {
                     let event: Value = serde_json::from_slice(&data)?;
                     match view.apply(&event) {
-                        // This reader was too slow, or the server stops. What follows says which.
+                        // This reader was too slow, or the server stops. The next call of the tool tells which.
                         _ if !event["cid"].is_string() => true,
                         Change::None => false,
                         Change::Seen(line) => {
@@ -150,7 +150,7 @@ async fn ask(door: &Door, id: &str) -> anyhow::Result<Value> {
     client::call(door, "workflow_status", &arguments).await
 }
 
-/// Returns the log's events after `status`.
+/// Returns the stream of the log's events after `status`, or that the tool must be called instead.
 async fn listen(door: &Door, status: &Value) -> anyhow::Result<Changes> {
     let (Door::Remote(remote), Some(seq)) = (door, status["seq"].as_u64()) else {
         return Ok(Changes::Asking);
@@ -163,17 +163,17 @@ async fn listen(door: &Door, status: &Value) -> anyhow::Result<Changes> {
     }
 }
 
-/// How a run is shown.
+/// How the run is shown.
 enum Screen {
-    /// Not at all.
+    /// It is not shown.
     None,
-    /// A line for each change.
+    /// Each change is printed on a line.
     Lines,
     Terminal(Terminal),
 }
 
 struct Terminal {
-    /// One bar that is all text, so that a screen is drawn in one go.
+    /// One bar whose message is the whole page, so that it is drawn at once.
     page: ProgressBar,
     colours: bool,
     drawn: Instant,
@@ -188,7 +188,7 @@ impl Screen {
             return Self::Lines;
         }
         let page = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
-        // The template is ours; a plain bar does where it cannot be read.
+        // The template is a constant of ours; if it cannot be parsed, a plain bar will do.
         if let Ok(style) = ProgressStyle::with_template("{msg}") {
             page.set_style(style);
         }
@@ -199,7 +199,7 @@ impl Screen {
     fn begin(&mut self, view: &View) -> anyhow::Result<()> {
         match self {
             Self::None => {}
-            // The line of a run that has ended is the last one.
+            // For a run that has ended, the last line is enough.
             Self::Lines if view.ended() => {}
             Self::Lines => out::print(&table::printable(&view.head()))?,
             Self::Terminal(terminal) => terminal.draw(view),

@@ -1,6 +1,6 @@
-//! `cairn workflow`: runs of workflows, by the tools that any caller has.
+//! `cairn workflow`: submits, shows, cancels and draws runs, with the tools that any caller has.
 //!
-//! Invariant: a definition reaches its tool byte for byte, and what is wrong with it is shown fault by fault.
+//! Invariant: a definition reaches its tool byte for byte, and each of its faults is shown on a line of its own.
 
 use std::{fs::File, io::stdin, path::Path, process::ExitCode};
 

@@ -1,6 +1,7 @@
-//! What a watcher knows of a run: the tool's word, and the log's events after it.
+//! A watcher's view of a run: the tool's status, and the log's events after it.
 //!
-//! Invariant: an event that the view cannot place makes it ask again, so that it never shows a guess for long.
+//! Invariant: an event that the view cannot apply makes the watcher call the tool again, so that no guess stays on the
+//! screen.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,23 +15,23 @@ use crate::{
     workflow::graph::span,
 };
 
-/// How a status is coloured: the number of an ANSI colour.
+/// The colour of each status, as the number of an ANSI colour.
 const COLOURS: [(&str, u8); 6] =
     [("ready", 33), ("running", 34), ("succeeded", 32), ("failed", 31), ("timed_out", 31), ("cancelled", 35)];
-/// The statuses that are shown first if not all steps fit.
+/// The statuses whose steps are shown first if not all steps fit.
 const FIRST: [&str; 5] = ["running", "failed", "timed_out", "ready", "cancelled"];
 
-/// Characters of the bar that shows how many steps have ended.
+/// The width in characters of the bar that shows how many steps have ended.
 const BAR: usize = 24;
 
 /// What an event changed in the view.
 #[derive(Debug, PartialEq)]
 pub enum Change {
-    /// Nothing: it is about another run, or about something that is not shown.
+    /// Nothing: the event is about another run, or about something that is not shown.
     None,
-    /// Something, described in a line.
+    /// A change, described in a line.
     Seen(String),
-    /// More than the event says, so the tool must be asked again.
+    /// More than the event says, so the tool must be called again.
     Unclear,
 }
 
@@ -40,7 +41,7 @@ pub struct View {
     started_ms: Option<u64>,
     ended_ms: Option<u64>,
     steps: Vec<Step>,
-    /// Why it failed, if it did.
+    /// Why the run failed, if it did.
     why: Option<String>,
     places: HashMap<String, usize>,
 }
@@ -53,7 +54,7 @@ struct Step {
 }
 
 impl View {
-    /// `status` is what `workflow_status` answers.
+    /// Makes a view of a run from the answer of `workflow_status`.
     pub fn new(status: &Value) -> Self {
         let mut view = Self {
             id: text(status, "workflow_id").to_owned(),
@@ -97,7 +98,7 @@ impl View {
         lines
     }
 
-    /// Takes over one event, as the log's stream gives it.
+    /// Applies one event, as the log's stream gives it.
     pub fn apply(&mut self, event: &Value) -> Change {
         let (kind, subject) = (text(event, "kind"), text(event, "subject"));
         if subject.strip_prefix("workflow/") == Some(&self.id) {
@@ -131,7 +132,7 @@ impl View {
         let status = match kind {
             "task.submitted" => "ready",
             "task.claimed" => "running",
-            // A part of a list ends, and the step goes on.
+            // The end of one part does not end the step.
             "task.succeeded" if part.is_some() => return Change::None,
             "task.succeeded" => "succeeded",
             "task.failed" | "task.timed_out" if body["retry_at_ms"].is_number() => "ready",
@@ -156,7 +157,7 @@ impl View {
             "ready" | "running" => {}
             _ => step.took_ms = at.zip(step.started_ms).map(|(at, started)| at.saturating_sub(started)),
         }
-        // One part of a list that waits does not stop the others.
+        // A step that runs stays so while another of its parts waits.
         if step.status == status
             || (status == "ready" && step.status == "running" && text(event, "kind") == "task.submitted")
         {
@@ -274,7 +275,7 @@ fn why(status: &Value) -> Option<String> {
     let said = steps.find(|step| step["step_id"] == failed).and_then(client::failure);
     Some(match said {
         None => format!("{reason}: {failed}"),
-        // All of it, in one line.
+        // The whole message goes on one line.
         Some(said) => {
             format!("{reason}: {failed}: {}", said.split_whitespace().collect::<Vec<_>>().join(" "))
         }

@@ -1,4 +1,4 @@
-//! What events show.
+//! Tests of what the view makes of events.
 
 use serde_json::json;
 
@@ -19,7 +19,7 @@ fn view(steps: &str) -> View {
     }))
 }
 
-/// Events as `kind subject body`, one second apart from second two on; then the lines that were seen.
+/// Applies events given as `kind subject body`, one second apart from second two on. Returns the lines of the changes.
 fn check(steps: &str, events: &[(&str, &str, Value)], expected: &[&str]) -> View {
     let mut view = view(steps);
     let mut seen = Vec::new();
