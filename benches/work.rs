@@ -26,7 +26,7 @@ use cairn::{
     ledger::{
         Command, Ledger, Ruling,
         opening::{self, Birth, Running, Settings},
-        work::{Handed, NewRun, Wish, Work, Worked},
+        work::{Claim, Complete, Handed, NewRun, RegisterWorker, SubmitTask, Wish, Work, Worked},
     },
     log::home::Home,
     query::{
@@ -162,7 +162,7 @@ impl Client {
             cpu_milli: None,
             memory_mb: None,
         };
-        self.ask(Wish::RegisterWorker { worker: worker.into(), facts, metadata: None }).await;
+        self.ask(Wish::RegisterWorker(RegisterWorker { worker: worker.into(), facts, metadata: None })).await;
     }
 
     async fn submit(&self, id: &str) {
@@ -192,8 +192,13 @@ impl Client {
             reuse: false,
         };
         let input = self.payload(&json!({"id": id}));
-        let wish =
-            Wish::SubmitTask { id: id.into(), facts: Box::new(facts), tool: None, input, metadata: None };
+        let wish = Wish::SubmitTask(Box::new(SubmitTask {
+            id: id.into(),
+            facts,
+            tool: None,
+            input,
+            metadata: None,
+        }));
         self.ask(wish).await;
     }
 
@@ -226,7 +231,7 @@ impl Client {
     }
 
     async fn claim(&self, worker: &str, max: usize, wait_ms: u64) -> Vec<Handed> {
-        match self.ask(Wish::Claim { worker: worker.into(), max, wait_ms, hand: None }).await {
+        match self.ask(Wish::Claim(Claim { worker: worker.into(), max, wait_ms, hand: None })).await {
             Worked::Claimed(handed) => handed,
             other => panic!("a claim gives tasks: {other:?}"),
         }
@@ -235,7 +240,10 @@ impl Client {
     async fn complete(&self, worker: &str, task: &Handed, claim_next: bool) -> Vec<Handed> {
         let output = self.payload(&json!({}));
         let (worker, id) = (worker.into(), task.task.clone());
-        match self.ask(Wish::Complete { worker, task: id, fence: task.fence, output, claim_next }).await {
+        match self
+            .ask(Wish::Complete(Complete { worker, task: id, fence: task.fence, output, claim_next }))
+            .await
+        {
             Worked::Ended { next, .. } => next,
             other => panic!("a completion ends: {other:?}"),
         }

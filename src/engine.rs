@@ -24,8 +24,8 @@ use crate::{
     event::body::Failure,
     ledger::{
         Command, Ledger, Ruling, Stopped,
-        work::{CARRIES, Hand, Handed, Opening, Wish, Work, Worked},
-        writer::node,
+        commit::node,
+        work::{self, CARRIES, Hand, Handed, Opening, Wish, Work, Worked},
     },
     router::{
         BoxFuture, Change, Client, Entry, Meta, Method, Request, Router, RpcError, codes::INVALID_REQUEST,
@@ -143,7 +143,7 @@ impl Engine {
         let hand = Hand { runner: self.runner.clone(), lane: lane.to_owned(), capabilities, since, openings };
         // A claim for no task does not wait.
         let wait_ms = if max == 0 { 0 } else { WAIT_MS };
-        let wish = Wish::Claim { worker: self.name(), max, wait_ms, hand: Some(hand) };
+        let wish = Wish::Claim(work::Claim { worker: self.name(), max, wait_ms, hand: Some(hand) });
         let (ledger, command) = (self.ledger.clone(), self.command(wish));
         tokio::spawn(async move {
             match ledger.submit(command).await? {
@@ -229,14 +229,14 @@ impl Engine {
         }
         // The call was refused before it began, or could not be recorded, so the attempt is ended here.
         let Ok(error) = Payload::seal(&self.salt, JSON, text.as_bytes()) else { return };
-        let wish = Wish::Fail {
+        let wish = Wish::Fail(work::Fail {
             worker: self.name(),
             task: handed.task,
             fence: handed.fence,
             error,
             code: code.as_str().to_owned(),
             retryable,
-        };
+        });
         // If the ledger has stopped, the next start ends the attempt.
         let _ = self.ledger.submit(self.command(wish)).await;
     }
@@ -251,7 +251,7 @@ impl Engine {
                 renewed = tokio::time::Instant::now();
                 continue;
             }
-            let wish = Wish::Check { worker: self.name(), attempts: attempts.clone() };
+            let wish = Wish::Check(work::Check { worker: self.name(), attempts: attempts.clone() });
             let over = match self.ledger.submit(self.command(wish)).await {
                 Ok(Ruling::Worked(worked)) => match *worked {
                     Worked::Checked(over) => over,
@@ -271,7 +271,8 @@ impl Engine {
             }
             renewed = tokio::time::Instant::now();
             for (task, fence) in attempts.into_iter().filter(|attempt| !over.contains(attempt)) {
-                let wish = Wish::Renew { worker: self.name(), task, fence, progress: None, log: None };
+                let wish =
+                    Wish::Renew(work::Renew { worker: self.name(), task, fence, progress: None, log: None });
                 if self.ledger.submit(self.command(wish)).await.is_err() {
                     return;
                 }

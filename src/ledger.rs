@@ -8,6 +8,7 @@
 mod calls;
 mod claims;
 mod clock;
+pub mod commit;
 pub mod concluding;
 mod crew;
 mod deciding;
@@ -18,7 +19,7 @@ pub mod heads;
 mod holding;
 pub mod keeping;
 mod loading;
-mod memory;
+mod offering;
 pub mod opening;
 pub mod peers;
 mod queueing;
@@ -26,12 +27,16 @@ mod resent;
 pub mod restoring;
 pub mod rotating;
 mod runs;
+mod schedules;
 mod sealer;
 pub mod sharing;
 mod tasks;
+mod ticking;
 pub mod upkeep;
+mod wishes;
 pub mod work;
-pub mod writer;
+mod world;
+mod writer;
 
 use std::sync::Arc;
 

@@ -7,7 +7,7 @@ use cairn::{
     },
     call::{End, EndOutcome, Start},
     event::{Actor, Role, body::CallStarted},
-    ledger::{Command, Ledger, Ruling, writer::payload_ref},
+    ledger::{Command, Ledger, Ruling, commit::payload_ref},
 };
 
 /// Records the call and gives the event of its start, once both its events are durable.

@@ -12,9 +12,9 @@ use crate::{
     error::Code,
     ledger::{
         Command, Ruling,
+        commit::operator,
         opening::Settings,
         sharing::{self, Member},
-        writer::operator,
     },
     node,
 };

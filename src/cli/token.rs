@@ -23,10 +23,10 @@ use crate::{
     event::keeping::TokenRevoked,
     ledger::{
         Command,
+        commit::operator,
         keeping::Keeping,
         opening::Settings,
         sharing::{self, Member},
-        writer::operator,
     },
     log::home::Home,
     node::{self, recording::token_added},

@@ -8,26 +8,26 @@ use crate::{
     block::payload::SealedPayload,
     call::{self, Call, End, EndOutcome, REMOTE_MAX, Start},
     event::{
-        Body, Event, Role,
+        Body, Role,
         body::{CallRefused, LogRecovered},
     },
     ledger::{
         Ruling, Sealed,
-        memory::text_of,
+        commit::{Fault, Stop, log_fact, node, payload_ref},
+        holding::calls::Key,
         work::Attempt,
-        writer::{Draft, Fault, Key, Working, Writer, log_fact, node, payload_ref},
+        world::{World, text_of},
     },
     query,
 };
 
-impl Writer {
+impl World {
     pub(super) fn start(
         &mut self,
         start: Start,
         input: Option<SealedPayload>,
         refused: Option<SealedPayload>,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
+    ) -> Result<Ruling, Stop> {
         let key = start.facts.key.clone().map(|key| (start.actor.id.clone(), start.facts.name.clone(), key));
         let mut earlier = key.as_ref().map(|key| self.keyed(key)).transpose()?.flatten();
         if let (None, Some(former)) = (&earlier, &start.former_key) {
@@ -40,18 +40,18 @@ impl Writer {
             call::Ruling::Answered(ending) => return Ok(Ruling::Answered(ending)),
             call::Ruling::Denied(refusal) => return Ok(Ruling::Denied(refusal)),
         };
-        draft.store(input);
-        let sealed = Sealed::from(self.sealer.seal(*fact, draft)?);
+        self.commit.store(input);
+        let sealed = Sealed::from(self.commit.seal(*fact)?);
         let call = start.begun(sealed.cid);
         if let Some(key) = &key {
-            self.working.keyed.insert(key.clone(), call.clone());
+            self.holding.calls.keyed.insert(key.clone(), call.clone());
         }
         match refusal {
             None => {
-                self.working.open.insert(call.id.clone(), call);
+                self.holding.calls.begin(call);
                 Ok(Ruling::Run(sealed))
             }
-            Some(facts) => self.refuse(call, facts, refused, key, draft),
+            Some(facts) => self.refuse(call, facts, refused, key),
         }
     }
 
@@ -61,13 +61,12 @@ impl Writer {
         facts: CallRefused,
         output: Option<SealedPayload>,
         key: Option<Key>,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
+    ) -> Result<Ruling, Stop> {
         let pay = output.as_ref().map(|output| payload_ref(output, Role::Error));
-        draft.store(output);
-        let event = self.sealer.seal(call::refuse(&call, facts, pay), draft)?;
+        self.commit.store(output);
+        let event = self.commit.seal(call::refuse(&call, facts, pay))?;
         let sealed = Sealed::from(event);
-        remember_ending(&mut self.working, call, key, event);
+        self.holding.calls.remember_ending(call, key, event);
         Ok(Ruling::Refused(sealed))
     }
 
@@ -76,39 +75,38 @@ impl Writer {
         end: &End,
         output: Option<SealedPayload>,
         attempt: Option<&Attempt>,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
-        let fact = match call::end(self.working.open.get(&end.id), end) {
+    ) -> Result<Ruling, Stop> {
+        let fact = match call::end(self.holding.calls.open.get(&end.id), end) {
             Ok(fact) => fact,
             Err(refusal) => return Ok(Ruling::Denied(refusal)),
         };
         let started = fact.cause;
         for remote in end.remote.iter().take(REMOTE_MAX) {
-            self.remote_called(remote, &fact.actor, started, draft)?;
+            self.remote_called(remote, &fact.actor, started)?;
         }
         let text = attempt.and(output.as_ref()).and_then(text_of);
-        draft.store(output);
-        let event = self.sealer.seal(fact, draft)?;
+        self.commit.store(output);
+        let event = self.commit.seal(fact)?;
         let sealed = Sealed::from(event);
-        if let Some(call) = self.working.open.remove(&end.id) {
+        if let Some(call) = self.holding.calls.open.remove(&end.id) {
             let key = call.key.clone().map(|key| (call.actor.id.clone(), call.name.clone(), key));
-            remember_ending(&mut self.working, call, key, event);
+            self.holding.calls.remember_ending(call, key, event);
         }
         if let Some(attempt) = attempt {
             if let (Some(text), Some(output)) = (text, end.output) {
                 self.holding.contents.put(output.cid, text.into());
             }
             let succeeded = matches!(end.outcome, EndOutcome::Succeeded { .. });
-            self.end_attempt(attempt, end.output, succeeded, sealed.cid, draft)?;
+            self.end_attempt(attempt, end.output, succeeded, sealed.cid)?;
         }
         Ok(Ruling::Done(sealed))
     }
 
-    pub(super) fn recover(&mut self, runners: &[String], draft: &mut Draft) -> Result<Ruling, Fault> {
-        let lost = self.working.open.values().filter(|call| runners.contains(&call.runner));
+    pub(super) fn recover(&mut self, runners: &[String]) -> Result<Ruling, Stop> {
+        let lost = self.holding.calls.open.values().filter(|call| runners.contains(&call.runner));
         let mut ids: Vec<String> = lost.map(|call| call.id.clone()).collect();
-        let attempts = self.interrupt(runners, draft)?;
-        let parted = self.part(runners, draft)?;
+        let attempts = self.interrupt(runners)?;
+        let parted = self.part(runners)?;
         if ids.is_empty() && attempts == 0 {
             return Ok(parted.map_or(Ruling::Unchanged, Ruling::Done));
         }
@@ -118,38 +116,30 @@ impl Writer {
         for id in ids {
             let end =
                 End { id, outcome: EndOutcome::Interrupted, output: None, took_us: 0, remote: Vec::new() };
-            self.end(&end, None, None, draft)?;
+            self.end(&end, None, None)?;
         }
         let body = Body::LogRecovered(LogRecovered { interrupted, attempts });
-        Ok(Ruling::Done(self.sealer.seal(log_fact(node(), body), draft)?.into()))
+        Ok(Ruling::Done(self.commit.seal(log_fact(node(), body))?.into()))
     }
 
     /// Returns the latest call with this idempotency key, from memory or, once it is folded, from the state.
     pub(super) fn keyed(&self, key: &Key) -> Result<Option<Call>, Fault> {
-        if let Some(call) = self.working.keyed.get(key) {
+        if let Some(call) = self.holding.calls.keyed.get(key) {
             return Ok(Some(call.clone()));
         }
         let (actor, name, key) = key;
         let Some((started, ended)) = query::keyed_call(&self.state, actor, name, key)? else {
             return Ok(None);
         };
-        let reader = self.log.reader()?;
-        let Some(mut call) = reader.event_at(started)?.as_ref().and_then(Call::begun) else {
+        let Some(mut call) = self.reader.event_at(started)?.as_ref().and_then(Call::begun) else {
             return Ok(None);
         };
-        if let Some(open) = self.working.open.get(&call.id) {
+        if let Some(open) = self.holding.calls.open.get(&call.id) {
             return Ok(Some(open.clone()));
         }
-        if let Some(event) = ended.map(|seq| reader.event_at(seq)).transpose()?.flatten() {
+        if let Some(event) = ended.map(|seq| self.reader.event_at(seq)).transpose()?.flatten() {
             call.apply(&event);
         }
         Ok(Some(call))
     }
-}
-
-fn remember_ending(working: &mut Working, mut call: Call, key: Option<Key>, event: &Event) {
-    let Some(key) = key else { return };
-    call.apply(event);
-    working.keyed.insert(key.clone(), call);
-    working.ended.push_back((event.fields().seq, key));
 }

@@ -4,22 +4,26 @@
 //! - a claim is durable before the work is handed out;
 //! - a claim that finds nothing waits here, and is served by the commit that brings it work.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use tokio::sync::oneshot;
 
 use crate::{
-    block::{Cid, payload::SealedPayload},
+    block::Cid,
     call::Start,
     error::{Code, Refusal},
     event::{Body, PayloadRef, Role},
     ledger::{
         Ruling, Sealed,
-        holding::Parked,
-        memory::text_of,
-        tasks::{By, no_task, worked},
-        work::{Begun, CARRIES, CLAIM_MAX, Hand, Handed, Worked},
-        writer::{Draft, Fault, Writer, payload_ref},
+        commit::{By, Fault, Stop, payload_ref},
+        holding::tasks::Parked,
+        work::{
+            Attempt, Begun, CARRIES, CLAIM_MAX, Claim, Complete, Fail, GiveBack, Hand, Handed, Renew, Worked,
+        },
+        world::{World, text_of},
     },
     task::{Completed, Task},
 };
@@ -29,8 +33,8 @@ const HANDED_BYTES: usize = 8 * 1024 * 1024;
 /// Claims that may wait for work.
 const PARKED_MAX: usize = 10_000;
 
-/// What the writer can say at once to a wish about durable work.
-pub(super) enum Answer {
+/// What the writer can say at once to a wish.
+pub(super) enum Ruled {
     Now(Ruling),
     /// The claim waits; whoever asked is answered when there is work, or when its time is over.
     Later(Box<Waiting>),
@@ -61,48 +65,129 @@ impl Waiting {
     }
 }
 
-impl Writer {
-    pub(super) fn claim(
-        &mut self,
-        worker: String,
-        max: usize,
-        wait_ms: u64,
-        hand: Option<Hand>,
-        by: By,
-        draft: &mut Draft,
-    ) -> Result<Answer, Fault> {
+impl Claim {
+    pub(super) fn rule(self, world: &mut World, by: By) -> Result<Ruled, Stop> {
+        let Self { worker, max, wait_ms, hand } = self;
+        if wait_ms > 0 && hand.is_none() {
+            world.room_to_wait()?;
+        }
         let capabilities = match &hand {
             Some(hand) => hand.capabilities.clone(),
-            None => match self.heard(&worker, &by, draft)? {
-                Ok(()) => self.capabilities(&worker),
-                Err(refusal) => return Ok(Answer::Now(Ruling::Denied(refusal))),
-            },
+            None => {
+                let back = world.admit(&worker, &by)?;
+                world.hear(&worker, back, &by)?;
+                world.capabilities(&worker)
+            }
         };
-        // A lane's new claim takes the place of its last one: what it can run has changed.
         if let Some(hand) = &hand {
-            let same = |parked: &Parked| {
-                parked.worker == worker && parked.hand.as_ref().is_some_and(|other| other.lane == hand.lane)
-            };
-            if let Some(at) = self.holding.parked.iter().position(same)
-                && let Some(parked) = self.holding.parked.remove(at)
+            world.replace_parked(&worker, hand);
+        }
+        let handed = world.hand_out(&worker, max, hand.as_ref(), &capabilities, &by)?;
+        world.advance()?;
+        Ok(match handed.is_empty() && wait_ms > 0 {
+            true => Ruled::Later(Box::new(Waiting { worker, max, wait_ms, hand, capabilities, by })),
+            false => Ruled::Now(worked(Worked::Claimed(handed))),
+        })
+    }
+}
+
+impl GiveBack {
+    /// Puts claimed tasks back in the queue whose claim reached nobody.
+    pub(super) fn rule(self, world: &mut World, by: &By) -> Result<Worked, Stop> {
+        for (id, fence) in &self.claims {
+            if world.load_task(id)?
+                && let Some(body) = world.task(id)?.unheard(*fence)
             {
-                draft.replies.push((parked.reply, worked(Worked::Claimed(Vec::new()))));
+                world.change(id, body, by, Vec::new())?;
             }
         }
-        let handed = self.hand_out(&worker, max, hand.as_ref(), &capabilities, &by, draft)?;
-        self.advance(draft)?;
-        if handed.is_empty() && wait_ms > 0 {
-            if self.holding.parked.len() >= PARKED_MAX {
-                self.holding.parked.retain(|parked| !parked.reply.is_closed());
+        Ok(Worked::Checked(Vec::new()))
+    }
+}
+
+impl Renew {
+    pub(super) fn rule(self, world: &mut World, by: &By) -> Result<Worked, Stop> {
+        let Self { worker, task: id, fence, progress, log } = self;
+        let back = world.admit_for(&worker, &id, by)?;
+        let facts = world.task(&id)?.renew(&worker, fence, progress, &world.moment())?;
+        world.hear(&worker, back, by)?;
+        let log_ref = log.as_ref().map(|log| payload_ref(log, Role::Log));
+        world.commit.store(log);
+        world.change(&id, Body::TaskRenewed(facts), by, log_ref.into_iter().collect())?;
+        let task = world.task(&id)?;
+        let lease_until_ms = task.lease.as_ref().map_or(0, |lease| lease.until_ms);
+        Ok(Worked::Renewed { lease_until_ms, cancel_requested: task.cancel_requested })
+    }
+}
+
+impl Complete {
+    pub(super) fn rule(self, world: &mut World, by: &By) -> Result<Worked, Stop> {
+        let Self { worker, task: id, fence, output, claim_next } = self;
+        let back = world.admit_for(&worker, &id, by)?;
+        let output_ref = payload_ref(&output, Role::Output);
+        let completed = world.task(&id)?.complete(&worker, fence, &output_ref)?;
+        world.hear(&worker, back, by)?;
+        match completed {
+            Completed::New(body) => {
+                if world.task(&id)?.facts.run.is_some()
+                    && let Some(text) = text_of(&output)
+                {
+                    world.holding.contents.put(output_ref.cid, Arc::from(text));
+                }
+                world.commit.store(Some(output));
+                world.change(&id, body, by, vec![output_ref])?;
             }
-            if self.holding.parked.len() >= PARKED_MAX {
-                let refusal = format!("{PARKED_MAX} claims wait already");
-                let refusal = Refusal::new(Code::ResourceExhausted, refusal).retryable();
-                return Ok(Answer::Now(Ruling::Denied(refusal.hint("claim again later"))));
-            }
-            return Ok(Answer::Later(Box::new(Waiting { worker, max, wait_ms, hand, capabilities, by })));
+            Completed::Known => {}
         }
-        Ok(Answer::Now(worked(Worked::Claimed(handed))))
+        // What this frees is in the queue before the worker claims.
+        world.advance()?;
+        let next = match claim_next {
+            true => world.hand_out(&worker, 1, None, &world.capabilities(&worker), by)?,
+            false => Vec::new(),
+        };
+        Ok(Worked::Ended { task: Box::new(world.task(&id)?.clone()), next })
+    }
+}
+
+impl Fail {
+    pub(super) fn rule(self, world: &mut World, by: &By) -> Result<Worked, Stop> {
+        let Self { worker, task: id, fence, error, code, retryable } = self;
+        let back = world.admit_for(&worker, &id, by)?;
+        let bodies = world.task(&id)?.fail(&worker, fence, &code, retryable, &world.moment())?;
+        world.hear(&worker, back, by)?;
+        let error_ref = payload_ref(&error, Role::Error);
+        world.commit.store(Some(error));
+        for (n, body) in bodies.into_iter().enumerate() {
+            let payloads = if n == 0 { vec![error_ref] } else { Vec::new() };
+            world.change(&id, body, by, payloads)?;
+        }
+        Ok(Worked::Ended { task: Box::new(world.task(&id)?.clone()), next: Vec::new() })
+    }
+}
+
+impl World {
+    /// Refuses a claim that wants to wait if as many wait as may.
+    fn room_to_wait(&mut self) -> Result<(), Stop> {
+        let parked = &mut self.holding.tasks.parked;
+        if parked.len() >= PARKED_MAX {
+            parked.retain(|parked| !parked.reply.is_closed());
+        }
+        if parked.len() < PARKED_MAX {
+            return Ok(());
+        }
+        let refusal = Refusal::new(Code::ResourceExhausted, format!("{PARKED_MAX} claims wait already"));
+        Err(refusal.retryable().hint("claim again later").into())
+    }
+
+    /// Ends the wait of a lane's last claim: what the lane can run has changed.
+    fn replace_parked(&mut self, worker: &str, hand: &Hand) {
+        let same = |parked: &Parked| {
+            parked.worker == worker && parked.hand.as_ref().is_some_and(|other| other.lane == hand.lane)
+        };
+        let parked = &mut self.holding.tasks.parked;
+        if let Some(parked) = parked.iter().position(same).and_then(|at| parked.remove(at)) {
+            self.commit.replies.push((parked.reply, worked(Worked::Claimed(Vec::new()))));
+        }
     }
 
     /// Claims for a worker the tasks it may have now, and returns them. It reads the queue in memory: the state is
@@ -114,29 +199,28 @@ impl Writer {
         hand: Option<&Hand>,
         capabilities: &BTreeSet<String>,
         by: &By,
-        draft: &mut Draft,
-    ) -> Result<Vec<Handed>, Fault> {
+    ) -> Result<Vec<Handed>, Stop> {
         let mut handed = Vec::new();
-        if self.holding.queue.is_empty() {
+        if self.holding.tasks.queue.is_empty() {
             return Ok(handed);
         }
         let moment = self.moment();
-        let room = match (hand, self.holding.workers.get(worker)) {
+        let room = match (hand, self.holding.crew.workers.get(worker)) {
             (Some(_), _) => max,
             (None, Some(worker)) => worker.may_take(max as u64) as usize,
             (None, None) => 0,
         };
         let mut bytes = 0;
         while handed.len() < room.min(CLAIM_MAX) && bytes < HANDED_BYTES {
-            let Some(taken) = self.holding.queue.take(capabilities, moment.now_ms) else { break };
+            let Some(taken) = self.holding.tasks.queue.take(capabilities, moment.now_ms) else { break };
             let id = self.number(taken.seq)?;
             let runner = hand.map(|hand| hand.runner.as_str());
             let claim = self.task(&id)?.claim(worker, runner, taken.rate_until_ms, &moment);
-            let input = self.input(&id, draft)?;
+            let input = self.input(&id)?;
             bytes += input.as_ref().map_or(0, String::len);
-            let claimed = self.change(&id, Body::TaskClaimed(claim), by, Vec::new(), draft)?;
+            let claimed = self.change(&id, Body::TaskClaimed(claim), by, Vec::new())?;
             let call = match hand.filter(|_| input.is_some()) {
-                Some(hand) => self.open_call(&id, hand, claimed, draft)?,
+                Some(hand) => self.open_call(&id, hand, claimed)?,
                 None => None,
             };
             handed.extend(self.handed(&id, input, claimed, call)?);
@@ -182,22 +266,16 @@ impl Writer {
     }
 
     /// The input of a task in memory.
-    pub(super) fn input(&self, id: &str, draft: &Draft) -> Result<Option<String>, Fault> {
-        let Some(live) = self.holding.tasks.get(id) else { return Ok(None) };
+    pub(super) fn input(&self, id: &str) -> Result<Option<String>, Fault> {
+        let Some(live) = self.holding.tasks.live.get(id) else { return Ok(None) };
         Ok(match &live.input {
             Some(input) => Some(input.to_string()),
-            None => self.text(live.task.input.map(|input| input.cid), draft)?.map(|text| text.to_string()),
+            None => self.text(live.task.input.map(|input| input.cid))?.map(|text| text.to_string()),
         })
     }
 
     /// Starts the call of a tool's task in the commit of its claim, if all that its start records is known already.
-    fn open_call(
-        &mut self,
-        id: &str,
-        hand: &Hand,
-        claimed: Sealed,
-        draft: &mut Draft,
-    ) -> Result<Option<Begun>, Fault> {
+    fn open_call(&mut self, id: &str, hand: &Hand, claimed: Sealed) -> Result<Option<Begun>, Stop> {
         let task = self.task(id)?;
         // Where a call is taken that is carried to a peer, its opening does not say.
         let carried = carried(task);
@@ -216,173 +294,57 @@ impl Writer {
             repeatable: opening.repeatable,
             refusal: None,
         };
-        Ok(match self.start(start, None, None, draft)? {
+        Ok(match self.start(start, None, None)? {
             Ruling::Run(started) => Some((call, started)),
             _ => None,
         })
     }
 
-    /// Puts claimed tasks back in the line whose claim reached nobody.
-    pub(super) fn give_back(
-        &mut self,
-        claims: &[(String, u64)],
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
-        for (id, fence) in claims {
-            if self.load_task(id)?
-                && let Some(body) = self.task(id)?.unheard(*fence)
-            {
-                self.change(id, body, by, Vec::new(), draft)?;
-            }
-        }
-        self.advance(draft)
-    }
-
     /// Serves claims that wait, in the order they came.
-    pub(super) fn serve_parked(&mut self, draft: &mut Draft) -> Result<(), Fault> {
-        if !std::mem::take(&mut self.holding.fresh) || self.holding.queue.is_empty() {
+    pub(super) fn serve_parked(&mut self) -> Result<(), Stop> {
+        if !std::mem::take(&mut self.holding.tasks.fresh) || self.holding.tasks.queue.is_empty() {
             return Ok(());
         }
-        let mut waiting = std::mem::take(&mut self.holding.parked);
-        let mut left = std::collections::VecDeque::with_capacity(waiting.len());
+        let mut waiting = std::mem::take(&mut self.holding.tasks.parked);
+        let mut left = VecDeque::with_capacity(waiting.len());
         while let Some(parked) = waiting.pop_front() {
             if parked.reply.is_closed() {
                 continue;
             }
-            if self.holding.queue.is_empty() {
+            if self.holding.tasks.queue.is_empty() {
                 left.push_back(parked);
                 break;
             }
-            let by = By { actor: parked.actor.clone(), cause: parked.cause, note: None, refs: Vec::new() };
+            let by = By { cause: parked.cause, ..By::new(parked.actor.clone()) };
             let Parked { worker, max, hand, capabilities, .. } = &parked;
-            let handed = self.hand_out(worker, *max, hand.as_ref(), capabilities, &by, draft)?;
+            let handed = self.hand_out(worker, *max, hand.as_ref(), capabilities, &by)?;
             match handed.is_empty() {
                 true => left.push_back(parked),
-                false => draft.replies.push((parked.reply, worked(Worked::Claimed(handed)))),
+                false => self.commit.replies.push((parked.reply, worked(Worked::Claimed(handed)))),
             }
         }
         left.append(&mut waiting);
-        self.holding.parked = left;
+        self.holding.tasks.parked = left;
         // Starting a run by its first claim frees nothing, but its rules want to know.
-        self.advance(draft)
+        self.advance()
     }
 
-    /// Prepares for a worker's call about a task: records a sign of life and loads the task.
-    fn word(
-        &mut self,
-        worker: &str,
-        id: &str,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<Result<(), Refusal>, Fault> {
-        if let Err(refusal) = self.heard(worker, by, draft)? {
-            return Ok(Err(refusal));
-        }
-        Ok(if self.load_task(id)? { Ok(()) } else { Err(no_task(id)) })
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "what a heartbeat says")]
-    pub(super) fn renew(
-        &mut self,
-        worker: &str,
-        id: &str,
-        fence: u64,
-        progress: Option<u64>,
-        log: Option<SealedPayload>,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<Result<Worked, Refusal>, Fault> {
-        if let Err(refusal) = self.word(worker, id, by, draft)? {
-            return Ok(Err(refusal));
-        }
-        let moment = self.moment();
-        let body = match self.task(id)?.renew(worker, fence, progress, &moment) {
-            Ok(facts) => Body::TaskRenewed(facts),
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let log_ref = log.as_ref().map(|log| payload_ref(log, Role::Log));
-        draft.store(log);
-        self.change(id, body, by, log_ref.into_iter().collect(), draft)?;
-        let task = self.task(id)?;
-        let lease_until_ms = task.lease.as_ref().map_or(0, |lease| lease.until_ms);
-        Ok(Ok(Worked::Renewed { lease_until_ms, cancel_requested: task.cancel_requested }))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "what a completion says")]
-    pub(super) fn complete(
-        &mut self,
-        worker: &str,
-        id: &str,
-        fence: u64,
-        output: SealedPayload,
-        claim_next: bool,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<Result<Worked, Refusal>, Fault> {
-        if let Err(refusal) = self.word(worker, id, by, draft)? {
-            return Ok(Err(refusal));
-        }
-        let output_ref = payload_ref(&output, Role::Output);
-        match self.task(id)?.complete(worker, fence, &output_ref) {
-            Ok(Completed::New(body)) => {
-                if self.task(id)?.facts.run.is_some()
-                    && let Some(text) = text_of(&output)
-                {
-                    self.holding.contents.put(output_ref.cid, Arc::from(text));
-                }
-                draft.store(Some(output));
-                self.change(id, body, by, vec![output_ref], draft)?;
-            }
-            Ok(Completed::Known) => {}
-            Err(refusal) => return Ok(Err(refusal)),
-        }
-        // What this frees is in the line before the worker claims.
-        self.advance(draft)?;
-        let next = match claim_next {
-            true => self.hand_out(worker, 1, None, &self.capabilities(worker), by, draft)?,
-            false => Vec::new(),
-        };
-        Ok(Ok(Worked::Ended { task: Box::new(self.task(id)?.clone()), next }))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "what a failure says")]
-    pub(super) fn fail(
-        &mut self,
-        worker: &str,
-        id: &str,
-        fence: u64,
-        error: SealedPayload,
-        (code, retryable): (&str, bool),
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<Result<Worked, Refusal>, Fault> {
-        if let Err(refusal) = self.word(worker, id, by, draft)? {
-            return Ok(Err(refusal));
-        }
-        let moment = self.moment();
-        let bodies = match self.task(id)?.fail(worker, fence, code, retryable, &moment) {
-            Ok(bodies) => bodies,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let error_ref = payload_ref(&error, Role::Error);
-        draft.store(Some(error));
-        for (n, body) in bodies.into_iter().enumerate() {
-            let payloads = if n == 0 { vec![error_ref] } else { Vec::new() };
-            self.change(id, body, by, payloads, draft)?;
-        }
-        Ok(Ok(Worked::Ended { task: Box::new(self.task(id)?.clone()), next: Vec::new() }))
+    /// Admits a worker's command about a task and loads the task. Returns the event that says that the worker is back,
+    /// if it was lost. Nothing is recorded yet: the command may still be refused.
+    fn admit_for(&mut self, worker: &str, task: &str, by: &By) -> Result<Option<Body>, Stop> {
+        let back = self.admit(worker, by)?;
+        self.need_task(task)?;
+        Ok(back)
     }
 
     /// Ends the attempt a call was made for, with the call.
     pub(super) fn end_attempt(
         &mut self,
-        attempt: &super::work::Attempt,
+        attempt: &Attempt,
         output: Option<PayloadRef>,
         succeeded: bool,
         call: Cid,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Stop> {
         let moment = self.moment();
         if !self.load_task(&attempt.task)? {
             return Ok(());
@@ -401,13 +363,18 @@ impl Writer {
         };
         // Somebody ended the attempt before its call did: the call's ending stands alone.
         let Ok(bodies) = decided else { return Ok(()) };
-        let by = By { actor: task.actor.clone(), cause: Some(call), note: None, refs: Vec::new() };
+        let by = By { cause: Some(call), ..By::new(task.actor.clone()) };
         for (n, body) in bodies.into_iter().enumerate() {
             let payloads = if n == 0 { output.into_iter().collect() } else { Vec::new() };
-            self.change(&attempt.task, body, &by, payloads, draft)?;
+            self.change(&attempt.task, body, &by, payloads)?;
         }
-        self.advance(draft)
+        self.advance()
     }
+}
+
+/// Returns the ruling that carries this answer.
+pub(super) fn worked(worked: Worked) -> Ruling {
+    Ruling::Worked(Box::new(worked))
 }
 
 /// Returns the claims that a ruling hands out, as task ids with fences.

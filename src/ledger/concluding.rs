@@ -11,8 +11,9 @@ use crate::{
     call::{End, EndOutcome},
     ledger::{
         Ruling, Sealed,
+        commit::{Stop, payload_ref},
         work::{Handed, Worked},
-        writer::{Draft, Fault, Writer, payload_ref, unsealed},
+        world::World,
     },
 };
 
@@ -49,7 +50,7 @@ impl fmt::Debug for Conclude {
     }
 }
 
-impl Writer {
+impl World {
     /// Ends the call `id` by the ruling on its change. Returns its ending, or `None` if the call has to end by a
     /// command of its own.
     pub(super) fn conclude(
@@ -57,17 +58,18 @@ impl Writer {
         id: String,
         conclude: Option<&Conclude>,
         ruled: &Ruling,
-        draft: &mut Draft,
-    ) -> Result<Option<Sealed>, Fault> {
+    ) -> Result<Option<Sealed>, Stop> {
         let Some(conclude) = conclude.filter(|_| weight(ruled) <= HANDED_MAX) else { return Ok(None) };
         let Some(Concluded { outcome, output, took_us }) = (conclude.0)(ruled) else { return Ok(None) };
+        let mark = self.commit.mark();
         let role = outcome.role();
         let end = End { id, outcome, output: Some(payload_ref(&output, role)), took_us, remote: Vec::new() };
-        // An ending that cannot be sealed is left to whoever runs the call.
-        Ok(match self.end(&end, Some(output), None, draft).or_else(unsealed)? {
-            Ruling::Done(ended) => Some(ended),
-            _ => None,
-        })
+        match self.end(&end, Some(output), None) {
+            Ok(Ruling::Done(ended)) => Ok(Some(ended)),
+            // An ending that cannot be sealed is left to whoever runs the call.
+            Ok(_) => Ok(None),
+            Err(stop) => self.take_back(mark, stop).map(|_| None).map_err(Stop::Fault),
+        }
     }
 }
 

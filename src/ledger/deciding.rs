@@ -10,15 +10,16 @@ use serde_json::{Value, json};
 
 use crate::{
     block::Cid,
-    error::Code,
+    error::{Code, Refusal},
     event::{
         Body, PayloadRef, Role,
         work::{Hold, Part, RetryPolicy, StepFailed, StepGathered, StepSkipped, TaskRetried, TaskSubmitted},
     },
     ledger::{
-        tasks::By,
-        work::{CARRIES, NewRun},
-        writer::{Draft, Fault, Writer, payload_ref},
+        commit::{By, Fault, Stop, payload_ref},
+        tasks::NewTask,
+        work::{CARRIES, CancelRun, NewRun, RescheduleRun},
+        world::World,
     },
     query,
     task::{self, Settlement},
@@ -43,15 +44,14 @@ const NO_RETRY: RetryPolicy = RetryPolicy {
 
 /// Contents of payloads for a run's rules, read from the log and from the commit that is being made.
 pub(super) struct Reading<'a> {
-    pub writer: &'a Writer,
-    pub draft: &'a Draft,
+    pub world: &'a World,
     /// Why a content could not be read; that it was erased is no fault.
     fault: RefCell<Option<Fault>>,
 }
 
 impl<'a> Reading<'a> {
-    pub fn new(writer: &'a Writer, draft: &'a Draft) -> Self {
-        Self { writer, draft, fault: RefCell::default() }
+    pub fn new(world: &'a World) -> Self {
+        Self { world, fault: RefCell::default() }
     }
 
     /// Returns the decision, or the fault if a content it depends on could not be read.
@@ -62,17 +62,17 @@ impl<'a> Reading<'a> {
 
 impl Contents for Reading<'_> {
     fn is_there(&self, payload: &Cid) -> bool {
-        self.writer.is_there(payload, self.draft).unwrap_or_else(|fault| {
+        self.world.is_there(payload).unwrap_or_else(|fault| {
             self.fault.replace(Some(fault));
             false
         })
     }
 
     fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
-        if let Some(value) = self.writer.holding.contents.parsed(payload) {
+        if let Some(value) = self.world.holding.contents.parsed(payload) {
             return Some(value);
         }
-        let text = match self.writer.text(Some(*payload), self.draft) {
+        let text = match self.world.text(Some(*payload)) {
             Ok(text) => text?,
             Err(fault) => {
                 self.fault.replace(Some(fault));
@@ -80,36 +80,36 @@ impl Contents for Reading<'_> {
             }
         };
         let value: Arc<Value> = Arc::new(serde_json::from_str(&text).ok()?);
-        self.writer.holding.contents.keep_parsed(*payload, value.clone(), text.len());
+        self.world.holding.contents.keep_parsed(*payload, value.clone(), text.len());
         Some(value)
     }
 }
 
-impl Writer {
+impl World {
     /// Asks every run to which something has happened what it decides, and carries that out, until none decides
     /// anything.
-    pub(super) fn advance(&mut self, draft: &mut Draft) -> Result<(), Fault> {
+    pub(super) fn advance(&mut self) -> Result<(), Stop> {
         // What a decision brings about is decided on after the decisions it was made with.
-        if self.holding.advancing {
+        if self.holding.runs.advancing {
             return Ok(());
         }
-        self.holding.advancing = true;
-        let advanced = self.settle_runs(draft);
-        self.holding.advancing = false;
+        self.holding.runs.advancing = true;
+        let advanced = self.settle_runs();
+        self.holding.runs.advancing = false;
         advanced
     }
 
-    fn settle_runs(&mut self, draft: &mut Draft) -> Result<(), Fault> {
-        while let Some(id) = self.holding.dirty.pop() {
-            while let Some(live) = self.holding.runs.get(&id) {
-                let reading = Reading::new(self, draft);
-                let decisions = live.run.decide(&reading, self.now_ms());
+    fn settle_runs(&mut self) -> Result<(), Stop> {
+        while let Some(id) = self.holding.runs.dirty.pop() {
+            while let Some(live) = self.holding.runs.live.get(&id) {
+                let reading = Reading::new(self);
+                let decisions = live.run.decide(&reading, self.commit.now_ms());
                 let decisions = reading.sound(decisions)?;
                 if decisions.is_empty() {
                     break;
                 }
                 for decision in decisions {
-                    self.carry_out(&id, decision, draft)?;
+                    self.carry_out(&id, decision)?;
                 }
             }
         }
@@ -117,21 +117,19 @@ impl Writer {
     }
 
     pub(super) fn run_due(&mut self, id: &str) {
-        if let Some(live) = self.holding.runs.get(id) {
+        if let Some(live) = self.holding.runs.live.get(id) {
             // A run that went on has another deadline.
             match live.run.due_ms() {
-                Some(due) if due > self.now_ms() => {}
-                _ => self.holding.dirty.push(id.to_owned()),
+                Some(due) if due > self.commit.now_ms() => {}
+                _ => self.holding.runs.dirty.push(id.to_owned()),
             }
         }
     }
 
-    fn carry_out(&mut self, id: &str, decision: Decision, draft: &mut Draft) -> Result<(), Fault> {
+    fn carry_out(&mut self, id: &str, decision: Decision) -> Result<(), Stop> {
         let by = self.by_run(id);
         match decision {
-            Decision::Begin(facts) => {
-                self.run_event(id, Body::WorkflowStarted(facts), &by, Vec::new(), draft)
-            }
+            Decision::Begin(facts) => self.run_event(id, Body::WorkflowStarted(facts), &by, Vec::new()),
             Decision::Submit {
                 task_id,
                 step,
@@ -153,95 +151,96 @@ impl Writer {
                     requires: self.requires(id, tool),
                     ..self.step_facts(id, step, part, task_type, hold)
                 };
-                self.submit_step(&task_id, facts, tool, &input, &by, draft)
+                self.submit_step(task_id, facts, tool, &input, &by)
             }
-            Decision::Retry { task_id, input, hold, .. } => {
-                self.retry_step(&task_id, &input, hold, &by, draft)
-            }
+            Decision::Retry { task_id, input, hold, .. } => self.retry_step(&task_id, &input, hold, &by),
             Decision::Child { task_id, step, part, run, definition } => {
                 let hold = Some(Hold::Run { run: run.clone() });
                 let facts = self.step_facts(id, step, part, WAIT_RUN.to_owned(), hold);
                 let input = definition.to_string();
-                self.submit_step(&task_id, facts, None, &input, &by, draft)?;
-                self.submit_child(&task_id, run, definition, &by, draft)
+                self.submit_step(task_id.clone(), facts, None, &input, &by)?;
+                self.submit_child(&task_id, run, definition, &by)
             }
             Decision::Take { task_id, step, task_type, tool, input, output, from } => {
                 let facts = self.step_facts(id, step, Part::Whole, task_type, None);
                 let input = match input {
-                    Given::Recorded(input) => self.those_there(input, draft)?,
-                    Given::Resolved(text) => vec![self.kept(&text, Role::Input, draft)?],
+                    Given::Recorded(input) => self.those_there(input)?,
+                    Given::Resolved(text) => vec![self.kept(&text, Role::Input)?],
                 };
-                self.enter_task(&task_id, facts, tool, input, None, &by, draft)?;
-                self.reuse(&task_id, output, from, &by, draft)
+                let new = NewTask { id: task_id.clone(), facts, tool, payloads: input, input: None };
+                self.enter_task(new, &by)?;
+                self.reuse(&task_id, output, from, &by)
             }
             Decision::TakeGathered { step, input, parts, output, from } => {
                 let body = Body::StepGathered(StepGathered { step, parts });
                 let by = By { refs: vec![from], ..by };
-                let input = input.map(|text| self.kept(&text, Role::Input, draft)).transpose()?;
-                self.run_event(id, body, &by, output.into_iter().chain(input).collect(), draft)
+                let input = input.map(|text| self.kept(&text, Role::Input)).transpose()?;
+                self.run_event(id, body, &by, output.into_iter().chain(input).collect())
             }
             Decision::Skip { step, reason } => {
                 let body = Body::StepSkipped(StepSkipped { step, reason: reason.to_owned() });
-                self.run_event(id, body, &by, Vec::new(), draft)
+                self.run_event(id, body, &by, Vec::new())
             }
             Decision::Fail { step, code, message, input } => {
                 let error = json!({"code": code, "message": message}).to_string();
-                let error = self.kept(&error, Role::Error, draft)?;
-                let input = input.map(|text| self.kept(&text, Role::Input, draft)).transpose()?;
+                let error = self.kept(&error, Role::Error)?;
+                let input = input.map(|text| self.kept(&text, Role::Input)).transpose()?;
                 let body = Body::StepFailed(StepFailed { step, code });
-                self.run_event(id, body, &by, [Some(error), input].into_iter().flatten().collect(), draft)
+                self.run_event(id, body, &by, [Some(error), input].into_iter().flatten().collect())
             }
             Decision::Gather { step, output, parts } => {
                 let payload = self.payload(&output)?;
                 let output_ref = payload_ref(&payload, Role::Output);
                 self.holding.contents.put(output_ref.cid, Arc::from(output));
-                draft.store(Some(payload));
+                self.commit.store(Some(payload));
                 let body = Body::StepGathered(StepGathered { step, parts });
-                self.run_event(id, body, &by, vec![output_ref], draft)
+                self.run_event(id, body, &by, vec![output_ref])
             }
             Decision::Settle { task_id, output, signal } => {
                 let by = By { refs: vec![signal], ..by };
                 if let Some(output) = output
-                    && !self.is_there(&output.cid, draft)?
+                    && !self.is_there(&output.cid)?
                 {
-                    return self.settle_without(&task_id, &by, draft);
+                    return self.settle_without(&task_id, &by);
                 }
-                self.settle_task(&task_id, Settlement::Succeeded, output, &by, draft)
+                self.settle_task(&task_id, Settlement::Succeeded, output, &by)
             }
             Decision::Cancel { task_id, run, force } => {
                 if self.load_task(&task_id)?
                     && let Ok(bodies) = self.task(&task_id)?.cancel(force)
                 {
-                    self.change_all(&task_id, bodies, &by, draft)?;
+                    self.change_all(&task_id, bodies, &by)?;
                 }
                 // A child that is not in memory has ended, and nothing of it runs.
-                if let Some(run) = run.filter(|run| self.holding.runs.contains_key(run)) {
+                if let Some(run) = run.filter(|run| self.holding.runs.live.contains_key(run)) {
                     // One that has ended otherwise is not cancelled.
-                    let _ = self.cancel_run(&run, force, &by, draft)?;
+                    if let Err(stop) = (CancelRun { run, force }).rule(self, &by) {
+                        stop.refusal()?;
+                    }
                 }
                 Ok(())
             }
-            Decision::End(body) => self.run_event(id, body, &by, Vec::new(), draft),
+            Decision::End(body) => self.run_event(id, body, &by, Vec::new()),
         }
     }
 
     /// Stores text as the payload of an event to come.
-    fn kept(&self, text: &str, role: Role, draft: &mut Draft) -> Result<PayloadRef, Fault> {
+    fn kept(&mut self, text: &str, role: Role) -> Result<PayloadRef, Fault> {
         let payload = self.payload(text)?;
         let kept = payload_ref(&payload, role);
-        draft.store(Some(payload));
+        self.commit.store(Some(payload));
         Ok(kept)
     }
 
     /// Cause and actor of a run's own decisions: its latest event, and its submitter.
     pub(super) fn by_run(&self, id: &str) -> By {
-        let live = &self.holding.runs[id];
-        By { actor: live.run.actor.clone(), cause: Some(live.last), note: None, refs: Vec::new() }
+        let live = &self.holding.runs.live[id];
+        By { cause: Some(live.last), ..By::new(live.run.actor.clone()) }
     }
 
     /// Returns what a worker must be capable of to run a step that calls this tool.
     fn requires(&self, id: &str, tool: Option<Cid>) -> Vec<String> {
-        let peer = self.holding.runs.get(id).and_then(|live| live.run.facts.peer.as_ref());
+        let peer = self.holding.runs.live.get(id).and_then(|live| live.run.facts.peer.as_ref());
         peer.filter(|_| tool.is_some()).map(|_| CARRIES.to_owned()).into_iter().collect()
     }
 
@@ -253,11 +252,11 @@ impl Writer {
         task_type: String,
         hold: Option<Hold>,
     ) -> TaskSubmitted {
-        let priority = self.holding.runs.get(id).map_or(50, |live| live.run.facts.priority);
+        let priority = self.holding.runs.live.get(id).map_or(50, |live| live.run.facts.priority);
         TaskSubmitted {
             task_type,
             priority,
-            order: task::order(self.now_ms(), priority, self.limits.ageing_ms),
+            order: task::order(self.commit.now_ms(), priority, self.limits.ageing_ms),
             not_before_ms: None,
             timeout_ms: None,
             retry: NO_RETRY,
@@ -275,20 +274,25 @@ impl Writer {
         }
     }
 
+    /// Submits the task of a step, and ends it at once if an earlier output may be used again.
     fn submit_step(
         &mut self,
-        task_id: &str,
+        task_id: String,
         facts: TaskSubmitted,
         tool: Option<Cid>,
         input: &str,
         by: &By,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Stop> {
         let reuse = tool.filter(|_| facts.reuse);
-        let payload = self.payload(input)?;
-        let input_ref = payload_ref(&payload, Role::Input);
-        draft.store(Some(payload));
-        self.enter_task(task_id, facts, tool, vec![input_ref], Some(Arc::from(input)), by, draft)?;
+        let input_ref = self.kept(input, Role::Input)?;
+        let new = NewTask {
+            id: task_id.clone(),
+            facts,
+            tool,
+            payloads: vec![input_ref],
+            input: Some(Arc::from(input)),
+        };
+        self.enter_task(new, by)?;
         let Some(tool) = reuse else { return Ok(()) };
         let Some(seq) = query::work::reusable(&self.state, self.reader.as_ref(), &tool, &input_ref.cid)?
         else {
@@ -297,25 +301,18 @@ impl Writer {
         let Some(earlier) = self.reader.event_at(seq)? else { return Ok(()) };
         let output = earlier.fields().pay.iter().find(|pay| pay.role == Role::Output).copied();
         if let Some(output) = output
-            && !self.is_there(&output.cid, draft)?
+            && !self.is_there(&output.cid)?
         {
             // What was erased cannot be used again: the step runs.
             return Ok(());
         }
-        self.reuse(task_id, output, earlier.cid(), by, draft)
+        self.reuse(&task_id, output, earlier.cid(), by)
     }
 
     /// Ends a task with the output of another, so that it need not run.
-    fn reuse(
-        &mut self,
-        task_id: &str,
-        output: Option<PayloadRef>,
-        from: Cid,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
+    fn reuse(&mut self, task_id: &str, output: Option<PayloadRef>, from: Cid, by: &By) -> Result<(), Stop> {
         let by = By { refs: vec![from], ..by.clone() };
-        self.settle_task(task_id, Settlement::Reused, output, &by, draft)
+        self.settle_task(task_id, Settlement::Reused, output, &by)
     }
 
     pub(super) fn settle_task(
@@ -324,8 +321,7 @@ impl Writer {
         how: Settlement<'_>,
         output: Option<PayloadRef>,
         by: &By,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Stop> {
         if !self.load_task(task_id)? {
             return Ok(());
         }
@@ -333,44 +329,37 @@ impl Writer {
         let Ok(body) = self.task(task_id)?.settle(how) else { return Ok(()) };
         let role = if matches!(how, Settlement::Failed { .. }) { Role::Error } else { Role::Output };
         let output = output.map(|output| PayloadRef { role, ..output });
-        self.change(task_id, body, by, output.into_iter().collect(), draft)?;
+        self.change(task_id, body, by, output.into_iter().collect())?;
         Ok(())
     }
 
     /// Fails a task whose signal came, but whose signal's content was erased before the task took it.
-    fn settle_without(&mut self, task_id: &str, by: &By, draft: &mut Draft) -> Result<(), Fault> {
+    fn settle_without(&mut self, task_id: &str, by: &By) -> Result<(), Stop> {
         let code = Code::FailedPrecondition.as_str();
         let error = json!({"code": code, "message": "the content of the signal was erased"}).to_string();
-        let error = self.kept(&error, Role::Error, draft)?;
-        self.settle_task(task_id, Settlement::Failed { code }, Some(error), by, draft)
+        let error = self.kept(&error, Role::Error)?;
+        self.settle_task(task_id, Settlement::Failed { code }, Some(error), by)
     }
 
-    fn retry_step(
-        &mut self,
-        task_id: &str,
-        input: &str,
-        hold: Option<Hold>,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
+    fn retry_step(&mut self, task_id: &str, input: &str, hold: Option<Hold>, by: &By) -> Result<(), Stop> {
         if !self.load_task(task_id)? {
             return Ok(());
         }
-        let payload = self.payload(input)?;
-        let input_ref = payload_ref(&payload, Role::Input);
-        draft.store(Some(payload));
+        let input_ref = self.kept(input, Role::Input)?;
         let task = self.task(task_id)?;
-        let order = task::order(self.now_ms(), task.facts.priority, self.limits.ageing_ms);
+        let order = task::order(self.commit.now_ms(), task.facts.priority, self.limits.ageing_ms);
         let body =
             Body::TaskRetried(TaskRetried { order, hold: hold.clone(), max_retries: None, timeout_ms: None });
-        self.change(task_id, body, by, vec![input_ref], draft)?;
-        if let Some(live) = self.holding.tasks.get_mut(task_id) {
+        self.change(task_id, body, by, vec![input_ref])?;
+        if let Some(live) = self.holding.tasks.live.get_mut(task_id) {
             live.input = Some(Arc::from(input));
         }
         if let Some(Hold::Run { run }) = hold {
             // A child that cannot go on has not failed: its end is told as it stands.
-            if self.reschedule_run(&run, None, None, by, draft)?.is_err() {
-                self.tell_parent(&run, draft)?;
+            let again = RescheduleRun { run: run.clone(), from_step: None, priority: None };
+            if let Err(stop) = again.rule(self, by) {
+                stop.refusal()?;
+                self.tell_parent(&run)?;
             }
         }
         Ok(())
@@ -379,7 +368,7 @@ impl Writer {
     /// Returns how many open runs a run is nested in.
     fn depth(&self, id: &str) -> usize {
         let parent = |id: &str| {
-            let parent = self.holding.runs.get(id)?.run.facts.parent.as_deref()?;
+            let parent = self.holding.runs.live.get(id)?.run.facts.parent.as_deref()?;
             parent.split_once('#').map(|(run, _)| run)
         };
         std::iter::successors(parent(id), |id| parent(id)).take(DEPTH_MAX + 1).count()
@@ -392,42 +381,40 @@ impl Writer {
         run: String,
         mut definition: Value,
         by: &By,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Stop> {
         definition["workflow_id"] = json!(run);
-        let planned = match self.tools.get() {
-            Some(tools) => workflow::plan::plan(&definition, tools.as_ref()).map_err(|faults| {
-                faults.iter().map(|fault| format!("{}: {}", fault.place, fault.fault)).collect()
-            }),
-            None => Err(vec!["this node has no catalogue".to_owned()]),
+        let begun = match self.planned_child(task_id, run, &definition) {
+            Ok(new) => self.begin_run(new, None, Some(task_id.to_owned()), by),
+            Err(stop) => Err(stop),
         };
-        let depth = task_id.split_once('#').map_or(0, |(parent, _)| self.depth(parent));
-        let refused = match planned {
-            Ok(_) if depth >= DEPTH_MAX => vec![format!("workflows are nested deeper than {DEPTH_MAX}")],
-            Ok(planned) => {
-                let inputs = self.payload(&planned.inputs.to_string())?;
-                let new = NewRun {
-                    id: run,
-                    inputs,
-                    priority: planned.priority,
-                    tags: planned.tags,
-                    dependencies: planned.dependencies,
-                    max_parallel: planned.max_parallel,
-                    deadline_ms: planned.deadline_ms,
-                    peer: planned.peer,
-                    plan: planned.plan,
-                };
-                match self.begin_run(new, None, Some(task_id.to_owned()), by, draft)? {
-                    Ok(_) => return Ok(()),
-                    Err(refusal) => vec![refusal.message],
-                }
-            }
-            Err(faults) => faults,
-        };
+        let Err(stop) = begun else { return Ok(()) };
         let code = Code::InvalidArgument.as_str();
-        let error = self.payload(&json!({"code": code, "message": refused.join("; ")}).to_string())?;
-        let error_ref = payload_ref(&error, Role::Error);
-        draft.store(Some(error));
-        self.settle_task(task_id, Settlement::Failed { code }, Some(error_ref), by, draft)
+        let message = stop.refusal()?.message;
+        let error = self.kept(&json!({"code": code, "message": message}).to_string(), Role::Error)?;
+        self.settle_task(task_id, Settlement::Failed { code }, Some(error), by)
+    }
+
+    /// Checks the definition of a child run and returns the run to submit.
+    fn planned_child(&self, task_id: &str, run: String, definition: &Value) -> Result<NewRun, Stop> {
+        let refuse = |message: String| Stop::Refused(Refusal::new(Code::InvalidArgument, message));
+        let tools = self.tools.get().ok_or_else(|| refuse("this node has no catalogue".to_owned()))?;
+        let planned = workflow::plan::plan(definition, tools.as_ref()).map_err(|faults| {
+            let faults = faults.iter().map(|fault| format!("{}: {}", fault.place, fault.fault));
+            refuse(faults.collect::<Vec<_>>().join("; "))
+        })?;
+        if task_id.split_once('#').map_or(0, |(parent, _)| self.depth(parent)) >= DEPTH_MAX {
+            return Err(refuse(format!("workflows are nested deeper than {DEPTH_MAX}")));
+        }
+        Ok(NewRun {
+            id: run,
+            inputs: self.payload(&planned.inputs.to_string())?,
+            priority: planned.priority,
+            tags: planned.tags,
+            dependencies: planned.dependencies,
+            max_parallel: planned.max_parallel,
+            deadline_ms: planned.deadline_ms,
+            peer: planned.peer,
+            plan: planned.plan,
+        })
     }
 }

@@ -18,9 +18,10 @@ use crate::{
     },
     ledger::{
         Ruling,
-        holding::Due,
+        commit::{Fault, Stop, log_fact},
+        holding::agenda::Due,
         loading,
-        writer::{Draft, Fault, Writer, log_fact},
+        world::World,
     },
     log::Stored,
     query::{self, erasure},
@@ -46,26 +47,20 @@ fn what(cid: &Cid, bytes: &[u8]) -> &'static str {
     }
 }
 
-impl Writer {
+impl World {
     /// Erases a payload with those of its parts that no other payload holds.
-    pub(super) fn erase(
-        &mut self,
-        payload: Cid,
-        basis: String,
-        actor: Actor,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
-        let refused = |code, message: &str| Ok(Ruling::Denied(Refusal::new(code, message)));
+    pub(super) fn erase(&mut self, payload: Cid, basis: String, actor: Actor) -> Result<Ruling, Stop> {
+        let refused = |code, message: &str| Err(Refusal::new(code, message).into());
         if !is_basis(&basis) {
             return refused(
                 Code::InvalidArgument,
                 "a basis is a code of 1 to 64 of `a-z A-Z 0-9 . _ : / -`, such as gdpr-17: it stands in the log for ever",
             );
         }
-        if draft.is_erased(&payload) {
+        if self.commit.is_erased(&payload) {
             return Ok(Ruling::Unchanged);
         }
-        let recorded = draft.block(&payload).map(|block| block.bytes().to_vec());
+        let recorded = self.commit.block(&payload).map(|block| block.bytes().to_vec());
         let bytes = match (&recorded, self.reader.block(&payload)?) {
             (Some(recorded), _) => recorded.clone(),
             (None, Some(Stored::Present(bytes))) => bytes,
@@ -79,7 +74,7 @@ impl Writer {
                 };
             }
         };
-        let next = self.sealer.tip.map_or(0, |tip| tip.seq + 1);
+        let next = self.commit.sealer.next_seq();
         let is_payload =
             recorded.is_some() || erasure::was_payload(&self.state, self.reader.as_ref(), &payload, next)?;
         let Some(parts) = query::payload_parts(&bytes).filter(|_| is_payload) else {
@@ -87,12 +82,12 @@ impl Writer {
             return refused(Code::FailedPrecondition, &format!("this is {what}{ONLY_PAYLOADS}"));
         };
         let body = Body::PayloadErased(PayloadErased { payload, basis });
-        let sealed = self.sealer.seal(log_fact(actor, body), draft)?.into();
-        draft.erasures.push(payload);
+        let sealed = self.commit.seal(log_fact(actor, body))?.into();
+        self.commit.erasures.push(payload);
         // Two payloads erased in one commit do not keep each other's parts.
-        let mut shared = query::shared_parts(self.reader.as_ref(), &draft.erasures, &parts)?;
-        shared.extend(draft.parts_recorded());
-        draft.erasures.extend(parts.into_iter().filter(|part| !shared.contains(part)));
+        let mut shared = query::shared_parts(self.reader.as_ref(), &self.commit.erasures, &parts)?;
+        shared.extend(self.commit.parts_recorded());
+        self.commit.erasures.extend(parts.into_iter().filter(|part| !shared.contains(part)));
         self.holding.erase(&payload);
         Ok(Ruling::Done(sealed))
     }
@@ -102,46 +97,24 @@ impl Writer {
         Ok(erasure::is_on_record(&self.state, self.reader.as_ref(), payload)?)
     }
 
-    /// Returns whether the content of a payload is stored, or will be once this commit is.
-    pub(super) fn is_there(&self, payload: &Cid, draft: &Draft) -> Result<bool, Fault> {
-        let here = draft.block(payload).is_some() || self.reader.has_bytes(payload)?;
-        Ok(here && !draft.is_erased(payload))
-    }
-
-    /// Returns those of the payloads whose content is there, so that an event may name them without recording them
-    /// again.
-    pub(super) fn those_there(
-        &self,
-        payloads: impl IntoIterator<Item = PayloadRef>,
-        draft: &Draft,
-    ) -> Result<Vec<PayloadRef>, Fault> {
-        let mut there = Vec::new();
-        for payload in payloads {
-            if self.is_there(&payload.cid, draft)? {
-                there.push(payload);
-            }
-        }
-        Ok(there)
-    }
-
     /// Reloads the inputs of runs and schedules that lost them to an erasure and whose payloads this commit has
     /// recorded again.
     pub(super) fn give_back_contents(&mut self, recorded: &HashSet<Cid>) -> Result<(), Fault> {
-        let lost: Vec<Cid> = self.holding.lost.intersection(recorded).copied().collect();
+        let lost: Vec<Cid> = self.holding.contents.lost.intersection(recorded).copied().collect();
         for payload in lost {
             if !self.reader.has_bytes(&payload)? {
                 continue;
             }
-            self.holding.lost.remove(&payload);
+            self.holding.contents.lost.remove(&payload);
             let of_this = |input: Option<PayloadRef>| input.is_some_and(|input| input.cid == payload);
-            for live in self.holding.runs.values_mut().filter(|live| of_this(live.run.input)) {
+            for live in self.holding.runs.live.values_mut().filter(|live| of_this(live.run.input)) {
                 live.run.inputs = loading::inputs(&self.state, self.reader.as_ref(), &payload)?;
             }
-            for (id, timetable) in &mut self.holding.schedules {
+            for (id, timetable) in &mut self.holding.crew.schedules {
                 if of_this(timetable.schedule.input) {
                     timetable.makes = loading::makes(&self.state, self.reader.as_ref(), &payload)?;
                     let due = timetable.schedule.next_ms;
-                    self.holding.due.push(std::cmp::Reverse((due, Due::Schedule(id.clone()))));
+                    self.holding.agenda.put(due, Due::Schedule(id.clone()));
                 }
             }
         }

@@ -8,10 +8,10 @@ use crate::{
     event::{Body, Event, Place, keeping::LogTakenOver},
     identity::{Checkpoint, Signer, claimed_size, rotation::Keys},
     ledger::{
+        commit::{log_fact, operator},
         fitting::{self, HeadError, OpenError},
         folding::catch_up,
         sealer::clock_us,
-        writer::{log_fact, operator},
     },
     log::{Batch, Log, LogError, Reader, home::Home, sqlite::SqliteLog},
     merkle::{self, Growing, leaf_hash},

@@ -23,7 +23,8 @@ use crate::{
     },
     ledger::{
         Ruling, Sealed,
-        writer::{Draft, Fault, Writer, log_fact},
+        commit::{Fault, Stop, log_fact},
+        world::World,
     },
     query,
 };
@@ -60,26 +61,21 @@ pub enum Keeping {
     },
 }
 
-impl Writer {
+impl World {
     /// Records the fact, unless it is on record already.
-    pub(super) fn keep(
-        &mut self,
-        keeping: Keeping,
-        actor: &Actor,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
+    pub(super) fn keep(&mut self, keeping: Keeping, actor: &Actor) -> Result<Ruling, Stop> {
         let body = match keeping {
-            Keeping::TokenAdded(token) => return self.token_added(token, actor, draft),
-            Keeping::TokenRevoked(token) => return self.token_revoked(token, actor, draft),
-            Keeping::Tokens(tokens) => return self.tokens(tokens, actor, draft),
+            Keeping::TokenAdded(token) => return self.token_added(token, actor),
+            Keeping::TokenRevoked(token) => return self.token_revoked(token, actor),
+            Keeping::Tokens(tokens) => return self.tokens(tokens, actor),
             Keeping::Configured { door, settings, usual } => {
-                return self.configured(&door, &settings, usual, actor, draft);
+                return self.configured(&door, &settings, usual, actor);
             }
-            Keeping::Salted if !self.of_kind("log.salted", draft)?.is_empty() => {
+            Keeping::Salted if !self.of_kind("log.salted")?.is_empty() => {
                 return Ok(Ruling::Unchanged);
             }
             Keeping::Salted => {
-                let commitment = ByteArray::new(self.salt.commitment_for(&self.sealer.log));
+                let commitment = ByteArray::new(self.salt.commitment_for(&self.commit.sealer.log));
                 Body::LogSalted(LogSalted { commitment })
             }
             Keeping::Read { reads, minute } => Body::AccessRead(AccessRead { reads, minute }),
@@ -87,17 +83,12 @@ impl Writer {
                 Body::AccessRefused(AccessRefused { refusals, minute, reason })
             }
         };
-        Ok(Ruling::Done(self.sealer.seal(log_fact(actor.clone(), body), draft)?.into()))
+        Ok(Ruling::Done(self.commit.seal(log_fact(actor.clone(), body))?.into()))
     }
 
     /// Returns the ruling on a count that an earlier owner has recorded already. All other facts compare themselves
     /// with the record.
-    pub(super) fn counted_before(
-        &self,
-        keeping: &Keeping,
-        actor: &Actor,
-        draft: &Draft,
-    ) -> Result<Option<Ruling>, Fault> {
+    pub(super) fn counted_before(&self, keeping: &Keeping, actor: &Actor) -> Result<Option<Ruling>, Fault> {
         let (kind, body) = match keeping.clone() {
             Keeping::Read { reads, minute } => {
                 ("access.read", Body::AccessRead(AccessRead { reads, minute }))
@@ -112,39 +103,34 @@ impl Writer {
             | Keeping::Configured { .. } => return Ok(None),
         };
         let same = |event: &&Event| event.fields().actor == *actor && event.body().as_ref() == Some(&body);
-        Ok(self.of_kind(kind, draft)?.iter().find(same).map(|event| Ruling::Done(Sealed::from(event))))
+        Ok(self.of_kind(kind)?.iter().find(same).map(|event| Ruling::Done(Sealed::from(event))))
     }
 
-    fn token_added(&mut self, token: TokenAdded, actor: &Actor, draft: &mut Draft) -> Result<Ruling, Fault> {
+    fn token_added(&mut self, token: TokenAdded, actor: &Actor) -> Result<Ruling, Stop> {
         let subject = token_subject(&token.token);
-        if let Some(Body::TokenAdded(known)) = self.last_about(&subject, draft)?
+        if let Some(Body::TokenAdded(known)) = self.last_about(&subject)?
             && known == token
         {
             return Ok(Ruling::Unchanged);
         }
         let fact = Fact { subject, ..log_fact(actor.clone(), Body::TokenAdded(token)) };
-        Ok(Ruling::Done(self.sealer.seal(fact, draft)?.into()))
+        Ok(Ruling::Done(self.commit.seal(fact)?.into()))
     }
 
-    fn token_revoked(
-        &mut self,
-        token: TokenRevoked,
-        actor: &Actor,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
+    fn token_revoked(&mut self, token: TokenRevoked, actor: &Actor) -> Result<Ruling, Stop> {
         let subject = token_subject(&token.token);
-        if let Some(Body::TokenRevoked(_)) = self.last_about(&subject, draft)? {
+        if let Some(Body::TokenRevoked(_)) = self.last_about(&subject)? {
             return Ok(Ruling::Unchanged);
         }
         let fact = Fact { subject, ..log_fact(actor.clone(), Body::TokenRevoked(token)) };
-        Ok(Ruling::Done(self.sealer.seal(fact, draft)?.into()))
+        Ok(Ruling::Done(self.commit.seal(fact)?.into()))
     }
 
     /// Records each difference between the tokens in force and those on record.
-    fn tokens(&mut self, tokens: Vec<TokenAdded>, actor: &Actor, draft: &mut Draft) -> Result<Ruling, Fault> {
+    fn tokens(&mut self, tokens: Vec<TokenAdded>, actor: &Actor) -> Result<Ruling, Stop> {
         let in_force: BTreeSet<&str> = tokens.iter().map(|token| token.token.as_str()).collect();
         let mut gone = BTreeSet::new();
-        for event in self.of_kind("token.added", draft)? {
+        for event in self.of_kind("token.added")? {
             if let Some(Body::TokenAdded(known)) = event.body()
                 && !in_force.contains(known.token.as_str())
             {
@@ -153,11 +139,11 @@ impl Writer {
         }
         let mut ruling = Ruling::Unchanged;
         for token in gone {
-            let ruled = self.token_revoked(TokenRevoked { token }, actor, draft)?;
+            let ruled = self.token_revoked(TokenRevoked { token }, actor)?;
             ruling = if ruled == Ruling::Unchanged { ruling } else { ruled };
         }
         for token in tokens {
-            let ruled = self.token_added(token, actor, draft)?;
+            let ruled = self.token_added(token, actor)?;
             ruling = if ruled == Ruling::Unchanged { ruling } else { ruled };
         }
         Ok(ruling)
@@ -169,11 +155,10 @@ impl Writer {
         settings: &BTreeMap<String, String>,
         usual: bool,
         actor: &Actor,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
+    ) -> Result<Ruling, Stop> {
         let subject = ["config/", door].concat();
         let digest = ByteArray::new(*Cid::of(Codec::DagCbor, &encode(settings)).digest());
-        let changed = match self.last_about(&subject, draft)? {
+        let changed = match self.last_about(&subject)? {
             Some(Body::ConfigApplied(last)) => last.digest != digest,
             Some(_) | None => !usual,
         };
@@ -186,13 +171,13 @@ impl Writer {
         let omitted = (settings.len() - named.len()) as u64;
         let applied = ConfigApplied { settings: named, digest, omitted };
         let fact = Fact { subject, ..log_fact(actor.clone(), Body::ConfigApplied(applied)) };
-        Ok(Ruling::Done(self.sealer.seal(fact, draft)?.into()))
+        Ok(Ruling::Done(self.commit.seal(fact)?.into()))
     }
 
     /// Returns the body of the last event about a subject.
-    fn last_about(&self, subject: &str, draft: &Draft) -> Result<Option<Body>, Fault> {
+    fn last_about(&self, subject: &str) -> Result<Option<Body>, Fault> {
         let about = |event: &&Event| event.fields().subject == subject;
-        if let Some(event) = draft.batch.events.iter().rev().find(about) {
+        if let Some(event) = self.commit.batch.events.iter().rev().find(about) {
             return Ok(event.body());
         }
         if let Some(event) = self.unfolded()?.iter().rev().find(about) {
@@ -204,9 +189,9 @@ impl Writer {
     }
 
     /// Returns the last `LOOKED_MAX` events of a kind, the last first.
-    fn of_kind(&self, kind: &str, draft: &Draft) -> Result<Vec<Event>, Fault> {
+    fn of_kind(&self, kind: &str) -> Result<Vec<Event>, Fault> {
         let mut events = self.unfolded()?;
-        events.extend(draft.batch.events.iter().cloned());
+        events.extend(self.commit.batch.events.iter().cloned());
         events.retain(|event| event.fields().kind == kind);
         events.reverse();
         let first = events.last().map(|event| event.fields().seq);

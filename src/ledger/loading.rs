@@ -3,19 +3,24 @@
 //! Invariants:
 //! - an entity is the fold of its events: what is loaded is what was there before.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde_json::Value;
 
 use crate::{
     block::{Cid, decode},
+    call::Call,
+    catalogue::Entry,
+    contract::Contract,
     event::Event,
     ledger::{
-        fitting::OpenError,
-        holding::{Due, Holding, LiveRun, Timetable},
+        holding::{Holding, agenda::Due, calls::Calls, crew::Timetable, runs::LiveRun},
         work::Made,
     },
-    log::{Reader, Stored},
+    log::{LogError, Reader, Stored},
     query::{
         self, QueryError,
         source::{self, Source},
@@ -40,11 +45,11 @@ pub(super) struct Loading<'a> {
 }
 
 impl Loading<'_> {
-    pub fn holding(&self, rates: &Rates) -> Result<Holding, OpenError> {
-        let mut holding = Holding::default();
-        holding.queue = Queue::new(rates.clone());
+    pub fn holding(&self, rates: &Rates) -> Result<Holding, StateError> {
+        let mut holding = Holding { calls: self.calls()?, ..Holding::default() };
+        holding.tasks.queue = Queue::new(rates.clone());
         for (key, until_ms) in query::work::rates(self.state)? {
-            holding.queue.charged(&key, until_ms, self.now_ms);
+            holding.tasks.queue.charged(&key, until_ms, self.now_ms);
         }
         self.waiting(&mut holding)?;
         // A run that has ended still hears of its tasks that run: they must not start again.
@@ -52,8 +57,8 @@ impl Loading<'_> {
         for first in query::work::running_tasks(self.state)? {
             if let Some(task) = self.fold_from(first, Task::begun, Task::apply)? {
                 runs.extend(task.facts.run.clone());
-                holding.index(&task, self.now_ms);
-                holding.keep(task, None);
+                holding.tasks.index(&task, &mut holding.agenda, self.now_ms);
+                holding.tasks.keep(task, None);
             }
         }
         let there = query::work::workers(self.state)?.into_iter();
@@ -62,8 +67,9 @@ impl Loading<'_> {
             if let Some(mut worker) = self.fold(&crate::worker::subject(&id), Worker::begun, Worker::apply)? {
                 // Nobody was heard while the node was down; their silence counts from now.
                 worker.heard(self.now_ms);
-                holding.due.push(std::cmp::Reverse((self.now_ms, Due::Worker(id))));
-                holding.hold_worker(worker);
+                holding.agenda.put(self.now_ms, Due::Worker(id));
+                let running = holding.tasks.held.get(&worker.id).map_or(0, |held| held.len() as u64);
+                holding.crew.hold(worker, running);
             }
         }
         for first in query::work::open_runs(self.state)? {
@@ -74,7 +80,7 @@ impl Loading<'_> {
         }
         for id in runs {
             if let Some(live) = load_run(self.state, self.log, &id)? {
-                holding.hold_run(live);
+                holding.runs.hold(live, &mut holding.agenda, &mut holding.contents);
             }
         }
         self.dependencies(&mut holding)?;
@@ -82,41 +88,67 @@ impl Loading<'_> {
             if let Some(timetable) = self.timetable(&id)? {
                 let next = timetable.schedule.next_ms;
                 match timetable.makes {
-                    Some(_) => holding.due.push(std::cmp::Reverse((next, Due::Schedule(id.clone())))),
-                    None => holding.lost.extend(timetable.schedule.input.map(|input| input.cid)),
+                    Some(_) => holding.agenda.put(next, Due::Schedule(id.clone())),
+                    None => holding.contents.lost.extend(timetable.schedule.input.map(|input| input.cid)),
                 }
-                holding.schedules.insert(id, timetable);
+                holding.crew.schedules.insert(id, timetable);
             }
         }
         for peer in query::peers::connected(self.state)? {
-            holding.peers.insert(peer.id.clone(), peer);
+            holding.peers.live.insert(peer.id.clone(), peer);
         }
         if query::work::paused(self.state)?.is_some() {
-            holding.queue.pause();
+            holding.tasks.queue.pause();
         }
         Ok(holding)
     }
 
+    fn calls(&self) -> Result<Calls, StateError> {
+        let mut calls = Calls::default();
+        for seq in query::open_calls(self.state)? {
+            if let Some(call) = self.log.event_at(seq)?.as_ref().and_then(Call::begun) {
+                calls.begin(call);
+            }
+        }
+        Ok(calls)
+    }
+
+    /// Returns the current contract of each source and name.
+    pub fn contracts(&self) -> Result<HashMap<(String, String), Entry>, StateError> {
+        let mut contracts = HashMap::new();
+        for query::Current { source, name, block, offered } in query::current_contracts(self.state)? {
+            let missing = LogError::Corrupt { what: "a published contract's block is missing" };
+            let cid: Cid = self.log.block_named(block)?.ok_or(missing)?;
+            let Some(Stored::Present(bytes)) = self.log.block(&cid)? else {
+                continue;
+            };
+            let contract: Contract =
+                decode(&bytes).map_err(|_| LogError::Corrupt { what: "a contract cannot be read" })?;
+            contracts.insert((source, name), Entry { cid, contract, offered });
+        }
+        Ok(contracts)
+    }
+
     /// Tells each run which of the runs it waits for have ended.
-    fn dependencies(&self, holding: &mut Holding) -> Result<(), OpenError> {
-        let ended = holding.dependents.keys().filter(|other| !holding.runs.contains_key(*other));
+    fn dependencies(&self, holding: &mut Holding) -> Result<(), StateError> {
+        let ended = holding.runs.dependents.keys().filter(|other| !holding.runs.live.contains_key(*other));
         let ended: Vec<String> = ended.cloned().collect();
         for other in ended {
             let status = load_run(self.state, self.log, &other)?.map(|live| live.run.status());
             let succeeded = status == Some(Status::Succeeded);
-            for id in holding.dependents.remove(&other).unwrap_or_default() {
-                if let Some(live) = holding.runs.get_mut(&id) {
+            for id in holding.runs.dependents.remove(&other).unwrap_or_default() {
+                if let Some(live) = holding.runs.live.get_mut(&id) {
                     live.run.dependency_ended(&other, succeeded);
-                    holding.due.push(std::cmp::Reverse((self.now_ms, Due::Run(id))));
+                    holding.agenda.put(self.now_ms, Due::Run(id));
                 }
             }
         }
         Ok(())
     }
 
-    fn waiting(&self, holding: &mut Holding) -> Result<(), OpenError> {
+    fn waiting(&self, holding: &mut Holding) -> Result<(), StateError> {
         let now_ms = self.now_ms;
-        let queue = &mut holding.queue;
+        let queue = &mut holding.tasks.queue;
         // Rows come class by class.
         let mut class = Class::new("", []);
         let mut requires = String::new();
@@ -140,7 +172,7 @@ impl Loading<'_> {
         Ok(())
     }
 
-    fn timetable(&self, id: &str) -> Result<Option<Timetable>, OpenError> {
+    fn timetable(&self, id: &str) -> Result<Option<Timetable>, StateError> {
         let schedule = self.fold(&crate::schedule::subject(id), Schedule::begun, Schedule::apply)?;
         let Some(schedule) = schedule else { return Ok(None) };
         let what = schedule.input.map(|input| makes(self.state, self.log, &input.cid)).transpose()?.flatten();
@@ -155,7 +187,7 @@ impl Loading<'_> {
         subject: &str,
         begun: fn(&Event) -> Option<T>,
         apply: fn(&mut T, &Event),
-    ) -> Result<Option<T>, OpenError> {
+    ) -> Result<Option<T>, StateError> {
         match query::work::first_of(self.state, subject)? {
             Some(first) => self.fold_from(first, begun, apply),
             None => Ok(None),
@@ -167,7 +199,7 @@ impl Loading<'_> {
         first: u64,
         begun: fn(&Event) -> Option<T>,
         apply: fn(&mut T, &Event),
-    ) -> Result<Option<T>, OpenError> {
+    ) -> Result<Option<T>, StateError> {
         let mut entity = None;
         for seq in query::work::events_from(self.state, first)? {
             let Some(event) = self.log.event_at(seq)? else { continue };

@@ -4,16 +4,14 @@
 //! - a log that does not stand under a signed head over exactly its events is not opened;
 //! - opening runs no tool; what was running when a process died is ended as interrupted.
 
-use std::{fs, sync::Arc, thread, time::Duration};
+use std::{collections::HashMap, fs, sync::Arc, thread, time::Duration};
 
 use serde_bytes::ByteArray;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    block::{Block, Cid, decode},
-    call::Call,
+    block::Block,
     catalogue::Entry,
-    contract::Contract,
     event::{Body, Event, Genesis, Place, body::LogOpened},
     identity::{
         Signer, claimed_size,
@@ -21,8 +19,8 @@ use crate::{
     },
     ledger::{
         About, Command, GROUP_MAX, Ledger, Reach, Shelf, WAITING_MAX, clock,
-        fitting::HeadError,
-        fitting::{OpenError, check_salt, genesis, signer},
+        commit::{Commit, log_fact, node},
+        fitting::{HeadError, OpenError, check_salt, genesis, signer},
         folding::{Folding, catch_up},
         heads::{Heads, notes},
         holding::Holding,
@@ -30,10 +28,11 @@ use crate::{
         loading::Loading,
         sealer::Sealer,
         upkeep,
-        writer::{Working, Writer, log_fact, node},
+        world::World,
+        writer::Writer,
     },
     log::{
-        Batch, Log, LogError, Reader, Stored,
+        Batch, Log, LogError, Reader,
         home::{HeadFile, Home, HomeError, Keys, Lock},
         sqlite::SqliteLog,
     },
@@ -150,13 +149,12 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
     let name = Block::encode(&genesis).cid();
     let (salted, on_record) = check_salt(home, Some(folder.state()), reader.as_ref(), &name)?;
     let about = About { log: name, origin: genesis.origin, vkey: signer.vkey(), salted };
-    let working = working(folder.state(), reader.as_ref())?;
-    let holding = Loading { state: folder.state(), log: reader.as_ref(), now_ms: birth.now_us / 1000 }
-        .holding(&settings.rates)?;
-    let dead = dead_runners(&working, &holding, home);
+    let loading = Loading { state: folder.state(), log: reader.as_ref(), now_ms: birth.now_us / 1000 };
+    let (holding, contracts) = (loading.holding(&settings.rates)?, loading.contracts()?);
+    let dead = dead_runners(&holding, home);
     home.sweep();
     let (ledger, running) =
-        start(home, settings, Checked { lock, log, head, note, signer, folder, working, holding, about })?;
+        start(home, settings, Checked { lock, log, head, note, signer, folder, holding, contracts, about })?;
     if !dead.is_empty() {
         ledger.submit_blocking(Command::Recover { runners: dead })?;
     }
@@ -175,14 +173,14 @@ struct Checked {
     note: String,
     signer: Signer,
     folder: Folder,
-    working: Working,
     holding: Holding,
+    contracts: HashMap<(String, String), Entry>,
     about: About,
 }
 
 /// Starts the threads that write and fold the log.
 fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, Running), OpenError> {
-    let Checked { lock, mut log, head, note, signer, mut folder, working, holding, about } = checked;
+    let Checked { lock, mut log, head, note, signer, mut folder, holding, contracts, about } = checked;
     let reader = log.reader()?;
     let tip = reader.tip()?;
     if reader.head()?.as_ref() != Some(&note) {
@@ -201,22 +199,27 @@ fn start(home: &Home, settings: &Settings, checked: Checked) -> Result<(Ledger, 
     folding.tell(note, true).map_err(OpenError::Head)?;
     let (alarm, face) = clock::clock();
     let (wal_to, wal) = watch::channel(upkeep::Wal::default());
-    let writer = Writer {
+    let world = World {
         reader,
-        log,
         state: state::open_reader(&home.state_path(), &home.log_path())?,
-        sealer: Sealer { log: about.log, tip, looked_us: 0, tree, signer },
-        working,
-        holding,
+        applied: reach_rx.clone(),
         limits: settings.limits,
         salt: home.keys()?.salt,
         tools: settings.tools.clone(),
+        contracts,
+        holding,
+        stale: false,
+        commit: Commit::new(Sealer { log: about.log, tip, looked_us: 0, tree, signer }),
+    };
+    let writer = Writer {
+        log,
+        world,
         alarm,
         fold,
         committed,
-        applied: reach_rx.clone(),
-        metrics: settings.metrics.clone(),
         group_max: settings.group_max.clamp(1, WAITING_MAX),
+        rates: settings.rates.clone(),
+        metrics: settings.metrics.clone(),
     };
     let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
         thread::Builder::new().name(name.to_owned()).spawn(work).map_err(OpenError::Thread)
@@ -326,33 +329,10 @@ fn erase_again(state: &Database, log: &mut dyn Log, reader: &dyn Reader) -> Resu
     Ok(())
 }
 
-fn working(state: &Database, reader: &dyn Reader) -> Result<Working, OpenError> {
-    let mut working = Working::default();
-    for seq in query::open_calls(state)? {
-        if let Some(call) = reader.event_at(seq)?.as_ref().and_then(Call::begun) {
-            working.open.insert(call.id.clone(), call);
-        }
-    }
-    for query::Current { source, name, block, offered } in query::current_contracts(state)? {
-        let missing = LogError::Corrupt { what: "a published contract's block is missing" };
-        let cid: Cid = reader.block_named(block)?.ok_or(missing)?;
-        let Some(Stored::Present(bytes)) = reader.block(&cid)? else {
-            continue;
-        };
-        let contract: Contract =
-            decode(&bytes).map_err(|_| LogError::Corrupt { what: "a contract cannot be read" })?;
-        working.contracts.insert((source, name), Entry { cid, contract, offered });
-    }
-    Ok(working)
-}
-
-/// Returns the runners of open calls and attempts whose processes have ended. A runner is known by its lock on a file
-/// and not by a process id, because ids are reused.
-fn dead_runners(working: &Working, holding: &Holding, home: &Home) -> Vec<String> {
-    let mut runners: Vec<String> = working.open.values().map(|call| call.runner.clone()).collect();
-    runners.extend(holding.runners());
-    runners.sort_unstable();
-    runners.dedup();
+/// Returns the runners of calls, attempts and connections whose processes have ended. A runner is known by its lock on
+/// a file and not by a process id, because ids are reused.
+fn dead_runners(holding: &Holding, home: &Home) -> Vec<String> {
+    let mut runners = holding.runners();
     runners.retain(|runner| !home.runs(runner));
     runners
 }

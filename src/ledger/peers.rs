@@ -16,16 +16,13 @@ use crate::{
     },
     ledger::{
         Ruling, Sealed,
-        writer::{Draft, Fault, Writer, node, payload_ref},
+        commit::{By, Fault, Stop, node, payload_ref},
+        world::World,
     },
     peer::{self, News, Peer, Subject, WORD_MAX},
     query,
 };
 
-/// Peers in memory.
-const PEERS_KEPT: usize = 10_000;
-/// Peers that are dropped from memory at a time.
-const PEERS_LEFT: usize = 1_000;
 /// Artefacts of one event; beside them there is room for a note.
 const ARTIFACTS_MAX: usize = 8;
 
@@ -60,15 +57,15 @@ impl Peering {
     }
 }
 
-impl Writer {
-    pub(super) fn peering(&mut self, peering: Peering, draft: &mut Draft) -> Result<Ruling, Fault> {
+impl World {
+    pub(super) fn peering(&mut self, peering: Peering) -> Result<Ruling, Stop> {
         let Peering { id, news, actor, cause, mut refs, note, artifacts } = peering;
         if !(1..=WORD_MAX).contains(&id.len()) || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
             let refusal =
                 format!("a name of a peer or a bootstrap is 1 to {WORD_MAX} visible ascii characters");
-            return Ok(Ruling::Denied(Refusal::new(Code::InvalidArgument, refusal)));
+            return Err(Refusal::new(Code::InvalidArgument, refusal).into());
         }
-        let (subject, now_ms) = (news.subject(), self.now_ms());
+        let (subject, now_ms) = (news.subject(), self.commit.now_ms());
         let known = match subject {
             Subject::Peer => self.load_peer(&id)?,
             Subject::Bootstrap => None,
@@ -78,15 +75,15 @@ impl Writer {
         };
         refs.truncate(REFS_MAX);
         let mut payloads: Vec<PayloadRef> = note.iter().map(|note| payload_ref(note, Role::Note)).collect();
-        draft.store(note);
+        self.commit.store(note);
         for artifact in artifacts.into_iter().take(ARTIFACTS_MAX) {
             payloads.push(payload_ref(&artifact, Role::Artifact));
-            draft.store(Some(artifact));
+            self.commit.store(Some(artifact));
         }
         let fact = |subject| Fact { cause, refs, actor, subject, tool: None, payloads, body };
         let sealed = match subject {
-            Subject::Peer => self.peer_event(&id, fact(peer::subject(&id)), draft)?,
-            Subject::Bootstrap => self.sealer.seal(fact(["bootstrap/", &id].concat()), draft)?.into(),
+            Subject::Peer => self.peer_event(&id, fact(peer::subject(&id)))?,
+            Subject::Bootstrap => self.commit.seal(fact(["bootstrap/", &id].concat()))?.into(),
         };
         Ok(Ruling::Done(sealed))
     }
@@ -97,8 +94,7 @@ impl Writer {
         remote: &Remote,
         actor: &Actor,
         started: Option<Cid>,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Stop> {
         let id = &remote.facts.peer;
         self.load_peer(id)?;
         let fact = Fact {
@@ -110,62 +106,49 @@ impl Writer {
             payloads: Vec::new(),
             body: Body::RemoteCalled(remote.facts.clone()),
         };
-        self.peer_event(id, fact, draft)?;
+        self.peer_event(id, fact)?;
         Ok(())
     }
 
     /// Records the disconnection of peers whose connections were held by these ended processes. Returns the last
     /// event.
-    pub(super) fn part(&mut self, runners: &[String], draft: &mut Draft) -> Result<Option<Sealed>, Fault> {
+    pub(super) fn part(&mut self, runners: &[String]) -> Result<Option<Sealed>, Stop> {
         let held = |peer: &&Peer| peer.link.as_ref().is_some_and(|link| runners.contains(&link.runner));
         let mut lost: Vec<String> =
-            self.holding.peers.values().filter(held).map(|peer| peer.id.clone()).collect();
+            self.holding.peers.live.values().filter(held).map(|peer| peer.id.clone()).collect();
         // The map has no order of its own; the log must not depend on chance.
         lost.sort_unstable();
         let mut last = None;
         for id in lost {
-            let fact = Fact {
-                cause: None,
-                refs: Vec::new(),
-                actor: node(),
-                subject: peer::subject(&id),
-                tool: None,
-                payloads: Vec::new(),
-                body: Body::PeerDisconnected(PeerDisconnected { cause: Parting::Stopped }),
-            };
-            last = Some(self.peer_event(&id, fact, draft)?);
+            let body = Body::PeerDisconnected(PeerDisconnected { cause: Parting::Stopped });
+            let fact = By::new(node()).fact(peer::subject(&id), body, Vec::new());
+            last = Some(self.peer_event(&id, fact)?);
         }
         Ok(last)
     }
 
     /// Loads a peer into memory; returns `None` if it was never heard of.
     fn load_peer(&mut self, id: &str) -> Result<Option<&Peer>, Fault> {
-        if !self.holding.peers.contains_key(id)
+        if !self.holding.peers.live.contains_key(id)
             && let Some(peer) = query::peers::peer(&self.state, id)?
         {
-            self.keep_peer(peer);
+            let folded = self.folded();
+            self.holding.peers.hold(peer, folded);
         }
-        Ok(self.holding.peers.get(id))
+        Ok(self.holding.peers.live.get(id))
     }
 
-    fn peer_event(&mut self, id: &str, fact: Fact, draft: &mut Draft) -> Result<Sealed, Fault> {
-        let event = self.sealer.seal(fact, draft)?;
+    fn peer_event(&mut self, id: &str, fact: Fact) -> Result<Sealed, Stop> {
+        let event = self.commit.seal(fact)?;
         let sealed = event.into();
-        match self.holding.peers.get_mut(id) {
+        match self.holding.peers.live.get_mut(id) {
             Some(peer) => peer.apply(event),
             None => {
                 let peer = Peer::begun(event).ok_or(Fault::Broken { what: "a peer cannot be read" })?;
-                self.keep_peer(peer);
+                let folded = self.folded();
+                self.holding.peers.hold(peer, folded);
             }
         }
         Ok(sealed)
-    }
-
-    fn keep_peer(&mut self, peer: Peer) {
-        if self.holding.peers.len() >= PEERS_KEPT {
-            let applied = self.applied.borrow().applied;
-            self.holding.leave_peers(PEERS_LEFT, applied);
-        }
-        self.holding.peers.insert(peer.id.clone(), peer);
     }
 }

@@ -11,9 +11,9 @@ use crate::{
         work::{QueueCleared, QueuePaused, QueueResumed},
     },
     ledger::{
-        tasks::By,
-        work::Worked,
-        writer::{Draft, Fault, Writer},
+        commit::{By, Fault, Stop},
+        work::{ClearQueue, Worked},
+        world::World,
     },
     query,
     task::Status,
@@ -22,63 +22,56 @@ use crate::{
 /// Tasks that one command looks at, so that it does not hold up other commands for long.
 const CLEAR_MAX: usize = 256;
 
-impl Writer {
-    pub(super) fn pause(
-        &mut self,
-        paused: bool,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<Result<Worked, Refusal>, Fault> {
-        if self.holding.queue.paused() != paused {
-            let body = match paused {
-                true => Body::QueuePaused(QueuePaused {}),
-                false => Body::QueueResumed(QueueResumed {}),
-            };
-            self.sealer.seal(queue_fact(by, body), draft)?;
-            match paused {
-                true => self.holding.queue.pause(),
-                false => self.holding.queue.resume(),
-            }
-            self.holding.fresh = true;
-        }
-        Ok(Ok(self.queue_now(0, None)))
-    }
-
+impl ClearQueue {
     /// Clears up to `CLEAR_MAX` tasks of one status that are no steps of a run. The answer says where to go on.
-    pub(super) fn clear(
-        &mut self,
-        status: Status,
-        from: (u64, u64),
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<Result<Worked, Refusal>, Fault> {
+    pub(super) fn rule(self, world: &mut World, by: &By) -> Result<Worked, Stop> {
+        let Self { status, from } = self;
         if matches!(status, Status::Running | Status::Succeeded) {
             let refusal = "only queued, failed, dead and cancelled tasks can be cleared";
-            return Ok(Err(Refusal::new(Code::InvalidArgument, refusal)));
+            return Err(Refusal::new(Code::InvalidArgument, refusal).into());
         }
-        let found = self.clearable(status, from)?;
+        let found = world.clearable(status, from)?;
         let next = found.get(CLEAR_MAX - 1).map(|(priority, seq)| (*priority, seq + 1));
-        let quietly = By { note: None, ..by.clone() };
+        let quietly = by.quietly();
         let mut cleared = 0;
         for (_, seq) in found {
-            let id = self.number(seq)?;
-            let task = self.task(&id)?;
+            let id = world.number(seq)?;
+            let task = world.task(&id)?;
             // The state may not have folded yet what has become of it.
             let Some(body) = task.clear().filter(|_| task.status == status) else { continue };
-            self.change(&id, body, &quietly, Vec::new(), draft)?;
+            world.change(&id, body, &quietly, Vec::new())?;
             cleared += 1;
         }
         if cleared > 0 {
             let body = Body::QueueCleared(QueueCleared { status: status.as_str().to_owned(), cleared });
-            self.sealer.seal(queue_fact(by, body), draft)?;
+            world.commit.seal(by.fact("queue".to_owned(), body, by.noted(Vec::new())))?;
         }
-        Ok(Ok(self.queue_now(cleared, next)))
+        Ok(world.queue_now(cleared, next))
+    }
+}
+
+impl World {
+    /// Pauses or resumes the queue, unless it is so already.
+    pub(super) fn pause(&mut self, paused: bool, by: &By) -> Result<Worked, Stop> {
+        if self.holding.tasks.queue.paused() != paused {
+            let body = match paused {
+                true => Body::QueuePaused(QueuePaused {}),
+                false => Body::QueueResumed(QueueResumed {}),
+            };
+            self.commit.seal(by.fact("queue".to_owned(), body, by.noted(Vec::new())))?;
+            match paused {
+                true => self.holding.tasks.queue.pause(),
+                false => self.holding.tasks.queue.resume(),
+            }
+            self.holding.tasks.fresh = true;
+        }
+        Ok(self.queue_now(0, None))
     }
 
     /// Returns the first tasks of one status by priority and age, those not folded yet included.
     fn clearable(&self, status: Status, from: (u64, u64)) -> Result<Vec<(u64, u64)>, Fault> {
         let known = query::work::of_status(&self.state, status.as_str(), from, CLEAR_MAX)?;
-        let near = self.holding.tasks.values().map(|live| &live.task);
+        let near = self.holding.tasks.live.values().map(|live| &live.task);
         let near = near.filter(|task| task.status == status && task.facts.run.is_none());
         let near = near.map(|task| (task.facts.priority, task.seq)).filter(|place| *place >= from);
         let mut found: Vec<(u64, u64)> = known.into_iter().chain(near).collect();
@@ -89,20 +82,8 @@ impl Writer {
     }
 
     pub(super) fn queue_now(&self, cleared: u64, next: Option<(u64, u64)>) -> Worked {
-        let running = self.holding.held.values().map(|held| held.len() as u64).sum();
-        let waiting = self.holding.queue.len() as u64;
-        Worked::Queue { at_ms: self.now_ms(), waiting, running, cleared, next }
-    }
-}
-
-fn queue_fact(by: &By, body: Body) -> crate::event::Fact {
-    crate::event::Fact {
-        cause: by.cause,
-        refs: Vec::new(),
-        actor: by.actor.clone(),
-        subject: "queue".to_owned(),
-        tool: None,
-        payloads: by.note.into_iter().collect(),
-        body,
+        let running = self.holding.tasks.held.values().map(|held| held.len() as u64).sum();
+        let waiting = self.holding.tasks.queue.len() as u64;
+        Worked::Queue { at_ms: self.commit.now_ms(), waiting, running, cleared, next }
     }
 }

@@ -10,25 +10,28 @@ use crate::{
     event::{Body, Event},
     ledger::{
         Command, Ruling, Sealed,
-        claims::call_of,
+        claims::{call_of, worked},
+        commit::{Fault, Stop},
         loading,
-        tasks::worked,
-        work::{Hand, Handed, Wish, Work, Worked},
-        writer::{Draft, Fault, Writer},
+        work::{
+            CancelRun, CancelTask, Claim, ClearQueue, Complete, DeleteSchedule, Fail, Hand, Handed, Renew,
+            Replayed, Reprioritise, RescheduleRun, RetryTask, Signal, Wish, Work, Worked,
+        },
+        world::World,
     },
     query,
     task::Status,
 };
 
-impl Writer {
+impl World {
     /// Returns the ruling on a command that an earlier owner committed and could not answer, if it did.
-    pub(super) fn ruled(&mut self, command: &Command, draft: &mut Draft) -> Result<Option<Ruling>, Fault> {
+    pub(super) fn ruled(&mut self, command: &Command) -> Result<Option<Ruling>, Stop> {
         let id = match command {
-            Command::Begin { start, work, .. } => return self.began(start, work, draft),
-            Command::Work(work) => return self.ruled_work(work, draft),
+            Command::Begin { start, work, .. } => return self.began(start, work),
+            Command::Work(work) => return Ok(self.ruled_work(work)?),
             Command::Start { start, .. } => &start.id,
             Command::End { end, .. } => &end.id,
-            Command::Keep { keeping, actor } => return self.counted_before(keeping, actor, draft),
+            Command::Keep { keeping, actor } => return Ok(self.counted_before(keeping, actor)?),
             // These rule the same when they are ruled again.
             Command::Publish { .. }
             | Command::Adopt { .. }
@@ -38,7 +41,7 @@ impl Writer {
             | Command::Erase { .. }
             | Command::Export { .. } => return Ok(None),
         };
-        if let (Some(open), Command::Start { .. }) = (self.working.open.get(id), command) {
+        if let (Some(open), Command::Start { .. }) = (self.holding.calls.open.get(id), command) {
             let seq = self.reader.seq_of(&open.started)?;
             return Ok(seq.map(|seq| Ruling::Run(Sealed { cid: open.started, seq })));
         }
@@ -59,18 +62,18 @@ impl Writer {
     }
 
     /// The same for a call whose start and change are one commit, perhaps with its ending.
-    fn began(&mut self, start: &Command, work: &Work, draft: &mut Draft) -> Result<Option<Ruling>, Fault> {
-        let started = match self.ruled(start, draft)? {
+    fn began(&mut self, start: &Command, work: &Work) -> Result<Option<Ruling>, Stop> {
+        let started = match self.ruled(start)? {
             Some(Ruling::Run(started)) => started,
             other => return Ok(other),
         };
         if let Some(ending) = self.ending(&started)? {
             return Ok(Some(Ruling::Answered(ending)));
         }
-        let ruled = match self.ruled_work(&Work { cause: Some(started.cid), ..work.clone() }, draft)? {
+        let ruled = match self.ruled_work(&Work { cause: Some(started.cid), ..work.clone() })? {
             Some(ruled) => ruled,
             // It was refused or changed nothing; nobody has heard which.
-            None => self.change_for(started, work.clone(), draft)?,
+            None => self.change_for(started, work.clone())?,
         };
         Ok(Some(Ruling::Began { started, ruled: Box::new(ruled), ended: None }))
     }
@@ -86,9 +89,9 @@ impl Writer {
     }
 
     /// Returns the ruling on a change, from the events whose cause is the call that asked for it.
-    fn ruled_work(&mut self, work: &Work, draft: &mut Draft) -> Result<Option<Ruling>, Fault> {
-        if let (Wish::Claim { hand: Some(hand), max, .. }, None) = (&work.wish, work.cause) {
-            let handed = if *max == 0 { Vec::new() } else { self.handed_to(hand, draft)? };
+    fn ruled_work(&mut self, work: &Work) -> Result<Option<Ruling>, Fault> {
+        if let (Wish::Claim(Claim { hand: Some(hand), max, .. }), None) = (&work.wish, work.cause) {
+            let handed = if *max == 0 { Vec::new() } else { self.handed_to(hand)? };
             return Ok((!handed.is_empty()).then(|| worked(Worked::Claimed(handed))));
         }
         let events = self.caused_by(work.cause)?;
@@ -96,34 +99,34 @@ impl Writer {
             return Ok(None);
         }
         let told = match &work.wish {
-            Wish::Claim { .. } => Some(Worked::Claimed(self.handed_by(&events, draft)?)),
-            Wish::Complete { task, .. } | Wish::Fail { task, .. } => {
+            Wish::Claim(_) => Some(Worked::Claimed(self.handed_by(&events)?)),
+            Wish::Complete(Complete { task, .. }) | Wish::Fail(Fail { task, .. }) => {
                 self.load_task(task)?;
-                let next = self.handed_by(&events, draft)?;
+                let next = self.handed_by(&events)?;
                 Some(Worked::Ended { task: Box::new(self.task(task)?.clone()), next })
             }
-            Wish::Renew { task, .. } => {
+            Wish::Renew(Renew { task, .. }) => {
                 self.load_task(task)?;
                 let task = self.task(task)?;
                 let lease_until_ms = task.lease.as_ref().map_or(0, |lease| lease.until_ms);
                 Some(Worked::Renewed { lease_until_ms, cancel_requested: task.cancel_requested })
             }
-            Wish::CancelTask { task, .. }
-            | Wish::Reprioritise { task, .. }
-            | Wish::RetryTask { task, .. } => {
+            Wish::CancelTask(CancelTask { task, .. })
+            | Wish::Reprioritise(Reprioritise { task, .. })
+            | Wish::RetryTask(RetryTask { task, .. }) => {
                 self.load_task(task)?;
                 Some(self.told(task, false)?)
             }
-            Wish::Signal { run, .. } | Wish::Replayed { run, .. } => {
+            Wish::Signal(Signal { run, .. }) | Wish::Replayed(Replayed { run, .. }) => {
                 self.load_run(run)?;
                 Some(self.run_told(run, false, Vec::new()))
             }
-            Wish::CancelRun { run, .. } => {
+            Wish::CancelRun(CancelRun { run, .. }) => {
                 self.load_run(run)?;
                 let steps = self.cancelled_by(&events)?;
                 Some(self.run_told(run, false, steps))
             }
-            Wish::RescheduleRun { run, from_step, .. } => {
+            Wish::RescheduleRun(RescheduleRun { run, from_step, .. }) => {
                 self.load_run(run)?;
                 let before = events.first().map_or(0, |event| event.fields().seq.saturating_sub(1));
                 let old = loading::run_before(&self.state, self.reader.as_ref(), run, Some(before))?;
@@ -131,7 +134,7 @@ impl Writer {
                 let steps = steps.into_iter().flatten().map(str::to_owned).collect();
                 Some(self.run_told(run, false, steps))
             }
-            Wish::ClearQueue { from, .. } => {
+            Wish::ClearQueue(ClearQueue { from, .. }) => {
                 let cleared = events.iter().filter_map(|event| match event.body() {
                     Some(Body::QueueCleared(facts)) => Some(facts.cleared),
                     _ => None,
@@ -140,21 +143,21 @@ impl Writer {
                 // What was taken out is not found again from where it began.
                 Some(self.queue_now(cleared, Some(*from)))
             }
-            Wish::DeleteSchedule { schedule } => {
+            Wish::DeleteSchedule(DeleteSchedule { schedule }) => {
                 Some(Worked::Schedule { schedule: schedule.clone(), next_ms: None, replayed: false })
             }
             // These know what they have done already.
-            Wish::SubmitTask { .. }
-            | Wish::Look { .. }
-            | Wish::GiveBack { .. }
-            | Wish::Check { .. }
+            Wish::SubmitTask(_)
+            | Wish::Look(_)
+            | Wish::GiveBack(_)
+            | Wish::Check(_)
             | Wish::PauseQueue
             | Wish::ResumeQueue
-            | Wish::RegisterWorker { .. }
-            | Wish::UnregisterWorker { .. }
+            | Wish::RegisterWorker(_)
+            | Wish::UnregisterWorker(_)
             | Wish::SubmitRun(_)
-            | Wish::ForkRun { .. }
-            | Wish::CreateSchedule { .. } => None,
+            | Wish::ForkRun(_)
+            | Wish::CreateSchedule(_) => None,
         };
         Ok(told.map(worked))
     }
@@ -174,20 +177,20 @@ impl Writer {
     }
 
     /// Returns the tasks of those claims among `events` that still hold.
-    fn handed_by(&mut self, events: &[Event], draft: &Draft) -> Result<Vec<Handed>, Fault> {
+    fn handed_by(&mut self, events: &[Event]) -> Result<Vec<Handed>, Fault> {
         let mut handed = Vec::new();
         for event in events.iter().filter(|event| matches!(event.body(), Some(Body::TaskClaimed(_)))) {
             let Some(id) = event.fields().subject.strip_prefix("task/") else { continue };
             if self.load_task(id)? {
-                handed.extend(self.handed_again(id, event.into(), draft)?);
+                handed.extend(self.handed_again(id, event.into())?);
             }
         }
         Ok(handed)
     }
 
     /// Returns the tasks that a lane of a process was given after `hand.since`; it has heard of those before.
-    fn handed_to(&mut self, hand: &Hand, draft: &Draft) -> Result<Vec<Handed>, Fault> {
-        let of_lane = self.holding.tasks.values().filter_map(|live| {
+    fn handed_to(&mut self, hand: &Hand) -> Result<Vec<Handed>, Fault> {
+        let of_lane = self.holding.tasks.live.values().filter_map(|live| {
             let lease = live.task.lease.as_ref().filter(|_| live.task.status == Status::Running)?;
             let ours = lease.runner.as_ref() == Some(&hand.runner)
                 && hand.capabilities.contains(&live.task.facts.task_type);
@@ -201,26 +204,26 @@ impl Writer {
         claims.sort_unstable_by_key(|(seq, ..)| *seq);
         let mut handed = Vec::new();
         for (_, id, claimed) in claims {
-            handed.extend(self.handed_again(&id, claimed, draft)?);
+            handed.extend(self.handed_again(&id, claimed)?);
         }
         Ok(handed)
     }
 
     /// Returns a task as this claim handed it out, or `None` if the claim no longer holds.
-    fn handed_again(&mut self, id: &str, claimed: Sealed, draft: &Draft) -> Result<Option<Handed>, Fault> {
+    fn handed_again(&mut self, id: &str, claimed: Sealed) -> Result<Option<Handed>, Fault> {
         let task = self.task(id)?;
         let holds = task.lease.as_ref().is_some_and(|lease| lease.claimed == claimed.cid);
         if !holds || task.status != Status::Running {
             return Ok(None);
         }
-        let call = match self.working.open.get(&call_of(&claimed.cid)) {
+        let call = match self.holding.calls.open.get(&call_of(&claimed.cid)) {
             Some(open) => {
                 let seq = self.reader.seq_of(&open.started)?;
                 seq.map(|seq| (open.id.clone(), Sealed { cid: open.started, seq }))
             }
             None => None,
         };
-        let input = self.input(id, draft)?;
+        let input = self.input(id)?;
         self.handed(id, input, claimed, call)
     }
 

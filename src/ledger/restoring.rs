@@ -24,9 +24,9 @@ use crate::{
     event::{Body, Event, body::is_basis},
     ledger::{
         Command, Ruling, Stopped,
+        commit::operator,
         fitting::{self, OpenError},
         opening::{self, Birth, Settings},
-        writer::operator,
     },
     log::{
         LogError, Reader, Stored,

@@ -9,14 +9,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::{
     block::Cid,
-    event::{Event, Fact, Place},
+    event::{Event, EventError, Fact, Place},
     identity::Signer,
-    ledger::writer::{Draft, Fault},
     log::Tip,
     merkle::{Growing, leaf_hash},
 };
 
-/// Microseconds since the epoch, by the machine's clock.
+/// Returns the machine's clock in microseconds since the epoch.
 pub(super) fn clock_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_micros() as u64)
@@ -27,7 +26,7 @@ pub(super) struct Sealer {
     /// The log's name.
     pub log: Cid,
     pub tip: Option<Tip>,
-    /// The time at which the clock was last read.
+    /// The time at which the clock was last read, in microseconds since the epoch.
     pub looked_us: u64,
     /// The tree over every event up to `tip`.
     pub tree: Growing,
@@ -36,7 +35,7 @@ pub(super) struct Sealer {
 
 impl Sealer {
     /// Reads the clock.
-    pub(super) fn look(&mut self) {
+    pub fn look(&mut self) {
         self.looked_us = clock_us();
     }
 
@@ -45,24 +44,34 @@ impl Sealer {
         self.tip.map_or(self.looked_us, |tip| self.looked_us.max(tip.ts))
     }
 
-    /// Seals `fact` as the next event of this commit.
-    pub(super) fn seal<'d>(&mut self, fact: Fact, draft: &'d mut Draft) -> Result<&'d Event, Fault> {
+    /// Returns the seq of the next event.
+    pub fn next_seq(&self) -> u64 {
+        self.tip.map_or(0, |tip| tip.seq + 1)
+    }
+
+    /// Seals `fact` as the next event. Errors: the event breaks a bound of the format; nothing has changed then.
+    pub fn seal(&mut self, fact: Fact) -> Result<Event, EventError> {
         let place = Place {
             log: self.log,
-            seq: self.tip.map_or(0, |tip| tip.seq + 1),
+            seq: self.next_seq(),
             prev: self.tip.map(|tip| tip.cid),
             ts: self.now_us(),
         };
         let event = Event::seal(fact, place)?;
-        self.tip = Some(Tip { seq: place.seq, cid: event.cid(), ts: place.ts });
+        self.follow(&event);
+        Ok(event)
+    }
+
+    /// Moves the tip and the tree on to a sealed event.
+    pub fn follow(&mut self, event: &Event) {
+        let fields = event.fields();
+        self.tip = Some(Tip { seq: fields.seq, cid: event.cid(), ts: fields.ts });
         self.tree.push(leaf_hash(&event.cid()));
-        draft.batch.events.push(event);
-        Ok(draft.batch.events.last().expect("one was pushed on the line before"))
     }
 
     /// Signs the head over everything sealed so far, for the commit that makes it durable. If it were signed after
     /// the commit, a crash could leave events under no head, and a start could not tell them from forged ones.
-    pub(super) fn sign(&mut self) -> String {
+    pub fn sign(&mut self) -> String {
         self.tree.forget_tiles();
         self.signer.sign_checkpoint(self.tree.size(), &self.tree.root())
     }

@@ -30,11 +30,11 @@ use crate::{
     ledger::{
         About, Ask, Command, Ledger, Reach, Ruling, Stopped, WAITING_MAX,
         claims::claims_of,
+        commit::node,
         fitting::OpenError,
         opening::{self, Birth, Running, Settings},
         sealer::clock_us,
-        work::{Wish, Work},
-        writer::node,
+        work::{GiveBack, Wish, Work},
     },
     log::home::{Home, HomeError, Runner},
 };
@@ -398,7 +398,7 @@ impl Relay {
                 self.committed.send_modify(|known| *known = (*known).max(committed));
                 let (_, reply) = self.pending.remove(&id)?;
                 let claims = claims_of(reply.send(*ruling).err()?);
-                let wish = Wish::GiveBack { claims: claims.clone() };
+                let wish = Wish::GiveBack(GiveBack { claims: claims.clone() });
                 let work = Work { wish, actor: node(), cause: None, note: None };
                 (!claims.is_empty()).then(|| Command::Work(Box::new(work)))
             }

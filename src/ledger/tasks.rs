@@ -1,252 +1,260 @@
-//! The writer's part in tasks: from a wish to the events that follow from it.
+//! Tasks: submitting, changing and loading them.
 //!
 //! Invariants:
-//! - a wish and all that follows from it are one commit.
+//! - a task changes by its event alone, and its run hears of it in the same commit.
 
 use std::sync::Arc;
 
 use crate::{
-    block::{Cid, payload::SealedPayload},
+    block::Cid,
     error::{Code, Refusal},
-    event::{Actor, Body, PayloadRef, Role, work::TaskSubmitted},
+    event::{Body, PayloadRef, Role, work::TaskSubmitted},
     ledger::{
-        Ruling,
-        claims::Answer,
-        memory::text_of,
-        work::{Wish, Work, Worked},
-        writer::{Draft, Fault, Writer, payload_ref},
+        Sealed,
+        commit::{By, Fault, Stop, payload_ref},
+        work::{CancelTask, Check, Look, Reprioritise, RetryTask, SubmitTask, Worked},
+        world::{World, text_of},
     },
+    query,
     task::{self, Moment, Submitted, Task},
 };
 
-/// The actor, cause, reason and refs of the events that a command makes.
-#[derive(Clone)]
-pub(super) struct By {
-    pub actor: Actor,
-    pub cause: Option<Cid>,
-    pub note: Option<PayloadRef>,
-    /// Other events it follows from.
-    pub refs: Vec<Cid>,
-}
-
-pub(super) fn worked(worked: Worked) -> Ruling {
-    Ruling::Worked(Box::new(worked))
-}
-
+/// Returns the refusal of a command about a task that does not exist.
 pub(super) fn no_task(id: &str) -> Refusal {
     Refusal::new(Code::NotFound, format!("no task `{id}`")).hint("task_list names those there are")
 }
 
-impl Writer {
-    pub(super) fn work(&mut self, work: Work, draft: &mut Draft) -> Result<Answer, Fault> {
-        let (events, blocks) = (draft.batch.events.len(), draft.batch.blocks.len());
-        let erasures = draft.erasures.clone();
-        let answer = self.ask(work, draft);
-        if draft.batch.events.len() == events {
-            // Nothing was recorded that could name them.
-            draft.batch.blocks.truncate(blocks);
-            draft.erasures = erasures;
-        }
-        answer
-    }
+/// A task before it is recorded.
+pub(super) struct NewTask {
+    pub id: String,
+    pub facts: TaskSubmitted,
+    pub tool: Option<Cid>,
+    pub payloads: Vec<PayloadRef>,
+    /// The input's text, where it is at hand.
+    pub input: Option<Arc<str>>,
+}
 
-    fn ask(&mut self, work: Work, draft: &mut Draft) -> Result<Answer, Fault> {
-        let Work { wish, actor, cause, note } = work;
-        let note_ref = note.as_ref().map(|note| payload_ref(note, Role::Note));
-        draft.store(note);
-        let by = By { actor, cause, note: note_ref, refs: Vec::new() };
-        if let Wish::Claim { worker, max, wait_ms, hand } = wish {
-            return self.claim(worker, max, wait_ms, hand, by, draft);
-        }
-        let ruled = self.wished(wish, &by, draft)?;
-        self.advance(draft)?;
-        Ok(Answer::Now(match ruled {
-            Ok(answer) => worked(answer),
-            Err(refusal) => Ruling::Denied(refusal),
-        }))
-    }
-
-    fn wished(&mut self, wish: Wish, by: &By, draft: &mut Draft) -> Result<Result<Worked, Refusal>, Fault> {
-        match wish {
-            Wish::SubmitTask { id, facts, tool, input, metadata } => {
-                self.submit_task(id, *facts, tool, input, metadata, by, draft)
-            }
-            Wish::Claim { .. } => Ok(Ok(Worked::Claimed(Vec::new()))),
-            Wish::Look { task } => Ok(match self.load_task(&task)? {
-                true => Ok(self.told(&task, false)?),
-                false => Err(no_task(&task)),
-            }),
-            Wish::GiveBack { claims } => {
-                self.give_back(&claims, by, draft)?;
-                Ok(Ok(Worked::Checked(Vec::new())))
-            }
-            Wish::Check { worker, attempts } => {
-                let over = |(task, fence): &(String, u64)| {
-                    let live = self.holding.tasks.get(task).map(|live| &live.task);
-                    !live.is_some_and(|task| {
-                        let held = task.lease.as_ref().is_some_and(|lease| lease.worker == worker);
-                        held && task.fence == *fence && !task.cancel_requested
-                    })
-                };
-                Ok(Ok(Worked::Checked(attempts.iter().filter(|attempt| over(attempt)).cloned().collect())))
-            }
-            Wish::Renew { worker, task, fence, progress, log } => {
-                self.renew(&worker, &task, fence, progress, log, by, draft)
-            }
-            Wish::Complete { worker, task, fence, output, claim_next } => {
-                self.complete(&worker, &task, fence, output, claim_next, by, draft)
-            }
-            Wish::Fail { worker, task, fence, error, code, retryable } => {
-                self.fail(&worker, &task, fence, error, (&code, retryable), by, draft)
-            }
-            Wish::CancelTask { task, force } => self.each(&task, by, draft, |task, _| task.cancel(force)),
-            Wish::Reprioritise { task, priority } => self.each(&task, by, draft, |task, moment| {
-                task.reprioritise(priority, moment).map(|body| vec![body])
-            }),
-            Wish::RetryTask { task, max_retries, timeout_ms } => {
-                self.retry_task(&task, max_retries, timeout_ms, by, draft)
-            }
-            Wish::PauseQueue => self.pause(true, by, draft),
-            Wish::ResumeQueue => self.pause(false, by, draft),
-            Wish::ClearQueue { status, from } => self.clear(status, from, by, draft),
-            Wish::RegisterWorker { worker, facts, metadata } => {
-                self.register(&worker, facts, metadata, by, draft)
-            }
-            Wish::UnregisterWorker { worker, graceful, timeout_ms } => {
-                self.unregister(&worker, graceful, timeout_ms, by, draft)
-            }
-            Wish::SubmitRun(new) => self.submit_run(*new, by, draft),
-            Wish::CancelRun { run, force } => self.cancel_run(&run, force, by, draft),
-            Wish::ForkRun { run, new, from_step, overrides, rerun } => {
-                self.fork_run(&run, new, from_step, &overrides, rerun, by, draft)
-            }
-            Wish::RescheduleRun { run, from_step, priority } => {
-                self.reschedule_run(&run, from_step, priority, by, draft)
-            }
-            Wish::Signal { run, signal, input } => self.signal(&run, &signal, input, by, draft),
-            Wish::Replayed { run, facts } => self.replayed(&run, facts, by, draft),
-            Wish::CreateSchedule { schedule, rhythm, catch_up, makes } => {
-                self.create_schedule(schedule, rhythm, catch_up, *makes, by, draft)
-            }
-            Wish::DeleteSchedule { schedule } => self.delete_schedule(&schedule, by, draft),
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "what a submission is made of, once")]
-    pub(super) fn submit_task(
-        &mut self,
-        id: String,
-        facts: TaskSubmitted,
-        tool: Option<Cid>,
-        input: SealedPayload,
-        metadata: Option<SealedPayload>,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<Result<Worked, Refusal>, Fault> {
-        let moment = self.moment();
-        self.load_task(&id)?;
-        let earlier = self.holding.tasks.get(&id).map(|live| &live.task);
+impl SubmitTask {
+    pub(super) fn rule(self, world: &mut World, by: &By) -> Result<Worked, Stop> {
+        let Self { id, facts, tool, input, metadata } = self;
         let input_ref = payload_ref(&input, Role::Input);
-        let waiting = self.holding.queue.len() as u64;
-        let facts = match task::submit(earlier, &id, facts, &input_ref, waiting, &moment) {
-            Ok(Submitted::New(facts)) => *facts,
-            Ok(Submitted::Known) => return Ok(Ok(self.told(&id, true)?)),
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        if let Err(refusal) = self.unique(facts.unique_key.as_ref())? {
-            return Ok(Err(refusal));
-        }
+        let Some(facts) = world.new_task(&id, facts, &input_ref)? else { return Ok(world.told(&id, true)?) };
         let text: Option<Arc<str>> = text_of(&input).map(Arc::from);
         let mut payloads = vec![input_ref];
         payloads.extend(metadata.as_ref().map(|metadata| payload_ref(metadata, Role::Artifact)));
-        draft.store(Some(input));
-        draft.store(metadata);
-        self.enter_task(&id, facts, tool, payloads, text, by, draft)?;
-        Ok(Ok(self.told(&id, false)?))
+        world.commit.store(Some(input));
+        world.commit.store(metadata);
+        world.enter_task(NewTask { id: id.clone(), facts, tool, payloads, input: text }, by)?;
+        Ok(world.told(&id, false)?)
     }
+}
 
-    /// Records a new task and takes it into the line.
-    #[expect(clippy::too_many_arguments, reason = "what a task is made of, once")]
-    pub(super) fn enter_task(
+impl Look {
+    pub(super) fn rule(self, world: &mut World) -> Result<Worked, Stop> {
+        world.need_task(&self.task)?;
+        Ok(world.told(&self.task, false)?)
+    }
+}
+
+impl Check {
+    pub(super) fn rule(self, world: &World) -> Worked {
+        let over = |(task, fence): &(String, u64)| {
+            let live = world.holding.tasks.live.get(task).map(|live| &live.task);
+            !live.is_some_and(|task| {
+                let held = task.lease.as_ref().is_some_and(|lease| lease.worker == self.worker);
+                held && task.fence == *fence && !task.cancel_requested
+            })
+        };
+        Worked::Checked(self.attempts.iter().filter(|attempt| over(attempt)).cloned().collect())
+    }
+}
+
+impl CancelTask {
+    pub(super) fn rule(self, world: &mut World, by: &By) -> Result<Worked, Stop> {
+        world.decide_task(&self.task, by, |task, _| task.cancel(self.force))
+    }
+}
+
+impl Reprioritise {
+    pub(super) fn rule(self, world: &mut World, by: &By) -> Result<Worked, Stop> {
+        world.decide_task(&self.task, by, |task, moment| Ok(vec![task.reprioritise(self.priority, moment)?]))
+    }
+}
+
+impl RetryTask {
+    pub(super) fn rule(self, world: &mut World, by: &By) -> Result<Worked, Stop> {
+        let id = &self.task;
+        world.need_task(id)?;
+        let task = world.task(id)?;
+        if task.facts.run.is_some() {
+            let refusal = "this task is a step: its workflow decides whether it runs again";
+            let refusal = Refusal::new(Code::FailedPrecondition, refusal);
+            return Err(refusal.hint("continue the run with workflow_reschedule").into());
+        }
+        let body = task.retry(self.max_retries, self.timeout_ms, &world.moment())?;
+        let key = task.facts.unique_key.clone();
+        if let Some(refusal) = world.key_taken(key.as_ref())? {
+            return Err(Refusal { code: Code::Conflict, ..refusal }.into());
+        }
+        world.change_all(id, vec![body], by)?;
+        Ok(world.told(id, false)?)
+    }
+}
+
+impl World {
+    /// Checks a submission; returns the facts to record, or `None` if the same task was submitted before.
+    pub(super) fn new_task(
         &mut self,
         id: &str,
         facts: TaskSubmitted,
-        tool: Option<Cid>,
-        mut payloads: Vec<PayloadRef>,
-        input: Option<Arc<str>>,
-        by: &By,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
-        payloads.extend(by.note);
-        let now_ms = self.now_ms();
-        let run = facts.run.clone();
-        let fact = crate::event::Fact {
-            cause: by.cause,
-            refs: by.refs.clone(),
-            actor: by.actor.clone(),
-            subject: task::subject(id),
-            tool,
-            payloads,
-            body: Body::TaskSubmitted(facts.clone()),
+        input: &PayloadRef,
+    ) -> Result<Option<TaskSubmitted>, Stop> {
+        self.load_task(id)?;
+        let earlier = self.holding.tasks.live.get(id).map(|live| &live.task);
+        let waiting = self.holding.tasks.queue.len() as u64;
+        let facts = match task::submit(earlier, id, facts, input, waiting, &self.moment())? {
+            Submitted::New(facts) => *facts,
+            Submitted::Known => return Ok(None),
         };
-        let event = self.sealer.seal(fact, draft)?;
+        match self.key_taken(facts.unique_key.as_ref())? {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok(Some(facts)),
+        }
+    }
+
+    /// Records a new task and takes it into the queue.
+    pub(super) fn enter_task(&mut self, new: NewTask, by: &By) -> Result<(), Stop> {
+        let NewTask { id, facts, tool, payloads, input } = new;
+        let now_ms = self.commit.now_ms();
+        let body = Body::TaskSubmitted(facts.clone());
+        let fact = by.fact(task::subject(&id), body, by.noted(payloads));
+        let run = facts.run.clone();
+        let event = self.commit.seal(crate::event::Fact { tool, ..fact })?;
         let task = Task::begun_with(facts, event)
             .ok_or(Fault::Broken { what: "a submitted task cannot be read" })?;
-        self.holding.enter(task, input, now_ms);
+        self.holding.tasks.enter(task, input, &mut self.holding.agenda, now_ms);
         if let Some(run) = run {
-            self.holding.tell_run(&run, event);
+            self.holding.runs.tell(&run, event);
         }
         Ok(())
     }
 
-    fn retry_task(
+    /// Carries out a decision about one task that depends on nothing but the task.
+    fn decide_task(
         &mut self,
         id: &str,
-        max_retries: Option<u64>,
-        timeout_ms: Option<u64>,
         by: &By,
-        draft: &mut Draft,
-    ) -> Result<Result<Worked, Refusal>, Fault> {
-        if !self.load_task(id)? {
-            return Ok(Err(no_task(id)));
-        }
-        let task = self.task(id)?;
-        if task.facts.run.is_some() {
-            let refusal = "this task is a step: its workflow decides whether it runs again";
-            return Ok(Err(Refusal::new(Code::FailedPrecondition, refusal)
-                .hint("continue the run with workflow_reschedule")));
-        }
-        let body = match task.retry(max_retries, timeout_ms, &self.moment()) {
-            Ok(body) => body,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let key = task.facts.unique_key.clone();
-        if let Err(refusal) = self.unique(key.as_ref())? {
-            return Ok(Err(Refusal { code: Code::Conflict, ..refusal }));
-        }
-        self.change_all(id, vec![body], by, draft)?;
-        Ok(Ok(self.told(id, false)?))
+        decide: impl FnOnce(&Task, &Moment) -> Result<Vec<Body>, Refusal>,
+    ) -> Result<Worked, Stop> {
+        self.need_task(id)?;
+        let bodies = decide(self.task(id)?, &self.moment())?;
+        self.change_all(id, bodies, by)?;
+        Ok(self.told(id, false)?)
     }
 
-    /// Carries out a decision about one task that depends on nothing but the task.
-    fn each(
+    /// Records what happened to a task in memory, one event after another. The first carries the reason.
+    pub(super) fn change_all(&mut self, id: &str, bodies: Vec<Body>, by: &By) -> Result<(), Stop> {
+        let quietly = by.quietly();
+        for (n, body) in bodies.into_iter().enumerate() {
+            let note = by.note.filter(|_| n == 0);
+            self.change(id, body, &quietly, note.into_iter().collect())?;
+        }
+        Ok(())
+    }
+
+    /// Records what happened to a task in memory, and tells its run.
+    pub(super) fn change(
         &mut self,
         id: &str,
+        body: Body,
         by: &By,
-        draft: &mut Draft,
-        decide: impl FnOnce(&Task, &Moment) -> Result<Vec<Body>, Refusal>,
-    ) -> Result<Result<Worked, Refusal>, Fault> {
-        let moment = self.moment();
-        if !self.load_task(id)? {
-            return Ok(Err(no_task(id)));
+        payloads: Vec<PayloadRef>,
+    ) -> Result<Sealed, Stop> {
+        let task = self.task(id)?;
+        let fact = task.fact(body, by.actor.clone(), by.cause, by.refs.clone(), by.noted(payloads));
+        let run = task.facts.run.clone();
+        let body = fact.body.clone();
+        let event = self.commit.seal(fact)?;
+        self.holding.tasks.apply(id, &body, event, &mut self.holding.crew, &mut self.holding.agenda);
+        if let Some(run) = run {
+            self.holding.runs.tell(&run, event);
         }
-        let decided = decide(self.task(id)?, &moment);
-        Ok(match decided {
-            Ok(bodies) => {
-                self.change_all(id, bodies, by, draft)?;
-                Ok(self.told(id, false)?)
+        Ok(event.into())
+    }
+
+    /// Returns a task that is in memory.
+    pub(super) fn task(&self, id: &str) -> Result<&Task, Fault> {
+        let live = self.holding.tasks.live.get(id);
+        live.map(|live| &live.task).ok_or(Fault::Broken { what: "a task is not in memory" })
+    }
+
+    /// Loads a task into memory. Refuses if there is none of this id.
+    pub(super) fn need_task(&mut self, id: &str) -> Result<(), Stop> {
+        match self.load_task(id)? {
+            true => Ok(()),
+            false => Err(no_task(id).into()),
+        }
+    }
+
+    /// Loads a task into memory. Returns false if there is none of this id.
+    pub(super) fn load_task(&mut self, id: &str) -> Result<bool, Fault> {
+        if self.holding.tasks.live.contains_key(id) {
+            return Ok(true);
+        }
+        let mut task: Option<Task> = None;
+        for seq in query::work::events_of(&self.state, &task::subject(id))? {
+            let Some(event) = self.reader.event_at(seq)? else { continue };
+            match &mut task {
+                None => task = Task::begun(&event),
+                Some(task) => task.apply(&event),
             }
-            Err(refusal) => Err(refusal),
-        })
+        }
+        let Some(task) = task else { return Ok(false) };
+        self.holding.tasks.keep(task, None);
+        Ok(true)
+    }
+
+    /// Loads the task that was submitted at `seq` and returns its id.
+    pub(super) fn number(&mut self, seq: u64) -> Result<String, Fault> {
+        if let Some(id) = self.holding.tasks.numbers.get(&seq) {
+            return Ok(id.clone());
+        }
+        let event = self.reader.event_at(seq)?;
+        let id = event.as_ref().and_then(Task::begun).map(|task| task.id);
+        let id = id.ok_or(Fault::Broken { what: "the queue names a task that is not in the log" })?;
+        match self.load_task(&id)? {
+            true => Ok(id),
+            false => Err(Fault::Broken { what: "the queue names a task that the state does not have" }),
+        }
+    }
+
+    /// Returns the task with this unique key that has not ended, if there is one.
+    fn holder_of(&mut self, key: &str) -> Result<Option<String>, Fault> {
+        let id = match self.holding.tasks.unique.get(key) {
+            Some(id) => Some(id.clone()),
+            None => match query::work::live_unique(&self.state, key)? {
+                Some(seq) => Some(self.number(seq)?),
+                None => None,
+            },
+        };
+        let Some(id) = id else { return Ok(None) };
+        let live = self.load_task(&id)? && !self.task(&id)?.status.ended();
+        Ok(live.then_some(id))
+    }
+
+    /// Returns the refusal of a task if another with the same unique key has not ended.
+    fn key_taken(&mut self, key: Option<&String>) -> Result<Option<Refusal>, Fault> {
+        let Some(key) = key else { return Ok(None) };
+        let Some(holder) = self.holder_of(key)? else { return Ok(None) };
+        let message = format!("the unique key `{key}` is held by the task `{holder}`, which has not ended");
+        let refusal = Refusal::new(Code::AlreadyExists, message);
+        Ok(Some(refusal.hint("wait for that task, or use another key")))
+    }
+
+    /// Returns the answer that tells a task in memory as it stands.
+    pub(super) fn told(&self, id: &str, replayed: bool) -> Result<Worked, Fault> {
+        let task = self.task(id)?.clone();
+        let position = self.holding.tasks.position(&task);
+        Ok(Worked::Task { task: Box::new(task), position, replayed })
     }
 }

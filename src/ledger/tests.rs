@@ -5,6 +5,7 @@ mod erasing;
 mod heads;
 mod keeping;
 mod rotating;
+mod taking_back;
 mod work;
 
 use std::{
@@ -14,14 +15,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::commit::node;
+use super::commit::payload_ref;
 use super::fitting::HeadError;
 use super::opening;
 use super::opening::Birth;
 use super::opening::Running;
 use super::opening::Settings;
 use super::upkeep::Bounds;
-use super::writer::node;
-use super::writer::payload_ref;
 use super::*;
 use crate::{
     block::payload::{JSON, Payload, SaltKey, tests::plain_parts},
@@ -344,7 +345,7 @@ fn a_failed_commit_stops_the_ledger() {
     // Another writer on the same file is what the expected head is there to notice.
     let mut log = SqliteLog::open(&dir.path().join("log.db"), true).expect("opens");
     let tip = log.reader().expect("reads").tip().expect("reads").expect("has events");
-    let fact = writer::log_fact(
+    let fact = commit::log_fact(
         node(),
         Body::LogRecovered(crate::event::body::LogRecovered { interrupted: 0, attempts: 0 }),
     );

@@ -39,122 +39,202 @@ pub struct Work {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Wish {
-    SubmitTask {
-        id: String,
-        facts: Box<TaskSubmitted>,
-        tool: Option<Cid>,
-        input: SealedPayload,
-        metadata: Option<SealedPayload>,
-    },
-    /// Take waiting tasks. Where there are none, the answer waits until there are, or until `wait_ms` has passed.
-    Claim {
-        worker: String,
-        max: usize,
-        wait_ms: u64,
-        hand: Option<Hand>,
-    },
-    /// Ask for a task's status and its place in the queue.
-    Look {
-        task: String,
-    },
-    /// Give back claims whose answer reached nobody, as task ids with fences.
-    GiveBack {
-        claims: Vec<(String, u64)>,
-    },
-    /// Ask which of these attempts the worker has lost or should stop.
-    Check {
-        worker: String,
-        attempts: Vec<(String, u64)>,
-    },
-    Renew {
-        worker: String,
-        task: String,
-        fence: u64,
-        progress: Option<u64>,
-        log: Option<SealedPayload>,
-    },
-    Complete {
-        worker: String,
-        task: String,
-        fence: u64,
-        output: SealedPayload,
-        claim_next: bool,
-    },
-    Fail {
-        worker: String,
-        task: String,
-        fence: u64,
-        error: SealedPayload,
-        code: String,
-        retryable: bool,
-    },
-    CancelTask {
-        task: String,
-        force: bool,
-    },
-    Reprioritise {
-        task: String,
-        priority: u64,
-    },
-    RetryTask {
-        task: String,
-        max_retries: Option<u64>,
-        timeout_ms: Option<u64>,
-    },
+    SubmitTask(Box<SubmitTask>),
+    Claim(Claim),
+    Look(Look),
+    GiveBack(GiveBack),
+    Check(Check),
+    Renew(Renew),
+    Complete(Complete),
+    Fail(Fail),
+    CancelTask(CancelTask),
+    Reprioritise(Reprioritise),
+    RetryTask(RetryTask),
     PauseQueue,
     ResumeQueue,
-    /// Clear some tasks of one status, starting at a priority and the seq of a submission.
-    ClearQueue {
-        status: Status,
-        from: (u64, u64),
-    },
-    RegisterWorker {
-        worker: String,
-        facts: WorkerRegistered,
-        metadata: Option<SealedPayload>,
-    },
-    UnregisterWorker {
-        worker: String,
-        graceful: bool,
-        timeout_ms: u64,
-    },
+    ClearQueue(ClearQueue),
+    RegisterWorker(RegisterWorker),
+    UnregisterWorker(UnregisterWorker),
     SubmitRun(Box<NewRun>),
-    CancelRun {
-        run: String,
-        force: bool,
-    },
-    /// A new run that takes over what an old one has already done.
-    ForkRun {
-        run: String,
-        new: String,
-        from_step: Option<String>,
-        overrides: String,
-        rerun: bool,
-    },
-    RescheduleRun {
-        run: String,
-        from_step: Option<String>,
-        priority: Option<u64>,
-    },
-    Signal {
-        run: String,
-        signal: String,
-        input: SealedPayload,
-    },
-    /// Record that a run was compared with its record.
-    Replayed {
-        run: String,
-        facts: WorkflowReplayed,
-    },
-    CreateSchedule {
-        schedule: String,
-        rhythm: Rhythm,
-        catch_up: bool,
-        makes: Box<Made>,
-    },
-    DeleteSchedule {
-        schedule: String,
-    },
+    CancelRun(CancelRun),
+    ForkRun(ForkRun),
+    RescheduleRun(RescheduleRun),
+    Signal(Signal),
+    Replayed(Replayed),
+    CreateSchedule(CreateSchedule),
+    DeleteSchedule(DeleteSchedule),
+}
+
+/// Puts a new task in the queue.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SubmitTask {
+    pub id: String,
+    pub facts: TaskSubmitted,
+    pub tool: Option<Cid>,
+    pub input: SealedPayload,
+    pub metadata: Option<SealedPayload>,
+}
+
+/// Takes waiting tasks. Where there are none, the answer waits until there are, or until `wait_ms` has passed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Claim {
+    pub worker: String,
+    pub max: usize,
+    pub wait_ms: u64,
+    pub hand: Option<Hand>,
+}
+
+/// Asks for a task's status and its place in the queue.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Look {
+    pub task: String,
+}
+
+/// Gives back claims whose answer reached nobody, as task ids with fences.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GiveBack {
+    pub claims: Vec<(String, u64)>,
+}
+
+/// Asks which of these attempts the worker has lost or should stop.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Check {
+    pub worker: String,
+    pub attempts: Vec<(String, u64)>,
+}
+
+/// Extends the lease on an attempt.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Renew {
+    pub worker: String,
+    pub task: String,
+    pub fence: u64,
+    pub progress: Option<u64>,
+    pub log: Option<SealedPayload>,
+}
+
+/// Ends an attempt with its output.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Complete {
+    pub worker: String,
+    pub task: String,
+    pub fence: u64,
+    pub output: SealedPayload,
+    /// Whether the worker claims another task with the same command.
+    pub claim_next: bool,
+}
+
+/// Ends an attempt with an error.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fail {
+    pub worker: String,
+    pub task: String,
+    pub fence: u64,
+    pub error: SealedPayload,
+    pub code: String,
+    pub retryable: bool,
+}
+
+/// Cancels a task. With `force`, a running attempt does not end first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CancelTask {
+    pub task: String,
+    pub force: bool,
+}
+
+/// Gives a waiting task another priority.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reprioritise {
+    pub task: String,
+    pub priority: u64,
+}
+
+/// Puts a task that has failed back in the queue.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RetryTask {
+    pub task: String,
+    pub max_retries: Option<u64>,
+    pub timeout_ms: Option<u64>,
+}
+
+/// Clears some tasks of one status, starting at a priority and the seq of a submission.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClearQueue {
+    pub status: Status,
+    pub from: (u64, u64),
+}
+
+/// Registers a worker, or registers it again with other facts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RegisterWorker {
+    pub worker: String,
+    pub facts: WorkerRegistered,
+    pub metadata: Option<SealedPayload>,
+}
+
+/// Takes a worker out. With `graceful`, it leaves once its tasks have ended, at the latest after `timeout_ms`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UnregisterWorker {
+    pub worker: String,
+    pub graceful: bool,
+    pub timeout_ms: u64,
+}
+
+/// Cancels a run. With `force`, running steps do not end first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CancelRun {
+    pub run: String,
+    pub force: bool,
+}
+
+/// Submits a new run that takes over what an old one has already done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ForkRun {
+    pub run: String,
+    pub new: String,
+    pub from_step: Option<String>,
+    /// New inputs by step, as JSON.
+    pub overrides: String,
+    /// Whether every step runs again.
+    pub rerun: bool,
+}
+
+/// Continues a run that has failed, or gives it another priority.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RescheduleRun {
+    pub run: String,
+    pub from_step: Option<String>,
+    pub priority: Option<u64>,
+}
+
+/// Gives a run the content that one of its steps waits for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Signal {
+    pub run: String,
+    pub signal: String,
+    pub input: SealedPayload,
+}
+
+/// Records that a run was compared with its record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Replayed {
+    pub run: String,
+    pub facts: WorkflowReplayed,
+}
+
+/// Creates a schedule.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CreateSchedule {
+    pub schedule: String,
+    pub rhythm: Rhythm,
+    pub catch_up: bool,
+    pub makes: Box<Made>,
+}
+
+/// Deletes a schedule.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeleteSchedule {
+    pub schedule: String,
 }
 
 /// What a schedule makes at each of its ticks, as it was checked when the schedule was made.

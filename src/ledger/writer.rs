@@ -3,10 +3,9 @@
 //! Invariants:
 //! - the signed head over every event is committed with it, so that none ever stands under no head;
 //! - rulings of one commit see each other; nobody outside sees any of them before all are durable;
-//! - a command whose event cannot be sealed is refused alone; a commit that fails ends the thread.
+//! - a command that is denied has left nothing in the log; a commit that fails ends the thread.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, mpsc::SyncSender},
     time::Instant,
 };
@@ -14,87 +13,35 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    block::{
-        Block, Cid, Codec,
-        payload::{SaltKey, SealedPayload},
-    },
-    call::Call,
-    catalogue::{self, Entry},
-    error::{self, Chain, Refusal},
-    event::{Actor, Body, Event, EventError, Fact, PayloadRef, Role, body::AccessExported},
+    error::Chain,
+    event::{Body, Event, body::AccessExported},
     ledger::{
-        Ask, Command, Ruling, Sealed, Shelf,
-        claims::{Answer, claims_of},
+        Ask, Command, Ruling, Sealed,
+        claims::{Ruled, claims_of},
         clock::Alarm,
+        commit::{Drafted, Fault, Stop, log_fact, node},
         concluding::Conclude,
-        holding::Holding,
-        sealer::Sealer,
-        work::{Wish, Work},
+        holding::{agenda::Due, tasks::Tasks},
+        loading::Loading,
+        work::{GiveBack, Wish, Work},
+        world::World,
     },
-    log::{Batch, Log, LogError, Reader},
+    log::Log,
     metrics::Metrics,
-    query,
-    state::Database,
-    task::Limits,
+    queue::Rates,
 };
-
-/// The actor of events that the node makes of its own accord.
-pub fn node() -> Actor {
-    Actor { id: "cairn".to_owned(), role: "system".to_owned(), proof: None }
-}
-
-/// The actor of events made from the command line.
-pub fn operator() -> Actor {
-    Actor { id: "local".to_owned(), role: "operator".to_owned(), proof: None }
-}
-
-/// Why the writer had to stop.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
-    #[error("the commit failed")]
-    Log(#[from] LogError),
-    #[error("an event could not be sealed")]
-    Seal(#[from] EventError),
-    #[error("the derived state could not be read")]
-    State(#[from] crate::state::StateError),
-    #[error("the fold has stopped")]
-    Fold,
-    #[error("the entities do not fit the log: {what}")]
-    Broken { what: &'static str },
-}
-
-/// The latest call of an idempotency key: actor, name, keyed commitment.
-pub(super) type Key = (String, String, Vec<u8>);
-
-/// The entities the rules need at once: running calls, contracts, keys whose calls are not folded yet.
-#[derive(Default)]
-pub(super) struct Working {
-    pub open: HashMap<String, Call>,
-    pub contracts: HashMap<(String, String), Entry>,
-    pub keyed: HashMap<Key, Call>,
-    /// Ended keyed calls by the seq of their ending: dropped once the state has them.
-    pub ended: VecDeque<(u64, Key)>,
-}
 
 pub(super) struct Writer {
     pub log: Box<dyn Log>,
-    /// Sees what is committed.
-    pub reader: Box<dyn Reader>,
-    /// Answers questions about calls that are folded already.
-    pub state: Database,
-    pub sealer: Sealer,
-    pub working: Working,
-    pub holding: Holding,
-    pub limits: Limits,
-    pub salt: SaltKey,
-    /// What the steps of child runs are checked against.
-    pub tools: Shelf,
+    pub world: World,
     /// Set to the time at which the next entity is due.
     pub alarm: Alarm,
     pub fold: SyncSender<Committed>,
+    /// The number of committed events.
     pub committed: watch::Sender<u64>,
-    pub applied: watch::Receiver<super::Reach>,
     pub group_max: usize,
+    /// How often tasks of a rate key may start.
+    pub rates: Rates,
     pub metrics: Option<Arc<Metrics>>,
 }
 
@@ -105,17 +52,6 @@ pub(super) struct Committed {
     pub note: String,
 }
 
-/// The commit that is being made, and the answers that wait for it.
-#[derive(Default)]
-pub(super) struct Draft {
-    pub batch: Batch,
-    pub replies: Vec<(oneshot::Sender<Ruling>, Ruling)>,
-    /// Payloads and parts that this commit erases and does not record again afterwards.
-    pub erasures: Vec<Cid>,
-    /// The index in the batch of each payload block that is still in it.
-    stored: HashMap<Cid, usize>,
-}
-
 impl Writer {
     /// Rules until every handle is dropped or a commit fails. Closing the inbox tells everybody who waits.
     pub fn run(mut self, mut inbox: mpsc::Receiver<Ask>) {
@@ -124,7 +60,7 @@ impl Writer {
         while inbox.blocking_recv_many(&mut asks, self.group_max) > 0 {
             let closing = asks.iter().position(|ask| matches!(ask, Ask::Close));
             asks.truncate(closing.unwrap_or(asks.len()));
-            let committed = self.commit(asks.drain(..)).and_then(|()| self.give_back_unheard());
+            let committed = self.rule_all(asks.drain(..)).and_then(|()| self.give_back_unheard());
             if let Err(fault) = committed {
                 tracing::error!(err = %Chain(&fault), "commit failed; ledger stops");
                 return;
@@ -138,297 +74,161 @@ impl Writer {
 
     /// Gives back the claims of the last commit whose answer reached nobody.
     fn give_back_unheard(&mut self) -> Result<(), Fault> {
-        while !self.holding.unheard.is_empty() {
-            let claims = std::mem::take(&mut self.holding.unheard);
-            let work = Work { wish: Wish::GiveBack { claims }, actor: node(), cause: None, note: None };
+        while !self.world.holding.tasks.unheard.is_empty() {
+            let claims = std::mem::take(&mut self.world.holding.tasks.unheard);
+            let wish = Wish::GiveBack(GiveBack { claims });
+            let work = Work { wish, actor: node(), cause: None, note: None };
             let (reply, _) = oneshot::channel();
             let command = Command::Work(Box::new(work));
-            self.commit(std::iter::once(Ask::Rule { command, reply, again: false }))?;
+            self.rule_all(std::iter::once(Ask::Rule { command, reply, again: false }))?;
         }
         Ok(())
     }
 
     fn set_alarm(&self) {
-        self.alarm.set(self.holding.next_ms());
+        self.alarm.set(self.world.holding.next_ms());
     }
 
-    fn commit(&mut self, asks: impl Iterator<Item = Ask>) -> Result<(), Fault> {
-        let expected = self.sealer.tip.map(|tip| tip.cid);
-        let mut draft = Draft::default();
+    /// Rules what waits, in order and in one commit.
+    fn rule_all(&mut self, asks: impl Iterator<Item = Ask>) -> Result<(), Fault> {
         for ask in asks {
-            self.sealer.look();
+            self.world.commit.sealer.look();
             match ask {
-                Ask::Rule { command, reply, again } => {
-                    if let Some(ruled) = self.answer(command, reply, again, &mut draft)? {
-                        draft.replies.push(ruled);
-                    }
-                }
-                Ask::Tick => self.tick(&mut draft)?,
+                Ask::Rule { command, reply, again } => self.answer(command, reply, again)?,
+                Ask::Tick => self.world.tick().map_err(Stop::fault)?,
                 Ask::Close => {}
             }
+            if self.world.stale {
+                self.commit()?;
+                self.load_again()?;
+            }
         }
-        self.serve_parked(&mut draft)?;
-        let Draft { mut batch, replies, erasures, stored } = draft;
+        self.world.serve_parked().map_err(Stop::fault)?;
+        self.commit()
+    }
+
+    /// Rules a command. Its answer leaves with the commit, or waits for work if it is a claim that found none.
+    fn answer(&mut self, command: Command, reply: oneshot::Sender<Ruling>, again: bool) -> Result<(), Fault> {
+        let mark = self.world.commit.mark();
+        let ruling = match self.world.answer(command, again) {
+            Ok(Ruled::Now(ruling)) => ruling,
+            Ok(Ruled::Later(waiting)) => {
+                let parked = waiting.park(reply, self.world.commit.now_ms());
+                self.world.holding.tasks.park(parked, &mut self.world.holding.agenda);
+                return Ok(());
+            }
+            Err(stop) => Ruling::Denied(self.world.take_back(mark, stop)?),
+        };
+        self.world.commit.replies.push((reply, ruling));
+        Ok(())
+    }
+
+    /// Makes what was ruled durable, and then answers.
+    fn commit(&mut self) -> Result<(), Fault> {
+        let Drafted { batch, after, erasures, recorded, replies } = self.world.commit.finish();
         if !batch.events.is_empty() {
-            let note = self.sealer.sign();
-            batch.head = Some(note.clone());
             // A crash before this returns loses the whole group; nobody has been answered.
             let begun = Instant::now();
-            self.log.append(expected, &batch)?;
+            self.log.append(after, &batch)?;
             if let Some(metrics) = &self.metrics {
                 metrics.commit(batch.events.len(), begun.elapsed().as_secs_f64());
             }
             // A crash from here on loses no answer: the state catches up from the log at start.
-            self.committed.send_replace(self.sealer.tip.map_or(0, |tip| tip.seq + 1));
-            let committed = Committed { events: batch.events, note };
+            self.committed.send_replace(self.world.commit.sealer.next_seq());
+            let committed = Committed { events: batch.events, note: batch.head.unwrap_or_default() };
             self.fold.send(committed).map_err(|_| Fault::Fold)?;
         }
         // A crash before this leaves an erasure on record and the bytes in place; the next start repeats it.
         self.log.erase(&erasures)?;
-        if !self.holding.lost.is_empty() {
-            self.give_back_contents(&stored.into_keys().collect())?;
+        if !self.world.holding.contents.lost.is_empty() {
+            self.world.give_back_contents(&recorded)?;
         }
         for (reply, ruling) in replies {
             // Whoever asked may have gone away; the ruling stands all the same, but what it hands out is given back.
             if let Err(unheard) = reply.send(ruling) {
-                self.holding.unheard.extend(claims_of(unheard));
+                self.world.holding.tasks.unheard.extend(claims_of(unheard));
             }
         }
-        self.forget();
+        let folded = self.world.folded();
+        self.world.holding.forget(folded);
         Ok(())
     }
 
-    /// Rules a command. Returns `None` if its answer has to wait.
-    fn answer(
-        &mut self,
-        command: Command,
-        reply: oneshot::Sender<Ruling>,
-        again: bool,
-        draft: &mut Draft,
-    ) -> Result<Option<(oneshot::Sender<Ruling>, Ruling)>, Fault> {
-        if again && let Some(ruling) = self.ruled(&command, draft)? {
-            return Ok(Some((reply, ruling)));
+    /// Loads the entities again, as a start would, once the fold has caught up. Claims that wait go on waiting.
+    fn load_again(&mut self) -> Result<(), Fault> {
+        let committed = self.world.commit.sealer.next_seq();
+        let waiting = tokio::runtime::Builder::new_current_thread().build().map_err(|_| Fault::Fold)?;
+        let mut applied = self.world.applied.clone();
+        waiting.block_on(applied.wait_for(|reach| reach.applied >= committed)).map_err(|_| Fault::Fold)?;
+        let world = &mut self.world;
+        let now_ms = world.commit.now_ms();
+        let loading = Loading { state: &world.state, log: world.reader.as_ref(), now_ms };
+        let Tasks { parked, unheard, .. } =
+            std::mem::replace(&mut world.holding, loading.holding(&self.rates)?).tasks;
+        world.contracts = loading.contracts()?;
+        for parked in &parked {
+            world.holding.agenda.put(parked.until_ms, Due::Claims);
         }
-        if let Command::Work(work) = command {
-            return Ok(match self.work(*work, draft) {
-                Ok(Answer::Now(ruling)) => Some((reply, ruling)),
-                Ok(Answer::Later(waiting)) => {
-                    let parked = waiting.park(reply, self.now_ms());
-                    self.holding.park(parked);
-                    None
-                }
-                Err(fault) => Some((reply, unsealed(fault)?)),
-            });
+        (world.holding.tasks.parked, world.holding.tasks.unheard) = (parked, unheard);
+        world.stale = false;
+        Ok(())
+    }
+}
+
+impl World {
+    /// Rules a command, or answers one that an earlier owner has committed.
+    fn answer(&mut self, command: Command, again: bool) -> Result<Ruled, Stop> {
+        if again && let Some(ruling) = self.ruled(&command)? {
+            return Ok(Ruled::Now(ruling));
         }
-        Ok(Some((reply, self.rule(command, draft).or_else(unsealed)?)))
+        match command {
+            Command::Work(work) => self.work(*work),
+            command => Ok(Ruled::Now(self.rule(command)?)),
+        }
+    }
+
+    fn rule(&mut self, command: Command) -> Result<Ruling, Stop> {
+        match command {
+            Command::Start { start, input, refused } => self.start(*start, input, refused),
+            Command::End { end, output, attempt } => self.end(&end, output, attempt.as_deref()),
+            Command::Begin { start, work, conclude } => self.begin(*start, *work, conclude.as_ref()),
+            Command::Work(_) => Ok(Ruling::Unchanged),
+            Command::Peer(peering) => self.peering(*peering),
+            Command::Recover { runners } => self.recover(&runners),
+            Command::Publish { contract, actor } => self.publish(contract, &actor),
+            Command::Adopt { contract, name, actor } => self.adopt(contract, name, &actor),
+            Command::Retain { source, names, actor } => self.retain(&source, &names, &actor),
+            Command::Erase { payload, basis, actor } => self.erase(payload, basis, actor),
+            Command::Export { format, from_seq, to_seq, actor } => {
+                let body = Body::AccessExported(AccessExported { format, from_seq, to_seq });
+                Ok(Ruling::Done(self.commit.seal(log_fact(actor, body))?.into()))
+            }
+            Command::Keep { keeping, actor } => self.keep(keeping, &actor),
+        }
     }
 
     /// Starts a call, makes its change, and ends it if the ruling is all that its ending needs. A start that is
     /// refused or answered already changes nothing.
-    fn begin(
-        &mut self,
-        start: Command,
-        work: Work,
-        conclude: Option<&Conclude>,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
+    fn begin(&mut self, start: Command, work: Work, conclude: Option<&Conclude>) -> Result<Ruling, Stop> {
         let Command::Start { start, input, refused } = start else { return Ok(Ruling::Unchanged) };
         let id = start.id.clone();
-        let started = match self.start(*start, input, refused, draft)? {
+        let started = match self.start(*start, input, refused)? {
             Ruling::Run(started) => started,
             other => return Ok(other),
         };
-        let ruled = self.change_for(started, work, draft)?;
-        let ended = self.conclude(id, conclude, &ruled, draft)?;
+        let ruled = self.change_for(started, work)?;
+        let ended = self.conclude(id, conclude, &ruled)?;
         Ok(Ruling::Began { started, ruled: Box::new(ruled), ended })
     }
 
-    /// Makes the change that the call with this start asks for.
-    pub(super) fn change_for(
-        &mut self,
-        started: Sealed,
-        work: Work,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
-        match self.work(Work { cause: Some(started.cid), ..work }, draft) {
-            Ok(Answer::Now(ruling)) => Ok(ruling),
+    /// Makes the change that the call with this start asks for. The start stays where the change is refused.
+    pub(super) fn change_for(&mut self, started: Sealed, work: Work) -> Result<Ruling, Fault> {
+        let mark = self.commit.mark();
+        match self.work(Work { cause: Some(started.cid), ..work }) {
+            Ok(Ruled::Now(ruling)) => Ok(ruling),
             // A claim that is made with its call does not wait.
-            Ok(Answer::Later(_)) => Ok(Ruling::Unchanged),
-            Err(fault) => unsealed(fault),
+            Ok(Ruled::Later(_)) => Ok(Ruling::Unchanged),
+            Err(stop) => Ok(Ruling::Denied(self.take_back(mark, stop)?)),
         }
-    }
-
-    fn rule(&mut self, command: Command, draft: &mut Draft) -> Result<Ruling, Fault> {
-        match command {
-            Command::Start { start, input, refused } => self.start(*start, input, refused, draft),
-            Command::End { end, output, attempt } => self.end(&end, output, attempt.as_deref(), draft),
-            Command::Begin { start, work, conclude } => self.begin(*start, *work, conclude.as_ref(), draft),
-            Command::Work(_) => Ok(Ruling::Unchanged),
-            Command::Peer(peering) => self.peering(*peering, draft),
-            Command::Recover { runners } => self.recover(&runners, draft),
-            Command::Publish { contract, actor } => {
-                let id = (contract.source.clone(), contract.name.clone());
-                let ruled = catalogue::publish(self.working.contracts.get(&id), contract, &actor);
-                self.publish(id, ruled, draft)
-            }
-            Command::Adopt { contract, name, actor } => {
-                let id = (catalogue::PEERS.to_owned(), name);
-                let known = self.working.contracts.get(&id);
-                let ruled = catalogue::adopt(known, &id.1, contract, &actor);
-                self.publish(id, ruled, draft)
-            }
-            Command::Retain { source, names, actor } => self.retain(&source, &names, &actor, draft),
-            Command::Erase { payload, basis, actor } => self.erase(payload, basis, actor, draft),
-            Command::Export { format, from_seq, to_seq, actor } => {
-                let body = Body::AccessExported(AccessExported { format, from_seq, to_seq });
-                Ok(Ruling::Done(self.sealer.seal(log_fact(actor, body), draft)?.into()))
-            }
-            Command::Keep { keeping, actor } => self.keep(keeping, &actor, draft),
-        }
-    }
-
-    /// Publishes a contract for the tool of this source and name.
-    fn publish(
-        &mut self,
-        id: (String, String),
-        ruled: catalogue::Published,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
-        match ruled {
-            catalogue::Published::Known(cid) => {
-                let contract = self.working.contracts[&id].contract.clone();
-                Ok(Ruling::Published { cid, contract: Box::new(contract), new: false })
-            }
-            catalogue::Published::New { fact, block, contract } => {
-                let cid = block.cid();
-                draft.batch.blocks.push(block);
-                self.sealer.seal(*fact, draft)?;
-                let entry = Entry { cid, contract: (*contract).clone(), offered: true };
-                self.working.contracts.insert(id, entry);
-                Ok(Ruling::Published { cid, contract, new: true })
-            }
-        }
-    }
-
-    /// Stops offering what a source no longer lists.
-    fn retain(
-        &mut self,
-        source: &str,
-        names: &[String],
-        actor: &Actor,
-        draft: &mut Draft,
-    ) -> Result<Ruling, Fault> {
-        let names: HashSet<&str> = names.iter().map(String::as_str).collect();
-        let gone = |(id, entry): (&(String, String), &Entry)| {
-            let listed = id.0 != source || names.contains(id.1.as_str());
-            (!listed && entry.offered).then(|| id.clone())
-        };
-        let mut gone: Vec<_> = self.working.contracts.iter().filter_map(gone).collect();
-        // The map has no order of its own; the log must not depend on chance.
-        gone.sort_unstable();
-        let mut ruling = Ruling::Unchanged;
-        for id in gone {
-            let entry = self.working.contracts.get(&id);
-            let Some(fact) = catalogue::retire((&id.0, &id.1), entry, actor) else {
-                continue;
-            };
-            ruling = Ruling::Done(self.sealer.seal(fact, draft)?.into());
-            if let Some(entry) = self.working.contracts.get_mut(&id) {
-                entry.offered = false;
-            }
-        }
-        Ok(ruling)
-    }
-
-    /// Milliseconds since the epoch, never before the last event.
-    pub(super) fn now_ms(&self) -> u64 {
-        self.sealer.now_us() / 1000
-    }
-
-    /// Drops from memory what the state can answer by now.
-    fn forget(&mut self) {
-        let applied = self.applied.borrow().applied;
-        self.holding.forget(applied);
-        while let Some((seq, _)) = self.working.ended.front()
-            && *seq < applied
-        {
-            if let Some((_, key)) = self.working.ended.pop_front()
-                && self
-                    .working
-                    .keyed
-                    .get(&key)
-                    .is_some_and(|call| call.ending.as_ref().is_some_and(|ending| ending.seq < applied))
-            {
-                self.working.keyed.remove(&key);
-            }
-        }
-    }
-}
-
-/// Refuses a command whose event cannot be sealed, because it is too large for instance. All other faults stop the
-/// writer.
-pub(super) fn unsealed(fault: Fault) -> Result<Ruling, Fault> {
-    match fault {
-        Fault::Seal(err) => {
-            let refusal = Refusal::new(error::Code::InvalidArgument, format!("it cannot be recorded: {err}"));
-            Ok(Ruling::Denied(refusal.hint("use shorter names")))
-        }
-        Fault::Log(_) | Fault::State(_) | Fault::Fold | Fault::Broken { .. } => Err(fault),
-    }
-}
-
-impl Draft {
-    pub(super) fn store(&mut self, payload: Option<SealedPayload>) {
-        let Some(payload) = payload else { return };
-        for block in std::iter::once(payload.envelope).chain(payload.parts) {
-            // What was erased before it in this commit is content again.
-            self.erasures.retain(|erased| *erased != block.cid());
-            if self.block(&block.cid()).is_none() {
-                self.stored.insert(block.cid(), self.batch.blocks.len());
-                self.batch.blocks.push(block);
-            }
-        }
-    }
-
-    /// Returns whether this commit erases the block and does not record it again afterwards.
-    pub(super) fn is_erased(&self, cid: &Cid) -> bool {
-        self.erasures.contains(cid)
-    }
-
-    /// Returns the parts of the payloads that this commit records and does not erase.
-    pub(super) fn parts_recorded(&self) -> impl Iterator<Item = Cid> {
-        let kept = self.stored.keys().filter(|cid| cid.codec() == Codec::DagCbor && !self.is_erased(cid));
-        let blocks = kept.filter_map(|cid| self.block(cid));
-        blocks.filter_map(|block| query::payload_parts(block.bytes())).flatten()
-    }
-
-    /// Returns a payload block of this commit.
-    pub(super) fn block(&self, cid: &Cid) -> Option<&Block> {
-        let block = self.batch.blocks.get(*self.stored.get(cid)?)?;
-        (block.cid() == *cid).then_some(block)
-    }
-}
-
-impl From<&Event> for Sealed {
-    fn from(event: &Event) -> Self {
-        Self { cid: event.cid(), seq: event.fields().seq }
-    }
-}
-
-/// Returns the reference by which an event names a sealed payload.
-pub fn payload_ref(payload: &SealedPayload, role: Role) -> PayloadRef {
-    PayloadRef { cid: payload.envelope.cid(), len: payload.len, role }
-}
-
-/// A fact about the log itself.
-pub(super) fn log_fact(actor: Actor, body: Body) -> Fact {
-    Fact {
-        cause: None,
-        refs: Vec::new(),
-        actor,
-        subject: "log".to_owned(),
-        tool: None,
-        payloads: Vec::new(),
-        body,
     }
 }

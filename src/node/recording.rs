@@ -10,7 +10,7 @@ use crate::{
     auth::{AuthError, tokens},
     config::Config,
     event::keeping::TokenAdded,
-    ledger::{Command, Ledger, Stopped, keeping::Keeping, writer::node},
+    ledger::{Command, Ledger, Stopped, commit::node, keeping::Keeping},
     metrics::{
         Metrics,
         access::{Count, What},

@@ -23,7 +23,7 @@ use crate::{
         Contract,
         secret::{Paths, names_in},
     },
-    ledger::{Command, Ruling, Stopped, writer::node},
+    ledger::{Command, Ruling, Stopped, commit::node},
     router::{
         Change, Listed, Offer, Parts, Run, Tool,
         metadata::{Hints, Metadata, PRIORITY, Resolver, Rule},

@@ -22,7 +22,7 @@ use crate::{
         Role,
         body::{CallStarted, Failure},
     },
-    ledger::{Command, Ruling, Sealed, writer::payload_ref},
+    ledger::{Command, Ruling, Sealed, commit::payload_ref},
     router::{
         Answer, Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Router, RpcError,
         capture::Capture,

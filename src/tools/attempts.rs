@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
 use crate::{
-    ledger::work::{Handed, Wish, Worked},
+    ledger::work::{self, Handed, Wish, Worked},
     router::Invocation,
     task::Status,
     tools::{
@@ -73,7 +73,7 @@ struct Claimed<'a> {
 
 fn claiming(_: &Desk, call: &Invocation) -> Asked {
     let Claim { worker_id: worker, max_tasks: max, reason, .. } = arguments(call)?;
-    Ok((reason, Wish::Claim { worker, max, wait_ms: 0, hand: None }))
+    Ok((reason, Wish::Claim(work::Claim { worker, max, wait_ms: 0, hand: None })))
 }
 
 /// Returns the answer, or `None` if nothing was claimed and the caller is willing to wait.
@@ -93,7 +93,7 @@ async fn claim(desk: &Desk, call: &Invocation) -> Told {
         return told;
     }
     let Claim { worker_id: worker, max_tasks: max, wait_ms, reason } = arguments(call)?;
-    let wish = Wish::Claim { worker, max, wait_ms, hand: None };
+    let wish = Wish::Claim(work::Claim { worker, max, wait_ms, hand: None });
     match desk.wish(call, reason.as_deref(), wish).await? {
         Worked::Claimed(handed) => given(&handed),
         _ => Err(unexpected().into()),
@@ -119,7 +119,7 @@ fn renewing(desk: &Desk, call: &Invocation) -> Asked {
     let Attempt { worker_id: worker, task_id: task, fence, reason } = arguments(call)?;
     let Beat { progress, log } = arguments(call)?;
     let log = log.map(|log| desk.seal_text(&log)).transpose()?;
-    Ok((reason, Wish::Renew { worker, task, fence, progress, log }))
+    Ok((reason, Wish::Renew(work::Renew { worker, task, fence, progress, log })))
 }
 
 fn renewed(call: &Invocation, worked: &Worked) -> Option<Told> {
@@ -158,7 +158,7 @@ fn completing(desk: &Desk, call: &Invocation) -> Asked {
     let Outcome { output } = arguments(call)?;
     let Next { claim_next } = arguments(call)?;
     let output = desk.seal(output.get())?;
-    Ok((reason, Wish::Complete { worker, task, fence, output, claim_next }))
+    Ok((reason, Wish::Complete(work::Complete { worker, task, fence, output, claim_next })))
 }
 
 fn completed(call: &Invocation, worked: &Worked) -> Option<Told> {
@@ -189,7 +189,7 @@ fn failing(desk: &Desk, call: &Invocation) -> Asked {
     let Failed { code, retryable } = serde_json::from_str(error.get())
         .map_err(|err| invalid(format!("invalid input at /error: {err}")))?;
     let error = desk.seal(error.get())?;
-    Ok((reason, Wish::Fail { worker, task, fence, error, code, retryable }))
+    Ok((reason, Wish::Fail(work::Fail { worker, task, fence, error, code, retryable })))
 }
 
 fn failed(_: &Invocation, worked: &Worked) -> Option<Told> {

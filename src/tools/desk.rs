@@ -23,7 +23,7 @@ use crate::{
     event::{Body, Event, Role},
     ledger::{
         Command, Ruling, Stopped,
-        work::{Handed, Wish, Work, Worked},
+        work::{Handed, Look, Wish, Work, Worked},
     },
     query::{
         QueryError, View,
@@ -142,7 +142,7 @@ impl Desk {
 
     /// Returns how many tasks of its kind stand before a task now; `None` if it does not wait any more.
     pub async fn position(&self, call: &Invocation, task: &str) -> Result<Option<u64>, Refusal> {
-        match self.wish(call, None, Wish::Look { task: task.to_owned() }).await? {
+        match self.wish(call, None, Wish::Look(Look { task: task.to_owned() })).await? {
             Worked::Task { position, .. } => Ok(position),
             _ => Err(unexpected()),
         }

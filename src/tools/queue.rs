@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::Refusal,
-    ledger::work::{Wish, Worked},
+    ledger::work::{ClearQueue, Wish, Worked},
     query::work::{
         At, Worker,
         alerts::alerts,
@@ -228,7 +228,7 @@ async fn clear(desk: &Desk, call: &Invocation) -> Told {
     for status in &statuses {
         let mut from = Some((0, 0));
         while let Some(first) = from {
-            let wished = Wish::ClearQueue { status: *status, from: first };
+            let wished = Wish::ClearQueue(ClearQueue { status: *status, from: first });
             let queue = wish(desk, call, reason.as_deref(), wished).await?;
             cleared += queue.cleared;
             (from, cleared_ms) = (queue.next, queue.at_ms);

@@ -16,7 +16,7 @@ use crate::{
     block::Cid,
     error::{Code, Refusal},
     event::work::WorkflowReplayed,
-    ledger::work::{Wish, Worked},
+    ledger::work::{ForkRun, Replayed, Wish, Worked},
     query::source::Recorded,
     router::Invocation,
     tools::{
@@ -114,7 +114,7 @@ async fn record(
         run,
         diverged: report["first_divergence"]["step_id"].as_str().map(str::to_owned),
     };
-    let wish = Wish::Replayed { run: asked.workflow_id.clone(), facts };
+    let wish = Wish::Replayed(Replayed { run: asked.workflow_id.clone(), facts });
     match desk.wish(call, asked.reason.as_deref(), wish).await? {
         Worked::Run { .. } => Ok(()),
         _ => Err(unexpected()),
@@ -139,13 +139,13 @@ async fn rerun(desk: &Desk, call: &Invocation, asked: &Replay) -> Result<String,
     let id = &asked.workflow_id;
     let ledger = desk.router.ledger();
     let new = format!("{id}/rerun-{}", *ledger.committed().borrow());
-    let wish = Wish::ForkRun {
+    let wish = Wish::ForkRun(ForkRun {
         run: id.clone(),
         new: new.clone(),
         from_step: None,
         overrides: "{}".to_owned(),
         rerun: true,
-    };
+    });
     let Worked::Run { .. } = desk.wish(call, asked.reason.as_deref(), wish).await? else {
         return Err(unexpected());
     };

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 use crate::{
     error::Refusal,
     event::{Body, work::Rhythm},
-    ledger::work::{Made, Wish, Worked},
+    ledger::work::{CreateSchedule, DeleteSchedule, Made, Wish, Worked},
     query::{
         QueryError, View,
         list::{Filter, LIMIT_DEFAULT},
@@ -69,12 +69,12 @@ async fn create(desk: &Desk, call: &Invocation) -> Told {
         (None, Some(workflow)) => workflow_of(desk, &asked.schedule_id, workflow).await?,
         _ => return Err(invalid("a schedule needs one of `task` and `workflow`").into()),
     };
-    let wish = Wish::CreateSchedule {
+    let wish = Wish::CreateSchedule(CreateSchedule {
         schedule: asked.schedule_id,
         rhythm,
         catch_up: asked.catch_up,
         makes: Box::new(makes),
-    };
+    });
     let worked = desk.wish(call, asked.reason.as_deref(), wish).await?;
     let Worked::Schedule { schedule, next_ms: Some(next_ms), replayed } = worked else {
         return Err(unexpected().into());
@@ -195,7 +195,7 @@ struct Delete {
 
 async fn delete(desk: &Desk, call: &Invocation) -> Told {
     let Delete { schedule_id: schedule, reason } = arguments(call)?;
-    let wish = Wish::DeleteSchedule { schedule };
+    let wish = Wish::DeleteSchedule(DeleteSchedule { schedule });
     let Worked::Schedule { schedule, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());
     };

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
-    ledger::work::{RunTold, Wish, Worked},
+    ledger::work::{self, RunTold, Wish, Worked},
     router::Invocation,
     tools::{
         Builtin, arguments,
@@ -63,7 +63,7 @@ async fn fork(desk: &Desk, call: &Invocation) -> Told {
         }
     }
     let overrides = Value::Object(overrides).to_string();
-    let wish = Wish::ForkRun { run: id.clone(), new, from_step, overrides, rerun: false };
+    let wish = Wish::ForkRun(work::ForkRun { run: id.clone(), new, from_step, overrides, rerun: false });
     let Worked::Run { run, replayed, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());
     };
@@ -128,7 +128,7 @@ struct Reschedule {
 
 async fn reschedule(desk: &Desk, call: &Invocation) -> Told {
     let Reschedule { workflow_id: run, from_step, priority, reason } = arguments(call)?;
-    let wish = Wish::RescheduleRun { run, from_step, priority };
+    let wish = Wish::RescheduleRun(work::RescheduleRun { run, from_step, priority });
     let Worked::Run { run, steps, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());
     };
@@ -146,7 +146,7 @@ struct Signal {
 async fn signal(desk: &Desk, call: &Invocation) -> Told {
     let Signal { workflow_id: run, signal, payload, reason } = arguments(call)?;
     let input = desk.seal(payload.as_deref().map_or("{}", RawValue::get))?;
-    let wish = Wish::Signal { run, signal: signal.clone(), input };
+    let wish = Wish::Signal(work::Signal { run, signal: signal.clone(), input });
     let Worked::Run { run, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());
     };

@@ -12,7 +12,7 @@ use crate::{
     engine::TOOL,
     error::{Code, Refusal},
     event::{Body, Event, work::TaskSubmitted},
-    ledger::work::{Wish, Worked},
+    ledger::work::{CancelTask, Reprioritise, RetryTask, SubmitTask, Wish, Worked},
     query::{QueryError, View, work::page::TaskFilter},
     router::Invocation,
     task::{POISON, RETRIES_SPENT, Status, Task, WAIT_PREFIX},
@@ -97,7 +97,7 @@ fn submitting(desk: &Desk, call: &Invocation) -> Asked {
     let input = desk.seal(asked.payload.get())?;
     let metadata = desk.seal_metadata(asked.metadata.as_deref())?;
     let (id, reason) = (asked.task_id.unwrap_or_default(), asked.reason);
-    Ok((reason, Wish::SubmitTask { id, facts: Box::new(facts), tool, input, metadata }))
+    Ok((reason, Wish::SubmitTask(Box::new(SubmitTask { id, facts, tool, input, metadata }))))
 }
 
 /// Submits a task in the commit of the call's start. The same commit ends the call only if the task has left the
@@ -304,7 +304,7 @@ struct Cancel {
 
 async fn cancel(desk: &Desk, call: &Invocation) -> Told {
     let Cancel { task_id: task, reason, force } = arguments(call)?;
-    let wish = Wish::CancelTask { task, force };
+    let wish = Wish::CancelTask(CancelTask { task, force });
     let Worked::Task { task, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());
     };
@@ -362,7 +362,7 @@ struct Prioritise {
 
 async fn priority(desk: &Desk, call: &Invocation) -> Told {
     let Prioritise { task_id, new_priority, reason } = arguments(call)?;
-    let wish = Wish::Reprioritise { task: task_id, priority: new_priority };
+    let wish = Wish::Reprioritise(Reprioritise { task: task_id, priority: new_priority });
     let Worked::Task { task, position, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());
     };
@@ -397,7 +397,7 @@ struct RetryConfig {
 async fn retry(desk: &Desk, call: &Invocation) -> Told {
     let Retry { task_id: task, retry_config: RetryConfig { max_retries, timeout_ms }, reason } =
         arguments(call)?;
-    let wish = Wish::RetryTask { task, max_retries, timeout_ms };
+    let wish = Wish::RetryTask(RetryTask { task, max_retries, timeout_ms });
     let Worked::Task { task, position, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());
     };

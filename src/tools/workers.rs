@@ -10,7 +10,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     event::{Body, Event, Kind, work::WorkerRegistered},
-    ledger::work::{Wish, Worked},
+    ledger::work::{RegisterWorker, UnregisterWorker, Wish, Worked},
     query::{
         QueryError, View,
         list::{Filter, LIMIT_MAX},
@@ -80,7 +80,7 @@ async fn register(desk: &Desk, call: &Invocation) -> Told {
         memory_mb: asked.resource_limits.memory_mb,
     };
     let metadata = desk.seal_metadata(asked.metadata.as_deref())?;
-    let wish = Wish::RegisterWorker { worker: asked.worker_id, facts, metadata };
+    let wish = Wish::RegisterWorker(RegisterWorker { worker: asked.worker_id, facts, metadata });
     let Worked::Worker { worker, lease_ms, .. } = desk.wish(call, asked.reason.as_deref(), wish).await?
     else {
         return Err(unexpected().into());
@@ -109,7 +109,11 @@ fn yes() -> bool {
 
 async fn unregister(desk: &Desk, call: &Invocation) -> Told {
     let Unregister { worker_id: worker, graceful, timeout_ms, reason } = arguments(call)?;
-    let wish = Wish::UnregisterWorker { worker, graceful, timeout_ms: timeout_ms.unwrap_or(LEAVE_MS) };
+    let wish = Wish::UnregisterWorker(UnregisterWorker {
+        worker,
+        graceful,
+        timeout_ms: timeout_ms.unwrap_or(LEAVE_MS),
+    });
     let Worked::Worker { worker, at_ms, abandoned, .. } = desk.wish(call, reason.as_deref(), wish).await?
     else {
         return Err(unexpected().into());

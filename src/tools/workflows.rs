@@ -13,7 +13,7 @@ use crate::{
     drawing,
     error::{Code, Refusal},
     event::{Body, Event, PayloadRef},
-    ledger::work::{NewRun, Wish, Worked},
+    ledger::work::{CancelRun, NewRun, Wish, Worked},
     query::{QueryError, View, source, work::page::RunFilter},
     router::Invocation,
     tools::{
@@ -288,7 +288,7 @@ struct Cancel {
 
 async fn cancel(desk: &Desk, call: &Invocation) -> Told {
     let Cancel { workflow_id: run, reason, force } = arguments(call)?;
-    let wish = Wish::CancelRun { run, force };
+    let wish = Wish::CancelRun(CancelRun { run, force });
     let Worked::Run { run, steps, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());
     };

@@ -19,9 +19,10 @@ use cairn::{
     event::{Actor, Role, body::CallStarted},
     identity::Verifier,
     ledger::{
-        Command, Ledger, Ruling, Sealed, fitting,
+        Command, Ledger, Ruling, Sealed,
+        commit::payload_ref,
+        fitting,
         opening::{self, Birth, Running, Settings},
-        writer::payload_ref,
     },
     log::home::Home,
     query::{

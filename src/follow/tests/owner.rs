@@ -27,8 +27,8 @@ use crate::{
     },
     ledger::{
         Command, Ledger, Ruling,
+        commit::payload_ref,
         opening::{self, Birth, Running, Settings},
-        writer::payload_ref,
     },
     log::home::Home,
     query::proof::Head,

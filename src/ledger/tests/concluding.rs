@@ -16,7 +16,7 @@ use crate::{
     ledger::{
         Command, Ledger, Ruling,
         concluding::{Conclude, Concluded},
-        work::{Wish, Work, Worked},
+        work::{Claim, Reprioritise, SubmitTask, Wish, Work, Worked},
     },
 };
 
@@ -44,11 +44,11 @@ fn ruled(ledger: &Ledger, command: Command) -> Ruling {
 }
 
 fn raise(task: &str) -> Wish {
-    Wish::Reprioritise { task: task.to_owned(), priority: 90 }
+    Wish::Reprioritise(Reprioritise { task: task.to_owned(), priority: 90 })
 }
 
 fn claim() -> Wish {
-    Wish::Claim { worker: "w".to_owned(), max: 1, wait_ms: 0, hand: None }
+    Wish::Claim(Claim { worker: "w".to_owned(), max: 1, wait_ms: 0, hand: None })
 }
 
 #[test]
@@ -120,8 +120,14 @@ fn a_call_stays_open_where_the_ruling_does_not_tell_its_answer_or_hands_out_much
     register(&ledger, "w");
     let long = sealed(&json!({"of": "x".repeat(64 * 1024)}).to_string());
     for (id, input) in [("small", sealed("{}")), ("large", long)] {
-        let facts = Box::new(facts("a"));
-        let wish = Wish::SubmitTask { id: id.to_owned(), facts, tool: None, input, metadata: None };
+        let facts = facts("a");
+        let wish = Wish::SubmitTask(Box::new(SubmitTask {
+            id: id.to_owned(),
+            facts,
+            tool: None,
+            input,
+            metadata: None,
+        }));
         super::work::wish(&ledger, wish).expect("submits");
     }
     let silent = Some(Conclude::new(|_| None));

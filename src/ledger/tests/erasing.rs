@@ -17,9 +17,10 @@ use crate::{
     error::Code,
     event::{Role, work::Rhythm},
     ledger::{
-        Ask, Command, Ledger, Ruling, opening,
-        work::{Made, Wish},
-        writer::{node, payload_ref},
+        Ask, Command, Ledger, Ruling,
+        commit::{node, payload_ref},
+        opening,
+        work::{CreateSchedule, DeleteSchedule, Made, Wish},
     },
     log::{
         Batch, Log, Reader, Stored,
@@ -235,7 +236,8 @@ fn a_schedule_fires_again_when_what_it_makes_is_recorded_again() {
         let makes = Made::Task { facts: facts("a"), tool: None, input: r#"{"x":1}"#.to_owned() };
         let (schedule, makes) = (schedule.to_owned(), Box::new(makes));
         let rhythm = Rhythm::Every { ms };
-        let wished = wish(ledger, Wish::CreateSchedule { schedule, rhythm, catch_up: false, makes });
+        let wished =
+            wish(ledger, Wish::CreateSchedule(CreateSchedule { schedule, rhythm, catch_up: false, makes }));
         wished.expect("it is created");
     };
     let (ledger, running) = opened(dir);
@@ -258,6 +260,7 @@ fn a_schedule_fires_again_when_what_it_makes_is_recorded_again() {
         reader(dir).block(&what).map(|stored| matches!(stored, Some(Stored::Present(_)))).ok(),
         Some(true)
     );
-    wish(&ledger, Wish::DeleteSchedule { schedule: "often".to_owned() }).expect("it is there");
+    wish(&ledger, Wish::DeleteSchedule(DeleteSchedule { schedule: "often".to_owned() }))
+        .expect("it is there");
     closed((ledger, running));
 }

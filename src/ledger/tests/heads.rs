@@ -25,7 +25,7 @@ fn forge(dir: &Path, count: u64) {
     for _ in 0..count {
         let tip = log.reader().expect("reads").tip().expect("reads").expect("has events");
         let last = log.reader().expect("reads").event_at(tip.seq).expect("reads").expect("an event");
-        let fact = writer::log_fact(node(), Body::LogRecovered(LogRecovered { interrupted: 9, attempts: 0 }));
+        let fact = commit::log_fact(node(), Body::LogRecovered(LogRecovered { interrupted: 9, attempts: 0 }));
         let place = Place { log: last.fields().log, seq: tip.seq + 1, prev: Some(tip.cid), ts: tip.ts };
         let event = Event::seal(fact, place).expect("a small fact");
         let batch = Batch { events: vec![event], ..Batch::default() };
@@ -71,7 +71,7 @@ fn what_an_operator_takes_over_is_on_record() {
     assert_eq!(kinds(dir.path())[5], "log.taken_over");
     let reader = SqliteReader::open(&dir.path().join("log.db")).expect("reads");
     let event = reader.event_at(5).expect("reads").expect("an event");
-    assert_eq!(event.fields().actor, writer::operator());
+    assert_eq!(event.fields().actor, commit::operator());
     let Some(Body::LogTakenOver(facts)) = event.body() else { panic!("it is readable") };
     assert_eq!((facts.from_seq, facts.events), (3, 2));
     closed(opened(dir.path()));

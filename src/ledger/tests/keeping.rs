@@ -11,7 +11,7 @@ use crate::{
         keeping::{Reason, TokenAdded, TokenRevoked},
     },
     identity::Signer,
-    ledger::{keeping::Keeping, writer::log_fact},
+    ledger::{commit::log_fact, keeping::Keeping},
     log::Batch,
     merkle::{Growing, leaf_hash},
 };

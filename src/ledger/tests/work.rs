@@ -17,9 +17,13 @@ use crate::{
     },
     ledger::{
         Ask, Command, Ledger, Ruling,
+        commit::node,
         opening::Settings,
-        work::{Hand, Handed, Made, NewRun, Wish, Work, Worked},
-        writer::node,
+        work::{
+            CancelRun, CancelTask, Check, Claim, ClearQueue, Complete, CreateSchedule, Fail, Hand, Handed,
+            Made, NewRun, RegisterWorker, Reprioritise, RescheduleRun, RetryTask, Signal, SubmitTask,
+            UnregisterWorker, Wish, Work, Worked,
+        },
     },
     task::{Limits, Status},
     workflow::plan,
@@ -77,8 +81,17 @@ pub fn again(ledger: &Ledger, command: Command) -> Ruling {
 }
 
 pub fn submit(ledger: &Ledger, id: &str, facts: TaskSubmitted) -> Result<Worked, Refusal> {
-    let (facts, input) = (Box::new(facts), sealed("{}"));
-    wish(ledger, Wish::SubmitTask { id: id.to_owned(), facts, tool: None, input, metadata: None })
+    let input = sealed("{}");
+    wish(
+        ledger,
+        Wish::SubmitTask(Box::new(SubmitTask {
+            id: id.to_owned(),
+            facts,
+            tool: None,
+            input,
+            metadata: None,
+        })),
+    )
 }
 
 pub fn register(ledger: &Ledger, id: &str) {
@@ -88,11 +101,12 @@ pub fn register(ledger: &Ledger, id: &str) {
         cpu_milli: None,
         memory_mb: None,
     };
-    wish(ledger, Wish::RegisterWorker { worker: id.to_owned(), facts, metadata: None }).expect("registers");
+    wish(ledger, Wish::RegisterWorker(RegisterWorker { worker: id.to_owned(), facts, metadata: None }))
+        .expect("registers");
 }
 
-fn claim(max: usize) -> Wish {
-    Wish::Claim { worker: "w".to_owned(), max, wait_ms: 0, hand: None }
+pub fn claim(max: usize) -> Wish {
+    Wish::Claim(Claim { worker: "w".to_owned(), max, wait_ms: 0, hand: None })
 }
 
 pub fn take(ledger: &Ledger) -> Handed {
@@ -153,14 +167,20 @@ fn endings_said_again_are_known_with_what_was_claimed_with_them() {
         submit(ledger, "t", facts("a")).expect("submits");
         let Handed { task, fence, .. } = take(ledger);
         let (worker, error, code) = ("w".to_owned(), sealed("{}"), "x".to_owned());
-        Wish::Fail { worker, task, fence, error, code, retryable: true }
+        Wish::Fail(Fail { worker, task, fence, error, code, retryable: true })
     };
     check_again(fail, &["task.failed"]);
     let complete = |ledger: &Ledger| {
         submit(ledger, "t", facts("a")).expect("submits");
         submit(ledger, "next", facts("a")).expect("submits");
         let Handed { task, fence, .. } = take(ledger);
-        Wish::Complete { worker: "w".to_owned(), task, fence, output: sealed("{}"), claim_next: true }
+        Wish::Complete(Complete {
+            worker: "w".to_owned(),
+            task,
+            fence,
+            output: sealed("{}"),
+            claim_next: true,
+        })
     };
     check_again(complete, &["task.succeeded", "task.claimed"]);
 }
@@ -171,19 +191,20 @@ fn changes_of_a_task_said_again_are_known() {
         submit(ledger, "t", facts("a")).expect("submits");
         let Handed { task, fence, .. } = take(ledger);
         let (worker, error, code) = ("w".to_owned(), sealed("{}"), "x".to_owned());
-        wish(ledger, Wish::Fail { worker, task, fence, error, code, retryable: false }).expect("it ends");
-        Wish::RetryTask { task: "t".to_owned(), max_retries: None, timeout_ms: None }
+        wish(ledger, Wish::Fail(Fail { worker, task, fence, error, code, retryable: false }))
+            .expect("it ends");
+        Wish::RetryTask(RetryTask { task: "t".to_owned(), max_retries: None, timeout_ms: None })
     };
     check_again(failed, &["task.retried"]);
     let waiting = |ledger: &Ledger| {
         submit(ledger, "t", facts("a")).expect("submits");
-        Wish::Reprioritise { task: "t".to_owned(), priority: 90 }
+        Wish::Reprioritise(Reprioritise { task: "t".to_owned(), priority: 90 })
     };
     check_again(waiting, &["task.reprioritised"]);
 }
 
 /// A run of one step that waits for a signal.
-fn submit_run(ledger: &Ledger, id: &str) {
+pub fn submit_run(ledger: &Ledger, id: &str) {
     let step = json!({"step_id": "s", "action": "wait:signal", "inputs": {"signal": "go"}});
     let definition = json!({"workflow_id": id, "name": "n", "steps": [step]});
     let planned = plan::plan(&definition, &NoTools).expect("sound");
@@ -205,18 +226,18 @@ fn submit_run(ledger: &Ledger, id: &str) {
 fn a_signal_and_a_cancel_of_a_run_said_again_are_known() {
     let signal = |ledger: &Ledger| {
         submit_run(ledger, "r");
-        Wish::Signal { run: "r".to_owned(), signal: "other".to_owned(), input: sealed("{}") }
+        Wish::Signal(Signal { run: "r".to_owned(), signal: "other".to_owned(), input: sealed("{}") })
     };
     check_again(signal, &["workflow.signalled"]);
     let cancel = |ledger: &Ledger| {
         submit_run(ledger, "r");
-        Wish::CancelRun { run: "r".to_owned(), force: true }
+        Wish::CancelRun(CancelRun { run: "r".to_owned(), force: true })
     };
     check_again(cancel, &["workflow.cancelled", "task.cancelled"]);
     let reschedule = |ledger: &Ledger| {
         submit_run(ledger, "r");
-        wish(ledger, Wish::CancelRun { run: "r".to_owned(), force: true }).expect("cancels");
-        Wish::RescheduleRun { run: "r".to_owned(), from_step: None, priority: None }
+        wish(ledger, Wish::CancelRun(CancelRun { run: "r".to_owned(), force: true })).expect("cancels");
+        Wish::RescheduleRun(RescheduleRun { run: "r".to_owned(), from_step: None, priority: None })
     };
     check_again(reschedule, &["workflow.rescheduled", "task.retried"]);
 }
@@ -234,7 +255,7 @@ fn a_nodes_claim_said_again_is_given_what_it_was_given_and_nothing_it_had_before
             since: *ledger.committed().borrow(),
             openings: Arc::default(),
         };
-        let wish = Wish::Claim { worker: "node/n".to_owned(), max: 1, wait_ms: 0, hand: Some(hand) };
+        let wish = Wish::Claim(Claim { worker: "node/n".to_owned(), max: 1, wait_ms: 0, hand: Some(hand) });
         Command::Work(Box::new(Work { wish, actor: node(), cause: None, note: None }))
     };
     submit(&ledger, "t1", facts("a")).expect("submits");
@@ -258,7 +279,7 @@ fn a_call_that_began_with_its_change_is_known_with_it() {
     let mark = crate::log::home::Home::open(dir.path()).and_then(|home| home.enrol("gone")).expect("enrols");
     let (ledger, running) = opened(dir.path());
     submit(&ledger, "t", facts("a")).expect("submits");
-    let wish = Wish::Reprioritise { task: "t".to_owned(), priority: 90 };
+    let wish = Wish::Reprioritise(Reprioritise { task: "t".to_owned(), priority: 90 });
     let work = Work { wish, actor: super::someone(), cause: None, note: None };
     let begin = Command::Begin { start: Box::new(start("c", None)), work: Box::new(work), conclude: None };
     let first = ledger.submit_blocking(begin.clone()).expect("the ledger runs");
@@ -282,13 +303,14 @@ fn a_claim_that_nobody_hears_of_is_given_back_and_does_not_count() {
         let command = command(claim(1), None);
         ledger.inbox.blocking_send(Ask::Rule { command, reply, again: false }).expect("the ledger runs");
         // What was handed out is back before the next commit.
-        wish(&ledger, Wish::Check { worker: "w".to_owned(), attempts: Vec::new() }).expect("it is ruled");
+        wish(&ledger, Wish::Check(Check { worker: "w".to_owned(), attempts: Vec::new() }))
+            .expect("it is ruled");
     }
     let Handed { fence, attempt, .. } = take(&ledger);
     assert_eq!((fence, attempt), (6, 1));
     closed((ledger, running));
     let (ledger, running) = opened(dir.path());
-    let known = wish(&ledger, Wish::Reprioritise { task: "t".to_owned(), priority: 1 });
+    let known = wish(&ledger, Wish::Reprioritise(Reprioritise { task: "t".to_owned(), priority: 1 }));
     assert!(matches!(known, Ok(Worked::Task { task, .. }) if task.lapses == 0 && task.attempt == 1));
     closed((ledger, running));
     assert_eq!(count(dir.path(), "task.lease_expired"), 5);
@@ -301,10 +323,10 @@ fn a_unique_key_is_asked_by_retries_and_by_the_ticks_of_schedules() {
     register(&ledger, "w");
     let keyed = || TaskSubmitted { unique_key: Some("k".to_owned()), ..facts("a") };
     submit(&ledger, "t1", keyed()).expect("submits");
-    let cancel = |task: &str| Wish::CancelTask { task: task.to_owned(), force: true };
+    let cancel = |task: &str| Wish::CancelTask(CancelTask { task: task.to_owned(), force: true });
     wish(&ledger, cancel("t1")).expect("cancels");
     submit(&ledger, "t2", keyed()).expect("submits");
-    let retry = || Wish::RetryTask { task: "t1".to_owned(), max_retries: None, timeout_ms: None };
+    let retry = || Wish::RetryTask(RetryTask { task: "t1".to_owned(), max_retries: None, timeout_ms: None });
     let refused = wish(&ledger, retry()).expect_err("the key is held");
     assert_eq!((refused.code, refused.message.contains("`t2`")), (Code::Conflict, true));
     wish(&ledger, cancel("t2")).expect("cancels");
@@ -312,12 +334,12 @@ fn a_unique_key_is_asked_by_retries_and_by_the_ticks_of_schedules() {
     let refused = submit(&ledger, "t3", keyed()).expect_err("the retried one holds it");
     assert_eq!((refused.code, refused.message.contains("`t1`")), (Code::AlreadyExists, true));
     let makes = Made::Task { facts: keyed(), tool: None, input: "{}".to_owned() };
-    let create = Wish::CreateSchedule {
+    let create = Wish::CreateSchedule(CreateSchedule {
         schedule: "s".to_owned(),
         rhythm: Rhythm::Every { ms: 100 },
         catch_up: true,
         makes: Box::new(makes),
-    };
+    });
     wish(&ledger, create).expect("creates");
     while count(dir.path(), "schedule.fired") < 2 {
         std::thread::yield_now();
@@ -338,7 +360,8 @@ fn workers_that_have_gone_are_forgotten_and_still_their_owners() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ledger, running) = opened(dir.path());
     register(&ledger, "w");
-    let leave = Wish::UnregisterWorker { worker: "w".to_owned(), graceful: false, timeout_ms: 0 };
+    let leave =
+        Wish::UnregisterWorker(UnregisterWorker { worker: "w".to_owned(), graceful: false, timeout_ms: 0 });
     wish(&ledger, leave.clone()).expect("it leaves");
     // Once the state has it, the writer lets go of it.
     let reach = ledger.reach();
@@ -392,7 +415,7 @@ fn an_erased_input_is_handed_out_to_nobody_and_refused_wishes_store_nothing() {
     assert_eq!(take(&ledger).input, None);
     let note = sealed(r#""a reason""#);
     let reason = note.envelope.cid();
-    let wish = Wish::CancelTask { task: "none".to_owned(), force: false };
+    let wish = Wish::CancelTask(CancelTask { task: "none".to_owned(), force: false });
     let work = Work { wish, actor: super::someone(), cause: None, note: Some(note) };
     let refused = worked(ledger.submit_blocking(Command::Work(Box::new(work))).expect("the ledger runs"));
     assert_eq!(refused.map_err(|refusal| refusal.code), Err(Code::NotFound));
@@ -414,7 +437,7 @@ fn clearing_takes_all_out_in_turns_and_leaves_steps() {
     submit(&ledger, "r#x", step).expect("submits");
     let (mut from, mut turns) = (Some((0, 0)), Vec::new());
     while let Some(first) = from {
-        match wish(&ledger, Wish::ClearQueue { status: Status::Queued, from: first }) {
+        match wish(&ledger, Wish::ClearQueue(ClearQueue { status: Status::Queued, from: first })) {
             Ok(Worked::Queue { cleared, next, waiting, .. }) => {
                 turns.push((cleared, waiting));
                 from = next;
@@ -427,7 +450,7 @@ fn clearing_takes_all_out_in_turns_and_leaves_steps() {
 }
 
 /// A node without tools.
-struct NoTools;
+pub struct NoTools;
 
 impl plan::Tools for NoTools {
     fn tool(&self, _name: &str) -> Option<plan::ToolFacts> {
