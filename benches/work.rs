@@ -35,6 +35,7 @@ use cairn::{
     },
     task::Limits,
     workflow::{
+        fields::Fault,
         plan::{self, Tools},
         replay::verify,
     },
@@ -262,7 +263,7 @@ impl Tools for NoTools {
         None
     }
 
-    fn check(&self, _name: &str, _input: &Value) -> Vec<plan::Fault> {
+    fn check(&self, _name: &str, _input: &Value) -> Vec<Fault> {
         Vec::new()
     }
 

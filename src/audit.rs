@@ -6,10 +6,10 @@
 //! - a malformed CID is answered with 400, an unknown one with 404, an erased payload with 410.
 
 pub mod content;
+mod reading;
 mod export;
 mod followed;
 mod ipfs;
-mod reading;
 mod stream;
 
 use axum::{Router, routing::get};

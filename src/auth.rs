@@ -6,11 +6,12 @@
 //! - the signature algorithm follows from the key, never from the token's header. `none` and HMAC are not supported;
 //! - a refusal tells the caller which error it is (RFC 6750, section 3.1), not which part of a token was wrong.
 
+mod watched;
 pub mod jwt;
+pub mod tokens;
+
 #[cfg(test)]
 mod tests;
-pub mod tokens;
-mod watched;
 
 use std::{
     io,

@@ -5,30 +5,30 @@
 //! Errors go to standard error, each on one line that says what to do next.
 
 mod args;
-mod backup;
-mod call;
-mod client;
-mod config;
-mod door;
-mod erase;
-mod export;
-mod key;
-mod log;
 mod out;
-mod peers;
+mod config;
+mod erase;
 mod progress;
-mod rebuild;
-mod receipt;
+mod key;
 mod remote;
-mod replay;
-mod restore;
+mod door;
+mod call;
 mod serve;
 mod source;
 mod table;
+mod client;
+mod peers;
+mod rebuild;
+mod receipt;
+mod replay;
 mod token;
 mod tools;
 mod trace;
 mod verify;
+mod backup;
+mod export;
+mod log;
+mod restore;
 mod watch;
 mod workflow;
 

@@ -5,11 +5,12 @@
 //! - environment variables `CAIRN__SECTION__KEY` override the file, and flags override both;
 //! - errors name keys and variables but repeat no value, and `Debug` shows no secret.
 
+mod read;
 mod bounds;
 mod p2p;
-mod read;
 mod record;
 mod rules;
+
 #[cfg(test)]
 mod tests;
 

@@ -5,12 +5,12 @@
 //! - only [`Event::seal`] and [`Event::open`] make an event, so nobody checks its hash again;
 //! - a body of a known kind is small, typed and closed; content is in payloads, because an event can never be erased.
 
-pub mod body;
 pub mod keeping;
 pub mod peer;
 pub mod rules;
 pub mod strict;
 pub mod work;
+pub mod body;
 
 use std::collections::BTreeMap;
 

@@ -6,15 +6,15 @@
 //! - two heads of one key that disagree end the following, and the evidence is kept.
 
 pub mod chain;
-pub mod copy;
 pub mod course;
-pub mod driver;
 pub mod evidence;
-pub mod fetch;
+pub mod wire;
 pub mod rules;
+pub mod copy;
 pub mod serve;
 mod store;
-pub mod wire;
+pub mod driver;
+pub mod fetch;
 
 use self::wire::Answer;
 use self::wire::Reason;

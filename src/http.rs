@@ -8,6 +8,7 @@
 
 mod listen;
 mod origin;
+
 #[cfg(test)]
 mod tests;
 

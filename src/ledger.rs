@@ -5,38 +5,38 @@
 //! - a reply leaves only after the commit that makes it true;
 //! - a failed commit stops the ledger: nothing is built on what may not be there.
 
+mod clock;
+pub mod fitting;
+mod sealer;
+pub mod commit;
+pub mod upkeep;
+pub mod work;
+mod holding;
+mod loading;
+mod world;
 mod calls;
 mod claims;
-mod clock;
-pub mod commit;
 pub mod concluding;
 mod crew;
-mod deciding;
 mod erasing;
-pub mod fitting;
-mod folding;
-pub mod heads;
-mod holding;
 pub mod keeping;
-mod loading;
 mod offering;
-pub mod opening;
 pub mod peers;
 mod queueing;
 mod resent;
+mod schedules;
+mod tasks;
+mod deciding;
+mod runs;
+mod ticking;
+mod wishes;
+mod writer;
+mod folding;
+pub mod heads;
+pub mod opening;
 pub mod restoring;
 pub mod rotating;
-mod runs;
-mod schedules;
-mod sealer;
 pub mod sharing;
-mod tasks;
-mod ticking;
-pub mod upkeep;
-mod wishes;
-pub mod work;
-mod world;
-mod writer;
 
 use std::sync::Arc;
 

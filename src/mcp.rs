@@ -8,19 +8,19 @@
 //! - the router sees a request's params byte for byte, and the client a result's bytes;
 //! - the HTTP edge has checked host, origin, size, token and strict JSON before [`Endpoint::respond`].
 
+mod era;
 mod answer;
 mod client;
-mod direct;
 mod envelope;
-mod era;
-mod framed;
-mod handler;
-mod lines;
 mod list;
 mod offering;
-mod pipe;
+mod direct;
 pub mod quota;
 mod raw;
+mod handler;
+mod pipe;
+mod framed;
+mod lines;
 mod sessions;
 
 use std::{convert::Infallible, fmt, io, sync::Arc};

@@ -7,9 +7,10 @@
 
 pub mod access;
 pub mod peers;
+pub mod work;
+
 #[cfg(test)]
 mod tests;
-pub mod work;
 
 use std::{
     collections::HashSet,

@@ -19,10 +19,10 @@ use crate::{caller::Peer, runtime::upstream::Duplex};
 
 pub mod bootstrap;
 pub mod dialling;
-pub mod discovery;
-pub mod handle;
-pub mod hub;
 pub mod limits;
+pub mod handle;
+pub mod discovery;
+pub mod hub;
 mod swarm;
 
 /// A stream of bytes both ways.

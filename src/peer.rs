@@ -5,8 +5,8 @@
 //! - news that changes nothing is not recorded;
 //! - what other nodes say is cut to its bounds before it is recorded, never after.
 
-pub mod choice;
 pub mod score;
+pub mod choice;
 
 use serde::{Deserialize, Serialize};
 

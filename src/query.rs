@@ -4,20 +4,20 @@
 //! - a question sees whole commits, and nothing the state has not folded yet;
 //! - what is answered has been hashed: bytes that do not have their name are a fault, never an answer.
 
-pub mod beside;
 mod cursor;
 pub mod erasure;
 pub mod keeping;
-pub mod list;
-pub mod lookup;
-pub mod peers;
-pub mod proof;
 pub mod shown;
+pub mod lookup;
+pub mod list;
+pub mod proof;
+pub mod beside;
 pub mod source;
 pub mod summary;
 pub mod tail;
-pub mod walk;
 pub mod work;
+pub mod peers;
+pub mod walk;
 
 use std::{
     collections::HashSet,

@@ -4,18 +4,18 @@
 //! - every call that reaches a tool has a durable `call.started`, and leaves exactly one ending;
 //! - nothing here knows JSON-RPC envelopes or HTTP: a request comes in, an answer goes out.
 
-mod board;
-mod calling;
 pub mod capture;
 pub mod codes;
-mod content;
-mod ending;
 pub mod lane;
 pub mod metadata;
+mod board;
 mod retention;
 mod target;
 pub mod telling;
+mod content;
+mod ending;
 pub mod trial;
+mod calling;
 
 use std::{
     future::Future,

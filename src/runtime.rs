@@ -4,6 +4,6 @@
 //! - a runtime answers with what came of one invocation, and records nothing;
 //! - whatever a runtime starts ends with it: no task, socket or process outlives it.
 
+pub mod upstream;
 pub mod gateway;
 pub mod peers;
-pub mod upstream;

@@ -6,8 +6,8 @@
 //! - the fold reads events, the numbers of blocks and the names of plans, and never the content of a payload.
 
 pub mod digest;
-pub mod fold;
 pub mod peers;
+pub mod fold;
 pub mod work;
 
 use std::{path::Path, time::Duration};

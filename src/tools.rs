@@ -4,24 +4,24 @@
 //! - a tool's definition is its file in `schemas/tools`, the same bytes a client lists;
 //! - results are `{success: true, ...}`, refusals `{success: false, error}`: never a bare text.
 
-pub mod attempts;
 pub mod catalogue;
 pub mod conformance;
 pub mod denied;
+pub mod network;
+pub mod provenance;
+pub mod reading;
 pub mod desk;
 mod doing;
-pub mod network;
+pub mod attempts;
 pub mod peers;
 pub mod planning;
-pub mod provenance;
 pub mod queue;
-pub mod reading;
-pub mod replaying;
-pub mod schedules;
-pub mod steering;
 pub mod tasks;
+pub mod schedules;
 pub mod workers;
 pub mod workflows;
+pub mod replaying;
+pub mod steering;
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -5,12 +5,13 @@
 //! - a fault is reported at its place, and verification goes on after it as far as it can;
 //! - missing content is reported as erased only if an event of the log records its erasure.
 
-mod blocks;
 mod chain;
+mod blocks;
 mod derived;
 mod events;
 mod heads;
 mod payloads;
+
 #[cfg(test)]
 mod tests;
 

@@ -5,12 +5,14 @@
 //! - a step ends in exactly one state, and starts only after all it depends on;
 //! - once a run has ended, nothing of it starts.
 
-pub mod graph;
+pub mod fields;
+pub mod shape;
+pub mod wrong;
 pub mod inputs;
 pub mod plan;
-pub mod replay;
 pub mod run;
-pub mod wrong;
+pub mod graph;
+pub mod replay;
 
 /// Returns the subject of a run's own events.
 pub fn subject(id: &str) -> String {

@@ -8,8 +8,8 @@
 //! - everything found is merged in one book, and everything the hub runs ends with it.
 
 mod announcing;
-pub mod course;
 mod following;
+pub mod course;
 mod joining;
 mod reaching;
 mod recording;

@@ -14,15 +14,15 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::p2p::{Inbound, NetError, Settings, handle::Net, limits};
 
 pub mod addresses;
-mod behaviour;
-mod driver;
 mod links;
 mod probing;
 mod quiet;
 mod records;
 mod relays;
 mod streams;
+mod behaviour;
 mod table;
+mod driver;
 
 /// Starts to listen and spawns the task.
 pub fn start(

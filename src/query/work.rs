@@ -4,8 +4,8 @@
 //! - tasks and runs are named by the seq of their submission, whose event says the rest;
 //! - what is answered in bulk is visited row by row and never held whole.
 
-pub mod alerts;
 pub mod history;
+pub mod alerts;
 pub mod page;
 pub mod pulse;
 

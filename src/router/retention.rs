@@ -11,7 +11,10 @@ use crate::{
     event::body::CallStarted,
     ledger::work::Opening,
     router::{Method, Router, board::Entry, capture::Capture},
-    workflow::plan::{STEP_FIELDS, WAIT_SIGNAL, WAIT_TIME, WORKER, WORKFLOW_RUN},
+    workflow::{
+        plan::STEP_FIELDS,
+        shape::{WAIT_SIGNAL, WAIT_TIME, WORKER, WORKFLOW_RUN},
+    },
 };
 
 /// The prefix of task types that name a tool.

@@ -7,8 +7,8 @@
 //! - a call is tried at the next peer while peers are what fails; one that may not run twice only while none of them
 //!   can have begun it.
 
-mod call;
 mod offers;
+mod call;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

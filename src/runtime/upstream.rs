@@ -6,16 +6,16 @@
 //! - every request ends in a reply or one `Failure`, within its timeout, whatever the upstream does;
 //! - environment values, headers and URLs are in no error, log line or `Debug` text.
 
-mod child;
+pub mod sse;
+mod wire;
 pub mod headers;
-mod http;
 mod inbox;
+mod child;
+mod http;
+pub mod wrapped;
+pub mod stream;
 mod link;
 mod owner;
-pub mod sse;
-pub mod stream;
-mod wire;
-pub mod wrapped;
 
 #[cfg(test)]
 mod tests;

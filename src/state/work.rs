@@ -4,9 +4,8 @@
 //! - a row follows the events of its subject; an event of a task or run that was never submitted adds no row;
 //! - no payload is read, and only the name of a plan.
 
-mod tasks;
-
 pub mod counts;
+mod tasks;
 
 use self::tasks::{Next, Outcome};
 use rusqlite::{OptionalExtension, params};

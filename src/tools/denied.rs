@@ -9,7 +9,7 @@ use crate::{
     block::splice,
     error::{Code, Refusal},
     router::{Invocation, Outcome},
-    workflow::plan::Fault,
+    workflow::fields::Fault,
 };
 
 /// Arguments that name what a call is about.

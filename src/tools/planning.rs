@@ -13,7 +13,9 @@ use crate::{
     tools::{denied::Denied, desk::Desk},
     workflow::{
         self,
-        plan::{Definition, Fault, ToolFacts, Tools, WORKER, WORKFLOW_RUN, plan},
+        fields::Fault,
+        plan::{Definition, ToolFacts, Tools, plan},
+        shape::{WORKER, WORKFLOW_RUN},
     },
 };
 

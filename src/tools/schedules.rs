@@ -24,7 +24,7 @@ use crate::{
         reading::{self, time},
         tasks,
     },
-    workflow::plan::Fault,
+    workflow::fields::Fault,
 };
 
 /// The prefix of this list's cursors.

@@ -16,10 +16,7 @@ use crate::{
         workflows::{LISTER, submitted},
     },
     workflow::{
-        plan::{
-            Fault,
-            fields::{join, nearest, suggestion},
-        },
+        fields::{Fault, join, nearest, suggestion},
         run::Run,
     },
 };

@@ -32,6 +32,7 @@ use crate::{
             Piece, Run, Slot,
             status::{Status, StepStatus, WorkStatus},
         },
+        shape,
     },
 };
 
@@ -344,7 +345,7 @@ async fn dependencies(desk: &Desk, call: &Invocation) -> Told {
             Some("dot") => json!(drawing::run::dot(&graph)),
             Some("mermaid") => json!(drawing::run::mermaid(&graph)),
             Some(_) | None => {
-                let needs = |step: &workflow::plan::Step| (step.id.clone(), json!(step.depends_on));
+                let needs = |step: &shape::Step| (step.id.clone(), json!(step.depends_on));
                 Value::Object(run.plan.steps.iter().map(needs).collect())
             }
         };

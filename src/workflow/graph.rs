@@ -8,10 +8,8 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::{
-    plan::Step,
-    run::{Run, StepState},
-};
+use super::run::{Run, StepState};
+use crate::workflow::shape::Step;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq)]

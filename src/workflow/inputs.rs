@@ -11,8 +11,14 @@ use std::{collections::HashSet, sync::Arc};
 
 use serde_json::{Map, Value};
 
-use super::plan::{Step, WORKFLOW_RUN};
-use crate::{error::Code, workflow::wrong::Wrong};
+use crate::{
+    error::Code,
+    workflow::{
+        fields,
+        shape::{Step, WORKFLOW_RUN},
+        wrong::Wrong,
+    },
+};
 
 /// A special object in inputs, which is replaced by a value.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -186,7 +192,7 @@ impl<'a> Walk<'_, 'a> {
 
     fn at<T>(&mut self, name: &str, inside: impl FnOnce(&mut Self) -> T) -> T {
         let before = self.place.len();
-        self.place = super::plan::fields::join(&self.place, name);
+        self.place = fields::join(&self.place, name);
         let answer = inside(self);
         self.place.truncate(before);
         answer

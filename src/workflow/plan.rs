@@ -5,10 +5,9 @@
 //! - a refusal lists every fault, each with its place as a JSON pointer;
 //! - no check recurses over the graph: chains of ten thousand steps are as safe as short ones.
 
-pub mod fields;
-mod order;
 mod restore;
 mod step;
+mod order;
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
@@ -16,16 +15,17 @@ use ipld_core::ipld::Ipld;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use self::{
-    fields::{Faults, Object},
-    step::Draft,
-};
+use self::step::Draft;
 use crate::{
     block::{Block, Cid, decode, decode_ipld},
     error::Code,
-    event::work::{Hold, RetryPolicy},
+    event::work::Hold,
     task::SPAN_MAX_MS,
-    workflow::wrong::Wrong,
+    workflow::{
+        fields::{self, Fault, Faults, Object},
+        shape::{Step, WAIT_SIGNAL, WORKER},
+        wrong::Wrong,
+    },
 };
 
 /// Steps of one workflow.
@@ -60,12 +60,6 @@ pub const STEP_FIELDS: [&str; 11] = [
     "reuse",
     "repeatable",
 ];
-pub const WAIT_SIGNAL: &str = "wait:signal";
-pub const WAIT_TIME: &str = "wait:time";
-pub const WORKFLOW_RUN: &str = "workflow:run";
-pub const WAIT_RUN: &str = "wait:run";
-/// The prefix of actions that are a worker's task.
-pub const WORKER: &str = "worker:";
 
 pub const PRIORITY: RangeInclusive<u64> = 0..=100;
 pub const PRIORITY_DEFAULT: u64 = 50;
@@ -102,52 +96,6 @@ pub struct Limits {
     pub output_max: u64,
 }
 
-/// One step, without its inputs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Step {
-    pub id: String,
-    /// As it was given: a tool, `worker:<type>`, `wait:signal`, `wait:time`, `workflow:run`.
-    pub action: String,
-    /// The type of the step's tasks.
-    pub task_type: String,
-    /// The contract of its tool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool: Option<Cid>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub depends_on: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry: Option<RetryPolicy>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout_ms: Option<u64>,
-    /// Whether it has a condition.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub when: bool,
-    /// The most elements of the list it runs over, if it runs over one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub each: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compensate: Option<Undo>,
-    /// Whether an earlier result of the same contract and input may be reused.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub reuse: bool,
-    /// Whether it may run again after an attempt whose outcome is unknown.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub repeatable: bool,
-}
-
-/// The compensation of a step: what takes it back.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Undo {
-    pub action: String,
-    pub task_type: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool: Option<Cid>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub repeatable: bool,
-}
-
 /// A definition that passed every check.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Definition {
@@ -165,14 +113,6 @@ pub struct Definition {
     pub deadline_ms: Option<u64>,
     /// The peer that the tools of its steps are called at.
     pub peer: Option<String>,
-}
-
-/// A fault of a definition, with its place.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fault {
-    /// A JSON pointer into the definition.
-    pub place: String,
-    pub fault: String,
 }
 
 /// What planning has to know about tools and runs.

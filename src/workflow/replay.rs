@@ -6,8 +6,8 @@
 //! - content that was erased is neither equal nor different: it is said to be unverifiable, and which payload it was;
 //! - a run whose own input was erased is unverifiable wherever a step is asked for by it.
 
-pub mod diff;
 mod match_up;
+pub mod diff;
 
 use std::{
     cell::Cell,

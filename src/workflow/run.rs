@@ -5,14 +5,14 @@
 //!   replay the same state gives the same decisions;
 //! - steps are counted by index in the plan's order; what is asked about one step costs no walk over all.
 
-mod change;
-pub mod decide;
 pub mod decision;
-mod fold;
 pub mod status;
-pub mod take;
+mod change;
+mod fold;
 mod told;
 mod values;
+pub mod decide;
+pub mod take;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -24,14 +24,14 @@ use serde_json::Value;
 use self::status::Status;
 use self::status::StepStatus;
 use self::status::WorkStatus;
-use super::plan::{Plan, Step};
+use super::plan::Plan;
 use crate::{
     block::Cid,
     event::{
         Actor, Body, Event, PayloadRef, Role,
         work::{Hold, Part, WorkflowSubmitted},
     },
-    workflow::run::decision::Taken,
+    workflow::{run::decision::Taken, shape::Step},
 };
 
 /// A task of the run, as far as the run needs to know it.

@@ -13,7 +13,7 @@ use std::{collections::HashMap, sync::Arc};
 use serde_json::{Value, json};
 
 use super::{
-    plan::{Definition, Fault, ToolFacts, Tools, plan},
+    plan::{Definition, ToolFacts, Tools, plan},
     replay,
     run::{
         Piece, Run, Slot,
@@ -31,7 +31,7 @@ use crate::{
             TaskSubmitted, TaskSucceeded, TaskTimedOut, WorkflowSubmitted,
         },
     },
-    workflow::run::decision::Given,
+    workflow::{fields::Fault, run::decision::Given},
 };
 
 fn cid(text: &str) -> Cid {

@@ -26,7 +26,7 @@ use crate::{
         },
     },
     task::{Limits, Status},
-    workflow::plan,
+    workflow::{fields, plan},
 };
 
 pub fn facts(task_type: &str) -> TaskSubmitted {
@@ -457,7 +457,7 @@ impl plan::Tools for NoTools {
         None
     }
 
-    fn check(&self, _name: &str, _input: &serde_json::Value) -> Vec<plan::Fault> {
+    fn check(&self, _name: &str, _input: &serde_json::Value) -> Vec<fields::Fault> {
         Vec::new()
     }
 

@@ -7,8 +7,8 @@
 //!   task is handed out;
 //! - only task types of the peer's entry run, with the peer as the caller.
 
-mod attempt;
 mod line;
+mod attempt;
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -8,7 +8,7 @@ use super::Reference;
 use crate::{
     error,
     workflow::{
-        plan::fields::{Faults, join},
+        fields::{Faults, join},
         wrong::Wrong,
     },
 };

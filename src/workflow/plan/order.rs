@@ -5,11 +5,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::{
-    EDGES_MAX, Standing,
-    fields::{self, Faults, join},
-    step::Draft,
-};
+use super::{EDGES_MAX, Standing, step::Draft};
+use crate::workflow::fields::{self, Faults, join};
 
 /// Steps of a cycle that a fault names.
 const NAMED_MAX: usize = 32;

@@ -4,8 +4,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Plan, Step};
-use crate::event::work::RetryPolicy;
+use super::Plan;
+use crate::{event::work::RetryPolicy, workflow::shape::Step};
 
 impl Plan {
     /// Returns the definition, with the inputs of the steps in `overrides` replaced. Fields of the run itself (id,

@@ -4,16 +4,16 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    EACH_DEFAULT, EACH_MAX, NAME_MAX, STEP_FIELDS, Standing, Step, Tools, Undo, WAIT_RUN, WAIT_SIGNAL,
-    WAIT_TIME, WORKER, WORKFLOW_RUN,
-    fields::{self, Faults, Object, join},
-};
+use super::{EACH_DEFAULT, EACH_MAX, NAME_MAX, STEP_FIELDS, Standing, Tools};
 use crate::{
     block::Cid,
     event::work::RetryPolicy,
     task::SPAN_MAX_MS,
-    workflow::inputs::{self, Reference, Special, when},
+    workflow::{
+        fields::{self, Faults, Object, join},
+        inputs::{self, Reference, Special, when},
+        shape::{Step, Undo, WAIT_RUN, WAIT_SIGNAL, WAIT_TIME, WORKER, WORKFLOW_RUN},
+    },
 };
 
 const RETRY_FIELDS: [&str; 5] = ["max_retries", "backoff_ms", "backoff_factor", "max_backoff_ms", "jitter"];

@@ -17,7 +17,10 @@ use crate::{
             TaskSucceeded, WorkflowCancelled, WorkflowSignalled, WorkflowSubmitted,
         },
     },
-    workflow::plan::{self, Definition, Fault, ToolFacts, Tools},
+    workflow::{
+        fields::Fault,
+        plan::{self, Definition, ToolFacts, Tools},
+    },
 };
 
 struct AnyTool;

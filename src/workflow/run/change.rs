@@ -16,7 +16,10 @@ use crate::{
         Body,
         work::{WorkflowCancelled, WorkflowRescheduled, WorkflowSignalled},
     },
-    workflow::plan::{NAME_MAX, PRIORITY, WAIT_SIGNAL},
+    workflow::{
+        plan::{NAME_MAX, PRIORITY},
+        shape::WAIT_SIGNAL,
+    },
 };
 
 /// Signals that no step has taken yet.

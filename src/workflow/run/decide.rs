@@ -21,8 +21,9 @@ use crate::{
     },
     workflow::{
         inputs::{Output, Reference, when},
-        plan::{self, WAIT_SIGNAL, WAIT_TIME, WORKFLOW_RUN},
+        plan,
         run::decision::{Given, Taken},
+        shape::{WAIT_SIGNAL, WAIT_TIME, WORKFLOW_RUN},
         wrong::Wrong,
     },
 };

@@ -18,8 +18,8 @@ use crate::{
     error::Code,
     workflow::{
         inputs::weigh,
-        plan::{Step, WORKFLOW_RUN},
         run::decision::Taken,
+        shape::{Step, WORKFLOW_RUN},
         wrong::Wrong,
     },
 };

@@ -12,7 +12,7 @@ use crate::{
     event::PayloadRef,
     workflow::{
         inputs::{self, Output, Reference, Special, weigh},
-        plan::Step,
+        shape::Step,
         wrong::Wrong,
     },
 };

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Board, Decision, Hold, Origin, Story, definition, plan, step, work};
-use crate::workflow::{plan::WORKFLOW_RUN, replay::diff::diff};
+use crate::workflow::{replay::diff::diff, shape::WORKFLOW_RUN};
 
 fn chain() -> Vec<Value> {
     vec![work("a", &[]), work("b", &["a"]), work("c", &["b"]), work("x", &[])]

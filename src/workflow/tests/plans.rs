@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use super::{Board, Story, definition, plan, step, work};
-use crate::workflow::plan::Fault;
+use crate::workflow::fields::Fault;
 
 /// All faults of a definition, as `place: fault`.
 fn faults(definition: &Value) -> Vec<String> {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Source, is_word, report, sources, word_at};
 
-type Path = Vec<String>;
+pub type Path = Vec<String>;
 
 #[test]
 fn no_files_use_each_other_in_a_circle() {
@@ -41,13 +41,13 @@ fn paths_are_read_however_they_are_written() {
 }
 
 /// The module that a file is.
-fn place(source: &Source) -> Option<Path> {
+pub fn place(source: &Source) -> Option<Path> {
     let inside = source.path.strip_prefix("src/")?.strip_suffix(".rs")?;
     (!["lib", "main"].contains(&inside)).then(|| inside.split('/').map(str::to_owned).collect())
 }
 
 /// The other files that a file names, without its own face and its own children.
-fn used<'a>(own: &Path, source: &Source, files: &'a BTreeMap<Path, &Source>) -> BTreeSet<&'a Path> {
+pub fn used<'a>(own: &Path, source: &Source, files: &'a BTreeMap<Path, &Source>) -> BTreeSet<&'a Path> {
     let file_of = |path: Path| {
         let lengths = (1..=path.len()).rev();
         lengths.filter_map(|len| files.get_key_value(&path[..len]).map(|(file, _)| file)).next()

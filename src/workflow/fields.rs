@@ -4,9 +4,8 @@
 
 use std::{collections::BTreeSet, fmt::Display, ops::RangeInclusive};
 
+use serde::Serialize;
 use serde_json::{Map, Value};
-
-use super::Fault;
 
 /// Faults that one answer lists; a definition with more is broken as a whole.
 const FAULTS_MAX: usize = 1_000;
@@ -17,6 +16,14 @@ const ALIKE: f64 = 0.8;
 
 pub const NOT_A_NAME: &str = "must be letters, digits and `.`, `_`, `-`, `:`, `@`";
 pub const NOT_A_RUN_ID: &str = "must be letters, digits and `.`, `_`, `-`, `:`, `@`, `/`";
+
+/// A fault of a definition, with its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// A JSON pointer into the definition.
+    pub place: String,
+    pub fault: String,
+}
 
 #[derive(Default)]
 pub struct Faults(Vec<Fault>);
