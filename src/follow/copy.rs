@@ -20,17 +20,15 @@ use crate::{
     identity::{CheckpointError, rotation::Keys},
     ledger::opening,
     log::{
-        Log, LogError, Reader, Stored,
+        LogError, Reader, Stored,
         home::{Home, HomeError, write_secret},
         sqlite::{SqliteLog, SqliteReader},
     },
     query::{
         QueryError, View,
         beside::{Beside, passed_over},
-        erasure,
         proof::Head,
     },
-    state,
 };
 
 /// The directory of followed logs, within the data directory.
@@ -133,8 +131,7 @@ impl Followed {
 
     /// Returns how many events are held.
     pub fn size(&self) -> Result<u64, LogError> {
-        let tip = SqliteReader::open(&self.home.log_path())?.tip()?;
-        Ok(tip.map_or(0, |tip| tip.seq + 1))
+        size(&self.home)
     }
 
     /// Returns the genesis block and the keys of the log's heads; `None` before the first events are held.
@@ -191,26 +188,11 @@ impl Followed {
 
     /// Folds held events into the state, if nobody is following the log at the moment.
     pub fn fold(&self) -> Result<(), QueryError> {
-        let behind = match View::open(&self.home).and_then(|view| view.applied()) {
-            Ok(applied) => applied < self.size()?,
-            Err(_) => true,
-        };
-        if behind && let Ok(_lock) = self.home.lock("cairn, which is folding this followed log") {
+        if is_behind(&self.home)?
+            && let Ok(_lock) = self.home.lock("cairn, which is folding this followed log")
+        {
             let log = SqliteLog::open(&self.home.log_path(), true)?;
             opening::derive(&self.home, &log, &mut |_| {})?;
-        }
-        Ok(())
-    }
-
-    /// Removes the bytes of payloads whose erasure is on record and still holds, with their parts, and of no other
-    /// block.
-    pub fn erase(&self) -> Result<(), QueryError> {
-        let state = state::open_reader(&self.home.state_path(), &self.home.log_path())?;
-        let pending = erasure::pending(&state, &SqliteReader::open(&self.home.log_path())?)?;
-        if !pending.is_empty()
-            && let Ok(_lock) = self.home.lock("cairn, which is erasing in this followed log")
-        {
-            SqliteLog::open(&self.home.log_path(), true)?.erase(&pending)?;
         }
         Ok(())
     }
@@ -228,6 +210,19 @@ impl Followed {
             "signed": signed.map(|signed| signed.head.size),
             "status": if forked { "quarantined" } else { "kept" },
         }))
+    }
+}
+
+fn size(home: &Home) -> Result<u64, LogError> {
+    let tip = SqliteReader::open(&home.log_path())?.tip()?;
+    Ok(tip.map_or(0, |tip| tip.seq + 1))
+}
+
+/// Returns whether events are held that the state does not have yet.
+pub(super) fn is_behind(home: &Home) -> Result<bool, LogError> {
+    match View::open(home).and_then(|view| view.applied()) {
+        Ok(applied) => Ok(applied < size(home)?),
+        Err(_) => Ok(true),
     }
 }
 

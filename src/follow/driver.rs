@@ -23,7 +23,7 @@ use super::{
 use crate::{
     block::Cid,
     follow::{
-        copy::{Followed, FollowedError},
+        copy::FollowedError,
         rules::{Ending, Lacking, Machine, Wish, genesis},
     },
     identity::rotation::Keys,
@@ -175,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Met<S> {
         let (asks, mut outbox) = mpsc::channel(REQUESTS_WAITING);
         let data = home.clone();
         let mut rules = tokio::task::spawn_blocking(move || {
-            let rules = Rules { log, keys, again };
+            let rules = Rules { log, keys, again, erasures };
             run(&data, rules, inbox, asks, told)
         });
         let wire = async {
@@ -197,32 +197,16 @@ impl<S: AsyncRead + AsyncWrite + Send> Met<S> {
             tokio::try_join!(reading, writing).map(|((), ())| FollowError::Closed).unwrap_or_else(|err| err)
         };
         let ended = tokio::select! {
-            ended = &mut rules => return finish(home, ended??, erasures).await,
+            ended = &mut rules => return ended?,
             err = wire => err,
         };
         // The stream is over, but what had come may have been enough; and a reason of ours says more than the stream's end.
         drop((frames, outbox));
         match rules.await? {
             Err(FollowError::Closed) => Err(ended),
-            ended => finish(home, ended?, erasures).await,
+            ended => ended,
         }
     }
-}
-
-/// Folds what was kept, so that questions see it, and carries out the erasures in it. Erasures wait until the end of
-/// the pass, so that one which a later event undoes is never carried out.
-async fn finish(home: &Home, outcome: Outcome, erasures: Erasures) -> Result<Outcome, FollowError> {
-    let Some(followed) = Followed::open(home, &outcome.log) else { return Ok(outcome) };
-    let folded = tokio::task::spawn_blocking(move || {
-        followed.fold()?;
-        match erasures {
-            // A crash before this leaves the bytes; the next pass takes them away.
-            Erasures::Follow => followed.erase(),
-            Erasures::Keep => Ok(()),
-        }
-    });
-    folded.await??;
-    Ok(outcome)
 }
 
 async fn bounded<T>(io: impl Future<Output = Result<T, WireError>>) -> Result<T, FollowError> {
@@ -251,12 +235,13 @@ struct Rules {
     log: Cid,
     keys: Keys,
     again: Option<u64>,
+    erasures: Erasures,
 }
 
 /// Carries out the rules' wishes until they are done or the stream ends.
 fn run(
     home: &Home,
-    Rules { log, keys, again }: Rules,
+    Rules { log, keys, again, erasures }: Rules,
     mut inbox: mpsc::Receiver<Vec<u8>>,
     asks: mpsc::Sender<Request>,
     mut told: impl FnMut(Progress),
@@ -307,6 +292,12 @@ fn run(
                     let lacking = machine.lacking();
                     let again = late.end(&store, lacking)?;
                     store.tell_again(before).map_err(FollowedError::from)?;
+                    store.fold()?;
+                    // Not before here, so that an erasure which a later event undoes is never carried out. A crash
+                    // before this leaves the bytes; the next pass takes them away.
+                    if erasures == Erasures::Follow {
+                        store.erase()?;
+                    }
                     return Ok(Outcome { log, origin, vkey, ending, before, held, lacking, again });
                 }
             }

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - one follower at a time: it holds the directory's lock;
 //! - each batch is one commit: a crash leaves it whole or not at all, and following goes on after it;
-//! - nothing is erased here: whether an erasure holds is known only once all events of a pass are kept and folded.
+//! - nothing is erased before the end of a pass: whether an erasure holds is known once all its events are kept and folded.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,18 +24,20 @@ use crate::{
     event::Event,
     follow::{
         copy::{
-            FOLLOWED_MAX, Followed, FollowedError, ROTATIONS, evidence, keep_evidence, keys, path, signed,
+            FOLLOWED_MAX, Followed, FollowedError, ROTATIONS, evidence, is_behind, keep_evidence, keys, path,
+            signed,
         },
         rules::{Batch, Signed},
     },
     identity::rotation::Keys,
+    ledger::opening,
     log::{
-        LogError, Reader, Stored,
+        Log, LogError, Reader, Stored,
         home::{Home, Lock, write_secret},
         sqlite::{SqliteLog, SqliteReader},
     },
     merkle::{self, Growing, Hash, TileRow, Tiles, leaf_hash},
-    query::{self, View},
+    query::{self, QueryError, View, erasure},
     state,
 };
 
@@ -200,6 +202,22 @@ impl Store {
             tracing::warn!(dir = %self.home.dir().display(), %err, "late payloads are not in the state yet");
         }
         Ok(())
+    }
+
+    /// Folds what is held, so that questions see it. This is done under the lock of the pass, because whoever reads the
+    /// log folds it too and would have the lock.
+    pub fn fold(&self) -> Result<(), QueryError> {
+        if is_behind(&self.home)? {
+            opening::derive(&self.home, &self.log, &mut |_| {})?;
+        }
+        Ok(())
+    }
+
+    /// Removes the bytes of payloads whose erasure is folded and still holds, with their parts, and of no other block.
+    pub fn erase(&mut self) -> Result<(), QueryError> {
+        let state = state::open_reader(&self.home.state_path(), &self.home.log_path())?;
+        self.log.erase(&erasure::pending(&state, &self.reader)?)?;
+        Ok(self.log.cut_left()?)
     }
 
     pub fn keep_evidence(&self, evidence: &Evidence) -> io::Result<()> {

@@ -100,10 +100,11 @@ impl SqliteLog {
 
     /// Truncates the write-ahead file, if no reader holds it: erased content is in it until then.
     ///
-    /// Never waits for a reader. If one holds the file, upkeep truncates it later, or the next copy does.
-    fn cut(&self) -> Result<(), LogError> {
+    /// Waits for readers no longer than `patience`. If one holds the file, upkeep truncates it later, or the next copy
+    /// does.
+    fn cut(&self, patience: Duration) -> Result<(), LogError> {
         self.bell.uncut(true);
-        self.connection.busy_timeout(Duration::ZERO)?;
+        self.connection.busy_timeout(patience)?;
         let cut = checkpoint(&self.connection, "truncate");
         self.connection.busy_timeout(COMMIT_BUSY_MAX)?;
         if let (false, _) = cut? {
@@ -158,9 +159,18 @@ impl SqliteLog {
         }
         // Content that was erased while a reader held the write-ahead file is cut off here, since a copy has no upkeep.
         if self.bell.is_uncut() {
-            self.cut()?;
+            self.cut(Duration::ZERO)?;
         }
         Ok(())
+    }
+
+    /// Truncates the write-ahead file if erased content may be in it, and waits for readers up to 5 s. For logs without
+    /// upkeep, whose writer nobody waits for.
+    pub fn cut_left(&self) -> Result<(), LogError> {
+        match self.bell.is_uncut() {
+            true => self.cut(BUSY_MAX),
+            false => Ok(()),
+        }
     }
 }
 
@@ -206,7 +216,7 @@ impl Log for SqliteLog {
         // A crash before this line leaves all the bytes, and the record that says they are to go.
         commit.commit()?;
         // A crash before this leaves the old bytes in the write-ahead file; the next opening of the log knows it.
-        self.cut()?;
+        self.cut(Duration::ZERO)?;
         Ok(cleared > 0)
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Invariant: after every pass the copy verifies, and its state is the one that its log gives.
 
+use std::ops::ControlFlow;
+
 use super::{
     check, content,
     owner::{Owner, once, once_again, once_keeping, temp},
@@ -9,7 +11,7 @@ use super::{
 use crate::{
     block::{Block, Cid, Codec, payload::Payload},
     event::{Actor, Body, Event, Fact, Place, body::PayloadErased},
-    follow::copy::Followed,
+    follow::{copy::Followed, store::Store},
     log::{
         Reader, Stored,
         home::Home,
@@ -94,8 +96,37 @@ async fn a_follower_that_keeps_what_is_erased_has_it_and_still_verifies() {
     agrees(followed.home(), &owner);
 }
 
+/// Until the reader ends, the log's files hold what was erased; after it, no more events need come.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_reader_held_up_is_gone_from_the_files_after_the_next_pass() {
+    let owner = Owner::new(1);
+    let output = owner.calls(None, "secret", 1, false).await[0];
+    let dir = temp();
+    let home = Home::open(dir.path()).expect("a home");
+    once(&owner.server(), &home).await.expect("followed");
+    owner.erase(output).await;
+    let followed = Followed::open(&home, &owner.log()).expect("held");
+    let reader = SqliteReader::open(&followed.home().log_path()).expect("a log");
+    let here = tokio::runtime::Handle::current();
+    let read = reader.events(0, &mut |_| {
+        let passed = tokio::task::block_in_place(|| here.block_on(once(&owner.server(), &home)));
+        passed.expect("a reader keeps no pass from its end");
+        ControlFlow::Break(())
+    });
+    read.expect("events");
+    drop(reader);
+    assert_eq!(block(followed.home(), &output), Some(Stored::Erased));
+    once(&owner.server(), &home).await.expect("followed");
+    let secret = b"{\"out\":\"secret 0\"}";
+    for file in ["log.db", "log.db-wal"] {
+        let bytes = std::fs::read(followed.home().dir().join(file)).unwrap_or_default();
+        assert!(!bytes.windows(secret.len()).any(|bytes| bytes == secret), "it is still in {file}");
+    }
+    agrees(followed.home(), &owner);
+}
+
 /// Adds events to a copy that erase these names, one each, and carries the erasures out.
-fn erase_in_copy(followed: &Followed, names: &[Cid]) {
+fn erase_in_copy(follower: &Home, followed: &Followed, names: &[Cid]) {
     let path = followed.home().log_path();
     let tip = SqliteReader::open(&path).and_then(|reader| reader.tip()).expect("read").expect("events");
     let mut prev = tip.cid;
@@ -116,8 +147,8 @@ fn erase_in_copy(followed: &Followed, names: &[Cid]) {
     });
     let events: Vec<Copied> = events.collect();
     SqliteLog::open(&path, false).and_then(|mut log| log.copy(&[], &events)).expect("kept");
-    followed.fold().expect("folded");
-    followed.erase().expect("carried out");
+    let mut store = Store::open(follower, &followed.log).expect("nobody follows it");
+    store.fold().and_then(|()| store.erase()).expect("carried out");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,13 +169,13 @@ async fn an_erasure_takes_nothing_but_payloads_whatever_it_names() {
     let raw = Cid::from_digest(Codec::Raw, *outputs[1].digest());
     let unknown = Block::encode(&"nowhere").cid();
     let before = content(copy);
-    erase_in_copy(&followed, &[owner.log(), tool, event, part, raw, unknown]);
+    erase_in_copy(&home, &followed, &[owner.log(), tool, event, part, raw, unknown]);
     let (events, blocks) = content(copy);
     assert!(events.starts_with(&before.0), "events were changed");
     assert!(blocks == before.1, "a block was erased that is no payload");
     assert!(followed.genesis().expect("read").is_some());
 
-    erase_in_copy(&followed, &[outputs[1], outputs[0]]);
+    erase_in_copy(&home, &followed, &[outputs[1], outputs[0]]);
     for (cid, left) in [(outputs[0], false), (outputs[1], false), (part, false), (outputs[2], true)] {
         assert_eq!(is_there(copy, &cid), left, "{cid}");
     }
