@@ -4,6 +4,7 @@
 //! files below it start nodes as processes of their own.
 
 mod carried;
+mod copies;
 mod dying;
 mod following;
 mod meeting;

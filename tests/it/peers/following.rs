@@ -23,23 +23,23 @@ use crate::{
     upstream::Upstream,
 };
 
-const READS: &str = "scopes = [\"mcp:call\", \"audit:read\"]";
+pub const READS: &str = "scopes = [\"mcp:call\", \"audit:read\"]";
 /// Events that take a follower a while.
 const MANY: usize = 6_000;
 
 /// The one followed log as its follower lists it; null while nothing of it is held.
-fn followed(node: &Node) -> Value {
+pub fn followed(node: &Node) -> Value {
     node.server().get("/v1/followed").json()["followed"][0].clone()
 }
 
 /// Where a follower keeps the log.
-fn directory(node: &Node) -> PathBuf {
+pub fn directory(node: &Node) -> PathBuf {
     let mut entries = std::fs::read_dir(node.path("followed")).expect("something is followed");
     entries.next().expect("something is followed").expect("it can be read").path()
 }
 
 /// Waits until the follower holds all that the owner has.
-fn caught_up(follower: &Node, owner: &Node) -> Value {
+pub fn caught_up(follower: &Node, owner: &Node) -> Value {
     until("the follower holds all", || {
         let held = followed(follower);
         (held["size"] == owner.events().len() && held["signed"] == held["size"]).then_some(held)
@@ -47,7 +47,7 @@ fn caught_up(follower: &Node, owner: &Node) -> Value {
 }
 
 /// Adds events to the log of a node that does not run.
-fn grow(node: &Node, count: usize) {
+pub fn grow(node: &Node, count: usize) {
     let home = Home::existing(node.data()).expect("the node has a log");
     let (ledger, running) = questions::open(&home);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
@@ -67,7 +67,7 @@ fn grow(node: &Node, count: usize) {
     running.join();
 }
 
-fn verified(follower: &Node) {
+pub fn verified(follower: &Node) {
     let directory = directory(follower);
     let (code, report) = record::verify(&directory);
     assert_eq!(code, Some(0), "{report}");
