@@ -5,13 +5,14 @@
 use serde_bytes::ByteBuf;
 
 use super::{
-    Refused, check, content,
+    Refused, check, content, forked, held,
     owner::{Owner, once, temp},
 };
 use crate::{
     follow::{
         copy::Followed,
         driver::FollowError,
+        evidence::{Evidence, NoFork},
         rules::{Ending, followed_by},
     },
     ledger::rotating::rotate,
@@ -72,6 +73,59 @@ async fn keys_that_were_seen_are_not_taken_back() {
     assert!(matches!(refused, FollowError::Refused(Refused::Keys)), "{refused}");
     let followed = Followed::open(&home, &one.log()).expect("held");
     assert!(content(followed.home()) == content(&one.home), "what is held stays");
+}
+
+/// The key of before signs what lies before the change, and that it cannot take back either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_that_a_former_key_signed_where_it_was_in_force_is_proven() {
+    let owner = Owner::new(1);
+    owner.calls(None, "shared", 5, false).await;
+    let (mut ours, theirs) = owner.twin();
+    ours.calls(None, "ours", 10, false).await;
+    theirs.calls(None, "theirs", 2, false).await;
+    // One change, then one more: the fork is under the first of three keys, then.
+    for seed in [40, 41] {
+        ours = turned(ours, seed);
+        ours.calls(None, "after", 3, false).await;
+        for (first, second) in [(&ours, &theirs), (&theirs, &ours)] {
+            let dir = temp();
+            let home = Home::open(dir.path()).expect("a home");
+            once(&first.server(), &home).await.expect("followed");
+            let evidence = forked(once(&second.server(), &home).await);
+            let sizes = evidence.check().expect("it proves itself");
+            assert_eq!((sizes.held, sizes.told), (first.head().size, second.head().size));
+            assert_eq!(held(&home, &ours.log()), first.head().size, "nothing of the other branch is kept");
+            let followed = Followed::open(&home, &ours.log()).expect("held");
+            assert_eq!(followed.evidence().expect("read"), Some(*evidence.clone()));
+            // Its keys are part of it: without the change, the larger head is under no key of this log.
+            let keyless = Evidence { rotations: Vec::new(), ..*evidence };
+            assert_eq!(keyless.check(), Err(NoFork::Head));
+        }
+    }
+}
+
+/// What a former key signs past the change is nobody's word: neither followed nor evidence.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_a_former_key_signed_past_the_change_is_refused() {
+    let owner = Owner::new(1);
+    owner.calls(None, "shared", 5, false).await;
+    let (ours, theirs) = owner.twin();
+    let ours = turned(ours, 40);
+    ours.calls(None, "ours", 3, false).await;
+    let dir = temp();
+    let home = Home::open(dir.path()).expect("a home");
+    once(&ours.server(), &home).await.expect("followed");
+    // Fewer events than are held, then more.
+    for calls in [1, 10] {
+        theirs.calls(None, "theirs", calls, false).await;
+        let refused = once(&theirs.server(), &home).await.expect_err("its key was given up");
+        assert!(matches!(refused, FollowError::Refused(Refused::Head(_))), "{refused}");
+        let followed = Followed::open(&home, &ours.log()).expect("held");
+        assert!(content(followed.home()) == content(&ours.home), "what is held stays");
+        assert_eq!(followed.evidence().expect("read"), None);
+        assert!(followed.is_news(&theirs.head().note).is_err());
+    }
+    assert_eq!(once(&ours.server(), &home).await.expect("it goes on").ending, Ending::Current);
 }
 
 #[tokio::test(flavor = "multi_thread")]
