@@ -3,7 +3,8 @@
 //! Invariants:
 //! - an archive takes its name only once it is complete and checked; a refused archive leaves nothing behind;
 //! - a block that nothing names is refused: contracts and plans come before the events, and payloads after the first
-//!   event that names them.
+//!   event that names them;
+//! - what was erased of a kept archive does not come back with the same archive: imports and erasures take turns.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -47,7 +48,7 @@ pub struct Kept {
 }
 
 /// Checks the blocks that follow the manifest of a record of `subject`, and keeps the archive in the data directory
-/// `dir`. `step` is called with the number of events checked so far.
+/// `dir`. `step` is called with the number of events checked so far. Blocks while another process erases in the archives.
 pub fn keep<R: Read>(
     archive: car::Reader<R>,
     manifest: &Manifest,
@@ -68,13 +69,16 @@ pub fn keep<R: Read>(
     // A crash leaves this file, which is never read. The next import of the same archive overwrites it.
     let part = file.with_extension("part");
     let kept = write(archive, manifest, subject, &part, step).and_then(|(events, blocks, evidence)| {
+        // An erasure between the comparison and the renaming would be undone.
+        let alone = File::open(&dir)?;
+        alone.lock()?;
         let already = file.exists();
         // Another archive of the same root may hold fewer payloads, so a kept one is replaced only by the same bytes.
         if already && !same(&part, &file)? {
             return Err(KeepError::Differs { file: file.display().to_string() });
         }
         fs::rename(&part, &file)?;
-        File::open(&dir)?.sync_all()?;
+        alone.sync_all()?;
         Ok(Kept { subject: subject.to_owned(), file, events, blocks, evidence, already })
     });
     if kept.is_err() {

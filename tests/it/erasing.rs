@@ -1,6 +1,9 @@
 //! Erasing, at the door of a running node: what it holds for, what is content again, what archives and guesses are told.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use cairn::{
     block::{
@@ -12,8 +15,9 @@ use cairn::{
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Ran, Server, cairn, run, temp},
-    record,
+    harness::{Process, Ran, Server, cairn, run, temp},
+    minted::archive,
+    record::{self, PATIENCE, until},
     speech::result,
     work::{Caller, Worker},
 };
@@ -145,24 +149,54 @@ fn contents(archive: &Path) -> (Vec<Event>, Vec<Cid>) {
     (events, blocks)
 }
 
-#[test]
-fn what_lies_in_archives_beside_the_log_is_erased_too() {
-    let temp = temp();
-    let data = temp.path().join("data");
-    let file = temp.path().join("wf.car");
-    let (data, file) = (text(&data), text(&file));
-    let server = Server::start(Path::new(data), &[]);
-    let steps = json!([{"step_id": "list", "action": "tools_list_tools", "inputs": {"limit": 3}}]);
+/// A step that lists so many tools.
+fn lists(id: &str, limit: u64) -> Value {
+    json!({"step_id": id, "action": "tools_list_tools", "inputs": {"limit": limit}})
+}
+
+/// A server that ran `wf` with these steps and was given its archive: its data, the archive's file, and the kept one.
+fn archived(dir: &Path, steps: &Value) -> (Server, [PathBuf; 3]) {
+    let [data, file] = ["data", "wf.car"].map(|name| dir.join(name));
+    let server = Server::start(&data, &[]);
     let definition = json!({"workflow_id": "wf", "name": "lists", "steps": steps});
     assert_ne!(result(&server, "workflow_submit", definition)["isError"], true);
     exits(0, &["workflow", "watch", "wf", "--url", &server.url]);
-    exits(0, &["log", "export", "--subject", "workflow/wf", "-o", file, "--url", &server.url]);
-    exits(0, &["log", "import", file, "--data", data]);
-    let archives = Path::new(data).join("archives");
-    let kept = fs::read_dir(&archives).expect("it is kept").next().expect("one").expect("a file").path();
+    exits(0, &["log", "export", "--subject", "workflow/wf", "-o", text(&file), "--url", &server.url]);
+    exits(0, &["log", "import", text(&file), "--data", text(&data)]);
+    let mut archives = fs::read_dir(data.join("archives")).expect("it is kept");
+    let kept = archives.next().expect("one").expect("a file").path();
+    (server, [data, file, kept])
+}
+
+/// The payloads that the steps of an archived run were given.
+fn inputs(events: &[Event]) -> Vec<Cid> {
+    let submitted = events.iter().filter(|event| event.fields().kind == "task.submitted");
+    submitted.map(|event| event.fields().pay[0].cid).collect()
+}
+
+/// The replay of an archived run in a data directory that has nothing else.
+fn replayed_elsewhere(dir: &Path, kept: &Path) -> Value {
+    let elsewhere = dir.join("elsewhere");
+    fs::create_dir_all(elsewhere.join("archives")).expect("a directory");
+    fs::copy(kept, elsewhere.join("archives").join(kept.file_name().expect("a name"))).expect("copied");
+    let ran = run(cairn(&["replay", "wf", "--json", "--data", text(&elsewhere)]));
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|err| panic!("{err}: {ran:?}"))
+}
+
+/// Takes the turn of whoever imports or erases archives; they wait until it is dropped.
+fn turn(kept: &Path) -> fs::File {
+    let archives = fs::File::open(kept.parent().expect("a directory")).expect("it is there");
+    archives.lock().expect("nobody else has it");
+    archives
+}
+
+#[test]
+fn what_lies_in_archives_beside_the_log_is_erased_too() {
+    let temp = temp();
+    let (server, [data, file, kept]) = archived(temp.path(), &json!([lists("list", 3)]));
+    let [data, file] = [&data, &file].map(|path| text(path));
     let (events, blocks) = contents(&kept);
-    let asked = events.iter().find(|event| event.fields().kind == "task.submitted").expect("a step");
-    let input = asked.fields().pay[0].cid;
+    let input = inputs(&events)[0];
     assert!(blocks.contains(&input));
     let genesis = events[0].fields().log.to_string();
     exits(1, &["erase", &genesis, "--basis", "asked", "--data", data]);
@@ -184,12 +218,78 @@ fn what_lies_in_archives_beside_the_log_is_erased_too() {
     assert!(!contents(&kept).1.contains(&input), "it came back: {refused:?}");
 
     // Where the run never ran, the archive says that it cannot be told any more, and nothing worse.
-    let elsewhere = temp.path().join("elsewhere");
-    fs::create_dir_all(elsewhere.join("archives")).expect("a directory");
-    fs::copy(&kept, elsewhere.join("archives").join(kept.file_name().expect("a name"))).expect("copied");
-    let ran = run(cairn(&["replay", "wf", "--json", "--data", text(&elsewhere)]));
-    let replayed: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|err| panic!("{err}: {ran:?}"));
+    let replayed = replayed_elsewhere(temp.path(), &kept);
     assert_eq!(replayed["steps"][0]["verdict"], "unverifiable", "{replayed}");
     assert_eq!(replayed["compared_steps"], 0, "{replayed}");
     assert!(server.stop().success());
+}
+
+#[test]
+fn two_erasures_at_once_in_one_archive_both_hold() {
+    let temp = temp();
+    let steps = json!([lists("one", 3), lists("two", 4), lists("left", 5)]);
+    let (server, [data, _, kept]) = archived(temp.path(), &steps);
+    assert!(server.stop().success());
+    let (events, blocks) = contents(&kept);
+    let inputs = inputs(&events);
+    let gone = &inputs[..2];
+    assert!(inputs.len() == 3 && inputs.iter().all(|input| blocks.contains(input)), "{inputs:?}");
+
+    // Both have done their part in the log before either comes to the archive.
+    let turn = turn(&kept);
+    let running = gone.iter().map(|input| {
+        Process::start(cairn(&["erase", &input.to_string(), "--basis", "asked", "--data", text(&data)]))
+    });
+    let running: Vec<Process> = running.collect();
+    until("both are on record", || {
+        let events = record::events(&data);
+        let erased = events.iter().filter(|event| record::kind(event) == "payload.erased");
+        (erased.count() == 2).then_some(())
+    });
+    assert_eq!(contents(&kept).1, blocks, "nobody waited for their turn");
+    drop(turn);
+    for mut process in running {
+        assert!(process.wait(PATIENCE).success(), "{}", process.last_errors());
+    }
+
+    let (left_events, left) = contents(&kept);
+    assert_eq!(left_events, events, "events stay");
+    let without: Vec<Cid> = blocks.iter().copied().filter(|cid| !gone.contains(cid)).collect();
+    assert_eq!(left, without, "both payloads go, and nothing else");
+    assert_eq!(fs::read_dir(kept.parent().expect("a directory")).expect("it is there").count(), 1);
+    let replayed = replayed_elsewhere(temp.path(), &kept);
+    for step in replayed["steps"].as_array().unwrap_or_else(|| panic!("no steps: {replayed}")) {
+        assert_eq!(step["verdict"] == "unverifiable", step["step_id"] != "left", "{replayed}");
+    }
+    exits(0, &["log", "verify", "--data", text(&data)]);
+}
+
+/// Whether this process waits for a lock on a file.
+fn waits(process: &Process) -> bool {
+    let locks = fs::read_to_string("/proc/locks").expect("the kernel tells of locks");
+    let id = process.id().to_string();
+    locks.lines().any(|line| line.contains("->") && line.split_whitespace().any(|word| word == id))
+}
+
+#[test]
+fn an_import_does_not_bring_back_what_was_erased_while_it_ran() {
+    let temp = temp();
+    let (server, [data, file, kept]) = archived(temp.path(), &json!([lists("list", 3)]));
+    assert!(server.stop().success());
+    let whole = fs::File::open(&kept).expect("it is kept");
+    let limits = Limits { section_max: SECTION_MAX, total_max: u64::MAX };
+    let sections: Vec<_> =
+        Reader::new(whole, limits).and_then(|archive| archive.collect()).expect("a whole archive");
+    let input = inputs(&contents(&kept).0)[0];
+    let turn = turn(&kept);
+    let mut import = Process::start(cairn(&["log", "import", text(&file), "--data", text(&data)]));
+    until("the import waits for its turn", || waits(&import).then_some(()));
+    // An erasure takes the archive's place at once.
+    let without: Vec<_> = sections.into_iter().filter(|(cid, _)| *cid != input).collect();
+    fs::write(kept.with_extension("erasing"), archive(&without)).expect("written");
+    fs::rename(kept.with_extension("erasing"), &kept).expect("in its place");
+    drop(turn);
+    assert_eq!(import.wait(PATIENCE).code(), Some(1), "{}", import.last_errors());
+    assert!(import.last_errors().contains("an archive of this root is kept already"));
+    assert!(!contents(&kept).1.contains(&input), "it came back");
 }
