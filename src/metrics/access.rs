@@ -101,8 +101,8 @@ pub fn unknown() -> Actor {
     Actor { id: "unknown".to_owned(), role: "anonymous".to_owned(), proof: None }
 }
 
-/// Returns the actor that stands for all principals past [`COUNTS_MAX`].
-fn several() -> Actor {
+/// Returns the actor that stands for all principals past [`COUNTS_MAX`], and for those that no event can name.
+pub fn several() -> Actor {
     Actor { id: "others".to_owned(), role: "several".to_owned(), proof: None }
 }
 

@@ -2,18 +2,19 @@
 //!
 //! Invariants:
 //! - nothing is written while nobody reads or is refused, and the tokens and settings stay as they are;
-//! - a count is recorded once its minute is over, or when the node stops. A crash loses those not recorded yet.
+//! - a count is recorded once its minute is over, or when the node stops. A crash loses those not recorded yet;
+//! - a count that cannot be recorded now is kept, and one whose principal no event can name goes to the others.
 
-use std::{io, path::Path, time::Duration};
+use std::{collections::VecDeque, io, path::Path, time::Duration};
 
 use crate::{
     auth::{AuthError, tokens},
     config::Config,
     event::keeping::TokenAdded,
-    ledger::{Command, Ledger, Stopped, commit::node, keeping::Keeping},
+    ledger::{Command, Ledger, Ruling, Stopped, commit::node, keeping::Keeping},
     metrics::{
         Metrics,
-        access::{Count, What},
+        access::{Count, What, several},
     },
 };
 
@@ -30,16 +31,22 @@ pub(super) async fn configured(ledger: &Ledger, door: &str, config: &Config) -> 
 
 /// Records the counts of past minutes, or with `all` every count. Those that cannot be recorded are put back.
 pub(super) async fn counted(ledger: &Ledger, metrics: &Metrics, all: bool) -> Result<(), Stopped> {
-    let mut counts = metrics.access.take(all).into_iter();
-    while let Some(count) = counts.next() {
+    let mut counts = VecDeque::from(metrics.access.take(all));
+    while let Some(count) = counts.pop_front() {
         let Count { minute, ref actor, what, times } = count;
         let keeping = match what {
             What::Read => Keeping::Read { reads: times, minute },
             What::Refused(reason) => Keeping::Refused { refusals: times, minute, reason },
         };
-        if let Err(stopped) = ledger.submit(Command::Keep { keeping, actor: actor.clone() }).await {
-            metrics.access.put_back(std::iter::once(count).chain(counts));
-            return Err(stopped);
+        match ledger.submit(Command::Keep { keeping, actor: actor.clone() }).await {
+            Ok(Ruling::Denied(_)) if *actor != several() => {
+                counts.push_back(Count { actor: several(), ..count });
+            }
+            Ok(_) => {}
+            Err(stopped) => {
+                metrics.access.put_back(std::iter::once(count).chain(counts));
+                return Err(stopped);
+            }
         }
     }
     Ok(())
@@ -93,3 +100,6 @@ pub fn token_added(entry: tokens::Entry) -> TokenAdded {
 fn other(err: AuthError) -> io::Error {
     io::Error::other(err)
 }
+
+#[cfg(test)]
+mod tests;
