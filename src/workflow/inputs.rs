@@ -68,7 +68,9 @@ impl<'a> Reference<'a> {
     ) -> Result<Self, &'static str> {
         let step = step.as_str().ok_or("`$from` must be the id of a step")?;
         let pointer = pointer.map_or(Some(""), Value::as_str).filter(|pointer| is_pointer(pointer));
-        let pointer = pointer.ok_or("`pointer` must be a JSON pointer: empty, or starting with `/`")?;
+        let pointer = pointer.ok_or(
+            "`pointer` must be a JSON pointer: empty or starting with `/`, and `~` only as `~0` or `~1`",
+        )?;
         Ok(Self { step, pointer, default })
     }
 
@@ -89,9 +91,11 @@ impl<'a> Reference<'a> {
     }
 }
 
-/// Returns whether `text` begins as a JSON pointer (RFC 6901): it is empty or starts with `/`.
-pub fn is_pointer(text: &str) -> bool {
-    text.is_empty() || text.starts_with('/')
+/// Returns whether `text` is a JSON pointer (RFC 6901): it is empty or starts with `/`, and every `~` in it is `~0` or
+/// `~1`.
+fn is_pointer(text: &str) -> bool {
+    let escaped = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+    escaped && (text.is_empty() || text.starts_with('/'))
 }
 
 /// The steps of the child definitions around a place. References to them are left to the child.

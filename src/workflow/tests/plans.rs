@@ -172,6 +172,24 @@ fn faults_of_conditions() {
 }
 
 #[test]
+fn a_tilde_in_a_pointer_is_an_escape_or_a_fault() {
+    for (pointer, sound) in [
+        ("", true),
+        ("/a~0b/~1c", true),
+        ("/~01", true),
+        ("/a~b", false),
+        ("/~", false),
+        ("/~2", false),
+        ("~0", false),
+        ("/~0~", false),
+    ] {
+        let inputs = json!({ "inputs": { "v": { "$from": "a", "pointer": pointer } } });
+        let steps = vec![work("a", &[]), step("b", "read", &["a"], inputs)];
+        assert_eq!(plan(&definition(steps, json!({})), &Board).is_ok(), sound, "of {pointer:?}");
+    }
+}
+
+#[test]
 fn faults_of_a_child_have_their_place() {
     let child = json!({ "name": "child", "steps": [
         { "step_id": "x", "action": "none", "inputs": { "v": { "$from": "a" }, "w": { "$from": "y" } } },
