@@ -25,7 +25,7 @@ use crate::router::BoxFuture;
 /// Where the public API is.
 pub const PUBLIC_API: &str = "https://api.github.com";
 /// The label of a peer's issue.
-pub const LABEL: &str = "cairn-peer";
+const LABEL: &str = "cairn-peer";
 const TITLE: &str = "Peer: ";
 /// Issues on a page, and pages read.
 const PAGE: usize = 100;
@@ -110,7 +110,7 @@ impl Github {
         self.send(request, now_ms).await.map(drop)
     }
 
-    /// Fetches the issues, unless the first page is unchanged.
+    /// Fetches the issues, unless all of them stand on one page and that is unchanged.
     async fn list(&self, now_ms: u64) -> Result<(), LookError> {
         let mut issues = Vec::new();
         let mut etag = None;
@@ -141,7 +141,7 @@ impl Github {
             if last {
                 break;
             }
-            // More pages than one: they are not known to be unchanged by the first.
+            // Of more pages than one the first says nothing about the others, so all are fetched again next time.
             etag = None;
         }
         let mut kept = self.kept();

@@ -264,6 +264,22 @@ async fn a_registry_of_issues_is_read_over_its_pages() {
 }
 
 #[tokio::test]
+async fn a_change_on_a_later_page_is_seen_though_the_first_is_unchanged() {
+    let api = Api::default();
+    let issues = |last: &str| {
+        let mut issues: Vec<Value> = (0..100).map(|_| issue("Peer: nobody", "{}")).collect();
+        issues.push(issue(&format!("Peer: {last}"), &entry(last, NOW).to_string()));
+        issues
+    };
+    let github = Github::new(&serve(api.clone()).await, "o/r", None, TTL_MS).expect("a client can be made");
+    for last in [A, B] {
+        // The version, and with it the tag of the first page, stays.
+        api.0.lock().expect("no handler panics").issues = issues(last);
+        assert_eq!(names(&look(&github).await.expect("it answers")), [last]);
+    }
+}
+
+#[tokio::test]
 async fn a_limited_registry_is_left_alone_and_an_unchanged_one_costs_nothing() {
     let api = Api::default();
     let token = Some("sesame".to_owned());
