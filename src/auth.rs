@@ -13,11 +13,7 @@ pub mod tokens;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    io,
-    path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{io, path::PathBuf};
 
 use http::HeaderValue;
 
@@ -27,10 +23,10 @@ use crate::{
     event::{Actor, keeping::Reason},
 };
 
-/// The largest number of characters of an actor's id.
-pub const ACTOR_ID_MAX: usize = 128;
-/// The largest number of bytes of a token; a longer one is refused without being parsed.
-pub const TOKEN_MAX: usize = 8 * 1024;
+/// Characters of an actor's id.
+const ACTOR_ID_MAX: usize = 128;
+/// Bytes of a token; what is longer is refused unread.
+const TOKEN_MAX: usize = 8 * 1024;
 /// The role of every caller with a token, and of the local one.
 const ROLE: &str = "client";
 /// The actor's id of callers in mode `none`.
@@ -53,7 +49,7 @@ pub enum Denied {
     Missing,
     #[error("the bearer token is not valid")]
     Invalid,
-    #[error("the bearer token lacks the scope {}", scope_name(*.scope))]
+    #[error("the bearer token lacks the scope {}", .scope.as_str())]
     Insufficient { scope: Scope },
 }
 
@@ -122,23 +118,9 @@ impl Denied {
             Self::Invalid => "error=\"invalid_token\", ",
             Self::Insufficient { .. } => "error=\"insufficient_scope\", ",
         };
-        let scope = scope_name(needed);
+        let scope = needed.as_str();
         format!("Bearer {error}scope=\"{scope}\", resource_metadata=\"{metadata_url}\"")
     }
-}
-
-/// Returns the scope's name in tokens and challenges.
-pub fn scope_name(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Call => "mcp:call",
-        Scope::Audit => "audit:read",
-        Scope::Admin => "admin",
-    }
-}
-
-/// Returns the scope with this name.
-pub fn scope_named(name: &str) -> Option<Scope> {
-    [Scope::Call, Scope::Audit, Scope::Admin].into_iter().find(|scope| scope_name(*scope) == name)
 }
 
 /// Returns the token of a `Bearer` header. Another scheme is `Invalid`, not `Missing`, because credentials were
@@ -162,9 +144,4 @@ fn is_actor_id(id: &str) -> bool {
 
 fn actor(id: String) -> Actor {
     Actor { id, role: ROLE.to_owned(), proof: None }
-}
-
-/// Returns the seconds since the Unix epoch.
-fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -19,8 +19,6 @@ use crate::{
     },
 };
 
-/// Bytes of a keyed commitment to an idempotency key.
-pub const KEY_LEN: usize = 16;
 /// Events elsewhere that a caller may name.
 pub const START_REFS_MAX: usize = 8;
 /// Peers that one call may be tried at.
@@ -157,7 +155,7 @@ impl Call {
             actor: fields.actor.clone(),
             tool: fields.tool,
             name: facts.name,
-            input: payload(event, &[Role::Input]),
+            input: fields.payload(Role::Input).map(|input| input.cid),
             key: facts.key,
             runner: facts.runner,
             started: event.cid(),
@@ -175,11 +173,13 @@ impl Call {
             Some(Body::CallInterrupted(_)) => How::Interrupted,
             _ => return,
         };
+        let fields = event.fields();
+        let output = fields.payload(Role::Output).or_else(|| fields.payload(Role::Error));
         self.ending = Some(Ending {
             how,
             event: event.cid(),
-            seq: event.fields().seq,
-            output: payload(event, &[Role::Output, Role::Error]),
+            seq: fields.seq,
+            output: output.map(|output| output.cid),
         });
     }
 }
@@ -292,11 +292,6 @@ fn ending_fact(open: &Call, body: Body, output: Option<PayloadRef>) -> Fact {
         payloads: output.into_iter().collect(),
         body,
     }
-}
-
-/// The first payload of an event in one of these roles.
-pub fn payload(event: &Event, roles: &[Role]) -> Option<Cid> {
-    event.fields().pay.iter().find(|pay| roles.contains(&pay.role)).map(|pay| pay.cid)
 }
 
 #[cfg(test)]

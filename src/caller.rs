@@ -2,20 +2,21 @@
 //!
 //! Invariant: a caller is known before anything of what they ask is read.
 
-use crate::{event::Actor, peer};
+use crate::{event::Actor, peer, words::words};
 
 /// A peer's id in base58, as `p2p::peer_id` checks it.
 pub type Peer = String;
 
-/// What a caller may do. An operation names the one scope it needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// `mcp:call`: list and call tools, read resources, get prompts.
-    Call,
-    /// `audit:read`: read events, blocks, proofs, exports.
-    Audit,
-    /// `admin`: everything.
-    Admin,
+words! {
+    /// What a caller may do. An operation names the one scope it needs.
+    pub enum Scope {
+        /// `mcp:call`: list and call tools, read resources, get prompts.
+        Call = "mcp:call",
+        /// `audit:read`: read events, blocks, proofs, exports.
+        Audit = "audit:read",
+        /// `admin`: everything.
+        Admin = "admin",
+    }
 }
 
 /// Who asks: known before anything is read of what they ask.

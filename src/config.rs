@@ -25,7 +25,14 @@ use std::{
 use serde::Deserialize;
 
 pub use self::p2p::{Entry, P2p};
-use crate::auth::{Access, AuthError, Tokens, Verifier};
+use crate::{
+    auth::{Access, AuthError, Tokens, Verifier},
+    router::{
+        capture::Capture,
+        metadata::{Need, Retry},
+    },
+    words::words,
+};
 
 /// The largest number of bytes of a configuration file.
 const FILE_MAX: u64 = 1024 * 1024;
@@ -82,16 +89,18 @@ pub struct Auth {
     pub audience: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AuthMode {
-    /// Everyone who reaches the socket may do everything; only on a loopback address.
-    #[default]
-    None,
-    /// Opaque tokens kept, hashed, in the data directory.
-    Static,
-    /// Signed tokens of an issuer.
-    Jwt,
+words! {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum AuthMode {
+        /// Everyone who reaches the socket may do everything; only on a loopback address.
+        #[default]
+        None = "none",
+        /// Opaque tokens kept, hashed, in the data directory.
+        Static = "static",
+        /// Signed tokens of an issuer.
+        Jwt = "jwt",
+    }
 }
 
 /// `[log]`: how events reach the disk.
@@ -179,18 +188,6 @@ pub struct Captures {
     pub tools: BTreeMap<String, Capture>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Capture {
-    /// Everything but what the contract marks secret.
-    #[default]
-    Full,
-    /// Keys and structure; a keyed commitment in the place of every value.
-    Redacted,
-    /// One keyed commitment to the whole.
-    Digest,
-}
-
 /// `[telemetry]`: what this process says of itself.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -240,30 +237,6 @@ pub struct Tool {
     pub cpu: Option<Need>,
     pub io: Option<Need>,
     pub memory: Option<Need>,
-}
-
-/// How often, and after what waits, a failed run is tried again.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Retry {
-    /// Default 0; at most 100.
-    pub max_retries: u32,
-    /// Default 1000; at most `max_backoff_ms`.
-    pub backoff_ms: u64,
-    /// Default 2; 1 to 10.
-    pub backoff_factor: f64,
-    /// Default 60,000; at most 86,400,000.
-    pub max_backoff_ms: u64,
-    pub jitter: bool,
-}
-
-/// How much of a resource a tool needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Need {
-    Low,
-    Medium,
-    High,
 }
 
 /// The values of flags, which override the file and the environment.
@@ -398,12 +371,6 @@ impl Default for Tasks {
 impl Default for Rate {
     fn default() -> Self {
         Self { interval_ms: 1000, burst: 1 }
-    }
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self { max_retries: 0, backoff_ms: 1000, backoff_factor: 2.0, max_backoff_ms: 60_000, jitter: true }
     }
 }
 

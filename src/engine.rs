@@ -327,8 +327,4 @@ impl Client for Nobody {
     fn capabilities(&self) -> Value {
         json!({})
     }
-
-    fn stateless(&self) -> bool {
-        true
-    }
 }

@@ -6,6 +6,8 @@ use std::{error::Error, fmt};
 
 use serde::{Deserialize, Serialize};
 
+use crate::words::words;
+
 /// Why the rules forbid what was asked: one of the closed list of codes, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
@@ -15,38 +17,22 @@ pub struct Refusal {
     pub hint: Option<String>,
 }
 
-/// The closed list of domain error codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Code {
-    InvalidArgument,
-    NotFound,
-    AlreadyExists,
-    Conflict,
-    FailedPrecondition,
-    PermissionDenied,
-    ResourceExhausted,
-    DeadlineExceeded,
-    Cancelled,
-    Unavailable,
-    Internal,
-}
-
-impl Code {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::InvalidArgument => "invalid_argument",
-            Self::NotFound => "not_found",
-            Self::AlreadyExists => "already_exists",
-            Self::Conflict => "conflict",
-            Self::FailedPrecondition => "failed_precondition",
-            Self::PermissionDenied => "permission_denied",
-            Self::ResourceExhausted => "resource_exhausted",
-            Self::DeadlineExceeded => "deadline_exceeded",
-            Self::Cancelled => "cancelled",
-            Self::Unavailable => "unavailable",
-            Self::Internal => "internal",
-        }
+words! {
+    /// The closed list of domain error codes.
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Code {
+        InvalidArgument = "invalid_argument",
+        NotFound = "not_found",
+        AlreadyExists = "already_exists",
+        Conflict = "conflict",
+        FailedPrecondition = "failed_precondition",
+        PermissionDenied = "permission_denied",
+        ResourceExhausted = "resource_exhausted",
+        DeadlineExceeded = "deadline_exceeded",
+        Cancelled = "cancelled",
+        Unavailable = "unavailable",
+        Internal = "internal",
     }
 }
 

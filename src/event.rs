@@ -11,6 +11,7 @@ pub mod rules;
 pub mod strict;
 pub mod work;
 pub mod body;
+pub mod follows;
 
 use std::collections::BTreeMap;
 
@@ -19,8 +20,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::body::{Body, Kind};
 use crate::{
-    block::{Block, Cid, Codec, DecodeError, decode, decode_exactly, encode, payload::PAYLOAD_MAX},
+    block::{Cid, Codec, DecodeError, decode, decode_exactly, encode, payload::PAYLOAD_MAX},
     identity::{KeyError, Verifier},
+    words::words,
 };
 
 /// This build writes events of this version, and reads bodies of no other.
@@ -44,16 +46,18 @@ pub struct Actor {
     pub proof: Option<Cid>,
 }
 
-/// Says what a payload is to its event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    Input,
-    Output,
-    Error,
-    Log,
-    Artifact,
-    Note,
+words! {
+    /// What a payload is to its event.
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Role {
+        Input = "input",
+        Output = "output",
+        Error = "error",
+        Log = "log",
+        Artifact = "artifact",
+        Note = "note",
+    }
 }
 
 /// Names a payload and states how many bytes of content it holds.
@@ -152,8 +156,6 @@ pub enum EventError {
     Field { field: &'static str },
     #[error("event bytes cannot be read")]
     Decode(#[from] DecodeError),
-    #[error("event bytes do not have the digest they are stored under")]
-    Digest,
 }
 
 impl Genesis {
@@ -226,14 +228,19 @@ impl Event {
         let known = self.fields.v == VERSION;
         known.then(|| Body::read(&self.fields.kind, &self.fields.body)).flatten()
     }
-
-    /// Returns the event as a block, for stores and exports.
-    pub fn to_block(&self) -> Block {
-        Block::new(Codec::DagCbor, self.bytes.clone())
-    }
 }
 
 impl Fields {
+    /// Returns when it was sealed, in milliseconds since the epoch: the moment that the rules were told.
+    pub fn at_ms(&self) -> u64 {
+        self.ts / 1000
+    }
+
+    /// Returns its first payload in this role.
+    pub fn payload(&self, role: Role) -> Option<PayloadRef> {
+        self.pay.iter().find(|pay| pay.role == role).copied()
+    }
+
     /// Checks the rules that hold for every kind and version.
     fn check(&self) -> Result<(), EventError> {
         let rule = |holds: bool, field| {

@@ -44,7 +44,7 @@ pub use self::listen::serve;
 use self::origin::Gate;
 use crate::{
     audit::content::Contents,
-    auth::{Access, Denied, scope_name},
+    auth::{Access, Denied},
     block::json,
     caller::{Caller, Scope},
     config::Server,
@@ -326,10 +326,9 @@ async fn metrics(State(edge): State<Arc<Edge>>) -> ([(HeaderName, &'static str);
 
 /// Returns the protected resource's metadata (RFC 9728, section 2).
 async fn metadata(State(edge): State<Arc<Edge>>) -> Response {
-    let scopes = [Scope::Call, Scope::Audit, Scope::Admin].map(scope_name);
     let mut metadata = json!({
         "resource": format!("{}/mcp", edge.base),
-        "scopes_supported": scopes,
+        "scopes_supported": Scope::WORDS,
         "bearer_methods_supported": ["header"],
     });
     if let Some(issuer) = edge.access.issuer() {

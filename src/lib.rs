@@ -3,7 +3,14 @@
 //! Modules are listed lowest floor first. A module uses only modules listed above it;
 //! `tests/it/floors.rs` reads this list and every `crate::` path and fails on an arrow that points up.
 
+#![cfg_attr(
+    test,
+    allow(clippy::too_many_lines, reason = "a test tells one story, from its start to its end")
+)]
+
 // Floor 0, words: bytes, content identifiers, canonical forms, keys, the Merkle tree.
+pub mod words;
+
 pub mod block;
 pub mod error;
 
@@ -33,12 +40,14 @@ pub mod peer;
 
 pub mod caller;
 
-// Floor 3, memory: frames, the log, what is derived from it, the questions about both, and plain counters.
+// Floor 3, memory: the clock, frames, the log, what is derived from it, the questions about both, and plain counters.
+pub mod clock;
 pub mod frames;
 
 pub mod log;
 pub mod metrics;
 
+#[allow(clippy::too_many_lines, reason = "its longest fold is still to be split")]
 pub mod state;
 
 pub mod query;
@@ -49,6 +58,7 @@ pub mod verify;
 pub mod archive;
 
 // Floor 4, the one writer.
+#[allow(clippy::too_many_lines, reason = "its longest rulings are still to be split")]
 pub mod ledger;
 
 // Floor 5, hands: where a tool runs, and running it.

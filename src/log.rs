@@ -153,6 +153,13 @@ pub trait Reader: Send {
     ) -> Result<(), LogError>;
 
     fn block(&self, cid: &Cid) -> Result<Option<Stored>, LogError>;
+    /// Returns a block's bytes; `None` if they were erased or are not stored.
+    fn bytes(&self, cid: &Cid) -> Result<Option<Vec<u8>>, LogError> {
+        Ok(match self.block(cid)? {
+            Some(Stored::Present(bytes)) => Some(bytes),
+            Some(Stored::Erased) | None => None,
+        })
+    }
 
     /// Returns whether a block is stored with its bytes.
     fn has_bytes(&self, cid: &Cid) -> Result<bool, LogError>;

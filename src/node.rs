@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use self::{network::Network, recording::Recorded, sampling::Sampler};
 use crate::{
     block::payload::SaltKey,
+    clock::now_ms,
     config::{self, Config},
     engine::Engine,
     ledger::{
@@ -31,22 +32,14 @@ use crate::{
     p2p::NetError,
     questions::Audit,
     queue::{Rate, Rates},
-    router::{
-        Parts, Router,
-        capture::{Capture, Captures},
-        lane::Lanes,
-        metadata::{Hints, Need, Retry},
-    },
+    router::{Parts, Router, capture::Captures, lane::Lanes, metadata::Hints},
     runtime::{
         gateway,
         upstream::{self, State, Upstream},
     },
     state::peers::PEER_STATUSES,
     task::{Limits, Moment},
-    tools::{
-        self,
-        desk::{Desk, now_ms},
-    },
+    tools::{self, desk::Desk},
 };
 
 /// How long the start waits for upstreams before the node serves without them.
@@ -410,14 +403,9 @@ fn parts(config: &Config, ledger: Ledger, salt: SaltKey, runner: String, metrics
     let lanes = config.router.lanes.iter().map(|(name, lane)| {
         (name.clone(), lane.concurrency, lane.queue, lane.timeout_ms.map(Duration::from_millis))
     });
-    let mode = |mode: &config::Capture| match mode {
-        config::Capture::Full => Capture::Full,
-        config::Capture::Redacted => Capture::Redacted,
-        config::Capture::Digest => Capture::Digest,
-    };
     let captures = Captures {
-        default: mode(&config.capture.default),
-        tools: config.capture.tools.iter().map(|(tool, capture)| (tool.clone(), mode(capture))).collect(),
+        default: config.capture.default,
+        tools: config.capture.tools.iter().map(|(tool, capture)| (tool.clone(), *capture)).collect(),
     };
     let hints: HashMap<String, Hints> =
         config.tools.iter().map(|(name, tool)| (name.clone(), hints(tool))).collect();
@@ -425,26 +413,14 @@ fn parts(config: &Config, ledger: Ledger, salt: SaltKey, runner: String, metrics
 }
 
 fn hints(tool: &config::Tool) -> Hints {
-    let need = |need: config::Need| match need {
-        config::Need::Low => Need::Low,
-        config::Need::Medium => Need::Medium,
-        config::Need::High => Need::High,
-    };
-    let retry = |retry: &config::Retry| Retry {
-        max_retries: retry.max_retries,
-        backoff_ms: retry.backoff_ms,
-        backoff_factor: retry.backoff_factor,
-        max_backoff_ms: retry.max_backoff_ms,
-        jitter: retry.jitter,
-    };
     Hints {
         runtime: tool.runtime.clone(),
         category: tool.category.clone(),
         priority: tool.priority,
         timeout_ms: tool.timeout_ms,
-        retry: tool.retry.as_ref().map(retry),
-        cpu: tool.cpu.map(need),
-        io: tool.io.map(need),
-        memory: tool.memory.map(need),
+        retry: tool.retry,
+        cpu: tool.cpu,
+        io: tool.io,
+        memory: tool.memory,
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
-use crate::{caller::Peer, runtime::upstream::Duplex};
+use crate::{caller::Peer, runtime::upstream::Duplex, words::words};
 
 pub mod bootstrap;
 pub mod dialling;
@@ -28,24 +28,16 @@ mod swarm;
 /// A stream of bytes both ways.
 pub type Stream = Box<dyn Duplex>;
 
-/// What a stream carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Wire {
-    Mcp,
-    Log,
+words! {
+    /// What a stream carries.
+    #[derive(Hash)]
+    pub enum Wire {
+        Mcp = "mcp",
+        Log = "log",
+    }
 }
 
 impl Wire {
-    pub const ALL: [Self; 2] = [Self::Mcp, Self::Log];
-
-    /// Its name in metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Mcp => "mcp",
-            Self::Log => "log",
-        }
-    }
-
     /// The protocol's name in the negotiation of a stream.
     pub const fn protocol(self) -> &'static str {
         match self {
@@ -93,47 +85,32 @@ pub struct Connected {
     pub protocols: Vec<String>,
 }
 
-/// Why a connection ended or never came to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// The other side closed it.
-    Closed,
-    /// This node was asked to close it.
-    Local,
-    Idle,
-    Error,
-    /// This node is stopping.
-    Stopped,
-    Refused,
-    Timeout,
-    /// Another peer answered at the address.
-    WrongPeer,
-    /// A list or a limit of this node forbids it.
-    Denied,
-    /// No transport for the address, or none known.
-    Address,
-}
-
-impl Cause {
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Local => "local",
-            Self::Idle => "idle",
-            Self::Error => "error",
-            Self::Stopped => "stopped",
-            Self::Refused => "refused",
-            Self::Timeout => "timeout",
-            Self::WrongPeer => "wrong_peer",
-            Self::Denied => "denied",
-            Self::Address => "address",
-        }
+words! {
+    /// Why a connection ended or never came to be.
+    #[derive(Hash)]
+    pub enum Cause {
+        /// The other side closed it.
+        Closed = "closed",
+        /// This node was asked to close it.
+        Local = "local",
+        Idle = "idle",
+        Error = "error",
+        /// This node is stopping.
+        Stopped = "stopped",
+        Refused = "refused",
+        Timeout = "timeout",
+        /// Another peer answered at the address.
+        WrongPeer = "wrong_peer",
+        /// A list or a limit of this node forbids it.
+        Denied = "denied",
+        /// No transport for the address, or none known.
+        Address = "address",
     }
 }
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.code())
+        f.write_str(self.as_str())
     }
 }
 
@@ -194,8 +171,6 @@ pub enum Verdict {
     Accept,
     /// It is invalid: it is not passed on, and counts against the peer that sent it.
     Reject,
-    /// It is of no use here: it is not passed on, and counts against nobody.
-    Ignore,
 }
 
 /// Whether others can reach this node.
@@ -361,6 +336,7 @@ impl NetError {
         }
     }
 
+    #[cfg(test)]
     pub const fn code(&self) -> &'static str {
         match self {
             Self::BadPeer(_) => "bad_peer",
@@ -368,7 +344,7 @@ impl NetError {
             Self::BadProtocol { .. } => "bad_protocol",
             Self::Start { .. } => "start",
             Self::NoAddress => "no_address",
-            Self::Unreachable { cause, .. } => cause.code(),
+            Self::Unreachable { cause, .. } => cause.as_str(),
             Self::NotConnected { .. } => "not_connected",
             Self::Unsupported { .. } => "unsupported",
             Self::Stream { .. } => "stream",

@@ -22,6 +22,7 @@ use crate::{
         },
     },
     peer::score::Score,
+    words::words,
 };
 
 /// The role of callers that are other nodes.
@@ -37,23 +38,15 @@ const FOLLOWED_EVERY_MS: u64 = 60_000;
 /// The weight of the newest call in the running mean of their times: a fifth.
 const NEWEST_ONE_IN: u64 = 5;
 
-/// How a peer stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    Connected,
-    /// Known, and neither connected nor tried in vain since.
-    Disconnected,
-    Unreachable,
-}
-
-impl Status {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Connected => "connected",
-            Self::Disconnected => "disconnected",
-            Self::Unreachable => "unreachable",
-        }
+words! {
+    /// How a peer stands.
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Status {
+        Connected = "connected",
+        /// Known, and neither connected nor tried in vain since.
+        Disconnected = "disconnected",
+        Unreachable = "unreachable",
     }
 }
 
@@ -279,7 +272,7 @@ impl Peer {
     /// Folds a later event about this peer.
     pub fn apply(&mut self, event: &Event) {
         let fields = event.fields();
-        let now_ms = fields.ts / 1000;
+        let now_ms = fields.at_ms();
         self.last_seq = fields.seq;
         match event.body() {
             Some(Body::PeerDiscovered(facts)) => {

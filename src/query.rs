@@ -29,9 +29,12 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
-    block::{Cid, Codec, decode, payload::Payload},
+    block::{
+        Cid, Codec, decode,
+        payload::{Payload, join},
+    },
     error::Code,
-    log::{LogError, Reader, Stored, home::Home, sqlite::SqliteReader},
+    log::{LogError, Reader, home::Home, sqlite::SqliteReader},
     state::{self, StateError, StoredTiles, subject_key},
 };
 
@@ -199,17 +202,7 @@ pub fn shared_parts(log: &dyn Reader, gone: &[Cid], parts: &[Cid]) -> Result<Has
 /// Returns the content of a payload, joined from its parts; `None` if it is erased or no payload.
 pub fn content(home: &Home, payload: &Cid) -> Result<Option<Vec<u8>>, LogError> {
     let log = SqliteReader::open(&home.log_path())?;
-    let Some(Stored::Present(bytes)) = log.block(payload)? else {
-        return Ok(None);
-    };
-    let Ok(payload) = decode::<Payload>(&bytes) else {
-        return Ok(None);
-    };
-    let read = |part: &Cid| match log.block(part)? {
-        Some(Stored::Present(bytes)) => Ok(Some(bytes)),
-        Some(Stored::Erased) | None => Ok::<_, LogError>(None),
-    };
-    Ok(payload.content(None, read)?.ok())
+    join(payload, |cid| log.bytes(cid))
 }
 
 /// The seqs of a call's start, and of its ending if it has one.

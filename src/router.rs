@@ -47,6 +47,7 @@ use crate::{
         lane::Lanes,
         metadata::{Hints, Resolver},
     },
+    words::words,
 };
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -60,27 +61,15 @@ pub trait Client: Send + Sync {
     fn request(&self, method: &str, params: Value) -> BoxFuture<'_, Result<Value, RpcError>>;
     /// The capabilities the client declared, as JSON; an empty object when none.
     fn capabilities(&self) -> Value;
-    /// True for revision 2026-07-28 and later, where a request stands alone.
-    fn stateless(&self) -> bool;
 }
 
-/// What a request is recorded as and routed by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    ToolsCall,
-    ResourcesRead,
-    PromptsGet,
-    Complete,
-}
-
-impl Method {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ToolsCall => "tools/call",
-            Self::ResourcesRead => "resources/read",
-            Self::PromptsGet => "prompts/get",
-            Self::Complete => "completion/complete",
-        }
+words! {
+    /// What a request is recorded as and routed by.
+    pub enum Method {
+        ToolsCall = "tools/call",
+        ResourcesRead = "resources/read",
+        PromptsGet = "prompts/get",
+        Complete = "completion/complete",
     }
 }
 

@@ -21,9 +21,9 @@ use crate::{
 };
 
 /// The largest number of characters of a schedule's id. With the instant of a tick it is still a valid name.
-pub const ID_MAX: usize = 100;
+const ID_MAX: usize = 100;
 /// The shortest interval between ticks.
-pub const EVERY_MIN_MS: u64 = 100;
+const EVERY_MIN_MS: u64 = 100;
 /// The largest number of missed ticks of a cron line that one firing skips. The next firing skips the rest.
 const MISSED_MAX: u64 = 100_000;
 /// The next tick of a cron line that has no more.
@@ -70,9 +70,9 @@ impl Schedule {
         Some(Self {
             id: fields.subject.strip_prefix("schedule/")?.to_owned(),
             actor: fields.actor.clone(),
-            input: fields.pay.iter().find(|pay| pay.role == Role::Input).copied(),
+            input: fields.payload(Role::Input),
             created: event.cid(),
-            created_ms: fields.ts / 1000,
+            created_ms: fields.at_ms(),
             next_ms: facts.next_ms,
             last_tick_ms: None,
             fired: 0,

@@ -18,8 +18,9 @@ use crate::{
     error::{Code, Refusal},
     event::{
         Actor, Body, Event, Fact, PayloadRef, Role,
-        work::{Hold, TaskFailed, TaskSubmitted, TaskTimedOut},
+        work::{Hold, TaskClaimed, TaskFailed, TaskRetried, TaskSubmitted, TaskTimedOut},
     },
+    words::words,
 };
 
 /// Characters of a name that a user gives: ids, types, keys.
@@ -63,17 +64,19 @@ pub struct Moment {
     pub limits: Limits,
 }
 
-/// Where a task stands. A task that waits for a time is queued, one that is held is running.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    Queued,
-    Running,
-    Succeeded,
-    Failed,
-    Dead,
-    Cancelled,
-    TimedOut,
+words! {
+    /// Where a task stands. A task that waits for a time is queued, one that is held is running.
+    #[derive(Hash, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Status {
+        Queued = "queued",
+        Running = "running",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        Dead = "dead",
+        Cancelled = "cancelled",
+        TimedOut = "timed_out",
+    }
 }
 
 /// A claim: who has the task, or had it when it ended.
@@ -167,32 +170,6 @@ pub enum Settlement<'a> {
 }
 
 impl Status {
-    pub const ALL: [Self; 7] = [
-        Self::Queued,
-        Self::Running,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Dead,
-        Self::Cancelled,
-        Self::TimedOut,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Dead => "dead",
-            Self::Cancelled => "cancelled",
-            Self::TimedOut => "timed_out",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.as_str() == text)
-    }
-
     pub fn ended(self) -> bool {
         match self {
             Self::Queued | Self::Running => false,
@@ -213,7 +190,7 @@ impl Task {
     /// As [`Task::begun`], for who still has the facts that `event` was sealed from.
     pub fn begun_with(facts: TaskSubmitted, event: &Event) -> Option<Self> {
         let fields = event.fields();
-        let now_ms = moment_ms(event);
+        let now_ms = event.fields().at_ms();
         let held = facts.hold.is_some();
         Some(Self {
             id: fields.subject.strip_prefix("task/")?.to_owned(),
@@ -221,7 +198,7 @@ impl Task {
             submitted: event.cid(),
             actor: fields.actor.clone(),
             tool: fields.tool,
-            input: payload(event, &[Role::Input]),
+            input: event.fields().payload(Role::Input),
             asked: Asked {
                 priority: facts.priority,
                 max_retries: facts.retry.max_retries,
@@ -258,21 +235,9 @@ impl Task {
 
     /// As [`Task::apply`], for who still has the body that `event` was sealed from.
     pub fn apply_body(&mut self, body: &Body, event: &Event) {
-        let now_ms = moment_ms(event);
+        let now_ms = event.fields().at_ms();
         match body {
-            Body::TaskClaimed(facts) => {
-                self.status = Status::Running;
-                self.attempt = facts.attempt;
-                self.fence = facts.fence;
-                self.started_ms = Some(now_ms);
-                self.lease = Some(Lease {
-                    worker: facts.worker.clone(),
-                    runner: facts.runner.clone(),
-                    until_ms: facts.lease_until_ms,
-                    claimed: event.cid(),
-                    claimed_ms: now_ms,
-                });
-            }
+            Body::TaskClaimed(facts) => self.claimed(facts, event),
             Body::TaskRenewed(facts) => {
                 self.progress = facts.progress.unwrap_or(self.progress);
                 if let Some(lease) = &mut self.lease {
@@ -284,10 +249,10 @@ impl Task {
                 self.progress = 100;
                 self.code = None;
                 self.reused = facts.reused;
-                self.output = payload(event, &[Role::Output]);
+                self.output = event.fields().payload(Role::Output);
             }
             Body::TaskFailed(TaskFailed { code, retry_at_ms, .. }) => {
-                self.output = payload(event, &[Role::Error]);
+                self.output = event.fields().payload(Role::Error);
                 self.failed(Status::Failed, code, *retry_at_ms, now_ms);
             }
             Body::TaskTimedOut(TaskTimedOut { retry_at_ms, .. }) => {
@@ -323,20 +288,37 @@ impl Task {
                 self.facts.priority = facts.to;
                 self.facts.order = facts.order;
             }
-            Body::TaskRetried(facts) => {
-                self.input = payload(event, &[Role::Input]).or(self.input);
-                self.facts.hold = facts.hold.clone().or_else(|| self.facts.hold.take());
-                self.facts.order = facts.order;
-                self.facts.retry.max_retries = facts.max_retries.unwrap_or(self.facts.retry.max_retries);
-                self.facts.timeout_ms = facts.timeout_ms.or(self.facts.timeout_ms);
-                self.revive(now_ms);
-            }
+            Body::TaskRetried(facts) => self.retried(facts, event),
             Body::TaskCleared(_) => self.cleared = true,
             // What happens to other entities is not this task's.
             _ => return,
         }
         self.last = event.cid();
         self.last_seq = event.fields().seq;
+    }
+
+    fn claimed(&mut self, facts: &TaskClaimed, event: &Event) {
+        let claimed_ms = event.fields().at_ms();
+        self.status = Status::Running;
+        self.attempt = facts.attempt;
+        self.fence = facts.fence;
+        self.started_ms = Some(claimed_ms);
+        self.lease = Some(Lease {
+            worker: facts.worker.clone(),
+            runner: facts.runner.clone(),
+            until_ms: facts.lease_until_ms,
+            claimed: event.cid(),
+            claimed_ms,
+        });
+    }
+
+    fn retried(&mut self, facts: &TaskRetried, event: &Event) {
+        self.input = event.fields().payload(Role::Input).or(self.input);
+        self.facts.hold = facts.hold.clone().or_else(|| self.facts.hold.take());
+        self.facts.order = facts.order;
+        self.facts.retry.max_retries = facts.max_retries.unwrap_or(self.facts.retry.max_retries);
+        self.facts.timeout_ms = facts.timeout_ms.or(self.facts.timeout_ms);
+        self.revive(event.fields().at_ms());
     }
 
     fn end(&mut self, status: Status, now_ms: u64) {
@@ -415,7 +397,7 @@ pub const POISON: &str = "poison";
 /// `task.dead`: the last of its retries failed.
 pub const RETRIES_SPENT: &str = "retries_spent";
 /// The code of an attempt whose process died and that may not run again.
-pub const INTERRUPTED: &str = "interrupted";
+const INTERRUPTED: &str = "interrupted";
 
 /// The subject of a task's events.
 pub fn subject(id: &str) -> String {
@@ -467,16 +449,6 @@ pub fn submit(
     let ready_ms = facts.not_before_ms.unwrap_or(0).max(moment.now_ms);
     let order = order(ready_ms, facts.priority, moment.limits.ageing_ms);
     Ok(Submitted::New(Box::new(TaskSubmitted { order, ..facts })))
-}
-
-/// The first payload of an event in one of these roles.
-fn payload(event: &Event, roles: &[Role]) -> Option<PayloadRef> {
-    event.fields().pay.iter().find(|pay| roles.contains(&pay.role)).copied()
-}
-
-/// The moment that the rule behind an event was told.
-fn moment_ms(event: &Event) -> u64 {
-    event.fields().ts / 1000
 }
 
 /// Moments and spans are far below the bound of `i64`; what is not stands at its end.

@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// The name builtin tools are published under.
-pub const SOURCE: &str = "builtin";
+const SOURCE: &str = "builtin";
 /// Builtin tools come first in every list.
 const RANK: u32 = 0;
 

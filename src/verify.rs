@@ -25,30 +25,33 @@ use crate::{
     merkle,
     query::{QueryError, View, proof::Head},
     verify::chain::{Bytes, Chain, Heads},
+    words::words,
 };
 
 /// A report lists at most this many faults. The rest are only counted.
 pub const FAULTS_MAX: usize = 100;
 /// A report lists at most this many blocks that nothing names. The rest are only counted.
-pub const UNNAMED_MAX: usize = 100;
+const UNNAMED_MAX: usize = 100;
 /// A report lists at most this many takeovers. The rest are only counted.
-pub const TAKEOVERS_MAX: usize = 100;
+const TAKEOVERS_MAX: usize = 100;
 /// Progress is reported each time this many events or blocks were checked.
 const STEP: u64 = 1024;
 
-/// Says what the log was found to be. The order is from best to worst, and the worst fault decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    Verified,
-    /// Something that should be there is missing.
-    Incomplete,
-    /// The log's key signed two heads that no single log can have.
-    Forked,
-    /// Bytes are not what they must be.
-    Invalid,
-    /// The files cannot be read.
-    Unreadable,
+words! {
+    /// What the log is, from best to worst.
+    #[derive(PartialOrd, Ord, Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Verdict {
+        Verified = "verified",
+        /// Something that was there is missing.
+        Incomplete = "incomplete",
+        /// Two heads of the log's key are of two logs.
+        Forked = "forked",
+        /// Bytes are not what they must be.
+        Invalid = "invalid",
+        /// The files cannot be read.
+        Unreadable = "unreadable",
+    }
 }
 
 impl Verdict {
@@ -350,7 +353,7 @@ impl Found {
         let chain = self.check_events(log, checks, heads, blocks, step)?;
         if !whole {
             notes.extend(log.head()?);
-            let last = chain.prev.map(|(cid, _)| (cid, chain.next.saturating_sub(1)));
+            let last = chain.before.map(|last| (last.cid, last.seq));
             let read = chain.next > checks.from_seq;
             self.check_part(home, log, &chain.heads, &notes, last.filter(|_| read));
         }

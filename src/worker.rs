@@ -15,6 +15,7 @@ use crate::{
         work::{WorkerDraining, WorkerLost, WorkerRegistered, WorkerUnregistered},
     },
     task::{Limits, Moment, SPAN_MAX_MS, name_allowed},
+    words::words,
 };
 
 /// Capabilities of one worker: so many names of the longest fit into an event.
@@ -22,7 +23,7 @@ pub const CAPABILITIES_MAX: usize = 100;
 /// Tasks one worker has at once.
 pub const CONCURRENT_MAX: u64 = 1000;
 /// Leases that may pass in silence: by then every task it had is back in the line.
-pub const SILENT_LEASES_MAX: u64 = 3;
+const SILENT_LEASES_MAX: u64 = 3;
 /// The beginning of the ids of the node's own executors.
 pub const NODE_PREFIX: &str = "node/";
 
@@ -61,17 +62,19 @@ pub enum Presence {
     Unregistered,
 }
 
-/// What a worker is shown as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// Has work and room for more.
-    Active,
-    Idle,
-    /// Has as much as it may.
-    Busy,
-    Draining,
-    Offline,
+words! {
+    /// What a worker is shown as.
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Status {
+        /// Has work and room for more.
+        Active = "active",
+        Idle = "idle",
+        /// Has as much as it may.
+        Busy = "busy",
+        Draining = "draining",
+        Offline = "offline",
+    }
 }
 
 /// What registering comes to.
@@ -82,18 +85,6 @@ pub enum Registered {
     Known,
 }
 
-impl Status {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Idle => "idle",
-            Self::Busy => "busy",
-            Self::Draining => "draining",
-            Self::Offline => "offline",
-        }
-    }
-}
-
 impl Worker {
     /// The worker that its first `worker.registered` begins.
     pub fn begun(event: &Event) -> Option<Self> {
@@ -101,7 +92,7 @@ impl Worker {
             return None;
         };
         let fields = event.fields();
-        let registered_ms = fields.ts / 1000;
+        let registered_ms = fields.at_ms();
         Some(Self {
             id: fields.subject.strip_prefix("worker/")?.to_owned(),
             actor: fields.actor.clone(),
@@ -133,7 +124,7 @@ impl Worker {
                 self.actor.clone_from(&event.fields().actor);
                 self.presence = Presence::Registered;
                 self.registered = event.cid();
-                self.registered_ms = event.fields().ts / 1000;
+                self.registered_ms = event.fields().at_ms();
                 self.heard(self.registered_ms);
             }
             Body::WorkerDraining(facts) => self.presence = Presence::Draining { until_ms: facts.until_ms },

@@ -19,6 +19,7 @@ use crate::{
     contract::Contract,
     event::{
         Body, Event, Genesis,
+        follows::{Before, Next},
         keeping::rotation,
         rules::{self, Ended, OpenCalls},
     },
@@ -89,8 +90,8 @@ pub(super) struct Check<'a> {
     /// Holds the CIDs of the events read so far.
     met: HashSet<Cid>,
     leaves: Vec<(u64, Hash)>,
-    /// Holds seq, CID and timestamp of the last event.
-    last: Option<(u64, Cid, u64)>,
+    /// The last event.
+    last: Option<Before>,
     from: u64,
     submitted: bool,
     pub events: u64,
@@ -202,12 +203,10 @@ impl<'a> Check<'a> {
         let rule = |holds: bool, fault| if holds { Ok(()) } else { Err(refused(fault)) };
         // The count in the manifest bounds what is remembered of events, and so the memory.
         rule(self.events < self.manifest.count, "the archive holds more events than its manifest says")?;
-        rule(fields.log == self.manifest.log, "it is of another log")?;
-        if let Some((before, prev, ts)) = self.last {
-            rule(seq > before, "it stands after a later event")?;
-            rule(seq > before + 1 || fields.prev == Some(prev), "`prev` is not the event before")?;
-            rule(fields.ts >= ts, "`ts` is before that of the event before")?;
-        } else {
+        if let Some(fault) = Next::from(fields).misplaced(&self.manifest.log, self.last).next() {
+            return Err(refused(fault.as_str()));
+        }
+        if self.last.is_none() {
             self.from = seq;
         }
         rule(!self.causes.contains(&cid), "an earlier event names it as its cause")?;
@@ -239,7 +238,7 @@ impl<'a> Check<'a> {
         self.causes.extend(fields.cause);
         self.met.insert(cid);
         self.leaves.push(evidence::leaf(event));
-        self.last = Some((seq, cid, fields.ts));
+        self.last = Some(Before { seq, cid, ts: fields.ts });
         self.events += 1;
         Ok(())
     }
@@ -276,7 +275,7 @@ impl<'a> Check<'a> {
     /// Runs the checks that need the whole archive, and returns what the proof shows.
     pub fn end(&self, proof: &Proof<'_>) -> Result<Evidence, KeepError> {
         let Manifest { from, to, count, .. } = *self.manifest;
-        let last = self.last.map_or(0, |(seq, ..)| seq);
+        let last = self.last.map_or(0, |last| last.seq);
         if (self.from, last, self.events) != (from, to, count) {
             return Err(KeepError::Count { found: self.events, from: self.from, to: last });
         }

@@ -21,6 +21,7 @@ use crate::{
         proof::Head,
         work,
     },
+    words::words,
 };
 
 /// An export of ancestors holds at most this many events.
@@ -41,31 +42,15 @@ pub enum Scope {
     Ancestors(Cid),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    Car,
-    JsonLines,
-    ProvJson,
+words! {
+    pub enum Format {
+        Car = "car",
+        JsonLines = "jsonl",
+        ProvJson = "prov-json",
+    }
 }
 
 impl Format {
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "car" => Some(Self::Car),
-            "jsonl" => Some(Self::JsonLines),
-            "prov-json" => Some(Self::ProvJson),
-            _ => None,
-        }
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Car => "car",
-            Self::JsonLines => "jsonl",
-            Self::ProvJson => "prov-json",
-        }
-    }
-
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Car => "application/vnd.ipld.car; version=1",

@@ -14,7 +14,6 @@ use crate::{
     archive::export::{ExportError, Selected, Seqs},
     block::{Block, Cid, Codec, car, decode, links, payload::Payload},
     event::Event,
-    log::Stored,
     merkle::several,
     query::{
         QueryError, View,
@@ -31,8 +30,8 @@ pub const VERSION: u64 = 1;
 pub const PROOF_BLOCK: usize = 1024 * 1024;
 /// The proof of one archive has at most this many blocks. That is eight million hashes, which a reader holds in memory.
 pub const PROOF_BLOCKS_MAX: usize = 256;
-/// An archive of a graph has at most this many blocks.
-pub const BLOCKS_MAX: usize = 10_000;
+/// Blocks of one archive of a graph.
+const BLOCKS_MAX: usize = 10_000;
 /// An archive of a graph has at most this many bytes.
 pub const BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -219,10 +218,7 @@ impl View {
 
     /// Returns the bytes of a block; returns none if they were erased or are not stored here.
     fn stored(&self, cid: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
-        Ok(match self.log.block(cid)? {
-            Some(Stored::Present(bytes)) => Some(bytes),
-            Some(Stored::Erased) | None => None,
-        })
+        Ok(self.log.bytes(cid)?)
     }
 
     /// Returns `root` and everything reachable from it by links, depth first. Errors: `TooMuch` if that is over

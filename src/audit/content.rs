@@ -13,14 +13,14 @@ use http::{
 use serde_json::{Value, json};
 
 use crate::{
-    block::{Cid, Codec, decode, decode_ipld, json::dag_text, payload::Payload},
+    block::{Cid, Codec, decode_ipld, json::dag_text, payload::is_content},
     problem::{internal, problem, problem_with},
     query::QueryError,
     questions::Unanswered,
 };
 
 pub const RAW: &str = "application/vnd.ipld.raw";
-pub const DAG_JSON: &str = "application/vnd.ipld.dag-json";
+const DAG_JSON: &str = "application/vnd.ipld.dag-json";
 pub const CAR: &str = "application/vnd.ipld.car; version=1; order=dfs; dups=n";
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -135,7 +135,7 @@ pub fn holding(contents: u64, mut response: Response) -> Response {
 
 /// Returns how many payloads' content a block contains: 1 for a payload or a part of one, else 0.
 pub fn contents(cid: &Cid, bytes: &[u8]) -> u64 {
-    (cid.codec() == Codec::Raw || decode::<Payload>(bytes).is_ok()).into()
+    is_content(cid, bytes).into()
 }
 
 fn name(headers: &mut HeaderMap, cid: &Cid) {

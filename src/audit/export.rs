@@ -62,7 +62,7 @@ pub(super) async fn export(
     query: Result<Query<Wanted>, QueryRejection>,
 ) -> Answer {
     let wanted = asked(query)?;
-    let format = Format::named(wanted.format.as_deref().unwrap_or("car"));
+    let format = Format::parse(wanted.format.as_deref().unwrap_or("car"));
     let format = format.ok_or_else(|| bad("format must be car, jsonl or prov-json"))?;
     let scope = match (wanted.subject, wanted.cid, wanted.from_seq, wanted.to_seq) {
         (Some(subject), None, None, None) => Scope::Subject(subject),

@@ -219,7 +219,7 @@ pub(super) async fn provenance(
     query: Asked<Walked>,
 ) -> Answer {
     let (name, asked) = (cid(&name)?, asked(query)?);
-    let direction = match asked.direction.as_deref().map(Direction::named) {
+    let direction = match asked.direction.as_deref().map(Direction::parse) {
         None => Direction::default(),
         Some(Some(direction)) => direction,
         Some(None) => return Err(bad("direction must be ancestors, descendants or both")),

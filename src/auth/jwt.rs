@@ -19,7 +19,7 @@ use jsonwebtoken::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{AuthError, Denied, actor, is_actor_id, scope_named, watched::Watched};
+use super::{AuthError, Denied, actor, is_actor_id, watched::Watched};
 use crate::caller::{Caller, Scope};
 
 /// The allowed difference between the issuer's clock and ours, in seconds.
@@ -120,7 +120,7 @@ fn scopes(claims: &Claims) -> Vec<Scope> {
         Some(Scopes::Words(words)) => words.split(' ').collect(),
         None => Vec::new(),
     };
-    words.chain(listed).filter_map(scope_named).collect()
+    words.chain(listed).filter_map(Scope::parse).collect()
 }
 
 /// Parses a JWK set. Returns the usable keys, at least one.

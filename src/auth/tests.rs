@@ -11,8 +11,11 @@ use rsa::{pkcs1::EncodeRsaPrivateKey, traits::PublicKeyParts};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Access, Denied, Tokens, Verifier, now_s, tokens};
-use crate::caller::{Caller, Scope};
+use super::{Access, Denied, Tokens, Verifier, tokens};
+use crate::{
+    caller::{Caller, Scope},
+    clock::now_s,
+};
 
 const ISSUER: &str = "https://issuer.example";
 const AUDIENCE: &str = "https://cairn.example/mcp";

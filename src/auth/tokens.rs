@@ -21,13 +21,16 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 pub use super::watched::Stamp;
 use super::{
-    AuthError, Denied, actor, is_actor_id, now_s, scope_name, scope_named,
+    AuthError, Denied, actor, is_actor_id,
     watched::{Watched, look, read},
 };
-use crate::caller::{Caller, Scope};
+use crate::{
+    caller::{Caller, Scope},
+    clock::now_s,
+};
 
 /// The largest number of tokens in a file: each request is compared with all of them.
-pub const TOKENS_MAX: usize = 1000;
+const TOKENS_MAX: usize = 1000;
 const FILE: &str = "tokens.json";
 const FILE_NEW: &str = "tokens.json.new";
 const LOCK: &str = "tokens.lock";
@@ -98,13 +101,17 @@ impl Tokens {
 
 /// Makes a token for `name`. Returns its entry and the token, which is not stored. `expires` is in seconds since the
 /// Unix epoch.
+#[cfg(test)]
 pub fn add(
     directory: &Path,
     name: &str,
     scopes: &[Scope],
     expires: Option<u64>,
 ) -> Result<(Entry, String), AuthError> {
-    Held::take(directory)?.add(name, scopes, expires)
+    let held = Held::take(directory)?;
+    let (entry, token) = held.draft(name, scopes, expires)?;
+    held.put(entry.clone())?;
+    Ok((entry, token))
 }
 
 fn made(name: &str, scopes: &[Scope], expires: Option<u64>) -> Result<(Entry, String), AuthError> {
@@ -118,7 +125,7 @@ fn made(name: &str, scopes: &[Scope], expires: Option<u64>) -> Result<(Entry, St
     let entry = Entry {
         id: random::<ID_BYTES>()?,
         name: name.to_owned(),
-        scopes: scopes.iter().map(|scope| scope_name(*scope).to_owned()).collect(),
+        scopes: scopes.iter().map(|scope| scope.as_str().to_owned()).collect(),
         sha256: HEXLOWER.encode(&Sha256::digest(&token)),
         created: now_s(),
         expires,
@@ -133,6 +140,7 @@ pub fn list(directory: &Path) -> Result<Vec<Entry>, AuthError> {
 }
 
 /// Revokes the token whose entry has this id. Errors: `Unknown` if there is none.
+#[cfg(test)]
 pub fn revoke(directory: &Path, id: &str) -> Result<(), AuthError> {
     Held::take(directory)?.revoke(id)
 }
@@ -159,18 +167,6 @@ impl<'a> Held<'a> {
 
     pub fn list(&self) -> Result<Vec<Entry>, AuthError> {
         list(self.directory)
-    }
-
-    /// Does what [`add`] does.
-    pub fn add(
-        &self,
-        name: &str,
-        scopes: &[Scope],
-        expires: Option<u64>,
-    ) -> Result<(Entry, String), AuthError> {
-        let (entry, token) = self.draft(name, scopes, expires)?;
-        self.put(entry.clone())?;
-        Ok((entry, token))
     }
 
     /// Makes a token that is not valid until [`Self::put`] writes it, so that it can be recorded in the log first.
@@ -254,7 +250,7 @@ fn known(entry: Entry) -> io::Result<Known> {
     if !is_actor_id(&entry.name) {
         return Err(invalid("a name is not 1 to 128 printable characters"));
     }
-    let scopes = entry.scopes.iter().map(|name| scope_named(name)).collect::<Option<Vec<_>>>();
+    let scopes = entry.scopes.iter().map(|name| Scope::parse(name)).collect::<Option<Vec<_>>>();
     Ok(Known {
         digest,
         caller: Caller {

@@ -251,5 +251,23 @@ impl SealedPayload {
     }
 }
 
+/// Returns the content of the payload with this CID, put together from the blocks that `read` gives.
+///
+/// `None` if one of them is not there, or if they are no payload by the format's rules.
+pub fn join<E>(
+    cid: &Cid,
+    mut read: impl FnMut(&Cid) -> Result<Option<Vec<u8>>, E>,
+) -> Result<Option<Vec<u8>>, E> {
+    match read(cid)?.and_then(|bytes| decode::<Payload>(&bytes).ok()) {
+        Some(payload) => Ok(payload.content(None, read)?.ok()),
+        None => Ok(None),
+    }
+}
+
+/// Returns whether these bytes of a block are content: a payload, or a part of one.
+pub fn is_content(cid: &Cid, bytes: &[u8]) -> bool {
+    cid.codec() == Codec::Raw || decode::<Payload>(bytes).is_ok()
+}
+
 #[cfg(test)]
 pub mod tests;

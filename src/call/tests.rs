@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     block::Codec,
+    block::payload::SALT_LEN,
     error::{Code, Refusal},
     event::{Place, body::LogOpened},
 };
@@ -35,7 +36,7 @@ fn wish(id: &str, input: &str) -> Start {
             runtime: "upstream".into(),
             rule: "source".into(),
             runner: "r1".into(),
-            key: Some(vec![7; KEY_LEN]),
+            key: Some(vec![7; SALT_LEN]),
             trace: None,
         },
         former_key: None,

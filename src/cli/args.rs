@@ -321,7 +321,7 @@ pub enum PeersCommand {
         #[arg(long, value_name = "NAME")]
         capability: Vec<String>,
         /// last_seen, latency, bandwidth, reliability or peer_id.
-        #[arg(long, value_name = "BY", value_parser = Sort::ALL.map(Sort::as_str), hide_possible_values = true)]
+        #[arg(long, value_name = "BY", value_parser = Sort::WORDS, hide_possible_values = true)]
         sort: Option<String>,
         /// The most peers to show.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1000))]
@@ -491,9 +491,9 @@ fn vkey(text: &str) -> Result<Verifier, String> {
 }
 
 fn format(name: &str) -> Result<Format, String> {
-    Format::named(name).ok_or_else(|| "the formats are car, jsonl and prov-json".to_owned())
+    Format::parse(name).ok_or_else(|| "the formats are car, jsonl and prov-json".to_owned())
 }
 
 fn direction(name: &str) -> Result<Direction, String> {
-    Direction::named(name).ok_or_else(|| "it goes to ancestors, descendants or both".to_owned())
+    Direction::parse(name).ok_or_else(|| "it goes to ancestors, descendants or both".to_owned())
 }

@@ -123,10 +123,6 @@ impl Client for Nobody {
     fn capabilities(&self) -> Value {
         json!({})
     }
-
-    fn stateless(&self) -> bool {
-        true
-    }
 }
 
 /// Sends warnings to standard error, such as those about an unreachable upstream.

@@ -19,11 +19,11 @@ use crate::{
         import::{self, Imported},
     },
     cli::{Data, backup, judged, out, progress::Progress, readable, verify},
+    clock::now_ms,
     follow::copy,
     ledger::restoring::{self, Later, RestoreError, Restored},
     log::{fresh::Fresh, home::Home},
     node,
-    tools::desk::now_ms,
     verify::Verdict,
 };
 

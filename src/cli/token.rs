@@ -4,11 +4,7 @@
 //! - a token is printed once, when it is made. Only it, or the JSON document with it, goes to standard output;
 //! - a token is recorded in the log before it is in force, if there is a log.
 
-use std::{
-    path::Path,
-    process::ExitCode,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{path::Path, process::ExitCode};
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -20,6 +16,7 @@ use crate::{
         Token, TokenCommand, out, runtime,
         table::{self, Table},
     },
+    clock::now_s,
     event::keeping::TokenRevoked,
     ledger::{
         Command,
@@ -36,7 +33,7 @@ pub fn run(args: Token, quiet: bool) -> anyhow::Result<ExitCode> {
     match args.command {
         TokenCommand::Add(args) => {
             let home = Home::open(&args.data.data)?;
-            let expires = args.expires.map(|seconds| now().saturating_add(seconds));
+            let expires = args.expires.map(|seconds| now_s().saturating_add(seconds));
             let held = Held::take(home.dir())?;
             let (entry, token) = held.draft(&args.name, &args.scopes, expires)?;
             record(home.dir(), Keeping::TokenAdded(token_added(entry.clone())))
@@ -118,7 +115,7 @@ fn list(entries: &[Entry], json: bool) -> anyhow::Result<()> {
     for entry in entries {
         let expires = match entry.expires {
             None => "never".to_owned(),
-            Some(at) if at <= now() => format!("{} (expired)", moment(at)),
+            Some(at) if at <= now_s() => format!("{} (expired)", moment(at)),
             Some(at) => moment(at),
         };
         table.row(vec![
@@ -148,13 +145,9 @@ fn moment(seconds: u64) -> String {
     table::moment(seconds.saturating_mul(1_000_000))
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 /// Parses a scope by its name on the command line.
 pub fn scope(name: &str) -> Result<Scope, String> {
-    crate::auth::scope_named(name).ok_or_else(|| "the scopes are mcp:call, audit:read and admin".to_owned())
+    Scope::parse(name).ok_or_else(|| "the scopes are mcp:call, audit:read and admin".to_owned())
 }
 
 /// Parses a length of time to seconds: a number and `s`, `m`, `h` or `d`.

@@ -17,7 +17,7 @@ use crate::{
         table,
     },
     drawing,
-    query::walk::{Direction, LIMIT_MAX},
+    query::walk::LIMIT_MAX,
 };
 
 pub fn run(args: Trace, quiet: bool) -> anyhow::Result<ExitCode> {
@@ -37,14 +37,9 @@ pub fn run(args: Trace, quiet: bool) -> anyhow::Result<ExitCode> {
                 Drawn::Mermaid => "mermaid",
                 Drawn::Json | Drawn::Text => "json",
             };
-            let direction = match args.direction {
-                Direction::Ancestors => "ancestors",
-                Direction::Descendants => "descendants",
-                Direction::Both => "both",
-            };
             let query = [
                 ("format", format.to_owned()),
-                ("direction", direction.to_owned()),
+                ("direction", args.direction.as_str().to_owned()),
                 ("depth", args.depth.to_string()),
             ];
             let path = format!("/v1/provenance/{}", args.cid);

@@ -61,13 +61,7 @@ pub fn tell(progress: &mut Progress, step: Step) {
 }
 
 pub fn shown(report: &Report) -> String {
-    let verdict = match report.verdict {
-        Verdict::Verified => "verified",
-        Verdict::Incomplete => "incomplete",
-        Verdict::Forked => "forked",
-        Verdict::Invalid => "invalid",
-        Verdict::Unreadable => "unreadable",
-    };
+    let verdict = report.verdict.as_str();
     let mut text = format!("{verdict}: {} events, {} blocks", report.checked_events, report.checked_blocks);
     if let Some(root) = &report.root {
         text += &format!(", root {root}");

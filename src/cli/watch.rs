@@ -11,7 +11,7 @@ mod view;
 use std::{
     io::IsTerminal,
     process::ExitCode,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -27,6 +27,7 @@ use crate::{
         remote::{Messages, Refused},
         runtime, table,
     },
+    clock::now_ms,
 };
 
 /// The shortest time between two drawings of the screen.
@@ -264,9 +265,4 @@ impl Terminal {
         self.drawn = Instant::now();
         self.page.set_message(view.page(now_ms(), LINES_MAX, self.colours).join("\n"));
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_millis().try_into().unwrap_or(u64::MAX)
 }

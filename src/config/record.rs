@@ -6,22 +6,17 @@
 
 use std::collections::BTreeMap;
 
-use super::{AuthMode, Capture, Config, p2p::Entry};
+use super::{Config, p2p::Entry};
 
 impl Config {
     /// Returns the recorded settings by name. Five of them are always there; others only if they have a value.
     pub fn on_record(&self) -> BTreeMap<String, String> {
-        let auth = match self.auth.mode {
-            AuthMode::None => "none",
-            AuthMode::Static => "static",
-            AuthMode::Jwt => "jwt",
-        };
         let flag = |value: bool| value.to_string();
         let always = [
-            ("auth.mode", auth.to_owned()),
+            ("auth.mode", self.auth.mode.as_str().to_owned()),
             ("server.loopback", flag(self.server.listen.ip().is_loopback())),
             ("log.fsync", flag(self.log.fsync)),
-            ("capture.default", capture(self.capture.default).to_owned()),
+            ("capture.default", self.capture.default.as_str().to_owned()),
             ("p2p.enable", flag(self.p2p.enable)),
         ];
         let mut settings: BTreeMap<String, String> =
@@ -37,7 +32,7 @@ impl Config {
         put("server.allowed_origins".to_owned(), self.server.allowed_origins.join(" "));
         put("server.allowed_hosts".to_owned(), self.server.allowed_hosts.join(" "));
         for (tool, mode) in &self.capture.tools {
-            put(format!("capture.tools.{tool}"), capture(*mode).to_owned());
+            put(format!("capture.tools.{tool}"), mode.as_str().to_owned());
         }
         if self.p2p.enable {
             put("p2p.allow".to_owned(), self.p2p.allow.join(" "));
@@ -61,14 +56,6 @@ fn peer(entry: &Entry) -> String {
         entry.offer,
         entry.work.join(",")
     )
-}
-
-fn capture(mode: Capture) -> &'static str {
-    match mode {
-        Capture::Full => "full",
-        Capture::Redacted => "redacted",
-        Capture::Digest => "digest",
-    }
 }
 
 #[cfg(test)]

@@ -9,11 +9,12 @@ use std::{collections::BTreeSet, net::IpAddr};
 use http::{HeaderName, HeaderValue, uri::Authority};
 
 use super::{
-    AuthMode, Config, Retry, Server, Tool, Upstream,
+    AuthMode, Config, Server, Tool, Upstream,
     bounds::{DAY_MS, LISTED_MAX, NAME_MAX, bound, is_name, is_url, optional, plain_name, tool_name},
     p2p,
     read::Report,
 };
+use crate::router::metadata::Retry;
 
 const UPSTREAMS_MAX: usize = 256;
 const HOUR_MS: u64 = 60 * 60 * 1000;

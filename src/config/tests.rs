@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 
-use super::{AuthMode, Capture, Config, ConfigError, Need, Overrides};
-use crate::follow::driver::Erasures;
+use super::{AuthMode, Config, ConfigError, Overrides};
+use crate::{
+    follow::driver::Erasures,
+    router::{capture::Capture, metadata::Need},
+};
 
 fn load(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Result<Config, ConfigError> {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");

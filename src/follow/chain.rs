@@ -8,7 +8,12 @@ use std::collections::{HashMap, HashSet};
 
 use crate::{
     block::{Cid, Codec, links},
-    event::{Body, Event, keeping::rotation, strict},
+    event::{
+        Body, Event,
+        follows::{Before, Misplaced, Next},
+        keeping::rotation,
+        strict,
+    },
     follow::Refused,
     identity::rotation::Keys,
     log::{LogError, sqlite::Copied},
@@ -117,17 +122,17 @@ impl Chain {
     }
 
     fn check_place(&self, event: &strict::Checked<'_>, seq: u64) -> Result<(), Refused> {
-        if event.log != self.log {
-            return Err(Refused::OtherLog { seq });
+        let before = self.edge.last.zip(seq.checked_sub(1));
+        let before = before.map(|((cid, ts), seq)| Before { seq, cid, ts });
+        match Next::from(event).misplaced(&self.log, before).next() {
+            Some(Misplaced::OtherLog) => Err(Refused::OtherLog { seq }),
+            Some(Misplaced::Seq | Misplaced::Prev | Misplaced::Ts) | None if event.seq != seq => {
+                Err(Refused::Seq { expected: seq, found: event.seq })
+            }
+            Some(Misplaced::Seq | Misplaced::Prev | Misplaced::Ts) => Err(Refused::Link { seq }),
+            None if before.is_none() && event.kind != "log.opened" => Err(Refused::Link { seq }),
+            None => Ok(()),
         }
-        if event.seq != seq {
-            return Err(Refused::Seq { expected: seq, found: event.seq });
-        }
-        let follows = match self.edge.last {
-            None => event.prev.is_none() && event.kind == "log.opened",
-            Some((last, ts)) => event.prev == Some(last) && event.ts >= ts,
-        };
-        if follows { Ok(()) } else { Err(Refused::Link { seq }) }
     }
 
     fn knows(&self, event: &Cid, held: &dyn Held) -> Result<bool, Refused> {

@@ -2,35 +2,22 @@
 //!
 //! Invariant: a pursuit begins stalled, and without a log.
 
-use crate::{block::Cid, caller::Peer};
+use crate::{block::Cid, caller::Peer, words::words};
 
-/// How following a log goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Course {
-    /// All events under the peer's head are held, or are coming.
-    Following,
-    /// The peer shows an older head than the one that is held.
-    Behind,
-    /// The peer does not let its log be read.
-    Denied,
-    /// Nothing more comes, for a reason that may pass.
-    Stalled,
-    /// The log has forked.
-    Quarantined,
-}
-
-impl Course {
-    pub const ALL: [Self; 5] =
-        [Self::Following, Self::Behind, Self::Denied, Self::Stalled, Self::Quarantined];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Following => "following",
-            Self::Behind => "behind",
-            Self::Denied => "denied",
-            Self::Stalled => "stalled",
-            Self::Quarantined => "quarantined",
-        }
+words! {
+    /// How following a log goes.
+    #[derive(PartialOrd, Ord)]
+    pub enum Course {
+        /// All events under the peer's head are held, or are coming.
+        Following = "following",
+        /// The peer shows an older head than the one that is held.
+        Behind = "behind",
+        /// The peer does not let its log be read.
+        Denied = "denied",
+        /// Nothing more comes, for a reason that may pass.
+        Stalled = "stalled",
+        /// The log has forked.
+        Quarantined = "quarantined",
     }
 }
 

@@ -22,7 +22,7 @@ use super::wire::{
     TAIL_FRAME, TAIL_MAX, ToldHead, WireError, hashes, read, read_frame, write_frame,
 };
 use crate::{
-    block::{Cid, Codec, decode, payload::Payload},
+    block::{Cid, Codec, decode, payload::is_content},
     contract::Contract,
     error,
     event::Genesis,
@@ -269,11 +269,6 @@ fn open(cid: &Cid, bytes: &[u8], rights: Rights) -> bool {
         return false;
     }
     rights.events || decode::<Contract>(bytes).is_ok() || decode::<Genesis>(bytes).is_ok()
-}
-
-/// Returns whether a block is a payload, or a part of one.
-fn is_content(cid: &Cid, bytes: &[u8]) -> bool {
-    cid.codec() == Codec::Raw || decode::<Payload>(bytes).is_ok()
 }
 
 /// Splits an answer into pieces that fit into frames.

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::{
     block::{Cid, decode, encode},
     merkle::Hash,
+    words::words,
 };
 
 /// Bytes of one frame, without its length.
@@ -129,28 +130,25 @@ impl fmt::Display for Answer {
     }
 }
 
-/// Why a request is not answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Reason {
-    /// The owner does not let this peer read it.
-    Denied,
-    /// The peer has as many streams open as it may.
-    Busy,
-    /// The request makes no sense.
-    Malformed,
-    /// The log cannot be read at the moment.
-    Unavailable,
+words! {
+    /// Why a request is not answered.
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Reason {
+        /// The owner does not let this peer read it.
+        Denied = "denied",
+        /// The peer has as many streams open as it may.
+        Busy = "busy",
+        /// The request makes no sense.
+        Malformed = "malformed",
+        /// The log cannot be read at the moment.
+        Unavailable = "unavailable",
+    }
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Denied => "denied",
-            Self::Busy => "busy",
-            Self::Malformed => "malformed",
-            Self::Unavailable => "unavailable",
-        })
+        f.write_str(self.as_str())
     }
 }
 

@@ -116,10 +116,6 @@ impl Client for CallClient {
     fn capabilities(&self) -> Value {
         self.capabilities.clone()
     }
-
-    fn stateless(&self) -> bool {
-        self.era == Era::Stateless
-    }
 }
 
 /// The handle of a request that wants nothing but its answer.
@@ -136,10 +132,6 @@ impl Client for Silent {
 
     fn capabilities(&self) -> Value {
         self.capabilities.clone()
-    }
-
-    fn stateless(&self) -> bool {
-        true
     }
 }
 

@@ -7,13 +7,15 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::event::{Actor, keeping::Reason};
+use crate::{
+    clock::now_s,
+    event::{Actor, keeping::Reason},
+};
 
-/// The largest number of principals and reasons that are counted apart in one minute. Each count becomes an event.
-pub const COUNTS_MAX: usize = 1024;
+/// Counts kept apart in one minute, by principal and by what was done: each becomes an event.
+const COUNTS_MAX: usize = 1024;
 /// The largest number of minutes that may wait to be recorded. Later counts go to the last of them.
 const MINUTES_MAX: usize = 16;
 
@@ -45,7 +47,7 @@ pub struct Counts(Mutex<BTreeMap<u64, Tally>>);
 impl Counts {
     /// Adds to the count of the current minute.
     pub fn add(&self, actor: &Actor, what: What, times: u64) {
-        self.add_at(minute(), actor, what, times);
+        self.add_at(now_s() / 60, actor, what, times);
     }
 
     fn add_at(&self, minute: u64, actor: &Actor, what: What, times: u64) {
@@ -67,7 +69,7 @@ impl Counts {
     /// Removes and returns the counts of past minutes, or with `all` those of the current minute too. They are sorted
     /// by minute, by what was counted, then by principal.
     pub fn take(&self, all: bool) -> Vec<Count> {
-        self.take_before(if all { u64::MAX } else { minute() })
+        self.take_before(if all { u64::MAX } else { now_s() / 60 })
     }
 
     /// Adds counts back that were taken and could not be recorded.
@@ -104,11 +106,6 @@ pub fn unknown() -> Actor {
 /// Returns the actor that stands for all principals past [`COUNTS_MAX`], and for those that no event can name.
 pub fn several() -> Actor {
     Actor { id: "others".to_owned(), role: "several".to_owned(), proof: None }
-}
-
-/// Returns the minutes since the Unix epoch.
-fn minute() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 60)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod barring;
 mod door;
+mod entries;
 mod work;
 
 use std::{
@@ -23,11 +24,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{barring::barring, work::Worker};
+use self::{barring::barring, entries::Entries, work::Worker};
 use crate::{
-    auth::{Access, Denied, scope_named},
+    auth::{Access, Denied},
     block::payload::SaltKey,
-    caller::{Caller, Scope},
+    caller::Scope,
     config,
     error::chain,
     event::Actor,
@@ -59,7 +60,6 @@ use crate::{
         handle::Net,
         hub::{self, Hub, Traffic},
     },
-    peer,
     query::{Readers, proof::Head},
     questions::Audit,
     router::{BoxFuture, Router},
@@ -110,7 +110,7 @@ pub struct Network {
 }
 
 impl Network {
-    pub(super) async fn start(setup: Setup<'_>) -> Result<Self, NetError> {
+    pub(super) async fn start(mut setup: Setup<'_>) -> Result<Self, NetError> {
         let (config, router) = (setup.config, setup.router.clone());
         let mut counted = Registry::with_prefix("cairn");
         let (net, inbound) = p2p::start_counted(&settings(config, setup.seed), &mut counted)?;
@@ -120,27 +120,10 @@ impl Network {
             tracing::warn!(%err, "the network listens nowhere yet");
         }
         let entries = Arc::new(Entries::new(&config.peers));
-        let mut quotas = Quotas::new(Bounds {
-            idle: Duration::from_millis(config.idle_ms),
-            request_timeout: Duration::from_millis(config.request_timeout_ms),
-            ..Bounds::default()
-        });
-        quotas.metrics = Some(setup.metrics.clone());
-
+        let quotas = quotas(&setup);
         // The peers' tools need the hub's facts, and the hub needs their traffic: the hub is set here once it runs.
         let place: Arc<OnceLock<Hub>> = Arc::default();
-        let ties = Ties {
-            fetch: fetching(net.clone(), setup.metrics.clone()),
-            facts: {
-                let place = place.clone();
-                Arc::new(move |peer| place.get()?.facts(peer))
-            },
-            metrics: setup.metrics.clone(),
-            rank: RANK,
-            timeout: Duration::from_millis(config.request_timeout_ms),
-            grace: GRACE,
-        };
-        let (peers, publishing) = Peers::start(router.clone(), ties);
+        let (peers, publishing) = Peers::start(router.clone(), ties(&setup, net.clone(), place.clone()));
         let traffic = {
             let (peers, quotas) = (peers.clone(), quotas.clone());
             Arc::new(move |peer: &str| {
@@ -159,7 +142,7 @@ impl Network {
             tasks: tasks.clone(),
             stop: stop.clone(),
         };
-        let access = setup.access.map(Arc::new);
+        let access = setup.access.take().map(Arc::new);
         let settings = mcp::Settings {
             contracts: true,
             shutdown: stop.clone(),
@@ -182,20 +165,26 @@ impl Network {
         let learning = learn(hub.clone(), peers.clone(), router.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(learning));
         tasks.spawn(stop.clone().run_until_cancelled_owned(join(hub.clone(), peers, entries.clone())));
-        for entry in config.peers.iter().filter(|entry| !entry.work.is_empty()) {
+        network.work(&setup, &entries);
+        Ok(network)
+    }
+
+    /// Begins to take tasks from the queues of those peers whose entries say so.
+    fn work(&self, setup: &Setup<'_>, entries: &Entries) {
+        for entry in setup.config.peers.iter().filter(|entry| !entry.work.is_empty()) {
             let worker = Worker::new(work::Setup {
                 peer: entries.caller(&entry.id).actor,
-                local: hub.net().local(),
+                local: self.hub.net().local(),
                 types: entry.work.iter().cloned().collect(),
-                router: router.clone(),
-                open: Arc::new(Opener { hub: hub.clone(), peer: entry.id.clone() }),
+                router: setup.router.clone(),
+                open: Arc::new(Opener { hub: self.hub.clone(), peer: entry.id.clone() }),
                 claiming: setup.claiming.clone(),
-                stop: stop.clone(),
-                tasks: tasks.clone(),
+                stop: self.stop.clone(),
+                tasks: self.tasks.clone(),
             });
-            tasks.spawn(stop.clone().run_until_cancelled_owned(worker.run(hub.connected())));
+            let working = worker.run(self.hub.connected());
+            self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(working));
         }
-        Ok(network)
     }
 
     /// Gives the network to the peer tools, and the peer id and followed logs to the audit API.
@@ -229,35 +218,26 @@ impl Network {
     }
 }
 
-/// The configured entries, by peer id.
-struct Entries(BTreeMap<String, config::Entry>);
+/// What all streams of a peer may take together.
+fn quotas(setup: &Setup<'_>) -> Quotas {
+    let mut quotas = Quotas::new(Bounds {
+        idle: Duration::from_millis(setup.config.idle_ms),
+        request_timeout: Duration::from_millis(setup.config.request_timeout_ms),
+        ..Bounds::default()
+    });
+    quotas.metrics = Some(setup.metrics.clone());
+    quotas
+}
 
-impl Entries {
-    fn new(entries: &[config::Entry]) -> Self {
-        Self(entries.iter().map(|entry| (entry.id.clone(), entry.clone())).collect())
-    }
-
-    /// Returns the caller that a peer is: its id as the actor, with the scopes of its entry.
-    fn caller(&self, peer: &str) -> Caller {
-        let entry = self.0.get(peer);
-        let scopes = entry.map(|entry| entry.scopes.iter().filter_map(|scope| scope_named(scope)).collect());
-        Caller {
-            actor: Actor { id: peer.to_owned(), role: peer::ROLE.to_owned(), proof: None },
-            scopes: scopes.unwrap_or_default(),
-        }
-    }
-
-    /// Returns the names of tools that a peer may see and call; empty for all that its scopes allow.
-    fn tools(&self, peer: &str) -> Vec<String> {
-        self.0.get(peer).map(|entry| entry.tools.clone()).unwrap_or_default()
-    }
-
-    fn gives_payloads(&self, peer: &str) -> bool {
-        self.0.get(peer).is_some_and(|entry| entry.payloads)
-    }
-
-    fn offers(&self, peer: &str) -> bool {
-        self.0.get(peer).is_some_and(|entry| entry.offer)
+/// What the peers' tools need of the network; `hub` is filled once there is one.
+fn ties(setup: &Setup<'_>, net: Net, hub: Arc<OnceLock<Hub>>) -> Ties {
+    Ties {
+        fetch: fetching(net, setup.metrics.clone()),
+        facts: Arc::new(move |peer| hub.get()?.facts(peer)),
+        metrics: setup.metrics.clone(),
+        rank: RANK,
+        timeout: Duration::from_millis(setup.config.request_timeout_ms),
+        grace: GRACE,
     }
 }
 
@@ -283,7 +263,7 @@ impl Door {
                 Wire::Mcp => {
                     let tools = self.entries.tools(&peer);
                     let mut quotas = self.settings.quotas.clone();
-                    quotas.known = self.entries.0.contains_key(&peer);
+                    quotas.known = self.entries.knows(&peer);
                     let settings = mcp::Settings { tools, quotas, ..self.settings.clone() };
                     let (router, hub, readers) =
                         (self.router.clone(), self.hub.clone(), self.readers.clone());

@@ -9,37 +9,25 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
+use crate::words::words;
+
 /// Attempts at once.
 pub const PARALLEL_MAX: usize = 8;
 /// Attempts of one bootstrap.
 pub const ATTEMPTS_MAX: usize = 1_000;
 
-/// Where an address came from, in the order they are tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Method {
-    /// Nodes that the caller or the configuration names.
-    Configured,
-    /// Peers that this node was connected to before.
-    Known,
-    File,
-    Github,
-    Mdns,
-    Dht,
-}
-
-impl Method {
-    pub const ALL: [Self; 6] =
-        [Self::Configured, Self::Known, Self::File, Self::Github, Self::Mdns, Self::Dht];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Configured => "bootstrap",
-            Self::Known => "known",
-            Self::File => "file",
-            Self::Github => "github",
-            Self::Mdns => "mdns",
-            Self::Dht => "dht",
-        }
+words! {
+    /// Where an address came from, in the order they are tried.
+    #[derive(PartialOrd, Ord, Hash)]
+    pub enum Method {
+        /// Nodes that the caller or the configuration names.
+        Configured = "bootstrap",
+        /// Peers that this node was connected to before.
+        Known = "known",
+        File = "file",
+        Github = "github",
+        Mdns = "mdns",
+        Dht = "dht",
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::caller::Peer;
 
 /// The first pause before a kept peer is dialled again, and the longest.
-pub const REDIAL_FIRST_MS: u64 = 2_000;
+const REDIAL_FIRST_MS: u64 = 2_000;
 pub const REDIAL_MAX_MS: u64 = 300_000;
 /// How long a connection must have stood for the pauses of its peer to begin anew.
 pub const STEADY_MS: u64 = 30_000;

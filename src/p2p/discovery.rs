@@ -20,7 +20,7 @@ use std::{
 use tokio::task::JoinSet;
 
 pub use self::book::{Book, Known};
-use crate::router::BoxFuture;
+use crate::{router::BoxFuture, words::words};
 
 /// Peers one source may give at once.
 pub const FOUND_MAX: usize = 1_000;
@@ -33,31 +33,15 @@ pub const CAPABILITIES_MAX: usize = 256;
 /// Bytes of one capability.
 pub const CAPABILITY_MAX: usize = 128;
 
-/// Who said that a peer exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Origin {
-    Bootstrap,
-    File,
-    Github,
-    Mdns,
-    Dht,
-}
-
-impl Origin {
-    pub const ALL: [Self; 5] = [Self::Bootstrap, Self::File, Self::Github, Self::Mdns, Self::Dht];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Bootstrap => "bootstrap",
-            Self::File => "file",
-            Self::Github => "github",
-            Self::Mdns => "mdns",
-            Self::Dht => "dht",
-        }
-    }
-
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|origin| origin.as_str() == name)
+words! {
+    /// Who said that a peer exists.
+    #[derive(PartialOrd, Ord, Hash)]
+    pub enum Origin {
+        Bootstrap = "bootstrap",
+        File = "file",
+        Github = "github",
+        Mdns = "mdns",
+        Dht = "dht",
     }
 }
 
@@ -79,7 +63,6 @@ pub struct Found {
 pub struct Wanted {
     /// A peer must offer all of these.
     pub capabilities: BTreeSet<String>,
-    pub max: usize,
 }
 
 /// Why a source gave nothing.

@@ -30,7 +30,6 @@ pub(super) enum Command {
     Dial { peer: Peer, addrs: Vec<String>, answer: Answer<Result<Connected, NetError>> },
     Disconnect { peer: Peer, answer: Answer<bool> },
     Open { peer: Peer, wire: Wire, answer: Answer<Result<Stream, NetError>> },
-    Block { peer: Peer, blocked: bool, answer: Answer<Result<(), NetError>> },
     Provide { keys: Vec<Cid>, answer: Answer<Result<(), NetError>> },
     StopProviding { keys: Vec<Cid> },
     Providers { key: Cid, deadline: Instant, answer: Answer<Result<Vec<Peer>, NetError>> },
@@ -103,17 +102,6 @@ impl Net {
             }
             opened => opened?,
         }
-    }
-
-    /// Closes all connections with the peer and takes none until it is unblocked.
-    pub async fn block(&self, peer: &str) -> Result<(), NetError> {
-        let peer = peer.to_owned();
-        self.ask(limits::OPEN_MAX, |answer| Command::Block { peer, blocked: true, answer }).await?
-    }
-
-    pub async fn unblock(&self, peer: &str) -> Result<(), NetError> {
-        let peer = peer.to_owned();
-        self.ask(limits::OPEN_MAX, |answer| Command::Block { peer, blocked: false, answer }).await?
     }
 
     /// Publishes provider records for these keys in the table, again and again for as long as the node runs.

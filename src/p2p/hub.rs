@@ -19,7 +19,7 @@ mod standing;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, watch};
@@ -27,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::following::Following;
 pub use self::{
-    joining::{Goal, Joined, Tried},
+    joining::{Goal, Tried},
     reaching::Attempted,
 };
 use crate::{
@@ -36,6 +36,7 @@ use crate::{
         payload::{SaltKey, SealedPayload},
     },
     caller::Peer,
+    clock::now_ms,
     event::{
         Actor,
         peer::{PeerDiscovered, Source as Heard},
@@ -224,7 +225,7 @@ impl Hub {
         let begun = Instant::now();
         let asked = |source: &&Arc<dyn Source>| origins.is_empty() || origins.contains(&source.origin());
         let sources: Vec<_> = self.inner.parts.sources.iter().filter(asked).cloned().collect();
-        let wanted = Wanted { capabilities: capabilities.clone(), max };
+        let wanted = Wanted { capabilities: capabilities.clone() };
         let mut fared = ask(&sources, &wanted, now_ms(), timeout).await;
         for (origin, looked) in &fared {
             self.inner.parts.metrics.peers.searched(origin.as_str(), looked.is_ok());
@@ -384,9 +385,4 @@ fn carried(transport: Transport) -> crate::event::peer::Transport {
         Transport::Quic => crate::event::peer::Transport::Quic,
         Transport::Relay => crate::event::peer::Transport::Relay,
     }
-}
-
-/// Milliseconds since the epoch.
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

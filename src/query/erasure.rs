@@ -13,7 +13,7 @@ use super::{QueryError, View, payload_parts, shared_parts};
 use crate::{
     block::{Cid, Codec},
     event::{Body, Event},
-    log::{LogError, Reader, Stored},
+    log::{LogError, Reader},
     state::{self, StateError},
 };
 
@@ -50,7 +50,7 @@ pub fn pending(state: &Connection, log: &dyn Reader) -> Result<Vec<Cid>, StateEr
     for (cid, seq) in state::erasures(state)? {
         if log.has_bytes(&cid)?
             && was_payload(state, log, &cid, seq)?
-            && let Some(Stored::Present(bytes)) = log.block(&cid)?
+            && let Some(bytes) = log.bytes(&cid)?
             && let Some(held) = payload_parts(&bytes)
         {
             parts.extend(held);

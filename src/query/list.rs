@@ -12,7 +12,6 @@ use crate::{
     block::{Cid, decode},
     contract::Contract,
     event::{Event, Kind},
-    log::Stored,
     state::subject_key,
 };
 
@@ -226,7 +225,7 @@ impl View {
             let Some(cid) = self.log.block_named(number)? else {
                 continue;
             };
-            if let Some(Stored::Present(bytes)) = self.log.block(&cid)?
+            if let Some(bytes) = self.log.bytes(&cid)?
                 && let Ok(contract) = decode::<Contract>(&bytes)
                 && let Some(prev) = contract.prev
             {

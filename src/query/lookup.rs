@@ -27,13 +27,6 @@ pub enum Found {
 }
 
 impl Found {
-    pub fn cid(&self) -> Cid {
-        match self {
-            Self::Event(event) => event.cid(),
-            Self::Block { cid, .. } => *cid,
-        }
-    }
-
     pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Event(event) => event.bytes(),
@@ -54,7 +47,7 @@ impl View {
     /// Returns when the event with this seq was recorded, in milliseconds since the epoch.
     pub fn recorded_ms(&self, seq: u64) -> Result<u64, QueryError> {
         let event = self.log.event_at(seq)?.ok_or_else(|| QueryError::NotFound(format!("event {seq}")))?;
-        Ok(event.fields().ts / 1000)
+        Ok(event.fields().at_ms())
     }
 
     /// Returns the event or block with this CID.
@@ -123,10 +116,7 @@ impl View {
 
     /// Returns the payload with this CID; `None` if it was erased or is something else.
     pub fn payload(&self, cid: &Cid) -> Result<Option<Payload>, QueryError> {
-        match self.log.block(cid)? {
-            Some(Stored::Present(bytes)) => Ok(decode(&bytes).ok()),
-            Some(Stored::Erased) | None => Ok(None),
-        }
+        Ok(self.log.bytes(cid)?.and_then(|bytes| decode(&bytes).ok()))
     }
 
     fn content_len(&self, payload: &Payload) -> Result<u64, QueryError> {

@@ -22,10 +22,11 @@ use crate::{
         StateError,
         peers::{PEER_STATUSES, read},
     },
+    words::words,
 };
 
 /// Points of a history: one a minute for a day; longer histories are thinned out.
-pub const HISTORY_MAX: usize = 24 * 60;
+const HISTORY_MAX: usize = 24 * 60;
 
 const MINUTE_MS: u64 = 60_000;
 
@@ -40,32 +41,21 @@ pub struct Filter {
     pub sort: Sort,
 }
 
-/// The order of a list of peers, the best first; peers without a measure come last.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Sort {
-    #[default]
-    LastSeen,
-    Latency,
-    Bandwidth,
-    Reliability,
-    PeerId,
+words! {
+    /// The order of a list of peers, the best first; peers without a measure come last.
+    #[derive(Default, Serialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Sort {
+        #[default]
+        LastSeen = "last_seen",
+        Latency = "latency",
+        Bandwidth = "bandwidth",
+        Reliability = "reliability",
+        PeerId = "peer_id",
+    }
 }
 
 impl Sort {
-    pub const ALL: [Self; 5] =
-        [Self::LastSeen, Self::Latency, Self::Bandwidth, Self::Reliability, Self::PeerId];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::LastSeen => "last_seen",
-            Self::Latency => "latency",
-            Self::Bandwidth => "bandwidth",
-            Self::Reliability => "reliability",
-            Self::PeerId => "peer_id",
-        }
-    }
-
     /// Returns the SQL expression that is smallest for the best peer; among equals the id decides.
     fn rank(self) -> &'static str {
         match self {
@@ -141,7 +131,7 @@ impl View {
         for seq in seqs {
             let Some(event) = self.log.event_at(seq?)? else { continue };
             if let Some(Body::PeerMeasured(measured)) = event.body() {
-                points.push(Point { at_ms: event.fields().ts / 1000, measured });
+                points.push(Point { at_ms: event.fields().at_ms(), measured });
             }
         }
         Ok(thinned(points))

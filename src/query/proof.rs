@@ -10,7 +10,6 @@ use crate::{
     block::{Cid, Codec, Sha256Digest, decode},
     event::{Event, Genesis},
     identity::rotation::{Keys, ROTATIONS_MAX},
-    log::Stored,
     merkle::{
         self, HASH_LEN, Hash, Level, ProofError, TILE_WIDTH, TilePath, Tiles, entries_bundle, leaf_hash,
     },
@@ -138,13 +137,9 @@ impl View {
 
     /// Returns the genesis block, parsed and as bytes.
     pub fn genesis(&self, name: &Cid) -> Result<(Genesis, Vec<u8>), QueryError> {
-        match self.log.block(name)? {
-            Some(Stored::Present(bytes)) => {
-                let genesis = decode(&bytes).map_err(|_| corrupt("a genesis block"))?;
-                Ok((genesis, bytes))
-            }
-            Some(Stored::Erased) | None => Err(corrupt("a log without its genesis block")),
-        }
+        let bytes = self.log.bytes(name)?.ok_or_else(|| corrupt("a log without its genesis block"))?;
+        let genesis = decode(&bytes).map_err(|_| corrupt("a genesis block"))?;
+        Ok((genesis, bytes))
     }
 
     /// Returns the keys of this log's heads, as far as it is folded.

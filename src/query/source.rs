@@ -13,9 +13,8 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    block::{Cid, decode, payload::Payload},
+    block::{Cid, decode, payload::join},
     event::{Body, Event, Role},
-    log::Stored,
     query::{QueryError, View, lookup::corrupt},
     workflow::{
         plan::Plan,
@@ -38,10 +37,7 @@ impl Source for &View {
     }
 
     fn bytes(&self, cid: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
-        Ok(match self.log.block(cid)? {
-            Some(Stored::Present(bytes)) => Some(bytes),
-            Some(Stored::Erased) | None => None,
-        })
+        Ok(self.log.bytes(cid)?)
     }
 }
 
@@ -122,7 +118,7 @@ fn begun(source: &dyn Source, event: &Event) -> Result<Option<Run>, QueryError> 
     let plan = source.bytes(&facts.plan)?.and_then(|bytes| decode::<Plan>(&bytes).ok());
     let plan = plan.ok_or_else(|| corrupt("a run's plan cannot be read"))?;
     // Erased inputs leave a run that can be read.
-    let inputs = event.fields().pay.iter().find(|pay| pay.role == Role::Input);
+    let inputs = event.fields().payload(Role::Input);
     let inputs = inputs.map(|inputs| content(source, &inputs.cid)).transpose()?.flatten();
     let inputs: Value = inputs.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     Ok(Run::begun(event, Arc::new(plan), Arc::new(inputs)))
@@ -130,7 +126,5 @@ fn begun(source: &dyn Source, event: &Event) -> Result<Option<Run>, QueryError> 
 
 /// Returns a payload's content, joined from its parts; `None` if any of it was erased.
 pub fn content(source: &dyn Source, payload: &Cid) -> Result<Option<Vec<u8>>, QueryError> {
-    let payload: Option<Payload> = source.bytes(payload)?.and_then(|bytes| decode(&bytes).ok());
-    let Some(payload) = payload else { return Ok(None) };
-    Ok(payload.content(None, |part| source.bytes(part))?.ok())
+    join(payload, |cid| source.bytes(cid))
 }

@@ -13,7 +13,6 @@ use super::{
 use crate::{
     block::{Cid, decode},
     contract::Contract,
-    log::Stored,
     state::digest,
 };
 
@@ -73,9 +72,7 @@ impl View {
 
     pub fn contract(&self, cid: &Cid) -> Result<Contract, QueryError> {
         let not_found = || QueryError::NotFound(format!("contract {cid}"));
-        match self.log.block(cid)? {
-            Some(Stored::Present(bytes)) => decode(&bytes).map_err(|_| not_found()),
-            Some(Stored::Erased) | None => Err(not_found()),
-        }
+        let bytes = self.log.bytes(cid)?.ok_or_else(not_found)?;
+        decode(&bytes).map_err(|_| not_found())
     }
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use self::walking::Walking;
 use super::{QueryError, View, beside::Logs, list::Filter};
-use crate::{block::Cid, event::Role};
+use crate::{block::Cid, words::words};
 
 /// Nodes of one walk.
 pub const LIMIT_MAX: usize = 1000;
@@ -48,22 +48,13 @@ const CHILDREN: &str = "
     WHERE called.seq = ?1 AND called.kind = (SELECT id FROM word WHERE text = 'remote.called')
     ORDER BY 1 LIMIT 1001";
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Direction {
-    #[default]
-    Ancestors,
-    Descendants,
-    Both,
-}
-
-impl Direction {
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "ancestors" => Some(Self::Ancestors),
-            "descendants" => Some(Self::Descendants),
-            "both" => Some(Self::Both),
-            _ => None,
-        }
+words! {
+    #[derive(Default)]
+    pub enum Direction {
+        #[default]
+        Ancestors = "ancestors",
+        Descendants = "descendants",
+        Both = "both",
     }
 }
 
@@ -212,18 +203,6 @@ impl View {
     pub fn holders(&self, payload: &Cid, max: usize) -> Result<Vec<u64>, QueryError> {
         let filter = Filter { payload: Some(*payload), ..Filter::default() };
         self.seqs(&filter, 0, max as u64)
-    }
-}
-
-/// Returns a payload's role as events write it.
-pub fn role(role: Role) -> &'static str {
-    match role {
-        Role::Input => "input",
-        Role::Output => "output",
-        Role::Error => "error",
-        Role::Log => "log",
-        Role::Artifact => "artifact",
-        Role::Note => "note",
     }
 }
 

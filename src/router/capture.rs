@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
@@ -16,21 +17,25 @@ use crate::{
         echo::{Echoes, Scrubbed},
         taking::{Keep, Reduced, reduce},
     },
+    words::words,
 };
 
 /// The member of a result that an output schema describes.
 const STRUCTURED: &str = "structuredContent";
 
-/// How much of a payload is kept, the most first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Capture {
-    /// The bytes as they came.
-    #[default]
-    Full,
-    /// The shape: keys and structure, with a commitment in the place of every value.
-    Redacted,
-    /// One commitment to the whole.
-    Digest,
+words! {
+    /// How much of a payload is kept, the most first.
+    #[derive(Default, PartialOrd, Ord, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Capture {
+        /// The bytes as they came.
+        #[default]
+        Full = "full",
+        /// The shape: keys and structure, with a commitment in the place of every value.
+        Redacted = "redacted",
+        /// One commitment to the whole.
+        Digest = "digest",
+    }
 }
 
 /// The mode of each tool, and of all others.

@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::RwLock};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{block::Cid, router::lane};
+use crate::{block::Cid, router::lane, words::words};
 
 /// The default priority of a tool in its lane's queue; 0 to 100, higher runs sooner.
 pub const PRIORITY: u8 = 50;
@@ -82,15 +82,17 @@ pub struct Hints {
     pub memory: Option<Need>,
 }
 
-/// Which rule found the lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Rule {
-    Registry,
-    Meta,
-    Source,
-    Pattern,
-    Default,
+words! {
+    /// Which rule found the lane.
+    #[derive(Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Rule {
+        Registry = "registry",
+        Meta = "meta",
+        Source = "source",
+        Pattern = "pattern",
+        Default = "default",
+    }
 }
 
 /// A tool's metadata, complete.
@@ -114,18 +116,6 @@ type Asked = (String, Cid, Option<String>);
 #[derive(Default)]
 pub struct Resolver {
     cache: RwLock<HashMap<Asked, (String, Rule)>>,
-}
-
-impl Rule {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Registry => "registry",
-            Self::Meta => "meta",
-            Self::Source => "source",
-            Self::Pattern => "pattern",
-            Self::Default => "default",
-        }
-    }
 }
 
 impl Hints {

@@ -108,8 +108,7 @@ impl Router {
         let captures = &self.inner.parts.captures;
         let mode = match captures.of(tool) {
             Capture::Full => return None,
-            Capture::Redacted => "redacted",
-            Capture::Digest => "digest",
+            mode @ (Capture::Redacted | Capture::Digest) => mode.as_str(),
         };
         let setting = match captures.tools.contains_key(tool) {
             true => format!("capture.tools.{tool}"),

@@ -16,7 +16,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use serde_json::value::RawValue;
@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     block::Cid,
     catalogue::PEERS,
+    clock::now_ms,
     contract::Contract,
     metrics::Metrics,
     peer::{
@@ -83,7 +84,6 @@ struct Inner {
     /// Notified when the peers' tools may have changed.
     changed: Notify,
     stopping: CancellationToken,
-    refused: AtomicU64,
     /// Counts by peer, of peers that have left too.
     counts: Mutex<HashMap<String, Arc<Counts>>>,
 }
@@ -118,7 +118,6 @@ impl Peers {
             known: Mutex::default(),
             changed: Notify::new(),
             stopping: CancellationToken::new(),
-            refused: AtomicU64::new(0),
             counts: Mutex::default(),
         };
         let peers = Self { inner: Arc::new(inner) };
@@ -198,6 +197,7 @@ impl Peers {
     }
 
     /// Returns the peers that offer tools, and the contracts they offer.
+    #[cfg(test)]
     pub fn offered(&self) -> Vec<(String, Vec<Cid>)> {
         let known = self.inner.known();
         known
@@ -260,11 +260,6 @@ impl Peers {
         counts.entry(peer.to_owned()).or_default().clone()
     }
 
-    /// Returns how many contracts were refused because their bytes did not hash to their CID.
-    pub fn refused(&self) -> u64 {
-        self.inner.refused.load(Ordering::Relaxed)
-    }
-
     /// Ends every stream to a peer. The board is left as it is.
     pub fn stop(&self) {
         self.inner.stopping.cancel();
@@ -298,7 +293,6 @@ impl Peers {
                     Ok(bytes) => match read(&cid, &bytes) {
                         Some(contract) => Arc::new(contract),
                         None => {
-                            self.inner.refused.fetch_add(1, Ordering::Relaxed);
                             tracing::warn!(peer, %cid, "a peer's tool is not offered: that is not its contract");
                             continue;
                         }
@@ -420,10 +414,6 @@ impl Inner {
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Known>>> {
         lock(&self.known)
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

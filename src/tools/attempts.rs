@@ -15,7 +15,7 @@ use crate::{
         Builtin, arguments,
         denied::Denied,
         desk::{Desk, Given, Told, invalid, told, unexpected},
-        doing::{Asked, Foretells},
+        doing::{Asked, Foretells, definition, does},
         reading::time,
     },
 };
@@ -23,26 +23,10 @@ use crate::{
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let asking = |definition, does, foretells| desk.foretelling("tasks", definition, does, Some(foretells));
     vec![
-        asking(
-            include_str!("../../schemas/tools/task_claim.json"),
-            |desk, call| Box::pin(async move { claim(&desk, &call).await }),
-            CLAIM,
-        ),
-        asking(
-            include_str!("../../schemas/tools/task_heartbeat.json"),
-            |desk, call| Box::pin(async move { HEARTBEAT.done(&desk, &call).await }),
-            HEARTBEAT,
-        ),
-        asking(
-            include_str!("../../schemas/tools/task_complete.json"),
-            |desk, call| Box::pin(async move { COMPLETE.done(&desk, &call).await }),
-            COMPLETE,
-        ),
-        asking(
-            include_str!("../../schemas/tools/task_fail.json"),
-            |desk, call| Box::pin(async move { FAIL.done(&desk, &call).await }),
-            FAIL,
-        ),
+        asking(definition!("task_claim"), does!(claim), CLAIM),
+        asking(definition!("task_heartbeat"), does!(HEARTBEAT.done), HEARTBEAT),
+        asking(definition!("task_complete"), does!(COMPLETE.done), COMPLETE),
+        asking(definition!("task_fail"), does!(FAIL.done), FAIL),
     ]
 }
 

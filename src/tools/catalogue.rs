@@ -12,9 +12,9 @@ use crate::{
     block::{Cid, decode, json::dag, splice},
     contract::Contract,
     error::{Code, Refusal},
-    log::{Reader, Stored, sqlite::SqliteReader},
+    log::{Reader, sqlite::SqliteReader},
     router::{BoxFuture, Entry, Invocation, Meta, Method, Outcome, Request, Router, Run, lane},
-    tools::{Builtin, CATEGORIES, Done, arguments, outcome},
+    tools::{Builtin, CATEGORIES, Done, arguments, doing::definition, outcome},
 };
 
 /// Superseded contracts that are shown of one tool.
@@ -29,10 +29,10 @@ pub fn all(router: &Router) -> Vec<Builtin> {
         run: Arc::new(Tool { router: router.clone(), does }),
     };
     vec![
-        tool(include_str!("../../schemas/tools/tools_list_categories.json"), Does::ListCategories),
-        tool(include_str!("../../schemas/tools/tools_list_tools.json"), Does::ListTools),
-        tool(include_str!("../../schemas/tools/tools_get_schema.json"), Does::GetSchema),
-        tool(include_str!("../../schemas/tools/tools_dispatch.json"), Does::Dispatch),
+        tool(definition!("tools_list_categories"), Does::ListCategories),
+        tool(definition!("tools_list_tools"), Does::ListTools),
+        tool(definition!("tools_get_schema"), Does::GetSchema),
+        tool(definition!("tools_dispatch"), Does::Dispatch),
     ]
 }
 
@@ -228,10 +228,7 @@ impl Tool {
 /// Returns a contract and those it replaced, newest first; `None` if there is no such contract.
 fn lineage(log: &SqliteReader, cid: Cid) -> Result<Option<(Contract, Vec<Cid>)>, crate::log::LogError> {
     let read = |cid: &Cid| -> Result<Option<Contract>, crate::log::LogError> {
-        Ok(match log.block(cid)? {
-            Some(Stored::Present(bytes)) => decode(&bytes).ok(),
-            Some(Stored::Erased) | None => None,
-        })
+        Ok(log.bytes(cid)?.and_then(|bytes| decode(&bytes).ok()))
     };
     let Some(contract) = read(&cid)? else {
         return Ok(None);

@@ -19,6 +19,7 @@ use crate::{
         payload::{JSON, PAYLOAD_MAX, Payload, SaltKey, SealedPayload},
         splice,
     },
+    clock::now_ms,
     error::{Code, Refusal},
     event::{Body, Event, Role},
     ledger::{
@@ -231,10 +232,6 @@ pub fn span(started_ms: Option<u64>, ended_ms: Option<u64>) -> u64 {
     started_ms.zip(ended_ms).map_or(0, |(started_ms, ended_ms)| ended_ms.saturating_sub(started_ms))
 }
 
-pub fn now_ms() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
-}
-
 /// Returns the seq that an answer was given at: `as_of`, or the last folded event. Errors: `as_of` is past the end of
 /// the log.
 pub fn seen(applied: u64, as_of: Option<u64>) -> Result<u64, QueryError> {
@@ -334,7 +331,7 @@ pub fn lines(
             Role::Note => format!("{} by {}: {}", fields.kind, fields.actor.id, message(&content)),
             _ => message(&content),
         };
-        lines.push(Line { time: time(fields.ts / 1000), task_id, attempt, message });
+        lines.push(Line { time: time(fields.at_ms()), task_id, attempt, message });
     }
     Ok(lines)
 }

@@ -24,6 +24,22 @@ use crate::{
 /// The function of one tool.
 pub type Does = fn(Desk, Arc<Invocation>) -> BoxFuture<'static, Told>;
 
+/// The definition of a builtin tool, by its name.
+macro_rules! definition {
+    ($name:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/tools/", $name, ".json"))
+    };
+}
+pub(super) use definition;
+
+/// An async function of a desk and a call, as what a tool does.
+macro_rules! does {
+    ($($does:tt)+) => {
+        |desk, call| Box::pin(async move { $($does)+(&desk, &call).await })
+    };
+}
+pub(super) use does;
+
 /// The reason that a call gives, and the change it asks for.
 pub type Asked = Result<(Option<String>, Wish), Refusal>;
 

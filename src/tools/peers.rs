@@ -18,6 +18,7 @@ use self::metrics::metrics;
 use self::metrics::whole;
 use crate::{
     caller::Scope,
+    clock::now_ms,
     error::{Code, Refusal},
     event::peer::Source,
     ledger::{Command, Ruling},
@@ -31,7 +32,8 @@ use crate::{
     router::Invocation,
     tools::{
         Builtin, arguments,
-        desk::{Desk, Paging, Told, now_ms, page, seen, told, unexpected},
+        desk::{Desk, Paging, Told, page, seen, told, unexpected},
+        doing::{definition, does},
         network::{
             Bootstrap, Connect, Disconnect, Disconnected, Discover, Discovered, Following, Network, Search,
             Tried,
@@ -51,30 +53,14 @@ const CONNECTIONS_MAX: u64 = 10;
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("peers", definition, does);
     vec![
-        tool(include_str!("../../schemas/tools/peer_discover.json"), |desk, call| {
-            Box::pin(async move { discover(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/peer_connect.json"), |desk, call| {
-            Box::pin(async move { connect(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/peer_disconnect.json"), |desk, call| {
-            Box::pin(async move { disconnect(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/peer_list.json"), |desk, call| {
-            Box::pin(async move { list(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/peer_metrics.json"), |desk, call| {
-            Box::pin(async move { metrics(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/bootstrap_network.json"), |desk, call| {
-            Box::pin(async move { bootstrap(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/peer_follow.json"), |desk, call| {
-            Box::pin(async move { follow(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/peer_unfollow.json"), |desk, call| {
-            Box::pin(async move { unfollow(&desk, &call).await })
-        }),
+        tool(definition!("peer_discover"), does!(discover)),
+        tool(definition!("peer_connect"), does!(connect)),
+        tool(definition!("peer_disconnect"), does!(disconnect)),
+        tool(definition!("peer_list"), does!(list)),
+        tool(definition!("peer_metrics"), does!(metrics)),
+        tool(definition!("bootstrap_network"), does!(bootstrap)),
+        tool(definition!("peer_follow"), does!(follow)),
+        tool(definition!("peer_unfollow"), does!(unfollow)),
     ]
 }
 
@@ -277,14 +263,11 @@ async fn list(desk: &Desk, call: &Invocation) -> Told {
 impl AskList {
     /// Lists the peers that a log knows of; those in `dialling` show as connecting.
     pub fn of(self, view: &View, dialling: &[String]) -> Result<Value, QueryError> {
-        let sort = Sort::ALL.into_iter().find(|sort| self.sort_by.as_deref() == Some(sort.as_str()));
+        let sort = self.sort_by.as_deref().and_then(Sort::parse);
         let sort = sort.unwrap_or_default();
         let connecting = self.status_filter.as_deref() == Some("connecting");
-        let statuses = [Status::Connected, Status::Disconnected, Status::Unreachable];
         let filter = Filter {
-            status: statuses
-                .into_iter()
-                .find(|status| self.status_filter.as_deref() == Some(status.as_str())),
+            status: self.status_filter.as_deref().and_then(Status::parse),
             capabilities: self.capability_filter,
             among: connecting.then(|| dialling.to_vec()),
             sort,

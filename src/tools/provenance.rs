@@ -25,7 +25,7 @@ use crate::{
     },
     questions::Audit,
     router::{BoxFuture, Invocation, Outcome, Run, lane},
-    tools::{Builtin, Done, arguments, outcome, refusal},
+    tools::{Builtin, Done, arguments, doing::definition, outcome, refusal},
     verify::Checks,
 };
 
@@ -38,12 +38,12 @@ pub fn all(audit: &Audit, base: Option<&str>) -> Vec<Builtin> {
         run: Arc::new(Tool { audit: audit.clone(), base: base.map(str::to_owned), does }),
     };
     vec![
-        tool(include_str!("../../schemas/tools/provenance_get.json"), Does::Get),
-        tool(include_str!("../../schemas/tools/provenance_query.json"), Does::Query),
-        tool(include_str!("../../schemas/tools/provenance_trace.json"), Does::Trace),
-        tool(include_str!("../../schemas/tools/provenance_verify.json"), Does::Verify),
-        tool(include_str!("../../schemas/tools/provenance_receipt.json"), Does::Receipt),
-        tool(include_str!("../../schemas/tools/provenance_export.json"), Does::Export),
+        tool(definition!("provenance_get"), Does::Get),
+        tool(definition!("provenance_query"), Does::Query),
+        tool(definition!("provenance_trace"), Does::Trace),
+        tool(definition!("provenance_verify"), Does::Verify),
+        tool(definition!("provenance_receipt"), Does::Receipt),
+        tool(definition!("provenance_export"), Does::Export),
     ]
 }
 
@@ -182,7 +182,7 @@ impl Tool {
     async fn trace(&self, invocation: &Invocation) -> Done {
         let asked: Trace = arguments(invocation)?;
         let cid = named(&asked.cid)?;
-        let direction = asked.direction.as_deref().and_then(Direction::named);
+        let direction = asked.direction.as_deref().and_then(Direction::parse);
         let depth = asked.max_depth.unwrap_or(walk::DEPTH_DEFAULT);
         let limit = asked.limit.unwrap_or(walk::LIMIT_MAX);
         let question = self.audit.ask_all(move |logs, head| {
@@ -254,7 +254,7 @@ impl Tool {
 
     async fn exported(&self, invocation: &Invocation) -> Done {
         let asked: Export = arguments(invocation)?;
-        let format = asked.format.as_deref().and_then(Format::named);
+        let format = asked.format.as_deref().and_then(Format::parse);
         let format = format.unwrap_or(Format::Car);
         let mut query = format!("format={}", format.as_str());
         let scope = match (asked.subject, asked.cid) {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    clock::now_ms,
     error::Refusal,
     ledger::work::{ClearQueue, Wish, Worked},
     query::work::{
@@ -20,7 +21,8 @@ use crate::{
     task::{Moment, Status},
     tools::{
         Builtin, arguments,
-        desk::{Desk, LATELY, MINUTE_MS, Told, invalid, now_ms, told, unexpected},
+        desk::{Desk, LATELY, MINUTE_MS, Told, invalid, told, unexpected},
+        doing::{definition, does},
         reading::time,
     },
 };
@@ -31,18 +33,10 @@ const WINDOW: u64 = 60;
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("queue", definition, does);
     vec![
-        tool(include_str!("../../schemas/tools/queue_stats.json"), |desk, call| {
-            Box::pin(async move { stats(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/queue_pause.json"), |desk, call| {
-            Box::pin(async move { pause(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/queue_resume.json"), |desk, call| {
-            Box::pin(async move { resume(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/queue_clear.json"), |desk, call| {
-            Box::pin(async move { clear(&desk, &call).await })
-        }),
+        tool(definition!("queue_stats"), does!(stats)),
+        tool(definition!("queue_pause"), does!(pause)),
+        tool(definition!("queue_resume"), does!(resume)),
+        tool(definition!("queue_clear"), does!(clear)),
     ]
 }
 

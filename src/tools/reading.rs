@@ -112,7 +112,7 @@ pub fn time(ms: u64) -> String {
 }
 
 /// Parses a time to milliseconds since the epoch; `field` is its name, for the error.
-pub fn moment_ms(field: &str, text: &str) -> Result<u64, Refusal> {
+fn moment_ms(field: &str, text: &str) -> Result<u64, Refusal> {
     let moment: Option<Timestamp> = text.parse().ok();
     moment.and_then(|moment| u64::try_from(moment.as_millisecond()).ok()).ok_or_else(|| {
         Refusal::new(Code::InvalidArgument, format!("{field}: not a time since 1970 in RFC 3339"))

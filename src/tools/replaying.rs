@@ -22,6 +22,7 @@ use crate::{
     tools::{
         Builtin, arguments,
         desk::{Desk, Told, seen, told, unexpected, unknown},
+        doing::{definition, does},
         workflows::{ending, run_as_of},
     },
     workflow::{
@@ -45,12 +46,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(20);
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("provenance", definition, does);
     vec![
-        tool(include_str!("../../schemas/tools/workflow_replay.json"), |desk, call| {
-            Box::pin(async move { replay(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/workflow_diff.json"), |desk, call| {
-            Box::pin(async move { compare(&desk, &call).await })
-        }),
+        tool(definition!("workflow_replay"), does!(replay)),
+        tool(definition!("workflow_diff"), does!(compare)),
     ]
 }
 

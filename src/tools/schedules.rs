@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
+    clock::now_ms,
     error::Refusal,
     event::{Body, work::Rhythm},
     ledger::work::{CreateSchedule, DeleteSchedule, Made, Wish, Worked},
@@ -19,7 +20,8 @@ use crate::{
     tools::{
         Builtin, arguments,
         denied::Denied,
-        desk::{Desk, Told, internal, invalid, now_ms, told, unexpected},
+        desk::{Desk, Told, internal, invalid, told, unexpected},
+        doing::{definition, does},
         planning,
         reading::{self, time},
         tasks,
@@ -33,15 +35,9 @@ const CURSOR: &str = "after:";
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("schedules", definition, does);
     vec![
-        tool(include_str!("../../schemas/tools/schedule_create.json"), |desk, call| {
-            Box::pin(async move { create(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/schedule_list.json"), |desk, call| {
-            Box::pin(async move { list(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/schedule_delete.json"), |desk, call| {
-            Box::pin(async move { delete(&desk, &call).await })
-        }),
+        tool(definition!("schedule_create"), does!(create)),
+        tool(definition!("schedule_list"), does!(list)),
+        tool(definition!("schedule_delete"), does!(delete)),
     ]
 }
 
@@ -183,7 +179,7 @@ fn one(view: &View, schedule: &Schedule) -> Result<Value, QueryError> {
         "fired_count": schedule.fired,
         "missed_count": schedule.missed,
         "skipped_count": schedule.skipped,
-        "created_at": event.map(|event| time(event.fields().ts / 1000)),
+        "created_at": event.map(|event| time(event.fields().at_ms())),
     }))
 }
 

@@ -12,6 +12,7 @@ use crate::{
     tools::{
         Builtin, arguments,
         desk::{Desk, Told, told, unexpected, unknown},
+        doing::{definition, does},
         planning::{Catalogue, Known, Wrong, wrong_with},
         workflows::{LISTER, submitted},
     },
@@ -24,15 +25,9 @@ use crate::{
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("workflows", definition, does);
     vec![
-        tool(include_str!("../../schemas/tools/workflow_fork.json"), |desk, call| {
-            Box::pin(async move { fork(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/workflow_reschedule.json"), |desk, call| {
-            Box::pin(async move { reschedule(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/workflow_signal.json"), |desk, call| {
-            Box::pin(async move { signal(&desk, &call).await })
-        }),
+        tool(definition!("workflow_fork"), does!(fork)),
+        tool(definition!("workflow_reschedule"), does!(reschedule)),
+        tool(definition!("workflow_signal"), does!(signal)),
     ]
 }
 

@@ -22,7 +22,7 @@ use crate::{
             Desk, Line, Paging, Told, content, invalid, lines, message, output, page, task_as_of, told,
             unexpected, unknown, worker,
         },
-        doing::{Asked, Foretells},
+        doing::{Asked, Foretells, definition, does},
         reading::{self, time},
     },
 };
@@ -32,30 +32,13 @@ const LISTER: &str = "task_list";
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("tasks", definition, does);
     vec![
-        desk.foretelling(
-            "tasks",
-            include_str!("../../schemas/tools/task_submit.json"),
-            |desk, call| Box::pin(async move { submit(&desk, &call).await }),
-            Some(SUBMITTING),
-        ),
-        tool(include_str!("../../schemas/tools/task_status.json"), |desk, call| {
-            Box::pin(async move { status(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/task_cancel.json"), |desk, call| {
-            Box::pin(async move { cancel(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/task_list.json"), |desk, call| {
-            Box::pin(async move { list(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/task_priority.json"), |desk, call| {
-            Box::pin(async move { priority(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/task_retry.json"), |desk, call| {
-            Box::pin(async move { retry(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/task_result.json"), |desk, call| {
-            Box::pin(async move { result(&desk, &call).await })
-        }),
+        desk.foretelling("tasks", definition!("task_submit"), does!(submit), Some(SUBMITTING)),
+        tool(definition!("task_status"), does!(status)),
+        tool(definition!("task_cancel"), does!(cancel)),
+        tool(definition!("task_list"), does!(list)),
+        tool(definition!("task_priority"), does!(priority)),
+        tool(definition!("task_retry"), does!(retry)),
+        tool(definition!("task_result"), does!(result)),
     ]
 }
 
@@ -254,7 +237,7 @@ impl Times {
         let mut ready_ms = Some(task.submitted_ms);
         let mut begun_ms = None;
         for event in events {
-            let at_ms = event.fields().ts / 1000;
+            let at_ms = event.fields().at_ms();
             let retry_at_ms = match event.body() {
                 Some(Body::TaskSubmitted(facts)) => {
                     begun_ms = facts.hold.is_some().then_some(at_ms);

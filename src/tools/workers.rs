@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
+    clock::now_ms,
     event::{Body, Event, Kind, work::WorkerRegistered},
     ledger::work::{RegisterWorker, UnregisterWorker, Wish, Worked},
     query::{
@@ -23,7 +24,8 @@ use crate::{
     task::{Status, Task},
     tools::{
         Builtin, arguments,
-        desk::{Desk, Told, now_ms, seen, task_as_of, told, unexpected, unknown},
+        desk::{Desk, Told, seen, task_as_of, told, unexpected, unknown},
+        doing::{definition, does},
         queue::standing,
         reading::time,
     },
@@ -41,15 +43,9 @@ const CLAIMS_MAX: u64 = 100_000;
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("workers", definition, does);
     vec![
-        tool(include_str!("../../schemas/tools/worker_register.json"), |desk, call| {
-            Box::pin(async move { register(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/worker_unregister.json"), |desk, call| {
-            Box::pin(async move { unregister(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/worker_status.json"), |desk, call| {
-            Box::pin(async move { status(&desk, &call).await })
-        }),
+        tool(definition!("worker_register"), does!(register)),
+        tool(definition!("worker_unregister"), does!(unregister)),
+        tool(definition!("worker_status"), does!(status)),
     ]
 }
 
@@ -245,7 +241,7 @@ fn past(view: &View, id: &str, as_of: u64) -> Result<(Load, Vec<Task>), QueryErr
 fn add_attempts(load: &mut Load, id: &str, events: &[Event]) {
     let mut claimed_ms = None;
     for event in events {
-        let at_ms = event.fields().ts / 1000;
+        let at_ms = event.fields().at_ms();
         let outcome = match event.body() {
             Some(Body::TaskClaimed(facts)) => {
                 claimed_ms = (facts.worker == id).then_some(at_ms);

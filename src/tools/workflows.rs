@@ -22,6 +22,7 @@ use crate::{
             Desk, Line, Paging, Told, internal, lines, message, page, seen, span, told, unexpected, unknown,
             worth,
         },
+        doing::{definition, does},
         planning::checked,
         reading::time,
     },
@@ -44,24 +45,12 @@ const MESSAGES_MAX: usize = 1000;
 pub fn all(desk: &Desk) -> Vec<Builtin> {
     let tool = |definition, does| desk.tool("workflows", definition, does);
     vec![
-        desk.checking("workflows", include_str!("../../schemas/tools/workflow_submit.json"), |desk, call| {
-            Box::pin(async move { submit(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/workflow_status.json"), |desk, call| {
-            Box::pin(async move { status(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/workflow_cancel.json"), |desk, call| {
-            Box::pin(async move { cancel(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/workflow_list.json"), |desk, call| {
-            Box::pin(async move { list(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/workflow_dependencies.json"), |desk, call| {
-            Box::pin(async move { dependencies(&desk, &call).await })
-        }),
-        tool(include_str!("../../schemas/tools/workflow_result.json"), |desk, call| {
-            Box::pin(async move { result(&desk, &call).await })
-        }),
+        desk.checking("workflows", definition!("workflow_submit"), does!(submit)),
+        tool(definition!("workflow_status"), does!(status)),
+        tool(definition!("workflow_cancel"), does!(cancel)),
+        tool(definition!("workflow_list"), does!(list)),
+        tool(definition!("workflow_dependencies"), does!(dependencies)),
+        tool(definition!("workflow_result"), does!(result)),
     ]
 }
 

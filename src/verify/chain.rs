@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::{
     block::{Cid, Codec, Sha256Digest},
-    event::rules::OpenCalls,
+    event::{follows::Before, rules::OpenCalls},
     identity::{Checkpoint, rotation::Keys},
     log::{LogError, Reader},
     merkle::{self, Growing},
@@ -23,7 +23,8 @@ pub(super) struct Chain<'a> {
     pub blocks: Option<Blocks>,
     pub genesis: Option<Cid>,
     pub next: u64,
-    pub prev: Option<(Cid, u64)>,
+    /// The event before; none at the beginning and after a hole.
+    pub before: Option<Before>,
     /// Holds the tree so far. None once an event is missing or its bytes are in doubt.
     pub tree: Option<Growing>,
     pub heads: Heads,
@@ -45,7 +46,7 @@ impl Chain<'_> {
     /// Forgets the tree and the previous event: after a gap, neither the root nor the next `prev` can be checked.
     pub(super) fn break_off(&mut self) {
         self.tree = None;
-        self.prev = None;
+        self.before = None;
     }
 
     pub(super) fn seq_of(&self, cid: &Cid) -> Result<Option<u64>, LogError> {

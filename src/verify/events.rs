@@ -18,6 +18,7 @@ use crate::{
     block::{Cid, Codec, links},
     event::{
         Body,
+        follows::{Before, Next},
         rules::{self, Ended, OpenCalls},
         strict,
     },
@@ -54,7 +55,11 @@ impl Found {
             blocks,
             genesis: before.as_ref().map(|event| event.fields().log),
             next: checks.from_seq,
-            prev: before.map(|event| (event.cid(), event.fields().ts)),
+            before: before.map(|event| Before {
+                seq: checks.from_seq.saturating_sub(1),
+                cid: event.cid(),
+                ts: event.fields().ts,
+            }),
             tree: whole.then(Growing::new),
             heads,
             recent: Recent::new(),
@@ -116,7 +121,7 @@ impl Found {
         self.check_parents(&event, &refs, &cid, chain)?;
         self.check_calls(&event, &cid, chain);
         self.check_links(&event, &refs, &pay, &cid, chain)?;
-        chain.prev = Some((cid, event.ts));
+        chain.before = Some(Before { seq, cid, ts: event.ts });
         chain.recent.put(cid.digest(), seq);
         if let Some(tree) = &mut chain.tree {
             tree.push(merkle::leaf_hash(&cid));
@@ -132,17 +137,15 @@ impl Found {
 
     /// Checks that an event has the seq, log, `prev` and timestamp that its place demands.
     fn check_place(&mut self, event: &strict::Checked<'_>, seq: u64, cid: &Cid, chain: &mut Chain<'_>) {
-        let mut rule = |holds: bool, fault: &str| {
-            if !holds {
-                self.fault(Verdict::Invalid, Some(seq), Some(cid), fault);
-            }
-        };
-        rule(event.seq == seq, "the event is stored under another seq than its own");
-        let genesis = *chain.genesis.get_or_insert(event.log);
-        rule(event.log == genesis, "the event is of another log");
-        if let Some((prev, ts)) = chain.prev {
-            rule(event.prev == Some(prev), "`prev` is not the event before");
-            rule(event.ts >= ts, "`ts` is before that of the event before");
+        if event.seq != seq {
+            let fault = "the event is stored under another seq than its own";
+            self.fault(Verdict::Invalid, Some(seq), Some(cid), fault);
+        }
+        let log = *chain.genesis.get_or_insert(event.log);
+        // It is held to the order of the place it is stored at, whatever it says.
+        let next = Next { seq, ..Next::from(event) };
+        for fault in next.misplaced(&log, chain.before) {
+            self.fault(Verdict::Invalid, Some(seq), Some(cid), fault.as_str());
         }
     }
 

@@ -25,21 +25,23 @@ use super::run::{
 use crate::{
     block::Cid,
     event::{Body, Event, PayloadRef, Role, work::Hold},
+    words::words,
 };
 
-/// The verdict on a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Match,
-    /// The rules start it with another input, contract or condition.
-    InputDiffers,
-    OutputDiffers,
-    /// The rules decide something that is not on record.
-    Missing,
-    /// The record has something that the rules do not decide.
-    Extra,
-    /// Content that the comparison needs was erased.
-    Unverifiable,
+words! {
+    /// The verdict on a step.
+    pub enum Verdict {
+        Match = "match",
+        /// The rules start it with another input, contract or condition.
+        InputDiffers = "input_differs",
+        OutputDiffers = "output_differs",
+        /// The rules decide something that is not on record.
+        Missing = "missing",
+        /// The record has something that the rules do not decide.
+        Extra = "extra",
+        /// Content that the comparison needs was erased.
+        Unverifiable = "unverifiable",
+    }
 }
 
 /// A compared step, with its first difference.
@@ -58,23 +60,14 @@ pub struct Compared {
     pub why: String,
 }
 
-/// The verdict on a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Matched,
-    /// Something differs.
-    Differs,
-    /// Nothing differs, but erased content keeps part of it from being compared.
-    Incomplete,
-}
-
-impl Outcome {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Matched => "matched",
-            Self::Differs => "differs",
-            Self::Incomplete => "incomplete",
-        }
+words! {
+    /// The verdict on a run.
+    pub enum Outcome {
+        Matched = "matched",
+        /// Something differs.
+        Differs = "differs",
+        /// Nothing differs, but erased content keeps part of it from being compared.
+        Incomplete = "incomplete",
     }
 }
 
@@ -88,17 +81,6 @@ pub struct Report {
 }
 
 impl Verdict {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Match => "match",
-            Self::InputDiffers => "input_differs",
-            Self::OutputDiffers => "output_differs",
-            Self::Missing => "missing",
-            Self::Extra => "extra",
-            Self::Unverifiable => "unverifiable",
-        }
-    }
-
     fn diverges(self) -> bool {
         !matches!(self, Self::Match | Self::Unverifiable)
     }
@@ -269,7 +251,7 @@ impl Replay<'_> {
                 matches!(hold, Some(Hold::Signal { .. }))
             }
             // Whoever has a task run again by hand gives it no input.
-            Body::TaskRetried(_) => match_up::payload(event, Role::Input).is_some(),
+            Body::TaskRetried(_) => event.fields().payload(Role::Input).is_some(),
             Body::TaskCancelRequested(_) | Body::TaskCancelled(_) => {
                 let key = match_up::key(event, body);
                 key.is_some_and(|key| self.find(event, &key).is_some())
@@ -285,7 +267,7 @@ impl Replay<'_> {
             return Some(place);
         }
         self.know_dependencies(event);
-        self.decide(event.fields().ts / 1_000);
+        self.decide(event.fields().at_ms());
         place(&self.decided)
     }
 
@@ -360,7 +342,7 @@ impl Replay<'_> {
     fn outcome(&mut self, event: &Event, step: Option<String>) {
         let given = event.fields().refs.iter().find_map(|cid| self.calls.get(cid).copied());
         let Some(given) = given else { return };
-        let recorded = match_up::payload(event, Role::Output).map(|output| output.cid);
+        let recorded = event.fields().payload(Role::Output).map(|output| output.cid);
         let same = match recorded {
             Some(recorded) => match_up::same(&given.cid, &recorded, &self.contents),
             None => Ok(false),
@@ -454,7 +436,7 @@ fn outputs_of_calls(events: &[Event]) -> HashMap<Cid, PayloadRef> {
     let given = |event: &&Event| {
         matches!(event.fields().kind.as_str(), "call.succeeded" | "task.succeeded" | "step.gathered")
     };
-    let output = |event: &Event| Some((event.cid(), match_up::payload(event, Role::Output)?));
+    let output = |event: &Event| Some((event.cid(), event.fields().payload(Role::Output)?));
     events.iter().filter(given).filter_map(output).collect()
 }
 

@@ -285,9 +285,9 @@ impl Run {
             seq: fields.seq,
             submitted: event.cid(),
             actor: fields.actor.clone(),
-            input: payload(event, &[Role::Input]),
+            input: event.fields().payload(Role::Input),
             steps: vec![StepState::new(); plan.steps.len()],
-            submitted_ms: fields.ts / 1_000,
+            submitted_ms: fields.at_ms(),
             started_ms: None,
             ended_ms: None,
             deadline_ms: facts.deadline_ms,
@@ -366,6 +366,7 @@ impl Run {
     }
 
     /// Returns the tasks that have not ended.
+    #[cfg(test)]
     pub fn open_tasks(&self) -> impl Iterator<Item = Slot> {
         self.idle.iter().chain(&self.running).copied()
     }
@@ -408,9 +409,4 @@ impl Run {
             *ended = Some(succeeded);
         }
     }
-}
-
-/// Returns the first payload of an event in one of these roles.
-fn payload(event: &Event, roles: &[Role]) -> Option<PayloadRef> {
-    event.fields().pay.iter().find(|pay| roles.contains(&pay.role)).copied()
 }

@@ -216,7 +216,7 @@ impl Mint {
             }
         }
         for event in &events {
-            blocks.push(event.to_block());
+            blocks.push(Block::new(Codec::DagCbor, event.bytes().to_vec()));
             for pay in &event.fields().pay {
                 if !blocks.iter().any(|block| block.cid() == pay.cid) {
                     blocks.extend(self.named(&pay.cid));

@@ -236,5 +236,5 @@ pub fn claims_ms(events: &[Event], of: impl Fn(&str) -> bool) -> Vec<u64> {
         let task = event.fields().subject.strip_prefix("task/");
         matches!(event.body(), Some(Body::TaskClaimed(_))) && task.is_some_and(&of)
     };
-    events.iter().filter(claimed).map(|event| event.fields().ts / 1000).collect()
+    events.iter().filter(claimed).map(|event| event.fields().at_ms()).collect()
 }

@@ -8,10 +8,11 @@ use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Hub, now_ms};
+use super::Hub;
 use crate::{
     block::Cid,
     catalogue::PEERS,
+    clock::now_ms,
     p2p::discovery::{
         CAPABILITIES_MAX, Found, Origin,
         live::{everybody, key},

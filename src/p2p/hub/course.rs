@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Hub, following::Following, now_ms};
+use super::{Hub, following::Following};
 use crate::{
     block::Cid,
     caller::Peer,
+    clock::now_ms,
     follow::course::{Course, Pursuit},
 };
 

@@ -24,6 +24,7 @@ use crate::{
         payload::{JSON, Payload},
     },
     caller::Peer,
+    clock::now_ms,
     error,
     event::peer::PeerForked,
     follow::{
@@ -114,7 +115,7 @@ impl Hub {
             following.wishes.look.notify_one();
             return;
         }
-        let pursuit = Pursuit::new(peer.clone(), super::now_ms());
+        let pursuit = Pursuit::new(peer.clone(), now_ms());
         let following = Following { pursuit, wishes: Arc::default(), end: CancellationToken::new() };
         let (wishes, end) = (following.wishes.clone(), following.end.clone());
         if let Some(before) = follows.insert(peer.clone(), following) {
@@ -135,7 +136,7 @@ impl Hub {
     }
 
     /// Makes the task of a followed peer look again.
-    pub(super) fn look_again(&self, peer: &str) {
+    fn look_again(&self, peer: &str) {
         if let Some(following) = self.follows().get(peer) {
             following.wishes.look.notify_one();
         }

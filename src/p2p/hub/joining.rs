@@ -11,9 +11,10 @@ use std::{
 
 use tokio::task::JoinSet;
 
-use super::{By, Hub, now_ms};
+use super::{By, Hub};
 use crate::{
     caller::Peer,
+    clock::now_ms,
     event::peer::{self, BootstrapFinished, BootstrapStarted},
     p2p::{
         Nat,
@@ -181,7 +182,7 @@ impl Hub {
         let Some(source) = source else {
             return Vec::new();
         };
-        let looked = source.look(Wanted { max: KNOWN_MAX, ..Wanted::default() }, now_ms()).await;
+        let looked = source.look(Wanted::default(), now_ms()).await;
         self.inner.parts.metrics.peers.searched(origin.as_str(), looked.is_ok());
         match looked {
             Ok(looked) => {

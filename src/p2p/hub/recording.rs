@@ -15,9 +15,10 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Goal, Hub, Traffic, carried, now_ms};
+use super::{Goal, Hub, Traffic, carried};
 use crate::{
     caller::Peer,
+    clock::now_ms,
     event::peer::{Direction, Parting, PeerConnected, PeerMeasured, PeerUnreachable},
     p2p::{
         self, Cause, Link, NetEvent,
@@ -85,7 +86,7 @@ async fn heard(hub: &Hub, event: NetEvent) {
         NetEvent::Disconnected { peer, cause } => parted(hub, &peer, cause).await,
         NetEvent::Unreachable { peer, address, cause } => {
             let facts =
-                PeerUnreachable { address: bare(&address), cause: cause.code().to_owned(), attempts: 1 };
+                PeerUnreachable { address: bare(&address), cause: cause.as_str().to_owned(), attempts: 1 };
             // A further try may follow: who asked is not forgotten.
             hub.record(&peer, News::Unreachable(facts)).await;
         }

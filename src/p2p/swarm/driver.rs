@@ -153,7 +153,6 @@ impl Driver {
             Command::Dial { peer, addrs, answer } => self.dial(&peer, &addrs, answer),
             Command::Disconnect { peer, answer } => drop(answer.send(self.disconnect(&peer))),
             Command::Open { peer, wire, answer } => self.open(&peer, wire, answer),
-            Command::Block { peer, blocked, answer } => drop(answer.send(self.block(&peer, blocked))),
             Command::Provide { keys, answer } => drop(answer.send(self.provide(&keys))),
             Command::StopProviding { keys } => {
                 if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
@@ -303,19 +302,6 @@ impl Driver {
         }
     }
 
-    fn block(&mut self, peer: &str, blocked: bool) -> Result<(), NetError> {
-        let peer = addresses::peer(peer)?;
-        if let Some(link) = self.links.get_mut(&peer)
-            && blocked
-        {
-            link.leaving = Some(Cause::Denied);
-        }
-        let list = &mut self.swarm.behaviour_mut().blocked;
-        // Asking for what is so already is no fault.
-        let _ = if blocked { list.block_peer(peer) } else { list.unblock_peer(peer) };
-        Ok(())
-    }
-
     fn provide(&mut self, keys: &[Cid]) -> Result<(), NetError> {
         let kad = self.swarm.behaviour_mut().kad.as_mut().ok_or(NetError::Off("p2p.dht"))?;
         self.questions.provide(kad, keys.iter().map(table::key))
@@ -351,7 +337,6 @@ impl Driver {
         let acceptance = match verdict {
             Verdict::Accept => gossipsub::MessageAcceptance::Accept,
             Verdict::Reject => gossipsub::MessageAcceptance::Reject,
-            Verdict::Ignore => gossipsub::MessageAcceptance::Ignore,
         };
         let id = gossipsub::MessageId::new(&id);
         // False where the message is forgotten by now: too late to pass it on.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
-use super::{Edge, Node, Other, Walk, What, role};
+use super::{Edge, Node, Other, Walk, What};
 use crate::{
     block::{Cid, decode},
     contract::Contract,
@@ -180,7 +180,7 @@ impl<'a> Walking<'a> {
             let erased = !self.known.contains(&pay.cid) && view.erasure(&pay.cid)?.is_some();
             let what = What::Payload { len: pay.len, erased };
             if self.add(pay.cid, what, self.other(place), depth + 1) {
-                self.link(cid, pay.cid, role(pay.role));
+                self.link(cid, pay.cid, pay.role.as_str());
             }
         }
         if let Some(tool) = fields.tool

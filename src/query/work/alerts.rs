@@ -22,25 +22,25 @@ use crate::{
 };
 
 /// Minutes that failures are counted over, the current one included.
-pub const WINDOW_MINUTES: u64 = 60;
+const WINDOW_MINUTES: u64 = 60;
 /// The least ended runs from which a share of failures is computed, and the least ended tasks.
-pub const RUNS_MIN: u64 = 5;
-pub const TASKS_MIN: u64 = 20;
+const RUNS_MIN: u64 = 5;
+const TASKS_MIN: u64 = 20;
 /// The share of failures above which the alert fires.
-pub const FAILED_SHARE_MAX: f64 = 0.2;
+const FAILED_SHARE_MAX: f64 = 0.2;
 /// The longest that a ready task should wait, in milliseconds.
-pub const WAIT_MAX_MS: u64 = 10 * 60_000;
+const WAIT_MAX_MS: u64 = 10 * 60_000;
 /// The longest that a reader should keep the log's write-ahead file from restarting, in milliseconds.
-pub const WAL_HELD_MAX_MS: u64 = 10 * 60_000;
+const WAL_HELD_MAX_MS: u64 = 10 * 60_000;
 /// The share of the queue's bound above which the alert fires: it will soon refuse tasks.
-pub const FILLED_SHARE_MAX: f64 = 0.9;
+const FILLED_SHARE_MAX: f64 = 0.9;
 /// The least peers heard of from which a share of unreachable ones is computed, and the least bootstraps.
-pub const PEERS_MIN: u64 = 5;
-pub const BOOTSTRAPS_MIN: u64 = 2;
+const PEERS_MIN: u64 = 5;
+const BOOTSTRAPS_MIN: u64 = 2;
 /// The share of unreachable peers above which the alert fires.
-pub const UNREACHED_SHARE_MAX: f64 = 0.3;
+const UNREACHED_SHARE_MAX: f64 = 0.3;
 /// The share of failed bootstraps above which the alert fires.
-pub const UNREADY_SHARE_MAX: f64 = 0.5;
+const UNREADY_SHARE_MAX: f64 = 0.5;
 
 /// Waiting tasks of each priority that are looked at, those submitted first.
 const LOOK_MAX: u64 = 100;
@@ -129,7 +129,7 @@ impl View {
         )?;
         for seq in last.query_map([BOOTSTRAPS_READ], |row| row.get(0))? {
             let Some(event) = self.log.event_at(seq?)? else { continue };
-            if event.fields().ts / 1000 < since_ms {
+            if event.fields().at_ms() < since_ms {
                 break;
             }
             if let Some(Body::BootstrapFinished(facts)) = event.body() {

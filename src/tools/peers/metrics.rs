@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 
 use super::{LISTER, network};
 use crate::{
+    clock::now_ms,
     peer::{Peer, score::ONE},
     query::{QueryError, View, peers::Point, work::At},
     router::Invocation,
     tools::{
         arguments,
-        desk::{Desk, Told, now_ms, seen, told, unknown},
+        desk::{Desk, Told, seen, told, unknown},
         reading::time,
     },
 };

@@ -10,19 +10,21 @@ use super::{Compared, Report, Verdict, match_up};
 use crate::{
     block::Cid,
     event::PayloadRef,
+    words::words,
     workflow::{
         graph::Graph,
         run::{Run, StepState, Work, decision::Contents, status::StepStatus},
     },
 };
 
-/// Whether two steps agree in one respect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Likeness {
-    Same,
-    Different,
-    /// Content was erased, so it cannot be told.
-    Unknown,
+words! {
+    /// Whether two steps agree in one respect.
+    pub enum Likeness {
+        Same = "same",
+        Different = "different",
+        /// Content was erased, so it cannot be told.
+        Unknown = "unknown",
+    }
 }
 
 /// A step of one run.
@@ -198,16 +200,6 @@ fn alike(left: &[Option<PayloadRef>], right: &[Option<PayloadRef>], contents: &d
         }
     }
     likeness
-}
-
-impl Likeness {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Same => "same",
-            Self::Different => "different",
-            Self::Unknown => "unknown",
-        }
-    }
 }
 
 impl Pair {

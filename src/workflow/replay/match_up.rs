@@ -219,7 +219,7 @@ fn text(decided: &str, role: Role, event: &Event, contents: &dyn Contents) -> Fo
 }
 
 fn value(decided: &Value, role: Role, event: &Event, contents: &dyn Contents) -> Found {
-    let Some(recorded) = payload(event, role) else {
+    let Some(recorded) = event.fields().payload(role) else {
         return Found::differs(verdict(role), event, "there is no payload on record");
     };
     match contents.json(&recorded.cid) {
@@ -236,7 +236,7 @@ fn value(decided: &Value, role: Role, event: &Event, contents: &dyn Contents) ->
 
 /// Compares a payload that was taken over with that of the event.
 fn taken_over(taken: Option<PayloadRef>, role: Role, event: &Event, contents: &dyn Contents) -> Found {
-    let recorded = payload(event, role);
+    let recorded = event.fields().payload(role);
     let same = match (taken, recorded) {
         (Some(taken), Some(recorded)) => same(&taken.cid, &recorded.cid, contents),
         // What was erased is not named again.
@@ -269,10 +269,6 @@ pub fn same(one: &Cid, other: &Cid, contents: &dyn Contents) -> Result<bool, Cid
     }
     let content = |payload: &Cid| contents.json(payload).ok_or(*payload);
     Ok(content(one)? == content(other)?)
-}
-
-pub fn payload(event: &Event, role: Role) -> Option<PayloadRef> {
-    event.fields().pay.iter().find(|payload| payload.role == role).copied()
 }
 
 /// Returns the first place at which two values differ, as a JSON pointer; `None` if they are equal.

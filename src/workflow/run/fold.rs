@@ -3,7 +3,7 @@
 //! Invariant: a step ends once; what comes for it later changes its task, not its end.
 
 use super::{
-    DEPENDENCY, Piece, Run, Signal, Slot, Work, payload,
+    DEPENDENCY, Piece, Run, Signal, Slot, Work,
     status::{Status, StepStatus, WorkStatus},
 };
 use crate::{
@@ -38,7 +38,7 @@ impl Run {
         match event.body()? {
             Body::WorkflowStarted(_) => {
                 self.phase = Status::Running;
-                self.started_ms.get_or_insert(ms(event));
+                self.started_ms.get_or_insert(event.fields().at_ms());
             }
             Body::WorkflowSucceeded(_) => self.end(Status::Succeeded, event),
             Body::WorkflowFailed(facts) => {
@@ -50,7 +50,7 @@ impl Run {
                 self.end(Status::Cancelled, event);
             }
             Body::WorkflowTimedOut(_) => self.end(Status::TimedOut, event),
-            Body::WorkflowRescheduled(facts) => self.go_on(&facts, ms(event)),
+            Body::WorkflowRescheduled(facts) => self.go_on(&facts, event.fields().at_ms()),
             Body::WorkflowSignalled(facts) => {
                 let signal = Signal { event: event.cid(), payload: event.fields().pay.first().copied() };
                 self.signals.entry(facts.signal).or_default().push_back(signal);
@@ -64,7 +64,7 @@ impl Run {
                 if self.steps[step].status == StepStatus::Succeeded {
                     self.fail_undo(step, facts.code);
                 } else {
-                    self.steps[step].output = payload(event, &[Role::Error]);
+                    self.steps[step].output = event.fields().payload(Role::Error);
                     self.asked_for(step, event);
                     self.finish(
                         step,
@@ -75,7 +75,7 @@ impl Run {
             Body::StepGathered(facts) => {
                 let step = self.step(&facts.step)?;
                 self.met();
-                self.steps[step].output = payload(event, &[Role::Output]);
+                self.steps[step].output = event.fields().payload(Role::Output);
                 self.steps[step].gathered = Some(facts.parts);
                 self.asked_for(step, event);
                 // Gathered without a part of its own: taken over, or a list of none.
@@ -91,7 +91,7 @@ impl Run {
 
     /// Takes the input of a step without a task from its ending, if that has one.
     fn asked_for(&mut self, step: usize, event: &Event) {
-        if let Some(input) = payload(event, &[Role::Input]) {
+        if let Some(input) = event.fields().payload(Role::Input) {
             self.steps[step].whole.input = Some(input);
         }
     }
@@ -112,55 +112,20 @@ impl Run {
     }
 
     fn apply_task(&mut self, slot: Slot, event: &Event) -> Option<()> {
-        let now_ms = ms(event);
+        let now_ms = event.fields().at_ms();
         let to = match event.body()? {
             Body::TaskSubmitted(facts) => {
                 self.met();
-                let work = self.work_mut(slot)?;
-                let to = if facts.hold.is_some() { WorkStatus::Held } else { WorkStatus::Queued };
-                *work = Work {
-                    submitted: Some(event.cid()),
-                    submitted_ms: now_ms,
-                    input: payload(event, &[Role::Input]),
-                    hold: facts.hold,
-                    since: event.fields().seq,
-                    ..Work::default()
-                };
-                to
+                self.begin(slot, event, facts.hold)?
             }
-            Body::TaskRetried(facts) => {
-                let input = payload(event, &[Role::Input]);
-                let work = self.work_mut(slot)?;
-                let hold = facts.hold.or_else(|| work.hold.take());
-                let to = if hold.is_some() { WorkStatus::Held } else { WorkStatus::Queued };
-                *work = Work {
-                    status: work.status,
-                    submitted: work.submitted,
-                    submitted_ms: work.submitted_ms,
-                    input: input.or(work.input),
-                    hold,
-                    since: event.fields().seq,
-                    ..Work::default()
-                };
-                to
-            }
+            Body::TaskRetried(facts) => self.begin_again(slot, event, facts.hold)?,
             Body::TaskClaimed(facts) => {
                 let work = self.work_mut(slot)?;
                 work.attempt = facts.attempt;
                 work.started_ms.get_or_insert(now_ms);
                 WorkStatus::Running
             }
-            Body::TaskSucceeded(facts) => {
-                let work = self.work_mut(slot)?;
-                work.output = payload(event, &[Role::Output]);
-                work.reused = facts.reused;
-                work.reused_from = original(event).filter(|_| facts.reused);
-                work.code = None;
-                if let Some(Hold::Signal { name, .. }) = work.hold.clone() {
-                    self.consume(&name);
-                }
-                WorkStatus::Succeeded
-            }
+            Body::TaskSucceeded(facts) => self.succeeded(slot, event, facts.reused)?,
             Body::TaskFailed(facts) => {
                 self.failed(slot, event, facts.code, facts.retry_at_ms.is_some(), WorkStatus::Failed)?
             }
@@ -197,6 +162,52 @@ impl Run {
         Some(())
     }
 
+    /// Folds a submission. Returns the task's status.
+    fn begin(&mut self, slot: Slot, event: &Event, hold: Option<Hold>) -> Option<WorkStatus> {
+        let work = self.work_mut(slot)?;
+        let to = waiting(hold.as_ref());
+        *work = Work {
+            submitted: Some(event.cid()),
+            submitted_ms: event.fields().at_ms(),
+            input: event.fields().payload(Role::Input),
+            hold,
+            since: event.fields().seq,
+            ..Work::default()
+        };
+        Some(to)
+    }
+
+    /// Folds a retry, which keeps what it does not say anew. Returns the task's status.
+    fn begin_again(&mut self, slot: Slot, event: &Event, hold: Option<Hold>) -> Option<WorkStatus> {
+        let input = event.fields().payload(Role::Input);
+        let work = self.work_mut(slot)?;
+        let hold = hold.or_else(|| work.hold.take());
+        let to = waiting(hold.as_ref());
+        *work = Work {
+            status: work.status,
+            submitted: work.submitted,
+            submitted_ms: work.submitted_ms,
+            input: input.or(work.input),
+            hold,
+            since: event.fields().seq,
+            ..Work::default()
+        };
+        Some(to)
+    }
+
+    /// Folds a success, which uses up the signal that the task waited for.
+    fn succeeded(&mut self, slot: Slot, event: &Event, reused: bool) -> Option<WorkStatus> {
+        let work = self.work_mut(slot)?;
+        work.output = event.fields().payload(Role::Output);
+        work.reused = reused;
+        work.reused_from = original(event).filter(|_| reused);
+        work.code = None;
+        if let Some(Hold::Signal { name, .. }) = work.hold.clone() {
+            self.consume(&name);
+        }
+        Some(WorkStatus::Succeeded)
+    }
+
     /// Folds an attempt that did not succeed. Returns the task's status: queued again, or ended.
     fn failed(
         &mut self,
@@ -209,7 +220,7 @@ impl Run {
         let work = self.work_mut(slot)?;
         work.code = Some(code);
         if !again {
-            work.output = payload(event, &[Role::Error]);
+            work.output = event.fields().payload(Role::Error);
         }
         Some(if again { WorkStatus::Queued } else { end })
     }
@@ -252,7 +263,7 @@ impl Run {
         work.status = to;
         let is_busy = work.busy();
         if !to.open() {
-            work.ended_ms = Some(ms(event));
+            work.ended_ms = Some(event.fields().at_ms());
         }
         let signal = match &work.hold {
             Some(Hold::Signal { name, .. }) => Some(name.clone()),
@@ -351,7 +362,7 @@ impl Run {
         let step = &mut self.steps[at];
         step.status = status;
         if status == StepStatus::Running {
-            step.started_ms.get_or_insert(ms(event));
+            step.started_ms.get_or_insert(event.fields().at_ms());
         }
     }
 
@@ -366,7 +377,7 @@ impl Run {
         step.status = outcome.status;
         step.reason = outcome.reason;
         step.ended = Some(outcome.event.cid());
-        step.ended_ms = Some(ms(outcome.event));
+        step.ended_ms = Some(outcome.event.fields().at_ms());
         step.ended_seq = outcome.event.fields().seq;
         let bad = matches!(step.status, StepStatus::Failed | StepStatus::Cancelled | StepStatus::TimedOut);
         if self.phase.ended() {
@@ -434,7 +445,7 @@ impl Run {
     /// Ends the run: steps without an open task are skipped or cancelled.
     fn end(&mut self, status: Status, event: &Event) {
         self.phase = status;
-        self.ended_ms.get_or_insert(ms(event));
+        self.ended_ms.get_or_insert(event.fields().at_ms());
         let (step_status, reason) = match status {
             Status::Failed => (StepStatus::Skipped, DEPENDENCY),
             _ => (StepStatus::Cancelled, status.as_str()),
@@ -448,12 +459,15 @@ impl Run {
     }
 }
 
+/// Returns the status of a task that has not been claimed.
+fn waiting(hold: Option<&Hold>) -> WorkStatus {
+    match hold {
+        Some(_) => WorkStatus::Held,
+        None => WorkStatus::Queued,
+    }
+}
+
 /// Returns the event whose result this one takes over.
 fn original(event: &Event) -> Option<Cid> {
     event.fields().refs.first().copied()
-}
-
-/// Returns the time of an event in milliseconds.
-fn ms(event: &Event) -> u64 {
-    event.fields().ts / 1_000
 }

@@ -2,31 +2,37 @@
 //!
 //! Invariant: what has ended is never in the line, held or running.
 
-/// How a run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Status {
-    Submitted,
-    /// It waits for other runs.
-    Waiting,
-    Running,
-    Succeeded,
-    Failed,
-    Cancelled,
-    TimedOut,
+use crate::words::words;
+
+words! {
+    /// How a run stands.
+    #[derive(PartialOrd, Ord, Hash)]
+    pub enum Status {
+        Submitted = "submitted",
+        /// It waits for other runs.
+        Waiting = "waiting",
+        Running = "running",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        Cancelled = "cancelled",
+        TimedOut = "timed_out",
+    }
 }
 
-/// How a step stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum StepStatus {
-    Pending,
-    /// All dependencies are done: it waits for a worker, or for its turn.
-    Ready,
-    Running,
-    Succeeded,
-    Failed,
-    Skipped,
-    Cancelled,
-    TimedOut,
+words! {
+    /// How a step stands.
+    #[derive(PartialOrd, Ord, Hash)]
+    pub enum StepStatus {
+        Pending = "pending",
+        /// All dependencies are done: it waits for a worker, or for its turn.
+        Ready = "ready",
+        Running = "running",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        Skipped = "skipped",
+        Cancelled = "cancelled",
+        TimedOut = "timed_out",
+    }
 }
 
 /// How a task of the run stands.
@@ -45,18 +51,6 @@ pub enum WorkStatus {
 }
 
 impl Status {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Submitted => "submitted",
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::TimedOut => "timed_out",
-        }
-    }
-
     pub fn ended(self) -> bool {
         match self {
             Self::Submitted | Self::Waiting | Self::Running => false,
@@ -66,30 +60,6 @@ impl Status {
 }
 
 impl StepStatus {
-    pub const ALL: [Self; 8] = [
-        Self::Pending,
-        Self::Ready,
-        Self::Running,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Skipped,
-        Self::Cancelled,
-        Self::TimedOut,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Ready => "ready",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Skipped => "skipped",
-            Self::Cancelled => "cancelled",
-            Self::TimedOut => "timed_out",
-        }
-    }
-
     pub fn ended(self) -> bool {
         match self {
             Self::Pending | Self::Ready | Self::Running => false,

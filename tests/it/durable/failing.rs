@@ -26,7 +26,7 @@ fn failures_are_retried_after_growing_pauses_until_the_task_is_dead_and_can_be_r
         .iter()
         .filter_map(|event| match event.body() {
             Some(Body::TaskFailed(TaskFailed { retry_at_ms: Some(at_ms), .. })) => {
-                Some(at_ms - event.fields().ts / 1000)
+                Some(at_ms - event.fields().at_ms())
             }
             _ => None,
         })
@@ -135,7 +135,7 @@ fn pauses_with_jitter_stay_between_half_and_the_whole() {
     let pauses: BTreeSet<u64> = record::events(data.path())
         .iter()
         .filter_map(|event| match event.body() {
-            Some(Body::TaskFailed(facts)) => Some(facts.retry_at_ms? - event.fields().ts / 1000),
+            Some(Body::TaskFailed(facts)) => Some(facts.retry_at_ms? - event.fields().at_ms()),
             _ => None,
         })
         .collect();

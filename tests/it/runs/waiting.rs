@@ -242,7 +242,7 @@ fn a_timer_ends_when_its_time_has_come_though_the_node_was_down() {
         let found = events
             .iter()
             .find(|event| record::kind(event) == kind && event.fields().subject == format!("task/{task}"));
-        found.map(|event| event.fields().ts / 1000).expect("it happened")
+        found.map(|event| event.fields().at_ms()).expect("it happened")
     };
     let waited = at_ms("task.succeeded", "r#long") - at_ms("task.submitted", "r#long");
     assert!((1500..5000).contains(&waited), "{waited} ms");
