@@ -112,18 +112,7 @@ impl View {
                     (format!("_:g{seq}.{n}"), made)
                 })
                 .collect(),
-            Part::WasInformedBy if started => {
-                let mut informants = Vec::new();
-                for (n, parent) in fields.cause.iter().chain(&fields.refs).enumerate() {
-                    if let Some(parent) = self.event(parent)?
-                        && let Some(informant) = self.activity(&parent)?
-                    {
-                        let informed = json!({"prov:informed": activity, "prov:informant": informant});
-                        informants.push((format!("_:i{seq}.{n}"), informed));
-                    }
-                }
-                informants
-            }
+            Part::WasInformedBy if started => self.informants(event, &activity)?,
             Part::WasAssociatedWith if started => {
                 let statement = json!({"prov:activity": activity, "prov:agent": agent(event)});
                 vec![(format!("_:a{seq}"), statement)]
@@ -131,6 +120,22 @@ impl View {
             Part::Activity | Part::Agent | Part::WasInformedBy | Part::WasAssociatedWith => Vec::new(),
         })
     }
+
+    /// The calls that a call's start names as its parents.
+    fn informants(&self, event: &Event, activity: &str) -> Result<Vec<(String, Value)>, QueryError> {
+        let fields = event.fields();
+        let mut informants = Vec::new();
+        for (n, parent) in fields.cause.iter().chain(&fields.refs).enumerate() {
+            if let Some(parent) = self.event(parent)?
+                && let Some(informant) = self.activity(&parent)?
+            {
+                let informed = json!({"prov:informed": activity, "prov:informant": informant});
+                informants.push((format!("_:i{}.{n}", fields.seq), informed));
+            }
+        }
+        Ok(informants)
+    }
+    /// Returns the id of the call that an event belongs to: the CID of its start.
 
     /// Returns the id of the call that an event belongs to: the CID of its start.
     fn activity(&self, event: &Event) -> Result<Option<String>, QueryError> {

@@ -31,9 +31,9 @@ use crate::{
 };
 
 /// The key in a tool's `_meta` that says that it calls another tool.
-pub const DISPATCHES: &str = "io.cairn/dispatches";
+const DISPATCHES: &str = "io.cairn/dispatches";
 /// The key in a tool's `_meta` that says that it takes plans which name tools.
-pub const PLANS: &str = "io.cairn/plans";
+const PLANS: &str = "io.cairn/plans";
 /// Tools one source may offer.
 pub const TOOLS_MAX: usize = 10_000;
 /// Bytes of a tool's or prompt's name: events name them.
@@ -321,7 +321,8 @@ impl Source {
             };
             let known = before.and_then(|before| before.same_tool(&offered, cid));
             let entry = known.unwrap_or_else(|| {
-                Arc::new(Entry::new(offered, cid, *contract, &source, lane.as_deref(), &run, parts, resolver))
+                let from = Origin { source: &source, lane: lane.as_deref(), run: &run, parts, resolver };
+                Arc::new(Entry::new(offered, cid, *contract, &from))
             });
             entries.push(entry);
         }
@@ -355,18 +356,18 @@ impl Source {
     }
 }
 
+/// What the tools of one source have in common.
+struct Origin<'a> {
+    source: &'a str,
+    lane: Option<&'a str>,
+    run: &'a Arc<dyn Run>,
+    parts: &'a Parts,
+    resolver: &'a Resolver,
+}
+
 impl Entry {
-    #[expect(clippy::too_many_arguments, reason = "called once, where all of these meet")]
-    fn new(
-        offered: Offered,
-        cid: Cid,
-        contract: Contract,
-        source: &str,
-        lane: Option<&str>,
-        run: &Arc<dyn Run>,
-        parts: &Parts,
-        resolver: &Resolver,
-    ) -> Self {
+    fn new(offered: Offered, cid: Cid, contract: Contract, from: &Origin<'_>) -> Self {
+        let Origin { source, lane, run, parts, resolver } = *from;
         let definition: Value = serde_json::from_str(offered.definition.get()).unwrap_or_default();
         let schema: Value = serde_json::from_slice(&contract.input).unwrap_or_default();
         let output = contract.output.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok());

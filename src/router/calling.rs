@@ -33,7 +33,6 @@ use crate::{
         metadata::{PRIORITY, Rule},
         target::Target,
         telling::{Told, not_found, read_error, refusal_result, shown},
-        trial::Trial,
     },
 };
 
@@ -45,6 +44,57 @@ const KEY_DOMAIN: &str = "cairn/idempotency-key/2";
 /// Their domain in older logs, before they were bound to actor and tool. Both forms are looked up, so that a key of
 /// before is recognised.
 const FORMER_KEY: &str = "idempotency-key";
+
+/// A call from its request to its answer: what is asked, of whom, and what of its content is kept.
+struct Underway<'a> {
+    request: &'a Request,
+    target: &'a Target,
+    content: Content,
+    /// The payload of its input.
+    input: Cid,
+    log: Cid,
+}
+
+/// What became of the start of a call.
+enum Begun {
+    Runs {
+        id: String,
+        started: Sealed,
+        ruled: Option<Box<Ruling>>,
+    },
+    /// Nothing is to be run.
+    Answered(Box<Answer>),
+}
+
+impl Underway<'_> {
+    /// Returns where an answer of this call stands in the log.
+    fn record(&self, sealed: Sealed, output: Option<Cid>) -> Record {
+        Record {
+            event: sealed.cid,
+            contract: self.target.contract(),
+            input: Some(self.input),
+            output,
+            seq: sealed.seq,
+            log: self.log,
+            replayed: false,
+            cancelled: false,
+        }
+    }
+
+    /// Adds to the command that starts the call the change that its tool foretells. What is told of it at once is put
+    /// into the slot.
+    fn foretelling(&self, start: Command, told_at_once: &Slot) -> Command {
+        let Self { request, target, content, .. } = self;
+        if content.refusal.is_some() {
+            return start;
+        }
+        let unstarted = invocation(request, target, None, request.cancel.clone(), None);
+        let Some(Foretold { work, tell }) = target.run.foretell(&Arc::new(unstarted)) else { return start };
+        // An attempt ends with its call, by what the call itself says of it.
+        let conclude = request.attempt.is_none().then(|| told_at_once.conclude(tell, &content.sieve));
+        Command::Begin { start: Box::new(start), work: Box::new(work), conclude }
+    }
+}
 
 impl Router {
     /// Runs a request to its recorded answer. Must not be dropped midway: [`Router::call`] sees to that.
@@ -59,83 +109,63 @@ impl Router {
         }
         let target = self.target(&request)?;
         let place = self.inner.parts.lanes.place(&target.lane);
-        let (sealed_input, mut content) = self.content(&request, &target, place.as_ref().err())?;
+        let (sealed_input, content) = self.content(&request, &target, place.as_ref().err())?;
 
-        let input = payload_ref(&sealed_input, Role::Input);
-        let record = |sealed: Sealed, output| Record {
-            event: sealed.cid,
-            contract: target.contract(),
-            input: Some(input.cid),
-            output,
-            seq: sealed.seq,
-            log: self.ledger().about().log,
-            replayed: false,
-            cancelled: false,
-        };
+        let (input, log) = (sealed_input.envelope.cid(), self.ledger().about().log);
+        let mut call = Underway { request: &request, target: &target, content, input, log };
         let (id, started, ruled) = match &request.begun {
             Some((id, started)) => (id.clone(), *started, None),
-            None => {
-                let id = uuid::Uuid::now_v7().simple().to_string();
-                let refused = content.refusal.as_ref();
-                let refused = refused.map(|refusal| self.seal(refusal_result(&refusal.kept).get()));
-                let refused = refused.transpose()?;
-                let refused_as = refused.as_ref().map(|payload| payload.envelope.cid());
-                let start = Start {
-                    input: Some(input),
-                    refusal: content.refusal.as_ref().map(|refusal| refusal.kept.clone()),
-                    ..self.wish(id.clone(), &request, &target)
-                };
-                let start = Command::Start { start: Box::new(start), input: Some(sealed_input), refused };
-                let unstarted = invocation(&request, &target, None, request.cancel.clone(), None);
-                let foretold = match &content.refusal {
-                    None => target.run.foretell(&Arc::new(unstarted)),
-                    Some(_) => None,
-                };
-                let told_at_once = Slot::default();
-                let command = match foretold {
-                    Some(Foretold { work, tell }) => {
-                        // An attempt ends with its call, by what the call itself says of it.
-                        let conclude =
-                            request.attempt.is_none().then(|| told_at_once.conclude(tell, &content.sieve));
-                        Command::Begin { start: Box::new(start), work: Box::new(work), conclude }
-                    }
-                    None => start,
-                };
-                match self.submit(command).await? {
-                    Ruling::Run(started) => (id, started, None),
-                    Ruling::Began { started, ruled, ended: None } => (id, started, Some(*ruled)),
-                    Ruling::Began { ended: Some(ended), .. } => {
-                        let said = told_at_once.take().ok_or_else(RpcError::internal)?;
-                        return self.answer(said, ended, &target, &record);
-                    }
-                    Ruling::Refused(sealed) => {
-                        self.count(&target, "refused", Duration::ZERO);
-                        let refusal = content.refusal.map(|refusal| refusal.told);
-                        let refusal = refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
-                        let record = Some(record(sealed, refused_as));
-                        return Ok(Answer { result: refusal_result(&refusal), record });
-                    }
-                    Ruling::Answered(ending) => {
-                        return self.first_answer(&ending, &record, content.sieve.capture).await;
-                    }
-                    Ruling::Denied(refusal) => {
-                        return Ok(Answer { result: refusal_result(&refusal), record: None });
-                    }
-                    Ruling::Published { .. } | Ruling::Worked(_) | Ruling::Done(_) | Ruling::Unchanged => {
-                        return Err(RpcError::internal());
-                    }
-                }
-            }
+            None => match self.begin(&mut call, sealed_input).await? {
+                Begun::Runs { id, started, ruled } => (id, started, ruled.map(|ruled| *ruled)),
+                Begun::Answered(answer) => return Ok(*answer),
+            },
         };
         let begun = Instant::now();
-        let outcome = match (content.refusal.take(), &place) {
+        let outcome = match (call.content.refusal.take(), &place) {
             // It started with its claim, before its input could be checked.
             (Some(refusal), _) => Outcome::Refused(refusal.kept),
             (None, Err(refusal)) => Outcome::Refused(refusal.clone()),
             (None, Ok(place)) => self.effect(&request, &target, place, started.cid, ruled).await,
         };
-        let trial = request.attempt.as_deref();
-        self.end(id, outcome, &target, &content, begun.elapsed(), trial, &record).await
+        self.end(&call, id, outcome, begun.elapsed()).await
+    }
+
+    /// Asks for the start of a call, and with it for the change that its tool foretells.
+    async fn begin(&self, call: &mut Underway<'_>, input: SealedPayload) -> Result<Begun, RpcError> {
+        let id = uuid::Uuid::now_v7().simple().to_string();
+        let refusal = call.content.refusal.as_ref().map(|refusal| refusal.kept.clone());
+        let refused = refusal.as_ref().map(|kept| self.seal(refusal_result(kept).get())).transpose()?;
+        let refused_as = refused.as_ref().map(|payload| payload.envelope.cid());
+        let start = Start {
+            input: Some(payload_ref(&input, Role::Input)),
+            refusal,
+            ..self.wish(id.clone(), call.request, call.target)
+        };
+        let start = Command::Start { start: Box::new(start), input: Some(input), refused };
+        let told_at_once = Slot::default();
+        let answer = match self.submit(call.foretelling(start, &told_at_once)).await? {
+            Ruling::Run(started) => return Ok(Begun::Runs { id, started, ruled: None }),
+            Ruling::Began { started, ruled, ended: None } => {
+                return Ok(Begun::Runs { id, started, ruled: Some(ruled) });
+            }
+            Ruling::Began { ended: Some(ended), .. } => {
+                let said = told_at_once.take().ok_or_else(RpcError::internal)?;
+                self.answer(call, said, ended)?
+            }
+            Ruling::Refused(sealed) => {
+                self.count(call.target, "refused", Duration::ZERO);
+                let refusal = call.content.refusal.take().map(|refusal| refusal.told);
+                let refusal = refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
+                let record = Some(call.record(sealed, refused_as));
+                Answer { result: refusal_result(&refusal), record }
+            }
+            Ruling::Answered(ending) => self.first_answer(call, &ending).await?,
+            Ruling::Denied(refusal) => Answer { result: refusal_result(&refusal), record: None },
+            Ruling::Published { .. } | Ruling::Worked(_) | Ruling::Done(_) | Ruling::Unchanged => {
+                return Err(RpcError::internal());
+            }
+        };
+        Ok(Begun::Answered(Box::new(answer)))
     }
 
     /// Waits for a turn and runs the tool. A call that is told to stop has `STOP_GRACE` to do so.
@@ -169,19 +199,17 @@ impl Router {
     }
 
     /// Records the ending of a call, and of the attempt it made, and returns its answer.
-    #[expect(clippy::too_many_arguments, reason = "all that is known of a call when it ends")]
     async fn end(
         &self,
+        call: &Underway<'_>,
         id: String,
         outcome: Outcome,
-        target: &Target,
-        content: &Content,
         took: Duration,
-        trial: Option<&Trial>,
-        record: &(dyn Fn(Sealed, Option<Cid>) -> Record + Sync),
     ) -> Result<Answer, RpcError> {
+        let (target, trial) = (call.target, call.request.attempt.as_deref());
         let mut attempt = trial.and_then(|trial| trial.attempt(&outcome));
-        let Ended { outcome, output, said } = Ended::of(outcome, target.repeatable(), took, &content.sieve)?;
+        let Ended { outcome, output, said } =
+            Ended::of(outcome, target.repeatable(), took, &call.content.sieve)?;
         if let (Some(attempt), Some(refusal)) = (&mut attempt, &said.instead) {
             (attempt.code, attempt.retryable) = (refusal.code.as_str().to_owned(), false);
         }
@@ -197,19 +225,13 @@ impl Router {
         if let Some(trial) = trial {
             trial.ended.store(true, std::sync::atomic::Ordering::Release);
         }
-        self.answer(said, ended, target, record)
+        self.answer(call, said, ended)
     }
 
     /// Returns the answer to a call whose ending is this event.
-    fn answer(
-        &self,
-        said: Said,
-        ended: Sealed,
-        target: &Target,
-        record: &dyn Fn(Sealed, Option<Cid>) -> Record,
-    ) -> Result<Answer, RpcError> {
-        self.count(target, said.label, said.took);
-        let record = Some(Record { cancelled: said.cancelled, ..record(ended, Some(said.output)) });
+    fn answer(&self, call: &Underway<'_>, said: Said, ended: Sealed) -> Result<Answer, RpcError> {
+        self.count(call.target, said.label, said.took);
+        let record = Some(Record { cancelled: said.cancelled, ..call.record(ended, Some(said.output)) });
         match said.told {
             Told::Result(result) => Ok(Answer { result, record }),
             Told::Error(error) => Err(RpcError { record: record.map(Box::new), ..error }),
@@ -358,18 +380,13 @@ impl Router {
     }
 
     /// Returns the answer that the first call with this idempotency key got.
-    async fn first_answer(
-        &self,
-        ending: &Ending,
-        record: &(dyn Fn(Sealed, Option<Cid>) -> Record + Sync),
-        capture: Capture,
-    ) -> Result<Answer, RpcError> {
+    async fn first_answer(&self, call: &Underway<'_>, ending: &Ending) -> Result<Answer, RpcError> {
         let refused = |message| {
             let refusal =
                 Refusal::new(Code::FailedPrecondition, message).hint("look at the first call's event");
             Ok(Answer { result: refusal_result(&refusal), record: None })
         };
-        if capture != Capture::Full {
+        if call.content.sieve.capture != Capture::Full {
             return refused("the first answer to this idempotency key was not kept in full");
         }
         let Some(output) = ending.output else {
@@ -381,7 +398,7 @@ impl Router {
             return refused("the first answer has been erased");
         };
         let sealed = Sealed { cid: ending.event, seq: ending.seq };
-        let record = Some(Record { replayed: true, ..record(sealed, Some(output)) });
+        let record = Some(Record { replayed: true, ..call.record(sealed, Some(output)) });
         let raw = String::from_utf8(text).ok().and_then(|text| RawValue::from_string(text).ok());
         let Some(raw) = raw else {
             return refused("the first answer cannot be read");

@@ -20,7 +20,8 @@ use self::{
 use crate::{
     block::splice,
     router::{
-        BoxFuture, Change, Invocation, Listed, Method, Offered, Offering, Outcome, Router, RpcError, Run,
+        BoxFuture, Change, Client, Invocation, Listed, Method, Offered, Offering, Outcome, Router, RpcError,
+        Run,
         codes::{INVALID_PARAMS, RESOURCE_NOT_FOUND},
         metadata::Hints,
     },
@@ -150,28 +151,12 @@ impl Fixture {
         let arguments = &params["arguments"];
         let client = &invocation.client;
         match name {
-            "test_tool_with_logging" => {
-                for line in ["started", "processing", "completed"] {
-                    let data = format!("Tool execution {line}");
-                    client.notify("notifications/message", json!({"level": "info", "data": data}));
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Ok(text("Tool with logging executed."))
-            }
+            "test_tool_with_logging" => Ok(logging(client.as_ref()).await),
             "test_logging_tool" => {
                 client.notify("notifications/message", json!({"level": "info", "data": "A log line."}));
                 Ok(text("Logged."))
             }
-            "test_tool_with_progress" => {
-                for progress in [0, 50, 100] {
-                    if let Some(token) = &invocation.progress_token {
-                        let params = json!({"progressToken": token, "progress": progress, "total": 100});
-                        client.notify("notifications/progress", params);
-                    }
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Ok(text("Tool with progress executed."))
-            }
+            "test_tool_with_progress" => Ok(progressing(&invocation).await),
             "test_reconnection" => {
                 tokio::time::sleep(2 * PAUSE).await;
                 Ok(text("Reconnection test completed."))
@@ -182,20 +167,7 @@ impl Fixture {
                 let said = answer["content"]["text"].as_str().unwrap_or_default();
                 Ok(text(&format!("LLM response: {said}")))
             }
-            "test_elicitation" => {
-                let schema = json!({
-                    "type": "object",
-                    "properties": {
-                        "username": {"type": "string", "description": "User's response"},
-                        "email": {"type": "string", "description": "User's email address"},
-                    },
-                    "required": ["username", "email"],
-                });
-                let message = arguments["message"].as_str().unwrap_or_default();
-                let params = json!({"message": message, "requestedSchema": schema});
-                let answer = client.request("elicitation/create", params).await?;
-                Ok(text(&format!("User response: {}", elicited(&answer))))
-            }
+            "test_elicitation" => eliciting(client.as_ref(), arguments).await,
             "test_elicitation_sep1034_defaults" | "test_elicitation_sep1330_enums" => {
                 let properties = if name.ends_with("defaults") { defaults() } else { enums() };
                 let schema = json!({"type": "object", "properties": properties, "required": []});
@@ -218,15 +190,7 @@ impl Fixture {
             }
             "test_custom_header" => Ok(text(&format!("value: {}", arguments["value"]))),
             "test_input_required_result_capabilities" => {
-                let declared = client.capabilities();
-                let asked =
-                    [("elicitation", "user_name"), ("sampling", "greeting"), ("roots", "client_roots")];
-                let asked = asked.into_iter().filter(|(needs, _)| declared.get(needs).is_some());
-                let asked: Vec<&str> = asked.map(|(_, key)| key).collect();
-                if asked.is_empty() {
-                    return Ok(text("The client can be asked nothing."));
-                }
-                self.rounds(name, &[&asked], false, params, |_| text("Every input is here."))
+                self.within_capabilities(name, params, client.as_ref())
             }
             _ => match ROUNDS.iter().find(|dialogue| dialogue.name == name) {
                 Some(dialogue) => self.rounds(name, dialogue.rounds, dialogue.sealed, params, |inputs| {
@@ -235,6 +199,18 @@ impl Fixture {
                 None => plain(name),
             },
         }
+    }
+
+    /// Asks for what the client has declared that it can be asked for.
+    fn within_capabilities(&self, name: &str, params: &Value, client: &dyn Client) -> Answered {
+        let declared = client.capabilities();
+        let asked = [("elicitation", "user_name"), ("sampling", "greeting"), ("roots", "client_roots")];
+        let asked = asked.into_iter().filter(|(needs, _)| declared.get(needs).is_some());
+        let asked: Vec<&str> = asked.map(|(_, key)| key).collect();
+        if asked.is_empty() {
+            return Ok(text("The client can be asked nothing."));
+        }
+        self.rounds(name, &[&asked], false, params, |_| text("Every input is here."))
     }
 
     fn prompt(&self, name: &str, params: &Value) -> Answered {
@@ -329,6 +305,41 @@ impl Fixture {
         mac.update(state.as_bytes());
         mac
     }
+}
+
+async fn logging(client: &dyn Client) -> Value {
+    for line in ["started", "processing", "completed"] {
+        let data = format!("Tool execution {line}");
+        client.notify("notifications/message", json!({"level": "info", "data": data}));
+        tokio::time::sleep(PAUSE).await;
+    }
+    text("Tool with logging executed.")
+}
+
+async fn progressing(invocation: &Invocation) -> Value {
+    for progress in [0, 50, 100] {
+        if let Some(token) = &invocation.progress_token {
+            let params = json!({"progressToken": token, "progress": progress, "total": 100});
+            invocation.client.notify("notifications/progress", params);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    text("Tool with progress executed.")
+}
+
+async fn eliciting(client: &dyn Client, arguments: &Value) -> Answered {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "username": {"type": "string", "description": "User's response"},
+            "email": {"type": "string", "description": "User's email address"},
+        },
+        "required": ["username", "email"],
+    });
+    let message = arguments["message"].as_str().unwrap_or_default();
+    let params = json!({"message": message, "requestedSchema": schema});
+    let answer = client.request("elicitation/create", params).await?;
+    Ok(text(&format!("User response: {}", elicited(&answer))))
 }
 
 /// The tools that only answer.
