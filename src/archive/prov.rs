@@ -121,7 +121,7 @@ impl View {
         })
     }
 
-    /// The calls that a call's start names as its parents.
+    /// Returns the calls that a call's start names as its parents.
     fn informants(&self, event: &Event, activity: &str) -> Result<Vec<(String, Value)>, QueryError> {
         let fields = event.fields();
         let mut informants = Vec::new();
@@ -135,7 +135,6 @@ impl View {
         }
         Ok(informants)
     }
-    /// Returns the id of the call that an event belongs to: the CID of its start.
 
     /// Returns the id of the call that an event belongs to: the CID of its start.
     fn activity(&self, event: &Event) -> Result<Option<String>, QueryError> {

@@ -21,6 +21,13 @@ pub struct RetryPolicy {
     pub jitter: bool,
 }
 
+#[cfg(test)]
+impl RetryPolicy {
+    pub(crate) const NEVER: Self =
+        Self { max_retries: 0, backoff_ms: 0, factor_milli: 1_000, max_backoff_ms: 0, jitter: false };
+}
+/// Says what a task waits for that no worker ends.
+
 /// Says what a task waits for that no worker ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
@@ -90,6 +97,33 @@ pub struct TaskSubmitted {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reuse: bool,
 }
+
+#[cfg(test)]
+impl TaskSubmitted {
+    /// A task of this type without anything that a task may lack, for tests to say more of.
+    pub(crate) fn plain(task_type: &str) -> Self {
+        Self {
+            task_type: task_type.to_owned(),
+            priority: 50,
+            order: 0,
+            not_before_ms: None,
+            timeout_ms: None,
+            retry: RetryPolicy::NEVER,
+            tags: Vec::new(),
+            requires: Vec::new(),
+            unique_key: None,
+            concurrency_key: None,
+            rate_key: None,
+            run: None,
+            step: None,
+            part: Part::Whole,
+            hold: None,
+            repeatable: false,
+            reuse: false,
+        }
+    }
+}
+/// A worker claimed the task until its lease ends.
 
 /// A worker claimed the task until its lease ends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -205,4 +205,27 @@ pub fn span(ms: u64) -> String {
 }
 
 #[cfg(test)]
+impl Graph {
+    /// A graph in a few words: steps as `name:status:duration`, edges as `from>to`, all separated by spaces.
+    pub(crate) fn told(text: &str) -> Self {
+        let (steps, edges): (Vec<&str>, Vec<&str>) = text.split(' ').partition(|word| !word.contains('>'));
+        let node = |word: &str| {
+            let mut parts = word.split(':');
+            let id = parts.next().unwrap_or_default().to_owned();
+            Node {
+                label: format!("do-{id}"),
+                id,
+                status: parts.next().unwrap_or("pending").to_owned(),
+                duration_ms: parts.next().and_then(|ms| ms.parse().ok()),
+            }
+        };
+        Self::new(
+            "g",
+            steps.into_iter().map(node).collect(),
+            edges.into_iter().filter_map(|edge| edge.split_once('>')),
+        )
+    }
+}
+
+#[cfg(test)]
 mod tests;

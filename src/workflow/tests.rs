@@ -469,26 +469,13 @@ fn submitted(
     hold: Option<Hold>,
     retry: Option<RetryPolicy>,
 ) -> TaskSubmitted {
-    let never =
-        RetryPolicy { max_retries: 0, backoff_ms: 0, factor_milli: 1_000, max_backoff_ms: 0, jitter: false };
     TaskSubmitted {
-        task_type: task_type.to_owned(),
-        priority: 50,
-        order: 0,
-        not_before_ms: None,
-        timeout_ms: None,
-        retry: retry.unwrap_or(never),
-        tags: vec![],
-        requires: vec![],
-        unique_key: None,
-        concurrency_key: None,
-        rate_key: None,
+        retry: retry.unwrap_or(RetryPolicy::NEVER),
         run: Some(run.to_owned()),
         step: Some(step.to_owned()),
         part,
         hold,
-        repeatable: false,
-        reuse: false,
+        ..TaskSubmitted::plain(task_type)
     }
 }
 

@@ -16,26 +16,10 @@ use cairn::{
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Ran, Server, cairn, run, temp},
+    harness::{Server, exits, temp, text, told},
     minted::{Section, archive},
     speech::result,
 };
-
-/// Runs `cairn ARGS...` and checks its exit code.
-fn exits(code: i32, args: &[&str]) -> Ran {
-    let ran = run(cairn(args));
-    assert_eq!(ran.status.code(), Some(code), "{args:?}: {ran:?}");
-    ran
-}
-
-fn json(args: &[&str]) -> Value {
-    let ran = exits(0, args);
-    serde_json::from_str(&ran.stdout).unwrap_or_else(|err| panic!("{args:?}: {err} in {ran:?}"))
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are text")
-}
 
 /// Lists tools, reads the contract of each, then one of them through another tool.
 fn definition(id: &str) -> Value {
@@ -72,7 +56,7 @@ fn a_run_is_replayed_where_it_never_ran() {
     let [one, other, whole] = [&one, &other, &whole].map(|path| text(path));
     let [first, fork, again, all] = [&first, &fork, &again, &all].map(|path| text(path));
     let server = ran(Path::new(one));
-    let at_home = json(&["replay", "wf", "--json", "--url", &server.url]);
+    let at_home = told(&["replay", "wf", "--json", "--url", &server.url]);
     assert_eq!(at_home["evidence"]["state"], "verified", "{at_home}");
     assert_eq!((&at_home["matched"], &at_home["compared_steps"]), (&json!(true), &json!(3)), "{at_home}");
     exits(0, &["log", "export", "--subject", "workflow/wf", "-o", first, "--url", &server.url]);
@@ -91,7 +75,7 @@ fn a_run_is_replayed_where_it_never_ran() {
         assert!(!Path::new(other).join("log.db").exists());
     }
     for run in ["wf", "wf/b"] {
-        let there = json(&["replay", run, "--json", "--data", other]);
+        let there = told(&["replay", run, "--json", "--data", other]);
         assert_eq!((&there["matched"], &there["steps"]), (&json!(true), &at_home["steps"]), "{run}: {there}");
         assert_eq!(there["evidence"]["state"], "verified", "{run}: {there}");
         let said = exits(0, &["replay", run, "--data", other]).stdout;
@@ -102,9 +86,9 @@ fn a_run_is_replayed_where_it_never_ran() {
     // Beside a log too, which neither takes them in nor runs them.
     let server = Server::start(Path::new(other), &[]);
     exits(0, &["log", "import", first, "--data", other]);
-    assert_eq!(json(&["replay", "wf", "--json", "--url", &server.url])["matched"], true);
+    assert_eq!(told(&["replay", "wf", "--json", "--url", &server.url])["matched"], true);
     exits(1, &["replay", "nobody", "--url", &server.url]);
-    let status = json(&["workflow", "status", "wf", "--json", "--url", &server.url]);
+    let status = told(&["workflow", "status", "wf", "--json", "--url", &server.url]);
     assert_eq!((&status["status"], &status["progress"]), (&json!("succeeded"), &json!(100)), "{status}");
     let result: Value =
         serde_json::from_str(&exits(0, &["workflow", "result", "wf", "--url", &server.url]).stdout)
@@ -125,7 +109,7 @@ fn a_run_is_replayed_where_it_never_ran() {
     for key in ["log.key", "salt.key"] {
         fs::copy(Path::new(one).join("keys").join(key), keys.join(key)).expect("a key");
     }
-    assert_eq!(json(&["replay", "wf", "--json", "--data", whole])["matched"], true);
+    assert_eq!(told(&["replay", "wf", "--json", "--data", whole])["matched"], true);
 }
 
 #[test]
@@ -215,7 +199,7 @@ fn an_archive_says_what_it_proves_and_replaces_no_other() {
     fewer.remove(payload);
     write(&less, &fewer);
     let import =
-        |file: &Path, data: &Path| json(&["log", "import", text(file), "--json", "--data", text(data)]);
+        |file: &Path, data: &Path| told(&["log", "import", text(file), "--json", "--data", text(data)]);
     let first = import(&file, &other);
     assert_eq!((&first["imported"], &first["already"]), (&json!("run"), &json!(false)), "{first}");
     assert_eq!(first["evidence"]["state"], "verified", "{first}");
@@ -233,7 +217,7 @@ fn an_archive_says_what_it_proves_and_replaces_no_other() {
     old.extend(sections[1..].iter().filter(|(cid, _)| !proof.contains(cid)).cloned());
     write(&unsigned, &old);
     assert_eq!(import(&unsigned, &bare)["evidence"], json!({"state": "unsigned"}));
-    let replayed = json(&["replay", "wf", "--json", "--data", text(&bare)]);
+    let replayed = told(&["replay", "wf", "--json", "--data", text(&bare)]);
     assert_eq!((&replayed["matched"], &replayed["evidence"]), (&json!(true), &json!({"state": "unsigned"})));
     let said = exits(0, &["replay", "wf", "--data", text(&bare)]).stdout;
     assert!(said.contains("matched, unsigned"), "{said}");

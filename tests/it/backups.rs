@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Ran, Server, cairn, run, temp},
+    harness::{Server, exits, temp, text, told},
     record::{self, until},
     speech::{Connection, ask, call, event, modern},
 };
@@ -61,21 +61,6 @@ impl Load {
             caller.join().expect("a caller only calls");
         }
     }
-}
-
-fn exits(code: i32, args: &[&str]) -> Ran {
-    let ran = run(cairn(args));
-    assert_eq!(ran.status.code(), Some(code), "{args:?}: {ran:?}");
-    ran
-}
-
-fn told(args: &[&str]) -> Value {
-    let ran = exits(0, args);
-    serde_json::from_str(&ran.stdout).unwrap_or_else(|err| panic!("{args:?}: {err} in {ran:?}"))
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are text")
 }
 
 /// The names in a directory, in order.

@@ -4,28 +4,10 @@
 
 use std::{fs, path::Path};
 
-use serde_json::Value;
-
-use crate::harness::{Ran, Server, cairn, run, temp};
+use crate::harness::{Server, cairn, exits, temp, text, told};
 
 /// A CID that names nothing here.
 const UNKNOWN: &str = "bafyreigd5574isnriyjfykehmwmup74chj4tvmank42ixq6yiwhkoqvs24";
-
-/// Runs `cairn ARGS...` and checks its exit code.
-fn exits(code: i32, args: &[&str]) -> Ran {
-    let ran = run(cairn(args));
-    assert_eq!(ran.status.code(), Some(code), "{args:?}: {ran:?}");
-    ran
-}
-
-fn json(args: &[&str]) -> Value {
-    let ran = exits(0, args);
-    serde_json::from_str(&ran.stdout).unwrap_or_else(|err| panic!("{args:?}: {err} in {ran:?}"))
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are text")
-}
 
 #[test]
 fn a_call_can_be_followed_from_its_answer_to_its_proof() {
@@ -62,14 +44,14 @@ fn a_call_can_be_followed_from_its_answer_to_its_proof() {
     exits(1, &["log", "show", UNKNOWN, "--data", data]);
     exits(2, &["log", "show", "nonsense", "--data", data]);
 
-    let key = json(&["key", "--data", data, "--json"])["key"].clone();
+    let key = told(&["key", "--data", data, "--json"])["key"].clone();
     let key = key.as_str().expect("a key is text");
     server.kill();
 
     let receipt = temp.path().join("receipt.json");
     let receipt = text(&receipt);
     exits(0, &["receipt", &event, "--data", data, "-o", receipt]);
-    let verified = json(&["receipt", "verify", receipt, "--key", key, "--json"]);
+    let verified = told(&["receipt", "verify", receipt, "--key", key, "--json"]);
     assert_eq!(verified["cid"], *event);
 
     exits(0, &["log", "verify", "--data", data, "--key", key, "--state"]);
@@ -98,7 +80,7 @@ fn an_erased_payload_is_gone_and_the_log_still_verifies() {
     let data = temp.path().join("data");
     let data = text(&data);
     let called = exits(0, &["call", "tools_list_categories", "--data", data]);
-    let event = json(&["log", "show", called.stderr.trim(), "--json", "--data", data]);
+    let event = told(&["log", "show", called.stderr.trim(), "--json", "--data", data]);
     let payload = event["pay"][0]["cid"]["/"].as_str().expect("an output");
     exits(0, &["log", "show", payload, "--data", data]);
     exits(0, &["erase", payload, "--basis", "secret", "--data", data]);
@@ -114,7 +96,7 @@ fn tokens_are_shown_once() {
     let add = ["token", "add", "alice", "--scope", "mcp:call", "--expires", "30d", "--data", data];
     let token = exits(0, &add).stdout;
     assert!(token.starts_with("cairn_"), "{token}");
-    let list = json(&["token", "list", "--json", "--data", data]);
+    let list = told(&["token", "list", "--json", "--data", data]);
     assert!(!list.to_string().contains(token.trim()));
     let id = list[0]["id"].as_str().expect("an id");
     exits(0, &["token", "revoke", id, "--data", data]);

@@ -156,7 +156,7 @@ fn kills_at_random_lose_and_double_nothing() {
 }
 
 /// A kill at any moment of a start: the next start must not mind.
-fn kill_while_starting(data: &Path, extra: &[&str], random: &mut Random) {
+pub fn kill_while_starting(data: &Path, extra: &[&str], random: &mut Random) {
     let mut command = cairn(&["serve", "--listen", "127.0.0.1:0", "--data"]);
     command.arg(data).args(extra);
     let mut process = Process::start(command);

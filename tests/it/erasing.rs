@@ -15,22 +15,12 @@ use cairn::{
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Process, Ran, Server, cairn, run, temp},
+    harness::{Process, Server, cairn, exits, run, temp, text},
     minted::archive,
     record::{self, PATIENCE, until},
     speech::result,
     work::{Caller, Worker},
 };
-
-fn exits(code: i32, args: &[&str]) -> Ran {
-    let ran = run(cairn(args));
-    assert_eq!(ran.status.code(), Some(code), "{args:?}: {ran:?}");
-    ran
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are text")
-}
 
 /// The name of what the last task was submitted with.
 fn last_payload(server: &Server) -> String {

@@ -361,6 +361,24 @@ pub fn run(command: Command) -> Ran {
     Ran { status, stdout, stderr: process.last_errors() }
 }
 
+/// Runs `cairn ARGS...` and checks its exit code.
+pub fn exits(code: i32, args: &[&str]) -> Ran {
+    let ran = run(cairn(args));
+    assert_eq!(ran.status.code(), Some(code), "{args:?}: {ran:?}");
+    ran
+}
+
+/// The JSON that `cairn ARGS...` prints where it succeeds.
+pub fn told(args: &[&str]) -> Value {
+    let ran = exits(0, args);
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|err| panic!("{args:?}: {err} in {ran:?}"))
+}
+
+/// A path as an argument.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}
+
 /// Runs a script of `tests/clients`, or of a package installed there, with the Node.js installed there.
 pub fn node(script: &str, args: &[&str]) -> Ran {
     let mut command = Command::new(needs("node_modules/node/bin/node"));

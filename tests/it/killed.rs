@@ -20,8 +20,8 @@ use cairn::event::{Body, Event};
 use serde_json::{Value, json};
 
 use crate::{
-    crashes::{Random, usual_or_long},
-    harness::{Process, Server, cairn, run, temp},
+    crashes::{Random, kill_while_starting, usual_or_long},
+    harness::{Server, cairn, run, temp},
     lines::Lines,
     record::{self, until},
     upstream::{Upstream, configure},
@@ -408,14 +408,6 @@ fn kills_under_a_mixed_load_lose_nothing_and_repeat_nothing_that_may_not_be() {
     assert_eq!(before, record::digests(data.path()));
     let (code, report) = record::verify(data.path());
     assert_eq!(code, Some(0), "{report}");
-}
-
-fn kill_while_starting(data: &Path, extra: &[&str], random: &mut Random) {
-    let mut command = cairn(&["serve", "--listen", "127.0.0.1:0", "--data"]);
-    command.arg(data).args(extra);
-    let mut process = Process::start(command);
-    thread::sleep(Duration::from_millis(random.below(150) as u64));
-    process.kill();
 }
 
 /// Asks again for what was not answered, signals what waits, and waits until everything has ended; every run that has

@@ -2,6 +2,8 @@
 //!
 //! One binary. Other people's programs come from `tests/clients/setup`.
 
+#![allow(clippy::too_many_lines, reason = "a test tells one story, from its start to its end")]
+
 mod archives;
 mod audit;
 mod auditor;
@@ -12,6 +14,7 @@ mod clients;
 mod command_line;
 mod conformance;
 mod crashes;
+mod dag;
 mod durable;
 mod erasing;
 mod evidence;

@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Server, cairn, run, temp},
+    harness::{Server, cairn, run, temp, text},
     speech::{ask, keyed, result},
 };
 
@@ -35,10 +35,6 @@ fn data(version: &str) -> tempfile::TempDir {
         fs::copy(kept(version).join(file), dir.path().join(file)).expect("a copy");
     }
     dir
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path")
 }
 
 /// The report of `log verify` with the log's key.

@@ -6,26 +6,10 @@ use cairn::block::Cid;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Ran, Server, cairn, run, temp},
+    harness::{Server, exits, temp, text, told},
     speech::result,
     work::Caller,
 };
-
-/// Runs `cairn ARGS...` and checks its exit code.
-fn exits(code: i32, args: &[&str]) -> Ran {
-    let ran = run(cairn(args));
-    assert_eq!(ran.status.code(), Some(code), "{args:?}: {ran:?}");
-    ran
-}
-
-fn told(args: &[&str]) -> Value {
-    let ran = exits(0, args);
-    serde_json::from_str(&ran.stdout).unwrap_or_else(|err| panic!("{args:?}: {err} in {ran:?}"))
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are text")
-}
 
 /// The payload of this role that an event holds.
 fn payload(event: &Value, role: &str) -> String {

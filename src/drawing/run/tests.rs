@@ -2,29 +2,9 @@
 
 use super::*;
 
-/// Makes a graph of steps as `name:status:duration` and edges as `from>to`, all separated by spaces.
-fn graph(text: &str) -> Graph {
-    let (steps, edges): (Vec<&str>, Vec<&str>) = text.split(' ').partition(|word| !word.contains('>'));
-    let node = |word: &str| {
-        let mut parts = word.split(':');
-        let id = parts.next().unwrap_or_default().to_owned();
-        Node {
-            label: format!("do-{id}"),
-            id,
-            status: parts.next().unwrap_or("pending").to_owned(),
-            duration_ms: parts.next().and_then(|ms| ms.parse().ok()),
-        }
-    };
-    Graph::new(
-        "g",
-        steps.into_iter().map(node).collect(),
-        edges.into_iter().filter_map(|edge| edge.split_once('>')),
-    )
-}
-
 #[test]
 fn text_shows_status_and_the_critical_path() {
-    let graph = graph("a:succeeded:1200 b:failed c:odd a>b a>c");
+    let graph = Graph::told("a:succeeded:1200 b:failed c:odd a>b a>c");
     let dot = dot(&graph);
     assert!(
         dot.contains(

@@ -258,25 +258,7 @@ fn plain_task(task_type: &str) -> TaskSubmitted {
         max_backoff_ms: 60_000,
         jitter: true,
     };
-    TaskSubmitted {
-        task_type: task_type.into(),
-        priority: 50,
-        order: order(50),
-        not_before_ms: None,
-        timeout_ms: None,
-        retry,
-        tags: Vec::new(),
-        requires: Vec::new(),
-        unique_key: None,
-        concurrency_key: None,
-        rate_key: None,
-        run: None,
-        step: None,
-        part: Part::Whole,
-        hold: None,
-        repeatable: false,
-        reuse: false,
-    }
+    TaskSubmitted { order: order(50), retry, ..TaskSubmitted::plain(task_type) }
 }
 
 fn claimed(worker: &str, fence: u64) -> TaskClaimed {

@@ -15,7 +15,7 @@ use crate::{
     event::{
         Actor, Body, Event, Fact, PayloadRef, Place, Role,
         work::{
-            Hold, Part, QueuePaused, QueueResumed, RetryPolicy, Rhythm, ScheduleCreated, ScheduleDeleted,
+            Hold, QueuePaused, QueueResumed, RetryPolicy, Rhythm, ScheduleCreated, ScheduleDeleted,
             ScheduleFired, StepSkipped, TaskCancelled, TaskClaimed, TaskCleared, TaskDead, TaskFailed,
             TaskInterrupted, TaskLeaseExpired, TaskReprioritised, TaskRetried, TaskSubmitted, TaskSucceeded,
             TaskTimedOut, WorkerLost, WorkerRegistered, WorkflowStarted, WorkflowSubmitted,
@@ -134,25 +134,7 @@ fn task(task_type: &str) -> TaskSubmitted {
         max_backoff_ms: 60_000,
         jitter: true,
     };
-    TaskSubmitted {
-        task_type: task_type.into(),
-        priority: 50,
-        order: 0,
-        not_before_ms: None,
-        timeout_ms: None,
-        retry,
-        tags: Vec::new(),
-        requires: Vec::new(),
-        unique_key: None,
-        concurrency_key: None,
-        rate_key: None,
-        run: None,
-        step: None,
-        part: Part::Whole,
-        hold: None,
-        repeatable: false,
-        reuse: false,
-    }
+    TaskSubmitted { retry, ..TaskSubmitted::plain(task_type) }
 }
 
 fn claimed(worker: &str, fence: u64) -> Body {

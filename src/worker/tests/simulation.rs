@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     event::{
         PayloadRef, Role,
-        work::{Part, RetryPolicy, TaskSubmitted},
+        work::{RetryPolicy, TaskSubmitted},
     },
     queue::{Class, Queue, Rate, Rates, Waiting},
     task::{self, Completed, Status as Stands, Submitted, Task, chance::Chance},
@@ -174,6 +174,7 @@ impl World {
     fn submit(&mut self) {
         let id = format!("t{}", self.chance.below(40));
         let chance = &mut self.chance;
+        let task_type = TYPES[chance.below(3) as usize];
         let retry = RetryPolicy {
             max_retries: chance.below(3),
             backoff_ms: chance.below(50),
@@ -182,23 +183,15 @@ impl World {
             jitter: chance.one_in(2),
         };
         let facts = TaskSubmitted {
-            task_type: TYPES[chance.below(3) as usize].to_owned(),
             priority: chance.below(101),
-            order: 0,
             not_before_ms: chance.one_in(5).then(|| self.now_ms + chance.below(300)),
             timeout_ms: chance.one_in(4).then(|| 1 + chance.below(150)),
             retry,
-            tags: Vec::new(),
             requires: if chance.one_in(6) { vec!["gpu".into()] } else { Vec::new() },
-            unique_key: None,
             concurrency_key: chance.one_in(3).then(|| ["a", "b"][chance.below(2) as usize].to_owned()),
             rate_key: chance.one_in(4).then(|| "api".to_owned()),
-            run: None,
-            step: None,
-            part: Part::Whole,
-            hold: None,
             repeatable: chance.one_in(2),
-            reuse: false,
+            ..TaskSubmitted::plain(task_type)
         };
         let (waiting_now, moment) = (self.queue.len() as u64, self.moment());
         let input = pay("input", Role::Input);

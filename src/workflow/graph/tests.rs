@@ -2,28 +2,8 @@
 
 use super::*;
 
-/// Steps as `name:status:duration`, edges as `from>to`, all separated by spaces.
-fn graph(text: &str) -> Graph {
-    let (steps, edges): (Vec<&str>, Vec<&str>) = text.split(' ').partition(|word| !word.contains('>'));
-    let node = |word: &str| {
-        let mut parts = word.split(':');
-        let id = parts.next().unwrap_or_default().to_owned();
-        Node {
-            label: format!("do-{id}"),
-            id,
-            status: parts.next().unwrap_or("pending").to_owned(),
-            duration_ms: parts.next().and_then(|ms| ms.parse().ok()),
-        }
-    };
-    Graph::new(
-        "g",
-        steps.into_iter().map(node).collect(),
-        edges.into_iter().filter_map(|edge| edge.split_once('>')),
-    )
-}
-
 fn critical(text: &str) -> String {
-    let graph = graph(text);
+    let graph = Graph::told(text);
     graph
         .critical_path()
         .into_iter()
@@ -53,7 +33,7 @@ fn the_critical_path_is_the_longest_by_time_then_by_steps_then_by_name() {
 
 #[test]
 fn a_graph_is_read_from_its_own_json() {
-    let graph = graph("a:succeeded:12 b:running c a>b b>c");
+    let graph = Graph::told("a:succeeded:12 b:running c a>b b>c");
     let json = graph.json();
     assert_eq!(Graph::read("g", &json), Some(graph));
     assert_eq!(

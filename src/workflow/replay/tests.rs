@@ -162,31 +162,16 @@ impl Record {
                 repeatable,
                 reuse,
             } => {
-                let none = RetryPolicy {
-                    max_retries: 0,
-                    backoff_ms: 1,
-                    factor_milli: 1,
-                    max_backoff_ms: 1,
-                    jitter: false,
-                };
                 let body = Body::TaskSubmitted(TaskSubmitted {
-                    task_type,
-                    priority: 50,
-                    order: 0,
-                    not_before_ms: None,
                     timeout_ms,
-                    retry: retry.unwrap_or(none),
-                    tags: Vec::new(),
-                    requires: Vec::new(),
-                    unique_key: None,
-                    concurrency_key: None,
-                    rate_key: None,
+                    retry: retry.unwrap_or(RetryPolicy::NEVER),
                     run: Some("w".to_owned()),
                     step: Some(step),
                     part,
                     hold,
                     repeatable,
                     reuse,
+                    ..TaskSubmitted::plain(&task_type)
                 });
                 let input = self.store.put(Role::Input, serde_json::from_str(&input).expect("it is json"));
                 self.put(&format!("task/{task_id}"), body, vec![input], tool, Vec::new())
