@@ -20,7 +20,7 @@ pub const DEPTH_MAX: usize = 16;
 /// A binary CID has this many bytes.
 pub const CID_LEN: usize = 36;
 /// A CID as text has this many characters: `b` and 58 of base32.
-pub const CID_TEXT_LEN: usize = 59;
+const CID_TEXT_LEN: usize = 59;
 
 const SHA2_256: u8 = 0x12;
 const DIGEST_LEN: u8 = 32;
@@ -192,10 +192,6 @@ impl Block {
 
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
-    }
-
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.bytes
     }
 }
 

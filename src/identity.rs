@@ -16,11 +16,11 @@ use signed_note::{Note, is_key_name_valid, key_id, new_ed25519_verifier_key};
 use crate::block::Sha256Digest;
 
 /// An origin has at most this many bytes.
-pub const ORIGIN_MAX: usize = 255;
+const ORIGIN_MAX: usize = 255;
 /// A signed head has at most this many bytes.
 pub const CHECKPOINT_MAX: usize = 16 * 1024;
 /// A head has at most this many signatures. C2SP signed-note asks verifiers to accept at least 16.
-pub const SIGNATURES_MAX: usize = 16;
+const SIGNATURES_MAX: usize = 16;
 
 /// The signature type of Ed25519 in a C2SP signed-note.
 const ALGORITHM: u8 = 1;

@@ -57,7 +57,7 @@ use crate::{
 };
 
 /// Listen streams open at once: each holds a connection and about 20 KB.
-pub const LISTENERS_MAX: usize = 1_024;
+const LISTENERS_MAX: usize = 1_024;
 
 const SESSION_ID: &str = "mcp-session-id";
 const ACCEPT_BOTH: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");

@@ -41,7 +41,7 @@ pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
 }
 
 /// Returns the root of the tree without leaves: SHA-256 of the empty string (RFC 6962, section 2.1).
-pub fn empty_root() -> Hash {
+fn empty_root() -> Hash {
     Sha256::digest([]).into()
 }
 

@@ -226,11 +226,6 @@ impl Queue {
         self.len == 0
     }
 
-    /// Tasks whose time has not come.
-    pub fn later(&self) -> usize {
-        self.later.len()
-    }
-
     pub fn pause(&mut self) {
         self.paused = true;
     }

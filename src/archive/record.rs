@@ -7,7 +7,6 @@ use crate::{
         evidence::Evidence,
         kept::{Archive, DIRECTORY},
     },
-    block::Cid,
     event::Event,
     query::{
         QueryError, View,
@@ -32,7 +31,6 @@ pub struct RunRecord<'a> {
 /// Names an archive in which a record was found.
 #[derive(Clone, Debug)]
 pub struct Kept {
-    pub root: Cid,
     /// Says whether its events are shown to be those that the log's key signed.
     pub evidence: Evidence,
 }
@@ -56,7 +54,7 @@ pub fn run_record<'a>(
         return Ok(None);
     };
     let Some((run, events)) = submitted(&archive, workflow_id, as_of)? else { return Ok(None) };
-    let kept = Some(Kept { root: archive.root(), evidence: archive.evidence().clone() });
+    let kept = Some(Kept { evidence: archive.evidence().clone() });
     Ok(Some(RunRecord { run, events, contents: Recorded::new(archive), archive: kept }))
 }
 

@@ -365,45 +365,5 @@ pub fn dag_text(ipld: &Ipld) -> String {
     serde_json::to_string(&Dag(ipld)).expect("dag-json has text keys and no failing values")
 }
 
-/// Says why JSON is not valid DAG-JSON.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum UndagError {
-    #[error("`/` holds neither a link nor bytes")]
-    Slash,
-}
-
-/// Parses DAG-JSON. An object with the key `/` is a link or bytes; any other such object is an error.
-pub fn undag(json: &Value) -> Result<Ipld, UndagError> {
-    Ok(match json {
-        Value::Null => Ipld::Null,
-        Value::Bool(flag) => Ipld::Bool(*flag),
-        Value::Number(number) => match number.as_i128() {
-            Some(integer) => Ipld::Integer(integer),
-            None => Ipld::Float(number.as_f64().unwrap_or(f64::NAN)),
-        },
-        Value::String(text) => Ipld::String(text.clone()),
-        Value::Array(items) => Ipld::List(items.iter().map(undag).collect::<Result<_, _>>()?),
-        Value::Object(entries) => match entries.get("/") {
-            Some(special) if entries.len() == 1 => unslash(special).ok_or(UndagError::Slash)?,
-            Some(_) => return Err(UndagError::Slash),
-            None => {
-                let read = entries.iter().map(|(k, v)| Ok((k.clone(), undag(v)?)));
-                Ipld::Map(read.collect::<Result<_, _>>()?)
-            }
-        },
-    })
-}
-
-fn unslash(special: &Value) -> Option<Ipld> {
-    match special {
-        Value::String(cid) => Some(Ipld::Link(cid.parse::<Cid>().ok()?.into())),
-        Value::Object(map) if map.len() == 1 => {
-            let text = map.get("bytes")?.as_str()?;
-            Some(Ipld::Bytes(BASE64_STANDARD_NO_PAD.decode(text).ok()?))
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use super::read::Report;
 /// The largest number of characters of an upstream's or lane's name.
 pub(super) const NAME_MAX: usize = 64;
 /// The largest number of characters of a public tool name.
-pub(super) const TOOL_NAME_MAX: usize = 128;
+const TOOL_NAME_MAX: usize = 128;
 /// The largest number of entries of a list.
 pub(super) const LISTED_MAX: usize = 1000;
 pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1000;

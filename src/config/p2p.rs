@@ -16,13 +16,13 @@ use crate::{
 };
 
 /// The largest number of bytes of a multiaddr.
-pub const ADDRESS_MAX: usize = 512;
+const ADDRESS_MAX: usize = 512;
 /// The largest number of peers with an entry.
-pub const ENTRIES_MAX: usize = 1_000;
+const ENTRIES_MAX: usize = 1_000;
 /// The largest number of characters of a protocol's name.
 const PROTOCOL_MAX: usize = 128;
 /// The scopes that an entry may grant, as tokens have them.
-pub const SCOPES: [&str; 3] = ["mcp:call", "audit:read", "admin"];
+const SCOPES: [&str; 3] = ["mcp:call", "audit:read", "admin"];
 
 /// `[p2p]`.
 #[derive(Clone, Debug, Deserialize)]

@@ -60,13 +60,6 @@ impl Paths {
         listed.into_iter().map(|path| path.iter().map(|step| format!("/{step}")).collect())
     }
 
-    /// Returns these paths moved below the field `name`, together with `others`.
-    pub fn below(&self, name: &str, others: &Self) -> Self {
-        let mut all = others.clone();
-        all.add(&[name.to_owned()], self);
-        all
-    }
-
     /// Adds the paths of `others`, moved below `place`.
     pub fn add(&mut self, place: &[String], others: &Self) {
         if others.is_empty() {

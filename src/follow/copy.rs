@@ -4,7 +4,7 @@
 //! - a copy was checked before it was written; what is read of it is hashed again all the same;
 //! - a directory is removed only on request; evidence of a fork stays until somebody lifts the quarantine.
 
-use std::{cmp::Ordering, fs, io, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
 use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
@@ -154,19 +154,6 @@ impl Followed {
         signed(&self.home, keys)
     }
 
-    /// Returns whether a head is worth another pass: it is larger than the held one, or disagrees with it.
-    pub fn is_news(&self, note: &str) -> Result<bool, FollowedError> {
-        let Some((_, keys)) = self.genesis()? else {
-            return Ok(true);
-        };
-        let told = keys.open(note)?;
-        Ok(self.signed(&keys).is_none_or(|held| match told.size.cmp(&held.head.size) {
-            Ordering::Greater => true,
-            Ordering::Equal => told.root != held.head.root,
-            Ordering::Less => false,
-        }))
-    }
-
     /// Returns the evidence of the fork for which this log is not followed any more.
     pub fn evidence(&self) -> Result<Option<Evidence>, FollowedError> {
         evidence(&self.home)
@@ -178,12 +165,6 @@ impl Followed {
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
             removed => Ok(removed.map(|()| true)?),
         }
-    }
-
-    /// Removes the copy of the log. Errors: it is being followed.
-    pub fn remove(self) -> Result<(), FollowedError> {
-        let _lock = self.home.lock("cairn, which is removing this followed log")?;
-        Ok(fs::remove_dir_all(self.home.dir())?)
     }
 
     /// Folds held events into the state, if nobody is following the log at the moment.

@@ -109,22 +109,6 @@ pub enum FollowError {
     Broken(#[from] JoinError),
 }
 
-impl FollowError {
-    /// Returns whether the peer is at fault, so that it counts against its score.
-    pub fn is_peers_fault(&self) -> bool {
-        match self {
-            Self::Refused(Refused::Declined(_) | Refused::Held(_)) => false,
-            Self::Refused(_) | Self::Wire(WireError::Length { .. } | WireError::Malformed) => true,
-            Self::Wire(WireError::Cut | WireError::Idle | WireError::Io(_))
-            | Self::Quarantined(_)
-            | Self::Closed
-            | Self::Store(_)
-            | Self::Fold(_)
-            | Self::Broken(_) => false,
-        }
-    }
-}
-
 /// Copies the log of the peer behind `stream` into `home`, as far as its owner's signed head.
 ///
 /// Safe to drop midway. This is one pass: call it again if the peer publishes a larger head.

@@ -90,15 +90,11 @@ async fn two_followers_have_the_owners_bytes_and_go_on_where_they_were() {
         let view = View::open(followed.home()).expect("a view");
         let subject = Filter { kind: Some("call.succeeded".into()), ..Filter::default() };
         assert_eq!(view.count(&subject).expect("a count"), 170);
-        let note = &owner.head().note;
-        assert!(!followed.is_news(note).expect("signed") && followed.is_news("forged").is_err());
         let shown = followed.shown().expect("a summary");
         assert_eq!(shown["size"], owner.head().size);
         assert_eq!(shown["signed"], owner.head().size);
         assert_eq!(shown["status"], "kept");
     }
-    Followed::open(&homes[0], &owner.log()).expect("held").remove().expect("removed");
-    assert_eq!(Followed::list(&homes[0]).expect("a list").len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -125,10 +125,6 @@ impl Home {
         self.dir.join("ledger.sock")
     }
 
-    pub fn tokens_path(&self) -> PathBuf {
-        self.dir.join("tokens.json")
-    }
-
     /// Takes the right to write, and writes `owner` into the lock file.
     pub fn lock(&self, owner: &str) -> Result<Lock, HomeError> {
         self.claim("lock", owner)

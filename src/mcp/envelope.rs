@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Characters of an idempotency key.
-pub const IDEMPOTENCY_KEY_MAX: usize = 128;
+const IDEMPOTENCY_KEY_MAX: usize = 128;
 
 /// The key of a token in a request's metadata.
 const TOKEN: &str = "io.cairn/token";

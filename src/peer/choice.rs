@@ -8,13 +8,10 @@
 //! bound of its success: the candidates are ranked by it. One of the best tenth, two at least, is taken at random, so
 //! that nodes which see the same do not all run to one peer. Of twenty choices one goes to a peer with few samples.
 
-use crate::peer::{
-    Peer,
-    score::{ONE, Score},
-};
+use crate::peer::score::{ONE, Score};
 
 /// Samples below which a peer is not known well.
-pub const KNOWN_SAMPLES: u64 = 20;
+const KNOWN_SAMPLES: u64 = 20;
 /// Choices of which one goes to a peer that is not known well.
 const EXPLORED_ONE_IN: u64 = 20;
 /// The best that are drawn from: a tenth of all, and at least these.
@@ -35,20 +32,6 @@ pub struct Candidate<'a> {
     pub latency_us: Option<u64>,
     /// This node's calls that it has not answered yet.
     pub in_flight: u64,
-}
-
-impl<'a> Candidate<'a> {
-    pub fn of(peer: &'a Peer, in_flight: u64) -> Self {
-        Self {
-            peer: &peer.id,
-            connected: peer.link.is_some(),
-            quarantined: peer.quarantine.is_some(),
-            success: peer.success,
-            call_us: peer.call_us,
-            latency_us: peer.measure.and_then(|measure| measure.latency_p50_us),
-            in_flight,
-        }
-    }
 }
 
 /// Whom to ask.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// One whole, where shares are told in parts per million.
 pub const ONE: u64 = 1_000_000;
 /// After this many minutes a sample counts half: a day.
-pub const HALF_LIFE_MIN: u64 = 24 * 60;
+const HALF_LIFE_MIN: u64 = 24 * 60;
 
 /// Half-lives after which a sample counts nothing.
 const LIVES_MAX: u64 = 40;

@@ -96,11 +96,6 @@ impl Counts {
     pub fn tasks_of(&self, status: &str) -> u64 {
         TASK_STATUSES.iter().zip(self.tasks).find(|(known, _)| **known == status).map_or(0, |(_, n)| n)
     }
-
-    /// Returns the number of runs with this status.
-    pub fn runs_of(&self, status: &str) -> u64 {
-        RUN_STATUSES.iter().zip(self.runs).find(|(known, _)| **known == status).map_or(0, |(_, n)| n)
-    }
 }
 
 /// Returns the seqs of all events of a subject, in order.

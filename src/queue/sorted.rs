@@ -23,6 +23,7 @@ impl<T> Default for Sorted<T> {
 }
 
 impl<T: Ord + Copy> Sorted<T> {
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.len
     }

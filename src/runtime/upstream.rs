@@ -127,7 +127,6 @@ pub struct Offered {
     /// Its `serverInfo`.
     pub server: Option<Box<RawValue>>,
     pub capabilities: Capabilities,
-    pub instructions: Option<String>,
     pub tools: Vec<Box<RawValue>>,
     pub prompts: Vec<Box<RawValue>>,
     pub resources: Vec<Box<RawValue>>,

@@ -37,14 +37,14 @@ pub const EACH_DEFAULT: u64 = 1_000;
 /// The highest bound a step may name.
 pub const EACH_MAX: u64 = 10_000;
 /// Bytes of a step's output that other steps may read, and of what inputs take from them.
-pub const OUTPUT_MAX: u64 = 4 * 1024 * 1024;
+const OUTPUT_MAX: u64 = 4 * 1024 * 1024;
 /// Tags of one run, and runs it waits for: both stand in its first event.
 pub const TAGS_MAX: usize = 32;
-pub const DEPENDENCIES_MAX: usize = 32;
+const DEPENDENCIES_MAX: usize = 32;
 /// Bytes of the name of a step, of a task's type, of a tag.
 pub const NAME_MAX: usize = 128;
 /// Bytes of the id of a run. Long enough for children of children, short enough for an event.
-pub const RUN_ID_MAX: usize = 256;
+const RUN_ID_MAX: usize = 256;
 
 /// The fields of a step.
 pub const STEP_FIELDS: [&str; 11] = [

@@ -42,7 +42,7 @@ fn an_archive_gives_back_its_blocks_in_order() {
     let reader = Reader::new(&bytes[..], LIMITS).expect("our own header");
     assert_eq!(reader.root(), blocks[0].cid());
     let read: Result<Vec<_>, _> = reader.collect();
-    let expected: Vec<_> = blocks.into_iter().map(|b| (b.cid(), b.into_bytes())).collect();
+    let expected: Vec<_> = blocks.into_iter().map(|b| (b.cid(), b.bytes().to_vec())).collect();
     assert_eq!(read.expect("our own archive"), expected);
 }
 

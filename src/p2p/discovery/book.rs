@@ -104,12 +104,9 @@ impl Book {
         before - self.peers.len()
     }
 
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
         self.peers.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.peers.is_empty()
     }
 
     fn forget_oldest(&mut self) {

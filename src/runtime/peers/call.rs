@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Peers that one call is tried at.
-pub const TRIES_MAX: u64 = 3;
+const TRIES_MAX: u64 = 3;
 /// Characters shown of what a peer says.
 const SAID_MAX: usize = 256;
 /// Names of our metadata.

@@ -22,7 +22,7 @@ use crate::runtime::upstream::{Failure, inbox::Inbox};
 /// The longest line a child may write: larger than any answer worth keeping in memory whole.
 pub const LINE_MAX: usize = 16 * 1024 * 1024;
 /// Lines that are no message, in a row, after which the child is taken to speak something else.
-pub const GARBAGE_MAX: usize = 1_000;
+const GARBAGE_MAX: usize = 1_000;
 /// The longest piece of standard error logged as one line.
 const STDERR_LINE_MAX: usize = 8 * 1024;
 /// Messages written but not yet taken by the child; beyond this, callers wait.

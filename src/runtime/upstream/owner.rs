@@ -24,7 +24,7 @@ use crate::runtime::upstream::{
 /// Pages read of one list.
 pub const PAGES_MAX: usize = 1_000;
 /// Items kept of one list.
-pub const ITEMS_MAX: usize = 10_000;
+const ITEMS_MAX: usize = 10_000;
 /// The first pause before connecting again; it doubles up to the longest.
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
@@ -289,7 +289,6 @@ fn greeted(result: &RawValue) -> Offered {
     Offered {
         server: server.map(ToOwned::to_owned),
         capabilities: capabilities.map(capabilities_of).unwrap_or_default(),
-        instructions: text(result, "instructions"),
         ..Offered::default()
     }
 }

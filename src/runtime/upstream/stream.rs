@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Bytes of a frame for a peer that has not said how much it takes.
-pub const UNTOLD_MAX: usize = 1024 * 1024;
+const UNTOLD_MAX: usize = 1024 * 1024;
 /// Messages written but not yet taken by the peer; beyond this, callers wait.
 const OUTBOX_MAX: usize = 64;
 /// How long the peer may take to take one message.

@@ -138,7 +138,7 @@ async fn the_everything_server_is_offered_whole_over_http() {
 async fn everything(upstream: &Upstream) {
     let offered = ready(upstream).await;
     assert_eq!(offered.protocol, Some(Protocol::Session("2025-11-25")));
-    assert!(offered.capabilities.completions && offered.instructions.is_some());
+    assert!(offered.capabilities.completions);
     assert!(offered.tools.len() >= 10 && offered.prompts.len() >= 3);
     assert!(!offered.resources.is_empty() && !offered.templates.is_empty());
     assert!(offered.tools.iter().all(|tool| tool.get().contains(r#""execution":{"taskSupport":"#)));
@@ -238,7 +238,7 @@ async fn a_stateless_upstream_tells_of_changes_through_a_subscription() {
 #[tokio::test]
 async fn a_changed_list_is_fetched_again_page_by_page() {
     let upstream = Upstream::start(odd("session"));
-    assert_eq!(ready(&upstream).await.instructions.as_deref(), Some("beware"));
+    ready(&upstream).await;
     grows(&upstream).await;
 }
 

@@ -81,7 +81,7 @@ for line in sys.stdin:
                                "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "odd"}}}))
     elif method == "initialize" and ERA != "modern":
         result(id, json.dumps({"protocolVersion": "2025-06-18", "capabilities": CAPABILITIES,
-                               "serverInfo": {"name": "odd"}, "instructions": "beware"}))
+                               "serverInfo": {"name": "odd"}}))
     elif method == "notifications/cancelled":
         cancelled.append(params["requestId"])
     elif id is None:
