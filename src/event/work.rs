@@ -26,7 +26,6 @@ impl RetryPolicy {
     pub(crate) const NEVER: Self =
         Self { max_retries: 0, backoff_ms: 0, factor_milli: 1_000, max_backoff_ms: 0, jitter: false };
 }
-/// Says what a task waits for that no worker ends.
 
 /// Says what a task waits for that no worker ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +122,6 @@ impl TaskSubmitted {
         }
     }
 }
-/// A worker claimed the task until its lease ends.
 
 /// A worker claimed the task until its lease ends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
