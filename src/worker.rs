@@ -85,6 +85,17 @@ pub enum Registered {
     Known,
 }
 
+impl Presence {
+    /// Returns the status that a worker is shown with whose tasks are not counted.
+    pub fn status(self) -> Status {
+        match self {
+            Self::Registered => Status::Active,
+            Self::Draining { .. } => Status::Draining,
+            Self::Lost | Self::Unregistered => Status::Offline,
+        }
+    }
+}
+
 impl Worker {
     /// The worker that its first `worker.registered` begins.
     pub fn begun(event: &Event) -> Option<Self> {
@@ -157,12 +168,10 @@ impl Worker {
     }
 
     pub fn status(&self) -> Status {
-        match self.presence {
-            Presence::Lost | Presence::Unregistered => Status::Offline,
-            Presence::Draining { .. } => Status::Draining,
-            Presence::Registered if self.running == 0 => Status::Idle,
-            Presence::Registered if self.running >= self.facts.max_concurrent => Status::Busy,
-            Presence::Registered => Status::Active,
+        match self.presence.status() {
+            Status::Active if self.running == 0 => Status::Idle,
+            Status::Active if self.running >= self.facts.max_concurrent => Status::Busy,
+            shown => shown,
         }
     }
 

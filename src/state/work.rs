@@ -1,58 +1,61 @@
 //! Folds durable work: tasks, workers, runs, the queue and schedules, and counts of them.
 //!
 //! Invariants:
-//! - a row follows the events of its subject; an event of a task or run that was never submitted adds no row;
-//! - no payload is read, and only the name of a plan.
+//! - a row follows the events of its subject; an event of a subject that was never submitted changes nothing;
+//! - no payload is read.
 
 pub mod counts;
+mod runs;
 mod tasks;
 
-use self::tasks::{Next, Outcome};
-use rusqlite::{OptionalExtension, params};
-use serde::Deserialize;
+use rusqlite::params;
 
+use self::tasks::{Next, Outcome};
 use crate::{
-    block::{Cid, decode},
     event::{
         Body, Event,
-        work::{Rhythm, ScheduleCreated, WorkerRegistered, WorkflowSubmitted},
+        work::{Rhythm, ScheduleCreated, WorkerRegistered},
     },
-    log::Stored,
-    state::{StateError, fold::Folder, subject_key},
+    state::{StateError, fold::Folder},
+    task,
+    worker::{self, Presence},
+    workflow::run::status as run,
 };
 
-/// Lists the statuses of a task. The tables store the index of one.
-pub const TASK_STATUSES: [&str; 7] =
-    ["queued", "running", "succeeded", "failed", "dead", "cancelled", "timed_out"];
-/// Lists the statuses of a run, as [`TASK_STATUSES`] those of a task.
-pub const RUN_STATUSES: [&str; 7] =
-    ["submitted", "waiting", "running", "succeeded", "failed", "cancelled", "timed_out"];
-/// Lists the statuses of a worker, in the same way.
-pub const WORKER_STATUSES: [&str; 3] = ["active", "draining", "offline"];
+/// Makes the names of statuses from the list of them: the tables hold the place of each.
+macro_rules! names {
+    ($all:expr) => {{
+        let mut names = [""; $all.len()];
+        let mut at = 0;
+        while at < names.len() {
+            names[at] = $all[at].as_str();
+            at += 1;
+        }
+        names
+    }};
+}
+
+/// The statuses of a task, each at the number it is stored as.
+pub const TASK_STATUSES: [&str; task::Status::ALL.len()] = names!(task::Status::ALL);
+/// The statuses of a run, each at the number it is stored as.
+pub const RUN_STATUSES: [&str; run::Status::ALL.len()] = names!(run::Status::ALL);
+/// The statuses of a worker, each at the number it is stored as. Whether it is busy is told by its tasks.
+pub const WORKER_STATUSES: [&str; WORKERS_SHOWN.len()] = names!(WORKERS_SHOWN);
+const WORKERS_SHOWN: [worker::Status; 3] =
+    [worker::Status::Active, worker::Status::Draining, worker::Status::Offline];
 
 /// Every task is listed under this tag.
 pub(crate) const EVERY_TASK: u64 = 0;
 
-pub(crate) const QUEUED: u8 = 0;
-pub(crate) const RUNNING: u8 = 1;
-const SUCCEEDED: u8 = 2;
-const FAILED: u8 = 3;
-const DEAD: u8 = 4;
-const CANCELLED: u8 = 5;
-const TIMED_OUT: u8 = 6;
-
-const RUN_SUBMITTED: u8 = 0;
-const RUN_WAITING: u8 = 1;
-const RUN_RUNNING: u8 = 2;
-/// This status and those after it are of runs that have ended.
-pub(crate) const RUN_SUCCEEDED: u8 = 3;
-const RUN_FAILED: u8 = 4;
-const RUN_CANCELLED: u8 = 5;
-const RUN_TIMED_OUT: u8 = 6;
-
-const WORKER_ACTIVE: u8 = 0;
-const WORKER_DRAINING: u8 = 1;
-const WORKER_OFFLINE: u8 = 2;
+pub(crate) const QUEUED: u8 = task::Status::Queued as u8;
+pub(crate) const RUNNING: u8 = task::Status::Running as u8;
+const SUCCEEDED: u8 = task::Status::Succeeded as u8;
+const FAILED: u8 = task::Status::Failed as u8;
+const DEAD: u8 = task::Status::Dead as u8;
+const CANCELLED: u8 = task::Status::Cancelled as u8;
+const TIMED_OUT: u8 = task::Status::TimedOut as u8;
+/// The first status of a run that has ended.
+pub(crate) const RUN_SUCCEEDED: u8 = run::Status::Succeeded as u8;
 
 const MICROS_A_MILLI: u64 = 1_000;
 const MICROS_A_MINUTE: u64 = 60_000_000;
@@ -62,12 +65,6 @@ struct Moment {
     seq: u64,
     ms: u64,
     minute: u64,
-}
-
-/// Reads only the name from a plan.
-#[derive(Deserialize)]
-struct Named {
-    name: String,
 }
 
 impl Folder {
@@ -113,25 +110,24 @@ impl Folder {
             Body::QueueResumed(_) => self.insert("UPDATE queue SET paused = NULL", &[]),
             Body::WorkerRegistered(facts) => self.worker_registered(event, &facts, subject, &moment),
             Body::WorkerDraining(facts) => {
-                self.worker_turned(subject, WORKER_DRAINING, Some(facts.until_ms), &moment)
+                self.worker_turned(subject, Presence::Draining { until_ms: facts.until_ms }, &moment)
             }
-            Body::WorkerUnregistered(_) | Body::WorkerLost(_) => {
-                self.worker_turned(subject, WORKER_OFFLINE, None, &moment)
-            }
+            Body::WorkerUnregistered(_) => self.worker_turned(subject, Presence::Unregistered, &moment),
+            Body::WorkerLost(_) => self.worker_turned(subject, Presence::Lost, &moment),
             Body::WorkflowSubmitted(facts) => self.run_submitted(&facts, subject),
-            Body::WorkflowStarted(_) => self.run_turned(subject, RUN_RUNNING, None, &moment),
-            Body::WorkflowSucceeded(_) => self.run_turned(subject, RUN_SUCCEEDED, None, &moment),
-            Body::WorkflowFailed(_) => self.run_turned(subject, RUN_FAILED, None, &moment),
-            Body::WorkflowCancelled(_) => self.run_turned(subject, RUN_CANCELLED, None, &moment),
-            Body::WorkflowTimedOut(_) => self.run_turned(subject, RUN_TIMED_OUT, None, &moment),
+            Body::WorkflowStarted(_) => self.run_turned(subject, run::Status::Running, None, &moment),
+            Body::WorkflowSucceeded(_) => self.run_turned(subject, run::Status::Succeeded, None, &moment),
+            Body::WorkflowFailed(_) => self.run_turned(subject, run::Status::Failed, None, &moment),
+            Body::WorkflowCancelled(_) => self.run_turned(subject, run::Status::Cancelled, None, &moment),
+            Body::WorkflowTimedOut(_) => self.run_turned(subject, run::Status::TimedOut, None, &moment),
             Body::WorkflowRescheduled(facts) => {
-                self.run_turned(subject, RUN_RUNNING, facts.priority, &moment)
+                self.run_turned(subject, run::Status::Running, facts.priority, &moment)
             }
             Body::StepSkipped(facts) if facts.reason == "condition" => self.step_done(subject, 1),
             Body::StepGathered(_) => self.step_done(subject, 1),
             Body::StepFailed(_) => {
                 if let Some(metrics) = &self.watcher {
-                    metrics.work.step_ended(TASK_STATUSES[usize::from(FAILED)], None);
+                    metrics.work.step_ended(task::Status::Failed.as_str(), None);
                 }
                 Ok(())
             }
@@ -185,91 +181,6 @@ impl Folder {
         }
     }
 
-    fn run_submitted(&mut self, facts: &WorkflowSubmitted, id: u64) -> Result<(), StateError> {
-        let status = if facts.dependencies.is_empty() { RUN_SUBMITTED } else { RUN_WAITING };
-        let (plan, name) = (self.block(&facts.plan)?, self.plan_name(&facts.plan)?);
-        let peer = facts.peer.as_ref().map(|peer| self.word(peer)).transpose()?;
-        self.insert(
-            "INSERT INTO workflow (id, status, name, priority, plan, steps, done, peer)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7)",
-            params![id, status, name, facts.priority, plan, facts.steps, peer],
-        )?;
-        for tag in &facts.tags {
-            let tag = self.word(tag)?;
-            let sql = "INSERT OR IGNORE INTO workflow_tag (tag, workflow) VALUES (?1, ?2)";
-            self.insert(sql, params![tag, id])?;
-        }
-        *self.counts.runs.entry(status).or_default() += 1;
-        Ok(())
-    }
-
-    fn run_turned(
-        &mut self,
-        id: u64,
-        status: u8,
-        priority: Option<u64>,
-        moment: &Moment,
-    ) -> Result<(), StateError> {
-        let Some((before, started_ms)) = self.run_stands(id)? else { return Ok(()) };
-        let ended = status >= RUN_SUCCEEDED;
-        self.insert(
-            "UPDATE workflow SET status = ?2, priority = coalesce(?3, priority), ended_ms = ?4,
-             started_ms = coalesce(started_ms, ?5) WHERE id = ?1",
-            params![
-                id,
-                status,
-                priority,
-                ended.then_some(moment.ms),
-                (status == RUN_RUNNING).then_some(moment.ms)
-            ],
-        )?;
-        self.counts.move_run(before, status);
-        if ended {
-            let minute = self.counts.minute(moment.minute);
-            minute.runs_ended += 1;
-            minute.runs_failed += u64::from(status == RUN_FAILED || status == RUN_TIMED_OUT);
-            if let (Some(metrics), Some(started_ms)) = (&self.watcher, started_ms) {
-                let took_ms = moment.ms.saturating_sub(started_ms);
-                metrics.work.run_ended(RUN_STATUSES[usize::from(status)], took_ms);
-            }
-        }
-        Ok(())
-    }
-
-    fn plan_name(&self, plan: &Cid) -> Result<Option<String>, StateError> {
-        Ok(match self.log.block(plan)? {
-            Some(Stored::Present(bytes)) => decode::<Named>(&bytes).ok().map(|plan| plan.name),
-            Some(Stored::Erased) | None => None,
-        })
-    }
-
-    /// Returns the status of a run, and when it started.
-    fn run_stands(&self, id: u64) -> Result<Option<(u8, Option<u64>)>, StateError> {
-        let mut find = self.state.prepare_cached("SELECT status, started_ms FROM workflow WHERE id = ?1")?;
-        Ok(find.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
-    }
-
-    /// Returns the number of a task's run. A run that waited for others waits no longer once it has a task.
-    fn run_of(&mut self, run: &str) -> Result<Option<u64>, StateError> {
-        let found: Option<(u64, u8)> = {
-            let mut find = self.state.prepare_cached(
-                "SELECT workflow.id, workflow.status FROM subject JOIN workflow ON workflow.id = subject.id
-                 WHERE subject.name = ?1",
-            )?;
-            let key = subject_key(&format!("workflow/{run}"));
-            find.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?
-        };
-        if let Some((id, RUN_WAITING)) = found {
-            self.insert("UPDATE workflow SET status = ?2 WHERE id = ?1", params![id, RUN_SUBMITTED])?;
-            self.counts.move_run(RUN_WAITING, RUN_SUBMITTED);
-        }
-        Ok(found.map(|(id, _)| id))
-    }
-
-    fn step_done(&self, run: u64, by: i64) -> Result<(), StateError> {
-        self.insert("UPDATE workflow SET done = done + ?2 WHERE id = ?1", params![run, by])
-    }
-
     fn worker_registered(
         &mut self,
         event: &Event,
@@ -284,19 +195,17 @@ impl Folder {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7)
              ON CONFLICT (id) DO UPDATE SET status = ?3, capabilities = ?4, max_concurrent = ?5,
              registered_ms = ?6, until_ms = NULL, seq = ?7",
-            params![id, name, WORKER_ACTIVE, capabilities, facts.max_concurrent, moment.ms, moment.seq],
+            params![id, name, stored(Presence::Registered), capabilities, facts.max_concurrent, moment.ms, moment.seq],
         )
     }
 
-    fn worker_turned(
-        &mut self,
-        id: u64,
-        status: u8,
-        until_ms: Option<u64>,
-        moment: &Moment,
-    ) -> Result<(), StateError> {
+    fn worker_turned(&mut self, id: u64, presence: Presence, moment: &Moment) -> Result<(), StateError> {
+        let until_ms = match presence {
+            Presence::Draining { until_ms } => Some(until_ms),
+            Presence::Registered | Presence::Lost | Presence::Unregistered => None,
+        };
         let sql = "UPDATE worker SET status = ?2, until_ms = ?3, seq = ?4 WHERE id = ?1";
-        self.insert(sql, params![id, status, until_ms, moment.seq])
+        self.insert(sql, params![id, stored(presence), until_ms, moment.seq])
     }
 
     fn schedule_created(
@@ -319,6 +228,11 @@ impl Folder {
             params![id, name, moment.seq, cron, every_ms, facts.makes, facts.next_ms],
         )
     }
+}
+
+/// The number that where a worker stands is stored as.
+fn stored(presence: Presence) -> Option<usize> {
+    WORKERS_SHOWN.iter().position(|shown| *shown == presence.status())
 }
 
 fn name_in<'a>(event: &'a Event, prefix: &str) -> &'a str {

@@ -150,11 +150,7 @@ async fn status(desk: &Desk, call: &Invocation) -> Told {
             None => (view.worker_load(&worker.id)?.what, Vec::new()),
             Some(as_of) => past(view, &worker.id, as_of)?,
         };
-        let presence = match worker.presence {
-            Presence::Registered => "active",
-            Presence::Draining { .. } => "draining",
-            Presence::Lost | Presence::Unregistered => "offline",
-        };
+        let presence = worker.presence.status().as_str();
         let mut shown = json!({
             "worker_id": worker.id,
             "status": standing(presence, load.running, worker.facts.max_concurrent),
