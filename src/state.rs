@@ -180,3 +180,6 @@ pub fn subject_key(subject: &str) -> Vec<u8> {
         None => subject.as_bytes().to_vec(),
     }
 }
+
+#[cfg(test)]
+mod tests;

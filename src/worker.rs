@@ -324,4 +324,4 @@ fn rule(holds: bool, fault: impl FnOnce() -> String) -> Result<(), Refusal> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -20,4 +20,4 @@ pub fn subject(id: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -18,7 +18,9 @@ use crate::{
     query::numbers,
     state::{
         StateError, subject_key,
-        work::{EVERY_TASK, QUEUED, RUN_STATUSES, RUN_SUCCEEDED, RUNNING, TASK_STATUSES, WORKER_STATUSES},
+        work::{
+            EVERY_TASK, QUEUED, RUN_STATUSES, RUN_SUCCEEDED, RUNNING, TASK_STATUSES, WORKER_STATUSES, runs,
+        },
     },
 };
 
@@ -116,18 +118,10 @@ pub fn events_from(state: &Connection, first: u64) -> Result<Vec<u64>, StateErro
 
 /// Returns the seqs of all events of a run and of its tasks, in order.
 pub fn events_of_run(state: &Connection, workflow_id: &str) -> Result<Vec<u64>, StateError> {
-    let Some(first) = first_of(state, &format!("workflow/{workflow_id}"))? else {
-        return Ok(Vec::new());
-    };
-    let sql = "SELECT ?1
-               UNION ALL SELECT seq FROM entry WHERE subject = ?1 AND subject <> seq
-               UNION ALL SELECT id FROM task WHERE run = ?1
-               UNION ALL SELECT entry.seq FROM task CROSS JOIN entry
-                         ON entry.subject = task.id AND entry.subject <> entry.seq WHERE task.run = ?1
-               ORDER BY 1";
-    let mut statement = state.prepare_cached(sql)?;
-    let rows = statement.query_map([first], |row| row.get(0))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    match run_known(state, workflow_id)? {
+        Some(first) => runs::events_of_run(state, first),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Returns the seqs of the events caused by the one at `seq`, in order.

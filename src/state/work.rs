@@ -4,9 +4,10 @@
 //! - a row follows the events of its subject; an event of a subject that was never submitted changes nothing;
 //! - no payload is read.
 
-pub mod counts;
-mod runs;
 mod tasks;
+
+pub mod counts;
+pub mod runs;
 
 use rusqlite::params;
 
@@ -19,7 +20,7 @@ use crate::{
     state::{StateError, fold::Folder},
     task,
     worker::{self, Presence},
-    workflow::run::status as run,
+    workflow::run::{CONDITION, status as run},
 };
 
 /// Makes the names of statuses from the list of them: the tables hold the place of each.
@@ -104,7 +105,7 @@ impl Folder {
                 self.task_turned(subject, Outcome::Lost, &Next::Ended(CANCELLED), &moment)
             }
             Body::TaskReprioritised(facts) => self.task_reprioritised(&facts, subject),
-            Body::TaskRetried(facts) => self.task_retried(&facts, subject, &moment),
+            Body::TaskRetried(facts) => self.task_retried(event, &facts, subject, &moment),
             Body::TaskCleared(_) => self.task_cleared(subject),
             Body::QueuePaused(_) => self.insert("UPDATE queue SET paused = ?1", params![moment.seq]),
             Body::QueueResumed(_) => self.insert("UPDATE queue SET paused = NULL", &[]),
@@ -115,16 +116,14 @@ impl Folder {
             Body::WorkerUnregistered(_) => self.worker_turned(subject, Presence::Unregistered, &moment),
             Body::WorkerLost(_) => self.worker_turned(subject, Presence::Lost, &moment),
             Body::WorkflowSubmitted(facts) => self.run_submitted(&facts, subject),
-            Body::WorkflowStarted(_) => self.run_turned(subject, run::Status::Running, None, &moment),
-            Body::WorkflowSucceeded(_) => self.run_turned(subject, run::Status::Succeeded, None, &moment),
-            Body::WorkflowFailed(_) => self.run_turned(subject, run::Status::Failed, None, &moment),
-            Body::WorkflowCancelled(_) => self.run_turned(subject, run::Status::Cancelled, None, &moment),
-            Body::WorkflowTimedOut(_) => self.run_turned(subject, run::Status::TimedOut, None, &moment),
-            Body::WorkflowRescheduled(facts) => {
-                self.run_turned(subject, run::Status::Running, facts.priority, &moment)
-            }
-            Body::StepSkipped(facts) if facts.reason == "condition" => self.step_done(subject, 1),
-            Body::StepGathered(_) => self.step_done(subject, 1),
+            Body::WorkflowStarted(_) => self.run_turned(subject, run::Status::Running, &moment),
+            Body::WorkflowSucceeded(_) => self.run_turned(subject, run::Status::Succeeded, &moment),
+            Body::WorkflowFailed(_) => self.run_turned(subject, run::Status::Failed, &moment),
+            Body::WorkflowCancelled(_) => self.run_turned(subject, run::Status::Cancelled, &moment),
+            Body::WorkflowTimedOut(_) => self.run_turned(subject, run::Status::TimedOut, &moment),
+            Body::WorkflowRescheduled(_) => self.run_rescheduled(subject),
+            Body::StepSkipped(facts) if facts.reason == CONDITION => self.step_done(subject),
+            Body::StepGathered(_) => self.step_gathered(subject),
             Body::StepFailed(_) => {
                 if let Some(metrics) = &self.watcher {
                     metrics.work.step_ended(task::Status::Failed.as_str(), None);

@@ -2,7 +2,7 @@
 //!
 //! What workers do to tasks is driven by `simulation`.
 
-mod simulation;
+pub(crate) mod simulation;
 
 use super::*;
 use crate::{

@@ -5,10 +5,13 @@
 mod changes;
 mod flow;
 mod plans;
-mod random;
+pub(crate) mod random;
 mod sizes;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
@@ -74,19 +77,24 @@ impl Tools for Board {
 
 /// Contents by name, as a store would keep them.
 #[derive(Clone, Default)]
-struct Memory(HashMap<Cid, Arc<Value>>);
+struct Memory {
+    values: HashMap<Cid, Arc<Value>>,
+    texts: BTreeSet<String>,
+}
 
 impl Memory {
     fn keep(&mut self, text: &str, role: Role) -> PayloadRef {
         let cid = cid(text);
-        self.0.entry(cid).or_insert_with(|| Arc::new(serde_json::from_str(text).expect("the text is json")));
+        let value = || Arc::new(serde_json::from_str(text).expect("the text is json"));
+        self.values.entry(cid).or_insert_with(value);
+        self.texts.insert(text.to_owned());
         PayloadRef { cid, len: text.len() as u64, role }
     }
 }
 
 impl Contents for Memory {
     fn json(&self, payload: &Cid) -> Option<Arc<Value>> {
-        self.0.get(payload).cloned()
+        self.values.get(payload).cloned()
     }
 }
 
@@ -152,7 +160,7 @@ impl Story {
         let input = memory.keep(&definition.inputs.to_string(), Role::Input);
         let id = definition.id.clone().expect("the definition names its run");
         let body = Body::WorkflowSubmitted(submitted);
-        let event = seal(&super::subject(&id), None, vec![input], body, 0, now_ms);
+        let event = seal(&super::subject(&id), None, vec![input], body, &[], now_ms);
         let run = begin(&event, &definition, old.as_ref());
         let mut story =
             Self { run, definition, old, events: vec![event], asked: vec![], ended: vec![], memory, now_ms };
@@ -161,7 +169,7 @@ impl Story {
     }
 
     fn record(&mut self, subject: &str, tool: Option<Cid>, payloads: Vec<PayloadRef>, body: Body) {
-        let event = seal(subject, tool, payloads, body, self.events.len() as u64, self.now_ms);
+        let event = seal(subject, tool, payloads, body, &self.events, self.now_ms);
         self.run.apply(&event);
         self.events.push(event);
     }
@@ -368,7 +376,8 @@ impl Story {
             }
             "reschedule" => {
                 let from = Some(name).filter(|name| !name.is_empty());
-                let body = self.run.reschedule(from, None).expect("the run can go on");
+                let priority = content.parse().ok();
+                let body = self.run.reschedule(from, priority).expect("the run can go on");
                 self.own(vec![], body);
             }
             "dependency" => {
@@ -443,7 +452,7 @@ fn seal(
     tool: Option<Cid>,
     payloads: Vec<PayloadRef>,
     body: Body,
-    seq: u64,
+    earlier: &[Event],
     now_ms: u64,
 ) -> Event {
     let fact = Fact {
@@ -455,9 +464,8 @@ fn seal(
         payloads,
         body,
     };
-    // One event before the story, so that each has a predecessor.
-    let place =
-        Place { log: cid("genesis"), seq: seq + 1, prev: Some(cid(&seq.to_string())), ts: now_ms * 1_000 };
+    let (seq, prev) = (earlier.len() as u64, earlier.last().map(Event::cid));
+    let place = Place { log: cid("genesis"), seq, prev, ts: now_ms * 1_000 };
     Event::seal(fact, place).expect("the story's facts are small")
 }
 

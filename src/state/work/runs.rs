@@ -1,19 +1,25 @@
 //! The fold of runs: a row each, moved along by the run's own events and by the endings of its steps.
 //!
 //! Invariants:
-//! - of a plan only its name is read;
-//! - a run waits for others until the first of its tasks is there.
+//! - a run waits for others until the first of its tasks is there, or a step is gathered without one;
+//! - the ending of a run is counted once;
+//! - of a plan only its name is read, until the run goes on: which steps run again follows from its graph.
 
-use rusqlite::{OptionalExtension, params};
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::Deserialize;
 
 use super::Moment;
 use crate::{
     block::{Cid, decode},
-    event::work::WorkflowSubmitted,
+    event::{Body, Event, work::WorkflowSubmitted},
     log::Stored,
     state::{StateError, fold::Folder, subject_key},
-    workflow::run::status::Status,
+    workflow::{
+        plan::Plan,
+        run::{Run, status::Status},
+    },
 };
 
 const SUBMITTED: u8 = Status::Submitted as u8;
@@ -44,22 +50,18 @@ impl Folder {
         Ok(())
     }
 
-    pub(super) fn run_turned(
-        &mut self,
-        id: u64,
-        status: Status,
-        priority: Option<u64>,
-        moment: &Moment,
-    ) -> Result<(), StateError> {
+    pub(super) fn run_turned(&mut self, id: u64, status: Status, moment: &Moment) -> Result<(), StateError> {
         let Some((before, started_ms)) = self.run_stands(id)? else { return Ok(()) };
         let number = status as u8;
+        if before == number {
+            // Cancelled once more, with force: it has ended.
+            return Ok(());
+        }
         self.insert(
-            "UPDATE workflow SET status = ?2, priority = coalesce(?3, priority), ended_ms = ?4,
-             started_ms = coalesce(started_ms, ?5) WHERE id = ?1",
+            "UPDATE workflow SET status = ?2, ended_ms = ?3, started_ms = coalesce(started_ms, ?4) WHERE id = ?1",
             params![
                 id,
                 number,
-                priority,
                 status.ended().then_some(moment.ms),
                 (status == Status::Running).then_some(moment.ms)
             ],
@@ -101,13 +103,78 @@ impl Folder {
             find.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?
         };
         if let Some((id, WAITING)) = found {
-            self.insert("UPDATE workflow SET status = ?2 WHERE id = ?1", params![id, SUBMITTED])?;
-            self.counts.move_run(WAITING, SUBMITTED);
+            self.run_waits_no_more(id)?;
         }
         Ok(found.map(|(id, _)| id))
     }
 
-    pub(super) fn step_done(&self, run: u64, by: i64) -> Result<(), StateError> {
-        self.insert("UPDATE workflow SET done = done + ?2 WHERE id = ?1", params![run, by])
+    fn run_waits_no_more(&mut self, id: u64) -> Result<(), StateError> {
+        self.insert("UPDATE workflow SET status = ?2 WHERE id = ?1", params![id, SUBMITTED])?;
+        self.counts.move_run(WAITING, SUBMITTED);
+        Ok(())
     }
+
+    pub(super) fn step_done(&self, run: u64) -> Result<(), StateError> {
+        self.insert("UPDATE workflow SET done = done + 1 WHERE id = ?1", params![run])
+    }
+
+    pub(super) fn step_gathered(&mut self, run: u64) -> Result<(), StateError> {
+        if let Some((WAITING, _)) = self.run_stands(run)? {
+            self.run_waits_no_more(run)?;
+        }
+        self.step_done(run)
+    }
+
+    /// Puts a run that goes on where its rules put it.
+    pub(super) fn run_rescheduled(&mut self, id: u64) -> Result<(), StateError> {
+        let (Some((before, _)), Some(run)) = (self.run_stands(id)?, self.run(id)?) else {
+            return Ok(());
+        };
+        let status = run.status() as u8;
+        let done = run.steps.iter().filter(|step| step.done()).count();
+        self.insert(
+            "UPDATE workflow SET status = ?2, priority = ?3, done = ?4, started_ms = ?5, ended_ms = ?6 WHERE id = ?1",
+            params![id, status, run.facts.priority, done, run.started_ms, run.ended_ms],
+        )?;
+        self.counts.move_run(before, status);
+        Ok(())
+    }
+
+    /// The run as the events so far leave it, without its inputs, which decide nothing about where it stands; none
+    /// where its plan cannot be read.
+    fn run(&self, id: u64) -> Result<Option<Run>, StateError> {
+        let mut run: Option<Run> = None;
+        for seq in events_of_run(&self.state, id)? {
+            let Some(event) = self.log.event_at(seq)? else { continue };
+            match &mut run {
+                Some(run) => run.apply(&event),
+                None => {
+                    let Some(plan) = self.plan(&event)? else { return Ok(None) };
+                    run = Run::begun(&event, Arc::new(plan), Arc::default());
+                }
+            }
+        }
+        Ok(run)
+    }
+
+    fn plan(&self, event: &Event) -> Result<Option<Plan>, StateError> {
+        let Some(Body::WorkflowSubmitted(facts)) = event.body() else { return Ok(None) };
+        Ok(match self.log.block(&facts.plan)? {
+            Some(Stored::Present(bytes)) => decode(&bytes).ok(),
+            Some(Stored::Erased) | None => None,
+        })
+    }
+}
+
+/// Returns the seqs of all events of the run that was submitted at `first`, and of its tasks, in order.
+pub fn events_of_run(state: &Connection, first: u64) -> Result<Vec<u64>, StateError> {
+    let sql = "SELECT ?1
+               UNION ALL SELECT seq FROM entry WHERE subject = ?1 AND subject <> seq
+               UNION ALL SELECT id FROM task WHERE run = ?1
+               UNION ALL SELECT entry.seq FROM task CROSS JOIN entry
+                         ON entry.subject = task.id AND entry.subject <> entry.seq WHERE task.run = ?1
+               ORDER BY 1";
+    let mut statement = state.prepare_cached(sql)?;
+    let rows = statement.query_map([first], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }

@@ -150,7 +150,7 @@ impl Folder {
         let Some(before) = self.before(id)? else { return Ok(()) };
         self.turn(id, &before, Outcome::Succeeded, &Next::Ended(SUCCEEDED), moment)?;
         if let (Some(run), 0) = (before.run, before.part) {
-            self.step_done(run, 1)?;
+            self.step_done(run)?;
         }
         let (Some(tool), Some(input), false) = (before.tool, before.input, reused) else {
             return Ok(());
@@ -279,6 +279,7 @@ impl Folder {
 
     pub(super) fn task_retried(
         &mut self,
+        event: &Event,
         facts: &TaskRetried,
         id: u64,
         moment: &Moment,
@@ -290,14 +291,13 @@ impl Folder {
              worker = NULL, started_ms = ?5, ended_ms = NULL WHERE id = ?1",
             params![id, status, facts.order, moment.ms, before.held.then_some(moment.ms)],
         )?;
-        if before.cleared {
-            self.list(id, &before.tags, None, Some((status, before.priority)))?;
-        } else {
-            self.relist(id, &before, (status, before.priority))?;
+        let input = event.fields().pay.iter().find(|pay| pay.role == Role::Input);
+        if let Some(input) = input.map(|pay| self.block(&pay.cid)).transpose()?.flatten() {
+            self.insert("UPDATE task SET input = ?2 WHERE id = ?1", params![id, input])?;
         }
-        match (before.run, before.part, before.status) {
-            (Some(run), 0, SUCCEEDED) => self.step_done(run, -1),
-            _ => Ok(()),
+        match before.cleared {
+            true => self.list(id, &before.tags, None, Some((status, before.priority))),
+            false => self.relist(id, &before, (status, before.priority)),
         }
     }
 

@@ -22,6 +22,9 @@ const TURNS: u64 = 100;
 /// Rounds in which everything that waits can be done.
 const ROUNDS: u64 = 30;
 const TYPES: [&str; 3] = ["mail", "sms", "fax"];
+const TAGS: [&str; 3] = ["red", "blue", "nightly"];
+/// What the contract and the payloads of a history are named by.
+pub(crate) const CONTENTS: [&str; 3] = ["contract", "input", "output"];
 
 /// What a worker believes to have.
 #[derive(Clone, Debug)]
@@ -36,13 +39,14 @@ struct World {
     chance: Chance,
     now_ms: u64,
     seen_ms: u64,
-    seq: u64,
     runner: u64,
     queue: Queue,
     tasks: BTreeMap<String, Task>,
     workers: BTreeMap<String, Worker>,
-    /// The log, by task.
-    log: BTreeMap<String, Vec<Event>>,
+    /// The log.
+    events: Vec<Event>,
+    /// Where in the log the events of each task stand.
+    log: BTreeMap<String, Vec<usize>>,
     beliefs: Vec<Attempt>,
     /// Tasks whose cancel was answered.
     barred: BTreeSet<String>,
@@ -80,11 +84,11 @@ impl World {
             chance: Chance::seeded(seed),
             now_ms: 10_000,
             seen_ms: 10_000,
-            seq: 0,
             runner: 0,
             queue: Queue::new(rates()),
             tasks: BTreeMap::new(),
             workers: BTreeMap::new(),
+            events: Vec::new(),
             log: BTreeMap::new(),
             beliefs: Vec::new(),
             barred: BTreeSet::new(),
@@ -103,9 +107,9 @@ impl World {
         Moment { now_ms: self.now_ms, limits }
     }
 
-    fn place(&mut self) -> Place {
-        self.seq += 1;
-        Place { log: cid("genesis"), seq: self.seq, prev: Some(cid("before")), ts: self.now_ms * 1000 }
+    fn place(&self) -> Place {
+        let (seq, prev) = (self.events.len() as u64, self.events.last().map(Event::cid));
+        Place { log: cid("genesis"), seq, prev, ts: self.now_ms * 1000 }
     }
 
     fn register(&mut self, id: &str, actor: &Actor, capabilities: &[&str]) {
@@ -132,6 +136,7 @@ impl World {
                 self.workers.extend(Worker::begun(&event).map(|worker| (id.to_owned(), worker)));
             }
         }
+        self.events.push(event);
     }
 
     /// Records what a rule answered, and lets the queue and the worker follow.
@@ -148,7 +153,8 @@ impl World {
             let event = event.expect("a small fact");
             task.apply_body(&body, &event);
             let after = task.clone();
-            self.log.entry(id.to_owned()).or_default().push(event);
+            self.log.entry(id.to_owned()).or_default().push(self.events.len());
+            self.events.push(event);
             self.follow(&before, &after, &body);
             self.check(&before, &after, &body);
         }
@@ -187,12 +193,15 @@ impl World {
             not_before_ms: chance.one_in(5).then(|| self.now_ms + chance.below(300)),
             timeout_ms: chance.one_in(4).then(|| 1 + chance.below(150)),
             retry,
+            tags: TAGS.into_iter().filter(|_| chance.one_in(4)).map(str::to_owned).collect(),
             requires: if chance.one_in(6) { vec!["gpu".into()] } else { Vec::new() },
+            unique_key: chance.one_in(4).then(|| format!("only {id}")),
             concurrency_key: chance.one_in(3).then(|| ["a", "b"][chance.below(2) as usize].to_owned()),
             rate_key: chance.one_in(4).then(|| "api".to_owned()),
             repeatable: chance.one_in(2),
             ..TaskSubmitted::plain(task_type)
         };
+        let tool = chance.one_in(2).then(|| cid("contract"));
         let (waiting_now, moment) = (self.queue.len() as u64, self.moment());
         let input = pay("input", Role::Input);
         let Ok(Submitted::New(facts)) =
@@ -205,7 +214,7 @@ impl World {
             refs: Vec::new(),
             actor: ada(),
             subject: task::subject(&id),
-            tool: None,
+            tool,
             payloads: vec![input],
             body: Body::TaskSubmitted(*facts),
         };
@@ -214,7 +223,8 @@ impl World {
         let class = class(&task);
         self.queue.put(waiting(&task, &class), self.now_ms);
         self.tasks.insert(id.clone(), task);
-        self.log.insert(id, vec![event]);
+        self.log.insert(id, vec![self.events.len()]);
+        self.events.push(event);
     }
 
     fn claim(&mut self, id: &str, wanted: u64) {
@@ -283,7 +293,7 @@ impl World {
             return;
         };
         let (task, moment) = (&self.tasks[&id], self.moment());
-        let told = match self.chance.below(6) {
+        let told = match self.chance.below(7) {
             0..=1 => {
                 let told = task.cancel(self.chance.one_in(2));
                 self.barred.extend(told.is_ok().then(|| id.clone()));
@@ -291,6 +301,7 @@ impl World {
             }
             2 => task.reprioritise(self.chance.below(101), &moment).map(|body| vec![body]),
             3 => Ok(task.clear().into_iter().collect()),
+            4 => Ok(task.unheard(task.fence).into_iter().collect()),
             _ => task.retry(None, None, &moment).map(|body| vec![body]),
         };
         self.commit(&id, told.unwrap_or_default());
@@ -340,10 +351,11 @@ impl World {
 
     /// The process ends; the next one folds the log, voids what this one ran, and fills its queue.
     fn restart(&mut self) {
-        for (id, events) in &self.log {
-            let (first, later) = events.split_first().expect("a task has a submission");
-            let mut task = Task::begun(first).expect("it begins a task");
-            later.iter().for_each(|event| task.apply(event));
+        for (id, places) in &self.log {
+            let mut events = places.iter().map(|at| &self.events[*at]);
+            let task = events.next().and_then(Task::begun);
+            let mut task = task.expect("a task has a submission");
+            events.for_each(|event| task.apply(event));
             assert_eq!(task, self.tasks[id], "seed {}: the fold is what was live", self.seed);
         }
         let old = format!("{NODE_PREFIX}r{}", self.runner);
@@ -429,6 +441,14 @@ impl World {
         assert!(self.queue.is_empty(), "seed {}", self.seed);
         assert_eq!(self.queue.next_ms().filter(|ms| *ms <= self.now_ms), None, "seed {}", self.seed);
     }
+}
+
+/// The events of one history, from the first of its log on.
+pub(crate) fn history(seed: u64, turns: u64) -> Vec<Event> {
+    let mut world = World::new(seed);
+    (0..turns).for_each(|_| world.turn());
+    world.finish();
+    world.events
 }
 
 #[test]

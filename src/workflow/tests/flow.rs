@@ -271,7 +271,7 @@ fn what_was_erased_fails_the_step_that_reads_it() {
     let steps = vec![work("a", &[]), step("b", "worker:do", &["a"], read)];
     let mut story = Story::of(&definition(steps, json!({}))).check(&[("start", "submit a")]);
     story.does("succeed a 1");
-    story.memory.0.clear();
+    story.memory.values.clear();
     story.check(&[("at 2000", "begin, fail b failed_precondition, end failed step_failed b")]);
 }
 

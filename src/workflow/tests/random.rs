@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 
 use super::{Story, definition, step};
 use crate::{
-    event::work::Hold,
-    workflow::run::status::{StepStatus, WorkStatus},
+    event::{Event, work::Hold},
+    workflow::{
+        plan::Plan,
+        run::status::{Status, StepStatus, WorkStatus},
+    },
 };
 
 const HISTORIES: u64 = 400;
@@ -67,6 +70,12 @@ fn workflow(dice: &mut Dice) -> Value {
     if dice.one_in(8) {
         bounds["deadline_ms"] = json!(2_000);
     }
+    if dice.one_in(6) {
+        bounds["dependencies"] = json!(["earlier"]);
+    }
+    if dice.one_in(3) {
+        bounds["tags"] = json!(["red", "nightly"]);
+    }
     definition(steps, bounds)
 }
 
@@ -97,10 +106,15 @@ fn happening(story: &Story, dice: &mut Dice) -> Option<String> {
             return Some(format!("at {}", story.now_ms + 100));
         }
     }
+    if story.run.status() == Status::Waiting {
+        return Some("dependency earlier true".to_owned());
+    }
     let open = open(story);
     if open.is_empty() {
-        let again = story.run.status().ended() && dice.one_in(3);
-        return (again && story.run.reschedule(None, None).is_ok()).then(|| "reschedule".to_owned());
+        return going_on(story, dice);
+    }
+    if dice.one_in(30) && matches!(story.run.cancel(true), Ok(Some(_))) {
+        return Some("cancel force".to_owned());
     }
     let (name, held) = &open[dice.below(open.len())];
     if *held {
@@ -124,6 +138,17 @@ fn happening(story: &Story, dice: &mut Dice) -> Option<String> {
     Some(format!("{verb} {name} {}", output(dice)))
 }
 
+/// How a run that has ended goes on, from where it failed or from one of its steps; none where it does not.
+fn going_on(story: &Story, dice: &mut Dice) -> Option<String> {
+    if !story.run.status().ended() || !dice.one_in(3) {
+        return None;
+    }
+    let step = &story.run.plan.steps[dice.below(story.run.steps.len())].id;
+    let from = Some(step.as_str()).filter(|_| dice.one_in(2));
+    let may = story.run.reschedule(from, None).is_ok();
+    may.then(|| format!("reschedule {} {}", from.unwrap_or(""), 10 * dice.below(11)))
+}
+
 fn live(seed: u64) -> Story {
     let mut dice = Dice(seed);
     let mut story = Story::of(&workflow(&mut dice));
@@ -134,7 +159,7 @@ fn live(seed: u64) -> Story {
         story.does(&line);
         story.settle();
         let now: Vec<StepStatus> = story.run.steps.iter().map(|step| step.status).collect();
-        if line != "reschedule" {
+        if !line.starts_with("reschedule") {
             for (at, (before, now)) in before.iter().zip(&now).enumerate() {
                 assert!(
                     !before.ended() || before == now,
@@ -149,6 +174,20 @@ fn live(seed: u64) -> Story {
         story.settle();
     }
     story
+}
+
+/// The events of one history, from the first of its log on, and what they name.
+pub(crate) struct History {
+    pub(crate) events: Vec<Event>,
+    pub(crate) plan: Plan,
+    /// What contracts and payloads are named by.
+    pub(crate) contents: Vec<String>,
+}
+
+pub(crate) fn history(seed: u64) -> History {
+    let Story { events, definition, memory, .. } = live(seed);
+    let contents = memory.texts.into_iter().chain(["put".to_owned()]).collect();
+    History { events, plan: definition.plan, contents }
 }
 
 #[test]
