@@ -38,6 +38,8 @@ pub mod schedule;
 
 pub mod peer;
 
+pub mod entity;
+
 pub mod caller;
 
 // Floor 3, memory: the clock, frames, the log, what is derived from it, the questions about both, and plain counters.

@@ -131,6 +131,16 @@ pub fn erasures(connection: &Connection) -> Result<Vec<(Cid, u64)>, StateError> 
     Ok(erasures)
 }
 
+/// Returns the seqs of all events of the subject whose first event is at `first`, in order.
+pub fn events_from(connection: &Connection, first: u64) -> Result<Vec<u64>, StateError> {
+    let sql = "SELECT ?1 UNION ALL SELECT seq FROM entry WHERE subject = ?1 AND subject <> seq ORDER BY 1";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([first], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+/// Adds rows to `holds` for blocks, by their numbers in the log, that were stored after the events naming them were
+/// folded.
+
 /// Adds rows to `holds` for blocks, by their numbers in the log, that were stored after the events naming them were
 /// folded.
 ///

@@ -136,7 +136,7 @@ pub struct Task {
     pub last: Cid,
     pub last_seq: u64,
     pub submitted_ms: u64,
-    /// The first claim since it was last revived.
+    /// The last claim since it was last revived, or the beginning of what holds it.
     pub started_ms: Option<u64>,
     pub ended_ms: Option<u64>,
 }
@@ -326,9 +326,9 @@ impl Task {
         self.ended_ms = Some(now_ms);
     }
 
-    /// Back in the line, at the place it had.
+    /// Back in the line, at the place it had; what is held waits for no worker.
     fn wait(&mut self) {
-        self.status = Status::Queued;
+        self.status = if self.facts.hold.is_some() { Status::Running } else { Status::Queued };
         self.lease = None;
         self.progress = 0;
         self.ended_ms = None;
@@ -352,15 +352,13 @@ impl Task {
         if let Some(Hold::Signal { until_ms: Some(until_ms), .. }) = &mut self.facts.hold {
             *until_ms = until_ms.saturating_sub(self.ready_ms).saturating_add(now_ms);
         }
-        if self.facts.hold.is_some() {
-            self.status = Status::Running;
-        }
         self.started_ms = self.facts.hold.is_some().then_some(now_ms);
         self.ready_ms = now_ms;
         self.attempt = 0;
         self.lapses = 0;
         self.retries += 1;
         self.cancel_requested = false;
+        self.cleared = false;
         self.code = None;
         self.output = None;
         self.reused = false;

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params, types::FromSql};
 use serde::Serialize;
 
 use crate::{
+    entity,
     event::{Body, peer::PeerMeasured},
     peer::{self, Peer, Status},
     query::{
@@ -138,15 +139,8 @@ impl View {
     }
 
     fn peer_as_of(&self, id: &str, as_of: u64) -> Result<Option<Peer>, QueryError> {
-        let mut found: Option<Peer> = None;
-        for seq in events_of(&self.state, &peer::subject(id))?.into_iter().take_while(|seq| *seq <= as_of) {
-            let Some(event) = self.log.event_at(seq)? else { continue };
-            match &mut found {
-                None => found = Peer::begun(&event),
-                Some(peer) => peer.apply(&event),
-            }
-        }
-        Ok(found)
+        let seqs = events_of(&self.state, &peer::subject(id))?.into_iter().take_while(|seq| *seq <= as_of);
+        Ok(entity::try_folded(seqs.filter_map(|seq| self.log.event_at(seq).transpose()), &())?)
     }
 
     fn peer_page(&self, filter: &Filter, from: From<'_>, limit: u64) -> Result<Page<Peer>, QueryError> {

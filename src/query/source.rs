@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::{
     block::{Cid, decode, payload::join},
+    entity,
     event::{Body, Event, Role},
     query::{QueryError, View, lookup::corrupt},
     workflow::{
@@ -98,22 +99,22 @@ pub fn submitted(
         return Ok(None);
     }
     let later = events.split_off(1);
-    let Some(mut run) = begun(source, &events[0])? else { return Ok(None) };
+    let Some((plan, inputs)) = given(source, &events[0])? else { return Ok(None) };
+    let Some(mut run) = Run::begun(&events[0], plan, inputs) else { return Ok(None) };
     if let Some(origin) = &run.facts.origin {
         let old = source.events_of_run(&origin.run, Some(run.seq))?;
         // What the other run took over itself is all in its events.
-        if let Some((first, later)) = old.split_first()
-            && let Some(mut old) = begun(source, first)?
+        if let Some(first) = old.first()
+            && let Some(old) = given(source, first)?.and_then(|given| entity::folded(&old, &given))
         {
-            later.iter().for_each(|event| old.apply(event));
             run.take_over(&old);
         }
     }
     Ok(Some((run, later)))
 }
 
-/// Returns the run that an event submits, with its plan and inputs.
-fn begun(source: &dyn Source, event: &Event) -> Result<Option<Run>, QueryError> {
+/// Returns the plan and the inputs of the run that an event submits; `None` if it submits none.
+fn given(source: &dyn Source, event: &Event) -> Result<Option<(Arc<Plan>, Arc<Value>)>, QueryError> {
     let Some(Body::WorkflowSubmitted(facts)) = event.body() else { return Ok(None) };
     let plan = source.bytes(&facts.plan)?.and_then(|bytes| decode::<Plan>(&bytes).ok());
     let plan = plan.ok_or_else(|| corrupt("a run's plan cannot be read"))?;
@@ -121,7 +122,7 @@ fn begun(source: &dyn Source, event: &Event) -> Result<Option<Run>, QueryError> 
     let inputs = event.fields().payload(Role::Input);
     let inputs = inputs.map(|inputs| content(source, &inputs.cid)).transpose()?.flatten();
     let inputs: Value = inputs.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-    Ok(Run::begun(event, Arc::new(plan), Arc::new(inputs)))
+    Ok(Some((Arc::new(plan), Arc::new(inputs))))
 }
 
 /// Returns a payload's content, joined from its parts; `None` if any of it was erased.

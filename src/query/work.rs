@@ -17,7 +17,7 @@ use crate::{
     log::Reader,
     query::numbers,
     state::{
-        StateError, subject_key,
+        self, StateError, subject_key,
         work::{
             EVERY_TASK, QUEUED, RUN_STATUSES, RUN_SUCCEEDED, RUNNING, TASK_STATUSES, WORKER_STATUSES, runs,
         },
@@ -110,10 +110,7 @@ pub fn events_of(state: &Connection, subject: &str) -> Result<Vec<u64>, StateErr
 
 /// Returns the seqs of all events of the subject whose first event is at `first`, in order.
 pub fn events_from(state: &Connection, first: u64) -> Result<Vec<u64>, StateError> {
-    let sql = "SELECT ?1 UNION ALL SELECT seq FROM entry WHERE subject = ?1 AND subject <> seq ORDER BY 1";
-    let mut statement = state.prepare_cached(sql)?;
-    let rows = statement.query_map([first], |row| row.get(0))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    state::events_from(state, first)
 }
 
 /// Returns the seqs of all events of a run and of its tasks, in order.

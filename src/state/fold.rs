@@ -14,11 +14,14 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::{
     block::Cid,
     event::{Body, Event},
-    log::Reader,
+    log::{LogError, Reader},
     merkle::{self, Growing},
     metrics::Metrics,
     peer::Peer,
-    state::{StateError, StoredTiles, erasures, peers, progress, subject_key, tile_id, work::counts::Counts},
+    state::{
+        StateError, StoredTiles, erasures, events_from, peers, progress, subject_key, tile_id,
+        work::{counts::Counts, recent::Entities},
+    },
 };
 
 /// The seqs of about this many recent events are remembered, so that most causes need no look-up.
@@ -44,6 +47,8 @@ pub struct Folder {
     recent: HashMap<Cid, u64>,
     /// Holds the changes of the counts that are not written yet.
     pub(super) counts: Counts,
+    /// Tasks, workers and schedules that events were about lately.
+    pub(super) entities: Entities,
     /// Holds the peers that changed in this batch, by the numbers of their subjects.
     pub(super) peers: HashMap<u64, Peer>,
     /// Holds the payloads whose erasure holds.
@@ -78,6 +83,7 @@ impl Folder {
             tally,
             recent: HashMap::new(),
             counts: Counts::default(),
+            entities: Entities::default(),
             peers: HashMap::new(),
             erased,
             watcher: None,
@@ -118,6 +124,7 @@ impl Folder {
     }
 
     fn finish(&mut self) -> Result<(), StateError> {
+        self.write_tasks()?;
         {
             let mut tiles = self.state.prepare_cached(
                 "INSERT INTO tile (id, hashes) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET hashes = ?2",
@@ -138,6 +145,7 @@ impl Folder {
             progress.execute(params![self.applied, self.last.map(|cid| *cid.digest())])?;
         }
         self.state.execute_batch("COMMIT")?;
+        self.entities.age();
         if self.recent.len() > RECENT_MAX {
             self.recent.clear();
         }
@@ -315,6 +323,16 @@ impl Folder {
         }
         self.insert("INSERT INTO subject (name, id) VALUES (?1, ?2)", params![key, seq])?;
         Ok(seq)
+    }
+
+    /// The events of the subject of this number that stand before `seq`.
+    pub(super) fn events_before(
+        &self,
+        subject: u64,
+        seq: u64,
+    ) -> Result<impl Iterator<Item = Result<Event, LogError>>, StateError> {
+        let seqs = events_from(&self.state, subject)?.into_iter().take_while(move |at| *at < seq);
+        Ok(seqs.filter_map(|seq| self.log.event_at(seq).transpose()))
     }
 
     pub(super) fn block(&self, cid: &Cid) -> Result<Option<u64>, StateError> {

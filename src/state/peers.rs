@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
     block::{decode, encode},
+    entity,
     event::Event,
     peer::{Peer, Status},
     state::StateError,
@@ -23,17 +24,12 @@ pub(super) fn remember(
     event: &Event,
     subject: u64,
 ) -> Result<(), StateError> {
-    if let Some(peer) = changed.get_mut(&subject) {
-        peer.apply(event);
-        return Ok(());
-    }
-    match stored(state, subject)? {
-        Some(mut peer) => {
-            peer.apply(event);
-            changed.insert(subject, peer);
-        }
-        None => changed.extend(Peer::begun(event).map(|peer| (subject, peer))),
-    }
+    let mut peer = match changed.remove(&subject) {
+        Some(peer) => Some(peer),
+        None => stored(state, subject)?,
+    };
+    entity::follow(&mut peer, event, &());
+    changed.extend(peer.map(|peer| (subject, peer)));
     Ok(())
 }
 

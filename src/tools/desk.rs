@@ -20,6 +20,7 @@ use crate::{
         splice,
     },
     clock::now_ms,
+    entity,
     error::{Code, Refusal},
     event::{Body, Event, Role},
     ledger::{
@@ -253,10 +254,7 @@ pub fn task_as_of(
 ) -> Result<Option<(Task, Vec<Event>, u64)>, QueryError> {
     let At { applied, what: events } = view.load(&task::subject(id), as_of)?;
     let seq = seen(applied, as_of)?;
-    let Some((first, later)) = events.split_first() else { return Ok(None) };
-    let Some(mut task) = Task::begun(first) else { return Ok(None) };
-    later.iter().for_each(|event| task.apply(event));
-    Ok(Some((task, events, seq)))
+    Ok(entity::folded(&events, &()).map(|task| (task, events, seq)))
 }
 
 /// Returns the content of a payload as JSON; `None` if it was erased.

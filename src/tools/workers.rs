@@ -10,6 +10,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     clock::now_ms,
+    entity,
     event::{Body, Event, Kind, work::WorkerRegistered},
     ledger::work::{RegisterWorker, UnregisterWorker, Wish, Worked},
     query::{
@@ -142,9 +143,7 @@ async fn status(desk: &Desk, call: &Invocation) -> Told {
     let shown = desk.ask(move |view| {
         let At { applied, what: events } = view.load(&worker::subject(&asked.worker_id), asked.as_of_seq)?;
         let seq = seen(applied, asked.as_of_seq)?;
-        let Some((first, later)) = events.split_first() else { return Ok(None) };
-        let Some(mut worker) = Worker::begun(first) else { return Ok(None) };
-        later.iter().for_each(|event| worker.apply(event));
+        let Some(worker) = entity::folded::<Worker>(&events, &()) else { return Ok(None) };
         let (load, held) = match asked.as_of_seq {
             None if asked.include_tasks => (view.worker_load(&worker.id)?.what, held(view, &worker.id)?),
             None => (view.worker_load(&worker.id)?.what, Vec::new()),

@@ -8,6 +8,7 @@ use super::{Folded, given};
 use crate::{
     block::{Cid, encode},
     call::Call,
+    entity,
     event::{
         Actor, Body, Event,
         work::{Part, Rhythm},
@@ -248,10 +249,7 @@ pub(super) fn check_workers(folded: &Folded) {
 }
 
 pub(super) fn check_run(folded: &Folded, plan: &Plan) {
-    let (first, later) = folded.events.split_first().expect("it begins with a run");
-    let (plan_given, inputs) = given(plan);
-    let mut run = Run::begun(first, plan_given, inputs).expect("it begins with a run");
-    later.iter().for_each(|event| run.apply(event));
+    let run: Run = entity::folded(&folded.events, &given(plan)).expect("it begins with a run");
     let status = run.status();
     let place = RUN_STATUSES.iter().position(|known| *known == status.as_str());
     let expected = json!([

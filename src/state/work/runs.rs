@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::Moment;
 use crate::{
     block::{Cid, decode},
+    entity,
     event::{Body, Event, work::WorkflowSubmitted},
     log::Stored,
     state::{StateError, fold::Folder, subject_key},
@@ -127,6 +128,8 @@ impl Folder {
 
     /// Puts a run that goes on where its rules put it.
     pub(super) fn run_rescheduled(&mut self, id: u64) -> Result<(), StateError> {
+        // The run is told of its tasks by their rows.
+        self.write_tasks()?;
         let (Some((before, _)), Some(run)) = (self.run_stands(id)?, self.run(id)?) else {
             return Ok(());
         };
@@ -143,18 +146,11 @@ impl Folder {
     /// The run as the events so far leave it, without its inputs, which decide nothing about where it stands; none
     /// where its plan cannot be read.
     fn run(&self, id: u64) -> Result<Option<Run>, StateError> {
-        let mut run: Option<Run> = None;
-        for seq in events_of_run(&self.state, id)? {
-            let Some(event) = self.log.event_at(seq)? else { continue };
-            match &mut run {
-                Some(run) => run.apply(&event),
-                None => {
-                    let Some(plan) = self.plan(&event)? else { return Ok(None) };
-                    run = Run::begun(&event, Arc::new(plan), Arc::default());
-                }
-            }
-        }
-        Ok(run)
+        let seqs = events_of_run(&self.state, id)?.into_iter();
+        let events = seqs.filter_map(|seq| self.log.event_at(seq).transpose());
+        let events = events.collect::<Result<Vec<_>, _>>()?;
+        let plan = events.first().map(|first| self.plan(first)).transpose()?.flatten();
+        Ok(plan.and_then(|plan| entity::folded(&events, &(Arc::new(plan), Arc::default()))))
     }
 
     fn plan(&self, event: &Event) -> Result<Option<Plan>, StateError> {
