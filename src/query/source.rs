@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     block::{Cid, decode, payload::join},
-    entity,
+    entity::{self, Entity},
     event::{Body, Event, Role},
     query::{QueryError, View, lookup::corrupt},
     workflow::{
@@ -114,7 +114,7 @@ pub fn submitted(
 }
 
 /// Returns the plan and the inputs of the run that an event submits; `None` if it submits none.
-fn given(source: &dyn Source, event: &Event) -> Result<Option<(Arc<Plan>, Arc<Value>)>, QueryError> {
+fn given(source: &dyn Source, event: &Event) -> Result<Option<<Run as Entity>::Given>, QueryError> {
     let Some(Body::WorkflowSubmitted(facts)) = event.body() else { return Ok(None) };
     let plan = source.bytes(&facts.plan)?.and_then(|bytes| decode::<Plan>(&bytes).ok());
     let plan = plan.ok_or_else(|| corrupt("a run's plan cannot be read"))?;

@@ -48,7 +48,7 @@ struct Folded {
 }
 
 impl Folded {
-    /// Folds events in groups of any size.
+    /// Folds events in groups of any size, now and then by a folder that remembers nothing.
     fn new(events: Vec<Event>, blocks: Vec<Block>, chance: &mut Chance) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut log = SqliteLog::open(&dir.path().join("log.db"), false).expect("opens");
@@ -61,6 +61,10 @@ impl Folded {
             let size = (1 + chance.below(GROUP_MAX) as usize).min(left.len());
             let (group, later) = left.split_at(size);
             folder.apply(group).expect("folds");
+            if chance.one_in(3) {
+                let Folder { state, log, .. } = folder;
+                folder = Folder::resume(state, log).expect("resumes");
+            }
             left = later;
         }
         Self { _dir: dir, log, folder, events }

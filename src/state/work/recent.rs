@@ -8,8 +8,9 @@ use std::collections::HashMap;
 
 use crate::{schedule::Schedule, task::Task, worker::Worker};
 
-/// Entities of a kind that stay in memory between two batches; twice as many at most.
-const RECENT_MAX: usize = 4 * 1024;
+/// Entities of a kind that stay in memory between two batches, and twice as many at most: the tasks of a queue that is
+/// full by default.
+const RECENT_MAX: usize = 10_000;
 
 /// Entities by their subjects' numbers, in two generations.
 pub(in crate::state) struct Recent<T> {
