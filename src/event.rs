@@ -9,9 +9,9 @@ pub mod keeping;
 pub mod peer;
 pub mod rules;
 pub mod strict;
+pub mod follows;
 pub mod work;
 pub mod body;
-pub mod follows;
 
 use std::collections::BTreeMap;
 

@@ -14,8 +14,8 @@ mod target;
 pub mod telling;
 mod content;
 mod ending;
-pub mod trial;
 mod calling;
+pub mod trial;
 
 use std::{
     future::Future,

@@ -5,8 +5,10 @@
 //! - it is never ahead of the log, and behind it only between a commit and its fold;
 //! - the fold reads events, the numbers of blocks and the names of plans, and never the content of a payload.
 
+pub mod counts;
 pub mod digest;
 pub mod peers;
+pub mod recent;
 pub mod fold;
 pub mod work;
 

@@ -4,17 +4,17 @@
 //! - a tool's definition is its file in `schemas/tools`, the same bytes a client lists;
 //! - results are `{success: true, ...}`, refusals `{success: false, error}`: never a bare text.
 
-pub mod catalogue;
 pub mod conformance;
 pub mod denied;
 pub mod network;
-pub mod provenance;
 pub mod reading;
 pub mod desk;
 mod doing;
 pub mod attempts;
+pub mod catalogue;
 pub mod peers;
 pub mod planning;
+pub mod provenance;
 pub mod queue;
 pub mod tasks;
 pub mod schedules;

@@ -19,7 +19,6 @@ use crate::{
         work::{RegisterWorker, UnregisterWorker, Worked},
         world::World,
     },
-    query,
     worker::{self, Presence, Registered, Worker},
 };
 
@@ -121,15 +120,7 @@ impl World {
         if self.holding.crew.workers.contains_key(id) {
             return Ok(true);
         }
-        let mut worker: Option<Worker> = None;
-        for seq in query::work::events_of(&self.state, &worker::subject(id))? {
-            let Some(event) = self.reader.event_at(seq)? else { continue };
-            match &mut worker {
-                None => worker = Worker::begun(&event),
-                Some(worker) => worker.apply(&event),
-            }
-        }
-        let Some(worker) = worker else { return Ok(false) };
+        let Some(worker) = self.folded_from_log::<Worker>(id)? else { return Ok(false) };
         let running = self.holding.tasks.held.get(id).map_or(0, |held| held.len() as u64);
         self.holding.crew.hold(worker, running);
         Ok(true)

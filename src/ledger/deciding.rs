@@ -299,7 +299,7 @@ impl World {
             return Ok(());
         };
         let Some(earlier) = self.reader.event_at(seq)? else { return Ok(()) };
-        let output = earlier.fields().pay.iter().find(|pay| pay.role == Role::Output).copied();
+        let output = earlier.fields().payload(Role::Output);
         if let Some(output) = output
             && !self.is_there(&output.cid)?
         {

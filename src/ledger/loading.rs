@@ -15,6 +15,7 @@ use crate::{
     call::Call,
     catalogue::Entry,
     contract::Contract,
+    entity::{self, Entity},
     event::Event,
     ledger::{
         holding::{Holding, agenda::Due, calls::Calls, crew::Timetable, runs::LiveRun},
@@ -55,7 +56,7 @@ impl Loading<'_> {
         // A run that has ended still hears of its tasks that run: they must not start again.
         let mut runs = BTreeSet::new();
         for first in query::work::running_tasks(self.state)? {
-            if let Some(task) = self.fold_from(first, Task::begun, Task::apply)? {
+            if let Some(task) = self.fold_from::<Task>(first)? {
                 runs.extend(task.facts.run.clone());
                 holding.tasks.index(&task, &mut holding.agenda, self.now_ms);
                 holding.tasks.keep(task, None);
@@ -64,7 +65,7 @@ impl Loading<'_> {
         let there = query::work::workers(self.state)?.into_iter();
         // Those that have gone are loaded when they come back.
         for query::work::Worker { id, .. } in there.filter(|worker| worker.status != OFFLINE) {
-            if let Some(mut worker) = self.fold(&crate::worker::subject(&id), Worker::begun, Worker::apply)? {
+            if let Some(mut worker) = self.fold::<Worker>(&id)? {
                 // Nobody was heard while the node was down; their silence counts from now.
                 worker.heard(self.now_ms);
                 holding.agenda.put(self.now_ms, Due::Worker(id));
@@ -173,7 +174,7 @@ impl Loading<'_> {
     }
 
     fn timetable(&self, id: &str) -> Result<Option<Timetable>, StateError> {
-        let schedule = self.fold(&crate::schedule::subject(id), Schedule::begun, Schedule::apply)?;
+        let schedule = self.fold::<Schedule>(id)?;
         let Some(schedule) = schedule else { return Ok(None) };
         let what = schedule.input.map(|input| makes(self.state, self.log, &input.cid)).transpose()?.flatten();
         if what.is_none() {
@@ -182,33 +183,16 @@ impl Loading<'_> {
         Ok(Some(Timetable { schedule, makes: what }))
     }
 
-    fn fold<T>(
-        &self,
-        subject: &str,
-        begun: fn(&Event) -> Option<T>,
-        apply: fn(&mut T, &Event),
-    ) -> Result<Option<T>, StateError> {
-        match query::work::first_of(self.state, subject)? {
-            Some(first) => self.fold_from(first, begun, apply),
+    fn fold<E: Entity<Given = ()>>(&self, id: &str) -> Result<Option<E>, StateError> {
+        match query::work::first_of(self.state, &E::subject(id))? {
+            Some(first) => self.fold_from(first),
             None => Ok(None),
         }
     }
 
-    fn fold_from<T>(
-        &self,
-        first: u64,
-        begun: fn(&Event) -> Option<T>,
-        apply: fn(&mut T, &Event),
-    ) -> Result<Option<T>, StateError> {
-        let mut entity = None;
-        for seq in query::work::events_from(self.state, first)? {
-            let Some(event) = self.log.event_at(seq)? else { continue };
-            match &mut entity {
-                None => entity = begun(&event),
-                Some(entity) => apply(entity, &event),
-            }
-        }
-        Ok(entity)
+    fn fold_from<E: Entity<Given = ()>>(&self, first: u64) -> Result<Option<E>, StateError> {
+        let seqs = query::work::events_from(self.state, first)?.into_iter();
+        Ok(entity::try_folded(seqs.filter_map(|seq| self.log.event_at(seq).transpose()), &())?)
     }
 }
 

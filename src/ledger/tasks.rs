@@ -201,15 +201,7 @@ impl World {
         if self.holding.tasks.live.contains_key(id) {
             return Ok(true);
         }
-        let mut task: Option<Task> = None;
-        for seq in query::work::events_of(&self.state, &task::subject(id))? {
-            let Some(event) = self.reader.event_at(seq)? else { continue };
-            match &mut task {
-                None => task = Task::begun(&event),
-                Some(task) => task.apply(&event),
-            }
-        }
-        let Some(task) = task else { return Ok(false) };
+        let Some(task) = self.folded_from_log::<Task>(id)? else { return Ok(false) };
         self.holding.tasks.keep(task, None);
         Ok(true)
     }

@@ -14,6 +14,7 @@ use crate::{
         payload::{JSON, Payload, SaltKey, SealedPayload},
     },
     catalogue::Entry,
+    entity::{self, Entity},
     error::Refusal,
     event::PayloadRef,
     ledger::{
@@ -22,6 +23,7 @@ use crate::{
         holding::Holding,
     },
     log::{Reader, Stored},
+    query,
     state::Database,
     task::{Limits, Moment},
 };
@@ -65,6 +67,12 @@ impl World {
     /// Returns the number of events that the state has folded.
     pub fn folded(&self) -> u64 {
         self.applied.borrow().applied
+    }
+
+    /// Folds an entity from its events that the state knows of; `None` if there are none.
+    pub fn folded_from_log<E: Entity<Given = ()>>(&self, id: &str) -> Result<Option<E>, Fault> {
+        let seqs = query::work::events_of(&self.state, &E::subject(id))?;
+        Ok(entity::try_folded(seqs.into_iter().filter_map(|seq| self.reader.event_at(seq).transpose()), &())?)
     }
 
     /// Returns the content of a payload as text: from memory, from the commit that is being made, or from the log.

@@ -19,8 +19,8 @@ use crate::{
     metrics::Metrics,
     peer::Peer,
     state::{
-        StateError, StoredTiles, erasures, events_from, peers, progress, subject_key, tile_id,
-        work::{counts::Counts, recent::Entities},
+        StateError, StoredTiles, counts::Counts, erasures, events_from, peers, progress, recent::Entities,
+        subject_key, tile_id,
     },
 };
 

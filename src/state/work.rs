@@ -4,13 +4,10 @@
 //! - a row follows the events of its subject; an event of a subject that was never submitted changes nothing;
 //! - no payload is read.
 
+pub mod runs;
 mod schedules;
 mod tasks;
 mod workers;
-
-pub mod counts;
-pub(in crate::state) mod recent;
-pub mod runs;
 
 use rusqlite::params;
 
@@ -21,25 +18,13 @@ use crate::{
     workflow::run::{CONDITION, status as run},
 };
 
-/// Makes the names of statuses from the list of them: the tables hold the place of each.
-macro_rules! names {
-    ($all:expr) => {{
-        let mut names = [""; $all.len()];
-        let mut at = 0;
-        while at < names.len() {
-            names[at] = $all[at].as_str();
-            at += 1;
-        }
-        names
-    }};
-}
-
 /// The statuses of a task, each at the number it is stored as.
-pub const TASK_STATUSES: [&str; task::Status::ALL.len()] = names!(task::Status::ALL);
+pub const TASK_STATUSES: [&str; task::Status::ALL.len()] = task::Status::WORDS;
 /// The statuses of a run, each at the number it is stored as.
-pub const RUN_STATUSES: [&str; run::Status::ALL.len()] = names!(run::Status::ALL);
+pub const RUN_STATUSES: [&str; run::Status::ALL.len()] = run::Status::WORDS;
 /// The statuses of a worker, each at the number it is stored as. Whether it is busy is told by its tasks.
-pub const WORKER_STATUSES: [&str; WORKERS_SHOWN.len()] = names!(WORKERS_SHOWN);
+pub const WORKER_STATUSES: [&str; WORKERS_SHOWN.len()] =
+    [WORKERS_SHOWN[0].as_str(), WORKERS_SHOWN[1].as_str(), WORKERS_SHOWN[2].as_str()];
 const WORKERS_SHOWN: [worker::Status; 3] =
     [worker::Status::Active, worker::Status::Draining, worker::Status::Offline];
 

@@ -4,6 +4,7 @@
 //! in that list, or this fails and names the line. Comments and strings are not code and are not read.
 
 mod circles;
+mod order;
 
 use std::{
     fs,

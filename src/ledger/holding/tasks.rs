@@ -151,7 +151,7 @@ impl Tasks {
 
     /// Folds an event of a task and brings the indexes up to date.
     pub fn apply(&mut self, id: &str, body: &Body, event: &Event, crew: &mut Crew, agenda: &mut Agenda) {
-        let now_ms = event.fields().ts / 1000;
+        let now_ms = event.fields().at_ms();
         let Some(live) = self.live.get_mut(id) else { return };
         let before = Standing::of(&live.task);
         let class = class(&live.task);

@@ -27,7 +27,7 @@ use crate::{
         sqlite::{SqliteLog, SqliteReader},
     },
     query::{QueryError, View},
-    state::{self, digest, fold::Folder, work::counts::MINUTES_MAX},
+    state::{self, counts::MINUTES_MAX, digest, fold::Folder},
 };
 
 const START_MS: u64 = 1_767_225_600_000;

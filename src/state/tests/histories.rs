@@ -272,7 +272,7 @@ fn start(chance: &mut Chance, turn: u64) -> Start {
             runtime: "upstream".into(),
             rule: "source".into(),
             runner: format!("r{}", chance.below(2)),
-            key: chance.one_in(2).then(|| vec![chance.below(3) as u8; call::KEY_LEN]),
+            key: chance.one_in(2).then(|| vec![chance.below(3) as u8; 16]),
             trace: None,
         },
         former_key: None,

@@ -8,17 +8,19 @@ use std::iter;
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{
-    EVERY_TASK, Moment,
-    recent::{Kept, Spot},
-};
+use super::EVERY_TASK;
+use super::Moment;
 use crate::{
     entity,
     event::{
         Body, Event, PayloadRef,
         work::{Part, TaskSubmitted},
     },
-    state::{StateError, fold::Folder},
+    state::{
+        StateError,
+        fold::Folder,
+        recent::{Kept, Spot},
+    },
     task::{Status, Task},
 };
 
