@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
+use super::{Tongue, quoted};
 use crate::workflow::graph::{Graph, Node, span};
 
 /// The look of a status: its name, the fill of a box and the colour of its border.
@@ -97,31 +98,6 @@ pub(super) fn standing(node: &Node) -> String {
         Some(ms) => format!("{}, {}", node.status, span(ms)),
         None => node.status.clone(),
     }
-}
-
-/// A language with strings in double quotes.
-enum Tongue {
-    Dot,
-    Mermaid,
-}
-
-/// Escapes text for a string in double quotes. A `\n` becomes the language's line break.
-fn quoted(text: &str, tongue: &Tongue) -> String {
-    let mut quoted = String::with_capacity(text.len());
-    for c in text.chars() {
-        match (c, tongue) {
-            ('\n', Tongue::Dot) => quoted += "\\n",
-            ('\n', Tongue::Mermaid) => quoted += "<br/>",
-            ('"' | '\\', Tongue::Dot) => quoted.extend(['\\', c]),
-            ('&', Tongue::Dot) => quoted += "&amp;",
-            ('"' | '\\' | '<' | '>' | '&' | '#' | '`' | '%' | ';' | '{' | '}', Tongue::Mermaid) => {
-                let _ = write!(quoted, "#{};", u32::from(c));
-            }
-            (c, _) if c.is_control() => quoted.push(' '),
-            (c, _) => quoted.push(c),
-        }
-    }
-    quoted
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 use std::{collections::HashMap, fmt::Write};
 
+use super::{Tongue, quoted};
 use crate::{
     block::Cid,
     query::walk::{Node, Walk, What},
@@ -20,7 +21,7 @@ pub fn dot(walk: &Walk) -> String {
             What::Contract { .. } => "component",
             What::Foreign { .. } => "ellipse",
         };
-        let label = escape(&label(node), "\\\"", "\\n");
+        let label = quoted(&label(node), &Tongue::Dot);
         let _ = writeln!(text, "  \"{}\" [shape={shape}, label=\"{label}\"];", node.cid);
     }
     for edge in &walk.edges {
@@ -35,7 +36,7 @@ pub fn mermaid(walk: &Walk) -> String {
         walk.nodes.iter().enumerate().map(|(number, node)| (node.cid, number)).collect();
     let mut text = String::from("flowchart BT\n");
     for (number, node) in walk.nodes.iter().enumerate() {
-        let label = escape(&label(node), "#quot;", "<br/>");
+        let label = quoted(&label(node), &Tongue::Mermaid);
         let (open, close) = match node.what {
             What::Event { .. } => ("[", "]"),
             What::Payload { .. } => ("(", ")"),
@@ -67,21 +68,5 @@ fn label(node: &Node) -> String {
     }
 }
 
-/// Escapes text for a string in double quotes, with `quote` for `"` and `line` for a line break. In Mermaid it escapes
-/// `<`, `>`, `&`, `#` and backquotes too.
-fn escape(text: &str, quote: &str, line: &str) -> String {
-    let mut quoted = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '"' => quoted += quote,
-            '\n' => quoted += line,
-            '\\' => quoted += "\\\\",
-            '<' | '>' | '&' | '#' | '`' if line != "\\n" => {
-                let _ = write!(quoted, "#{};", u32::from(c));
-            }
-            c if c.is_control() => quoted.push(' '),
-            c => quoted.push(c),
-        }
-    }
-    quoted
-}
+#[cfg(test)]
+mod tests;
