@@ -6,7 +6,7 @@
 //!   force;
 //! - `iss`, `aud`, `exp` and `sub` are required, `nbf` is checked if present, and a token with a `crit` header is
 //!   refused;
-//! - the header's `typ` is not checked, so tokens of other types pass if their claims do;
+//! - a token whose header says another type than an access token's or plain `JWT` is refused;
 //! - nothing is fetched over the network.
 
 use std::{io, path::PathBuf, time::Instant};
@@ -28,6 +28,10 @@ const LEEWAY_S: u64 = 30;
 const KEYS_MAX: usize = 100;
 /// The shortest RSA modulus in bytes (RFC 7518, section 3.3: 2048 bits).
 const RSA_BYTES_MIN: usize = 2048 / 8;
+
+/// The types that a token's header may name: an access token (RFC 9068, section 2.1), or no special one. A token of
+/// the same issuer that is for something else says so.
+const TYPES: [&str; 3] = ["at+jwt", "application/at+jwt", "JWT"];
 
 /// Verifies tokens of one issuer for one audience.
 pub struct Verifier {
@@ -94,7 +98,8 @@ impl Verifier {
     /// the set has one key.
     fn verify(&self, token: &str, now: Instant) -> Option<Claims> {
         let header = decode_header(token).ok()?;
-        if header.crit.is_some() {
+        let fits = |said: &String| TYPES.iter().any(|known| known.eq_ignore_ascii_case(said));
+        if header.crit.is_some() || !header.typ.as_ref().is_none_or(fits) {
             return None;
         }
         let keys = self.keys.current_at(now);

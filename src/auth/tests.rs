@@ -283,6 +283,34 @@ fn unsigned(token: &str) -> String {
     format!("{rest}.")
 }
 
+fn typed(key: &EncodingKey, typ: Option<&str>) -> String {
+    let mut header = Header::new(Algorithm::EdDSA);
+    header.kid = Some("ed".to_owned());
+    header.typ = typ.map(str::to_owned);
+    encode(&header, &claims(json!({})), key).expect("claims can be signed")
+}
+
+#[test]
+fn a_token_of_another_type_than_an_access_tokens_is_refused() {
+    let issuer = issuer();
+    for (typ, allowed) in [
+        (None, true),
+        (Some("JWT"), true),
+        (Some("jwt"), true),
+        (Some("at+jwt"), true),
+        (Some("application/at+jwt"), true),
+        (Some("AT+JWT"), true),
+        (Some("id_token+jwt"), false),
+        (Some("logout+jwt"), false),
+        (Some("dpop+jwt"), false),
+        (Some("application/jwt"), false),
+        (Some(""), false),
+    ] {
+        let answer = ask(&issuer.access, &typed(&issuer.ed, typ));
+        assert_eq!(answer.err(), (!allowed).then_some(Denied::Invalid), "{typ:?}");
+    }
+}
+
 fn critical(key: &EncodingKey, claims: &Value) -> String {
     let mut header = Header::new(Algorithm::EdDSA);
     header.kid = Some("ed".to_owned());
