@@ -1,6 +1,8 @@
 //! The form of an answer: content negotiation, entity tags, and how long it may be cached.
 //!
-//! Invariant: an entity tag is a CID, so its content never changes.
+//! Invariants:
+//! - an entity tag is a CID, so its content never changes;
+//! - no cache may keep content that can be erased, which is that of payloads and their parts.
 
 use axum::{
     body::Body,
@@ -125,10 +127,18 @@ pub fn bytes(cid: &Cid, form: Form, bytes: Vec<u8>) -> Response {
     }
 }
 
-/// Adds to a response the number of payloads whose content it contains.
+/// Adds to a response the number of payloads whose content it contains, and forbids caches to keep any.
 pub fn holding(contents: u64, mut response: Response) -> Response {
     if contents > 0 {
         response.extensions_mut().insert(Contents(contents));
+    }
+    unkept(contents, response)
+}
+
+/// Forbids caches to keep a response about the content of payloads, because it may be erased later.
+pub fn unkept(contents: u64, mut response: Response) -> Response {
+    if contents > 0 {
+        response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
     }
     response
 }

@@ -15,7 +15,7 @@ use http::{
 use serde::Deserialize;
 
 use super::{
-    content::{CAR, RAW, Refused, asked, bad, cid, contents, holding, immutable, known},
+    content::{CAR, RAW, Refused, asked, bad, cid, contents, holding, immutable, known, unkept},
     export::streamed,
     reading::Answer,
 };
@@ -52,9 +52,11 @@ pub(super) async fn get(
         archive(&audit, name, all).await?
     } else {
         let found = audit.ask(move |view, _| view.find(&name)).await?;
-        known(&headers, &name).unwrap_or_else(|| {
-            holding(contents(&name, found.bytes()), immutable(&name, RAW, found.bytes().to_vec()))
-        })
+        let held = contents(&name, found.bytes());
+        match known(&headers, &name) {
+            Some(not_modified) => unkept(held, not_modified),
+            None => holding(held, immutable(&name, RAW, found.bytes().to_vec())),
+        }
     };
     // A browser must not show the bytes as a page of this origin, whatever they are.
     let attachment = format!("attachment; filename=\"{name}.{}\"", if car { "car" } else { "bin" });

@@ -97,7 +97,7 @@ pub(super) async fn block(
     let (found, shown) = question.await?;
     let contents = content::contents(&name, found.bytes());
     Ok(match (not_modified, form) {
-        (Some(not_modified), _) => not_modified,
+        (Some(not_modified), _) => content::unkept(contents, not_modified),
         (None, Form::Json) if inline => holding(contents, passing(&shown)),
         (None, Form::Json) => immutable(&name, "application/json", shown.to_string()),
         (None, Form::Raw | Form::DagJson) => holding(contents, bytes(&name, form, found.bytes().to_vec())),

@@ -5,7 +5,7 @@
 use axum::{Router, body::Body};
 use cairn::{
     audit::routes,
-    block::{Cid, car},
+    block::{Cid, car, decode, payload::Payload},
     caller::{Caller, Scope},
     identity::Verifier,
     ledger::Command,
@@ -101,6 +101,43 @@ fn blocks_come_in_the_form_that_was_asked_for() {
     let payload = served.get(&format!("/v1/blocks/{}", call.input)).json();
     assert_eq!((payload["type"].as_str(), &payload["value"]["len"]), (Some("payload"), &7.into()));
     assert_eq!(payload["value"].get("content"), None);
+}
+
+#[test]
+fn no_cache_may_keep_content_that_can_be_erased() {
+    let mut kept = Kept::new();
+    let large = format!("\"{}\"", "x".repeat(300_000));
+    let call = kept.call("ada", &large, None);
+    let contract = kept.publish("other");
+    let served = Served::new(&kept);
+    let raw = served.with(&format!("/v1/blocks/{}", call.input), &[("accept", "application/vnd.ipld.raw")]);
+    let payload: Payload = decode(&raw.body).expect("a payload");
+    let part = payload.parts.expect("it is large")[0];
+    let cached = |path: &str, headers: &[(&str, &str)]| {
+        let answer = served.with(path, headers);
+        assert!(answer.status == 200 || answer.status == 304, "{path}: {}", answer.status);
+        answer.header("cache-control").to_owned()
+    };
+    for (cid, content) in [(call.input, true), (part, true), (contract, false)] {
+        let tag = format!("\"{cid}\"");
+        let block = format!("/v1/blocks/{cid}");
+        let gateway = format!("/ipfs/{cid}?format=raw");
+        for form in ["application/vnd.ipld.raw", "application/vnd.ipld.dag-json"] {
+            for (path, headers) in [
+                (&block, vec![("accept", form)]),
+                (&block, vec![("accept", form), ("if-none-match", &tag)]),
+                (&gateway, vec![]),
+                (&gateway, vec![("if-none-match", tag.as_str())]),
+            ] {
+                let said = cached(path, &headers);
+                assert_eq!(said == "no-store", content, "{path} {headers:?}: {said}");
+                assert_eq!(said.contains("immutable"), !content, "{path} {headers:?}: {said}");
+            }
+        }
+    }
+    assert_eq!(cached(&format!("/ipfs/{}?format=car", call.input), &[]), "no-store");
+    let event = format!("/v1/events/{}", call.started.cid);
+    assert!(cached(&event, &[("accept", "application/vnd.ipld.raw")]).contains("immutable"));
 }
 
 #[test]
