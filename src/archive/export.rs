@@ -102,8 +102,9 @@ pub enum ExportError {
 }
 
 impl View {
-    /// Looks up the events of `scope` under the signed head. Errors: `NotFound` if there is none.
-    pub fn select(&self, scope: &Scope, head: &Head) -> Result<Selected, QueryError> {
+    /// Looks up the events of `scope` under the signed head. An archive has the log's key rotations in addition.
+    /// Errors: `NotFound` if there is none.
+    pub fn select(&self, scope: &Scope, format: Format, head: &Head) -> Result<Selected, QueryError> {
         let last = head.size.saturating_sub(1);
         let (seqs, what) = match scope {
             Scope::Range { from, to } => {
@@ -140,7 +141,10 @@ impl View {
                 (Seqs::These(self.ancestors(&starts, ANCESTORS_MAX)?), format!("an event of {cid}"))
             }
         };
-        let seqs = self.with_rotations(seqs, last)?;
+        let seqs = match format {
+            Format::Car => self.with_rotations(seqs, last)?,
+            Format::JsonLines | Format::ProvJson => seqs,
+        };
         let (from, to, count) = match &seqs {
             Seqs::These(seqs) => (seqs.first().copied(), seqs.last().copied(), seqs.len() as u64),
             Seqs::Fitting { filter, .. } => {
@@ -166,9 +170,11 @@ impl View {
             return Ok(seqs);
         }
         let mut all = match seqs {
-            // A whole log has its rotations anyway. A range holds only its own events.
-            Seqs::Fitting { gapless: true, .. } => return Ok(seqs),
-            Seqs::Fitting { filter, gapless: false } => self.all_seqs(&filter, 0)?,
+            // A whole log has its rotations anyway, and so has a range that reaches over all of them.
+            Seqs::Fitting { filter, gapless: true } if rotations.iter().all(|seq| within(&filter, *seq)) => {
+                return Ok(Seqs::Fitting { filter, gapless: true });
+            }
+            Seqs::Fitting { filter, .. } => self.all_seqs(&filter, 0)?,
             Seqs::These(seqs) => seqs,
         };
         if !all.is_empty() {
@@ -252,6 +258,11 @@ impl View {
             }
         }
     }
+}
+
+/// Returns whether a seq is in the range of a filter.
+fn within(filter: &Filter, seq: u64) -> bool {
+    filter.from_seq.is_none_or(|from| from <= seq) && filter.to_seq.is_none_or(|to| seq <= to)
 }
 
 /// Returns an event as DAG-JSON with its CID added as `cid`.

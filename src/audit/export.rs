@@ -109,7 +109,7 @@ impl Audit {
         format: Format,
         caller: &Caller,
     ) -> Result<Selected, Unanswered> {
-        let selected = self.ask(move |view, head| view.select(&scope, head)).await?;
+        let selected = self.ask(move |view, head| view.select(&scope, format, head)).await?;
         let command = Command::Export {
             format: format.as_str().to_owned(),
             from_seq: selected.from,

@@ -49,7 +49,7 @@ pub fn run(args: Export, quiet: bool) -> anyhow::Result<ExitCode> {
                     (None, Some(cid)) => Scope::Ancestors(cid),
                     (None, None) => Scope::Range { from: None, to: None },
                 };
-                let selected = view.select(&scope, &source::head(home, view)?)?;
+                let selected = view.select(&scope, args.format, &source::head(home, view)?)?;
                 Ok(view.export(&selected, args.format, &mut to)?)
             }
             Source::Server(remote) => {

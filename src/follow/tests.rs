@@ -166,7 +166,7 @@ async fn what_was_withheld_is_asked_for_again() {
     assert!(report.faults.iter().all(|fault| fault.fault.contains("its owner withholds it")), "{report:?}");
     let view = View::open(followed.home()).expect("a view");
     let whole = Scope::Range { from: None, to: None };
-    let selected = view.select(&whole, &owner.head()).expect("something is selected");
+    let selected = view.select(&whole, Format::Car, &owner.head()).expect("something is selected");
     view.export(&selected, Format::Car, &mut Vec::new()).expect("what is held can be exported");
 
     let state = || std::fs::metadata(followed.home().state_path()).expect("a state").ino();

@@ -274,7 +274,7 @@ impl Tool {
                 Scope::Range { from: asked.from_seq, to: asked.to_seq }
             }
         };
-        let question = self.audit.ask(move |view, head| Ok((view.select(&scope, head)?, head.size)));
+        let question = self.audit.ask(move |view, head| Ok((view.select(&scope, format, head)?, head.size)));
         let (selected, size) = question.await.map_err(refusal)?;
         let uri = match &self.base {
             Some(base) => format!("{}/v1/export?{query}", base.trim_end_matches('/')),

@@ -3,7 +3,10 @@
 use std::{fs, path::Path};
 
 use cairn::{
-    archive::writing::Manifest,
+    archive::{
+        evidence::{Evidence, Proof, judge_read},
+        writing::Manifest,
+    },
     block::{
         Block, Codec,
         car::{Limits, Reader, SECTION_MAX},
@@ -18,6 +21,7 @@ use serde_json::{Value, json};
 use crate::{
     harness::{Server, exits, temp, text, told},
     minted::{Section, archive},
+    record,
     speech::result,
 };
 
@@ -110,6 +114,54 @@ fn a_run_is_replayed_where_it_never_ran() {
         fs::copy(Path::new(one).join("keys").join(key), keys.join(key)).expect("a key");
     }
     assert_eq!(told(&["replay", "wf", "--json", "--data", whole])["matched"], true);
+}
+
+/// What an archive shows of its events, and their seqs, whatever it is an archive of.
+fn shown(archive: &[u8]) -> (Evidence, Vec<u64>) {
+    let limits = Limits { section_max: SECTION_MAX, total_max: u64::MAX };
+    let sections: Vec<Section> =
+        Reader::new(archive, limits).and_then(|archive| archive.collect()).expect("an archive");
+    let manifest: Manifest = decode(&sections[0].1).expect("a manifest");
+    let mut proof = Proof::of(&manifest).expect("a proof");
+    let mut blocks = sections[1..].iter();
+    while proof.open() {
+        let (cid, bytes) = blocks.next().expect("a block of the proof");
+        proof.take(*cid, bytes).expect("the next block of the proof");
+    }
+    let (_, genesis) = blocks.next().expect("a genesis block");
+    let events: Vec<Event> = blocks.filter_map(|(_, bytes)| Event::open(bytes.clone()).ok()).collect();
+    let seqs: Vec<u64> = events.iter().map(|event| event.fields().seq).collect();
+    assert_eq!(manifest.count, seqs.len() as u64);
+    assert_eq!((Some(&manifest.from), Some(&manifest.to)), (seqs.first(), seqs.last()));
+    (judge_read(&manifest, genesis, &events, &proof).expect("the keys lead to the head"), seqs)
+}
+
+#[test]
+fn an_archive_of_a_range_leads_to_the_key_of_its_head() {
+    let temp = temp();
+    let data = text(temp.path());
+    let call = || exits(0, &["call", "tools_list_categories", "--data", data]);
+    call();
+    exits(0, &["key", "rotate", "--data", data]);
+    call();
+    let rotated = record::events(temp.path())
+        .iter()
+        .position(|event| event.fields().kind == "log.key_rotated")
+        .expect("a change of keys") as u64;
+    let server = Server::start(temp.path(), &["--no-p2p"]);
+    for (from, to) in [(0, rotated - 1), (1, 2), (rotated + 1, rotated + 2), (rotated - 1, rotated + 1)] {
+        let range = format!("from_seq={from}&to_seq={to}");
+        let (evidence, seqs) = shown(&server.get(&format!("/v1/export?format=car&{range}")).body);
+        assert!(matches!(evidence, Evidence::Verified { .. }), "{range}: {evidence:?}");
+        let mut expected: Vec<u64> = (from..=to).chain([rotated]).collect();
+        expected.sort_unstable();
+        expected.dedup();
+        assert_eq!(seqs, expected, "{range}");
+        // What is no archive has the events that were asked for.
+        let lines = server.get(&format!("/v1/export?format=jsonl&{range}"));
+        assert_eq!(lines.text().lines().count() as u64, to - from + 1, "{range}");
+    }
+    assert!(server.stop().success());
 }
 
 #[test]

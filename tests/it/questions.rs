@@ -668,7 +668,7 @@ fn copy(from: &Path, to: &Path) {
 /// A whole export of `kept` in one format.
 fn exported(kept: &Kept, scope: &Scope, format: Format) -> Vec<u8> {
     let (view, head) = kept.view();
-    let selected = view.select(scope, &head).expect("something is selected");
+    let selected = view.select(scope, format, &head).expect("something is selected");
     let mut bytes = Vec::new();
     view.export(&selected, format, &mut bytes).expect("it is exported");
     bytes
