@@ -37,7 +37,7 @@ pub enum Refused {
     Keys,
     #[error("the peer's head is not signed by its log's key")]
     Head(#[source] CheckpointError),
-    #[error("the peer's head is empty, or over 1000 bytes")]
+    #[error("the peer's head is over no events")]
     HeadForm,
     #[error("the peer's proof does not lead to its signed root")]
     Proof,

@@ -175,33 +175,47 @@ impl Verifier {
 ///
 /// Signatures of other keys are ignored. A wrong signature of this key refuses the note, even beside a valid one.
 pub fn open_checkpoint(note: &str, verifier: &Verifier) -> Result<Checkpoint, CheckpointError> {
-    if note.len() > CHECKPOINT_MAX {
-        return Err(CheckpointError::Note);
-    }
-    let parsed = Note::from_bytes(note.as_bytes()).map_err(|_| CheckpointError::Note)?;
-    let text = parsed.text();
+    let (text, signatures) = read_note(note)?;
+    let ours = |signature: &&signed_note::Signature| {
+        (signature.name(), signature.id()) == (verifier.origin(), verifier.id)
+    };
     let mut signed = false;
-    // A blank line separates the text from the signatures.
-    for (nth, line) in note[text.len() + 1..].lines().enumerate() {
-        if nth == SIGNATURES_MAX {
-            return Err(CheckpointError::Note);
-        }
-        let signature =
-            signed_note::Signature::from_bytes(line.as_bytes()).map_err(|_| CheckpointError::Note)?;
-        if (signature.name(), signature.id()) == (verifier.origin(), verifier.id) {
-            Signature::from_slice(signature.signature())
-                .and_then(|signature| verifier.key.verify_strict(text, &signature))
-                .map_err(|_| CheckpointError::Signature)?;
-            signed = true;
-        }
+    for signature in signatures.iter().filter(ours) {
+        Signature::from_slice(signature.signature())
+            .and_then(|signature| verifier.key.verify_strict(text.as_bytes(), &signature))
+            .map_err(|_| CheckpointError::Signature)?;
+        signed = true;
     }
     if !signed {
         return Err(CheckpointError::Unsigned);
     }
-    let checkpoint = parse(&note[..text.len()]).ok_or(CheckpointError::Malformed)?;
+    let checkpoint = parse(text).ok_or(CheckpointError::Malformed)?;
     match checkpoint.origin == verifier.origin {
         true => Ok(checkpoint),
         false => Err(CheckpointError::Origin { origin: checkpoint.origin }),
+    }
+}
+
+/// Checks that a text has the form of a signed head, whoever signed it.
+pub fn check_form(note: &str) -> Result<(), CheckpointError> {
+    let (text, _) = read_note(note)?;
+    parse(text).map(|_| ()).ok_or(CheckpointError::Malformed)
+}
+
+/// Returns the text of a signed note, and its signatures, none of which was checked. Errors: `Note`.
+fn read_note(note: &str) -> Result<(&str, Vec<signed_note::Signature>), CheckpointError> {
+    if note.len() > CHECKPOINT_MAX {
+        return Err(CheckpointError::Note);
+    }
+    let parsed = Note::from_bytes(note.as_bytes()).map_err(|_| CheckpointError::Note)?;
+    // A blank line separates the text from the signatures.
+    let (text, lines) = note.split_at(parsed.text().len());
+    let lines = lines.lines().skip(1).take(SIGNATURES_MAX + 1);
+    let signatures: Result<Vec<_>, _> =
+        lines.map(|line| signed_note::Signature::from_bytes(line.as_bytes())).collect();
+    match signatures {
+        Ok(signatures) if signatures.len() <= SIGNATURES_MAX => Ok((text, signatures)),
+        Ok(_) | Err(_) => Err(CheckpointError::Note),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
         car::{CarError, Limits, Reader, SECTION_MAX},
     },
     event::Event,
+    identity::{CheckpointError, check_form},
     log::{
         Batch, Log, LogError,
         fresh::Fresh,
@@ -50,6 +51,8 @@ pub enum ImportError {
     NoArchive(#[source] CarError),
     #[error("the archive is not an export of a log: its root is no manifest of version 1")]
     NoManifest,
+    #[error("the archive is refused: its checkpoint is no signed head")]
+    Checkpoint(#[from] CheckpointError),
     #[error("the archive holds {count} blocks that nothing in it names, the first {cid}")]
     Unnamed { count: u64, cid: String },
     #[error(
@@ -80,7 +83,9 @@ impl ImportError {
         match self {
             Self::NoArchive(_) | Self::NoManifest => Some(Verdict::Unreadable),
             Self::Car(err) => Verdict::of_archive(err),
-            Self::Unnamed { .. } | Self::Log(LogError::Corrupt { .. }) => Some(Verdict::Invalid),
+            Self::Checkpoint(_) | Self::Unnamed { .. } | Self::Log(LogError::Corrupt { .. }) => {
+                Some(Verdict::Invalid)
+            }
             Self::Partial { .. }
             | Self::Gap { .. }
             | Self::Short { .. }
@@ -139,6 +144,7 @@ fn import_log(
     if Home::existing(dir).is_ok() {
         return Err(ImportError::Occupied { dir: dir.display().to_string() });
     }
+    check_form(&manifest.checkpoint)?;
     let fresh = Fresh::of(dir);
     // An import that a crash interrupted may have left this directory.
     let part = dir.join("import");

@@ -26,8 +26,6 @@ use crate::{
     merkle::Hash,
 };
 
-/// Bytes of a signed head that can be kept beside a log.
-pub const NOTE_MAX: usize = 1000;
 /// Requests for blocks under way at once.
 const ASKED_MAX: usize = 4;
 /// Bytes of blocks held before they are stored, ahead of their events.
@@ -158,7 +156,7 @@ impl Machine {
     fn head(&mut self, told: &ToldHead, held: &dyn Held) -> Result<Vec<Wish>, Refused> {
         let keys = self.keys_with(told)?;
         let head = keys.open(&told.checkpoint).map_err(Refused::Head)?;
-        if told.checkpoint.len() > NOTE_MAX || head.size == 0 {
+        if head.size == 0 {
             return Err(Refused::HeadForm);
         }
         let signed = Signed { note: told.checkpoint.clone(), head };

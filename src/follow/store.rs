@@ -128,7 +128,7 @@ impl Store {
 
     /// Notes the largest signed head: whole or not at all.
     pub fn note(&self, head: &str) -> io::Result<()> {
-        write_secret(&self.home.dir().join("head"), head.as_bytes())
+        self.home.replace_head(head)
     }
 
     pub fn keep(&mut self, batch: &Batch) -> Result<(), LogError> {

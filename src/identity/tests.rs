@@ -94,6 +94,37 @@ fn the_rules_of_signed_note_are_kept() {
 }
 
 #[test]
+fn a_head_of_the_largest_size_is_a_head_and_its_form_is_checked_without_a_key() {
+    let root = BASE64_STANDARD.encode([9; 32]);
+    let of_len = |len: usize| note(&format!("{ORIGIN}\n5\n{root}\n{}\n", "x".repeat(len)), &signer());
+    let room = CHECKPOINT_MAX - of_len(0).len();
+    let (largest, over) = (of_len(room), of_len(room + 1));
+    check(&largest, Ok(5));
+    check(&over, Err(CheckpointError::Note));
+    assert_eq!(check_form(&largest), Ok(()));
+    assert_eq!(check_form(&over), Err(CheckpointError::Note));
+    let head = other().sign_checkpoint(5, &[9; 32]);
+    assert_eq!(check_form(&head), Ok(()));
+    let theirs = signature_of(&head);
+    assert_eq!(check_form(&format!("{head}{}", theirs.repeat(15))), Ok(()));
+    assert_eq!(check_form(&format!("{head}{}", theirs.repeat(16))), Err(CheckpointError::Note));
+    assert_eq!(check_form(&note("no head\n", &signer())), Err(CheckpointError::Malformed));
+}
+
+#[test]
+fn a_signature_of_another_key_has_a_name_of_any_length_and_at_least_one_byte() {
+    let head = signer().sign_checkpoint(600, &[9; 32]);
+    let line =
+        |name: &str, bytes: &[u8]| format!("{head}\u{2014} {name} {}\n", BASE64_STANDARD.encode(bytes));
+    check(&line(&"n".repeat(300), &[0; 5]), Ok(600));
+    check(&line("n", &[0; 76]), Ok(600));
+    for bad in [line("n", &[0; 4]), line("a+b", &[0; 5]), line("a b", &[0; 5]), line("", &[0; 5])] {
+        check(&bad, Err(CheckpointError::Note));
+    }
+    check(&line("n", &[0; 5]).replace("AAAAAAA=", "AAAAAAB="), Err(CheckpointError::Note));
+}
+
+#[test]
 fn a_signed_text_that_is_no_checkpoint_of_ours_is_refused() {
     let root = BASE64_STANDARD.encode([9; 32]);
     let short = BASE64_STANDARD.encode([9; 31]);

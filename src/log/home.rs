@@ -14,10 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::block::payload::SaltKey;
+use crate::{block::payload::SaltKey, identity::CHECKPOINT_MAX};
 
-/// The bytes of one of the two slots of the head file. A signed checkpoint has about 200.
-const HEAD_SLOT: usize = 1024;
+/// The bytes of one of the two slots of the head file: every signed head fits.
+const HEAD_SLOT: usize = CHECKPOINT_MAX;
+/// The bytes of a slot as earlier builds wrote it. A file of two of these is read, and widened before it is written.
+const FORMER_SLOT: usize = 1024;
 
 /// How long a server waits for another to end, and how often it looks.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
@@ -284,12 +286,19 @@ impl Home {
         self.io(HeadFile { file, slot: 0 }.read())
     }
 
+    /// Puts a file with this signed head alone in the place of the head file, whole or not at all.
+    pub fn replace_head(&self, note: &str) -> io::Result<()> {
+        write_secret(&self.dir.join("head"), &slot_of(note)?)
+    }
+
     /// Opens the file of the last signed head.
     pub fn head(&self) -> Result<HeadFile, HomeError> {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true).mode(0o600);
         let file = self.io(options.open(self.dir.join("head")))?;
-        Ok(HeadFile { file, slot: 0 })
+        let mut head = HeadFile { file, slot: 0 };
+        self.io(head.widen())?;
+        Ok(head)
     }
 
     fn io<T>(&self, result: io::Result<T>) -> Result<T, HomeError> {
@@ -328,25 +337,61 @@ pub struct HeadFile {
 impl HeadFile {
     /// Returns the texts of both slots. The caller takes the larger head whose signature is good.
     pub fn read(&mut self) -> io::Result<Vec<String>> {
-        let mut bytes = Vec::new();
-        self.file.seek(SeekFrom::Start(0))?;
-        (&mut self.file).take(2 * HEAD_SLOT as u64).read_to_end(&mut bytes)?;
-        let texts = bytes.chunks(HEAD_SLOT).filter_map(|slot| {
+        let bytes = self.bytes()?;
+        let width = if is_narrow(&bytes) { FORMER_SLOT } else { HEAD_SLOT };
+        let texts = bytes.chunks(width).filter_map(|slot| {
             let text = slot.split(|byte| *byte == 0).next()?;
             std::str::from_utf8(text).ok().filter(|text| !text.is_empty()).map(str::to_owned)
         });
         Ok(texts.collect())
     }
 
-    /// Writes a signed head. Without `sync` it survives the process, but not a power cut.
+    fn bytes(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.file.seek(SeekFrom::Start(0))?;
+        (&mut self.file).take(2 * HEAD_SLOT as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Moves the second slot of a file of narrow slots to where it stands in a wide one. The first stays where it is.
+    fn widen(&mut self) -> io::Result<()> {
+        let bytes = self.bytes()?;
+        if !is_narrow(&bytes) {
+            return Ok(());
+        }
+        // A crash before the write leaves the narrow file; after it, a wide one with the same two heads. Amid it, the
+        // first head is left here, and the log has its own in it.
+        let mut second = bytes.get(FORMER_SLOT..).unwrap_or_default().to_vec();
+        second.resize(HEAD_SLOT, 0);
+        self.file.write_all_at(&second, HEAD_SLOT as u64)?;
+        self.file.sync_data()
+    }
+
+    /// Writes a signed head. Without `sync` it survives the process, but not a power cut. Errors: `FileTooLarge` if it
+    /// is over [`CHECKPOINT_MAX`] bytes, which no signed head is.
     pub fn write(&mut self, note: &str, sync: bool) -> io::Result<()> {
-        let mut slot = [0; HEAD_SLOT];
-        let text = note.as_bytes();
-        slot.get_mut(..text.len()).ok_or(io::ErrorKind::FileTooLarge)?.copy_from_slice(text);
-        self.file.write_all_at(&slot, self.slot * HEAD_SLOT as u64)?;
+        // What is left of a longer head stands behind a zero byte, which no head contains, and is not read.
+        let slot = slot_of(note)?;
+        let written = slot.get(..=note.len()).unwrap_or(&slot);
+        self.file.write_all_at(written, self.slot * HEAD_SLOT as u64)?;
         self.slot = 1 - self.slot;
         if sync { self.file.sync_data() } else { Ok(()) }
     }
+}
+
+/// Returns whether a head file has the slots of earlier builds, or none yet.
+fn is_narrow(bytes: &[u8]) -> bool {
+    bytes.len() <= 2 * FORMER_SLOT
+}
+
+/// Returns a slot with this head.
+fn slot_of(note: &str) -> io::Result<Vec<u8>> {
+    let mut slot = note.as_bytes().to_vec();
+    if slot.len() > HEAD_SLOT {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    slot.resize(HEAD_SLOT, 0);
+    Ok(slot)
 }
 
 /// The extension of a file that [`write_secret`] has not finished; a crash leaves it.
@@ -361,3 +406,6 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&fresh, path)?;
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
+
+#[cfg(test)]
+mod tests;
