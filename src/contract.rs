@@ -12,7 +12,7 @@ use ipld_core::ipld::Ipld;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
-use crate::block::{Block, Cid};
+use crate::block::{Block, Cid, decode_exactly};
 
 /// A tool definition has at most this many bytes.
 pub const DEFINITION_MAX: usize = 1024 * 1024;
@@ -121,6 +121,12 @@ impl Contract {
             effects,
             prev: None,
         })
+    }
+
+    /// Returns whether these bytes are a contract, within the bounds of `schemas/contract.json`.
+    pub fn is_block(bytes: &[u8]) -> bool {
+        decode_exactly::<Self>(bytes)
+            .is_ok_and(|contract| contract.v == 1 && !contract.name.is_empty() && !contract.source.is_empty())
     }
 
     pub fn seal(&self) -> Block {

@@ -392,7 +392,7 @@ impl Found {
         if chain.whole && chain.next == 0 {
             self.fault(Verdict::Incomplete, None, None, "the log is empty");
         }
-        self.end_payloads(&chain);
+        self.end_payloads(&chain)?;
         self.end_blocks(&chain)?;
         self.root = chain.tree.map(|tree| tree.root());
         Ok(())

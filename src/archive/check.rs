@@ -15,7 +15,7 @@ use crate::{
     archive::kept::{ARCHIVES_MAX, DIRECTORY, EVENTS_MAX},
     archive::writing::Manifest,
     block::car::CarError,
-    block::{Cid, Codec, decode_exactly, payload::Payload},
+    block::{Cid, Codec, decode_exactly, links, payload::Payload},
     contract::Contract,
     event::{
         Body, Event, Genesis,
@@ -82,6 +82,8 @@ pub(super) struct Check<'a> {
     /// Maps each contract to whether an event has named it; `plans` does the same.
     contracts: HashMap<Cid, bool>,
     plans: HashMap<Cid, bool>,
+    /// Holds what the contracts and plans name as contracts.
+    links: HashSet<Cid>,
     payloads: Payloads,
     calls: OpenCalls,
     begun: HashSet<Cid>,
@@ -144,6 +146,7 @@ impl<'a> Check<'a> {
             keys: None,
             contracts: HashMap::new(),
             plans: HashMap::new(),
+            links: HashSet::new(),
             payloads: Payloads::default(),
             calls: OpenCalls::default(),
             begun: HashSet::new(),
@@ -173,18 +176,24 @@ impl<'a> Check<'a> {
         if cid.codec() == Codec::Raw {
             return Err(refused(UNNAMED));
         }
-        if self.last.is_none() && decode_exactly::<Contract>(&bytes).is_ok_and(|contract| contract.v == 1) {
-            self.blocks += 1;
-            self.contracts.insert(cid, false);
-            return Ok(());
-        }
-        if self.last.is_none() && Plan::is_block(&bytes) {
-            self.blocks += 1;
-            self.plans.insert(cid, false);
+        if self.last.is_none() && self.named_by_events(cid, &bytes) {
             return Ok(());
         }
         let event = Event::open(bytes).map_err(|_| refused(UNNAMED))?;
         self.event(&event)
+    }
+
+    /// Takes a contract or a plan, with what it names as contracts. Returns false if the block is neither.
+    fn named_by_events(&mut self, cid: Cid, bytes: &[u8]) -> bool {
+        let blocks = match (Contract::is_block(bytes), Plan::is_block(bytes)) {
+            (true, _) => &mut self.contracts,
+            (false, true) => &mut self.plans,
+            (false, false) => return false,
+        };
+        blocks.insert(cid, false);
+        self.blocks += 1;
+        self.links.extend(links(cid.codec(), bytes).unwrap_or_default());
+        true
     }
 
     /// Returns the keys from the genesis block, which must be the first block after the proof.
@@ -232,6 +241,7 @@ impl<'a> Check<'a> {
             rule(followed, "the key before it did not sign for its key")?;
         }
         for pay in &fields.pay {
+            rule(!self.kept(&pay.cid), "it names as a payload what is none")?;
             let one = self.payloads.name(pay.cid, pay.len);
             rule(one, "it says another length of a payload than an earlier event")?;
         }
@@ -272,6 +282,12 @@ impl<'a> Check<'a> {
             || self.met.contains(cid)
     }
 
+    /// Returns whether a CID names what the archive holds as something else than a contract.
+    fn is_no_contract(&self, cid: &Cid) -> bool {
+        let payload = self.payloads.lens.contains_key(cid);
+        !self.contracts.contains_key(cid) && (payload || self.kept(cid))
+    }
+
     /// Runs the checks that need the whole archive, and returns what the proof shows.
     pub fn end(&self, proof: &Proof<'_>) -> Result<Evidence, KeepError> {
         let Manifest { from, to, count, .. } = *self.manifest;
@@ -285,6 +301,12 @@ impl<'a> Check<'a> {
         let mut named = self.contracts.iter().chain(&self.plans);
         if let Some((cid, _)) = named.find(|(_, named)| !**named) {
             return Err(KeepError::Block { cid: *cid, fault: "no event of the archive names it" });
+        }
+        if let Some(cid) = self.links.iter().find(|cid| self.is_no_contract(cid)) {
+            return Err(KeepError::Block {
+                cid: *cid,
+                fault: "a block names it as a contract, and it is none",
+            });
         }
         let refused = |fault| KeepError::Proof { fault };
         let keys = self.keys.as_ref().ok_or_else(|| refused("its genesis block is missing"))?;

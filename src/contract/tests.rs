@@ -20,6 +20,19 @@ fn schemas_stand_as_the_bytes_they_came_as() {
 }
 
 #[test]
+fn a_contract_has_a_name_a_source_and_the_known_version() {
+    let good = contract(r#"{"name":"t","inputSchema":{}}"#).expect("a whole definition");
+    assert!(Contract::is_block(good.seal().bytes()));
+    for bad in [
+        Contract { name: String::new(), ..good.clone() },
+        Contract { source: String::new(), ..good.clone() },
+        Contract { v: 2, ..good.clone() },
+    ] {
+        assert!(!Contract::is_block(bad.seal().bytes()), "{bad:?}");
+    }
+}
+
+#[test]
 fn definitions_without_a_name_or_an_object_schema_are_refused() {
     for text in [r#"{"inputSchema":{}}"#, r#"{"name":"t"}"#, r#"{"name":"t","inputSchema":true}"#, "[]", "3"]
     {

@@ -11,6 +11,10 @@ use std::collections::HashMap;
 use super::{Body, Event, Fields, VERSION};
 use crate::block::{Cid, encode};
 
+/// Lists the kinds that end a call.
+const ENDINGS: [&str; 5] =
+    ["call.succeeded", "call.failed", "call.refused", "call.interrupted", "call.cancelled"];
+
 /// Holds what the rules look at, however the event was read.
 #[derive(Clone, Copy, Debug)]
 pub struct Said<'a> {
@@ -38,6 +42,13 @@ pub fn check(said: &Said<'_>) -> Result<Option<Body>, &'static str> {
     // The first event names the log's genesis block, so its version must be known.
     if first && said.v != VERSION {
         return Err("log.opened is of a version that is not known");
+    }
+    // Nobody could follow the log's keys past a change that is not understood.
+    if said.kind == "log.key_rotated" && said.v != VERSION {
+        return Err("log.key_rotated is of a version that is not known");
+    }
+    if ENDINGS.contains(&said.kind) && said.cause.is_none() {
+        return Err("an ending of a call names no start of one");
     }
     if said.v != VERSION {
         return Ok(None);
@@ -121,7 +132,7 @@ impl OpenCalls {
                 self.begun.insert(cid, (said.subject.to_owned(), said.tool));
                 Ended::Rightly
             }
-            "call.succeeded" | "call.failed" | "call.refused" | "call.interrupted" | "call.cancelled" => {
+            ending if ENDINGS.contains(&ending) => {
                 match said.cause.and_then(|cause| self.begun.remove(&cause)) {
                     None => Ended::NotOpen,
                     Some((subject, tool)) if subject == said.subject && tool == said.tool => Ended::Rightly,

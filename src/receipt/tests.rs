@@ -8,12 +8,12 @@ use super::*;
 use crate::{
     block::encode,
     event::{
-        Actor, Fact, Place,
+        Actor, Fact, Fields, Place,
         body::{Body, LogOpened, LogRecovered},
         keeping::LogKeyRotated,
     },
     identity::Signer,
-    merkle::{Growing, Tiles, inclusion},
+    merkle::{Growing, Tiles, inclusion, node_hash},
 };
 
 const ORIGIN: &str = "cairn.example/log1";
@@ -213,6 +213,74 @@ fn every_broken_link_of_the_chain_is_found() {
     let moved = Receipt { checkpoint: head, ..receipt() };
     let err = moved.verify(elsewhere.verifier()).expect_err("another origin");
     assert!(matches!(err, ReceiptError::Origin { .. }));
+}
+
+/// Returns the receipt of an event that was changed so, in a log of 9 whose other events are as in [`receipt`].
+fn receipt_of(change: impl FnOnce(&mut Fields)) -> Receipt {
+    let good = receipt();
+    let mut fields = Event::open(good.event).expect("an event").fields().clone();
+    change(&mut fields);
+    let event = encode(&fields);
+    let cid = Cid::of(Codec::DagCbor, &event);
+    // The tree is one of which the event is the only leaf that is known.
+    let leaf = leaf_hash(&cid);
+    let [first, second, third, fourth] = [[1; 32], [2; 32], [3; 32], [4; 32]];
+    let four = node_hash(&node_hash(&first, &leaf), &second);
+    let root = node_hash(&node_hash(&third, &four), &fourth);
+    Receipt {
+        cid,
+        event,
+        proof: vec![first, second, third, fourth],
+        checkpoint: signer(ORIGIN).sign_checkpoint(9, &root),
+        ..receipt()
+    }
+}
+
+#[test]
+fn an_event_of_a_receipt_keeps_the_rules_of_one_event() {
+    let verify = |change: &dyn Fn(&mut Fields)| {
+        let verified = receipt_of(change).verify(signer(ORIGIN).verifier());
+        verified.map(|_| ()).map_err(|err| err.to_string())
+    };
+    assert_eq!(verify(&|_| {}), Ok(()));
+    let unknown = |fields: &mut Fields| {
+        (fields.v, fields.kind, fields.subject) = (2, "later.kind".to_owned(), "anything".to_owned());
+    };
+    assert_eq!(verify(&unknown), Ok(()));
+    let ending = |fields: &mut Fields| {
+        (fields.kind, fields.subject) = ("call.succeeded".to_owned(), "call/1".to_owned());
+        fields.body = [("took_us".to_owned(), ipld_core::ipld::Ipld::Integer(1))].into();
+    };
+    for v in [1, 2] {
+        let refused = verify(&|fields: &mut Fields| {
+            ending(fields);
+            fields.v = v;
+        });
+        assert!(refused.is_err_and(|err| err.contains("names no start")), "{v}");
+        let rotated = verify(&|fields: &mut Fields| {
+            (fields.v, fields.kind) = (v, "log.key_rotated".to_owned());
+            fields.body.clear();
+        });
+        assert!(rotated.is_err_and(|err| err.contains("breaks a rule")), "{v}");
+    }
+    let cause = Cid::of(Codec::DagCbor, b"a start");
+    let with_cause = |fields: &mut Fields| {
+        ending(fields);
+        fields.cause = Some(cause);
+    };
+    assert_eq!(verify(&with_cause), Ok(()), "whether it is one is not seen from here");
+}
+
+#[test]
+fn numbers_of_a_receipt_are_digits_alone() {
+    let first = Receipt { index: 0, ..receipt() };
+    let text = first.to_json().to_string();
+    assert!(Receipt::read(text.as_bytes()).is_ok());
+    for other in ["-0", "0.0", "0e0", "-1", "00", "18446744073709551616", "\"0\""] {
+        let changed = text.replace("\"index\":0", &format!("\"index\":{other}"));
+        assert_ne!(changed, text);
+        assert!(Receipt::read(changed.as_bytes()).is_err(), "{other}");
+    }
 }
 
 #[test]

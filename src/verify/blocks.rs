@@ -72,7 +72,7 @@ impl Found {
         {
             return payload.data.map_or((Form::Large, 0), |data| (Form::Payload, len(&data)));
         }
-        let form = if decode_exactly::<Contract>(bytes).is_ok_and(|contract| contract.v == 1) {
+        let form = if Contract::is_block(bytes) {
             Form::Contract
         } else if Plan::is_block(bytes) {
             Form::Plan
@@ -146,6 +146,10 @@ impl Found {
                 _ => "the call's contract",
             };
             match self.form_of(&cid, seq, chain)? {
+                // An event is no block, and nothing that must be DAG-CBOR has the name of a raw block.
+                None if cid.codec() == Codec::Raw || chain.seq_of(&cid)?.is_some() => {
+                    self.fault(Verdict::Invalid, Some(seq), Some(&cid), format!("{what} is not of its form"));
+                }
                 // A contract that only another block names may belong to another log, so it may be missing.
                 None if cid != first => {}
                 None => self.fault(Verdict::Incomplete, Some(seq), Some(&cid), format!("{what} is missing")),

@@ -36,8 +36,8 @@ pub(super) struct Chain<'a> {
     pub paid: HashSet<Cid>,
     /// Maps each erased payload to the seq of the last event that erases it.
     pub erased: HashMap<Cid, u64>,
-    /// Maps each payload without bytes to the first and the last seq that name it.
-    pub missing: HashMap<Cid, (u64, u64)>,
+    /// Maps each payload without bytes to what the events say that name it.
+    pub missing: HashMap<Cid, Missing>,
     pub refs: Vec<Cid>,
     pub pay: Vec<Cid>,
 }
@@ -59,6 +59,22 @@ impl Chain<'_> {
             None => self.log.seq_of(cid),
         }
     }
+
+    /// Returns whether a name is that of an event, or is named as a block that is no payload.
+    pub(super) fn is_no_payload(&self, cid: &Cid) -> Result<bool, LogError> {
+        let forms = [Form::Contract, Form::Plan, Form::Genesis];
+        let named_so = forms.into_iter().any(|form| self.known.contains(&(*cid, form)));
+        Ok(named_so || self.genesis == Some(*cid) || self.seq_of(cid)?.is_some())
+    }
+}
+
+/// Holds what events say of a payload without bytes.
+pub(super) struct Missing {
+    /// The first and the last seq that name it.
+    pub first: u64,
+    pub last: u64,
+    /// The bytes of content that the first states.
+    pub len: u64,
 }
 
 /// Maps the digests of recent events to their seqs. Each digest has one slot, and the latest event that maps to a slot

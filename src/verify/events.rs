@@ -208,12 +208,16 @@ impl Found {
         if let Some(contract) = event.tool {
             self.check_named(contract, Form::Contract, seq, chain)?;
         }
+        let facts = rules::check(&event.said());
+        // What an erasure names in its own `pay` does not count as named before it.
+        if let Ok(Some(Body::PayloadErased(facts))) = &facts {
+            self.check_erasure(facts.payload, seq, cid, chain)?;
+        }
         for (payload, len) in pay.iter().zip(event.lens) {
             self.check_payload(payload, len, seq, chain)?;
         }
-        match rules::check(&event.said()) {
+        match facts {
             Err(fault) => self.fault(Verdict::Invalid, Some(seq), Some(cid), fault),
-            Ok(Some(Body::PayloadErased(facts))) => self.check_erasure(facts.payload, seq, cid, chain)?,
             Ok(Some(Body::LogTakenOver(facts))) => {
                 self.takeovers.add(Takeover { seq, from_seq: facts.from_seq, events: facts.events });
             }

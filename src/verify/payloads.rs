@@ -3,6 +3,7 @@
 //! Invariants:
 //! - a payload may be missing without fault only if no event after its last erasure names it;
 //! - in a whole log, only a block that an earlier event names as a payload can be erased;
+//! - what an event or another block is named as is no payload, whatever was erased;
 //! - parts are checked by their length and hash and are never put together.
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     verify::{
         Found, Verdict,
         blocks::PART_GONE,
-        chain::{Bytes, Chain, Form},
+        chain::{Bytes, Chain, Form, Missing},
     },
 };
 
@@ -22,6 +23,8 @@ const MISSING: &str =
     "the payload is missing, and no event says it was erased; of a followed log, its owner withholds it";
 const MISSING_AGAIN: &str = "the payload is missing, though an event after its erasure names it again";
 const NO_PAYLOAD: &str = "erases what no earlier event names as a payload";
+const NAMED_AS_PAYLOAD: &str = "an event names it as a payload, and it is none";
+const OTHER_LEN: &str = "an event says another length of this payload than an event before";
 
 impl Found {
     /// Checks a payload against the length of content that the event states.
@@ -47,6 +50,10 @@ impl Found {
             None if chain.whole => drop(chain.paid.insert(*cid)),
             None => {}
         }
+        if cid.codec() == Codec::Raw {
+            self.fault(Verdict::Invalid, Some(seq), Some(cid), NAMED_AS_PAYLOAD);
+            return Ok(());
+        }
         if !self.payloads {
             return Ok(());
         }
@@ -55,17 +62,11 @@ impl Found {
         let bytes = match bytes {
             Some(Bytes::Good(bytes)) => bytes,
             Some(Bytes::Bad) => return Ok(()),
-            None => {
-                // For a part of a log, the event that erased the payload may lie outside of the part.
-                if chain.whole || chain.log.number_of(cid)?.is_none() {
-                    chain.missing.entry(*cid).or_insert((seq, seq)).1 = seq;
-                }
-                return Ok(());
-            }
+            None => return self.note_missing(cid, len, seq, chain),
         };
         let parts = match decode_exactly::<Payload>(&bytes) {
             Ok(payload) => payload.layout(Some(len)).map_err(|fault| fault.to_string()),
-            Err(_) => Err("an event names it as a payload, and it is none".to_owned()),
+            Err(_) => Err(NAMED_AS_PAYLOAD.to_owned()),
         };
         let parts = match parts {
             Ok(parts) => parts,
@@ -83,6 +84,20 @@ impl Found {
             row.form = Form::Payload;
             // A payload has at most 256 parts of 256 KiB, so its length fits.
             row.len = u32::try_from(len).unwrap_or(u32::MAX);
+        }
+        Ok(())
+    }
+
+    /// Notes a payload without bytes. Whether that is a fault is known once every erasure is.
+    fn note_missing(&mut self, cid: &Cid, len: u64, seq: u64, chain: &mut Chain<'_>) -> Result<(), LogError> {
+        // For a part of a log, the event that erased the payload may lie outside of the part.
+        if !chain.whole && chain.log.number_of(cid)?.is_some() {
+            return Ok(());
+        }
+        let missing = chain.missing.entry(*cid).or_insert(Missing { first: seq, last: seq, len });
+        missing.last = seq;
+        if missing.len != len {
+            self.fault(Verdict::Invalid, Some(seq), Some(cid), OTHER_LEN);
         }
         Ok(())
     }
@@ -145,7 +160,7 @@ impl Found {
                 let place = blocks.place(&payload, chain.log)?;
                 place.is_some_and(|at| blocks.row(at).paid)
             }
-            None if chain.whole => chain.paid.contains(&payload),
+            None if chain.whole => chain.paid.contains(&payload) && !chain.is_no_payload(&payload)?,
             // The events before a part of a log are not known, so only the form of the block can tell.
             None => {
                 let form = self.form_of(&payload, seq, chain)?;
@@ -162,17 +177,21 @@ impl Found {
     }
 
     /// Reports the missing payloads after every erasure is known.
-    pub(super) fn end_payloads(&mut self, chain: &Chain<'_>) {
-        let mut missing: Vec<(&Cid, &(u64, u64))> = chain.missing.iter().collect();
-        missing.sort_unstable_by_key(|(_, seqs)| **seqs);
+    pub(super) fn end_payloads(&mut self, chain: &Chain<'_>) -> Result<(), LogError> {
+        let mut missing: Vec<(&Cid, &Missing)> = chain.missing.iter().collect();
+        missing.sort_unstable_by_key(|(_, said)| (said.first, said.last));
         let mut erased_payloads = 0;
-        for (payload, (first, last)) in missing {
+        for (payload, Missing { first, last, .. }) in missing {
             match chain.erased.get(payload) {
+                _ if chain.is_no_payload(payload)? => {
+                    self.fault(Verdict::Invalid, Some(*first), Some(payload), NAMED_AS_PAYLOAD);
+                }
                 Some(erased) if erased > last => erased_payloads += 1,
                 Some(_) => self.fault(Verdict::Incomplete, Some(*last), Some(payload), MISSING_AGAIN),
                 None => self.fault(Verdict::Incomplete, Some(*first), Some(payload), MISSING),
             }
         }
         self.paid = chain.blocks.as_ref().map(|blocks| (blocks.payloads(), erased_payloads));
+        Ok(())
     }
 }

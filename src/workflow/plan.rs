@@ -5,19 +5,20 @@
 //! - a refusal lists every fault, each with its place as a JSON pointer;
 //! - no check recurses over the graph: chains of ten thousand steps are as safe as short ones.
 
+mod form;
+mod order;
 mod restore;
 mod step;
 mod order;
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
-use ipld_core::ipld::Ipld;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use self::step::Draft;
 use crate::{
-    block::{Block, Cid, decode, decode_ipld},
+    block::{Block, Cid},
     error::Code,
     event::work::Hold,
     task::SPAN_MAX_MS,
@@ -142,27 +143,7 @@ pub struct ToolFacts {
     pub read_only: bool,
 }
 
-/// The form of a plan block, with any bounds.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Form {
-    v: u64,
-    #[serde(rename = "name")]
-    _name: String,
-    #[serde(rename = "steps")]
-    _steps: Vec<Step>,
-    #[serde(rename = "limits")]
-    _limits: BTreeMap<String, u64>,
-}
-
 impl Plan {
-    /// Returns whether these bytes are a plan. Absent keys must be left out, and never null.
-    pub fn is_block(bytes: &[u8]) -> bool {
-        let nulls = |ipld: &Ipld| ipld.iter().any(|value| *value == Ipld::Null);
-        decode::<Form>(bytes).is_ok_and(|form| form.v == 1)
-            && decode_ipld(bytes).is_ok_and(|ipld| !nulls(&ipld))
-    }
-
     pub fn block(&self) -> Block {
         Block::encode(self)
     }

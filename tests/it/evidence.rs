@@ -12,6 +12,7 @@ use cairn::{
     },
     block::{Block, Cid, Codec},
     contract::Contract,
+    log::home::Home,
     receipt::Receipt,
 };
 use ipld_core::ipld::Ipld;
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{cairn, run, temp},
-    minted::{Mint, ORIGIN, Said, envelope, paused, started, succeeded},
+    minted::{Mint, ORIGIN, Said, archive, envelope, paused, started, succeeded},
 };
 
 /// Bytes of a part that is not the last.
@@ -71,6 +72,10 @@ fn accepted(name: &str, make: impl FnOnce(&mut Mint)) {
 }
 
 fn contract() -> Block {
+    promise().seal()
+}
+
+fn promise() -> Contract {
     Contract {
         v: 1,
         name: "t".to_owned(),
@@ -83,7 +88,25 @@ fn contract() -> Block {
         effects: BTreeMap::new(),
         prev: None,
     }
-    .seal()
+}
+
+/// Names a plan of one step that was changed so.
+fn planned(mint: &mut Mint, step: &[(&str, Ipld)]) {
+    let text = |text: &str| Ipld::String(text.to_owned());
+    let map = |entries: &[(&str, Ipld)]| {
+        Ipld::Map(entries.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
+    };
+    let whole = [&[("id", text("a")), ("action", text("x")), ("task_type", text("y"))][..], step].concat();
+    let steps = Ipld::List(vec![map(&whole)]);
+    let plan = [("v", Ipld::Integer(1)), ("name", text("p")), ("steps", steps), ("limits", map(&[]))];
+    let plan = mint.block(Block::encode(&map(&plan)));
+    submitted(mint, plan);
+}
+
+fn submitted(mint: &mut Mint, plan: Cid) {
+    let one = Ipld::Integer(1);
+    let body = vec![("plan", Ipld::Link(plan.into())), ("steps", one.clone()), ("priority", one)];
+    mint.say(Said { kind: "workflow.submitted", subject: "workflow/x", body, ..paused() });
 }
 
 fn called(mint: &mut Mint, tool: Option<Cid>) {
@@ -189,6 +212,157 @@ fn blocks_that_are_not_what_they_are_named_as_are_refused() {
         mint.say(erasing(payload));
         mint.say(Said { pay: vec![(payload, 3)], ..paused() });
     });
+}
+
+#[test]
+fn what_is_no_payload_is_refused_as_one_whatever_was_erased() {
+    let none = "names it as a payload, and it is none";
+    let paying = |payload: Cid| Said { pay: vec![(payload, 3)], ..paused() };
+    let gone = || envelope(&[data("abc")]).cid();
+    refused("an event for a payload", none, |mint| {
+        let event = mint.events[0].cid();
+        mint.say(paying(event));
+    });
+    refused("an event for a payload, erased", none, |mint| {
+        let event = mint.events[0].cid();
+        mint.say(paying(event));
+        mint.say(erasing(event));
+    });
+    refused("a raw block for a payload, erased", none, |mint| {
+        let raw = Cid::of(Codec::Raw, b"abc");
+        mint.say(paying(raw));
+        mint.say(erasing(raw));
+    });
+    refused("the contract before another for a payload, erased", none, |mint| {
+        let after = mint.block(Contract { prev: Some(gone()), ..promise() }.seal());
+        mint.say(paying(gone()));
+        called(mint, Some(after));
+        mint.say(erasing(gone()));
+    });
+    refused("content that its erasure names itself", "names it again", |mint| {
+        mint.say(paying(gone()));
+        mint.say(Said { pay: vec![(gone(), 3)], ..erasing(gone()) });
+    });
+    refused("content that its erasure alone names", "erases what no earlier event names", |mint| {
+        let payload = mint.block(envelope(&[data("abc")]));
+        mint.say(Said { pay: vec![(payload, 3)], ..erasing(payload) });
+    });
+    refused("erased content of two lengths", "another length of this payload", |mint| {
+        mint.say(paying(gone()));
+        mint.say(Said { pay: vec![(gone(), 4)], ..paused() });
+        mint.say(erasing(gone()));
+    });
+}
+
+#[test]
+fn an_event_is_neither_a_contract_nor_a_plan() {
+    let none = "the call's contract is not of its form";
+    refused("an event for a contract", none, |mint| {
+        let event = mint.events[0].cid();
+        called(mint, Some(event));
+    });
+    refused("an event for the contract before another", none, |mint| {
+        let contract = Contract { prev: Some(mint.events[0].cid()), ..promise() };
+        let contract = mint.block(contract.seal());
+        called(mint, Some(contract));
+    });
+    refused("an event for a plan's tool", none, |mint| {
+        let event = mint.events[0].cid();
+        planned(mint, &[("tool", Ipld::Link(event.into()))]);
+    });
+    refused("an event for a plan", "the run's plan is not of its form", |mint| {
+        let event = mint.events[0].cid();
+        submitted(mint, event);
+    });
+    accepted("the contract of another log before one of this", |mint| {
+        let before = Contract { name: "other".to_owned(), ..promise() }.seal().cid();
+        let contract = mint.block(Contract { prev: Some(before), ..promise() }.seal());
+        called(mint, Some(contract));
+    });
+}
+
+#[test]
+fn contracts_and_plans_out_of_their_bounds_are_refused() {
+    let no_contract = "the call's contract is not of its form";
+    let no_plan = "the run's plan is not of its form";
+    for (name, source) in [("", "s"), ("t", "")] {
+        let bad = || Contract { name: name.to_owned(), source: source.to_owned(), ..promise() }.seal();
+        refused("a contract without a name or a source", no_contract, |mint| {
+            let contract = mint.block(bad());
+            called(mint, Some(contract));
+        });
+        refused("such a contract for a plan's tool", no_contract, |mint| {
+            let contract = mint.block(bad());
+            planned(mint, &[("tool", Ipld::Link(contract.into()))]);
+        });
+    }
+    accepted("a plan of one step", |mint| planned(mint, &[]));
+    for (key, value) in [
+        ("id", Ipld::String(String::new())),
+        ("id", Ipld::String("x".repeat(129))),
+        ("timeout_ms", Ipld::Integer(0)),
+        ("each", Ipld::Integer(10_001)),
+        ("when", Ipld::Bool(false)),
+    ] {
+        refused(key, no_plan, |mint| planned(mint, &[(key, value)]));
+    }
+}
+
+#[test]
+fn an_event_is_no_block_in_the_record_of_a_run_either() {
+    let later = || Said { kind: "later.kind", subject: "workflow/x", ..paused() };
+    let record = |make: &dyn Fn(&mut Mint, Cid)| {
+        let mut mint = Mint::new();
+        let event = mint.say(later());
+        make(&mut mint, event);
+        archive(&mint.run("x"))
+    };
+    let whole = record(&|mint, _| planned(mint, &[]));
+    assert!(matches!(taken("a run", &whole), Ok(Evidence::Verified { head: 3, .. })));
+    let tool = record(&|mint, event| planned(mint, &[("tool", Ipld::Link(event.into()))]));
+    check_refused("an event for a plan's tool", "names it as a contract, and it is none", &tool);
+    let paid = record(&|mint, event| {
+        planned(mint, &[]);
+        mint.say(Said { pay: vec![(event, 3)], ..later() });
+    });
+    check_refused("an event for a payload", "it names as a payload what is none", &paid);
+    let unbounded = record(&|mint, _| planned(mint, &[("each", Ipld::Integer(0))]));
+    check_refused("a plan out of its bounds", "it is no event, and nothing before it names it", &unbounded);
+}
+
+/// The line of a signature of another key.
+fn foreign(name: &str) -> String {
+    format!("\u{2014} {name} AAAAAAA=\n")
+}
+
+#[test]
+fn a_head_of_every_size_that_a_head_may_have_is_taken_and_kept() {
+    let mut mint = Mint::new();
+    mint.say(paused());
+    let with = |more: &str| {
+        let checkpoint = mint.head(2) + more;
+        mint.car_of(&Manifest { checkpoint, ..mint.manifest() })
+    };
+    let room = 16_384 - mint.head(2).len() - foreign("").len();
+    for (name, more) in [
+        ("over 1,024 bytes", foreign(&"n".repeat(1024))),
+        ("16,384 bytes", foreign(&"n".repeat(room))),
+        ("16 signatures", foreign("n").repeat(15)),
+    ] {
+        let car = with(&more);
+        assert!(matches!(taken(name, &car), Ok(Evidence::Verified { head: 2, .. })), "{name}");
+        let dir = temp();
+        import(&car[..], dir.path(), &mut |_| {}).expect("it was taken");
+        let heads = Home::existing(dir.path()).expect("a log").signed_heads().expect("heads");
+        assert_eq!(heads, [mint.head(2) + &more], "{name}");
+        let mut verify = cairn(&["log", "verify", "--data"]);
+        verify.arg(dir.path());
+        run(verify).succeeded();
+    }
+    let none = "its checkpoint is no signed head";
+    check_refused("16,385 bytes", none, &with(&foreign(&"n".repeat(room + 1))));
+    check_refused("17 signatures", none, &with(&foreign("n").repeat(16)));
+    check_refused("a line that is no signature", none, &with("no signature\n"));
 }
 
 #[test]

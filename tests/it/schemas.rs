@@ -10,7 +10,9 @@ use std::{
 
 use cairn::{
     block::{decode, decode_ipld, encode, json},
+    contract::Contract,
     event::{Event, Fields, Kind, rules},
+    workflow::plan::Plan,
 };
 use ipld_core::ipld::Ipld;
 use jsonschema::{Retrieve, Uri, Validator};
@@ -119,6 +121,30 @@ fn what_a_schema_of_an_event_forbids_the_rules_refuse() {
         }
     }
     assert!(forbidden > 500, "{forbidden}");
+}
+
+/// What is a contract and what is a plan is said by their schemas, within all bounds and no others.
+#[test]
+fn the_forms_of_contracts_and_plans_are_their_schemas() {
+    let golden = read("golden.json");
+    let line = |name: &str| {
+        let lines = golden["blocks"].as_array().expect("blocks");
+        let line = lines.iter().find(|line| line["name"] == name).expect("a golden block");
+        let hex = line["hex"].as_str().expect("hex").as_bytes();
+        decode_ipld(&data_encoding::HEXLOWER.decode(hex).expect("golden bytes are hex")).expect("dag-cbor")
+    };
+    let mut forbidden = 0;
+    let forms: [(&str, fn(&[u8]) -> bool); 2] = [("contract", Contract::is_block), ("plan", Plan::is_block)];
+    for (name, is_block) in forms {
+        let schema = validator(&format!("{name}.json"));
+        for block in changed(&line(name)).into_iter().chain([line(name)]) {
+            let shown = json::dag(&block);
+            let fits = schema.is_valid(&shown);
+            assert_eq!(is_block(&encode(&block)), fits, "{name}: {shown}");
+            forbidden += usize::from(!fits);
+        }
+    }
+    assert!(forbidden > 30, "{forbidden}");
 }
 
 /// A value with one part of it changed at a time, beyond what bounds and closed lists allow.

@@ -127,6 +127,36 @@ fn what_is_not_known_may_hold_anything() {
 }
 
 #[test]
+fn a_change_of_keys_is_of_the_version_that_is_known() {
+    for v in [2, u64::MAX] {
+        let why = "log.key_rotated is of a version that is not known";
+        broken("log.key_rotated", |fields| fields.v = v, why);
+        broken("log.key_rotated", |fields| (fields.v, fields.body) = (v, [].into()), why);
+    }
+}
+
+#[test]
+fn an_ending_names_a_start_whatever_its_version() {
+    for ending in ENDINGS {
+        for v in [1, 2] {
+            let why = "an ending of a call names no start of one";
+            broken(ending, |fields| (fields.v, fields.cause) = (v, None), why);
+        }
+    }
+}
+
+#[test]
+fn the_id_in_a_subject_is_any_text() {
+    for (kind, subject) in
+        [("call.started", "call/\n"), ("call.started", "call/x"), ("task.dead", "task/\r\n")]
+    {
+        let mut fields = of_kind(kind);
+        fields.subject = subject.to_owned();
+        assert!(checked(&fields).is_ok(), "{subject:?}");
+    }
+}
+
+#[test]
 fn a_call_ends_once_as_what_it_began_as() {
     let said = |kind: &'static str, subject: &'static str, cause: Option<Cid>, tool: Option<Cid>| Said {
         v: 1,

@@ -100,11 +100,9 @@ pub fn read(cid: &Cid, bytes: &[u8]) -> Option<Contract> {
         return None;
     }
     let contract: Contract = decode(bytes).ok()?;
-    // What would be written otherwise than it came has another CID here.
-    (sayable(&contract.name)
-        && contract.seal().cid() == *cid
-        && definition(&contract.name, &contract).is_some())
-    .then_some(contract)
+    // What would be written otherwise than it came, or is out of bounds, is no contract here either.
+    (sayable(&contract.name) && Contract::is_block(bytes) && definition(&contract.name, &contract).is_some())
+        .then_some(contract)
 }
 
 /// The public name of each tool on offer. Its key is the contract's CID, or the tool's name and peer.
