@@ -123,6 +123,9 @@ fn what_a_schema_of_an_event_forbids_the_rules_refuse() {
     assert!(forbidden > 500, "{forbidden}");
 }
 
+/// Says whether bytes are a block of a form.
+type IsBlock = fn(&[u8]) -> bool;
+
 /// What is a contract and what is a plan is said by their schemas, within all bounds and no others.
 #[test]
 fn the_forms_of_contracts_and_plans_are_their_schemas() {
@@ -134,7 +137,7 @@ fn the_forms_of_contracts_and_plans_are_their_schemas() {
         decode_ipld(&data_encoding::HEXLOWER.decode(hex).expect("golden bytes are hex")).expect("dag-cbor")
     };
     let mut forbidden = 0;
-    let forms: [(&str, fn(&[u8]) -> bool); 2] = [("contract", Contract::is_block), ("plan", Plan::is_block)];
+    let forms: [(&str, IsBlock); 2] = [("contract", Contract::is_block), ("plan", Plan::is_block)];
     for (name, is_block) in forms {
         let schema = validator(&format!("{name}.json"));
         for block in changed(&line(name)).into_iter().chain([line(name)]) {
