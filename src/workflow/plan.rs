@@ -6,7 +6,6 @@
 //! - no check recurses over the graph: chains of ten thousand steps are as safe as short ones.
 
 mod form;
-mod order;
 mod restore;
 mod step;
 mod order;

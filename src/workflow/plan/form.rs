@@ -7,8 +7,11 @@ use std::ops::RangeInclusive;
 use ipld_core::ipld::Ipld;
 use serde::Deserialize;
 
-use super::{EACH_MAX, NAME_MAX, Plan, STEPS_MAX, Step};
-use crate::block::{decode, decode_ipld};
+use super::{EACH_MAX, NAME_MAX, Plan, STEPS_MAX};
+use crate::{
+    block::{decode, decode_ipld},
+    workflow::shape::Step,
+};
 
 /// The characters of a name.
 const NAME: RangeInclusive<usize> = 1..=NAME_MAX;
