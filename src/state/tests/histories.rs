@@ -1,4 +1,6 @@
 //! Random histories of schedules, peers and calls: what somebody wishes, as the rules answer.
+//!
+//! Each history is a log of its own, from its first event on: every event names the one before.
 
 use std::collections::BTreeMap;
 

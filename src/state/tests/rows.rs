@@ -1,4 +1,6 @@
 //! What the rows have to be, said from entities that are folded here.
+//!
+//! Every column is compared; of a tally, the counts that are not nought.
 
 use std::collections::BTreeMap;
 
