@@ -41,31 +41,20 @@ pub(crate) use words;
 
 #[cfg(test)]
 mod tests {
-    use serde::{Serialize, de::DeserializeOwned};
-
-    use crate::{error, event, peer, task, worker};
-
-    /// Holds the words of an enum to those that it is serialized as.
-    fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(all: &[T], words: &[&str]) {
-        assert_eq!(serde_json::to_value(all).ok(), serde_json::to_value(words).ok());
-        let read: Vec<T> = serde_json::from_value(serde_json::json!(words)).expect("they are its words");
-        assert_eq!(read, all);
-    }
-
-    #[test]
-    fn what_is_serialized_is_the_word() {
-        check(&error::Code::ALL, &error::Code::WORDS);
-        check(&event::Role::ALL, &event::Role::WORDS);
-        check(&peer::Status::ALL, &peer::Status::WORDS);
-        check(&task::Status::ALL, &task::Status::WORDS);
-        check(&worker::Status::ALL, &worker::Status::WORDS);
+    words! {
+        enum Place {
+            Here = "here",
+            FarAway = "far_away",
+        }
     }
 
     #[test]
     fn a_word_is_read_as_what_it_was_printed_for() {
-        for status in task::Status::ALL {
-            assert_eq!(task::Status::parse(status.as_str()), Some(status));
+        assert_eq!(Place::ALL, [Place::Here, Place::FarAway]);
+        assert_eq!(Place::WORDS, ["here", "far_away"]);
+        for place in Place::ALL {
+            assert_eq!(Place::parse(place.as_str()), Some(place));
         }
-        assert_eq!(task::Status::parse("Queued"), None);
+        assert_eq!(Place::parse("Here"), None);
     }
 }

@@ -15,7 +15,7 @@ words! {
     /// What an event breaks of the order of its log.
     pub enum Misplaced {
         OtherLog = "the event is of another log",
-        Seq = "the event stands after a later one",
+        Seq = "the event stands after a later event",
         Prev = "`prev` is not the event before",
         Ts = "`ts` is before that of the event before",
     }

@@ -4,6 +4,8 @@
 
 use std::{fs, path::Path, process::Command};
 
+use cairn::{error, event, peer, query, task, verify, worker};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::harness;
@@ -85,4 +87,18 @@ fn the_document_prints_the_golden_log() {
 fn is_hex(word: &str) -> bool {
     word.len().is_multiple_of(2)
         && word.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
+}
+
+#[test]
+fn what_is_written_of_a_closed_set_is_its_word() {
+    fn check<T: Serialize>(all: &[T], words: &[&str]) {
+        assert_eq!(serde_json::json!(all), serde_json::json!(words));
+    }
+    check(&error::Code::ALL, &error::Code::WORDS);
+    check(&event::Role::ALL, &event::Role::WORDS);
+    check(&peer::Status::ALL, &peer::Status::WORDS);
+    check(&query::peers::Sort::ALL, &query::peers::Sort::WORDS);
+    check(&task::Status::ALL, &task::Status::WORDS);
+    check(&verify::Verdict::ALL, &verify::Verdict::WORDS);
+    check(&worker::Status::ALL, &worker::Status::WORDS);
 }
