@@ -49,7 +49,6 @@ pub mod frames;
 pub mod log;
 pub mod metrics;
 
-#[allow(clippy::too_many_lines, reason = "its longest fold is still to be split")]
 pub mod state;
 
 pub mod query;
@@ -60,7 +59,6 @@ pub mod verify;
 pub mod archive;
 
 // Floor 4, the one writer.
-#[allow(clippy::too_many_lines, reason = "its longest rulings are still to be split")]
 pub mod ledger;
 
 // Floor 5, hands: where a tool runs, and running it.

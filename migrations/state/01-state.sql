@@ -1,5 +1,6 @@
 -- Derived state: a fold of the log and nothing else. Deleting the file changes no answer.
 CREATE TABLE progress (
+    -- Fold 2. Tables of another text are derived anew, so this number changes whenever the fold gives other rows.
     id      INTEGER PRIMARY KEY CHECK (id = 0),
     applied INTEGER NOT NULL,          -- events folded: the next seq to fold
     last    BLOB                       -- digest of the last folded event

@@ -163,11 +163,8 @@ impl World {
             }
             Decision::Take { task_id, step, task_type, tool, input, output, from } => {
                 let facts = self.step_facts(id, step, Part::Whole, task_type, None);
-                let input = match input {
-                    Given::Recorded(input) => self.those_there(input)?,
-                    Given::Resolved(text) => vec![self.kept(&text, Role::Input)?],
-                };
-                let new = NewTask { id: task_id.clone(), facts, tool, payloads: input, input: None };
+                let payloads = self.taken_input(input)?;
+                let new = NewTask { id: task_id.clone(), facts, tool, payloads, input: None };
                 self.enter_task(new, &by)?;
                 self.reuse(&task_id, output, from, &by)
             }
@@ -183,45 +180,57 @@ impl World {
             }
             Decision::Fail { step, code, message, input } => {
                 let error = json!({"code": code, "message": message}).to_string();
-                let error = self.kept(&error, Role::Error)?;
-                let input = input.map(|text| self.kept(&text, Role::Input)).transpose()?;
-                let body = Body::StepFailed(StepFailed { step, code });
-                self.run_event(id, body, &by, [Some(error), input].into_iter().flatten().collect())
+                let mut payloads = vec![self.kept(&error, Role::Error)?];
+                payloads.extend(input.map(|text| self.kept(&text, Role::Input)).transpose()?);
+                self.run_event(id, Body::StepFailed(StepFailed { step, code }), &by, payloads)
             }
             Decision::Gather { step, output, parts } => {
-                let payload = self.payload(&output)?;
-                let output_ref = payload_ref(&payload, Role::Output);
+                let output_ref = self.kept(&output, Role::Output)?;
                 self.holding.contents.put(output_ref.cid, Arc::from(output));
-                self.commit.store(Some(payload));
                 let body = Body::StepGathered(StepGathered { step, parts });
                 self.run_event(id, body, &by, vec![output_ref])
             }
             Decision::Settle { task_id, output, signal } => {
-                let by = By { refs: vec![signal], ..by };
-                if let Some(output) = output
-                    && !self.is_there(&output.cid)?
-                {
-                    return self.settle_without(&task_id, &by);
-                }
-                self.settle_task(&task_id, Settlement::Succeeded, output, &by)
+                self.settle_with(&task_id, output, &By { refs: vec![signal], ..by })
             }
-            Decision::Cancel { task_id, run, force } => {
-                if self.load_task(&task_id)?
-                    && let Ok(bodies) = self.task(&task_id)?.cancel(force)
-                {
-                    self.change_all(&task_id, bodies, &by)?;
-                }
-                // A child that is not in memory has ended, and nothing of it runs.
-                if let Some(run) = run.filter(|run| self.holding.runs.live.contains_key(run)) {
-                    // One that has ended otherwise is not cancelled.
-                    if let Err(stop) = (CancelRun { run, force }).rule(self, &by) {
-                        stop.refusal()?;
-                    }
-                }
-                Ok(())
-            }
+            Decision::Cancel { task_id, run, force } => self.cancel_step(&task_id, run, force, &by),
             Decision::End(body) => self.run_event(id, body, &by, Vec::new()),
         }
+    }
+
+    /// Returns the payloads of a step's input that is taken over from another run.
+    fn taken_input(&mut self, input: Given) -> Result<Vec<PayloadRef>, Fault> {
+        match input {
+            Given::Recorded(input) => self.those_there(input),
+            Given::Resolved(text) => Ok(vec![self.kept(&text, Role::Input)?]),
+        }
+    }
+
+    /// Ends a task with the content of the signal that it waited for.
+    fn settle_with(&mut self, task_id: &str, output: Option<PayloadRef>, by: &By) -> Result<(), Stop> {
+        if let Some(output) = output
+            && !self.is_there(&output.cid)?
+        {
+            return self.settle_without(task_id, by);
+        }
+        self.settle_task(task_id, Settlement::Succeeded, output, by)
+    }
+
+    /// Cancels the task of a step, and the child run that the task waits for.
+    fn cancel_step(&mut self, task_id: &str, run: Option<String>, force: bool, by: &By) -> Result<(), Stop> {
+        if self.load_task(task_id)?
+            && let Ok(bodies) = self.task(task_id)?.cancel(force)
+        {
+            self.change_all(task_id, bodies, by)?;
+        }
+        // A child that is not in memory has ended, and nothing of it runs.
+        if let Some(run) = run.filter(|run| self.holding.runs.live.contains_key(run))
+            && let Err(stop) = (CancelRun { run, force }).rule(self, by)
+        {
+            // One that has ended otherwise is not cancelled.
+            stop.refusal()?;
+        }
+        Ok(())
     }
 
     /// Stores text as the payload of an event to come.

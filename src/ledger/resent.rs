@@ -128,20 +128,12 @@ impl World {
             }
             Wish::RescheduleRun(RescheduleRun { run, from_step, .. }) => {
                 self.load_run(run)?;
-                let before = events.first().map_or(0, |event| event.fields().seq.saturating_sub(1));
-                let old = loading::run_before(&self.state, self.reader.as_ref(), run, Some(before))?;
-                let steps = old.as_ref().map(|old| old.run.rerun_steps(from_step.as_deref()));
-                let steps = steps.into_iter().flatten().map(str::to_owned).collect();
+                let steps = self.steps_again(run, from_step.as_deref(), &events)?;
                 Some(self.run_told(run, false, steps))
             }
             Wish::ClearQueue(ClearQueue { from, .. }) => {
-                let cleared = events.iter().filter_map(|event| match event.body() {
-                    Some(Body::QueueCleared(facts)) => Some(facts.cleared),
-                    _ => None,
-                });
-                let cleared = cleared.sum();
                 // What was taken out is not found again from where it began.
-                Some(self.queue_now(cleared, Some(*from)))
+                Some(self.queue_now(cleared_by(&events), Some(*from)))
             }
             Wish::DeleteSchedule(DeleteSchedule { schedule }) => {
                 Some(Worked::Schedule { schedule: schedule.clone(), next_ms: None, replayed: false })
@@ -160,6 +152,19 @@ impl World {
             | Wish::CreateSchedule(_) => None,
         };
         Ok(told.map(worked))
+    }
+
+    /// Returns the steps that ran again after the first of these events, which continued the run.
+    fn steps_again(
+        &self,
+        run: &str,
+        from_step: Option<&str>,
+        events: &[Event],
+    ) -> Result<Vec<String>, Fault> {
+        let before = events.first().map_or(0, |event| event.fields().seq.saturating_sub(1));
+        let old = loading::run_before(&self.state, self.reader.as_ref(), run, Some(before))?;
+        let steps = old.as_ref().map(|old| old.run.rerun_steps(from_step));
+        Ok(steps.into_iter().flatten().map(str::to_owned).collect())
     }
 
     /// Returns the events with this cause, in order.
@@ -243,4 +248,13 @@ impl World {
         steps.dedup();
         Ok(steps)
     }
+}
+
+/// Returns how many tasks these events cleared.
+fn cleared_by(events: &[Event]) -> u64 {
+    let cleared = events.iter().filter_map(|event| match event.body() {
+        Some(Body::QueueCleared(facts)) => Some(facts.cleared),
+        _ => None,
+    });
+    cleared.sum()
 }

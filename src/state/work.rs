@@ -48,6 +48,10 @@ struct Moment {
 
 impl Folder {
     /// Folds what an event of durable work changes.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a line for each kind of event, so that a new one is not forgotten"
+    )]
     pub(super) fn remember_work(
         &mut self,
         event: &Event,
