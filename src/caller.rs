@@ -2,7 +2,12 @@
 //!
 //! Invariant: a caller is known before anything of what they ask is read.
 
-use crate::{event::Actor, peer, words::words};
+use crate::{
+    block::{Cid, payload::SealedPayload},
+    event::Actor,
+    peer,
+    words::words,
+};
 
 /// A peer's id in base58, as `p2p::peer_id` checks it.
 pub type Peer = String;
@@ -35,4 +40,12 @@ impl Caller {
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
     }
+}
+
+/// The actor, call and reason of a request.
+#[derive(Clone, Debug)]
+pub struct By {
+    pub actor: Actor,
+    pub cause: Option<Cid>,
+    pub note: Option<SealedPayload>,
 }

@@ -72,6 +72,7 @@ pub mod follow;
 
 pub mod questions;
 
+#[cfg(feature = "p2p")]
 pub mod p2p;
 
 // Floor 7, languages: method names, tool definitions, the audit API, errors on the wire.

@@ -5,6 +5,12 @@
 //! - a stop ends calls first, then the network and the upstreams, then the ledger, so every start has its ending in the
 //!   log.
 
+#[cfg(feature = "p2p")]
+pub mod joining;
+#[cfg(not(feature = "p2p"))]
+#[path = "node/alone.rs"]
+pub mod joining;
+#[cfg(feature = "p2p")]
 pub mod network;
 pub mod recording;
 mod sampling;
@@ -14,7 +20,11 @@ use std::{collections::HashMap, io, sync::Arc, time::Duration};
 use tokio::{sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::{network::Network, recording::Recorded, sampling::Sampler};
+use self::{
+    joining::{Joined, Unjoined},
+    recording::Recorded,
+    sampling::Sampler,
+};
 use crate::{
     block::payload::SaltKey,
     clock::now_ms,
@@ -29,7 +39,6 @@ use crate::{
     },
     log::home::{Home, HomeError},
     metrics::Metrics,
-    p2p::NetError,
     questions::Audit,
     queue::{Rate, Rates},
     router::{Parts, Router, capture::Captures, lane::Lanes, metadata::Hints},
@@ -63,7 +72,7 @@ pub enum StartError {
     #[error(transparent)]
     Stopped(#[from] Stopped),
     #[error("the network cannot start")]
-    Network(#[from] NetError),
+    Network(#[from] Unjoined),
 }
 
 /// A running node.
@@ -78,8 +87,7 @@ pub struct Node {
     claiming: CancellationToken,
     /// Why an upstream could not be reached at the start, if there was one.
     pub lost: Option<String>,
-    /// The network, if the node takes part in one.
-    network: Option<Network>,
+    network: Joined,
     limits: Limits,
     sharing: Sharing,
     followers: JoinSet<()>,
@@ -139,7 +147,7 @@ impl Node {
             stopping: CancellationToken::new(),
             claiming: CancellationToken::new(),
             lost: None,
-            network: None,
+            network: Default::default(),
             limits,
             sharing,
             followers: JoinSet::new(),
@@ -151,9 +159,7 @@ impl Node {
             .map(|(at, shown)| node.follow(at, shown))
             .collect();
         node.lost = wait_for(upstreams).await;
-        if setup.config.p2p.enable && setup.networked {
-            node.network = Some(node.join(&setup, &desk, salt.clone(), runner.clone()).await?);
-        }
+        node.network = Joined::start(&node, &setup, &desk, salt.clone(), runner.clone()).await?;
         let engine = Engine::new(node.router.clone(), salt, runner, lease);
         node.followers.spawn(engine.run(node.claiming.clone(), node.stopping.clone()));
         Ok(node)
@@ -171,9 +177,7 @@ impl Node {
     /// Stops everything in order: calls as in [`Node::quiet`], then the network and the upstreams, then the ledger.
     pub async fn stop(mut self) {
         self.quiet().await;
-        if let Some(network) = self.network.take() {
-            network.stop().await;
-        }
+        self.network.stop().await;
         while self.followers.join_next().await.is_some() {}
         if let Err(err) = recording::counted(&self.ledger, &self.metrics, true).await {
             tracing::warn!(%err, "who read and who was refused last is not on record");
@@ -259,41 +263,9 @@ impl Node {
         reasons
     }
 
-    /// Joins the network, and gives it to the peer tools and to the audit API.
-    async fn join(
-        &self,
-        setup: &Setup<'_>,
-        desk: &Desk,
-        salt: SaltKey,
-        runner: String,
-    ) -> Result<Network, StartError> {
-        let access = match setup.config.auth.mode {
-            // In mode `none` only those who reach the loopback socket may do everything; peers are others.
-            config::AuthMode::None => None,
-            config::AuthMode::Static | config::AuthMode::Jwt => setup
-                .config
-                .access(setup.home.dir())
-                .inspect_err(|err| tracing::warn!(%err, "tokens mean nothing to peers"))
-                .ok(),
-        };
-        let network = Network::start(network::Setup {
-            config: &setup.config.p2p,
-            seed: setup.home.keys()?.peer,
-            salt,
-            router: self.router.clone(),
-            runner,
-            metrics: self.metrics.clone(),
-            access,
-            claiming: self.claiming.clone(),
-        });
-        let network = network.await?;
-        network.offer_to(desk, &self.audit);
-        Ok(network)
-    }
-
     /// Returns this node's peer id, if it takes part in a network.
     pub fn peer(&self) -> Option<String> {
-        Some(self.network.as_ref()?.hub().net().local())
+        self.network.peer()
     }
 
     fn follow(&mut self, at: upstream::Settings, shown: gateway::Settings) -> oneshot::Receiver<State> {

@@ -27,6 +27,16 @@ use crate::{
 
 /// The role of callers that are other nodes.
 pub const ROLE: &str = "peer";
+/// What a program says that was built without the network of nodes.
+pub const BUILT_WITHOUT: &str = "this program was built without peers; build it with the feature `p2p`";
+/// What to do where a node has no network and is to have one.
+pub const TO_JOIN: &str = if cfg!(feature = "p2p") {
+    "set p2p.enable = true in the configuration and start without --no-p2p"
+} else {
+    BUILT_WITHOUT
+};
+/// Services that may be named to tell a node its own address.
+pub const SERVICES_MAX: usize = 8;
 /// Bytes of a peer's name, and of any other word another node says.
 pub const WORD_MAX: usize = 128;
 /// Bytes that a bootstrap's attempts may come to in its event.

@@ -1,7 +1,8 @@
 //! `cairn key`: shows who signs a log and which peer the node is, read from its files, or rotates the key.
 //!
 //! Invariants:
-//! - only public values are shown. The secret key is read for the peer id, which is left out if the key cannot be read;
+//! - only public values are shown. The secret key is read for the peer id, which is left out if the key cannot be read or
+//!   the program was built without peers;
 //! - a key is rotated while nobody else has the log open.
 
 use std::process::ExitCode;
@@ -14,7 +15,7 @@ use crate::{
     identity::rotation::Keys,
     ledger::{fitting, rotating},
     log::{Reader, home::Home, sqlite::SqliteReader},
-    node, p2p,
+    node,
     query::keeping,
 };
 
@@ -29,7 +30,7 @@ pub fn run(args: Key, quiet: bool) -> anyhow::Result<ExitCode> {
     let name = Block::encode(&genesis).cid();
     let events = log.tip()?.map_or(0, |tip| tip.seq + 1);
     let bytes = log.size()?;
-    let peer = home.keys().ok().map(|keys| p2p::local_peer(&keys.peer));
+    let peer = home.keys().ok().and_then(|keys| node::joining::peer_of(&keys.peer));
     let former = former(&keys);
     if args.json {
         let mut shown = json!({

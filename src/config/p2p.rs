@@ -4,19 +4,24 @@
 //! - a peer id alone grants only to list tools: anything more stands in the peer's entry;
 //! - every address that is dialled has a peer id that must answer there: in the address, or as that of its entry.
 
+#[cfg(feature = "p2p")]
+mod addresses;
+#[cfg(not(feature = "p2p"))]
+#[path = "p2p/unread.rs"]
+mod addresses;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Deserialize;
 
+use self::addresses::{dials, is_peer, listens};
 use super::read::Report;
 use crate::{
     config::bounds::{DAY_MS, LISTED_MAX, bound, is_name, is_url},
     follow::driver::Erasures,
-    p2p::{can_dial, can_listen, discovery::outside::SERVICES_MAX, peer_id},
+    peer::{BUILT_WITHOUT, SERVICES_MAX},
 };
 
-/// The largest number of bytes of a multiaddr.
-const ADDRESS_MAX: usize = 512;
 /// The largest number of peers with an entry.
 const ENTRIES_MAX: usize = 1_000;
 /// The largest number of characters of a protocol's name.
@@ -177,6 +182,9 @@ const PEER: &str = "expected a peer id";
 
 /// Adds a fault for every rule that `p2p` breaks.
 pub(super) fn check(p2p: &P2p, report: &mut Report) {
+    if p2p.enable && !cfg!(feature = "p2p") {
+        report.fault("p2p.enable", BUILT_WITHOUT);
+    }
     let listen = "expected /ip4 or /ip6 with /tcp/<port>, or with /udp/<port>/quic-v1";
     list("p2p.listen", &p2p.listen, &listens, listen, report);
     list(
@@ -271,21 +279,8 @@ fn list(key: &str, list: &[String], keeps: &dyn Fn(&str) -> bool, wanted: &str, 
     }
 }
 
-fn listens(text: &str) -> bool {
-    text.len() <= ADDRESS_MAX && can_listen(text).is_ok()
-}
-
-fn dials(text: &str) -> bool {
-    text.len() <= ADDRESS_MAX && can_dial(text).is_ok()
-}
-
 fn names_peer(text: &str) -> bool {
     dials(text) && text.rsplit_once("/p2p/").is_some_and(|(_, peer)| is_peer(peer))
-}
-
-/// Returns whether this is a peer id in its canonical text.
-fn is_peer(text: &str) -> bool {
-    peer_id(text).is_ok_and(|peer| peer == text)
 }
 
 fn is_repository(text: &str) -> bool {

@@ -31,16 +31,10 @@ pub use self::{
     reaching::Attempted,
 };
 use crate::{
-    block::{
-        Cid,
-        payload::{SaltKey, SealedPayload},
-    },
-    caller::Peer,
+    block::payload::SaltKey,
+    caller::{By, Peer},
     clock::now_ms,
-    event::{
-        Actor,
-        peer::{PeerDiscovered, Source as Heard},
-    },
+    event::peer::{PeerDiscovered, Source as Heard},
     follow::driver::Erasures,
     ledger::{Command, Ledger, Ruling, peers::Peering},
     metrics::Metrics,
@@ -136,22 +130,6 @@ pub struct Traffic {
     pub failures: u64,
     /// This node's calls that are under way.
     pub running: u64,
-}
-
-/// The actor, call and reason of a request.
-#[derive(Clone, Debug)]
-pub struct By {
-    pub actor: Actor,
-    pub cause: Option<Cid>,
-    pub note: Option<SealedPayload>,
-}
-
-impl By {
-    /// Makes news that a request brought about.
-    pub fn tells(&self, id: impl Into<String>, news: News) -> Peering {
-        let Self { actor, cause, note } = self.clone();
-        Peering { actor, cause, note, ..Peering::new(id, news) }
-    }
 }
 
 /// The result of a search.
@@ -301,7 +279,7 @@ impl Hub {
 
     async fn record_by(&self, id: &str, news: News, by: Option<By>) {
         let peering = match by {
-            Some(by) => by.tells(id, news),
+            Some(By { actor, cause, note }) => Peering { actor, cause, note, ..Peering::new(id, news) },
             None => Peering::new(id, news),
         };
         match self.inner.parts.ledger.submit(Command::Peer(Box::new(peering))).await {

@@ -12,9 +12,9 @@ use std::{
 
 use crate::{
     block::Cid,
+    caller::By,
     error::Refusal,
     event::peer::{Nat, Source, Transport},
-    p2p::hub::By,
     router::BoxFuture,
 };
 

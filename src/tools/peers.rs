@@ -17,13 +17,12 @@ use self::metrics::measured;
 use self::metrics::metrics;
 use self::metrics::whole;
 use crate::{
-    caller::Scope,
+    caller::{By, Scope},
     clock::now_ms,
     error::{Code, Refusal},
     event::peer::Source,
-    ledger::{Command, Ruling},
-    p2p::hub::By,
-    peer::{News, Peer, Status},
+    ledger::{Command, Ruling, peers::Peering},
+    peer::{self, News, Peer, Status},
     query::{
         QueryError, View,
         peers::{Filter, Sort},
@@ -65,10 +64,10 @@ pub fn all(desk: &Desk) -> Vec<Builtin> {
 }
 
 fn network(desk: &Desk) -> Result<Arc<dyn Network>, Refusal> {
-    desk.network.get().cloned().ok_or_else(|| {
-        Refusal::new(Code::Unavailable, "this node has no network")
-            .hint("set p2p.enable = true in the configuration and start without --no-p2p")
-    })
+    desk.network
+        .get()
+        .cloned()
+        .ok_or_else(|| Refusal::new(Code::Unavailable, "this node has no network").hint(peer::TO_JOIN))
 }
 
 fn by(desk: &Desk, call: &Invocation, reason: Option<&str>) -> Result<By, Refusal> {
@@ -330,7 +329,8 @@ async fn follow(desk: &Desk, call: &Invocation) -> Told {
         return Err(Refusal::new(Code::FailedPrecondition, message).hint(hint).into());
     }
     if held {
-        let peering = by.tells(peer_id.clone(), News::Released);
+        let By { actor, cause, note } = by.clone();
+        let peering = Peering { actor, cause, note, ..Peering::new(peer_id.clone(), News::Released) };
         match desk.router.ledger().submit(Command::Peer(Box::new(peering))).await {
             Ok(Ruling::Done(_) | Ruling::Unchanged) => {}
             Ok(Ruling::Denied(refusal)) => return Err(refusal.into()),

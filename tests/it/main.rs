@@ -4,6 +4,8 @@
 
 #![allow(clippy::too_many_lines, reason = "a test tells one story, from its start to its end")]
 
+#[cfg(not(feature = "p2p"))]
+mod alone;
 mod archives;
 mod audit;
 mod auditor;
@@ -27,10 +29,13 @@ mod killed;
 mod lines;
 mod minted;
 mod mutations;
+#[cfg(feature = "p2p")]
 mod namespaces;
 mod old_logs;
 mod packaging;
+#[cfg(feature = "p2p")]
 mod peers;
+#[cfg(feature = "p2p")]
 mod peers_work;
 mod provenance;
 mod questions;

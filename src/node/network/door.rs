@@ -5,12 +5,13 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    caller::By,
     error::{Code, Refusal},
     event::peer::{Nat, Source, Transport},
     p2p::{
         self, NetError,
         discovery::{Known, Origin},
-        hub::{self, Attempted, By, Goal, Hub},
+        hub::{self, Attempted, Goal, Hub},
     },
     router::BoxFuture,
     tools::network::{

@@ -11,9 +11,8 @@ use reqwest::{Client, header, redirect};
 use serde::Deserialize;
 
 use super::LookError;
+use crate::peer::SERVICES_MAX;
 
-/// Services that may be named.
-pub const SERVICES_MAX: usize = 8;
 /// How long one may take.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Bytes of an answer.

@@ -11,9 +11,9 @@ use std::{
 
 use tokio::task::JoinSet;
 
-use super::{By, Hub};
+use super::Hub;
 use crate::{
-    caller::Peer,
+    caller::{By, Peer},
     clock::now_ms,
     event::peer::{self, BootstrapFinished, BootstrapStarted},
     p2p::{

@@ -6,9 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{By, Hub, Inner, lock};
+use super::{Hub, Inner, lock};
 use crate::{
-    caller::Peer,
+    caller::{By, Peer},
     p2p::{Connected, NetError, Stream, Wire},
 };
 
