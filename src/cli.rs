@@ -10,6 +10,7 @@ mod config;
 mod erase;
 mod progress;
 mod key;
+mod manual;
 mod remote;
 mod door;
 mod call;
@@ -117,6 +118,11 @@ enum Command {
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages: one of the program and one of each command.
+    Manual {
+        /// The directory to write them to; it is made if there is none.
+        dir: PathBuf,
     },
 }
 
@@ -399,6 +405,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             out::print(&String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Manual { dir } => manual::run(Cli::command(), &dir),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: no file of `docs/packaging` names an option, a setting or a path that is not there.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use crate::harness::{cairn, run, temp};
 
@@ -81,6 +81,44 @@ fn the_package_is_made_of_files_that_are_there() {
         assert!(name.is_some_and(|name| kept.contains(&name)), "{asset} is not in {kept:?}");
     }
     assert!(manifest["profile"].get("dist").is_some(), "packages are built with this profile");
+}
+
+#[test]
+fn every_command_has_a_manual_page_and_the_package_brings_them() {
+    let temp = temp();
+    let dir = temp.path().join("man1");
+    let mut command = cairn(&["manual"]);
+    command.arg(&dir);
+    assert_eq!(run(command).succeeded(), "");
+    let pages: BTreeSet<String> = fs::read_dir(&dir)
+        .expect("it is there")
+        .map(|entry| entry.expect("it can be read").file_name().into_string().expect("a name is text"))
+        .collect();
+    let mut expected = BTreeSet::new();
+    name_pages(&[], &mut expected);
+    assert!(expected.contains("cairn.1") && expected.contains("cairn-log-verify.1"), "{expected:?}");
+    assert_eq!(pages, expected);
+    let page = fs::read_to_string(dir.join("cairn-log-verify.1")).expect("it can be read");
+    assert!(page.contains(r"\-\-checkpoint") && page.contains("CAIRN_DATA"), "{page}");
+
+    let manifest: toml::Value = toml::from_str(&read("Cargo.toml")).expect("the manifest is toml");
+    let assets = manifest["package"]["metadata"]["deb"]["assets"].as_array().expect("a list");
+    let to_man = |asset: &&toml::Value| asset[1].as_str() == Some("usr/share/man/man1/");
+    let sources: Vec<_> = assets.iter().filter(to_man).map(|asset| asset[0].as_str()).collect();
+    assert_eq!(sources, [Some("target/manual/*.1")]);
+    let build = read("docs/packaging/build-deb");
+    assert!(build.lines().any(|line| line.ends_with(" manual target/manual")), "{build}");
+}
+
+/// Adds the names of the pages of a command and of all below it, as their help lists them.
+fn name_pages(path: &[&str], found: &mut BTreeSet<String>) {
+    found.insert(format!("{}.1", [&["cairn"], path].concat().join("-")));
+    let help = run(cairn(&[path, &["-h"]].concat())).succeeded();
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let names = listed.map_while(|line| line.strip_prefix("  ")?.split_whitespace().next());
+    for name in names.filter(|name| *name != "help") {
+        name_pages(&[path, &[name]].concat(), found);
+    }
 }
 
 #[test]
