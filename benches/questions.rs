@@ -8,7 +8,7 @@ use std::{path::Path, time::Duration};
 use cairn::{
     block::{Block, Cid},
     event::{
-        Actor, Body, Event, Fact, Genesis, Place,
+        Actor, Body, Event, Fact, Genesis, Position,
         body::{CallStarted, CallSucceeded, LogOpened},
     },
     identity::Signer,
@@ -121,7 +121,7 @@ fn fill(home: &Home, events: u64) -> Vec<Cid> {
             body,
         };
         let place =
-            Place { log: log_name, seq, prev: names.last().copied(), ts: 1_700_000_000_000_000 + seq };
+            Position { log: log_name, seq, prev: names.last().copied(), ts: 1_700_000_000_000_000 + seq };
         let event = Event::seal(fact, place).expect("an event");
         names.push(event.cid());
         batch.events.push(event);

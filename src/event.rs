@@ -109,7 +109,7 @@ pub struct Fact {
 
 /// Says in which log, at which seq and when a fact is sealed.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct Position {
     pub log: Cid,
     pub seq: u64,
     pub prev: Option<Cid>,
@@ -173,7 +173,7 @@ impl Genesis {
 
 impl Event {
     /// Seals `fact` at `place`. Errors: over [`EVENT_MAX`] bytes, or a field breaks a rule of all events.
-    pub fn seal(fact: Fact, place: Place) -> Result<Self, EventError> {
+    pub fn seal(fact: Fact, place: Position) -> Result<Self, EventError> {
         let mut refs = fact.refs;
         refs.sort_unstable();
         refs.dedup();

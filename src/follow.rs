@@ -16,7 +16,7 @@ mod store;
 pub mod driver;
 pub mod fetch;
 
-use self::wire::Answer;
+use self::wire::BlockAnswer;
 use self::wire::Reason;
 use crate::{block::Cid, identity::CheckpointError, log::LogError};
 
@@ -56,7 +56,7 @@ pub enum Refused {
     #[error("the bytes of block {cid} do not have its name")]
     Block { cid: Cid },
     #[error("block {cid}, without which its event means nothing, did not come: {answer}")]
-    Absent { cid: Cid, answer: Box<Answer> },
+    Absent { cid: Cid, answer: Box<BlockAnswer> },
     #[error("what is held cannot be read")]
     Held(#[from] LogError),
 }

@@ -40,7 +40,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    envelope::{Asked, Fault, Message},
+    envelope::{Fault, Incoming, Message},
     framed::Framed,
     handler::Handler,
     lines::Lines,
@@ -151,7 +151,7 @@ impl Shared {
 /// Who answers a message: the library, or `direct`.
 enum Opened {
     Library { id: String, body: Bytes },
-    Direct { id: String, asked: Arc<Asked> },
+    Direct { id: String, asked: Arc<Incoming> },
 }
 
 /// The MCP endpoint of the HTTP door.

@@ -6,12 +6,12 @@
 //!   log.
 
 #[cfg(feature = "p2p")]
+pub mod network;
+#[cfg(feature = "p2p")]
 pub mod joining;
 #[cfg(not(feature = "p2p"))]
 #[path = "node/alone.rs"]
 pub mod joining;
-#[cfg(feature = "p2p")]
-pub mod network;
 pub mod recording;
 mod sampling;
 

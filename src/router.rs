@@ -112,7 +112,7 @@ pub struct Meta {
 
 /// The recorded answer to a request.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct Response {
     /// The result object, as the tool or the upstream gave it; `mcp` adds its own `_meta`.
     pub result: Box<RawValue>,
     pub record: Option<Record>,
@@ -351,7 +351,7 @@ impl Router {
     /// Runs a request to its recorded answer.
     ///
     /// Dropping it midway cancels the call; its ending is recorded all the same.
-    pub async fn call(&self, request: Request) -> Result<Answer, RpcError> {
+    pub async fn call(&self, request: Request) -> Result<Response, RpcError> {
         let gone = request.cancel.clone().drop_guard();
         let router = self.clone();
         let call = self.inner.calls.spawn(async move { router.run(request).await });

@@ -93,7 +93,7 @@ pub struct Lease {
 
 /// What was asked for at submission and may since have been changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct TaskSettings {
     pub priority: u64,
     pub max_retries: u64,
     pub timeout_ms: Option<u64>,
@@ -111,7 +111,7 @@ pub struct Task {
     pub input: Option<PayloadRef>,
     /// As they stand now.
     pub facts: TaskSubmitted,
-    pub asked: Asked,
+    pub asked: TaskSettings,
     pub status: Status,
     /// Counted anew by each `task.retried`.
     pub attempt: u64,
@@ -199,7 +199,7 @@ impl Task {
             actor: fields.actor.clone(),
             tool: fields.tool,
             input: event.fields().payload(Role::Input),
-            asked: Asked {
+            asked: TaskSettings {
                 priority: facts.priority,
                 max_retries: facts.retry.max_retries,
                 timeout_ms: facts.timeout_ms,

@@ -16,7 +16,7 @@ use crate::{
     archive::{
         check::KeepError,
         evidence::Evidence,
-        keep::{Kept, keep},
+        keep::{KeptArchive, keep},
         kept,
         writing::Manifest,
     },
@@ -111,7 +111,7 @@ pub enum Imported {
     /// The archive became the log of the directory; the head it was verified under is given.
     Log(Report, Evidence),
     /// The archive is kept as the record of a run, beside a log if there is one.
-    Run(Kept),
+    Run(KeptArchive),
 }
 
 /// Imports `archive` into `dir`. A whole log is imported only if `dir` holds no log. `step` is called with the progress

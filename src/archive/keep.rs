@@ -35,7 +35,7 @@ const STEP: u64 = 1024;
 
 /// Describes an archive that was kept.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct KeptArchive {
     /// Names the entity whose record it is.
     pub subject: String,
     pub file: PathBuf,
@@ -55,7 +55,7 @@ pub fn keep<R: Read>(
     subject: &str,
     dir: &Path,
     step: &mut dyn FnMut(u64),
-) -> Result<Kept, KeepError> {
+) -> Result<KeptArchive, KeepError> {
     if manifest.count > EVENTS_MAX {
         return Err(KeepError::TooLarge { count: manifest.count });
     }
@@ -79,7 +79,7 @@ pub fn keep<R: Read>(
         }
         fs::rename(&part, &file)?;
         alone.sync_all()?;
-        Ok(Kept { subject: subject.to_owned(), file, events, blocks, evidence, already })
+        Ok(KeptArchive { subject: subject.to_owned(), file, events, blocks, evidence, already })
     });
     if kept.is_err() {
         let _ = fs::remove_file(&part);

@@ -47,12 +47,12 @@ pub struct Archive {
     /// Holds the events in the order of their seqs.
     events: Vec<Event>,
     evidence: Evidence,
-    places: HashMap<Cid, Place>,
+    places: HashMap<Cid, BlockSpan>,
 }
 
 /// Says where a block's bytes are in the file.
 #[derive(Clone, Copy)]
-struct Place {
+struct BlockSpan {
     at: u64,
     len: usize,
 }
@@ -91,7 +91,7 @@ impl Archive {
         let mut events = Vec::new();
         let mut places = HashMap::new();
         while let Some((cid, bytes)) = archive.next().transpose().map_err(unreadable)? {
-            places.insert(cid, Place { at: archive.at() - bytes.len() as u64, len: bytes.len() });
+            places.insert(cid, BlockSpan { at: archive.at() - bytes.len() as u64, len: bytes.len() });
             if proof.open() {
                 proof.take(cid, &bytes).map_err(corrupt)?;
             } else if cid == manifest.log {

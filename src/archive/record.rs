@@ -25,12 +25,12 @@ pub struct RunRecord<'a> {
     pub events: Vec<Event>,
     pub contents: Recorded<'a>,
     /// The archive in which the record was found; none if it was found in the log.
-    pub archive: Option<Kept>,
+    pub archive: Option<FoundArchive>,
 }
 
 /// Names an archive in which a record was found.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct FoundArchive {
     /// Says whether its events are shown to be those that the log's key signed.
     pub evidence: Evidence,
 }
@@ -54,7 +54,7 @@ pub fn run_record<'a>(
         return Ok(None);
     };
     let Some((run, events)) = submitted(&archive, workflow_id, as_of)? else { return Ok(None) };
-    let kept = Some(Kept { evidence: archive.evidence().clone() });
+    let kept = Some(FoundArchive { evidence: archive.evidence().clone() });
     Ok(Some(RunRecord { run, events, contents: Recorded::new(archive), archive: kept }))
 }
 

@@ -5,7 +5,7 @@ use crate::{
     block::Codec,
     block::payload::SALT_LEN,
     error::{Code, Refusal},
-    event::{Place, body::LogOpened},
+    event::{Position, body::LogOpened},
 };
 
 /// A story so far: the call's events, sealed one after the other.
@@ -67,7 +67,7 @@ impl Story {
         // One event before the story, so that each has a predecessor.
         let prev = self.0.last().map_or_else(|| cid("before"), Event::cid);
         let seq = self.0.len() as u64 + 1;
-        let place = Place { log: cid("genesis"), seq, prev: Some(prev), ts: seq };
+        let place = Position { log: cid("genesis"), seq, prev: Some(prev), ts: seq };
         self.0.push(Event::seal(fact, place).expect("the story's facts are small"));
         self
     }
@@ -186,7 +186,7 @@ fn events_of_other_entities_change_nothing() {
         payloads: Vec::new(),
         body: Body::LogOpened(LogOpened { genesis: cid("genesis"), software: "x".into(), salt: None }),
     };
-    let place = Place { log: cid("genesis"), seq: 1, prev: Some(cid("before")), ts: 1 };
+    let place = Position { log: cid("genesis"), seq: 1, prev: Some(cid("before")), ts: 1 };
     call.apply(&Event::seal(fact, place).expect("a small fact"));
     assert_eq!(call, before);
 }

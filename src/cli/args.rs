@@ -20,7 +20,7 @@ use crate::{
 
 /// Which log is read: the files of a directory, or a server's.
 #[derive(Args, Clone)]
-pub struct Place {
+pub struct LogSource {
     #[command(flatten)]
     pub data: Data,
     /// Ask the server at this URL instead of reading files.
@@ -51,7 +51,7 @@ pub enum LogCommand {
         #[arg(long)]
         payloads: bool,
         #[command(flatten)]
-        place: Place,
+        place: LogSource,
         #[command(flatten)]
         shown: Shown,
     },
@@ -64,7 +64,7 @@ pub enum LogCommand {
         #[arg(short, long)]
         follow: bool,
         #[command(flatten)]
-        place: Place,
+        place: LogSource,
         #[command(flatten)]
         shown: Shown,
     },
@@ -73,7 +73,7 @@ pub enum LogCommand {
         #[command(flatten)]
         wanted: Wanted,
         #[command(flatten)]
-        place: Place,
+        place: LogSource,
         #[command(flatten)]
         shown: Shown,
     },
@@ -171,7 +171,7 @@ pub struct Export {
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     #[command(flatten)]
-    pub place: Place,
+    pub place: LogSource,
 }
 
 /// `cairn receipt CID`, or `cairn receipt verify FILE`.
@@ -187,7 +187,7 @@ pub struct Receipt {
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub output: PathBuf,
     #[command(flatten)]
-    pub place: Place,
+    pub place: LogSource,
 }
 
 #[derive(Subcommand)]
@@ -224,7 +224,7 @@ pub struct Trace {
     #[arg(long)]
     pub wide: bool,
     #[command(flatten)]
-    pub place: Place,
+    pub place: LogSource,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -253,7 +253,7 @@ pub enum WorkflowCommand {
         /// A JSON file; `-` is standard input.
         file: PathBuf,
         #[command(flatten)]
-        asked: Asked,
+        asked: ToolsQuery,
     },
     /// Show how far a run and its steps are.
     Status {
@@ -263,7 +263,7 @@ pub enum WorkflowCommand {
         #[arg(long, value_name = "SEQ")]
         as_of_seq: Option<u64>,
         #[command(flatten)]
-        asked: Asked,
+        asked: ToolsQuery,
     },
     /// Follow a run until it ends; exit 0 when it succeeded, else 1.
     Watch {
@@ -283,7 +283,7 @@ pub enum WorkflowCommand {
         #[arg(long)]
         reason: Option<String>,
         #[command(flatten)]
-        asked: Asked,
+        asked: ToolsQuery,
     },
     /// Draw a run's steps, what waits for what, and the path that took longest.
     Graph {
@@ -330,7 +330,7 @@ pub enum PeersCommand {
         #[arg(long)]
         cursor: Option<String>,
         #[command(flatten)]
-        asked: Asked,
+        asked: ToolsQuery,
     },
     /// Look for other nodes.
     Discover {
@@ -347,7 +347,7 @@ pub enum PeersCommand {
         #[arg(long, value_name = "NAME")]
         source: Vec<String>,
         #[command(flatten)]
-        asked: Asked,
+        asked: ToolsQuery,
     },
     /// Join the network, and tell how each try went; exit 0 when enough nodes are connected, else 1.
     Bootstrap {
@@ -363,7 +363,7 @@ pub enum PeersCommand {
         #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
         timeout_ms: Option<u64>,
         #[command(flatten)]
-        asked: Asked,
+        asked: ToolsQuery,
     },
     /// Connect to a peer.
     Connect {
@@ -384,7 +384,7 @@ pub enum PeersCommand {
         #[arg(long)]
         reason: Option<String>,
         #[command(flatten)]
-        asked: Asked,
+        asked: ToolsQuery,
     },
     /// Part from a peer.
     Disconnect {
@@ -397,7 +397,7 @@ pub enum PeersCommand {
         #[arg(long)]
         reason: Option<String>,
         #[command(flatten)]
-        asked: Asked,
+        asked: ToolsQuery,
     },
     /// Show what was measured of a peer.
     Metrics {
@@ -413,7 +413,7 @@ pub enum PeersCommand {
         #[arg(long, value_name = "SEQ")]
         as_of_seq: Option<u64>,
         #[command(flatten)]
-        asked: Asked,
+        asked: ToolsQuery,
     },
     /// Keep a peer's log here, and check every event of it.
     Follow {
@@ -430,7 +430,7 @@ pub enum PeersCommand {
         #[arg(long)]
         reason: Option<String>,
         #[command(flatten)]
-        asked: Asked,
+        asked: ToolsQuery,
     },
     /// Stop keeping a peer's log; what is kept stays.
     Unfollow {
@@ -440,13 +440,13 @@ pub enum PeersCommand {
         #[arg(long)]
         reason: Option<String>,
         #[command(flatten)]
-        asked: Asked,
+        asked: ToolsQuery,
     },
 }
 
 /// A node's tools, and how their answer is shown.
 #[derive(Args)]
-pub struct Asked {
+pub struct ToolsQuery {
     #[command(flatten)]
     pub reach: Reach,
     #[command(flatten)]
@@ -469,7 +469,7 @@ pub struct Replay {
     #[arg(long)]
     pub rerun: bool,
     #[command(flatten)]
-    pub asked: Asked,
+    pub asked: ToolsQuery,
 }
 
 #[derive(Args)]
@@ -479,7 +479,7 @@ pub struct Diff {
     /// The run it is compared with.
     pub right: String,
     #[command(flatten)]
-    pub asked: Asked,
+    pub asked: ToolsQuery,
 }
 
 fn micros(text: &str) -> Result<u64, String> {

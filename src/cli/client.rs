@@ -9,7 +9,7 @@ use serde_json::{Value, value::RawValue};
 
 use crate::cli::{
     Reach,
-    args::Asked,
+    args::ToolsQuery,
     door::Door,
     out, runtime,
     table::{self},
@@ -63,7 +63,11 @@ pub fn moment(value: &Value) -> Option<u64> {
 }
 
 /// Prints an answer as JSON if that is asked for, else as `told` formats it.
-pub fn show(answer: &Value, asked: &Asked, told: impl FnOnce(&Value) -> String) -> anyhow::Result<ExitCode> {
+pub fn show(
+    answer: &Value,
+    asked: &ToolsQuery,
+    told: impl FnOnce(&Value) -> String,
+) -> anyhow::Result<ExitCode> {
     match asked.shown.json {
         true => out::print_json(answer)?,
         false => out::print(&told(answer))?,

@@ -18,7 +18,7 @@ use crate::{
     archive::{
         export::{Format, Scope},
         import::{self, Imported},
-        keep::Kept,
+        keep::KeptArchive,
     },
     cli::{
         Usage,
@@ -119,7 +119,7 @@ fn told(imported: &Imported, data: &Path) -> String {
         }
         Imported::Run(kept) => {
             let verb = if kept.already { "kept already" } else { "imported" };
-            let Kept { subject, events, blocks, .. } = kept;
+            let KeptArchive { subject, events, blocks, .. } = kept;
             let what = format!("{verb} {subject}, {events} events and {blocks} blocks");
             (what, format!("as {}", kept.file.display()), &kept.evidence)
         }

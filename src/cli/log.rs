@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     block::Cid,
     cli::{
-        args::{LogCommand, Place, Shown, Wanted},
+        args::{LogCommand, LogSource, Shown, Wanted},
         export,
         out::{self, Out},
         remote::{Messages, Remote},
@@ -34,7 +34,7 @@ pub fn run(command: LogCommand, quiet: bool) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn show(cid: &Cid, payloads: bool, place: &Place, shown: Shown, quiet: bool) -> anyhow::Result<ExitCode> {
+fn show(cid: &Cid, payloads: bool, place: &LogSource, shown: Shown, quiet: bool) -> anyhow::Result<ExitCode> {
     let source = Source::open(place, quiet)?;
     let found = runtime()?.block_on(async {
         let mut found = source.find(cid, payloads).await?;
@@ -48,7 +48,7 @@ fn show(cid: &Cid, payloads: bool, place: &Place, shown: Shown, quiet: bool) -> 
     Ok(ExitCode::SUCCESS)
 }
 
-fn tail(lines: u64, follow: bool, place: &Place, shown: Shown, quiet: bool) -> anyhow::Result<ExitCode> {
+fn tail(lines: u64, follow: bool, place: &LogSource, shown: Shown, quiet: bool) -> anyhow::Result<ExitCode> {
     let source = Source::open(place, quiet)?;
     runtime()?.block_on(async {
         let mut rows = Rows::new(shown);
@@ -93,7 +93,7 @@ async fn follow_server(remote: &Remote, next: u64, rows: &mut Rows) -> anyhow::R
     anyhow::bail!("the server ended the stream: it has stopped")
 }
 
-fn query(wanted: Wanted, place: &Place, shown: Shown, quiet: bool) -> anyhow::Result<ExitCode> {
+fn query(wanted: Wanted, place: &LogSource, shown: Shown, quiet: bool) -> anyhow::Result<ExitCode> {
     let source = Source::open(place, quiet)?;
     let filter = Filter {
         kind: wanted.kind,

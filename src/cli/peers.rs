@@ -10,7 +10,7 @@ use crate::{
     block::splice,
     cli::{
         Reach, Usage,
-        args::{Asked, PeersCommand},
+        args::{PeersCommand, ToolsQuery},
         client::{ask, show, text},
         existing,
         remote::{DEFAULT_URL, Remote},
@@ -120,7 +120,7 @@ fn view_metrics(view: &View, arguments: Value) -> anyhow::Result<Value> {
 fn answer(
     tool: &str,
     arguments: &Value,
-    asked: &Asked,
+    asked: &ToolsQuery,
     told: impl FnOnce(&Value) -> String,
 ) -> anyhow::Result<ExitCode> {
     show(&asked_of_server(tool, arguments, asked)?, asked, told)
@@ -131,14 +131,14 @@ fn about(
     tool: &str,
     mut arguments: Value,
     reason: Option<String>,
-    asked: &Asked,
+    asked: &ToolsQuery,
     told: impl FnOnce(&Value) -> String,
 ) -> anyhow::Result<ExitCode> {
     put(&mut arguments, "reason", reason);
     answer(tool, &arguments, asked, told)
 }
 
-fn asked_of_server(tool: &str, arguments: &Value, asked: &Asked) -> anyhow::Result<Value> {
+fn asked_of_server(tool: &str, arguments: &Value, asked: &ToolsQuery) -> anyhow::Result<Value> {
     if asked.reach.data.is_some() {
         let message = "this needs a running server that takes part in the network: leave --data out, and name it with --url";
         return Err(Usage(message.to_owned()).into());

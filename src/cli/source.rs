@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     block::{Block, Cid},
     cli::{
-        args::Place,
+        args::LogSource,
         existing,
         progress::Progress,
         remote::{Refused, Remote},
@@ -38,7 +38,7 @@ pub struct Page {
 }
 
 impl Source {
-    pub fn open(place: &Place, quiet: bool) -> anyhow::Result<Self> {
+    pub fn open(place: &LogSource, quiet: bool) -> anyhow::Result<Self> {
         match &place.url {
             Some(url) => Ok(Self::Server(Remote::new(url, place.token.clone())?)),
             None => Self::files(&place.data.data, quiet),

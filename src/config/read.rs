@@ -303,13 +303,13 @@ fn fields<T: DeserializeOwned>() -> &'static [&'static str] {
 struct Probe;
 
 #[derive(Debug)]
-struct Asked(&'static [&'static str]);
+struct KnownFields(&'static [&'static str]);
 
 impl<'de> Deserializer<'de> for Probe {
-    type Error = Asked;
+    type Error = KnownFields;
 
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Asked> {
-        Err(Asked(&[]))
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, KnownFields> {
+        Err(KnownFields(&[]))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -317,8 +317,8 @@ impl<'de> Deserializer<'de> for Probe {
         _: &'static str,
         fields: &'static [&'static str],
         _: V,
-    ) -> Result<V::Value, Asked> {
-        Err(Asked(fields))
+    ) -> Result<V::Value, KnownFields> {
+        Err(KnownFields(fields))
     }
 
     forward_to_deserialize_any! {
@@ -327,15 +327,15 @@ impl<'de> Deserializer<'de> for Probe {
     }
 }
 
-impl de::Error for Asked {
+impl de::Error for KnownFields {
     fn custom<T: fmt::Display>(_: T) -> Self {
         Self(&[])
     }
 }
 
-impl std::error::Error for Asked {}
+impl std::error::Error for KnownFields {}
 
-impl fmt::Display for Asked {
+impl fmt::Display for KnownFields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("asked for its fields")
     }

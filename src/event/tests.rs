@@ -18,7 +18,7 @@ use crate::{
         payload::{JSON, Payload, SaltKey},
     },
     event::{
-        Actor, EVENT_MAX, Event, EventError, Fact, Fields, Genesis, Kind, PAYLOADS_MAX, PayloadRef, Place,
+        Actor, EVENT_MAX, Event, EventError, Fact, Fields, Genesis, Kind, PAYLOADS_MAX, PayloadRef, Position,
         REFS_MAX, Role,
         body::{
             AccessExported, Body, CallCancelled, CallFailed, CallInterrupted, CallRefused, CallStarted,
@@ -218,7 +218,7 @@ impl Story {
 
     fn seal(&mut self, fact: Fact) -> Cid {
         let seq = self.events.len() as u64;
-        let place = Place {
+        let place = Position {
             log: self.log,
             seq,
             prev: self.events.last().map(Event::cid),
@@ -331,7 +331,7 @@ fn bounds_are_allowed_and_one_more_is_not() {
 #[test]
 fn sealing_sorts_refs_and_keeps_the_same_bounds() {
     let story = Story::tell();
-    let place = Place { log: story.log, seq: 0, prev: None, ts: START_US };
+    let place = Position { log: story.log, seq: 0, prev: None, ts: START_US };
     let fact = story.fact("log", Body::LogRecovered(LogRecovered { interrupted: 0, attempts: 0 }));
     let with = |refs: Vec<Cid>, place| Event::seal(Fact { refs, ..fact.clone() }, place);
     let mut sorted = links(2);
@@ -339,7 +339,7 @@ fn sealing_sorts_refs_and_keeps_the_same_bounds() {
     let sealed = with(vec![sorted[1], sorted[0], sorted[1]], place).expect("two refs");
     assert_eq!(sealed.fields().refs, sorted);
     assert_eq!(refusal(with(links(REFS_MAX + 1), place)), "refs");
-    let first_with_prev = Place { prev: Some(link(0)), ..place };
+    let first_with_prev = Position { prev: Some(link(0)), ..place };
     assert_eq!(refusal(with(Vec::new(), first_with_prev)), "prev");
     let long = Fact { subject: "s".repeat(EVENT_MAX), ..fact.clone() };
     let err = Event::seal(long, place).expect_err("over the bound");

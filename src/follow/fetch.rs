@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Refused,
-    wire::{Answer, AskBlocks, BLOCK_MAX, Request, Response, WireError, read, read_frame, write_frame},
+    wire::{AskBlocks, BLOCK_MAX, BlockAnswer, Request, Response, WireError, read, read_frame, write_frame},
 };
 use crate::{block::Cid, follow::driver::FollowError};
 
@@ -27,8 +27,8 @@ pub async fn block(
         loop {
             let frame = read_frame(&mut stream).await?.ok_or(FollowError::Closed)?;
             let (piece, last) = match read(&frame)? {
-                Response::Block(Answer::Piece(piece)) => (piece, false),
-                Response::Block(Answer::Present(piece)) => (piece, true),
+                Response::Block(BlockAnswer::Piece(piece)) => (piece, false),
+                Response::Block(BlockAnswer::Present(piece)) => (piece, true),
                 Response::Block(answer) => {
                     return Err(Refused::Absent { cid, answer: Box::new(answer) }.into());
                 }

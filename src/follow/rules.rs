@@ -14,8 +14,8 @@ use super::{
     chain::{Chain, Checked, Edge, Held, Wanted},
     evidence::{Evidence, begins},
     wire::{
-        Answer, AskBlocks, AskHead, AskTail, BLOCK_MAX, End, NAMES_MAX, Request, Response, TAIL_BYTES_MAX,
-        TAIL_FRAME, TAIL_MAX, ToldHead, proof,
+        AskBlocks, AskHead, AskTail, BLOCK_MAX, BlockAnswer, End, NAMES_MAX, Request, Response,
+        TAIL_BYTES_MAX, TAIL_FRAME, TAIL_MAX, ToldHead, proof,
     },
 };
 use crate::{
@@ -304,33 +304,33 @@ impl Machine {
     fn block(
         &mut self,
         mut fetching: Box<Fetching>,
-        answer: Answer,
+        answer: BlockAnswer,
         held: &dyn Held,
     ) -> Result<Vec<Wish>, Refused> {
         let wanted = *fetching.asked.front().ok_or(Refused::Unasked)?;
         match answer {
-            Answer::Piece(bytes) | Answer::Present(bytes)
+            BlockAnswer::Piece(bytes) | BlockAnswer::Present(bytes)
                 if fetching.piece.len() + bytes.len() > BLOCK_MAX =>
             {
                 return Err(Refused::Block { cid: wanted.cid });
             }
-            Answer::Piece(bytes) if !bytes.is_empty() => {
+            BlockAnswer::Piece(bytes) if !bytes.is_empty() => {
                 fetching.piece.extend(bytes.into_vec());
                 self.stage = Stage::Blocks(fetching);
                 return Ok(Vec::new());
             }
-            Answer::Present(bytes) => {
+            BlockAnswer::Present(bytes) => {
                 let mut whole = std::mem::take(&mut fetching.piece);
                 whole.extend(bytes.into_vec());
                 fetching.take(&wanted, whole, held)?;
             }
-            Answer::Piece(_) => return Err(Refused::Unasked),
+            BlockAnswer::Piece(_) => return Err(Refused::Unasked),
             absent if wanted.needed || !fetching.piece.is_empty() => {
                 return Err(Refused::Absent { cid: wanted.cid, answer: Box::new(absent) });
             }
-            Answer::Erased => self.lacking.erased += 1,
-            Answer::Withheld => self.lacking.withheld += 1,
-            Answer::Unknown => self.lacking.unknown += 1,
+            BlockAnswer::Erased => self.lacking.erased += 1,
+            BlockAnswer::Withheld => self.lacking.withheld += 1,
+            BlockAnswer::Unknown => self.lacking.unknown += 1,
         }
         fetching.asked.pop_front();
         let mut wishes = Vec::new();

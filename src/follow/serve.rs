@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use super::wire::{
-    Answer, AskHead, AskTail, BLOCK_MAX, End, NAMES_MAX, PIECE, Reason, Request, Response, TAIL_BYTES_MAX,
-    TAIL_FRAME, TAIL_MAX, ToldHead, WireError, hashes, read, read_frame, write_frame,
+    AskHead, AskTail, BLOCK_MAX, BlockAnswer, End, NAMES_MAX, PIECE, Reason, Request, Response,
+    TAIL_BYTES_MAX, TAIL_FRAME, TAIL_MAX, ToldHead, WireError, hashes, read, read_frame, write_frame,
 };
 use crate::{
     block::{Cid, Codec, decode, payload::is_content},
@@ -96,7 +96,7 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Some(_place) = Place::take(&self.streams, peer) else {
+        let Some(_place) = StreamPermit::take(&self.streams, peer) else {
             return write(&mut stream, &Response::Refused(Reason::Busy)).await;
         };
         while let Some(frame) =
@@ -203,7 +203,7 @@ impl Server {
             };
             for (cid, answer) in answers {
                 served.blocks += 1;
-                if let Answer::Present(bytes) = &answer {
+                if let BlockAnswer::Present(bytes) = &answer {
                     served.contents += u64::from(is_content(&cid, bytes));
                 }
                 for piece in pieces(answer) {
@@ -249,16 +249,16 @@ struct Rights {
 }
 
 /// Returns the answer about a block. A peer that may not read content does not learn whether it exists.
-fn found(view: &View, cid: &Cid, rights: Rights) -> Result<Answer, QueryError> {
+fn found(view: &View, cid: &Cid, rights: Rights) -> Result<BlockAnswer, QueryError> {
     Ok(match view.block(cid)? {
-        Some(Stored::Present(bytes)) if bytes.len() > BLOCK_MAX => Answer::Unknown,
+        Some(Stored::Present(bytes)) if bytes.len() > BLOCK_MAX => BlockAnswer::Unknown,
         Some(Stored::Present(bytes)) if rights.content || open(cid, &bytes, rights) => {
-            Answer::Present(bytes.into())
+            BlockAnswer::Present(bytes.into())
         }
         // Of a part nobody learns that it was ever here: its name is the hash of plain content.
-        Some(Stored::Erased) if rights.content && cid.codec() == Codec::DagCbor => Answer::Erased,
-        None | Some(Stored::Erased) if rights.content => Answer::Unknown,
-        None | Some(Stored::Erased | Stored::Present(_)) => Answer::Withheld,
+        Some(Stored::Erased) if rights.content && cid.codec() == Codec::DagCbor => BlockAnswer::Erased,
+        None | Some(Stored::Erased) if rights.content => BlockAnswer::Unknown,
+        None | Some(Stored::Erased | Stored::Present(_)) => BlockAnswer::Withheld,
     })
 }
 
@@ -272,27 +272,27 @@ fn open(cid: &Cid, bytes: &[u8], rights: Rights) -> bool {
 }
 
 /// Splits an answer into pieces that fit into frames.
-fn pieces(answer: Answer) -> Vec<Answer> {
-    let Answer::Present(bytes) = answer else {
+fn pieces(answer: BlockAnswer) -> Vec<BlockAnswer> {
+    let BlockAnswer::Present(bytes) = answer else {
         return vec![answer];
     };
     let mut rest = bytes.into_vec();
     let mut pieces = Vec::new();
     while rest.len() > PIECE {
         let tail = rest.split_off(PIECE);
-        pieces.push(Answer::Piece(std::mem::replace(&mut rest, tail).into()));
+        pieces.push(BlockAnswer::Piece(std::mem::replace(&mut rest, tail).into()));
     }
-    pieces.push(Answer::Present(rest.into()));
+    pieces.push(BlockAnswer::Present(rest.into()));
     pieces
 }
 
 /// A peer's right to one stream, given back on drop.
-struct Place {
+struct StreamPermit {
     streams: Arc<Mutex<HashMap<String, usize>>>,
     peer: String,
 }
 
-impl Place {
+impl StreamPermit {
     fn take(streams: &Arc<Mutex<HashMap<String, usize>>>, peer: &str) -> Option<Self> {
         let mut open = streams.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(peer.to_owned()).or_default();
@@ -304,7 +304,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         let mut open = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = open.get_mut(&self.peer) {

@@ -251,7 +251,7 @@ impl Held for Store {
         let events = self.reader.tip()?.map_or(0, |tip| tip.seq + 1);
         let mut tree = Growing::new();
         self.leaves(0, events, &mut |leaf| tree.push(leaf))?;
-        let tiles = Kept(tree.take_changed());
+        let tiles = ProofTiles(tree.take_changed());
         let proven = merkle::root_at(&tiles, size)
             .and_then(|root| Ok((root, merkle::consistency(&tiles, size, events)?)));
         proven.map_err(|_| LogError::Corrupt { what: "events are missing" })
@@ -259,9 +259,9 @@ impl Held for Store {
 }
 
 /// Tiles in memory while one proof is made: about 32 bytes an event of the log.
-struct Kept(Vec<TileRow>);
+struct ProofTiles(Vec<TileRow>);
 
-impl Tiles for Kept {
+impl Tiles for ProofTiles {
     type Error = std::convert::Infallible;
 
     fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, Self::Error> {

@@ -12,7 +12,7 @@ use super::{Refused, serve::What, wire::Reason};
 use crate::{
     archive::export::{Format, Scope},
     block::Cid,
-    event::{Body, Event, Fact, Place, body::LogRecovered},
+    event::{Body, Event, Fact, Position, body::LogRecovered},
     follow::{
         copy::Followed,
         driver::{FollowError, Outcome},
@@ -265,7 +265,7 @@ async fn what_was_put_behind_the_head_of_a_copy_is_told_and_not_followed_on() {
     let reader = SqliteReader::open(&path).expect("reads");
     let tip = reader.tip().expect("reads").expect("events");
     let last = reader.event_at(tip.seq).expect("reads").expect("an event");
-    let place = Place { log: last.fields().log, seq: tip.seq + 1, prev: Some(tip.cid), ts: tip.ts };
+    let place = Position { log: last.fields().log, seq: tip.seq + 1, prev: Some(tip.cid), ts: tip.ts };
     let fact = Fact {
         cause: None,
         refs: Vec::new(),

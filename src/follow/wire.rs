@@ -74,7 +74,7 @@ pub enum Response {
     Head(Box<ToldHead>),
     Events(Vec<ByteBuf>),
     End(End),
-    Block(Answer),
+    Block(BlockAnswer),
     Refused(Reason),
 }
 
@@ -107,7 +107,7 @@ pub struct End {
 /// The answer about one block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Answer {
+pub enum BlockAnswer {
     /// A piece of the block; more of it follows.
     Piece(ByteBuf),
     /// The block, or its last piece.
@@ -118,7 +118,7 @@ pub enum Answer {
     Unknown,
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for BlockAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Piece(_) => "piece",

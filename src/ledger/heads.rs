@@ -5,7 +5,7 @@
 //! - nothing is signed here in passing: a log that is refused is taken over by an operator, by name and on record.
 
 use crate::{
-    event::{Body, Event, Place, keeping::LogTakenOver},
+    event::{Body, Event, Position, keeping::LogTakenOver},
     identity::{Checkpoint, Signer, claimed_size, rotation::Keys},
     ledger::{
         commit::{log_fact, operator},
@@ -122,7 +122,7 @@ pub(super) fn record(
 ) -> Result<String, OpenError> {
     let last = reader.event_at(tree.size().saturating_sub(1))?;
     let last = last.ok_or(LogError::Corrupt { what: "the log has no last event" })?;
-    let place = Place {
+    let place = Position {
         log: last.fields().log,
         seq: tree.size(),
         prev: Some(last.cid()),

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     block::Block,
     catalogue::Entry,
-    event::{Body, Event, Genesis, Place, body::LogOpened},
+    event::{Body, Event, Genesis, Position, body::LogOpened},
     identity::{
         Signer, claimed_size,
         rotation::{self},
@@ -261,7 +261,7 @@ fn begin(log: &mut dyn Log, keys: &Keys, nonce: [u8; 32], now_us: u64) -> Result
     let software = format!("cairn {}", env!("CARGO_PKG_VERSION"));
     let salt = Some(ByteArray::new(keys.salt.commitment_for(&genesis.cid())));
     let opened = LogOpened { genesis: genesis.cid(), software, salt };
-    let place = Place { log: genesis.cid(), seq: 0, prev: None, ts: now_us };
+    let place = Position { log: genesis.cid(), seq: 0, prev: None, ts: now_us };
     let event = Event::seal(log_fact(node(), Body::LogOpened(opened)), place)
         .map_err(|_| LogError::Corrupt { what: "the first event cannot be sealed" })?;
     // A crash before this leaves an empty log, which the next start begins again.

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::{
     block::Cid,
-    event::{Event, EventError, Fact, Place},
+    event::{Event, EventError, Fact, Position},
     identity::Signer,
     log::Tip,
     merkle::{Growing, leaf_hash},
@@ -51,7 +51,7 @@ impl Sealer {
 
     /// Seals `fact` as the next event. Errors: the event breaks a bound of the format; nothing has changed then.
     pub fn seal(&mut self, fact: Fact) -> Result<Event, EventError> {
-        let place = Place {
+        let place = Position {
             log: self.log,
             seq: self.next_seq(),
             prev: self.tip.map(|tip| tip.cid),

@@ -83,7 +83,7 @@ enum Said {
 
 /// A frame from the owner to a guest.
 #[derive(Serialize, Deserialize)]
-enum Told {
+enum OwnerFrame {
     Welcome {
         log: Cid,
         origin: String,
@@ -198,10 +198,10 @@ async fn connect(member: &Member) -> io::Result<Line> {
     let (mut reader, mut writer) = UnixStream::connect(member.home.socket_path()).await?.into_split();
     write_frame(&mut writer, &Said::Hello { runner: member.runner.clone() }).await?;
     match read_frame(&mut reader).await? {
-        Told::Welcome { log, origin, vkey, salted } => {
+        OwnerFrame::Welcome { log, origin, vkey, salted } => {
             Ok(Line { about: About { log, origin, vkey, salted: *salted }, reader, writer })
         }
-        Told::Ruling { .. } | Told::Reach { .. } => Err(io::ErrorKind::InvalidData.into()),
+        OwnerFrame::Ruling { .. } | OwnerFrame::Reach { .. } => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -254,7 +254,7 @@ async fn guest(stream: UnixStream, ledger: Ledger) {
             if let Ok(ruling) = ruling.await {
                 // A guest that went away asks again from its next owner.
                 let committed = *committed.borrow();
-                let _ = told.send(Told::Ruling { id, ruling: Box::new(ruling), committed }).await;
+                let _ = told.send(OwnerFrame::Ruling { id, ruling: Box::new(ruling), committed }).await;
             }
         });
         while rulings.try_join_next().is_some() {}
@@ -271,10 +271,10 @@ async fn guest(stream: UnixStream, ledger: Ledger) {
     }
 }
 
-async fn tell(mut writer: OwnedWriteHalf, mut telling: mpsc::Receiver<Told>, ledger: Ledger) {
+async fn tell(mut writer: OwnedWriteHalf, mut telling: mpsc::Receiver<OwnerFrame>, ledger: Ledger) {
     let About { log, origin, vkey, salted } = ledger.about().clone();
     let salted = ByteArray::new(salted);
-    let mut written = write_frame(&mut writer, &Told::Welcome { log, origin, vkey, salted }).await;
+    let mut written = write_frame(&mut writer, &OwnerFrame::Welcome { log, origin, vkey, salted }).await;
     let mut reach = ledger.reach();
     reach.mark_changed();
     while written.is_ok() {
@@ -287,7 +287,7 @@ async fn tell(mut writer: OwnedWriteHalf, mut telling: mpsc::Receiver<Told>, led
             changed = reach.changed() => match changed {
                 Ok(()) => {
                     let Reach { applied, checkpoint } = reach.borrow_and_update().clone();
-                    Told::Reach { applied, checkpoint }
+                    OwnerFrame::Reach { applied, checkpoint }
                 }
                 Err(_) => return,
             },
@@ -392,9 +392,9 @@ impl Relay {
 
     /// Delivers a frame of the owner. Returns the command that gives claimed tasks back, if nobody waits for them any
     /// more.
-    fn hear(&mut self, frame: Told) -> Option<Command> {
+    fn hear(&mut self, frame: OwnerFrame) -> Option<Command> {
         match frame {
-            Told::Ruling { id, ruling, committed } => {
+            OwnerFrame::Ruling { id, ruling, committed } => {
                 self.committed.send_modify(|known| *known = (*known).max(committed));
                 let (_, reply) = self.pending.remove(&id)?;
                 let claims = claims_of(reply.send(*ruling).err()?);
@@ -402,12 +402,12 @@ impl Relay {
                 let work = Work { wish, actor: node(), cause: None, note: None };
                 (!claims.is_empty()).then(|| Command::Work(Box::new(work)))
             }
-            Told::Reach { applied, checkpoint } => {
+            OwnerFrame::Reach { applied, checkpoint } => {
                 self.committed.send_modify(|committed| *committed = (*committed).max(applied));
                 self.reach.send_replace(Reach { applied, checkpoint });
                 None
             }
-            Told::Welcome { .. } => None,
+            OwnerFrame::Welcome { .. } => None,
         }
     }
 
@@ -445,7 +445,7 @@ impl Relay {
     }
 }
 
-async fn read_all(mut reader: OwnedReadHalf, told: mpsc::Sender<Told>) {
+async fn read_all(mut reader: OwnedReadHalf, told: mpsc::Sender<OwnerFrame>) {
     while let Ok(frame) = read_frame(&mut reader).await {
         if told.send(frame).await.is_err() {
             return;

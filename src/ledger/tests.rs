@@ -350,7 +350,7 @@ fn a_failed_commit_stops_the_ledger() {
         Body::LogRecovered(crate::event::body::LogRecovered { interrupted: 0, attempts: 0 }),
     );
     let place =
-        crate::event::Place { log: ledger.about().log, seq: tip.seq + 1, prev: Some(tip.cid), ts: tip.ts };
+        crate::event::Position { log: ledger.about().log, seq: tip.seq + 1, prev: Some(tip.cid), ts: tip.ts };
     let event = crate::event::Event::seal(fact, place).expect("a small fact");
     log.append(Some(tip.cid), &crate::log::Batch { events: vec![event], ..crate::log::Batch::default() })
         .expect("appends");

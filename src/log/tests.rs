@@ -11,7 +11,7 @@ use crate::{
         Block, Codec,
         payload::{JSON, Payload, SaltKey},
     },
-    event::{Actor, Body, Fact, Place, body::LogRecovered},
+    event::{Actor, Body, Fact, Position, body::LogRecovered},
 };
 
 type Opened = fn(&Path) -> Box<dyn Log>;
@@ -39,7 +39,7 @@ fn event(seq: u64, prev: Option<Cid>, cause: Option<Cid>) -> Event {
         body: Body::LogRecovered(LogRecovered { interrupted: seq, attempts: 0 }),
     };
     let log = Cid::of(Codec::DagCbor, b"genesis");
-    Event::seal(fact, Place { log, seq, prev, ts: seq }).expect("a small fact")
+    Event::seal(fact, Position { log, seq, prev, ts: seq }).expect("a small fact")
 }
 
 /// Returns `n` events, each the successor of the one before.

@@ -14,7 +14,7 @@ use crate::{
     block::{Cid, splice::edit_into},
     mcp::era::{Era, present},
     router::{
-        Answer, Record, RpcError,
+        Record, Response, RpcError,
         codes::{INTERNAL_ERROR, INVALID_REQUEST},
     },
 };
@@ -52,11 +52,11 @@ struct Top<'a> {
 /// `ttl_ms` is set for results that may be cached.
 pub fn conclude(
     out: &mut String,
-    answer: Result<Answer, RpcError>,
+    answer: Result<Response, RpcError>,
     era: Era,
     ttl_ms: Option<u64>,
 ) -> Result<(), RpcError> {
-    let Answer { result, record } = answer.map_err(finish_error)?;
+    let Response { result, record } = answer.map_err(finish_error)?;
     finish(out, &result, era, ttl_ms, record.as_ref())
         .map_err(|error| finish_error(RpcError { record: record.map(Box::new), ..error }))
 }

@@ -22,7 +22,7 @@ use super::{
     SESSION_ID, Shared,
     answer::conclude,
     client::{Silent, to_library},
-    envelope::{Asked, FIRST_STATELESS},
+    envelope::{FIRST_STATELESS, Incoming},
     json,
     offering::has_plain_tool,
     refuse,
@@ -36,7 +36,7 @@ use crate::{
 const ENCODED: &str = "=?";
 
 /// Returns whether a well-formed request for `method` may be answered here.
-pub fn takes(headers: &HeaderMap, method: &str, asked: &Asked, offer: &Offer) -> bool {
+pub fn takes(headers: &HeaderMap, method: &str, asked: &Incoming, offer: &Offer) -> bool {
     method == Method::ToolsCall.as_str()
         && asked.version.as_deref() == Some(FIRST_STATELESS)
         && only(headers, "mcp-protocol-version") == Some(FIRST_STATELESS)
@@ -54,7 +54,7 @@ pub fn takes(headers: &HeaderMap, method: &str, asked: &Asked, offer: &Offer) ->
 }
 
 /// Runs the call that [`takes`] took. Dropping this midway cancels it, and so does shutdown.
-pub async fn answer(shared: &Shared, asked: &Asked, id: &str) -> Response<Body> {
+pub async fn answer(shared: &Shared, asked: &Incoming, id: &str) -> Response<Body> {
     let client = Silent { capabilities: asked.capabilities.clone().unwrap_or_default() };
     let request = asked.request(Method::ToolsCall, Arc::new(client), CancellationToken::new());
     let call = shared.router.call(request);

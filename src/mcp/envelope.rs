@@ -106,7 +106,7 @@ impl Fault {
 
 /// A request or notification as it came, with its caller.
 #[derive(Debug)]
-pub struct Asked {
+pub struct Incoming {
     pub caller: Caller,
     /// The name or URI asked for; empty for methods that have none.
     pub name: String,
@@ -122,7 +122,7 @@ pub struct Asked {
     pub token: Option<String>,
 }
 
-impl Asked {
+impl Incoming {
     /// Makes the router's request.
     pub fn request(&self, method: Method, client: Arc<dyn Client>, cancel: CancellationToken) -> Request {
         Request {
@@ -152,7 +152,7 @@ impl Asked {
 pub enum Message<'a> {
     /// A request or a notification. `slim` is the body for the library, if that differs.
     Asks {
-        asked: Arc<Asked>,
+        asked: Arc<Incoming>,
         method: String,
         /// The request's id as JSON; none for a notification.
         id: Option<&'a str>,
@@ -310,7 +310,7 @@ fn ask(
     params: &RawValue,
     fields: &HashMap<String, &RawValue>,
     caller: &Caller,
-) -> Result<Asked, RpcError> {
+) -> Result<Incoming, RpcError> {
     let text = |field| {
         let value: &&RawValue = fields.get(field)?;
         serde_json::from_str::<String>(value.get()).ok()
@@ -322,7 +322,7 @@ fn ask(
     };
     let of_initialize = || fields.get("capabilities").copied().filter(|_| method == "initialize");
     let capabilities = meta.capabilities.or_else(of_initialize);
-    let asked = Asked {
+    let asked = Incoming {
         caller: caller.clone(),
         name: text("name").or_else(|| text("uri")).unwrap_or_default(),
         params: untold(params, meta.token.is_some())?.into(),

@@ -33,13 +33,13 @@ use super::{
     Shared,
     answer::{LIST_TTL_MS, READ_TTL_MS, conclude, finish},
     client::{CallClient, Logs, relay, to_library},
-    envelope::{Asked, FIRST_STATELESS, invalid_params, is_known},
+    envelope::{FIRST_STATELESS, Incoming, invalid_params, is_known},
     list::page,
     offering::{
         capabilities, contract_entry, declared, has_resources, header_tool, listed_entry, method_not_found,
         own_tools, tool_entry,
     },
-    quota::Place,
+    quota::RequestPermit,
     raw::pack,
 };
 use crate::{
@@ -100,7 +100,7 @@ impl Handler {
         };
         // What a tool's server answers is recorded; this node's own refusal is not.
         if answer.as_ref().is_err_and(|err| err.code == INVALID_REQUEST && err.record.is_none())
-            && let Some(place) = context.extensions.get::<Arc<Place>>()
+            && let Some(place) = context.extensions.get::<Arc<RequestPermit>>()
         {
             place.refuse();
         }
@@ -139,7 +139,7 @@ impl Handler {
         self.shared.router.offer()
     }
 
-    fn logs(&self, asked: &Asked, era: Era) -> Logs {
+    fn logs(&self, asked: &Incoming, era: Era) -> Logs {
         match era {
             Era::Stateless => asked.log_level.as_deref().and_then(Logs::from_level).unwrap_or(Logs::None),
             Era::Session => self
@@ -149,7 +149,7 @@ impl Handler {
         }
     }
 
-    fn capabilities(&self, asked: &Asked, era: Era) -> Value {
+    fn capabilities(&self, asked: &Incoming, era: Era) -> Value {
         match era {
             Era::Stateless => asked.capabilities.clone(),
             Era::Session => self.session.get().map(|session| session.capabilities.clone()),
@@ -412,9 +412,9 @@ fn era(context: &RequestContext<RoleServer>) -> Era {
 }
 
 /// Returns what the door read of this request: from the extensions on stdio, from the request's parts over HTTP.
-fn asked(extensions: &Extensions) -> Result<&Arc<Asked>, ErrorData> {
+fn asked(extensions: &Extensions) -> Result<&Arc<Incoming>, ErrorData> {
     extensions
-        .get::<Arc<Asked>>()
+        .get::<Arc<Incoming>>()
         .or_else(|| extensions.get::<http::request::Parts>()?.extensions.get())
         .ok_or_else(|| to_library(RpcError::new(INTERNAL_ERROR, "the request was not read")))
 }

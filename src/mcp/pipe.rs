@@ -17,9 +17,9 @@ use tokio::sync::mpsc;
 
 use super::{
     Barred, Shared,
-    envelope::{self, Asked, Fault, Message},
+    envelope::{self, Fault, Incoming, Message},
     offering::header_tool,
-    quota::{Counted, Place},
+    quota::{Counted, RequestPermit},
     raw::unpack,
 };
 use crate::{
@@ -108,7 +108,7 @@ impl<F: Framing> Pipe<F> {
             }
         };
         if let Err(error) = self.permit(&method, &mut asked) {
-            place.iter().for_each(Place::refuse);
+            place.iter().for_each(RequestPermit::refuse);
             return Err(refused(error));
         }
         let offer = self.shared.router.offer();
@@ -127,7 +127,7 @@ impl<F: Framing> Pipe<F> {
     }
 
     /// Checks that the caller may use this method, after adding the scopes of its token.
-    fn permit(&self, method: &str, asked: &mut Arc<Asked>) -> Result<(), RpcError> {
+    fn permit(&self, method: &str, asked: &mut Arc<Incoming>) -> Result<(), RpcError> {
         if RECORDED.iter().any(|recorded| recorded.as_str() == method) {
             self.bar(&asked.caller)?;
         }
@@ -148,7 +148,7 @@ impl<F: Framing> Pipe<F> {
     }
 
     /// Adds the scopes of the message's token to the caller's.
-    fn admit(&self, asked: &mut Arc<Asked>) -> Result<(), RpcError> {
+    fn admit(&self, asked: &mut Arc<Incoming>) -> Result<(), RpcError> {
         let (Some(tokens), Some(asked)) = (&self.shared.settings.tokens, Arc::get_mut(asked)) else {
             return Ok(());
         };
@@ -161,7 +161,7 @@ impl<F: Framing> Pipe<F> {
     }
 
     /// Refuses a tool that callers here may not call, whether the request gives its name or its contract.
-    fn check_tool(&self, asked: &Asked) -> Result<(), RpcError> {
+    fn check_tool(&self, asked: &Incoming) -> Result<(), RpcError> {
         let tool = self.shared.router.tool_asked(&asked.name, asked.meta.contract.as_ref());
         match tool.is_none_or(|entry| self.shared.shows(&entry.tool.name)) {
             true => Ok(()),

@@ -101,7 +101,7 @@ struct Activity {
 }
 
 /// The right to have one request under way. Dropping it returns the right and counts the request's outcome.
-pub struct Place {
+pub struct RequestPermit {
     activity: Arc<Mutex<Activity>>,
     /// The metrics that count it, its method, and whether its caller is known.
     counted: Option<(Arc<Metrics>, String, bool)>,
@@ -156,7 +156,7 @@ impl Counted {
     }
 
     /// Takes a place for a request. Errors: too many are under way.
-    pub fn place(&self, method: &str) -> Result<Place, RpcError> {
+    pub fn place(&self, method: &str) -> Result<RequestPermit, RpcError> {
         let permit = self.own.places.clone().try_acquire_owned();
         let permit = permit.map_err(|_| limited("in_flight", self.bounds.in_flight, RETRY))?;
         self.own.taken.fetch_add(1, Ordering::Relaxed);
@@ -165,7 +165,7 @@ impl Counted {
             self.activity.clone(),
             self.metrics.clone().map(|metrics| (metrics, method.to_owned(), self.known)),
         );
-        Ok(Place { activity, counted, refused: AtomicBool::new(false), _permit: permit })
+        Ok(RequestPermit { activity, counted, refused: AtomicBool::new(false), _permit: permit })
     }
 
     /// Counts the outcome of a request without a place.
@@ -196,14 +196,14 @@ impl Counted {
     }
 }
 
-impl Place {
+impl RequestPermit {
     /// Marks the request as refused, for the metrics.
     pub fn refuse(&self) {
         self.refused.store(true, Ordering::Relaxed);
     }
 }
 
-impl Drop for Place {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         if let Some((metrics, method, known)) = &self.counted {
             let outcome = if *self.refused.get_mut() { "refused" } else { "taken" };

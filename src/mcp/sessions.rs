@@ -19,7 +19,7 @@ use rmcp::{
     },
 };
 
-use super::envelope::Asked;
+use super::envelope::Incoming;
 
 /// Sessions open at once: each takes 66 KB, and twice that of a heap worn by thousands that came and went.
 pub const SESSIONS_MAX: usize = 256;
@@ -180,7 +180,7 @@ impl SessionManager for Sessions {
                 .request
                 .extensions()
                 .get::<http::request::Parts>()
-                .and_then(|parts| parts.extensions.get::<Arc<Asked>>()),
+                .and_then(|parts| parts.extensions.get::<Arc<Incoming>>()),
             _ => None,
         };
         if let (Some(known), Some(asked)) = (lock(&self.known).get_mut(id), asked) {

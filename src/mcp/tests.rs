@@ -13,7 +13,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{
     answer::{finish, finish_error},
-    envelope::{self, Asked, Message},
+    envelope::{self, Incoming, Message},
     list::{PAGE_MAX, page},
     raw::{pack, unpack, unpack_event},
     sessions::{IDLE_MAX, SESSIONS_MAX, Sessions},
@@ -102,7 +102,7 @@ fn check_fault(body: &str, id: &str, code: i64, malformed: bool) {
     }
 }
 
-fn read(body: &str) -> (std::sync::Arc<Asked>, Option<String>) {
+fn read(body: &str) -> (std::sync::Arc<Incoming>, Option<String>) {
     match envelope::read(body.as_bytes(), &caller()) {
         Ok(Message::Asks { asked, slim, .. }) => {
             let slim = slim.map(|slim| String::from_utf8(slim.to_json()).expect("JSON is text"));

@@ -43,14 +43,14 @@ pub enum Output {
 pub struct Keeping {
     /// The number of connections below which this node joins by others.
     min: usize,
-    peers: BTreeMap<Peer, Kept>,
+    peers: BTreeMap<Peer, KeptPeer>,
     join_ms: u64,
     chance: u64,
 }
 
 /// One peer to keep.
 #[derive(Debug)]
-struct Kept {
+struct KeptPeer {
     /// The earliest time of the next dial.
     next_ms: u64,
     pause_ms: u64,
@@ -90,7 +90,7 @@ impl Keeping {
         self.peers.retain(|peer, state| state.dialling || kept.contains(peer));
         let mut outputs = Vec::new();
         for peer in kept {
-            let state = self.peers.entry(peer.clone()).or_insert(Kept {
+            let state = self.peers.entry(peer.clone()).or_insert(KeptPeer {
                 next_ms: now_ms,
                 pause_ms: REDIAL_FIRST_MS,
                 dialling: false,

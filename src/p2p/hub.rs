@@ -45,7 +45,7 @@ use crate::{
             github::Github, live::Neighbours, outside::Outside,
         },
         handle::Net,
-        hub::requested::Kept,
+        hub::requested::RequestStore,
     },
     peer::News,
     query::{QueryError, Readers},
@@ -101,7 +101,7 @@ struct Inner {
     book: Mutex<Book>,
     /// Peers that are being dialled because a caller asked.
     dialling: Mutex<BTreeMap<Peer, usize>>,
-    kept: Kept,
+    kept: RequestStore,
     /// The task of each followed peer.
     follows: Mutex<HashMap<Peer, Following>>,
     /// One bootstrap at a time.
@@ -146,7 +146,7 @@ impl Hub {
     pub fn start(parts: Parts) -> Self {
         let inner = Inner {
             book: Mutex::new(Book::new(parts.ttl.as_millis() as u64)),
-            kept: Kept::open(parts.ledger.home(), parts.keep.clone(), parts.follow.clone()),
+            kept: RequestStore::open(parts.ledger.home(), parts.keep.clone(), parts.follow.clone()),
             follows: Mutex::default(),
             joining: tokio::sync::Mutex::default(),
             connected: watch::Sender::default(),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     block::Codec,
-    event::{Actor, Fact, Place, body::LogOpened},
+    event::{Actor, Fact, Position, body::LogOpened},
 };
 
 const HOUR_MS: u64 = 3_600_000;
@@ -37,7 +37,7 @@ impl Story {
             payloads: Vec::new(),
             body,
         };
-        let place = Place { log: cid(1), seq: self.seq, prev: Some(cid(2)), ts: self.now_ms * 1000 };
+        let place = Position { log: cid(1), seq: self.seq, prev: Some(cid(2)), ts: self.now_ms * 1000 };
         let event = Event::seal(fact, place).expect("news keep every rule");
         match &mut self.peer {
             Some(peer) => peer.apply(&event),

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     block::encode,
     event::{
-        Actor, Fact, Fields, Place,
+        Actor, Fact, Fields, Position,
         body::{Body, LogOpened, LogRecovered},
         keeping::LogKeyRotated,
     },
@@ -61,7 +61,8 @@ fn receipt() -> Receipt {
                 _ => Body::LogRecovered(LogRecovered { interrupted: seq, attempts: 0 }),
             },
         };
-        let place = Place { log, seq, prev: events.last().map(Event::cid), ts: 1_700_000_000_000_000 + seq };
+        let place =
+            Position { log, seq, prev: events.last().map(Event::cid), ts: 1_700_000_000_000_000 + seq };
         let event = Event::seal(fact, place).expect("the fact keeps the rules");
         growing.push(leaf_hash(&event.cid()));
         events.push(event);
@@ -111,7 +112,7 @@ fn rotated() -> Receipt {
             payloads: vec![],
             body,
         };
-        let place = Place { log, seq, prev: events.last().map(Event::cid), ts: seq };
+        let place = Position { log, seq, prev: events.last().map(Event::cid), ts: seq };
         let event = Event::seal(fact, place).expect("the fact keeps the rules");
         growing.push(leaf_hash(&event.cid()));
         events.push(event);

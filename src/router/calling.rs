@@ -24,15 +24,15 @@ use crate::{
     },
     ledger::{Command, Ruling, Sealed, commit::payload_ref},
     router::{
-        Answer, Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Router, RpcError,
+        Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Response, Router, RpcError,
         capture::Capture,
         codes::{INTERNAL_ERROR, INVALID_REQUEST},
         content::Content,
         ending::{Ended, Said, Slot, seal},
-        lane::{self, Lane, Place, Turn},
+        lane::{self, Lane, LaneTicket, Turn},
         metadata::{PRIORITY, Rule},
         target::Target,
-        telling::{Told, not_found, read_error, refusal_result, shown},
+        telling::{Reply, not_found, read_error, refusal_result, shown},
     },
 };
 
@@ -63,7 +63,7 @@ enum Begun {
         ruled: Option<Box<Ruling>>,
     },
     /// Nothing is to be run.
-    Answered(Box<Answer>),
+    Answered(Box<Response>),
 }
 
 impl Underway<'_> {
@@ -98,7 +98,7 @@ impl Underway<'_> {
 
 impl Router {
     /// Runs a request to its recorded answer. Must not be dropped midway: [`Router::call`] sees to that.
-    pub(super) async fn run(&self, request: Request) -> Result<Answer, RpcError> {
+    pub(super) async fn run(&self, request: Request) -> Result<Response, RpcError> {
         // Stopping this call must not stop what else its caller's token belongs to.
         let request = Request { cancel: request.cancel.child_token(), ..request };
         if !request.caller.may(Scope::Call) {
@@ -157,10 +157,10 @@ impl Router {
                 let refusal = call.content.refusal.take().map(|refusal| refusal.told);
                 let refusal = refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
                 let record = Some(call.record(sealed, refused_as));
-                Answer { result: refusal_result(&refusal), record }
+                Response { result: refusal_result(&refusal), record }
             }
             Ruling::Answered(ending) => self.first_answer(call, &ending).await?,
-            Ruling::Denied(refusal) => Answer { result: refusal_result(&refusal), record: None },
+            Ruling::Denied(refusal) => Response { result: refusal_result(&refusal), record: None },
             Ruling::Published { .. } | Ruling::Worked(_) | Ruling::Done(_) | Ruling::Unchanged => {
                 return Err(RpcError::internal());
             }
@@ -173,7 +173,7 @@ impl Router {
         &self,
         request: &Request,
         target: &Target,
-        place: &Place,
+        place: &LaneTicket,
         started: Cid,
         ruled: Option<Ruling>,
     ) -> Outcome {
@@ -205,7 +205,7 @@ impl Router {
         id: String,
         outcome: Outcome,
         took: Duration,
-    ) -> Result<Answer, RpcError> {
+    ) -> Result<Response, RpcError> {
         let (target, trial) = (call.target, call.request.attempt.as_deref());
         let mut attempt = trial.and_then(|trial| trial.attempt(&outcome));
         let Ended { outcome, output, said } =
@@ -229,12 +229,12 @@ impl Router {
     }
 
     /// Returns the answer to a call whose ending is this event.
-    fn answer(&self, call: &Underway<'_>, said: Said, ended: Sealed) -> Result<Answer, RpcError> {
+    fn answer(&self, call: &Underway<'_>, said: Said, ended: Sealed) -> Result<Response, RpcError> {
         self.count(call.target, said.label, said.took);
         let record = Some(Record { cancelled: said.cancelled, ..call.record(ended, Some(said.output)) });
         match said.told {
-            Told::Result(result) => Ok(Answer { result, record }),
-            Told::Error(error) => Err(RpcError { record: record.map(Box::new), ..error }),
+            Reply::Result(result) => Ok(Response { result, record }),
+            Reply::Error(error) => Err(RpcError { record: record.map(Box::new), ..error }),
         }
     }
 
@@ -380,11 +380,11 @@ impl Router {
     }
 
     /// Returns the answer that the first call with this idempotency key got.
-    async fn first_answer(&self, call: &Underway<'_>, ending: &Ending) -> Result<Answer, RpcError> {
+    async fn first_answer(&self, call: &Underway<'_>, ending: &Ending) -> Result<Response, RpcError> {
         let refused = |message| {
             let refusal =
                 Refusal::new(Code::FailedPrecondition, message).hint("look at the first call's event");
-            Ok(Answer { result: refusal_result(&refusal), record: None })
+            Ok(Response { result: refusal_result(&refusal), record: None })
         };
         if call.content.sieve.capture != Capture::Full {
             return refused("the first answer to this idempotency key was not kept in full");
@@ -407,7 +407,7 @@ impl Router {
             How::Failed(Failure::Protocol) => {
                 Err(RpcError { record: record.map(Box::new), ..read_error(&raw) })
             }
-            _ => Ok(Answer { result: raw, record }),
+            _ => Ok(Response { result: raw, record }),
         }
     }
 

@@ -46,7 +46,7 @@ pub struct Captures {
 }
 
 /// The recorded form of an input, and the secrets that were taken out of it.
-pub struct Kept {
+pub struct Captured {
     pub text: String,
     pub taken: Echoes,
 }
@@ -76,9 +76,9 @@ pub fn input(
     capture: Capture,
     known: Option<&HashSet<String>>,
     bound: &Bound,
-) -> Kept {
+) -> Captured {
     if secrets.is_empty() && capture == Capture::Full && known.is_none() {
-        return Kept { text: text.to_owned(), taken: Echoes::default() };
+        return Captured { text: text.to_owned(), taken: Echoes::default() };
     }
     let keep = match (known, capture) {
         (Some(names), _) => Keep::Known(names),
@@ -91,7 +91,7 @@ pub fn input(
         Capture::Full if known.is_none() && !changed => text.to_owned(),
         Capture::Full | Capture::Redacted => reduced.to_string(),
     };
-    Kept { text, taken }
+    Captured { text, taken }
 }
 
 /// Returns the recorded form of an answer. `theirs` says that it came from the tool and not from this node.

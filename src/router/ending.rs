@@ -22,7 +22,7 @@ use crate::{
     router::{
         Outcome, RpcError, Tell,
         capture::{self, Sieve},
-        telling::{Told, error_text, judge, refusal_result},
+        telling::{Reply, error_text, judge, refusal_result},
     },
 };
 
@@ -36,7 +36,7 @@ pub(super) struct Ended {
 /// What an ended call is counted as, and what its caller is told.
 pub(super) struct Said {
     pub label: &'static str,
-    pub told: Told,
+    pub told: Reply,
     pub cancelled: bool,
     /// The payload that was recorded of it.
     pub output: Cid,
@@ -53,8 +53,8 @@ impl Ended {
         let theirs = matches!(outcome, Outcome::Result { .. } | Outcome::Rpc(_));
         let (mut outcome, mut label, mut told) = judge(outcome, repeatable);
         let text: Cow<'_, str> = match &told {
-            Told::Result(result) => result.get().into(),
-            Told::Error(error) => error_text(error).into(),
+            Reply::Result(result) => result.get().into(),
+            Reply::Error(error) => error_text(error).into(),
         };
         let kept = capture::output(&text, sieve, theirs);
         let mut instead = None;

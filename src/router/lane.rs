@@ -57,7 +57,7 @@ struct Queue {
 }
 
 /// A place in a lane. Dropping it leaves the lane.
-pub struct Place {
+pub struct LaneTicket {
     pub(super) lane: Arc<Lane>,
 }
 
@@ -105,7 +105,7 @@ impl Lanes {
     }
 
     /// Takes a place in a lane. Errors: why there is none.
-    pub fn place(&self, name: &str) -> Result<Place, Refusal> {
+    pub fn place(&self, name: &str) -> Result<LaneTicket, Refusal> {
         let lane = self.get(name).ok_or_else(|| {
             Refusal::new(Code::Unavailable, format!("this build has no `{name}` runtime"))
                 .hint("give the tool another runtime in its [tools] configuration")
@@ -133,12 +133,12 @@ impl Lane {
     }
 
     /// Takes a place. Returns `None` if the lane is full.
-    pub fn join(self: &Arc<Self>) -> Option<Place> {
+    pub fn join(self: &Arc<Self>) -> Option<LaneTicket> {
         let mut queue = self.queue();
         let free = queue.places < self.bounds.concurrency + self.bounds.queue;
         queue.places += usize::from(free);
         drop(queue);
-        free.then(|| Place { lane: self.clone() })
+        free.then(|| LaneTicket { lane: self.clone() })
     }
 
     /// Runs an invocation in this lane: processor work on a thread of its own, everything else on the caller's task.
@@ -174,7 +174,7 @@ impl Lane {
     }
 }
 
-impl Place {
+impl LaneTicket {
     /// Waits for the right to run. Safe to drop midway: the turn goes to the next.
     pub async fn turn(&self, priority: u8) -> Turn {
         let (place, waiting) = {
@@ -231,7 +231,7 @@ impl Drop for Turn {
     }
 }
 
-impl Drop for Place {
+impl Drop for LaneTicket {
     fn drop(&mut self) {
         self.lane.queue().places -= 1;
     }

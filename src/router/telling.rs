@@ -24,31 +24,31 @@ const LOOK_FIRST: &str = "it may have taken effect: look where the tool acts, an
                           calling again";
 
 /// The form in which a caller gets the outcome of a call.
-pub enum Told {
+pub enum Reply {
     Result(Box<RawValue>),
     Error(RpcError),
 }
 
 /// Returns how an outcome ends the call, what it is counted as, and what the caller is told. `repeatable` says
 /// whether running the tool twice does no more than running it once.
-pub fn judge(outcome: Outcome, repeatable: bool) -> (EndOutcome, &'static str, Told) {
+pub fn judge(outcome: Outcome, repeatable: bool) -> (EndOutcome, &'static str, Reply) {
     let failed = |failure, code| EndOutcome::Failed { failure, code };
-    let told = |refusal| Told::Result(refusal_result(&refusal));
+    let told = |refusal| Reply::Result(refusal_result(&refusal));
     match outcome {
         Outcome::Result { result, is_error: true } => {
-            (failed(Failure::Tool, None), "tool_error", Told::Result(result))
+            (failed(Failure::Tool, None), "tool_error", Reply::Result(result))
         }
         Outcome::Result { result, is_error: false } => {
             let kind = splice::member(&result, "resultType").ok().flatten();
             let input_required = kind.is_some_and(|kind| kind.get() == "\"input_required\"");
-            (EndOutcome::Succeeded { input_required }, "succeeded", Told::Result(result))
+            (EndOutcome::Succeeded { input_required }, "succeeded", Reply::Result(result))
         }
         Outcome::Rpc(error) => {
-            (failed(Failure::Protocol, Some(error.code)), "protocol_error", Told::Error(*error))
+            (failed(Failure::Protocol, Some(error.code)), "protocol_error", Reply::Error(*error))
         }
         Outcome::Refused(refusal) => {
             let failure = if refusal.code == Code::Internal { Failure::Internal } else { Failure::Tool };
-            (failed(failure, None), "tool_error", Told::Result(refusal_result(&refusal)))
+            (failed(failure, None), "tool_error", Reply::Result(refusal_result(&refusal)))
         }
         Outcome::Untaken(refusal) => (failed(Failure::Untaken, None), "transport_error", told(refusal)),
         Outcome::Transport { message } => {

@@ -5,7 +5,7 @@
 use super::*;
 use crate::{
     block::Codec,
-    event::{Fact, Place},
+    event::{Fact, Position},
     task::Limits,
 };
 
@@ -48,7 +48,7 @@ fn event(body: Body, now_ms: u64) -> Event {
         payloads: vec![input("job")],
         body,
     };
-    let place = Place { log: cid("genesis"), seq: now_ms, prev: Some(cid("before")), ts: now_ms * 1000 };
+    let place = Position { log: cid("genesis"), seq: now_ms, prev: Some(cid("before")), ts: now_ms * 1000 };
     Event::seal(fact, place).expect("a small fact")
 }
 

@@ -22,7 +22,7 @@ pub(in crate::state) struct Recent<T> {
 pub(super) type Spot = (u8, u64);
 
 /// A task, and the numbers that its row holds for what it names.
-pub(super) struct Kept {
+pub(super) struct RecentTask {
     pub(super) task: Task,
     /// Words, blocks and the run's number.
     pub(super) class: u64,
@@ -40,7 +40,7 @@ pub(super) struct Kept {
 /// What the fold of durable work remembers.
 #[derive(Default)]
 pub(in crate::state) struct Entities {
-    pub(super) tasks: Recent<Box<Kept>>,
+    pub(super) tasks: Recent<Box<RecentTask>>,
     /// Tasks whose rows are still to be written.
     pub(super) changed: Vec<u64>,
     pub(super) workers: Recent<Worker>,

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     block::Codec,
     event::{
-        Place,
+        Position,
         work::{
             RetryPolicy, TaskCancelRequested, TaskCancelled, TaskCleared, TaskDead, TaskInterrupted,
             TaskLeaseExpired, TaskRenewed, TaskReprioritised, TaskRetried, TaskSucceeded,
@@ -159,7 +159,7 @@ impl Story {
 }
 
 fn sealed(fact: Fact, seq: u64, now_ms: u64) -> Event {
-    let place = Place { log: cid("genesis"), seq, prev: Some(cid("before")), ts: now_ms * 1000 + 999 };
+    let place = Position { log: cid("genesis"), seq, prev: Some(cid("before")), ts: now_ms * 1000 + 999 };
     Event::seal(fact, place).expect("the story's facts are small")
 }
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     block::Codec,
     event::{
-        Fact, Place,
+        Fact, Position,
         work::{TaskCancelled, TaskClaimed, TaskFailed, TaskLeaseExpired, TaskSucceeded},
     },
 };
@@ -46,7 +46,8 @@ fn event(body: Body, now_ms: u64) -> Event {
         payloads: Vec::new(),
         body,
     };
-    let place = Place { log: cid("genesis"), seq: 1 + now_ms, prev: Some(cid("before")), ts: now_ms * 1000 };
+    let place =
+        Position { log: cid("genesis"), seq: 1 + now_ms, prev: Some(cid("before")), ts: now_ms * 1000 };
     Event::seal(fact, place).expect("a small fact")
 }
 

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     block::{Cid, Codec},
     event::{
-        Actor, Body, Event, Fact, PayloadRef, Place, Role,
+        Actor, Body, Event, Fact, PayloadRef, Position, Role,
         work::{
             Hold, Origin, RetryPolicy, StepFailed, StepGathered, StepSkipped, TaskCancelRequested,
             TaskCancelled, TaskClaimed, TaskDead, TaskFailed, TaskInterrupted, TaskLeaseExpired, TaskRetried,
@@ -465,7 +465,7 @@ fn seal(
         body,
     };
     let (seq, prev) = (earlier.len() as u64, earlier.last().map(Event::cid));
-    let place = Place { log: cid("genesis"), seq, prev, ts: now_ms * 1_000 };
+    let place = Position { log: cid("genesis"), seq, prev, ts: now_ms * 1_000 };
     Event::seal(fact, place).expect("the story's facts are small")
 }
 

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use cairn::{
     block::Cid,
-    event::{Actor, Body, Event, Fact, Place, body::PayloadErased},
+    event::{Actor, Body, Event, Fact, Position, body::PayloadErased},
     log::{Batch, Log, sqlite::SqliteLog},
 };
 use serde_json::json;
@@ -69,7 +69,7 @@ impl Kept {
             body,
         };
         let fields = last.fields();
-        let place = Place { log: fields.log, seq: fields.seq + 1, prev: Some(last.cid()), ts: fields.ts };
+        let place = Position { log: fields.log, seq: fields.seq + 1, prev: Some(last.cid()), ts: fields.ts };
         let event = Event::seal(fact, place).expect("a small event");
         let mut log = SqliteLog::open(&self.data().join("log.db"), true).expect("the log opens");
         let batch = Batch { events: vec![event], ..Batch::default() };

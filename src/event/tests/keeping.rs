@@ -11,7 +11,7 @@ use super::{START_US, SaltKey, Story, next_signer, signer};
 use crate::{
     block::{Cid, Codec, encode},
     event::{
-        Actor, Body, Event, Kind, Place,
+        Actor, Body, Event, Kind, Position,
         body::LogOpened,
         keeping::{
             AccessRead, AccessRefused, ConfigApplied, LogKeyRotated, LogSalted, LogTakenOver, Reason,
@@ -92,7 +92,7 @@ fn a_log_that_names_its_salt_key_begins_with_these_bytes() {
     let salt = SaltKey::new([9; 32]).commitment_for(&story.log);
     let opened =
         LogOpened { genesis: story.log, software: "cairn 0.1.0".into(), salt: Some(ByteArray::new(salt)) };
-    let place = Place { log: story.log, seq: 0, prev: None, ts: START_US };
+    let place = Position { log: story.log, seq: 0, prev: None, ts: START_US };
     let event = Event::seal(story.fact("log", Body::LogOpened(opened)), place).expect("a golden fact");
     assert_eq!(data_encoding::HEXLOWER.encode(event.bytes()), OPENED_WITH_SALT);
     assert_eq!(event.body().map(|body| body.kind()), Some(Kind::LogOpened));

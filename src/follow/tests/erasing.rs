@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     block::{Block, Cid, Codec, payload::Payload},
-    event::{Actor, Body, Event, Fact, Place, body::PayloadErased},
+    event::{Actor, Body, Event, Fact, Position, body::PayloadErased},
     follow::{copy::Followed, store::Store},
     log::{
         Reader, Stored,
@@ -140,7 +140,7 @@ fn erase_in_copy(follower: &Home, followed: &Followed, names: &[Cid]) {
             payloads: Vec::new(),
             body: Body::PayloadErased(PayloadErased { payload: *payload, basis: "test".into() }),
         };
-        let place = Place { log: followed.log, seq, prev: Some(prev), ts: tip.ts };
+        let place = Position { log: followed.log, seq, prev: Some(prev), ts: tip.ts };
         let event = Event::seal(fact, place).expect("a small fact");
         prev = event.cid();
         Copied { seq, cid: event.cid(), ts: tip.ts, bytes: event.bytes().to_vec() }

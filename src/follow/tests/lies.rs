@@ -14,7 +14,7 @@ use crate::{
     follow::{
         Refused,
         driver::FollowError,
-        wire::{self, Answer, Reason, Request, Response},
+        wire::{self, BlockAnswer, Reason, Request, Response},
     },
     identity::Signer,
     log::home::Home,
@@ -72,7 +72,7 @@ fn head(response: Response, change: impl Fn(&mut wire::ToldHead)) -> Vec<Respons
     }
 }
 
-fn block(response: Response, change: impl Fn(Answer) -> Answer) -> Vec<Response> {
+fn block(response: Response, change: impl Fn(BlockAnswer) -> BlockAnswer) -> Vec<Response> {
     match response {
         Response::Block(answer) => vec![Response::Block(change(answer))],
         other => vec![other],
@@ -190,7 +190,7 @@ async fn lies_about_heads_are_refused() {
     };
     refused!(owner, other, Refused::Identity);
     refused!(owner, |_, _| vec![Response::Refused(Reason::Busy)], Refused::Declined(Reason::Busy));
-    refused!(owner, |_, _| vec![Response::Block(Answer::Unknown)], Refused::Unasked);
+    refused!(owner, |_, _| vec![Response::Block(BlockAnswer::Unknown)], Refused::Unasked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,13 +217,15 @@ async fn lies_about_proofs_and_blocks_are_refused() {
     refused!(owner, next, Refused::Stalled);
     refused!(
         owner,
-        |r, _| block(r, |_| Answer::Present(ByteBuf::from(b"something else".to_vec()))),
+        |r, _| block(r, |_| BlockAnswer::Present(ByteBuf::from(b"something else".to_vec()))),
         Refused::Block { .. }
     );
-    refused!(owner, |r, _| block(r, |_| Answer::Withheld), Refused::Absent { .. });
-    refused!(owner, |r, _| block(r, |_| Answer::Piece(ByteBuf::new())), Refused::Unasked);
+    refused!(owner, |r, _| block(r, |_| BlockAnswer::Withheld), Refused::Absent { .. });
+    refused!(owner, |r, _| block(r, |_| BlockAnswer::Piece(ByteBuf::new())), Refused::Unasked);
     let endless: Lie = |r, _| match r {
-        Response::Block(_) => vec![Response::Block(Answer::Piece(ByteBuf::from(vec![0; 512 * 1024]))); 5],
+        Response::Block(_) => {
+            vec![Response::Block(BlockAnswer::Piece(ByteBuf::from(vec![0; 512 * 1024]))); 5]
+        }
         other => vec![other],
     };
     refused!(owner, endless, Refused::Block { .. });

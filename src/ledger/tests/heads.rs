@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::{
-    event::{Event, Place, body::LogRecovered},
+    event::{Event, Position, body::LogRecovered},
     ledger::fitting::HeadError,
     ledger::heads::{TakenOver, take_over},
     log::{Batch, Log},
@@ -26,7 +26,7 @@ fn forge(dir: &Path, count: u64) {
         let tip = log.reader().expect("reads").tip().expect("reads").expect("has events");
         let last = log.reader().expect("reads").event_at(tip.seq).expect("reads").expect("an event");
         let fact = commit::log_fact(node(), Body::LogRecovered(LogRecovered { interrupted: 9, attempts: 0 }));
-        let place = Place { log: last.fields().log, seq: tip.seq + 1, prev: Some(tip.cid), ts: tip.ts };
+        let place = Position { log: last.fields().log, seq: tip.seq + 1, prev: Some(tip.cid), ts: tip.ts };
         let event = Event::seal(fact, place).expect("a small fact");
         let batch = Batch { events: vec![event], ..Batch::default() };
         log.append(Some(tip.cid), &batch).expect("appends");

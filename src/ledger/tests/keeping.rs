@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     block::Block,
     event::{
-        Event, Genesis, Place,
+        Event, Genesis, Position,
         body::LogOpened,
         keeping::{Reason, TokenAdded, TokenRevoked},
     },
@@ -58,7 +58,7 @@ fn a_log_that_does_not_name_its_salt_key_names_it_once() {
     let genesis = Genesis { v: 1, origin: "cairn/old".into(), key, created: 1, nonce: vec![1] };
     let genesis = Block::encode(&genesis);
     let body = Body::LogOpened(LogOpened { genesis: genesis.cid(), software: "cairn 0".into(), salt: None });
-    let place = Place { log: genesis.cid(), seq: 0, prev: None, ts: 1 };
+    let place = Position { log: genesis.cid(), seq: 0, prev: None, ts: 1 };
     let first = Event::seal(log_fact(node(), body), place).expect("a small fact");
     let mut tree = Growing::new();
     tree.push(leaf_hash(&first.cid()));

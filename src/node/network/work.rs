@@ -24,7 +24,7 @@ use serde_json::{json, value::RawValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::line::{Line, Told, Unsaid};
+use self::line::{Line, PeerAnswer, Unsaid};
 use crate::{
     block::Cid,
     caller::{Caller, Scope},
@@ -203,7 +203,7 @@ impl Worker {
 
     /// Returns the tasks of an answer that are not held yet, at most `most`; of those under way, it takes over the
     /// fence. What is handed out beyond `most` is dropped, and its lease runs out.
-    fn taken(&self, told: &Told, most: usize) -> Result<Vec<Given>, Unsaid> {
+    fn taken(&self, told: &PeerAnswer, most: usize) -> Result<Vec<Given>, Unsaid> {
         let Claimed { tasks } = told.read()?;
         let mut held = self.held();
         let new = |given: &Given| match held.get_mut(&given.task_id) {

@@ -44,12 +44,12 @@ pub struct Github {
     issues: String,
     token: Option<String>,
     ttl_ms: u64,
-    kept: Mutex<Kept>,
+    kept: Mutex<ApiState>,
 }
 
 /// State kept from the API's last answers.
 #[derive(Default)]
-struct Kept {
+struct ApiState {
     /// No request is made before this time.
     rest_until_ms: u64,
     /// The first page and its `ETag`: a conditional request for an unchanged page does not count towards the API's
@@ -180,7 +180,7 @@ impl Github {
         }
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn kept(&self) -> std::sync::MutexGuard<'_, ApiState> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -69,11 +69,11 @@ impl Outside {
 
 fn told(body: &[u8]) -> Option<IpAddr> {
     #[derive(Deserialize)]
-    struct Told {
+    struct AddressReply {
         ip: IpAddr,
     }
     let text = std::str::from_utf8(body).ok().filter(|text| text.len() <= BYTES_MAX)?.trim();
-    text.parse().ok().or_else(|| Some(serde_json::from_str::<Told>(text).ok()?.ip))
+    text.parse().ok().or_else(|| Some(serde_json::from_str::<AddressReply>(text).ok()?.ip))
 }
 
 #[cfg(test)]

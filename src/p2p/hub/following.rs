@@ -55,7 +55,7 @@ const AGAIN_EVERY: Duration = Duration::from_secs(3600);
 /// The message by which a head is published.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Told {
+struct HeadMessage {
     log: Cid,
     vkey: String,
     checkpoint: String,
@@ -154,7 +154,7 @@ pub(super) async fn publish(hub: Hub) {
     loop {
         let checkpoint = reach.borrow_and_update().checkpoint.clone();
         if !checkpoint.is_empty() && !hub.inner.connected.borrow().is_empty() {
-            let told = Told { log: about.log, vkey: about.vkey.clone(), checkpoint };
+            let told = HeadMessage { log: about.log, vkey: about.vkey.clone(), checkpoint };
             match serde_ipld_dagcbor::to_vec(&told) {
                 Ok(bytes) => hub.net().publish_head(bytes).await,
                 Err(err) => tracing::error!(%err, "a head cannot be told"),
@@ -193,7 +193,7 @@ fn signed(bytes: &[u8]) -> bool {
     if bytes.len() > 2 * CHECKPOINT_MAX {
         return false;
     }
-    let Ok(told) = serde_ipld_dagcbor::from_slice::<Told>(bytes) else {
+    let Ok(told) = serde_ipld_dagcbor::from_slice::<HeadMessage>(bytes) else {
         return false;
     };
     Verifier::from_vkey(&told.vkey).is_ok_and(|verifier| open_checkpoint(&told.checkpoint, &verifier).is_ok())

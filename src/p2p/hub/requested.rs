@@ -20,13 +20,13 @@ use crate::{caller::Peer, log::home::Home};
 /// Peers that callers may ask to keep.
 const KEPT_MAX: usize = 1_000;
 
-pub(super) struct Kept {
+pub(super) struct RequestStore {
     path: PathBuf,
     now: Mutex<Now>,
 }
 
 struct Now {
-    asked: Asked,
+    asked: Requested,
     /// All kept peers, those of the configuration among them.
     keep: BTreeMap<Peer, Vec<String>>,
     follow: BTreeSet<Peer>,
@@ -35,14 +35,14 @@ struct Now {
 /// What callers asked for.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Asked {
+struct Requested {
     keep: BTreeMap<Peer, Vec<String>>,
     follow: BTreeSet<Peer>,
     /// Peers that callers parted from, which are not dialled until a caller asks.
     apart: BTreeSet<Peer>,
 }
 
-impl Kept {
+impl RequestStore {
     /// Reads the callers' requests and adds the configuration. A file that cannot be read counts as empty, with a
     /// warning.
     pub(super) fn open(
@@ -51,16 +51,16 @@ impl Kept {
         mut follow: BTreeSet<Peer>,
     ) -> Self {
         let path = home.dir().join("network.json");
-        let mut asked = match fs::read(&path).map(|text| serde_json::from_slice::<Asked>(&text)) {
+        let mut asked = match fs::read(&path).map(|text| serde_json::from_slice::<Requested>(&text)) {
             Ok(Ok(asked)) => asked,
             Ok(Err(err)) => {
                 tracing::warn!(%err, "network.json cannot be read; peers that callers asked to keep are forgotten");
-                Asked::default()
+                Requested::default()
             }
-            Err(err) if err.kind() == io::ErrorKind::NotFound => Asked::default(),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Requested::default(),
             Err(err) => {
                 tracing::warn!(%err, "network.json cannot be read; peers that callers asked to keep are forgotten");
-                Asked::default()
+                Requested::default()
             }
         };
         // The configuration was read after the caller parted: it says so again.
@@ -154,7 +154,7 @@ impl Kept {
         }
     }
 
-    fn write(&self, asked: &Asked) -> io::Result<()> {
+    fn write(&self, asked: &Requested) -> io::Result<()> {
         let fresh = self.path.with_extension("new");
         let mut file = File::create(&fresh)?;
         file.write_all(&serde_json::to_vec_pretty(asked)?)?;
@@ -176,7 +176,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let open = || {
             let home = Home::open(dir.path()).expect("a home");
-            Kept::open(&home, BTreeMap::new(), BTreeSet::new())
+            RequestStore::open(&home, BTreeMap::new(), BTreeSet::new())
         };
         let kept = open();
         assert!(kept.follow("a") && kept.peers().contains_key("a"));
@@ -194,7 +194,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let open = || {
             let home = Home::open(dir.path()).expect("a home");
-            Kept::open(
+            RequestStore::open(
                 &home,
                 BTreeMap::from([("a".to_owned(), Vec::new())]),
                 BTreeSet::from(["b".to_owned()]),

@@ -19,11 +19,11 @@ pub const HOP: &str = "/libp2p/circuit/relay/0.2.0/hop";
 /// The reservations at relays that this node has, or has asked for.
 pub struct Relays {
     named: HashSet<PeerId>,
-    places: HashMap<PeerId, Place>,
+    places: HashMap<PeerId, Reservation>,
 }
 
 /// A reservation ("place") at one relay.
-struct Place {
+struct Reservation {
     /// Where the relay was when it was asked.
     at: Multiaddr,
     listener: Option<ListenerId>,
@@ -45,7 +45,7 @@ impl Relays {
 
     /// Notes that a reservation was asked for; `listener` is `None` if the request could not be sent.
     pub fn asked(&mut self, relay: PeerId, at: Multiaddr, listener: Option<ListenerId>, now: Instant) {
-        let first = Place { at: at.clone(), listener: None, next: now, pause: limits::RESERVE_FIRST };
+        let first = Reservation { at: at.clone(), listener: None, next: now, pause: limits::RESERVE_FIRST };
         let place = self.places.entry(relay).or_insert(first);
         place.at = at;
         place.listener = listener;
@@ -54,7 +54,7 @@ impl Relays {
 
     /// Returns the relays to dial now: the reservation is lost and the relay is not connected.
     pub fn missed(&mut self, gone: impl Fn(&PeerId) -> bool, now: Instant) -> Vec<(PeerId, Multiaddr)> {
-        let lost = |(relay, place): &(&PeerId, &mut Place)| {
+        let lost = |(relay, place): &(&PeerId, &mut Reservation)| {
             place.listener.is_none() && place.next <= now && gone(relay)
         };
         let missed = self.places.iter_mut().filter(lost).map(|(relay, place)| {
@@ -88,12 +88,12 @@ impl Relays {
         true
     }
 
-    fn of(&mut self, listener: ListenerId) -> Option<&mut Place> {
+    fn of(&mut self, listener: ListenerId) -> Option<&mut Reservation> {
         self.places.values_mut().find(|place| place.listener == Some(listener))
     }
 }
 
-impl Place {
+impl Reservation {
     /// Schedules the next try, and doubles the pause.
     fn wait(&mut self, now: Instant) {
         self.next = now + self.pause;

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     block::{Block, Cid, Codec},
     event::{
-        Actor, Body, Event, Fact, PayloadRef, Place, Role,
+        Actor, Body, Event, Fact, PayloadRef, Position, Role,
         work::{
             Hold, QueuePaused, QueueResumed, RetryPolicy, Rhythm, ScheduleCreated, ScheduleDeleted,
             ScheduleFired, StepSkipped, TaskCancelled, TaskClaimed, TaskCleared, TaskDead, TaskFailed,
@@ -59,7 +59,7 @@ impl Told {
     fn tell(&mut self, subject: &str, body: Body) -> u64 {
         let seq = self.events.len() as u64;
         let prev = self.events.last().map(Event::cid);
-        let place = Place { log: no_block(), seq, prev, ts: (START_MS + self.now_ms) * 1_000 };
+        let place = Position { log: no_block(), seq, prev, ts: (START_MS + self.now_ms) * 1_000 };
         let contract = self.blocks[0].cid();
         let tool = matches!(&body, Body::TaskSubmitted(facts) if facts.task_type.starts_with("tool:"));
         let input = PayloadRef { cid: contract, len: 1, role: Role::Input };

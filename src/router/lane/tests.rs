@@ -10,7 +10,7 @@ fn lane(concurrency: usize, queue: usize) -> Arc<Lane> {
 }
 
 /// Asks for a turn, and gets in line by asking once.
-fn in_line(place: &Place, priority: u8) -> BoxFuture<'_, Turn> {
+fn in_line(place: &LaneTicket, priority: u8) -> BoxFuture<'_, Turn> {
     let mut turn = place.turn(priority).boxed();
     assert!((&mut turn).now_or_never().is_none(), "the lane is busy");
     turn

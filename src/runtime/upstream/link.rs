@@ -98,7 +98,7 @@ impl Link {
             .map_err(|error| Failure::Unavailable { message: error.to_string() })?;
         let body = wire::request(id, method, &params);
         let answer = self.inbox.expect(id, Sink { to: notifications, token })?;
-        let mut asked = Asked { link: self, id, tell: false };
+        let mut asked = Pending { link: self, id, tell: false };
         let outcome = match &self.transport {
             Open::Child(child) => {
                 child.outbox.send(body).await.map_err(|_| Failure::Gone)?;
@@ -174,13 +174,13 @@ impl Link {
 }
 
 /// A request under way. Dropped before its answer, it is forgotten and, where it was sent, cancelled.
-struct Asked<'a> {
+struct Pending<'a> {
     link: &'a Link,
     id: u64,
     tell: bool,
 }
 
-impl Drop for Asked<'_> {
+impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if self.link.inbox.forget(self.id) && self.tell {
             let params = splice::raw(format!(r#"{{"requestId":{}}}"#, self.id));

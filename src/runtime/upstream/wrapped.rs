@@ -35,7 +35,7 @@ struct Message<'a> {
 
 /// The part of a JSON-RPC error that a wrapped one has.
 #[derive(Deserialize)]
-struct Told<'a> {
+struct WrappedError<'a> {
     #[serde(borrow)]
     message: &'a RawValue,
 }
@@ -72,7 +72,7 @@ pub fn wrap(message: &[u8]) -> Option<Vec<u8>> {
         (None, _, Some(_)) => "error",
         (None, _, None) => "response",
     };
-    let told = message.error.and_then(|error| serde_json::from_str::<Told>(error.get()).ok());
+    let told = message.error.and_then(|error| serde_json::from_str::<WrappedError>(error.get()).ok());
     let error = told.map(|told| told.message).or(message.error);
     serde_json::to_vec(&Message { jsonrpc: None, kind: Some(kind.to_owned()), error, ..message }).ok()
 }

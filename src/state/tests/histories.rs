@@ -9,7 +9,7 @@ use crate::{
     call::{self, Call, End, EndOutcome, Ruling, Start},
     error::{Code, Refusal},
     event::{
-        Actor, Body, Event, Fact, PayloadRef, Place, Role,
+        Actor, Body, Event, Fact, PayloadRef, Position, Role,
         body::{CallStarted, Failure},
         peer::{
             Direction, Parting, PeerConnected, PeerDiscovered, PeerForked, PeerMeasured, PeerUnreachable,
@@ -40,7 +40,7 @@ fn pay(text: &str, role: Role) -> PayloadRef {
 /// Seals a fact behind the events so far; answers the event.
 fn record(events: &mut Vec<Event>, fact: Fact, now_ms: u64) -> &Event {
     let (seq, prev) = (events.len() as u64, events.last().map(Event::cid));
-    let place = Place { log: cid("genesis"), seq, prev, ts: now_ms * 1000 };
+    let place = Position { log: cid("genesis"), seq, prev, ts: now_ms * 1000 };
     events.push(Event::seal(fact, place).expect("a small fact"));
     &events[seq as usize]
 }

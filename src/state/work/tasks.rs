@@ -19,7 +19,7 @@ use crate::{
     state::{
         StateError,
         fold::Folder,
-        recent::{Kept, Spot},
+        recent::{RecentTask, Spot},
     },
     task::{Status, Task},
 };
@@ -52,7 +52,7 @@ impl Folder {
         let mut tags = facts.tags.iter().map(|tag| self.word(tag)).collect::<Result<Vec<_>, _>>()?;
         tags.sort_unstable();
         tags.dedup();
-        let kept = Kept { task, class, run, tool, input, tags, listed: None, changed: false };
+        let kept = RecentTask { task, class, run, tool, input, tags, listed: None, changed: false };
         self.move_task(&kept, None);
         self.counts.minute(moment.minute).submitted += 1;
         self.keep(id, Box::new(kept));
@@ -97,7 +97,7 @@ impl Folder {
     }
 
     /// The task of this number as it stands before the event `seq`; none where none was submitted.
-    fn task(&mut self, id: u64, seq: u64) -> Result<Option<Box<Kept>>, StateError> {
+    fn task(&mut self, id: u64, seq: u64) -> Result<Option<Box<RecentTask>>, StateError> {
         if let Some(kept) = self.entities.tasks.take(id) {
             return Ok(Some(kept));
         }
@@ -114,11 +114,11 @@ impl Folder {
         let task: Option<Task> = entity::try_folded(self.events_before(id, seq)?, &())?;
         let task = task.ok_or(StateError::Broken { what: "a task's row has no submission in the log" })?;
         let listed = spot(&task);
-        Ok(Some(Box::new(Kept { task, class, run, tool, input, tags, listed, changed: false })))
+        Ok(Some(Box::new(RecentTask { task, class, run, tool, input, tags, listed, changed: false })))
     }
 
     /// Remembers a task whose row is to be written.
-    fn keep(&mut self, id: u64, mut kept: Box<Kept>) {
+    fn keep(&mut self, id: u64, mut kept: Box<RecentTask>) {
         if !std::mem::replace(&mut kept.changed, true) {
             self.entities.changed.push(id);
         }
@@ -138,7 +138,7 @@ impl Folder {
     /// Counts the attempt that an event begins, and the one that it ends.
     fn count_attempt(
         &mut self,
-        kept: &Kept,
+        kept: &RecentTask,
         body: &Body,
         before: &Before,
         moment: &Moment,
@@ -181,7 +181,7 @@ impl Folder {
     }
 
     /// Counts a task that has just ended, and what that comes to for its run and for later tasks.
-    fn task_ended(&mut self, kept: &Kept, moment: &Moment) -> Result<(), StateError> {
+    fn task_ended(&mut self, kept: &RecentTask, moment: &Moment) -> Result<(), StateError> {
         let task = &kept.task;
         let minute = self.counts.minute(moment.minute);
         match task.status {
@@ -209,7 +209,7 @@ impl Folder {
     }
 
     /// Moves the counts of a task's tags from where it stood to where it stands.
-    fn move_task(&mut self, kept: &Kept, from: Option<Spot>) {
+    fn move_task(&mut self, kept: &RecentTask, from: Option<Spot>) {
         let to = spot(&kept.task);
         if from == to {
             return;
@@ -239,8 +239,8 @@ impl Folder {
         Ok(())
     }
 
-    fn write_task(&mut self, id: u64, kept: &Kept) -> Result<(), StateError> {
-        let Kept { task, class, run, tool, input, tags, .. } = kept;
+    fn write_task(&mut self, id: u64, kept: &RecentTask) -> Result<(), StateError> {
+        let RecentTask { task, class, run, tool, input, tags, .. } = kept;
         let worker = task.lease.as_ref().map(|lease| self.word(&lease.worker)).transpose()?;
         let facts = &task.facts;
         let part = match facts.part {
@@ -280,7 +280,7 @@ impl Folder {
         )
     }
 
-    fn list(&self, id: u64, kept: &Kept, to: Option<Spot>) -> Result<(), StateError> {
+    fn list(&self, id: u64, kept: &RecentTask, to: Option<Spot>) -> Result<(), StateError> {
         for tag in every_tag(&kept.tags) {
             if let Some((status, priority)) = kept.listed {
                 let sql =

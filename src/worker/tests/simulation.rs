@@ -107,9 +107,9 @@ impl World {
         Moment { now_ms: self.now_ms, limits }
     }
 
-    fn place(&self) -> Place {
+    fn place(&self) -> Position {
         let (seq, prev) = (self.events.len() as u64, self.events.last().map(Event::cid));
-        Place { log: cid("genesis"), seq, prev, ts: self.now_ms * 1000 }
+        Position { log: cid("genesis"), seq, prev, ts: self.now_ms * 1000 }
     }
 
     fn register(&mut self, id: &str, actor: &Actor, capabilities: &[&str]) {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     block::Codec,
     event::{
-        Actor, Fact, PayloadRef, Place,
+        Actor, Fact, PayloadRef, Position,
         work::{
             RetryPolicy, StepFailed, StepGathered, StepSkipped, TaskClaimed, TaskFailed, TaskSubmitted,
             TaskSucceeded, WorkflowCancelled, WorkflowSignalled, WorkflowSubmitted,
@@ -248,8 +248,8 @@ fn seal(
     Event::seal(fact, at(seq, cid)).expect("the tests' events are small")
 }
 
-fn at(seq: u64, log: Cid) -> Place {
-    Place { log, seq, prev: Some(log), ts: seq * 1000 }
+fn at(seq: u64, log: Cid) -> Position {
+    Position { log, seq, prev: Some(log), ts: seq * 1000 }
 }
 
 /// `steps` as `id:action<parent,parent`; a step takes `/n` from its first parent.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     CONDITION, Piece, Run, Slot, UPSTREAM,
-    decision::{Answer, Contents, DECISIONS_MAX, Decision},
+    decision::{Contents, DECISIONS_MAX, Decision, DecisionBuilder},
     status::WorkStatus,
     values::GATHERED_MAX,
 };
@@ -48,7 +48,7 @@ impl Run {
             return Vec::new();
         }
         let free = self.facts.max_parallel.map_or(u64::MAX, |max| max.saturating_sub(self.busy));
-        let mut answer = Answer { contents, now_ms, free, decisions: Vec::new() };
+        let mut answer = DecisionBuilder { contents, now_ms, free, decisions: Vec::new() };
         if self.touched && self.started_ms.is_none() {
             answer.decisions.push(Decision::Begin(WorkflowStarted {}));
         }
@@ -83,7 +83,7 @@ impl Run {
     }
 
     /// Gives signals to the tasks that wait for them, the first to the one that has waited longest.
-    fn settle(&self, answer: &mut Answer<'_>) {
+    fn settle(&self, answer: &mut DecisionBuilder<'_>) {
         let met = self.signals.iter().filter_map(|(name, sent)| Some((sent, self.awaited.get(name)?)));
         for (sent, waiting) in met {
             let pairs = sent.iter().zip(waiting).map(|(signal, (_, slot))| Decision::Settle {
@@ -99,8 +99,8 @@ impl Run {
     fn try_step(
         &self,
         at: usize,
-        answer: &mut Answer<'_>,
-        decide: impl Fn(&Self, usize, &mut Answer<'_>) -> Result<(), Wrong>,
+        answer: &mut DecisionBuilder<'_>,
+        decide: impl Fn(&Self, usize, &mut DecisionBuilder<'_>) -> Result<(), Wrong>,
     ) {
         if let Err(wrong) = decide(self, at, answer) {
             answer.decisions.push(self.fail(at, wrong));
@@ -117,7 +117,7 @@ impl Run {
     }
 
     /// Decides about a step whose dependencies are done, or never will be.
-    fn start(&self, at: usize, answer: &mut Answer<'_>) -> Result<(), Wrong> {
+    fn start(&self, at: usize, answer: &mut DecisionBuilder<'_>) -> Result<(), Wrong> {
         let step = &self.plan.steps[at];
         if self.steps[at].doomed {
             answer.decisions.push(Decision::Skip { step: step.id.clone(), reason: UPSTREAM });
@@ -173,7 +173,7 @@ impl Run {
         }
     }
 
-    fn holds(&self, at: usize, answer: &Answer<'_>) -> Result<bool, Wrong> {
+    fn holds(&self, at: usize, answer: &DecisionBuilder<'_>) -> Result<bool, Wrong> {
         when::holds(self.inputs_of(at, "when"), &|reference: Reference<'_>| {
             let output = self.output(reference.step, answer)?;
             Ok(reference.find(output.value()).cloned())
@@ -181,7 +181,7 @@ impl Run {
     }
 
     /// Decides about a step that runs over a list: starts more parts, or gathers their outputs.
-    fn spread(&self, at: usize, answer: &mut Answer<'_>) -> Result<(), Wrong> {
+    fn spread(&self, at: usize, answer: &mut DecisionBuilder<'_>) -> Result<(), Wrong> {
         let state = &self.steps[at];
         let all_begun = state.width.0.get() == Some(&state.begun_parts);
         if state.open_parts > 0 && (state.failed_parts > 0 || all_begun || answer.full()) {
@@ -215,7 +215,12 @@ impl Run {
     }
 
     /// Returns the parts that may start now. If the inputs of one cannot be resolved, none starts.
-    fn more_parts(&self, at: usize, items: &[Value], answer: &Answer<'_>) -> Result<Vec<Decision>, Wrong> {
+    fn more_parts(
+        &self,
+        at: usize,
+        items: &[Value],
+        answer: &DecisionBuilder<'_>,
+    ) -> Result<Vec<Decision>, Wrong> {
         let (step, parts) = (&self.plan.steps[at], &self.steps[at].parts);
         let room = DECISIONS_MAX.saturating_sub(answer.decisions.len());
         let room = room.min(usize::try_from(answer.free).unwrap_or(usize::MAX));
@@ -237,7 +242,7 @@ impl Run {
         Wrong::new(Code::FailedPrecondition, format!("element {index} failed: {code}"))
     }
 
-    fn gather(&self, at: usize, count: usize, answer: &Answer<'_>) -> Result<Decision, Wrong> {
+    fn gather(&self, at: usize, count: usize, answer: &DecisionBuilder<'_>) -> Result<Decision, Wrong> {
         let (step, parts) = (&self.plan.steps[at], &self.steps[at].parts[..count]);
         let len: u64 = parts.iter().filter_map(|part| part.output).map(|output| output.len).sum();
         if len > GATHERED_MAX {
@@ -252,7 +257,7 @@ impl Run {
     }
 
     /// Ends the run, after compensating what can be compensated.
-    fn finish_up(&self, answer: &mut Answer<'_>) {
+    fn finish_up(&self, answer: &mut DecisionBuilder<'_>) {
         let Some(failed) = self.failed else {
             return answer.decisions.push(Decision::End(Body::WorkflowSucceeded(WorkflowSucceeded {})));
         };
@@ -265,7 +270,7 @@ impl Run {
         }
     }
 
-    fn undo(&self, at: usize, answer: &mut Answer<'_>) -> Result<(), Wrong> {
+    fn undo(&self, at: usize, answer: &mut DecisionBuilder<'_>) -> Result<(), Wrong> {
         let inputs = self.inputs_of(at, "compensate").get("inputs").unwrap_or(&Value::Null);
         let action = self.plan.steps[at].compensate.as_ref().map_or("", |undo| undo.action.as_str());
         let input = self.resolve(at, action, inputs, None, answer)?;

@@ -175,7 +175,7 @@ impl Decision {
 }
 
 /// The answer that is being made.
-pub(super) struct Answer<'a> {
+pub(super) struct DecisionBuilder<'a> {
     pub contents: &'a dyn Contents,
     pub now_ms: u64,
     /// How many tasks may still start.
@@ -183,7 +183,7 @@ pub(super) struct Answer<'a> {
     pub decisions: Vec<Decision>,
 }
 
-impl Answer<'_> {
+impl DecisionBuilder<'_> {
     pub fn full(&self) -> bool {
         self.free == 0 || self.decisions.len() >= DECISIONS_MAX
     }

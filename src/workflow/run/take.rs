@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     CONDITION, Run, StepState,
-    decision::Answer,
+    decision::DecisionBuilder,
     status::{StepStatus, WorkStatus},
     values::GATHERED_MAX,
 };
@@ -37,7 +37,7 @@ impl Run {
 
     /// Returns the input that a rerun's taken step would get now, as JSON text: its task's, or `{"items": [...]}`
     /// with those of a list. Returns `None` if the record was erased, or the list is over the bound.
-    pub(super) fn asked_now(&self, at: usize, answer: &Answer<'_>) -> Result<Option<String>, Wrong> {
+    pub(super) fn asked_now(&self, at: usize, answer: &DecisionBuilder<'_>) -> Result<Option<String>, Wrong> {
         let recorded = match self.taken.get(&at) {
             Some(Taken::Output { input, .. }) => input.as_ref(),
             Some(Taken::Gathered { .. } | Taken::Failed { .. }) | None => None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{Run, decision::Answer, status::StepStatus};
+use super::{Run, decision::DecisionBuilder, status::StepStatus};
 use crate::{
     error::Code,
     event::PayloadRef,
@@ -22,7 +22,7 @@ pub(super) const GATHERED_MAX: u64 = 16 * 1024 * 1024;
 
 impl Run {
     /// Returns the output that contains the list a step runs over.
-    pub(super) fn list_source(&self, at: usize, answer: &Answer<'_>) -> Result<Output, Wrong> {
+    pub(super) fn list_source(&self, at: usize, answer: &DecisionBuilder<'_>) -> Result<Output, Wrong> {
         let reference = self.list_reference(at)?;
         match self.stand_in(&reference) {
             Some(default) => Ok(Output::Made(default.clone())),
@@ -63,7 +63,7 @@ impl Run {
         action: &str,
         inputs: &Value,
         item: Option<&Value>,
-        answer: &Answer<'_>,
+        answer: &DecisionBuilder<'_>,
     ) -> Result<Value, Wrong> {
         if inputs.is_null() {
             let message = format!("the inputs of step `{}` were erased", self.id_of(at));
@@ -102,7 +102,7 @@ impl Run {
     }
 
     /// Returns a step's output, for another step to read.
-    pub(super) fn output(&self, id: &str, answer: &Answer<'_>) -> Result<Output, Wrong> {
+    pub(super) fn output(&self, id: &str, answer: &DecisionBuilder<'_>) -> Result<Output, Wrong> {
         let at = self.step(id).filter(|&at| self.steps[at].status == StepStatus::Succeeded);
         let at = at.ok_or_else(|| {
             Wrong::new(
@@ -121,7 +121,7 @@ impl Run {
         &self,
         step: &Step,
         output: Option<PayloadRef>,
-        answer: &Answer<'_>,
+        answer: &DecisionBuilder<'_>,
     ) -> Result<Output, Wrong> {
         Ok(Output::of(step, self.content(step, output, answer)?))
     }
@@ -130,7 +130,7 @@ impl Run {
         &self,
         step: &Step,
         output: Option<PayloadRef>,
-        answer: &Answer<'_>,
+        answer: &DecisionBuilder<'_>,
     ) -> Result<Arc<Value>, Wrong> {
         let Some(output) = output else { return Ok(Arc::new(Value::Null)) };
         let max = if step.each.is_some() { GATHERED_MAX } else { self.plan.limits.output_max };

@@ -27,7 +27,7 @@ use crate::{
     mcp::{Settings, client::Silent, serve_frames},
     peer::{Counters, Peer, Quarantine, Status, score::Score},
     router::{
-        Answer, BoxFuture, Invocation, Meta, Method, Offered, Offering, Outcome, Request, Router, RpcError,
+        BoxFuture, Invocation, Meta, Method, Offered, Offering, Outcome, Request, Response, Router, RpcError,
         Run, metadata::Hints,
     },
     runtime::{
@@ -122,7 +122,7 @@ impl Node {
         self.events().iter().map(|event| event.fields().kind.clone()).collect()
     }
 
-    async fn call(&self, name: &str, role: &str) -> Result<Answer, RpcError> {
+    async fn call(&self, name: &str, role: &str) -> Result<Response, RpcError> {
         let actor = Actor { id: "ada".into(), role: role.into(), proof: None };
         let params =
             to_raw_value(&json!({"name": name, "arguments": {}, "_meta": {"io.cairn/token": "hush"}}));

@@ -16,7 +16,7 @@ use crate::{
     block::{Cid, splice},
     engine::{Nobody, TOOL},
     error::Code,
-    router::{Answer, Meta, Method, Request, RpcError, codes::INVALID_PARAMS},
+    router::{Meta, Method, Request, Response, RpcError, codes::INVALID_PARAMS},
     tools::desk::{message, worth},
 };
 
@@ -116,7 +116,7 @@ impl Worker {
     /// Renews the lease while the call runs. Never returns.
     async fn keep(&self, given: &Given) -> Infallible {
         #[derive(Deserialize)]
-        struct Kept {
+        struct Renewed {
             cancel_requested: bool,
         }
         let entry = self.setup.router.tool(tool(&given.task_type));
@@ -127,13 +127,13 @@ impl Worker {
             let Some(held) = self.stands(&given.task_id).filter(|held| !held.is_lost()) else { continue };
             let beat = json!({"worker_id": self.name, "task_id": given.task_id, "fence": held.fence});
             let kept = match self.line.ask("task_heartbeat", &beat, None, Some(pause)).await {
-                Ok(told) => told.read::<Kept>(),
+                Ok(told) => told.read::<Renewed>(),
                 Err(unsaid) => Err(unsaid),
             };
             let mut all = self.held();
             let Some(now) = all.get_mut(&given.task_id) else { continue };
             match kept {
-                Ok(Kept { cancel_requested: true }) => {
+                Ok(Renewed { cancel_requested: true }) => {
                     now.unwanted = true;
                     now.cancel.cancel();
                 }
@@ -143,7 +143,7 @@ impl Worker {
                         now.cancel.cancel();
                     }
                 }
-                Ok(Kept { cancel_requested: false }) | Err(_) => {}
+                Ok(Renewed { cancel_requested: false }) | Err(_) => {}
             }
         }
     }
@@ -221,8 +221,8 @@ fn tool(task_type: &str) -> &str {
 }
 
 /// Returns the outcome that an answer means, and whether it is a replay of an earlier call's.
-fn read(given: &Given, answer: Result<Answer, RpcError>, stopped: bool) -> (Ended, bool) {
-    let Answer { result, record } = match answer {
+fn read(given: &Given, answer: Result<Response, RpcError>, stopped: bool) -> (Ended, bool) {
+    let Response { result, record } = match answer {
         Ok(answer) => answer,
         Err(error) => {
             let code = if error.code == INVALID_PARAMS { Code::InvalidArgument } else { Code::Internal };

@@ -26,7 +26,7 @@ pub(super) struct Line(watch::Sender<Option<Upstream>>);
 pub(super) struct Ready(watch::Receiver<Arc<Offered>>);
 
 /// The content of a peer's answer.
-pub(super) struct Told {
+pub(super) struct PeerAnswer {
     content: Box<RawValue>,
     /// The event that the peer recorded for the call.
     pub event: Option<Cid>,
@@ -99,7 +99,7 @@ impl Line {
         arguments: &impl serde::Serialize,
         refs: Option<Cid>,
         within: Option<Duration>,
-    ) -> Result<Told, Unsaid> {
+    ) -> Result<PeerAnswer, Unsaid> {
         let upstream = self.0.borrow().clone().ok_or(Unsaid::Lost)?;
         let refs: Vec<String> = refs.iter().map(Cid::to_string).collect();
         let params =
@@ -107,7 +107,7 @@ impl Line {
         let params = splice::raw(params.map_err(|err| refused("invalid_argument", err))?);
         let options = Options { timeout: within, ..Options::default() };
         match upstream.request("tools/call", params, options).await {
-            Ok(Reply::Result(result)) => Told::of(&result),
+            Ok(Reply::Result(result)) => PeerAnswer::of(&result),
             Ok(Reply::Error { code: RATE_LIMITED, .. }) => Err(Unsaid::Lost),
             Ok(Reply::Error { code, message, .. }) => Err(refused(&code.to_string(), message)),
             Err(failure @ (Failure::Oversize { .. } | Failure::TooLarge)) => {
@@ -142,10 +142,10 @@ impl Ready {
     }
 }
 
-impl Told {
+impl PeerAnswer {
     fn of(result: &RawValue) -> Result<Self, Unsaid> {
         #[derive(Deserialize)]
-        struct Answer {
+        struct ToolResult {
             #[serde(rename = "structuredContent")]
             content: Option<Box<RawValue>>,
             #[serde(rename = "isError", default)]
@@ -157,7 +157,7 @@ impl Told {
         struct Failed {
             error: Refused,
         }
-        let answer: Answer = serde_json::from_str(result.get()).map_err(unreadable)?;
+        let answer: ToolResult = serde_json::from_str(result.get()).map_err(unreadable)?;
         let content = answer.content.ok_or_else(|| unreadable("no structured content"))?;
         if answer.is_error {
             let Failed { error } = serde_json::from_str(content.get()).map_err(unreadable)?;
