@@ -170,7 +170,7 @@ pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, proof: &[Hash], root
 /// Returns whether `proof` shows that the tree of `new` leaves begins with the tree of `old` leaves (RFC 9162, section
 /// 2.1.4.2).
 ///
-/// The empty tree begins every tree, but `old_root` must then be [`empty_root`].
+/// The empty tree begins every tree, but `old_root` must then be `empty_root`.
 pub fn verify_consistency(old: u64, old_root: &Hash, new: u64, new_root: &Hash, proof: &[Hash]) -> bool {
     if old > new {
         return false;

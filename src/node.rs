@@ -165,7 +165,7 @@ impl Node {
         Ok(node)
     }
 
-    /// Lets running calls end. Those that take longer than [`DRAIN_MAX`] are cancelled, and recorded and answered as
+    /// Lets running calls end. Those that take longer than `DRAIN_MAX` are cancelled, and recorded and answered as
     /// such.
     pub async fn quiet(&self) {
         // The node's own worker must claim nothing more: a waiting task would be started only to be cancelled.

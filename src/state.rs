@@ -140,8 +140,6 @@ pub fn events_from(connection: &Connection, first: u64) -> Result<Vec<u64>, Stat
     let rows = statement.query_map([first], |row| row.get(0))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
-/// Adds rows to `holds` for blocks, by their numbers in the log, that were stored after the events naming them were
-/// folded.
 
 /// Adds rows to `holds` for blocks, by their numbers in the log, that were stored after the events naming them were
 /// folded.

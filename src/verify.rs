@@ -172,7 +172,7 @@ pub struct Under {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Unnamed {
     pub count: u64,
-    /// Holds the first [`UNNAMED_MAX`] of them.
+    /// Holds the first `UNNAMED_MAX` of them.
     pub cids: Vec<String>,
 }
 
@@ -186,7 +186,7 @@ impl Unnamed {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Takeovers {
     pub count: u64,
-    /// Holds the first [`TAKEOVERS_MAX`] of them.
+    /// Holds the first `TAKEOVERS_MAX` of them.
     pub events: Vec<Takeover>,
 }
 

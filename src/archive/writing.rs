@@ -222,7 +222,7 @@ impl View {
     }
 
     /// Returns `root` and everything reachable from it by links, depth first. Errors: `TooMuch` if that is over
-    /// [`BLOCKS_MAX`] or [`BYTES_MAX`].
+    /// `BLOCKS_MAX` or `BYTES_MAX`.
     pub fn graph(&self, root: &Cid) -> Result<Vec<Cid>, QueryError> {
         self.find(root)?;
         let mut known = HashSet::from([*root]);

@@ -190,7 +190,7 @@ impl<'a> Held<'a> {
         })
     }
 
-    /// Does what [`revoke`] does.
+    /// Does what `revoke` does.
     pub fn revoke(&self, id: &str) -> Result<(), AuthError> {
         self.change(|entries| {
             let before = entries.len();

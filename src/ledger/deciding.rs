@@ -126,6 +126,8 @@ impl World {
         }
     }
 
+    /// Records what a run has decided, with all that follows from it.
+    #[expect(clippy::too_many_lines, reason = "a case for each decision, so that a new one is not forgotten")]
     fn carry_out(&mut self, id: &str, decision: Decision) -> Result<(), Stop> {
         let by = self.by_run(id);
         match decision {

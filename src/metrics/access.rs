@@ -1,7 +1,7 @@
 //! Counts of content reads and of refused requests, by principal and minute, until they are recorded in the log.
 //!
 //! Invariants:
-//! - memory is bounded: past [`COUNTS_MAX`] principals are counted together, past [`MINUTES_MAX`] minutes are;
+//! - memory is bounded: past `COUNTS_MAX` principals are counted together, past `MINUTES_MAX` minutes are;
 //! - adding a count waits for no IO: only for the lock of the counts.
 
 use std::{
@@ -103,7 +103,7 @@ pub fn unknown() -> Actor {
     Actor { id: "unknown".to_owned(), role: "anonymous".to_owned(), proof: None }
 }
 
-/// Returns the actor that stands for all principals past [`COUNTS_MAX`], and for those that no event can name.
+/// Returns the actor that stands for all principals past `COUNTS_MAX`, and for those that no event can name.
 pub fn several() -> Actor {
     Actor { id: "others".to_owned(), role: "several".to_owned(), proof: None }
 }

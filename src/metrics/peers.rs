@@ -28,7 +28,7 @@ const METHODS: [&str; 8] = [
 pub struct Request<'a> {
     /// `in` for a request from a peer, `out` for one to a peer.
     pub direction: &'static str,
-    /// The method as requested. It may be any text, since [`METHODS`] bounds the label.
+    /// The method as requested. It may be any text, since `METHODS` bounds the label.
     pub method: &'a str,
     /// Whether the peer has an entry in the configuration.
     pub known: bool,
