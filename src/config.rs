@@ -145,6 +145,8 @@ pub struct Upstream {
     /// How long one call may take. By default the lane's timeout.
     pub timeout_ms: Option<u64>,
     pub lane: Option<String>,
+    /// Whether each session of a client has a connection, and so a process, of its own. Default false.
+    pub isolate: bool,
 }
 
 /// Named values that `Debug` replaces by `***`.

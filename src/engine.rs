@@ -28,8 +28,8 @@ use crate::{
         work::{self, CARRIES, Hand, Handed, Opening, Wish, Work, Worked},
     },
     router::{
-        BoxFuture, Change, Client, Entry, Meta, Method, Request, Router, RpcError, codes::INVALID_REQUEST,
-        trial::Trial,
+        BoxFuture, Change, Client, Entry, Meta, Method, Request, Router, RpcError, audience::Audience,
+        codes::INVALID_REQUEST, trial::Trial,
     },
 };
 
@@ -324,7 +324,7 @@ impl Client for Nobody {
         Box::pin(std::future::ready(Err(RpcError::new(INVALID_REQUEST, message))))
     }
 
-    fn capabilities(&self) -> Value {
-        json!({})
+    fn audience(&self) -> Audience {
+        Audience::default()
     }
 }

@@ -56,6 +56,8 @@ use crate::{
     runtime::{gateway::fits, upstream::Duplex},
 };
 
+pub use self::envelope::capabilities_of;
+
 /// Listen streams open at once: each holds a connection and about 20 KB.
 const LISTENERS_MAX: usize = 1_024;
 
@@ -68,8 +70,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub struct Settings {
     /// Text for the client's model about what this server is for.
     pub instructions: Option<String>,
-    /// Whether resources can be subscribed to.
-    pub subscriptions: bool,
+    /// Whether this node stands for one server behind it: then it gives that server's name and instructions.
+    pub wraps: bool,
     /// Ends listen streams and sessions when cancelled.
     pub shutdown: CancellationToken,
     /// Whether tools are listed with their contracts, and without those of our own peers. Set for callers that are

@@ -41,10 +41,11 @@ use crate::{
     metrics::Metrics,
     questions::Audit,
     queue::{Rate, Rates},
-    router::{Parts, Router, capture::Captures, lane::Lanes, metadata::Hints},
+    router::{Parts, Router, audience::Audience, capture::Captures, lane::Lanes, metadata::Hints},
     runtime::{
+        fleet::Fleet,
         gateway,
-        upstream::{self, State, Upstream},
+        upstream::{self, State},
     },
     state::peers::PEER_STATUSES,
     task::{Limits, Moment},
@@ -271,7 +272,7 @@ impl Node {
     fn follow(&mut self, at: upstream::Settings, shown: gateway::Settings) -> oneshot::Receiver<State> {
         let (settled, waiting) = oneshot::channel();
         let follower = gateway::follow(
-            Upstream::start(at),
+            Arc::new(Fleet::start(at)),
             shown,
             self.router.clone(),
             self.metrics.clone(),
@@ -367,7 +368,14 @@ fn upstream_settings(n: usize, upstream: &config::Upstream) -> (upstream::Settin
         lane: upstream.lane.clone(),
         timeout_ms: upstream.timeout_ms,
     };
-    let at = upstream::Settings { name: upstream.name.clone(), transport, timeout: gateway::REQUEST_MAX };
+    let at = upstream::Settings {
+        name: upstream.name.clone(),
+        transport,
+        timeout: gateway::REQUEST_MAX,
+        capabilities: Audience::default().capabilities,
+        isolate: upstream.isolate,
+        updates: Default::default(),
+    };
     (at, shown)
 }
 

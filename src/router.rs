@@ -4,6 +4,8 @@
 //! - every call that reaches a tool has a durable `call.started`, and leaves exactly one ending;
 //! - nothing here knows JSON-RPC envelopes or HTTP: a request comes in, an answer goes out.
 
+pub mod audience;
+pub mod declared;
 pub mod capture;
 pub mod codes;
 pub mod lane;
@@ -18,6 +20,7 @@ mod calling;
 pub mod trial;
 
 use std::{
+    any::Any,
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -28,7 +31,7 @@ use serde_json::{Value, value::RawValue};
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use crate::router::board::{Entry, Misfit, Offered, Offering, renamed};
+pub use crate::router::board::{Entry, Misfit, Offered, Offering, View, renamed};
 use crate::{
     block::{Cid, payload::SaltKey, splice},
     call::Remote,
@@ -41,9 +44,11 @@ use crate::{
     },
     metrics::Metrics,
     router::{
+        audience::Audience,
         board::Board,
         capture::Captures,
         codes::{INTERNAL_ERROR, INVALID_PARAMS},
+        declared::Declared,
         lane::Lanes,
         metadata::{Hints, Resolver},
     },
@@ -52,6 +57,9 @@ use crate::{
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// Something that lasts until it is dropped.
+pub type Held = Box<dyn Any + Send + Sync>;
+
 /// The caller's side of a running request, as a tool sees it.
 pub trait Client: Send + Sync {
     /// Sends a notification towards the caller (progress, a log line). Never waits; may be dropped.
@@ -59,8 +67,8 @@ pub trait Client: Send + Sync {
     /// Asks the caller something (sampling, elicitation, roots). Only session-era clients can be asked;
     /// others give an error, and the tool answers `input_required` instead.
     fn request(&self, method: &str, params: Value) -> BoxFuture<'_, Result<Value, RpcError>>;
-    /// The capabilities the client declared, as JSON; an empty object when none.
-    fn capabilities(&self) -> Value;
+    /// Returns who is behind the request, as other servers may know it.
+    fn audience(&self) -> Audience;
 }
 
 words! {
@@ -238,6 +246,16 @@ pub trait Run: Send + Sync {
         false
     }
 
+    /// Prepares for a client that is about to see the offer, within a bound.
+    fn admit<'a>(&'a self, _audience: &'a Audience) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Asks to be told when a resource changes, until what is returned is dropped.
+    fn watch<'a>(&'a self, _uri: &'a str, _audience: &'a Audience) -> BoxFuture<'a, Result<Held, RpcError>> {
+        Box::pin(std::future::ready(Ok(Box::new(()) as Held)))
+    }
+
     /// Returns whether this peer can run this tool, or `None` if it reaches no such peer.
     fn serves(&self, _peer: &str, _tool: &str) -> Option<bool> {
         None
@@ -286,8 +304,8 @@ pub struct Offer {
     pub prompts: Vec<Arc<Listed>>,
     pub resources: Vec<Arc<Listed>>,
     pub templates: Vec<Arc<Listed>>,
-    /// Whether any source completes arguments.
-    pub completions: bool,
+    /// What all sources together declare.
+    pub declared: Declared,
 }
 
 /// Which list of the offer has changed.
@@ -300,6 +318,9 @@ pub enum Change {
 
 /// Changes that a slow listener may be behind; a slower one is told only that it missed some.
 const CHANGES_MAX: usize = 64;
+
+/// Updates of resources that a slow listener may be behind.
+const UPDATES_MAX: usize = 256;
 
 /// What the router is made of.
 pub struct Parts {
@@ -325,6 +346,8 @@ struct Inner {
     board: RwLock<Arc<Board>>,
     resolver: Resolver,
     changes: broadcast::Sender<Change>,
+    /// The URIs of watched resources that have changed.
+    updates: broadcast::Sender<Arc<str>>,
     /// Every call's task.
     calls: TaskTracker,
     /// Cancelled when running calls are to end.
@@ -336,11 +359,13 @@ struct Inner {
 impl Router {
     pub fn new(parts: Parts) -> Self {
         let (changes, _) = broadcast::channel(CHANGES_MAX);
+        let (updates, _) = broadcast::channel(UPDATES_MAX);
         let inner = Inner {
             parts,
             board: RwLock::default(),
             resolver: Resolver::default(),
             changes,
+            updates,
             calls: TaskTracker::new(),
             halt: CancellationToken::new(),
             publishing: tokio::sync::Mutex::default(),
@@ -377,8 +402,41 @@ impl Router {
         self.board().offer.clone()
     }
 
+    /// Returns what a client sees now.
+    pub fn offer_to(&self, audience: &Audience) -> Arc<Offer> {
+        self.board().offer_to(&audience.capabilities)
+    }
+
+    /// Prepares for a client that is about to see the offer: where a source shows it other things than others see,
+    /// those are on offer when this returns, or could not be had within a bound.
+    pub async fn admit(&self, audience: &Audience) {
+        let runs = self.board().runs();
+        futures_util::future::join_all(runs.iter().map(|run| run.admit(audience))).await;
+    }
+
     pub fn changes(&self) -> broadcast::Receiver<Change> {
         self.inner.changes.subscribe()
+    }
+
+    /// Returns the URIs of watched resources as they change.
+    pub fn updates(&self) -> broadcast::Receiver<Arc<str>> {
+        self.inner.updates.subscribe()
+    }
+
+    /// Tells listeners that a resource has changed.
+    pub fn updated(&self, uri: Arc<str>) {
+        // Nobody listening is no fault.
+        let _ = self.inner.updates.send(uri);
+    }
+
+    /// Watches a resource until what is returned is dropped. Errors: no source has it, or its source refuses.
+    pub async fn watch(&self, uri: &str, audience: &Audience) -> Result<Held, RpcError> {
+        let source = self.board().resource(uri).ok_or_else(|| telling::not_found(uri))?;
+        if !source.declared.subscriptions {
+            let message = "the source of this resource does not tell when it changes";
+            return Err(RpcError::invalid_params(message));
+        }
+        source.run.watch(uri, audience).await
     }
 
     /// Tells listeners that a list has changed.
@@ -414,13 +472,14 @@ impl Router {
         self.board().entries.clone()
     }
 
-    /// Replaces what a source offered before by `offering`. Contracts are durable when this returns.
-    pub async fn put(&self, offering: Offering) -> Result<(), Stopped> {
+    /// Replaces what a source offered before by `offering`. Contracts are durable when this returns. Returns the lists
+    /// that differ now, of which listeners have been told.
+    pub async fn put(&self, offering: Offering) -> Result<Vec<Change>, Stopped> {
         let _one = self.inner.publishing.lock().await;
         let (board, changed) = self.board().with(offering, &self.inner.parts, &self.inner.resolver).await?;
         *self.inner.board.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(board);
-        changed.into_iter().for_each(|change| self.notify(change));
-        Ok(())
+        changed.iter().for_each(|change| self.notify(*change));
+        Ok(changed)
     }
 
     /// Calls that wait or run in each lane.

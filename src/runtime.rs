@@ -5,5 +5,7 @@
 //! - whatever a runtime starts ends with it: no task, socket or process outlives it.
 
 pub mod upstream;
+pub mod fleet;
+pub mod rounds;
 pub mod gateway;
 pub mod peers;

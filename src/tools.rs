@@ -34,7 +34,8 @@ use crate::{
     query::QueryError,
     questions::{Audit, Unanswered},
     router::{
-        BoxFuture, Foretold, Invocation, Offered, Offering, Outcome, RpcError, Run, lane, metadata::Hints,
+        BoxFuture, Foretold, Invocation, Offered, Offering, Outcome, RpcError, Run, declared::Declared, lane,
+        metadata::Hints,
     },
     tools::desk::Desk,
 };
@@ -93,7 +94,8 @@ pub fn offering(tools: Vec<Builtin>) -> Offering {
         prompts: Vec::new(),
         resources: Vec::new(),
         templates: Vec::new(),
-        completions: false,
+        views: Vec::new(),
+        declared: Declared { tools: true, ..Declared::default() },
         run: Arc::new(Dispatch(runs)),
     }
 }

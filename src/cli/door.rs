@@ -4,7 +4,7 @@
 
 use std::{io::IsTerminal, path::Path, sync::Arc};
 
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, value::RawValue};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     event::Actor,
     log::home::Home,
     node::{Node, Setup},
-    router::{BoxFuture, Client, Meta, Method, Request, RpcError},
+    router::{BoxFuture, Client, Meta, Method, Request, RpcError, audience::Audience},
 };
 
 /// A node whose tools can be called.
@@ -120,8 +120,8 @@ impl Client for Nobody {
         Box::pin(std::future::ready(Err(refusal)))
     }
 
-    fn capabilities(&self) -> Value {
-        json!({})
+    fn audience(&self) -> Audience {
+        Audience::default()
     }
 }
 

@@ -59,7 +59,7 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
         // Signals count before the ready line: whoever has read it may ask to stop at once, and must get a drained
         // stop.
         let asked = asked_to_stop();
-        let app = app(&config, &home, &node, args.conformance_fixtures)?;
+        let app = app(&config, &home, &node)?;
         if !quiet {
             // If the reader of the line has gone, the server still serves.
             let _ = writeln!(
@@ -92,7 +92,7 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
 pub fn stdio(args: Stdio) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.config.as_deref(), std::env::vars(), &Overrides::default())?;
     trace(config.telemetry.log_format);
-    on_stdio(&args.data.data, &config, Vec::new(), "stdio")
+    on_stdio(&args.data.data, &config, |_| Vec::new(), "stdio")
 }
 
 /// Serves a wrapped server on standard input and output.
@@ -101,26 +101,34 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
     let config = Config::load(None, [], &Overrides::default())?;
     let (program, arguments) = args.command.split_first().context("name the server's program after `--`")?;
     let name = args.name.unwrap_or_else(|| server_name(program, arguments));
-    let at = upstream::Settings {
-        name: name.clone(),
-        transport: upstream::Transport::Child {
-            command: program.clone(),
-            args: arguments.to_vec(),
-            env: Default::default(),
-            directory: None,
-        },
-        timeout: gateway::REQUEST_MAX,
+    let transport = upstream::Transport::Child {
+        command: program.clone(),
+        args: arguments.to_vec(),
+        env: Default::default(),
+        directory: None,
     };
-    let shown = gateway::Settings {
-        name,
-        prefix: String::new(),
-        enable: Vec::new(),
-        disable: Vec::new(),
-        rank: 1,
-        lane: None,
-        timeout_ms: None,
+    let wrapped = |capabilities| {
+        let at = upstream::Settings {
+            name: name.clone(),
+            transport,
+            timeout: gateway::REQUEST_MAX,
+            capabilities,
+            // The one client is served by the one process.
+            isolate: false,
+            updates: Default::default(),
+        };
+        let shown = gateway::Settings {
+            name,
+            prefix: String::new(),
+            enable: Vec::new(),
+            disable: Vec::new(),
+            rank: 1,
+            lane: None,
+            timeout_ms: None,
+        };
+        vec![(at, shown)]
     };
-    on_stdio(&args.data.data, &config, vec![(at, shown)], "wrap")
+    on_stdio(&args.data.data, &config, wrapped, "wrap")
 }
 
 /// Returns the default name of a server: its program, or what a launcher is told to launch.
@@ -150,7 +158,7 @@ fn server_name(program: &str, arguments: &[String]) -> String {
 fn on_stdio(
     data: &std::path::Path,
     config: &Config,
-    upstreams: Vec<(upstream::Settings, gateway::Settings)>,
+    upstreams: impl FnOnce(Arc<str>) -> Vec<(upstream::Settings, gateway::Settings)>,
     door: &'static str,
 ) -> anyhow::Result<ExitCode> {
     let home = Home::open(data)?;
@@ -158,6 +166,14 @@ fn on_stdio(
     let builtins = door == "stdio";
     let runtime = runtime()?;
     let done = runtime.block_on(async {
+        let asked = asked_to_stop();
+        tokio::pin!(asked);
+        let input = tokio::select! {
+            input = stdio::Input::open() => input.context("standard input cannot be read")?,
+            () = &mut asked => return anyhow::Ok(ExitCode::SUCCESS),
+        };
+        // A wrapped server hears what its client can do, as it would without us.
+        let upstreams = upstreams(mcp::capabilities_of(&input.first));
         let owner = format!("a cairn process on standard input and output (process {})", std::process::id());
         let setup = Setup {
             home: &home,
@@ -176,15 +192,15 @@ fn on_stdio(
             node.stop().await;
             anyhow::bail!("the wrapped server did not start: {reason}");
         }
-        let settings = mcp::Settings { shutdown: node.stopping.clone(), ..mcp::Settings::default() };
+        let shutdown = node.stopping.clone();
+        let settings = mcp::Settings { shutdown, wraps: !builtins, ..mcp::Settings::default() };
         let caller = Caller {
             actor: Actor { id: "local".to_owned(), role: "client".to_owned(), proof: None },
             scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
         };
-        let asked = asked_to_stop();
         let served = tokio::select! {
-            served = stdio::serve(Arc::new(node.router.clone()), settings, caller) => served,
-            () = asked => Ok(()),
+            served = stdio::serve(Arc::new(node.router.clone()), settings, caller, input) => served,
+            () = &mut asked => Ok(()),
         };
         node.stop().await;
         served.context("standard input or output failed")?;
@@ -195,13 +211,9 @@ fn on_stdio(
     done
 }
 
-fn app(config: &Config, home: &Home, node: &Node, fixtures: bool) -> anyhow::Result<App> {
+fn app(config: &Config, home: &Home, node: &Node) -> anyhow::Result<App> {
     let access: Access = config.access(home.dir())?;
-    let settings = mcp::Settings {
-        subscriptions: fixtures,
-        shutdown: node.stopping.clone(),
-        ..mcp::Settings::default()
-    };
+    let settings = mcp::Settings { shutdown: node.stopping.clone(), ..mcp::Settings::default() };
     let ledger = node.ledger.clone();
     let endpoint = Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings));
     let sessions = endpoint.clone();

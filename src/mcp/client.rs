@@ -15,12 +15,10 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    mcp::era::Era,
-    router::{
-        BoxFuture, Client, RpcError,
-        codes::{INTERNAL_ERROR, METHOD_NOT_FOUND},
-    },
+use crate::router::{
+    BoxFuture, Client, RpcError,
+    audience::{Audience, Manner},
+    codes::{INTERNAL_ERROR, METHOD_NOT_FOUND},
 };
 
 /// Messages of one request waiting to be sent to its client; later ones are dropped.
@@ -47,6 +45,15 @@ impl Logs {
         LEVELS.iter().position(|known| *known == level).map(Self::From)
     }
 
+    /// Returns the name of the least severe level that is wanted, if any is.
+    pub fn level(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::All => LEVELS.first().copied(),
+            Self::From(least) => LEVELS.get(least).copied(),
+        }
+    }
+
     fn take(self, params: &Value) -> bool {
         match self {
             Self::None => false,
@@ -68,15 +75,14 @@ pub enum Said {
 /// The handle through which a tool reaches its caller.
 pub struct CallClient {
     said: mpsc::Sender<Said>,
-    era: Era,
     logs: Logs,
-    capabilities: Value,
+    audience: Audience,
 }
 
 impl CallClient {
-    pub fn new(era: Era, logs: Logs, capabilities: Value) -> (Self, mpsc::Receiver<Said>) {
+    pub fn new(logs: Logs, audience: Audience) -> (Self, mpsc::Receiver<Said>) {
         let (said, heard) = mpsc::channel(QUEUE_MAX);
-        (Self { said, era, logs, capabilities }, heard)
+        (Self { said, logs, audience }, heard)
     }
 }
 
@@ -97,11 +103,12 @@ impl Client for CallClient {
     }
 
     fn request(&self, method: &str, params: Value) -> BoxFuture<'_, Result<Value, RpcError>> {
+        let capabilities: Value = serde_json::from_str(&self.audience.capabilities).unwrap_or_default();
         let declared =
-            ASKABLE.iter().any(|(known, needs)| *known == method && self.capabilities.get(needs).is_some());
+            ASKABLE.iter().any(|(known, needs)| *known == method && capabilities.get(needs).is_some());
         let method = method.to_owned();
         Box::pin(async move {
-            if self.era == Era::Stateless || !declared {
+            if self.audience.manner != Manner::Requests || !declared {
                 return Err(cannot_be_asked(&method));
             }
             // The library's own types of these requests drop fields they do not know.
@@ -113,14 +120,14 @@ impl Client for CallClient {
         })
     }
 
-    fn capabilities(&self) -> Value {
-        self.capabilities.clone()
+    fn audience(&self) -> Audience {
+        self.audience.clone()
     }
 }
 
 /// The handle of a request that wants nothing but its answer.
 pub struct Silent {
-    pub capabilities: Value,
+    pub audience: Audience,
 }
 
 impl Client for Silent {
@@ -130,8 +137,8 @@ impl Client for Silent {
         Box::pin(ready(Err(cannot_be_asked(method))))
     }
 
-    fn capabilities(&self) -> Value {
-        self.capabilities.clone()
+    fn audience(&self) -> Audience {
+        self.audience.clone()
     }
 }
 

@@ -55,7 +55,7 @@ pub fn takes(headers: &HeaderMap, method: &str, asked: &Incoming, offer: &Offer)
 
 /// Runs the call that [`takes`] took. Dropping this midway cancels it, and so does shutdown.
 pub async fn answer(shared: &Shared, asked: &Incoming, id: &str) -> Response<Body> {
-    let client = Silent { capabilities: asked.capabilities.clone().unwrap_or_default() };
+    let client = Silent { audience: asked.audience() };
     let request = asked.request(Method::ToolsCall, Arc::new(client), CancellationToken::new());
     let call = shared.router.call(request);
     let Some(answer) = shared.settings.shutdown.run_until_cancelled(call).await else {

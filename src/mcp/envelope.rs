@@ -18,6 +18,7 @@ use crate::{
     mcp::era::{Era, present},
     router::{
         Client, Meta, Method, Request, RpcError,
+        audience::{Audience, Manner, canonical},
         codes::{INVALID_PARAMS, INVALID_REQUEST},
     },
 };
@@ -136,6 +137,19 @@ impl Incoming {
             cause: None,
             attempt: None,
             begun: None,
+        }
+    }
+
+    /// Returns the audience of a request that stands alone.
+    pub fn audience(&self) -> Audience {
+        Audience {
+            capabilities: self
+                .capabilities
+                .as_ref()
+                .map_or_else(|| Audience::default().capabilities, canonical),
+            log_level: self.log_level.clone(),
+            session: None,
+            manner: Manner::Rounds,
         }
     }
 
@@ -272,6 +286,16 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
     });
     let id = id.map(RawValue::get);
     Ok(Message::Asks { asked: Arc::new(asked), method, id, slim })
+}
+
+/// Returns the client capabilities that a message declares, in their canonical text; none if it is no message.
+pub fn capabilities_of(body: &[u8]) -> Arc<str> {
+    let message: Value = serde_json::from_slice(body).unwrap_or_default();
+    let params = &message["params"];
+    canonical(match message["method"] == "initialize" {
+        true => &params["capabilities"],
+        false => &params["_meta"]["io.modelcontextprotocol/clientCapabilities"],
+    })
 }
 
 /// Returns whether `method` is one of MCP's that we answer in `era`.

@@ -8,24 +8,25 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use rmcp::{
-    ErrorData, RoleServer, ServerHandler,
+    ErrorData, Peer, RoleServer, ServerHandler, ServiceError,
     model::{
         CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
         CustomRequest, CustomResult, DiscoverResult, Extensions, GetPromptRequestParams, GetPromptResponse,
         GetPromptResult, Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
         ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, MetaObject,
         PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
-        ReadResourceResult, SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool,
-        UnsubscribeRequestParams,
+        ReadResourceResult, ResourceUpdatedNotificationParam, SetLevelRequestParams, SubscribeRequestParams,
+        SubscriptionFilter, Tool, UnsubscribeRequestParams,
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
 use serde::Serialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::value::RawValue;
 use tokio::{sync::broadcast::error::RecvError, time::timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -36,8 +37,8 @@ use super::{
     envelope::{FIRST_STATELESS, Incoming, invalid_params, is_known},
     list::page,
     offering::{
-        capabilities, contract_entry, declared, has_resources, header_tool, listed_entry, method_not_found,
-        own_tools, tool_entry,
+        capabilities, contract_entry, declared, header_tool, listed_entry, method_not_found, own_tools,
+        tool_entry,
     },
     quota::RequestPermit,
     raw::pack,
@@ -45,7 +46,8 @@ use super::{
 use crate::{
     mcp::era::Era,
     router::{
-        Change, Method, Offer, RpcError,
+        Change, Held, Method, Offer, RpcError,
+        audience::{Audience, Manner},
         codes::{INTERNAL_ERROR, INVALID_REQUEST, REQUEST_TIMEOUT},
     },
 };
@@ -58,6 +60,9 @@ const VERSIONS: &[ProtocolVersion] = &[
     ProtocolVersion::V_2026_07_28,
 ];
 
+/// Resources that one session or stream may watch.
+const WATCHED_MAX: usize = 1_000;
+
 /// The handler of one session, or of one stateless request.
 pub struct Handler {
     shared: Arc<Shared>,
@@ -66,11 +71,21 @@ pub struct Handler {
 
 /// The state of a session.
 struct Session {
-    capabilities: Value,
+    capabilities: Arc<str>,
+    /// Names the session. Whoever serves it alone watches when this is dropped.
+    name: Arc<str>,
     logs: Mutex<Logs>,
+    /// The resources that it subscribed to.
+    watched: Arc<Mutex<HashMap<String, Held>>>,
     open: CancellationToken,
     /// Ends the session's list watcher with the handler.
     _close: DropGuard,
+}
+
+impl Session {
+    fn watched(&self) -> MutexGuard<'_, HashMap<String, Held>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Handler {
@@ -87,7 +102,7 @@ impl Handler {
     ) -> Result<MetaObject, ErrorData> {
         let asked = asked(&context.extensions)?;
         let era = era(&context);
-        let (client, heard) = CallClient::new(era, self.logs(asked, era), self.capabilities(asked, era));
+        let (client, heard) = CallClient::new(self.logs(asked, era), self.audience(asked, era));
         let request = asked.request(method, Arc::new(client), context.ct.clone());
         let call = self.shared.router.call(request);
         let answer = relay(call, heard, &context.peer, &context.ct);
@@ -139,6 +154,27 @@ impl Handler {
         self.shared.router.offer()
     }
 
+    /// Returns what the client of a request sees, once the sources have prepared for it.
+    async fn offer_to(&self, context: &RequestContext<RoleServer>) -> Result<Arc<Offer>, ErrorData> {
+        let audience = self.audience(asked(&context.extensions)?, era(context));
+        self.shared.router.admit(&audience).await;
+        Ok(self.shared.router.offer_to(&audience))
+    }
+
+    /// Watches resources as long as what is returned lives. One that no source tells of is never updated.
+    async fn watch_all(
+        &self,
+        uris: &[String],
+        context: &SubscriptionContext,
+    ) -> Result<Vec<Held>, ErrorData> {
+        if uris.len() > WATCHED_MAX {
+            return Err(to_library(invalid_params("resourceSubscriptions names too many resources")));
+        }
+        let audience = self.audience(asked(&context.request_context().extensions)?, Era::Stateless);
+        let watching = uris.iter().map(|uri| self.shared.router.watch(uri, &audience));
+        Ok(futures_util::future::join_all(watching).await.into_iter().flatten().collect())
+    }
+
     fn logs(&self, asked: &Incoming, era: Era) -> Logs {
         match era {
             Era::Stateless => asked.log_level.as_deref().and_then(Logs::from_level).unwrap_or(Logs::None),
@@ -149,12 +185,17 @@ impl Handler {
         }
     }
 
-    fn capabilities(&self, asked: &Incoming, era: Era) -> Value {
-        match era {
-            Era::Stateless => asked.capabilities.clone(),
-            Era::Session => self.session.get().map(|session| session.capabilities.clone()),
+    fn audience(&self, asked: &Incoming, era: Era) -> Audience {
+        match (era, self.session.get()) {
+            (Era::Session, Some(session)) => Audience {
+                capabilities: session.capabilities.clone(),
+                log_level: self.logs(asked, era).level().map(str::to_owned),
+                session: Some(session.name.clone()),
+                manner: Manner::Requests,
+            },
+            (Era::Session, None) => Audience::default(),
+            (Era::Stateless, _) => asked.audience(),
         }
-        .unwrap_or_else(|| json!({}))
     }
 }
 
@@ -164,9 +205,16 @@ impl ServerHandler for Handler {
     }
 
     fn get_info(&self) -> InitializeResult {
-        let mut info = InitializeResult::new(capabilities(&self.offer(), self.shared.settings.subscriptions));
-        info.server_info = Implementation::new("cairn", env!("CARGO_PKG_VERSION"));
-        info.instructions = self.shared.settings.instructions.clone();
+        let declared = &self.offer().declared;
+        let mut info = InitializeResult::new(capabilities(declared));
+        let wrapped = declared.server.as_ref().filter(|_| self.shared.settings.wraps);
+        let wrapped = wrapped.and_then(|server| serde_json::from_str(server.get()).ok());
+        info.server_info = wrapped.unwrap_or_else(|| Implementation::new("cairn", env!("CARGO_PKG_VERSION")));
+        info.instructions = match (&self.shared.settings.instructions, self.shared.settings.wraps) {
+            (Some(own), _) => Some(own.clone()),
+            (None, true) => declared.sole_instructions.clone(),
+            (None, false) => declared.instructions.clone(),
+        };
         info
     }
 
@@ -177,13 +225,16 @@ impl ServerHandler for Handler {
     ) -> Result<InitializeResult, ErrorData> {
         let open = CancellationToken::new();
         let session = Session {
-            capabilities: asked(&context.extensions)?.capabilities.clone().unwrap_or_else(|| json!({})),
+            capabilities: asked(&context.extensions)?.audience().capabilities,
+            name: uuid::Uuid::now_v7().simple().to_string().into(),
             logs: Mutex::new(Logs::All),
+            watched: Arc::default(),
             _close: open.clone().drop_guard(),
             open,
         };
         // A second `initialize` on one session changes nothing of the first.
         let _ = self.session.set(session);
+        self.offer_to(&context).await?;
         let mut result = self.negotiate_initialize(&request)?;
         if let Some(told) = self.with_limits(&result) {
             result.meta = Some(told);
@@ -198,24 +249,34 @@ impl ServerHandler for Handler {
             return;
         };
         let (open, peer) = (session.open.clone(), context.peer);
-        let mut changes = self.shared.router.changes();
+        let (mut changes, mut updates) = (self.shared.router.changes(), self.shared.router.updates());
+        let watched = session.watched.clone();
+        let watches =
+            move |uri: &str| watched.lock().unwrap_or_else(PoisonError::into_inner).contains_key(uri);
         tokio::spawn(open.run_until_cancelled_owned(async move {
-            while let Some(changed) = changed(changes.recv().await) {
-                for change in changed {
-                    let sent = match change {
-                        Change::Tools => peer.notify_tool_list_changed().await,
-                        Change::Prompts => peer.notify_prompt_list_changed().await,
-                        Change::Resources => peer.notify_resource_list_changed().await,
-                    };
-                    if sent.is_err() {
-                        return;
+            loop {
+                tokio::select! {
+                    received = changes.recv() => {
+                        let Some(changed) = changed(received) else { return };
+                        for change in changed {
+                            if tell_change(&peer, change).await.is_err() {
+                                return;
+                            }
+                        }
                     }
+                    Ok(uri) = updates.recv() => if watches(&uri) {
+                        let updated = ResourceUpdatedNotificationParam::new(&*uri);
+                        if peer.notify_resource_updated(updated).await.is_err() {
+                            return;
+                        }
+                    },
                 }
             }
         }));
     }
 
-    async fn discover(&self, _: RequestContext<RoleServer>) -> Result<DiscoverResult, ErrorData> {
+    async fn discover(&self, context: RequestContext<RoleServer>) -> Result<DiscoverResult, ErrorData> {
+        self.offer_to(&context).await?;
         let versions = self.supported_protocol_versions().into_owned();
         let mut result = DiscoverResult::from_server_info(versions, self.get_info()).with_ttl_ms(LIST_TTL_MS);
         if let Some(told) = self.with_limits(&result) {
@@ -239,7 +300,7 @@ impl ServerHandler for Handler {
         _: GetPromptRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<GetPromptResponse, ErrorData> {
-        declared(!self.offer().prompts.is_empty(), "prompts/get")?;
+        declared(self.offer().declared.prompts, "prompts/get")?;
         let mut result = GetPromptResult::new(Vec::new());
         result.meta = Some(self.recorded(Method::PromptsGet, None, context).await?);
         Ok(GetPromptResponse::Complete(result))
@@ -250,7 +311,7 @@ impl ServerHandler for Handler {
         _: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        declared(has_resources(&self.offer()), "resources/read")?;
+        declared(self.offer().declared.resources, "resources/read")?;
         let mut result = ReadResourceResult::new(Vec::new());
         result.meta = Some(self.recorded(Method::ResourcesRead, Some(READ_TTL_MS), context).await?);
         Ok(ReadResourceResponse::Complete(result))
@@ -261,7 +322,7 @@ impl ServerHandler for Handler {
         _: CompleteRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
-        declared(self.offer().completions, "completion/complete")?;
+        declared(self.offer().declared.completions, "completion/complete")?;
         let mut result = CompleteResult::default();
         result.meta = Some(self.recorded(Method::Complete, None, context).await?);
         Ok(result)
@@ -272,8 +333,8 @@ impl ServerHandler for Handler {
         params: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        let offer = self.offer();
-        declared(!offer.tools.is_empty(), "tools/list")?;
+        let offer = self.offer_to(&context).await?;
+        declared(offer.declared.tools, "tools/list")?;
         let meta = if self.shared.settings.contracts {
             let mut own = own_tools(&self.shared.router.tools());
             own.retain(|tool| self.shared.shows(&tool.name));
@@ -289,8 +350,8 @@ impl ServerHandler for Handler {
         params: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListPromptsResult, ErrorData> {
-        let offer = self.offer();
-        declared(!offer.prompts.is_empty(), "prompts/list")?;
+        let offer = self.offer_to(&context).await?;
+        declared(offer.declared.prompts, "prompts/list")?;
         let meta = self.listed("prompts", &offer.prompts, listed_entry, params, &context)?;
         Ok(ListPromptsResult { meta: Some(meta), ..ListPromptsResult::default() })
     }
@@ -300,8 +361,8 @@ impl ServerHandler for Handler {
         params: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
-        let offer = self.offer();
-        declared(has_resources(&offer), "resources/list")?;
+        let offer = self.offer_to(&context).await?;
+        declared(offer.declared.resources, "resources/list")?;
         let meta = self.listed("resources", &offer.resources, listed_entry, params, &context)?;
         Ok(ListResourcesResult { meta: Some(meta), ..ListResourcesResult::default() })
     }
@@ -311,8 +372,8 @@ impl ServerHandler for Handler {
         params: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
-        let offer = self.offer();
-        declared(has_resources(&offer), "resources/templates/list")?;
+        let offer = self.offer_to(&context).await?;
+        declared(offer.declared.resources, "resources/templates/list")?;
         let meta = self.listed("resourceTemplates", &offer.templates, listed_entry, params, &context)?;
         Ok(ListResourceTemplatesResult { meta: Some(meta), ..ListResourceTemplatesResult::default() })
     }
@@ -333,22 +394,29 @@ impl ServerHandler for Handler {
     async fn subscribe(
         &self,
         request: SubscribeRequestParams,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        declared(self.shared.settings.subscriptions, "resources/subscribe")?;
-        if self.offer().resources.iter().any(|resource| resource.name == request.uri) {
-            return Ok(());
+        declared(self.offer().declared.subscriptions, "resources/subscribe")?;
+        let session = self.session.get().ok_or_else(|| method_not_found("resources/subscribe"))?;
+        if session.watched().len() >= WATCHED_MAX {
+            return Err(to_library(RpcError::new(INTERNAL_ERROR, "this session watches too many resources")));
         }
-        let data = json!({"uri": request.uri});
-        Err(ErrorData::resource_not_found("there is no such resource", Some(data)))
+        let audience = self.audience(asked(&context.extensions)?, Era::Session);
+        let held = self.shared.router.watch(&request.uri, &audience).await.map_err(to_library)?;
+        session.watched().insert(request.uri, held);
+        Ok(())
     }
 
     async fn unsubscribe(
         &self,
-        _: UnsubscribeRequestParams,
+        request: UnsubscribeRequestParams,
         _: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        declared(self.shared.settings.subscriptions, "resources/unsubscribe")
+        declared(self.offer().declared.subscriptions, "resources/unsubscribe")?;
+        if let Some(session) = self.session.get() {
+            session.watched().remove(&request.uri);
+        }
+        Ok(())
     }
 
     /// Accepts the whole filter; the library reduces it to the declared capabilities.
@@ -361,11 +429,19 @@ impl ServerHandler for Handler {
             let message = "all listen streams are in use; try again later";
             return Err(to_library(RpcError::new(INTERNAL_ERROR, message)));
         };
-        let mut changes = self.shared.router.changes();
+        let (mut changes, mut updates) = (self.shared.router.changes(), self.shared.router.updates());
+        let wanted = context.accepted().resource_subscriptions.clone().unwrap_or_default();
+        let _watched = self.watch_all(&wanted, &context).await?;
         let sink = context.sink();
         loop {
             let received = tokio::select! {
                 received = changes.recv() => received,
+                Ok(uri) = updates.recv() => {
+                    if wanted.iter().any(|wanted| **wanted == *uri) {
+                        let _ = sink.notify_resource_updated(&*uri).await;
+                    }
+                    continue;
+                }
                 () = context.cancelled() => return Ok(()),
                 () = self.shared.settings.shutdown.cancelled() => return Ok(()),
             };
@@ -401,6 +477,14 @@ impl ServerHandler for Handler {
             return Err(to_library(invalid_params(message)));
         }
         Err(method_not_found(&request.method))
+    }
+}
+
+async fn tell_change(peer: &Peer<RoleServer>, change: Change) -> Result<(), ServiceError> {
+    match change {
+        Change::Tools => peer.notify_tool_list_changed().await,
+        Change::Prompts => peer.notify_prompt_list_changed().await,
+        Change::Resources => peer.notify_resource_list_changed().await,
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{
     block::splice,
     catalogue::PEERS,
-    router::{Entry, Listed, Offer, Tool},
+    router::{Entry, Listed, Offer, Tool, declared::Declared},
 };
 
 /// The schema property that marks arguments that are mirrored in headers (SEP-2243).
@@ -60,27 +60,30 @@ pub fn listed_entry(item: &Arc<Listed>) -> (&str, Cow<'_, RawValue>) {
     (&item.name, Cow::Borrowed(&item.definition))
 }
 
-pub fn has_resources(offer: &Offer) -> bool {
-    !offer.resources.is_empty() || !offer.templates.is_empty()
-}
-
-pub fn capabilities(offer: &Offer, subscriptions: bool) -> ServerCapabilities {
-    let mut declared = json!({"logging": {}});
+/// Returns the capabilities to declare: what the sources of the offer declared.
+pub fn capabilities(declared: &Declared) -> ServerCapabilities {
+    let mut capabilities = json!({"logging": {}});
     let mut declare = |when: bool, key: &str, value: Value| {
         if when {
-            declared[key] = value;
+            capabilities[key] = value;
         }
     };
-    declare(!offer.tools.is_empty(), "tools", json!({"listChanged": true}));
-    declare(!offer.prompts.is_empty(), "prompts", json!({"listChanged": true}));
-    let resources = if subscriptions {
+    declare(declared.tools, "tools", json!({"listChanged": true}));
+    declare(declared.prompts, "prompts", json!({"listChanged": true}));
+    let resources = if declared.subscriptions {
         json!({"listChanged": true, "subscribe": true})
     } else {
         json!({"listChanged": true})
     };
-    declare(has_resources(offer), "resources", resources);
-    declare(offer.completions, "completions", json!({}));
-    serde_json::from_value(declared).expect("these are the library's own field names")
+    declare(declared.resources, "resources", resources);
+    declare(declared.completions, "completions", json!({}));
+    let extensions = Value::Object(declared.extensions.clone());
+    declare(!declared.extensions.is_empty(), "extensions", extensions);
+    // What an upstream wrote there may not be of the library's types; then it is left out.
+    serde_json::from_value(capabilities.clone()).unwrap_or_else(|_| {
+        capabilities["extensions"] = json!({});
+        serde_json::from_value(capabilities).expect("these are the library's own field names")
+    })
 }
 
 pub fn declared(declared: bool, method: &str) -> Result<(), ErrorData> {

@@ -26,6 +26,7 @@ use crate::{
     ledger::{Command, Ruling, Stopped, commit::node},
     router::{
         Change, Listed, Offer, Parts, Run, Tool,
+        declared::Declared,
         metadata::{Hints, Metadata, PRIORITY, Resolver, Rule},
     },
 };
@@ -62,8 +63,20 @@ pub struct Offering {
     pub prompts: Vec<Offered>,
     pub resources: Vec<Offered>,
     pub templates: Vec<Offered>,
-    pub completions: bool,
+    /// What clients see that do not see everything, the first for those that no other is for; empty if all see all.
+    pub views: Vec<View>,
+    pub declared: Declared,
     pub run: Arc<dyn Run>,
+}
+
+/// The public names that clients with certain capabilities see.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    pub capabilities: Arc<str>,
+    pub tools: HashSet<String>,
+    pub prompts: HashSet<String>,
+    pub resources: HashSet<String>,
+    pub templates: HashSet<String>,
 }
 
 /// One source, as requests reach it.
@@ -72,7 +85,8 @@ pub struct Source {
     pub rank: u32,
     pub lane: Option<String>,
     pub run: Arc<dyn Run>,
-    pub completions: bool,
+    pub declared: Declared,
+    views: Vec<View>,
     tools: Vec<Arc<Entry>>,
     prompts: Vec<(String, Arc<Listed>)>,
     resources: Vec<Arc<Listed>>,
@@ -239,11 +253,55 @@ impl Board {
                 }
             }
             offer.templates.extend(source.templates.iter().cloned());
-            offer.completions |= source.completions;
+            offer.declared.join(&source.name, &source.declared);
         }
         board.offer = Arc::new(offer);
         board.sources = sources;
         board
+    }
+
+    /// Returns what a client with these capabilities sees: the whole offer, unless some source shows it less.
+    pub fn offer_to(&self, capabilities: &str) -> Arc<Offer> {
+        if self.sources.values().all(|source| source.views.is_empty()) {
+            return self.offer.clone();
+        }
+        let hidden = |source: &Source, list: fn(&View) -> &HashSet<String>| {
+            source.view(capabilities).map(list).cloned()
+        };
+        let mut offer = Offer { declared: self.offer.declared.clone(), ..Offer::default() };
+        for source in self.sources.values() {
+            let (tools, prompts) = (hidden(source, |view| &view.tools), hidden(source, |view| &view.prompts));
+            let resources = hidden(source, |view| &view.resources);
+            let templates = hidden(source, |view| &view.templates);
+            let shown = |names: &Option<HashSet<String>>, name: &str| {
+                names.as_ref().is_none_or(|names| names.contains(name))
+            };
+            let own = |entry: &&Arc<Entry>| {
+                self.tools.get(&entry.tool.name).is_some_and(|kept| Arc::ptr_eq(kept, entry))
+            };
+            let of_source = source.tools.iter().filter(own).filter(|entry| shown(&tools, &entry.tool.name));
+            offer.tools.extend(of_source.map(|entry| entry.tool.clone()));
+            let of_source = source.prompts.iter().map(|(_, listed)| listed).filter(|listed| {
+                let kept =
+                    self.prompts.get(&listed.name).is_some_and(|(owner, _)| Arc::ptr_eq(owner, source));
+                kept && shown(&prompts, &listed.name)
+            });
+            offer.prompts.extend(of_source.cloned());
+            let of_source = source.resources.iter().filter(|listed| {
+                let kept = self.resources.get(&listed.name).is_some_and(|owner| Arc::ptr_eq(owner, source));
+                kept && shown(&resources, &listed.name)
+            });
+            offer.resources.extend(of_source.cloned());
+            offer
+                .templates
+                .extend(source.templates.iter().filter(|listed| shown(&templates, &listed.name)).cloned());
+        }
+        Arc::new(offer)
+    }
+
+    /// Returns what runs the calls of each source.
+    pub fn runs(&self) -> Vec<Arc<dyn Run>> {
+        self.sources.values().map(|source| source.run.clone()).collect()
     }
 }
 
@@ -283,6 +341,11 @@ impl Offer {
 }
 
 impl Source {
+    /// Returns what clients with these capabilities see of it; `None` if they see everything.
+    fn view(&self, capabilities: &str) -> Option<&View> {
+        self.views.iter().find(|view| &*view.capabilities == capabilities).or_else(|| self.views.first())
+    }
+
     /// Publishes the contract of every tool, retires those that are gone, and makes the source's entries.
     async fn publish(
         offering: Offering,
@@ -290,8 +353,19 @@ impl Source {
         parts: &Parts,
         resolver: &Resolver,
     ) -> Result<Self, Stopped> {
-        let Offering { source, version, rank, lane, tools, prompts, resources, templates, completions, run } =
-            offering;
+        let Offering {
+            source,
+            version,
+            rank,
+            lane,
+            tools,
+            prompts,
+            resources,
+            templates,
+            views,
+            declared,
+            run,
+        } = offering;
         let drafts = drafts(&source, &version, tools);
         let names = drafts.iter().map(|(offered, _)| offered.filed_as().to_owned()).collect();
         let retain = Command::Retain { source: source.clone(), names, actor: node() };
@@ -333,7 +407,8 @@ impl Source {
             rank,
             lane,
             run,
-            completions,
+            declared,
+            views,
             tools: entries,
             prompts: prompts
                 .into_iter()

@@ -4,8 +4,13 @@
 //! - an upstream that is lost keeps its place: its tools stay listed, and calls say that it is unavailable;
 //! - names are public here and the upstream's own there; every other byte of a request passes unchanged.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde_json::{Value, value::RawValue};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -15,14 +20,31 @@ use crate::{
     error::{Code, Refusal},
     metrics::Metrics,
     router::{
-        BoxFuture, Invocation, Method, Offered, Offering, Outcome, Router, RpcError, Run, lane,
-        metadata::Hints, renamed,
+        BoxFuture, Change, Held, Invocation, Method, Offered, Offering, Outcome, Router, RpcError, Run, View,
+        audience::{Audience, Manner},
+        codes::INTERNAL_ERROR,
+        declared::Declared,
+        lane,
+        metadata::Hints,
+        renamed,
     },
-    runtime::upstream::{self, Failure, Options, Reply, State, Upstream},
+    runtime::{
+        fleet::{Fleet, Seen},
+        rounds::{self, Exchange, ROUNDS_MAX, Suspended, next_round},
+        upstream::{
+            self, Changes, Failure, Notification, Options, Protocol, Question, Reply, State, Upstream,
+        },
+    },
 };
 
 /// Notifications of one call that may wait for its caller; more are dropped.
 const NOTIFICATIONS_MAX: usize = 256;
+/// Questions of one call that may wait for its caller; more are refused.
+const QUESTIONS_MAX: usize = 16;
+/// How long after one question another may come to be put together with it.
+const GATHER: Duration = Duration::from_millis(20);
+/// How often connections of sessions that have ended are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// The router bounds the time of a call; this bounds a request that the router has lost.
 pub const REQUEST_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -45,58 +67,134 @@ pub struct Settings {
 ///
 /// `settled` is notified once its tools are on the board, or the first connection has failed.
 pub async fn follow(
-    upstream: Upstream,
+    fleet: Arc<Fleet>,
     settings: Settings,
     router: Router,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
     settled: oneshot::Sender<State>,
 ) {
-    let mut offer = upstream.offer();
+    let (mut offer, mut members) = (fleet.first.offer(), fleet.changed());
+    let mut updates = fleet.updates();
+    let suspended = Arc::new(Suspended::default());
+    let mut sweep = tokio::time::interval(SWEEP_EVERY);
     let mut settled = Some(settled);
+    let mut announced: BTreeMap<Arc<str>, Changes> = BTreeMap::new();
     loop {
+        members.borrow_and_update();
+        let seen = fleet.seen();
         let offered = offer.borrow_and_update().clone();
         let up = offered.state == State::Ready;
         metrics.upstream_up(&settings.name, up);
-        if up && router.put(settings.offering(&offered, upstream.clone())).await.is_err() {
-            break;
+        let run =
+            Gateway { fleet: fleet.clone(), prefix: settings.prefix.clone(), suspended: suspended.clone() };
+        let mut told = Vec::new();
+        if up {
+            match router.put(settings.offering(&offered, &seen, run)).await {
+                Ok(changed) => told = changed,
+                Err(_) => break,
+            }
         }
+        fleet.settle(seen.settled);
+        // What the upstream announces is passed on, though the list may be the same as before.
+        let now = announcements(&offered, &seen.views);
+        let untold = announced_changes(&announced, &now).filter(|change| !told.contains(change));
+        untold.for_each(|change| router.notify(change));
+        announced = now;
         if offered.state != State::Connecting
             && let Some(settled) = settled.take()
         {
             // Whoever started this may have stopped waiting.
             let _ = settled.send(offered.state.clone());
         }
-        tokio::select! {
-            changed = offer.changed() => if changed.is_err() { break },
-            () = stop.cancelled() => break,
+        loop {
+            tokio::select! {
+                changed = offer.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return fleet.stop().await,
+                },
+                Ok(()) = members.changed() => break,
+                Ok(uri) = updates.recv() => router.updated(uri),
+                _ = sweep.tick() => fleet.sweep().await,
+                () = stop.cancelled() => return fleet.stop().await,
+            }
         }
     }
-    upstream.stop().await;
+    fleet.stop().await;
+}
+
+/// Returns how often each connection has announced changes, the first one's under no capabilities.
+fn announcements(
+    first: &upstream::Offered,
+    views: &BTreeMap<Arc<str>, Arc<upstream::Offered>>,
+) -> BTreeMap<Arc<str>, Changes> {
+    let of_members = views.iter().map(|(capabilities, offered)| (capabilities.clone(), offered.announced));
+    of_members.chain([(Arc::default(), first.announced)]).collect()
+}
+
+/// Returns the lists that were announced between two counts. A connection that is new has announced nothing.
+fn announced_changes(
+    before: &BTreeMap<Arc<str>, Changes>,
+    now: &BTreeMap<Arc<str>, Changes>,
+) -> impl Iterator<Item = Change> {
+    let differs = |list: fn(&Changes) -> u64| {
+        now.iter().any(|(key, now)| before.get(key).is_some_and(|before| list(before) != list(now)))
+    };
+    let lists = [
+        (differs(|changes| changes.tools), Change::Tools),
+        (differs(|changes| changes.prompts), Change::Prompts),
+        (differs(|changes| changes.resources), Change::Resources),
+    ];
+    lists.into_iter().filter_map(|(announced, change)| announced.then_some(change))
 }
 
 impl Settings {
-    fn offering(&self, offered: &upstream::Offered, upstream: Upstream) -> Offering {
-        let server =
-            offered.server.as_ref().and_then(|server| serde_json::from_str::<Value>(server.get()).ok());
+    fn offering(&self, offered: &upstream::Offered, seen: &Seen, run: Gateway) -> Offering {
+        let server = offered.server.as_ref();
+        let server = server.and_then(|server| serde_json::from_str::<Value>(server.get()).ok());
         let version = server.as_ref().and_then(|server| server["version"].as_str()).unwrap_or_default();
-        let hints = Hints { timeout_ms: self.timeout_ms, ..Hints::default() };
-        let named = |definitions: &[Box<RawValue>]| -> Vec<Offered> {
-            definitions.iter().filter_map(|definition| self.named(definition, &hints)).collect()
-        };
-        let mut tools = named(&offered.tools);
-        tools.retain(|tool| self.offers(&tool.inner));
+        let mut all = self.lists(offered);
+        let views: Vec<View> = seen
+            .views
+            .iter()
+            .map(|(capabilities, offered)| {
+                let lists = self.lists(offered);
+                let view = lists.view(capabilities.clone());
+                all.extend(lists);
+                view
+            })
+            .collect();
+        let first = self.lists(offered).view(Arc::default());
+        let views = if views.is_empty() { views } else { [vec![first], views].concat() };
+        let Lists { tools, prompts, resources, templates } = all;
         Offering {
             source: self.name.clone(),
             version: version.to_owned(),
             rank: self.rank,
             lane: Some(self.lane.clone().unwrap_or_else(|| lane::UPSTREAM.to_owned())),
             tools,
+            prompts,
+            resources,
+            templates,
+            views,
+            declared: declared(offered),
+            run: Arc::new(run),
+        }
+    }
+
+    /// Returns the lists of one connection under their public names.
+    fn lists(&self, offered: &upstream::Offered) -> Lists {
+        let hints = Hints { timeout_ms: self.timeout_ms, ..Hints::default() };
+        let named = |definitions: &[Box<RawValue>]| -> Vec<Offered> {
+            definitions.iter().filter_map(|definition| self.named(definition, &hints)).collect()
+        };
+        let mut tools = named(&offered.tools);
+        tools.retain(|tool| self.offers(&tool.inner));
+        Lists {
+            tools,
             prompts: named(&offered.prompts),
             resources: keyed(&offered.resources, "uri"),
             templates: keyed(&offered.templates, "uriTemplate"),
-            completions: offered.capabilities.completions,
-            run: Arc::new(Gateway { upstream, prefix: self.prefix.clone() }),
         }
     }
 
@@ -117,10 +215,63 @@ impl Settings {
     }
 }
 
+/// The lists of one connection.
+struct Lists {
+    tools: Vec<Offered>,
+    prompts: Vec<Offered>,
+    resources: Vec<Offered>,
+    templates: Vec<Offered>,
+}
+
+impl Lists {
+    fn view(&self, capabilities: Arc<str>) -> View {
+        let names = |list: &[Offered]| list.iter().map(|offered| offered.name.clone()).collect();
+        View {
+            capabilities,
+            tools: names(&self.tools),
+            prompts: names(&self.prompts),
+            resources: names(&self.resources),
+            templates: names(&self.templates),
+        }
+    }
+
+    /// Adds what is not there yet. Of two definitions of one name the first stands.
+    fn extend(&mut self, other: Self) {
+        let add = |list: &mut Vec<Offered>, more: Vec<Offered>| {
+            let known: HashSet<String> = list.iter().map(|offered| offered.name.clone()).collect();
+            list.extend(more.into_iter().filter(|offered| !known.contains(&offered.name)));
+        };
+        add(&mut self.tools, other.tools);
+        add(&mut self.prompts, other.prompts);
+        add(&mut self.resources, other.resources);
+        add(&mut self.templates, other.templates);
+    }
+}
+
+fn unreachable(why: &str) -> RpcError {
+    RpcError::new(INTERNAL_ERROR, why)
+}
+
+fn declared(offered: &upstream::Offered) -> Declared {
+    let can = offered.capabilities;
+    Declared {
+        tools: can.tools,
+        prompts: can.prompts,
+        resources: can.resources,
+        subscriptions: can.subscriptions,
+        completions: can.completions,
+        extensions: offered.extensions.clone(),
+        server: offered.server.clone(),
+        instructions: offered.instructions.clone(),
+        sole_instructions: None,
+    }
+}
+
 /// Passes invocations to an upstream.
 struct Gateway {
-    upstream: Upstream,
+    fleet: Arc<Fleet>,
     prefix: String,
+    suspended: Arc<Suspended>,
 }
 
 impl Run for Gateway {
@@ -129,9 +280,23 @@ impl Run for Gateway {
             let Some(params) = self.params(&invocation) else {
                 return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object")));
             };
-            let who = format!("upstream {}", self.upstream.name());
-            outcome(ask(&self.upstream, &invocation, None, params).await, &who)
+            self.pass(&invocation, params).await
         })
+    }
+
+    fn watch<'a>(&'a self, uri: &'a str, audience: &'a Audience) -> BoxFuture<'a, Result<Held, RpcError>> {
+        Box::pin(async move {
+            let upstream = self.fleet.of(audience).map_err(|refusal| unreachable(&refusal.message))?;
+            upstream.begun().await;
+            match upstream.watch(uri).await {
+                Ok(watching) => watching.map(|watching| Box::new(watching) as Held),
+                Err(failure) => Err(unreachable(&format!("upstream {} {failure}", self.fleet.name()))),
+            }
+        })
+    }
+
+    fn admit<'a>(&'a self, audience: &'a Audience) -> BoxFuture<'a, ()> {
+        Box::pin(self.fleet.admit(audience))
     }
 }
 
@@ -158,27 +323,160 @@ impl Gateway {
     }
 }
 
-/// Passes an invocation to an upstream, and the upstream's notifications to the caller.
+impl Gateway {
+    /// Passes an invocation on, in the way of the era that the upstream speaks.
+    async fn pass(&self, invocation: &Invocation, params: Box<RawValue>) -> Outcome {
+        let who = format!("upstream {}", self.fleet.name());
+        let audience = invocation.client.audience();
+        let upstream = match self.fleet.of(&audience) {
+            Ok(upstream) => upstream,
+            Err(refusal) => return Outcome::Untaken(refusal),
+        };
+        // A connection that was opened for this client has the time of its call to come up.
+        tokio::select! {
+            () = upstream.begun() => {}
+            () = invocation.cancel.cancelled() => return Outcome::Cancelled,
+        }
+        let in_session = matches!(upstream.offer().borrow().protocol, Some(Protocol::Session(_)));
+        if !(in_session && audience.manner == Manner::Rounds && audience.can_be_asked()) {
+            return outcome(ask(&upstream, invocation, None, params).await, &who);
+        }
+        let mut exchange = match self.suspended.resume(invocation) {
+            Ok(Some(exchange)) => exchange,
+            Ok(None) => match rounds::without_rounds(&params) {
+                Some(params) => begin(upstream, invocation, params, audience),
+                None => return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object"))),
+            },
+            Err(error) => return Outcome::Rpc(Box::new(error)),
+        };
+        // What the client answers unasked is held against what the upstream asks.
+        let mut given = rounds::answers(&invocation.params);
+        while !exchange.answer(&mut given) {
+            match attend(&mut exchange, invocation).await {
+                Some(reply) => return outcome(reply, &who),
+                None => gather(&mut exchange).await,
+            }
+        }
+        match self.suspended.keep(invocation, exchange) {
+            Ok(result) => Outcome::of_result(result),
+            Err(refusal) => Outcome::Refused(refusal),
+        }
+    }
+}
+
+/// Begins a request that goes on though its client is answered before it.
+fn begin(upstream: Upstream, invocation: &Invocation, params: Box<RawValue>, audience: Audience) -> Exchange {
+    let (to, notifications) = mpsc::channel(NOTIFICATIONS_MAX);
+    let (asks, questions) = mpsc::channel(QUESTIONS_MAX);
+    let options = Options { notifications: Some(to), questions: Some(asks), audience, ..Options::default() };
+    let method = invocation.method.as_str();
+    let answer = tokio::spawn(async move { upstream.request(method, params, options).await });
+    Exchange::new(answer, notifications, questions)
+}
+
+/// Follows an open request until it is answered. Returns none as soon as it asks something.
+async fn attend(exchange: &mut Exchange, invocation: &Invocation) -> Option<Result<Reply, Failure>> {
+    loop {
+        tokio::select! {
+            biased;
+            () = invocation.cancel.cancelled() => return Some(Err(Failure::Cancelled)),
+            Some(notification) = exchange.notifications.recv() => tell(invocation, notification),
+            Some(question) = exchange.questions.recv() => {
+                exchange.put(question);
+                return None;
+            }
+            reply = &mut exchange.answer => {
+                while let Ok(notification) = exchange.notifications.try_recv() {
+                    tell(invocation, notification);
+                }
+                return Some(reply.unwrap_or(Err(Failure::Died)));
+            }
+        }
+    }
+}
+
+/// Takes what else is asked at the same time, so that the client is asked once for all of it.
+async fn gather(exchange: &mut Exchange) {
+    while let Ok(Some(question)) = tokio::time::timeout(GATHER, exchange.questions.recv()).await {
+        if !exchange.put(question) {
+            return;
+        }
+    }
+}
+
+fn tell(invocation: &Invocation, notification: Notification) {
+    let params = serde_json::from_str(notification.params.get()).unwrap_or_default();
+    invocation.client.notify(&notification.method, params);
+}
+
+/// Passes an invocation to an upstream, the upstream's notifications to the caller, and what it asks.
 pub(super) async fn ask(
     upstream: &Upstream,
     invocation: &Invocation,
     timeout: Option<Duration>,
     params: Box<RawValue>,
 ) -> Result<Reply, Failure> {
+    let audience = invocation.client.audience();
+    let mut params = params;
+    for _ in 0..ROUNDS_MAX {
+        let reply = exchange(upstream, invocation, timeout, params.clone(), &audience).await;
+        let Ok(Reply::Result(result)) = &reply else {
+            return reply;
+        };
+        if audience.manner != Manner::Requests || !rounds::asks(result) {
+            return reply;
+        }
+        params = match next_round(invocation.client.as_ref(), &params, result).await {
+            Ok(params) => params,
+            // What the client says instead of an answer ends its call.
+            Err(RpcError { code, message, data, .. }) => {
+                let data = data.map(|data| splice::raw(data.to_string()));
+                return Ok(Reply::Error { code, message, data });
+            }
+        };
+    }
+    Err(Failure::Broken(format!("it asked for input {ROUNDS_MAX} times without an end")))
+}
+
+/// Asks once, and hands on what is told and asked meanwhile.
+async fn exchange(
+    upstream: &Upstream,
+    invocation: &Invocation,
+    timeout: Option<Duration>,
+    params: Box<RawValue>,
+    audience: &Audience,
+) -> Result<Reply, Failure> {
     let (notifications, mut told) = mpsc::channel(NOTIFICATIONS_MAX);
-    let options = Options { timeout, cancel: invocation.cancel.clone(), notifications: Some(notifications) };
+    let (asks, mut questions) = mpsc::channel(QUESTIONS_MAX);
+    let can_be_asked = audience.manner == Manner::Requests && audience.can_be_asked();
+    let options = Options {
+        timeout,
+        cancel: invocation.cancel.clone(),
+        notifications: Some(notifications),
+        questions: can_be_asked.then_some(asks),
+        audience: audience.clone(),
+    };
     let request = upstream.request(invocation.method.as_str(), params, options);
     tokio::pin!(request);
+    let mut open = FuturesUnordered::new();
     loop {
         tokio::select! {
             biased;
-            Some(notification) = told.recv() => {
-                let params = serde_json::from_str(notification.params.get()).unwrap_or_default();
-                invocation.client.notify(&notification.method, params);
-            }
+            Some(notification) = told.recv() => tell(invocation, notification),
+            Some(question) = questions.recv() => open.push(answer(invocation, question)),
+            Some(()) = open.next() => {}
             reply = &mut request => return reply,
         }
     }
+}
+
+/// Puts a question to the caller.
+async fn answer(invocation: &Invocation, question: Question) {
+    let Question { method, params, answer } = question;
+    let params = serde_json::from_str(params.get()).unwrap_or_default();
+    let said = invocation.client.request(&method, params).await;
+    // An upstream that has stopped waiting needs no answer.
+    let _ = answer.send(said.map(|said| splice::raw(said.to_string())));
 }
 
 /// Returns the outcome of a call with this reply; `who` names the side that was asked.

@@ -36,7 +36,7 @@ use crate::{
         Peer,
         choice::{self, Candidate, Choice},
     },
-    router::{BoxFuture, Offered, Offering, Router, lane},
+    router::{BoxFuture, Offered, Offering, Router, audience::Audience, declared::Declared, lane},
     runtime::{
         peers::offers::{Behind, Names, Offer, listed, placed, read, uncontracted},
         upstream::{self, OpenStream, State, Transport, Upstream},
@@ -132,6 +132,9 @@ impl Peers {
         let upstream = Upstream::start(upstream::Settings {
             name: peer.to_owned(),
             transport: Transport::Stream { open },
+            capabilities: Audience::default().capabilities,
+            isolate: false,
+            updates: Default::default(),
             timeout: self.inner.ties.timeout,
         });
         // Until it has listed them anew, a peer that comes back offers what it did.
@@ -349,7 +352,8 @@ impl Peers {
             prompts: Vec::new(),
             resources: Vec::new(),
             templates: Vec::new(),
-            completions: false,
+            views: Vec::new(),
+            declared: Declared { tools: true, ..Declared::default() },
             run: Arc::new(self.clone()),
         }
     }

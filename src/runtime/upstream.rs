@@ -9,11 +9,13 @@
 pub mod sse;
 mod wire;
 pub mod headers;
+pub mod watching;
 mod inbox;
 mod child;
 mod http;
 pub mod wrapped;
 pub mod stream;
+mod asking;
 mod link;
 mod owner;
 
@@ -22,18 +24,28 @@ mod tests;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, value::RawValue};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    router::BoxFuture,
-    runtime::upstream::{link::Link, owner::Owner},
+    block::splice,
+    router::{BoxFuture, RpcError, audience::Audience, codes::INTERNAL_ERROR},
+    runtime::upstream::{
+        link::Link,
+        owner::Owner,
+        watching::{Updates, Watched, Watching},
+    },
 };
+
+pub use self::inbox::Changes;
+
+/// How long an upstream may take to answer that it tells of a resource.
+pub const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How an upstream is reached, and how long it may take.
 #[derive(Clone)]
@@ -42,6 +54,12 @@ pub struct Settings {
     pub transport: Transport,
     /// The timeout of a request that names none.
     pub timeout: Duration,
+    /// The client capabilities that a session declares, as canonical JSON.
+    pub capabilities: Arc<str>,
+    /// Whether each session of a client has a connection of its own.
+    pub isolate: bool,
+    /// Where it is told that a watched resource has changed.
+    pub updates: Updates,
 }
 
 #[derive(Clone)]
@@ -95,6 +113,9 @@ pub struct Capabilities {
     pub prompts: bool,
     pub resources: bool,
     pub completions: bool,
+    pub logging: bool,
+    /// Whether it tells when a resource that somebody subscribed to changes.
+    pub subscriptions: bool,
     /// Whether it tells when its tools change; likewise below.
     pub tools_change: bool,
     pub prompts_change: bool,
@@ -125,12 +146,18 @@ pub struct Offered {
     pub state: State,
     pub protocol: Option<Protocol>,
     /// Its `serverInfo`.
-    pub server: Option<Box<RawValue>>,
+    pub server: Option<Arc<RawValue>>,
+    /// Its text for a client's model.
+    pub instructions: Option<String>,
+    /// The extensions that it declared, each with its settings.
+    pub extensions: Map<String, Value>,
     pub capabilities: Capabilities,
     pub tools: Vec<Box<RawValue>>,
     pub prompts: Vec<Box<RawValue>>,
     pub resources: Vec<Box<RawValue>>,
     pub templates: Vec<Box<RawValue>>,
+    /// How often it has said that a list changed, on this connection.
+    pub announced: Changes,
 }
 
 /// A notification that belongs to a request: its progress, under the token the caller gave, or a log message.
@@ -147,6 +174,19 @@ pub struct Options {
     pub cancel: CancellationToken,
     /// The channel for notifications; those that find it full are dropped.
     pub notifications: Option<mpsc::Sender<Notification>>,
+    /// The channel for what the upstream asks while the request is open; without one it is refused.
+    pub questions: Option<mpsc::Sender<Question>>,
+    /// Who is behind the request.
+    pub audience: Audience,
+}
+
+/// What an upstream asks of the caller of a request.
+#[derive(Debug)]
+pub struct Question {
+    pub method: String,
+    pub params: Box<RawValue>,
+    /// Takes the answer. Dropped without one, the upstream hears that nobody answers.
+    pub answer: oneshot::Sender<Result<Box<RawValue>, RpcError>>,
 }
 
 /// What an upstream answered.
@@ -197,6 +237,7 @@ pub struct Upstream {
     offered: watch::Receiver<Arc<Offered>>,
     link: watch::Receiver<Option<Arc<Link>>>,
     stopping: CancellationToken,
+    watched: Arc<Watched>,
     _guard: Arc<DropGuard>,
 }
 
@@ -207,11 +248,13 @@ impl Upstream {
         let (offered_to, offered) = watch::channel(Arc::default());
         let (link_to, link) = watch::channel(None);
         let stopping = CancellationToken::new();
-        let owner = Owner::new(Arc::clone(&settings), offered_to, link_to, stopping.clone());
+        let watched = Arc::new(Watched::default());
+        let owner =
+            Owner::new(Arc::clone(&settings), offered_to, link_to, stopping.clone(), Arc::clone(&watched));
         // Ended by `stopping`; joined by `stop`, which sees its channels close.
         tokio::spawn(owner.run());
         let guard = Arc::new(stopping.clone().drop_guard());
-        Self { settings, offered, link, stopping, _guard: guard }
+        Self { settings, offered, link, stopping, watched, _guard: guard }
     }
 
     pub fn name(&self) -> &str {
@@ -228,6 +271,15 @@ impl Upstream {
         self.link.borrow().is_some()
     }
 
+    /// Waits until its first connection is ready or has failed. Returns at once if there has been one.
+    pub async fn begun(&self) {
+        let mut offered = self.offered.clone();
+        let settled =
+            offered.wait_for(|offered| offered.protocol.is_some() || offered.state != State::Connecting);
+        // An upstream that has ended is told by its requests.
+        let _ = settled.await;
+    }
+
     /// Asks the upstream. `params` is a JSON object; its `_meta` is fitted to the upstream's revision.
     ///
     /// Safe to drop midway: the upstream is told that the request is cancelled, as with `cancel` and timeouts.
@@ -241,10 +293,28 @@ impl Upstream {
         tokio::select! {
             biased;
             () = options.cancel.cancelled() => Err(Failure::Cancelled),
-            answer = timeout(limit, self.ask(method, &params, options.notifications)) => {
+            answer = timeout(limit, self.ask(method, &params, &options)) => {
                 answer.unwrap_or(Err(Failure::TimedOut))
             }
         }
+    }
+
+    /// Asks to be told when a resource changes, until what is returned is dropped. Errors: the upstream's own refusal,
+    /// or why it could not be asked.
+    pub async fn watch(&self, uri: &str) -> Result<Result<Watching, RpcError>, Failure> {
+        let in_session = matches!(self.offered.borrow().protocol, Some(Protocol::Session(_)));
+        if in_session {
+            let params = splice::raw(format!(r#"{{"uri":{}}}"#, splice::quoted(uri)));
+            let options = Options { timeout: Some(WATCH_TIMEOUT), ..Options::default() };
+            if let Reply::Error { code, message, data } =
+                self.request("resources/subscribe", params, options).await?
+            {
+                let data = data.and_then(|data| serde_json::from_str(data.get()).ok());
+                return Ok(Err(RpcError { data, ..RpcError::new(code, message) }));
+            }
+        }
+        let full = || RpcError::new(INTERNAL_ERROR, "too many resources of this upstream are watched");
+        Ok(self.watched.watch(uri).ok_or_else(full))
     }
 
     /// Ends the connection; a child process and its whole group have been killed when this returns.
@@ -254,22 +324,17 @@ impl Upstream {
         while offered.changed().await.is_ok() {}
     }
 
-    async fn ask(
-        &self,
-        method: &str,
-        params: &RawValue,
-        notifications: Option<mpsc::Sender<Notification>>,
-    ) -> Result<Reply, Failure> {
+    async fn ask(&self, method: &str, params: &RawValue, options: &Options) -> Result<Reply, Failure> {
         let mut links = self.link.clone();
         let link = links.borrow_and_update().clone().ok_or_else(|| self.unavailable())?;
-        let answer = link.request(method, params, notifications.clone()).await;
+        let answer = link.request(method, params, options).await;
         if !(matches!(answer, Err(Failure::Unavailable { .. })) && link.expired()) {
             return answer;
         }
         // The server has forgotten the session and run nothing: it is asked again in the next one.
         let fresh = links.wait_for(|next| next.as_ref().is_some_and(|next| !next.expired())).await;
         let fresh = fresh.map_err(|_| self.unavailable())?.clone().ok_or_else(|| self.unavailable())?;
-        fresh.request(method, params, notifications).await
+        fresh.request(method, params, options).await
     }
 
     fn unavailable(&self) -> Failure {

@@ -23,6 +23,7 @@ use crate::{
         BoxFuture, Change, Client, Invocation, Listed, Method, Offered, Offering, Outcome, Router, RpcError,
         Run,
         codes::{INVALID_PARAMS, RESOURCE_NOT_FOUND},
+        declared::Declared,
         metadata::Hints,
     },
 };
@@ -105,7 +106,15 @@ pub fn offering(state_key: [u8; 32], router: &Router) -> Offering {
         prompts: fixtures.prompts.into_iter().map(offered).collect(),
         resources: fixtures.resources.into_iter().map(offered).collect(),
         templates: fixtures.templates.into_iter().map(offered).collect(),
-        completions: true,
+        views: Vec::new(),
+        declared: Declared {
+            tools: true,
+            prompts: true,
+            resources: true,
+            subscriptions: true,
+            completions: true,
+            ..Declared::default()
+        },
         run: fixtures.run,
     }
 }
@@ -175,7 +184,7 @@ impl Fixture {
                 let answer = client.request("elicitation/create", params).await?;
                 Ok(text(&format!("Elicitation completed: {}", elicited(&answer))))
             }
-            "test_missing_capability" if client.capabilities().get("sampling").is_none() => Err(error(
+            "test_missing_capability" if declared(client.as_ref()).get("sampling").is_none() => Err(error(
                 MISSING_CLIENT_CAPABILITY,
                 "Missing required client capability",
                 Some(json!({"requiredCapabilities": {"sampling": {}}})),
@@ -203,7 +212,7 @@ impl Fixture {
 
     /// Asks for what the client has declared that it can be asked for.
     fn within_capabilities(&self, name: &str, params: &Value, client: &dyn Client) -> Answered {
-        let declared = client.capabilities();
+        let declared = declared(client);
         let asked = [("elicitation", "user_name"), ("sampling", "greeting"), ("roots", "client_roots")];
         let asked = asked.into_iter().filter(|(needs, _)| declared.get(needs).is_some());
         let asked: Vec<&str> = asked.map(|(_, key)| key).collect();
@@ -305,6 +314,11 @@ impl Fixture {
         mac.update(state.as_bytes());
         mac
     }
+}
+
+/// Returns the capabilities that the client declared.
+fn declared(client: &dyn Client) -> Value {
+    serde_json::from_str(&client.audience().capabilities).unwrap_or_default()
 }
 
 async fn logging(client: &dyn Client) -> Value {

@@ -27,7 +27,7 @@ use crate::{
     metrics::Metrics,
     router::{
         self, BoxFuture, Invocation, Offered, Offering, Outcome, Router, RpcError, Run, capture::Captures,
-        lane::Lanes, metadata::Hints,
+        declared::Declared, lane::Lanes, metadata::Hints,
     },
 };
 
@@ -163,7 +163,8 @@ async fn node() -> Node {
         prompts: Vec::new(),
         resources: Vec::new(),
         templates: Vec::new(),
-        completions: false,
+        views: Vec::new(),
+        declared: Declared { tools: true, ..Declared::default() },
         run: Arc::new(Tools { cancelled: told }),
     };
     router.put(offering).await.expect("the ledger runs");

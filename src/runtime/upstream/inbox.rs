@@ -8,18 +8,29 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot, watch,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::upstream::{
-    Failure, Notification, Reply,
-    wire::{self, Garbage, Incoming},
+use crate::{
+    block::splice,
+    router::{
+        RpcError,
+        codes::{INTERNAL_ERROR, METHOD_NOT_FOUND},
+    },
+    runtime::upstream::{
+        Failure, Notification, Reply,
+        watching::Updates,
+        wire::{self, Garbage, Incoming},
+    },
 };
 
 /// How often each list was said to have changed on this connection.
@@ -38,6 +49,9 @@ impl Changes {
     }
 }
 
+/// It cannot be told which caller a request of the upstream is meant for.
+struct Ambiguous;
+
 pub type Answer = Result<Reply, Failure>;
 
 /// Where the notifications of a request go.
@@ -45,6 +59,17 @@ pub struct Sink {
     pub to: Option<mpsc::Sender<Notification>>,
     /// The caller's own progress token, which ours is changed back to.
     pub token: Option<Box<RawValue>>,
+    /// Where the upstream's own requests go while this one is open; `None` if its caller cannot be asked.
+    pub asked: Option<mpsc::Sender<Asked>>,
+    /// The caller's session, if it has one: requests of one session may be answered for each other.
+    pub session: Option<Arc<str>>,
+}
+
+/// A request of the upstream.
+pub struct Asked {
+    pub id: Box<RawValue>,
+    pub method: String,
+    pub params: Box<RawValue>,
 }
 
 struct Waiting {
@@ -59,13 +84,15 @@ pub struct Inbox {
     waiting: Mutex<Option<HashMap<u64, Waiting>>>,
     changes: watch::Sender<Changes>,
     strays: AtomicU64,
+    updates: Updates,
     lost: CancellationToken,
     reason: OnceLock<String>,
 }
 
 impl Inbox {
-    pub fn new(name: &str) -> Self {
+    pub fn new(name: &str, updates: Updates) -> Self {
         Self {
+            updates,
             name: name.to_owned(),
             ids: AtomicU64::new(1),
             waiting: Mutex::new(Some(HashMap::new())),
@@ -136,10 +163,56 @@ impl Inbox {
             match message {
                 Incoming::Answer { id, reply } => self.answer(id.or(context), reply),
                 Incoming::Notification(notification) => self.notify(notification, context),
-                Incoming::Request { id, method } => back.push(wire::answer(&id, &method)),
+                Incoming::Request { id, method, .. } if method == "ping" => {
+                    back.push(wire::answer(&id, &Ok(wire::empty())));
+                }
+                Incoming::Request { id, method, params } => {
+                    back.extend(self.ask(Asked { id, method, params }, context));
+                }
             }
         }
         Ok(back)
+    }
+
+    /// Hands a request of the upstream to the caller it is meant for. Returns the answer to send back if there is none.
+    fn ask(&self, asked: Asked, context: Option<u64>) -> Option<String> {
+        let refuse = |code, message: &str| Err(RpcError::new(code, message));
+        let refusal = match self.asks(context) {
+            Ok(Some(to)) => match to.try_send(asked) {
+                Ok(()) => return None,
+                Err(TrySendError::Full(asked) | TrySendError::Closed(asked)) => {
+                    let message = "the client is asked too much at once";
+                    return Some(wire::answer(&asked.id, &refuse(INTERNAL_ERROR, message)));
+                }
+            },
+            Ok(None) => refuse(METHOD_NOT_FOUND, "no client that is served here can be asked this"),
+            Err(Ambiguous) => refuse(
+                INTERNAL_ERROR,
+                "several clients share this connection, so it cannot be told whom this is for; set isolate = true for \
+                 this upstream",
+            ),
+        };
+        Some(wire::answer(&asked.id, &refusal))
+    }
+
+    /// Returns where a request goes: to the caller on whose response stream it came, else to the only caller that can
+    /// be asked.
+    fn asks(&self, context: Option<u64>) -> Result<Option<mpsc::Sender<Asked>>, Ambiguous> {
+        let waiting = self.waiting();
+        let Some(map) = waiting.as_ref() else { return Ok(None) };
+        if let Some(context) = context {
+            return Ok(map.get(&context).and_then(|waiting| waiting.sink.asked.clone()));
+        }
+        let mut able: Vec<(&u64, &Sink)> = map
+            .iter()
+            .map(|(id, waiting)| (id, &waiting.sink))
+            .filter(|(_, sink)| sink.asked.is_some())
+            .collect();
+        able.sort_unstable_by_key(|(id, _)| **id);
+        let Some((_, newest)) = able.last() else { return Ok(None) };
+        let one = able.len() == 1
+            || able.iter().all(|(_, sink)| sink.session.is_some() && sink.session == newest.session);
+        if one { Ok(newest.asked.clone()) } else { Err(Ambiguous) }
     }
 
     fn answer(&self, id: Option<u64>, reply: Reply) {
@@ -160,6 +233,12 @@ impl Inbox {
             "notifications/prompts/list_changed" => self.changes.send_modify(|c| c.prompts += 1),
             "notifications/resources/list_changed" => {
                 self.changes.send_modify(|c| c.resources += 1);
+            }
+            "notifications/resources/updated" => {
+                let uri = splice::member(&notification.params, "uri").ok().flatten();
+                let uri = uri.and_then(|uri| serde_json::from_str::<String>(uri.get()).ok());
+                // Nobody listening is no fault.
+                let _ = uri.map(|uri| self.updates.0.send(uri.into()));
             }
             "notifications/progress" => self.progress(notification),
             _ => self.forward(notification, context),

@@ -3,15 +3,21 @@
 //! Invariants:
 //! - a request that ends without an answer leaves nothing behind here, and the upstream is told.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
 
 use ::http::HeaderMap;
 use serde_json::value::RawValue;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use crate::block::splice;
 use crate::runtime::upstream::{
-    Failure, Notification, Protocol, Settings, Transport,
+    Failure, Options, Protocol, Reply, Settings, Transport, WATCH_TIMEOUT, asking,
     child::Child,
     headers::{self, Shown},
     http::Http,
@@ -20,12 +26,18 @@ use crate::runtime::upstream::{
     wire,
 };
 
+const SUBSCRIBE: &str = "resources/subscribe";
+/// Requests of the upstream that wait for one caller; more are refused.
+const ASKED_MAX: usize = 16;
+
 pub struct Link {
     pub inbox: Arc<Inbox>,
     transport: Open,
     protocol: OnceLock<Protocol>,
     /// The arguments that HTTP requests mirror in headers. Locked to read or replace, never across an await.
     shown: Mutex<Shown>,
+    /// The resources that were subscribed to on this connection. Locked as `shown` is.
+    subscribed: Mutex<BTreeSet<String>>,
 }
 
 enum Open {
@@ -37,7 +49,7 @@ enum Open {
 impl Link {
     /// Starts the process, opens the stream, or prepares for HTTP. Errors: why that cannot be done.
     pub async fn open(settings: &Settings) -> Result<Self, String> {
-        let inbox = Arc::new(Inbox::new(&settings.name));
+        let inbox = Arc::new(Inbox::new(&settings.name, settings.updates.clone()));
         let shared = Arc::clone(&inbox);
         let transport = match &settings.transport {
             Transport::Child { command, args, env, directory } => {
@@ -50,7 +62,13 @@ impl Link {
                 Open::Stream(Stream::new(opened?, shared))
             }
         };
-        Ok(Self { inbox, transport, protocol: OnceLock::new(), shown: Mutex::default() })
+        Ok(Self {
+            inbox,
+            transport,
+            protocol: OnceLock::new(),
+            shown: Mutex::default(),
+            subscribed: Mutex::default(),
+        })
     }
 
     /// Fixes the protocol for all later messages.
@@ -74,14 +92,38 @@ impl Link {
     }
 
     /// Asks in the protocol agreed on.
-    pub async fn request(
-        &self,
-        method: &str,
-        params: &RawValue,
-        notifications: Option<mpsc::Sender<Notification>>,
-    ) -> Answer {
+    pub async fn request(&self, method: &str, params: &RawValue, options: &Options) -> Answer {
         let protocol = self.protocol.get().copied().unwrap_or(Protocol::Modern);
-        self.request_as(protocol, method, params, notifications).await
+        let answer = self.request_as(protocol, method, params, options).await;
+        if matches!(answer, Ok(Reply::Result(_))) && method == SUBSCRIBE {
+            let uri = splice::member(params, "uri").ok().flatten();
+            let uri = uri.and_then(|uri| serde_json::from_str(uri.get()).ok());
+            self.subscribed().extend(uri);
+        }
+        answer
+    }
+
+    /// Subscribes to what of `wanted` is not subscribed to, and lets go of the rest.
+    pub async fn subscribe(&self, wanted: &BTreeMap<String, usize>) {
+        let now = self.subscribed().clone();
+        let missing = wanted.keys().filter(|uri| !now.contains(*uri)).map(|uri| (SUBSCRIBE, uri));
+        let left =
+            now.iter().filter(|uri| !wanted.contains_key(*uri)).map(|uri| ("resources/unsubscribe", uri));
+        for (method, uri) in missing.chain(left) {
+            let params = splice::raw(format!(r#"{{"uri":{}}}"#, splice::quoted(uri)));
+            let options = Options::default();
+            let asked = timeout(WATCH_TIMEOUT, self.request(method, &params, &options)).await;
+            if !matches!(asked, Ok(Ok(Reply::Result(_)))) {
+                tracing::debug!(method, "an upstream did not take a subscription");
+            }
+            if method != SUBSCRIBE {
+                self.subscribed().remove(uri);
+            }
+        }
+    }
+
+    fn subscribed(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.subscribed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks in a protocol that is not agreed on yet. Safe to drop midway: the upstream is told.
@@ -90,14 +132,41 @@ impl Link {
         protocol: Protocol,
         method: &str,
         params: &RawValue,
-        notifications: Option<mpsc::Sender<Notification>>,
+        options: &Options,
     ) -> Answer {
         let id = self.inbox.next_id();
         let peer = matches!(self.transport, Open::Stream(_));
-        let (params, token) = wire::outgoing(params, id, protocol, peer)
+        let (params, token) = wire::outgoing(params, id, protocol, peer, &options.audience)
             .map_err(|error| Failure::Unavailable { message: error.to_string() })?;
         let body = wire::request(id, method, &params);
-        let answer = self.inbox.expect(id, Sink { to: notifications, token })?;
+        let (asked, questions) = mpsc::channel(ASKED_MAX);
+        let sink = Sink {
+            to: options.notifications.clone(),
+            token,
+            asked: options.questions.is_some().then_some(asked),
+            session: options.audience.session.clone(),
+        };
+        let answer = self.inbox.expect(id, sink)?;
+        let headers = match (&self.transport, protocol) {
+            (Open::Http(_), Protocol::Modern) => {
+                let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+                headers::of_request(method, &params, &shown)
+            }
+            _ => HeaderMap::new(),
+        };
+        let exchange = self.exchange(id, protocol, body, headers, answer);
+        asking::answering(exchange, questions, options.questions.as_ref(), |answer| self.tell(answer)).await
+    }
+
+    /// Sends a request and waits for its answer.
+    async fn exchange(
+        &self,
+        id: u64,
+        protocol: Protocol,
+        body: String,
+        headers: HeaderMap,
+        answer: oneshot::Receiver<Answer>,
+    ) -> Answer {
         let mut asked = Pending { link: self, id, tell: false };
         let outcome = match &self.transport {
             Open::Child(child) => {
@@ -111,13 +180,6 @@ impl Link {
                 answer.await.unwrap_or(Err(Failure::Died))
             }
             Open::Http(http) => {
-                let headers = match protocol {
-                    Protocol::Modern => {
-                        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-                        headers::of_request(method, &params, &shown)
-                    }
-                    Protocol::Session(_) => HeaderMap::new(),
-                };
                 // Without a session, closing the stream says it all.
                 asked.tell = matches!(protocol, Protocol::Session(_));
                 http.request(id, body, headers, answer).await
@@ -125,6 +187,16 @@ impl Link {
         };
         asked.tell = false;
         outcome
+    }
+
+    /// Sends a message as soon as there is room for it.
+    async fn tell(&self, body: String) {
+        // An upstream that has gone is noticed elsewhere.
+        let _ = match &self.transport {
+            Open::Child(child) => child.outbox.send(body).await.is_ok(),
+            Open::Http(http) => http.outbox.send(body).await.is_ok(),
+            Open::Stream(stream) => stream.outbox.send(body.into()).await.is_ok(),
+        };
     }
 
     /// Sends a notification; returns when it has been handed over.

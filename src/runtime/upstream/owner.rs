@@ -17,14 +17,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::block::splice::{self, member};
+use crate::router::audience::Audience;
 use crate::runtime::upstream::{
-    Capabilities, Failure, Offered, Protocol, Reply, Settings, State, inbox::Changes, link::Link, wire,
+    Capabilities, Failure, Offered, Options, Protocol, Reply, Settings, State, inbox::Changes, link::Link,
+    watching::Watched, wire,
 };
 
 /// Pages read of one list.
 pub const PAGES_MAX: usize = 1_000;
 /// Items kept of one list.
 const ITEMS_MAX: usize = 10_000;
+/// Bytes of an upstream's instructions; longer ones are left out.
+const INSTRUCTIONS_MAX: usize = 64 * 1024;
 /// The first pause before connecting again; it doubles up to the longest.
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
@@ -42,6 +46,7 @@ pub struct Owner {
     offered: watch::Sender<Arc<Offered>>,
     link: watch::Sender<Option<Arc<Link>>>,
     stopping: CancellationToken,
+    watched: Arc<Watched>,
     /// Whether the connection broke during the handshake. Then the next one does not begin with `server/discover`.
     shy: bool,
 }
@@ -52,8 +57,9 @@ impl Owner {
         offered: watch::Sender<Arc<Offered>>,
         link: watch::Sender<Option<Arc<Link>>>,
         stopping: CancellationToken,
+        watched: Arc<Watched>,
     ) -> Self {
-        Self { settings, offered, link, stopping, shy: false }
+        Self { settings, offered, link, stopping, watched, shy: false }
     }
 
     /// Connects again and again until it is told to stop.
@@ -117,7 +123,10 @@ impl Owner {
         self.link.send_replace(Some(Arc::clone(link)));
         let protocol = offered.protocol;
         self.publish(|current| *current = offered);
-        let following = follow(link, protocol, capabilities);
+        let mut wanted = self.watched.0.subscribe();
+        wanted.mark_changed();
+        let by_request = capabilities.subscriptions && protocol != Some(Protocol::Modern);
+        let following = follow(link, protocol, capabilities, &self.watched);
         tokio::pin!(following);
         let mut follows = true;
         loop {
@@ -125,6 +134,10 @@ impl Owner {
                 biased;
                 reason = link.inbox.lost() => return reason,
                 () = &mut following, if follows => follows = false,
+                Ok(()) = wanted.changed(), if by_request => {
+                    let wanted = wanted.borrow_and_update().clone();
+                    link.subscribe(&wanted).await;
+                }
                 Ok(()) = changes.changed() => {
                     sleep(GATHER).await;
                     let now = *changes.borrow_and_update();
@@ -132,6 +145,7 @@ impl Owner {
                     match self.refresh(link, &mut next, seen, now).await {
                         Ok(()) => {
                             seen = now;
+                            next.announced = now;
                             self.publish(|current| *current = next);
                         }
                         Err(_) if link.inbox.is_lost() => {}
@@ -150,8 +164,8 @@ impl Owner {
     async fn greet(&mut self, link: &Link) -> Result<Offered, Failure> {
         if !self.shy {
             let limit = PROBE_TIMEOUT.min(self.settings.timeout);
-            let nothing = wire::empty();
-            let probe = link.request_as(Protocol::Modern, "server/discover", &nothing, None);
+            let (nothing, own) = (wire::empty(), self.own());
+            let probe = link.request_as(Protocol::Modern, "server/discover", &nothing, &own);
             let answer = timeout(limit, probe).await;
             if let Ok(Ok(Reply::Result(result))) = &answer
                 && let Some(offered) = discovered(result)
@@ -164,9 +178,9 @@ impl Owner {
                 return answer.unwrap_or(Err(Failure::Died)).and(Err(Failure::Died));
             }
         }
-        let asked = initialize();
+        let (asked, own) = (initialize(&self.settings.capabilities), Options::default());
         let newest = Protocol::Session(wire::SESSIONS[0]);
-        let answer = link.request_as(newest, "initialize", &asked, None);
+        let answer = link.request_as(newest, "initialize", &asked, &own);
         let result = match timeout(self.settings.timeout, answer).await {
             Err(_) => return Err(Failure::TimedOut),
             Ok(reply) => result_of(reply?)?,
@@ -211,9 +225,9 @@ impl Owner {
     /// Returns all pages of a list; an upstream without such a list has an empty one.
     async fn list(&self, link: &Link, method: &str, key: &str) -> Result<Vec<Box<RawValue>>, Failure> {
         let mut items: Vec<Box<RawValue>> = Vec::new();
-        let mut params = wire::empty();
+        let (mut params, own) = (wire::empty(), self.own());
         for _ in 0..PAGES_MAX {
-            let answer = timeout(self.settings.timeout, link.request(method, &params, None)).await;
+            let answer = timeout(self.settings.timeout, link.request(method, &params, &own)).await;
             let page = match answer.unwrap_or(Err(Failure::TimedOut))? {
                 Reply::Error { code: -32601, .. } => return Ok(items),
                 reply => result_of(reply)?,
@@ -236,34 +250,75 @@ impl Owner {
         Ok(items)
     }
 
+    /// Returns the options of this node's own requests.
+    fn own(&self) -> Options {
+        let capabilities = Arc::clone(&self.settings.capabilities);
+        Options { audience: Audience { capabilities, ..Audience::default() }, ..Options::default() }
+    }
+
     fn publish(&self, change: impl FnOnce(&mut Offered)) {
         self.offered.send_modify(|offered| change(Arc::make_mut(offered)));
     }
 }
 
-/// Subscribes to list changes and follows them until the stream ends. A child in a session sends them without a
-/// subscription.
-async fn follow(link: &Link, protocol: Option<Protocol>, can: Capabilities) {
-    if !(can.tools_change || can.prompts_change || can.resources_change) {
-        return;
-    }
+/// Subscribes to list changes and watched resources, and follows them until the stream ends. A child in a session tells
+/// of its lists without a subscription.
+async fn follow(link: &Link, protocol: Option<Protocol>, can: Capabilities, watched: &Watched) {
+    let changes = can.tools_change || can.prompts_change || can.resources_change;
     if protocol != Some(Protocol::Modern) {
-        return link.follow().await;
+        return if changes || can.subscriptions {
+            link.follow().await
+        };
     }
-    let params = splice::raw(format!(
-        r#"{{"notifications":{{"toolsListChanged":{},"promptsListChanged":{},"resourcesListChanged":{}}}}}"#,
-        can.tools_change, can.prompts_change, can.resources_change
-    ));
+    let mut wanted = watched.0.subscribe();
+    loop {
+        let uris: Vec<String> = match can.subscriptions {
+            true => wanted.borrow_and_update().keys().cloned().collect(),
+            false => Vec::new(),
+        };
+        let listening = async {
+            match changes || !uris.is_empty() {
+                true => listen(link, can, &uris).await,
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = listening => {
+                // Refused: only another question may be answered otherwise.
+                if wanted.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Listens again and again until the upstream refuses to tell.
+async fn listen(link: &Link, can: Capabilities, uris: &[String]) {
+    let own = Options::default();
+    let mut filter = serde_json::json!({
+        "toolsListChanged": can.tools_change,
+        "promptsListChanged": can.prompts_change,
+        "resourcesListChanged": can.resources_change,
+    });
+    if !uris.is_empty() {
+        filter["resourceSubscriptions"] = uris.into();
+    }
+    let params = splice::raw(format!(r#"{{"notifications":{filter}}}"#));
     // An error is a refusal; anything else may be otherwise next time.
-    while !matches!(link.request("subscriptions/listen", &params, None).await, Ok(Reply::Error { .. })) {
+    while !matches!(link.request("subscriptions/listen", &params, &own).await, Ok(Reply::Error { .. })) {
         sleep(RELISTEN).await;
         link.inbox.all_changed();
     }
 }
 
-fn initialize() -> Box<RawValue> {
+fn initialize(capabilities: &str) -> Box<RawValue> {
     let (version, client) = (wire::SESSIONS[0], wire::client_info());
-    splice::raw(format!(r#"{{"protocolVersion":"{version}","capabilities":{{}},"clientInfo":{client}}}"#))
+    let params =
+        format!(r#"{{"protocolVersion":"{version}","capabilities":{capabilities},"clientInfo":{client}}}"#);
+    splice::raw(params)
 }
 
 /// Reads a `server/discover` result; returns `None` if it does not offer the stateless revision.
@@ -278,7 +333,7 @@ fn discovered(result: &RawValue) -> Option<Offered> {
     let meta = member(result, "_meta").ok().flatten();
     let key = format!("{}serverInfo", wire::PROTOCOL_KEYS);
     let server = meta.and_then(|meta| member(meta, &key).ok()?);
-    offered.server = server.map(ToOwned::to_owned).or(offered.server);
+    offered.server = server.map(shared).or(offered.server);
     Some(offered)
 }
 
@@ -286,24 +341,34 @@ fn discovered(result: &RawValue) -> Option<Offered> {
 fn greeted(result: &RawValue) -> Offered {
     let capabilities = member(result, "capabilities").ok().flatten();
     let server = member(result, "serverInfo").ok().flatten();
+    let extensions = capabilities.and_then(|all| member(all, "extensions").ok()?);
     Offered {
-        server: server.map(ToOwned::to_owned),
+        server: server.map(shared),
+        instructions: text(result, "instructions").filter(|text| text.len() <= INSTRUCTIONS_MAX),
+        extensions: extensions.and_then(|all| serde_json::from_str(all.get()).ok()).unwrap_or_default(),
         capabilities: capabilities.map(capabilities_of).unwrap_or_default(),
         ..Offered::default()
     }
 }
 
+fn shared(raw: &RawValue) -> Arc<RawValue> {
+    raw.to_owned().into()
+}
+
 fn capabilities_of(raw: &RawValue) -> Capabilities {
     let has = |key| member(raw, key).ok().flatten();
-    let changes = |key| {
-        let flag = has(key).and_then(|one| member(one, "listChanged").ok()?);
+    let flag = |key, name| {
+        let flag = has(key).and_then(|one| member(one, name).ok()?);
         flag.is_some_and(|flag| flag.get() == "true")
     };
+    let changes = |key| flag(key, "listChanged");
     Capabilities {
         tools: has("tools").is_some(),
         prompts: has("prompts").is_some(),
         resources: has("resources").is_some(),
         completions: has("completions").is_some(),
+        logging: has("logging").is_some(),
+        subscriptions: flag("resources", "subscribe"),
         tools_change: changes("tools"),
         prompts_change: changes("prompts"),
         resources_change: changes("resources"),

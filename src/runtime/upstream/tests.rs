@@ -18,6 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::block::splice;
+use crate::router::audience::Audience;
 use crate::runtime::upstream::{
     Failure, Offered, Options, Protocol, Reply, Settings, State, Transport, Upstream, sse, wire,
 };
@@ -94,7 +95,7 @@ fn mutated_messages_are_read_or_refused_and_edits_stay_json() {
         let Ok(whole) = RawValue::from_string(text) else {
             continue;
         };
-        let fitted = wire::outgoing(&whole, 7, Protocol::Modern, false);
+        let fitted = wire::outgoing(&whole, 7, Protocol::Modern, false, &Audience::default());
         if let Ok((fitted, _)) = fitted {
             let again = serde_json::from_str::<&RawValue>(fitted.get());
             assert!(again.is_ok(), "seed {SEED:#x}, round {round}: {fitted}");
@@ -473,6 +474,9 @@ fn odd(era: &str) -> Settings {
 
 fn child(command: &Path, args: &[&str]) -> Settings {
     Settings {
+        capabilities: Audience::default().capabilities,
+        isolate: false,
+        updates: Default::default(),
         name: "test".to_owned(),
         transport: Transport::Child {
             command: command.to_str().expect("utf-8").to_owned(),
@@ -486,7 +490,14 @@ fn child(command: &Path, args: &[&str]) -> Settings {
 
 fn web(url: String) -> Settings {
     let headers = BTreeMap::from([("X-Secret".to_owned(), "hush".to_owned())]);
-    Settings { name: "test".to_owned(), transport: Transport::Http { url, headers }, timeout: PATIENCE }
+    Settings {
+        name: "test".to_owned(),
+        transport: Transport::Http { url, headers },
+        timeout: PATIENCE,
+        capabilities: Audience::default().capabilities,
+        isolate: false,
+        updates: Default::default(),
+    }
 }
 
 fn script(name: &str) -> PathBuf {

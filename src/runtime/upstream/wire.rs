@@ -7,10 +7,13 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 
-use crate::block::splice::{self, NotObject};
-use crate::runtime::upstream::{Notification, Protocol, Reply};
+use crate::{
+    block::splice::{self, NotObject},
+    router::{RpcError, audience::Audience},
+    runtime::upstream::{Notification, Protocol, Reply},
+};
 
 /// The stateless revision: a request stands alone and carries its own envelope.
 pub const MODERN: &str = "2026-07-28";
@@ -42,6 +45,7 @@ pub enum Incoming {
     Request {
         id: Box<RawValue>,
         method: String,
+        params: Box<RawValue>,
     },
 }
 
@@ -82,9 +86,11 @@ fn parse_one(text: &str) -> Result<Incoming, Garbage> {
     let message: Message = serde_json::from_str(text).map_err(|_| Garbage)?;
     let our_id = message.id.and_then(|id| id.get().parse().ok());
     match message {
-        Message { method: Some(method), id: Some(id), .. } => {
-            Ok(Incoming::Request { id: id.to_owned(), method: method.into_owned() })
-        }
+        Message { method: Some(method), id: Some(id), params, .. } => Ok(Incoming::Request {
+            id: id.to_owned(),
+            method: method.into_owned(),
+            params: params.map_or_else(empty, ToOwned::to_owned),
+        }),
         Message { method: Some(method), params, .. } => Ok(Incoming::Notification(Notification {
             method: method.into_owned(),
             params: params.map_or_else(empty, ToOwned::to_owned),
@@ -111,13 +117,17 @@ pub fn notification(method: &str, params: &RawValue) -> String {
     line(format!(r#"{{"jsonrpc":"2.0","method":{method},"params":{}}}"#, params.get()))
 }
 
-/// The text of our answer to a request of theirs: `ping` is all we answer, for we declare no capability.
-pub fn answer(id: &RawValue, method: &str) -> String {
+/// Returns the text of the answer to request `id` of an upstream.
+pub fn answer(id: &RawValue, answer: &Result<Box<RawValue>, RpcError>) -> String {
     let id = id.get();
-    line(match method {
-        "ping" => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#),
-        _ => {
-            format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"method not found"}}}}"#)
+    line(match answer {
+        Ok(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
+        Err(RpcError { code, message, data, .. }) => {
+            let mut error = json!({"code": code, "message": message});
+            if let Some(data) = data {
+                error["data"] = data.clone();
+            }
+            format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#)
         }
     })
 }
@@ -138,19 +148,22 @@ pub fn empty() -> Box<RawValue> {
 /// A request's parameters as the upstream gets them, and the progress token they came with.
 ///
 /// Their token becomes `id`, for several callers share one connection; our own metadata is taken out, unless
-/// the upstream is a `peer`; the stateless envelope is put in or, for a session, taken out.
+/// the upstream is a `peer`; the stateless envelope is put in, with what the audience declared, or, for a session,
+/// taken out.
 pub fn outgoing(
     params: &RawValue,
     id: u64,
     protocol: Protocol,
     peer: bool,
+    audience: &Audience,
 ) -> Result<(Box<RawValue>, Option<Box<RawValue>>), NotObject> {
     let nothing = empty();
     let meta = splice::member(params, META)?;
     let old = meta.unwrap_or(&nothing);
     let token = splice::member(old, TOKEN)?;
-    let (version, client, none) = (splice::quoted(MODERN), client_info(), empty());
-    let (id, version) = (splice::raw(id.to_string()), splice::raw(version));
+    let (version, client) = (splice::raw(splice::quoted(MODERN)), client_info());
+    let (id, capabilities) = (splice::raw(id.to_string()), splice::raw(audience.capabilities.to_string()));
+    let level = audience.log_level.as_deref().map(|level| splice::raw(splice::quoted(level)));
     let mut set: Vec<(&str, &RawValue)> = Vec::new();
     if token.is_some() {
         set.push((TOKEN, &id));
@@ -159,7 +172,8 @@ pub fn outgoing(
     if !session {
         set.push(("io.modelcontextprotocol/protocolVersion", &version));
         set.push(("io.modelcontextprotocol/clientInfo", &client));
-        set.push(("io.modelcontextprotocol/clientCapabilities", &none));
+        set.push(("io.modelcontextprotocol/clientCapabilities", &capabilities));
+        set.extend(level.as_deref().map(|level| ("io.modelcontextprotocol/logLevel", level)));
     }
     let new = splice::edit(old, &set, |key| {
         (!peer && key.starts_with(OUR_KEYS)) || (session && key.starts_with(PROTOCOL_KEYS))

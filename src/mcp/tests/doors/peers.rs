@@ -28,7 +28,7 @@ use crate::{
     peer::{Counters, Peer, Quarantine, Status, score::Score},
     router::{
         BoxFuture, Invocation, Meta, Method, Offered, Offering, Outcome, Request, Response, Router, RpcError,
-        Run, metadata::Hints,
+        Run, audience::Audience, declared::Declared, metadata::Hints,
     },
     runtime::{
         peers::{Peers, Ties},
@@ -100,7 +100,8 @@ async fn node(who: &'static str, seed: u8, tools: &[(&str, bool)], waits: bool) 
         prompts: Vec::new(),
         resources: Vec::new(),
         templates: Vec::new(),
-        completions: false,
+        views: Vec::new(),
+        declared: Declared { tools: true, ..Declared::default() },
         run: Arc::new(Tools { who, waits, running: running_to }),
     };
     house.router.put(offering).await.expect("the ledger runs");
@@ -132,7 +133,7 @@ impl Node {
             params: params.expect("json").into(),
             meta: Meta::default(),
             caller: Caller { actor, scopes: vec![Scope::Call] },
-            client: Arc::new(Silent { capabilities: json!({}) }),
+            client: Arc::new(Silent { audience: Audience::default() }),
             cancel: CancellationToken::new(),
             cause: None,
             attempt: None,

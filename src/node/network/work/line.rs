@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::{
     block::{Cid, splice},
-    router::codes::RATE_LIMITED,
+    router::{audience::Audience, codes::RATE_LIMITED},
     runtime::upstream::{self, Failure, Offered, OpenStream, Options, Reply, State, Transport, Upstream},
 };
 
@@ -58,6 +58,9 @@ impl Line {
         let upstream = Upstream::start(upstream::Settings {
             name: peer.to_owned(),
             transport: Transport::Stream { open },
+            capabilities: Audience::default().capabilities,
+            isolate: false,
+            updates: Default::default(),
             timeout: ASK_MAX,
         });
         let ready = Ready(upstream.offer());

@@ -12,7 +12,7 @@ use tokio::{
 use super::UNTOLD_MAX;
 use crate::{
     frames::{FRAME_MAX, Frames},
-    router::BoxFuture,
+    router::{BoxFuture, audience::Audience},
     runtime::upstream::{Duplex, Failure, OpenStream, Options, Reply, Settings, State, Transport, Upstream},
 };
 
@@ -77,6 +77,9 @@ impl Peer {
 fn start() -> (Upstream, mpsc::Receiver<DuplexStream>) {
     let (to, streams) = mpsc::channel(1);
     let settings = Settings {
+        capabilities: Audience::default().capabilities,
+        isolate: false,
+        updates: Default::default(),
         name: "peer".to_owned(),
         transport: Transport::Stream { open: Arc::new(Pairs(to)) },
         timeout: PATIENCE,

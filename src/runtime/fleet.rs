@@ -1,0 +1,215 @@
+//! Fleet: the connections to one upstream server, by what the clients behind them declared.
+//!
+//! A server in a session hears the client's capabilities once, when the session opens, and may offer other tools for
+//! them. So clients with equal capabilities share a connection, and others get one of their own. Revision 2026-07-28
+//! has no session: there one connection serves all, and each request says whose it is.
+//!
+//! Invariants:
+//! - a client is served by a connection that declared exactly its capabilities;
+//! - where it could not be told whom a server asks, a session has a connection of its own, which ends with it;
+//! - at most [`MEMBERS_MAX`] connections are open beside the first.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{broadcast, watch},
+    time::timeout,
+};
+
+use crate::{
+    error::{Code, Refusal},
+    router::audience::{Audience, can_be_asked},
+    runtime::upstream::{Offered, Protocol, Settings, State, Transport, Upstream},
+};
+
+/// Connections beside the first.
+const MEMBERS_MAX: usize = 64;
+/// A shared connection that nobody has used for this long makes room for another.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long a client waits for the lists of a connection that is opened for it.
+const ADMIT_MAX: Duration = Duration::from_secs(10);
+
+/// The connections to one upstream. The first is there from the start, for this node's own calls and for clients that
+/// declare what `settings.capabilities` says.
+pub struct Fleet {
+    settings: Settings,
+    pub first: Upstream,
+    members: Mutex<Vec<Member>>,
+    /// Counts what changed at members.
+    changed: watch::Sender<u64>,
+    /// The capabilities whose lists have been put on the board, or could not be had.
+    settled: watch::Sender<HashSet<Arc<str>>>,
+}
+
+/// What the members of a fleet offer at one moment.
+#[derive(Default)]
+pub struct Seen {
+    /// By capabilities, without those of the first connection.
+    pub views: BTreeMap<Arc<str>, Arc<Offered>>,
+    /// The capabilities whose connection is ready or has failed.
+    pub settled: HashSet<Arc<str>>,
+}
+
+struct Member {
+    capabilities: Arc<str>,
+    /// The session that it serves alone; `None` if it is shared.
+    session: Option<Weak<str>>,
+    upstream: Upstream,
+    used: Instant,
+}
+
+impl Member {
+    fn serves(&self, audience: &Audience, alone: bool) -> bool {
+        let session = self.session.as_ref().and_then(Weak::upgrade);
+        self.capabilities == audience.capabilities
+            && match &audience.session {
+                Some(wanted) if alone => session.is_some_and(|session| session == *wanted),
+                _ => self.session.is_none(),
+            }
+    }
+
+    /// Returns whether the session that it served alone has ended.
+    fn is_left(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.strong_count() == 0)
+    }
+}
+
+impl Fleet {
+    /// Starts the first connection. Needs a tokio runtime.
+    pub fn start(settings: Settings) -> Self {
+        let first = Upstream::start(settings.clone());
+        Self {
+            settings,
+            first,
+            members: Mutex::default(),
+            changed: watch::Sender::new(0),
+            settled: watch::Sender::default(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// Returns the connection for a client, which is opened if there is none. Errors: too many are in use.
+    pub fn of(self: &Arc<Self>, audience: &Audience) -> Result<Upstream, Refusal> {
+        let alone = self.alone(audience);
+        let same = audience.capabilities == self.settings.capabilities;
+        if self.is_modern() && !(alone && self.settings.isolate) || same && !alone {
+            return Ok(self.first.clone());
+        }
+        let mut members = self.members();
+        if let Some(member) = members.iter_mut().find(|member| member.serves(audience, alone)) {
+            member.used = Instant::now();
+            return Ok(member.upstream.clone());
+        }
+        if members.len() >= MEMBERS_MAX {
+            let idle = |member: &Member| {
+                member.is_left() || member.session.is_none() && member.used.elapsed() > IDLE
+            };
+            let Some(at) = members.iter().position(idle) else {
+                let message = format!("upstream {} serves too many different clients", self.name());
+                return Err(Refusal::new(Code::ResourceExhausted, message).retryable());
+            };
+            // Dropped, it ends.
+            members.swap_remove(at);
+        }
+        let capabilities = audience.capabilities.clone();
+        let upstream =
+            Upstream::start(Settings { capabilities: capabilities.clone(), ..self.settings.clone() });
+        let session = audience.session.as_ref().filter(|_| alone).map(Arc::downgrade);
+        members.push(Member { capabilities, session, upstream: upstream.clone(), used: Instant::now() });
+        self.watch(&upstream);
+        Ok(upstream)
+    }
+
+    /// Waits until the lists that a client is to see are on the board, within a bound.
+    pub async fn admit(self: &Arc<Self>, audience: &Audience) {
+        let protocol = self.first.offer().borrow().protocol;
+        let same = audience.capabilities == self.settings.capabilities;
+        if same || !matches!(protocol, Some(Protocol::Session(_))) || self.of(audience).is_err() {
+            return;
+        }
+        let mut settled = self.settled.subscribe();
+        let known = settled.wait_for(|settled| settled.contains(&audience.capabilities));
+        // Without them the client sees the lists of the first connection, and hears of a change later.
+        let _ = timeout(ADMIT_MAX, known).await;
+    }
+
+    /// Returns what members offer, and whose lists are settled by that.
+    pub fn seen(&self) -> Seen {
+        let mut seen = Seen::default();
+        for member in self.members().iter() {
+            let offered = member.upstream.offer().borrow().clone();
+            if offered.state != State::Connecting {
+                seen.settled.insert(member.capabilities.clone());
+            }
+            let own = member.capabilities == self.settings.capabilities;
+            if offered.protocol.is_some() && !own {
+                seen.views.entry(member.capabilities.clone()).or_insert(offered);
+            }
+        }
+        seen
+    }
+
+    /// Says whose lists are on the board now, or could not be had.
+    pub fn settle(&self, settled: HashSet<Arc<str>>) {
+        self.settled.send_replace(settled);
+    }
+
+    /// Returns the URIs of watched resources as they change.
+    pub fn updates(&self) -> broadcast::Receiver<Arc<str>> {
+        self.settings.updates.0.subscribe()
+    }
+
+    /// Watches for what changes at the members.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Ends the connections of sessions that have ended.
+    pub async fn sweep(&self) {
+        let left: Vec<Upstream> =
+            self.members().extract_if(.., |member| member.is_left()).map(|member| member.upstream).collect();
+        for upstream in left {
+            upstream.stop().await;
+        }
+    }
+
+    /// Ends all connections.
+    pub async fn stop(&self) {
+        let members: Vec<Upstream> = self.members().drain(..).map(|member| member.upstream).collect();
+        let members = members.iter().map(Upstream::stop);
+        tokio::join!(self.first.stop(), futures_util::future::join_all(members));
+    }
+
+    /// Returns whether the client needs a connection that no other session uses.
+    fn alone(&self, audience: &Audience) -> bool {
+        // Over HTTP a server asks on the stream of the call it asks for; over lines nothing says whom it asks.
+        let untold = matches!(self.settings.transport, Transport::Child { .. });
+        audience.session.is_some()
+            && (self.settings.isolate || untold && can_be_asked(&audience.capabilities))
+    }
+
+    fn is_modern(&self) -> bool {
+        !matches!(self.first.offer().borrow().protocol, Some(Protocol::Session(_)))
+    }
+
+    fn watch(&self, upstream: &Upstream) {
+        let (mut offer, changed) = (upstream.offer(), self.changed.clone());
+        // Ends with the connection, whose channel it watches.
+        tokio::spawn(async move {
+            while offer.changed().await.is_ok() {
+                changed.send_modify(|count| *count += 1);
+            }
+        });
+    }
+
+    fn members(&self) -> MutexGuard<'_, Vec<Member>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

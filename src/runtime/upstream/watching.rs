@@ -1,0 +1,69 @@
+//! Watching: the resources of an upstream whose changes clients want to hear of.
+//!
+//! Invariants:
+//! - what is watched is watched on every connection, until the last of those who wanted it has let go;
+//! - at most [`WATCHED_MAX`] resources of one upstream are watched.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::sync::{broadcast, watch};
+
+/// Resources of one upstream that are watched at once.
+const WATCHED_MAX: usize = 10_000;
+/// Updates that a slow listener may be behind.
+const UPDATES_MAX: usize = 256;
+
+/// The channel of the URIs that have changed. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Updates(pub broadcast::Sender<Arc<str>>);
+
+impl Default for Updates {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(UPDATES_MAX))
+    }
+}
+
+/// How many want to hear of each resource.
+#[derive(Debug, Default)]
+pub struct Watched(pub watch::Sender<BTreeMap<String, usize>>);
+
+impl Watched {
+    /// Watches a resource until what is returned is dropped. Returns none if too many are watched.
+    pub fn watch(self: &Arc<Self>, uri: &str) -> Option<Watching> {
+        let mut room = true;
+        self.0.send_if_modified(|wanted| match wanted.get_mut(uri) {
+            Some(count) => {
+                *count += 1;
+                false
+            }
+            None => {
+                room = wanted.len() < WATCHED_MAX;
+                if room {
+                    wanted.insert(uri.to_owned(), 1);
+                }
+                room
+            }
+        });
+        room.then(|| Watching { watched: Arc::clone(self), uri: uri.to_owned() })
+    }
+}
+
+/// The wish to hear of one resource.
+#[derive(Debug)]
+pub struct Watching {
+    watched: Arc<Watched>,
+    uri: String,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.watched.0.send_if_modified(|wanted| match wanted.get_mut(&self.uri) {
+            Some(count) if *count > 1 => {
+                *count -= 1;
+                false
+            }
+            Some(_) => wanted.remove(&self.uri).is_some(),
+            None => false,
+        });
+    }
+}
