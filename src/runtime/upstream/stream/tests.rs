@@ -232,7 +232,7 @@ async fn a_peers_question_is_answered_in_its_own_shape() {
         (r#"{"type":"request","id":"p","method":"ping"}"#, r#"{"type":"response","id":"p","result":{}}"#),
         (
             r#"{"type":"request","id":1,"method":"made/up"}"#,
-            r#"{"type":"error","id":1,"error":"method not found"}"#,
+            r#"{"type":"error","id":1,"error":"no client that is served here can be asked this"}"#,
         ),
         (r#"{"jsonrpc":"2.0","id":2,"method":"ping"}"#, r#"{"jsonrpc":"2.0","id":2,"result":{}}"#),
     ] {
