@@ -56,7 +56,7 @@ use crate::{
     runtime::{gateway::fits, upstream::Duplex},
 };
 
-pub use self::envelope::capabilities_of;
+pub use self::envelope::Hello;
 
 /// Listen streams open at once: each holds a connection and about 20 KB.
 const LISTENERS_MAX: usize = 1_024;

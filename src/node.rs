@@ -373,7 +373,11 @@ fn upstream_settings(n: usize, upstream: &config::Upstream) -> (upstream::Settin
         transport,
         timeout: gateway::REQUEST_MAX,
         capabilities: Audience::default().capabilities,
-        isolate: upstream.isolate,
+        sharing: match upstream.isolate {
+            true => upstream::Sharing::BySession,
+            false => upstream::Sharing::ByCapabilities,
+        },
+        sessions_first: false,
         updates: Default::default(),
     };
     (at, shown)

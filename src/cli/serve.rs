@@ -24,7 +24,10 @@ use crate::{
     log::home::Home,
     mcp,
     node::{Node, Setup},
-    runtime::{gateway, upstream},
+    runtime::{
+        gateway,
+        upstream::{self, Sharing},
+    },
     stdio,
 };
 
@@ -107,14 +110,14 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
         env: Default::default(),
         directory: None,
     };
-    let wrapped = |capabilities| {
+    let wrapped = |hello: mcp::Hello| {
         let at = upstream::Settings {
             name: name.clone(),
             transport,
             timeout: gateway::REQUEST_MAX,
-            capabilities,
-            // The one client is served by the one process.
-            isolate: false,
+            capabilities: hello.capabilities,
+            sharing: Sharing::All,
+            sessions_first: hello.in_session,
             updates: Default::default(),
         };
         let shown = gateway::Settings {
@@ -158,7 +161,7 @@ fn server_name(program: &str, arguments: &[String]) -> String {
 fn on_stdio(
     data: &std::path::Path,
     config: &Config,
-    upstreams: impl FnOnce(Arc<str>) -> Vec<(upstream::Settings, gateway::Settings)>,
+    upstreams: impl FnOnce(mcp::Hello) -> Vec<(upstream::Settings, gateway::Settings)>,
     door: &'static str,
 ) -> anyhow::Result<ExitCode> {
     let home = Home::open(data)?;
@@ -173,7 +176,7 @@ fn on_stdio(
             () = &mut asked => return anyhow::Ok(ExitCode::SUCCESS),
         };
         // A wrapped server hears what its client can do, as it would without us.
-        let upstreams = upstreams(mcp::capabilities_of(&input.first));
+        let upstreams = upstreams(mcp::Hello::read(&input.first));
         let owner = format!("a cairn process on standard input and output (process {})", std::process::id());
         let setup = Setup {
             home: &home,

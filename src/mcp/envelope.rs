@@ -288,14 +288,25 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
     Ok(Message::Asks { asked: Arc::new(asked), method, id, slim })
 }
 
-/// Returns the client capabilities that a message declares, in their canonical text; none if it is no message.
-pub fn capabilities_of(body: &[u8]) -> Arc<str> {
-    let message: Value = serde_json::from_slice(body).unwrap_or_default();
-    let params = &message["params"];
-    canonical(match message["method"] == "initialize" {
-        true => &params["capabilities"],
-        false => &params["_meta"]["io.modelcontextprotocol/clientCapabilities"],
-    })
+/// What a client says of itself in its first message.
+pub struct Hello {
+    /// The capabilities that it declares, in their canonical text.
+    pub capabilities: Arc<str>,
+    /// Whether it opens a session.
+    pub in_session: bool,
+}
+
+impl Hello {
+    /// Reads a message. One that says nothing of its client declares no capabilities.
+    pub fn read(body: &[u8]) -> Self {
+        let message: Value = serde_json::from_slice(body).unwrap_or_default();
+        let (params, in_session) = (&message["params"], message["method"] == "initialize");
+        let declared = match in_session {
+            true => &params["capabilities"],
+            false => &params["_meta"]["io.modelcontextprotocol/clientCapabilities"],
+        };
+        Self { capabilities: canonical(declared), in_session }
+    }
 }
 
 /// Returns whether `method` is one of MCP's that we answer in `era`.

@@ -322,7 +322,10 @@ impl ServerHandler for Handler {
         _: CompleteRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
-        declared(self.offer().declared.completions, "completion/complete")?;
+        // Some servers complete arguments and do not declare it: they are asked.
+        let offered = &self.offer().declared;
+        let any = offered.completions || offered.prompts || offered.resources;
+        declared(any, "completion/complete")?;
         let mut result = CompleteResult::default();
         result.meta = Some(self.recorded(Method::Complete, None, context).await?);
         Ok(result)

@@ -22,8 +22,8 @@ use tokio::{
 
 use crate::{
     error::{Code, Refusal},
-    router::audience::{Audience, can_be_asked},
-    runtime::upstream::{Offered, Protocol, Settings, State, Transport, Upstream},
+    router::audience::{Audience, Manner, can_be_asked},
+    runtime::upstream::{Offered, Protocol, Settings, Sharing, State, Transport, Upstream},
 };
 
 /// Connections beside the first.
@@ -56,16 +56,23 @@ pub struct Seen {
 
 struct Member {
     capabilities: Arc<str>,
+    sessions_first: bool,
     /// The session that it serves alone; `None` if it is shared.
     session: Option<Weak<str>>,
     upstream: Upstream,
     used: Instant,
 }
 
+/// Returns whether a client is better served by a session of the upstream: one that can be asked in mid-call.
+fn prefers_session(audience: &Audience) -> bool {
+    audience.manner == Manner::Requests && audience.can_be_asked()
+}
+
 impl Member {
     fn serves(&self, audience: &Audience, alone: bool) -> bool {
         let session = self.session.as_ref().and_then(Weak::upgrade);
         self.capabilities == audience.capabilities
+            && self.sessions_first == prefers_session(audience)
             && match &audience.session {
                 Some(wanted) if alone => session.is_some_and(|session| session == *wanted),
                 _ => self.session.is_none(),
@@ -97,11 +104,11 @@ impl Fleet {
 
     /// Returns the connection for a client, which is opened if there is none. Errors: too many are in use.
     pub fn of(self: &Arc<Self>, audience: &Audience) -> Result<Upstream, Refusal> {
-        let alone = self.alone(audience);
-        let same = audience.capabilities == self.settings.capabilities;
-        if self.is_modern() && !(alone && self.settings.isolate) || same && !alone {
+        let first = self.first.offer().borrow().clone();
+        if self.suits(&first, audience) {
             return Ok(self.first.clone());
         }
+        let alone = self.alone(audience);
         let mut members = self.members();
         if let Some(member) = members.iter_mut().find(|member| member.serves(audience, alone)) {
             member.used = Instant::now();
@@ -118,26 +125,40 @@ impl Fleet {
             // Dropped, it ends.
             members.swap_remove(at);
         }
-        let capabilities = audience.capabilities.clone();
+        let (capabilities, sessions_first) = (audience.capabilities.clone(), prefers_session(audience));
+        let settings = self.settings.clone();
         let upstream =
-            Upstream::start(Settings { capabilities: capabilities.clone(), ..self.settings.clone() });
+            Upstream::start(Settings { capabilities: capabilities.clone(), sessions_first, ..settings });
         let session = audience.session.as_ref().filter(|_| alone).map(Arc::downgrade);
-        members.push(Member { capabilities, session, upstream: upstream.clone(), used: Instant::now() });
+        let used = Instant::now();
+        members.push(Member { capabilities, sessions_first, session, upstream: upstream.clone(), used });
         self.watch(&upstream);
         Ok(upstream)
     }
 
     /// Waits until the lists that a client is to see are on the board, within a bound.
     pub async fn admit(self: &Arc<Self>, audience: &Audience) {
-        let protocol = self.first.offer().borrow().protocol;
-        let same = audience.capabilities == self.settings.capabilities;
-        if same || !matches!(protocol, Some(Protocol::Session(_))) || self.of(audience).is_err() {
+        let first = self.first.offer().borrow().clone();
+        if self.suits(&first, audience) || self.of(audience).is_err() {
             return;
         }
         let mut settled = self.settled.subscribe();
         let known = settled.wait_for(|settled| settled.contains(&audience.capabilities));
         // Without them the client sees the lists of the first connection, and hears of a change later.
         let _ = timeout(ADMIT_MAX, known).await;
+    }
+
+    /// Returns whether the first connection is one for this client.
+    fn suits(&self, first: &Offered, audience: &Audience) -> bool {
+        match (self.settings.sharing, first.protocol) {
+            (Sharing::All, _) | (_, None) => true,
+            (Sharing::BySession, _) if audience.session.is_some() => false,
+            (_, Some(Protocol::Session(_))) => {
+                audience.capabilities == self.settings.capabilities && !self.alone(audience)
+            }
+            // Each request says whose it is. Only a server that asks in sessions alone cannot ask there.
+            (_, Some(Protocol::Modern)) => !(first.both_eras && prefers_session(audience)),
+        }
     }
 
     /// Returns what members offer, and whose lists are settled by that.
@@ -191,12 +212,8 @@ impl Fleet {
     fn alone(&self, audience: &Audience) -> bool {
         // Over HTTP a server asks on the stream of the call it asks for; over lines nothing says whom it asks.
         let untold = matches!(self.settings.transport, Transport::Child { .. });
-        audience.session.is_some()
-            && (self.settings.isolate || untold && can_be_asked(&audience.capabilities))
-    }
-
-    fn is_modern(&self) -> bool {
-        !matches!(self.first.offer().borrow().protocol, Some(Protocol::Session(_)))
+        let isolated = self.settings.sharing == Sharing::BySession;
+        audience.session.is_some() && (isolated || untold && can_be_asked(&audience.capabilities))
     }
 
     fn watch(&self, upstream: &Upstream) {

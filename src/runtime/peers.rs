@@ -39,7 +39,7 @@ use crate::{
     router::{BoxFuture, Offered, Offering, Router, audience::Audience, declared::Declared, lane},
     runtime::{
         peers::offers::{Behind, Names, Offer, listed, placed, read, uncontracted},
-        upstream::{self, OpenStream, State, Transport, Upstream},
+        upstream::{self, OpenStream, Sharing, State, Transport, Upstream},
     },
 };
 
@@ -133,7 +133,8 @@ impl Peers {
             name: peer.to_owned(),
             transport: Transport::Stream { open },
             capabilities: Audience::default().capabilities,
-            isolate: false,
+            sharing: Sharing::ByCapabilities,
+            sessions_first: false,
             updates: Default::default(),
             timeout: self.inner.ties.timeout,
         });

@@ -56,10 +56,23 @@ pub struct Settings {
     pub timeout: Duration,
     /// The client capabilities that a session declares, as canonical JSON.
     pub capabilities: Arc<str>,
-    /// Whether each session of a client has a connection of its own.
-    pub isolate: bool,
+    pub sharing: Sharing,
+    /// Whether a session is opened where the upstream speaks both eras.
+    pub sessions_first: bool,
     /// Where it is told that a watched resource has changed.
     pub updates: Updates,
+}
+
+/// Which clients share a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// Those with equal capabilities.
+    #[default]
+    ByCapabilities,
+    /// None: each session has its own.
+    BySession,
+    /// All: there is one client only.
+    All,
 }
 
 #[derive(Clone)]
@@ -145,6 +158,8 @@ impl Protocol {
 pub struct Offered {
     pub state: State,
     pub protocol: Option<Protocol>,
+    /// Whether it speaks the other era too.
+    pub both_eras: bool,
     /// Its `serverInfo`.
     pub server: Option<Arc<RawValue>>,
     /// Its text for a client's model.

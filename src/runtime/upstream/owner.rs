@@ -160,24 +160,46 @@ impl Owner {
         }
     }
 
-    /// Agrees on a protocol: the stateless revision where it is known, else a session.
+    /// Agrees on a protocol: the stateless revision where it is known, else a session; or the other way round, if a
+    /// session is preferred.
     async fn greet(&mut self, link: &Link) -> Result<Offered, Failure> {
-        if !self.shy {
-            let limit = PROBE_TIMEOUT.min(self.settings.timeout);
-            let (nothing, own) = (wire::empty(), self.own());
-            let probe = link.request_as(Protocol::Modern, "server/discover", &nothing, &own);
-            let answer = timeout(limit, probe).await;
-            if let Ok(Ok(Reply::Result(result))) = &answer
-                && let Some(offered) = discovered(result)
-            {
-                link.settle(Protocol::Modern);
-                link.heed(result);
-                return Ok(offered);
-            }
-            if link.inbox.is_lost() {
-                return answer.unwrap_or(Err(Failure::Died)).and(Err(Failure::Died));
-            }
+        if self.settings.sessions_first {
+            return match self.initialize(link).await {
+                Err(failure @ (Failure::Unavailable { .. } | Failure::Broken(_))) => {
+                    self.discover(link).await?.ok_or(failure)
+                }
+                greeted => greeted,
+            };
         }
+        if !self.shy
+            && let Some(offered) = self.discover(link).await?
+        {
+            return Ok(offered);
+        }
+        self.initialize(link).await
+    }
+
+    /// Asks whether the stateless revision is known. Errors: the connection ended at the question.
+    async fn discover(&self, link: &Link) -> Result<Option<Offered>, Failure> {
+        let limit = PROBE_TIMEOUT.min(self.settings.timeout);
+        let (nothing, own) = (wire::empty(), self.own());
+        let probe = link.request_as(Protocol::Modern, "server/discover", &nothing, &own);
+        let answer = timeout(limit, probe).await;
+        if let Ok(Ok(Reply::Result(result))) = &answer
+            && let Some(offered) = discovered(result)
+        {
+            link.settle(Protocol::Modern);
+            link.heed(result);
+            return Ok(Some(offered));
+        }
+        match link.inbox.is_lost() {
+            true => Err(answer.unwrap_or(Err(Failure::Died)).err().unwrap_or(Failure::Died)),
+            false => Ok(None),
+        }
+    }
+
+    /// Opens a session.
+    async fn initialize(&self, link: &Link) -> Result<Offered, Failure> {
         let (asked, own) = (initialize(&self.settings.capabilities), Options::default());
         let newest = Protocol::Session(wire::SESSIONS[0]);
         let answer = link.request_as(newest, "initialize", &asked, &own);
@@ -330,6 +352,7 @@ fn discovered(result: &RawValue) -> Option<Offered> {
     }
     let mut offered = greeted(result);
     offered.protocol = Some(Protocol::Modern);
+    offered.both_eras = versions.iter().any(|version| wire::SESSIONS.contains(&version.as_str()));
     let meta = member(result, "_meta").ok().flatten();
     let key = format!("{}serverInfo", wire::PROTOCOL_KEYS);
     let server = meta.and_then(|meta| member(meta, &key).ok()?);

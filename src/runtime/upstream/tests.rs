@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::block::splice;
 use crate::router::audience::Audience;
 use crate::runtime::upstream::{
-    Failure, Offered, Options, Protocol, Reply, Settings, State, Transport, Upstream, sse, wire,
+    Failure, Offered, Options, Protocol, Reply, Settings, Sharing, State, Transport, Upstream, sse, wire,
 };
 
 /// Longer than anything here takes on a busy machine.
@@ -475,7 +475,8 @@ fn odd(era: &str) -> Settings {
 fn child(command: &Path, args: &[&str]) -> Settings {
     Settings {
         capabilities: Audience::default().capabilities,
-        isolate: false,
+        sharing: Sharing::ByCapabilities,
+        sessions_first: false,
         updates: Default::default(),
         name: "test".to_owned(),
         transport: Transport::Child {
@@ -495,7 +496,8 @@ fn web(url: String) -> Settings {
         transport: Transport::Http { url, headers },
         timeout: PATIENCE,
         capabilities: Audience::default().capabilities,
-        isolate: false,
+        sharing: Sharing::ByCapabilities,
+        sessions_first: false,
         updates: Default::default(),
     }
 }

@@ -13,7 +13,9 @@ use tokio::sync::watch;
 use crate::{
     block::{Cid, splice},
     router::{audience::Audience, codes::RATE_LIMITED},
-    runtime::upstream::{self, Failure, Offered, OpenStream, Options, Reply, State, Transport, Upstream},
+    runtime::upstream::{
+        self, Failure, Offered, OpenStream, Options, Reply, Sharing, State, Transport, Upstream,
+    },
 };
 
 /// How long a request may take, the waiting time of a claim included.
@@ -59,7 +61,8 @@ impl Line {
             name: peer.to_owned(),
             transport: Transport::Stream { open },
             capabilities: Audience::default().capabilities,
-            isolate: false,
+            sharing: Sharing::ByCapabilities,
+            sessions_first: false,
             updates: Default::default(),
             timeout: ASK_MAX,
         });

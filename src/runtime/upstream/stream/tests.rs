@@ -13,7 +13,9 @@ use super::UNTOLD_MAX;
 use crate::{
     frames::{FRAME_MAX, Frames},
     router::{BoxFuture, audience::Audience},
-    runtime::upstream::{Duplex, Failure, OpenStream, Options, Reply, Settings, State, Transport, Upstream},
+    runtime::upstream::{
+        Duplex, Failure, OpenStream, Options, Reply, Settings, Sharing, State, Transport, Upstream,
+    },
 };
 
 /// Longer than anything here takes on a busy machine.
@@ -78,7 +80,8 @@ fn start() -> (Upstream, mpsc::Receiver<DuplexStream>) {
     let (to, streams) = mpsc::channel(1);
     let settings = Settings {
         capabilities: Audience::default().capabilities,
-        isolate: false,
+        sharing: Sharing::ByCapabilities,
+        sessions_first: false,
         updates: Default::default(),
         name: "peer".to_owned(),
         transport: Transport::Stream { open: Arc::new(Pairs(to)) },
