@@ -47,7 +47,7 @@ use self::{
     offering::header_tool,
     pipe::{Framing, Pipe},
     quota::{Bounds, Quotas},
-    sessions::Sessions,
+    sessions::{Claim, Sessions, Taken},
 };
 use crate::{
     caller::{Caller, Scope},
@@ -217,8 +217,19 @@ impl Endpoint {
         } else {
             ("null".to_owned(), Bytes::new())
         };
+        let session = parts.headers.get(SESSION_ID).filter(|_| method == Method::POST && id != "null");
+        let claim = session
+            .and_then(|session| session.to_str().ok())
+            .map(|session| self.sessions.claim(session, &id));
+        let claim = match claim.transpose() {
+            Ok(claim) => claim,
+            Err(Taken) => {
+                let message = "another request of this session has this id and is not answered yet";
+                return refuse(StatusCode::BAD_REQUEST, &id, message);
+            }
+        };
         let request = http::Request::from_parts(parts, Full::new(body));
-        deliver(self.library.handle(request).await, &method, &id).await
+        deliver(self.library.handle(request).await, &method, &id, claim).await
     }
 
     /// Reads the message and decides who answers it. The caller's side of it is left in `parts` for the library.
@@ -300,18 +311,28 @@ async fn serve<F: Framing>(shared: Arc<Shared>, pipe: Pipe<F>) -> io::Result<()>
     }
 }
 
-/// Makes the response that leaves from the library's: opens parcels, and turns plain text into JSON-RPC errors.
+/// Makes the response that leaves from the library's: opens parcels, and turns plain text into JSON-RPC errors. The
+/// request's id is claimed until it is answered.
 async fn deliver(
     response: Response<BoxBody<Bytes, Infallible>>,
     method: &Method,
     id: &str,
+    mut claim: Option<Claim>,
 ) -> Response<Body> {
     let (mut head, body) = response.into_parts();
     let kind = head.headers.get(header::CONTENT_TYPE);
     let is = |wanted: &[u8]| kind.is_some_and(|kind| kind.as_bytes().starts_with(wanted));
     if is(b"text/event-stream") {
         // The library gives each event as a frame of its own.
-        let events = body.map_frame(|frame| frame.map_data(raw::unpack_event));
+        let answer = [r#""result":"#, r#""error":"#].map(|member| format!(r#""id":{id},{member}"#));
+        let events = body.map_frame(move |frame| {
+            frame.map_data(|event| {
+                if answer.iter().any(|answer| raw::opens_with(&event, answer)) {
+                    claim = None;
+                }
+                raw::unpack_event(event)
+            })
+        });
         return Response::from_parts(head, Body::new(events));
     }
     let is_json = is(b"application/json");

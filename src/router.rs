@@ -14,6 +14,7 @@ mod board;
 mod retention;
 mod target;
 pub mod telling;
+pub mod away;
 mod content;
 mod ending;
 mod calling;
@@ -45,6 +46,7 @@ use crate::{
     metrics::Metrics,
     router::{
         audience::Audience,
+        away::{Absence, Away},
         board::Board,
         capture::Captures,
         codes::{INTERNAL_ERROR, INVALID_PARAMS},
@@ -344,6 +346,7 @@ pub struct Router {
 struct Inner {
     parts: Parts,
     board: RwLock<Arc<Board>>,
+    away: Away,
     resolver: Resolver,
     changes: broadcast::Sender<Change>,
     /// The URIs of watched resources that have changed.
@@ -363,6 +366,7 @@ impl Router {
         let inner = Inner {
             parts,
             board: RwLock::default(),
+            away: Away::default(),
             resolver: Resolver::default(),
             changes,
             updates,
@@ -480,6 +484,11 @@ impl Router {
         *self.inner.board.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(board);
         changed.iter().for_each(|change| self.notify(*change));
         Ok(changed)
+    }
+
+    /// Notes that a source cannot be reached now and how it would name its tools, or that it is there again.
+    pub fn note_away(&self, source: &str, absence: Option<Absence>) {
+        self.inner.away.note(source, absence);
     }
 
     /// Calls that wait or run in each lane.

@@ -91,3 +91,13 @@ pub fn one_line(json: &mut [u8]) {
         }
     }
 }
+
+/// Returns whether a server-sent event's message opens with `member`, after its version.
+pub fn opens_with(event: &[u8], member: &str) -> bool {
+    const BEFORE: &[u8] = br#"data: {"jsonrpc":"2.0","#;
+    let member = member.as_bytes();
+    event
+        .windows(BEFORE.len())
+        .position(|at| at == BEFORE)
+        .is_some_and(|at| event[at + BEFORE.len()..].starts_with(member))
+}

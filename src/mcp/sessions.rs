@@ -2,10 +2,11 @@
 //!
 //! Invariants:
 //! - at most [`SESSIONS_MAX`] exist; at the bound the longest idle one without an open stream makes room;
-//! - a session answers only to the actor that opened it.
+//! - a session answers only to the actor that opened it;
+//! - no two requests of one session that have the same id are open at once: the library would answer only one.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -48,7 +49,20 @@ struct Known {
     owner: Option<String>,
     used: Instant,
     streams: usize,
+    /// The ids of requests without an answer yet.
+    asked: HashSet<String>,
 }
+
+/// Holds a request's id until it is dropped.
+pub struct Claim {
+    session: String,
+    id: String,
+    known: Arc<Mutex<HashMap<SessionId, Known>>>,
+}
+
+/// The id of a request whose answer is still awaited.
+#[derive(Debug)]
+pub struct Taken;
 
 /// Counts a stream as open for as long as it lives.
 pub struct Open {
@@ -104,6 +118,16 @@ impl Sessions {
         known.len() < SESSIONS_MAX || known.values().any(|session| session.streams == 0)
     }
 
+    /// Claims a request's id, as JSON, in a session. Errors: another open request has it.
+    pub fn claim(&self, session: &str, id: &str) -> Result<Claim, Taken> {
+        if let Some(known) = lock(&self.known).get_mut(session)
+            && !known.asked.insert(id.to_owned())
+        {
+            return Err(Taken);
+        }
+        Ok(Claim { session: session.to_owned(), id: id.to_owned(), known: self.known.clone() })
+    }
+
     fn touch(&self, id: &SessionId) {
         if let Some(known) = lock(&self.known).get_mut(id) {
             known.used = Instant::now();
@@ -130,6 +154,14 @@ impl Sessions {
         let longest = longest.ok_or(SessionError::Full)?;
         known.remove(&longest);
         Ok(Some(longest))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(known) = lock(&self.known).get_mut(self.session.as_str()) {
+            known.asked.remove(&self.id);
+        }
     }
 }
 
@@ -165,7 +197,7 @@ impl SessionManager for Sessions {
             self.library.close_session(&idle).await?;
         }
         let (id, transport) = self.library.create_session().await?;
-        let session = Known { owner: None, used: Instant::now(), streams: 0 };
+        let session = Known { owner: None, used: Instant::now(), streams: 0, asked: HashSet::new() };
         lock(&self.known).insert(id.clone(), session);
         Ok((id, transport))
     }

@@ -107,7 +107,10 @@ impl Router {
                 "this caller may not call tools: the scope mcp:call is needed",
             ));
         }
-        let target = self.target(&request)?;
+        let target = match self.target(&request) {
+            Ok(target) => target,
+            Err(unknown) => return self.unreached(&request).ok_or(unknown),
+        };
         let place = self.inner.parts.lanes.place(&target.lane);
         let (sealed_input, content) = self.content(&request, &target, place.as_ref().err())?;
 
@@ -329,7 +332,10 @@ impl Router {
             }
             Method::PromptsGet => {
                 let (source, inner) = board.prompt(&request.name).ok_or_else(|| {
-                    RpcError::invalid_params(format!("unknown prompt: {}", shown(&request.name)))
+                    match self.inner.away.refusal(&request.name) {
+                        Some(refusal) => RpcError::new(INTERNAL_ERROR, refusal.message),
+                        None => RpcError::invalid_params(format!("unknown prompt: {}", shown(&request.name))),
+                    }
                 })?;
                 Ok(of_source(source, inner, request.name.clone()))
             }
@@ -344,6 +350,14 @@ impl Router {
                 Ok(of_source(source, inner, String::new()))
             }
         }
+    }
+
+    /// Returns the answer to the call of a tool that nothing offers now, if a source that is away might offer it.
+    fn unreached(&self, request: &Request) -> Option<Response> {
+        let tools = request.method == Method::ToolsCall;
+        let unknown = tools && self.tool_asked(&request.name, request.meta.contract.as_ref()).is_none();
+        let refusal = self.inner.away.refusal(&request.name).filter(|_| unknown)?;
+        Some(Response { result: refusal_result(&refusal), record: None })
     }
 
     /// Returns the start of a call, without its input and its refusal.

@@ -22,6 +22,7 @@ use crate::{
     router::{
         BoxFuture, Change, Held, Invocation, Method, Offered, Offering, Outcome, Router, RpcError, Run, View,
         audience::{Audience, Manner},
+        away::Absence,
         codes::INTERNAL_ERROR,
         declared::Declared,
         lane,
@@ -80,6 +81,8 @@ pub async fn follow(
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     let mut settled = Some(settled);
     let mut announced: BTreeMap<Arc<str>, Changes> = BTreeMap::new();
+    // Until it is there, or has failed and says why.
+    let mut why = "it is not connected yet".to_owned();
     loop {
         members.borrow_and_update();
         let seen = fleet.seen();
@@ -88,6 +91,9 @@ pub async fn follow(
         metrics.upstream_up(&settings.name, up);
         let run =
             Gateway { fleet: fleet.clone(), prefix: settings.prefix.clone(), suspended: suspended.clone() };
+        if let State::Failed { message } = &offered.state {
+            why.clone_from(message);
+        }
         let mut told = Vec::new();
         if up {
             match router.put(settings.offering(&offered, &seen, run)).await {
@@ -95,6 +101,7 @@ pub async fn follow(
                 Err(_) => break,
             }
         }
+        router.note_away(&settings.name, (!up).then(|| settings.absence(&why)));
         fleet.settle(seen.settled);
         // What the upstream announces is passed on, though the list may be the same as before.
         let now = announcements(&offered, &seen.views);
@@ -120,6 +127,7 @@ pub async fn follow(
             }
         }
     }
+    router.note_away(&settings.name, None);
     fleet.stop().await;
 }
 
@@ -149,6 +157,11 @@ fn announced_changes(
 }
 
 impl Settings {
+    /// Returns how its tools would be named, and why it is away.
+    fn absence(&self, why: &str) -> Absence {
+        Absence { prefix: self.prefix.clone(), why: why.to_owned() }
+    }
+
     fn offering(&self, offered: &upstream::Offered, seen: &Seen, run: Gateway) -> Offering {
         let server = offered.server.as_ref();
         let server = server.and_then(|server| serde_json::from_str::<Value>(server.get()).ok());

@@ -12,11 +12,16 @@ pub mod headers;
 pub mod watching;
 mod inbox;
 mod child;
+mod site;
+mod reopening;
+mod exchange;
+mod older;
 mod http;
 pub mod wrapped;
 pub mod stream;
 mod asking;
 mod link;
+mod lists;
 mod owner;
 
 #[cfg(test)]
@@ -46,6 +51,8 @@ pub use self::inbox::Changes;
 
 /// How long an upstream may take to answer that it tells of a resource.
 pub const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a request waits for a connection that replaces another.
+const REOPENING_MAX: Duration = Duration::from_secs(10);
 
 /// How an upstream is reached, and how long it may take.
 #[derive(Clone)]
@@ -100,6 +107,14 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 pub trait OpenStream: Send + Sync {
     /// Opens a stream. Errors: why it could not, as text for an operator.
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn Duplex>, String>>;
+}
+
+impl Settings {
+    /// Returns the options of this node's own requests.
+    fn own(&self) -> Options {
+        let capabilities = Arc::clone(&self.capabilities);
+        Options { audience: Audience { capabilities, ..Audience::default() }, ..Options::default() }
+    }
 }
 
 impl fmt::Debug for Settings {
@@ -340,16 +355,37 @@ impl Upstream {
     }
 
     async fn ask(&self, method: &str, params: &RawValue, options: &Options) -> Result<Reply, Failure> {
-        let mut links = self.link.clone();
-        let link = links.borrow_and_update().clone().ok_or_else(|| self.unavailable())?;
+        let link = self.link().await?;
         let answer = link.request(method, params, options).await;
         if !(matches!(answer, Err(Failure::Unavailable { .. })) && link.expired()) {
             return answer;
         }
         // The server has forgotten the session and run nothing: it is asked again in the next one.
-        let fresh = links.wait_for(|next| next.as_ref().is_some_and(|next| !next.expired())).await;
-        let fresh = fresh.map_err(|_| self.unavailable())?.clone().ok_or_else(|| self.unavailable())?;
-        fresh.request(method, params, options).await
+        self.link().await?.request(method, params, options).await
+    }
+
+    /// Returns the link in use; over HTTP, where sessions are forgotten, the next one while that of before is being
+    /// replaced.
+    async fn link(&self) -> Result<Arc<Link>, Failure> {
+        let (mut links, mut offered) = (self.link.clone(), self.offered.clone());
+        if !matches!(self.settings.transport, Transport::Http { .. }) {
+            return links.borrow_and_update().clone().ok_or_else(|| self.unavailable());
+        }
+        let is_over = |offered: &Arc<Offered>| match offered.state {
+            State::Failed { .. } => true,
+            State::Connecting => offered.protocol.is_none(),
+            State::Ready => false,
+        };
+        let next = async {
+            tokio::select! {
+                biased;
+                link = links.wait_for(|link| link.as_ref().is_some_and(|link| !link.expired())) => {
+                    link.ok().and_then(|link| link.clone())
+                }
+                _ = offered.wait_for(is_over) => None,
+            }
+        };
+        timeout(REOPENING_MAX, next).await.ok().flatten().ok_or_else(|| self.unavailable())
     }
 
     fn unavailable(&self) -> Failure {

@@ -46,6 +46,7 @@ mod schemas;
 mod secrets;
 mod sessions;
 mod speech;
+mod transport;
 mod upstream;
 mod upstreams;
 mod verdicts;

@@ -309,6 +309,28 @@ async fn a_session_cancels_by_notification_and_hears_nothing_more() {
 }
 
 #[tokio::test]
+async fn two_requests_of_one_id_are_not_open_at_once() {
+    let mut node = node().await;
+    let session = node.initialize().await;
+    let call = r#"{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"wait"}}"#;
+    let headers = [("mcp-session-id", session.as_str()), ("mcp-protocol-version", "2025-11-25")];
+    let first = node.endpoint.respond(parts(&headers), Bytes::from(call), caller()).await;
+    let (status, _, text) = node.in_session(&session, &call.replace("wait", "echo"), caller()).await;
+    assert!(status == 400 && text.contains("-32600") && text.contains(r#""id":"a""#), "{status} {text}");
+    let other = call.replace("wait", "echo").replace(r#""a""#, "5");
+    assert_eq!(node.in_session(&session, &other, caller()).await.0, 200, "another id is free");
+    assert_eq!(node.in_session(&session, &other, caller()).await.0, 200, "and is free again once answered");
+    let again = node.initialize().await;
+    assert_eq!(node.in_session(&again, &call.replace("wait", "echo"), caller()).await.0, 200);
+
+    let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"a"}}"#;
+    assert_eq!(node.in_session(&session, cancel, caller()).await.0, 202);
+    node.cancelled.recv().await.expect("the tool is told");
+    to_bytes(first.into_body(), ANSWER_MAX).await.expect("the stream ends");
+    assert_eq!(node.in_session(&session, &call.replace("wait", "echo"), caller()).await.0, 200);
+}
+
+#[tokio::test]
 async fn lines_carry_messages_and_nothing_else() {
     let node = node().await;
     let (client, server) = tokio::io::duplex(1 << 16);

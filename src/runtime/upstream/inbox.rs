@@ -24,12 +24,12 @@ use crate::{
     block::splice,
     router::{
         RpcError,
-        codes::{INTERNAL_ERROR, METHOD_NOT_FOUND},
+        codes::{INTERNAL_ERROR, METHOD_NOT_FOUND, PARSE_ERROR},
     },
     runtime::upstream::{
         Failure, Notification, Reply,
         watching::Updates,
-        wire::{self, Garbage, Incoming},
+        wire::{self, AnswerId, Garbage, Incoming},
     },
 };
 
@@ -161,7 +161,10 @@ impl Inbox {
         let mut back = Vec::new();
         for message in wire::parse(text)? {
             match message {
-                Incoming::Answer { id, reply } => self.answer(id.or(context), reply),
+                Incoming::Answer { id, reply } => self.conclude(id, context, Ok(reply)),
+                Incoming::Malformed { id, why } => {
+                    self.conclude(id, context, Err(Failure::Broken(why.to_owned())));
+                }
                 Incoming::Notification(notification) => self.notify(notification, context),
                 Incoming::Request { id, method, .. } if method == "ping" => {
                     back.push(wire::answer(&id, &Ok(wire::empty())));
@@ -215,16 +218,38 @@ impl Inbox {
         if one { Ok(newest.asked.clone()) } else { Err(Ambiguous) }
     }
 
-    fn answer(&self, id: Option<u64>, reply: Reply) {
+    /// Ends the request that an answer is for: the one it names; else the one on whose response it came; else, if it
+    /// can be for no notification of ours, the only one that waits. What has an altered id is no answer.
+    fn conclude(&self, id: AnswerId, context: Option<u64>, answer: Answer) {
+        let (id, answer) = match (id, context) {
+            (AnswerId::Ours(id), _) => (Some(id), answer),
+            (AnswerId::Altered(id), _) => (Some(id), answer.and(Err(altered()))),
+            (AnswerId::Absent | AnswerId::Unreadable, Some(context)) => (Some(context), answer),
+            // Some servers have one id for all that they refuse unread.
+            (AnswerId::Foreign, Some(context)) if matches!(answer, Ok(Reply::Error { .. })) => {
+                (Some(context), answer)
+            }
+            (AnswerId::Foreign, Some(context)) => (Some(context), answer.and(Err(altered()))),
+            (AnswerId::Unreadable, None) => (self.only(), answer),
+            (AnswerId::Absent, None) if is_unread(&answer) => (self.only(), answer),
+            (AnswerId::Absent | AnswerId::Foreign, None) => (None, answer),
+        };
         let waiting = id.and_then(|id| self.waiting().as_mut()?.remove(&id));
         match waiting {
             // A caller that has gone away needs no answer.
-            Some(waiting) => drop(waiting.answer.send(Ok(reply))),
+            Some(waiting) => drop(waiting.answer.send(answer)),
             None => {
                 let strays = self.strays.fetch_add(1, Ordering::Relaxed) + 1;
                 tracing::debug!(upstream = %self.name, strays, "answer to no open request dropped");
             }
         }
+    }
+
+    /// Returns the request that waits, if no other does.
+    fn only(&self) -> Option<u64> {
+        let waiting = self.waiting();
+        let mut ids = waiting.as_ref()?.keys();
+        ids.next().copied().filter(|_| ids.next().is_none())
     }
 
     fn notify(&self, notification: Notification, context: Option<u64>) {
@@ -279,4 +304,13 @@ impl Inbox {
     fn waiting(&self) -> MutexGuard<'_, Option<HashMap<u64, Waiting>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns whether an answer says that a message of ours could not be parsed.
+fn is_unread(answer: &Answer) -> bool {
+    matches!(answer, Ok(Reply::Error { code: PARSE_ERROR, .. }))
+}
+
+fn altered() -> Failure {
+    Failure::Broken("its answer has another id than the request".to_owned())
 }

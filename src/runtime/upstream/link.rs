@@ -19,6 +19,7 @@ use crate::block::splice;
 use crate::runtime::upstream::{
     Failure, Options, Protocol, Reply, Settings, Transport, WATCH_TIMEOUT, asking,
     child::Child,
+    exchange::Post,
     headers::{self, Shown},
     http::Http,
     inbox::{Answer, Inbox, Sink},
@@ -154,14 +155,14 @@ impl Link {
             }
             _ => HeaderMap::new(),
         };
-        let exchange = self.exchange(id, protocol, body, headers, answer);
+        let exchange = self.exchange((id, method), protocol, body, headers, answer);
         asking::answering(exchange, questions, options.questions.as_ref(), |answer| self.tell(answer)).await
     }
 
     /// Sends a request and waits for its answer.
     async fn exchange(
         &self,
-        id: u64,
+        (id, method): (u64, &str),
         protocol: Protocol,
         body: String,
         headers: HeaderMap,
@@ -182,7 +183,7 @@ impl Link {
             Open::Http(http) => {
                 // Without a session, closing the stream says it all.
                 asked.tell = matches!(protocol, Protocol::Session(_));
-                http.request(id, body, headers, answer).await
+                http.request(Post { id, method, body: body.into(), headers }, answer).await
             }
         };
         asked.tell = false;
@@ -197,6 +198,14 @@ impl Link {
             Open::Http(http) => http.outbox.send(body).await.is_ok(),
             Open::Stream(stream) => stream.outbox.send(body.into()).await.is_ok(),
         };
+    }
+
+    /// Turns to an older transport after a refusal, where the upstream has one. Returns whether it is to be asked again.
+    pub async fn falls_back(&self) -> bool {
+        match &self.transport {
+            Open::Child(_) | Open::Stream(_) => false,
+            Open::Http(http) => http.fall_back().await,
+        }
     }
 
     /// Sends a notification; returns when it has been handed over.

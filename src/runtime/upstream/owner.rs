@@ -2,31 +2,27 @@
 //!
 //! Invariants:
 //! - at most one connection at a time, closed before the next is opened;
-//! - lists are bounded in pages and items, and changes are gathered before a list is fetched again.
+//! - a connection is on offer once its tools are there; its other lists are waited for only briefly.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::block::splice::{self, member};
-use crate::router::audience::Audience;
 use crate::runtime::upstream::{
-    Capabilities, Failure, Offered, Options, Protocol, Reply, Settings, State, inbox::Changes, link::Link,
-    watching::Watched, wire,
+    Capabilities, Failure, Offered, Options, Protocol, Reply, Settings, State,
+    link::Link,
+    lists::{Gathering, List, Lists},
+    reopening::Reopening,
+    watching::Watched,
+    wire,
 };
 
-/// Pages read of one list.
-pub const PAGES_MAX: usize = 1_000;
-/// Items kept of one list.
-const ITEMS_MAX: usize = 10_000;
 /// Bytes of an upstream's instructions; longer ones are left out.
 const INSTRUCTIONS_MAX: usize = 64 * 1024;
 /// The first pause before connecting again; it doubles up to the longest.
@@ -36,10 +32,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 const HEALTHY: Duration = Duration::from_secs(30);
 /// How long an upstream may take to answer `server/discover`, which servers of the session era do not know.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Changes within this time are followed by one fetch.
-const GATHER: Duration = Duration::from_millis(100);
-/// The pause before a subscription that ended is opened again, or a list that failed fetched again.
+/// The first pause before a subscription that ended is opened again.
 const RELISTEN: Duration = Duration::from_secs(5);
+/// A session that was opened anew this long ago may be again at once.
+const REOPEN_EVERY: Duration = Duration::from_secs(10);
 
 pub struct Owner {
     settings: Arc<Settings>,
@@ -65,17 +61,28 @@ impl Owner {
     /// Connects again and again until it is told to stop.
     pub async fn run(mut self) {
         let mut backoff = BACKOFF_FIRST;
+        let mut reopened: Option<Instant> = None;
         while !self.stopping.is_cancelled() {
             let began = Instant::now();
             self.publish(|offered| offered.state = State::Connecting);
-            let message = self.live().await;
+            let (message, forgotten) = self.live().await;
             if began.elapsed() >= HEALTHY {
                 backoff = BACKOFF_FIRST;
             }
-            if !self.stopping.is_cancelled() {
-                tracing::warn!(upstream = %self.settings.name, reason = %message, "upstream lost");
+            if self.stopping.is_cancelled() || !forgotten {
+                if !self.stopping.is_cancelled() {
+                    tracing::warn!(upstream = %self.settings.name, reason = %message, "upstream lost");
+                }
+                self.publish(|offered| offered.state = State::Failed { message });
+            } else {
+                // It is there, and whoever was refused waits for the next session.
+                tracing::info!(upstream = %self.settings.name, "the session is opened anew");
+                self.publish(|offered| offered.state = State::Connecting);
+                if reopened.is_none_or(|at| at.elapsed() >= REOPEN_EVERY) {
+                    reopened = Some(Instant::now());
+                    continue;
+                }
             }
-            self.publish(|offered| offered.state = State::Failed { message });
             tokio::select! {
                 () = self.stopping.cancelled() => {}
                 () = sleep(jittered(backoff)) => backoff = BACKOFF_MAX.min(backoff * 2),
@@ -83,28 +90,26 @@ impl Owner {
         }
     }
 
-    /// One connection, from opening to closing. Returns why it ended.
-    async fn live(&mut self) -> String {
+    /// One connection, from opening to closing. Returns why it ended, and whether its session was forgotten.
+    async fn live(&mut self) -> (String, bool) {
         let stopping = self.stopping.clone();
         let link = match stopping.run_until_cancelled(Link::open(&self.settings)).await {
             Some(Ok(link)) => Arc::new(link),
-            Some(Err(message)) => return message,
-            None => return "stopped".to_owned(),
+            Some(Err(message)) => return (message, false),
+            None => return ("stopped".to_owned(), false),
         };
         let message = tokio::select! {
             biased;
             () = stopping.cancelled() => "stopped".to_owned(),
             message = self.attend(&link) => message,
         };
-        self.link.send_replace(None);
+        let was_ready = self.link.send_replace(None).is_some();
         link.close().await;
-        message
+        (message, was_ready && link.expired())
     }
 
     async fn attend(&mut self, link: &Arc<Link>) -> String {
-        let mut changes = link.inbox.changes();
-        let mut seen = Changes::default();
-        let mut offered = match self.greet(link).await {
+        let offered = match self.greet(link).await {
             Ok(offered) => offered,
             Err(Failure::Died | Failure::Gone) => {
                 // Some servers end at a question they do not know: the next one hears the other first.
@@ -113,51 +118,51 @@ impl Owner {
             }
             Err(failure) => return failure.to_string(),
         };
-        let capabilities = offered.capabilities;
-        let mut first = Changes::default();
-        first.all();
-        if let Err(failure) = self.refresh(link, &mut offered, seen, first).await {
-            return failure.to_string();
-        }
-        offered.state = State::Ready;
-        self.link.send_replace(Some(Arc::clone(link)));
-        let protocol = offered.protocol;
-        self.publish(|current| *current = offered);
+        let (protocol, can) = (offered.protocol, offered.capabilities);
+        let mut gathering = Gathering::new(offered, &self.offered.borrow());
+        let (to, mut fetched) = mpsc::channel(List::ALL.len());
+        let settings = Arc::clone(&self.settings);
+        let lists = Lists { link, settings: &settings, can, to };
+        let (keeping, following) = (lists.keep(), follow(link, protocol, can, &self.watched));
         let mut wanted = self.watched.0.subscribe();
         wanted.mark_changed();
-        let by_request = capabilities.subscriptions && protocol != Some(Protocol::Modern);
-        let following = follow(link, protocol, capabilities, &self.watched);
-        tokio::pin!(following);
-        let mut follows = true;
+        let by_request = can.subscriptions && protocol != Some(Protocol::Modern);
+        tokio::pin!(keeping, following);
+        let (mut ready, mut follows) = (false, true);
         loop {
             tokio::select! {
                 biased;
                 reason = link.inbox.lost() => return reason,
-                () = &mut following, if follows => follows = false,
-                Ok(()) = wanted.changed(), if by_request => {
+                Some(one) = fetched.recv() => {
+                    gathering.take(one);
+                    if ready {
+                        self.show(link, &gathering.offered);
+                    }
+                }
+                () = gathering.wait(), if !ready => {
+                    ready = true;
+                    self.show(link, &gathering.offered);
+                    self.link.send_replace(Some(Arc::clone(link)));
+                    self.publish(|offered| offered.state = State::Ready);
+                }
+                failure = &mut keeping => return failure.to_string(),
+                () = &mut following, if ready && follows => follows = false,
+                Ok(()) = wanted.changed(), if ready && by_request => {
                     let wanted = wanted.borrow_and_update().clone();
                     link.subscribe(&wanted).await;
                 }
-                Ok(()) = changes.changed() => {
-                    sleep(GATHER).await;
-                    let now = *changes.borrow_and_update();
-                    let mut next = Offered::clone(&self.offered.borrow());
-                    match self.refresh(link, &mut next, seen, now).await {
-                        Ok(()) => {
-                            seen = now;
-                            next.announced = now;
-                            self.publish(|current| *current = next);
-                        }
-                        Err(_) if link.inbox.is_lost() => {}
-                        Err(failure) => {
-                            tracing::warn!(upstream = %self.settings.name, %failure, "lists are kept for now");
-                            sleep(RELISTEN).await;
-                            link.inbox.all_changed();
-                        }
-                    }
-                }
             }
         }
+    }
+
+    /// Shows what a connection offers, as it is now.
+    fn show(&self, link: &Link, offered: &Offered) {
+        link.learn(&offered.tools);
+        let announced = *link.inbox.changes().borrow();
+        self.publish(|current| {
+            let state = std::mem::take(&mut current.state);
+            *current = Offered { state, announced, ..offered.clone() };
+        });
     }
 
     /// Agrees on a protocol: the stateless revision where it is known, else a session; or the other way round, if a
@@ -182,7 +187,7 @@ impl Owner {
     /// Asks whether the stateless revision is known. Errors: the connection ended at the question.
     async fn discover(&self, link: &Link) -> Result<Option<Offered>, Failure> {
         let limit = PROBE_TIMEOUT.min(self.settings.timeout);
-        let (nothing, own) = (wire::empty(), self.own());
+        let (nothing, own) = (wire::empty(), self.settings.own());
         let probe = link.request_as(Protocol::Modern, "server/discover", &nothing, &own);
         let answer = timeout(limit, probe).await;
         if let Ok(Ok(Reply::Result(result))) = &answer
@@ -202,10 +207,13 @@ impl Owner {
     async fn initialize(&self, link: &Link) -> Result<Offered, Failure> {
         let (asked, own) = (initialize(&self.settings.capabilities), Options::default());
         let newest = Protocol::Session(wire::SESSIONS[0]);
-        let answer = link.request_as(newest, "initialize", &asked, &own);
-        let result = match timeout(self.settings.timeout, answer).await {
-            Err(_) => return Err(Failure::TimedOut),
-            Ok(reply) => result_of(reply?)?,
+        let ask = async || {
+            let answer = timeout(self.settings.timeout, link.request_as(newest, "initialize", &asked, &own));
+            result_of(answer.await.unwrap_or(Err(Failure::TimedOut))?)
+        };
+        let result = match ask().await {
+            Err(Failure::Unavailable { .. }) if link.falls_back().await => ask().await?,
+            answer => answer?,
         };
         link.heed(&result);
         let mut offered = greeted(&result);
@@ -218,64 +226,6 @@ impl Owner {
         link.notify("notifications/initialized", &wire::empty()).await;
         offered.protocol = Some(Protocol::Session(known));
         Ok(offered)
-    }
-
-    /// Fetches the lists that have changed between `seen` and `now`.
-    async fn refresh(
-        &self,
-        link: &Link,
-        offered: &mut Offered,
-        seen: Changes,
-        now: Changes,
-    ) -> Result<(), Failure> {
-        let can = offered.capabilities;
-        if can.tools && seen.tools != now.tools {
-            offered.tools = self.list(link, "tools/list", "tools").await?;
-            link.learn(&offered.tools);
-        }
-        if can.prompts && seen.prompts != now.prompts {
-            offered.prompts = self.list(link, "prompts/list", "prompts").await?;
-        }
-        if can.resources && seen.resources != now.resources {
-            offered.resources = self.list(link, "resources/list", "resources").await?;
-            let templates = self.list(link, "resources/templates/list", "resourceTemplates");
-            offered.templates = templates.await?;
-        }
-        Ok(())
-    }
-
-    /// Returns all pages of a list; an upstream without such a list has an empty one.
-    async fn list(&self, link: &Link, method: &str, key: &str) -> Result<Vec<Box<RawValue>>, Failure> {
-        let mut items: Vec<Box<RawValue>> = Vec::new();
-        let (mut params, own) = (wire::empty(), self.own());
-        for _ in 0..PAGES_MAX {
-            let answer = timeout(self.settings.timeout, link.request(method, &params, &own)).await;
-            let page = match answer.unwrap_or(Err(Failure::TimedOut))? {
-                Reply::Error { code: -32601, .. } => return Ok(items),
-                reply => result_of(reply)?,
-            };
-            let listed = member(&page, key).ok().flatten();
-            let listed = listed.and_then(|list| serde_json::from_str(list.get()).ok());
-            let listed: Vec<Box<RawValue>> =
-                listed.ok_or_else(|| Failure::Broken(format!("{method} gave no list")))?;
-            items.extend(listed);
-            if items.len() > ITEMS_MAX {
-                items.truncate(ITEMS_MAX);
-                break;
-            }
-            let Some(cursor) = text(&page, "nextCursor") else {
-                return Ok(items);
-            };
-            params = splice::raw(format!(r#"{{"cursor":{}}}"#, splice::quoted(&cursor)));
-        }
-        tracing::warn!(upstream = %self.settings.name, method, "list cut off at its bound");
-        Ok(items)
-    }
-
-    /// Returns the options of this node's own requests.
-    fn own(&self) -> Options {
-        let capabilities = Arc::clone(&self.settings.capabilities);
-        Options { audience: Audience { capabilities, ..Audience::default() }, ..Options::default() }
     }
 
     fn publish(&self, change: impl FnOnce(&mut Offered)) {
@@ -329,10 +279,20 @@ async fn listen(link: &Link, can: Capabilities, uris: &[String]) {
         filter["resourceSubscriptions"] = uris.into();
     }
     let params = splice::raw(format!(r#"{{"notifications":{filter}}}"#));
-    // An error is a refusal; anything else may be otherwise next time.
-    while !matches!(link.request("subscriptions/listen", &params, &own).await, Ok(Reply::Error { .. })) {
-        sleep(RELISTEN).await;
-        link.inbox.all_changed();
+    let mut reopening = Reopening::new(Instant::now());
+    loop {
+        reopening.open(Instant::now());
+        tokio::select! {
+            biased;
+            never = reopening.catch_up(&link.inbox) => match never {},
+            answer = link.request("subscriptions/listen", &params, &own) => {
+                // An error is a refusal; anything else may be otherwise next time.
+                if let Ok(Reply::Error { .. }) = answer {
+                    return;
+                }
+            }
+        }
+        reopening.wait(RELISTEN).await;
     }
 }
 

@@ -7,7 +7,21 @@
 /// One event with data. Comments and events without data are skipped.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Event {
+    /// What the server calls it; mostly nothing.
+    pub name: Vec<u8>,
     pub data: Vec<u8>,
+}
+
+impl Event {
+    /// Returns whether its data is a message: others are pings, greetings and the server's own affairs.
+    pub fn is_message(&self) -> bool {
+        matches!(&self.name[..], b"" | b"message")
+    }
+
+    /// Returns whether it names the endpoint of the older transport.
+    pub fn is_endpoint(&self) -> bool {
+        self.name == b"endpoint"
+    }
 }
 
 /// A line or an event over the bound.
@@ -49,7 +63,7 @@ impl Parser {
     /// Forgets an unfinished event: the stream has ended midway.
     pub fn cut(&mut self) {
         self.line.clear();
-        self.event.data.clear();
+        self.event = Event::default();
         self.returned = false;
     }
 
@@ -104,6 +118,7 @@ impl Parser {
                 self.event.data.extend_from_slice(value);
                 self.event.data.push(b'\n');
             }
+            b"event" => self.event.name = value.to_vec(),
             b"id" => self.last_id = String::from_utf8(value.to_vec()).ok(),
             b"retry" => {
                 let text = std::str::from_utf8(value).ok();

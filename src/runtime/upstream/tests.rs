@@ -23,6 +23,8 @@ use crate::runtime::upstream::{
     Failure, Offered, Options, Protocol, Reply, Settings, Sharing, State, Transport, Upstream, sse, wire,
 };
 
+mod hostile;
+
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -66,9 +68,49 @@ fn events_come_out_the_same_however_the_bytes_are_cut() {
 fn no_text_is_too_odd_to_be_read() {
     let deep = format!(r#"{{"id":1,"result":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     assert!(wire::parse(&deep).is_ok());
-    for odd in ["", "{", "[", "[1]", "null", "{}", r#"{"id":{},"method":5}"#, r#"{"id":1,"error":7}"#] {
+    for odd in ["", "{", "[", "[1]", "null", "{}", r#"{"id":{},"method":5}"#, r#"{"id":1}"#] {
         assert!(wire::parse(odd).is_err(), "{odd}");
     }
+}
+
+#[test]
+fn an_answer_that_is_none_is_known_by_its_id() {
+    use wire::AnswerId::{Absent, Altered, Foreign, Ours, Unreadable};
+    let check = |text: &str, id: wire::AnswerId, good: bool| {
+        let read = wire::parse(text).ok().and_then(|mut messages| messages.pop());
+        let read = match read {
+            Some(wire::Incoming::Answer { id, .. }) => Some((id, true)),
+            Some(wire::Incoming::Malformed { id, .. }) => Some((id, false)),
+            _ => None,
+        };
+        assert_eq!(read, Some((id, good)), "{text}");
+    };
+    check(r#"{"id":7,"error":{"code":-32603}}"#, Ours(7), true);
+    check(r#"{"id":7,"error":{"code":-1,"message":"no"},"result":null}"#, Ours(7), true);
+    check(r#"{"id":7,"result":{},"error":null}"#, Ours(7), true);
+    check(r#"{"id":"7","result":{}}"#, Altered(7), true);
+    check(r#"{"id":7.0,"result":{}}"#, Altered(7), true);
+    check(r#"{"id":"server-error","error":{}}"#, Foreign, true);
+    check(r#"{"id":null,"error":{}}"#, Absent, true);
+    check(r#"{"result":{}}"#, Absent, true);
+    for malformed in [
+        r#"{"id":7,"error":{"code":"-32603","message":"no"}}"#,
+        r#"{"id":7,"error":{"code":1.5,"message":"no"}}"#,
+        r#"{"id":7,"error":{"code":1,"message":{}}}"#,
+        r#"{"id":7,"error":"no"}"#,
+        r#"{"id":7,"error":7}"#,
+        r#"{"id":7,"result":null}"#,
+        r#"{"id":7,"error":null}"#,
+        r#"{"id":7,"result":{},"error":{"code":1,"message":"no"}}"#,
+        r#"{"id":7,"result":{},"result":{}}"#,
+        r#"{"jsonrpc":"2.0","id":7}"#,
+        r#"{"jsonrpc":"2.0","id":7,"answer":{}}"#,
+        r#"[{"id":7,"error":7},1]"#,
+    ] {
+        check(malformed, Ours(7), false);
+    }
+    check(r#"{"jsonrpc":"2.0","id":"7","result":null}"#, Altered(7), false);
+    check(r#"{"id":{},"result":null}"#, Unreadable, false);
 }
 
 #[test]

@@ -35,10 +35,14 @@ pub struct Garbage;
 
 /// One message from an upstream.
 pub enum Incoming {
-    /// An answer. No id, or one that is not ours, gives `None`.
     Answer {
-        id: Option<u64>,
+        id: AnswerId,
         reply: Reply,
+    },
+    /// What can only be an answer, and is none; `why` continues a sentence about the protocol that was broken.
+    Malformed {
+        id: AnswerId,
+        why: &'static str,
     },
     Notification(Notification),
     /// A request, with its id as it came.
@@ -47,6 +51,20 @@ pub enum Incoming {
         method: String,
         params: Box<RawValue>,
     },
+}
+
+/// The request that an answer names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerId {
+    Ours(u64),
+    /// Ours in another form, as the text or the fraction that some servers make of a number.
+    Altered(u64),
+    /// None, or null: some servers answer what needs no answer so, and what they cannot read.
+    Absent,
+    /// Nothing that is an id.
+    Unreadable,
+    /// One that we never give.
+    Foreign,
 }
 
 #[derive(Deserialize)]
@@ -59,8 +77,8 @@ struct Message<'a> {
     params: Option<&'a RawValue>,
     #[serde(borrow, default)]
     result: Option<&'a RawValue>,
-    #[serde(default)]
-    error: Option<ErrorObject>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -73,18 +91,22 @@ struct ErrorObject {
     data: Option<Box<RawValue>>,
 }
 
-/// The messages in `text`: one, or the elements of a batch (revision 2025-03-26 has them).
+/// The messages in `text`: one, or those elements of a batch that are messages (revision 2025-03-26 has batches).
 pub fn parse(text: &str) -> Result<Vec<Incoming>, Garbage> {
     if !text.trim_start().starts_with('[') {
         return Ok(vec![parse_one(text)?]);
     }
     let batch: Vec<&RawValue> = serde_json::from_str(text).map_err(|_| Garbage)?;
-    batch.into_iter().map(|one| parse_one(one.get())).collect()
+    let messages: Vec<Incoming> = batch.into_iter().filter_map(|one| parse_one(one.get()).ok()).collect();
+    if messages.is_empty() { Err(Garbage) } else { Ok(messages) }
 }
 
 fn parse_one(text: &str) -> Result<Incoming, Garbage> {
-    let message: Message = serde_json::from_str(text).map_err(|_| Garbage)?;
-    let our_id = message.id.and_then(|id| id.get().parse().ok());
+    let Ok(message) = serde_json::from_str::<Message>(text) else {
+        return unshaped(text);
+    };
+    let id = AnswerId::of(message.id);
+    let malformed = |why| Ok(Incoming::Malformed { id, why });
     match message {
         Message { method: Some(method), id: Some(id), params, .. } => Ok(Incoming::Request {
             id: id.to_owned(),
@@ -95,13 +117,52 @@ fn parse_one(text: &str) -> Result<Incoming, Garbage> {
             method: method.into_owned(),
             params: params.map_or_else(empty, ToOwned::to_owned),
         })),
-        Message { error: Some(ErrorObject { code, message, data }), .. } => {
-            Ok(Incoming::Answer { id: our_id, reply: Reply::Error { code, message, data } })
+        Message { error: Some(_), result: Some(_), .. } => {
+            malformed("its answer has both a result and an error")
         }
+        Message { error: Some(error), .. } => match serde_json::from_str(error.get()) {
+            Ok(ErrorObject { code, message, data }) => {
+                Ok(Incoming::Answer { id, reply: Reply::Error { code, message, data } })
+            }
+            Err(_) => malformed("its answer has an error that is none"),
+        },
         Message { result: Some(result), .. } => {
-            Ok(Incoming::Answer { id: our_id, reply: Reply::Result(result.to_owned()) })
+            Ok(Incoming::Answer { id, reply: Reply::Result(result.to_owned()) })
         }
-        Message { .. } => Err(Garbage),
+        Message { .. } => unshaped(text),
+    }
+}
+
+/// Reads an object that has not the shape of a message: a malformed answer, or nothing of ours.
+fn unshaped(text: &str) -> Result<Incoming, Garbage> {
+    let object: &RawValue = serde_json::from_str(text).map_err(|_| Garbage)?;
+    let has = |key| splice::member(object, key).map_err(|NotObject| Garbage);
+    let id = AnswerId::of(has("id")?);
+    let answers = has("result")?.is_some() || has("error")?.is_some();
+    let names = has("jsonrpc")?.is_some() && matches!(id, AnswerId::Ours(_) | AnswerId::Altered(_));
+    match has("method")? {
+        None if answers || names => {
+            Ok(Incoming::Malformed { id, why: "its answer has neither a result nor an error" })
+        }
+        // Among others a line of somebody's own log.
+        _ => Err(Garbage),
+    }
+}
+
+impl AnswerId {
+    fn of(id: Option<&RawValue>) -> Self {
+        let Some(id) = id.filter(|id| id.get() != "null") else { return Self::Absent };
+        if let Ok(id) = id.get().parse() {
+            return Self::Ours(id);
+        }
+        if let Ok(text) = serde_json::from_str::<String>(id.get()) {
+            return text.parse().map_or(Self::Foreign, Self::Altered);
+        }
+        match serde_json::from_str::<f64>(id.get()) {
+            Ok(number) if number.fract() == 0.0 && number >= 0.0 => Self::Altered(number as u64),
+            Ok(_) => Self::Foreign,
+            Err(_) => Self::Unreadable,
+        }
     }
 }
 

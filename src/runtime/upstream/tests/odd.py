@@ -30,7 +30,11 @@ def call(id, name, line, params):
         for _ in range(int(params["arguments"]["lines"])):
             sys.stdout.write("Listening on port 3000 \x01 {\n")
         result(id, '{"content":[]}')
+    elif name == "says":
+        say(params["arguments"]["text"].replace("ID", str(id)))
     elif name == "twice":
+        if ERA == "chatty":
+            say('{"jsonrpc":"2.0","id":null,"result":{}}')
         result(id, '{"n":1}')
         result(id, '{"n":2}')
         result("no such id", '{"n":3}')
@@ -85,7 +89,8 @@ for line in sys.stdin:
     elif method == "notifications/cancelled":
         cancelled.append(params["requestId"])
     elif id is None:
-        pass
+        if ERA == "chatty":
+            say('{"jsonrpc":"2.0","id":null,"error":{"code":-32601,"message":"no such method"}}')
     elif modern != (ERA == "modern"):
         say(json.dumps({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "wrong era"}}))
     elif method == "subscriptions/listen":
