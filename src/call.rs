@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::Cid,
+    contract::dialect::Unchecked,
     error::{Code, Refusal},
     event::{
         Actor, Body, Event, Fact, PayloadRef, Role,
@@ -110,10 +111,21 @@ pub struct Remote {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum EndOutcome {
-    Succeeded { input_required: bool },
+    Succeeded { input_required: bool, fit: Fit },
     Failed { failure: Failure, code: Option<i64> },
     Cancelled,
     Interrupted,
+}
+
+/// What a contract's output schema says of a result.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fit {
+    /// The result fits, or there is nothing that it should fit.
+    #[default]
+    Fits,
+    /// The result does not fit at this place of the schema, or has no structured content.
+    Misfit(String),
+    Unchecked(Unchecked),
 }
 
 impl EndOutcome {
@@ -267,8 +279,14 @@ pub fn end(open: Option<&Call>, end: &End) -> Result<Fact, Refusal> {
     })?;
     let took_us = end.took_us;
     let body = match end.outcome {
-        EndOutcome::Succeeded { input_required } => {
-            Body::CallSucceeded(CallSucceeded { took_us, input_required })
+        EndOutcome::Succeeded { input_required, ref fit } => {
+            let (output_mismatch, output_unchecked) = match fit {
+                Fit::Fits => (None, None),
+                Fit::Misfit(place) => (Some(place.clone()), None),
+                Fit::Unchecked(why) => (None, Some(*why)),
+            };
+            let facts = CallSucceeded { took_us, input_required, output_mismatch, output_unchecked };
+            Body::CallSucceeded(facts)
         }
         EndOutcome::Failed { failure, code } => Body::CallFailed(CallFailed { failure, took_us, code }),
         EndOutcome::Cancelled => Body::CallCancelled(CallCancelled { took_us }),

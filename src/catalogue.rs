@@ -14,6 +14,8 @@ use crate::{
     },
 };
 
+/// The source of this node's own tools.
+pub const BUILTIN: &str = "builtin";
 /// The source of contracts made elsewhere.
 pub const PEERS: &str = "peers";
 

@@ -4,6 +4,8 @@
 //! - schemas are stored as the bytes that their source sent, so a re-encoding cannot change a CID;
 //! - a contract has no salt: the same promise with the same predecessor has the same CID on every node.
 
+pub mod dialect;
+pub mod mirrored;
 pub mod secret;
 
 use std::collections::BTreeMap;

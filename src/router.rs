@@ -12,9 +12,9 @@ pub mod lane;
 pub mod metadata;
 mod board;
 mod retention;
-mod target;
 pub mod telling;
 pub mod away;
+mod target;
 mod content;
 mod ending;
 mod calling;
@@ -126,6 +126,8 @@ pub struct Response {
     /// The result object, as the tool or the upstream gave it; `mcp` adds its own `_meta`.
     pub result: Box<RawValue>,
     pub record: Option<Record>,
+    /// The error, if the answer is this node's own and not the tool's.
+    pub own: Option<Box<Refusal>>,
 }
 
 /// Where an answer stands in the log.
@@ -138,8 +140,10 @@ pub struct Record {
     pub seq: u64,
     pub log: Cid,
     pub replayed: bool,
-    /// Whether the call was cancelled. If so, the answer is this node's and not the tool's.
+    /// Whether the call was cancelled.
     pub cancelled: bool,
+    /// Whether the answer is this node's own and not the tool's.
+    pub own: bool,
 }
 
 /// A JSON-RPC error object. `record` names the event that it is recorded in, if there is one.
@@ -489,6 +493,11 @@ impl Router {
     /// Notes that a source cannot be reached now and how it would name its tools, or that it is there again.
     pub fn note_away(&self, source: &str, absence: Option<Absence>) {
         self.inner.away.note(source, absence);
+    }
+
+    /// Returns whether this node's own tool of this name is on offer.
+    pub fn offers_own(&self, name: &str) -> bool {
+        self.board().tool(name).is_some_and(|entry| entry.own())
     }
 
     /// Calls that wait or run in each lane.

@@ -30,6 +30,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     block::splice,
+    catalogue::BUILTIN,
     error::{Chain, Code, Refusal},
     query::QueryError,
     questions::{Audit, Unanswered},
@@ -40,8 +41,6 @@ use crate::{
     tools::desk::Desk,
 };
 
-/// The name builtin tools are published under.
-const SOURCE: &str = "builtin";
 /// Builtin tools come first in every list.
 const RANK: u32 = 0;
 
@@ -86,7 +85,7 @@ pub fn offering(tools: Vec<Builtin>) -> Offering {
         offered.push(Offered { inner: name.clone(), name, definition, hints, contract: None });
     }
     Offering {
-        source: SOURCE.to_owned(),
+        source: BUILTIN.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         rank: RANK,
         lane: Some(lane::BUILTIN.to_owned()),
@@ -96,6 +95,7 @@ pub fn offering(tools: Vec<Builtin>) -> Offering {
         templates: Vec::new(),
         views: Vec::new(),
         declared: Declared { tools: true, ..Declared::default() },
+        mirrors: false,
         run: Arc::new(Dispatch(runs)),
     }
 }

@@ -38,6 +38,7 @@ fn wish(id: &str, input: &str) -> Start {
             runner: "r1".into(),
             key: Some(vec![7; SALT_LEN]),
             trace: None,
+            input_unchecked: None,
         },
         former_key: None,
         cause: None,
@@ -85,7 +86,7 @@ impl Story {
     }
 }
 
-const SUCCEEDED: EndOutcome = EndOutcome::Succeeded { input_required: false };
+const SUCCEEDED: EndOutcome = EndOutcome::Succeeded { input_required: false, fit: Fit::Fits };
 
 fn failed(failure: Failure) -> EndOutcome {
     EndOutcome::Failed { failure, code: None }

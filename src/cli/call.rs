@@ -63,10 +63,11 @@ impl Called {
         let (content, failed) = self.content()?;
         let content: Value = serde_json::from_str(content.get()).context("the result is not json")?;
         match failed {
-            true => anyhow::bail!(
-                "{}",
-                content["error"]["message"].as_str().unwrap_or("the tool answered with an error")
-            ),
+            true => {
+                let told = [&content["error"], &content["_meta"]["io.cairn/error"]];
+                let message = told.into_iter().find_map(|error| error["message"].as_str());
+                anyhow::bail!("{}", message.unwrap_or("the tool answered with an error"))
+            }
             false => Ok(content),
         }
     }

@@ -14,6 +14,7 @@ use serde_bytes::ByteArray;
 
 use crate::{
     block::{Cid, DecodeError, decode_exactly},
+    contract::dialect::Unchecked,
     event::keeping::{
         AccessRead, AccessRefused, ConfigApplied, LogKeyRotated, LogSalted, LogTakenOver, TokenAdded,
         TokenRevoked,
@@ -227,16 +228,26 @@ pub struct CallStarted {
     /// The W3C `traceparent` of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// Says why the input was not judged by the contract's schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_unchecked: Option<Unchecked>,
 }
 
 /// The tool returned a result and did not mark it as an error.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CallSucceeded {
     pub took_us: u64,
     /// Says whether the result asks the caller for more input (`resultType: input_required`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub input_required: bool,
+    /// The place in the contract's output schema that the result does not fit, as `#` and a JSON Pointer; `missing` if
+    /// the result has no structured content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_mismatch: Option<String>,
+    /// Says why the result was not judged by the contract's output schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_unchecked: Option<Unchecked>,
 }
 
 /// Says how a call failed. A status code alone cannot tell the first three apart.

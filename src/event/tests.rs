@@ -17,6 +17,7 @@ use crate::{
         Block, Cid, Codec, encode,
         payload::{JSON, Payload, SaltKey},
     },
+    contract::dialect::Unchecked,
     event::{
         Actor, EVENT_MAX, Event, EventError, Fact, Fields, Genesis, Kind, PAYLOADS_MAX, PayloadRef, Position,
         REFS_MAX, Role,
@@ -131,6 +132,7 @@ impl Story {
         story.work();
         story.peers();
         story.keeping();
+        story.unjudged();
         story
     }
 
@@ -154,11 +156,12 @@ impl Story {
             runner: "019b76da-a800-7000-8000-000000000000".into(),
             key: Some(vec![1; 16]),
             trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+            input_unchecked: None,
         };
         let plain = CallStarted { key: None, trace: None, ..first.clone() };
         let took_us = 1_234;
         let endings = [
-            Body::CallSucceeded(CallSucceeded { took_us, input_required: false }),
+            Body::CallSucceeded(CallSucceeded { took_us, ..CallSucceeded::default() }),
             Body::CallFailed(CallFailed { failure: Failure::Protocol, took_us, code: Some(-32602) }),
             Body::CallRefused(CallRefused { code: "permission_denied".into() }),
             Body::CallCancelled(CallCancelled { took_us }),
@@ -169,6 +172,34 @@ impl Story {
             let subject = format!("call/019b76da-a800-7000-8000-00000000000{}", n + 1);
             let cause = self.add(&subject, Body::CallStarted(started.clone()));
             let mut fact = self.fact(&subject, ending);
+            fact.cause = Some(cause);
+            self.seal(fact);
+        }
+    }
+
+    /// Adds calls whose input or result was not judged by its schema, or whose result did not fit.
+    fn unjudged(&mut self) {
+        let started = CallStarted {
+            method: "tools/call".into(),
+            name: "echo".into(),
+            source: "everything".into(),
+            runtime: "upstream".into(),
+            rule: "source".into(),
+            runner: "019b76da-a800-7000-8000-000000000000".into(),
+            key: None,
+            trace: None,
+            input_unchecked: Some(Unchecked::Reference),
+        };
+        let succeeded = CallSucceeded { took_us: 1_234, ..CallSucceeded::default() };
+        let misfit = Some("#/properties/text/type".to_owned());
+        let endings = [
+            CallSucceeded { output_mismatch: misfit, ..succeeded.clone() },
+            CallSucceeded { output_unchecked: Some(Unchecked::Dialect), ..succeeded },
+        ];
+        for (n, ending) in endings.into_iter().enumerate() {
+            let subject = format!("call/019b76da-a800-7000-8000-00000000000{}", n + 6);
+            let cause = self.add(&subject, Body::CallStarted(started.clone()));
+            let mut fact = self.fact(&subject, Body::CallSucceeded(ending));
             fact.cause = Some(cause);
             self.seal(fact);
         }

@@ -26,7 +26,7 @@ use super::upkeep::Bounds;
 use super::*;
 use crate::{
     block::payload::{JSON, Payload, SaltKey, tests::plain_parts},
-    call::{EndOutcome, How, Remote},
+    call::{EndOutcome, Fit, How, Remote},
     error::Code,
     event::{Body, Role, body::CallStarted, peer::RemoteCalled},
     ledger::fitting::OpenError,
@@ -82,6 +82,7 @@ fn start(id: &str, key: Option<u8>) -> Command {
         runner: "gone".into(),
         key: key.map(|key| vec![key; 16]),
         trace: None,
+        input_unchecked: None,
     };
     let start = Start {
         id: id.into(),
@@ -102,7 +103,7 @@ fn end(id: &str) -> Command {
     let output = sealed(r#"{"content":[]}"#);
     let end = End {
         id: id.into(),
-        outcome: EndOutcome::Succeeded { input_required: false },
+        outcome: EndOutcome::Succeeded { input_required: false, fit: Fit::Fits },
         output: Some(payload_ref(&output, Role::Output)),
         took_us: 1,
         remote: Vec::new(),

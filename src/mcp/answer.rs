@@ -56,7 +56,7 @@ pub fn conclude(
     era: Era,
     ttl_ms: Option<u64>,
 ) -> Result<(), RpcError> {
-    let Response { result, record } = answer.map_err(finish_error)?;
+    let Response { result, record, .. } = answer.map_err(finish_error)?;
     finish(out, &result, era, ttl_ms, record.as_ref())
         .map_err(|error| finish_error(RpcError { record: record.map(Box::new), ..error }))
 }
@@ -101,7 +101,7 @@ pub fn finish(
         }
     }
     if !meta.is_empty() {
-        members.push(("_meta", merge_meta(top.meta, &meta, record.is_some()).into()));
+        members.push(("_meta", merge_meta(top.meta, &meta, record.is_some_and(|record| !record.own)).into()));
     }
     out.reserve(result.get().len() + ADDED);
     edit(out, result, &members, |_| false);
@@ -146,12 +146,12 @@ fn record_members(record: &Record) -> Vec<Member> {
     members
 }
 
-/// Returns `old` with the members `new`. If the answer has a record, record keys that the source wrote are dropped.
-fn merge_meta(old: Option<&RawValue>, new: &[Member], recorded: bool) -> String {
+/// Returns `old` with the members `new`. If another than this node gave the answer, record keys in it are dropped.
+fn merge_meta(old: Option<&RawValue>, new: &[Member], theirs: bool) -> String {
     let empty = || serde_json::from_str("{}").expect("this is JSON");
     let old = old.filter(|old| old.get().starts_with('{')).unwrap_or_else(empty);
     let mut out = String::with_capacity(old.get().len() + ADDED);
-    edit(&mut out, old, new, |key| recorded && key.starts_with(RECORD));
+    edit(&mut out, old, new, |key| theirs && key.starts_with(RECORD));
     out
 }
 

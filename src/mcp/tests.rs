@@ -42,6 +42,7 @@ fn record() -> Record {
         log: cid("log"),
         replayed: false,
         cancelled: false,
+        own: false,
     }
 }
 

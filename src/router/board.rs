@@ -4,41 +4,42 @@
 //! - every tool on it stands under a published contract;
 //! - where two sources offer the same name, the one configured first keeps it.
 
+mod drafts;
+mod entry;
 mod misfits;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use jsonschema::Validator;
 use serde_json::{Value, value::RawValue};
 
-use self::misfits::nearest;
-pub use self::misfits::{Misfit, Unfit};
+use self::{
+    drafts::{Told, drafts, sayable},
+    entry::Origin,
+    misfits::nearest,
+};
+pub use self::{
+    entry::Entry,
+    misfits::{Judged, Misfit, Unfit},
+};
 use crate::{
     block::{Cid, splice},
     catalogue::PEERS,
-    contract::{
-        Contract,
-        secret::{Paths, names_in},
-    },
+    contract::Contract,
     ledger::{Command, Ruling, Stopped, commit::node},
     router::{
-        Change, Listed, Offer, Parts, Run, Tool,
+        Change, Listed, Offer, Parts, Run,
         declared::Declared,
-        metadata::{Hints, Metadata, PRIORITY, Resolver, Rule},
+        metadata::{Hints, Resolver},
     },
 };
 
-/// The key in a tool's `_meta` that says that it calls another tool.
-const DISPATCHES: &str = "io.cairn/dispatches";
-/// The key in a tool's `_meta` that says that it takes plans which name tools.
-const PLANS: &str = "io.cairn/plans";
-/// Tools one source may offer.
-pub const TOOLS_MAX: usize = 10_000;
 /// Bytes of a tool's or prompt's name: events name them.
 pub const NAME_MAX: usize = 256;
+/// Clients take names of tools up to this length.
+const COMMON_NAME_MAX: usize = 64;
 
 /// One tool, prompt or resource of a source: the source's name for it, the public one, and its definition.
 pub struct Offered {
@@ -66,6 +67,8 @@ pub struct Offering {
     /// What clients see that do not see everything, the first for those that no other is for; empty if all see all.
     pub views: Vec<View>,
     pub declared: Declared,
+    /// Whether calls mirror arguments in headers, so that tools whose marks for these are unsound are left out.
+    pub mirrors: bool,
     pub run: Arc<dyn Run>,
 }
 
@@ -93,32 +96,6 @@ pub struct Source {
     templates: Vec<Arc<Listed>>,
 }
 
-/// A tool, ready to be called.
-pub struct Entry {
-    pub tool: Arc<Tool>,
-    /// The name its source knows it by.
-    pub inner: String,
-    pub source: String,
-    pub contract: Contract,
-    pub description: String,
-    pub metadata: Metadata,
-    pub rule: Rule,
-    pub secrets: Paths,
-    pub output_secrets: Paths,
-    pub run: Arc<dyn Run>,
-    /// Whether it calls another tool, which its `tool` and `params` name. Then no more of its content is kept than of
-    /// that tool's.
-    pub dispatches: bool,
-    /// Whether it takes plans that name tools and their inputs. Then no more of its content is kept than of those
-    /// tools'.
-    pub plans: bool,
-    /// The compiled input schema, or why it cannot be used.
-    schema: Result<Validator, String>,
-    fields: Vec<String>,
-    /// Every member name in its input schema.
-    pub names: HashSet<String>,
-}
-
 /// The offer of all sources at one moment.
 #[derive(Default)]
 pub struct Board {
@@ -131,13 +108,7 @@ pub struct Board {
     resources: HashMap<String, Arc<Source>>,
     /// Whether any tool marks something of its input as secret.
     pub guarded: bool,
-}
-
-impl Offered {
-    /// Returns its name in the catalogue: the source's own, or, for an adopted contract, the public one.
-    fn filed_as(&self) -> &str {
-        if self.contract.is_some() { &self.name } else { &self.inner }
-    }
+    told: Told,
 }
 
 impl Board {
@@ -149,11 +120,12 @@ impl Board {
         resolver: &Resolver,
     ) -> Result<(Self, Vec<Change>), Stopped> {
         let before = self.sources.values().find(|source| source.name == offering.source).cloned();
-        let source = Source::publish(offering, before.as_deref(), parts, resolver).await?;
+        let mut told = self.told.clone();
+        let source = Source::publish(offering, before.as_deref(), (parts, resolver), &mut told).await?;
         let mut sources = self.sources.clone();
         sources.retain(|_, other| other.name != source.name);
         sources.insert((source.rank, source.name.clone()), Arc::new(source));
-        let board = Self::of(sources);
+        let board = Self::of(sources, told);
         let changed = self.offer.differs(&board.offer);
         Ok((board, changed))
     }
@@ -222,18 +194,20 @@ impl Board {
         with_resources.next().filter(|_| with_resources.next().is_none()).cloned()
     }
 
-    fn of(sources: BTreeMap<(u32, String), Arc<Source>>) -> Self {
-        let mut board = Self::default();
+    fn of(sources: BTreeMap<(u32, String), Arc<Source>>, told: Told) -> Self {
+        let mut board = Self { told, ..Self::default() };
         let mut offer = Offer::default();
         for source in sources.values() {
             for entry in &source.tools {
-                if board.tools.contains_key(&entry.tool.name) {
-                    tracing::warn!(
-                        tool = entry.tool.name,
-                        source = source.name,
-                        "tool name is taken by an earlier source; not offered"
-                    );
+                let name = &entry.tool.name;
+                if board.tools.contains_key(name) {
+                    let what = "tool name is taken by an earlier source; not offered";
+                    board.told.warn(what, &source.name, name);
                     continue;
+                }
+                if name.chars().count() > COMMON_NAME_MAX {
+                    let what = "tool name is over 64 characters, which some clients refuse";
+                    board.told.warn(what, &source.name, name);
                 }
                 board.tools.insert(entry.tool.name.clone(), entry.clone());
                 board.contracts.insert(entry.tool.contract, entry.clone());
@@ -245,6 +219,9 @@ impl Board {
                 let place = (source.clone(), inner.clone());
                 if board.prompts.try_put(&listed.name, place) {
                     offer.prompts.push(listed.clone());
+                } else {
+                    let what = "prompt name is taken by an earlier source; not offered";
+                    board.told.warn(what, &source.name, &listed.name);
                 }
             }
             for listed in &source.resources {
@@ -348,25 +325,13 @@ impl Source {
 
     /// Publishes the contract of every tool, retires those that are gone, and makes the source's entries.
     async fn publish(
-        offering: Offering,
+        mut offering: Offering,
         before: Option<&Self>,
-        parts: &Parts,
-        resolver: &Resolver,
+        (parts, resolver): (&Parts, &Resolver),
+        told: &mut Told,
     ) -> Result<Self, Stopped> {
-        let Offering {
-            source,
-            version,
-            rank,
-            lane,
-            tools,
-            prompts,
-            resources,
-            templates,
-            views,
-            declared,
-            run,
-        } = offering;
-        let drafts = drafts(&source, &version, tools);
+        let drafts = drafts(&mut offering, told);
+        let Offering { source, rank, lane, prompts, resources, templates, views, declared, run, .. } = offering;
         let names = drafts.iter().map(|(offered, _)| offered.filed_as().to_owned()).collect();
         let retain = Command::Retain { source: source.clone(), names, actor: node() };
         parts.ledger.submit(retain).await?;
@@ -429,108 +394,6 @@ impl Source {
         };
         self.tools.iter().find(same).cloned()
     }
-}
-
-/// What the tools of one source have in common.
-struct Origin<'a> {
-    source: &'a str,
-    lane: Option<&'a str>,
-    run: &'a Arc<dyn Run>,
-    parts: &'a Parts,
-    resolver: &'a Resolver,
-}
-
-impl Entry {
-    fn new(offered: Offered, cid: Cid, contract: Contract, from: &Origin<'_>) -> Self {
-        let Origin { source, lane, run, parts, resolver } = *from;
-        let definition: Value = serde_json::from_str(offered.definition.get()).unwrap_or_default();
-        let schema: Value = serde_json::from_slice(&contract.input).unwrap_or_default();
-        let output = contract.output.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok());
-        let meta = Hints::of_meta(&definition);
-        let registry = parts.hints.get(&offered.name).cloned().unwrap_or_default().or(offered.hints);
-        let (runtime, rule) = resolver.lane(
-            (&offered.name, cid),
-            registry.runtime.as_deref(),
-            meta.runtime.as_deref(),
-            lane,
-            |lane| parts.lanes.known(lane),
-        );
-        let hints = registry.or(meta);
-        let metadata = Metadata {
-            runtime,
-            category: hints.category.unwrap_or_else(|| source.to_owned()),
-            priority: hints.priority.unwrap_or(PRIORITY).min(100),
-            timeout_ms: hints.timeout_ms,
-            retry: hints.retry.unwrap_or_default(),
-            cpu: hints.cpu.unwrap_or_default(),
-            io: hints.io.unwrap_or_default(),
-            memory: hints.memory.unwrap_or_default(),
-        };
-        let fields = schema.get("properties").and_then(Value::as_object);
-        Self {
-            inner: offered.inner,
-            source: source.to_owned(),
-            description: contract.description.clone(),
-            metadata,
-            rule,
-            secrets: Paths::of_schema(&schema),
-            output_secrets: output.as_ref().map(Paths::of_schema).unwrap_or_default(),
-            run: run.clone(),
-            dispatches: definition["_meta"][DISPATCHES] == true,
-            plans: definition["_meta"][PLANS] == true,
-            fields: fields.map(|fields| fields.keys().cloned().collect()).unwrap_or_default(),
-            names: names_in(&schema),
-            schema: compile(&schema),
-            contract,
-            tool: Arc::new(Tool { name: offered.name, definition: offered.definition, contract: cid }),
-        }
-    }
-}
-
-/// Returns the tools that can be offered, each with its contract. The others are logged for the operator.
-fn drafts(source: &str, version: &str, tools: Vec<Offered>) -> Vec<(Offered, Contract)> {
-    let mut seen = HashSet::new();
-    let mut drafts = Vec::new();
-    for offered in tools.into_iter().take(TOOLS_MAX) {
-        if !sayable(&offered.inner) {
-            tracing::warn!(
-                source,
-                "a tool is not offered: its name is over {NAME_MAX} bytes or has control characters"
-            );
-            continue;
-        }
-        let draft = match &offered.contract {
-            Some(adopted) => Ok(adopted.clone()),
-            // Under its source's own name: a prefix is the operator's choice, not the tool's promise.
-            None => Contract::of_definition(source, version, &offered.definition)
-                .map(|contract| Contract { name: offered.inner.clone(), ..contract }),
-        };
-        match draft {
-            Ok(contract) if seen.insert(offered.inner.clone()) => {
-                drafts.push((offered, contract));
-            }
-            Ok(_) => {
-                tracing::warn!(source, tool = offered.inner, "tool is listed twice; the first stands")
-            }
-            Err(err) => {
-                tracing::warn!(source, tool = offered.inner, %err, "tool is not offered")
-            }
-        }
-    }
-    drafts
-}
-
-/// Returns whether a name may be written into an event and a log line.
-fn sayable(name: &str) -> bool {
-    (1..=NAME_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
-}
-
-/// Compiles a schema, 2020-12 where it names no other draft. References are never fetched.
-fn compile(schema: &Value) -> Result<Validator, String> {
-    jsonschema::options()
-        .with_draft(jsonschema::Draft::Draft202012)
-        .build(schema)
-        .map_err(|err| err.to_string())
 }
 
 /// Replaces a definition's name by the public one; every other byte stays.

@@ -32,7 +32,7 @@ use crate::{
         lane::{self, Lane, LaneTicket, Turn},
         metadata::{PRIORITY, Rule},
         target::Target,
-        telling::{Reply, not_found, read_error, refusal_result, shown},
+        telling::{Form, Manner, Reply, TRACE, not_found, read_error, refused, shown},
     },
 };
 
@@ -50,6 +50,7 @@ struct Underway<'a> {
     request: &'a Request,
     target: &'a Target,
     content: Content,
+    manner: Manner,
     /// The payload of its input.
     input: Cid,
     log: Cid,
@@ -78,6 +79,7 @@ impl Underway<'_> {
             log: self.log,
             replayed: false,
             cancelled: false,
+            own: false,
         }
     }
 
@@ -91,7 +93,8 @@ impl Underway<'_> {
         let unstarted = invocation(request, target, None, request.cancel.clone(), None);
         let Some(Foretold { work, tell }) = target.run.foretell(&Arc::new(unstarted)) else { return start };
         // An attempt ends with its call, by what the call itself says of it.
-        let conclude = request.attempt.is_none().then(|| told_at_once.conclude(tell, &content.sieve));
+        let conclude =
+            request.attempt.is_none().then(|| told_at_once.conclude(tell, self.manner, &content.sieve));
         Command::Begin { start: Box::new(start), work: Box::new(work), conclude }
     }
 }
@@ -115,7 +118,8 @@ impl Router {
         let (sealed_input, content) = self.content(&request, &target, place.as_ref().err())?;
 
         let (input, log) = (sealed_input.envelope.cid(), self.ledger().about().log);
-        let mut call = Underway { request: &request, target: &target, content, input, log };
+        let manner = self.manner(&target);
+        let mut call = Underway { request: &request, target: &target, content, manner, input, log };
         let (id, started, ruled) = match &request.begun {
             Some((id, started)) => (id.clone(), *started, None),
             None => match self.begin(&mut call, sealed_input).await? {
@@ -137,14 +141,12 @@ impl Router {
     async fn begin(&self, call: &mut Underway<'_>, input: SealedPayload) -> Result<Begun, RpcError> {
         let id = uuid::Uuid::now_v7().simple().to_string();
         let refusal = call.content.refusal.as_ref().map(|refusal| refusal.kept.clone());
-        let refused = refusal.as_ref().map(|kept| self.seal(refusal_result(kept).get())).transpose()?;
-        let refused_as = refused.as_ref().map(|payload| payload.envelope.cid());
-        let start = Start {
-            input: Some(payload_ref(&input, Role::Input)),
-            refusal,
-            ..self.wish(id.clone(), call.request, call.target)
-        };
-        let start = Command::Start { start: Box::new(start), input: Some(input), refused };
+        let form = call.manner.form;
+        let kept = refusal.as_ref().map(|kept| self.seal(&refused(kept, form).text())).transpose()?;
+        let refused_as = kept.as_ref().map(|payload| payload.envelope.cid());
+        let start =
+            Start { input: Some(payload_ref(&input, Role::Input)), refusal, ..self.wish(id.clone(), call) };
+        let start = Command::Start { start: Box::new(start), input: Some(input), refused: kept };
         let told_at_once = Slot::default();
         let answer = match self.submit(call.foretelling(start, &told_at_once)).await? {
             Ruling::Run(started) => return Ok(Begun::Runs { id, started, ruled: None }),
@@ -159,11 +161,10 @@ impl Router {
                 self.count(call.target, "refused", Duration::ZERO);
                 let refusal = call.content.refusal.take().map(|refusal| refusal.told);
                 let refusal = refusal.unwrap_or_else(|| Refusal::new(Code::Internal, "refused"));
-                let record = Some(call.record(sealed, refused_as));
-                Response { result: refusal_result(&refusal), record }
+                told_own(refusal, form, Some(call.record(sealed, refused_as)))?
             }
             Ruling::Answered(ending) => self.first_answer(call, &ending).await?,
-            Ruling::Denied(refusal) => Response { result: refusal_result(&refusal), record: None },
+            Ruling::Denied(refusal) => told_own(refusal, form, None)?,
             Ruling::Published { .. } | Ruling::Worked(_) | Ruling::Done(_) | Ruling::Unchanged => {
                 return Err(RpcError::internal());
             }
@@ -211,9 +212,10 @@ impl Router {
     ) -> Result<Response, RpcError> {
         let (target, trial) = (call.target, call.request.attempt.as_deref());
         let mut attempt = trial.and_then(|trial| trial.attempt(&outcome));
+        let promised = target.entry.as_ref().and_then(|entry| entry.output.as_ref());
         let Ended { outcome, output, said } =
-            Ended::of(outcome, target.repeatable(), took, &call.content.sieve)?;
-        if let (Some(attempt), Some(refusal)) = (&mut attempt, &said.instead) {
+            Ended::of(outcome, call.manner, took, &call.content.sieve, promised)?;
+        if let (Some(attempt), true, Some(refusal)) = (&mut attempt, said.instead, &said.own) {
             (attempt.code, attempt.retryable) = (refusal.code.as_str().to_owned(), false);
         }
         let end = End {
@@ -234,9 +236,10 @@ impl Router {
     /// Returns the answer to a call whose ending is this event.
     fn answer(&self, call: &Underway<'_>, said: Said, ended: Sealed) -> Result<Response, RpcError> {
         self.count(call.target, said.label, said.took);
-        let record = Some(Record { cancelled: said.cancelled, ..call.record(ended, Some(said.output)) });
+        let record = call.record(ended, Some(said.output));
+        let record = Some(Record { cancelled: said.cancelled, own: said.own.is_some(), ..record });
         match said.told {
-            Reply::Result(result) => Ok(Response { result, record }),
+            Reply::Result(result) => Ok(Response { result, record, own: said.own.map(Box::new) }),
             Reply::Error(error) => Err(RpcError { record: record.map(Box::new), ..error }),
         }
     }
@@ -361,7 +364,8 @@ impl Router {
     }
 
     /// Returns the start of a call, without its input and its refusal.
-    fn wish(&self, id: String, request: &Request, target: &Target) -> Start {
+    fn wish(&self, id: String, call: &Underway<'_>) -> Start {
+        let Underway { request, target, content, .. } = call;
         let salt = &self.inner.parts.salt;
         let key = request.meta.idempotency_key.as_ref();
         let actor = &request.caller.actor;
@@ -378,6 +382,7 @@ impl Router {
             runner: self.inner.parts.runner.clone(),
             key: key.map(bound),
             trace: request.meta.traceparent.clone(),
+            input_unchecked: content.unchecked,
         };
         Start {
             id,
@@ -398,7 +403,7 @@ impl Router {
         let refused = |message| {
             let refusal =
                 Refusal::new(Code::FailedPrecondition, message).hint("look at the first call's event");
-            Ok(Response { result: refusal_result(&refusal), record: None })
+            told_own(refusal, call.manner.form, None)
         };
         if call.content.sieve.capture != Capture::Full {
             return refused("the first answer to this idempotency key was not kept in full");
@@ -418,11 +423,17 @@ impl Router {
             return refused("the first answer cannot be read");
         };
         match ending.how {
-            How::Failed(Failure::Protocol) => {
+            How::Failed(failure) if failure == Failure::Protocol || call.manner.form == Form::Rpc => {
                 Err(RpcError { record: record.map(Box::new), ..read_error(&raw) })
             }
-            _ => Ok(Response { result: raw, record }),
+            _ => Ok(Response { result: raw, record, own: None }),
         }
+    }
+
+    /// Returns how the caller of a call is told of it.
+    fn manner(&self, target: &Target) -> Manner {
+        let traces = self.offers_own(TRACE);
+        Manner { form: target.form(), repeatable: target.repeatable(), traces }
     }
 
     pub(super) fn seal(&self, text: &str) -> Result<SealedPayload, RpcError> {
@@ -438,6 +449,15 @@ impl Router {
 
     fn count(&self, target: &Target, outcome: &'static str, took: Duration) {
         self.inner.parts.metrics.call_ended(target.label(), outcome, &target.lane, took.as_secs_f64());
+    }
+}
+
+/// Returns the answer that is this refusal.
+fn told_own(refusal: Refusal, form: Form, record: Option<Record>) -> Result<Response, RpcError> {
+    let record = record.map(|record| Record { own: true, ..record });
+    match refused(&refusal, form) {
+        Reply::Result(result) => Ok(Response { result, record, own: Some(Box::new(refusal)) }),
+        Reply::Error(error) => Err(RpcError { record: record.map(Box::new), ..error }),
     }
 }
 

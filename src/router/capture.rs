@@ -5,13 +5,17 @@
 //! - of a call that is refused, structure and known names are kept, and no value;
 //! - content without secrets and captured in full is kept byte for byte.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    borrow::Cow,
+    cell::OnceCell,
+    collections::{HashMap, HashSet},
+};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
-    block::json,
+    block::{json, splice},
     contract::secret::{
         Bound, Paths,
         echo::{Echoes, Scrubbed},
@@ -61,6 +65,34 @@ pub struct Sieve {
     pub bound: Bound,
 }
 
+/// An answer's text, parsed at most once, and only where somebody has to look into it.
+pub struct Answer<'a> {
+    text: &'a str,
+    parsed: OnceCell<Option<Value>>,
+}
+
+impl<'a> Answer<'a> {
+    pub fn new(text: &'a str) -> Self {
+        Self { text, parsed: OnceCell::new() }
+    }
+
+    fn value(&self) -> Option<&Value> {
+        self.parsed.get_or_init(|| serde_json::from_str(self.text).ok()).as_ref()
+    }
+
+    /// Returns the structured content. `result` is the answer itself: unless it is parsed already, only this member of
+    /// it is.
+    pub fn structured(&self, result: &RawValue) -> Option<Cow<'_, Value>> {
+        match self.parsed.get() {
+            Some(parsed) => parsed.as_ref()?.get(STRUCTURED).map(Cow::Borrowed),
+            None => {
+                let structured = splice::member(result, STRUCTURED).ok()??;
+                serde_json::from_str(structured.get()).ok().map(Cow::Owned)
+            }
+        }
+    }
+}
+
 impl Captures {
     pub fn of(&self, tool: &str) -> Capture {
         self.tools.get(tool).copied().unwrap_or(self.default)
@@ -95,13 +127,14 @@ pub fn input(
 }
 
 /// Returns the recorded form of an answer. `theirs` says that it came from the tool and not from this node.
-pub fn output(text: &str, sieve: &Sieve, theirs: bool) -> String {
+pub fn output(answer: &Answer<'_>, sieve: &Sieve, theirs: bool) -> String {
+    let text = answer.text;
     let Sieve { echoes, marked, capture, bound } = sieve;
     let marked = if theirs { marked } else { &Paths::default() };
     if marked.is_empty() && *capture == Capture::Full && echoes.is_empty() {
         return text.to_owned();
     }
-    let Ok(value) = serde_json::from_str::<Value>(text) else {
+    let Some(value) = answer.value() else {
         return bound.value("", &Value::String(text.to_owned())).to_string();
     };
     let mut secrets = Paths::default();
@@ -110,7 +143,7 @@ pub fn output(text: &str, sieve: &Sieve, theirs: bool) -> String {
     let mut echoes = echoes.clone();
     echoes.join(&taken);
     if *capture == Capture::Digest || echoes.too_many() {
-        return bound.value("", &value).to_string();
+        return bound.value("", value).to_string();
     }
     // What an output schema marks may stand anywhere in an answer that is not of its form.
     let formless = !marked.is_empty() && value.get(STRUCTURED).is_none_or(Value::is_null);
@@ -121,7 +154,7 @@ pub fn output(text: &str, sieve: &Sieve, theirs: bool) -> String {
     match scrubbed {
         Scrubbed::Undecided => {
             let keep = Keep::Shape { echoes: Some(&echoes) };
-            reduce(value, "", &secrets, keep, bound).value.to_string()
+            reduce(value.clone(), "", &secrets, keep, bound).value.to_string()
         }
         Scrubbed::Changed(scrubbed) => scrubbed.to_string(),
         // A name that stands twice hides what the first of them holds.

@@ -10,14 +10,18 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     block::{payload::SealedPayload, splice},
-    contract::secret::{Bound, Paths, Side, echo::Echoes},
+    contract::{
+        dialect::Unchecked,
+        secret::{Bound, Paths, Side, echo::Echoes},
+    },
     error::{Code, Refusal},
     router::{
         Request, Router, RpcError,
-        board::{Entry, Unfit},
+        board::{Entry, Judged, Unfit},
         capture::{self, Capture, Sieve},
+        retention::Keeping,
         target::Target,
-        telling::silenced,
+        telling::{GET_SCHEMA, silenced},
     },
 };
 
@@ -28,6 +32,8 @@ const PARAMS: [&str; 5] = ["name", "uri", "arguments", "ref", "argument"];
 pub(super) struct Content {
     pub sieve: Arc<Sieve>,
     pub refusal: Option<Unfit>,
+    /// Says why the input was not judged, if it was not.
+    pub unchecked: Option<Unchecked>,
 }
 
 impl Router {
@@ -53,7 +59,8 @@ impl Router {
             let marked = Paths::default();
             let sieve = Sieve { echoes: Echoes::default(), marked, capture, bound: bound.answer() };
             let refusal = busy.cloned().map(Unfit::open);
-            return Ok((self.seal(&kept.text)?, Content { sieve: Arc::new(sieve), refusal }));
+            let content = Content { sieve: Arc::new(sieve), refusal, unchecked: None };
+            return Ok((self.seal(&kept.text)?, content));
         };
         let arguments = splice::member(&request.params, "arguments")
             .map_err(|_| RpcError::invalid_params("params must be an object"))?;
@@ -64,14 +71,9 @@ impl Router {
             return Err(RpcError::invalid_params("`arguments` must be an object"));
         }
         let mut keeping = self.keeping(entry, &value);
-        let refusal = pinned_to_another(request, entry).map(Unfit::open);
-        let refusal = refusal.or_else(|| match entry.run.checks(&entry.inner) {
-            true => {
-                keeping.unsure |= keeping.guarded && entry.unfit(&value).is_some();
-                None
-            }
-            false => entry.unfit(&value),
-        });
+        let pinned = pinned_to_another(request, entry).map(|refusal| self.pointing(refusal));
+        let (judged, unchecked) = self.judged(entry, &value, &mut keeping);
+        let refusal = pinned.map(Unfit::open).or(judged);
         let refusal = refusal.or_else(|| busy.cloned().map(Unfit::open));
         let capture = match keeping.unsure {
             true => keeping.capture.max(Capture::Redacted),
@@ -84,7 +86,37 @@ impl Router {
         let silent = |Unfit { told, kept: own }| Unfit { told: silenced(told, &kept.taken), kept: own };
         let refusal = if secretive { refusal.map(silent) } else { refusal };
         let sieve = Sieve { echoes: kept.taken, marked: keeping.marked, capture, bound: bound.answer() };
-        Ok((self.seal(&kept.text)?, Content { sieve: Arc::new(sieve), refusal }))
+        Ok((self.seal(&kept.text)?, Content { sieve: Arc::new(sieve), refusal, unchecked }))
+    }
+
+    /// Judges a tool's input. Returns why it is refused, and why it was not judged.
+    fn judged(
+        &self,
+        entry: &Entry,
+        input: &Value,
+        keeping: &mut Keeping,
+    ) -> (Option<Unfit>, Option<Unchecked>) {
+        if entry.run.checks(&entry.inner) {
+            keeping.unsure |= keeping.guarded && !entry.fits(input);
+            return (None, None);
+        }
+        match entry.judge(input) {
+            Judged::Fits => (None, None),
+            Judged::Unfit(Unfit { told, kept }) => {
+                (Some(Unfit { told: self.pointing(told), kept: self.pointing(kept) }), None)
+            }
+            Judged::Unchecked(why) => (None, Some(why)),
+        }
+    }
+
+    /// Adds to a refusal's hint the tool that gives contracts, if it is on offer.
+    fn pointing(&self, refusal: Refusal) -> Refusal {
+        match refusal.hint {
+            Some(hint) if self.offers_own(GET_SCHEMA) => {
+                Refusal { hint: Some(format!("{hint} ({GET_SCHEMA})")), ..refusal }
+            }
+            hint => Refusal { hint, ..refusal },
+        }
     }
 
     /// Returns what the commitments in a call's content are bound to.
@@ -112,5 +144,5 @@ fn pinned_to_another(request: &Request, entry: &Entry) -> Option<Refusal> {
         "the tool's contract has changed: the caller was built against {pinned}, current is {current}"
     );
     let refusal = Refusal::new(Code::FailedPrecondition, message);
-    Some(refusal.hint("read the current contract with tools_get_schema, then call again"))
+    Some(refusal.hint("read the tool's current contract, then call again"))
 }

@@ -5,24 +5,27 @@
 //! - what goes wrong while the writing thread makes an ending ends no thread: the call runs on and tells it itself.
 
 use std::{
-    borrow::Cow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use serde_json::value::RawValue;
+
 use crate::{
     block::{
         Cid,
         payload::{JSON, PAYLOAD_MAX, Payload, SaltKey, SealedPayload},
+        splice,
     },
-    call::EndOutcome,
+    call::{EndOutcome, Fit},
+    contract::dialect::{MISSING, Schema},
     error::{Code, Refusal},
     ledger::concluding::{Conclude, Concluded},
     router::{
         Outcome, RpcError, Tell,
-        capture::{self, Sieve},
-        telling::{Reply, error_text, judge, refusal_result},
+        capture::{self, Answer, Sieve},
+        telling::{Manner, Reply, Verdict, judge, refused},
     },
 };
 
@@ -41,38 +44,70 @@ pub(super) struct Said {
     /// The payload that was recorded of it.
     pub output: Cid,
     pub took: Duration,
-    /// The refusal that replaces an answer too large to record.
-    pub instead: Option<Refusal>,
+    /// The error, if the answer is this node's own.
+    pub own: Option<Refusal>,
+    /// Whether the answer replaces one that is too large to record.
+    pub instead: bool,
 }
 
 impl Ended {
-    /// `repeatable` says whether running the tool twice does no more than running it once.
-    pub fn of(outcome: Outcome, repeatable: bool, took: Duration, sieve: &Sieve) -> Result<Self, RpcError> {
+    /// `promised` is the output schema that a result should fit.
+    pub fn of(
+        outcome: Outcome,
+        manner: Manner,
+        took: Duration,
+        sieve: &Sieve,
+        promised: Option<&Schema>,
+    ) -> Result<Self, RpcError> {
         let salt = &sieve.bound.key;
         // What this node says itself of a call is of no tool's form, and repeats nothing of its output.
         let theirs = matches!(outcome, Outcome::Result { .. } | Outcome::Rpc(_));
-        let (mut outcome, mut label, mut told) = judge(outcome, repeatable);
-        let text: Cow<'_, str> = match &told {
-            Reply::Result(result) => result.get().into(),
-            Reply::Error(error) => error_text(error).into(),
+        let mut verdict = judge(outcome, manner);
+        let sealed = {
+            let text = verdict.told.text();
+            let answer = Answer::new(&text);
+            let kept = capture::output(&answer, sieve, theirs);
+            if let EndOutcome::Succeeded { input_required: false, fit } = &mut verdict.outcome
+                && let (Some(schema), Reply::Result(result)) = (promised, &verdict.told)
+            {
+                *fit = fit_of(schema, result, &answer);
+            }
+            seal(salt, &kept)
         };
-        let kept = capture::output(&text, sieve, theirs);
-        let mut instead = None;
-        let output = match seal(salt, &kept) {
+        let instead = sealed.is_err();
+        let output = match sealed {
             Ok(output) => output,
             Err(_) => {
                 // The tool ran; what it said is too large to keep, so it is not told either.
                 let message = format!("the tool's answer is over the bound of {PAYLOAD_MAX} bytes");
                 let refusal = Refusal::new(Code::ResourceExhausted, message);
-                let output = seal(salt, refusal_result(&refusal).get())?;
-                instead = Some(refusal.clone());
-                (outcome, label, told) = judge(Outcome::Refused(refusal), repeatable);
+                let output = seal(salt, &refused(&refusal, manner.form).text())?;
+                verdict = judge(Outcome::Refused(refusal), manner);
                 output
             }
         };
+        let Verdict { outcome, label, told, own } = verdict;
         let cancelled = matches!(outcome, EndOutcome::Cancelled);
-        let said = Said { label, told, cancelled, output: output.envelope.cid(), took, instead };
+        let said = Said { label, told, cancelled, output: output.envelope.cid(), took, own, instead };
         Ok(Self { outcome, output, said })
+    }
+}
+
+/// Returns what an output schema says of a result. A result that is no tool's last word is not judged.
+fn fit_of(schema: &Schema, result: &RawValue, answer: &Answer<'_>) -> Fit {
+    let member = |key| splice::member(result, key).ok().flatten();
+    let last = member("resultType").is_none_or(|kind| kind.get() == "\"complete\"");
+    if !last || member("task").is_some() {
+        return Fit::Fits;
+    }
+    if let Some(unusable) = schema.unusable() {
+        return Fit::Unchecked(unusable.why);
+    }
+    let Some(structured) = answer.structured(result) else { return Fit::Misfit(MISSING.to_owned()) };
+    match schema.misfit(&structured) {
+        Ok(None) => Fit::Fits,
+        Ok(Some(place)) => Fit::Misfit(place),
+        Err(why) => Fit::Unchecked(why),
     }
 }
 
@@ -82,14 +117,15 @@ pub(super) struct Slot(Arc<Mutex<Option<Said>>>);
 
 impl Slot {
     /// Returns the function by which the writing thread ends a call in the commit of its change.
-    pub fn conclude(&self, tell: Tell, sieve: &Arc<Sieve>) -> Conclude {
+    pub fn conclude(&self, tell: Tell, manner: Manner, sieve: &Arc<Sieve>) -> Conclude {
         let (slot, sieve) = (self.clone(), sieve.clone());
+        // What is ruled with its start was not broken off.
+        let manner = Manner { repeatable: true, ..manner };
         Conclude::new(move |ruled| {
             let begun = Instant::now();
             let ended = catch_unwind(AssertUnwindSafe(|| {
                 let outcome = tell(ruled)?;
-                // What is ruled with its start was not broken off.
-                Ended::of(outcome, true, begun.elapsed(), &sieve).ok()
+                Ended::of(outcome, manner, begun.elapsed(), &sieve, None).ok()
             }));
             let Ended { outcome, output, said } = ended.ok()??;
             let took_us = said.took.as_micros() as u64;

@@ -10,7 +10,11 @@ use crate::{
     contract::secret::Paths,
     event::body::CallStarted,
     ledger::work::Opening,
-    router::{Method, Router, board::Entry, capture::Capture},
+    router::{
+        Method, Router,
+        board::{Entry, Judged},
+        capture::Capture,
+    },
     workflow::{
         plan::STEP_FIELDS,
         shape::{WAIT_SIGNAL, WAIT_TIME, WORKER, WORKFLOW_RUN},
@@ -28,7 +32,8 @@ pub struct Keeping {
     pub secrets: Paths,
     pub marked: Paths,
     pub capture: Capture,
-    /// Whether it is unclear which tool the input is for. Then only the structure of input and answer is kept.
+    /// Whether it is unclear which tool the input is for, or whether it has the form that marks a secret. Then only the
+    /// structure of input and answer is kept.
     pub unsure: bool,
     /// Whether the input may be for a tool that marks something as secret.
     pub guarded: bool,
@@ -48,6 +53,7 @@ impl Router {
             runner: self.inner.parts.runner.clone(),
             key: None,
             trace: None,
+            input_unchecked: entry.unchecked(),
         };
         let opening = Opening { tool: entry.tool.contract, facts, repeatable: entry.contract.repeatable() };
         (whole && !entry.dispatches && !entry.plans).then_some(opening)
@@ -59,7 +65,8 @@ impl Router {
             secrets: entry.secrets.clone(),
             marked: entry.output_secrets.clone(),
             capture: self.inner.parts.captures.of(&entry.tool.name),
-            unsure: false,
+            // What is not known to be of the form that marks a secret may hold it anywhere.
+            unsure: !entry.secrets.is_empty() && matches!(entry.judge(input), Judged::Unchecked(_)),
             guarded: entry.dispatches || entry.plans,
         };
         if !own.guarded {
@@ -98,7 +105,7 @@ impl Router {
         keeping.unsure |= inner.unsure;
         // An input that does not fit may hold a secret anywhere; one that is not whole yet cannot be held to the schema.
         if let Some(input) = input.filter(|input| !inner.secrets.is_empty() && !refers(input)) {
-            keeping.unsure |= tool.unfit(input).is_some();
+            keeping.unsure |= !tool.fits(input);
         }
         inner.secrets.is_empty()
     }

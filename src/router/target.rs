@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::{
     block::Cid,
-    router::{Method, Remotes, Run, board::Entry, metadata::Rule},
+    router::{Method, Remotes, Run, board::Entry, metadata::Rule, telling::Form},
 };
 
 /// What a request resolves to: the runner, its name for the thing, and the lane.
@@ -33,6 +33,15 @@ impl Target {
     /// Returns the tool's contract; `None` for anything but tools.
     pub(super) fn contract(&self) -> Option<Cid> {
         self.entry.as_ref().map(|entry| entry.tool.contract)
+    }
+
+    /// Returns where an error of this node's own stands in an answer.
+    pub(super) fn form(&self) -> Form {
+        match &self.entry {
+            None => Form::Rpc,
+            Some(entry) if entry.own() => Form::Structured,
+            Some(_) => Form::Meta,
+        }
     }
 
     /// Returns whether running it twice does no more than running it once. Of a tool its contract says so; all else

@@ -12,7 +12,7 @@ use crate::{
     block::splice,
     error::Code,
     ledger::work::Attempt,
-    router::{Outcome, codes::INVALID_PARAMS},
+    router::{Outcome, codes::INVALID_PARAMS, telling::reported},
 };
 
 /// An attempt at a task that a call makes; it ends with the call.
@@ -57,11 +57,12 @@ impl Trial {
     }
 }
 
-/// Reads an `isError` result in the form of this node's own tools: a code, and whether another attempt may help. A
-/// tool that says neither may be tried again.
+/// Reads an `isError` result in the form of this node's own tools, or of another node's gateway: a code, and whether
+/// another attempt may help. A tool that says neither may be tried again.
 fn said(result: &RawValue) -> (Code, bool) {
-    let structured = splice::member(result, "structuredContent").ok().flatten();
-    let error = structured.and_then(|content| splice::member(content, "error").ok().flatten());
+    let structured = || splice::member(result, "structuredContent").ok().flatten();
+    let error = reported(result)
+        .or_else(|| structured().and_then(|content| splice::member(content, "error").ok().flatten()));
     let error: Value = error.and_then(|error| serde_json::from_str(error.get()).ok()).unwrap_or_default();
     let code = Code::deserialize(&error["code"]).unwrap_or(Code::Internal);
     (code, error["retryable"].as_bool().unwrap_or(true))

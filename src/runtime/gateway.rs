@@ -191,6 +191,7 @@ impl Settings {
             templates,
             views,
             declared: declared(offered),
+            mirrors: run.fleet.first.mirrors(),
             run: Arc::new(run),
         }
     }

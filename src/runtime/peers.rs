@@ -355,6 +355,7 @@ impl Peers {
             templates: Vec::new(),
             views: Vec::new(),
             declared: Declared { tools: true, ..Declared::default() },
+            mirrors: false,
             run: Arc::new(self.clone()),
         }
     }

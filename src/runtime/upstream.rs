@@ -291,6 +291,12 @@ impl Upstream {
         &self.settings.name
     }
 
+    /// Returns whether calls over this connection mirror arguments in headers.
+    pub fn mirrors(&self) -> bool {
+        let over_http = matches!(self.settings.transport, Transport::Http { .. });
+        over_http && self.offered.borrow().protocol == Some(Protocol::Modern)
+    }
+
     /// Watches what the upstream offers.
     pub fn offer(&self) -> watch::Receiver<Arc<Offered>> {
         self.offered.clone()

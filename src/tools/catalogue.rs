@@ -10,7 +10,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     block::{Cid, decode, json::dag, splice},
-    contract::Contract,
+    contract::{Contract, dialect::Schema},
     error::{Code, Refusal},
     log::{Reader, sqlite::SqliteReader},
     router::{BoxFuture, Entry, Invocation, Meta, Method, Outcome, Request, Router, Run, lane},
@@ -180,6 +180,8 @@ impl Tool {
             "current": entry.is_some(),
             "input_schema": parsed(&contract.input),
             "output_schema": contract.output.as_deref().map(parsed),
+            "input_unchecked": unusable(Some(&contract.input)),
+            "output_unchecked": unusable(contract.output.as_deref()),
             "annotations": contract.annotations.as_deref().map(parsed),
             "effects": effects,
             "metadata": entry.as_ref().map(|entry| json!(entry.metadata)),
@@ -219,10 +221,22 @@ impl Tool {
             begun: None,
         };
         match self.router.call(request).await {
-            Ok(answer) => Outcome::of_result(answer.result),
+            // What this node itself says of the call stands where its own tools say it.
+            Ok(answer) => match answer.own {
+                Some(refusal) => Outcome::Refused(*refusal),
+                None => Outcome::of_result(answer.result),
+            },
             Err(error) => Outcome::Rpc(Box::new(error)),
         }
     }
+}
+
+/// Returns why a contract's schema judges nothing, as JSON; null if it can be used, or if there is none.
+fn unusable(schema: Option<&[u8]>) -> Value {
+    let schema = schema.and_then(|bytes| serde_json::from_slice(bytes).ok());
+    let compiled = schema.as_ref().map(Schema::compile);
+    let unusable = compiled.as_ref().and_then(Schema::unusable);
+    unusable.map_or(Value::Null, |unusable| json!({"reason": unusable.why.as_str(), "text": unusable.text}))
 }
 
 /// Returns a contract and those it replaced, newest first; `None` if there is no such contract.

@@ -115,6 +115,7 @@ pub fn offering(state_key: [u8; 32], router: &Router) -> Offering {
             completions: true,
             ..Declared::default()
         },
+        mirrors: false,
         run: fixtures.run,
     }
 }

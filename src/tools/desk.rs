@@ -341,6 +341,7 @@ pub fn message(content: &RawValue) -> String {
         Ok(Value::Object(said)) => {
             let text = |value: &Value| value.as_str().map(str::to_owned);
             let structured = said.get("structuredContent").and_then(|said| text(&said["error"]["message"]));
+            let structured = structured.or_else(|| text(&said.get("_meta")?["io.cairn/error"]["message"]));
             let block = said.get("content").and_then(|blocks| text(&blocks[0]["text"]));
             said.get("message").and_then(text).or(structured).or(block)
         }

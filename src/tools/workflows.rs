@@ -57,7 +57,7 @@ pub fn all(desk: &Desk) -> Vec<Builtin> {
 async fn submit(desk: &Desk, call: &Invocation) -> Told {
     let mut definition: Map<String, Value> = arguments(call)?;
     let submit = desk.offered(SUBMIT).ok_or_else(internal)?;
-    let misfits = submit.misfits(&Value::Object(definition.clone()))?;
+    let misfits = submit.misfits(&Value::Object(definition.clone()));
     let reason = definition.remove("reason").and_then(|reason| reason.as_str().map(str::to_owned));
     let planned = checked(desk, "the definition", definition, misfits).await?;
     let peer = planned.peer.clone();

@@ -104,7 +104,7 @@ fn wrong_calls_are_told_what_is_wrong() {
     let refusal = |arguments: Value| {
         let refused = result(&server, "up_strict", arguments);
         assert_eq!(refused["isError"], true, "{refused}");
-        let error = &refused["structuredContent"]["error"];
+        let error = &refused["_meta"]["io.cairn/error"];
         assert_eq!(error["code"], "invalid_argument", "{error}");
         error.to_string()
     };
@@ -140,7 +140,7 @@ fn a_key_with_other_content_is_refused() {
     assert_eq!(first["result"]["content"], again["result"]["content"]);
     assert_eq!(again["result"]["_meta"]["io.cairn/replayed"], true);
     let other = ask(&server, "tools/call", keyed("up_tool", &json!({"n": 2}), "k"));
-    assert_eq!(other["result"]["structuredContent"]["error"]["code"], "already_exists", "{other}");
+    assert_eq!(other["result"]["_meta"]["io.cairn/error"]["code"], "already_exists", "{other}");
     assert_eq!(upstream.calls().len(), 1);
 }
 

@@ -13,7 +13,7 @@ use crate::{
 };
 
 fn code(answer: &Value) -> &Value {
-    &answer["result"]["structuredContent"]["error"]["code"]
+    &answer["result"]["_meta"]["io.cairn/error"]["code"]
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn one_of_many_calls_with_one_key_runs() {
     });
     for refused in &answers[..CALLERS - 1] {
         assert_eq!(code(refused), "conflict", "{refused}");
-        assert_eq!(refused["result"]["structuredContent"]["error"]["retryable"], true, "{refused}");
+        assert_eq!(refused["result"]["_meta"]["io.cairn/error"]["retryable"], true, "{refused}");
     }
     let again = ask(&server, "tools/call", params.clone());
     assert_eq!(event(&again), event(&answers[CALLERS - 1]));

@@ -177,7 +177,7 @@ fn ask_again(server: &Server, load: &Load, random: &mut Random) {
     }
     for key in std::mem::take(&mut known.unknown) {
         let answer = again(server, &key);
-        let code = &answer["result"]["structuredContent"]["error"]["code"];
+        let code = &answer["result"]["_meta"]["io.cairn/error"]["code"];
         if code.is_null() {
             known.answered.insert(key, event(&answer).to_owned());
         } else {
@@ -242,7 +242,7 @@ fn a_call_killed_midway_is_interrupted_and_runs_once() {
     upstream.write("go", "");
     let server = Server::start(data.path(), &extra);
     let answer = ask(&server, "tools/call", keyed("up_wait", &json!({}), "once"));
-    let error = &answer["result"]["structuredContent"]["error"];
+    let error = &answer["result"]["_meta"]["io.cairn/error"];
     assert_eq!(error["code"], "failed_precondition", "{answer}");
     assert!(server.stop().success());
     let events = record::check(data.path());

@@ -41,7 +41,7 @@ impl Lines {
         lines
     }
 
-    fn wrap(data: &Path, program: &[&str]) -> Self {
+    pub fn wrap(data: &Path, program: &[&str]) -> Self {
         let mut command = cairn(&["wrap", "--data"]);
         command.arg(data).arg("--").args(program);
         Self::start(command)

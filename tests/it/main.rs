@@ -17,6 +17,7 @@ mod command_line;
 mod conformance;
 mod crashes;
 mod dag;
+mod dialects;
 mod durable;
 mod erasing;
 mod evidence;

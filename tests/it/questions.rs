@@ -14,7 +14,7 @@ use cairn::{
         json::dag,
         payload::{INLINE_MAX, JSON, Payload, SaltKey, SealedPayload},
     },
-    call::{End, EndOutcome, Start},
+    call::{End, EndOutcome, Fit, Start},
     contract::Contract,
     event::{Actor, Role, body::CallStarted},
     identity::Verifier,
@@ -111,6 +111,7 @@ impl Kept {
                 runner: "test".to_owned(),
                 key: None,
                 trace: None,
+                input_unchecked: None,
             },
             former_key: None,
             cause,
@@ -124,7 +125,7 @@ impl Kept {
         };
         let end = End {
             id,
-            outcome: EndOutcome::Succeeded { input_required: false },
+            outcome: EndOutcome::Succeeded { input_required: false, fit: Fit::Fits },
             output: Some(payload_ref(&output, Role::Output)),
             remote: Vec::new(),
             took_us: 5,

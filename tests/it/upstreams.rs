@@ -33,7 +33,7 @@ fn text(bytes: &[u8]) -> &str {
 /// The code of a domain error.
 fn code(result: &Value) -> &str {
     assert_eq!(result["isError"], true, "{result}");
-    result["structuredContent"]["error"]["code"].as_str().unwrap_or_else(|| panic!("{result}"))
+    result["_meta"]["io.cairn/error"]["code"].as_str().unwrap_or_else(|| panic!("{result}"))
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn three_outcomes_stay_apart() {
     upstream.write("die", "");
     // The first may have been done, and is not safe to do again; the others were not begun, or are safe.
     let unknown = result(&server, "transport", json!({}));
-    let error = &unknown["structuredContent"]["error"];
+    let error = &unknown["_meta"]["io.cairn/error"];
     assert_eq!((code(&unknown), &error["retryable"]), ("unavailable", &json!(false)), "{unknown}");
     assert_eq!(error["message"], "upstream up ended before it answered");
     assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("may have taken effect")), "{error}");
@@ -180,7 +180,7 @@ fn three_outcomes_stay_apart() {
         count += 1;
         let key = format!("{tool}/{count}");
         let answer = ask(&server, "tools/call", keyed(tool, &json!({}), &key));
-        let error = &answer["result"]["structuredContent"]["error"];
+        let error = &answer["result"]["_meta"]["io.cairn/error"];
         (error["retryable"] == true).then_some(key)
     };
     until("a safe call that may be made again", || passes("safe"));

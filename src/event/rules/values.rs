@@ -8,6 +8,7 @@ use ipld_core::ipld::Ipld;
 
 use crate::{
     block::decode_ipld,
+    contract::dialect::{MISSING, PLACE_MAX},
     event::{Body, peer::Attempt},
 };
 
@@ -69,6 +70,7 @@ pub(super) fn fit(body: &Body) -> bool {
         Body::CallStarted(facts) => {
             one_of(&facts.method, METHODS) && facts.trace.as_deref().is_none_or(is_trace)
         }
+        Body::CallSucceeded(facts) => facts.output_mismatch.as_deref().is_none_or(is_misfit),
         Body::CallRefused(facts) => one_of(&facts.code, CODES),
         Body::StepFailed(facts) => one_of(&facts.code, CODES),
         Body::TaskSubmitted(facts) => facts.priority <= PRIORITY_MAX,
@@ -106,6 +108,13 @@ pub(super) fn fit(body: &Body) -> bool {
 
 fn one_of(text: &str, allowed: &[&str]) -> bool {
     allowed.contains(&text)
+}
+
+/// Returns whether a text is `missing`, or `#` and a JSON Pointer without control characters.
+fn is_misfit(text: &str) -> bool {
+    let printable = text.chars().count() <= PLACE_MAX && !text.chars().any(|c| c < ' ' || c == '\u{7f}');
+    let place = |place: &str| place.is_empty() || place.starts_with('/');
+    printable && (text == MISSING || text.strip_prefix('#').is_some_and(place))
 }
 
 fn is_address(text: &str) -> bool {

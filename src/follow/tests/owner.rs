@@ -17,7 +17,7 @@ use crate::{
         Cid,
         payload::{JSON, Payload, SaltKey},
     },
-    call::{End, EndOutcome, Start},
+    call::{End, EndOutcome, Fit, Start},
     contract::Contract,
     event::{Actor, Role, body::CallStarted},
     follow::{
@@ -119,6 +119,7 @@ impl Owner {
             runner: "test".into(),
             key: None,
             trace: None,
+            input_unchecked: None,
         };
         let start = Start {
             id: id.clone(),
@@ -133,7 +134,7 @@ impl Owner {
             refusal: None,
         };
         self.submit(Command::Start { start: Box::new(start), input: Some(input), refused: None }).await;
-        let outcome = EndOutcome::Succeeded { input_required: false };
+        let outcome = EndOutcome::Succeeded { input_required: false, fit: Fit::Fits };
         let end = End {
             id,
             outcome,

@@ -10,7 +10,7 @@ use super::{
     work::{again, facts, register, submit},
 };
 use crate::{
-    call::{EndOutcome, How},
+    call::{EndOutcome, Fit, How},
     error::Code,
     event::body::Failure,
     ledger::{
@@ -24,7 +24,9 @@ use crate::{
 fn concluding() -> Option<Conclude> {
     Some(Conclude::new(|ruled| {
         let (outcome, said) = match ruled {
-            Ruling::Worked(_) => (EndOutcome::Succeeded { input_required: false }, json!({"done": true})),
+            Ruling::Worked(_) => {
+                (EndOutcome::Succeeded { input_required: false, fit: Fit::Fits }, json!({"done": true}))
+            }
             Ruling::Denied(refusal) => {
                 (EndOutcome::Failed { failure: Failure::Tool, code: None }, json!({"no": refusal.message}))
             }

@@ -165,6 +165,7 @@ async fn node() -> Node {
         templates: Vec::new(),
         views: Vec::new(),
         declared: Declared { tools: true, ..Declared::default() },
+        mirrors: false,
         run: Arc::new(Tools { cancelled: told }),
     };
     router.put(offering).await.expect("the ledger runs");

@@ -2,25 +2,29 @@
 //!
 //! Invariants:
 //! - no fault repeats a value of the input: it may be secret, or megabytes long;
-//! - the recorded form of a fault repeats no name that the schema does not know.
+//! - the recorded form of a fault repeats no name that the schema does not know;
+//! - an input that the schema cannot judge is not refused: its tool judges it.
 
 use jsonschema::{ValidationError, error::ValidationErrorKind};
 use serde_json::Value;
 
 use super::Entry;
 use crate::{
-    contract::secret::REDACTED,
+    contract::{
+        dialect::{FAULTS_MAX, Unchecked},
+        secret::REDACTED,
+    },
     error::{Code, Refusal},
 };
 
-/// Faults of one input that are reported.
-const MISFITS_MAX: usize = 100;
 /// Digits that count as an index into a list. A longer number may be a member name that the caller chose.
 const INDEX_DIGITS: usize = 3;
 /// The recorded form of a fault about unknown names.
 const UNKNOWN: &str = "is not known";
 /// The recorded form of any other fault about names.
 const UNFIT: &str = "has names that do not fit";
+/// The hint of a refused input.
+pub const SEE_SCHEMA: &str = "see the tool's input schema";
 /// The similarity from which on one name is suggested for another.
 const NEAR_ENOUGH: f64 = 0.7;
 
@@ -47,33 +51,55 @@ impl Unfit {
     }
 }
 
+/// What the contract's schema says of an input.
+pub enum Judged {
+    Fits,
+    /// It says nothing, for this reason.
+    Unchecked(Unchecked),
+    Unfit(Unfit),
+}
+
 impl Entry {
     /// Checks an input against the contract's schema; a violation names its path.
     pub fn check(&self, input: &Value) -> Result<(), Refusal> {
-        self.unfit(input).map_or(Ok(()), |unfit| Err(unfit.told))
+        match self.judge(input) {
+            Judged::Fits | Judged::Unchecked(_) => Ok(()),
+            Judged::Unfit(unfit) => Err(unfit.told),
+        }
     }
 
-    /// Why an input is refused; none where it fits the contract's schema.
-    pub fn unfit(&self, input: &Value) -> Option<Unfit> {
-        let misfits = match self.misfits(input) {
-            Ok(misfits) if misfits.is_empty() => return None,
-            Ok(misfits) => misfits,
-            Err(refusal) => return Some(Unfit::open(refusal)),
+    /// Returns whether the contract's schema was asked of an input and found nothing wrong with it.
+    pub fn fits(&self, input: &Value) -> bool {
+        matches!(self.judge(input), Judged::Fits)
+    }
+
+    /// Returns why no input is judged by the contract's schema; none if the schema can be used.
+    pub fn unchecked(&self) -> Option<Unchecked> {
+        self.schema.unusable().map(|unusable| unusable.why)
+    }
+
+    /// Judges an input by the contract's schema.
+    pub fn judge(&self, input: &Value) -> Judged {
+        let faults = match self.schema.faults(input) {
+            Ok(faults) if faults.is_empty() => return Judged::Fits,
+            Ok(faults) => faults,
+            Err(why) => return Judged::Unchecked(why),
         };
+        let misfits: Vec<Misfit> =
+            faults.iter().flat_map(|fault| self.misfit(fault)).take(FAULTS_MAX).collect();
         let refusal = |faults: Vec<(String, &str)>| {
             let faults = faults.into_iter().map(|(place, fault)| match place.as_str() {
                 "" => format!("/: {fault}"),
                 place => format!("{place}: {fault}"),
             });
             let message = format!("invalid input at {}", faults.collect::<Vec<_>>().join("; "));
-            let hint = "see the tool's input schema (tools_get_schema)";
-            Refusal::new(Code::InvalidArgument, message).hint(hint)
+            Refusal::new(Code::InvalidArgument, message).hint(SEE_SCHEMA)
         };
         let told = misfits.iter().map(|misfit| (misfit.place.clone(), misfit.fault.as_str()));
         let kept = misfits
             .iter()
             .map(|misfit| (self.known_place(&misfit.place), misfit.unnamed.unwrap_or(&misfit.fault)));
-        Some(Unfit { told: refusal(told.collect()), kept: refusal(kept.collect()) })
+        Judged::Unfit(Unfit { told: refusal(told.collect()), kept: refusal(kept.collect()) })
     }
 
     /// Returns a place with the names redacted that the schema does not know.
@@ -86,13 +112,10 @@ impl Entry {
         place.split('/').skip(1).map(known).collect()
     }
 
-    /// All that the contract's schema finds wrong with an input, up to `MISFITS_MAX`. Errors: a schema that cannot
-    /// be used.
-    pub fn misfits(&self, input: &Value) -> Result<Vec<Misfit>, Refusal> {
-        let schema = self.schema.as_ref().map_err(|why| {
-            Refusal::new(Code::FailedPrecondition, format!("the tool's input schema cannot be used: {why}"))
-        })?;
-        Ok(schema.iter_errors(input).flat_map(|error| self.misfit(&error)).take(MISFITS_MAX).collect())
+    /// Returns all that the contract's schema finds wrong with an input, up to a bound; nothing if it judges nothing.
+    pub fn misfits(&self, input: &Value) -> Vec<Misfit> {
+        let faults = self.schema.faults(input).unwrap_or_default();
+        faults.iter().flat_map(|fault| self.misfit(fault)).take(FAULTS_MAX).collect()
     }
 
     fn misfit(&self, error: &ValidationError<'_>) -> Vec<Misfit> {

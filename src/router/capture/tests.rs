@@ -21,7 +21,7 @@ fn answered(pin: Value, answer: &Value) -> String {
     let kept = input(&given.to_string(), &given, &secrets(), Capture::Full, None, &bound());
     let bound = bound().answer();
     let sieve = Sieve { echoes: kept.taken, marked: Paths::default(), capture: Capture::Full, bound };
-    output(&answer.to_string(), &sieve, true)
+    output(&Answer::new(&answer.to_string()), &sieve, true)
 }
 
 #[test]
@@ -63,11 +63,11 @@ fn escapes_and_doubled_names_hide_nothing() {
         r#"{"a":"hunter2-password","a":1}"#,
         r#"{"a":"{\"b\":\"\\u0068unter2-password\"}"}"#,
     ] {
-        let kept = output(text, &sieve, true);
+        let kept = output(&Answer::new(text), &sieve, true);
         assert!(!kept.contains("unter2"), "{kept}");
     }
     let other = r#"{ "a": 1.50, "b": "something else" }"#;
-    assert_eq!(output(other, &sieve, true), other, "what repeats nothing stays byte for byte");
+    assert_eq!(output(&Answer::new(other), &sieve, true), other, "what repeats nothing stays byte for byte");
 }
 
 #[test]
@@ -87,11 +87,11 @@ fn what_an_output_schema_marks_is_not_kept_in_any_form() {
         json!({"content": [{"type": "text", "text": r#"{"token":"hunter2-password"}"#}]}),
         json!({"code": -32000, "message": "hunter2-password", "data": null}),
     ] {
-        let kept = output(&answer.to_string(), &sieve(), true);
+        let kept = output(&Answer::new(&answer.to_string()), &sieve(), true);
         assert!(!kept.contains("hunter2") && !kept.contains("471147"), "{kept}");
     }
     let own = json!({"structuredContent": {"success": false}}).to_string();
-    assert_eq!(output(&own, &sieve(), false), own, "what this node says itself is kept");
+    assert_eq!(output(&Answer::new(&own), &sieve(), false), own, "what this node says itself is kept");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     block::{Cid, Codec},
-    call::{self, Call, End, EndOutcome, Ruling, Start},
+    call::{self, Call, End, EndOutcome, Fit, Ruling, Start},
     error::{Code, Refusal},
     event::{
         Actor, Body, Event, Fact, PayloadRef, Position, Role,
@@ -243,7 +243,7 @@ pub(super) fn calls(chance: &mut Chance, turns: u64) -> Vec<Event> {
         let Some(call) = chance.pick(&open).and_then(|id| known.get_mut(id)) else { continue };
         let failure = [Failure::Tool, Failure::Untaken, Failure::Timeout][chance.below(3) as usize];
         let outcome = match chance.below(4) {
-            0 => EndOutcome::Succeeded { input_required: false },
+            0 => EndOutcome::Succeeded { input_required: false, fit: Fit::Fits },
             1 => EndOutcome::Failed { failure, code: None },
             2 => EndOutcome::Cancelled,
             _ => EndOutcome::Interrupted,
@@ -276,6 +276,7 @@ fn start(chance: &mut Chance, turn: u64) -> Start {
             runner: format!("r{}", chance.below(2)),
             key: chance.one_in(2).then(|| vec![chance.below(3) as u8; 16]),
             trace: None,
+            input_unchecked: None,
         },
         former_key: None,
         cause: None,

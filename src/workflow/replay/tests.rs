@@ -12,6 +12,7 @@ use crate::{
     block::Codec,
     event::{
         Actor, Fact, PayloadRef, Position,
+        body::CallSucceeded,
         work::{
             RetryPolicy, StepFailed, StepGathered, StepSkipped, TaskClaimed, TaskFailed, TaskSubmitted,
             TaskSucceeded, WorkflowCancelled, WorkflowSignalled, WorkflowSubmitted,
@@ -357,7 +358,7 @@ fn another_output_shows_where_it_was_read() {
 fn an_output_that_its_call_did_not_give_differs() {
     let mut record = diamond();
     let given = record.store.put(Role::Output, result(3));
-    let body = Body::CallSucceeded(crate::event::body::CallSucceeded { took_us: 1, input_required: false });
+    let body = Body::CallSucceeded(CallSucceeded { took_us: 1, ..CallSucceeded::default() });
     let call = seal(0x1000, "call/1".to_owned(), body, vec![given], None, Vec::new());
     let place = record.place("task.succeeded", "task/w#d");
     let fields = record.events[place].fields().clone();

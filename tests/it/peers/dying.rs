@@ -52,7 +52,7 @@ fn a_peer_that_is_killed_midway_fails_the_call_once_and_ends_its_own_when_it_is_
     upstream.reached("wait", 1);
     b.kill();
     let answer = asked.join().expect("it only asks").expect("a lives");
-    let error = &answer["result"]["structuredContent"]["error"];
+    let error = &answer["result"]["_meta"]["io.cairn/error"];
     assert_eq!((&error["code"], &error["retryable"]), (&json!("unavailable"), &json!(false)), "{answer}");
     assert!(error["message"].as_str().is_some_and(|said| said.contains(&b.peer)), "{error}");
     assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("may have taken effect")), "{error}");
@@ -79,7 +79,7 @@ fn a_peer_that_is_killed_midway_fails_the_call_once_and_ends_its_own_when_it_is_
     upstream.reached("wait_safe", 1);
     b.kill();
     let answer = asked.join().expect("it only asks").expect("a lives");
-    let error = &answer["result"]["structuredContent"]["error"];
+    let error = &answer["result"]["_meta"]["io.cairn/error"];
     assert_eq!((&error["code"], &error["retryable"]), (&json!("unavailable"), &json!(true)), "{answer}");
     b.start("", &tables(&upstream, &a));
     a.ends_well();

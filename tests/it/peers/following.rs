@@ -277,7 +277,7 @@ fn a_log_that_forks_is_evidence_and_its_peer_takes_no_part_until_it_is_released(
         let answer = fork.call("peers_own", json!({}));
         (answer["result"]["isError"] == true).then_some(answer)
     });
-    let said = refused["result"]["structuredContent"]["error"]["message"].as_str().expect("a message");
+    let said = refused["result"]["_meta"]["io.cairn/error"]["message"].as_str().expect("a message");
     for part in ["signed two histories", &told.cid().to_string(), "--release"] {
         assert!(said.contains(part), "{said}");
     }

@@ -29,7 +29,7 @@ fn bytes(node: &Node, method: &str, params: Value) -> String {
 }
 
 fn code(answer: &Value) -> &str {
-    let told = &answer["result"]["structuredContent"]["error"]["code"];
+    let told = &answer["result"]["_meta"]["io.cairn/error"]["code"];
     told.as_str().unwrap_or_else(|| panic!("no domain error: {answer}"))
 }
 
@@ -102,7 +102,7 @@ fn without_scopes_a_peer_lists_and_calls_nothing() {
     a.offers("peers_tool");
     let answer = a.call("peers_tool", json!({}));
     assert_eq!(code(&answer), "permission_denied", "{answer}");
-    let error = &answer["result"]["structuredContent"]["error"];
+    let error = &answer["result"]["_meta"]["io.cairn/error"];
     let said = error["message"].as_str().expect("a message");
     assert!(said.starts_with(&format!("peer {} refused the call", b.peer)), "{said}");
     assert!(said.contains("the scope mcp:call is needed") && said.contains("-32600"), "{said}");

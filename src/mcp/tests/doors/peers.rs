@@ -102,6 +102,7 @@ async fn node(who: &'static str, seed: u8, tools: &[(&str, bool)], waits: bool) 
         templates: Vec::new(),
         views: Vec::new(),
         declared: Declared { tools: true, ..Declared::default() },
+        mirrors: false,
         run: Arc::new(Tools { who, waits, running: running_to }),
     };
     house.router.put(offering).await.expect("the ledger runs");

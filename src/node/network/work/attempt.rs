@@ -222,7 +222,7 @@ fn tool(task_type: &str) -> &str {
 
 /// Returns the outcome that an answer means, and whether it is a replay of an earlier call's.
 fn read(given: &Given, answer: Result<Response, RpcError>, stopped: bool) -> (Ended, bool) {
-    let Response { result, record } = match answer {
+    let Response { result, record, own } = match answer {
         Ok(answer) => answer,
         Err(error) => {
             let code = if error.code == INVALID_PARAMS { Code::InvalidArgument } else { Code::Internal };
@@ -235,7 +235,16 @@ fn read(given: &Given, answer: Result<Response, RpcError>, stopped: bool) -> (En
     };
     let replayed = record.as_ref().is_some_and(|record| record.replayed);
     let said: Value = serde_json::from_str(result.get()).unwrap_or_default();
-    let how = if said["isError"] == true {
+    let how = if let Some(own) = own {
+        match stopped && own.code == Code::Cancelled {
+            true => How::Stopped,
+            false => How::Failed {
+                code: own.code.as_str().to_owned(),
+                message: own.message,
+                retryable: own.retryable,
+            },
+        }
+    } else if said["isError"] == true {
         let error = &said["structuredContent"]["error"];
         let code = error["code"].as_str().unwrap_or(Code::Internal.as_str());
         match stopped && code == Code::Cancelled.as_str() {
