@@ -99,8 +99,14 @@ fn fill(home: &Home, events: u64) -> Vec<Cid> {
         };
         let body = match seq {
             0 => Body::LogOpened(LogOpened { genesis: log_name, software: "bench".to_owned(), salt: None }),
-            _ if seq % 2 == 0 => Body::CallSucceeded(CallSucceeded { took_us: seq, input_required: false }),
+            _ if seq % 2 == 0 => Body::CallSucceeded(CallSucceeded {
+                took_us: seq,
+                input_required: false,
+                output_mismatch: None,
+                output_unchecked: None,
+            }),
             _ => Body::CallStarted(CallStarted {
+                input_unchecked: None,
                 method: "tools/call".to_owned(),
                 name: "echo".to_owned(),
                 source: "bench".to_owned(),

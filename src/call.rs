@@ -2,11 +2,15 @@
 //!
 //! Invariants:
 //! - a started call gets exactly one ending;
+//! - what is asked and answered in it stands before its ending;
 //! - a key asked for again gives the first answer, or says why it cannot; it never runs a tool twice whose
 //!   contract does not allow it.
 
+pub mod asking;
+
 use serde::{Deserialize, Serialize};
 
+use self::asking::{Answer, Inquiry, Questions, To};
 use crate::{
     block::Cid,
     contract::dialect::Unchecked,
@@ -14,7 +18,8 @@ use crate::{
     event::{
         Actor, Body, Event, Fact, PayloadRef, Role,
         body::{
-            CallCancelled, CallFailed, CallInterrupted, CallRefused, CallStarted, CallSucceeded, Failure,
+            CallAnswered, CallAsked, CallCancelled, CallFailed, CallInterrupted, CallRefused, CallStarted,
+            CallSucceeded, Failure,
         },
         peer::RemoteCalled,
     },
@@ -36,6 +41,8 @@ pub struct Call {
     pub key: Option<Vec<u8>>,
     pub runner: String,
     pub started: Cid,
+    #[serde(default)]
+    pub questions: Questions,
     pub ending: Option<Ending>,
 }
 
@@ -150,6 +157,7 @@ impl Start {
             key: self.facts.key,
             runner: self.facts.runner,
             started,
+            questions: Questions::default(),
             ending: None,
         }
     }
@@ -171,6 +179,7 @@ impl Call {
             key: facts.key,
             runner: facts.runner,
             started: event.cid(),
+            questions: Questions::default(),
             ending: None,
         })
     }
@@ -183,7 +192,7 @@ impl Call {
             Some(Body::CallRefused(_)) => How::Refused,
             Some(Body::CallCancelled(_)) => How::Cancelled,
             Some(Body::CallInterrupted(_)) => How::Interrupted,
-            _ => return,
+            _ => return self.questions.apply(event),
         };
         let fields = event.fields();
         let output = fields.payload(Role::Output).or_else(|| fields.payload(Role::Error));
@@ -274,9 +283,7 @@ fn other_content() -> Refusal {
 
 /// Ends an open call. `open` is none where no such call is running.
 pub fn end(open: Option<&Call>, end: &End) -> Result<Fact, Refusal> {
-    let open = open.filter(|call| call.ending.is_none()).ok_or_else(|| {
-        Refusal::new(Code::Conflict, "this call is not running: it has ended, or never started")
-    })?;
+    let open = running(open)?;
     let took_us = end.took_us;
     let body = match end.outcome {
         EndOutcome::Succeeded { input_required, ref fit } => {
@@ -292,22 +299,50 @@ pub fn end(open: Option<&Call>, end: &End) -> Result<Fact, Refusal> {
         EndOutcome::Cancelled => Body::CallCancelled(CallCancelled { took_us }),
         EndOutcome::Interrupted => Body::CallInterrupted(CallInterrupted { runner: open.runner.clone() }),
     };
-    Ok(ending_fact(open, body, end.output))
+    Ok(Fact { refs: open.questions.news(), ..fact(open, body, end.output) })
+}
+
+/// Records a question of an open call. `open` is none where no such call is running.
+pub fn ask(open: Option<&Call>, ask: &Inquiry) -> Result<Fact, Refusal> {
+    let open = running(open)?;
+    open.questions.ask(ask.n)?;
+    let body = Body::CallAsked(CallAsked { method: ask.method, n: ask.n, state: ask.state });
+    Ok(Fact { refs: open.questions.news(), ..fact(open, body, Some(ask.question)) })
+}
+
+/// Records an answer in an open call. `earlier` is the event of the question, where an earlier call asked it.
+pub fn answer(open: Option<&Call>, answer: &Answer, earlier: Option<Cid>) -> Result<Fact, Refusal> {
+    let open = running(open)?;
+    let asked = open.questions.answer(answer.n, &answer.to)?;
+    let took_us = match answer.to {
+        To::Question { took_us } => Some(took_us),
+        To::Earlier { .. } => None,
+    };
+    let body = Body::CallAnswered(CallAnswered { n: answer.n, how: answer.how, took_us });
+    let fact = fact(open, body, Some(answer.answer));
+    Ok(Fact { cause: asked.or(fact.cause), refs: earlier.into_iter().collect(), ..fact })
+}
+
+fn running(open: Option<&Call>) -> Result<&Call, Refusal> {
+    open.filter(|call| call.ending.is_none()).ok_or_else(|| {
+        Refusal::new(Code::Conflict, "this call is not running: it has ended, or never started")
+    })
 }
 
 /// The refusal of a call that was just started.
 pub fn refuse(open: &Call, facts: CallRefused, output: Option<PayloadRef>) -> Fact {
-    ending_fact(open, Body::CallRefused(facts), output)
+    fact(open, Body::CallRefused(facts), output)
 }
 
-fn ending_fact(open: &Call, body: Body, output: Option<PayloadRef>) -> Fact {
+/// Returns a fact about an open call that its start has caused.
+fn fact(open: &Call, body: Body, payload: Option<PayloadRef>) -> Fact {
     Fact {
         cause: Some(open.started),
         refs: Vec::new(),
         actor: open.actor.clone(),
         subject: subject(&open.id),
         tool: open.tool,
-        payloads: output.into_iter().collect(),
+        payloads: payload.into_iter().collect(),
         body,
     }
 }

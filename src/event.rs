@@ -33,6 +33,8 @@ pub const EVENT_MAX: usize = 16 * 1024;
 pub const REFS_MAX: usize = 32;
 /// An event names at most this many payloads.
 pub const PAYLOADS_MAX: usize = 16;
+/// A call has at most this many questions on record.
+pub const QUESTIONS_MAX: u64 = 64;
 /// The name of a kind has at most this many bytes.
 pub const KIND_MAX: usize = 32;
 

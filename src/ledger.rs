@@ -45,7 +45,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     block::{Cid, payload::SealedPayload},
-    call::{End, Ending, Start},
+    call::{
+        End, Ending, Start,
+        asking::{Answer, Inquiry},
+    },
     contract::Contract,
     error::Refusal,
     event::Actor,
@@ -87,6 +90,10 @@ pub enum Command {
         #[serde(skip)]
         conclude: Option<Conclude>,
     },
+    /// Record what a running call asks its caller's client.
+    Ask { ask: Inquiry, question: SealedPayload },
+    /// Record what a running call was answered.
+    Answer { answer: Answer, content: SealedPayload },
     /// End a running call, and the attempt it was made for.
     End { end: End, output: Option<SealedPayload>, attempt: Option<Box<Attempt>> },
     /// Change durable work.

@@ -208,9 +208,12 @@ pub fn content(home: &Home, payload: &Cid) -> Result<Option<Vec<u8>>, LogError> 
 /// The seqs of a call's start, and of its ending if it has one.
 pub type CallSeqs = (u64, Option<u64>);
 
-/// SQL for the ending of the call that began at `?`: the child of its start with the same subject.
+/// SQL for the ending of the call that began at `?`: the child of its start with the same subject that neither asks nor
+/// answers.
 const ENDED: &str = "(SELECT edge.child FROM edge JOIN entry ON entry.seq = edge.child
-                      WHERE edge.parent = call AND entry.subject = call)";
+                      WHERE edge.parent = call AND entry.subject = call
+                      AND entry.kind NOT IN
+                          (SELECT id FROM word WHERE text IN ('call.asked', 'call.answered')))";
 
 /// Returns the latest call with an idempotency key.
 pub fn keyed_call(
@@ -227,6 +230,12 @@ pub fn keyed_call(
     );
     let mut statement = state.prepare_cached(&sql)?;
     Ok(statement.query_row(params![actor, name, key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+}
+
+/// Returns the seq of the latest question that committed to this request state.
+pub fn asked_with(state: &Connection, request_state: &[u8; 16]) -> Result<Option<u64>, StateError> {
+    let mut statement = state.prepare_cached("SELECT seq FROM asked WHERE state = ?1")?;
+    Ok(statement.query_row([request_state], |row| row.get(0)).optional()?)
 }
 
 /// Returns the call with this id.

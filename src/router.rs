@@ -10,6 +10,7 @@ pub mod capture;
 pub mod codes;
 pub mod lane;
 pub mod metadata;
+mod view;
 mod board;
 mod retention;
 pub mod telling;
@@ -17,6 +18,7 @@ pub mod away;
 mod target;
 mod content;
 mod ending;
+mod asking;
 mod calling;
 pub mod trial;
 
@@ -32,7 +34,10 @@ use serde_json::{Value, value::RawValue};
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use crate::router::board::{Entry, Misfit, Offered, Offering, View, renamed};
+pub use crate::router::{
+    board::{Entry, Misfit, Offered, Offering, renamed},
+    view::View,
+};
 use crate::{
     block::{Cid, payload::SaltKey, splice},
     call::Remote,
@@ -45,6 +50,7 @@ use crate::{
     },
     metrics::Metrics,
     router::{
+        asking::form::Forms,
         audience::Audience,
         away::{Absence, Away},
         board::Board,
@@ -352,6 +358,7 @@ struct Inner {
     board: RwLock<Arc<Board>>,
     away: Away,
     resolver: Resolver,
+    forms: Arc<Forms>,
     changes: broadcast::Sender<Change>,
     /// The URIs of watched resources that have changed.
     updates: broadcast::Sender<Arc<str>>,
@@ -372,6 +379,7 @@ impl Router {
             board: RwLock::default(),
             away: Away::default(),
             resolver: Resolver::default(),
+            forms: Arc::default(),
             changes,
             updates,
             calls: TaskTracker::new(),

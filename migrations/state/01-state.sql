@@ -88,6 +88,12 @@ CREATE TABLE call_key (
     PRIMARY KEY (actor, name, key)
 ) WITHOUT ROWID;
 
+-- The latest question with each commitment to a request state.
+CREATE TABLE asked (
+    state BLOB PRIMARY KEY,
+    seq   INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- Contracts by the seq of the event that published them last.
 CREATE TABLE contract (
     source  INTEGER NOT NULL,          -- word

@@ -15,7 +15,7 @@ use crate::{
     archive::kept::{ARCHIVES_MAX, DIRECTORY, EVENTS_MAX},
     archive::writing::Manifest,
     block::car::CarError,
-    block::{Cid, Codec, decode_exactly, links, payload::Payload},
+    block::{Cid, Codec, decode_exactly, encode, links, payload::Payload},
     contract::Contract,
     event::{
         Body, Event, Genesis,
@@ -253,8 +253,8 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Checks that a call ends at most once and under the subject and contract it began with. An ending whose start is
-    /// not in the archive is not checked.
+    /// Checks that a call ends at most once and under the subject and contract it began with, and that its questions
+    /// and answers have their turn. What belongs to a call whose start is not in the archive is not checked.
     fn call(&mut self, event: &Event) -> Result<(), &'static str> {
         let fields = event.fields();
         let here =
@@ -262,13 +262,14 @@ impl<'a> Check<'a> {
         if !here {
             return Ok(());
         }
-        if fields.kind == "call.started" {
+        if matches!(fields.kind.as_str(), "call.started" | "call.asked") {
             self.begun.insert(event.cid());
         }
-        match self.calls.take(event.cid(), &rules::said(event, &[])) {
+        match self.calls.take(event.cid(), &rules::said(event, &encode(&fields.body))) {
             Ended::Rightly => Ok(()),
             Ended::NotOpen => Err("it ends a call that is not open"),
             Ended::Otherwise => Err("it ends a call under another subject or contract than it began"),
+            Ended::OutOfTurn => Err("it asks or answers out of turn, or in a call that is not open"),
         }
     }
 

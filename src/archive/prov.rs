@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     archive::export::{ExportError, Selected},
+    block::Cid,
     event::{Event, Role},
     query::{self, QueryError, View},
 };
@@ -141,9 +142,18 @@ impl View {
         let fields = event.fields();
         Ok(match fields.kind.as_str() {
             "call.started" => Some(id(&event.cid())),
+            "call.answered" => self.asked_by(event)?.as_ref().map(id),
             kind if kind.starts_with("call.") => fields.cause.as_ref().map(id),
             _ => None,
         })
+    }
+
+    /// Returns the start of the call in which an answer was given: the cause of its question, or its own if it came with
+    /// the request.
+    fn asked_by(&self, answered: &Event) -> Result<Option<Cid>, QueryError> {
+        let Some(cause) = answered.fields().cause else { return Ok(None) };
+        let asked = self.event(&cause)?.filter(|event| event.fields().kind == "call.asked");
+        Ok(asked.map_or(Some(cause), |asked| asked.fields().cause))
     }
 
     /// Returns when the call that started at `seq` ended, in microseconds since the epoch.
@@ -154,7 +164,7 @@ impl View {
     }
 }
 
-fn id(cid: &crate::block::Cid) -> String {
+fn id(cid: &Cid) -> String {
     format!("ipld:{cid}")
 }
 

@@ -185,6 +185,8 @@ pub struct Bound {
 pub enum Side {
     Input,
     Output,
+    /// What the caller's client answers in mid-call.
+    Answer,
 }
 
 impl Bound {
@@ -208,6 +210,7 @@ impl Bound {
         let side = match self.side {
             Side::Input => "input",
             Side::Output => "output",
+            Side::Answer => "answer",
         };
         let texts = [&self.actor, self.method, &self.source, &self.name, side, path, media];
         let [actor, method, source, name, side, path, media] = texts.map(str::as_bytes);

@@ -31,6 +31,7 @@ use crate::{
         WorkerUnregistered, WorkflowCancelled, WorkflowFailed, WorkflowReplayed, WorkflowRescheduled,
         WorkflowSignalled, WorkflowStarted, WorkflowSubmitted, WorkflowSucceeded, WorkflowTimedOut,
     },
+    words::words,
 };
 
 /// Declares [`Kind`] and [`Body`] from one list, so that every kind with a name has facts.
@@ -90,6 +91,8 @@ kinds! {
     CallRefused = "call.refused",
     CallInterrupted = "call.interrupted",
     CallCancelled = "call.cancelled",
+    CallAsked = "call.asked",
+    CallAnswered = "call.answered",
     PayloadErased = "payload.erased",
     AccessExported = "access.exported",
     TaskSubmitted = "task.submitted",
@@ -299,6 +302,61 @@ pub struct CallInterrupted {
 #[serde(deny_unknown_fields)]
 pub struct CallCancelled {
     pub took_us: u64,
+}
+
+words! {
+    /// What a tool's server may ask the caller's client while a call runs, by its MCP method.
+    #[derive(Serialize, Deserialize)]
+    pub enum Question {
+        #[serde(rename = "sampling/createMessage")]
+        Sampling = "sampling/createMessage",
+        #[serde(rename = "elicitation/create")]
+        Elicitation = "elicitation/create",
+        #[serde(rename = "roots/list")]
+        Roots = "roots/list",
+    }
+}
+
+words! {
+    /// Says how a question was answered.
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Reaction {
+        /// The user filled in what was elicited.
+        Accepted = "accepted",
+        Declined = "declined",
+        /// The user dismissed the elicitation without a choice.
+        Cancelled = "cancelled",
+        /// The client gave a result in which there is nothing to accept: a sampled message, its roots.
+        Given = "given",
+        /// The client answered with an error, or could not be asked.
+        Failed = "failed",
+    }
+}
+
+/// The tool's server asks the caller's client something. This event is durable before the client is asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallAsked {
+    pub method: Question,
+    /// Counts the questions of the call before this one.
+    pub n: u64,
+    /// A keyed commitment to the `requestState` that a later request answers with, where the question is asked in the
+    /// call's result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<ByteArray<16>>,
+}
+
+/// A question was answered. This event is durable before the tool's server is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallAnswered {
+    /// The number of the question; of an answer that came with the request, the number of such answers before it.
+    pub n: u64,
+    pub how: Reaction,
+    /// Microseconds from the question to the answer. None if the answer came with the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_us: Option<u64>,
 }
 
 /// The basis of an erasure has at most this many characters.

@@ -107,21 +107,35 @@ fn subject_fits(kind: &str, subject: &str) -> bool {
 }
 
 /// Holds the calls that have begun and not ended. A call must end at most once, under the subject and contract it began
-/// with.
+/// with; until then its questions come one after another, and each is answered at most once.
 #[derive(Clone, Debug, Default)]
 pub struct OpenCalls {
-    begun: HashMap<Cid, (String, Option<Cid>)>,
+    begun: HashMap<Cid, OpenCall>,
+    /// The start of the call and the number of each question that is not answered.
+    asked: HashMap<Cid, (Cid, u64)>,
 }
 
-/// Says whether an event ends a call as it may.
+#[derive(Clone, Debug)]
+struct OpenCall {
+    subject: String,
+    tool: Option<Cid>,
+    /// The questions asked so far.
+    asked: Vec<Cid>,
+    /// Counts the answers that came with the request.
+    given: u64,
+}
+
+/// Says whether an event asks, answers in, or ends a call as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// The event ends no call, or it ends an open call correctly.
+    /// The event is of no call, or it does with an open call what it may.
     Rightly,
     /// The event's cause is no open call.
     NotOpen,
     /// The event's subject or contract is not that of the call.
     Otherwise,
+    /// A question or an answer is of no open call, or not the next one.
+    OutOfTurn,
 }
 
 impl OpenCalls {
@@ -129,18 +143,56 @@ impl OpenCalls {
     pub fn take(&mut self, cid: Cid, said: &Said<'_>) -> Ended {
         match said.kind {
             "call.started" => {
-                self.begun.insert(cid, (said.subject.to_owned(), said.tool));
+                let subject = said.subject.to_owned();
+                let call = OpenCall { subject, tool: said.tool, asked: Vec::new(), given: 0 };
+                self.begun.insert(cid, call);
                 Ended::Rightly
             }
+            "call.asked" | "call.answered" if said.v == VERSION => self.take_turn(cid, said),
             ending if ENDINGS.contains(&ending) => {
-                match said.cause.and_then(|cause| self.begun.remove(&cause)) {
-                    None => Ended::NotOpen,
-                    Some((subject, tool)) if subject == said.subject && tool == said.tool => Ended::Rightly,
-                    Some(_) => Ended::Otherwise,
+                let Some(call) = said.cause.and_then(|cause| self.begun.remove(&cause)) else {
+                    return Ended::NotOpen;
+                };
+                for question in &call.asked {
+                    self.asked.remove(question);
                 }
+                if call.is_of(said) { Ended::Rightly } else { Ended::Otherwise }
             }
             _ => Ended::Rightly,
         }
+    }
+
+    /// Takes a question or an answer. A body that cannot be read is refused by [`check`].
+    fn take_turn(&mut self, cid: Cid, said: &Said<'_>) -> Ended {
+        let taken = match (said.cause, Body::open(said.kind, said.body)) {
+            (Some(started), Ok(Some(Body::CallAsked(facts)))) => self.ask(cid, started, facts.n, said),
+            (Some(cause), Ok(Some(Body::CallAnswered(facts)))) => self.answer(cause, facts.n, said),
+            (None, _) => None,
+            (Some(_), _) => Some(()),
+        };
+        if taken.is_some() { Ended::Rightly } else { Ended::OutOfTurn }
+    }
+
+    fn ask(&mut self, cid: Cid, started: Cid, n: u64, said: &Said<'_>) -> Option<()> {
+        let call = self.begun.get_mut(&started).filter(|call| call.is_of(said))?;
+        (call.asked.len() as u64 == n).then(|| call.asked.push(cid))?;
+        self.asked.insert(cid, (started, n));
+        Some(())
+    }
+
+    fn answer(&mut self, cause: Cid, n: u64, said: &Said<'_>) -> Option<()> {
+        if let Some(call) = self.begun.get_mut(&cause) {
+            let next = call.is_of(said) && call.given == n;
+            return next.then(|| call.given += 1);
+        }
+        let (started, asked) = self.asked.remove(&cause)?;
+        (asked == n && self.begun.get(&started)?.is_of(said)).then_some(())
+    }
+}
+
+impl OpenCall {
+    fn is_of(&self, said: &Said<'_>) -> bool {
+        self.subject == said.subject && self.tool == said.tool
     }
 }
 

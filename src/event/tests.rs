@@ -3,6 +3,7 @@
 //! `schemas/golden.json` is one small log under a signed head: a genesis, a contract, payloads, a plan and, in order of
 //! `seq`, at least one event of every kind. Kinds are only added at its end, because released bytes never change.
 
+mod asking;
 mod keeping;
 mod peer;
 mod work;
@@ -133,6 +134,7 @@ impl Story {
         story.peers();
         story.keeping();
         story.unjudged();
+        story.asking();
         story
     }
 
@@ -223,11 +225,14 @@ impl Story {
     fn fact(&self, subject: &str, body: Body) -> Fact {
         let payloads = match body.kind() {
             Kind::CallStarted
+            | Kind::CallAnswered
             | Kind::TaskSubmitted
             | Kind::WorkflowSubmitted
             | Kind::WorkflowSignalled
             | Kind::ScheduleCreated => vec![self.input],
-            Kind::CallSucceeded | Kind::TaskSucceeded | Kind::StepGathered => vec![self.output],
+            Kind::CallSucceeded | Kind::CallAsked | Kind::TaskSucceeded | Kind::StepGathered => {
+                vec![self.output]
+            }
             _ => Vec::new(),
         };
         let call = subject.starts_with("call/");

@@ -1,14 +1,17 @@
-//! The writer's part in calls: their starts, their endings, and those that nobody ends any more.
+//! The writer's part in calls: their starts, their questions, their endings, and those that nobody ends any more.
 //!
 //! Invariants:
 //! - a started call gets one ending, and the attempt it was made for ends with it;
 //! - a key gives the first answer, whether the state has folded it yet or not.
 
 use crate::{
-    block::payload::SealedPayload,
-    call::{self, Call, End, EndOutcome, REMOTE_MAX, Start},
+    block::{Cid, payload::SealedPayload},
+    call::{
+        self, Call, End, EndOutcome, REMOTE_MAX, Start,
+        asking::{Answer, Inquiry, To},
+    },
     event::{
-        Body, Role,
+        Body, Fact, Role,
         body::{CallRefused, LogRecovered},
     },
     ledger::{
@@ -68,6 +71,42 @@ impl World {
         let sealed = Sealed::from(event);
         self.holding.calls.remember_ending(call, key, event);
         Ok(Ruling::Refused(sealed))
+    }
+
+    pub(super) fn ask(&mut self, ask: &Inquiry, question: SealedPayload) -> Result<Ruling, Stop> {
+        match call::ask(self.holding.calls.open.get(&ask.id), ask) {
+            Ok(fact) => self.record_within(&ask.id, fact, question),
+            Err(refusal) => Ok(Ruling::Denied(refusal)),
+        }
+    }
+
+    pub(super) fn record_answer(&mut self, answer: &Answer, content: SealedPayload) -> Result<Ruling, Stop> {
+        let earlier = match answer.to {
+            To::Earlier { state: Some(state) } => self.asked_with(&state)?,
+            To::Earlier { state: None } | To::Question { .. } => None,
+        };
+        match call::answer(self.holding.calls.open.get(&answer.id), answer, earlier) {
+            Ok(fact) => self.record_within(&answer.id, fact, content),
+            Err(refusal) => Ok(Ruling::Denied(refusal)),
+        }
+    }
+
+    /// Records a fact about an open call, which stays open.
+    fn record_within(&mut self, id: &str, fact: Fact, content: SealedPayload) -> Result<Ruling, Stop> {
+        self.commit.store(Some(content));
+        let event = self.commit.seal(fact)?;
+        self.holding.calls.turn(id, event);
+        Ok(Ruling::Done(event.into()))
+    }
+
+    /// Returns the latest question that committed to this request state.
+    fn asked_with(&self, state: &[u8; 16]) -> Result<Option<Cid>, Fault> {
+        if let Some(asked) = self.holding.calls.stated.get(state) {
+            return Ok(Some(asked.cid));
+        }
+        let seq = query::asked_with(&self.state, state)?;
+        let event = seq.map(|seq| self.reader.event_at(seq)).transpose()?.flatten();
+        Ok(event.map(|event| event.cid()))
     }
 
     pub(super) fn end(

@@ -107,9 +107,13 @@ impl Loading<'_> {
     fn calls(&self) -> Result<Calls, StateError> {
         let mut calls = Calls::default();
         for seq in query::open_calls(self.state)? {
-            if let Some(call) = self.log.event_at(seq)?.as_ref().and_then(Call::begun) {
-                calls.begin(call);
+            let Some(mut call) = self.log.event_at(seq)?.as_ref().and_then(Call::begun) else { continue };
+            for seq in query::work::events_from(self.state, seq)?.into_iter().skip(1) {
+                if let Some(event) = self.log.event_at(seq)? {
+                    call.apply(&event);
+                }
             }
+            calls.begin(call);
         }
         Ok(calls)
     }

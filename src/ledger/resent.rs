@@ -6,8 +6,11 @@
 
 use crate::{
     block::Cid,
-    call::{Call, Ending},
-    event::{Body, Event},
+    call::{
+        Call, Ending,
+        asking::{Answer, Inquiry, To},
+    },
+    event::{Body, Event, Role},
     ledger::{
         Command, Ruling, Sealed,
         claims::{call_of, worked},
@@ -32,6 +35,8 @@ impl World {
             Command::Start { start, .. } => &start.id,
             Command::End { end, .. } => &end.id,
             Command::Keep { keeping, actor } => return Ok(self.counted_before(keeping, actor)?),
+            Command::Ask { ask, .. } => return Ok(self.asked_before(ask)?),
+            Command::Answer { answer, .. } => return Ok(self.answered_before(answer)?),
             // These rule the same when they are ruled again.
             Command::Publish { .. }
             | Command::Adopt { .. }
@@ -59,6 +64,32 @@ impl World {
             (_, Some(ended)) => sealed(ended)?.map(Ruling::Done),
             (_, None) => None,
         })
+    }
+
+    /// Returns the ruling on a question of an open call, if the call has asked it under this number.
+    fn asked_before(&self, ask: &Inquiry) -> Result<Option<Ruling>, Fault> {
+        let open = self.holding.calls.open.get(&ask.id);
+        let asked = open.and_then(|open| open.questions.get(ask.n)).map(|asked| asked.event);
+        self.recorded_with(asked, Role::Output, &ask.question.cid)
+    }
+
+    /// Returns the ruling on an answer in an open call, if it is on record.
+    fn answered_before(&self, answer: &Answer) -> Result<Option<Ruling>, Fault> {
+        let Some(open) = self.holding.calls.open.get(&answer.id) else { return Ok(None) };
+        let answered = match answer.to {
+            To::Question { .. } => open.questions.get(answer.n).and_then(|asked| asked.answered),
+            To::Earlier { .. } => open.questions.given(answer.n),
+        };
+        self.recorded_with(answered, answer.answer.role, &answer.answer.cid)
+    }
+
+    /// Returns where an event stands that holds a payload.
+    fn recorded_with(&self, event: Option<Cid>, role: Role, payload: &Cid) -> Result<Option<Ruling>, Fault> {
+        let Some(event) = event.map(|event| self.reader.event(&event)).transpose()?.flatten() else {
+            return Ok(None);
+        };
+        let same = event.fields().payload(role).is_some_and(|held| held.cid == *payload);
+        Ok(same.then(|| Ruling::Done(Sealed::from(&event))))
     }
 
     /// The same for a call whose start and change are one commit, perhaps with its ending.

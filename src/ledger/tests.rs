@@ -1,5 +1,6 @@
 //! The ledger over a real directory: what is answered is there, and bad days are seen at the door.
 
+mod asking;
 mod concluding;
 mod erasing;
 mod heads;

@@ -190,6 +190,8 @@ impl World {
     fn rule(&mut self, command: Command) -> Result<Ruling, Stop> {
         match command {
             Command::Start { start, input, refused } => self.start(*start, input, refused),
+            Command::Ask { ask, question } => self.ask(&ask, question),
+            Command::Answer { answer, content } => self.record_answer(&answer, content),
             Command::End { end, output, attempt } => self.end(&end, output, attempt.as_deref()),
             Command::Begin { start, work, conclude } => self.begin(*start, *work, conclude.as_ref()),
             Command::Work(_) => Ok(Ruling::Unchanged),

@@ -9,7 +9,7 @@ mod entry;
 mod misfits;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -33,6 +33,7 @@ use crate::{
         Change, Listed, Offer, Parts, Run,
         declared::Declared,
         metadata::{Hints, Resolver},
+        view::View,
     },
 };
 
@@ -70,16 +71,6 @@ pub struct Offering {
     /// Whether calls mirror arguments in headers, so that tools whose marks for these are unsound are left out.
     pub mirrors: bool,
     pub run: Arc<dyn Run>,
-}
-
-/// The public names that clients with certain capabilities see.
-#[derive(Clone, Debug, Default)]
-pub struct View {
-    pub capabilities: Arc<str>,
-    pub tools: HashSet<String>,
-    pub prompts: HashSet<String>,
-    pub resources: HashSet<String>,
-    pub templates: HashSet<String>,
 }
 
 /// One source, as requests reach it.
@@ -242,36 +233,33 @@ impl Board {
         if self.sources.values().all(|source| source.views.is_empty()) {
             return self.offer.clone();
         }
-        let hidden = |source: &Source, list: fn(&View) -> &HashSet<String>| {
-            source.view(capabilities).map(list).cloned()
-        };
         let mut offer = Offer { declared: self.offer.declared.clone(), ..Offer::default() };
         for source in self.sources.values() {
-            let (tools, prompts) = (hidden(source, |view| &view.tools), hidden(source, |view| &view.prompts));
-            let resources = hidden(source, |view| &view.resources);
-            let templates = hidden(source, |view| &view.templates);
-            let shown = |names: &Option<HashSet<String>>, name: &str| {
-                names.as_ref().is_none_or(|names| names.contains(name))
+            let seen = View::of(&source.views, capabilities);
+            let shown = |list: fn(&View) -> &HashSet<String>, name: &str| {
+                seen.is_none_or(|view| list(view).contains(name))
             };
-            let own = |entry: &&Arc<Entry>| {
+            let first = |entry: &&Arc<Entry>| {
                 self.tools.get(&entry.tool.name).is_some_and(|kept| Arc::ptr_eq(kept, entry))
             };
-            let of_source = source.tools.iter().filter(own).filter(|entry| shown(&tools, &entry.tool.name));
-            offer.tools.extend(of_source.map(|entry| entry.tool.clone()));
-            let of_source = source.prompts.iter().map(|(_, listed)| listed).filter(|listed| {
-                let kept =
-                    self.prompts.get(&listed.name).is_some_and(|(owner, _)| Arc::ptr_eq(owner, source));
-                kept && shown(&prompts, &listed.name)
+            let tools = source.tools.iter().filter(first);
+            let tools = tools.filter(|entry| shown(|view| &view.tools, &entry.tool.name));
+            offer.tools.extend(tools.map(|entry| entry.tool.clone()));
+            let prompts = source.prompts.iter().map(|(_, listed)| listed).filter(|listed| {
+                let owner = self.prompts.get(&listed.name);
+                owner.is_some_and(|(owner, _)| Arc::ptr_eq(owner, source))
+                    && shown(|view| &view.prompts, &listed.name)
             });
-            offer.prompts.extend(of_source.cloned());
-            let of_source = source.resources.iter().filter(|listed| {
-                let kept = self.resources.get(&listed.name).is_some_and(|owner| Arc::ptr_eq(owner, source));
-                kept && shown(&resources, &listed.name)
+            offer.prompts.extend(prompts.cloned());
+            let resources = source.resources.iter().filter(|listed| {
+                let owner = self.resources.get(&listed.name);
+                owner.is_some_and(|owner| Arc::ptr_eq(owner, source))
+                    && shown(|view| &view.resources, &listed.name)
             });
-            offer.resources.extend(of_source.cloned());
-            offer
-                .templates
-                .extend(source.templates.iter().filter(|listed| shown(&templates, &listed.name)).cloned());
+            offer.resources.extend(resources.cloned());
+            let templates = source.templates.iter();
+            let templates = templates.filter(|listed| shown(|view| &view.templates, &listed.name));
+            offer.templates.extend(templates.cloned());
         }
         Arc::new(offer)
     }
@@ -318,11 +306,6 @@ impl Offer {
 }
 
 impl Source {
-    /// Returns what clients with these capabilities see of it; `None` if they see everything.
-    fn view(&self, capabilities: &str) -> Option<&View> {
-        self.views.iter().find(|view| &*view.capabilities == capabilities).or_else(|| self.views.first())
-    }
-
     /// Publishes the contract of every tool, retires those that are gone, and makes the source's entries.
     async fn publish(
         mut offering: Offering,
@@ -331,7 +314,8 @@ impl Source {
         told: &mut Told,
     ) -> Result<Self, Stopped> {
         let drafts = drafts(&mut offering, told);
-        let Offering { source, rank, lane, prompts, resources, templates, views, declared, run, .. } = offering;
+        let Offering { source, rank, lane, prompts, resources, templates, views, declared, run, .. } =
+            offering;
         let names = drafts.iter().map(|(offered, _)| offered.filed_as().to_owned()).collect();
         let retain = Command::Retain { source: source.clone(), names, actor: node() };
         parts.ledger.submit(retain).await?;

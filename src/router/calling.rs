@@ -24,7 +24,8 @@ use crate::{
     },
     ledger::{Command, Ruling, Sealed, commit::payload_ref},
     router::{
-        Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Response, Router, RpcError,
+        Client, Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Response, Router, RpcError,
+        asking::Asking,
         capture::Capture,
         codes::{INTERNAL_ERROR, INVALID_REQUEST},
         content::Content,
@@ -54,6 +55,14 @@ struct Underway<'a> {
     /// The payload of its input.
     input: Cid,
     log: Cid,
+}
+
+/// What a started call is tried with.
+struct Tried {
+    started: Cid,
+    /// The ruling on the change that the call asked for with its start.
+    ruled: Option<Ruling>,
+    client: Arc<dyn Client>,
 }
 
 /// What became of the start of a call.
@@ -128,12 +137,22 @@ impl Router {
             },
         };
         let begun = Instant::now();
+        let sieve = call.content.sieve.clone();
+        let (client, ledger) = (request.client.clone(), self.ledger().clone());
+        let asking = Arc::new(Asking::new(client, ledger, id.clone(), sieve, self.inner.forms.clone()));
         let outcome = match (call.content.refusal.take(), &place) {
             // It started with its claim, before its input could be checked.
             (Some(refusal), _) => Outcome::Refused(refusal.kept),
             (None, Err(refusal)) => Outcome::Refused(refusal.clone()),
-            (None, Ok(place)) => self.effect(&request, &target, place, started.cid, ruled).await,
+            (None, Ok(place)) => match asking.given(&request.params).await {
+                Err(refusal) => Outcome::Refused(refusal),
+                Ok(()) => {
+                    let tried = Tried { started: started.cid, ruled, client: asking.clone() };
+                    asking.asked(self.effect(&request, &target, place, tried).await).await
+                }
+            },
         };
+        call.content.sieve = asking.sieve();
         self.end(&call, id, outcome, begun.elapsed()).await
     }
 
@@ -173,20 +192,13 @@ impl Router {
     }
 
     /// Waits for a turn and runs the tool. A call that is told to stop has `STOP_GRACE` to do so.
-    async fn effect(
-        &self,
-        request: &Request,
-        target: &Target,
-        place: &LaneTicket,
-        started: Cid,
-        ruled: Option<Ruling>,
-    ) -> Outcome {
-        let span = tracing::info_span!("call", tool = target.recorded_name, event = %started);
+    async fn effect(&self, request: &Request, target: &Target, place: &LaneTicket, tried: Tried) -> Outcome {
+        let span = tracing::info_span!("call", tool = target.recorded_name, event = %tried.started);
         let priority = target.entry.as_ref().map_or(PRIORITY, |entry| entry.metadata.priority);
         let turn = async {
             // Shared with work that cannot be stopped: its thread holds the turn until it is done.
             let turn = Arc::new(place.turn(priority).await);
-            self.attempt(request, target, &place.lane, &turn, (started, ruled)).await
+            self.attempt(request, target, &place.lane, &turn, tried).await
         };
         let told_to_stop = async {
             tokio::select! {
@@ -251,7 +263,7 @@ impl Router {
         target: &Target,
         lane: &Lane,
         turn: &Arc<Turn>,
-        (started, mut ruled): (Cid, Option<Ruling>),
+        Tried { started, mut ruled, client }: Tried,
     ) -> Outcome {
         let limit = target.entry.as_ref().and_then(|entry| entry.metadata.timeout_ms);
         let limit = limit.map_or(lane.bounds.timeout, Duration::from_millis);
@@ -266,7 +278,8 @@ impl Router {
         loop {
             let cancel = request.cancel.child_token();
             let invocation = invocation(request, target, Some(started), cancel.clone(), ruled.take());
-            let invocation = Invocation { deadline: Some(deadline.into_std()), ..invocation };
+            let deadline_at = Some(deadline.into_std());
+            let invocation = Invocation { deadline: deadline_at, client: client.clone(), ..invocation };
             let outcome = lane.run(turn, &target.run, invocation);
             let outcome = match tokio::time::timeout_at(deadline, outcome).await {
                 Ok(outcome) => outcome.after(before.take()),
@@ -360,7 +373,7 @@ impl Router {
         let tools = request.method == Method::ToolsCall;
         let unknown = tools && self.tool_asked(&request.name, request.meta.contract.as_ref()).is_none();
         let refusal = self.inner.away.refusal(&request.name).filter(|_| unknown)?;
-        Some(Response { result: refusal_result(&refusal), record: None })
+        told_own(refusal, Form::Meta, None).ok()
     }
 
     /// Returns the start of a call, without its input and its refusal.

@@ -28,6 +28,9 @@ use crate::{
 /// Member names of the requests that are for no tool.
 const PARAMS: [&str; 5] = ["name", "uri", "arguments", "ref", "argument"];
 
+/// Members of those that are no part of the input: answers to earlier questions are events of their own.
+const LEFT_OUT: [&str; 2] = ["_meta", "inputResponses"];
+
 /// What is known of a request's content.
 pub(super) struct Content {
     pub sieve: Arc<Sieve>,
@@ -47,7 +50,7 @@ impl Router {
     ) -> Result<(SealedPayload, Content), RpcError> {
         let bound = self.bound(request, target);
         let Some(entry) = &target.entry else {
-            let kept = splice::edit(&request.params, &[], |key| key == "_meta")
+            let kept = splice::edit(&request.params, &[], |key| LEFT_OUT.contains(&key))
                 .map_err(|_| RpcError::invalid_params("params must be an object"))?;
             let capture = self.inner.parts.captures.default;
             let value = match (capture, busy) {

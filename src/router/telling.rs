@@ -191,7 +191,7 @@ pub fn silenced(refusal: Refusal, secrets: &Echoes) -> Refusal {
     Refusal { message, ..refusal }
 }
 
-fn error_text(error: &RpcError) -> String {
+pub fn error_text(error: &RpcError) -> String {
     json!({"code": error.code, "message": error.message, "data": error.data}).to_string()
 }
 

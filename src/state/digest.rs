@@ -13,6 +13,7 @@ use crate::state::StateError;
 
 /// Lists every table with the columns by which its rows are ordered.
 pub(super) const TABLES: &[(&str, &str)] = &[
+    ("asked", "state"),
     ("call_key", "actor, name, key"),
     ("called", "name, block"),
     ("contract", "source, name"),

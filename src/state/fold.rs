@@ -213,6 +213,7 @@ impl Folder {
             | Body::AccessRead(_)
             | Body::AccessRefused(_)
             | Body::AccessExported(_)
+            | Body::CallAnswered(_)
             | Body::ConfigApplied(_) => Ok(()),
             Body::ContractPublished(facts) => {
                 self.contract(&facts.source, &facts.name, &facts.contract, seq, true)
@@ -238,6 +239,12 @@ impl Folder {
             | Body::CallRefused(_)
             | Body::CallInterrupted(_)
             | Body::CallCancelled(_) => self.insert("DELETE FROM running WHERE id = ?1", params![subject]),
+            Body::CallAsked(facts) => {
+                let Some(state) = facts.state else { return Ok(()) };
+                let sql = "INSERT INTO asked (state, seq) VALUES (?1, ?2)
+                           ON CONFLICT (state) DO UPDATE SET seq = ?2";
+                self.insert(sql, params![*state, seq])
+            }
             Body::PayloadErased(facts) => {
                 self.erased.insert(facts.payload);
                 let sql =

@@ -137,6 +137,8 @@ impl Folder {
             | Body::CallRefused(_)
             | Body::CallInterrupted(_)
             | Body::CallCancelled(_)
+            | Body::CallAsked(_)
+            | Body::CallAnswered(_)
             | Body::PayloadErased(_) => Ok(()),
         }
     }

@@ -15,7 +15,7 @@ use sha2::Sha256;
 
 use self::{
     dialogue::{ROUNDS, answers, question, sampling},
-    listing::{defaults, enums, prompts, resources, tools},
+    listing::{defaults, enums, prompts, resources, secret, tools},
 };
 use crate::{
     block::splice,
@@ -178,8 +178,14 @@ impl Fixture {
                 Ok(text(&format!("LLM response: {said}")))
             }
             "test_elicitation" => eliciting(client.as_ref(), arguments).await,
-            "test_elicitation_sep1034_defaults" | "test_elicitation_sep1330_enums" => {
-                let properties = if name.ends_with("defaults") { defaults() } else { enums() };
+            "test_elicitation_sep1034_defaults"
+            | "test_elicitation_sep1330_enums"
+            | "test_elicitation_secret" => {
+                let properties = match name {
+                    "test_elicitation_sep1034_defaults" => defaults(),
+                    "test_elicitation_secret" => secret(),
+                    _ => enums(),
+                };
                 let schema = json!({"type": "object", "properties": properties, "required": []});
                 let params = json!({"message": "Please review the form", "requestedSchema": schema});
                 let answer = client.request("elicitation/create", params).await?;

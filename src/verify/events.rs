@@ -175,8 +175,8 @@ impl Found {
         Ok(())
     }
 
-    /// Checks that a call ends at most once, and under the subject and contract it began with. Only a whole log holds
-    /// every start.
+    /// Checks that a call ends at most once, and under the subject and contract it began with, and that its questions
+    /// and answers have their turn. Only a whole log holds every start.
     fn check_calls(&mut self, event: &strict::Checked<'_>, cid: &Cid, chain: &mut Chain<'_>) {
         if !chain.whole {
             return;
@@ -185,6 +185,7 @@ impl Found {
             Ended::Rightly => return,
             Ended::NotOpen => "ends a call that is not open",
             Ended::Otherwise => "ends a call under another subject or contract than it began",
+            Ended::OutOfTurn => "asks or answers out of turn, or in a call that is not open",
         };
         self.fault(Verdict::Invalid, Some(event.seq), Some(cid), fault);
     }

@@ -7,6 +7,7 @@
 #[cfg(not(feature = "p2p"))]
 mod alone;
 mod archives;
+mod asked;
 mod audit;
 mod auditor;
 mod backups;

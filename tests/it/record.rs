@@ -67,7 +67,10 @@ pub fn kind(event: &Event) -> &str {
 pub fn endings(events: &[Event], name: &str) -> Vec<Event> {
     let named = |event: &&Event| matches!(event.body(), Some(Body::CallStarted(facts)) if facts.name == name);
     let started: Vec<Cid> = events.iter().filter(named).map(Event::cid).collect();
-    let ends = |event: &&Event| event.fields().cause.is_some_and(|cause| started.contains(&cause));
+    let ends = |event: &&Event| {
+        !["call.asked", "call.answered"].contains(&kind(event))
+            && event.fields().cause.is_some_and(|cause| started.contains(&cause))
+    };
     events.iter().filter(ends).cloned().collect()
 }
 

@@ -142,7 +142,7 @@ fn calls(tool: &str, secret: &str, form: usize) -> Option<Value> {
 }
 
 /// Every byte of every file under `dir`, one after another.
-fn all_bytes(dir: &Path) -> Vec<u8> {
+pub fn all_bytes(dir: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
     for entry in fs::read_dir(dir).expect("the directory is there") {
         let path = entry.expect("the directory is there").path();

@@ -189,3 +189,91 @@ fn a_call_ends_once_as_what_it_began_as() {
         assert_eq!(begun().take(name(2), &said(ending, "call/1", None, None)), Ended::NotOpen);
     }
 }
+
+/// Events of one call, as the rule of open calls is told of them.
+struct Turns {
+    open: OpenCalls,
+    next: u8,
+}
+
+impl Turns {
+    fn begun() -> Self {
+        let mut turns = Self { open: OpenCalls::default(), next: 0 };
+        turns.take("call.started", "call/1", None, &[], Ended::Rightly);
+        turns
+    }
+
+    /// Takes the next event, which gets the name of its number.
+    fn take(&mut self, kind: &str, subject: &str, cause: Option<u8>, body: &[u8], expected: Ended) {
+        let said = Said {
+            v: 1,
+            kind,
+            log: Cid::of(Codec::DagCbor, b"log"),
+            seq: 1,
+            subject,
+            cause: cause.map(Self::name),
+            tool: None,
+            body,
+        };
+        let taken = self.open.take(Self::name(self.next), &said);
+        assert_eq!(taken, expected, "event {}: {kind} of {subject} by {cause:?}", self.next);
+        self.next += 1;
+    }
+
+    fn name(n: u8) -> Cid {
+        Cid::of(Codec::DagCbor, &[n])
+    }
+
+    fn asks(&mut self, n: i128, cause: Option<u8>, expected: Ended) {
+        let method = Ipld::String("roots/list".to_owned());
+        let body = [("n".to_owned(), Ipld::Integer(n)), ("method".to_owned(), method)];
+        let body = encode(&std::collections::BTreeMap::from(body));
+        self.take("call.asked", "call/1", cause, &body, expected);
+    }
+
+    fn answers(&mut self, n: i128, cause: Option<u8>, expected: Ended) {
+        self.answers_as("call/1", n, cause, expected);
+    }
+
+    fn answers_as(&mut self, subject: &str, n: i128, cause: Option<u8>, expected: Ended) {
+        let how = Ipld::String("given".to_owned());
+        let body = [("n".to_owned(), Ipld::Integer(n)), ("how".to_owned(), how)];
+        let body = encode(&std::collections::BTreeMap::from(body));
+        self.take("call.answered", subject, cause, &body, expected);
+    }
+
+    fn ends(&mut self) {
+        self.take("call.succeeded", "call/1", Some(0), &[], Ended::Rightly);
+    }
+}
+
+#[test]
+fn questions_and_answers_of_a_call_have_their_turn() {
+    let (right, wrong) = (Ended::Rightly, Ended::OutOfTurn);
+    let mut turns = Turns::begun();
+    turns.answers(0, Some(0), right); // 1: it came with the request
+    turns.asks(0, Some(0), right); // 2
+    turns.asks(1, Some(0), right); // 3
+    turns.answers(1, Some(3), right);
+    turns.answers(0, Some(2), right);
+    turns.answers(1, Some(0), right);
+    turns.ends();
+
+    let mut turns = Turns::begun();
+    turns.asks(1, Some(0), wrong); // 1: the first is 0
+    turns.asks(0, Some(9), wrong); // 2: of no call
+    turns.asks(0, None, wrong);
+    turns.asks(0, Some(0), right); // 4
+    turns.asks(0, Some(0), wrong);
+    turns.answers(1, Some(4), wrong); // 6: another number, and that was its turn
+    turns.answers(0, Some(4), wrong);
+    turns.answers(1, Some(0), wrong); // 8: the first that comes with a request is 0
+    turns.answers(0, None, wrong);
+    turns.asks(1, Some(0), right); // 10
+    turns.answers_as("call/2", 1, Some(10), wrong);
+    turns.asks(2, Some(0), right); // 12
+    turns.ends();
+    turns.answers(2, Some(12), wrong);
+    turns.answers(0, Some(0), wrong);
+    turns.asks(3, Some(0), wrong);
+}

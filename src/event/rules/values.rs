@@ -9,7 +9,7 @@ use ipld_core::ipld::Ipld;
 use crate::{
     block::decode_ipld,
     contract::dialect::{MISSING, PLACE_MAX},
-    event::{Body, peer::Attempt},
+    event::{Body, QUESTIONS_MAX, peer::Attempt},
 };
 
 /// Lists the codes of refusals and of failed steps.
@@ -72,6 +72,8 @@ pub(super) fn fit(body: &Body) -> bool {
         }
         Body::CallSucceeded(facts) => facts.output_mismatch.as_deref().is_none_or(is_misfit),
         Body::CallRefused(facts) => one_of(&facts.code, CODES),
+        Body::CallAsked(facts) => facts.n < QUESTIONS_MAX,
+        Body::CallAnswered(facts) => facts.n < QUESTIONS_MAX,
         Body::StepFailed(facts) => one_of(&facts.code, CODES),
         Body::TaskSubmitted(facts) => facts.priority <= PRIORITY_MAX,
         Body::TaskClaimed(facts) => facts.effective <= PRIORITY_MAX,

@@ -6,7 +6,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::{call::Call, event::Event};
+use crate::{
+    call::Call,
+    event::{Body, Event, body::CallAsked},
+    ledger::Sealed,
+};
 
 /// An idempotency key: the actor, the name that was called, and the keyed commitment.
 pub type Key = (String, String, Vec<u8>);
@@ -19,12 +23,24 @@ pub struct Calls {
     pub keyed: HashMap<Key, Call>,
     /// Ended keyed calls by the seq of their ending.
     ended: VecDeque<(u64, Key)>,
+    /// The latest question with each commitment to a request state, if it is not folded yet.
+    pub stated: HashMap<[u8; 16], Sealed>,
 }
 
 impl Calls {
     /// Takes a call that has started into memory.
     pub fn begin(&mut self, call: Call) {
         self.open.insert(call.id.clone(), call);
+    }
+
+    /// Takes a question or an answer of a running call into memory.
+    pub fn turn(&mut self, id: &str, event: &Event) {
+        if let Some(Body::CallAsked(CallAsked { state: Some(state), .. })) = event.body() {
+            self.stated.insert(*state, event.into());
+        }
+        if let Some(call) = self.open.get_mut(id) {
+            call.apply(event);
+        }
     }
 
     /// Takes the ending of a keyed call into memory.
@@ -40,8 +56,9 @@ impl Calls {
         self.open.values().map(|call| call.runner.clone())
     }
 
-    /// Drops the keyed calls whose endings are folded.
+    /// Drops the keyed calls whose endings are folded, and the questions that are.
     pub fn forget(&mut self, applied: u64) {
+        self.stated.retain(|_, asked| asked.seq >= applied);
         while let Some((seq, _)) = self.ended.front()
             && *seq < applied
         {

@@ -4,13 +4,18 @@
 
 use std::collections::BTreeMap;
 
+use serde_bytes::ByteArray;
+
 use crate::{
     block::{Cid, Codec},
-    call::{self, Call, End, EndOutcome, Fit, Ruling, Start},
+    call::{
+        self, Call, End, EndOutcome, Fit, Ruling, Start,
+        asking::{Answer, Inquiry, To},
+    },
     error::{Code, Refusal},
     event::{
         Actor, Body, Event, Fact, PayloadRef, Position, Role,
-        body::{CallStarted, Failure},
+        body::{CallStarted, Failure, Question, Reaction},
         peer::{
             Direction, Parting, PeerConnected, PeerDiscovered, PeerForked, PeerMeasured, PeerUnreachable,
             RemoteCalled, Source, Transport,
@@ -241,6 +246,10 @@ pub(super) fn calls(chance: &mut Chance, turns: u64) -> Vec<Event> {
         let open: Vec<String> =
             known.values().filter(|call| call.ending.is_none()).map(|call| call.id.clone()).collect();
         let Some(call) = chance.pick(&open).and_then(|id| known.get_mut(id)) else { continue };
+        if chance.one_in(3) {
+            ask(&mut events, call, chance.below(4), now_ms);
+            continue;
+        }
         let failure = [Failure::Tool, Failure::Untaken, Failure::Timeout][chance.below(3) as usize];
         let outcome = match chance.below(4) {
             0 => EndOutcome::Succeeded { input_required: false, fit: Fit::Fits },
@@ -259,6 +268,26 @@ pub(super) fn calls(chance: &mut Chance, turns: u64) -> Vec<Event> {
         call.apply(record(&mut events, fact, now_ms));
     }
     events
+}
+
+/// Asks the next question of a call, or answers the one before.
+fn ask(events: &mut Vec<Event>, call: &mut Call, state: u64, now_ms: u64) {
+    let id = call.id.clone();
+    let n =
+        (0..).take_while(|n| call.questions.get(*n).is_some_and(|asked| asked.answered.is_some())).count();
+    let (n, to) = (n as u64, To::Question { took_us: 5 });
+    let fact = match call.questions.get(n) {
+        Some(_) => {
+            let answer = Answer { id, n, how: Reaction::Given, answer: pay("input", Role::Input), to };
+            call::answer(Some(call), &answer, None)
+        }
+        None => {
+            let question = pay("output", Role::Output);
+            let state = (state > 0).then(|| ByteArray::new([state as u8; 16]));
+            call::ask(Some(call), &Inquiry { id, n, method: Question::Roots, state, question })
+        }
+    };
+    call.apply(record(events, fact.expect("it is the next"), now_ms));
 }
 
 fn start(chance: &mut Chance, turn: u64) -> Start {

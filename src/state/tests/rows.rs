@@ -13,6 +13,7 @@ use crate::{
     entity,
     event::{
         Actor, Body, Event,
+        body::CallAsked,
         work::{Part, Rhythm},
     },
     log::Log,
@@ -379,6 +380,14 @@ pub(super) fn check_calls(folded: &Folded) {
         keys.extend(call.key.clone().map(|key| ((actor, call.name.clone(), key), seq)));
         known.insert(id, (seq, call));
     }
+    let mut asked = BTreeMap::<String, u64>::new();
+    for event in &folded.events {
+        if let Some(Body::CallAsked(CallAsked { state: Some(state), .. })) = event.body() {
+            asked.insert(data_encoding::HEXLOWER.encode(&*state), event.fields().seq);
+        }
+    }
+    let asked = asked.into_iter().map(|(state, seq)| json!([state, seq]));
+    same(folded, "SELECT state, seq FROM asked", asked.collect());
     let open = known.values().filter(|(_, call)| call.ending.is_none());
     let open = open.map(|(seq, call)| json!([seq, call.runner]));
     same(folded, "SELECT running.id, text FROM running JOIN word ON word.id = runner", open.collect());

@@ -58,6 +58,13 @@ pub const ROUNDS: &[Dialogue] = &[
         sealed: true,
         done: |_| "All inputs received.".to_owned(),
     },
+    // The suite has no scenario for this one.
+    Dialogue {
+        name: "test_input_required_result_secret",
+        rounds: &[&["user_secret"]],
+        sealed: true,
+        done: |inputs| format!("Your password is {}", inputs["user_secret"]["content"]["password"]),
+    },
     Dialogue {
         name: "test_input_required_result_multi_round",
         rounds: &[&["step1"], &["step2"]],
@@ -86,6 +93,11 @@ pub fn question(key: &str) -> Value {
         "step2" => form("Step 2: What is your favorite color?", "color", "string"),
         "confirm" => form("Please confirm", "ok", "boolean"),
         "user_context" => form("What context should the prompt use?", "context", "string"),
+        "user_secret" => {
+            let mut form = form("What is your password?", "password", "string");
+            form["params"]["requestedSchema"]["properties"]["password"]["format"] = json!("password");
+            form
+        }
         "capital_question" => sample("What is the capital of France?", 100),
         "greeting" => sample("Generate a greeting", 50),
         _ => json!({"method": "roots/list", "params": {}}),

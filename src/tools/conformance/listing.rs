@@ -19,6 +19,7 @@ pub fn tools() -> Vec<(&'static str, Value)> {
         "test_tool_with_progress",
         "test_elicitation_sep1034_defaults",
         "test_elicitation_sep1330_enums",
+        "test_elicitation_secret",
         "test_reconnection",
         "test_missing_capability",
         "test_logging_tool",
@@ -121,4 +122,9 @@ pub fn enums() -> Value {
         "untitledMulti": {"type": "array", "items": {"type": "string", "enum": options}},
         "titledMulti": {"type": "array", "items": {"anyOf": titled("Choice")}},
     })
+}
+
+/// A form with a field that nobody but the tool may read. It is asked for by no scenario of the suite.
+pub fn secret() -> Value {
+    json!({"username": {"type": "string"}, "password": {"type": "string", "format": "password"}})
 }

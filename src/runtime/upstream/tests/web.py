@@ -63,6 +63,8 @@ class Handler(BaseHTTPRequestHandler):
             sessions.append("s%d" % (len(runs) + len(sessions)))
             return self.result(id, {"protocolVersion": "2025-11-25", "capabilities": capabilities,
                                     "serverInfo": {"name": "web"}}, Mcp_Session_Id=sessions[-1])
+        if method == "ping":
+            return self.result(id, {})
         if method == "tools/list":
             shown = {"type": "object", "properties": {"in": {"properties": {"region": {
                 "type": "string", "x-mcp-header": "Region"}}}}}
