@@ -99,12 +99,9 @@ fn fill(home: &Home, events: u64) -> Vec<Cid> {
         };
         let body = match seq {
             0 => Body::LogOpened(LogOpened { genesis: log_name, software: "bench".to_owned(), salt: None }),
-            _ if seq % 2 == 0 => Body::CallSucceeded(CallSucceeded {
-                took_us: seq,
-                input_required: false,
-                output_mismatch: None,
-                output_unchecked: None,
-            }),
+            _ if seq % 2 == 0 => {
+                Body::CallSucceeded(CallSucceeded { took_us: seq, ..CallSucceeded::default() })
+            }
             _ => Body::CallStarted(CallStarted {
                 input_unchecked: None,
                 method: "tools/call".to_owned(),
@@ -115,6 +112,7 @@ fn fill(home: &Home, events: u64) -> Vec<Cid> {
                 runner: "bench".to_owned(),
                 key: None,
                 trace: None,
+                input_unchecked: None,
             }),
         };
         let fact = Fact {

@@ -5,7 +5,7 @@ use cairn::{
         Cid,
         payload::{JSON, Payload, SaltKey},
     },
-    call::{End, EndOutcome, Start},
+    call::{End, EndOutcome, Fit, Start},
     event::{Actor, Role, body::CallStarted},
     ledger::{Command, Ledger, Ruling, commit::payload_ref},
 };
@@ -25,6 +25,7 @@ pub async fn record(ledger: &Ledger, id: String, said: &str, cause: Option<Cid>)
         runner: "bench".into(),
         key: None,
         trace: None,
+        input_unchecked: None,
     };
     let start = Start {
         id: id.clone(),
@@ -44,7 +45,7 @@ pub async fn record(ledger: &Ledger, id: String, said: &str, cause: Option<Cid>)
     };
     let end = End {
         id,
-        outcome: EndOutcome::Succeeded { input_required: false },
+        outcome: EndOutcome::Succeeded { input_required: false, fit: Fit::Fits },
         output: Some(payload_ref(&output, Role::Output)),
         took_us: 1,
         remote: Vec::new(),

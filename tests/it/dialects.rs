@@ -381,7 +381,7 @@ fn tools_whose_marks_for_headers_are_unsound_are_left_out_over_http() {
     assert_eq!(told["result"]["region"], "here", "{told}");
     let errors = server.process.errors();
     for name in ["empty", "spaced", "twice", "typed"] {
-        assert_eq!(errors.matches(&format!("{name}")).count(), 1, "{name}: {errors}");
+        assert_eq!(errors.matches(name).count(), 1, "{name}: {errors}");
     }
     assert!(server.stop().success());
     other.kill();
