@@ -1,6 +1,7 @@
 """A conformance server on the Python SDK, of both eras; `server.py session` serves the session era alone.
 
-What it needs to know it asks in mid-call of a session, and in its result otherwise.
+What it needs to know it asks in mid-call of a session, and in its result otherwise. Some tools know only the first way, as
+most that are older than the second: a client of sessions reaches them in a session or not at all.
 """
 import asyncio, json, pathlib, re, socket, sys
 
@@ -111,6 +112,8 @@ async def call(ctx, params):
     if name in OFFER["results"]:
         return types.CallToolResult.model_validate(OFFER["results"][name])
     if name in OFFER["dialogues"]:
+        if ctx.protocol_version >= FIRST_MODERN and not name.startswith("test_input_required_result"):
+            return text("This tool asks in sessions only.")
         return await dialogue(ctx, params, OFFER["dialogues"][name], arguments)
     log = lambda line: ctx.session.send_log_message("info", line, related_request_id=ctx.request_id)
     declared = ctx.session.client_capabilities
