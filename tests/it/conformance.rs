@@ -1,5 +1,7 @@
-//! The official MCP conformance suite, whole, for both revisions: at our own tools, and at upstreams of other makes.
+//! The official MCP conformance suite, whole, for both revisions: at our own tools, at upstreams through us, and at us
+//! as the client of an upstream.
 
+mod leg;
 mod pairings;
 
 use std::collections::BTreeMap;
