@@ -103,7 +103,6 @@ fn fill(home: &Home, events: u64) -> Vec<Cid> {
                 Body::CallSucceeded(CallSucceeded { took_us: seq, ..CallSucceeded::default() })
             }
             _ => Body::CallStarted(CallStarted {
-                input_unchecked: None,
                 method: "tools/call".to_owned(),
                 name: "echo".to_owned(),
                 source: "bench".to_owned(),

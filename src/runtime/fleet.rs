@@ -11,7 +11,10 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -39,6 +42,8 @@ pub struct Fleet {
     settings: Settings,
     pub first: Upstream,
     members: Mutex<Vec<Member>>,
+    /// Whether a session was asked for and the upstream speaks without sessions alone.
+    sessionless: AtomicBool,
     /// Counts what changed at members.
     changed: watch::Sender<u64>,
     /// The capabilities whose lists have been put on the board, or could not be had.
@@ -93,6 +98,7 @@ impl Fleet {
             settings,
             first,
             members: Mutex::default(),
+            sessionless: AtomicBool::new(false),
             changed: watch::Sender::new(0),
             settled: watch::Sender::default(),
         }
@@ -156,15 +162,28 @@ impl Fleet {
             (_, Some(Protocol::Session(_))) => {
                 audience.capabilities == self.settings.capabilities && !self.alone(audience)
             }
-            // Each request says whose it is. Only a server that asks in sessions alone cannot ask there.
-            (_, Some(Protocol::Modern)) => !(first.both_eras && prefers_session(audience)),
+            // Each request says whose it is. But a server of both eras may ask in sessions alone, and not all say that
+            // they are of both: a session is tried once.
+            (_, Some(Protocol::Modern)) => {
+                !prefers_session(audience) || self.sessionless.load(Ordering::Relaxed)
+            }
         }
     }
 
     /// Returns what members offer, and whose lists are settled by that.
     pub fn seen(&self) -> Seen {
         let mut seen = Seen::default();
-        for member in self.members().iter() {
+        let mut members = self.members();
+        let sessionless = |member: &Member| {
+            member.sessions_first && member.upstream.offer().borrow().protocol == Some(Protocol::Modern)
+        };
+        if members.iter().any(sessionless) {
+            self.sessionless.store(true, Ordering::Relaxed);
+            seen.settled.extend(
+                members.extract_if(.., |member| sessionless(member)).map(|member| member.capabilities),
+            );
+        }
+        for member in members.iter() {
             let offered = member.upstream.offer().borrow().clone();
             if offered.state != State::Connecting {
                 seen.settled.insert(member.capabilities.clone());

@@ -173,8 +173,6 @@ impl Protocol {
 pub struct Offered {
     pub state: State,
     pub protocol: Option<Protocol>,
-    /// Whether it speaks the other era too.
-    pub both_eras: bool,
     /// Its `serverInfo`.
     pub server: Option<Arc<RawValue>>,
     /// Its text for a client's model.

@@ -312,7 +312,6 @@ fn discovered(result: &RawValue) -> Option<Offered> {
     }
     let mut offered = greeted(result);
     offered.protocol = Some(Protocol::Modern);
-    offered.both_eras = versions.iter().any(|version| wire::SESSIONS.contains(&version.as_str()));
     let meta = member(result, "_meta").ok().flatten();
     let key = format!("{}serverInfo", wire::PROTOCOL_KEYS);
     let server = meta.and_then(|meta| member(meta, &key).ok()?);
