@@ -24,6 +24,7 @@ mod receipt;
 mod replay;
 mod token;
 mod tools;
+mod upstream;
 mod trace;
 mod verify;
 mod backup;
@@ -112,6 +113,9 @@ enum Command {
     Key(Key),
     /// Make, list and revoke tokens of callers.
     Token(Token),
+    /// Log in to upstream servers, and out.
+    #[command(subcommand)]
+    Upstream(upstream::UpstreamCommand),
     /// Check a configuration file.
     Config(Config),
     /// Print completions for a shell.
@@ -398,6 +402,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rebuild(args) => rebuild::run(args, quiet),
         Command::Key(args) => key::run(args, quiet),
         Command::Token(args) => token::run(args, quiet),
+        Command::Upstream(command) => upstream::run(command, quiet),
         Command::Config(args) => config::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

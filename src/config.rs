@@ -7,6 +7,8 @@
 
 mod read;
 mod bounds;
+mod references;
+mod oauth;
 mod p2p;
 mod record;
 mod rules;
@@ -24,7 +26,10 @@ use std::{
 
 use serde::Deserialize;
 
-pub use self::p2p::{Entry, P2p};
+pub use self::{
+    oauth::{Grant, OAuth},
+    p2p::{Entry, P2p},
+};
 use crate::{
     auth::{Access, AuthError, Tokens, Verifier},
     router::{
@@ -124,7 +129,7 @@ pub enum Store {
 }
 
 /// `[[upstream]]`: an MCP server this node stands in front of.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Upstream {
     /// 1 to 64 of `A-Z a-z 0-9 _ -`, used once.
@@ -137,6 +142,8 @@ pub struct Upstream {
     /// The URL of a Streamable HTTP server.
     pub url: Option<String>,
     pub headers: Secrets,
+    /// How tokens for the URL are asked for; by default `cairn upstream login` finds out.
+    pub oauth: Option<OAuth>,
     /// Put before every tool and prompt name. Default `<name>_`; empty shows the names as they are.
     pub prefix: Option<String>,
     /// When not empty, only these tools, by their names at the source.
@@ -284,8 +291,8 @@ pub enum ConfigError {
 impl Config {
     /// Reads the file, applies the environment and the flags, and checks every rule.
     ///
-    /// `env` is every variable of the process; those that do not begin with `CAIRN__` are ignored. Errors: `Faults`
-    /// holds all faults, not only the first.
+    /// `env` is every variable of the process: those that begin with `CAIRN__` set keys, and upstreams may refer to any.
+    /// Errors: `Faults` holds all faults, not only the first.
     pub fn load(
         path: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
@@ -297,7 +304,9 @@ impl Config {
             }
             None => String::new(),
         };
-        let (mut config, mut report) = read::read(&text, env);
+        let env: BTreeMap<String, String> = env.into_iter().collect();
+        let (mut config, mut report) = read::read(&text, env.clone());
+        references::resolve(&mut config.upstream, &env, &mut report);
         if let Some(listen) = overrides.listen {
             config.server.listen = listen;
         }
@@ -373,6 +382,14 @@ impl Default for Tasks {
 impl Default for Rate {
     fn default() -> Self {
         Self { interval_ms: 1000, burst: 1 }
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("Upstream");
+        text.field("name", &self.name).field("env", &self.env).field("headers", &self.headers);
+        text.finish_non_exhaustive()
     }
 }
 

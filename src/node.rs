@@ -14,6 +14,7 @@ pub mod joining;
 pub mod joining;
 pub mod recording;
 mod sampling;
+pub mod upstreams;
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
@@ -41,7 +42,7 @@ use crate::{
     metrics::Metrics,
     questions::Audit,
     queue::{Rate, Rates},
-    router::{Parts, Router, audience::Audience, capture::Captures, lane::Lanes, metadata::Hints},
+    router::{Parts, Router, capture::Captures, lane::Lanes, metadata::Hints},
     runtime::{
         fleet::Fleet,
         gateway,
@@ -60,8 +61,6 @@ const SAMPLE_PAUSE: Duration = Duration::from_secs(2);
 const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// How many events the state may be behind the log before the node is not ready.
 const LAG_MAX: u64 = 100_000;
-/// The rank of the first configured upstream. Builtin tools, the fixtures and a wrapped server have lower ranks.
-const UPSTREAM_RANK: u32 = 10;
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -153,8 +152,12 @@ impl Node {
             sharing,
             followers: JoinSet::new(),
         };
-        let configured =
-            setup.config.upstream.iter().enumerate().map(|(n, upstream)| upstream_settings(n, upstream));
+        let configured = setup
+            .config
+            .upstream
+            .iter()
+            .enumerate()
+            .map(|(n, upstream)| upstreams::settings(setup.home, n, upstream));
         let upstreams = configured
             .chain(std::mem::take(&mut setup.upstreams))
             .map(|(at, shown)| node.follow(at, shown))
@@ -344,43 +347,6 @@ async fn wait_for(upstreams: Vec<oneshot::Receiver<State>>) -> Option<String> {
         Ok(State::Failed { message }) => Some(message),
         Ok(State::Ready | State::Connecting) | Err(_) => None,
     })
-}
-
-fn upstream_settings(n: usize, upstream: &config::Upstream) -> (upstream::Settings, gateway::Settings) {
-    let transport = match (&upstream.command, &upstream.url) {
-        (Some(command), _) => upstream::Transport::Child {
-            command: command.clone(),
-            args: upstream.args.clone(),
-            env: upstream.env.0.clone(),
-            directory: upstream.cwd.clone(),
-        },
-        (None, url) => upstream::Transport::Http {
-            url: url.clone().unwrap_or_default(),
-            headers: upstream.headers.0.clone(),
-        },
-    };
-    let shown = gateway::Settings {
-        name: upstream.name.clone(),
-        prefix: upstream.prefix(),
-        enable: upstream.enable.clone(),
-        disable: upstream.disable.clone(),
-        rank: UPSTREAM_RANK + n as u32,
-        lane: upstream.lane.clone(),
-        timeout_ms: upstream.timeout_ms,
-    };
-    let at = upstream::Settings {
-        name: upstream.name.clone(),
-        transport,
-        timeout: gateway::REQUEST_MAX,
-        capabilities: Audience::default().capabilities,
-        sharing: match upstream.isolate {
-            true => upstream::Sharing::BySession,
-            false => upstream::Sharing::ByCapabilities,
-        },
-        sessions_first: false,
-        updates: Default::default(),
-    };
-    (at, shown)
 }
 
 fn parts(config: &Config, ledger: Ledger, salt: SaltKey, runner: String, metrics: Arc<Metrics>) -> Parts {

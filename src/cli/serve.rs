@@ -258,6 +258,11 @@ fn trace(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG").unwrap_or_else(|_| {
         tracing_subscriber::EnvFilter::new("warn,rmcp=error,libp2p_kad=error,cairn=info")
     });
+    // What the library says of an authorization may hold a code or a token, so nobody can ask for it.
+    let filter = match "rmcp::transport::auth=off".parse() {
+        Ok(silence) => filter.add_directive(silence),
+        Err(_) => tracing_subscriber::EnvFilter::new("error"),
+    };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second initialisation happens only in tests; the first one stays.
     let _ = match format {

@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, uri::Authority};
 use super::{
     AuthMode, Config, Server, Tool, Upstream,
     bounds::{DAY_MS, LISTED_MAX, NAME_MAX, bound, is_name, is_url, optional, plain_name, tool_name},
-    p2p,
+    oauth, p2p,
     read::Report,
 };
 use crate::router::metadata::Retry;
@@ -121,6 +121,7 @@ fn upstreams(upstreams: &[Upstream], report: &mut Report) {
             report.fault(&place("name"), "another upstream has this name");
         }
         reach(upstream, &place, report);
+        oauth::check(upstream, &place, report);
         if !upstream.prefix.as_deref().is_none_or(|prefix| is_name(prefix, 0, NAME_MAX, b"_-./")) {
             report.fault(&place("prefix"), "expected at most 64 of A-Z a-z 0-9 _ - . /");
         }
@@ -149,6 +150,9 @@ fn reach(upstream: &Upstream, place: &dyn Fn(&str) -> String, report: &mut Repor
             }
             if !upstream.headers.0.is_empty() {
                 report.fault(&place("headers"), "are for a url; a command takes env");
+            }
+            if upstream.oauth.is_some() {
+                report.fault(&place("oauth"), "is for a url; a command takes env");
             }
         }
         (None, Some(url)) => {

@@ -252,6 +252,43 @@ fn each_rule_names_its_key() {
             "upstream = [{name=\"a\", command=\"b\"}, {name=\"a\", command=\"b\"}]",
             "upstream[1].name: another",
         ),
+        (
+            "upstream = [{name=\"a\", command=\"b\", oauth={}}]",
+            "upstream[0].oauth: is for a url; a command takes env",
+        ),
+        (
+            "upstream = [{name=\"a\", url=\"http://c\", headers={Authorization=\"b\"}, oauth={}}]",
+            "upstream[0].oauth: has an authorization header beside it",
+        ),
+        (
+            "upstream = [{name=\"a\", url=\"http://c\", oauth={client_secret=\"b\"}}]",
+            "upstream[0].oauth.client_secret: needs a client_id",
+        ),
+        (
+            "upstream = [{name=\"a\", url=\"http://c\", oauth={grant=\"client_credentials\"}}]",
+            "upstream[0].oauth.grant: client_credentials needs",
+        ),
+        (
+            "upstream = [{name=\"a\", url=\"http://c\", oauth={client_metadata_url=\"http://d/e\"}}]",
+            "upstream[0].oauth.client_metadata_url: expected https",
+        ),
+        (
+            "upstream = [{name=\"a\", url=\"http://c\", oauth={scopes=[\"b c\"]}}]",
+            "upstream[0].oauth.scopes: expected at most 64",
+        ),
+        ("upstream = [{name=\"a\", url=\"http://c\", oauth={secret=\"b\"}}]", "upstream[0].oauth: expected"),
+        (
+            "upstream = [{name=\"a\", url=\"http://c\", headers={A=\"b ${NOWHERE}\"}}]",
+            "upstream[0].headers.A: the environment has no variable `NOWHERE`",
+        ),
+        (
+            "upstream = [{name=\"a\", command=\"b\", env={A=\"${file:/nowhere/a}\"}}]",
+            "upstream[0].env.A: the file `/nowhere/a` cannot be read",
+        ),
+        (
+            "upstream = [{name=\"a\", command=\"b\", env={A=\"${A\"}}]",
+            "upstream[0].env.A: has a `${` that begins no reference",
+        ),
         ("upstream = [{name=\"a\", command=\"b\", prefix=\"{\"}]", "upstream[0].prefix: expected"),
         ("tools.a.priority = 101", "tools.a.priority: expected 0 to 100"),
         ("tools.a.retry = {max_retries = 1000}", "tools.a.retry: expected 0 to 100"),
@@ -285,6 +322,9 @@ fn a_fault_never_repeats_a_value() {
         "upstream = [{name=\"a\", command=\"b\", env={A=[\"sesame\"]}}]",
         "upstream = [{name=\"a\", url=\"http://c\", headers={A=\"sesame\\n\"}}]",
         "upstream = [{name=\"a\", url=\"http://u:sesame@c\"}]",
+        "upstream = [{name=\"a\", url=\"http://c\", headers={A=\"${se-sesame}\"}}]",
+        "upstream = [{name=\"a\", url=\"http://c\", headers={A=\"sesame${B}\"}}]",
+        "upstream = [{name=\"a\", url=\"http://c\", oauth={client_secret=\"sesame\"}}]",
         "auth.mode = \"sesame, expected\"",
         "auth.issuer = sesame",
     ] {
@@ -300,4 +340,41 @@ fn a_missing_file_is_named() {
         error.expect_err("the file is missing").to_string(),
         "cannot read the configuration file /nowhere/cairn.toml"
     );
+}
+
+#[test]
+fn references_stand_for_variables_and_files() {
+    let dir = tempfile::tempdir().expect("there is room");
+    let file = dir.path().join("token");
+    std::fs::write(&file, "hush-file\n").expect("it can be written");
+    let text = format!(
+        r#"
+        [[upstream]]
+        name = "a"
+        url = "https://${{HOST}}/mcp"
+        headers = {{ authorization = "Bearer ${{file:{}}}", plain = "$${{HOST}} $HOST $$", twice = "${{A}}${{A}}" }}
+
+        [[upstream]]
+        name = "b"
+        url = "https://b.example/mcp"
+        oauth = {{ client_id = "c", client_secret = "${{SECRET}}", scopes = ["${{A}}"] }}
+        "#,
+        file.display()
+    );
+    let env = [("HOST", "a.example"), ("A", "${HOST}"), ("SECRET", "hush-secret")];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let path = dir.path().join("cairn.toml");
+    std::fs::write(&path, text).expect("it can be written");
+    let config = Config::load(Some(&path), env, &Overrides::default()).expect("it has no fault");
+    let [first, second] = &config.upstream[..] else { panic!("there are two") };
+    assert_eq!(first.url.as_deref(), Some("https://a.example/mcp"));
+    assert_eq!(first.headers.0["authorization"], "Bearer hush-file");
+    assert_eq!(first.headers.0["plain"], "${HOST} $HOST $$");
+    assert_eq!(first.headers.0["twice"], "${HOST}${HOST}", "what is put in is not read again");
+    let oauth = second.oauth.as_ref().expect("it has a table");
+    assert_eq!(
+        (oauth.client_secret.as_deref(), &oauth.scopes[..]),
+        (Some("hush-secret"), &["${A}".to_owned()][..])
+    );
+    assert!(!format!("{config:?}").contains("hush"));
 }

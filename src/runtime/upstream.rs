@@ -4,12 +4,13 @@
 //! - what an upstream offers and answers is kept as raw JSON, byte for byte;
 //! - one task owns each upstream: it connects, follows its lists, and connects again when it is lost;
 //! - every request ends in a reply or one `Failure`, within its timeout, whatever the upstream does;
-//! - environment values, headers and URLs are in no error, log line or `Debug` text.
+//! - environment values, headers, tokens and URLs are in no error, log line or `Debug` text.
 
 pub mod sse;
 mod wire;
 pub mod headers;
 pub mod watching;
+pub mod credentials;
 mod inbox;
 mod child;
 mod site;
@@ -41,6 +42,7 @@ use crate::{
     block::splice,
     router::{BoxFuture, RpcError, audience::Audience, codes::INTERNAL_ERROR},
     runtime::upstream::{
+        credentials::Credentials,
         link::Link,
         owner::Owner,
         watching::{Updates, Watched, Watching},
@@ -93,7 +95,12 @@ pub enum Transport {
         directory: Option<PathBuf>,
     },
     /// Streamable HTTP.
-    Http { url: String, headers: BTreeMap<String, String> },
+    Http {
+        url: String,
+        headers: BTreeMap<String, String>,
+        /// The tokens that requests carry, where the headers do not say who asks.
+        credentials: Option<Arc<Credentials>>,
+    },
     /// Frames on a stream that `open` opens, to a peer that understands our metadata.
     Stream { open: Arc<dyn OpenStream> },
 }
@@ -120,6 +127,18 @@ impl Settings {
 impl fmt::Debug for Settings {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         formatter.debug_struct("Settings").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Transport {
+    /// Waits until requests would carry another token than before, for ever where they carry none.
+    async fn renewed(&self) {
+        match self {
+            Self::Http { credentials: Some(credentials), .. } => credentials.changed().await,
+            Self::Http { credentials: None, .. } | Self::Child { .. } | Self::Stream { .. } => {
+                std::future::pending().await
+            }
+        }
     }
 }
 

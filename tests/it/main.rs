@@ -29,6 +29,7 @@ mod heads;
 mod kept;
 mod killed;
 mod lines;
+mod logins;
 mod minted;
 mod mutations;
 #[cfg(feature = "p2p")]

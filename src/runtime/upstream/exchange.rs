@@ -17,6 +17,7 @@ use tokio::{
 
 use crate::runtime::upstream::{
     Failure,
+    credentials::Refusal,
     inbox::Inbox,
     reopening::{PAUSE_MAX, Reopening},
     site::{Site, describe, is_stream},
@@ -97,6 +98,12 @@ impl Exchange {
             Err(failure) => return Ended::Failed(failure),
         };
         let status = response.status();
+        if let Some(Refusal { message }) = response.extensions().get() {
+            if self.site.is_shut(status) {
+                self.inbox.lose(message.clone());
+            }
+            return Ended::Failed(Failure::Unavailable { message: message.clone() });
+        }
         self.site.learn(&response);
         if self.site.is_older() && status.is_success() {
             // The answer comes on the stream.

@@ -13,6 +13,7 @@ use tokio::{
 
 use crate::runtime::upstream::{
     Failure, Protocol,
+    credentials::Credentials,
     exchange::{ASIDE_TIMEOUT, Exchange, Post},
     inbox::{Answer, Inbox},
     older::Older,
@@ -33,9 +34,15 @@ pub struct Http {
 
 impl Http {
     /// Prepares a connection; nothing is sent yet. Errors: which setting makes no sense, without its value.
-    pub fn open(url: &str, headers: &BTreeMap<String, String>, inbox: Arc<Inbox>) -> Result<Self, String> {
+    pub fn open(
+        url: &str,
+        headers: &BTreeMap<String, String>,
+        credentials: Option<Arc<Credentials>>,
+        inbox: Arc<Inbox>,
+    ) -> Result<Self, String> {
         let (outbox, mut letters) = mpsc::channel::<String>(OUTBOX_MAX);
-        let exchange = Arc::new(Exchange { site: Site::new(url, headers)?, inbox, outbox: outbox.clone() });
+        let site = Site::new(url, headers, credentials)?;
+        let exchange = Arc::new(Exchange { site, inbox, outbox: outbox.clone() });
         let mut poster = JoinSet::new();
         let posting = Arc::clone(&exchange);
         poster.spawn(async move {

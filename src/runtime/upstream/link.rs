@@ -56,7 +56,9 @@ impl Link {
             Transport::Child { command, args, env, directory } => {
                 Open::Child(Child::open(command, args, env, directory.as_ref(), shared, &settings.name)?)
             }
-            Transport::Http { url, headers } => Open::Http(Http::open(url, headers, shared)?),
+            Transport::Http { url, headers, credentials } => {
+                Open::Http(Http::open(url, headers, credentials.clone(), shared)?)
+            }
             Transport::Stream { open } => {
                 let opened = timeout(settings.timeout, open.open()).await;
                 let opened = opened.unwrap_or_else(|_| Err("the stream was not opened in time".to_owned()));

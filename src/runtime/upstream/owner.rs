@@ -86,6 +86,7 @@ impl Owner {
             tokio::select! {
                 () = self.stopping.cancelled() => {}
                 () = sleep(jittered(backoff)) => backoff = BACKOFF_MAX.min(backoff * 2),
+                () = self.settings.transport.renewed() => backoff = BACKOFF_FIRST,
             }
         }
     }
@@ -116,6 +117,7 @@ impl Owner {
                 self.shy = !self.shy;
                 return link.inbox.lost().await;
             }
+            Err(_) if link.inbox.is_lost() => return link.inbox.lost().await,
             Err(failure) => return failure.to_string(),
         };
         let (protocol, can) = (offered.protocol, offered.capabilities);
@@ -198,7 +200,11 @@ impl Owner {
             return Ok(Some(offered));
         }
         match link.inbox.is_lost() {
-            true => Err(answer.unwrap_or(Err(Failure::Died)).err().unwrap_or(Failure::Died)),
+            true => Err(match answer {
+                // It was not asked, so it is not known to dislike the question.
+                Ok(Err(failure @ Failure::Unavailable { .. })) => failure,
+                Ok(_) | Err(_) => Failure::Died,
+            }),
             false => Ok(None),
         }
     }

@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     error::Error,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::Duration,
@@ -17,10 +17,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use reqwest::{Client, Response, Url, redirect};
+use reqwest::{Client, RequestBuilder, Response, Url, redirect};
 
 use crate::runtime::upstream::{
     Protocol,
+    credentials::Credentials,
     headers::{self, SESSION, VERSION},
 };
 
@@ -38,6 +39,7 @@ const PROXIES: [&str; 4] = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"
 pub struct Site {
     client: Client,
     url: Url,
+    credentials: Option<Arc<Credentials>>,
     /// Where a server of the older transport takes messages.
     endpoint: OnceLock<Url>,
     session: OnceLock<HeaderValue>,
@@ -50,7 +52,11 @@ pub struct Site {
 
 impl Site {
     /// Prepares a client; nothing is sent yet. Errors: which setting makes no sense, without its value.
-    pub fn new(url: &str, headers: &BTreeMap<String, String>) -> Result<Self, String> {
+    pub fn new(
+        url: &str,
+        headers: &BTreeMap<String, String>,
+        credentials: Option<Arc<Credentials>>,
+    ) -> Result<Self, String> {
         let url = Url::parse(url).map_err(|error| format!("the url is malformed: {error}"))?;
         // An error means that a provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -73,6 +79,7 @@ impl Site {
         Ok(Self {
             client,
             url,
+            credentials,
             endpoint: OnceLock::new(),
             session: OnceLock::new(),
             expired: AtomicBool::new(false),
@@ -127,12 +134,11 @@ impl Site {
     pub async fn post(&self, body: Bytes, headers: HeaderMap) -> reqwest::Result<Response> {
         let url = self.endpoint.get().unwrap_or(&self.url).clone();
         let request = self.client.post(url).headers(self.headers()).headers(headers);
-        let response = request
+        let request = request
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json, text/event-stream")
-            .body(body)
-            .send()
-            .await?;
+            .body(body);
+        let response = self.send(request).await?;
         self.status.store(response.status().as_u16(), Ordering::Release);
         Ok(response)
     }
@@ -149,12 +155,26 @@ impl Site {
         if let Some(last_id) = last_id.and_then(|id| HeaderValue::from_str(id).ok()) {
             request = request.header("last-event-id", last_id);
         }
-        request.send().await
+        self.send(request).await
     }
 
     /// Ends the session.
     pub async fn delete(&self, patience: Duration) -> reqwest::Result<Response> {
-        self.client.delete(self.url.clone()).headers(self.headers()).timeout(patience).send().await
+        self.send(self.client.delete(self.url.clone()).headers(self.headers()).timeout(patience)).await
+    }
+
+    /// Sends a request with the token that it needs, if it needs one.
+    async fn send(&self, request: RequestBuilder) -> reqwest::Result<Response> {
+        match &self.credentials {
+            Some(credentials) => credentials.send(request).await,
+            None => request.send().await,
+        }
+    }
+
+    /// Returns whether a response says that no token there is good enough for anything: one that was refused, or a
+    /// first question that needs more scopes.
+    pub fn is_shut(&self, status: StatusCode) -> bool {
+        status == StatusCode::UNAUTHORIZED || self.protocol.get().is_none()
     }
 
     /// The headers that every message of the connection has.

@@ -151,6 +151,7 @@ fn secrets_are_in_no_debug_text() {
         transport: Transport::Http {
             url: "http://user:hush@host/?key=hush".to_owned(),
             headers: BTreeMap::from([("authorization".to_owned(), "hush".to_owned())]),
+            credentials: None,
         },
         ..odd("session")
     };
@@ -535,7 +536,7 @@ fn web(url: String) -> Settings {
     let headers = BTreeMap::from([("X-Secret".to_owned(), "hush".to_owned())]);
     Settings {
         name: "test".to_owned(),
-        transport: Transport::Http { url, headers },
+        transport: Transport::Http { url, headers, credentials: None },
         timeout: PATIENCE,
         capabilities: Audience::default().capabilities,
         sharing: Sharing::ByCapabilities,

@@ -13,22 +13,54 @@ const scenario = process.env.MCP_CONFORMANCE_SCENARIO;
 const modern = process.env.MCP_CONFORMANCE_PROTOCOL_VERSION === "2026-07-28" && scenario !== "http-invalid-tool-headers";
 const context = JSON.parse(process.env.MCP_CONFORMANCE_CONTEXT ?? "{}");
 const PREFIX = "up_";
-const AUTHORIZED_WITHIN_MS = 8_000;
+const AUTHORIZED_WITHIN_MS = 15_000;
 const LOOK_EVERY_MS = 200;
+const NEEDED = "cairn upstream login";
+const METADATA_URL = "https://conformance-test.local/client-metadata.json";
 const EXAMPLES = { string: "us-west1", integer: 5, number: 5, boolean: true, object: {}, array: [], null: null };
 
 const home = mkdtempSync(join(tmpdir(), "conformance-"));
 const config = join(home, "cairn.toml");
-writeFileSync(config, `[[upstream]]\nname = "up"\nprefix = "${PREFIX}"\nurl = "${url}"\n`);
-const args = ["serve", "--listen", "127.0.0.1:0", "--data", join(home, "data"), "--config", config];
+const place = ["--data", join(home, "data"), "--config", config];
+writeFileSync(config, `[[upstream]]\nname = "up"\nprefix = "${PREFIX}"\nurl = "${url}"\n${oauth()}`);
+const args = ["serve", "--listen", "127.0.0.1:0", ...place];
 const gateway = spawn(cairn, args, { stdio: ["ignore", "pipe", "pipe"] });
 const ended = new Promise((resolve) => gateway.on("close", resolve));
-// Whoever reads the log opens the page at which an authorization server asks: the suite's asks nothing and redirects.
+// Whoever reads the log logs in when it says so.
 createInterface({ input: gateway.stderr }).on("line", (line) => {
   console.error(line);
-  const page = /https?:\/\/\S*[?&]response_type=code\S*/.exec(line);
-  if (page) fetch(page[0]).then(({ status }) => console.error("authorized:", status), console.error);
+  if (line.includes(NEEDED)) login();
 });
+
+/** The table that says who Cairn is at an authorization server. */
+function oauth() {
+  if (!scenario.startsWith("auth/")) return "";
+  const { client_id, client_secret } = context;
+  const client = client_id
+    ? `client_id = "${client_id}"\nclient_secret = "${client_secret}"\n`
+    : `client_metadata_url = "${METADATA_URL}"\n`;
+  const grant = scenario.startsWith("auth/client-credentials") ? 'grant = "client_credentials"\n' : "";
+  return `[upstream.oauth]\n${client}${grant}`;
+}
+
+let loggingIn;
+let denied = false;
+/** Logs in as a person would, whose browser asks nothing: the suite's page redirects at once. One login at a time. */
+function login() {
+  if (denied) return false;
+  loggingIn ??= new Promise((resolve) => {
+    const asked = spawn(cairn, ["upstream", "login", "up", ...place], { stdio: ["ignore", "pipe", "inherit"] });
+    createInterface({ input: asked.stdout }).on("line", (page) => fetch(page).then(
+      ({ status }) => console.error("opened the page:", status), console.error));
+    asked.on("close", (code) => {
+      console.error("login ended:", code);
+      denied ||= code !== 0;
+      loggingIn = undefined;
+      resolve(code === 0);
+    });
+  });
+  return loggingIn;
+}
 
 async function ready() {
   for await (const line of createInterface({ input: gateway.stdout })) {
@@ -43,7 +75,7 @@ async function tools(client) {
   const until = Date.now() + (scenario.startsWith("auth/") ? AUTHORIZED_WITHIN_MS : 0);
   for (;;) {
     const listed = (await client.listTools()).tools.filter(({ name }) => name.startsWith(PREFIX));
-    if (listed.length || Date.now() >= until) return listed;
+    if (listed.length || denied || Date.now() >= until) return listed;
     await new Promise((resolve) => setTimeout(resolve, LOOK_EVERY_MS));
   }
 }
@@ -51,6 +83,13 @@ async function tools(client) {
 /** Arguments that fit a schema of plain properties. */
 function example({ properties = {} }) {
   return Object.fromEntries(Object.entries(properties).map(([key, { type }]) => [key, EXAMPLES[type]]));
+}
+
+/** Calls a tool, and once more where it wants a login with more scopes. */
+async function called(client, call) {
+  const result = await client.callTool(call);
+  if (!JSON.stringify(result).includes(NEEDED) || !(await login())) return result;
+  return client.callTool(call);
 }
 
 /** Lists and uses everything of the upstream's. A call that fails is told and does not end the run. */
@@ -66,7 +105,7 @@ async function use(client) {
     ? [{ name: `${PREFIX}json_schema_echo`, arguments: { schema } }]
     : listed.map(({ name, inputSchema }) => ({ name, arguments: example(inputSchema) }));
   const calls = context.toolCalls?.map((call) => ({ ...call, name: PREFIX + call.name })) ?? all;
-  for (const call of calls) await attempt(call.name, client.callTool(call));
+  for (const call of calls) await attempt(call.name, called(client, call));
   for (const { uri } of resources ? (await client.listResources()).resources : [])
     await attempt(uri, client.readResource({ uri }));
   for (const { name } of prompts ? (await client.listPrompts()).prompts : [])

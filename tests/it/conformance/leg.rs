@@ -42,3 +42,46 @@ fn the_client_scenarios_of_the_stateless_revision_are_kept() {
         keeps("2026-07-28", scenario);
     }
 }
+
+#[test]
+fn authorization_servers_are_found_and_this_client_is_known_there() {
+    let found = [
+        "metadata-default",
+        "metadata-var1",
+        "metadata-var2",
+        "metadata-var3",
+        "authorization-server-migration",
+    ];
+    let known = ["basic-cimd", "pre-registration", "token-endpoint-auth-basic", "token-endpoint-auth-post"];
+    for scenario in found.into_iter().chain(known).chain(["token-endpoint-auth-none"]) {
+        keeps("2026-07-28", &format!("auth/{scenario}"));
+    }
+}
+
+#[test]
+fn scopes_are_asked_for_as_far_as_they_are_wanted() {
+    let scenarios = [
+        "scope-from-www-authenticate",
+        "scope-from-scopes-supported",
+        "scope-omitted-when-undefined",
+        "scope-step-up",
+        "scope-retry-limit",
+        "offline-access-scope",
+        "offline-access-not-supported",
+    ];
+    for scenario in scenarios {
+        keeps("2026-07-28", &format!("auth/{scenario}"));
+    }
+}
+
+#[test]
+fn nothing_is_taken_from_or_given_to_a_server_of_another_name() {
+    let issuers =
+        ["supported", "not-advertised", "supported-missing", "wrong-issuer", "unexpected", "normalized"];
+    for scenario in issuers.map(|issuer| format!("iss-{issuer}")) {
+        keeps("2026-07-28", &format!("auth/{scenario}"));
+    }
+    for scenario in ["resource-mismatch", "metadata-issuer-mismatch"] {
+        keeps("2026-07-28", &format!("auth/{scenario}"));
+    }
+}

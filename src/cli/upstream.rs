@@ -1,0 +1,179 @@
+//! `cairn upstream`: logs in to upstream servers, shows where the logins stand, and forgets them.
+//!
+//! Invariants:
+//! - no token, code or secret is printed; the page's URL is, once, on standard output;
+//! - a running server needs no word: it finds the new token in the data directory.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader, stdin};
+
+use crate::{
+    cli::{
+        Data, Usage, out, runtime,
+        table::{self, Table, printable},
+    },
+    clock::now_s,
+    config::{Config, Overrides},
+    log::home::Home,
+    node::upstreams,
+    runtime::upstream::credentials::{
+        Credentials,
+        login::{Standing, forget},
+        vault::Vault,
+    },
+};
+
+#[derive(Subcommand)]
+pub enum UpstreamCommand {
+    /// Log in to an upstream: open the URL that this prints, and allow it there.
+    Login(Login),
+    /// Show which upstreams this node is logged in to.
+    Status(Status),
+    /// Forget the token of an upstream, and who this node is there.
+    Logout(Logout),
+}
+
+#[derive(Args)]
+pub struct Configured {
+    #[command(flatten)]
+    data: Data,
+    /// The configuration file (TOML) that names the upstreams.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Args)]
+pub struct Login {
+    /// The upstream's name.
+    name: String,
+    #[command(flatten)]
+    place: Configured,
+    /// Read the URL that the page led back to from standard input too: for a browser on another machine.
+    #[arg(long)]
+    paste: bool,
+}
+
+#[derive(Args)]
+pub struct Status {
+    #[command(flatten)]
+    place: Configured,
+    /// One JSON document for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub struct Logout {
+    /// The upstream's name, as it is or was configured.
+    name: String,
+    #[command(flatten)]
+    data: Data,
+}
+
+pub fn run(command: UpstreamCommand, quiet: bool) -> anyhow::Result<ExitCode> {
+    match command {
+        UpstreamCommand::Login(args) => login(&args, quiet),
+        UpstreamCommand::Status(args) => status(&args),
+        UpstreamCommand::Logout(args) => {
+            let vault = Vault::of(&args.data.data);
+            let known = args.data.data.is_dir() && runtime()?.block_on(forget(&vault, &args.name))?;
+            if !known {
+                anyhow::bail!("nothing is kept of an upstream {}; see `cairn upstream status`", args.name);
+            }
+            if !quiet {
+                eprintln!("logged out of {}; its authorization server was not told", args.name);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn login(args: &Login, quiet: bool) -> anyhow::Result<ExitCode> {
+    let name = &args.name;
+    let (home, config) = args.place.load()?;
+    let upstream = config.upstream.iter().find(|upstream| upstream.name == *name);
+    let upstream = upstream.ok_or_else(|| Usage(format!("the configuration names no upstream {name}")))?;
+    let credentials = upstreams::credentials(&home, upstream).ok_or_else(|| {
+        Usage(format!("upstream {name} takes no login: it is a command, or its headers say who asks"))
+    })?;
+    let runtime = runtime()?;
+    let done = runtime.block_on(async {
+        let show = |page: &str| {
+            if !quiet {
+                eprintln!("open this URL in a browser, within ten minutes:");
+            }
+            // Without a reader nobody can log in, and the time runs out.
+            let _ = out::print(page);
+            if args.paste && !quiet {
+                eprintln!("then paste the address that the page leads back to, and press enter:");
+            }
+        };
+        credentials.login(show, pasted(args.paste)).await
+    });
+    // A blocking read of standard input cannot be cancelled, and must not keep the process alive.
+    runtime.shutdown_background();
+    let scopes = done.with_context(|| format!("no login at {name}"))?;
+    if !quiet {
+        let scopes =
+            if scopes.is_empty() { String::new() } else { format!(" ({})", printable(&scopes.join(" "))) };
+        eprintln!("logged in to {name}{scopes}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the first line of standard input; waits for ever where none is wanted or there is no more input.
+async fn pasted(wanted: bool) -> String {
+    let mut line = String::new();
+    if wanted && BufReader::new(stdin()).read_line(&mut line).await.is_ok_and(|read| read > 0) {
+        return line;
+    }
+    std::future::pending().await
+}
+
+fn status(args: &Status) -> anyhow::Result<ExitCode> {
+    let (home, config) = args.place.load()?;
+    let mut table = Table::new(&["name", "login", "expires", "scopes"]);
+    let mut all = Vec::new();
+    for upstream in &config.upstream {
+        let credentials = upstreams::credentials(&home, upstream);
+        let standing = credentials.as_ref().map(Credentials::standing).transpose()?;
+        let login = word(standing.as_ref());
+        let token = standing.as_ref().and_then(|standing| standing.token.as_ref());
+        let expires = token.and_then(|token| token.expires_s());
+        let expires = expires.map(|seconds| table::moment(seconds.saturating_mul(1_000_000)));
+        let scopes = token.map(|token| token.scopes().to_vec()).unwrap_or_default();
+        let shown = printable(&scopes.join(" "));
+        table.row(vec![upstream.name.clone(), login.to_owned(), expires.clone().unwrap_or_default(), shown]);
+        all.push(json!({"name": upstream.name, "login": login, "expires": expires, "scopes": scopes}));
+    }
+    match args.json {
+        true => out::print_json(&Value::Array(all))?,
+        false => out::print(&table.render())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns where a login stands, in a word or two.
+fn word(standing: Option<&Standing>) -> &'static str {
+    match standing {
+        None => "none taken",
+        Some(Standing { token: None, wanted: None }) => "none",
+        Some(Standing { token: Some(_), wanted: Some(wanted) }) if !wanted.scopes.is_empty() => "more needed",
+        Some(Standing { wanted: Some(_), .. }) => "needed",
+        Some(Standing { token: Some(token), wanted: None }) => {
+            let over = token.expires_s().is_some_and(|at| at <= now_s());
+            if over && !token.renewable { "expired" } else { "yes" }
+        }
+    }
+}
+
+impl Configured {
+    fn load(&self) -> anyhow::Result<(Home, Config)> {
+        let config = Config::load(Some(&self.config), std::env::vars(), &Overrides::default())?;
+        Ok((Home::open(&self.data.data)?, config))
+    }
+}
