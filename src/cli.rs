@@ -172,6 +172,9 @@ struct Wrap {
     /// The name the wrapped server is recorded under; its program's name by default.
     #[arg(long)]
     name: Option<String>,
+    /// The configuration file (TOML): its lanes, limits, capture and tools count; its upstreams do not.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The server's program and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,

@@ -17,6 +17,7 @@ mod offering;
 mod direct;
 pub mod quota;
 mod raw;
+mod session;
 mod handler;
 mod pipe;
 mod framed;

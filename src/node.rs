@@ -55,6 +55,8 @@ use crate::{
 
 /// How long the start waits for upstreams before the node serves without them.
 const UPSTREAM_WAIT: Duration = Duration::from_secs(10);
+/// The same where there is nothing to serve without it: somewhat less than clients wait for a server.
+const WRAPPED_WAIT: Duration = Duration::from_secs(25);
 /// The pause between two samples of the gauges.
 const SAMPLE_PAUSE: Duration = Duration::from_secs(2);
 /// How long running calls may take to end by themselves at a stop; then they are cancelled.
@@ -162,7 +164,8 @@ impl Node {
             .chain(std::mem::take(&mut setup.upstreams))
             .map(|(at, shown)| node.follow(at, shown))
             .collect();
-        node.lost = wait_for(upstreams).await;
+        let patience = if setup.builtins { UPSTREAM_WAIT } else { WRAPPED_WAIT };
+        node.lost = wait_for(upstreams, patience).await;
         node.network = Joined::start(&node, &setup, &desk, salt.clone(), runner.clone()).await?;
         let engine = Engine::new(node.router.clone(), salt, runner, lease);
         node.followers.spawn(engine.run(node.claiming.clone(), node.stopping.clone()));
@@ -335,11 +338,11 @@ pub fn random() -> [u8; 32] {
     bytes
 }
 
-/// Waits until every upstream offers its tools or has failed once, at most [`UPSTREAM_WAIT`]. Returns why the first of
+/// Waits until every upstream offers its tools or has failed once, at most for `patience`. Returns why the first of
 /// them failed, if one did.
-async fn wait_for(upstreams: Vec<oneshot::Receiver<State>>) -> Option<String> {
+async fn wait_for(upstreams: Vec<oneshot::Receiver<State>>, patience: Duration) -> Option<String> {
     let settled = futures_util::future::join_all(upstreams);
-    let Ok(settled) = tokio::time::timeout(UPSTREAM_WAIT, settled).await else {
+    let Ok(settled) = tokio::time::timeout(patience, settled).await else {
         tracing::warn!("some upstreams are not connected yet; serving without them");
         return None;
     };

@@ -10,12 +10,14 @@ pub mod capture;
 pub mod codes;
 pub mod lane;
 pub mod metadata;
+mod outcome;
 mod view;
 mod board;
 mod retention;
 pub mod telling;
 pub mod away;
 mod target;
+mod patience;
 mod content;
 mod ending;
 mod asking;
@@ -23,7 +25,6 @@ mod calling;
 pub mod trial;
 
 use std::{
-    any::Any,
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -36,10 +37,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::router::{
     board::{Entry, Misfit, Offered, Offering, renamed},
+    declared::Held,
+    outcome::Outcome,
     view::View,
 };
 use crate::{
-    block::{Cid, payload::SaltKey, splice},
+    block::{Cid, payload::SaltKey},
     call::Remote,
     caller::Caller,
     contract::Contract,
@@ -64,9 +67,6 @@ use crate::{
 };
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// Something that lasts until it is dropped.
-pub type Held = Box<dyn Any + Send + Sync>;
 
 /// The caller's side of a running request, as a tool sees it.
 pub trait Client: Send + Sync {
@@ -198,55 +198,6 @@ impl Remotes {
     }
 }
 
-/// What came of running something: three failures stay apart (transport, JSON-RPC error, `isError`).
-#[derive(Debug)]
-pub enum Outcome {
-    /// A result object. `is_error` is the tool's own claim.
-    Result {
-        result: Box<RawValue>,
-        is_error: bool,
-    },
-    /// The tool's server answered with a JSON-RPC error.
-    Rpc(Box<RpcError>),
-    /// The rules of the tool itself forbid it: a domain error, told as a tool error.
-    Refused(Refusal),
-    /// Nobody accepted the request, for this reason: nothing ran.
-    Untaken(Refusal),
-    /// The tool's server died or broke the protocol: it may have begun.
-    Transport {
-        message: String,
-    },
-    TimedOut,
-    Cancelled,
-}
-
-impl Outcome {
-    /// Makes an outcome from a tool's result, whose `isError` says whether it failed.
-    pub fn of_result(result: Box<RawValue>) -> Self {
-        let claim = splice::member(&result, "isError").ok().flatten();
-        let is_error = claim.is_some_and(|claim| claim.get() == "true");
-        Self::Result { result, is_error }
-    }
-
-    /// Merges this try with an earlier one. If the earlier try may have started the tool, that stays the outcome even
-    /// if nobody accepted this one.
-    pub fn after(self, before: Option<Self>) -> Self {
-        match (self, before) {
-            (Self::Untaken(_), Some(begun @ (Self::Transport { .. } | Self::TimedOut))) => begun,
-            (now, _) => now,
-        }
-    }
-
-    /// Returns whether another try may succeed: the call failed on its way to the tool, not in it.
-    pub fn may_pass(&self) -> bool {
-        match self {
-            Self::Transport { .. } => true,
-            Self::Untaken(refusal) => refusal.retryable,
-            Self::Result { .. } | Self::Rpc(_) | Self::Refused(_) | Self::TimedOut | Self::Cancelled => false,
-        }
-    }
-}
-
 /// Runs invocations: a runtime, or a builtin tool.
 pub trait Run: Send + Sync {
     /// Runs to an outcome. Stops early when `invocation.cancel` fires.
@@ -331,7 +282,7 @@ pub enum Change {
 /// Changes that a slow listener may be behind; a slower one is told only that it missed some.
 const CHANGES_MAX: usize = 64;
 
-/// Updates of resources that a slow listener may be behind.
+/// Likewise updates of resources.
 const UPDATES_MAX: usize = 256;
 
 /// What the router is made of.

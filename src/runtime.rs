@@ -7,5 +7,6 @@
 pub mod upstream;
 pub mod fleet;
 pub mod rounds;
+pub mod passing;
 pub mod gateway;
 pub mod peers;

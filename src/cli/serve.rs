@@ -101,7 +101,8 @@ pub fn stdio(args: Stdio) -> anyhow::Result<ExitCode> {
 /// Serves a wrapped server on standard input and output.
 pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
     trace(LogFormat::Text);
-    let config = Config::load(None, [], &Overrides::default())?;
+    let config = Config::load(args.config.as_deref(), [], &Overrides::default())?;
+    let config = Config { upstream: Vec::new(), ..config };
     let (program, arguments) = args.command.split_first().context("name the server's program after `--`")?;
     let name = args.name.unwrap_or_else(|| server_name(program, arguments));
     let transport = upstream::Transport::Child {
@@ -127,7 +128,8 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
             disable: Vec::new(),
             rank: 1,
             lane: None,
-            timeout_ms: None,
+            // The client gives up when it wants to, as it would without us.
+            timeout_ms: Some(gateway::REQUEST_MAX.as_millis() as u64),
         };
         vec![(at, shown)]
     };

@@ -39,6 +39,8 @@ words! {
         Ambiguous = "ambiguous",
         /// References lead too deep.
         Large = "large",
+        /// An optional member is null though its schema does not allow that: many servers take it as left out.
+        Null = "null",
     }
 }
 

@@ -24,6 +24,9 @@ pub const LIST_TTL_MS: u64 = 5_000;
 /// Milliseconds for which a resource may be cached: none, since only its source could say more.
 pub const READ_TTL_MS: u64 = 0;
 
+/// The members of a result that revision 2026-07-28 brought.
+const STATELESS_KEYS: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
+
 const RECORD: &str = "io.cairn/";
 /// The `serverInfo` that every stateless result has.
 const SERVER_INFO: Member = (
@@ -46,6 +49,8 @@ struct Top<'a> {
     ttl_ms: Option<&'a RawValue>,
     #[serde(borrow, default, rename = "cacheScope", deserialize_with = "present")]
     cache_scope: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "structuredContent", deserialize_with = "present")]
+    structured: Option<&'a RawValue>,
 }
 
 /// Appends the router's answer to `out`, in its form for a client of `era`. Errors: the error to send instead.
@@ -83,6 +88,10 @@ pub fn finish(
                     "the answer asks for input in a way that needs protocol version 2026-07-28",
                 ));
             }
+            // Clients of sessions demand an object there.
+            if let Some(value) = top.structured.filter(|value| !value.get().starts_with('{')) {
+                members.push(("structuredContent", format!(r#"{{"result":{value}}}"#).into()));
+            }
         }
         Era::Stateless => {
             meta.push(SERVER_INFO);
@@ -104,7 +113,7 @@ pub fn finish(
         members.push(("_meta", merge_meta(top.meta, &meta, record.is_some_and(|record| !record.own)).into()));
     }
     out.reserve(result.get().len() + ADDED);
-    edit(out, result, &members, |_| false);
+    edit(out, result, &members, |key| era == Era::Session && STATELESS_KEYS.contains(&key));
     Ok(())
 }
 

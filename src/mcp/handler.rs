@@ -8,12 +8,11 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use rmcp::{
-    ErrorData, Peer, RoleServer, ServerHandler, ServiceError,
+    ErrorData, RoleServer, ServerHandler,
     model::{
         CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
         CustomRequest, CustomResult, DiscoverResult, Extensions, GetPromptRequestParams, GetPromptResponse,
@@ -27,8 +26,8 @@ use rmcp::{
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::{sync::broadcast::error::RecvError, time::timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
@@ -38,10 +37,11 @@ use super::{
     list::page,
     offering::{
         capabilities, contract_entry, declared, header_tool, listed_entry, method_not_found, own_tools,
-        tool_entry,
+        session_tool_entry, tool_entry,
     },
     quota::RequestPermit,
     raw::pack,
+    session::{Session, changed, tell_change},
 };
 use crate::{
     mcp::era::Era,
@@ -49,11 +49,13 @@ use crate::{
         Change, Held, Method, Offer, RpcError,
         audience::{Audience, Manner},
         codes::{INTERNAL_ERROR, INVALID_REQUEST, REQUEST_TIMEOUT},
+        declared::Declared,
     },
 };
 
-/// Revisions we speak. 2024-11-05 has another transport and is not among them.
+/// Revisions we speak. The first one has another transport than HTTP as it is now, so its clients come over lines.
 const VERSIONS: &[ProtocolVersion] = &[
+    ProtocolVersion::V_2024_11_05,
     ProtocolVersion::V_2025_03_26,
     ProtocolVersion::V_2025_06_18,
     ProtocolVersion::V_2025_11_25,
@@ -67,25 +69,6 @@ const WATCHED_MAX: usize = 1_000;
 pub struct Handler {
     shared: Arc<Shared>,
     session: OnceLock<Session>,
-}
-
-/// The state of a session.
-struct Session {
-    capabilities: Arc<str>,
-    /// Names the session. Whoever serves it alone watches when this is dropped.
-    name: Arc<str>,
-    logs: Mutex<Logs>,
-    /// The resources that it subscribed to.
-    watched: Arc<Mutex<HashMap<String, Held>>>,
-    open: CancellationToken,
-    /// Ends the session's list watcher with the handler.
-    _close: DropGuard,
-}
-
-impl Session {
-    fn watched(&self) -> MutexGuard<'_, HashMap<String, Held>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Handler {
@@ -206,6 +189,9 @@ impl ServerHandler for Handler {
 
     fn get_info(&self) -> InitializeResult {
         let declared = &self.offer().declared;
+        // A server that has said nothing yet may have tools: the client hears of them when they come.
+        let unknown = self.shared.settings.wraps && declared.server.is_none();
+        let declared = &Declared { tools: declared.tools || unknown, ..declared.clone() };
         let mut info = InitializeResult::new(capabilities(declared));
         let wrapped = declared.server.as_ref().filter(|_| self.shared.settings.wraps);
         let wrapped = wrapped.and_then(|server| serde_json::from_str(server.get()).ok());
@@ -337,11 +323,14 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         let offer = self.offer_to(&context).await?;
-        declared(offer.declared.tools, "tools/list")?;
+        let unknown = self.shared.settings.wraps && offer.declared.server.is_none();
+        declared(offer.declared.tools || unknown, "tools/list")?;
         let meta = if self.shared.settings.contracts {
             let mut own = own_tools(&self.shared.router.tools());
             own.retain(|tool| self.shared.shows(&tool.name));
             self.listed("tools", &own, contract_entry, params, &context)?
+        } else if era(&context) == Era::Session {
+            self.listed("tools", &offer.tools, session_tool_entry, params, &context)?
         } else {
             self.listed("tools", &offer.tools, tool_entry, params, &context)?
         };
@@ -483,14 +472,6 @@ impl ServerHandler for Handler {
     }
 }
 
-async fn tell_change(peer: &Peer<RoleServer>, change: Change) -> Result<(), ServiceError> {
-    match change {
-        Change::Tools => peer.notify_tool_list_changed().await,
-        Change::Prompts => peer.notify_prompt_list_changed().await,
-        Change::Resources => peer.notify_resource_list_changed().await,
-    }
-}
-
 fn era(context: &RequestContext<RoleServer>) -> Era {
     match context.protocol_version() {
         Some(version) if version.as_str() >= FIRST_STATELESS => Era::Stateless,
@@ -504,13 +485,4 @@ fn asked(extensions: &Extensions) -> Result<&Arc<Incoming>, ErrorData> {
         .get::<Arc<Incoming>>()
         .or_else(|| extensions.get::<http::request::Parts>()?.extensions.get())
         .ok_or_else(|| to_library(RpcError::new(INTERNAL_ERROR, "the request was not read")))
-}
-
-/// Returns the lists to announce: all of them if some changes were missed, `None` once the router is gone.
-fn changed(received: Result<Change, RecvError>) -> Option<Vec<Change>> {
-    match received {
-        Ok(change) => Some(vec![change]),
-        Err(RecvError::Lagged(_)) => Some(vec![Change::Tools, Change::Prompts, Change::Resources]),
-        Err(RecvError::Closed) => None,
-    }
 }

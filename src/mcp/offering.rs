@@ -20,6 +20,8 @@ use crate::{
 /// The schema property that marks arguments that are mirrored in headers (SEP-2243).
 const HEADER_MARK: &str = "x-mcp-header";
 
+const OUTPUT: &str = "outputSchema";
+
 /// The metadata key of a listed tool's contract, for peers.
 const CONTRACT: &str = "io.cairn/contract";
 
@@ -36,6 +38,21 @@ pub fn has_plain_tool(offer: &Offer, name: &str) -> bool {
 
 pub fn tool_entry(tool: &Arc<Tool>) -> (&str, Cow<'_, RawValue>) {
     (&tool.name, Cow::Borrowed(&tool.definition))
+}
+
+/// Like [`tool_entry`], for a client in a session: without an output schema of anything but objects, which such clients
+/// do not take.
+pub fn session_tool_entry(tool: &Arc<Tool>) -> (&str, Cow<'_, RawValue>) {
+    let of_objects = |schema: &RawValue| {
+        let kind = splice::member(schema, "type").ok().flatten();
+        kind.is_some_and(|kind| kind.get() == "\"object\"")
+    };
+    let schema = splice::member(&tool.definition, OUTPUT).ok().flatten();
+    let without = match schema {
+        Some(schema) if !of_objects(schema) => splice::edit(&tool.definition, &[], |key| key == OUTPUT).ok(),
+        _ => None,
+    };
+    (&tool.name, without.map_or(Cow::Borrowed(&*tool.definition), Cow::Owned))
 }
 
 /// Like [`tool_entry`], with the tool's contract in its metadata.

@@ -10,7 +10,7 @@ pub mod form;
 mod results;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -34,11 +34,14 @@ use crate::{
         capture::{self, Capture, Captured, Sieve},
         codes::{INTERNAL_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND},
         ending::seal,
+        patience::Patience,
         telling::{error_text, shown},
     },
 };
 
-/// The caller's client in one call, with a record of what it is asked.
+const PROGRESS: &str = "notifications/progress";
+
+/// The caller's client in one call, which records what the client is asked and what it answers.
 pub(super) struct Asking {
     client: Arc<dyn Client>,
     ledger: Ledger,
@@ -50,6 +53,8 @@ pub(super) struct Asking {
     next: tokio::sync::Mutex<u64>,
     /// Secrets that were taken out of answers.
     taken: Mutex<Echoes>,
+    /// The time that the call has, once it runs.
+    patience: OnceLock<Arc<Patience>>,
 }
 
 impl Asking {
@@ -60,11 +65,16 @@ impl Asking {
         sieve: Arc<Sieve>,
         forms: Arc<Forms>,
     ) -> Self {
-        let (next, taken) = Default::default();
-        Self { client, ledger, id, sieve, forms, next, taken }
+        let (next, taken, patience) = Default::default();
+        Self { client, ledger, id, sieve, forms, next, taken, patience }
     }
 
-    /// Returns what has to be taken out of anything that the tool says from now on.
+    /// Returns the time that the call has, which begins with the first call of this.
+    pub fn patience(&self, limit: Duration) -> Arc<Patience> {
+        self.patience.get_or_init(|| Arc::new(Patience::new(limit))).clone()
+    }
+
+    /// Returns what has to be taken out of anything that the tool says from now on, secrets of answers so far included.
     pub fn sieve(&self) -> Arc<Sieve> {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.is_empty() {
@@ -77,6 +87,7 @@ impl Asking {
     }
 
     async fn ask(&self, method: Question, params: Value) -> Result<Value, RpcError> {
+        let _open = self.patience.get().map(|patience| patience.asking());
         let form = Form::of(method, &params);
         let n = self.record_question(method, &params, None).await?;
         let begun = Instant::now();
@@ -84,7 +95,8 @@ impl Asking {
         self.record_answer(n, answer, &form, begun.elapsed()).await
     }
 
-    /// Records a question. Returns its number in the call. Errors: the rules forbid it, and the client must not be asked.
+    /// Records a question. Returns its number in the call. Errors: the rules forbid it, and the client must not be
+    /// asked.
     async fn record_question(
         &self,
         method: Question,
@@ -189,6 +201,11 @@ impl Asking {
 
 impl Client for Asking {
     fn notify(&self, method: &str, params: Value) {
+        if method == PROGRESS
+            && let Some(patience) = self.patience.get()
+        {
+            patience.progressed();
+        }
         self.client.notify(method, params);
     }
 

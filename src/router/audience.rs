@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - an audience holds what the client itself declared, and nothing of its credentials;
-//! - two audiences with the same key are served by the same connections and see the same lists.
+//! - clients with equal capabilities see the same lists, and equal capabilities have one text.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 /// No capabilities.
 const NOTHING: &str = "{}";
-/// The capabilities without which a client is asked nothing in mid-call.
+/// The capabilities by which a client says that it can be asked something in mid-call.
 const ASKED: [&str; 3] = ["elicitation", "roots", "sampling"];
 
 /// How a client can be asked something while a request of its own is open.
@@ -45,7 +45,14 @@ impl Default for Audience {
 }
 
 impl Audience {
-    /// Returns whether the client declared that it can be asked something.
+    /// Returns whether the client declared that it answers this request.
+    pub fn answers(&self, method: &str) -> bool {
+        let needed = method.split('/').next().unwrap_or_default();
+        let declared: Value = serde_json::from_str(&self.capabilities).unwrap_or_default();
+        ASKED.contains(&needed) && declared.get(needed).is_some()
+    }
+
+    /// Returns whether the client declared that it can be asked something, and has a way to be asked.
     pub fn can_be_asked(&self) -> bool {
         self.manner != Manner::Never && can_be_asked(&self.capabilities)
     }

@@ -1,8 +1,8 @@
-//! Sources that cannot be reached now, so that a name which only they would know is not called unknown.
+//! Away: the sources that cannot be reached now, so that a name which only they may know is not called unknown.
 //!
 //! Invariants:
-//! - a source is away or not; what it offered before stays on the board meanwhile;
-//! - what is told of it is why it is away, and never what was asked of it.
+//! - what a source offered before stays on the board while it is away;
+//! - what is told is why it is away, and at most the name that was asked for, bounded and printable.
 
 use std::{
     collections::BTreeMap,
@@ -35,8 +35,8 @@ impl Away {
         }
     }
 
-    /// Returns the refusal of a name that is not on offer, if a source that is away might offer it: that of the longest
-    /// prefix.
+    /// Returns the refusal of a name that is not on offer, if a source that is away might offer it. Of several such
+    /// sources it tells of the one with the longest prefix.
     pub fn refusal(&self, name: &str) -> Option<Refusal> {
         let away = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let might = away.iter().filter(|(_, absence)| name.starts_with(&absence.prefix));

@@ -170,8 +170,8 @@ impl Board {
         self.prompts.get(name).cloned()
     }
 
-    /// Returns the source of this resource: the one that lists it, else one whose template fits, else the only one
-    /// with resources.
+    /// Returns the source of this resource: the one that lists it, else one whose template fits, else as `unlisted`
+    /// says.
     pub fn resource(&self, uri: &str) -> Option<Arc<Source>> {
         if let Some(source) = self.resources.get(uri) {
             return Some(source.clone());
@@ -181,8 +181,32 @@ impl Board {
         if let Some(source) = self.sources.values().find(fits) {
             return Some(source.clone());
         }
-        let mut with_resources = self.sources.values().filter(|source| !source.resources.is_empty());
-        with_resources.next().filter(|_| with_resources.next().is_none()).cloned()
+        self.unlisted(uri)
+    }
+
+    /// Returns the source of a resource that is in no list: the one whose tools name it, else the only one with
+    /// resources, else the first that lists one of the same scheme.
+    fn unlisted(&self, uri: &str) -> Option<Arc<Source>> {
+        let quoted = splice::quoted(uri);
+        let has = |source: &&Arc<Source>| source.declared.resources;
+        let names = |source: &&Arc<Source>| {
+            source.tools.iter().any(|entry| entry.tool.definition.get().contains(&quoted))
+        };
+        if let Some(source) = self.sources.values().filter(has).find(names) {
+            return Some(source.clone());
+        }
+        let mut with_resources = self.sources.values().filter(has);
+        match (with_resources.next(), with_resources.next()) {
+            (only, None) => only.cloned(),
+            _ => {
+                let scheme = uri.split_once(':').map(|(scheme, _)| format!("{scheme}:"))?;
+                let alike = |listed: &Arc<Listed>| listed.name.starts_with(&scheme);
+                let lists = |source: &&Arc<Source>| {
+                    source.resources.iter().any(alike) || source.templates.iter().any(alike)
+                };
+                self.sources.values().filter(has).find(lists).cloned()
+            }
+        }
     }
 
     fn of(sources: BTreeMap<(u32, String), Arc<Source>>, told: Told) -> Self {

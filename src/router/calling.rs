@@ -24,7 +24,7 @@ use crate::{
     },
     ledger::{Command, Ruling, Sealed, commit::payload_ref},
     router::{
-        Client, Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Response, Router, RpcError,
+        Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Response, Router, RpcError,
         asking::Asking,
         capture::Capture,
         codes::{INTERNAL_ERROR, INVALID_REQUEST},
@@ -62,7 +62,7 @@ struct Tried {
     started: Cid,
     /// The ruling on the change that the call asked for with its start.
     ruled: Option<Ruling>,
-    client: Arc<dyn Client>,
+    client: Arc<Asking>,
 }
 
 /// What became of the start of a call.
@@ -273,17 +273,17 @@ impl Router {
             .filter(|entry| entry.contract.repeatable())
             .map(|entry| entry.metadata.retry);
         let retry = retry.unwrap_or_default();
-        let deadline = tokio::time::Instant::now() + limit;
+        let patience = client.patience(limit);
         let (mut tried, mut before) = (0, None);
         loop {
             let cancel = request.cancel.child_token();
             let invocation = invocation(request, target, Some(started), cancel.clone(), ruled.take());
-            let deadline_at = Some(deadline.into_std());
-            let invocation = Invocation { deadline: deadline_at, client: client.clone(), ..invocation };
-            let outcome = lane.run(turn, &target.run, invocation);
-            let outcome = match tokio::time::timeout_at(deadline, outcome).await {
-                Ok(outcome) => outcome.after(before.take()),
-                Err(_) => {
+            let deadline = Some(patience.until().into_std());
+            let invocation = Invocation { deadline, client: client.clone(), ..invocation };
+            let outcome = tokio::select! {
+                biased;
+                outcome = lane.run(turn, &target.run, invocation) => outcome.after(before.take()),
+                () = patience.over() => {
                     cancel.cancel();
                     return Outcome::TimedOut;
                 }
@@ -295,7 +295,7 @@ impl Router {
             let pause = Duration::from_millis(retry.pause_ms(tried, &started));
             let next = tokio::time::Instant::now() + pause;
             // A pause beyond the call's time would only hold its place in the lane.
-            if next >= deadline {
+            if next >= patience.until() {
                 return outcome;
             }
             tokio::select! {

@@ -1,11 +1,15 @@
-//! Declared: what a source says of itself, and what all sources together let a client count on.
+//! Declared: what a source says of itself, and what a client may count on of all sources together.
 //!
 //! Invariants:
-//! - what a source declared is offered though its list be empty now, and nothing else is.
+//! - what a source declared is declared to clients, though its list be empty now; what no source declared is not;
+//! - where two sources say different things of one extension or of who they are, the first stands.
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use serde_json::{Map, Value, value::RawValue};
+
+/// Something that lasts until it is dropped.
+pub type Held = Box<dyn Any + Send + Sync>;
 
 /// What a source declares.
 #[derive(Clone, Debug, Default)]
@@ -16,7 +20,7 @@ pub struct Declared {
     /// Whether it tells when a resource that somebody subscribed to changes.
     pub subscriptions: bool,
     pub completions: bool,
-    /// The extensions of the protocol that it speaks, each with its settings.
+    /// The extensions of the protocol that it declared, each with its settings.
     pub extensions: Map<String, Value>,
     /// Its `serverInfo`, if it is a server of its own.
     pub server: Option<Arc<RawValue>>,
@@ -27,7 +31,7 @@ pub struct Declared {
 }
 
 impl Declared {
-    /// Adds what the source `name` declares.
+    /// Adds what the source `name` declares, which comes after all that were added before.
     pub fn join(&mut self, name: &str, other: &Self) {
         self.tools |= other.tools;
         self.prompts |= other.prompts;

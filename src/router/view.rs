@@ -1,12 +1,15 @@
-//! Views: what of a source's lists clients see that do not see everything.
+//! Views: the part of a source's lists that clients with certain capabilities see.
 //!
-//! Invariant: what is in no view of a source is seen by nobody, unless the source has no views.
+//! Invariants:
+//! - a source without views shows everything to everybody; else what is in none of its views is in no list;
+//! - a view hides a name from lists only: a call of it is not refused.
 
 use std::{collections::HashSet, sync::Arc};
 
 /// The public names that clients with certain capabilities see.
 #[derive(Clone, Debug, Default)]
 pub struct View {
+    /// The canonical text of the capabilities; empty for the view of all that no other view is for.
     pub capabilities: Arc<str>,
     pub tools: HashSet<String>,
     pub prompts: HashSet<String>,

@@ -4,10 +4,11 @@
 //! them. So clients with equal capabilities share a connection, and others get one of their own. Revision 2026-07-28
 //! has no session: there one connection serves all, and each request says whose it is.
 //!
-//! Invariants:
-//! - a client is served by a connection that declared exactly its capabilities;
-//! - where it could not be told whom a server asks, a session has a connection of its own, which ends with it;
-//! - at most [`MEMBERS_MAX`] connections are open beside the first.
+//! Invariants, once the first connection has been made (until then it serves all):
+//! - in a session of the server, a client is served by a connection that declared exactly its capabilities;
+//! - over lines, a client in a session that can be asked has a connection of its own, which ends with its session:
+//!   nothing there says whom a server asks. Clients without a session share;
+//! - at most [`MEMBERS_MAX`] connections are kept beside the first; one that made room ends with its last call.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -29,7 +30,7 @@ use crate::{
     runtime::upstream::{Offered, Protocol, Settings, Sharing, State, Transport, Upstream},
 };
 
-/// Connections beside the first.
+/// Connections to one upstream beside the first: over lines each is a process.
 const MEMBERS_MAX: usize = 64;
 /// A shared connection that nobody has used for this long makes room for another.
 const IDLE: Duration = Duration::from_secs(60);
@@ -42,9 +43,9 @@ pub struct Fleet {
     settings: Settings,
     pub first: Upstream,
     members: Mutex<Vec<Member>>,
-    /// Whether a session was asked for and the upstream speaks without sessions alone.
+    /// Whether a session was tried and the upstream turned out to have none. It stays so until the node stops.
     sessionless: AtomicBool,
-    /// Counts what changed at members.
+    /// Counts the changes of what members offer.
     changed: watch::Sender<u64>,
     /// The capabilities whose lists have been put on the board, or could not be had.
     settled: watch::Sender<HashSet<Arc<str>>>,
@@ -53,14 +54,16 @@ pub struct Fleet {
 /// What the members of a fleet offer at one moment.
 #[derive(Default)]
 pub struct Seen {
-    /// By capabilities, without those of the first connection.
+    /// What a connection offers, by the capabilities that it declared; those of the first are left out.
     pub views: BTreeMap<Arc<str>, Arc<Offered>>,
     /// The capabilities whose connection is ready or has failed.
     pub settled: HashSet<Arc<str>>,
 }
 
+/// A connection beside the first.
 struct Member {
     capabilities: Arc<str>,
+    /// Whether it tries a session before the stateless revision.
     sessions_first: bool,
     /// The session that it serves alone; `None` if it is shared.
     session: Option<Weak<str>>,
@@ -68,7 +71,7 @@ struct Member {
     used: Instant,
 }
 
-/// Returns whether a client is better served by a session of the upstream: one that can be asked in mid-call.
+/// Returns whether a client is better served by a session of the upstream, because it can be asked by requests.
 fn prefers_session(audience: &Audience) -> bool {
     audience.manner == Manner::Requests && audience.can_be_asked()
 }
@@ -108,7 +111,7 @@ impl Fleet {
         &self.settings.name
     }
 
-    /// Returns the connection for a client, which is opened if there is none. Errors: too many are in use.
+    /// Returns the connection for a client, and begins to open one if there is none. Errors: too many are in use.
     pub fn of(self: &Arc<Self>, audience: &Audience) -> Result<Upstream, Refusal> {
         let first = self.first.offer().borrow().clone();
         if self.suits(&first, audience) {
@@ -128,7 +131,7 @@ impl Fleet {
                 let message = format!("upstream {} serves too many different clients", self.name());
                 return Err(Refusal::new(Code::ResourceExhausted, message).retryable());
             };
-            // Dropped, it ends.
+            // It ends when the last running call on it has let go.
             members.swap_remove(at);
         }
         let (capabilities, sessions_first) = (audience.capabilities.clone(), prefers_session(audience));
@@ -162,20 +165,24 @@ impl Fleet {
             (_, Some(Protocol::Session(_))) => {
                 audience.capabilities == self.settings.capabilities && !self.alone(audience)
             }
-            // Each request says whose it is. But a server of both eras may ask in sessions alone, and not all say that
-            // they are of both: a session is tried once.
+            // Each request says whose it is. But a server of both eras may ask in sessions alone, and not every such
+            // server says that it has sessions: one is tried once.
             (_, Some(Protocol::Modern)) => {
                 !prefers_session(audience) || self.sessionless.load(Ordering::Relaxed)
             }
         }
     }
 
-    /// Returns what members offer, and whose lists are settled by that.
+    /// Returns what members offer, and whose lists are settled by that. Ends members whose server turned out to have no
+    /// sessions.
     pub fn seen(&self) -> Seen {
         let mut seen = Seen::default();
         let mut members = self.members();
+        let shared = self.settings.sharing != Sharing::BySession;
         let sessionless = |member: &Member| {
-            member.sessions_first && member.upstream.offer().borrow().protocol == Some(Protocol::Modern)
+            shared
+                && member.sessions_first
+                && member.upstream.offer().borrow().protocol == Some(Protocol::Modern)
         };
         if members.iter().any(sessionless) {
             self.sessionless.store(true, Ordering::Relaxed);

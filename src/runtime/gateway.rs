@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - an upstream that is lost keeps its place: its tools stay listed, and calls say that it is unavailable;
-//! - names are public here and the upstream's own there; every other byte of a request passes unchanged.
+//! - names are public here and the upstream's own there. Of the rest of a request only metadata changes, and what
+//!   belongs to rounds; every other byte passes unchanged.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -10,14 +11,12 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde_json::{Value, value::RawValue};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     block::splice,
-    error::{Code, Refusal},
     metrics::Metrics,
     router::{
         BoxFuture, Change, Held, Invocation, Method, Offered, Offering, Outcome, Router, RpcError, Run, View,
@@ -31,19 +30,12 @@ use crate::{
     },
     runtime::{
         fleet::{Fleet, Seen},
-        rounds::{self, Exchange, ROUNDS_MAX, Suspended, next_round},
-        upstream::{
-            self, Changes, Failure, Notification, Options, Protocol, Question, Reply, State, Upstream,
-        },
+        passing::{ask, attend, begin, gather, outcome},
+        rounds::{self, Suspended},
+        upstream::{self, Changes, Protocol, State},
     },
 };
 
-/// Notifications of one call that may wait for its caller; more are dropped.
-const NOTIFICATIONS_MAX: usize = 256;
-/// Questions of one call that may wait for its caller; more are refused.
-const QUESTIONS_MAX: usize = 16;
-/// How long after one question another may come to be put together with it.
-const GATHER: Duration = Duration::from_millis(20);
 /// How often connections of sessions that have ended are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// The router bounds the time of a call; this bounds a request that the router has lost.
@@ -66,7 +58,7 @@ pub struct Settings {
 
 /// Keeps the board in step with one upstream until `stop`, or until the ledger ends.
 ///
-/// `settled` is notified once its tools are on the board, or the first connection has failed.
+/// `settled` is notified once the tools of its first connection are on the board, or that connection has failed.
 pub async fn follow(
     fleet: Arc<Fleet>,
     settings: Settings,
@@ -122,7 +114,10 @@ pub async fn follow(
                 },
                 Ok(()) = members.changed() => break,
                 Ok(uri) = updates.recv() => router.updated(uri),
-                _ = sweep.tick() => fleet.sweep().await,
+                _ = sweep.tick() => {
+                    suspended.sweep();
+                    fleet.sweep().await;
+                }
                 () = stop.cancelled() => return fleet.stop().await,
             }
         }
@@ -131,7 +126,7 @@ pub async fn follow(
     fleet.stop().await;
 }
 
-/// Returns how often each connection has announced changes, the first one's under no capabilities.
+/// Returns how often each connection has announced changes, by capabilities; the first one stands under an empty text.
 fn announcements(
     first: &upstream::Offered,
     views: &BTreeMap<Arc<str>, Arc<upstream::Offered>>,
@@ -303,7 +298,8 @@ impl Run for Gateway {
             let upstream = self.fleet.of(audience).map_err(|refusal| unreachable(&refusal.message))?;
             upstream.begun().await;
             match upstream.watch(uri).await {
-                Ok(watching) => watching.map(|watching| Box::new(watching) as Held),
+                // The connection lasts as long as somebody watches on it.
+                Ok(watching) => watching.map(|watching| Box::new((watching, upstream.clone())) as Held),
                 Err(failure) => Err(unreachable(&format!("upstream {} {failure}", self.fleet.name()))),
             }
         })
@@ -363,154 +359,17 @@ impl Gateway {
             },
             Err(error) => return Outcome::Rpc(Box::new(error)),
         };
-        // What the client answers unasked is held against what the upstream asks.
+        // A client may bring answers before it is asked: they count as soon as the upstream asks for them.
         let mut given = rounds::answers(&invocation.params);
         while !exchange.answer(&mut given) {
             match attend(&mut exchange, invocation).await {
                 Some(reply) => return outcome(reply, &who),
-                None => gather(&mut exchange).await,
+                None => gather(&mut exchange, invocation).await,
             }
         }
         match self.suspended.keep(invocation, exchange) {
             Ok(result) => Outcome::of_result(result),
             Err(refusal) => Outcome::Refused(refusal),
-        }
-    }
-}
-
-/// Begins a request that goes on though its client is answered before it.
-fn begin(upstream: Upstream, invocation: &Invocation, params: Box<RawValue>, audience: Audience) -> Exchange {
-    let (to, notifications) = mpsc::channel(NOTIFICATIONS_MAX);
-    let (asks, questions) = mpsc::channel(QUESTIONS_MAX);
-    let options = Options { notifications: Some(to), questions: Some(asks), audience, ..Options::default() };
-    let method = invocation.method.as_str();
-    let answer = tokio::spawn(async move { upstream.request(method, params, options).await });
-    Exchange::new(answer, notifications, questions)
-}
-
-/// Follows an open request until it is answered. Returns none as soon as it asks something.
-async fn attend(exchange: &mut Exchange, invocation: &Invocation) -> Option<Result<Reply, Failure>> {
-    loop {
-        tokio::select! {
-            biased;
-            () = invocation.cancel.cancelled() => return Some(Err(Failure::Cancelled)),
-            Some(notification) = exchange.notifications.recv() => tell(invocation, notification),
-            Some(question) = exchange.questions.recv() => {
-                exchange.put(question);
-                return None;
-            }
-            reply = &mut exchange.answer => {
-                while let Ok(notification) = exchange.notifications.try_recv() {
-                    tell(invocation, notification);
-                }
-                return Some(reply.unwrap_or(Err(Failure::Died)));
-            }
-        }
-    }
-}
-
-/// Takes what else is asked at the same time, so that the client is asked once for all of it.
-async fn gather(exchange: &mut Exchange) {
-    while let Ok(Some(question)) = tokio::time::timeout(GATHER, exchange.questions.recv()).await {
-        if !exchange.put(question) {
-            return;
-        }
-    }
-}
-
-fn tell(invocation: &Invocation, notification: Notification) {
-    let params = serde_json::from_str(notification.params.get()).unwrap_or_default();
-    invocation.client.notify(&notification.method, params);
-}
-
-/// Passes an invocation to an upstream, the upstream's notifications to the caller, and what it asks.
-pub(super) async fn ask(
-    upstream: &Upstream,
-    invocation: &Invocation,
-    timeout: Option<Duration>,
-    params: Box<RawValue>,
-) -> Result<Reply, Failure> {
-    let audience = invocation.client.audience();
-    let mut params = params;
-    for _ in 0..ROUNDS_MAX {
-        let reply = exchange(upstream, invocation, timeout, params.clone(), &audience).await;
-        let Ok(Reply::Result(result)) = &reply else {
-            return reply;
-        };
-        if audience.manner != Manner::Requests || !rounds::asks(result) {
-            return reply;
-        }
-        params = match next_round(invocation.client.as_ref(), &params, result).await {
-            Ok(params) => params,
-            // What the client says instead of an answer ends its call.
-            Err(RpcError { code, message, data, .. }) => {
-                let data = data.map(|data| splice::raw(data.to_string()));
-                return Ok(Reply::Error { code, message, data });
-            }
-        };
-    }
-    Err(Failure::Broken(format!("it asked for input {ROUNDS_MAX} times without an end")))
-}
-
-/// Asks once, and hands on what is told and asked meanwhile.
-async fn exchange(
-    upstream: &Upstream,
-    invocation: &Invocation,
-    timeout: Option<Duration>,
-    params: Box<RawValue>,
-    audience: &Audience,
-) -> Result<Reply, Failure> {
-    let (notifications, mut told) = mpsc::channel(NOTIFICATIONS_MAX);
-    let (asks, mut questions) = mpsc::channel(QUESTIONS_MAX);
-    let can_be_asked = audience.manner == Manner::Requests && audience.can_be_asked();
-    let options = Options {
-        timeout,
-        cancel: invocation.cancel.clone(),
-        notifications: Some(notifications),
-        questions: can_be_asked.then_some(asks),
-        audience: audience.clone(),
-    };
-    let request = upstream.request(invocation.method.as_str(), params, options);
-    tokio::pin!(request);
-    let mut open = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            biased;
-            Some(notification) = told.recv() => tell(invocation, notification),
-            Some(question) = questions.recv() => open.push(answer(invocation, question)),
-            Some(()) = open.next() => {}
-            reply = &mut request => return reply,
-        }
-    }
-}
-
-/// Puts a question to the caller.
-async fn answer(invocation: &Invocation, question: Question) {
-    let Question { method, params, answer } = question;
-    let params = serde_json::from_str(params.get()).unwrap_or_default();
-    let said = invocation.client.request(&method, params).await;
-    // An upstream that has stopped waiting needs no answer.
-    let _ = answer.send(said.map(|said| splice::raw(said.to_string())));
-}
-
-/// Returns the outcome of a call with this reply; `who` names the side that was asked.
-pub(super) fn outcome(reply: Result<Reply, Failure>, who: &str) -> Outcome {
-    match reply {
-        Ok(Reply::Result(result)) => Outcome::of_result(result),
-        Ok(Reply::Error { code, message, data }) => {
-            let data = data.and_then(|data| serde_json::from_str(data.get()).ok());
-            Outcome::Rpc(Box::new(RpcError { data, ..RpcError::new(code, message) }))
-        }
-        Err(failure @ Failure::Oversize { .. }) => {
-            Outcome::Untaken(Refusal::new(Code::ResourceExhausted, format!("{who} {failure}")))
-        }
-        Err(failure @ (Failure::Unavailable { .. } | Failure::Gone)) => {
-            Outcome::Untaken(Refusal::new(Code::Unavailable, format!("{who} {failure}")).retryable())
-        }
-        Err(Failure::TimedOut) => Outcome::TimedOut,
-        Err(Failure::Cancelled) => Outcome::Cancelled,
-        Err(failure @ (Failure::Died | Failure::Broken(_) | Failure::TooLarge)) => {
-            Outcome::Transport { message: format!("{who} {failure}") }
         }
     }
 }

@@ -1,12 +1,13 @@
-//! Rounds: what a server asks in the way of one era, put to a client of the other.
+//! Rounds: what a server asks in the manner of one era, put to a client of the other.
 //!
 //! A server of revision 2026-07-28 answers `input_required`; a client in a session is then asked by requests, and the
 //! server is called again with the answers. A server in a session asks by requests in mid-call; a client of revision
 //! 2026-07-28 then gets `input_required`, and the open call waits here until that client calls again.
 //!
 //! Invariants:
-//! - an open call is taken up once, only by the caller it belongs to and for what that caller asked before;
-//! - at most [`WAITING_MAX`] calls of one upstream wait, each for [`WAIT_MAX`]; one that is given up is cancelled.
+//! - an open call is taken up once, by the same actor, for the same method and name;
+//! - at most [`WAITING_MAX`] calls of one upstream wait. One that has waited for [`WAIT_MAX`] is cancelled at the
+//!   upstream when the next one begins to wait.
 
 use std::{
     collections::HashMap,
@@ -20,21 +21,24 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use crate::{
     block::splice,
     error::{Code, Refusal},
-    router::{Client, Invocation, Method, RpcError, codes::INVALID_PARAMS},
+    router::{
+        Client, Invocation, Method, RpcError,
+        codes::{INTERNAL_ERROR, INVALID_PARAMS},
+    },
     runtime::upstream::{Failure, Notification, Question, Reply},
 };
 
-/// Rounds of one call, after which its server asks without end.
+/// Rounds of one call; a server that asks for more is taken to ask without end.
 pub const ROUNDS_MAX: usize = 32;
-/// Questions of one round.
+/// Questions of one round: of a server of 2026-07-28 more are malformed, of one in a session the rest wait.
 const QUESTIONS_MAX: usize = 32;
 /// Open calls of one upstream that wait for their clients.
 const WAITING_MAX: usize = 256;
-/// How long an open call waits for its client.
+/// How long an open call waits for its client at least, before it makes room.
 const WAIT_MAX: Duration = Duration::from_secs(600);
 /// The beginning of the states that name open calls here.
 const STATE: &str = "cairn.";
-/// The metadata key under which a server in a session may say what key its question is to have.
+/// The metadata key under which a server in a session may name its question for clients of the other era.
 const INPUT_KEY: &str = "io.cairn/inputKey";
 /// Bytes of such a key.
 const KEY_MAX: usize = 64;
@@ -75,7 +79,7 @@ pub async fn next_round(
     splice::edit(params, &set, |key| key == "requestState").map_err(|_| malformed())
 }
 
-/// A request to an upstream that goes on by itself. It is cancelled when this is dropped.
+/// A request to an upstream that outlives its client's request. It is cancelled when this is dropped.
 pub struct Exchange {
     pub answer: JoinHandle<Result<Reply, Failure>>,
     pub notifications: mpsc::Receiver<Notification>,
@@ -95,17 +99,24 @@ impl Exchange {
         Self { answer, notifications, questions, put: 0, open: Vec::new() }
     }
 
-    /// Puts a question: under the key that its server wants, else under a number. Returns whether there is room for
-    /// more.
+    /// Adds a question to those that are open: under the key that its server wants if that is free, else under a
+    /// number. Returns whether there was room for it; else it is refused.
     pub fn put(&mut self, question: Question) -> bool {
+        if self.open.len() >= QUESTIONS_MAX {
+            let refusal = RpcError::new(INTERNAL_ERROR, "the client is asked too much at once");
+            // An upstream that has stopped waiting needs no answer.
+            let _ = question.answer.send(Err(refusal));
+            return false;
+        }
         self.put += 1;
         let wanted = wanted_key(&question.params).filter(|key| self.open.iter().all(|(open, _)| open != key));
         let key = wanted.unwrap_or_else(|| format!("input-{}", self.put));
         self.open.push((key, question));
-        self.open.len() < QUESTIONS_MAX
+        true
     }
 
-    /// Hands on what of `given` is asked for, each answer once. Returns whether a question is still open.
+    /// Hands the server those of the answers in `given` that it asked for, and takes them out. Returns whether a
+    /// question is still open.
     pub fn answer(&mut self, given: &mut Answers) -> bool {
         for (key, question) in std::mem::take(&mut self.open) {
             match given.remove(&key) {
@@ -159,7 +170,7 @@ pub fn without_rounds(params: &RawValue) -> Option<Box<RawValue>> {
     splice::edit(params, &[], |key| matches!(key, "inputResponses" | "requestState")).ok()
 }
 
-/// Whose an open call is.
+/// Who may take up an open call, and by which request.
 #[derive(Debug, PartialEq, Eq)]
 struct Owner {
     actor: String,
@@ -177,6 +188,7 @@ impl Owner {
     }
 }
 
+/// An open call that waits for its client.
 struct Waiting {
     owner: Owner,
     exchange: Exchange,
@@ -190,10 +202,9 @@ pub struct Suspended(Mutex<HashMap<String, Waiting>>);
 impl Suspended {
     /// Keeps an open call until its client calls again. Returns the answer that asks for that. Errors: too many wait.
     pub fn keep(&self, invocation: &Invocation, exchange: Exchange) -> Result<Box<RawValue>, Refusal> {
+        self.sweep();
         let now = Instant::now();
         let mut waiting = self.waiting();
-        waiting
-            .retain(|_, one| now.duration_since(one.since) < WAIT_MAX && !one.exchange.answer.is_finished());
         if waiting.len() >= WAITING_MAX {
             let message = "too many calls of this upstream wait for an answer of their clients";
             return Err(Refusal::new(Code::ResourceExhausted, message).retryable());
@@ -205,8 +216,8 @@ impl Suspended {
         Ok(result)
     }
 
-    /// Takes up the open call that a request names. Returns none if it names none. Errors: the call is gone, or
-    /// another's.
+    /// Takes up the open call that a request names, or returns `None` if it names none. Errors: the call is gone, or
+    /// belongs to another.
     pub fn resume(&self, invocation: &Invocation) -> Result<Option<Exchange>, RpcError> {
         let Some(state) = splice::member(&invocation.params, "requestState").ok().flatten() else {
             return Ok(None);
@@ -223,7 +234,73 @@ impl Suspended {
         Ok(waiting.remove(&state).map(|one| one.exchange))
     }
 
+    /// Gives up the open calls that have waited for too long, and those whose upstream has answered.
+    pub fn sweep(&self) {
+        self.waiting().retain(|_, one| one.since.elapsed() < WAIT_MAX && !one.exchange.answer.is_finished());
+    }
+
     fn waiting(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{mpsc, oneshot};
+
+    use crate::{
+        block::splice::raw,
+        runtime::{
+            rounds::{Exchange, QUESTIONS_MAX, answers, without_rounds},
+            upstream::{Failure, Question},
+        },
+    };
+
+    fn exchange() -> Exchange {
+        let (_, notifications) = mpsc::channel(1);
+        let (_, questions) = mpsc::channel(1);
+        Exchange::new(tokio::spawn(async { Err(Failure::Died) }), notifications, questions)
+    }
+
+    fn question(
+        params: &str,
+    ) -> (Question, oneshot::Receiver<Result<Box<serde_json::value::RawValue>, crate::router::RpcError>>)
+    {
+        let (answer, answered) = oneshot::channel();
+        (Question { method: "roots/list".to_owned(), params: raw(params.to_owned()), answer }, answered)
+    }
+
+    #[tokio::test]
+    async fn each_answer_is_for_one_question_and_objects_alone_are_answers() {
+        let mut exchange = exchange();
+        let (named, mut first) = question(r#"{"_meta":{"io.cairn/inputKey":"user"}}"#);
+        let (plain, mut second) = question("{}");
+        assert!(exchange.put(named) && exchange.put(plain));
+        let mut given = answers(&raw(r#"{"inputResponses":{"user":{"a":1},"input-2":7}}"#.to_owned()));
+        assert!(exchange.answer(&mut given), "what is no object is no answer");
+        assert_eq!(first.try_recv().expect("answered").expect("a result").get(), r#"{"a":1}"#);
+        assert!(second.try_recv().is_err());
+        let (again, mut third) = question(r#"{"_meta":{"io.cairn/inputKey":"user"}}"#);
+        assert!(exchange.put(again));
+        assert!(exchange.answer(&mut given), "an answer is given once");
+        assert!(third.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_place_is_refused() {
+        let mut exchange = exchange();
+        for _ in 0..QUESTIONS_MAX {
+            assert!(exchange.put(question("{}").0));
+        }
+        let (more, mut refused) = question("{}");
+        assert!(!exchange.put(more));
+        assert!(refused.try_recv().expect("answered").is_err());
+    }
+
+    #[test]
+    fn a_server_in_a_session_gets_nothing_of_rounds() {
+        let params =
+            raw(r#"{"name":"t", "requestState":"s","inputResponses":{},"arguments":{ }}"#.to_owned());
+        assert_eq!(without_rounds(&params).expect("an object").get(), r#"{"name":"t","arguments":{ }}"#);
     }
 }

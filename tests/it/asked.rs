@@ -386,6 +386,6 @@ fn a_request_with_too_many_answers_is_refused() {
     let answers: serde_json::Map<String, Value> =
         (0..33).map(|n| (format!("q{n}"), accepted(&json!({})))).collect();
     let told = turn(&server, "test_input_required_result_elicitation", answers.into(), &Value::Null);
-    assert_eq!(told["structuredContent"]["error"]["code"], "resource_exhausted", "{told}");
+    assert_eq!(told["_meta"]["io.cairn/error"]["code"], "resource_exhausted", "{told}");
     verified(server, data.path());
 }

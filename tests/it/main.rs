@@ -9,6 +9,7 @@ mod alone;
 mod archives;
 mod asked;
 mod audit;
+mod audiences;
 mod auditor;
 mod backups;
 mod bad_input;

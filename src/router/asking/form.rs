@@ -29,7 +29,7 @@ const SCHEMA_MAX: usize = 64 * 1024;
 /// Identifies a question that a later request answers: a keyed commitment to what both have in common.
 pub type Mark = [u8; 16];
 
-/// What an answer may hold.
+/// What an answer to one question may hold, and where in it secrets stand.
 pub struct Form {
     /// `None` if the question is not known.
     method: Option<Question>,
@@ -67,7 +67,7 @@ impl Form {
         &self.secrets
     }
 
-    /// Returns the names that may be kept of an answer whose values may not.
+    /// Returns the names that may be kept of an answer whose values may not; `None` if its values may be kept.
     pub fn known(&self, answer: &Value) -> Option<&HashSet<String>> {
         let known = |action: &Value| ACTIONS.iter().any(|(known, _)| action == known);
         let fits = answer.as_object().is_some_and(|members| {
@@ -109,7 +109,8 @@ struct Waiting {
 }
 
 impl Forms {
-    /// Remembers a form. Two forms under one mark, of a server that keeps no state, are none that is known.
+    /// Remembers a form. If another form has the same mark, as with a server that keeps no state, neither counts as
+    /// known.
     pub fn put(&self, mark: Mark, form: Form) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let large = form.schema.as_ref().is_some_and(|schema| schema.len() > SCHEMA_MAX);
@@ -127,7 +128,7 @@ impl Forms {
         }
     }
 
-    /// Returns the form of answers under a mark.
+    /// Returns the form of answers under a mark: the unknown form, if none is remembered.
     pub fn get(&self, mark: &Mark) -> Arc<Form> {
         let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.forms.get(mark).cloned().unwrap_or_else(|| Arc::new(Form::unknown()))

@@ -1,4 +1,5 @@
-//! Questions in results, and answers in requests: how servers of 2026-07-28 ask (`inputRequests`, `inputResponses`).
+//! Questions in results, and answers in requests: how servers of 2026-07-28 ask (`inputRequests`, `inputResponses`),
+//! and how suspended calls of other servers do.
 //!
 //! Invariants:
 //! - such a question is durable before the caller gets the result, and an answer before the tool's server gets the
@@ -30,7 +31,7 @@ use crate::{
 const REQUESTS: &str = "inputRequests";
 /// The member of a request that holds answers, by the names of their questions.
 const RESPONSES: &str = "inputResponses";
-/// The member of both by which a server knows its dialogue again.
+/// The member of both by which a server recognises its dialogue.
 const STATE: &str = "requestState";
 /// The domain of commitments to a `requestState`.
 const STATE_DOMAIN: &str = "cairn/request-state/1";

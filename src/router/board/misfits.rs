@@ -85,6 +85,12 @@ impl Entry {
             Ok(faults) => faults,
             Err(why) => return Judged::Unchecked(why),
         };
+        if !self.own()
+            && let Some(rest) = without_nulls(input)
+            && self.schema.faults(&rest).is_ok_and(|faults| faults.is_empty())
+        {
+            return Judged::Unchecked(Unchecked::Null);
+        }
         let misfits: Vec<Misfit> =
             faults.iter().flat_map(|fault| self.misfit(fault)).take(FAULTS_MAX).collect();
         let refusal = |faults: Vec<(String, &str)>| {
@@ -157,4 +163,20 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&
     let scored = known.map(|candidate| (strsim::jaro_winkler(name, candidate), candidate));
     let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
     (best.0 >= NEAR_ENOUGH).then_some(best.1)
+}
+/// Returns a value without the members that are null; none if it has none.
+fn without_nulls(value: &Value) -> Option<Value> {
+    let Value::Object(members) = value else { return None };
+    let mut changed = false;
+    let rest = members.iter().filter_map(|(name, member)| {
+        if member.is_null() {
+            changed = true;
+            return None;
+        }
+        let inside = without_nulls(member);
+        changed |= inside.is_some();
+        Some((name.clone(), inside.unwrap_or_else(|| member.clone())))
+    });
+    let rest: serde_json::Map<String, Value> = rest.collect();
+    changed.then_some(Value::Object(rest))
 }

@@ -23,7 +23,8 @@ use crate::{
         codes::{INVALID_PARAMS, INVALID_REQUEST, RATE_LIMITED, REQUEST_TIMEOUT},
     },
     runtime::{
-        gateway::{ask, outcome, text_member},
+        gateway::text_member,
+        passing::{ask, outcome},
         peers::{Known, Peers, offers::place},
         upstream::{Failure, Reply},
     },

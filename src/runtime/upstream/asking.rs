@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - every request of the upstream that was taken gets one answer while the exchange lasts;
-//! - what is asked when the exchange ends is answered by nobody: the upstream has answered already.
+//! - what is still open when the exchange ends gets no answer: the upstream has answered already.
 
 use std::pin::pin;
 
@@ -14,7 +14,11 @@ use crate::{
     runtime::upstream::{Question, inbox::Asked, wire},
 };
 
-/// Runs `exchange` to its end and meanwhile hands what is asked to `to` and the answers to `tell`.
+/// Questions of one request that are open at once.
+const OPEN_MAX: usize = 16;
+
+/// Runs `exchange` to its end, and meanwhile hands what is asked to `to` and the answers to `tell`. Without `to`,
+/// nothing is handed on.
 pub async fn answering<T, Told: Future<Output = ()>>(
     exchange: impl Future<Output = T>,
     mut asked: mpsc::Receiver<Asked>,
@@ -29,7 +33,8 @@ pub async fn answering<T, Told: Future<Output = ()>>(
     loop {
         tokio::select! {
             biased;
-            Some(one) = asked.recv() => open.push(put(one, to)),
+            // What finds no place here waits in the channel, and what finds none there is refused.
+            Some(one) = asked.recv(), if open.len() < OPEN_MAX => open.push(put(one, to)),
             Some(answer) = open.next() => tell(answer).await,
             outcome = &mut exchange => return outcome,
         }

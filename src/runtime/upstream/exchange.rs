@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - no answer is read beyond its bound, unpacked or not;
-//! - a request is sent again only where it cannot have run, or may run twice, and then once;
+//! - a request is sent again only where it cannot have run, or may run twice, and once for each of these reasons;
 //! - an event that is no message costs only itself.
 
 use std::{future::pending, sync::Arc, time::Duration};
@@ -38,7 +38,7 @@ const GARBAGE_MAX: usize = 1_000;
 /// What servers answer that know no session of ours, and others for reasons of their own.
 const DOUBTED: [StatusCode; 4] =
     [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::GONE, StatusCode::SERVICE_UNAVAILABLE];
-/// Methods that may run twice: they only read.
+/// Methods that may run twice, because they only read.
 const READS: [&str; 9] = [
     "ping",
     "server/discover",
@@ -76,8 +76,8 @@ enum Ended {
 }
 
 impl Exchange {
-    /// Posts, and delivers what comes back, until the response ends. Returns why there is no answer if
-    /// by then there is none.
+    /// Posts a request, and delivers what comes back until the response ends. Returns why there is no answer, for the
+    /// case that none was delivered. Dropping this closes the response.
     pub async fn ask(&self, post: &Post<'_>) -> Failure {
         if let Ended::Failed(failure) = self.ask_once(post).await {
             return failure;
@@ -198,7 +198,7 @@ impl Exchange {
         Failure::Died
     }
 
-    /// Opens the server's own stream again and again, until the server will not have it.
+    /// Opens the server's own stream and reads it, again and again, until the server refuses it.
     pub async fn follow(&self) {
         let mut reopening = Reopening::new(Instant::now());
         let mut parser = Parser::new(ANSWER_MAX);

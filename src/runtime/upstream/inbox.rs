@@ -191,8 +191,7 @@ impl Inbox {
             Ok(None) => refuse(METHOD_NOT_FOUND, "no client that is served here can be asked this"),
             Err(Ambiguous) => refuse(
                 INTERNAL_ERROR,
-                "several clients share this connection, so it cannot be told whom this is for; set isolate = true for \
-                 this upstream",
+                "several clients share this connection, so it cannot be told whom this is for",
             ),
         };
         Some(wire::answer(&asked.id, &refusal))

@@ -28,7 +28,7 @@ use crate::runtime::upstream::{
 };
 
 const SUBSCRIBE: &str = "resources/subscribe";
-/// Requests of the upstream that wait for one caller; more are refused.
+/// Requests of the upstream for one caller that nobody has taken up yet; more are refused.
 const ASKED_MAX: usize = 16;
 
 pub struct Link {
@@ -202,7 +202,8 @@ impl Link {
         };
     }
 
-    /// Turns to an older transport after a refusal, where the upstream has one. Returns whether it is to be asked again.
+    /// Turns to an older transport after a refusal, where the upstream has one. Returns whether it is to be asked
+    /// again.
     pub async fn falls_back(&self) -> bool {
         match &self.transport {
             Open::Child(_) | Open::Stream(_) => false,

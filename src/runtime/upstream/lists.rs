@@ -1,7 +1,9 @@
 //! The lists of one connection: fetched, kept up to date, and each on its own.
 //!
 //! Invariants:
-//! - a list that fails, is malformed or does not come costs only itself; the tools are asked for before all others;
+//! - a list that fails, is malformed or does not come costs only itself. Only the first list of tools is needed:
+//!   without it the connection ends;
+//! - the tools are asked for before all others;
 //! - lists are bounded in pages and items, and end at a cursor that is empty or was seen before;
 //! - changes are gathered before a list is fetched again, and one that failed is tried again ever more rarely.
 
@@ -25,14 +27,15 @@ pub const PAGES_MAX: usize = 1_000;
 const ITEMS_MAX: usize = 10_000;
 /// Changes within this time are followed by one fetch.
 const GATHER: Duration = Duration::from_millis(100);
-/// How long the other lists are waited for once there are tools.
+/// How long the other lists are waited for once the tools are there.
 const SIDES_WAIT: Duration = Duration::from_secs(2);
 /// The pause before a list that failed is fetched again; it doubles up to the longest.
 const AGAIN_FIRST: Duration = Duration::from_secs(5);
 const AGAIN_MAX: Duration = Duration::from_secs(600);
-/// How often it is fetched again before a change or a new connection is waited for.
+/// How often a list that failed is fetched again. After that only a change or a new connection has it fetched.
 const AGAIN_TIMES: u32 = 10;
 
+/// The lists that a server may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum List {
     Tools,
@@ -47,7 +50,7 @@ pub struct Fetched {
     items: Option<Vec<Box<RawValue>>>,
 }
 
-/// Pages of a list, and why there are no more if the last one is not among them.
+/// What was read of a list, and why it ends early, if it does.
 struct Pages {
     items: Vec<Box<RawValue>>,
     failure: Option<Failure>,
@@ -132,6 +135,7 @@ impl Gathering {
         Self { offered, awaited, until }
     }
 
+    /// Takes what came of fetching one list.
     pub fn take(&mut self, fetched: Fetched) {
         let Fetched { list, items } = fetched;
         self.awaited.retain(|awaited| *awaited != list);
@@ -143,7 +147,7 @@ impl Gathering {
         }
     }
 
-    /// Waits until there is nothing more to wait for. Safe to drop.
+    /// Waits until all lists are there, or until those that are missing are waited for no longer. Safe to drop.
     pub async fn wait(&self) {
         match self.until {
             _ if self.awaited.is_empty() => {}
@@ -154,7 +158,8 @@ impl Gathering {
 }
 
 impl Lists<'_> {
-    /// Keeps all lists for as long as the connection lasts. Returns why there are no tools, if the first fetch fails.
+    /// Keeps all lists up to date for as long as the connection lasts. Returns why there are no tools, if the first
+    /// fetch of them fails; else never.
     pub async fn keep(&self) -> Failure {
         let listed = CancellationToken::new();
         let side = async |list| {
@@ -169,7 +174,7 @@ impl Lists<'_> {
         }
     }
 
-    /// Keeps one list; `done` is cancelled after the first fetch.
+    /// Keeps one list up to date; `done` is cancelled after the first fetch.
     async fn keep_one(&self, list: List, done: &CancellationToken) -> Failure {
         if !list.is_had(self.can) {
             done.cancel();

@@ -1,7 +1,7 @@
 //! The older transport, of revision 2024-11-05: one stream of events for all answers, and an endpoint for messages.
 //!
 //! Invariants:
-//! - it is tried only where a server has refused the newer one as such;
+//! - it is tried only where a server refused a POST as such, and not for who asked or how often;
 //! - messages go to the origin that was configured, whatever endpoint the server names;
 //! - when the stream ends, everything that waits on it ends at once.
 
@@ -25,13 +25,13 @@ use crate::runtime::upstream::{
 /// How long a server may take to name its endpoint, which it does first of all.
 const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The stream of one connection, read until this is dropped.
+/// The stream of one connection, once it is open; read until this is dropped.
 #[derive(Default)]
 pub struct Older(OnceLock<AbortOnDropHandle<()>>);
 
 impl Older {
-    /// Opens the stream, if the server refused what was posted last as one that speaks this transport does. Returns
-    /// whether it has named its endpoint.
+    /// Opens the stream, if the server's last refusal is like that of a server of this transport. Returns whether the
+    /// server has named its endpoint.
     pub async fn open(&self, exchange: &Arc<Exchange>) -> bool {
         if self.0.get().is_some() || !exchange.site.refusal().is_some_and(is_of_transport) {
             return false;

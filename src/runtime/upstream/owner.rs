@@ -25,6 +25,8 @@ use crate::runtime::upstream::{
 
 /// Bytes of an upstream's instructions; longer ones are left out.
 const INSTRUCTIONS_MAX: usize = 64 * 1024;
+/// The error of revision 2026-07-28 for a revision that a server does not speak.
+const UNSUPPORTED_VERSION: i64 = -32022;
 /// The first pause before connecting again; it doubles up to the longest.
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
@@ -190,8 +192,18 @@ impl Owner {
     async fn discover(&self, link: &Link) -> Result<Option<Offered>, Failure> {
         let limit = PROBE_TIMEOUT.min(self.settings.timeout);
         let (nothing, own) = (wire::empty(), self.settings.own());
-        let probe = link.request_as(Protocol::Modern, "server/discover", &nothing, &own);
-        let answer = timeout(limit, probe).await;
+        let ask = async || {
+            timeout(limit, link.request_as(Protocol::Modern, "server/discover", &nothing, &own)).await
+        };
+        let mut answer = ask().await;
+        if matches!(&answer, Ok(Ok(reply)) if names_ours(reply)) {
+            answer = ask().await;
+        }
+        if let Ok(Ok(reply)) = &answer
+            && names_ours(reply)
+        {
+            return Err(Failure::Unavailable { message: "it refuses the revision that it names".to_owned() });
+        }
         if let Ok(Ok(Reply::Result(result))) = &answer
             && let Some(offered) = discovered(result)
         {
@@ -244,9 +256,8 @@ impl Owner {
 async fn follow(link: &Link, protocol: Option<Protocol>, can: Capabilities, watched: &Watched) {
     let changes = can.tools_change || can.prompts_change || can.resources_change;
     if protocol != Some(Protocol::Modern) {
-        return if changes || can.subscriptions {
-            link.follow().await
-        };
+        // Whatever it declared, it may ask there.
+        return link.follow().await;
     }
     let mut wanted = watched.0.subscribe();
     loop {
@@ -337,6 +348,15 @@ fn greeted(result: &RawValue) -> Offered {
         capabilities: capabilities.map(capabilities_of).unwrap_or_default(),
         ..Offered::default()
     }
+}
+
+/// Returns whether a refusal of the revision names that revision as one that is spoken: such a server is no old one.
+fn names_ours(reply: &Reply) -> bool {
+    let Reply::Error { code: UNSUPPORTED_VERSION, data: Some(data), .. } = reply else { return false };
+    let supported = member(data, "supported").ok().flatten();
+    let supported: Vec<String> =
+        supported.and_then(|list| serde_json::from_str(list.get()).ok()).unwrap_or_default();
+    supported.iter().any(|version| version == wire::MODERN)
 }
 
 fn shared(raw: &RawValue) -> Arc<RawValue> {

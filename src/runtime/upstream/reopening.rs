@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - the pause doubles with every stream that ends soon, up to a bound, and is the first again after one that lived;
-//! - a server that ends every stream at once costs a reading of its lists at the first reopening, and few later.
+//! - where a server ends every stream at once, its lists are read at the first reopening, a minute later, and then ever
+//!   more rarely.
 
 use std::{convert::Infallible, future::pending, time::Duration};
 
@@ -12,15 +13,15 @@ use crate::runtime::upstream::inbox::Inbox;
 
 /// The longest pause.
 pub const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// A stream that was open for this long was in order.
+/// A stream that stayed open for this long was in order.
 const LIVED: Duration = Duration::from_secs(30);
 /// The time between the first two readings of what may have been missed; it doubles up to the longest.
 const GAP_FIRST: Duration = Duration::from_secs(60);
 const GAP_MAX: Duration = Duration::from_secs(600);
-/// Any pause is the longest after so many.
+/// Doublings after which any pause is the longest.
 const DOUBLINGS_MAX: u32 = 10;
 
-/// The endings of one stream of changes.
+/// What is remembered of one stream of changes: when it is to be opened, and whether something was missed.
 pub struct Reopening {
     /// Streams that ended soon, in a row.
     brief: u32,

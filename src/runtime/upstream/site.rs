@@ -25,17 +25,21 @@ use crate::runtime::upstream::{
     headers::{self, SESSION, VERSION},
 };
 
+/// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an idle connection is kept. Many servers close theirs after five seconds, some at the very moment at which
 /// the next request arrives, and nobody knows then whether it ran.
 const IDLE_MAX: Duration = Duration::from_secs(4);
+/// Redirects that one request follows.
 const REDIRECTS_MAX: usize = 5;
+/// The `User-Agent` of every request whose configured headers name none.
 const AGENT: &str = concat!("cairn/", env!("CARGO_PKG_VERSION"));
 /// The media type of a stream of events.
 const EVENTS: &str = "text/event-stream";
 /// The variables that name the proxy of a URL without TLS.
 const PROXIES: [&str; 4] = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
 
+/// One server, as messages are sent to it over one connection.
 pub struct Site {
     client: Client,
     url: Url,
@@ -43,7 +47,7 @@ pub struct Site {
     /// Where a server of the older transport takes messages.
     endpoint: OnceLock<Url>,
     session: OnceLock<HeaderValue>,
-    /// The server has forgotten the session.
+    /// Whether the server has forgotten the session.
     expired: AtomicBool,
     /// The status of the last response to a message; zero before the first.
     status: AtomicU16,
@@ -100,6 +104,7 @@ impl Site {
         }
     }
 
+    /// Returns whether the server gave the session an id.
     pub fn has_session(&self) -> bool {
         self.session.get().is_some()
     }
@@ -114,6 +119,7 @@ impl Site {
         self.expired.store(true, Ordering::Release);
     }
 
+    /// Returns whether the server has forgotten the session.
     pub fn is_expired(&self) -> bool {
         self.expired.load(Ordering::Acquire)
     }
@@ -131,6 +137,7 @@ impl Site {
         self.endpoint.get().is_some()
     }
 
+    /// Posts a message, to the endpoint that a server of the older transport named, else to the URL.
     pub async fn post(&self, body: Bytes, headers: HeaderMap) -> reqwest::Result<Response> {
         let url = self.endpoint.get().unwrap_or(&self.url).clone();
         let request = self.client.post(url).headers(self.headers()).headers(headers);
@@ -149,6 +156,7 @@ impl Site {
         status.filter(|status| !status.is_success())
     }
 
+    /// Opens a stream of events, which begins after the event `last_id` if that is known.
     pub async fn get(&self, last_id: Option<&str>) -> reqwest::Result<Response> {
         let mut request = self.client.get(self.url.clone()).headers(self.headers());
         request = request.header(header::ACCEPT, EVENTS);
@@ -171,8 +179,7 @@ impl Site {
         }
     }
 
-    /// Returns whether a response says that no token there is good enough for anything: one that was refused, or a
-    /// first question that needs more scopes.
+    /// Returns whether a refusal for want of a token is of the whole connection: a 401, or one of a first question.
     pub fn is_shut(&self, status: StatusCode) -> bool {
         status == StatusCode::UNAUTHORIZED || self.protocol.get().is_none()
     }

@@ -1,14 +1,14 @@
-//! Watching: the resources of an upstream whose changes clients want to hear of.
+//! Watching: the resources whose changes clients want to hear of over one connection, and over those that replace it.
 //!
 //! Invariants:
-//! - what is watched is watched on every connection, until the last of those who wanted it has let go;
-//! - at most [`WATCHED_MAX`] resources of one upstream are watched.
+//! - a resource is watched until the last of those who wanted it has let go;
+//! - at most [`WATCHED_MAX`] resources are watched.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::{broadcast, watch};
 
-/// Resources of one upstream that are watched at once.
+/// Resources that are watched at once over one connection.
 const WATCHED_MAX: usize = 10_000;
 /// Updates that a slow listener may be behind.
 const UPDATES_MAX: usize = 256;
@@ -23,12 +23,12 @@ impl Default for Updates {
     }
 }
 
-/// How many want to hear of each resource.
+/// How many want to hear of each resource, by its URI.
 #[derive(Debug, Default)]
 pub struct Watched(pub watch::Sender<BTreeMap<String, usize>>);
 
 impl Watched {
-    /// Watches a resource until what is returned is dropped. Returns none if too many are watched.
+    /// Watches a resource until what is returned is dropped. Returns `None` if too many are watched.
     pub fn watch(self: &Arc<Self>, uri: &str) -> Option<Watching> {
         let mut room = true;
         self.0.send_if_modified(|wanted| match wanted.get_mut(uri) {
