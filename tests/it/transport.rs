@@ -38,7 +38,7 @@ fn serve_in(data: &Path, config: &str, environment: &[(&str, &str)]) -> Server {
 }
 
 fn error(result: &Value) -> (&str, &str) {
-    let error = &result["structuredContent"]["error"];
+    let error = &result["_meta"]["io.cairn/error"];
     let text = |key: &str| error[key].as_str().unwrap_or_else(|| panic!("no {key}: {result}"));
     (text("code"), text("message"))
 }
