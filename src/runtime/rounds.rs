@@ -16,6 +16,7 @@ use std::{
 };
 
 use serde_json::{Map, Value, json, value::RawValue};
+use sha2::{Digest, Sha256};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     error::{Code, Refusal},
     router::{
         Client, Invocation, Method, RpcError,
+        audience::canonical,
         codes::{INTERNAL_ERROR, INVALID_PARAMS},
     },
     runtime::upstream::{Failure, Notification, Question, Reply},
@@ -176,14 +178,20 @@ struct Owner {
     actor: String,
     method: Method,
     name: String,
+    /// The digest of the arguments, whatever the order of their members.
+    arguments: [u8; 32],
 }
 
 impl Owner {
     fn of(invocation: &Invocation) -> Self {
+        let arguments = splice::member(&invocation.params, "arguments").ok().flatten();
+        let arguments = arguments.and_then(|given| serde_json::from_str(given.get()).ok());
+        let arguments: Value = arguments.unwrap_or_default();
         Self {
             actor: invocation.caller.actor.id.clone(),
             method: invocation.method,
             name: invocation.name.clone(),
+            arguments: Sha256::digest(canonical(&arguments).as_bytes()).into(),
         }
     }
 }

@@ -162,20 +162,48 @@ enum Found {
     Undecided,
 }
 
-/// Returns the forms that a secret has as text and inside JSON strings. The deepest comes first, because a shallower
-/// one may be part of it.
+/// Returns a secret in the forms in which JSON may hold it, the longest first: as it is, escaped, and with all but ASCII
+/// escaped, as many libraries write it.
 fn forms(secret: &str) -> Vec<String> {
-    let mut forms = vec![secret.to_owned()];
+    let mut forms = escaped(secret.to_owned());
+    if !secret.is_ascii() {
+        let quoted = quoted(secret);
+        forms.extend(escaped(ascii(&quoted, |unit| format!("\\u{unit:04x}"))));
+        forms.extend(escaped(ascii(&quoted, |unit| format!("\\u{unit:04X}"))));
+    }
+    forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
+    forms
+}
+
+/// Returns a text, and what becomes of it when it is escaped again and again.
+fn escaped(text: String) -> Vec<String> {
+    let mut forms = vec![text];
     for _ in 0..ESCAPED_MAX {
-        let quoted = Value::String(forms[forms.len() - 1].clone()).to_string();
-        let inner = quoted[1..quoted.len() - 1].to_owned();
+        let inner = quoted(&forms[forms.len() - 1]);
         if forms.last() == Some(&inner) {
             break;
         }
         forms.push(inner);
     }
-    forms.reverse();
     forms
+}
+
+/// Returns a text as it stands between the quotes of a JSON string.
+fn quoted(text: &str) -> String {
+    let quoted = Value::String(text.to_owned()).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+/// Returns a text with every UTF-16 unit beyond ASCII as `escape` writes it.
+fn ascii(text: &str, escape: impl Fn(u16) -> String) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_ascii() {
+            true => out.push(c),
+            false => out.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| escape(*unit))),
+        }
+    }
+    out
 }
 
 /// Returns a text without a short secret; returns none if the secret is part of a longer word.
@@ -258,6 +286,30 @@ impl Scrubbing<'_> {
                 self.undecided = true;
                 String::new()
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Echoes, Scrubbed};
+
+    #[test]
+    fn a_secret_beyond_ascii_is_found_as_libraries_escape_it() {
+        let mut echoes = Echoes::default();
+        echoes.text("Cq7002\u{e9}accent\u{1f600}TAIL");
+        for said in [
+            "you said Cq7002\u{e9}accent\u{1f600}TAIL",
+            r#"{"you": "Cq7002\u00e9accent\ud83d\ude00TAIL""#,
+            r#"{"you": "Cq7002\u00E9accent\uD83D\uDE00TAIL""#,
+            r#"again: \"Cq7002\\u00e9accent\\ud83d\\ude00TAIL\""#,
+        ] {
+            let Scrubbed::Changed(value) = echoes.scrub(&json!({"text": said})) else {
+                panic!("it stays in {said}");
+            };
+            assert!(!value.to_string().contains("Cq7002"), "{value}");
         }
     }
 }

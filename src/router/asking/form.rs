@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    contract::secret::{Paths, names_in},
+    contract::secret::{Paths, echo::Echoes, names_in},
     event::body::{Question, Reaction},
 };
 
@@ -38,13 +38,14 @@ pub struct Form {
     secrets: Paths,
     /// The member names that are kept of an answer in which a secret may stand anywhere.
     names: HashSet<String>,
+    /// Secrets of answers before it in the same dialogue: the tool may repeat them in its last result.
+    pub earlier: Echoes,
 }
 
 impl Form {
     /// Returns the form of answers to a question.
     pub fn of(method: Question, params: &Value) -> Self {
-        let mut form =
-            Self { method: Some(method), schema: None, secrets: Paths::default(), names: HashSet::new() };
+        let mut form = Self { method: Some(method), schema: None, names: HashSet::new(), ..Self::unknown() };
         let schema = params.get("requestedSchema").filter(|_| method == Question::Elicitation);
         let marked = schema.map(Paths::of_schema).unwrap_or_default();
         if let Some(schema) = schema.filter(|_| !marked.is_empty()) {
@@ -57,10 +58,15 @@ impl Form {
         form
     }
 
+    /// Returns the form with the secrets of the dialogue so far.
+    pub fn after(self, earlier: Echoes) -> Self {
+        Self { earlier, ..self }
+    }
+
     /// Returns the form of answers to a question that is not known.
     pub fn unknown() -> Self {
         let names = MEMBERS.map(str::to_owned).into();
-        Self { method: None, schema: None, secrets: Paths::default(), names }
+        Self { method: None, schema: None, secrets: Paths::default(), names, earlier: Echoes::default() }
     }
 
     pub fn secrets(&self) -> &Paths {
@@ -114,12 +120,18 @@ impl Forms {
     pub fn put(&self, mark: Mark, form: Form) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let large = form.schema.as_ref().is_some_and(|schema| schema.len() > SCHEMA_MAX);
-        let known = waiting.forms.get(&mark);
-        let differs = known.is_some_and(|known| known.method != form.method || known.schema != form.schema);
+        let known = waiting.forms.get(&mark).cloned();
         if known.is_none() {
             waiting.oldest.push_back(mark);
         }
+        let mut earlier = form.earlier.clone();
+        let mut differs = false;
+        if let Some(known) = known {
+            differs = known.method != form.method || known.schema != form.schema;
+            earlier.join(&known.earlier);
+        }
         let form = if large || differs { Form::unknown() } else { form };
+        let form = Form { earlier, ..form };
         waiting.forms.insert(mark, Arc::new(form));
         if waiting.oldest.len() > FORMS_MAX
             && let Some(oldest) = waiting.oldest.pop_front()
@@ -132,5 +144,25 @@ impl Forms {
     pub fn get(&self, mark: &Mark) -> Arc<Form> {
         let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.forms.get(mark).cloned().unwrap_or_else(|| Arc::new(Form::unknown()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Form, Forms};
+    use crate::event::body::Question;
+
+    #[test]
+    fn what_was_secret_in_a_dialogue_stays_known_to_its_end() {
+        let forms = Forms::default();
+        let mut form = Form::of(Question::Roots, &json!({}));
+        form.earlier.text("correct-horse");
+        forms.put([1; 16], form);
+        // Another question under the same mark makes the form unknown, and forgets no secret.
+        forms.put([1; 16], Form::of(Question::Elicitation, &json!({})));
+        assert!(forms.get(&[1; 16]).earlier.stand_in("it was correct-horse"));
+        assert!(forms.get(&[2; 16]).earlier.is_empty());
     }
 }

@@ -7,6 +7,8 @@
 //! - an answer names the question that committed to the same `requestState`. Without one nothing ties them, and
 //!   nothing is guessed.
 
+use std::sync::PoisonError;
+
 use serde_bytes::ByteArray;
 use serde_json::{Map, Value, json, value::RawValue};
 
@@ -47,6 +49,7 @@ impl Asking {
         for (n, (name, response)) in (0..).zip(&responses) {
             let mark = self.mark(state.as_deref(), name);
             let form = self.forms.get(&mark);
+            self.taken.lock().unwrap_or_else(PoisonError::into_inner).join(&form.earlier);
             let content = seal(&self.sieve.bound.key, &self.kept(response, &form));
             let content = content.map_err(|error| Refusal::new(Code::InvalidArgument, error.message))?;
             let wish = Answer {
@@ -76,7 +79,8 @@ impl Asking {
             let nothing = json!({});
             let params = request.get("params").unwrap_or(&nothing);
             let mark = self.mark(state.as_deref(), name);
-            self.forms.put(mark, Form::of(method, params));
+            let earlier = self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            self.forms.put(mark, Form::of(method, params).after(earlier));
             let state = state.is_some().then(|| ByteArray::new(mark));
             if let Err(error) = self.record_question(method, params, state).await {
                 return Outcome::Refused(Refusal::new(Code::ResourceExhausted, error.message));

@@ -114,7 +114,7 @@ async fn both_eras_are_spoken_over_frames() {
     let mut client = connect(&node, &settings(), &[Scope::Call]);
     let discovered = client.ask(modern(json!("d"), "server/discover", json!({}), json!({}))).await;
     check_limits(&discovered["result"]);
-    assert_eq!(discovered["result"]["supportedVersions"][3], "2026-07-28");
+    assert_eq!(discovered["result"]["supportedVersions"][4], "2026-07-28");
     let answer = client.ask(call("c", "echo")).await;
     assert_eq!(answer["id"], "c");
     assert!(answer["result"]["_meta"]["io.cairn/event"].is_string(), "{answer}");
