@@ -5,9 +5,9 @@
 //! 2026-07-28 then gets `input_required`, and the open call waits here until that client calls again.
 //!
 //! Invariants:
-//! - an open call is taken up once, by the same actor, for the same method and name;
+//! - an open call is taken up once, by the same actor, for the same method, name and arguments;
 //! - at most [`WAITING_MAX`] calls of one upstream wait. One that has waited for [`WAIT_MAX`] is cancelled at the
-//!   upstream when the next one begins to wait.
+//!   upstream.
 
 use std::{
     collections::HashMap,
@@ -32,7 +32,7 @@ use crate::{
 
 /// Rounds of one call; a server that asks for more is taken to ask without end.
 pub const ROUNDS_MAX: usize = 32;
-/// Questions of one round: of a server of 2026-07-28 more are malformed, of one in a session the rest wait.
+/// Questions of one round: of a server of 2026-07-28 more are malformed, of one in a session the rest are refused.
 const QUESTIONS_MAX: usize = 32;
 /// Open calls of one upstream that wait for their clients.
 const WAITING_MAX: usize = 256;
