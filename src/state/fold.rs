@@ -188,6 +188,14 @@ impl Folder {
         Ok(())
     }
 
+    /// Remembers the question that a later request answers by its state, if it has one.
+    fn asked(&self, state: Option<&[u8; 16]>, seq: u64) -> Result<(), StateError> {
+        let Some(state) = state else { return Ok(()) };
+        let sql = "INSERT INTO asked (state, seq) VALUES (?1, ?2)
+                   ON CONFLICT (state) DO UPDATE SET seq = ?2";
+        self.insert(sql, params![*state, seq])
+    }
+
     /// Folds what a kind changes beyond the indexes.
     fn remember(
         &mut self,
@@ -239,12 +247,7 @@ impl Folder {
             | Body::CallRefused(_)
             | Body::CallInterrupted(_)
             | Body::CallCancelled(_) => self.insert("DELETE FROM running WHERE id = ?1", params![subject]),
-            Body::CallAsked(facts) => {
-                let Some(state) = facts.state else { return Ok(()) };
-                let sql = "INSERT INTO asked (state, seq) VALUES (?1, ?2)
-                           ON CONFLICT (state) DO UPDATE SET seq = ?2";
-                self.insert(sql, params![*state, seq])
-            }
+            Body::CallAsked(facts) => self.asked(facts.state.as_deref(), seq),
             Body::PayloadErased(facts) => {
                 self.erased.insert(facts.payload);
                 let sql =

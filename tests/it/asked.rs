@@ -335,7 +335,8 @@ fn every_question_of_a_result_is_on_record() {
     let answered: Vec<Event> = last_call(data.path()).drain(1..4).collect();
     let mut named: Vec<_> = answered.iter().flat_map(|event| event.fields().refs.clone()).collect();
     let mut expected: Vec<_> = asked.iter().map(Event::cid).collect();
-    (named.sort_unstable(), expected.sort_unstable());
+    named.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(named, expected);
     verified(server, data.path());
 }
