@@ -3,7 +3,7 @@
 //! Invariants:
 //! - a call has its limit from its start, and again from each progress that its tool tells;
 //! - the time in which the caller is asked something does not count: a person answers when they do;
-//! - no call goes on for longer than [`GOES_ON_MAX`], unless its limit is longer.
+//! - no call goes on for longer than `GOES_ON_MAX`, unless its limit is longer.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

@@ -8,7 +8,7 @@
 //! - in a session of the server, a client is served by a connection that declared exactly its capabilities;
 //! - over lines, a client in a session that can be asked has a connection of its own, which ends with its session:
 //!   nothing there says whom a server asks. Clients without a session share;
-//! - at most [`MEMBERS_MAX`] connections are kept beside the first; one that made room ends with its last call.
+//! - at most `MEMBERS_MAX` connections are kept beside the first; one that made room ends with its last call.
 
 use std::{
     collections::{BTreeMap, HashSet},

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - an open call is taken up once, by the same actor, for the same method, name and arguments;
-//! - at most [`WAITING_MAX`] calls of one upstream wait. One that has waited for [`WAIT_MAX`] is cancelled at the
+//! - at most `WAITING_MAX` calls of one upstream wait. One that has waited for `WAIT_MAX` is cancelled at the
 //!   upstream.
 
 use std::{

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - a token goes to the URL it was asked for, and nowhere else; it is in no error, log line or `Debug` text;
 //! - however many requests meet an old token, it is renewed once, also where several processes share the directory;
-//! - a request is sent at most [`TRIES_MAX`] times, and a server that wants ever more is given up;
+//! - a request is sent at most `TRIES_MAX` times, and a server that wants ever more is given up;
 //! - nobody is asked to log in here: that a login is needed is said, and kept for `cairn upstream login`.
 
 pub mod session;

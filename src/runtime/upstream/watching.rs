@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - a resource is watched until the last of those who wanted it has let go;
-//! - at most [`WATCHED_MAX`] resources are watched.
+//! - at most `WATCHED_MAX` resources are watched.
 
 use std::{collections::BTreeMap, sync::Arc};
 
