@@ -185,7 +185,7 @@ impl Board {
     }
 
     /// Returns the source of a resource that is in no list: the one whose tools name it, else the only one with
-    /// resources, else the first that lists one of the same scheme.
+    /// resources, else the only one that lists one of the same scheme. Where several might have it, none is guessed.
     fn unlisted(&self, uri: &str) -> Option<Arc<Source>> {
         let quoted = splice::quoted(uri);
         let has = |source: &&Arc<Source>| source.declared.resources;
@@ -204,7 +204,8 @@ impl Board {
                 let lists = |source: &&Arc<Source>| {
                     source.resources.iter().any(alike) || source.templates.iter().any(alike)
                 };
-                self.sources.values().filter(has).find(lists).cloned()
+                let mut alike = self.sources.values().filter(has).filter(lists);
+                alike.next().filter(|_| alike.next().is_none()).cloned()
             }
         }
     }

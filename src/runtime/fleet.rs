@@ -32,8 +32,8 @@ use crate::{
 
 /// Connections to one upstream beside the first: over lines each is a process.
 const MEMBERS_MAX: usize = 64;
-/// A shared connection that nobody has used for this long makes room for another.
-const IDLE: Duration = Duration::from_secs(60);
+/// How long a shared connection is kept that nobody uses.
+const IDLE_MAX: Duration = Duration::from_secs(300);
 /// How long a client waits for the lists of a connection that is opened for it.
 const ADMIT_MAX: Duration = Duration::from_secs(10);
 
@@ -111,7 +111,8 @@ impl Fleet {
         &self.settings.name
     }
 
-    /// Returns the connection for a client, and begins to open one if there is none. Errors: too many are in use.
+    /// Returns the connection for a client, and begins to open one if there is none. If there are too many, the shared one
+    /// that was used least recently makes room. Errors: all belong to open sessions.
     pub fn of(self: &Arc<Self>, audience: &Audience) -> Result<Upstream, Refusal> {
         let first = self.first.offer().borrow().clone();
         if self.suits(&first, audience) {
@@ -124,11 +125,11 @@ impl Fleet {
             return Ok(member.upstream.clone());
         }
         if members.len() >= MEMBERS_MAX {
-            let idle = |member: &Member| {
-                member.is_left() || member.session.is_none() && member.used.elapsed() > IDLE
-            };
-            let Some(at) = members.iter().position(idle) else {
-                let message = format!("upstream {} serves too many different clients", self.name());
+            // One client may declare ever other capabilities: it must not keep others out.
+            let shared = members.iter().enumerate().filter(|(_, member)| member.session.is_none());
+            let oldest = shared.min_by_key(|(_, member)| member.used).map(|(at, _)| at);
+            let Some(at) = members.iter().position(Member::is_left).or(oldest) else {
+                let message = format!("upstream {} serves too many sessions of their own", self.name());
                 return Err(Refusal::new(Code::ResourceExhausted, message).retryable());
             };
             // It ends when the last running call on it has let go.
@@ -218,8 +219,10 @@ impl Fleet {
         self.changed.subscribe()
     }
 
-    /// Ends the connections of sessions that have ended.
+    /// Ends the connections of sessions that have ended, and lets go of shared ones that nobody uses.
     pub async fn sweep(&self) {
+        // One with a running call, or a watched resource, ends when that lets go.
+        self.members().retain(|member| member.session.is_some() || member.used.elapsed() < IDLE_MAX);
         let left: Vec<Upstream> =
             self.members().extract_if(.., |member| member.is_left()).map(|member| member.upstream).collect();
         for upstream in left {

@@ -36,6 +36,8 @@ pub const ROUNDS_MAX: usize = 32;
 const QUESTIONS_MAX: usize = 32;
 /// Open calls of one upstream that wait for their clients.
 const WAITING_MAX: usize = 256;
+/// Those of one actor among them.
+const WAITING_EACH_MAX: usize = 64;
 /// How long an open call waits for its client at least, before it makes room.
 const WAIT_MAX: Duration = Duration::from_secs(600);
 /// The beginning of the states that name open calls here.
@@ -213,14 +215,16 @@ impl Suspended {
         self.sweep();
         let now = Instant::now();
         let mut waiting = self.waiting();
-        if waiting.len() >= WAITING_MAX {
+        let owner = Owner::of(invocation);
+        let own = waiting.values().filter(|one| one.owner.actor == owner.actor).count();
+        if waiting.len() >= WAITING_MAX || own >= WAITING_EACH_MAX {
             let message = "too many calls of this upstream wait for an answer of their clients";
             return Err(Refusal::new(Code::ResourceExhausted, message).retryable());
         }
         // 122 bits of the operating system's randomness: nobody guesses the state of another's call.
         let state = format!("{STATE}{}", uuid::Uuid::new_v4().simple());
         let result = exchange.required(&state);
-        waiting.insert(state, Waiting { owner: Owner::of(invocation), exchange, since: now });
+        waiting.insert(state, Waiting { owner, exchange, since: now });
         Ok(result)
     }
 

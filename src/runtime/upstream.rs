@@ -160,7 +160,6 @@ pub struct Capabilities {
     pub prompts: bool,
     pub resources: bool,
     pub completions: bool,
-    pub logging: bool,
     /// Whether it tells when a resource that somebody subscribed to changes.
     pub subscriptions: bool,
     /// Whether it tells when its tools change; likewise below.

@@ -75,7 +75,7 @@ impl Lines {
         }
     }
 
-    fn request(&mut self, method: &str, params: Value) -> Value {
+    pub fn request(&mut self, method: &str, params: Value) -> Value {
         self.send(method, &params);
         self.answer()
     }

@@ -37,6 +37,7 @@ mod mutations;
 mod namespaces;
 mod old_logs;
 mod packaging;
+mod passing;
 #[cfg(feature = "p2p")]
 mod peers;
 #[cfg(feature = "p2p")]

@@ -145,8 +145,10 @@ impl Owner {
                 }
                 () = gathering.wait(), if !ready => {
                     ready = true;
-                    self.show(link, &gathering.offered);
+                    link.learn(&gathering.offered.tools);
+                    // First the way, then the word that it is there: whoever hears that asks at once.
                     self.link.send_replace(Some(Arc::clone(link)));
+                    self.show(link, &gathering.offered);
                     self.publish(|offered| offered.state = State::Ready);
                 }
                 failure = &mut keeping => return failure.to_string(),
@@ -375,7 +377,6 @@ fn capabilities_of(raw: &RawValue) -> Capabilities {
         prompts: has("prompts").is_some(),
         resources: has("resources").is_some(),
         completions: has("completions").is_some(),
-        logging: has("logging").is_some(),
         subscriptions: flag("resources", "subscribe"),
         tools_change: changes("tools"),
         prompts_change: changes("prompts"),
