@@ -65,6 +65,11 @@ pub struct Config {
 pub struct Server {
     /// Default `127.0.0.1:7420`. Port 0 takes any free one.
     pub listen: SocketAddr,
+    /// Where health and metrics are served besides, without a token, to whoever reaches it.
+    pub metrics_listen: Option<SocketAddr>,
+    /// A certificate chain and its key in PEM, for TLS without a proxy; both or neither.
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
     /// The URL callers use, without `/mcp`; by default `http://` and the listening address.
     pub public_url: Option<String>,
     /// Default 4 MiB; 1 KiB to 64 MiB.
@@ -88,6 +93,8 @@ pub struct Auth {
     pub mode: AuthMode,
     /// The keys that sign tokens, as a JWK set. For `jwt`.
     pub jwks_file: Option<PathBuf>,
+    /// Where that set is fetched; exactly one of both. For `jwt`.
+    pub jwks_url: Option<String>,
     /// The `iss` of every token. For `jwt`.
     pub issuer: Option<String>,
     /// The `aud` of every token; by default the public URL with `/mcp`. For `jwt`.
@@ -332,8 +339,14 @@ impl Config {
                 let canonical = || format!("{}/mcp", public.trim_end_matches('/'));
                 let audience = self.auth.audience.clone().unwrap_or_else(canonical);
                 let issuer = self.auth.issuer.as_deref().unwrap_or_default();
-                let keys = self.auth.jwks_file.clone().unwrap_or_default();
-                Verifier::open(keys, issuer, &audience).map(Access::Jwt)
+                let verifier = match &self.auth.jwks_url {
+                    Some(url) => Verifier::fetching(url, issuer, &audience),
+                    None => {
+                        let keys = self.auth.jwks_file.clone().unwrap_or_default();
+                        Verifier::open(keys, issuer, &audience)
+                    }
+                };
+                verifier.map(Access::Jwt)
             }
         }
     }
@@ -350,6 +363,9 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7420)),
+            metrics_listen: None,
+            tls_cert: None,
+            tls_key: None,
             public_url: None,
             max_body_bytes: 4 * 1024 * 1024,
             request_timeout_ms: 300_000,

@@ -35,6 +35,7 @@ use crate::{
         GROUP_MAX, Ledger, Shelf, Stopped,
         fitting::OpenError,
         opening,
+        progress::Progress,
         sharing::{self, Member, Sharing},
         upkeep,
     },
@@ -113,13 +114,34 @@ pub struct Setup<'a> {
     pub networked: bool,
     /// The name under which its settings are recorded: `serve`, `stdio`, ...
     pub door: &'static str,
+    /// What a door shows of the node before it has started.
+    pub starting: Starting,
+}
+
+/// What is known of a node while it starts, shared with whoever asks meanwhile.
+#[derive(Clone, Default)]
+pub struct Starting {
+    pub metrics: Arc<Metrics>,
+    pub progress: Arc<Progress>,
+}
+
+impl Starting {
+    /// Returns why the node is not ready, while it starts.
+    pub fn reason(&self) -> String {
+        match self.progress.now() {
+            Some((folded, of)) if folded < of => {
+                format!("starting: the state is derived from the log, {folded} of {of} events so far")
+            }
+            Some(_) | None => "starting".to_owned(),
+        }
+    }
 }
 
 impl Node {
     /// Opens the log, offers the builtin tools, connects the upstreams and joins the network.
     pub async fn start(mut setup: Setup<'_>) -> Result<Self, StartError> {
         let runner = uuid::Uuid::now_v7().simple().to_string();
-        let metrics = Arc::new(Metrics::new());
+        let metrics = setup.starting.metrics.clone();
         let shelf = Shelf::default();
         let member = member(&setup, &runner, metrics.clone(), shelf.clone());
         let (ledger, sharing) = sharing::join(member).await?;
@@ -301,6 +323,7 @@ fn member(setup: &Setup<'_>, runner: &str, metrics: Arc<Metrics>, shelf: Shelf) 
         rates: rates(&setup.config.tasks),
         tools: shelf,
         upkeep: upkeep::Bounds::default(),
+        progress: setup.starting.progress.clone(),
     };
     Member {
         home: setup.home.clone(),

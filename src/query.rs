@@ -36,6 +36,7 @@ use crate::{
     error::Code,
     log::{LogError, Reader, home::Home, sqlite::SqliteReader},
     state::{self, StateError, StoredTiles, subject_key},
+    words::number,
 };
 
 /// Connections kept open between questions; each has some MiB of page cache.
@@ -58,7 +59,7 @@ pub enum QueryError {
     #[error("{0}")]
     TooMuch(String),
     #[error("the log or its state cannot be read")]
-    Fault(#[from] StateError),
+    Fault(#[source] StateError),
 }
 
 impl QueryError {
@@ -76,13 +77,30 @@ impl QueryError {
 
 impl From<LogError> for QueryError {
     fn from(err: LogError) -> Self {
-        Self::Fault(err.into())
+        Self::from(StateError::from(err))
     }
 }
 
 impl From<rusqlite::Error> for QueryError {
     fn from(err: rusqlite::Error) -> Self {
-        Self::Fault(err.into())
+        Self::from(StateError::from(err))
+    }
+}
+
+impl From<StateError> for QueryError {
+    fn from(err: StateError) -> Self {
+        // Only a number of the question itself can be one that the store does not hold.
+        let store = match &err {
+            StateError::Store(store) => Some(store),
+            StateError::Log(LogError::Store(store)) => store.downcast_ref(),
+            StateError::Log(_) | StateError::Migration(_) | StateError::Broken { .. } => None,
+        };
+        match store {
+            Some(rusqlite::Error::ToSqlConversionFailure(_)) => {
+                Self::Invalid(format!("a number is too large: expected {}", number::EXPECTED))
+            }
+            _ => Self::Fault(err),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
         peers::Sort,
         walk::{DEPTH_DEFAULT, DEPTH_MAX, Direction, LIMIT_MAX},
     },
+    words::number,
 };
 
 /// Which log is read: the files of a directory, or a server's.
@@ -128,10 +129,10 @@ pub struct Wanted {
     #[arg(long, value_name = "TIME", value_parser = micros)]
     pub before: Option<u64>,
     /// From this event of the log on.
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", value_parser = number::parse)]
     pub from_seq: Option<u64>,
     /// The most events to show.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=number::MAX))]
     pub limit: u64,
 }
 
@@ -260,7 +261,7 @@ pub enum WorkflowCommand {
         /// The run.
         id: String,
         /// As the log stood when it had this event.
-        #[arg(long, value_name = "SEQ")]
+        #[arg(long, value_name = "SEQ", value_parser = number::parse)]
         as_of_seq: Option<u64>,
         #[command(flatten)]
         asked: ToolsQuery,
@@ -410,7 +411,7 @@ pub enum PeersCommand {
         #[arg(long, value_name = "N", requires = "history", value_parser = clap::value_parser!(u64).range(1..=168))]
         hours: Option<u64>,
         /// As the log stood when it had this event.
-        #[arg(long, value_name = "SEQ")]
+        #[arg(long, value_name = "SEQ", value_parser = number::parse)]
         as_of_seq: Option<u64>,
         #[command(flatten)]
         asked: ToolsQuery,

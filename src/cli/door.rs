@@ -65,6 +65,7 @@ async fn start(data: &Path, config: Option<&Path>) -> anyhow::Result<Node> {
         fixtures: false,
         networked: false,
         door: "call",
+        starting: Default::default(),
     };
     Ok(Node::start(setup).await?)
 }

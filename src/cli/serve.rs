@@ -20,10 +20,15 @@ use crate::{
     cli::{Serve, Stdio, Wrap},
     config::{Config, LogFormat, Overrides},
     event::Actor,
-    http::{self, App},
+    http::{
+        App, descriptors,
+        door::{Door, serve_health},
+        health::Health,
+        tls::Tls,
+    },
     log::home::Home,
     mcp,
-    node::{Node, Setup},
+    node::{Node, Setup, Starting},
     runtime::{
         gateway,
         upstream::{self, Sharing},
@@ -37,14 +42,34 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.config.as_deref(), std::env::vars(), &overrides)?;
     trace(config.telemetry.log_format);
     let home = Home::open(&args.data.data)?;
+    descriptors::raise();
     runtime()?.block_on(async {
         let listener = tokio::net::TcpListener::bind(config.server.listen)
             .await
             .with_context(|| format!("cannot listen on {}; choose another --listen", config.server.listen))?;
         let address = listener.local_addr()?;
-        let url = format!("http://{address}");
+        let tls = match (&config.server.tls_cert, &config.server.tls_key) {
+            (Some(cert), Some(key)) => Some(Arc::new(Tls::open(cert, key)?)),
+            (Some(_) | None, _) => None,
+        };
+        let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
+        let starting = Starting::default();
+        let closing = CancellationToken::new();
+        let begun = starting.clone();
+        let waits = Box::new(move || vec![begun.reason()]);
+        let health = Arc::new(Health::new(starting.metrics.clone(), waits));
+        let door = Door::new(listener, &config.server, tls.clone(), health.clone())?;
         let owner = format!("`cairn serve` at {url} (process {})", std::process::id());
         let _one = home.serve(&owner)?;
+        if let Some(at) = config.server.metrics_listen {
+            let listener = tokio::net::TcpListener::bind(at).await;
+            let listener = listener
+                .with_context(|| format!("cannot listen on {at}; choose another server.metrics_listen"))?;
+            tracing::info!(at = %listener.local_addr()?, "health and metrics are served here too");
+            tokio::spawn(serve_health(listener, health, closing.clone()));
+        }
+        let opener = door.opener();
+        let served = tokio::spawn(door.serve(closing.clone()));
         let setup = Setup {
             home: &home,
             config: &config,
@@ -55,6 +80,7 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
             fixtures: args.conformance_fixtures,
             networked: true,
             door: "serve",
+            starting,
         };
         let mut node = Node::start(setup).await?;
         node.record().await.context("the tokens in force cannot be recorded")?;
@@ -62,7 +88,7 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
         // Signals count before the ready line: whoever has read it may ask to stop at once, and must get a drained
         // stop.
         let asked = asked_to_stop();
-        let app = app(&config, &home, &node)?;
+        opener.open(app(&config, &home, &node)?);
         if !quiet {
             // If the reader of the line has gone, the server still serves.
             let _ = writeln!(
@@ -73,8 +99,6 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
                 node.peer().map(|peer| format!(" peer={peer}")).unwrap_or_default()
             );
         }
-        let closing = CancellationToken::new();
-        let served = tokio::spawn(http::serve(listener, app, closing.clone()));
         let failed = tokio::select! {
             () = asked => false,
             () = node.ledger.stopped() => true,
@@ -82,7 +106,7 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
         // First no new connections, then calls end and are answered, then streams and sessions end, then the rest.
         closing.cancel();
         node.quiet().await;
-        served.await.context("the door failed")??;
+        served.await.context("the door failed")?;
         node.stop().await;
         if failed {
             anyhow::bail!("the ledger stopped: the log could not be written; see the error above");
@@ -190,6 +214,7 @@ fn on_stdio(
             fixtures: false,
             networked: false,
             door,
+            starting: Default::default(),
         };
         let node = Node::start(setup).await?;
         if let Some(reason) = node.lost.as_ref().filter(|_| !builtins) {
@@ -217,7 +242,9 @@ fn on_stdio(
 }
 
 fn app(config: &Config, home: &Home, node: &Node) -> anyhow::Result<App> {
-    let access: Access = config.access(home.dir())?;
+    let access: Arc<Access> = Arc::new(config.access(home.dir())?);
+    // Keys at a URL are fetched now, before the first caller needs them.
+    access.version();
     let settings = mcp::Settings { shutdown: node.stopping.clone(), ..mcp::Settings::default() };
     let ledger = node.ledger.clone();
     let endpoint = Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings));

@@ -29,6 +29,9 @@ impl Config {
         put("auth.issuer".to_owned(), self.auth.issuer.clone().unwrap_or_default());
         put("auth.audience".to_owned(), self.auth.audience.clone().unwrap_or_default());
         put("server.public_url".to_owned(), self.server.public_url.clone().unwrap_or_default());
+        put("server.tls".to_owned(), self.server.tls_cert.as_ref().map(|_| flag(true)).unwrap_or_default());
+        let shown = self.server.metrics_listen.map(|at| flag(at.ip().to_canonical().is_loopback()));
+        put("server.metrics_loopback".to_owned(), shown.unwrap_or_default());
         put("server.allowed_origins".to_owned(), self.server.allowed_origins.join(" "));
         put("server.allowed_hosts".to_owned(), self.server.allowed_hosts.join(" "));
         for (tool, mode) in &self.capture.tools {

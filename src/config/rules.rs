@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use http::{HeaderName, HeaderValue, uri::Authority};
+use http::{HeaderName, HeaderValue, Uri, uri::Authority};
 
 use super::{
     AuthMode, Config, Server, Tool, Upstream,
@@ -62,6 +62,12 @@ fn server(server: &Server, report: &mut Report) {
     if server.public_url.as_deref().is_some_and(|url| !is_url(url) || url.contains('?')) {
         report.fault("server.public_url", "expected http(s)://host[:port][/path], without user or query");
     }
+    if server.tls_cert.is_some() != server.tls_key.is_some() {
+        report.fault("server.tls_cert", "and server.tls_key are needed together");
+    }
+    if server.metrics_listen.is_some_and(|at| at == server.listen && at.port() != 0) {
+        report.fault("server.metrics_listen", "is the address of server.listen; take another port");
+    }
     for list in [&server.allowed_origins, &server.allowed_hosts] {
         if list.len() > LISTED_MAX {
             report.fault("server", format!("a list has more than {LISTED_MAX} entries"));
@@ -91,8 +97,15 @@ fn auth(config: &Config, report: &mut Report) {
         ),
         AuthMode::None | AuthMode::Static => {}
         AuthMode::Jwt => {
-            if auth.jwks_file.is_none() {
-                report.fault("auth.jwks_file", "is needed for mode jwt");
+            match (&auth.jwks_file, &auth.jwks_url) {
+                (None, None) => report.fault("auth.jwks_file", "is needed for mode jwt, or auth.jwks_url"),
+                (Some(_), Some(_)) => report.fault("auth.jwks_url", "is set beside auth.jwks_file; keep one"),
+                (Some(_), None) => {}
+                (None, Some(url)) => {
+                    if !is_guarded_url(url) {
+                        report.fault("auth.jwks_url", "expected https://host[:port]/path, or http on loopback");
+                    }
+                }
             }
             if auth.issuer.as_deref().is_none_or(str::is_empty) {
                 report.fault("auth.issuer", "is needed for mode jwt");
@@ -102,6 +115,17 @@ fn auth(config: &Config, report: &mut Report) {
             }
         }
     }
+}
+
+/// Returns whether nobody on the way can change what this URL answers: it has TLS, or leads to this machine.
+fn is_guarded_url(url: &str) -> bool {
+    let parsed: Option<Uri> = url.parse().ok().filter(|_| is_url(url));
+    parsed.is_some_and(|parsed| {
+        let host = parsed.host().unwrap_or_default();
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let near = address.map_or(host.eq_ignore_ascii_case("localhost"), is_loopback);
+        parsed.scheme_str() == Some("https") || near
+    })
 }
 
 /// Returns whether this is a loopback address, also as an IPv4-mapped IPv6 address.

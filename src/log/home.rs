@@ -14,6 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::fs::OFlags;
+
 use crate::{block::payload::SaltKey, identity::CHECKPOINT_MAX};
 
 /// The bytes of one of the two slots of the head file: every signed head fits.
@@ -147,7 +149,7 @@ impl Home {
     }
 
     fn claim(&self, name: &str, owner: &str) -> Result<Lock, HomeError> {
-        let mut options = OpenOptions::new();
+        let mut options = unlinked();
         options.create(true).truncate(false).read(true).write(true).mode(0o600);
         let mut file = self.io(options.open(self.dir.join(name)))?;
         match file.try_lock() {
@@ -168,14 +170,14 @@ impl Home {
     pub fn enrol(&self, runner: &str) -> Result<Runner, HomeError> {
         let path = self.runner_path(runner);
         self.io(fs::create_dir_all(self.dir.join("runners")))?;
-        let file = self.io(File::create(&path))?;
+        let file = self.io(unlinked().create(true).truncate(true).write(true).mode(0o600).open(&path))?;
         self.io(file.try_lock().map_err(io::Error::from))?;
         Ok(Runner { path, _file: file })
     }
 
     /// Returns whether the process that enrolled as `runner` still runs. Removes its mark if it does not.
     pub fn runs(&self, runner: &str) -> bool {
-        let Ok(file) = File::open(self.runner_path(runner)) else {
+        let Ok(file) = unlinked().read(true).open(self.runner_path(runner)) else {
             return false;
         };
         match file.try_lock_shared() {
@@ -394,13 +396,21 @@ fn slot_of(note: &str) -> io::Result<Vec<u8>> {
     Ok(slot)
 }
 
+/// Returns options that open no symbolic link: a lock or a fresh file that somebody put a link in the place of must not
+/// empty or lock another file.
+pub fn unlinked() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
+
 /// The extension of a file that [`write_secret`] has not finished; a crash leaves it.
 pub const UNFINISHED: &str = "new";
 
 /// Writes a file that only its owner may read, whole or not at all.
 pub fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension(UNFINISHED);
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
+    let mut file = unlinked().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&fresh, path)?;

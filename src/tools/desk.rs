@@ -40,6 +40,7 @@ use crate::{
     router::{Entry, Invocation, Router},
     task::{self, Limits, Status, Task},
     tools::{denied::Denied, network, reading::time, refusal},
+    words::number,
 };
 
 pub const MINUTE_MS: u64 = 60_000;
@@ -393,6 +394,7 @@ impl<'a> std::convert::From<&'a Handed> for Given<'a> {
 pub struct Paging {
     limit: Option<u64>,
     cursor: Option<String>,
+    #[serde(default, deserialize_with = "number::optional")]
     offset: Option<u64>,
 }
 

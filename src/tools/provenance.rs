@@ -27,6 +27,7 @@ use crate::{
     router::{BoxFuture, Invocation, Outcome, Run, lane},
     tools::{Builtin, Done, arguments, doing::definition, outcome, refusal},
     verify::Checks,
+    words::number,
 };
 
 /// The tools over `audit`. `base` is the URL this node is reached under, where it is served over HTTP.
@@ -100,6 +101,7 @@ struct Query {
     payload: Option<String>,
     after: Option<String>,
     before: Option<String>,
+    #[serde(default, deserialize_with = "number::optional")]
     from_seq: Option<u64>,
     limit: Option<u64>,
     cursor: Option<String>,
@@ -116,7 +118,9 @@ struct Trace {
 #[derive(Deserialize)]
 struct Verify {
     cid: Option<String>,
+    #[serde(default, deserialize_with = "number::optional")]
     from_seq: Option<u64>,
+    #[serde(default, deserialize_with = "number::optional")]
     to_seq: Option<u64>,
 }
 
@@ -129,7 +133,9 @@ struct Receipt {
 struct Export {
     subject: Option<String>,
     cid: Option<String>,
+    #[serde(default, deserialize_with = "number::optional")]
     from_seq: Option<u64>,
+    #[serde(default, deserialize_with = "number::optional")]
     to_seq: Option<u64>,
     format: Option<String>,
 }

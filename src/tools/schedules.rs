@@ -26,6 +26,7 @@ use crate::{
         reading::{self, time},
         tasks,
     },
+    words::number,
     workflow::fields::Fault,
 };
 
@@ -126,6 +127,7 @@ async fn workflow_of(desk: &Desk, schedule: &str, mut workflow: Map<String, Valu
 struct List {
     limit: Option<u64>,
     cursor: Option<String>,
+    #[serde(default, deserialize_with = "number::optional")]
     offset: Option<u64>,
 }
 

@@ -25,6 +25,7 @@ use crate::{
         doing::{Asked, Foretells, definition, does},
         reading::{self, time},
     },
+    words::number,
 };
 
 const LISTER: &str = "task_list";
@@ -127,6 +128,7 @@ struct AskStatus {
     include_logs: bool,
     #[serde(default)]
     include_metrics: bool,
+    #[serde(default, deserialize_with = "number::optional")]
     as_of_seq: Option<u64>,
 }
 

@@ -30,6 +30,7 @@ use crate::{
         queue::standing,
         reading::time,
     },
+    words::number,
     worker::{self, Presence, Worker},
 };
 
@@ -134,6 +135,7 @@ struct AskStatus {
     include_tasks: bool,
     #[serde(default)]
     include_metrics: bool,
+    #[serde(default, deserialize_with = "number::optional")]
     as_of_seq: Option<u64>,
 }
 

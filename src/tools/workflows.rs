@@ -26,6 +26,7 @@ use crate::{
         planning::checked,
         reading::time,
     },
+    words::number,
     workflow::{
         self,
         graph::Graph,
@@ -153,6 +154,7 @@ struct AskStatus {
     include_steps: bool,
     #[serde(default)]
     include_metrics: bool,
+    #[serde(default, deserialize_with = "number::optional")]
     as_of_seq: Option<u64>,
 }
 

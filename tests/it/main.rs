@@ -20,6 +20,7 @@ mod conformance;
 mod crashes;
 mod dag;
 mod dialects;
+mod door;
 mod durable;
 mod erasing;
 mod evidence;

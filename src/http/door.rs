@@ -1,0 +1,107 @@
+//! The door's sockets and what is behind them: health alone while the node starts, then everything.
+//!
+//! Invariants:
+//! - an address that is bound answers at once: what needs the node is refused with 503 until it has started;
+//! - nothing of the node is served before it is opened, and it is opened once.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
+
+use axum::{Router, response::IntoResponse};
+use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    App, Edge,
+    health::{self, Health},
+    listen::{Offer, listen},
+    routes,
+    tls::Tls,
+};
+use crate::{config::Server, problem::problem};
+
+/// A bound address of the door.
+pub struct Door {
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    opener: Opener,
+    early: Router,
+}
+
+/// Opens a door once there is a node behind it.
+#[derive(Clone)]
+pub struct Opener {
+    address: SocketAddr,
+    scheme: &'static str,
+    health: Arc<Health>,
+    open: Arc<OnceLock<Router>>,
+}
+
+impl Door {
+    /// Prepares a door that serves health alone. Errors: the listener has no address.
+    pub fn new(
+        listener: TcpListener,
+        server: &Server,
+        tls: Option<Arc<Tls>>,
+        health: Arc<Health>,
+    ) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let early = match metrics_open(address, server) {
+            true => health::routes(&health).merge(health::metrics(&health)),
+            false => health::routes(&health),
+        };
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let opener = Opener { address, scheme, health, open: Arc::default() };
+        Ok(Self { listener, tls, opener, early: early.fallback(starting) })
+    }
+
+    /// Returns what opens this door.
+    pub fn opener(&self) -> Opener {
+        self.opener.clone()
+    }
+
+    /// Serves until `shutdown`, then drains.
+    ///
+    /// Dropping the future closes every connection at once.
+    pub async fn serve(self, shutdown: CancellationToken) {
+        let Self { listener, tls, opener, early } = self;
+        let metrics = Arc::clone(&opener.health.metrics);
+        let routes = Arc::new(move || opener.open.get().unwrap_or(&early).clone());
+        listen(listener, Offer { routes, tls, metrics, counted: true }, shutdown).await;
+    }
+}
+
+impl Opener {
+    /// Serves `app` from now on. Only the first call has an effect.
+    pub fn open(&self, app: App) {
+        let metrics_open = metrics_open(self.address, &app.server);
+        let (edge, audit, ready) = Edge::new(app, self.address, self.scheme);
+        let _ = self.open.set(routes(&Arc::new(edge), &self.health, audit, metrics_open));
+        self.health.started(ready);
+    }
+}
+
+/// Serves health and metrics alone, to whoever reaches the listener, until `shutdown`.
+pub async fn serve_health(listener: TcpListener, health: Arc<Health>, shutdown: CancellationToken) {
+    let metrics = Arc::clone(&health.metrics);
+    let router = health::routes(&health).merge(health::metrics(&health));
+    let router = router
+        .fallback(async || problem(StatusCode::NOT_FOUND, "not found", "health and metrics are served here"));
+    let routes = Arc::new(move || router.clone());
+    listen(listener, Offer { routes, tls: None, metrics, counted: false }, shutdown).await;
+}
+
+/// Returns whether metrics need no token. Behind a public URL a caller on the loopback address is a proxy, which may pass
+/// on anybody's request.
+fn metrics_open(address: SocketAddr, server: &Server) -> bool {
+    address.ip().to_canonical().is_loopback() && server.public_url.is_none()
+}
+
+async fn starting() -> axum::response::Response {
+    let response = problem(StatusCode::SERVICE_UNAVAILABLE, "starting", "the node starts; /readyz says how far");
+    ([(RETRY_AFTER, HeaderValue::from_static("1"))], response).into_response()
+}
