@@ -11,6 +11,7 @@
 pub mod descriptors;
 mod seats;
 mod wire;
+mod waiting;
 pub mod tls;
 mod listen;
 pub mod health;
@@ -81,11 +82,11 @@ const DISCARD_MAX: usize = 16 * 1024 * 1024;
 /// The paths of the protected resource's metadata (RFC 9728, section 3.1).
 const METADATA: &str = "/.well-known/oauth-protected-resource";
 const METADATA_MCP: &str = "/.well-known/oauth-protected-resource/mcp";
+const MCP: &str = "/mcp";
 
 /// The handler of `/mcp`.
 pub trait Mcp: Send + Sync {
-    /// Answers one request. The future is dropped midway if the client disconnects, or if the answer does not begin in
-    /// time.
+    /// Answers one request. The future is dropped midway if the client disconnects.
     fn respond(&self, parts: Parts, body: Bytes, caller: Caller) -> BoxFuture<'_, Response>;
 }
 
@@ -136,7 +137,7 @@ enum Unread {
 /// Returns every route with its checks. `/metrics` needs no token if `metrics_open`.
 fn routes(edge: &Arc<Edge>, health: &Arc<Health>, audit: Router, metrics_open: bool) -> Router {
     let needs = |scope| middleware::from_fn_with_state((Arc::clone(edge), scope), allow);
-    let mcp = Router::new().route("/mcp", any(mcp)).route_layer(needs(Scope::Call));
+    let mcp = Router::new().route(MCP, any(mcp)).route_layer(needs(Scope::Call));
     let metrics = health::metrics(health);
     let metrics = if metrics_open { metrics } else { metrics.route_layer(needs(Scope::Audit)) };
     Router::new()
@@ -246,7 +247,8 @@ impl Limits {
     }
 }
 
-/// Does the outermost checks: of `Host` and `Origin`, of the time until the answer begins, and of panics.
+/// Does the outermost checks: of `Host` and `Origin`, of the time until the answer begins (elsewhere than at `/mcp`), and
+/// of panics.
 async fn admit(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {
     let origin = match edge.gate.judge(&request) {
         Ok(origin) => origin,
@@ -264,6 +266,10 @@ async fn admit(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> R
     let answer = async {
         if origin.is_some() && origin::is_preflight(&request) {
             return StatusCode::NO_CONTENT.into_response();
+        }
+        // A call may take hours, and its tool's own limits end it.
+        if request.uri().path() == MCP {
+            return next.run(request).await;
         }
         match tokio::time::timeout(edge.timeout, next.run(request)).await {
             Ok(response) => response,
@@ -344,7 +350,10 @@ async fn mcp(
     {
         return rpc_problem(StatusCode::BAD_REQUEST, json_code(&fault), &fault.to_string());
     }
-    edge.mcp.respond(parts, body, caller).await
+    let may_begin = parts.method == Method::POST && waiting::may_begin(&parts.headers);
+    let handler = Arc::clone(&edge.mcp);
+    let answering = async move { handler.respond(parts, body, caller).await };
+    waiting::answered(may_begin, waiting::PACE, Box::pin(answering)).await
 }
 
 /// Reads the whole body. Errors: it is too large, too slow, or breaks off.

@@ -4,12 +4,14 @@
 //! - every call that reaches a tool has a durable `call.started`, and leaves exactly one ending;
 //! - nothing here knows JSON-RPC envelopes or HTTP: a request comes in, an answer goes out.
 
+pub mod standing;
 pub mod audience;
 pub mod declared;
 pub mod capture;
 pub mod codes;
 pub mod lane;
 pub mod metadata;
+mod aside;
 mod outcome;
 mod view;
 mod board;
@@ -62,6 +64,7 @@ use crate::{
         declared::Declared,
         lane::Lanes,
         metadata::{Hints, Resolver},
+        standing::Heard,
     },
     words::words,
 };
@@ -72,6 +75,10 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Client: Send + Sync {
     /// Sends a notification towards the caller (progress, a log line). Never waits; may be dropped.
     fn notify(&self, method: &str, params: Value);
+    /// Sends a notification whose params leave as they came, where that can be.
+    fn tell(&self, method: &str, params: &RawValue) {
+        self.notify(method, serde_json::from_str(params.get()).unwrap_or_default());
+    }
     /// Asks the caller something (sampling, elicitation, roots). Only session-era clients can be asked;
     /// others give an error, and the tool answers `input_required` instead.
     fn request(&self, method: &str, params: Value) -> BoxFuture<'_, Result<Value, RpcError>>;
@@ -211,6 +218,11 @@ pub trait Run: Send + Sync {
 
     /// Prepares for a client that is about to see the offer, within a bound.
     fn admit<'a>(&'a self, _audience: &'a Audience) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Hears what a client says outside its requests. Returns once whoever it concerns has taken it, within a bound.
+    fn hear<'a>(&'a self, _heard: Heard, _audience: &'a Audience) -> BoxFuture<'a, ()> {
         Box::pin(std::future::ready(()))
     }
 
@@ -379,6 +391,12 @@ impl Router {
     pub async fn admit(&self, audience: &Audience) {
         let runs = self.board().runs();
         futures_util::future::join_all(runs.iter().map(|run| run.admit(audience))).await;
+    }
+
+    /// Hands all sources what a client says outside its requests.
+    pub async fn hear(&self, heard: Heard, audience: &Audience) {
+        let runs = self.board().runs();
+        futures_util::future::join_all(runs.iter().map(|run| run.hear(heard, audience))).await;
     }
 
     pub fn changes(&self) -> broadcast::Receiver<Change> {

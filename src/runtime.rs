@@ -6,6 +6,7 @@
 
 pub mod upstream;
 pub mod fleet;
+mod replays;
 pub mod rounds;
 pub mod passing;
 pub mod gateway;

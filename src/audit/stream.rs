@@ -107,7 +107,8 @@ fn answer(from: mpsc::Receiver<Bytes>, feed: tokio::task::JoinHandle<Ended>) -> 
             }
         }
     });
-    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
+    let buffering = HeaderName::from_static("x-accel-buffering");
+    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store"), (buffering, "no")];
     (headers, Body::from_stream(frames)).into_response()
 }
 

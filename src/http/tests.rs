@@ -82,6 +82,7 @@ impl House {
         let audit = Router::new()
             .route("/v1/endless", get(standing::endless))
             .route("/v1/who", get(async |Extension(caller): Extension<Caller>| caller.actor.id))
+            .route("/v1/never", get(std::future::pending::<StatusCode>))
             .route("/v1/panic", get(async || -> String { panic!("a secret of ours") }))
             .route("/v1/fault", get(async || internal(&std::io::Error::other("a secret of ours"))));
         let ready = Box::new(move || unready.clone());
@@ -383,13 +384,18 @@ async fn a_node_that_is_not_ready_says_why() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_begin_is_ended() {
+async fn an_answer_that_does_not_begin_is_ended_but_for_calls() {
     let (waits, mut told) = mpsc::unbounded_channel();
-    let parrot = Parrot { waits: Some(waits), ..Parrot::default() };
+    let parrot = Arc::new(Parrot { waits: Some(waits), ..Parrot::default() });
     let server = Server { request_timeout_ms: 100, ..Server::default() };
-    let house = House::with(Access::Open, server, parrot.into(), Vec::new()).await;
-    assert_eq!(house.ask("POST /mcp", &[], b"{}").await.status, 504);
-    assert_eq!((told.recv().await, told.recv().await), (Some("waiting"), Some("gone")));
+    let house = House::with(Access::Open, server, Arc::clone(&parrot), Vec::new()).await;
+    let mut stream = house.connect().await;
+    stream.write_all(&house.request("POST /mcp", &[], b"{}")).await.expect("the server reads");
+    assert_eq!(told.recv().await, Some("waiting"));
+    // It has waited for longer than the call meanwhile, and is ended.
+    assert_eq!(house.ask("GET /v1/never", &[], b"").await.status, 504);
+    parrot.gate.notify_one();
+    assert_eq!(answer(&mut stream).await.status, 200);
 }
 
 #[tokio::test]

@@ -11,21 +11,21 @@ use rmcp::{
     ErrorData, Peer, RoleServer, ServiceError,
     model::{CustomNotification, CustomRequest, ErrorCode, ServerNotification, ServerRequest},
 };
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::raw::pack_told;
+use crate::block::splice;
 use crate::router::{
     BoxFuture, Client, RpcError,
     audience::{Audience, Manner},
     codes::{INTERNAL_ERROR, METHOD_NOT_FOUND},
+    standing::{LEVELS, rank},
 };
 
 /// Messages of one request waiting to be sent to its client; later ones are dropped.
 const QUEUE_MAX: usize = 256;
-
-/// Log levels, least severe first (RFC 5424).
-const LEVELS: &[&str] = &["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
 /// Requests to a client, each with the capability that the client must have declared.
 const ASKABLE: &[(&str, &str)] =
@@ -42,7 +42,7 @@ pub enum Logs {
 
 impl Logs {
     pub fn from_level(level: &str) -> Option<Self> {
-        LEVELS.iter().position(|known| *known == level).map(Self::From)
+        rank(level).map(Self::From)
     }
 
     /// Returns the name of the least severe level that is wanted, if any is.
@@ -58,10 +58,7 @@ impl Logs {
         match self {
             Self::None => false,
             Self::All => true,
-            Self::From(least) => params["level"]
-                .as_str()
-                .and_then(|level| LEVELS.iter().position(|known| *known == level))
-                .is_some_and(|level| level >= least),
+            Self::From(least) => params["level"].as_str().and_then(rank).is_some_and(|level| level >= least),
         }
     }
 }
@@ -72,25 +69,26 @@ pub enum Said {
     Ask(ServerRequest, oneshot::Sender<Result<Value, RpcError>>),
 }
 
-/// The handle through which a tool reaches its caller.
+/// The handle through which a tool reaches its caller, or a server the client of its connection.
 pub struct CallClient {
     said: mpsc::Sender<Said>,
-    logs: Logs,
+    /// What the client wants now.
+    logs: Box<dyn Fn() -> Logs + Send + Sync>,
     audience: Audience,
 }
 
 impl CallClient {
-    pub fn new(logs: Logs, audience: Audience) -> (Self, mpsc::Receiver<Said>) {
+    pub fn new(
+        logs: impl Fn() -> Logs + Send + Sync + 'static,
+        audience: Audience,
+    ) -> (Self, mpsc::Receiver<Said>) {
         let (said, heard) = mpsc::channel(QUEUE_MAX);
-        (Self { said, logs, audience }, heard)
+        (Self { said, logs: Box::new(logs), audience }, heard)
     }
 }
 
-impl Client for CallClient {
-    fn notify(&self, method: &str, params: Value) {
-        if method == "notifications/message" && !self.logs.take(&params) {
-            return;
-        }
+impl CallClient {
+    fn send(&self, method: &str, params: Value) {
         // Progress must be typed: by its token the library finds the stream it belongs to.
         let typed = (method == "notifications/progress")
             .then(|| serde_json::from_value(json!({"method": method, "params": params.clone()})).ok())
@@ -100,6 +98,29 @@ impl Client for CallClient {
         });
         // A full queue means a client that does not read: its progress is not worth waiting for.
         let _ = self.said.try_send(Said::Note(notification));
+    }
+}
+
+impl Client for CallClient {
+    fn notify(&self, method: &str, params: Value) {
+        if method == "notifications/progress" {
+            return self.tell(method, &splice::raw(params.to_string()));
+        }
+        if method == "notifications/message" && !(self.logs)().take(&params) {
+            return;
+        }
+        self.send(method, params);
+    }
+
+    fn tell(&self, method: &str, params: &RawValue) {
+        if method != "notifications/progress" {
+            return self.notify(method, serde_json::from_str(params.get()).unwrap_or_default());
+        }
+        let mut typed: Value = serde_json::from_str(params.get()).unwrap_or_default();
+        if let Some(typed) = typed.as_object_mut() {
+            typed.insert("message".to_owned(), pack_told(params).into());
+        }
+        self.send(method, typed);
     }
 
     fn request(&self, method: &str, params: Value) -> BoxFuture<'_, Result<Value, RpcError>> {

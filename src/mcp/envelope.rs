@@ -149,6 +149,7 @@ impl Incoming {
                 .map_or_else(|| Audience::default().capabilities, canonical),
             log_level: self.log_level.clone(),
             session: None,
+            standing: None,
             manner: Manner::Rounds,
         }
     }

@@ -47,9 +47,10 @@ use crate::{
     mcp::era::Era,
     router::{
         Change, Held, Method, Offer, RpcError,
-        audience::{Audience, Manner},
+        audience::Audience,
         codes::{INTERNAL_ERROR, INVALID_REQUEST, REQUEST_TIMEOUT},
         declared::Declared,
+        standing::Heard,
     },
 };
 
@@ -85,7 +86,8 @@ impl Handler {
     ) -> Result<MetaObject, ErrorData> {
         let asked = asked(&context.extensions)?;
         let era = era(&context);
-        let (client, heard) = CallClient::new(self.logs(asked, era), self.audience(asked, era));
+        let logs = self.logs(asked, era);
+        let (client, heard) = CallClient::new(move || logs, self.audience(asked, era));
         let request = asked.request(method, Arc::new(client), context.ct.clone());
         let call = self.shared.router.call(request);
         let answer = relay(call, heard, &context.peer, &context.ct);
@@ -170,12 +172,7 @@ impl Handler {
 
     fn audience(&self, asked: &Incoming, era: Era) -> Audience {
         match (era, self.session.get()) {
-            (Era::Session, Some(session)) => Audience {
-                capabilities: session.capabilities.clone(),
-                log_level: self.logs(asked, era).level().map(str::to_owned),
-                session: Some(session.name.clone()),
-                manner: Manner::Requests,
-            },
+            (Era::Session, Some(session)) => session.audience(),
             (Era::Session, None) => Audience::default(),
             (Era::Stateless, _) => asked.audience(),
         }
@@ -213,7 +210,8 @@ impl ServerHandler for Handler {
         let session = Session {
             capabilities: asked(&context.extensions)?.audience().capabilities,
             name: uuid::Uuid::now_v7().simple().to_string().into(),
-            logs: Mutex::new(Logs::All),
+            logs: Arc::new(Mutex::new(Logs::All)),
+            standing: Arc::default(),
             watched: Arc::default(),
             _close: open.clone().drop_guard(),
             open,
@@ -235,6 +233,7 @@ impl ServerHandler for Handler {
             return;
         };
         let (open, peer) = (session.open.clone(), context.peer);
+        session.reach(peer.clone());
         let (mut changes, mut updates) = (self.shared.router.changes(), self.shared.router.updates());
         let watched = session.watched.clone();
         let watches =
@@ -259,6 +258,13 @@ impl ServerHandler for Handler {
                 }
             }
         }));
+    }
+
+    /// Hands on that the client's roots have changed.
+    async fn on_roots_list_changed(&self, _: NotificationContext<RoleServer>) {
+        if let Some(session) = self.session.get() {
+            self.shared.router.hear(Heard::Roots, &session.audience()).await;
+        }
     }
 
     async fn discover(&self, context: RequestContext<RoleServer>) -> Result<DiscoverResult, ErrorData> {
@@ -380,6 +386,8 @@ impl ServerHandler for Handler {
         let logs = level.as_str().and_then(Logs::from_level);
         let logs = logs.ok_or_else(|| to_library(invalid_params("logging/setLevel: unknown level")))?;
         *session.logs.lock().unwrap_or_else(PoisonError::into_inner) = logs;
+        session.standing.set_level(logs.level().unwrap_or_default());
+        self.shared.router.hear(Heard::Level, &session.audience()).await;
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 //! its content with it, so a resumed stream needs no table and nothing can leak or go stale.
 //!
 //! Invariants:
-//! - every result made here is packed, so nothing a tool says can pose as a parcel;
+//! - every result and all progress made here is packed, so nothing a tool says can pose as a parcel;
 //! - the bytes of the result in [`unpack`]'s message are those given to [`pack`].
 
 use std::borrow::Cow;
@@ -38,6 +38,20 @@ struct Parcel<'a> {
     content: Cow<'a, str>,
 }
 
+#[derive(Deserialize)]
+struct Told<'a> {
+    #[serde(borrow)]
+    method: Cow<'a, str>,
+    #[serde(borrow)]
+    params: Progress<'a>,
+}
+
+#[derive(Deserialize)]
+struct Progress<'a> {
+    #[serde(borrow)]
+    message: Cow<'a, str>,
+}
+
 /// Returns the `_meta` that carries the result object `content` through a typed result.
 pub fn pack(content: String) -> MetaObject {
     let mut meta = MetaObject::new();
@@ -45,11 +59,21 @@ pub fn pack(content: String) -> MetaObject {
     meta
 }
 
-/// Returns the JSON-RPC message with its packed result put back; `None` if `message` holds no parcel.
+/// Returns the `message` that carries the params of progress through the library's type, which knows numbers in one
+/// form only.
+pub fn pack_told(params: &RawValue) -> String {
+    format!("{PARCEL}:{params}")
+}
+
+/// Returns the JSON-RPC message with its packed result or params put back; `None` if `message` holds no parcel.
 pub fn unpack(message: &[u8]) -> Option<Vec<u8>> {
     let message = str::from_utf8(message).ok()?;
     if !message.contains(PARCEL) {
         return None;
+    }
+    if let Ok(Told { method, params }) = serde_json::from_str(message) {
+        let params = params.message.strip_prefix(PARCEL)?.strip_prefix(':')?;
+        return Some(format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#).into_bytes());
     }
     let Message { id, result } = serde_json::from_str(message).ok()?;
     let content = result.meta.content;

@@ -11,15 +11,21 @@ use rmcp::{Peer, RoleServer, ServiceError};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::client::Logs;
-use crate::router::{Change, Held};
+use super::client::{CallClient, Logs, relay};
+use crate::router::{
+    Change, Held,
+    audience::{Audience, Manner},
+    standing::Standing,
+};
 
 /// The state of a session.
 pub struct Session {
     pub capabilities: Arc<str>,
     /// Names the session. Whoever serves it alone watches when this is dropped.
     pub name: Arc<str>,
-    pub logs: Mutex<Logs>,
+    pub logs: Arc<Mutex<Logs>>,
+    /// How servers reach the client outside its requests.
+    pub standing: Arc<Standing>,
     /// The resources that it subscribed to.
     pub watched: Arc<Mutex<HashMap<String, Held>>>,
     pub open: CancellationToken,
@@ -28,6 +34,32 @@ pub struct Session {
 }
 
 impl Session {
+    /// Returns who is behind the requests of the session.
+    pub fn audience(&self) -> Audience {
+        let logs = *self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        Audience {
+            capabilities: self.capabilities.clone(),
+            log_level: logs.level().map(str::to_owned),
+            session: Some(self.name.clone()),
+            standing: Some(self.standing.clone()),
+            manner: Manner::Requests,
+        }
+    }
+
+    /// Lets servers reach the client outside its requests, until the session ends.
+    pub fn reach(&self, peer: Peer<RoleServer>) {
+        let logs = self.logs.clone();
+        let wanted = move || *logs.lock().unwrap_or_else(PoisonError::into_inner);
+        // The way to the client must not hold its session open.
+        let audience = Audience { session: None, standing: None, ..self.audience() };
+        let (client, heard) = CallClient::new(wanted, audience);
+        self.standing.open(Arc::new(client));
+        let open = self.open.clone();
+        tokio::spawn(self.open.clone().run_until_cancelled_owned(async move {
+            relay(std::future::pending::<()>(), heard, &peer, &open).await;
+        }));
+    }
+
     /// Returns what the session watches, locked.
     pub fn watched(&self) -> MutexGuard<'_, HashMap<String, Held>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)

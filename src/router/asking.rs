@@ -15,7 +15,7 @@ use std::{
 };
 
 use serde_bytes::ByteArray;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use self::form::{Form, Forms};
 use crate::{
@@ -207,6 +207,15 @@ impl Client for Asking {
             patience.progressed();
         }
         self.client.notify(method, params);
+    }
+
+    fn tell(&self, method: &str, params: &RawValue) {
+        if method == PROGRESS
+            && let Some(patience) = self.patience.get()
+        {
+            patience.progressed();
+        }
+        self.client.tell(method, params);
     }
 
     fn request(&self, method: &str, params: Value) -> BoxFuture<'_, Result<Value, RpcError>> {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::router::standing::Standing;
+
 /// No capabilities.
 const NOTHING: &str = "{}";
 /// The capabilities by which a client says that it can be asked something in mid-call.
@@ -35,12 +37,20 @@ pub struct Audience {
     /// The client's session. All requests of one session share it, and it ends with the session; `None` if the client
     /// has none.
     pub session: Option<Arc<str>>,
+    /// How the client is reached outside its requests; `None` if it has no session.
+    pub standing: Option<Arc<Standing>>,
     pub manner: Manner,
 }
 
 impl Default for Audience {
     fn default() -> Self {
-        Self { capabilities: NOTHING.into(), log_level: None, session: None, manner: Manner::Never }
+        Self {
+            capabilities: NOTHING.into(),
+            log_level: None,
+            session: None,
+            standing: None,
+            manner: Manner::Never,
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, value::RawValue};
 
 use self::{
     drafts::{Told, drafts, sayable},
-    entry::Origin,
+    entry::{Origin, Schemas},
     misfits::nearest,
 };
 pub use self::{
@@ -30,7 +30,7 @@ use crate::{
     contract::Contract,
     ledger::{Command, Ruling, Stopped, commit::node},
     router::{
-        Change, Listed, Offer, Parts, Run,
+        Change, Listed, Offer, Parts, Run, aside,
         declared::Declared,
         metadata::{Hints, Resolver},
         view::View,
@@ -367,12 +367,14 @@ impl Source {
                     continue;
                 }
             };
-            let known = before.and_then(|before| before.same_tool(&offered, cid));
-            let entry = known.unwrap_or_else(|| {
-                let from = Origin { source: &source, lane: lane.as_deref(), run: &run, parts, resolver };
-                Arc::new(Entry::new(offered, cid, *contract, &from))
-            });
-            entries.push(entry);
+            if let Some(known) = before.and_then(|before| before.same_tool(&offered, cid)) {
+                entries.push(known);
+                continue;
+            }
+            let (of, name) = (contract.clone(), source.clone());
+            let schemas = aside::run(true, move || Schemas::of(&of, &name)).await;
+            let from = Origin { source: &source, lane: lane.as_deref(), run: &run, parts, resolver };
+            entries.push(Arc::new(Entry::new(offered, (cid, *contract), schemas, &from)));
         }
         let listed =
             |offered: Offered| Arc::new(Listed { name: offered.name, definition: offered.definition });

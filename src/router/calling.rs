@@ -5,12 +5,11 @@
 //! - whatever happens between them (a timeout, a panic, a caller that left), there is one ending.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde_json::value::RawValue;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
@@ -24,7 +23,7 @@ use crate::{
     },
     ledger::{Command, Ruling, Sealed, commit::payload_ref},
     router::{
-        Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Response, Router, RpcError,
+        Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Response, Router, RpcError, aside,
         asking::Asking,
         capture::Capture,
         codes::{INTERNAL_ERROR, INVALID_REQUEST},
@@ -99,7 +98,7 @@ impl Underway<'_> {
         if content.refusal.is_some() {
             return start;
         }
-        let unstarted = invocation(request, target, None, request.cancel.clone(), None);
+        let unstarted = target.invocation(request, None, request.cancel.clone(), None);
         let Some(Foretold { work, tell }) = target.run.foretell(&Arc::new(unstarted)) else { return start };
         // An attempt ends with its call, by what the call itself says of it.
         let conclude =
@@ -124,7 +123,14 @@ impl Router {
             Err(unknown) => return self.unreached(&request).ok_or(unknown),
         };
         let place = self.inner.parts.lanes.place(&target.lane);
-        let (sealed_input, content) = self.content(&request, &target, place.as_ref().err())?;
+        let quick = target.entry.as_ref().is_none_or(|entry| entry.is_quick(request.params.get().len()));
+        let (router, busy) = (self.clone(), place.as_ref().err().cloned());
+        let (request, target, content) = aside::run(!quick, move || {
+            let content = router.content(&request, &target, busy.as_ref());
+            (request, target, content)
+        })
+        .await;
+        let (sealed_input, content) = content?;
 
         let (input, log) = (sealed_input.envelope.cid(), self.ledger().about().log);
         let manner = self.manner(&target);
@@ -224,9 +230,15 @@ impl Router {
     ) -> Result<Response, RpcError> {
         let (target, trial) = (call.target, call.request.attempt.as_deref());
         let mut attempt = trial.and_then(|trial| trial.attempt(&outcome));
-        let promised = target.entry.as_ref().and_then(|entry| entry.output.as_ref());
-        let Ended { outcome, output, said } =
-            Ended::of(outcome, call.manner, took, &call.content.sieve, promised)?;
+        let (entry, manner, sieve) = (target.entry.clone(), call.manner, call.content.sieve.clone());
+        let bytes = if let Outcome::Result { result, .. } = &outcome { result.get().len() } else { 0 };
+        let promised = entry.as_ref().and_then(|entry| entry.output.as_ref());
+        let quick = promised.is_none_or(|schema| schema.is_quick(bytes));
+        let Ended { outcome, output, said } = aside::run(!quick, move || {
+            let promised = entry.as_ref().and_then(|entry| entry.output.as_ref());
+            Ended::of(outcome, manner, took, &sieve, promised)
+        })
+        .await?;
         if let (Some(attempt), true, Some(refusal)) = (&mut attempt, said.instead, &said.own) {
             (attempt.code, attempt.retryable) = (refusal.code.as_str().to_owned(), false);
         }
@@ -277,7 +289,7 @@ impl Router {
         let (mut tried, mut before) = (0, None);
         loop {
             let cancel = request.cancel.child_token();
-            let invocation = invocation(request, target, Some(started), cancel.clone(), ruled.take());
+            let invocation = target.invocation(request, Some(started), cancel.clone(), ruled.take());
             let deadline = Some(patience.until().into_std());
             let invocation = Invocation { deadline, client: client.clone(), ..invocation };
             let outcome = tokio::select! {
@@ -471,28 +483,5 @@ fn told_own(refusal: Refusal, form: Form, record: Option<Record>) -> Result<Resp
     match refused(&refusal, form) {
         Reply::Result(result) => Ok(Response { result, record, own: Some(Box::new(refusal)) }),
         Reply::Error(error) => Err(RpcError { record: record.map(Box::new), ..error }),
-    }
-}
-
-fn invocation(
-    request: &Request,
-    target: &Target,
-    started: Option<Cid>,
-    cancel: CancellationToken,
-    ruled: Option<Ruling>,
-) -> Invocation {
-    Invocation {
-        method: request.method,
-        name: target.inner.clone(),
-        params: request.params.clone(),
-        caller: request.caller.clone(),
-        client: request.client.clone(),
-        progress_token: request.meta.progress_token.clone(),
-        cancel,
-        deadline: None,
-        started,
-        ruled: Arc::new(Mutex::new(ruled)),
-        peer: request.meta.peer.clone(),
-        remotes: target.remotes.clone(),
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! Invariant: a target is fixed for the whole call; what changes on the board meanwhile changes nothing of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     block::Cid,
-    router::{Method, Remotes, Run, board::Entry, metadata::Rule, telling::Form},
+    ledger::Ruling,
+    router::{Invocation, Method, Remotes, Request, Run, board::Entry, metadata::Rule, telling::Form},
 };
 
 /// What a request resolves to: the runner, its name for the thing, and the lane.
@@ -48,5 +51,29 @@ impl Target {
     /// is repeatable.
     pub(super) fn repeatable(&self) -> bool {
         self.entry.as_ref().is_none_or(|entry| entry.contract.repeatable())
+    }
+
+    /// Returns what its runner is given for a request.
+    pub(super) fn invocation(
+        &self,
+        request: &Request,
+        started: Option<Cid>,
+        cancel: CancellationToken,
+        ruled: Option<Ruling>,
+    ) -> Invocation {
+        Invocation {
+            method: request.method,
+            name: self.inner.clone(),
+            params: request.params.clone(),
+            caller: request.caller.clone(),
+            client: request.client.clone(),
+            progress_token: request.meta.progress_token.clone(),
+            cancel,
+            deadline: None,
+            started,
+            ruled: Arc::new(Mutex::new(ruled)),
+            peer: request.meta.peer.clone(),
+            remotes: self.remotes.clone(),
+        }
     }
 }

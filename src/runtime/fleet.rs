@@ -34,6 +34,8 @@ use crate::{
 const MEMBERS_MAX: usize = 64;
 /// How long a shared connection is kept that nobody uses.
 const IDLE_MAX: Duration = Duration::from_secs(300);
+/// Connections that clients without a session and with equal capabilities share, where each call is on one of its own.
+const LEASED_MAX: usize = 8;
 /// How long a client waits for the lists of a connection that is opened for it.
 const ADMIT_MAX: Duration = Duration::from_secs(10);
 
@@ -69,6 +71,13 @@ struct Member {
     session: Option<Weak<str>>,
     upstream: Upstream,
     used: Instant,
+    /// The calls that may be asked something on it, each with its actor.
+    leases: Vec<(Weak<()>, String)>,
+}
+
+/// The time of one call on a connection.
+pub struct Lease {
+    _held: Arc<()>,
 }
 
 /// Returns whether a client is better served by a session of the upstream, because it can be asked by requests.
@@ -96,7 +105,11 @@ impl Member {
 impl Fleet {
     /// Starts the first connection. Needs a tokio runtime.
     pub fn start(settings: Settings) -> Self {
-        let first = Upstream::start(settings.clone());
+        // A client in a session that is the only one can be told and asked everything.
+        let first = match settings.sharing == Sharing::All && settings.sessions_first {
+            true => Upstream::start_for_one(settings.clone()),
+            false => Upstream::start(settings.clone()),
+        };
         Self {
             settings,
             first,
@@ -114,6 +127,12 @@ impl Fleet {
     /// Returns the connection for a client, and begins to open one if there is none. If there are too many, the shared one
     /// that was used least recently makes room. Errors: all belong to open sessions.
     pub fn of(self: &Arc<Self>, audience: &Audience) -> Result<Upstream, Refusal> {
+        let upstream = self.find(audience)?;
+        upstream.serve(audience);
+        Ok(upstream)
+    }
+
+    fn find(self: &Arc<Self>, audience: &Audience) -> Result<Upstream, Refusal> {
         let first = self.first.offer().borrow().clone();
         if self.suits(&first, audience) {
             return Ok(self.first.clone());
@@ -137,19 +156,91 @@ impl Fleet {
         }
         let (capabilities, sessions_first) = (audience.capabilities.clone(), prefers_session(audience));
         let settings = self.settings.clone();
-        let upstream =
-            Upstream::start(Settings { capabilities: capabilities.clone(), sessions_first, ..settings });
+        let settings = Settings { capabilities: capabilities.clone(), sessions_first, ..settings };
+        let upstream = match alone {
+            true => Upstream::start_for_one(settings),
+            false => Upstream::start(settings),
+        };
         let session = audience.session.as_ref().filter(|_| alone).map(Arc::downgrade);
         let used = Instant::now();
-        members.push(Member { capabilities, sessions_first, session, upstream: upstream.clone(), used });
+        let leases = Vec::new();
+        members.push(Member {
+            capabilities,
+            sessions_first,
+            session,
+            upstream: upstream.clone(),
+            used,
+            leases,
+        });
         self.watch(&upstream);
         Ok(upstream)
     }
 
+    /// Returns the connection for a call that may be asked something, where the client would have `shared`, and holds it
+    /// until the lease is dropped.
+    ///
+    /// Over lines a server does not say whom it asks. So once it has asked, or where calls of several actors meet, a
+    /// call gets a connection on which no other may be asked; beyond `LEASED_MAX`, the one with the fewest.
+    pub fn lease(
+        self: &Arc<Self>,
+        shared: Upstream,
+        audience: &Audience,
+        actor: &str,
+    ) -> (Upstream, Option<Lease>) {
+        let told = !matches!(self.settings.transport, Transport::Child { .. });
+        if told || audience.session.is_some() || self.settings.sharing != Sharing::ByCapabilities {
+            return (shared, None);
+        }
+        let asks = self.settings.updates.asks.load(Ordering::Relaxed);
+        let mut members = self.members();
+        let full = members.len() >= MEMBERS_MAX;
+        let mut all: Vec<&mut Member> =
+            members.iter_mut().filter(|member| member.serves(audience, false)).collect();
+        for member in &mut all {
+            member.leases.retain(|(lease, _)| lease.strong_count() > 0);
+        }
+        let is_free = |member: &Member| match asks {
+            true => member.leases.is_empty(),
+            false => member.leases.iter().all(|(_, other)| other == actor),
+        };
+        let at = all.iter().position(|member| is_free(&**member));
+        let fewest = || (0..all.len()).min_by_key(|at| all[*at].leases.len());
+        let crowded = full || all.len() >= LEASED_MAX;
+        let lease = Arc::new(());
+        let mark = (Arc::downgrade(&lease), actor.to_owned());
+        if let Some(at) = at.or_else(|| fewest().filter(|_| crowded)) {
+            let member = &mut all[at];
+            member.used = Instant::now();
+            member.leases.push(mark);
+            return (member.upstream.clone(), Some(Lease { _held: lease }));
+        }
+        if full || all.is_empty() {
+            return (shared, None);
+        }
+        let (capabilities, sessions_first) = (audience.capabilities.clone(), prefers_session(audience));
+        let settings = Settings { capabilities: capabilities.clone(), ..self.settings.clone() };
+        let upstream = Upstream::start(settings);
+        let (used, leases) = (Instant::now(), vec![mark]);
+        let session = None;
+        members.push(Member {
+            capabilities,
+            sessions_first,
+            session,
+            upstream: upstream.clone(),
+            used,
+            leases,
+        });
+        drop(members);
+        upstream.serve(audience);
+        self.watch(&upstream);
+        (upstream, Some(Lease { _held: lease }))
+    }
+
     /// Waits until the lists that a client is to see are on the board, within a bound.
     pub async fn admit(self: &Arc<Self>, audience: &Audience) {
+        let found = self.of(audience);
         let first = self.first.offer().borrow().clone();
-        if self.suits(&first, audience) || self.of(audience).is_err() {
+        if found.is_err() || self.suits(&first, audience) {
             return;
         }
         let mut settled = self.settled.subscribe();
@@ -211,7 +302,7 @@ impl Fleet {
 
     /// Returns the URIs of watched resources as they change.
     pub fn updates(&self) -> broadcast::Receiver<Arc<str>> {
-        self.settings.updates.0.subscribe()
+        self.settings.updates.changed.subscribe()
     }
 
     /// Watches for what changes at the members.

@@ -27,12 +27,13 @@ use crate::{
         lane,
         metadata::Hints,
         renamed,
+        standing::Heard,
     },
     runtime::{
         fleet::{Fleet, Seen},
         passing::{ask, attend, begin, gather, outcome},
-        rounds::{self, Suspended},
-        upstream::{self, Changes, Protocol, State},
+        rounds::{self, Exchange, Resumed, Suspended},
+        upstream::{self, Changes, Protocol, State, Upstream},
     },
 };
 
@@ -257,6 +258,12 @@ impl Lists {
     }
 }
 
+/// Waits until a connection has been made, or has failed, and its server logs what is wanted.
+async fn ready(upstream: &Upstream) {
+    upstream.begun().await;
+    upstream.attuned().await;
+}
+
 fn unreachable(why: &str) -> RpcError {
     RpcError::new(INTERNAL_ERROR, why)
 }
@@ -305,6 +312,15 @@ impl Run for Gateway {
         })
     }
 
+    fn hear<'a>(&'a self, heard: Heard, audience: &'a Audience) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            // One that has no connection hears it when it has one.
+            if let Ok(upstream) = self.fleet.of(audience) {
+                upstream.hear(heard).await;
+            }
+        })
+    }
+
     fn admit<'a>(&'a self, audience: &'a Audience) -> BoxFuture<'a, ()> {
         Box::pin(self.fleet.admit(audience))
     }
@@ -344,26 +360,48 @@ impl Gateway {
         };
         // A connection that was opened for this client has the time of its call to come up.
         tokio::select! {
-            () = upstream.begun() => {}
+            () = ready(&upstream) => {}
             () = invocation.cancel.cancelled() => return Outcome::Cancelled,
         }
         let in_session = matches!(upstream.offer().borrow().protocol, Some(Protocol::Session(_)));
         if !(in_session && audience.manner == Manner::Rounds && audience.can_be_asked()) {
             return outcome(ask(&upstream, invocation, None, params).await, &who);
         }
-        let mut exchange = match self.suspended.resume(invocation) {
-            Ok(Some(exchange)) => exchange,
-            Ok(None) => match rounds::without_rounds(&params) {
-                Some(params) => begin(upstream, invocation, params, audience),
-                None => return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object"))),
-            },
+        let (exchange, ticket) = match self.suspended.resume(invocation) {
+            Ok(Resumed::Open { exchange, ticket }) => (exchange, Some(ticket)),
+            Ok(Resumed::Before(answer)) => {
+                return tokio::select! {
+                    outcome = answer.outcome() => outcome,
+                    () = invocation.cancel.cancelled() => Outcome::Cancelled,
+                };
+            }
+            Ok(Resumed::Anew) => {
+                let Some(params) = rounds::without_rounds(&params) else {
+                    return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object")));
+                };
+                let (upstream, lease) = self.fleet.lease(upstream, &audience, &invocation.caller.actor.id);
+                tokio::select! {
+                    () = ready(&upstream) => {}
+                    () = invocation.cancel.cancelled() => return Outcome::Cancelled,
+                }
+                (begin(upstream, invocation, params, audience).holding(lease), None)
+            }
             Err(error) => return Outcome::Rpc(Box::new(error)),
         };
+        let outcome = self.go_on(invocation, exchange, &who).await;
+        if let Some(ticket) = ticket {
+            ticket.keep(&outcome);
+        }
+        outcome
+    }
+
+    /// Follows an open request until it is answered or asks something that its client has not answered yet.
+    async fn go_on(&self, invocation: &Invocation, mut exchange: Exchange, who: &str) -> Outcome {
         // A client may bring answers before it is asked: they count as soon as the upstream asks for them.
         let mut given = rounds::answers(&invocation.params);
         while !exchange.answer(&mut given) {
             match attend(&mut exchange, invocation).await {
-                Some(reply) => return outcome(reply, &who),
+                Some(reply) => return outcome(reply, who),
                 None => gather(&mut exchange, invocation).await,
             }
         }

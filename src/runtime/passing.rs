@@ -28,6 +28,7 @@ use crate::{
 const NOTIFICATIONS_MAX: usize = 256;
 /// Questions of one call that are handed over at once; the next ones wait until these are taken.
 const QUESTIONS_MAX: usize = 16;
+const PROGRESS: &str = "notifications/progress";
 /// How long after a question the next one is waited for, so that the client gets both in one answer.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -55,7 +56,7 @@ pub(super) async fn attend(
         tokio::select! {
             biased;
             () = invocation.cancel.cancelled() => return Some(Err(Failure::Cancelled)),
-            Some(notification) = exchange.notifications.recv() => tell(invocation, notification),
+            Some(notification) = exchange.notifications.recv() => retell(invocation, notification),
             Some(question) = exchange.questions.recv() => {
                 if put(exchange, question, invocation) {
                     return None;
@@ -63,7 +64,7 @@ pub(super) async fn attend(
             }
             reply = &mut exchange.answer => {
                 while let Ok(notification) = exchange.notifications.try_recv() {
-                    tell(invocation, notification);
+                    retell(invocation, notification);
                 }
                 return Some(reply.unwrap_or(Err(Failure::Died)));
             }
@@ -91,8 +92,20 @@ fn put(exchange: &mut Exchange, question: Question, invocation: &Invocation) -> 
 }
 
 fn tell(invocation: &Invocation, notification: Notification) {
-    let params = serde_json::from_str(notification.params.get()).unwrap_or_default();
-    invocation.client.notify(&notification.method, params);
+    invocation.client.tell(&notification.method, &notification.params);
+}
+
+/// Tells of a request that an earlier request of the client began: its progress goes under the token of the one that
+/// waits now, or nowhere if that has none.
+fn retell(invocation: &Invocation, notification: Notification) {
+    if notification.method != PROGRESS {
+        return tell(invocation, notification);
+    }
+    let Some(token) = &invocation.progress_token else { return };
+    let token = splice::raw(token.to_string());
+    if let Ok(params) = splice::edit(&notification.params, &[("progressToken", &token)], |_| false) {
+        tell(invocation, Notification { params, ..notification });
+    }
 }
 
 /// Passes an invocation to an upstream, and to the caller what the upstream tells and asks meanwhile.

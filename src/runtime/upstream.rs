@@ -22,6 +22,7 @@ pub mod wrapped;
 pub mod stream;
 mod asking;
 mod link;
+mod beside;
 mod lists;
 mod owner;
 
@@ -40,8 +41,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     block::splice,
-    router::{BoxFuture, RpcError, audience::Audience, codes::INTERNAL_ERROR},
+    router::{BoxFuture, RpcError, audience::Audience, codes::INTERNAL_ERROR, standing::Heard},
     runtime::upstream::{
+        beside::Beside,
         credentials::Credentials,
         link::Link,
         owner::Owner,
@@ -160,6 +162,8 @@ pub struct Capabilities {
     pub prompts: bool,
     pub resources: bool,
     pub completions: bool,
+    /// Whether it takes the level of the log messages that are wanted.
+    pub logging: bool,
     /// Whether it tells when a resource that somebody subscribed to changes.
     pub subscriptions: bool,
     /// Whether it tells when its tools change; likewise below.
@@ -284,23 +288,34 @@ pub struct Upstream {
     link: watch::Receiver<Option<Arc<Link>>>,
     stopping: CancellationToken,
     watched: Arc<Watched>,
+    beside: Arc<Beside>,
     _guard: Arc<DropGuard>,
 }
 
 impl Upstream {
     /// Starts to connect, and stays connected until it is stopped. Needs a tokio runtime.
     pub fn start(settings: Settings) -> Self {
+        Self::begin(settings, false)
+    }
+
+    /// Likewise, for one client alone: what the server says outside of requests is for that one.
+    pub fn start_for_one(settings: Settings) -> Self {
+        Self::begin(settings, true)
+    }
+
+    fn begin(settings: Settings, own: bool) -> Self {
         let settings = Arc::new(settings);
         let (offered_to, offered) = watch::channel(Arc::default());
         let (link_to, link) = watch::channel(None);
         let stopping = CancellationToken::new();
         let watched = Arc::new(Watched::default());
-        let owner =
-            Owner::new(Arc::clone(&settings), offered_to, link_to, stopping.clone(), Arc::clone(&watched));
+        let beside = Arc::new(Beside::new(own));
+        let shared = (Arc::clone(&watched), Arc::clone(&beside));
+        let owner = Owner::new(Arc::clone(&settings), offered_to, link_to, stopping.clone(), shared);
         // Ended by `stopping`; joined by `stop`, which sees its channels close.
         tokio::spawn(owner.run());
         let guard = Arc::new(stopping.clone().drop_guard());
-        Self { settings, offered, link, stopping, watched, _guard: guard }
+        Self { settings, offered, link, stopping, watched, beside, _guard: guard }
     }
 
     pub fn name(&self) -> &str {
@@ -330,6 +345,23 @@ impl Upstream {
             offered.wait_for(|offered| offered.protocol.is_some() || offered.state != State::Connecting);
         // An upstream that has ended is told by its requests.
         let _ = settled.await;
+    }
+
+    /// Counts a client among those that this connection serves.
+    pub fn serve(&self, audience: &Audience) {
+        self.beside.serve(audience);
+    }
+
+    /// Tells the server what a client said outside its requests. Returns once the server has taken it, within a bound.
+    pub async fn hear(&self, heard: Heard) {
+        self.beside.hear(heard, self.is_ready()).await;
+    }
+
+    /// Waits until the server logs what its clients want, within a bound.
+    pub async fn attuned(&self) {
+        if self.beside.is_unsettled() && self.is_ready() {
+            self.beside.settled().await;
+        }
     }
 
     /// Asks the upstream. `params` is a JSON object; its `_meta` is fitted to the upstream's revision.

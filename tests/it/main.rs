@@ -13,6 +13,7 @@ mod audiences;
 mod auditor;
 mod backups;
 mod bad_input;
+mod beside;
 mod calls;
 mod clients;
 mod command_line;

@@ -55,6 +55,23 @@ pub struct Entry {
     pub names: HashSet<String>,
 }
 
+/// The schemas of one tool, compiled.
+pub(super) struct Schemas {
+    input: Schema,
+    output: Option<Schema>,
+}
+
+impl Schemas {
+    /// Compiles the schemas of a contract of this source, which may take part of a second.
+    pub fn of(contract: &Contract, source: &str) -> Self {
+        let schema: Value = serde_json::from_slice(&contract.input).unwrap_or_default();
+        // Tests hold this node's own tools to their schemas.
+        let output = contract.output.as_deref().filter(|_| source != BUILTIN);
+        let output: Option<Value> = output.and_then(|bytes| serde_json::from_slice(bytes).ok());
+        Self { input: Schema::compile(&schema), output: output.as_ref().map(Schema::compile) }
+    }
+}
+
 /// What the tools of one source have in common.
 pub(super) struct Origin<'a> {
     pub source: &'a str,
@@ -65,7 +82,12 @@ pub(super) struct Origin<'a> {
 }
 
 impl Entry {
-    pub(super) fn new(offered: Offered, cid: Cid, contract: Contract, from: &Origin<'_>) -> Self {
+    pub(super) fn new(
+        offered: Offered,
+        (cid, contract): (Cid, Contract),
+        schemas: Schemas,
+        from: &Origin<'_>,
+    ) -> Self {
         let Origin { source, lane, run, parts, resolver } = *from;
         let definition: Value = serde_json::from_str(offered.definition.get()).unwrap_or_default();
         let schema: Value = serde_json::from_slice(&contract.input).unwrap_or_default();
@@ -105,13 +127,18 @@ impl Entry {
             plans: definition["_meta"][PLANS] == true,
             fields: fields.map(|fields| fields.keys().cloned().collect()).unwrap_or_default(),
             names: names_in(&schema),
-            schema: Schema::compile(&schema),
-            // Tests hold this node's own tools to their schemas.
-            output: output.filter(|_| source != BUILTIN).as_ref().map(Schema::compile),
+            schema: schemas.input,
+            output: schemas.output,
             contract,
             tool: Arc::new(Tool { name: offered.name, definition: offered.definition, contract: cid }),
         }
     }
+
+    /// Returns whether an input of so many bytes is judged at once; else it may take part of a second.
+    pub fn is_quick(&self, bytes: usize) -> bool {
+        self.schema.is_quick(bytes)
+    }
+
     /// Returns whether it is one of this node's own tools.
     pub fn own(&self) -> bool {
         self.source == BUILTIN

@@ -22,7 +22,7 @@ use crate::runtime::upstream::{
     exchange::Post,
     headers::{self, Shown},
     http::Http,
-    inbox::{Answer, Inbox, Sink},
+    inbox::{Answer, Inbox, Said, Sink},
     stream::Stream,
     wire,
 };
@@ -49,8 +49,9 @@ enum Open {
 
 impl Link {
     /// Starts the process, opens the stream, or prepares for HTTP. Errors: why that cannot be done.
-    pub async fn open(settings: &Settings) -> Result<Self, String> {
-        let inbox = Arc::new(Inbox::new(&settings.name, settings.updates.clone()));
+    /// `beside` takes what the server says outside of requests, if that is for one client.
+    pub async fn open(settings: &Settings, beside: Option<mpsc::Sender<Said>>) -> Result<Self, String> {
+        let inbox = Arc::new(Inbox::new(&settings.name, settings.updates.clone(), beside));
         let shared = Arc::clone(&inbox);
         let transport = match &settings.transport {
             Transport::Child { command, args, env, directory } => {
@@ -193,7 +194,7 @@ impl Link {
     }
 
     /// Sends a message as soon as there is room for it.
-    async fn tell(&self, body: String) {
+    pub async fn tell(&self, body: String) {
         // An upstream that has gone is noticed elsewhere.
         let _ = match &self.transport {
             Open::Child(child) => child.outbox.send(body).await.is_ok(),

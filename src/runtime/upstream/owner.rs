@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::block::splice::{self, member};
 use crate::runtime::upstream::{
     Capabilities, Failure, Offered, Options, Protocol, Reply, Settings, State,
+    beside::{BESIDE_MAX, Beside},
+    inbox::Said,
     link::Link,
     lists::{Gathering, List, Lists},
     reopening::Reopening,
@@ -45,6 +47,7 @@ pub struct Owner {
     link: watch::Sender<Option<Arc<Link>>>,
     stopping: CancellationToken,
     watched: Arc<Watched>,
+    beside: Arc<Beside>,
     /// Whether the connection broke during the handshake. Then the next one does not begin with `server/discover`.
     shy: bool,
 }
@@ -55,9 +58,9 @@ impl Owner {
         offered: watch::Sender<Arc<Offered>>,
         link: watch::Sender<Option<Arc<Link>>>,
         stopping: CancellationToken,
-        watched: Arc<Watched>,
+        (watched, beside): (Arc<Watched>, Arc<Beside>),
     ) -> Self {
-        Self { settings, offered, link, stopping, watched, shy: false }
+        Self { settings, offered, link, stopping, watched, beside, shy: false }
     }
 
     /// Connects again and again until it is told to stop.
@@ -96,7 +99,9 @@ impl Owner {
     /// One connection, from opening to closing. Returns why it ended, and whether its session was forgotten.
     async fn live(&mut self) -> (String, bool) {
         let stopping = self.stopping.clone();
-        let link = match stopping.run_until_cancelled(Link::open(&self.settings)).await {
+        let (says, said) = mpsc::channel(BESIDE_MAX);
+        let says = Some(says).filter(|_| self.beside.own);
+        let link = match stopping.run_until_cancelled(Link::open(&self.settings, says)).await {
             Some(Ok(link)) => Arc::new(link),
             Some(Err(message)) => return (message, false),
             None => return ("stopped".to_owned(), false),
@@ -104,14 +109,14 @@ impl Owner {
         let message = tokio::select! {
             biased;
             () = stopping.cancelled() => "stopped".to_owned(),
-            message = self.attend(&link) => message,
+            message = self.attend(&link, said) => message,
         };
         let was_ready = self.link.send_replace(None).is_some();
         link.close().await;
         (message, was_ready && link.expired())
     }
 
-    async fn attend(&mut self, link: &Arc<Link>) -> String {
+    async fn attend(&mut self, link: &Arc<Link>, said: mpsc::Receiver<Said>) -> String {
         let offered = match self.greet(link).await {
             Ok(offered) => offered,
             Err(Failure::Died | Failure::Gone) => {
@@ -130,9 +135,12 @@ impl Owner {
         let (keeping, following) = (lists.keep(), follow(link, protocol, can, &self.watched));
         let mut wanted = self.watched.0.subscribe();
         wanted.mark_changed();
-        let by_request = can.subscriptions && protocol != Some(Protocol::Modern);
-        tokio::pin!(keeping, following);
-        let (mut ready, mut follows) = (false, true);
+        let session = protocol != Some(Protocol::Modern);
+        let by_request = can.subscriptions && session;
+        let beside = Arc::clone(&self.beside);
+        let carrying = beside.carry(link, said, session, can.logging);
+        tokio::pin!(keeping, following, carrying);
+        let (mut ready, mut follows, mut carries) = (false, true, true);
         loop {
             tokio::select! {
                 biased;
@@ -153,6 +161,7 @@ impl Owner {
                 }
                 failure = &mut keeping => return failure.to_string(),
                 () = &mut following, if ready && follows => follows = false,
+                () = &mut carrying, if carries => carries = false,
                 Ok(()) = wanted.changed(), if ready && by_request => {
                     let wanted = wanted.borrow_and_update().clone();
                     link.subscribe(&wanted).await;
@@ -377,6 +386,7 @@ fn capabilities_of(raw: &RawValue) -> Capabilities {
         prompts: has("prompts").is_some(),
         resources: has("resources").is_some(),
         completions: has("completions").is_some(),
+        logging: has("logging").is_some(),
         subscriptions: flag("resources", "subscribe"),
         tools_change: changes("tools"),
         prompts_change: changes("prompts"),
