@@ -43,7 +43,7 @@ pub enum Access {
 }
 
 /// Why a request is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     #[error("a bearer token is needed")]
     Missing,
@@ -100,7 +100,7 @@ impl Access {
 
 impl Denied {
     /// Returns the reason as the log records it.
-    pub fn reason(self) -> Reason {
+    pub fn reason(&self) -> Reason {
         match self {
             Self::Missing => Reason::Missing,
             Self::Invalid => Reason::Invalid,
@@ -112,7 +112,7 @@ impl Denied {
     /// needed scope.
     ///
     /// `metadata_url` must hold no quote; a valid URL has none.
-    pub fn challenge(self, metadata_url: &str, needed: Scope) -> String {
+    pub fn challenge(&self, metadata_url: &str, needed: &Scope) -> String {
         let error = match self {
             Self::Missing => "",
             Self::Invalid => "error=\"invalid_token\", ",

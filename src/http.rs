@@ -162,19 +162,19 @@ impl Edge {
     }
 
     /// Returns the caller if it has the scope. Otherwise returns why not, and the actor as far as it is known.
-    fn caller(&self, headers: &HeaderMap, scope: Scope) -> Result<Caller, (Denied, Actor)> {
+    fn caller(&self, headers: &HeaderMap, scope: &Scope) -> Result<Caller, (Denied, Actor)> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let caller = match (values.next(), values.next()) {
             (value, None) => self.access.authenticate(value).map_err(|denied| (denied, unknown()))?,
             (_, Some(_)) => return Err((Denied::Invalid, unknown())),
         };
-        if !caller.may(scope) {
-            return Err((Denied::Insufficient { scope }, caller.actor));
+        if !caller.may(scope.clone()) {
+            return Err((Denied::Insufficient { scope: scope.clone() }, caller.actor));
         }
         Ok(caller)
     }
 
-    fn denied(&self, denied: Denied, scope: Scope) -> Response {
+    fn denied(&self, denied: &Denied, scope: &Scope) -> Response {
         let (status, title) = match denied {
             Denied::Missing | Denied::Invalid => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Denied::Insufficient { .. } => (StatusCode::FORBIDDEN, "forbidden"),
@@ -239,11 +239,11 @@ async fn allow(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let caller = match edge.caller(request.headers(), scope) {
+    let caller = match edge.caller(request.headers(), &scope) {
         Ok(caller) => caller,
         Err((denied, actor)) => {
             edge.metrics.access.add(&actor, What::Refused(denied.reason()), 1);
-            return edge.denied(denied, scope);
+            return edge.denied(&denied, &scope);
         }
     };
     if let Err(wait) = edge.limits.count(&caller.actor.id) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::{
     block::Cid,
-    router::{Method, Remotes, Run, board::Entry, metadata::Rule, telling::Form},
+    router::{Method, Remotes, Run, board::Entry, metadata::Rule, sight::Sight, telling::Form},
 };
 
 /// What a request resolves to: the runner, its name for the thing, and the lane.
@@ -22,6 +22,8 @@ pub(super) struct Target {
     pub rule: Rule,
     /// Collects the peers that the run tries.
     pub remotes: Remotes,
+    /// What there was to see when the request came.
+    pub sight: Sight,
 }
 
 impl Target {

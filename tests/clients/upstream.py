@@ -5,6 +5,7 @@
   calls         written here: a line for each call that arrived, `<tool> <arguments>`
   go            a call of a tool named `wait...` is answered once this file is there
   die           a call ends the process while this file is there
+  contents      what each resource holds; without it, `contents`
 
 Resources `mem://one` and `mem://{id}`, the prompt `greet`, and completion of its argument are always offered.
 """
@@ -84,7 +85,9 @@ def serve(message):
     elif method == "resources/templates/list":
         answer(id, '{"resourceTemplates":[{"uriTemplate":"mem://{id}","name":"any"}]}')
     elif method == "resources/read":
-        answer(id, json.dumps({"contents": [{"uri": params["uri"], "text": "contents"}]}))
+        held = ROOT / "contents"
+        text = held.read_text() if held.exists() else "contents"
+        answer(id, json.dumps({"contents": [{"uri": params["uri"], "text": text}]}))
     elif method == "prompts/list":
         answer(id, '{"prompts":[{"name":"greet","arguments":[{"name":"who","required":true}],"x-kept":1.50}]}')
     elif method == "prompts/get":

@@ -14,6 +14,7 @@ mod auditor;
 mod backups;
 mod bad_input;
 mod calls;
+mod catalogue;
 mod clients;
 mod command_line;
 mod conformance;
