@@ -85,8 +85,7 @@ pub async fn follow(
         let offered = offer.borrow_and_update().clone();
         let up = offered.state == State::Ready;
         metrics.upstream_up(&settings.name, up);
-        let run =
-            Gateway { fleet: fleet.clone(), prefix: settings.prefix.clone(), suspended: suspended.clone() };
+        let run = Gateway { fleet: fleet.clone(), suspended: suspended.clone() };
         if let State::Failed { message } = &offered.state {
             why.clone_from(message);
         }
@@ -283,7 +282,6 @@ fn declared(offered: &upstream::Offered) -> Declared {
 /// Passes invocations to an upstream.
 struct Gateway {
     fleet: Arc<Fleet>,
-    prefix: String,
     suspended: Arc<Suspended>,
 }
 

@@ -3,6 +3,7 @@
 mod finding;
 mod places;
 mod scopes;
+mod skills;
 
 use std::{fs, path::Path};
 
@@ -22,7 +23,9 @@ const LISTED_BEFORE: usize = 194_699;
 fn token(data: &Path, name: &str, scopes: &[&str]) -> String {
     let mut command = cairn(&["token", "add", name, "--data"]);
     command.arg(data);
-    scopes.iter().for_each(|scope| drop(command.args(["--scope", scope])));
+    for scope in scopes {
+        command.args(["--scope", scope]);
+    }
     let said = run(command).succeeded();
     said.split_whitespace().max_by_key(|word| word.len()).expect("a token").to_owned()
 }

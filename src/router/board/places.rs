@@ -44,7 +44,7 @@ pub struct Places {
 
 impl Places {
     /// Places what a source lists, after all that were placed before.
-    pub fn add(&mut self, source: &Arc<Source>, told: &mut Told) {
+    pub(super) fn add(&mut self, source: &Arc<Source>, told: &mut Told) {
         if source.declared.resources {
             self.sources.push(source.clone());
         }
@@ -133,7 +133,7 @@ impl Places {
 
     /// Returns a tool whose page has a URI that leads to another source, with the URI that leads to its own; `None` for
     /// any other tool.
-    pub fn retold(&self, source: &str, tool: &Tool, told: &mut Told) -> Option<Arc<Tool>> {
+    pub(super) fn retold(&self, source: &str, tool: &Tool, told: &mut Told) -> Option<Arc<Tool>> {
         let meta = splice::member(&tool.definition, "_meta").ok().flatten()?;
         let ui = splice::member(meta, "ui").ok().flatten();
         let page = |object: &RawValue, key: &str| {
