@@ -45,7 +45,7 @@ pub enum Access {
 }
 
 /// Why a request is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     #[error("a bearer token is needed")]
     Missing,
@@ -169,7 +169,7 @@ impl Access {
 
 impl Denied {
     /// Returns the reason as the log records it; `None` if the fault is not the caller's, which is not recorded.
-    pub fn reason(self) -> Option<Reason> {
+    pub fn reason(&self) -> Option<Reason> {
         match self {
             Self::Missing => Some(Reason::Missing),
             Self::Invalid => Some(Reason::Invalid),
@@ -182,7 +182,7 @@ impl Denied {
     /// needed scope.
     ///
     /// `metadata_url` must hold no quote; a valid URL has none.
-    pub fn challenge(self, metadata_url: &str, needed: Scope) -> String {
+    pub fn challenge(&self, metadata_url: &str, needed: &Scope) -> String {
         let error = match self {
             Self::Missing | Self::Unverifiable => "",
             Self::Invalid => "error=\"invalid_token\", ",

@@ -279,7 +279,8 @@ enum TokenCommand {
 struct TokenAdd {
     /// Whose token it is: the actor of every event it asks for.
     name: String,
-    /// What it allows: mcp:call, audit:read or admin; may be repeated.
+    /// What it allows: mcp:call, audit:read, admin, or a part of them such as tasks:submit or tools:github_*; may be
+    /// repeated.
     #[arg(long = "scope", value_name = "SCOPE", required = true, value_parser = token::scope)]
     scopes: Vec<Scope>,
     /// How long it is good for, like 30d or 12h; for ever by default.

@@ -9,6 +9,7 @@ mod read;
 mod bounds;
 mod references;
 mod oauth;
+mod offer;
 mod p2p;
 mod record;
 mod rules;
@@ -28,6 +29,7 @@ use serde::Deserialize;
 
 pub use self::{
     oauth::{Grant, OAuth},
+    offer::{Listing, Offer, Rule},
     p2p::{Entry, P2p},
 };
 use crate::{
@@ -57,6 +59,9 @@ pub struct Config {
     pub router: Router,
     /// Metadata by public tool name; what is set here wins over what the tool's source says.
     pub tools: BTreeMap<String, Tool>,
+    /// Which tools are offered to whom, as `[tools]` says.
+    #[serde(skip)]
+    pub offer: Offer,
 }
 
 /// `[server]`: the socket, and the bounds of what comes in by it.

@@ -181,20 +181,20 @@ impl Edge {
     }
 
     /// Returns the caller if it has the scope. Otherwise returns why not, and the actor as far as it is known.
-    async fn caller(&self, headers: &HeaderMap, scope: Scope) -> Result<Admitted, (Denied, Actor)> {
+    async fn caller(&self, headers: &HeaderMap, scope: &Scope) -> Result<Admitted, (Denied, Actor)> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let admitted = match (values.next(), values.next()) {
             (value, None) => self.access.admit(value).await.map_err(|denied| (denied, unknown()))?,
             (_, Some(_)) => return Err((Denied::Invalid, unknown())),
         };
-        if !admitted.caller.may(scope) {
-            return Err((Denied::Insufficient { scope }, admitted.caller.actor));
+        if !admitted.caller.may(scope.clone()) {
+            return Err((Denied::Insufficient { scope: scope.clone() }, admitted.caller.actor));
         }
         Ok(admitted)
     }
 
     /// Counts and records a refusal for a token, and answers it.
-    fn denied(&self, (denied, actor): (Denied, &Actor), scope: Scope, from: Option<IpAddr>) -> Response {
+    fn denied(&self, (denied, actor): (&Denied, &Actor), scope: &Scope, from: Option<IpAddr>) -> Response {
         let (status, title, reason) = match denied {
             Denied::Missing => (StatusCode::UNAUTHORIZED, "unauthorized", Refused::Missing),
             Denied::Invalid => (StatusCode::UNAUTHORIZED, "unauthorized", Refused::Invalid),
@@ -299,13 +299,13 @@ async fn allow(
     let from = seat.as_ref().map(|seat| seat.address);
     // The version comes first: a change in between is noticed by the guard.
     let version = edge.access.version();
-    let admitted = edge.caller(request.headers(), scope).await;
+    let admitted = edge.caller(request.headers(), &scope).await;
     if let Some(seat) = &seat {
         seat.knows(admitted.is_ok());
     }
     let Admitted { caller, until } = match admitted {
         Ok(admitted) => admitted,
-        Err((denied, actor)) => return edge.denied((denied, &actor), scope, from),
+        Err((denied, actor)) => return edge.denied((&denied, &actor), &scope, from),
     };
     if let Err(wait) = edge.limits.count(&caller.actor.id) {
         edge.refusals.note(StatusCode::TOO_MANY_REQUESTS, Refused::Rate, from, Some(&caller.actor));
@@ -321,7 +321,7 @@ async fn allow(
         None => next.run(request).await,
         Some(mut lost) => tokio::select! {
             response = next.run(request) => guard::guard(response, lost),
-            () = &mut lost => return edge.denied((Denied::Invalid, &actor), scope, from),
+            () = &mut lost => return edge.denied((&Denied::Invalid, &actor), &scope, from),
         },
     };
     if let Some(Contents(read)) = response.extensions().get() {

@@ -58,6 +58,8 @@ use crate::{
 const UPSTREAM_WAIT: Duration = Duration::from_secs(10);
 /// The same where there is nothing to serve without it: somewhat less than clients wait for a server.
 const WRAPPED_WAIT: Duration = Duration::from_secs(25);
+/// The door of a node that stands for one server.
+pub const WRAP: &str = "wrap";
 /// The pause between two samples of the gauges.
 const SAMPLE_PAUSE: Duration = Duration::from_secs(2);
 /// How long running calls may take to end by themselves at a stop; then they are cancelled.
@@ -106,7 +108,7 @@ pub struct Setup<'a> {
     pub upstreams: Vec<(upstream::Settings, gateway::Settings)>,
     /// The URL at which the node is reached, if it serves HTTP.
     pub base: Option<String>,
-    /// Whether the node's own tools are offered.
+    /// Whether the node's own tools are offered, of which the configuration may say less.
     pub builtins: bool,
     /// Whether the tools, resources and prompts of the MCP conformance suite are offered.
     pub fixtures: bool,
@@ -150,13 +152,17 @@ impl Node {
         let lease = Duration::from_millis(setup.config.tasks.lease_ms);
         let parts = parts(setup.config, ledger.clone(), salt.clone(), runner.clone(), metrics.clone());
         let router = Router::new(parts);
+        router.govern(setup.config.rights(setup.builtins));
         let audit = Audit::new(ledger.clone());
         // Nobody else sets the shelf, so this cannot fail.
         let limits = limits(&setup.config.tasks);
         let desk = Desk::new(&router, &salt, limits);
-        let _ = shelf.set(Box::new(tools::planning::Catalogue(desk.clone())));
-        if setup.builtins {
-            let tools = tools::all(&desk, &audit, setup.base.as_deref());
+        let _ = shelf.set(Box::new(tools::planning::Catalogue::whole(&desk)));
+        if setup.builtins || setup.config.finds() {
+            let mut tools = tools::all(&desk, &audit, setup.base.as_deref());
+            if setup.config.finds() {
+                tools.extend(tools::finding::all(&router));
+            }
             router.put(tools::offering(tools)).await?;
         }
         if setup.fixtures {
@@ -186,7 +192,7 @@ impl Node {
             .chain(std::mem::take(&mut setup.upstreams))
             .map(|(at, shown)| node.follow(at, shown))
             .collect();
-        let patience = if setup.builtins { UPSTREAM_WAIT } else { WRAPPED_WAIT };
+        let patience = if setup.door == WRAP { WRAPPED_WAIT } else { UPSTREAM_WAIT };
         node.lost = wait_for(upstreams, patience).await;
         node.network = Joined::start(&node, &setup, &desk, salt.clone(), runner.clone()).await?;
         let engine = Engine::new(node.router.clone(), salt, runner, lease);

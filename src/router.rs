@@ -12,18 +12,23 @@ pub mod codes;
 pub mod lane;
 pub mod metadata;
 mod aside;
+mod offer;
 mod outcome;
 mod view;
 mod board;
 mod retention;
 pub mod telling;
 pub mod away;
+mod links;
+pub mod sight;
 mod target;
 mod patience;
 mod content;
 mod ending;
 mod asking;
 mod calling;
+mod aiming;
+pub mod skills;
 pub mod trial;
 
 use std::{
@@ -40,13 +45,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use crate::router::{
     board::{Entry, Misfit, Offered, Offering, renamed},
     declared::Held,
+    offer::{Change, Listed, Offer, Tool},
     outcome::Outcome,
     view::View,
 };
 use crate::{
     block::{Cid, payload::SaltKey},
     call::Remote,
-    caller::Caller,
+    caller::{Caller, rights::Rights},
     contract::Contract,
     error::Refusal,
     ledger::{
@@ -60,14 +66,18 @@ use crate::{
         away::{Absence, Away},
         board::Board,
         capture::Captures,
-        codes::{INTERNAL_ERROR, INVALID_PARAMS},
-        declared::Declared,
+        codes::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND},
         lane::Lanes,
+        links::Links,
         metadata::{Hints, Resolver},
+        sight::Sight,
         standing::Heard,
     },
     words::words,
 };
+
+/// The result of a request that is not recorded, as its server wrote it.
+pub type Passed = Result<Box<RawValue>, RpcError>;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -189,6 +199,8 @@ pub struct Invocation {
     pub peer: Option<String>,
     /// Collects the peers that the run tried. They are recorded with the call's ending.
     pub remotes: Remotes,
+    /// What there was to see when the request came, of which the caller sees a part.
+    pub sight: Sight,
 }
 
 /// The peers that one call was tried at, in order. Clones share it.
@@ -231,6 +243,12 @@ pub trait Run: Send + Sync {
         Box::pin(std::future::ready(Ok(Box::new(()) as Held)))
     }
 
+    /// Passes on a request that is not recorded. Errors: there is no such method, or its server refuses.
+    fn pass<'a>(&'a self, method: &'a str, _: Box<RawValue>, _: &'a Audience) -> BoxFuture<'a, Passed> {
+        let error = RpcError::new(METHOD_NOT_FOUND, format!("there is no method {method}"));
+        Box::pin(std::future::ready(Err(error)))
+    }
+
     /// Returns whether this peer can run this tool, or `None` if it reaches no such peer.
     fn serves(&self, _peer: &str, _tool: &str) -> Option<bool> {
         None
@@ -253,43 +271,6 @@ pub struct Foretold {
 /// Makes a call's outcome from the ruling on its change. Returns `None` if the outcome needs more than the ruling. It
 /// runs on the writing thread, so it must neither wait nor read anything.
 pub type Tell = Box<dyn Fn(&Ruling) -> Option<Outcome> + Send + Sync>;
-
-/// A tool as offered to callers.
-#[derive(Debug)]
-pub struct Tool {
-    /// The public name, prefix included.
-    pub name: String,
-    /// The tool object of `tools/list`, as its source gave it, with the public name.
-    pub definition: Box<RawValue>,
-    pub contract: Cid,
-}
-
-/// A prompt, resource or resource template as offered to callers.
-#[derive(Debug)]
-pub struct Listed {
-    /// The public name of a prompt; the URI or URI template of a resource.
-    pub name: String,
-    pub definition: Box<RawValue>,
-}
-
-/// Everything on offer at one moment, each list in its stable order.
-#[derive(Debug, Default)]
-pub struct Offer {
-    pub tools: Vec<Arc<Tool>>,
-    pub prompts: Vec<Arc<Listed>>,
-    pub resources: Vec<Arc<Listed>>,
-    pub templates: Vec<Arc<Listed>>,
-    /// What all sources together declare.
-    pub declared: Declared,
-}
-
-/// Which list of the offer has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    Tools,
-    Prompts,
-    Resources,
-}
 
 /// Changes that a slow listener may be behind; a slower one is told only that it missed some.
 const CHANGES_MAX: usize = 64;
@@ -319,6 +300,8 @@ pub struct Router {
 struct Inner {
     parts: Parts,
     board: RwLock<Arc<Board>>,
+    rights: RwLock<Arc<Rights>>,
+    links: Links,
     away: Away,
     resolver: Resolver,
     forms: Arc<Forms>,
@@ -340,6 +323,8 @@ impl Router {
         let inner = Inner {
             parts,
             board: RwLock::default(),
+            rights: RwLock::default(),
+            links: Links::default(),
             away: Away::default(),
             resolver: Resolver::default(),
             forms: Arc::default(),
@@ -381,11 +366,6 @@ impl Router {
         self.board().offer.clone()
     }
 
-    /// Returns what a client sees now.
-    pub fn offer_to(&self, audience: &Audience) -> Arc<Offer> {
-        self.board().offer_to(&audience.capabilities)
-    }
-
     /// Prepares for a client that is about to see the offer: where a source shows it other things than others see,
     /// those are on offer when this returns, or could not be had within a bound.
     pub async fn admit(&self, audience: &Audience) {
@@ -408,20 +388,14 @@ impl Router {
         self.inner.updates.subscribe()
     }
 
-    /// Tells listeners that a resource has changed.
-    pub fn updated(&self, uri: Arc<str>) {
-        // Nobody listening is no fault.
-        let _ = self.inner.updates.send(uri);
-    }
-
-    /// Watches a resource until what is returned is dropped. Errors: no source has it, or its source refuses.
-    pub async fn watch(&self, uri: &str, audience: &Audience) -> Result<Held, RpcError> {
-        let source = self.board().resource(uri).ok_or_else(|| telling::not_found(uri))?;
-        if !source.declared.subscriptions {
-            let message = "the source of this resource does not tell when it changes";
-            return Err(RpcError::invalid_params(message));
+    /// Tells listeners that a resource of a source has changed, by its own URI and that by which it is listed here.
+    pub fn updated(&self, source: &str, uri: Arc<str>) {
+        let public = self.board().places.public(source, &uri);
+        if *public != *uri {
+            // Nobody listening is no fault.
+            let _ = self.inner.updates.send(public.into());
         }
-        source.run.watch(uri, audience).await
+        let _ = self.inner.updates.send(uri);
     }
 
     /// Tells listeners that a list has changed.

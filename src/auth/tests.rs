@@ -381,7 +381,7 @@ fn a_challenge_says_what_to_ask_for_and_where() {
         (Denied::Invalid, "error=\"invalid_token\", "),
         (Denied::Insufficient { scope: Scope::Call }, "error=\"insufficient_scope\", "),
     ] {
-        assert_eq!(denied.challenge(url, Scope::Call), format!("Bearer {error}{rest}"));
+        assert_eq!(denied.challenge(url, &Scope::Call), format!("Bearer {error}{rest}"));
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     },
     log::home::Home,
     mcp,
-    node::{Node, Setup, Starting},
+    node::{Node, Setup, Starting, WRAP},
     runtime::{
         gateway,
         upstream::{self, Sharing},
@@ -157,7 +157,7 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
         };
         vec![(at, shown)]
     };
-    on_stdio(&args.data.data, &config, wrapped, "wrap")
+    on_stdio(&args.data.data, &config, wrapped, WRAP)
 }
 
 /// Returns the default name of a server: its program, or what a launcher is told to launch.
@@ -191,8 +191,9 @@ fn on_stdio(
     door: &'static str,
 ) -> anyhow::Result<ExitCode> {
     let home = Home::open(data)?;
-    // A wrapped server is offered alone.
-    let builtins = door == "stdio";
+    let wraps = door == WRAP;
+    // A wrapped server is offered alone, unless the configuration says more.
+    let builtins = !wraps || config.offer.builtin.as_ref().is_some_and(|groups| !groups.is_empty());
     let runtime = runtime()?;
     let done = runtime.block_on(async {
         let asked = asked_to_stop();
@@ -217,13 +218,13 @@ fn on_stdio(
             starting: Default::default(),
         };
         let node = Node::start(setup).await?;
-        if let Some(reason) = node.lost.as_ref().filter(|_| !builtins) {
+        if let Some(reason) = node.lost.as_ref().filter(|_| wraps) {
             let reason = reason.clone();
             node.stop().await;
             anyhow::bail!("the wrapped server did not start: {reason}");
         }
         let shutdown = node.stopping.clone();
-        let settings = mcp::Settings { shutdown, wraps: !builtins, ..mcp::Settings::default() };
+        let settings = mcp::Settings { shutdown, wraps, ..mcp::Settings::default() };
         let caller = Caller {
             actor: Actor { id: "local".to_owned(), role: "client".to_owned(), proof: None },
             scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],

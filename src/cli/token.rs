@@ -147,7 +147,9 @@ fn moment(seconds: u64) -> String {
 
 /// Parses a scope by its name on the command line.
 pub fn scope(name: &str) -> Result<Scope, String> {
-    Scope::parse(name).ok_or_else(|| "the scopes are mcp:call, audit:read and admin".to_owned())
+    Scope::parse(name).ok_or_else(|| {
+        format!("the scopes are {}, with any pattern in the place of *", Scope::WORDS.join(", "))
+    })
 }
 
 /// Parses a length of time to seconds: a number and `s`, `m`, `h` or `d`.

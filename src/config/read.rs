@@ -12,7 +12,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Config, Fault, Origin};
+use super::{Config, Fault, Origin, offer};
 
 const PREFIX: &str = "CAIRN__";
 /// The least similarity (Jaro-Winkler) at which a known key is suggested for an unknown one.
@@ -76,7 +76,8 @@ pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) 
     };
     let (server, auth, log) = (section("server"), section("auth"), section("log"));
     let (mut tasks, mut p2p, capture) = (section("tasks"), section("p2p"), section("capture"));
-    let (telemetry, mut router, tools) = (section("telemetry"), section("router"), section("tools"));
+    let (telemetry, mut router, mut tools) = (section("telemetry"), section("router"), section("tools"));
+    let (offered, rules) = offered(&mut tools);
     let lanes = members(router.remove("lanes"), "router.lanes", &mut report);
     let rates = members(tasks.remove("rates"), "tasks.rates", &mut report);
     let peers = p2p.remove("peers").and_then(|mut readings| readings.pop());
@@ -93,7 +94,9 @@ pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) 
         telemetry: table(telemetry, "telemetry", &mut report),
         router: table(router, "router", &mut report),
         tools: tables(tools, "tools", &mut report),
+        offer: table(offered, "tools", &mut report),
     };
+    config.offer.rules = list(rules, "tools.rules", &mut report);
     config.p2p.peers = list(peers, "p2p.peers", &mut report);
     config.tasks.rates = tables(rates, "tasks.rates", &mut report);
     config.router.lanes = tables(lanes, "router.lanes", &mut report);
@@ -102,6 +105,19 @@ pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) 
     }
     report.unread = report.faults.iter().map(|fault| fault.place.clone()).collect();
     (config, report)
+}
+
+/// Takes out of `[tools]` what is not the metadata of a tool: the keys of the offer, and its rules.
+fn offered(tools: &mut Entries) -> (Entries, Option<Value>) {
+    let is_key = |name: &str, readings: &[Value]| {
+        let known = offer::KEYS.contains(&name) || name == offer::RULES;
+        known && !readings.iter().any(Value::is_table)
+    };
+    let (mut keys, others): (Entries, Entries) =
+        std::mem::take(tools).into_iter().partition(|(name, readings)| is_key(name, readings));
+    *tools = others;
+    let rules = keys.remove(offer::RULES).and_then(|mut readings| readings.pop());
+    (keys, rules)
 }
 
 /// Parses the file, and notes the line of every key in the report.

@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, Uri, uri::Authority};
 use super::{
     AuthMode, Config, Server, Tool, Upstream,
     bounds::{DAY_MS, LISTED_MAX, NAME_MAX, bound, is_name, is_url, optional, plain_name, tool_name},
-    oauth, p2p,
+    oauth, offer, p2p,
     read::Report,
 };
 use crate::router::metadata::Retry;
@@ -51,6 +51,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     for (name, metadata) in &config.tools {
         tool(name, metadata, report);
     }
+    offer::check(&config.offer, report);
     upstreams(&config.upstream, report);
 }
 

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use super::{AuthMode, Config, ConfigError, Overrides};
 use crate::{
+    caller::pattern::Named,
     follow::driver::Erasures,
     router::{capture::Capture, metadata::Need},
 };
@@ -33,6 +34,44 @@ fn each_has_its_fault(cases: &[(&str, &str)]) {
         let found = faults(text, &[]);
         assert!(found.iter().any(|fault| fault.contains(expected)), "{text}: {expected} is not in {found:?}");
     }
+}
+
+#[test]
+fn tools_hold_the_offer_beside_the_metadata_of_single_tools() {
+    let text = r#"
+        [tools]
+        allow = ["fs_*", "group:git"]
+        builtin = ["tasks", "queue"]
+        catalogue = "search"
+        [tools.deny]
+        priority = 7
+        [[tools.rules]]
+        principals = ["auth0|ann"]
+        deny = ["fs_write"]
+    "#;
+    let config = load(text, &[], &Overrides::default()).expect("usable");
+    assert_eq!(config.tools["deny"].priority, Some(7), "a table is the metadata of a tool");
+    assert!(config.finds());
+    let rights = config.rights(true);
+    let allows = |who: &str, name: &str, group: &str| rights.allow(who, &Named { name, group });
+    assert!(allows("bob", "fs_write", "fs") && allows("bob", "log", "git") && !allows("bob", "log", "svn"));
+    assert!(!allows("auth0|ann", "fs_write", "fs") && allows("auth0|ann", "fs_read", "fs"));
+    assert!(rights.offer("tasks") && !rights.offer("peers"));
+    assert!(load("", &[], &Overrides::default()).expect("usable").rights(true).are_open());
+    assert!(!Config::default().rights(false).offer("tasks"), "nothing is said, and none are offered");
+    let settings = config.on_record();
+    assert_eq!(settings["tools.allow"], "fs_* group:git");
+    assert_eq!(settings["tools.builtin"], "[tasks queue]");
+    assert_eq!(settings["tools.rules.0"], "principals=auth0|ann allow= deny=fs_write");
+    each_has_its_fault(&[
+        ("[tools]\nallow = [\"a b\"]", "tools.allow[0]: expected a tool's name"),
+        ("[tools]\nbuiltin = [\"task\"]", "tools.builtin[0]: expected one of catalogue, provenance"),
+        ("[tools]\ncatalogue = \"lazy\"", "tools.catalogue: expected"),
+        ("[tools]\nrules = 7", "tools.rules: expected [[tools.rules]]"),
+        ("[[tools.rules]]\ndeny = [\"x\"]", "tools.rules[0].principals: expected 1 to"),
+        ("[[tools.rules]]\nprincipals = [\"a\"]\ndenies = []", "tools.rules[0].denies: unknown key"),
+        ("[tools]\nalow = [\"x\"]", "tools.alow: expected a table"),
+    ]);
 }
 
 #[test]

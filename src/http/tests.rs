@@ -337,7 +337,7 @@ async fn each_path_asks_for_its_scope() {
         metadata.json(),
         json!({
             "resource": "https://cairn.example/mcp",
-            "scopes_supported": ["mcp:call", "audit:read", "admin"],
+            "scopes_supported": Scope::WORDS,
             "bearer_methods_supported": ["header"],
         })
     );

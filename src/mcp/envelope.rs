@@ -62,6 +62,9 @@ const SHAPES: &[(&str, &[(&str, Shape)])] = &[
     ("resources/list", &[("cursor", Shape::TextOrAbsent)]),
     ("resources/templates/list", &[("cursor", Shape::TextOrAbsent)]),
     ("completion/complete", &[("ref", Shape::Object), ("argument", Shape::Object)]),
+    ("skills/list", &[("cursor", Shape::TextOrAbsent)]),
+    ("skills/get", &[("uri", Shape::Text)]),
+    ("resources/directory/read", &[("uri", Shape::Text), ("cursor", Shape::TextOrAbsent)]),
     ("logging/setLevel", &[("level", Shape::Text)]),
     ("subscriptions/listen", &[("notifications", Shape::Object)]),
 ];

@@ -6,6 +6,9 @@
 
 #![expect(deprecated, reason = "the session era still sets log levels")]
 
+mod reading;
+mod skills;
+
 use std::{
     borrow::Cow,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -15,12 +18,13 @@ use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
         CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
-        CustomRequest, CustomResult, DiscoverResult, Extensions, GetPromptRequestParams, GetPromptResponse,
-        GetPromptResult, Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
-        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, MetaObject,
-        PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
-        ReadResourceResult, ResourceUpdatedNotificationParam, SetLevelRequestParams, SubscribeRequestParams,
-        SubscriptionFilter, Tool, UnsubscribeRequestParams,
+        CustomRequest, CustomResult, DiscoverResult, GetPromptRequestParams, GetPromptResponse,
+        GetPromptResult, GetSkillRequestParams, GetSkillResult, Implementation, InitializeRequestParams,
+        InitializeResult, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
+        ListSkillsResult, ListToolsResult, MetaObject, PaginatedRequestParams, ProtocolVersion,
+        ReadResourceDirectoryRequestParams, ReadResourceDirectoryResult, ReadResourceRequestParams,
+        ReadResourceResponse, ReadResourceResult, ResourceUpdatedNotificationParam, SetLevelRequestParams,
+        SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
@@ -29,11 +33,12 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::reading::{asked, era};
 use super::{
     Shared,
     answer::{LIST_TTL_MS, READ_TTL_MS, conclude, finish},
     client::{CallClient, Logs, relay, to_library},
-    envelope::{FIRST_STATELESS, Incoming, invalid_params, is_known},
+    envelope::{Incoming, invalid_params, is_known},
     list::page,
     offering::{
         capabilities, contract_entry, declared, header_tool, listed_entry, method_not_found, own_tools,
@@ -47,7 +52,7 @@ use crate::{
     mcp::era::Era,
     router::{
         Change, Held, Method, Offer, RpcError,
-        audience::Audience,
+        audience::{Audience, Manner},
         codes::{INTERNAL_ERROR, INVALID_REQUEST, REQUEST_TIMEOUT},
         declared::Declared,
         standing::Heard,
@@ -143,21 +148,7 @@ impl Handler {
     async fn offer_to(&self, context: &RequestContext<RoleServer>) -> Result<Arc<Offer>, ErrorData> {
         let audience = self.audience(asked(&context.extensions)?, era(context));
         self.shared.router.admit(&audience).await;
-        Ok(self.shared.router.offer_to(&audience))
-    }
-
-    /// Watches resources as long as what is returned lives. One that no source tells of is never updated.
-    async fn watch_all(
-        &self,
-        uris: &[String],
-        context: &SubscriptionContext,
-    ) -> Result<Vec<Held>, ErrorData> {
-        if uris.len() > WATCHED_MAX {
-            return Err(to_library(invalid_params("resourceSubscriptions names too many resources")));
-        }
-        let audience = self.audience(asked(&context.request_context().extensions)?, Era::Stateless);
-        let watching = uris.iter().map(|uri| self.shared.router.watch(uri, &audience));
-        Ok(futures_util::future::join_all(watching).await.into_iter().flatten().collect())
+        Ok(self.shared.router.offer_for(&audience, &asked(&context.extensions)?.caller))
     }
 
     fn logs(&self, asked: &Incoming, era: Era) -> Logs {
@@ -332,7 +323,7 @@ impl ServerHandler for Handler {
         let unknown = self.shared.settings.wraps && offer.declared.server.is_none();
         declared(offer.declared.tools || unknown, "tools/list")?;
         let meta = if self.shared.settings.contracts {
-            let mut own = own_tools(&self.shared.router.tools());
+            let mut own = own_tools(&self.shared.router.tools_for_peer(&asked(&context.extensions)?.caller));
             own.retain(|tool| self.shared.shows(&tool.name));
             self.listed("tools", &own, contract_entry, params, &context)?
         } else if era(&context) == Era::Session {
@@ -376,6 +367,30 @@ impl ServerHandler for Handler {
         Ok(ListResourceTemplatesResult { meta: Some(meta), ..ListResourceTemplatesResult::default() })
     }
 
+    async fn list_skills(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListSkillsResult, ErrorData> {
+        self.skill_list(&context).await
+    }
+
+    async fn get_skill(
+        &self,
+        _: GetSkillRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetSkillResult, ErrorData> {
+        self.skill(&context).await
+    }
+
+    async fn read_resource_directory(
+        &self,
+        _: ReadResourceDirectoryRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceDirectoryResult, ErrorData> {
+        self.directory(&context).await
+    }
+
     async fn set_level(
         &self,
         request: SetLevelRequestParams,
@@ -401,8 +416,10 @@ impl ServerHandler for Handler {
         if session.watched().len() >= WATCHED_MAX {
             return Err(to_library(RpcError::new(INTERNAL_ERROR, "this session watches too many resources")));
         }
-        let audience = self.audience(asked(&context.extensions)?, Era::Session);
-        let held = self.shared.router.watch(&request.uri, &audience).await.map_err(to_library)?;
+        let asked = asked(&context.extensions)?;
+        let audience = self.audience(asked, Era::Session);
+        let held =
+            self.shared.router.watch_for(&asked.caller, &request.uri, &audience).await.map_err(to_library)?;
         session.watched().insert(request.uri, held);
         Ok(())
     }
@@ -478,19 +495,4 @@ impl ServerHandler for Handler {
         }
         Err(method_not_found(&request.method))
     }
-}
-
-fn era(context: &RequestContext<RoleServer>) -> Era {
-    match context.protocol_version() {
-        Some(version) if version.as_str() >= FIRST_STATELESS => Era::Stateless,
-        _ => Era::Session,
-    }
-}
-
-/// Returns what the door read of this request: from the extensions on stdio, from the request's parts over HTTP.
-fn asked(extensions: &Extensions) -> Result<&Arc<Incoming>, ErrorData> {
-    extensions
-        .get::<Arc<Incoming>>()
-        .or_else(|| extensions.get::<http::request::Parts>()?.extensions.get())
-        .ok_or_else(|| to_library(RpcError::new(INTERNAL_ERROR, "the request was not read")))
 }

@@ -23,16 +23,16 @@ use crate::{
     },
     ledger::{Command, Ruling, Sealed, commit::payload_ref},
     router::{
-        Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Response, Router, RpcError, aside,
+        Foretold, Outcome, Record, Request, Response, Router, RpcError, aside,
         asking::Asking,
         capture::Capture,
         codes::{INTERNAL_ERROR, INVALID_REQUEST},
         content::Content,
         ending::{Ended, Said, Slot, seal},
-        lane::{self, Lane, LaneTicket, Turn},
-        metadata::{PRIORITY, Rule},
+        lane::{Lane, LaneTicket, Turn},
+        metadata::PRIORITY,
         target::Target,
-        telling::{Form, Manner, Reply, TRACE, not_found, read_error, refused, shown},
+        telling::{Form, Manner, Reply, TRACE, read_error, refused},
     },
 };
 
@@ -118,6 +118,7 @@ impl Router {
                 "this caller may not call tools: the scope mcp:call is needed",
             ));
         }
+        let request = self.meant(request)?;
         let target = match self.target(&request) {
             Ok(target) => target,
             Err(unknown) => return self.unreached(&request).ok_or(unknown),
@@ -133,7 +134,7 @@ impl Router {
         let (sealed_input, content) = content?;
 
         let (input, log) = (sealed_input.envelope.cid(), self.ledger().about().log);
-        let manner = self.manner(&target);
+        let manner = self.manner(&request, &target);
         let mut call = Underway { request: &request, target: &target, content, manner, input, log };
         let (id, started, ruled) = match &request.begun {
             Some((id, started)) => (id.clone(), *started, None),
@@ -154,7 +155,8 @@ impl Router {
                 Err(refusal) => Outcome::Refused(refusal),
                 Ok(()) => {
                     let tried = Tried { started: started.cid, ruled, client: asking.clone() };
-                    asking.asked(self.effect(&request, &target, place, tried).await).await
+                    let outcome = self.effect(&request, &target, place, tried).await;
+                    asking.asked(self.meant_for(&request, &target, outcome)).await
                 }
             },
         };
@@ -318,76 +320,6 @@ impl Router {
         }
     }
 
-    /// Returns what a request names. Errors are answered and not recorded, so that strangers cannot fill the log.
-    fn target(&self, request: &Request) -> Result<Target, RpcError> {
-        let board = self.board();
-        let of_source = |source: Arc<super::board::Source>, inner: String, recorded_name: String| Target {
-            method: request.method,
-            run: source.run.clone(),
-            inner,
-            recorded_name,
-            source: source.name.clone(),
-            entry: None,
-            lane: source.lane.clone().unwrap_or_else(|| lane::BUILTIN.to_owned()),
-            rule: Rule::Source,
-            remotes: Remotes::default(),
-        };
-        match request.method {
-            Method::ToolsCall => {
-                let entry =
-                    board.tool_asked(&request.name, request.meta.contract.as_ref()).ok_or_else(|| {
-                        let near = board.nearest_tool(&request.name);
-                        let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                        RpcError::invalid_params(format!("unknown tool: {}{near}", shown(&request.name)))
-                    })?;
-                if request.meta.peer.is_some() {
-                    let nobody = || RpcError::invalid_params("this node asks no peers: p2p.enable is off");
-                    let (peers, inner) = board.at_peers(&entry).ok_or_else(nobody)?;
-                    let recorded_name = entry.tool.name.clone();
-                    return Ok(Target { entry: Some(entry), ..of_source(peers, inner, recorded_name) });
-                }
-                Ok(Target {
-                    method: request.method,
-                    run: entry.run.clone(),
-                    inner: entry.inner.clone(),
-                    recorded_name: entry.tool.name.clone(),
-                    source: entry.source.clone(),
-                    lane: entry.metadata.runtime.clone(),
-                    rule: entry.rule,
-                    remotes: Remotes::default(),
-                    entry: Some(entry),
-                })
-            }
-            Method::PromptsGet => {
-                let (source, inner) = board.prompt(&request.name).ok_or_else(|| {
-                    match self.inner.away.refusal(&request.name) {
-                        Some(refusal) => RpcError::new(INTERNAL_ERROR, refusal.message),
-                        None => RpcError::invalid_params(format!("unknown prompt: {}", shown(&request.name))),
-                    }
-                })?;
-                Ok(of_source(source, inner, request.name.clone()))
-            }
-            Method::ResourcesRead => {
-                let source = board.resource(&request.name).ok_or_else(|| not_found(&request.name))?;
-                Ok(of_source(source, request.name.clone(), String::new()))
-            }
-            Method::Complete => {
-                let (source, inner) = board
-                    .completes(&request.params)
-                    .ok_or_else(|| RpcError::invalid_params("`ref` names no prompt or resource on offer"))?;
-                Ok(of_source(source, inner, String::new()))
-            }
-        }
-    }
-
-    /// Returns the answer to the call of a tool that nothing offers now, if a source that is away might offer it.
-    fn unreached(&self, request: &Request) -> Option<Response> {
-        let tools = request.method == Method::ToolsCall;
-        let unknown = tools && self.tool_asked(&request.name, request.meta.contract.as_ref()).is_none();
-        let refusal = self.inner.away.refusal(&request.name).filter(|_| unknown)?;
-        told_own(refusal, Form::Meta, None).ok()
-    }
-
     /// Returns the start of a call, without its input and its refusal.
     fn wish(&self, id: String, call: &Underway<'_>) -> Start {
         let Underway { request, target, content, .. } = call;
@@ -456,8 +388,8 @@ impl Router {
     }
 
     /// Returns how the caller of a call is told of it.
-    fn manner(&self, target: &Target) -> Manner {
-        let traces = self.offers_own(TRACE);
+    fn manner(&self, request: &Request, target: &Target) -> Manner {
+        let traces = target.sight.sees_own(&request.caller, TRACE);
         Manner { form: target.form(), repeatable: target.repeatable(), traces }
     }
 
@@ -478,7 +410,7 @@ impl Router {
 }
 
 /// Returns the answer that is this refusal.
-fn told_own(refusal: Refusal, form: Form, record: Option<Record>) -> Result<Response, RpcError> {
+pub(super) fn told_own(refusal: Refusal, form: Form, record: Option<Record>) -> Result<Response, RpcError> {
     let record = record.map(|record| Record { own: true, ..record });
     match refused(&refusal, form) {
         Reply::Result(result) => Ok(Response { result, record, own: Some(Box::new(refusal)) }),

@@ -9,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     block::Cid,
     ledger::Ruling,
-    router::{Invocation, Method, Remotes, Request, Run, board::Entry, metadata::Rule, telling::Form},
+    router::{
+        Invocation, Method, Remotes, Request, Run, board::Entry, metadata::Rule, sight::Sight, telling::Form,
+    },
 };
 
 /// What a request resolves to: the runner, its name for the thing, and the lane.
@@ -25,6 +27,8 @@ pub(super) struct Target {
     pub rule: Rule,
     /// Collects the peers that the run tries.
     pub remotes: Remotes,
+    /// What there was to see when the request came.
+    pub sight: Sight,
 }
 
 impl Target {
@@ -74,6 +78,7 @@ impl Target {
             ruled: Arc::new(Mutex::new(ruled)),
             peer: request.meta.peer.clone(),
             remotes: self.remotes.clone(),
+            sight: self.sight.clone(),
         }
     }
 }

@@ -19,7 +19,8 @@ use crate::{
     block::splice,
     metrics::Metrics,
     router::{
-        BoxFuture, Change, Held, Invocation, Method, Offered, Offering, Outcome, Router, RpcError, Run, View,
+        BoxFuture, Change, Held, Invocation, Method, Offered, Offering, Outcome, Passed, Router, RpcError,
+        Run, View,
         audience::{Audience, Manner},
         away::Absence,
         codes::INTERNAL_ERROR,
@@ -33,7 +34,7 @@ use crate::{
         fleet::{Fleet, Seen},
         passing::{ask, attend, begin, gather, outcome},
         rounds::{self, Exchange, Resumed, Suspended},
-        upstream::{self, Changes, Protocol, State, Upstream},
+        upstream::{self, Changes, Options, Protocol, Reply, State, Upstream},
     },
 };
 
@@ -41,6 +42,9 @@ use crate::{
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// The router bounds the time of a call; this bounds a request that the router has lost.
 pub const REQUEST_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a request may take that is not recorded.
+const PASS_MAX: Duration = Duration::from_secs(60);
 
 /// How an upstream's offer appears here.
 #[derive(Clone, Debug)]
@@ -82,8 +86,7 @@ pub async fn follow(
         let offered = offer.borrow_and_update().clone();
         let up = offered.state == State::Ready;
         metrics.upstream_up(&settings.name, up);
-        let run =
-            Gateway { fleet: fleet.clone(), prefix: settings.prefix.clone(), suspended: suspended.clone() };
+        let run = Gateway { fleet: fleet.clone(), suspended: suspended.clone() };
         if let State::Failed { message } = &offered.state {
             why.clone_from(message);
         }
@@ -114,7 +117,7 @@ pub async fn follow(
                     Err(_) => return fleet.stop().await,
                 },
                 Ok(()) = members.changed() => break,
-                Ok(uri) = updates.recv() => router.updated(uri),
+                Ok(uri) = updates.recv() => router.updated(&settings.name, uri),
                 _ = sweep.tick() => {
                     suspended.sweep();
                     fleet.sweep().await;
@@ -286,7 +289,6 @@ fn declared(offered: &upstream::Offered) -> Declared {
 /// Passes invocations to an upstream.
 struct Gateway {
     fleet: Arc<Fleet>,
-    prefix: String,
     suspended: Arc<Suspended>,
 }
 
@@ -321,6 +323,33 @@ impl Run for Gateway {
         })
     }
 
+    fn pass<'a>(
+        &'a self,
+        method: &'a str,
+        params: Box<RawValue>,
+        audience: &'a Audience,
+    ) -> BoxFuture<'a, Passed> {
+        Box::pin(async move {
+            let upstream = self.fleet.of(audience).map_err(|refusal| unreachable(&refusal.message))?;
+            upstream.begun().await;
+            let options = Options {
+                timeout: Some(PASS_MAX),
+                cancel: CancellationToken::new(),
+                notifications: None,
+                questions: None,
+                audience: audience.clone(),
+            };
+            match upstream.request(method, params, options).await {
+                Ok(Reply::Result(result)) => Ok(result),
+                Ok(Reply::Error { code, message, data }) => {
+                    let data = data.and_then(|data| serde_json::from_str(data.get()).ok());
+                    Err(RpcError { data, ..RpcError::new(code, message) })
+                }
+                Err(failure) => Err(unreachable(&format!("upstream {} {failure}", self.fleet.name()))),
+            }
+        })
+    }
+
     fn admit<'a>(&'a self, audience: &'a Audience) -> BoxFuture<'a, ()> {
         Box::pin(self.fleet.admit(audience))
     }
@@ -331,18 +360,14 @@ impl Gateway {
     fn params(&self, invocation: &Invocation) -> Option<Box<RawValue>> {
         let name = splice::raw(splice::quoted(&invocation.name));
         match invocation.method {
-            Method::ResourcesRead => Some((*invocation.params).to_owned()),
-            Method::Complete if self.prefix.is_empty() => Some((*invocation.params).to_owned()),
+            Method::ResourcesRead => called(&invocation.params, "uri", &invocation.name),
             Method::ToolsCall | Method::PromptsGet => {
                 splice::edit(&invocation.params, &[("name", &name)], |_| false).ok()
             }
             Method::Complete => {
                 let reference = splice::member(&invocation.params, "ref").ok()??;
                 let is_prompt = text_member(reference, "type")? == "ref/prompt";
-                let reference = match is_prompt {
-                    true => splice::edit(reference, &[("name", &name)], |_| false).ok()?,
-                    false => reference.to_owned(),
-                };
+                let reference = called(reference, if is_prompt { "name" } else { "uri" }, &invocation.name)?;
                 splice::edit(&invocation.params, &[("ref", &reference)], |_| false).ok()
             }
         }
@@ -410,6 +435,14 @@ impl Gateway {
             Err(refusal) => Outcome::Refused(refusal),
         }
     }
+}
+
+/// Returns an object with this name for what it names. One that has the name already keeps its bytes.
+fn called(object: &RawValue, key: &str, name: &str) -> Option<Box<RawValue>> {
+    if text_member(object, key)? == name {
+        return Some(object.to_owned());
+    }
+    splice::edit(object, &[(key, &splice::raw(splice::quoted(name)))], |_| false).ok()
 }
 
 fn keyed(definitions: &[Box<RawValue>], key: &str) -> Vec<Offered> {

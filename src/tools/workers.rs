@@ -10,6 +10,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     clock::now_ms,
+    engine::TOOL,
     entity,
     event::{Body, Event, Kind, work::WorkerRegistered},
     ledger::work::{RegisterWorker, UnregisterWorker, Wish, Worked},
@@ -24,7 +25,7 @@ use crate::{
     router::Invocation,
     task::{Status, Task},
     tools::{
-        Builtin, arguments,
+        Builtin, again, arguments,
         desk::{Desk, Told, seen, task_as_of, told, unexpected, unknown},
         doing::{definition, does},
         queue::standing,
@@ -70,6 +71,9 @@ struct Resources {
 
 async fn register(desk: &Desk, call: &Invocation) -> Told {
     let asked: Register = arguments(call)?;
+    // Tasks for a tool hold what the tool is called with.
+    let tools = asked.capabilities.iter().filter_map(|capability| capability.strip_prefix(TOOL));
+    tools.into_iter().try_for_each(|tool| again::seen(desk, call, tool))?;
     let facts = WorkerRegistered {
         capabilities: asked.capabilities,
         max_concurrent: asked.max_concurrent_tasks.unwrap_or(CONCURRENT),

@@ -60,7 +60,7 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
     let submit = desk.offered(SUBMIT).ok_or_else(internal)?;
     let misfits = submit.misfits(&Value::Object(definition.clone()));
     let reason = definition.remove("reason").and_then(|reason| reason.as_str().map(str::to_owned));
-    let planned = checked(desk, "the definition", definition, misfits).await?;
+    let planned = checked(desk, call, "the definition", definition, misfits).await?;
     let peer = planned.peer.clone();
     let new = NewRun {
         id: planned.id.unwrap_or_default(),

@@ -5,6 +5,8 @@
   calls         written here: a line for each call that arrived, `<tool> <arguments>`
   go            a call of a tool named `wait...` is answered once this file is there
   die           a call ends the process while this file is there
+  skills        one skill a line, as raw JSON; where the file is, skills and their directories are offered
+  contents      what each resource holds; without it, `contents`
 
 Resources `mem://one` and `mem://{id}`, the prompt `greet`, and completion of its argument are always offered.
 """
@@ -64,6 +66,8 @@ def serve(message):
     id, method, params = message.get("id"), message.get("method"), message.get("params", {})
     if method == "initialize":
         capabilities = {"tools": {"listChanged": True}, "resources": {}, "prompts": {}, "completions": {}}
+        if (ROOT / "skills").exists():
+            capabilities["extensions"] = {"io.modelcontextprotocol/skills": {"directoryRead": True}}
         answer(id, json.dumps({"protocolVersion": "2025-06-18", "capabilities": capabilities,
                                "serverInfo": {"name": "upstream", "version": "7"}}))
     elif method == "notifications/cancelled":
@@ -84,7 +88,18 @@ def serve(message):
     elif method == "resources/templates/list":
         answer(id, '{"resourceTemplates":[{"uriTemplate":"mem://{id}","name":"any"}]}')
     elif method == "resources/read":
-        answer(id, json.dumps({"contents": [{"uri": params["uri"], "text": "contents"}]}))
+        held = ROOT / "contents"
+        text = held.read_text() if held.exists() else "contents"
+        answer(id, json.dumps({"contents": [{"uri": params["uri"], "text": text}]}))
+    elif method == "skills/list":
+        answer(id, '{"skills":[%s]}' % ",".join((ROOT / "skills").read_text().split("\n")))
+    elif method == "skills/get":
+        skills = [skill for skill in (ROOT / "skills").read_text().split("\n") if json.loads(skill)["uri"] == params["uri"]]
+        if not skills:
+            return fail(id, -32602, "no such skill")
+        answer(id, '{"skill":%s}' % skills[0])
+    elif method == "resources/directory/read":
+        answer(id, json.dumps({"resources": [{"uri": params["uri"] + "/SKILL.md", "name": "SKILL.md"}]}))
     elif method == "prompts/list":
         answer(id, '{"prompts":[{"name":"greet","arguments":[{"name":"who","required":true}],"x-kept":1.50}]}')
     elif method == "prompts/get":

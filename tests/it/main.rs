@@ -15,6 +15,7 @@ mod backups;
 mod bad_input;
 mod beside;
 mod calls;
+mod catalogue;
 mod clients;
 mod command_line;
 mod conformance;

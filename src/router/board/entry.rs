@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::Offered;
 use crate::{
     block::Cid,
+    caller::{Scope, pattern::Named},
     catalogue::BUILTIN,
     contract::{
         Contract,
@@ -25,6 +26,11 @@ use crate::{
 const DISPATCHES: &str = "io.cairn/dispatches";
 /// The key in a tool's `_meta` that says that it takes plans which name tools.
 const PLANS: &str = "io.cairn/plans";
+
+/// The key in the `_meta` of a tool of this node that names the scope that its calls need.
+const SCOPE: &str = "io.cairn/scope";
+/// The key in the `_meta` of a tool of this node that says that it stands in lists for tools that are found by name.
+const FINDS: &str = "io.cairn/finds";
 
 /// A tool, ready to be called.
 pub struct Entry {
@@ -45,6 +51,10 @@ pub struct Entry {
     /// Whether it takes plans that name tools and their inputs. Then no more of its content is kept than of those
     /// tools'.
     pub plans: bool,
+    /// The scope that calls of it need, if it is one of this node's own tools.
+    pub needs: Option<Scope>,
+    /// Whether it stands in lists for tools that are found by name.
+    pub finds: bool,
     /// The input schema. An input is not judged by one that cannot be used.
     pub(super) schema: Schema,
     /// What a result of another server's tool should fit.
@@ -114,6 +124,9 @@ impl Entry {
             memory: hints.memory.unwrap_or_default(),
         };
         let fields = schema.get("properties").and_then(Value::as_object);
+        let own = source == BUILTIN;
+        // One whose scope is not known needs them all.
+        let needs = || definition["_meta"][SCOPE].as_str().and_then(Scope::parse).unwrap_or(Scope::Admin);
         Self {
             inner: offered.inner,
             source: source.to_owned(),
@@ -125,6 +138,8 @@ impl Entry {
             run: run.clone(),
             dispatches: definition["_meta"][DISPATCHES] == true,
             plans: definition["_meta"][PLANS] == true,
+            needs: own.then(needs),
+            finds: own && definition["_meta"][FINDS] == true,
             fields: fields.map(|fields| fields.keys().cloned().collect()).unwrap_or_default(),
             names: names_in(&schema),
             schema: schemas.input,
@@ -137,6 +152,11 @@ impl Entry {
     /// Returns whether an input of so many bytes is judged at once; else it may take part of a second.
     pub fn is_quick(&self, bytes: usize) -> bool {
         self.schema.is_quick(bytes)
+    }
+
+    /// Returns it as rules speak of it.
+    pub fn named(&self) -> Named<'_> {
+        Named { name: &self.tool.name, group: &self.metadata.category }
     }
 
     /// Returns whether it is one of this node's own tools.
