@@ -79,6 +79,7 @@ impl Target {
             peer: request.meta.peer.clone(),
             remotes: self.remotes.clone(),
             sight: self.sight.clone(),
+            sight: self.sight.clone(),
         }
     }
 }
