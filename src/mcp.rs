@@ -10,13 +10,13 @@
 
 mod era;
 mod answer;
+mod raw;
 mod client;
 mod envelope;
 mod list;
 mod offering;
 mod direct;
 pub mod quota;
-mod raw;
 mod session;
 mod handler;
 mod pipe;

@@ -25,6 +25,7 @@ mod target;
 mod patience;
 mod content;
 mod ending;
+mod hearing;
 mod asking;
 mod calling;
 mod aiming;
@@ -371,37 +372,6 @@ impl Router {
     pub async fn admit(&self, audience: &Audience) {
         let runs = self.board().runs();
         futures_util::future::join_all(runs.iter().map(|run| run.admit(audience))).await;
-    }
-
-    /// Hands all sources what a client says outside its requests.
-    pub async fn hear(&self, heard: Heard, audience: &Audience) {
-        let runs = self.board().runs();
-        futures_util::future::join_all(runs.iter().map(|run| run.hear(heard, audience))).await;
-    }
-
-    pub fn changes(&self) -> broadcast::Receiver<Change> {
-        self.inner.changes.subscribe()
-    }
-
-    /// Returns the URIs of watched resources as they change.
-    pub fn updates(&self) -> broadcast::Receiver<Arc<str>> {
-        self.inner.updates.subscribe()
-    }
-
-    /// Tells listeners that a resource of a source has changed, by its own URI and that by which it is listed here.
-    pub fn updated(&self, source: &str, uri: Arc<str>) {
-        let public = self.board().places.public(source, &uri);
-        if *public != *uri {
-            // Nobody listening is no fault.
-            let _ = self.inner.updates.send(public.into());
-        }
-        let _ = self.inner.updates.send(uri);
-    }
-
-    /// Tells listeners that a list has changed.
-    pub fn notify(&self, change: Change) {
-        // Nobody listening is no fault.
-        let _ = self.inner.changes.send(change);
     }
 
     /// The tool of this public name or contract.

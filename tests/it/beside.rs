@@ -150,7 +150,7 @@ fn each_session_of_a_served_server_is_reached_for_itself() {
     };
     let (mut one, mut of_one) = open();
     let (mut other, mut of_other) = open();
-    let mut answers = |session: &mut Connection, listening: &mut Connection, uri: &str| {
+    let answers = |session: &mut Connection, listening: &mut Connection, uri: &str| {
         let heard = listening.until("roots/list");
         let data = heard.lines().filter_map(|line| line.strip_prefix("data:"));
         let mut asked = data.filter_map(|data| serde_json::from_str::<Value>(data).ok());
@@ -160,7 +160,7 @@ fn each_session_of_a_served_server_is_reached_for_itself() {
     };
     answers(&mut other, &mut of_other, "file:///other");
     answers(&mut one, &mut of_one, "file:///one");
-    let mut seen = |session: &mut Connection, id: u64| loop {
+    let seen = |session: &mut Connection, id: u64| loop {
         let seen = said(&session.request(id, "tools/call", call("seen", &json!({}))));
         if !seen["roots"].is_null() {
             return seen;
@@ -217,7 +217,7 @@ fn calls_of_several_clients_are_asked_each_for_itself_and_a_lost_answer_is_given
 fn progress_is_told_as_it_came_under_the_token_of_the_request_that_waits() {
     let data = temp();
     let server = serve(data.path(), &table(""));
-    let mut told = |mut params: Value, token: &str| {
+    let told = |mut params: Value, token: &str| {
         params["_meta"]["progressToken"] = json!(token);
         params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({"elicitation": {}});
         let mut connection = Connection::open(&server.url).expect("the server listens");

@@ -86,7 +86,6 @@ fn hostile() -> Vec<(&'static str, Value, Value, &'static str)> {
         ("fan", json!({"$defs": steps, "$ref": "#/$defs/s0"}), json!({}), "large"),
         ("twice", json!({"anyOf": [branch(), branch()]}), nested, "large"),
         ("many", text("^(a+)+\\1b$"), texts(20_000), "large"),
-        ("back", text("^(a+)+\\1b$"), texts(1), "pattern"),
         ("powers", text("((a{1000}){1000}){1000}"), texts(1), "large"),
         (
             "unique",
