@@ -447,7 +447,9 @@ impl ServerHandler for Handler {
             return Err(to_library(RpcError::new(INTERNAL_ERROR, message)));
         };
         let (mut changes, mut updates) = (self.shared.router.changes(), self.shared.router.updates());
-        let wanted = context.accepted().resource_subscriptions.clone().unwrap_or_default();
+        let mut wanted = context.accepted().resource_subscriptions.clone().unwrap_or_default();
+        let asked = asked(&context.request_context().extensions)?;
+        wanted.retain(|uri| self.shared.router.reads(&asked.caller, uri));
         let _watched = self.watch_all(&wanted, &context).await?;
         let sink = context.sink();
         loop {

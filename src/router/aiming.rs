@@ -17,6 +17,7 @@ use crate::{
         codes::INTERNAL_ERROR,
         lane,
         metadata::Rule,
+        sight::Sight,
         target::Target,
         telling::{Form, not_found, shown},
     },
@@ -29,7 +30,8 @@ impl Router {
     /// Returns the request that a call of [`CALL`] stands for; any other request as it is.
     pub(super) fn meant(&self, request: Request) -> Result<Request, RpcError> {
         let by_name = request.method == Method::ToolsCall && request.name == CALL;
-        if !by_name || !self.board().finds || !self.offers_own(CALL) {
+        // What a peer may call stands by name in its entry, which is held against the name that it calls.
+        if !by_name || request.caller.is_peer() || !self.board().finds || !self.offers_own(CALL) {
             return Ok(request);
         }
         let wanted =
@@ -67,32 +69,7 @@ impl Router {
         };
         let readable = |found: &(Arc<Source>, String)| sight.reads(caller, &found.0);
         match request.method {
-            Method::ToolsCall => {
-                let found = board.tool_asked(&request.name, request.meta.contract.as_ref());
-                let entry = found.filter(|entry| sight.reaches(caller, entry)).ok_or_else(|| {
-                    let near = board.nearest_tool(&request.name, |entry| sight.sees(caller, entry));
-                    let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                    RpcError::invalid_params(format!("unknown tool: {}{near}", shown(&request.name)))
-                })?;
-                if request.meta.peer.is_some() {
-                    let nobody = || RpcError::invalid_params("this node asks no peers: p2p.enable is off");
-                    let (peers, inner) = board.at_peers(&entry).ok_or_else(nobody)?;
-                    let recorded_name = entry.tool.name.clone();
-                    return Ok(Target { entry: Some(entry), ..of_source(peers, inner, recorded_name) });
-                }
-                Ok(Target {
-                    method: request.method,
-                    run: entry.run.clone(),
-                    inner: entry.inner.clone(),
-                    recorded_name: entry.tool.name.clone(),
-                    source: entry.source.clone(),
-                    lane: entry.metadata.runtime.clone(),
-                    rule: entry.rule,
-                    remotes: Remotes::default(),
-                    entry: Some(entry),
-                    sight: sight.clone(),
-                })
-            }
+            Method::ToolsCall => tool_target(request, &sight, of_source),
             Method::PromptsGet => {
                 let found = board.prompt(&request.name).filter(readable);
                 let (source, inner) = found.ok_or_else(|| match self.inner.away.refusal(&request.name) {
@@ -145,4 +122,37 @@ impl Router {
         }
         Outcome::Result { result, is_error }
     }
+}
+
+/// Returns what the call of a tool is for. `of_source` makes the target that is a source and its name for a thing.
+fn tool_target(
+    request: &Request,
+    sight: &Sight,
+    of_source: impl Fn(Arc<Source>, String, String) -> Target,
+) -> Result<Target, RpcError> {
+    let (board, caller) = (sight.board(), &request.caller);
+    let found = board.tool_asked(&request.name, request.meta.contract.as_ref());
+    let entry = found.filter(|entry| sight.reaches(caller, entry)).ok_or_else(|| {
+        let near = board.nearest_tool(&request.name, |entry| sight.sees(caller, entry));
+        let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        RpcError::invalid_params(format!("unknown tool: {}{near}", shown(&request.name)))
+    })?;
+    if request.meta.peer.is_some() {
+        let nobody = || RpcError::invalid_params("this node asks no peers: p2p.enable is off");
+        let (peers, inner) = board.at_peers(&entry).ok_or_else(nobody)?;
+        let recorded_name = entry.tool.name.clone();
+        return Ok(Target { entry: Some(entry), ..of_source(peers, inner, recorded_name) });
+    }
+    Ok(Target {
+        method: request.method,
+        run: entry.run.clone(),
+        inner: entry.inner.clone(),
+        recorded_name: entry.tool.name.clone(),
+        source: entry.source.clone(),
+        lane: entry.metadata.runtime.clone(),
+        rule: entry.rule,
+        remotes: Remotes::default(),
+        entry: Some(entry),
+        sight: sight.clone(),
+    })
 }

@@ -139,6 +139,11 @@ impl Router {
         sight.board.tool(name).filter(|entry| sight.sees(caller, entry))
     }
 
+    /// Returns whether a caller may read a resource that some source has.
+    pub fn reads(&self, caller: &Caller, uri: &str) -> bool {
+        self.resource_for(&self.sight(), caller, uri).is_some()
+    }
+
     /// Watches a resource for a caller until what is returned is dropped. Errors: no source that it sees has it, or its
     /// source refuses.
     pub async fn watch_for(&self, caller: &Caller, uri: &str, audience: &Audience) -> Result<Held, RpcError> {
