@@ -4,14 +4,14 @@
 //! - an audience holds what the client itself declared, and nothing of its credentials;
 //! - clients with equal capabilities see the same lists, and equal capabilities have one text.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::{Map, Value};
 
 use crate::router::standing::Standing;
 
 /// No capabilities.
-const NOTHING: &str = "{}";
+static NOTHING: LazyLock<Arc<str>> = LazyLock::new(|| "{}".into());
 /// The capabilities by which a client says that it can be asked something in mid-call.
 const ASKED: [&str; 3] = ["elicitation", "roots", "sampling"];
 
@@ -45,7 +45,7 @@ pub struct Audience {
 impl Default for Audience {
     fn default() -> Self {
         Self {
-            capabilities: NOTHING.into(),
+            capabilities: NOTHING.clone(),
             log_level: None,
             session: None,
             standing: None,
@@ -73,7 +73,7 @@ impl Audience {
 pub fn canonical(capabilities: &Value) -> Arc<str> {
     match capabilities {
         Value::Object(declared) if !declared.is_empty() => sorted(capabilities).to_string().into(),
-        _ => NOTHING.into(),
+        _ => NOTHING.clone(),
     }
 }
 

@@ -55,6 +55,11 @@ impl Standing {
         self.client.send_replace(Some(client));
     }
 
+    /// Says that the client is gone.
+    pub fn close(&self) {
+        self.client.send_replace(None);
+    }
+
     /// Watches how the client is reached, once it is ready.
     pub fn client(&self) -> watch::Receiver<Option<Arc<dyn Client>>> {
         self.client.subscribe()

@@ -26,7 +26,7 @@ const OWNED: [(&str, &[&str]); 6] = [
     ("libp2p", &["p2p"]),
     ("axum", &["problem", "audit", "mcp", "http"]),
     ("reqwest", &["runtime", "p2p", "auth", "cli"]),
-    ("rmcp", &["mcp", "runtime/upstream/credentials"]),
+    ("rmcp", &["runtime/upstream/credentials"]),
     ("rusqlite", &["log", "state", "query", "archive"]),
     ("rusqlite_migration", &["log", "state"]),
 ];
