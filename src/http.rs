@@ -40,7 +40,7 @@ use http::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
 
-pub use self::listen::serve;
+pub use self::listen::{Door, door, serve, serve_current};
 use self::origin::Gate;
 use crate::{
     audit::content::Contents,

@@ -10,6 +10,7 @@ pub mod capture;
 pub mod codes;
 pub mod lane;
 pub mod metadata;
+pub mod tuning;
 mod outcome;
 mod view;
 mod board;
@@ -57,11 +58,11 @@ use crate::{
         audience::Audience,
         away::{Absence, Away},
         board::Board,
-        capture::Captures,
         codes::{INTERNAL_ERROR, INVALID_PARAMS},
         declared::Declared,
         lane::Lanes,
-        metadata::{Hints, Resolver},
+        metadata::Resolver,
+        tuning::{Swap, Tuning},
     },
     words::words,
 };
@@ -292,9 +293,7 @@ pub struct Parts {
     /// This process, in the calls it starts.
     pub runner: String,
     pub lanes: Lanes,
-    pub captures: Captures,
-    /// Metadata from the configuration, by public tool name.
-    pub hints: std::collections::HashMap<String, Hints>,
+    pub tuning: Swap<Tuning>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -449,6 +448,15 @@ impl Router {
         Ok(changed)
     }
 
+    /// Takes a source off the board. Calls of it that run go on. Its contracts are retired when this returns.
+    pub async fn remove(&self, source: &str) -> Result<(), Stopped> {
+        let _one = self.inner.publishing.lock().await;
+        let (board, changed) = self.board().without(source, &self.inner.parts).await?;
+        *self.inner.board.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(board);
+        changed.iter().for_each(|change| self.notify(*change));
+        Ok(())
+    }
+
     /// Notes that a source cannot be reached now and how it would name its tools, or that it is there again.
     pub fn note_away(&self, source: &str, absence: Option<Absence>) {
         self.inner.away.note(source, absence);
@@ -461,12 +469,13 @@ impl Router {
 
     /// Calls that wait or run in each lane.
     pub fn loads(&self) -> Vec<(String, usize)> {
-        self.inner.parts.lanes.iter().map(|lane| (lane.name.clone(), lane.load())).collect()
+        self.inner.parts.lanes.all().iter().map(|lane| (lane.name.clone(), lane.load())).collect()
     }
 
     /// Calls each lane runs at once.
     pub fn bounds(&self) -> Vec<(String, usize)> {
-        self.inner.parts.lanes.iter().map(|lane| (lane.name.clone(), lane.bounds.concurrency)).collect()
+        let lanes = self.inner.parts.lanes.all();
+        lanes.iter().map(|lane| (lane.name.clone(), lane.bounds().concurrency)).collect()
     }
 
     pub fn ledger(&self) -> &Ledger {

@@ -8,5 +8,7 @@ pub mod upstream;
 pub mod fleet;
 pub mod rounds;
 pub mod passing;
+mod seat;
 pub mod gateway;
+pub mod following;
 pub mod peers;

@@ -2,31 +2,41 @@
 //!
 //! Invariants:
 //! - standard output carries the ready line, or protocol messages, and nothing else; log lines go to standard error;
-//! - SIGTERM and Ctrl-C drain and stop the node. If the ledger stops, the process ends with an error.
+//! - SIGTERM and Ctrl-C drain and stop the node, and so does SIGHUP where standard input is its only door. If the ledger
+//!   stops, the process ends with an error;
+//! - SIGHUP puts a server under its configuration as it is now;
+//! - no other process of our user reads the memory or the environment of a node.
 
-use std::{
-    io::{IsTerminal, Write},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{io::Write, net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit,
-    auth::Access,
+    auth::AuthError,
     caller::{Caller, Scope},
-    cli::{Serve, Stdio, Wrap},
+    cli::{Serve, Stdio, Wrap, guard::guard, logging::trace},
     config::{Config, LogFormat, Overrides},
     event::Actor,
     http::{self, App},
+    ledger::Ledger,
     log::home::Home,
     mcp,
-    node::{Node, Setup},
+    metrics::Metrics,
+    node::{
+        Node, Setup, control,
+        steering::{Prepare, Source, Steering},
+        upstreams::whole_environment,
+    },
+    questions::Audit,
     runtime::{
         gateway,
-        upstream::{self, Sharing},
+        upstream::{self, Sharing, leftovers},
     },
     stdio,
 };
@@ -37,7 +47,9 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.config.as_deref(), std::env::vars(), &overrides)?;
     trace(config.telemetry.log_format);
     let home = Home::open(&args.data.data)?;
-    runtime()?.block_on(async {
+    guard(&home);
+    let source = Source { path: args.config.clone(), overrides };
+    let done = runtime()?.block_on(async {
         let listener = tokio::net::TcpListener::bind(config.server.listen)
             .await
             .with_context(|| format!("cannot listen on {}; choose another --listen", config.server.listen))?;
@@ -58,11 +70,13 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
         };
         let mut node = Node::start(setup).await?;
         node.record().await.context("the tokens in force cannot be recorded")?;
-        let about = node.ledger.about();
         // Signals count before the ready line: whoever has read it may ask to stop at once, and must get a drained
         // stop.
-        let asked = asked_to_stop();
-        let app = app(&config, &home, &node)?;
+        let (asked, hangups) = (asked_to_stop(false), signal(SignalKind::hangup())?);
+        let control = control::open(home.dir());
+        let (doors, renewal) = Doors::open(&config, &home, &node, address)?;
+        let steering = Arc::new(node.steer(source, (&config, "serve"), renewal));
+        let about = node.ledger.about();
         if !quiet {
             // If the reader of the line has gone, the server still serves.
             let _ = writeln!(
@@ -74,7 +88,8 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
             );
         }
         let closing = CancellationToken::new();
-        let served = tokio::spawn(http::serve(listener, app, closing.clone()));
+        let served = tokio::spawn(http::serve_current(listener, doors, closing.clone()));
+        let steered = tokio::spawn(steer(steering, hangups, control, closing.clone()));
         let failed = tokio::select! {
             () = asked => false,
             () = node.ledger.stopped() => true,
@@ -83,12 +98,39 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
         closing.cancel();
         node.quiet().await;
         served.await.context("the door failed")??;
+        steered.await.context("the control failed")?;
         node.stop().await;
         if failed {
             anyhow::bail!("the ledger stopped: the log could not be written; see the error above");
         }
         Ok(ExitCode::SUCCESS)
-    })
+    });
+    leftovers::resign();
+    done
+}
+
+/// Puts the node under another configuration whenever that is asked for, until `stop`.
+async fn steer(
+    steering: Arc<Steering>,
+    mut hangups: Signal,
+    control: std::io::Result<tokio::net::UnixListener>,
+    stop: CancellationToken,
+) {
+    let control = async {
+        match control {
+            Ok(listener) => control::serve(listener, steering.clone(), stop.clone()).await,
+            Err(err) => {
+                tracing::warn!(%err, "`cairn upstream` cannot reach this node: its socket cannot be made");
+                stop.cancelled().await;
+            }
+        }
+    };
+    let hangups = async {
+        while stop.run_until_cancelled(hangups.recv()).await.flatten().is_some() {
+            steering.reload_and_tell().await;
+        }
+    };
+    tokio::join!(control, hangups);
 }
 
 /// Serves this node on standard input and output.
@@ -108,8 +150,9 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
     let transport = upstream::Transport::Child {
         command: program.clone(),
         args: arguments.to_vec(),
-        env: Default::default(),
+        env: whole_environment(),
         directory: None,
+        user: None,
     };
     let wrapped = |hello: mcp::Hello| {
         let at = upstream::Settings {
@@ -167,11 +210,12 @@ fn on_stdio(
     door: &'static str,
 ) -> anyhow::Result<ExitCode> {
     let home = Home::open(data)?;
+    guard(&home);
     // A wrapped server is offered alone.
     let builtins = door == "stdio";
     let runtime = runtime()?;
     let done = runtime.block_on(async {
-        let asked = asked_to_stop();
+        let asked = asked_to_stop(true);
         tokio::pin!(asked);
         let input = tokio::select! {
             input = stdio::Input::open() => input.context("standard input cannot be read")?,
@@ -213,62 +257,88 @@ fn on_stdio(
     });
     // A blocking read of standard input cannot be cancelled, and must not keep the process alive.
     runtime.shutdown_background();
+    leftovers::resign();
     done
 }
 
-fn app(config: &Config, home: &Home, node: &Node) -> anyhow::Result<App> {
-    let access: Access = config.access(home.dir())?;
-    let settings = mcp::Settings { shutdown: node.stopping.clone(), ..mcp::Settings::default() };
-    let ledger = node.ledger.clone();
-    let endpoint = Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings));
-    let sessions = endpoint.clone();
-    node.sample(Arc::new(move || sessions.sessions()));
-    Ok(App {
-        server: config.server.clone(),
-        access,
-        mcp: endpoint,
-        audit: audit::routes(node.audit.clone()),
-        ready: Box::new(move || Node::unready(&ledger)),
-        metrics: node.metrics.clone(),
-    })
+/// What the HTTP door of a node is made of, under any configuration.
+struct Doors {
+    home: Home,
+    ledger: Ledger,
+    audit: Audit,
+    metrics: Arc<Metrics>,
+    endpoint: Arc<mcp::Endpoint>,
+    address: SocketAddr,
+}
+
+impl Doors {
+    /// Returns the routes and checks of the door, as they are now and later, and what renews them.
+    fn open(
+        config: &Config,
+        home: &Home,
+        node: &Node,
+        address: SocketAddr,
+    ) -> anyhow::Result<(watch::Receiver<http::Door>, Prepare)> {
+        let settings = mcp::Settings { shutdown: node.stopping.clone(), ..mcp::Settings::default() };
+        let endpoint = Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings));
+        let sessions = endpoint.clone();
+        node.sample(Arc::new(move || sessions.sessions()));
+        let doors = Self {
+            home: home.clone(),
+            ledger: node.ledger.clone(),
+            audit: node.audit.clone(),
+            metrics: node.metrics.clone(),
+            endpoint,
+            address,
+        };
+        let (to, current) = watch::channel(http::door(doors.app(config)?, address));
+        let to = Arc::new(to);
+        let renewal: Prepare = Box::new(move |config| {
+            let app = doors.app(config).map_err(|err| format!("{:#}", anyhow::Error::new(err)))?;
+            let (door, to) = (http::door(app, doors.address), to.clone());
+            Ok(Box::new(move || drop(to.send_replace(door))))
+        });
+        Ok((current, renewal))
+    }
+
+    fn app(&self, config: &Config) -> Result<App, AuthError> {
+        let ledger = self.ledger.clone();
+        Ok(App {
+            server: config.server.clone(),
+            access: config.access(self.home.dir())?,
+            mcp: self.endpoint.clone(),
+            audit: audit::routes(self.audit.clone()),
+            ready: Box::new(move || Node::unready(&ledger)),
+            metrics: self.metrics.clone(),
+        })
+    }
 }
 
 /// Returns a future that ends when the operating system asks the process to stop. Signals count from this call on,
-/// however late it is polled.
-fn asked_to_stop() -> impl Future<Output = ()> {
-    use tokio::signal::unix::{SignalKind, signal};
+/// however late it is polled. A hangup counts, too, if `hangup`.
+fn asked_to_stop(hangup: bool) -> impl Future<Output = ()> {
     let terminate = signal(SignalKind::terminate());
     let interrupt = signal(SignalKind::interrupt());
+    let hangups = hangup.then(|| signal(SignalKind::hangup()).ok()).flatten();
     async {
         // Without its handler, a signal ends the process anyway.
         let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
             return std::future::pending().await;
         };
+        let hangup = async {
+            match hangups {
+                Some(mut hangups) => drop(hangups.recv().await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = hangup => {}
         }
     }
 }
 
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
-}
-
-/// Sends log lines to standard error, since standard output belongs to programs.
-fn trace(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG").unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new("warn,rmcp=error,libp2p_kad=error,cairn=info")
-    });
-    // What the library says of an authorization may hold a code or a token, so nobody can ask for it.
-    let filter = match "rmcp::transport::auth=off".parse() {
-        Ok(silence) => filter.add_directive(silence),
-        Err(_) => tracing_subscriber::EnvFilter::new("error"),
-    };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second initialisation happens only in tests; the first one stays.
-    let _ = match format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
 }

@@ -11,7 +11,7 @@ use jsonschema::{Draft, ValidationError, Validator, error::ValidationErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::words::words;
+use crate::{visible, words::words};
 
 /// What a schema finds wrong with one value is listed up to this many faults.
 pub const FAULTS_MAX: usize = 100;
@@ -53,7 +53,7 @@ pub struct Unusable {
 
 impl Unusable {
     fn new(why: Unchecked, text: impl AsRef<str>) -> Self {
-        let printable = text.as_ref().chars().filter(|c| !c.is_control());
+        let printable = text.as_ref().chars().filter(|c| !visible::acts(*c));
         Self { why, text: printable.take(REASON_MAX).collect() }
     }
 

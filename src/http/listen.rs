@@ -4,13 +4,14 @@
 //! - the number of connections, the size of headers and the wait for them are bounded;
 //! - a stop lets begun answers end, for at most [`DRAIN_MAX`].
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
     time,
 };
@@ -30,15 +31,31 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// The pause after a failed accept, most often for want of file descriptors. Without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The routes of a door with their checks.
+pub struct Door(Router);
+
 /// Serves `app` until `shutdown`, then drains. Errors: the listener has no address.
 ///
 /// Dropping the future closes every connection at once.
 pub async fn serve(listener: TcpListener, app: App, shutdown: CancellationToken) -> io::Result<()> {
-    let address = listener.local_addr()?;
+    let (_only, current) = watch::channel(door(app, listener.local_addr()?));
+    serve_current(listener, current, shutdown).await
+}
+
+/// Returns the routes and checks of `app` at this address.
+pub fn door(app: App, address: SocketAddr) -> Door {
     // Behind a public URL a caller on the loopback address is a proxy, which may pass on anybody's request.
     let metrics_open = address.ip().to_canonical().is_loopback() && app.server.public_url.is_none();
     let (edge, audit) = Edge::new(app, address);
-    let router = routes(&Arc::new(edge), audit, metrics_open);
+    Door(routes(&Arc::new(edge), audit, metrics_open))
+}
+
+/// Like [`serve`], but each request meets the routes and checks that are current when it comes.
+pub async fn serve_current(
+    listener: TcpListener,
+    current: watch::Receiver<Door>,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -46,7 +63,7 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: CancellationToken)
             Some(_) = connections.join_next() => {}
             accepted = accept(&listener), if connections.len() < CONNECTIONS_MAX => match accepted {
                 Ok(stream) => {
-                    connections.spawn(converse(stream, router.clone(), shutdown.clone()));
+                    connections.spawn(converse(stream, current.clone(), shutdown.clone()));
                 }
                 Err(err) => {
                     tracing::warn!(%err, "connection not accepted");
@@ -73,9 +90,10 @@ pub(super) async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn converse(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+async fn converse(stream: TcpStream, current: watch::Receiver<Door>, shutdown: CancellationToken) {
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        router.clone().call(request.map(Body::new))
+        let mut router = current.borrow().0.clone();
+        router.call(request.map(Body::new))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -527,6 +527,7 @@ fn child(command: &Path, args: &[&str]) -> Settings {
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             env: BTreeMap::new(),
             directory: None,
+            user: None,
         },
         timeout: PATIENCE,
     }
