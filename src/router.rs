@@ -448,15 +448,6 @@ impl Router {
         Ok(changed)
     }
 
-    /// Takes a source off the board. Calls of it that run go on. Its contracts are retired when this returns.
-    pub async fn remove(&self, source: &str) -> Result<(), Stopped> {
-        let _one = self.inner.publishing.lock().await;
-        let (board, changed) = self.board().without(source, &self.inner.parts).await?;
-        *self.inner.board.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(board);
-        changed.iter().for_each(|change| self.notify(*change));
-        Ok(())
-    }
-
     /// Notes that a source cannot be reached now and how it would name its tools, or that it is there again.
     pub fn note_away(&self, source: &str, absence: Option<Absence>) {
         self.inner.away.note(source, absence);

@@ -50,6 +50,8 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
     guard(&home);
     let source = Source { path: args.config.clone(), overrides };
     let done = runtime()?.block_on(async {
+        // From here on a hangup does not end the process; one that comes before the node is ready waits until it is.
+        let hangups = signal(SignalKind::hangup())?;
         let listener = tokio::net::TcpListener::bind(config.server.listen)
             .await
             .with_context(|| format!("cannot listen on {}; choose another --listen", config.server.listen))?;
@@ -72,20 +74,12 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
         node.record().await.context("the tokens in force cannot be recorded")?;
         // Signals count before the ready line: whoever has read it may ask to stop at once, and must get a drained
         // stop.
-        let (asked, hangups) = (asked_to_stop(false), signal(SignalKind::hangup())?);
+        let asked = asked_to_stop(false);
         let control = control::open(home.dir());
         let (doors, renewal) = Doors::open(&config, &home, &node, address)?;
         let steering = Arc::new(node.steer(source, (&config, "serve"), renewal));
-        let about = node.ledger.about();
         if !quiet {
-            // If the reader of the line has gone, the server still serves.
-            let _ = writeln!(
-                std::io::stdout(),
-                "cairn ready mcp={url}/mcp http={url} log={} key={}{}",
-                about.origin,
-                about.vkey,
-                node.peer().map(|peer| format!(" peer={peer}")).unwrap_or_default()
-            );
+            announce(&node, &url);
         }
         let closing = CancellationToken::new();
         let served = tokio::spawn(http::serve_current(listener, doors, closing.clone()));
@@ -107,6 +101,15 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
     });
     leftovers::resign();
     done
+}
+
+/// Says that the node is ready, and where.
+fn announce(node: &Node, url: &str) {
+    let about = node.ledger.about();
+    let peer = node.peer().map(|peer| format!(" peer={peer}")).unwrap_or_default();
+    let ready = format!("cairn ready mcp={url}/mcp http={url} log={} key={}{peer}", about.origin, about.vkey);
+    // If the reader of the line has gone, the server still serves.
+    let _ = writeln!(std::io::stdout(), "{ready}");
 }
 
 /// Puts the node under another configuration whenever that is asked for, until `stop`.

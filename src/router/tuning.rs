@@ -1,4 +1,4 @@
-//! Tuning: what an operator says of tools, replaced as a whole while calls run.
+//! Tuning: what an operator changes of a router while calls run.
 //!
 //! Invariant: whoever reads a value keeps it as it was; nobody sees a part of the next one.
 
@@ -7,7 +7,10 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use crate::router::{Router, capture::Captures, lane::LaneChange, metadata::Hints};
+use crate::{
+    ledger::Stopped,
+    router::{Router, capture::Captures, lane::LaneChange, metadata::Hints},
+};
 
 /// What an operator says of tools, and may change while calls run.
 #[derive(Debug, Default)]
@@ -42,5 +45,14 @@ impl Router {
     pub fn tune(&self, lanes: impl IntoIterator<Item = LaneChange>, tuning: Tuning) {
         self.inner.parts.lanes.change(lanes);
         self.inner.parts.tuning.put(tuning);
+    }
+
+    /// Takes a source off the board. Calls of it that run go on. Its contracts are retired when this returns.
+    pub async fn remove(&self, source: &str) -> Result<(), Stopped> {
+        let _one = self.inner.publishing.lock().await;
+        let (board, changed) = self.board().without(source, &self.inner.parts).await?;
+        *self.inner.board.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(board);
+        changed.iter().for_each(|change| self.notify(*change));
+        Ok(())
     }
 }

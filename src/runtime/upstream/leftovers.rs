@@ -47,6 +47,9 @@ pub fn enrol(directory: &Path, mark: &str) -> io::Result<usize> {
     }
     let folder = directory.join(FOLDER);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    // Held until this is enrolled: a mark that is not locked yet would be taken for one that was left.
+    let alone = File::open(&folder)?;
+    alone.lock()?;
     let killed = sweep(&folder)?;
     let mut options = OpenOptions::new();
     let path = folder.join(mark);
