@@ -6,6 +6,8 @@
 
 mod args;
 mod out;
+mod logging;
+mod guard;
 mod config;
 mod erase;
 mod progress;
@@ -35,6 +37,7 @@ mod watch;
 mod workflow;
 
 use std::{
+    ffi::OsString,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -44,7 +47,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use self::{call::Called, out::OutError, serve::runtime};
-use crate::{caller::Scope, log::home::Home, verify::Verdict};
+use crate::{caller::Scope, log::home::Home, runtime::upstream::warden, verify::Verdict, visible};
 
 /// The exit code for wrong usage.
 const USAGE: u8 = 2;
@@ -113,9 +116,12 @@ enum Command {
     Key(Key),
     /// Make, list and revoke tokens of callers.
     Token(Token),
-    /// Log in to upstream servers, and out.
+    /// Add, remove, list and restart upstream servers; log in to them, and out.
     #[command(subcommand)]
     Upstream(upstream::UpstreamCommand),
+    /// Watch over the program of an upstream server, for a node.
+    #[command(hide = true)]
+    Warden(Warden),
     /// Check a configuration file.
     Config(Config),
     /// Print completions for a shell.
@@ -327,6 +333,34 @@ enum ConfigCommand {
     },
 }
 
+#[derive(Args)]
+struct Warden {
+    /// The process id of the node.
+    #[arg(long)]
+    node: i32,
+    /// The user that the program runs as.
+    #[arg(long)]
+    user: Option<String>,
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    program: Vec<OsString>,
+}
+
+/// Runs a program as `runtime::upstream::warden` says.
+fn warden(args: Warden) -> ExitCode {
+    let mut arguments = args.program.into_iter();
+    let program = arguments.next().unwrap_or_default();
+    let watch = warden::Watch { node: args.node, user: args.user, program, arguments: arguments.collect() };
+    match warden::run(watch) {
+        Ok(code) => ExitCode::from(code),
+        Err(err) => {
+            let err = format!("{:#}", anyhow::Error::new(err));
+            eprintln!("cairn: the program of an upstream was not started: {}", visible::line(&err));
+            ExitCode::from(warden::UNSTARTED)
+        }
+    }
+}
+
 /// Returns the data directory of an existing log.
 fn existing(data: &Path) -> anyhow::Result<Home> {
     Home::existing(data)
@@ -375,7 +409,7 @@ pub fn main() -> ExitCode {
         if let Some(OutError::Closed) = err.downcast_ref() {
             return ExitCode::SUCCESS;
         }
-        eprintln!("cairn: {}", format!("{err:#}").replace('\n', " "));
+        eprintln!("cairn: {}", visible::line(&format!("{err:#}").replace('\n', " ")));
         match (err.downcast_ref::<Unsound>(), err.is::<Usage>()) {
             (Some(unsound), _) => ExitCode::from(unsound.verdict.exit_code()),
             (None, true) => ExitCode::from(USAGE),
@@ -407,6 +441,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Key(args) => key::run(args, quiet),
         Command::Token(args) => token::run(args, quiet),
         Command::Upstream(command) => upstream::run(command, quiet),
+        Command::Warden(args) => Ok(warden(args)),
         Command::Config(args) => config::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -13,6 +13,7 @@ mod offer;
 mod p2p;
 mod record;
 mod rules;
+mod renewal;
 
 #[cfg(test)]
 mod tests;
@@ -141,7 +142,7 @@ pub enum Store {
 }
 
 /// `[[upstream]]`: an MCP server this node stands in front of.
-#[derive(Clone, Default, Deserialize)]
+#[derive(Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Upstream {
     /// 1 to 64 of `A-Z a-z 0-9 _ -`, used once.
@@ -150,7 +151,12 @@ pub struct Upstream {
     pub command: Option<String>,
     pub args: Vec<String>,
     pub env: Secrets,
+    /// Variables of this node's environment that the program gets too. Of the others it gets `HOME`, `LOGNAME`, `PATH`,
+    /// `SHELL`, `TERM` and `USER`.
+    pub inherit_env: Vec<String>,
     pub cwd: Option<PathBuf>,
+    /// The user that the program runs as. Only a node that runs as root can name one.
+    pub user: Option<String>,
     /// The URL of a Streamable HTTP server.
     pub url: Option<String>,
     pub headers: Secrets,
@@ -316,8 +322,17 @@ impl Config {
             }
             None => String::new(),
         };
+        Self::parse(&text, env, overrides)
+    }
+
+    /// Does the same with the text of a file.
+    pub fn parse(
+        text: &str,
+        env: impl IntoIterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<Self, ConfigError> {
         let env: BTreeMap<String, String> = env.into_iter().collect();
-        let (mut config, mut report) = read::read(&text, env.clone());
+        let (mut config, mut report) = read::read(text, env.clone());
         references::resolve(&mut config.upstream, &env, &mut report);
         if let Some(listen) = overrides.listen {
             config.server.listen = listen;

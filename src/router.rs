@@ -13,6 +13,7 @@ pub mod lane;
 pub mod metadata;
 mod aside;
 mod offer;
+pub mod tuning;
 mod outcome;
 mod view;
 mod board;
@@ -66,13 +67,13 @@ use crate::{
         audience::Audience,
         away::{Absence, Away},
         board::Board,
-        capture::Captures,
         codes::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND},
         lane::Lanes,
         links::Links,
-        metadata::{Hints, Resolver},
+        metadata::Resolver,
         sight::Sight,
         standing::Heard,
+        tuning::{Swap, Tuning},
     },
     words::words,
 };
@@ -286,9 +287,7 @@ pub struct Parts {
     /// This process, in the calls it starts.
     pub runner: String,
     pub lanes: Lanes,
-    pub captures: Captures,
-    /// Metadata from the configuration, by public tool name.
-    pub hints: std::collections::HashMap<String, Hints>,
+    pub tuning: Swap<Tuning>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -423,12 +422,13 @@ impl Router {
 
     /// Calls that wait or run in each lane.
     pub fn loads(&self) -> Vec<(String, usize)> {
-        self.inner.parts.lanes.iter().map(|lane| (lane.name.clone(), lane.load())).collect()
+        self.inner.parts.lanes.all().iter().map(|lane| (lane.name.clone(), lane.load())).collect()
     }
 
     /// Calls each lane runs at once.
     pub fn bounds(&self) -> Vec<(String, usize)> {
-        self.inner.parts.lanes.iter().map(|lane| (lane.name.clone(), lane.bounds.concurrency)).collect()
+        let lanes = self.inner.parts.lanes.all();
+        lanes.iter().map(|lane| (lane.name.clone(), lane.bounds().concurrency)).collect()
     }
 
     pub fn ledger(&self) -> &Ledger {

@@ -9,5 +9,7 @@ pub mod fleet;
 mod replays;
 pub mod rounds;
 pub mod passing;
+mod seat;
 pub mod gateway;
+pub mod following;
 pub mod peers;

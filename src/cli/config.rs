@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use crate::{
     cli::{Config, ConfigCommand, out},
     config::{self, ConfigError, Overrides},
+    visible,
 };
 
 /// Loads the file as `cairn serve` would, with the environment, and opens the keys or tokens that authentication needs.
@@ -20,7 +21,7 @@ pub fn run(args: Config) -> anyhow::Result<ExitCode> {
         }
         Err(ConfigError::Faults(faults)) => {
             for fault in &faults {
-                eprintln!("cairn: {fault}");
+                eprintln!("cairn: {}", visible::line(&fault.to_string()));
             }
             Ok(ExitCode::FAILURE)
         }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a node that is opened here is stopped in order, so that every call it started has its ending in the log.
 
-use std::{io::IsTerminal, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use serde_json::{Value, value::RawValue};
 use tokio_util::sync::CancellationToken;
@@ -12,6 +12,8 @@ use crate::{
     caller::{Caller, Scope},
     cli::{
         Called, Reach,
+        guard::guard,
+        logging::warn,
         remote::{DEFAULT_URL, Remote},
     },
     config::{Config, Overrides},
@@ -19,6 +21,7 @@ use crate::{
     log::home::Home,
     node::{Node, Setup},
     router::{BoxFuture, Client, Meta, Method, Request, RpcError, audience::Audience},
+    runtime::upstream::leftovers,
 };
 
 /// A node whose tools can be called.
@@ -47,6 +50,7 @@ impl Door {
     pub async fn close(self) {
         if let Self::Local(node) = self {
             node.stop().await;
+            leftovers::resign();
         }
     }
 }
@@ -55,6 +59,7 @@ async fn start(data: &Path, config: Option<&Path>) -> anyhow::Result<Node> {
     warn();
     let config = Config::load(config, std::env::vars(), &Overrides::default())?;
     let home = Home::open(data)?;
+    guard(&home);
     let setup = Setup {
         home: &home,
         config: &config,
@@ -124,16 +129,4 @@ impl Client for Nobody {
     fn audience(&self) -> Audience {
         Audience::default()
     }
-}
-
-/// Sends warnings to standard error, such as those about an unreachable upstream.
-pub fn warn() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    // A second initialisation happens only in tests; the first one stays.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .try_init();
 }

@@ -12,6 +12,8 @@ use std::{
 
 use serde_json::Value;
 
+use crate::visible;
+
 /// Why printing failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OutError {
@@ -58,8 +60,8 @@ pub fn print(text: &str) -> Result<(), OutError> {
 /// Prints one JSON document: indented for people, on one line for programs.
 pub fn print_json(value: &Value) -> Result<(), OutError> {
     match io::stdout().is_terminal() {
-        true => print(&format!("{value:#}")),
-        false => print(&value.to_string()),
+        true => print(&visible::json(&format!("{value:#}"))),
+        false => print(&visible::json(&value.to_string())),
     }
 }
 

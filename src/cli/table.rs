@@ -2,6 +2,8 @@
 //!
 //! Invariant: text of users cannot move the cursor or start a line, since control characters become `?`.
 
+use crate::visible;
+
 /// How many characters of a shortened CID are shown. They are the last ones, because all CIDs begin alike.
 const CID_TAIL: usize = 12;
 /// The largest number of characters of free text in a cell.
@@ -70,10 +72,9 @@ pub fn moment(micros: u64) -> String {
     moment.map_or_else(|| micros.to_string(), |moment| format!("{moment:.3}"))
 }
 
-/// Replaces control characters, which could move the cursor, by `?`.
+/// Returns a text as a cell or line of it can be printed.
 pub fn printable(cell: &str) -> String {
-    let shown = |c: char| if c.is_control() { '?' } else { c };
-    cell.chars().map(shown).collect()
+    visible::line(cell).into_owned()
 }
 
 #[cfg(test)]

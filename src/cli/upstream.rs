@@ -1,8 +1,11 @@
-//! `cairn upstream`: logs in to upstream servers, shows where the logins stand, and forgets them.
+//! `cairn upstream`: which upstream servers a node has, and its logins at them.
 //!
 //! Invariants:
 //! - no token, code or secret is printed; the page's URL is, once, on standard output;
 //! - a running server needs no word: it finds the new token in the data directory.
+
+mod editing;
+mod running;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -29,6 +32,14 @@ use crate::{
 
 #[derive(Subcommand)]
 pub enum UpstreamCommand {
+    /// Add a server to the configuration file, and to the node that runs.
+    Add(Box<running::Add>),
+    /// Remove a server from the configuration file, and from the node that runs; its calls may end.
+    Remove(running::Named),
+    /// Show the servers, and how they stand.
+    List(running::Place),
+    /// Connect to a server anew: its program is started again, and no call is lost.
+    Restart(running::Named),
     /// Log in to an upstream: open the URL that this prints, and allow it there.
     Login(Login),
     /// Show which upstreams this node is logged in to.
@@ -76,6 +87,10 @@ pub struct Logout {
 
 pub fn run(command: UpstreamCommand, quiet: bool) -> anyhow::Result<ExitCode> {
     match command {
+        UpstreamCommand::Add(args) => running::add(*args, quiet),
+        UpstreamCommand::Remove(args) => running::remove(args, quiet),
+        UpstreamCommand::List(place) => running::list(place),
+        UpstreamCommand::Restart(args) => running::restart(args, quiet),
         UpstreamCommand::Login(args) => login(&args, quiet),
         UpstreamCommand::Status(args) => status(&args),
         UpstreamCommand::Logout(args) => {

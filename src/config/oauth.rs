@@ -12,7 +12,7 @@ use crate::words::words;
 const SCOPES_MAX: usize = 64;
 
 /// `[upstream.oauth]`: who this node is at the upstream's authorization server.
-#[derive(Clone, Default, Deserialize)]
+#[derive(Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OAuth {
     /// The id of a client that was registered beforehand.

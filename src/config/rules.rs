@@ -17,6 +17,8 @@ use super::{
 use crate::router::metadata::Retry;
 
 const UPSTREAMS_MAX: usize = 256;
+/// How the variables of this node itself begin.
+const OURS: &str = "CAIRN_";
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
 /// Adds a fault for every rule that `config` breaks.
@@ -151,9 +153,12 @@ fn upstreams(upstreams: &[Upstream], report: &mut Report) {
         if !upstream.prefix.as_deref().is_none_or(|prefix| is_name(prefix, 0, NAME_MAX, b"_-./")) {
             report.fault(&place("prefix"), "expected at most 64 of A-Z a-z 0-9 _ - . /");
         }
-        for (key, list) in
-            [("args", &upstream.args), ("enable", &upstream.enable), ("disable", &upstream.disable)]
-        {
+        for (key, list) in [
+            ("args", &upstream.args),
+            ("inherit_env", &upstream.inherit_env),
+            ("enable", &upstream.enable),
+            ("disable", &upstream.disable),
+        ] {
             if list.len() > LISTED_MAX {
                 report.fault(&place(key), format!("more than {LISTED_MAX} entries"));
             }
@@ -188,7 +193,9 @@ fn reach(upstream: &Upstream, place: &dyn Fn(&str) -> String, report: &mut Repor
             for (key, set) in [
                 ("args", !upstream.args.is_empty()),
                 ("env", !upstream.env.0.is_empty()),
+                ("inherit_env", !upstream.inherit_env.is_empty()),
                 ("cwd", upstream.cwd.is_some()),
+                ("user", upstream.user.is_some()),
             ] {
                 if set {
                     report.fault(&place(key), "is for a command; a url takes headers");
@@ -200,6 +207,17 @@ fn reach(upstream: &Upstream, place: &dyn Fn(&str) -> String, report: &mut Repor
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             report.fault(&place("env"), "has a name or value that no environment can hold");
         }
+    }
+    for (index, name) in upstream.inherit_env.iter().enumerate() {
+        let place = place(&format!("inherit_env[{index}]"));
+        if name.is_empty() || name.contains(['=', '\0']) {
+            report.fault(&place, "expected the name of a variable");
+        } else if name.starts_with(OURS) {
+            report.fault(&place, "is a variable of this node itself, which no upstream gets");
+        }
+    }
+    if upstream.user.as_deref().is_some_and(|user| !is_name(user, 1, NAME_MAX, b"_-.$")) {
+        report.fault(&place("user"), "expected the name of a user of this system");
     }
     for (name, value) in &upstream.headers.0 {
         if name.parse::<HeaderName>().is_err() || value.parse::<HeaderValue>().is_err() {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use self::cost::Cost;
-use crate::words::words;
+use crate::{visible, words::words};
 
 /// What a schema finds wrong with one value is listed up to this many faults.
 pub const FAULTS_MAX: usize = 100;
@@ -60,7 +60,7 @@ pub struct Unusable {
 
 impl Unusable {
     fn new(why: Unchecked, text: impl AsRef<str>) -> Self {
-        let printable = text.as_ref().chars().filter(|c| !c.is_control());
+        let printable = text.as_ref().chars().filter(|c| !visible::acts(*c));
         Self { why, text: printable.take(REASON_MAX).collect() }
     }
 

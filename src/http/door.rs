@@ -2,12 +2,13 @@
 //!
 //! Invariants:
 //! - an address that is bound answers at once: what needs the node is refused with 503 until it has started;
-//! - nothing of the node is served before it is opened, and it is opened once.
+//! - nothing of the node is served before it is opened;
+//! - a request is served by the routes that were current when it came, however they are replaced.
 
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use axum::{Router, response::IntoResponse};
@@ -43,7 +44,7 @@ pub struct Opener {
     address: SocketAddr,
     scheme: &'static str,
     health: Arc<Health>,
-    open: Arc<OnceLock<Router>>,
+    open: Arc<RwLock<Option<Router>>>,
 }
 
 impl Door {
@@ -75,18 +76,23 @@ impl Door {
     pub async fn serve(self, shutdown: CancellationToken) {
         let Self { listener, tls, opener, early } = self;
         let metrics = Arc::clone(&opener.health.metrics);
-        let routes = Arc::new(move || opener.open.get().unwrap_or(&early).clone());
+        let routes = Arc::new(move || opener.current().unwrap_or_else(|| early.clone()));
         let offer = Offer { routes, tls, metrics, connections_max: CONNECTIONS_MAX, counted: true };
         listen(listener, offer, shutdown).await;
     }
 }
 
 impl Opener {
-    /// Serves `app` from now on. Only the first call has an effect.
+    fn current(&self) -> Option<Router> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Serves `app` from now on, in the place of what was served before.
     pub fn open(&self, app: App) {
         let metrics_open = metrics_open(self.address, &app.server);
         let (edge, audit, ready) = Edge::new(app, self.address, self.scheme);
-        let _ = self.open.set(routes(&Arc::new(edge), &self.health, audit, metrics_open));
+        let routes = routes(&Arc::new(edge), &self.health, audit, metrics_open);
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = Some(routes);
         self.health.started(ready);
     }
 }

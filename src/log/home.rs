@@ -8,7 +8,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -80,7 +80,25 @@ impl Home {
         private.recursive(true).mode(0o700);
         home.io(private.create(dir.join("runners")))?;
         home.keep_private()?;
+        home.close_keys();
         Ok(home)
+    }
+
+    /// Takes the rights of others to the keys away, which a copy of the directory may have opened.
+    fn close_keys(&self) {
+        let folder = self.dir.join("keys");
+        let files = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in std::iter::once(folder).chain(files) {
+            let Ok(found) = fs::symlink_metadata(&path) else { continue };
+            let open = found.permissions().mode() & 0o077;
+            if open != 0 && !found.is_symlink() {
+                let closed = fs::Permissions::from_mode(found.permissions().mode() & 0o700);
+                // Keys of somebody else are theirs to close.
+                if fs::set_permissions(&path, closed).is_ok() {
+                    tracing::warn!(path = %path.display(), "others could reach it; its rights are closed");
+                }
+            }
+        }
     }
 
     /// Names a directory without touching it.

@@ -19,7 +19,7 @@ use serde_json::{Value, value::RawValue};
 
 use self::{
     drafts::{Told, drafts, sayable},
-    entry::{Origin, Schemas},
+    entry::{Given, Origin, Schemas},
     misfits::nearest,
     places::{Placed, Places},
 };
@@ -125,6 +125,17 @@ impl Board {
         sources.retain(|_, other| other.name != source.name);
         sources.insert((source.rank, source.name.clone()), Arc::new(source));
         let board = Self::of(sources, told);
+        let changed = self.offer.differs(&board.offer);
+        Ok((board, changed))
+    }
+
+    /// Returns this board without a source, whose contracts are retired, and which lists differ.
+    pub async fn without(&self, source: &str, parts: &Parts) -> Result<(Self, Vec<Change>), Stopped> {
+        let retain = Command::Retain { source: source.to_owned(), names: Vec::new(), actor: node() };
+        parts.ledger.submit(retain).await?;
+        let mut sources = self.sources.clone();
+        sources.retain(|_, other| other.name != source);
+        let board = Self::of(sources, self.told.clone());
         let changed = self.offer.differs(&board.offer);
         Ok((board, changed))
     }
@@ -344,7 +355,8 @@ impl Source {
                     continue;
                 }
             };
-            if let Some(known) = before.and_then(|before| before.same_tool(&offered, cid)) {
+            let given = Given::of(&offered, lane.as_deref(), parts);
+            if let Some(known) = before.and_then(|before| before.same_tool(&offered, cid, &given)) {
                 entries.push(known);
                 continue;
             }
@@ -374,10 +386,11 @@ impl Source {
     }
 
     /// The entry of a tool that has not changed, so that its schema need not be compiled again.
-    fn same_tool(&self, offered: &Offered, contract: Cid) -> Option<Arc<Entry>> {
+    fn same_tool(&self, offered: &Offered, contract: Cid, given: &Given) -> Option<Arc<Entry>> {
         let same = |entry: &&Arc<Entry>| {
             entry.inner == offered.inner
                 && entry.tool.contract == contract
+                && entry.given == *given
                 && entry.tool.definition.get() == offered.definition.get()
         };
         self.tools.iter().find(same).cloned()

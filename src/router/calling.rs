@@ -280,7 +280,7 @@ impl Router {
         Tried { started, mut ruled, client }: Tried,
     ) -> Outcome {
         let limit = target.entry.as_ref().and_then(|entry| entry.metadata.timeout_ms);
-        let limit = limit.map_or(lane.bounds.timeout, Duration::from_millis);
+        let limit = limit.map_or(lane.bounds().timeout, Duration::from_millis);
         let retry = target
             .entry
             .as_ref()

@@ -53,7 +53,7 @@ impl Router {
         let Some(entry) = &target.entry else {
             let kept = splice::edit(&request.params, &[], |key| LEFT_OUT.contains(&key))
                 .map_err(|_| RpcError::invalid_params("params must be an object"))?;
-            let capture = self.inner.parts.captures.default;
+            let capture = self.inner.parts.tuning.now().captures.default;
             let value = match (capture, busy) {
                 (Capture::Full, None) => Value::Null,
                 _ => serde_json::from_str(kept.get()).unwrap_or_default(),

@@ -23,6 +23,7 @@ use tokio::{
     sync::{broadcast, watch},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::{Code, Refusal},
@@ -36,6 +37,8 @@ const MEMBERS_MAX: usize = 64;
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// Connections that clients without a session and with equal capabilities share, where each call is on one of its own.
 const LEASED_MAX: usize = 8;
+/// How long calls that run on connections which are replaced or removed may take to end.
+const RETIRE_MAX: Duration = Duration::from_secs(300);
 /// How long a client waits for the lists of a connection that is opened for it.
 const ADMIT_MAX: Duration = Duration::from_secs(10);
 
@@ -49,8 +52,19 @@ pub struct Fleet {
     sessionless: AtomicBool,
     /// Counts the changes of what members offer.
     changed: watch::Sender<u64>,
+    /// Counts the calls that run on any of its connections.
+    calls: watch::Sender<usize>,
     /// The capabilities whose lists have been put on the board, or could not be had.
     settled: watch::Sender<HashSet<Arc<str>>>,
+}
+
+/// A call that runs on a connection of a fleet.
+pub struct Running(Arc<Fleet>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.calls.send_modify(|calls| *calls -= 1);
+    }
 }
 
 /// What the members of a fleet offer at one moment.
@@ -116,8 +130,14 @@ impl Fleet {
             members: Mutex::default(),
             sessionless: AtomicBool::new(false),
             changed: watch::Sender::new(0),
+            calls: watch::Sender::new(0),
             settled: watch::Sender::default(),
         }
+    }
+
+    /// Starts other connections to the same upstream.
+    pub fn anew(&self) -> Self {
+        Self::start(self.settings.clone())
     }
 
     pub fn name(&self) -> &str {
@@ -319,6 +339,25 @@ impl Fleet {
         for upstream in left {
             upstream.stop().await;
         }
+    }
+
+    /// Counts a call until what is returned is dropped.
+    pub fn running(self: &Arc<Self>) -> Running {
+        self.calls.send_modify(|calls| *calls += 1);
+        Running(self.clone())
+    }
+
+    /// Lets the calls that run end, for at most [`RETIRE_MAX`] or until `hurry`, and ends all connections.
+    pub async fn retire(&self, hurry: &CancellationToken) {
+        let mut calls = self.calls.subscribe();
+        let ended = async { drop(calls.wait_for(|calls| *calls == 0).await) };
+        tokio::select! {
+            ended = timeout(RETIRE_MAX, ended) => if ended.is_err() {
+                tracing::warn!(upstream = %self.name(), "calls of a connection that was replaced are cut off");
+            },
+            () = hurry.cancelled() => {}
+        }
+        self.stop().await;
     }
 
     /// Ends all connections.

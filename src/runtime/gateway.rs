@@ -1,26 +1,17 @@
 //! The gateway: what an upstream server offers, put on the router's board, and calls handed back to it.
 //!
 //! Invariants:
-//! - an upstream that is lost keeps its place: its tools stay listed, and calls say that it is unavailable;
 //! - names are public here and the upstream's own there. Of the rest of a request only metadata changes, and what
 //!   belongs to rounds; every other byte passes unchanged.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde_json::{Value, value::RawValue};
-use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     block::splice,
-    metrics::Metrics,
     router::{
-        BoxFuture, Change, Held, Invocation, Method, Offered, Offering, Outcome, Passed, Router, RpcError,
-        Run, View,
+        BoxFuture, Held, Invocation, Method, Offered, Offering, Outcome, Passed, RpcError, Run, View,
         audience::{Audience, Manner},
         away::Absence,
         codes::INTERNAL_ERROR,
@@ -31,15 +22,14 @@ use crate::{
         standing::Heard,
     },
     runtime::{
-        fleet::{Fleet, Seen},
+        fleet::Seen,
         passing::{ask, attend, begin, gather, outcome},
-        rounds::{self, Exchange, Resumed, Suspended},
-        upstream::{self, Changes, Options, Protocol, Reply, State, Upstream},
+        rounds::{self, Exchange, Resumed},
+        seat::Seat,
+        upstream::{self, Options, Protocol, Reply},
     },
 };
 
-/// How often connections of sessions that have ended are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// The router bounds the time of a call; this bounds a request that the router has lost.
 pub const REQUEST_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -47,7 +37,7 @@ pub const REQUEST_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 const PASS_MAX: Duration = Duration::from_secs(60);
 
 /// How an upstream's offer appears here.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub name: String,
     /// Put before tool and prompt names; empty passes them as they are.
@@ -61,107 +51,13 @@ pub struct Settings {
     pub timeout_ms: Option<u64>,
 }
 
-/// Keeps the board in step with one upstream until `stop`, or until the ledger ends.
-///
-/// `settled` is notified once the tools of its first connection are on the board, or that connection has failed.
-pub async fn follow(
-    fleet: Arc<Fleet>,
-    settings: Settings,
-    router: Router,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-    settled: oneshot::Sender<State>,
-) {
-    let (mut offer, mut members) = (fleet.first.offer(), fleet.changed());
-    let mut updates = fleet.updates();
-    let suspended = Arc::new(Suspended::default());
-    let mut sweep = tokio::time::interval(SWEEP_EVERY);
-    let mut settled = Some(settled);
-    let mut announced: BTreeMap<Arc<str>, Changes> = BTreeMap::new();
-    // Until it is there, or has failed and says why.
-    let mut why = "it is not connected yet".to_owned();
-    loop {
-        members.borrow_and_update();
-        let seen = fleet.seen();
-        let offered = offer.borrow_and_update().clone();
-        let up = offered.state == State::Ready;
-        metrics.upstream_up(&settings.name, up);
-        let run = Gateway { fleet: fleet.clone(), suspended: suspended.clone() };
-        if let State::Failed { message } = &offered.state {
-            why.clone_from(message);
-        }
-        let mut told = Vec::new();
-        if up {
-            match router.put(settings.offering(&offered, &seen, run)).await {
-                Ok(changed) => told = changed,
-                Err(_) => break,
-            }
-        }
-        router.note_away(&settings.name, (!up).then(|| settings.absence(&why)));
-        fleet.settle(seen.settled);
-        // What the upstream announces is passed on, though the list may be the same as before.
-        let now = announcements(&offered, &seen.views);
-        let untold = announced_changes(&announced, &now).filter(|change| !told.contains(change));
-        untold.for_each(|change| router.notify(change));
-        announced = now;
-        if offered.state != State::Connecting
-            && let Some(settled) = settled.take()
-        {
-            // Whoever started this may have stopped waiting.
-            let _ = settled.send(offered.state.clone());
-        }
-        loop {
-            tokio::select! {
-                changed = offer.changed() => match changed {
-                    Ok(()) => break,
-                    Err(_) => return fleet.stop().await,
-                },
-                Ok(()) = members.changed() => break,
-                Ok(uri) = updates.recv() => router.updated(&settings.name, uri),
-                _ = sweep.tick() => {
-                    suspended.sweep();
-                    fleet.sweep().await;
-                }
-                () = stop.cancelled() => return fleet.stop().await,
-            }
-        }
-    }
-    router.note_away(&settings.name, None);
-    fleet.stop().await;
-}
-
-/// Returns how often each connection has announced changes, by capabilities; the first one stands under an empty text.
-fn announcements(
-    first: &upstream::Offered,
-    views: &BTreeMap<Arc<str>, Arc<upstream::Offered>>,
-) -> BTreeMap<Arc<str>, Changes> {
-    let of_members = views.iter().map(|(capabilities, offered)| (capabilities.clone(), offered.announced));
-    of_members.chain([(Arc::default(), first.announced)]).collect()
-}
-
-/// Returns the lists that were announced between two counts. A connection that is new has announced nothing.
-fn announced_changes(
-    before: &BTreeMap<Arc<str>, Changes>,
-    now: &BTreeMap<Arc<str>, Changes>,
-) -> impl Iterator<Item = Change> {
-    let differs = |list: fn(&Changes) -> u64| {
-        now.iter().any(|(key, now)| before.get(key).is_some_and(|before| list(before) != list(now)))
-    };
-    let lists = [
-        (differs(|changes| changes.tools), Change::Tools),
-        (differs(|changes| changes.prompts), Change::Prompts),
-        (differs(|changes| changes.resources), Change::Resources),
-    ];
-    lists.into_iter().filter_map(|(announced, change)| announced.then_some(change))
-}
-
 impl Settings {
     /// Returns how its tools would be named, and why it is away.
-    fn absence(&self, why: &str) -> Absence {
+    pub(super) fn absence(&self, why: &str) -> Absence {
         Absence { prefix: self.prefix.clone(), why: why.to_owned() }
     }
 
-    fn offering(&self, offered: &upstream::Offered, seen: &Seen, run: Gateway) -> Offering {
+    pub(super) fn offering(&self, offered: &upstream::Offered, seen: &Seen, run: Gateway) -> Offering {
         let server = offered.server.as_ref();
         let server = server.and_then(|server| serde_json::from_str::<Value>(server.get()).ok());
         let version = server.as_ref().and_then(|server| server["version"].as_str()).unwrap_or_default();
@@ -190,7 +86,7 @@ impl Settings {
             templates,
             views,
             declared: declared(offered),
-            mirrors: run.fleet.first.mirrors(),
+            mirrors: run.mirrors,
             run: Arc::new(run),
         }
     }
@@ -287,9 +183,10 @@ fn declared(offered: &upstream::Offered) -> Declared {
 }
 
 /// Passes invocations to an upstream.
-struct Gateway {
-    fleet: Arc<Fleet>,
-    suspended: Arc<Suspended>,
+pub(super) struct Gateway {
+    pub seat: Arc<Seat>,
+    /// Whether calls mirror arguments in headers.
+    pub mirrors: bool,
 }
 
 impl Run for Gateway {
@@ -304,12 +201,13 @@ impl Run for Gateway {
 
     fn watch<'a>(&'a self, uri: &'a str, audience: &'a Audience) -> BoxFuture<'a, Result<Held, RpcError>> {
         Box::pin(async move {
-            let upstream = self.fleet.of(audience).map_err(|refusal| unreachable(&refusal.message))?;
+            let fleet = self.seat.fleet();
+            let upstream = fleet.of(audience).map_err(|refusal| unreachable(&refusal.message))?;
             upstream.begun().await;
             match upstream.watch(uri).await {
                 // The connection lasts as long as somebody watches on it.
                 Ok(watching) => watching.map(|watching| Box::new((watching, upstream.clone())) as Held),
-                Err(failure) => Err(unreachable(&format!("upstream {} {failure}", self.fleet.name()))),
+                Err(failure) => Err(unreachable(&format!("upstream {} {failure}", fleet.name()))),
             }
         })
     }
@@ -317,7 +215,7 @@ impl Run for Gateway {
     fn hear<'a>(&'a self, heard: Heard, audience: &'a Audience) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             // One that has no connection hears it when it has one.
-            if let Ok(upstream) = self.fleet.of(audience) {
+            if let Ok(upstream) = self.seat.fleet().of(audience) {
                 upstream.hear(heard).await;
             }
         })
@@ -330,7 +228,8 @@ impl Run for Gateway {
         audience: &'a Audience,
     ) -> BoxFuture<'a, Passed> {
         Box::pin(async move {
-            let upstream = self.fleet.of(audience).map_err(|refusal| unreachable(&refusal.message))?;
+            let fleet = self.seat.fleet();
+            let upstream = fleet.of(audience).map_err(|refusal| unreachable(&refusal.message))?;
             upstream.begun().await;
             let options = Options {
                 timeout: Some(PASS_MAX),
@@ -345,13 +244,14 @@ impl Run for Gateway {
                     let data = data.and_then(|data| serde_json::from_str(data.get()).ok());
                     Err(RpcError { data, ..RpcError::new(code, message) })
                 }
-                Err(failure) => Err(unreachable(&format!("upstream {} {failure}", self.fleet.name()))),
+                Err(failure) => Err(unreachable(&format!("upstream {} {failure}", fleet.name()))),
             }
         })
     }
 
     fn admit<'a>(&'a self, audience: &'a Audience) -> BoxFuture<'a, ()> {
-        Box::pin(self.fleet.admit(audience))
+        let fleet = self.seat.fleet();
+        Box::pin(async move { fleet.admit(audience).await })
     }
 }
 
@@ -377,9 +277,10 @@ impl Gateway {
 impl Gateway {
     /// Passes an invocation on, in the way of the era that the upstream speaks.
     async fn pass(&self, invocation: &Invocation, params: Box<RawValue>) -> Outcome {
-        let who = format!("upstream {}", self.fleet.name());
+        let (fleet, _running) = self.seat.serve();
+        let who = format!("upstream {}", fleet.name());
         let audience = invocation.client.audience();
-        let upstream = match self.fleet.of(&audience) {
+        let upstream = match fleet.of(&audience) {
             Ok(upstream) => upstream,
             Err(refusal) => return Outcome::Untaken(refusal),
         };
@@ -392,7 +293,7 @@ impl Gateway {
         if !(in_session && audience.manner == Manner::Rounds && audience.can_be_asked()) {
             return outcome(ask(&upstream, invocation, None, params).await, &who);
         }
-        let (exchange, ticket) = match self.suspended.resume(invocation) {
+        let (exchange, ticket) = match self.seat.suspended.resume(invocation) {
             Ok(Resumed::Open { exchange, ticket }) => (exchange, Some(ticket)),
             Ok(Resumed::Before(answer)) => {
                 return tokio::select! {
@@ -404,7 +305,7 @@ impl Gateway {
                 let Some(params) = rounds::without_rounds(&params) else {
                     return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object")));
                 };
-                let (upstream, lease) = self.fleet.lease(upstream, &audience, &invocation.caller.actor.id);
+                let (upstream, lease) = fleet.lease(upstream, &audience, &invocation.caller.actor.id);
                 tokio::select! {
                     () = ready(&upstream) => {}
                     () = invocation.cancel.cancelled() => return Outcome::Cancelled,
@@ -430,7 +331,7 @@ impl Gateway {
                 None => gather(&mut exchange, invocation).await,
             }
         }
-        match self.suspended.keep(invocation, exchange) {
+        match self.seat.suspended.keep(invocation, exchange) {
             Ok(result) => Outcome::of_result(result),
             Err(refusal) => Outcome::Refused(refusal),
         }

@@ -12,6 +12,9 @@ pub mod headers;
 pub mod watching;
 pub mod credentials;
 mod inbox;
+mod stderr;
+pub mod leftovers;
+pub mod warden;
 mod child;
 mod site;
 mod reopening;
@@ -92,9 +95,11 @@ pub enum Transport {
     Child {
         command: String,
         args: Vec<String>,
-        /// Added to our own environment.
+        /// Its environment, beside the few variables that name the user and where programs are.
         env: BTreeMap<String, String>,
         directory: Option<PathBuf>,
+        /// The user it runs as; by default ours.
+        user: Option<String>,
     },
     /// Streamable HTTP.
     Http {
@@ -411,18 +416,24 @@ impl Upstream {
     async fn ask(&self, method: &str, params: &RawValue, options: &Options) -> Result<Reply, Failure> {
         let link = self.link().await?;
         let answer = link.request(method, params, options).await;
-        if !(matches!(answer, Err(Failure::Unavailable { .. })) && link.expired()) {
+        let again = match answer {
+            Err(Failure::Unavailable { .. }) => link.expired(),
+            Err(Failure::Gone) => true,
+            _ => false,
+        };
+        if !again {
             return answer;
         }
-        // The server has forgotten the session and run nothing: it is asked again in the next one.
+        // The server has forgotten the session, or ended before it was given the request: it has run nothing, and is
+        // asked again in the next one.
         self.link().await?.request(method, params, options).await
     }
 
-    /// Returns the link in use; over HTTP, where sessions are forgotten, the next one while that of before is being
-    /// replaced.
+    /// Returns the link in use, or the next one while that of before is being replaced: over HTTP, where sessions are
+    /// forgotten, and of a process that is started again.
     async fn link(&self) -> Result<Arc<Link>, Failure> {
         let (mut links, mut offered) = (self.link.clone(), self.offered.clone());
-        if !matches!(self.settings.transport, Transport::Http { .. }) {
+        if matches!(self.settings.transport, Transport::Stream { .. }) {
             return links.borrow_and_update().clone().ok_or_else(|| self.unavailable());
         }
         let is_over = |offered: &Arc<Offered>| match offered.state {
@@ -433,7 +444,7 @@ impl Upstream {
         let next = async {
             tokio::select! {
                 biased;
-                link = links.wait_for(|link| link.as_ref().is_some_and(|link| !link.expired())) => {
+                link = links.wait_for(|link| link.as_ref().is_some_and(|link| !link.is_over())) => {
                     link.ok().and_then(|link| link.clone())
                 }
                 _ = offered.wait_for(is_over) => None,

@@ -39,6 +39,7 @@ mod mutations;
 #[cfg(feature = "p2p")]
 mod namespaces;
 mod old_logs;
+mod operating;
 mod packaging;
 mod passing;
 #[cfg(feature = "p2p")]

@@ -28,8 +28,8 @@ use crate::{
     mcp::{Endpoint, Settings, serve_stdio},
     metrics::Metrics,
     router::{
-        self, BoxFuture, Invocation, Offered, Offering, Outcome, Router, RpcError, Run, capture::Captures,
-        declared::Declared, lane::Lanes, metadata::Hints,
+        self, BoxFuture, Invocation, Offered, Offering, Outcome, Router, RpcError, Run, declared::Declared,
+        lane::Lanes, metadata::Hints,
     },
 };
 
@@ -134,8 +134,7 @@ fn house(seed: u8) -> House {
         salt,
         runner: "test".into(),
         lanes: Lanes::new([]),
-        captures: Captures::default(),
-        hints: Default::default(),
+        tuning: Default::default(),
         metrics: Arc::new(Metrics::new()),
     }));
     House { router, running, dir }

@@ -63,6 +63,22 @@ pub struct Entry {
     pub(super) fields: Vec<String>,
     /// Every member name in its input schema.
     pub names: HashSet<String>,
+    pub(super) given: Given,
+}
+
+/// What an entry was made of beside its definition.
+#[derive(PartialEq)]
+pub(super) struct Given {
+    hints: Hints,
+    lane: Option<String>,
+}
+
+impl Given {
+    /// Returns what the configuration and the source say of a tool now.
+    pub fn of(offered: &Offered, lane: Option<&str>, parts: &Parts) -> Self {
+        let configured = parts.tuning.now().hints.get(&offered.name).cloned().unwrap_or_default();
+        Self { hints: configured.or(offered.hints.clone()), lane: lane.map(str::to_owned) }
+    }
 }
 
 /// The schemas of one tool, compiled.
@@ -104,7 +120,8 @@ impl Entry {
         let output = contract.output.as_deref();
         let output: Option<Value> = output.and_then(|bytes| serde_json::from_slice(bytes).ok());
         let meta = Hints::of_meta(&definition);
-        let registry = parts.hints.get(&offered.name).cloned().unwrap_or_default().or(offered.hints);
+        let given = Given::of(&offered, lane, parts);
+        let registry = given.hints.clone();
         let (runtime, rule) = resolver.lane(
             (&offered.name, cid),
             registry.runtime.as_deref(),
@@ -128,6 +145,7 @@ impl Entry {
         // One whose scope is not known needs them all.
         let needs = || definition["_meta"][SCOPE].as_str().and_then(Scope::parse).unwrap_or(Scope::Admin);
         Self {
+            given,
             inner: offered.inner,
             source: source.to_owned(),
             description: contract.description.clone(),

@@ -28,6 +28,7 @@ use crate::{
         peers::{Known, Peers, offers::place},
         upstream::{Failure, Reply},
     },
+    visible,
 };
 
 /// Peers that one call is tried at.
@@ -182,7 +183,7 @@ fn stopped(peer: &str) -> Outcome {
 /// Returns the outcome for an error that names no event: the peer's node made it, not the tool, and refused the call
 /// or gave it up. Returns `None` for all other codes.
 fn refused(peer: &str, code: i64, message: &str, data: Option<&RawValue>) -> Option<Outcome> {
-    let said: String = message.chars().filter(|c| !c.is_control()).take(SAID_MAX).collect();
+    let said: String = message.chars().filter(|c| !visible::acts(*c)).take(SAID_MAX).collect();
     let told = |ours| Refusal::new(ours, format!("peer {peer} refused the call: {said} (error {code})"));
     let refusal = match code {
         INVALID_REQUEST => told(Code::PermissionDenied).hint(

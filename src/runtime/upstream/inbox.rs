@@ -131,6 +131,20 @@ impl Inbox {
         self.waiting().as_mut().is_some_and(|map| map.remove(&id).is_some())
     }
 
+    /// Ends the requests in these messages as ones that nobody was asked.
+    pub fn untaken(&self, messages: &[String]) {
+        let ids = messages.iter().filter_map(|message| wire::id_of_request(message));
+        for waiting in ids.filter_map(|id| self.waiting().as_mut()?.remove(&id)) {
+            // A caller that has gone away needs no failure.
+            let _ = waiting.answer.send(Err(Failure::Gone));
+        }
+    }
+
+    /// Returns whether every later request ends with `Gone`.
+    pub fn is_over(&self) -> bool {
+        self.waiting().is_none()
+    }
+
     /// Ends every waiting request with `failure`, and every later one with `Gone`.
     pub fn drain(&self, failure: impl Fn() -> Failure) {
         for (_, waiting) in self.waiting().take().into_iter().flatten() {

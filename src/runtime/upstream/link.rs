@@ -18,7 +18,7 @@ use tokio::{
 use crate::block::splice;
 use crate::runtime::upstream::{
     Failure, Options, Protocol, Reply, Settings, Transport, WATCH_TIMEOUT, asking,
-    child::Child,
+    child::{Child, Program},
     exchange::Post,
     headers::{self, Shown},
     http::Http,
@@ -54,8 +54,10 @@ impl Link {
         let inbox = Arc::new(Inbox::new(&settings.name, settings.updates.clone(), beside));
         let shared = Arc::clone(&inbox);
         let transport = match &settings.transport {
-            Transport::Child { command, args, env, directory } => {
-                Open::Child(Child::open(command, args, env, directory.as_ref(), shared, &settings.name)?)
+            Transport::Child { command, args, env, directory, user } => {
+                let (directory, user) = (directory.as_ref(), user.as_deref());
+                let program = Program { command, args, env, directory, user };
+                Open::Child(Child::open(program, shared, &settings.name)?)
             }
             Transport::Http { url, headers, credentials } => {
                 Open::Http(Http::open(url, headers, credentials.clone(), shared)?)
@@ -229,6 +231,11 @@ impl Link {
         if let Open::Http(http) = &self.transport {
             http.follow().await;
         }
+    }
+
+    /// Returns whether nothing can be asked over it any more.
+    pub fn is_over(&self) -> bool {
+        self.expired() || self.inbox.is_over()
     }
 
     /// True when the server has forgotten the session.

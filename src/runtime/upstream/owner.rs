@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::block::splice::{self, member};
 use crate::runtime::upstream::{
-    Capabilities, Failure, Offered, Options, Protocol, Reply, Settings, State,
+    Capabilities, Failure, Offered, Options, Protocol, REOPENING_MAX, Reply, Settings, State, Transport,
     beside::{BESIDE_MAX, Beside},
     inbox::Said,
     link::Link,
@@ -40,6 +40,15 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 const RELISTEN: Duration = Duration::from_secs(5);
 /// A session that was opened anew this long ago may be again at once.
 const REOPEN_EVERY: Duration = Duration::from_secs(10);
+
+/// How a connection ended.
+struct Ended {
+    message: String,
+    /// Whether the server has forgotten its session.
+    forgotten: bool,
+    /// Whether it was on offer.
+    was_ready: bool,
+}
 
 pub struct Owner {
     settings: Arc<Settings>,
@@ -70,19 +79,25 @@ impl Owner {
         while !self.stopping.is_cancelled() {
             let began = Instant::now();
             self.publish(|offered| offered.state = State::Connecting);
-            let (message, forgotten) = self.live().await;
+            let Ended { message, forgotten, was_ready } = self.live().await;
             if began.elapsed() >= HEALTHY {
                 backoff = BACKOFF_FIRST;
             }
-            if self.stopping.is_cancelled() || !forgotten {
-                if !self.stopping.is_cancelled() {
-                    tracing::warn!(upstream = %self.settings.name, reason = %message, "upstream lost");
-                }
+            let stopping = self.stopping.is_cancelled();
+            if !(stopping || forgotten) {
+                tracing::warn!(upstream = %self.settings.name, reason = %message, "upstream lost");
+            }
+            // A process that was there is soon there again, and calls wait for it; not if it keeps on ending.
+            let is_process = matches!(self.settings.transport, Transport::Child { .. });
+            let returns = is_process && was_ready && backoff < REOPENING_MAX;
+            if stopping || !(forgotten || returns) {
                 self.publish(|offered| offered.state = State::Failed { message });
             } else {
+                self.publish(|offered| offered.state = State::Connecting);
+            }
+            if forgotten && !stopping {
                 // It is there, and whoever was refused waits for the next session.
                 tracing::info!(upstream = %self.settings.name, "the session is opened anew");
-                self.publish(|offered| offered.state = State::Connecting);
                 if reopened.is_none_or(|at| at.elapsed() >= REOPEN_EVERY) {
                     reopened = Some(Instant::now());
                     continue;
@@ -96,15 +111,16 @@ impl Owner {
         }
     }
 
-    /// One connection, from opening to closing. Returns why it ended, and whether its session was forgotten.
-    async fn live(&mut self) -> (String, bool) {
+    /// One connection, from opening to closing.
+    async fn live(&mut self) -> Ended {
+        let unmade = |message| Ended { message, forgotten: false, was_ready: false };
         let stopping = self.stopping.clone();
         let (says, said) = mpsc::channel(BESIDE_MAX);
         let says = Some(says).filter(|_| self.beside.own);
         let link = match stopping.run_until_cancelled(Link::open(&self.settings, says)).await {
             Some(Ok(link)) => Arc::new(link),
-            Some(Err(message)) => return (message, false),
-            None => return ("stopped".to_owned(), false),
+            Some(Err(message)) => return unmade(message),
+            None => return unmade("stopped".to_owned()),
         };
         let message = tokio::select! {
             biased;
@@ -113,7 +129,7 @@ impl Owner {
         };
         let was_ready = self.link.send_replace(None).is_some();
         link.close().await;
-        (message, was_ready && link.expired())
+        Ended { message, forgotten: was_ready && link.expired(), was_ready }
     }
 
     async fn attend(&mut self, link: &Arc<Link>, said: mpsc::Receiver<Said>) -> String {
