@@ -295,6 +295,11 @@ impl Run for Gateway {
 
     fn watch<'a>(&'a self, uri: &'a str, audience: &'a Audience) -> BoxFuture<'a, Result<Held, RpcError>> {
         Box::pin(async move {
+            if self.fleet.is_per_caller() {
+                return Err(unreachable(
+                    "what this upstream tells of is its callers' own, so nobody is subscribed",
+                ));
+            }
             let upstream = self.fleet.of(audience).map_err(|refusal| unreachable(&refusal.message))?;
             upstream.begun().await;
             match upstream.watch(uri).await {
@@ -338,7 +343,8 @@ impl Gateway {
     async fn pass(&self, invocation: &Invocation, params: Box<RawValue>) -> Outcome {
         let who = format!("upstream {}", self.fleet.name());
         let audience = invocation.client.audience();
-        let upstream = match self.fleet.of(&audience) {
+        let fleet = self.fleet.for_caller(&invocation.caller.actor.id);
+        let upstream = match fleet.and_then(|fleet| fleet.of(&audience)) {
             Ok(upstream) => upstream,
             Err(refusal) => return Outcome::Untaken(refusal),
         };
