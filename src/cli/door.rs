@@ -11,8 +11,9 @@ use crate::{
     block::splice,
     caller::{Caller, Scope},
     cli::{
-        Called, Reach,
-        remote::{DEFAULT_URL, Remote},
+        Called,
+        place::{Place, Reach},
+        remote::Remote,
     },
     config::{Config, Overrides},
     event::Actor,
@@ -29,12 +30,13 @@ pub enum Door {
 
 impl Door {
     pub async fn open(reach: &Reach) -> anyhow::Result<Self> {
-        let Some(data) = &reach.data else {
-            let url = reach.url.as_deref().unwrap_or(DEFAULT_URL);
-            return Ok(Self::Remote(Remote::new(url, reach.token.clone())?));
-        };
-        let node = start(data, reach.config.as_deref()).await?;
-        Ok(Self::Local(Box::new(node)))
+        match reach.place()? {
+            Place::Server(url) => Ok(Self::Remote(Remote::new(&url, reach.token.clone())?)),
+            Place::Files(data) => {
+                let node = start(&data, reach.config().as_deref()).await?;
+                Ok(Self::Local(Box::new(node)))
+            }
+        }
     }
 
     pub async fn call(&self, tool: &str, arguments: &RawValue) -> anyhow::Result<Called> {
@@ -133,6 +135,7 @@ pub fn warn() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .try_init();
 }

@@ -222,12 +222,13 @@ fn app(config: &Config, home: &Home, node: &Node) -> anyhow::Result<App> {
     let ledger = node.ledger.clone();
     let endpoint = Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings));
     let sessions = endpoint.clone();
-    node.sample(Arc::new(move || sessions.sessions()));
+    let sessions: Arc<dyn Fn() -> usize + Send + Sync> = Arc::new(move || sessions.sessions());
+    node.sample(sessions.clone());
     Ok(App {
         server: config.server.clone(),
         access,
         mcp: endpoint,
-        audit: audit::routes(node.audit.clone()),
+        audit: audit::routes(node.audit.clone()).merge(audit::status::route(node.status(sessions))),
         ready: Box::new(move || Node::unready(&ledger)),
         metrics: node.metrics.clone(),
     })
@@ -266,6 +267,8 @@ fn trace(format: LogFormat) {
         Err(_) => tracing_subscriber::EnvFilter::new("error"),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Nobody reading them is no fault.
+    let builder = builder.log_internal_errors(false);
     // A second initialisation happens only in tests; the first one stays.
     let _ = match format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),

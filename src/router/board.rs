@@ -30,7 +30,7 @@ use crate::{
     contract::Contract,
     ledger::{Command, Ruling, Stopped, commit::node},
     router::{
-        Change, Listed, Offer, Parts, Run,
+        Change, Listed, Offer, Parts, Run, Standing,
         declared::Declared,
         metadata::{Hints, Resolver},
         view::View,
@@ -135,6 +135,18 @@ impl Board {
     /// The tool under this contract.
     pub fn tool_under(&self, contract: &Cid) -> Option<Arc<Entry>> {
         self.contracts.get(contract).cloned()
+    }
+
+    /// Returns what each source offers, by its name.
+    pub fn standings(&self) -> BTreeMap<String, Standing> {
+        let standing = |source: &Arc<Source>| Standing {
+            name: source.name.clone(),
+            tools: source.tools.len(),
+            prompts: source.prompts.len(),
+            resources: source.resources.len(),
+            away: None,
+        };
+        self.sources.values().map(|source| (source.name.clone(), standing(source))).collect()
     }
 
     /// Returns the peers as a source, and their name for a tool.
