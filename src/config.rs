@@ -3,10 +3,12 @@
 //! Invariants:
 //! - a [`Config`] from [`Config::load`] or by default passes every rule, so no other room checks its bounds again;
 //! - environment variables `CAIRN__SECTION__KEY` override the file, and flags override both;
-//! - errors name keys and variables but repeat no value, and `Debug` shows no secret.
+//! - errors name keys and variables but repeat no value that may be a secret, and `Debug` shows none.
 
+mod wording;
 mod read;
 mod bounds;
+pub mod template;
 mod references;
 mod oauth;
 mod offer;
@@ -172,6 +174,8 @@ pub struct Upstream {
     pub lane: Option<String>,
     /// Whether each session of a client has a connection, and so a process, of its own. Default false.
     pub isolate: bool,
+    /// Whether each caller has a login of its own at the URL. Default false.
+    pub per_caller: bool,
 }
 
 /// Named values that `Debug` replaces by `***`.

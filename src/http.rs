@@ -52,7 +52,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
 
 use self::{
-    guard::{Lost, Standing},
+    guard::{Lost, Admission},
     health::{Health, Ready},
     origin::{Gate, Refusal},
     refusals::Refusals,
@@ -225,7 +225,7 @@ impl Edge {
             value.set_sensitive(true);
         }
         let access = Arc::clone(&self.access);
-        let standing = Standing { access, authorization, scope, version: at?, until };
+        let standing = Admission { access, authorization, scope, version: at?, until };
         Some(Box::pin(standing.lost()))
     }
 }

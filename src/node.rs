@@ -14,6 +14,7 @@ pub mod joining;
 pub mod joining;
 pub mod recording;
 mod sampling;
+pub mod status;
 pub mod upstreams;
 pub mod roster;
 pub mod steering;

@@ -7,6 +7,7 @@
 mod cursor;
 pub mod erasure;
 pub mod keeping;
+pub mod naming;
 pub mod shown;
 pub mod lookup;
 pub mod list;
@@ -121,6 +122,11 @@ impl View {
     /// Returns the tree as far as it is folded.
     pub(crate) fn tiles(&self) -> StoredTiles<'_> {
         StoredTiles { state: &self.state, log: self.log.as_ref() }
+    }
+
+    /// Opens the log of `home` with a state that was derived elsewhere.
+    pub fn beside(home: &Home, state: &Path) -> Result<Self, QueryError> {
+        Self::of_files(state, &home.log_path())
     }
 
     fn of_files(state: &Path, log: &Path) -> Result<Self, QueryError> {

@@ -34,6 +34,7 @@ pub mod skills;
 pub mod trial;
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -55,6 +56,7 @@ use crate::{
     block::{Cid, payload::SaltKey},
     call::Remote,
     caller::{Caller, rights::Rights},
+    catalogue::{BUILTIN, PEERS},
     contract::Contract,
     error::Refusal,
     ledger::{
@@ -291,6 +293,31 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
 }
 
+/// The sources that are no servers behind this node.
+const OWN_SOURCES: [&str; 3] = [BUILTIN, PEERS, "conformance"];
+
+/// How a source stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceStatus {
+    pub name: String,
+    pub tools: usize,
+    pub prompts: usize,
+    pub resources: usize,
+    /// Why it cannot be reached, if it cannot.
+    pub away: Option<String>,
+}
+
+impl SourceStatus {
+    fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), tools: 0, prompts: 0, resources: 0, away: None }
+    }
+
+    /// Returns whether this is a server behind this node, not the node itself or its peers.
+    pub fn is_upstream(&self) -> bool {
+        !OWN_SOURCES.contains(&self.name.as_str())
+    }
+}
+
 /// Finds what a request names, runs it in its lane, and records both ends. Clones share it.
 #[derive(Clone)]
 pub struct Router {
@@ -413,6 +440,15 @@ impl Router {
     /// Notes that a source cannot be reached now and how it would name its tools, or that it is there again.
     pub fn note_away(&self, source: &str, absence: Option<Absence>) {
         self.inner.away.note(source, absence);
+    }
+
+    /// Returns how each source stands that is on the board or away.
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        let mut all: BTreeMap<String, SourceStatus> = self.board().standings();
+        for (source, why) in self.inner.away.reasons() {
+            all.entry(source.clone()).or_insert_with(|| SourceStatus::new(&source)).away = Some(why);
+        }
+        all.into_values().collect()
     }
 
     /// Returns whether this node's own tool of this name is on offer.

@@ -1,13 +1,11 @@
 //! Foreign text as people see it: on a terminal, in a log line, in a picture.
 //!
 //! Invariants:
-//! - what could move a cursor, begin a line, change colours or turn the direction of writing is replaced, whoever wrote it;
-//! - a JSON document keeps its value: what is replaced in others is escaped in it.
+//! - what could move a cursor, begin a line, change colours or turn the direction of writing is shown as an
+//!   escape, whoever wrote it;
+//! - a JSON document keeps its value: its escapes are JSON's own.
 
 use std::borrow::Cow;
-
-/// What stands in the place of a character that is not shown.
-const INSTEAD: char = '?';
 
 /// Returns whether a character does something else than being seen: control characters (C0, DEL, C1), marks and
 /// overrides of direction, separators of lines, invisible tags. The joiners of scripts and emoji are none.
@@ -15,7 +13,9 @@ pub fn acts(c: char) -> bool {
     c.is_control()
         || matches!(
             c,
-            '\u{61c}'
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
                 | '\u{200b}'
                 | '\u{200e}'..='\u{200f}'
                 | '\u{2028}'..='\u{202e}'
@@ -30,8 +30,20 @@ pub fn acts(c: char) -> bool {
 pub fn line(text: &str) -> Cow<'_, str> {
     match text.contains(acts) {
         false => Cow::Borrowed(text),
-        true => Cow::Owned(text.chars().map(|c| if acts(c) { INSTEAD } else { c }).collect()),
+        true => Cow::Owned(escaped(text)),
     }
+}
+
+fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match acts(c) {
+            true if c.is_ascii() => shown.extend(c.escape_default()),
+            true => shown.extend(c.escape_unicode()),
+            false => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// Returns a JSON document of the same value that can be printed. Line breaks, which only stand between its parts, stay.
@@ -63,11 +75,11 @@ mod tests {
     fn nothing_acts_on_who_reads_it() {
         for (text, expected) in [
             ("plain, längerer, 日本語, 👩‍👧, नमस्ते", "plain, längerer, 日本語, 👩‍👧, नमस्ते"),
-            ("\u{1b}[2Jcleared", "?[2Jcleared"),
-            ("a\nb\r\tc\u{7f}", "a?b??c?"),
-            ("\u{9b}31mC1\u{90}", "?31mC1?"),
-            ("user\u{202e}gpj.exe\u{2066}x\u{2069}\u{200f}", "user?gpj.exe?x??"),
-            ("\u{2028}\u{feff}\u{e0041}", "???"),
+            ("\u{1b}[2Jcleared", r"\u{1b}[2Jcleared"),
+            ("a\nb\r\tc\u{7f}", r"a\nb\r\tc\u{7f}"),
+            ("\u{9b}31mC1\u{90}", r"\u{9b}31mC1\u{90}"),
+            ("user\u{202e}gpj.exe\u{2066}x\u{2069}\u{200f}", r"user\u{202e}gpj.exe\u{2066}x\u{2069}\u{200f}"),
+            ("\u{2028}\u{feff}\u{e0041}", r"\u{2028}\u{feff}\u{e0041}"),
         ] {
             assert_eq!(line(text), expected);
         }

@@ -11,10 +11,11 @@ use crate::{
     block::splice,
     caller::{Caller, Scope},
     cli::{
-        Called, Reach,
+        Called,
         guard::guard,
         logging::warn,
-        remote::{DEFAULT_URL, Remote},
+        place::{Place, Reach},
+        remote::Remote,
     },
     config::{Config, Overrides},
     event::Actor,
@@ -32,12 +33,13 @@ pub enum Door {
 
 impl Door {
     pub async fn open(reach: &Reach) -> anyhow::Result<Self> {
-        let Some(data) = &reach.data else {
-            let url = reach.url.as_deref().unwrap_or(DEFAULT_URL);
-            return Ok(Self::Remote(Remote::new(url, reach.token.clone())?));
-        };
-        let node = start(data, reach.config.as_deref()).await?;
-        Ok(Self::Local(Box::new(node)))
+        match reach.place()? {
+            Place::Server(url) => Ok(Self::Remote(Remote::new(&url, reach.token.clone())?)),
+            Place::Files(data) => {
+                let node = start(&data, reach.config().as_deref()).await?;
+                Ok(Self::Local(Box::new(node)))
+            }
+        }
     }
 
     pub async fn call(&self, tool: &str, arguments: &RawValue) -> anyhow::Result<Called> {

@@ -30,6 +30,8 @@ pub fn warn() {
 
 fn start(filter: EnvFilter, format: LogFormat, colours: bool) {
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    // Nobody reading them is no fault.
+    let builder = builder.log_internal_errors(false);
     // A second initialisation happens only in tests; the first one stays.
     let _ = match format {
         LogFormat::Text => {

@@ -318,6 +318,7 @@ struct Doors {
     audit: Audit,
     metrics: Arc<Metrics>,
     endpoint: Arc<mcp::Endpoint>,
+    status: audit::status::Told,
 }
 
 impl Doors {
@@ -326,13 +327,15 @@ impl Doors {
         let settings = mcp::Settings { shutdown: node.stopping.clone(), ..mcp::Settings::default() };
         let endpoint = Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings));
         let sessions = endpoint.clone();
-        node.sample(Arc::new(move || sessions.sessions()));
+        let sessions: Arc<dyn Fn() -> usize + Send + Sync> = Arc::new(move || sessions.sessions());
+        node.sample(sessions.clone());
         let doors = Self {
             home: home.clone(),
             ledger: node.ledger.clone(),
             audit: node.audit.clone(),
             metrics: node.metrics.clone(),
             endpoint,
+            status: node.status(sessions),
         };
         opener.open(doors.app(config)?);
         Ok(Box::new(move |config| {
@@ -351,7 +354,7 @@ impl Doors {
             server: config.server.clone(),
             access,
             mcp: self.endpoint.clone(),
-            audit: audit::routes(self.audit.clone()),
+            audit: audit::routes(self.audit.clone()).merge(audit::status::route(self.status.clone())),
             ready: Box::new(move || Node::unready(&ledger)),
             metrics: self.metrics.clone(),
         })

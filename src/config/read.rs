@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - the keys of a section are asked of its struct's `Deserialize`; only the names of sections are repeated here;
-//! - a fault says what a value should have been, never what it was: it may be a secret.
+//! - a fault says what a value must be, and never repeats one that may be a secret.
 
 use std::{collections::BTreeMap, fmt, iter::successors};
 
@@ -12,7 +12,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Config, Fault, Origin, offer};
+use super::{Config, Fault, Origin, offer, wording};
 
 const PREFIX: &str = "CAIRN__";
 /// The least similarity (Jaro-Winkler) at which a known key is suggested for an unknown one.
@@ -43,6 +43,22 @@ impl Report {
         let origin = around.filter_map(|place| self.origins.get(place)).next().cloned();
         let origin = origin.unwrap_or(Origin::Elsewhere);
         self.faults.push(Fault { place: place.to_owned(), origin, message: message.into() });
+    }
+
+    /// Adds a range to the fault of a number that could not be read, which says only what sort of number it must be.
+    /// Returns whether there is such a fault.
+    pub(super) fn narrow(&mut self, place: &str, range: &str) -> bool {
+        let fault = self.faults.iter_mut().find(|fault| fault.place == place);
+        let Some(fault) = fault.filter(|fault| fault.message.ends_with(wording::WHOLE)) else {
+            return false;
+        };
+        fault.message.push_str(range);
+        true
+    }
+
+    /// Returns whether the value here is one of a variable, whose type was only guessed.
+    fn is_variable(&self, place: &str) -> bool {
+        matches!(self.origins.get(place), Some(Origin::Variable(_)))
     }
 
     /// Returns the faults in the order of the file's lines, then those of variables, then the others.
@@ -264,26 +280,20 @@ fn table<T: DeserializeOwned + Default>(entries: Entries, path: &str, report: &m
         let mut refusal = None;
         let read = readings.into_iter().find(|reading| {
             let alone = Table::from_iter([(key.clone(), reading.clone())]);
-            refusal = alone.try_into::<T>().err();
-            refusal.is_none()
+            let refused = alone.try_into::<T>().err();
+            let fits = refused.is_none();
+            refusal = refused.map(|error| wording::unreadable(&error, reading, !report.is_variable(&place)));
+            fits
         });
         match (read, refusal) {
             (Some(value), _) => {
                 good.insert(key, value);
             }
-            (None, refusal) => report.fault(&place, expected(refusal)),
+            (None, Some((below, said))) => report.fault(&format!("{place}{below}"), said),
+            (None, None) => {}
         }
     }
     good.try_into().unwrap_or_default()
-}
-
-/// Returns what a value should have been, from the error's text, without what it was.
-fn expected(refusal: Option<toml::de::Error>) -> String {
-    let text = refusal.map_or_else(String::new, |error| error.message().to_owned());
-    match text.rsplit_once(", expected ") {
-        Some((_, wanted)) => format!("expected {}", wanted.lines().next().unwrap_or_default()),
-        None => "has a value that cannot be read".to_owned(),
-    }
 }
 
 fn unknown(key: &str, place: &str, known: &[&str], report: &mut Report) {
@@ -314,6 +324,26 @@ fn below(path: &str, key: &str) -> String {
 /// Returns the names of a struct's fields, as its `Deserialize` asks for them.
 fn fields<T: DeserializeOwned>() -> &'static [&'static str] {
     T::deserialize(Probe).map_or_else(|asked| asked.0, |_| &[])
+}
+
+/// Returns the sections and the keys that each of them knows, for the test of the template.
+#[cfg(test)]
+pub(super) fn keys_of() -> Vec<(&'static str, &'static [&'static str])> {
+    use super::{Auth, Captures, Entry, Log, P2p, Rate, Router, Server, Tasks, Telemetry, Upstream};
+    vec![
+        ("", fields::<Config>()),
+        ("server", fields::<Server>()),
+        ("auth", fields::<Auth>()),
+        ("log", fields::<Log>()),
+        ("tasks", fields::<Tasks>()),
+        ("capture", fields::<Captures>()),
+        ("telemetry", fields::<Telemetry>()),
+        ("router", fields::<Router>()),
+        ("p2p", fields::<P2p>()),
+        ("upstream", fields::<Upstream>()),
+        ("p2p.peers", fields::<Entry>()),
+        ("tasks.rates.*", fields::<Rate>()),
+    ]
 }
 
 struct Probe;

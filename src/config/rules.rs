@@ -238,8 +238,8 @@ fn tool(name: &str, tool: &Tool, report: &mut Report) {
     optional(&place("timeout_ms"), tool.timeout_ms, 1..=DAY_MS, report);
     if let Some(retry) = &tool.retry {
         let Retry { max_retries, backoff_ms, backoff_factor, max_backoff_ms, jitter: _ } = retry;
-        bound(&place("retry"), u64::from(*max_retries), 0..=100, report);
-        bound(&place("retry"), *max_backoff_ms, 0..=DAY_MS, report);
+        bound(&place("retry.max_retries"), u64::from(*max_retries), 0..=100, report);
+        bound(&place("retry.max_backoff_ms"), *max_backoff_ms, 0..=DAY_MS, report);
         if backoff_ms > max_backoff_ms {
             report.fault(&place("retry"), "backoff_ms is over max_backoff_ms");
         }

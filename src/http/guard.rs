@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const EVENTS: &str = "text/event-stream";
 
 /// What a request was let in with.
-pub(super) struct Standing {
+pub(super) struct Admission {
     pub access: Arc<Access>,
     pub authorization: Option<HeaderValue>,
     pub scope: Scope,
@@ -34,7 +34,7 @@ pub(super) struct Standing {
 /// Ends when a caller may not call any more.
 pub(super) type Lost = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-impl Standing {
+impl Admission {
     /// Waits until the caller may not call any more.
     pub async fn lost(mut self) {
         // A file that is being replaced may be unreadable for a moment.

@@ -288,8 +288,14 @@ pub fn derive(home: &Home, log: &dyn Log, step: &mut dyn FnMut(u64)) -> Result<F
         .and_then(|folder| Ok(belongs(&folder, log.reader()?.as_ref())?.then_some(folder)));
     let mut folder = match resumed {
         Ok(Some(folder)) => folder,
-        Ok(None) | Err(StateError::Store(_) | StateError::Broken { .. } | StateError::Migration(_)) => {
-            tracing::warn!("state.db is damaged or not this log's; deriving it again");
+        Ok(None)
+        | Err(
+            StateError::Store(_)
+            | StateError::Broken { .. }
+            | StateError::Migration(_)
+            | StateError::Newer { .. },
+        ) => {
+            tracing::warn!("state.db is damaged, of a newer program or not this log's; deriving it again");
             remove_state(home).map_err(|_| StateError::Broken { what: "state.db cannot be removed" })?;
             Folder::resume(state::open(&home.state_path())?, log.reader()?)?
         }

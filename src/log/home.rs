@@ -27,6 +27,9 @@ const FORMER_SLOT: usize = 1024;
 const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
 const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 
+/// Bytes that are read of what the holder of a lock says of itself.
+const HOLDER_MAX: u64 = 4096;
+
 /// The files of the keys: the seed that signs heads, and the key of payload salts.
 const KEYS: [&str; 2] = ["log.key", "salt.key"];
 /// The file of the first seed that signed heads, which exists once another seed does.
@@ -163,6 +166,28 @@ impl Home {
                 Err(HomeError::Owned { .. }) if Instant::now() < patience => thread::sleep(CLAIM_PAUSE),
                 claimed => return claimed,
             }
+        }
+    }
+
+    /// Returns what the server of this directory says of itself, if one runs on it.
+    pub fn server(&self) -> Option<String> {
+        self.holder("serve.lock")
+    }
+
+    /// Returns what the owner of this directory's log says of itself, if it has one.
+    pub fn owner(&self) -> Option<String> {
+        self.holder("lock")
+    }
+
+    fn holder(&self, name: &str) -> Option<String> {
+        let mut file = File::open(self.dir.join(name)).ok()?;
+        let mut said = String::new();
+        match file.try_lock_shared() {
+            Err(fs::TryLockError::WouldBlock) => {
+                (&mut file).take(HOLDER_MAX).read_to_string(&mut said).ok()?;
+                Some(said)
+            }
+            Ok(()) | Err(fs::TryLockError::Error(_)) => None,
         }
     }
 

@@ -70,7 +70,7 @@ pub struct Applied {
 
 /// How an upstream stands.
 #[derive(Debug, Serialize)]
-pub struct Standing {
+pub struct UpstreamStatus {
     pub name: String,
     /// `command`, `url`, or `wrapped`.
     pub transport: &'static str,
@@ -165,11 +165,11 @@ impl Roster {
 
     /// Returns how each upstream stands, in the order of their ranks, once those that are new are connected or a bound
     /// is over.
-    pub async fn standing(&self) -> Vec<Standing> {
+    pub async fn standing(&self) -> Vec<UpstreamStatus> {
         // Those that are not connected yet are told as that.
         let _ = self.settled(SETTLE_MAX).await;
         let entries = self.entries.lock().await;
-        let mut all: Vec<(u32, Standing)> = entries.followed.values().map(Entry::standing).collect();
+        let mut all: Vec<(u32, UpstreamStatus)> = entries.followed.values().map(Entry::standing).collect();
         all.sort_by_key(|(rank, _)| *rank);
         all.into_iter().map(|(_, standing)| standing).collect()
     }
@@ -205,7 +205,7 @@ impl Roster {
 pub struct Unsettled;
 
 impl Entry {
-    fn standing(&self) -> (u32, Standing) {
+    fn standing(&self) -> (u32, UpstreamStatus) {
         let Course { fleet, settings } = self.course.borrow().clone();
         let offered = fleet.first.offer().borrow().clone();
         let (state, reason) = match &offered.state {
@@ -219,7 +219,7 @@ impl Entry {
             Some(_) => "url",
         };
         let server = offered.server.as_deref().map(RawValue::get);
-        let standing = Standing {
+        let standing = UpstreamStatus {
             name: settings.name,
             transport,
             state,

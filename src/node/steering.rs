@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use super::{
     lanes, recording,
-    roster::{Applied, Roster, Standing},
+    roster::{Applied, Roster, UpstreamStatus},
     tuning,
 };
 use crate::{
@@ -130,7 +130,7 @@ impl Steering {
     }
 
     /// Returns how each upstream stands.
-    pub async fn standing(&self) -> Vec<Standing> {
+    pub async fn standing(&self) -> Vec<UpstreamStatus> {
         self.parts.roster.standing().await
     }
 }

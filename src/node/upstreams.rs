@@ -34,9 +34,11 @@ pub fn credentials(home: &Home, upstream: &config::Upstream) -> Option<Credentia
     let settings = credentials::Settings {
         client_id: oauth.client_id,
         client_secret: oauth.client_secret,
+        private_key: oauth.private_key_file,
         metadata_url: oauth.client_metadata_url,
         scopes: oauth.scopes,
         redirect_port: oauth.redirect_port,
+        per_caller: upstream.per_caller,
         grant: match oauth.grant {
             config::Grant::AuthorizationCode => credentials::Grant::Code,
             config::Grant::ClientCredentials => credentials::Grant::Client,

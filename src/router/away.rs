@@ -35,6 +35,12 @@ impl Away {
         }
     }
 
+    /// Returns why each source that is away is so.
+    pub fn reasons(&self) -> Vec<(String, String)> {
+        let away = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        away.iter().map(|(source, absence)| (source.clone(), absence.why.clone())).collect()
+    }
+
     /// Returns the refusal of a name that is not on offer, if a source that is away might offer it. Of several such
     /// sources it tells of the one with the longest prefix.
     pub fn refusal(&self, name: &str) -> Option<Refusal> {

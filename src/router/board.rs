@@ -34,7 +34,7 @@ use crate::{
     contract::Contract,
     ledger::{Command, Ruling, Stopped, commit::node},
     router::{
-        Change, Listed, Offer, Parts, Run, Tool, aside,
+        Change, Listed, Offer, Parts, Run, SourceStatus, Tool, aside,
         declared::Declared,
         metadata::{Hints, Resolver},
         view::View,
@@ -154,6 +154,18 @@ impl Board {
     /// The tool under this contract.
     pub fn tool_under(&self, contract: &Cid) -> Option<Arc<Entry>> {
         self.contracts.get(contract).cloned()
+    }
+
+    /// Returns what each source offers, by its name.
+    pub fn standings(&self) -> BTreeMap<String, SourceStatus> {
+        let standing = |source: &Arc<Source>| SourceStatus {
+            name: source.name.clone(),
+            tools: source.tools.len(),
+            prompts: source.prompts.len(),
+            resources: source.resources.len(),
+            away: None,
+        };
+        self.sources.values().map(|source| (source.name.clone(), standing(source))).collect()
     }
 
     /// Returns the peers as a source, and their name for a tool.

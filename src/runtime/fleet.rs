@@ -8,7 +8,10 @@
 //! - in a session of the server, a client is served by a connection that declared exactly its capabilities;
 //! - over lines, a client in a session that can be asked has a connection of its own, which ends with its session:
 //!   nothing there says whom a server asks. Clients without a session share;
-//! - at most `MEMBERS_MAX` connections are kept beside the first; one that made room ends with its last call.
+//! - at most `MEMBERS_MAX` connections are kept beside the first; one that made room ends with its last call;
+//! - where each caller has a token of its own, a request goes over connections of its caller alone.
+
+mod kept;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -25,6 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::kept::Kept;
 use crate::{
     error::{Code, Refusal},
     router::audience::{Audience, Manner, can_be_asked},
@@ -33,6 +37,8 @@ use crate::{
 
 /// Connections to one upstream beside the first: over lines each is a process.
 const MEMBERS_MAX: usize = 64;
+/// Callers whose own connections are kept, where each has a token of its own.
+const CALLERS_MAX: usize = 64;
 /// How long a shared connection is kept that nobody uses.
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// Connections that clients without a session and with equal capabilities share, where each call is on one of its own.
@@ -48,6 +54,8 @@ pub struct Fleet {
     settings: Settings,
     pub first: Upstream,
     members: Mutex<Vec<Member>>,
+    /// The connections of callers with tokens of their own, by principal.
+    callers: Kept<Fleet>,
     /// Whether a session was tried and the upstream turned out to have none. It stays so until the node stops.
     sessionless: AtomicBool,
     /// Counts the changes of what members offer.
@@ -128,6 +136,7 @@ impl Fleet {
             settings,
             first,
             members: Mutex::default(),
+            callers: Kept::new(CALLERS_MAX),
             sessionless: AtomicBool::new(false),
             changed: watch::Sender::new(0),
             calls: watch::Sender::new(0),
@@ -142,6 +151,41 @@ impl Fleet {
 
     pub fn name(&self) -> &str {
         &self.settings.name
+    }
+
+    /// Returns the connections that requests of this principal go over: its own, where the upstream wants each caller's
+    /// token, else these. Errors: it has no token.
+    pub fn for_caller(self: &Arc<Self>, principal: &str) -> Result<Arc<Self>, Refusal> {
+        let Transport::Http { url, headers, credentials: Some(credentials) } = &self.settings.transport
+        else {
+            return Ok(self.clone());
+        };
+        if !credentials.is_per_caller() {
+            return Ok(self.clone());
+        }
+        self.callers.get_or(principal, || {
+            let own = credentials.of_caller(principal);
+            let known = own.standing().is_ok_and(|standing| standing.token.is_some());
+            if !known {
+                let message =
+                    format!("upstream {} wants your own login: {}", self.name(), own.login_command());
+                return Err(Refusal::new(Code::FailedPrecondition, message));
+            }
+            let transport = Transport::Http {
+                url: url.clone(),
+                headers: headers.clone(),
+                credentials: Some(Arc::new(own)),
+            };
+            Ok(Self::start(Settings { transport, ..self.settings.clone() }))
+        })
+    }
+
+    /// Returns whether each caller needs a token of its own here.
+    pub fn is_per_caller(&self) -> bool {
+        let Transport::Http { credentials: Some(credentials), .. } = &self.settings.transport else {
+            return false;
+        };
+        credentials.is_per_caller()
     }
 
     /// Returns the connection for a client, and begins to open one if there is none. If there are too many, the shared one
@@ -339,6 +383,9 @@ impl Fleet {
         for upstream in left {
             upstream.stop().await;
         }
+        for own in self.callers.sweep(IDLE_MAX) {
+            Box::pin(own.sweep()).await;
+        }
     }
 
     /// Counts a call until what is returned is dropped.
@@ -365,6 +412,9 @@ impl Fleet {
         let members: Vec<Upstream> = self.members().drain(..).map(|member| member.upstream).collect();
         let members = members.iter().map(Upstream::stop);
         tokio::join!(self.first.stop(), futures_util::future::join_all(members));
+        for own in self.callers.take() {
+            Box::pin(own.stop()).await;
+        }
     }
 
     /// Returns whether the client needs a connection that no other session uses.

@@ -202,6 +202,11 @@ impl Run for Gateway {
     fn watch<'a>(&'a self, uri: &'a str, audience: &'a Audience) -> BoxFuture<'a, Result<Held, RpcError>> {
         Box::pin(async move {
             let fleet = self.seat.fleet();
+            if fleet.is_per_caller() {
+                return Err(unreachable(
+                    "what this upstream tells of is its callers' own, so nobody is subscribed",
+                ));
+            }
             let upstream = fleet.of(audience).map_err(|refusal| unreachable(&refusal.message))?;
             upstream.begun().await;
             match upstream.watch(uri).await {
@@ -229,6 +234,9 @@ impl Run for Gateway {
     ) -> BoxFuture<'a, Passed> {
         Box::pin(async move {
             let fleet = self.seat.fleet();
+            if fleet.is_per_caller() {
+                return Err(unreachable("what this upstream has is its callers' own"));
+            }
             let upstream = fleet.of(audience).map_err(|refusal| unreachable(&refusal.message))?;
             upstream.begun().await;
             let options = Options {
@@ -280,6 +288,10 @@ impl Gateway {
         let (fleet, _running) = self.seat.serve();
         let who = format!("upstream {}", fleet.name());
         let audience = invocation.client.audience();
+        let fleet = match fleet.for_caller(&invocation.caller.actor.id) {
+            Ok(fleet) => fleet,
+            Err(refusal) => return Outcome::Untaken(refusal),
+        };
         let upstream = match fleet.of(&audience) {
             Ok(upstream) => upstream,
             Err(refusal) => return Outcome::Untaken(refusal),

@@ -92,6 +92,19 @@ pub enum VaultError {
     NoRandom,
 }
 
+/// Between an upstream's name, which holds none of it, and a caller's in the name of a record.
+const OF: char = '/';
+
+/// Returns the name under which the credentials at an upstream are kept: this node's own, or a caller's.
+pub fn key(upstream: &str, principal: Option<&str>) -> String {
+    principal.map_or_else(|| upstream.to_owned(), |principal| format!("{upstream}{OF}{principal}"))
+}
+
+/// Returns the caller whose credentials at this upstream a name is of; `None` for any other.
+pub fn caller<'a>(key: &'a str, upstream: &str) -> Option<&'a str> {
+    key.strip_prefix(upstream)?.strip_prefix(OF)
+}
+
 /// The credentials' file of one data directory.
 #[derive(Clone)]
 pub struct Vault {
