@@ -14,6 +14,7 @@ mod client;
 mod envelope;
 mod list;
 mod offering;
+mod tasks;
 mod direct;
 pub mod quota;
 mod raw;
@@ -53,6 +54,7 @@ use self::{
 use crate::{
     caller::{Caller, Scope},
     frames,
+    questions::Audit,
     router::{Router, codes::INVALID_REQUEST},
     runtime::{gateway::fits, upstream::Duplex},
 };
@@ -137,6 +139,8 @@ struct Shared {
     bounds: Option<Bounds>,
     /// One permit for each listen stream.
     listeners: Semaphore,
+    /// Where lists of tasks are asked for.
+    audit: Audit,
 }
 
 impl Shared {
@@ -147,7 +151,8 @@ impl Shared {
     }
 
     fn new(router: Arc<Router>, settings: Settings) -> Self {
-        Self { router, settings, bounds: None, listeners: Semaphore::new(LISTENERS_MAX) }
+        let audit = Audit::new(router.ledger().clone());
+        Self { router, settings, bounds: None, listeners: Semaphore::new(LISTENERS_MAX), audit }
     }
 }
 

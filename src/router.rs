@@ -11,10 +11,14 @@ pub mod codes;
 pub mod lane;
 pub mod metadata;
 mod outcome;
+mod remotes;
+mod foretold;
 mod view;
+pub mod telling;
+pub mod trial;
+pub mod handles;
 mod board;
 mod retention;
-pub mod telling;
 pub mod away;
 mod target;
 mod patience;
@@ -22,7 +26,7 @@ mod content;
 mod ending;
 mod asking;
 mod calling;
-pub mod trial;
+pub mod followed;
 
 use std::{
     future::Future,
@@ -38,28 +42,27 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use crate::router::{
     board::{Entry, Misfit, Offered, Offering, renamed},
     declared::Held,
+    foretold::{Foretold, Tell},
     outcome::Outcome,
+    remotes::Remotes,
     view::View,
 };
 use crate::{
     block::{Cid, payload::SaltKey},
-    call::Remote,
     caller::Caller,
     contract::Contract,
     error::Refusal,
-    ledger::{
-        Ledger, Ruling, Stopped,
-        work::{Begun, Work},
-    },
+    ledger::{Ledger, Ruling, Stopped, work::Begun},
     metrics::Metrics,
     router::{
         asking::form::Forms,
         audience::Audience,
-        away::{Absence, Away},
+        away::Away,
         board::Board,
         capture::Captures,
         codes::{INTERNAL_ERROR, INVALID_PARAMS},
         declared::Declared,
+        handles::{Parked, TaskSupport},
         lane::Lanes,
         metadata::{Hints, Resolver},
     },
@@ -77,6 +80,14 @@ pub trait Client: Send + Sync {
     fn request(&self, method: &str, params: Value) -> BoxFuture<'_, Result<Value, RpcError>>;
     /// Returns who is behind the request, as other servers may know it.
     fn audience(&self) -> Audience;
+    /// Returns whether a result may be the handle of a task that goes on at the tool's server.
+    fn takes_handles(&self) -> bool {
+        false
+    }
+    /// Returns whether a task that the call follows at the tool's server is cancelled there when the call is.
+    fn abandons(&self) -> bool {
+        true
+    }
 }
 
 words! {
@@ -120,6 +131,8 @@ pub struct Meta {
     pub refs: Vec<Cid>,
     /// The only peer that may run it. Set by this node's own durable work, never by a caller.
     pub peer: Option<String>,
+    /// The task at the tool's server that it follows, instead of calling the tool anew. Set likewise.
+    pub follows: Option<String>,
     /// `traceparent` (W3C trace context), validated.
     pub traceparent: Option<String>,
     /// `progressToken`, as it came; absent when the caller wants no progress.
@@ -182,20 +195,10 @@ pub struct Invocation {
     pub peer: Option<String>,
     /// Collects the peers that the run tried. They are recorded with the call's ending.
     pub remotes: Remotes,
-}
-
-/// The peers that one call was tried at, in order. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct Remotes(Arc<Mutex<Vec<Remote>>>);
-
-impl Remotes {
-    pub fn tell(&self, remote: Remote) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(remote);
-    }
-
-    fn take(&self) -> Vec<Remote> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
+    /// The task at the tool's server to follow, instead of calling the tool anew.
+    pub follows: Option<String>,
+    /// What the tool's definition says of running it as a task.
+    pub support: TaskSupport,
 }
 
 /// Runs invocations: a runtime, or a builtin tool.
@@ -206,6 +209,12 @@ pub trait Run: Send + Sync {
     /// Returns whether it checks this tool's input against the schema itself, so that all faults are reported at
     /// once.
     fn checks(&self, _tool: &str) -> bool {
+        false
+    }
+
+    /// Returns whether it answers a call of this tool with the handle of a task of its own, where it wants to and the
+    /// client takes handles.
+    fn gives_handles(&self, _tool: &str) -> bool {
         false
     }
 
@@ -231,16 +240,6 @@ pub trait Run: Send + Sync {
         None
     }
 }
-
-/// What a call will ask of the ledger, told before it starts.
-pub struct Foretold {
-    pub work: Work,
-    pub tell: Tell,
-}
-
-/// Makes a call's outcome from the ruling on its change. Returns `None` if the outcome needs more than the ruling. It
-/// runs on the writing thread, so it must neither wait nor read anything.
-pub type Tell = Box<dyn Fn(&Ruling) -> Option<Outcome> + Send + Sync>;
 
 /// A tool as offered to callers.
 #[derive(Debug)]
@@ -310,6 +309,7 @@ struct Inner {
     away: Away,
     resolver: Resolver,
     forms: Arc<Forms>,
+    parked: Arc<Parked>,
     changes: broadcast::Sender<Change>,
     /// The URIs of watched resources that have changed.
     updates: broadcast::Sender<Arc<str>>,
@@ -331,6 +331,7 @@ impl Router {
             away: Away::default(),
             resolver: Resolver::default(),
             forms: Arc::default(),
+            parked: Arc::default(),
             changes,
             updates,
             calls: TaskTracker::new(),
@@ -447,11 +448,6 @@ impl Router {
         *self.inner.board.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(board);
         changed.iter().for_each(|change| self.notify(*change));
         Ok(changed)
-    }
-
-    /// Notes that a source cannot be reached now and how it would name its tools, or that it is there again.
-    pub fn note_away(&self, source: &str, absence: Option<Absence>) {
-        self.inner.away.note(source, absence);
     }
 
     /// Returns whether this node's own tool of this name is on offer.

@@ -8,5 +8,6 @@ pub mod upstream;
 pub mod fleet;
 pub mod rounds;
 pub mod passing;
+pub mod following;
 pub mod gateway;
 pub mod peers;

@@ -77,12 +77,19 @@ pub struct CallClient {
     said: mpsc::Sender<Said>,
     logs: Logs,
     audience: Audience,
+    /// Whether it takes the handles of tasks.
+    handles: bool,
 }
 
 impl CallClient {
     pub fn new(logs: Logs, audience: Audience) -> (Self, mpsc::Receiver<Said>) {
         let (said, heard) = mpsc::channel(QUEUE_MAX);
-        (Self { said, logs, audience }, heard)
+        (Self { said, logs, audience, handles: false }, heard)
+    }
+
+    /// Says whether the client takes the handles of tasks.
+    pub fn with_handles(self, handles: bool) -> Self {
+        Self { handles, ..self }
     }
 }
 
@@ -122,6 +129,10 @@ impl Client for CallClient {
 
     fn audience(&self) -> Audience {
         self.audience.clone()
+    }
+
+    fn takes_handles(&self) -> bool {
+        self.handles
     }
 }
 

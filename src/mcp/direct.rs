@@ -25,7 +25,7 @@ use super::{
     envelope::{FIRST_STATELESS, Incoming},
     json,
     offering::has_plain_tool,
-    refuse,
+    refuse, tasks,
 };
 use crate::{
     mcp::era::Era,
@@ -49,6 +49,7 @@ pub fn takes(headers: &HeaderMap, method: &str, asked: &Incoming, offer: &Offer)
         && accepts_both(headers)
         && asked.meta.progress_token.is_none()
         && asked.log_level.is_none()
+        && !tasks::declares(asked)
         && asked.capabilities.as_ref().is_some_and(|given| ClientCapabilities::deserialize(given).is_ok())
         && has_plain_tool(offer, &asked.name)
 }

@@ -41,8 +41,19 @@ enum Shape {
 }
 
 /// Methods that exist only within a session.
-const SESSION_ONLY: &[&str] =
-    &["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
+const SESSION_ONLY: &[&str] = &[
+    "initialize",
+    "ping",
+    "logging/setLevel",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "tasks/result",
+    "tasks/list",
+];
+/// Methods that exist only without one.
+const STATELESS_ONLY: &[&str] = &["tasks/update"];
+/// What stands before the methods of tasks in sessions, for the library, which knows those of 2026-07-28 alone.
+pub const UNTYPED: &str = "io.cairn/";
 
 /// The params of known methods. `initialize` is among them so that a malformed one gets a clear error.
 const SHAPES: &[(&str, &[(&str, Shape)])] = &[
@@ -64,6 +75,11 @@ const SHAPES: &[(&str, &[(&str, Shape)])] = &[
     ("completion/complete", &[("ref", Shape::Object), ("argument", Shape::Object)]),
     ("logging/setLevel", &[("level", Shape::Text)]),
     ("subscriptions/listen", &[("notifications", Shape::Object)]),
+    ("tasks/get", &[("taskId", Shape::Text)]),
+    ("tasks/cancel", &[("taskId", Shape::Text)]),
+    ("tasks/update", &[("taskId", Shape::Text), ("inputResponses", Shape::Object)]),
+    ("tasks/result", &[("taskId", Shape::Text)]),
+    ("tasks/list", &[("cursor", Shape::TextOrAbsent)]),
 ];
 
 /// Methods of whose params the library gets a part only.
@@ -190,7 +206,7 @@ impl Slim<'_> {
         if let Some(id) = self.id {
             out.extend([r#""id":"#, id, ","]);
         }
-        out.extend([r#""method":""#, &self.method, r#"","params":{"#]);
+        out.extend([r#""method":"#, &splice::quoted(&self.method), r#","params":{"#]);
         let mut comma = "";
         for field in SLIMMED_FIELDS {
             if let Some(value) = self.fields.get(*field) {
@@ -279,9 +295,10 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
     if id.is_some() && is_known(&method, asked.era()) {
         check_shape(&method, &fields).map_err(|error| fault(error, false))?;
     }
-    let slim = SLIMMED.contains(&method.as_str()).then(|| Slim {
+    let untyped = asked.era() == Era::Session && method.starts_with("tasks/");
+    let slim = (untyped || SLIMMED.contains(&method.as_str())).then(|| Slim {
         id: id.map(RawValue::get),
-        method: method.clone(),
+        method: if untyped { format!("{UNTYPED}{method}") } else { method.clone() },
         fields,
     });
     let id = id.map(RawValue::get);
@@ -311,7 +328,10 @@ impl Hello {
 
 /// Returns whether `method` is one of MCP's that we answer in `era`.
 pub fn is_known(method: &str, era: Era) -> bool {
-    let removed = era == Era::Stateless && SESSION_ONLY.contains(&method);
+    let removed = match era {
+        Era::Stateless => SESSION_ONLY.contains(&method),
+        Era::Session => STATELESS_ONLY.contains(&method),
+    };
     !removed && SHAPES.iter().any(|(known, _)| *known == method)
 }
 
@@ -372,6 +392,7 @@ fn ask(
             traceparent: meta.traceparent.and_then(traceparent),
             progress_token: meta.progress_token,
             peer: None,
+            follows: None,
         },
     };
     Ok(asked)

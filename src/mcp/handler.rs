@@ -6,6 +6,8 @@
 
 #![expect(deprecated, reason = "the session era still sets log levels")]
 
+mod parcels;
+
 use std::{
     borrow::Cow,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -14,18 +16,18 @@ use std::{
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
-        CustomRequest, CustomResult, DiscoverResult, Extensions, GetPromptRequestParams, GetPromptResponse,
-        GetPromptResult, Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
+        CallToolRequestParams, CallToolResponse, CallToolResult, CancelTaskParams, CompleteRequestParams,
+        CompleteResult, CustomRequest, CustomResult, DetailedTask, DiscoverResult, Extensions,
+        GetPromptRequestParams, GetPromptResponse, GetPromptResult, GetTaskParams, GetTaskResult,
+        Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
         ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, MetaObject,
         PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
         ReadResourceResult, ResourceUpdatedNotificationParam, SetLevelRequestParams, SubscribeRequestParams,
-        SubscriptionFilter, Tool, UnsubscribeRequestParams,
+        SubscriptionFilter, Task, TaskPayload, TaskStatus, Tool, UnsubscribeRequestParams, UpdateTaskParams,
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
-use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +35,7 @@ use super::{
     Shared,
     answer::{LIST_TTL_MS, READ_TTL_MS, conclude, finish},
     client::{CallClient, Logs, relay, to_library},
-    envelope::{FIRST_STATELESS, Incoming, invalid_params, is_known},
+    envelope::{FIRST_STATELESS, Incoming, UNTYPED, invalid_params, is_known},
     list::page,
     offering::{
         capabilities, contract_entry, declared, header_tool, listed_entry, method_not_found, own_tools,
@@ -42,12 +44,12 @@ use super::{
     quota::RequestPermit,
     raw::pack,
     session::{Session, changed, tell_change},
+    tasks::{self, Way},
 };
 use crate::{
     mcp::era::Era,
     router::{
-        Change, Held, Method, Offer, RpcError,
-        audience::{Audience, Manner},
+        Change, Method, Offer, RpcError,
         codes::{INTERNAL_ERROR, INVALID_REQUEST, REQUEST_TIMEOUT},
         declared::Declared,
     },
@@ -81,11 +83,14 @@ impl Handler {
         &self,
         method: Method,
         ttl_ms: Option<u64>,
+        handles: bool,
         context: RequestContext<RoleServer>,
     ) -> Result<MetaObject, ErrorData> {
         let asked = asked(&context.extensions)?;
         let era = era(&context);
-        let (client, heard) = CallClient::new(self.logs(asked, era), self.audience(asked, era));
+        let audience = self.audience(asked, era);
+        let (client, heard) = CallClient::new(self.logs(asked, era), audience.clone());
+        let client = client.with_handles(handles);
         let request = asked.request(method, Arc::new(client), context.ct.clone());
         let call = self.shared.router.call(request);
         let answer = relay(call, heard, &context.peer, &context.ct);
@@ -102,6 +107,10 @@ impl Handler {
         {
             place.refuse();
         }
+        let answer = match handles {
+            true => tasks::adopt(&self.shared, asked, &audience, answer).await,
+            false => answer,
+        };
         let mut out = String::new();
         conclude(&mut out, answer, era, ttl_ms).map_err(to_library)?;
         Ok(pack(out))
@@ -124,61 +133,8 @@ impl Handler {
         Ok(pack(out))
     }
 
-    /// Returns a handshake's result with the caller's limits as a parcel; `None` if there are no limits.
-    fn with_limits(&self, result: &impl Serialize) -> Option<MetaObject> {
-        let limits = self.shared.bounds?.told();
-        let mut result = serde_json::to_value(result).ok()?;
-        result["limits"] = limits.clone();
-        result["_meta"]["io.cairn/limits"] = limits;
-        Some(pack(result.to_string()))
-    }
-
     fn offer(&self) -> Arc<Offer> {
         self.shared.router.offer()
-    }
-
-    /// Returns what the client of a request sees, once the sources have prepared for it.
-    async fn offer_to(&self, context: &RequestContext<RoleServer>) -> Result<Arc<Offer>, ErrorData> {
-        let audience = self.audience(asked(&context.extensions)?, era(context));
-        self.shared.router.admit(&audience).await;
-        Ok(self.shared.router.offer_to(&audience))
-    }
-
-    /// Watches resources as long as what is returned lives. One that no source tells of is never updated.
-    async fn watch_all(
-        &self,
-        uris: &[String],
-        context: &SubscriptionContext,
-    ) -> Result<Vec<Held>, ErrorData> {
-        if uris.len() > WATCHED_MAX {
-            return Err(to_library(invalid_params("resourceSubscriptions names too many resources")));
-        }
-        let audience = self.audience(asked(&context.request_context().extensions)?, Era::Stateless);
-        let watching = uris.iter().map(|uri| self.shared.router.watch(uri, &audience));
-        Ok(futures_util::future::join_all(watching).await.into_iter().flatten().collect())
-    }
-
-    fn logs(&self, asked: &Incoming, era: Era) -> Logs {
-        match era {
-            Era::Stateless => asked.log_level.as_deref().and_then(Logs::from_level).unwrap_or(Logs::None),
-            Era::Session => self
-                .session
-                .get()
-                .map_or(Logs::All, |session| *session.logs.lock().unwrap_or_else(PoisonError::into_inner)),
-        }
-    }
-
-    fn audience(&self, asked: &Incoming, era: Era) -> Audience {
-        match (era, self.session.get()) {
-            (Era::Session, Some(session)) => Audience {
-                capabilities: session.capabilities.clone(),
-                log_level: self.logs(asked, era).level().map(str::to_owned),
-                session: Some(session.name.clone()),
-                manner: Manner::Requests,
-            },
-            (Era::Session, None) => Audience::default(),
-            (Era::Stateless, _) => asked.audience(),
-        }
     }
 }
 
@@ -222,8 +178,10 @@ impl ServerHandler for Handler {
         let _ = self.session.set(session);
         self.offer_to(&context).await?;
         let mut result = self.negotiate_initialize(&request)?;
-        if let Some(told) = self.with_limits(&result) {
-            result.meta = Some(told);
+        if let Ok(mut told) = serde_json::to_value(&result) {
+            let version = result.protocol_version.as_str();
+            tasks::declare_in_session(&mut told, version, tasks::offered(&self.shared));
+            result.meta = Some(self.limited(told));
         }
         context.peer.set_peer_info(request);
         Ok(result)
@@ -277,7 +235,13 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let mut result = CallToolResult::success(Vec::new());
-        result.meta = Some(self.recorded(Method::ToolsCall, None, context).await?);
+        let version =
+            context.protocol_version().map(|version| version.as_str().to_owned()).unwrap_or_default();
+        let way = tasks::way(&self.shared, asked(&context.extensions)?, era(&context), &version);
+        result.meta = Some(match way.map_err(to_library)? {
+            Way::Call { handles } => self.recorded(Method::ToolsCall, None, handles, context).await?,
+            Way::Task { entry, ttl_ms } => self.made((&entry, ttl_ms), &context).await?,
+        });
         Ok(CallToolResponse::Complete(result))
     }
 
@@ -288,7 +252,7 @@ impl ServerHandler for Handler {
     ) -> Result<GetPromptResponse, ErrorData> {
         declared(self.offer().declared.prompts, "prompts/get")?;
         let mut result = GetPromptResult::new(Vec::new());
-        result.meta = Some(self.recorded(Method::PromptsGet, None, context).await?);
+        result.meta = Some(self.recorded(Method::PromptsGet, None, false, context).await?);
         Ok(GetPromptResponse::Complete(result))
     }
 
@@ -299,7 +263,7 @@ impl ServerHandler for Handler {
     ) -> Result<ReadResourceResponse, ErrorData> {
         declared(self.offer().declared.resources, "resources/read")?;
         let mut result = ReadResourceResult::new(Vec::new());
-        result.meta = Some(self.recorded(Method::ResourcesRead, Some(READ_TTL_MS), context).await?);
+        result.meta = Some(self.recorded(Method::ResourcesRead, Some(READ_TTL_MS), false, context).await?);
         Ok(ReadResourceResponse::Complete(result))
     }
 
@@ -313,8 +277,36 @@ impl ServerHandler for Handler {
         let any = offered.completions || offered.prompts || offered.resources;
         declared(any, "completion/complete")?;
         let mut result = CompleteResult::default();
-        result.meta = Some(self.recorded(Method::Complete, None, context).await?);
+        result.meta = Some(self.recorded(Method::Complete, None, false, context).await?);
         Ok(result)
+    }
+
+    async fn get_task(
+        &self,
+        _: GetTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetTaskResult, ErrorData> {
+        let parcel = self.of_task("tasks/get", &context).await?;
+        let task = Task::new("", TaskStatus::Working, "", "");
+        let mut result = GetTaskResult::new(DetailedTask::new(task, TaskPayload::Working));
+        result.meta = Some(parcel);
+        Ok(result)
+    }
+
+    async fn update_task(
+        &self,
+        _: UpdateTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        self.of_task("tasks/update", &context).await.map(drop)
+    }
+
+    async fn cancel_task(
+        &self,
+        _: CancelTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        self.of_task("tasks/cancel", &context).await.map(drop)
     }
 
     async fn list_tools(
@@ -464,6 +456,10 @@ impl ServerHandler for Handler {
         request: CustomRequest,
         context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
+        if let Some(method) = request.method.strip_prefix(UNTYPED).filter(|_| era(&context) == Era::Session) {
+            let parcel = self.of_task(method, &context).await?;
+            return Ok(CustomResult::new(json!({"_meta": parcel})));
+        }
         if is_known(&request.method, era(&context)) {
             let message = format!("{}: the params do not have the shape of this method", request.method);
             return Err(to_library(invalid_params(message)));

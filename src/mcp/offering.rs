@@ -15,10 +15,14 @@ use crate::{
     block::splice,
     catalogue::PEERS,
     router::{Entry, Listed, Offer, Tool, declared::Declared},
+    runtime::following::EXTENSION,
 };
 
 /// The schema property that marks arguments that are mirrored in headers (SEP-2243).
 const HEADER_MARK: &str = "x-mcp-header";
+
+/// The word by which a definition says whether its tool is run as a task.
+const TASK_MARK: &str = "taskSupport";
 
 const OUTPUT: &str = "outputSchema";
 
@@ -31,9 +35,10 @@ pub fn header_tool<'a>(offer: &'a Offer, name: &str) -> Option<&'a str> {
     Some(tool.definition.get()).filter(|definition| definition.contains(HEADER_MARK))
 }
 
-/// Returns whether there is a tool `name` without such arguments.
+/// Returns whether there is a tool `name` without such arguments, of which nothing is said of tasks.
 pub fn has_plain_tool(offer: &Offer, name: &str) -> bool {
-    offer.tools.iter().any(|tool| tool.name == name && !tool.definition.get().contains(HEADER_MARK))
+    let plain = |definition: &str| !definition.contains(HEADER_MARK) && !definition.contains(TASK_MARK);
+    offer.tools.iter().any(|tool| tool.name == name && plain(tool.definition.get()))
 }
 
 pub fn tool_entry(tool: &Arc<Tool>) -> (&str, Cow<'_, RawValue>) {
@@ -94,8 +99,12 @@ pub fn capabilities(declared: &Declared) -> ServerCapabilities {
     };
     declare(declared.resources, "resources", resources);
     declare(declared.completions, "completions", json!({}));
-    let extensions = Value::Object(declared.extensions.clone());
-    declare(!declared.extensions.is_empty(), "extensions", extensions);
+    let mut extensions = declared.extensions.clone();
+    extensions.remove(EXTENSION);
+    if declared.tasks {
+        extensions.insert(EXTENSION.to_owned(), json!({}));
+    }
+    declare(!extensions.is_empty(), "extensions", Value::Object(extensions));
     // What an upstream wrote there may not be of the library's types; then it is left out.
     serde_json::from_value(capabilities.clone()).unwrap_or_else(|_| {
         capabilities["extensions"] = json!({});

@@ -5,12 +5,11 @@
 //! - whatever happens between them (a timeout, a panic, a caller that left), there is one ending.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde_json::value::RawValue;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
@@ -99,7 +98,7 @@ impl Underway<'_> {
         if content.refusal.is_some() {
             return start;
         }
-        let unstarted = invocation(request, target, None, request.cancel.clone(), None);
+        let unstarted = target.invocation(request, None, request.cancel.clone(), None);
         let Some(Foretold { work, tell }) = target.run.foretell(&Arc::new(unstarted)) else { return start };
         // An attempt ends with its call, by what the call itself says of it.
         let conclude =
@@ -265,8 +264,7 @@ impl Router {
         turn: &Arc<Turn>,
         Tried { started, mut ruled, client }: Tried,
     ) -> Outcome {
-        let limit = target.entry.as_ref().and_then(|entry| entry.metadata.timeout_ms);
-        let limit = limit.map_or(lane.bounds.timeout, Duration::from_millis);
+        let limit = target.limit(request, lane.bounds.timeout);
         let retry = target
             .entry
             .as_ref()
@@ -277,7 +275,7 @@ impl Router {
         let (mut tried, mut before) = (0, None);
         loop {
             let cancel = request.cancel.child_token();
-            let invocation = invocation(request, target, Some(started), cancel.clone(), ruled.take());
+            let invocation = target.invocation(request, Some(started), cancel.clone(), ruled.take());
             let deadline = Some(patience.until().into_std());
             let invocation = Invocation { deadline, client: client.clone(), ..invocation };
             let outcome = tokio::select! {
@@ -471,28 +469,5 @@ fn told_own(refusal: Refusal, form: Form, record: Option<Record>) -> Result<Resp
     match refused(&refusal, form) {
         Reply::Result(result) => Ok(Response { result, record, own: Some(Box::new(refusal)) }),
         Reply::Error(error) => Err(RpcError { record: record.map(Box::new), ..error }),
-    }
-}
-
-fn invocation(
-    request: &Request,
-    target: &Target,
-    started: Option<Cid>,
-    cancel: CancellationToken,
-    ruled: Option<Ruling>,
-) -> Invocation {
-    Invocation {
-        method: request.method,
-        name: target.inner.clone(),
-        params: request.params.clone(),
-        caller: request.caller.clone(),
-        client: request.client.clone(),
-        progress_token: request.meta.progress_token.clone(),
-        cancel,
-        deadline: None,
-        started,
-        ruled: Arc::new(Mutex::new(ruled)),
-        peer: request.meta.peer.clone(),
-        remotes: target.remotes.clone(),
     }
 }

@@ -24,15 +24,18 @@ use crate::{
         away::Absence,
         codes::INTERNAL_ERROR,
         declared::Declared,
+        followed::given,
+        handles::TaskSupport,
         lane,
         metadata::Hints,
         renamed,
     },
     runtime::{
         fleet::{Fleet, Seen},
+        following::{self, EXTENSION, as_task, knowing},
         passing::{ask, attend, begin, gather, outcome},
         rounds::{self, Suspended},
-        upstream::{self, Changes, Protocol, State},
+        upstream::{self, Changes, Protocol, Reply, State, Upstream},
     },
 };
 
@@ -269,10 +272,19 @@ fn declared(offered: &upstream::Offered) -> Declared {
         resources: can.resources,
         subscriptions: can.subscriptions,
         completions: can.completions,
+        tasks: knows_tasks(offered),
         extensions: offered.extensions.clone(),
         server: offered.server.clone(),
         instructions: offered.instructions.clone(),
         sole_instructions: None,
+    }
+}
+
+/// Returns whether an upstream runs calls as tasks.
+fn knows_tasks(offered: &upstream::Offered) -> bool {
+    match offered.protocol {
+        Some(Protocol::Modern) => offered.extensions.contains_key(EXTENSION),
+        Some(Protocol::Session(_)) | None => offered.capabilities.tasks,
     }
 }
 
@@ -303,6 +315,11 @@ impl Run for Gateway {
                 Err(failure) => Err(unreachable(&format!("upstream {} {failure}", self.fleet.name()))),
             }
         })
+    }
+
+    fn gives_handles(&self, _tool: &str) -> bool {
+        let offered = self.fleet.first.offer().borrow().clone();
+        offered.protocol == Some(Protocol::Modern) && knows_tasks(&offered)
     }
 
     fn admit<'a>(&'a self, audience: &'a Audience) -> BoxFuture<'a, ()> {
@@ -338,7 +355,10 @@ impl Gateway {
     async fn pass(&self, invocation: &Invocation, params: Box<RawValue>) -> Outcome {
         let who = format!("upstream {}", self.fleet.name());
         let audience = invocation.client.audience();
+        // Each request of such a task says whose it is, so it needs no session.
+        let stands_alone = invocation.client.takes_handles() && self.gives_handles(&invocation.name);
         let upstream = match self.fleet.of(&audience) {
+            _ if stands_alone => self.fleet.first.clone(),
             Ok(upstream) => upstream,
             Err(refusal) => return Outcome::Untaken(refusal),
         };
@@ -348,8 +368,11 @@ impl Gateway {
             () = invocation.cancel.cancelled() => return Outcome::Cancelled,
         }
         let in_session = matches!(upstream.offer().borrow().protocol, Some(Protocol::Session(_)));
+        if let Some(task) = &invocation.follows {
+            return following::follow(&upstream, invocation, task).await;
+        }
         if !(in_session && audience.manner == Manner::Rounds && audience.can_be_asked()) {
-            return outcome(ask(&upstream, invocation, None, params).await, &who);
+            return self.ask_once(&upstream, invocation, params, &audience).await;
         }
         let mut exchange = match self.suspended.resume(invocation) {
             Ok(Some(exchange)) => exchange,
@@ -370,6 +393,40 @@ impl Gateway {
         match self.suspended.keep(invocation, exchange) {
             Ok(result) => Outcome::of_result(result),
             Err(refusal) => Outcome::Refused(refusal),
+        }
+    }
+}
+
+impl Gateway {
+    /// Asks, and follows the task that the upstream makes of the call if the client does not follow it itself.
+    async fn ask_once(
+        &self,
+        upstream: &Upstream,
+        invocation: &Invocation,
+        params: Box<RawValue>,
+        audience: &Audience,
+    ) -> Outcome {
+        let who = format!("upstream {}", self.fleet.name());
+        let offered = upstream.offer().borrow().clone();
+        let takes = invocation.client.takes_handles();
+        let tasks = invocation.method == Method::ToolsCall && knows_tasks(&offered);
+        let (params, audience) = match offered.protocol {
+            Some(Protocol::Session(_)) if tasks && invocation.support == TaskSupport::Required => {
+                (as_task(&params).unwrap_or(params), audience.clone())
+            }
+            // What the client is not to see is followed here; a client that stands alone decides for itself.
+            Some(Protocol::Modern) if tasks => {
+                (params, knowing(audience, takes || audience.manner != Manner::Rounds))
+            }
+            _ => (params, audience.clone()),
+        };
+        let reply = ask(upstream, invocation, None, params, &audience).await;
+        match &reply {
+            Ok(Reply::Result(result)) if tasks && !takes => match given(result) {
+                Some(task) => following::follow(upstream, invocation, &task).await,
+                None => outcome(reply, &who),
+            },
+            _ => outcome(reply, &who),
         }
     }
 }

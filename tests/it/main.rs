@@ -51,6 +51,7 @@ mod schemas;
 mod secrets;
 mod sessions;
 mod speech;
+mod taskhandles;
 mod transport;
 mod upstream;
 mod upstreams;

@@ -17,6 +17,7 @@ use crate::{
     },
     router::{
         Parts, Run, Tool,
+        handles::TaskSupport,
         metadata::{Hints, Metadata, PRIORITY, Resolver, Rule},
     },
 };
@@ -49,6 +50,8 @@ pub struct Entry {
     pub(super) schema: Schema,
     /// What a result of another server's tool should fit.
     pub output: Option<Schema>,
+    /// What its definition says of running it as a task.
+    pub support: TaskSupport,
     /// The properties of its input schema.
     pub(super) fields: Vec<String>,
     /// Every member name in its input schema.
@@ -103,6 +106,7 @@ impl Entry {
             run: run.clone(),
             dispatches: definition["_meta"][DISPATCHES] == true,
             plans: definition["_meta"][PLANS] == true,
+            support: TaskSupport::of(&definition),
             fields: fields.map(|fields| fields.keys().cloned().collect()).unwrap_or_default(),
             names: names_in(&schema),
             schema: Schema::compile(&schema),

@@ -377,6 +377,11 @@ fn capabilities_of(raw: &RawValue) -> Capabilities {
         prompts: has("prompts").is_some(),
         resources: has("resources").is_some(),
         completions: has("completions").is_some(),
+        tasks: has("tasks")
+            .and_then(|tasks| {
+                member(member(member(tasks, "requests").ok()??, "tools").ok()??, "call").ok()?
+            })
+            .is_some(),
         subscriptions: flag("resources", "subscribe"),
         tools_change: changes("tools"),
         prompts_change: changes("prompts"),
