@@ -42,7 +42,7 @@ use crate::{
         audience::Audience,
         codes::{INTERNAL_ERROR, METHOD_NOT_FOUND, RATE_LIMITED},
         followed::{Wished, given, going_on, tag},
-        handles::{Question, TaskSupport},
+        handles::{Question, RELATED, TaskSupport},
     },
     task::Task,
 };
@@ -61,8 +61,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// The first revision of sessions that has tasks.
 const FIRST: &str = "2025-11-25";
-/// The metadata that names the task which a message belongs to, in sessions.
-const RELATED: &str = "io.modelcontextprotocol/related-task";
 /// A client lacks a capability that the request needs.
 const MISSING_CAPABILITY: i64 = -32021;
 

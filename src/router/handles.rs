@@ -26,6 +26,9 @@ use crate::{
     words::words,
 };
 
+/// The metadata by which messages of sessions name the task that they belong to.
+pub const RELATED: &str = "io.modelcontextprotocol/related-task";
+
 /// Open questions of one task; more are refused.
 const QUESTIONS_MAX: usize = 32;
 
@@ -181,6 +184,11 @@ impl Client for Follower {
             if !self.audience.answers(&method) {
                 let message = "the client did not declare that it can be asked this";
                 return Err(RpcError::new(METHOD_NOT_FOUND, message));
+            }
+            let mut params = params;
+            // A server's own name of its task is not for our client.
+            if let Some(meta) = params.get_mut("_meta").and_then(Value::as_object_mut) {
+                meta.remove(RELATED);
             }
             let n = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
             // Each attempt has a fence of its own, so no key comes twice.

@@ -21,6 +21,7 @@ use crate::{
         Invocation, Outcome, RpcError,
         audience::{Audience, canonical},
         codes::INTERNAL_ERROR,
+        handles::RELATED,
     },
     runtime::{
         passing::{exchange, outcome},
@@ -45,8 +46,6 @@ const CANCEL_MAX: Duration = Duration::from_secs(1);
 const RESULT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a server in a session is asked to keep a task: as long as one may be followed.
 const KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
-/// The metadata by which a server in a session names its own task in a result.
-const RELATED: &str = "io.modelcontextprotocol/related-task";
 
 /// Returns an audience that knows tasks, or one that does not.
 pub fn knowing(audience: &Audience, tasks: bool) -> Audience {

@@ -28,6 +28,12 @@ async function follow({ task, ...params }) {
     if (message.result) heard.related = message.result._meta?.["io.modelcontextprotocol/related-task"]?.taskId;
     if (message.error) heard.error = message.error.message;
   }
+  // The SDK does not ask for the result of a task that failed.
+  if (heard.error && heard.task) {
+    const result = await tasks.getTaskResult(heard.task.taskId, CallToolResultSchema);
+    heard.text = result.content.map((content) => content.text).join();
+    heard.related = result._meta?.["io.modelcontextprotocol/related-task"]?.taskId;
+  }
   return heard;
 }
 
