@@ -40,7 +40,7 @@ use crate::{
     router::{
         Client, Entry, Response, RpcError,
         audience::Audience,
-        codes::{INTERNAL_ERROR, METHOD_NOT_FOUND, RATE_LIMITED},
+        codes::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, RATE_LIMITED},
         followed::{Wished, given, going_on, tag},
         handles::{Question, RELATED, TaskSupport},
     },
@@ -129,7 +129,11 @@ pub async fn create(
     audience: &Audience,
     era: Era,
 ) -> Result<(String, String), RpcError> {
-    let id = uuid::Uuid::new_v4().simple().to_string();
+    let actor = &asked.caller.actor.id;
+    let id = match &asked.meta.idempotency_key {
+        Some(key) => shared.router.keyed(actor, &entry.tool.name, key),
+        None => uuid::Uuid::new_v4().simple().to_string(),
+    };
     let wished = Wished {
         entry,
         actor: asked.caller.actor.clone(),
@@ -376,7 +380,11 @@ fn refused(refusal: &Refusal) -> RpcError {
         Some(hint) => format!("{} ({hint})", refusal.message),
         None => refusal.message.clone(),
     };
-    let code = if refusal.code == Code::ResourceExhausted { RATE_LIMITED } else { INTERNAL_ERROR };
+    let code = match refusal.code {
+        Code::ResourceExhausted => RATE_LIMITED,
+        Code::AlreadyExists => INVALID_PARAMS,
+        _ => INTERNAL_ERROR,
+    };
     RpcError::new(code, message)
 }
 

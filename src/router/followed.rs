@@ -36,6 +36,8 @@ pub const FOLLOW: &str = "follow:";
 const GOES_ON: &str = ".f";
 /// The beginning of the tag by which the tasks of one actor's clients are found.
 const TAG: &str = "mcp:";
+/// The domain of ids that are made from idempotency keys.
+const KEYED: &str = "cairn/task-of-key/1";
 /// The capabilities that say what a client can be asked.
 const ASKED: [&str; 3] = ["elicitation", "roots", "sampling"];
 /// The priority of tasks that are made without one.
@@ -160,6 +162,13 @@ impl Router {
             let message = format!("tasks keep inputs in full, and `{name}` marks some of this one as secret");
             Refusal::new(Code::FailedPrecondition, message).hint("call it without a task")
         })
+    }
+
+    /// Returns the id of the task that an actor asks for under an idempotency key: nobody guesses it, and asked for again
+    /// it is the same.
+    pub fn keyed(&self, actor: &str, tool: &str, key: &str) -> String {
+        let fields = [actor, tool, key].map(str::as_bytes);
+        data_encoding::HEXLOWER.encode(&self.inner.parts.salt.bind(KEYED, &fields)[..16])
     }
 
     /// Puts a call in the queue, as a task of this id. `task_type` names the tool. The task is durable when this

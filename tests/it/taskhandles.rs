@@ -257,6 +257,16 @@ fn a_handle_lasts_as_long_as_its_client_was_told_and_there_are_only_so_many() {
     let server = Server::start(data.path(), &["--conformance-fixtures"]);
     let mut session = Connection::open(&server.url).expect("the server listens");
     session.initialize();
+    let mut keyed = |id: u64, label: &str| {
+        let mut params = call("slow_compute", &json!({"seconds": 0, "label": label}));
+        params["task"] = json!({});
+        params["_meta"] = json!({"io.cairn/idempotency-key": "once"});
+        session.request(id, "tools/call", params)
+    };
+    let (once, again) = (keyed(400, "a"), keyed(401, "a"));
+    let id = &once["result"]["task"]["taskId"];
+    assert!(id.is_string() && *id == again["result"]["task"]["taskId"], "{once} {again}");
+    assert_eq!(keyed(402, "b")["error"]["code"], -32602, "a key is for one call");
     let mut called = |id: u64, seconds: u64, ttl: u64| {
         let mut params = call("slow_compute", &json!({"seconds": seconds}));
         params["task"] = json!({"ttl": ttl});
