@@ -15,6 +15,7 @@ mod list;
 mod logs;
 mod offering;
 mod headers;
+mod tasks;
 pub mod quota;
 mod outlet;
 mod session;
@@ -46,6 +47,7 @@ use self::{
 use crate::{
     caller::{Caller, Scope},
     frames,
+    questions::Audit,
     router::Router,
     runtime::{gateway::fits, upstream::Duplex},
 };
@@ -126,6 +128,8 @@ struct Shared {
     bounds: Option<Bounds>,
     /// One permit for each listen stream.
     listeners: Semaphore,
+    /// Where lists of tasks are asked for.
+    audit: Audit,
 }
 
 impl Shared {
@@ -136,7 +140,8 @@ impl Shared {
     }
 
     fn new(router: Arc<Router>, settings: Settings) -> Self {
-        Self { router, settings, bounds: None, listeners: Semaphore::new(LISTENERS_MAX) }
+        let audit = Audit::new(router.ledger().clone());
+        Self { router, settings, bounds: None, listeners: Semaphore::new(LISTENERS_MAX), audit }
     }
 }
 

@@ -15,10 +15,14 @@ mod aside;
 mod offer;
 pub mod tuning;
 mod outcome;
+mod remotes;
+mod foretold;
 mod view;
+pub mod telling;
+pub mod trial;
+pub mod handles;
 mod board;
 mod retention;
-pub mod telling;
 pub mod away;
 mod links;
 pub mod sight;
@@ -31,7 +35,7 @@ mod asking;
 mod calling;
 mod aiming;
 pub mod skills;
-pub mod trial;
+pub mod followed;
 
 use std::{
     collections::BTreeMap,
@@ -48,28 +52,27 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use crate::router::{
     board::{Entry, Misfit, Offered, Offering, renamed},
     declared::Held,
+    foretold::{Foretold, Tell},
     offer::{Change, Listed, Offer, Tool},
     outcome::Outcome,
+    remotes::Remotes,
     view::View,
 };
 use crate::{
     block::{Cid, payload::SaltKey},
-    call::Remote,
     caller::{Caller, rights::Rights},
     catalogue::{BUILTIN, PEERS},
     contract::Contract,
     error::Refusal,
-    ledger::{
-        Ledger, Ruling, Stopped,
-        work::{Begun, Work},
-    },
+    ledger::{Ledger, Ruling, Stopped, work::Begun},
     metrics::Metrics,
     router::{
         asking::form::Forms,
         audience::Audience,
-        away::{Absence, Away},
+        away::Away,
         board::Board,
         codes::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND},
+        handles::{Parked, TaskSupport},
         lane::Lanes,
         links::Links,
         metadata::Resolver,
@@ -98,6 +101,14 @@ pub trait Client: Send + Sync {
     fn request(&self, method: &str, params: Value) -> BoxFuture<'_, Result<Value, RpcError>>;
     /// Returns who is behind the request, as other servers may know it.
     fn audience(&self) -> Audience;
+    /// Returns whether a result may be the handle of a task that goes on at the tool's server.
+    fn takes_handles(&self) -> bool {
+        false
+    }
+    /// Returns whether a task that the call follows at the tool's server is cancelled there when the call is.
+    fn abandons(&self) -> bool {
+        true
+    }
 }
 
 words! {
@@ -141,6 +152,8 @@ pub struct Meta {
     pub refs: Vec<Cid>,
     /// The only peer that may run it. Set by this node's own durable work, never by a caller.
     pub peer: Option<String>,
+    /// The task at the tool's server that it follows, instead of calling the tool anew. Set likewise.
+    pub follows: Option<String>,
     /// `traceparent` (W3C trace context), validated.
     pub traceparent: Option<String>,
     /// `progressToken`, as it came; absent when the caller wants no progress.
@@ -205,20 +218,10 @@ pub struct Invocation {
     pub remotes: Remotes,
     /// What there was to see when the request came, of which the caller sees a part.
     pub sight: Sight,
-}
-
-/// The peers that one call was tried at, in order. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct Remotes(Arc<Mutex<Vec<Remote>>>);
-
-impl Remotes {
-    pub fn tell(&self, remote: Remote) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(remote);
-    }
-
-    fn take(&self) -> Vec<Remote> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
+    /// The task at the tool's server to follow, instead of calling the tool anew.
+    pub follows: Option<String>,
+    /// What the tool's definition says of running it as a task.
+    pub support: TaskSupport,
 }
 
 /// Runs invocations: a runtime, or a builtin tool.
@@ -229,6 +232,12 @@ pub trait Run: Send + Sync {
     /// Returns whether it checks this tool's input against the schema itself, so that all faults are reported at
     /// once.
     fn checks(&self, _tool: &str) -> bool {
+        false
+    }
+
+    /// Returns whether it answers a call of this tool with the handle of a task of its own, where it wants to and the
+    /// client takes handles.
+    fn gives_handles(&self, _tool: &str) -> bool {
         false
     }
 
@@ -266,15 +275,6 @@ pub trait Run: Send + Sync {
     }
 }
 
-/// What a call will ask of the ledger, told before it starts.
-pub struct Foretold {
-    pub work: Work,
-    pub tell: Tell,
-}
-
-/// Makes a call's outcome from the ruling on its change. Returns `None` if the outcome needs more than the ruling. It
-/// runs on the writing thread, so it must neither wait nor read anything.
-pub type Tell = Box<dyn Fn(&Ruling) -> Option<Outcome> + Send + Sync>;
 
 /// Changes that a slow listener may be behind; a slower one is told only that it missed some.
 const CHANGES_MAX: usize = 64;
@@ -332,6 +332,7 @@ struct Inner {
     away: Away,
     resolver: Resolver,
     forms: Arc<Forms>,
+    parked: Arc<Parked>,
     changes: broadcast::Sender<Change>,
     /// The URIs of watched resources that have changed.
     updates: broadcast::Sender<Arc<str>>,
@@ -355,6 +356,7 @@ impl Router {
             away: Away::default(),
             resolver: Resolver::default(),
             forms: Arc::default(),
+            parked: Arc::default(),
             changes,
             updates,
             calls: TaskTracker::new(),
@@ -435,11 +437,6 @@ impl Router {
         *self.inner.board.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(board);
         changed.iter().for_each(|change| self.notify(*change));
         Ok(changed)
-    }
-
-    /// Notes that a source cannot be reached now and how it would name its tools, or that it is there again.
-    pub fn note_away(&self, source: &str, absence: Option<Absence>) {
-        self.inner.away.note(source, absence);
     }
 
     /// Returns how each source stands that is on the board or away.

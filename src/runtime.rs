@@ -10,6 +10,7 @@ mod replays;
 pub mod rounds;
 pub mod passing;
 mod seat;
+pub mod upstream_tasks;
 pub mod gateway;
 pub mod following;
 pub mod peers;

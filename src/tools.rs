@@ -96,7 +96,7 @@ pub fn offering(tools: Vec<Builtin>) -> Offering {
         resources: Vec::new(),
         templates: Vec::new(),
         views: Vec::new(),
-        declared: Declared { tools: true, ..Declared::default() },
+        declared: Declared { tools: true, tasks: true, ..Declared::default() },
         mirrors: false,
         run: Arc::new(Dispatch(runs)),
     }

@@ -52,6 +52,18 @@ pub enum Part {
     Undo,
 }
 
+/// Says that a task stands for a request of an MCP client, which follows it by its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Handle {
+    /// How long the client was told that it may follow the task, from its submission.
+    pub ttl_ms: u64,
+    /// The capabilities by which the client can be asked something, as JSON with its keys in order; left out if there
+    /// are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<String>,
+}
+
 /// A task was accepted. It waits for a worker, or for its hold to end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -95,6 +107,9 @@ pub struct TaskSubmitted {
     /// Says whether the result of an earlier task with the same contract and input may be used instead.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reuse: bool,
+    /// Set for a task that stands for a request of an MCP client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<Handle>,
 }
 
 #[cfg(test)]
@@ -119,6 +134,7 @@ impl TaskSubmitted {
             hold: None,
             repeatable: false,
             reuse: false,
+            handle: None,
         }
     }
 }

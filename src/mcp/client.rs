@@ -38,6 +38,8 @@ pub struct CallClient {
     audience: Audience,
     /// Where the client's answers come; `None` if it cannot be asked.
     session: Option<Arc<Session>>,
+    /// Whether it takes the handles of tasks.
+    handles: bool,
 }
 
 impl CallClient {
@@ -47,7 +49,12 @@ impl CallClient {
         session: Option<Arc<Session>>,
     ) -> (Self, mpsc::Receiver<String>) {
         let (said, heard) = mpsc::channel(QUEUE_MAX);
-        (Self { said, logs: Box::new(logs), audience, session }, heard)
+        (Self { said, logs: Box::new(logs), audience, session, handles: false }, heard)
+    }
+
+    /// Says whether the client takes the handles of tasks.
+    pub fn with_handles(self, handles: bool) -> Self {
+        Self { handles, ..self }
     }
 }
 
@@ -90,6 +97,10 @@ impl Client for CallClient {
 
     fn audience(&self) -> Audience {
         self.audience.clone()
+    }
+
+    fn takes_handles(&self) -> bool {
+        self.handles
     }
 }
 

@@ -359,6 +359,7 @@ impl Incoming {
             traceparent: parsed(meta.traceparent).and_then(traceparent),
             progress_token: parsed(meta.progress_token),
             peer: None,
+            follows: None,
         };
         self.name = self.text("name").or_else(|| self.text("uri")).unwrap_or_default();
         self.version = meta.protocol_version.and_then(version);

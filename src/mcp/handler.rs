@@ -21,13 +21,14 @@ use super::{
         capabilities, contract_entry, declared, listed_entry, method_not_found, own_tools,
         session_tool_entry, tool_entry,
     },
-    session::Opened,
+    session::{Opened, notification},
+    tasks::{self, Way},
     turn::{Turn, WATCHED_MAX},
 };
 use crate::{
     mcp::era::Era,
     router::{
-        BoxFuture, Method, RpcError,
+        BoxFuture, Entry, Method, RpcError,
         codes::{
             INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, REQUEST_TIMEOUT, RESOURCE_NOT_FOUND,
             UNSUPPORTED_VERSION,
@@ -40,6 +41,9 @@ use crate::{
 
 /// The revision of a session whose client asks for one that we do not speak there.
 const LATEST_IN_SESSION: &str = "2025-11-25";
+/// The notification of how a task goes, in sessions.
+const TASK_STATUS: &str = "notifications/tasks/status";
+
 /// A message that answers a request.
 pub struct Answered {
     pub text: String,
@@ -66,11 +70,13 @@ enum Shape {
     ObjectOrAbsent,
 }
 
+const LISTEN: &str = "subscriptions/listen";
 const BOTH: &[Era] = &[Era::Session, Era::Stateless];
 const SESSION: &[Era] = &[Era::Session];
 const STATELESS: &[Era] = &[Era::Stateless];
 const CURSOR: &[(&str, Shape)] = &[("cursor", Shape::TextOrAbsent)];
 const DIRECTORY: &[(&str, Shape)] = &[("uri", Shape::Text), ("cursor", Shape::TextOrAbsent)];
+const TASK: &[(&str, Shape)] = &[("taskId", Shape::Text)];
 const URI: &[(&str, Shape)] = &[("uri", Shape::Text)];
 const NAMED: &[(&str, Shape)] = &[("name", Shape::Text), ("arguments", Shape::ObjectOrAbsent)];
 const HANDSHAKE: &[(&str, Shape)] =
@@ -87,6 +93,16 @@ const METHODS: &[Known] = &[
     known("server/discover", BOTH, &[], |turn, out| Box::pin(turn.discover(out))),
     known("prompts/list", BOTH, CURSOR, |turn, out| Box::pin(turn.list_prompts(out))),
     known("resources/list", BOTH, CURSOR, |turn, out| Box::pin(turn.list_resources(out))),
+    known("tasks/get", BOTH, TASK, |turn, out| Box::pin(turn.of_task(out))),
+    known("tasks/result", SESSION, TASK, |turn, out| Box::pin(turn.of_task(out))),
+    known("tasks/cancel", BOTH, TASK, |turn, out| Box::pin(turn.of_task(out))),
+    known("tasks/list", SESSION, CURSOR, |turn, out| Box::pin(turn.of_task(out))),
+    known(
+        "tasks/update",
+        STATELESS,
+        &[("taskId", Shape::Text), ("inputResponses", Shape::Object)],
+        |turn, out| Box::pin(turn.of_task(out)),
+    ),
     known("resources/directory/read", BOTH, DIRECTORY, |turn, out| Box::pin(turn.skills(out, Asked::Directory))),
     known("skills/list", BOTH, CURSOR, |turn, out| Box::pin(turn.skills(out, Asked::List))),
     known("skills/get", BOTH, URI, |turn, out| Box::pin(turn.skills(out, Asked::Get))),
@@ -100,7 +116,7 @@ const METHODS: &[Known] = &[
     known("logging/setLevel", SESSION, &[("level", Shape::Text)], |turn, out| Box::pin(turn.set_level(out))),
     known("resources/subscribe", SESSION, URI, |turn, out| Box::pin(turn.subscribe(out))),
     known("resources/unsubscribe", SESSION, URI, |turn, out| Box::pin(turn.unsubscribe(out))),
-    known("subscriptions/listen", STATELESS, &[("notifications", Shape::Object)], |turn, out| {
+    known(LISTEN, STATELESS, &[("notifications", Shape::Object)], |turn, out| {
         Box::pin(turn.listen(out))
     }),
 ];
@@ -140,7 +156,7 @@ pub fn check_shape(asked: &Incoming) -> Result<(), RpcError> {
 pub fn is_heard(asked: &Incoming) -> bool {
     asked.meta.progress_token.is_some()
         || asked.log_level.is_some()
-        || find(asked).is_some_and(|known| known.eras == STATELESS)
+        || asked.method == LISTEN
 }
 
 async fn empty(out: &mut String) -> Result<(), RpcError> {
@@ -194,11 +210,17 @@ impl Turn {
         Err(invalid_params(format!("request _meta is missing or has malformed required fields: {missing}")))
     }
 
-    /// Asks the router and appends its answer.
-    async fn recorded(&self, out: &mut String, method: Method, ttl_ms: Option<u64>) -> Result<(), RpcError> {
+    /// Asks the router and appends its answer. `handles`: whether the client takes the handle of a task.
+    async fn recorded(
+        &self,
+        out: &mut String,
+        method: Method,
+        ttl_ms: Option<u64>,
+        handles: bool,
+    ) -> Result<(), RpcError> {
         let era = self.asked.era();
         let answer = async {
-            if era == Era::Stateless && !is_heard(&self.asked) {
+            if era == Era::Stateless && !handles && !is_heard(&self.asked) {
                 let client = Arc::new(Silent { audience: self.audience() });
                 return self
                     .shared
@@ -208,6 +230,7 @@ impl Turn {
             }
             let logs = self.logs();
             let (client, heard) = CallClient::new(move || logs, self.audience(), self.session.clone());
+            let client = client.with_handles(handles);
             let request = self.asked.request(method, Arc::new(client), self.cancel.clone());
             relay(self.shared.router.call(request), heard, &self.outlet, &self.cancel).await
         };
@@ -224,6 +247,10 @@ impl Turn {
         {
             place.refuse();
         }
+        let answer = match handles {
+            true => tasks::adopt(&self.shared, &self.asked, &self.audience(), answer).await,
+            false => answer,
+        };
         conclude(out, answer, era, ttl_ms).map_err(|error| match error.code {
             RESOURCE_NOT_FOUND if era == Era::Stateless && method != Method::ToolsCall => {
                 RpcError { code: INVALID_PARAMS, ..error }
@@ -265,16 +292,18 @@ impl Turn {
     async fn initialize(&self, out: &mut String) -> Result<(), RpcError> {
         let session = self.session.as_ref().ok_or_else(|| method_not_found("initialize"))?;
         // A second `initialize` in one session changes nothing of the first.
-        let _ = session.opened.set(Opened::new(self.asked.audience().capabilities));
-        self.offer_to().await;
-        let declared = self.declared();
         let asked = self.asked.text("protocolVersion").unwrap_or_default();
         let spoken = VERSIONS.into_iter().find(|version| *version == asked && *version <= LATEST_IN_SESSION);
+        let version = spoken.unwrap_or(LATEST_IN_SESSION);
+        let _ = session.opened.set(Opened::new(self.asked.audience().capabilities, version));
+        self.offer_to().await;
+        let declared = self.declared();
         let mut result = json!({
-            "protocolVersion": spoken.unwrap_or(LATEST_IN_SESSION),
+            "protocolVersion": version,
             "serverInfo": self.server(&declared),
         });
         self.introduce(&mut result, &declared);
+        tasks::declare_in_session(&mut result, version, tasks::offered(&self.shared));
         out.push_str(&result.to_string());
         Ok(())
     }
@@ -295,17 +324,49 @@ impl Turn {
     }
 
     async fn call_tool(&self, out: &mut String) -> Result<(), RpcError> {
-        self.recorded(out, Method::ToolsCall, None).await
+        let version = self.opened().map_or("", |opened| opened.version);
+        match tasks::way(&self.shared, &self.asked, self.asked.era(), version)? {
+            Way::Call { handles } => self.recorded(out, Method::ToolsCall, None, handles).await,
+            Way::Task { entry, ttl_ms } => self.make_task(out, (&entry, ttl_ms)).await,
+        }
+    }
+
+    /// Makes a task of a tool call. A session then hears how it goes.
+    async fn make_task(&self, out: &mut String, made: (&Entry, u64)) -> Result<(), RpcError> {
+        let era = self.asked.era();
+        let (id, told) = tasks::create(&self.shared, &self.asked, made, &self.audience(), era).await?;
+        if let Some(session) = self.session.clone().filter(|_| era == Era::Session) {
+            let end = session.end.clone();
+            let caller = self.asked.caller.clone();
+            let telling = tasks::tell(self.shared.clone(), caller, id, async move |params: Value| {
+                session.outlet.tell(notification(TASK_STATUS, Some(&params))).await;
+            });
+            tokio::spawn(end.run_until_cancelled_owned(telling));
+        }
+        out.push_str(&told);
+        Ok(())
+    }
+
+    /// Answers a method of tasks.
+    async fn of_task(&self, out: &mut String) -> Result<(), RpcError> {
+        let logs = self.logs();
+        let (client, heard) = CallClient::new(move || logs, self.audience(), self.session.clone());
+        let (asked, era) = (&self.asked, self.asked.era());
+        let answer = tasks::answer(&self.shared, &asked.method, asked, era, &client);
+        let answer = relay(self.cancel.run_until_cancelled(answer), heard, &self.outlet, &self.cancel).await;
+        let cancelled = || RpcError::new(INVALID_REQUEST, "the request was cancelled");
+        out.push_str(&answer.unwrap_or_else(|| Err(cancelled()))?);
+        Ok(())
     }
 
     async fn get_prompt(&self, out: &mut String) -> Result<(), RpcError> {
         declared(self.offer().declared.prompts, "prompts/get")?;
-        self.recorded(out, Method::PromptsGet, None).await
+        self.recorded(out, Method::PromptsGet, None, false).await
     }
 
     async fn read_resource(&self, out: &mut String) -> Result<(), RpcError> {
         declared(self.offer().declared.resources, "resources/read")?;
-        self.recorded(out, Method::ResourcesRead, Some(READ_TTL_MS)).await
+        self.recorded(out, Method::ResourcesRead, Some(READ_TTL_MS), false).await
     }
 
     async fn complete(&self, out: &mut String) -> Result<(), RpcError> {
@@ -313,7 +374,7 @@ impl Turn {
         let offered = &self.offer().declared;
         let any = offered.completions || offered.prompts || offered.resources;
         declared(any, "completion/complete")?;
-        self.recorded(out, Method::Complete, None).await
+        self.recorded(out, Method::Complete, None, false).await
     }
 
     async fn list_tools(&self, out: &mut String) -> Result<(), RpcError> {

@@ -11,6 +11,7 @@ use crate::{
     block::splice,
     catalogue::PEERS,
     router::{Entry, Listed, RpcError, Tool, codes::METHOD_NOT_FOUND, declared::Declared},
+    runtime::upstream_tasks::EXTENSION,
 };
 
 /// The schema property that marks arguments that are mirrored in headers (SEP-2243).
@@ -87,9 +88,13 @@ pub fn capabilities(declared: &Declared) -> Value {
     declare(declared.resources, "resources", resources);
     declare(declared.completions, "completions", json!({}));
     // Clients take objects alone there.
-    let extensions = declared.extensions.iter().filter(|(_, settings)| settings.is_object());
-    let extensions: Map<String, Value> =
-        extensions.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let settings = declared.extensions.iter();
+    let settings = settings.filter(|(key, settings)| settings.is_object() && *key != EXTENSION);
+    let mut extensions: Map<String, Value> =
+        settings.map(|(key, value)| (key.clone(), value.clone())).collect();
+    if declared.tasks {
+        extensions.insert(EXTENSION.to_owned(), json!({}));
+    }
     declare(!extensions.is_empty(), "extensions", Value::Object(extensions));
     capabilities
 }

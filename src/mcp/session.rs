@@ -44,6 +44,8 @@ pub struct Session {
 /// What a client says of itself when it opens a session.
 pub struct Opened {
     pub capabilities: Arc<str>,
+    /// The revision that was agreed on.
+    pub version: &'static str,
     /// Names the session. Whoever serves it alone watches when this is dropped.
     pub name: Arc<str>,
     /// The log lines that it wants.
@@ -53,9 +55,9 @@ pub struct Opened {
 }
 
 impl Opened {
-    pub fn new(capabilities: Arc<str>) -> Self {
+    pub fn new(capabilities: Arc<str>, version: &'static str) -> Self {
         let name = uuid::Uuid::now_v7().simple().to_string().into();
-        Self { capabilities, name, logs: Mutex::new(Logs::All), standing: Arc::default() }
+        Self { capabilities, version, name, logs: Mutex::new(Logs::All), standing: Arc::default() }
     }
 
     pub fn logs(&self) -> Logs {

@@ -228,4 +228,12 @@ impl Client for Asking {
     fn audience(&self) -> Audience {
         self.client.audience()
     }
+
+    fn takes_handles(&self) -> bool {
+        self.client.takes_handles()
+    }
+
+    fn abandons(&self) -> bool {
+        self.client.abandons()
+    }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     error::{Code, Refusal},
-    router::telling::shown,
+    router::{Router, telling::shown},
 };
 
 /// The sources that are away, by name.
@@ -53,6 +53,13 @@ impl Away {
             true => format!("upstream {source} is unavailable, and nothing else offers `{name}`: {why}"),
         };
         Some(Refusal::new(Code::Unavailable, message).retryable())
+    }
+}
+
+impl Router {
+    /// Notes that a source cannot be reached now and how it would name its tools, or that it is there again.
+    pub fn note_away(&self, source: &str, absence: Option<Absence>) {
+        self.inner.away.note(source, absence);
     }
 }
 

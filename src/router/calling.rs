@@ -279,8 +279,7 @@ impl Router {
         turn: &Arc<Turn>,
         Tried { started, mut ruled, client }: Tried,
     ) -> Outcome {
-        let limit = target.entry.as_ref().and_then(|entry| entry.metadata.timeout_ms);
-        let limit = limit.map_or(lane.bounds().timeout, Duration::from_millis);
+        let limit = target.limit(request, lane.bounds().timeout);
         let retry = target
             .entry
             .as_ref()

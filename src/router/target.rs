@@ -2,7 +2,10 @@
 //!
 //! Invariant: a target is fixed for the whole call; what changes on the board meanwhile changes nothing of it.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +16,9 @@ use crate::{
         Invocation, Method, Remotes, Request, Run, board::Entry, metadata::Rule, sight::Sight, telling::Form,
     },
 };
+
+/// How long an attempt at a task goes on that a client follows: that long a client may follow it.
+const FOLLOWED_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// What a request resolves to: the runner, its name for the thing, and the lane.
 pub(super) struct Target {
@@ -51,13 +57,18 @@ impl Target {
         }
     }
 
-    /// Returns whether running it twice does no more than running it once. Of a tool its contract says so; all else
-    /// is repeatable.
-    pub(super) fn repeatable(&self) -> bool {
-        self.entry.as_ref().is_none_or(|entry| entry.contract.repeatable())
+    /// Returns how long one try may take, in a lane of this limit.
+    pub(super) fn limit(&self, request: &Request, lane: Duration) -> Duration {
+        let own = self.entry.as_ref().and_then(|entry| entry.metadata.timeout_ms);
+        let limit = own.map_or(lane, Duration::from_millis);
+        let followed = request.attempt.is_some() && request.client.takes_handles();
+        match followed && (own.is_none() || request.meta.follows.is_some()) {
+            true => limit.max(FOLLOWED_MAX),
+            false => limit,
+        }
     }
 
-    /// Returns what its runner is given for a request.
+    /// Returns what is run.
     pub(super) fn invocation(
         &self,
         request: &Request,
@@ -79,7 +90,14 @@ impl Target {
             peer: request.meta.peer.clone(),
             remotes: self.remotes.clone(),
             sight: self.sight.clone(),
-            sight: self.sight.clone(),
+            follows: request.meta.follows.clone(),
+            support: self.entry.as_ref().map(|entry| entry.support).unwrap_or_default(),
         }
+    }
+
+    /// Returns whether running it twice does no more than running it once. Of a tool its contract says so; all else
+    /// is repeatable.
+    pub(super) fn repeatable(&self) -> bool {
+        self.entry.as_ref().is_none_or(|entry| entry.contract.repeatable())
     }
 }

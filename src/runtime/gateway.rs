@@ -16,6 +16,8 @@ use crate::{
         away::Absence,
         codes::INTERNAL_ERROR,
         declared::Declared,
+        followed::given,
+        handles::TaskSupport,
         lane,
         metadata::Hints,
         renamed,
@@ -26,7 +28,8 @@ use crate::{
         passing::{ask, attend, begin, gather, outcome},
         rounds::{self, Exchange, Resumed},
         seat::Seat,
-        upstream::{self, Options, Protocol, Reply},
+        upstream::{self, Options, Protocol, Reply, Upstream},
+        upstream_tasks::{self, EXTENSION, as_task, knowing},
     },
 };
 
@@ -175,10 +178,19 @@ fn declared(offered: &upstream::Offered) -> Declared {
         resources: can.resources,
         subscriptions: can.subscriptions,
         completions: can.completions,
+        tasks: knows_tasks(offered),
         extensions: offered.extensions.clone(),
         server: offered.server.clone(),
         instructions: offered.instructions.clone(),
         sole_instructions: None,
+    }
+}
+
+/// Returns whether an upstream runs calls as tasks.
+fn knows_tasks(offered: &upstream::Offered) -> bool {
+    match offered.protocol {
+        Some(Protocol::Modern) => offered.extensions.contains_key(EXTENSION),
+        Some(Protocol::Session(_)) | None => offered.capabilities.tasks,
     }
 }
 
@@ -257,6 +269,11 @@ impl Run for Gateway {
         })
     }
 
+    fn gives_handles(&self, _tool: &str) -> bool {
+        let offered = self.seat.fleet().first.offer().borrow().clone();
+        offered.protocol == Some(Protocol::Modern) && knows_tasks(&offered)
+    }
+
     fn admit<'a>(&'a self, audience: &'a Audience) -> BoxFuture<'a, ()> {
         let fleet = self.seat.fleet();
         Box::pin(async move { fleet.admit(audience).await })
@@ -292,7 +309,10 @@ impl Gateway {
             Ok(fleet) => fleet,
             Err(refusal) => return Outcome::Untaken(refusal),
         };
+        // Each request of such a task says whose it is, so it needs no session.
+        let stands_alone = invocation.client.takes_handles() && self.gives_handles(&invocation.name);
         let upstream = match fleet.of(&audience) {
+            _ if stands_alone => fleet.first.clone(),
             Ok(upstream) => upstream,
             Err(refusal) => return Outcome::Untaken(refusal),
         };
@@ -302,8 +322,11 @@ impl Gateway {
             () = invocation.cancel.cancelled() => return Outcome::Cancelled,
         }
         let in_session = matches!(upstream.offer().borrow().protocol, Some(Protocol::Session(_)));
+        if let Some(task) = &invocation.follows {
+            return upstream_tasks::follow(&upstream, invocation, task).await;
+        }
         if !(in_session && audience.manner == Manner::Rounds && audience.can_be_asked()) {
-            return outcome(ask(&upstream, invocation, None, params).await, &who);
+            return self.ask_once(&upstream, invocation, params, &audience).await;
         }
         let (exchange, ticket) = match self.seat.suspended.resume(invocation) {
             Ok(Resumed::Open { exchange, ticket }) => (exchange, Some(ticket)),
@@ -356,6 +379,40 @@ fn called(object: &RawValue, key: &str, name: &str) -> Option<Box<RawValue>> {
         return Some(object.to_owned());
     }
     splice::edit(object, &[(key, &splice::raw(splice::quoted(name)))], |_| false).ok()
+}
+
+impl Gateway {
+    /// Asks, and follows the task that the upstream makes of the call if the client does not follow it itself.
+    async fn ask_once(
+        &self,
+        upstream: &Upstream,
+        invocation: &Invocation,
+        params: Box<RawValue>,
+        audience: &Audience,
+    ) -> Outcome {
+        let who = format!("upstream {}", upstream.name());
+        let offered = upstream.offer().borrow().clone();
+        let takes = invocation.client.takes_handles();
+        let tasks = invocation.method == Method::ToolsCall && knows_tasks(&offered);
+        let (params, audience) = match offered.protocol {
+            Some(Protocol::Session(_)) if tasks && invocation.support == TaskSupport::Required => {
+                (as_task(&params).unwrap_or(params), audience.clone())
+            }
+            // What the client is not to see is followed here; a client that stands alone decides for itself.
+            Some(Protocol::Modern) if tasks => {
+                (params, knowing(audience, takes || audience.manner != Manner::Rounds))
+            }
+            _ => (params, audience.clone()),
+        };
+        let reply = ask(upstream, invocation, None, params, &audience).await;
+        match &reply {
+            Ok(Reply::Result(result)) if tasks && !takes => match given(result) {
+                Some(task) => upstream_tasks::follow(upstream, invocation, &task).await,
+                None => outcome(reply, &who),
+            },
+            _ => outcome(reply, &who),
+        }
+    }
 }
 
 fn keyed(definitions: &[Box<RawValue>], key: &str) -> Vec<Offered> {

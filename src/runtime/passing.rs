@@ -116,11 +116,12 @@ pub(super) async fn ask(
     invocation: &Invocation,
     timeout: Option<Duration>,
     params: Box<RawValue>,
+    audience: &Audience,
 ) -> Result<Reply, Failure> {
-    let audience = invocation.client.audience();
     let mut params = params;
     for _ in 0..ROUNDS_MAX {
-        let reply = exchange(upstream, invocation, timeout, params.clone(), &audience).await;
+        let method = (invocation.method.as_str(), timeout);
+        let reply = exchange(upstream, invocation, method, params.clone(), audience).await;
         let Ok(Reply::Result(result)) = &reply else {
             return reply;
         };
@@ -139,11 +140,11 @@ pub(super) async fn ask(
     Err(Failure::Broken(format!("it asked for input {ROUNDS_MAX} times without an end")))
 }
 
-/// Asks once, and hands on what is told and asked meanwhile.
-async fn exchange(
+/// Asks once, by this method and within this time, and hands on what is told and asked meanwhile.
+pub(super) async fn exchange(
     upstream: &Upstream,
     invocation: &Invocation,
-    timeout: Option<Duration>,
+    (method, timeout): (&str, Option<Duration>),
     params: Box<RawValue>,
     audience: &Audience,
 ) -> Result<Reply, Failure> {
@@ -157,7 +158,7 @@ async fn exchange(
         questions: can_be_asked.then_some(asks),
         audience: audience.clone(),
     };
-    let request = upstream.request(invocation.method.as_str(), params, options);
+    let request = upstream.request(method, params, options);
     tokio::pin!(request);
     let mut open = FuturesUnordered::new();
     loop {

@@ -171,6 +171,8 @@ pub struct Capabilities {
     pub logging: bool,
     /// Whether it tells when a resource that somebody subscribed to changes.
     pub subscriptions: bool,
+    /// Whether it runs calls as tasks, in the way of sessions.
+    pub tasks: bool,
     /// Whether it tells when its tools change; likewise below.
     pub tools_change: bool,
     pub prompts_change: bool,

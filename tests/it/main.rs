@@ -57,6 +57,7 @@ mod schemas;
 mod secrets;
 mod sessions;
 mod speech;
+mod taskhandles;
 mod transport;
 mod upstream;
 mod upstreams;

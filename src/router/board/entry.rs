@@ -18,6 +18,7 @@ use crate::{
     },
     router::{
         Parts, Run, Tool,
+        handles::TaskSupport,
         metadata::{Hints, Metadata, PRIORITY, Resolver, Rule},
     },
 };
@@ -59,6 +60,8 @@ pub struct Entry {
     pub(super) schema: Schema,
     /// What a result of another server's tool should fit.
     pub output: Option<Schema>,
+    /// What its definition says of running it as a task.
+    pub support: TaskSupport,
     /// The properties of its input schema.
     pub(super) fields: Vec<String>,
     /// Every member name in its input schema.
@@ -158,6 +161,7 @@ impl Entry {
             plans: definition["_meta"][PLANS] == true,
             needs: own.then(needs),
             finds: own && definition["_meta"][FINDS] == true,
+            support: TaskSupport::of(&definition),
             fields: fields.map(|fields| fields.keys().cloned().collect()).unwrap_or_default(),
             names: names_in(&schema),
             schema: schemas.input,

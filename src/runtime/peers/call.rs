@@ -27,6 +27,7 @@ use crate::{
         passing::{ask, outcome},
         peers::{Known, Peers, offers::place},
         upstream::{Failure, Reply},
+        upstream_tasks::knowing,
     },
     visible,
 };
@@ -107,7 +108,8 @@ impl Peers {
                 .deadline
                 .filter(|_| another)
                 .map(|at| at.saturating_duration_since(Instant::now()));
-            let reply = ask(&known.upstream, &invocation, left.map(|left| left / 2), params).await;
+            let audience = knowing(&invocation.client.audience(), false);
+            let reply = ask(&known.upstream, &invocation, left.map(|left| left / 2), params, &audience).await;
             let how = trying.end(&reply);
             let begun = how == How::Stopped || reply.as_ref().is_err_and(Failure::begun);
             let now = match &reply {
@@ -157,7 +159,8 @@ impl Peers {
             attempt: 1,
         };
         let trying = Trying::new(&invocation, &known, facts);
-        let reply = ask(&known.upstream, &invocation, None, params).await;
+        let audience = knowing(&invocation.client.audience(), false);
+        let reply = ask(&known.upstream, &invocation, None, params, &audience).await;
         match trying.end(&reply) {
             How::Stopped => stopped(peer),
             How::Final | How::Failed => outcome(reply, &format!("peer {peer}")),

@@ -403,6 +403,11 @@ fn capabilities_of(raw: &RawValue) -> Capabilities {
         resources: has("resources").is_some(),
         completions: has("completions").is_some(),
         logging: has("logging").is_some(),
+        tasks: has("tasks")
+            .and_then(|tasks| {
+                member(member(member(tasks, "requests").ok()??, "tools").ok()??, "call").ok()?
+            })
+            .is_some(),
         subscriptions: flag("resources", "subscribe"),
         tools_change: changes("tools"),
         prompts_change: changes("prompts"),
