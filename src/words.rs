@@ -5,6 +5,7 @@
 //! - what is printed is what is read, and lists of all the words are made from the same place.
 
 pub mod number;
+pub mod plain;
 
 /// Declares an enum whose variants have one word each.
 ///

@@ -68,8 +68,7 @@ impl<T: Send + Sync + 'static> Fetched<T> {
             client = client.no_proxy().tls_certs_only([]);
         }
         let client = client.build().map_err(|_| "http cannot be prepared".to_owned())?;
-        let held =
-            Held { value: None, fresh_until: Instant::now(), version: 0, failed: None, unknown: None };
+        let held = Held { value: None, fresh_until: Instant::now(), version: 0, failed: None, unknown: None };
         Ok(Self { client, url, parse, held: Mutex::new(held), turn: Turn::new(()) })
     }
 

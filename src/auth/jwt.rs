@@ -19,7 +19,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Admitted, AuthError, Denied, actor, fetched::Fetched, is_actor_id, watched::Watched};
-use crate::caller::{Caller, Scope};
+use crate::{
+    caller::{Caller, Scope},
+    clock::now_s,
+};
 
 /// The allowed difference between the issuer's clock and ours, in seconds.
 const LEEWAY_S: u64 = 30;
@@ -94,7 +97,11 @@ impl Verifier {
     /// cannot be asked.
     pub fn fetching(jwks_url: &str, issuer: &str, audience: &str) -> Result<Self, AuthError> {
         let keys = Fetched::new(jwks_url, parse_set).map_err(|reason| AuthError::Url { reason })?;
-        Ok(Self { issuer: issuer.to_owned(), audience: audience.to_owned(), keys: Source::Url(Arc::new(keys)) })
+        Ok(Self {
+            issuer: issuer.to_owned(),
+            audience: audience.to_owned(),
+            keys: Source::Url(Arc::new(keys)),
+        })
     }
 
     pub(super) fn issuer(&self) -> &str {
@@ -144,9 +151,10 @@ impl Verifier {
             return Err(Denied::Invalid);
         }
         let scopes = scopes(&claims);
-        // A number that is no time to speak of is saturated.
-        let until = Some((claims.exp as u64).saturating_add(LEEWAY_S));
-        Ok(Admitted { caller: Caller { actor: actor(claims.sub), scopes }, until })
+        // A number that is no time to speak of is saturated. What is let in by the leeway alone has all of it.
+        let expires = claims.exp as u64;
+        let until = if expires > now_s() { expires } else { expires.saturating_add(LEEWAY_S) };
+        Ok(Admitted { caller: Caller { actor: actor(claims.sub), scopes }, until: Some(until) })
     }
 
     fn keys(&self, now: Instant) -> Option<Arc<Vec<Key>>> {

@@ -103,7 +103,8 @@ fn auth(config: &Config, report: &mut Report) {
                 (Some(_), None) => {}
                 (None, Some(url)) => {
                     if !is_guarded_url(url) {
-                        report.fault("auth.jwks_url", "expected https://host[:port]/path, or http on loopback");
+                        report
+                            .fault("auth.jwks_url", "expected https://host[:port]/path, or http on loopback");
                     }
                 }
             }

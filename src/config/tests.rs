@@ -58,6 +58,9 @@ fn every_key_of_the_surface_is_read() {
         request_timeout_ms = 1000
         allowed_origins = ["https://app.example"]
         allowed_hosts = ["cairn.internal:80"]
+        metrics_listen = "10.0.0.1:9464"
+        tls_cert = "chain.pem"
+        tls_key = "key.pem"
         rate_limit_per_second = 5
         rate_limit_burst = 10
         [auth]
@@ -231,6 +234,22 @@ fn each_rule_names_its_key() {
         ("p2p.peers = 1", "p2p.peers: expected [[p2p.peers]]"),
         ("telemetry.otlp_endpoint = \"x\"", "telemetry.otlp_endpoint: export of traces is not in this build"),
         ("auth.mode = \"jwt\"", "auth.jwks_file: is needed"),
+        (
+            "auth.mode = \"jwt\"\nauth.jwks_file = \"k\"\nauth.jwks_url = \"https://i/k\"",
+            "auth.jwks_url: is set beside",
+        ),
+        ("auth.mode = \"jwt\"\nauth.jwks_url = \"http://issuer.example/k\"", "auth.jwks_url: expected https"),
+        (
+            "auth.mode = \"jwt\"\nauth.jwks_url = \"https://user@issuer.example/k\"",
+            "auth.jwks_url: expected https",
+        ),
+        (
+            "auth.mode = \"jwt\"\nauth.jwks_url = \"http://127.0.0.1.evil.example/k\"",
+            "auth.jwks_url: expected https",
+        ),
+        ("server.tls_cert = \"c\"", "server.tls_cert: and server.tls_key"),
+        ("server.tls_key = \"k\"", "server.tls_cert: and server.tls_key"),
+        ("server.metrics_listen = \"127.0.0.1:7420\"", "server.metrics_listen: is the address"),
         ("auth.mode = \"jwt\"", "auth.issuer: is needed"),
         ("auth.mode = \"jwt\"", "auth.audience: is needed"),
         ("auth.mode = \"basic\"", "auth.mode: expected one of `none`, `static`, `jwt`"),

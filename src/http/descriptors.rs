@@ -28,5 +28,5 @@ pub fn raise() -> u64 {
 /// Returns how many connections a listener may have: `most`, or half of the descriptors where these are few.
 pub(super) fn for_connections(most: usize) -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(limit / 2).unwrap_or(usize::MAX).min(most)
+    usize::try_from(limit / 2).unwrap_or(usize::MAX).clamp(16, most.max(16))
 }

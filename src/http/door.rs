@@ -24,6 +24,11 @@ use super::{
 };
 use crate::{config::Server, problem::problem};
 
+/// The largest number of open connections of the door.
+const CONNECTIONS_MAX: usize = 4096;
+/// The largest number of open connections of an address for health alone.
+const HEALTH_CONNECTIONS_MAX: usize = 64;
+
 /// A bound address of the door.
 pub struct Door {
     listener: TcpListener,
@@ -71,7 +76,8 @@ impl Door {
         let Self { listener, tls, opener, early } = self;
         let metrics = Arc::clone(&opener.health.metrics);
         let routes = Arc::new(move || opener.open.get().unwrap_or(&early).clone());
-        listen(listener, Offer { routes, tls, metrics, counted: true }, shutdown).await;
+        let offer = Offer { routes, tls, metrics, connections_max: CONNECTIONS_MAX, counted: true };
+        listen(listener, offer, shutdown).await;
     }
 }
 
@@ -92,7 +98,8 @@ pub async fn serve_health(listener: TcpListener, health: Arc<Health>, shutdown: 
     let router = router
         .fallback(async || problem(StatusCode::NOT_FOUND, "not found", "health and metrics are served here"));
     let routes = Arc::new(move || router.clone());
-    listen(listener, Offer { routes, tls: None, metrics, counted: false }, shutdown).await;
+    let connections_max = HEALTH_CONNECTIONS_MAX;
+    listen(listener, Offer { routes, tls: None, metrics, connections_max, counted: false }, shutdown).await;
 }
 
 /// Returns whether metrics need no token. Behind a public URL a caller on the loopback address is a proxy, which may pass
@@ -102,6 +109,7 @@ fn metrics_open(address: SocketAddr, server: &Server) -> bool {
 }
 
 async fn starting() -> axum::response::Response {
-    let response = problem(StatusCode::SERVICE_UNAVAILABLE, "starting", "the node starts; /readyz says how far");
+    let response =
+        problem(StatusCode::SERVICE_UNAVAILABLE, "starting", "the node starts; /readyz says how far");
     ([(RETRY_AFTER, HeaderValue::from_static("1"))], response).into_response()
 }

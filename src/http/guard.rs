@@ -1,8 +1,8 @@
 //! Callers while they are answered: whoever's token is revoked or expires meanwhile gets no more of the answer.
 //!
 //! Invariants:
-//! - a token is looked at again every [`LOOK_EVERY`] while its request is open, and checked again when tokens or keys
-//!   have changed or it has expired;
+//! - a token is looked at again every [`LOOK_EVERY`] while its request is open: whether it has expired, and whether it is
+//!   still good when tokens or keys have changed;
 //! - an event stream then ends in order. Any other answer breaks off, so that a part is not taken for the whole.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -42,8 +42,10 @@ impl Standing {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let version = self.access.version().unwrap_or(self.version);
-            let expired = self.until.is_some_and(|until| until <= now_s());
-            if version == self.version && !expired {
+            if self.until.is_some_and(|until| until <= now_s()) {
+                return;
+            }
+            if version == self.version {
                 continue;
             }
             match self.access.admit(self.authorization.as_ref()).await {

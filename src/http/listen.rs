@@ -35,10 +35,6 @@ use super::{
 };
 use crate::metrics::{Metrics, door::Closed};
 
-/// The largest number of open connections of one listener; more wait in the kernel's backlog.
-const CONNECTIONS_MAX: usize = 4096;
-/// Connections that were asked to leave and have not yet.
-const LEAVING_MAX: usize = 64;
 /// The largest number of bytes of a request line with its headers. hyper allows 100 headers.
 const HEADERS_MAX: usize = 32 * 1024;
 /// The same time as [`Seats`] allow an idle connection; a connection that is late is noticed there.
@@ -58,6 +54,8 @@ pub(super) struct Offer {
     pub routes: Arc<dyn Fn() -> Router + Send + Sync>,
     pub tls: Option<Arc<Tls>>,
     pub metrics: Arc<Metrics>,
+    /// The largest number of open connections; more wait in the kernel's backlog.
+    pub connections_max: usize,
     /// Whether the connections are counted as those of the door.
     pub counted: bool,
 }
@@ -65,12 +63,14 @@ pub(super) struct Offer {
 /// Serves until `shutdown`, then drains.
 ///
 /// Dropping the future closes every connection at once.
-pub(super) async fn listen(listener: TcpListener, service: Offer, shutdown: CancellationToken) {
-    let bounds = Bounds::of(descriptors::for_connections(CONNECTIONS_MAX));
-    let (seats, service) = (Arc::new(Seats::new(bounds)), Arc::new(service));
+pub(super) async fn listen(listener: TcpListener, offer: Offer, shutdown: CancellationToken) {
+    let connections_max = descriptors::for_connections(offer.connections_max);
+    // The rest is for connections that were asked to leave and have not yet.
+    let bounds = Bounds::of(connections_max - connections_max / 8);
+    let (seats, offer) = (Arc::new(Seats::new(bounds)), Arc::new(offer));
     let mut connections = JoinSet::new();
     loop {
-        let room = connections.len() < bounds.all + LEAVING_MAX.min(bounds.all / 4);
+        let room = connections.len() < connections_max;
         tokio::select! {
             () = shutdown.cancelled() => break,
             Some(_) = connections.join_next() => {}
@@ -78,11 +78,11 @@ pub(super) async fn listen(listener: TcpListener, service: Offer, shutdown: Canc
                 Ok((stream, address)) => match seats.take(address) {
                     Some((held, made_room)) => {
                         if made_room {
-                            service.metrics.door.closed(Closed::Crowded);
+                            offer.metrics.door.closed(Closed::Crowded);
                         }
-                        connections.spawn(converse(stream, held, Arc::clone(&service), shutdown.clone()));
+                        connections.spawn(converse(stream, held, Arc::clone(&offer), shutdown.clone()));
                     }
-                    None => service.metrics.door.closed(Closed::Full),
+                    None => offer.metrics.door.closed(Closed::Full),
                 },
                 Err(err) => {
                     let shed = seats.shed();
@@ -91,8 +91,8 @@ pub(super) async fn listen(listener: TcpListener, service: Offer, shutdown: Canc
                 }
             },
         }
-        if service.counted {
-            service.metrics.door.connections(seats.number());
+        if offer.counted {
+            offer.metrics.door.connections(seats.number());
         }
     }
     drop(listener);
@@ -113,9 +113,9 @@ pub(super) async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IpA
     Ok((stream, from.ip()))
 }
 
-async fn converse(stream: TcpStream, held: Held, service: Arc<Offer>, shutdown: CancellationToken) {
+async fn converse(stream: TcpStream, held: Held, offer: Arc<Offer>, shutdown: CancellationToken) {
     let seat = Arc::clone(&held.seat);
-    let wire = match &service.tls {
+    let wire = match &offer.tls {
         None => Wire::Plain(stream),
         Some(tls) => {
             let handshake = time::timeout(HANDSHAKE_MAX, tls.acceptor().accept(stream));
@@ -126,11 +126,11 @@ async fn converse(stream: TcpStream, held: Held, service: Arc<Offer>, shutdown: 
             };
             match shaken {
                 Ok(Ok(stream)) => Wire::Tls(Box::new(stream)),
-                Ok(Err(_)) | Err(_) => return service.metrics.door.closed(Closed::Handshake),
+                Ok(Err(_)) | Err(_) => return offer.metrics.door.closed(Closed::Handshake),
             }
         }
     };
-    let routes = Arc::clone(&service.routes);
+    let routes = Arc::clone(&offer.routes);
     let asked = Arc::clone(&seat);
     let respond = service_fn(move |request| respond(routes(), request, Arc::clone(&asked)));
     let connection = http1::Builder::new()
@@ -149,7 +149,7 @@ async fn converse(stream: TcpStream, held: Held, service: Arc<Offer>, shutdown: 
                 break connection.await;
             }
             _ = looks.tick() => if seat.is_late() {
-                return service.metrics.door.closed(Closed::Late);
+                return offer.metrics.door.closed(Closed::Late);
             },
         }
     };

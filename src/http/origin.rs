@@ -7,15 +7,15 @@
 //! - a request without `Origin` is judged by its token alone: browsers send the header with every request whose answer
 //!   a foreign page could read.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::Request;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
     header::{
-        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD,
-        ACCEPT_LANGUAGE, HOST, ORIGIN, VARY,
+        ACCEPT_LANGUAGE, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_REQUEST_HEADERS,
+        ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
     },
     uri::Authority,
 };
@@ -31,8 +31,6 @@ const HEADERS: &str = "Authorization, Content-Type, Accept, Last-Event-ID, MCP-P
 const MIRRORED: &str = "mcp-param-";
 /// The largest number of such headers that a page is allowed at once.
 const MIRRORED_MAX: usize = 64;
-/// Every browser sends this with every request, and pages cannot leave it out.
-const BROWSER: HeaderName = ACCEPT_LANGUAGE;
 const EXPOSED: &str = "WWW-Authenticate, Retry-After, ETag, Mcp-Session-Id";
 
 /// Why a request is refused before it is read.
@@ -79,8 +77,7 @@ impl Gate {
     /// Returns the request's origin, if it has one. Errors: its host or its origin is not allowed.
     pub(super) fn judge(&self, request: &Request) -> Result<Option<HeaderValue>, Refusal> {
         let headers = request.headers();
-        let browser = headers.contains_key(&BROWSER) || headers.contains_key(ORIGIN);
-        if is_for_machines(request.uri().path()) && !browser {
+        if is_for_machines(request.uri().path()) && !is_rebound(headers) {
             return Ok(None);
         }
         let host = only(headers, &HOST).ok().flatten().ok_or(Refusal::Host)?;
@@ -120,6 +117,15 @@ impl Name {
     }
 }
 
+/// Returns whether a request may be a page's whose host name leads here by a trick (DNS rebinding). Such a page has a
+/// name and not an address, and every browser names a language with every request.
+fn is_rebound(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let name = host.as_ref().map_or("", |host| host.host().trim_start_matches('[').trim_end_matches(']'));
+    let speaks = headers.get(ACCEPT_LANGUAGE).is_some_and(|language| language != "*");
+    headers.contains_key(ORIGIN) || (speaks && name.parse::<IpAddr>().is_err())
+}
+
 /// Returns whether this is a CORS preflight (the Fetch standard).
 pub(super) fn is_preflight(request: &Request) -> bool {
     request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
@@ -137,9 +143,7 @@ pub(super) fn asked_headers(request: &Request) -> Vec<HeaderName> {
 pub(super) fn share(headers: &mut HeaderMap, origin: HeaderValue, asked: &[HeaderName]) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(VARY, HeaderValue::from_static("origin"));
-    for (name, value) in
-        [(ACCESS_CONTROL_ALLOW_METHODS, METHODS), (ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED)]
-    {
+    for (name, value) in [(ACCESS_CONTROL_ALLOW_METHODS, METHODS), (ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED)] {
         headers.insert(name, HeaderValue::from_static(value));
     }
     let allowed = asked.iter().fold(HEADERS.to_owned(), |all, name| format!("{all}, {name}"));

@@ -228,8 +228,7 @@ async fn hosts_and_origins_are_judged_first() {
         ("Mcp-Param-City, content-type, X-Other,mcp-param-unit", ", mcp-param-city, mcp-param-unit"),
         ("mcp-param-a b, mcp-param-\u{e9}, authorization", ""),
     ] {
-        let found =
-            house.ask("OPTIONS /mcp", &with(&[("Access-Control-Request-Headers", asked)]), b"").await;
+        let found = house.ask("OPTIONS /mcp", &with(&[("Access-Control-Request-Headers", asked)]), b"").await;
         let listed = found.header("access-control-allow-headers").expect("headers are allowed");
         let rest = listed.split_once("Mcp-Name").map(|(_, rest)| rest);
         assert_eq!(rest, Some(allowed), "{asked}");

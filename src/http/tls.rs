@@ -79,7 +79,10 @@ impl Tls {
                     Ok(()) => tracing::info!("the TLS certificate was read again"),
                     Err(err) if !failed_before => {
                         let err = crate::error::Chain(&err).to_string();
-                        tracing::error!(err, "the TLS certificate cannot be read again; keeping the last one");
+                        tracing::error!(
+                            err,
+                            "the TLS certificate cannot be read again; keeping the last one"
+                        );
                     }
                     Err(_) => {}
                 }

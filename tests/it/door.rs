@@ -80,22 +80,21 @@ fn idle_connections_silence_nobody_and_leave_descriptors_for_the_log() {
     let mut idle = Vec::new();
     for round in 0..4 {
         // Whoever is closed to make room may see its own connection refused; that is what this is about.
-        idle.extend((0..250).map(|_| connect(&server)));
+        idle.extend((0..100).map(|_| connect(&server)));
         answers(&server);
         assert_eq!(ask(&mut kept, "POST /mcp", &message), 200, "round {round}");
         for path in ["/readyz", "/metrics", "/v1/events?limit=1", "/v1/state", "/v1/export?format=jsonl"] {
             assert_eq!(ask(&mut kept, &format!("GET {path}"), ""), 200, "round {round}: {path}");
         }
     }
-    let closed = until("most idle connections are closed", || {
-        let closed = idle.iter_mut().filter(|stream| {
+    until("most idle connections are closed", || {
+        let closed = idle.iter().filter(|stream| {
+            let mut stream: &TcpStream = stream;
             stream.set_nonblocking(true).expect("the socket is open");
             !matches!(stream.read(&mut [0]), Err(err) if err.kind() == std::io::ErrorKind::WouldBlock)
         });
-        let closed = closed.count();
-        (closed >= idle.len() - 128).then_some(closed)
+        (closed.count() >= idle.len() - 128).then_some(())
     });
-    assert!(closed < idle.len() + 1);
     let metrics = server.get("/metrics");
     assert!(metrics.text().contains("cairn_http_connections_closed_total{reason=\"crowded\"}"));
     assert!(metrics.text().contains("process_max_fds 256\n"), "{}", metrics.text());
@@ -134,7 +133,8 @@ fn a_connection_that_says_nothing_is_closed_in_time() {
 fn numbers_over_63_bits_are_refused_in_every_door() {
     let data = temp();
     let server = Server::start(data.path(), &[]);
-    for number in ["9223372036854775808", "18446744073709551615", "18446744073709551616", "-1", "1e3", "0x1"] {
+    for number in ["9223372036854775808", "18446744073709551615", "18446744073709551616", "-1", "1e3", "0x1"]
+    {
         for path in [
             "/v1/events?from_seq=",
             "/v1/events?to_seq=",
@@ -238,8 +238,7 @@ fn tls_needs_no_proxy_and_a_renewed_certificate_is_shown() {
     std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(shaken(&url, &at("ca.pem")).as_deref(), Some(first.as_str()), "a broken file changes nothing");
     python("certificates.py", &[text(certificates.path())]).succeeded();
-    let second = until("the new certificate is shown", || {
-        shaken(&url, &at("ca.pem")).filter(|said| *said != first)
-    });
+    let second =
+        until("the new certificate is shown", || shaken(&url, &at("ca.pem")).filter(|said| *said != first));
     assert!(second.starts_with("200\n"), "{second}");
 }

@@ -48,7 +48,9 @@ impl Published {
 
 fn ok(body: &str) -> String {
     let len = body.len();
-    format!("HTTP/1.1 200 OK\r\ncache-control: max-age=600\r\ncontent-length: {len}\r\nconnection: close\r\n\r\n{body}")
+    format!(
+        "HTTP/1.1 200 OK\r\ncache-control: max-age=600\r\ncontent-length: {len}\r\nconnection: close\r\n\r\n{body}"
+    )
 }
 
 fn keys(issuer: &Issuer) -> String {
@@ -63,7 +65,8 @@ async fn admitted(access: &Access, token: &str) -> Option<Denied> {
 #[tokio::test]
 async fn keys_are_fetched_when_they_are_needed_and_unknown_ids_ask_once() {
     let issuer = issuer();
-    let published = Published::new("HTTP/1.1 500 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into());
+    let published =
+        Published::new("HTTP/1.1 500 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into());
     let verifier = Verifier::fetching(&published.url, ISSUER, AUDIENCE).expect("the URL makes sense");
     let access = Access::Jwt(verifier);
     let good = sign(Algorithm::EdDSA, Some("ed"), &issuer.ed, &claims(json!({})));
@@ -103,7 +106,10 @@ async fn an_issuer_that_redirects_or_says_too_much_is_not_believed() {
     let target = Published::new(ok(&keys(&issuer)));
     let good = sign(Algorithm::EdDSA, Some("ed"), &issuer.ed, &claims(json!({})));
     for answer in [
-        format!("HTTP/1.1 302 Found\r\nlocation: {}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", target.url),
+        format!(
+            "HTTP/1.1 302 Found\r\nlocation: {}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            target.url
+        ),
         ok(&" ".repeat(1024 * 1024 + 1)),
         ok("<html>"),
         "nothing of the sort".to_owned(),

@@ -29,7 +29,7 @@ async fn an_address_answers_before_there_is_a_node() {
         access: Arc::new(Access::Open),
         mcp,
         audit: Router::new(),
-        ready: Box::new(Vec::new),
+        ready: Box::new(|| vec![]),
         metrics,
     });
     assert_eq!(house.ask("GET /readyz", &NAMED, b"").await.status, 200);
@@ -45,6 +45,10 @@ async fn machines_ask_by_any_name_and_browsers_by_ours() {
         let browser = [("Host", "evil.example"), ("Accept-Language", "en")];
         assert_eq!(house.ask(&line, &browser, b"").await.status, 403, "{path}");
         assert_eq!(house.ask(&line, &browser[1..], b"").await.status, 200, "{path}");
+        let named = [NAMED[0], browser[1]];
+        assert_eq!(house.ask(&line, &named, b"").await.status, 200, "{path}: no page has an address");
+        let any = [browser[0], ("Accept-Language", "*")];
+        assert_eq!(house.ask(&line, &any, b"").await.status, 200, "{path}: no browser says this");
     }
     assert_eq!(house.ask("GET /v1/who", &NAMED, b"").await.status, 403);
 }
@@ -54,7 +58,7 @@ async fn numbers_have_an_address_of_their_own() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let address = listener.local_addr().expect("a bound socket has an address");
     let metrics = Arc::new(Metrics::new());
-    let health = Arc::new(Health::new(metrics.clone(), Box::new(Vec::new)));
+    let health = Arc::new(Health::new(metrics.clone(), Box::new(|| vec![])));
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(serve_health(listener, health, shutdown.clone()));
     let house = House { address, shutdown, task, metrics };
@@ -85,14 +89,9 @@ async fn who_was_refused_is_counted_by_reason() {
         statuses.push(ask("POST /mcp", &[("Authorization", &keys.ann)]).await);
     }
     let text = house.metrics.encode();
-    for (status, reason) in [
-        (401, "missing"),
-        (401, "invalid"),
-        (403, "scope"),
-        (403, "host"),
-        (403, "origin"),
-        (429, "rate"),
-    ] {
+    for (status, reason) in
+        [(401, "missing"), (401, "invalid"), (403, "scope"), (403, "host"), (403, "origin"), (429, "rate")]
+    {
         let line = format!("cairn_http_refusals_total{{status=\"{status}\",reason=\"{reason}\"}} 1");
         assert!(text.contains(&line), "{line} in {text}");
     }

@@ -46,8 +46,7 @@ impl PeersFile {
     }
 
     fn change(&self, now_ms: u64, peer: &str, with: Option<Value>) -> io::Result<()> {
-        let lock =
-            unlinked().create(true).truncate(false).write(true).open(beside(&self.path, "lock"))?;
+        let lock = unlinked().create(true).truncate(false).write(true).open(beside(&self.path, "lock"))?;
         lock.lock()?;
         let mut entries = self.entries()?;
         let stays = |entry: &Value| {

@@ -15,7 +15,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{caller::Peer, log::home::{Home, unlinked}};
+use crate::{
+    caller::Peer,
+    log::home::{Home, unlinked},
+};
 
 /// Peers that callers may ask to keep.
 const KEPT_MAX: usize = 1_000;

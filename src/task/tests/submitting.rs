@@ -46,6 +46,7 @@ fn what_is_over_a_bound_is_refused_with_its_field() {
         ("t1", TaskSubmitted { priority: 101, ..facts() }, "priority:"),
         ("t1", TaskSubmitted { tags: vec!["t".into(); TAGS_MAX + 1], ..facts() }, "tags:"),
         ("t1", TaskSubmitted { tags: vec!["t".repeat(TAG_MAX + 1)], ..facts() }, "tags:"),
+        ("t1", TaskSubmitted { tags: vec!["t\u{1b}[2J".into()], ..facts() }, "tags:"),
         ("t1", TaskSubmitted { requires: vec!["r".into(); REQUIRES_MAX + 1], ..facts() }, "requires:"),
         ("t1", TaskSubmitted { requires: vec![String::new()], ..facts() }, "requires:"),
         ("t1", TaskSubmitted { unique_key: Some(long()), ..facts() }, "unique_key:"),
