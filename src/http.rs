@@ -315,7 +315,7 @@ async fn allow(
         return ([(RETRY_AFTER, HeaderValue::from(seconds))], response).into_response();
     }
     let actor = caller.actor.clone();
-    let lost = edge.watch(request.headers(), scope, version, until);
+    let lost = edge.watch(request.headers(), scope.clone(), version, until);
     request.extensions_mut().insert(caller);
     let response = match lost {
         None => next.run(request).await,

@@ -94,7 +94,10 @@ impl From<StateError> for QueryError {
         let store = match &err {
             StateError::Store(store) => Some(store),
             StateError::Log(LogError::Store(store)) => store.downcast_ref(),
-            StateError::Log(_) | StateError::Migration(_) | StateError::Broken { .. } => None,
+            StateError::Log(_)
+            | StateError::Migration(_)
+            | StateError::Newer { .. }
+            | StateError::Broken { .. } => None,
         };
         match store {
             Some(rusqlite::Error::ToSqlConversionFailure(_)) => {

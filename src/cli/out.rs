@@ -6,7 +6,7 @@
 //! - lines are written in large pieces, and flushed before the program waits for more.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     fs::File,
     io::{self, BufWriter, IsTerminal, Write},
     path::Path,

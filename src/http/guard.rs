@@ -49,7 +49,7 @@ impl Admission {
                 continue;
             }
             match self.access.admit(self.authorization.as_ref()).await {
-                Ok(admitted) if admitted.caller.may(self.scope) => {
+                Ok(admitted) if admitted.caller.may(self.scope.clone()) => {
                     (self.version, self.until) = (version, admitted.until);
                     unverifiable = false;
                 }

@@ -23,7 +23,7 @@ use crate::{
     },
     ledger::{Command, Ruling, Sealed, commit::payload_ref},
     router::{
-        Foretold, Outcome, Record, Request, Response, Router, RpcError, aside,
+        Foretold, Invocation, Outcome, Record, Request, Response, Router, RpcError, aside,
         asking::Asking,
         capture::Capture,
         codes::{INTERNAL_ERROR, INVALID_REQUEST},

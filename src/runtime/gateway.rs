@@ -7,6 +7,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde_json::{Value, value::RawValue};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     block::splice,

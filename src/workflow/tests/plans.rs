@@ -77,9 +77,8 @@ fn every_fault_is_listed_with_its_place() {
 #[test]
 fn names_and_tags_are_shown_on_one_line() {
     let named = |name: &str, tag: &str| {
-        let mut made = definition(json!([{ "step_id": "a", "action": "wait:time", "inputs": { "ms": 1 } }]));
-        made["name"] = name.into();
-        made["tags"] = json!([tag]);
+        let wait = json!({ "step_id": "a", "action": "wait:time", "inputs": { "ms": 1 } });
+        let made = definition(vec![wait], json!({ "name": name, "tags": [tag] }));
         plan(&made, &Board).err().map(|_| faults(&made))
     };
     assert_eq!(named("Überprüfung", "名前"), None);
