@@ -16,10 +16,6 @@ use crate::{
     words::words,
 };
 
-/// The keys of `[tools]` that are read here, and `rules`.
-pub(super) const KEYS: [&str; 4] = ["allow", "deny", "builtin", "catalogue"];
-pub(super) const RULES: &str = "rules";
-
 /// `[tools]`: what holds for all principals.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]

@@ -30,6 +30,10 @@ pub(super) struct Report {
     unread: Vec<String>,
 }
 
+/// The keys of `[tools]` that are not the names of tools, and its list of rules.
+const OFFER: [&str; 4] = ["allow", "deny", "builtin", "catalogue"];
+const RULES: &str = "rules";
+
 /// The keys of one table, each with its possible values, best first. A variable may be a string or a TOML value.
 type Entries = BTreeMap<String, Vec<Value>>;
 
@@ -126,13 +130,13 @@ pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) 
 /// Takes out of `[tools]` what is not the metadata of a tool: the keys of the offer, and its rules.
 fn offered(tools: &mut Entries) -> (Entries, Option<Value>) {
     let is_key = |name: &str, readings: &[Value]| {
-        let known = offer::KEYS.contains(&name) || name == offer::RULES;
+        let known = OFFER.contains(&name) || name == RULES;
         known && !readings.iter().any(Value::is_table)
     };
     let (mut keys, others): (Entries, Entries) =
         std::mem::take(tools).into_iter().partition(|(name, readings)| is_key(name, readings));
     *tools = others;
-    let rules = keys.remove(offer::RULES).and_then(|mut readings| readings.pop());
+    let rules = keys.remove(RULES).and_then(|mut readings| readings.pop());
     (keys, rules)
 }
 

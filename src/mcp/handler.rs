@@ -338,8 +338,9 @@ impl Turn {
         if let Some(session) = self.session.clone().filter(|_| era == Era::Session) {
             let end = session.end.clone();
             let caller = self.asked.caller.clone();
-            let telling = tasks::tell(self.shared.clone(), caller, id, async move |params: Value| {
-                session.outlet.tell(notification(TASK_STATUS, Some(&params))).await;
+            let telling = tasks::tell(self.shared.clone(), caller, id, move |params| {
+                let session = session.clone();
+                Box::pin(async move { session.outlet.tell(notification(TASK_STATUS, Some(&params))).await })
             });
             tokio::spawn(end.run_until_cancelled_owned(telling));
         }

@@ -38,7 +38,7 @@ use crate::{
     },
     questions::Unanswered,
     router::{
-        Client, Entry, Response, RpcError,
+        BoxFuture, Client, Entry, Response, RpcError,
         audience::Audience,
         codes::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, RATE_LIMITED},
         followed::{Wished, given, going_on, tag},
@@ -206,7 +206,12 @@ pub async fn answer(
 }
 
 /// Tells of each change of a task, in the params of a session's notification, until the task has ended.
-pub async fn tell(shared: Arc<Shared>, caller: Caller, id: String, tell: impl AsyncFn(Value)) {
+pub async fn tell(
+    shared: Arc<Shared>,
+    caller: Caller,
+    id: String,
+    tell: impl Fn(Value) -> BoxFuture<'static, ()> + Send,
+) {
     let mut changes = shared.router.parked().changes();
     let mut told = String::new();
     loop {

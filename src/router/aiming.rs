@@ -34,12 +34,15 @@ impl Router {
         if !by_name || request.caller.is_peer() || !self.board().finds || !self.offers_own(CALL) {
             return Ok(request);
         }
-        let wanted =
-            || RpcError::invalid_params("`arguments` must have a `name` and, as an object, `arguments`");
+        let wanted = || {
+            RpcError::invalid_params(
+                "`arguments` must have the `name` of another tool and, as an object, its `arguments`",
+            )
+        };
         let given = splice::member(&request.params, "arguments").ok().flatten().ok_or_else(wanted)?;
         let member = |key| splice::member(given, key).ok().flatten();
         let name = member("name").and_then(|name| serde_json::from_str::<String>(name.get()).ok());
-        let name = name.ok_or_else(wanted)?;
+        let name = name.filter(|name| name != CALL).ok_or_else(wanted)?;
         let arguments = member("arguments").map_or("{}", RawValue::get);
         if !arguments.starts_with('{') {
             return Err(wanted());

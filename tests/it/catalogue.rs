@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     harness::{Process, Server, cairn, run, temp},
     record,
-    speech::{ask, call, modern},
+    speech::{Connection, ask, call, modern},
     upstream::{Upstream, configure, serve},
 };
 
@@ -186,7 +186,8 @@ fn hints_name_only_what_the_caller_has() {
 fn own_tools_are_offered_by_category_and_listed_in_half_their_bytes() {
     let data = temp();
     let server = serve(data.path(), "");
-    let listed = ask(&server, "tools/list", json!({}))["result"]["tools"].to_string().len();
+    let mut connection = Connection::open(&server.url).expect("the server listens");
+    let listed = connection.ask(&modern(1, "tools/list", json!({}))).expect("the server answers").body.len();
     assert!(listed * 2 <= LISTED_BEFORE, "{listed} bytes");
     assert!(server.stop().success());
     let server = serve(data.path(), "[tools]\nbuiltin = [\"provenance\", \"queue\"]\n");

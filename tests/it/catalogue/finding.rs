@@ -70,9 +70,9 @@ fn a_call_by_name_is_a_call_of_that_tool() {
     session.initialize();
     let mut params = call("tool_call", &by_name("up_other", &json!({})));
     params["_meta"] = json!({"progressToken": "p"});
-    session.send(&json!({"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": params}));
-    assert_eq!(session.head().expect("the server answers").status, 200);
-    assert!(session.until("\"id\":5").contains("notifications/progress"));
+    let message = json!({"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": params});
+    let reply = session.ask(&message).expect("the server answers");
+    assert!(reply.text().contains("notifications/progress"), "{}", reply.text());
     assert!(server.stop().success());
     let events = record::check(data.path());
     assert_eq!(record::endings(&events, "tool_call").len(), 0, "no call is recorded under this name");
