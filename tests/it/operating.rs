@@ -32,6 +32,10 @@ fn tools(server: &Server) -> BTreeSet<String> {
     tools.iter().filter_map(|tool| tool["name"].as_str()).map(str::to_owned).collect()
 }
 
+fn joined<'a>(parts: &[&[&'a str]]) -> Vec<&'a str> {
+    parts.concat()
+}
+
 fn offers(server: &Server, tool: &str, offered: bool) {
     let what = format!("{tool} on offer: {offered}");
     until(&what, || (tools(server).contains(tool) == offered).then_some(()));
@@ -149,7 +153,7 @@ fn upstreams_come_and_go_by_command_and_no_call_is_lost() {
     let file = format!("# kept\n{}\n[tasks] # kept, too\nlease_ms = 30000\n", one.table("one", ""));
     let server = serve(data.path(), &file);
     let place = ["--data", text(data.path())];
-    let upstream = |args: &[&str]| told(&[&["upstream"], args, &["--json"], &place[..]].concat());
+    let upstream = |args: &[&str]| told(&joined(&[&["upstream"], args, &["--json"], &place[..]]));
     let state = |name: &str| {
         let all = upstream(&["list"]);
         let all = all.as_array().expect("a list").clone();
@@ -168,7 +172,7 @@ fn upstreams_come_and_go_by_command_and_no_call_is_lost() {
         let restarted = upstream(&["restart", "one"]);
         assert_eq!(restarted["upstream"]["state"], "ready", "{restarted}");
         until("another process", || (one.pids().len() == 2).then_some(()));
-        exits(0, &[&["upstream", "remove", "two"], &place[..]].concat());
+        exits(0, &joined(&[&["upstream", "remove", "two"], &place[..]]));
         offers(&server, "a", false);
     });
     assert!(calls > 0);
@@ -181,7 +185,7 @@ fn upstreams_come_and_go_by_command_and_no_call_is_lost() {
         (&["add", "x y", "--", "cat"], "upstream[1].name"),
         (&["add", "one", "--", "cat"], "already"),
     ] {
-        let refused = exits(1, &[&["upstream"], args_before(args), &place[..], args_after(args)].concat());
+        let refused = exits(1, &joined(&[&["upstream"], args_before(args), &place[..], args_after(args)]));
         assert!(refused.stderr.contains(words), "{args:?}: {refused:?}");
         assert_eq!(written(), file, "{args:?}");
     }
@@ -191,12 +195,12 @@ fn upstreams_come_and_go_by_command_and_no_call_is_lost() {
     let named = ["--config", text(&config)];
     exits(
         0,
-        &[&["upstream", "add", "web", "--url", "http://127.0.0.1:1/mcp"], &place[..], &named[..]].concat(),
+        &joined(&[&["upstream", "add", "web", "--url", "http://127.0.0.1:1/mcp"], &place[..], &named[..]]),
     );
     assert!(written().contains("http://127.0.0.1:1/mcp"), "{}", written());
-    let listed = exits(0, &[&["upstream", "list"], &place[..], &named[..]].concat());
+    let listed = exits(0, &joined(&[&["upstream", "list"], &place[..], &named[..]]));
     assert!(listed.stdout.contains("not running") && !listed.stdout.contains("/mcp"), "{listed:?}");
-    exits(2, &[&["upstream", "remove", "web"], &place[..]].concat());
+    exits(2, &joined(&[&["upstream", "remove", "web"], &place[..]]));
 }
 
 /// The words of a command before those after `--`.
@@ -375,7 +379,7 @@ fn a_server_runs_as_the_user_that_is_named() {
         }
         false => {
             let place = ["--data", text(data.path()), "--json"];
-            let listed = told(&[&["upstream", "list"], &place[..]].concat());
+            let listed = told(&joined(&[&["upstream", "list"], &place[..]]));
             let reason = listed[0]["reason"].as_str().unwrap_or_default();
             assert!(reason.contains("only a node that runs as root"), "{listed}");
         }
