@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     os::unix::fs::PermissionsExt,
-    process::{Command, Stdio},
+    process::Command,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -13,9 +13,9 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Process, Server, cairn, exits, run, temp, text, told},
+    harness::{Process, Server, cairn, exits, needs, run, temp, text, told},
     record::{self, until},
-    speech::{ask, call, result},
+    speech::{Connection, ask, ask_at, call, result},
     upstream::{Upstream, configure, serve},
 };
 
@@ -32,26 +32,40 @@ fn tools(server: &Server) -> BTreeSet<String> {
     tools.iter().filter_map(|tool| tool["name"].as_str()).map(str::to_owned).collect()
 }
 
+fn joined<'a>(parts: &[&[&'a str]]) -> Vec<&'a str> {
+    parts.concat()
+}
+
 fn offers(server: &Server, tool: &str, offered: bool) {
     let what = format!("{tool} on offer: {offered}");
     until(&what, || (tools(server).contains(tool) == offered).then_some(()));
 }
 
+/// Says that something is over when it is dropped, also where a test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Calls a tool from several threads as long as `work` runs. Returns how many calls there were; each must succeed.
-fn under_load(server: &Server, tool: &str, work: impl FnOnce()) -> usize {
-    let (done, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
+fn under_load(url: &str, tool: &str, work: impl FnOnce()) -> usize {
+    let (over, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    let result = result(server, tool, json!({}));
-                    assert!(result["isError"] != true && result["content"].is_array(), "{result}");
+                while !over.load(Ordering::Relaxed) {
+                    let answer = ask_at(url, "tools/call", call(tool, &json!({})));
+                    let result = &answer["result"];
+                    assert!(result["isError"] != true && result["content"].is_array(), "{answer}");
                     calls.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
+        let _over = Over(&over);
         work();
-        done.store(true, Ordering::Relaxed);
     });
     calls.load(Ordering::Relaxed)
 }
@@ -95,7 +109,7 @@ fn a_hangup_brings_another_configuration_and_loses_no_call() {
     let (one, two) = (Upstream::new(&["tool"]), Upstream::new(&["tool"]));
     let settings = "[server]\nrate_limit_burst = 100000\n";
     let server = serve(data.path(), &format!("{settings}{}", one.table("one", "")));
-    let calls = under_load(&server, "one_tool", || {
+    let calls = under_load(&server.url, "one_tool", || {
         configure(data.path(), &format!("{settings}{}{}", two.table("two", ""), one.table("one", "")));
         server.process.signal("HUP");
         offers(&server, "two_tool", true);
@@ -139,15 +153,15 @@ fn upstreams_come_and_go_by_command_and_no_call_is_lost() {
     let file = format!("# kept\n{}\n[tasks] # kept, too\nlease_ms = 30000\n", one.table("one", ""));
     let server = serve(data.path(), &file);
     let place = ["--data", text(data.path())];
-    let upstream = |args: &[&str]| told(&[&["upstream"], args, &["--json"], &place[..]].concat());
+    let upstream = |args: &[&str]| told(&joined(&[&["upstream"], args, &["--json"], &place[..]]));
     let state = |name: &str| {
         let all = upstream(&["list"]);
         let all = all.as_array().expect("a list").clone();
         all.into_iter().find(|one| one["name"] == name)
     };
     let written = || fs::read_to_string(data.path().join("test.toml")).expect("it is there");
-    let (python, script) = (crate::harness::needs("venv/bin/python"), crate::harness::needs("upstream.py"));
-    let calls = under_load(&server, "one_tool", || {
+    let (python, script) = (needs("venv/bin/python"), needs("upstream.py"));
+    let calls = under_load(&server.url, "one_tool", || {
         let mut command = cairn(&["upstream", "add", "two", "--prefix", "", "--disable", "b", "--json"]);
         command.args(place).arg("--").arg(&python).arg(&script).arg(two.dir());
         let added: Value = serde_json::from_str(&run(command).succeeded()).expect("json");
@@ -158,7 +172,7 @@ fn upstreams_come_and_go_by_command_and_no_call_is_lost() {
         let restarted = upstream(&["restart", "one"]);
         assert_eq!(restarted["upstream"]["state"], "ready", "{restarted}");
         until("another process", || (one.pids().len() == 2).then_some(()));
-        exits(0, &[&["upstream", "remove", "two"], &place[..]].concat());
+        exits(0, &joined(&[&["upstream", "remove", "two"], &place[..]]));
         offers(&server, "a", false);
     });
     assert!(calls > 0);
@@ -171,7 +185,7 @@ fn upstreams_come_and_go_by_command_and_no_call_is_lost() {
         (&["add", "x y", "--", "cat"], "upstream[1].name"),
         (&["add", "one", "--", "cat"], "already"),
     ] {
-        let refused = exits(1, &[&["upstream"], args_before(args), &place[..], args_after(args)].concat());
+        let refused = exits(1, &joined(&[&["upstream"], args_before(args), &place[..], args_after(args)]));
         assert!(refused.stderr.contains(words), "{args:?}: {refused:?}");
         assert_eq!(written(), file, "{args:?}");
     }
@@ -181,12 +195,12 @@ fn upstreams_come_and_go_by_command_and_no_call_is_lost() {
     let named = ["--config", text(&config)];
     exits(
         0,
-        &[&["upstream", "add", "web", "--url", "http://127.0.0.1:1/mcp"], &place[..], &named[..]].concat(),
+        &joined(&[&["upstream", "add", "web", "--url", "http://127.0.0.1:1/mcp"], &place[..], &named[..]]),
     );
     assert!(written().contains("http://127.0.0.1:1/mcp"), "{}", written());
-    let listed = exits(0, &[&["upstream", "list"], &place[..], &named[..]].concat());
+    let listed = exits(0, &joined(&[&["upstream", "list"], &place[..], &named[..]]));
     assert!(listed.stdout.contains("not running") && !listed.stdout.contains("/mcp"), "{listed:?}");
-    exits(2, &[&["upstream", "remove", "web"], &place[..]].concat());
+    exits(2, &joined(&[&["upstream", "remove", "web"], &place[..]]));
 }
 
 /// The words of a command before those after `--`.
@@ -224,8 +238,7 @@ fn a_wrapped_server_ends_with_its_client_however_that_ends() {
         let upstream = Upstream::new(&["tool"]);
         upstream.write("brood", "");
         upstream.write("stubborn", "");
-        let (python, script) =
-            (crate::harness::needs("venv/bin/python"), crate::harness::needs("upstream.py"));
+        let (python, script) = (needs("venv/bin/python"), needs("upstream.py"));
         let mut command = cairn(&["wrap", "--data"]);
         command.arg(data.path()).args(["--", "sh", "-c", "\"$@\"; true", "sh"]);
         command
@@ -366,7 +379,7 @@ fn a_server_runs_as_the_user_that_is_named() {
         }
         false => {
             let place = ["--data", text(data.path()), "--json"];
-            let listed = told(&[&["upstream", "list"], &place[..]].concat());
+            let listed = told(&joined(&[&["upstream", "list"], &place[..]]));
             let reason = listed[0]["reason"].as_str().unwrap_or_default();
             assert!(reason.contains("only a node that runs as root"), "{listed}");
         }
@@ -435,28 +448,16 @@ fn what_a_server_says_on_standard_error_is_bounded_and_harmless() {
     assert!(server.stop().success());
 }
 
-/// Keeps a child of this test from staying.
-struct Killed(std::process::Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn an_open_stream_of_events_delays_no_stop() {
     let data = temp();
     let server = Server::start(data.path(), &[]);
-    let mut stream = Command::new(crate::harness::needs("venv/bin/python"));
-    let script =
-        "import sys,urllib.request\nfor line in urllib.request.urlopen(sys.argv[1]): print(line, flush=True)";
-    stream.args(["-c", script, &format!("{}/v1/events/stream", server.url)]);
-    let stream = Killed(stream.stdout(Stdio::piped()).spawn().expect("it starts"));
-    until("the stream", || ask(&server, "tools/list", json!({}))["result"]["tools"].is_array().then_some(()));
+    let mut stream = Connection::open(&server.url).expect("the server listens");
+    stream.stream("/v1/events/stream", &[]);
+    let mut session = Connection::open(&server.url).expect("the server listens");
+    session.initialize();
+    session.listen();
     let begun = Instant::now();
     assert!(server.stop().success());
     assert!(begun.elapsed() < STOP_MAX, "{:?}", begun.elapsed());
-    drop(stream);
 }
