@@ -12,7 +12,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Config, Fault, Origin, offer, wording};
+use super::{Config, Fault, Origin, wording};
 
 const PREFIX: &str = "CAIRN__";
 /// The least similarity (Jaro-Winkler) at which a known key is suggested for an unknown one.
