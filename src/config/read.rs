@@ -333,7 +333,9 @@ fn fields<T: DeserializeOwned>() -> &'static [&'static str] {
 /// Returns the sections and the keys that each of them knows, for the test of the template.
 #[cfg(test)]
 pub(super) fn keys_of() -> Vec<(&'static str, &'static [&'static str])> {
-    use super::{Auth, Captures, Entry, Log, P2p, Rate, Router, Server, Tasks, Telemetry, Upstream};
+    use super::{
+        Auth, Captures, Entry, Log, Offer, P2p, Rate, Router, Rule, Server, Tasks, Telemetry, Upstream,
+    };
     vec![
         ("", fields::<Config>()),
         ("server", fields::<Server>()),
@@ -347,6 +349,8 @@ pub(super) fn keys_of() -> Vec<(&'static str, &'static [&'static str])> {
         ("upstream", fields::<Upstream>()),
         ("p2p.peers", fields::<Entry>()),
         ("tasks.rates.*", fields::<Rate>()),
+        ("tools", fields::<Offer>()),
+        ("tools.rules", fields::<Rule>()),
     ]
 }
 
