@@ -399,16 +399,16 @@ fn each_caller_uses_its_own_login_and_never_anothers() {
         let seen = fs::read_to_string(locked.dir.path().join("seen")).expect("it was written");
         seen.lines().filter_map(|line| line.strip_prefix("bearer ").map(str::to_owned)).collect::<Vec<_>>()
     };
-    let [of_alice, of_bob] = &bearers()[..] else { panic!("{:?}", bearers()) };
+    let first = bearers();
+    let [of_alice, of_bob] = &first[..] else { panic!("{first:?}") };
     assert_ne!(of_alice, of_bob);
-    let (of_alice, of_bob) = (of_alice.clone(), of_bob.clone());
     // One who logs out is out, and nobody else is.
     exits(0, &["upstream", "logout", "up", "--as", "alice", "--data", data]);
     until("the want of a login", || {
         call(&alice).contains("cairn upstream login up --as alice").then_some(())
     });
     until("the other's call", || call(&bob).contains("read done").then_some(()));
-    assert!(bearers()[2..].iter().all(|bearer| *bearer == of_bob), "{:?}", (bearers(), of_alice));
+    assert!(bearers()[2..].iter().all(|bearer| bearer == of_bob), "{:?}", bearers());
     let shown = [&["upstream", "status", "--json"], &node.place()[..]].concat();
     let shown: Value = serde_json::from_str(&exits(0, &shown).stdout).expect("it prints json");
     assert_eq!(shown[1]["caller"], "bob", "{shown}");
