@@ -45,7 +45,7 @@ use self::{
 use crate::{
     caller::{Caller, Scope},
     frames,
-    router::Router,
+    router::{BoxFuture, Router},
     runtime::{gateway::fits, upstream::Duplex},
 };
 
@@ -171,7 +171,10 @@ pub async fn serve_frames(
     let shared = Shared { bounds: Some(bounds), ..Shared::new(router, ended_alone(settings)) };
     let (reader, writer) = tokio::io::split(stream);
     let (pipe, written) = Pipe::new(Arc::new(shared), caller, Framed::new(reader), Some(counted));
-    let ((), wrote) = tokio::join!(pipe.serve(), frames::write(written, writer, bounds.idle));
+    // Boxed, the compiler can tell that both can be sent to another thread.
+    let serving: BoxFuture<'static, ()> = Box::pin(pipe.serve());
+    let writing: BoxFuture<'static, io::Result<()>> = Box::pin(frames::write(written, writer, bounds.idle));
+    let ((), wrote) = tokio::join!(serving, writing);
     wrote
 }
 

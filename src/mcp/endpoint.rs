@@ -22,13 +22,13 @@ use super::{
     Settings, Shared,
     envelope::{self, Fault, Incoming, Message},
     era::Era,
-    handler::{check_shape, is_heard},
+    handler::{Answered, check_shape, is_heard},
     headers::{Unfit, check_events, check_kinds, check_mirrored, era},
     offering::mirrored,
     outlet::{Outlet, Reading, event},
     pipe::notified,
     sessions::{Open, Served, Sessions},
-    turn::{Answered, Turn},
+    turn::Turn,
 };
 use crate::{
     caller::Caller,
