@@ -179,8 +179,7 @@ pub async fn serve_frames(
     let (pipe, written) = Pipe::new(Arc::new(shared), caller, Framed::new(reader), Some(counted));
     // Boxed, the compiler can tell that both can be sent to another thread.
     let serving: BoxFuture<'static, ()> = Box::pin(pipe.serve());
-    let writing: BoxFuture<'static, io::Result<()>> =
-        Box::pin(frames::write(written, writer, bounds.idle));
+    let writing: BoxFuture<'static, io::Result<()>> = Box::pin(frames::write(written, writer, bounds.idle));
     let ((), wrote) = tokio::join!(serving, writing);
     wrote
 }

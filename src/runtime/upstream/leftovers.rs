@@ -158,7 +158,9 @@ mod tests {
             let mut command = Command::new("sleep");
             command.arg("600").env(MARK, mark).stdin(Stdio::null()).spawn().expect("it starts")
         };
-        let (dead, alive) = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210");
+        // Of this run alone: another one on this machine looks for its own.
+        let mark = || uuid::Uuid::new_v4().simple().to_string();
+        let (dead, alive) = (&mark(), &mark());
         let folder = directory.path().join(FOLDER);
         fs::create_dir(&folder).expect("it is made");
         fs::write(folder.join(dead), "").expect("it is written");

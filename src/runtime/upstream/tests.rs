@@ -374,11 +374,8 @@ async fn a_server_that_no_longer_listens_is_started_again() {
     let upstream = Upstream::start(odd("session"));
     ready(&upstream).await;
     assert!(call(&upstream, "deaf", json!({})).await.is_ok());
-    let mut offer = upstream.offer();
-    let unheard = call(&upstream, "twice", json!({})).await;
-    assert_eq!(unheard.err(), Some(Failure::Died));
-    let failed = offer.wait_for(|offered| offered.state != State::Ready);
-    timeout(PATIENCE, failed).await.expect("in time").expect("alive");
+    // What could not be given to it is given to the next.
+    assert!(call(&upstream, "twice", json!({})).await.is_ok());
     ready(&upstream).await;
     assert!(call(&upstream, "twice", json!({})).await.is_ok());
 }
