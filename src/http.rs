@@ -52,7 +52,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
 
 use self::{
-    guard::{Lost, Admission},
+    guard::{Admission, Lost},
     health::{Health, Ready},
     origin::{Gate, Refusal},
     refusals::Refusals,

@@ -275,7 +275,6 @@ pub trait Run: Send + Sync {
     }
 }
 
-
 /// Changes that a slow listener may be behind; a slower one is told only that it missed some.
 const CHANGES_MAX: usize = 64;
 

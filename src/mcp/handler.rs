@@ -103,7 +103,9 @@ const METHODS: &[Known] = &[
         &[("taskId", Shape::Text), ("inputResponses", Shape::Object)],
         |turn, out| Box::pin(turn.of_task(out)),
     ),
-    known("resources/directory/read", BOTH, DIRECTORY, |turn, out| Box::pin(turn.skills(out, Asked::Directory))),
+    known("resources/directory/read", BOTH, DIRECTORY, |turn, out| {
+        Box::pin(turn.skills(out, Asked::Directory))
+    }),
     known("skills/list", BOTH, CURSOR, |turn, out| Box::pin(turn.skills(out, Asked::List))),
     known("skills/get", BOTH, URI, |turn, out| Box::pin(turn.skills(out, Asked::Get))),
     known("resources/templates/list", BOTH, CURSOR, |turn, out| Box::pin(turn.list_resource_templates(out))),
@@ -116,9 +118,7 @@ const METHODS: &[Known] = &[
     known("logging/setLevel", SESSION, &[("level", Shape::Text)], |turn, out| Box::pin(turn.set_level(out))),
     known("resources/subscribe", SESSION, URI, |turn, out| Box::pin(turn.subscribe(out))),
     known("resources/unsubscribe", SESSION, URI, |turn, out| Box::pin(turn.unsubscribe(out))),
-    known(LISTEN, STATELESS, &[("notifications", Shape::Object)], |turn, out| {
-        Box::pin(turn.listen(out))
-    }),
+    known(LISTEN, STATELESS, &[("notifications", Shape::Object)], |turn, out| Box::pin(turn.listen(out))),
 ];
 
 const fn known(
@@ -154,9 +154,7 @@ pub fn check_shape(asked: &Incoming) -> Result<(), RpcError> {
 
 /// Returns whether something may be said before the answer to a request that stands alone.
 pub fn is_heard(asked: &Incoming) -> bool {
-    asked.meta.progress_token.is_some()
-        || asked.log_level.is_some()
-        || asked.method == LISTEN
+    asked.meta.progress_token.is_some() || asked.log_level.is_some() || asked.method == LISTEN
 }
 
 async fn empty(out: &mut String) -> Result<(), RpcError> {
@@ -433,7 +431,8 @@ impl Turn {
         if session.watched().len() >= WATCHED_MAX {
             return Err(RpcError::new(INTERNAL_ERROR, "this session watches too many resources"));
         }
-        let held = self.shared.router.watch_for(&self.asked.caller, &self.asked.name, &self.audience()).await?;
+        let held =
+            self.shared.router.watch_for(&self.asked.caller, &self.asked.name, &self.audience()).await?;
         session.watched().insert(self.asked.name.clone(), held);
         empty(out).await
     }

@@ -77,7 +77,9 @@ impl Turn {
         self.say("notifications/subscriptions/acknowledged", &params).await;
         let audience = self.audience();
         // One that no source tells of is never updated.
-        let _watched = join_all(uris.iter().map(|uri| self.shared.router.watch_for(&self.asked.caller, uri, &audience))).await;
+        let _watched =
+            join_all(uris.iter().map(|uri| self.shared.router.watch_for(&self.asked.caller, uri, &audience)))
+                .await;
         loop {
             let received = tokio::select! {
                 biased;
