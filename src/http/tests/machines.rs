@@ -1,4 +1,6 @@
 //! Tests of what machines ask for: health while the node starts, metrics, an address of their own.
+//!
+//! Invariant: each test has a server of its own on a free port.
 
 use super::*;
 

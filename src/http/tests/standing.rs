@@ -1,4 +1,6 @@
 //! Tests of callers whose tokens are revoked, expire or cannot be checked while they are answered.
+//!
+//! Invariant: what must end is given two seconds, and what must not is read for a second more.
 
 use std::{convert::Infallible, fs, time::Duration};
 
