@@ -119,22 +119,22 @@ impl Seats {
         Self { bounds, began: Instant::now(), taken: Mutex::default() }
     }
 
-    /// Gives a newcomer a seat. Returns it, and whether somebody else gave one up; `None` if nobody could.
-    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<(Held, bool)> {
+    /// Gives a newcomer a seat. Returns it, and how many others were asked to give theirs up; `None` if nobody could.
+    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<(Held, usize)> {
         let seat = Arc::new(Seat::new(address, self.began));
         let mut taken = self.taken();
-        let made_room = self.make_room(&taken, &seat)?;
+        let left = self.make_room(&taken, &seat)?;
         let number = taken.next;
         taken.next += 1;
         taken.seats.insert(number, Arc::clone(&seat));
-        Some((Held { seat, number, seats: Arc::clone(self) }, made_room))
+        Some((Held { seat, number, seats: Arc::clone(self) }, left))
     }
 
     /// Asks the least useful connection to leave. Returns whether there was one.
     pub fn shed(&self) -> bool {
         let taken = self.taken();
         let crowd = Crowd::of(&taken, None);
-        leave(crowd.unknown, 1) || leave(crowd.idle, 1)
+        leave(crowd.unknown, 1) > 0 || leave(crowd.idle, 1) > 0
     }
 
     /// Returns how many seats are taken.
@@ -142,13 +142,13 @@ impl Seats {
         self.taken().seats.len()
     }
 
-    /// Sees to it that there is a seat for a newcomer. Returns whether somebody else had to leave; `None` if nobody could.
-    fn make_room(&self, taken: &Taken, newcomer: &Seat) -> Option<bool> {
+    /// Sees to it that there is a seat for a newcomer. Returns how many others have to leave; `None` if nobody could.
+    fn make_room(&self, taken: &Taken, newcomer: &Seat) -> Option<usize> {
         let bounds = &self.bounds;
         let free = if newcomer.loopback { bounds.unknown } else { bounds.block };
         // While all the seats together keep the smallest bound, nobody has to be counted.
         if taken.seats.len() < free {
-            return Some(false);
+            return Some(0);
         }
         let crowd = Crowd::of(taken, Some(newcomer));
         let left = if !newcomer.loopback && crowd.block.len() >= bounds.block {
@@ -156,11 +156,14 @@ impl Seats {
         } else if !newcomer.loopback && crowd.remote.len() >= bounds.remote {
             leave(crowd.remote, bounds.remote)
         } else if crowd.unknown.len() >= bounds.unknown || crowd.all >= bounds.all {
-            leave(crowd.unknown, bounds.unknown) || leave(crowd.idle, bounds.all)
+            match leave(crowd.unknown, bounds.unknown) {
+                0 => leave(crowd.idle, bounds.all),
+                left => left,
+            }
         } else {
-            return Some(false);
+            return Some(0);
         };
-        left.then_some(true)
+        (left > 0).then_some(left)
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -193,13 +196,13 @@ impl<'a> Crowd<'a> {
 }
 
 /// Asks those of a few to leave whose last sign of life is oldest: one, or one of [`SHARE`] seats that they may have, so
-/// that a flood is not counted anew for each newcomer. Returns whether there was any.
-fn leave(mut few: Few<'_>, most: usize) -> bool {
+/// that a flood is not counted anew for each newcomer. Returns how many.
+fn leave(mut few: Few<'_>, most: usize) -> usize {
     let leaving = (most / SHARE).max(1).min(few.len());
-    let Some(last) = leaving.checked_sub(1) else { return false };
+    let Some(last) = leaving.checked_sub(1) else { return 0 };
     few.select_nth_unstable_by_key(last, |(since, _)| *since);
     few.iter().take(leaving).for_each(|(_, seat)| seat.leaving.cancel());
-    true
+    leaving
 }
 
 impl Seat {
@@ -344,8 +347,8 @@ mod tests {
         let flood = fill(&seats, 5000, |_| "127.0.0.1".to_owned());
         assert_eq!(flood.len(), 48);
         assert!(!kept.seat.leaving.is_cancelled());
-        let (last, made_room) = seats.take(address("127.0.0.1")).expect("a seat");
-        assert!(made_room && !last.seat.leaving.is_cancelled());
+        let (last, left) = seats.take(address("127.0.0.1")).expect("a seat");
+        assert!(left == 1 && !last.seat.leaving.is_cancelled());
     }
 
     #[test]
