@@ -52,7 +52,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
 
 use self::{
-    guard::{Admission, Lost},
+    guard::{Admission, Current, Lost},
     health::{Health, Ready},
     origin::{Gate, Refusal},
     refusals::Refusals,
@@ -110,6 +110,8 @@ pub struct App {
 /// What the checks and handlers of every request share.
 struct Edge {
     access: Arc<Access>,
+    /// How callers are let in once this is replaced.
+    current: Current,
     gate: Gate,
     limits: Limits,
     refusals: Refusals,
@@ -157,7 +159,7 @@ fn routes(edge: &Arc<Edge>, health: &Arc<Health>, audit: Router, metrics_open: b
 
 impl Edge {
     /// Returns what requests share, the audit API's routes, and what says whether the node is ready.
-    fn new(app: App, address: SocketAddr, scheme: &str) -> (Self, Router, Ready) {
+    fn new(app: App, address: SocketAddr, scheme: &str, current: Current) -> (Self, Router, Ready) {
         let server = app.server;
         let base = server.public_url.clone().unwrap_or_else(|| format!("{scheme}://{address}"));
         let (ready, access) = (app.ready, Arc::clone(&app.access));
@@ -171,6 +173,7 @@ impl Edge {
             limits: Limits::new(server.rate_limit_per_second, server.rate_limit_burst),
             refusals: Refusals::new(Arc::clone(&app.metrics)),
             access: app.access,
+            current,
             mcp: app.mcp,
             metrics: app.metrics,
             body_max: server.max_body_bytes,
@@ -218,15 +221,15 @@ impl Edge {
         response
     }
 
-    /// Returns what ends when the caller of this request may not call any more; `None` if no token is asked for.
-    fn watch(&self, headers: &HeaderMap, scope: Scope, at: Option<u64>, until: Option<u64>) -> Option<Lost> {
+    /// Returns what a request is let in with, by tokens or keys of this version.
+    fn admission(&self, headers: &HeaderMap, admitted: &Admitted, version: Option<u64>) -> Admission {
         let mut authorization = headers.get(AUTHORIZATION).cloned();
         if let Some(value) = &mut authorization {
             value.set_sensitive(true);
         }
-        let access = Arc::clone(&self.access);
-        let standing = Admission { access, authorization, scope, version: at?, until };
-        Some(Box::pin(standing.lost()))
+        let (current, access) = (Arc::clone(&self.current), Arc::clone(&self.access));
+        let Admitted { caller, until } = admitted.clone();
+        Admission { current, access, authorization, caller, version, until }
     }
 }
 
@@ -303,26 +306,30 @@ async fn allow(
     if let Some(seat) = &seat {
         seat.knows(admitted.is_ok());
     }
-    let Admitted { caller, until } = match admitted {
+    let admitted = match admitted {
         Ok(admitted) => admitted,
         Err((denied, actor)) => return edge.denied((&denied, &actor), &scope, from),
     };
-    if let Err(wait) = edge.limits.count(&caller.actor.id) {
-        edge.refusals.note(StatusCode::TOO_MANY_REQUESTS, Refused::Rate, from, Some(&caller.actor));
+    let actor = admitted.caller.actor.clone();
+    if let Err(wait) = edge.limits.count(&actor.id) {
+        edge.refusals.note(StatusCode::TOO_MANY_REQUESTS, Refused::Rate, from, Some(&actor));
         let detail = "this principal's requests come too fast";
         let seconds = wait.as_secs() + 1;
         let response = problem(StatusCode::TOO_MANY_REQUESTS, "too many requests", detail);
         return ([(RETRY_AFTER, HeaderValue::from(seconds))], response).into_response();
     }
-    let actor = caller.actor.clone();
-    let lost = edge.watch(request.headers(), scope.clone(), version, until);
-    request.extensions_mut().insert(caller);
-    let response = match lost {
-        None => next.run(request).await,
-        Some(mut lost) => tokio::select! {
-            response = next.run(request) => guard::guard(response, lost),
-            () = &mut lost => return edge.denied((&Denied::Invalid, &actor), &scope, from),
-        },
+    let admission = edge.admission(request.headers(), &admitted, version);
+    request.extensions_mut().insert(admitted.caller);
+    let response = match version {
+        // Where no token is asked for, only what outlasts the configuration is looked at again.
+        None => guard::guard(next.run(request).await, || Box::pin(admission.lost())),
+        Some(_) => {
+            let mut lost: Lost = Box::pin(admission.lost());
+            tokio::select! {
+                response = next.run(request) => guard::guard(response, || lost),
+                () = &mut lost => return edge.denied((&Denied::Invalid, &actor), &scope, from),
+            }
+        }
     };
     if let Some(Contents(read)) = response.extensions().get() {
         edge.metrics.access.add(&actor, What::Read, *read);

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     App, Edge,
+    guard::Current,
     health::{self, Health},
     listen::{Offer, listen},
     routes,
@@ -45,6 +46,7 @@ pub struct Opener {
     scheme: &'static str,
     health: Arc<Health>,
     open: Arc<RwLock<Option<Router>>>,
+    access: Current,
 }
 
 impl Door {
@@ -61,7 +63,7 @@ impl Door {
             false => health::routes(&health),
         };
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let opener = Opener { address, scheme, health, open: Arc::default() };
+        let opener = Opener { address, scheme, health, open: Arc::default(), access: Arc::default() };
         Ok(Self { listener, tls, opener, early: early.fallback(starting) })
     }
 
@@ -87,10 +89,13 @@ impl Opener {
         self.open.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Serves `app` from now on, in the place of what was served before.
+    /// Serves `app` from now on, in the place of what was served before. Whoever is being answered and would not be let
+    /// in any more gets no more of the answer.
     pub fn open(&self, app: App) {
         let metrics_open = metrics_open(self.address, &app.server);
-        let (edge, audit, ready) = Edge::new(app, self.address, self.scheme);
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&app.access));
+        let current = Arc::clone(&self.access);
+        let (edge, audit, ready) = Edge::new(app, self.address, self.scheme, current);
         let routes = routes(&Arc::new(edge), &self.health, audit, metrics_open);
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = Some(routes);
         self.health.started(ready);

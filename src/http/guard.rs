@@ -2,10 +2,14 @@
 //!
 //! Invariants:
 //! - a token is looked at again every [`LOOK_EVERY`] while its request is open: whether it has expired, and whether it is
-//!   still good when tokens or keys have changed;
+//!   still good for as much when tokens, keys or the configuration have changed;
 //! - an event stream then ends in order. Any other answer breaks off, so that a part is not taken for the whole.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use axum::{body::Body, response::Response};
 use futures_util::{StreamExt, stream};
@@ -14,20 +18,25 @@ use hyper::body::Body as _;
 
 use crate::{
     auth::{Access, Denied},
-    caller::Scope,
+    caller::Caller,
     clock::now_s,
 };
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const EVENTS: &str = "text/event-stream";
 
+/// How callers are let in now. It is replaced together with what is served.
+pub(super) type Current = Arc<RwLock<Option<Arc<Access>>>>;
+
 /// What a request was let in with.
 pub(super) struct Admission {
+    pub current: Current,
+    /// What let it in.
     pub access: Arc<Access>,
     pub authorization: Option<HeaderValue>,
-    pub scope: Scope,
+    pub caller: Caller,
     /// The version of the tokens or keys.
-    pub version: u64,
+    pub version: Option<u64>,
     pub until: Option<u64>,
 }
 
@@ -41,16 +50,18 @@ impl Admission {
         let mut unverifiable = false;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let version = self.access.version().unwrap_or(self.version);
             if self.until.is_some_and(|until| until <= now_s()) {
                 return;
             }
-            if version == self.version {
+            let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let access = current.unwrap_or_else(|| Arc::clone(&self.access));
+            let version = access.version();
+            if Arc::ptr_eq(&access, &self.access) && version == self.version {
                 continue;
             }
-            match self.access.admit(self.authorization.as_ref()).await {
-                Ok(admitted) if admitted.caller.may(self.scope.clone()) => {
-                    (self.version, self.until) = (version, admitted.until);
+            match access.admit(self.authorization.as_ref()).await {
+                Ok(admitted) if self.holds(&admitted.caller) => {
+                    (self.access, self.version, self.until) = (access, version, admitted.until);
                     unverifiable = false;
                 }
                 Err(Denied::Unverifiable) if !unverifiable => unverifiable = true,
@@ -58,14 +69,20 @@ impl Admission {
             }
         }
     }
+
+    /// Returns whether a caller is still the one who was let in, and may still do all that it might.
+    fn holds(&self, caller: &Caller) -> bool {
+        let former = &self.caller;
+        caller.actor == former.actor && former.scopes.iter().all(|scope| caller.scopes.contains(scope))
+    }
 }
 
 /// Returns the response, which ends when its caller may not call any more. One that is whole already is left as it is.
-pub(super) fn guard(response: Response, lost: Lost) -> Response {
+pub(super) fn guard(response: Response, lost: impl FnOnce() -> Lost) -> Response {
     if response.body().size_hint().exact().is_some() {
         return response;
     }
-    let events = is_events(response.headers());
+    let (events, lost) = (is_events(response.headers()), lost());
     response.map(|body| {
         let frames = stream::unfold(Some((body.into_data_stream(), lost)), move |state| async move {
             let (mut frames, mut lost) = state?;

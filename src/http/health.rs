@@ -4,7 +4,7 @@
 //! - they answer from the moment the address is bound, also while the node starts, and say how far that is;
 //! - no token and no known `Host` is needed for health; it tells nothing of the log's content.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::{Router, extract::State, response::Response, routing::get};
 use http::{HeaderName, StatusCode, header::CONTENT_TYPE};
@@ -23,22 +23,23 @@ pub type Ready = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 pub struct Health {
     pub metrics: Arc<Metrics>,
     starting: Ready,
-    started: OnceLock<Ready>,
+    started: RwLock<Option<Ready>>,
 }
 
 impl Health {
     /// Returns the health of a node that is about to start; `starting` says what it waits for.
     pub fn new(metrics: Arc<Metrics>, starting: Ready) -> Self {
-        Self { metrics, starting, started: OnceLock::new() }
+        Self { metrics, starting, started: RwLock::new(None) }
     }
 
-    /// Says that the node has started, and who knows from now on whether it is ready. Only the first to say so counts.
+    /// Says that the node has started, and who knows from now on whether it is ready.
     pub(super) fn started(&self, ready: Ready) {
-        let _ = self.started.set(ready);
+        *self.started.write().unwrap_or_else(PoisonError::into_inner) = Some(ready);
     }
 
     fn reasons(&self) -> Vec<String> {
-        self.started.get().unwrap_or(&self.starting)()
+        let started = self.started.read().unwrap_or_else(PoisonError::into_inner);
+        started.as_ref().unwrap_or(&self.starting)()
     }
 }
 

@@ -76,10 +76,8 @@ pub(super) async fn listen(listener: TcpListener, offer: Offer, shutdown: Cancel
             Some(_) = connections.join_next() => {}
             accepted = accept(&listener), if room => match accepted {
                 Ok((stream, address)) => match seats.take(address) {
-                    Some((held, made_room)) => {
-                        if made_room {
-                            offer.metrics.door.closed(Closed::Crowded);
-                        }
+                    Some((held, left)) => {
+                        (0..left).for_each(|_| offer.metrics.door.closed(Closed::Crowded));
                         connections.spawn(converse(stream, held, Arc::clone(&offer), shutdown.clone()));
                     }
                     None => offer.metrics.door.closed(Closed::Full),

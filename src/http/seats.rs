@@ -1,8 +1,8 @@
 //! Seats: the places for connections, and who gives one up when there are too few.
 //!
 //! Invariants:
-//! - a newcomer is let in as long as somebody else can go: of those whose callers are not known, the one whose last sign
-//!   of life is oldest, from the newcomer's own address where that has too many;
+//! - a newcomer is let in as long as somebody else can go: of those whose callers are not known, whose last sign of life
+//!   is oldest, from the newcomer's own address where that has too many;
 //! - callers not known, and addresses that are not loopback, never have all the seats;
 //! - a connection whose request is being answered for a known caller is never closed to make room.
 
@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 const FIRST_MAX: Duration = Duration::from_secs(10);
 /// How long the head of a request may take, from its first byte on.
 const HEAD_MAX: Duration = Duration::from_secs(10);
+/// Of so many seats one is given up at once.
+const SHARE: usize = 64;
 /// How long a connection may be idle between requests.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -95,32 +97,21 @@ impl Bounds {
     }
 }
 
-/// The seats that are taken by others than known callers, as a newcomer finds them.
+/// Seats with when their last sign of life was and their numbers.
+type Few<'a> = Vec<((u64, u64), &'a Seat)>;
+
+/// The seats that are taken, as a newcomer finds them.
 #[derive(Default)]
-struct Crowd {
-    unknown: Few,
-    remote: Few,
-    block: Few,
+struct Crowd<'a> {
+    /// Those of callers that are not known.
+    unknown: Few<'a>,
+    /// Those of them that are not this machine's.
+    remote: Few<'a>,
+    /// Those of them that are of the newcomer's address.
+    block: Few<'a>,
     /// Connections of known callers with no request.
-    idle: Few,
+    idle: Few<'a>,
     all: usize,
-}
-
-/// A number of seats, and the one with the oldest sign of life.
-#[derive(Default)]
-struct Few {
-    number: usize,
-    oldest: Option<(u64, Arc<Seat>)>,
-}
-
-impl Few {
-    fn add(&mut self, seat: &Arc<Seat>) {
-        self.number += 1;
-        let since_ms = seat.since_ms.load(Ordering::Relaxed);
-        if self.oldest.as_ref().is_none_or(|(oldest, _)| since_ms < *oldest) {
-            self.oldest = Some((since_ms, Arc::clone(seat)));
-        }
-    }
 }
 
 impl Seats {
@@ -128,21 +119,22 @@ impl Seats {
         Self { bounds, began: Instant::now(), taken: Mutex::default() }
     }
 
-    /// Gives a newcomer a seat. Returns it, and whether somebody else gave one up; `None` if nobody could.
-    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<(Held, bool)> {
+    /// Gives a newcomer a seat. Returns it, and how many others were asked to give theirs up; `None` if nobody could.
+    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<(Held, usize)> {
         let seat = Arc::new(Seat::new(address, self.began));
         let mut taken = self.taken();
-        let made_room = self.make_room(&taken, &seat)?;
+        let left = self.make_room(&taken, &seat)?;
         let number = taken.next;
         taken.next += 1;
         taken.seats.insert(number, Arc::clone(&seat));
-        Some((Held { seat, number, seats: Arc::clone(self) }, made_room))
+        Some((Held { seat, number, seats: Arc::clone(self) }, left))
     }
 
     /// Asks the least useful connection to leave. Returns whether there was one.
     pub fn shed(&self) -> bool {
-        let crowd = Crowd::of(&self.taken(), None);
-        crowd.unknown.oldest.or(crowd.idle.oldest).map(|(_, seat)| seat.leaving.cancel()).is_some()
+        let taken = self.taken();
+        let crowd = Crowd::of(&taken, None);
+        leave(crowd.unknown, 1) > 0 || leave(crowd.idle, 1) > 0
     }
 
     /// Returns how many seats are taken.
@@ -150,21 +142,28 @@ impl Seats {
         self.taken().seats.len()
     }
 
-    /// Sees to it that there is a seat for a newcomer. Returns whether somebody else had to leave.
-    fn make_room(&self, taken: &Taken, newcomer: &Seat) -> Option<bool> {
-        let crowd = Crowd::of(taken, Some(newcomer));
+    /// Sees to it that there is a seat for a newcomer. Returns how many others have to leave; `None` if nobody could.
+    fn make_room(&self, taken: &Taken, newcomer: &Seat) -> Option<usize> {
         let bounds = &self.bounds;
-        let over = |few: &Few, most: usize| few.number >= most;
-        let leaving = if !newcomer.loopback && over(&crowd.block, bounds.block) {
-            crowd.block.oldest
-        } else if !newcomer.loopback && over(&crowd.remote, bounds.remote) {
-            crowd.remote.oldest
-        } else if over(&crowd.unknown, bounds.unknown) || crowd.all >= bounds.all {
-            crowd.unknown.oldest.or(crowd.idle.oldest)
+        let free = if newcomer.loopback { bounds.unknown } else { bounds.block };
+        // While all the seats together keep the smallest bound, nobody has to be counted.
+        if taken.seats.len() < free {
+            return Some(0);
+        }
+        let crowd = Crowd::of(taken, Some(newcomer));
+        let left = if !newcomer.loopback && crowd.block.len() >= bounds.block {
+            leave(crowd.block, bounds.block)
+        } else if !newcomer.loopback && crowd.remote.len() >= bounds.remote {
+            leave(crowd.remote, bounds.remote)
+        } else if crowd.unknown.len() >= bounds.unknown || crowd.all >= bounds.all {
+            match leave(crowd.unknown, bounds.unknown) {
+                0 => leave(crowd.idle, bounds.all),
+                left => left,
+            }
         } else {
-            return Some(false);
+            return Some(0);
         };
-        leaving.map(|(_, seat)| seat.leaving.cancel()).map(|()| true)
+        (left > 0).then_some(left)
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -172,27 +171,38 @@ impl Seats {
     }
 }
 
-impl Crowd {
-    fn of(taken: &Taken, newcomer: Option<&Seat>) -> Self {
+impl<'a> Crowd<'a> {
+    fn of(taken: &'a Taken, newcomer: Option<&Seat>) -> Self {
         let mut crowd = Self::default();
-        for seat in taken.seats.values().filter(|seat| !seat.leaving.is_cancelled()) {
+        for (number, seat) in taken.seats.iter().filter(|(_, seat)| !seat.leaving.is_cancelled()) {
+            let one = ((seat.since_ms.load(Ordering::Relaxed), *number), &**seat);
             crowd.all += 1;
             if seat.known.load(Ordering::Relaxed) {
                 if seat.phase() == Phase::Idle {
-                    crowd.idle.add(seat);
+                    crowd.idle.push(one);
                 }
                 continue;
             }
-            crowd.unknown.add(seat);
+            crowd.unknown.push(one);
             if !seat.loopback {
-                crowd.remote.add(seat);
+                crowd.remote.push(one);
             }
             if newcomer.is_some_and(|newcomer| newcomer.block == seat.block) {
-                crowd.block.add(seat);
+                crowd.block.push(one);
             }
         }
         crowd
     }
+}
+
+/// Asks those of a few to leave whose last sign of life is oldest: one, or one of [`SHARE`] seats that they may have, so
+/// that a flood is not counted anew for each newcomer. Returns how many.
+fn leave(mut few: Few<'_>, most: usize) -> usize {
+    let leaving = (most / SHARE).max(1).min(few.len());
+    let Some(last) = leaving.checked_sub(1) else { return 0 };
+    few.select_nth_unstable_by_key(last, |(since, _)| *since);
+    few.iter().take(leaving).for_each(|(_, seat)| seat.leaving.cancel());
+    leaving
 }
 
 impl Seat {
@@ -337,8 +347,8 @@ mod tests {
         let flood = fill(&seats, 5000, |_| "127.0.0.1".to_owned());
         assert_eq!(flood.len(), 48);
         assert!(!kept.seat.leaving.is_cancelled());
-        let (last, made_room) = seats.take(address("127.0.0.1")).expect("a seat");
-        assert!(made_room && !last.seat.leaving.is_cancelled());
+        let (last, left) = seats.take(address("127.0.0.1")).expect("a seat");
+        assert!(left == 1 && !last.seat.leaving.is_cancelled());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     App, Mcp,
-    door::{Door, serve_health},
+    door::{Door, Opener, serve_health},
     health::Health,
     listen,
 };
@@ -69,6 +69,8 @@ struct House {
     shutdown: CancellationToken,
     task: JoinHandle<()>,
     metrics: Arc<Metrics>,
+    /// What puts something else behind the door.
+    opener: Option<Opener>,
 }
 
 impl House {
@@ -91,10 +93,11 @@ impl House {
         let health = Arc::new(Health::new(metrics.clone(), starting));
         let door = Door::new(listener, &server, None, health).expect("the listener has an address");
         let app = App { server, access: Arc::new(access), mcp, audit, ready, metrics: metrics.clone() };
-        door.opener().open(app);
+        let opener = door.opener();
+        opener.open(app);
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(door.serve(shutdown.clone()));
-        Self { address, shutdown, task, metrics }
+        Self { address, shutdown, task, metrics, opener: Some(opener) }
     }
 
     async fn connect(&self) -> TcpStream {

@@ -180,7 +180,7 @@ impl Home {
     }
 
     fn holder(&self, name: &str) -> Option<String> {
-        let mut file = File::open(self.dir.join(name)).ok()?;
+        let mut file = unlinked().read(true).open(self.dir.join(name)).ok()?;
         let mut said = String::new();
         match file.try_lock_shared() {
             Err(fs::TryLockError::WouldBlock) => {

@@ -15,6 +15,7 @@ use crate::{
     log::{Reader, sqlite::SqliteReader},
     router::{BoxFuture, Entry, Invocation, Meta, Method, Outcome, Request, Router, Run, lane},
     tools::{Builtin, CATEGORIES, Done, arguments, doing::definition, outcome},
+    words::number,
 };
 
 /// Superseded contracts that are shown of one tool.
@@ -73,7 +74,8 @@ struct ListTools {
     category: Option<String>,
     limit: Option<usize>,
     cursor: Option<String>,
-    offset: Option<usize>,
+    #[serde(default, deserialize_with = "number::optional")]
+    offset: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -128,7 +130,7 @@ impl Tool {
                     .ok_or_else(|| Refusal::new(Code::InvalidArgument, "`cursor` is not one of this list"))?;
                 entries.partition_point(|entry| entry.tool.name.as_str() <= last)
             }
-            None => asked.offset.unwrap_or(0).min(total),
+            None => asked.offset.map_or(0, |offset| usize::try_from(offset).unwrap_or(usize::MAX)).min(total),
         };
         let limit = asked.limit.unwrap_or(PAGE);
         let page: Vec<_> = entries[from..].iter().take(limit).collect();

@@ -1,4 +1,6 @@
 //! Tests of keys at a URL: an issuer of bytes on a real socket, whose answers and questions are counted.
+//!
+//! Invariant: nothing waits for a time to pass: a source that is to be asked again is expired.
 
 use std::{
     io::{BufRead, BufReader, Write},

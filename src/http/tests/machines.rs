@@ -1,4 +1,6 @@
 //! Tests of what machines ask for: health while the node starts, metrics, an address of their own.
+//!
+//! Invariant: each test has a server of its own on a free port.
 
 use super::*;
 
@@ -14,7 +16,7 @@ async fn an_address_answers_before_there_is_a_node() {
     let opener = door.opener();
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(door.serve(shutdown.clone()));
-    let house = House { address, shutdown, task, metrics: Arc::default() };
+    let house = House { address, shutdown, task, metrics: Arc::default(), opener: None };
     assert_eq!(house.ask("GET /healthz", &NAMED, b"").await.status, 200);
     let ready = house.ask("GET /readyz", &NAMED, b"").await;
     assert_eq!((ready.status, &ready.json()["reasons"][0]), (503, &json!("starting: 5 of 9 events")));
@@ -61,7 +63,7 @@ async fn numbers_have_an_address_of_their_own() {
     let health = Arc::new(Health::new(metrics.clone(), Box::new(|| vec![])));
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(serve_health(listener, health, shutdown.clone()));
-    let house = House { address, shutdown, task, metrics };
+    let house = House { address, shutdown, task, metrics, opener: None };
     for (line, status) in [
         ("GET /metrics", 200),
         ("GET /healthz", 200),

@@ -1,4 +1,6 @@
 //! Tests of callers whose tokens are revoked, expire or cannot be checked while they are answered.
+//!
+//! Invariant: what must end is given two seconds, and what must not is read for a second more.
 
 use std::{convert::Infallible, fs, time::Duration};
 
@@ -113,4 +115,31 @@ async fn a_call_whose_token_is_revoked_is_cancelled() {
     };
     let (answer, ()) = tokio::join!(asked, revoked);
     assert_eq!(answer.status, 401);
+}
+
+#[tokio::test]
+async fn streams_end_whose_caller_another_configuration_does_not_let_in() {
+    let keys = keys();
+    let access = Tokens::open(keys.directory.path()).map(Access::Static).expect("the file is readable");
+    let house = House::open(access, Server::default()).await;
+    let mut bob = open(&house, "text/event-stream", &keys.bob).await;
+    let app = |access| App {
+        server: Server::default(),
+        access: Arc::new(access),
+        mcp: Arc::new(Parrot::default()),
+        audit: Router::new(),
+        ready: Box::new(|| vec!["another".to_owned()]),
+        metrics: house.metrics.clone(),
+    };
+    let opener = house.opener.as_ref().expect("the door can be opened");
+    opener.open(app(keys.access));
+    for _ in 0..20 {
+        assert!(bob.read(&mut [0; 256]).await.expect("the stream goes on") > 0);
+    }
+    let ready = house.ask("GET /readyz", &[], b"").await;
+    assert_eq!(ready.json()["reasons"], json!(["another"]));
+    let elsewhere = tempfile::tempdir().expect("a temporary directory can be made");
+    let nobody = Tokens::open(elsewhere.path()).map(Access::Static).expect("no file is no tokens");
+    opener.open(app(nobody));
+    assert!(ends(bob).await);
 }
