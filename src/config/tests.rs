@@ -67,7 +67,7 @@ fn tools_hold_the_offer_beside_the_metadata_of_single_tools() {
     each_has_its_fault(&[
         ("[tools]\nallow = [\"a b\"]", "tools.allow[0]: expected a tool's name"),
         ("[tools]\nbuiltin = [\"task\"]", "tools.builtin[0]: expected one of catalogue, provenance"),
-        ("[tools]\ncatalogue = \"lazy\"", "tools.catalogue: expected"),
+        ("[tools]\ncatalogue = \"lazy\"", "tools.catalogue: it must be `full` or `search`"),
         ("[tools]\nrules = 7", "tools.rules: expected [[tools.rules]]"),
         ("[[tools.rules]]\ndeny = [\"x\"]", "tools.rules[0].principals: expected 1 to"),
         ("[[tools.rules]]\nprincipals = [\"a\"]\ndenies = []", "tools.rules[0].denies: unknown key"),
