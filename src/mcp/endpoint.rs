@@ -120,7 +120,8 @@ impl Endpoint {
 
     /// Answers a request that stands alone.
     async fn alone(&self, headers: &HeaderMap, asked: Incoming) -> Response<Body> {
-        let tool = (asked.method == "tools/call").then(|| self.shared.router.tool(&asked.name)).flatten();
+        let called = (asked.method == "tools/call").then_some(&asked.name);
+        let tool = called.and_then(|name| self.shared.router.tool_for(&asked.caller, name));
         let schema = tool.and_then(|entry| mirrored(&entry.tool));
         if let Err(unfit) = check_mirrored(headers, &asked, schema.as_ref()) {
             return refuse_unfit(asked.id(), unfit);

@@ -66,10 +66,12 @@ impl Turn {
         let wanted: Filter = serde_json::from_str(wanted).map_err(unread)?;
         let declared = self.declared();
         let filter = wanted.accepted(&declared);
-        let uris = filter.resource_subscriptions.as_deref().unwrap_or_default();
+        let mut uris = filter.resource_subscriptions.clone().unwrap_or_default();
         if uris.len() > WATCHED_MAX {
             return Err(invalid_params("resourceSubscriptions names too many resources"));
         }
+        // What a caller may not read it is told nothing of, though others watch it.
+        uris.retain(|uri| self.shared.router.reads(&self.asked.caller, uri));
         let id: Value = serde_json::from_str(self.asked.id()).unwrap_or_default();
         let meta = json!({SUBSCRIPTION: id});
         let (mut changes, mut updates) = (self.shared.router.changes(), self.shared.router.updates());

@@ -73,7 +73,7 @@ impl Router {
             let own = splice::edit(params, &[("uri", &quoted)], |_| false);
             let own = own.map_err(|_| RpcError::invalid_params("params must be an object"))?;
             let result = source.run.pass(asked.as_str(), own, audience).await?;
-            self.keep(&source, &entries(&result), caller).await;
+            self.publish(&source, &entries(&result)).await;
             return Ok(told(&result, &source.name).unwrap_or(result));
         }
         let linked = self.inner.links.source(&caller.actor.id, &uri);
@@ -102,11 +102,16 @@ impl Router {
         let lists = futures_util::future::join_all(lists).await;
         let (mut known, mut listed) = (HashSet::new(), Vec::new());
         for (source, skills) in sources.iter().zip(lists) {
-            self.keep(source, &skills, caller).await;
+            self.publish(source, &skills).await;
             for skill in skills {
                 let Some(uri) = text(&skill, "uri") else { continue };
-                let first = known.insert(uri);
-                listed.push(if first { skill } else { renamed(&skill, &source.name).unwrap_or(skill) });
+                if known.insert(uri) {
+                    self.note_files(source, &skill, caller);
+                    listed.push(skill);
+                } else {
+                    // Its own URI is an earlier source's, and must not lead here.
+                    listed.push(renamed(&skill, &source.name).unwrap_or(skill));
+                }
             }
         }
         splice::raw(json!({"skills": listed}).to_string())
@@ -114,15 +119,21 @@ impl Router {
 
     /// Publishes the manifests of skills as contracts, and remembers whose their files are.
     async fn keep(&self, source: &Source, skills: &[Box<RawValue>], caller: &Caller) {
+        self.publish(source, skills).await;
+        skills.iter().for_each(|skill| self.note_files(source, skill, caller));
+    }
+
+    async fn publish(&self, source: &Source, skills: &[Box<RawValue>]) {
         let manifests = skills.iter().take(SKILLS_MAX).filter_map(|skill| manifest(&source.name, skill));
         let published = manifests
             .map(|contract| self.inner.parts.ledger.submit(Command::Publish { contract, actor: node() }));
         // A ledger that has stopped ends the node; the list is an answer all the same.
         let _ = futures_util::future::join_all(published).await;
+    }
+
+    fn note_files(&self, source: &Source, skill: &RawValue, caller: &Caller) {
         if self.board().places.are_shared() {
-            for uri in skills.iter().flat_map(|skill| files(skill)) {
-                self.inner.links.note(&caller.actor.id, &uri, &source.name);
-            }
+            files(skill).iter().for_each(|uri| self.inner.links.note(&caller.actor.id, uri, &source.name));
         }
     }
 }

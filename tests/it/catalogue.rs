@@ -129,7 +129,7 @@ fn what_is_denied_is_not_there_by_whatever_way() {
         let schedule = json!({"schedule_id": "s", "every_ms": 3_600_000, "task": task});
         assert_eq!(who.code("schedule_create", schedule), "invalid_argument");
     }
-    let steps = json!([{"id": "a", "action": "up_beta", "inputs": {}}]);
+    let steps = json!([{"step_id": "a", "action": "up_beta", "inputs": {}}]);
     let submit = |who: &Principal<'_>, id: &str| {
         who.call("workflow_submit", json!({"workflow_id": id, "name": "n", "steps": steps}))
     };
@@ -237,7 +237,7 @@ fn faults_of_the_offer_are_told_with_their_places() {
     let config = data.path().join("cairn.toml");
     let text = "[tools]\nallow = [\"a b\"]\nbuiltin = [\"task\"]\ncatalogue = \"lazy\"\n[[tools.rules]]\ndeny = [\"\"]\n";
     fs::write(&config, text).expect("the directory is there");
-    let mut check = cairn(&["config", "check", "--config"]);
+    let mut check = cairn(&["config", "check"]);
     check.arg(&config);
     let out = check.output().expect("cairn runs");
     let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));

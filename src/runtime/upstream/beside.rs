@@ -192,22 +192,25 @@ impl Beside {
     /// Hands the client what the server says, and the server what the client answers.
     async fn hand_on(&self, link: &Link, mut said: mpsc::Receiver<Said>) {
         let mut open = FuturesUnordered::new();
+        // Taken before the client is: who waits for the server must not hold the client's session open meanwhile.
+        let mut taken = None;
         loop {
             let next = async {
-                let client = self.client().await;
-                match said.recv().await {
-                    Some(said) => (client, said),
-                    None => pending().await,
+                if taken.is_none() {
+                    taken = said.recv().await;
                 }
+                if taken.is_none() {
+                    pending::<()>().await;
+                }
+                self.client().await
             };
             tokio::select! {
                 biased;
                 Some(answer) = open.next() => link.tell(answer).await,
-                (client, said) = next, if open.len() < OPEN_MAX => match said {
-                    Said::Told(Notification { method, params }) => {
-                        client.tell(&method, &params);
-                    }
-                    Said::Asked(asked) => open.push(answer(client, asked)),
+                client = next, if open.len() < OPEN_MAX => match taken.take() {
+                    Some(Said::Told(Notification { method, params })) => client.tell(&method, &params),
+                    Some(Said::Asked(asked)) => open.push(answer(client, asked)),
+                    None => {}
                 },
             }
         }

@@ -65,7 +65,7 @@ fn resources_of_one_uri_at_two_servers_are_both_reached() {
 
     // A link leads to the server that gave it: by another URI where one lists the same, else by who gave it last.
     let nowhere = ask(&server, "resources/read", json!({"uri": "note://eight"}));
-    assert_eq!(nowhere["error"]["code"], -32002, "{nowhere}");
+    assert_eq!(nowhere["error"]["code"], -32602, "{nowhere}");
     let linked = result(&server, "two_links", json!({}));
     assert_eq!(linked["content"][0]["uri"], "mem://two~/one", "{linked}");
     assert_eq!(linked["content"][1]["text"], "mem://one", "text is nobody's to change: {linked}");
