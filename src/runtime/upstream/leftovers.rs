@@ -21,8 +21,6 @@ use std::{
 pub const MARK: &str = "CAIRN_CHILD";
 /// The folder of the data directory with a file for each owner of children.
 const FOLDER: &str = "children";
-/// How often the processes are looked through: one that is killed may have started another just before.
-const PASSES_MAX: usize = 8;
 
 /// The mark of this process, once it has one.
 static OWN: OnceLock<Mark> = OnceLock::new();
@@ -99,15 +97,21 @@ pub fn mark_of_child() -> Option<String> {
 /// Kills every process with this mark, or one below it. Returns how many there were.
 #[cfg(target_os = "linux")]
 pub fn kill(mark: &str) -> usize {
-    let mut killed = 0;
+    use std::{collections::BTreeSet, thread, time::Duration};
+    // One that is killed may have started another just before.
+    const PASSES_MAX: usize = 100;
+    const PAUSE: Duration = Duration::from_millis(10);
+    let mut killed = BTreeSet::new();
     for _ in 0..PASSES_MAX {
-        let found = processes().filter(|pid| kill_one(*pid, mark)).count();
-        killed += found;
-        if found == 0 {
+        let found: BTreeSet<i32> = processes().filter(|pid| kill_one(*pid, mark)).collect();
+        if found.is_empty() {
             break;
         }
+        killed.extend(found);
+        // They end in their own time, and are seen until then.
+        thread::sleep(PAUSE);
     }
-    killed
+    killed.len()
 }
 
 #[cfg(not(target_os = "linux"))]
