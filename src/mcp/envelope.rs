@@ -162,10 +162,14 @@ impl Incoming {
 
     pub fn era(&self) -> Era {
         match self.version.as_deref() {
-            // Revisions are dates, and compare as text. The handshake is of the older ones, whatever it names.
-            Some(version) if version >= FIRST_STATELESS && self.method != "initialize" => Era::Stateless,
+            // Revisions are dates, and compare as text. A handshake is of the older ones, whatever its metadata names.
+            Some(version) if version >= FIRST_STATELESS && !self.shakes_hands() => Era::Stateless,
             _ => Era::Session,
         }
+    }
+
+    fn shakes_hands(&self) -> bool {
+        self.method == "initialize" && self.field("protocolVersion").is_some()
     }
 
     /// Returns the names of the metadata that a request which stands alone must have and this one has not.

@@ -244,7 +244,8 @@ fn a_log_of_a_newer_program_is_called_that() {
         [(50, &["log", "verify"][..]), (1, &["log", "tail"]), (1, &["call", "tools_list_tools"])]
     {
         let ran = exits(code, &[args, &["--data", data]].concat());
-        assert!(ran.stderr.contains("newer cairn"), "{args:?}: {ran:?}");
+        let told = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(told.contains("newer cairn"), "{args:?}: {ran:?}");
     }
 }
 

@@ -375,6 +375,7 @@ fn an_error_of_ours_about_a_prompt_or_a_resource_is_a_protocol_error() {
     let data = temp();
     let upstream = Upstream::new(&["tool"]);
     let server = serve(data.path(), &upstream.table("up", "prefix = \"\""));
+    upstream.write("away", "");
     upstream.write("die", "");
     result(&server, "tool", json!({}));
     let failed = until("an upstream that is away", || {

@@ -129,10 +129,7 @@ fn a_hangup_brings_another_configuration_and_loses_no_call() {
     assert!(server.process.errors().contains("server.rate_limit_burst"), "{}", server.process.errors());
     result(&server, "one_tool", json!({}));
 
-    let next = format!(
-        "[auth]\nmode = \"static\"\n[log]\ngroup_max = 7\n{}",
-        one.table("one", "")
-    );
+    let next = format!("[auth]\nmode = \"static\"\n[log]\ngroup_max = 7\n{}", one.table("one", ""));
     configure(data.path(), &next);
     server.process.signal("HUP");
     says(&server, "next start");

@@ -1,4 +1,6 @@
 //! The file that `config init` writes, held against the defaults and the keys there are.
+//!
+//! Invariant: a key that is not in the file, or is there with another default, fails a test.
 
 use std::collections::BTreeSet;
 

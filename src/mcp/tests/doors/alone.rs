@@ -1,4 +1,6 @@
 //! Claims about requests that stand alone, over HTTP: how each ending is told, and what is refused before anything runs.
+//!
+//! Invariant: the node and its log are real, and so is the socket.
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
 //! Claims about other people's clients: what a library of the protocol makes of our answers.
+//!
+//! Invariant: the library is used as its users do, and nothing of it is replaced.
 
 use rmcp::{ServiceExt, model::CallToolRequestParams};
 use tokio::io::{duplex, split};
