@@ -125,7 +125,7 @@ pub fn era(headers: &HeaderMap, asked: Option<&Incoming>) -> Result<Era, Unfit> 
     let Some(asked) = request else {
         return Ok(if header.is_some_and(stateless) { Era::Stateless } else { Era::Session });
     };
-    if asked.method == "initialize" {
+    if asked.method == "initialize" && asked.era() == Era::Session {
         return check_handshake(headers, header, asked).map(|()| Era::Session);
     }
     let discovers = asked.method == "server/discover";

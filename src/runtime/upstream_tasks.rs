@@ -83,13 +83,14 @@ pub async fn follow(upstream: &Upstream, invocation: &Invocation, task: &str) ->
     };
     tokio::select! {
         biased;
-        ended = ended => ended,
+        // First, since an open request to the upstream ends with the same token.
         () = invocation.cancel.cancelled() => {
             if invocation.client.abandons() {
                 following.cancel().await;
             }
             Outcome::Cancelled
         }
+        ended = ended => ended,
     }
 }
 

@@ -135,6 +135,11 @@ fn a_servers_task_is_followed_by_our_handle_through_a_kill_and_by_nobody_else() 
         Client { server: &pair.before, token: token.clone() }.ask(method, params)
     };
     let slow = |seconds: u64, label: &str| json!({"seconds": seconds, "label": label});
+    // A token counts once its file was looked at again.
+    until("both are known", || {
+        let known = |token| client(&pair, token, "server/discover", json!({}))["result"].is_object();
+        (known(&ada) && known(&bob)).then_some(())
+    });
     let asked = Client { server: &pair.before, token: ada.clone() };
     let (task, long) =
         (asked.task("slow_compute", &slow(3, "kept")), asked.task("slow_compute", &slow(600, "x")));
