@@ -1,7 +1,7 @@
 //! A small file that other processes replace, read again when it has changed, and as long as it cannot be used.
 //!
 //! Invariants:
-//! - the file's metadata is checked at most once in [`LOOK_EVERY`], and its bytes are read only if its stamp differs, or
+//! - the file's metadata is checked at most once in `LOOK_EVERY`, and its bytes are read only if its stamp differs, or
 //!   if the last reading failed;
 //! - a file that cannot be read or parsed has no value: what it held before does not stay in force. Each reason is
 //!   reported once, and so is the end of the trouble.
@@ -64,7 +64,7 @@ impl<T> Watched<T> {
         }
     }
 
-    /// Returns the value as the file had it at the last look, at most [`LOOK_EVERY`] ago; `None` if it cannot be used.
+    /// Returns the value as the file had it at the last look, at most `LOOK_EVERY` ago; `None` if it cannot be used.
     ///
     /// Reads the file on the caller's thread, because it is small and seldom changes.
     pub(super) fn current_at(&self, now: Instant) -> Option<Arc<T>> {

@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// that there may be when they start.
 const WANTED: u64 = 65_536;
 
-/// Raises the soft limit of descriptors as far as the hard one allows, to [`WANTED`] at most. Returns the limit in force.
+/// Raises the soft limit of descriptors as far as the hard one allows, to `WANTED` at most. Returns the limit in force.
 pub fn raise() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let current = limit.current.unwrap_or(u64::MAX);

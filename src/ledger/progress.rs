@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - it only tells: nothing is decided by it;
-//! - while a start takes long, a log line says how far it is, not more often than every [`TELL_EVERY`].
+//! - while a start takes long, a log line says how far it is, not more often than every `TELL_EVERY`.
 
 use std::{
     sync::{Mutex, PoisonError},

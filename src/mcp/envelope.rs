@@ -188,6 +188,7 @@ pub struct Answer {
 }
 
 /// A well-formed message.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is read")]
 pub enum Message {
     /// A request or a notification.
     Asks(Incoming),
@@ -399,7 +400,7 @@ fn capabilities(given: &str) -> Option<Arc<str>> {
     }
     let given = value(given);
     let fits = |key: &&str| given.get(key).is_none_or(|inner| inner.is_object() || inner.is_null());
-    (given.is_object() && CAPABILITIES.iter().all(|key| fits(&key))).then(|| canonical(&given))
+    (given.is_object() && CAPABILITIES.iter().all(fits)).then(|| canonical(&given))
 }
 
 fn idempotency_key(value: Value) -> Result<String, RpcError> {

@@ -267,7 +267,7 @@ impl Fleet {
             true => member.leases.is_empty(),
             false => member.leases.iter().all(|(_, other)| other == actor),
         };
-        let at = all.iter().position(|member| is_free(&**member));
+        let at = all.iter().position(|member| is_free(member));
         let fewest = || (0..all.len()).min_by_key(|at| all[*at].leases.len());
         let crowded = full || all.len() >= LEASED_MAX;
         let lease = Arc::new(());
@@ -394,7 +394,7 @@ impl Fleet {
         Running(self.clone())
     }
 
-    /// Lets the calls that run end, for at most [`RETIRE_MAX`] or until `hurry`, and ends all connections.
+    /// Lets the calls that run end, for at most `RETIRE_MAX` or until `hurry`, and ends all connections.
     pub async fn retire(&self, hurry: &CancellationToken) {
         let mut calls = self.calls.subscribe();
         let ended = async { drop(calls.wait_for(|calls| *calls == 0).await) };

@@ -208,11 +208,9 @@ impl Fixture {
                 let answer = client.request("elicitation/create", params).await?;
                 Ok(text(&format!("Elicitation completed: {}", elicited(&answer))))
             }
-            "test_missing_capability" if declared(client.as_ref()).get("sampling").is_none() => Err(error(
-                MISSING_CLIENT_CAPABILITY,
-                "Missing required client capability",
-                Some(json!({"requiredCapabilities": {"sampling": {}}})),
-            )),
+            "test_missing_capability" if declared(client.as_ref()).get("sampling").is_none() => {
+                Err(unable(&json!({"sampling": {}})))
+            }
             "test_trigger_tool_change" => {
                 (self.announce)(Change::Tools);
                 Ok(text("The tool list has changed."))
@@ -441,6 +439,12 @@ fn elicited(answer: &Value) -> String {
 
 fn text(text: &str) -> Value {
     json!({"content": [{"type": "text", "text": text}]})
+}
+
+/// Returns the error of a client that has not declared these capabilities.
+fn unable(required: &Value) -> RpcError {
+    let data = json!({"requiredCapabilities": required});
+    error(MISSING_CLIENT_CAPABILITY, "Missing required client capability", Some(data))
 }
 
 fn error(code: i64, message: &str, data: Option<Value>) -> RpcError {

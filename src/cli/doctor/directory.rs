@@ -119,7 +119,7 @@ fn disk(dir: &Path, found: &mut Vec<Finding>) {
     }
     #[cfg(target_os = "linux")]
     if let Ok(kind) = rustix::fs::statfs(dir)
-        && NETWORKED.contains(&(kind.f_type as i64 & 0xffff_ffff))
+        && NETWORKED.contains(&(kind.f_type & 0xffff_ffff))
     {
         let todo = "move the directory to a disk of this machine: locks do not hold on a network file system";
         found.push(Finding::fail("disk", "the directory is on a network file system", todo));

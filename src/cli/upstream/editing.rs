@@ -210,7 +210,7 @@ mod tests {
         }
         assert_eq!(fs::metadata(&path).expect("it is there").mode() & 0o777, 0o640);
         let config = Config::parse(&text, [], &Overrides::default()).expect("usable");
-        assert!(config.upstream.iter().any(|upstream| *upstream == more), "{text}");
+        assert!(config.upstream.contains(&more), "{text}");
         editing.remove("b").expect("it is there");
         assert_eq!(editing.text(), FILE);
         editing.remove("a").expect("it is there");

@@ -31,7 +31,7 @@ async fn an_address_answers_before_there_is_a_node() {
         access: Arc::new(Access::Open),
         mcp,
         audit: Router::new(),
-        ready: Box::new(|| vec![]),
+        ready: Box::new(Vec::new),
         metrics,
     });
     assert_eq!(house.ask("GET /readyz", &NAMED, b"").await.status, 200);
@@ -60,7 +60,7 @@ async fn numbers_have_an_address_of_their_own() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let address = listener.local_addr().expect("a bound socket has an address");
     let metrics = Arc::new(Metrics::new());
-    let health = Arc::new(Health::new(metrics.clone(), Box::new(|| vec![])));
+    let health = Arc::new(Health::new(metrics.clone(), Box::new(Vec::new)));
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(serve_health(listener, health, shutdown.clone()));
     let house = House { address, shutdown, task, metrics, opener: None };
