@@ -191,6 +191,7 @@ impl Client {
             hold: None,
             repeatable: false,
             reuse: false,
+            handle: None,
         };
         let input = self.payload(&json!({"id": id}));
         let wish = Wish::SubmitTask(Box::new(SubmitTask {

@@ -10,6 +10,8 @@ mod reading;
 mod export;
 mod followed;
 mod ipfs;
+mod naming;
+pub mod status;
 mod stream;
 
 use axum::{Router, routing::get};
@@ -23,6 +25,7 @@ pub fn routes(state: Audit) -> Router {
         .route("/v1/events/stream", get(stream::events))
         .route("/v1/events/{cid}", get(reading::event))
         .route("/v1/blocks/{cid}", get(reading::block))
+        .route("/v1/names/{part}", get(naming::names))
         .route("/v1/provenance/{cid}", get(reading::provenance))
         .route("/v1/proof/{cid}", get(reading::proof))
         .route("/v1/consistency", get(reading::consistency))

@@ -4,16 +4,18 @@
 //! - no token is stored, logged or returned but when it is made: the file holds digests, and only the principal goes
 //!   further in;
 //! - the signature algorithm follows from the key, never from the token's header. `none` and HMAC are not supported;
-//! - a refusal tells the caller which error it is (RFC 6750, section 3.1), not which part of a token was wrong.
+//! - a refusal tells the caller which error it is (RFC 6750, section 3.1), not which part of a token was wrong;
+//! - while tokens or keys cannot be read, nobody with a token is let in.
 
-mod watched;
+pub mod watched;
+mod fetched;
 pub mod jwt;
 pub mod tokens;
 
 #[cfg(test)]
 mod tests;
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Instant};
 
 use http::HeaderValue;
 
@@ -43,7 +45,7 @@ pub enum Access {
 }
 
 /// Why a request is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     #[error("a bearer token is needed")]
     Missing,
@@ -51,6 +53,16 @@ pub enum Denied {
     Invalid,
     #[error("the bearer token lacks the scope {}", .scope.as_str())]
     Insufficient { scope: Scope },
+    #[error("tokens cannot be checked at the moment; the server's log says why")]
+    Unverifiable,
+}
+
+/// A caller whose token was checked.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    pub caller: Caller,
+    /// The second since the Unix epoch at which the token expires.
+    pub until: Option<u64>,
 }
 
 /// Why a file of tokens or keys cannot be used, or why a change of tokens is refused.
@@ -62,6 +74,8 @@ pub enum AuthError {
         #[source]
         source: io::Error,
     },
+    #[error("the keys of tokens cannot be fetched: {reason}")]
+    Url { reason: String },
     #[error("a token's name is 1 to 128 printable characters")]
     Name,
     #[error("at least one scope is needed")]
@@ -75,17 +89,72 @@ pub enum AuthError {
 }
 
 impl Access {
-    /// Returns the caller that the `Authorization` header authenticates.
+    /// Returns the caller that the `Authorization` header authenticates, by what is known of tokens and keys already.
     ///
-    /// Checks at most once a second whether the tokens or keys on disk have changed.
+    /// Checks at most twice a second whether the tokens or keys on disk have changed.
     pub fn authenticate(&self, authorization: Option<&HeaderValue>) -> Result<Caller, Denied> {
+        self.admit_at(authorization, Instant::now()).map(|admitted| admitted.caller)
+    }
+
+    /// Returns the caller that the `Authorization` header authenticates, and until when the token is good. Keys that are
+    /// at a URL are fetched first if this token needs them.
+    ///
+    /// Safe to drop midway.
+    pub async fn admit(&self, authorization: Option<&HeaderValue>) -> Result<Admitted, Denied> {
+        let admitted = self.admit_at(authorization, Instant::now());
+        match (self, &admitted) {
+            (Self::Jwt(verifier), Err(Denied::Unverifiable | Denied::Invalid)) => {
+                let token = bearer(authorization)?;
+                match verifier.fetch_for(token).await {
+                    true => verifier.admit_at(token, Instant::now()),
+                    false => admitted,
+                }
+            }
+            (Self::Open | Self::Static(_) | Self::Jwt(_), _) => admitted,
+        }
+    }
+
+    fn admit_at(&self, authorization: Option<&HeaderValue>, now: Instant) -> Result<Admitted, Denied> {
         match self {
-            Self::Open => Ok(Caller {
-                actor: actor(LOCAL.to_owned()),
-                scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
+            Self::Open => Ok(Admitted {
+                caller: Caller {
+                    actor: actor(LOCAL.to_owned()),
+                    scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
+                },
+                until: None,
             }),
-            Self::Static(tokens) => tokens.authenticate(bearer(authorization)?),
-            Self::Jwt(verifier) => verifier.authenticate(bearer(authorization)?),
+            Self::Static(tokens) => tokens.admit_at(bearer(authorization)?, now),
+            Self::Jwt(verifier) => verifier.admit_at(bearer(authorization)?, now),
+        }
+    }
+
+    /// Returns a number that differs whenever tokens or keys have changed; `None` if no token is asked for.
+    pub fn version(&self) -> Option<u64> {
+        match self {
+            Self::Open => None,
+            Self::Static(tokens) => Some(tokens.version()),
+            Self::Jwt(verifier) => Some(verifier.version()),
+        }
+    }
+
+    /// Reads the tokens or keys again, whether they have changed or not. Keys at a URL are asked for with the next
+    /// request.
+    pub fn reload(&self) {
+        match self {
+            Self::Open => {}
+            Self::Static(tokens) => tokens.reload(),
+            Self::Jwt(verifier) => verifier.reload(),
+        }
+    }
+
+    /// Returns why tokens cannot be checked, if they cannot, without a path or URL.
+    pub fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Open => None,
+            Self::Static(tokens) => tokens.trouble().map(|why| format!("the tokens cannot be read: {why}")),
+            Self::Jwt(verifier) => {
+                verifier.trouble().map(|why| format!("the keys of tokens cannot be read: {why}"))
+            }
         }
     }
 
@@ -99,12 +168,13 @@ impl Access {
 }
 
 impl Denied {
-    /// Returns the reason as the log records it.
-    pub fn reason(self) -> Reason {
+    /// Returns the reason as the log records it; `None` if the fault is not the caller's, which is not recorded.
+    pub fn reason(&self) -> Option<Reason> {
         match self {
-            Self::Missing => Reason::Missing,
-            Self::Invalid => Reason::Invalid,
-            Self::Insufficient { .. } => Reason::Scope,
+            Self::Missing => Some(Reason::Missing),
+            Self::Invalid => Some(Reason::Invalid),
+            Self::Insufficient { .. } => Some(Reason::Scope),
+            Self::Unverifiable => None,
         }
     }
 
@@ -112,9 +182,9 @@ impl Denied {
     /// needed scope.
     ///
     /// `metadata_url` must hold no quote; a valid URL has none.
-    pub fn challenge(self, metadata_url: &str, needed: Scope) -> String {
+    pub fn challenge(&self, metadata_url: &str, needed: &Scope) -> String {
         let error = match self {
-            Self::Missing => "",
+            Self::Missing | Self::Unverifiable => "",
             Self::Invalid => "error=\"invalid_token\", ",
             Self::Insufficient { .. } => "error=\"insufficient_scope\", ",
         };

@@ -4,20 +4,33 @@
 //! archive, a backup, a receipt or a run ends with the code of its verdict.
 //! Errors go to standard error, each on one line that says what to do next.
 
-mod args;
+/// Prints a line on standard error; takes what `format!` takes.
+macro_rules! say {
+    ($($part:tt)*) => {
+        $crate::cli::out::say(format_args!($($part)*))
+    };
+}
+
+mod moments;
+mod naming;
+mod table;
 mod out;
-mod config;
-mod erase;
+mod remote;
+mod place;
+mod args;
+mod logging;
+mod guard;
 mod progress;
+mod source;
+mod erase;
 mod key;
 mod manual;
-mod remote;
 mod door;
 mod call;
 mod serve;
-mod source;
-mod table;
+mod config;
 mod client;
+mod status;
 mod peers;
 mod rebuild;
 mod receipt;
@@ -25,6 +38,7 @@ mod replay;
 mod token;
 mod tools;
 mod upstream;
+mod doctor;
 mod trace;
 mod verify;
 mod backup;
@@ -35,6 +49,7 @@ mod watch;
 mod workflow;
 
 use std::{
+    ffi::OsString,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -43,8 +58,8 @@ use std::{
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use self::{call::Called, out::OutError, serve::runtime};
-use crate::{caller::Scope, log::home::Home, verify::Verdict};
+use self::{call::Called, out::OutError, place::Reach, serve::runtime};
+use crate::{caller::Scope, log::home::Home, runtime::upstream::warden, verify::Verdict, visible};
 
 /// The exit code for wrong usage.
 const USAGE: u8 = 2;
@@ -113,11 +128,23 @@ enum Command {
     Key(Key),
     /// Make, list and revoke tokens of callers.
     Token(Token),
-    /// Log in to upstream servers, and out.
+    /// Add, remove, list and restart upstream servers; log in to them, and out.
     #[command(subcommand)]
     Upstream(upstream::UpstreamCommand),
-    /// Check a configuration file.
-    Config(Config),
+    /// Watch over the program of an upstream server, for a node.
+    #[command(hide = true)]
+    Warden(Warden),
+    /// Say how a running node is: version, log, upstreams, peers, what waits.
+    ///
+    /// Exit 0 when it is ready, 1 when it is not, or does not run.
+    Status(status::Status),
+    /// Look at the directory, the disk, the log, the configuration and the upstreams, and say what to do.
+    ///
+    /// Exit 0 when nothing is wrong, else 1. Warnings change nothing.
+    Doctor(doctor::Doctor),
+    /// Write a configuration file, or check one.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -146,7 +173,7 @@ struct Serve {
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
     /// The configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "CAIRN_CONFIG")]
     config: Option<PathBuf>,
     /// Do not join a network of peers.
     #[arg(long)]
@@ -161,7 +188,7 @@ struct Stdio {
     #[command(flatten)]
     data: Data,
     /// The configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "CAIRN_CONFIG")]
     config: Option<PathBuf>,
 }
 
@@ -173,28 +200,11 @@ struct Wrap {
     #[arg(long)]
     name: Option<String>,
     /// The configuration file (TOML): its lanes, limits, capture and tools count; its upstreams do not.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "CAIRN_CONFIG")]
     config: Option<PathBuf>,
     /// The server's program and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
-}
-
-/// Which node's tools.
-#[derive(Args)]
-struct Reach {
-    /// The server's URL [default: http://127.0.0.1:7420].
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
-    /// A token of the server.
-    #[arg(long, value_name = "T", env = "CAIRN_TOKEN", hide_env_values = true)]
-    token: Option<String>,
-    /// Start the node of this data directory in this process instead.
-    #[arg(long, value_name = "DIR", conflicts_with = "url")]
-    data: Option<PathBuf>,
-    /// The configuration file (TOML) of that node.
-    #[arg(long, value_name = "FILE", requires = "data")]
-    config: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -230,6 +240,9 @@ struct Rebuild {
     /// Sign the log as it stands, in the place of a head that is lost or does not fit. Only for a log you trust.
     #[arg(long)]
     sign: bool,
+    /// One JSON document for programs.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -279,11 +292,12 @@ enum TokenCommand {
 struct TokenAdd {
     /// Whose token it is: the actor of every event it asks for.
     name: String,
-    /// What it allows: mcp:call, audit:read or admin; may be repeated.
+    /// What it allows: mcp:call, audit:read, admin, or a part of them such as tasks:submit or tools:github_*; may be
+    /// repeated.
     #[arg(long = "scope", value_name = "SCOPE", required = true, value_parser = token::scope)]
     scopes: Vec<Scope>,
     /// How long it is good for, like 30d or 12h; for ever by default.
-    #[arg(long, value_name = "PERIOD", value_parser = token::period)]
+    #[arg(long, value_name = "PERIOD", value_parser = moments::period)]
     expires: Option<u64>,
     #[command(flatten)]
     data: Data,
@@ -307,23 +321,37 @@ struct TokenRevoke {
     id: String,
     #[command(flatten)]
     data: Data,
+    /// One JSON document for programs.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
-struct Config {
-    #[command(subcommand)]
-    command: ConfigCommand,
+struct Warden {
+    /// The process id of the node.
+    #[arg(long)]
+    node: i32,
+    /// The user that the program runs as.
+    #[arg(long)]
+    user: Option<String>,
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    program: Vec<OsString>,
 }
 
-#[derive(Subcommand)]
-enum ConfigCommand {
-    /// Say `ok`, or everything that is wrong with a file.
-    Check {
-        /// The configuration file (TOML).
-        file: PathBuf,
-        #[command(flatten)]
-        data: Data,
-    },
+/// Runs a program as `runtime::upstream::warden` says.
+fn warden(args: Warden) -> ExitCode {
+    let mut arguments = args.program.into_iter();
+    let program = arguments.next().unwrap_or_default();
+    let watch = warden::Watch { node: args.node, user: args.user, program, arguments: arguments.collect() };
+    match warden::run(watch) {
+        Ok(code) => ExitCode::from(code),
+        Err(err) => {
+            let err = format!("{:#}", anyhow::Error::new(err));
+            say!("cairn: the program of an upstream was not started: {}", visible::line(&err));
+            ExitCode::from(warden::UNSTARTED)
+        }
+    }
 }
 
 /// Returns the data directory of an existing log.
@@ -374,7 +402,7 @@ pub fn main() -> ExitCode {
         if let Some(OutError::Closed) = err.downcast_ref() {
             return ExitCode::SUCCESS;
         }
-        eprintln!("cairn: {}", format!("{err:#}").replace('\n', " "));
+        say!("cairn: {}", visible::line(&format!("{err:#}").replace('\n', " ")));
         match (err.downcast_ref::<Unsound>(), err.is::<Usage>()) {
             (Some(unsound), _) => ExitCode::from(unsound.verdict.exit_code()),
             (None, true) => ExitCode::from(USAGE),
@@ -406,7 +434,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Key(args) => key::run(args, quiet),
         Command::Token(args) => token::run(args, quiet),
         Command::Upstream(command) => upstream::run(command, quiet),
-        Command::Config(args) => config::run(args),
+        Command::Warden(args) => Ok(warden(args)),
+        Command::Status(args) => status::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Config(command) => config::run(command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "cairn", &mut script);

@@ -3,15 +3,19 @@
 //! Invariants:
 //! - a [`Config`] from [`Config::load`] or by default passes every rule, so no other room checks its bounds again;
 //! - environment variables `CAIRN__SECTION__KEY` override the file, and flags override both;
-//! - errors name keys and variables but repeat no value, and `Debug` shows no secret.
+//! - errors name keys and variables but repeat no value that may be a secret, and `Debug` shows none.
 
+mod wording;
 mod read;
 mod bounds;
+pub mod template;
 mod references;
 mod oauth;
+mod offer;
 mod p2p;
 mod record;
 mod rules;
+mod renewal;
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +32,7 @@ use serde::Deserialize;
 
 pub use self::{
     oauth::{Grant, OAuth},
+    offer::{Listing, Offer, Rule},
     p2p::{Entry, P2p},
 };
 use crate::{
@@ -57,6 +62,9 @@ pub struct Config {
     pub router: Router,
     /// Metadata by public tool name; what is set here wins over what the tool's source says.
     pub tools: BTreeMap<String, Tool>,
+    /// Which tools are offered to whom, as `[tools]` says.
+    #[serde(skip)]
+    pub offer: Offer,
 }
 
 /// `[server]`: the socket, and the bounds of what comes in by it.
@@ -65,6 +73,11 @@ pub struct Config {
 pub struct Server {
     /// Default `127.0.0.1:7420`. Port 0 takes any free one.
     pub listen: SocketAddr,
+    /// Where health and metrics are served besides, without a token, to whoever reaches it.
+    pub metrics_listen: Option<SocketAddr>,
+    /// A certificate chain and its key in PEM, for TLS without a proxy; both or neither.
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
     /// The URL callers use, without `/mcp`; by default `http://` and the listening address.
     pub public_url: Option<String>,
     /// Default 4 MiB; 1 KiB to 64 MiB.
@@ -88,6 +101,8 @@ pub struct Auth {
     pub mode: AuthMode,
     /// The keys that sign tokens, as a JWK set. For `jwt`.
     pub jwks_file: Option<PathBuf>,
+    /// Where that set is fetched; exactly one of both. For `jwt`.
+    pub jwks_url: Option<String>,
     /// The `iss` of every token. For `jwt`.
     pub issuer: Option<String>,
     /// The `aud` of every token; by default the public URL with `/mcp`. For `jwt`.
@@ -129,7 +144,7 @@ pub enum Store {
 }
 
 /// `[[upstream]]`: an MCP server this node stands in front of.
-#[derive(Clone, Default, Deserialize)]
+#[derive(Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Upstream {
     /// 1 to 64 of `A-Z a-z 0-9 _ -`, used once.
@@ -138,7 +153,12 @@ pub struct Upstream {
     pub command: Option<String>,
     pub args: Vec<String>,
     pub env: Secrets,
+    /// Variables of this node's environment that the program gets too. Of the others it gets `HOME`, `LOGNAME`, `PATH`,
+    /// `SHELL`, `TERM` and `USER`.
+    pub inherit_env: Vec<String>,
     pub cwd: Option<PathBuf>,
+    /// The user that the program runs as. Only a node that runs as root can name one.
+    pub user: Option<String>,
     /// The URL of a Streamable HTTP server.
     pub url: Option<String>,
     pub headers: Secrets,
@@ -154,6 +174,8 @@ pub struct Upstream {
     pub lane: Option<String>,
     /// Whether each session of a client has a connection, and so a process, of its own. Default false.
     pub isolate: bool,
+    /// Whether each caller has a login of its own at the URL. Default false.
+    pub per_caller: bool,
 }
 
 /// Named values that `Debug` replaces by `***`.
@@ -304,8 +326,17 @@ impl Config {
             }
             None => String::new(),
         };
+        Self::parse(&text, env, overrides)
+    }
+
+    /// Does the same with the text of a file.
+    pub fn parse(
+        text: &str,
+        env: impl IntoIterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<Self, ConfigError> {
         let env: BTreeMap<String, String> = env.into_iter().collect();
-        let (mut config, mut report) = read::read(&text, env.clone());
+        let (mut config, mut report) = read::read(text, env.clone());
         references::resolve(&mut config.upstream, &env, &mut report);
         if let Some(listen) = overrides.listen {
             config.server.listen = listen;
@@ -332,8 +363,14 @@ impl Config {
                 let canonical = || format!("{}/mcp", public.trim_end_matches('/'));
                 let audience = self.auth.audience.clone().unwrap_or_else(canonical);
                 let issuer = self.auth.issuer.as_deref().unwrap_or_default();
-                let keys = self.auth.jwks_file.clone().unwrap_or_default();
-                Verifier::open(keys, issuer, &audience).map(Access::Jwt)
+                let verifier = match &self.auth.jwks_url {
+                    Some(url) => Verifier::fetching(url, issuer, &audience),
+                    None => {
+                        let keys = self.auth.jwks_file.clone().unwrap_or_default();
+                        Verifier::open(keys, issuer, &audience)
+                    }
+                };
+                verifier.map(Access::Jwt)
             }
         }
     }
@@ -350,6 +387,9 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7420)),
+            metrics_listen: None,
+            tls_cert: None,
+            tls_key: None,
             public_url: None,
             max_body_bytes: 4 * 1024 * 1024,
             request_timeout_ms: 300_000,

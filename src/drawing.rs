@@ -10,6 +10,8 @@ pub mod walk;
 
 use std::fmt::Write;
 
+use crate::visible;
+
 /// A language with strings in double quotes.
 enum Tongue {
     Dot,
@@ -29,7 +31,7 @@ fn quoted(text: &str, tongue: &Tongue) -> String {
                 // Writing to a string cannot fail.
                 let _ = write!(quoted, "#{};", u32::from(c));
             }
-            (c, _) if c.is_control() => quoted.push(' '),
+            (c, _) if visible::acts(c) => quoted.push(' '),
             (c, _) => quoted.push(c),
         }
     }

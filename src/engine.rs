@@ -28,8 +28,12 @@ use crate::{
         work::{self, CARRIES, Hand, Handed, Opening, Wish, Work, Worked},
     },
     router::{
-        BoxFuture, Change, Client, Entry, Meta, Method, Request, Router, RpcError, audience::Audience,
-        codes::INVALID_REQUEST, trial::Trial,
+        BoxFuture, Change, Client, Entry, Meta, Method, Request, Response, Router, RpcError,
+        audience::Audience,
+        codes::INVALID_REQUEST,
+        followed::{self, FOLLOW, Followed, Wished, audience, given},
+        handles::Follower,
+        trial::Trial,
     },
 };
 
@@ -181,10 +185,11 @@ impl Engine {
         let task_type = |entry: &Entry| format!("{TOOL}{}", entry.tool.name);
         let openings = of_lane().filter_map(|entry| Some((task_type(entry), self.router.opening(entry)?)));
         let types: BTreeSet<String> = of_lane().map(|entry| task_type(entry)).collect();
+        let followed: BTreeSet<String> = of_lane().map(|entry| format!("{FOLLOW}{}", entry.source)).collect();
         // A lane without tools can run nothing, so it must not claim carried tasks either.
         let carries = (!types.is_empty()).then(|| CARRIES.to_owned());
         Able {
-            capabilities: Arc::new(types.into_iter().chain(carries).collect()),
+            capabilities: Arc::new(types.into_iter().chain(followed).chain(carries).collect()),
             openings: Arc::new(openings.collect()),
         }
     }
@@ -201,9 +206,12 @@ impl Engine {
         let cancel = CancellationToken::new();
         let key = (handed.task.clone(), handed.fence);
         self.running().insert(key.clone(), (trial.clone(), cancel.clone()));
-        let told = match request(&handed, &trial, cancel.clone()) {
+        let told = match self.request(&handed, &trial, cancel.clone()) {
             Some(request) => match self.router.call(request).await {
-                Ok(answer) => Some((Code::FailedPrecondition, false, answer.result.get().to_owned())),
+                Ok(answer) => {
+                    self.go_on(&handed, &answer).await;
+                    Some((Code::FailedPrecondition, false, answer.result.get().to_owned()))
+                }
                 Err(error) => Some((
                     Code::InvalidArgument,
                     false,
@@ -216,6 +224,7 @@ impl Engine {
             }
         };
         self.running().remove(&key);
+        self.router.parked().changed();
         let Some((code, retryable, text)) = told.filter(|_| !trial.ended.load(Ordering::Acquire)) else {
             return;
         };
@@ -239,6 +248,41 @@ impl Engine {
         });
         // If the ledger has stopped, the next start ends the attempt.
         let _ = self.ledger.submit(self.command(wish)).await;
+    }
+
+    /// Makes the task that goes on where the tool's server answered with a task of its own. A crash before it is durable
+    /// loses nothing: whoever looks at the first task makes it then.
+    async fn go_on(&self, handed: &Handed, answer: &Response) {
+        let (Some(handle), Some(theirs)) = (&handed.handle, given(&answer.result)) else { return };
+        let name = handed.task_type.strip_prefix(TOOL);
+        let arguments = handed.input.as_deref().and_then(|input| serde_json::from_str(input).ok());
+        let (Some(entry), Some(arguments)) = (name.and_then(|name| self.router.tool(name)), arguments) else {
+            return;
+        };
+        let wished = Wished {
+            entry: &entry,
+            actor: handed.actor.clone(),
+            audience: &audience(handle),
+            ttl_ms: handle.ttl_ms,
+            arguments,
+            cause: answer.record.as_ref().map(|record| record.event),
+        };
+        let id = followed::going_on(&handed.task);
+        if let Err(refusal) = self.router.follow(id, &theirs, &wished).await {
+            tracing::warn!(
+                task = handed.task,
+                code = refusal.code.as_str(),
+                "a server's task is not followed"
+            );
+        }
+    }
+
+    /// Returns the request of an attempt's call; `None` if the task's input was erased.
+    fn request(&self, handed: &Handed, trial: &Arc<Trial>, cancel: CancellationToken) -> Option<Request> {
+        let asked = request(handed, trial, cancel)?;
+        let Some(handle) = &handed.handle else { return Some(asked) };
+        let client = Follower::new(self.router.parked().clone(), trial.clone(), audience(handle));
+        Some(Request { client: Arc::new(client), ..asked })
     }
 
     /// Renews the leases of running attempts every third of a lease, and cancels those that should stop.
@@ -295,15 +339,21 @@ impl Engine {
 
 /// Returns the request of an attempt's call; `None` if the task's input was erased.
 fn request(handed: &Handed, trial: &Arc<Trial>, cancel: CancellationToken) -> Option<Request> {
-    let name = handed.task_type.strip_prefix(TOOL)?.to_owned();
-    let arguments = handed.input.as_ref()?;
+    let input = handed.input.as_deref()?;
+    let (name, arguments, follows) = match handed.task_type.strip_prefix(TOOL) {
+        Some(name) => (name.to_owned(), input, None),
+        None => {
+            let Followed { name, arguments, follows } = serde_json::from_str(input).ok()?;
+            (name, arguments.get(), Some(follows))
+        }
+    };
     let quoted = serde_json::to_string(&name).ok()?;
     let params = RawValue::from_string(format!(r#"{{"name":{quoted},"arguments":{arguments}}}"#)).ok()?;
     Some(Request {
         method: Method::ToolsCall,
         name,
         params: params.into(),
-        meta: Meta { peer: handed.peer.clone(), ..Meta::default() },
+        meta: Meta { peer: handed.peer.clone(), follows, ..Meta::default() },
         caller: Caller { actor: handed.actor.clone(), scopes: vec![Scope::Call] },
         client: Arc::new(Nobody),
         cancel,

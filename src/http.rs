@@ -2,19 +2,30 @@
 //!
 //! Invariants:
 //! - `Host` and `Origin` are checked before anything else of a request, and its caller before its body;
-//! - handlers get a known caller and a bounded request and, for a POST to `/mcp`, strict JSON;
+//! - handlers get a known caller and a bounded request and, for a POST to `/mcp`, strict JSON. A caller whose token is
+//!   revoked or expires meanwhile gets no more of the answer;
+//! - every refusal for a token, a rate, a host or an origin is counted, and told in the process's log;
 //! - no body is interpreted here. A refusal is a problem (RFC 9457), or a JSON-RPC error if a body for `/mcp` is
 //!   refused.
 
+pub mod descriptors;
+mod seats;
+mod wire;
+mod waiting;
+pub mod tls;
 mod listen;
+pub mod health;
 mod origin;
+mod refusals;
+mod guard;
+pub mod door;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
     hash::{BuildHasher, RandomState},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -33,18 +44,23 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
+    HeaderMap, HeaderValue, Method, StatusCode,
+    header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
     request::Parts,
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
 
-pub use self::listen::serve;
-use self::origin::Gate;
+use self::{
+    guard::{Admission, Current, Lost},
+    health::{Health, Ready},
+    origin::{Gate, Refusal},
+    refusals::Refusals,
+    seats::Seat,
+};
 use crate::{
     audit::content::Contents,
-    auth::{Access, Denied},
+    auth::{Access, Admitted, Denied},
     block::json,
     caller::{Caller, Scope},
     config::Server,
@@ -53,6 +69,7 @@ use crate::{
     metrics::{
         Metrics,
         access::{What, unknown},
+        door::Refused,
     },
     problem::{answer, json_code, panicked, problem, rpc_problem},
     router::{BoxFuture, codes::INVALID_REQUEST},
@@ -65,12 +82,11 @@ const DISCARD_MAX: usize = 16 * 1024 * 1024;
 /// The paths of the protected resource's metadata (RFC 9728, section 3.1).
 const METADATA: &str = "/.well-known/oauth-protected-resource";
 const METADATA_MCP: &str = "/.well-known/oauth-protected-resource/mcp";
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const MCP: &str = "/mcp";
 
 /// The handler of `/mcp`.
 pub trait Mcp: Send + Sync {
-    /// Answers one request. The future is dropped midway if the client disconnects, or if the answer does not begin in
-    /// time.
+    /// Answers one request. The future is dropped midway if the client disconnects.
     fn respond(&self, parts: Parts, body: Bytes, caller: Caller) -> BoxFuture<'_, Response>;
 }
 
@@ -80,13 +96,10 @@ impl Mcp for Endpoint {
     }
 }
 
-/// Returns the reasons for which this node is not ready, for `/readyz`.
-pub type Ready = Box<dyn Fn() -> Vec<String> + Send + Sync>;
-
 /// What the door serves.
 pub struct App {
     pub server: Server,
-    pub access: Access,
+    pub access: Arc<Access>,
     pub mcp: Arc<dyn Mcp>,
     /// The routes `/v1`, `/log` and `/ipfs`. Their handlers find the [`Caller`] in the request's extensions.
     pub audit: Router,
@@ -96,11 +109,13 @@ pub struct App {
 
 /// What the checks and handlers of every request share.
 struct Edge {
-    access: Access,
+    access: Arc<Access>,
+    /// How callers are let in once this is replaced.
+    current: Current,
     gate: Gate,
     limits: Limits,
+    refusals: Refusals,
     mcp: Arc<dyn Mcp>,
-    ready: Ready,
     metrics: Arc<Metrics>,
     body_max: usize,
     timeout: Duration,
@@ -122,19 +137,18 @@ enum Unread {
 }
 
 /// Returns every route with its checks. `/metrics` needs no token if `metrics_open`.
-fn routes(edge: &Arc<Edge>, audit: Router, metrics_open: bool) -> Router {
+fn routes(edge: &Arc<Edge>, health: &Arc<Health>, audit: Router, metrics_open: bool) -> Router {
     let needs = |scope| middleware::from_fn_with_state((Arc::clone(edge), scope), allow);
-    let mcp = Router::new().route("/mcp", any(mcp)).route_layer(needs(Scope::Call));
-    let metrics = Router::new().route("/metrics", get(metrics));
+    let mcp = Router::new().route(MCP, any(mcp)).route_layer(needs(Scope::Call));
+    let metrics = health::metrics(health);
     let metrics = if metrics_open { metrics } else { metrics.route_layer(needs(Scope::Audit)) };
     Router::new()
-        .route("/healthz", get(async || answer(StatusCode::OK, &json!({"status": "ok"}))))
-        .route("/readyz", get(readiness))
         .route(METADATA, get(metadata))
         .route(METADATA_MCP, get(metadata))
         .merge(mcp)
-        .merge(metrics)
         .with_state(Arc::clone(edge))
+        .merge(health::routes(health))
+        .merge(metrics)
         .merge(audit.layer(needs(Scope::Audit)))
         .fallback(async || problem(StatusCode::NOT_FOUND, "not found", "no such path"))
         .method_not_allowed_fallback(async || {
@@ -144,47 +158,78 @@ fn routes(edge: &Arc<Edge>, audit: Router, metrics_open: bool) -> Router {
 }
 
 impl Edge {
-    fn new(app: App, address: SocketAddr) -> (Self, Router) {
+    /// Returns what requests share, the audit API's routes, and what says whether the node is ready.
+    fn new(app: App, address: SocketAddr, scheme: &str, current: Current) -> (Self, Router, Ready) {
         let server = app.server;
-        let base = server.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
+        let base = server.public_url.clone().unwrap_or_else(|| format!("{scheme}://{address}"));
+        let (ready, access) = (app.ready, Arc::clone(&app.access));
+        let ready = move || {
+            let mut reasons = ready();
+            reasons.extend(access.trouble());
+            reasons
+        };
         let edge = Self {
             gate: Gate::new(&server, address),
             limits: Limits::new(server.rate_limit_per_second, server.rate_limit_burst),
+            refusals: Refusals::new(Arc::clone(&app.metrics)),
             access: app.access,
+            current,
             mcp: app.mcp,
-            ready: app.ready,
             metrics: app.metrics,
             body_max: server.max_body_bytes,
             timeout: Duration::from_millis(server.request_timeout_ms),
             base: base.trim_end_matches('/').to_owned(),
         };
-        (edge, app.audit)
+        (edge, app.audit, Box::new(ready))
     }
 
     /// Returns the caller if it has the scope. Otherwise returns why not, and the actor as far as it is known.
-    fn caller(&self, headers: &HeaderMap, scope: Scope) -> Result<Caller, (Denied, Actor)> {
+    async fn caller(&self, headers: &HeaderMap, scope: &Scope) -> Result<Admitted, (Denied, Actor)> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
-        let caller = match (values.next(), values.next()) {
-            (value, None) => self.access.authenticate(value).map_err(|denied| (denied, unknown()))?,
+        let admitted = match (values.next(), values.next()) {
+            (value, None) => self.access.admit(value).await.map_err(|denied| (denied, unknown()))?,
             (_, Some(_)) => return Err((Denied::Invalid, unknown())),
         };
-        if !caller.may(scope) {
-            return Err((Denied::Insufficient { scope }, caller.actor));
+        if !admitted.caller.may(scope.clone()) {
+            return Err((Denied::Insufficient { scope: scope.clone() }, admitted.caller.actor));
         }
-        Ok(caller)
+        Ok(admitted)
     }
 
-    fn denied(&self, denied: Denied, scope: Scope) -> Response {
-        let (status, title) = match denied {
-            Denied::Missing | Denied::Invalid => (StatusCode::UNAUTHORIZED, "unauthorized"),
-            Denied::Insufficient { .. } => (StatusCode::FORBIDDEN, "forbidden"),
+    /// Counts and records a refusal for a token, and answers it.
+    fn denied(&self, (denied, actor): (&Denied, &Actor), scope: &Scope, from: Option<IpAddr>) -> Response {
+        let (status, title, reason) = match denied {
+            Denied::Missing => (StatusCode::UNAUTHORIZED, "unauthorized", Refused::Missing),
+            Denied::Invalid => (StatusCode::UNAUTHORIZED, "unauthorized", Refused::Invalid),
+            Denied::Insufficient { .. } => (StatusCode::FORBIDDEN, "forbidden", Refused::Scope),
+            Denied::Unverifiable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", Refused::Unverifiable),
         };
-        let challenge = denied.challenge(&format!("{}{METADATA_MCP}", self.base), scope);
+        let known = matches!(denied, Denied::Insufficient { .. }).then_some(actor);
+        self.refusals.note(status, reason, from, known);
         let mut response = problem(status, title, &denied.to_string());
-        if let Ok(challenge) = HeaderValue::try_from(challenge) {
-            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        let headers = response.headers_mut();
+        match denied.reason() {
+            Some(reason) => {
+                self.metrics.access.add(actor, What::Refused(reason), 1);
+                let challenge = denied.challenge(&format!("{}{METADATA_MCP}", self.base), scope);
+                if let Ok(challenge) = HeaderValue::try_from(challenge) {
+                    headers.insert(WWW_AUTHENTICATE, challenge);
+                }
+            }
+            None => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1"))),
         }
         response
+    }
+
+    /// Returns what a request is let in with, by tokens or keys of this version.
+    fn admission(&self, headers: &HeaderMap, admitted: &Admitted, version: Option<u64>) -> Admission {
+        let mut authorization = headers.get(AUTHORIZATION).cloned();
+        if let Some(value) = &mut authorization {
+            value.set_sensitive(true);
+        }
+        let (current, access) = (Arc::clone(&self.current), Arc::clone(&self.access));
+        let Admitted { caller, until } = admitted.clone();
+        Admission { current, access, authorization, caller, version, until }
     }
 }
 
@@ -205,15 +250,29 @@ impl Limits {
     }
 }
 
-/// Does the outermost checks: of `Host` and `Origin`, of the time until the answer begins, and of panics.
+/// Does the outermost checks: of `Host` and `Origin`, of the time until the answer begins (elsewhere than at `/mcp`), and
+/// of panics.
 async fn admit(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {
     let origin = match edge.gate.judge(&request) {
         Ok(origin) => origin,
-        Err(refusal) => return problem(StatusCode::FORBIDDEN, "forbidden", &refusal.to_string()),
+        Err(refusal) => {
+            let reason = match refusal {
+                Refusal::Host => Refused::Host,
+                Refusal::Origin => Refused::Origin,
+            };
+            let from = seat(&request).map(|seat| seat.address);
+            edge.refusals.note(StatusCode::FORBIDDEN, reason, from, None);
+            return problem(StatusCode::FORBIDDEN, "forbidden", &refusal.to_string());
+        }
     };
+    let asked = origin::asked_headers(&request);
     let answer = async {
         if origin.is_some() && origin::is_preflight(&request) {
             return StatusCode::NO_CONTENT.into_response();
+        }
+        // A call may take hours, and its tool's own limits end it.
+        if request.uri().path() == MCP {
+            return next.run(request).await;
         }
         match tokio::time::timeout(edge.timeout, next.run(request)).await {
             Ok(response) => response,
@@ -228,7 +287,7 @@ async fn admit(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> R
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(origin) = origin {
-        origin::share(headers, origin);
+        origin::share(headers, origin, &asked);
     }
     response
 }
@@ -239,26 +298,48 @@ async fn allow(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let caller = match edge.caller(request.headers(), scope) {
-        Ok(caller) => caller,
-        Err((denied, actor)) => {
-            edge.metrics.access.add(&actor, What::Refused(denied.reason()), 1);
-            return edge.denied(denied, scope);
-        }
+    let seat = seat(&request);
+    let from = seat.as_ref().map(|seat| seat.address);
+    // The version comes first: a change in between is noticed by the guard.
+    let version = edge.access.version();
+    let admitted = edge.caller(request.headers(), &scope).await;
+    if let Some(seat) = &seat {
+        seat.knows(admitted.is_ok());
+    }
+    let admitted = match admitted {
+        Ok(admitted) => admitted,
+        Err((denied, actor)) => return edge.denied((&denied, &actor), &scope, from),
     };
-    if let Err(wait) = edge.limits.count(&caller.actor.id) {
+    let actor = admitted.caller.actor.clone();
+    if let Err(wait) = edge.limits.count(&actor.id) {
+        edge.refusals.note(StatusCode::TOO_MANY_REQUESTS, Refused::Rate, from, Some(&actor));
         let detail = "this principal's requests come too fast";
         let seconds = wait.as_secs() + 1;
         let response = problem(StatusCode::TOO_MANY_REQUESTS, "too many requests", detail);
         return ([(RETRY_AFTER, HeaderValue::from(seconds))], response).into_response();
     }
-    let actor = caller.actor.clone();
-    request.extensions_mut().insert(caller);
-    let response = next.run(request).await;
+    let admission = edge.admission(request.headers(), &admitted, version);
+    request.extensions_mut().insert(admitted.caller);
+    let response = match version {
+        // Where no token is asked for, only what outlasts the configuration is looked at again.
+        None => guard::guard(next.run(request).await, || Box::pin(admission.lost())),
+        Some(_) => {
+            let mut lost: Lost = Box::pin(admission.lost());
+            tokio::select! {
+                response = next.run(request) => guard::guard(response, || lost),
+                () = &mut lost => return edge.denied((&Denied::Invalid, &actor), &scope, from),
+            }
+        }
+    };
     if let Some(Contents(read)) = response.extensions().get() {
         edge.metrics.access.add(&actor, What::Read, *read);
     }
     response
+}
+
+/// Returns the seat of the connection that a request came by.
+fn seat(request: &Request) -> Option<Arc<Seat>> {
+    request.extensions().get().cloned()
 }
 
 async fn mcp(
@@ -276,7 +357,10 @@ async fn mcp(
     {
         return rpc_problem(StatusCode::BAD_REQUEST, json_code(&fault), &fault.to_string());
     }
-    edge.mcp.respond(parts, body, caller).await
+    let may_begin = parts.method == Method::POST && waiting::may_begin(&parts.headers);
+    let handler = Arc::clone(&edge.mcp);
+    let answering = async move { handler.respond(parts, body, caller).await };
+    waiting::answered(may_begin, waiting::PACE, Box::pin(answering)).await
 }
 
 /// Reads the whole body. Errors: it is too large, too slow, or breaks off.
@@ -309,19 +393,6 @@ impl Unread {
         };
         rpc_problem(status, INVALID_REQUEST, &message)
     }
-}
-
-async fn readiness(State(edge): State<Arc<Edge>>) -> Response {
-    match (edge.ready)() {
-        reasons if reasons.is_empty() => answer(StatusCode::OK, &json!({"status": "ready"})),
-        reasons => {
-            answer(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not_ready", "reasons": reasons}))
-        }
-    }
-}
-
-async fn metrics(State(edge): State<Arc<Edge>>) -> ([(HeaderName, &'static str); 1], String) {
-    ([(CONTENT_TYPE, OPENMETRICS)], edge.metrics.encode())
 }
 
 /// Returns the protected resource's metadata (RFC 9728, section 2).

@@ -6,6 +6,7 @@
 //! - a failed commit stops the ledger: nothing is built on what may not be there.
 
 mod clock;
+pub mod progress;
 pub mod fitting;
 mod sealer;
 pub mod commit;

@@ -9,6 +9,7 @@
 )]
 
 // Floor 0, words: bytes, content identifiers, canonical forms, keys, the Merkle tree.
+pub mod visible;
 pub mod words;
 
 pub mod block;

@@ -9,6 +9,7 @@
 
 pub mod fresh;
 pub mod home;
+pub mod still;
 pub mod sqlite;
 
 use std::{ops::ControlFlow, time::Duration};
@@ -73,6 +74,14 @@ pub enum LogError {
     Full,
     #[error("the log's files hold bytes that are not a log: {what}")]
     Corrupt { what: &'static str },
+    #[error(
+        "log.db was written by a newer cairn: its tables are of version {found}, and this program knows version {known}; use that program"
+    )]
+    Newer { found: u64, known: u64 },
+    #[error(
+        "the directory cannot be written, and commits stand in log.db-wal, which SQLite reads only where it can write log.db-shm; copy the directory to a place that can be written, or read it as its owner"
+    )]
+    Behind,
     #[error("the log's store failed")]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

@@ -6,7 +6,9 @@
 //!   recorded in the log.
 
 pub mod access;
+pub mod door;
 pub mod peers;
+pub mod process;
 pub mod work;
 
 #[cfg(test)]
@@ -19,7 +21,7 @@ use std::{
 
 use prometheus_client::{
     encoding::text,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 
@@ -61,6 +63,8 @@ pub struct Metrics {
     upstream_up: Family<Labels<1>, Gauge>,
     pub work: work::Work,
     pub peers: peers::Peers,
+    pub door: door::Door,
+    process: process::Process,
     /// The counts of reads and refusals that are to be recorded in the log.
     pub access: access::Counts,
     /// The registry of libp2p's own metrics, once the network has started.
@@ -94,6 +98,8 @@ impl Metrics {
             upstream_up: Family::default(),
             work: work::Work::default(),
             peers: peers::Peers::default(),
+            door: door::Door::default(),
+            process: process::Process::default(),
             access: access::Counts::default(),
             network: OnceLock::new(),
         };
@@ -148,7 +154,9 @@ impl Metrics {
     /// Returns all metrics as OpenMetrics text.
     pub fn encode(&self) -> String {
         let mut text = String::new();
-        for registry in [Some(&self.registry), self.network.get()].into_iter().flatten() {
+        self.process.read();
+        let registries = [Some(&self.registry), Some(&self.process.registry), self.network.get()];
+        for registry in registries.into_iter().flatten() {
             text::encode_registry(&mut text, registry).expect("writing to a string cannot fail");
         }
         text::encode_eof(&mut text).expect("writing to a string cannot fail");
@@ -182,6 +190,12 @@ impl Metrics {
         registry.register("upstream_up", "1 while an upstream can be called", self.upstream_up.clone());
         self.work.register(registry);
         self.peers.register(registry);
+        self.door.register(registry);
+        let build = Info::new([
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("p2p", if cfg!(feature = "p2p") { "yes" } else { "no" }),
+        ]);
+        registry.register("build", "The program that runs", build);
     }
 }
 

@@ -14,17 +14,23 @@ pub mod joining;
 pub mod joining;
 pub mod recording;
 mod sampling;
+pub mod status;
 pub mod upstreams;
+pub mod roster;
+pub mod steering;
+pub mod control;
 
-use std::{collections::HashMap, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use tokio::{sync::oneshot, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::{
     joining::{Joined, Unjoined},
     recording::Recorded,
+    roster::Roster,
     sampling::Sampler,
+    steering::{OwnOffer, Prepare, Source, Steering},
 };
 use crate::{
     block::payload::SaltKey,
@@ -35,6 +41,7 @@ use crate::{
         GROUP_MAX, Ledger, Shelf, Stopped,
         fitting::OpenError,
         opening,
+        progress::Progress,
         sharing::{self, Member, Sharing},
         upkeep,
     },
@@ -42,12 +49,14 @@ use crate::{
     metrics::Metrics,
     questions::Audit,
     queue::{Rate, Rates},
-    router::{Parts, Router, capture::Captures, lane::Lanes, metadata::Hints},
-    runtime::{
-        fleet::Fleet,
-        gateway,
-        upstream::{self, State},
+    router::{
+        Parts, Router,
+        capture::Captures,
+        lane::{LaneChange, Lanes},
+        metadata::Hints,
+        tuning::{Swap, Tuning},
     },
+    runtime::{gateway, upstream},
     state::peers::PEER_STATUSES,
     task::{Limits, Moment},
     tools::{self, desk::Desk},
@@ -57,6 +66,8 @@ use crate::{
 const UPSTREAM_WAIT: Duration = Duration::from_secs(10);
 /// The same where there is nothing to serve without it: somewhat less than clients wait for a server.
 const WRAPPED_WAIT: Duration = Duration::from_secs(25);
+/// The door of a node that stands for one server.
+pub const WRAP: &str = "wrap";
 /// The pause between two samples of the gauges.
 const SAMPLE_PAUSE: Duration = Duration::from_secs(2);
 /// How long running calls may take to end by themselves at a stop; then they are cancelled.
@@ -89,6 +100,9 @@ pub struct Node {
     claiming: CancellationToken,
     /// Why an upstream could not be reached at the start, if there was one.
     pub lost: Option<String>,
+    roster: Arc<Roster>,
+    /// Makes what its own tools offer, where they are offered.
+    own: Option<OwnOffer>,
     network: Joined,
     limits: Limits,
     sharing: Sharing,
@@ -105,7 +119,7 @@ pub struct Setup<'a> {
     pub upstreams: Vec<(upstream::Settings, gateway::Settings)>,
     /// The URL at which the node is reached, if it serves HTTP.
     pub base: Option<String>,
-    /// Whether the node's own tools are offered.
+    /// Whether the node's own tools are offered, of which the configuration may say less.
     pub builtins: bool,
     /// Whether the tools, resources and prompts of the MCP conformance suite are offered.
     pub fixtures: bool,
@@ -113,13 +127,34 @@ pub struct Setup<'a> {
     pub networked: bool,
     /// The name under which its settings are recorded: `serve`, `stdio`, ...
     pub door: &'static str,
+    /// What a door shows of the node before it has started.
+    pub starting: Starting,
+}
+
+/// What is known of a node while it starts, shared with whoever asks meanwhile.
+#[derive(Clone, Default)]
+pub struct Starting {
+    pub metrics: Arc<Metrics>,
+    pub progress: Arc<Progress>,
+}
+
+impl Starting {
+    /// Returns why the node is not ready, while it starts.
+    pub fn reason(&self) -> String {
+        match self.progress.now() {
+            Some((folded, of)) if folded < of => {
+                format!("starting: the state is derived from the log, {folded} of {of} events so far")
+            }
+            Some(_) | None => "starting".to_owned(),
+        }
+    }
 }
 
 impl Node {
     /// Opens the log, offers the builtin tools, connects the upstreams and joins the network.
     pub async fn start(mut setup: Setup<'_>) -> Result<Self, StartError> {
         let runner = uuid::Uuid::now_v7().simple().to_string();
-        let metrics = Arc::new(Metrics::new());
+        let metrics = setup.starting.metrics.clone();
         let shelf = Shelf::default();
         let member = member(&setup, &runner, metrics.clone(), shelf.clone());
         let (ledger, sharing) = sharing::join(member).await?;
@@ -128,25 +163,31 @@ impl Node {
         let lease = Duration::from_millis(setup.config.tasks.lease_ms);
         let parts = parts(setup.config, ledger.clone(), salt.clone(), runner.clone(), metrics.clone());
         let router = Router::new(parts);
+        router.govern(setup.config.rights(setup.builtins));
         let audit = Audit::new(ledger.clone());
         // Nobody else sets the shelf, so this cannot fail.
         let limits = limits(&setup.config.tasks);
         let desk = Desk::new(&router, &salt, limits);
-        let _ = shelf.set(Box::new(tools::planning::Catalogue(desk.clone())));
-        if setup.builtins {
-            let tools = tools::all(&desk, &audit, setup.base.as_deref());
-            router.put(tools::offering(tools)).await?;
+        let _ = shelf.set(Box::new(tools::planning::Catalogue::whole(&desk)));
+        let offers = setup.builtins || setup.config.finds();
+        let own = offers.then(|| own_offer(&desk, &audit, setup.base.clone()));
+        if let Some(own) = &own {
+            router.put(own(setup.config.finds())).await?;
         }
         if setup.fixtures {
             let state_key = random();
             router.put(tools::conformance::offering(state_key, &router)).await?;
         }
+        let stopping = CancellationToken::new();
+        let roster = Roster::new(setup.home.clone(), router.clone(), metrics.clone(), stopping.clone());
         let mut node = Self {
+            roster: Arc::new(roster),
+            own,
             ledger,
             audit,
             router,
             metrics,
-            stopping: CancellationToken::new(),
+            stopping,
             claiming: CancellationToken::new(),
             lost: None,
             network: Default::default(),
@@ -154,18 +195,15 @@ impl Node {
             sharing,
             followers: JoinSet::new(),
         };
-        let configured = setup
-            .config
-            .upstream
-            .iter()
-            .enumerate()
-            .map(|(n, upstream)| upstreams::settings(setup.home, n, upstream));
-        let upstreams = configured
-            .chain(std::mem::take(&mut setup.upstreams))
-            .map(|(at, shown)| node.follow(at, shown))
-            .collect();
-        let patience = if setup.builtins { UPSTREAM_WAIT } else { WRAPPED_WAIT };
-        node.lost = wait_for(upstreams, patience).await;
+        node.roster.apply(&setup.config.upstream).await;
+        for (at, shown) in std::mem::take(&mut setup.upstreams) {
+            node.roster.add(at, shown).await;
+        }
+        let patience = if setup.door == WRAP { WRAPPED_WAIT } else { UPSTREAM_WAIT };
+        node.lost = node.roster.settled(patience).await.unwrap_or_else(|_| {
+            tracing::warn!("some upstreams are not connected yet; serving without them");
+            None
+        });
         node.network = Joined::start(&node, &setup, &desk, salt.clone(), runner.clone()).await?;
         let engine = Engine::new(node.router.clone(), salt, runner, lease);
         node.followers.spawn(engine.run(node.claiming.clone(), node.stopping.clone()));
@@ -185,6 +223,7 @@ impl Node {
     pub async fn stop(mut self) {
         self.quiet().await;
         self.network.stop().await;
+        self.roster.end().await;
         while self.followers.join_next().await.is_some() {}
         if let Err(err) = recording::counted(&self.ledger, &self.metrics, true).await {
             tracing::warn!(%err, "who read and who was refused last is not on record");
@@ -275,19 +314,29 @@ impl Node {
         self.network.peer()
     }
 
-    fn follow(&mut self, at: upstream::Settings, shown: gateway::Settings) -> oneshot::Receiver<State> {
-        let (settled, waiting) = oneshot::channel();
-        let follower = gateway::follow(
-            Arc::new(Fleet::start(at)),
-            shown,
-            self.router.clone(),
-            self.metrics.clone(),
-            self.stopping.clone(),
-            settled,
-        );
-        self.followers.spawn(follower);
-        waiting
+    /// Gives the hand that puts the node under another configuration, with what a door does about it.
+    pub fn steer(&mut self, source: Source, setup: (&Config, &'static str), prepare: Prepare) -> Steering {
+        let parts = steering::Parts {
+            ledger: self.ledger.clone(),
+            router: self.router.clone(),
+            roster: self.roster.clone(),
+            own: self.own.take(),
+        };
+        let (config, door) = setup;
+        Steering::new(source, config.clone(), door, prepare, parts)
     }
+}
+
+/// Returns what makes the offer of the node's own tools.
+fn own_offer(desk: &Desk, audit: &Audit, base: Option<String>) -> OwnOffer {
+    let (desk, audit) = (desk.clone(), audit.clone());
+    Box::new(move |finds| {
+        let mut own = tools::all(&desk, &audit, base.as_deref());
+        if finds {
+            own.extend(tools::finding::all(&desk.router));
+        }
+        tools::offering(own)
+    })
 }
 
 fn member(setup: &Setup<'_>, runner: &str, metrics: Arc<Metrics>, shelf: Shelf) -> Member {
@@ -301,6 +350,7 @@ fn member(setup: &Setup<'_>, runner: &str, metrics: Arc<Metrics>, shelf: Shelf) 
         rates: rates(&setup.config.tasks),
         tools: shelf,
         upkeep: upkeep::Bounds::default(),
+        progress: setup.starting.progress.clone(),
     };
     Member {
         home: setup.home.clone(),
@@ -338,31 +388,25 @@ pub fn random() -> [u8; 32] {
     bytes
 }
 
-/// Waits until every upstream offers its tools or has failed once, at most for `patience`. Returns why the first of
-/// them failed, if one did.
-async fn wait_for(upstreams: Vec<oneshot::Receiver<State>>, patience: Duration) -> Option<String> {
-    let settled = futures_util::future::join_all(upstreams);
-    let Ok(settled) = tokio::time::timeout(patience, settled).await else {
-        tracing::warn!("some upstreams are not connected yet; serving without them");
-        return None;
-    };
-    settled.into_iter().find_map(|state| match state {
-        Ok(State::Failed { message }) => Some(message),
-        Ok(State::Ready | State::Connecting) | Err(_) => None,
+fn parts(config: &Config, ledger: Ledger, salt: SaltKey, runner: String, metrics: Arc<Metrics>) -> Parts {
+    let tuning = Swap::new(tuning(config));
+    Parts { ledger, salt, runner, lanes: Lanes::new(lanes(config)), tuning, metrics }
+}
+
+/// Returns how the configuration changes the lanes.
+fn lanes(config: &Config) -> impl Iterator<Item = LaneChange> {
+    config.router.lanes.iter().map(|(name, lane)| {
+        (name.clone(), lane.concurrency, lane.queue, lane.timeout_ms.map(Duration::from_millis))
     })
 }
 
-fn parts(config: &Config, ledger: Ledger, salt: SaltKey, runner: String, metrics: Arc<Metrics>) -> Parts {
-    let lanes = config.router.lanes.iter().map(|(name, lane)| {
-        (name.clone(), lane.concurrency, lane.queue, lane.timeout_ms.map(Duration::from_millis))
-    });
+/// Returns what the configuration says of tools.
+fn tuning(config: &Config) -> Tuning {
     let captures = Captures {
         default: config.capture.default,
         tools: config.capture.tools.iter().map(|(tool, capture)| (tool.clone(), *capture)).collect(),
     };
-    let hints: HashMap<String, Hints> =
-        config.tools.iter().map(|(name, tool)| (name.clone(), hints(tool))).collect();
-    Parts { ledger, salt, runner, lanes: Lanes::new(lanes), captures, hints, metrics }
+    Tuning { captures, hints: config.tools.iter().map(|(name, tool)| (name.clone(), hints(tool))).collect() }
 }
 
 fn hints(tool: &config::Tool) -> Hints {

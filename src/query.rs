@@ -7,6 +7,7 @@
 mod cursor;
 pub mod erasure;
 pub mod keeping;
+pub mod naming;
 pub mod shown;
 pub mod lookup;
 pub mod list;
@@ -36,6 +37,7 @@ use crate::{
     error::Code,
     log::{LogError, Reader, home::Home, sqlite::SqliteReader},
     state::{self, StateError, StoredTiles, subject_key},
+    words::number,
 };
 
 /// Connections kept open between questions; each has some MiB of page cache.
@@ -58,7 +60,7 @@ pub enum QueryError {
     #[error("{0}")]
     TooMuch(String),
     #[error("the log or its state cannot be read")]
-    Fault(#[from] StateError),
+    Fault(#[source] StateError),
 }
 
 impl QueryError {
@@ -76,13 +78,33 @@ impl QueryError {
 
 impl From<LogError> for QueryError {
     fn from(err: LogError) -> Self {
-        Self::Fault(err.into())
+        Self::from(StateError::from(err))
     }
 }
 
 impl From<rusqlite::Error> for QueryError {
     fn from(err: rusqlite::Error) -> Self {
-        Self::Fault(err.into())
+        Self::from(StateError::from(err))
+    }
+}
+
+impl From<StateError> for QueryError {
+    fn from(err: StateError) -> Self {
+        // Only a number of the question itself can be one that the store does not hold.
+        let store = match &err {
+            StateError::Store(store) => Some(store),
+            StateError::Log(LogError::Store(store)) => store.downcast_ref(),
+            StateError::Log(_)
+            | StateError::Migration(_)
+            | StateError::Newer { .. }
+            | StateError::Broken { .. } => None,
+        };
+        match store {
+            Some(rusqlite::Error::ToSqlConversionFailure(_)) => {
+                Self::Invalid(format!("a number is too large: expected {}", number::EXPECTED))
+            }
+            _ => Self::Fault(err),
+        }
     }
 }
 
@@ -103,6 +125,11 @@ impl View {
     /// Returns the tree as far as it is folded.
     pub(crate) fn tiles(&self) -> StoredTiles<'_> {
         StoredTiles { state: &self.state, log: self.log.as_ref() }
+    }
+
+    /// Opens the log of `home` with a state that was derived elsewhere.
+    pub fn beside(home: &Home, state: &Path) -> Result<Self, QueryError> {
+        Self::of_files(state, &home.log_path())
     }
 
     fn of_files(state: &Path, log: &Path) -> Result<Self, QueryError> {

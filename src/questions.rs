@@ -20,6 +20,9 @@ const QUESTIONS_MAX: usize = 4;
 /// Exports and verifications at once; each holds a connection for as long as it takes.
 const LONG_MAX: usize = 2;
 
+/// The events of the longest log whose tables are digested unasked: it takes some milliseconds.
+const DIGESTED_MAX: u64 = 20_000;
+
 /// Readers of the event stream at once.
 const STREAMS_MAX: usize = 256;
 
@@ -35,7 +38,7 @@ pub struct Audit {
     peer: Arc<OnceLock<Box<Shown>>>,
     /// How following others' logs goes, likewise.
     pub(crate) pursuits: Arc<OnceLock<Box<Pursued>>>,
-    /// The last summary: it takes long, and holds as long as nothing is recorded.
+    /// The last summary with digests: they take long, and hold as long as nothing is recorded.
     summary: Arc<Mutex<Option<Summary>>>,
 }
 
@@ -115,17 +118,22 @@ impl Audit {
         Head { size: reach.applied, note: reach.checkpoint }
     }
 
-    /// Counts and digests of the state as it is now.
-    pub async fn summary(&self) -> Result<Summary, Unanswered> {
+    /// Returns counts of the state as it is now, and its digests if they are wanted, known already, or computed at once
+    /// because the log is short.
+    pub async fn summary(&self, digests: bool) -> Result<Summary, Unanswered> {
         let kept = Arc::clone(&self.summary);
         self.ask(move |view, _| {
             let kept = || kept.lock().unwrap_or_else(PoisonError::into_inner);
             let applied = view.applied()?;
-            if let Some(summary) = kept().as_ref().filter(|summary| summary.size == applied) {
+            let wanted = digests || applied <= DIGESTED_MAX;
+            let fits = |kept: &&Summary| kept.size == applied && (kept.digests.is_some() || !wanted);
+            if let Some(summary) = kept().as_ref().filter(fits) {
                 return Ok(summary.clone());
             }
-            let summary = view.summary()?;
-            *kept() = Some(summary.clone());
+            let summary = view.summary(wanted)?;
+            if summary.digests.is_some() {
+                *kept() = Some(summary.clone());
+            }
             Ok(summary)
         })
         .await

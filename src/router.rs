@@ -4,27 +4,41 @@
 //! - every call that reaches a tool has a durable `call.started`, and leaves exactly one ending;
 //! - nothing here knows JSON-RPC envelopes or HTTP: a request comes in, an answer goes out.
 
+pub mod standing;
 pub mod audience;
 pub mod declared;
 pub mod capture;
 pub mod codes;
 pub mod lane;
 pub mod metadata;
+mod aside;
+mod offer;
+pub mod tuning;
 mod outcome;
+mod remotes;
+mod foretold;
 mod view;
+pub mod telling;
+pub mod trial;
+pub mod handles;
 mod board;
 mod retention;
-pub mod telling;
 pub mod away;
+mod links;
+pub mod sight;
 mod target;
 mod patience;
 mod content;
 mod ending;
+mod hearing;
 mod asking;
 mod calling;
-pub mod trial;
+mod aiming;
+pub mod skills;
+pub mod followed;
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -38,33 +52,39 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use crate::router::{
     board::{Entry, Misfit, Offered, Offering, renamed},
     declared::Held,
+    foretold::{Foretold, Tell},
+    offer::{Change, Listed, Offer, Tool},
     outcome::Outcome,
+    remotes::Remotes,
     view::View,
 };
 use crate::{
     block::{Cid, payload::SaltKey},
-    call::Remote,
-    caller::Caller,
+    caller::{Caller, rights::Rights},
+    catalogue::{BUILTIN, PEERS},
     contract::Contract,
     error::Refusal,
-    ledger::{
-        Ledger, Ruling, Stopped,
-        work::{Begun, Work},
-    },
+    ledger::{Ledger, Ruling, Stopped, work::Begun},
     metrics::Metrics,
     router::{
         asking::form::Forms,
         audience::Audience,
-        away::{Absence, Away},
+        away::Away,
         board::Board,
-        capture::Captures,
-        codes::{INTERNAL_ERROR, INVALID_PARAMS},
-        declared::Declared,
+        codes::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND},
+        handles::{Parked, TaskSupport},
         lane::Lanes,
-        metadata::{Hints, Resolver},
+        links::Links,
+        metadata::Resolver,
+        sight::Sight,
+        standing::Heard,
+        tuning::{Swap, Tuning},
     },
     words::words,
 };
+
+/// The result of a request that is not recorded, as its server wrote it.
+pub type Passed = Result<Box<RawValue>, RpcError>;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -72,11 +92,23 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Client: Send + Sync {
     /// Sends a notification towards the caller (progress, a log line). Never waits; may be dropped.
     fn notify(&self, method: &str, params: Value);
+    /// Sends a notification whose params leave as they came, where that can be.
+    fn tell(&self, method: &str, params: &RawValue) {
+        self.notify(method, serde_json::from_str(params.get()).unwrap_or_default());
+    }
     /// Asks the caller something (sampling, elicitation, roots). Only session-era clients can be asked;
     /// others give an error, and the tool answers `input_required` instead.
     fn request(&self, method: &str, params: Value) -> BoxFuture<'_, Result<Value, RpcError>>;
     /// Returns who is behind the request, as other servers may know it.
     fn audience(&self) -> Audience;
+    /// Returns whether a result may be the handle of a task that goes on at the tool's server.
+    fn takes_handles(&self) -> bool {
+        false
+    }
+    /// Returns whether a task that the call follows at the tool's server is cancelled there when the call is.
+    fn abandons(&self) -> bool {
+        true
+    }
 }
 
 words! {
@@ -120,6 +152,8 @@ pub struct Meta {
     pub refs: Vec<Cid>,
     /// The only peer that may run it. Set by this node's own durable work, never by a caller.
     pub peer: Option<String>,
+    /// The task at the tool's server that it follows, instead of calling the tool anew. Set likewise.
+    pub follows: Option<String>,
     /// `traceparent` (W3C trace context), validated.
     pub traceparent: Option<String>,
     /// `progressToken`, as it came; absent when the caller wants no progress.
@@ -182,20 +216,12 @@ pub struct Invocation {
     pub peer: Option<String>,
     /// Collects the peers that the run tried. They are recorded with the call's ending.
     pub remotes: Remotes,
-}
-
-/// The peers that one call was tried at, in order. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct Remotes(Arc<Mutex<Vec<Remote>>>);
-
-impl Remotes {
-    pub fn tell(&self, remote: Remote) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(remote);
-    }
-
-    fn take(&self) -> Vec<Remote> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
+    /// What there was to see when the request came, of which the caller sees a part.
+    pub sight: Sight,
+    /// The task at the tool's server to follow, instead of calling the tool anew.
+    pub follows: Option<String>,
+    /// What the tool's definition says of running it as a task.
+    pub support: TaskSupport,
 }
 
 /// Runs invocations: a runtime, or a builtin tool.
@@ -209,14 +235,31 @@ pub trait Run: Send + Sync {
         false
     }
 
+    /// Returns whether it answers a call of this tool with the handle of a task of its own, where it wants to and the
+    /// client takes handles.
+    fn gives_handles(&self, _tool: &str) -> bool {
+        false
+    }
+
     /// Prepares for a client that is about to see the offer, within a bound.
     fn admit<'a>(&'a self, _audience: &'a Audience) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Hears what a client says outside its requests. Returns once whoever it concerns has taken it, within a bound.
+    fn hear<'a>(&'a self, _heard: Heard, _audience: &'a Audience) -> BoxFuture<'a, ()> {
         Box::pin(std::future::ready(()))
     }
 
     /// Asks to be told when a resource changes, until what is returned is dropped.
     fn watch<'a>(&'a self, _uri: &'a str, _audience: &'a Audience) -> BoxFuture<'a, Result<Held, RpcError>> {
         Box::pin(std::future::ready(Ok(Box::new(()) as Held)))
+    }
+
+    /// Passes on a request that is not recorded. Errors: there is no such method, or its server refuses.
+    fn pass<'a>(&'a self, method: &'a str, _: Box<RawValue>, _: &'a Audience) -> BoxFuture<'a, Passed> {
+        let error = RpcError::new(METHOD_NOT_FOUND, format!("there is no method {method}"));
+        Box::pin(std::future::ready(Err(error)))
     }
 
     /// Returns whether this peer can run this tool, or `None` if it reaches no such peer.
@@ -232,53 +275,6 @@ pub trait Run: Send + Sync {
     }
 }
 
-/// What a call will ask of the ledger, told before it starts.
-pub struct Foretold {
-    pub work: Work,
-    pub tell: Tell,
-}
-
-/// Makes a call's outcome from the ruling on its change. Returns `None` if the outcome needs more than the ruling. It
-/// runs on the writing thread, so it must neither wait nor read anything.
-pub type Tell = Box<dyn Fn(&Ruling) -> Option<Outcome> + Send + Sync>;
-
-/// A tool as offered to callers.
-#[derive(Debug)]
-pub struct Tool {
-    /// The public name, prefix included.
-    pub name: String,
-    /// The tool object of `tools/list`, as its source gave it, with the public name.
-    pub definition: Box<RawValue>,
-    pub contract: Cid,
-}
-
-/// A prompt, resource or resource template as offered to callers.
-#[derive(Debug)]
-pub struct Listed {
-    /// The public name of a prompt; the URI or URI template of a resource.
-    pub name: String,
-    pub definition: Box<RawValue>,
-}
-
-/// Everything on offer at one moment, each list in its stable order.
-#[derive(Debug, Default)]
-pub struct Offer {
-    pub tools: Vec<Arc<Tool>>,
-    pub prompts: Vec<Arc<Listed>>,
-    pub resources: Vec<Arc<Listed>>,
-    pub templates: Vec<Arc<Listed>>,
-    /// What all sources together declare.
-    pub declared: Declared,
-}
-
-/// Which list of the offer has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    Tools,
-    Prompts,
-    Resources,
-}
-
 /// Changes that a slow listener may be behind; a slower one is told only that it missed some.
 const CHANGES_MAX: usize = 64;
 
@@ -292,10 +288,33 @@ pub struct Parts {
     /// This process, in the calls it starts.
     pub runner: String,
     pub lanes: Lanes,
-    pub captures: Captures,
-    /// Metadata from the configuration, by public tool name.
-    pub hints: std::collections::HashMap<String, Hints>,
+    pub tuning: Swap<Tuning>,
     pub metrics: Arc<Metrics>,
+}
+
+/// The sources that are no servers behind this node.
+const OWN_SOURCES: [&str; 3] = [BUILTIN, PEERS, "conformance"];
+
+/// How a source stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceStatus {
+    pub name: String,
+    pub tools: usize,
+    pub prompts: usize,
+    pub resources: usize,
+    /// Why it cannot be reached, if it cannot.
+    pub away: Option<String>,
+}
+
+impl SourceStatus {
+    fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), tools: 0, prompts: 0, resources: 0, away: None }
+    }
+
+    /// Returns whether this is a server behind this node, not the node itself or its peers.
+    pub fn is_upstream(&self) -> bool {
+        !OWN_SOURCES.contains(&self.name.as_str())
+    }
 }
 
 /// Finds what a request names, runs it in its lane, and records both ends. Clones share it.
@@ -307,9 +326,12 @@ pub struct Router {
 struct Inner {
     parts: Parts,
     board: RwLock<Arc<Board>>,
+    rights: RwLock<Arc<Rights>>,
+    links: Links,
     away: Away,
     resolver: Resolver,
     forms: Arc<Forms>,
+    parked: Arc<Parked>,
     changes: broadcast::Sender<Change>,
     /// The URIs of watched resources that have changed.
     updates: broadcast::Sender<Arc<str>>,
@@ -328,9 +350,12 @@ impl Router {
         let inner = Inner {
             parts,
             board: RwLock::default(),
+            rights: RwLock::default(),
+            links: Links::default(),
             away: Away::default(),
             resolver: Resolver::default(),
             forms: Arc::default(),
+            parked: Arc::default(),
             changes,
             updates,
             calls: TaskTracker::new(),
@@ -369,47 +394,11 @@ impl Router {
         self.board().offer.clone()
     }
 
-    /// Returns what a client sees now.
-    pub fn offer_to(&self, audience: &Audience) -> Arc<Offer> {
-        self.board().offer_to(&audience.capabilities)
-    }
-
     /// Prepares for a client that is about to see the offer: where a source shows it other things than others see,
     /// those are on offer when this returns, or could not be had within a bound.
     pub async fn admit(&self, audience: &Audience) {
         let runs = self.board().runs();
         futures_util::future::join_all(runs.iter().map(|run| run.admit(audience))).await;
-    }
-
-    pub fn changes(&self) -> broadcast::Receiver<Change> {
-        self.inner.changes.subscribe()
-    }
-
-    /// Returns the URIs of watched resources as they change.
-    pub fn updates(&self) -> broadcast::Receiver<Arc<str>> {
-        self.inner.updates.subscribe()
-    }
-
-    /// Tells listeners that a resource has changed.
-    pub fn updated(&self, uri: Arc<str>) {
-        // Nobody listening is no fault.
-        let _ = self.inner.updates.send(uri);
-    }
-
-    /// Watches a resource until what is returned is dropped. Errors: no source has it, or its source refuses.
-    pub async fn watch(&self, uri: &str, audience: &Audience) -> Result<Held, RpcError> {
-        let source = self.board().resource(uri).ok_or_else(|| telling::not_found(uri))?;
-        if !source.declared.subscriptions {
-            let message = "the source of this resource does not tell when it changes";
-            return Err(RpcError::invalid_params(message));
-        }
-        source.run.watch(uri, audience).await
-    }
-
-    /// Tells listeners that a list has changed.
-    pub fn notify(&self, change: Change) {
-        // Nobody listening is no fault.
-        let _ = self.inner.changes.send(change);
     }
 
     /// The tool of this public name or contract.
@@ -449,9 +438,13 @@ impl Router {
         Ok(changed)
     }
 
-    /// Notes that a source cannot be reached now and how it would name its tools, or that it is there again.
-    pub fn note_away(&self, source: &str, absence: Option<Absence>) {
-        self.inner.away.note(source, absence);
+    /// Returns how each source stands that is on the board or away.
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        let mut all: BTreeMap<String, SourceStatus> = self.board().standings();
+        for (source, why) in self.inner.away.reasons() {
+            all.entry(source.clone()).or_insert_with(|| SourceStatus::new(&source)).away = Some(why);
+        }
+        all.into_values().collect()
     }
 
     /// Returns whether this node's own tool of this name is on offer.
@@ -461,12 +454,13 @@ impl Router {
 
     /// Calls that wait or run in each lane.
     pub fn loads(&self) -> Vec<(String, usize)> {
-        self.inner.parts.lanes.iter().map(|lane| (lane.name.clone(), lane.load())).collect()
+        self.inner.parts.lanes.all().iter().map(|lane| (lane.name.clone(), lane.load())).collect()
     }
 
     /// Calls each lane runs at once.
     pub fn bounds(&self) -> Vec<(String, usize)> {
-        self.inner.parts.lanes.iter().map(|lane| (lane.name.clone(), lane.bounds.concurrency)).collect()
+        let lanes = self.inner.parts.lanes.all();
+        lanes.iter().map(|lane| (lane.name.clone(), lane.bounds().concurrency)).collect()
     }
 
     pub fn ledger(&self) -> &Ledger {

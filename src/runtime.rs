@@ -6,7 +6,11 @@
 
 pub mod upstream;
 pub mod fleet;
+mod replays;
 pub mod rounds;
 pub mod passing;
+mod seat;
+pub mod upstream_tasks;
 pub mod gateway;
+pub mod following;
 pub mod peers;

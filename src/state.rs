@@ -19,7 +19,7 @@ use rusqlite_migration::{M, Migrations};
 
 use crate::{
     block::{Cid, Codec, Sha256Digest},
-    log::{LogError, Reader},
+    log::{LogError, Reader, still::uri},
     merkle,
 };
 
@@ -48,6 +48,10 @@ pub enum StateError {
     Migration(#[from] rusqlite_migration::Error),
     #[error("the log behind the state cannot be read")]
     Log(#[from] LogError),
+    #[error(
+        "state.db was written by a newer cairn: its tables are of version {found}, and this program knows version {known}; use that program, or derive it again with `cairn rebuild`"
+    )]
+    Newer { found: u64, known: u64 },
     #[error("the derived state does not fit the log: {what}; run `cairn rebuild`")]
     Broken { what: &'static str },
 }
@@ -98,10 +102,16 @@ pub fn whole(connection: &Connection) -> bool {
 
 /// Opens the state for reading, with the log attached as `log`.
 pub fn open_reader(state: &Path, log: &Path) -> Result<Connection, StateError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(state, flags)?;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(uri(state), flags)?;
     connection.busy_timeout(BUSY_MAX)?;
-    connection.execute("ATTACH DATABASE ?1 AS log", [log.to_string_lossy()])?;
+    let (found, known) =
+        (connection.pragma_query_value(None, "user_version", |row| row.get(0))?, MIGRATIONS.len() as u64);
+    if found > known {
+        return Err(StateError::Newer { found, known });
+    }
+    connection.execute("ATTACH DATABASE ?1 AS log", [uri(log)])?;
     connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(connection)

@@ -33,6 +33,10 @@ pub const TAGS_MAX: usize = 32;
 pub const TAG_MAX: usize = 64;
 /// Capabilities one task requires beside its type.
 pub const REQUIRES_MAX: usize = 16;
+/// Tasks that one actor's clients follow and that have not ended.
+pub const FOLLOWED_MAX: usize = 256;
+/// Bytes of a client's capabilities in a task that it follows.
+pub const CAPABILITIES_MAX: usize = 1024;
 /// Further attempts after a failed one.
 pub const RETRIES_MAX: u64 = 1000;
 /// The longest pause before an attempt, the longest attempt and the longest wait: a year.

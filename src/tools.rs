@@ -1,7 +1,7 @@
 //! Builtin tools: one file a family, and this list.
 //!
 //! Invariants:
-//! - a tool's definition is its file in `schemas/tools`, the same bytes a client lists;
+//! - a tool's definition is its file in `schemas/tools`: a client lists the same bytes, without the space between them;
 //! - results are `{success: true, ...}`, refusals `{success: false, error}`: never a bare text.
 
 pub mod conformance;
@@ -12,14 +12,16 @@ pub mod desk;
 mod doing;
 pub mod attempts;
 pub mod catalogue;
+pub mod finding;
 pub mod peers;
 pub mod planning;
 pub mod provenance;
 pub mod queue;
+pub mod workflows;
+mod again;
 pub mod tasks;
 pub mod schedules;
 pub mod workers;
-pub mod workflows;
 pub mod replaying;
 pub mod steering;
 
@@ -73,7 +75,7 @@ pub fn offering(tools: Vec<Builtin>) -> Offering {
     let mut offered = Vec::new();
     for tool in tools {
         let definition: Box<RawValue> =
-            serde_json::from_str(tool.definition).expect("tests read every file of schemas/tools");
+            serde_json::from_str(&packed(tool.definition)).expect("tests read every file of schemas/tools");
         let name = splice::member(&definition, "name").ok().flatten();
         let name: String = name.and_then(|name| serde_json::from_str(name.get()).ok()).unwrap_or_default();
         let hints = Hints {
@@ -94,7 +96,7 @@ pub fn offering(tools: Vec<Builtin>) -> Offering {
         resources: Vec::new(),
         templates: Vec::new(),
         views: Vec::new(),
-        declared: Declared { tools: true, ..Declared::default() },
+        declared: Declared { tools: true, tasks: true, ..Declared::default() },
         mirrors: false,
         run: Arc::new(Dispatch(runs)),
     }
@@ -116,6 +118,18 @@ pub fn all(desk: &Desk, audit: &Audit, base: Option<&str>) -> Vec<Builtin> {
         peers::all(desk),
     ];
     families.into_iter().flatten().collect()
+}
+
+/// Returns JSON without the space between its parts.
+fn packed(json: &str) -> String {
+    let (mut quoted, mut escaped) = (false, false);
+    let kept = |c: &char| {
+        let space = !quoted && c.is_ascii_whitespace();
+        quoted ^= *c == '"' && !escaped;
+        escaped = quoted && *c == '\\' && !escaped;
+        !space
+    };
+    json.chars().filter(kept).collect()
 }
 
 /// Returns the refusal for a question without an answer, with a code of the closed list.

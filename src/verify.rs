@@ -7,7 +7,7 @@
 
 mod chain;
 mod blocks;
-mod derived;
+pub mod derived;
 mod events;
 mod heads;
 mod payloads;
@@ -69,9 +69,12 @@ impl Verdict {
     pub fn of_log(err: &LogError) -> Self {
         match err {
             LogError::Corrupt { .. } => Self::Invalid,
-            LogError::Conflict | LogError::Orphan { .. } | LogError::Full | LogError::Store(_) => {
-                Self::Unreadable
-            }
+            LogError::Conflict
+            | LogError::Orphan { .. }
+            | LogError::Full
+            | LogError::Newer { .. }
+            | LogError::Behind
+            | LogError::Store(_) => Self::Unreadable,
         }
     }
 

@@ -1,8 +1,11 @@
-//! Closed sets of words: an enum whose variants have one word each, and the way from each to the other.
+//! Words and numbers as the outside writes them: enums whose variants have one word each, and whole numbers.
 //!
 //! Invariants:
 //! - a word is written once, beside its variant;
 //! - what is printed is what is read, and lists of all the words are made from the same place.
+
+pub mod number;
+pub mod plain;
 
 /// Declares an enum whose variants have one word each.
 ///

@@ -37,6 +37,7 @@ use crate::{
     query::View,
     questions::{Audit, Unanswered},
     verify::{self, Checks, Report},
+    words::number,
 };
 
 /// The number of bytes that are sent together.
@@ -52,7 +53,9 @@ pub(super) struct Wanted {
     format: Option<String>,
     subject: Option<String>,
     cid: Option<String>,
+    #[serde(default, deserialize_with = "number::optional")]
     from_seq: Option<u64>,
+    #[serde(default, deserialize_with = "number::optional")]
     to_seq: Option<u64>,
 }
 

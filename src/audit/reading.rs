@@ -27,6 +27,7 @@ use crate::{
         walk::{self, Direction},
     },
     questions::Audit,
+    words::number,
 };
 
 pub(super) type Answer = Result<Response, Refused>;
@@ -122,8 +123,11 @@ pub(super) struct Listed {
     payload: Option<String>,
     after: Option<String>,
     before: Option<String>,
+    #[serde(default, deserialize_with = "number::optional")]
     from_seq: Option<u64>,
+    #[serde(default, deserialize_with = "number::optional")]
     to_seq: Option<u64>,
+    #[serde(default, deserialize_with = "number::optional")]
     limit: Option<u64>,
     cursor: Option<String>,
     payloads: Option<Inline>,
@@ -304,8 +308,19 @@ pub(super) async fn contract(
     })
 }
 
-pub(super) async fn state(State(audit): State<Audit>) -> Answer {
-    let summary = audit.summary().await?;
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Summed {
+    digests: Option<u64>,
+}
+
+pub(super) async fn state(State(audit): State<Audit>, query: Asked<Summed>) -> Answer {
+    let digests = match asked(query)?.digests {
+        None | Some(0) => false,
+        Some(1) => true,
+        Some(_) => return Err(bad("digests must be 0 or 1")),
+    };
+    let summary = audit.summary(digests).await?;
     let about = audit.ledger().about();
     Ok(passing(&json!({
         "origin": about.origin,

@@ -28,6 +28,7 @@ use crate::{
     problem::problem,
     query::{list::Filter, shown::Payloads},
     questions::{Audit, Unanswered},
+    words::number,
 };
 
 /// The number of events that are read at once.
@@ -43,6 +44,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct From {
+    #[serde(default, deserialize_with = "number::optional")]
     from_seq: Option<u64>,
 }
 
@@ -61,7 +63,7 @@ pub(super) async fn events(
 ) -> Answer {
     let asked = asked(query)?.from_seq;
     let last = headers.get(LAST_EVENT_ID).map(|id| {
-        let id: Option<u64> = id.to_str().ok().and_then(|id| id.parse().ok());
+        let id = id.to_str().ok().and_then(|id| number::parse(id).ok());
         id.ok_or_else(|| bad("last-event-id must be the seq of an event"))
     });
     // `Last-Event-ID` wins over the URL, since browsers reconnect with the URL of the first request.
@@ -105,7 +107,8 @@ fn answer(from: mpsc::Receiver<Bytes>, feed: tokio::task::JoinHandle<Ended>) -> 
             }
         }
     });
-    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
+    let buffering = HeaderName::from_static("x-accel-buffering");
+    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store"), (buffering, "no")];
     (headers, Body::from_stream(frames)).into_response()
 }
 

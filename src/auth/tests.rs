@@ -99,14 +99,28 @@ fn a_running_server_notices_a_changed_file() {
     let directory = directory();
     let tokens = Tokens::open(directory.path()).expect("no file is no tokens");
     let (entry, token) = tokens::add(directory.path(), "ann", &[Scope::Call], None).expect("a token is made");
-    let at =
-        |seconds| tokens.authenticate_at(&token, std::time::Instant::now() + Duration::from_secs(seconds));
+    let at = |seconds| tokens.admit_at(&token, std::time::Instant::now() + Duration::from_secs(seconds));
     assert_eq!(at(0).err(), Some(Denied::Invalid));
     assert!(at(10).is_ok());
-    fs::write(directory.path().join("tokens.json"), "garbage").expect("the file can be written");
-    assert!(at(20).is_ok(), "an unreadable file leaves the last one in force");
+    let path = directory.path().join("tokens.json");
+    let good = fs::read(&path).expect("the file is there");
+    let version = tokens.version();
+    fs::write(&path, "garbage").expect("the file can be written");
+    assert_eq!(at(20).err(), Some(Denied::Unverifiable), "an unreadable file lets nobody in");
+    assert!(tokens.trouble().is_some() && tokens.version() != version);
+    assert_eq!(at(30).err(), Some(Denied::Unverifiable));
+    fs::write(&path, &good).expect("the file can be written");
+    assert!(at(40).is_ok(), "it is tried again");
+    assert!(tokens.trouble().is_none());
+    // Another file of the same length and time differs by what changed it.
+    let written = fs::metadata(&path).and_then(|file| file.modified()).expect("the file is there");
+    let other = String::from_utf8(good).expect("text").replace(&entry.sha256, &"0".repeat(64));
+    fs::write(&path, other).expect("the file can be written");
+    let file = fs::File::options().write(true).open(&path).expect("the file can be opened");
+    file.set_modified(written).expect("its time can be set");
+    assert_eq!(at(50).err(), Some(Denied::Invalid), "a revoked token is revoked");
     fs::remove_file(directory.path().join("tokens.json")).expect("the file can be removed");
-    assert_eq!(at(30).err(), Some(Denied::Invalid), "{}", entry.id);
+    assert_eq!(at(60).err(), Some(Denied::Invalid), "{}", entry.id);
 }
 
 #[test]
@@ -330,7 +344,7 @@ fn a_set_without_a_usable_key_is_refused_at_start() {
 }
 
 #[test]
-fn keys_stay_in_force_until_the_file_holds_others() {
+fn keys_are_those_of_the_file_and_without_any_nobody_comes_in() {
     let issuer = issuer();
     let Access::Jwt(verifier) = &issuer.access else { panic!("an issuer is trusted") };
     let token = sign(Algorithm::EdDSA, Some("ed"), &issuer.ed, &claims(json!({})));
@@ -338,18 +352,24 @@ fn keys_stay_in_force_until_the_file_holds_others() {
     let started = std::time::Instant::now();
     let other = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "ed",
                               "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    let good = fs::read_to_string(&path).expect("the file is there");
     let replaced = [
-        (r#"{"keys": []}"#, true),
-        (r#"{"keys": [{"kty": "oct", "k": "AAAA"}]}"#, true),
-        ("{}", true),
-        ("", true),
-        (other, false),
+        (r#"{"keys": []}"#, Some(Denied::Unverifiable)),
+        (r#"{"keys": [{"kty": "oct", "k": "AAAA"}]}"#, Some(Denied::Unverifiable)),
+        (&good, None),
+        ("{}", Some(Denied::Unverifiable)),
+        ("", Some(Denied::Unverifiable)),
+        (other, Some(Denied::Invalid)),
+        (&good, None),
     ];
-    for (nth, (text, let_in)) in (1..).zip(replaced) {
+    for (nth, (text, denied)) in (1..).zip(replaced) {
         fs::write(&path, text).expect("the file can be written");
         let looked = started + Duration::from_secs(10 * nth);
-        assert_eq!(verifier.authenticate_at(&token, looked).is_ok(), let_in, "{text}");
+        assert_eq!(verifier.admit_at(&token, looked).err(), denied, "{text}");
     }
+    fs::remove_file(&path).expect("the file can be removed");
+    let looked = started + Duration::from_secs(100);
+    assert_eq!(verifier.admit_at(&token, looked).err(), Some(Denied::Unverifiable), "a file that is gone");
 }
 
 #[test]
@@ -361,6 +381,8 @@ fn a_challenge_says_what_to_ask_for_and_where() {
         (Denied::Invalid, "error=\"invalid_token\", "),
         (Denied::Insufficient { scope: Scope::Call }, "error=\"insufficient_scope\", "),
     ] {
-        assert_eq!(denied.challenge(url, Scope::Call), format!("Bearer {error}{rest}"));
+        assert_eq!(denied.challenge(url, &Scope::Call), format!("Bearer {error}{rest}"));
     }
 }
+
+mod fetched;

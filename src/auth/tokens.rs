@@ -7,7 +7,7 @@
 //! - the file is replaced atomically, is readable by its owner only, and is written by one process at a time.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -21,12 +21,13 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 pub use super::watched::Stamp;
 use super::{
-    AuthError, Denied, actor, is_actor_id,
+    Admitted, AuthError, Denied, actor, is_actor_id,
     watched::{Watched, look, read},
 };
 use crate::{
     caller::{Caller, Scope},
     clock::now_s,
+    log::home::unlinked,
 };
 
 /// The largest number of tokens in a file: each request is compared with all of them.
@@ -56,7 +57,8 @@ pub struct Entry {
     pub expires: Option<u64>,
 }
 
-/// The tokens of a running server. A changed file is read at the first request at least a second after the last look.
+/// The tokens of a running server. A changed file is read at the first request at least half a second after the last
+/// look. While it cannot be read, no token is in force.
 pub struct Tokens {
     known: Watched<Vec<Known>>,
 }
@@ -76,14 +78,26 @@ impl Tokens {
         Ok(Self { known })
     }
 
-    /// Returns the caller that a token was made for.
-    pub(super) fn authenticate(&self, token: &str) -> Result<Caller, Denied> {
-        self.authenticate_at(token, Instant::now())
+    /// Returns a number that differs whenever the tokens have changed.
+    pub(super) fn version(&self) -> u64 {
+        self.known.version_at(Instant::now())
     }
 
-    /// Does the same; `now` only decides whether the file is checked again, and expiry goes by the wall clock.
-    pub(super) fn authenticate_at(&self, token: &str, now: Instant) -> Result<Caller, Denied> {
-        let known = self.known.current_at(now);
+    /// Returns why the file cannot be used, if it cannot.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.known.trouble()
+    }
+
+    /// Reads the file again, whether it has changed or not.
+    pub(super) fn reload(&self) {
+        self.known.reload();
+    }
+
+    /// Returns the caller that a token was made for, and until when it is.
+    ///
+    /// `now` only decides whether the file is checked again, and expiry goes by the wall clock.
+    pub(super) fn admit_at(&self, token: &str, now: Instant) -> Result<Admitted, Denied> {
+        let known = self.known.current_at(now).ok_or(Denied::Unverifiable)?;
         let digest: [u8; 32] = Sha256::digest(token).into();
         let (mut found, mut place) = (Choice::from(0), 0_u64);
         for (index, entry) in known.iter().enumerate() {
@@ -94,7 +108,7 @@ impl Tokens {
         let entry = known.get(place as usize).filter(|_| found.into()).ok_or(Denied::Invalid)?;
         match entry.expires {
             Some(expires) if expires <= now_s() => Err(Denied::Invalid),
-            Some(_) | None => Ok(entry.caller.clone()),
+            until => Ok(Admitted { caller: entry.caller.clone(), until }),
         }
     }
 }
@@ -227,7 +241,7 @@ fn replace(directory: &Path, entries: &[Entry]) -> io::Result<()> {
 
 /// Creates or empties a file. A new one is readable by its owner only.
 fn private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    unlinked().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 fn parse(bytes: Option<&[u8]>) -> io::Result<Vec<Entry>> {

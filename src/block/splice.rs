@@ -4,7 +4,11 @@
 //! - nothing is parsed into values and printed again, so numbers, key order, escapes and spacing stay as they are;
 //! - an edit of valid JSON is valid JSON.
 
-use std::{borrow::Cow, fmt, ops::Range};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write},
+    ops::Range,
+};
 
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -20,6 +24,36 @@ pub fn member<'a>(object: &'a RawValue, key: &str) -> Result<Option<&'a RawValue
     Ok(members.rfind(|member| member.is(key)).map(|member| member.value))
 }
 
+/// Returns where in the text of `object` the values of these members stand; an empty range for a member that is absent.
+pub fn spans<const COUNT: usize>(
+    object: &RawValue,
+    keys: &[&str; COUNT],
+) -> Result<[Range<usize>; COUNT], NotObject> {
+    struct Spans<'a, const COUNT: usize>(&'a str, &'a [&'a str; COUNT]);
+    impl<'de, const COUNT: usize> Visitor<'de> for Spans<'de, COUNT> {
+        type Value = [Range<usize>; COUNT];
+
+        fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+            formatter.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut spans = std::array::from_fn(|_| 0..0);
+            while let Some((quoted, value)) = map.next_entry()? {
+                let member = Member { quoted, value };
+                let key = member.key();
+                if let Some(at) = self.1.iter().position(|name| key.as_deref() == Some(*name)) {
+                    let start = offset(self.0, value.get());
+                    spans[at] = start..start + value.get().len();
+                }
+            }
+            Ok(spans)
+        }
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(object.get());
+    deserializer.deserialize_map(Spans(object.get(), keys)).map_err(|_| NotObject)
+}
+
 /// Returns `object` with the members of `set` replaced in their places or added at the end, and those removed for whose
 /// keys `unwanted` returns true. A key in both is set.
 pub fn edit(
@@ -33,11 +67,11 @@ pub fn edit(
     Ok(raw(edited))
 }
 
-/// Appends to `out` what [`edit`] would return. The values of `set` must be JSON.
+/// Appends to `out` what [`edit`] would return. The values of `set` must be written as JSON.
 pub fn edit_into(
     out: &mut String,
     object: &RawValue,
-    set: &[(&str, impl AsRef<str>)],
+    set: &[(&str, impl fmt::Display)],
     unwanted: impl Fn(&str) -> bool,
 ) -> Result<(), NotObject> {
     let members = members(object)?;
@@ -55,22 +89,37 @@ pub fn edit_into(
         if value.is_none() && key.as_deref().is_some_and(&unwanted) {
             continue;
         }
-        if out.len() == empty {
-            out.push_str(&lead.replacen(',', "", 1));
-        } else {
-            out.push_str(lead);
+        match lead.split_once(',').filter(|_| out.len() == empty) {
+            Some((before, behind)) => out.extend([before, behind]),
+            None => out.push_str(lead),
         }
         out.push_str(&text[span.start..offset(text, member.value.get())]);
-        out.push_str(value.map_or(member.value.get(), |(_, value)| value.as_ref()));
+        match value {
+            Some((_, value)) => write(out, value),
+            None => out.push_str(member.value.get()),
+        }
     }
     for (name, value) in set {
         if !members.iter().any(|member| member.is(name)) {
-            let comma = if out.len() == empty { "" } else { "," };
-            out.extend([comma, &quoted(name), ":", value.as_ref()]);
+            if out.len() > empty {
+                out.push(',');
+            }
+            let plain = name.bytes().all(|byte| byte >= b' ' && !matches!(byte, b'"' | b'\\'));
+            match plain {
+                true => out.extend(["\"", name, "\""]),
+                false => out.push_str(&quoted(name)),
+            }
+            out.push(':');
+            write(out, value);
         }
     }
     out.push_str(&text[end..]);
     Ok(())
+}
+
+fn write(out: &mut String, value: &impl fmt::Display) {
+    // Writing to a string does not fail.
+    let _ = write!(out, "{value}");
 }
 
 /// Returns `text`, which the caller knows to be JSON, as a raw value.

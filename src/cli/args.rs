@@ -8,28 +8,19 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::{
     archive::export::Format,
-    block::Cid,
-    cli::{Data, Reach},
+    cli::{
+        Data,
+        moments::moment,
+        naming::Name,
+        place::{LogSource, Reach},
+    },
     identity::Verifier,
     query::{
-        list::moment,
         peers::Sort,
-        walk::{DEPTH_DEFAULT, DEPTH_MAX, Direction, LIMIT_MAX},
+        walk::{DEPTH_DEFAULT, DEPTH_MAX, Direction},
     },
+    words::number,
 };
-
-/// Which log is read: the files of a directory, or a server's.
-#[derive(Args, Clone)]
-pub struct LogSource {
-    #[command(flatten)]
-    pub data: Data,
-    /// Ask the server at this URL instead of reading files.
-    #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
-    /// A token of that server.
-    #[arg(long, value_name = "T", env = "CAIRN_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
-}
 
 #[derive(Args, Clone, Copy)]
 pub struct Shown {
@@ -45,8 +36,9 @@ pub struct Shown {
 pub enum LogCommand {
     /// Show one event or block.
     Show {
-        /// The event, or a payload, a contract, a plan or any other block.
-        cid: Cid,
+        /// The event, or a payload, a contract, a plan or any other block: its CID, 8 or more characters of the CID's beginning
+        /// or end, or an event's seq.
+        cid: Name,
         /// Show the content of payloads too.
         #[arg(long)]
         payloads: bool,
@@ -58,7 +50,7 @@ pub enum LogCommand {
     /// Show the last events.
     Tail {
         /// How many.
-        #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=LIMIT_MAX as u64))]
+        #[arg(short = 'n', long, default_value_t = 20)]
         lines: u64,
         /// Go on with those that come.
         #[arg(short, long)]
@@ -117,21 +109,21 @@ pub struct Wanted {
     pub tool: Option<String>,
     /// One contract.
     #[arg(long, value_name = "CID")]
-    pub contract: Option<Cid>,
+    pub contract: Option<Name>,
     /// A payload that the events hold.
     #[arg(long, value_name = "CID")]
-    pub payload: Option<Cid>,
-    /// Later than this moment (RFC 3339, or microseconds).
-    #[arg(long, value_name = "TIME", value_parser = micros)]
+    pub payload: Option<Name>,
+    /// Later than this moment: RFC 3339, a date (UTC), or how long ago it was, like 30m, 1h or 2d.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     pub after: Option<u64>,
     /// Earlier than this moment.
-    #[arg(long, value_name = "TIME", value_parser = micros)]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     pub before: Option<u64>,
     /// From this event of the log on.
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", value_parser = number::parse)]
     pub from_seq: Option<u64>,
     /// The most events to show.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=number::MAX))]
     pub limit: u64,
 }
 
@@ -166,7 +158,7 @@ pub struct Export {
     pub subject: Option<String>,
     /// Only this event and what led to it, or those that hold this payload.
     #[arg(long)]
-    pub cid: Option<Cid>,
+    pub cid: Option<Name>,
     /// The file to write; `-` is standard output.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
@@ -180,9 +172,9 @@ pub struct Export {
 pub struct Receipt {
     #[command(subcommand)]
     pub command: Option<ReceiptCommand>,
-    /// The event.
+    /// The event: its CID, a part of that, or its seq.
     #[arg(required = true)]
-    pub cid: Option<Cid>,
+    pub cid: Option<Name>,
     /// The file to write; `-` is standard output.
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub output: PathBuf,
@@ -209,11 +201,14 @@ pub enum ReceiptCommand {
 
 #[derive(Args)]
 pub struct Trace {
-    /// An event, a payload or a contract.
-    pub cid: Cid,
+    /// An event, a payload or a contract: its CID, a part of that, or an event's seq.
+    pub cid: Name,
     /// How it is drawn.
     #[arg(long, value_enum, default_value_t = Drawn::Text)]
     pub format: Drawn,
+    /// The same as --format json.
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
     /// ancestors, descendants or both.
     #[arg(long, default_value = "ancestors", value_parser = direction)]
     pub direction: Direction,
@@ -238,12 +233,15 @@ pub enum Drawn {
 #[derive(Args)]
 pub struct Erase {
     /// The payload whose content is to go; `cairn trace EVENT --wide` names those of an event.
-    pub cid: Cid,
+    pub cid: Name,
     /// Why, as a short code: gdpr-17, secret, retention.
     #[arg(long, value_name = "CODE")]
     pub basis: String,
     #[command(flatten)]
     pub data: Data,
+    /// One JSON document for programs.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Subcommand)]
@@ -260,7 +258,7 @@ pub enum WorkflowCommand {
         /// The run.
         id: String,
         /// As the log stood when it had this event.
-        #[arg(long, value_name = "SEQ")]
+        #[arg(long, value_name = "SEQ", value_parser = number::parse)]
         as_of_seq: Option<u64>,
         #[command(flatten)]
         asked: ToolsQuery,
@@ -271,6 +269,9 @@ pub enum WorkflowCommand {
         id: String,
         #[command(flatten)]
         reach: Reach,
+        /// A line of JSON for each change, and the run's status at the end.
+        #[arg(long)]
+        json: bool,
     },
     /// Stop a run: no further step starts.
     Cancel {
@@ -410,7 +411,7 @@ pub enum PeersCommand {
         #[arg(long, value_name = "N", requires = "history", value_parser = clap::value_parser!(u64).range(1..=168))]
         hours: Option<u64>,
         /// As the log stood when it had this event.
-        #[arg(long, value_name = "SEQ")]
+        #[arg(long, value_name = "SEQ", value_parser = number::parse)]
         as_of_seq: Option<u64>,
         #[command(flatten)]
         asked: ToolsQuery,
@@ -480,10 +481,6 @@ pub struct Diff {
     pub right: String,
     #[command(flatten)]
     pub asked: ToolsQuery,
-}
-
-fn micros(text: &str) -> Result<u64, String> {
-    moment(text).map_err(|err| err.to_string())
 }
 
 fn vkey(text: &str) -> Result<Verifier, String> {

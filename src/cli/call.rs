@@ -82,7 +82,7 @@ pub fn run(args: Call, quiet: bool) -> anyhow::Result<ExitCode> {
         called
     })?;
     if let Some(event) = called.event.as_ref().filter(|_| !quiet) {
-        eprintln!("{event}");
+        say!("{event}");
     }
     let (content, failed) = called.content()?;
     print(content)?;

@@ -8,10 +8,11 @@ use anyhow::Context;
 use serde_json::{Value, value::RawValue};
 
 use crate::cli::{
-    Reach,
     args::ToolsQuery,
     door::Door,
-    out, runtime,
+    out,
+    place::Reach,
+    runtime,
     table::{self},
 };
 
@@ -44,7 +45,7 @@ pub async fn call(door: &Door, tool: &str, arguments: &RawValue) -> anyhow::Resu
     let error = &content["error"];
     for fault in error["faults"].as_array().into_iter().flatten() {
         let fault = format!("{}: {}", text(fault, "place"), text(fault, "fault"));
-        eprintln!("{}", table::printable(&fault));
+        say!("{}", table::printable(&fault));
     }
     let message = error["message"].as_str().unwrap_or("the tool answered with an error");
     let hint = error["hint"].as_str().map_or(String::new(), |hint| format!("; {hint}"));

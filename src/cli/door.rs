@@ -2,7 +2,7 @@
 //!
 //! Invariant: a node that is opened here is stopped in order, so that every call it started has its ending in the log.
 
-use std::{io::IsTerminal, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use serde_json::{Value, value::RawValue};
 use tokio_util::sync::CancellationToken;
@@ -11,14 +11,18 @@ use crate::{
     block::splice,
     caller::{Caller, Scope},
     cli::{
-        Called, Reach,
-        remote::{DEFAULT_URL, Remote},
+        Called,
+        guard::guard,
+        logging::warn,
+        place::{Place, Reach},
+        remote::Remote,
     },
     config::{Config, Overrides},
     event::Actor,
     log::home::Home,
     node::{Node, Setup},
     router::{BoxFuture, Client, Meta, Method, Request, RpcError, audience::Audience},
+    runtime::upstream::leftovers,
 };
 
 /// A node whose tools can be called.
@@ -29,12 +33,13 @@ pub enum Door {
 
 impl Door {
     pub async fn open(reach: &Reach) -> anyhow::Result<Self> {
-        let Some(data) = &reach.data else {
-            let url = reach.url.as_deref().unwrap_or(DEFAULT_URL);
-            return Ok(Self::Remote(Remote::new(url, reach.token.clone())?));
-        };
-        let node = start(data, reach.config.as_deref()).await?;
-        Ok(Self::Local(Box::new(node)))
+        match reach.place()? {
+            Place::Server(url) => Ok(Self::Remote(Remote::new(&url, reach.token.clone())?)),
+            Place::Files(data) => {
+                let node = start(&data, reach.config().as_deref()).await?;
+                Ok(Self::Local(Box::new(node)))
+            }
+        }
     }
 
     pub async fn call(&self, tool: &str, arguments: &RawValue) -> anyhow::Result<Called> {
@@ -47,6 +52,7 @@ impl Door {
     pub async fn close(self) {
         if let Self::Local(node) = self {
             node.stop().await;
+            leftovers::resign();
         }
     }
 }
@@ -55,6 +61,7 @@ async fn start(data: &Path, config: Option<&Path>) -> anyhow::Result<Node> {
     warn();
     let config = Config::load(config, std::env::vars(), &Overrides::default())?;
     let home = Home::open(data)?;
+    guard(&home);
     let setup = Setup {
         home: &home,
         config: &config,
@@ -65,6 +72,7 @@ async fn start(data: &Path, config: Option<&Path>) -> anyhow::Result<Node> {
         fixtures: false,
         networked: false,
         door: "call",
+        starting: Default::default(),
     };
     Ok(Node::start(setup).await?)
 }
@@ -123,16 +131,4 @@ impl Client for Nobody {
     fn audience(&self) -> Audience {
         Audience::default()
     }
-}
-
-/// Sends warnings to standard error, such as those about an unreachable upstream.
-pub fn warn() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    // A second initialisation happens only in tests; the first one stays.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .try_init();
 }

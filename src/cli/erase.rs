@@ -6,9 +6,11 @@
 
 use std::process::ExitCode;
 
+use serde_json::json;
+
 use crate::{
     archive::erase,
-    cli::{args::Erase, existing, out, runtime},
+    cli::{args::Erase, existing, naming::Name, out, runtime, source::Source},
     error::Code,
     ledger::{
         Command, Ruling,
@@ -23,6 +25,12 @@ use crate::{
 pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
     let home = existing(&args.data.data)?;
     let dir = home.dir().to_owned();
+    let runtime = runtime()?;
+    let payload = match args.cid {
+        // One that only an archive holds is in no log.
+        Name::Cid(cid) => cid,
+        name => runtime.block_on(Source::files(&dir, quiet)?.resolve(&name))?,
+    };
     let member = Member {
         home,
         settings: Settings::default(),
@@ -30,9 +38,8 @@ pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
         owner: format!("`cairn erase` (process {})", std::process::id()),
         random: node::random,
     };
-    let payload = args.cid;
     let command = Command::Erase { payload, basis: args.basis, actor: operator() };
-    let ruling = runtime()?.block_on(async {
+    let ruling = runtime.block_on(async {
         let (ledger, sharing) = sharing::join(member).await?;
         let ruling = ledger.submit(command).await;
         ledger.close().await;
@@ -40,16 +47,8 @@ pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
         anyhow::Ok(ruling?)
     })?;
     let in_log = match ruling {
-        Ruling::Done(sealed) => {
-            out::print(&sealed.cid.to_string())?;
-            Ok(())
-        }
-        Ruling::Unchanged => {
-            if !quiet {
-                eprintln!("it was erased before");
-            }
-            Ok(())
-        }
+        Ruling::Done(sealed) => Ok(Some(sealed.cid)),
+        Ruling::Unchanged => Ok(None),
         // A payload that only an archive holds was never in the log, so the log records nothing of it.
         Ruling::Denied(refusal) if refusal.code == Code::NotFound => Err(refusal),
         Ruling::Denied(refusal) => anyhow::bail!("{}", refusal.message),
@@ -62,12 +61,27 @@ pub fn run(args: Erase, quiet: bool) -> anyhow::Result<ExitCode> {
             anyhow::bail!("the ledger answered something else; nothing is known to be erased")
         }
     };
+    if let Ok(Some(event)) = &in_log
+        && !args.json
+    {
+        out::print(&event.to_string())?;
+    }
     let archives = erase::erase(&dir, &payload)?;
-    if archives > 0 && !quiet {
-        eprintln!("{archives} archives beside the log held it and are without it now");
-    }
-    match in_log {
+    let event = match in_log {
         Err(refusal) if archives == 0 => anyhow::bail!("{}", refusal.message),
-        Ok(()) | Err(_) => Ok(ExitCode::SUCCESS),
+        Ok(event) => {
+            if event.is_none() && !quiet && !args.json {
+                say!("it was erased before");
+            }
+            event
+        }
+        Err(_) => None,
+    };
+    if args.json {
+        let event = event.map(|event| event.to_string());
+        out::print_json(&json!({"payload": payload.to_string(), "event": event, "archives": archives}))?;
+    } else if archives > 0 && !quiet {
+        say!("{archives} archives beside the log held it and are without it now");
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -39,12 +39,15 @@ pub fn run(args: Export, quiet: bool) -> anyhow::Result<ExitCode> {
         return Err(Usage("a car is not text; name a file with -o".to_owned()).into());
     }
     let source = Source::open(&args.place, quiet)?;
+    let runtime = runtime()?;
+    let cid = runtime.block_on(source.resolved(args.cid.as_ref()))?;
     let mut progress = Progress::bytes("exporting", quiet);
     out::to_file(&args.output, |to| {
         let mut to = Counted { to, bytes: 0, progress: &mut progress };
         match &source {
-            Source::Files { home, view } => {
-                let scope = match (args.subject, args.cid) {
+            Source::Files(files) => {
+                let (home, view) = (&files.home, &files.view);
+                let scope = match (args.subject, cid) {
                     (Some(subject), _) => Scope::Subject(subject),
                     (None, Some(cid)) => Scope::Ancestors(cid),
                     (None, None) => Scope::Range { from: None, to: None },
@@ -55,8 +58,8 @@ pub fn run(args: Export, quiet: bool) -> anyhow::Result<ExitCode> {
             Source::Server(remote) => {
                 let mut query = vec![("format", args.format.as_str().to_owned())];
                 query.extend(args.subject.map(|subject| ("subject", subject)));
-                query.extend(args.cid.map(|cid| ("cid", cid.to_string())));
-                runtime()?.block_on(async {
+                query.extend(cid.map(|cid| ("cid", cid.to_string())));
+                runtime.block_on(async {
                     let mut body = Messages::new(remote.get("/v1/export", &query, "*/*").await?);
                     while let Some(bytes) = body.chunk().await? {
                         to.write_all(&bytes)?;
@@ -81,7 +84,7 @@ pub fn import(file: &Path, data: &Path, json: bool, quiet: bool) -> anyhow::Resu
     })?;
     match (json, quiet) {
         (true, _) => out::print_json(&value(&imported))?,
-        (false, false) => eprintln!("{}", told(&imported, data)),
+        (false, false) => say!("{}", told(&imported, data)),
         (false, true) => {}
     }
     Ok(ExitCode::SUCCESS)

@@ -79,9 +79,10 @@ fn rotate(args: &Rotate, quiet: bool) -> anyhow::Result<ExitCode> {
     } else {
         out::print(&rotated.now)?;
         if !quiet {
-            eprintln!(
+            say!(
                 "event {} names the new key, signed by the one before, {}; back keys/ up again, and tell auditors",
-                rotated.seq, rotated.before
+                rotated.seq,
+                rotated.before
             );
         }
     }

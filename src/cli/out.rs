@@ -1,16 +1,25 @@
 //! Standard output, for pipes as well as for people.
 //!
 //! Invariants:
-//! - if the reader closes the pipe, the program ends quietly and never panics;
+//! - if the reader closes the pipe, the program ends quietly and never panics, also while there is nothing to print;
+//! - characters that a terminal obeys or hides are printed as escapes, in JSON too;
 //! - lines are written in large pieces, and flushed before the program waits for more.
 
 use std::{
+    fmt,
     fs::File,
     io::{self, BufWriter, IsTerminal, Write},
     path::Path,
+    time::Duration,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
+
+use crate::visible;
+
+/// How often it is looked whether the reader of standard output has gone.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Why printing failed.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +67,31 @@ pub fn print(text: &str) -> Result<(), OutError> {
 /// Prints one JSON document: indented for people, on one line for programs.
 pub fn print_json(value: &Value) -> Result<(), OutError> {
     match io::stdout().is_terminal() {
-        true => print(&format!("{value:#}")),
-        false => print(&value.to_string()),
+        true => print(&visible::json(&format!("{value:#}"))),
+        false => print(&json(value)),
+    }
+}
+
+/// Returns a JSON document on one line.
+pub fn json(value: &Value) -> String {
+    visible::json(&value.to_string()).into_owned()
+}
+
+/// Prints a line on standard error. Nobody reading it is no fault.
+pub fn say(text: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Returns once the reader of standard output has gone. For commands that wait and may have nothing to print for long.
+pub async fn left() -> OutError {
+    loop {
+        let stdout = io::stdout();
+        let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+        let gone = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        if gone.is_ok() && polled[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+            return OutError::Closed;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

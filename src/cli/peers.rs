@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use crate::{
     block::splice,
     cli::{
-        Reach, Usage,
+        Usage,
         args::{PeersCommand, ToolsQuery},
         client::{ask, show, text},
         existing,
-        remote::{DEFAULT_URL, Remote},
+        place::{Place, Reach},
+        remote::Remote,
         runtime,
-        source::catch_up,
+        source::Files,
         table::{self, Table},
     },
     follow::copy::Followed,
@@ -33,10 +34,7 @@ pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
             put(&mut arguments, "status_filter", status);
             put(&mut arguments, "sort_by", sort);
             put(&mut arguments, "cursor", cursor);
-            match &asked.reach.data {
-                Some(data) => show(&in_files(data, |view| view_list(view, arguments))?, &asked, list),
-                None => answer("peer_list", &arguments, &asked, list),
-            }
+            either("peer_list", arguments, &asked, view_list, list)
         }
         PeersCommand::Discover { capability, max, timeout_ms, source, asked } => {
             let mut arguments = json!({"capability_filter": capability});
@@ -71,10 +69,7 @@ pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
             let mut arguments = json!({"peer_id": peer, "include_history": history});
             put(&mut arguments, "history_hours", hours);
             put(&mut arguments, "as_of_seq", as_of_seq);
-            match &asked.reach.data {
-                Some(data) => show(&in_files(data, |view| view_metrics(view, arguments))?, &asked, metrics),
-                None => answer("peer_metrics", &arguments, &asked, metrics),
-            }
+            either("peer_metrics", arguments, &asked, view_metrics, metrics)
         }
         PeersCommand::Follow { list: true, asked, .. } => show(&kept(&asked.reach)?, &asked, followed),
         PeersCommand::Follow { peer, release, reason, asked, .. } => {
@@ -89,21 +84,37 @@ pub fn run(command: PeersCommand) -> anyhow::Result<ExitCode> {
 
 /// Returns the followed logs: from the server, or from the files, whoever follows them.
 fn kept(reach: &Reach) -> anyhow::Result<Value> {
-    if let Some(data) = &reach.data {
-        let logs = Followed::list(&existing(data)?)?;
-        let shown = logs.iter().map(Followed::shown).collect::<Result<Vec<_>, _>>()?;
-        return Ok(json!({"returned_count": shown.len(), "followed": shown}));
+    match reach.place()? {
+        Place::Files(data) => {
+            let logs = Followed::list(&existing(&data)?)?;
+            let shown = logs.iter().map(Followed::shown).collect::<Result<Vec<_>, _>>()?;
+            Ok(json!({"returned_count": shown.len(), "followed": shown}))
+        }
+        Place::Server(url) => {
+            let remote = Remote::new(&url, reach.token.clone())?;
+            runtime()?.block_on(remote.json("/v1/followed", &[]))
+        }
     }
-    let url = reach.url.as_deref().unwrap_or(DEFAULT_URL);
-    let remote = Remote::new(url, reach.token.clone())?;
-    runtime()?.block_on(remote.json("/v1/followed", &[]))
+}
+
+/// Asks a server's tool, or a data directory's files the same, and shows the answer.
+fn either(
+    tool: &str,
+    arguments: Value,
+    asked: &ToolsQuery,
+    question: fn(&View, Value) -> anyhow::Result<Value>,
+    told: fn(&Value) -> String,
+) -> anyhow::Result<ExitCode> {
+    match asked.reach.place()? {
+        Place::Files(data) => show(&in_files(&data, |view| question(view, arguments))?, asked, told),
+        Place::Server(_) => answer(tool, &arguments, asked, told),
+    }
 }
 
 /// Asks a question of a data directory's files, whether a server is running or not.
 fn in_files(data: &Path, question: impl FnOnce(&View) -> anyhow::Result<Value>) -> anyhow::Result<Value> {
     let home = existing(data)?;
-    catch_up(&home, true)?;
-    question(&View::open(&home)?)
+    question(&Files::open(home, true)?.view)
 }
 
 fn view_list(view: &View, arguments: Value) -> anyhow::Result<Value> {
@@ -139,8 +150,8 @@ fn about(
 }
 
 fn asked_of_server(tool: &str, arguments: &Value, asked: &ToolsQuery) -> anyhow::Result<Value> {
-    if asked.reach.data.is_some() {
-        let message = "this needs a running server that takes part in the network: leave --data out, and name it with --url";
+    if matches!(asked.reach.place()?, Place::Files(_)) {
+        let message = "this needs a running server that takes part in the network: name it with --url instead of a data directory";
         return Err(Usage(message.to_owned()).into());
     }
     ask(&asked.reach, tool, &splice::raw(arguments.to_string()))

@@ -6,6 +6,8 @@
 
 use std::{collections::BTreeMap, process::ExitCode};
 
+use serde_json::{Map, Value, json};
+
 use crate::{
     cli::{Rebuild, existing, out, progress::Progress, table::Table},
     ledger::{heads::take_over, opening},
@@ -33,6 +35,18 @@ pub fn run(args: Rebuild, quiet: bool) -> anyhow::Result<ExitCode> {
     };
     let after = state::digest::tables(folder.state())?;
 
+    if args.json {
+        let tables = after.iter().map(|(name, digest)| {
+            let old = before.get(name);
+            (name.clone(), json!({"before": old, "after": digest, "same": old == Some(digest)}))
+        });
+        let taken = taken.map(|taken| json!({"from_seq": taken.from_seq, "events": taken.events}));
+        let tables: Map<String, Value> = tables.collect();
+        out::print_json(
+            &json!({"events": events, "applied_before": applied, "taken_over": taken, "tables": tables}),
+        )?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut table = Table::new(&["table", "before", "after", "same"]);
     for (name, digest) in &after {
         let old = before.get(name);
@@ -50,15 +64,16 @@ pub fn run(args: Rebuild, quiet: bool) -> anyhow::Result<ExitCode> {
     out::print(&table.render())?;
     if !quiet && args.sign {
         match taken {
-            Some(taken) => eprintln!(
+            Some(taken) => say!(
                 "taken over and signed: {} events from seq {} that no signed head covered; it is on record as log.taken_over",
-                taken.events, taken.from_seq
+                taken.events,
+                taken.from_seq
             ),
-            None => eprintln!("the log stood under its signed head already; nothing was taken over"),
+            None => say!("the log stood under its signed head already; nothing was taken over"),
         }
     }
     if !quiet && applied < events {
-        eprintln!("the state was at event {applied} of {events} before");
+        say!("the state was at event {applied} of {events} before");
     }
     Ok(ExitCode::SUCCESS)
 }

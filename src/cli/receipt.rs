@@ -31,12 +31,17 @@ pub fn run(args: Receipt, quiet: bool) -> anyhow::Result<ExitCode> {
         return verify(&file, &key, json);
     }
     let cid = args.cid.ok_or_else(|| Usage("name an event".to_owned()))?;
-    let receipt = match Source::open(&args.place, quiet)? {
-        Source::Files { home, view } => {
-            let head = source::head(&home, &view)?;
-            source::logs(&home, &view).ask(&head, |view, head| view.receipt(&cid, head))?.to_json()
+    let source = Source::open(&args.place, quiet)?;
+    let runtime = runtime()?;
+    let cid = runtime.block_on(source.resolve(&cid))?;
+    let receipt = match source {
+        Source::Files(files) => {
+            let head = source::head(&files.home, &files.view)?;
+            source::logs(&files.home, &files.view)
+                .ask(&head, |view, head| view.receipt(&cid, head))?
+                .to_json()
         }
-        Source::Server(remote) => runtime()?.block_on(remote.json(&format!("/v1/receipts/{cid}"), &[]))?,
+        Source::Server(remote) => runtime.block_on(remote.json(&format!("/v1/receipts/{cid}"), &[]))?,
     };
     out::to_file(&args.output, |to| Ok(writeln!(to, "{receipt:#}")?))?;
     Ok(ExitCode::SUCCESS)

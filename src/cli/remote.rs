@@ -4,6 +4,8 @@
 //! - the token is sent to the named server and nowhere else: no redirect is followed;
 //! - no answer is read beyond its bound, and no error contains a URL with a password.
 
+use std::{fs::File, io::Read};
+
 use anyhow::{Context, bail};
 use http::{StatusCode, header};
 use reqwest::{Client, RequestBuilder, Response, Url, redirect};
@@ -24,6 +26,8 @@ pub const DEFAULT_URL: &str = "http://127.0.0.1:7420";
 pub const ANSWER_MAX: usize = 64 * 1024 * 1024;
 /// The largest number of characters of an error's body that are shown.
 const ERROR_MAX: usize = 500;
+/// The largest number of bytes that are read of a file with a token.
+const TOKEN_MAX: u64 = 64 * 1024;
 
 /// A refusal in the server's own words.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +57,13 @@ impl Remote {
             // Without TLS no certificates are needed, so a machine that has none is fine.
             client = client.tls_certs_only([]);
         }
+        let token = token.filter(|token| !token.is_empty()).map(of_file).transpose()?;
         Ok(Self { client: client.build().context("cannot prepare http")?, base, token })
+    }
+
+    /// Returns the server's URL without path, user or query.
+    pub fn origin(&self) -> String {
+        self.base.origin().ascii_serialization()
     }
 
     /// Calls a tool and waits for its answer, however long it takes.
@@ -189,6 +199,17 @@ impl Messages {
         let chunk = self.response.chunk().await;
         chunk.map_err(|err| anyhow::Error::new(err.without_url()).context("the server broke off its answer"))
     }
+}
+
+/// Returns the token itself, where `file:` and a path stand for it.
+fn of_file(token: String) -> anyhow::Result<String> {
+    let Some(path) = token.strip_prefix("file:") else {
+        return Ok(token);
+    };
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(TOKEN_MAX).read_to_string(&mut text));
+    read.with_context(|| format!("cannot read the token in {path}"))?;
+    Ok(text.trim().to_owned())
 }
 
 /// Parses a JSON-RPC answer; `None` if the message is no answer.

@@ -2,31 +2,43 @@
 //!
 //! Invariants:
 //! - standard output carries the ready line, or protocol messages, and nothing else; log lines go to standard error;
-//! - SIGTERM and Ctrl-C drain and stop the node. If the ledger stops, the process ends with an error.
+//! - SIGTERM and Ctrl-C drain and stop the node, and so does SIGHUP where standard input is its only door. If the ledger
+//!   stops, the process ends with an error;
+//! - SIGHUP puts a server under its configuration as it is now;
+//! - no other process of our user reads the memory or the environment of a node.
 
-use std::{
-    io::{IsTerminal, Write},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{io::Write, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit,
-    auth::Access,
+    auth::AuthError,
     caller::{Caller, Scope},
-    cli::{Serve, Stdio, Wrap},
-    config::{Config, LogFormat, Overrides},
+    cli::{Serve, Stdio, Wrap, guard::guard, logging::trace},
+    config::{self, Config, LogFormat, Overrides},
     event::Actor,
-    http::{self, App},
+    http::{
+        App, descriptors,
+        door::{Door, Opener, serve_health},
+        health::Health,
+        tls::Tls,
+    },
+    ledger::Ledger,
     log::home::Home,
     mcp,
-    node::{Node, Setup},
+    metrics::Metrics,
+    node::{
+        Node, Setup, Starting, WRAP, control,
+        steering::{Prepare, Source, Steering},
+        upstreams::whole_environment,
+    },
+    questions::Audit,
     runtime::{
         gateway,
-        upstream::{self, Sharing},
+        upstream::{self, Sharing, leftovers},
     },
     stdio,
 };
@@ -37,14 +49,18 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.config.as_deref(), std::env::vars(), &overrides)?;
     trace(config.telemetry.log_format);
     let home = Home::open(&args.data.data)?;
-    runtime()?.block_on(async {
-        let listener = tokio::net::TcpListener::bind(config.server.listen)
-            .await
-            .with_context(|| format!("cannot listen on {}; choose another --listen", config.server.listen))?;
-        let address = listener.local_addr()?;
-        let url = format!("http://{address}");
+    guard(&home);
+    descriptors::raise();
+    let source = Source { path: args.config.clone(), overrides };
+    let done = runtime()?.block_on(async {
+        // From here on a hangup does not end the process; one that comes before the node is ready waits until it is.
+        let hangups = signal(SignalKind::hangup())?;
+        let closing = CancellationToken::new();
+        let bound = Bound::at(&config.server).await?;
+        let (url, opener, starting) = (bound.url.clone(), bound.door.opener(), bound.starting.clone());
         let owner = format!("`cairn serve` at {url} (process {})", std::process::id());
         let _one = home.serve(&owner)?;
+        let served = bound.serve(&config.server, &closing).await?;
         let setup = Setup {
             home: &home,
             config: &config,
@@ -55,26 +71,20 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
             fixtures: args.conformance_fixtures,
             networked: true,
             door: "serve",
+            starting,
         };
         let mut node = Node::start(setup).await?;
         node.record().await.context("the tokens in force cannot be recorded")?;
-        let about = node.ledger.about();
         // Signals count before the ready line: whoever has read it may ask to stop at once, and must get a drained
         // stop.
-        let asked = asked_to_stop();
-        let app = app(&config, &home, &node)?;
+        let asked = asked_to_stop(false);
+        let control = control::open(home.dir());
+        let renewal = Doors::open(&config, &home, &node, opener)?;
+        let steering = Arc::new(node.steer(source, (&config, "serve"), renewal));
         if !quiet {
-            // If the reader of the line has gone, the server still serves.
-            let _ = writeln!(
-                std::io::stdout(),
-                "cairn ready mcp={url}/mcp http={url} log={} key={}{}",
-                about.origin,
-                about.vkey,
-                node.peer().map(|peer| format!(" peer={peer}")).unwrap_or_default()
-            );
+            announce(&node, &url);
         }
-        let closing = CancellationToken::new();
-        let served = tokio::spawn(http::serve(listener, app, closing.clone()));
+        let steered = tokio::spawn(steer(steering, hangups, control, closing.clone()));
         let failed = tokio::select! {
             () = asked => false,
             () = node.ledger.stopped() => true,
@@ -82,13 +92,93 @@ pub fn serve(args: Serve, quiet: bool) -> anyhow::Result<ExitCode> {
         // First no new connections, then calls end and are answered, then streams and sessions end, then the rest.
         closing.cancel();
         node.quiet().await;
-        served.await.context("the door failed")??;
+        served.await.context("the door failed")?;
+        steered.await.context("the control failed")?;
         node.stop().await;
         if failed {
             anyhow::bail!("the ledger stopped: the log could not be written; see the error above");
         }
         Ok(ExitCode::SUCCESS)
-    })
+    });
+    leftovers::resign();
+    done
+}
+
+/// The sockets of a server, where health alone is answered until there is a node.
+struct Bound {
+    door: Door,
+    health: Arc<Health>,
+    starting: Starting,
+    url: String,
+}
+
+impl Bound {
+    async fn at(server: &config::Server) -> anyhow::Result<Self> {
+        let listener = tokio::net::TcpListener::bind(server.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}; choose another --listen", server.listen))?;
+        let address = listener.local_addr()?;
+        let tls = match (&server.tls_cert, &server.tls_key) {
+            (Some(cert), Some(key)) => Some(Arc::new(Tls::open(cert, key)?)),
+            (Some(_) | None, _) => None,
+        };
+        let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
+        let starting = Starting::default();
+        let begun = starting.clone();
+        let waits = Box::new(move || vec![begun.reason()]);
+        let health = Arc::new(Health::new(starting.metrics.clone(), waits));
+        let door = Door::new(listener, server, tls, health.clone())?;
+        Ok(Self { door, health, starting, url })
+    }
+
+    /// Serves until `closing`. Errors: the address for health alone cannot be bound.
+    async fn serve(
+        self,
+        server: &config::Server,
+        closing: &CancellationToken,
+    ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+        if let Some(at) = server.metrics_listen {
+            let listener = tokio::net::TcpListener::bind(at).await;
+            let listener = listener
+                .with_context(|| format!("cannot listen on {at}; choose another server.metrics_listen"))?;
+            tracing::info!(at = %listener.local_addr()?, "health and metrics are served here too");
+            tokio::spawn(serve_health(listener, self.health, closing.clone()));
+        }
+        Ok(tokio::spawn(self.door.serve(closing.clone())))
+    }
+}
+
+/// Says that the node is ready, and where.
+fn announce(node: &Node, url: &str) {
+    let about = node.ledger.about();
+    let peer = node.peer().map(|peer| format!(" peer={peer}")).unwrap_or_default();
+    let ready = format!("cairn ready mcp={url}/mcp http={url} log={} key={}{peer}", about.origin, about.vkey);
+    // If the reader of the line has gone, the server still serves.
+    let _ = writeln!(std::io::stdout(), "{ready}");
+}
+
+/// Puts the node under another configuration whenever that is asked for, until `stop`.
+async fn steer(
+    steering: Arc<Steering>,
+    mut hangups: Signal,
+    control: std::io::Result<tokio::net::UnixListener>,
+    stop: CancellationToken,
+) {
+    let control = async {
+        match control {
+            Ok(listener) => control::serve(listener, steering.clone(), stop.clone()).await,
+            Err(err) => {
+                tracing::warn!(%err, "`cairn upstream` cannot reach this node: its socket cannot be made");
+                stop.cancelled().await;
+            }
+        }
+    };
+    let hangups = async {
+        while stop.run_until_cancelled(hangups.recv()).await.flatten().is_some() {
+            steering.reload_and_tell().await;
+        }
+    };
+    tokio::join!(control, hangups);
 }
 
 /// Serves this node on standard input and output.
@@ -108,8 +198,9 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
     let transport = upstream::Transport::Child {
         command: program.clone(),
         args: arguments.to_vec(),
-        env: Default::default(),
+        env: whole_environment(),
         directory: None,
+        user: None,
     };
     let wrapped = |hello: mcp::Hello| {
         let at = upstream::Settings {
@@ -133,7 +224,7 @@ pub fn wrap(args: Wrap) -> anyhow::Result<ExitCode> {
         };
         vec![(at, shown)]
     };
-    on_stdio(&args.data.data, &config, wrapped, "wrap")
+    on_stdio(&args.data.data, &config, wrapped, WRAP)
 }
 
 /// Returns the default name of a server: its program, or what a launcher is told to launch.
@@ -167,11 +258,13 @@ fn on_stdio(
     door: &'static str,
 ) -> anyhow::Result<ExitCode> {
     let home = Home::open(data)?;
-    // A wrapped server is offered alone.
-    let builtins = door == "stdio";
+    guard(&home);
+    let wraps = door == WRAP;
+    // A wrapped server is offered alone, unless the configuration says more.
+    let builtins = !wraps || config.offer.builtin.as_ref().is_some_and(|groups| !groups.is_empty());
     let runtime = runtime()?;
     let done = runtime.block_on(async {
-        let asked = asked_to_stop();
+        let asked = asked_to_stop(true);
         tokio::pin!(asked);
         let input = tokio::select! {
             input = stdio::Input::open() => input.context("standard input cannot be read")?,
@@ -190,15 +283,16 @@ fn on_stdio(
             fixtures: false,
             networked: false,
             door,
+            starting: Default::default(),
         };
         let node = Node::start(setup).await?;
-        if let Some(reason) = node.lost.as_ref().filter(|_| !builtins) {
+        if let Some(reason) = node.lost.as_ref().filter(|_| wraps) {
             let reason = reason.clone();
             node.stop().await;
             anyhow::bail!("the wrapped server did not start: {reason}");
         }
         let shutdown = node.stopping.clone();
-        let settings = mcp::Settings { shutdown, wraps: !builtins, ..mcp::Settings::default() };
+        let settings = mcp::Settings { shutdown, wraps, ..mcp::Settings::default() };
         let caller = Caller {
             actor: Actor { id: "local".to_owned(), role: "client".to_owned(), proof: None },
             scopes: vec![Scope::Call, Scope::Audit, Scope::Admin],
@@ -213,62 +307,85 @@ fn on_stdio(
     });
     // A blocking read of standard input cannot be cancelled, and must not keep the process alive.
     runtime.shutdown_background();
+    leftovers::resign();
     done
 }
 
-fn app(config: &Config, home: &Home, node: &Node) -> anyhow::Result<App> {
-    let access: Access = config.access(home.dir())?;
-    let settings = mcp::Settings { shutdown: node.stopping.clone(), ..mcp::Settings::default() };
-    let ledger = node.ledger.clone();
-    let endpoint = Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings));
-    let sessions = endpoint.clone();
-    node.sample(Arc::new(move || sessions.sessions()));
-    Ok(App {
-        server: config.server.clone(),
-        access,
-        mcp: endpoint,
-        audit: audit::routes(node.audit.clone()),
-        ready: Box::new(move || Node::unready(&ledger)),
-        metrics: node.metrics.clone(),
-    })
+/// What the HTTP door of a node is made of, under any configuration.
+struct Doors {
+    home: Home,
+    ledger: Ledger,
+    audit: Audit,
+    metrics: Arc<Metrics>,
+    endpoint: Arc<mcp::Endpoint>,
+    status: audit::status::Told,
+}
+
+impl Doors {
+    /// Opens the door, and returns what opens it anew under another configuration.
+    fn open(config: &Config, home: &Home, node: &Node, opener: Opener) -> anyhow::Result<Prepare> {
+        let settings = mcp::Settings { shutdown: node.stopping.clone(), ..mcp::Settings::default() };
+        let endpoint = Arc::new(mcp::Endpoint::new(Arc::new(node.router.clone()), settings));
+        let sessions = endpoint.clone();
+        let sessions: Arc<dyn Fn() -> usize + Send + Sync> = Arc::new(move || sessions.sessions());
+        node.sample(sessions.clone());
+        let doors = Self {
+            home: home.clone(),
+            ledger: node.ledger.clone(),
+            audit: node.audit.clone(),
+            metrics: node.metrics.clone(),
+            endpoint,
+            status: node.status(sessions),
+        };
+        opener.open(doors.app(config)?);
+        Ok(Box::new(move |config| {
+            let app = doors.app(config).map_err(|err| format!("{:#}", anyhow::Error::new(err)))?;
+            let opener = opener.clone();
+            Ok(Box::new(move || opener.open(app)))
+        }))
+    }
+
+    fn app(&self, config: &Config) -> Result<App, AuthError> {
+        let ledger = self.ledger.clone();
+        let access = Arc::new(config.access(self.home.dir())?);
+        // Keys at a URL are fetched now, before the first caller needs them.
+        access.version();
+        Ok(App {
+            server: config.server.clone(),
+            access,
+            mcp: self.endpoint.clone(),
+            audit: audit::routes(self.audit.clone()).merge(audit::status::route(self.status.clone())),
+            ready: Box::new(move || Node::unready(&ledger)),
+            metrics: self.metrics.clone(),
+        })
+    }
 }
 
 /// Returns a future that ends when the operating system asks the process to stop. Signals count from this call on,
-/// however late it is polled.
-fn asked_to_stop() -> impl Future<Output = ()> {
-    use tokio::signal::unix::{SignalKind, signal};
+/// however late it is polled. A hangup counts, too, if `hangup`.
+fn asked_to_stop(hangup: bool) -> impl Future<Output = ()> {
     let terminate = signal(SignalKind::terminate());
     let interrupt = signal(SignalKind::interrupt());
+    let hangups = hangup.then(|| signal(SignalKind::hangup()).ok()).flatten();
     async {
         // Without its handler, a signal ends the process anyway.
         let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
             return std::future::pending().await;
         };
+        let hangup = async {
+            match hangups {
+                Some(mut hangups) => drop(hangups.recv().await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = hangup => {}
         }
     }
 }
 
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
-}
-
-/// Sends log lines to standard error, since standard output belongs to programs.
-fn trace(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG").unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new("warn,rmcp=error,libp2p_kad=error,cairn=info")
-    });
-    // What the library says of an authorization may hold a code or a token, so nobody can ask for it.
-    let filter = match "rmcp::transport::auth=off".parse() {
-        Ok(silence) => filter.add_directive(silence),
-        Err(_) => tracing_subscriber::EnvFilter::new("error"),
-    };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second initialisation happens only in tests; the first one stays.
-    let _ = match format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
 }

@@ -1,6 +1,13 @@
 //! Tables for people: aligned columns, shortened CIDs, readable times.
 //!
-//! Invariant: text of users cannot move the cursor or start a line, since control characters become `?`.
+//! Invariants:
+//! - text of others cannot move the cursor, start a line, turn the direction of writing or hide: what does so is shown
+//!   as an escape;
+//! - columns are as wide as a terminal shows them.
+
+use unicode_width::UnicodeWidthStr;
+
+use crate::visible;
 
 /// How many characters of a shortened CID are shown. They are the last ones, because all CIDs begin alike.
 const CID_TAIL: usize = 12;
@@ -33,12 +40,12 @@ impl Table {
         let columns = self.rows.first().map_or(0, Vec::len);
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+            cells.map(|cell| cell.width()).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let line = |row: &Vec<String>| {
             let cells = row.iter().zip(&widths);
-            let padded: Vec<String> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
+            let padded: Vec<String> = cells.map(|(cell, width)| padded(cell, *width)).collect();
             padded.join(GAP).trim_end().to_owned()
         };
         self.rows.iter().map(line).collect::<Vec<_>>().join("\n")
@@ -70,10 +77,14 @@ pub fn moment(micros: u64) -> String {
     moment.map_or_else(|| micros.to_string(), |moment| format!("{moment:.3}"))
 }
 
-/// Replaces control characters, which could move the cursor, by `?`.
+/// Returns a text with blanks behind it, as wide on a terminal as `width` says or wider.
+pub fn padded(cell: &str, width: usize) -> String {
+    format!("{cell}{}", " ".repeat(width.saturating_sub(cell.width())))
+}
+
+/// Returns a text as a cell or line of it can be printed.
 pub fn printable(cell: &str) -> String {
-    let shown = |c: char| if c.is_control() { '?' } else { c };
-    cell.chars().map(shown).collect()
+    visible::line(cell).into_owned()
 }
 
 #[cfg(test)]
@@ -85,7 +96,25 @@ mod tests {
         let mut table = Table::new(&["name", "n"]);
         table.row(vec!["a\nb".to_owned(), "1".to_owned()]);
         table.row(vec!["längerer".to_owned(), String::new()]);
-        assert_eq!(table.render(), "name      n\na?b       1\nlängerer");
+        assert_eq!(table.render(), "name      n\na\\nb      1\nlängerer");
+        let mut wide = Table::new(&["name", "n"]);
+        wide.row(vec!["日本".to_owned(), "1".to_owned()]);
+        wide.row(vec!["a\u{301}b".to_owned(), "2".to_owned()]);
+        assert_eq!(wide.render(), "name  n\n日本  1\na\u{301}b    2");
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_is_printed() {
+        for (text, shown) in [
+            ("a\u{1b}[31mb\u{7}", "a\\u{1b}[31mb\\u{7}"),
+            ("\u{9b}2J\u{7f}\u{0}", "\\u{9b}2J\\u{7f}\\u{0}"),
+            ("a\tb\r\n", "a\\tb\\r\\n"),
+            ("\u{202e}txt.exe\u{2066}\u{200b}", "\\u{202e}txt.exe\\u{2066}\\u{200b}"),
+            ("\u{e0041}\u{feff}", "\\u{e0041}\\u{feff}"),
+            ("grün 日本 \\ \u{1f469}\u{200d}\u{1f680}", "grün 日本 \\ \u{1f469}\u{200d}\u{1f680}"),
+        ] {
+            assert_eq!(printable(text), shown);
+        }
     }
 
     #[test]

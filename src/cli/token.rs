@@ -51,7 +51,7 @@ pub fn run(args: Token, quiet: bool) -> anyhow::Result<ExitCode> {
                 out::print_json(&shown)?;
             } else {
                 if !quiet {
-                    eprintln!("token {} for {}; it is not shown again", entry.id, entry.name);
+                    say!("token {} for {}; it is not shown again", entry.id, entry.name);
                 }
                 out::print(&token)?;
             }
@@ -67,8 +67,10 @@ pub fn run(args: Token, quiet: bool) -> anyhow::Result<ExitCode> {
                 let id = &args.id;
                 format!("token {id} is revoked, but the log does not say so yet; the next start of a server records it")
             })?;
-            if !quiet {
-                eprintln!("token {} revoked", args.id);
+            if args.json {
+                out::print_json(&json!({"id": args.id, "revoked": true}))?;
+            } else if !quiet {
+                say!("token {} revoked", args.id);
             }
         }
     }
@@ -147,37 +149,7 @@ fn moment(seconds: u64) -> String {
 
 /// Parses a scope by its name on the command line.
 pub fn scope(name: &str) -> Result<Scope, String> {
-    Scope::parse(name).ok_or_else(|| "the scopes are mcp:call, audit:read and admin".to_owned())
-}
-
-/// Parses a length of time to seconds: a number and `s`, `m`, `h` or `d`.
-pub fn period(text: &str) -> Result<u64, String> {
-    let units = [('s', 1), ('m', 60), ('h', 60 * 60), ('d', 24 * 60 * 60)];
-    let seconds = units.iter().find_map(|(unit, seconds)| {
-        let number: u64 = text.strip_suffix(*unit)?.parse().ok()?;
-        number.checked_mul(*seconds).filter(|seconds| *seconds > 0)
-    });
-    seconds.ok_or_else(|| "expected a number and a unit, like 30d, 12h, 45m or 90s".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::period;
-
-    #[test]
-    fn periods_have_a_unit() {
-        for (text, seconds) in [
-            ("30d", Some(2_592_000)),
-            ("12h", Some(43_200)),
-            ("1s", Some(1)),
-            ("0s", None),
-            ("30", None),
-            ("-1d", None),
-            ("d", None),
-            ("99999999999999999999d", None),
-            ("18446744073709551615d", None),
-        ] {
-            assert_eq!(period(text).ok(), seconds, "{text}");
-        }
-    }
+    Scope::parse(name).ok_or_else(|| {
+        format!("the scopes are {}, with any pattern in the place of *", Scope::WORDS.join(", "))
+    })
 }

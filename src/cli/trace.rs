@@ -21,10 +21,14 @@ use crate::{
 };
 
 pub fn run(args: Trace, quiet: bool) -> anyhow::Result<ExitCode> {
-    let drawn = match Source::open(&args.place, quiet)? {
-        Source::Files { home, view } => {
-            let walk = logs(&home, &view).walk(&args.cid, args.direction, args.depth, LIMIT_MAX)?;
-            match args.format {
+    let source = Source::open(&args.place, quiet)?;
+    let runtime = runtime()?;
+    let cid = runtime.block_on(source.resolve(&args.cid))?;
+    let format = if args.json { Drawn::Json } else { args.format };
+    let drawn = match source {
+        Source::Files(files) => {
+            let walk = logs(&files.home, &files.view).walk(&cid, args.direction, args.depth, LIMIT_MAX)?;
+            match format {
                 Drawn::Dot => drawing::walk::dot(&walk),
                 Drawn::Mermaid => drawing::walk::mermaid(&walk),
                 Drawn::Json => return json(&serde_json::to_value(&walk)?),
@@ -32,19 +36,19 @@ pub fn run(args: Trace, quiet: bool) -> anyhow::Result<ExitCode> {
             }
         }
         Source::Server(remote) => {
-            let format = match args.format {
+            let wanted = match format {
                 Drawn::Dot => "dot",
                 Drawn::Mermaid => "mermaid",
                 Drawn::Json | Drawn::Text => "json",
             };
             let query = [
-                ("format", format.to_owned()),
+                ("format", wanted.to_owned()),
                 ("direction", args.direction.as_str().to_owned()),
                 ("depth", args.depth.to_string()),
             ];
-            let path = format!("/v1/provenance/{}", args.cid);
-            let body = runtime()?.block_on(remote.read(&path, &query, "*/*"))?;
-            match args.format {
+            let path = format!("/v1/provenance/{cid}");
+            let body = runtime.block_on(remote.read(&path, &query, "*/*"))?;
+            match format {
                 Drawn::Dot | Drawn::Mermaid => String::from_utf8(body)?,
                 Drawn::Json => return json(&serde_json::from_slice(&body)?),
                 Drawn::Text => text(&serde_json::from_slice(&body)?, args.wide),

@@ -21,9 +21,10 @@ use self::view::{Change, View};
 use crate::{
     block::splice,
     cli::{
-        Reach, client,
+        client,
         door::Door,
         out,
+        place::Reach,
         remote::{Messages, Refused},
         runtime, table,
     },
@@ -50,10 +51,14 @@ enum Changes {
     Asking,
 }
 
-pub fn run(id: &str, reach: &Reach, quiet: bool) -> anyhow::Result<ExitCode> {
+pub fn run(id: &str, reach: &Reach, json: bool, quiet: bool) -> anyhow::Result<ExitCode> {
     let status = runtime()?.block_on(async {
         let door = Door::open(reach).await?;
-        let status = follow(&door, id, quiet).await;
+        let screen = if json { Screen::Json(None) } else { Screen::new(quiet) };
+        let status = tokio::select! {
+            status = follow(&door, id, screen) => status,
+            gone = out::left() => Err(gone.into()),
+        };
         door.close().await;
         status
     })?;
@@ -64,12 +69,11 @@ pub fn run(id: &str, reach: &Reach, quiet: bool) -> anyhow::Result<ExitCode> {
 }
 
 /// Follows a run to its end; returns its status.
-async fn follow(door: &Door, id: &str, quiet: bool) -> anyhow::Result<String> {
+async fn follow(door: &Door, id: &str, mut screen: Screen) -> anyhow::Result<String> {
     let first = ask(door, id).await?;
     let mut view = View::new(&first);
     let mut changes = listen(door, &first).await?;
-    let mut screen = Screen::new(quiet);
-    screen.begin(&view)?;
+    screen.begin(&view, &first)?;
     while !view.ended() {
         let asks = match &mut changes {
             Changes::Stream(messages) => match tokio::time::timeout(TICK, messages.next()).await {
@@ -85,7 +89,7 @@ async fn follow(door: &Door, id: &str, quiet: bool) -> anyhow::Result<String> {
                         Change::None => false,
                         Change::Seen(line) => {
                             screen.change(&view, &line)?;
-                            false
+                            matches!(screen, Screen::Json(_))
                         }
                         Change::Unclear => true,
                     }
@@ -171,6 +175,8 @@ enum Screen {
     /// Each change is printed on a line.
     Lines,
     Terminal(Terminal),
+    /// The tool's status is printed as JSON, a line each time that it differs from this one.
+    Json(Option<Value>),
 }
 
 struct Terminal {
@@ -197,9 +203,10 @@ impl Screen {
         Self::Terminal(Terminal { page, colours, drawn: Instant::now() })
     }
 
-    fn begin(&mut self, view: &View) -> anyhow::Result<()> {
+    fn begin(&mut self, view: &View, status: &Value) -> anyhow::Result<()> {
         match self {
             Self::None => {}
+            Self::Json(_) => self.document(status)?,
             // For a run that has ended, the last line is enough.
             Self::Lines if view.ended() => {}
             Self::Lines => out::print(&table::printable(&view.head()))?,
@@ -211,7 +218,7 @@ impl Screen {
     /// Shows one change, now or with those that follow it.
     fn change(&mut self, view: &View, line: &str) -> anyhow::Result<()> {
         match self {
-            Self::None => {}
+            Self::None | Self::Json(_) => {}
             Self::Lines => out::print(&table::printable(line))?,
             Self::Terminal(terminal) if terminal.drawn.elapsed() >= DRAW_EVERY => terminal.draw(view),
             Self::Terminal(_) => {}
@@ -224,7 +231,21 @@ impl Screen {
         for line in view.renew(status) {
             self.change(view, &line)?;
         }
+        self.document(status)?;
         self.draw(view);
+        Ok(())
+    }
+
+    /// Prints the tool's status where documents are wanted, unless it is as it was but for the log's size.
+    fn document(&mut self, status: &Value) -> anyhow::Result<()> {
+        if let Self::Json(last) = self {
+            let mut now = status.clone();
+            now["seq"] = Value::Null;
+            if last.as_ref() != Some(&now) {
+                out::print(&out::json(status))?;
+                *last = Some(now);
+            }
+        }
         Ok(())
     }
 
@@ -233,8 +254,8 @@ impl Screen {
         let text = table::printable(text);
         match self {
             Self::None => {}
-            Self::Lines => eprintln!("{text}"),
-            Self::Terminal(terminal) => terminal.page.suspend(|| eprintln!("{text}")),
+            Self::Lines | Self::Json(_) => say!("{text}"),
+            Self::Terminal(terminal) => terminal.page.suspend(|| say!("{text}")),
         }
     }
 
@@ -246,7 +267,7 @@ impl Screen {
 
     fn end(self, view: &View) -> anyhow::Result<()> {
         match self {
-            Self::None => return Ok(()),
+            Self::None | Self::Json(_) => return Ok(()),
             Self::Lines => out::print(&table::printable(&view.head()))?,
             Self::Terminal(mut terminal) => {
                 terminal.draw(view);

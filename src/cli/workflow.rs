@@ -10,11 +10,11 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{
     block::splice,
     cli::{
-        Reach,
         args::{Picture, WorkflowCommand},
         call,
         client::{ask, moment, show, text, why},
         out,
+        place::Reach,
         table::{self, Table},
         watch,
     },
@@ -41,7 +41,7 @@ pub fn run(command: WorkflowCommand, quiet: bool) -> anyhow::Result<ExitCode> {
             let run = ask(&asked.reach, "workflow_status", &splice::raw(arguments.to_string()))?;
             show(&run, &asked, status)
         }
-        WorkflowCommand::Watch { id, reach } => watch::run(&id, &reach, quiet),
+        WorkflowCommand::Watch { id, reach, json } => watch::run(&id, &reach, json, quiet),
         WorkflowCommand::Cancel { id, force, reason, asked } => {
             let mut arguments = json!({"workflow_id": id, "force": force});
             if let Some(reason) = reason {

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use http::Uri;
 
-use super::read::Report;
+use super::{read::Report, wording};
 
 /// The largest number of characters of an upstream's or lane's name.
 pub(super) const NAME_MAX: usize = 64;
@@ -17,14 +17,17 @@ pub(super) const LISTED_MAX: usize = 1000;
 pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 pub(super) fn bound(place: &str, value: u64, range: RangeInclusive<u64>, report: &mut Report) {
-    if !range.contains(&value) {
-        report.fault(place, format!("expected {} to {}", range.start(), range.end()));
+    if !report.narrow(place, &wording::within(place, &range)) && !range.contains(&value) {
+        report.fault(place, wording::out_of_range(place, value, &range));
     }
 }
 
 pub(super) fn optional(place: &str, value: Option<u64>, range: RangeInclusive<u64>, report: &mut Report) {
-    if let Some(value) = value {
-        bound(place, value, range, report);
+    match value {
+        Some(value) => bound(place, value, range, report),
+        None => {
+            report.narrow(place, &wording::within(place, &range));
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use self::addresses::{dials, is_peer, listens};
 use super::read::Report;
 use crate::{
+    caller::Scope,
     config::bounds::{DAY_MS, LISTED_MAX, bound, is_name, is_url},
     follow::driver::Erasures,
     peer::{BUILT_WITHOUT, SERVICES_MAX},
@@ -26,8 +27,6 @@ use crate::{
 const ENTRIES_MAX: usize = 1_000;
 /// The largest number of characters of a protocol's name.
 const PROTOCOL_MAX: usize = 128;
-/// The scopes that an entry may grant, as tokens have them.
-const SCOPES: [&str; 3] = ["mcp:call", "audit:read", "admin"];
 
 /// `[p2p]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -261,8 +260,9 @@ fn check_entry(p2p: &P2p, index: usize, report: &mut Report) {
         "expected a multiaddr of this peer, such as /ip4/127.0.0.1/tcp/4001",
         report,
     );
-    let scope = |scope: &str| SCOPES.contains(&scope);
-    list(&place("scopes"), &entry.scopes, &scope, "expected mcp:call, audit:read or admin", report);
+    let scope = |scope: &str| Scope::parse(scope).is_some();
+    let wanted = "expected a scope such as mcp:call, audit:read, admin or tools:<pattern>";
+    list(&place("scopes"), &entry.scopes, &scope, wanted, report);
     let name = |name: &str| is_name(name.strip_suffix('*').unwrap_or(name), 0, 128, b"._:/-");
     list(&place("tools"), &entry.tools, &name, "expected a tool's name, or its beginning and *", report);
     let kind = |kind: &str| is_name(kind, 1, 128, b"._:/-");

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - the keys of a section are asked of its struct's `Deserialize`; only the names of sections are repeated here;
-//! - a fault says what a value should have been, never what it was: it may be a secret.
+//! - a fault says what a value must be, and never repeats one that may be a secret.
 
 use std::{collections::BTreeMap, fmt, iter::successors};
 
@@ -12,7 +12,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Config, Fault, Origin};
+use super::{Config, Fault, Origin, wording};
 
 const PREFIX: &str = "CAIRN__";
 /// The least similarity (Jaro-Winkler) at which a known key is suggested for an unknown one.
@@ -30,6 +30,10 @@ pub(super) struct Report {
     unread: Vec<String>,
 }
 
+/// The keys of `[tools]` that are not the names of tools, and its list of rules.
+const OFFER: [&str; 4] = ["allow", "deny", "builtin", "catalogue"];
+const RULES: &str = "rules";
+
 /// The keys of one table, each with its possible values, best first. A variable may be a string or a TOML value.
 type Entries = BTreeMap<String, Vec<Value>>;
 
@@ -43,6 +47,22 @@ impl Report {
         let origin = around.filter_map(|place| self.origins.get(place)).next().cloned();
         let origin = origin.unwrap_or(Origin::Elsewhere);
         self.faults.push(Fault { place: place.to_owned(), origin, message: message.into() });
+    }
+
+    /// Adds a range to the fault of a number that could not be read, which says only what sort of number it must be.
+    /// Returns whether there is such a fault.
+    pub(super) fn narrow(&mut self, place: &str, range: &str) -> bool {
+        let fault = self.faults.iter_mut().find(|fault| fault.place == place);
+        let Some(fault) = fault.filter(|fault| fault.message.ends_with(wording::WHOLE)) else {
+            return false;
+        };
+        fault.message.push_str(range);
+        true
+    }
+
+    /// Returns whether the value here is one of a variable, whose type was only guessed.
+    fn is_variable(&self, place: &str) -> bool {
+        matches!(self.origins.get(place), Some(Origin::Variable(_)))
     }
 
     /// Returns the faults in the order of the file's lines, then those of variables, then the others.
@@ -76,7 +96,8 @@ pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) 
     };
     let (server, auth, log) = (section("server"), section("auth"), section("log"));
     let (mut tasks, mut p2p, capture) = (section("tasks"), section("p2p"), section("capture"));
-    let (telemetry, mut router, tools) = (section("telemetry"), section("router"), section("tools"));
+    let (telemetry, mut router, mut tools) = (section("telemetry"), section("router"), section("tools"));
+    let (offered, rules) = offered(&mut tools);
     let lanes = members(router.remove("lanes"), "router.lanes", &mut report);
     let rates = members(tasks.remove("rates"), "tasks.rates", &mut report);
     let peers = p2p.remove("peers").and_then(|mut readings| readings.pop());
@@ -93,7 +114,9 @@ pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) 
         telemetry: table(telemetry, "telemetry", &mut report),
         router: table(router, "router", &mut report),
         tools: tables(tools, "tools", &mut report),
+        offer: table(offered, "tools", &mut report),
     };
+    config.offer.rules = list(rules, "tools.rules", &mut report);
     config.p2p.peers = list(peers, "p2p.peers", &mut report);
     config.tasks.rates = tables(rates, "tasks.rates", &mut report);
     config.router.lanes = tables(lanes, "router.lanes", &mut report);
@@ -102,6 +125,19 @@ pub(super) fn read(text: &str, env: impl IntoIterator<Item = (String, String)>) 
     }
     report.unread = report.faults.iter().map(|fault| fault.place.clone()).collect();
     (config, report)
+}
+
+/// Takes out of `[tools]` what is not the metadata of a tool: the keys of the offer, and its rules.
+fn offered(tools: &mut Entries) -> (Entries, Option<Value>) {
+    let is_key = |name: &str, readings: &[Value]| {
+        let known = OFFER.contains(&name) || name == RULES;
+        known && !readings.iter().any(Value::is_table)
+    };
+    let (mut keys, others): (Entries, Entries) =
+        std::mem::take(tools).into_iter().partition(|(name, readings)| is_key(name, readings));
+    *tools = others;
+    let rules = keys.remove(RULES).and_then(|mut readings| readings.pop());
+    (keys, rules)
 }
 
 /// Parses the file, and notes the line of every key in the report.
@@ -248,26 +284,20 @@ fn table<T: DeserializeOwned + Default>(entries: Entries, path: &str, report: &m
         let mut refusal = None;
         let read = readings.into_iter().find(|reading| {
             let alone = Table::from_iter([(key.clone(), reading.clone())]);
-            refusal = alone.try_into::<T>().err();
-            refusal.is_none()
+            let refused = alone.try_into::<T>().err();
+            let fits = refused.is_none();
+            refusal = refused.map(|error| wording::unreadable(&error, reading, !report.is_variable(&place)));
+            fits
         });
         match (read, refusal) {
             (Some(value), _) => {
                 good.insert(key, value);
             }
-            (None, refusal) => report.fault(&place, expected(refusal)),
+            (None, Some((below, said))) => report.fault(&format!("{place}{below}"), said),
+            (None, None) => {}
         }
     }
     good.try_into().unwrap_or_default()
-}
-
-/// Returns what a value should have been, from the error's text, without what it was.
-fn expected(refusal: Option<toml::de::Error>) -> String {
-    let text = refusal.map_or_else(String::new, |error| error.message().to_owned());
-    match text.rsplit_once(", expected ") {
-        Some((_, wanted)) => format!("expected {}", wanted.lines().next().unwrap_or_default()),
-        None => "has a value that cannot be read".to_owned(),
-    }
 }
 
 fn unknown(key: &str, place: &str, known: &[&str], report: &mut Report) {
@@ -298,6 +328,30 @@ fn below(path: &str, key: &str) -> String {
 /// Returns the names of a struct's fields, as its `Deserialize` asks for them.
 fn fields<T: DeserializeOwned>() -> &'static [&'static str] {
     T::deserialize(Probe).map_or_else(|asked| asked.0, |_| &[])
+}
+
+/// Returns the sections and the keys that each of them knows, for the test of the template.
+#[cfg(test)]
+pub(super) fn keys_of() -> Vec<(&'static str, &'static [&'static str])> {
+    use super::{
+        Auth, Captures, Entry, Log, Offer, P2p, Rate, Router, Rule, Server, Tasks, Telemetry, Upstream,
+    };
+    vec![
+        ("", fields::<Config>()),
+        ("server", fields::<Server>()),
+        ("auth", fields::<Auth>()),
+        ("log", fields::<Log>()),
+        ("tasks", fields::<Tasks>()),
+        ("capture", fields::<Captures>()),
+        ("telemetry", fields::<Telemetry>()),
+        ("router", fields::<Router>()),
+        ("p2p", fields::<P2p>()),
+        ("upstream", fields::<Upstream>()),
+        ("p2p.peers", fields::<Entry>()),
+        ("tasks.rates.*", fields::<Rate>()),
+        ("tools", fields::<Offer>()),
+        ("tools.rules", fields::<Rule>()),
+    ]
 }
 
 struct Probe;

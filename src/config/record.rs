@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Config, p2p::Entry};
+use super::{Config, offer::Rule, p2p::Entry};
 
 impl Config {
     /// Returns the recorded settings by name. Five of them are always there; others only if they have a value.
@@ -29,10 +29,23 @@ impl Config {
         put("auth.issuer".to_owned(), self.auth.issuer.clone().unwrap_or_default());
         put("auth.audience".to_owned(), self.auth.audience.clone().unwrap_or_default());
         put("server.public_url".to_owned(), self.server.public_url.clone().unwrap_or_default());
+        put("server.tls".to_owned(), self.server.tls_cert.as_ref().map(|_| flag(true)).unwrap_or_default());
+        let shown = self.server.metrics_listen.map(|at| flag(at.ip().to_canonical().is_loopback()));
+        put("server.metrics_loopback".to_owned(), shown.unwrap_or_default());
         put("server.allowed_origins".to_owned(), self.server.allowed_origins.join(" "));
         put("server.allowed_hosts".to_owned(), self.server.allowed_hosts.join(" "));
         for (tool, mode) in &self.capture.tools {
             put(format!("capture.tools.{tool}"), mode.as_str().to_owned());
+        }
+        let offer = &self.offer;
+        put("tools.allow".to_owned(), offer.allow.join(" "));
+        put("tools.deny".to_owned(), offer.deny.join(" "));
+        if let Some(groups) = &offer.builtin {
+            put("tools.builtin".to_owned(), format!("[{}]", groups.join(" ")));
+        }
+        for (index, Rule { principals, allow, deny }) in offer.rules.iter().enumerate() {
+            let lists = format!("allow={} deny={}", allow.join(","), deny.join(","));
+            put(format!("tools.rules.{index}"), format!("principals={} {lists}", principals.join(",")));
         }
         if self.p2p.enable {
             put("p2p.allow".to_owned(), self.p2p.allow.join(" "));

@@ -14,13 +14,16 @@ const OPEN: &str = "${";
 /// What begins a reference to a file, within the braces.
 const OF_FILE: &str = "file:";
 
-/// Puts what they stand for in the place of references: in `env`, `headers`, `url` and the client of `oauth`.
+/// Puts what they stand for in the place of references: in `args`, `env`, `headers`, `url` and the client of `oauth`.
 pub(super) fn resolve(upstreams: &mut [Upstream], env: &BTreeMap<String, String>, report: &mut Report) {
     for (index, upstream) in upstreams.iter_mut().enumerate() {
         let mut put = |place: String, value: &mut String| match resolved(value, env) {
             Ok(text) => *value = text,
             Err(message) => report.fault(&format!("upstream[{index}].{place}"), message),
         };
+        for (at, value) in upstream.args.iter_mut().enumerate() {
+            put(format!("args[{at}]"), value);
+        }
         for (name, value) in &mut upstream.env.0 {
             put(format!("env.{name}"), value);
         }

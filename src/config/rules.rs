@@ -6,17 +6,19 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use http::{HeaderName, HeaderValue, uri::Authority};
+use http::{HeaderName, HeaderValue, Uri, uri::Authority};
 
 use super::{
     AuthMode, Config, Server, Tool, Upstream,
     bounds::{DAY_MS, LISTED_MAX, NAME_MAX, bound, is_name, is_url, optional, plain_name, tool_name},
-    oauth, p2p,
+    oauth, offer, p2p,
     read::Report,
 };
 use crate::router::metadata::Retry;
 
 const UPSTREAMS_MAX: usize = 256;
+/// How the variables of this node itself begin.
+const OURS: &str = "CAIRN_";
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
 /// Adds a fault for every rule that `config` breaks.
@@ -51,6 +53,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     for (name, metadata) in &config.tools {
         tool(name, metadata, report);
     }
+    offer::check(&config.offer, report);
     upstreams(&config.upstream, report);
 }
 
@@ -61,6 +64,12 @@ fn server(server: &Server, report: &mut Report) {
     bound("server.rate_limit_burst", server.rate_limit_burst.into(), 1..=1_000_000, report);
     if server.public_url.as_deref().is_some_and(|url| !is_url(url) || url.contains('?')) {
         report.fault("server.public_url", "expected http(s)://host[:port][/path], without user or query");
+    }
+    if server.tls_cert.is_some() != server.tls_key.is_some() {
+        report.fault("server.tls_cert", "and server.tls_key are needed together");
+    }
+    if server.metrics_listen.is_some_and(|at| at == server.listen && at.port() != 0) {
+        report.fault("server.metrics_listen", "is the address of server.listen; take another port");
     }
     for list in [&server.allowed_origins, &server.allowed_hosts] {
         if list.len() > LISTED_MAX {
@@ -91,8 +100,16 @@ fn auth(config: &Config, report: &mut Report) {
         ),
         AuthMode::None | AuthMode::Static => {}
         AuthMode::Jwt => {
-            if auth.jwks_file.is_none() {
-                report.fault("auth.jwks_file", "is needed for mode jwt");
+            match (&auth.jwks_file, &auth.jwks_url) {
+                (None, None) => report.fault("auth.jwks_file", "is needed for mode jwt, or auth.jwks_url"),
+                (Some(_), Some(_)) => report.fault("auth.jwks_url", "is set beside auth.jwks_file; keep one"),
+                (Some(_), None) => {}
+                (None, Some(url)) => {
+                    if !is_guarded_url(url) {
+                        report
+                            .fault("auth.jwks_url", "expected https://host[:port]/path, or http on loopback");
+                    }
+                }
             }
             if auth.issuer.as_deref().is_none_or(str::is_empty) {
                 report.fault("auth.issuer", "is needed for mode jwt");
@@ -102,6 +119,17 @@ fn auth(config: &Config, report: &mut Report) {
             }
         }
     }
+}
+
+/// Returns whether nobody on the way can change what this URL answers: it has TLS, or leads to this machine.
+fn is_guarded_url(url: &str) -> bool {
+    let parsed: Option<Uri> = url.parse().ok().filter(|_| is_url(url));
+    parsed.is_some_and(|parsed| {
+        let host = parsed.host().unwrap_or_default();
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let near = address.map_or(host.eq_ignore_ascii_case("localhost"), is_loopback);
+        parsed.scheme_str() == Some("https") || near
+    })
 }
 
 /// Returns whether this is a loopback address, also as an IPv4-mapped IPv6 address.
@@ -125,9 +153,12 @@ fn upstreams(upstreams: &[Upstream], report: &mut Report) {
         if !upstream.prefix.as_deref().is_none_or(|prefix| is_name(prefix, 0, NAME_MAX, b"_-./")) {
             report.fault(&place("prefix"), "expected at most 64 of A-Z a-z 0-9 _ - . /");
         }
-        for (key, list) in
-            [("args", &upstream.args), ("enable", &upstream.enable), ("disable", &upstream.disable)]
-        {
+        for (key, list) in [
+            ("args", &upstream.args),
+            ("inherit_env", &upstream.inherit_env),
+            ("enable", &upstream.enable),
+            ("disable", &upstream.disable),
+        ] {
             if list.len() > LISTED_MAX {
                 report.fault(&place(key), format!("more than {LISTED_MAX} entries"));
             }
@@ -162,7 +193,9 @@ fn reach(upstream: &Upstream, place: &dyn Fn(&str) -> String, report: &mut Repor
             for (key, set) in [
                 ("args", !upstream.args.is_empty()),
                 ("env", !upstream.env.0.is_empty()),
+                ("inherit_env", !upstream.inherit_env.is_empty()),
                 ("cwd", upstream.cwd.is_some()),
+                ("user", upstream.user.is_some()),
             ] {
                 if set {
                     report.fault(&place(key), "is for a command; a url takes headers");
@@ -174,6 +207,17 @@ fn reach(upstream: &Upstream, place: &dyn Fn(&str) -> String, report: &mut Repor
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             report.fault(&place("env"), "has a name or value that no environment can hold");
         }
+    }
+    for (index, name) in upstream.inherit_env.iter().enumerate() {
+        let place = place(&format!("inherit_env[{index}]"));
+        if name.is_empty() || name.contains(['=', '\0']) {
+            report.fault(&place, "expected the name of a variable");
+        } else if name.starts_with(OURS) {
+            report.fault(&place, "is a variable of this node itself, which no upstream gets");
+        }
+    }
+    if upstream.user.as_deref().is_some_and(|user| !is_name(user, 1, NAME_MAX, b"_-.$")) {
+        report.fault(&place("user"), "expected the name of a user of this system");
     }
     for (name, value) in &upstream.headers.0 {
         if name.parse::<HeaderName>().is_err() || value.parse::<HeaderValue>().is_err() {
@@ -194,8 +238,8 @@ fn tool(name: &str, tool: &Tool, report: &mut Report) {
     optional(&place("timeout_ms"), tool.timeout_ms, 1..=DAY_MS, report);
     if let Some(retry) = &tool.retry {
         let Retry { max_retries, backoff_ms, backoff_factor, max_backoff_ms, jitter: _ } = retry;
-        bound(&place("retry"), u64::from(*max_retries), 0..=100, report);
-        bound(&place("retry"), *max_backoff_ms, 0..=DAY_MS, report);
+        bound(&place("retry.max_retries"), u64::from(*max_retries), 0..=100, report);
+        bound(&place("retry.max_backoff_ms"), *max_backoff_ms, 0..=DAY_MS, report);
         if backoff_ms > max_backoff_ms {
             report.fault(&place("retry"), "backoff_ms is over max_backoff_ms");
         }

@@ -2,11 +2,13 @@
 
 #[cfg(feature = "p2p")]
 mod addresses;
+mod template;
 
 use std::net::SocketAddr;
 
 use super::{AuthMode, Config, ConfigError, Overrides};
 use crate::{
+    caller::pattern::Named,
     follow::driver::Erasures,
     router::{capture::Capture, metadata::Need},
 };
@@ -36,6 +38,44 @@ fn each_has_its_fault(cases: &[(&str, &str)]) {
 }
 
 #[test]
+fn tools_hold_the_offer_beside_the_metadata_of_single_tools() {
+    let text = r#"
+        [tools]
+        allow = ["fs_*", "group:git"]
+        builtin = ["tasks", "queue"]
+        catalogue = "search"
+        [tools.deny]
+        priority = 7
+        [[tools.rules]]
+        principals = ["auth0|ann"]
+        deny = ["fs_write"]
+    "#;
+    let config = load(text, &[], &Overrides::default()).expect("usable");
+    assert_eq!(config.tools["deny"].priority, Some(7), "a table is the metadata of a tool");
+    assert!(config.finds());
+    let rights = config.rights(true);
+    let allows = |who: &str, name: &str, group: &str| rights.allow(who, &Named { name, group });
+    assert!(allows("bob", "fs_write", "fs") && allows("bob", "log", "git") && !allows("bob", "log", "svn"));
+    assert!(!allows("auth0|ann", "fs_write", "fs") && allows("auth0|ann", "fs_read", "fs"));
+    assert!(rights.offer("tasks") && !rights.offer("peers"));
+    assert!(load("", &[], &Overrides::default()).expect("usable").rights(true).are_open());
+    assert!(!Config::default().rights(false).offer("tasks"), "nothing is said, and none are offered");
+    let settings = config.on_record();
+    assert_eq!(settings["tools.allow"], "fs_* group:git");
+    assert_eq!(settings["tools.builtin"], "[tasks queue]");
+    assert_eq!(settings["tools.rules.0"], "principals=auth0|ann allow= deny=fs_write");
+    each_has_its_fault(&[
+        ("[tools]\nallow = [\"a b\"]", "tools.allow[0]: expected a tool's name"),
+        ("[tools]\nbuiltin = [\"task\"]", "tools.builtin[0]: expected one of catalogue, provenance"),
+        ("[tools]\ncatalogue = \"lazy\"", "tools.catalogue: it must be `full` or `search`"),
+        ("[tools]\nrules = 7", "tools.rules: expected [[tools.rules]]"),
+        ("[[tools.rules]]\ndeny = [\"x\"]", "tools.rules[0].principals: expected 1 to"),
+        ("[[tools.rules]]\nprincipals = [\"a\"]\ndenies = []", "tools.rules[0].denies: unknown key"),
+        ("[tools]\nalow = [\"x\"]", "tools.alow: expected a table"),
+    ]);
+}
+
+#[test]
 fn nothing_set_is_a_loopback_server_without_tokens() {
     let config = Config::load(None, [], &Overrides::default()).expect("defaults keep every rule");
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:7420");
@@ -58,6 +98,9 @@ fn every_key_of_the_surface_is_read() {
         request_timeout_ms = 1000
         allowed_origins = ["https://app.example"]
         allowed_hosts = ["cairn.internal:80"]
+        metrics_listen = "10.0.0.1:9464"
+        tls_cert = "chain.pem"
+        tls_key = "key.pem"
         rate_limit_per_second = 5
         rate_limit_burst = 10
         [auth]
@@ -179,16 +222,16 @@ fn all_faults_are_listed_each_with_its_place() {
     assert_eq!(
         faults(text, &[("CAIRN__LOG__GROUP_MAX", "many"), ("CAIRN__WHAT", "1")]),
         [
-            "line 2: server.listen: expected socket address",
+            "line 2: server.listen: is a number; it must be an address with a port, like 127.0.0.1:7420",
             "line 3: server.max_bodybytes: unknown key; did you mean `max_body_bytes`?",
-            "line 5: log.store: expected `sqlite`",
+            "line 5: log.store: it must be `sqlite`",
             "line 7: upstream[0].command: is missing; set exactly one of command and url",
             "line 8: upstream[0].name: expected 1 to 64 of A-Z a-z 0-9 _ -",
             "line 9: serverr: unknown key; did you mean `server`?",
             "line 11: router.lanes.fast.concurency: unknown key; did you mean `concurrency`?",
             "CAIRN__WHAT: expected CAIRN__SECTION__KEY with a section of \
              server, auth, log, tasks, p2p, capture, telemetry, router",
-            "CAIRN__LOG__GROUP_MAX: expected usize",
+            "CAIRN__LOG__GROUP_MAX: it must be a whole number from 1 to 1024",
         ]
     );
 }
@@ -231,18 +274,63 @@ fn each_rule_names_its_key() {
         ("p2p.peers = 1", "p2p.peers: expected [[p2p.peers]]"),
         ("telemetry.otlp_endpoint = \"x\"", "telemetry.otlp_endpoint: export of traces is not in this build"),
         ("auth.mode = \"jwt\"", "auth.jwks_file: is needed"),
+        (
+            "auth.mode = \"jwt\"\nauth.jwks_file = \"k\"\nauth.jwks_url = \"https://i/k\"",
+            "auth.jwks_url: is set beside",
+        ),
+        ("auth.mode = \"jwt\"\nauth.jwks_url = \"http://issuer.example/k\"", "auth.jwks_url: expected https"),
+        (
+            "auth.mode = \"jwt\"\nauth.jwks_url = \"https://user@issuer.example/k\"",
+            "auth.jwks_url: expected https",
+        ),
+        (
+            "auth.mode = \"jwt\"\nauth.jwks_url = \"http://127.0.0.1.evil.example/k\"",
+            "auth.jwks_url: expected https",
+        ),
+        ("server.tls_cert = \"c\"", "server.tls_cert: and server.tls_key"),
+        ("server.tls_key = \"k\"", "server.tls_cert: and server.tls_key"),
+        ("server.metrics_listen = \"127.0.0.1:7420\"", "server.metrics_listen: is the address"),
         ("auth.mode = \"jwt\"", "auth.issuer: is needed"),
         ("auth.mode = \"jwt\"", "auth.audience: is needed"),
-        ("auth.mode = \"basic\"", "auth.mode: expected one of `none`, `static`, `jwt`"),
+        ("auth.mode = \"basic\"", "auth.mode: it must be one of `none`, `static`, `jwt`"),
         ("server.public_url = \"ftp://x\"", "server.public_url: expected"),
         ("server.public_url = \"https://u:p@x\"", "server.public_url: expected"),
         ("server.allowed_origins = [\"*\"]", "server.allowed_origins[0]: expected"),
         ("server.allowed_origins = [\"https://x/\"]", "server.allowed_origins[0]: expected"),
         ("server.allowed_hosts = [\"*.x\"]", "server.allowed_hosts[0]: expected"),
-        ("server.max_body_bytes = 1", "server.max_body_bytes: expected 1024 to 67108864"),
-        ("server.max_body_bytes = -1", "server.max_body_bytes: expected usize"),
-        ("log.group_max = 0", "log.group_max: expected 1 to 1024"),
-        ("tasks.lease_ms = 1", "tasks.lease_ms: expected 100 to"),
+        (
+            "server.max_body_bytes = 1",
+            "server.max_body_bytes: is 1; it must be a whole number of bytes from 1024 to 67108864",
+        ),
+        (
+            "server.max_body_bytes = -1",
+            "server.max_body_bytes: is a negative number; it must be a whole number of bytes from 1024 to 67108864",
+        ),
+        (
+            "server.max_body_bytes = \"1MiB\"",
+            "server.max_body_bytes: is a text; it must be a whole number of bytes from 1024 to 67108864",
+        ),
+        ("server.listen = \"here\"", "server.listen: it must be an address with a port, like 127.0.0.1:7420"),
+        ("log.fsync = \"yes\"", "log.fsync: is a text; it must be true or false"),
+        (
+            "log.checkpoint_interval_ms = 1.5",
+            "log.checkpoint_interval_ms: is a number with a fraction; it must be",
+        ),
+        ("server.allowed_hosts = \"x\"", "server.allowed_hosts: is a text; it must be a list"),
+        (
+            "server.rate_limit_burst = 5000000000",
+            "server.rate_limit_burst: is too large a number; it must be",
+        ),
+        (
+            "upstream = [{name=\"a\", command=\"b\", timeout_ms=\"1s\"}]",
+            "upstream[0].timeout_ms: is a text; it must be a whole number of milliseconds from 1 to 86400000",
+        ),
+        (
+            "upstream = [{name=\"a\", url=\"http://c\", oauth={redirect_port=\"x\"}}]",
+            "upstream[0].oauth.redirect_port: is a text; it must be a whole number",
+        ),
+        ("log.group_max = 0", "log.group_max: is 0; it must be a whole number from 1 to 1024"),
+        ("tasks.lease_ms = 1", "tasks.lease_ms: is 1; it must be a whole number of milliseconds from 100 to"),
         ("upstream = 1", "upstream: expected [[upstream]]"),
         ("upstream = [1]", "upstream[0]: expected a table"),
         ("upstream = [{name=\"a\", command=\"b\", url=\"http://c\"}]", "upstream[0].url: has a command too"),
@@ -269,6 +357,14 @@ fn each_rule_names_its_key() {
             "upstream[0].oauth.grant: client_credentials needs",
         ),
         (
+            "upstream = [{name=\"a\", command=\"b\", per_caller=true}]",
+            "upstream[0].per_caller: is for a url whose callers log in",
+        ),
+        (
+            "upstream = [{name=\"a\", url=\"http://c\", oauth={client_id=\"b\", private_key_file=\"k\"}}]",
+            "upstream[0].oauth.private_key_file: needs a client_id and the grant client_credentials",
+        ),
+        (
             "upstream = [{name=\"a\", url=\"http://c\", oauth={client_metadata_url=\"http://d/e\"}}]",
             "upstream[0].oauth.client_metadata_url: expected https",
         ),
@@ -276,7 +372,10 @@ fn each_rule_names_its_key() {
             "upstream = [{name=\"a\", url=\"http://c\", oauth={scopes=[\"b c\"]}}]",
             "upstream[0].oauth.scopes: expected at most 64",
         ),
-        ("upstream = [{name=\"a\", url=\"http://c\", oauth={secret=\"b\"}}]", "upstream[0].oauth: expected"),
+        (
+            "upstream = [{name=\"a\", url=\"http://c\", oauth={secret=\"b\"}}]",
+            "upstream[0].oauth: has an unknown key; known are `client_id`",
+        ),
         (
             "upstream = [{name=\"a\", url=\"http://c\", headers={A=\"b ${NOWHERE}\"}}]",
             "upstream[0].headers.A: the environment has no variable `NOWHERE`",
@@ -290,8 +389,11 @@ fn each_rule_names_its_key() {
             "upstream[0].env.A: has a `${` that begins no reference",
         ),
         ("upstream = [{name=\"a\", command=\"b\", prefix=\"{\"}]", "upstream[0].prefix: expected"),
-        ("tools.a.priority = 101", "tools.a.priority: expected 0 to 100"),
-        ("tools.a.retry = {max_retries = 1000}", "tools.a.retry: expected 0 to 100"),
+        ("tools.a.priority = 101", "tools.a.priority: is 101; it must be a whole number from 0 to 100"),
+        (
+            "tools.a.retry = {max_retries = 1000}",
+            "tools.a.retry.max_retries: is 1000; it must be a whole number from 0 to 100",
+        ),
         ("tools.\"a b\".cpu = \"low\"", "tools: a tool's name"),
         ("router.lane = 1", "router.lane: unknown key; did you mean `lanes`?"),
         ("server = 1", "server: expected a table"),

@@ -3,15 +3,20 @@
 //! Invariants:
 //! - nothing is fetched, and no schema, whatever it says, makes the program panic or overflow its stack;
 //! - a schema that cannot be used judges nothing: there is a reason in the place of a verdict;
+//! - neither compiling nor judging goes on for longer than `cost` admits;
 //! - the reason tells of the schema alone, in bounded and printable text.
 
+mod pattern;
+mod graph;
+mod cost;
 mod reading;
 
-use jsonschema::{Draft, ValidationError, Validator, error::ValidationErrorKind};
+use jsonschema::{Draft, PatternOptions, ValidationError, Validator, error::ValidationErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::words::words;
+use self::cost::Cost;
+use crate::{visible, words::words};
 
 /// What a schema finds wrong with one value is listed up to this many faults.
 pub const FAULTS_MAX: usize = 100;
@@ -19,6 +24,8 @@ pub const FAULTS_MAX: usize = 100;
 const REASON_MAX: usize = 200;
 /// The place of a fault in a schema has at most this many characters.
 pub const PLACE_MAX: usize = 160;
+/// Ways that a pattern which looks around or back tries before it gives up on a text.
+const BACKTRACKS_MAX: usize = 100_000;
 /// Stands for the place of a fault where there is no value at all.
 pub const MISSING: &str = "missing";
 
@@ -37,7 +44,7 @@ words! {
         Malformed = "malformed",
         /// The schema says something else in its dialect than it means.
         Ambiguous = "ambiguous",
-        /// References lead too deep.
+        /// References lead too deep, or judging takes too many steps.
         Large = "large",
         /// An optional member is null though its schema does not allow that: many servers take it as left out.
         Null = "null",
@@ -53,7 +60,7 @@ pub struct Unusable {
 
 impl Unusable {
     fn new(why: Unchecked, text: impl AsRef<str>) -> Self {
-        let printable = text.as_ref().chars().filter(|c| !c.is_control());
+        let printable = text.as_ref().chars().filter(|c| !visible::acts(*c));
         Self { why, text: printable.take(REASON_MAX).collect() }
     }
 
@@ -75,7 +82,13 @@ impl Unusable {
 
 /// A compiled schema, or the reason why it cannot be used.
 #[derive(Debug)]
-pub struct Schema(Result<Validator, Unusable>);
+pub struct Schema(Result<Compiled, Unusable>);
+
+#[derive(Debug)]
+struct Compiled {
+    validator: Validator,
+    cost: Cost,
+}
 
 impl Schema {
     /// Compiles a schema in the dialect of its `$schema`, or in that of 2020-12 if it has none.
@@ -85,14 +98,17 @@ impl Schema {
     pub fn compile(schema: &Value) -> Self {
         Self(draft(schema).and_then(|draft| {
             reading::check(schema, draft)?;
-            jsonschema::options()
+            let cost = Cost::of(schema).map_err(|text| Unusable::new(Unchecked::Large, text))?;
+            let validator = jsonschema::options()
                 .with_draft(draft)
+                .with_pattern_options(PatternOptions::fancy_regex().backtrack_limit(BACKTRACKS_MAX))
                 .should_validate_formats(false)
                 .without_content_media_type_support("application/json")
                 .without_content_encoding_support("base64")
                 .offline()
-                .build(schema)
-                .map_err(|error| Unusable::of_error(&error))
+                .build(schema);
+            let validator = validator.map_err(|error| Unusable::of_error(&error))?;
+            Ok(Compiled { validator, cost })
         }))
     }
 
@@ -101,9 +117,21 @@ impl Schema {
         self.0.as_ref().err()
     }
 
+    /// Returns whether it judges a value of so many bytes at once; else it may take part of a second.
+    pub fn is_quick(&self, bytes: usize) -> bool {
+        self.0.as_ref().ok().is_none_or(|compiled| compiled.cost.is_small(bytes))
+    }
+
+    /// Returns what judges a value. Errors: why nothing does.
+    fn validator(&self, value: &Value) -> Result<&Validator, Unchecked> {
+        let Compiled { validator, cost } = self.0.as_ref().map_err(|unusable| unusable.why)?;
+        cost.admit(value).map_err(|_| Unchecked::Large)?;
+        Ok(validator)
+    }
+
     /// Returns what it finds wrong with a value. Errors: why the value could not be judged.
     pub fn faults<'v>(&'v self, value: &'v Value) -> Result<Vec<ValidationError<'v>>, Unchecked> {
-        let validator = self.0.as_ref().map_err(|unusable| unusable.why)?;
+        let validator = self.validator(value)?;
         if validator.is_valid(value) {
             return Ok(Vec::new());
         }
@@ -117,7 +145,7 @@ impl Schema {
     /// Returns the place in the schema that a value does not fit, as `#` and a JSON Pointer; none if it fits. Errors:
     /// why the value could not be judged.
     pub fn misfit(&self, value: &Value) -> Result<Option<String>, Unchecked> {
-        let validator = self.0.as_ref().map_err(|unusable| unusable.why)?;
+        let validator = self.validator(value)?;
         match validator.validate(value) {
             Ok(()) => Ok(None),
             Err(fault) if gave_up(&fault) => Err(Unchecked::Pattern),

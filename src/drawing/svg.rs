@@ -8,7 +8,10 @@
 use std::{collections::HashMap, fmt::Write};
 
 use super::run::{look, standing};
-use crate::workflow::graph::{Critical, Graph};
+use crate::{
+    visible,
+    workflow::graph::{Critical, Graph},
+};
 
 /// The largest number of steps that are drawn, since a larger picture cannot be read. The head says how many are shown.
 const STEPS_MAX: usize = 500;
@@ -307,7 +310,7 @@ fn escaped(text: &str) -> String {
             '"' => escaped += "&quot;",
             '\'' => escaped += "&#39;",
             '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
-            c if c.is_control() => escaped.push(' '),
+            c if visible::acts(c) => escaped.push(' '),
             c => escaped.push(c),
         }
     }

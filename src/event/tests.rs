@@ -3,6 +3,7 @@
 //! `schemas/golden.json` is one small log under a signed head: a genesis, a contract, payloads, a plan and, in order of
 //! `seq`, at least one event of every kind. Kinds are only added at its end, because released bytes never change.
 
+mod plain;
 mod asking;
 mod keeping;
 mod peer;

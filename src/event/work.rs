@@ -52,6 +52,18 @@ pub enum Part {
     Undo,
 }
 
+/// Says that a task stands for a request of an MCP client, which follows it by its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Handle {
+    /// How long the client was told that it may follow the task, from its submission.
+    pub ttl_ms: u64,
+    /// The capabilities by which the client can be asked something, as JSON with its keys in order; left out if there
+    /// are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<String>,
+}
+
 /// A task was accepted. It waits for a worker, or for its hold to end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -95,32 +107,9 @@ pub struct TaskSubmitted {
     /// Says whether the result of an earlier task with the same contract and input may be used instead.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reuse: bool,
-}
-
-#[cfg(test)]
-impl TaskSubmitted {
-    /// A task of this type without anything that a task may lack, for tests to say more of.
-    pub(crate) fn plain(task_type: &str) -> Self {
-        Self {
-            task_type: task_type.to_owned(),
-            priority: 50,
-            order: 0,
-            not_before_ms: None,
-            timeout_ms: None,
-            retry: RetryPolicy::NEVER,
-            tags: Vec::new(),
-            requires: Vec::new(),
-            unique_key: None,
-            concurrency_key: None,
-            rate_key: None,
-            run: None,
-            step: None,
-            part: Part::Whole,
-            hold: None,
-            repeatable: false,
-            reuse: false,
-        }
-    }
+    /// Set for a task that stands for a request of an MCP client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<Handle>,
 }
 
 /// A worker claimed the task until its lease ends.

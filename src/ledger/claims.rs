@@ -253,6 +253,7 @@ impl World {
             run: task.facts.run.clone(),
             step: task.facts.step.clone(),
             peer,
+            handle: task.facts.handle.clone(),
         }))
     }
 

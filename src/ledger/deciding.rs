@@ -282,6 +282,7 @@ impl World {
             hold,
             repeatable: false,
             reuse: false,
+            handle: None,
         }
     }
 

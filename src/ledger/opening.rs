@@ -26,6 +26,7 @@ use crate::{
         holding::Holding,
         keeping::Keeping,
         loading::Loading,
+        progress::Progress,
         sealer::Sealer,
         upkeep,
         world::World,
@@ -66,6 +67,8 @@ pub struct Settings {
     pub tools: Shelf,
     /// When the log's files are tended.
     pub upkeep: upkeep::Bounds,
+    /// Told how far the state is derived while the ledger opens.
+    pub progress: Arc<Progress>,
 }
 
 impl Default for Settings {
@@ -79,6 +82,7 @@ impl Default for Settings {
             rates: Rates::default(),
             tools: Shelf::default(),
             upkeep: upkeep::Bounds::default(),
+            progress: Arc::default(),
         }
     }
 }
@@ -132,7 +136,12 @@ pub fn open(home: &Home, settings: &Settings, birth: Birth<'_>) -> Result<(Ledge
     let found = reader.tip()?.map_or(0, |tip| tip.seq + 1);
     let heads = Heads::of(notes(home, reader.as_ref())?, &keys);
     let note = heads.over(found)?.to_owned();
-    let folder = derive(home, log.as_ref(), birth.step)?;
+    settings.progress.at(0, found);
+    let folder = derive(home, log.as_ref(), &mut |folded| {
+        settings.progress.at(folded, found);
+        (birth.step)(folded);
+    })?;
+    settings.progress.at(found, found);
     heads.agree(&StoredTiles { state: folder.state(), log: reader.as_ref() }, found)?;
     // The state may have hidden a change of keys until now; it is the log's from here on.
     let mut folded = rotation::Keys::new(keys.log(), keys.first().clone());
@@ -279,8 +288,14 @@ pub fn derive(home: &Home, log: &dyn Log, step: &mut dyn FnMut(u64)) -> Result<F
         .and_then(|folder| Ok(belongs(&folder, log.reader()?.as_ref())?.then_some(folder)));
     let mut folder = match resumed {
         Ok(Some(folder)) => folder,
-        Ok(None) | Err(StateError::Store(_) | StateError::Broken { .. } | StateError::Migration(_)) => {
-            tracing::warn!("state.db is damaged or not this log's; deriving it again");
+        Ok(None)
+        | Err(
+            StateError::Store(_)
+            | StateError::Broken { .. }
+            | StateError::Migration(_)
+            | StateError::Newer { .. },
+        ) => {
+            tracing::warn!("state.db is damaged, of a newer program or not this log's; deriving it again");
             remove_state(home).map_err(|_| StateError::Broken { what: "state.db cannot be removed" })?;
             Folder::resume(state::open(&home.state_path())?, log.reader()?)?
         }

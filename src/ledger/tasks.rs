@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::{
     block::Cid,
     error::{Code, Refusal},
-    event::{Body, PayloadRef, Role, work::TaskSubmitted},
+    event::{Actor, Body, PayloadRef, Role, work::TaskSubmitted},
     ledger::{
         Sealed,
         commit::{By, Fault, Stop, payload_ref},
@@ -16,7 +16,7 @@ use crate::{
         world::{World, text_of},
     },
     query,
-    task::{self, Moment, Submitted, Task},
+    task::{self, FOLLOWED_MAX, Moment, Submitted, Task},
 };
 
 /// Returns the refusal of a command about a task that does not exist.
@@ -37,6 +37,9 @@ pub(super) struct NewTask {
 impl SubmitTask {
     pub(super) fn rule(self, world: &mut World, by: &By) -> Result<Worked, Stop> {
         let Self { id, facts, tool, input, metadata } = self;
+        if facts.handle.is_some() && !world.load_task(&id)? {
+            world.may_follow_another(&by.actor)?;
+        }
         let input_ref = payload_ref(&input, Role::Input);
         let Some(facts) = world.new_task(&id, facts, &input_ref)? else { return Ok(world.told(&id, true)?) };
         let text: Option<Arc<str>> = text_of(&input).map(Arc::from);
@@ -120,6 +123,18 @@ impl World {
             Some(refusal) => Err(refusal.into()),
             None => Ok(Some(facts)),
         }
+    }
+
+    /// Refuses another task that a client follows, where clients of this actor follow as many as they may.
+    fn may_follow_another(&self, actor: &Actor) -> Result<(), Stop> {
+        let live = self.holding.tasks.live.values().map(|live| &live.task);
+        let open = live.filter(|task| task.facts.handle.is_some() && !task.status.ended());
+        if open.filter(|task| task.actor.id == actor.id).count() < FOLLOWED_MAX {
+            return Ok(());
+        }
+        let message = format!("{FOLLOWED_MAX} tasks that this caller follows have not ended");
+        let refusal = Refusal::new(Code::ResourceExhausted, message).retryable();
+        Err(refusal.hint("wait until some of them have ended, or cancel them").into())
     }
 
     /// Records a new task and takes it into the queue.

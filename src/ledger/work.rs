@@ -15,7 +15,7 @@ use crate::{
     event::{
         Actor,
         body::CallStarted,
-        work::{Rhythm, TaskSubmitted, WorkerRegistered, WorkflowReplayed},
+        work::{Handle, Rhythm, TaskSubmitted, WorkerRegistered, WorkflowReplayed},
     },
     ledger::Sealed,
     task::{Status, Task},
@@ -323,6 +323,9 @@ pub struct Handed {
     pub step: Option<String>,
     /// The peer at which its tool is called, if its run names one.
     pub peer: Option<String>,
+    /// What a client that follows it was told, and how it can be asked.
+    #[serde(default)]
+    pub handle: Option<Handle>,
 }
 
 /// The answers to commands about durable work.

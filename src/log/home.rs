@@ -8,11 +8,13 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
+
+use rustix::fs::OFlags;
 
 use crate::{block::payload::SaltKey, identity::CHECKPOINT_MAX};
 
@@ -24,6 +26,9 @@ const FORMER_SLOT: usize = 1024;
 /// How long a server waits for another to end, and how often it looks.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
 const CLAIM_PAUSE: Duration = Duration::from_millis(20);
+
+/// Bytes that are read of what the holder of a lock says of itself.
+const HOLDER_MAX: u64 = 4096;
 
 /// The files of the keys: the seed that signs heads, and the key of payload salts.
 const KEYS: [&str; 2] = ["log.key", "salt.key"];
@@ -78,7 +83,25 @@ impl Home {
         private.recursive(true).mode(0o700);
         home.io(private.create(dir.join("runners")))?;
         home.keep_private()?;
+        home.close_keys();
         Ok(home)
+    }
+
+    /// Takes the rights of others to the keys away, which a copy of the directory may have opened.
+    fn close_keys(&self) {
+        let folder = self.dir.join("keys");
+        let files = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in std::iter::once(folder).chain(files) {
+            let Ok(found) = fs::symlink_metadata(&path) else { continue };
+            let open = found.permissions().mode() & 0o077;
+            if open != 0 && !found.is_symlink() {
+                let closed = fs::Permissions::from_mode(found.permissions().mode() & 0o700);
+                // Keys of somebody else are theirs to close.
+                if fs::set_permissions(&path, closed).is_ok() {
+                    tracing::warn!(path = %path.display(), "others could reach it; its rights are closed");
+                }
+            }
+        }
     }
 
     /// Names a directory without touching it.
@@ -146,8 +169,30 @@ impl Home {
         }
     }
 
+    /// Returns what the server of this directory says of itself, if one runs on it.
+    pub fn server(&self) -> Option<String> {
+        self.holder("serve.lock")
+    }
+
+    /// Returns what the owner of this directory's log says of itself, if it has one.
+    pub fn owner(&self) -> Option<String> {
+        self.holder("lock")
+    }
+
+    fn holder(&self, name: &str) -> Option<String> {
+        let mut file = unlinked().read(true).open(self.dir.join(name)).ok()?;
+        let mut said = String::new();
+        match file.try_lock_shared() {
+            Err(fs::TryLockError::WouldBlock) => {
+                (&mut file).take(HOLDER_MAX).read_to_string(&mut said).ok()?;
+                Some(said)
+            }
+            Ok(()) | Err(fs::TryLockError::Error(_)) => None,
+        }
+    }
+
     fn claim(&self, name: &str, owner: &str) -> Result<Lock, HomeError> {
-        let mut options = OpenOptions::new();
+        let mut options = unlinked();
         options.create(true).truncate(false).read(true).write(true).mode(0o600);
         let mut file = self.io(options.open(self.dir.join(name)))?;
         match file.try_lock() {
@@ -168,14 +213,14 @@ impl Home {
     pub fn enrol(&self, runner: &str) -> Result<Runner, HomeError> {
         let path = self.runner_path(runner);
         self.io(fs::create_dir_all(self.dir.join("runners")))?;
-        let file = self.io(File::create(&path))?;
+        let file = self.io(unlinked().create(true).truncate(true).write(true).mode(0o600).open(&path))?;
         self.io(file.try_lock().map_err(io::Error::from))?;
         Ok(Runner { path, _file: file })
     }
 
     /// Returns whether the process that enrolled as `runner` still runs. Removes its mark if it does not.
     pub fn runs(&self, runner: &str) -> bool {
-        let Ok(file) = File::open(self.runner_path(runner)) else {
+        let Ok(file) = unlinked().read(true).open(self.runner_path(runner)) else {
             return false;
         };
         match file.try_lock_shared() {
@@ -394,13 +439,21 @@ fn slot_of(note: &str) -> io::Result<Vec<u8>> {
     Ok(slot)
 }
 
+/// Returns options that open no symbolic link: a lock or a fresh file that somebody put a link in the place of must not
+/// empty or lock another file.
+pub fn unlinked() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
+
 /// The extension of a file that [`write_secret`] has not finished; a crash leaves it.
 pub const UNFINISHED: &str = "new";
 
 /// Writes a file that only its owner may read, whole or not at all.
 pub fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension(UNFINISHED);
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
+    let mut file = unlinked().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&fresh, path)?;

@@ -28,7 +28,10 @@ use self::upkeep::{Bell, Keeper, checkpoint, wal_of};
 use crate::{
     block::{Block, Cid, Codec, Sha256Digest},
     event::Event,
-    log::{Batch, BlockRow, EventRow, Log, LogError, Reader, Stored, Tip, Upkeep},
+    log::{
+        Batch, BlockRow, EventRow, Log, LogError, Reader, Stored, Tip, Upkeep,
+        still::{Reading, reading, uri},
+    },
 };
 
 const MIGRATIONS: &[M<'_>] = &[
@@ -81,6 +84,7 @@ impl SqliteLog {
         let left = std::fs::metadata(wal_of(path)).is_ok_and(|file| file.len() > 0);
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(COMMIT_BUSY_MAX)?;
+        check_version(&connection)?;
         connection.pragma_update(None, "page_size", 8192)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", if fsync { "full" } else { "off" })?;
@@ -261,10 +265,15 @@ pub struct SqliteReader {
 
 impl SqliteReader {
     pub fn open(path: &Path) -> Result<Self, LogError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)?;
+        if reading(path) == Reading::Behind {
+            return Err(LogError::Behind);
+        }
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        let connection = Connection::open_with_flags(uri(path), flags)?;
         connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
         connection.busy_timeout(BUSY_MAX)?;
+        check_version(&connection)?;
         Ok(Self { connection, path: path.to_owned() })
     }
 
@@ -396,6 +405,15 @@ impl From<rusqlite::Error> for LogError {
             Some(ErrorCode::ConstraintViolation) => Self::Conflict,
             _ => Self::Store(Box::new(err)),
         }
+    }
+}
+
+/// Refuses a log whose tables are of a later version than this program knows.
+fn check_version(connection: &Connection) -> Result<(), LogError> {
+    let found: u64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match found > MIGRATIONS.len() as u64 {
+        true => Err(LogError::Newer { found, known: MIGRATIONS.len() as u64 }),
+        false => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@
 //! - our own `_meta` keys always say what we say: a source that used them is overruled;
 //! - a session-era result gets nothing but the record.
 
-use std::borrow::Cow;
+use std::fmt;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
@@ -29,15 +29,34 @@ const STATELESS_KEYS: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
 
 const RECORD: &str = "io.cairn/";
 /// The `serverInfo` that every stateless result has.
-const SERVER_INFO: Member = (
+const SERVER_INFO: Member<'static> = (
     "io.modelcontextprotocol/serverInfo",
-    Cow::Borrowed(concat!(r#"{"name":"cairn","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#)),
+    Written::Json(concat!(r#"{"name":"cairn","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#)),
 );
 /// Bytes that the added members usually stay below.
 const ADDED: usize = 640;
+/// Members that are added to one object at most.
+const MEMBERS: usize = 10;
 
-/// A key, and its value as JSON.
-type Member = (&'static str, Cow<'static, str>);
+/// A key and its value.
+type Member<'a> = (&'static str, Written<'a>);
+
+/// A value, which is written as JSON.
+enum Written<'a> {
+    Json(&'a str),
+    Number(u64),
+    Cid(Cid),
+}
+
+impl fmt::Display for Written<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json(text) => formatter.write_str(text),
+            Self::Number(number) => number.fmt(formatter),
+            Self::Cid(cid) => write!(formatter, "\"{cid}\""),
+        }
+    }
+}
 
 #[derive(Deserialize)]
 struct Top<'a> {
@@ -78,8 +97,10 @@ pub fn finish(
         .filter(|text| text.starts_with('{'))
         .and_then(|text| serde_json::from_str(text).ok())
         .ok_or_else(|| RpcError::new(INTERNAL_ERROR, "the result is not an object with each field once"))?;
-    let mut members: Vec<Member> = Vec::new();
-    let mut meta = record.map(record_members).unwrap_or_default();
+    let (wrapped, merged);
+    let mut members: Vec<Member> = Vec::with_capacity(MEMBERS);
+    let mut meta = Vec::with_capacity(MEMBERS);
+    record.iter().for_each(|record| record_members(record, &mut meta));
     match era {
         Era::Session => {
             if top.is("input_required") {
@@ -90,27 +111,29 @@ pub fn finish(
             }
             // Clients of sessions demand an object there.
             if let Some(value) = top.structured.filter(|value| !value.get().starts_with('{')) {
-                members.push(("structuredContent", format!(r#"{{"result":{value}}}"#).into()));
+                wrapped = format!(r#"{{"result":{value}}}"#);
+                members.push(("structuredContent", Written::Json(&wrapped)));
             }
         }
         Era::Stateless => {
             meta.push(SERVER_INFO);
             let complete = top.result_type.is_none() || top.is("complete");
             if top.result_type.is_none() {
-                members.push(("resultType", r#""complete""#.into()));
+                members.push(("resultType", Written::Json(r#""complete""#)));
             }
             if let Some(ttl_ms) = ttl_ms.filter(|_| complete) {
                 if top.ttl_ms.is_none() {
-                    members.push(("ttlMs", ttl_ms.to_string().into()));
+                    members.push(("ttlMs", Written::Number(ttl_ms)));
                 }
                 if top.cache_scope.is_none() {
-                    members.push(("cacheScope", r#""private""#.into()));
+                    members.push(("cacheScope", Written::Json(r#""private""#)));
                 }
             }
         }
     }
     if !meta.is_empty() {
-        members.push(("_meta", merge_meta(top.meta, &meta, record.is_some_and(|record| !record.own)).into()));
+        merged = merge_meta(top.meta, &meta, record.is_some_and(|record| !record.own));
+        members.push(("_meta", Written::Json(&merged)));
     }
     out.reserve(result.get().len() + ADDED);
     edit(out, result, &members, |key| era == Era::Session && STATELESS_KEYS.contains(&key));
@@ -136,23 +159,27 @@ pub fn finish_error(error: RpcError) -> RpcError {
 }
 
 fn with_record(mut data: Map<String, Value>, record: &Record) -> Value {
-    for (key, value) in record_members(record) {
-        data.insert(key.to_owned(), serde_json::from_str(&value).expect("every member's value is JSON"));
+    let mut members = Vec::with_capacity(MEMBERS);
+    record_members(record, &mut members);
+    for (key, value) in members {
+        let value = serde_json::from_str(&value.to_string()).expect("every member's value is JSON");
+        data.insert(key.to_owned(), value);
     }
     Value::Object(data)
 }
 
-fn record_members(record: &Record) -> Vec<Member> {
-    let cid = |key, cid: Cid| (key, format!("\"{cid}\"").into());
-    let mut members: Vec<Member> = vec![cid("io.cairn/event", record.event)];
-    members.extend(record.contract.map(|contract| cid("io.cairn/contract", contract)));
-    members.extend(record.input.map(|input| cid("io.cairn/input", input)));
-    members.extend(record.output.map(|output| cid("io.cairn/output", output)));
-    members.push(("io.cairn/seq", record.seq.to_string().into()));
-    members.push(cid("io.cairn/log", record.log));
-    members.extend(record.replayed.then_some(("io.cairn/replayed", "true".into())));
-    members.extend(record.cancelled.then_some(("io.cairn/cancelled", "true".into())));
-    members
+fn record_members(record: &Record, members: &mut Vec<Member<'_>>) {
+    let cids = [
+        ("io.cairn/event", Some(record.event)),
+        ("io.cairn/contract", record.contract),
+        ("io.cairn/input", record.input),
+        ("io.cairn/output", record.output),
+    ];
+    members.extend(cids.into_iter().filter_map(|(key, cid)| Some((key, Written::Cid(cid?)))));
+    members.push(("io.cairn/seq", Written::Number(record.seq)));
+    members.push(("io.cairn/log", Written::Cid(record.log)));
+    members.extend(record.replayed.then_some(("io.cairn/replayed", Written::Json("true"))));
+    members.extend(record.cancelled.then_some(("io.cairn/cancelled", Written::Json("true"))));
 }
 
 /// Returns `old` with the members `new`. If another than this node gave the answer, record keys in it are dropped.

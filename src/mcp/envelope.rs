@@ -1,11 +1,11 @@
-//! Envelopes: a JSON-RPC message as it came, read once before the protocol library sees it.
+//! Envelopes: a JSON-RPC message as it came, read once.
 //!
 //! Invariants:
 //! - what is [`read`] here is a well-formed message: one object, `"2.0"`, a string or integer id;
-//! - the params of every method we know have the shapes of [`SHAPES`];
-//! - `params` reach the router byte for byte; the library gets a copy without tool arguments.
+//! - `params` reach the router byte for byte, but for a token;
+//! - where the members of [`FIELDS`] stand in them is found once.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
@@ -15,7 +15,7 @@ use crate::{
     block::{Cid, splice},
     call::START_REFS_MAX,
     caller::Caller,
-    mcp::era::{Era, present},
+    mcp::era::{Era, VERSIONS, present},
     router::{
         Client, Meta, Method, Request, RpcError,
         audience::{Audience, Manner, canonical},
@@ -32,44 +32,31 @@ const TOKEN: &str = "io.cairn/token";
 /// The first revision without sessions.
 pub const FIRST_STATELESS: &str = "2026-07-28";
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    Text,
-    TextOrAbsent,
-    Object,
-    ObjectOrAbsent,
-}
+/// The metadata that a request which stands alone must have.
+const REQUIRED: [&str; 2] =
+    ["io.modelcontextprotocol/protocolVersion", "io.modelcontextprotocol/clientCapabilities"];
 
-/// Methods that exist only within a session.
-const SESSION_ONLY: &[&str] =
-    &["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
-
-/// The params of known methods. `initialize` is among them so that a malformed one gets a clear error.
-const SHAPES: &[(&str, &[(&str, Shape)])] = &[
-    ("ping", &[]),
-    ("server/discover", &[]),
-    (
-        "initialize",
-        &[("protocolVersion", Shape::Text), ("capabilities", Shape::Object), ("clientInfo", Shape::Object)],
-    ),
-    ("tools/call", &[("name", Shape::Text), ("arguments", Shape::ObjectOrAbsent)]),
-    ("prompts/get", &[("name", Shape::Text), ("arguments", Shape::ObjectOrAbsent)]),
-    ("resources/read", &[("uri", Shape::Text)]),
-    ("resources/subscribe", &[("uri", Shape::Text)]),
-    ("resources/unsubscribe", &[("uri", Shape::Text)]),
-    ("tools/list", &[("cursor", Shape::TextOrAbsent)]),
-    ("prompts/list", &[("cursor", Shape::TextOrAbsent)]),
-    ("resources/list", &[("cursor", Shape::TextOrAbsent)]),
-    ("resources/templates/list", &[("cursor", Shape::TextOrAbsent)]),
-    ("completion/complete", &[("ref", Shape::Object), ("argument", Shape::Object)]),
-    ("logging/setLevel", &[("level", Shape::Text)]),
-    ("subscriptions/listen", &[("notifications", Shape::Object)]),
+/// The members of a request's params that are looked at here.
+const FIELDS: [&str; 15] = [
+    "name",
+    "uri",
+    "_meta",
+    "arguments",
+    "cursor",
+    "ref",
+    "argument",
+    "level",
+    "notifications",
+    "protocolVersion",
+    "capabilities",
+    "clientInfo",
+    "requestId",
+    "taskId",
+    "inputResponses",
 ];
 
-/// Methods of whose params the library gets a part only.
-const SLIMMED: &[&str] = &["tools/call", "prompts/get", "resources/read"];
-/// That part: the names that are compared with headers, and the metadata.
-const SLIMMED_FIELDS: &[&str] = &["name", "uri", "_meta"];
+/// The members of a client's capabilities that are objects.
+const CAPABILITIES: [&str; 5] = ["experimental", "extensions", "roots", "sampling", "elicitation"];
 
 /// A message that is refused, with the error to answer.
 #[derive(Debug)]
@@ -96,12 +83,12 @@ impl Fault {
     }
 
     /// Returns the JSON-RPC error message.
-    pub fn to_json(&self) -> Vec<u8> {
+    pub fn to_json(&self) -> String {
         let mut error = json!({"code": self.code, "message": self.message});
         if let Some(data) = &self.data {
             error["data"] = Value::clone(data);
         }
-        format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, self.id).into_bytes()
+        format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, self.id)
     }
 }
 
@@ -109,16 +96,22 @@ impl Fault {
 #[derive(Debug)]
 pub struct Incoming {
     pub caller: Caller,
+    pub method: String,
+    /// The id as JSON; `None` for a notification.
+    pub id: Option<String>,
     /// The name or URI asked for; empty for methods that have none.
     pub name: String,
     pub params: Arc<RawValue>,
+    /// Where the values of [`FIELDS`] stand in `params`.
+    spans: [Range<usize>; FIELDS.len()],
     pub meta: Meta,
     /// `io.modelcontextprotocol/protocolVersion`
-    pub version: Option<String>,
+    pub version: Option<Cow<'static, str>>,
     /// `io.modelcontextprotocol/logLevel`
     pub log_level: Option<String>,
-    /// `io.modelcontextprotocol/clientCapabilities`, or those of `initialize`.
-    pub capabilities: Option<Value>,
+    /// `io.modelcontextprotocol/clientCapabilities`, or those of `initialize`, in their canonical text; `None` where they
+    /// are no capabilities.
+    pub capabilities: Option<Arc<str>>,
     /// `io.cairn/token`; it is in no copy of the params that leaves this room.
     pub token: Option<String>,
 }
@@ -143,63 +136,72 @@ impl Incoming {
     /// Returns the audience of a request that stands alone.
     pub fn audience(&self) -> Audience {
         Audience {
-            capabilities: self
-                .capabilities
-                .as_ref()
-                .map_or_else(|| Audience::default().capabilities, canonical),
+            capabilities: self.capabilities.clone().unwrap_or_else(|| Audience::default().capabilities),
             log_level: self.log_level.clone(),
             session: None,
+            standing: None,
             manner: Manner::Rounds,
         }
     }
 
-    fn era(&self) -> Era {
-        match &self.version {
-            // Revisions are dates, and compare as text.
-            Some(version) if version.as_str() >= FIRST_STATELESS => Era::Stateless,
+    /// Returns the id as JSON; `null` for a notification.
+    pub fn id(&self) -> &str {
+        self.id.as_deref().unwrap_or("null")
+    }
+
+    /// Returns a member of the params as JSON. `field` is one of [`FIELDS`].
+    pub fn field(&self, field: &str) -> Option<&str> {
+        let span = self.spans[FIELDS.iter().position(|known| *known == field)?].clone();
+        self.params.get().get(span).filter(|value| !value.is_empty())
+    }
+
+    /// Returns a member of the params that is a string.
+    pub fn text(&self, field: &str) -> Option<String> {
+        serde_json::from_str(self.field(field)?).ok()
+    }
+
+    pub fn era(&self) -> Era {
+        match self.version.as_deref() {
+            // Revisions are dates, and compare as text. A handshake is of the older ones, whatever its metadata names.
+            Some(version) if version >= FIRST_STATELESS && !self.shakes_hands() => Era::Stateless,
             _ => Era::Session,
         }
     }
+
+    fn shakes_hands(&self) -> bool {
+        self.method == "initialize" && self.field("protocolVersion").is_some()
+    }
+
+    /// Returns the names of the metadata that a request which stands alone must have and this one has not.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let has = [self.version.is_some(), self.capabilities.is_some()];
+        REQUIRED.into_iter().zip(has).filter(|(_, has)| !has).map(|(name, _)| name).collect()
+    }
+}
+
+/// An answer of a client to something that it was asked.
+#[derive(Debug)]
+pub struct Answer {
+    /// The id of what was asked, as JSON.
+    pub id: String,
+    pub outcome: Result<Value, RpcError>,
 }
 
 /// A well-formed message.
-pub enum Message<'a> {
-    /// A request or a notification. `slim` is the body for the library, if that differs.
-    Asks {
-        asked: Arc<Incoming>,
-        method: String,
-        /// The request's id as JSON; none for a notification.
-        id: Option<&'a str>,
-        slim: Option<Slim<'a>>,
-    },
-    /// An answer to something we asked the client.
-    Answers,
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is read")]
+pub enum Message {
+    /// A request or a notification.
+    Asks(Incoming),
+    Answers(Answer),
 }
 
-/// The library's copy of a request, without tool arguments.
-pub struct Slim<'a> {
-    id: Option<&'a str>,
-    method: String,
-    fields: HashMap<String, &'a RawValue>,
-}
-
-impl Slim<'_> {
-    /// Returns the request with only the names and metadata of its params.
-    pub fn to_json(&self) -> Vec<u8> {
-        let mut out = String::from(r#"{"jsonrpc":"2.0","#);
-        if let Some(id) = self.id {
-            out.extend([r#""id":"#, id, ","]);
+impl Message {
+    /// Returns the id of a request as JSON; `null` for anything else.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Asks(asked) => asked.id(),
+            Self::Answers(_) => "null",
         }
-        out.extend([r#""method":""#, &self.method, r#"","params":{"#]);
-        let mut comma = "";
-        for field in SLIMMED_FIELDS {
-            if let Some(value) = self.fields.get(*field) {
-                out.extend([comma, "\"", field, "\":", value.get()]);
-                comma = ",";
-            }
-        }
-        out.push_str("}}");
-        out.into_bytes()
     }
 }
 
@@ -221,27 +223,35 @@ struct Fields<'a> {
 
 #[derive(Default, Deserialize)]
 struct MetaFields<'a> {
-    #[serde(rename = "io.cairn/idempotency-key")]
-    idempotency_key: Option<Value>,
-    #[serde(rename = "io.cairn/contract")]
-    contract: Option<Value>,
-    #[serde(rename = "io.cairn/refs")]
-    refs: Option<Value>,
-    #[serde(rename = "io.cairn/token")]
-    token: Option<Value>,
-    traceparent: Option<Value>,
-    #[serde(rename = "progressToken")]
-    progress_token: Option<Value>,
-    #[serde(rename = "io.modelcontextprotocol/protocolVersion")]
-    protocol_version: Option<Value>,
-    #[serde(rename = "io.modelcontextprotocol/logLevel")]
-    log_level: Option<Value>,
+    #[serde(borrow, rename = "io.cairn/idempotency-key")]
+    idempotency_key: Option<&'a RawValue>,
+    #[serde(borrow, rename = "io.cairn/contract")]
+    contract: Option<&'a RawValue>,
+    #[serde(borrow, rename = "io.cairn/refs")]
+    refs: Option<&'a RawValue>,
+    #[serde(borrow, rename = "io.cairn/token")]
+    token: Option<&'a RawValue>,
+    #[serde(borrow)]
+    traceparent: Option<&'a RawValue>,
+    #[serde(borrow, rename = "progressToken")]
+    progress_token: Option<&'a RawValue>,
+    #[serde(borrow, rename = "io.modelcontextprotocol/protocolVersion")]
+    protocol_version: Option<&'a RawValue>,
+    #[serde(borrow, rename = "io.modelcontextprotocol/logLevel")]
+    log_level: Option<&'a RawValue>,
     #[serde(borrow, rename = "io.modelcontextprotocol/clientCapabilities")]
     capabilities: Option<&'a RawValue>,
 }
 
+#[derive(Deserialize)]
+struct Refused {
+    code: i64,
+    message: String,
+    data: Option<Value>,
+}
+
 /// Reads a message. `body` must be strict JSON. Errors: what is wrong with the message.
-pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
+pub fn read(body: &[u8], caller: &Caller) -> Result<Message, Fault> {
     let invalid = |id: Option<&RawValue>, message: &str| Fault {
         id: id.map_or("null", RawValue::get).to_owned(),
         ..Fault::malformed(INVALID_REQUEST, message)
@@ -259,33 +269,50 @@ pub fn read<'a>(body: &'a [u8], caller: &Caller) -> Result<Message<'a>, Fault> {
         return Err(invalid(id, "jsonrpc must be \"2.0\""));
     }
     let Some(method) = fields.method else {
-        return match (id, fields.result, fields.error) {
-            (Some(_), Some(_), None) | (_, None, Some(_)) => Ok(Message::Answers),
-            _ => Err(invalid(id, "a message has a method, or an id and a result or an error")),
-        };
+        let answers = answer(id, fields.result, fields.error);
+        let wrong = "a message has a method, or an id and a result or an error";
+        return answers.map(Message::Answers).ok_or_else(|| invalid(id, wrong));
     };
     let Ok(method) = serde_json::from_str::<String>(method.get()) else {
         return Err(invalid(id, "method must be a string"));
     };
     let fault = |error, malformed| Fault { malformed, ..Fault::of(id.map_or("null", RawValue::get), error) };
-    let params = fields.params.unwrap_or_else(|| serde_json::from_str("{}").expect("this is JSON"));
-    let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(params.get()) else {
-        return Err(fault(invalid_params("params must be an object"), true));
+    let empty = || serde_json::from_str("{}").expect("this is JSON");
+    let params = fields.params.unwrap_or_else(empty);
+    let spans = splice::spans(params, &FIELDS)
+        .map_err(|_| fault(invalid_params("params must be an object"), true))?;
+    let mut asked = Incoming {
+        caller: caller.clone(),
+        method,
+        id: id.map(|id| id.get().to_owned()),
+        name: String::new(),
+        params: params.to_owned().into(),
+        spans,
+        meta: Meta::default(),
+        version: None,
+        log_level: None,
+        capabilities: None,
+        token: None,
     };
-    if fields.get("_meta").is_some_and(|meta| !meta.get().starts_with('{')) {
+    if asked.field("_meta").is_some_and(|meta| !meta.starts_with('{')) {
         return Err(fault(invalid_params("_meta must be an object"), true));
     }
-    let asked = ask(&method, params, &fields, caller).map_err(|error| fault(error, false))?;
-    if id.is_some() && is_known(&method, asked.era()) {
-        check_shape(&method, &fields).map_err(|error| fault(error, false))?;
-    }
-    let slim = SLIMMED.contains(&method.as_str()).then(|| Slim {
-        id: id.map(RawValue::get),
-        method: method.clone(),
-        fields,
-    });
-    let id = id.map(RawValue::get);
-    Ok(Message::Asks { asked: Arc::new(asked), method, id, slim })
+    asked.fill().map_err(|error| fault(error, false))?;
+    Ok(Message::Asks(asked))
+}
+
+/// Returns the answer that a message without a method is, if it is one. An error may answer nothing in particular.
+fn answer(id: Option<&RawValue>, result: Option<&RawValue>, error: Option<&RawValue>) -> Option<Answer> {
+    let outcome = match (id, result, error) {
+        (Some(_), Some(result), None) => Ok(serde_json::from_str(result.get()).ok()?),
+        (_, None, Some(error)) => {
+            let unread = Refused { code: INVALID_REQUEST, message: "unreadable error".into(), data: None };
+            let Refused { code, message, data } = serde_json::from_str(error.get()).unwrap_or(unread);
+            Err(RpcError { data, ..RpcError::new(code, message) })
+        }
+        _ => return None,
+    };
+    Some(Answer { id: id.map_or("null", RawValue::get).to_owned(), outcome })
 }
 
 /// What a client says of itself in its first message.
@@ -309,12 +336,6 @@ impl Hello {
     }
 }
 
-/// Returns whether `method` is one of MCP's that we answer in `era`.
-pub fn is_known(method: &str, era: Era) -> bool {
-    let removed = era == Era::Stateless && SESSION_ONLY.contains(&method);
-    !removed && SHAPES.iter().any(|(known, _)| *known == method)
-}
-
 pub fn invalid_params(message: impl Into<String>) -> RpcError {
     RpcError::new(INVALID_PARAMS, message)
 }
@@ -323,58 +344,63 @@ fn is_id(id: &RawValue) -> bool {
     id.get().starts_with('"') || serde_json::from_str::<i64>(id.get()).is_ok()
 }
 
-fn check_shape(method: &str, fields: &HashMap<String, &RawValue>) -> Result<(), RpcError> {
-    let shapes = SHAPES.iter().find(|(known, _)| *known == method).map_or(&[][..], |(_, shapes)| shapes);
-    for (field, shape) in shapes {
-        let first = fields.get(*field).map(|value| value.get().as_bytes()[0]);
-        let (fits, wanted) = match shape {
-            Shape::Text => (first == Some(b'"'), "a string"),
-            Shape::TextOrAbsent => (first.is_none_or(|byte| byte == b'"'), "a string"),
-            Shape::Object => (first == Some(b'{'), "an object"),
-            Shape::ObjectOrAbsent => (first.is_none_or(|byte| byte == b'{'), "an object"),
+impl Incoming {
+    /// Reads the name and the metadata out of the params, and takes the token out of them.
+    fn fill(&mut self) -> Result<(), RpcError> {
+        let params = self.params.clone();
+        let meta: MetaFields = match &self.spans[2] {
+            absent if absent.is_empty() => MetaFields::default(),
+            meta => serde_json::from_str(&params.get()[meta.clone()])
+                .map_err(|_| invalid_params("_meta has each of its fields once"))?,
         };
-        if !fits {
-            return Err(invalid_params(format!("{method}: {field} must be {wanted}")));
+        let parsed = |given: Option<&RawValue>| given.map(|given| value(given.get()));
+        self.meta = Meta {
+            idempotency_key: parsed(meta.idempotency_key).map(idempotency_key).transpose()?,
+            contract: parsed(meta.contract).map(contract).transpose()?,
+            refs: parsed(meta.refs.filter(|_| self.caller.is_peer()))
+                .map(refs)
+                .transpose()?
+                .unwrap_or_default(),
+            traceparent: parsed(meta.traceparent).and_then(traceparent),
+            progress_token: parsed(meta.progress_token),
+            peer: None,
+            follows: None,
+        };
+        self.name = self.text("name").or_else(|| self.text("uri")).unwrap_or_default();
+        self.version = meta.protocol_version.and_then(version);
+        self.log_level = meta.log_level.and_then(|level| serde_json::from_str(level.get()).ok());
+        self.capabilities = match (meta.capabilities, self.method.as_str()) {
+            (Some(given), _) => capabilities(given.get()),
+            (None, "initialize") => self.field("capabilities").and_then(capabilities),
+            (None, _) => None,
+        };
+        if let Some(given) = meta.token {
+            self.token = Some(token(value(given.get()))?);
+            self.params = untold(&params)?.into();
+            let moved = splice::spans(&self.params, &FIELDS);
+            self.spans = moved.map_err(|_| invalid_params("params must be an object"))?;
         }
+        Ok(())
     }
-    Ok(())
 }
 
-fn ask(
-    method: &str,
-    params: &RawValue,
-    fields: &HashMap<String, &RawValue>,
-    caller: &Caller,
-) -> Result<Incoming, RpcError> {
-    let text = |field| {
-        let value: &&RawValue = fields.get(field)?;
-        serde_json::from_str::<String>(value.get()).ok()
-    };
-    let meta: MetaFields = match fields.get("_meta") {
-        Some(meta) => serde_json::from_str(meta.get())
-            .map_err(|_| invalid_params("_meta has each of its fields once"))?,
-        None => MetaFields::default(),
-    };
-    let of_initialize = || fields.get("capabilities").copied().filter(|_| method == "initialize");
-    let capabilities = meta.capabilities.or_else(of_initialize);
-    let asked = Incoming {
-        caller: caller.clone(),
-        name: text("name").or_else(|| text("uri")).unwrap_or_default(),
-        params: untold(params, meta.token.is_some())?.into(),
-        version: meta.protocol_version.as_ref().and_then(Value::as_str).map(str::to_owned),
-        log_level: meta.log_level.as_ref().and_then(Value::as_str).map(str::to_owned),
-        capabilities: capabilities.and_then(|given| serde_json::from_str(given.get()).ok()),
-        token: meta.token.map(token).transpose()?,
-        meta: Meta {
-            idempotency_key: meta.idempotency_key.map(idempotency_key).transpose()?,
-            contract: meta.contract.map(contract).transpose()?,
-            refs: meta.refs.filter(|_| caller.is_peer()).map(refs).transpose()?.unwrap_or_default(),
-            traceparent: meta.traceparent.and_then(traceparent),
-            progress_token: meta.progress_token,
-            peer: None,
-        },
-    };
-    Ok(asked)
+fn value(json: &str) -> Value {
+    serde_json::from_str(json).unwrap_or_default()
+}
+
+fn version(given: &RawValue) -> Option<Cow<'static, str>> {
+    let known = VERSIONS.into_iter().find(|known| given.get().trim_matches('"') == *known);
+    known.map(Cow::Borrowed).or_else(|| serde_json::from_str(given.get()).ok().map(Cow::Owned))
+}
+
+/// Returns the canonical text of capabilities, if they are some.
+fn capabilities(given: &str) -> Option<Arc<str>> {
+    if given == "{}" {
+        return Some(Audience::default().capabilities);
+    }
+    let given = value(given);
+    let fits = |key: &&str| given.get(key).is_none_or(|inner| inner.is_object() || inner.is_null());
+    (given.is_object() && CAPABILITIES.iter().all(fits)).then(|| canonical(&given))
 }
 
 fn idempotency_key(value: Value) -> Result<String, RpcError> {
@@ -384,12 +410,10 @@ fn idempotency_key(value: Value) -> Result<String, RpcError> {
     }
 }
 
-/// Returns the params without the token, if they have one.
-fn untold(params: &RawValue, has_token: bool) -> Result<Box<RawValue>, RpcError> {
+/// Returns the params without the token in their metadata.
+fn untold(params: &RawValue) -> Result<Box<RawValue>, RpcError> {
     let told = || -> Result<Box<RawValue>, splice::NotObject> {
-        let Some(meta) = splice::member(params, "_meta")?.filter(|_| has_token) else {
-            return Ok(params.to_owned());
-        };
+        let meta = splice::member(params, "_meta")?.ok_or(splice::NotObject)?;
         let meta = splice::edit(meta, &[], |key| key == TOKEN)?;
         splice::edit(params, &[("_meta", &meta)], |_| false)
     };

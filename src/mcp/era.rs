@@ -5,6 +5,9 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+/// Revisions we speak. The first one has another transport than HTTP as it is now, so its clients come over lines.
+pub const VERSIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"];
+
 /// The two ways of speaking MCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Era {

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use tokio::io::AsyncRead;
 
-use super::{envelope::Fault, pipe::Framing};
+use super::{envelope::Fault, outlet::Frame, pipe::Framing};
 use crate::{
     frames::{FRAME_MAX, Frames},
     runtime::upstream::wrapped,
@@ -38,9 +38,12 @@ impl<R: AsyncRead + Send + Unpin + 'static> Framing for Framed<R> {
         Some(Ok(inside.map_or(frame, Bytes::from)))
     }
 
-    fn writer(&self) -> fn(Vec<u8>) -> Bytes {
+    fn writer(&self) -> Frame {
         match self.wraps {
-            Some(true) => |message| wrapped::wrap(&message).unwrap_or(message).into(),
+            Some(true) => |message| {
+                let message = message.into_bytes();
+                wrapped::wrap(&message).unwrap_or(message).into()
+            },
             Some(false) | None => Bytes::from,
         }
     }

@@ -1,94 +1,237 @@
-//! The handler: each MCP method, as the protocol library calls it.
+//! The handler: each method of MCP, by one table.
 //!
 //! Invariants:
+//! - a method is answered in the eras that have it, and its params have the shape of the table;
 //! - a list nobody declared is an unknown method, never an empty list;
-//! - results leave as parcels of raw bytes (see `raw`); only the handshake is typed.
+//! - a result leaves as the bytes of its source, with what is spliced in.
 
-#![expect(deprecated, reason = "the session era still sets log levels")]
+use std::{borrow::Cow, sync::Arc};
 
-use std::{
-    borrow::Cow,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-};
-
-use rmcp::{
-    ErrorData, RoleServer, ServerHandler,
-    model::{
-        CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
-        CustomRequest, CustomResult, DiscoverResult, Extensions, GetPromptRequestParams, GetPromptResponse,
-        GetPromptResult, Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
-        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, MetaObject,
-        PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
-        ReadResourceResult, ResourceUpdatedNotificationParam, SetLevelRequestParams, SubscribeRequestParams,
-        SubscriptionFilter, Tool, UnsubscribeRequestParams,
-    },
-    service::{NotificationContext, RequestContext, SubscriptionContext},
-};
-use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, json, value::RawValue};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    Shared,
     answer::{LIST_TTL_MS, READ_TTL_MS, conclude, finish},
-    client::{CallClient, Logs, relay, to_library},
-    envelope::{FIRST_STATELESS, Incoming, invalid_params, is_known},
+    client::{CallClient, Silent, relay},
+    envelope::{Fault, Incoming, invalid_params},
+    era::VERSIONS,
     list::page,
+    logs::Logs,
     offering::{
-        capabilities, contract_entry, declared, header_tool, listed_entry, method_not_found, own_tools,
+        capabilities, contract_entry, declared, listed_entry, method_not_found, own_tools,
         session_tool_entry, tool_entry,
     },
-    quota::RequestPermit,
-    raw::pack,
-    session::{Session, changed, tell_change},
+    session::{Opened, notification},
+    tasks::{self, Way},
+    turn::{Turn, WATCHED_MAX},
 };
 use crate::{
     mcp::era::Era,
     router::{
-        Change, Held, Method, Offer, RpcError,
-        audience::{Audience, Manner},
-        codes::{INTERNAL_ERROR, INVALID_REQUEST, REQUEST_TIMEOUT},
+        BoxFuture, Entry, Method, RpcError,
+        codes::{
+            INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, REQUEST_TIMEOUT, RESOURCE_NOT_FOUND,
+            UNSUPPORTED_VERSION,
+        },
         declared::Declared,
+        skills::Asked,
+        standing::Heard,
     },
 };
 
-/// Revisions we speak. The first one has another transport than HTTP as it is now, so its clients come over lines.
-const VERSIONS: &[ProtocolVersion] = &[
-    ProtocolVersion::V_2024_11_05,
-    ProtocolVersion::V_2025_03_26,
-    ProtocolVersion::V_2025_06_18,
-    ProtocolVersion::V_2025_11_25,
-    ProtocolVersion::V_2026_07_28,
-];
+/// The revision of a session whose client asks for one that we do not speak there.
+const LATEST_IN_SESSION: &str = "2025-11-25";
+/// The notification of how a task goes, in sessions.
+const TASK_STATUS: &str = "notifications/tasks/status";
 
-/// Resources that one session or stream may watch.
-const WATCHED_MAX: usize = 1_000;
-
-/// The handler of one session, or of one stateless request.
-pub struct Handler {
-    shared: Arc<Shared>,
-    session: OnceLock<Session>,
+/// A message that answers a request.
+pub struct Answered {
+    pub text: String,
+    /// The code, if it is an error.
+    pub failed: Option<i64>,
 }
 
-impl Handler {
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, session: OnceLock::new() }
+/// Appends a request's result to the text of its answer.
+type Answering = for<'a> fn(&'a Turn, &'a mut String) -> BoxFuture<'a, Result<(), RpcError>>;
+
+/// A method, the eras that have it, and the shape of its params.
+struct Known {
+    name: &'static str,
+    eras: &'static [Era],
+    shape: &'static [(&'static str, Shape)],
+    answer: Answering,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Text,
+    TextOrAbsent,
+    Object,
+    ObjectOrAbsent,
+}
+
+const LISTEN: &str = "subscriptions/listen";
+const BOTH: &[Era] = &[Era::Session, Era::Stateless];
+const SESSION: &[Era] = &[Era::Session];
+const STATELESS: &[Era] = &[Era::Stateless];
+const CURSOR: &[(&str, Shape)] = &[("cursor", Shape::TextOrAbsent)];
+const DIRECTORY: &[(&str, Shape)] = &[("uri", Shape::Text), ("cursor", Shape::TextOrAbsent)];
+const TASK: &[(&str, Shape)] = &[("taskId", Shape::Text)];
+const URI: &[(&str, Shape)] = &[("uri", Shape::Text)];
+const NAMED: &[(&str, Shape)] = &[("name", Shape::Text), ("arguments", Shape::ObjectOrAbsent)];
+const HANDSHAKE: &[(&str, Shape)] =
+    &[("protocolVersion", Shape::Text), ("capabilities", Shape::Object), ("clientInfo", Shape::Object)];
+
+/// Every method that is answered, those that are asked for most first.
+const METHODS: &[Known] = &[
+    known("tools/call", BOTH, NAMED, |turn, out| Box::pin(turn.call_tool(out))),
+    known("tools/list", BOTH, CURSOR, |turn, out| Box::pin(turn.list_tools(out))),
+    known("resources/read", BOTH, URI, |turn, out| Box::pin(turn.read_resource(out))),
+    known("prompts/get", BOTH, NAMED, |turn, out| Box::pin(turn.get_prompt(out))),
+    known("ping", SESSION, &[], |_, out| Box::pin(empty(out))),
+    known("initialize", SESSION, HANDSHAKE, |turn, out| Box::pin(turn.initialize(out))),
+    known("server/discover", BOTH, &[], |turn, out| Box::pin(turn.discover(out))),
+    known("prompts/list", BOTH, CURSOR, |turn, out| Box::pin(turn.list_prompts(out))),
+    known("resources/list", BOTH, CURSOR, |turn, out| Box::pin(turn.list_resources(out))),
+    known("tasks/get", BOTH, TASK, |turn, out| Box::pin(turn.of_task(out))),
+    known("tasks/result", SESSION, TASK, |turn, out| Box::pin(turn.of_task(out))),
+    known("tasks/cancel", BOTH, TASK, |turn, out| Box::pin(turn.of_task(out))),
+    known("tasks/list", SESSION, CURSOR, |turn, out| Box::pin(turn.of_task(out))),
+    known(
+        "tasks/update",
+        STATELESS,
+        &[("taskId", Shape::Text), ("inputResponses", Shape::Object)],
+        |turn, out| Box::pin(turn.of_task(out)),
+    ),
+    known("resources/directory/read", BOTH, DIRECTORY, |turn, out| {
+        Box::pin(turn.skills(out, Asked::Directory))
+    }),
+    known("skills/list", BOTH, CURSOR, |turn, out| Box::pin(turn.skills(out, Asked::List))),
+    known("skills/get", BOTH, URI, |turn, out| Box::pin(turn.skills(out, Asked::Get))),
+    known("resources/templates/list", BOTH, CURSOR, |turn, out| Box::pin(turn.list_resource_templates(out))),
+    known(
+        "completion/complete",
+        BOTH,
+        &[("ref", Shape::Object), ("argument", Shape::Object)],
+        |turn, out| Box::pin(turn.complete(out)),
+    ),
+    known("logging/setLevel", SESSION, &[("level", Shape::Text)], |turn, out| Box::pin(turn.set_level(out))),
+    known("resources/subscribe", SESSION, URI, |turn, out| Box::pin(turn.subscribe(out))),
+    known("resources/unsubscribe", SESSION, URI, |turn, out| Box::pin(turn.unsubscribe(out))),
+    known(LISTEN, STATELESS, &[("notifications", Shape::Object)], |turn, out| Box::pin(turn.listen(out))),
+];
+
+const fn known(
+    name: &'static str,
+    eras: &'static [Era],
+    shape: &'static [(&'static str, Shape)],
+    answer: Answering,
+) -> Known {
+    Known { name, eras, shape, answer }
+}
+
+fn find(asked: &Incoming) -> Option<&'static Known> {
+    let era = asked.era();
+    METHODS.iter().find(|known| known.name == asked.method && known.eras.contains(&era))
+}
+
+/// Checks that the params have the shape of the method's; those of an unknown method have any.
+pub fn check_shape(asked: &Incoming) -> Result<(), RpcError> {
+    for (field, shape) in find(asked).map_or(&[][..], |known| known.shape) {
+        let first = asked.field(field).map(|value| value.as_bytes()[0]);
+        let (fits, wanted) = match shape {
+            Shape::Text => (first == Some(b'"'), "a string"),
+            Shape::TextOrAbsent => (first.is_none_or(|byte| byte == b'"'), "a string"),
+            Shape::Object => (first == Some(b'{'), "an object"),
+            Shape::ObjectOrAbsent => (first.is_none_or(|byte| byte == b'{'), "an object"),
+        };
+        if !fits {
+            return Err(invalid_params(format!("{}: {field} must be {wanted}", asked.method)));
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether something may be said before the answer to a request that stands alone.
+pub fn is_heard(asked: &Incoming) -> bool {
+    asked.meta.progress_token.is_some() || asked.log_level.is_some() || asked.method == LISTEN
+}
+
+async fn empty(out: &mut String) -> Result<(), RpcError> {
+    out.push_str("{}");
+    Ok(())
+}
+
+impl Turn {
+    /// Answers the request. Dropping this midway cancels what it runs.
+    pub async fn answer(&self) -> Answered {
+        let id = self.asked.id();
+        let mut text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"#);
+        match self.dispatch(&mut text).await {
+            Ok(()) => {
+                text.push('}');
+                Answered { text, failed: None }
+            }
+            Err(error) => {
+                // Clients read codes of 32 bits.
+                let code = i32::try_from(error.code).map_or(INTERNAL_ERROR, i64::from);
+                let text = Fault::of(id, RpcError { code, ..error }).to_json();
+                Answered { text, failed: Some(code) }
+            }
+        }
     }
 
-    /// Asks the router and returns its answer as a parcel.
+    async fn dispatch(&self, out: &mut String) -> Result<(), RpcError> {
+        self.check_version()?;
+        let known = find(&self.asked).ok_or_else(|| method_not_found(&self.asked.method))?;
+        (known.answer)(self, out).await
+    }
+
+    /// Refuses a revision that is not spoken here, and a request that stands alone without its metadata.
+    fn check_version(&self) -> Result<(), RpcError> {
+        let (asked, method) = (&self.asked, self.asked.method.as_str());
+        if method == "initialize" {
+            return Ok(());
+        }
+        if let Some(version) = asked.version.as_deref().filter(|version| !VERSIONS.contains(version)) {
+            let data = json!({"requested": version, "supported": VERSIONS});
+            let error = RpcError::new(UNSUPPORTED_VERSION, "Unsupported protocol version");
+            return Err(RpcError { data: Some(data), ..error });
+        }
+        let in_session = self.opened().is_some() || method == "ping";
+        let alone = asked.era() == Era::Stateless || method == "server/discover" || !in_session;
+        let missing = if alone { asked.missing() } else { Vec::new() };
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing = missing.join(", ");
+        Err(invalid_params(format!("request _meta is missing or has malformed required fields: {missing}")))
+    }
+
+    /// Asks the router and appends its answer. `handles`: whether the client takes the handle of a task.
     async fn recorded(
         &self,
+        out: &mut String,
         method: Method,
         ttl_ms: Option<u64>,
-        context: RequestContext<RoleServer>,
-    ) -> Result<MetaObject, ErrorData> {
-        let asked = asked(&context.extensions)?;
-        let era = era(&context);
-        let (client, heard) = CallClient::new(self.logs(asked, era), self.audience(asked, era));
-        let request = asked.request(method, Arc::new(client), context.ct.clone());
-        let call = self.shared.router.call(request);
-        let answer = relay(call, heard, &context.peer, &context.ct);
+        handles: bool,
+    ) -> Result<(), RpcError> {
+        let era = self.asked.era();
+        let answer = async {
+            if era == Era::Stateless && !handles && !is_heard(&self.asked) {
+                let client = Arc::new(Silent { audience: self.audience() });
+                return self
+                    .shared
+                    .router
+                    .call(self.asked.request(method, client, self.cancel.clone()))
+                    .await;
+            }
+            let logs = self.logs();
+            let (client, heard) = CallClient::new(move || logs, self.audience(), self.session.clone());
+            let client = client.with_handles(handles);
+            let request = self.asked.request(method, Arc::new(client), self.cancel.clone());
+            relay(self.shared.router.call(request), heard, &self.outlet, &self.cancel).await
+        };
         let answer = match self.shared.bounds {
             None => answer.await,
             // Dropped in time, the call is cancelled, and recorded so.
@@ -98,391 +241,207 @@ impl Handler {
         };
         // What a tool's server answers is recorded; this node's own refusal is not.
         if answer.as_ref().is_err_and(|err| err.code == INVALID_REQUEST && err.record.is_none())
-            && let Some(place) = context.extensions.get::<Arc<RequestPermit>>()
+            && let Some(place) = &self.place
         {
             place.refuse();
         }
-        let mut out = String::new();
-        conclude(&mut out, answer, era, ttl_ms).map_err(to_library)?;
-        Ok(pack(out))
+        let answer = match handles {
+            true => tasks::adopt(&self.shared, &self.asked, &self.audience(), answer).await,
+            false => answer,
+        };
+        conclude(out, answer, era, ttl_ms).map_err(|error| match error.code {
+            RESOURCE_NOT_FOUND if era == Era::Stateless && method != Method::ToolsCall => {
+                RpcError { code: INVALID_PARAMS, ..error }
+            }
+            _ => error,
+        })
     }
 
-    /// Returns one page of `items` as a parcel.
+    /// Appends one page of `items`.
     fn listed<T>(
         &self,
+        out: &mut String,
         key: &str,
         items: &[T],
         entry: impl Fn(&T) -> (&str, Cow<'_, RawValue>),
-        params: Option<PaginatedRequestParams>,
-        context: &RequestContext<RoleServer>,
-    ) -> Result<MetaObject, ErrorData> {
-        let cursor = params.and_then(|params| params.cursor);
-        let mut out = String::new();
-        page(key, items, entry, cursor.as_deref())
-            .and_then(|page| finish(&mut out, &page, era(context), Some(LIST_TTL_MS), None))
-            .map_err(to_library)?;
-        Ok(pack(out))
+    ) -> Result<(), RpcError> {
+        let page = page(key, items, entry, self.asked.text("cursor").as_deref())?;
+        finish(out, &page, self.asked.era(), Some(LIST_TTL_MS), None)
     }
 
-    /// Returns a handshake's result with the caller's limits as a parcel; `None` if there are no limits.
-    fn with_limits(&self, result: &impl Serialize) -> Option<MetaObject> {
-        let limits = self.shared.bounds?.told();
-        let mut result = serde_json::to_value(result).ok()?;
-        result["limits"] = limits.clone();
-        result["_meta"]["io.cairn/limits"] = limits;
-        Some(pack(result.to_string()))
-    }
-
-    fn offer(&self) -> Arc<Offer> {
-        self.shared.router.offer()
-    }
-
-    /// Returns what the client of a request sees, once the sources have prepared for it.
-    async fn offer_to(&self, context: &RequestContext<RoleServer>) -> Result<Arc<Offer>, ErrorData> {
-        let audience = self.audience(asked(&context.extensions)?, era(context));
-        self.shared.router.admit(&audience).await;
-        Ok(self.shared.router.offer_to(&audience))
-    }
-
-    /// Watches resources as long as what is returned lives. One that no source tells of is never updated.
-    async fn watch_all(
-        &self,
-        uris: &[String],
-        context: &SubscriptionContext,
-    ) -> Result<Vec<Held>, ErrorData> {
-        if uris.len() > WATCHED_MAX {
-            return Err(to_library(invalid_params("resourceSubscriptions names too many resources")));
-        }
-        let audience = self.audience(asked(&context.request_context().extensions)?, Era::Stateless);
-        let watching = uris.iter().map(|uri| self.shared.router.watch(uri, &audience));
-        Ok(futures_util::future::join_all(watching).await.into_iter().flatten().collect())
-    }
-
-    fn logs(&self, asked: &Incoming, era: Era) -> Logs {
-        match era {
-            Era::Stateless => asked.log_level.as_deref().and_then(Logs::from_level).unwrap_or(Logs::None),
-            Era::Session => self
-                .session
-                .get()
-                .map_or(Logs::All, |session| *session.logs.lock().unwrap_or_else(PoisonError::into_inner)),
-        }
-    }
-
-    fn audience(&self, asked: &Incoming, era: Era) -> Audience {
-        match (era, self.session.get()) {
-            (Era::Session, Some(session)) => Audience {
-                capabilities: session.capabilities.clone(),
-                log_level: self.logs(asked, era).level().map(str::to_owned),
-                session: Some(session.name.clone()),
-                manner: Manner::Requests,
-            },
-            (Era::Session, None) => Audience::default(),
-            (Era::Stateless, _) => asked.audience(),
-        }
-    }
-}
-
-impl ServerHandler for Handler {
-    fn supported_protocol_versions(&self) -> Cow<'static, [ProtocolVersion]> {
-        Cow::Borrowed(VERSIONS)
-    }
-
-    fn get_info(&self) -> InitializeResult {
-        let declared = &self.offer().declared;
-        // A server that has said nothing yet may have tools: the client hears of them when they come.
-        let unknown = self.shared.settings.wraps && declared.server.is_none();
-        let declared = &Declared { tools: declared.tools || unknown, ..declared.clone() };
-        let mut info = InitializeResult::new(capabilities(declared));
-        let wrapped = declared.server.as_ref().filter(|_| self.shared.settings.wraps);
-        let wrapped = wrapped.and_then(|server| serde_json::from_str(server.get()).ok());
-        info.server_info = wrapped.unwrap_or_else(|| Implementation::new("cairn", env!("CARGO_PKG_VERSION")));
-        info.instructions = match (&self.shared.settings.instructions, self.shared.settings.wraps) {
-            (Some(own), _) => Some(own.clone()),
-            (None, true) => declared.sole_instructions.clone(),
-            (None, false) => declared.instructions.clone(),
+    /// Returns the members that both handshakes have, and the caller's limits where there are some.
+    fn introduce(&self, result: &mut Value, declared: &Declared) {
+        let settings = &self.shared.settings;
+        result["capabilities"] = capabilities(declared);
+        let instructions = match (&settings.instructions, settings.wraps) {
+            (Some(own), _) => Some(own),
+            (None, true) => declared.sole_instructions.as_ref(),
+            (None, false) => declared.instructions.as_ref(),
         };
-        info
-    }
-
-    async fn initialize(
-        &self,
-        request: InitializeRequestParams,
-        context: RequestContext<RoleServer>,
-    ) -> Result<InitializeResult, ErrorData> {
-        let open = CancellationToken::new();
-        let session = Session {
-            capabilities: asked(&context.extensions)?.audience().capabilities,
-            name: uuid::Uuid::now_v7().simple().to_string().into(),
-            logs: Mutex::new(Logs::All),
-            watched: Arc::default(),
-            _close: open.clone().drop_guard(),
-            open,
-        };
-        // A second `initialize` on one session changes nothing of the first.
-        let _ = self.session.set(session);
-        self.offer_to(&context).await?;
-        let mut result = self.negotiate_initialize(&request)?;
-        if let Some(told) = self.with_limits(&result) {
-            result.meta = Some(told);
+        if let Some(instructions) = instructions {
+            result["instructions"] = json!(instructions);
         }
-        context.peer.set_peer_info(request);
-        Ok(result)
-    }
-
-    /// Tells the session of changed lists until it ends.
-    async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
-        let Some(session) = self.session.get() else {
-            return;
-        };
-        let (open, peer) = (session.open.clone(), context.peer);
-        let (mut changes, mut updates) = (self.shared.router.changes(), self.shared.router.updates());
-        let watched = session.watched.clone();
-        let watches =
-            move |uri: &str| watched.lock().unwrap_or_else(PoisonError::into_inner).contains_key(uri);
-        tokio::spawn(open.run_until_cancelled_owned(async move {
-            loop {
-                tokio::select! {
-                    received = changes.recv() => {
-                        let Some(changed) = changed(received) else { return };
-                        for change in changed {
-                            if tell_change(&peer, change).await.is_err() {
-                                return;
-                            }
-                        }
-                    }
-                    Ok(uri) = updates.recv() => if watches(&uri) {
-                        let updated = ResourceUpdatedNotificationParam::new(&*uri);
-                        if peer.notify_resource_updated(updated).await.is_err() {
-                            return;
-                        }
-                    },
-                }
-            }
-        }));
-    }
-
-    async fn discover(&self, context: RequestContext<RoleServer>) -> Result<DiscoverResult, ErrorData> {
-        self.offer_to(&context).await?;
-        let versions = self.supported_protocol_versions().into_owned();
-        let mut result = DiscoverResult::from_server_info(versions, self.get_info()).with_ttl_ms(LIST_TTL_MS);
-        if let Some(told) = self.with_limits(&result) {
-            result.meta = Some(told);
+        if let Some(bounds) = self.shared.bounds {
+            result["limits"] = bounds.told();
+            result["_meta"]["io.cairn/limits"] = bounds.told();
         }
-        Ok(result)
     }
 
-    async fn call_tool(
-        &self,
-        _: CallToolRequestParams,
-        context: RequestContext<RoleServer>,
-    ) -> Result<CallToolResponse, ErrorData> {
-        let mut result = CallToolResult::success(Vec::new());
-        result.meta = Some(self.recorded(Method::ToolsCall, None, context).await?);
-        Ok(CallToolResponse::Complete(result))
+    async fn initialize(&self, out: &mut String) -> Result<(), RpcError> {
+        let session = self.session.as_ref().ok_or_else(|| method_not_found("initialize"))?;
+        // A second `initialize` in one session changes nothing of the first.
+        let asked = self.asked.text("protocolVersion").unwrap_or_default();
+        let spoken = VERSIONS.into_iter().find(|version| *version == asked && *version <= LATEST_IN_SESSION);
+        let version = spoken.unwrap_or(LATEST_IN_SESSION);
+        let _ = session.opened.set(Opened::new(self.asked.audience().capabilities, version));
+        self.offer_to().await;
+        let declared = self.declared();
+        let mut result = json!({
+            "protocolVersion": version,
+            "serverInfo": self.server(&declared),
+        });
+        self.introduce(&mut result, &declared);
+        tasks::declare_in_session(&mut result, version, tasks::offered(&self.shared));
+        out.push_str(&result.to_string());
+        Ok(())
     }
 
-    async fn get_prompt(
-        &self,
-        _: GetPromptRequestParams,
-        context: RequestContext<RoleServer>,
-    ) -> Result<GetPromptResponse, ErrorData> {
+    async fn discover(&self, out: &mut String) -> Result<(), RpcError> {
+        self.offer_to().await;
+        let declared = self.declared();
+        let mut result = json!({
+            "resultType": "complete",
+            "supportedVersions": VERSIONS,
+            "ttlMs": LIST_TTL_MS,
+            "cacheScope": "private",
+            "_meta": {"io.modelcontextprotocol/serverInfo": self.server(&declared)},
+        });
+        self.introduce(&mut result, &declared);
+        out.push_str(&result.to_string());
+        Ok(())
+    }
+
+    async fn call_tool(&self, out: &mut String) -> Result<(), RpcError> {
+        let version = self.opened().map_or("", |opened| opened.version);
+        match tasks::way(&self.shared, &self.asked, self.asked.era(), version)? {
+            Way::Call { handles } => self.recorded(out, Method::ToolsCall, None, handles).await,
+            Way::Task { entry, ttl_ms } => self.make_task(out, (&entry, ttl_ms)).await,
+        }
+    }
+
+    /// Makes a task of a tool call. A session then hears how it goes.
+    async fn make_task(&self, out: &mut String, made: (&Entry, u64)) -> Result<(), RpcError> {
+        let era = self.asked.era();
+        let (id, told) = tasks::create(&self.shared, &self.asked, made, &self.audience(), era).await?;
+        if let Some(session) = self.session.clone().filter(|_| era == Era::Session) {
+            let end = session.end.clone();
+            let caller = self.asked.caller.clone();
+            let telling = tasks::tell(self.shared.clone(), caller, id, move |params| {
+                let session = session.clone();
+                Box::pin(async move { session.outlet.tell(notification(TASK_STATUS, Some(&params))).await })
+            });
+            tokio::spawn(end.run_until_cancelled_owned(telling));
+        }
+        out.push_str(&told);
+        Ok(())
+    }
+
+    /// Answers a method of tasks.
+    async fn of_task(&self, out: &mut String) -> Result<(), RpcError> {
+        let logs = self.logs();
+        let (client, heard) = CallClient::new(move || logs, self.audience(), self.session.clone());
+        let (asked, era) = (&self.asked, self.asked.era());
+        let answer = tasks::answer(&self.shared, &asked.method, asked, era, &client);
+        let answer = relay(self.cancel.run_until_cancelled(answer), heard, &self.outlet, &self.cancel).await;
+        let cancelled = || RpcError::new(INVALID_REQUEST, "the request was cancelled");
+        out.push_str(&answer.unwrap_or_else(|| Err(cancelled()))?);
+        Ok(())
+    }
+
+    async fn get_prompt(&self, out: &mut String) -> Result<(), RpcError> {
         declared(self.offer().declared.prompts, "prompts/get")?;
-        let mut result = GetPromptResult::new(Vec::new());
-        result.meta = Some(self.recorded(Method::PromptsGet, None, context).await?);
-        Ok(GetPromptResponse::Complete(result))
+        self.recorded(out, Method::PromptsGet, None, false).await
     }
 
-    async fn read_resource(
-        &self,
-        _: ReadResourceRequestParams,
-        context: RequestContext<RoleServer>,
-    ) -> Result<ReadResourceResponse, ErrorData> {
+    async fn read_resource(&self, out: &mut String) -> Result<(), RpcError> {
         declared(self.offer().declared.resources, "resources/read")?;
-        let mut result = ReadResourceResult::new(Vec::new());
-        result.meta = Some(self.recorded(Method::ResourcesRead, Some(READ_TTL_MS), context).await?);
-        Ok(ReadResourceResponse::Complete(result))
+        self.recorded(out, Method::ResourcesRead, Some(READ_TTL_MS), false).await
     }
 
-    async fn complete(
-        &self,
-        _: CompleteRequestParams,
-        context: RequestContext<RoleServer>,
-    ) -> Result<CompleteResult, ErrorData> {
+    async fn complete(&self, out: &mut String) -> Result<(), RpcError> {
         // Some servers complete arguments and do not declare it: they are asked.
         let offered = &self.offer().declared;
         let any = offered.completions || offered.prompts || offered.resources;
         declared(any, "completion/complete")?;
-        let mut result = CompleteResult::default();
-        result.meta = Some(self.recorded(Method::Complete, None, context).await?);
-        Ok(result)
+        self.recorded(out, Method::Complete, None, false).await
     }
 
-    async fn list_tools(
-        &self,
-        params: Option<PaginatedRequestParams>,
-        context: RequestContext<RoleServer>,
-    ) -> Result<ListToolsResult, ErrorData> {
-        let offer = self.offer_to(&context).await?;
+    async fn list_tools(&self, out: &mut String) -> Result<(), RpcError> {
+        let offer = self.offer_to().await;
         let unknown = self.shared.settings.wraps && offer.declared.server.is_none();
         declared(offer.declared.tools || unknown, "tools/list")?;
-        let meta = if self.shared.settings.contracts {
-            let mut own = own_tools(&self.shared.router.tools());
+        if self.shared.settings.contracts {
+            let mut own = own_tools(&self.shared.router.tools_for_peer(&self.asked.caller));
             own.retain(|tool| self.shared.shows(&tool.name));
-            self.listed("tools", &own, contract_entry, params, &context)?
-        } else if era(&context) == Era::Session {
-            self.listed("tools", &offer.tools, session_tool_entry, params, &context)?
+            self.listed(out, "tools", &own, contract_entry)
+        } else if self.asked.era() == Era::Session {
+            self.listed(out, "tools", &offer.tools, session_tool_entry)
         } else {
-            self.listed("tools", &offer.tools, tool_entry, params, &context)?
-        };
-        Ok(ListToolsResult { meta: Some(meta), ..ListToolsResult::default() })
+            self.listed(out, "tools", &offer.tools, tool_entry)
+        }
     }
 
-    async fn list_prompts(
-        &self,
-        params: Option<PaginatedRequestParams>,
-        context: RequestContext<RoleServer>,
-    ) -> Result<ListPromptsResult, ErrorData> {
-        let offer = self.offer_to(&context).await?;
+    async fn list_prompts(&self, out: &mut String) -> Result<(), RpcError> {
+        let offer = self.offer_to().await;
         declared(offer.declared.prompts, "prompts/list")?;
-        let meta = self.listed("prompts", &offer.prompts, listed_entry, params, &context)?;
-        Ok(ListPromptsResult { meta: Some(meta), ..ListPromptsResult::default() })
+        self.listed(out, "prompts", &offer.prompts, listed_entry)
     }
 
-    async fn list_resources(
-        &self,
-        params: Option<PaginatedRequestParams>,
-        context: RequestContext<RoleServer>,
-    ) -> Result<ListResourcesResult, ErrorData> {
-        let offer = self.offer_to(&context).await?;
+    async fn list_resources(&self, out: &mut String) -> Result<(), RpcError> {
+        let offer = self.offer_to().await;
         declared(offer.declared.resources, "resources/list")?;
-        let meta = self.listed("resources", &offer.resources, listed_entry, params, &context)?;
-        Ok(ListResourcesResult { meta: Some(meta), ..ListResourcesResult::default() })
+        self.listed(out, "resources", &offer.resources, listed_entry)
     }
 
-    async fn list_resource_templates(
-        &self,
-        params: Option<PaginatedRequestParams>,
-        context: RequestContext<RoleServer>,
-    ) -> Result<ListResourceTemplatesResult, ErrorData> {
-        let offer = self.offer_to(&context).await?;
+    async fn list_resource_templates(&self, out: &mut String) -> Result<(), RpcError> {
+        let offer = self.offer_to().await;
         declared(offer.declared.resources, "resources/templates/list")?;
-        let meta = self.listed("resourceTemplates", &offer.templates, listed_entry, params, &context)?;
-        Ok(ListResourceTemplatesResult { meta: Some(meta), ..ListResourceTemplatesResult::default() })
+        self.listed(out, "resourceTemplates", &offer.templates, listed_entry)
     }
 
-    async fn set_level(
-        &self,
-        request: SetLevelRequestParams,
-        _: RequestContext<RoleServer>,
-    ) -> Result<(), ErrorData> {
-        let session = self.session.get().ok_or_else(|| method_not_found("logging/setLevel"))?;
-        let level = serde_json::to_value(request.level).unwrap_or_default();
-        let logs = level.as_str().and_then(Logs::from_level);
-        let logs = logs.ok_or_else(|| to_library(invalid_params("logging/setLevel: unknown level")))?;
-        *session.logs.lock().unwrap_or_else(PoisonError::into_inner) = logs;
-        Ok(())
+    /// Passes a request about skills to the servers that have them.
+    async fn skills(&self, out: &mut String, what: Asked) -> Result<(), RpcError> {
+        let Incoming { params, caller, .. } = &self.asked;
+        let result = self.shared.router.skills(what, params, caller, &self.audience()).await?;
+        finish(out, &result, self.asked.era(), Some(LIST_TTL_MS), None)
     }
 
-    async fn subscribe(
-        &self,
-        request: SubscribeRequestParams,
-        context: RequestContext<RoleServer>,
-    ) -> Result<(), ErrorData> {
+    async fn set_level(&self, out: &mut String) -> Result<(), RpcError> {
+        let opened = self.opened().ok_or_else(|| method_not_found("logging/setLevel"))?;
+        let logs = self.asked.text("level").as_deref().and_then(Logs::from_level);
+        opened.set_logs(logs.ok_or_else(|| invalid_params("logging/setLevel: unknown level"))?);
+        self.shared.router.hear(Heard::Level, &opened.audience()).await;
+        empty(out).await
+    }
+
+    async fn subscribe(&self, out: &mut String) -> Result<(), RpcError> {
         declared(self.offer().declared.subscriptions, "resources/subscribe")?;
-        let session = self.session.get().ok_or_else(|| method_not_found("resources/subscribe"))?;
+        let session = self.session.as_ref().filter(|session| session.opened.get().is_some());
+        let session = session.ok_or_else(|| method_not_found("resources/subscribe"))?;
         if session.watched().len() >= WATCHED_MAX {
-            return Err(to_library(RpcError::new(INTERNAL_ERROR, "this session watches too many resources")));
+            return Err(RpcError::new(INTERNAL_ERROR, "this session watches too many resources"));
         }
-        let audience = self.audience(asked(&context.extensions)?, Era::Session);
-        let held = self.shared.router.watch(&request.uri, &audience).await.map_err(to_library)?;
-        session.watched().insert(request.uri, held);
-        Ok(())
+        let held =
+            self.shared.router.watch_for(&self.asked.caller, &self.asked.name, &self.audience()).await?;
+        session.watched().insert(self.asked.name.clone(), held);
+        empty(out).await
     }
 
-    async fn unsubscribe(
-        &self,
-        request: UnsubscribeRequestParams,
-        _: RequestContext<RoleServer>,
-    ) -> Result<(), ErrorData> {
+    async fn unsubscribe(&self, out: &mut String) -> Result<(), RpcError> {
         declared(self.offer().declared.subscriptions, "resources/unsubscribe")?;
-        if let Some(session) = self.session.get() {
-            session.watched().remove(&request.uri);
+        if let Some(session) = &self.session {
+            session.watched().remove(&self.asked.name);
         }
-        Ok(())
+        empty(out).await
     }
-
-    /// Accepts the whole filter; the library reduces it to the declared capabilities.
-    fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
-        Some(requested.clone())
-    }
-
-    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
-        let Ok(_permit) = self.shared.listeners.try_acquire() else {
-            let message = "all listen streams are in use; try again later";
-            return Err(to_library(RpcError::new(INTERNAL_ERROR, message)));
-        };
-        let (mut changes, mut updates) = (self.shared.router.changes(), self.shared.router.updates());
-        let wanted = context.accepted().resource_subscriptions.clone().unwrap_or_default();
-        let _watched = self.watch_all(&wanted, &context).await?;
-        let sink = context.sink();
-        loop {
-            let received = tokio::select! {
-                received = changes.recv() => received,
-                Ok(uri) = updates.recv() => {
-                    if wanted.iter().any(|wanted| **wanted == *uri) {
-                        let _ = sink.notify_resource_updated(&*uri).await;
-                    }
-                    continue;
-                }
-                () = context.cancelled() => return Ok(()),
-                () = self.shared.settings.shutdown.cancelled() => return Ok(()),
-            };
-            let Some(changed) = changed(received) else {
-                return Ok(());
-            };
-            for change in changed {
-                // An error here says that this change was not asked for, or that nobody listens any more.
-                let _ = match change {
-                    Change::Tools => sink.notify_tool_list_changed().await,
-                    Change::Prompts => sink.notify_prompt_list_changed().await,
-                    Change::Resources => sink.notify_resource_list_changed().await,
-                };
-            }
-        }
-    }
-
-    /// Returns the tool for the library's check of mirrored headers; `None` for tools without such headers.
-    fn get_tool(&self, name: &str) -> Option<Tool> {
-        let offer = self.offer();
-        let definition = header_tool(&offer, name)?;
-        serde_json::from_str(definition).ok()
-    }
-
-    /// Answers what the library could not parse: an unknown method, or params it does not accept.
-    async fn on_custom_request(
-        &self,
-        request: CustomRequest,
-        context: RequestContext<RoleServer>,
-    ) -> Result<CustomResult, ErrorData> {
-        if is_known(&request.method, era(&context)) {
-            let message = format!("{}: the params do not have the shape of this method", request.method);
-            return Err(to_library(invalid_params(message)));
-        }
-        Err(method_not_found(&request.method))
-    }
-}
-
-fn era(context: &RequestContext<RoleServer>) -> Era {
-    match context.protocol_version() {
-        Some(version) if version.as_str() >= FIRST_STATELESS => Era::Stateless,
-        _ => Era::Session,
-    }
-}
-
-/// Returns what the door read of this request: from the extensions on stdio, from the request's parts over HTTP.
-fn asked(extensions: &Extensions) -> Result<&Arc<Incoming>, ErrorData> {
-    extensions
-        .get::<Arc<Incoming>>()
-        .or_else(|| extensions.get::<http::request::Parts>()?.extensions.get())
-        .ok_or_else(|| to_library(RpcError::new(INTERNAL_ERROR, "the request was not read")))
 }

@@ -12,7 +12,11 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{envelope::Fault, pipe::Framing, raw::one_line};
+use super::{
+    envelope::Fault,
+    outlet::{Frame, one_line},
+    pipe::Framing,
+};
 use crate::router::codes::INVALID_REQUEST;
 
 /// Bytes of one line.
@@ -73,8 +77,9 @@ impl<R: AsyncRead + Send + Unpin + 'static> Framing for Lines<R> {
         }
     }
 
-    fn writer(&self) -> fn(Vec<u8>) -> Bytes {
-        |mut message| {
+    fn writer(&self) -> Frame {
+        |message| {
+            let mut message = message.into_bytes();
             one_line(&mut message);
             message.push(b'\n');
             message.into()

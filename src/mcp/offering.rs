@@ -5,35 +5,28 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use rmcp::{
-    ErrorData,
-    model::{ErrorCode, ServerCapabilities},
-};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
     block::splice,
     catalogue::PEERS,
-    router::{Entry, Listed, Offer, Tool, declared::Declared},
+    router::{Entry, Listed, RpcError, Tool, codes::METHOD_NOT_FOUND, declared::Declared},
+    runtime::upstream_tasks::EXTENSION,
 };
 
 /// The schema property that marks arguments that are mirrored in headers (SEP-2243).
-const HEADER_MARK: &str = "x-mcp-header";
+pub const HEADER_MARK: &str = "x-mcp-header";
 
 const OUTPUT: &str = "outputSchema";
 
 /// The metadata key of a listed tool's contract, for peers.
 const CONTRACT: &str = "io.cairn/contract";
 
-/// Returns the definition of the tool `name`, if any of its arguments are mirrored in headers.
-pub fn header_tool<'a>(offer: &'a Offer, name: &str) -> Option<&'a str> {
-    let tool = offer.tools.iter().find(|tool| tool.name == name)?;
-    Some(tool.definition.get()).filter(|definition| definition.contains(HEADER_MARK))
-}
-
-/// Returns whether there is a tool `name` without such arguments.
-pub fn has_plain_tool(offer: &Offer, name: &str) -> bool {
-    offer.tools.iter().any(|tool| tool.name == name && !tool.definition.get().contains(HEADER_MARK))
+/// Returns the input schema of a tool, if any of its arguments are mirrored in headers.
+pub fn mirrored(tool: &Tool) -> Option<Value> {
+    let definition = Some(tool.definition.get()).filter(|definition| definition.contains(HEADER_MARK))?;
+    let mut definition: Value = serde_json::from_str(definition).ok()?;
+    Some(definition["inputSchema"].take())
 }
 
 pub fn tool_entry(tool: &Arc<Tool>) -> (&str, Cow<'_, RawValue>) {
@@ -78,7 +71,7 @@ pub fn listed_entry(item: &Arc<Listed>) -> (&str, Cow<'_, RawValue>) {
 }
 
 /// Returns the capabilities to declare: what the sources of the offer declared.
-pub fn capabilities(declared: &Declared) -> ServerCapabilities {
+pub fn capabilities(declared: &Declared) -> Value {
     let mut capabilities = json!({"logging": {}});
     let mut declare = |when: bool, key: &str, value: Value| {
         if when {
@@ -94,19 +87,29 @@ pub fn capabilities(declared: &Declared) -> ServerCapabilities {
     };
     declare(declared.resources, "resources", resources);
     declare(declared.completions, "completions", json!({}));
-    let extensions = Value::Object(declared.extensions.clone());
-    declare(!declared.extensions.is_empty(), "extensions", extensions);
-    // What an upstream wrote there may not be of the library's types; then it is left out.
-    serde_json::from_value(capabilities.clone()).unwrap_or_else(|_| {
-        capabilities["extensions"] = json!({});
-        serde_json::from_value(capabilities).expect("these are the library's own field names")
-    })
+    // Clients take objects alone there.
+    let settings = declared.extensions.iter();
+    let settings = settings.filter(|(key, settings)| settings.is_object() && *key != EXTENSION);
+    let mut extensions: Map<String, Value> =
+        settings.map(|(key, value)| (key.clone(), value.clone())).collect();
+    if declared.tasks {
+        extensions.insert(EXTENSION.to_owned(), json!({}));
+    }
+    declare(!extensions.is_empty(), "extensions", Value::Object(extensions));
+    capabilities
 }
 
-pub fn declared(declared: bool, method: &str) -> Result<(), ErrorData> {
+/// Returns a wrapped server's description of itself; this node's own, if that is none or is none to be read.
+pub fn implementation(wrapped: Option<&RawValue>) -> Value {
+    let wrapped: Option<Value> = wrapped.and_then(|server| serde_json::from_str(server.get()).ok());
+    let wrapped = wrapped.filter(|server| server["name"].is_string() && server["version"].is_string());
+    wrapped.unwrap_or_else(|| json!({"name": "cairn", "version": env!("CARGO_PKG_VERSION")}))
+}
+
+pub fn declared(declared: bool, method: &str) -> Result<(), RpcError> {
     if declared { Ok(()) } else { Err(method_not_found(method)) }
 }
 
-pub fn method_not_found(method: &str) -> ErrorData {
-    ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("there is no method {method}"), None)
+pub fn method_not_found(method: &str) -> RpcError {
+    RpcError::new(METHOD_NOT_FOUND, format!("there is no method {method}"))
 }

@@ -5,17 +5,15 @@ mod doors;
 use std::{borrow::Cow, time::Instant};
 
 use bytes::Bytes;
-use rmcp::{
-    model::{CallToolResult, JsonRpcMessage, NumberOrString, ServerJsonRpcMessage, ServerResult},
-    transport::streamable_http_server::session::SessionManager,
-};
 use serde_json::{Value, json, value::RawValue};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     answer::{finish, finish_error},
     envelope::{self, Incoming, Message},
+    handler::check_shape,
     list::{PAGE_MAX, page},
-    raw::{pack, unpack, unpack_event},
+    outlet::{Outlet, Streams, event},
     sessions::{IDLE_MAX, SESSIONS_MAX, Sessions},
 };
 use crate::{
@@ -50,46 +48,81 @@ fn raw(json: &str) -> Box<RawValue> {
     RawValue::from_string(json.to_owned()).expect("the test's own JSON")
 }
 
-// ---- parcels
+// ---- streams
 
-/// A typed message as the library would print it, around `content`.
-fn typed(content: &str) -> Vec<u8> {
-    let mut result = CallToolResult::success(Vec::new());
-    result.meta = Some(pack(content.to_owned()));
-    let id = NumberOrString::String("a\"b".into());
-    let message: ServerJsonRpcMessage = JsonRpcMessage::response(ServerResult::CallToolResult(result), id);
-    serde_json::to_vec(&message).expect("the library prints its own messages")
+/// The stream of a session that belongs to its requests with this number.
+fn told(streams: &std::sync::Arc<Streams>, stream: u64) -> Outlet {
+    Outlet::Streams(streams.clone(), stream)
 }
 
-fn check_parcel(content: &str) {
-    let wanted = format!(r#"{{"jsonrpc":"2.0","id":"a\"b","result":{content}}}"#);
-    assert_eq!(unpack(&typed(content)), Some(wanted.clone().into_bytes()));
-    let event = [b"data: ".as_slice(), &typed(content), b"\nid: 1/0\n\n"].concat();
-    let line = wanted.replace(['\n', '\r'], " ");
-    let unpacked = unpack_event(Bytes::from(event));
-    assert_eq!(unpacked, Bytes::from(format!("data: {line}\nid: 1/0\n\n")));
+fn text(event: Option<Bytes>) -> String {
+    String::from_utf8(event.expect("an event").into()).expect("events are text")
 }
 
-#[test]
-fn a_result_passes_the_library_byte_for_byte() {
-    check_parcel("{}");
-    check_parcel(r#"{"n":1.50,"e":1E+2,"u":"\u00e9é\"","x-unknown":[ ]}"#);
-    check_parcel("{\n  \"content\" : [],\r\n  \"s\": \"a\\nb\"\n}");
+#[tokio::test]
+async fn a_message_is_one_line_of_its_event() {
+    let message = "{\n  \"content\" : [],\r\n  \"s\": \"a\\nb\"\n}";
+    let line = message.replace(['\n', '\r'], " ");
+    assert_eq!(event(message.to_owned()), format!("data: {line}\n\n"));
+    let streams = std::sync::Arc::new(Streams::new());
+    let mut reading = streams.open(7);
+    told(&streams, 7).say(message.to_owned()).await;
+    assert_eq!(text(reading.next().await), "data: \nid: 0/7\nretry: 3000\n\n");
+    assert_eq!(text(reading.next().await), format!("data: {line}\nid: 1/7\n\n"));
 }
 
-#[test]
-fn what_is_no_parcel_is_left_alone() {
-    for message in [
-        r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
-        r#"{"jsonrpc":"2.0","method":"x","params":{"_meta":{"io.cairn/parcel":"{}"}}}"#,
-        r#"{"jsonrpc":"2.0","id":1,"result":{"text":"io.cairn/parcel"}}"#,
-        r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"io.cairn/parcel"}}"#,
-        "io.cairn/parcel",
-    ] {
-        assert_eq!(unpack(message.as_bytes()), None, "{message}");
+#[tokio::test]
+async fn a_stream_that_broke_goes_on_after_the_last_event_that_was_seen() {
+    let streams = std::sync::Arc::new(Streams::new());
+    let outlet = told(&streams, 1);
+    drop(streams.open(1));
+    for n in 1..=3 {
+        outlet.say(n.to_string()).await;
     }
-    let ping = Bytes::from_static(b":\n\n");
-    assert_eq!(unpack_event(ping.clone()), ping);
+    streams.end(1);
+    outlet.say("too late".to_owned()).await;
+    let mut reading = streams.resume("1/1").expect("it is kept");
+    assert_eq!(text(reading.next().await), "data: 2\nid: 2/1\n\n");
+    assert_eq!(text(reading.next().await), "data: 3\nid: 3/1\n\n");
+    assert_eq!(reading.next().await, None);
+    for gone in ["1/1", "1/2", "x", "", "1/"] {
+        assert!(streams.resume(gone).is_none(), "{gone}");
+    }
+}
+
+#[tokio::test]
+async fn what_belongs_to_no_request_is_told_on_one_stream_of_the_session() {
+    let streams = std::sync::Arc::new(Streams::new());
+    told(&streams, 1).tell("early".to_owned()).await;
+    let mut first = streams.listen();
+    assert_eq!(text(first.next().await), "data: early\nid: 1\n\n");
+    let mut second = streams.listen();
+    told(&streams, 1).tell("once".to_owned()).await;
+    assert_eq!(text(first.next().await), "data: once\nid: 2\n\n");
+    drop(first);
+    told(&streams, 1).tell("then".to_owned()).await;
+    assert_eq!(text(second.next().await), "data: then\nid: 3\n\n");
+    drop(second);
+    told(&streams, 1).tell("missed".to_owned()).await;
+    let mut third = streams.resume("2").expect("a session has its stream");
+    assert_eq!(text(third.next().await), "data: then\nid: 3\n\n");
+    assert_eq!(text(third.next().await), "data: missed\nid: 4\n\n");
+}
+
+#[tokio::test]
+async fn of_what_nobody_reads_the_last_events_are_kept() {
+    let streams = std::sync::Arc::new(Streams::new());
+    for n in 0..1_000 {
+        told(&streams, 1).tell(n.to_string()).await;
+    }
+    let mut reading = streams.listen();
+    assert_eq!(text(reading.next().await), "data: 968\nid: 969\n\n");
+    for stream in 1..=100 {
+        drop(streams.open(stream));
+        streams.end(stream);
+    }
+    drop(streams.open(101));
+    assert!(streams.resume("0/1").is_none() && streams.resume("0/100").is_some());
 }
 
 // ---- envelopes
@@ -103,13 +136,10 @@ fn check_fault(body: &str, id: &str, code: i64, malformed: bool) {
     }
 }
 
-fn read(body: &str) -> (std::sync::Arc<Incoming>, Option<String>) {
+fn read(body: &str) -> Incoming {
     match envelope::read(body.as_bytes(), &caller()) {
-        Ok(Message::Asks { asked, slim, .. }) => {
-            let slim = slim.map(|slim| String::from_utf8(slim.to_json()).expect("JSON is text"));
-            (asked, slim)
-        }
-        Ok(Message::Answers) => panic!("{body} asks nothing"),
+        Ok(Message::Asks(asked)) => asked,
+        Ok(Message::Answers(_)) => panic!("{body} asks nothing"),
         Err(fault) => panic!("{body}: {}", fault.message),
     }
 }
@@ -133,9 +163,12 @@ fn a_malformed_envelope_is_an_invalid_request() {
 
 #[test]
 fn params_of_the_wrong_shape_are_invalid_params() {
+    let body = |method: &str, params: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":"q","method":"{method}","params":{params}}}"#)
+    };
     let check = |method: &str, params: &str| {
-        let body = format!(r#"{{"jsonrpc":"2.0","id":"q","method":"{method}","params":{params}}}"#);
-        check_fault(&body, "\"q\"", -32602, false);
+        let error = check_shape(&read(&body(method, params))).expect_err(params);
+        assert_eq!(error.code, -32602, "{params}");
     };
     check("tools/call", "{}");
     check("tools/call", r#"{"name":7}"#);
@@ -145,29 +178,68 @@ fn params_of_the_wrong_shape_are_invalid_params() {
     check("resources/read", r#"{"uri":null}"#);
     check("completion/complete", r#"{"ref":{}}"#);
     check("initialize", "{}");
-    check("tools/call", r#"{"name":"t","_meta":{"io.cairn/idempotency-key":""}}"#);
+    let check = |params: &str| check_fault(&body("tools/call", params), "\"q\"", -32602, false);
+    check(r#"{"name":"t","_meta":{"io.cairn/idempotency-key":""}}"#);
     let long = "k".repeat(129);
-    check("tools/call", &format!(r#"{{"name":"t","_meta":{{"io.cairn/idempotency-key":"{long}"}}}}"#));
-    check("tools/call", r#"{"name":"t","_meta":{"io.cairn/contract":"bafy"}}"#);
+    check(&format!(r#"{{"name":"t","_meta":{{"io.cairn/idempotency-key":"{long}"}}}}"#));
+    check(r#"{"name":"t","_meta":{"io.cairn/contract":"bafy"}}"#);
 }
 
 #[test]
 fn a_removed_method_is_not_judged_by_its_params() {
     let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}"#;
-    read(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"logging/setLevel","params":{{{meta}}}}}"#));
-    assert!(envelope::is_known("logging/setLevel", Era::Session));
-    assert!(!envelope::is_known("logging/setLevel", Era::Stateless));
+    let level = |meta: &str| {
+        read(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"logging/setLevel","params":{{{meta}}}}}"#))
+    };
+    assert!(check_shape(&level(meta)).is_ok());
+    assert!(check_shape(&level("")).is_err());
 }
 
 #[test]
-fn the_router_gets_the_params_as_they_came_and_the_library_the_names() {
+fn the_router_gets_the_params_as_they_came() {
     let params = r#"{ "name":"t",  "arguments":{"n":1.50}, "_meta":{"progressToken":3} }"#;
-    let (asked, slim) =
-        read(&format!(r#"{{"jsonrpc":"2.0","id":"a\"","method":"tools/call","params":{params}}}"#));
+    let asked = read(&format!(r#"{{"jsonrpc":"2.0","id":"a\"","method":"tools/call","params":{params}}}"#));
     assert_eq!(asked.params.get(), params);
     assert_eq!((asked.name.as_str(), &asked.meta.progress_token), ("t", &Some(json!(3))));
-    let wanted = r#"{"jsonrpc":"2.0","id":"a\"","method":"tools/call","params":{"name":"t","_meta":{"progressToken":3}}}"#;
-    assert_eq!(slim.as_deref(), Some(wanted));
+    assert_eq!((asked.field("arguments"), asked.field("uri")), (Some(r#"{"n":1.50}"#), None));
+    assert_eq!((asked.id(), asked.missing().len()), (r#""a\"""#, 2));
+}
+
+#[test]
+fn a_token_is_in_no_copy_of_the_params() {
+    let params = r#"{"_meta":{"io.cairn/token":"hush"},"name":"t","arguments":{"a":1}}"#;
+    let asked = read(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#));
+    assert_eq!(asked.token.as_deref(), Some("hush"));
+    assert_eq!(asked.params.get(), r#"{"_meta":{},"name":"t","arguments":{"a":1}}"#);
+    assert_eq!(asked.field("arguments"), Some(r#"{"a":1}"#));
+}
+
+#[test]
+fn an_answer_is_read_whatever_it_says() {
+    let read = |body: &str| match envelope::read(body.as_bytes(), &caller()) {
+        Ok(Message::Answers(answer)) => (answer.id, answer.outcome.map_err(|error| error.code)),
+        _ => panic!("{body} is an answer"),
+    };
+    assert_eq!(read(r#"{"jsonrpc":"2.0","id":7,"result":{"a":1}}"#), ("7".into(), Ok(json!({"a": 1}))));
+    assert_eq!(read(r#"{"jsonrpc":"2.0","id":"7","result":null}"#), (r#""7""#.into(), Ok(json!(null))));
+    let error = r#"{"jsonrpc":"2.0","id":7,"error":{"code":-1,"message":"no"}}"#;
+    assert_eq!(read(error), ("7".into(), Err(-1)));
+    assert_eq!(read(r#"{"jsonrpc":"2.0","error":"no"}"#), ("null".into(), Err(-32600)));
+}
+
+#[test]
+fn capabilities_are_objects_of_objects() {
+    let given = |capabilities: &str| {
+        let meta = format!(r#"{{"io.modelcontextprotocol/clientCapabilities":{capabilities}}}"#);
+        let params = format!(r#"{{"name":"t","_meta":{meta}}}"#);
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
+        read(&body).capabilities.map(|text| text.to_string())
+    };
+    assert_eq!(given("{}").as_deref(), Some("{}"));
+    assert_eq!(given(r#"{"roots":{},"other":1}"#).as_deref(), Some(r#"{"other":1,"roots":{}}"#));
+    for none in ["[]", "7", r#"{"roots":7}"#, r#"{"extensions":[]}"#] {
+        assert_eq!(given(none), None, "{none}");
+    }
 }
 
 #[test]
@@ -180,7 +252,7 @@ fn request_metadata_is_read() {
         });
         let params = json!({"name": "t", "_meta": meta});
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
-        read(&body.to_string()).0.meta.clone()
+        read(&body.to_string()).meta.clone()
     };
     let read = meta(trace);
     assert_eq!(read.idempotency_key.as_deref(), Some("k1"));
@@ -335,33 +407,35 @@ fn a_cursor_goes_on_where_its_page_ended() {
 
 #[tokio::test]
 async fn at_the_bound_the_longest_idle_session_makes_room() {
-    let sessions = Sessions::new();
+    let (sessions, shutdown) = (Sessions::default(), CancellationToken::new());
+    let create = || sessions.create("ada", &shutdown);
     let mut opened = Vec::new();
     for _ in 0..SESSIONS_MAX {
-        opened.push(sessions.create_session().await.expect("there is room"));
+        opened.push(create().expect("there is room"));
     }
-    assert!(sessions.admits());
-    let (latest, _transport) = sessions.create_session().await.expect("an idle one makes room");
-    let (first, second) = (&opened[0].0, &opened[1].0);
-    assert_eq!(sessions.has_session(first).await.ok(), Some(false));
-    assert_eq!(sessions.has_session(second).await.ok(), Some(true));
-    assert_eq!(sessions.has_session(&latest).await.ok(), Some(true));
-    assert!(!sessions.owned(&latest, "ada"), "nobody owns what was not initialized");
+    let (latest, _) = create().expect("an idle one makes room");
+    assert!(sessions.of(&opened[0].0, "ada").is_none() && opened[0].1.session.end.is_cancelled());
+    assert!(sessions.of(&opened[1].0, "ada").is_some());
+    assert!(sessions.of(&latest, "ada").is_some() && sessions.of(&latest, "eve").is_none());
+    let ids = opened[1..].iter().map(|(id, _)| id).chain([&latest]);
+    let held: Vec<_> = ids.map(|id| sessions.open(id)).collect();
+    assert!(create().is_none(), "no session with an open stream makes room");
+    drop(held);
+    assert!(create().is_some());
 }
 
 #[tokio::test]
 async fn an_idle_session_is_closed_unless_a_stream_is_open() {
-    let sessions = Sessions::new();
-    let (idle, _idle) = sessions.create_session().await.expect("there is room");
-    let (held, _held) = sessions.create_session().await.expect("there is room");
+    let (sessions, shutdown) = (Sessions::default(), CancellationToken::new());
+    let create = || sessions.create("ada", &shutdown).expect("there is room");
+    let ((idle, _), (held, _)) = (create(), create());
     let stream = sessions.open(&held);
     let later = Instant::now() + IDLE_MAX;
-    sessions.close_idle(Instant::now()).await;
+    sessions.close_idle(Instant::now());
     assert_eq!(sessions.count(), 2);
-    sessions.close_idle(later).await;
-    assert_eq!(sessions.has_session(&idle).await.ok(), Some(false));
-    assert_eq!(sessions.has_session(&held).await.ok(), Some(true));
+    sessions.close_idle(later);
+    assert!(sessions.of(&idle, "ada").is_none() && sessions.of(&held, "ada").is_some());
     drop(stream);
-    sessions.close_idle(Instant::now() + IDLE_MAX).await;
+    sessions.close_idle(Instant::now() + IDLE_MAX);
     assert_eq!(sessions.count(), 0);
 }

@@ -362,7 +362,9 @@ fn granting(access: Arc<Access>, metrics: Arc<Metrics>) -> mcp::Tokens {
         match header.and_then(|header| access.authenticate(Some(&header))) {
             Ok(caller) => Some(caller.scopes),
             Err(denied) => {
-                metrics.access.add(&unknown(), Refused(denied.reason()), 1);
+                if let Some(reason) = denied.reason() {
+                    metrics.access.add(&unknown(), Refused(reason), 1);
+                }
                 None
             }
         }

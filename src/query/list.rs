@@ -13,6 +13,7 @@ use crate::{
     contract::Contract,
     event::{Event, Kind},
     state::subject_key,
+    words::number,
 };
 
 /// Events on one page.
@@ -280,7 +281,7 @@ impl View {
 
 /// Parses a moment to microseconds since the epoch: a whole number of them, or RFC 3339.
 pub fn moment(text: &str) -> Result<u64, QueryError> {
-    if let Ok(micros) = text.parse() {
+    if let Ok(micros) = number::parse(text) {
         return Ok(micros);
     }
     let moment: Option<jiff::Timestamp> = text.parse().ok();

@@ -15,7 +15,7 @@ use std::{
 };
 
 use serde_bytes::ByteArray;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use self::form::{Form, Forms};
 use crate::{
@@ -209,6 +209,15 @@ impl Client for Asking {
         self.client.notify(method, params);
     }
 
+    fn tell(&self, method: &str, params: &RawValue) {
+        if method == PROGRESS
+            && let Some(patience) = self.patience.get()
+        {
+            patience.progressed();
+        }
+        self.client.tell(method, params);
+    }
+
     fn request(&self, method: &str, params: Value) -> BoxFuture<'_, Result<Value, RpcError>> {
         let question = Question::parse(method).ok_or_else(|| {
             RpcError::new(METHOD_NOT_FOUND, format!("the client cannot be asked {}", shown(method)))
@@ -218,5 +227,13 @@ impl Client for Asking {
 
     fn audience(&self) -> Audience {
         self.client.audience()
+    }
+
+    fn takes_handles(&self) -> bool {
+        self.client.takes_handles()
+    }
+
+    fn abandons(&self) -> bool {
+        self.client.abandons()
     }
 }

@@ -4,12 +4,14 @@
 //! - an audience holds what the client itself declared, and nothing of its credentials;
 //! - clients with equal capabilities see the same lists, and equal capabilities have one text.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::{Map, Value};
 
+use crate::router::standing::Standing;
+
 /// No capabilities.
-const NOTHING: &str = "{}";
+static NOTHING: LazyLock<Arc<str>> = LazyLock::new(|| "{}".into());
 /// The capabilities by which a client says that it can be asked something in mid-call.
 const ASKED: [&str; 3] = ["elicitation", "roots", "sampling"];
 
@@ -35,12 +37,20 @@ pub struct Audience {
     /// The client's session. All requests of one session share it, and it ends with the session; `None` if the client
     /// has none.
     pub session: Option<Arc<str>>,
+    /// How the client is reached outside its requests; `None` if it has no session.
+    pub standing: Option<Arc<Standing>>,
     pub manner: Manner,
 }
 
 impl Default for Audience {
     fn default() -> Self {
-        Self { capabilities: NOTHING.into(), log_level: None, session: None, manner: Manner::Never }
+        Self {
+            capabilities: NOTHING.clone(),
+            log_level: None,
+            session: None,
+            standing: None,
+            manner: Manner::Never,
+        }
     }
 }
 
@@ -63,7 +73,7 @@ impl Audience {
 pub fn canonical(capabilities: &Value) -> Arc<str> {
     match capabilities {
         Value::Object(declared) if !declared.is_empty() => sorted(capabilities).to_string().into(),
-        _ => NOTHING.into(),
+        _ => NOTHING.clone(),
     }
 }
 

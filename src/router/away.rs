@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     error::{Code, Refusal},
-    router::telling::shown,
+    router::{Router, telling::shown},
 };
 
 /// The sources that are away, by name.
@@ -35,6 +35,12 @@ impl Away {
         }
     }
 
+    /// Returns why each source that is away is so.
+    pub fn reasons(&self) -> Vec<(String, String)> {
+        let away = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        away.iter().map(|(source, absence)| (source.clone(), absence.why.clone())).collect()
+    }
+
     /// Returns the refusal of a name that is not on offer, if a source that is away might offer it. Of several such
     /// sources it tells of the one with the longest prefix.
     pub fn refusal(&self, name: &str) -> Option<Refusal> {
@@ -47,6 +53,13 @@ impl Away {
             true => format!("upstream {source} is unavailable, and nothing else offers `{name}`: {why}"),
         };
         Some(Refusal::new(Code::Unavailable, message).retryable())
+    }
+}
+
+impl Router {
+    /// Notes that a source cannot be reached now and how it would name its tools, or that it is there again.
+    pub fn note_away(&self, source: &str, absence: Option<Absence>) {
+        self.inner.away.note(source, absence);
     }
 }
 

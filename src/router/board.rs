@@ -2,11 +2,13 @@
 //!
 //! Invariants:
 //! - every tool on it stands under a published contract;
-//! - where two sources offer the same name, the one configured first keeps it.
+//! - where two sources offer the same name, the one configured first keeps it;
+//! - a client is shown what it may see, and what it does not see is reached all the same where it may.
 
 mod drafts;
 mod entry;
 mod misfits;
+mod places;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -17,12 +19,14 @@ use serde_json::{Value, value::RawValue};
 
 use self::{
     drafts::{Told, drafts, sayable},
-    entry::Origin,
+    entry::{Given, Origin, Schemas},
     misfits::nearest,
+    places::{Placed, Places},
 };
 pub use self::{
     entry::Entry,
     misfits::{Judged, Misfit, Unfit},
+    places::{aliased, links},
 };
 use crate::{
     block::{Cid, splice},
@@ -30,7 +34,7 @@ use crate::{
     contract::Contract,
     ledger::{Command, Ruling, Stopped, commit::node},
     router::{
-        Change, Listed, Offer, Parts, Run,
+        Change, Listed, Offer, Parts, Run, SourceStatus, Tool, aside,
         declared::Declared,
         metadata::{Hints, Resolver},
         view::View,
@@ -96,7 +100,11 @@ pub struct Board {
     tools: HashMap<String, Arc<Entry>>,
     contracts: HashMap<Cid, Arc<Entry>>,
     prompts: HashMap<String, (Arc<Source>, String)>,
-    resources: HashMap<String, Arc<Source>>,
+    pub places: Places,
+    /// The tools of which callers are told something else than their sources wrote, by name.
+    retold: HashMap<String, Arc<Tool>>,
+    /// Whether tools are found by name, so that lists hold only those that find them.
+    pub finds: bool,
     /// Whether any tool marks something of its input as secret.
     pub guarded: bool,
     told: Told,
@@ -121,6 +129,17 @@ impl Board {
         Ok((board, changed))
     }
 
+    /// Returns this board without a source, whose contracts are retired, and which lists differ.
+    pub async fn without(&self, source: &str, parts: &Parts) -> Result<(Self, Vec<Change>), Stopped> {
+        let retain = Command::Retain { source: source.to_owned(), names: Vec::new(), actor: node() };
+        parts.ledger.submit(retain).await?;
+        let mut sources = self.sources.clone();
+        sources.retain(|_, other| other.name != source);
+        let board = Self::of(sources, self.told.clone());
+        let changed = self.offer.differs(&board.offer);
+        Ok((board, changed))
+    }
+
     /// The tool of this public name or contract.
     pub fn tool(&self, name: &str) -> Option<Arc<Entry>> {
         let by_name = self.tools.get(name);
@@ -135,6 +154,18 @@ impl Board {
     /// The tool under this contract.
     pub fn tool_under(&self, contract: &Cid) -> Option<Arc<Entry>> {
         self.contracts.get(contract).cloned()
+    }
+
+    /// Returns what each source offers, by its name.
+    pub fn standings(&self) -> BTreeMap<String, SourceStatus> {
+        let standing = |source: &Arc<Source>| SourceStatus {
+            name: source.name.clone(),
+            tools: source.tools.len(),
+            prompts: source.prompts.len(),
+            resources: source.resources.len(),
+            away: None,
+        };
+        self.sources.values().map(|source| (source.name.clone(), standing(source))).collect()
     }
 
     /// Returns the peers as a source, and their name for a tool.
@@ -152,62 +183,23 @@ impl Board {
             "ref/prompt" => self.prompt(text("name")?),
             "ref/resource" => {
                 let uri = text("uri")?;
-                let lists = |source: &&Arc<Source>| source.templates.iter().any(|listed| listed.name == uri);
-                let source = self.sources.values().find(lists).cloned().or_else(|| self.resource(uri))?;
-                Some((source, uri.to_owned()))
+                let template = self.places.templates.iter().find(|placed| placed.listed.name == uri);
+                let known = template.map(|placed| (placed.source.clone(), placed.inner.clone()));
+                known.or_else(|| self.places.resource(uri))
             }
             _ => None,
         }
     }
 
-    /// The known tool name nearest to one that is not known.
-    pub fn nearest_tool(&self, name: &str) -> Option<&str> {
-        nearest(name, self.tools.keys().map(String::as_str))
+    /// Returns the name nearest to one that is not known, of the tools that `sees` lets through.
+    pub fn nearest_tool(&self, name: &str, sees: impl Fn(&Entry) -> bool) -> Option<&str> {
+        let seen = self.entries.iter().filter(|entry| sees(entry));
+        nearest(name, seen.map(|entry| entry.tool.name.as_str()))
     }
 
     /// Returns the source of this prompt, and the source's name for it.
     pub fn prompt(&self, name: &str) -> Option<(Arc<Source>, String)> {
         self.prompts.get(name).cloned()
-    }
-
-    /// Returns the source of this resource: the one that lists it, else one whose template fits, else as `unlisted`
-    /// says.
-    pub fn resource(&self, uri: &str) -> Option<Arc<Source>> {
-        if let Some(source) = self.resources.get(uri) {
-            return Some(source.clone());
-        }
-        let fits =
-            |source: &&Arc<Source>| source.templates.iter().any(|listed| template_fits(&listed.name, uri));
-        if let Some(source) = self.sources.values().find(fits) {
-            return Some(source.clone());
-        }
-        self.unlisted(uri)
-    }
-
-    /// Returns the source of a resource that is in no list: the one whose tools name it, else the only one with
-    /// resources, else the only one that lists one of the same scheme. Where several might have it, none is guessed.
-    fn unlisted(&self, uri: &str) -> Option<Arc<Source>> {
-        let quoted = splice::quoted(uri);
-        let has = |source: &&Arc<Source>| source.declared.resources;
-        let names = |source: &&Arc<Source>| {
-            source.tools.iter().any(|entry| entry.tool.definition.get().contains(&quoted))
-        };
-        if let Some(source) = self.sources.values().filter(has).find(names) {
-            return Some(source.clone());
-        }
-        let mut with_resources = self.sources.values().filter(has);
-        match (with_resources.next(), with_resources.next()) {
-            (only, None) => only.cloned(),
-            _ => {
-                let scheme = uri.split_once(':').map(|(scheme, _)| format!("{scheme}:"))?;
-                let alike = |listed: &Arc<Listed>| listed.name.starts_with(&scheme);
-                let lists = |source: &&Arc<Source>| {
-                    source.resources.iter().any(alike) || source.templates.iter().any(alike)
-                };
-                let mut alike = self.sources.values().filter(has).filter(lists);
-                alike.next().filter(|_| alike.next().is_none()).cloned()
-            }
-        }
     }
 
     fn of(sources: BTreeMap<(u32, String), Arc<Source>>, told: Told) -> Self {
@@ -227,7 +219,7 @@ impl Board {
                 }
                 board.tools.insert(entry.tool.name.clone(), entry.clone());
                 board.contracts.insert(entry.tool.contract, entry.clone());
-                offer.tools.push(entry.tool.clone());
+                board.finds |= entry.finds;
                 board.guarded |= !entry.secrets.is_empty();
                 board.entries.push(entry.clone());
             }
@@ -240,53 +232,76 @@ impl Board {
                     board.told.warn(what, &source.name, &listed.name);
                 }
             }
-            for listed in &source.resources {
-                if board.resources.try_put(&listed.name, source.clone()) {
-                    offer.resources.push(listed.clone());
-                }
-            }
-            offer.templates.extend(source.templates.iter().cloned());
+            board.places.add(source, &mut board.told);
             offer.declared.join(&source.name, &source.declared);
         }
+        board.retell();
+        offer.tools.extend(board.entries.iter().map(|entry| board.told(entry)));
+        let listed = |placed: &[Placed]| placed.iter().map(|placed| placed.listed.clone()).collect();
+        offer.resources = listed(&board.places.resources);
+        offer.templates = listed(&board.places.templates);
         board.offer = Arc::new(offer);
         board.sources = sources;
         board
     }
 
-    /// Returns what a client with these capabilities sees: the whole offer, unless some source shows it less.
-    pub fn offer_to(&self, capabilities: &str) -> Arc<Offer> {
-        if self.sources.values().all(|source| source.views.is_empty()) {
+    /// Finds the tools whose pages are known here by other URIs than their own.
+    fn retell(&mut self) {
+        for entry in &self.entries {
+            let retold = self.places.retold(&entry.source, &entry.tool, &mut self.told);
+            self.retold.extend(retold.map(|tool| (tool.name.clone(), tool)));
+        }
+    }
+
+    /// Returns a tool as callers are told it.
+    fn told(&self, entry: &Entry) -> Arc<Tool> {
+        self.retold.get(&entry.tool.name).unwrap_or(&entry.tool).clone()
+    }
+
+    /// Returns what a client with these capabilities sees of the tools and sources that it may see: the whole offer,
+    /// unless some source shows it less.
+    pub fn offer_to(
+        &self,
+        capabilities: &str,
+        may_call: impl Fn(&Entry) -> bool,
+        may_read: impl Fn(&Source) -> bool,
+    ) -> Arc<Offer> {
+        let views: HashMap<&str, (Option<&View>, bool)> = self
+            .sources
+            .values()
+            .map(|source| (source.name.as_str(), (View::of(&source.views, capabilities), may_read(source))))
+            .collect();
+        let whole = views.values().all(|(view, readable)| view.is_none() && *readable);
+        if whole && !self.finds && self.entries.iter().all(|entry| may_call(entry)) {
             return self.offer.clone();
         }
-        let mut offer = Offer { declared: self.offer.declared.clone(), ..Offer::default() };
-        for source in self.sources.values() {
-            let seen = View::of(&source.views, capabilities);
-            let shown = |list: fn(&View) -> &HashSet<String>, name: &str| {
-                seen.is_none_or(|view| list(view).contains(name))
-            };
-            let first = |entry: &&Arc<Entry>| {
-                self.tools.get(&entry.tool.name).is_some_and(|kept| Arc::ptr_eq(kept, entry))
-            };
-            let tools = source.tools.iter().filter(first);
-            let tools = tools.filter(|entry| shown(|view| &view.tools, &entry.tool.name));
-            offer.tools.extend(tools.map(|entry| entry.tool.clone()));
-            let prompts = source.prompts.iter().map(|(_, listed)| listed).filter(|listed| {
-                let owner = self.prompts.get(&listed.name);
-                owner.is_some_and(|(owner, _)| Arc::ptr_eq(owner, source))
-                    && shown(|view| &view.prompts, &listed.name)
+        let shown = |source: &str, list: fn(&View) -> &HashSet<String>, name: &str| {
+            views.get(source).is_some_and(|(view, _)| view.is_none_or(|view| list(view).contains(name)))
+        };
+        let readable = |source: &str| views.get(source).is_some_and(|(_, readable)| *readable);
+        let tools = self.entries.iter().filter(|entry| {
+            shown(&entry.source, |view| &view.tools, &entry.tool.name)
+                && may_call(entry)
+                && (entry.finds || !self.finds)
+        });
+        let prompts = self.offer.prompts.iter().filter(|listed| {
+            self.prompts.get(&listed.name).is_some_and(|(owner, _)| {
+                readable(&owner.name) && shown(&owner.name, |view| &view.prompts, &listed.name)
+            })
+        });
+        let placed = |places: &[Placed], list: fn(&View) -> &HashSet<String>| {
+            let seen = places.iter().filter(|placed| {
+                readable(&placed.source.name) && shown(&placed.source.name, list, &placed.inner)
             });
-            offer.prompts.extend(prompts.cloned());
-            let resources = source.resources.iter().filter(|listed| {
-                let owner = self.resources.get(&listed.name);
-                owner.is_some_and(|owner| Arc::ptr_eq(owner, source))
-                    && shown(|view| &view.resources, &listed.name)
-            });
-            offer.resources.extend(resources.cloned());
-            let templates = source.templates.iter();
-            let templates = templates.filter(|listed| shown(|view| &view.templates, &listed.name));
-            offer.templates.extend(templates.cloned());
-        }
-        Arc::new(offer)
+            seen.map(|placed| placed.listed.clone()).collect()
+        };
+        Arc::new(Offer {
+            tools: tools.map(|entry| self.told(entry)).collect(),
+            prompts: prompts.cloned().collect(),
+            resources: placed(&self.places.resources, |view| &view.resources),
+            templates: placed(&self.places.templates, |view| &view.templates),
+            declared: self.offer.declared.clone(),
+        })
     }
 
     /// Returns what runs the calls of each source.
@@ -310,27 +325,12 @@ impl<V> TryPut<V> for HashMap<String, V> {
     }
 }
 
-impl Offer {
-    /// Which lists of two offers differ.
-    fn differs(&self, other: &Self) -> Vec<Change> {
-        let same = |a: &[Arc<Listed>], b: &[Arc<Listed>]| {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.definition.get() == b.definition.get())
-        };
-        let tools = self.tools.len() == other.tools.len()
-            && self.tools.iter().zip(&other.tools).all(|(a, b)| a.definition.get() == b.definition.get());
-        let resources = same(&self.resources, &other.resources) && same(&self.templates, &other.templates);
-        [
-            (tools, Change::Tools),
-            (same(&self.prompts, &other.prompts), Change::Prompts),
-            (resources, Change::Resources),
-        ]
-        .into_iter()
-        .filter_map(|(same, change)| (!same).then_some(change))
-        .collect()
-    }
-}
-
 impl Source {
+    /// Returns its tools.
+    pub fn tools(&self) -> &[Arc<Entry>] {
+        &self.tools
+    }
+
     /// Publishes the contract of every tool, retires those that are gone, and makes the source's entries.
     async fn publish(
         mut offering: Offering,
@@ -367,12 +367,15 @@ impl Source {
                     continue;
                 }
             };
-            let known = before.and_then(|before| before.same_tool(&offered, cid));
-            let entry = known.unwrap_or_else(|| {
-                let from = Origin { source: &source, lane: lane.as_deref(), run: &run, parts, resolver };
-                Arc::new(Entry::new(offered, cid, *contract, &from))
-            });
-            entries.push(entry);
+            let given = Given::of(&offered, lane.as_deref(), parts);
+            if let Some(known) = before.and_then(|before| before.same_tool(&offered, cid, &given)) {
+                entries.push(known);
+                continue;
+            }
+            let (of, name) = (contract.clone(), source.clone());
+            let schemas = aside::run(true, move || Schemas::of(&of, &name)).await;
+            let from = Origin { source: &source, lane: lane.as_deref(), run: &run, parts, resolver };
+            entries.push(Arc::new(Entry::new(offered, (cid, *contract), schemas, &from)));
         }
         let listed =
             |offered: Offered| Arc::new(Listed { name: offered.name, definition: offered.definition });
@@ -395,10 +398,11 @@ impl Source {
     }
 
     /// The entry of a tool that has not changed, so that its schema need not be compiled again.
-    fn same_tool(&self, offered: &Offered, contract: Cid) -> Option<Arc<Entry>> {
+    fn same_tool(&self, offered: &Offered, contract: Cid, given: &Given) -> Option<Arc<Entry>> {
         let same = |entry: &&Arc<Entry>| {
             entry.inner == offered.inner
                 && entry.tool.contract == contract
+                && entry.given == *given
                 && entry.tool.definition.get() == offered.definition.get()
         };
         self.tools.iter().find(same).cloned()
@@ -409,22 +413,4 @@ impl Source {
 pub fn renamed(definition: &RawValue, name: &str) -> Option<Box<RawValue>> {
     let quoted = splice::raw(splice::quoted(name));
     splice::edit(definition, &[("name", &quoted)], |_| false).ok()
-}
-
-/// Returns whether a URI can come from a template, judged by the text before, between and after its expressions.
-fn template_fits(template: &str, uri: &str) -> bool {
-    let mut rest = uri;
-    for (n, piece) in template.split('{').enumerate() {
-        let literal = if n == 0 { piece } else { piece.split_once('}').map_or(piece, |(_, after)| after) };
-        let found = if n == 0 {
-            rest.strip_prefix(literal)
-        } else {
-            rest.find(literal).map(|at| &rest[at + literal.len()..])
-        };
-        match found {
-            Some(after) => rest = after,
-            None => return false,
-        }
-    }
-    template.ends_with('}') || rest.is_empty()
 }

@@ -5,12 +5,11 @@
 //! - whatever happens between them (a timeout, a panic, a caller that left), there is one ending.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde_json::value::RawValue;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
@@ -24,16 +23,16 @@ use crate::{
     },
     ledger::{Command, Ruling, Sealed, commit::payload_ref},
     router::{
-        Foretold, Invocation, Method, Outcome, Record, Remotes, Request, Response, Router, RpcError,
+        Foretold, Invocation, Outcome, Record, Request, Response, Router, RpcError, aside,
         asking::Asking,
         capture::Capture,
         codes::{INTERNAL_ERROR, INVALID_REQUEST},
         content::Content,
         ending::{Ended, Said, Slot, seal},
-        lane::{self, Lane, LaneTicket, Turn},
-        metadata::{PRIORITY, Rule},
+        lane::{Lane, LaneTicket, Turn},
+        metadata::PRIORITY,
         target::Target,
-        telling::{Form, Manner, Reply, TRACE, not_found, read_error, refused, shown},
+        telling::{Form, Manner, Reply, TRACE, read_error, refused},
     },
 };
 
@@ -99,7 +98,7 @@ impl Underway<'_> {
         if content.refusal.is_some() {
             return start;
         }
-        let unstarted = invocation(request, target, None, request.cancel.clone(), None);
+        let unstarted = target.invocation(request, None, request.cancel.clone(), None);
         let Some(Foretold { work, tell }) = target.run.foretell(&Arc::new(unstarted)) else { return start };
         // An attempt ends with its call, by what the call itself says of it.
         let conclude =
@@ -119,15 +118,23 @@ impl Router {
                 "this caller may not call tools: the scope mcp:call is needed",
             ));
         }
+        let request = self.meant(request)?;
         let target = match self.target(&request) {
             Ok(target) => target,
             Err(unknown) => return self.unreached(&request).ok_or(unknown),
         };
         let place = self.inner.parts.lanes.place(&target.lane);
-        let (sealed_input, content) = self.content(&request, &target, place.as_ref().err())?;
+        let quick = target.entry.as_ref().is_none_or(|entry| entry.is_quick(request.params.get().len()));
+        let (router, busy) = (self.clone(), place.as_ref().err().cloned());
+        let (request, target, content) = aside::run(!quick, move || {
+            let content = router.content(&request, &target, busy.as_ref());
+            (request, target, content)
+        })
+        .await;
+        let (sealed_input, content) = content?;
 
         let (input, log) = (sealed_input.envelope.cid(), self.ledger().about().log);
-        let manner = self.manner(&target);
+        let manner = self.manner(&request, &target);
         let mut call = Underway { request: &request, target: &target, content, manner, input, log };
         let (id, started, ruled) = match &request.begun {
             Some((id, started)) => (id.clone(), *started, None),
@@ -148,7 +155,8 @@ impl Router {
                 Err(refusal) => Outcome::Refused(refusal),
                 Ok(()) => {
                     let tried = Tried { started: started.cid, ruled, client: asking.clone() };
-                    asking.asked(self.effect(&request, &target, place, tried).await).await
+                    let outcome = self.effect(&request, &target, place, tried).await;
+                    asking.asked(self.meant_for(&request, &target, outcome)).await
                 }
             },
         };
@@ -224,9 +232,15 @@ impl Router {
     ) -> Result<Response, RpcError> {
         let (target, trial) = (call.target, call.request.attempt.as_deref());
         let mut attempt = trial.and_then(|trial| trial.attempt(&outcome));
-        let promised = target.entry.as_ref().and_then(|entry| entry.output.as_ref());
-        let Ended { outcome, output, said } =
-            Ended::of(outcome, call.manner, took, &call.content.sieve, promised)?;
+        let (entry, manner, sieve) = (target.entry.clone(), call.manner, call.content.sieve.clone());
+        let bytes = if let Outcome::Result { result, .. } = &outcome { result.get().len() } else { 0 };
+        let promised = entry.as_ref().and_then(|entry| entry.output.as_ref());
+        let quick = promised.is_none_or(|schema| schema.is_quick(bytes));
+        let Ended { outcome, output, said } = aside::run(!quick, move || {
+            let promised = entry.as_ref().and_then(|entry| entry.output.as_ref());
+            Ended::of(outcome, manner, took, &sieve, promised)
+        })
+        .await?;
         if let (Some(attempt), true, Some(refusal)) = (&mut attempt, said.instead, &said.own) {
             (attempt.code, attempt.retryable) = (refusal.code.as_str().to_owned(), false);
         }
@@ -265,8 +279,7 @@ impl Router {
         turn: &Arc<Turn>,
         Tried { started, mut ruled, client }: Tried,
     ) -> Outcome {
-        let limit = target.entry.as_ref().and_then(|entry| entry.metadata.timeout_ms);
-        let limit = limit.map_or(lane.bounds.timeout, Duration::from_millis);
+        let limit = target.limit(request, lane.bounds().timeout);
         let retry = target
             .entry
             .as_ref()
@@ -277,7 +290,7 @@ impl Router {
         let (mut tried, mut before) = (0, None);
         loop {
             let cancel = request.cancel.child_token();
-            let invocation = invocation(request, target, Some(started), cancel.clone(), ruled.take());
+            let invocation = target.invocation(request, Some(started), cancel.clone(), ruled.take());
             let deadline = Some(patience.until().into_std());
             let invocation = Invocation { deadline, client: client.clone(), ..invocation };
             let outcome = tokio::select! {
@@ -304,76 +317,6 @@ impl Router {
             }
             before = Some(outcome);
         }
-    }
-
-    /// Returns what a request names. Errors are answered and not recorded, so that strangers cannot fill the log.
-    fn target(&self, request: &Request) -> Result<Target, RpcError> {
-        let board = self.board();
-        let of_source = |source: Arc<super::board::Source>, inner: String, recorded_name: String| Target {
-            method: request.method,
-            run: source.run.clone(),
-            inner,
-            recorded_name,
-            source: source.name.clone(),
-            entry: None,
-            lane: source.lane.clone().unwrap_or_else(|| lane::BUILTIN.to_owned()),
-            rule: Rule::Source,
-            remotes: Remotes::default(),
-        };
-        match request.method {
-            Method::ToolsCall => {
-                let entry =
-                    board.tool_asked(&request.name, request.meta.contract.as_ref()).ok_or_else(|| {
-                        let near = board.nearest_tool(&request.name);
-                        let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                        RpcError::invalid_params(format!("unknown tool: {}{near}", shown(&request.name)))
-                    })?;
-                if request.meta.peer.is_some() {
-                    let nobody = || RpcError::invalid_params("this node asks no peers: p2p.enable is off");
-                    let (peers, inner) = board.at_peers(&entry).ok_or_else(nobody)?;
-                    let recorded_name = entry.tool.name.clone();
-                    return Ok(Target { entry: Some(entry), ..of_source(peers, inner, recorded_name) });
-                }
-                Ok(Target {
-                    method: request.method,
-                    run: entry.run.clone(),
-                    inner: entry.inner.clone(),
-                    recorded_name: entry.tool.name.clone(),
-                    source: entry.source.clone(),
-                    lane: entry.metadata.runtime.clone(),
-                    rule: entry.rule,
-                    remotes: Remotes::default(),
-                    entry: Some(entry),
-                })
-            }
-            Method::PromptsGet => {
-                let (source, inner) = board.prompt(&request.name).ok_or_else(|| {
-                    match self.inner.away.refusal(&request.name) {
-                        Some(refusal) => RpcError::new(INTERNAL_ERROR, refusal.message),
-                        None => RpcError::invalid_params(format!("unknown prompt: {}", shown(&request.name))),
-                    }
-                })?;
-                Ok(of_source(source, inner, request.name.clone()))
-            }
-            Method::ResourcesRead => {
-                let source = board.resource(&request.name).ok_or_else(|| not_found(&request.name))?;
-                Ok(of_source(source, request.name.clone(), String::new()))
-            }
-            Method::Complete => {
-                let (source, inner) = board
-                    .completes(&request.params)
-                    .ok_or_else(|| RpcError::invalid_params("`ref` names no prompt or resource on offer"))?;
-                Ok(of_source(source, inner, String::new()))
-            }
-        }
-    }
-
-    /// Returns the answer to the call of a tool that nothing offers now, if a source that is away might offer it.
-    fn unreached(&self, request: &Request) -> Option<Response> {
-        let tools = request.method == Method::ToolsCall;
-        let unknown = tools && self.tool_asked(&request.name, request.meta.contract.as_ref()).is_none();
-        let refusal = self.inner.away.refusal(&request.name).filter(|_| unknown)?;
-        told_own(refusal, Form::Meta, None).ok()
     }
 
     /// Returns the start of a call, without its input and its refusal.
@@ -444,8 +387,8 @@ impl Router {
     }
 
     /// Returns how the caller of a call is told of it.
-    fn manner(&self, target: &Target) -> Manner {
-        let traces = self.offers_own(TRACE);
+    fn manner(&self, request: &Request, target: &Target) -> Manner {
+        let traces = target.sight.sees_own(&request.caller, TRACE);
         Manner { form: target.form(), repeatable: target.repeatable(), traces }
     }
 
@@ -466,33 +409,10 @@ impl Router {
 }
 
 /// Returns the answer that is this refusal.
-fn told_own(refusal: Refusal, form: Form, record: Option<Record>) -> Result<Response, RpcError> {
+pub(super) fn told_own(refusal: Refusal, form: Form, record: Option<Record>) -> Result<Response, RpcError> {
     let record = record.map(|record| Record { own: true, ..record });
     match refused(&refusal, form) {
         Reply::Result(result) => Ok(Response { result, record, own: Some(Box::new(refusal)) }),
         Reply::Error(error) => Err(RpcError { record: record.map(Box::new), ..error }),
-    }
-}
-
-fn invocation(
-    request: &Request,
-    target: &Target,
-    started: Option<Cid>,
-    cancel: CancellationToken,
-    ruled: Option<Ruling>,
-) -> Invocation {
-    Invocation {
-        method: request.method,
-        name: target.inner.clone(),
-        params: request.params.clone(),
-        caller: request.caller.clone(),
-        client: request.client.clone(),
-        progress_token: request.meta.progress_token.clone(),
-        cancel,
-        deadline: None,
-        started,
-        ruled: Arc::new(Mutex::new(ruled)),
-        peer: request.meta.peer.clone(),
-        remotes: target.remotes.clone(),
     }
 }

@@ -19,3 +19,9 @@ pub const REQUEST_TIMEOUT: i64 = -32001;
 pub const RESOURCE_NOT_FOUND: i64 = -32002;
 /// A request is over a quota, and nothing of it ran; MCP servers over libp2p share it.
 pub const RATE_LIMITED: i64 = -32010;
+/// MCP: a header says something else than the request's body, or is missing.
+pub const HEADER_MISMATCH: i64 = -32020;
+/// MCP: what is asked needs a capability that the client did not declare.
+pub const MISSING_CAPABILITY: i64 = -32021;
+/// MCP: the request is of a revision that is not spoken here.
+pub const UNSUPPORTED_VERSION: i64 = -32022;

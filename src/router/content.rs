@@ -20,6 +20,7 @@ use crate::{
         board::{Entry, Judged, Unfit},
         capture::{self, Capture, Sieve},
         retention::Keeping,
+        sight::Sight,
         target::Target,
         telling::{GET_SCHEMA, silenced},
     },
@@ -52,7 +53,7 @@ impl Router {
         let Some(entry) = &target.entry else {
             let kept = splice::edit(&request.params, &[], |key| LEFT_OUT.contains(&key))
                 .map_err(|_| RpcError::invalid_params("params must be an object"))?;
-            let capture = self.inner.parts.captures.default;
+            let capture = self.inner.parts.tuning.now().captures.default;
             let value = match (capture, busy) {
                 (Capture::Full, None) => Value::Null,
                 _ => serde_json::from_str(kept.get()).unwrap_or_default(),
@@ -74,9 +75,14 @@ impl Router {
             return Err(RpcError::invalid_params("`arguments` must be an object"));
         }
         let mut keeping = self.keeping(entry, &value);
-        let pinned = pinned_to_another(request, entry).map(|refusal| self.pointing(refusal));
-        let (judged, unchecked) = self.judged(entry, &value, &mut keeping);
-        let refusal = pinned.map(Unfit::open).or(judged);
+        let pinned = pinned_to_another(request, entry).map(|refusal| pointing(request, target, refusal));
+        let (judged, unchecked) = judged(entry, &value, &mut keeping);
+        let judged = judged.map(|Unfit { told, kept }| Unfit {
+            told: pointing(request, target, told),
+            kept: pointing(request, target, kept),
+        });
+        let unscoped = Sight::unscoped(&request.caller, entry).map(Unfit::open);
+        let refusal = unscoped.or_else(|| pinned.map(Unfit::open)).or(judged);
         let refusal = refusal.or_else(|| busy.cloned().map(Unfit::open));
         let capture = match keeping.unsure {
             true => keeping.capture.max(Capture::Redacted),
@@ -90,36 +96,6 @@ impl Router {
         let refusal = if secretive { refusal.map(silent) } else { refusal };
         let sieve = Sieve { echoes: kept.taken, marked: keeping.marked, capture, bound: bound.answer() };
         Ok((self.seal(&kept.text)?, Content { sieve: Arc::new(sieve), refusal, unchecked }))
-    }
-
-    /// Judges a tool's input. Returns why it is refused, and why it was not judged.
-    fn judged(
-        &self,
-        entry: &Entry,
-        input: &Value,
-        keeping: &mut Keeping,
-    ) -> (Option<Unfit>, Option<Unchecked>) {
-        if entry.run.checks(&entry.inner) {
-            keeping.unsure |= keeping.guarded && !entry.fits(input);
-            return (None, None);
-        }
-        match entry.judge(input) {
-            Judged::Fits => (None, None),
-            Judged::Unfit(Unfit { told, kept }) => {
-                (Some(Unfit { told: self.pointing(told), kept: self.pointing(kept) }), None)
-            }
-            Judged::Unchecked(why) => (None, Some(why)),
-        }
-    }
-
-    /// Adds to a refusal's hint the tool that gives contracts, if it is on offer.
-    fn pointing(&self, refusal: Refusal) -> Refusal {
-        match refusal.hint {
-            Some(hint) if self.offers_own(GET_SCHEMA) => {
-                Refusal { hint: Some(format!("{hint} ({GET_SCHEMA})")), ..refusal }
-            }
-            hint => Refusal { hint, ..refusal },
-        }
     }
 
     /// Returns what the commitments in a call's content are bound to.
@@ -136,6 +112,29 @@ impl Router {
             name: name.clone(),
             side: Side::Input,
         }
+    }
+}
+
+/// Judges a tool's input. Returns why it is refused, and why it was not judged.
+fn judged(entry: &Entry, input: &Value, keeping: &mut Keeping) -> (Option<Unfit>, Option<Unchecked>) {
+    if entry.run.checks(&entry.inner) {
+        keeping.unsure |= keeping.guarded && !entry.fits(input);
+        return (None, None);
+    }
+    match entry.judge(input) {
+        Judged::Fits => (None, None),
+        Judged::Unfit(unfit) => (Some(unfit), None),
+        Judged::Unchecked(why) => (None, Some(why)),
+    }
+}
+
+/// Adds to a refusal's hint the tool that gives contracts, if the caller has it.
+fn pointing(request: &Request, target: &Target, refusal: Refusal) -> Refusal {
+    match refusal.hint {
+        Some(hint) if target.sight.sees_own(&request.caller, GET_SCHEMA) => {
+            Refusal { hint: Some(format!("{hint} ({GET_SCHEMA})")), ..refusal }
+        }
+        hint => Refusal { hint, ..refusal },
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Declared {
     /// Whether it tells when a resource that somebody subscribed to changes.
     pub subscriptions: bool,
     pub completions: bool,
+    /// Whether its tools can be run as tasks that clients follow.
+    pub tasks: bool,
     /// The extensions of the protocol that it declared, each with its settings.
     pub extensions: Map<String, Value>,
     /// Its `serverInfo`, if it is a server of its own.
@@ -38,6 +40,7 @@ impl Declared {
         self.resources |= other.resources;
         self.subscriptions |= other.subscriptions;
         self.completions |= other.completions;
+        self.tasks |= other.tasks;
         for (key, settings) in &other.extensions {
             self.extensions.entry(key).or_insert_with(|| settings.clone());
         }

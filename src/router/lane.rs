@@ -8,7 +8,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -42,13 +42,12 @@ pub struct Bounds {
 
 pub struct Lane {
     pub name: String,
-    pub bounds: Bounds,
     queue: Mutex<Queue>,
 }
 
 /// Who runs and who waits: higher priority first, first come first served within one.
-#[derive(Default)]
 struct Queue {
+    bounds: Bounds,
     /// Places taken: waiting, running, or about to do either.
     places: usize,
     running: usize,
@@ -67,13 +66,32 @@ pub struct Turn {
 }
 
 /// Every lane of this node, by name.
-pub struct Lanes(HashMap<String, Arc<Lane>>);
+pub struct Lanes(RwLock<HashMap<String, Arc<Lane>>>);
+
+/// What is changed of a lane: its name, its concurrency, its queue and its timeout.
+pub type LaneChange = (String, Option<usize>, Option<usize>, Option<Duration>);
 
 impl Lanes {
     /// Makes the default lanes with these changes, and adds the lanes of other names.
-    pub fn new(
-        changes: impl IntoIterator<Item = (String, Option<usize>, Option<usize>, Option<Duration>)>,
-    ) -> Self {
+    pub fn new(changes: impl IntoIterator<Item = LaneChange>) -> Self {
+        let lanes = Self::bounds(changes).into_iter();
+        let lanes = lanes.map(|(name, bounds)| (name.clone(), Arc::new(Lane::new(name, bounds))));
+        Self(RwLock::new(lanes.collect()))
+    }
+
+    /// Gives the lanes other bounds, as [`Lanes::new`] would. Who runs or waits stays where it is; a lane that is not
+    /// named any more stays as it is.
+    pub fn change(&self, changes: impl IntoIterator<Item = LaneChange>) {
+        let mut lanes = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for (name, bounds) in Self::bounds(changes) {
+            match lanes.get(&name) {
+                Some(lane) => lane.change(bounds),
+                None => drop(lanes.insert(name.clone(), Arc::new(Lane::new(name, bounds)))),
+            }
+        }
+    }
+
+    fn bounds(changes: impl IntoIterator<Item = LaneChange>) -> HashMap<String, Bounds> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let bounds = |concurrency, queue, seconds| Bounds {
             concurrency,
@@ -92,16 +110,11 @@ impl Lanes {
             lane.queue = queue.unwrap_or(lane.queue);
             lane.timeout = timeout.unwrap_or(lane.timeout);
         }
-        Self(
-            lanes
-                .into_iter()
-                .map(|(name, bounds)| (name.clone(), Arc::new(Lane::new(name, bounds))))
-                .collect(),
-        )
+        lanes
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<Lane>> {
-        self.0.get(name).cloned()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// Takes a place in a lane. Errors: why there is none.
@@ -119,23 +132,41 @@ impl Lanes {
 
     /// Returns whether a lane of this name exists, even if this build cannot run tools in it.
     pub fn known(&self, name: &str) -> bool {
-        self.0.contains_key(name) || ABSENT.contains(&name)
+        self.get(name).is_some() || ABSENT.contains(&name)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Lane>> {
-        self.0.values()
+    /// Returns every lane there is now.
+    pub fn all(&self) -> Vec<Arc<Lane>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 
 impl Lane {
     fn new(name: String, bounds: Bounds) -> Self {
-        Self { name, bounds, queue: Mutex::default() }
+        let queue = Queue { bounds, places: 0, running: 0, arrivals: 0, waiting: BTreeMap::new() };
+        Self { name, queue: Mutex::new(queue) }
+    }
+
+    /// Returns its bounds as they are now.
+    pub fn bounds(&self) -> Bounds {
+        self.queue().bounds
+    }
+
+    /// Gives it other bounds. Those that now may run do; those that run and would not may go on.
+    fn change(&self, bounds: Bounds) {
+        let mut queue = self.queue();
+        queue.bounds = bounds;
+        while queue.running < queue.bounds.concurrency {
+            let Some((_, next)) = queue.waiting.pop_first() else { break };
+            // Whoever left does not take it.
+            queue.running += usize::from(next.send(()).is_ok());
+        }
     }
 
     /// Takes a place. Returns `None` if the lane is full.
     pub fn join(self: &Arc<Self>) -> Option<LaneTicket> {
         let mut queue = self.queue();
-        let free = queue.places < self.bounds.concurrency + self.bounds.queue;
+        let free = queue.places < queue.bounds.concurrency + queue.bounds.queue;
         queue.places += usize::from(free);
         drop(queue);
         free.then(|| LaneTicket { lane: self.clone() })
@@ -179,7 +210,7 @@ impl LaneTicket {
     pub async fn turn(&self, priority: u8) -> Turn {
         let (place, waiting) = {
             let mut queue = self.lane.queue();
-            if queue.running < self.lane.bounds.concurrency {
+            if queue.running < queue.bounds.concurrency {
                 queue.running += 1;
                 return Turn { lane: self.lane.clone() };
             }
@@ -221,7 +252,9 @@ impl Drop for Handed<'_> {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut queue = self.lane.queue();
-        while let Some((_, next)) = queue.waiting.pop_first() {
+        while queue.running <= queue.bounds.concurrency
+            && let Some((_, next)) = queue.waiting.pop_first()
+        {
             // Whoever left does not take it; the one after does.
             if next.send(()).is_ok() {
                 return;

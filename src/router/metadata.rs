@@ -109,8 +109,8 @@ pub struct Metadata {
     pub memory: Need,
 }
 
-/// A tool by name and contract, with its `_meta` hints, which are no part of the contract.
-type Asked = (String, Cid, Option<String>);
+/// A tool by name and contract, with what is no part of the contract: its `_meta` hints, and its source's lane.
+type Asked = (String, Cid, Option<String>, Option<String>);
 
 /// Finds lanes, and remembers what it found.
 #[derive(Default)]
@@ -166,7 +166,7 @@ impl Resolver {
         known: impl Fn(&str) -> bool,
     ) -> (String, Rule) {
         // What the registry says is asked first: it is as quick as the cache and the operator may have changed it.
-        let place = (name.to_owned(), contract, meta.map(str::to_owned));
+        let place = (name.to_owned(), contract, meta.map(str::to_owned), source.map(str::to_owned));
         if registry.is_none()
             && let Some(found) = self.cache.read().ok().and_then(|cache| cache.get(&place).cloned())
         {

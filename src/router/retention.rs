@@ -42,8 +42,8 @@ pub struct Keeping {
 impl Router {
     /// Returns how a tool's calls start, if that is known without the call: its input is recorded in full.
     pub fn opening(&self, entry: &Entry) -> Option<Opening> {
-        let whole =
-            self.inner.parts.captures.of(&entry.tool.name) == Capture::Full && entry.secrets.is_empty();
+        let whole = self.inner.parts.tuning.now().captures.of(&entry.tool.name) == Capture::Full
+            && entry.secrets.is_empty();
         let facts = CallStarted {
             method: Method::ToolsCall.as_str().to_owned(),
             name: entry.tool.name.clone(),
@@ -64,7 +64,7 @@ impl Router {
         let mut own = Keeping {
             secrets: entry.secrets.clone(),
             marked: entry.output_secrets.clone(),
-            capture: self.inner.parts.captures.of(&entry.tool.name),
+            capture: self.inner.parts.tuning.now().captures.of(&entry.tool.name),
             // What is not known to be of the form that marks a secret may hold it anywhere.
             unsure: !entry.secrets.is_empty() && matches!(entry.judge(input), Judged::Unchecked(_)),
             guarded: entry.dispatches || entry.plans,
@@ -112,7 +112,8 @@ impl Router {
 
     /// Returns the setting that makes a tool's content be kept in part only, and its mode; `None` if all is kept.
     pub fn less_kept(&self, tool: &str) -> Option<(String, &'static str)> {
-        let captures = &self.inner.parts.captures;
+        let tuning = self.inner.parts.tuning.now();
+        let captures = &tuning.captures;
         let mode = match captures.of(tool) {
             Capture::Full => return None,
             mode @ (Capture::Redacted | Capture::Digest) => mode.as_str(),
@@ -133,7 +134,8 @@ impl Router {
                 keeping.secrets.add(&["overrides".to_owned(), step.clone()], &entry.secrets);
             }
         }
-        let captures = &self.inner.parts.captures;
+        let tuning = self.inner.parts.tuning.now();
+        let captures = &tuning.captures;
         keeping.capture = captures.tools.values().copied().fold(keeping.capture, Capture::max);
     }
 

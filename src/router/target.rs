@@ -2,12 +2,23 @@
 //!
 //! Invariant: a target is fixed for the whole call; what changes on the board meanwhile changes nothing of it.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     block::Cid,
-    router::{Method, Remotes, Run, board::Entry, metadata::Rule, telling::Form},
+    ledger::Ruling,
+    router::{
+        Invocation, Method, Remotes, Request, Run, board::Entry, metadata::Rule, sight::Sight, telling::Form,
+    },
 };
+
+/// How long an attempt at a task goes on that a client follows: that long a client may follow it.
+const FOLLOWED_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// What a request resolves to: the runner, its name for the thing, and the lane.
 pub(super) struct Target {
@@ -22,6 +33,8 @@ pub(super) struct Target {
     pub rule: Rule,
     /// Collects the peers that the run tries.
     pub remotes: Remotes,
+    /// What there was to see when the request came.
+    pub sight: Sight,
 }
 
 impl Target {
@@ -41,6 +54,44 @@ impl Target {
             None => Form::Rpc,
             Some(entry) if entry.own() => Form::Structured,
             Some(_) => Form::Meta,
+        }
+    }
+
+    /// Returns how long one try may take, in a lane of this limit.
+    pub(super) fn limit(&self, request: &Request, lane: Duration) -> Duration {
+        let own = self.entry.as_ref().and_then(|entry| entry.metadata.timeout_ms);
+        let limit = own.map_or(lane, Duration::from_millis);
+        let followed = request.attempt.is_some() && request.client.takes_handles();
+        match followed && (own.is_none() || request.meta.follows.is_some()) {
+            true => limit.max(FOLLOWED_MAX),
+            false => limit,
+        }
+    }
+
+    /// Returns what is run.
+    pub(super) fn invocation(
+        &self,
+        request: &Request,
+        started: Option<Cid>,
+        cancel: CancellationToken,
+        ruled: Option<Ruling>,
+    ) -> Invocation {
+        Invocation {
+            method: request.method,
+            name: self.inner.clone(),
+            params: request.params.clone(),
+            caller: request.caller.clone(),
+            client: request.client.clone(),
+            progress_token: request.meta.progress_token.clone(),
+            cancel,
+            deadline: None,
+            started,
+            ruled: Arc::new(Mutex::new(ruled)),
+            peer: request.meta.peer.clone(),
+            remotes: self.remotes.clone(),
+            sight: self.sight.clone(),
+            follows: request.meta.follows.clone(),
+            support: self.entry.as_ref().map(|entry| entry.support).unwrap_or_default(),
         }
     }
 

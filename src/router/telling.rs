@@ -20,6 +20,7 @@ use crate::{
         Outcome, RpcError,
         codes::{INTERNAL_ERROR, INVALID_PARAMS, RESOURCE_NOT_FOUND},
     },
+    visible,
 };
 
 /// The tool that shows what followed from an event.
@@ -212,7 +213,7 @@ pub fn not_found(uri: &str) -> RpcError {
     }
 }
 
-/// Returns a caller's text as it may be shown back: bounded, without control characters.
+/// Returns a caller's text as it may be shown back: bounded, without characters that act on a terminal.
 pub fn shown(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(128).collect()
+    text.chars().filter(|c| !visible::acts(*c)).take(128).collect()
 }

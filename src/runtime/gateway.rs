@@ -1,48 +1,47 @@
 //! The gateway: what an upstream server offers, put on the router's board, and calls handed back to it.
 //!
 //! Invariants:
-//! - an upstream that is lost keeps its place: its tools stay listed, and calls say that it is unavailable;
 //! - names are public here and the upstream's own there. Of the rest of a request only metadata changes, and what
 //!   belongs to rounds; every other byte passes unchanged.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde_json::{Value, value::RawValue};
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     block::splice,
-    metrics::Metrics,
     router::{
-        BoxFuture, Change, Held, Invocation, Method, Offered, Offering, Outcome, Router, RpcError, Run, View,
+        BoxFuture, Held, Invocation, Method, Offered, Offering, Outcome, Passed, RpcError, Run, View,
         audience::{Audience, Manner},
         away::Absence,
         codes::INTERNAL_ERROR,
         declared::Declared,
+        followed::given,
+        handles::TaskSupport,
         lane,
         metadata::Hints,
         renamed,
+        standing::Heard,
     },
     runtime::{
-        fleet::{Fleet, Seen},
+        fleet::Seen,
         passing::{ask, attend, begin, gather, outcome},
-        rounds::{self, Suspended},
-        upstream::{self, Changes, Protocol, State},
+        rounds::{self, Exchange, Resumed},
+        seat::Seat,
+        upstream::{self, Options, Protocol, Reply, Upstream},
+        upstream_tasks::{self, EXTENSION, as_task, knowing},
     },
 };
 
-/// How often connections of sessions that have ended are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// The router bounds the time of a call; this bounds a request that the router has lost.
 pub const REQUEST_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long a request may take that is not recorded.
+const PASS_MAX: Duration = Duration::from_secs(60);
+
 /// How an upstream's offer appears here.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub name: String,
     /// Put before tool and prompt names; empty passes them as they are.
@@ -56,108 +55,13 @@ pub struct Settings {
     pub timeout_ms: Option<u64>,
 }
 
-/// Keeps the board in step with one upstream until `stop`, or until the ledger ends.
-///
-/// `settled` is notified once the tools of its first connection are on the board, or that connection has failed.
-pub async fn follow(
-    fleet: Arc<Fleet>,
-    settings: Settings,
-    router: Router,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-    settled: oneshot::Sender<State>,
-) {
-    let (mut offer, mut members) = (fleet.first.offer(), fleet.changed());
-    let mut updates = fleet.updates();
-    let suspended = Arc::new(Suspended::default());
-    let mut sweep = tokio::time::interval(SWEEP_EVERY);
-    let mut settled = Some(settled);
-    let mut announced: BTreeMap<Arc<str>, Changes> = BTreeMap::new();
-    // Until it is there, or has failed and says why.
-    let mut why = "it is not connected yet".to_owned();
-    loop {
-        members.borrow_and_update();
-        let seen = fleet.seen();
-        let offered = offer.borrow_and_update().clone();
-        let up = offered.state == State::Ready;
-        metrics.upstream_up(&settings.name, up);
-        let run =
-            Gateway { fleet: fleet.clone(), prefix: settings.prefix.clone(), suspended: suspended.clone() };
-        if let State::Failed { message } = &offered.state {
-            why.clone_from(message);
-        }
-        let mut told = Vec::new();
-        if up {
-            match router.put(settings.offering(&offered, &seen, run)).await {
-                Ok(changed) => told = changed,
-                Err(_) => break,
-            }
-        }
-        router.note_away(&settings.name, (!up).then(|| settings.absence(&why)));
-        fleet.settle(seen.settled);
-        // What the upstream announces is passed on, though the list may be the same as before.
-        let now = announcements(&offered, &seen.views);
-        let untold = announced_changes(&announced, &now).filter(|change| !told.contains(change));
-        untold.for_each(|change| router.notify(change));
-        announced = now;
-        if offered.state != State::Connecting
-            && let Some(settled) = settled.take()
-        {
-            // Whoever started this may have stopped waiting.
-            let _ = settled.send(offered.state.clone());
-        }
-        loop {
-            tokio::select! {
-                changed = offer.changed() => match changed {
-                    Ok(()) => break,
-                    Err(_) => return fleet.stop().await,
-                },
-                Ok(()) = members.changed() => break,
-                Ok(uri) = updates.recv() => router.updated(uri),
-                _ = sweep.tick() => {
-                    suspended.sweep();
-                    fleet.sweep().await;
-                }
-                () = stop.cancelled() => return fleet.stop().await,
-            }
-        }
-    }
-    router.note_away(&settings.name, None);
-    fleet.stop().await;
-}
-
-/// Returns how often each connection has announced changes, by capabilities; the first one stands under an empty text.
-fn announcements(
-    first: &upstream::Offered,
-    views: &BTreeMap<Arc<str>, Arc<upstream::Offered>>,
-) -> BTreeMap<Arc<str>, Changes> {
-    let of_members = views.iter().map(|(capabilities, offered)| (capabilities.clone(), offered.announced));
-    of_members.chain([(Arc::default(), first.announced)]).collect()
-}
-
-/// Returns the lists that were announced between two counts. A connection that is new has announced nothing.
-fn announced_changes(
-    before: &BTreeMap<Arc<str>, Changes>,
-    now: &BTreeMap<Arc<str>, Changes>,
-) -> impl Iterator<Item = Change> {
-    let differs = |list: fn(&Changes) -> u64| {
-        now.iter().any(|(key, now)| before.get(key).is_some_and(|before| list(before) != list(now)))
-    };
-    let lists = [
-        (differs(|changes| changes.tools), Change::Tools),
-        (differs(|changes| changes.prompts), Change::Prompts),
-        (differs(|changes| changes.resources), Change::Resources),
-    ];
-    lists.into_iter().filter_map(|(announced, change)| announced.then_some(change))
-}
-
 impl Settings {
     /// Returns how its tools would be named, and why it is away.
-    fn absence(&self, why: &str) -> Absence {
+    pub(super) fn absence(&self, why: &str) -> Absence {
         Absence { prefix: self.prefix.clone(), why: why.to_owned() }
     }
 
-    fn offering(&self, offered: &upstream::Offered, seen: &Seen, run: Gateway) -> Offering {
+    pub(super) fn offering(&self, offered: &upstream::Offered, seen: &Seen, run: Gateway) -> Offering {
         let server = offered.server.as_ref();
         let server = server.and_then(|server| serde_json::from_str::<Value>(server.get()).ok());
         let version = server.as_ref().and_then(|server| server["version"].as_str()).unwrap_or_default();
@@ -186,7 +90,7 @@ impl Settings {
             templates,
             views,
             declared: declared(offered),
-            mirrors: run.fleet.first.mirrors(),
+            mirrors: run.mirrors,
             run: Arc::new(run),
         }
     }
@@ -257,6 +161,12 @@ impl Lists {
     }
 }
 
+/// Waits until a connection has been made, or has failed, and its server logs what is wanted.
+async fn ready(upstream: &Upstream) {
+    upstream.begun().await;
+    upstream.attuned().await;
+}
+
 fn unreachable(why: &str) -> RpcError {
     RpcError::new(INTERNAL_ERROR, why)
 }
@@ -269,6 +179,7 @@ fn declared(offered: &upstream::Offered) -> Declared {
         resources: can.resources,
         subscriptions: can.subscriptions,
         completions: can.completions,
+        tasks: knows_tasks(offered),
         extensions: offered.extensions.clone(),
         server: offered.server.clone(),
         instructions: offered.instructions.clone(),
@@ -276,11 +187,19 @@ fn declared(offered: &upstream::Offered) -> Declared {
     }
 }
 
+/// Returns whether an upstream runs calls as tasks.
+fn knows_tasks(offered: &upstream::Offered) -> bool {
+    match offered.protocol {
+        Some(Protocol::Modern) => offered.extensions.contains_key(EXTENSION),
+        Some(Protocol::Session(_)) | None => offered.capabilities.tasks,
+    }
+}
+
 /// Passes invocations to an upstream.
-struct Gateway {
-    fleet: Arc<Fleet>,
-    prefix: String,
-    suspended: Arc<Suspended>,
+pub(super) struct Gateway {
+    pub seat: Arc<Seat>,
+    /// Whether calls mirror arguments in headers.
+    pub mirrors: bool,
 }
 
 impl Run for Gateway {
@@ -295,18 +214,70 @@ impl Run for Gateway {
 
     fn watch<'a>(&'a self, uri: &'a str, audience: &'a Audience) -> BoxFuture<'a, Result<Held, RpcError>> {
         Box::pin(async move {
-            let upstream = self.fleet.of(audience).map_err(|refusal| unreachable(&refusal.message))?;
+            let fleet = self.seat.fleet();
+            if fleet.is_per_caller() {
+                return Err(unreachable(
+                    "what this upstream tells of is its callers' own, so nobody is subscribed",
+                ));
+            }
+            let upstream = fleet.of(audience).map_err(|refusal| unreachable(&refusal.message))?;
             upstream.begun().await;
             match upstream.watch(uri).await {
                 // The connection lasts as long as somebody watches on it.
                 Ok(watching) => watching.map(|watching| Box::new((watching, upstream.clone())) as Held),
-                Err(failure) => Err(unreachable(&format!("upstream {} {failure}", self.fleet.name()))),
+                Err(failure) => Err(unreachable(&format!("upstream {} {failure}", fleet.name()))),
             }
         })
     }
 
+    fn hear<'a>(&'a self, heard: Heard, audience: &'a Audience) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            // One that has no connection hears it when it has one.
+            if let Ok(upstream) = self.seat.fleet().of(audience) {
+                upstream.hear(heard).await;
+            }
+        })
+    }
+
+    fn pass<'a>(
+        &'a self,
+        method: &'a str,
+        params: Box<RawValue>,
+        audience: &'a Audience,
+    ) -> BoxFuture<'a, Passed> {
+        Box::pin(async move {
+            let fleet = self.seat.fleet();
+            if fleet.is_per_caller() {
+                return Err(unreachable("what this upstream has is its callers' own"));
+            }
+            let upstream = fleet.of(audience).map_err(|refusal| unreachable(&refusal.message))?;
+            upstream.begun().await;
+            let options = Options {
+                timeout: Some(PASS_MAX),
+                cancel: CancellationToken::new(),
+                notifications: None,
+                questions: None,
+                audience: audience.clone(),
+            };
+            match upstream.request(method, params, options).await {
+                Ok(Reply::Result(result)) => Ok(result),
+                Ok(Reply::Error { code, message, data }) => {
+                    let data = data.and_then(|data| serde_json::from_str(data.get()).ok());
+                    Err(RpcError { data, ..RpcError::new(code, message) })
+                }
+                Err(failure) => Err(unreachable(&format!("upstream {} {failure}", fleet.name()))),
+            }
+        })
+    }
+
+    fn gives_handles(&self, _tool: &str) -> bool {
+        let offered = self.seat.fleet().first.offer().borrow().clone();
+        offered.protocol == Some(Protocol::Modern) && knows_tasks(&offered)
+    }
+
     fn admit<'a>(&'a self, audience: &'a Audience) -> BoxFuture<'a, ()> {
-        Box::pin(self.fleet.admit(audience))
+        let fleet = self.seat.fleet();
+        Box::pin(async move { fleet.admit(audience).await })
     }
 }
 
@@ -315,18 +286,14 @@ impl Gateway {
     fn params(&self, invocation: &Invocation) -> Option<Box<RawValue>> {
         let name = splice::raw(splice::quoted(&invocation.name));
         match invocation.method {
-            Method::ResourcesRead => Some((*invocation.params).to_owned()),
-            Method::Complete if self.prefix.is_empty() => Some((*invocation.params).to_owned()),
+            Method::ResourcesRead => called(&invocation.params, "uri", &invocation.name),
             Method::ToolsCall | Method::PromptsGet => {
                 splice::edit(&invocation.params, &[("name", &name)], |_| false).ok()
             }
             Method::Complete => {
                 let reference = splice::member(&invocation.params, "ref").ok()??;
                 let is_prompt = text_member(reference, "type")? == "ref/prompt";
-                let reference = match is_prompt {
-                    true => splice::edit(reference, &[("name", &name)], |_| false).ok()?,
-                    false => reference.to_owned(),
-                };
+                let reference = called(reference, if is_prompt { "name" } else { "uri" }, &invocation.name)?;
                 splice::edit(&invocation.params, &[("ref", &reference)], |_| false).ok()
             }
         }
@@ -336,40 +303,115 @@ impl Gateway {
 impl Gateway {
     /// Passes an invocation on, in the way of the era that the upstream speaks.
     async fn pass(&self, invocation: &Invocation, params: Box<RawValue>) -> Outcome {
-        let who = format!("upstream {}", self.fleet.name());
+        let (fleet, _running) = self.seat.serve();
+        let who = format!("upstream {}", fleet.name());
         let audience = invocation.client.audience();
-        let upstream = match self.fleet.of(&audience) {
+        let fleet = match fleet.for_caller(&invocation.caller.actor.id) {
+            Ok(fleet) => fleet,
+            Err(refusal) => return Outcome::Untaken(refusal),
+        };
+        // Each request of such a task says whose it is, so it needs no session.
+        let stands_alone = invocation.client.takes_handles() && self.gives_handles(&invocation.name);
+        let upstream = match fleet.of(&audience) {
+            _ if stands_alone => fleet.first.clone(),
             Ok(upstream) => upstream,
             Err(refusal) => return Outcome::Untaken(refusal),
         };
         // A connection that was opened for this client has the time of its call to come up.
         tokio::select! {
-            () = upstream.begun() => {}
+            () = ready(&upstream) => {}
             () = invocation.cancel.cancelled() => return Outcome::Cancelled,
         }
         let in_session = matches!(upstream.offer().borrow().protocol, Some(Protocol::Session(_)));
-        if !(in_session && audience.manner == Manner::Rounds && audience.can_be_asked()) {
-            return outcome(ask(&upstream, invocation, None, params).await, &who);
+        if let Some(task) = &invocation.follows {
+            return upstream_tasks::follow(&upstream, invocation, task).await;
         }
-        let mut exchange = match self.suspended.resume(invocation) {
-            Ok(Some(exchange)) => exchange,
-            Ok(None) => match rounds::without_rounds(&params) {
-                Some(params) => begin(upstream, invocation, params, audience),
-                None => return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object"))),
-            },
+        if !(in_session && audience.manner == Manner::Rounds && audience.can_be_asked()) {
+            return self.ask_once(&upstream, invocation, params, &audience).await;
+        }
+        let (exchange, ticket) = match self.seat.suspended.resume(invocation) {
+            Ok(Resumed::Open { exchange, ticket }) => (exchange, Some(ticket)),
+            Ok(Resumed::Before(answer)) => {
+                return tokio::select! {
+                    outcome = answer.outcome() => outcome,
+                    () = invocation.cancel.cancelled() => Outcome::Cancelled,
+                };
+            }
+            Ok(Resumed::Anew) => {
+                let Some(params) = rounds::without_rounds(&params) else {
+                    return Outcome::Rpc(Box::new(RpcError::invalid_params("params must be an object")));
+                };
+                let (upstream, lease) = fleet.lease(upstream, &audience, &invocation.caller.actor.id);
+                tokio::select! {
+                    () = ready(&upstream) => {}
+                    () = invocation.cancel.cancelled() => return Outcome::Cancelled,
+                }
+                (begin(upstream, invocation, params, audience).holding(lease), None)
+            }
             Err(error) => return Outcome::Rpc(Box::new(error)),
         };
+        let outcome = self.go_on(invocation, exchange, &who).await;
+        if let Some(ticket) = ticket {
+            ticket.keep(&outcome);
+        }
+        outcome
+    }
+
+    /// Follows an open request until it is answered or asks something that its client has not answered yet.
+    async fn go_on(&self, invocation: &Invocation, mut exchange: Exchange, who: &str) -> Outcome {
         // A client may bring answers before it is asked: they count as soon as the upstream asks for them.
         let mut given = rounds::answers(&invocation.params);
         while !exchange.answer(&mut given) {
             match attend(&mut exchange, invocation).await {
-                Some(reply) => return outcome(reply, &who),
+                Some(reply) => return outcome(reply, who),
                 None => gather(&mut exchange, invocation).await,
             }
         }
-        match self.suspended.keep(invocation, exchange) {
+        match self.seat.suspended.keep(invocation, exchange) {
             Ok(result) => Outcome::of_result(result),
             Err(refusal) => Outcome::Refused(refusal),
+        }
+    }
+}
+
+/// Returns an object with this name for what it names. One that has the name already keeps its bytes.
+fn called(object: &RawValue, key: &str, name: &str) -> Option<Box<RawValue>> {
+    if text_member(object, key)? == name {
+        return Some(object.to_owned());
+    }
+    splice::edit(object, &[(key, &splice::raw(splice::quoted(name)))], |_| false).ok()
+}
+
+impl Gateway {
+    /// Asks, and follows the task that the upstream makes of the call if the client does not follow it itself.
+    async fn ask_once(
+        &self,
+        upstream: &Upstream,
+        invocation: &Invocation,
+        params: Box<RawValue>,
+        audience: &Audience,
+    ) -> Outcome {
+        let who = format!("upstream {}", upstream.name());
+        let offered = upstream.offer().borrow().clone();
+        let takes = invocation.client.takes_handles();
+        let tasks = invocation.method == Method::ToolsCall && knows_tasks(&offered);
+        let (params, audience) = match offered.protocol {
+            Some(Protocol::Session(_)) if tasks && invocation.support == TaskSupport::Required => {
+                (as_task(&params).unwrap_or(params), audience.clone())
+            }
+            // What the client is not to see is followed here; a client that stands alone decides for itself.
+            Some(Protocol::Modern) if tasks => {
+                (params, knowing(audience, takes || audience.manner != Manner::Rounds))
+            }
+            _ => (params, audience.clone()),
+        };
+        let reply = ask(upstream, invocation, None, params, &audience).await;
+        match &reply {
+            Ok(Reply::Result(result)) if tasks && !takes => match given(result) {
+                Some(task) => upstream_tasks::follow(upstream, invocation, &task).await,
+                None => outcome(reply, &who),
+            },
+            _ => outcome(reply, &who),
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::{
 const NOTIFICATIONS_MAX: usize = 256;
 /// Questions of one call that are handed over at once; the next ones wait until these are taken.
 const QUESTIONS_MAX: usize = 16;
+const PROGRESS: &str = "notifications/progress";
 /// How long after a question the next one is waited for, so that the client gets both in one answer.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -55,7 +56,7 @@ pub(super) async fn attend(
         tokio::select! {
             biased;
             () = invocation.cancel.cancelled() => return Some(Err(Failure::Cancelled)),
-            Some(notification) = exchange.notifications.recv() => tell(invocation, notification),
+            Some(notification) = exchange.notifications.recv() => retell(invocation, notification),
             Some(question) = exchange.questions.recv() => {
                 if put(exchange, question, invocation) {
                     return None;
@@ -63,7 +64,7 @@ pub(super) async fn attend(
             }
             reply = &mut exchange.answer => {
                 while let Ok(notification) = exchange.notifications.try_recv() {
-                    tell(invocation, notification);
+                    retell(invocation, notification);
                 }
                 return Some(reply.unwrap_or(Err(Failure::Died)));
             }
@@ -91,8 +92,20 @@ fn put(exchange: &mut Exchange, question: Question, invocation: &Invocation) -> 
 }
 
 fn tell(invocation: &Invocation, notification: Notification) {
-    let params = serde_json::from_str(notification.params.get()).unwrap_or_default();
-    invocation.client.notify(&notification.method, params);
+    invocation.client.tell(&notification.method, &notification.params);
+}
+
+/// Tells of a request that an earlier request of the client began: its progress goes under the token of the one that
+/// waits now, or nowhere if that has none.
+fn retell(invocation: &Invocation, notification: Notification) {
+    if notification.method != PROGRESS {
+        return tell(invocation, notification);
+    }
+    let Some(token) = &invocation.progress_token else { return };
+    let token = splice::raw(token.to_string());
+    if let Ok(params) = splice::edit(&notification.params, &[("progressToken", &token)], |_| false) {
+        tell(invocation, Notification { params, ..notification });
+    }
 }
 
 /// Passes an invocation to an upstream, and to the caller what the upstream tells and asks meanwhile.
@@ -103,11 +116,12 @@ pub(super) async fn ask(
     invocation: &Invocation,
     timeout: Option<Duration>,
     params: Box<RawValue>,
+    audience: &Audience,
 ) -> Result<Reply, Failure> {
-    let audience = invocation.client.audience();
     let mut params = params;
     for _ in 0..ROUNDS_MAX {
-        let reply = exchange(upstream, invocation, timeout, params.clone(), &audience).await;
+        let method = (invocation.method.as_str(), timeout);
+        let reply = exchange(upstream, invocation, method, params.clone(), audience).await;
         let Ok(Reply::Result(result)) = &reply else {
             return reply;
         };
@@ -126,11 +140,11 @@ pub(super) async fn ask(
     Err(Failure::Broken(format!("it asked for input {ROUNDS_MAX} times without an end")))
 }
 
-/// Asks once, and hands on what is told and asked meanwhile.
-async fn exchange(
+/// Asks once, by this method and within this time, and hands on what is told and asked meanwhile.
+pub(super) async fn exchange(
     upstream: &Upstream,
     invocation: &Invocation,
-    timeout: Option<Duration>,
+    (method, timeout): (&str, Option<Duration>),
     params: Box<RawValue>,
     audience: &Audience,
 ) -> Result<Reply, Failure> {
@@ -144,7 +158,7 @@ async fn exchange(
         questions: can_be_asked.then_some(asks),
         audience: audience.clone(),
     };
-    let request = upstream.request(invocation.method.as_str(), params, options);
+    let request = upstream.request(method, params, options);
     tokio::pin!(request);
     let mut open = FuturesUnordered::new();
     loop {

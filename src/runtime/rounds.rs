@@ -5,13 +5,14 @@
 //! 2026-07-28 then gets `input_required`, and the open call waits here until that client calls again.
 //!
 //! Invariants:
-//! - an open call is taken up once, by the same actor, for the same method, name and arguments;
+//! - an open call is taken up once, by the same actor, for the same method, name and arguments; the same request again
+//!   gets the same answer;
 //! - at most `WAITING_MAX` calls of one upstream wait. One that has waited for `WAIT_MAX` is cancelled at the
 //!   upstream.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -27,7 +28,11 @@ use crate::{
         audience::canonical,
         codes::{INTERNAL_ERROR, INVALID_PARAMS},
     },
-    runtime::upstream::{Failure, Notification, Question, Reply},
+    runtime::{
+        fleet::Lease,
+        replays::{Before, Replays, Ticket},
+        upstream::{Failure, Notification, Question, Reply},
+    },
 };
 
 /// Rounds of one call; a server that asks for more is taken to ask without end.
@@ -92,6 +97,8 @@ pub struct Exchange {
     put: usize,
     /// What the upstream asks, by the key that its client answers under.
     open: Vec<(String, Question)>,
+    /// The time of the call on its connection.
+    lease: Option<Lease>,
 }
 
 impl Exchange {
@@ -100,7 +107,14 @@ impl Exchange {
         notifications: mpsc::Receiver<Notification>,
         questions: mpsc::Receiver<Question>,
     ) -> Self {
-        Self { answer, notifications, questions, put: 0, open: Vec::new() }
+        Self { answer, notifications, questions, put: 0, open: Vec::new(), lease: None }
+    }
+
+    /// Holds a connection for as long as the request is open.
+    pub fn holding(self, lease: Option<Lease>) -> Self {
+        let mut held = self;
+        held.lease = lease;
+        held
     }
 
     /// Adds a question to those that are open: under the key that its server wants if that is free, else under a
@@ -198,6 +212,12 @@ impl Owner {
     }
 }
 
+/// Returns a client's answers as one text, whatever the order of their members.
+fn given(params: &RawValue) -> Arc<str> {
+    let given = splice::member(params, "inputResponses").ok().flatten();
+    canonical(&given.and_then(|given| serde_json::from_str(given.get()).ok()).unwrap_or_default())
+}
+
 /// An open call that waits for its client.
 struct Waiting {
     owner: Owner,
@@ -207,7 +227,20 @@ struct Waiting {
 
 /// The open calls of one upstream that wait for their clients to call again.
 #[derive(Default)]
-pub struct Suspended(Mutex<HashMap<String, Waiting>>);
+pub struct Suspended {
+    waiting: Mutex<HashMap<String, Waiting>>,
+    replays: Replays,
+}
+
+/// What a request is to the calls that wait.
+pub enum Resumed {
+    /// It names none.
+    Anew,
+    /// It takes one up, whose answer the ticket keeps.
+    Open { exchange: Exchange, ticket: Ticket },
+    /// It took one up before, and the answer was lost on its way.
+    Before(Before),
+}
 
 impl Suspended {
     /// Keeps an open call until its client calls again. Returns the answer that asks for that. Errors: too many wait.
@@ -228,31 +261,35 @@ impl Suspended {
         Ok(result)
     }
 
-    /// Takes up the open call that a request names, or returns `None` if it names none. Errors: the call is gone, or
-    /// belongs to another.
-    pub fn resume(&self, invocation: &Invocation) -> Result<Option<Exchange>, RpcError> {
+    /// Takes up the open call that a request names, or finds the answer that the same request got before. Errors: the call
+    /// is gone, or belongs to another.
+    pub fn resume(&self, invocation: &Invocation) -> Result<Resumed, RpcError> {
         let Some(state) = splice::member(&invocation.params, "requestState").ok().flatten() else {
-            return Ok(None);
+            return Ok(Resumed::Anew);
         };
         let gone = || {
             RpcError::new(INVALID_PARAMS, "requestState names no call that waits here; call anew without it")
         };
         let state: String = serde_json::from_str(state.get()).map_err(|_| gone())?;
         let owner = Owner::of(invocation);
+        let request = Sha256::digest(format!("{owner:?}{}", given(&invocation.params))).into();
         let mut waiting = self.waiting();
-        if waiting.get(&state).is_none_or(|one| one.owner != owner) {
-            return Err(gone());
+        if waiting.get(&state).is_some_and(|one| one.owner == owner)
+            && let Some(Waiting { exchange, .. }) = waiting.remove(&state)
+        {
+            return Ok(Resumed::Open { exchange, ticket: self.replays.open(state, request) });
         }
-        Ok(waiting.remove(&state).map(|one| one.exchange))
+        self.replays.find(&state, &request).map(Resumed::Before).ok_or_else(gone)
     }
 
     /// Gives up the open calls that have waited for too long, and those whose upstream has answered.
     pub fn sweep(&self) {
         self.waiting().retain(|_, one| one.since.elapsed() < WAIT_MAX && !one.exchange.answer.is_finished());
+        self.replays.sweep(WAIT_MAX);
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

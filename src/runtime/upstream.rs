@@ -12,6 +12,9 @@ pub mod headers;
 pub mod watching;
 pub mod credentials;
 mod inbox;
+mod stderr;
+pub mod leftovers;
+pub mod warden;
 mod child;
 mod site;
 mod reopening;
@@ -22,6 +25,7 @@ pub mod wrapped;
 pub mod stream;
 mod asking;
 mod link;
+mod beside;
 mod lists;
 mod owner;
 
@@ -40,8 +44,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     block::splice,
-    router::{BoxFuture, RpcError, audience::Audience, codes::INTERNAL_ERROR},
+    router::{BoxFuture, RpcError, audience::Audience, codes::INTERNAL_ERROR, standing::Heard},
     runtime::upstream::{
+        beside::Beside,
         credentials::Credentials,
         link::Link,
         owner::Owner,
@@ -90,9 +95,11 @@ pub enum Transport {
     Child {
         command: String,
         args: Vec<String>,
-        /// Added to our own environment.
+        /// Its environment, beside the few variables that name the user and where programs are.
         env: BTreeMap<String, String>,
         directory: Option<PathBuf>,
+        /// The user it runs as; by default ours.
+        user: Option<String>,
     },
     /// Streamable HTTP.
     Http {
@@ -160,8 +167,12 @@ pub struct Capabilities {
     pub prompts: bool,
     pub resources: bool,
     pub completions: bool,
+    /// Whether it takes the level of the log messages that are wanted.
+    pub logging: bool,
     /// Whether it tells when a resource that somebody subscribed to changes.
     pub subscriptions: bool,
+    /// Whether it runs calls as tasks, in the way of sessions.
+    pub tasks: bool,
     /// Whether it tells when its tools change; likewise below.
     pub tools_change: bool,
     pub prompts_change: bool,
@@ -284,23 +295,34 @@ pub struct Upstream {
     link: watch::Receiver<Option<Arc<Link>>>,
     stopping: CancellationToken,
     watched: Arc<Watched>,
+    beside: Arc<Beside>,
     _guard: Arc<DropGuard>,
 }
 
 impl Upstream {
     /// Starts to connect, and stays connected until it is stopped. Needs a tokio runtime.
     pub fn start(settings: Settings) -> Self {
+        Self::begin(settings, false)
+    }
+
+    /// Likewise, for one client alone: what the server says outside of requests is for that one.
+    pub fn start_for_one(settings: Settings) -> Self {
+        Self::begin(settings, true)
+    }
+
+    fn begin(settings: Settings, own: bool) -> Self {
         let settings = Arc::new(settings);
         let (offered_to, offered) = watch::channel(Arc::default());
         let (link_to, link) = watch::channel(None);
         let stopping = CancellationToken::new();
         let watched = Arc::new(Watched::default());
-        let owner =
-            Owner::new(Arc::clone(&settings), offered_to, link_to, stopping.clone(), Arc::clone(&watched));
+        let beside = Arc::new(Beside::new(own));
+        let shared = (Arc::clone(&watched), Arc::clone(&beside));
+        let owner = Owner::new(Arc::clone(&settings), offered_to, link_to, stopping.clone(), shared);
         // Ended by `stopping`; joined by `stop`, which sees its channels close.
         tokio::spawn(owner.run());
         let guard = Arc::new(stopping.clone().drop_guard());
-        Self { settings, offered, link, stopping, watched, _guard: guard }
+        Self { settings, offered, link, stopping, watched, beside, _guard: guard }
     }
 
     pub fn name(&self) -> &str {
@@ -330,6 +352,23 @@ impl Upstream {
             offered.wait_for(|offered| offered.protocol.is_some() || offered.state != State::Connecting);
         // An upstream that has ended is told by its requests.
         let _ = settled.await;
+    }
+
+    /// Counts a client among those that this connection serves.
+    pub fn serve(&self, audience: &Audience) {
+        self.beside.serve(audience);
+    }
+
+    /// Tells the server what a client said outside its requests. Returns once the server has taken it, within a bound.
+    pub async fn hear(&self, heard: Heard) {
+        self.beside.hear(heard, self.is_ready()).await;
+    }
+
+    /// Waits until the server logs what its clients want, within a bound.
+    pub async fn attuned(&self) {
+        if self.beside.is_unsettled() && self.is_ready() {
+            self.beside.settled().await;
+        }
     }
 
     /// Asks the upstream. `params` is a JSON object; its `_meta` is fitted to the upstream's revision.
@@ -379,18 +418,24 @@ impl Upstream {
     async fn ask(&self, method: &str, params: &RawValue, options: &Options) -> Result<Reply, Failure> {
         let link = self.link().await?;
         let answer = link.request(method, params, options).await;
-        if !(matches!(answer, Err(Failure::Unavailable { .. })) && link.expired()) {
+        let again = match answer {
+            Err(Failure::Unavailable { .. }) => link.expired(),
+            Err(Failure::Gone) => true,
+            _ => false,
+        };
+        if !again {
             return answer;
         }
-        // The server has forgotten the session and run nothing: it is asked again in the next one.
+        // The server has forgotten the session, or ended before it was given the request: it has run nothing, and is
+        // asked again in the next one.
         self.link().await?.request(method, params, options).await
     }
 
-    /// Returns the link in use; over HTTP, where sessions are forgotten, the next one while that of before is being
-    /// replaced.
+    /// Returns the link in use, or the next one while that of before is being replaced: over HTTP, where sessions are
+    /// forgotten, and of a process that is started again.
     async fn link(&self) -> Result<Arc<Link>, Failure> {
         let (mut links, mut offered) = (self.link.clone(), self.offered.clone());
-        if !matches!(self.settings.transport, Transport::Http { .. }) {
+        if matches!(self.settings.transport, Transport::Stream { .. }) {
             return links.borrow_and_update().clone().ok_or_else(|| self.unavailable());
         }
         let is_over = |offered: &Arc<Offered>| match offered.state {
@@ -401,7 +446,7 @@ impl Upstream {
         let next = async {
             tokio::select! {
                 biased;
-                link = links.wait_for(|link| link.as_ref().is_some_and(|link| !link.expired())) => {
+                link = links.wait_for(|link| link.as_ref().is_some_and(|link| !link.is_over())) => {
                     link.ok().and_then(|link| link.clone())
                 }
                 _ = offered.wait_for(is_over) => None,

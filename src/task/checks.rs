@@ -6,9 +6,10 @@ use crate::{
     error::{Code, Refusal},
     event::{PayloadRef, work::TaskSubmitted},
     task::{
-        FACTOR_MILLI, Limits, MOMENT_MAX_MS, NAME_MAX, PRIORITY_MAX, REQUIRES_MAX, RETRIES_MAX, SPAN_MAX_MS,
-        TAG_MAX, TAGS_MAX, Task, WAIT_PREFIX, name_allowed,
+        CAPABILITIES_MAX, FACTOR_MILLI, Limits, MOMENT_MAX_MS, NAME_MAX, PRIORITY_MAX, REQUIRES_MAX,
+        RETRIES_MAX, SPAN_MAX_MS, TAG_MAX, TAGS_MAX, Task, WAIT_PREFIX, name_allowed,
     },
+    words::plain::is_plain,
 };
 
 impl Default for Limits {
@@ -41,8 +42,10 @@ pub(super) fn submission(id: &str, facts: &TaskSubmitted) -> Result<(), Refusal>
     })?;
     priority(facts.priority)?;
     rule(facts.tags.len() <= TAGS_MAX, || format!("tags: at most {TAGS_MAX}"))?;
-    let tag_allowed = |tag: &String| !tag.is_empty() && tag.chars().count() <= TAG_MAX;
-    rule(facts.tags.iter().all(tag_allowed), || format!("tags: 1 to {TAG_MAX} characters each"))?;
+    let tag_allowed = |tag: &String| !tag.is_empty() && tag.chars().count() <= TAG_MAX && is_plain(tag);
+    rule(facts.tags.iter().all(tag_allowed), || {
+        format!("tags: 1 to {TAG_MAX} characters each, without control characters")
+    })?;
     rule(facts.requires.len() <= REQUIRES_MAX, || format!("requires: at most {REQUIRES_MAX}"))?;
     rule(facts.requires.iter().all(|word| name_allowed(word)), || names("requires"))?;
     let keys = [
@@ -58,6 +61,11 @@ pub(super) fn submission(id: &str, facts: &TaskSubmitted) -> Result<(), Refusal>
     span("backoff_ms", facts.retry.backoff_ms)?;
     span("max_backoff_ms", facts.retry.max_backoff_ms)?;
     timeout(facts.timeout_ms)?;
+    if let Some(handle) = &facts.handle {
+        span("ttl_ms", handle.ttl_ms)?;
+        let len = handle.capabilities.as_ref().map_or(0, String::len);
+        rule(len <= CAPABILITIES_MAX, || format!("capabilities: at most {CAPABILITIES_MAX} bytes"))?;
+    }
     rule(facts.not_before_ms.is_none_or(|ms| ms <= MOMENT_MAX_MS), || {
         "not_before: after the year 9999".into()
     })

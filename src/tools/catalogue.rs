@@ -15,6 +15,7 @@ use crate::{
     log::{Reader, sqlite::SqliteReader},
     router::{BoxFuture, Entry, Invocation, Meta, Method, Outcome, Request, Router, Run, lane},
     tools::{Builtin, CATEGORIES, Done, arguments, doing::definition, outcome},
+    words::number,
 };
 
 /// Superseded contracts that are shown of one tool.
@@ -73,7 +74,8 @@ struct ListTools {
     category: Option<String>,
     limit: Option<usize>,
     cursor: Option<String>,
-    offset: Option<usize>,
+    #[serde(default, deserialize_with = "number::optional")]
+    offset: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -91,7 +93,7 @@ impl Tool {
     fn list_categories(&self, invocation: &Invocation) -> Done {
         let ListCategories { include_count } = arguments(invocation)?;
         let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-        for entry in self.router.tools() {
+        for entry in self.router.tools_for(&invocation.caller) {
             *counts.entry(entry.metadata.category.clone()).or_default() += 1;
         }
         let described = |name: &str| {
@@ -110,7 +112,7 @@ impl Tool {
 
     fn list_tools(&self, invocation: &Invocation) -> Done {
         let asked: ListTools = arguments(invocation)?;
-        let mut entries = self.router.tools();
+        let mut entries = self.router.tools_for(&invocation.caller);
         if let Some(category) = &asked.category {
             entries.retain(|entry| entry.metadata.category == *category);
             if entries.is_empty() {
@@ -128,7 +130,7 @@ impl Tool {
                     .ok_or_else(|| Refusal::new(Code::InvalidArgument, "`cursor` is not one of this list"))?;
                 entries.partition_point(|entry| entry.tool.name.as_str() <= last)
             }
-            None => asked.offset.unwrap_or(0).min(total),
+            None => asked.offset.map_or(0, |offset| usize::try_from(offset).unwrap_or(usize::MAX)).min(total),
         };
         let limit = asked.limit.unwrap_or(PAGE);
         let page: Vec<_> = entries[from..].iter().take(limit).collect();
@@ -154,8 +156,11 @@ impl Tool {
 
     async fn get_schema(&self, invocation: &Invocation) -> Done {
         let GetSchema { tool } = arguments(invocation)?;
-        let entry = self.router.tool(&tool);
-        let cid = entry.as_ref().map(|entry| entry.tool.contract).or_else(|| tool.parse().ok());
+        let entry = self.router.tool_for(&invocation.caller, &tool);
+        // The contract of a tool on offer is for those who see the tool; one of before is for all.
+        let hidden = entry.is_none() && self.router.tool(&tool).is_some();
+        let named = || tool.parse().ok().filter(|_| !hidden);
+        let cid = entry.as_ref().map(|entry| entry.tool.contract).or_else(named);
         let not_found = || {
             Refusal::new(Code::NotFound, format!("no tool or contract `{tool}`"))
                 .hint("tools_list_tools names the tools on offer")
@@ -200,7 +205,9 @@ impl Tool {
             let refusal = Refusal::new(Code::InvalidArgument, "`contract` is not the CID of a contract");
             return Outcome::Refused(refusal.hint("tools_get_schema gives a tool's contract"));
         };
-        let Some(entry) = self.router.tool_asked(&asked.tool, contract.as_ref()) else {
+        let found = self.router.tool_asked(&asked.tool, contract.as_ref());
+        let found = found.filter(|entry| self.router.reaches(&invocation.caller, entry));
+        let Some(entry) = found else {
             let refusal = Refusal::new(Code::NotFound, format!("no tool `{}`", asked.tool));
             return Outcome::Refused(refusal.hint("tools_list_tools names the tools on offer"));
         };

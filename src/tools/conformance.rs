@@ -5,6 +5,7 @@
 
 mod dialogue;
 mod listing;
+mod tasks;
 
 use std::{sync::Arc, time::Duration};
 
@@ -63,8 +64,16 @@ pub fn fixtures(state_key: [u8; 32], announce: Announce) -> Fixtures {
             "inputSchema": input,
         }))
     };
+    let of_tasks = |(name, input, support): (&str, Value, Option<&str>)| {
+        let mut definition =
+            json!({"name": name, "description": format!("Conformance fixture {name}"), "inputSchema": input});
+        if let Some(support) = support {
+            definition["execution"] = json!({"taskSupport": support});
+        }
+        raw(&definition)
+    };
     Fixtures {
-        tools: tools().into_iter().map(tool).collect(),
+        tools: tools().into_iter().map(tool).chain(tasks::tools().into_iter().map(of_tasks)).collect(),
         prompts: prompts().into_iter().map(|prompt| listed("name", prompt)).collect(),
         resources: resources().into_iter().map(|resource| listed("uri", resource)).collect(),
         templates: vec![listed(
@@ -113,6 +122,7 @@ pub fn offering(state_key: [u8; 32], router: &Router) -> Offering {
             resources: true,
             subscriptions: true,
             completions: true,
+            tasks: true,
             ..Declared::default()
         },
         mirrors: false,
@@ -129,6 +139,10 @@ struct Fixture {
 type Answered = Result<Value, RpcError>;
 
 impl Run for Fixture {
+    fn gives_handles(&self, tool: &str) -> bool {
+        tool == tasks::HANDS_OVER
+    }
+
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
             let cancel = invocation.cancel.clone();
@@ -158,6 +172,9 @@ impl Fixture {
     }
 
     async fn call(&self, name: &str, params: &Value, invocation: Invocation) -> Answered {
+        if let Some(answered) = tasks::answer(name, params, &invocation).await {
+            return answered;
+        }
         let arguments = &params["arguments"];
         let client = &invocation.client;
         match name {
@@ -191,11 +208,9 @@ impl Fixture {
                 let answer = client.request("elicitation/create", params).await?;
                 Ok(text(&format!("Elicitation completed: {}", elicited(&answer))))
             }
-            "test_missing_capability" if declared(client.as_ref()).get("sampling").is_none() => Err(error(
-                MISSING_CLIENT_CAPABILITY,
-                "Missing required client capability",
-                Some(json!({"requiredCapabilities": {"sampling": {}}})),
-            )),
+            "test_missing_capability" if declared(client.as_ref()).get("sampling").is_none() => {
+                Err(unable(&json!({"sampling": {}})))
+            }
             "test_trigger_tool_change" => {
                 (self.announce)(Change::Tools);
                 Ok(text("The tool list has changed."))
@@ -424,6 +439,12 @@ fn elicited(answer: &Value) -> String {
 
 fn text(text: &str) -> Value {
     json!({"content": [{"type": "text", "text": text}]})
+}
+
+/// Returns the error of a client that has not declared these capabilities.
+fn unable(required: &Value) -> RpcError {
+    let data = json!({"requiredCapabilities": required});
+    error(MISSING_CLIENT_CAPABILITY, "Missing required client capability", Some(data))
 }
 
 fn error(code: i64, message: &str, data: Option<Value>) -> RpcError {

@@ -48,9 +48,10 @@ impl Denied {
     }
 
     pub(super) fn outcome(self, invocation: &Invocation) -> Outcome {
-        let Refusal { code, message, retryable, hint } = &self.refusal;
+        let refusal = invocation.sight.hinted(&invocation.caller, self.refusal);
+        let Refusal { code, message, retryable, hint } = &refusal;
         if *code == Code::Internal {
-            return Outcome::Refused(self.refusal);
+            return Outcome::Refused(refusal);
         }
         let mut error = json!({"code": code.as_str(), "message": message, "retryable": retryable});
         let mut text = format!("{}: {message}", code.as_str());

@@ -19,6 +19,7 @@ use crate::{
         payload::{JSON, PAYLOAD_MAX, Payload, SaltKey, SealedPayload},
         splice,
     },
+    caller::Caller,
     clock::now_ms,
     entity,
     error::{Code, Refusal},
@@ -40,6 +41,7 @@ use crate::{
     router::{Entry, Invocation, Router},
     task::{self, Limits, Status, Task},
     tools::{denied::Denied, network, reading::time, refusal},
+    words::number,
 };
 
 pub const MINUTE_MS: u64 = 60_000;
@@ -153,6 +155,11 @@ impl Desk {
     /// Returns the tool with this public name.
     pub fn offered(&self, name: &str) -> Option<Arc<Entry>> {
         self.router.tool(name).filter(|entry| entry.tool.name == name)
+    }
+
+    /// Returns the tool with this public name, if the caller sees it.
+    pub fn offered_to(&self, caller: &Caller, name: &str) -> Option<Arc<Entry>> {
+        self.router.tool_for(caller, name).filter(|entry| entry.tool.name == name && !entry.finds)
     }
 
     /// Returns why durable work cannot run a tool with this input, or `None` if it can. Durable work keeps inputs and
@@ -393,6 +400,7 @@ impl<'a> std::convert::From<&'a Handed> for Given<'a> {
 pub struct Paging {
     limit: Option<u64>,
     cursor: Option<String>,
+    #[serde(default, deserialize_with = "number::optional")]
     offset: Option<u64>,
 }
 

@@ -3,13 +3,16 @@
 //! Invariants:
 //! - a literal value for a field that a tool marks secret is a fault: durable work keeps its inputs.
 
+use std::sync::Arc;
+
 use ipld_core::ipld::Ipld;
 use serde_json::{Map, Value};
 
 use crate::{
+    caller::Caller,
     error::{Code, Refusal},
     query::{View, list::Filter},
-    router::{Entry, Misfit},
+    router::{Entry, Invocation, Misfit},
     tools::{denied::Denied, desk::Desk},
     workflow::{
         self,
@@ -23,11 +26,34 @@ use crate::{
 const NEAR_ENOUGH: f64 = 0.7;
 
 /// The tools on offer, for checking plans.
-pub struct Catalogue(pub Desk);
+pub struct Catalogue {
+    desk: Desk,
+    /// Who sees them; `None` is this node itself, which sees all.
+    caller: Option<Caller>,
+}
+
+impl Catalogue {
+    pub fn whole(desk: &Desk) -> Self {
+        Self { desk: desk.clone(), caller: None }
+    }
+
+    /// Returns the tools that the caller of this call sees.
+    pub fn seen_by(desk: &Desk, call: &Invocation) -> Self {
+        Self { desk: desk.clone(), caller: Some(call.caller.clone()) }
+    }
+
+    /// Returns the tool with this public name, if it is seen.
+    pub fn offered(&self, name: &str) -> Option<Arc<Entry>> {
+        match &self.caller {
+            Some(caller) => self.desk.offered_to(caller, name),
+            None => self.desk.offered(name),
+        }
+    }
+}
 
 impl Tools for Catalogue {
     fn tool(&self, name: &str) -> Option<ToolFacts> {
-        let entry = self.0.offered(name)?;
+        let entry = self.offered(name)?;
         Some(ToolFacts {
             contract: entry.tool.contract,
             repeatable: entry.contract.repeatable(),
@@ -36,12 +62,12 @@ impl Tools for Catalogue {
     }
 
     fn check(&self, name: &str, input: &Value) -> Vec<Fault> {
-        let Some(entry) = self.0.offered(name) else { return Vec::new() };
+        let Some(entry) = self.offered(name) else { return Vec::new() };
         let misfits = misfits(&entry, input);
         if !misfits.is_empty() {
             return misfits;
         }
-        let unkept = self.0.unkept(&entry, input, "/");
+        let unkept = self.desk.unkept(&entry, input, "/");
         unkept.map(|refusal| Fault { place: String::new(), fault: refusal.message }).into_iter().collect()
     }
 
@@ -51,11 +77,12 @@ impl Tools for Catalogue {
     }
 
     fn serves(&self, peer: &str, tool: &str) -> Option<bool> {
-        self.0.router.serves(peer, self.0.offered(tool)?.as_ref())
+        self.desk.router.serves(peer, self.offered(tool)?.as_ref())
     }
 
     fn nearest(&self, name: &str) -> Option<String> {
-        let tools = self.0.router.tools();
+        let router = &self.desk.router;
+        let tools = self.caller.as_ref().map_or_else(|| router.tools(), |caller| router.tools_for(caller));
         let alike = |tool: &str| strsim::jaro_winkler(name, tool);
         let scored = tools.iter().map(|entry| (alike(&entry.tool.name), &entry.tool.name));
         let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
@@ -76,7 +103,7 @@ impl Tools for Known<'_> {
 
     /// Checks the schema only; what cannot be kept is found by `find_unkept`.
     fn check(&self, name: &str, input: &Value) -> Vec<Fault> {
-        self.catalogue.0.offered(name).map(|entry| misfits(&entry, input)).unwrap_or_default()
+        self.catalogue.offered(name).map(|entry| misfits(&entry, input)).unwrap_or_default()
     }
 
     fn run_exists(&self, id: &str) -> bool {
@@ -98,12 +125,13 @@ impl Tools for Known<'_> {
 /// faults that a schema finds; those that the plan's rules find too are left out.
 pub async fn checked(
     desk: &Desk,
+    call: &Invocation,
     what: &'static str,
     definition: Map<String, Value>,
     misfits: Vec<Misfit>,
 ) -> Result<Definition, Denied> {
     let definition = Value::Object(definition);
-    let catalogue = Catalogue(desk.clone());
+    let catalogue = Catalogue::seen_by(desk, call);
     let found = desk.ask(move |view| {
         let planned = planned(&definition, &Known { catalogue: &catalogue, view });
         if misfits.is_empty() {
@@ -177,7 +205,7 @@ fn fault(Misfit { place, fault, .. }: Misfit) -> Fault {
 fn planned(definition: &Value, known: &Known<'_>) -> Result<Definition, Wrong> {
     let planned = plan(definition, known);
     let mut unkept = Vec::new();
-    find_unkept(&known.catalogue.0, definition, "", &mut unkept);
+    find_unkept(&known.catalogue.desk, definition, "", &mut unkept);
     match planned {
         Ok(planned) if unkept.is_empty() => Ok(planned),
         planned => Err(Wrong { faults: planned.err().unwrap_or_default(), unkept }),

@@ -87,6 +87,7 @@ impl Wish {
             hold: None,
             repeatable: false,
             reuse: false,
+            handle: None,
         })
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     query::source::Recorded,
     router::Invocation,
     tools::{
-        Builtin, arguments,
+        Builtin, again, arguments,
         desk::{Desk, Told, seen, told, unexpected, unknown},
         doing::{definition, does},
         workflows::{ending, run_as_of},
@@ -134,6 +134,7 @@ async fn verified(desk: &Desk, id: String) -> Result<(Value, Evidence, bool), Re
 /// Starts a rerun, waits until it has ended, and returns its id.
 async fn rerun(desk: &Desk, call: &Invocation, asked: &Replay) -> Result<String, Refusal> {
     let id = &asked.workflow_id;
+    again::run(desk, call, id).await?;
     let ledger = desk.router.ledger();
     let new = format!("{id}/rerun-{}", *ledger.committed().borrow());
     let wish = Wish::ForkRun(ForkRun {

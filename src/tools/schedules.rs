@@ -26,6 +26,7 @@ use crate::{
         reading::{self, time},
         tasks,
     },
+    words::number,
     workflow::fields::Fault,
 };
 
@@ -61,8 +62,8 @@ async fn create(desk: &Desk, call: &Invocation) -> Told {
         _ => return Err(invalid("a schedule needs one of `cron` and `every_ms`").into()),
     };
     let makes = match (asked.task, asked.workflow) {
-        (Some(task), None) => task_of(desk, &asked.schedule_id, &task)?,
-        (None, Some(workflow)) => workflow_of(desk, &asked.schedule_id, workflow).await?,
+        (Some(task), None) => task_of(desk, call, &asked.schedule_id, &task)?,
+        (None, Some(workflow)) => workflow_of(desk, call, &asked.schedule_id, workflow).await?,
         _ => return Err(invalid("a schedule needs one of `task` and `workflow`").into()),
     };
     let wish = Wish::CreateSchedule(CreateSchedule {
@@ -79,7 +80,7 @@ async fn create(desk: &Desk, call: &Invocation) -> Told {
 }
 
 /// Checks the task of a schedule by the rules of `task_submit`; each tick's id becomes the task's.
-fn task_of(desk: &Desk, schedule: &str, task: &RawValue) -> Result<Made, Refusal> {
+fn task_of(desk: &Desk, call: &Invocation, schedule: &str, task: &RawValue) -> Result<Made, Refusal> {
     let mut fields: Map<String, Value> =
         serde_json::from_str(task.get()).map_err(|_| invalid("`task` must be an object"))?;
     for own in ["task_id", "not_before", "metadata", "reason"] {
@@ -94,12 +95,17 @@ fn task_of(desk: &Desk, schedule: &str, task: &RawValue) -> Result<Made, Refusal
         .map_err(|refusal| invalid(format!("`task`: {}", refusal.message)))?;
     let asked: reading::Wish =
         serde_json::from_str(task.get()).map_err(|err| invalid(format!("`task`: {err}")))?;
-    let (facts, tool) = tasks::checked(desk, &asked)?;
+    let (facts, tool) = tasks::checked(desk, call, &asked)?;
     Ok(Made::Task { facts, tool, input: asked.payload.get().to_owned() })
 }
 
 /// Checks the workflow of a schedule by the rules of `workflow_submit`; each tick's id becomes the run's.
-async fn workflow_of(desk: &Desk, schedule: &str, mut workflow: Map<String, Value>) -> Result<Made, Denied> {
+async fn workflow_of(
+    desk: &Desk,
+    call: &Invocation,
+    schedule: &str,
+    mut workflow: Map<String, Value>,
+) -> Result<Made, Denied> {
     let own = ["workflow_id", "dependencies", "peer"].into_iter().filter(|own| workflow.contains_key(*own));
     let faults: Vec<Fault> = own
         .map(|own| Fault {
@@ -111,7 +117,7 @@ async fn workflow_of(desk: &Desk, schedule: &str, mut workflow: Map<String, Valu
         return Err(Denied::faulty("`workflow`", faults));
     }
     workflow.insert("workflow_id".to_owned(), json!(schedule));
-    let planned = planning::checked(desk, "`workflow`", workflow, Vec::new()).await?;
+    let planned = planning::checked(desk, call, "`workflow`", workflow, Vec::new()).await?;
     Ok(Made::Workflow {
         plan: planned.plan,
         inputs: planned.inputs.to_string(),
@@ -126,6 +132,7 @@ async fn workflow_of(desk: &Desk, schedule: &str, mut workflow: Map<String, Valu
 struct List {
     limit: Option<u64>,
     cursor: Option<String>,
+    #[serde(default, deserialize_with = "number::optional")]
     offset: Option<u64>,
 }
 

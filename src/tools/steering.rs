@@ -10,7 +10,7 @@ use crate::{
     ledger::work::{self, RunTold, Wish, Worked},
     router::Invocation,
     tools::{
-        Builtin, arguments,
+        Builtin, again, arguments,
         desk::{Desk, Told, told, unexpected, unknown},
         doing::{definition, does},
         planning::{Catalogue, Known, Wrong, wrong_with},
@@ -43,8 +43,9 @@ struct Fork {
 
 async fn fork(desk: &Desk, call: &Invocation) -> Told {
     let Fork { workflow_id: id, new_workflow_id: new, from_step, overrides, reason } = arguments(call)?;
+    again::run(desk, call, &id).await?;
     if !overrides.is_empty() {
-        let (catalogue, asked, overrides) = (Catalogue(desk.clone()), id.clone(), overrides.clone());
+        let (catalogue, asked, overrides) = (Catalogue::seen_by(desk, call), id.clone(), overrides.clone());
         let checked = desk.ask(move |view| {
             let Some((run, _, _)) = submitted(view, &asked, None)? else { return Ok(None) };
             Ok(Some(override_faults(&Known { catalogue: &catalogue, view }, &run, &overrides)))
@@ -93,7 +94,7 @@ fn override_faults(tools: &Known<'_>, run: &Run, overrides: &Map<String, Value>)
     };
     let not_offered = |id: &String| {
         let step = &run.plan.steps[run.step(id)?];
-        let gone = step.tool.is_some() && tools.catalogue.0.offered(&step.action).is_none();
+        let gone = step.tool.is_some() && tools.catalogue.offered(&step.action).is_none();
         gone.then(|| Fault { place: place(id), fault: format!("`{}` is not on offer now", step.action) })
     };
     let definition = run.plan.definition(&run.inputs, &known);
@@ -120,6 +121,7 @@ struct Reschedule {
 
 async fn reschedule(desk: &Desk, call: &Invocation) -> Told {
     let Reschedule { workflow_id: run, from_step, priority, reason } = arguments(call)?;
+    again::run(desk, call, &run).await?;
     let wish = Wish::RescheduleRun(work::RescheduleRun { run, from_step, priority });
     let Worked::Run { run, steps, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());

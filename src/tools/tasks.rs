@@ -17,7 +17,7 @@ use crate::{
     router::Invocation,
     task::{POISON, RETRIES_SPENT, Status, Task, WAIT_PREFIX},
     tools::{
-        Builtin, arguments,
+        Builtin, again, arguments,
         desk::{
             Desk, Line, Paging, Told, content, invalid, lines, message, output, page, task_as_of, told,
             unexpected, unknown, worker,
@@ -25,6 +25,7 @@ use crate::{
         doing::{Asked, Foretells, definition, does},
         reading::{self, time},
     },
+    words::number,
 };
 
 const LISTER: &str = "task_list";
@@ -43,7 +44,11 @@ pub fn all(desk: &Desk) -> Vec<Builtin> {
 }
 
 /// Checks a task against the catalogue; the writer checks the rest.
-pub fn checked(desk: &Desk, asked: &reading::Wish) -> Result<(TaskSubmitted, Option<Cid>), Refusal> {
+pub fn checked(
+    desk: &Desk,
+    call: &Invocation,
+    asked: &reading::Wish,
+) -> Result<(TaskSubmitted, Option<Cid>), Refusal> {
     if asked.task_type.starts_with(WAIT_PREFIX) {
         let refusal = invalid(format!("types that begin with `{WAIT_PREFIX}` are the node's own"));
         return Err(refusal.hint("use another task_type, or wait in a workflow step"));
@@ -55,14 +60,14 @@ pub fn checked(desk: &Desk, asked: &reading::Wish) -> Result<(TaskSubmitted, Opt
             return Err(refusal.hint(format!("a tool of this node is done as `{TOOL}{}`", asked.task_type)));
         }
     }
-    let tool = tool.map(|name| on_offer(desk, name, &asked.payload)).transpose()?;
+    let tool = tool.map(|name| on_offer(desk, call, name, &asked.payload)).transpose()?;
     let repeatable = tool.is_some_and(|(_, repeatable)| repeatable);
     Ok((TaskSubmitted { repeatable, ..asked.facts()? }, tool.map(|(contract, _)| contract)))
 }
 
 /// Returns the contract of a task's tool, and whether it may run again. Errors: the input does not fit it.
-fn on_offer(desk: &Desk, name: &str, input: &RawValue) -> Result<(Cid, bool), Refusal> {
-    let entry = desk.offered(name).ok_or_else(|| {
+fn on_offer(desk: &Desk, call: &Invocation, name: &str, input: &RawValue) -> Result<(Cid, bool), Refusal> {
+    let entry = desk.offered_to(&call.caller, name).ok_or_else(|| {
         invalid(format!("`task_type` names a tool that is not on offer: `{name}`"))
             .hint("tools_list_tools names the tools on offer")
     })?;
@@ -76,7 +81,7 @@ fn on_offer(desk: &Desk, name: &str, input: &RawValue) -> Result<(Cid, bool), Re
 
 fn submitting(desk: &Desk, call: &Invocation) -> Asked {
     let asked: reading::Wish = arguments(call)?;
-    let (facts, tool) = checked(desk, &asked)?;
+    let (facts, tool) = checked(desk, call, &asked)?;
     let input = desk.seal(asked.payload.get())?;
     let metadata = desk.seal_metadata(asked.metadata.as_deref())?;
     let (id, reason) = (asked.task_id.unwrap_or_default(), asked.reason);
@@ -127,6 +132,7 @@ struct AskStatus {
     include_logs: bool,
     #[serde(default)]
     include_metrics: bool,
+    #[serde(default, deserialize_with = "number::optional")]
     as_of_seq: Option<u64>,
 }
 
@@ -380,6 +386,7 @@ struct RetryConfig {
 async fn retry(desk: &Desk, call: &Invocation) -> Told {
     let Retry { task_id: task, retry_config: RetryConfig { max_retries, timeout_ms }, reason } =
         arguments(call)?;
+    again::task(desk, call, &task).await?;
     let wish = Wish::RetryTask(RetryTask { task, max_retries, timeout_ms });
     let Worked::Task { task, position, .. } = desk.wish(call, reason.as_deref(), wish).await? else {
         return Err(unexpected().into());

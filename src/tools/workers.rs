@@ -10,6 +10,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     clock::now_ms,
+    engine::TOOL,
     entity,
     event::{Body, Event, Kind, work::WorkerRegistered},
     ledger::work::{RegisterWorker, UnregisterWorker, Wish, Worked},
@@ -24,12 +25,13 @@ use crate::{
     router::Invocation,
     task::{Status, Task},
     tools::{
-        Builtin, arguments,
+        Builtin, again, arguments,
         desk::{Desk, Told, seen, task_as_of, told, unexpected, unknown},
         doing::{definition, does},
         queue::standing,
         reading::time,
     },
+    words::number,
     worker::{self, Presence, Worker},
 };
 
@@ -69,6 +71,9 @@ struct Resources {
 
 async fn register(desk: &Desk, call: &Invocation) -> Told {
     let asked: Register = arguments(call)?;
+    // Tasks for a tool hold what the tool is called with.
+    let tools = asked.capabilities.iter().filter_map(|capability| capability.strip_prefix(TOOL));
+    tools.into_iter().try_for_each(|tool| again::seen(desk, call, tool))?;
     let facts = WorkerRegistered {
         capabilities: asked.capabilities,
         max_concurrent: asked.max_concurrent_tasks.unwrap_or(CONCURRENT),
@@ -134,6 +139,7 @@ struct AskStatus {
     include_tasks: bool,
     #[serde(default)]
     include_metrics: bool,
+    #[serde(default, deserialize_with = "number::optional")]
     as_of_seq: Option<u64>,
 }
 

@@ -26,6 +26,7 @@ use crate::{
         planning::checked,
         reading::time,
     },
+    words::number,
     workflow::{
         self,
         graph::Graph,
@@ -59,7 +60,7 @@ async fn submit(desk: &Desk, call: &Invocation) -> Told {
     let submit = desk.offered(SUBMIT).ok_or_else(internal)?;
     let misfits = submit.misfits(&Value::Object(definition.clone()));
     let reason = definition.remove("reason").and_then(|reason| reason.as_str().map(str::to_owned));
-    let planned = checked(desk, "the definition", definition, misfits).await?;
+    let planned = checked(desk, call, "the definition", definition, misfits).await?;
     let peer = planned.peer.clone();
     let new = NewRun {
         id: planned.id.unwrap_or_default(),
@@ -153,6 +154,7 @@ struct AskStatus {
     include_steps: bool,
     #[serde(default)]
     include_metrics: bool,
+    #[serde(default, deserialize_with = "number::optional")]
     as_of_seq: Option<u64>,
 }
 

@@ -6,12 +6,18 @@ use std::{fs, ops::ControlFlow, path::Path};
 
 use crate::{
     event::Event,
-    log::{LogError, Reader, home::Home, sqlite::SqliteReader},
+    log::{
+        LogError, Reader,
+        home::Home,
+        sqlite::SqliteReader,
+        still::{Scratch, is_writable},
+    },
     state::{self, StateError, digest, fold::Folder},
 };
 
 /// One transaction folds at most this many events.
 const FOLD_MAX: usize = 8 * 1024;
+const NO_SCRATCH: StateError = StateError::Broken { what: "no directory for temporary files can be made" };
 
 /// Returns the tables whose rows differ from those that the log gives. Returns an empty list if the state has no
 /// tables yet.
@@ -24,10 +30,19 @@ pub(super) fn compare(home: &Home, step: &mut dyn FnMut(u64, u64)) -> Result<Vec
     let size = state::progress(&moment)?.applied;
     let ours = digest::tables(&moment)?;
     drop(moment);
-    let beside = home.dir().join(format!("state.check.{}", std::process::id()));
-    let theirs = derive(home, &beside, size, step);
-    remove(&beside);
-    let theirs = theirs?;
+    let name = format!("state.check.{}", std::process::id());
+    let theirs = match is_writable(home.dir()) {
+        true => {
+            let beside = home.dir().join(name);
+            let theirs = derive(home, &beside, size, step);
+            remove(&beside);
+            theirs?
+        }
+        false => {
+            let scratch = Scratch::make().map_err(|_| NO_SCRATCH)?;
+            derive(home, &scratch.path().join(name), size, step)?
+        }
+    };
     let differing = ours.into_iter().filter(|(table, digest)| theirs.get(table) != Some(digest));
     Ok(differing.map(|(table, _)| table).collect())
 }
@@ -39,6 +54,16 @@ fn derive(
     size: u64,
     step: &mut dyn FnMut(u64, u64),
 ) -> Result<std::collections::BTreeMap<String, String>, StateError> {
+    digest::tables(fold(home, beside, size, step)?.state())
+}
+
+/// Derives the state of the first `size` events into a file of its own.
+pub fn fold(
+    home: &Home,
+    beside: &Path,
+    size: u64,
+    step: &mut dyn FnMut(u64, u64),
+) -> Result<Folder, StateError> {
     let log = SqliteReader::open(&home.log_path())?;
     let mut folder = Folder::resume(state::open(beside)?, Box::new(SqliteReader::open(&home.log_path())?))?;
     while folder.applied() < size {
@@ -54,7 +79,7 @@ fn derive(
         folder.apply(&events)?;
         step(folder.applied(), size);
     }
-    digest::tables(folder.state())
+    Ok(folder)
 }
 
 fn remove(beside: &Path) {

@@ -7,6 +7,8 @@ use std::{collections::BTreeSet, fmt::Display, ops::RangeInclusive};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::words::plain::is_plain;
+
 /// Faults that one answer lists; a definition with more is broken as a whole.
 const FAULTS_MAX: usize = 1_000;
 /// Faults that come with a suggestion: each looks at every known name.
@@ -14,8 +16,11 @@ const SUGGESTIONS_MAX: usize = 50;
 /// The similarity from which on a name is suggested.
 const ALIKE: f64 = 0.8;
 
-pub const NOT_A_NAME: &str = "must be letters, digits and `.`, `_`, `-`, `:`, `@`";
-pub const NOT_A_RUN_ID: &str = "must be letters, digits and `.`, `_`, `-`, `:`, `@`, `/`";
+/// What a text that is shown on one line is without.
+const UNPLAIN: &str = "control characters";
+
+pub const NOT_A_NAME: &str = "must be letters, digits and `.`, `_`, `-`, `:`";
+pub const NOT_A_RUN_ID: &str = "must be letters, digits and `.`, `_`, `-`, `:`, `/`";
 
 /// A fault of a definition, with its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -51,7 +56,7 @@ impl Faults {
 /// Returns whether `name` consists of the characters of names and those in `more`.
 pub fn is_name(name: &str, more: &str) -> bool {
     !name.is_empty()
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-:@".contains(c) || more.contains(c))
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-:".contains(c) || more.contains(c))
 }
 
 /// Returns the one of `known` that is most like `name`, if any is.
@@ -107,6 +112,13 @@ impl<'a> Object<'a> {
         self.or_fault(name, text, || format!("must be text of 1 to {max} bytes"), faults)
     }
 
+    /// Reads text of 1 to `max` characters that can be shown on one line.
+    pub fn title(&self, name: &str, max: usize, faults: &mut Faults) -> Option<&'a str> {
+        let text = self.get(name)?.as_str();
+        let text = text.filter(|text| (1..=max).contains(&text.chars().count()) && is_plain(text));
+        self.or_fault(name, text, || format!("must be 1 to {max} characters without {UNPLAIN}"), faults)
+    }
+
     pub fn whole(&self, name: &str, range: RangeInclusive<u64>, faults: &mut Faults) -> Option<u64> {
         let number = whole(self.get(name)?).filter(|number| range.contains(number));
         let wanted = || format!("must be a whole number from {} to {}", range.start(), range.end());
@@ -132,7 +144,8 @@ impl<'a> Object<'a> {
         self.or_fault(name, self.get(name)?.as_object(), || "must be an object".into(), faults)
     }
 
-    /// Reads a list of at most `count` different texts of 1 to `len` bytes; empty if it is not given.
+    /// Reads a list of at most `count` different texts of 1 to `len` bytes that can be shown on one line; empty if it is
+    /// not given.
     pub fn names(&self, name: &str, count: usize, len: usize, faults: &mut Faults) -> Vec<String> {
         let list = self.list(name, faults).unwrap_or_default();
         if list.len() > count {
@@ -145,6 +158,7 @@ impl<'a> Object<'a> {
             let place = || format!("{}/{at}", self.place(name));
             match value.as_str().filter(|text| (1..=len).contains(&text.len())) {
                 None => faults.add(place(), format!("must be text of 1 to {len} bytes")),
+                Some(text) if !is_plain(text) => faults.add(place(), format!("must be without {UNPLAIN}")),
                 Some(text) if !seen.insert(text) => faults.add(place(), format!("`{text}` stands twice")),
                 Some(text) => names.push(text.to_owned()),
             }

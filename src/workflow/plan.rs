@@ -178,7 +178,7 @@ fn check(
         Standing::Own => object.required("workflow_id", faults).and_then(|_| run_id(&object, faults)),
         Standing::Child => run_id(&object, faults),
     };
-    let name = object.required("name", faults).and_then(|_| object.text("name", NAME_MAX, faults));
+    let name = object.required("name", faults).and_then(|_| object.title("name", NAME_MAX, faults));
     let reuse = object.flag("reuse", faults).unwrap_or(false);
     let priority = object.whole("priority", PRIORITY, faults).unwrap_or(PRIORITY_DEFAULT);
     let tags = object.names("tags", TAGS_MAX, NAME_MAX, faults);

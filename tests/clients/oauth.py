@@ -1,7 +1,8 @@
 """An MCP server (2026-07-28, over HTTP) and its authorization server, which do what the files of a directory say.
 Standard library only. Prints `ready URL`.
 
-  seen     written here: a line for each step, like `authorize read write`, `token refresh_token`, `call write`
+  seen     written here: a line for each step, like `authorize read write`, `token refresh_token`, `call write`;
+           after each call `bearer` and the token that it carried
   life     the seconds a token lasts; 3600 without it
   revoked  while this file is there, every access token given before it came is refused
   hold     a request for a token is answered, once it is noted, when this file is gone
@@ -175,6 +176,7 @@ class Door(BaseHTTPRequestHandler):
                 lack = f'Bearer error="insufficient_scope", scope="write", resource_metadata="{METADATA}"'
                 return self.reply(403, www_authenticate=lack)
             see("call", name)
+            see("bearer", self.headers["authorization"].partition(" ")[2])
             result = {"content": [{"type": "text", "text": f"{name} done"}]}
         elif method == "tools/list":
             result = {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in ("read", "write")]}

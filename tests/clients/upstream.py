@@ -5,10 +5,18 @@
   calls         written here: a line for each call that arrived, `<tool> <arguments>`
   go            a call of a tool named `wait...` is answered once this file is there
   die           a call ends the process while this file is there
+  skills        one skill a line, as raw JSON; where the file is, skills and their directories are offered
+  contents      what each resource holds; without it, `contents`
+  away          it ends at once when it is started while this file is there
+  environment   written here: the environment, as JSON
+  pids          written here: its process id, a line for each start, and those of its children
+  brood         it starts two children while this file is there, one in a session of its own
+  stubborn      neither the end of input nor a signal but SIGKILL ends it while this file is there
+  flood         a call of the tool `flood` writes as many lines to standard error as this file says
 
 Resources `mem://one` and `mem://{id}`, the prompt `greet`, and completion of its argument are always offered.
 """
-import json, os, pathlib, sys, threading, time
+import json, os, pathlib, signal, subprocess, sys, threading, time
 
 ROOT = pathlib.Path(sys.argv[1])
 LOOK_EVERY = 0.01
@@ -42,6 +50,10 @@ def call(id, params):
                         "params": {"progressToken": token, "progress": 1, "total": 2, "message": "half"}}))
     while name.startswith("wait") and id in running and not (ROOT / "go").exists():
         time.sleep(LOOK_EVERY)
+    if name == "flood":
+        for n in range(int((ROOT / "flood").read_text())):
+            sys.stderr.write("\x1b[31m\u202e line %d %s\n" % (n, "x" * 1000))
+        sys.stderr.flush()
     if name == "protocol":
         return fail(id, -32042, "the tool speaks of the protocol")
     fixed = ROOT / (name + ".result")
@@ -64,6 +76,8 @@ def serve(message):
     id, method, params = message.get("id"), message.get("method"), message.get("params", {})
     if method == "initialize":
         capabilities = {"tools": {"listChanged": True}, "resources": {}, "prompts": {}, "completions": {}}
+        if (ROOT / "skills").exists():
+            capabilities["extensions"] = {"io.modelcontextprotocol/skills": {"directoryRead": True}}
         answer(id, json.dumps({"protocolVersion": "2025-06-18", "capabilities": capabilities,
                                "serverInfo": {"name": "upstream", "version": "7"}}))
     elif method == "notifications/cancelled":
@@ -84,7 +98,18 @@ def serve(message):
     elif method == "resources/templates/list":
         answer(id, '{"resourceTemplates":[{"uriTemplate":"mem://{id}","name":"any"}]}')
     elif method == "resources/read":
-        answer(id, json.dumps({"contents": [{"uri": params["uri"], "text": "contents"}]}))
+        held = ROOT / "contents"
+        text = held.read_text() if held.exists() else "contents"
+        answer(id, json.dumps({"contents": [{"uri": params["uri"], "text": text}]}))
+    elif method == "skills/list":
+        answer(id, '{"skills":[%s]}' % ",".join((ROOT / "skills").read_text().split("\n")))
+    elif method == "skills/get":
+        skills = [skill for skill in (ROOT / "skills").read_text().split("\n") if json.loads(skill)["uri"] == params["uri"]]
+        if not skills:
+            return fail(id, -32602, "no such skill")
+        answer(id, '{"skill":%s}' % skills[0])
+    elif method == "resources/directory/read":
+        answer(id, json.dumps({"resources": [{"uri": params["uri"] + "/SKILL.md", "name": "SKILL.md"}]}))
     elif method == "prompts/list":
         answer(id, '{"prompts":[{"name":"greet","arguments":[{"name":"who","required":true}],"x-kept":1.50}]}')
     elif method == "prompts/get":
@@ -96,6 +121,24 @@ def serve(message):
         fail(id, -32601, "no such method")
 
 
+def start():
+    if (ROOT / "away").exists():
+        os._exit(4)
+    (ROOT / "environment").write_text(json.dumps(dict(os.environ)))
+    pids = [os.getpid()]
+    if (ROOT / "brood").exists():
+        for own in (False, True):
+            pids.append(subprocess.Popen(["sleep", "600"], start_new_session=own).pid)
+    with open(ROOT / "pids", "a") as file:
+        file.write("".join("%d\n" % pid for pid in pids))
+    if (ROOT / "stubborn").exists():
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+start()
 threading.Thread(target=watch, daemon=True).start()
 for line in sys.stdin:
     serve(json.loads(line))
+if (ROOT / "stubborn").exists():
+    time.sleep(600)

@@ -70,6 +70,53 @@ fn callable() -> Vec<(&'static str, Value, Value, &'static str)> {
     ]
 }
 
+/// Tools whose schemas take too long for one that judges every input: a schema, arguments, and why it judges none.
+fn hostile() -> Vec<(&'static str, Value, Value, &'static str)> {
+    let step = |n: usize| {
+        let next = json!({"$ref": format!("#/$defs/s{}", n + 1)});
+        (format!("s{n}"), json!({"allOf": [next, next]}))
+    };
+    let mut steps: serde_json::Map<String, Value> = (0..40).map(step).collect();
+    steps.insert("s40".to_owned(), json!({"type": "object"}));
+    let branch = || json!({"properties": {"x": {"$ref": "#"}}});
+    let nested = (0..50).fold(json!({}), |inner, _| json!({"x": inner}));
+    let text = |pattern: &str| json!({"properties": {"x": {"items": {"pattern": pattern}}}});
+    let texts = |n: usize| json!({"x": vec!["a".repeat(40); n]});
+    vec![
+        ("fan", json!({"$defs": steps, "$ref": "#/$defs/s0"}), json!({}), "large"),
+        ("twice", json!({"anyOf": [branch(), branch()]}), nested, "large"),
+        ("many", text("^(a+)+\\1b$"), texts(20_000), "large"),
+        ("powers", text("((a{1000}){1000}){1000}"), texts(1), "large"),
+        (
+            "unique",
+            json!({"properties": {"x": {"uniqueItems": true}}}),
+            json!({"x": (0..100_000).collect::<Vec<u32>>()}),
+            "",
+        ),
+    ]
+}
+
+#[test]
+fn no_schema_takes_long_or_stands_in_the_way_of_its_call() {
+    let data = temp();
+    let cases = hostile();
+    let tools: Vec<String> = cases
+        .iter()
+        .map(|(name, schema, ..)| define(name, schema, &json!({"outputSchema": schema})))
+        .collect();
+    let upstream = upstream(&tools);
+    let server = serve(data.path(), &upstream.table("up", "prefix = \"\""));
+    for (name, _, arguments, why) in &cases {
+        let begun = std::time::Instant::now();
+        result(&server, name, arguments.clone());
+        assert!(begun.elapsed().as_secs() < 20, "{name}: {:?}", begun.elapsed());
+        let unchecked = unchecked(&record::events(data.path()), name);
+        assert_eq!(unchecked, [*why], "{name}");
+    }
+    assert!(server.stop().success());
+    record::check(data.path());
+}
+
 fn define(name: &str, input: &Value, more: &Value) -> String {
     let mut tool = json!({"name": name, "inputSchema": input});
     tool.as_object_mut().expect("a map").extend(more.as_object().cloned().unwrap_or_default());
@@ -328,6 +375,7 @@ fn an_error_of_ours_about_a_prompt_or_a_resource_is_a_protocol_error() {
     let data = temp();
     let upstream = Upstream::new(&["tool"]);
     let server = serve(data.path(), &upstream.table("up", "prefix = \"\""));
+    upstream.write("away", "");
     upstream.write("die", "");
     result(&server, "tool", json!({}));
     let failed = until("an upstream that is away", || {

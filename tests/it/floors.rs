@@ -25,8 +25,8 @@ const IMPURE_STD: [&str; 4] = ["fs", "net", "process", "thread"];
 const OWNED: [(&str, &[&str]); 6] = [
     ("libp2p", &["p2p"]),
     ("axum", &["problem", "audit", "mcp", "http"]),
-    ("reqwest", &["runtime", "p2p", "cli"]),
-    ("rmcp", &["mcp", "runtime/upstream/credentials"]),
+    ("reqwest", &["runtime", "p2p", "auth", "cli"]),
+    ("rmcp", &["runtime/upstream/credentials"]),
     ("rusqlite", &["log", "state", "query", "archive"]),
     ("rusqlite_migration", &["log", "state"]),
 ];

@@ -91,8 +91,12 @@ impl Node {
 
     /// `cairn upstream login up`, with a browser that allows everything. Returns its exit code.
     fn login(&self) -> Option<i32> {
+        self.login_as(&[])
+    }
+
+    fn login_as(&self, more: &[&str]) -> Option<i32> {
         let mut command = cairn(&["upstream", "login", "up"]);
-        command.args(self.place()).env("CAIRN_LOG", "trace");
+        command.args(more).args(self.place()).env("CAIRN_LOG", "trace");
         let mut process = Process::start(command);
         let page = process.line(READY_MAX);
         if let Some(page) = page {
@@ -361,6 +365,63 @@ fn a_node_asks_in_its_own_name_with_a_secret_from_a_file() {
     let login = [&["upstream", "login", "up"], &node.place()[..]].concat();
     let ran: Ran = run(cairn(&login));
     assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+}
+
+#[test]
+fn each_caller_uses_its_own_login_and_never_anothers() {
+    let locked = Locked::start();
+    let node = Node::new(&locked, "per_caller = true\n[auth]\nmode = \"static\"");
+    let data = text(node.data.path());
+    let token = |name: &str| {
+        let add = ["token", "add", name, "--scope", "mcp:call", "--data", data];
+        exits(0, &add).stdout.trim().to_owned()
+    };
+    let (alice, bob) = (token("alice"), token("bob"));
+    // The node's own login lists what there is.
+    assert_eq!(node.login(), Some(0));
+    let server = node.serve();
+    let call = |token: &str| {
+        let mut command = cairn(&["call", "up_read", "--url", &server.url]);
+        command.env("CAIRN_TOKEN", token);
+        let ran = run(command);
+        format!("{}{}", ran.stdout, ran.stderr)
+    };
+    let wanted = |name: &str| format!("wants your own login: cairn upstream login up --as {name}");
+    until("the refusal of a caller without a login", || {
+        call(&alice).contains(&wanted("alice")).then_some(())
+    });
+    assert_eq!(node.login_as(&["--as", "alice"]), Some(0));
+    until("a call with a login", || call(&alice).contains("read done").then_some(()));
+    assert!(call(&bob).contains(&wanted("bob")), "bob has no login");
+    assert_eq!(node.login_as(&["--as", "bob"]), Some(0));
+    until("the other's call", || call(&bob).contains("read done").then_some(()));
+    let bearers = || {
+        let seen = fs::read_to_string(locked.dir.path().join("seen")).expect("it was written");
+        seen.lines().filter_map(|line| line.strip_prefix("bearer ").map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let first = bearers();
+    let [of_alice, of_bob] = &first[..] else { panic!("{first:?}") };
+    assert_ne!(of_alice, of_bob);
+    // One who logs out is out, and nobody else is.
+    exits(0, &["upstream", "logout", "up", "--as", "alice", "--data", data]);
+    until("the want of a login", || {
+        call(&alice).contains("cairn upstream login up --as alice").then_some(())
+    });
+    until("the other's call", || call(&bob).contains("read done").then_some(()));
+    assert!(bearers()[2..].iter().all(|bearer| bearer == of_bob), "{:?}", bearers());
+    let shown = [&["upstream", "status", "--json"], &node.place()[..]].concat();
+    let shown: Value = serde_json::from_str(&exits(0, &shown).stdout).expect("it prints json");
+    let of = |caller: &str| {
+        let logins = shown.as_array().expect("a list");
+        logins.iter().find(|login| login["caller"] == caller).map(|login| login["login"].clone())
+    };
+    assert_eq!((of("bob"), of("alice")), (Some("yes".into()), Some("needed".into())), "{shown}");
+    ends(server);
+    node.is_clean();
+    // Where all share one login there is none of a caller.
+    let shared = Node::new(&locked, "");
+    let refused = [&["upstream", "login", "up", "--as", "alice"], &shared.place()[..]].concat();
+    exits(2, &refused);
 }
 
 #[test]

@@ -43,6 +43,31 @@ fn the_unit_starts_the_program_with_options_it_has() {
 }
 
 #[test]
+fn the_unit_leaves_little_open_and_its_servers_a_home() {
+    let unit = root().join("docs/packaging/cairn.service");
+    let shown = std::process::Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager"])
+        .arg(&unit)
+        .output();
+    // A machine without systemd cannot say.
+    if let Ok(shown) = shown {
+        let text = String::from_utf8_lossy(&shown.stdout);
+        let exposed =
+            text.lines().find_map(|line| line.split("Overall exposure level for cairn.service: ").nth(1));
+        let exposed = exposed.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+        assert!(exposed.is_some_and(|exposed| exposed < 4.0), "{text}");
+    }
+    let unit = read("docs/packaging/cairn.service");
+    let has = |line: &str| unit.lines().any(|found| found == line);
+    // `npx` writes below its home, and Node.js compiles while it runs.
+    assert!(
+        has("StateDirectory=cairn cairn-servers") && has("Environment=HOME=/var/lib/cairn-servers"),
+        "{unit}"
+    );
+    assert!(!unit.lines().any(|line| line.starts_with("MemoryDenyWriteExecute=")), "{unit}");
+}
+
+#[test]
 fn the_example_configuration_is_good_with_and_without_what_it_leaves_out() {
     let temp = temp();
     let example = read("docs/packaging/cairn.toml");

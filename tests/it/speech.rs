@@ -58,7 +58,7 @@ pub fn request(host: &str, session: Option<&str>, message: &Value) -> Vec<u8> {
     if let Some(version) = version.as_str() {
         head += &format!("mcp-protocol-version: {version}\r\n");
         head += &format!("mcp-method: {}\r\n", message["method"].as_str().unwrap_or(""));
-        if let Some(name) = params["name"].as_str().or_else(|| params["uri"].as_str()) {
+        if let Some(name) = ["name", "uri", "taskId"].iter().find_map(|key| params[*key].as_str()) {
             head += &format!("mcp-name: {name}\r\n");
         }
     } else if message["method"] != "initialize" {

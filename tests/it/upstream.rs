@@ -46,6 +46,16 @@ impl Upstream {
         fs::remove_file(self.path(file)).expect("the file is there");
     }
 
+    /// What its program wrote into a file; empty if it wrote none.
+    pub fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.path(file)).unwrap_or_default()
+    }
+
+    /// The processes that its program has said to be, or to have started, in order.
+    pub fn pids(&self) -> Vec<u32> {
+        self.read("pids").lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
     /// The calls that arrived, one a line, with `cancelled` for each cancellation.
     pub fn calls(&self) -> Vec<String> {
         let calls = fs::read_to_string(self.path("calls")).unwrap_or_default();

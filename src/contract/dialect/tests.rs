@@ -230,3 +230,48 @@ fn a_misfit_is_told_by_its_place_in_the_schema_alone() {
     assert_eq!(place, Ok(Some("#/properties/a/properties".to_owned())));
     assert_eq!(Schema::compile(&json!(false)).misfit(&json!(1)), Ok(Some("#".to_owned())));
 }
+
+#[test]
+fn what_would_take_too_long_is_not_judged() {
+    let begun = std::time::Instant::now();
+    let fan = |n: usize| {
+        let step = |n: usize| {
+            let next = json!({"$ref": format!("#/$defs/s{}", n + 1)});
+            (format!("s{n}"), json!({"allOf": [next, next]}))
+        };
+        let mut steps: serde_json::Map<String, Value> = (0..n).map(step).collect();
+        steps.insert(format!("s{n}"), json!({"type": "integer"}));
+        json!({"$defs": steps, "$ref": "#/$defs/s0"})
+    };
+    let names = |n: usize| json!({"$defs": fan(n)["$defs"], "propertyNames": {"$ref": "#/$defs/s0"}});
+    let nested = |n: usize| (0..n).fold(json!("end"), |inner, _| json!({"x": inner}));
+    let branch = |n: usize| json!({"properties": {"x": {"$ref": "#"}}, "title": n.to_string()});
+    let both = json!({"anyOf": [branch(1), branch(2)], "type": ["object", "string"]});
+    let tree = json!({"oneOf": (0..8).map(branch).collect::<Vec<_>>()});
+    let late = |of: &str| json!({"type": "array", "items": {"pattern": of}});
+    let texts = |n: usize| json!(vec!["a".repeat(40); n]);
+    for (schema, value) in [
+        (fan(30), json!(1)),
+        (fan(200), json!("a")),
+        (both, nested(40)),
+        (tree, nested(20)),
+        (late("^(a+)+\\1b$"), texts(10_000)),
+        (names(30), json!({"a": 1})),
+    ] {
+        let schema = Schema::compile(&schema);
+        assert_eq!(schema.unusable(), None);
+        assert_eq!(schema.faults(&value).err(), Some(Large));
+        assert_eq!(schema.misfit(&value), Err(Large));
+        assert!(!schema.is_quick(64));
+    }
+    let unique = Schema::compile(&json!({"uniqueItems": true}));
+    assert_eq!(unique.misfit(&Value::from((0..100_000).collect::<Vec<u32>>())), Ok(None));
+    let wide: serde_json::Map<String, Value> =
+        (0..20_000).map(|n| (format!("property {n:0200}"), json!({"type": "string"}))).collect();
+    let wide = Schema::compile(&json!({"properties": wide}));
+    assert_eq!(wide.misfit(&json!({"property": 1})), Ok(None), "four million bytes of a plain schema");
+    for x in [json!({"pattern": "((a{1000}){1000}){1000}"}), json!({"pattern": "(\\w{1,999}){1,999}"})] {
+        judges_nothing(&of(&x), Large);
+    }
+    assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
+}

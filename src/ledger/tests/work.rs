@@ -13,7 +13,7 @@ use crate::{
     error::{Code, Refusal},
     event::{
         Actor,
-        work::{RetryPolicy, Rhythm, TaskSubmitted, WorkerRegistered},
+        work::{Handle, RetryPolicy, Rhythm, TaskSubmitted, WorkerRegistered},
     },
     ledger::{
         Ask, Command, Ledger, Ruling,
@@ -25,7 +25,7 @@ use crate::{
             UnregisterWorker, Wish, Work, Worked,
         },
     },
-    task::{Limits, Status},
+    task::{FOLLOWED_MAX, Limits, Status},
     workflow::{fields, plan},
 };
 
@@ -54,6 +54,7 @@ pub fn facts(task_type: &str) -> TaskSubmitted {
         hold: None,
         repeatable: false,
         reuse: false,
+        handle: None,
     }
 }
 
@@ -446,6 +447,25 @@ fn clearing_takes_all_out_in_turns_and_leaves_steps() {
         }
     }
     assert_eq!(turns, [(256, 445), (256, 189), (188, 1)]);
+    closed((ledger, running));
+}
+
+#[test]
+fn one_actors_clients_follow_only_so_many_tasks_that_have_not_ended() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ledger, running) = opened(dir.path());
+    let handle = Some(Handle { ttl_ms: 1_000, capabilities: None });
+    let followed = || TaskSubmitted { handle: handle.clone(), ..facts("a") };
+    for n in 0..FOLLOWED_MAX {
+        submit(&ledger, &format!("t{n}"), followed()).expect("submits");
+    }
+    submit(&ledger, "t0", followed()).expect("it is known");
+    let refused = submit(&ledger, "more", followed()).expect_err("they are too many");
+    assert_eq!((refused.code, refused.retryable), (Code::ResourceExhausted, true));
+    submit(&ledger, "plain", facts("a")).expect("nobody follows it");
+    let cancel = Wish::CancelTask(CancelTask { task: "t0".to_owned(), force: true });
+    wish(&ledger, cancel).expect("cancels");
+    submit(&ledger, "more", followed()).expect("one has ended");
     closed((ledger, running));
 }
 

@@ -11,7 +11,11 @@ use rusqlite::{
     backup::{Backup, StepResult},
 };
 
-use crate::log::{LogError, sqlite::BUSY_MAX};
+use crate::log::{
+    LogError,
+    sqlite::BUSY_MAX,
+    still::{Reading, reading, uri},
+};
 
 /// Pages copied between two reports of progress: 16 MiB.
 const STEP_PAGES: i32 = 2048;
@@ -24,8 +28,12 @@ pub fn snapshot(from: &Path, to: &Path, step: &mut dyn FnMut(u64, u64)) -> Resul
     let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(to).map_err(store)?;
     // SQLite has its own view of the file; none of its connections is open while this one closes.
     drop(file);
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let source = Connection::open_with_flags(from, flags)?;
+    if reading(from) == Reading::Behind {
+        return Err(LogError::Behind);
+    }
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let source = Connection::open_with_flags(uri(from), flags)?;
     source.busy_timeout(BUSY_MAX)?;
     let mut copy = Connection::open(to)?;
     // Nothing to roll back and nothing to share: a copy that breaks off is thrown away, and is forced to disk at its end.

@@ -2,8 +2,9 @@
 //!
 //! The tools answer at once or wait until they are cancelled; nothing here sleeps.
 
-mod direct;
+mod alone;
 mod frames;
+mod library;
 mod peers;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     sync::mpsc,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{caller, raw};
 use crate::{
@@ -26,8 +28,8 @@ use crate::{
     mcp::{Endpoint, Settings, serve_stdio},
     metrics::Metrics,
     router::{
-        self, BoxFuture, Invocation, Offered, Offering, Outcome, Router, RpcError, Run, capture::Captures,
-        declared::Declared, lane::Lanes, metadata::Hints,
+        self, BoxFuture, Invocation, Offered, Offering, Outcome, Router, RpcError, Run, declared::Declared,
+        lane::Lanes, metadata::Hints,
     },
 };
 
@@ -107,6 +109,7 @@ struct Node {
     router: Arc<Router>,
     endpoint: Endpoint,
     cancelled: mpsc::UnboundedReceiver<()>,
+    shutdown: CancellationToken,
     _running: Running,
     _dir: tempfile::TempDir,
 }
@@ -131,8 +134,7 @@ fn house(seed: u8) -> House {
         salt,
         runner: "test".into(),
         lanes: Lanes::new([]),
-        captures: Captures::default(),
-        hints: Default::default(),
+        tuning: Default::default(),
         metrics: Arc::new(Metrics::new()),
     }));
     House { router, running, dir }
@@ -169,10 +171,13 @@ async fn node() -> Node {
         run: Arc::new(Tools { cancelled: told }),
     };
     router.put(offering).await.expect("the ledger runs");
+    let shutdown = CancellationToken::new();
+    let settings = Settings { shutdown: shutdown.clone(), ..Settings::default() };
     Node {
-        endpoint: Endpoint::new(router.clone(), Settings::default()),
+        endpoint: Endpoint::new(router.clone(), settings),
         router,
         cancelled,
+        shutdown,
         _running: running,
         _dir: dir,
     }

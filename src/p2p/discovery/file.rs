@@ -9,7 +9,7 @@
 //! - an entry that makes no sense is counted, kept for whoever wrote it, and hides no other.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Read, Write},
     path::{Path, PathBuf},
 };
@@ -17,7 +17,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{FOUND_MAX, Found, LookError, Looked, Origin, Source, Wanted, entry};
-use crate::router::BoxFuture;
+use crate::{log::home::unlinked, router::BoxFuture};
 
 /// Bytes of the file.
 pub const BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -46,8 +46,7 @@ impl PeersFile {
     }
 
     fn change(&self, now_ms: u64, peer: &str, with: Option<Value>) -> io::Result<()> {
-        let lock =
-            OpenOptions::new().create(true).truncate(false).write(true).open(beside(&self.path, "lock"))?;
+        let lock = unlinked().create(true).truncate(false).write(true).open(beside(&self.path, "lock"))?;
         lock.lock()?;
         let mut entries = self.entries()?;
         let stays = |entry: &Value| {
@@ -58,7 +57,7 @@ impl PeersFile {
         entries.retain(stays);
         entries.extend(with);
         let fresh = beside(&self.path, "new");
-        let mut file = File::create(&fresh)?;
+        let mut file = unlinked().create(true).truncate(true).write(true).open(&fresh)?;
         let text = serde_json::to_vec_pretty(&json!({ "peers": entries }))?;
         file.write_all(&text)?;
         file.sync_all()?;

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    fs,
     io::{self, Write},
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -15,7 +15,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{caller::Peer, log::home::Home};
+use crate::{
+    caller::Peer,
+    log::home::{Home, unlinked},
+};
 
 /// Peers that callers may ask to keep.
 const KEPT_MAX: usize = 1_000;
@@ -156,7 +159,7 @@ impl RequestStore {
 
     fn write(&self, asked: &Requested) -> io::Result<()> {
         let fresh = self.path.with_extension("new");
-        let mut file = File::create(&fresh)?;
+        let mut file = unlinked().create(true).truncate(true).write(true).open(&fresh)?;
         file.write_all(&serde_json::to_vec_pretty(asked)?)?;
         file.sync_all()?;
         fs::rename(&fresh, &self.path)

@@ -7,7 +7,10 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::{NAME_MAX, Offered, Offering};
-use crate::contract::{Contract, ContractError, mirrored};
+use crate::{
+    contract::{Contract, ContractError, mirrored},
+    visible,
+};
 
 /// Tools one source may offer.
 pub const TOOLS_MAX: usize = 10_000;
@@ -80,7 +83,7 @@ fn draft(source: &str, version: &str, offered: &Offered, mirrors: bool) -> Resul
 
 /// Returns a name as it may be logged.
 fn shown(name: &str) -> String {
-    name.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect()
+    name.chars().filter(|c| !visible::acts(*c)).take(NAME_MAX).collect()
 }
 
 /// Returns whether a name may be written into an event and a log line.

@@ -27,7 +27,9 @@ use crate::{
         passing::{ask, outcome},
         peers::{Known, Peers, offers::place},
         upstream::{Failure, Reply},
+        upstream_tasks::knowing,
     },
+    visible,
 };
 
 /// Peers that one call is tried at.
@@ -106,7 +108,8 @@ impl Peers {
                 .deadline
                 .filter(|_| another)
                 .map(|at| at.saturating_duration_since(Instant::now()));
-            let reply = ask(&known.upstream, &invocation, left.map(|left| left / 2), params).await;
+            let audience = knowing(&invocation.client.audience(), false);
+            let reply = ask(&known.upstream, &invocation, left.map(|left| left / 2), params, &audience).await;
             let how = trying.end(&reply);
             let begun = how == How::Stopped || reply.as_ref().is_err_and(Failure::begun);
             let now = match &reply {
@@ -156,7 +159,8 @@ impl Peers {
             attempt: 1,
         };
         let trying = Trying::new(&invocation, &known, facts);
-        let reply = ask(&known.upstream, &invocation, None, params).await;
+        let audience = knowing(&invocation.client.audience(), false);
+        let reply = ask(&known.upstream, &invocation, None, params, &audience).await;
         match trying.end(&reply) {
             How::Stopped => stopped(peer),
             How::Final | How::Failed => outcome(reply, &format!("peer {peer}")),
@@ -182,7 +186,7 @@ fn stopped(peer: &str) -> Outcome {
 /// Returns the outcome for an error that names no event: the peer's node made it, not the tool, and refused the call
 /// or gave it up. Returns `None` for all other codes.
 fn refused(peer: &str, code: i64, message: &str, data: Option<&RawValue>) -> Option<Outcome> {
-    let said: String = message.chars().filter(|c| !c.is_control()).take(SAID_MAX).collect();
+    let said: String = message.chars().filter(|c| !visible::acts(*c)).take(SAID_MAX).collect();
     let told = |ours| Refusal::new(ours, format!("peer {peer} refused the call: {said} (error {code})"));
     let refusal = match code {
         INVALID_REQUEST => told(Code::PermissionDenied).hint(

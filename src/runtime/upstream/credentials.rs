@@ -6,6 +6,7 @@
 //! - a request is sent at most `TRIES_MAX` times, and a server that wants ever more is given up;
 //! - nobody is asked to log in here: that a login is needed is said, and kept for `cairn upstream login`.
 
+pub mod assertion;
 pub mod session;
 pub mod vault;
 mod challenge;
@@ -16,6 +17,7 @@ pub mod login;
 mod tests;
 
 use std::{
+    path::PathBuf,
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
@@ -48,6 +50,8 @@ pub struct Settings {
     /// Who we are at the authorization server, if it was told beforehand.
     pub client_id: Option<String>,
     pub client_secret: Option<String>,
+    /// The file of a private key, by which this node proves who it is in the place of a secret.
+    pub private_key: Option<PathBuf>,
     /// The HTTPS URL of our client metadata document, which is our id where the server knows such documents.
     pub metadata_url: Option<String>,
     /// The scopes to ask for; by default those that the upstream names.
@@ -55,6 +59,8 @@ pub struct Settings {
     /// The loopback port that a login leads back to; by default a free one.
     pub redirect_port: Option<u16>,
     pub grant: Grant,
+    /// Whether each caller has a token of its own. That of this node then only lists what is on offer.
+    pub per_caller: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +75,8 @@ pub enum Grant {
 /// The credentials of one upstream.
 pub struct Credentials {
     name: String,
+    /// The caller whose token it is; `None` for this node's own.
+    principal: Option<String>,
     url: String,
     settings: Settings,
     vault: Vault,
@@ -123,12 +131,37 @@ impl Credentials {
     pub fn new(name: &str, url: &str, settings: Settings, vault: Vault) -> Self {
         Self {
             name: name.to_owned(),
+            principal: None,
             url: url.to_owned(),
             settings,
             vault,
             held: Mutex::default(),
             unproven: std::sync::Mutex::default(),
         }
+    }
+
+    /// Returns the credentials of a caller at the same upstream.
+    pub fn of_caller(&self, principal: &str) -> Self {
+        let own = Self::new(&self.name, &self.url, self.settings.clone(), self.vault.clone());
+        Self { principal: Some(principal.to_owned()), ..own }
+    }
+
+    /// Returns whether each caller has a token of its own here.
+    pub fn is_per_caller(&self) -> bool {
+        self.settings.per_caller && self.principal.is_none()
+    }
+
+    /// Returns the command by which somebody logs in.
+    pub fn login_command(&self) -> String {
+        match &self.principal {
+            Some(principal) => format!("cairn upstream login {} --as {principal}", self.name),
+            None => format!("cairn upstream login {}", self.name),
+        }
+    }
+
+    /// Returns the name under which this is kept.
+    fn key(&self) -> String {
+        vault::key(&self.name, self.principal.as_deref())
     }
 
     /// Sends a request with the token in force, and again where a refused one could be renewed.
@@ -224,10 +257,10 @@ impl Credentials {
         match done {
             Ok(()) => Ok(()),
             Err(Trouble::Login(wanted)) if wanted.scopes.is_empty() => {
-                Err(format!("a login is needed: cairn upstream login {}", self.name))
+                Err(format!("a login is needed: {}", self.login_command()))
             }
             Err(Trouble::Login(_)) => {
-                Err(format!("a login with more scopes is needed: cairn upstream login {}", self.name))
+                Err(format!("a login with more scopes is needed: {}", self.login_command()))
             }
             Err(Trouble::Other(message)) => Err(message),
         }
@@ -249,7 +282,7 @@ impl Credentials {
         let gone = record.token.is_none() && held.record.token.is_some();
         if !same || gone {
             // A crash before this loses a token that the authorization server may have replaced: a login is needed then.
-            lock.put(&self.name, Some(record.clone()))?;
+            lock.put(&self.key(), Some(record.clone()))?;
         }
         held.record = record;
         held.stamp = self.vault.stamp();
@@ -353,7 +386,7 @@ impl Credentials {
 
     /// Reads what the file has of this upstream at this URL.
     fn read(&self) -> Result<Record, VaultError> {
-        let record = self.vault.read()?.remove(&self.name).filter(|record| record.url == self.url);
+        let record = self.vault.read()?.remove(&self.key()).filter(|record| record.url == self.url);
         Ok(record.unwrap_or_else(|| Record { url: self.url.clone(), ..Record::default() }))
     }
 }

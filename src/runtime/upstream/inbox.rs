@@ -72,6 +72,12 @@ pub struct Asked {
     pub params: Box<RawValue>,
 }
 
+/// What a server says outside of requests.
+pub enum Said {
+    Told(Notification),
+    Asked(Asked),
+}
+
 struct Waiting {
     answer: oneshot::Sender<Answer>,
     sink: Sink,
@@ -85,14 +91,17 @@ pub struct Inbox {
     changes: watch::Sender<Changes>,
     strays: AtomicU64,
     updates: Updates,
+    /// Takes what belongs to no request; `None` if that is for nobody.
+    beside: Option<mpsc::Sender<Said>>,
     lost: CancellationToken,
     reason: OnceLock<String>,
 }
 
 impl Inbox {
-    pub fn new(name: &str, updates: Updates) -> Self {
+    pub fn new(name: &str, updates: Updates, beside: Option<mpsc::Sender<Said>>) -> Self {
         Self {
             updates,
+            beside,
             name: name.to_owned(),
             ids: AtomicU64::new(1),
             waiting: Mutex::new(Some(HashMap::new())),
@@ -120,6 +129,20 @@ impl Inbox {
     /// Stops waiting for `id`. Returns whether it was still unanswered.
     pub fn forget(&self, id: u64) -> bool {
         self.waiting().as_mut().is_some_and(|map| map.remove(&id).is_some())
+    }
+
+    /// Ends the requests in these messages as ones that nobody was asked.
+    pub fn untaken(&self, messages: &[String]) {
+        let ids = messages.iter().filter_map(|message| wire::id_of_request(message));
+        for waiting in ids.filter_map(|id| self.waiting().as_mut()?.remove(&id)) {
+            // A caller that has gone away needs no failure.
+            let _ = waiting.answer.send(Err(Failure::Gone));
+        }
+    }
+
+    /// Returns whether every later request ends with `Gone`.
+    pub fn is_over(&self) -> bool {
+        self.waiting().is_none()
     }
 
     /// Ends every waiting request with `failure`, and every later one with `Gone`.
@@ -180,16 +203,27 @@ impl Inbox {
     /// Hands a request of the upstream to the caller it is meant for. Returns the answer to send back if there is none.
     fn ask(&self, asked: Asked, context: Option<u64>) -> Option<String> {
         let refuse = |code, message: &str| Err(RpcError::new(code, message));
-        let refusal = match self.asks(context) {
-            Ok(Some(to)) => match to.try_send(asked) {
+        if context.is_none() {
+            self.updates.asks.store(true, Ordering::Relaxed);
+        }
+        let full = |asked: Asked| {
+            let message = "the client is asked too much at once";
+            Some(wire::answer(&asked.id, &refuse(INTERNAL_ERROR, message)))
+        };
+        let refusal = match (self.asks(context), &self.beside) {
+            (Ok(Some(to)), _) => match to.try_send(asked) {
                 Ok(()) => return None,
-                Err(TrySendError::Full(asked) | TrySendError::Closed(asked)) => {
-                    let message = "the client is asked too much at once";
-                    return Some(wire::answer(&asked.id, &refuse(INTERNAL_ERROR, message)));
-                }
+                Err(TrySendError::Full(asked) | TrySendError::Closed(asked)) => return full(asked),
             },
-            Ok(None) => refuse(METHOD_NOT_FOUND, "no client that is served here can be asked this"),
-            Err(Ambiguous) => refuse(
+            (Ok(None), Some(beside)) => match beside.try_send(Said::Asked(asked)) {
+                Ok(()) => return None,
+                Err(TrySendError::Full(Said::Asked(asked)) | TrySendError::Closed(Said::Asked(asked))) => {
+                    return full(asked);
+                }
+                Err(_) => return None,
+            },
+            (Ok(None), None) => refuse(METHOD_NOT_FOUND, "no client that is served here can be asked this"),
+            (Err(Ambiguous), _) => refuse(
                 INTERNAL_ERROR,
                 "several clients share this connection, so it cannot be told whom this is for",
             ),
@@ -262,7 +296,7 @@ impl Inbox {
                 let uri = splice::member(&notification.params, "uri").ok().flatten();
                 let uri = uri.and_then(|uri| serde_json::from_str::<String>(uri.get()).ok());
                 // Nobody listening is no fault.
-                let _ = uri.map(|uri| self.updates.0.send(uri.into()));
+                let _ = uri.map(|uri| self.updates.changed.send(uri.into()));
             }
             "notifications/progress" => self.progress(notification),
             _ => self.forward(notification, context),
@@ -285,19 +319,22 @@ impl Inbox {
         }
     }
 
-    /// Hands a notification to the request on whose stream it came. One that came on a shared connection
-    /// belongs to the only open request, or, with several open, to none.
+    /// Hands a notification to the request on whose stream it came. One that came on no stream of a request belongs to
+    /// the only request that is open for a client; with several open, to the only client of the connection, or to none.
     fn forward(&self, notification: Notification, context: Option<u64>) {
         let waiting = self.waiting();
         let Some(map) = waiting.as_ref() else { return };
-        let one = match (context, map.len()) {
-            (Some(id), _) => map.get(&id),
-            (None, 1) => map.values().next(),
-            (None, _) => None,
+        let mut listening = map.values().filter_map(|waiting| waiting.sink.to.as_ref());
+        let one = match context {
+            Some(id) => map.get(&id).and_then(|waiting| waiting.sink.to.as_ref()),
+            None => listening.next().filter(|_| listening.next().is_none()),
         };
-        if let Some(to) = one.and_then(|waiting| waiting.sink.to.as_ref()) {
-            let _ = to.try_send(notification);
-        }
+        // A client that does not read loses what it is told.
+        let _ = match (one, &self.beside) {
+            (Some(to), _) => to.try_send(notification).is_ok(),
+            (None, Some(beside)) => beside.try_send(Said::Told(notification)).is_ok(),
+            (None, None) => false,
+        };
     }
 
     fn waiting(&self) -> MutexGuard<'_, Option<HashMap<u64, Waiting>>> {

@@ -18,11 +18,11 @@ use tokio::{
 use crate::block::splice;
 use crate::runtime::upstream::{
     Failure, Options, Protocol, Reply, Settings, Transport, WATCH_TIMEOUT, asking,
-    child::Child,
+    child::{Child, Program},
     exchange::Post,
     headers::{self, Shown},
     http::Http,
-    inbox::{Answer, Inbox, Sink},
+    inbox::{Answer, Inbox, Said, Sink},
     stream::Stream,
     wire,
 };
@@ -49,12 +49,15 @@ enum Open {
 
 impl Link {
     /// Starts the process, opens the stream, or prepares for HTTP. Errors: why that cannot be done.
-    pub async fn open(settings: &Settings) -> Result<Self, String> {
-        let inbox = Arc::new(Inbox::new(&settings.name, settings.updates.clone()));
+    /// `beside` takes what the server says outside of requests, if that is for one client.
+    pub async fn open(settings: &Settings, beside: Option<mpsc::Sender<Said>>) -> Result<Self, String> {
+        let inbox = Arc::new(Inbox::new(&settings.name, settings.updates.clone(), beside));
         let shared = Arc::clone(&inbox);
         let transport = match &settings.transport {
-            Transport::Child { command, args, env, directory } => {
-                Open::Child(Child::open(command, args, env, directory.as_ref(), shared, &settings.name)?)
+            Transport::Child { command, args, env, directory, user } => {
+                let (directory, user) = (directory.as_ref(), user.as_deref());
+                let program = Program { command, args, env, directory, user };
+                Open::Child(Child::open(program, shared, &settings.name)?)
             }
             Transport::Http { url, headers, credentials } => {
                 Open::Http(Http::open(url, headers, credentials.clone(), shared)?)
@@ -193,7 +196,7 @@ impl Link {
     }
 
     /// Sends a message as soon as there is room for it.
-    async fn tell(&self, body: String) {
+    pub async fn tell(&self, body: String) {
         // An upstream that has gone is noticed elsewhere.
         let _ = match &self.transport {
             Open::Child(child) => child.outbox.send(body).await.is_ok(),
@@ -228,6 +231,11 @@ impl Link {
         if let Open::Http(http) = &self.transport {
             http.follow().await;
         }
+    }
+
+    /// Returns whether nothing can be asked over it any more.
+    pub fn is_over(&self) -> bool {
+        self.expired() || self.inbox.is_over()
     }
 
     /// True when the server has forgotten the session.

@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::block::splice::{self, member};
 use crate::runtime::upstream::{
-    Capabilities, Failure, Offered, Options, Protocol, Reply, Settings, State,
+    Capabilities, Failure, Offered, Options, Protocol, REOPENING_MAX, Reply, Settings, State, Transport,
+    beside::{BESIDE_MAX, Beside},
+    inbox::Said,
     link::Link,
     lists::{Gathering, List, Lists},
     reopening::Reopening,
@@ -39,12 +41,22 @@ const RELISTEN: Duration = Duration::from_secs(5);
 /// A session that was opened anew this long ago may be again at once.
 const REOPEN_EVERY: Duration = Duration::from_secs(10);
 
+/// How a connection ended.
+struct Ended {
+    message: String,
+    /// Whether the server has forgotten its session.
+    forgotten: bool,
+    /// Whether it was on offer.
+    was_ready: bool,
+}
+
 pub struct Owner {
     settings: Arc<Settings>,
     offered: watch::Sender<Arc<Offered>>,
     link: watch::Sender<Option<Arc<Link>>>,
     stopping: CancellationToken,
     watched: Arc<Watched>,
+    beside: Arc<Beside>,
     /// Whether the connection broke during the handshake. Then the next one does not begin with `server/discover`.
     shy: bool,
 }
@@ -55,9 +67,9 @@ impl Owner {
         offered: watch::Sender<Arc<Offered>>,
         link: watch::Sender<Option<Arc<Link>>>,
         stopping: CancellationToken,
-        watched: Arc<Watched>,
+        (watched, beside): (Arc<Watched>, Arc<Beside>),
     ) -> Self {
-        Self { settings, offered, link, stopping, watched, shy: false }
+        Self { settings, offered, link, stopping, watched, beside, shy: false }
     }
 
     /// Connects again and again until it is told to stop.
@@ -67,19 +79,25 @@ impl Owner {
         while !self.stopping.is_cancelled() {
             let began = Instant::now();
             self.publish(|offered| offered.state = State::Connecting);
-            let (message, forgotten) = self.live().await;
+            let Ended { message, forgotten, was_ready } = self.live().await;
             if began.elapsed() >= HEALTHY {
                 backoff = BACKOFF_FIRST;
             }
-            if self.stopping.is_cancelled() || !forgotten {
-                if !self.stopping.is_cancelled() {
-                    tracing::warn!(upstream = %self.settings.name, reason = %message, "upstream lost");
-                }
+            let stopping = self.stopping.is_cancelled();
+            if !(stopping || forgotten) {
+                tracing::warn!(upstream = %self.settings.name, reason = %message, "upstream lost");
+            }
+            // A process that was there is soon there again, and calls wait for it; not if it keeps on ending.
+            let is_process = matches!(self.settings.transport, Transport::Child { .. });
+            let returns = is_process && was_ready && backoff < REOPENING_MAX;
+            if stopping || !(forgotten || returns) {
                 self.publish(|offered| offered.state = State::Failed { message });
             } else {
+                self.publish(|offered| offered.state = State::Connecting);
+            }
+            if forgotten && !stopping {
                 // It is there, and whoever was refused waits for the next session.
                 tracing::info!(upstream = %self.settings.name, "the session is opened anew");
-                self.publish(|offered| offered.state = State::Connecting);
                 if reopened.is_none_or(|at| at.elapsed() >= REOPEN_EVERY) {
                     reopened = Some(Instant::now());
                     continue;
@@ -93,25 +111,28 @@ impl Owner {
         }
     }
 
-    /// One connection, from opening to closing. Returns why it ended, and whether its session was forgotten.
-    async fn live(&mut self) -> (String, bool) {
+    /// One connection, from opening to closing.
+    async fn live(&mut self) -> Ended {
+        let unmade = |message| Ended { message, forgotten: false, was_ready: false };
         let stopping = self.stopping.clone();
-        let link = match stopping.run_until_cancelled(Link::open(&self.settings)).await {
+        let (says, said) = mpsc::channel(BESIDE_MAX);
+        let says = Some(says).filter(|_| self.beside.own);
+        let link = match stopping.run_until_cancelled(Link::open(&self.settings, says)).await {
             Some(Ok(link)) => Arc::new(link),
-            Some(Err(message)) => return (message, false),
-            None => return ("stopped".to_owned(), false),
+            Some(Err(message)) => return unmade(message),
+            None => return unmade("stopped".to_owned()),
         };
         let message = tokio::select! {
             biased;
             () = stopping.cancelled() => "stopped".to_owned(),
-            message = self.attend(&link) => message,
+            message = self.attend(&link, said) => message,
         };
         let was_ready = self.link.send_replace(None).is_some();
         link.close().await;
-        (message, was_ready && link.expired())
+        Ended { message, forgotten: was_ready && link.expired(), was_ready }
     }
 
-    async fn attend(&mut self, link: &Arc<Link>) -> String {
+    async fn attend(&mut self, link: &Arc<Link>, said: mpsc::Receiver<Said>) -> String {
         let offered = match self.greet(link).await {
             Ok(offered) => offered,
             Err(Failure::Died | Failure::Gone) => {
@@ -130,9 +151,12 @@ impl Owner {
         let (keeping, following) = (lists.keep(), follow(link, protocol, can, &self.watched));
         let mut wanted = self.watched.0.subscribe();
         wanted.mark_changed();
-        let by_request = can.subscriptions && protocol != Some(Protocol::Modern);
-        tokio::pin!(keeping, following);
-        let (mut ready, mut follows) = (false, true);
+        let session = protocol != Some(Protocol::Modern);
+        let by_request = can.subscriptions && session;
+        let beside = Arc::clone(&self.beside);
+        let carrying = beside.carry(link, said, session, can.logging);
+        tokio::pin!(keeping, following, carrying);
+        let (mut ready, mut follows, mut carries) = (false, true, true);
         loop {
             tokio::select! {
                 biased;
@@ -153,6 +177,7 @@ impl Owner {
                 }
                 failure = &mut keeping => return failure.to_string(),
                 () = &mut following, if ready && follows => follows = false,
+                () = &mut carrying, if carries => carries = false,
                 Ok(()) = wanted.changed(), if ready && by_request => {
                     let wanted = wanted.borrow_and_update().clone();
                     link.subscribe(&wanted).await;
@@ -377,6 +402,12 @@ fn capabilities_of(raw: &RawValue) -> Capabilities {
         prompts: has("prompts").is_some(),
         resources: has("resources").is_some(),
         completions: has("completions").is_some(),
+        logging: has("logging").is_some(),
+        tasks: has("tasks")
+            .and_then(|tasks| {
+                member(member(member(tasks, "requests").ok()??, "tools").ok()??, "call").ok()?
+            })
+            .is_some(),
         subscriptions: flag("resources", "subscribe"),
         tools_change: changes("tools"),
         prompts_change: changes("prompts"),

@@ -4,7 +4,10 @@
 //! - a resource is watched until the last of those who wanted it has let go;
 //! - at most `WATCHED_MAX` resources are watched.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use tokio::sync::{broadcast, watch};
 
@@ -13,13 +16,18 @@ const WATCHED_MAX: usize = 10_000;
 /// Updates that a slow listener may be behind.
 const UPDATES_MAX: usize = 256;
 
-/// The channel of the URIs that have changed. Clones share it.
+/// What the connections of one server tell all of its clients. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Updates(pub broadcast::Sender<Arc<str>>);
+pub struct Updates {
+    /// The channel of the URIs that have changed.
+    pub changed: broadcast::Sender<Arc<str>>,
+    /// Whether the server has asked something without saying whom.
+    pub asks: Arc<AtomicBool>,
+}
 
 impl Default for Updates {
     fn default() -> Self {
-        Self(broadcast::Sender::new(UPDATES_MAX))
+        Self { changed: broadcast::Sender::new(UPDATES_MAX), asks: Arc::default() }
     }
 }
 

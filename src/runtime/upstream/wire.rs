@@ -178,6 +178,13 @@ pub fn notification(method: &str, params: &RawValue) -> String {
     line(format!(r#"{{"jsonrpc":"2.0","method":{method},"params":{}}}"#, params.get()))
 }
 
+/// Returns the id in the text of a request of ours; `None` if it is another message.
+pub fn id_of_request(text: &str) -> Option<u64> {
+    let message: &RawValue = serde_json::from_str(text).ok()?;
+    splice::member(message, "method").ok()??;
+    splice::member(message, "id").ok()??.get().parse().ok()
+}
+
 /// Returns the text of the answer to request `id` of an upstream.
 pub fn answer(id: &RawValue, answer: &Result<Box<RawValue>, RpcError>) -> String {
     let id = id.get();

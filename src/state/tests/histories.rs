@@ -85,6 +85,7 @@ pub(super) fn retried_with_another_input() -> Vec<Event> {
         hold: None,
         repeatable: false,
         reuse: true,
+        handle: None,
     };
     let code = "unavailable".to_owned();
     let failed = TaskFailed { fence: 0, attempt: 0, code, retryable: false, retry_at_ms: None };

@@ -3,6 +3,7 @@
 //! A refusal is told with its code and the field that it is about.
 
 use super::*;
+use crate::{event::work::Handle, task::CAPABILITIES_MAX};
 
 #[test]
 fn the_same_submission_is_known_and_another_is_not() {
@@ -38,6 +39,7 @@ fn a_later_time_is_its_place_in_the_line() {
 fn what_is_over_a_bound_is_refused_with_its_field() {
     let long = || "x".repeat(NAME_MAX + 1);
     let retry = |retry: RetryPolicy| TaskSubmitted { retry, ..facts() };
+    let handle = |ttl_ms, len| Some(Handle { ttl_ms, capabilities: Some("x".repeat(len)) });
     let table = [
         ("t#1", facts(), "task_id:"),
         ("", facts(), "task_id:"),
@@ -46,11 +48,14 @@ fn what_is_over_a_bound_is_refused_with_its_field() {
         ("t1", TaskSubmitted { priority: 101, ..facts() }, "priority:"),
         ("t1", TaskSubmitted { tags: vec!["t".into(); TAGS_MAX + 1], ..facts() }, "tags:"),
         ("t1", TaskSubmitted { tags: vec!["t".repeat(TAG_MAX + 1)], ..facts() }, "tags:"),
+        ("t1", TaskSubmitted { tags: vec!["t\u{1b}[2J".into()], ..facts() }, "tags:"),
         ("t1", TaskSubmitted { requires: vec!["r".into(); REQUIRES_MAX + 1], ..facts() }, "requires:"),
         ("t1", TaskSubmitted { requires: vec![String::new()], ..facts() }, "requires:"),
         ("t1", TaskSubmitted { unique_key: Some(long()), ..facts() }, "unique_key:"),
         ("t1", TaskSubmitted { concurrency_key: Some(long()), ..facts() }, "concurrency_key:"),
         ("t1", TaskSubmitted { rate_key: Some(long()), ..facts() }, "rate_key:"),
+        ("t1", TaskSubmitted { handle: handle(u64::MAX, 0), ..facts() }, "ttl_ms:"),
+        ("t1", TaskSubmitted { handle: handle(1, CAPABILITIES_MAX + 1), ..facts() }, "capabilities:"),
         ("t1", retry(retries(RETRIES_MAX + 1)), "max_retries:"),
         ("t1", retry(RetryPolicy { factor_milli: 999, ..retries(1) }), "backoff_factor:"),
         ("t1", retry(RetryPolicy { backoff_ms: u64::MAX, ..retries(1) }), "backoff_ms:"),

@@ -35,7 +35,7 @@ fn every_fault_is_listed_with_its_place() {
     });
     let expected = [
         "/nam: `nam` is not a field here (did you mean `name`?)",
-        "/workflow_id: must be letters, digits and `.`, `_`, `-`, `:`, `@`, `/`",
+        "/workflow_id: must be letters, digits and `.`, `_`, `-`, `:`, `/`",
         "/name: is required",
         "/priority: must be a whole number from 0 to 100",
         "/tags/1: `x` stands twice",
@@ -45,14 +45,14 @@ fn every_fault_is_listed_with_its_place() {
         "/max_parallel_steps: must be a whole number from 1 to 10000",
         "/deadline_ms: must be a whole number from 1 to 31622400000",
         "/metadata: must be an object",
-        "/steps/0/step_id: must be letters, digits and `.`, `_`, `-`, `:`, `@`",
+        "/steps/0/step_id: must be letters, digits and `.`, `_`, `-`, `:`",
         "/steps/0/action: there is no action `wirte` (did you mean `write`?)",
         "/steps/1/action: there is no action `wait:signl` (did you mean `wait:signal`?)",
         "/steps/1/retry/max_retry: `max_retry` is not a field here (did you mean `max_retries`?)",
         "/steps/1/retry/backoff_factor: must be a number from 1 to 100",
         "/steps/2/step_id: `c` is the id of step 1 already",
         "/steps/3/step_id: is required",
-        "/steps/3/action: the type of a task must be letters, digits and `.`, `_`, `-`, `:`, `@`, `/`, and not start with `tool:` or `wait:`",
+        "/steps/3/action: the type of a task must be letters, digits and `.`, `_`, `-`, `:`, `/`, and not start with `tool:` or `wait:`",
         "/steps/3/timeout_ms: must be a whole number from 1 to 31622400000",
         "/steps/4/depend_on: `depend_on` is not a field here (did you mean `depends_on`?)",
         "/steps/4/inputs/text: must be text",
@@ -72,6 +72,23 @@ fn every_fault_is_listed_with_its_place() {
         "/steps/8/inputs/v/0: step `h` does not depend on `d`, which it reads",
     ];
     assert_eq!(faults(&made), expected);
+}
+
+#[test]
+fn names_and_tags_are_shown_on_one_line() {
+    let named = |name: &str, tag: &str| {
+        let wait = json!({ "step_id": "a", "action": "wait:time", "inputs": { "ms": 1 } });
+        let made = definition(vec![wait], json!({ "name": name, "tags": [tag] }));
+        plan(&made, &Board).err().map(|_| faults(&made))
+    };
+    assert_eq!(named("Überprüfung", "名前"), None);
+    assert_eq!(named(&"ü".repeat(128), "x"), None);
+    let name = "/name: must be 1 to 128 characters without control characters";
+    let tag = "/tags/0: must be without control characters";
+    for odd in ["a\u{1b}]0;x\u{7}", "a\nb", "a\u{9b}1m", "a\u{202e}b"] {
+        assert_eq!(named(odd, odd), Some(vec![name.to_owned(), tag.to_owned()]), "{odd:?}");
+    }
+    assert_eq!(named(&"x".repeat(129), "x"), Some(vec![name.to_owned()]));
 }
 
 #[test]

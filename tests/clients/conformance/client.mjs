@@ -35,9 +35,12 @@ createInterface({ input: gateway.stderr }).on("line", (line) => {
 /** The table that says who Cairn is at an authorization server. */
 function oauth() {
   if (!scenario.startsWith("auth/")) return "";
-  const { client_id, client_secret } = context;
+  const { client_id, client_secret, private_key_pem } = context;
+  const key = join(home, "key.pem");
+  if (private_key_pem) writeFileSync(key, private_key_pem, { mode: 0o600 });
+  const proof = private_key_pem ? `private_key_file = "${key}"` : `client_secret = "${client_secret}"`;
   const client = client_id
-    ? `client_id = "${client_id}"\nclient_secret = "${client_secret}"\n`
+    ? `client_id = "${client_id}"\n${proof}\n`
     : `client_metadata_url = "${METADATA_URL}"\n`;
   const grant = scenario.startsWith("auth/client-credentials") ? 'grant = "client_credentials"\n' : "";
   return `[upstream.oauth]\n${client}${grant}`;

@@ -59,6 +59,13 @@ fn authorization_servers_are_found_and_this_client_is_known_there() {
 }
 
 #[test]
+fn this_node_gets_tokens_in_its_own_name() {
+    for scenario in ["client-credentials-jwt", "client-credentials-basic"] {
+        keeps("2026-07-28", &format!("auth/{scenario}"));
+    }
+}
+
+#[test]
 fn scopes_are_asked_for_as_far_as_they_are_wanted() {
     let scenarios = [
         "scope-from-www-authenticate",

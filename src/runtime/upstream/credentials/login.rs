@@ -114,7 +114,7 @@ impl Credentials {
         record.clients = self.read()?.clients;
         record.clients.insert(session.issuer().to_owned(), client);
         let fresh = Record { token: Some(token), asked: scopes, wanted: None, ..record };
-        lock.put(&self.name, Some(fresh))?;
+        lock.put(&self.key(), Some(fresh))?;
         Ok(granted)
     }
 
@@ -149,11 +149,11 @@ impl Credentials {
 
     /// Forgets the token and the registrations of this upstream. Returns whether there was anything.
     pub async fn logout(&self) -> Result<bool, VaultError> {
-        forget(&self.vault, &self.name).await
+        forget(&self.vault, &self.key()).await
     }
 }
 
-/// Forgets everything of an upstream, also of one that is configured no more.
+/// Forgets everything that is kept under a name, also of an upstream that is configured no more.
 pub async fn forget(vault: &Vault, name: &str) -> Result<bool, VaultError> {
     let lock = vault.hold().await?;
     let known = vault.read()?.contains_key(name);

@@ -5,7 +5,7 @@
 //! - a token is used at the issuer that gave it and nowhere else;
 //! - no error repeats what a server said but the error codes of the standards: its text may hold a secret.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use rmcp::transport::auth::{
     AuthError, AuthorizationCallback, AuthorizationManager, AuthorizationMetadata, ClientCredentialsConfig,
@@ -14,7 +14,13 @@ use rmcp::transport::auth::{
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use crate::{clock::now_s, runtime::upstream::credentials::Settings};
+use crate::{
+    clock::now_s,
+    runtime::upstream::credentials::{
+        Settings,
+        assertion::{self, Asking},
+    },
+};
 
 /// The name under which we register ourselves.
 const CLIENT_NAME: &str = "Cairn";
@@ -219,6 +225,9 @@ impl Session {
 
     /// Asks for a token of our own, on nobody's behalf.
     pub async fn own(&mut self, settings: &Settings, scopes: &[String]) -> Result<Token, SessionError> {
+        if let (Some(client_id), Some(key)) = (&settings.client_id, &settings.private_key) {
+            return self.asserted(client_id, key, scopes).await;
+        }
         let (Some(client_id), Some(client_secret)) = (&settings.client_id, &settings.client_secret) else {
             return Err(SessionError::Other(
                 "the grant client_credentials needs a client and its secret".to_owned(),
@@ -237,6 +246,30 @@ impl Session {
         })
         .await?;
         self.taken().await
+    }
+
+    /// Does so with an assertion that a private key signs.
+    async fn asserted(&self, client_id: &str, key: &Path, scopes: &[String]) -> Result<Token, SessionError> {
+        let methods = self.metadata.additional_fields.get("token_endpoint_auth_methods_supported");
+        let methods = methods.and_then(serde_json::Value::as_array);
+        if methods.is_some_and(|methods| methods.iter().all(|method| method != "private_key_jwt")) {
+            return Err(SessionError::Other("the authorization server takes no private_key_jwt".to_owned()));
+        }
+        let asking = Asking {
+            endpoint: &self.metadata.token_endpoint,
+            issuer: self.issuer(),
+            client_id,
+            resource: &self.url,
+            scopes,
+        };
+        let answer = assertion::token(&asking, key, &CODES).await.map_err(SessionError::Other)?;
+        let scope = answer["scope"].as_str().unwrap_or_default();
+        let granted = scope.split_whitespace().map(str::to_owned).collect();
+        let answer = serde_json::from_value(answer);
+        let answer = answer.map_err(|_| SessionError::Other("it gave no bearer token".to_owned()))?;
+        let mut stored = StoredCredentials::new(client_id.to_owned(), Some(answer), granted, Some(now_s()));
+        stored.issuer = self.metadata.issuer.clone();
+        Token::new(stored)
     }
 
     fn be(&mut self, client: &Registered) -> Result<(), SessionError> {

@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     io::{self, Read},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use crate::{
-    log::home::write_secret,
+    log::home::{unlinked, write_secret},
     runtime::upstream::credentials::session::{Registered, Token},
 };
 
@@ -92,6 +92,19 @@ pub enum VaultError {
     NoRandom,
 }
 
+/// Between an upstream's name, which holds none of it, and a caller's in the name of a record.
+const OF: char = '/';
+
+/// Returns the name under which the credentials at an upstream are kept: this node's own, or a caller's.
+pub fn key(upstream: &str, principal: Option<&str>) -> String {
+    principal.map_or_else(|| upstream.to_owned(), |principal| format!("{upstream}{OF}{principal}"))
+}
+
+/// Returns the caller whose credentials at this upstream a name is of; `None` for any other.
+pub fn caller<'a>(key: &'a str, upstream: &str) -> Option<&'a str> {
+    key.strip_prefix(upstream)?.strip_prefix(OF)
+}
+
 /// The credentials' file of one data directory.
 #[derive(Clone)]
 pub struct Vault {
@@ -137,7 +150,7 @@ impl Vault {
     /// Takes the right to replace the file. Waits while another process or task has it, a minute at most.
     pub async fn hold(&self) -> Result<Held<'_>, VaultError> {
         let io = |err| VaultError::Io(LOCK, err);
-        let mut options = OpenOptions::new();
+        let mut options = unlinked();
         options.create(true).truncate(false).write(true).mode(0o600);
         let lock = options.open(self.dir.join(LOCK)).map_err(io)?;
         for _ in 0..LOCK_PATIENCE.as_millis() / LOCK_PAUSE.as_millis() {
