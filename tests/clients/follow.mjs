@@ -1,6 +1,7 @@
 // Calls tools as tasks with the TypeScript SDK 1.x, which knows those of 2025-11-25: `follow.mjs URL PLAN`, where PLAN is
-// JSON: `{calls: [{name, arguments, task}], cancel: {name, arguments}, plain: {name, arguments}}`. Answers what it is
-// asked with the name "Ada". Prints what it saw as one line of JSON.
+// JSON: `{calls: [{name, arguments, task}], cancel: {name, arguments}, when: FILE, plain: {name, arguments}}`. It
+// cancels once FILE is there. Answers what it is asked with the name "Ada". Prints what it saw as one line of JSON.
+import { existsSync } from "node:fs";
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 import { CallToolResultSchema, ElicitRequestSchema } from "@modelcontextprotocol/sdk/types.js";
@@ -41,6 +42,7 @@ for (const call of plan.calls ?? []) seen.calls.push(await follow(call));
 if (plan.cancel) {
   const stream = tasks.callToolStream(plan.cancel, CallToolResultSchema, { task: { ttl: 60000 } });
   const { value } = await stream.next();
+  while (!existsSync(plan.when)) await new Promise((resolve) => setTimeout(resolve, 10));
   seen.cancelled = (await tasks.cancelTask(value.task.taskId)).status;
   seen.after = (await tasks.getTask(value.task.taskId)).status;
   seen.again = await tasks.cancelTask(value.task.taskId).then(() => "taken", (error) => error.code);

@@ -227,9 +227,23 @@ fn tasks_of_sessions_are_followed_with_the_typescript_sdk() {
             {"name": "failing_job", "arguments": {}},
         ],
         "cancel": {"name": "job", "arguments": {"ms": 600_000, "text": "never"}},
+        "when": files.path().join("followed"),
         "plain": {"name": "job", "arguments": {"ms": 1, "text": "x"}},
     });
-    let said = node("follow.mjs", &[&server.mcp(), &plan.to_string()]).succeeded();
+    let said = std::thread::scope(|scope| {
+        // A server can be told of a cancellation once it has named its task: those of three calls are followed then.
+        scope.spawn(|| {
+            let follows = |event: &&cairn::event::Event| {
+                record::kind(event) == "task.claimed" && event.fields().subject.ends_with(".f")
+            };
+            until("the server's tasks are followed", || {
+                let events = record::events(data.path());
+                (events.iter().filter(follows).count() == 3).then_some(())
+            });
+            fs::write(files.path().join("followed"), "").expect("the directory can be written");
+        });
+        node("follow.mjs", &[&server.mcp(), &plan.to_string()]).succeeded()
+    });
     let seen: Value = serde_json::from_str(&said).expect("one line of JSON");
     assert_eq!(seen["capabilities"]["requests"]["tools"]["call"], json!({}), "{seen}");
     let calls_seen = seen["calls"].as_array().expect("a list");
