@@ -153,6 +153,11 @@ impl Caller {
         })
     }
 
+    /// Returns whether it has the whole of `mcp:call`, and not only a part of it.
+    pub fn has_all_calls(&self) -> bool {
+        self.scopes.iter().any(|held| matches!(held, Scope::Call | Scope::Admin))
+    }
+
     /// Returns whether its scopes allow calls of all tools of other servers.
     pub fn may_call_all(&self) -> bool {
         self.scopes.iter().any(|held| match held {

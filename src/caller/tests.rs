@@ -7,6 +7,10 @@ use super::{
 };
 use crate::event::Actor;
 
+fn ann() -> Actor {
+    Actor { id: "ann".into(), role: "client".into(), proof: None }
+}
+
 fn scope(word: &str) -> Scope {
     Scope::parse(word).unwrap_or_else(|| panic!("{word} is no scope"))
 }
@@ -72,14 +76,15 @@ fn old_scopes_are_sets_of_the_finer_ones() {
         let covers: Vec<&str> =
             Scope::WORDS.into_iter().filter(|needed| scope(held).covers(&scope(needed))).collect();
         assert_eq!(covers, covered, "{held}");
+        let caller = Caller { actor: ann(), scopes: vec![scope(held)] };
+        assert_eq!(caller.has_all_calls(), ["admin", "mcp:call"].contains(&held), "{held}");
     }
 }
 
 #[test]
 fn a_caller_calls_the_tools_that_one_of_its_scopes_means() {
     let calls = |scopes: &[&str], named: Named<'_>| {
-        let actor = Actor { id: "ann".into(), role: "client".into(), proof: None };
-        Caller { actor, scopes: scopes.iter().map(|word| scope(word)).collect() }.may_call(&named)
+        Caller { actor: ann(), scopes: scopes.iter().map(|word| scope(word)).collect() }.may_call(&named)
     };
     let read = tool("fs_read", "fs");
     for scopes in

@@ -43,6 +43,7 @@ use crate::{
         codes::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, RATE_LIMITED},
         followed::{Wished, given, going_on, tag},
         handles::{Question, RELATED, TaskSupport},
+        sight::Sight,
     },
     task::Task,
 };
@@ -109,7 +110,7 @@ pub fn way(shared: &Shared, asked: &Incoming, era: Era, version: &str) -> Result
                 }
                 return Ok(PLAIN);
             };
-            if entry.support == TaskSupport::Forbidden {
+            if entry.support == TaskSupport::Forbidden || !Sight::lasts(&asked.caller, &entry) {
                 let message = format!("{} cannot be called as a task", entry.tool.name);
                 return Err(RpcError::new(METHOD_NOT_FOUND, message));
             }

@@ -52,6 +52,13 @@ impl Sight {
         self.allows(caller, entry) && Self::scoped(caller, entry)
     }
 
+    /// Returns whether durable work may call a tool for a caller who sees it. Such a call comes later and has the whole
+    /// scope `mcp:call`, since the log holds no scopes. So a tool that itself names others needs that scope now.
+    pub fn lasts(caller: &Caller, entry: &Entry) -> bool {
+        let names_others = entry.dispatches || entry.plans;
+        !entry.finds && (!names_others || caller.has_all_calls())
+    }
+
     /// Returns whether the call of a tool reaches it. One of this node's own that only a scope is missing for is reached,
     /// and refused with the scope that it needs.
     pub fn reaches(&self, caller: &Caller, entry: &Entry) -> bool {

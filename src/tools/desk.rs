@@ -38,7 +38,7 @@ use crate::{
         },
     },
     questions::Audit,
-    router::{Entry, Invocation, Router},
+    router::{Entry, Invocation, Router, sight::Sight},
     task::{self, Limits, Status, Task},
     tools::{denied::Denied, network, reading::time, refusal},
     words::number,
@@ -157,9 +157,11 @@ impl Desk {
         self.router.tool(name).filter(|entry| entry.tool.name == name)
     }
 
-    /// Returns the tool with this public name, if the caller sees it.
+    /// Returns the tool with this public name, if the caller sees it and durable work may call it for that caller.
     pub fn offered_to(&self, caller: &Caller, name: &str) -> Option<Arc<Entry>> {
-        self.router.tool_for(caller, name).filter(|entry| entry.tool.name == name && !entry.finds)
+        self.router
+            .tool_for(caller, name)
+            .filter(|entry| entry.tool.name == name && Sight::lasts(caller, entry))
     }
 
     /// Returns why durable work cannot run a tool with this input, or `None` if it can. Durable work keeps inputs and

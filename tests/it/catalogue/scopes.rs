@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Principal, token};
 use crate::{
-    harness::temp,
+    harness::{Server, temp},
     upstream::{Upstream, serve},
 };
 
@@ -136,6 +136,69 @@ fn each_scope_opens_its_routes_and_lists_and_calls_its_tools() {
         b"",
     );
     assert!(events.text().contains("permission_denied"));
+    assert!(server.stop().success());
+    crate::record::check(data.path());
+}
+
+/// What a call answers that asks, in a session, to be run as a task.
+fn as_task(server: &Server, token: &str, tool: &str, arguments: &Value) -> Value {
+    let bearer = format!("Bearer {token}");
+    let send = |session: &str, message: &Value| {
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+            ("accept", "application/json, text/event-stream"),
+            ("mcp-session-id", session),
+        ];
+        let headers = &headers[..if session.is_empty() { 3 } else { 4 }];
+        server.send("POST", "/mcp", headers, message.to_string().as_bytes())
+    };
+    let hello = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}});
+    let greeted = send("", &hello);
+    let session = greeted.header("mcp-session-id").expect("a session").to_owned();
+    send(&session, &json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
+    let params = json!({"name": tool, "arguments": arguments, "task": {}});
+    let answer =
+        send(&session, &json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params}));
+    let text = answer.text();
+    // As a stream of events, the answer is the last one that holds anything.
+    let data = text.lines().filter_map(|line| line.strip_prefix("data: ")).rfind(|data| data.len() > 2);
+    serde_json::from_str(data.unwrap_or(text)).unwrap_or_else(|err| panic!("{err}: {text}"))
+}
+
+#[test]
+fn what_runs_later_names_no_tool_that_its_submitter_does_not_see() {
+    let data = temp();
+    let upstream = Upstream::new(&["alpha"]);
+    let (part, whole) = (
+        token(data.path(), "part", &["tasks:submit", "workflows:submit"]),
+        token(data.path(), "whole", &["mcp:call"]),
+    );
+    let server = serve(
+        data.path(),
+        &format!("[auth]\nmode = \"static\"\n[tools]\ncatalogue = \"search\"\n{}", upstream.table("up", "")),
+    );
+    let plan = json!({"workflow_id": "w", "name": "n", "steps": [{"step_id": "s", "action": "up_alpha"}]});
+    let naming = [
+        ("tools_dispatch", json!({"tool": "up_alpha", "params": {}})),
+        ("workflow_submit", plan),
+        ("tool_call", json!({"name": "up_alpha", "arguments": {}})),
+    ];
+    for (tool, input) in &naming {
+        let submitted = json!({"task_id": tool, "task_type": format!("tool:{tool}"), "payload": input});
+        let (part, whole) = (Principal::new(&server, &part), Principal::new(&server, &whole));
+        assert!(!part.code("task_submit", submitted.clone()).is_empty(), "{tool}");
+        let allowed = whole.call("task_submit", submitted);
+        let allowed = allowed["result"]["structuredContent"]["success"] == true;
+        assert_eq!(allowed, *tool != "tool_call", "whoever has the scope may, and names the tool itself");
+    }
+    for (tool, input) in &naming {
+        let refused = as_task(&server, &part, tool, input);
+        assert_eq!(refused["error"]["code"], -32601, "{tool}: {refused}");
+    }
+    let made = as_task(&server, &whole, "tools_dispatch", &naming[0].1);
+    assert!(made["result"]["task"]["taskId"].is_string(), "{made}");
     assert!(server.stop().success());
     crate::record::check(data.path());
 }
